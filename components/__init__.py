@@ -1,0 +1,1 @@
+"""One folder a DAG step, plus the core they share."""

@@ -1,0 +1,1 @@
+"""What the steps share: importable and testable without Kubeflow Pipelines."""

@@ -1,0 +1,399 @@
+"""The configuration of a run: typed, frozen, self-validating, loaded from YAML. Imports neither torch nor kfp.
+
+One YAML file describes a run completely; `RunConfig.load` reads it, `--set KEY=VALUE` changes single fields, and every
+step receives only the sections it reads (`RunConfig.section`), so that a change elsewhere does not make it run again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from components.core.errors import InputError
+
+CHANNELS = ("nuclei", "ER", "actin", "nucleoli", "mitochondria", "Golgi")
+"""The six stains in the order of the file names' w1..w6 (RxRx1)."""
+
+Domain = Literal["none", "global", "cell_type", "experiment", "plate"]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Frozen(BaseModel):
+    """Base of every section: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+class ScreenConfig(Frozen):
+    """What the images of the screen must look like."""
+
+    cell_types: tuple[str, ...] = Field(
+        ("HUVEC", "RPE", "HEPG2", "U2OS"), min_length=1, description="cell types, as the experiments' name prefixes"
+    )
+    image_size: Count = Field(512, description="side of the square images, pixels")
+    sites: Count = Field(2, description="imaged sites of a well; a well may miss some, not all")
+    holdout_experiments: tuple[str, ...] = Field(
+        (), description="labelled experiments that no step but prediction reads, not even as unlabelled images"
+    )
+    controls: Literal["all", "training"] = Field(
+        "all", description="which labelled controls join training: of every experiment, or of training experiments only"
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.cell_types)) != len(self.cell_types):
+            raise ValueError(f"cell_types must be different from each other, got {list(self.cell_types)}")
+        return self
+
+
+class FoldsConfig(Frozen):
+    """Cross-validation folds, grouped by experiment and stratified by cell type."""
+
+    count: Annotated[int, Field(ge=2)] = Field(5, description="number of folds")
+    known: dict[str, int] = Field(
+        default_factory=dict, description="folds of experiments from an earlier run, which they keep (append-only)"
+    )
+
+
+class SimulateConfig(Frozen):
+    """The simulated screen: its size and difficulty. Same files and names as the Kaggle release."""
+
+    labelled: dict[str, Count] = Field(
+        default_factory=lambda: {"HUVEC": 5, "RPE": 4, "HEPG2": 3, "U2OS": 3},
+        description="labelled experiments by cell type (train.csv), held-out ones included",
+    )
+    unlabelled: dict[str, Count] = Field(
+        default_factory=lambda: {"HUVEC": 2, "RPE": 1, "HEPG2": 1, "U2OS": 1},
+        description="unlabelled experiments by cell type (test.csv)",
+    )
+    treatments_per_group: Count = Field(26, description="siRNAs of a plate group; a screen has four disjoint groups")
+    positive_controls: Annotated[int, Field(ge=0)] = Field(4, description="positive-control siRNAs, on every plate")
+    label_style: Literal["string", "integer"] = Field("string", description="numbering of the labels: sirna_N or N")
+    missing_wells: Fraction = Field(0.003, description="probability that a treatment well is missing from a plate")
+    cell_diameter: Positive = Field(20.0, description="diameter of a typical cell, pixels")
+    density: Positive = Field(0.55, description="expected sum of cell areas as a fraction of the image")
+    effect: NonNegative = Field(1.0, description="size of a siRNA's phenotype shift; larger is easier")
+    cell_type_specificity: Fraction = Field(0.4, description="share of the shift that is particular to a cell type")
+    well_noise: NonNegative = Field(0.25, description="phenotype noise of a well, in units of the shift's deviation")
+    batch_strength: NonNegative = Field(1.0, description="1 = experiment and plate shifts calibrated to RxRx1, 0 = none")
+
+
+class PackConfig(Frozen):
+    """How plates are packed. Lossless; one chunk a site."""
+
+    codec: Literal["lz4", "zstd"] = Field("lz4", description="Blosc compressor")
+    level: Annotated[int, Field(ge=0, le=9)] = Field(5, description="compression level")
+    shuffle: Literal["noshuffle", "shuffle", "bitshuffle"] = Field("bitshuffle", description="Blosc filter")
+
+
+class StandardiseConfig(Frozen):
+    """Pixels become (x - mean[domain, channel]) / std[domain, channel]."""
+
+    domain: Domain = Field("plate", description="whose statistics: none, global, cell_type, experiment, plate")
+    jitter: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.1, description="training only: mean and std times 1 + U(-jitter, jitter), per image and channel"
+    )
+
+
+class AugmentConfig(Frozen):
+    """Training views. Flips and quarter turns are always on."""
+
+    geometric_probability: Fraction = Field(0.5, description="probability of shift, scale and aspect change")
+    shift: Fraction = Field(0.1, description="largest shift, fraction of the side, zero fill")
+    scale: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="scale 1 + U(-scale, scale)")
+    aspect: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="aspect 1 + U(-aspect, aspect)")
+    erase_probability: Fraction = Field(0.5, description="probability of random erasing")
+    erase_area: tuple[Fraction, Fraction] = Field((0.02, 0.4), description="erased area, fraction of the image")
+    erase_aspect: tuple[Positive, Positive] = Field((0.3, 3.3), description="aspect of the erased rectangle")
+    crop: tuple[Fraction, Fraction] = Field((0.8, 0.99), description="hard view: side of the crop, resized back")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for name in ("erase_area", "erase_aspect", "crop"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} must be (low, high), got ({low}, {high})")
+        return self
+
+
+class BackboneConfig(Frozen):
+    """One network. `xception` takes its widths from here; `timm` builds `model` with six input channels."""
+
+    name: str = Field(..., pattern=r"^[a-z0-9_]+$", description="name in files and reports")
+    kind: Literal["xception", "timm"] = Field("xception", description="parametric Xception, or any timm model")
+    model: str | None = Field(None, description="timm model name, for kind timm")
+    stem: Count = Field(32, description="width of the 7x7 stride-2 stem")
+    entry: tuple[Count, ...] = Field((64, 128, 256, 728), description="widths after the stem; all but the first stride 2")
+    middle_blocks: Annotated[int, Field(ge=0)] = Field(8, description="residual blocks of the last entry width")
+    exit: tuple[Count, Count, Count] = Field((1024, 1536, 2048), description="exit flow; the last is the embedding")
+
+    @model_validator(mode="after")
+    def _timm_has_a_model(self) -> Self:
+        if (self.kind == "timm") != (self.model is not None):
+            raise ValueError(f"backbone {self.name}: kind timm needs `model`, other kinds take none")
+        return self
+
+
+XCEPTION = BackboneConfig(name="xception")
+XCEPTION_LARGE = BackboneConfig(name="xception_large", entry=(64, 128, 256, 384, 1024))
+
+
+class HeadConfig(Frozen):
+    """Classifier on the embedding (Deng et al. 2019)."""
+
+    kind: Literal["arcface", "softmax"] = Field("arcface", description="angular margin head or plain softmax")
+    scale: Positive = Field(30.0, description="s of ArcFace")
+    margin: Annotated[float, Field(ge=0.0, lt=1.5)] = Field(0.1, description="m of ArcFace, radians")
+
+
+class PretrainConfig(Frozen):
+    """Supervised training of one backbone on all cell types of a fold."""
+
+    epochs: Count = Field(160, description="epochs; each sees every well once, at a random site")
+    batch_size: Count = Field(64, description="images a step")
+    learning_rates: tuple[Positive, ...] = Field((3e-4, 1e-4, 1e-5), description="Adam, step schedule")
+    milestones: tuple[Count, ...] = Field((100, 140), description="epochs at which the next learning rate begins")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="optimiser steps of linear warm-up")
+    weight_decay: NonNegative = Field(2e-4, description="L2, as Adam's weight_decay")
+    validate_every: Count = Field(1, description="epochs between validations")
+    selection: Literal["balanced", "group", "raw"] = Field(
+        "group", description="validation accuracy that selects the checkpoint: balanced, group-restricted, or raw top-1"
+    )
+
+    @model_validator(mode="after")
+    def _schedule(self) -> Self:
+        if len(self.learning_rates) != len(self.milestones) + 1:
+            raise ValueError(
+                f"learning_rates must have one more entry than milestones, got {len(self.learning_rates)} "
+                f"and {len(self.milestones)}"
+            )
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones must increase, got {list(self.milestones)}")
+        return self
+
+
+class MeanTeacherConfig(Frozen):
+    """Mean-teacher training by cell type: `finetune` is its first cycles, `pseudo_label` the rest."""
+
+    labelled_batch: Count = Field(32, description="labelled wells a step")
+    unlabelled_batch: Count = Field(32, description="wells a step without labels, for consistency and pseudo-labels")
+    learning_rate: Positive = Field(0.1, description="SGD at the start of a cosine cycle")
+    learning_rate_low: Positive = Field(1e-3, description="SGD at the end of a cosine cycle")
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="SGD momentum")
+    weight_decay: NonNegative = Field(2e-4, description="L2")
+    cycle_epochs: Count = Field(40, description="epochs of a cycle before the cell type's ratio")
+    ratio: dict[str, Positive] = Field(
+        default_factory=lambda: {"U2OS": 1.0, "RPE": 0.5, "HEPG2": 0.5, "HUVEC": 0.25},
+        description="cycle length factor by cell type; 1 where not named",
+    )
+    finetune_cycles: Count = Field(1, description="cycles of finetune; the pseudo-labels start after them")
+    cycles: Count = Field(4, description="cosine cycles of finetune and pseudo_label together")
+    final_epochs: Annotated[int, Field(ge=0)] = Field(5, description="epochs after the last cycle")
+    final_learning_rate: Positive = Field(1e-4, description="SGD in the final epochs")
+    ema_decays: tuple[Fraction, ...] = Field((0.5, 0.9, 0.99, 0.999), description="a of decay min(1 - 1/(step+1), a)")
+    ema_epochs: tuple[int, ...] = Field((1, 10, 20), description="last epoch of each decay but the last")
+    consistency_weight: NonNegative = Field(100.0, description="weight of the consistency loss after the ramp")
+    ramp_epochs: NonNegative = Field(5.0, description="epochs of the ramp exp(-5 (1 - t)^2)")
+    pseudo_label_weight: Fraction = Field(0.05, description="w: supervised loss x (1 - w) + pseudo-label loss x w")
+    pseudo_label_passes: Count = Field(4, description="passes of the easy view averaged at a refresh")
+    pseudo_label_blend: Fraction = Field(0.9, description="share of the new logits at a refresh; the first is all new")
+    refresh_epochs: Count = Field(10, description="epochs between refreshes where a fold has no validation wells")
+
+    @model_validator(mode="after")
+    def _cut(self) -> Self:
+        if self.finetune_cycles > self.cycles:
+            raise ValueError(f"finetune_cycles must be <= cycles, got {self.finetune_cycles} and {self.cycles}")
+        if len(self.ema_decays) != len(self.ema_epochs) + 1:
+            raise ValueError("ema_decays must have one more entry than ema_epochs")
+        return self
+
+
+class PredictConfig(Frozen):
+    """Inference: logits averaged over sites, views, folds and backbones before any softmax."""
+
+    views: Literal[1, 2, 4, 8] = Field(8, description="dihedral views of a site")
+    weights: Literal["student", "teacher"] = Field("student", description="which weights predict")
+    batch_size: Count = Field(128, description="sites a forward pass")
+
+
+class PriorConfig(Frozen):
+    """What the plate design says: groups of siRNAs, one well per siRNA. `enabled: false` switches all of it off."""
+
+    enabled: bool = Field(True, description="use plate groups, balancing and assignment")
+    permutations: Literal["cyclic", "all"] = Field("cyclic", description="group-to-plate arrangements to choose among")
+    min_margin: NonNegative = Field(
+        5.0, description="smallest lead of the best arrangement over the second, in summed log-probability (nats)"
+    )
+    on_low_margin: Literal["all_classes", "refuse"] = Field(
+        "all_classes", description="below min_margin: use all treatments of the experiment, or refuse with an error"
+    )
+    sinkhorn_iterations: Count = Field(200, description="largest number of Sinkhorn iterations")
+    sinkhorn_tolerance: Positive = Field(1e-4, description="stop when the column sums are this close to the target")
+
+
+class StoreConfig(Frozen):
+    """Where plates, checkpoints and logits go. Endpoint and credentials come from the AWS environment variables."""
+
+    bucket: str = Field("cellsignal", min_length=3, description="bucket; created only in the embedded store")
+    prefix: str = Field("", description="key prefix inside the bucket, without a leading slash")
+
+
+class LocalConfig(Frozen):
+    """This machine, for `cellsignal run`."""
+
+    parallel_folds: Annotated[int, Field(ge=1, le=2)] = Field(
+        2, description="folds trained side by side (kfp.local runs at most two)"
+    )
+    threads: Annotated[int, Field(ge=0)] = Field(0, description="torch threads of a step; 0 = cores / parallel_folds")
+    cache_gib: NonNegative = Field(1.0, description="decoded sites that a training step keeps in memory, GiB")
+
+
+S = TypeVar("S", bound=Frozen)
+
+
+class RunConfig(Frozen):
+    """Everything about a run."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="name of the run in keys and reports")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="seeds the simulated screen and training")
+    screen: ScreenConfig = ScreenConfig()
+    folds: FoldsConfig = FoldsConfig()
+    simulate: SimulateConfig = SimulateConfig()
+    pack: PackConfig = PackConfig()
+    standardise: StandardiseConfig = StandardiseConfig()
+    augment: AugmentConfig = AugmentConfig()
+    backbones: tuple[BackboneConfig, ...] = Field((XCEPTION, XCEPTION_LARGE), min_length=1, max_length=2)
+    head: HeadConfig = HeadConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    mean_teacher: MeanTeacherConfig = MeanTeacherConfig()
+    predict: PredictConfig = PredictConfig()
+    prior: PriorConfig = PriorConfig()
+    store: StoreConfig = StoreConfig()
+    local: LocalConfig = LocalConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [backbone.name for backbone in self.backbones]
+        if len(set(names)) != len(names):
+            raise ValueError(f"backbones must have different names, got {names}")
+        for field, table in (
+            ("simulate.labelled", self.simulate.labelled),
+            ("simulate.unlabelled", self.simulate.unlabelled),
+        ):
+            unknown = sorted(set(table) - set(self.screen.cell_types))
+            if unknown and "simulate" in self.model_fields_set:
+                raise ValueError(f"{field} names {unknown[0]!r}, which is not in screen.cell_types")
+        return self
+
+    def section(self, kind: type[S]) -> S:
+        """The part of the configuration that a step reads, as its own frozen model.
+
+        Args:
+            kind: a Frozen model whose fields are a subset of RunConfig's, by name and type.
+        """
+        return kind.model_validate({name: getattr(self, name).model_dump() if isinstance(getattr(self, name), Frozen)
+                                    else getattr(self, name) for name in kind.model_fields})
+
+    @classmethod
+    def load(cls, name_or_file: str, changes: Iterable[str] = ()) -> RunConfig:
+        """Reads a configuration by name (`demo`) or file, then applies `KEY=VALUE` changes.
+
+        Raises:
+            InputError: no such file, not YAML, an unknown key, a wrong type or an impossible combination.
+        """
+        path = find_config(name_or_file)
+        data = _read_yaml(path)
+        for change in changes:
+            _apply(data, change)
+        return parse(cls, data, source=str(path))
+
+    def dump(self) -> str:
+        """The configuration as YAML that `load` reads back to an equal one."""
+        return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False)
+
+
+def shipped_configs() -> Path:
+    """The folder of the configurations that come with the package."""
+    return Path(__file__).resolve().parents[2] / "pipelines" / "configs"
+
+
+def find_config(name_or_file: str) -> Path:
+    """The file behind a shipped name or a path.
+
+    Raises:
+        InputError: neither a shipped name nor a file.
+    """
+    shipped = shipped_configs() / f"{name_or_file}.yaml"
+    if shipped.is_file():
+        return shipped
+    path = Path(name_or_file)
+    if path.is_file():
+        return path
+    names = ", ".join(sorted(p.stem for p in shipped_configs().glob("*.yaml")))
+    raise InputError(f"config {name_or_file!r}: no such file, and not one of the shipped names ({names})")
+
+
+def parse(cls: type[S], data: Any, source: str) -> S:
+    """Validates plain data as a model; all that is wrong with it becomes one line.
+
+    Raises:
+        InputError: names the source, the field, what was expected and what was given.
+    """
+    if not isinstance(data, Mapping):
+        raise InputError(f"{source}: a mapping of sections was expected, got {type(data).__name__}")
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        raise InputError(f"{source}: " + "; ".join(_explain(e) for e in error.errors())) from None
+
+
+def _explain(error: Any) -> str:
+    field = ".".join(str(part) for part in error["loc"]) or "config"
+    if error["type"] == "extra_forbidden":
+        return f"{field}: unknown key; remove it or correct its spelling"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    given = error.get("input")
+    shown = "" if isinstance(given, Mapping) or error["type"] in ("missing", "value_error") else f", got {given!r}"
+    return f"{field}: {message}{shown}" if error["loc"] else f"{message}{shown}"
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    return {} if data is None else data
+
+
+def _apply(data: Any, change: str) -> None:
+    """Applies one KEY=VALUE, in place; the value is YAML."""
+    key, equals, value = change.partition("=")
+    if not equals or not key:
+        raise InputError(f"--set {change!r}: expected KEY=VALUE, for example pretrain.epochs=4")
+    *parents, last = key.split(".")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InputError(f"--set {change!r}: the value is not valid YAML") from None
+    node = data
+    for name in parents:
+        child = node[int(name)] if isinstance(node, list) and name.isdigit() and int(name) < len(node) else (
+            node.setdefault(name, {}) if isinstance(node, dict) else None)
+        if not isinstance(child, dict | list):
+            raise InputError(f"--set {change!r}: {name} has no fields")
+        node = child
+    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
+        node[int(last)] = parsed
+    elif isinstance(node, dict):
+        node[last] = parsed
+    else:
+        raise InputError(f"--set {change!r}: {key} does not exist")

@@ -1,0 +1,1 @@
+"""Screens: layouts and metadata, image reading, plate statistics, packed plates, folds, simulator."""

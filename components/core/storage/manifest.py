@@ -1,0 +1,107 @@
+"""The manifest: all that a step must know of a packed screen, without opening the store. Pure data (pydantic).
+
+`normalize` writes two of them, the screen and the held-out experiments. The second carries no treatment labels: those go
+to a table of their own that only the report reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from components.core.config import Frozen, PackConfig
+from components.core.errors import InputError
+
+SCHEMA = 1
+WellType = Literal["treatment", "positive_control", "negative_control"]
+
+
+class SiteRecord(Frozen):
+    """One packed site: six channels in one chunk."""
+
+    site: int = Field(description="site number, from 1")
+    key: str = Field(description="chunk key relative to the plate's prefix")
+    size: int = Field(description="bytes of the chunk")
+    sha256: str = Field(description="digest of the chunk's bytes")
+
+
+class WellRecord(Frozen):
+    """One well and what may be known about it."""
+
+    id_code: str = Field(description="EXPERIMENT_PLATE_WELL")
+    well: str = Field(description="row letter and column, B03")
+    well_type: WellType
+    sirna: str | None = Field(description="label in the input's encoding; None where hidden")
+    sites: tuple[SiteRecord, ...]
+
+
+class PlateRecord(Frozen):
+    """One packed plate: immutable, content-addressed, an OME-Zarr 0.5 HCS plate under `prefix`."""
+
+    experiment: str
+    plate: int
+    cell_type: str
+    labelled: bool = Field(description="whether train.csv names its treatments")
+    prefix: str = Field(description="key prefix of the plate in the store, without a trailing slash")
+    histograms: tuple[tuple[int, ...], ...] = Field(description="(channels, 256) pixel counts over all its sites")
+    wells: tuple[WellRecord, ...]
+
+
+class Vocabulary(Frozen):
+    """The classes of a screen, in class order: treatments, positive controls, negative controls."""
+
+    treatments: tuple[str, ...]
+    positives: tuple[str, ...]
+    negatives: tuple[str, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All labels in class order."""
+        return self.treatments + self.positives + self.negatives
+
+    def index(self) -> dict[str, int]:
+        """Class index by label."""
+        return {label: k for k, label in enumerate(self.classes)}
+
+
+class Manifest(Frozen):
+    """A packed screen."""
+
+    manifest_schema: int = SCHEMA
+    store: str = Field(description="s3://bucket[/prefix] that the plates' prefixes are relative to")
+    channels: int
+    image_size: int
+    codec: PackConfig
+    vocabulary: Vocabulary
+    folds: dict[str, int] = Field(description="fold by labelled experiment; the fold that validates on it")
+    plates: tuple[PlateRecord, ...]
+    warnings: tuple[str, ...] = ()
+
+    def digest(self) -> str:
+        """SHA-256 of the manifest's content, where it lies left out."""
+        return hashlib.sha256(self.model_dump_json(exclude={"store"}).encode()).hexdigest()
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Reads a manifest file.
+
+        Raises:
+            InputError: no such file, not a manifest, or one of a newer schema.
+        """
+        try:
+            manifest = cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise InputError(f"{path}: cannot read the manifest ({error.strerror})") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "file"
+            raise InputError(f"{path}: not a screen manifest ({field}: {first['msg']})") from None
+        if manifest.manifest_schema > SCHEMA:
+            raise InputError(
+                f"{path}: manifest schema {manifest.manifest_schema} is newer than this version reads ({SCHEMA}); "
+                "upgrade cellsignal"
+            )
+        return manifest

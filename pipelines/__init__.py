@@ -1,0 +1,1 @@
+"""The DAGs and how they are started; imports kfp, never torch."""
