@@ -1,0 +1,88 @@
+"""What a running step tells the person who waits: one line a message on stdout, and one JSON line in an events file.
+
+The events file is named by the environment variable CELLSIGNAL_EVENTS (set by `cellsignal run`, which draws the terminal
+display from it). Appends of one short line are atomic, so that steps running side by side share one file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from components.core.errors import InputError
+
+EVENTS_VARIABLE = "CELLSIGNAL_EVENTS"
+_labels: dict[str, Any] = {}
+
+
+def emit(event: str, **fields: Any) -> None:
+    """Appends one event with the labels of the current task; does nothing where no events file is asked for."""
+    path = os.environ.get(EVENTS_VARIABLE)
+    if not path:
+        return
+    line = json.dumps({"event": event, "time": round(time.time(), 3), **_labels, **fields}) + "\n"
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+
+
+def say(message: str) -> None:
+    """One line on stdout, flushed, so that a log file or `kubectl logs` shows it at once."""
+    print(message, flush=True)  # noqa: T201 - this module is where steps speak
+
+
+def note(message: str) -> None:
+    """A sentence worth reading later, on stdout and in the events."""
+    say(message)
+    emit("note", message=message)
+
+
+def warn(message: str) -> None:
+    """Something the user should look at that does not stop the step."""
+    say(f"warning: {message}")
+    emit("warning", message=message)
+
+
+def advance(what: str, done: int, total: int) -> None:
+    """Progress of a step that counts things: plates, wells, sites."""
+    emit("advance", what=what, done=done, total=total)
+
+
+def epoch(**record: Any) -> None:
+    """One epoch: epoch, epochs, loss, accuracy (None where not validated), sites_per_s, seconds, seconds_left."""
+    accuracy = record.get("accuracy")
+    shown = "" if accuracy is None else f"  validation accuracy {accuracy:.3f}"
+    say(
+        f"{record.get('backbone', '')}  epoch {record['epoch']}/{record['epochs']}  loss {record['loss']:.3f}{shown}"
+        f"  {record['sites_per_s']:.0f} sites/s  {record.get('seconds_left', 0):.0f} s left"
+    )
+    emit("epoch", **record)
+
+
+@contextmanager
+def task(step: str, **labels: Any) -> Iterator[None]:
+    """Marks the start, the end and a failure of a step; `labels` tell tasks of the same step apart."""
+    _labels.clear()
+    _labels.update(step=step, **{k: v for k, v in labels.items() if v is not None})
+    begun = time.monotonic()
+    emit("start")
+    try:
+        yield
+    except InputError as error:
+        emit("failed", kind="input", message=str(error))
+        raise
+    except BaseException as error:
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        emit("failed", kind="step", message=message)
+        traceback.print_exc(file=sys.stderr)
+        raise
+    emit("finish", seconds=round(time.monotonic() - begun, 3))
+    _labels.clear()
