@@ -143,7 +143,7 @@ class BackboneConfig(Frozen):
 
 
 XCEPTION = BackboneConfig(name="xception")
-XCEPTION_LARGE = BackboneConfig(name="xception_large", entry=(64, 128, 256, 384, 1024))
+XCEPTION_LARGE = BackboneConfig(name="xception_large", stem=64, entry=(128, 256, 384, 1024))
 
 
 class HeadConfig(Frozen):
@@ -205,6 +205,10 @@ class MeanTeacherConfig(Frozen):
     pseudo_label_weight: Fraction = Field(0.05, description="w: supervised loss x (1 - w) + pseudo-label loss x w")
     pseudo_label_passes: Count = Field(4, description="passes of the easy view averaged at a refresh")
     pseudo_label_blend: Fraction = Field(0.9, description="share of the new logits at a refresh; the first is all new")
+    validate_every: Count = Field(1, description="epochs between validations")
+    keep_classifier: bool = Field(
+        False, description="whether the student keeps the pretrained classifier (the reference drops it)"
+    )
     refresh_epochs: Count = Field(10, description="epochs between refreshes where a fold has no validation wells")
 
     @model_validator(mode="after")
