@@ -1,0 +1,362 @@
+"""One bucket and prefix of an S3 store: the only module that talks to object storage on behalf of the steps.
+
+Keys are relative to the prefix. Every client error leaves here as one line that names the bucket and key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import obstore
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
+from obstore.exceptions import BaseError
+
+from components.core.errors import InputError, StepError
+from components.core.storage.endpoint import IN_FLIGHT, TRANSFER, Endpoint
+from components.core.storage.interface import MissingObjectError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
+
+_MISSING_KEY = {"NoSuchKey", "404", "NotFound"}
+_REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ExpiredToken", "InvalidToken", "401", "403"}
+_DELETE_BATCH = 1000  # the S3 protocol's limit for one DeleteObjects
+
+
+class ObjectStore:
+    """Reads and writes objects under one prefix of a bucket; safe in threads, and pickled without its credentials.
+
+    Attributes:
+        bucket: name of the bucket.
+        prefix: prefix of every key, without slashes at its ends; may be empty.
+        requests: object requests made so far, "gets" and "puts" (a multipart upload counts once).
+    """
+
+    def __init__(self, endpoint: Endpoint, bucket: str, prefix: str = "") -> None:
+        self.bucket = bucket
+        self.prefix = prefix.strip("/")
+        self.requests = {"gets": 0, "puts": 0}
+        self._endpoint = endpoint
+        self._control = endpoint.control_client()
+        self._bulk = endpoint.bulk_client(bucket)
+        self._counting = threading.Lock()
+
+    @classmethod
+    def connect(cls, uri_or_bucket: str, prefix: str = "") -> ObjectStore:
+        """Opens a store by bucket name or URI, at the endpoint that the AWS environment variables name.
+
+        No request is made; `check` says whether the store can be used.
+
+        Args:
+            uri_or_bucket: `bucket`, `s3://bucket[/prefix]` or, as KFP writes it, `minio://bucket[/prefix]`.
+            prefix: further prefix below that of the URI.
+
+        Raises:
+            InputError: not a bucket or such a URI, or no credentials in the environment.
+        """
+        bucket, inner = parse_uri(uri_or_bucket) if "://" in uri_or_bucket else (uri_or_bucket, "")
+        if not bucket or "/" in bucket:
+            raise InputError(f"object store {uri_or_bucket!r}: write a bucket name or s3://BUCKET/PREFIX")
+        return cls(Endpoint.from_environment(), bucket, "/".join(p for p in (inner.strip("/"), prefix.strip("/")) if p))
+
+    def __repr__(self) -> str:
+        return f"ObjectStore({self.uri('')!r})"
+
+    def __reduce__(self) -> tuple[Callable[[str, str], ObjectStore], tuple[str, str]]:
+        # The other process connects again from its own environment: credentials never travel in a pickle.
+        return ObjectStore.connect, (self.bucket, self.prefix)
+
+    def below(self, prefix: str) -> ObjectStore:
+        """The store under a further prefix, with its own request count."""
+        return ObjectStore(self._endpoint, self.bucket, self._key(prefix))
+
+    def uri(self, key: str) -> str:
+        """The object's address, s3://bucket/key."""
+        return f"s3://{self.bucket}/{self._key(key)}".rstrip("/")
+
+    def check(self) -> None:
+        """Asks the store for one listing, impatiently.
+
+        Raises:
+            InputError: the endpoint does not answer, refuses the credentials or has no such bucket.
+        """
+        where = self._endpoint.address
+        try:
+            self._endpoint.control_client(impatient=True).list_objects_v2(
+                Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1
+            )
+        except ClientError as error:
+            code = _code(error)
+            if code == "NoSuchBucket":
+                raise InputError(
+                    f"s3://{self.bucket}: {where} has no such bucket; create it, or correct store.bucket in the config"
+                ) from None
+            if code in _REFUSED:
+                raise InputError(
+                    f"s3://{self.bucket}: {where} refused the credentials ({code}); "
+                    "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or let them list this bucket"
+                ) from None
+            raise InputError(f"s3://{self.bucket}: {where} cannot be used ({self._say(error)})") from None
+        except (BotoCoreError, ValueError) as error:
+            raise InputError(
+                f"s3://{self.bucket}: no answer from {where} ({type(error).__name__}); "
+                "start the store or correct AWS_ENDPOINT_URL"
+            ) from None
+
+    def get(self, key: str) -> bytes:
+        """The object's bytes.
+
+        Raises:
+            MissingObjectError: there is none.
+            InputError: the store refuses the credentials.
+            StepError: the store failed.
+        """
+        self._count("gets")
+        with self._errors(key, "get"):
+            return bytes(obstore.get(self._bulk, self._key(key)).bytes())
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes]:
+        """The objects' bytes in the order of the keys, 32 requests in flight. Raises as `get`."""
+        self._count("gets", len(keys))
+
+        async def fetch(key: str) -> bytes:
+            with self._errors(key, "get"):
+                return bytes(await (await obstore.get_async(self._bulk, self._key(key))).bytes_async())
+
+        return _in_flight(fetch, keys)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Writes the object whole, replacing an earlier one.
+
+        Raises:
+            InputError: the store refuses the credentials.
+            StepError: the store failed.
+        """
+        self._count("puts")
+        with self._errors(key, "put"):
+            obstore.put(self._bulk, self._key(key), data, use_multipart=False)
+
+    def put_many(self, items: Iterable[tuple[str, bytes]]) -> None:
+        """Writes objects, 32 requests in flight; returns when all are acknowledged. Raises as `put`.
+
+        The items are drawn as requests finish, so a generator keeps no more than those in memory.
+        """
+
+        async def send(item: tuple[str, bytes]) -> None:
+            key, data = item
+            self._count("puts")
+            with self._errors(key, "put"):
+                await obstore.put_async(self._bulk, self._key(key), data, use_multipart=False)
+
+        _in_flight(send, items)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Writes the object only where there is none; of several writers one gets True.
+
+        Raises:
+            InputError: the store refuses the credentials.
+            StepError: the store failed.
+        """
+        self._count("puts")
+        with self._errors(key, "conditional put"):
+            try:
+                self._control.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, IfNoneMatch="*")
+            except ClientError as error:
+                if _code(error) not in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
+                    raise
+                # An earlier attempt of this very call may have written the object and lost its answer.
+                retried = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
+                return retried and self.exists(key) and self.get(key) == data
+            return True
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object at the key. Raises as `get`, but no MissingObjectError."""
+        self._count("gets")
+        with self._errors(key, "head"):
+            try:
+                self._control.head_object(Bucket=self.bucket, Key=self._key(key))
+            except ClientError as error:
+                if _code(error) in _MISSING_KEY:
+                    return False
+                raise
+            return True
+
+    def list(self, prefix: str = "") -> Sequence[str]:
+        """All keys that start with the prefix, sorted; keys that end in a slash (folder markers) left out.
+
+        Raises:
+            InputError: the store refuses the credentials.
+            StepError: the store failed.
+        """
+        strip = len(self.prefix) + 1 if self.prefix else 0
+        with self._errors(prefix, "list"):
+            pages = self._control.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=self._key(prefix)
+            )
+            return sorted(
+                entry["Key"][strip:]
+                for page in pages
+                for entry in page.get("Contents", [])
+                if not entry["Key"].endswith("/")
+            )
+
+    def delete(self, key: str) -> None:
+        """Deletes one object; a missing one is no error. Raises as `put`."""
+        with self._errors(key, "delete"):
+            self._control.delete_object(Bucket=self.bucket, Key=self._key(key))
+
+    def delete_prefix(self, prefix: str) -> int:
+        """Deletes every object whose key starts with the prefix; returns how many.
+
+        Raises:
+            InputError: the prefix would be the whole bucket, or the store refuses the credentials.
+            StepError: the store failed, or kept an object.
+        """
+        if not self._key(prefix):
+            raise InputError(f"s3://{self.bucket}: refusing to delete the whole bucket; name a prefix")
+        keys = self.list(prefix)
+        with self._errors(prefix, "delete"):
+            for start in range(0, len(keys), _DELETE_BATCH):
+                batch: list[ObjectIdentifierTypeDef] = [
+                    {"Key": self._key(key)} for key in keys[start : start + _DELETE_BATCH]
+                ]
+                answer = self._control.delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
+                for kept in answer.get("Errors", []):
+                    raise StepError(f"s3://{self.bucket}/{kept.get('Key')}: delete failed ({kept.get('Code')})")
+        return len(keys)
+
+    def upload_file(self, path: Path, key: str) -> None:
+        """Writes a file of any size, in parallel parts of 32 MiB; the object appears whole.
+
+        Raises:
+            InputError: the file cannot be read, or the store refuses the credentials.
+            StepError: the store failed.
+        """
+        self._count("puts")
+        try:
+            with self._errors(key, "upload"):
+                self._control.upload_file(str(path), self.bucket, self._key(key), Config=TRANSFER)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read for upload ({error.strerror})") from None
+
+    def download_file(self, key: str, path: Path) -> None:
+        """Reads an object of any size into a file, which appears whole or not at all.
+
+        Raises:
+            MissingObjectError: there is no such object.
+            InputError: the file cannot be written, or the store refuses the credentials.
+            StepError: the store failed.
+        """
+        self._count("gets")
+        partial = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.partial")
+        try:
+            with self._errors(key, "download"):
+                self._control.download_file(self.bucket, self._key(key), str(partial), Config=TRANSFER)
+            os.replace(partial, path)
+        except MissingObjectError:
+            raise
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _key(self, key: str) -> str:
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def _count(self, kind: str, requests: int = 1) -> None:
+        with self._counting:
+            self.requests[kind] += requests
+
+    def _say(self, error: BaseException) -> str:
+        return self._endpoint.conceal(f"{type(error).__name__}: {error}")[:300]
+
+    @contextmanager
+    def _errors(self, key: str, action: str) -> Iterator[None]:
+        """Turns what the two clients raise into this package's errors."""
+        uri = self.uri(key)
+        try:
+            yield
+        except (InputError, StepError, MissingObjectError):
+            raise
+        except FileNotFoundError as error:
+            if action != "get":  # obstore's word for a missing object or bucket; elsewhere it is a local file
+                raise
+            raise MissingObjectError(uri) from error.__cause__
+        except ClientError as error:
+            code = _code(error)
+            if code in _MISSING_KEY and action in ("get", "download"):
+                raise MissingObjectError(uri) from None
+            if code in _REFUSED:
+                raise InputError(self._refusal(uri, action)) from None
+            if code == "NoSuchBucket":
+                raise InputError(
+                    f"{uri}: {action} failed, there is no such bucket at {self._endpoint.address}"
+                ) from None
+            raise StepError(f"{uri}: {action} failed ({self._say(error)})") from None
+        except (BaseError, PermissionError, BotoCoreError, Boto3Error, ConnectionError, HTTPClientError) as error:
+            if isinstance(error, PermissionError) and action not in ("get", "put"):
+                raise
+            said = self._say(error)
+            if any(code in said for code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied")):
+                raise InputError(self._refusal(uri, action)) from None
+            raise StepError(f"{uri}: {action} failed at {self._endpoint.address} ({said})") from None
+
+    def _refusal(self, uri: str, action: str) -> str:
+        return (
+            f"{uri}: {action} refused by {self._endpoint.address}; "
+            "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or the rights of that user"
+        )
+
+
+def parse_uri(uri: str) -> tuple[str, str]:
+    """Bucket and key of `s3://bucket/key` or `minio://bucket/key`.
+
+    Raises:
+        InputError: another scheme, or no bucket.
+    """
+    parts = urlsplit(uri, allow_fragments=False)
+    if parts.scheme not in ("s3", "minio") or not parts.netloc:
+        raise InputError(f"{uri}: not an object store address; write s3://BUCKET/KEY")
+    # A pipeline root may carry its provider's settings as a query, which is no part of the key.
+    return parts.netloc, parts.path.lstrip("/")
+
+
+def _code(error: ClientError) -> str:
+    return error.response.get("Error", {}).get("Code", "")
+
+
+def _in_flight(work: Callable[[Any], Any], items: Iterable[Any]) -> Any:
+    """Results of coroutines in the order of the items, a bounded number at a time; the first error stops the rest."""
+
+    async def run() -> list[Any]:
+        room = asyncio.Semaphore(IN_FLIGHT)
+        async with asyncio.TaskGroup() as group:
+
+            async def one(item: Any) -> Any:
+                try:
+                    return await work(item)
+                finally:
+                    room.release()
+
+            tasks = []
+            for item in items:
+                await room.acquire()
+                tasks.append(group.create_task(one(item)))
+        return [task.result() for task in tasks]
+
+    try:
+        return asyncio.run(run())
+    except BaseExceptionGroup as errors:
+        first: BaseException = errors
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+    raise first

@@ -1,0 +1,29 @@
+"""Fixtures for the whole suite: a real object store (SeaweedFS on loopback), one server a session or xdist worker."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from components.core.storage.embedded import EmbeddedStore
+from components.core.storage.object_store import ObjectStore
+
+BUCKET = "cellsignal"
+
+
+@pytest.fixture(scope="session")
+def embedded_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
+    """A running server with the bucket `cellsignal`; the environment is left alone (`store` sets it for a test)."""
+    with EmbeddedStore(tmp_path_factory.mktemp("object-store")) as server:
+        server.create_bucket(BUCKET)
+        yield server
+
+
+@pytest.fixture
+def store(embedded_store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    """An empty store: a prefix of its own in the session's bucket, the AWS variables set for this test."""
+    for name, value in embedded_store.environment().items():
+        monkeypatch.setenv(name, value)
+    return ObjectStore.connect(BUCKET, f"test-{uuid.uuid4().hex}")
