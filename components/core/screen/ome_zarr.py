@@ -1,0 +1,154 @@
+"""The zarr.json documents of a packed plate: an OME-Zarr 0.5 HCS plate on Zarr v3. Pure templates, no Zarr library.
+
+    <plate>/zarr.json               plate: rows, columns, wells
+    <plate>/B/zarr.json             row: a plain group
+    <plate>/B/03/zarr.json          well: its fields
+    <plate>/B/03/0/zarr.json        field: axes, scale, channels
+    <plate>/B/03/0/0/zarr.json      array: shape (6, S, S), one chunk, bytes -> blosc
+    <plate>/B/03/0/0/c/0/0/0        the chunk
+
+Source: https://ngff.openmicroscopy.org/0.5/ and the Zarr v3 core specification with its blosc codec.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from components.core.config import CHANNELS, PackConfig
+from components.core.screen.wells import COLUMNS, ROWS
+
+VERSION = "0.5"
+_COLOURS = ("0000FF", "00FF00", "FF0000", "00FFFF", "FF00FF", "FFFF00")
+"""Display colours of the six stains, as the RxRx1 organisers show them."""
+
+Window = tuple[int, int]
+"""Grey values that a viewer shows as black and as full colour."""
+
+
+def chunk_key(well: str, field: int) -> str:
+    """Key of a field's only chunk, relative to the plate; fields of a well count from 0."""
+    return f"{_field_path(well, field)}/0/c/0/0/0"
+
+
+def plate_documents(
+    name: str,
+    fields_by_well: Sequence[tuple[str, Sequence[int]]],
+    image_size: int,
+    pack: PackConfig,
+    windows: Sequence[Window],
+) -> Iterator[tuple[str, bytes]]:
+    """All metadata of a plate.
+
+    Args:
+        name: the plate's display name.
+        fields_by_well: wells in row-major order, each with the site number of its fields in field order.
+        image_size: side, pixels.
+        pack: the codec that the chunks were written with.
+        windows: display range, one a channel.
+
+    Yields:
+        Key relative to the plate, and the JSON document's bytes. The plate's own comes last.
+    """
+    array = _encode(_array(image_size, pack))
+    for row in dict.fromkeys(well[0] for well, _ in fields_by_well):
+        yield f"{row}/zarr.json", _encode(_group({}))
+    for well, sites in fields_by_well:
+        for field, site in enumerate(sites):
+            path = _field_path(well, field)
+            yield f"{path}/0/zarr.json", array
+            yield f"{path}/zarr.json", _encode(_group(_image(f"{well} site {site}", windows)))
+        images = [{"path": str(field), "acquisition": 0} for field in range(len(sites))]
+        yield f"{well[0]}/{well[1:]}/zarr.json", _encode(_group({"well": {"images": images}}))
+    yield "zarr.json", _encode(_group(_plate(name, fields_by_well)))
+
+
+def _field_path(well: str, field: int) -> str:
+    return f"{well[0]}/{well[1:]}/{field}"
+
+
+def _encode(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _group(ome: dict[str, Any]) -> dict[str, Any]:
+    attributes = {"ome": {"version": VERSION, **ome}} if ome else {}
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def _plate(name: str, fields_by_well: Sequence[tuple[str, Sequence[int]]]) -> dict[str, Any]:
+    fields = max(len(sites) for _, sites in fields_by_well)
+    return {
+        "plate": {
+            "name": name,
+            "field_count": fields,
+            "acquisitions": [{"id": 0, "maximumfieldcount": fields}],
+            "rows": [{"name": row} for row in ROWS],
+            "columns": [{"name": column} for column in COLUMNS],
+            "wells": [
+                {
+                    "path": f"{well[0]}/{well[1:]}",
+                    "rowIndex": ROWS.index(well[0]),
+                    "columnIndex": COLUMNS.index(well[1:]),
+                }
+                for well, _ in fields_by_well
+            ],
+        }
+    }
+
+
+def _image(name: str, windows: Sequence[Window]) -> dict[str, Any]:
+    scale = {"type": "scale", "scale": [1.0, 1.0, 1.0]}  # the release does not tell the size of a pixel
+    return {
+        "multiscales": [
+            {
+                "name": name,
+                "axes": [
+                    {"name": "c", "type": "channel"},
+                    {"name": "y", "type": "space"},
+                    {"name": "x", "type": "space"},
+                ],
+                "datasets": [{"path": "0", "coordinateTransformations": [scale]}],
+            }
+        ],
+        "omero": {
+            "channels": [
+                {
+                    "label": label,
+                    "color": colour,
+                    "active": True,
+                    "window": {"min": 0, "max": 255, "start": start, "end": end},
+                }
+                for label, colour, (start, end) in zip(CHANNELS, _COLOURS, windows, strict=True)
+            ]
+        },
+    }
+
+
+def _array(image_size: int, pack: PackConfig) -> dict[str, Any]:
+    shape = [len(CHANNELS), image_size, image_size]
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": shape,
+        "data_type": "uint8",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shape}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0,
+        "codecs": [
+            {"name": "bytes"},
+            {
+                "name": "blosc",
+                "configuration": {
+                    "cname": pack.codec,
+                    "clevel": pack.level,
+                    "shuffle": pack.shuffle,
+                    "typesize": 1,
+                    "blocksize": 0,
+                },
+            },
+        ],
+        "attributes": {},
+        "dimension_names": ["c", "y", "x"],
+    }

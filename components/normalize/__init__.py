@@ -1,0 +1,1 @@
+"""normalize: reads a screen, packs its plates and writes the manifests that every other step starts from."""

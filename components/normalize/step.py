@@ -1,0 +1,174 @@
+"""normalize: a screen's tables and PNGs in, packed plates and manifests out. The method is in core.screen."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.core import progress
+from components.core.config import parse
+from components.core.errors import InputError, StepError
+from components.core.screen.folds import assign_folds
+from components.core.screen.histograms import PlateKey
+from components.core.screen.images import list_plate
+from components.core.screen.layout import read_screen
+from components.core.screen.manifests import build_manifest, holdout_labels
+from components.core.screen.packing import PackResult, pack_plate
+from components.core.screen.wells import Plate, Screen
+from components.core.storage.interface import ObjectWriter
+from components.normalize.config import NormalizeConfig
+from components.normalize.requests import CountedWriter
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run of normalize did.
+
+    Attributes:
+        packed: plates written.
+        reused: plates that were in the store already.
+        requests: objects read from and written to the store.
+        seconds: duration.
+    """
+
+    packed: int
+    reused: int
+    requests: int
+    seconds: float
+
+
+def run(
+    config: NormalizeConfig,
+    source: Path,
+    store: ObjectWriter,
+    screen_out: Path,
+    holdout_out: Path,
+    holdout_labels_out: Path,
+) -> Summary:
+    """Packs what is not packed yet and describes the screen.
+
+    Tables and file names of the whole screen are checked before the first image is read, and the three outputs appear
+    after the last plate is packed.
+
+    Args:
+        config: its sections.
+        source: the screen in the Kaggle layout.
+        store: receives plates and fingerprints.
+        screen_out: manifest of the training and unlabelled experiments.
+        holdout_out: manifest of the held-out experiments, without their treatments' labels.
+        holdout_labels_out: CSV of those labels, id_code and sirna.
+
+    Raises:
+        InputError: something is wrong with the screen; names the file, the well and the field.
+    """
+    begun = time.monotonic()
+    counted = CountedWriter(store)
+    screen = read_screen(source, config.screen)
+    folds = assign_folds(screen.training_experiments(), config.folds.count, config.folds.known)
+    for plate in screen.plates:
+        list_plate(plate, config.screen.sites)
+
+    packed, warnings = _pack(config, screen, counted)
+    address = counted.uri("").rstrip("/")
+    outputs = {holdout_labels_out: _table(holdout_labels(screen))}
+    for path, holdout in ((holdout_out, True), (screen_out, False)):
+        manifest = build_manifest(
+            screen,
+            packed,
+            holdout=holdout,
+            store=address,
+            image_size=config.screen.image_size,
+            codec=config.pack,
+            folds={} if holdout else folds,
+            warnings=warnings[holdout],
+        )
+        outputs[path] = manifest.model_dump_json().encode()
+    _write_all(outputs)
+    reused = sum(result.reused for result in packed.values())
+    return Summary(len(packed) - reused, reused, counted.requests, time.monotonic() - begun)
+
+
+def _pack(
+    config: NormalizeConfig, screen: Screen, store: ObjectWriter
+) -> tuple[dict[PlateKey, PackResult], dict[bool, list[str]]]:
+    """Packs plate after plate; returns the warnings of the screen (False) and of its held-out experiments (True)."""
+    packed: dict[PlateKey, PackResult] = {}
+    warnings: dict[bool, list[str]] = {False: [], True: []}
+    for holdout, found in warnings.items():
+        found += _without_controls([plate for plate in screen.plates if plate.holdout == holdout])
+    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="pack") as pool:
+        for plate in screen.plates:
+            files = list_plate(plate, config.screen.sites)
+            result = pack_plate(plate, files, config.screen.image_size, config.pack, store, pool)
+            packed[plate.experiment, plate.plate] = result
+            warnings[plate.holdout] += [*files.warnings, *result.packed.warnings]
+            progress.advance("plates", len(packed), len(screen.plates))
+    for message in (*warnings[False], *warnings[True]):
+        progress.warn(message)
+    return packed, warnings
+
+
+def _without_controls(plates: list[Plate]) -> list[str]:
+    bare = [plate.name for plate in plates if all(well.well_type == "treatment" for well in plate.wells)]
+    if not bare:
+        return []
+    more = f" and {len(bare) - _SHOWN} more" if len(bare) > _SHOWN else ""
+    return [f"no control wells on {', '.join(bare[:_SHOWN])}{more}"]
+
+
+def _table(rows: list[tuple[str, str]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("id_code", "sirna"))
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _write_all(outputs: Mapping[Path, bytes]) -> None:
+    """Writes files under temporary names, then gives all of them their own."""
+    written = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in outputs}
+    try:
+        for path, part in written.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(outputs[path])
+        for path, part in written.items():
+            part.replace(path)
+    except OSError as error:
+        raise StepError(f"{error.filename}: cannot be written ({error.strerror})") from None
+    finally:
+        for part in written.values():
+            part.unlink(missing_ok=True)
+
+
+def main(config: str, source: str, screen: str, holdout: str, holdout_labels: str) -> Summary:
+    """Runs the step on paths, with the store of the configuration.
+
+    Args:
+        config: NormalizeConfig as JSON.
+        source: directory of the screen.
+        screen: path of the screen's manifest.
+        holdout: path of the held-out experiments' manifest.
+        holdout_labels: path of the held-out labels.
+    """
+    from components.core.storage.object_store import ObjectStore  # loads the S3 clients, which `run` does without
+
+    with progress.task("normalize"):
+        settings = parse(NormalizeConfig, json.loads(config), source="normalize")
+        if "://" in source:
+            raise InputError(f"{source}: normalize reads a directory; mount or copy the screen and give its path")
+        store = ObjectStore.connect(settings.store.bucket, settings.store.prefix)
+        summary = run(settings, Path(source), store, Path(screen), Path(holdout), Path(holdout_labels))
+        progress.note(
+            f"{summary.packed} plates packed, {summary.reused} reused, {summary.requests} requests, "
+            f"{summary.seconds:.1f} s"
+        )
+    return summary
