@@ -1,6 +1,6 @@
 """The S3 endpoint of this process and its two clients, tuned once here. Credentials come from the environment only.
 
-boto3 moves large files and makes control calls; obstore keeps many small requests in flight at a third of the client CPU.
+boto3 moves large files and makes control calls; obstore keeps many small requests in flight, at a third of the CPU.
 """
 
 from __future__ import annotations

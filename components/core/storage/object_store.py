@@ -6,7 +6,6 @@ Keys are relative to the prefix. Every client error leaves here as one line that
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -132,7 +131,8 @@ class ObjectStore:
             with self._errors(key, "get"):
                 return bytes(await (await obstore.get_async(self._bulk, self._key(key))).bytes_async())
 
-        return _in_flight(fetch, keys)
+        found: list[bytes] = _in_flight(fetch, keys)
+        return found
 
     def put(self, key: str, data: bytes) -> None:
         """Writes the object whole, replacing an earlier one.
@@ -261,7 +261,7 @@ class ObjectStore:
         try:
             with self._errors(key, "download"):
                 self._control.download_file(self.bucket, self._key(key), str(partial), Config=TRANSFER)
-            os.replace(partial, path)
+            partial.replace(path)
         except MissingObjectError:
             raise
         except OSError as error:

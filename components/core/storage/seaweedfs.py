@@ -99,7 +99,7 @@ def start_weed(
         secret_key: the one user's secret; it reaches weed through a file of mode 0600, never its arguments.
         keep: file descriptors that weed holds open as long as it lives.
     """
-    # A start elsewhere than last time leaves the master's election log under the old port; the volumes tell it all anew.
+    # The master keeps its election log by port; on another port the volumes tell it all it needs.
     for stale in volumes.glob("m[0-9]*"):
         if stale.name != f"m{ports.http['master']}":
             _remove_master_folder(stale)

@@ -136,4 +136,4 @@ def _write_private(path: Path, text: str) -> None:
     partial.unlink(missing_ok=True)
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
-    os.replace(partial, path)
+    partial.replace(path)

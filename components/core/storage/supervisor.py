@@ -45,7 +45,7 @@ def main(data_dir: Path) -> int:
         weed, ports = started
         try:
             folder.write_state(ServerState(os.getpid(), weed.pid, ports, access_key, secret_key))
-            # Got exclusively, the users' lock stays ours until the server is gone: a newcomer waits, then starts afresh.
+            # Once ours, the users' lock stays ours until the server is gone: a newcomer waits, then starts anew.
             while not stopping and weed.poll() is None and not users_lock.try_exclusive():
                 time.sleep(_POLL_SECONDS)
         finally:
@@ -69,7 +69,7 @@ def _start(
 
 
 def _end_orphan(folder: ServerFolder) -> None:
-    """Kills the weed of a supervisor that was killed where the kernel did not do it, once its arguments prove it ours."""
+    """Kills a weed that outlived its supervisor (where the kernel does not do it), if its arguments prove it ours."""
     state = folder.read_state()
     if state is None:
         return

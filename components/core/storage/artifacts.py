@@ -1,0 +1,71 @@
+"""Artifacts of other steps by address: a local path, or an object or folder in the store. KFP writes `minio://`.
+
+A step that receives addresses as strings instead of KFP artifacts (report, which reads every cell type) gets them here.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from components.core.errors import InputError
+from components.core.storage.digests import digest_text
+from components.core.storage.object_store import ObjectStore, parse_uri
+
+
+def local_copy(uri: str, into: Path) -> Path:
+    """The artifact as a local file or folder.
+
+    Args:
+        uri: a local path, `file://`, `s3://bucket/key` or `minio://bucket/key`; the key is an object or a folder.
+        into: a folder for copies, made when missing. Artifacts of the same name do not overwrite each other.
+
+    Returns:
+        A local artifact's own path; for a stored one the path of its copy below `into`, whole.
+
+    Raises:
+        InputError: nothing is there, the address is of another kind, or the copy cannot be written.
+        StepError: the store failed.
+    """
+    if uri.startswith("file://"):
+        return _existing(Path(unquote(urlsplit(uri).path)), uri)
+    if "://" not in uri:
+        return _existing(Path(uri), uri)
+    bucket, key = parse_uri(uri)
+    key = key.rstrip("/")
+    if not key:
+        raise InputError(f"{uri}: names a whole bucket; add the artifact's key")
+    store = ObjectStore.connect(bucket)
+    target = into / digest_text(uri)[:12] / key.rpartition("/")[2]
+    partial = target.with_name(f".{uuid.uuid4().hex[:8]}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if store.exists(key):
+            store.download_file(key, target)
+            return target
+        below = store.list(f"{key}/")
+        if not below:
+            raise InputError(f"{uri}: there is neither an object nor a folder of this name in the store")
+        for each in below:
+            name = each[len(key) + 1 :]
+            if ".." in PurePosixPath(name).parts or name.startswith("/"):
+                raise InputError(f"{store.uri(each)}: its name leads out of the folder; rename it")
+            copy = partial / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            store.download_file(each, copy)
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror})") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _existing(path: Path, uri: str) -> Path:
+    if not path.exists():
+        raise InputError(f"{uri}: no such file or folder")
+    return path

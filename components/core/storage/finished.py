@@ -1,0 +1,214 @@
+"""Finished outputs of a step, kept in the object store under a digest of its inputs, so that no work is done twice.
+
+finished/<step>/<key>/<attempt>/<output>[/<file>]   what one attempt uploaded
+finished/<step>/<key>/done.json                     written last, and only once: names the winning attempt
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from pydantic import Field, ValidationError
+
+from components.core.config import Frozen
+from components.core.errors import InputError, StepError
+from components.core.progress import warn
+from components.core.storage.digests import code_digest, digest_file, digest_path, digest_text, file_names
+from components.core.storage.interface import MissingObjectError
+from components.core.storage.object_store import ObjectStore
+
+__all__ = ["code_digest", "digest_path", "run_once"]
+
+
+class StoredFile(Frozen):
+    """One file of an output."""
+
+    path: str = Field(description="path below the output's folder; empty where the output is a file itself")
+    size: int = Field(description="bytes")
+    sha256: str
+
+
+class StoredOutput(Frozen):
+    """One output: a file, or a folder of files."""
+
+    folder: bool
+    files: tuple[StoredFile, ...]
+
+
+class Finished(Frozen):
+    """The content of done.json."""
+
+    attempt: str = Field(pattern=r"^[0-9a-f]+$")
+    outputs: dict[str, StoredOutput]
+
+
+class _DamagedError(Exception):
+    """What is stored is not what done.json says."""
+
+
+def run_once(
+    store: ObjectStore,
+    step: str,
+    inputs: Mapping[str, str],
+    outputs: Mapping[str, Path],
+    work: Callable[[Mapping[str, Path]], None],
+) -> bool:
+    """Brings a step's outputs to their paths: from the store where these inputs were worked on before, else by working.
+
+    Outputs appear whole or not at all, and replace what is at their paths. Runs of the same key side by side are safe:
+    the first to finish is recorded, each keeps its own outputs.
+
+    Args:
+        store: where finished outputs are kept.
+        step: the step's name, part of the key.
+        inputs: everything the outputs depend on, as text by name: configuration, digests of inputs and code.
+        outputs: where each output goes, by name; a file or a folder, as `work` makes it.
+        work: writes the outputs to the paths it is given (siblings of the final ones, whose parents exist).
+
+    Returns:
+        True where the outputs came from the store, False where `work` made them.
+
+    Raises:
+        StepError: `work` did not write an output, or the store failed.
+        InputError: an output's path cannot be written, or the store refuses the credentials.
+    """
+    key = digest_text(json.dumps({"step": step, "inputs": dict(inputs), "outputs": sorted(outputs)}, sort_keys=True))
+    place = f"finished/{step}/{key}"
+    with _siblings(outputs) as temporaries:
+        damaged: bytes | None = None
+        try:
+            record = store.get(f"{place}/done.json")
+        except MissingObjectError:
+            pass
+        else:
+            try:
+                _fetch(store, place, _parse(record, set(outputs)), temporaries)
+            except _DamagedError as damage:
+                warn(f"{step}: finished output is damaged in the store ({damage}); working again")
+                damaged = record
+                _remove(temporaries)
+            else:
+                _install(temporaries, outputs)
+                return True
+        work(temporaries)
+        for name, path in temporaries.items():
+            if not path.exists():
+                raise StepError(f"{step}: its output {name!r} was not written")
+        _record(store, place, temporaries, damaged)
+        _install(temporaries, outputs)
+        return False
+
+
+def _record(store: ObjectStore, place: str, made: Mapping[str, Path], damaged: bytes | None) -> None:
+    """Uploads under a name of this attempt, then makes it the finished one unless another attempt is."""
+    attempt = uuid.uuid4().hex
+    won = False
+    try:
+        described = {}
+        for name, path in made.items():
+            files = []
+            for below in file_names(path) if path.is_dir() else [""]:
+                source = path / below
+                store.upload_file(source, _object(place, attempt, name, below))
+                files.append(StoredFile(path=below, size=source.stat().st_size, sha256=digest_file(source)))
+            described[name] = StoredOutput(folder=path.is_dir(), files=tuple(files))
+        if damaged is not None:
+            _discard(store, place, damaged)
+        done = Finished(attempt=attempt, outputs=described)
+        won = store.put_if_absent(f"{place}/done.json", done.model_dump_json(indent=1).encode())
+    finally:
+        if not won:
+            _forget(store, place, attempt)
+
+
+def _discard(store: ObjectStore, place: str, damaged: bytes) -> None:
+    """Deletes a damaged record and its files, unless another run has replaced it meanwhile."""
+    try:
+        if store.get(f"{place}/done.json") != damaged:
+            return
+    except MissingObjectError:
+        return
+    store.delete(f"{place}/done.json")
+    try:
+        _forget(store, place, Finished.model_validate_json(damaged).attempt)
+    except ValidationError:
+        return  # nobody can tell any more which attempt it was; `store gc` finds it
+
+
+def _forget(store: ObjectStore, place: str, attempt: str) -> None:
+    try:
+        store.delete_prefix(f"{place}/{attempt}/")
+    except (InputError, StepError) as error:
+        warn(f"an unused attempt stays in the store ({error})")
+
+
+def _parse(record: bytes, names: set[str]) -> Finished:
+    try:
+        done = Finished.model_validate_json(record)
+    except ValidationError:
+        raise _DamagedError("done.json cannot be read") from None
+    if set(done.outputs) != names:
+        raise _DamagedError("done.json names other outputs")
+    return done
+
+
+def _fetch(store: ObjectStore, place: str, done: Finished, targets: Mapping[str, Path]) -> None:
+    """Downloads every file of every output and verifies it."""
+    for name, output in done.outputs.items():
+        if output.folder:
+            targets[name].mkdir()
+        for file in output.files:
+            if file.path.startswith("/") or ".." in PurePosixPath(file.path).parts or output.folder == (not file.path):
+                raise _DamagedError(f"done.json has an impossible path {file.path!r}")
+            target = targets[name] / file.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            address = _object(place, done.attempt, name, file.path)
+            try:
+                store.download_file(address, target)
+            except MissingObjectError:
+                raise _DamagedError(f"{store.uri(address)} is missing") from None
+            if target.stat().st_size != file.size or digest_file(target) != file.sha256:
+                raise _DamagedError(f"{store.uri(address)} has other content than was written")
+
+
+def _object(place: str, attempt: str, name: str, below: str) -> str:
+    return "/".join(part for part in (place, attempt, name, below) if part)
+
+
+@contextmanager
+def _siblings(outputs: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
+    """Temporary paths beside the outputs, on the same file system; whatever is left there at the end is removed."""
+    mark = uuid.uuid4().hex[:8]
+    temporaries = {name: path.with_name(f".{path.name}.{mark}.partial") for name, path in outputs.items()}
+    try:
+        for path in outputs.values():
+            path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be made ({error.strerror})") from None
+    try:
+        yield temporaries
+    finally:
+        _remove(temporaries)
+
+
+def _remove(paths: Mapping[str, Path]) -> None:
+    for path in paths.values():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _install(made: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
+    """Renames into place; a folder in the way is moved aside first, since no rename replaces one."""
+    for name, path in outputs.items():
+        aside = {name: made[name].with_suffix(".old")}
+        if path.is_dir():
+            path.rename(aside[name])
+        made[name].replace(path)
+        _remove(aside)
