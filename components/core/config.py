@@ -78,8 +78,9 @@ class SimulateConfig(Frozen):
     positive_controls: Annotated[int, Field(ge=0)] = Field(4, description="positive-control siRNAs, on every plate")
     label_style: Literal["string", "integer"] = Field("string", description="numbering of the labels: sirna_N or N")
     missing_wells: Fraction = Field(0.003, description="probability that a treatment well is missing from a plate")
+    missing_sites: Fraction = Field(0.001, description="probability that a site other than a well's first is missing")
     cell_diameter: Positive = Field(20.0, description="diameter of a typical cell, pixels")
-    density: Positive = Field(0.55, description="expected sum of cell areas as a fraction of the image")
+    density: Positive = Field(0.75, description="expected sum of cell areas as a fraction of the image")
     effect: NonNegative = Field(1.0, description="size of a siRNA's phenotype shift; larger is easier")
     cell_type_specificity: Fraction = Field(0.4, description="share of the shift that is particular to a cell type")
     well_noise: NonNegative = Field(0.25, description="phenotype noise of a well, in units of the shift's deviation")
@@ -239,8 +240,11 @@ class PriorConfig(Frozen):
     min_margin: NonNegative = Field(
         5.0, description="smallest lead of the best arrangement over the second, in summed log-probability (nats)"
     )
+    min_separation: NonNegative = Field(
+        1.0, description="smallest lead in units of its standard error over wells; holds whatever the logits' scale"
+    )
     on_low_margin: Literal["all_classes", "refuse"] = Field(
-        "all_classes", description="below min_margin: use all treatments of the experiment, or refuse with an error"
+        "all_classes", description="below min_margin or min_separation: use all treatments of the experiment, or refuse with an error"
     )
     sinkhorn_iterations: Count = Field(200, description="largest number of Sinkhorn iterations")
     sinkhorn_tolerance: Positive = Field(1e-4, description="stop when the column sums are this close to the target")
@@ -260,7 +264,12 @@ class LocalConfig(Frozen):
         2, description="folds trained side by side (kfp.local runs at most two)"
     )
     threads: Annotated[int, Field(ge=0)] = Field(0, description="torch threads of a step; 0 = cores / parallel_folds")
-    cache_gib: NonNegative = Field(1.0, description="decoded sites that a training step keeps in memory, GiB")
+
+
+class LoaderConfig(Frozen):
+    """How a training step reads sites."""
+
+    cache_gib: NonNegative = Field(1.0, description="decoded sites that a step keeps in memory, GiB")
 
 
 S = TypeVar("S", bound=Frozen)
@@ -284,6 +293,7 @@ class RunConfig(Frozen):
     predict: PredictConfig = PredictConfig()
     prior: PriorConfig = PriorConfig()
     store: StoreConfig = StoreConfig()
+    loader: LoaderConfig = LoaderConfig()
     local: LocalConfig = LocalConfig()
 
     @model_validator(mode="after")

@@ -1,0 +1,115 @@
+"""Which wells a fold trains on, and the screen's images ready for the device. NumPy and torch; the store is passed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from components.core.config import AugmentConfig, LoaderConfig, StandardiseConfig
+from components.core.errors import InputError
+from components.core.learning.inference import Images
+from components.core.learning.loader import SiteCache
+from components.core.learning.standardise import Standardiser
+from components.core.screen.histograms import domain_statistics
+from components.core.screen.packed import SiteReader
+from components.core.screen.site_table import TREATMENT, SiteTable
+from components.core.storage.interface import ObjectReader
+from components.core.storage.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class FoldWells:
+    """Wells of one fold, as rows of the well table.
+
+    Attributes:
+        training: wells whose labels may be used: treatments of the other folds' experiments, and controls.
+        validation: treatment wells of the fold's own experiments; their labels select checkpoints and nothing else.
+        unlabelled: treatment wells of unlabelled experiments.
+    """
+
+    training: NDArray[np.intp]
+    validation: NDArray[np.intp]
+    unlabelled: NDArray[np.intp]
+
+
+def fold_wells(
+    table: SiteTable, fold: int, controls: Literal["all", "training"], cell_type: str | None = None
+) -> FoldWells:
+    """Splits a screen's wells for one fold.
+
+    Args:
+        table: the screen, held-out experiments not in it.
+        fold: the fold whose experiments validate.
+        controls: whose labelled controls join training.
+        cell_type: only this one's wells; None for all.
+
+    Raises:
+        InputError: nothing to train on.
+    """
+    treatment_W = table.well_type_W == TREATMENT
+    chosen_W = np.ones(table.wells, dtype=bool)
+    if cell_type is not None:
+        if cell_type not in table.cell_types:
+            raise InputError(f"cell type {cell_type!r} has no plates in the screen; it holds {list(table.cell_types)}")
+        chosen_W = table.cell_type_W == table.cell_types.index(cell_type)
+    training_experiment_W = table.labelled_W & (table.fold_W >= 0) & (table.fold_W != fold)
+    control_W = ~treatment_W & (table.class_W >= 0)
+    if controls == "training":
+        control_W &= training_experiment_W
+    training_W = chosen_W & ((treatment_W & training_experiment_W & (table.class_W >= 0)) | control_W)
+    if not (training_W & treatment_W).any():
+        raise InputError(
+            f"fold {fold}: no labelled treatment wells to train on"
+            + (f" for cell type {cell_type}" if cell_type else "")
+            + "; use fewer folds or more labelled experiments"
+        )
+    return FoldWells(
+        training=np.flatnonzero(training_W),
+        validation=np.flatnonzero(chosen_W & treatment_W & table.labelled_W & (table.fold_W == fold)),
+        unlabelled=np.flatnonzero(chosen_W & treatment_W & ~table.labelled_W),
+    )
+
+
+def open_images(
+    manifest: Manifest,
+    store: ObjectReader,
+    standardise: StandardiseConfig,
+    augment: AugmentConfig,
+    loader: LoaderConfig,
+    device: torch.device,
+    reference: Manifest | None = None,
+) -> Images:
+    """The images of a manifest, standardised on a device.
+
+    Args:
+        manifest: the packed screen.
+        store: where its plates are.
+        standardise: domain and jitter.
+        augment: training views.
+        loader: memory for decoded sites.
+        device: where batches are computed.
+        reference: the training screen, whose statistics stand for domains wider than an experiment; None for its own.
+    """
+    table = SiteTable.of(manifest)
+    statistics = domain_statistics(manifest, standardise.domain)
+    if reference is not None and standardise.domain in ("global", "cell_type"):
+        known = {p.cell_type: (p.experiment, p.plate) for p in reference.plates}
+        of_reference = domain_statistics(reference, standardise.domain)
+        statistics = {
+            (p.experiment, p.plate): of_reference[known.get(p.cell_type, next(iter(known.values())))]
+            for p in manifest.plates
+        }
+    means, deviations = zip(*(statistics[p.experiment, p.plate] for p in manifest.plates), strict=True)
+    shape = (manifest.channels, manifest.image_size, manifest.image_size)
+    return Images(
+        table=table,
+        cache=SiteCache(SiteReader(store, manifest, table), table, shape, loader.cache_gib * 2**30),
+        standardise=Standardiser(
+            torch.from_numpy(np.stack(means)), torch.from_numpy(np.stack(deviations)), standardise.jitter, device
+        ),
+        augment=augment,
+    )

@@ -1,0 +1,142 @@
+"""Logits of wells: averaged over sites and dihedral views, before any softmax. torch only.
+
+W wells, B batch, K class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor, nn
+
+from components.core.config import AugmentConfig
+from components.core.learning.augmentation import dihedral, easy_view
+from components.core.learning.loader import SiteCache, random_sites
+from components.core.learning.standardise import Standardiser
+from components.core.screen.site_table import SiteTable
+
+
+@dataclass(frozen=True)
+class Images:
+    """Everything between a row of the site table and network input.
+
+    Attributes:
+        table: the screen's sites and wells.
+        cache: their pixels.
+        standardise: pixels to input, by plate.
+        augment: the training views.
+    """
+
+    table: SiteTable
+    cache: SiteCache
+    standardise: Standardiser
+    augment: AugmentConfig
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are computed."""
+        return self.standardise.device
+
+    def batches(
+        self, sites: list[NDArray[np.intp]], generator: Generator | None = None
+    ) -> Iterator[tuple[NDArray[np.intp], Tensor]]:
+        """Site batches and their standardised images, shape (B, C, H, W); jittered where a generator is given."""
+        for chosen, pixels in zip(sites, self.cache.batches(sites), strict=True):
+            plate_B = torch.from_numpy(self.table.plate_W[self.table.well_S[chosen]]).to(self.device)
+            x = self.standardise(pixels, plate_B, generator)
+            yield chosen, x.to(memory_format=torch.channels_last)
+
+
+def chunks(sites: NDArray[np.intp], size: int) -> list[NDArray[np.intp]]:
+    """Consecutive pieces of at most `size`."""
+    return [sites[k : k + size] for k in range(0, len(sites), size)]
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; the mode is put back."""
+    training = network.training
+    network.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        network.train(training)
+
+
+def well_logits(
+    network: nn.Module, images: Images, wells: NDArray[np.intp], views: int, batch_size: int, classes: int
+) -> NDArray[np.float32]:
+    """Mean logits of each well over its sites and the first `views` dihedral views, shape (W, K).
+
+    Args:
+        network: standardised images to logits.
+        images: the screen's images.
+        wells: rows of the well table.
+        views: 1, 2, 4 or 8.
+        batch_size: sites a forward pass.
+        classes: K.
+    """
+    sites = images.table.sites_of(wells).astype(np.intp)
+    sum_WK = np.zeros((len(wells), classes), dtype=np.float64)
+    row_of_well = {int(w): row for row, w in enumerate(wells)}
+    with evaluating(network):
+        for chosen, x in images.batches(chunks(sites, batch_size)):
+            logits_BK = torch.stack([network(dihedral(x, view)) for view in range(views)]).mean(0)
+            rows = [row_of_well[int(w)] for w in images.table.well_S[chosen]]
+            np.add.at(sum_WK, rows, logits_BK.cpu().numpy())
+    counts = (images.table.first_site_W[wells + 1] - images.table.first_site_W[wells]).astype(np.float64)
+    return (sum_WK / counts[:, None]).astype(np.float32)
+
+
+def adaptive_logits(
+    network: nn.Module,
+    images: Images,
+    wells: NDArray[np.intp],
+    passes: int,
+    batch_size: int,
+    classes: int,
+    generator: Generator,
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """Mean logits over passes of the easy view with BatchNorm in train mode, wells in plate order, shape (W, K).
+
+    Batches of one plate give BatchNorm that plate's statistics, in effect AdaBN (Li et al. 2016, arXiv 1603.04779). The
+    running statistics are left as they were.
+
+    Args:
+        network: standardised images to logits.
+        images: the screen's images.
+        wells: rows of the well table, any order.
+        passes: passes over the wells, a random site each.
+        batch_size: largest batch; a batch never spans plates.
+        classes: K.
+        generator: of the views, on the device.
+        rng: of the sites.
+    """
+    table = images.table
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    training = network.training
+    network.train()
+    sum_WK = np.zeros((len(wells), classes), dtype=np.float64)
+    plates = table.plate_W[wells]
+    groups = [np.flatnonzero(plates == plate) for plate in np.unique(plates)]
+    rows = [part for group in groups for part in np.array_split(group, -(-len(group) // batch_size))]
+    try:
+        with torch.no_grad():
+            for _ in range(passes):
+                sites = [random_sites(table, wells[part], rng) for part in rows]
+                for part, (_, x) in zip(rows, images.batches(sites), strict=True):
+                    # BatchNorm has no variance of a single value, which a batch of one may give at 1 x 1 pixels.
+                    network.train(len(part) > 1)
+                    sum_WK[part] += network(easy_view(x, images.augment, generator)).cpu().numpy()
+    finally:
+        network.train(training)
+        for name, buffer in network.named_buffers():
+            buffer.copy_(buffers[name])
+    return (sum_WK / passes).astype(np.float32)

@@ -1,0 +1,70 @@
+"""The part of a run's configuration that the training steps read, and what of it decides their results. Pure pydantic."""
+
+from __future__ import annotations
+
+from components.core.config import (
+    AugmentConfig,
+    BackboneConfig,
+    Frozen,
+    HeadConfig,
+    LoaderConfig,
+    MeanTeacherConfig,
+    PredictConfig,
+    PretrainConfig,
+    PriorConfig,
+    ScreenConfig,
+    StandardiseConfig,
+)
+from components.core.errors import InputError
+
+TRAINING_CODE = (
+    "components.core.learning",
+    "components.core.prior",
+    "components.core.evaluation.metrics",
+    "components.core.screen.chunks",
+    "components.core.screen.histograms",
+    "components.core.screen.packed",
+    "components.core.screen.site_table",
+)
+"""Sources that a training step's result depends on, besides the step's own."""
+
+
+class LearningSettings(Frozen):
+    """What every training step reads."""
+
+    seed: int
+    screen: ScreenConfig
+    standardise: StandardiseConfig
+    augment: AugmentConfig
+    backbones: tuple[BackboneConfig, ...]
+    head: HeadConfig
+    prior: PriorConfig
+    predict: PredictConfig
+    loader: LoaderConfig
+
+    def backbone(self, name: str) -> BackboneConfig:
+        """The backbone of this name.
+
+        Raises:
+            InputError: there is none.
+        """
+        for backbone in self.backbones:
+            if backbone.name == name:
+                return backbone
+        raise InputError(f"backbone {name!r} is not configured; backbones are {[b.name for b in self.backbones]}")
+
+    def fingerprint(self) -> str:
+        """The settings that decide the result, as JSON; memory limits do not."""
+        return self.model_dump_json(exclude={"loader"})
+
+
+class PretrainSettings(LearningSettings):
+    """What pretrain reads."""
+
+    pretrain: PretrainConfig
+
+
+class MeanTeacherSettings(LearningSettings):
+    """What finetune and pseudo_label read."""
+
+    mean_teacher: MeanTeacherConfig

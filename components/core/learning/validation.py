@@ -1,0 +1,50 @@
+"""The accuracy that selects checkpoints, as a function of validation logits. NumPy; the arithmetic is evaluation.metrics."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.core.config import PriorConfig
+from components.core.evaluation.metrics import selection_accuracy
+from components.core.learning.selection import Score
+from components.core.prior.plate_groups import NoPlateDesignError, PlateGroups, labelled_treatments, learn_groups
+from components.core.progress import warn
+from components.core.screen.site_table import SiteTable
+from components.core.storage.manifest import Manifest
+
+
+def groups_of_fold(manifest: Manifest, fold: int, prior: PriorConfig) -> PlateGroups | None:
+    """Plate groups learned from the training experiments of a fold; None without prior or without a plate design."""
+    if not prior.enabled:
+        return None
+    training = {experiment for experiment, own in manifest.folds.items() if own != fold}
+    try:
+        return learn_groups(labelled_treatments(manifest.plates, training), manifest.vocabulary.treatments)
+    except NoPlateDesignError as error:
+        warn(f"fold {fold}: going on without the plate design ({error})")
+        return None
+
+
+def score_of(
+    table: SiteTable,
+    manifest: Manifest,
+    wells: NDArray[np.intp],
+    groups: PlateGroups | None,
+    prior: PriorConfig,
+    kind: Literal["balanced", "group", "raw"],
+) -> Score:
+    """Accuracy of the validation wells' logits over all classes, shape (W, K)."""
+    treatments = len(manifest.vocabulary.treatments)
+    truth_W = table.class_W[wells].astype(np.intp)
+    experiments_W = [table.experiments[e] for e in table.experiment_W[wells]]
+    plates_W = [int(p) for p in table.plate_number_P[table.plate_W[wells]]]
+
+    def score(logits_WK: NDArray[np.float32]) -> float:
+        return selection_accuracy(
+            kind, logits_WK[:, :treatments], truth_W, experiments_W, plates_W, groups, prior
+        )
+
+    return score

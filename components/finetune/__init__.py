@@ -1,0 +1,1 @@
+"""finetune: mean teacher on one cell type of a fold, both backbones."""

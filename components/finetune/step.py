@@ -1,0 +1,120 @@
+"""finetune: a fold's pretrained backbones in, mean-teacher pairs of one cell type out. The method is core.learning.mean_teacher."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from components.core import progress
+from components.core.config import parse
+from components.core.errors import InputError
+from components.core.learning.checkpoints import load_weights
+from components.core.learning.fold_data import fold_wells, open_images
+from components.core.learning.mean_teacher import Pair, Wells
+from components.core.learning.mean_teacher_run import train_epochs
+from components.core.learning.network import Classifier, pick_device
+from components.core.learning.pair_files import save_pairs
+from components.core.learning.schedules import CycleSchedule
+from components.core.learning.step_settings import TRAINING_CODE, MeanTeacherSettings
+from components.core.learning.validation import groups_of_fold, score_of
+from components.core.storage.finished import code_digest, digest_path, run_once
+from components.core.storage.interface import ObjectReader
+from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
+
+
+def run(
+    settings: MeanTeacherSettings,
+    store: ObjectReader,
+    screen: Manifest,
+    bases: Sequence[Path],
+    fold: int,
+    cell_type: str,
+    weights: Path,
+) -> None:
+    """Trains students and teachers of all backbones through the first cycles.
+
+    Args:
+        settings: the configuration's part that this step reads.
+        store: where the packed plates are.
+        screen: the manifest.
+        bases: outputs of pretrain, one of each backbone, any order.
+        fold: the fold whose experiments validate.
+        cell_type: whose wells.
+        weights: folder to write, see core.learning.pair_files.
+
+    Raises:
+        InputError: a base of another fold, or not one of each backbone.
+    """
+    device = pick_device()
+    classes = len(screen.vocabulary.classes)
+    config = settings.mean_teacher
+    torch.manual_seed(settings.seed * 1009 + fold)
+    base_of = _by_backbone(bases, fold, [b.name for b in settings.backbones])
+    pairs, history = [], []
+    for backbone in settings.backbones:
+        network = Classifier(backbone, settings.head, classes, screen.channels)
+        load_weights(network, base_of[backbone.name] / "weights.safetensors")
+        network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        pairs.append(Pair.start(backbone.name, network, config.keep_classifier))
+        history += json.loads((base_of[backbone.name] / "history.json").read_text())
+    images = open_images(screen, store, settings.standardise, settings.augment, settings.loader, device)
+    wells = fold_wells(images.table, fold, settings.screen.controls, cell_type)
+    groups = groups_of_fold(screen, fold, settings.prior)
+    run_of_epochs = train_epochs(
+        pairs=pairs,
+        images=images,
+        wells=Wells(wells.training, np.concatenate([wells.validation, wells.unlabelled])),
+        validation=wells.validation,
+        score=score_of(images.table, screen, wells.validation, groups, settings.prior, "group"),
+        settings=settings,
+        classes=classes,
+        epochs=range(CycleSchedule.of(config, cell_type).cut),
+        cell_type=cell_type,
+        fold=fold,
+        refresh=None,
+    )
+    labels = {"step": "finetune", "fold": fold, "cell_type": cell_type}
+    history += [{**labels, **record} for record in run_of_epochs.history]
+    epoch = CycleSchedule.of(config, cell_type).cut
+    save_pairs(pairs, weights, epoch, history, **labels, validated=bool(len(wells.validation)))
+
+
+def _by_backbone(bases: Sequence[Path], fold: int, names: Sequence[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for base in bases:
+        meta = json.loads((base / "meta.json").read_text())
+        if meta["fold"] != fold:
+            raise InputError(f"{base}: weights of fold {meta['fold']}, expected fold {fold}")
+        found[meta["backbone"]] = base
+    if sorted(found) != sorted(names):
+        raise InputError(f"pretrained backbones {sorted(found)} do not match the configured ones {sorted(names)}")
+    return found
+
+
+def main(config: str, screen: str, bases: Sequence[str], fold: int, cell_type: str, weights: str) -> None:
+    """The step with paths and JSON, as the pipeline calls it; finished work is fetched instead of done again."""
+    with progress.task("finetune", fold=fold, cell_type=cell_type):
+        settings = parse(MeanTeacherSettings, json.loads(config), "config")
+        manifest = Manifest.read(Path(screen))
+        store = ObjectStore.connect(manifest.store)
+        run_once(
+            store,
+            "finetune",
+            {
+                "settings": settings.fingerprint(),
+                "screen": manifest.digest(),
+                "bases": " ".join(sorted(digest_path(Path(base)) for base in bases)),
+                "fold": str(fold),
+                "cell_type": cell_type,
+                "code": code_digest(*TRAINING_CODE, "components.finetune"),
+            },
+            {"weights": Path(weights)},
+            lambda out: run(
+                settings, store, manifest, [Path(base) for base in bases], fold, cell_type, out["weights"]
+            ),
+        )

@@ -1,0 +1,1 @@
+"""pretrain: one backbone on all cell types of a fold."""

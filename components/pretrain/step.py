@@ -1,0 +1,88 @@
+"""pretrain: the packed screen in, one backbone's weights out. Reads and writes; the method is core.learning.supervised."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.core import progress
+from components.core.config import parse
+from components.core.learning.checkpoints import save_weights
+from components.core.learning.fold_data import fold_wells, open_images
+from components.core.learning.network import Classifier, pick_device
+from components.core.learning.step_settings import TRAINING_CODE, PretrainSettings
+from components.core.learning.supervised import Validation, train_supervised
+from components.core.learning.validation import groups_of_fold, score_of
+from components.core.storage.finished import code_digest, run_once
+from components.core.storage.interface import ObjectReader
+from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
+
+
+def run(
+    settings: PretrainSettings, store: ObjectReader, screen: Manifest, fold: int, backbone: str, weights: Path
+) -> None:
+    """Trains one backbone on all cell types of a fold.
+
+    Args:
+        settings: the configuration's part that this step reads.
+        store: where the packed plates are.
+        screen: the manifest.
+        fold: the fold whose experiments validate.
+        backbone: the configured name.
+        weights: folder to write: weights.safetensors, history.json, meta.json.
+    """
+    device = pick_device()
+    # Folds and backbones start from different weights, so that their average gains from their differences.
+    seed = settings.seed * 1009 + fold * 31 + [b.name for b in settings.backbones].index(backbone)
+    torch.manual_seed(seed)
+    classes = len(screen.vocabulary.classes)
+    network = Classifier(settings.backbone(backbone), settings.head, classes, screen.channels).to(device)
+    images = open_images(screen, store, settings.standardise, settings.augment, settings.loader, device)
+    wells = fold_wells(images.table, fold, settings.screen.controls)
+    groups = groups_of_fold(screen, fold, settings.prior)
+    score = score_of(
+        images.table, screen, wells.validation, groups, settings.prior, settings.pretrain.selection
+    )
+    labels = {"step": "pretrain", "fold": fold, "cell_type": None, "backbone": backbone}
+    history = train_supervised(
+        network,
+        images,
+        wells.training,
+        Validation(wells.validation, score, settings.predict.batch_size, classes),
+        settings.pretrain,
+        seed,
+        lambda record: progress.epoch(**record, backbone=backbone),
+    )
+    save_weights(network, weights / "weights.safetensors")
+    (weights / "history.json").write_text(json.dumps([{**labels, **_kept(r)} for r in history]))
+    (weights / "meta.json").write_text(json.dumps({**labels, "validated": bool(len(wells.validation))}))
+
+
+def _kept(record: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in record.items() if k != "seconds_left"}
+
+
+def main(config: str, screen: str, fold: int, backbone: str, weights: str) -> None:
+    """The step with paths and JSON, as the pipeline calls it; finished work is fetched instead of done again."""
+    with progress.task("pretrain", fold=fold, backbone=backbone):
+        settings = parse(PretrainSettings, json.loads(config), "config")
+        manifest = Manifest.read(Path(screen))
+        store = ObjectStore.connect(manifest.store)
+        run_once(
+            store,
+            "pretrain",
+            {
+                "settings": settings.fingerprint(),
+                "screen": manifest.digest(),
+                "fold": str(fold),
+                "backbone": backbone,
+                "code": code_digest(*TRAINING_CODE, "components.pretrain"),
+            },
+            {"weights": Path(weights)},
+            lambda out: run(settings, store, manifest, fold, backbone, out["weights"]),
+        )
+
