@@ -1,0 +1,1 @@
+"""assign: wells named, before and after the plate design."""

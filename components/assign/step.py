@@ -1,0 +1,235 @@
+"""assign: logits of one cell type in, one named well a row out. Reads and writes; the method is core.prior."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.assign.named_table import write_names
+from components.core import progress
+from components.core.config import Frozen, PriorConfig, ScreenConfig, parse
+from components.core.errors import InputError
+from components.core.evaluation.calibration import fit_temperature
+from components.core.prior.arrangement import Arrangement, infer_arrangements
+from components.core.prior.competition import Competition, competitions
+from components.core.prior.naming import Names, Temperatures, balance, name_wells
+from components.core.prior.plate_groups import NoPlateDesignError, PlateGroups, labelled_treatments, learn_groups
+from components.core.storage.logits import META_FILE, ROLES, WellLogits, read_logits
+from components.core.storage.manifest import Manifest
+from components.core.storage.whole_directory import whole_directory
+
+
+class AssignConfig(Frozen):
+    """The sections that assign reads."""
+
+    screen: ScreenConfig
+    prior: PriorConfig
+
+
+@dataclass(frozen=True)
+class RoleWells:
+    """The wells of one role: where they are, their treatment logits, and what they are where a label is known."""
+
+    ids_W: tuple[str, ...]
+    experiments_W: tuple[str, ...]
+    plates_W: tuple[int, ...]
+    truth_W: NDArray[np.intp]
+    """treatment class, -1 where hidden; calibration reads it, naming does not"""
+    logits_WK: NDArray[np.float32]
+
+
+def main(config: str, screen: str, holdout: str, logits: str, out: str) -> None:
+    """The step as the pipeline calls it.
+
+    Args:
+        config: an AssignConfig as JSON.
+        screen: path of screen.json.
+        holdout: path of holdout.json.
+        logits: directory that ensemble wrote.
+        out: directory to create.
+    """
+    section = parse(AssignConfig, json.loads(config), source="assign")
+    with progress.task("assign", cell_type=read_logits(Path(logits)).cell_type):
+        run(section, Path(screen), Path(holdout), Path(logits), Path(out))
+
+
+def run(config: AssignConfig, screen: Path, holdout: Path, logits: Path, out: Path) -> None:
+    """Names all treatment wells of a cell type, before the prior, within the plate's group, and one to one.
+
+    Plate groups are learned from the labelled plates of all cell types. Each experiment's arrangement is inferred from
+    its logits, for out-of-fold experiments too, so that their accuracy says what to expect of new ones.
+
+    Args:
+        config: the sections screen and prior.
+        screen: manifest of the training and unlabelled experiments.
+        holdout: manifest of the held-out experiments, without treatment labels.
+        logits: directory that ensemble wrote.
+        out: directory to create, whole or not at all: oof.csv, unlabelled.csv, holdout.csv, assign.json, meta.json.
+
+    Raises:
+        InputError: files that do not fit together, a mistake in the plate design, or an unclear arrangement where
+            `prior.on_low_margin` is `refuse`.
+    """
+    manifest, held_out, content = Manifest.read(screen), Manifest.read(holdout), read_logits(logits)
+    vocabulary = manifest.vocabulary
+    if content.classes != len(vocabulary.classes):
+        raise InputError(
+            f"{logits}: logits of {content.classes} classes, but {screen} has {len(vocabulary.classes)}; "
+            "give the manifest the models were trained with"
+        )
+    wells = {
+        role: _locate(
+            content.wells[role],
+            held_out if role == "holdout" else manifest,
+            vocabulary.treatments,
+            f"{logits}: {role}",
+            holdout if role == "holdout" else screen,
+        )
+        for role in ROLES
+    }
+    warnings: list[str] = []
+    oof = wells["oof"]
+    raw = _fit([oof.logits_WK], [oof.truth_W], "raw", warnings)
+    groups = _learn(config.prior, manifest, warnings)
+    arrangements: dict[str, dict[str, Arrangement]] = {role: {} for role in ROLES}
+    parts: dict[str, list[Competition]] = {role: [] for role in ROLES}
+    temperatures = Temperatures(raw, raw, 1.0)
+    if groups is not None:
+        for role, of_role in wells.items():
+            # Calibrated, because the margin is read in nats.
+            arrangements[role] = infer_arrangements(
+                of_role.logits_WK / raw, of_role.experiments_W, of_role.plates_W, groups, config.prior.permutations
+            )
+            for experiment, arrangement in arrangements[role].items():
+                _accept_or_say(config.prior, role, experiment, arrangement, warnings)
+            parts[role] = competitions(
+                of_role.experiments_W, of_role.plates_W, arrangements[role], groups, config.prior
+            )
+        temperatures = _fit_restricted(raw, parts["oof"], oof, config.prior, warnings)
+    names = {role: name_wells(wells[role].logits_WK, parts[role], temperatures, config.prior) for role in ROLES}
+    for message in warnings:
+        progress.warn(f"{content.cell_type}: {message}")
+    summary = {
+        "cell_type": content.cell_type,
+        "prior_enabled": groups is not None,
+        "temperature": {"raw": temperatures.raw, "group": temperatures.group, "balanced": temperatures.balanced},
+        "experiments": [
+            _experiment(role, experiment, arrangement, config.prior)
+            for role in ROLES
+            for experiment, arrangement in arrangements[role].items()
+        ],
+        "warnings": warnings,
+    }
+    with whole_directory(out) as making:
+        for role in ROLES:
+            write_names(making / f"{role}.csv", wells[role].ids_W, names[role], vocabulary.treatments)
+        (making / "assign.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        shutil.copyfile(logits / META_FILE, making / META_FILE)
+    _say(content.cell_type, oof, names["oof"])
+
+
+def _locate(logits: WellLogits, manifest: Manifest, treatments: tuple[str, ...], where: str, source: Path) -> RoleWells:
+    """Finds the wells in a manifest and keeps the treatment columns of their logits."""
+    index = {label: k for k, label in enumerate(treatments)}
+    known = {
+        well.id_code: (plate.experiment, plate.plate, well.sirna)
+        for plate in manifest.plates
+        for well in plate.wells
+        if well.well_type == "treatment"
+    }
+    for id_code in logits.ids_W:
+        if id_code not in known:
+            raise InputError(f"{where} well {id_code} is no treatment well of {source}; give the manifest of this run")
+    rows = [known[id_code] for id_code in logits.ids_W]
+    return RoleWells(
+        ids_W=logits.ids_W,
+        experiments_W=tuple(row[0] for row in rows),
+        plates_W=tuple(row[1] for row in rows),
+        truth_W=np.array([-1 if row[2] is None else index[row[2]] for row in rows], dtype=np.intp),
+        # Controls are never an answer: their classes come after the treatments.
+        logits_WK=logits.logits_WK[:, : len(treatments)],
+    )
+
+
+def _learn(prior: PriorConfig, manifest: Manifest, warnings: list[str]) -> PlateGroups | None:
+    if not prior.enabled:
+        return None
+    try:
+        return learn_groups(labelled_treatments(manifest.plates), manifest.vocabulary.treatments)
+    except NoPlateDesignError as error:
+        if prior.on_low_margin == "refuse":
+            raise
+        warnings.append(f"named without the prior: {error}")
+        return None
+
+
+def _accept_or_say(
+    prior: PriorConfig, role: str, experiment: str, arrangement: Arrangement, warnings: list[str]
+) -> None:
+    if arrangement.accepted(prior):
+        return
+    lead = (
+        f"experiment {experiment} ({role}): the arrangement of plate groups leads by {arrangement.margin:.1f} nats and "
+        f"{arrangement.separation:.2f} standard errors, below {prior.min_margin:g} or {prior.min_separation:g}"
+    )
+    if prior.on_low_margin == "refuse":
+        raise InputError(f"{lead}; train longer, or set prior.on_low_margin to all_classes")
+    warnings.append(f"{lead}; its wells are named among all treatments")
+
+
+def _fit_restricted(
+    raw: float, parts: list[Competition], oof: RoleWells, prior: PriorConfig, warnings: list[str]
+) -> Temperatures:
+    """Temperatures of group and balanced probabilities; wells of a wrong or unclear arrangement do not count."""
+    truth = [_columns(part, oof.truth_W) for part in parts]
+    restricted = [n for n, part in enumerate(parts) if part.plate is not None]
+    group = _fit(
+        [parts[n].log_prob(oof.logits_WK) for n in restricted], [truth[n] for n in restricted], "group", warnings
+    )
+    so_far = Temperatures(raw, group, 1.0)
+    balanced = _fit([balance(part, oof.logits_WK, so_far, prior) for part in parts], truth, "balanced", warnings)
+    return Temperatures(raw, group, balanced)
+
+
+def _columns(part: Competition, truth_W: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The column of each well's true class among the part's classes, -1 where it is not there."""
+    column_of = {int(k): column for column, k in enumerate(part.classes_k)}
+    return np.array([column_of.get(int(truth), -1) for truth in truth_W[part.wells_w]], dtype=np.intp)
+
+
+def _fit(logits: list[NDArray[Any]], truth: list[NDArray[np.intp]], name: str, warnings: list[str]) -> float:
+    if not any((truth_W >= 0).any() for truth_W in truth):
+        warnings.append(f"{name} confidences are not calibrated: no out-of-fold wells to fit a temperature on")
+        return 1.0
+    return fit_temperature(logits, truth)
+
+
+def _experiment(role: str, experiment: str, arrangement: Arrangement, prior: PriorConfig) -> Mapping[str, Any]:
+    accepted = arrangement.accepted(prior)
+    return {
+        "experiment": experiment,
+        "role": role,
+        "groups": [arrangement.groups[plate] for plate in sorted(arrangement.groups)] if accepted else None,
+        # A sole arrangement has no second to lead; JSON has no infinity.
+        "margin": arrangement.margin if math.isfinite(arrangement.margin) else None,
+        "separation": arrangement.separation if math.isfinite(arrangement.separation) else None,
+        "accepted": accepted,
+    }
+
+
+def _say(cell_type: str, oof: RoleWells, names: Names) -> None:
+    if len(oof.ids_W):
+        raw, group, assigned = (
+            float((named == oof.truth_W).mean()) for named in (names.raw_W, names.group_W, names.sirna_W)
+        )
+        progress.note(
+            f"{cell_type}: out-of-fold top-1 {raw:.3f} raw, {group:.3f} in its group, {assigned:.3f} assigned"
+        )

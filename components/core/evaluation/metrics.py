@@ -1,0 +1,97 @@
+"""Well top-1 on arrays of class indices, and the validation accuracies that select checkpoints. Pure NumPy.
+
+W wells, K treatment classes. Tables over named wells, with labels and confidences, are in scores.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.core.config import PriorConfig
+from components.core.prior.balancing import sinkhorn
+from components.core.prior.plate_groups import PlateGroups
+
+Selection = Literal["balanced", "group", "raw"]
+
+
+def top1(predicted_W: NDArray[np.intp], truth_W: NDArray[np.intp]) -> float:
+    """The fraction of wells whose predicted class is the true one.
+
+    Raises:
+        ValueError: no wells, or different numbers of them.
+    """
+    if predicted_W.shape != truth_W.shape or len(truth_W) == 0:
+        raise ValueError(
+            f"top-1 needs as many predictions as truths and at least one, got {predicted_W.shape}, {truth_W.shape}"
+        )
+    return float((predicted_W == truth_W).mean())
+
+
+def top1_by_cell_type(
+    predicted_W: NDArray[np.intp], truth_W: NDArray[np.intp], cell_types_W: Sequence[str]
+) -> dict[str, float]:
+    """Top-1 over all wells (`overall`), then by cell type in sorted order.
+
+    Raises:
+        ValueError: as `top1`.
+    """
+    cell_type_W = np.asarray(cell_types_W)
+    table = {"overall": top1(predicted_W, truth_W)}
+    for cell_type in sorted(set(cell_types_W)):
+        of_type_W = cell_type_W == cell_type
+        table[cell_type] = top1(predicted_W[of_type_W], truth_W[of_type_W])
+    return table
+
+
+def selection_accuracy(
+    kind: Selection,
+    logits_WK: NDArray[np.floating],
+    truth_W: NDArray[np.intp],
+    experiments_W: Sequence[str],
+    plates_W: Sequence[int],
+    groups: PlateGroups | None,
+    prior: PriorConfig,
+) -> float:
+    """Validation top-1 that selects a checkpoint.
+
+    `raw`: arg-max over all treatments. `group`: arg-max over the group of the well's plate. `balanced`: arg-max after
+    Sinkhorn balancing of every validation plate over its group. The plate's group is the true one: validation
+    experiments are labelled, and an inferred arrangement that flips early in training would make epochs incomparable.
+
+    Args:
+        kind: which of the three.
+        logits_WK: logits of the treatment classes, (W, K).
+        truth_W: true treatment class of each well.
+        experiments_W: the experiment of each well.
+        plates_W: the plate number of each well.
+        groups: the plate groups; None where the screen has no plate design or the prior is off. Then all treatments are
+            one group, so that `group` equals `raw` and `balanced` balances whole plates over all treatments.
+        prior: iterations and tolerance of balancing.
+
+    Raises:
+        ValueError: no wells.
+    """
+    if kind == "raw" or (kind == "group" and groups is None):
+        return top1(logits_WK.argmax(axis=1), truth_W)
+    group_K = np.zeros(logits_WK.shape[1], dtype=np.intp) if groups is None else groups.group_of_class()
+    if kind == "group":
+        inside_WK = group_K[None, :] == group_K[truth_W][:, None]
+        return top1(np.where(inside_WK, logits_WK, -np.inf).argmax(axis=1), truth_W)
+    experiment_W, plate_W = np.asarray(experiments_W), np.asarray(plates_W)
+    predicted_W = np.empty(len(truth_W), dtype=np.intp)
+    for experiment, plate in sorted(set(zip(experiments_W, plates_W, strict=True))):
+        wells_w = np.flatnonzero((experiment_W == experiment) & (plate_W == plate))
+        # A plate holds one group; the majority decides, so that one mislabelled well does not move the whole plate.
+        group = np.bincount(group_K[truth_W[wells_w]]).argmax()
+        classes_k = np.flatnonzero(group_K == group)
+        balanced = sinkhorn(
+            logits_WK[np.ix_(wells_w, classes_k)].astype(np.float64),
+            prior.sinkhorn_iterations,
+            prior.sinkhorn_tolerance,
+        )
+        predicted_W[wells_w] = classes_k[balanced.log_prob_WK.argmax(axis=1)]
+    return top1(predicted_W, truth_W)

@@ -1,0 +1,118 @@
+"""The three names of a well: raw, within its plate's group, assigned one to one. Pure NumPy; no files.
+
+W wells, K treatment siRNAs; lower case w and k for the wells and siRNAs of one competition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from components.core.config import PriorConfig
+from components.core.prior.assignment import assign_plate
+from components.core.prior.balancing import sinkhorn
+from components.core.prior.competition import Competition
+
+TOP = 5
+
+
+@dataclass(frozen=True)
+class Temperatures:
+    """Softmax temperatures, fitted out of fold; 1 leaves probabilities as they are."""
+
+    raw: float = 1.0
+    """of logits over all treatments"""
+    group: float = 1.0
+    """of logits over the plate's group"""
+    balanced: float = 1.0
+    """of balanced log-probabilities"""
+
+
+@dataclass(frozen=True)
+class Names:
+    """What each well is called at each stage. Class indices and calibrated probabilities, one a well."""
+
+    sirna_W: NDArray[np.intp]
+    confidence_W: NDArray[np.float64]
+    margin_W: NDArray[np.float64]
+    """confidence minus the largest other probability of the well; negative where another siRNA is more probable"""
+    raw_W: NDArray[np.intp]
+    raw_confidence_W: NDArray[np.float64]
+    raw_uncalibrated_W: NDArray[np.float64]
+    """probability of the raw name at temperature 1"""
+    group_W: NDArray[np.intp]
+    group_confidence_W: NDArray[np.float64]
+    top_W5: NDArray[np.intp]
+    """the five most probable treatments before the prior, best first; fewer columns where there are fewer"""
+
+
+def name_wells(
+    logits_WK: NDArray[np.floating], parts: Sequence[Competition], temperatures: Temperatures, prior: PriorConfig
+) -> Names:
+    """Names wells before the prior, after the group restriction, and after assignment.
+
+    Args:
+        logits_WK: logits of the treatment classes, (W, K).
+        parts: competitions that cover every well once; none where the prior is not used: then the three names agree.
+        temperatures: for the confidences; they do not change a name on a square plate.
+        prior: iterations and tolerance of balancing.
+
+    Source: post-processing of the CellSignal 2nd-place method: restrict, balance, assign.
+    """
+    prob_WK = softmax(logits_WK.astype(np.float64) / temperatures.raw, axis=1)
+    everyone = np.arange(len(prob_WK))
+    # A stable sort of the negated values puts ties in class order, like argmax.
+    top_W5 = np.argsort(-prob_WK, axis=1, kind="stable")[:, :TOP]
+    raw_W = prob_WK.argmax(axis=1)
+    raw_confidence_W = prob_WK[everyone, raw_W]
+    raw_uncalibrated_W = softmax(logits_WK.astype(np.float64), axis=1)[everyone, raw_W]
+    sirna_W, group_W = raw_W.copy(), raw_W.copy()
+    confidence_W, group_confidence_W = raw_confidence_W.copy(), raw_confidence_W.copy()
+    margin_W = confidence_W - _largest_other(prob_WK, raw_W)
+    for part in parts:
+        rows_w = np.arange(len(part.wells_w))
+        restricted_wk = part.log_prob(logits_WK / temperature_of(part, temperatures))
+        best_w = restricted_wk.argmax(axis=1)
+        group_W[part.wells_w] = part.classes_k[best_w]
+        group_confidence_W[part.wells_w] = np.exp(restricted_wk[rows_w, best_w])
+        balanced_wk = balance(part, logits_WK, temperatures, prior)
+        assigned_w = assign_plate(balanced_wk)
+        prob_wk = softmax(balanced_wk / temperatures.balanced, axis=1)
+        sirna_W[part.wells_w] = part.classes_k[assigned_w]
+        confidence_W[part.wells_w] = prob_wk[rows_w, assigned_w]
+        margin_W[part.wells_w] = prob_wk[rows_w, assigned_w] - _largest_other(prob_wk, assigned_w)
+    return Names(
+        sirna_W,
+        confidence_W,
+        margin_W,
+        raw_W,
+        raw_confidence_W,
+        raw_uncalibrated_W,
+        group_W,
+        group_confidence_W,
+        top_W5,
+    )
+
+
+def balance(
+    part: Competition, logits_WK: NDArray[np.floating], temperatures: Temperatures, prior: PriorConfig
+) -> NDArray[np.float64]:
+    """Balanced log-probabilities of one competition, nats, (w, k), before their own temperature."""
+    log_prob_wk = part.log_prob(logits_WK / temperature_of(part, temperatures))
+    return sinkhorn(log_prob_wk, prior.sinkhorn_iterations, prior.sinkhorn_tolerance).log_prob_WK
+
+
+def temperature_of(part: Competition, temperatures: Temperatures) -> float:
+    """The temperature of a competition's logits: an experiment that competes for all treatments is not restricted."""
+    return temperatures.raw if part.plate is None else temperatures.group
+
+
+def _largest_other(prob_WK: NDArray[np.float64], chosen_W: NDArray[np.intp]) -> NDArray[np.float64]:
+    """The largest probability of each row outside the chosen column; 0 where there is no other."""
+    others_WK = prob_WK.copy()
+    others_WK[np.arange(len(prob_WK)), chosen_W] = 0.0
+    return np.asarray(others_WK.max(axis=1, initial=0.0))

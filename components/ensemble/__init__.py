@@ -1,0 +1,1 @@
+"""ensemble: logits of the folds averaged, by cell type."""

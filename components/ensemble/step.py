@@ -1,0 +1,116 @@
+"""ensemble: logits of the folds of one cell type in, their mean out. Reads, checks and writes; no model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.core import progress
+from components.core.errors import InputError
+from components.core.storage.logits import LogitsDirectory, WellLogits, read_logits, write_logits
+from components.core.storage.whole_directory import whole_directory
+
+
+def main(logits: str, out: str) -> None:
+    """The step as the pipeline calls it.
+
+    Args:
+        logits: JSON list of the folds' logits directories.
+        out: directory to create.
+    """
+    folds = [Path(path) for path in json.loads(logits)]
+    with progress.task("ensemble", cell_type=read_logits(folds[0]).cell_type if folds else None):
+        run(folds, Path(out))
+
+
+def run(folds: Sequence[Path], out: Path) -> None:
+    """Joins the folds of a cell type: out-of-fold wells side by side, all others by the mean of their logits.
+
+    An out-of-fold well is named by its own fold only, whose models never saw its label. The mean is of logits, before
+    any softmax, and does not depend on the order of the folds.
+
+    Args:
+        folds: one logits directory a fold, in any order; meta.json says which fold it is.
+        out: directory to create, whole or not at all.
+
+    Raises:
+        InputError: no directories, different cell types, a fold twice, different classes or wells, or a well that is
+            out of fold in two folds.
+    """
+    if not folds:
+        raise InputError("ensemble needs at least one logits directory; give one a fold with --logits")
+    parts = _in_fold_order([(path, read_logits(path)) for path in folds])
+    wells = {"oof": _joined(parts), **{role: _mean(parts, role) for role in ("unlabelled", "holdout")}}
+    merged = LogitsDirectory(wells, _merged_meta(parts))
+    with whole_directory(out) as making:
+        write_logits(making, merged)
+    counts = ", ".join(f"{len(content.ids_W)} {role}" for role, content in wells.items())
+    progress.note(f"{merged.cell_type}: {len(parts)} folds, {counts} wells")
+
+
+Part = tuple[Path, LogitsDirectory]
+
+
+def _in_fold_order(parts: Sequence[Part]) -> list[Part]:
+    seen: dict[int, Path] = {}
+    first_path, first = parts[0]
+    for path, content in parts:
+        fold = content.meta.get("fold")
+        if not isinstance(fold, int):
+            raise InputError(f"{path}: meta.json names no fold; give the outputs of pseudo_label")
+        if fold in seen:
+            raise InputError(f"{path}: fold {fold} is also in {seen[fold]}; give each fold once")
+        seen[fold] = path
+        if content.cell_type != first.cell_type:
+            raise InputError(
+                f"{path}: cell type {content.cell_type}, but {first_path} is of {first.cell_type}; "
+                "ensemble one cell type at a time"
+            )
+        if content.classes != first.classes:
+            raise InputError(
+                f"{path}: {content.classes} classes, but {first_path} has {first.classes}; "
+                "the folds are not of one screen"
+            )
+    return sorted(parts, key=lambda part: int(part[1].meta["fold"]))
+
+
+def _joined(parts: Sequence[Part]) -> WellLogits:
+    owner: dict[str, Path] = {}
+    for path, content in parts:
+        for id_code in content.wells["oof"].ids_W:
+            if id_code in owner:
+                raise InputError(
+                    f"{path}: well {id_code} is out of fold here and in {owner[id_code]}; "
+                    "the folds must not share experiments"
+                )
+            owner[id_code] = path
+    return WellLogits(tuple(owner), np.concatenate([content.wells["oof"].logits_WK for _, content in parts]))
+
+
+def _mean(parts: Sequence[Part], role: str) -> WellLogits:
+    first_path, first = parts[0]
+    ids = first.wells[role].ids_W
+    # Float64 so that the mean of many folds rounds once.
+    total_WK = np.zeros(first.wells[role].logits_WK.shape, dtype=np.float64)
+    for path, content in parts:
+        differing = set(ids) ^ set(content.wells[role].ids_W)
+        if differing:
+            raise InputError(
+                f"{path}: {role} well {min(differing)} is in only one of it and {first_path}; "
+                "run the folds on one screen manifest"
+            )
+        total_WK += content.wells[role].take(ids)
+    return WellLogits(ids, (total_WK / len(parts)).astype(np.float32))
+
+
+def _merged_meta(parts: Sequence[Part]) -> dict[str, Any]:
+    """Histories keep every record: pretraining shows in each cell type's history, and the report takes it once."""
+    return {
+        "cell_type": parts[0][1].cell_type,
+        "folds": [entry for _, content in parts for entry in content.meta["folds"]],
+        "history": [record for _, content in parts for record in content.meta["history"]],
+    }
