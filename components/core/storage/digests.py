@@ -63,7 +63,8 @@ def code_digest(*packages_or_paths: str) -> str:
 def _sources(given: str) -> list[list[str]]:
     """Name and digest of each source file; a path outside of the package counts by its last part, wherever it lies."""
     module = _ROOT.joinpath(*given.split("."))
-    for path, name in ((module, given), (module.with_name(f"{module.name}.py"), given), (Path(given), Path(given).name)):
+    file = module.with_name(f"{module.name}.py")
+    for path, name in ((module, given), (file, given), (Path(given), Path(given).name)):
         if path.is_dir():
             sources = sorted(path.rglob("*.py"))
             return [[f"{name}/{source.relative_to(path).as_posix()}", digest_file(source)] for source in sources]

@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from components.core.errors import InputError, StepError
 from components.core.storage.endpoint import Endpoint
-from components.core.storage.seaweedfs import last_log_lines, weed_binary
+from components.core.storage.seaweedfs import HOST, last_log_lines, weed_binary
 from components.core.storage.server_folder import FileLock, ServerFolder, ServerState
 
 _REGION = "us-east-1"
@@ -78,9 +78,15 @@ class EmbeddedStore:
         """The variables that lead any S3 client in this or a child process to the server.
 
         The session token is empty on purpose: one from the user's shell would not match these credentials.
+        Where the shell names a proxy, NO_PROXY is among them, since a proxy cannot reach this machine's loopback.
         """
         state = self._running()
+        direct = {}
+        if any(os.environ.get(name) for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")):
+            excluded = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
+            direct = dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(filter(None, (excluded, HOST))))
         return {
+            **direct,
             "AWS_ENDPOINT_URL": state.url,
             "AWS_ACCESS_KEY_ID": state.access_key,
             "AWS_SECRET_ACCESS_KEY": state.secret_key,

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import obstore
 from boto3.exceptions import Boto3Error
-from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
+from botocore.exceptions import BotoCoreError, ClientError
 from obstore.exceptions import BaseError
 
 from components.core.errors import InputError, StepError
@@ -262,8 +262,6 @@ class ObjectStore:
             with self._errors(key, "download"):
                 self._control.download_file(self.bucket, self._key(key), str(partial), Config=TRANSFER)
             partial.replace(path)
-        except MissingObjectError:
-            raise
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from None
         finally:
@@ -277,44 +275,36 @@ class ObjectStore:
             self.requests[kind] += requests
 
     def _say(self, error: BaseException) -> str:
-        return self._endpoint.conceal(f"{type(error).__name__}: {error}")[:300]
+        # obstore appends a dump of its internals, which may hold what the server answered.
+        return self._endpoint.conceal(f"{type(error).__name__}: {error}".partition("Debug source")[0])[:300]
 
     @contextmanager
     def _errors(self, key: str, action: str) -> Iterator[None]:
-        """Turns what the two clients raise into this package's errors."""
-        uri = self.uri(key)
+        """Turns what the two clients raise into this package's errors; local file errors pass."""
         try:
             yield
-        except (InputError, StepError, MissingObjectError):
-            raise
-        except FileNotFoundError as error:
-            if action != "get":  # obstore's word for a missing object or bucket; elsewhere it is a local file
+        except (ClientError, BotoCoreError, Boto3Error, BaseError, FileNotFoundError, PermissionError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
                 raise
-            raise MissingObjectError(uri) from error.__cause__
-        except ClientError as error:
-            code = _code(error)
-            if code in _MISSING_KEY and action in ("get", "download"):
-                raise MissingObjectError(uri) from None
-            if code in _REFUSED:
-                raise InputError(self._refusal(uri, action)) from None
-            if code == "NoSuchBucket":
-                raise InputError(
-                    f"{uri}: {action} failed, there is no such bucket at {self._endpoint.address}"
-                ) from None
-            raise StepError(f"{uri}: {action} failed ({self._say(error)})") from None
-        except (BaseError, PermissionError, BotoCoreError, Boto3Error, ConnectionError, HTTPClientError) as error:
-            if isinstance(error, PermissionError) and action not in ("get", "put"):
-                raise
-            said = self._say(error)
-            if any(code in said for code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied")):
-                raise InputError(self._refusal(uri, action)) from None
-            raise StepError(f"{uri}: {action} failed at {self._endpoint.address} ({said})") from None
+            raise self._translate(error, key, action) from None
 
-    def _refusal(self, uri: str, action: str) -> str:
-        return (
-            f"{uri}: {action} refused by {self._endpoint.address}; "
-            "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or the rights of that user"
-        )
+    def _translate(self, error: Exception, key: str, action: str) -> Exception:
+        uri, where = self.uri(key), self._endpoint.address
+        # Only ClientError has a code; obstore and boto3's transfers quote the server's answer in their message.
+        code = _code(error) if isinstance(error, ClientError) else ""
+        said = str(error)
+        if code == "NoSuchBucket" or (not code and "NoSuchBucket" in said):
+            return InputError(f"{uri}: {action} failed, {where} has no bucket {self.bucket}; create it")
+        if code in _REFUSED or (
+            not code and any(f"{refused}<" in said or f"({refused})" in said for refused in _REFUSED)
+        ):
+            return InputError(
+                f"{uri}: {action} refused by {where}; "
+                "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or the rights of that user"
+            )
+        if code in _MISSING_KEY or isinstance(error, FileNotFoundError):
+            return MissingObjectError(uri)
+        return StepError(f"{uri}: {action} failed at {where} ({self._say(error)})")
 
 
 def parse_uri(uri: str) -> tuple[str, str]:
