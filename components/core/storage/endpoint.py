@@ -5,7 +5,9 @@ boto3 moves large files and makes control calls; obstore keeps many small reques
 
 from __future__ import annotations
 
+import functools
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig
 
 MIB = 1024 * 1024
+_session_lock = threading.Lock()
 IN_FLIGHT = 32
 """Site-sized requests in flight from one get_many or put_many."""
 
@@ -100,15 +103,16 @@ class Endpoint:
             proxies={} if loopback else None,
             s3={"addressing_style": "path" if self.url else "auto", "payload_signing_enabled": False},
         )
-        return boto3.session.Session().client(
-            "s3",
-            endpoint_url=self.url,
-            region_name=self.region,
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
-            aws_session_token=self.session_token,
-            config=config,
-        )
+        with _session_lock:
+            return _session().client(
+                "s3",
+                endpoint_url=self.url,
+                region_name=self.region,
+                aws_access_key_id=self.access_key,
+                aws_secret_access_key=self.secret_key,
+                aws_session_token=self.session_token,
+                config=config,
+            )
 
     def bulk_client(self, bucket: str) -> S3Store:
         """An obstore client of one bucket, for many small requests; thread-safe."""
@@ -127,6 +131,12 @@ class Endpoint:
             retry_config={"max_retries": 8, "retry_timeout": timedelta(seconds=60)},
             **given,  # type: ignore[arg-type]
         )
+
+
+@functools.cache
+def _session() -> boto3.session.Session:
+    """One session a process: it parses the S3 service model once, which costs more than a request; not thread-safe."""
+    return boto3.session.Session()
 
 
 def _without_userinfo(url: str) -> str:

@@ -1,0 +1,252 @@
+"""The object store against a real server: what is written comes back, and what fails says why on one line."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from components.core.errors import InputError, StepError
+from components.core.storage.endpoint import Endpoint
+from components.core.storage.interface import MissingObjectError
+from components.core.storage.object_store import ObjectStore, parse_uri
+
+OPERATIONS: dict[str, Callable[[ObjectStore, Path], object]] = {
+    "get": lambda store, _: store.get("a"),
+    "get_many": lambda store, _: store.get_many(["a"]),
+    "put": lambda store, _: store.put("a", b"1"),
+    "put_many": lambda store, _: store.put_many([("a", b"1")]),
+    "put_if_absent": lambda store, _: store.put_if_absent("a", b"1"),
+    "list": lambda store, _: store.list(),
+    "delete": lambda store, _: store.delete("a"),
+    "upload_file": lambda store, path: store.upload_file(path, "a"),
+    "download_file": lambda store, path: store.download_file("a", path),
+}
+
+
+@pytest.fixture
+def local_file(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    return path
+
+
+@pytest.mark.parametrize("data", [b"", b"x", os.urandom(3_000_000)], ids=["empty", "one byte", "3 MB"])
+def test_what_is_put_comes_back_and_a_second_put_replaces_it(store: ObjectStore, data: bytes) -> None:
+    store.put("plate/0/c/1", b"earlier")
+    store.put("plate/0/c/1", data)
+    assert store.get("plate/0/c/1") == data
+
+
+def test_keys_with_unusual_characters_come_back(store: ObjectStore) -> None:
+    keys = ["with space", "plus+and%20percent", "ümlaut", "a=b&c", "tilde~(1)"]
+    store.put_many((key, key.encode()) for key in keys)
+    assert store.list() == sorted(keys)
+    assert store.get_many(keys) == [key.encode() for key in keys]
+    assert all(store.exists(key) for key in keys)
+    assert store.delete_prefix("") == len(keys)
+
+
+def test_many_objects_keep_their_order_list_in_pages_and_are_deleted_in_batches(store: ObjectStore) -> None:
+    keys = [f"site/{n:04d}" for n in range(1203)]  # a page and a delete batch are 1000
+    store.put_many((key, key.encode()) for key in reversed(keys))
+    store.put("sites-of-another-prefix", b"")
+    assert store.list("site/") == keys
+    shuffled = keys[600:] + keys[:600]
+    assert store.get_many(shuffled) == [key.encode() for key in shuffled]
+    assert store.requests == {"gets": 1203, "puts": 1204}
+    assert store.delete_prefix("site/") == 1203
+    assert store.list() == ["sites-of-another-prefix"]
+
+
+def test_put_many_draws_items_as_it_goes(store: ObjectStore) -> None:
+    drawn = 0
+    most_ahead = 0
+
+    def items() -> Iterator[tuple[str, bytes]]:
+        nonlocal drawn, most_ahead
+        for n in range(200):
+            drawn += 1
+            most_ahead = max(most_ahead, drawn - store.requests["puts"])
+            yield f"{n}", b"x"
+
+    store.put_many(items())
+    assert drawn == 200
+    assert most_ahead < 100
+
+
+def test_an_error_of_the_generator_reaches_the_caller_as_it_is(store: ObjectStore) -> None:
+    def items() -> Iterator[tuple[str, bytes]]:
+        yield "a", b"x"
+        raise InputError("well B03 is damaged")
+
+    with pytest.raises(InputError, match=r"^well B03 is damaged$"):
+        store.put_many(items())
+
+
+def test_of_eight_conditional_writers_one_wins_and_its_data_stay(store: ObjectStore) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for key in ("first", "second", "third"):
+            won = list(pool.map(lambda n, key=key: store.put_if_absent(key, b"%d" % n), range(8)))
+            assert sum(won) == 1
+            assert store.get(key) == b"%d" % won.index(True)
+
+
+def test_threads_share_a_store(store: ObjectStore) -> None:
+    def work(n: int) -> bool:
+        store.put_many((f"{n}/{i}", b"%d" % (n * i)) for i in range(20))
+        return store.get_many([f"{n}/{i}" for i in range(20)]) == [b"%d" % (n * i) for i in range(20)]
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(work, range(6)))
+    assert store.requests == {"gets": 120, "puts": 120}
+
+
+def test_files_over_the_multipart_threshold_come_back_whole(store: ObjectStore, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(os.urandom(1 << 20) * 40)  # two parts of up to 32 MiB
+    target.write_bytes(b"earlier")
+    store.upload_file(source, "weights")
+    store.download_file("weights", target)
+    assert target.read_bytes() == source.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "target"]
+
+
+def test_a_missing_object_is_named_and_leaves_no_file(store: ObjectStore, tmp_path: Path) -> None:
+    for read in (
+        lambda: store.get("gone"),
+        lambda: store.get_many(["gone"]),
+        lambda: store.download_file("gone", tmp_path / "target"),
+    ):
+        with pytest.raises(MissingObjectError, match=f"{store.prefix}/gone"):
+            read()
+    assert not store.exists("gone")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_local_files_that_cannot_be_read_or_written_are_named(store: ObjectStore, tmp_path: Path) -> None:
+    store.put("a", b"1")
+    missing = tmp_path / "no-folder" / "file"
+    with pytest.raises(InputError, match="no-folder/file: cannot be read"):
+        store.upload_file(missing, "b")
+    with pytest.raises(InputError, match="no-folder/file: cannot be written"):
+        store.download_file("a", missing)
+
+
+def test_the_whole_bucket_cannot_be_deleted(store: ObjectStore) -> None:
+    whole = ObjectStore.connect(store.bucket)
+    with pytest.raises(InputError, match="refusing to delete the whole bucket"):
+        whole.delete_prefix("")
+
+
+def test_uris_and_prefixes_name_the_same_object(store: ObjectStore) -> None:
+    store.put("deep/key", b"1")
+    assert store.uri("deep/key") == f"s3://cellsignal/{store.prefix}/deep/key"
+    assert ObjectStore.connect(f"s3://cellsignal/{store.prefix}/", "/deep").get("key") == b"1"
+    assert ObjectStore.connect(f"minio://cellsignal/{store.prefix}").get("deep/key") == b"1"
+    assert store.below("deep").list() == ["key"]
+    assert parse_uri("minio://bucket/v2/artifacts/x") == ("bucket", "v2/artifacts/x")
+
+
+@pytest.mark.parametrize("uri", ["", "gs://bucket/x", "s3://", "bucket/with/slash"])
+def test_what_is_no_store_is_refused(store: ObjectStore, uri: str) -> None:
+    with pytest.raises(InputError, match="write"):
+        ObjectStore.connect(uri)
+
+
+def test_a_pickled_store_carries_no_credentials_and_works(store: ObjectStore) -> None:
+    store.put("a", b"1")
+    pickled = pickle.dumps(store)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        assert os.environ[name].encode() not in pickled
+    assert pickle.loads(pickled).get("a") == b"1"
+
+
+def test_secrets_stay_out_of_reprs_and_quoted_messages(store: ObjectStore) -> None:
+    endpoint = Endpoint.from_environment()
+    secret = os.environ["AWS_SECRET_ACCESS_KEY"]
+    assert secret not in repr(endpoint) + repr(store)
+    assert os.environ["AWS_ACCESS_KEY_ID"] not in repr(endpoint) + repr(store)
+    assert endpoint.conceal(f"a\nserver said {secret}") == "a server said ***"
+
+
+def test_a_usable_store_passes_its_check(store: ObjectStore) -> None:
+    store.check()
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_no_credentials_is_an_error_that_names_the_variable(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.delenv(name)
+    with pytest.raises(InputError, match=f"{name} is not set; set"):
+        ObjectStore.connect("cellsignal")
+
+
+@pytest.mark.parametrize("action", ["check", *OPERATIONS])
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_wrong_credentials_are_refused_in_every_operation(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, local_file: Path, name: str, action: str
+) -> None:
+    monkeypatch.setenv(name, "wrong-credential")
+    stranger = ObjectStore.connect("cellsignal", store.prefix)
+    with pytest.raises(InputError, match=r"refused .*correct AWS_ACCESS_KEY_ID") as caught:
+        stranger.check() if action == "check" else OPERATIONS[action](stranger, local_file)
+    _assert_one_clean_line(str(caught.value), "wrong-credential", os.environ["AWS_SECRET_ACCESS_KEY"])
+
+
+@pytest.mark.parametrize("action", ["check", *OPERATIONS])
+def test_a_missing_bucket_is_named_in_every_operation(store: ObjectStore, local_file: Path, action: str) -> None:
+    elsewhere = ObjectStore.connect("no-such-bucket")
+    with pytest.raises(InputError, match=r"no-such-bucket.* (no such bucket|has no bucket).*create it") as caught:
+        elsewhere.check() if action == "check" else OPERATIONS[action](elsewhere, local_file)
+    _assert_one_clean_line(str(caught.value), os.environ["AWS_SECRET_ACCESS_KEY"])
+
+
+def test_a_dead_endpoint_is_noticed_at_once(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://user:password@127.0.0.1:{closed.getsockname()[1]}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    begun = time.monotonic()
+    with pytest.raises(InputError, match=r"no answer from http://127.0.0.1:\d+ .*start the store or correct") as caught:
+        ObjectStore.connect("cellsignal").check()
+    assert time.monotonic() - begun < 5
+    _assert_one_clean_line(str(caught.value), "password")
+
+
+def test_a_silent_endpoint_is_noticed_in_seconds(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        begun = time.monotonic()
+        with pytest.raises(InputError, match="no answer from"):
+            ObjectStore.connect("cellsignal").check()
+        assert time.monotonic() - begun < 8
+
+
+def test_an_endpoint_without_a_scheme_is_refused(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:9000")
+    with pytest.raises(InputError, match="AWS_ENDPOINT_URL 'localhost:9000': write it as"):
+        ObjectStore.connect("cellsignal")
+
+
+def test_a_server_failure_is_a_step_error_that_names_the_key(store: ObjectStore) -> None:
+    too_long = uuid.uuid4().hex * 20  # the server refuses path segments over 255 bytes
+    with pytest.raises(StepError, match=f"s3://cellsignal/{store.prefix}/{too_long[:50]}.*put failed") as caught:
+        store.put(too_long, b"1")
+    assert "\n" not in str(caught.value)
+
+
+def _assert_one_clean_line(message: str, *secrets: str) -> None:
+    assert "\n" not in message
+    for secret in secrets:
+        assert secret not in message
