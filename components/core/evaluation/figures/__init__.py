@@ -1,0 +1,1 @@
+"""The figures of a report, one a file: data in, inline SVG or PNG out. Nothing here reads or writes files."""

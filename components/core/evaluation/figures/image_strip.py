@@ -1,0 +1,65 @@
+"""One site as a strip of pictures: a composite, then each channel in its pseudo-colour. Arrays in, PNG bytes out.
+
+C channels, S side of the site, T side of a tile.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from components.core.evaluation.plate_statistics import quantile
+
+CHANNEL_COLOURS = (
+    (0x56, 0x8C, 0xFF),
+    (0x2B, 0xD9, 0x8A),
+    (0xFF, 0x5A, 0x4D),
+    (0x3F, 0xD5, 0xE8),
+    (0xF5, 0x6C, 0xD9),
+    (0xFF, 0xC8, 0x3D),
+)
+"""RGB of nuclei, ER, actin, nucleoli, mitochondria, Golgi in the composite; channels also stand alone, named."""
+CONTRAST = (0.01, 0.997)
+"""Quantiles of the plate's pixels that become black and full colour."""
+
+
+def contrast_limits(histograms: tuple[tuple[int, ...], ...]) -> NDArray[np.float64]:
+    """Black and full-colour grey level of each channel, shape (C, 2), from the plate's histograms.
+
+    Limits of the plate, not of the site: a dim site then looks dim beside others of its plate.
+    """
+    counts_CV = np.array(histograms, np.float64)
+    low_C, high_C = (quantile(counts_CV, q) for q in CONTRAST)
+    return np.stack([low_C, np.maximum(high_C, low_C + 1)], axis=1)
+
+
+def draw(image_CSS: NDArray[np.uint8], limits_C2: NDArray[np.float64], tile: int = 132) -> bytes:
+    """The strip as PNG: composite first, then the channels in order.
+
+    Args:
+        image_CSS: one site, uint8, shape (C, S, S).
+        limits_C2: of `contrast_limits`.
+        tile: side of a picture, pixels; larger sites are area-averaged down, smaller ones left alone.
+
+    Raises:
+        ValueError: more channels than colours.
+    """
+    channels = image_CSS.shape[0]
+    if channels > len(CHANNEL_COLOURS):
+        raise ValueError(f"pictures need at most {len(CHANNEL_COLOURS)} channels, got {channels}")
+    low_C11, high_C11 = limits_C2[:, 0, None, None], limits_C2[:, 1, None, None]
+    unit_CSS = np.clip((image_CSS - low_C11) / (high_C11 - low_C11), 0.0, 1.0)
+    tile = min(tile, image_CSS.shape[1])
+    unit_CTT = [cv2.resize(plane, (tile, tile), interpolation=cv2.INTER_AREA) for plane in unit_CSS]
+    coloured = [plane[..., None] * np.array(CHANNEL_COLOURS[c], np.float64) for c, plane in enumerate(unit_CTT)]
+    # Screen blending: overlapping stains brighten without clipping to white at the first overlap.
+    composite = 255.0 * (1.0 - np.prod([1.0 - 0.7 * layer / 255.0 for layer in coloured], axis=0))
+    gap = np.full((tile, max(1, tile // 44), 3), 255.0)
+    pieces = [composite]
+    for layer in coloured:
+        pieces += [gap, layer]
+    rgb = np.concatenate(pieces, axis=1).round().astype(np.uint8)
+    done, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    assert done, "a uint8 RGB array always encodes"
+    return bytes(data)

@@ -1,0 +1,75 @@
+"""Confidence of every well in plate geometry, with errors marked where the truth is known. Writes SVG by hand.
+
+By hand because a page may show tens of thousands of wells: one short element each, styled by class, with a tooltip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from components.core.evaluation.named_wells import NamedWell
+from components.core.storage.manifest import PlateRecord
+
+CELL = 11
+"""Side of a well in user units; the drawn square leaves a gap of one."""
+LARGEST = 18
+"""Pixels of a well on screen at most, so that small plates do not swell."""
+LEFT, TOP = 15, 13
+EDGES = (0.2, 0.4, 0.6, 0.8, 0.95)
+"""Upper edges of the confidence classes c0..c4; c5 is above the last."""
+COLOURS = ("#7f2704", "#c94f07", "#f2903d", "#f9cf9c", "#a9cbe3", "#3d7fb5")
+"""Vermilion where unsure to blue where sure: told apart without red and green, and dark at both ends that matter."""
+
+
+def shade(confidence: float) -> int:
+    """Index of the confidence class, 0 (least sure) to 5."""
+    return sum(confidence >= edge for edge in EDGES)
+
+
+def plate_extent(plates: Sequence[PlateRecord]) -> tuple[str, str, int, int]:
+    """First and last row letter and column number in use, so that all plates share one geometry."""
+    wells = [well.well for plate in plates for well in plate.wells]
+    rows, columns = [well[0] for well in wells], [int(well[1:]) for well in wells]
+    return min(rows), max(rows), min(columns), max(columns)
+
+
+def draw(plate: PlateRecord, named: Mapping[str, NamedWell], extent: tuple[str, str, int, int]) -> str:
+    """One plate: treatment wells shaded by confidence, controls as dots, unused positions empty.
+
+    Args:
+        plate: the wells of the plate.
+        named: named wells by id_code; a treatment well that is not among them is drawn empty.
+        extent: rows and columns to draw, of `plate_extent`.
+    """
+    top, bottom, first, last = extent
+    rows = [chr(code) for code in range(ord(top), ord(bottom) + 1)]
+    width, height = LEFT + CELL * (last - first + 1) + 1, TOP + CELL * len(rows) + 1
+    parts = []
+    for column in range(first, last + 1):
+        if column in (first, last) or column % 4 == 0:
+            parts.append(f'<text x="{LEFT + CELL * (column - first) + CELL / 2:g}" y="9">{column}</text>')
+    for r, row in enumerate(rows):
+        parts.append(f'<text x="7" y="{TOP + CELL * r + 8.5:g}">{row}</text>')
+    confidences = []
+    for well in plate.wells:
+        x, y = LEFT + CELL * (int(well.well[1:]) - first), TOP + CELL * (ord(well.well[0]) - ord(top))
+        name = named.get(well.id_code)
+        if well.well_type != "treatment":
+            parts.append(f'<circle cx="{x + 5}" cy="{y + 5}" r="1.6"/>')
+        elif name is None:
+            parts.append(f'<rect class="e" x="{x}" y="{y}"/>')
+        else:
+            confidences.append(name.confidence)
+            wrong = name.truth is not None and not name.correct_at("assigned")
+            tip = f"{well.well} {name.sirna} {name.confidence:.2f}" + (f", truly {name.truth}" if wrong else "")
+            parts.append(f'<rect class="c{shade(name.confidence)}" x="{x}" y="{y}"><title>{escape(tip)}</title></rect>')
+            if wrong:
+                dark = shade(name.confidence) in (0, 1, 5)
+                parts.append(f'<path class="x{" l" if dark else ""}" d="M{x + 2.5} {y + 2.5}l5 5m0-5l-5 5"/>')
+    low = sum(c < EDGES[2] for c in confidences)
+    alt = f"Plate {plate.plate} of {plate.experiment}: {len(confidences)} wells, {low} with confidence below {EDGES[2]}"
+    return (
+        f'<svg class="plate" role="img" aria-label="{escape(alt, quote=True)}" viewBox="0 0 {width} {height}" '
+        f'style="max-width:{LARGEST * width // CELL}px">' + "".join(parts) + "</svg>"
+    )

@@ -1,0 +1,1 @@
+"""report: predictions, metrics and one self-contained page."""

@@ -1,0 +1,291 @@
+"""report: assign outputs, manifests and truth in; predictions, metrics and one page out. Numbers are core.evaluation.
+
+Truth of unlabelled and held-out wells is read here and nowhere else, and only to be compared with names already given.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from components.core import progress
+from components.core.config import RunConfig, parse
+from components.core.errors import InputError, StepError
+from components.core.evaluation.examples import choose_examples
+from components.core.evaluation.figures import image_strip
+from components.core.evaluation.named_wells import SCORES, NamedWell, Score, with_truth
+from components.core.evaluation.report_page import Notice, Picture, Report, render
+from components.core.evaluation.scores import build_metrics
+from components.core.screen.packed import SiteReader
+from components.core.storage.artifacts import local_copy
+from components.core.storage.interface import ObjectReader
+from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
+from components.report.inputs import (
+    AssignOutput,
+    Places,
+    merge_history,
+    merge_validated,
+    read_assign_output,
+    read_labels,
+)
+
+PREDICTIONS: dict[Score, str] = {
+    "unlabelled": "predictions.csv",
+    "out_of_fold": "predictions_oof.csv",
+    "holdout": "predictions_holdout.csv",
+}
+PREDICTION_COLUMNS = ("id_code", "sirna", "confidence", "margin", "raw_sirna", "raw_confidence", "top5")
+
+
+def run(
+    config: RunConfig,
+    screen: Path,
+    holdout: Path,
+    holdout_labels: Path,
+    truth: Path | None,
+    uris: Sequence[str],
+    out: Path,
+    lineage: Mapping[str, Any],
+    store: ObjectReader | None = None,
+) -> dict[str, Any]:
+    """Writes the report's directory, whole or not at all.
+
+    Args:
+        config: of the whole run; it is written into the report.
+        screen: manifest of the training and unlabelled experiments.
+        holdout: manifest of the held-out experiments; may have no plates.
+        holdout_labels: their labels, id_code,sirna.
+        truth: labels of unlabelled wells, id_code,sirna, where known; may name some wells only.
+        uris: output directories of assign, one a cell type, as paths or object-store URIs.
+        out: directory to write; an earlier report there is replaced.
+        lineage: code_version, seeds, started, steps, image_digests as far as known; digests of manifests are added.
+        store: where the packed plates are, instead of the manifest's own store.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        InputError: a file is missing or malformed; names file, row and field.
+    """
+    screen_manifest, holdout_manifest = Manifest.read(screen), Manifest.read(holdout)
+    places = Places(screen_manifest, holdout_manifest)
+    labels: dict[Score, dict[str, str]] = {
+        "out_of_fold": places.labels(),
+        "unlabelled": read_labels(truth, places, "unlabelled") if truth else {},
+        "holdout": read_labels(holdout_labels, places, "holdout"),
+    }
+    with tempfile.TemporaryDirectory() as copies:
+        outputs = [read_assign_output(local_copy(uri, Path(copies) / str(i)), places) for i, uri in enumerate(uris)]
+    cell_types = _ordered_cell_types(outputs, config)
+    outputs.sort(key=lambda output: cell_types.index(output.cell_type))
+    wells = {
+        score: with_truth([well for output in outputs for well in output.wells[score]], labels[score])
+        for score in SCORES
+    }
+    history = merge_history(outputs)
+    metrics = build_metrics(wells, cell_types, history, merge_validated(outputs))
+    if lineage.get("partial"):
+        metrics["partial"] = True
+    lineage = {
+        "code_version": _installed_version(),
+        **lineage,
+        "manifest_digest": screen_manifest.digest(),
+        "holdout_manifest_digest": holdout_manifest.digest(),
+    }
+    pictures_of, pictures, note = _pictures(wells, screen_manifest, holdout_manifest, store)
+    page = render(
+        Report(
+            config=config,
+            screen=screen_manifest,
+            holdout=holdout_manifest,
+            wells=wells,
+            metrics=metrics,
+            history=history,
+            arrangements=[
+                {**entry, "cell_type": output.cell_type}
+                for output in outputs
+                for entry in output.assign.get("experiments", [])
+            ],
+            temperatures={
+                output.cell_type: output.assign["temperature"] for output in outputs if output.assign.get("temperature")
+            },
+            pictures=pictures,
+            pictures_of=pictures_of,
+            pictures_note=note,
+            notices=_notices(outputs, screen_manifest, holdout_manifest, wells, places, labels["unlabelled"]),
+            lineage=lineage,
+        )
+    )
+    with _whole_directory(out) as folder:
+        for score, name in PREDICTIONS.items():
+            _write_predictions(folder / name, wells[score])
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        (folder / "lineage.json").write_text(json.dumps(lineage, indent=2) + "\n", encoding="utf-8")
+        (folder / "config.yaml").write_text(config.dump(), encoding="utf-8")
+        (folder / "report.html").write_text(page, encoding="utf-8")
+    progress.note(f"report: {out / 'report.html'} ({len(page) / 1e6:.1f} MB)")
+    return metrics
+
+
+def main(
+    config: str, screen: str, holdout: str, holdout_labels: str, truth: str, uris: list[str], lineage: str, out: str
+) -> None:
+    """`run` on strings, for the KFP component: config and lineage as JSON, truth empty where there is none."""
+    with progress.task("report"):
+        run(
+            parse(RunConfig, _json(config, "config"), source="config"),
+            Path(screen),
+            Path(holdout),
+            Path(holdout_labels),
+            Path(truth) if truth else None,
+            uris,
+            Path(out),
+            _json(lineage, "lineage"),
+        )
+
+
+def command(
+    config: Annotated[str, typer.Option(help="configuration, by name or file")],
+    screen: Annotated[Path, typer.Option(help="manifest of the screen")],
+    holdout: Annotated[Path, typer.Option(help="manifest of the held-out experiments")],
+    holdout_labels: Annotated[Path, typer.Option(help="labels of the held-out wells, id_code,sirna")],
+    uri: Annotated[list[str], typer.Option(help="output of assign; once a cell type")],
+    out: Annotated[Path, typer.Option(help="directory to write")],
+    truth: Annotated[Path | None, typer.Option(help="labels of unlabelled wells, id_code,sirna")] = None,
+    lineage: Annotated[Path | None, typer.Option(help="lineage so far, JSON")] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, changes the configuration")] = None,
+) -> None:
+    """Writes predictions, metrics and the report of a run."""
+    known = _json(lineage.read_text(encoding="utf-8"), str(lineage)) if lineage else {}
+    with progress.task("report"):
+        run(RunConfig.load(config, changes or ()), screen, holdout, holdout_labels, truth, uri, out, known)
+
+
+def _ordered_cell_types(outputs: Sequence[AssignOutput], config: RunConfig) -> list[str]:
+    """The cell types of the outputs in the configuration's order; each may come once."""
+    names = [output.cell_type for output in outputs]
+    if not names:
+        raise InputError("--uri: no output of assign was given; give one a cell type")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise InputError(f"--uri: two outputs of assign are of {twice}; give one a cell type")
+    return [name for name in config.screen.cell_types if name in names] + sorted(
+        set(names) - set(config.screen.cell_types)
+    )
+
+
+def _pictures(
+    wells: Mapping[Score, Sequence[NamedWell]], screen: Manifest, holdout: Manifest, store: ObjectReader | None
+) -> tuple[Score | None, list[Picture], str | None]:
+    """The first site of each example well, drawn. Plates may be gone from the store by now: then the page says so."""
+    score, chosen = choose_examples(wells)
+    if score is None:
+        return None, [], "No well's truth is known, so there are no right and wrong names to show."
+    manifest = holdout if score == "holdout" else screen
+    try:
+        reader = SiteReader(store if store is not None else ObjectStore.connect(manifest.store), manifest)
+        table = reader.table
+        row = {str(id_code): w for w, id_code in enumerate(table.id_code_W)}
+        rows = [row[well.id_code] for well in chosen]
+        images_BCSS = reader.read([int(table.first_site_W[w]) for w in rows])
+    except (InputError, StepError) as error:
+        progress.warn(f"the report has no example images: {error}")
+        return score, [], f"The images could not be read: {error}"
+    limits = [image_strip.contrast_limits(manifest.plates[int(table.plate_W[w])].histograms) for w in rows]
+    strips = [image_strip.draw(image_CSS, limit) for image_CSS, limit in zip(images_BCSS, limits, strict=True)]
+    return score, [Picture(well, png) for well, png in zip(chosen, strips, strict=True)], None
+
+
+def _notices(
+    outputs: Sequence[AssignOutput],
+    screen: Manifest,
+    holdout: Manifest,
+    wells: Mapping[Score, Sequence[NamedWell]],
+    places: Places,
+    truth: Mapping[str, str],
+) -> list[Notice]:
+    """Everything a reader should look at, in the order of the steps."""
+    notices = [Notice("normalize", message) for manifest in (screen, holdout) for message in manifest.warnings]
+    for output in outputs:
+        notices += [Notice(f"assign {output.cell_type}", message) for message in output.assign.get("warnings", [])]
+        missing = len(places.ids("out_of_fold", output.cell_type)) - len(output.wells["out_of_fold"])
+        if missing:
+            message = (
+                f"{missing:,} labelled wells of {output.cell_type} have no out-of-fold name: their folds are missing"
+            )
+            notices.append(Notice("report", message))
+    reported = {output.cell_type for output in outputs}
+    for name in dict.fromkeys(p.cell_type for p in (*screen.plates, *holdout.plates) if p.cell_type not in reported):
+        notices.append(Notice("report", f"no output of assign was given for {name}; it is not in the predictions"))
+    if truth and len(truth) < len(wells["unlabelled"]):
+        message = (
+            f"the truth names {len(truth):,} of {len(wells['unlabelled']):,} unlabelled wells; their score is of those"
+        )
+        notices.append(Notice("report", message))
+    return list(dict.fromkeys(notices))
+
+
+def _write_predictions(path: Path, wells: Sequence[NamedWell]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(PREDICTION_COLUMNS)
+        for w in wells:
+            writer.writerow(
+                (
+                    w.id_code,
+                    w.sirna,
+                    f"{w.confidence:.6g}",
+                    f"{w.margin:.6g}",
+                    w.raw_sirna,
+                    f"{w.raw_confidence:.6g}",
+                    " ".join(w.top5),
+                )
+            )
+
+
+@contextmanager
+def _whole_directory(out: Path) -> Iterator[Path]:
+    """A new folder beside `out` that takes its place when the block ends well, and vanishes when it does not."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        yield folder
+        folder.chmod(0o755)  # mkdtemp's is private, a report is not
+        if out.exists():
+            # Two renames, so that a reader finds the old report or the new one, and a crash leaves both on disk.
+            old = folder.with_name(f"{folder.name}.old")
+            out.replace(old)
+            folder.replace(out)
+            shutil.rmtree(old)
+        else:
+            folder.replace(out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _json(text: str, name: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text or "{}")
+    except ValueError as error:
+        raise InputError(f"{name}: not valid JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{name}: a JSON object was expected")
+    return data
+
+
+def _installed_version() -> str:
+    try:
+        return version("cellsignal")
+    except PackageNotFoundError:
+        return "not installed"
