@@ -1,0 +1,211 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from components.assign.step import AssignConfig, main, run
+from components.core.config import PackConfig, PriorConfig, ScreenConfig
+from components.core.errors import InputError
+from components.core.storage.logits import LogitsDirectory, WellLogits, write_logits
+from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, WellRecord
+
+SIZE = 16
+TREATMENTS = tuple(f"sirna_{7 * n % 101}" for n in range(4 * SIZE))
+VOCABULARY = Vocabulary(treatments=TREATMENTS, positives=("pos_1", "pos_2"), negatives=("UNTREATED",))
+# By experiment: role, and the turn of the contiguous groups over its plates. The turn 3 is seen in no labelled one.
+EXPERIMENTS = {
+    "HUVEC-01": ("oof", 0), "HUVEC-02": ("oof", 1), "RPE-01": (None, 2),
+    "HUVEC-03": ("unlabelled", 3), "HUVEC-04": ("holdout", 1),
+}  # fmt: skip
+CONFIG = AssignConfig(screen=ScreenConfig(), prior=PriorConfig())
+
+
+def config(**prior) -> AssignConfig:
+    return AssignConfig(screen=ScreenConfig(), prior=PriorConfig(**prior))
+
+
+@pytest.fixture
+def case(tmp_path):
+    """Writes the manifests of a five-experiment screen and logits of its HUVEC wells; returns paths and the truth."""
+
+    class Case:
+        screen, holdout, logits = tmp_path / "screen.json", tmp_path / "holdout.json", tmp_path / "logits"
+        truth: dict[str, str] = {}  # noqa: RUF012
+
+        def write(self, shift=3.0, roles=("oof", "unlabelled", "holdout"), scattered=False):
+            rng = np.random.default_rng(11)
+            plates, truths = {"screen": [], "holdout": []}, {"oof": {}, "unlabelled": {}, "holdout": {}}
+            for experiment, (role, turn) in EXPERIMENTS.items():
+                sirnas = np.array(TREATMENTS)
+                if scattered:
+                    sirnas = rng.permutation(sirnas)
+                for plate in range(4):
+                    on_plate = rng.permutation(sirnas[((plate + turn) % 4) * SIZE :][:SIZE])
+                    ids = [f"{experiment}_{plate + 1}_{'BCDE'[n // 4]}{n % 4 + 2:02d}" for n in range(SIZE)]
+                    keep = slice(0, SIZE - 1) if (experiment, plate) == ("HUVEC-03", 2) else slice(None)
+                    labelled = role in ("oof", None)
+                    wells = [
+                        WellRecord(
+                            id_code=i, well=i[-3:], well_type="treatment", sirna=s if labelled else None, sites=()
+                        )
+                        for i, s in zip(ids[keep], on_plate[keep].tolist(), strict=True)
+                    ]
+                    control = f"{experiment}_{plate + 1}_O23"
+                    wells.append(
+                        WellRecord(id_code=control, well="O23", well_type="positive_control", sirna="pos_1", sites=())
+                    )
+                    plates["holdout" if role == "holdout" else "screen"].append(
+                        PlateRecord(experiment=experiment, plate=plate + 1, cell_type=experiment.split("-")[0],
+                                    labelled=labelled, prefix="p", histograms=(), wells=tuple(wells))
+                    )  # fmt: skip
+                    if role in roles:
+                        truths[role].update(zip(ids[keep], on_plate[keep].tolist(), strict=True))
+            for name, path in (("screen", self.screen), ("holdout", self.holdout)):
+                manifest = Manifest(store="s3://x", channels=6, image_size=8, codec=PackConfig(), vocabulary=VOCABULARY,
+                                    folds={}, plates=tuple(plates[name]))  # fmt: skip
+                path.write_text(manifest.model_dump_json())
+            index, wells = VOCABULARY.index(), {}
+            bias = 0.8 * rng.standard_normal(len(VOCABULARY.classes))
+            for role, known in truths.items():
+                x = rng.standard_normal((len(known), len(VOCABULARY.classes))) + bias
+                x[:, -3:] += 10  # controls win every row, and must never be an answer
+                if known:
+                    x[np.arange(len(known)), [index[s] for s in known.values()]] += shift
+                wells[role] = WellLogits(tuple(known), (2 * x).astype(np.float32))
+                self.truth.update(known)
+            self.logits.mkdir(exist_ok=True)
+            write_logits(self.logits, LogitsDirectory(wells, {"cell_type": "HUVEC", "folds": [], "history": []}))
+            return self
+
+        def run(self, settings, out=tmp_path / "out"):
+            run(settings, self.screen, self.holdout, self.logits, out)
+            tables = {}
+            for role in ("oof", "unlabelled", "holdout"):
+                with (out / f"{role}.csv").open(newline="") as file:
+                    tables[role] = list(csv.DictReader(file))
+            return tables, json.loads((out / "assign.json").read_text())
+
+        def accuracy(self, rows, column):
+            return np.mean([row[column] == self.truth[row["id_code"]] for row in rows])
+
+    return Case()
+
+
+def test_each_stage_names_more_wells_right_in_every_role(case):
+    tables, summary = case.write().run(CONFIG)
+    for rows in tables.values():
+        raw, group, assigned = (case.accuracy(rows, column) for column in ("raw_sirna", "group_sirna", "sirna"))
+        assert raw < group < assigned
+        assert assigned > 0.9
+        assert {row["sirna"] for row in rows} <= set(TREATMENTS)
+    assert len(tables["unlabelled"]) == 4 * SIZE - 1
+    assert summary["prior_enabled"] is True
+    assert set(summary["temperature"]) >= {"raw", "group"}
+    assert summary["warnings"] == []
+
+
+def test_arrangements_are_inferred_for_every_experiment_one_of_them_never_seen_with_labels(case):
+    _, summary = case.write().run(CONFIG)
+    found = {entry["experiment"]: entry for entry in summary["experiments"]}
+    assert {name: entry["groups"] for name, entry in found.items()} == {
+        name: [(plate + turn) % 4 for plate in range(4)] for name, (role, turn) in EXPERIMENTS.items() if role
+    }
+    assert {name: entry["role"] for name, entry in found.items()} == {n: r for n, (r, _) in EXPERIMENTS.items() if r}
+    assert all(entry["accepted"] and entry["margin"] > 5 for entry in found.values())
+
+
+def test_no_sirna_is_twice_on_a_plate_and_numbers_are_probabilities(case):
+    tables, _ = case.write(shift=1.5).run(CONFIG)
+    for rows in tables.values():
+        for plate in {row["id_code"].rsplit("_", 1)[0] for row in rows}:
+            named = [row["sirna"] for row in rows if row["id_code"].startswith(plate)]
+            assert len(set(named)) == len(named)
+        for row in rows:
+            for column in ("confidence", "raw_confidence", "group_confidence"):
+                assert 0 <= float(row[column]) <= 1
+            assert -1 <= float(row["margin"]) <= float(row["confidence"])
+            assert row["top5"].split()[0] == row["raw_sirna"]
+            assert len(set(row["top5"].split())) == 5
+
+
+def test_labels_of_out_of_fold_wells_do_not_move_a_name(case):
+    tables, _ = case.write(shift=2.0).run(CONFIG)
+    manifest = Manifest.read(case.screen)
+    # Swap two labels within every plate of HUVEC-01: groups stay, truth changes, names must not.
+    swapped = []
+    for plate in manifest.plates:
+        wells = list(plate.wells)
+        if plate.experiment == "HUVEC-01":
+            a, b = wells[0], wells[1]
+            wells[:2] = [a.model_copy(update={"sirna": b.sirna}), b.model_copy(update={"sirna": a.sirna})]
+        swapped.append(plate.model_copy(update={"wells": tuple(wells)}))
+    case.screen.write_text(manifest.model_copy(update={"plates": tuple(swapped)}).model_dump_json())
+    again, _ = case.run(CONFIG)
+    for column in ("raw_sirna", "group_sirna", "top5"):
+        assert [row[column] for row in again["oof"]] == [row[column] for row in tables["oof"]]
+    assert [row["sirna"] for row in again["oof"]] == [row["sirna"] for row in tables["oof"]]
+
+
+def test_without_the_prior_the_names_are_raw(case):
+    tables, summary = case.write().run(config(enabled=False))
+    assert summary["prior_enabled"] is False
+    assert summary["experiments"] == []
+    assert all(row["sirna"] == row["raw_sirna"] == row["group_sirna"] for rows in tables.values() for row in rows)
+
+
+def test_a_screen_without_plate_design_is_named_without_the_prior_and_says_so(case):
+    tables, summary = case.write(scattered=True).run(CONFIG)
+    assert summary["prior_enabled"] is False
+    assert "no plate groups" in summary["warnings"][0]
+    assert all(row["sirna"] == row["raw_sirna"] for row in tables["oof"])
+
+
+def test_a_low_margin_names_among_all_treatments_one_to_one_over_the_experiment(case):
+    tables, summary = case.write().run(config(min_margin=1e6))
+    assert {(entry["accepted"], entry["groups"]) for entry in summary["experiments"]} == {(False, None)}
+    assert any("HUVEC-03 (unlabelled)" in warning for warning in summary["warnings"])
+    rows = tables["unlabelled"]
+    assert len({row["sirna"] for row in rows}) == len(rows)
+    assert all(row["group_sirna"] == row["raw_sirna"] for row in rows)
+    assert case.accuracy(rows, "sirna") > case.accuracy(rows, "raw_sirna")
+
+
+def test_a_low_margin_under_refuse_is_an_error_and_nothing_is_written(case, tmp_path):
+    case.write()
+    with pytest.raises(InputError, match=r"experiment HUVEC-01 \(oof\).*leads by [0-9.]+ nats.*below 1e\+06") as caught:
+        case.run(config(min_margin=1e6, on_low_margin="refuse"))
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["holdout.json", "logits", "screen.json"]
+
+
+def test_without_out_of_fold_wells_confidences_are_not_calibrated_and_it_says_so(case):
+    tables, summary = case.write(roles=("unlabelled",)).run(CONFIG)
+    assert tables["oof"] == tables["holdout"] == []
+    assert case.accuracy(tables["unlabelled"], "sirna") > 0.9
+    assert set(summary["temperature"].values()) == {1.0}
+    assert any("not calibrated" in warning for warning in summary["warnings"])
+
+
+def test_temperature_makes_raw_confidence_match_accuracy(case):
+    tables, summary = case.write(shift=1.5).run(CONFIG)
+    rows = tables["oof"]
+    calibrated, before = (
+        abs(np.mean([float(row[c]) for row in rows]) - case.accuracy(rows, "raw_sirna"))
+        for c in ("raw_confidence", "raw_confidence_uncalibrated")
+    )
+    assert summary["temperature"]["raw"] != 1.0
+    assert calibrated < max(before, 0.1)
+
+
+def test_meta_is_passed_on_and_main_reads_its_section_as_json(case, tmp_path):
+    case.write()
+    main(CONFIG.model_dump_json(), str(case.screen), str(case.holdout), str(case.logits), str(tmp_path / "out"))
+    assert (tmp_path / "out" / "meta.json").read_bytes() == (case.logits / "meta.json").read_bytes()
+
+
+def test_logits_of_another_screen_are_an_error_that_names_a_well(case):
+    case.write()
+    case.holdout.write_text(Manifest.read(case.holdout).model_copy(update={"plates": ()}).model_dump_json())
+    with pytest.raises(InputError, match=r"holdout well HUVEC-04_1_B02 is no treatment well of .*holdout\.json"):
+        case.run(CONFIG)

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import log_softmax, softmax
+
+from components.core.evaluation.calibration import HIGHEST, LOWEST, fit_temperature
+
+
+def drawn(rng, wells: int, classes: int):
+    """Logits whose softmax is the true probability of each class, and classes drawn by it."""
+    logits = 2 * rng.standard_normal((wells, classes))
+    truth = (softmax(logits, axis=1).cumsum(axis=1) > rng.random((wells, 1))).argmax(axis=1)
+    return logits, truth
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.floats(0.3, 5.0), st.integers(0, 1000))
+def test_finds_the_temperature_that_logits_were_scaled_by(temperature, seed):
+    logits, truth = drawn(np.random.default_rng(seed), 4000, 8)
+    assert fit_temperature([temperature * logits], [truth]) == pytest.approx(temperature, rel=0.12)
+
+
+def test_is_the_minimum_of_the_negative_log_likelihood():
+    rng = np.random.default_rng(5)
+    blocks = [drawn(rng, 60, 6), drawn(rng, 40, 9)]
+    found = fit_temperature([x for x, _ in blocks], [t for _, t in blocks])
+
+    def loss(t):
+        return -sum(log_softmax(x / t, axis=1)[np.arange(len(y)), y].sum() for x, y in blocks)
+
+    assert loss(found) <= min(loss(found * 1.02), loss(found / 1.02))
+
+
+def test_row_constants_and_wells_without_their_class_do_not_count():
+    rng = np.random.default_rng(6)
+    logits, truth = drawn(rng, 300, 7)
+    extra = np.concatenate([log_softmax(logits, axis=1), rng.standard_normal((50, 7))])
+    found = fit_temperature([extra], [np.concatenate([truth, np.full(50, -1)])])
+    assert found == pytest.approx(fit_temperature([logits], [truth]), rel=5e-3)
+
+
+def test_stays_within_bounds_where_all_or_nothing_is_right():
+    logits = 5 * np.eye(6)
+    assert LOWEST <= fit_temperature([logits], [np.arange(6)]) < 2 * LOWEST
+    assert HIGHEST / 2 < fit_temperature([logits], [(np.arange(6) + 1) % 6]) <= HIGHEST
+
+
+def test_nothing_to_fit_on_is_an_error():
+    with pytest.raises(ValueError, match="no well with a known class"):
+        fit_temperature([np.zeros((2, 3))], [np.array([-1, -1])])

@@ -1,0 +1,179 @@
+import csv
+from collections import Counter, defaultdict
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+from components.core.config import PriorConfig
+from components.core.errors import InputError
+from components.core.prior.arrangement import candidates, infer_arrangement, infer_arrangements
+from components.core.prior.assignment import assign_plate
+from components.core.prior.plate_groups import PlateGroups
+
+RXRX1 = Path(__file__).resolve().parents[4] / ".." / "shared" / "rxrx1"
+
+
+def design(size: int, *known: tuple[int, ...]) -> PlateGroups:
+    """Groups of `size` contiguous classes, with labelled experiments of the given arrangements."""
+    plates = tuple(range(1, len(known[0]) + 1))
+    members = tuple(np.arange(g * size, (g + 1) * size) for g in range(len(plates)))
+    return PlateGroups(
+        plates, members, {f"E-{n}": dict(zip(plates, held, strict=True)) for n, held in enumerate(known)}
+    )
+
+
+def draw(rng, groups: PlateGroups, held: tuple[int, ...], wells: list[int], shift: float):
+    """Normal noise plus a shift on the true class of every well; returns logits by plate and the raw hits."""
+    logits, hits = {}, []
+    for plate, group, count in zip(groups.plates, held, wells, strict=True):
+        true_W = rng.permutation(groups.members[group])[:count]
+        logits_WK = rng.standard_normal((count, groups.treatments))
+        logits_WK[np.arange(count), true_W] += shift
+        hits.append(logits_WK.argmax(axis=1) == true_W)
+        logits[plate] = logits_WK
+    return logits, np.concatenate(hits)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20190)
+
+
+def test_cyclic_candidates_are_the_rotations_of_the_cycle_that_labelled_experiments_show():
+    assert set(candidates(design(2, (0, 1, 2, 3), (2, 3, 0, 1), (1, 2, 3, 0)), "cyclic")) == {
+        (0, 1, 2, 3), (1, 2, 3, 0), (2, 3, 0, 1), (3, 0, 1, 2)
+    }  # fmt: skip
+    # Plates 1 and 3, 3 and 2, 2 and 4 follow each other: a cycle that plate numbers would not suggest.
+    ring = design(2, (0, 1, 2, 3), (2, 3, 1, 0))
+    assert (2, 3, 1, 0) in candidates(ring, "cyclic")
+    assert len(candidates(ring, "cyclic")) == 4
+
+
+def test_one_known_arrangement_leaves_every_cycle_open():
+    found = candidates(design(2, (0, 1, 2, 3)), "cyclic")
+    # The powers of all 4-cycles: the identity, six 4-cycles, three double swaps.
+    assert len(found) == 10
+    assert (1, 0, 3, 2) in found
+    assert (1, 0, 2, 3) not in found
+
+
+def test_labelled_experiments_that_are_no_rotations_are_an_error_and_all_permutations_the_way_out():
+    groups = design(2, (0, 1, 2, 3), (1, 0, 2, 3))
+    with pytest.raises(InputError, match=r"set prior\.permutations to all"):
+        candidates(groups, "cyclic")
+    assert set(candidates(groups, "all")) == set(permutations(range(4)))
+
+
+def test_agrees_with_scoring_every_permutation_plate_by_plate(rng):
+    groups = design(5, (0, 1, 2))
+    logits, _ = draw(rng, groups, (2, 0, 1), [5, 4, 5], 1.0)
+    found = infer_arrangement(logits, groups, "all", "E-9")
+    slow = {}
+    for held in permutations(range(3)):
+        total = 0.0
+        for plate, group in zip(groups.plates, held, strict=True):
+            within = log_softmax(logits[plate], axis=1)[:, groups.members[group]]
+            total += within[np.arange(len(within)), assign_plate(within)].sum()
+        slow[held] = total
+    assert dict(found.scores) == pytest.approx(slow)
+    ordered = sorted(slow.values(), reverse=True)
+    assert found.margin == pytest.approx(ordered[0] - ordered[1])
+    assert tuple(found.groups.values()) == max(slow, key=slow.__getitem__)
+
+
+def test_a_clear_experiment_is_found_also_with_plates_and_wells_missing(rng):
+    groups = design(12, (0, 1, 2, 3), (1, 2, 3, 0))
+    logits, _ = draw(rng, groups, (3, 0, 1, 2), [12, 11, 12, 9], 5.0)
+    del logits[2]
+    found = infer_arrangement(logits, groups, "cyclic", "E-9")
+    assert found.groups == {1: 3, 3: 1, 4: 2}
+    assert found.accepted(PriorConfig())
+    # With one plate of two missing, swapping it changes nothing that can be seen: the candidates are told apart once.
+    del logits[4]
+    assert len(infer_arrangement(logits, groups, "all", "E-9").scores) == 4 * 3
+
+
+def test_separation_does_not_change_with_the_scale_of_the_logits_but_the_margin_does(rng):
+    groups = design(12, (0, 1, 2, 3), (1, 2, 3, 0))
+    logits, _ = draw(rng, groups, (1, 2, 3, 0), [12] * 4, 0.0)
+    plain = infer_arrangement(logits, groups, "cyclic", "E-9")
+    loud = infer_arrangement({plate: 30 * x for plate, x in logits.items()}, groups, "cyclic", "E-9")
+    assert loud.margin == pytest.approx(30 * plain.margin)
+    assert loud.separation == pytest.approx(plain.separation)
+    assert loud.margin > PriorConfig().min_margin
+    assert not loud.accepted(PriorConfig(min_separation=plain.separation + 0.1))
+    assert loud.accepted(PriorConfig(min_separation=plain.separation - 0.1))
+
+
+def test_noise_is_hardly_ever_accepted_at_any_scale(rng):
+    groups = design(16, (0, 1, 2, 3), (1, 2, 3, 0))
+    accepted = 0
+    for _ in range(60):
+        logits, _ = draw(rng, groups, (0, 1, 2, 3), [16] * 4, 0.0)
+        accepted += infer_arrangement({p: 20 * x for p, x in logits.items()}, groups, "cyclic", "E-9").accepted(
+            PriorConfig()
+        )
+    assert accepted <= 5
+
+
+def test_experiments_are_inferred_apart_whatever_the_order_of_wells(rng):
+    groups = design(8, (0, 1), (1, 0))
+    one, _ = draw(rng, groups, (0, 1), [8, 8], 6.0)
+    two, _ = draw(rng, groups, (1, 0), [8, 7], 6.0)
+    logits = np.concatenate([one[1], one[2], two[1], two[2]])
+    experiments = ["X"] * 16 + ["Y"] * 15
+    plates = [1] * 8 + [2] * 8 + [1] * 8 + [2] * 7
+    order = rng.permutation(31)
+    found = infer_arrangements(
+        logits[order], [experiments[i] for i in order], [plates[i] for i in order], groups, "cyclic"
+    )
+    assert {name: dict(a.groups) for name, a in found.items()} == {"X": {1: 0, 2: 1}, "Y": {1: 1, 2: 0}}
+
+
+def test_unknown_plates_and_overfull_plates_are_errors_that_name_them(rng):
+    groups = design(4, (0, 1))
+    with pytest.raises(InputError, match="experiment E-9 has a plate 7"):
+        infer_arrangement({7: rng.standard_normal((4, 8))}, groups, "all", "E-9")
+    with pytest.raises(InputError, match="experiment E-9 plate 2 has 5 treatment wells"):
+        infer_arrangement({2: rng.standard_normal((5, 8))}, groups, "all", "E-9")
+
+
+@pytest.fixture(scope="module")
+def rxrx1_test_plates():
+    if not RXRX1.is_dir():
+        pytest.skip("shared/rxrx1 (real metadata) is not beside the repository")
+    wells = defaultdict(Counter)
+    with (RXRX1 / "test.csv").open(newline="", encoding="utf-8-sig") as file:
+        for row in csv.DictReader(file):
+            wells[row["experiment"]][int(row["plate"])] += 1
+    return [[count[plate] for plate in (1, 2, 3, 4)] for _, count in sorted(wells.items())]
+
+
+@pytest.mark.parametrize(("kind", "shift", "accuracy"), [("cyclic", 1.65, 0.06), ("all", 2.05, 0.12)])
+def test_rxrx1_arrangements_are_right_in_19_of_20_draws(rng, rxrx1_test_plates, kind, shift, accuracy):
+    groups = design(277, (0, 1, 2, 3), (2, 3, 0, 1), (1, 2, 3, 0))
+    options, hits, right = candidates(groups, kind), [], 0
+    for n in range(20):
+        held = options[rng.integers(len(options))]
+        logits, hit = draw(rng, groups, held, rxrx1_test_plates[n % len(rxrx1_test_plates)], shift)
+        hits.append(hit.mean())
+        right += tuple(infer_arrangement(logits, groups, kind, "E-9").groups.values()) == held
+    assert np.mean(hits) == pytest.approx(accuracy, abs=0.01)
+    assert right >= 19
+
+
+def test_rxrx1_arrangements_near_chance_are_refused_unless_right(rng, rxrx1_test_plates):
+    groups = design(277, (0, 1, 2, 3), (2, 3, 0, 1), (1, 2, 3, 0))
+    wrong = hits = 0.0
+    for n in range(8):
+        held = candidates(groups, "cyclic")[rng.integers(4)]
+        # 2.4 % raw top-1; the scale of an overconfident network must not matter.
+        logits, hit = draw(rng, groups, held, rxrx1_test_plates[n], 1.2)
+        found = infer_arrangement({p: 5 * x for p, x in logits.items()}, groups, "cyclic", "E-9")
+        wrong += found.accepted(PriorConfig()) and tuple(found.groups.values()) != held
+        hits += hit.mean() / 8
+    assert hits == pytest.approx(0.024, abs=0.008)
+    assert wrong == 0

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import log_softmax, logsumexp
+
+from components.core.prior.balancing import greedy_balance, sinkhorn
+
+shapes = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32 - 1), st.sampled_from([0.1, 1.0, 5.0]))
+
+
+def biased_plate(rng, size: int, shift: float = 3.0):
+    """Logits of a plate where some siRNAs look like everything: a column bias over noise and the true diagonal."""
+    logits = rng.standard_normal((size, size)) + rng.standard_normal(size)
+    return 1.5 * (logits + shift * np.eye(size))
+
+
+def plain_log_domain(logits, sweeps: int):
+    wells, sirnas = logits.shape
+    log_prob = log_softmax(logits, axis=1)
+    for _ in range(sweeps):
+        log_prob = log_prob + np.log(wells / sirnas) - logsumexp(log_prob, axis=0)
+        log_prob = log_softmax(log_prob, axis=1)
+    return log_prob
+
+
+@settings(max_examples=80, deadline=None)
+@given(shapes)
+def test_rows_sum_to_one_and_columns_to_wells_over_sirnas(case):
+    wells, sirnas, seed, scale = case
+    logits = scale * np.random.default_rng(seed).standard_normal((wells, sirnas))
+    found = sinkhorn(logits, 5000, 1e-6)
+    prob = np.exp(found.log_prob_WK)
+    assert prob.sum(axis=1) == pytest.approx(1.0)
+    assert np.abs(prob.sum(axis=0) - wells / sirnas).max() == pytest.approx(found.error, abs=1e-12)
+    assert found.converged == (found.error <= 1e-6)
+    assert found.converged or found.iterations == 5000
+
+
+@settings(max_examples=40, deadline=None)
+@given(shapes, st.integers(0, 60))
+def test_agrees_with_plain_sweeps_in_the_log_domain(case, sweeps):
+    wells, sirnas, seed, scale = case
+    logits = scale * np.random.default_rng(seed).standard_normal((wells, sirnas))
+    found = sinkhorn(logits, max(1, sweeps), 0.0 if wells * sirnas > 1 else 1e-9)
+    np.testing.assert_allclose(found.log_prob_WK, plain_log_domain(logits, found.iterations), atol=1e-8)
+
+
+def test_stays_exact_where_plain_exponentials_vanish():
+    rng = np.random.default_rng(3)
+    logits = 400 * rng.standard_normal((40, 40))
+    assert np.exp(log_softmax(logits, axis=1)).min() == 0
+    found = sinkhorn(logits, 300, 1e-4)
+    assert np.isfinite(found.log_prob_WK).all()
+    np.testing.assert_allclose(found.log_prob_WK, plain_log_domain(logits, found.iterations), rtol=1e-9, atol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(shapes)
+def test_only_row_and_column_scalings_are_applied(case):
+    wells, sirnas, seed, scale = case
+    logits = scale * np.random.default_rng(seed).standard_normal((wells, sirnas))
+    added = sinkhorn(logits, 50, 1e-9).log_prob_WK - logits
+    # A sum of a row and a column term has no interaction: its doubly centred part is zero.
+    rest = added - added.mean(axis=0) - added.mean(axis=1, keepdims=True) + added.mean()
+    assert np.abs(rest).max() < 1e-8
+
+
+def test_balancing_a_biased_plate_names_more_wells_right():
+    rng = np.random.default_rng(0)
+    logits = biased_plate(rng, 120)
+    before = (logits.argmax(axis=1) == np.arange(120)).mean()
+    after = (sinkhorn(logits, 200, 1e-4).log_prob_WK.argmax(axis=1) == np.arange(120)).mean()
+    assert after > before + 0.15
+
+
+def test_greedy_search_reaches_the_same_balance_slowly():
+    rng = np.random.default_rng(1)
+    log_prob = log_softmax(biased_plate(rng, 60), axis=1)
+    weight = greedy_balance(log_prob, 0.01, 20_000)
+    greedy = (log_prob + weight).argmax(axis=1)
+    balanced = sinkhorn(log_prob, 200, 1e-4).log_prob_WK.argmax(axis=1)
+
+    def most(named):
+        return np.bincount(named, minlength=60).max()
+
+    def right(named):
+        return (named == np.arange(60)).mean()
+
+    raw = log_prob.argmax(axis=1)
+    assert most(greedy) < most(raw)
+    assert most(balanced) < most(raw)
+    assert right(greedy) > right(raw)
+    assert right(balanced) >= right(greedy) - 0.05
+
+
+def test_a_greedy_search_stops_where_predictions_are_even():
+    assert (greedy_balance(np.log(np.full((5, 5), 0.1) + 0.5 * np.eye(5)), 0.1, 100) == 0).all()
+
+
+def test_empty_or_infinite_input_is_an_error():
+    with pytest.raises(ValueError, match="nothing to balance"):
+        sinkhorn(np.zeros((0, 3)), 10, 1e-3)
+    with pytest.raises(ValueError, match="finite"):
+        sinkhorn(np.array([[0.0, -np.inf]]), 10, 1e-3)

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from components.core.config import PriorConfig
+from components.core.prior.plate_groups import PlateGroups
+from components.core.prior.pseudo_labels import select
+
+SIZE = 15
+GROUPS = PlateGroups(
+    (1, 2, 3, 4),
+    tuple(np.arange(g * SIZE, (g + 1) * SIZE) for g in range(4)),
+    {"E-1": {1: 0, 2: 1, 3: 2, 4: 3}, "E-2": {1: 1, 2: 2, 3: 3, 4: 0}},
+)
+EXPERIMENTS = ["V-1"] * (4 * SIZE)
+PLATES = np.repeat([1, 2, 3, 4], SIZE).tolist()
+HELD = (3, 0, 1, 2)
+
+
+def wells(seed: int, shift: float):
+    rng = np.random.default_rng(seed)
+    truth = np.concatenate([rng.permutation(GROUPS.members[group]) for group in HELD])
+    logits = 2 * (rng.standard_normal((4 * SIZE, 4 * SIZE)) + 0.7 * rng.standard_normal(4 * SIZE))
+    logits[np.arange(len(truth)), truth] += 2 * shift
+    return logits, truth
+
+
+def test_the_prior_names_more_wells_right_and_keeps_plates_in_their_group():
+    logits, truth = wells(0, 2.5)
+    found = select(logits, EXPERIMENTS, PLATES, GROUPS, PriorConfig())
+    assert tuple(found.arrangements["V-1"].groups.values()) == HELD
+    assert (GROUPS.group_of_class()[found.class_W] == np.repeat(HELD, SIZE)).all()
+    assert (found.class_W == truth).mean() > (logits.argmax(axis=1) == truth).mean() + 0.1
+    assert ((found.confidence_W > 0) & (found.confidence_W <= 1)).all()
+
+
+@pytest.mark.parametrize(("groups", "prior"), [(None, PriorConfig()), (GROUPS, PriorConfig(enabled=False))])
+def test_without_the_prior_labels_are_the_plain_arg_max(groups, prior):
+    logits, _ = wells(1, 1.0)
+    found = select(logits, EXPERIMENTS, PLATES, groups, prior)
+    assert (found.class_W == logits.argmax(axis=1)).all()
+    np.testing.assert_allclose(found.confidence_W, softmax(logits, axis=1).max(axis=1), rtol=1e-5)
+    assert found.arrangements == {}
+
+
+def test_an_unclear_arrangement_leaves_all_treatments_open_even_under_refuse():
+    logits, _ = wells(2, 0.0)
+    prior = PriorConfig(min_margin=1e6, on_low_margin="refuse")
+    found = select(logits, EXPERIMENTS, PLATES, GROUPS, prior)
+    assert len(set(GROUPS.group_of_class()[found.class_W[:SIZE]].tolist())) > 1
+
+
+def test_new_logits_are_blended_with_the_last_ones_and_decide_the_labels():
+    new, truth = wells(3, 5.0)
+    old, _ = wells(4, 5.0)
+    found = select(new, EXPERIMENTS, PLATES, GROUPS, PriorConfig(), previous_WK=old, blend=0.9)
+    np.testing.assert_allclose(found.logits_WK, 0.9 * new + 0.1 * old, rtol=1e-5, atol=1e-5)
+    kept = select(new, EXPERIMENTS, PLATES, GROUPS, PriorConfig(), previous_WK=old, blend=0.0)
+    alone = select(old, EXPERIMENTS, PLATES, GROUPS, PriorConfig())
+    assert (kept.class_W == alone.class_W).all()
+    assert (found.class_W == truth).mean() > 0.9
+
+
+def test_labels_follow_the_wells_when_they_are_shuffled():
+    logits, _ = wells(5, 2.5)
+    order = np.random.default_rng(0).permutation(len(logits))
+    plain = select(logits, EXPERIMENTS, PLATES, GROUPS, PriorConfig())
+    mixed = select(logits[order], EXPERIMENTS, [PLATES[i] for i in order], GROUPS, PriorConfig())
+    assert (mixed.class_W == plain.class_W[order]).all()
+
+
+def test_shapes_that_do_not_fit_are_errors():
+    logits, _ = wells(6, 1.0)
+    with pytest.raises(ValueError, match="60 rows of logits but 59 experiments"):
+        select(logits, EXPERIMENTS[1:], PLATES, GROUPS, PriorConfig())
+    with pytest.raises(ValueError, match="previous logits have shape"):
+        select(logits, EXPERIMENTS, PLATES, GROUPS, PriorConfig(), previous_WK=logits[1:])
+    logits[3, 3] = np.nan
+    with pytest.raises(ValueError, match="finite"):
+        select(logits, EXPERIMENTS, PLATES, GROUPS, PriorConfig())

@@ -1,0 +1,114 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from components.core.errors import InputError
+from components.core.storage.logits import LogitsDirectory, WellLogits, read_logits, write_logits
+from components.ensemble.step import main, run
+
+K = 5
+
+
+def fold_directory(path, fold, oof, unlabelled=("U_1_A", "U_1_B"), holdout=(), cell_type="HUVEC", classes=K, scale=1.0):
+    rng = np.random.default_rng(fold)
+
+    def logits(ids):
+        return WellLogits(tuple(ids), (scale * rng.standard_normal((len(ids), classes))).astype(np.float32))
+
+    path.mkdir()
+    wells = {"oof": logits(oof), "unlabelled": logits(unlabelled), "holdout": logits(holdout)}
+    history = [{"step": "pretrain", "fold": fold, "epoch": 1}]
+    meta = {"cell_type": cell_type, "fold": fold, "folds": [{"fold": fold, "validated": bool(oof)}], "history": history}
+    write_logits(path, LogitsDirectory(wells, meta))
+    return path
+
+
+@pytest.fixture
+def folds(tmp_path):
+    return [
+        fold_directory(tmp_path / "f0", 0, ["A_1_A", "A_1_B"], holdout=["H_1_A"]),
+        fold_directory(tmp_path / "f1", 1, ["B_1_A"], unlabelled=("U_1_B", "U_1_A"), holdout=["H_1_A"]),
+        fold_directory(tmp_path / "f2", 2, [], holdout=["H_1_A"]),
+    ]
+
+
+def test_joins_out_of_fold_wells_and_averages_the_others_by_id(folds, tmp_path):
+    run(folds, tmp_path / "out")
+    parts, merged = [read_logits(path) for path in folds], read_logits(tmp_path / "out")
+    assert merged.wells["oof"].ids_W == ("A_1_A", "A_1_B", "B_1_A")
+    np.testing.assert_array_equal(merged.wells["oof"].logits_WK[2:], parts[1].wells["oof"].logits_WK)
+    for role, ids in (("unlabelled", ("U_1_A", "U_1_B")), ("holdout", ("H_1_A",))):
+        expected = sum(part.wells[role].take(ids).astype(np.float64) for part in parts) / 3
+        np.testing.assert_allclose(merged.wells[role].take(ids), expected, rtol=1e-6)
+        assert merged.wells[role].logits_WK.dtype == np.float32
+
+
+def test_the_order_of_the_folds_does_not_matter(folds, tmp_path):
+    run(folds, tmp_path / "out")
+    main(json.dumps([str(path) for path in reversed(folds)]), str(tmp_path / "again"))
+    one, two = read_logits(tmp_path / "out"), read_logits(tmp_path / "again")
+    assert one.meta == two.meta
+    for role in one.wells:
+        order = one.wells[role].ids_W
+        assert sorted(order) == sorted(two.wells[role].ids_W)
+        np.testing.assert_array_equal(one.wells[role].logits_WK, two.wells[role].take(order))
+
+
+def test_meta_says_which_folds_were_validated_and_keeps_all_history(folds, tmp_path):
+    run(folds, tmp_path / "out")
+    meta = read_logits(tmp_path / "out").meta
+    assert [(entry["fold"], entry["validated"]) for entry in meta["folds"]] == [(0, True), (1, True), (2, False)]
+    assert [record["fold"] for record in meta["history"]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fold": 0}, r"fold 0 is also in .*f0; give each fold once"),
+        ({"cell_type": "RPE"}, "cell type RPE, but .*f0 is of HUVEC"),
+        ({"classes": 6}, "6 classes, but .*f0 has 5"),
+        ({"oof": ["A_1_B"]}, "well A_1_B is out of fold here and in .*f0"),
+        ({"unlabelled": ["U_1_A"]}, "unlabelled well U_1_B is in only one of it and .*f0"),
+        ({"scale": np.inf}, "oof well D_1_A has a logit that is not finite"),
+    ],
+)
+def test_folds_that_do_not_fit_are_an_error_and_nothing_is_written(folds, tmp_path, change, message):
+    odd = fold_directory(tmp_path / "odd", **{"fold": 3, "oof": ["D_1_A"], "holdout": ["H_1_A"], **change})
+    with pytest.raises(InputError, match=message) as caught:
+        run([*folds, odd], tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f0", "f1", "f2", "odd"]
+
+
+def test_a_damaged_or_missing_file_is_named(folds, tmp_path):
+    (folds[1] / "logits.npz").write_bytes((folds[1] / "logits.npz").read_bytes()[:100])
+    with pytest.raises(InputError, match=r"f1/logits\.npz: damaged"):
+        run(folds, tmp_path / "out")
+    (folds[1] / "logits.npz").unlink()
+    with pytest.raises(InputError, match=r"f1/logits\.npz: cannot read"):
+        run(folds, tmp_path / "out")
+    with pytest.raises(InputError, match="at least one"):
+        run([], tmp_path / "out")
+
+
+def test_a_second_run_replaces_the_output_as_a_whole(folds, tmp_path):
+    run(folds, tmp_path / "out")
+    (tmp_path / "out" / "stale").touch()
+    run(folds[:2], tmp_path / "out")
+    assert len(read_logits(tmp_path / "out").meta["folds"]) == 2
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["logits.npz", "meta.json"]
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_runs_by_hand_and_bad_input_is_one_line_and_exit_code_2(folds, tmp_path):
+    command = [sys.executable, "-m", "components.ensemble", "--out", str(tmp_path / "out")]
+    asked = subprocess.run(
+        [*command, "--logits", str(folds[0]), "--logits", str(folds[0])], capture_output=True, text=True
+    )
+    assert (asked.returncode, len(asked.stderr.splitlines())) == (2, 1)
+    assert asked.stderr.startswith("error: ")
+    subprocess.run([*command, "--logits", str(folds[0]), "--logits", str(folds[1])], check=True, capture_output=True)
+    assert (tmp_path / "out" / "logits.npz").is_file()
