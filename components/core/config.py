@@ -244,7 +244,7 @@ class PriorConfig(Frozen):
         1.0, description="smallest lead in units of its standard error over wells; holds whatever the logits' scale"
     )
     on_low_margin: Literal["all_classes", "refuse"] = Field(
-        "all_classes", description="below min_margin or min_separation: use all treatments of the experiment, or refuse with an error"
+        "all_classes", description="below either: use all treatments of the experiment, or refuse with an error"
     )
     sinkhorn_iterations: Count = Field(200, description="largest number of Sinkhorn iterations")
     sinkhorn_tolerance: Positive = Field(1e-4, description="stop when the column sums are this close to the target")
