@@ -5,6 +5,7 @@ The first user starts it, the last one stops it, kill -9 included: see server_fo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -174,8 +175,10 @@ class EmbeddedStore:
         deadline = time.monotonic() + _LEAVE_SECONDS
         while time.monotonic() < deadline and not self._gone_or_needed():
             time.sleep(0.1)
-        if self._supervisor is not None:
-            self._supervisor.poll()  # reaps it when it has ended
+        if self._supervisor is not None and self._folder.read_state() is None:
+            # The supervisor gives its locks up a moment before it ends; ours to reap, since we started it.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._supervisor.wait(timeout=5)
 
     def _gone_or_needed(self) -> bool:
         # Under the start lock nobody else arrives or probes, so what the other locks say has one meaning.

@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -55,6 +56,19 @@ class Ports:
             for each in held:
                 each.close()
         raise InputError(f"embedded object store: no free port on {HOST}; stop what listens there")
+
+    def are_free(self) -> bool:
+        """Whether nobody listens on any of them at this moment."""
+        held: list[socket.socket] = []
+        try:
+            for port in (*self.http.values(), *self.grpc.values()):
+                _hold(held, port)
+        except OSError:
+            return False
+        finally:
+            for each in held:
+                each.close()
+        return True
 
     def arguments(self) -> list[str]:
         """The ports as weed's flags."""
@@ -148,16 +162,20 @@ def start_weed(
 
 
 def wait_until_listening(weed: subprocess.Popen[bytes], ports: Ports, seconds: float) -> bool:
-    """Whether the S3 port answers before weed exits or the time is over."""
+    """Whether all its services answer before weed exits or the time is over.
+
+    All of them, since a stranger may answer on one port: weed then exits before it opens the others.
+    """
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and weed.poll() is None:
+    waiting = [ports.http[name] for name in ("s3", "filer", "volume", "master")]
+    while waiting and time.monotonic() < deadline and weed.poll() is None:
         try:
-            socket.create_connection((HOST, ports.http["s3"]), timeout=1).close()
+            socket.create_connection((HOST, waiting[-1]), timeout=1).close()
         except OSError:
             time.sleep(0.05)
-            continue
-        return True
-    return False
+        else:
+            waiting.pop()
+    return not waiting
 
 
 def stop_weed(weed: subprocess.Popen[bytes], ports: Ports) -> None:
@@ -178,18 +196,23 @@ def remove_sockets(ports: Ports) -> None:
 
 
 def last_log_lines(scratch: Path) -> str:
-    """The end of weed's log as one line, for an error message."""
+    """The last errors in weed's log as one line, for a message."""
     try:
         lines = (scratch / "weed.log").read_text(errors="replace").splitlines()
     except OSError:
         return "no log"
     said = [line.strip() for line in lines if line.strip()]
+    said = [
+        line for line in said if re.match(r"[EF]\d{4} |panic", line)
+    ] or said  # glog's errors, else whatever there is
     return " | ".join(said[-_LOG_LINES:])[-600:] or "an empty log"
 
 
 def _hold(held: list[socket.socket], port: int) -> int:
     each = socket.socket()
     try:
+        if port:  # a port we name may have connections of its last owner still winding down, which is no obstacle
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         each.bind((HOST, port))
     except OSError:
         each.close()

@@ -19,7 +19,7 @@ from components.core.storage.seaweedfs import Ports, remove_sockets, start_weed,
 from components.core.storage.server_folder import FileLock, ServerFolder, ServerState
 
 _POLL_SECONDS = 0.3
-_START_ATTEMPTS = 4
+_START_ATTEMPTS = 4  # anybody may take a port between its choice and its use; then others are tried
 _LISTEN_SECONDS = 45.0
 
 
@@ -38,34 +38,24 @@ def main(data_dir: Path) -> int:
         _end_orphan(folder)
         if not server_lock.try_exclusive(seconds=10):
             return _give_up("another server runs on this folder")
-        access_key, secret_key = secrets.token_hex(10), secrets.token_urlsafe(30)
-        started = _start(folder, access_key, secret_key, server_lock)
-        if started is None:
-            return _give_up("weed did not start")
-        weed, ports = started
-        try:
-            folder.write_state(ServerState(os.getpid(), weed.pid, ports, access_key, secret_key))
-            # Once ours, the users' lock stays ours until the server is gone: a newcomer waits, then starts anew.
-            while not stopping and weed.poll() is None and not users_lock.try_exclusive():
-                time.sleep(_POLL_SECONDS)
-        finally:
-            died = weed.poll() is not None
-            folder.remove_state()
-            stop_weed(weed, ports)
-        return 1 if died else 0
-
-
-def _start(
-    folder: ServerFolder, access_key: str, secret_key: str, server_lock: FileLock
-) -> tuple[subprocess.Popen[bytes], Ports] | None:
-    """Tries the last ports, then others, since anybody may take a port between its choice and its use."""
-    for attempt in range(_START_ATTEMPTS):
-        ports = (folder.last_ports() if attempt == 0 else None) or Ports.free()
-        weed = start_weed(folder.volumes, folder.server, ports, access_key, secret_key, keep=(server_lock.descriptor,))
-        if wait_until_listening(weed, ports, _LISTEN_SECONDS):
-            return weed, ports
-        stop_weed(weed, ports)
-    return None
+        for attempt in range(_START_ATTEMPTS):
+            last = folder.last_ports() if attempt == 0 else None
+            ports = last if last is not None and last.are_free() else Ports.free()
+            access_key, secret_key = secrets.token_hex(10), secrets.token_urlsafe(30)
+            weed = start_weed(folder.volumes, folder.server, ports, access_key, secret_key, (server_lock.descriptor,))
+            try:
+                if listened := wait_until_listening(weed, ports, _LISTEN_SECONDS):
+                    folder.write_state(ServerState(os.getpid(), weed.pid, ports, access_key, secret_key))
+                    # Once ours, the users' lock stays ours until the server is gone: a newcomer waits for that.
+                    while not stopping and weed.poll() is None and not users_lock.try_exclusive():
+                        time.sleep(_POLL_SECONDS)
+                died = weed.poll() is not None
+            finally:
+                folder.remove_state()
+                stop_weed(weed, ports)
+            if listened:
+                return _give_up("weed ended by itself") if died else 0
+    return _give_up("weed did not start")
 
 
 def _end_orphan(folder: ServerFolder) -> None:
