@@ -1,0 +1,1 @@
+"""A simulated screen with the files, the plate design and the batch effects of RxRx1."""

@@ -1,0 +1,143 @@
+"""Which siRNA lies in which well of a simulated screen, after the design of RxRx1. Pure; files are in writer.py.
+
+The treatments form four disjoint groups, each plate of an experiment holds one group, and which plate holds which group
+is a cyclic rotation. Positive controls are on every plate; wells of the treatments differ between experiments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from components.core.config import SimulateConfig
+from components.core.screen.simulation.settings import SimulationSettings, stream
+
+PLATES = 4
+USED_WELLS = tuple(f"{row}{column:02d}" for row in "BCDEFGHIJKLMNO" for column in range(2, 24))
+"""The inner 308 wells of a 384-well plate; the outermost two rows and columns stay empty (RxRx1)."""
+NEGATIVE_WELL = "B02"
+POSITIVE_WELLS = tuple(f"{row}{column:02d}" for row in "CFHJM" for column in (3, 7, 11, 15, 19, 22))
+LABELLED_ROTATIONS = (22 / 33, 7 / 33, 4 / 33)
+"""How often the 33 labelled experiments of RxRx1 use each of three rotations; the fourth is only in unlabelled ones."""
+
+WellType = Literal["treatment", "positive_control", "negative_control"]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The names of the siRNAs, by their index in the simulation: treatments in group order, then positive controls."""
+
+    sirnas: tuple[str, ...]
+    negative: str
+
+
+@dataclass(frozen=True)
+class Well:
+    """One well that was imaged. `sirna` is the simulation's index, None for an untreated well."""
+
+    well: str
+    well_type: WellType
+    sirna: int | None
+    label: str
+    sites: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plate:
+    """One plate of an experiment; wells in row-major order."""
+
+    experiment: str
+    cell_type: str
+    number: int
+    labelled: bool
+    group: int
+    wells: tuple[Well, ...]
+
+    def id_code(self, well: Well) -> str:
+        """EXPERIMENT_PLATE_WELL."""
+        return f"{self.experiment}_{self.number}_{well.well}"
+
+
+def label_sirnas(seed: int, config: SimulateConfig) -> Labels:
+    """Numbers the siRNAs so that the number tells nothing about the plate group, as in the releases of RxRx1.
+
+    `string`: sirna_N with the positive controls interleaved, and UNTREATED. `integer`: treatments from 0, then positive
+    controls, then the negative control.
+    """
+    treatments = PLATES * config.treatments_per_group
+    total = treatments + config.positive_controls
+    rng = stream(seed, "labels")
+    if config.label_style == "string":
+        return Labels(tuple(f"sirna_{n}" for n in rng.permutation(total)), "UNTREATED")
+    numbers = [*rng.permutation(treatments).tolist(), *range(treatments, total)]
+    return Labels(tuple(map(str, numbers)), str(total))
+
+
+def design_screen(settings: SimulationSettings) -> tuple[Plate, ...]:
+    """All plates of a screen, by experiment name and plate number.
+
+    The experiments of a cell type are numbered from 01, labelled ones first. Labelled experiments use three of the four
+    rotations; unlabelled ones go through all of them, the fourth first.
+    """
+    config = settings.simulate
+    labels = label_sirnas(settings.seed, config)
+    plates: list[Plate] = []
+    unlabelled_before = 0
+    for cell_type in sorted({*config.labelled, *config.unlabelled}):
+        labelled_count = config.labelled.get(cell_type, 0)
+        for index in range(labelled_count + config.unlabelled.get(cell_type, 0)):
+            experiment = f"{cell_type}-{index + 1:02d}"
+            labelled = index < labelled_count
+            if labelled:
+                rotation = int(stream(settings.seed, "rotation", experiment).choice(3, p=LABELLED_ROTATIONS))
+            else:
+                rotation = (3 + unlabelled_before) % PLATES
+                unlabelled_before += 1
+            for number in range(1, PLATES + 1):
+                group = (number - 1 + rotation) % PLATES
+                wells = _lay_out(settings, labels, experiment, number, group)
+                plates.append(Plate(experiment, cell_type, number, labelled, group, wells))
+    return tuple(plates)
+
+
+def treatment_wells(seed: int, count: int) -> tuple[str, ...]:
+    """The wells that hold treatments, the same on every plate of a screen, in row-major order."""
+    free = [well for well in USED_WELLS if well != NEGATIVE_WELL and well not in POSITIVE_WELLS]
+    chosen = stream(seed, "treatment wells").permutation(len(free))[:count]
+    return tuple(free[i] for i in sorted(chosen))
+
+
+def _lay_out(
+    settings: SimulationSettings, labels: Labels, experiment: str, number: int, group: int
+) -> tuple[Well, ...]:
+    config = settings.simulate
+    per_group = config.treatments_per_group
+    rng = stream(settings.seed, "layout", experiment, number)
+    wells = [Well(NEGATIVE_WELL, "negative_control", None, labels.negative, _sites(settings, experiment, number, -1))]
+
+    # The positive controls keep their wells within an experiment, so they do not tell its plates apart.
+    positives = stream(settings.seed, "positive wells", experiment).permutation(config.positive_controls).tolist()
+    for well, positive in zip(POSITIVE_WELLS, positives, strict=False):
+        sirna = PLATES * per_group + positive
+        sites = _sites(settings, experiment, number, sirna)
+        wells.append(Well(well, "positive_control", sirna, labels.sirnas[sirna], sites))
+
+    order: Sequence[int] = rng.permutation(per_group).tolist()
+    fate_W = rng.random(per_group)
+    for well, member, fate in zip(treatment_wells(settings.seed, per_group), order, fate_W, strict=True):
+        sirna = group * per_group + member
+        sites = _sites(settings, experiment, number, sirna)
+        if fate >= config.missing_wells:
+            wells.append(Well(well, "treatment", sirna, labels.sirnas[sirna], sites))
+        elif fate < config.missing_wells / 2:
+            # Half of the missing treatments were never dispensed: RxRx1 keeps such wells as stray untreated ones.
+            wells.append(Well(well, "negative_control", None, labels.negative, sites))
+    return tuple(sorted(wells, key=lambda w: w.well))
+
+
+def _sites(settings: SimulationSettings, experiment: str, number: int, sirna: int) -> tuple[int, ...]:
+    """Imaged sites; a site other than the first is missing with a small probability, so that a well keeps one."""
+    rng = stream(settings.seed, "missing sites", experiment, number, sirna + 1)
+    missing = rng.random(settings.screen.sites) < settings.simulate.missing_sites
+    return tuple(s for s in range(1, settings.screen.sites + 1) if s == 1 or not missing[s - 1])

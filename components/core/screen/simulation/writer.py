@@ -1,0 +1,212 @@
+"""Writes a simulated screen as the files of the Kaggle release, whole or not at all. The only file here that does I/O.
+
+out/screen/{train,test}/EXP-NN/PlateP/WELL_sS_wC.png    out/truth.csv        labels of the unlabelled treatments
+out/screen/{train,test}.csv, {train,test}_controls.csv  out/simulation.json  settings and code version
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from components.core.errors import InputError
+from components.core.screen.simulation.phenotypes import known_cell_type
+from components.core.screen.simulation.plate_design import Plate, Well, design_screen
+from components.core.screen.simulation.settings import SimulationSettings
+from components.core.screen.simulation.site import render_site
+
+Progress = Callable[[int, int], None]
+
+_TASK_SITES = 16
+"""Sites a worker renders between two answers: a cancelled simulation waits for no more than these."""
+_PROCESS_SITES = 300
+"""Below this many sites the start of worker processes (about a second) costs more than they save."""
+_PNG_LEVEL = 1
+
+
+def simulate(
+    settings: SimulationSettings, out: Path, processes: int | None = None, progress: Progress | None = None
+) -> bool:
+    """Writes the screen, the truth and simulation.json; does nothing where `out` holds this very screen already.
+
+    The pixels depend on the settings alone, not on the number of processes.
+
+    Args:
+        settings: seed, image size, sites and the screen's design.
+        out: folder to create; it appears when complete.
+        processes: worker processes; None for one a core this process may use.
+        progress: called with the number of sites written and their total.
+
+    Returns:
+        Whether anything was written.
+
+    Raises:
+        InputError: an unknown cell type, or `out` holds something else.
+    """
+    for cell_type in (*settings.simulate.labelled, *settings.simulate.unlabelled):
+        known_cell_type(cell_type)
+    record = _record(settings)
+    if out.exists() and _holds(out, record):
+        return False
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+    try:
+        partial.chmod(0o755)
+        plates = design_screen(settings)
+        _write_images(settings, plates, partial / "screen", processes, progress or (lambda done, total: None))
+        _write_tables(plates, partial)
+        (partial / "simulation.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return True
+
+
+def code_version() -> str:
+    """Digest of the simulator's source files: another version may render other pixels from the same settings."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _record(settings: SimulationSettings) -> dict[str, Any]:
+    """What the files depend on; the other fields of ScreenConfig concern later steps."""
+    return {
+        "code": code_version(),
+        "seed": settings.seed,
+        "image_size": settings.screen.image_size,
+        "sites": settings.screen.sites,
+        "simulate": settings.simulate.model_dump(mode="json"),
+    }
+
+
+def _holds(out: Path, record: dict[str, Any]) -> bool:
+    """Whether `out` is this very screen; an empty folder is not.
+
+    Raises:
+        InputError: `out` is something else.
+    """
+    if out.is_dir() and not any(out.iterdir()):
+        return False
+    advice = "choose another folder or delete this one"
+    try:
+        found = json.loads((out / "simulation.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"{out}: exists and is not a simulated screen; {advice}") from None
+    if found == record:
+        return True
+    known = found if isinstance(found, dict) else {}
+    different = ", ".join(key for key in record if known.get(key) != record[key]) or "simulation.json"
+    raise InputError(f"{out}: holds a screen simulated with other settings ({different}); {advice}")
+
+
+def _split(plate: Plate) -> str:
+    return "train" if plate.labelled else "test"
+
+
+def _write_images(
+    settings: SimulationSettings, plates: Sequence[Plate], screen: Path, processes: int | None, progress: Progress
+) -> None:
+    tasks: list[tuple[Plate, tuple[Well, ...]]] = []
+    wells_a_task = max(1, _TASK_SITES // settings.screen.sites)
+    for plate in plates:
+        (screen / _split(plate) / plate.experiment / f"Plate{plate.number}").mkdir(parents=True)
+        tasks += [
+            (plate, plate.wells[start : start + wells_a_task]) for start in range(0, len(plate.wells), wells_a_task)
+        ]
+    total = sum(len(well.sites) for plate in plates for well in plate.wells)
+    workers = len(os.sched_getaffinity(0)) if processes is None else processes
+    done = 0
+    if workers <= 1 or (processes is None and total < _PROCESS_SITES):
+        for plate, wells in tasks:
+            done += write_wells(settings, plate, wells, screen)
+            progress(done, total)
+        return
+    # Spawned, not forked: the caller may hold threads (torch, an object store's client), which do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+        pending = {pool.submit(write_wells, settings, plate, wells, screen) for plate, wells in tasks}
+        try:
+            while pending:
+                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+                done += sum(future.result() for future in finished)
+                progress(done, total)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _start_worker() -> None:
+    """Ctrl-C reaches the parent, which ends the workers; a killed parent does not leave them behind either."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def leave_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+
+
+def write_wells(settings: SimulationSettings, plate: Plate, wells: Sequence[Well], screen: Path) -> int:
+    """Renders and writes the images of some wells; returns the number of sites."""
+    folder = screen / _split(plate) / plate.experiment / f"Plate{plate.number}"
+    sites = 0
+    for well in wells:
+        for site in well.sites:
+            for channel, image_HW in enumerate(render_site(settings, plate, well, site), start=1):
+                path = folder / f"{well.well}_s{site}_w{channel}.png"
+                if not cv2.imwrite(str(path), image_HW, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL]):
+                    raise OSError(f"{path}: the image cannot be written")
+            sites += 1
+    return sites
+
+
+def _write_tables(plates: Sequence[Plate], out: Path) -> None:
+    for split, labelled in (("train", True), ("test", False)):
+        rows = [(plate, well) for plate in plates if plate.labelled is labelled for well in plate.wells]
+        treatments = [(plate, well) for plate, well in rows if well.well_type == "treatment"]
+        _write_csv(
+            out / "screen" / f"{split}.csv",
+            ["id_code", "experiment", "plate", "well", *(["sirna"] if labelled else [])],
+            ([*_place(plate, well), *([well.label] if labelled else [])] for plate, well in treatments),
+        )
+        _write_csv(
+            out / "screen" / f"{split}_controls.csv",
+            ["id_code", "experiment", "plate", "well", "sirna", "well_type"],
+            ([*_place(p, well), well.label, well.well_type] for p, well in rows if well.well_type != "treatment"),
+        )
+        if not labelled:
+            _write_csv(
+                out / "truth.csv",
+                ["id_code", "sirna"],
+                ([plate.id_code(well), well.label] for plate, well in treatments),
+            )
+
+
+def _place(plate: Plate, well: Well) -> list[str]:
+    return [plate.id_code(well), plate.experiment, str(plate.number), well.well]
+
+
+def _write_csv(path: Path, header: list[str], rows: Iterable[list[str]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

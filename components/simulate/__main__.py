@@ -1,0 +1,24 @@
+"""`python -m components.simulate --config demo --out DIR` writes a simulated screen."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from components.core.command import run_command
+from components.core.config import RunConfig
+from components.core.screen.simulation.settings import SimulationSettings
+from components.simulate.step import run
+
+
+def simulate(
+    config: Annotated[str, typer.Option(help="shipped name or YAML file")],
+    out: Annotated[Path, typer.Option(help="folder to create")],
+    changes: Annotated[list[str], typer.Option("--set", help="KEY=VALUE, for example simulate.effect=0.8")] = [],  # noqa: B006
+) -> None:
+    """Writes a simulated screen in the Kaggle layout, and truth.csv beside it."""
+    run(RunConfig.load(config, changes).section(SimulationSettings), out)
+
+
+if __name__ == "__main__":
+    run_command(simulate)

@@ -1,0 +1,33 @@
+"""simulate: settings in, a screen in the Kaggle layout and its truth out. The method is core.screen.simulation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from components.core import progress
+from components.core.screen.simulation.settings import SimulationSettings
+from components.core.screen.simulation.writer import simulate
+
+
+def run(config: SimulationSettings, out: Path) -> None:
+    """Simulates the screen of a configuration into a folder, or finds it there already.
+
+    Args:
+        config: `RunConfig.section(SimulationSettings)`.
+        out: folder that gets `screen/`, `truth.csv` and `simulation.json`.
+
+    Raises:
+        InputError: an unknown cell type, or `out` holds something else.
+    """
+    with progress.task("simulate"):
+        told = 0
+
+        def tell(done: int, total: int) -> None:
+            nonlocal told
+            progress.advance("sites", done, total)
+            if 10 * done // total > told:
+                told = 10 * done // total
+                progress.say(f"simulated {done} of {total} sites")
+
+        if not simulate(config, out, progress=tell):
+            progress.note(f"{out} holds this simulated screen already")
