@@ -96,7 +96,7 @@ def train_epoch(
         config: weights of the losses.
         schedule: learning rates by epoch.
         epoch: from 0, running on from finetune into pseudo_label.
-        pseudo_W: class of every row of the well table by pseudo-label, -1 where none; None in finetune.
+        pseudo_W: class by pseudo-label for rows of the well table, set for every unlabelled well; None in finetune.
         seed: of the run; an epoch's randomness depends on it and on `epoch` alone.
 
     Returns:
@@ -128,10 +128,7 @@ def train_epoch(
         strength = config.consistency_weight * ramp(epoch + k / len(batches), config.ramp_epochs)
         loss = loss + strength * consistency(easy_BK, teacher_BK)
         if pseudo_W is not None and labelled < len(x):
-            # Wells without a pseudo-label (class -1) add nothing, and the mean is over those that have one.
-            pseudo_U = pseudo_W[well_B[labelled:]]
-            if bool((pseudo_U >= 0).any()):
-                loss = loss + weight * F.cross_entropy(easy_BK[labelled:], pseudo_U, ignore_index=-1)
+            loss = loss + weight * F.cross_entropy(easy_BK[labelled:], pseudo_W[well_B[labelled:]])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

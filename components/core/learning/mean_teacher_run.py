@@ -57,8 +57,9 @@ def train_epochs(
 ) -> EpochsRun:
     """Trains the pairs in place.
 
-    With `refresh` (pseudo_label) each student ends at its best validated epoch, the start included; without
-    validation wells at its last. Without `refresh` (finetune) the last state goes on into pseudo_label.
+    With `refresh` (pseudo_label) each student ends at its best validated epoch, the start included, and the teachers at
+    the epoch where their mean was best; without validation wells all end at their last. Without `refresh` (finetune)
+    the last state goes on into pseudo_label.
 
     Args:
         pairs: one of each backbone.
@@ -80,6 +81,7 @@ def train_epochs(
     best_teachers = Best()
     best_student = {pair.name: Best() for pair in pairs}
     best_state = {pair.name: deepcopy(pair.student.state_dict()) for pair in pairs}
+    best_teacher_state = {pair.name: deepcopy(pair.teacher.state_dict()) for pair in pairs}
 
     def validate() -> tuple[dict[str, float], float]:
         """Accuracy of each student, and of the teachers' mean logits."""
@@ -108,6 +110,8 @@ def train_epochs(
         if len(validation) and ((epoch + 1 - epochs.start) % config.validate_every == 0 or last):
             students, teachers = validate()
             renew = best_teachers.improved(teachers)
+            if renew:
+                best_teacher_state = {pair.name: deepcopy(pair.teacher.state_dict()) for pair in pairs}
         else:
             renew = not len(validation) and (epoch + 1 - epochs.start) % config.refresh_epochs == 0
         if refresh is not None and renew and not last:
@@ -121,6 +125,7 @@ def train_epochs(
     if refresh is not None and len(validation):
         for pair in pairs:
             pair.student.load_state_dict(best_state[pair.name])
+            pair.teacher.load_state_dict(best_teacher_state[pair.name])
     return done
 
 

@@ -1,0 +1,19 @@
+"""assign as a KFP component: a signature and a call. Imports kfp only."""
+
+from kfp import dsl
+
+from components.image import CPU
+
+
+@dsl.component(**CPU)
+def assign(
+    config: str,
+    screen: dsl.Input[dsl.Dataset],
+    holdout: dsl.Input[dsl.Dataset],
+    logits: dsl.Input[dsl.Dataset],
+    named: dsl.Output[dsl.Dataset],
+) -> str:
+    from components.assign.step import main
+
+    main(config=config, screen=screen.path, holdout=holdout.path, logits=logits.path, out=named.path)
+    return named.uri

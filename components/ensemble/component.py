@@ -1,0 +1,14 @@
+"""ensemble as a KFP component: a signature and a call. Imports kfp only."""
+
+from kfp import dsl
+
+from components.image import CPU
+
+
+@dsl.component(**CPU)
+def ensemble(logits: dsl.Input[list[dsl.Dataset]], averaged: dsl.Output[dsl.Dataset]):
+    import json
+
+    from components.ensemble.step import main
+
+    main(logits=json.dumps([fold.path for fold in logits]), out=averaged.path)

@@ -1,0 +1,24 @@
+"""normalize as a KFP component: a signature and a call. Imports kfp only."""
+
+from kfp import dsl
+
+from components.image import CPU
+
+
+@dsl.component(**CPU)
+def normalize(
+    config: str,
+    source: str,
+    screen: dsl.Output[dsl.Dataset],
+    holdout: dsl.Output[dsl.Dataset],
+    holdout_labels: dsl.Output[dsl.Dataset],
+):
+    from components.normalize.step import main
+
+    main(
+        config=config,
+        source=source,
+        screen=screen.path,
+        holdout=holdout.path,
+        holdout_labels=holdout_labels.path,
+    )

@@ -1,0 +1,30 @@
+"""pseudo_label as a KFP component: a signature and a call. Imports kfp only."""
+
+from kfp import dsl
+
+from components.image import GPU
+
+
+@dsl.component(**GPU)
+def pseudo_label(
+    config: str,
+    screen: dsl.Input[dsl.Dataset],
+    holdout: dsl.Input[dsl.Dataset],
+    base: dsl.Input[dsl.Model],
+    fold: int,
+    cell_type: str,
+    weights: dsl.Output[dsl.Model],
+    logits: dsl.Output[dsl.Dataset],
+):
+    from components.pseudo_label.step import main
+
+    main(
+        config=config,
+        screen=screen.path,
+        holdout=holdout.path,
+        base=base.path,
+        fold=int(fold),
+        cell_type=cell_type,
+        weights=weights.path,
+        logits=logits.path,
+    )

@@ -1,0 +1,121 @@
+"""The one entry point: cellsignal. Imports neither torch nor kfp; commands load what they need."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from components.core.errors import InputError, StepError
+
+DONE, BAD_INPUT, FAILED = 0, 2, 3
+
+app = typer.Typer(
+    name="cellsignal",
+    help="Names the siRNA behind each well of a six-channel fluorescence screen, across experimental batches.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[str, typer.Option(help="a shipped configuration's name (demo, rxrx1) or a YAML file")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", help="KEY=VALUE changes one field, for example pretrain.epochs=4")
+]
+
+
+class Runner(StrEnum):
+    """How tasks of a local run are started."""
+
+    SUBPROCESS = "subprocess"
+
+
+@app.callback(invoke_without_command=True)
+def common(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
+) -> None:
+    """Names the siRNA behind each well of a six-channel fluorescence screen, across experimental batches."""
+    if version:
+        from components.image import VERSION
+
+        typer.echo(f"cellsignal {VERSION}")
+        raise typer.Exit
+
+
+@app.command()
+def simulate(
+    config: Config,
+    out: Annotated[Path, typer.Option(help="folder to write: screen/ and, outside of it, truth.csv")],
+    set: Changes = None,  # noqa: A002 - the flag's name
+) -> None:
+    """Writes a simulated screen in the Kaggle layout."""
+    arguments = ["--config", config, "--out", str(out)]
+    for change in set or []:
+        arguments += ["--set", change]
+    raise typer.Exit(subprocess.run([sys.executable, "-m", "components.simulate", *arguments], check=False).returncode)
+
+
+@app.command()
+def run(
+    config: Config,
+    screen: Annotated[str | None, typer.Option(help="folder of a screen; without one, one is simulated")] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="labels of the unlabelled wells (id_code,sirna), for the report's scoring alone")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the results; default runs/NAME")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="data of the embedded object store; default the user's cache folder")
+    ] = None,
+    runner: Annotated[Runner, typer.Option(help="how tasks are started")] = Runner.SUBPROCESS,
+    set: Changes = None,  # noqa: A002 - the flag's name
+) -> None:
+    """Runs the training DAG on this machine, from a screen to named perturbations and a report.
+
+    The same --out again resumes. AWS_ENDPOINT_URL and the usual AWS variables use your own object store.
+    """
+    from rich.console import Console
+
+    from components.core.config import RunConfig
+    from components.core.evaluation.table import accuracy_table
+    from pipelines.local import read_metrics, run_here
+
+    settings = RunConfig.load(config, set or [])
+    folder = out or Path("runs") / settings.name
+    console = Console()
+    try:
+        run_here(settings, folder, screen, truth, store, console)
+    except KeyboardInterrupt:
+        raise StepError("cancelled; run the same command again to go on from the finished steps") from None
+    console.print(accuracy_table(read_metrics(folder)))
+    console.print(f"report: {(folder / 'report.html').resolve()}", soft_wrap=True, highlight=False)
+
+
+def main() -> None:
+    """Runs the command line; bad input, failures and Ctrl-C become one line and an exit code."""
+    # A polite `kill` then ends like Ctrl-C: tasks and the embedded store are stopped on the way out.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app()
+    except InputError as error:
+        _fail(error, BAD_INPUT)
+    except StepError as error:
+        _fail(error, FAILED)
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(message: object, code: int) -> None:
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)  # noqa: T201
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

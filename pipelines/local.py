@@ -1,0 +1,305 @@
+"""A run on this machine: kfp.local with subprocesses, and the embedded object store unless the environment names another.
+
+The pipeline runs in a process of its own (pipelines.local_worker); this one follows its events, shows them, and puts the
+results in place. Imports neither torch nor kfp.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from components.core.config import RunConfig
+from components.core.errors import InputError, StepError
+from components.core.progress import EVENTS_VARIABLE
+from components.core.storage.embedded import EmbeddedStore
+from components.core.storage.object_store import ObjectStore
+from pipelines.code_version import code_version
+from pipelines.display import Display, task_counts, task_name
+
+RESULTS = (
+    "predictions.csv",
+    "predictions_oof.csv",
+    "predictions_holdout.csv",
+    "metrics.json",
+    "report.html",
+    "config.yaml",
+    "lineage.json",
+)
+STOP_SECONDS = 10.0
+
+
+def default_store() -> Path:
+    """Where the embedded store keeps its data: the user's cache folder."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache) / "cellsignal" / "store"
+
+
+def run_here(
+    config: RunConfig,
+    out: Path,
+    screen: str | None,
+    truth: Path | None,
+    store_dir: Path | None,
+    console: Console,
+) -> Path:
+    """Runs the training DAG on this machine.
+
+    Args:
+        config: the run.
+        out: folder of the results; one that holds a run of the same configuration goes on with it.
+        screen: folder of a screen in the Kaggle layout; None simulates one first.
+        truth: labels of the unlabelled wells, for the report's scoring alone.
+        store_dir: data of the embedded object store; None for the user's cache folder.
+        console: where progress is shown.
+
+    Returns:
+        The folder of the results.
+
+    Raises:
+        InputError: bad input, wherever it was found.
+        StepError: a step failed; finished steps are kept.
+    """
+    _check_input(config, screen, truth)
+    work = _open_out(out, config, screen, truth)
+    with _lock(work / "lock", out), _storage(config, store_dir, console) as environment:
+        events = work / "events.jsonl"
+        events.unlink(missing_ok=True)
+        events.touch()
+        threads = config.local.threads or max(1, (os.cpu_count() or 1) // config.local.parallel_folds)
+        environment = {
+            **os.environ,
+            **environment,
+            EVENTS_VARIABLE: str(events),
+            "OMP_NUM_THREADS": str(threads),
+            "PYTHONUNBUFFERED": "1",
+        }
+        simulate = screen is None
+        source, known_truth = (work / "simulated" / "screen", work / "simulated" / "truth.csv")
+        if screen is not None:
+            source, known_truth = Path(screen).resolve(), truth.resolve() if truth else None  # type: ignore[assignment]
+        job = _write_job(work, config, source, known_truth)
+        counts = task_counts(config)
+        total = sum(counts.values()) + simulate
+        with Display(config, total, console) as display, (work / "log.txt").open("ab") as log:
+            if simulate:
+                command = ["-m", "components.simulate", "--config", str(work / "config.yaml")]
+                _follow([*command, "--out", str(work / "simulated")], environment, events, display, log)
+            _follow(["-m", "pipelines.local_worker", str(job)], environment, events, display, log)
+        _collect(work, out)
+    return out
+
+
+def _check_input(config: RunConfig, screen: str | None, truth: Path | None) -> None:
+    if screen is not None:
+        if "://" in screen:
+            raise InputError(f"--screen {screen}: a local folder is expected; copy the screen to this machine first")
+        if not Path(screen).is_dir():
+            raise InputError(f"--screen {screen}: no such folder")
+    elif truth is not None:
+        raise InputError("--truth: a simulated screen brings its own truth; give --screen as well, or drop --truth")
+    else:
+        _check_simulated(config)
+    if truth is not None and not truth.is_file():
+        raise InputError(f"--truth {truth}: no such file")
+
+
+def _check_simulated(config: RunConfig) -> None:
+    labelled = {f"{cell}-{n + 1:02d}" for cell, count in config.simulate.labelled.items() for n in range(count)}
+    for experiment in config.screen.holdout_experiments:
+        if experiment not in labelled:
+            raise InputError(
+                f"screen.holdout_experiments: {experiment} is not a labelled experiment of the simulated screen; "
+                f"those are {', '.join(sorted(labelled))}"
+            )
+    training = len(labelled) - len(config.screen.holdout_experiments)
+    if config.folds.count > training:
+        raise InputError(f"folds.count: {config.folds.count} folds need as many labelled experiments, there are {training}")
+
+
+def _open_out(out: Path, config: RunConfig, screen: str | None, truth: Path | None) -> Path:
+    """The run's working folder inside `out`; refuses a folder of something else."""
+    described = {
+        "config": json.loads(config.model_dump_json()),
+        "screen": str(Path(screen).resolve()) if screen else None,
+        "truth": str(truth.resolve()) if truth else None,
+    }
+    work = out / "run"
+    try:
+        if (work / "run.json").is_file():
+            earlier = json.loads((work / "run.json").read_text(encoding="utf-8"))
+            changed = _first_difference(earlier, described)
+            if changed:
+                raise InputError(f"--out {out}: holds a run with another {changed}; use a new folder, or the same settings")
+        elif out.exists() and any(out.iterdir()):
+            raise InputError(f"--out {out}: not empty, and not a run; use a new folder")
+        work.mkdir(parents=True, exist_ok=True)
+        (work / "config.yaml").write_text(config.dump(), encoding="utf-8")
+        (work / "run.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from None
+    # kfp.local replaces this word in every argument of a task by the interpreter's path.
+    for path in (str(out.resolve()), described["screen"] or "", described["truth"] or ""):
+        if "python3" in path:
+            raise InputError(f"{path}: kfp.local cannot take a path with 'python3' in it; use another folder name")
+    return work.resolve()
+
+
+def _first_difference(earlier: Any, now: Any, where: str = "") -> str:
+    """The name of the first field in which two descriptions differ; empty where they agree."""
+    if isinstance(earlier, dict) and isinstance(now, dict):
+        for key in sorted(earlier.keys() | now.keys()):
+            found = _first_difference(earlier.get(key), now.get(key), f"{where}.{key}" if where else key)
+            if found:
+                return found
+        return ""
+    return "" if earlier == now else where
+
+
+@contextlib.contextmanager
+def _lock(path: Path, out: Path) -> Iterator[None]:
+    """Keeps a second run out of the same folder; the kernel frees it when this process ends."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"--out {out}: another run is working in this folder; wait for it or use another") from None
+        yield
+
+
+@contextlib.contextmanager
+def _storage(config: RunConfig, store_dir: Path | None, console: Console) -> Iterator[Mapping[str, str]]:
+    """The environment that leads to the object store: the user's own where AWS_ENDPOINT_URL is set, else the embedded."""
+    if os.environ.get("AWS_ENDPOINT_URL"):
+        if store_dir is not None:
+            console.print("AWS_ENDPOINT_URL is set, so --store is not used", style="yellow")
+        ObjectStore.connect(config.store.bucket, config.store.prefix).check()
+        yield {}
+        return
+    with EmbeddedStore(store_dir or default_store()) as server:
+        server.create_bucket(config.store.bucket)
+        yield server.environment()
+
+
+def _write_job(work: Path, config: RunConfig, source: Path, truth: Path | None) -> Path:
+    lineage = {
+        "code_version": code_version(),
+        "image_digests": {},
+        "seeds": {"run": config.seed},
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "screen": str(source),
+    }
+    pipeline_root = work / "kfp"
+    shutil.rmtree(pipeline_root, ignore_errors=True)
+    job = work / "job.json"
+    job.write_text(
+        json.dumps(
+            {
+                "config": json.loads(config.model_dump_json()),
+                "pipeline_root": str(pipeline_root),
+                "source": str(source),
+                "truth": str(truth) if truth else "",
+                "lineage": lineage,
+            }
+        ),
+        encoding="utf-8",
+    )
+    return job
+
+
+def _follow(
+    arguments: list[str], environment: Mapping[str, str], events: Path, display: Display, log: Any
+) -> None:
+    """Runs a Python process in a session of its own, shows its events, and explains its failure.
+
+    Raises:
+        InputError: a task found bad input.
+        StepError: a task failed.
+    """
+    failed: list[dict[str, Any]] = []
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        with events.open(encoding="utf-8") as file:
+            while True:
+                ended = process.poll() is not None
+                for line in file.readlines():
+                    event = json.loads(line)
+                    display.event(event)
+                    if event["event"] == "failed":
+                        failed.append(event)
+                if ended:
+                    break
+                time.sleep(0.2)
+    finally:
+        _end(process)
+    if process.returncode == 0 and not failed:
+        return
+    log.flush()
+    for event in failed:
+        if event["kind"] == "input":
+            raise InputError(event["message"])
+    for event in failed:
+        raise StepError(f"{task_name(event)} failed: {event['message']} (details in {log.name}); run the same command "
+                        "again to go on from the finished steps")
+    raise StepError(
+        f"the run ended with code {process.returncode} (details in {log.name}); run the same command again to go on "
+        "from the finished steps"
+    )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends the process and all it started: SIGTERM to its group, SIGKILL after a while."""
+    for how, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
+        try:
+            os.killpg(process.pid, how)
+        except ProcessLookupError:
+            break
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            process.poll()
+            try:
+                os.killpg(process.pid, 0)
+            except ProcessLookupError:
+                break
+            time.sleep(0.1)
+    process.wait()
+
+
+def _collect(work: Path, out: Path) -> None:
+    """Puts the report step's files into the results folder, each whole."""
+    found = sorted(work.glob("kfp/*/report/**/results"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise StepError(f"the report step left no results under {work / 'kfp'}")
+    for name in RESULTS:
+        source = found[-1] / name
+        if source.is_file():
+            partial = out / f".{name}.partial"
+            shutil.copyfile(source, partial)
+            partial.replace(out / name)
+
+
+def read_metrics(out: Path) -> dict[str, Any]:
+    """The metrics.json of a finished run."""
+    metrics: dict[str, Any] = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    return metrics
+
