@@ -79,23 +79,33 @@ def _group(ome: dict[str, Any]) -> dict[str, Any]:
 
 def _plate(name: str, fields_by_well: Sequence[tuple[str, Sequence[int]]]) -> dict[str, Any]:
     fields = max(len(sites) for _, sites in fields_by_well)
+    # Outer rows and columns that no well uses would only be blank space in a viewer's mosaic.
+    rows = _span(ROWS, [well[0] for well, _ in fields_by_well])
+    columns = _span(COLUMNS, [well[1:] for well, _ in fields_by_well])
     return {
         "plate": {
+            "version": VERSION,
             "name": name,
             "field_count": fields,
             "acquisitions": [{"id": 0, "maximumfieldcount": fields}],
-            "rows": [{"name": row} for row in ROWS],
-            "columns": [{"name": column} for column in COLUMNS],
+            "rows": [{"name": row} for row in rows],
+            "columns": [{"name": column} for column in columns],
             "wells": [
                 {
                     "path": f"{well[0]}/{well[1:]}",
-                    "rowIndex": ROWS.index(well[0]),
-                    "columnIndex": COLUMNS.index(well[1:]),
+                    "rowIndex": rows.index(well[0]),
+                    "columnIndex": columns.index(well[1:]),
                 }
                 for well, _ in fields_by_well
             ],
         }
     }
+
+
+def _span(names: Sequence[str], used: Sequence[str]) -> list[str]:
+    """From the first to the last used name, gaps included."""
+    indices = [names.index(name) for name in used]
+    return list(names[min(indices) : max(indices) + 1])
 
 
 def _image(name: str, windows: Sequence[Window]) -> dict[str, Any]:

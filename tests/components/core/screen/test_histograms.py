@@ -1,0 +1,104 @@
+"""Statistics from histograms against NumPy on the pixels."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from components.core.screen import histograms
+from components.core.screen.histograms import domain_statistics, histogram, mean_std, percentile
+from components.core.screen.packed import SiteReader
+
+images = arrays(np.uint8, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)))
+
+
+@given(images)
+def test_counts_mean_and_deviation_are_those_of_the_pixels(pixels_CHW):
+    counts = histogram(pixels_CHW)
+    assert counts.dtype == np.int64
+    for channel, row in zip(pixels_CHW, counts, strict=True):
+        assert np.array_equal(row, np.bincount(channel.ravel(), minlength=256))
+    mean, std = mean_std(counts)
+    flat = pixels_CHW.reshape(len(pixels_CHW), -1)
+    assert np.array_equal(mean, flat.mean(1))
+    np.testing.assert_allclose(std, flat.std(1), rtol=1e-12, atol=1e-12)
+
+
+@given(images, st.data())
+def test_merging_is_adding(pixels_CHW, data):
+    cut = data.draw(st.integers(0, pixels_CHW.shape[1]))
+    parts = [part for part in (pixels_CHW[:, :cut], pixels_CHW[:, cut:]) if part.size]
+    assert np.array_equal(sum(histogram(np.ascontiguousarray(part)) for part in parts), histogram(pixels_CHW))
+
+
+@given(images, st.integers(0, 1000))
+def test_percentile_agrees_with_numpy(pixels_CHW, permille):
+    ours = percentile(histogram(pixels_CHW), permille / 10)
+    theirs = np.percentile(pixels_CHW.reshape(len(pixels_CHW), -1), permille / 10, axis=1, method="inverted_cdf")
+    assert np.array_equal(ours, theirs)
+
+
+def test_sums_are_exact_for_a_whole_screen():
+    counts = np.zeros((1, 256), np.int64)
+    counts[0, 254], counts[0, 255] = 3, 10**14  # in float64 the variance of this would be lost to cancellation
+    mean, std = mean_std(counts)
+    n = 10**14 + 3
+    assert mean[0] == float(Fraction(254 * 3 + 255 * 10**14, n))
+    assert std[0] ** 2 == pytest.approx(float(Fraction(3 * 10**14, n * n)), rel=1e-12)
+
+
+def test_large_images_are_counted_exactly_too(monkeypatch):
+    pixels_CHW = np.random.default_rng(0).integers(0, 256, (2, 8, 8), dtype=np.uint8)
+    small = histogram(pixels_CHW)
+    monkeypatch.setattr(histograms, "_EXACT_IN_FLOAT32", 1)
+    assert np.array_equal(histogram(pixels_CHW), small)
+
+
+def test_no_pixels_have_no_mean():
+    with pytest.raises(ValueError, match="without pixels"):
+        mean_std(np.zeros((1, 256), np.int64))
+
+
+@pytest.mark.parametrize("domain", ["global", "cell_type", "experiment", "plate"])
+def test_domain_statistics_are_those_of_all_the_domains_pixels(packed_screen, domain):
+    store, manifest = packed_screen
+    reader = SiteReader(store, manifest)
+    table = reader.table
+    pixels = reader.read(range(table.sites))
+    keys = {
+        "global": lambda e, p: 0,
+        "cell_type": lambda e, p: e.split("-")[0],
+        "experiment": lambda e, p: e,
+        "plate": lambda e, p: (e, p),
+    }
+    plates = [(plate.experiment, plate.plate) for plate in manifest.plates]
+    plate_S = table.plate_W[table.well_S]
+    statistics = domain_statistics(manifest, domain)
+    assert set(statistics) == set(plates)
+    for key, (mean, std) in statistics.items():
+        members = [i for i, other in enumerate(plates) if keys[domain](*other) == keys[domain](*key)]
+        chosen = pixels[np.isin(plate_S, members)].transpose(1, 0, 2, 3).reshape(6, -1)
+        assert np.array_equal(mean, chosen.mean(1))
+        np.testing.assert_allclose(std, chosen.std(1), rtol=1e-12)
+
+
+def test_domain_none_looks_at_no_pixel(packed_screen):
+    _, manifest = packed_screen
+    for mean, std in domain_statistics(manifest, "none").values():
+        assert np.array_equal(mean, np.zeros(6))
+        assert np.array_equal(std, np.full(6, 255.0))
+
+
+def test_a_constant_channel_does_not_divide_by_zero(packed_screen):
+    _, manifest = packed_screen
+    plate = manifest.plates[0]
+    black = (256, *[0] * 255)
+    dark = manifest.model_copy(update={"plates": (plate.model_copy(update={"histograms": (black,) * 6}),)})
+    mean, std = domain_statistics(dark, "plate")[plate.experiment, plate.plate]
+    assert np.array_equal(mean, np.zeros(6))
+    assert np.array_equal(std, np.ones(6))

@@ -1,0 +1,155 @@
+"""Packing a plate: once, losslessly, by content, and whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from components.core.config import PackConfig
+from components.core.errors import InputError, StepError
+from components.core.screen.chunks import decode_chunk
+from components.core.screen.histograms import histogram
+from components.core.screen.images import list_plate
+from components.core.screen.layout import read_screen
+from components.core.screen.packing import PackedPlate, PackResult, pack_plate
+from tests.tiny_screen import CONFIG, SIZE, MemoryStore, TinyScreen, raw_png, write_png
+
+
+def pack(tiny: TinyScreen, store: MemoryStore, codec: PackConfig = CONFIG.pack) -> PackResult:
+    """Packs HUVEC-01 plate 1."""
+    plate = read_screen(tiny.root, CONFIG.screen).plates[0]
+    with ThreadPoolExecutor(2) as pool:
+        return pack_plate(plate, list_plate(plate, 2), SIZE, codec, store, pool)
+
+
+def chunks(store: MemoryStore) -> list[str]:
+    return [key for key in store.puts if "/c/" in key]
+
+
+def test_every_site_comes_back_bit_for_bit_and_the_record_describes_it(tiny: TinyScreen):
+    store = MemoryStore()
+    result = pack(tiny, store)
+    assert not result.reused
+    total = np.zeros((6, 256), np.int64)
+    for well in result.packed.wells:
+        for site in well.sites:
+            chunk = store.objects[f"{result.prefix}/{site.key}"]
+            assert (len(chunk), hashlib.sha256(chunk).hexdigest()) == (site.size, site.sha256)
+            out = np.empty((6, SIZE, SIZE), np.uint8)
+            decode_chunk(chunk, out)
+            assert np.array_equal(out, tiny.pixels("HUVEC-01", 1, well.well, site.site))
+            total += histogram(out)
+    assert np.array_equal(np.array(result.packed.histograms), total)
+    assert len(chunks(store)) == 10
+
+
+def test_the_record_is_written_after_everything_it_describes(tiny: TinyScreen):
+    store = MemoryStore()
+    prefix = pack(tiny, store).prefix
+    record = store.puts.index(f"{prefix}/plate.json")
+    assert all(key.startswith("fingerprints/") for key in store.puts[record + 1 :])
+    assert PackedPlate.model_validate_json(store.objects[f"{prefix}/plate.json"])
+
+
+def test_a_second_run_reads_no_image(tiny: TinyScreen):
+    store = MemoryStore()
+    first = pack(tiny, store)
+    store.puts.clear()
+    for path in first_plate_images(tiny):  # same names, sizes and times, but nothing that could be decoded
+        facts = path.stat()
+        path.write_bytes(b"x" * facts.st_size)
+        os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    second = pack(tiny, store)
+    assert second == PackResult(first.prefix, first.packed, reused=True)
+    assert store.puts == []
+
+
+def test_copied_files_are_recognised_by_their_content(tiny: TinyScreen):
+    store = MemoryStore()
+    first = pack(tiny, store)
+    store.puts.clear()
+    for path in first_plate_images(tiny):
+        os.utime(path, ns=(1, 1))
+    assert pack(tiny, store) == PackResult(first.prefix, first.packed, reused=True)
+    assert [key.split("/")[0] for key in store.puts] == ["fingerprints"]
+
+
+def test_one_changed_image_makes_another_plate_and_leaves_the_first(tiny: TinyScreen):
+    store = MemoryStore()
+    first = pack(tiny, store)
+    before = {key: data for key, data in store.objects.items() if key.startswith("plates/")}
+    write_png(tiny.image("HUVEC-01", 1, "B03", 2, 4), np.full((SIZE, SIZE), 9, np.uint8))
+    second = pack(tiny, store)
+    assert second.prefix != first.prefix
+    assert not second.reused
+    assert before.items() <= store.objects.items()
+
+
+def test_other_codec_settings_make_another_plate(tiny: TinyScreen):
+    store = MemoryStore()
+    prefixes = {
+        pack(tiny, store, codec).prefix for codec in (PackConfig(), PackConfig(level=1), PackConfig(codec="zstd"))
+    }
+    assert len(prefixes) == 3
+
+
+def test_labels_do_not_matter(tiny: TinyScreen):
+    store = MemoryStore()
+    first = pack(tiny, store)
+    tiny.edit("train.csv", "B03,sirna_7", "B03,sirna_9")
+    assert pack(tiny, store) == PackResult(first.prefix, first.packed, reused=True)
+    assert not any(b"sirna" in data for data in store.objects.values())
+
+
+def test_a_plate_without_its_record_is_packed_again(tiny: TinyScreen):
+    store = MemoryStore()
+    first = pack(tiny, store)
+    del store.objects[f"{first.prefix}/plate.json"]
+    again = pack(tiny, store)
+    assert again == first
+    assert f"{first.prefix}/plate.json" in store.objects
+
+
+def test_a_record_that_is_none_is_an_error(tiny: TinyScreen):
+    store = MemoryStore()
+    first = pack(tiny, store)
+    store.objects[f"{first.prefix}/plate.json"] = b"{}"
+    with pytest.raises(StepError, match=r"plate\.json: not the record of a packed plate"):
+        pack(tiny, store)
+
+
+def test_black_channels_and_the_order_of_wells_are_in_the_record(tiny: TinyScreen):
+    write_png(tiny.image("HUVEC-01", 1, "C02", 2, 6), np.zeros((SIZE, SIZE), np.uint8))
+    packed = pack(tiny, MemoryStore()).packed
+    assert packed.warnings == ("HUVEC-01 plate 1: C02_s2_w6.png (Golgi) is all black",)
+    assert [well.well for well in packed.wells] == ["B02", "B03", "B04", "C02", "C03"]
+
+
+def test_a_file_that_fails_while_decoding_leaves_nothing_of_the_plate(tiny: TinyScreen):
+    store = MemoryStore()
+    last = tiny.image("HUVEC-01", 1, "C03", 2, 5)
+    # All its checksums are right, so only the decoder notices, when most of the plate has been written.
+    last.write_bytes(raw_png(SIZE, zlib.compress(b"\0" * SIZE)))
+    with pytest.raises(InputError, match=r"C03_s2_w5\.png: channel w5 \(mitochondria\) of well C03, site 2: .*decoded"):
+        pack(tiny, store)
+    assert chunks(store), "the test means to fail after the first writes"
+    assert store.objects == {}
+
+
+def test_the_digest_depends_on_bytes_and_names_only(tiny: TinyScreen, tmp_path):
+    other = TinyScreen(tmp_path / "elsewhere", imaged=["HUVEC-01"])
+    assert pack(tiny, MemoryStore()).prefix == pack(other, MemoryStore()).prefix
+    a, b = (other.image("HUVEC-01", 1, "B03", 1, channel) for channel in (1, 2))
+    first = a.read_bytes()
+    a.write_bytes(b.read_bytes())
+    b.write_bytes(first)
+    assert pack(tiny, MemoryStore()).prefix != pack(other, MemoryStore()).prefix
+
+
+def first_plate_images(tiny: TinyScreen):
+    return sorted((tiny.root / "train" / "HUVEC-01" / "Plate1").glob("*.png"))

@@ -1,0 +1,95 @@
+"""The 18 real RxRx1 sites beside the repository: statistics, packing, and how other programs see them."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from components.core.config import FoldsConfig, ScreenConfig
+from components.core.screen.histograms import domain_statistics
+from components.core.screen.packed import SiteReader
+from components.core.storage.manifest import Manifest
+from components.normalize.config import NormalizeConfig
+from components.normalize.step import run
+from tests.tiny_screen import MemoryStore
+
+RXRX1 = Path(__file__).resolve().parents[4] / ".." / "shared" / "rxrx1"
+pytestmark = pytest.mark.skipif(not RXRX1.is_dir(), reason="the RxRx1 images are not beside the repository")
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[MemoryStore, Manifest]:
+    """The imaged wells as a screen of their own. Experiments need a treatment, so B03 borrows the images of B02."""
+    root = tmp_path_factory.mktemp("rxrx1")
+    for table in ("train", "test", "train_controls", "test_controls"):
+        with (RXRX1 / f"{table}.csv").open(newline="") as file:
+            header, *rows = csv.reader(file)
+        kept = []
+        for row in rows:
+            _, experiment, plate, well, *_ = row
+            folder = RXRX1 / "images" / table.split("_")[0] / experiment / f"Plate{plate}"
+            if folder.is_dir() and well in ("B02", "B03"):
+                kept.append(row)
+                target = root / table.split("_")[0] / experiment / f"Plate{plate}"
+                target.mkdir(parents=True, exist_ok=True)
+                for channel in range(1, 7):
+                    shutil.copy(folder / f"B02_s1_w{channel}.png", target / f"{well}_s1_w{channel}.png")
+        with (root / f"{table}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([header, *kept])
+    store = MemoryStore()
+    config = NormalizeConfig(screen=ScreenConfig(sites=1), folds=FoldsConfig(count=4))
+    run(config, root, store, root / "screen.json", root / "holdout.json", root / "labels.csv")
+    return store, Manifest.read(root / "screen.json")
+
+
+def pixels(experiment: str, plate: int) -> NDArray[np.uint8]:
+    """The plate's site, decoded by another library."""
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    (folder,) = (RXRX1 / "images").glob(f"*/{experiment}/Plate{plate}")
+    return np.stack([np.asarray(image.open(folder / f"B02_s1_w{channel}.png")) for channel in range(1, 7)])
+
+
+def test_all_real_sites_come_back_bit_for_bit(real: tuple[MemoryStore, Manifest]):
+    store, manifest = real
+    assert len(manifest.plates) == 18
+    reader = SiteReader(store, manifest, verify=True)
+    table = reader.table
+    controls = np.flatnonzero(table.well_W[table.well_S] == "B02")
+    assert len(controls) == 18
+    for site, read in zip(controls, reader.read(controls), strict=True):
+        plate = manifest.plates[table.plate_W[table.well_S[site]]]
+        assert np.array_equal(read, pixels(plate.experiment, plate.plate))
+
+
+def test_statistics_are_numpys_and_near_those_of_the_whole_plate(real: tuple[MemoryStore, Manifest]):
+    _, manifest = real
+    statistics = domain_statistics(manifest, "plate")
+    with (RXRX1 / "plate_pixel_stats.csv").open(newline="") as file:
+        published = {(row["experiment"], int(row["plate"]), int(row["channel"])): row for row in csv.DictReader(file)}
+    for (experiment, plate), (mean, std) in statistics.items():
+        flat = pixels(experiment, plate).reshape(6, -1)
+        assert np.array_equal(mean, flat.mean(1))
+        np.testing.assert_allclose(std, flat.std(1), rtol=1e-12)
+        for channel in range(6):
+            row = published[experiment, plate, channel + 1]
+            # One well without treatment against the mean of 616 sites.
+            assert 1 / 4 < mean[channel] / float(row["mean"]) < 4
+            assert 1 / 4 < std[channel] / float(row["std"]) < 4
+
+
+def test_the_ome_zarr_reader_opens_a_real_plate(real: tuple[MemoryStore, Manifest], tmp_path: Path):
+    from ome_zarr.io import parse_url
+    from ome_zarr.reader import Reader
+
+    store, manifest = real
+    store.dump(tmp_path)
+    plate = manifest.plates[0]
+    location = parse_url(str(tmp_path / plate.prefix))
+    assert location is not None
+    mosaic = next(iter(Reader(location)())).data[0]
+    assert np.array_equal(np.asarray(mosaic[:, :512, :512]), pixels(plate.experiment, plate.plate))

@@ -1,0 +1,58 @@
+"""The flat tables against loops over the manifest."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.core.screen.site_table import WELL_TYPES, SiteTable
+
+
+def test_tables_say_what_the_manifest_says(packed_screen):
+    _, manifest = packed_screen
+    table = SiteTable.of(manifest)
+    w = s = 0
+    for p, plate in enumerate(manifest.plates):
+        assert table.experiments[table.experiment_P[p]] == plate.experiment
+        assert table.cell_types[table.cell_type_P[p]] == plate.cell_type
+        assert (table.plate_number_P[p], table.prefix_P[p]) == (plate.plate, plate.prefix)
+        for well in plate.wells:
+            label = None if table.class_W[w] < 0 else manifest.vocabulary.classes[table.class_W[w]]
+            assert (table.id_code_W[w], table.well_W[w], label) == (well.id_code, well.well, well.sirna)
+            assert WELL_TYPES[table.well_type_W[w]] == well.well_type
+            assert table.plate_W[w] == p
+            assert table.experiment_W[w] == table.experiment_P[p]
+            assert table.cell_type_W[w] == table.cell_type_P[p]
+            assert table.fold_W[w] == manifest.folds.get(plate.experiment, -1)
+            assert table.labelled_W[w] == plate.labelled
+            assert table.first_site_W[w] == s
+            for site in well.sites:
+                assert (table.well_S[s], table.site_S[s], table.size_S[s]) == (w, site.site, site.size)
+                assert (table.key_S[s], table.sha256_S[s]) == (f"{plate.prefix}/{site.key}", site.sha256)
+                s += 1
+            w += 1
+    assert (table.wells, table.sites, table.first_site_W[-1]) == (w, s, s)
+    assert set(table.fold_W[~table.labelled_W]) == {-1}
+    assert (table.class_W < 0).any()
+
+
+@given(wells=st.lists(st.integers(0, 39)))
+def test_sites_of_wells_are_their_neighbours(packed_screen, wells):
+    table = SiteTable.of(packed_screen[1])
+    expected = [s for w in wells for s in range(table.first_site_W[w], table.first_site_W[w + 1])]
+    assert table.sites_of(np.array(wells, np.int64)).tolist() == expected
+
+
+def test_an_empty_manifest_has_empty_tables(packed_screen):
+    table = SiteTable.of(packed_screen[1].model_copy(update={"plates": ()}))
+    assert (table.wells, table.sites) == (0, 0)
+    assert table.sites_of(np.array([], np.int64)).tolist() == []
+
+
+def test_a_label_beyond_the_vocabulary_is_refused(packed_screen):
+    _, manifest = packed_screen
+    vocabulary = manifest.vocabulary.model_copy(update={"treatments": ()})
+    with pytest.raises(ValueError, match=r"well HUVEC-01_1_B03: siRNA 'sirna_7' is not in the manifest's vocabulary"):
+        SiteTable.of(manifest.model_copy(update={"vocabulary": vocabulary}))

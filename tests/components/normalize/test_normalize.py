@@ -1,0 +1,170 @@
+"""normalize from tables and PNGs to manifests: what the outputs hold, what a second run does, and the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.core.errors import InputError
+from components.core.screen.packed import SiteReader
+from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
+from components.normalize.config import NormalizeConfig
+from components.normalize.step import Summary, main, run
+from tests.tiny_screen import CONFIG, LABELLED, SIZE, MemoryStore, TinyScreen, write_png
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> TinyScreen:
+    return TinyScreen(tmp_path / "screen")
+
+
+def normalize(
+    tiny: TinyScreen, store: MemoryStore, config: NormalizeConfig = CONFIG, out: str = "out"
+) -> tuple[Summary, Manifest, Manifest, list[list[str]]]:
+    folder = tiny.root.parent / out
+    paths = folder / "screen.json", folder / "holdout.json", folder / "holdout_labels.csv"
+    summary = run(config, tiny.root, store, *paths)
+    assert sorted(folder.iterdir()) == sorted(paths), "nothing but the outputs"
+    with paths[2].open(newline="") as file:
+        return summary, Manifest.read(paths[0]), Manifest.read(paths[1]), list(csv.reader(file))
+
+
+def holding_out(*experiments: str) -> NormalizeConfig:
+    screen = CONFIG.screen.model_copy(update={"holdout_experiments": experiments})
+    return CONFIG.model_copy(update={"screen": screen})
+
+
+def test_the_manifest_describes_the_whole_screen(tiny: TinyScreen):
+    store = MemoryStore()
+    summary, screen, holdout, labels = normalize(tiny, store)
+    assert (summary.packed, summary.reused) == (8, 0)
+    assert summary.requests >= len(store.puts)
+    assert (screen.store, screen.channels, screen.image_size, screen.codec) == ("s3://memory", 6, SIZE, CONFIG.pack)
+    assert len(screen.plates) == 8
+    assert set(screen.folds) == set(LABELLED)
+    assert set(screen.folds.values()) == {0, 1}
+    assert screen.warnings == ()
+    assert holdout.plates == ()
+    assert labels == [["id_code", "sirna"]]
+    hidden = {w.id_code for p in screen.plates for w in p.wells if w.sirna is None}
+    assert hidden == {f"HUVEC-03_{plate}_{well}" for plate in (1, 2) for well in ("B03", "B04", "C02")}
+
+
+def test_held_out_experiments_are_in_their_own_manifest_without_treatment_labels(tiny: TinyScreen):
+    _, screen, holdout, labels = normalize(tiny, MemoryStore(), holding_out("HUVEC-02"))
+    assert "HUVEC-02" not in screen.model_dump_json()
+    assert {plate.experiment for plate in holdout.plates} == {"HUVEC-02"}
+    assert not any(plate.labelled for plate in holdout.plates)
+    assert holdout.vocabulary == screen.vocabulary
+    assert holdout.folds == {}
+    by_type = {(well.well_type, well.sirna is None) for plate in holdout.plates for well in plate.wells}
+    assert by_type == {("treatment", True), ("positive_control", False), ("negative_control", False)}
+    truth = {row["id_code"]: row["sirna"] for row in csv.DictReader((tiny.root / "train.csv").open())}
+    wells = [w.id_code for p in holdout.plates for w in p.wells if w.well_type == "treatment"]
+    assert labels == [["id_code", "sirna"], *([well, truth[well]] for well in wells)]
+
+
+def test_the_same_screen_makes_the_same_manifest_and_packs_nothing(tiny: TinyScreen):
+    store = MemoryStore()
+    _, first, *_ = normalize(tiny, store)
+    objects = dict(store.objects)
+    store.puts.clear()
+    summary, second, *_ = normalize(tiny, store, out="again")
+    assert (summary.packed, summary.reused) == (0, 8)
+    assert second.digest() == first.digest()
+    assert store.puts == []
+    assert store.objects == objects
+
+
+def test_a_new_experiment_packs_its_own_plates_only(tiny: TinyScreen):
+    store = MemoryStore()
+    smaller = {name: (tiny.root / name).read_text() for name in ("train.csv", "train_controls.csv")}
+    for name in smaller:
+        tiny.drop_wells(name, "RPE-01")
+    _, before, *_ = normalize(tiny, store)
+    for name, text in smaller.items():
+        (tiny.root / name).write_text(text)
+    summary, after, *_ = normalize(tiny, store, out="grown")
+    assert (summary.packed, summary.reused) == (2, 6)
+    assert before.folds.items() <= after.folds.items()
+    assert set(before.plates) <= set(after.plates)
+
+
+def test_what_is_odd_but_usable_is_a_warning_in_the_manifest(tiny: TinyScreen, capsys: pytest.CaptureFixture[str]):
+    tiny.drop_wells("train_controls.csv", "RPE-01_2")
+    for channel in range(1, 7):
+        tiny.image("HUVEC-02", 1, "B03", 2, channel).unlink()
+    write_png(tiny.image("HUVEC-01", 1, "B03", 1, 2), np.zeros((SIZE, SIZE), np.uint8))
+    _, screen, _, _ = normalize(tiny, MemoryStore())
+    assert screen.warnings == (
+        "no control wells on RPE-01 plate 2",
+        "HUVEC-01 plate 1: B03_s1_w2.png (ER) is all black",
+        "HUVEC-02 plate 1: site 2 is missing in well B03",
+        "RPE-01 plate 2: images of wells that no table names are left out, wells B02, C03",
+    )
+    assert capsys.readouterr().out.count("warning: ") == 4
+
+
+def test_warnings_of_held_out_plates_stay_with_them(tiny: TinyScreen):
+    write_png(tiny.image("HUVEC-02", 1, "B03", 1, 2), np.zeros((SIZE, SIZE), np.uint8))
+    _, screen, holdout, _ = normalize(tiny, MemoryStore(), holding_out("HUVEC-02"))
+    assert screen.warnings == ()
+    assert holdout.warnings == ("HUVEC-02 plate 1: B03_s1_w2.png (ER) is all black",)
+
+
+def test_the_real_store_gives_the_pixels_back(tiny: TinyScreen, store: ObjectStore, tmp_path: Path):
+    config = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"prefix": store.prefix})})
+    outputs = [str(tmp_path / name) for name in ("screen.json", "holdout.json", "labels.csv")]
+    summary = main(config.model_dump_json(), str(tiny.root), *outputs)
+    assert (summary.packed, summary.reused) == (8, 0)
+    manifest = Manifest.read(tmp_path / "screen.json")
+    assert manifest.store == f"s3://{store.bucket}/{store.prefix}"
+    reader = SiteReader(store, manifest, verify=True)
+    table = reader.table
+    for site, pixels in enumerate(reader.read(range(table.sites))):
+        well = table.well_S[site]
+        plate = manifest.plates[table.plate_W[well]]
+        expected = tiny.pixels(plate.experiment, plate.plate, str(table.well_W[well]), int(table.site_S[site]))
+        assert np.array_equal(pixels, expected)
+    assert main(config.model_dump_json(), str(tiny.root), *outputs).reused == 8
+
+
+def test_a_run_on_the_real_store_that_fails_leaves_no_chunk(tiny: TinyScreen, store: ObjectStore, tmp_path: Path):
+    tiny.image("HUVEC-01", 1, "C03", 2, 6).write_bytes(b"")
+    with pytest.raises(InputError, match=r"C03_s2_w6\.png"):
+        run(CONFIG, tiny.root, store, *(tmp_path / name for name in ("s.json", "h.json", "l.csv")))
+    assert list(store.list("")) == []
+
+
+def test_the_command_line_exits_with_2_and_one_line(tiny: TinyScreen, store: ObjectStore, tmp_path: Path):
+    config = tmp_path / "run.yaml"
+    config.write_text(CONFIG.model_dump_json())  # JSON is YAML
+    arguments = [sys.executable, "-m", "components.normalize", "--config", str(config), "--source", str(tiny.root)]
+    arguments += ["--set", f"store.prefix={store.prefix}", "--screen", str(tmp_path / "screen.json")]
+    arguments += ["--holdout", str(tmp_path / "holdout.json"), "--holdout-labels", str(tmp_path / "labels.csv")]
+    root = Path(__file__).resolve().parents[3]
+
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=root, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "8 plates packed, 0 reused" in done.stdout
+    assert json.loads((tmp_path / "screen.json").read_text())["folds"]
+
+    (tmp_path / "screen.json").unlink()
+    tiny.edit("train.csv", "HUVEC-02_1_B03,HUVEC-02,1", "HUVEC-02_1_B03,HUVEC-02,one")
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=root, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "(HUVEC-02_1_B03): field plate is 'one'" in done.stderr
+    assert not (tmp_path / "screen.json").exists()
+
+
+def test_an_address_instead_of_a_directory_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match="s3://bucket/screen: normalize reads a directory"):
+        main(CONFIG.model_dump_json(), "s3://bucket/screen", *(str(tmp_path / n) for n in "abc"))

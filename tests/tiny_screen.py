@@ -1,0 +1,172 @@
+"""A screen of a few random 16-pixel images in the Kaggle layout, and a store in memory. For tests."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from components.core.config import FoldsConfig, ScreenConfig
+from components.core.storage.interface import MissingObjectError
+from components.normalize.config import NormalizeConfig
+
+SIZE = 16
+LABELLED = ("HUVEC-01", "HUVEC-02", "RPE-01")
+UNLABELLED = ("HUVEC-03",)
+PLATES = (1, 2)
+TREATMENTS = {1: ("sirna_7", "sirna_30", "sirna_2"), 2: ("sirna_100", "sirna_11", "sirna_9")}
+TREATED_WELLS = ("B03", "B04", "C02")
+CONTROLS = (("B02", "UNTREATED", "negative_control"), ("C03", "sirna_5", "positive_control"))
+CONFIG = NormalizeConfig(
+    screen=ScreenConfig(cell_types=("HUVEC", "RPE"), image_size=SIZE, sites=2), folds=FoldsConfig(count=2)
+)
+
+
+def site_pixels(experiment: str, plate: int, well: str, site: int) -> NDArray[np.uint8]:
+    rng = np.random.default_rng(zlib.crc32(f"{experiment} {plate} {well} {site}".encode()))
+    return rng.integers(1, 256, (6, SIZE, SIZE), dtype=np.uint8)
+
+
+@cache
+def _files(experiment: str, plate: int, well: str) -> tuple[tuple[str, bytes], ...]:
+    """Names and bytes of a well's files, encoded once a session."""
+    return tuple(
+        (f"{well}_s{site}_w{channel}.png", cv2.imencode(".png", image)[1].tobytes())
+        for site in (1, 2)
+        for channel, image in enumerate(site_pixels(experiment, plate, well, site), start=1)
+    )
+
+
+class TinyScreen:
+    """Writes the screen below `root`: 4 experiments x 2 plates x 5 wells x 2 sites x 6 channels.
+
+    Files cost a millisecond each: a test that reads tables only, or one experiment, names the `imaged` experiments.
+    """
+
+    def __init__(self, root: Path, imaged: Sequence[str] = (*LABELLED, *UNLABELLED)) -> None:
+        self.root = root
+        self._imaged = imaged
+        root.mkdir(parents=True)
+        rows: dict[str, list[str]] = {
+            "train.csv": ["id_code,experiment,plate,well,sirna"],
+            "test.csv": ["id_code,experiment,plate,well"],
+            "train_controls.csv": ["id_code,experiment,plate,well,sirna,well_type"],
+            "test_controls.csv": ["id_code,experiment,plate,well,sirna,well_type"],
+        }
+        for split, experiments in (("train", LABELLED), ("test", UNLABELLED)):
+            for experiment in experiments:
+                for plate in PLATES:
+                    for well, sirna in zip(TREATED_WELLS, TREATMENTS[plate], strict=True):
+                        label = f",{sirna}" if split == "train" else ""
+                        rows[f"{split}.csv"].append(f"{experiment}_{plate}_{well},{experiment},{plate},{well}{label}")
+                        self._write_well(split, experiment, plate, well)
+                    for well, sirna, well_type in CONTROLS:
+                        rows[f"{split}_controls.csv"].append(
+                            f"{experiment}_{plate}_{well},{experiment},{plate},{well},{sirna},{well_type}"
+                        )
+                        self._write_well(split, experiment, plate, well)
+        for name, lines in rows.items():
+            (root / name).write_text("\n".join(lines) + "\n")
+
+    def _write_well(self, split: str, experiment: str, plate: int, well: str) -> None:
+        if experiment not in self._imaged:
+            return
+        folder = self.root / split / experiment / f"Plate{plate}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in _files(experiment, plate, well):
+            (folder / name).write_bytes(data)
+
+    @staticmethod
+    def pixels(experiment: str, plate: int, well: str, site: int) -> NDArray[np.uint8]:
+        """What the site's files hold, (6, SIZE, SIZE)."""
+        return site_pixels(experiment, plate, well, site)
+
+    def image(self, experiment: str, plate: int, well: str, site: int, channel: int) -> Path:
+        split = "test" if experiment in UNLABELLED else "train"
+        return self.root / split / experiment / f"Plate{plate}" / f"{well}_s{site}_w{channel}.png"
+
+    def edit(self, table: str, old: str, new: str) -> None:
+        """Replaces the first occurrence of a text that must be there."""
+        path = self.root / table
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    def drop_wells(self, table: str, beginning: str) -> None:
+        """Removes the rows whose id_code starts so."""
+        path = self.root / table
+        path.write_text("".join(r for r in path.read_text().splitlines(keepends=True) if not r.startswith(beginning)))
+
+
+def write_png(path: Path, image: NDArray[np.generic]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done, data = cv2.imencode(".png", image)
+    assert done
+    path.write_bytes(data.tobytes())
+
+
+def raw_png(size: int, stream: bytes) -> bytes:
+    """A well-formed 8-bit grey PNG, all checksums right, around any compressed stream."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", size, size, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", stream) + chunk(b"IEND", b"")
+
+
+class MemoryStore:
+    """An ObjectWriter over a dictionary.
+
+    Attributes:
+        objects: bytes by key.
+        puts: keys written so far, in order.
+    """
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.puts: list[str] = []
+
+    def get(self, key: str) -> bytes:
+        if key not in self.objects:
+            raise MissingObjectError(self.uri(key))
+        return self.objects[key]
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes]:
+        return [self.get(key) for key in keys]
+
+    def put(self, key: str, data: bytes) -> None:
+        self.puts.append(key)
+        self.objects[key] = bytes(data)
+
+    def put_many(self, items: Iterable[tuple[str, bytes]]) -> None:
+        for key, data in items:
+            self.put(key, data)
+
+    def exists(self, key: str) -> bool:
+        return key in self.objects
+
+    def list(self, prefix: str) -> Sequence[str]:
+        return sorted(key for key in self.objects if key.startswith(prefix))
+
+    def delete_prefix(self, prefix: str) -> int:
+        keys = self.list(prefix)
+        for key in keys:
+            del self.objects[key]
+        return len(keys)
+
+    def uri(self, key: str) -> str:
+        return f"s3://memory/{key}"
+
+    def dump(self, folder: Path) -> None:
+        """Writes all objects as files."""
+        for key, data in self.objects.items():
+            path = folder / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
