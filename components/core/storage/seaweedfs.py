@@ -6,11 +6,13 @@ It listens on loopback with credentials, telemetry off and bounded memory. Its s
 from __future__ import annotations
 
 import ctypes
+import http.client
 import importlib.metadata
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -113,10 +115,10 @@ def start_weed(
         secret_key: the one user's secret; it reaches weed through a file of mode 0600, never its arguments.
         keep: file descriptors that weed holds open as long as it lives.
     """
-    # The master keeps its election log by port; on another port the volumes tell it all it needs.
-    for stale in volumes.glob("m[0-9]*"):
-        if stale.name != f"m{ports.http['master']}":
-            _remove_master_folder(stale)
+    # The master's election log, kept by port. Resumed, it may cost the volumes five seconds to register; without it the
+    # master, alone anyway, leads at once, and learns volumes and the highest object number from the volume server.
+    for folder in volumes.glob("m[0-9]*"):
+        shutil.rmtree(folder)
     for old_log in scratch.glob("weed.*"):
         old_log.unlink()
     # weed writes its flags here and reads them at the next start; ours must win.
@@ -161,21 +163,18 @@ def start_weed(
         )
 
 
-def wait_until_listening(weed: subprocess.Popen[bytes], ports: Ports, seconds: float) -> bool:
-    """Whether all its services answer before weed exits or the time is over.
+def wait_until_ready(weed: subprocess.Popen[bytes], ports: Ports, volumes: Path, seconds: float) -> bool:
+    """Whether it serves its data before it exits or the time is over.
 
-    All of them, since a stranger may answer on one port: weed then exits before it opens the others.
+    All services must answer, since on one port it may be a stranger: weed then exits before it opens the others.
+    And the master must have heard of the volumes, perhaps seconds later; until then reads of old objects fail.
     """
     deadline = time.monotonic() + seconds
-    waiting = [ports.http[name] for name in ("s3", "filer", "volume", "master")]
-    while waiting and time.monotonic() < deadline and weed.poll() is None:
-        try:
-            socket.create_connection((HOST, waiting[-1]), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            waiting.pop()
-    return not waiting
+    while time.monotonic() < deadline and weed.poll() is None:
+        if all(_answers(ports.http[name]) for name in ("master", "volume", "filer", "s3")) and _knows(ports, volumes):
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def stop_weed(weed: subprocess.Popen[bytes], ports: Ports) -> None:
@@ -222,10 +221,31 @@ def _hold(held: list[socket.socket], port: int) -> int:
     return bound
 
 
-def _remove_master_folder(folder: Path) -> None:
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    folder.rmdir()
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection((HOST, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _knows(ports: Ports, volumes: Path) -> bool:
+    """Whether the master lists the volume server, with volumes where there are any on disk."""
+    connection = http.client.HTTPConnection(HOST, ports.http["master"], timeout=2)
+    try:
+        connection.request("GET", "/dir/status")
+        topology = json.loads(connection.getresponse().read())["Topology"]
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        return False
+    finally:
+        connection.close()
+    known = [
+        node.get("Volumes", 0)
+        for center in topology.get("DataCenters") or []
+        for rack in center.get("Racks") or []
+        for node in rack.get("DataNodes") or []
+    ]
+    return bool(known) and (sum(known) > 0 or not any(volumes.glob("*.dat")))
 
 
 def _environment(scratch: Path, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -15,12 +15,12 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from components.core.storage.seaweedfs import Ports, remove_sockets, start_weed, stop_weed, wait_until_listening
+from components.core.storage.seaweedfs import Ports, remove_sockets, start_weed, stop_weed, wait_until_ready
 from components.core.storage.server_folder import FileLock, ServerFolder, ServerState
 
 _POLL_SECONDS = 0.3
 _START_ATTEMPTS = 4  # anybody may take a port between its choice and its use; then others are tried
-_LISTEN_SECONDS = 45.0
+_READY_SECONDS = 45.0
 
 
 def main(data_dir: Path) -> int:
@@ -44,7 +44,7 @@ def main(data_dir: Path) -> int:
             access_key, secret_key = secrets.token_hex(10), secrets.token_urlsafe(30)
             weed = start_weed(folder.volumes, folder.server, ports, access_key, secret_key, (server_lock.descriptor,))
             try:
-                if listened := wait_until_listening(weed, ports, _LISTEN_SECONDS):
+                if was_ready := wait_until_ready(weed, ports, folder.volumes, _READY_SECONDS):
                     folder.write_state(ServerState(os.getpid(), weed.pid, ports, access_key, secret_key))
                     # Once ours, the users' lock stays ours until the server is gone: a newcomer waits for that.
                     while not stopping and weed.poll() is None and not users_lock.try_exclusive():
@@ -53,7 +53,7 @@ def main(data_dir: Path) -> int:
             finally:
                 folder.remove_state()
                 stop_weed(weed, ports)
-            if listened:
+            if was_ready:
                 return _give_up("weed ended by itself") if died else 0
     return _give_up("weed did not start")
 
