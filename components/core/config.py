@@ -74,8 +74,10 @@ class SimulateConfig(Frozen):
         default_factory=lambda: {"HUVEC": 2, "RPE": 1, "HEPG2": 1, "U2OS": 1},
         description="unlabelled experiments by cell type (test.csv)",
     )
-    treatments_per_group: Count = Field(26, description="siRNAs of a plate group; a screen has four disjoint groups")
-    positive_controls: Annotated[int, Field(ge=0)] = Field(4, description="positive-control siRNAs, on every plate")
+    treatments_per_group: Annotated[int, Field(ge=1, le=277)] = Field(
+        26, description="siRNAs of a plate group; a screen has four disjoint groups, a plate room for 277"
+    )
+    positive_controls: Annotated[int, Field(ge=0, le=30)] = Field(4, description="positive-control siRNAs, on every plate")
     label_style: Literal["string", "integer"] = Field("string", description="numbering of the labels: sirna_N or N")
     missing_wells: Fraction = Field(0.003, description="probability that a treatment well is missing from a plate")
     missing_sites: Fraction = Field(0.001, description="probability that a site other than a well's first is missing")

@@ -1,0 +1,117 @@
+from collections import Counter, defaultdict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.core.config import ScreenConfig, SimulateConfig
+from components.core.screen.simulation.plate_design import (
+    POSITIVE_WELLS,
+    USED_WELLS,
+    design_screen,
+    label_sirnas,
+    treatment_wells,
+)
+from components.core.screen.simulation.settings import SimulationSettings
+
+
+def screen(seed=0, sites=2, **fields):
+    return SimulationSettings(seed=seed, screen=ScreenConfig(sites=sites), simulate=SimulateConfig(**fields))
+
+
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 10**6), per_group=st.integers(1, 20))
+def test_an_experiment_holds_every_treatment_once_and_a_plate_one_group(seed, per_group):
+    plates = design_screen(screen(seed, treatments_per_group=per_group, missing_wells=0.0))
+    members = defaultdict(set)
+    seen = defaultdict(list)
+    for plate in plates:
+        treated = [well.sirna for well in plate.wells if well.well_type == "treatment"]
+        assert len({well.well for well in plate.wells}) == len(plate.wells)
+        members[plate.group].add(frozenset(treated))
+        seen[plate.experiment] += treated
+    assert all(len(groups) == 1 for groups in members.values())
+    assert all(sorted(sirnas) == list(range(4 * per_group)) for sirnas in seen.values())
+
+
+def test_rotations_are_cyclic_and_only_unlabelled_experiments_use_the_fourth():
+    plates = design_screen(screen(labelled={"HUVEC": 40}, unlabelled={"RPE": 4}))
+    rotations = defaultdict(set)
+    for experiment in {plate.experiment for plate in plates}:
+        groups = [plate.group for plate in plates if plate.experiment == experiment]
+        assert groups == [(groups[0] + i) % 4 for i in range(4)]
+        rotations["RPE" if "RPE" in experiment else "HUVEC"].add(groups[0])
+    assert rotations == {"HUVEC": {0, 1, 2}, "RPE": {0, 1, 2, 3}}
+
+
+def test_a_sirna_changes_its_well_between_experiments_and_positives_do_not_leave_theirs():
+    plates = design_screen(screen(labelled={"HUVEC": 12}, unlabelled={}))
+    wells = defaultdict(set)
+    for plate in plates:
+        for well in plate.wells:
+            if well.well_type == "treatment":
+                wells[well.sirna].add(well.well)
+        assert {w.well for w in plate.wells if w.well_type == "positive_control"} == set(POSITIVE_WELLS[:4])
+        assert next(w.well for w in plate.wells if w.label == "UNTREATED") == "B02"
+    assert min(len(places) for places in wells.values()) > 1
+
+
+def test_a_plate_of_full_size_fills_all_308_used_wells():
+    plates = design_screen(
+        screen(treatments_per_group=277, positive_controls=30, missing_wells=0.0, labelled={"RPE": 1})
+    )
+    assert len(USED_WELLS) == 308
+    assert all(sorted(USED_WELLS) == [well.well for well in plate.wells] for plate in plates)
+
+
+def test_more_treatments_than_wells_is_an_error_that_names_the_field():
+    with pytest.raises(ValueError, match="treatments_per_group"):
+        SimulateConfig(treatments_per_group=278)
+    with pytest.raises(ValueError, match="positive_controls"):
+        SimulateConfig(positive_controls=31)
+
+
+def test_integer_labels_are_treatments_then_positives_then_the_negative():
+    config = SimulateConfig(treatments_per_group=5, positive_controls=3, label_style="integer")
+    labels = label_sirnas(0, config)
+    assert sorted(map(int, labels.sirnas[:20])) == list(range(20))
+    assert list(map(int, labels.sirnas[20:])) == [20, 21, 22]
+    assert labels.negative == "23"
+
+
+@pytest.mark.parametrize("style", ["string", "integer"])
+def test_a_label_tells_nothing_about_the_group(style):
+    labels = label_sirnas(3, SimulateConfig(treatments_per_group=50, label_style=style)).sirnas[:200]
+    numbers = [int(label.removeprefix("sirna_")) for label in labels]
+    assert len(set(numbers)) == 200
+    halves = Counter((number >= 100, index // 50) for index, number in enumerate(numbers))
+    # Of the 50 siRNAs of a group about half have a number in the upper half of the range.
+    assert all(14 <= halves[True, group] <= 38 for group in range(4))
+
+
+def test_string_labels_interleave_the_positives():
+    labels = label_sirnas(0, SimulateConfig(treatments_per_group=26, positive_controls=4)).sirnas
+    assert min(int(label[6:]) for label in labels[104:]) < 104
+
+
+def test_wells_and_sites_go_missing_at_the_configured_rate_and_a_well_keeps_a_site():
+    plates = design_screen(screen(labelled={"HUVEC": 10}, unlabelled={}, missing_wells=0.2, missing_sites=0.3))
+    wells = [well for plate in plates for well in plate.wells]
+    treated = sum(well.well_type == "treatment" for well in wells)
+    strays = sum(well.well_type == "negative_control" and well.well != "B02" for well in wells)
+    assert 0.75 < treated / (40 * 26) < 0.85
+    assert 0.05 < strays / (40 * 26) < 0.15
+    assert 0.25 < sum(well.sites == (1,) for well in wells) / len(wells) < 0.35
+    assert {well.sites for well in wells} == {(1,), (1, 2)}
+
+
+def test_a_screen_with_one_more_experiment_contains_the_smaller_one():
+    small = design_screen(screen(labelled={"RPE": 2}, unlabelled={}))
+    large = design_screen(screen(labelled={"RPE": 3}, unlabelled={}))
+    assert large[: len(small)] == small
+
+
+def test_treatment_wells_avoid_the_controls():
+    wells = treatment_wells(0, 277)
+    assert len(set(wells)) == 277
+    assert not {"B02", *POSITIVE_WELLS} & set(wells)

@@ -1,0 +1,149 @@
+import time
+
+import numpy as np
+import pytest
+
+from components.core.config import ScreenConfig, SimulateConfig
+from components.core.screen.simulation.cells import grow
+from components.core.screen.simulation.phenotypes import CELL_TYPES, TRAITS, cell_properties, sirna_shifts
+from components.core.screen.simulation.plate_design import design_screen
+from components.core.screen.simulation.rendering import draw
+from components.core.screen.simulation.settings import SimulationSettings
+from components.core.screen.simulation.site import render_site
+
+LEVELS_C = (6, 15, 10, 10, 6, 9)
+SPREADS_C = (7, 13, 6, 7, 5, 5)
+
+
+def settings_of(size=64, **fields):
+    return SimulationSettings(seed=0, screen=ScreenConfig(image_size=size), simulate=SimulateConfig(**fields))
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    """Mean and standard deviation of each channel by plate: two wells a plate, 8 experiments of each cell type."""
+    settings = settings_of(labelled=dict.fromkeys(CELL_TYPES, 8), unlabelled={})
+    rows = {cell_type: [] for cell_type in CELL_TYPES}
+    for plate in design_screen(settings):
+        images = np.stack([render_site(settings, plate, well, 1) for well in plate.wells[2:20:9]]).astype(float)
+        rows[plate.cell_type].append((images.mean((0, 2, 3)), images.std((0, 2, 3))))
+    return {cell_type: np.array(values).reshape(8, 4, 2, 6) for cell_type, values in rows.items()}
+
+
+def test_channel_levels_are_those_of_the_median_experiment_of_rxrx1(calibration):
+    by_experiment = np.concatenate([values.mean(1) for values in calibration.values()])
+    mean_C, std_C = np.median(by_experiment, axis=0)
+    np.testing.assert_allclose(mean_C, LEVELS_C, rtol=0.4)
+    np.testing.assert_allclose(std_C, SPREADS_C, rtol=0.5)
+
+
+@pytest.mark.parametrize(
+    ("cell_type", "low", "high"),
+    [("HUVEC", 0.19, 0.36), ("RPE", 0.11, 0.42), ("HEPG2", 0.39, 0.94), ("U2OS", 0.37, 0.98)],
+)
+def test_rendered_channel_means_spread_between_experiments_as_in_rxrx1(calibration, cell_type, low, high):
+    spread_C = np.log(calibration[cell_type][:, :, 0]).mean(1).std(0, ddof=1)
+    print(cell_type, spread_C.round(2))  # noqa: T201
+    # Eight experiments of eight wells: the estimate itself deviates by a third.
+    assert 0.65 * low < spread_C.min()
+    assert spread_C.max() < 1.35 * high
+
+
+def test_a_site_is_the_same_each_time_and_sites_and_seeds_differ():
+    settings = settings_of()
+    plate = design_screen(settings)[0]
+    first = render_site(settings, plate, plate.wells[1], 1)
+    np.testing.assert_array_equal(first, render_site(settings, plate, plate.wells[1], 1))
+    assert (first != render_site(settings, plate, plate.wells[1], 2)).mean() > 0.2
+    other = settings.model_copy(update={"seed": 1})
+    assert (first != render_site(other, plate, plate.wells[1], 1)).mean() > 0.2
+
+
+@pytest.mark.parametrize("size", [16, 33, 128])
+def test_any_image_side(size):
+    settings = settings_of(size)
+    plate = design_screen(settings)[0]
+    image = render_site(settings, plate, plate.wells[0], 1)
+    assert image.shape == (6, size, size)
+    assert image.dtype == np.uint8
+
+
+def test_the_number_of_cells_grows_with_the_area():
+    traits_T = np.zeros(len(TRAITS), dtype=np.float32)
+
+    def covered(size):
+        cells = [grow(np.random.default_rng(s), "RPE", traits_T, size, 20.0, 0.7) for s in range(20)]
+        inside = [((c.y_N >= 0) & (c.y_N < size) & (c.x_N >= 0) & (c.x_N < size)).sum() for c in cells]
+        return np.mean(inside) * np.pi * 100.0 / size**2
+
+    assert covered(100) == pytest.approx(0.7 * 1.05, rel=0.2)
+    assert covered(400) == pytest.approx(0.7 * 1.05, rel=0.2)
+
+
+def test_drawing_in_passes_keeps_every_cell(monkeypatch):
+    """One cell's stains do not depend on the others: total brightness is about the sum over passes of any size."""
+    from components.core.screen.simulation import rendering
+
+    cells = grow(np.random.default_rng(1), "U2OS", np.zeros(len(TRAITS), dtype=np.float32), 200, 20.0, 0.8)
+    whole = draw(np.random.default_rng(2), cells, 200, 20.0)
+    monkeypatch.setattr(rendering, "_PASS_PIXELS", 20_000)
+    passes = draw(np.random.default_rng(2), cells, 200, 20.0)
+    np.testing.assert_allclose(passes.mean((1, 2)), whole.mean((1, 2)), rtol=0.1)
+
+
+def test_a_cell_partly_outside_is_the_same_as_in_a_larger_image():
+    cells = grow(np.random.default_rng(3), "HUVEC", np.zeros(len(TRAITS), dtype=np.float32), 60, 20.0, 0.8)
+    small = draw(np.random.default_rng(4), cells, 60, 20.0)
+    large = draw(np.random.default_rng(4), cells, 90, 20.0)
+    np.testing.assert_allclose(large[:, :60, :60], small, rtol=1e-5, atol=1e-5)
+
+
+def test_shifts_share_the_configured_part_between_cell_types():
+    shared, specific = 0.7, 0.3
+    one_ST, two_ST = (sirna_shifts(0, cell_type, 400, 1.0, specific) for cell_type in ("RPE", "U2OS"))
+    assert np.corrcoef(one_ST.ravel(), two_ST.ravel())[0, 1] == pytest.approx(shared, abs=0.05)
+    assert one_ST.std() == pytest.approx(1.0, abs=0.03)
+
+
+def test_a_trait_moves_its_own_property_only():
+    traits_NT = np.zeros((1, len(TRAITS)), dtype=np.float32)
+    base = cell_properties("RPE", traits_NT)
+    for t, name in enumerate(TRAITS):
+        moved_NT = traits_NT.copy()
+        moved_NT[0, t] = 1.0
+        moved = cell_properties("RPE", moved_NT)
+        assert {n for n in TRAITS if moved[n][0] != base[n][0]} == {name}
+        assert moved[name][0] / base[name][0] == pytest.approx(np.exp(TRAITS[name].scale), rel=1e-4)
+
+
+def test_the_phenotype_survives_standardisation_by_plate():
+    """Wells of a siRNA in two experiments are nearest to each other, in simple per-plate features."""
+    settings = settings_of(labelled={"RPE": 2}, unlabelled={}, treatments_per_group=20, missing_wells=0.0)
+    features = {1: {}, 2: {}}
+    for plate in design_screen(settings):
+        wells = [well for well in plate.wells if well.well_type == "treatment"]
+        images = np.stack([[render_site(settings, plate, well, s) for s in (1, 2)] for well in wells]).astype(float)
+        raw = np.concatenate(
+            [
+                np.log(images.mean((1, 3, 4)) + 1),
+                np.log(images.std((1, 3, 4)) + 1),
+                np.log(np.abs(np.diff(images, axis=4)).mean((1, 3, 4)) + 1),
+            ],
+            axis=1,
+        )
+        scaled = (raw - raw.mean(0)) / raw.std(0)
+        features[int(plate.experiment[-2:])].update({w.sirna: row for w, row in zip(wells, scaled, strict=True)})
+    one, two = (np.stack([features[e][s] for s in sorted(features[e])]) for e in (1, 2))
+    nearest = ((one[:, None] - two[None]) ** 2).sum(-1).argmin(1)
+    assert (nearest == np.arange(len(one))).mean() > 8 / len(one)
+
+
+def test_a_site_of_64_pixels_takes_milliseconds():
+    settings = settings_of()
+    plate = design_screen(settings)[0]
+    render_site(settings, plate, plate.wells[0], 1)
+    begun = time.process_time()
+    for well in plate.wells[:10]:
+        render_site(settings, plate, well, 1)
+    # 6 ms on an idle core; the bound only catches a change of the order of growth.
+    assert (time.process_time() - begun) / 10 < 0.05

@@ -1,0 +1,135 @@
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from components.core.config import ScreenConfig, SimulateConfig
+from components.core.errors import InputError
+from components.core.screen.simulation.plate_design import design_screen
+from components.core.screen.simulation.settings import SimulationSettings
+from components.core.screen.simulation.site import render_site
+from components.core.screen.simulation.writer import simulate
+
+REAL = Path(__file__).resolve().parents[5] / ".." / "shared" / "rxrx1"
+SMALL = SimulationSettings(
+    seed=7,
+    screen=ScreenConfig(image_size=24),
+    simulate=SimulateConfig(
+        labelled={"RPE": 1}, unlabelled={"HUVEC": 1}, treatments_per_group=3, positive_controls=2, missing_wells=0.0,
+        missing_sites=0.0, cell_diameter=10.0,
+    ),
+)  # fmt: skip
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def digest(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("simulated") / "out"
+    assert simulate(SMALL, folder, processes=1)
+    return folder
+
+
+def test_files_and_tables_agree_and_the_truth_lies_outside_the_screen(out):
+    screen = out / "screen"
+    named = set()
+    for split in ("train", "test"):
+        for row in rows(screen / f"{split}.csv") + rows(screen / f"{split}_controls.csv"):
+            assert row["id_code"] == f"{row['experiment']}_{row['plate']}_{row['well']}"
+            for site in (1, 2):
+                for channel in range(1, 7):
+                    folder = screen / split / row["experiment"] / f"Plate{row['plate']}"
+                    named.add(folder / f"{row['well']}_s{site}_w{channel}.png")
+    assert named == set(screen.rglob("*.png"))
+    assert len(named) == 2 * 4 * (3 + 2 + 1) * 2 * 6
+    assert "sirna" not in rows(screen / "test.csv")[0]
+    truth = {row["id_code"]: row["sirna"] for row in rows(out / "truth.csv")}
+    assert list(truth) == [row["id_code"] for row in rows(screen / "test.csv")]
+    assert set(truth.values()) == {row["sirna"] for row in rows(screen / "train.csv")}
+
+
+def test_images_are_the_rendered_sites(out):
+    plate = design_screen(SMALL)[-1]
+    well = plate.wells[2]
+    path = out / "screen" / "train" / plate.experiment / f"Plate{plate.number}" / f"{well.well}_s2_w4.png"
+    read = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, render_site(SMALL, plate, well, 2)[3])
+
+
+def test_the_files_do_not_depend_on_the_number_of_processes(out, tmp_path):
+    simulate(SMALL, tmp_path / "parallel", processes=2)
+    assert digest(tmp_path / "parallel") == digest(out)
+
+
+def test_a_second_time_nothing_is_written(out):
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert not simulate(SMALL, out, processes=1)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_later_steps_settings_do_not_make_another_screen(out):
+    changed = SMALL.model_copy(update={"screen": ScreenConfig(image_size=24, controls="training")})
+    assert not simulate(changed, out, processes=1)
+
+
+def test_another_screen_in_the_folder_is_an_error_that_names_the_difference(out):
+    with pytest.raises(InputError, match=r"other settings \(seed\)"):
+        simulate(SMALL.model_copy(update={"seed": 8}), out, processes=1)
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match="not a simulated screen"):
+        simulate(SMALL, tmp_path, processes=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_failure_leaves_nothing_behind(tmp_path, processes):
+    def cancel(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(SMALL, tmp_path / "out", processes=processes, progress=cancel)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_ends_at_the_total(tmp_path):
+    seen = []
+    simulate(SMALL, tmp_path / "out", processes=1, progress=lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen)
+    assert seen[-1] == (96, 96)
+
+
+def test_a_cell_type_without_morphology_is_an_error_that_names_it(tmp_path):
+    config = SMALL.model_copy(update={"simulate": SimulateConfig(labelled={"A549": 1}, unlabelled={})})
+    with pytest.raises(InputError, match="'A549'; choose among HUVEC"):
+        simulate(config, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_are_recorded_without_paths(out):
+    record = json.loads((out / "simulation.json").read_text())
+    assert record["seed"] == 7
+    assert SimulateConfig.model_validate(record["simulate"]) == SMALL.simulate
+
+
+@pytest.mark.parametrize("name", ["train.csv", "test.csv", "train_controls.csv", "test_controls.csv"])
+def test_tables_have_the_columns_and_line_ends_of_the_release(out, name):
+    if not REAL.is_dir():
+        pytest.skip("real metadata (../shared/rxrx1) is not here")
+    with (REAL / name).open("rb") as real, (out / "screen" / name).open("rb") as simulated:
+        assert simulated.readline() == real.readline()
