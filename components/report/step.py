@@ -220,9 +220,7 @@ def _notices(
         notices += [Notice(f"assign {output.cell_type}", message) for message in output.assign.get("warnings", [])]
         missing = len(places.ids("out_of_fold", output.cell_type)) - len(output.wells["out_of_fold"])
         if missing:
-            message = (
-                f"{missing:,} labelled wells of {output.cell_type} have no out-of-fold name: their folds are missing"
-            )
+            message = f"{missing:,} labelled wells of {output.cell_type} have no out-of-fold name: folds are missing"
             notices.append(Notice("report", message))
     reported = {output.cell_type for output in outputs}
     for name in dict.fromkeys(p.cell_type for p in (*screen.plates, *holdout.plates) if p.cell_type not in reported):

@@ -79,7 +79,7 @@ def quantile(counts: Floats, q: float) -> Floats:
     """The smallest grey level at or below which a fraction q of the pixels lies; counts (..., 256)."""
     cumulative = counts.cumsum(axis=-1)
     reached: NDArray[np.bool_] = cumulative >= q * cumulative[..., -1:]
-    return reached.argmax(axis=-1).astype(np.float64)
+    return np.asarray(reached.argmax(axis=-1), np.float64)
 
 
 @dataclass(frozen=True)

@@ -387,4 +387,4 @@ def _epoch(
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> SyntheticRun:
     """A small run; tests that change its files copy them first."""
-    return make_run(tmp_path_factory.mktemp("run"))
+    return make_run(tmp_path_factory.mktemp("run"), labelled=2, group_size=12, epochs=4, side=24)

@@ -19,7 +19,9 @@ CHANNEL_COLOURS = (
     (0xF5, 0x6C, 0xD9),
     (0xFF, 0xC8, 0x3D),
 )
-"""RGB of nuclei, ER, actin, nucleoli, mitochondria, Golgi in the composite; channels also stand alone, named."""
+"""RGB of nuclei, ER, actin, nucleoli, mitochondria, Golgi; pictures also stand in this order, named."""
+COMPOSITE = 3
+"""Channels in the composite, the first ones: all six together are grey, since most stains overlap in the cytoplasm."""
 CONTRAST = (0.01, 0.997)
 """Quantiles of the plate's pixels that become black and full colour."""
 
@@ -40,7 +42,8 @@ def draw(image_CSS: NDArray[np.uint8], limits_C2: NDArray[np.float64], tile: int
     Args:
         image_CSS: one site, uint8, shape (C, S, S).
         limits_C2: of `contrast_limits`.
-        tile: side of a picture, pixels; larger sites are area-averaged down, smaller ones left alone.
+        tile: side of a picture, pixels. Of a site more than twice as large its centre is shown at half size, so that
+            cells stay recognisable; smaller ones are left alone.
 
     Raises:
         ValueError: more channels than colours.
@@ -48,13 +51,16 @@ def draw(image_CSS: NDArray[np.uint8], limits_C2: NDArray[np.float64], tile: int
     channels = image_CSS.shape[0]
     if channels > len(CHANNEL_COLOURS):
         raise ValueError(f"pictures need at most {len(CHANNEL_COLOURS)} channels, got {channels}")
+    side = image_CSS.shape[1]
+    shown = min(side, 2 * tile)
+    start = (side - shown) // 2
+    crop_CSS = image_CSS[:, start : start + shown, start : start + shown]
+    tile = min(tile, shown)
     low_C11, high_C11 = limits_C2[:, 0, None, None], limits_C2[:, 1, None, None]
-    unit_CSS = np.clip((image_CSS - low_C11) / (high_C11 - low_C11), 0.0, 1.0)
-    tile = min(tile, image_CSS.shape[1])
+    unit_CSS = np.clip((crop_CSS - low_C11) / (high_C11 - low_C11), 0.0, 1.0)
     unit_CTT = [cv2.resize(plane, (tile, tile), interpolation=cv2.INTER_AREA) for plane in unit_CSS]
     coloured = [plane[..., None] * np.array(CHANNEL_COLOURS[c], np.float64) for c, plane in enumerate(unit_CTT)]
-    # Screen blending: overlapping stains brighten without clipping to white at the first overlap.
-    composite = 255.0 * (1.0 - np.prod([1.0 - 0.7 * layer / 255.0 for layer in coloured], axis=0))
+    composite = np.minimum(np.sum(coloured[:COMPOSITE], axis=0), 255.0)
     gap = np.full((tile, max(1, tile // 44), 3), 255.0)
     pieces = [composite]
     for layer in coloured:

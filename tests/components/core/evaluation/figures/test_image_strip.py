@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from components.core.evaluation.figures.image_strip import CHANNEL_COLOURS, contrast_limits, draw
+
+LIMITS = np.array([[0.0, 100.0]] * 6)
+RXRX1 = Path(__file__).resolve().parents[5] / ".." / "shared" / "rxrx1"
+
+
+def tiles(png: bytes, side: int, gap: int) -> list[np.ndarray]:
+    rgb = cv2.cvtColor(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    assert rgb.shape == (side, 7 * side + 6 * gap, 3)
+    return [rgb[:, i * (side + gap) : i * (side + gap) + side] for i in range(7)]
+
+
+def test_each_channel_has_its_own_place_and_colour() -> None:
+    for channel in range(6):
+        image = np.zeros((6, 44, 44), np.uint8)
+        image[channel, :, :22] = 100
+        composite, *channels = tiles(draw(image, LIMITS, tile=44), 44, 1)
+        for c, tile in enumerate(channels):
+            assert tuple(tile[5, 5]) == (CHANNEL_COLOURS[c] if c == channel else (0, 0, 0))
+            assert not tile[:, 22:].any()
+        assert composite.any() == (channel < 3)
+
+
+def test_contrast_is_of_the_plate() -> None:
+    counts = np.zeros((1, 256), int)
+    counts[0, 10], counts[0, 20], counts[0, 90] = 500, 499, 1
+    assert contrast_limits(tuple(map(tuple, counts))).tolist() == [[10.0, 20.0]]
+
+
+def test_an_all_black_channel_stays_black() -> None:
+    counts = ((1000, *[0] * 255),) * 6
+    _, *channels = tiles(draw(np.zeros((6, 20, 20), np.uint8), contrast_limits(counts)), 20, 1)
+    assert not any(tile.any() for tile in channels)
+
+
+def test_a_large_site_shows_its_centre() -> None:
+    image = np.zeros((6, 400, 400), np.uint8)
+    image[:, 150:250, 150:250] = 255
+    _, first, *_ = tiles(draw(image, LIMITS, tile=100), 100, 2)
+    assert first[50, 50].any()
+    assert not first[:20].any()
+    assert abs(int(first.any(axis=2).sum()) - 50 * 50) <= 200
+
+
+def test_more_channels_than_colours_is_an_error() -> None:
+    with pytest.raises(ValueError, match="at most 6 channels, got 7"):
+        draw(np.zeros((7, 8, 8), np.uint8), np.array([[0.0, 1.0]] * 7))
+
+
+def test_a_real_site_is_neither_dark_nor_washed_out() -> None:
+    first = sorted((RXRX1 / "images").glob("train/*/Plate*/*_s1_w1.png"))
+    if not first:
+        pytest.skip("real sites are not here (../shared/rxrx1)")
+    for path in first[:2]:
+        image = np.stack(
+            [cv2.imread(str(path).replace("_w1.png", f"_w{c}.png"), cv2.IMREAD_GRAYSCALE) for c in range(1, 7)]
+        )
+        limits = contrast_limits(tuple(tuple(map(int, np.bincount(c.ravel(), minlength=256))) for c in image))
+        for tile in tiles(draw(image, limits), 132, 3):
+            assert 10 < tile.max(axis=2).mean() < 220

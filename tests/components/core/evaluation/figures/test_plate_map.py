@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+
+from components.core.evaluation.figures.plate_map import draw, plate_extent, shade
+from components.core.evaluation.named_wells import NamedWell
+from components.core.storage.manifest import PlateRecord, WellRecord
+
+
+def record(wells: dict[str, str]) -> PlateRecord:
+    return PlateRecord(
+        experiment="RPE-01",
+        plate=2,
+        cell_type="RPE",
+        labelled=False,
+        prefix="p",
+        histograms=(),
+        wells=tuple(
+            WellRecord(id_code=well, well=well, well_type=kind, sirna=None, sites=()) for well, kind in wells.items()
+        ),
+    )
+
+
+def named(well: str, confidence: float, truth: str | None = None) -> NamedWell:
+    return NamedWell(well, "RPE-01", 2, well, "RPE", "<a>", confidence, 0.1, "b", 0.5, "b", 0.5, ("b",), truth=truth)
+
+
+@pytest.mark.parametrize(("confidence", "index"), [(0.0, 0), (0.2, 1), (0.59, 2), (0.6, 3), (0.95, 5), (1.0, 5)])
+def test_shades_follow_confidence(confidence: float, index: int) -> None:
+    assert shade(confidence) == index
+
+
+def test_wells_are_drawn_where_they_are() -> None:
+    plate = record({"B02": "treatment", "D05": "treatment", "O23": "positive_control", "C03": "treatment"})
+    wells = {"B02": named("B02", 0.1), "D05": named("D05", 0.97, truth="c"), "C03": named("C03", 0.7, truth="<a>")}
+    extent = plate_extent([plate])
+    assert extent == ("B", "O", 2, 23)
+    svg = ElementTree.fromstring(draw(plate, wells, extent))
+    rects = {r.get("class"): (float(r.get("x")), float(r.get("y"))) for r in svg.iter("rect")}
+    origin = rects["c0"]
+    assert rects["c5"] == (origin[0] + 3 * 11, origin[1] + 2 * 11)
+    assert rects["c3"] == (origin[0] + 11, origin[1] + 11)
+    assert len(list(svg.iter("circle"))) == 1
+    # Only the wrong name is crossed out, and its tooltip says what it truly is.
+    assert len(list(svg.iter("path"))) == 1
+    assert [t.text for t in svg.iter("title")][1] == "D05 <a> 0.97, truly c"
+    assert "3 wells, 1 with confidence below 0.6" in svg.get("aria-label")
+
+
+def test_a_well_without_a_name_is_empty() -> None:
+    svg = ElementTree.fromstring(draw(record({"B02": "treatment"}), {}, ("B", "B", 2, 2)))
+    assert [r.get("class") for r in svg.iter("rect")] == ["e"]
