@@ -119,6 +119,7 @@ def run(
             temperatures={
                 output.cell_type: output.assign["temperature"] for output in outputs if output.assign.get("temperature")
             },
+            prior_used=any(output.assign.get("prior_enabled") for output in outputs),
             pictures=pictures,
             pictures_of=pictures_of,
             pictures_note=note,

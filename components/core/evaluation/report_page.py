@@ -70,7 +70,9 @@ class Report:
     arrangements: Sequence[Mapping[str, Any]]
     """experiments of assign.json, each with its cell_type"""
     temperatures: Mapping[str, Mapping[str, float]]
-    """by cell type: raw and group"""
+    """by cell type, then by the probabilities they calibrate: raw, group, ..."""
+    prior_used: bool
+    """whether the plate design took part: switched on, and found in the screen"""
     pictures: Sequence[Picture]
     pictures_of: Score | None
     pictures_note: str | None
@@ -166,6 +168,7 @@ def _plate_maps(report: Report) -> list[dict[str, Any]]:
     """Unlabelled experiments, then held-out ones, each with its plates."""
     shown: list[tuple[Score, Any]] = [("unlabelled", p) for p in report.screen.plates if not p.labelled]
     shown += [("holdout", p) for p in report.holdout.plates]
+    shown.sort(key=lambda pair: (pair[0] == "holdout", pair[1].experiment, pair[1].plate))  # groups are in plate order
     if not shown:
         return []
     extent = plate_map.plate_extent([plate for _, plate in shown])

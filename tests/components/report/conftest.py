@@ -240,10 +240,13 @@ def make_run(
                                 "experiment": plate.experiment,
                                 "role": role,
                                 "margin": margin,
+                                "separation": margin / 90,
                                 "groups": [1, 2, 3, 0] if margin > 5 else None,
                                 "accepted": margin > 5,
                             }
                         )
+        if cell_type == "HUVEC" and experiments[-1]["role"] == "holdout":
+            experiments[-1]["margin"] = None  # nothing to choose among: one arrangement only
         refused = [e for e in experiments if not e["accepted"]]
         cycles = 5 if cell_type == "HUVEC" else 10
         history = pretrain + [
@@ -276,7 +279,7 @@ def make_run(
                 {
                     "cell_type": cell_type,
                     "prior_enabled": True,
-                    "temperature": {"raw": 1.31, "group": 1.12},
+                    "temperature": {"raw": 1.31, "group": 1.12, "balanced": 0.94},
                     "experiments": experiments,
                     "warnings": [
                         f"{e['experiment']}: margin {e['margin']} is below 5.0; all treatments are used"
