@@ -52,7 +52,7 @@ def common(
 def simulate(
     config: Config,
     out: Annotated[Path, typer.Option(help="folder to write: screen/ and, outside of it, truth.csv")],
-    set: Changes = None,  # noqa: A002 - the flag's name
+    set: Changes = None,
 ) -> None:
     """Writes a simulated screen in the Kaggle layout."""
     arguments = ["--config", config, "--out", str(out)]
@@ -73,7 +73,7 @@ def run(
         Path | None, typer.Option(help="data of the embedded object store; default the user's cache folder")
     ] = None,
     runner: Annotated[Runner, typer.Option(help="how tasks are started")] = Runner.SUBPROCESS,
-    set: Changes = None,  # noqa: A002 - the flag's name
+    set: Changes = None,
 ) -> None:
     """Runs the training DAG on this machine, from a screen to named perturbations and a report.
 

@@ -9,15 +9,14 @@ from components.core.storage.digests import code_digest
 from components.image import VERSION
 
 
-def code_version() -> dict[str, str]:
-    """`version`, `code` (digest of both packages' sources) and, in a git checkout, `commit` with `+changes` if dirty."""
+def code_version() -> str:
+    """For example `0.1.0 (commit 1a2b3c4d5e6f+changes, sources 0123456789abcdef)`."""
     root = Path(__file__).resolve().parents[1]
-    known = {"version": VERSION, "code": code_digest("components", "pipelines")[:16]}
-    if (root / ".git").exists():
-        commit = _git(root, "rev-parse", "--short=12", "HEAD")
-        if commit:
-            known["commit"] = commit + ("+changes" if _git(root, "status", "--porcelain") else "")
-    return known
+    known = [f"sources {code_digest('components', 'pipelines')[:16]}"]
+    commit = _git(root, "rev-parse", "--short=12", "HEAD") if (root / ".git").exists() else ""
+    if commit:
+        known.insert(0, f"commit {commit}{'+changes' if _git(root, 'status', '--porcelain') else ''}")
+    return f"{VERSION} ({', '.join(known)})"
 
 
 def _git(root: Path, *arguments: str) -> str:

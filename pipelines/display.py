@@ -110,9 +110,7 @@ class Display:
     def seconds_left(self) -> float | None:
         """Time left of the whole run, from the work done so far; None before there is any."""
         done = self._done_work + sum(task.work * task.fraction for task in self.running.values())
-        total = sum(
-            expected_work(self.config, step) * count for step, count in task_counts(self.config).items()
-        )
+        total = sum(expected_work(self.config, step) * count for step, count in task_counts(self.config).items())
         if done < 0.02 * total:
             return None
         return (time.monotonic() - self._begun) / done * max(0.0, total - done)
@@ -122,8 +120,9 @@ class Display:
         if self._live is None:
             left = self.seconds_left()
             whole = "" if left is None else f"  [run: about {_duration(left)} left]"
-            self.console.print(f"[{self.finished}/{self.total} steps] {text}{whole}", markup=False, highlight=False,
-                               soft_wrap=True)
+            self.console.print(
+                f"[{self.finished}/{self.total} steps] {text}{whole}", markup=False, highlight=False, soft_wrap=True
+            )
 
     def _draw(self) -> Group:
         left = self.seconds_left()

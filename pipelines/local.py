@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 
@@ -86,6 +86,8 @@ def run_here(
             EVENTS_VARIABLE: str(events),
             "OMP_NUM_THREADS": str(threads),
             "PYTHONUNBUFFERED": "1",
+            # A folder `docker` or `kfp` beside the user must not be taken for the package of that name.
+            "PYTHONSAFEPATH": "1",
         }
         simulate = screen is None
         source, known_truth = (work / "simulated" / "screen", work / "simulated" / "truth.csv")
@@ -94,11 +96,15 @@ def run_here(
         job = _write_job(work, config, source, known_truth)
         counts = task_counts(config)
         total = sum(counts.values()) + simulate
-        with Display(config, total, console) as display, (work / "log.txt").open("ab") as log:
+        with (
+            Display(config, total, console) as display,
+            (work / "log.txt").open("ab") as log,
+            events.open(encoding="utf-8") as told,
+        ):
             if simulate:
                 command = ["-m", "components.simulate", "--config", str(work / "config.yaml")]
-                _follow([*command, "--out", str(work / "simulated")], environment, events, display, log)
-            _follow(["-m", "pipelines.local_worker", str(job)], environment, events, display, log)
+                _follow([*command, "--out", str(work / "simulated")], environment, told, display, log)
+            _follow(["-m", "pipelines.local_worker", str(job)], environment, told, display, log)
         _collect(work, out)
     return out
 
@@ -127,7 +133,9 @@ def _check_simulated(config: RunConfig) -> None:
             )
     training = len(labelled) - len(config.screen.holdout_experiments)
     if config.folds.count > training:
-        raise InputError(f"folds.count: {config.folds.count} folds need as many labelled experiments, there are {training}")
+        raise InputError(
+            f"folds.count: {config.folds.count} folds need as many labelled experiments, there are {training}"
+        )
 
 
 def _open_out(out: Path, config: RunConfig, screen: str | None, truth: Path | None) -> Path:
@@ -143,7 +151,9 @@ def _open_out(out: Path, config: RunConfig, screen: str | None, truth: Path | No
             earlier = json.loads((work / "run.json").read_text(encoding="utf-8"))
             changed = _first_difference(earlier, described)
             if changed:
-                raise InputError(f"--out {out}: holds a run with another {changed}; use a new folder, or the same settings")
+                raise InputError(
+                    f"--out {out}: holds a run with another {changed}; use a new folder, or the same settings"
+                )
         elif out.exists() and any(out.iterdir()):
             raise InputError(f"--out {out}: not empty, and not a run; use a new folder")
         work.mkdir(parents=True, exist_ok=True)
@@ -176,7 +186,9 @@ def _lock(path: Path, out: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"--out {out}: another run is working in this folder; wait for it or use another") from None
+            raise InputError(
+                f"--out {out}: another run is working in this folder; wait for it or use another"
+            ) from None
         yield
 
 
@@ -220,9 +232,7 @@ def _write_job(work: Path, config: RunConfig, source: Path, truth: Path | None) 
     return job
 
 
-def _follow(
-    arguments: list[str], environment: Mapping[str, str], events: Path, display: Display, log: Any
-) -> None:
+def _follow(arguments: list[str], environment: Mapping[str, str], events: TextIO, display: Display, log: Any) -> None:
     """Runs a Python process in a session of its own, shows its events, and explains its failure.
 
     Raises:
@@ -239,17 +249,16 @@ def _follow(
         start_new_session=True,
     )
     try:
-        with events.open(encoding="utf-8") as file:
-            while True:
-                ended = process.poll() is not None
-                for line in file.readlines():
-                    event = json.loads(line)
-                    display.event(event)
-                    if event["event"] == "failed":
-                        failed.append(event)
-                if ended:
-                    break
-                time.sleep(0.2)
+        while True:
+            ended = process.poll() is not None
+            for line in events.readlines():
+                event = json.loads(line)
+                display.event(event)
+                if event["event"] == "failed":
+                    failed.append(event)
+            if ended:
+                break
+            time.sleep(0.2)
     finally:
         _end(process)
     if process.returncode == 0 and not failed:
@@ -259,8 +268,10 @@ def _follow(
         if event["kind"] == "input":
             raise InputError(event["message"])
     for event in failed:
-        raise StepError(f"{task_name(event)} failed: {event['message']} (details in {log.name}); run the same command "
-                        "again to go on from the finished steps")
+        raise StepError(
+            f"{task_name(event)} failed: {event['message']} (details in {log.name}); run the same command "
+            "again to go on from the finished steps"
+        )
     raise StepError(
         f"the run ended with code {process.returncode} (details in {log.name}); run the same command again to go on "
         "from the finished steps"
@@ -302,4 +313,3 @@ def read_metrics(out: Path) -> dict[str, Any]:
     """The metrics.json of a finished run."""
     metrics: dict[str, Any] = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     return metrics
-

@@ -29,9 +29,7 @@ def main(job: Path) -> int:
     warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"kfp\.local")
     what = json.loads(job.read_text(encoding="utf-8"))
     config = parse(RunConfig, what["config"], source=str(job))
-    local.init(
-        runner=local.SubprocessRunner(use_venv=False), pipeline_root=what["pipeline_root"], enable_caching=False
-    )
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=what["pipeline_root"], enable_caching=False)
     try:
         build_training(config)(source=what["source"], truth=what["truth"], lineage=json.dumps(what["lineage"]))
     except RuntimeError as error:

@@ -1,8 +1,8 @@
 """Each step's part of a run's configuration, as the JSON that its component takes. Imports neither torch nor kfp."""
 
+from components.assign.step import AssignConfig
 from components.core.config import RunConfig
 from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
-from components.assign.step import AssignConfig
 from components.normalize.config import NormalizeConfig
 
 

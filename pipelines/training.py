@@ -46,7 +46,7 @@ def build_training(config: RunConfig) -> BaseComponent:
     first, *others = [backbone.name for backbone in config.backbones]
 
     @dsl.pipeline(name=f"cellsignal-{config.name.lower().replace('_', '-').replace('.', '-')}")
-    def training(source: str, truth: str = "", lineage: str = "{}", jobs: list[dict] = folds):  # noqa: B006
+    def training(source: str, truth: str = "", lineage: str = "{}", jobs: list[dict] = folds):
         packed = normalize(config=part["normalize"], source=source)
         screen, holdout = packed.outputs["screen"], packed.outputs["holdout"]
         final = {}
@@ -76,9 +76,7 @@ def build_training(config: RunConfig) -> BaseComponent:
         named = []
         for cell_type in cell_types:
             averaged = ensemble(logits=dsl.Collected(final[cell_type].outputs["logits"]))
-            answer = assign(
-                config=part["assign"], screen=screen, holdout=holdout, logits=averaged.outputs["averaged"]
-            )
+            answer = assign(config=part["assign"], screen=screen, holdout=holdout, logits=averaged.outputs["averaged"])
             named.append(answer.outputs["Output"])
         report(
             config=part["report"],

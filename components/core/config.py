@@ -77,7 +77,9 @@ class SimulateConfig(Frozen):
     treatments_per_group: Annotated[int, Field(ge=1, le=277)] = Field(
         26, description="siRNAs of a plate group; a screen has four disjoint groups, a plate room for 277"
     )
-    positive_controls: Annotated[int, Field(ge=0, le=30)] = Field(4, description="positive-control siRNAs, on every plate")
+    positive_controls: Annotated[int, Field(ge=0, le=30)] = Field(
+        4, description="positive-control siRNAs, on every plate"
+    )
     label_style: Literal["string", "integer"] = Field("string", description="numbering of the labels: sirna_N or N")
     missing_wells: Fraction = Field(0.003, description="probability that a treatment well is missing from a plate")
     missing_sites: Fraction = Field(0.001, description="probability that a site other than a well's first is missing")
@@ -86,7 +88,9 @@ class SimulateConfig(Frozen):
     effect: NonNegative = Field(1.0, description="size of a siRNA's phenotype shift; larger is easier")
     cell_type_specificity: Fraction = Field(0.4, description="share of the shift that is particular to a cell type")
     well_noise: NonNegative = Field(0.25, description="phenotype noise of a well, in units of the shift's deviation")
-    batch_strength: NonNegative = Field(1.0, description="1 = experiment and plate shifts calibrated to RxRx1, 0 = none")
+    batch_strength: NonNegative = Field(
+        1.0, description="1 = experiment and plate shifts calibrated to RxRx1, 0 = none"
+    )
 
 
 class PackConfig(Frozen):
@@ -137,7 +141,9 @@ class BackboneConfig(Frozen):
     second_stride: Literal[1, 2] = Field(
         1, description="stride of the 3x3 convolution after the stem; 2 makes a CPU-sized network three times faster"
     )
-    entry: tuple[Count, ...] = Field((64, 128, 256, 728), description="widths after the stem; all but the first stride 2")
+    entry: tuple[Count, ...] = Field(
+        (64, 128, 256, 728), description="widths after the stem; all but the first stride 2"
+    )
     middle_blocks: Annotated[int, Field(ge=0)] = Field(8, description="residual blocks of the last entry width")
     exit: tuple[Count, Count, Count] = Field((1024, 1536, 2048), description="exit flow; the last is the embedding")
 
@@ -318,8 +324,14 @@ class RunConfig(Frozen):
         Args:
             kind: a Frozen model whose fields are a subset of RunConfig's, by name and type.
         """
-        return kind.model_validate({name: getattr(self, name).model_dump() if isinstance(getattr(self, name), Frozen)
-                                    else getattr(self, name) for name in kind.model_fields})
+        return kind.model_validate(
+            {
+                name: getattr(self, name).model_dump()
+                if isinstance(getattr(self, name), Frozen)
+                else getattr(self, name)
+                for name in kind.model_fields
+            }
+        )
 
     @classmethod
     def load(cls, name_or_file: str, changes: Iterable[str] = ()) -> RunConfig:
@@ -405,8 +417,11 @@ def _apply(data: Any, change: str) -> None:
         raise InputError(f"--set {change!r}: the value is not valid YAML") from None
     node = data
     for name in parents:
-        child = node[int(name)] if isinstance(node, list) and name.isdigit() and int(name) < len(node) else (
-            node.setdefault(name, {}) if isinstance(node, dict) else None)
+        child = (
+            node[int(name)]
+            if isinstance(node, list) and name.isdigit() and int(name) < len(node)
+            else (node.setdefault(name, {}) if isinstance(node, dict) else None)
+        )
         if not isinstance(child, dict | list):
             raise InputError(f"--set {change!r}: {name} has no fields")
         node = child

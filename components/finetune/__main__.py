@@ -17,7 +17,7 @@ def finetune(
     fold: Annotated[int, Option(help="the fold whose experiments validate")],
     cell_type: Annotated[str, Option(help="whose wells")],
     weights: Annotated[Path, Option(help="folder to write")],
-    set: Annotated[list[str], Option(help="KEY=VALUE, changes the configuration")] = [],  # noqa: A002, B006
+    set: Annotated[list[str], Option(help="KEY=VALUE, changes the configuration")] = [],  # noqa: B006
 ) -> None:
     """Trains mean-teacher pairs on one cell type. The object store comes from the AWS environment variables."""
     from components.finetune.step import main

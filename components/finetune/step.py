@@ -114,7 +114,5 @@ def main(config: str, screen: str, bases: Sequence[str], fold: int, cell_type: s
                 "code": code_digest(*TRAINING_CODE, "components.finetune"),
             },
             {"weights": Path(weights)},
-            lambda out: run(
-                settings, store, manifest, [Path(base) for base in bases], fold, cell_type, out["weights"]
-            ),
+            lambda out: run(settings, store, manifest, [Path(base) for base in bases], fold, cell_type, out["weights"]),
         )

@@ -16,7 +16,7 @@ def pretrain(
     fold: Annotated[int, Option(help="the fold whose experiments validate")],
     backbone: Annotated[str, Option(help="name of a configured backbone")],
     weights: Annotated[Path, Option(help="folder to write")],
-    set: Annotated[list[str], Option(help="KEY=VALUE, changes the configuration")] = [],  # noqa: A002, B006
+    set: Annotated[list[str], Option(help="KEY=VALUE, changes the configuration")] = [],  # noqa: B006
 ) -> None:
     """Trains one backbone on all cell types of a fold. The object store comes from the AWS environment variables."""
     from components.pretrain.step import main

@@ -44,9 +44,7 @@ def run(
     images = open_images(screen, store, settings.standardise, settings.augment, settings.loader, device)
     wells = fold_wells(images.table, fold, settings.screen.controls)
     groups = groups_of_fold(screen, fold, settings.prior)
-    score = score_of(
-        images.table, screen, wells.validation, groups, settings.prior, settings.pretrain.selection
-    )
+    score = score_of(images.table, screen, wells.validation, groups, settings.prior, settings.pretrain.selection)
     labels = {"step": "pretrain", "fold": fold, "cell_type": None, "backbone": backbone}
     history = train_supervised(
         network,
@@ -85,4 +83,3 @@ def main(config: str, screen: str, fold: int, backbone: str, weights: str) -> No
             {"weights": Path(weights)},
             lambda out: run(settings, store, manifest, fold, backbone, out["weights"]),
         )
-

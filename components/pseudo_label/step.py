@@ -153,9 +153,7 @@ def run(
     labels: dict[str, Any] = {"step": "pseudo_label", "fold": fold, "cell_type": cell_type}
     history += [{**labels, **record} for record in trained.history]
     validated = bool(len(wells.validation))
-    save_pairs(
-        pairs, weights, schedule.total, history, **labels, validated=validated, refreshes=trained.refreshes
-    )
+    save_pairs(pairs, weights, schedule.total, history, **labels, validated=validated, refreshes=trained.refreshes)
     _write_pseudo_labels(weights / "pseudo_labels.csv", labeller, images, screen)
 
     outputs = {"oof": (images, wells.validation), "unlabelled": (images, wells.unlabelled)}

@@ -53,7 +53,7 @@ class ArcFaceHead(nn.Module):
 class SoftmaxHead(nn.Linear):
     """Plain linear classifier with the same call as ArcFaceHead, in float32."""
 
-    def forward(self, embedding_BE: Tensor, target_B: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, embedding_BE: Tensor, target_B: Tensor | None = None) -> Tensor:
         """Logits, shape (B, K), float32; targets change nothing."""
         with torch.autocast(embedding_BE.device.type, enabled=False):
             return F.linear(embedding_BE.float(), self.weight.float(), self.bias.float())

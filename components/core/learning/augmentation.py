@@ -106,5 +106,5 @@ def _resample(x_BCHW: Tensor, config: AugmentConfig, generator: Generator, crop:
 
 
 def _uniform(n: int, low: float, high: float, like: Tensor, generator: Generator) -> Tensor:
-    """n uniform numbers in [low, high) on the device and in the type of `like`."""
+    """N uniform numbers in [low, high) on the device and in the type of `like`."""
     return low + (high - low) * torch.rand(n, generator=generator, device=like.device, dtype=like.dtype)

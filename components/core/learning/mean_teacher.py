@@ -68,7 +68,7 @@ class Wells:
 
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None:
-    """theta' = decay theta' + (1 - decay) theta over parameters; buffers are the teacher's own."""
+    """Theta' = decay theta' + (1 - decay) theta over parameters; buffers are the teacher's own."""
     torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1.0 - decay)
 
 

@@ -100,7 +100,7 @@ def train_epochs(
         if len(validation):
             best_teachers.improved(validate()[1])
     for epoch in epochs:
-        records = []
+        records: list[dict[str, Any]] = []
         for k, pair in enumerate(pairs):
             seed = (settings.seed * 1009 + fold) * 31 + k
             measured = train_epoch(pair, images, wells, config, schedule, epoch, done.pseudo_W, seed)
@@ -119,7 +119,7 @@ def train_epochs(
             done.refreshes.append(epoch + 1)
         left = (time.monotonic() - begun) / (epoch + 1 - epochs.start) * (epochs.stop - epoch - 1)
         for record in records:
-            record["accuracy"] = students.get(record["backbone"])
+            record["accuracy"] = students.get(str(record["backbone"]))
             progress.epoch(**record, seconds_left=left)
         done.history += records
     if refresh is not None and len(validation):

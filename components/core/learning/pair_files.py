@@ -49,7 +49,7 @@ def load_pairs(
         for role in ("student", "teacher"):
             network = Classifier(backbone, settings.head, classes, channels)
             load_weights(network, folder / f"{backbone.name}.{role}.safetensors")
-            networks.append(network.to(device).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+            networks.append(network.to(device).to(memory_format=torch.channels_last))
         student, teacher = networks
         teacher.requires_grad_(False)
         pairs.append(Pair(backbone.name, student, teacher, meta["steps"][backbone.name]))

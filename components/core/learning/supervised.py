@@ -81,7 +81,7 @@ def train_supervised(
     best, best_state = Best(), None
     history: History = []
     step, begun = 0, time.monotonic()
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)
     for epoch in range(config.epochs):
         epoch_begun = time.monotonic()
         rate = step_rate(epoch, config.learning_rates, config.milestones)

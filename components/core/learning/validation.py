@@ -43,8 +43,6 @@ def score_of(
     plates_W = [int(p) for p in table.plate_number_P[table.plate_W[wells]]]
 
     def score(logits_WK: NDArray[np.float32]) -> float:
-        return selection_accuracy(
-            kind, logits_WK[:, :treatments], truth_W, experiments_W, plates_W, groups, prior
-        )
+        return selection_accuracy(kind, logits_WK[:, :treatments], truth_W, experiments_W, plates_W, groups, prior)
 
     return score
