@@ -85,7 +85,7 @@ class SimulateConfig(Frozen):
     missing_sites: Fraction = Field(0.001, description="probability that a site other than a well's first is missing")
     cell_diameter: Positive = Field(20.0, description="diameter of a typical cell, pixels")
     density: Positive = Field(0.75, description="expected sum of cell areas as a fraction of the image")
-    effect: NonNegative = Field(1.0, description="size of a siRNA's phenotype shift; larger is easier")
+    effect: NonNegative = Field(1.15, description="size of a siRNA's phenotype shift; larger is easier")
     cell_type_specificity: Fraction = Field(0.4, description="share of the shift that is particular to a cell type")
     well_noise: NonNegative = Field(0.25, description="phenotype noise of a well, in units of the shift's deviation")
     batch_strength: NonNegative = Field(

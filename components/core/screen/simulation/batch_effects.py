@@ -8,6 +8,7 @@ C channels, T traits.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -25,8 +26,8 @@ EXPERIMENT_SPREAD_C = {
 """Standard deviation of the log channel means between experiments."""
 EXPERIMENT_CORRELATION = {"HUVEC": 0.2, "RPE": 0.1, "HEPG2": 0.9, "U2OS": 0.7}
 """Correlation of those deviations between channels."""
-PLATE_SPREAD_C = (0.11, 0.09, 0.085, 0.05, 0.075, 0.06)
-"""Standard deviation of the log channel means between the plates of one experiment."""
+PLATE_SPREAD_C = (0.085, 0.07, 0.075, 0.045, 0.065, 0.05)
+"""Standard deviation of the log gains between the plates of one experiment; their siRNAs and offsets add to it."""
 PLATE_CORRELATION = 0.5
 
 _EXPERIMENT_DENSITY = 0.15
@@ -36,9 +37,9 @@ _PLATE_BLUR = 0.06
 _EXPERIMENT_CULTURE = 0.25
 """Deviation of an experiment's own phenotype shift, in trait units: passage, confluence, age of the culture."""
 _EXPERIMENT_OFFSET = 0.30
-_PLATE_OFFSET = 0.10
+_PLATE_OFFSET = 0.14
 _GRADIENT = 0.12
-_EXTREME = 2.2
+_EXTREME = 1.8
 """Deviations are clipped here, as 8-bit images of a far gain would be black or white."""
 # Irrational steps of the low-discrepancy sequences: golden section for what channels share, square roots for their own.
 _STEPS = np.array([0.6180339887, *(np.sqrt([2.0, 3.0, 5.0, 7.0, 11.0, 13.0]) % 1.0)])
@@ -65,6 +66,7 @@ class BatchEffect:
     culture_T: NDArray[np.float64]
 
 
+@lru_cache(maxsize=64)
 def plate_effect(seed: int, cell_type: str, experiment: int, plate: int, strength: float) -> BatchEffect:
     """The batch effect of one plate: its experiment's and its own.
 

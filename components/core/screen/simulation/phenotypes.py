@@ -16,6 +16,8 @@ from components.core.errors import InputError
 from components.core.screen.simulation.settings import stream
 
 CELL_TYPES = ("HUVEC", "RPE", "HEPG2", "U2OS")
+PENETRANCE = {"HUVEC": 1.0, "RPE": 1.0, "HEPG2": 1.1, "U2OS": 0.85}
+"""How strongly a knock-down shows in a cell type; U2OS is the hardest in RxRx1 (baseline of its organisers)."""
 
 
 class Trait(NamedTuple):
@@ -83,7 +85,7 @@ def sirna_shifts(seed: int, cell_type: str, sirnas: int, effect: float, specific
     """The phenotype shift of every siRNA in one cell type, read-only, (S, T).
 
     A part common to all cell types and a part particular to this one, mixed so that a trait's variance over siRNAs is
-    effect^2 whatever the share.
+    (effect x penetrance)^2 whatever the share.
 
     Args:
         seed: the run's seed.
@@ -94,7 +96,8 @@ def sirna_shifts(seed: int, cell_type: str, sirnas: int, effect: float, specific
     """
     shared_ST = stream(seed, "shared phenotype").standard_normal((sirnas, len(TRAITS)))
     specific_ST = stream(seed, "specific phenotype", cell_type).standard_normal((sirnas, len(TRAITS)))
-    shifts_ST = effect * (np.sqrt(1.0 - specificity) * shared_ST + np.sqrt(specificity) * specific_ST)
+    mixed_ST = np.sqrt(1.0 - specificity) * shared_ST + np.sqrt(specificity) * specific_ST
+    shifts_ST = effect * PENETRANCE[cell_type] * mixed_ST
     shifts_ST.setflags(write=False)
     return np.asarray(shifts_ST)
 
