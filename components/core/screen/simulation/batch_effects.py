@@ -18,7 +18,7 @@ from components.core.screen.simulation.phenotypes import TRAITS
 from components.core.screen.simulation.settings import stream
 
 EXPERIMENT_SPREAD_C = {
-    "HUVEC": (0.27, 0.28, 0.20, 0.25, 0.33, 0.35),
+    "HUVEC": (0.27, 0.28, 0.21, 0.25, 0.33, 0.36),
     "RPE": (0.18, 0.21, 0.17, 0.13, 0.40, 0.27),
     "HEPG2": (0.88, 0.41, 0.60, 0.78, 0.92, 0.68),
     "U2OS": (0.39, 0.72, 0.40, 0.60, 0.95, 0.50),
