@@ -20,9 +20,9 @@ def finetune(
     set: Annotated[list[str], Option(help="KEY=VALUE, changes the configuration")] = [],  # noqa: B006
 ) -> None:
     """Trains mean-teacher pairs on one cell type. The object store comes from the AWS environment variables."""
-    from components.finetune.step import main
-
     settings = RunConfig.load(config, set).section(MeanTeacherSettings)
+    from components.finetune.step import main  # loads torch, for which a wrong configuration need not wait
+
     main(settings.model_dump_json(), str(screen), [str(b) for b in base], fold, cell_type, str(weights))
 
 

@@ -19,9 +19,9 @@ def pretrain(
     set: Annotated[list[str], Option(help="KEY=VALUE, changes the configuration")] = [],  # noqa: B006
 ) -> None:
     """Trains one backbone on all cell types of a fold. The object store comes from the AWS environment variables."""
-    from components.pretrain.step import main
-
     settings = RunConfig.load(config, set).section(PretrainSettings)
+    from components.pretrain.step import main  # loads torch, for which a wrong configuration need not wait
+
     main(settings.model_dump_json(), str(screen), fold, backbone, str(weights))
 
 

@@ -37,7 +37,7 @@ def run(
     """
     device = pick_device()
     # Folds and backbones start from different weights, so that their average gains from their differences.
-    seed = settings.seed * 1009 + fold * 31 + [b.name for b in settings.backbones].index(backbone)
+    seed = settings.seed * 1009 + fold * 31 + settings.backbones.index(settings.backbone(backbone))
     torch.manual_seed(seed)
     classes = len(screen.vocabulary.classes)
     network = Classifier(settings.backbone(backbone), settings.head, classes, screen.channels).to(device)

@@ -22,9 +22,9 @@ def pseudo_label(
     set: Annotated[list[str], Option(help="KEY=VALUE, changes the configuration")] = [],  # noqa: B006
 ) -> None:
     """Trains with pseudo-labels, then predicts. The object store comes from the AWS environment variables."""
-    from components.pseudo_label.step import main
-
     settings = RunConfig.load(config, set).section(MeanTeacherSettings)
+    from components.pseudo_label.step import main  # loads torch, for which a wrong configuration need not wait
+
     main(
         settings.model_dump_json(),
         str(screen),

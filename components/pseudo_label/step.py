@@ -17,6 +17,7 @@ from torch import Tensor
 
 from components.core import progress
 from components.core.config import parse
+from components.core.errors import InputError
 from components.core.learning.fold_data import fold_wells, open_images
 from components.core.learning.inference import Images, adaptive_logits, well_logits
 from components.core.learning.mean_teacher import Pair, Wells
@@ -125,7 +126,11 @@ def run(
         cell_type: whose wells.
         weights: folder to write, see core.learning.pair_files; also pseudo_labels.csv.
         logits: folder to write: logits.npz and meta.json.
+
+    Raises:
+        InputError: a base of another fold or cell type: it may have learned this fold's labels.
     """
+    _check_base(base, fold, cell_type)
     device = pick_device()
     classes = len(screen.vocabulary.classes)
     config = settings.mean_teacher
@@ -179,6 +184,14 @@ def run(
     }
     logits.mkdir(parents=True, exist_ok=True)
     write_logits(logits, LogitsDirectory(predicted, meta))
+
+
+def _check_base(base: Path, fold: int, cell_type: str) -> None:
+    meta = json.loads((base / "meta.json").read_text())
+    if (meta["fold"], meta["cell_type"]) != (fold, cell_type):
+        raise InputError(
+            f"{base}: weights of fold {meta['fold']} and {meta['cell_type']}, expected fold {fold} and {cell_type}"
+        )
 
 
 def _predict(

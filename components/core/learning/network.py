@@ -49,7 +49,8 @@ def _build_backbone(config: BackboneConfig, channels: int) -> tuple[nn.Module, i
         model = timm.create_model(config.model, pretrained=False, in_chans=channels, num_classes=0)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"backbones.{config.name}.model: {' '.join(str(error).split())}") from None
-    return cast(nn.Module, model), int(model.num_features)
+    # Some models (MobileNetV3, GhostNet, HGNet) widen their features after pooling; num_features is the width before.
+    return cast(nn.Module, model), int(getattr(model, "head_hidden_size", None) or model.num_features)
 
 
 def pick_device() -> torch.device:

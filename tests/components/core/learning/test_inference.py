@@ -1,0 +1,179 @@
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from components.core.learning.augmentation import dihedral
+from components.core.learning.inference import Images, adaptive_logits, chunks, evaluating, well_logits
+from components.core.learning.loader import SiteCache
+from tests.components.core.learning.tiny_networks import SLIM, classifier, same, weights_of
+
+K = 9
+
+
+@pytest.fixture
+def network():
+    """With running statistics that are not the initial ones."""
+    network = classifier(K)
+    network.train()
+    for _ in range(3):
+        network(2.0 * torch.randn(16, 6, 16, 16) + 1.0)
+    return network
+
+
+@pytest.mark.parametrize("views", [1, 2, 8])
+def test_a_wells_logits_are_the_mean_over_its_sites_and_views(images: Images, network, views):
+    wells = np.array([7, 0, 31, 12])
+    got_WK = well_logits(network, images, wells, views, batch_size=3, classes=K)
+    network.eval()
+    for row, well in enumerate(wells):
+        sites = [s for s in range(images.table.sites) if images.table.well_S[s] == well]
+        assert len(sites) == 2
+        passes = []
+        for site in sites:
+            ((_, x),) = images.batches([np.array([site])])
+            passes += [network(dihedral(x, view))[0].detach().double().numpy() for view in range(views)]
+        np.testing.assert_allclose(got_WK[row], np.mean(passes, axis=0), atol=1e-4)
+    assert got_WK.dtype == np.float32
+
+
+def test_wells_may_have_different_numbers_of_sites(images: Images, network):
+    table = images.table
+    # Well 0 loses its second site: it keeps site 0, and all others move up.
+    first = table.first_site_W.copy()
+    first[1:] -= 1
+    kept = np.arange(table.sites) != 1
+    cut = replace(table, first_site_W=first, well_S=table.well_S[kept], key_S=table.key_S[:1] + table.key_S[2:])
+
+    class Moved:
+        def read(self, sites):
+            return images.cache.read(np.flatnonzero(kept)[sites])
+
+    fewer = replace(images, table=cut, cache=SiteCache(Moved(), cut, (6, 16, 16), 0))
+    ((_, x),) = images.batches([np.array([0])])
+    one = well_logits(network, fewer, np.array([0, 1]), 1, 8, K)
+    np.testing.assert_allclose(one[0], network.eval()(x)[0].detach(), atol=1e-4)
+    np.testing.assert_allclose(one[1], well_logits(network, images, np.array([1]), 1, 8, K)[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 16, 1000])
+def test_batching_and_order_do_not_change_a_wells_logits(images: Images, network, batch_size):
+    wells = np.arange(images.table.wells)
+    expected_WK = well_logits(network, images, wells, 2, 7, K)
+    np.testing.assert_allclose(well_logits(network, images, wells, 2, batch_size, K), expected_WK, atol=1e-4)
+    back_WK = well_logits(network, images, wells[::-1].copy(), 2, batch_size, K)
+    np.testing.assert_allclose(back_WK[::-1], expected_WK, atol=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_prediction_leaves_the_network_as_it_was(images: Images, network, training):
+    network.train(training)
+    before = weights_of(network)
+    well_logits(network, images, np.arange(5), 1, 4, K)
+    assert network.training == training
+    assert same(before, weights_of(network))
+
+
+def test_the_mode_comes_back_after_an_error(network):
+    network.train()
+
+    def fail() -> None:
+        with evaluating(network):
+            assert not network.training
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail()
+    assert network.training
+
+
+def test_chunks_are_consecutive():
+    assert [c.tolist() for c in chunks(np.arange(7), 3)] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert chunks(np.arange(0), 3) == []
+
+
+def norm_by_hand(module: nn.Module) -> nn.Module:
+    """A copy whose BatchNorm is written out: every batch is normalised by its own mean and biased variance."""
+
+    class ByHand(nn.Module):
+        def __init__(self, norm: nn.BatchNorm2d) -> None:
+            super().__init__()
+            self.norm = norm
+
+        def forward(self, x):
+            mean, variance = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), unbiased=False, keepdim=True)
+            scale, shift = self.norm.weight[None, :, None, None], self.norm.bias[None, :, None, None]
+            return (x - mean) / torch.sqrt(variance + self.norm.eps) * scale + shift
+
+    module = copy.deepcopy(module)
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(parent, name, ByHand(child))
+    return module
+
+
+def one_site_a_well(images: Images) -> Images:
+    """Every well's first site stands for both, so that no draw of sites matters."""
+
+    class First:
+        def read(self, sites):
+            return images.cache.read(images.table.first_site_W[images.table.well_S[sites]])
+
+    return replace(images, cache=SiteCache(First(), images.table, (6, 16, 16), 0))
+
+
+def adapted(network, images, wells, passes=1, batch_size=16, seed=0):
+    generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
+    return adaptive_logits(network, images, wells, passes, batch_size, K, generator, rng)
+
+
+def test_adaptive_logits_normalise_by_each_plates_own_batch(images: Images, network, monkeypatch):
+    monkeypatch.setattr("components.core.learning.inference.easy_view", lambda x, *_: x)
+    steady = one_site_a_well(images)
+    wells = np.array([9, 3, 0, 7, 5, 4, 1, 8, 2, 6])  # plates 0 and 1 mixed
+    got_WK = adapted(network, steady, wells, passes=3)
+    plain = norm_by_hand(network)
+    for plate in (0, 1):
+        own = np.flatnonzero(images.table.plate_W[wells] == plate)
+        assert len(own) == 5
+        ((_, x),) = steady.batches([images.table.first_site_W[wells[own]].astype(np.intp)])
+        np.testing.assert_allclose(got_WK[own], plain(x).detach(), atol=2e-3)
+    # Another plate's wells change nothing, unlike running statistics or a batch across plates.
+    alone = np.array([0, 1, 2, 3, 4])
+    alone_WK = adapted(network, steady, alone)
+    assert np.abs(alone_WK - got_WK[[2, 6, 8, 1, 5]]).max() < 2e-3
+    assert np.abs(alone_WK - well_logits(network, steady, alone, 1, 16, K)).max() > 0.1
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_adaptive_logits_leave_running_statistics_and_mode(images: Images, network, training):
+    network.train(training)
+    before = weights_of(network)
+    adapted(network, images, np.arange(images.table.wells), passes=2)
+    assert network.training == training
+    assert same(before, weights_of(network))
+
+
+def test_running_statistics_survive_a_failure_too(images: Images, network):
+    before = weights_of(network)
+    network.head.register_forward_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("inside")))
+    with pytest.raises(RuntimeError, match="inside"):
+        adapted(network, images, np.arange(10))
+    assert same(before, weights_of(network))
+
+
+def test_adaptive_logits_follow_their_generators(images: Images, network):
+    wells = np.arange(20)
+    assert np.array_equal(adapted(network, images, wells, seed=1), adapted(network, images, wells, seed=1))
+    assert not np.array_equal(adapted(network, images, wells, seed=1), adapted(network, images, wells, seed=2))
+
+
+def test_a_plate_of_one_well_at_one_pixel_uses_the_running_statistics(images: Images):
+    lonely = classifier(K, backbone=SLIM)  # 16 pixels end at 1 x 1
+    lonely.train()
+    lonely(torch.randn(8, 6, 16, 16))
+    assert np.isfinite(adapted(lonely, images, np.array([0, 12]), passes=2)).all()

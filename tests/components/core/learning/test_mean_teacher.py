@@ -1,0 +1,220 @@
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+
+from components.core.config import AugmentConfig, MeanTeacherConfig
+from components.core.learning import mean_teacher
+from components.core.learning.fold_data import fold_wells
+from components.core.learning.inference import Images, well_logits
+from components.core.learning.mean_teacher import Pair, Wells, consistency, train_epoch, update_teacher
+from components.core.learning.schedules import CycleSchedule
+from tests.components.core.learning.tiny_networks import (
+    MEAN_TEACHER,
+    classifier,
+    images_of,
+    same,
+    weights_of,
+    with_classes,
+)
+
+CONFIG = MEAN_TEACHER.mean_teacher
+SCHEDULE = CycleSchedule.of(CONFIG, "HUVEC")
+K = 8  # six treatments, a positive and a negative control
+
+
+@pytest.fixture
+def moving(screen) -> Images:
+    """With all augmentation and jitter."""
+    return images_of(screen, AugmentConfig(), jitter=0.1)
+
+
+@pytest.fixture
+def wells(images: Images) -> Wells:
+    fold = fold_wells(images.table, 0, "all", "HUVEC")
+    return Wells(fold.training, np.concatenate([fold.validation, fold.unlabelled]))
+
+
+def pair_of(seed: int = 0) -> Pair:
+    return Pair.start("small", classifier(K, seed), keep_classifier=True)
+
+
+def epoch(pair, images, wells, config=CONFIG, epoch=0, pseudo_W=None, seed=5):
+    return train_epoch(pair, images, wells, config, CycleSchedule.of(config, "HUVEC"), epoch, pseudo_W, seed)
+
+
+def labels(images, wells, value: int = 0) -> torch.Tensor:
+    pseudo_W = torch.full((images.table.wells,), -1, dtype=torch.long)
+    pseudo_W[torch.from_numpy(wells.unlabelled)] = value
+    return pseudo_W
+
+
+def test_the_teacher_moves_by_one_minus_the_decay_and_keeps_its_own_statistics():
+    teacher, student = (torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.BatchNorm1d(1)) for _ in range(2))
+    with torch.no_grad():
+        for network, weight, mean in ((teacher, 1.0, 7.0), (student, 5.0, 9.0)):
+            network[0].weight.fill_(weight)
+            network[1].running_mean.fill_(mean)
+    update_teacher(teacher, student, 0.75)
+    assert float(teacher[0].weight.detach()) == 0.75 * 1.0 + 0.25 * 5.0
+    update_teacher(teacher, student, 0.5)
+    assert float(teacher[0].weight.detach()) == 0.5 * 2.0 + 0.5 * 5.0
+    assert float(student[0].weight.detach()) == 5.0
+    assert (float(teacher[1].running_mean), float(student[1].running_mean)) == (7.0, 9.0)
+
+
+def test_consistency_is_the_mean_squared_difference_of_probabilities():
+    rng = np.random.default_rng(0)
+    student_BK, teacher_BK = rng.standard_normal((2, 5, 7)) * 3
+    expected = ((softmax(student_BK, axis=1) - softmax(teacher_BK, axis=1)) ** 2).mean()
+    got = consistency(torch.from_numpy(student_BK), torch.from_numpy(teacher_BK))
+    assert float(got) == pytest.approx(expected, rel=1e-12)
+    assert float(consistency(torch.from_numpy(student_BK), torch.from_numpy(student_BK + 4.0))) < 1e-20
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_teacher_starts_with_the_classifier_and_the_student_drops_it(keep):
+    pretrained = classifier(K)
+    before = weights_of(pretrained)
+    pair = Pair.start("small", pretrained, keep_classifier=keep)
+    assert same(before, weights_of(pair.teacher))
+    changed = [name for name, tensor in weights_of(pair.student).items() if not torch.equal(tensor, before[name])]
+    assert changed == ([] if keep else ["head.weight"])
+    assert all(p.requires_grad for p in pair.student.parameters())
+    assert not any(p.requires_grad for p in pair.teacher.parameters())
+
+
+def test_an_epoch_takes_no_gradient_through_the_teacher_and_moves_both(moving, wells):
+    pair = pair_of()
+    before = weights_of(pair.student)
+    measured = epoch(pair, moving, wells, pseudo_W=labels(moving, wells))
+    assert all(p.grad is None for p in pair.teacher.parameters())
+    moved_student = not same(before, weights_of(pair.student))
+    moved_teacher = any(
+        not torch.equal(p, before[name]) for name, p in pair.teacher.named_parameters()
+    )  # buffers move by themselves
+    assert (moved_student, moved_teacher) == (True, True)
+    assert not torch.equal(pair.teacher.state_dict()["backbone.stem.1.running_mean"], torch.zeros(4))
+    assert measured["loss"] > 0
+    assert measured["sites_per_s"] > 0
+
+
+def test_an_epoch_is_a_function_of_seed_and_epoch(moving, wells):
+    def after(epoch_number, seed):
+        pair = pair_of()
+        np.random.default_rng()  # other generators' states play no part
+        torch.rand(3)
+        epoch(pair, moving, wells, epoch=epoch_number, seed=seed, pseudo_W=labels(moving, wells))
+        return {**weights_of(pair.student), **{f"t.{k}": v for k, v in weights_of(pair.teacher).items()}}
+
+    first = after(1, 5)
+    assert same(first, after(1, 5))
+    assert not same(first, after(2, 5))
+    assert not same(first, after(1, 6))
+
+
+class Recorder:
+    """A cache that notes the site batches it is asked for, and the images that read through it."""
+
+    def __init__(self, images: Images) -> None:
+        self.batches_of_sites: list[np.ndarray] = []
+        self._inner = images.cache
+        self.images = replace(images, cache=self)
+
+    def batches(self, orders):
+        self.batches_of_sites += list(orders)
+        return self._inner.batches(orders)
+
+
+@pytest.mark.parametrize(("labelled", "unlabelled"), [(4, 4), (5, 3), (3, 30), (100, 4)])
+def test_every_labelled_well_once_an_epoch_and_unlabelled_ones_go_round(images, wells, labelled, unlabelled):
+    config = CONFIG.model_copy(update={"labelled_batch": labelled, "unlabelled_batch": unlabelled})
+    recorder = Recorder(images)
+    pair = pair_of()
+    epoch(pair, recorder.images, wells, config)
+    steps = max(1, round(len(wells.labelled) / labelled))
+    assert pair.step == steps == len(recorder.batches_of_sites)
+    seen = [images.table.well_S[sites] for sites in recorder.batches_of_sites]
+    is_labelled_W = np.isin(np.arange(images.table.wells), wells.labelled)
+    assert sorted(np.concatenate([w[is_labelled_W[w]] for w in seen])) == sorted(wells.labelled)
+    for w in seen:  # labelled first
+        count = int(is_labelled_W[w].sum())
+        assert is_labelled_W[w[:count]].all()
+        assert len(w) - count == unlabelled
+    others = np.bincount(np.concatenate([w[~is_labelled_W[w]] for w in seen]), minlength=images.table.wells)
+    rounds = others[wells.unlabelled]
+    assert rounds.max() - rounds.min() <= 1
+    assert rounds.sum() == steps * unlabelled == others.sum()
+
+
+def test_without_unlabelled_wells_it_still_trains(images, wells):
+    pair = pair_of()
+    before = weights_of(pair.student)
+    epoch(pair, images, Wells(wells.labelled, np.empty(0, dtype=np.intp)), pseudo_W=labels(images, wells))
+    assert not same(before, weights_of(pair.student))
+
+
+@pytest.mark.parametrize("with_pseudo_labels", [False, True])
+def test_labels_of_unlabelled_wells_are_never_read(moving, wells, with_pseudo_labels):
+    def after(images):
+        pair = pair_of()
+        epoch(pair, images, wells, pseudo_W=labels(images, wells) if with_pseudo_labels else None)
+        return {**weights_of(pair.student), **{f"t.{k}": v for k, v in weights_of(pair.teacher).items()}}
+
+    reference = after(moving)
+    for hidden in (-1, 0, 10**6):
+        class_W = moving.table.class_W.copy()
+        class_W[np.setdiff1d(np.arange(len(class_W)), wells.labelled)] = hidden
+        assert same(reference, after(with_classes(moving, class_W)))
+    class_W = moving.table.class_W.copy()
+    class_W[wells.labelled] = np.roll(class_W[wells.labelled], 1)
+    assert not same(reference, after(with_classes(moving, class_W)))
+
+
+def test_the_pseudo_label_term_uses_the_given_classes_with_its_weight(images, wells, monkeypatch):
+    """One step without augmentation: the loss by hand, from the three passes of an untouched copy."""
+    config = CONFIG.model_copy(
+        update={"labelled_batch": 100, "unlabelled_batch": 6, "ramp_epochs": 5.0, "consistency_weight": 40.0}
+    )
+    recorder = Recorder(images)
+    pair = pair_of()
+    student, teacher = deepcopy(pair.student).train(), deepcopy(pair.teacher).train()
+    pseudo_W = labels(images, wells)
+    pseudo_W[torch.from_numpy(wells.unlabelled)] = torch.arange(len(wells.unlabelled)) % 6
+    # Symmetries are always on, so the views themselves are taken away.
+    for name in ("normal_view", "easy_view", "hard_view"):
+        monkeypatch.setattr(mean_teacher, name, lambda x, *_: x)
+    measured = epoch(pair, recorder.images, wells, config, epoch=2, pseudo_W=pseudo_W)
+    (sites,) = recorder.batches_of_sites
+    ((_, x),) = images.batches([sites])
+    well_B = images.table.well_S[sites]
+    count = len(wells.labelled)
+    with torch.no_grad():
+        target_L = torch.from_numpy(images.table.class_W[well_B[:count]]).long()
+        supervised = torch.nn.functional.cross_entropy(student(x[:count], target_L), target_L)
+        easy_BK, teacher_BK = student(x), teacher(x)
+    log_prob_BK = easy_BK.double().log_softmax(1).numpy()
+    pseudo = -np.mean([log_prob_BK[b, pseudo_W[well_B[b]]] for b in range(count, len(x))])
+    difference = softmax(easy_BK.double().numpy(), axis=1) - softmax(teacher_BK.double().numpy(), axis=1)
+    strength = 40.0 * np.exp(-5 * (1 - 2 / 5) ** 2)
+    expected = 0.7 * float(supervised) + 0.3 * pseudo + strength * (difference**2).mean()
+    assert measured["loss"] == pytest.approx(expected, rel=1e-4)
+    # The step itself: the first decay is min(1 - 1/2, 0.9) at the third epoch.
+    for name, moved in pair.teacher.named_parameters():
+        halfway = (teacher.state_dict()[name] + pair.student.state_dict()[name]) / 2
+        torch.testing.assert_close(moved, halfway, atol=1e-6, rtol=1e-5)
+
+
+def test_given_classes_teach_the_student(images, wells):
+    config = MeanTeacherConfig(
+        labelled_batch=8, unlabelled_batch=12, pseudo_label_weight=1.0, consistency_weight=0.0, cycle_epochs=50,
+        learning_rate=0.05, ratio={},
+    )  # fmt: skip
+    pair = pair_of()
+    for number in range(8):
+        epoch(pair, images, wells, config, epoch=number, pseudo_W=labels(images, wells, value=4))
+    logits_WK = well_logits(pair.student, images, wells.unlabelled, 1, 16, K)
+    assert (logits_WK.argmax(1) == 4).mean() > 0.9

@@ -1,0 +1,140 @@
+import numpy as np
+import torch
+
+from components.core.learning.fold_data import fold_wells
+from components.core.learning.inference import Images
+from components.core.learning.mean_teacher import Pair, Wells
+from components.core.learning.mean_teacher_run import train_epochs
+from tests.components.core.learning.tiny_networks import MEAN_TEACHER, SLIM, SMALL, classifier, same, weights_of
+
+K = 8
+
+
+class Scores:
+    """Scripted accuracies in the order they are asked for; each pair's student first, then the teachers."""
+
+    def __init__(self, *values: float) -> None:
+        self.left = list(values)
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __call__(self, logits_WK) -> float:
+        self.shapes.append(logits_WK.shape)
+        return self.left.pop(0)
+
+
+def pairs(*backbones):
+    return [Pair.start(b.name, classifier(K, 1 + n, b), keep_classifier=True) for n, b in enumerate(backbones)]
+
+
+def run(images: Images, own, score, epochs, refresh=None, validation=None, **changes):
+    wells = fold_wells(images.table, 0, "all", "HUVEC")
+    settings = MEAN_TEACHER.model_copy(update={"mean_teacher": MEAN_TEACHER.mean_teacher.model_copy(update=changes)})
+    return train_epochs(
+        pairs=own,
+        images=images,
+        wells=Wells(wells.training, np.concatenate([wells.validation, wells.unlabelled])),
+        validation=wells.validation if validation is None else validation,
+        score=score,
+        settings=settings,
+        classes=K,
+        epochs=epochs,
+        cell_type="HUVEC",
+        fold=0,
+        refresh=refresh,
+    )
+
+
+class Labels:
+    """A refresh that remembers when it was asked and what the pairs were then."""
+
+    def __init__(self, images: Images, own) -> None:
+        self.epochs: list[int] = []
+        self.states: dict[int, list] = {}
+        self._images, self._pairs = images, own
+
+    def __call__(self, epoch: int):
+        self.epochs.append(epoch)
+        self.states[epoch] = [(weights_of(p.student), weights_of(p.teacher)) for p in self._pairs]
+        return torch.full((self._images.table.wells,), epoch % 6, dtype=torch.long)
+
+
+def test_refreshes_follow_the_teachers_best_and_networks_end_at_theirs(images: Images):
+    own = pairs(SMALL)
+    labels = Labels(images, own)
+    #              start     epoch 1   epoch 2   epoch 3
+    score = Scores(0.1, 0.1, 0.2, 0.5, 0.9, 0.3, 0.3, 0.2)
+    done = run(images, own, score, range(1, 4), labels)
+    assert labels.epochs == done.refreshes == [1, 2], "at the start, and before the epoch after a best of the teachers"
+    assert score.left == []
+    assert set(score.shapes) == {(6, K)}
+    assert (done.pseudo_W == 2).all()
+    assert [record["accuracy"] for record in done.history] == [0.2, 0.9, 0.3]
+    assert [record["epoch"] for record in done.history] == [2, 3, 4]
+    assert same(weights_of(own[0].teacher), labels.states[2][0][1]), "the teacher of its best epoch"
+    assert not same(weights_of(own[0].student), labels.states[2][0][0]), "the student was best an epoch later"
+
+
+def test_the_start_counts_as_a_validated_epoch(images: Images):
+    own = pairs(SMALL)
+    before = weights_of(own[0].student), weights_of(own[0].teacher)
+    run(images, own, Scores(0.9, 0.9, 0.1, 0.1, 0.2, 0.2), range(1, 3), Labels(images, own))
+    assert same(weights_of(own[0].student), before[0])
+    assert same(weights_of(own[0].teacher), before[1])
+
+
+def test_finetune_leaves_the_last_state_and_makes_no_labels(images: Images):
+    kept, scored = pairs(SMALL), pairs(SMALL)
+    one = run(images, kept, Scores(0.9, 0.9, 0.1, 0.1), range(2))
+    run(images, scored, Scores(0.1, 0.1, 0.9, 0.9), range(2))
+    assert (one.refreshes, one.pseudo_W) == ([], None)
+    assert same(weights_of(kept[0].student), weights_of(scored[0].student)), "scores decide nothing"
+    assert kept[0].step == 4, "18 labelled wells in batches of about 8: two steps an epoch"
+
+
+def test_without_validation_wells_labels_are_made_at_fixed_epochs_and_the_last_state_stays(images: Images):
+    own = pairs(SMALL)
+    labels = Labels(images, own)
+    nobody = np.empty(0, dtype=np.intp)
+    done = run(images, own, Scores(), range(1, 6), labels, validation=nobody, refresh_epochs=2)
+    assert labels.epochs == done.refreshes == [1, 3, 5]
+    assert {record["accuracy"] for record in done.history} == {None}
+    assert not same(weights_of(own[0].student), labels.states[5][0][0])
+
+
+def test_validation_comes_every_few_epochs_and_at_the_end(images: Images):
+    own = pairs(SMALL)
+    done = run(images, own, Scores(0.1, 0.1, 0.2, 0.2), range(3), validate_every=2)
+    assert [record["accuracy"] for record in done.history] == [None, 0.1, 0.2]
+
+
+def test_backbones_share_scores_and_labels_and_nothing_else(images: Images):
+    both, alone = pairs(SMALL, SLIM), pairs(SMALL)
+    scores = Scores(*[0.0] * 100)
+    done = run(images, both, scores, range(2), Labels(images, both))
+    run(images, alone, Scores(*[0.0] * 100), range(2), Labels(images, alone))
+    assert [(r["backbone"], r["epoch"]) for r in done.history] == [("small", 1), ("slim", 1), ("small", 2), ("slim", 2)]
+    assert len(scores.shapes) == 3 * 3, "two students and one mean of teachers, three times"
+    assert same(weights_of(both[0].student), weights_of(alone[0].student))
+
+
+def test_the_teachers_are_scored_by_their_mean_logits(images: Images):
+    seen = []
+
+    def score(logits_WK):
+        seen.append(logits_WK)
+        return 0.0
+
+    own = pairs(SMALL, SLIM)
+    # At the start student and teacher are equal, so the teachers' mean is that of the two students.
+    run(images, own, score, range(1, 2), Labels(images, own))
+    np.testing.assert_allclose(seen[2], (seen[0] + seen[1]) / 2, atol=1e-4)
+    assert not np.allclose(seen[0], seen[1], atol=1e-2)
+
+
+def test_two_runs_agree_bit_for_bit(images: Images):
+    one, two = pairs(SMALL, SLIM), pairs(SMALL, SLIM)
+    for own in (one, two):
+        run(images, own, Scores(*[0.0] * 100), range(2), Labels(images, own))
+    for left, right in zip(one, two, strict=True):
+        assert same(weights_of(left.student), weights_of(right.student))
+        assert same(weights_of(left.teacher), weights_of(right.teacher))

@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from components.core.config import BackboneConfig, HeadConfig
+from components.core.errors import InputError
+from components.core.learning.network import Classifier
+from tests.components.core.learning.tiny_networks import SMALL, classifier, same, weights_of
+
+
+# mobilenetv3 widens its features after pooling, so that its embedding is not what timm calls num_features.
+@pytest.mark.parametrize("model", ["resnet10t", "mobilenetv3_small_050", "test_convnext"])
+def test_a_timm_model_reads_six_channels(model):
+    torch.manual_seed(0)
+    network = Classifier(BackboneConfig(name="other", kind="timm", model=model), HeadConfig(), classes=5)
+    x = torch.randn(2, 6, 64, 64)
+    logits_BK = network.eval()(x)
+    assert logits_BK.shape == (2, 5)
+    for channel in range(6):
+        changed = x.clone()
+        changed[:, channel] += 1.0
+        assert not torch.equal(network(changed), logits_BK), f"channel {channel} is not read"
+
+
+def test_an_unknown_timm_model_is_an_error_that_names_the_field():
+    with pytest.raises(InputError, match=r"^backbones\.other\.model: .*resnet_of_atlantis") as caught:
+        Classifier(BackboneConfig(name="other", kind="timm", model="resnet_of_atlantis"), HeadConfig(), classes=5)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_new_head_leaves_the_backbone_alone():
+    network = classifier(5, scale=20.0, margin=0.2)
+    before = weights_of(network)
+    network.reset_head()
+    after = weights_of(network)
+    assert [name for name in before if not torch.equal(before[name], after[name])] == ["head.weight"]
+    assert before["head.weight"].shape == after["head.weight"].shape
+    assert (network.head.scale, network.head.margin) == (20.0, 0.2)
+
+
+def test_the_seed_decides_the_weights():
+    assert same(weights_of(classifier(5, seed=1)), weights_of(classifier(5, seed=1)))
+    assert not same(weights_of(classifier(5, seed=1)), weights_of(classifier(5, seed=2)))
+
+
+def test_targets_reach_the_head():
+    network = classifier(4).eval()
+    x, target_B = torch.randn(3, 6, 16, 16), torch.tensor([0, 1, 3])
+    embedding_BE = network.backbone(x)
+    assert embedding_BE.shape == (3, SMALL.exit[-1])
+    torch.testing.assert_close(network(x, target_B), network.head(embedding_BE, target_B))
+    assert not torch.equal(network(x, target_B), network(x))

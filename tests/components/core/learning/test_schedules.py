@@ -1,0 +1,75 @@
+import math
+
+import pytest
+
+from components.core.config import MeanTeacherConfig
+from components.core.learning.schedules import CycleSchedule, ema_decay, ramp, step_rate
+
+REFERENCE = MeanTeacherConfig()
+
+
+@pytest.mark.parametrize(
+    ("epoch", "rate"), [(0, 3e-4), (99, 3e-4), (100, 1e-4), (139, 1e-4), (140, 1e-5), (159, 1e-5), (500, 1e-5)]
+)
+def test_step_rate_changes_at_the_milestones(epoch, rate):
+    assert step_rate(epoch, (3e-4, 1e-4, 1e-5), (100, 140)) == rate
+
+
+def test_step_rate_without_milestones_is_constant():
+    assert [step_rate(epoch, (0.1,), ()) for epoch in (0, 1, 1000)] == [0.1] * 3
+
+
+@pytest.mark.parametrize(
+    ("step", "epoch", "decay"),
+    [
+        (1, 1, 0.5),
+        (7, 1, 0.5),
+        (1, 2, 0.5),  # 1 - 1/2
+        (3, 2, 0.75),  # 1 - 1/4
+        (9, 10, 0.9),
+        (500, 10, 0.9),
+        (49, 11, 0.98),  # 1 - 1/50
+        (5000, 11, 0.99),
+        (5000, 20, 0.99),
+        (499, 21, 0.998),
+        (10**6, 21, 0.999),
+    ],
+)
+def test_ema_decay_by_hand(step, epoch, decay):
+    assert ema_decay(step, epoch, REFERENCE.ema_decays, REFERENCE.ema_epochs) == pytest.approx(decay, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "value"), [(0.0, math.exp(-5)), (2.5, math.exp(-1.25)), (4.0, math.exp(-0.2)), (5.0, 1.0), (80.0, 1.0)]
+)
+def test_ramp_by_hand(epoch, value):
+    assert ramp(epoch, 5.0) == pytest.approx(value, rel=1e-12)
+
+
+def test_no_ramp_is_full_strength_from_the_start():
+    assert ramp(0.0, 0.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("cell_type", "length"), [("U2OS", 40), ("RPE", 20), ("HEPG2", 20), ("HUVEC", 10), ("unheard of", 40)]
+)
+def test_ratios_shorten_the_cycles(cell_type, length):
+    schedule = CycleSchedule.of(REFERENCE, cell_type)
+    assert (schedule.cycle_epochs, schedule.cut, schedule.total) == (length, length, 4 * length + 5)
+
+
+def test_a_cycle_has_at_least_one_epoch_and_the_cut_is_config():
+    config = MeanTeacherConfig(cycle_epochs=2, ratio={"HUVEC": 0.1}, finetune_cycles=3)
+    schedule = CycleSchedule.of(config, "HUVEC")
+    assert (schedule.cycle_epochs, schedule.cut, schedule.total) == (1, 3, 9)
+
+
+def test_cosine_cycles_then_the_tail():
+    schedule = CycleSchedule.of(REFERENCE, "RPE")
+    for cycle in range(4):
+        assert schedule.rate(20 * cycle) == pytest.approx(0.1)
+        assert schedule.rate(20 * cycle + 10) == pytest.approx((0.1 + 1e-3) / 2)
+        assert schedule.rate(20 * cycle + 5) == pytest.approx(1e-3 + 0.099 * (1 + math.sqrt(0.5)) / 2)
+        assert schedule.rate(20 * (cycle + 1) - 1e-6) == pytest.approx(1e-3, rel=1e-6)
+    assert {schedule.rate(epoch) for epoch in (80, 80.5, 84.999)} == {1e-4}
+    assert schedule.total == 85

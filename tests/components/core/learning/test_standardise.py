@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+import torch
+
+from components.core.config import StandardiseConfig
+from components.core.learning.fold_data import open_images
+from components.core.learning.standardise import SMALLEST_STD, Standardiser
+from tests.components.core.learning.tiny_networks import CPU, RUN
+from tests.tiny_screen import TinyScreen
+
+P, C = 3, 2
+MEAN_PC, STD_PC = torch.rand(P, C) * 20 + 1, torch.rand(P, C) * 10 + 1
+
+
+def pixels(b: int = 4) -> torch.Tensor:
+    return torch.randint(0, 256, (b, C, 5, 5), dtype=torch.uint8)
+
+
+def test_is_the_plain_formula_with_each_plates_statistics():
+    x, plate_B = pixels(), torch.tensor([2, 0, 0, 1])
+    got = Standardiser(MEAN_PC, STD_PC, 0.1, CPU)(x, plate_B)
+    expected = [
+        (x[b].numpy() - MEAN_PC[p].numpy()[:, None, None]) / STD_PC[p].numpy()[:, None, None]
+        for b, p in enumerate(plate_B)
+    ]
+    assert got.dtype == torch.float32
+    np.testing.assert_allclose(got, np.stack(expected), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("domain", ["none", "global", "cell_type", "experiment", "plate"])
+def test_a_screens_images_are_standardised_by_their_domain(screen, domain):
+    """Against NumPy over the source pixels of all plates of the domain, four of the eight plates' first sites."""
+    store, manifest = screen
+    images = open_images(manifest, store, StandardiseConfig(domain=domain, jitter=0.1), RUN.augment, RUN.loader, CPU)
+    key_of = {
+        "none": lambda p: "none",
+        "global": lambda p: "all",
+        "cell_type": lambda p: p.cell_type,
+        "experiment": lambda p: p.experiment,
+        "plate": lambda p: (p.experiment, p.plate),
+    }[domain]
+
+    def source(plate):
+        return np.stack(
+            [
+                TinyScreen.pixels(plate.experiment, plate.plate, well.well, site.site)
+                for well in plate.wells
+                for site in well.sites
+            ]
+        )
+
+    for row in (0, 3, 5, 6):
+        plate = manifest.plates[row]
+        own = np.concatenate([source(p) for p in manifest.plates if key_of(p) == key_of(plate)]).astype(np.float64)
+        mean, std = own.mean((0, 2, 3)), own.std((0, 2, 3))
+        if domain == "none":
+            mean, std = np.zeros(6), np.full(6, 255.0)
+        first = int(np.flatnonzero(images.table.plate_W[images.table.well_S] == row)[0])
+        ((_, x),) = images.batches([np.array([first])])
+        expected = (source(plate)[0] - mean[:, None, None]) / std[:, None, None]
+        np.testing.assert_allclose(x[0], expected, atol=1e-4)
+
+
+def test_other_manifests_take_wide_statistics_from_the_training_screen(screen):
+    store, manifest = screen
+    few = manifest.model_copy(update={"plates": manifest.plates[:1]})
+
+    def standardised(domain, reference):
+        config = StandardiseConfig(domain=domain, jitter=0.0)
+        images = open_images(few, store, config, RUN.augment, RUN.loader, CPU, reference)
+        ((_, x),) = images.batches([np.array([0])])
+        return x
+
+    def in_whole_screen(domain):
+        config = StandardiseConfig(domain=domain, jitter=0.0)
+        ((_, x),) = open_images(manifest, store, config, RUN.augment, RUN.loader, CPU).batches([np.array([0])])
+        return x
+
+    for domain in ("global", "cell_type"):
+        assert torch.equal(standardised(domain, manifest), in_whole_screen(domain))
+        assert not torch.equal(standardised(domain, None), in_whole_screen(domain))
+    for domain in ("plate", "none"):
+        assert torch.equal(standardised(domain, manifest), standardised(domain, None))
+
+
+def test_jitter_stays_within_its_bounds_and_follows_the_generator():
+    standardise = Standardiser(torch.full((1, 1), 10.0), torch.full((1, 1), 4.0), 0.1, CPU)
+    # Two grey levels give back the mean and the deviation that were used.
+    x = torch.tensor([0, 100], dtype=torch.uint8).expand(5000, 1, 1, 2)
+    y = standardise(x, torch.zeros(5000, dtype=torch.long), torch.Generator().manual_seed(7))
+    std_B = 100.0 / (y[:, 0, 0, 1] - y[:, 0, 0, 0])
+    mean_B = -y[:, 0, 0, 0] * std_B
+    for factor_B in (mean_B / 10.0, std_B / 4.0):
+        assert factor_B.min() > 0.9 - 1e-4
+        assert factor_B.max() < 1.1 + 1e-4
+        assert float(factor_B.std()) == pytest.approx(0.2 / 12**0.5, rel=0.05)
+    assert abs(float(torch.corrcoef(torch.stack([mean_B, std_B]))[0, 1])) < 0.05
+    again = standardise(x, torch.zeros(5000, dtype=torch.long), torch.Generator().manual_seed(7))
+    assert torch.equal(y, again)
+
+
+def test_jitter_differs_by_image_and_channel_and_never_without_a_generator():
+    standardise, x = Standardiser(MEAN_PC, STD_PC, 0.1, CPU), pixels(1).expand(3, -1, -1, -1)
+    plate_B = torch.zeros(3, dtype=torch.long)
+    still, moved = standardise(x, plate_B), standardise(x, plate_B, torch.Generator().manual_seed(1))
+    assert torch.equal(still[0], still[1])
+    ratio_BC = (moved - moved.mean((2, 3), keepdim=True)).flatten(2).std(2) / still.flatten(2).std(2)
+    assert len(set(ratio_BC.flatten().tolist())) == 3 * C
+    off = Standardiser(MEAN_PC, STD_PC, 0.0, CPU)
+    assert torch.equal(off(x, plate_B, torch.Generator().manual_seed(1)), still)
+
+
+def test_a_black_channel_stays_finite():
+    standardise = Standardiser(torch.zeros(1, 1), torch.zeros(1, 1), 0.1, CPU)
+    x = torch.zeros(2, 1, 3, 3, dtype=torch.uint8)
+    assert torch.equal(standardise(x, torch.zeros(2, dtype=torch.long)), torch.zeros(2, 1, 3, 3))
+    x[0, 0, 0, 0] = 1
+    assert float(standardise(x, torch.zeros(2, dtype=torch.long))[0, 0, 0, 0]) == pytest.approx(1 / SMALLEST_STD)

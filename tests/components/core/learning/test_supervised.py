@@ -1,0 +1,146 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from components.core.config import AugmentConfig, PretrainConfig
+from components.core.learning.inference import Images, well_logits
+from components.core.learning.loader import SiteCache
+from components.core.learning.supervised import Validation, train_supervised
+from tests.components.core.learning.tiny_networks import classifier, images_of, same, weights_of
+
+CONFIG = PretrainConfig(epochs=3, batch_size=8, learning_rates=(3e-3,), milestones=())
+K = 3
+NOBODY = Validation(np.empty(0, dtype=np.intp), lambda _: 0.0, 16, K)
+
+
+@pytest.fixture
+def toy(images: Images) -> Images:
+    """Three classes, each of which brightens a channel of its own."""
+    class_W = (np.arange(images.table.wells) % K).astype(np.int32)
+
+    class Brightened:
+        def read(self, sites):
+            pixels = images.cache.read(sites) // 2
+            for row, site in enumerate(sites):
+                pixels[row, class_W[images.table.well_S[site]]] += 110
+            return pixels
+
+    table = replace(images.table, class_W=class_W)
+    return replace(images, table=table, cache=SiteCache(Brightened(), table, (6, 16, 16), 1e9))
+
+
+def train(images, config=CONFIG, wells=None, validation=NOBODY, seed=1, report=lambda _: None):
+    network = classifier(K)
+    wells = np.arange(images.table.wells) if wells is None else wells
+    return network, train_supervised(network, images, wells, validation, config, seed, report)
+
+
+def test_the_loss_falls_and_unseen_wells_are_named(toy):
+    config = CONFIG.model_copy(update={"epochs": 12})
+    seen, unseen = np.arange(30), np.arange(30, 40)
+    network, history = train(toy, config, seen)
+    losses = [record["loss"] for record in history]
+    assert losses[-1] < 0.3 * losses[0]
+    assert (well_logits(network, toy, unseen, 1, 16, K).argmax(1) == toy.table.class_W[unseen]).mean() >= 0.9
+
+
+def test_the_network_ends_at_its_best_validated_epoch(toy):
+    """Scores are scripted; the kept weights are those of the epoch that got the best, the first of two equal ones."""
+    states, script = [], iter([0.2, 0.7, 0.7, 0.1])
+    wells = np.array([1, 2, 3])
+
+    def score(logits_WK):
+        assert logits_WK.shape == (3, K)
+        return next(script)
+
+    network = classifier(K)
+    config = CONFIG.model_copy(update={"epochs": 4})
+    history = train_supervised(
+        network, toy, np.arange(20), Validation(wells, score, 16, K), config, 1,
+        lambda _: states.append(weights_of(network)),
+    )  # fmt: skip
+    assert [record["accuracy"] for record in history] == [0.2, 0.7, 0.7, 0.1]
+    assert [same(weights_of(network), state) for state in states] == [False, True, False, False]
+
+
+def test_validation_comes_every_few_epochs_and_at_the_end(toy):
+    config = CONFIG.model_copy(update={"epochs": 5, "validate_every": 2})
+    _, history = train(toy, config, validation=Validation(np.arange(4), lambda _: 0.5, 16, K))
+    assert [record["accuracy"] for record in history] == [None, 0.5, None, 0.5, 0.5]
+
+
+def test_without_validation_wells_the_last_epoch_stays(toy):
+    states = []
+    network = classifier(K)
+    history = train_supervised(
+        network, toy, np.arange(20), NOBODY, CONFIG, 1, lambda _: states.append(weights_of(network))
+    )
+    assert same(weights_of(network), states[-1])
+    assert {record["accuracy"] for record in history} == {None}
+
+
+def test_training_is_a_function_of_the_seed(screen):
+    def weights(seed):
+        moving = images_of(screen, AugmentConfig(), jitter=0.1)
+        moving = replace(moving, table=replace(moving.table, class_W=(moving.table.class_W % K).astype(np.int32)))
+        torch.rand(5)
+        return weights_of(train(moving, seed=seed)[0])
+
+    assert same(weights(1), weights(1))
+    assert not same(weights(1), weights(2))
+
+
+def test_every_epoch_sees_each_well_once(toy):
+    orders = []
+    inner = toy.cache
+
+    class Recorder:
+        def batches(self, batches):
+            orders.append([toy.table.well_S[sites] for sites in batches])
+            return inner.batches(batches)
+
+    wells = np.arange(0, 40, 2)
+    train(replace(toy, cache=Recorder()), wells=wells)
+    assert len(orders) == 3
+    for batches in orders:
+        assert sorted(np.concatenate(batches)) == wells.tolist()
+        assert max(map(len, batches)) - min(map(len, batches)) <= 1
+        assert len(batches) == round(20 / 8)
+    assert not np.array_equal(np.concatenate(orders[0]), np.concatenate(orders[1]))
+
+
+def test_labels_of_other_wells_are_not_read(toy):
+    wells = np.arange(0, 40, 2)
+    class_W = toy.table.class_W.copy()
+    class_W[1::2] = 10**6
+    blind = replace(toy, table=replace(toy.table, class_W=class_W))
+    assert same(weights_of(train(toy, wells=wells)[0]), weights_of(train(blind, wells=wells)[0]))
+
+
+def test_the_schedule_and_warm_up_reach_the_optimiser(toy, monkeypatch):
+    rates = []
+    step = torch.optim.Adam.step
+
+    def noted(self, *args, **kwargs):
+        rates.append((self.param_groups[0]["lr"], self.param_groups[0]["weight_decay"]))
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", noted)
+    config = PretrainConfig(
+        epochs=3, batch_size=20, learning_rates=(1e-2, 1e-3), milestones=(2,), warmup_steps=4, weight_decay=0.01
+    )
+    train(toy, config)  # two steps an epoch
+    assert [rate for rate, _ in rates] == pytest.approx([0.25e-2, 0.5e-2, 0.75e-2, 1e-2, 1e-3, 1e-3])
+    assert {decay for _, decay in rates} == {0.01}
+
+
+def test_records_say_what_an_epoch_took(toy):
+    told = []
+    _, history = train(toy, report=told.append)
+    assert told == history
+    assert [(r["epoch"], r["epochs"]) for r in history] == [(1, 3), (2, 3), (3, 3)]
+    for record in history:
+        assert record["sites_per_s"] == pytest.approx(40 / record["seconds"])
+    assert history[-1]["seconds_left"] == 0.0

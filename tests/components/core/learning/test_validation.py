@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+
+from components.core.config import PriorConfig
+from components.core.learning.fold_data import fold_wells
+from components.core.learning.inference import Images
+from components.core.learning.selection import Best
+from components.core.learning.validation import groups_of_fold, score_of
+from tests.tiny_screen import TREATMENTS
+
+PRIOR = PriorConfig()
+
+
+def relabelled(manifest, experiment, change):
+    """The manifest with other siRNAs on one experiment's treatment wells."""
+    plates = tuple(
+        plate
+        if plate.experiment != experiment
+        else plate.model_copy(
+            update={
+                "wells": tuple(
+                    well.model_copy(update={"sirna": change(well)}) if well.well_type == "treatment" else well
+                    for well in plate.wells
+                )
+            }
+        )
+        for plate in manifest.plates
+    )
+    return manifest.model_copy(update={"plates": plates})
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+def test_groups_are_learned_from_the_training_experiments(screen, fold):
+    manifest = screen[1]
+    groups = groups_of_fold(manifest, fold, PRIOR)
+    assert set(groups.arrangements) == {e for e, own in manifest.folds.items() if own != fold}
+    names = manifest.vocabulary.treatments
+    assert [{names[k] for k in members} for members in groups.members] == [set(TREATMENTS[1]), set(TREATMENTS[2])]
+
+
+def test_labels_of_the_folds_own_experiments_do_not_reach_the_groups(screen):
+    manifest = screen[1]
+    wrong = relabelled(manifest, "HUVEC-01", lambda _: manifest.vocabulary.treatments[0])
+    honest, blind = groups_of_fold(manifest, 0, PRIOR), groups_of_fold(wrong, 0, PRIOR)
+    assert [m.tolist() for m in honest.members] == [m.tolist() for m in blind.members]
+    assert groups_of_fold(wrong, 1, PRIOR) is None, "the same labels in training are no plate design"
+
+
+def test_without_prior_or_design_there_are_no_groups_and_the_second_is_a_warning(screen, capsys):
+    manifest = screen[1]
+    assert groups_of_fold(manifest, 0, PriorConfig(enabled=False)) is None
+    assert capsys.readouterr().out == ""
+    same_everywhere = relabelled(manifest, "HUVEC-02", lambda _: manifest.vocabulary.treatments[0])
+    assert groups_of_fold(same_everywhere, 0, PRIOR) is None
+    assert capsys.readouterr().out.startswith("warning: fold 0: going on without the plate design (")
+
+
+def test_scores_compare_with_the_wells_own_labels(screen, images: Images):
+    manifest, table = screen[1], images.table
+    wells = fold_wells(table, 0, "all").validation
+    groups = groups_of_fold(manifest, 0, PRIOR)
+    treatments, classes = len(manifest.vocabulary.treatments), len(manifest.vocabulary.classes)
+    assert classes > treatments
+    right_WK = np.zeros((len(wells), classes), dtype=np.float32)
+    right_WK[np.arange(len(wells)), table.class_W[wells]] = 5.0
+    right_WK[:, treatments:] = 50.0  # controls are no answer for a treatment well
+    # Each well's largest logit is a siRNA of the other group, the right one the next.
+    other_group_WK = right_WK.copy()
+    in_group = {k: g for g, members in enumerate(groups.members) for k in members.tolist()}
+    for row, well in enumerate(wells):
+        other = next(k for k in range(treatments) if in_group[k] != in_group[int(table.class_W[well])])
+        other_group_WK[row, other] = 9.0
+
+    def score(kind, logits_WK, of=groups):
+        return score_of(table, manifest, wells, of, PRIOR, kind)(logits_WK)
+
+    assert [score(kind, right_WK) for kind in ("raw", "group", "balanced")] == [1.0, 1.0, 1.0]
+    assert [score(kind, other_group_WK) for kind in ("raw", "group", "balanced")] == [0.0, 1.0, 1.0]
+    assert score("group", other_group_WK, of=None) == 0.0
+    # Every well of a plate leans to one siRNA; only balancing lets the smaller differences speak.
+    leaning_WK = right_WK.copy()
+    for members in groups.members:
+        leaning_WK[:, members[0]] += 5.5
+    assert score("group", leaning_WK) == pytest.approx(1 / 3)
+    assert score("balanced", leaning_WK) == 1.0
+
+
+def test_best_keeps_the_earlier_of_equal_scores():
+    best = Best()
+    assert [best.improved(score) for score in (0.0, 0.2, 0.2, 0.1, 0.3)] == [True, True, False, False, True]
+    assert best.score == 0.3

@@ -1,0 +1,118 @@
+"""Full widths are built on torch's meta device: shapes and counts without 40 million numbers."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from components.core.config import XCEPTION, XCEPTION_LARGE, BackboneConfig
+from components.core.learning.xception import Block, Xception
+from tests.components.core.learning.tiny_networks import SLIM, SMALL
+
+
+def parameters(config: BackboneConfig, channels: int = 6) -> int:
+    """Weights of the network as a sum over its layers."""
+
+    def norm(width: int) -> int:
+        return 2 * width
+
+    def separable(inputs: int, outputs: int) -> int:
+        return 9 * inputs + inputs * outputs + norm(outputs)
+
+    first = config.entry[0]
+    total = 49 * channels * config.stem + norm(config.stem) + 9 * config.stem * first + norm(first)
+    for i, o in pairwise(config.entry):
+        total += separable(i, o) + separable(o, o) + i * o + norm(o)
+    width = config.entry[-1]
+    total += config.middle_blocks * 3 * separable(width, width)
+    a, b, c = config.exit
+    total += separable(width, width) + separable(width, a) + width * a + norm(a)
+    return total + separable(a, b) + separable(b, c)
+
+
+@pytest.mark.parametrize("config", [XCEPTION, XCEPTION_LARGE, SMALL, SLIM], ids=lambda config: config.name)
+def test_every_weight_is_accounted_for(config):
+    with torch.device("meta"):
+        network = Xception(config)
+    assert sum(p.numel() for p in network.parameters()) == parameters(config)
+
+
+def test_full_width_is_chollets_network_but_for_the_stem():
+    # Keras' Xception without its classifier has 20,806,952 trainable weights, of which 3 x 3 x 3 x 32 in its stem.
+    assert parameters(XCEPTION) == 20_806_952 + 32 * (7 * 7 * 6 - 3 * 3 * 3)
+
+
+@pytest.mark.parametrize(
+    ("config", "stem", "entry"),
+    [(XCEPTION, 32, (64, 128, 256, 728)), (XCEPTION_LARGE, 64, (128, 256, 384, 1024))],
+    ids=["xception", "xception_large"],
+)
+def test_full_widths_layer_by_layer(config, stem, entry):
+    with torch.device("meta"):
+        network = Xception(config)
+        maps = {}
+        for name in ("stem", "entry", "middle", "exit"):
+            getattr(network, name).register_forward_hook(
+                lambda _m, _i, out, name=name: maps.update({name: tuple(out.shape[1:])})
+            )
+        embedding = network(torch.empty(2, 6, 512, 512))
+    pointwise = [
+        (m.in_channels, m.out_channels)
+        for name, m in network.named_modules()
+        if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and "shortcut" not in name
+    ]
+    wide = entry[-1]
+    expected = [pair for i, o in pairwise(entry) for pair in ((i, o), (o, o))] + [(wide, wide)] * 24
+    assert pointwise == [*expected, (wide, wide), (wide, 1024), (1024, 1536), (1536, 2048)]
+    assert network.stem[0].out_channels == stem
+    # 512 halves in the stem, loses the unpadded 3x3's border, halves in three entry blocks and once at the exit.
+    assert maps == {
+        "stem": (entry[0], 254, 254),
+        "entry": (wide, 32, 32),
+        "middle": (wide, 32, 32),
+        "exit": (2048, 16, 16),
+    }
+    assert network.embedding_size == 2048
+    assert embedding.shape == (2, 2048)
+
+
+def test_the_stem_reads_six_channels_by_7x7_stride_2_padding_3_without_bias():
+    stem = Xception(SMALL).stem[0]
+    assert (stem.in_channels, stem.kernel_size, stem.stride, stem.padding) == (6, (7, 7), (2, 2), (3, 3))
+    assert stem.bias is None
+    assert not any(m.bias is not None for m in Xception(SMALL).modules() if isinstance(m, nn.Conv2d))
+
+
+@pytest.mark.parametrize(("config", "size"), [(SMALL, 16), (SMALL, 48), (SLIM, 16), (SLIM, 64)])
+def test_tiny_widths_embed_small_images(config, size):
+    torch.manual_seed(0)
+    network = Xception(config)
+    assert network(torch.randn(3, 6, size, size)).shape == (3, config.exit[-1])
+    assert Xception(config, channels=3)(torch.randn(3, 3, size, size)).shape == (3, config.exit[-1])
+
+
+def test_nothing_rectifies_after_the_last_norm():
+    torch.manual_seed(0)
+    network = Xception(SMALL)
+    assert isinstance(network.exit[-1], nn.BatchNorm2d)
+    seen = []
+    network.exit.register_forward_hook(lambda _m, _i, out: seen.append(out))
+    embedding_BE = network(torch.randn(8, 6, 32, 32))
+    assert (seen[0] < 0).float().mean() == pytest.approx(0.5, abs=0.15)
+    assert (embedding_BE < 0).any()
+    torch.testing.assert_close(embedding_BE, seen[0].flatten(2).mean(2))
+
+
+def test_a_block_adds_its_body_to_an_input_it_leaves_alone():
+    torch.manual_seed(0)
+    block = Block((4, 4, 4, 4), stride=1)
+    x = torch.randn(2, 4, 5, 5)
+    before = x.clone()
+    out = block(x)
+    assert torch.equal(x, before)
+    torch.testing.assert_close(out, x + block.body(x.clone()))
+    assert isinstance(block.shortcut, nn.Identity)
+    assert isinstance(block.body[0], nn.ReLU)
+    assert not isinstance(Block((4, 6, 6), stride=2, leading_relu=False).body[0], nn.ReLU)
+    assert Block((4, 6, 6), stride=2)(x).shape == (2, 6, 3, 3)

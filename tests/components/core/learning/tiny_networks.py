@@ -1,0 +1,82 @@
+"""Networks, settings and images small enough for a test: the tiny screen, two CPU-sized Xceptions, a second an epoch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from components.core.config import (
+    AugmentConfig,
+    BackboneConfig,
+    HeadConfig,
+    LoaderConfig,
+    MeanTeacherConfig,
+    PredictConfig,
+    PretrainConfig,
+    RunConfig,
+    StandardiseConfig,
+)
+from components.core.learning.fold_data import open_images
+from components.core.learning.inference import Images
+from components.core.learning.network import Classifier
+from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
+from components.core.storage.interface import ObjectReader
+from components.core.storage.manifest import Manifest
+from tests.tiny_screen import CONFIG
+
+CPU = torch.device("cpu")
+SMALL = BackboneConfig(name="small", stem=4, entry=(6, 8), middle_blocks=1, exit=(8, 12, 16))
+SLIM = BackboneConfig(name="slim", stem=4, second_stride=2, entry=(4, 6), middle_blocks=0, exit=(6, 8, 12))
+STILL = AugmentConfig(geometric_probability=0.0, erase_probability=0.0, crop=(1.0, 1.0))
+RUN = RunConfig(
+    seed=3,
+    screen=CONFIG.screen,
+    folds=CONFIG.folds,
+    backbones=(SMALL, SLIM),
+    pretrain=PretrainConfig(epochs=2, batch_size=8, learning_rates=(3e-3, 1e-3), milestones=(1,)),
+    mean_teacher=MeanTeacherConfig(
+        labelled_batch=8,
+        unlabelled_batch=8,
+        learning_rate=0.03,
+        cycle_epochs=1,
+        ratio={},
+        cycles=3,
+        final_epochs=0,
+        ramp_epochs=1,
+        pseudo_label_weight=0.3,
+        pseudo_label_passes=2,
+    ),
+    predict=PredictConfig(views=2, batch_size=16),
+)
+PRETRAIN = RUN.section(PretrainSettings)
+MEAN_TEACHER = RUN.section(MeanTeacherSettings)
+
+
+def images_of(screen: tuple[ObjectReader, Manifest], augment: AugmentConfig = STILL, jitter: float = 0.0) -> Images:
+    store, manifest = screen
+    return open_images(manifest, store, StandardiseConfig(jitter=jitter), augment, LoaderConfig(), CPU)
+
+
+def with_classes(images: Images, class_W: NDArray[np.int32]) -> Images:
+    """The same images under other labels."""
+    return replace(images, table=replace(images.table, class_W=class_W))
+
+
+def classifier(classes: int, seed: int = 0, backbone: BackboneConfig = SMALL, **head: Any) -> Classifier:
+    torch.manual_seed(seed)
+    return Classifier(backbone, HeadConfig(**head), classes)
+
+
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
+    """A copy of its parameters and buffers."""
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    """Whether two sets of weights agree bit for bit."""
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)

@@ -1,0 +1,251 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from components.core.config import (
+    CHANNELS,
+    XCEPTION,
+    XCEPTION_LARGE,
+    BackboneConfig,
+    Frozen,
+    RunConfig,
+    find_config,
+    parse,
+    shipped_configs,
+)
+from components.core.errors import InputError
+from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
+from components.core.screen.simulation.settings import SimulationSettings
+from components.normalize.config import NormalizeConfig
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def write(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def error(tmp_path: Path, text: str, *changes: str) -> str:
+    """The message of a configuration that cannot be, which is one line."""
+    with pytest.raises(InputError) as caught:
+        RunConfig.load(write(tmp_path, text), changes)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("pretrian: {epochs: 3}", "pretrian: unknown key; remove it or correct its spelling"),
+        ("pretrain: {epoch: 3}", "pretrain.epoch: unknown key; remove it or correct its spelling"),
+        ("backbones: [{name: a, width: 3}]", "backbones.0.width: unknown key; remove it or correct its spelling"),
+        ("pretrain: {epochs: many}", "pretrain.epochs: input should be a valid integer, unable to parse string as an"),
+        ("pretrain: {epochs: 0}", "pretrain.epochs: input should be greater than or equal to 1, got 0"),
+        ("pretrain: 5", "pretrain: input should be a valid dictionary or instance of PretrainConfig, got 5"),
+        ("standardise: {domain: well}", "standardise.domain: input should be 'none', 'global', 'cell_type', 'experi"),
+        ("predict: {views: 3}", "predict.views: input should be 1, 2, 4 or 8, got 3"),
+        ("head: {scale: .inf}", "head.scale: input should be a finite number, got inf"),
+        ("augment: {crop: [0.9, 0.5]}", "augment: crop must be (low, high), got (0.9, 0.5)"),
+        ("backbones: []", "backbones: tuple should have at least 1 item"),
+        ("backbones: [{name: a}, {name: a}]", "backbones must have different names, got ['a', 'a']"),
+        ("backbones: [{name: a, kind: timm}]", "backbones.0: backbone a: kind timm needs `model`"),
+        ("backbones: [{name: a, model: b}]", "backbones.0: backbone a: kind timm needs `model`, other kinds take none"),
+        ("backbones: [{stem: 3}]", "backbones.0.name: field required"),
+        ("backbones: [{name: ../a}]", "backbones.0.name: string should match pattern"),
+        ("name: a/b", "name: string should match pattern"),
+        (
+            "pretrain: {milestones: [5]}",
+            "pretrain: learning_rates must have one more entry than milestones, got 3 and 1",
+        ),
+        ("pretrain: {milestones: [9, 5]}", "pretrain: milestones must increase, got [9, 5]"),
+        ("mean_teacher: {finetune_cycles: 9}", "mean_teacher: finetune_cycles must be <= cycles, got 9 and 4"),
+        ("mean_teacher: {ema_epochs: [1]}", "mean_teacher: ema_decays must have one more entry than ema_epochs"),
+        ("mean_teacher: {ratio: {RPE: 0}}", "mean_teacher.ratio.RPE: input should be greater than 0, got 0"),
+        ("folds: {count: 1}", "folds.count: input should be greater than or equal to 2, got 1"),
+        ("screen: {cell_types: [A, A]}", "screen: cell_types must be different from each other, got ['A', 'A']"),
+        ("simulate: {labelled: {HeLa: 2}}", "simulate.labelled names 'HeLa', which is not in screen.cell_types"),
+        (
+            "screen: {cell_types: [RPE]}\nsimulate: {labelled: {RPE: 2}, unlabelled: {HUVEC: 1}}",
+            "simulate.unlabelled names 'HUVEC', which is not in screen.cell_types",
+        ),
+        ("- 1\n- 2", "a mapping of sections was expected, got list"),
+        ("just words", "a mapping of sections was expected, got str"),
+        ("a: [1", "not valid YAML ("),
+        ("a: b: c", "not valid YAML ("),
+    ],
+)
+def test_an_error_is_one_line_that_names_file_and_field(tmp_path, text, message):
+    found = error(tmp_path, text)
+    assert found.startswith(f"{tmp_path / 'run.yaml'}: ")
+    assert message in found
+
+
+def test_all_errors_are_told_at_once(tmp_path):
+    found = error(tmp_path, "pretrain: {epochs: 0, batch: 1}\nseed: -1")
+    assert found.count("; ") >= 2
+    assert all(field in found for field in ("pretrain.epochs: ", "pretrain.batch: ", "seed: "))
+
+
+def test_a_file_that_is_not_text_or_not_there_is_an_error(tmp_path):
+    (tmp_path / "run.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="not valid YAML"):
+        RunConfig.load(str(tmp_path / "run.yaml"))
+    with pytest.raises(InputError, match=r"config 'nowhere': no such file, and not one of the shipped names \(.*demo"):
+        find_config("nowhere")
+
+
+def test_an_empty_file_is_the_default(tmp_path):
+    assert RunConfig.load(write(tmp_path, "")) == RunConfig()
+
+
+def test_changes_apply_in_order_and_reach_lists_and_new_sections(tmp_path):
+    text = "backbones: [{name: a}, {name: b}]\npretrain: {learning_rates: [0.1, 0.01], milestones: [5]}"
+    changes = ["seed=3", "seed=4", "backbones.1.stem=7", "pretrain.learning_rates.0=0.5", "head.kind=softmax"]
+    changes += [
+        "simulate.labelled.RPE=9",
+        "screen.holdout_experiments=[HUVEC-01, RPE-02]",
+        "name=ab",
+    ]
+    config = RunConfig.load(write(tmp_path, text), changes)
+    assert (config.seed, config.name, config.head.kind) == (4, "ab", "softmax")
+    assert [b.stem for b in config.backbones] == [32, 7]
+    assert config.pretrain.learning_rates == (0.5, 0.01)
+    assert config.simulate.labelled == {"RPE": 9}
+    assert config.screen.holdout_experiments == ("HUVEC-01", "RPE-02")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("seed", "--set 'seed': expected KEY=VALUE, for example pretrain.epochs=4"),
+        ("=3", "--set '=3': expected KEY=VALUE"),
+        ("seed=[1", "--set 'seed=[1': the value is not valid YAML"),
+        ("seed.x=1", "--set 'seed.x=1': seed has no fields"),
+        ("backbones.2.stem=1", "--set 'backbones.2.stem=1': 2 has no fields"),
+        ("backbones.first.stem=1", "--set 'backbones.first.stem=1': first has no fields"),
+        ("backbones.-1.stem=1", "--set 'backbones.-1.stem=1': -1 has no fields"),
+        ("backbones.1=1", "--set 'backbones.1=1': backbones.1 does not exist"),
+        ("seeds=1", "seeds: unknown key"),
+        ("backbones.0.stems=1", "backbones.0.stems: unknown key"),
+        ("pretrain.epochs=few", "pretrain.epochs: input should be a valid integer"),
+        ("pretrain.epochs=", "pretrain.epochs: input should be a valid integer, got None"),
+    ],
+)
+def test_a_change_that_cannot_be_is_one_line(tmp_path, change, message):
+    assert message in error(tmp_path, "seed: 1\nbackbones: [{name: a}]", change)
+
+
+def test_a_change_of_a_file_that_is_no_mapping_is_one_line(tmp_path):
+    assert "--set 'seed=1': seed does not exist" in error(tmp_path, "- 1", "seed=1")
+
+
+SECTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "seed": st.integers(0, 2**40),
+        "name": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,8}", fullmatch=True),
+        "screen": st.fixed_dictionaries(
+            {"image_size": st.integers(1, 4096), "holdout_experiments": st.lists(st.text())}
+        ),
+        "augment": st.fixed_dictionaries({"shift": st.floats(0, 1), "erase_area": st.just((0.1, 0.2))}),
+        "mean_teacher": st.fixed_dictionaries({"ratio": st.dictionaries(st.text(), st.floats(1e-300, 1e300))}),
+        "backbones": st.lists(
+            st.builds(BackboneConfig, name=st.from_regex(r"[a-z0-9_]{1,9}", fullmatch=True), stem=st.integers(1, 99)),
+            min_size=1,
+            max_size=2,
+            unique_by=lambda b: b.name,
+        ),
+        "store": st.fixed_dictionaries({"prefix": st.text()}),
+    },
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=SECTIONS)
+def test_what_is_dumped_loads_as_an_equal_configuration(tmp_path_factory, data):
+    config = RunConfig.model_validate(data)
+    path = tmp_path_factory.mktemp("dump") / "config.yaml"
+    path.write_text(config.dump(), encoding="utf-8")
+    assert RunConfig.load(str(path)) == config
+    assert set(yaml.safe_load(config.dump())) == set(RunConfig.model_fields)
+
+
+@pytest.mark.parametrize("path", sorted(shipped_configs().glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_configurations_load_by_name_and_survive_a_dump(path, tmp_path):
+    config = RunConfig.load(path.stem)
+    assert RunConfig.load(write(tmp_path, config.dump())) == config
+
+
+@pytest.mark.parametrize("kind", [NormalizeConfig, PretrainSettings, MeanTeacherSettings, SimulationSettings])
+def test_a_section_is_the_steps_part_and_nothing_else(kind):
+    config = RunConfig.load("demo")
+    part = config.section(kind)
+    assert set(type(part).model_fields) <= set(RunConfig.model_fields)
+    for name in type(part).model_fields:
+        assert getattr(part, name) == getattr(config, name)
+    for name in set(RunConfig.model_fields) - set(kind.model_fields):
+        assert not hasattr(part, name)
+    assert parse(kind, part.model_dump(mode="json"), "x") == part
+    changed = config.model_copy(update={"local": config.local.model_copy(update={"threads": 7})})
+    assert changed.section(kind) == part, "a change elsewhere changes no step"
+
+
+def test_memory_limits_do_not_make_training_run_again():
+    demo, pretrain = RunConfig.load("demo"), RunConfig.load("demo").section(PretrainSettings)
+    roomier = RunConfig.load("demo", ["loader.cache_gib=9"]).section(PretrainSettings)
+    assert roomier != pretrain
+    assert roomier.fingerprint() == pretrain.fingerprint()
+    for change in ("seed=9", "pretrain.epochs=2", "standardise.domain=none", "backbones.0.stem=8", "head.margin=0.2"):
+        assert RunConfig.load("demo", [change]).section(PretrainSettings).fingerprint() != pretrain.fingerprint()
+    assert demo.section(MeanTeacherSettings).fingerprint() != pretrain.fingerprint()
+
+
+def test_a_backbone_is_found_by_name():
+    settings_ = RunConfig().section(PretrainSettings)
+    assert settings_.backbone("xception_large") == XCEPTION_LARGE
+    with pytest.raises(InputError, match=r"backbone 'resnet' is not configured; backbones are \['xception', 'xcep"):
+        settings_.backbone("resnet")
+
+
+def test_configurations_cannot_be_changed():
+    with pytest.raises(ValidationError, match="frozen"):
+        RunConfig().seed = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        RunConfig().pretrain.epochs = 3  # type: ignore[misc]
+
+
+def test_the_defaults_are_the_references_settings():
+    config = RunConfig()
+    assert (config.head.scale, config.head.margin) == (30.0, 0.1)
+    assert (config.pretrain.epochs, config.pretrain.batch_size, config.pretrain.weight_decay) == (160, 64, 2e-4)
+    assert (config.folds.count, config.predict.views, config.standardise.domain) == (5, 8, "plate")
+    assert [b.name for b in config.backbones] == ["xception", "xception_large"]
+    assert XCEPTION.entry == (64, 128, 256, 728)
+    assert len(CHANNELS) == 6
+
+
+def test_every_field_of_a_section_says_what_it_is():
+    sections = [f.annotation for f in RunConfig.model_fields.values() if isinstance(f.annotation, type)]
+    bare = [
+        f"{kind.__name__}.{name}"
+        for kind in [*(k for k in sections if issubclass(k, Frozen)), BackboneConfig]
+        for name, field in kind.model_fields.items()
+        if not field.description
+    ]
+    assert bare == []
+
+
+def test_reading_a_configuration_loads_neither_torch_nor_kfp():
+    code = (
+        "import sys, components.core.config as c; c.RunConfig.load('demo'); print({'torch', 'kfp'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,105 @@
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from components.core import progress
+from components.core.errors import InputError
+
+
+@pytest.fixture
+def events(tmp_path, monkeypatch):
+    path = tmp_path / "events.jsonl"
+    monkeypatch.setenv(progress.EVENTS_VARIABLE, str(path))
+
+    def read():
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    return read
+
+
+def test_a_task_labels_its_events_and_ends_with_its_duration(events):
+    with progress.task("pretrain", fold=1, cell_type=None, backbone="small"):
+        progress.advance("sites", 3, 9)
+    progress.emit("outside")
+    start, advance, finish, outside = events()
+    labels = {"step": "pretrain", "fold": 1, "backbone": "small"}
+    assert [e["event"] for e in (start, advance, finish)] == ["start", "advance", "finish"]
+    for event in (start, advance, finish):
+        assert labels.items() <= event.items()
+        assert "cell_type" not in event
+    assert advance.items() >= {"what": "sites", "done": 3, "total": 9}.items()
+    assert finish["seconds"] >= 0
+    assert "step" not in outside
+    assert start["time"] <= finish["time"]
+
+
+def test_a_failure_is_told_as_input_or_step_and_goes_on(events, capsys):
+    with pytest.raises(InputError), progress.task("normalize"):
+        raise InputError("train.csv: field plate is 'one'")
+    assert capsys.readouterr().err == "", "an input error speaks for itself"
+    with pytest.raises(ZeroDivisionError), progress.task("assign", fold=2):
+        raise ZeroDivisionError("division\nby zero")
+    assert "Traceback" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt), progress.task("assign"):
+        raise KeyboardInterrupt
+    failed = [e for e in events() if e["event"] == "failed"]
+    assert [(e["kind"], e["message"]) for e in failed] == [
+        ("input", "train.csv: field plate is 'one'"),
+        ("step", "ZeroDivisionError: division by zero"),
+        ("step", "KeyboardInterrupt:"),
+    ]
+    assert "fold" not in failed[2], "labels of an earlier task are gone"
+    assert not any(e["event"] == "finish" for e in events())
+
+
+def test_notes_and_warnings_go_to_stdout_and_events(events, capsys):
+    progress.note("3 plates packed")
+    progress.warn("a channel is black")
+    assert capsys.readouterr().out == "3 plates packed\nwarning: a channel is black\n"
+    assert [(e["event"], e["message"]) for e in events()] == [
+        ("note", "3 plates packed"),
+        ("warning", "a channel is black"),
+    ]
+
+
+@pytest.mark.parametrize("accuracy", [None, 0.5])
+def test_an_epoch_is_one_line_and_one_record(events, capsys, accuracy):
+    record = {"backbone": "small", "epoch": 2, "epochs": 9, "loss": 1.25, "accuracy": accuracy, "sites_per_s": 71.4}
+    progress.epoch(**record, seconds=1.0, seconds_left=12.3)
+    line = capsys.readouterr().out
+    assert line.count("\n") == 1
+    for part in ("small", "epoch 2/9", "loss 1.250", "71 sites/s", "12 s left"):
+        assert part in line
+    assert ("validation accuracy 0.500" in line) == (accuracy is not None)
+    assert events()[0].items() >= record.items()
+
+
+def test_without_an_events_file_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.delenv(progress.EVENTS_VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    with progress.task("pretrain"):
+        progress.advance("sites", 1, 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def emit_many(path: str, who: int) -> None:
+    import os
+
+    os.environ[progress.EVENTS_VARIABLE] = path
+    for n in range(300):
+        progress.emit("epoch", who=who, n=n, padding="x" * 200)
+
+
+def test_steps_side_by_side_share_one_file_without_mixing_lines(tmp_path: Path):
+    path = tmp_path / "events.jsonl"
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=emit_many, args=(str(path), who)) for who in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    for who in range(4):
+        assert [e["n"] for e in events if e["who"] == who] == list(range(300))

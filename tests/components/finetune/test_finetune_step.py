@@ -1,0 +1,100 @@
+import json
+
+import pytest
+import torch
+
+from components.core.errors import InputError
+from components.core.learning.pair_files import load_pairs
+from components.core.storage.manifest import Manifest
+from components.finetune.step import run as run_step
+from tests.components.core.learning.tiny_networks import CPU, MEAN_TEACHER
+from tests.components.pretrain.training_run import BACKBONES, TrainingRun, files, weights
+from tests.tiny_screen import TinyScreen
+
+
+@pytest.fixture
+def run(tmp_path, store) -> TrainingRun:
+    """Fold 0, pretrained."""
+    TinyScreen(tmp_path / "screen")
+    run = TrainingRun(tmp_path / "run", store.prefix)
+    run.normalize(tmp_path / "screen")
+    for backbone in BACKBONES:
+        run.pretrain(backbone)
+    return run
+
+
+def test_the_pairs_go_on_from_the_pretrained_weights_whatever_their_order(run, store, tmp_path):
+    manifest = Manifest.read(run.screen)
+    bases = [run.base(name) for name in BACKBONES]
+    for name, order in (("one", bases), ("two", bases[::-1])):
+        run_step(MEAN_TEACHER, store, manifest, order, 0, "HUVEC", tmp_path / name)
+    assert weights(tmp_path / "one") == weights(tmp_path / "two")
+    meta = json.loads((tmp_path / "one" / "meta.json").read_text())
+    # 18 labelled wells in batches of about 8: two steps an epoch, one epoch in the first cycle.
+    assert meta == {
+        "step": "finetune",
+        "fold": 0,
+        "cell_type": "HUVEC",
+        "validated": True,
+        "epoch": 1,
+        "steps": {"small": 2, "slim": 2},
+    }
+    history = json.loads((tmp_path / "one" / "history.json").read_text())
+    assert [(r["step"], r["backbone"]) for r in history] == [
+        *[("pretrain", name) for name in BACKBONES for _ in range(2)],
+        *[("finetune", name) for name in BACKBONES],
+    ]
+    pairs, _ = load_pairs(tmp_path / "one", MEAN_TEACHER, len(manifest.vocabulary.classes), manifest.channels, CPU)
+    for pair in pairs:
+        assert all(torch.isfinite(tensor).all() for tensor in pair.student.state_dict().values())
+        norms = pair.teacher.state_dict()
+        student = pair.student.state_dict()
+        assert any(not torch.equal(norms[name], student[name]) for name in norms)
+
+
+def test_labels_of_the_folds_own_experiments_change_no_weight(run, store, tmp_path):
+    """The same plates with other labels on HUVEC-01: only validation may see them, and it selects nothing here."""
+    manifest = Manifest.read(run.screen)
+    names = manifest.vocabulary.treatments
+
+    def swapped(well):
+        if well.well_type != "treatment":
+            return well
+        return well.model_copy(update={"sirna": names[(names.index(well.sirna) + 1) % len(names)]})
+
+    plates = tuple(
+        plate.model_copy(update={"wells": tuple(map(swapped, plate.wells))})
+        if plate.experiment == "HUVEC-01"
+        else plate
+        for plate in manifest.plates
+    )
+    bases = [run.base(name) for name in BACKBONES]
+    run_step(MEAN_TEACHER, store, manifest, bases, 0, "HUVEC", tmp_path / "true")
+    run_step(
+        MEAN_TEACHER, store, manifest.model_copy(update={"plates": plates}), bases, 0, "HUVEC", tmp_path / "swapped"
+    )
+    assert weights(tmp_path / "true") == weights(tmp_path / "swapped")
+
+
+def test_bases_that_do_not_fit_are_refused_and_nothing_is_written(run):
+    run.fold = 1
+    with pytest.raises(InputError, match=r"pretrained-small: weights of fold 0, expected fold 1"):
+        run.finetune()
+    run.fold, run.cell_type = 0, "RPE"
+    with pytest.raises(InputError, match=r"fold 0: no labelled treatment wells to train on for cell type RPE"):
+        run.finetune()
+    run.cell_type = "HUVEC"
+    small, slim = (run.base(name) for name in BACKBONES)
+    meta = (slim / "meta.json").read_text()
+    (slim / "meta.json").write_text((small / "meta.json").read_text())
+    with pytest.raises(InputError, match=r"pretrained backbones \['small'\] do not match the configured ones"):
+        run.finetune()
+    (slim / "meta.json").write_text(meta)
+    (slim / "weights.safetensors").write_bytes((small / "weights.safetensors").read_bytes())
+    with pytest.raises(InputError, match=r"weights\.safetensors: weights of another architecture \("):
+        run.finetune()
+    assert not run.finetuned.exists()
+    assert sorted(files(run.out)) == sorted(
+        ["holdout.json", "labels.csv", "screen.json"]
+        + [f"{base.name}/{name}" for base in (small, slim) for name in files(base)]
+    ), "no half-written folder"

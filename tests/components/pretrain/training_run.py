@@ -1,0 +1,77 @@
+"""The three training steps on the tiny screen in a real store, as the pipeline calls them. For tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.core.storage.manifest import Manifest
+from components.finetune.step import main as finetune
+from components.normalize.step import main as normalize
+from components.pretrain.step import main as pretrain
+from components.pseudo_label.step import main as pseudo_label
+from tests.components.core.learning.tiny_networks import MEAN_TEACHER, PRETRAIN
+from tests.tiny_screen import CONFIG
+
+BACKBONES = [backbone.name for backbone in PRETRAIN.backbones]
+
+
+class TrainingRun:
+    """Paths and calls of one run; every step's output lies below `out`."""
+
+    def __init__(self, out: Path, prefix: str, fold: int = 0, cell_type: str = "HUVEC", seed: int = 3) -> None:
+        self.out, self.prefix, self.fold, self.cell_type = out, prefix, fold, cell_type
+        self.pretrain_json = PRETRAIN.model_copy(update={"seed": seed}).model_dump_json()
+        self.mean_teacher_json = MEAN_TEACHER.model_copy(update={"seed": seed}).model_dump_json()
+        self.screen, self.holdout = out / "screen.json", out / "holdout.json"
+        self.finetuned, self.weights, self.logits = out / "finetuned", out / "weights", out / "logits"
+
+    def normalize(self, source: Path, holdout: Sequence[str] = ()) -> Manifest:
+        config = CONFIG.model_copy(
+            update={
+                "store": CONFIG.store.model_copy(update={"prefix": self.prefix}),
+                "screen": CONFIG.screen.model_copy(update={"holdout_experiments": tuple(holdout)}),
+            }
+        )
+        labels = str(self.out / "labels.csv")
+        normalize(config.model_dump_json(), str(source), str(self.screen), str(self.holdout), labels)
+        return Manifest.read(self.screen)
+
+    def base(self, backbone: str) -> Path:
+        return self.out / f"pretrained-{backbone}"
+
+    def pretrain(self, backbone: str) -> None:
+        pretrain(self.pretrain_json, str(self.screen), self.fold, backbone, str(self.base(backbone)))
+
+    def finetune(self) -> None:
+        bases = [str(self.base(name)) for name in BACKBONES]
+        finetune(self.mean_teacher_json, str(self.screen), bases, self.fold, self.cell_type, str(self.finetuned))
+
+    def pseudo_label(self) -> None:
+        pseudo_label(
+            self.mean_teacher_json, str(self.screen), str(self.holdout), str(self.finetuned), self.fold,
+            self.cell_type, str(self.weights), str(self.logits),
+        )  # fmt: skip
+
+    def train(self) -> None:
+        for backbone in BACKBONES:
+            self.pretrain(backbone)
+        self.finetune()
+        self.pseudo_label()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Content by relative path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    """The networks alone, without durations and rates."""
+    return {name: data for name, data in files(folder).items() if name.endswith(".safetensors")}
+
+
+def epochs_trained(events: Path) -> int:
+    """How many epochs were trained so far, by the events file that EVENTS_VARIABLE names."""
+    lines = events.read_text().splitlines() if events.exists() else []
+    return sum(json.loads(line)["event"] == "epoch" for line in lines)

@@ -1,0 +1,146 @@
+"""normalize, pretrain, finetune and pseudo_label as the pipeline calls them, on a real store."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.core.errors import InputError
+from components.core.progress import EVENTS_VARIABLE
+from components.core.storage.logits import read_logits
+from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
+from tests.components.pretrain.training_run import BACKBONES, TrainingRun, epochs_trained, files, weights
+from tests.tiny_screen import PLATES, TREATED_WELLS, TREATMENTS, TinyScreen, write_png
+
+
+def ids(experiment: str) -> tuple[str, ...]:
+    return tuple(f"{experiment}_{plate}_{well}" for plate in PLATES for well in TREATED_WELLS)
+
+
+@pytest.fixture
+def run(tmp_path: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> TrainingRun:
+    """Normalised, nothing trained; the events go to events.jsonl beside it."""
+    monkeypatch.setenv(EVENTS_VARIABLE, str(tmp_path / "events.jsonl"))
+    TinyScreen(tmp_path / "screen")
+    run = TrainingRun(tmp_path / "run", store.prefix)
+    run.normalize(tmp_path / "screen")
+    return run
+
+
+def test_from_plates_to_logits_and_again(run: TrainingRun, tmp_path: Path, store: ObjectStore):
+    events = tmp_path / "events.jsonl"
+    run.train()
+    trained = epochs_trained(events)
+    assert trained == 2 * 2 + 2 * 1 + 2 * 2, "two backbones: two epochs of pretraining, three cycles of one epoch"
+
+    pairs = {f"{name}.{role}.safetensors" for name in BACKBONES for role in ("student", "teacher")}
+    assert set(files(run.finetuned)) == {*pairs, "history.json", "meta.json"}
+    assert set(files(run.weights)) == {*pairs, "history.json", "meta.json", "pseudo_labels.csv"}
+    meta = json.loads((run.weights / "meta.json").read_text())
+    assert meta["epoch"] == 3
+    assert meta["refreshes"][0] == 1
+    before = json.loads((run.finetuned / "meta.json").read_text())
+    assert all(meta["steps"][name] == 3 * before["steps"][name] > 0 for name in BACKBONES), "steps run on"
+
+    manifest = Manifest.read(run.screen)
+    logits = read_logits(run.logits)
+    assert logits.wells["oof"].ids_W == ids("HUVEC-01")
+    assert logits.wells["unlabelled"].ids_W == ids("HUVEC-03")
+    assert logits.wells["holdout"].ids_W == ()
+    for role in ("oof", "unlabelled", "holdout"):
+        assert logits.wells[role].logits_WK.shape == (len(logits.wells[role].ids_W), len(manifest.vocabulary.classes))
+    assert logits.cell_type == "HUVEC"
+    assert logits.meta["folds"] == [{"fold": 0, "validated": True}]
+    steps = [(r["step"], r["backbone"], r["epoch"]) for r in logits.meta["history"]]
+    assert steps == (
+        [("pretrain", name, epoch) for name in BACKBONES for epoch in (1, 2)]
+        + [("finetune", name, 1) for name in BACKBONES]
+        + [("pseudo_label", name, epoch) for epoch in (2, 3) for name in BACKBONES]
+    )
+
+    with (run.weights / "pseudo_labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["id_code"] for row in rows} == {*ids("HUVEC-01"), *ids("HUVEC-03")}
+    assert len(rows) == 12
+    assert {row["sirna"] for row in rows} <= {*TREATMENTS[1], *TREATMENTS[2]}
+    assert all(0.0 < float(row["confidence"]) <= 1.0 for row in rows)
+
+    # The same inputs again are fetched, also to other paths: no epoch is trained, and every byte is the same.
+    other = TrainingRun(tmp_path / "other", store.prefix)
+    other.normalize(tmp_path / "screen")
+    other.train()
+    assert epochs_trained(events) == trained
+    for folder in ("finetuned", "weights", "logits"):
+        assert files(other.out / folder) == files(run.out / folder)
+
+    # The same work done again from the same seed, instead of fetched, gives the same bits.
+    store.delete_prefix("finished")
+    again = TrainingRun(tmp_path / "again", store.prefix)
+    again.normalize(tmp_path / "screen")
+    again.train()
+    assert epochs_trained(events) == 2 * trained
+    assert weights(again.weights) == weights(run.weights)
+    assert (again.weights / "pseudo_labels.csv").read_bytes() == (run.weights / "pseudo_labels.csv").read_bytes()
+    for role, wells in read_logits(again.logits).wells.items():
+        assert np.array_equal(wells.logits_WK, logits.wells[role].logits_WK)
+
+
+def test_weights_of_another_fold_or_cell_type_are_refused(run: TrainingRun):
+    """They may have learned the labels that this fold validates on."""
+    for backbone in BACKBONES:
+        run.pretrain(backbone)
+    run.finetune()
+    for fold, cell_type in ((1, "HUVEC"), (0, "RPE")):
+        run.fold, run.cell_type = fold, cell_type
+        with pytest.raises(
+            InputError, match=rf"finetuned: weights of fold 0 and HUVEC, expected fold {fold} and {cell_type}"
+        ):
+            run.pseudo_label()
+    assert not run.weights.exists()
+    assert not run.logits.exists()
+
+
+def test_a_fold_without_validation_wells_of_a_cell_type_still_predicts(run: TrainingRun):
+    run.fold, run.cell_type = 1, "RPE"
+    run.train()
+    logits = read_logits(run.logits)
+    assert logits.meta["folds"] == [{"fold": 1, "validated": False}]
+    assert {role: len(wells.ids_W) for role, wells in logits.wells.items()} == {"oof": 0, "unlabelled": 0, "holdout": 0}
+    assert (run.weights / "pseudo_labels.csv").read_text().split() == ["id_code,sirna,confidence"]
+
+
+def test_held_out_experiments_reach_their_own_logits_and_nothing_else(
+    tmp_path: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(EVENTS_VARIABLE, str(tmp_path / "events.jsonl"))
+    results = {}
+    for name in ("one", "two"):
+        tiny = TinyScreen(tmp_path / name / "screen")
+        if name == "two":
+            rng = np.random.default_rng(8)
+            for plate in PLATES:
+                for well in ("B02", *TREATED_WELLS):
+                    for channel in range(1, 7):
+                        image = rng.integers(0, 256, (16, 16), dtype=np.uint8)
+                        write_png(tiny.image("HUVEC-02", plate, well, 1, channel), image)
+        # A prefix of its own, so that nothing of the first run can be fetched by the second; fold 1 trains on HUVEC-01.
+        run = TrainingRun(tmp_path / name, f"{store.prefix}/{name}", fold=1)
+        run.normalize(tiny.root, holdout=["HUVEC-02"])
+        run.train()
+        results[name] = run
+    one, two = results["one"], results["two"]
+    assert Manifest.read(one.holdout).digest() != Manifest.read(two.holdout).digest()
+    assert Manifest.read(one.screen).digest() == Manifest.read(two.screen).digest()
+    for backbone in BACKBONES:
+        assert weights(one.base(backbone)) == weights(two.base(backbone))
+    assert weights(one.finetuned) == weights(two.finetuned)
+    assert weights(one.weights) == weights(two.weights)
+    assert (one.weights / "pseudo_labels.csv").read_bytes() == (two.weights / "pseudo_labels.csv").read_bytes()
+    left, right = read_logits(one.logits), read_logits(two.logits)
+    for role in ("oof", "unlabelled"):
+        assert np.array_equal(left.wells[role].logits_WK, right.wells[role].logits_WK)
+    assert left.wells["holdout"].ids_W == right.wells["holdout"].ids_W == ids("HUVEC-02")
+    assert not np.array_equal(left.wells["holdout"].logits_WK, right.wells["holdout"].logits_WK)
