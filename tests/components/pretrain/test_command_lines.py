@@ -1,4 +1,4 @@
-"""Every step runs by hand: its flags are there, and asking for them loads neither torch nor kfp."""
+"""Every step runs by hand: its flags are there, and bad input is one line."""
 
 import subprocess
 import sys
