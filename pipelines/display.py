@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,12 @@ from rich.text import Text
 from components.core.config import RunConfig
 
 QUIET_SECONDS = 10.0
+"""Between two plain lines about the same task."""
+
+WARNINGS_SHOWN = 5
+"""Above a live table; the report lists all."""
+
+TRAINING = ("pretrain", "finetune", "pseudo_label")
 
 
 @dataclass
@@ -22,12 +29,12 @@ class Task:
     """One running task, as its events tell."""
 
     name: str
-    begun: float
+    step: str
     work: float
     fraction: float = 0.0
     detail: str = ""
     seconds_left: float | None = None
-    printed: float = 0.0
+    printed: float = -QUIET_SECONDS
 
 
 @dataclass
@@ -38,18 +45,23 @@ class Display:
         config: decides how many tasks there are and how their work compares.
         total: tasks of the run.
         console: where to draw.
+        clock: seconds that only grow.
     """
 
     config: RunConfig
     total: int
     console: Console
+    clock: Callable[[], float] = time.monotonic
     finished: int = 0
     running: dict[str, Task] = field(default_factory=dict)
     warnings: int = 0
-    _begun: float = field(default_factory=time.monotonic)
+    _begun: float = field(init=False)
     _done_work: float = 0.0
     _fetched_work: float = 0.0
     _live: Live | None = None
+
+    def __post_init__(self) -> None:
+        self._begun = self.clock()
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
@@ -67,14 +79,16 @@ class Display:
         kind = event["event"]
         if kind == "start":
             work = expected_work(self.config, event.get("step", ""))
-            self.running[name] = Task(name, time.monotonic(), work)
+            self.running[name] = Task(name, event.get("step", ""), work)
             self._line(f"{name}: started")
             return
         task = self.running.get(name)
         if kind == "warning":
             self.warnings += 1
-            if self._live is None or self.warnings <= 5:
-                self.console.print(Text(f"warning: {event['message']}", style="yellow"))
+            if self._live is None or self.warnings <= WARNINGS_SHOWN:
+                # One line each where output goes to a file; a terminal wraps between words.
+                text = Text(f"warning: {event['message']}", style="yellow")
+                self.console.print(text, soft_wrap=self._live is None)
         if task is None:
             return
         if kind == "advance":
@@ -87,33 +101,39 @@ class Display:
         elif kind == "finish":
             self.finished += 1
             self._done_work += task.work
+            if task.step in TRAINING and not task.fraction:
+                self._fetched_work += task.work  # no epoch: an earlier run did it
             del self.running[name]
             self._line(f"{name}: done in {_duration(event['seconds'])}")
             return
         elif kind == "failed":
             del self.running[name]
             return
-        if time.monotonic() - task.printed > QUIET_SECONDS and task.detail:
-            task.printed = time.monotonic()
+        if self.clock() - task.printed >= QUIET_SECONDS and task.detail:
+            task.printed = self.clock()
             self._line(f"{name}: {task.detail}" + _left(task.seconds_left))
 
     def _epoch(self, task: Task, event: dict[str, Any]) -> None:
         accuracy = event.get("accuracy")
         task.fraction = event["epoch"] / max(1, event["epochs"])
         task.seconds_left = event.get("seconds_left")
+        backbone = event.get("backbone", "")
         task.detail = (
-            f"{event.get('backbone', '')} epoch {event['epoch']}/{event['epochs']}, loss {event['loss']:.3f}"
+            ("" if not backbone or task.name.endswith(f" {backbone}") else f"{backbone} ")
+            + f"epoch {event['epoch']}/{event['epochs']}, loss {event['loss']:.3f}"
             + (f", validation accuracy {accuracy:.3f}" if accuracy is not None else "")
             + f", {event['sites_per_s']:.0f} sites/s"
         )
 
     def seconds_left(self) -> float | None:
-        """Time left of the whole run, from the work done so far; None before there is any."""
+        """Time left of the whole run, from the work done in this one; None before there is any."""
         done = self._done_work + sum(task.work * task.fraction for task in self.running.values())
         total = sum(expected_work(self.config, step) * count for step, count in task_counts(self.config).items())
-        if done < 0.02 * total:
+        # Fetched results take no time to speak of: they shorten what is left, but say nothing about the pace.
+        worked = done - self._fetched_work
+        if worked < 0.02 * total:
             return None
-        return (time.monotonic() - self._begun) / done * max(0.0, total - done)
+        return (self.clock() - self._begun) / worked * max(0.0, total - done)
 
     def _line(self, text: str) -> None:
         """One plain line, where there is no live table."""
@@ -125,24 +145,29 @@ class Display:
             )
 
     def _draw(self) -> Group:
-        left = self.seconds_left()
-        head = Text.assemble(
-            (f" {self.finished}/{self.total} steps ", "bold"),
-            f" {_duration(time.monotonic() - self._begun)} elapsed",
-            "" if left is None else f", about {_duration(left)} left",
-            (f"  {self.warnings} warnings, listed in the report" if self.warnings else "", "yellow"),
-        )
-        table = Table.grid(padding=(0, 1))
-        table.add_column(min_width=34, no_wrap=True)
-        table.add_column(width=20)
-        table.add_column(ratio=1)
-        for task in self.running.values():
-            table.add_row(
-                f" {task.name}",
-                ProgressBar(total=1.0, completed=task.fraction, width=20),
-                Text(task.detail + _left(task.seconds_left), overflow="ellipsis", no_wrap=True),
+        """Two lines a task, so that its numbers fit into 80 columns; at most two tasks run at a time."""
+        left = None if self.finished == self.total else self.seconds_left()
+        lines: list[Text | Table] = [
+            Text.assemble(
+                (f" {self.finished}/{self.total} steps ", "bold"),
+                f" {_duration(self.clock() - self._begun)} elapsed",
+                "" if left is None else f", about {_duration(left)} left",
+                overflow="ellipsis",
+                no_wrap=True,
             )
-        return Group(head, table)
+        ]
+        if self.warnings:
+            many = "1 warning" if self.warnings == 1 else f"{self.warnings} warnings"
+            lines.append(Text(f" {many}, listed in the report", style="yellow", overflow="ellipsis", no_wrap=True))
+        for task in self.running.values():
+            row = Table.grid(padding=(0, 1))
+            row.add_column(width=min(34, self.console.width - 32), no_wrap=True, overflow="ellipsis")
+            row.add_column(width=14)
+            row.add_column(no_wrap=True)
+            bar = ProgressBar(total=1.0, completed=min(1.0, task.fraction), width=14)
+            row.add_row(f" {task.name}", bar, _left(task.seconds_left).removeprefix(", "))
+            lines += [row, Text(f"   {task.detail}", style="dim", overflow="ellipsis", no_wrap=True)]
+        return Group(*lines)
 
 
 def task_name(event: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.object_store import ObjectStore
 from pipelines.code_version import code_version
 from pipelines.display import Display, task_counts, task_name
+from pipelines.input_checks import check_input
 
 RESULTS = (
     "predictions.csv",
@@ -73,7 +74,7 @@ def run_here(
         InputError: bad input, wherever it was found.
         StepError: a step failed; finished steps are kept.
     """
-    _check_input(config, screen, truth)
+    check_input(config, screen, truth)
     work = _open_out(out, config, screen, truth)
     with _lock(work / "lock", out), _storage(config, store_dir, console) as environment:
         events = work / "events.jsonl"
@@ -105,37 +106,8 @@ def run_here(
                 command = ["-m", "components.simulate", "--config", str(work / "config.yaml")]
                 _follow([*command, "--out", str(work / "simulated")], environment, told, display, log)
             _follow(["-m", "pipelines.local_worker", str(job)], environment, told, display, log)
-        _collect(work, out)
+        _collect(work, out, events)
     return out
-
-
-def _check_input(config: RunConfig, screen: str | None, truth: Path | None) -> None:
-    if screen is not None:
-        if "://" in screen:
-            raise InputError(f"--screen {screen}: a local folder is expected; copy the screen to this machine first")
-        if not Path(screen).is_dir():
-            raise InputError(f"--screen {screen}: no such folder")
-    elif truth is not None:
-        raise InputError("--truth: a simulated screen brings its own truth; give --screen as well, or drop --truth")
-    else:
-        _check_simulated(config)
-    if truth is not None and not truth.is_file():
-        raise InputError(f"--truth {truth}: no such file")
-
-
-def _check_simulated(config: RunConfig) -> None:
-    labelled = {f"{cell}-{n + 1:02d}" for cell, count in config.simulate.labelled.items() for n in range(count)}
-    for experiment in config.screen.holdout_experiments:
-        if experiment not in labelled:
-            raise InputError(
-                f"screen.holdout_experiments: {experiment} is not a labelled experiment of the simulated screen; "
-                f"those are {', '.join(sorted(labelled))}"
-            )
-    training = len(labelled) - len(config.screen.holdout_experiments)
-    if config.folds.count > training:
-        raise InputError(
-            f"folds.count: {config.folds.count} folds need as many labelled experiments, there are {training}"
-        )
 
 
 def _open_out(out: Path, config: RunConfig, screen: str | None, truth: Path | None) -> Path:
@@ -158,7 +130,10 @@ def _open_out(out: Path, config: RunConfig, screen: str | None, truth: Path | No
             raise InputError(f"--out {out}: not empty, and not a run; use a new folder")
         work.mkdir(parents=True, exist_ok=True)
         (work / "config.yaml").write_text(config.dump(), encoding="utf-8")
-        (work / "run.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
+        # Whole or not at all: a run killed here must not leave a folder that no later run understands.
+        partial = work / ".run.json.partial"
+        partial.write_text(json.dumps(described, indent=1), encoding="utf-8")
+        partial.replace(work / "run.json")
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from None
     # kfp.local replaces this word in every argument of a task by the interpreter's path.
@@ -296,17 +271,32 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _collect(work: Path, out: Path) -> None:
-    """Puts the report step's files into the results folder, each whole."""
+def _collect(work: Path, out: Path, events: Path) -> None:
+    """Puts the report step's files into the results folder, each whole; lineage.json learns how long each task took."""
     found = sorted(work.glob("kfp/*/report/**/results"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise StepError(f"the report step left no results under {work / 'kfp'}")
     for name in RESULTS:
         source = found[-1] / name
-        if source.is_file():
-            partial = out / f".{name}.partial"
-            shutil.copyfile(source, partial)
-            partial.replace(out / name)
+        if not source.is_file():
+            continue
+        partial = out / f".{name}.partial"
+        shutil.copyfile(source, partial)
+        if name == "lineage.json":
+            # The report is itself a task of the run, so only now is every duration known.
+            lineage = {**json.loads(partial.read_text(encoding="utf-8")), "steps": _durations(events)}
+            partial.write_text(json.dumps(lineage, indent=2) + "\n", encoding="utf-8")
+        partial.replace(out / name)
+
+
+def _durations(events: Path) -> list[dict[str, Any]]:
+    """Each finished task: its step, what tells it apart, and its seconds."""
+    told = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
+    return [
+        {key: event[key] for key in ("step", "fold", "cell_type", "backbone", "seconds") if key in event}
+        for event in told
+        if event["event"] == "finish"
+    ]
 
 
 def read_metrics(out: Path) -> dict[str, Any]:

@@ -1,0 +1,115 @@
+"""What can be wrong with a run's input and is cheap to find out: before the object store starts, before hours of training.
+
+Reads tables, never images. Imports neither torch nor kfp.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from components.core.config import RunConfig
+from components.core.errors import InputError
+from components.core.screen.folds import assign_folds
+from components.core.screen.layout import read_screen
+from components.core.screen.wells import Screen
+
+
+def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> None:
+    """Checks what `cellsignal run` was given.
+
+    Args:
+        config: the run.
+        screen: folder of a screen; None where one will be simulated.
+        truth: labels of its unlabelled wells.
+
+    Raises:
+        InputError: names the option, file, row or field, and what to do.
+    """
+    if screen is None:
+        if truth is not None:
+            raise InputError("--truth: a simulated screen brings its own truth; give --screen as well, or drop --truth")
+        _check_simulated(config)
+        return
+    if "://" in screen:
+        raise InputError(f"--screen {screen}: a local folder is expected; copy the screen to this machine first")
+    if not Path(screen).is_dir():
+        raise InputError(f"--screen {screen}: no such folder")
+    found = read_screen(Path(screen), config.screen)
+    _check_folds(config, found.training_experiments())
+    if truth is not None:
+        _check_truth(truth, found)
+
+
+def _check_simulated(config: RunConfig) -> None:
+    labelled = {
+        cell_type: [f"{cell_type}-{n + 1:02d}" for n in range(count)]
+        for cell_type, count in config.simulate.labelled.items()
+    }
+    known = [name for names in labelled.values() for name in names]
+    held_out = config.screen.holdout_experiments
+    for experiment in held_out:
+        if experiment not in known:
+            raise InputError(
+                f"screen.holdout_experiments: {experiment} is not a labelled experiment of the simulated screen; "
+                f"those are {', '.join(sorted(known))}"
+            )
+    _check_folds(config, {c: [n for n in names if n not in held_out] for c, names in labelled.items()})
+
+
+def _check_folds(config: RunConfig, experiments: Mapping[str, Sequence[str]]) -> None:
+    """Every fold must leave labelled experiments of every cell type to train on."""
+    folds = assign_folds(experiments, config.folds.count, config.folds.known)
+    for cell_type in config.screen.cell_types:
+        names = experiments.get(cell_type, ())
+        if not names:
+            raise InputError(
+                f"screen.cell_types: {cell_type} has no labelled experiment that is not held out; "
+                "add one, or take the cell type off the list"
+            )
+        of_type = {folds[name] for name in names}
+        if len(of_type) == 1:
+            raise InputError(
+                f"fold {of_type.pop()} validates on all labelled experiments of {cell_type} ({', '.join(names)}) and "
+                "has none to train on; add an experiment, or remove the cell type from the screen and screen.cell_types"
+            )
+
+
+def _check_truth(truth: Path, screen: Screen) -> None:
+    """The report reads the truth once all models are trained; a mistake in it should not wait until then."""
+    wells = {
+        well.id_code
+        for plate in screen.plates
+        if not plate.labelled
+        for well in plate.wells
+        if well.well_type == "treatment"
+    }
+    treatments = set(screen.vocabulary.treatments)
+    try:
+        with truth.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            for column in ("id_code", "sirna"):
+                if column not in (reader.fieldnames or ()):
+                    raise InputError(f"--truth {truth}: column {column} is missing; the header must have id_code,sirna")
+            seen: set[str] = set()
+            for record in reader:
+                where = f"--truth {truth}, row {reader.line_num}"
+                id_code, sirna = ((record[column] or "").strip() for column in ("id_code", "sirna"))
+                if id_code not in wells:
+                    raise InputError(
+                        f"{where}: id_code {id_code!r} is not a treatment well of an unlabelled experiment of this "
+                        "screen; remove the row"
+                    )
+                if sirna not in treatments:
+                    raise InputError(
+                        f"{where}: sirna {sirna!r} of {id_code} is not a treatment of this screen; use the encoding of "
+                        "train.csv"
+                    )
+                if id_code in seen:
+                    raise InputError(f"{where}: id_code {id_code} appears twice; remove one of the rows")
+                seen.add(id_code)
+    except OSError as error:
+        raise InputError(f"--truth {truth}: cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise InputError(f"--truth {truth}: is not a CSV table in UTF-8") from None

@@ -1,0 +1,103 @@
+"""The contract of every component: what its signature takes reaches the step's `main`, whole and under the right name.
+
+The sources are read, not imported: importing a training step costs seconds of torch.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2] / "components"
+STEPS = sorted(path.parent.name for path in ROOT.glob("*/component.py"))
+# Where a keyword of main is made of a component parameter with another name.
+RENAMED = {
+    ("assign", "out"): {"named"},
+    ("ensemble", "out"): {"averaged"},
+    ("report", "out"): {"results"},
+    ("finetune", "bases"): {"base", "second_base"},
+}
+
+
+def tree(step: str, file: str) -> ast.Module:
+    return ast.parse((ROOT / step / file).read_text(encoding="utf-8"))
+
+
+def function(module: ast.Module, name: str) -> ast.FunctionDef:
+    return next(node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == name)
+
+
+def parameters(node: ast.FunctionDef) -> list[str]:
+    return [argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)]
+
+
+def names_in(node: ast.AST) -> set[str]:
+    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+
+
+def call_of_main(component: ast.FunctionDef) -> ast.Call:
+    (call,) = (
+        node
+        for node in ast.walk(component)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "main"
+    )
+    return call
+
+
+def test_every_step_of_the_dag_is_here():
+    assert STEPS == ["assign", "ensemble", "finetune", "normalize", "pretrain", "pseudo_label", "report"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_main_gets_all_its_parameters_by_name(step: str):
+    call = call_of_main(function(tree(step, "component.py"), step))
+    assert call.args == []
+    assert [keyword.arg for keyword in call.keywords] == parameters(function(tree(step, "step.py"), "main"))
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_each_keyword_is_made_of_the_parameter_it_is_named_after(step: str):
+    component = function(tree(step, "component.py"), step)
+    assigned = {
+        node.targets[0].id: node.value
+        for node in component.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    for keyword in call_of_main(component).keywords:
+        assert keyword.arg is not None
+        value = assigned[keyword.value.id] if getattr(keyword.value, "id", None) in assigned else keyword.value  # type: ignore[attr-defined]
+        expected = RENAMED.get((step, keyword.arg), {keyword.arg})
+        assert names_in(value) & set(parameters(component)) == expected, keyword.arg
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_no_parameter_of_the_component_is_dropped(step: str):
+    component = function(tree(step, "component.py"), step)
+    used = set().union(*(names_in(statement) for statement in component.body))
+    assert set(parameters(component)) <= used
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_component_is_a_signature_a_few_imports_and_a_call(step: str):
+    """KFP ships the function's source alone: what it uses it must import inside, and its module imports only kfp."""
+    module = tree(step, "component.py")
+    outer = [node for node in module.body if isinstance(node, ast.ImportFrom | ast.Import)]
+    assert {getattr(node, "module", None) for node in outer} <= {"kfp", "components.image", "typing"}
+    component = function(module, step)
+    imported = {
+        alias.name
+        for node in ast.walk(component)
+        if isinstance(node, ast.ImportFrom | ast.Import)
+        for alias in node.names
+    }
+    stored = {n.id for n in ast.walk(component) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    body = set().union(*(names_in(statement) for statement in component.body))
+    assert body <= imported | stored | set(parameters(component)) | {"int"}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_annotations_are_objects_because_kfp_reads_them(step: str):
+    futures = [n for n in tree(step, "component.py").body if isinstance(n, ast.ImportFrom) and n.module == "__future__"]
+    assert futures == []

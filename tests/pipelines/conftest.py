@@ -1,0 +1,34 @@
+"""Fixtures of the command line's tests: the command, a tiny configuration, and screens with and without images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.pipelines.tiny_run import CONFIG, Cellsignal, only_huvec
+from tests.tiny_screen import TinyScreen
+
+
+@pytest.fixture
+def cellsignal(tmp_path: Path) -> Cellsignal:
+    return Cellsignal(tmp_path)
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(CONFIG)
+    return file
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> TinyScreen:
+    """A screen without images, for what must be found before any image is looked for."""
+    return only_huvec(TinyScreen(tmp_path / "screen", imaged=()))
+
+
+@pytest.fixture
+def tiny_screen(tmp_path: Path) -> TinyScreen:
+    """The screen with its images."""
+    return only_huvec(TinyScreen(tmp_path / "screen", imaged=("HUVEC-01", "HUVEC-02", "HUVEC-03")))

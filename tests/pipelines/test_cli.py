@@ -1,0 +1,230 @@
+"""Bad usage and bad input through the command line: exit code 2, one line that names the cause, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.core.storage.embedded import EmbeddedStore
+from components.image import VERSION
+from tests.conftest import BUCKET
+from tests.pipelines.tiny_run import ROOT, Cellsignal, processes_naming, results, truth_of, write_truth
+from tests.tiny_screen import SIZE, TinyScreen, write_png
+
+COMMANDS = ("run", "simulate")
+
+
+def test_help_and_version(cellsignal: Cellsignal):
+    shown = cellsignal("--help")
+    assert shown.returncode == 0
+    assert all(command in shown.stdout for command in COMMANDS)
+    version = cellsignal("--version")
+    assert (version.returncode, version.stdout, version.stderr) == (0, f"cellsignal {VERSION}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["run", "--config", "nowhere"]])
+def test_neither_torch_nor_kfp_is_loaded_to_answer(arguments: list[str]):
+    code = (
+        "import sys; from pipelines import cli; sys.argv = ['cellsignal', *sys.argv[1:]]\n"
+        "try: cli.main()\n"
+        "except SystemExit: print('loaded:', [m for m in ('torch', 'kfp') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "loaded: []"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--config", "nowhere"], ["'nowhere'", "demo"]),
+        (["--config", "demo", "--set", "pretrain.epoch=3"], ["demo.yaml", "pretrain.epoch: unknown key"]),
+        (["--config", "demo", "--set", "pretrain.epochs=many"], ["demo.yaml", "pretrain.epochs", "'many'"]),
+        (["--config", "demo", "--set", "mean_teacher.cycles=0"], ["mean_teacher.cycles", "got 0"]),
+        (["--config", "demo", "--set", "pretrain.epochs"], ["'pretrain.epochs'", "KEY=VALUE"]),
+        (["--config", "demo", "--set", "folds.count=16"], ["folds.count is 16", "13 labelled experiments"]),
+        (["--config", "demo", "--truth", "truth.csv"], ["--truth", "--screen"]),
+        (["--config", "demo", "--screen", "nowhere"], ["--screen nowhere: no such folder"]),
+        (["--config", "demo", "--screen", "s3://bucket/screen"], ["--screen s3://bucket/screen", "local folder"]),
+    ],
+)
+def test_bad_usage_names_the_field(cellsignal: Cellsignal, arguments: list[str], named: list[str]):
+    line = cellsignal.refused("run", *arguments, "--out", "out", "--store", "store")
+    assert all(name in line for name in named), line
+    assert not (cellsignal.folder / "out").exists()
+    assert not (cellsignal.folder / "store").exists()
+
+
+@pytest.mark.parametrize("text", ["name: [unclosed", "- a list", "\xff\xfe"])
+def test_a_file_that_is_no_configuration(cellsignal: Cellsignal, tmp_path: Path, text: str):
+    (tmp_path / "bad.yaml").write_bytes(text.encode("latin-1"))
+    assert "bad.yaml: " in cellsignal.refused("run", "--config", "bad.yaml", "--out", "out", "--store", "store")
+
+
+def test_an_out_that_cannot_be_written(cellsignal: Cellsignal, config_file: Path, tables: TinyScreen, tmp_path: Path):
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file" / "below", tmp_path / "file"):
+        line = cellsignal.refused(
+            "run", "--config", config_file, "--screen", tables.root, "--out", out, "--store", tmp_path / "store"
+        )
+        assert f"--out {out}" in line
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_store_that_cannot_be_written(cellsignal: Cellsignal, config_file: Path, tables: TinyScreen, tmp_path: Path):
+    (tmp_path / "file").write_text("mine")
+    line = cellsignal.refused(
+        "run", "--config", config_file, "--screen", tables.root, "--out", "out", "--store", tmp_path / "file" / "store"
+    )
+    assert str(tmp_path / "file" / "store") in line
+    assert "--store" in line
+    assert results(tmp_path / "out") == []
+
+
+def test_an_out_that_holds_something_else_is_left_alone(
+    cellsignal: Cellsignal, config_file: Path, tables: TinyScreen, tmp_path: Path
+):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("mine")
+    line = cellsignal.refused("run", "--config", config_file, "--screen", tables.root, "--out", "out")
+    assert "--out out: not empty, and not a run" in line
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def refuse_input(cellsignal: Cellsignal, config: Path, screen: Path, *more: str | Path, **environment: str) -> str:
+    """A run that must be refused, after which there are no results and no process of it."""
+    out, store = cellsignal.folder / "out", cellsignal.folder / "store"
+    line = cellsignal.refused(
+        "run", "--config", config, "--screen", screen, "--out", out, "--store", store, *more, environment=environment
+    )
+    assert results(out) == []
+    assert processes_naming(cellsignal.folder) == []
+    return line
+
+
+@pytest.mark.parametrize(
+    ("table", "old", "new", "named"),
+    [
+        ("train.csv", "id_code,experiment,plate,well,sirna", "id_code", "train.csv: column experiment is missing"),
+        ("test.csv", "HUVEC-03_1_B04,HUVEC-03,1,B04", "HUVEC-03_1_B03,HUVEC-03,1,B03", "HUVEC-03_1_B03): the well appe"),
+        ("train.csv", "HUVEC-01_1_B03,HUVEC-01,1,B03,sirna_7", "HUVEC-01_1_B03,HUVEC-01,1,B03,", "field sirna is empty"),
+    ],
+)  # fmt: skip
+def test_a_bad_table(
+    cellsignal: Cellsignal, config_file: Path, tables: TinyScreen, table: str, old: str, new: str, named: str
+):
+    tables.edit(table, old, new)
+    line = refuse_input(cellsignal, config_file, tables.root)
+    assert str(tables.root / table) in line
+    assert named in line
+    assert not (cellsignal.folder / "store").exists()
+
+
+def test_an_empty_table_and_a_bad_truth(cellsignal: Cellsignal, config_file: Path, tables: TinyScreen, tmp_path: Path):
+    truth = write_truth(tmp_path / "truth.csv", {**truth_of(tables), "HUVEC-03_2_B04": "sirna_12"})
+    line = refuse_input(cellsignal, config_file, tables.root, "--truth", truth)
+    assert f"--truth {truth}, row 6: sirna 'sirna_12' of HUVEC-03_2_B04" in line
+    (tables.root / "train.csv").write_text("")
+    line = refuse_input(cellsignal, config_file, tables.root)
+    assert f"{tables.root / 'train.csv'}: column id_code is missing" in line
+    assert not (cellsignal.folder / "store").exists()
+
+
+def test_a_missing_channel_after_which_the_embedded_store_is_stopped(
+    cellsignal: Cellsignal, config_file: Path, tiny_screen: TinyScreen
+):
+    image = tiny_screen.image("HUVEC-02", 1, "B04", 1, 5)
+    image.unlink()
+    line = refuse_input(cellsignal, config_file, tiny_screen.root)
+    assert f"{image}: missing; site 1 of well B04 lacks channel w5 (mitochondria)" in line
+    assert (cellsignal.folder / "store").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:100]), "truncated"),
+        (lambda path: write_png(path, np.zeros((SIZE, SIZE), np.uint16)), "expected an 8-bit grey image, found 16-bit"),
+    ],
+    ids=["truncated", "16-bit"],
+)
+def test_a_bad_image(
+    cellsignal: Cellsignal,
+    config_file: Path,
+    tiny_screen: TinyScreen,
+    embedded_store: EmbeddedStore,
+    damage: Callable[[Path], object],
+    named: str,
+):
+    image = tiny_screen.image("HUVEC-02", 1, "B04", 1, 5)
+    damage(image)
+    line = refuse_input(cellsignal, config_file, tiny_screen.root, **embedded_store.environment())
+    assert f"{image}: channel w5 (mitochondria) of well B04, site 1: " in line
+    assert named in line
+
+
+def test_an_object_store_that_does_not_answer(cellsignal: Cellsignal, config_file: Path, tables: TinyScreen):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound, not listening: nobody answers, and nobody else takes the port
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        line = refuse_input(
+            cellsignal,
+            config_file,
+            tables.root,
+            AWS_ENDPOINT_URL=url,
+            AWS_ACCESS_KEY_ID="k",
+            AWS_SECRET_ACCESS_KEY="s",
+        )
+    assert f"no answer from {url}" in line
+    assert "AWS_ENDPOINT_URL" in line
+
+
+def test_credentials_that_are_missing_or_refused_are_not_repeated(
+    cellsignal: Cellsignal, config_file: Path, tables: TinyScreen, embedded_store: EmbeddedStore
+):
+    known = embedded_store.environment()
+    secret = "not-the-secret-of-this-server"
+    line = refuse_input(cellsignal, config_file, tables.root, **{**known, "AWS_SECRET_ACCESS_KEY": secret})
+    assert f"s3://{BUCKET}: {known['AWS_ENDPOINT_URL']} refused the credentials" in line
+    assert secret not in line
+    assert not [p for p in (cellsignal.folder / "out").rglob("*") if p.is_file() and secret in p.read_text()]
+    del known["AWS_SECRET_ACCESS_KEY"]
+    assert "AWS_SECRET_ACCESS_KEY is not set" in refuse_input(cellsignal, config_file, tables.root, **known)
+
+
+def test_a_bucket_that_is_missing(
+    cellsignal: Cellsignal, config_file: Path, tables: TinyScreen, embedded_store: EmbeddedStore
+):
+    line = refuse_input(
+        cellsignal, config_file, tables.root, "--set", "store.bucket=elsewhere", **embedded_store.environment()
+    )
+    assert "s3://elsewhere: " in line
+    assert "no such bucket; create it, or correct store.bucket" in line
+
+
+def test_an_out_of_other_settings_names_the_first_that_differs(
+    cellsignal: Cellsignal, config_file: Path, tables: TinyScreen, embedded_store: EmbeddedStore
+):
+    nowhere = {**embedded_store.environment(), "AWS_SECRET_ACCESS_KEY": "wrong"}
+    refuse_input(cellsignal, config_file, tables.root, **nowhere)
+    before = (cellsignal.folder / "out" / "run" / "run.json").read_text()
+    line = refuse_input(cellsignal, config_file, tables.root, "--set", "pretrain.epochs=2", **nowhere)
+    assert "holds a run with another config.pretrain.epochs" in line
+    truth = write_truth(cellsignal.folder / "truth.csv", truth_of(tables))
+    assert "another truth" in refuse_input(cellsignal, config_file, tables.root, "--truth", truth, **nowhere)
+    assert (cellsignal.folder / "out" / "run" / "run.json").read_text() == before
+    assert json.loads(before)["screen"] == str(tables.root)
+
+
+def test_a_path_that_kfp_local_would_change_is_refused(cellsignal: Cellsignal, config_file: Path, tables: TinyScreen):
+    line = cellsignal.refused("run", "--config", config_file, "--screen", tables.root, "--out", "python3-out")
+    assert "python3" in line
+    assert "use another folder name" in line

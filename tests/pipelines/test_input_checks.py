@@ -1,0 +1,106 @@
+"""What is found out before anything starts: each mistake by a line that names it, and nothing else refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components.core.config import RunConfig
+from components.core.errors import InputError
+from pipelines.input_checks import check_input
+from tests.pipelines.tiny_run import truth_of, write_truth
+from tests.tiny_screen import TinyScreen
+
+
+@pytest.fixture
+def config(config_file: Path) -> RunConfig:
+    return RunConfig.load(str(config_file))
+
+
+def test_a_good_screen_and_its_whole_or_partial_truth_pass(config: RunConfig, tables: TinyScreen, tmp_path: Path):
+    truth = truth_of(tables)
+    check_input(config, str(tables.root), None)
+    check_input(config, str(tables.root), write_truth(tmp_path / "truth.csv", truth))
+    check_input(config, str(tables.root), write_truth(tmp_path / "truth.csv", dict(list(truth.items())[:2])))
+
+
+@pytest.mark.parametrize("shipped", ["demo"])
+def test_shipped_configurations_with_a_simulated_screen_pass(shipped: str):
+    check_input(RunConfig.load(shipped), None, None)
+
+
+TRUTH = {
+    "unknown siRNA": ("id_code,sirna\nHUVEC-03_1_B03,sirna_8\n", r"row 2: sirna 'sirna_8' of HUVEC-03_1_B03 is not a tr"),
+    "another encoding": ("id_code,sirna\nHUVEC-03_1_B03,7\n", r"row 2: sirna '7' .* use the encoding of train\.csv"),
+    "control siRNA": ("id_code,sirna\nHUVEC-03_1_B03,sirna_5\n", "sirna 'sirna_5' of HUVEC-03_1_B03 is not a treatment"),
+    "empty siRNA": ("id_code,sirna\nHUVEC-03_1_B03,\n", "row 2: sirna ''"),
+    "short row": ("id_code,sirna\nHUVEC-03_1_B03\n", "row 2: sirna ''"),
+    "labelled well": ("id_code,sirna\nHUVEC-01_1_B03,sirna_7\n", "id_code 'HUVEC-01_1_B03' is not a treatment well of an"),
+    "control well": ("id_code,sirna\nHUVEC-03_1_B02,sirna_7\n", "id_code 'HUVEC-03_1_B02' is not"),
+    "well twice": ("id_code,sirna\n" + 2 * "HUVEC-03_1_B03,sirna_7\n", "row 3: id_code HUVEC-03_1_B03 appears twice"),
+    "missing column": ("id_code,label\nHUVEC-03_1_B03,sirna_7\n", r"column sirna is missing; .* id_code,sirna"),
+    "empty": ("", "column id_code is missing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TRUTH)
+def test_a_mistake_in_the_truth_is_found_before_training(
+    config: RunConfig, tables: TinyScreen, tmp_path: Path, case: str
+):
+    text, message = TRUTH[case]
+    file = tmp_path / "truth.csv"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        check_input(config, str(tables.root), file)
+    assert str(caught.value).startswith(f"--truth {file}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truth_that_cannot_be_read(config: RunConfig, tables: TinyScreen, tmp_path: Path):
+    with pytest.raises(InputError, match=r"cannot be read \(No such file or directory\)"):
+        check_input(config, str(tables.root), tmp_path / "nowhere.csv")
+    (tmp_path / "binary.csv").write_bytes(b"id_code,sirna\n\xff\xfe,1\n")
+    with pytest.raises(InputError, match=r"binary\.csv: is not a CSV table in UTF-8"):
+        check_input(config, str(tables.root), tmp_path / "binary.csv")
+
+
+def test_a_fold_that_takes_all_experiments_of_a_cell_type(config: RunConfig, tables: TinyScreen):
+    known = config.model_copy(update={"folds": config.folds.model_copy(update={"known": {"HUVEC-02": 0}})})
+    with pytest.raises(InputError, match=r"folds\.known leaves fold 1 without experiments") as caught:
+        check_input(
+            known.model_copy(
+                update={"folds": config.folds.model_copy(update={"known": {"HUVEC-01": 0, "HUVEC-02": 0}})}
+            ),
+            str(tables.root),
+            None,
+        )
+    assert "\n" not in str(caught.value)
+    check_input(known, str(tables.root), None)
+
+
+def test_a_cell_type_with_one_labelled_experiment_cannot_be_cross_validated(tmp_path: Path, config: RunConfig):
+    screen = TinyScreen(tmp_path / "both", imaged=())
+    both = config.model_copy(update={"screen": config.screen.model_copy(update={"cell_types": ("HUVEC", "RPE")})})
+    with pytest.raises(InputError, match=r"validates on all labelled experiments of RPE \(RPE-01\)"):
+        check_input(both, str(screen.root), None)
+
+
+def test_a_configured_cell_type_that_the_screen_lacks(tables: TinyScreen, config: RunConfig):
+    more = config.model_copy(update={"screen": config.screen.model_copy(update={"cell_types": ("HUVEC", "U2OS")})})
+    with pytest.raises(InputError, match=r"screen\.cell_types: U2OS has no labelled experiment"):
+        check_input(more, str(tables.root), None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["folds.count=16"], r"folds\.count is 16, but the screen has 13 labelled experiments that are not held out"),
+        (["screen.holdout_experiments=[HUVEC-09]"], "HUVEC-09 is not a labelled experiment of the simulated screen"),
+        (["simulate.labelled={HUVEC: 5, RPE: 1, HEPG2: 2, U2OS: 2}", "screen.holdout_experiments=[]"],
+         r"all labelled experiments of RPE \(RPE-01\)"),
+    ],
+)  # fmt: skip
+def test_a_simulated_screen_that_the_configuration_does_not_fit(changes: list[str], message: str):
+    with pytest.raises(InputError, match=message):
+        check_input(RunConfig.load("demo", changes), None, None)

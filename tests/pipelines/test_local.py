@@ -1,0 +1,214 @@
+"""Whole runs through the command line: interrupted, gone on with, repeated. Mostly the start-up of ten small tasks."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.core.config import RunConfig
+from pipelines.display import task_counts
+from tests.pipelines.tiny_run import (
+    CONFIG,
+    Cellsignal,
+    only_huvec,
+    processes_naming,
+    results,
+    truth_of,
+    write_truth,
+)
+from tests.tiny_screen import TinyScreen
+
+COLUMNS = ["id_code", "sirna", "confidence", "margin", "raw_sirna", "raw_confidence", "top5"]
+PREDICTIONS = {"predictions.csv": 6, "predictions_oof.csv": 12, "predictions_holdout.csv": 0}
+
+
+def events(out: Path) -> list[dict[str, Any]]:
+    file = out / "run" / "events.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def table(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in a folder of its own, with a store of its own."""
+
+    cellsignal: Cellsignal
+    screen: Path
+    arguments: tuple[str | Path, ...]
+
+    @property
+    def out(self) -> Path:
+        return self.cellsignal.folder / "out"
+
+    @property
+    def store(self) -> Path:
+        return self.cellsignal.folder / "store"
+
+
+def prepare(folder: Path, *, integers: bool) -> Run:
+    """A screen, its truth and a configuration in a new folder; labels as the release writes them, or as numbers."""
+    folder.mkdir()
+    screen = only_huvec(TinyScreen(folder / "screen", imaged=("HUVEC-01", "HUVEC-02", "HUVEC-03")))
+    if integers:
+        for name in ("train.csv", "train_controls.csv", "test_controls.csv"):
+            path = screen.root / name
+            path.write_text(path.read_text().replace("sirna_", ""))
+    truth = write_truth(folder / "truth.csv", truth_of(screen))
+    config = folder / "tiny.yaml"
+    config.write_text(CONFIG)
+    options = {
+        "config": config,
+        "screen": screen.root,
+        "truth": truth,
+        "out": folder / "out",
+        "store": folder / "store",
+    }
+    arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+    return Run(Cellsignal(folder), screen.root, ("run", *arguments))
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A run with Ctrl-C once a pretrain had finished, and the same command again."""
+
+    run: Run
+    code: int
+    message: str
+    left: list[str]
+    results: list[str]
+    finished: list[dict[str, Any]]
+    again: Any
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
+    run = prepare(tmp_path_factory.mktemp("local") / "run", integers=True)
+    process = run.cellsignal.start(*run.arguments)
+    deadline = time.monotonic() + 240
+    while not any(e["event"] == "finish" and e["step"] == "pretrain" for e in events(run.out)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    finished = [e for e in events(run.out) if e["event"] == "finish"]
+    left = processes_naming(run.cellsignal.folder)
+    code, message, so_far = process.returncode, errors, results(run.out)
+    return Interrupted(run, code, message, left, so_far, finished, run.cellsignal(*run.arguments))
+
+
+def test_ctrl_c_ends_with_one_line_no_result_and_no_process(interrupted: Interrupted):
+    assert interrupted.code == 3
+    assert interrupted.message == ("error: cancelled; run the same command again to go on from the finished steps\n")
+    assert interrupted.left == []
+    assert interrupted.results == []
+
+
+def test_the_same_command_goes_on_from_the_finished_steps(interrupted: Interrupted):
+    again = interrupted.again
+    assert (again.returncode, again.stderr) == (0, "")
+    before = {e["fold"] for e in interrupted.finished if e["step"] == "pretrain"}
+    # A fetched task has no epoch; each of the others has.
+    worked = {e["fold"] for e in events(interrupted.run.out) if e["step"] == "pretrain" and e["event"] == "epoch"}
+    assert worked == {0, 1} - before
+    assert "6 reused" in "".join(e["message"] for e in events(interrupted.run.out) if e["event"] == "note")
+    assert processes_naming(interrupted.run.cellsignal.folder) == []
+
+
+def test_every_file_of_the_contract_is_there_with_its_columns(interrupted: Interrupted):
+    out = interrupted.run.out
+    named = {"metrics.json", "report.html", "config.yaml", "lineage.json", *PREDICTIONS}
+    assert set(results(out)) == named
+    treatments = {row["sirna"] for row in table(interrupted.run.screen / "train.csv")}
+    for name, wells in PREDICTIONS.items():
+        rows = table(out / name)
+        assert (out / name).read_text().splitlines()[0].split(",") == COLUMNS
+        assert len(rows) == wells
+        for row in rows:
+            # The labels of this screen are bare numbers, and so are the answers.
+            assert {row["sirna"], row["raw_sirna"], *row["top5"].split()} <= treatments
+            assert all(0.0 <= float(row[field]) <= 1.0 for field in ("confidence", "raw_confidence"))
+            assert -1.0 <= float(row["margin"]) <= 1.0
+            assert row["top5"].split()[0] == row["raw_sirna"]
+    asked = {row["id_code"] for row in table(interrupted.run.screen / "test.csv")}
+    assert {row["id_code"] for row in table(out / "predictions.csv")} == asked
+    assert (out / "report.html").read_text().startswith("<!doctype html>")
+    assert RunConfig.load(str(out / "config.yaml")) == RunConfig.load(str(out.parent / "tiny.yaml"))
+
+
+def test_the_metrics_are_shares_of_the_wells_named_right(interrupted: Interrupted):
+    out = interrupted.run.out
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["schema"] == 1
+    assert {"out_of_fold", "unlabelled", "folds", "throughput"} <= metrics.keys()
+    labels = {
+        "out_of_fold": (
+            "predictions_oof.csv",
+            {r["id_code"]: r["sirna"] for r in table(out.parent / "screen/train.csv")},
+        ),
+        "unlabelled": ("predictions.csv", {r["id_code"]: r["sirna"] for r in table(out.parent / "truth.csv")}),
+    }
+    for score, (name, truth) in labels.items():
+        rows = table(out / name)
+        for stage, column in (("raw", "raw_sirna"), ("assigned", "sirna")):
+            right = sum(row[column] == truth[row["id_code"]] for row in rows) / len(rows)
+            assert metrics[score][stage] == pytest.approx({"overall": right, "HUVEC": right}, abs=1e-6)
+        assert set(metrics[score]) == {"raw", "group", "assigned"}
+        assert all(0.0 <= value <= 1.0 for stage in metrics[score].values() for value in stage.values())
+    assert [fold["fold"] for fold in metrics["folds"]] == [0, 1]
+    assert all(value > 0 for value in metrics["throughput"].values())
+
+
+def test_the_lineage_says_what_made_the_results_and_how_long_each_task_took(interrupted: Interrupted):
+    lineage = json.loads((interrupted.run.out / "lineage.json").read_text())
+    assert {"code_version", "image_digests", "manifest_digest", "seeds", "started", "steps"} <= lineage.keys()
+    counts = dict.fromkeys(task_counts(RunConfig.load(str(interrupted.run.out.parent / "tiny.yaml"))), 0)
+    for task in lineage["steps"]:
+        counts[task["step"]] += 1
+        assert task["seconds"] >= 0
+    assert counts == task_counts(RunConfig.load(str(interrupted.run.out.parent / "tiny.yaml")))
+
+
+def test_the_output_ends_with_the_table_and_the_reports_path(interrupted: Interrupted):
+    lines = interrupted.again.stdout.splitlines()
+    assert lines[-1] == f"report: {(interrupted.run.out / 'report.html').resolve()}"
+    assert lines[-2].startswith("└")
+    assert any("out of fold" in line for line in lines[-12:])
+    assert lines[0] == "[0/10 steps] normalize: started"
+    assert any(line.startswith("[10/10 steps] report: done in ") for line in lines)
+    progress = lines[: next(n for n, line in enumerate(lines) if line.startswith("Well top-1 accuracy, %"))]
+    assert all(line.startswith(("[", "warning: HUVEC: ")) for line in progress), progress
+
+
+@pytest.mark.slow
+def test_a_finished_run_repeats_without_work_and_byte_for_byte(interrupted: Interrupted):
+    out = interrupted.run.out
+    before = {name: (out / name).read_bytes() for name in (*PREDICTIONS, "config.yaml")}
+    again = interrupted.run.cellsignal(*interrupted.run.arguments)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert not [e for e in events(out) if e["event"] == "epoch"]
+
+
+@pytest.mark.slow
+def test_neither_the_interruption_nor_the_labels_encoding_changes_a_prediction(
+    interrupted: Interrupted, tmp_path: Path
+):
+    fresh = prepare(tmp_path / "fresh", integers=False)
+    done = fresh.cellsignal(*fresh.arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in PREDICTIONS:
+        text = (fresh.out / name).read_text()
+        assert text.count("sirna_") == 7 * (len(text.splitlines()) - 1)
+        assert text.replace("sirna_", "") == (interrupted.run.out / name).read_text()
