@@ -24,7 +24,7 @@ from rich.console import Console
 
 from components.core.config import RunConfig
 from components.core.errors import InputError, StepError
-from components.core.progress import EVENTS_VARIABLE
+from components.core.progress import EVENTS_VARIABLE, finished_tasks
 from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.object_store import ObjectStore
 from pipelines.code_version import code_version
@@ -284,19 +284,9 @@ def _collect(work: Path, out: Path, events: Path) -> None:
         shutil.copyfile(source, partial)
         if name == "lineage.json":
             # The report is itself a task of the run, so only now is every duration known.
-            lineage = {**json.loads(partial.read_text(encoding="utf-8")), "steps": _durations(events)}
+            lineage = {**json.loads(partial.read_text(encoding="utf-8")), "steps": finished_tasks(events)}
             partial.write_text(json.dumps(lineage, indent=2) + "\n", encoding="utf-8")
         partial.replace(out / name)
-
-
-def _durations(events: Path) -> list[dict[str, Any]]:
-    """Each finished task: its step, what tells it apart, and its seconds."""
-    told = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
-    return [
-        {key: event[key] for key in ("step", "fold", "cell_type", "backbone", "seconds") if key in event}
-        for event in told
-        if event["event"] == "finish"
-    ]
 
 
 def read_metrics(out: Path) -> dict[str, Any]:

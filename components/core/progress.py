@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from components.core.errors import InputError
@@ -86,3 +87,20 @@ def task(step: str, **labels: Any) -> Iterator[None]:
         raise
     emit("finish", seconds=round(time.monotonic() - begun, 3))
     _labels.clear()
+
+
+def finished_tasks(events: Path | None = None) -> list[dict[str, Any]]:
+    """The tasks finished so far: step, what tells it apart (fold, cell_type, backbone) and seconds, in order of their end.
+
+    Args:
+        events: an events file; None for the one of this process, where nothing is known without one.
+    """
+    path = events or (Path(os.environ[EVENTS_VARIABLE]) if os.environ.get(EVENTS_VARIABLE) else None)
+    if path is None or not path.is_file():
+        return []
+    told = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [
+        {key: event[key] for key in ("step", "fold", "cell_type", "backbone", "seconds") if key in event}
+        for event in told
+        if event["event"] == "finish"
+    ]

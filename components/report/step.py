@@ -151,7 +151,7 @@ def main(
             Path(truth) if truth else None,
             uris,
             Path(out),
-            _json(lineage, "lineage"),
+            {"steps": progress.finished_tasks(), **_json(lineage, "lineage")},
         )
 
 
