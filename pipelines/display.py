@@ -206,7 +206,7 @@ def expected_work(config: RunConfig, step: str) -> float:
     finetune = teacher.cycle_epochs * teacher.finetune_cycles * per_epoch
     rest = (teacher.cycle_epochs * (teacher.cycles - teacher.finetune_cycles) + teacher.final_epochs) * per_epoch
     work = {
-        "normalize": 6.0,
+        "normalize": 14.0,
         "pretrain": float(config.pretrain.epochs),
         "finetune": finetune + 1.0,
         "pseudo_label": rest + config.predict.views * backbones / cells * 0.6 + 1.0,

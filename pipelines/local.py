@@ -117,6 +117,10 @@ def _open_out(out: Path, config: RunConfig, screen: str | None, truth: Path | No
         "screen": str(Path(screen).resolve()) if screen else None,
         "truth": str(truth.resolve()) if truth else None,
     }
+    # kfp.local replaces this word in every argument of a task by the interpreter's path.
+    for path in (str(out.resolve()), described["screen"] or "", described["truth"] or ""):
+        if "python3" in path:
+            raise InputError(f"{path}: kfp.local cannot take a path with 'python3' in it; use another folder name")
     work = out / "run"
     try:
         if (work / "run.json").is_file():
@@ -136,10 +140,6 @@ def _open_out(out: Path, config: RunConfig, screen: str | None, truth: Path | No
         partial.replace(work / "run.json")
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from None
-    # kfp.local replaces this word in every argument of a task by the interpreter's path.
-    for path in (str(out.resolve()), described["screen"] or "", described["truth"] or ""):
-        if "python3" in path:
-            raise InputError(f"{path}: kfp.local cannot take a path with 'python3' in it; use another folder name")
     return work.resolve()
 
 
