@@ -88,18 +88,16 @@ def run(
     settings = RunConfig.load(config, set or [])
     folder = out or Path("runs") / settings.name
     console = Console()
-    try:
-        run_here(settings, folder, screen, truth, store, console)
-    except KeyboardInterrupt:
-        raise StepError("cancelled; run the same command again to go on from the finished steps") from None
+    run_here(settings, folder, screen, truth, store, console)
     console.print(accuracy_table(read_metrics(folder)))
     console.print(f"report: {(folder / 'report.html').resolve()}", soft_wrap=True, highlight=False)
 
 
 def main() -> None:
     """Runs the command line; bad input, failures and Ctrl-C become one line and an exit code."""
-    # A polite `kill` then ends like Ctrl-C: tasks and the embedded store are stopped on the way out.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Both end the same way: tasks and the embedded store are stopped on the way out.
+    signal.signal(signal.SIGINT, _cancel)
+    signal.signal(signal.SIGTERM, _cancel)
     try:
         app()
     except InputError as error:
@@ -108,8 +106,8 @@ def main() -> None:
         _fail(error, FAILED)
 
 
-def _interrupt(_signal: int, _frame: object) -> None:
-    raise KeyboardInterrupt
+def _cancel(_signal: int, _frame: object) -> None:
+    raise StepError("cancelled; run the same command again to go on from the finished steps")
 
 
 def _fail(message: object, code: int) -> None:

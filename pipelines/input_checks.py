@@ -43,6 +43,12 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
 
 
 def _check_simulated(config: RunConfig) -> None:
+    for split, table in (("labelled", config.simulate.labelled), ("unlabelled", config.simulate.unlabelled)):
+        for cell_type in table:
+            if cell_type not in config.screen.cell_types:
+                raise InputError(
+                    f"simulate.{split} names {cell_type!r}, which is not in screen.cell_types; correct one of them"
+                )
     labelled = {
         cell_type: [f"{cell_type}-{n + 1:02d}" for n in range(count)]
         for cell_type, count in config.simulate.labelled.items()

@@ -75,8 +75,8 @@ def run_here(
         StepError: a step failed; finished steps are kept.
     """
     check_input(config, screen, truth)
-    work = _open_out(out, config, screen, truth)
-    with _lock(work / "lock", out), _storage(config, store_dir, console) as environment:
+    # The store first: wrong credentials or a missing bucket must not leave a folder behind.
+    with _storage(config, store_dir, console) as environment, _opened(out, config, screen, truth) as work:
         events = work / "events.jsonl"
         events.unlink(missing_ok=True)
         events.touch()
@@ -110,8 +110,9 @@ def run_here(
     return out
 
 
-def _open_out(out: Path, config: RunConfig, screen: str | None, truth: Path | None) -> Path:
-    """The run's working folder inside `out`; refuses a folder of something else."""
+@contextlib.contextmanager
+def _opened(out: Path, config: RunConfig, screen: str | None, truth: Path | None) -> Iterator[Path]:
+    """The run's working folder inside `out`, this process alone in it; refuses a folder of something else."""
     described = {
         "config": json.loads(config.model_dump_json()),
         "screen": str(Path(screen).resolve()) if screen else None,
@@ -121,26 +122,40 @@ def _open_out(out: Path, config: RunConfig, screen: str | None, truth: Path | No
     for path in (str(out.resolve()), described["screen"] or "", described["truth"] or ""):
         if "python3" in path:
             raise InputError(f"{path}: kfp.local cannot take a path with 'python3' in it; use another folder name")
-    work = out / "run"
-    try:
-        if (work / "run.json").is_file():
-            earlier = json.loads((work / "run.json").read_text(encoding="utf-8"))
-            changed = _first_difference(earlier, described)
-            if changed:
-                raise InputError(
-                    f"--out {out}: holds a run with another {changed}; use a new folder, or the same settings"
-                )
-        elif out.exists() and any(out.iterdir()):
-            raise InputError(f"--out {out}: not empty, and not a run; use a new folder")
-        work.mkdir(parents=True, exist_ok=True)
-        (work / "config.yaml").write_text(config.dump(), encoding="utf-8")
-        # Whole or not at all: a run killed here must not leave a folder that no later run understands.
-        partial = work / ".run.json.partial"
-        partial.write_text(json.dumps(described, indent=1), encoding="utf-8")
-        partial.replace(work / "run.json")
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from None
-    return work.resolve()
+    work = (out / "run").resolve()
+    with contextlib.ExitStack() as held:
+        try:
+            if out.exists() and not work.is_dir() and any(out.iterdir()):
+                raise InputError(f"--out {out}: not empty, and not a run; use a new folder")
+            work.mkdir(parents=True, exist_ok=True)
+            held.enter_context(_lock(work / "lock", out))
+            _describe(work, out, described)
+            (work / "config.yaml").write_text(config.dump(), encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from None
+        yield work
+
+
+def _describe(work: Path, out: Path, described: dict[str, Any]) -> None:
+    """Writes down what the folder's run is, or finds that it is another one."""
+    path = work / "run.json"
+    if path.is_file():
+        changed = _first_difference(json.loads(path.read_text(encoding="utf-8")), described)
+        if changed and _has_finished_tasks(work):
+            raise InputError(f"--out {out}: holds a run with another {changed}; use a new folder, or the same settings")
+        if changed:
+            # Nothing was computed with the earlier settings, which were wrong, so there is nothing to protect.
+            shutil.rmtree(work / "simulated", ignore_errors=True)
+    # Whole or not at all: a run killed here must not leave a folder that no later run understands.
+    partial = work / ".run.json.partial"
+    partial.write_text(json.dumps(described, indent=1), encoding="utf-8")
+    partial.replace(path)
+
+
+def _has_finished_tasks(work: Path) -> bool:
+    """Whether a run in this folder got as far as results of its own: a task of the DAG ended, or a report is there."""
+    done = finished_tasks(work / "events.jsonl")
+    return (work.parent / "report.html").exists() or any(task["step"] != "simulate" for task in done)
 
 
 def _first_difference(earlier: Any, now: Any, where: str = "") -> str:
@@ -276,17 +291,22 @@ def _collect(work: Path, out: Path, events: Path) -> None:
     found = sorted(work.glob("kfp/*/report/**/results"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise StepError(f"the report step left no results under {work / 'kfp'}")
-    for name in RESULTS:
-        source = found[-1] / name
-        if not source.is_file():
-            continue
-        partial = out / f".{name}.partial"
-        shutil.copyfile(source, partial)
-        if name == "lineage.json":
-            # The report is itself a task of the run, so only now is every duration known.
-            lineage = {**json.loads(partial.read_text(encoding="utf-8")), "steps": finished_tasks(events)}
-            partial.write_text(json.dumps(lineage, indent=2) + "\n", encoding="utf-8")
-        partial.replace(out / name)
+    try:
+        for name in RESULTS:
+            source = found[-1] / name
+            if not source.is_file():
+                continue
+            partial = out / f".{name}.partial"
+            shutil.copyfile(source, partial)
+            if name == "lineage.json":
+                # The report is itself a task of the run, so only now is every duration known.
+                lineage = {**json.loads(partial.read_text(encoding="utf-8")), "steps": finished_tasks(events)}
+                partial.write_text(json.dumps(lineage, indent=2) + "\n", encoding="utf-8")
+            partial.replace(out / name)
+    except OSError as error:
+        raise StepError(
+            f"{out}: the results cannot be written ({error.strerror}); make room and run the same command again"
+        ) from None
 
 
 def read_metrics(out: Path) -> dict[str, Any]:

@@ -22,12 +22,6 @@ from components.report.component import report
 from pipelines.sections import sections
 
 
-def task_count(config: RunConfig) -> int:
-    """How many tasks a run has."""
-    per_fold = len(config.backbones) + 2 * len(config.screen.cell_types)
-    return 2 + config.folds.count * per_fold + 2 * len(config.screen.cell_types)
-
-
 def build_training(config: RunConfig) -> BaseComponent:
     """The pipeline of a configuration.
 
@@ -48,6 +42,8 @@ def build_training(config: RunConfig) -> BaseComponent:
     @dsl.pipeline(name=f"cellsignal-{config.name.lower().replace('_', '-').replace('.', '-')}")
     def training(source: str, truth: str = "", lineage: str = "{}", jobs: list[dict] = folds):
         packed = normalize(config=part["normalize"], source=source)
+        # Only the step itself can tell whether the images under the same name are still the same.
+        packed.set_caching_options(enable_caching=False)
         screen, holdout = packed.outputs["screen"], packed.outputs["holdout"]
         final = {}
         with dsl.ParallelFor(jobs, parallelism=config.local.parallel_folds) as job:
@@ -78,7 +74,7 @@ def build_training(config: RunConfig) -> BaseComponent:
             averaged = ensemble(logits=dsl.Collected(final[cell_type].outputs["logits"]))
             answer = assign(config=part["assign"], screen=screen, holdout=holdout, logits=averaged.outputs["averaged"])
             named.append(answer.outputs["Output"])
-        report(
+        final_report = report(
             config=part["report"],
             screen=screen,
             holdout=holdout,
@@ -87,5 +83,6 @@ def build_training(config: RunConfig) -> BaseComponent:
             uris=named,
             lineage=lineage,
         )
+        final_report.set_caching_options(enable_caching=False)
 
     return training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 
@@ -9,6 +10,10 @@ import pytest
 
 from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.object_store import ObjectStore
+
+# One torch thread, before anything loads torch: networks as small as the tests' are summed in another order when their
+# few channels are shared among threads, and the tests compare weights bit for bit.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 BUCKET = "cellsignal"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from components.core import progress
 from components.core.config import Frozen, PriorConfig, ScreenConfig, parse
 from components.core.errors import InputError
 from components.core.evaluation.calibration import fit_temperature
-from components.core.prior.arrangement import Arrangement, infer_arrangements
+from components.core.prior.arrangement import Arrangement, infer_arrangements, renamed
 from components.core.prior.competition import Competition, competitions
 from components.core.prior.naming import Names, Temperatures, balance, name_wells
 from components.core.prior.plate_groups import NoPlateDesignError, PlateGroups, labelled_treatments, learn_groups
@@ -64,8 +64,9 @@ def main(config: str, screen: str, holdout: str, logits: str, out: str) -> None:
 def run(config: AssignConfig, screen: Path, holdout: Path, logits: Path, out: Path) -> None:
     """Names all treatment wells of a cell type, before the prior, within the plate's group, and one to one.
 
-    Plate groups are learned from the labelled plates of all cell types. Each experiment's arrangement is inferred from
-    its logits, for out-of-fold experiments too, so that their accuracy says what to expect of new ones.
+    Plate groups are learned from the labelled plates of all cell types; for out-of-fold wells from those of the other
+    folds only. Each experiment's arrangement is inferred from its logits, for out-of-fold experiments too, so that
+    their accuracy says what to expect of new ones.
 
     Args:
         config: the sections screen and prior.
@@ -98,21 +99,24 @@ def run(config: AssignConfig, screen: Path, holdout: Path, logits: Path, out: Pa
     warnings: list[str] = []
     oof = wells["oof"]
     raw = _fit([oof.logits_WK], [oof.truth_W], "raw", warnings)
-    groups = _learn(config.prior, manifest, warnings)
+    groups = _learn(config.prior, manifest, None, warnings)
     arrangements: dict[str, dict[str, Arrangement]] = {role: {} for role in ROLES}
     parts: dict[str, list[Competition]] = {role: [] for role in ROLES}
     temperatures = Temperatures(raw, raw, 1.0)
     if groups is not None:
         for role, of_role in wells.items():
-            # Calibrated, because the margin is read in nats.
-            arrangements[role] = infer_arrangements(
-                of_role.logits_WK / raw, of_role.experiments_W, of_role.plates_W, groups, config.prior.permutations
-            )
-            for experiment, arrangement in arrangements[role].items():
-                _accept_or_say(config.prior, role, experiment, arrangement, warnings)
-            parts[role] = competitions(
-                of_role.experiments_W, of_role.plates_W, arrangements[role], groups, config.prior
-            )
+            for chosen_w, known in _knowledge(role, of_role, groups, manifest, config.prior, warnings):
+                experiments_w = [of_role.experiments_W[w] for w in chosen_w]
+                plates_w = [of_role.plates_W[w] for w in chosen_w]
+                # Calibrated, because the margin is read in nats.
+                found = infer_arrangements(
+                    of_role.logits_WK[chosen_w] / raw, experiments_w, plates_w, known, config.prior.permutations
+                )
+                for experiment, arrangement in found.items():
+                    _accept_or_say(config.prior, role, experiment, arrangement, warnings)
+                    arrangements[role][experiment] = renamed(arrangement, known, groups)
+                for part in competitions(experiments_w, plates_w, found, known, config.prior):
+                    parts[role].append(replace(part, wells_w=chosen_w[part.wells_w]))
         temperatures = _fit_restricted(raw, parts["oof"], oof, config.prior, warnings)
     names = {role: name_wells(wells[role].logits_WK, parts[role], temperatures, config.prior) for role in ROLES}
     for message in warnings:
@@ -159,11 +163,29 @@ def _locate(logits: WellLogits, manifest: Manifest, treatments: tuple[str, ...],
     )
 
 
-def _learn(prior: PriorConfig, manifest: Manifest, warnings: list[str]) -> PlateGroups | None:
+def _knowledge(
+    role: str, wells: RoleWells, groups: PlateGroups, manifest: Manifest, prior: PriorConfig, warnings: list[str]
+) -> Iterator[tuple[NDArray[np.intp], PlateGroups]]:
+    """Which wells may be named with which plate groups: out-of-fold wells with those that their own labels never showed."""
+    if role != "oof":
+        yield np.arange(len(wells.ids_W)), groups
+        return
+    fold_W = np.array([manifest.folds[experiment] for experiment in wells.experiments_W], dtype=np.intp)
+    for fold in np.unique(fold_W):
+        training = {experiment for experiment, own in manifest.folds.items() if own != fold}
+        known = _learn(prior, manifest, training, warnings)
+        if known is not None:
+            yield np.flatnonzero(fold_W == fold), known
+
+
+def _learn(
+    prior: PriorConfig, manifest: Manifest, experiments: set[str] | None, warnings: list[str]
+) -> PlateGroups | None:
+    """Plate groups from the labelled plates of some experiments, None for all; None where they show no design."""
     if not prior.enabled:
         return None
     try:
-        return learn_groups(labelled_treatments(manifest.plates), manifest.vocabulary.treatments)
+        return learn_groups(labelled_treatments(manifest.plates, experiments), manifest.vocabulary.treatments)
     except NoPlateDesignError as error:
         if prior.on_low_margin == "refuse":
             raise

@@ -199,7 +199,6 @@ class MeanTeacherConfig(Frozen):
     unlabelled_batch: Count = Field(32, description="wells a step without labels, for consistency and pseudo-labels")
     learning_rate: Positive = Field(0.1, description="SGD at the start of a cosine cycle")
     learning_rate_low: Positive = Field(1e-3, description="SGD at the end of a cosine cycle")
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="SGD momentum")
     weight_decay: NonNegative = Field(2e-4, description="L2")
     cycle_epochs: Count = Field(40, description="epochs of a cycle before the cell type's ratio")
     ratio: dict[str, Positive] = Field(
@@ -309,13 +308,6 @@ class RunConfig(Frozen):
         names = [backbone.name for backbone in self.backbones]
         if len(set(names)) != len(names):
             raise ValueError(f"backbones must have different names, got {names}")
-        for field, table in (
-            ("simulate.labelled", self.simulate.labelled),
-            ("simulate.unlabelled", self.simulate.unlabelled),
-        ):
-            unknown = sorted(set(table) - set(self.screen.cell_types))
-            if unknown and "simulate" in self.model_fields_set:
-                raise ValueError(f"{field} names {unknown[0]!r}, which is not in screen.cell_types")
         return self
 
     def section(self, kind: type[S]) -> S:

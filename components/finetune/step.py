@@ -17,11 +17,11 @@ from components.core.learning.fold_data import fold_wells, open_images
 from components.core.learning.mean_teacher import Pair, Wells
 from components.core.learning.mean_teacher_run import train_epochs
 from components.core.learning.network import Classifier, pick_device
-from components.core.learning.pair_files import save_pairs
+from components.core.learning.pair_files import save_pairs, weights_digest
 from components.core.learning.schedules import CycleSchedule
-from components.core.learning.step_settings import TRAINING_CODE, MeanTeacherSettings
+from components.core.learning.step_settings import TRAINING_CODE, MeanTeacherSettings, library_versions
 from components.core.learning.validation import groups_of_fold, score_of
-from components.core.storage.finished import code_digest, digest_path, run_once
+from components.core.storage.finished import code_digest, run_once
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
@@ -108,10 +108,11 @@ def main(config: str, screen: str, bases: Sequence[str], fold: int, cell_type: s
             {
                 "settings": settings.fingerprint(),
                 "screen": manifest.digest(),
-                "bases": " ".join(sorted(digest_path(Path(base)) for base in bases)),
+                "bases": " ".join(sorted(weights_digest(Path(base)) for base in bases)),
                 "fold": str(fold),
                 "cell_type": cell_type,
                 "code": code_digest(*TRAINING_CODE, "components.finetune"),
+                "libraries": library_versions(),
             },
             {"weights": Path(weights)},
             lambda out: run(settings, store, manifest, [Path(base) for base in bases], fold, cell_type, out["weights"]),

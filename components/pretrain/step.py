@@ -13,7 +13,7 @@ from components.core.config import parse
 from components.core.learning.checkpoints import save_weights
 from components.core.learning.fold_data import fold_wells, open_images
 from components.core.learning.network import Classifier, pick_device
-from components.core.learning.step_settings import TRAINING_CODE, PretrainSettings
+from components.core.learning.step_settings import TRAINING_CODE, PretrainSettings, library_versions
 from components.core.learning.supervised import Validation, train_supervised
 from components.core.learning.validation import groups_of_fold, score_of
 from components.core.storage.finished import code_digest, run_once
@@ -79,6 +79,7 @@ def main(config: str, screen: str, fold: int, backbone: str, weights: str) -> No
                 "fold": str(fold),
                 "backbone": backbone,
                 "code": code_digest(*TRAINING_CODE, "components.pretrain"),
+                "libraries": library_versions(),
             },
             {"weights": Path(weights)},
             lambda out: run(settings, store, manifest, fold, backbone, out["weights"]),

@@ -23,14 +23,14 @@ from components.core.learning.inference import Images, adaptive_logits, well_log
 from components.core.learning.mean_teacher import Pair, Wells
 from components.core.learning.mean_teacher_run import train_epochs
 from components.core.learning.network import pick_device
-from components.core.learning.pair_files import load_pairs, save_pairs
+from components.core.learning.pair_files import load_pairs, save_pairs, weights_digest
 from components.core.learning.schedules import CycleSchedule
-from components.core.learning.step_settings import TRAINING_CODE, MeanTeacherSettings
+from components.core.learning.step_settings import TRAINING_CODE, MeanTeacherSettings, library_versions
 from components.core.learning.validation import groups_of_fold, score_of
 from components.core.prior.plate_groups import PlateGroups
 from components.core.prior.pseudo_labels import PseudoLabels, select
 from components.core.screen.site_table import TREATMENT
-from components.core.storage.finished import code_digest, digest_path, run_once
+from components.core.storage.finished import code_digest, run_once
 from components.core.storage.interface import ObjectReader
 from components.core.storage.logits import LogitsDirectory, WellLogits, write_logits
 from components.core.storage.manifest import Manifest
@@ -174,6 +174,8 @@ def run(
     predicted = {}
     for role, (source, chosen) in outputs.items():
         progress.note(f"predicting {len(chosen)} {role} wells")
+        if source is not images:
+            images.cache.release()  # two screens in memory at once would take twice loader.cache_gib
         ids = tuple(str(id_code) for id_code in source.table.id_code_W[chosen])
         predicted[role] = WellLogits(ids, _predict(pairs, source, chosen, settings, classes))
     meta = {
@@ -236,10 +238,11 @@ def main(
                 "settings": settings.fingerprint(),
                 "screen": manifest.digest(),
                 "holdout": held_out.digest(),
-                "base": digest_path(Path(base)),
+                "base": weights_digest(Path(base)),
                 "fold": str(fold),
                 "cell_type": cell_type,
                 "code": code_digest(*TRAINING_CODE, "components.pseudo_label"),
+                "libraries": library_versions(),
             },
             {"weights": Path(weights), "logits": Path(logits)},
             lambda out: run(

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +28,7 @@ from components.core.storage.artifacts import local_copy
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
+from components.core.storage.whole_directory import whole_directory
 from components.report.inputs import (
     AssignOutput,
     Places,
@@ -127,7 +126,7 @@ def run(
             lineage=lineage,
         )
     )
-    with _whole_directory(out) as folder:
+    with whole_directory(out) as folder:
         for score, name in PREDICTIONS.items():
             _write_predictions(folder / name, wells[score])
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
@@ -142,16 +141,16 @@ def main(
     config: str, screen: str, holdout: str, holdout_labels: str, truth: str, uris: list[str], lineage: str, out: str
 ) -> None:
     """`run` on strings, for the KFP component: config and lineage as JSON, truth empty where there is none."""
-    with progress.task("report"):
+    with progress.task("report"), tempfile.TemporaryDirectory() as copies:
         run(
             parse(RunConfig, _json(config, "config"), source="config"),
             Path(screen),
             Path(holdout),
             Path(holdout_labels),
-            Path(truth) if truth else None,
+            local_copy(truth, Path(copies)) if truth else None,
             uris,
             Path(out),
-            {"steps": progress.finished_tasks(), **_json(lineage, "lineage")},
+            _with_durations(_json(lineage, "lineage")),
         )
 
 
@@ -252,25 +251,10 @@ def _write_predictions(path: Path, wells: Sequence[NamedWell]) -> None:
             )
 
 
-@contextmanager
-def _whole_directory(out: Path) -> Iterator[Path]:
-    """A new folder beside `out` that takes its place when the block ends well, and vanishes when it does not."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        yield folder
-        folder.chmod(0o755)  # mkdtemp's is private, a report is not
-        if out.exists():
-            # Two renames, so that a reader finds the old report or the new one, and a crash leaves both on disk.
-            old = folder.with_name(f"{folder.name}.old")
-            out.replace(old)
-            folder.replace(out)
-            shutil.rmtree(old)
-        else:
-            folder.replace(out)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+def _with_durations(lineage: dict[str, Any]) -> dict[str, Any]:
+    """The lineage with the tasks finished so far, where this run tells of them."""
+    steps = progress.finished_tasks()
+    return {**lineage, "steps": steps} if steps else lineage
 
 
 def _json(text: str, name: str) -> dict[str, Any]:

@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from components.core.config import RunConfig
 from components.core.storage.embedded import EmbeddedStore
 from components.image import VERSION
+from pipelines.local import _opened
 from tests.conftest import BUCKET
 from tests.pipelines.tiny_run import ROOT, Cellsignal, processes_naming, results, truth_of, write_truth
 from tests.tiny_screen import SIZE, TinyScreen, write_png
@@ -210,18 +212,36 @@ def test_a_bucket_that_is_missing(
     assert "no such bucket; create it, or correct store.bucket" in line
 
 
-def test_an_out_of_other_settings_names_the_first_that_differs(
+def test_a_refused_store_leaves_no_folder(
     cellsignal: Cellsignal, config_file: Path, tables: TinyScreen, embedded_store: EmbeddedStore
 ):
     nowhere = {**embedded_store.environment(), "AWS_SECRET_ACCESS_KEY": "wrong"}
     refuse_input(cellsignal, config_file, tables.root, **nowhere)
-    before = (cellsignal.folder / "out" / "run" / "run.json").read_text()
-    line = refuse_input(cellsignal, config_file, tables.root, "--set", "pretrain.epochs=2", **nowhere)
+    assert not (cellsignal.folder / "out").exists()
+
+
+def test_an_out_of_other_settings_names_the_first_that_differs(
+    cellsignal: Cellsignal, config_file: Path, tables: TinyScreen
+):
+    config, out = RunConfig.load(str(config_file)), cellsignal.folder / "out"
+    with _opened(out, RunConfig.load(str(config_file), ["seed=7"]), str(tables.root), None) as work:
+        pass
+    with _opened(out, config, str(tables.root), None):
+        pass  # nothing was computed with the other seed
+    (work / "events.jsonl").write_text('{"event": "finish", "step": "normalize", "seconds": 1.0}\n')
+    before = (work / "run.json").read_text()
+    line = refuse_input(cellsignal, config_file, tables.root, "--set", "pretrain.epochs=2")
     assert "holds a run with another config.pretrain.epochs" in line
     truth = write_truth(cellsignal.folder / "truth.csv", truth_of(tables))
-    assert "another truth" in refuse_input(cellsignal, config_file, tables.root, "--truth", truth, **nowhere)
-    assert (cellsignal.folder / "out" / "run" / "run.json").read_text() == before
+    assert "another truth" in refuse_input(cellsignal, config_file, tables.root, "--truth", truth)
+    assert (work / "run.json").read_text() == before
     assert json.loads(before)["screen"] == str(tables.root)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(cellsignal: Cellsignal, config_file: Path, tables: TinyScreen):
+    with _opened(cellsignal.folder / "out", RunConfig.load(str(config_file)), str(tables.root), None):
+        line = refuse_input(cellsignal, config_file, tables.root)
+    assert "another run is working in this folder" in line
 
 
 def test_a_path_that_kfp_local_would_change_is_refused(cellsignal: Cellsignal, config_file: Path, tables: TinyScreen):

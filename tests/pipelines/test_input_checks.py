@@ -104,3 +104,9 @@ def test_a_configured_cell_type_that_the_screen_lacks(tables: TinyScreen, config
 def test_a_simulated_screen_that_the_configuration_does_not_fit(changes: list[str], message: str):
     with pytest.raises(InputError, match=message):
         check_input(RunConfig.load("demo", changes), None, None)
+
+
+@pytest.mark.parametrize("split", ["labelled", "unlabelled"])
+def test_a_simulated_cell_type_that_is_not_configured(split: str):
+    with pytest.raises(InputError, match=rf"simulate\.{split} names 'HeLa', which is not in screen\.cell_types"):
+        check_input(RunConfig.load("demo", [f"simulate.{split}.HeLa=2"]), None, None)

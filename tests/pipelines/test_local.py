@@ -121,7 +121,8 @@ def test_the_same_command_goes_on_from_the_finished_steps(interrupted: Interrupt
     before = {e["fold"] for e in interrupted.finished if e["step"] == "pretrain"}
     # A fetched task has no epoch; each of the others has.
     worked = {e["fold"] for e in events(interrupted.run.out) if e["step"] == "pretrain" and e["event"] == "epoch"}
-    assert worked == {0, 1} - before
+    # A task that was killed between storing its outputs and saying so is fetched as well.
+    assert worked <= {0, 1} - before
     assert "6 reused" in "".join(e["message"] for e in events(interrupted.run.out) if e["event"] == "note")
     assert processes_naming(interrupted.run.cellsignal.folder) == []
 

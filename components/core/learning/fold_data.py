@@ -99,15 +99,18 @@ def open_images(
     if reference is not None and standardise.domain in ("global", "cell_type"):
         known = {p.cell_type: (p.experiment, p.plate) for p in reference.plates}
         of_reference = domain_statistics(reference, standardise.domain)
-        statistics = {
-            (p.experiment, p.plate): of_reference[known.get(p.cell_type, next(iter(known.values())))]
-            for p in manifest.plates
-        }
+        for plate in manifest.plates:
+            if plate.cell_type not in known:
+                raise InputError(
+                    f"experiment {plate.experiment}: the training screen has no plates of cell type {plate.cell_type}, "
+                    f"whose statistics standardise.domain {standardise.domain} needs; use plate or experiment"
+                )
+        statistics = {(p.experiment, p.plate): of_reference[known[p.cell_type]] for p in manifest.plates}
     means, deviations = zip(*(statistics[p.experiment, p.plate] for p in manifest.plates), strict=True)
     shape = (manifest.channels, manifest.image_size, manifest.image_size)
     return Images(
         table=table,
-        cache=SiteCache(SiteReader(store, manifest, table), table, shape, loader.cache_gib * 2**30),
+        cache=SiteCache(SiteReader(store, manifest, table, verify=True), table, shape, loader.cache_gib * 2**30),
         standardise=Standardiser(
             torch.from_numpy(np.stack(means)), torch.from_numpy(np.stack(deviations)), standardise.jitter, device
         ),

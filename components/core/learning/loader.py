@@ -42,6 +42,12 @@ class SiteCache:
         self._used = 0
         self._shape = shape
 
+    def release(self) -> None:
+        """Gives the memory back; what is read from now on is fetched."""
+        self._pixels = np.empty((0, *self._shape), dtype=np.uint8)
+        self._slot_S[:] = -1
+        self._used = 0
+
     def read(self, sites: NDArray[np.intp]) -> NDArray[np.uint8]:
         """Pixels of the sites in the given order, shape (B, C, H, W)."""
         out = np.empty((len(sites), *self._shape), dtype=np.uint8)

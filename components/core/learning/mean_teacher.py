@@ -107,9 +107,7 @@ def train_epoch(
     generator = torch.Generator(images.device).manual_seed(int(rng.integers(2**62)))
     target_W = torch.from_numpy(images.table.class_W).long().to(images.device)
     weight = config.pseudo_label_weight if pseudo_W is not None else 0.0
-    optimiser = torch.optim.SGD(
-        pair.student.parameters(), lr=0.0, momentum=config.momentum, weight_decay=config.weight_decay
-    )
+    optimiser = torch.optim.SGD(pair.student.parameters(), lr=0.0, weight_decay=config.weight_decay)
     batches = list(_mixed_batches(images, wells, config, rng))
     losses = torch.zeros(len(batches), device=images.device)
     pair.student.train()
@@ -137,9 +135,10 @@ def train_epoch(
             pair.teacher, pair.student, ema_decay(pair.step, epoch + 1, config.ema_decays, config.ema_epochs)
         )
         losses[k] = loss.detach()
+    loss_mean = float(losses.mean())  # waits for the device, so that the seconds are of finished work
     seconds = time.monotonic() - begun
     return {
-        "loss": float(losses.mean()),
+        "loss": loss_mean,
         "sites_per_s": sum(len(sites) for sites, _ in batches) / seconds,
         "seconds": seconds,
     }

@@ -13,6 +13,14 @@ from components.core.learning.checkpoints import load_weights, save_weights
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.network import Classifier
 from components.core.learning.step_settings import LearningSettings
+from components.core.storage.digests import digest_path
+
+
+def weights_digest(folder: Path) -> str:
+    """Digest of a folder's weights and of what they are, without the timings that its history holds."""
+    return " ".join(
+        f"{path.name}={digest_path(path)}" for path in sorted([*folder.glob("*.safetensors"), folder / "meta.json"])
+    )
 
 
 def save_pairs(pairs: Sequence[Pair], folder: Path, epoch: int, history: list[dict[str, Any]], **meta: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 from components.core.config import (
     AugmentConfig,
     BackboneConfig,
@@ -25,8 +27,18 @@ TRAINING_CODE = (
     "components.core.screen.histograms",
     "components.core.screen.packed",
     "components.core.screen.site_table",
+    "components.core.storage.logits",
+    "components.core.storage.manifest",
 )
 """Sources that a training step's result depends on, besides the step's own."""
+
+LIBRARIES = ("numpy", "scipy", "timm", "torch")
+"""Libraries whose version decides a training step's numbers."""
+
+
+def library_versions() -> str:
+    """The installed versions of LIBRARIES, as one text for a key."""
+    return " ".join(f"{name}=={version(name)}" for name in LIBRARIES)
 
 
 class LearningSettings(Frozen):

@@ -99,6 +99,7 @@ def train_supervised(
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             losses[k] = loss.detach()
+        loss_mean = float(losses.mean())  # waits for the device, so that the seconds are of finished work
         seconds = time.monotonic() - epoch_begun
         accuracy = None
         last = epoch + 1 == config.epochs
@@ -109,7 +110,7 @@ def train_supervised(
         record = {
             "epoch": epoch + 1,
             "epochs": config.epochs,
-            "loss": float(losses.mean()),
+            "loss": loss_mean,
             "accuracy": accuracy,
             "sites_per_s": len(order) / seconds,
             "seconds": seconds,

@@ -6,7 +6,7 @@ W wells of a plate, K treatment siRNAs, P plates of the design, G = P groups. La
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations as orders
 from typing import Literal
 
@@ -170,6 +170,22 @@ def infer_arrangements(
         }
         found[experiment] = infer_arrangement(by_plate, groups, permutations, experiment)
     return found
+
+
+def renamed(arrangement: Arrangement, known: PlateGroups, names: PlateGroups) -> Arrangement:
+    """The same arrangement with its groups called as in another learning of the same design.
+
+    Groups have no names of their own, so two learnings may number them differently; the one that shares most siRNAs is
+    the same group.
+
+    Args:
+        arrangement: its groups numbered as in `known`.
+        known: the groups it was inferred with.
+        names: the groups whose numbers to use.
+    """
+    shared_GG = np.array([[len(np.intersect1d(own, other)) for other in names.members] for own in known.members])
+    number_G = shared_GG.argmax(axis=1)
+    return replace(arrangement, groups={plate: int(number_G[group]) for plate, group in arrangement.groups.items()})
 
 
 def _group_scores(logits_WK: NDArray[np.floating], groups: PlateGroups, where: str) -> NDArray[np.float64]:

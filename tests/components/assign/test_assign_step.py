@@ -63,7 +63,7 @@ def case(tmp_path):
                         truths[role].update(zip(ids[keep], on_plate[keep].tolist(), strict=True))
             for name, path in (("screen", self.screen), ("holdout", self.holdout)):
                 manifest = Manifest(store="s3://x", channels=6, image_size=8, codec=PackConfig(), vocabulary=VOCABULARY,
-                                    folds={}, plates=tuple(plates[name]))  # fmt: skip
+                                    folds={"HUVEC-01": 0, "HUVEC-02": 1, "RPE-01": 2}, plates=tuple(plates[name]))  # fmt: skip
                 path.write_text(manifest.model_dump_json())
             index, wells = VOCABULARY.index(), {}
             bias = 0.8 * rng.standard_normal(len(VOCABULARY.classes))
@@ -209,3 +209,29 @@ def test_logits_of_another_screen_are_an_error_that_names_a_well(case):
     case.holdout.write_text(Manifest.read(case.holdout).model_copy(update={"plates": ()}).model_dump_json())
     with pytest.raises(InputError, match=r"holdout well HUVEC-04_1_B02 is no treatment well of .*holdout\.json"):
         case.run(CONFIG)
+
+
+def test_an_experiments_own_labels_do_not_decide_where_its_groups_are(case):
+    """Its fold's plate groups come from the other folds, so labels that are a plate off change no out-of-fold name."""
+    true, _ = case.write().run(CONFIG)
+    manifest = json.loads(case.screen.read_text())
+    plates = [
+        [well for well in plate["wells"] if well["well_type"] == "treatment"]
+        for plate in manifest["plates"]
+        if plate["experiment"] == "HUVEC-01"
+    ]
+    labels = [[well["sirna"] for well in wells] for wells in plates]
+    for wells, of_next in zip(plates, labels[1:] + labels[:1], strict=True):
+        for well, label in zip(wells, of_next, strict=True):
+            well["sirna"] = label
+    case.screen.write_text(json.dumps(manifest))
+    turned, _ = case.run(CONFIG)
+
+    def names(tables):
+        return {
+            row["id_code"]: (row["raw_sirna"], row["group_sirna"])
+            for row in tables["oof"]
+            if row["id_code"].startswith("HUVEC-01")
+        }
+
+    assert names(true) == names(turned)

