@@ -7,14 +7,14 @@ step receives only the sections it reads (`RunConfig.section`), so that a change
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from collections.abc import Iterable
+from typing import Annotated, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from components.core.errors import InputError
+from components.core.config_file import apply_change, find_config, read_yaml
+from components.core.config_file import parse as parse  # every step reads its section with both
 
 CHANNELS = ("nuclei", "ER", "actin", "nucleoli", "mitochondria", "Golgi")
 """The six stains in the order of the file names' w1..w6 (RxRx1)."""
@@ -333,93 +333,11 @@ class RunConfig(Frozen):
             InputError: no such file, not YAML, an unknown key, a wrong type or an impossible combination.
         """
         path = find_config(name_or_file)
-        data = _read_yaml(path)
+        data = read_yaml(path)
         for change in changes:
-            _apply(data, change)
+            apply_change(data, change)
         return parse(cls, data, source=str(path))
 
     def dump(self) -> str:
         """The configuration as YAML that `load` reads back to an equal one."""
         return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False)
-
-
-def shipped_configs() -> Path:
-    """The folder of the configurations that come with the package."""
-    return Path(__file__).resolve().parents[2] / "pipelines" / "configs"
-
-
-def find_config(name_or_file: str) -> Path:
-    """The file behind a shipped name or a path.
-
-    Raises:
-        InputError: neither a shipped name nor a file.
-    """
-    shipped = shipped_configs() / f"{name_or_file}.yaml"
-    if shipped.is_file():
-        return shipped
-    path = Path(name_or_file)
-    if path.is_file():
-        return path
-    names = ", ".join(sorted(p.stem for p in shipped_configs().glob("*.yaml")))
-    raise InputError(f"config {name_or_file!r}: no such file, and not one of the shipped names ({names})")
-
-
-def parse(cls: type[S], data: Any, source: str) -> S:
-    """Validates plain data as a model; all that is wrong with it becomes one line.
-
-    Raises:
-        InputError: names the source, the field, what was expected and what was given.
-    """
-    if not isinstance(data, Mapping):
-        raise InputError(f"{source}: a mapping of sections was expected, got {type(data).__name__}")
-    try:
-        return cls.model_validate(data)
-    except ValidationError as error:
-        raise InputError(f"{source}: " + "; ".join(_explain(e) for e in error.errors())) from None
-
-
-def _explain(error: Any) -> str:
-    field = ".".join(str(part) for part in error["loc"]) or "config"
-    if error["type"] == "extra_forbidden":
-        return f"{field}: unknown key; remove it or correct its spelling"
-    message = error["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    given = error.get("input")
-    shown = "" if isinstance(given, Mapping) or error["type"] in ("missing", "value_error") else f", got {given!r}"
-    return f"{field}: {message}{shown}" if error["loc"] else f"{message}{shown}"
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    return {} if data is None else data
-
-
-def _apply(data: Any, change: str) -> None:
-    """Applies one KEY=VALUE, in place; the value is YAML."""
-    key, equals, value = change.partition("=")
-    if not equals or not key:
-        raise InputError(f"--set {change!r}: expected KEY=VALUE, for example pretrain.epochs=4")
-    *parents, last = key.split(".")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise InputError(f"--set {change!r}: the value is not valid YAML") from None
-    node = data
-    for name in parents:
-        child = (
-            node[int(name)]
-            if isinstance(node, list) and name.isdigit() and int(name) < len(node)
-            else (node.setdefault(name, {}) if isinstance(node, dict) else None)
-        )
-        if not isinstance(child, dict | list):
-            raise InputError(f"--set {change!r}: {name} has no fields")
-        node = child
-    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
-        node[int(last)] = parsed
-    elif isinstance(node, dict):
-        node[last] = parsed
-    else:
-        raise InputError(f"--set {change!r}: {key} does not exist")

@@ -17,8 +17,8 @@ from components.core.config import (
     RunConfig,
     find_config,
     parse,
-    shipped_configs,
 )
+from components.core.config_file import shipped_configs
 from components.core.errors import InputError
 from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
 from components.core.screen.simulation.settings import SimulationSettings

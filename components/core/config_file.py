@@ -1,0 +1,108 @@
+"""Configuration files: found by name or path, read as YAML, changed field by field, their mistakes told in one line.
+
+The models are components.core.config; any pydantic model can be parsed here. Reads files, writes none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from components.core.errors import InputError
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def shipped_configs() -> Path:
+    """The folder of the configurations that come with the package."""
+    return Path(__file__).resolve().parents[2] / "pipelines" / "configs"
+
+
+def find_config(name_or_file: str) -> Path:
+    """The file behind a shipped name or a path.
+
+    Raises:
+        InputError: neither a shipped name nor a file.
+    """
+    shipped = shipped_configs() / f"{name_or_file}.yaml"
+    if shipped.is_file():
+        return shipped
+    path = Path(name_or_file)
+    if path.is_file():
+        return path
+    names = ", ".join(sorted(p.stem for p in shipped_configs().glob("*.yaml")))
+    raise InputError(f"config {name_or_file!r}: no such file, and not one of the shipped names ({names})")
+
+
+def parse(cls: type[S], data: Any, source: str) -> S:
+    """Validates plain data as a model; all that is wrong with it becomes one line.
+
+    Raises:
+        InputError: names the source, the field, what was expected and what was given.
+    """
+    if not isinstance(data, Mapping):
+        raise InputError(f"{source}: a mapping of sections was expected, got {type(data).__name__}")
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        raise InputError(f"{source}: " + "; ".join(_explain(e) for e in error.errors())) from None
+
+
+def _explain(error: Any) -> str:
+    field = ".".join(str(part) for part in error["loc"]) or "config"
+    if error["type"] == "extra_forbidden":
+        return f"{field}: unknown key; remove it or correct its spelling"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    given = error.get("input")
+    shown = "" if isinstance(given, Mapping) or error["type"] in ("missing", "value_error") else f", got {given!r}"
+    return f"{field}: {message}{shown}" if error["loc"] else f"{message}{shown}"
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file; an empty file is an empty mapping.
+
+    Raises:
+        InputError: not YAML, or not text.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    return {} if data is None else data
+
+
+def apply_change(data: Any, change: str) -> None:
+    """Applies one KEY=VALUE to plain data, in place; the value is YAML, list items are named by index.
+
+    Raises:
+        InputError: not KEY=VALUE, a value that is not YAML, or a field below something that has none.
+    """
+    key, equals, value = change.partition("=")
+    if not equals or not key:
+        raise InputError(f"--set {change!r}: expected KEY=VALUE, for example pretrain.epochs=4")
+    *parents, last = key.split(".")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InputError(f"--set {change!r}: the value is not valid YAML") from None
+    node = data
+    for name in parents:
+        child = (
+            node[int(name)]
+            if isinstance(node, list) and name.isdigit() and int(name) < len(node)
+            else (node.setdefault(name, {}) if isinstance(node, dict) else None)
+        )
+        if not isinstance(child, dict | list):
+            raise InputError(f"--set {change!r}: {name} has no fields")
+        node = child
+    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
+        node[int(last)] = parsed
+    elif isinstance(node, dict):
+        node[last] = parsed
+    else:
+        raise InputError(f"--set {change!r}: {key} does not exist")
