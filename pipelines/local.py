@@ -133,7 +133,15 @@ def _opened(out: Path, config: RunConfig, screen: str | None, truth: Path | None
             (work / "config.yaml").write_text(config.dump(), encoding="utf-8")
         except OSError as error:
             raise InputError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from None
-        yield work
+        try:
+            yield work
+        except InputError:
+            # Bad input that was found before anything was computed leaves nothing behind.
+            if not _has_finished_tasks(work):
+                shutil.rmtree(work)
+                with contextlib.suppress(OSError):
+                    out.rmdir()
+            raise
 
 
 def _describe(work: Path, out: Path, described: dict[str, Any]) -> None:
@@ -191,6 +199,10 @@ def _storage(config: RunConfig, store_dir: Path | None, console: Console) -> Ite
         ObjectStore.connect(config.store.bucket, config.store.prefix).check()
         yield {}
         return
+    if os.environ.get("AWS_ACCESS_KEY_ID"):
+        console.print(
+            "AWS_ENDPOINT_URL is not set, so the embedded store is used, not your own", style="yellow", soft_wrap=True
+        )
     with EmbeddedStore(store_dir or default_store()) as server:
         server.create_bucket(config.store.bucket)
         yield server.environment()

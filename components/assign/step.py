@@ -173,7 +173,13 @@ def _knowledge(
     fold_W = np.array([manifest.folds[experiment] for experiment in wells.experiments_W], dtype=np.intp)
     for fold in np.unique(fold_W):
         training = {experiment for experiment, own in manifest.folds.items() if own != fold}
-        known = _learn(prior, manifest, training, warnings)
+        try:
+            known = _learn(prior, manifest, training, warnings)
+        except InputError as error:
+            if prior.on_low_margin == "refuse":
+                raise
+            warnings.append(f"out-of-fold wells of fold {fold} are named without the prior: {error}")
+            known = None
         if known is not None:
             yield np.flatnonzero(fold_W == fold), known
 

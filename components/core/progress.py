@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.core.errors import InputError
+from components.core.errors import InputError, StepError
 
 EVENTS_VARIABLE = "CELLSIGNAL_EVENTS"
 _labels: dict[str, Any] = {}
@@ -77,8 +77,8 @@ def task(step: str, **labels: Any) -> Iterator[None]:
     emit("start")
     try:
         yield
-    except InputError as error:
-        emit("failed", kind="input", message=str(error))
+    except (InputError, StepError) as error:
+        emit("failed", kind="input" if isinstance(error, InputError) else "step", message=str(error))
         raise
     except BaseException as error:
         message = " ".join(f"{type(error).__name__}: {error}".split())

@@ -166,6 +166,7 @@ def main(config: str, source: str, screen: str, holdout: str, holdout_labels: st
         if "://" in source:
             raise InputError(f"{source}: normalize reads a directory; mount or copy the screen and give its path")
         store = ObjectStore.connect(settings.store.bucket, settings.store.prefix)
+        store.check()
         summary = run(settings, Path(source), store, Path(screen), Path(holdout), Path(holdout_labels))
         progress.note(
             f"{summary.packed} plates packed, {summary.reused} reused, {summary.requests} requests, "

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.config import PriorConfig
+from components.core.errors import InputError
 from components.core.evaluation.metrics import selection_accuracy
 from components.core.learning.selection import Score
-from components.core.prior.plate_groups import NoPlateDesignError, PlateGroups, labelled_treatments, learn_groups
+from components.core.prior.plate_groups import PlateGroups, labelled_treatments, learn_groups
 from components.core.progress import warn
 from components.core.screen.site_table import SiteTable
 from components.core.storage.manifest import Manifest
@@ -23,7 +24,8 @@ def groups_of_fold(manifest: Manifest, fold: int, prior: PriorConfig) -> PlateGr
     training = {experiment for experiment, own in manifest.folds.items() if own != fold}
     try:
         return learn_groups(labelled_treatments(manifest.plates, training), manifest.vocabulary.treatments)
-    except NoPlateDesignError as error:
+    except InputError as error:
+        # A design with a mistake in it must not end a run after hours: the fold goes on without, and says so.
         warn(f"fold {fold}: going on without the plate design ({error})")
         return None
 

@@ -21,6 +21,8 @@ from components.core.screen.wells import Plate, Screen, Well, natural_key
 from components.core.storage.manifest import Vocabulary, WellType
 
 Split = Literal["train", "test"]
+LEAST_USUAL_WELLS = 4
+"""Wells of the median treatment from which on a label seen once is a slip; smaller screens may miss a well by chance."""
 _CONTROL_TYPES = ("positive_control", "negative_control")
 
 
@@ -56,6 +58,7 @@ def read_screen(root: Path, config: ScreenConfig) -> Screen:
                 "correct its spelling or take it off the list"
             )
     vocabulary = _vocabulary(entries)
+    _check_strays(entries)
     return Screen(root, _plates(root, entries, frozenset(config.holdout_experiments)), vocabulary)
 
 
@@ -111,6 +114,23 @@ def _check_experiments(root: Path, entries: list[_Entry]) -> dict[str, Split]:
                 f"{known}.csv; an experiment is either labelled or not"
             )
     return splits
+
+
+def _check_strays(entries: list[_Entry]) -> None:
+    """No treatment label stands in one well alone where the others are in every experiment: such a label is a slip."""
+    wells: dict[str, list[Row]] = {}
+    for entry in entries:
+        if entry.sirna is not None and entry.well_type == "treatment":
+            wells.setdefault(entry.sirna, []).append(entry.row)
+    usual = sorted(len(rows) for rows in wells.values())[len(wells) // 2] if wells else 0
+    if usual < LEAST_USUAL_WELLS:
+        return
+    for sirna, rows in wells.items():
+        if len(rows) == 1:
+            raise InputError(
+                f"{rows[0].where}: field sirna is {sirna!r}, an unknown siRNA: no other well has it, and most siRNAs are "
+                f"in {usual} wells; correct the label or remove the row"
+            )
 
 
 def _vocabulary(entries: list[_Entry]) -> Vocabulary:

@@ -6,6 +6,7 @@ Keys are relative to the prefix. Every client error leaves here as one line that
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -290,16 +291,13 @@ class ObjectStore:
 
     def _translate(self, error: Exception, key: str, action: str) -> Exception:
         uri, where = self.uri(key), self._endpoint.address
-        # Only ClientError has a code; obstore and boto3's transfers quote the server's answer in their message.
-        code = _code(error) if isinstance(error, ClientError) else ""
         said = str(error)
-        if code == "NoSuchBucket" or (not code and "NoSuchBucket" in said):
+        code = _code(error) if isinstance(error, ClientError) else _quoted_code(said)
+        if code == "NoSuchBucket":
             return InputError(f"{uri}: {action} failed, {where} has no bucket {self.bucket}; create it")
-        if code in _REFUSED or (
-            not code and any(f"{refused}<" in said or f"({refused})" in said for refused in _REFUSED)
-        ):
+        if code in _REFUSED:
             return InputError(
-                f"{uri}: {action} refused by {where}; "
+                f"{uri}: {action} refused by {where} ({code}); "
                 "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or the rights of that user"
             )
         if code in _MISSING_KEY or isinstance(error, FileNotFoundError):
@@ -318,6 +316,18 @@ def parse_uri(uri: str) -> tuple[str, str]:
         raise InputError(f"{uri}: not an object store address; write s3://BUCKET/KEY")
     # A pipeline root may carry its provider's settings as a query, which is no part of the key.
     return parts.netloc, parts.path.lstrip("/")
+
+
+def _quoted_code(said: str) -> str:
+    """The S3 error code in the message of obstore or boto3's transfers, which quote the server's answer; else empty.
+
+    Only the place of the code counts: the answer also holds a request id, whose digits may look like one.
+    """
+    for pattern in (r"<Code>(\w+)</Code>", r"An error occurred \((\w+)\)", r"status code: (\d{3})\b"):
+        found = re.search(pattern, said)
+        if found:
+            return found.group(1)
+    return ""
 
 
 def _code(error: ClientError) -> str:

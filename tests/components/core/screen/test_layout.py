@@ -129,3 +129,20 @@ def test_the_tables_of_rxrx1_are_read():
 def test_rxrx1_needs_its_four_cell_types():
     with pytest.raises(InputError, match=r"train\.csv line 2 .*unknown cell type 'HEPG2'; known are HUVEC"):
         read_screen(RXRX1, ScreenConfig(cell_types=("HUVEC",)))
+
+
+def test_a_label_that_one_well_alone_has_is_an_unknown_sirna(tmp_path: Path):
+    def read(last: str):
+        rows = [
+            f"HUVEC-0{e}_1_B0{w},HUVEC-0{e},1,B0{w},sirna_{w}"
+            for e in (1, 2, 3, 4, 5)
+            for w in (3, 4, 5)
+            if (e, w) != (5, 5)
+        ]
+        table = ["id_code,experiment,plate,well,sirna", *rows, f"HUVEC-05_1_B05,HUVEC-05,1,B05,{last}"]
+        (tmp_path / "train.csv").write_text("\n".join(table) + "\n")
+        return read_screen(tmp_path, ScreenConfig(cell_types=("HUVEC",)))
+
+    assert read("sirna_5").vocabulary.treatments == ("sirna_3", "sirna_4", "sirna_5")
+    with pytest.raises(InputError, match=r"train\.csv.*HUVEC-05_1_B05.*field sirna is 'foo', an unknown siRNA"):
+        read("foo")

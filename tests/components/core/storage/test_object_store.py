@@ -16,7 +16,7 @@ import pytest
 from components.core.errors import InputError, StepError
 from components.core.storage.endpoint import Endpoint
 from components.core.storage.interface import MissingObjectError
-from components.core.storage.object_store import ObjectStore, parse_uri
+from components.core.storage.object_store import ObjectStore, _quoted_code, parse_uri
 
 OPERATIONS: dict[str, Callable[[ObjectStore, Path], object]] = {
     "get": lambda store, _: store.get("a"),
@@ -250,3 +250,17 @@ def _assert_one_clean_line(message: str, *secrets: str) -> None:
     assert "\n" not in message
     for secret in secrets:
         assert secret not in message
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("404 Not Found: <Error><Code>NoSuchKey</Code><RequestId>17d83018a1c0403</RequestId></Error>", "NoSuchKey"),
+        ("<Error><Code>AccessDenied</Code><RequestId>1</RequestId></Error>", "AccessDenied"),
+        ("Failed to upload a: An error occurred (NoSuchBucket) when calling the PutObject operation", "NoSuchBucket"),
+        ("Server returned non-2xx status code: 403 Forbidden", "403"),
+        ("connection refused (403 bytes)", ""),
+    ],
+)
+def test_only_the_code_of_an_answer_decides_and_not_its_request_id(said: str, code: str) -> None:
+    assert _quoted_code(said) == code
