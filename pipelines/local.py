@@ -91,9 +91,9 @@ def run_here(
             "PYTHONSAFEPATH": "1",
         }
         simulate = screen is None
-        source, known_truth = (work / "simulated" / "screen", work / "simulated" / "truth.csv")
-        if screen is not None:
-            source, known_truth = Path(screen).resolve(), truth.resolve() if truth else None  # type: ignore[assignment]
+        source = work / "simulated" / "screen" if screen is None else Path(screen).resolve()
+        given = truth.resolve() if truth else None
+        known_truth = work / "simulated" / "truth.csv" if simulate else given
         job = _write_job(work, config, source, known_truth)
         counts = task_counts(config)
         total = sum(counts.values()) + simulate
