@@ -171,6 +171,7 @@ def test_a_bad_image(
     line = refuse_input(cellsignal, config_file, tiny_screen.root, **embedded_store.environment())
     assert f"{image}: channel w5 (mitochondria) of well B04, site 1: " in line
     assert named in line
+    assert not (cellsignal.folder / "out").exists(), "bad input leaves nothing behind"
 
 
 def test_an_object_store_that_does_not_answer(cellsignal: Cellsignal, config_file: Path, tables: TinyScreen):
