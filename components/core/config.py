@@ -61,6 +61,32 @@ class FoldsConfig(Frozen):
     known: dict[str, int] = Field(
         default_factory=dict, description="folds of experiments from an earlier run, which they keep (append-only)"
     )
+    train: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None, description="folds to train, for example [0]; null trains all of them"
+    )
+    split: Literal["experiment", "well"] = Field(
+        "experiment", description="what a fold holds out: whole experiments, or single treatment wells at random"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="another seed deals the experiments or wells to the folds differently; 0 takes experiments in order",
+    )
+
+    @model_validator(mode="after")
+    def _trained(self) -> Self:
+        if self.train is not None:
+            if not self.train or len(set(self.train)) != len(self.train) or max(self.train) >= self.count:
+                raise ValueError(
+                    f"train must name different folds from 0 to {self.count - 1}, at least one, got {list(self.train)}"
+                )
+            if list(self.train) != sorted(self.train):
+                raise ValueError(f"train must increase, got {list(self.train)}")
+        return self
+
+    @property
+    def trained(self) -> tuple[int, ...]:
+        """The folds that a run trains, ascending."""
+        return tuple(range(self.count)) if self.train is None else self.train
 
 
 class SimulateConfig(Frozen):
@@ -110,6 +136,21 @@ class StandardiseConfig(Frozen):
     )
 
 
+class BatchNormConfig(Frozen):
+    """BatchNorm by domain, instead of or together with standardised pixels (AdaBN, Li et al. 2016, arXiv 1603.04779)."""
+
+    domain: Literal["none", "cell_type", "experiment", "plate"] = Field(
+        "none",
+        description="training batches hold one domain, and inference takes BatchNorm statistics of the wells' domain; "
+        "none: random batches and running statistics",
+    )
+    statistics: Literal["all", "controls"] = Field(
+        "all",
+        description="wells that give a domain's statistics at inference: all, or its controls (robust where classes are "
+        "not balanced within a domain)",
+    )
+
+
 class AugmentConfig(Frozen):
     """Training views. Flips and quarter turns are always on."""
 
@@ -137,6 +178,11 @@ class BackboneConfig(Frozen):
     name: str = Field(..., pattern=r"^[a-z0-9_]+$", description="name in files and reports")
     kind: Literal["xception", "timm"] = Field("xception", description="parametric Xception, or any timm model")
     model: str | None = Field(None, description="timm model name, for kind timm")
+    weights: str | None = Field(
+        None,
+        min_length=1,
+        description="initial weights: a local file or an object-store URI, safetensors or torch; null starts at random",
+    )
     stem: Count = Field(32, description="width of the 7x7 stride-2 stem")
     second_stride: Literal[1, 2] = Field(
         1, description="stride of the 3x3 convolution after the stem; 2 makes a CPU-sized network three times faster"
@@ -176,8 +222,10 @@ class PretrainConfig(Frozen):
     warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="optimiser steps of linear warm-up")
     weight_decay: NonNegative = Field(2e-4, description="L2, as Adam's weight_decay")
     validate_every: Count = Field(1, description="epochs between validations")
-    selection: Literal["balanced", "group", "raw"] = Field(
-        "group", description="validation accuracy that selects the checkpoint: balanced, group-restricted, or raw top-1"
+    selection: Literal["balanced", "group", "raw", "last"] = Field(
+        "group",
+        description="validation accuracy that selects the checkpoint: balanced, group-restricted, or raw top-1; last "
+        "selects none and keeps the last epoch",
     )
 
     @model_validator(mode="after")
@@ -195,6 +243,7 @@ class PretrainConfig(Frozen):
 class MeanTeacherConfig(Frozen):
     """Mean-teacher training by cell type: `finetune` is its first cycles, `pseudo_label` the rest."""
 
+    enabled: bool = Field(True, description="false ends training with `pretrain`, whose networks then predict")
     labelled_batch: Count = Field(32, description="labelled wells a step")
     unlabelled_batch: Count = Field(32, description="wells a step without labels, for consistency and pseudo-labels")
     learning_rate: Positive = Field(0.1, description="SGD at the start of a cosine cycle")
@@ -213,6 +262,17 @@ class MeanTeacherConfig(Frozen):
     ema_epochs: tuple[int, ...] = Field((1, 10, 20), description="last epoch of each decay but the last")
     consistency_weight: NonNegative = Field(100.0, description="weight of the consistency loss after the ramp")
     ramp_epochs: NonNegative = Field(5.0, description="epochs of the ramp exp(-5 (1 - t)^2)")
+    pseudo_labels: Literal["hard", "soft", "none"] = Field(
+        "hard",
+        description="labels of unlabelled wells: the most probable class, its balanced probabilities, or none (all cycles "
+        "are then finetune's)",
+    )
+    confident_fractions: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field(
+        (1.0,),
+        min_length=1,
+        description="share of the wells, the most confident first, that get a pseudo-label: at the first refresh, the second, "
+        "..., the last value from there on",
+    )
     pseudo_label_weight: Fraction = Field(0.05, description="w: supervised loss x (1 - w) + pseudo-label loss x w")
     pseudo_label_passes: Count = Field(4, description="passes of the easy view averaged at a refresh")
     pseudo_label_blend: Fraction = Field(0.9, description="share of the new logits at a refresh; the first is all new")
@@ -228,6 +288,8 @@ class MeanTeacherConfig(Frozen):
             raise ValueError(f"finetune_cycles must be <= cycles, got {self.finetune_cycles} and {self.cycles}")
         if len(self.ema_decays) != len(self.ema_epochs) + 1:
             raise ValueError("ema_decays must have one more entry than ema_epochs")
+        if list(self.confident_fractions) != sorted(self.confident_fractions):
+            raise ValueError(f"confident_fractions must not shrink, got {list(self.confident_fractions)}")
         return self
 
 
@@ -237,6 +299,13 @@ class PredictConfig(Frozen):
     views: Literal[1, 2, 4, 8] = Field(8, description="dihedral views of a site")
     weights: Literal["student", "teacher"] = Field("student", description="which weights predict")
     batch_size: Count = Field(128, description="sites a forward pass")
+
+
+class EmbeddingsConfig(Frozen):
+    """Well embeddings for downstream analysis: the backbone's output, averaged over a well's sites and views."""
+
+    enabled: bool = Field(True, description="write Parquet files of all wells, by cell type, fold and backbone")
+    views: Literal[1, 2, 4, 8] = Field(8, description="dihedral views of a site")
 
 
 class PriorConfig(Frozen):
@@ -253,6 +322,11 @@ class PriorConfig(Frozen):
     on_low_margin: Literal["all_classes", "refuse"] = Field(
         "all_classes", description="below either: use all treatments of the experiment, or refuse with an error"
     )
+    balancing: Literal["sinkhorn", "greedy"] = Field(
+        "sinkhorn", description="how a plate's probabilities are balanced: Sinkhorn, or the reference's greedy search"
+    )
+    greedy_step: Positive = Field(0.01, description="greedy search: how much a step lowers a class's log weight, nats")
+    greedy_iterations: Count = Field(20_000, description="greedy search: largest number of steps")
     sinkhorn_iterations: Count = Field(200, description="largest number of Sinkhorn iterations")
     sinkhorn_tolerance: Positive = Field(1e-4, description="stop when the column sums are this close to the target")
 
@@ -292,12 +366,14 @@ class RunConfig(Frozen):
     simulate: SimulateConfig = SimulateConfig()
     pack: PackConfig = PackConfig()
     standardise: StandardiseConfig = StandardiseConfig()
+    batch_norm: BatchNormConfig = BatchNormConfig()
     augment: AugmentConfig = AugmentConfig()
     backbones: tuple[BackboneConfig, ...] = Field((XCEPTION, XCEPTION_LARGE), min_length=1, max_length=2)
     head: HeadConfig = HeadConfig()
     pretrain: PretrainConfig = PretrainConfig()
     mean_teacher: MeanTeacherConfig = MeanTeacherConfig()
     predict: PredictConfig = PredictConfig()
+    embeddings: EmbeddingsConfig = EmbeddingsConfig()
     prior: PriorConfig = PriorConfig()
     store: StoreConfig = StoreConfig()
     loader: LoaderConfig = LoaderConfig()
@@ -308,6 +384,11 @@ class RunConfig(Frozen):
         names = [backbone.name for backbone in self.backbones]
         if len(set(names)) != len(names):
             raise ValueError(f"backbones must have different names, got {names}")
+        if self.folds.split == "well" and self.prior.enabled:
+            raise ValueError(
+                "folds.split well needs prior.enabled false: wells of one plate are on both sides of the split, so that "
+                "the plate design would tell a held-out well by its neighbours' labels"
+            )
         return self
 
     def section(self, kind: type[S]) -> S:

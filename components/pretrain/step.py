@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,9 @@ def run(
         weights: folder to write: weights.safetensors, history.json, meta.json.
     """
     device = pick_device()
-    # Folds and backbones start from different weights, so that their average gains from their differences.
-    seed = settings.seed * 1009 + fold * 31 + settings.backbones.index(settings.backbone(backbone))
+    # Folds and backbones start from different weights, so that their average gains from their differences. The name and
+    # not the place in the list counts, so that a second backbone beside it leaves the first one's weights as they are.
+    seed = settings.seed * 1009 + fold * 31 + zlib.crc32(backbone.encode()) % 1009
     torch.manual_seed(seed)
     classes = len(screen.vocabulary.classes)
     network = Classifier(settings.backbone(backbone), settings.head, classes, screen.channels).to(device)
@@ -74,7 +76,7 @@ def main(config: str, screen: str, fold: int, backbone: str, weights: str) -> No
             store,
             "pretrain",
             {
-                "settings": settings.fingerprint(),
+                "settings": settings.fingerprint_of(backbone),
                 "screen": manifest.digest(),
                 "fold": str(fold),
                 "backbone": backbone,

@@ -7,6 +7,8 @@ from importlib.metadata import version
 from components.core.config import (
     AugmentConfig,
     BackboneConfig,
+    BatchNormConfig,
+    EmbeddingsConfig,
     Frozen,
     HeadConfig,
     LoaderConfig,
@@ -47,6 +49,7 @@ class LearningSettings(Frozen):
     seed: int
     screen: ScreenConfig
     standardise: StandardiseConfig
+    batch_norm: BatchNormConfig
     augment: AugmentConfig
     backbones: tuple[BackboneConfig, ...]
     head: HeadConfig
@@ -75,8 +78,21 @@ class PretrainSettings(LearningSettings):
 
     pretrain: PretrainConfig
 
+    def fingerprint_of(self, backbone: str) -> str:
+        """What decides the weights of one backbone, as JSON: other backbones, and how the result predicts, do not."""
+        own = self.backbone(backbone).model_dump_json()
+        # Validation takes one view of the student's weights whatever `predict` says.
+        return own + self.model_dump_json(exclude={"loader", "backbones", "predict"})
+
 
 class MeanTeacherSettings(LearningSettings):
     """What finetune and pseudo_label read."""
 
     mean_teacher: MeanTeacherConfig
+    embeddings: EmbeddingsConfig
+
+
+class InferSettings(LearningSettings):
+    """What infer reads."""
+
+    embeddings: EmbeddingsConfig
