@@ -17,6 +17,9 @@ CHANNEL_LEVELS_C = {
 """Grey levels of unit brightness, set so that channel means are those of RxRx1 at the default density."""
 BACKGROUND_C = (1.2, 3.5, 4.0, 2.4, 1.2, 3.5)
 """Grey levels where there are no cells (medium, autofluorescence, camera offset)."""
+_HAZE_C = (0.38, 0.12, 0.10, 0.25, 0.38, 0.25)
+"""Share of the light that is out of focus and spreads over the whole field (wide-field optics); set so that the pixels'
+standard deviations are those of RxRx1."""
 _BLUR = 0.03
 """Optical blur, standard deviation in cell diameters."""
 _SHOT_NOISE = 0.10
@@ -43,6 +46,7 @@ def photograph(
     for c, stain_HW in enumerate(stains_CHW):
         sigma = diameter * _BLUR * float(np.exp(effect.log_blur_C[c]))
         light_HW = cv2.GaussianBlur(stain_HW, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+        light_HW += np.float32(_HAZE_C[c]) * (light_HW.mean() - light_HW)
         down, right = effect.gradient_C2[c].astype(np.float32)
         illumination_HW = 1.0 + down * place[:, None] + right * place[None, :]
         gain = float(np.exp(effect.log_gain_C[c]))
