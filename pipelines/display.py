@@ -185,12 +185,13 @@ def task_name(event: dict[str, Any]) -> str:
 
 def task_counts(config: RunConfig) -> dict[str, int]:
     """Tasks of a run by step."""
-    folds, cells = config.folds.count, len(config.screen.cell_types)
+    folds, cells = len(config.folds.trained), len(config.screen.cell_types)
     return {
         "normalize": 1,
         "pretrain": folds * len(config.backbones),
-        "finetune": folds * cells,
-        "pseudo_label": folds * cells,
+        "finetune": folds * cells if config.mean_teacher.enabled else 0,
+        "pseudo_label": folds * cells if config.has_pseudo_labels else 0,
+        "infer": 0 if config.has_pseudo_labels else folds * cells,
         "ensemble": cells,
         "assign": cells,
         "report": 1,
@@ -203,13 +204,15 @@ def expected_work(config: RunConfig, step: str) -> float:
     cells, backbones = len(config.screen.cell_types), len(config.backbones)
     # A mean-teacher step costs about twice a supervised one: two student passes and the teacher's forward pass.
     per_epoch = 2.0 * backbones / cells
-    finetune = teacher.cycle_epochs * teacher.finetune_cycles * per_epoch
-    rest = (teacher.cycle_epochs * (teacher.cycles - teacher.finetune_cycles) + teacher.final_epochs) * per_epoch
+    total = teacher.cycle_epochs * teacher.cycles + teacher.final_epochs
+    cut = teacher.cycle_epochs * teacher.finetune_cycles if teacher.pseudo_labels != "none" else total
+    predicting = config.predict.views * backbones / cells * 0.6 + 1.0
     work = {
         "normalize": 14.0,
         "pretrain": float(config.pretrain.epochs),
-        "finetune": finetune + 1.0,
-        "pseudo_label": rest + config.predict.views * backbones / cells * 0.6 + 1.0,
+        "finetune": cut * per_epoch + 1.0,
+        "pseudo_label": (total - cut) * per_epoch + predicting,
+        "infer": predicting,
         "report": 4.0,
     }
     return work.get(step, 0.5)

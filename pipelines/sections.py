@@ -2,7 +2,7 @@
 
 from components.assign.step import AssignConfig
 from components.core.config import RunConfig
-from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
+from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
 from components.normalize.config import NormalizeConfig
 
 
@@ -13,6 +13,7 @@ def sections(config: RunConfig) -> dict[str, str]:
         "pretrain": config.section(PretrainSettings).model_dump_json(),
         "finetune": config.section(MeanTeacherSettings).model_dump_json(),
         "pseudo_label": config.section(MeanTeacherSettings).model_dump_json(),
+        "infer": config.section(InferSettings).model_dump_json(),
         "assign": config.section(AssignConfig).model_dump_json(),
         "report": config.model_dump_json(),
     }

@@ -2,6 +2,8 @@
 
 normalize -> [fold: pretrain x backbones -> (cell type: finetune -> pseudo_label)] -> (cell type: ensemble -> assign) -> report
 
+Without pseudo-labels `infer` takes the place of pseudo_label, and without a mean teacher that of both.
+
 One ParallelFor over the folds; cell types and backbones are unrolled, and one Collected per cell type feeds ensemble, so
 that a fold never waits for another before the ensemble.
 """
@@ -15,6 +17,7 @@ from components.assign.component import assign
 from components.core.config import RunConfig
 from components.ensemble.component import ensemble
 from components.finetune.component import finetune
+from components.infer.component import infer
 from components.normalize.component import normalize
 from components.pretrain.component import pretrain
 from components.pseudo_label.component import pseudo_label
@@ -35,7 +38,7 @@ def build_training(config: RunConfig) -> BaseComponent:
         A pipeline with the parameters source, truth and lineage.
     """
     part = sections(config)
-    folds: list[dict[str, Any]] = [{"fold": fold} for fold in range(config.folds.count)]
+    folds: list[dict[str, Any]] = [{"fold": fold} for fold in config.folds.trained]
     cell_types = config.screen.cell_types
     first, *others = [backbone.name for backbone in config.backbones]
 
@@ -53,22 +56,15 @@ def build_training(config: RunConfig) -> BaseComponent:
                 other = pretrain(config=part["pretrain"], screen=screen, fold=job.fold, backbone=name)
                 second["second_base"] = other.outputs["weights"]
             for cell_type in cell_types:
-                tuned = finetune(
-                    config=part["finetune"],
-                    screen=screen,
-                    base=base.outputs["weights"],
-                    fold=job.fold,
-                    cell_type=cell_type,
-                    **second,
+                where = {"fold": job.fold, "cell_type": cell_type}
+                weights: dict[str, Any] = {"base": base.outputs["weights"], **second}
+                if config.mean_teacher.enabled:
+                    tuned = finetune(config=part["finetune"], screen=screen, **weights, **where)
+                    weights = {"base": tuned.outputs["weights"]}
+                last, its_part = (
+                    (pseudo_label, part["pseudo_label"]) if config.has_pseudo_labels else (infer, part["infer"])
                 )
-                final[cell_type] = pseudo_label(
-                    config=part["pseudo_label"],
-                    screen=screen,
-                    holdout=holdout,
-                    base=tuned.outputs["weights"],
-                    fold=job.fold,
-                    cell_type=cell_type,
-                )
+                final[cell_type] = last(config=its_part, screen=screen, holdout=holdout, **weights, **where)
         named = []
         for cell_type in cell_types:
             averaged = ensemble(logits=dsl.Collected(final[cell_type].outputs["logits"]))

@@ -391,6 +391,11 @@ class RunConfig(Frozen):
             )
         return self
 
+    @property
+    def has_pseudo_labels(self) -> bool:
+        """Whether training ends with pseudo_label, which also predicts."""
+        return self.mean_teacher.enabled and self.mean_teacher.pseudo_labels != "none"
+
     def section(self, kind: type[S]) -> S:
         """The part of the configuration that a step reads, as its own frozen model.
 

@@ -11,13 +11,12 @@ import torch
 
 from components.core import progress
 from components.core.config import parse
-from components.core.errors import InputError
 from components.core.learning.checkpoints import load_weights
 from components.core.learning.fold_data import fold_wells, open_images
 from components.core.learning.mean_teacher import Pair, Wells
 from components.core.learning.mean_teacher_run import train_epochs
 from components.core.learning.network import Classifier, pick_device
-from components.core.learning.pair_files import save_pairs, weights_digest
+from components.core.learning.pair_files import pretrained_folders, save_pairs, weights_digest
 from components.core.learning.schedules import CycleSchedule
 from components.core.learning.step_settings import TRAINING_CODE, MeanTeacherSettings, library_versions
 from components.core.learning.validation import groups_of_fold, score_of
@@ -36,7 +35,7 @@ def run(
     cell_type: str,
     weights: Path,
 ) -> None:
-    """Trains students and teachers of all backbones through the first cycles.
+    """Trains students and teachers of all backbones through the first cycles, or all of them without pseudo-labels.
 
     Args:
         settings: the configuration's part that this step reads.
@@ -54,17 +53,19 @@ def run(
     classes = len(screen.vocabulary.classes)
     config = settings.mean_teacher
     torch.manual_seed(settings.seed * 1009 + fold)
-    base_of = _by_backbone(bases, fold, [b.name for b in settings.backbones])
     pairs, history = [], []
-    for backbone in settings.backbones:
-        network = Classifier(backbone, settings.head, classes, screen.channels)
-        load_weights(network, base_of[backbone.name] / "weights.safetensors")
+    for name, base in pretrained_folders(bases, fold, settings).items():
+        network = Classifier(settings.backbone(name), settings.head, classes, screen.channels)
+        load_weights(network, base / "weights.safetensors")
         network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        pairs.append(Pair.start(backbone.name, network, config.keep_classifier))
-        history += json.loads((base_of[backbone.name] / "history.json").read_text())
-    images = open_images(screen, store, settings.standardise, settings.augment, settings.loader, device)
+        pairs.append(Pair.start(name, network, config.keep_classifier))
+        history += json.loads((base / "history.json").read_text())
+    images = open_images(
+        screen, store, settings.standardise, settings.augment, settings.loader, device, batch_norm=settings.batch_norm
+    )
     wells = fold_wells(images.table, fold, settings.screen.controls, cell_type)
     groups = groups_of_fold(screen, fold, settings.prior)
+    schedule = CycleSchedule.of(config, cell_type)
     run_of_epochs = train_epochs(
         pairs=pairs,
         images=images,
@@ -73,27 +74,16 @@ def run(
         score=score_of(images.table, screen, wells.validation, groups, settings.prior, "group"),
         settings=settings,
         classes=classes,
-        epochs=range(CycleSchedule.of(config, cell_type).cut),
+        epochs=range(schedule.cut),
         cell_type=cell_type,
         fold=fold,
         refresh=None,
+        # Where no pseudo_label follows, these are the weights that predict.
+        keep_best=config.pseudo_labels == "none",
     )
     labels = {"step": "finetune", "fold": fold, "cell_type": cell_type}
     history += [{**labels, **record} for record in run_of_epochs.history]
-    epoch = CycleSchedule.of(config, cell_type).cut
-    save_pairs(pairs, weights, epoch, history, **labels, validated=bool(len(wells.validation)))
-
-
-def _by_backbone(bases: Sequence[Path], fold: int, names: Sequence[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for base in bases:
-        meta = json.loads((base / "meta.json").read_text())
-        if meta["fold"] != fold:
-            raise InputError(f"{base}: weights of fold {meta['fold']}, expected fold {fold}")
-        found[meta["backbone"]] = base
-    if sorted(found) != sorted(names):
-        raise InputError(f"pretrained backbones {sorted(found)} do not match the configured ones {sorted(names)}")
-    return found
+    save_pairs(pairs, weights, schedule.cut, history, **labels, validated=bool(len(wells.validation)))
 
 
 def main(config: str, screen: str, bases: Sequence[str], fold: int, cell_type: str, weights: str) -> None:
@@ -106,7 +96,7 @@ def main(config: str, screen: str, bases: Sequence[str], fold: int, cell_type: s
             store,
             "finetune",
             {
-                "settings": settings.fingerprint(),
+                "settings": settings.finetune_fingerprint(),
                 "screen": manifest.digest(),
                 "bases": " ".join(sorted(weights_digest(Path(base)) for base in bases)),
                 "fold": str(fold),

@@ -43,7 +43,9 @@ def run(
     torch.manual_seed(seed)
     classes = len(screen.vocabulary.classes)
     network = Classifier(settings.backbone(backbone), settings.head, classes, screen.channels).to(device)
-    images = open_images(screen, store, settings.standardise, settings.augment, settings.loader, device)
+    images = open_images(
+        screen, store, settings.standardise, settings.augment, settings.loader, device, batch_norm=settings.batch_norm
+    )
     wells = fold_wells(images.table, fold, settings.screen.controls)
     groups = groups_of_fold(screen, fold, settings.prior)
     score = score_of(images.table, screen, wells.validation, groups, settings.prior, settings.pretrain.selection)

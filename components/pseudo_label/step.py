@@ -19,20 +19,20 @@ from components.core import progress
 from components.core.config import parse
 from components.core.errors import InputError
 from components.core.learning.fold_data import fold_wells, open_images
-from components.core.learning.inference import Images, adaptive_logits, well_logits
+from components.core.learning.inference import Images, adaptive_logits
 from components.core.learning.mean_teacher import Pair, Wells
 from components.core.learning.mean_teacher_run import train_epochs
 from components.core.learning.network import pick_device
-from components.core.learning.pair_files import load_pairs, save_pairs, weights_digest
+from components.core.learning.pair_files import load_pairs, read_meta, save_pairs, weights_digest
+from components.core.learning.prediction import fold_meta, held_out_images, predict_fold, predicting
 from components.core.learning.schedules import CycleSchedule
 from components.core.learning.step_settings import TRAINING_CODE, MeanTeacherSettings, library_versions
 from components.core.learning.validation import groups_of_fold, score_of
 from components.core.prior.plate_groups import PlateGroups
 from components.core.prior.pseudo_labels import PseudoLabels, select
-from components.core.screen.site_table import TREATMENT
 from components.core.storage.finished import code_digest, run_once
 from components.core.storage.interface import ObjectReader
-from components.core.storage.logits import LogitsDirectory, WellLogits, write_logits
+from components.core.storage.logits import LogitsDirectory, write_logits
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 
@@ -136,7 +136,9 @@ def run(
     config = settings.mean_teacher
     schedule = CycleSchedule.of(config, cell_type)
     pairs, history = load_pairs(base, settings, classes, screen.channels, device)
-    images = open_images(screen, store, settings.standardise, settings.augment, settings.loader, device)
+    images = open_images(
+        screen, store, settings.standardise, settings.augment, settings.loader, device, batch_norm=settings.batch_norm
+    )
     wells = fold_wells(images.table, fold, settings.screen.controls, cell_type)
     groups = groups_of_fold(screen, fold, settings.prior)
     unlabelled = np.concatenate([wells.validation, wells.unlabelled])
@@ -154,6 +156,7 @@ def run(
         cell_type=cell_type,
         fold=fold,
         refresh=labeller if len(unlabelled) else None,
+        keep_best=True,
     )
     labels: dict[str, Any] = {"step": "pseudo_label", "fold": fold, "cell_type": cell_type}
     history += [{**labels, **record} for record in trained.history]
@@ -161,53 +164,18 @@ def run(
     save_pairs(pairs, weights, schedule.total, history, **labels, validated=validated, refreshes=trained.refreshes)
     _write_pseudo_labels(weights / "pseudo_labels.csv", labeller, images, screen)
 
-    outputs = {"oof": (images, wells.validation), "unlabelled": (images, wells.unlabelled)}
-    if any(plate.cell_type == cell_type for plate in holdout.plates):
-        held_out = open_images(
-            holdout, store, settings.standardise, settings.augment, settings.loader, device, reference=screen
-        )
-        table = held_out.table
-        of_type_W = table.cell_type_W == table.cell_types.index(cell_type)
-        outputs["holdout"] = (held_out, np.flatnonzero(of_type_W & (table.well_type_W == TREATMENT)))
-    else:
-        outputs["holdout"] = (images, np.empty(0, dtype=np.intp))
-    predicted = {}
-    for role, (source, chosen) in outputs.items():
-        progress.note(f"predicting {len(chosen)} {role} wells")
-        if source is not images:
-            images.cache.release()  # two screens in memory at once would take twice loader.cache_gib
-        ids = tuple(str(id_code) for id_code in source.table.id_code_W[chosen])
-        predicted[role] = WellLogits(ids, _predict(pairs, source, chosen, settings, classes))
-    meta = {
-        "cell_type": cell_type,
-        "fold": fold,
-        "folds": [{"fold": fold, "validated": validated}],
-        "history": history,
-    }
+    held_out = held_out_images(holdout, screen, cell_type, store, settings, device)
+    predicted = predict_fold(predicting(pairs, settings), images, wells, held_out, cell_type, settings, classes)
     logits.mkdir(parents=True, exist_ok=True)
-    write_logits(logits, LogitsDirectory(predicted, meta))
+    write_logits(logits, LogitsDirectory(predicted, fold_meta(cell_type, fold, validated, history)))
 
 
 def _check_base(base: Path, fold: int, cell_type: str) -> None:
-    meta = json.loads((base / "meta.json").read_text())
+    meta = read_meta(base)
     if (meta["fold"], meta["cell_type"]) != (fold, cell_type):
         raise InputError(
             f"{base}: weights of fold {meta['fold']} and {meta['cell_type']}, expected fold {fold} and {cell_type}"
         )
-
-
-def _predict(
-    pairs: list[Pair], images: Images, wells: NDArray[np.intp], settings: MeanTeacherSettings, classes: int
-) -> NDArray[np.float32]:
-    """Mean logits over sites, views and backbones, shape (W, K)."""
-    if len(wells) == 0:
-        return np.empty((0, classes), dtype=np.float32)
-    predict = settings.predict
-    total_WK = np.zeros((len(wells), classes), dtype=np.float64)
-    for pair in pairs:
-        network = pair.student if predict.weights == "student" else pair.teacher
-        total_WK += well_logits(network, images, wells, predict.views, predict.batch_size, classes)
-    return (total_WK / len(pairs)).astype(np.float32)
 
 
 def _write_pseudo_labels(path: Path, labeller: PseudoLabeller, images: Images, screen: Manifest) -> None:

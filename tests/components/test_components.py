@@ -18,6 +18,7 @@ RENAMED = {
     ("ensemble", "out"): {"averaged"},
     ("report", "out"): {"results"},
     ("finetune", "bases"): {"base", "second_base"},
+    ("infer", "bases"): {"base", "second_base"},
 }
 
 
@@ -47,7 +48,7 @@ def call_of_main(component: ast.FunctionDef) -> ast.Call:
 
 
 def test_every_step_of_the_dag_is_here():
-    assert STEPS == ["assign", "ensemble", "finetune", "normalize", "pretrain", "pseudo_label", "report"]
+    assert STEPS == ["assign", "ensemble", "finetune", "infer", "normalize", "pretrain", "pseudo_label", "report"]
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -16,7 +16,7 @@ from kfp import compiler
 
 from components.assign.step import AssignConfig
 from components.core.config import RunConfig, parse
-from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
+from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
 from components.normalize.config import NormalizeConfig
 from pipelines.display import task_counts
 from pipelines.sections import sections
@@ -28,6 +28,7 @@ PARSERS = {
     "pretrain": PretrainSettings,
     "finetune": MeanTeacherSettings,
     "pseudo_label": MeanTeacherSettings,
+    "infer": InferSettings,
     "assign": AssignConfig,
     "report": RunConfig,
 }
@@ -160,7 +161,7 @@ def test_no_task_installs_anything_and_every_step_has_its_image(compiled):
     for name, executor in executors.items():
         container = executor["container"]
         assert "pip" not in " ".join(container["command"]), name
-        trains = re.match(r"exec-(pretrain|finetune|pseudo-label)", name)
+        trains = re.match(r"exec-(pretrain|finetune|pseudo-label|infer)", name)
         assert container["image"].startswith("cellsignal-gpu:" if trains else "cellsignal-cpu:"), name
 
 
@@ -170,13 +171,23 @@ def test_folds_run_side_by_side_as_configured(compiled):
         assert dag.root[dag.loop]["iteratorPolicy"]["parallelismLimit"] == parallel
 
 
-@pytest.mark.parametrize("changes", [(), ("folds.count=5",), ONE_BACKBONE])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (),
+        ("folds.count=5",),
+        ("folds.train=[1]",),
+        ONE_BACKBONE,
+        ("mean_teacher.enabled=false",),
+        ("mean_teacher.pseudo_labels=none",),
+    ],
+)
 def test_the_display_counts_the_tasks_that_the_dag_has(compiled, changes):
     config, dag = RunConfig.load("demo", changes), compiled(*changes)
     expected = by_step(name for name in dag.root if name != dag.loop)
     for step, count in by_step(dag.fold).items():
-        expected[step] += count * config.folds.count
-    assert task_counts(config) == expected
+        expected[step] += count * len(config.folds.trained)
+    assert {step: count for step, count in task_counts(config).items() if count} == expected
     assert sum(task_counts(config).values()) == sum(expected.values())
 
 
@@ -198,7 +209,7 @@ def test_a_steps_section_is_what_its_parser_takes_and_says_the_same_as_the_run(s
         assert getattr(read, field) == getattr(config, field)
 
 
-TRAIN = {"pretrain", "finetune", "pseudo_label"}
+TRAIN = {"pretrain", "finetune", "pseudo_label", "infer"}
 
 
 @pytest.mark.parametrize(
@@ -213,6 +224,7 @@ TRAIN = {"pretrain", "finetune", "pseudo_label"}
         ("predict.views=1", TRAIN),
         ("head.margin=0.2", TRAIN),
         ("seed=2", TRAIN),
+        ("batch_norm.domain=plate", TRAIN),
         ("prior.min_margin=1.0", {"assign"} | TRAIN),
         ("simulate.effect=0.5", set()),
         ("local.threads=1", set()),
@@ -223,3 +235,26 @@ def test_a_change_reaches_the_steps_that_read_it_and_no_other(change: str, steps
     before, after = sections(RunConfig.load("demo")), sections(RunConfig.load("demo", [change]))
     # The report shows the whole configuration, so it sees every change.
     assert {step for step in before if before[step] != after[step]} == steps | {"report"}
+
+
+@pytest.mark.parametrize(
+    ("change", "steps", "bases"),
+    [
+        ("mean_teacher.enabled=false", {"pretrain": 2, "infer": 4}, {"pretrain", "pretrain-2"}),
+        ("mean_teacher.pseudo_labels=none", {"pretrain": 2, "finetune": 4, "infer": 4}, {"finetune"}),
+    ],
+)
+def test_training_that_ends_earlier_predicts_by_infer(compiled, change, steps, bases):
+    dag = compiled(change)
+    assert by_step(dag.fold) == steps
+    last = [dag.collected(name, "logits") for name in dag.root if name.startswith("ensemble")]
+    assert len(set(last)) == 4
+    assert all(name.startswith("infer") for name in last)
+    inputs = dag.fold["infer"]["inputs"]["artifacts"]
+    assert {producer(dag.fold["infer"], name) for name in inputs if "base" in name} == bases
+
+
+def test_only_the_folds_to_train_are_trained(compiled):
+    dag = compiled("folds.count=5", "folds.train=[1, 3]")
+    jobs = dag.spec["root"]["inputDefinitions"]["parameters"]["jobs"]["defaultValue"]
+    assert jobs == [{"fold": 1}, {"fold": 3}]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from components.core.config import AugmentConfig, LoaderConfig, StandardiseConfig
+from components.core.config import AugmentConfig, BatchNormConfig, LoaderConfig, StandardiseConfig
 from components.core.errors import InputError
 from components.core.learning.inference import Images
 from components.core.learning.loader import SiteCache
@@ -82,6 +82,7 @@ def open_images(
     loader: LoaderConfig,
     device: torch.device,
     reference: Manifest | None = None,
+    batch_norm: BatchNormConfig | None = None,
 ) -> Images:
     """The images of a manifest, standardised on a device.
 
@@ -93,6 +94,7 @@ def open_images(
         loader: memory for decoded sites.
         device: where batches are computed.
         reference: the training screen, whose statistics stand for domains wider than an experiment; None for its own.
+        batch_norm: domains of BatchNorm; None for random batches and running statistics.
     """
     table = SiteTable.of(manifest)
     statistics = domain_statistics(manifest, standardise.domain)
@@ -115,4 +117,5 @@ def open_images(
             torch.from_numpy(np.stack(means)), torch.from_numpy(np.stack(deviations)), standardise.jitter, device
         ),
         augment=augment,
+        batch_norm=batch_norm or BatchNormConfig(),
     )

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
-from components.core.config import AugmentConfig
+from components.core.config import AugmentConfig, BatchNormConfig
 from components.core.learning.augmentation import dihedral, easy_view
+from components.core.learning.batch_norm import adapted, domain_of_wells, statistics_wells
 from components.core.learning.loader import SiteCache, random_sites
+from components.core.learning.network import Classifier
 from components.core.learning.standardise import Standardiser
 from components.core.screen.site_table import SiteTable
 
@@ -30,12 +32,14 @@ class Images:
         cache: their pixels.
         standardise: pixels to input, by plate.
         augment: the training views.
+        batch_norm: whether batches and BatchNorm statistics are by domain.
     """
 
     table: SiteTable
     cache: SiteCache
     standardise: Standardiser
     augment: AugmentConfig
+    batch_norm: BatchNormConfig = field(default_factory=BatchNormConfig)
 
     @property
     def device(self) -> torch.device:
@@ -74,6 +78,8 @@ def well_logits(
 ) -> NDArray[np.float32]:
     """Mean logits of each well over its sites and the first `views` dihedral views, shape (W, K).
 
+    Where `images.batch_norm` names a domain, BatchNorm takes the statistics of each well's domain (AdaBN).
+
     Args:
         network: standardised images to logits.
         images: the screen's images.
@@ -81,17 +87,70 @@ def well_logits(
         views: 1, 2, 4 or 8.
         batch_size: sites a forward pass.
         classes: K.
+
+    Raises:
+        InputError: a domain without the wells that its statistics are taken from.
     """
-    sites = images.table.sites_of(wells).astype(np.intp)
-    sum_WK = np.zeros((len(wells), classes), dtype=np.float64)
-    row_of_well = {int(w): row for row, w in enumerate(wells)}
-    with evaluating(network):
-        for chosen, x in images.batches(chunks(sites, batch_size)):
-            logits_BK = torch.stack([network(dihedral(x, view)) for view in range(views)]).mean(0)
-            rows = [row_of_well[int(w)] for w in images.table.well_S[chosen]]
-            np.add.at(sum_WK, rows, logits_BK.cpu().numpy())
-    counts = (images.table.first_site_W[wells + 1] - images.table.first_site_W[wells]).astype(np.float64)
+    return _well_means(network, network, images, wells, views, batch_size, classes)
+
+
+def well_embeddings(
+    network: Classifier, images: Images, wells: NDArray[np.intp], views: int, batch_size: int
+) -> NDArray[np.float32]:
+    """Mean output of the backbone of each well over its sites and the first `views` dihedral views, shape (W, E).
+
+    Args and errors as in well_logits.
+    """
+    return _well_means(network.backbone, network, images, wells, views, batch_size, network.embedding_size)
+
+
+def _well_means(
+    forward: nn.Module,
+    network: nn.Module,
+    images: Images,
+    wells: NDArray[np.intp],
+    views: int,
+    batch_size: int,
+    width: int,
+) -> NDArray[np.float32]:
+    """Mean output of `forward`, a part of the network or all of it, of each well, (W, width)."""
+    sum_WK = np.zeros((len(wells), width), dtype=np.float64)
+    table, domain = images.table, images.batch_norm.domain
+    if domain == "none":
+        with evaluating(network):
+            _add_outputs(sum_WK, np.arange(len(wells)), forward, images, wells, views, batch_size)
+    else:
+        domain_W = domain_of_wells(table, domain)
+        for which in np.unique(domain_W[wells]):
+            sources = statistics_wells(table, domain_W, int(which), images.batch_norm.statistics)
+            rows = np.flatnonzero(domain_W[wells] == which)
+            with adapted(forward, (x for _, x in images.batches(_dealt(table.sites_of(sources), batch_size)))):
+                _add_outputs(sum_WK, rows, forward, images, wells[rows], views, batch_size)
+    counts = (table.first_site_W[wells + 1] - table.first_site_W[wells]).astype(np.float64)
     return (sum_WK / counts[:, None]).astype(np.float32)
+
+
+def _add_outputs(
+    sum_WK: NDArray[np.float64],
+    rows: NDArray[np.intp],
+    forward: nn.Module,
+    images: Images,
+    wells: NDArray[np.intp],
+    views: int,
+    batch_size: int,
+) -> None:
+    """Adds the outputs of every site, averaged over views, to the row of its well."""
+    row_of_well = dict(zip(wells.tolist(), rows.tolist(), strict=True))
+    sites = images.table.sites_of(wells).astype(np.intp)
+    for chosen, x in images.batches(chunks(sites, batch_size)):
+        output_BK = torch.stack([forward(dihedral(x, view)) for view in range(views)]).mean(0)
+        np.add.at(sum_WK, [row_of_well[int(w)] for w in images.table.well_S[chosen]], output_BK.cpu().numpy())
+
+
+def _dealt(sites: NDArray[np.int64], size: int) -> list[NDArray[np.intp]]:
+    """Sites dealt round to as few batches of at most `size` as there must be, so that batches are alike."""
+    batches = -(-len(sites) // size)
+    return [sites[k::batches].astype(np.intp) for k in range(batches)]
 
 
 def adaptive_logits(
@@ -106,15 +165,15 @@ def adaptive_logits(
 ) -> NDArray[np.float32]:
     """Mean logits over passes of the easy view with BatchNorm in train mode, wells in plate order, shape (W, K).
 
-    Batches of one plate give BatchNorm that plate's statistics, in effect AdaBN (Li et al. 2016, arXiv 1603.04779). The
-    running statistics are left as they were.
+    Batches of one plate give BatchNorm that plate's statistics, in effect AdaBN (Li et al. 2016, arXiv 1603.04779); where
+    `images.batch_norm` names a domain, batches are of it instead. The running statistics are left as they were.
 
     Args:
         network: standardised images to logits.
         images: the screen's images.
         wells: rows of the well table, any order.
         passes: passes over the wells, a random site each.
-        batch_size: largest batch; a batch never spans plates.
+        batch_size: largest batch; a batch never spans plates (domains).
         classes: K.
         generator: of the views, on the device.
         rng: of the sites.
@@ -124,8 +183,9 @@ def adaptive_logits(
     training = network.training
     network.train()
     sum_WK = np.zeros((len(wells), classes), dtype=np.float64)
-    plates = table.plate_W[wells]
-    groups = [np.flatnonzero(plates == plate) for plate in np.unique(plates)]
+    domain = images.batch_norm.domain
+    domain_w = domain_of_wells(table, "plate" if domain == "none" else domain)[wells]
+    groups = [np.flatnonzero(domain_w == which) for which in np.unique(domain_w)]
     rows = [part for group in groups for part in np.array_split(group, -(-len(group) // batch_size))]
     try:
         with torch.no_grad():

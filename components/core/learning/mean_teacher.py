@@ -20,9 +20,11 @@ from torch.nn import functional as F
 
 from components.core.config import MeanTeacherConfig
 from components.core.learning.augmentation import easy_view, hard_view, normal_view
+from components.core.learning.batch_norm import domain_of_wells
 from components.core.learning.inference import Images
 from components.core.learning.loader import random_sites
 from components.core.learning.network import Classifier
+from components.core.learning.sampling import well_batches
 from components.core.learning.schedules import CycleSchedule, ema_decay, ramp
 
 
@@ -106,23 +108,33 @@ def train_epoch(
     rng = np.random.default_rng((seed, epoch))
     generator = torch.Generator(images.device).manual_seed(int(rng.integers(2**62)))
     target_W = torch.from_numpy(images.table.class_W).long().to(images.device)
+    plate_W = torch.from_numpy(images.table.plate_W).long().to(images.device)
     weight = config.pseudo_label_weight if pseudo_W is not None else 0.0
     optimiser = torch.optim.SGD(pair.student.parameters(), lr=0.0, weight_decay=config.weight_decay)
-    batches = list(_mixed_batches(images, wells, config, rng))
+    domain = images.batch_norm.domain
+    domain_W = None if domain == "none" else domain_of_wells(images.table, domain)
+    batches = list(_mixed_batches(images, wells, config, rng, domain_W))
     losses = torch.zeros(len(batches), device=images.device)
     pair.student.train()
     pair.teacher.train()
-    for k, (sites, x) in enumerate(images.batches([sites for sites, _ in batches], generator)):
+    for k, (sites, x) in enumerate(images.batches([sites for sites, _ in batches])):
         labelled = batches[k][1]
         for group in optimiser.param_groups:
             group["lr"] = schedule.rate(epoch + k / len(batches))
         well_B = torch.from_numpy(images.table.well_S[sites]).to(images.device)
+        plate_B = plate_W[well_B]
         target_L = target_W[well_B[:labelled]]
-        supervised_LK = pair.student(normal_view(x[:labelled], images.augment, generator), target_L)
+        # Each view has its own jitter, so that student and teacher see different noise.
+        normal_L = images.standardise.jittered(x[:labelled], plate_B[:labelled], generator)
+        supervised_LK = pair.student(normal_view(normal_L, images.augment, generator), target_L)
         loss = (1.0 - weight) * F.cross_entropy(supervised_LK, target_L)
-        easy_BK = pair.student(easy_view(x, images.augment, generator))
+        # A batch of two domains must not be normalised as one.
+        parts = [labelled, len(x) - labelled] if domain_W is not None and labelled < len(x) else [len(x)]
+        easy_B = easy_view(images.standardise.jittered(x, plate_B, generator), images.augment, generator)
+        easy_BK = torch.cat([pair.student(part) for part in torch.split(easy_B, parts)])
         with torch.no_grad():
-            teacher_BK = pair.teacher(hard_view(x, images.augment, generator))
+            hard_B = hard_view(images.standardise.jittered(x, plate_B, generator), images.augment, generator)
+            teacher_BK = torch.cat([pair.teacher(part) for part in torch.split(hard_B, parts)])
         strength = config.consistency_weight * ramp(epoch + k / len(batches), config.ramp_epochs)
         loss = loss + strength * consistency(easy_BK, teacher_BK)
         if pseudo_W is not None and labelled < len(x):
@@ -145,15 +157,35 @@ def train_epoch(
 
 
 def _mixed_batches(
-    images: Images, wells: Wells, config: MeanTeacherConfig, rng: np.random.Generator
+    images: Images,
+    wells: Wells,
+    config: MeanTeacherConfig,
+    rng: np.random.Generator,
+    domain_W: NDArray[np.intp] | None,
 ) -> Iterator[tuple[NDArray[np.intp], int]]:
-    """Site batches, labelled first, with how many are labelled; the unlabelled wells go round as often as needed."""
-    labelled = random_sites(images.table, rng.permutation(wells.labelled), rng)
+    """Site batches, labelled first, with how many are labelled; the unlabelled wells go round as often as needed.
+
+    With domains the labelled part is of one domain, and the unlabelled part of one.
+    """
+    table = images.table
+    if domain_W is not None:
+        supervised = well_batches(wells.labelled, config.labelled_batch, rng, domain_W)
+        others_of: list[NDArray[np.intp]] = []
+        while len(wells.unlabelled) and len(others_of) < len(supervised):
+            found = well_batches(wells.unlabelled, config.unlabelled_batch, rng, domain_W)
+            if not found:
+                break
+            others_of += found
+        for k, batch in enumerate(supervised):
+            mixed = np.concatenate([batch, others_of[k]]) if others_of else batch
+            yield random_sites(table, mixed, rng), len(batch)
+        return
+    labelled = random_sites(table, rng.permutation(wells.labelled), rng)
     parts = np.array_split(labelled, max(1, round(len(labelled) / config.labelled_batch)))
     needed = len(parts) * config.unlabelled_batch if len(wells.unlabelled) else 0
     rounds = -(-needed // max(1, len(wells.unlabelled)))
     others = np.concatenate(
-        [random_sites(images.table, rng.permutation(wells.unlabelled), rng) for _ in range(rounds)]
+        [random_sites(table, rng.permutation(wells.unlabelled), rng) for _ in range(rounds)]
         or [np.empty(0, dtype=np.intp)]
     )[:needed]
     for part, mixed in zip(parts, np.array_split(others, len(parts)), strict=True):

@@ -54,12 +54,13 @@ def train_epochs(
     cell_type: str,
     fold: int,
     refresh: Refresh | None,
+    keep_best: bool,
 ) -> EpochsRun:
     """Trains the pairs in place.
 
-    With `refresh` (pseudo_label) each student ends at its best validated epoch, the start included, and the teachers at
-    the epoch where their mean was best; without validation wells all end at their last. Without `refresh` (finetune)
-    the last state goes on into pseudo_label.
+    With `keep_best` (the training that predicts: pseudo_label, or finetune where none follows) each student ends at its
+    best validated epoch, the start included, and the teachers at the epoch where their mean was best; without validation
+    wells all end at their last. Without it the last state goes on into pseudo_label.
 
     Args:
         pairs: one of each backbone.
@@ -73,6 +74,7 @@ def train_epochs(
         cell_type: decides the cycles' length.
         fold: part of the seed.
         refresh: makes pseudo-labels; None trains without.
+        keep_best: whether the best validated weights are taken at the end.
     """
     config = settings.mean_teacher
     schedule = CycleSchedule.of(config, cell_type)
@@ -97,8 +99,8 @@ def train_epochs(
     if refresh is not None:
         done.pseudo_W = refresh(epochs.start)
         done.refreshes.append(epochs.start)
-        if len(validation):
-            best_teachers.improved(validate()[1])
+    if keep_best and len(validation):
+        best_teachers.improved(validate()[1])
     for epoch in epochs:
         records: list[dict[str, Any]] = []
         for k, pair in enumerate(pairs):
@@ -122,7 +124,7 @@ def train_epochs(
             record["accuracy"] = students.get(str(record["backbone"]))
             progress.epoch(**record, seconds_left=left)
         done.history += records
-    if refresh is not None and len(validation):
+    if keep_best and len(validation):
         for pair in pairs:
             pair.student.load_state_dict(best_state[pair.name])
             pair.teacher.load_state_dict(best_teacher_state[pair.name])

@@ -27,6 +27,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone, size = _build_backbone(backbone, channels)
         self.head = build_head(head, size, classes)
+        self.embedding_size = size
         self._new_head = (head, size, classes)
 
     def forward(self, x_BCHW: Tensor, target_B: Tensor | None = None) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from components.core.errors import InputError
 from components.core.learning.checkpoints import load_weights, save_weights
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.network import Classifier
@@ -16,8 +17,49 @@ from components.core.learning.step_settings import LearningSettings
 from components.core.storage.digests import digest_path
 
 
+def read_meta(folder: Path) -> dict[str, Any]:
+    """What a folder of weights is: fold, cell_type, and backbone where pretrain wrote it.
+
+    Raises:
+        InputError: no folder of weights, or a damaged one.
+    """
+    path = folder / "meta.json"
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"{path}: cannot be read; give a folder that pretrain or finetune wrote") from None
+    if not isinstance(meta, dict) or "fold" not in meta or "cell_type" not in meta:
+        raise InputError(f"{path}: does not say which fold's weights these are; give an output of pretrain or finetune")
+    return meta
+
+
+def pretrained_folders(bases: Sequence[Path], fold: int, settings: LearningSettings) -> dict[str, Path]:
+    """The outputs of pretrain by the name of their backbone, in the configured order.
+
+    Raises:
+        InputError: weights of another fold, or not one of each backbone.
+    """
+    found: dict[str, Path] = {}
+    for base in bases:
+        meta = read_meta(base)
+        if meta["fold"] != fold:
+            raise InputError(f"{base}: weights of fold {meta['fold']}, expected fold {fold}")
+        if "backbone" not in meta:
+            raise InputError(f"{base}: not one backbone's weights; give pretrain's output")
+        found[meta["backbone"]] = base
+    names = [backbone.name for backbone in settings.backbones]
+    if sorted(found) != sorted(names):
+        raise InputError(f"pretrained backbones {sorted(found)} do not match the configured ones {sorted(names)}")
+    return {name: found[name] for name in names}
+
+
 def weights_digest(folder: Path) -> str:
-    """Digest of a folder's weights and of what they are, without the timings that its history holds."""
+    """Digest of a folder's weights and of what they are, without the timings that its history holds.
+
+    Raises:
+        InputError: no folder of weights.
+    """
+    read_meta(folder)
     return " ".join(
         f"{path.name}={digest_path(path)}" for path in sorted([*folder.glob("*.safetensors"), folder / "meta.json"])
     )
@@ -50,7 +92,7 @@ def load_pairs(
     Raises:
         InputError: weights missing or of another architecture.
     """
-    meta = json.loads((folder / "meta.json").read_text())
+    meta = read_meta(folder)
     pairs = []
     for backbone in settings.backbones:
         networks = []

@@ -42,7 +42,7 @@ class CycleSchedule:
 
     Attributes:
         cycle_epochs: epochs of one cycle.
-        cut: first epoch of `pseudo_label`.
+        cut: first epoch of `pseudo_label`; `total` where the configuration has no pseudo-labels.
         total: epochs of `finetune` and `pseudo_label` together.
     """
 
@@ -55,7 +55,8 @@ class CycleSchedule:
     def of(cls, config: MeanTeacherConfig, cell_type: str) -> CycleSchedule:
         """The schedule of a cell type: its ratio shortens the cycles, at least one epoch each."""
         length = max(1, round(config.cycle_epochs * config.ratio.get(cell_type, 1.0)))
-        return cls(config, length, length * config.finetune_cycles, length * config.cycles + config.final_epochs)
+        total = length * config.cycles + config.final_epochs
+        return cls(config, length, total if config.pseudo_labels == "none" else length * config.finetune_cycles, total)
 
     def rate(self, epoch: float) -> float:
         """Learning rate at a (fractional) epoch: low + (high - low)(1 + cos(pi phase)) / 2 within a cycle."""

@@ -37,6 +37,18 @@ class Standardiser:
         x = pixels_BCHW.to(self.device, non_blocking=True).float()
         return torch.addcmul((-mean_BC * scale_BC)[:, :, None, None], x, scale_BC[:, :, None, None])
 
+    def jittered(self, x_BCHW: Tensor, plate_B: Tensor, generator: Generator) -> Tensor:
+        """A standardised batch as it would be with mean and std jittered anew: an affine map of each image's channels.
+
+        (x std + mean - mean (1 + a)) / (std (1 + b)) = (x - a mean / std) / (1 + b).
+        """
+        if self._jitter == 0:
+            return x_BCHW
+        mean_BC, std_BC = self._mean_PC[plate_B], self._std_PC[plate_B]
+        shift_BC = (self._factor(mean_BC, generator) - 1.0) * mean_BC / std_BC
+        scale_BC = 1.0 / self._factor(std_BC, generator)
+        return torch.addcmul((-shift_BC * scale_BC)[:, :, None, None], x_BCHW, scale_BC[:, :, None, None])
+
     def _factor(self, like_BC: Tensor, generator: Generator) -> Tensor:
         uniform = torch.rand(like_BC.shape, generator=generator, device=like_BC.device)
         return 1.0 + self._jitter * (2.0 * uniform - 1.0)

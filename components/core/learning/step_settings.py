@@ -91,6 +91,19 @@ class MeanTeacherSettings(LearningSettings):
     mean_teacher: MeanTeacherConfig
     embeddings: EmbeddingsConfig
 
+    def finetune_fingerprint(self) -> str:
+        """What decides finetune's weights, as JSON: how they predict afterwards, and pseudo-labels to come, do not."""
+        later = {
+            "confident_fractions",
+            "pseudo_label_weight",
+            "pseudo_label_passes",
+            "pseudo_label_blend",
+            "refresh_epochs",
+        }
+        return self.model_dump_json(
+            exclude={"loader": True, "predict": True, "embeddings": True, "mean_teacher": later}
+        )
+
 
 class InferSettings(LearningSettings):
     """What infer reads."""

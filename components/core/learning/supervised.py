@@ -18,9 +18,11 @@ from torch.nn import functional as F
 
 from components.core.config import PretrainConfig
 from components.core.learning.augmentation import normal_view
+from components.core.learning.batch_norm import domain_of_wells
 from components.core.learning.inference import Images, well_logits
 from components.core.learning.loader import random_sites
 from components.core.learning.network import Classifier
+from components.core.learning.sampling import well_batches
 from components.core.learning.schedules import step_rate
 from components.core.learning.selection import Best, Score
 
@@ -58,7 +60,9 @@ def train_supervised(
     seed: int,
     report: Report,
 ) -> History:
-    """Trains in place and leaves the network at its best validated epoch (the last where nothing validates).
+    """Trains in place and leaves the network at its best validated epoch.
+
+    With selection `last`, or where nothing validates, it stays at the last.
 
     Args:
         network: on the images' device.
@@ -78,6 +82,8 @@ def train_supervised(
     optimiser = torch.optim.Adam(
         network.parameters(), lr=config.learning_rates[0], betas=(0.9, 0.999), weight_decay=config.weight_decay
     )
+    domain = images.batch_norm.domain
+    domain_W = None if domain == "none" else domain_of_wells(images.table, domain)
     best, best_state = Best(), None
     history: History = []
     step, begun = 0, time.monotonic()
@@ -85,8 +91,9 @@ def train_supervised(
     for epoch in range(config.epochs):
         epoch_begun = time.monotonic()
         rate = step_rate(epoch, config.learning_rates, config.milestones)
-        order = random_sites(images.table, rng.permutation(wells), rng)
-        batches = _full_batches(order, config.batch_size)
+        batches = [
+            random_sites(images.table, batch, rng) for batch in well_batches(wells, config.batch_size, rng, domain_W)
+        ]
         losses = torch.zeros(len(batches), device=images.device)
         network.train()
         for k, (sites, x) in enumerate(images.batches(batches, generator)):
@@ -105,14 +112,14 @@ def train_supervised(
         last = epoch + 1 == config.epochs
         if len(validation.wells) and ((epoch + 1) % config.validate_every == 0 or last):
             accuracy = validation.accuracy(network, images)
-            if best.improved(accuracy):
+            if config.selection != "last" and best.improved(accuracy):
                 best_state = deepcopy(network.state_dict())
         record = {
             "epoch": epoch + 1,
             "epochs": config.epochs,
             "loss": loss_mean,
             "accuracy": accuracy,
-            "sites_per_s": len(order) / seconds,
+            "sites_per_s": sum(map(len, batches)) / seconds,
             "seconds": seconds,
             "seconds_left": (time.monotonic() - begun) / (epoch + 1) * (config.epochs - epoch - 1),
         }
@@ -121,8 +128,3 @@ def train_supervised(
     if best_state is not None:
         network.load_state_dict(best_state)
     return history
-
-
-def _full_batches(order: NDArray[np.intp], size: int) -> list[NDArray[np.intp]]:
-    """Batches of nearly equal size, none so small that BatchNorm has nothing to average."""
-    return list(np.array_split(order, max(1, round(len(order) / size))))

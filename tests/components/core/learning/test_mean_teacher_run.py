@@ -26,7 +26,7 @@ def pairs(*backbones):
     return [Pair.start(b.name, classifier(K, 1 + n, b), keep_classifier=True) for n, b in enumerate(backbones)]
 
 
-def run(images: Images, own, score, epochs, refresh=None, validation=None, **changes):
+def run(images: Images, own, score, epochs, refresh=None, validation=None, keep_best=None, **changes):
     wells = fold_wells(images.table, 0, "all", "HUVEC")
     settings = MEAN_TEACHER.model_copy(update={"mean_teacher": MEAN_TEACHER.mean_teacher.model_copy(update=changes)})
     return train_epochs(
@@ -41,6 +41,7 @@ def run(images: Images, own, score, epochs, refresh=None, validation=None, **cha
         cell_type="HUVEC",
         fold=0,
         refresh=refresh,
+        keep_best=refresh is not None if keep_best is None else keep_best,
     )
 
 
@@ -89,6 +90,15 @@ def test_finetune_leaves_the_last_state_and_makes_no_labels(images: Images):
     assert (one.refreshes, one.pseudo_W) == ([], None)
     assert same(weights_of(kept[0].student), weights_of(scored[0].student)), "scores decide nothing"
     assert kept[0].step == 4, "18 labelled wells in batches of about 8: two steps an epoch"
+
+
+def test_training_without_pseudo_labels_that_predicts_ends_at_its_best(images: Images):
+    own = pairs(SMALL)
+    before = weights_of(own[0].student), weights_of(own[0].teacher)
+    done = run(images, own, Scores(0.9, 0.9, 0.1, 0.1), range(1), keep_best=True)
+    assert (done.refreshes, done.pseudo_W) == ([], None)
+    assert same(weights_of(own[0].student), before[0])
+    assert same(weights_of(own[0].teacher), before[1])
 
 
 def test_without_validation_wells_labels_are_made_at_fixed_epochs_and_the_last_state_stays(images: Images):

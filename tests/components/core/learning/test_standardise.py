@@ -83,6 +83,18 @@ def test_other_manifests_take_wide_statistics_from_the_training_screen(screen):
         assert torch.equal(standardised(domain, manifest), standardised(domain, None))
 
 
+def test_jitter_after_standardising_is_jitter_of_mean_and_deviation():
+    mean_PC, std_PC = torch.tensor([[10.0, 40.0]]), torch.tensor([[4.0, 9.0]])
+    standardise = Standardiser(mean_PC, std_PC, 0.1, CPU)
+    pixels = torch.randint(0, 256, (50, 2, 3, 3), dtype=torch.uint8)
+    plate_B = torch.zeros(50, dtype=torch.long)
+    at_once = standardise(pixels, plate_B, torch.Generator().manual_seed(7))
+    afterwards = standardise.jittered(standardise(pixels, plate_B), plate_B, torch.Generator().manual_seed(7))
+    torch.testing.assert_close(afterwards, at_once, atol=1e-4, rtol=1e-4)
+    still = Standardiser(mean_PC, std_PC, 0.0, CPU)
+    assert still.jittered(at_once, plate_B, torch.Generator()) is at_once
+
+
 def test_jitter_stays_within_its_bounds_and_follows_the_generator():
     standardise = Standardiser(torch.full((1, 1), 10.0), torch.full((1, 1), 4.0), 0.1, CPU)
     # Two grey levels give back the mean and the deviation that were used.

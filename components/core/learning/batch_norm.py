@@ -1,0 +1,144 @@
+"""BatchNorm by domain: which domain a well is of, and statistics recomputed on a domain's images (AdaBN). torch only.
+
+W wells, B batch, C channel of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from components.core.errors import InputError
+from components.core.screen.site_table import TREATMENT, SiteTable
+
+BatchDomain = Literal["none", "cell_type", "experiment", "plate"]
+
+
+def domain_of_wells(table: SiteTable, domain: BatchDomain) -> NDArray[np.intp]:
+    """A number for the domain of every well of the table, shape (W,); all alike for `none`."""
+    if domain == "none":
+        return np.zeros(table.wells, dtype=np.intp)
+    of_W = {"cell_type": table.cell_type_W, "experiment": table.experiment_W, "plate": table.plate_W}[domain]
+    return of_W.astype(np.intp)
+
+
+def statistics_wells(
+    table: SiteTable, domain_W: NDArray[np.intp], which: int, statistics: Literal["all", "controls"]
+) -> NDArray[np.intp]:
+    """The wells whose images give a domain's statistics, rows of the well table. Their labels are not used.
+
+    Args:
+        table: the screen.
+        domain_W: domain of every well.
+        which: the domain.
+        statistics: all of its wells, or its controls.
+
+    Raises:
+        InputError: controls are asked for, and the domain has none.
+    """
+    chosen_W = domain_W == which
+    if statistics == "controls":
+        controls_W = chosen_W & (table.well_type_W != TREATMENT)
+        if not controls_W.any():
+            plate = table.plate_W[np.flatnonzero(chosen_W)[0]]
+            experiment = table.experiments[table.experiment_P[plate]]
+            raise InputError(
+                f"{experiment} plate {table.plate_number_P[plate]}: no control wells for batch_norm.statistics controls; "
+                "use all, or a wider batch_norm.domain"
+            )
+        chosen_W = controls_W
+    return np.flatnonzero(chosen_W)
+
+
+@dataclass
+class _Moments:
+    """Mean and variance of one layer's input over the batches seen so far."""
+
+    count: float = 0.0
+    mean_C: Tensor | None = None
+    squares_C: Tensor | None = None
+    """sum of squared deviations from the mean"""
+
+    def add(self, count: float, mean_C: Tensor, variance_C: Tensor) -> None:
+        """Joins a batch by the law of total variance (Chan, Golub and LeVeque 1979)."""
+        mean_C, squares_C = mean_C.double(), variance_C.double() * count
+        if self.mean_C is None or self.squares_C is None:
+            self.count, self.mean_C, self.squares_C = count, mean_C, squares_C
+            return
+        total = self.count + count
+        apart_C = mean_C - self.mean_C
+        self.mean_C = self.mean_C + apart_C * (count / total)
+        self.squares_C = self.squares_C + squares_C + apart_C.square() * (self.count * count / total)
+        self.count = total
+
+
+@contextmanager
+def adapted(network: nn.Module, batches: Iterable[Tensor]) -> Iterator[None]:
+    """Evaluation mode with the BatchNorm statistics of some images; mode and running statistics are put back.
+
+    One forward pass in train mode, batch by batch: a layer gets mean and population variance of its input over all
+    batches. Within the pass a batch is normalised by its own statistics, so the result is exact where the images are one
+    batch, and else as close as batches are alike; callers deal a domain's images evenly to few large batches. Exact
+    statistics over many batches would take a pass a layer, 40 of them for Xception.
+
+    Args:
+        network: any network; without BatchNorm only the mode changes.
+        batches: standardised images, shape (B, C, H, W), more than one image in all.
+
+    Source: adaptive batch normalisation (Li et al. 2016, arXiv 1603.04779).
+    """
+    layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    training = network.training
+    momenta = [layer.momentum for layer in layers]
+    kept = [{name: buffer.clone() for name, buffer in layer.named_buffers(recurse=False)} for layer in layers]
+    try:
+        with torch.no_grad():
+            _measure(network, layers, batches)
+        network.eval()
+        with torch.inference_mode():
+            yield
+    finally:
+        network.train(training)
+        for layer, momentum, buffers in zip(layers, momenta, kept, strict=True):
+            layer.momentum = momentum
+            for name, old in buffers.items():
+                layer.get_buffer(name).copy_(old)
+
+
+def _measure(network: nn.Module, layers: list[_BatchNorm], batches: Iterable[Tensor]) -> None:
+    """Gives every layer the statistics of its input over the batches."""
+    moments = {layer: _Moments() for layer in layers}
+
+    def seen(layer: nn.Module, inputs: tuple[Any, ...], _output: Any) -> None:
+        assert isinstance(layer, _BatchNorm)
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        count = inputs[0].numel() / inputs[0].shape[1]
+        # With momentum 1 the running statistics are the batch's, the variance with Bessel's correction.
+        moments[layer].add(count, layer.running_mean, layer.running_var * ((count - 1) / count))
+
+    hooks = [layer.register_forward_hook(seen) for layer in layers]
+    for layer in layers:
+        layer.momentum = 1.0
+    network.train()
+    try:
+        for x_BCHW in batches:
+            network(x_BCHW)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for layer, measured in moments.items():
+        if measured.mean_C is None or measured.squares_C is None:
+            continue
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        layer.running_mean.copy_(measured.mean_C)
+        layer.running_var.copy_(measured.squares_C / measured.count)

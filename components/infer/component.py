@@ -1,0 +1,30 @@
+"""infer as a KFP component: a signature and a call. Imports kfp only."""
+
+from kfp import dsl
+
+from components.image import GPU
+
+
+@dsl.component(**GPU)
+def infer(
+    config: str,
+    screen: dsl.Input[dsl.Dataset],
+    holdout: dsl.Input[dsl.Dataset],
+    base: dsl.Input[dsl.Model],
+    fold: int,
+    cell_type: str,
+    logits: dsl.Output[dsl.Dataset],
+    second_base: dsl.Input[dsl.Model] = None,
+):
+    from components.infer.step import main
+
+    bases = [model.path for model in (base, second_base) if model is not None]
+    main(
+        config=config,
+        screen=screen.path,
+        holdout=holdout.path,
+        bases=bases,
+        fold=int(fold),
+        cell_type=cell_type,
+        logits=logits.path,
+    )

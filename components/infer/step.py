@@ -1,0 +1,122 @@
+"""infer: a fold's trained networks in, logits of one cell type out. Reads and writes; the method is core.learning.prediction.
+
+It follows training that ends before `pseudo_label`, which predicts itself: with finetuned pairs, or pretrained backbones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.core import progress
+from components.core.config import parse
+from components.core.errors import InputError
+from components.core.learning.checkpoints import load_weights
+from components.core.learning.fold_data import fold_wells, open_images
+from components.core.learning.network import Classifier, pick_device
+from components.core.learning.pair_files import load_pairs, pretrained_folders, read_meta, weights_digest
+from components.core.learning.prediction import fold_meta, held_out_images, predict_fold, predicting
+from components.core.learning.step_settings import TRAINING_CODE, InferSettings, library_versions
+from components.core.storage.finished import code_digest, run_once
+from components.core.storage.interface import ObjectReader
+from components.core.storage.logits import LogitsDirectory, write_logits
+from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
+
+
+def run(
+    settings: InferSettings,
+    store: ObjectReader,
+    screen: Manifest,
+    holdout: Manifest,
+    bases: Sequence[Path],
+    fold: int,
+    cell_type: str,
+    logits: Path,
+) -> None:
+    """Predicts the fold's out-of-fold wells, the unlabelled and the held-out ones.
+
+    Args:
+        settings: the configuration's part that this step reads.
+        store: where the packed plates are.
+        screen: the manifest.
+        holdout: the held-out experiments; it carries no treatment labels.
+        bases: finetune's output, or pretrain's, one of each backbone, any order.
+        fold: the fold that the networks were trained for.
+        cell_type: whose wells.
+        logits: folder to write: logits.npz and meta.json.
+
+    Raises:
+        InputError: weights of another fold or cell type, or not one of each backbone.
+    """
+    device = pick_device()
+    classes = len(screen.vocabulary.classes)
+    networks, history = _load(settings, bases, fold, cell_type, classes, screen.channels, device)
+    images = open_images(
+        screen, store, settings.standardise, settings.augment, settings.loader, device, batch_norm=settings.batch_norm
+    )
+    wells = fold_wells(images.table, fold, settings.screen.controls, cell_type)
+    held_out = held_out_images(holdout, screen, cell_type, store, settings, device)
+    predicted = predict_fold(networks, images, wells, held_out, cell_type, settings, classes)
+    logits.mkdir(parents=True, exist_ok=True)
+    meta = fold_meta(cell_type, fold, bool(len(wells.validation)), history)
+    write_logits(logits, LogitsDirectory(predicted, meta))
+
+
+def _load(
+    settings: InferSettings,
+    bases: Sequence[Path],
+    fold: int,
+    cell_type: str,
+    classes: int,
+    channels: int,
+    device: torch.device,
+) -> tuple[list[Classifier], list[dict[str, Any]]]:
+    """The networks that predict, and the records of all their epochs."""
+    meta = read_meta(bases[0])
+    if "backbone" not in meta:
+        if len(bases) != 1:
+            raise InputError(f"{bases[1]}: finetune's output holds all backbones; give it alone")
+        if (meta["fold"], meta["cell_type"]) != (fold, cell_type):
+            raise InputError(
+                f"{bases[0]}: weights of fold {meta['fold']} and {meta['cell_type']}, expected fold {fold} and {cell_type}"
+            )
+        pairs, history = load_pairs(bases[0], settings, classes, channels, device)
+        return predicting(pairs, settings), history
+    networks, history = [], []
+    for name, folder in pretrained_folders(bases, fold, settings).items():
+        network = Classifier(settings.backbone(name), settings.head, classes, channels)
+        load_weights(network, folder / "weights.safetensors")
+        networks.append(network.to(device).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+        history += json.loads((folder / "history.json").read_text())
+    return networks, history
+
+
+def main(config: str, screen: str, holdout: str, bases: Sequence[str], fold: int, cell_type: str, logits: str) -> None:
+    """The step with paths and JSON, as the pipeline calls it; finished work is fetched instead of done again."""
+    with progress.task("infer", fold=fold, cell_type=cell_type):
+        settings = parse(InferSettings, json.loads(config), "config")
+        manifest, held_out = Manifest.read(Path(screen)), Manifest.read(Path(holdout))
+        store = ObjectStore.connect(manifest.store)
+        run_once(
+            store,
+            "infer",
+            {
+                "settings": settings.fingerprint(),
+                "screen": manifest.digest(),
+                "holdout": held_out.digest(),
+                "bases": " ".join(sorted(weights_digest(Path(base)) for base in bases)),
+                "fold": str(fold),
+                "cell_type": cell_type,
+                "code": code_digest(*TRAINING_CODE, "components.infer"),
+                "libraries": library_versions(),
+            },
+            {"logits": Path(logits)},
+            lambda out: run(
+                settings, store, manifest, held_out, [Path(base) for base in bases], fold, cell_type, out["logits"]
+            ),
+        )
