@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Config = Annotated[str, typer.Option(help="a shipped configuration's name (demo, rxrx1) or a YAML file")]
+Config = Annotated[str, typer.Option(help="a shipped configuration's name (demo, growth, rxrx1) or a YAML file")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="KEY=VALUE changes one field, for example pretrain.epochs=4")
 ]
@@ -91,6 +91,27 @@ def run(
     run_here(settings, folder, screen, truth, store, console)
     console.print(accuracy_table(read_metrics(folder)))
     console.print(f"report: {(folder / 'report.html').resolve()}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def growth(
+    config: Config = "growth",
+    out: Annotated[Path, typer.Option(help="folder of growth.json and growth.png")] = Path("runs/growth"),
+    seeds: Annotated[str, typer.Option(help="each changes the simulated screen and the training")] = "1,2,3",
+    store: Annotated[
+        Path | None, typer.Option(help="data of the embedded object store; default the user's cache folder")
+    ] = None,
+    set: Changes = None,
+) -> None:
+    """Shows where accuracy comes from: trains every rung of the growth chart on simulated screens.
+
+    The same --out again goes on with what is missing.
+    """
+    from rich.console import Console
+
+    from pipelines.growth import run_growth
+
+    raise typer.Exit(run_growth(config, set or [], seeds, out, store, Console()))
 
 
 def main() -> None:

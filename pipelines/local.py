@@ -76,7 +76,7 @@ def run_here(
     """
     check_input(config, screen, truth)
     # The store first: wrong credentials or a missing bucket must not leave a folder behind.
-    with _storage(config, store_dir, console) as environment, _opened(out, config, screen, truth) as work:
+    with storage(config, store_dir, console) as environment, _opened(out, config, screen, truth) as work:
         events = work / "events.jsonl"
         events.unlink(missing_ok=True)
         events.touch()
@@ -191,7 +191,7 @@ def _lock(path: Path, out: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _storage(config: RunConfig, store_dir: Path | None, console: Console) -> Iterator[Mapping[str, str]]:
+def storage(config: RunConfig, store_dir: Path | None, console: Console) -> Iterator[Mapping[str, str]]:
     """The environment that leads to the object store: the user's own where AWS_ENDPOINT_URL is set, else the embedded."""
     if os.environ.get("AWS_ENDPOINT_URL"):
         if store_dir is not None:

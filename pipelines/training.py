@@ -22,7 +22,7 @@ from components.normalize.component import normalize
 from components.pretrain.component import pretrain
 from components.pseudo_label.component import pseudo_label
 from components.report.component import report
-from pipelines.sections import sections
+from components.sections import sections
 
 
 def build_training(config: RunConfig) -> BaseComponent:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from components.core import progress
+from components.core.config import parse
 from components.core.screen.simulation.settings import SimulationSettings
 from components.core.screen.simulation.writer import simulate
 
@@ -31,3 +33,8 @@ def run(config: SimulationSettings, out: Path) -> None:
 
         if not simulate(config, out, progress=tell):
             progress.note(f"{out} holds this simulated screen already")
+
+
+def main(config: str, out: str) -> None:
+    """The step with a SimulationSettings as JSON and a path, for programs that run whole screens."""
+    run(parse(SimulationSettings, json.loads(config), source="simulate"), Path(out))

@@ -1,0 +1,39 @@
+"""cellsignal growth: the object store around `python -m components.growth`. Imports neither torch nor kfp."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from components.core.config import RunConfig
+from pipelines.code_version import code_version
+from pipelines.local import storage
+
+
+def run_growth(
+    config: str, changes: Sequence[str], seeds: str, out: Path, store_dir: Path | None, console: Console
+) -> int:
+    """Runs the rungs with the user's object store, or the embedded one; returns the exit code.
+
+    Raises:
+        InputError: a wrong configuration, or an object store that cannot be used.
+    """
+    settings = RunConfig.load(config, changes)
+    command = [sys.executable, "-m", "components.growth", "--config", config, "--out", str(out), "--seeds", seeds]
+    command += ["--code-version", code_version()]
+    for change in changes:
+        command += ["--set", change]
+    with storage(settings, store_dir, console) as environment:
+        process = subprocess.Popen(
+            command, env={**os.environ, **environment, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
+        )
+        try:
+            return process.wait()
+        finally:
+            process.terminate()
+            process.wait()
