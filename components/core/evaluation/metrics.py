@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.config import PriorConfig
-from components.core.prior.balancing import sinkhorn
+from components.core.prior.balancing import balanced
 from components.core.prior.plate_groups import PlateGroups
 
 Selection = Literal["balanced", "group", "raw"]
@@ -59,7 +59,7 @@ def selection_accuracy(
     """Validation top-1 that selects a checkpoint.
 
     `raw`: arg-max over all treatments. `group`: arg-max over the group of the well's plate. `balanced`: arg-max after
-    Sinkhorn balancing of every validation plate over its group. The plate's group is the true one: validation
+    balancing of every validation plate over its group. The plate's group is the true one: validation
     experiments are labelled, and an inferred arrangement that flips early in training would make epochs incomparable.
 
     Args:
@@ -70,7 +70,7 @@ def selection_accuracy(
         plates_W: the plate number of each well.
         groups: the plate groups; None where the screen has no plate design or the prior is off. Then all treatments are
             one group, so that `group` equals `raw` and `balanced` balances whole plates over all treatments.
-        prior: iterations and tolerance of balancing.
+        prior: method and limits of balancing.
 
     Raises:
         ValueError: no wells.
@@ -88,10 +88,6 @@ def selection_accuracy(
         # A plate holds one group; the majority decides, so that one mislabelled well does not move the whole plate.
         group = np.bincount(group_K[truth_W[wells_w]]).argmax()
         classes_k = np.flatnonzero(group_K == group)
-        balanced = sinkhorn(
-            logits_WK[np.ix_(wells_w, classes_k)].astype(np.float64),
-            prior.sinkhorn_iterations,
-            prior.sinkhorn_tolerance,
-        )
-        predicted_W[wells_w] = classes_k[balanced.log_prob_WK.argmax(axis=1)]
+        balanced_wk = balanced(logits_WK[np.ix_(wells_w, classes_k)].astype(np.float64), prior)
+        predicted_W[wells_w] = classes_k[balanced_wk.argmax(axis=1)]
     return top1(predicted_W, truth_W)

@@ -79,6 +79,21 @@ def consistency(student_BK: Tensor, teacher_BK: Tensor) -> Tensor:
     return F.mse_loss(student_BK.softmax(1), teacher_BK.softmax(1))
 
 
+def pseudo_label_loss(logits_BK: Tensor, label: Tensor) -> Tensor:
+    """Cross-entropy of margin-free logits, a mean over all wells.
+
+    Wells without a label add nothing but count, so that labels of a share of the wells weigh as much as their share.
+
+    Args:
+        logits_BK: of the easy view.
+        label: hard, the class of each well, (B,), -1 where none; or soft, probabilities of the classes, (B, K), zero
+            rows where none.
+    """
+    if label.dim() == 1:
+        return F.cross_entropy(logits_BK, label, ignore_index=-1, reduction="none").mean()
+    return -(label * logits_BK.log_softmax(1)).sum(1).mean()
+
+
 def train_epoch(
     pair: Pair,
     images: Images,
@@ -98,7 +113,7 @@ def train_epoch(
         config: weights of the losses.
         schedule: learning rates by epoch.
         epoch: from 0, running on from finetune into pseudo_label.
-        pseudo_W: class by pseudo-label for rows of the well table, set for every unlabelled well; None in finetune.
+        pseudo_W: pseudo-labels of the rows of the well table, see pseudo_label_loss; None in finetune.
         seed: of the run; an epoch's randomness depends on it and on `epoch` alone.
 
     Returns:
@@ -138,7 +153,7 @@ def train_epoch(
         strength = config.consistency_weight * ramp(epoch + k / len(batches), config.ramp_epochs)
         loss = loss + strength * consistency(easy_BK, teacher_BK)
         if pseudo_W is not None and labelled < len(x):
-            loss = loss + weight * F.cross_entropy(easy_BK[labelled:], pseudo_W[well_B[labelled:]])
+            loss = loss + weight * pseudo_label_loss(easy_BK[labelled:], pseudo_W[well_B[labelled:]])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

@@ -1,5 +1,7 @@
 """Balancing: probabilities whose columns agree that every siRNA of a plate occurs equally often. Pure NumPy and SciPy.
 
+Sinkhorn normalisation, or the class weights of the reference's greedy search.
+
 W wells, K siRNAs. Each well holds one siRNA (rows sum to 1) and each siRNA is expected W/K times (columns sum to W/K).
 """
 
@@ -10,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, logsumexp
+
+from components.core.config import PriorConfig
 
 # A sweep scales a row or column by at most max(W, K) (below), so 16 sweeps stay within exp(16 * 2 * ln K), inside
 # float64 for any plate; then the scalings are folded into the log-domain matrix and start at 1 again.
@@ -30,6 +34,24 @@ class Balanced:
     """whether the error is within the tolerance"""
 
 
+def balanced(log_prob_WK: NDArray[np.float64], prior: PriorConfig) -> NDArray[np.float64]:
+    """Balanced log-probabilities by the configured method, shape (W, K); rows sum to 1.
+
+    Args:
+        log_prob_WK: natural-log probabilities or logits, shape (W, K), finite.
+        prior: `balancing`, and the limits of either method.
+
+    Raises:
+        ValueError: empty, or a value that is not finite.
+    """
+    if prior.balancing == "sinkhorn":
+        return sinkhorn(log_prob_WK, prior.sinkhorn_iterations, prior.sinkhorn_tolerance).log_prob_WK
+    _check(log_prob_WK)
+    log_prob_WK = log_softmax(log_prob_WK.astype(np.float64), axis=1)
+    weight_K = greedy_balance(log_prob_WK, prior.greedy_step, prior.greedy_iterations)
+    return np.asarray(log_softmax(log_prob_WK + weight_K, axis=1))
+
+
 def sinkhorn(log_prob_WK: NDArray[np.float64], iterations: int, tolerance: float) -> Balanced:
     """Scales rows and columns until every siRNA is expected equally often: the closest such matrix in relative entropy.
 
@@ -47,11 +69,8 @@ def sinkhorn(log_prob_WK: NDArray[np.float64], iterations: int, tolerance: float
 
     Source: Sinkhorn and Knopp 1967; stabilisation after Schmitzer 2019 (doi:10.1137/16M1106018).
     """
+    _check(log_prob_WK)
     wells, sirnas = log_prob_WK.shape
-    if wells == 0 or sirnas == 0:
-        raise ValueError(f"nothing to balance in shape {log_prob_WK.shape}")
-    if not np.isfinite(log_prob_WK).all():
-        raise ValueError("log-probabilities must be finite")
     target = wells / sirnas
     log_WK = log_softmax(log_prob_WK.astype(np.float64), axis=1)
     error, done = _column_error(np.exp(log_WK), target), 0
@@ -91,13 +110,27 @@ def greedy_balance(log_prob_WK: NDArray[np.float64], step: float, iterations: in
     """
     wells, sirnas = log_prob_WK.shape
     log_weight_K = np.zeros(sirnas)
+    weighted_WK = log_prob_WK.astype(np.float64)
+    best_W = weighted_WK.argmax(axis=1)
+    predicted_K = np.bincount(best_W, minlength=sirnas)
     for _ in range(iterations):
-        predicted_K = np.bincount((log_prob_WK + log_weight_K).argmax(axis=1), minlength=sirnas)
         most = int(predicted_K.argmax())
         if predicted_K[most] <= -(-wells // sirnas):
             break
         log_weight_K[most] -= step
+        weighted_WK[:, most] -= step
+        # A lowered class can only lose wells, so the others keep their arg-max.
+        losing_w = np.flatnonzero(best_W == most)
+        best_W[losing_w] = weighted_WK[losing_w].argmax(axis=1)
+        predicted_K = np.bincount(best_W, minlength=sirnas)
     return log_weight_K
+
+
+def _check(log_prob_WK: NDArray[np.float64]) -> None:
+    if 0 in log_prob_WK.shape:
+        raise ValueError(f"nothing to balance in shape {log_prob_WK.shape}")
+    if not np.isfinite(log_prob_WK).all():
+        raise ValueError("log-probabilities must be finite")
 
 
 def _sweep(log_WK: NDArray[np.float64], target: float) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from components.core.config import PriorConfig
 from components.core.prior.assignment import assign_plate
-from components.core.prior.balancing import sinkhorn
+from components.core.prior.balancing import balanced
 from components.core.prior.competition import Competition
 
 TOP = 5
@@ -103,7 +103,7 @@ def balance(
 ) -> NDArray[np.float64]:
     """Balanced log-probabilities of one competition, nats, (w, k), before their own temperature."""
     log_prob_wk = part.log_prob(logits_WK / temperature_of(part, temperatures))
-    return sinkhorn(log_prob_wk, prior.sinkhorn_iterations, prior.sinkhorn_tolerance).log_prob_WK
+    return balanced(log_prob_wk, prior)
 
 
 def temperature_of(part: Competition, temperatures: Temperatures) -> float:

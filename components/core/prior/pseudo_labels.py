@@ -5,6 +5,7 @@ W wells, K treatment siRNAs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from scipy.special import softmax
 
 from components.core.config import PriorConfig
 from components.core.prior.arrangement import Arrangement, infer_arrangements
-from components.core.prior.balancing import sinkhorn
+from components.core.prior.balancing import balanced
 from components.core.prior.competition import competitions
 from components.core.prior.plate_groups import PlateGroups
 
@@ -24,7 +25,9 @@ class PseudoLabels:
     """One refresh."""
 
     class_W: NDArray[np.intp]
-    """treatment class of each well"""
+    """treatment class of each well, -1 for wells that are not confident enough to be labelled"""
+    prob_WK: NDArray[np.float32]
+    """balanced probabilities of all treatments, rows sum to 1; zero rows for wells that get no label"""
     confidence_W: NDArray[np.float64]
     """its probability after balancing, in (0, 1]; not calibrated"""
     logits_WK: NDArray[np.float32]
@@ -41,6 +44,7 @@ def select(
     prior: PriorConfig,
     previous_WK: NDArray[np.floating] | None = None,
     blend: float = 0.9,
+    fraction: float = 1.0,
 ) -> PseudoLabels:
     """Names wells by their blended logits, each plate restricted to its group and balanced.
 
@@ -56,6 +60,9 @@ def select(
         prior: with `enabled` false, or without groups, labels are the arg-max of a plain softmax over treatments.
         previous_WK: the last refresh's `logits_WK`; None at the first, which is all new.
         blend: share of the new logits.
+        fraction: share of the wells that get a label, the most confident of each competition first (rounded up): plates
+            differ in quality, and a screen-wide share would leave the groups of weak plates without labels. Without the
+            prior, the most confident of all.
 
     Raises:
         ValueError: shapes that do not fit, or logits that are not finite.
@@ -74,12 +81,37 @@ def select(
     blended_WK = np.asarray(logits_WK, dtype=np.float32)
     if not prior.enabled or groups is None:
         prob_WK = softmax(blended_WK.astype(np.float64), axis=1)
-        return PseudoLabels(prob_WK.argmax(axis=1), prob_WK.max(axis=1), blended_WK, {})
+        confidence_W = prob_WK.max(axis=1)
+        left_w = _least_confident(confidence_W, fraction)
+        return _labels(prob_WK.argmax(axis=1), prob_WK, confidence_W, left_w, blended_WK, {})
     arrangements = infer_arrangements(blended_WK, experiments_W, plates_W, groups, prior.permutations)
     class_W = np.empty(wells, dtype=np.intp)
     confidence_W = np.empty(wells)
+    prob_WK = np.zeros(blended_WK.shape)
+    left: list[NDArray[np.intp]] = [np.empty(0, dtype=np.intp)]
     for part in competitions(experiments_W, plates_W, arrangements, groups, prior):
-        balanced = sinkhorn(part.log_prob(blended_WK), prior.sinkhorn_iterations, prior.sinkhorn_tolerance)
-        class_W[part.wells_w] = part.classes_k[balanced.log_prob_WK.argmax(axis=1)]
-        confidence_W[part.wells_w] = np.exp(balanced.log_prob_WK.max(axis=1))
-    return PseudoLabels(class_W, confidence_W, blended_WK, arrangements)
+        balanced_wk = balanced(part.log_prob(blended_WK), prior)
+        class_W[part.wells_w] = part.classes_k[balanced_wk.argmax(axis=1)]
+        confidence_W[part.wells_w] = np.exp(balanced_wk.max(axis=1))
+        prob_WK[np.ix_(part.wells_w, part.classes_k)] = np.exp(balanced_wk)
+        left.append(part.wells_w[_least_confident(confidence_W[part.wells_w], fraction)])
+    return _labels(class_W, prob_WK, confidence_W, np.concatenate(left), blended_WK, arrangements)
+
+
+def _least_confident(confidence_W: NDArray[np.float64], fraction: float) -> NDArray[np.intp]:
+    """The wells beyond the most confident share; of equally confident wells the first are kept."""
+    kept = math.ceil(fraction * len(confidence_W) - 1e-9)
+    return np.argsort(-confidence_W, kind="stable")[kept:]
+
+
+def _labels(
+    class_W: NDArray[np.intp],
+    prob_WK: NDArray[np.float64],
+    confidence_W: NDArray[np.float64],
+    left_w: NDArray[np.intp],
+    blended_WK: NDArray[np.float32],
+    arrangements: Mapping[str, Arrangement],
+) -> PseudoLabels:
+    class_W[left_w] = -1
+    prob_WK[left_w] = 0.0
+    return PseudoLabels(class_W, prob_WK.astype(np.float32), confidence_W, blended_WK, arrangements)

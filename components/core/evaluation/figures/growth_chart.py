@@ -34,13 +34,11 @@ def draw_growth(route: Sequence[Point], adabn: Sequence[Point], assigned: Point 
         axes = figure.subplots()
         x = np.arange(len(route))
         mean = np.array([np.mean(point.per_seed) for point in route])
-        known = [k for k, point in enumerate(route) if point.published is not None]
-        published_x = [*known, *([len(route)] if assigned and assigned.published is not None else [])]
-        published = [route[k].published for k in known] + (
-            [assigned.published] if len(published_x) > len(known) else []
-        )  # type: ignore[union-attr]
+        everything = [*route, *([assigned] if assigned else [])]
+        published = [(k, point.published) for k, point in enumerate(everything) if point.published is not None]
         axes.plot(
-            published_x, published, color=theirs, linestyle=(0, (4, 2)), marker="D", markersize=5,
+            [k for k, _ in published], [score for _, score in published], color=theirs, linestyle=(0, (4, 2)),
+            marker="D", markersize=5,
             label="published (RxRx1, public leaderboard)",
         )  # fmt: skip
         if adabn:

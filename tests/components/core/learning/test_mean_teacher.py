@@ -10,7 +10,14 @@ from components.core.config import AugmentConfig, MeanTeacherConfig
 from components.core.learning import mean_teacher
 from components.core.learning.fold_data import fold_wells
 from components.core.learning.inference import Images, well_logits
-from components.core.learning.mean_teacher import Pair, Wells, consistency, train_epoch, update_teacher
+from components.core.learning.mean_teacher import (
+    Pair,
+    Wells,
+    consistency,
+    pseudo_label_loss,
+    train_epoch,
+    update_teacher,
+)
 from components.core.learning.schedules import CycleSchedule
 from tests.components.core.learning.tiny_networks import (
     MEAN_TEACHER,
@@ -218,3 +225,28 @@ def test_given_classes_teach_the_student(images, wells):
         epoch(pair, images, wells, config, epoch=number, pseudo_W=labels(images, wells, value=4))
     logits_WK = well_logits(pair.student, images, wells.unlabelled, 1, 16, K)
     assert (logits_WK.argmax(1) == 4).mean() > 0.9
+
+
+def test_the_pseudo_label_loss_is_a_mean_over_all_wells_labelled_or_not():
+    logits_BK = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+    log_prob_BK = logits_BK.log_softmax(1)
+    label_B = torch.tensor([0, -1, 2, 1, -1])
+    expected = -(log_prob_BK[0, 0] + log_prob_BK[2, 2] + log_prob_BK[3, 1]) / 5
+    torch.testing.assert_close(pseudo_label_loss(logits_BK, label_B), expected)
+    soft_BK = torch.zeros(5, 3)
+    soft_BK[[0, 2, 3], [0, 2, 1]] = 1.0
+    torch.testing.assert_close(pseudo_label_loss(logits_BK, soft_BK), expected)
+    soft_BK[4] = torch.tensor([0.5, 0.5, 0.0])
+    torch.testing.assert_close(pseudo_label_loss(logits_BK, soft_BK), expected - (log_prob_BK[4, :2].sum() / 2) / 5)
+    assert float(pseudo_label_loss(logits_BK, torch.full((5,), -1))) == 0.0
+
+
+def test_soft_labels_train_as_hard_ones_where_they_are_certain(images: Images, wells):
+    hard, soft = pair_of(), pair_of()
+    pseudo_W = labels(images, wells, value=2)
+    pseudo_WK = torch.zeros(images.table.wells, K)
+    pseudo_WK[pseudo_W >= 0, 2] = 1.0
+    epoch(hard, images, wells, pseudo_W=pseudo_W)
+    epoch(soft, images, wells, pseudo_W=pseudo_WK)
+    for name, tensor in weights_of(hard.student).items():
+        torch.testing.assert_close(weights_of(soft.student)[name], tensor, atol=1e-5, rtol=1e-4)

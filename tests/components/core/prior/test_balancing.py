@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, logsumexp
 
-from components.core.prior.balancing import greedy_balance, sinkhorn
+from components.core.config import PriorConfig
+from components.core.prior.balancing import balanced, greedy_balance, sinkhorn
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32 - 1), st.sampled_from([0.1, 1.0, 5.0]))
 
@@ -103,3 +104,27 @@ def test_empty_or_infinite_input_is_an_error():
         sinkhorn(np.zeros((0, 3)), 10, 1e-3)
     with pytest.raises(ValueError, match="finite"):
         sinkhorn(np.array([[0.0, -np.inf]]), 10, 1e-3)
+
+
+def test_the_search_only_looks_again_at_wells_of_the_lowered_class():
+    log_prob = log_softmax(biased_plate(np.random.default_rng(3), 40), axis=1)
+    weight = np.zeros(40)
+    for _ in range(500):  # all over again in every step
+        predicted = np.bincount((log_prob + weight).argmax(axis=1), minlength=40)
+        if predicted.max() <= 1:
+            break
+        weight[predicted.argmax()] -= 0.05
+    np.testing.assert_allclose(greedy_balance(log_prob, 0.05, 500), weight, atol=1e-12)
+
+
+def test_either_method_is_chosen_by_the_configuration():
+    logits = biased_plate(np.random.default_rng(4), 40)
+    greedy = balanced(logits, PriorConfig(balancing="greedy", greedy_step=0.05, greedy_iterations=2000))
+    by_sinkhorn = balanced(logits, PriorConfig())
+    np.testing.assert_allclose(by_sinkhorn, sinkhorn(logits, 200, 1e-4).log_prob_WK)
+    np.testing.assert_allclose(np.exp(greedy).sum(axis=1), 1.0)
+    weight = greedy_balance(log_softmax(logits, axis=1), 0.05, 2000)
+    assert (greedy.argmax(axis=1) == (log_softmax(logits, axis=1) + weight).argmax(axis=1)).all()
+    for method in ("greedy", "sinkhorn"):
+        with pytest.raises(ValueError, match="finite"):
+            balanced(np.array([[0.0, np.inf]]), PriorConfig(balancing=method))

@@ -78,3 +78,38 @@ def test_shapes_that_do_not_fit_are_errors():
     logits[3, 3] = np.nan
     with pytest.raises(ValueError, match="finite"):
         select(logits, EXPERIMENTS, PLATES, GROUPS, PriorConfig())
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 1.0])
+def test_the_most_confident_share_of_every_plate_is_labelled(fraction):
+    logits, _ = wells(5, 3.0)
+    everyone = select(logits, EXPERIMENTS, PLATES, GROUPS, PriorConfig())
+    found = select(logits, EXPERIMENTS, PLATES, GROUPS, PriorConfig(), fraction=fraction)
+    kept_W = found.class_W >= 0
+    assert (found.class_W[kept_W] == everyone.class_W[kept_W]).all()
+    for plate in (1, 2, 3, 4):
+        of_plate = np.array(PLATES) == plate
+        assert kept_W[of_plate].sum() == np.ceil(fraction * SIZE)
+        if fraction < 1:
+            assert found.confidence_W[of_plate & kept_W].min() >= found.confidence_W[of_plate & ~kept_W].max()
+    assert (found.prob_WK[~kept_W] == 0).all()
+
+
+@pytest.mark.parametrize("balancing", ["sinkhorn", "greedy"])
+def test_soft_labels_are_balanced_probabilities_over_the_plates_group(balancing):
+    logits, _ = wells(6, 2.0)
+    found = select(logits, EXPERIMENTS, PLATES, GROUPS, PriorConfig(balancing=balancing))
+    np.testing.assert_allclose(found.prob_WK.sum(1), 1.0, atol=1e-5)
+    assert (found.prob_WK.argmax(1) == found.class_W).all()
+    np.testing.assert_allclose(found.prob_WK.max(1), found.confidence_W, rtol=1e-5)
+    inside = GROUPS.group_of_class()[None, :] == np.repeat(HELD, SIZE)[:, None]
+    assert (found.prob_WK[~inside] == 0).all()
+    if balancing == "sinkhorn":
+        np.testing.assert_allclose(found.prob_WK.sum(0), 1.0, atol=1e-3)
+
+
+def test_without_the_prior_the_most_confident_of_all_are_labelled():
+    logits, _ = wells(7, 1.0)
+    found = select(logits, EXPERIMENTS, PLATES, None, PriorConfig(), fraction=0.1)
+    assert (found.class_W >= 0).sum() == 6
+    assert found.confidence_W[found.class_W >= 0].min() >= found.confidence_W[found.class_W < 0].max()
