@@ -114,6 +114,35 @@ def growth(
     raise typer.Exit(run_growth(config, set or [], seeds, out, store, Console()))
 
 
+@app.command()
+def protocols(
+    config: Config,
+    screen: Annotated[str | None, typer.Option(help="folder of a screen; without one, one is simulated")] = None,
+    protocol: Annotated[
+        str, typer.Option(help="batch holds out whole experiments, random holds out wells; or both")
+    ] = "both",
+    repeats: Annotated[int, typer.Option(help="how often each protocol deals what it holds out")] = 3,
+    backbones: Annotated[int, typer.Option(help="how many of the configured networks predict together")] = 1,
+    out: Annotated[Path | None, typer.Option(help="folder of protocols.json; default runs/NAME-protocols")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="data of the embedded object store; default the user's cache folder")
+    ] = None,
+    set: Changes = None,
+) -> None:
+    """Measures networks by the challenge organisers' two protocols: whole experiments held out, or random wells.
+
+    Supervised training alone, without plate design, nothing selected on scored wells. The same --out again goes on.
+    """
+    from rich.console import Console
+
+    from components.core.config import RunConfig
+    from pipelines.protocols import run_protocols
+
+    changes = set or []
+    folder = out or Path("runs") / f"{RunConfig.load(config, changes).name}-protocols"
+    raise typer.Exit(run_protocols(config, changes, screen, protocol, repeats, backbones, folder, store, Console()))
+
+
 def main() -> None:
     """Runs the command line; bad input, failures and Ctrl-C become one line and an exit code."""
     # Both end the same way: tasks and the embedded store are stopped on the way out.

@@ -8,11 +8,13 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.screen.folds import assign_folds
 from components.core.screen.layout import read_screen
+from components.core.screen.well_folds import deal_wells, dealt_wells
 from components.core.screen.wells import Screen
 
 
@@ -27,6 +29,7 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
     Raises:
         InputError: names the option, file, row or field, and what to do.
     """
+    _check_weights(config)
     if screen is None:
         if truth is not None:
             raise InputError("--truth: a simulated screen brings its own truth; give --screen as well, or drop --truth")
@@ -38,8 +41,26 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
         raise InputError(f"--screen {screen}: no such folder")
     found = read_screen(Path(screen), config.screen)
     _check_folds(config, found.training_experiments())
+    if config.folds.split == "well":
+        deal_wells(dealt_wells(found), config.folds.count, config.folds.seed)
     if truth is not None:
         _check_truth(truth, found)
+
+
+def _check_weights(config: RunConfig) -> None:
+    """Initial weights on this machine must be there; those in an object store are found when pretrain starts."""
+    for k, backbone in enumerate(config.backbones):
+        weights = backbone.weights
+        if weights is None or weights.startswith(("s3://", "minio://")):
+            continue
+        field = f"backbones[{k}].weights"
+        path = Path(unquote(urlsplit(weights).path) if weights.startswith("file://") else weights)
+        if "://" in weights and not weights.startswith("file://"):
+            raise InputError(f"{field}: {weights} is neither a file nor an s3:// address; download it first")
+        if not path.is_file():
+            raise InputError(
+                f"{field}: there is no file {weights}; correct the path, or leave it out to start at random"
+            )
 
 
 def _check_simulated(config: RunConfig) -> None:
@@ -65,8 +86,11 @@ def _check_simulated(config: RunConfig) -> None:
 
 
 def _check_folds(config: RunConfig, experiments: Mapping[str, Sequence[str]]) -> None:
-    """Every fold must leave labelled experiments of every cell type to train on."""
-    folds = assign_folds(experiments, config.folds.count, config.folds.known)
+    """Every trained fold must leave labelled experiments of every cell type to train on."""
+    by_experiment = config.folds.split == "experiment"
+    folds = (
+        assign_folds(experiments, config.folds.count, config.folds.known, config.folds.seed) if by_experiment else {}
+    )
     for cell_type in config.screen.cell_types:
         names = experiments.get(cell_type, ())
         if not names:
@@ -74,8 +98,8 @@ def _check_folds(config: RunConfig, experiments: Mapping[str, Sequence[str]]) ->
                 f"screen.cell_types: {cell_type} has no labelled experiment that is not held out; "
                 "add one, or take the cell type off the list"
             )
-        of_type = {folds[name] for name in names}
-        if len(of_type) == 1:
+        of_type = {folds.get(name) for name in names}
+        if len(of_type) == 1 and not of_type.isdisjoint(config.folds.trained):
             raise InputError(
                 f"fold {of_type.pop()} validates on all labelled experiments of {cell_type} ({', '.join(names)}) and "
                 "has none to train on; add an experiment, or remove the cell type from the screen and screen.cell_types"

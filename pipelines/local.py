@@ -27,6 +27,7 @@ from components.core.errors import InputError, StepError
 from components.core.progress import EVENTS_VARIABLE, finished_tasks
 from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.object_store import ObjectStore
+from components.core.storage.whole_directory import whole_directory
 from pipelines.code_version import code_version
 from pipelines.display import Display, task_counts, task_name
 from pipelines.input_checks import check_input
@@ -40,6 +41,7 @@ RESULTS = (
     "config.yaml",
     "lineage.json",
 )
+EMBEDDINGS = "embeddings"
 STOP_SECONDS = 10.0
 
 
@@ -299,11 +301,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _collect(work: Path, out: Path, events: Path) -> None:
-    """Puts the report step's files into the results folder, each whole; lineage.json learns how long each task took."""
+    """Puts the report step's files into the results folder, each whole, and the folds' embeddings beside them.
+
+    lineage.json learns how long each task took, and where the embeddings are.
+    """
     found = sorted(work.glob("kfp/*/report/**/results"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise StepError(f"the report step left no results under {work / 'kfp'}")
     try:
+        embeddings = _collect_embeddings(work, out)
         for name in RESULTS:
             source = found[-1] / name
             if not source.is_file():
@@ -312,13 +318,37 @@ def _collect(work: Path, out: Path, events: Path) -> None:
             shutil.copyfile(source, partial)
             if name == "lineage.json":
                 # The report is itself a task of the run, so only now is every duration known.
-                lineage = {**json.loads(partial.read_text(encoding="utf-8")), "steps": finished_tasks(events)}
+                lineage = {
+                    **json.loads(partial.read_text(encoding="utf-8")),
+                    "steps": finished_tasks(events),
+                    "embeddings": embeddings,
+                }
                 partial.write_text(json.dumps(lineage, indent=2) + "\n", encoding="utf-8")
             partial.replace(out / name)
     except OSError as error:
         raise StepError(
             f"{out}: the results cannot be written ({error.strerror}); make room and run the same command again"
         ) from None
+
+
+def _collect_embeddings(work: Path, out: Path) -> list[str]:
+    """Brings the embeddings of all folds and cell types into one folder, whole; returns their files, relative to `out`.
+
+    Each task wrote a part of the same tree: backbone, cell type, fold.
+    """
+    files = {
+        file.relative_to(folder).as_posix(): file
+        for folder in sorted(work.glob(f"kfp/*/*/**/{EMBEDDINGS}"))
+        if EMBEDDINGS not in folder.relative_to(work).parts[:-1]  # a backbone may have any name
+        for file in folder.rglob("*.parquet")
+    }
+    if not files:
+        return []
+    with whole_directory(out / EMBEDDINGS) as making:
+        for name, file in files.items():
+            (making / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, making / name)
+    return [f"{EMBEDDINGS}/{name}" for name in sorted(files)]
 
 
 def read_metrics(out: Path) -> dict[str, Any]:

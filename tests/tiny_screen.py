@@ -47,9 +47,10 @@ class TinyScreen:
     """Writes the screen below `root`: 4 experiments x 2 plates x 5 wells x 2 sites x 6 channels.
 
     Files cost a millisecond each: a test that reads tables only, or one experiment, names the `imaged` experiments.
+    `more` are labelled experiments beside the usual ones.
     """
 
-    def __init__(self, root: Path, imaged: Sequence[str] = (*LABELLED, *UNLABELLED)) -> None:
+    def __init__(self, root: Path, imaged: Sequence[str] = (*LABELLED, *UNLABELLED), more: Sequence[str] = ()) -> None:
         self.root = root
         self._imaged = imaged
         root.mkdir(parents=True)
@@ -59,7 +60,7 @@ class TinyScreen:
             "train_controls.csv": ["id_code,experiment,plate,well,sirna,well_type"],
             "test_controls.csv": ["id_code,experiment,plate,well,sirna,well_type"],
         }
-        for split, experiments in (("train", LABELLED), ("test", UNLABELLED)):
+        for split, experiments in (("train", (*LABELLED, *more)), ("test", UNLABELLED)):
             for experiment in experiments:
                 for plate in PLATES:
                     for well, sirna in zip(TREATED_WELLS, TREATMENTS[plate], strict=True):

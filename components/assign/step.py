@@ -190,6 +190,11 @@ def _learn(
     """Plate groups from the labelled plates of some experiments, None for all; None where they show no design."""
     if not prior.enabled:
         return None
+    if manifest.split == "well":
+        raise InputError(
+            "the plate design would tell held-out wells by their neighbours' labels (folds.split well); set prior.enabled "
+            "to false"
+        )
     try:
         return learn_groups(labelled_treatments(manifest.plates, experiments), manifest.vocabulary.treatments)
     except NoPlateDesignError as error:

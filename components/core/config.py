@@ -81,6 +81,8 @@ class FoldsConfig(Frozen):
                 )
             if list(self.train) != sorted(self.train):
                 raise ValueError(f"train must increase, got {list(self.train)}")
+        if self.split == "well" and self.known:
+            raise ValueError("known gives experiments their folds; leave it out where split well deals single wells")
         return self
 
     @property
@@ -280,7 +282,15 @@ class MeanTeacherConfig(Frozen):
     keep_classifier: bool = Field(
         False, description="whether the student keeps the pretrained classifier (the reference drops it)"
     )
-    refresh_epochs: Count = Field(10, description="epochs between refreshes where a fold has no validation wells")
+    selection: Literal["best", "last"] = Field(
+        "best",
+        description="best: the epoch of the best validation predicts, and a new best makes pseudo-labels anew; last: "
+        "validation decides nothing, as where a fold has no validation wells",
+    )
+    refresh_epochs: Count = Field(
+        10,
+        description="epochs between refreshes where validation does not decide: selection last, or no validation wells",
+    )
 
     @model_validator(mode="after")
     def _cut(self) -> Self:

@@ -19,6 +19,8 @@ from typing import Any
 from components.core.errors import InputError, StepError
 
 EVENTS_VARIABLE = "CELLSIGNAL_EVENTS"
+TASK_VARIABLE = "CELLSIGNAL_TASK"
+"""Tells tasks of equal labels apart, where a program runs many related configurations."""
 _labels: dict[str, Any] = {}
 
 
@@ -27,7 +29,8 @@ def emit(event: str, **fields: Any) -> None:
     path = os.environ.get(EVENTS_VARIABLE)
     if not path:
         return
-    line = json.dumps({"event": event, "time": round(time.time(), 3), **_labels, **fields}) + "\n"
+    own = {"task": os.environ[TASK_VARIABLE]} if TASK_VARIABLE in os.environ else {}
+    line = json.dumps({"event": event, "time": round(time.time(), 3), **own, **_labels, **fields}) + "\n"
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         os.write(descriptor, line.encode())

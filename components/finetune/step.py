@@ -11,12 +11,11 @@ import torch
 
 from components.core import progress
 from components.core.config import parse
-from components.core.learning.checkpoints import load_weights
 from components.core.learning.fold_data import fold_wells, open_images
 from components.core.learning.mean_teacher import Pair, Wells
 from components.core.learning.mean_teacher_run import train_epochs
-from components.core.learning.network import Classifier, pick_device
-from components.core.learning.pair_files import pretrained_folders, save_pairs, weights_digest
+from components.core.learning.network import pick_device
+from components.core.learning.pair_files import load_pretrained, save_pairs, weights_digest
 from components.core.learning.schedules import CycleSchedule
 from components.core.learning.step_settings import TRAINING_CODE, MeanTeacherSettings, library_versions
 from components.core.learning.validation import groups_of_fold, score_of
@@ -53,13 +52,8 @@ def run(
     classes = len(screen.vocabulary.classes)
     config = settings.mean_teacher
     torch.manual_seed(settings.seed * 1009 + fold)
-    pairs, history = [], []
-    for name, base in pretrained_folders(bases, fold, settings).items():
-        network = Classifier(settings.backbone(name), settings.head, classes, screen.channels)
-        load_weights(network, base / "weights.safetensors")
-        network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        pairs.append(Pair.start(name, network, config.keep_classifier))
-        history += json.loads((base / "history.json").read_text())
+    networks, history = load_pretrained(bases, fold, settings, classes, screen.channels, device)
+    pairs = [Pair.start(name, network, config.keep_classifier) for name, network in networks.items()]
     images = open_images(
         screen, store, settings.standardise, settings.augment, settings.loader, device, batch_norm=settings.batch_norm
     )

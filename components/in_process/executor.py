@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.core.errors import StepError
+from components.core.errors import InputError, StepError
+from components.core.progress import TASK_VARIABLE
 from components.in_process.tasks import Output, Task
 
 LISTS_AS_JSON = {("ensemble", "logits")}
@@ -47,6 +48,10 @@ class Workplace:
         except (OSError, ValueError):
             return None
         return found
+
+    def forget(self, task: Task) -> None:
+        """Has a task done again, though it may be finished: one that reads what no digest tells."""
+        (self._of(task) / "done.json").unlink(missing_ok=True)
 
     def prepare(self, task: Task) -> dict[str, Any]:
         """An empty folder for a task, and the arguments of its step."""
@@ -73,7 +78,11 @@ class Workplace:
 
 
 def run_tasks(
-    tasks: Iterable[Task], workplace: Workplace, workers: int, finished: Callable[[Task, float, bool], None]
+    tasks: Iterable[Task],
+    workplace: Workplace,
+    workers: int,
+    finished: Callable[[Task, float, bool], None],
+    started: Callable[[Task], None] = lambda _: None,
 ) -> None:
     """Runs what is not finished yet, earlier tasks first, as many side by side as there are workers.
 
@@ -82,6 +91,7 @@ def run_tasks(
         workplace: where outputs go.
         workers: processes, of one torch thread each.
         finished: hears of every task: its seconds, and whether it was finished before.
+        started: hears of every task that a worker takes; the task's events name its digest.
 
     Raises:
         InputError: a task found bad input.
@@ -112,7 +122,8 @@ def run_tasks(
             ready = [task for task in left if all(need.digest in done for need in task.needs)]
             for task in ready[: workers - len(running)]:
                 left.remove(task)
-                running[pool.submit(_call, task.step, workplace.prepare(task))] = task
+                running[pool.submit(_call, task.step, workplace.prepare(task), task.digest)] = task
+                started(task)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 task = running.pop(future)
                 try:
@@ -122,6 +133,11 @@ def run_tasks(
                         f"{task.step}: its process was killed, perhaps for memory (see {workplace.folder / 'log.txt'}); "
                         "run the same command again to go on"
                     ) from None
+                except (InputError, StepError):
+                    raise
+                except Exception as error:
+                    what = " ".join(f"{type(error).__name__}: {error}".split())
+                    raise StepError(f"{task.step} failed: {what} (see {workplace.folder / 'log.txt'})") from None
                 workplace.finish(task, seconds)
                 done.add(task.digest)
                 finished(task, seconds, False)
@@ -135,7 +151,7 @@ def _end(pool: ProcessPoolExecutor) -> None:
     """Ends the workers at once: their unfinished outputs are written anew by the next run."""
     for process in list(pool._processes.values()):
         process.terminate()
-    pool.shutdown(wait=False, cancel_futures=True)
+    pool.shutdown(wait=True, cancel_futures=True)  # else Python warns of semaphores when it exits
 
 
 def _begin(log: str, parent: int) -> None:
@@ -156,8 +172,9 @@ def _begin(log: str, parent: int) -> None:
         torch.set_num_threads(1)
 
 
-def _call(step: str, arguments: dict[str, Any]) -> float:
+def _call(step: str, arguments: dict[str, Any], digest: str) -> float:
     """Calls a step's main; returns its seconds."""
+    os.environ[TASK_VARIABLE] = digest
     begun = time.monotonic()
     importlib.import_module(f"components.{step}.step").main(**arguments)
     return time.monotonic() - begun

@@ -169,7 +169,7 @@ def add_training(plan: Plan, config: RunConfig) -> TrainingRun:
                     tuning.fingerprint(),
                     {"config": part["pseudo_label"], **where},
                     {"screen": screen, "holdout": holdout, "base": weights[0]},
-                    {"weights": "weights", "logits": "logits"},
+                    {"weights": "weights", "logits": "logits", "embeddings": "embeddings"},
                 )
             else:
                 last = add(
@@ -177,7 +177,7 @@ def add_training(plan: Plan, config: RunConfig) -> TrainingRun:
                     inferring,
                     {"config": part["infer"], **where},
                     {"screen": screen, "holdout": holdout, "bases": weights},
-                    {"logits": "logits"},
+                    {"logits": "logits", "embeddings": "embeddings"},
                 )
             logits[cell_type].append(last.output("logits"))
     named = {}

@@ -18,6 +18,7 @@ def infer(
     fold: Annotated[int, Option(help="the fold that the networks were trained for")],
     cell_type: Annotated[str, Option(help="whose wells")],
     logits: Annotated[Path, Option(help="folder to write: logits of the fold")],
+    embeddings: Annotated[Path, Option(help="folder to write: embeddings of all wells, as Parquet")],
     set: Annotated[list[str], Option(help="KEY=VALUE, changes the configuration")] = [],  # noqa: B006
 ) -> None:
     """Predicts with trained networks. The object store comes from the AWS environment variables."""
@@ -25,7 +26,8 @@ def infer(
     from components.infer.step import main  # loads torch, for which a wrong configuration need not wait
 
     bases = [str(folder) for folder in base]
-    main(settings.model_dump_json(), str(screen), str(holdout), bases, fold, cell_type, str(logits))
+    out = (str(logits), str(embeddings))
+    main(settings.model_dump_json(), str(screen), str(holdout), bases, fold, cell_type, *out)
 
 
 run_command(infer)

@@ -14,6 +14,7 @@ def infer(
     fold: int,
     cell_type: str,
     logits: dsl.Output[dsl.Dataset],
+    embeddings: dsl.Output[dsl.Dataset],
     second_base: dsl.Input[dsl.Model] = None,
 ):
     from components.infer.step import main
@@ -27,4 +28,5 @@ def infer(
         fold=int(fold),
         cell_type=cell_type,
         logits=logits.path,
+        embeddings=embeddings.path,
     )

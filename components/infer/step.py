@@ -15,15 +15,13 @@ import torch
 from components.core import progress
 from components.core.config import parse
 from components.core.errors import InputError
-from components.core.learning.checkpoints import load_weights
 from components.core.learning.fold_data import fold_wells, open_images
 from components.core.learning.network import Classifier, pick_device
-from components.core.learning.pair_files import load_pairs, pretrained_folders, read_meta, weights_digest
+from components.core.learning.pair_files import check_finetuned, load_pairs, load_pretrained, read_meta, weights_digest
 from components.core.learning.prediction import fold_meta, held_out_images, predict_fold, predicting
-from components.core.learning.step_settings import TRAINING_CODE, InferSettings, library_versions
+from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_CODE, InferSettings, library_versions
 from components.core.storage.finished import code_digest, run_once
 from components.core.storage.interface import ObjectReader
-from components.core.storage.logits import LogitsDirectory, write_logits
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 
@@ -37,8 +35,9 @@ def run(
     fold: int,
     cell_type: str,
     logits: Path,
+    embeddings: Path,
 ) -> None:
-    """Predicts the fold's out-of-fold wells, the unlabelled and the held-out ones.
+    """Predicts the fold's out-of-fold wells, the unlabelled and the held-out ones, and embeds all wells.
 
     Args:
         settings: the configuration's part that this step reads.
@@ -49,22 +48,22 @@ def run(
         fold: the fold that the networks were trained for.
         cell_type: whose wells.
         logits: folder to write: logits.npz and meta.json.
+        embeddings: folder to write: Parquet files, see core.storage.embeddings.
 
     Raises:
         InputError: weights of another fold or cell type, or not one of each backbone.
     """
     device = pick_device()
     classes = len(screen.vocabulary.classes)
-    networks, history = _load(settings, bases, fold, cell_type, classes, screen.channels, device)
+    networks, weights, history = _load(settings, bases, fold, cell_type, classes, screen.channels, device)
     images = open_images(
         screen, store, settings.standardise, settings.augment, settings.loader, device, batch_norm=settings.batch_norm
     )
     wells = fold_wells(images.table, fold, settings.screen.controls, cell_type)
     held_out = held_out_images(holdout, screen, cell_type, store, settings, device)
-    predicted = predict_fold(networks, images, wells, held_out, cell_type, settings, classes)
-    logits.mkdir(parents=True, exist_ok=True)
+    predicted = predict_fold(networks, screen, images, wells, held_out, cell_type, settings)
     meta = fold_meta(cell_type, fold, bool(len(wells.validation)), history)
-    write_logits(logits, LogitsDirectory(predicted, meta))
+    predicted.write(logits, embeddings, meta, settings, weights)
 
 
 def _load(
@@ -75,28 +74,28 @@ def _load(
     classes: int,
     channels: int,
     device: torch.device,
-) -> tuple[list[Classifier], list[dict[str, Any]]]:
-    """The networks that predict, and the records of all their epochs."""
-    meta = read_meta(bases[0])
-    if "backbone" not in meta:
-        if len(bases) != 1:
-            raise InputError(f"{bases[1]}: finetune's output holds all backbones; give it alone")
-        if (meta["fold"], meta["cell_type"]) != (fold, cell_type):
-            raise InputError(
-                f"{bases[0]}: weights of fold {meta['fold']} and {meta['cell_type']}, expected fold {fold} and {cell_type}"
-            )
-        pairs, history = load_pairs(bases[0], settings, classes, channels, device)
-        return predicting(pairs, settings), history
-    networks, history = [], []
-    for name, folder in pretrained_folders(bases, fold, settings).items():
-        network = Classifier(settings.backbone(name), settings.head, classes, channels)
-        load_weights(network, folder / "weights.safetensors")
-        networks.append(network.to(device).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-        history += json.loads((folder / "history.json").read_text())
-    return networks, history
+) -> tuple[dict[str, Classifier], str, list[dict[str, Any]]]:
+    """The networks that predict by backbone, whose weights they are, and the records of all their epochs."""
+    if "backbone" in read_meta(bases[0]):
+        networks, history = load_pretrained(bases, fold, settings, classes, channels, device)
+        return networks, "pretrained", history
+    if len(bases) != 1:
+        raise InputError(f"{bases[1]}: finetune's output holds all backbones; give it alone")
+    check_finetuned(bases[0], fold, cell_type)
+    pairs, history = load_pairs(bases[0], settings, classes, channels, device)
+    return predicting(pairs, settings), settings.predict.weights, history
 
 
-def main(config: str, screen: str, holdout: str, bases: Sequence[str], fold: int, cell_type: str, logits: str) -> None:
+def main(
+    config: str,
+    screen: str,
+    holdout: str,
+    bases: Sequence[str],
+    fold: int,
+    cell_type: str,
+    logits: str,
+    embeddings: str,
+) -> None:
     """The step with paths and JSON, as the pipeline calls it; finished work is fetched instead of done again."""
     with progress.task("infer", fold=fold, cell_type=cell_type):
         settings = parse(InferSettings, json.loads(config), "config")
@@ -112,11 +111,19 @@ def main(config: str, screen: str, holdout: str, bases: Sequence[str], fold: int
                 "bases": " ".join(sorted(weights_digest(Path(base)) for base in bases)),
                 "fold": str(fold),
                 "cell_type": cell_type,
-                "code": code_digest(*TRAINING_CODE, "components.infer"),
+                "code": code_digest(*TRAINING_CODE, *PREDICTING_CODE, "components.infer"),
                 "libraries": library_versions(),
             },
-            {"logits": Path(logits)},
+            {"logits": Path(logits), "embeddings": Path(embeddings)},
             lambda out: run(
-                settings, store, manifest, held_out, [Path(base) for base in bases], fold, cell_type, out["logits"]
+                settings,
+                store,
+                manifest,
+                held_out,
+                [Path(base) for base in bases],
+                fold,
+                cell_type,
+                out["logits"],
+                out["embeddings"],
             ),
         )

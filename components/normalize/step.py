@@ -21,6 +21,7 @@ from components.core.screen.images import list_plate
 from components.core.screen.layout import read_screen
 from components.core.screen.manifests import build_manifest, holdout_labels
 from components.core.screen.packing import PackResult, pack_plate
+from components.core.screen.well_folds import deal_wells, dealt_wells
 from components.core.screen.wells import Plate, Screen
 from components.core.storage.interface import ObjectWriter
 from components.normalize.config import NormalizeConfig
@@ -73,7 +74,7 @@ def run(
     begun = time.monotonic()
     counted = CountedWriter(store)
     screen = read_screen(source, config.screen)
-    folds = assign_folds(screen.training_experiments(), config.folds.count, config.folds.known)
+    folds, well_folds = _folds(config, screen)
     for plate in screen.plates:
         list_plate(plate, config.screen.sites)
 
@@ -89,12 +90,21 @@ def run(
             image_size=config.screen.image_size,
             codec=config.pack,
             folds={} if holdout else folds,
+            well_folds={} if holdout else well_folds,
             warnings=warnings[holdout],
         )
         outputs[path] = manifest.model_dump_json().encode()
     _write_all(outputs)
     reused = sum(result.reused for result in packed.values())
     return Summary(len(packed) - reused, reused, counted.requests, time.monotonic() - begun)
+
+
+def _folds(config: NormalizeConfig, screen: Screen) -> tuple[dict[str, int], dict[str, int]]:
+    """Fold by experiment and fold by id_code, one of them empty."""
+    if config.folds.split == "well":
+        return {}, deal_wells(dealt_wells(screen), config.folds.count, config.folds.seed)
+    known = config.folds.known
+    return assign_folds(screen.training_experiments(), config.folds.count, known, config.folds.seed), {}
 
 
 def _pack(

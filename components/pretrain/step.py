@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +17,13 @@ from components.core import progress
 from components.core.config import parse
 from components.core.learning.checkpoints import save_weights
 from components.core.learning.fold_data import fold_wells, open_images
+from components.core.learning.initial_weights import load_initial_weights
 from components.core.learning.network import Classifier, pick_device
 from components.core.learning.step_settings import TRAINING_CODE, PretrainSettings, library_versions
 from components.core.learning.supervised import Validation, train_supervised
 from components.core.learning.validation import groups_of_fold, score_of
+from components.core.storage.artifacts import local_copy
+from components.core.storage.digests import digest_file
 from components.core.storage.finished import code_digest, run_once
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
@@ -24,7 +31,13 @@ from components.core.storage.object_store import ObjectStore
 
 
 def run(
-    settings: PretrainSettings, store: ObjectReader, screen: Manifest, fold: int, backbone: str, weights: Path
+    settings: PretrainSettings,
+    store: ObjectReader,
+    screen: Manifest,
+    fold: int,
+    backbone: str,
+    weights: Path,
+    initial: Path | None = None,
 ) -> None:
     """Trains one backbone on all cell types of a fold.
 
@@ -35,6 +48,10 @@ def run(
         fold: the fold whose experiments validate.
         backbone: the configured name.
         weights: folder to write: weights.safetensors, history.json, meta.json.
+        initial: file of the weights to start from; None starts at random.
+
+    Raises:
+        InputError: initial weights that cannot be read, or are of another architecture.
     """
     device = pick_device()
     # Folds and backbones start from different weights, so that their average gains from their differences. The name and
@@ -42,7 +59,16 @@ def run(
     seed = settings.seed * 1009 + fold * 31 + zlib.crc32(backbone.encode()) % 1009
     torch.manual_seed(seed)
     classes = len(screen.vocabulary.classes)
-    network = Classifier(settings.backbone(backbone), settings.head, classes, screen.channels).to(device)
+    own = settings.backbone(backbone)
+    network = Classifier(own, settings.head, classes, screen.channels, settings.screen.image_size)
+    started: dict[str, Any] = {}
+    if initial is not None:
+        source = own.weights or str(initial)
+        found = load_initial_weights(network.backbone, own, initial, screen.channels, source)
+        # Half a network's weights are rarely what was meant, but may be.
+        (progress.note if found.expected else progress.warn)(found.sentence(backbone, source))
+        started["initial_weights"] = {**asdict(found), "sha256": digest_file(initial)}
+    network = network.to(device)
     images = open_images(
         screen, store, settings.standardise, settings.augment, settings.loader, device, batch_norm=settings.batch_norm
     )
@@ -61,11 +87,18 @@ def run(
     )
     save_weights(network, weights / "weights.safetensors")
     (weights / "history.json").write_text(json.dumps([{**labels, **_kept(r)} for r in history]))
-    (weights / "meta.json").write_text(json.dumps({**labels, "validated": bool(len(wells.validation))}))
+    (weights / "meta.json").write_text(json.dumps({**labels, "validated": bool(len(wells.validation)), **started}))
 
 
 def _kept(record: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in record.items() if k != "seconds_left"}
+
+
+@contextmanager
+def _local_file(uri: str | None) -> Iterator[Path | None]:
+    """The file of initial weights on this machine, while it is needed; None where there is none."""
+    with tempfile.TemporaryDirectory(prefix="cellsignal-weights-") as folder:
+        yield local_copy(uri, Path(folder)) if uri else None
 
 
 def main(config: str, screen: str, fold: int, backbone: str, weights: str) -> None:
@@ -74,17 +107,19 @@ def main(config: str, screen: str, fold: int, backbone: str, weights: str) -> No
         settings = parse(PretrainSettings, json.loads(config), "config")
         manifest = Manifest.read(Path(screen))
         store = ObjectStore.connect(manifest.store)
-        run_once(
-            store,
-            "pretrain",
-            {
-                "settings": settings.fingerprint_of(backbone),
-                "screen": manifest.digest(),
-                "fold": str(fold),
-                "backbone": backbone,
-                "code": code_digest(*TRAINING_CODE, "components.pretrain"),
-                "libraries": library_versions(),
-            },
-            {"weights": Path(weights)},
-            lambda out: run(settings, store, manifest, fold, backbone, out["weights"]),
-        )
+        with _local_file(settings.backbone(backbone).weights) as initial:
+            run_once(
+                store,
+                "pretrain",
+                {
+                    "settings": settings.fingerprint_of(backbone),
+                    "screen": manifest.digest(),
+                    "fold": str(fold),
+                    "backbone": backbone,
+                    **({"initial_weights": digest_file(initial)} if initial else {}),
+                    "code": code_digest(*TRAINING_CODE, "components.pretrain"),
+                    "libraries": library_versions(),
+                },
+                {"weights": Path(weights)},
+                lambda out: run(settings, store, manifest, fold, backbone, out["weights"], initial),
+            )

@@ -19,6 +19,7 @@ def pseudo_label(
     cell_type: Annotated[str, Option(help="whose wells")],
     weights: Annotated[Path, Option(help="folder to write: students, teachers, pseudo-labels")],
     logits: Annotated[Path, Option(help="folder to write: logits of the fold")],
+    embeddings: Annotated[Path, Option(help="folder to write: embeddings of all wells, as Parquet")],
     set: Annotated[list[str], Option(help="KEY=VALUE, changes the configuration")] = [],  # noqa: B006
 ) -> None:
     """Trains with pseudo-labels, then predicts. The object store comes from the AWS environment variables."""
@@ -34,6 +35,7 @@ def pseudo_label(
         cell_type,
         str(weights),
         str(logits),
+        str(embeddings),
     )
 
 

@@ -15,6 +15,7 @@ def pseudo_label(
     cell_type: str,
     weights: dsl.Output[dsl.Model],
     logits: dsl.Output[dsl.Dataset],
+    embeddings: dsl.Output[dsl.Dataset],
 ):
     from components.pseudo_label.step import main
 
@@ -27,4 +28,5 @@ def pseudo_label(
         cell_type=cell_type,
         weights=weights.path,
         logits=logits.path,
+        embeddings=embeddings.path,
     )

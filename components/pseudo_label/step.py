@@ -17,22 +17,25 @@ from torch import Tensor
 
 from components.core import progress
 from components.core.config import parse
-from components.core.errors import InputError
 from components.core.learning.fold_data import fold_wells, open_images
 from components.core.learning.inference import Images, adaptive_logits
 from components.core.learning.mean_teacher import Pair, Wells
 from components.core.learning.mean_teacher_run import train_epochs
 from components.core.learning.network import pick_device
-from components.core.learning.pair_files import load_pairs, read_meta, save_pairs, weights_digest
+from components.core.learning.pair_files import check_finetuned, load_pairs, save_pairs, weights_digest
 from components.core.learning.prediction import fold_meta, held_out_images, predict_fold, predicting
 from components.core.learning.schedules import CycleSchedule
-from components.core.learning.step_settings import TRAINING_CODE, MeanTeacherSettings, library_versions
+from components.core.learning.step_settings import (
+    PREDICTING_CODE,
+    TRAINING_CODE,
+    MeanTeacherSettings,
+    library_versions,
+)
 from components.core.learning.validation import groups_of_fold, score_of
 from components.core.prior.plate_groups import PlateGroups
 from components.core.prior.pseudo_labels import PseudoLabels, select
 from components.core.storage.finished import code_digest, run_once
 from components.core.storage.interface import ObjectReader
-from components.core.storage.logits import LogitsDirectory, write_logits
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 
@@ -68,9 +71,10 @@ class PseudoLabeller:
         self._experiments = [table.experiments[e] for e in table.experiment_W[self.wells]]
         self._plates = [int(p) for p in table.plate_number_P[table.plate_W[self.wells]]]
         self.last: PseudoLabels | None = None
+        self._refreshes = 0
 
     def __call__(self, epoch: int) -> Tensor:
-        """Pseudo-labels before an epoch: a class for every row of the well table, -1 for wells that need none."""
+        """Pseudo-labels before an epoch for every row of the well table: classes, -1 where none, or soft ones (W, K)."""
         config = self._settings.mean_teacher
         classes = len(self._screen.vocabulary.classes)
         rng = np.random.default_rng((self._seed, epoch))
@@ -96,10 +100,19 @@ class PseudoLabeller:
             self._settings.prior,
             previous_WK=None if self.last is None else self.last.logits_WK,
             blend=config.pseudo_label_blend,
+            fraction=config.confident_fractions[min(self._refreshes, len(config.confident_fractions) - 1)],
         )
+        self._refreshes += 1
+        labelled = int((self.last.class_W >= 0).sum())
+        progress.note(f"pseudo-labels of {labelled} wells made anew before epoch {epoch + 1}")
+        rows = torch.from_numpy(self.wells)
+        if config.pseudo_labels == "soft":
+            # Controls are no pseudo-label: their classes come after the treatments.
+            pseudo_WK = torch.zeros((self._images.table.wells, classes))
+            pseudo_WK[rows, :treatments] = torch.from_numpy(self.last.prob_WK)
+            return pseudo_WK.to(self._images.device)
         pseudo_W = torch.full((self._images.table.wells,), -1, dtype=torch.long)
-        pseudo_W[torch.from_numpy(self.wells)] = torch.from_numpy(self.last.class_W).long()
-        progress.note(f"pseudo-labels made anew before epoch {epoch + 1}")
+        pseudo_W[rows] = torch.from_numpy(self.last.class_W).long()
         return pseudo_W.to(self._images.device)
 
 
@@ -113,6 +126,7 @@ def run(
     cell_type: str,
     weights: Path,
     logits: Path,
+    embeddings: Path,
 ) -> None:
     """Trains through the remaining cycles with pseudo-labels, then predicts.
 
@@ -126,11 +140,12 @@ def run(
         cell_type: whose wells.
         weights: folder to write, see core.learning.pair_files; also pseudo_labels.csv.
         logits: folder to write: logits.npz and meta.json.
+        embeddings: folder to write: Parquet files, see core.storage.embeddings.
 
     Raises:
         InputError: a base of another fold or cell type: it may have learned this fold's labels.
     """
-    _check_base(base, fold, cell_type)
+    check_finetuned(base, fold, cell_type)
     device = pick_device()
     classes = len(screen.vocabulary.classes)
     config = settings.mean_teacher
@@ -165,17 +180,9 @@ def run(
     _write_pseudo_labels(weights / "pseudo_labels.csv", labeller, images, screen)
 
     held_out = held_out_images(holdout, screen, cell_type, store, settings, device)
-    predicted = predict_fold(predicting(pairs, settings), images, wells, held_out, cell_type, settings, classes)
-    logits.mkdir(parents=True, exist_ok=True)
-    write_logits(logits, LogitsDirectory(predicted, fold_meta(cell_type, fold, validated, history)))
-
-
-def _check_base(base: Path, fold: int, cell_type: str) -> None:
-    meta = read_meta(base)
-    if (meta["fold"], meta["cell_type"]) != (fold, cell_type):
-        raise InputError(
-            f"{base}: weights of fold {meta['fold']} and {meta['cell_type']}, expected fold {fold} and {cell_type}"
-        )
+    predicted = predict_fold(predicting(pairs, settings), screen, images, wells, held_out, cell_type, settings)
+    meta = fold_meta(cell_type, fold, validated, history)
+    predicted.write(logits, embeddings, meta, settings, settings.predict.weights)
 
 
 def _write_pseudo_labels(path: Path, labeller: PseudoLabeller, images: Images, screen: Manifest) -> None:
@@ -187,12 +194,20 @@ def _write_pseudo_labels(path: Path, labeller: PseudoLabeller, images: Images, s
         for well, label, confidence in zip(
             labeller.wells, labeller.last.class_W, labeller.last.confidence_W, strict=True
         ):
-            sirna = screen.vocabulary.treatments[label]
+            sirna = screen.vocabulary.treatments[label] if label >= 0 else ""
             writer.writerow([images.table.id_code_W[well], sirna, f"{confidence:.6f}"])
 
 
 def main(
-    config: str, screen: str, holdout: str, base: str, fold: int, cell_type: str, weights: str, logits: str
+    config: str,
+    screen: str,
+    holdout: str,
+    base: str,
+    fold: int,
+    cell_type: str,
+    weights: str,
+    logits: str,
+    embeddings: str,
 ) -> None:
     """The step with paths and JSON, as the pipeline calls it; finished work is fetched instead of done again."""
     with progress.task("pseudo_label", fold=fold, cell_type=cell_type):
@@ -209,10 +224,10 @@ def main(
                 "base": weights_digest(Path(base)),
                 "fold": str(fold),
                 "cell_type": cell_type,
-                "code": code_digest(*TRAINING_CODE, "components.pseudo_label"),
+                "code": code_digest(*TRAINING_CODE, *PREDICTING_CODE, "components.pseudo_label"),
                 "libraries": library_versions(),
             },
-            {"weights": Path(weights), "logits": Path(logits)},
+            {"weights": Path(weights), "logits": Path(logits), "embeddings": Path(embeddings)},
             lambda out: run(
                 settings,
                 store,
@@ -223,5 +238,6 @@ def main(
                 cell_type,
                 out["weights"],
                 out["logits"],
+                out["embeddings"],
             ),
         )

@@ -45,19 +45,26 @@ class Places:
 
     def __init__(self, screen: Manifest, holdout: Manifest) -> None:
         self.treatments = frozenset(screen.vocabulary.treatments)
-        self.folds = screen.folds
+        self._folds: dict[str, int] = {}
         self._places: dict[str, tuple[Score, PlateRecord, WellRecord]] = {}
         for manifest in (screen, holdout):
             for plate in manifest.plates:
                 score: Score = "holdout" if manifest is holdout else "out_of_fold" if plate.labelled else "unlabelled"
-                for well in plate.wells:
+                for n, well in enumerate(plate.wells):
                     if well.well_type == "treatment":
                         self._places[well.id_code] = (score, plate, well)
+                        fold = plate.well_folds[n] if plate.well_folds else manifest.folds.get(plate.experiment, -1)
+                        if fold >= 0:
+                            self._folds[well.id_code] = fold
 
     def find(self, id_code: str, score: Score) -> tuple[PlateRecord, WellRecord] | None:
         """The well's plate and record, or None when it is no treatment well of this score."""
         found = self._places.get(id_code)
         return (found[1], found[2]) if found and found[0] == score else None
+
+    def fold(self, id_code: str) -> int | None:
+        """The fold that validates on the well, None where none does."""
+        return self._folds.get(id_code)
 
     def ids(self, score: Score, cell_type: str) -> list[str]:
         """All treatment wells of a score and cell type, in manifest order."""
@@ -175,7 +182,7 @@ def _named_well(path: Path, row: int, record: Mapping[str, str], score: Score, p
         group_sirna=record["group_sirna"],
         group_confidence=_number(path, row, record, "group_confidence"),
         top5=tuple(record["top5"].split()),
-        fold=places.folds.get(plate.experiment),
+        fold=places.fold(id_code),
         raw_uncalibrated=_number(path, row, record, UNCALIBRATED) if uncalibrated else None,
     )
 

@@ -9,7 +9,7 @@ import pytest
 from components.core.config import RunConfig
 from components.core.errors import InputError
 from pipelines.input_checks import check_input
-from tests.pipelines.tiny_run import truth_of, write_truth
+from tests.pipelines.tiny_run import CONFIG, truth_of, write_truth
 from tests.tiny_screen import TinyScreen
 
 
@@ -55,6 +55,37 @@ def test_a_mistake_in_the_truth_is_found_before_training(
         check_input(config, str(tables.root), file)
     assert str(caught.value).startswith(f"--truth {file}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["{}", "file://{}", "s3://bucket/weights.pt", "minio://bucket/weights.pt"])
+def test_initial_weights_that_are_there_or_in_a_store_pass(tables: TinyScreen, tmp_path: Path, address: str):
+    (tmp_path / "weights.pt").write_bytes(b"")
+    weights = address.format(tmp_path / "weights.pt")
+    check_input(started_from(tmp_path, weights), str(tables.root), None)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("{}/none.pt", r"there is no file /.*/none\.pt; correct the path, or leave it out to start at random"),
+        ("file://{}/none.pt", "there is no file file:///"),
+        ("{}", "there is no file"),
+        ("https://example.org/w.pt", "https://example.org/w.pt is neither a file nor an s3:// address"),
+    ],
+)
+@pytest.mark.parametrize("simulated", [True, False])
+def test_missing_initial_weights_are_found_before_anything_starts(
+    tables: TinyScreen, tmp_path: Path, address: str, message: str, simulated: bool
+):
+    config = started_from(tmp_path, address.format(tmp_path))
+    with pytest.raises(InputError, match=r"^backbones\[0\]\.weights: " + message):
+        check_input(config, None if simulated else str(tables.root), None)
+
+
+def started_from(folder: Path, weights: str) -> RunConfig:
+    file = folder / "started.yaml"
+    file.write_text(CONFIG.replace("{name: tiny,", f"{{name: tiny, weights: '{weights}',"))
+    return RunConfig.load(str(file))
 
 
 def test_a_truth_that_cannot_be_read(config: RunConfig, tables: TinyScreen, tmp_path: Path):
@@ -104,6 +135,26 @@ def test_a_configured_cell_type_that_the_screen_lacks(tables: TinyScreen, config
 def test_a_simulated_screen_that_the_configuration_does_not_fit(changes: list[str], message: str):
     with pytest.raises(InputError, match=message):
         check_input(RunConfig.load("demo", changes), None, None)
+
+
+def test_a_fold_that_is_not_trained_may_hold_all_experiments_of_a_cell_type():
+    changes = ["simulate.labelled={HUVEC: 5, RPE: 1, HEPG2: 2, U2OS: 2}", "screen.holdout_experiments=[]"]
+    check_input(RunConfig.load("demo", [*changes, "folds.train=[0]"]), None, None)
+    with pytest.raises(InputError, match="fold 1 validates on all labelled experiments of RPE"):
+        check_input(RunConfig.load("demo", [*changes, "folds.train=[1]"]), None, None)
+
+
+def test_folds_of_wells_need_as_many_wells_as_folds_and_one_experiment(config: RunConfig, tables: TinyScreen):
+    def dealt(count: int) -> RunConfig:
+        folds = config.folds.model_copy(update={"split": "well", "count": count})
+        prior = config.prior.model_copy(update={"enabled": False})
+        return config.model_copy(update={"folds": folds, "prior": prior})
+
+    tables.drop_wells("train.csv", "HUVEC-02")
+    tables.drop_wells("train_controls.csv", "HUVEC-02")
+    check_input(dealt(6), str(tables.root), None)
+    with pytest.raises(InputError, match=r"folds\.count is 7, but the screen has only 6 labelled treatment wells"):
+        check_input(dealt(7), str(tables.root), None)
 
 
 @pytest.mark.parametrize("split", ["labelled", "unlabelled"])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from components.core.config import RunConfig
@@ -146,6 +147,21 @@ def test_every_file_of_the_contract_is_there_with_its_columns(interrupted: Inter
     assert {row["id_code"] for row in table(out / "predictions.csv")} == asked
     assert (out / "report.html").read_text().startswith("<!doctype html>")
     assert RunConfig.load(str(out / "config.yaml")) == RunConfig.load(str(out.parent / "tiny.yaml"))
+
+
+def test_the_embeddings_of_all_folds_are_one_folder_and_the_lineage_names_them(interrupted: Interrupted):
+    out = interrupted.run.out
+    files = [f"embeddings/tiny/HUVEC/fold_{fold}.parquet" for fold in (0, 1)]
+    assert sorted(p.relative_to(out).as_posix() for p in (out / "embeddings").rglob("*") if p.is_file()) == files
+    assert json.loads((out / "lineage.json").read_text())["embeddings"] == files
+    wells = pq.read_table(out / "embeddings" / "tiny").to_pylist()
+    assert len(wells) == 2 * 3 * 2 * 5, "folds, experiments, plates, wells"
+    for fold, validated in ((0, "HUVEC-01"), (1, "HUVEC-02")):
+        role = {w["id_code"]: w["role"] for w in wells if w["fold"] == fold and w["well_type"] == "treatment"}
+        assert {w for w, r in role.items() if r == "out_of_fold"} == {w for w in role if w.startswith(validated)}
+    asked = {row["id_code"] for row in table(interrupted.run.screen / "test.csv")}
+    assert {w["id_code"] for w in wells if w["role"] == "unlabelled"} == asked
+    assert {w["sirna"] for w in wells if w["role"] == "unlabelled"} == {None}
 
 
 def test_the_metrics_are_shares_of_the_wells_named_right(interrupted: Interrupted):

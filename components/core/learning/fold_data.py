@@ -26,8 +26,8 @@ class FoldWells:
     """Wells of one fold, as rows of the well table.
 
     Attributes:
-        training: wells whose labels may be used: treatments of the other folds' experiments, and controls.
-        validation: treatment wells of the fold's own experiments; their labels select checkpoints and nothing else.
+        training: wells whose labels may be used: treatments of the other folds, and controls.
+        validation: treatment wells of the fold itself; their labels select checkpoints and nothing else.
         unlabelled: treatment wells of unlabelled experiments.
     """
 
@@ -43,8 +43,8 @@ def fold_wells(
 
     Args:
         table: the screen, held-out experiments not in it.
-        fold: the fold whose experiments validate.
-        controls: whose labelled controls join training.
+        fold: the fold whose experiments, or wells, validate.
+        controls: whose labelled controls join training: of all experiments, or of those with treatments to train on.
         cell_type: only this one's wells; None for all.
 
     Raises:
@@ -56,11 +56,12 @@ def fold_wells(
         if cell_type not in table.cell_types:
             raise InputError(f"cell type {cell_type!r} has no plates in the screen; it holds {list(table.cell_types)}")
         chosen_W = table.cell_type_W == table.cell_types.index(cell_type)
-    training_experiment_W = table.labelled_W & (table.fold_W >= 0) & (table.fold_W != fold)
+    labelled_W = treatment_W & table.labelled_W & (table.class_W >= 0)
+    supervised_W = labelled_W & (table.fold_W >= 0) & (table.fold_W != fold)
     control_W = ~treatment_W & (table.class_W >= 0)
     if controls == "training":
-        control_W &= training_experiment_W
-    training_W = chosen_W & ((treatment_W & training_experiment_W & (table.class_W >= 0)) | control_W)
+        control_W &= np.isin(table.experiment_W, table.experiment_W[supervised_W])
+    training_W = chosen_W & (supervised_W | control_W)
     if not (training_W & treatment_W).any():
         raise InputError(
             f"fold {fold}: no labelled treatment wells to train on"

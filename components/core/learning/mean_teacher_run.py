@@ -24,7 +24,7 @@ from components.core.learning.selection import Best, Score
 from components.core.learning.step_settings import MeanTeacherSettings
 
 Refresh = Callable[[int], Tensor]
-"""Makes pseudo-labels anew at an epoch: a class for every row of the well table, -1 where none."""
+"""Makes pseudo-labels anew at an epoch, for every row of the well table: classes or probabilities (pseudo_label_loss)."""
 
 
 @dataclass
@@ -59,8 +59,8 @@ def train_epochs(
     """Trains the pairs in place.
 
     With `keep_best` (the training that predicts: pseudo_label, or finetune where none follows) each student ends at its
-    best validated epoch, the start included, and the teachers at the epoch where their mean was best; without validation
-    wells all end at their last. Without it the last state goes on into pseudo_label.
+    best validated epoch, the start included, and the teachers at the epoch where their mean was best; with selection
+    `last`, or without validation wells, all end at their last. Without it the last state goes on into pseudo_label.
 
     Args:
         pairs: one of each backbone.
@@ -80,6 +80,7 @@ def train_epochs(
     schedule = CycleSchedule.of(config, cell_type)
     done = EpochsRun()
     begun = time.monotonic()
+    selects = config.selection == "best" and len(validation) > 0
     best_teachers = Best()
     best_student = {pair.name: Best() for pair in pairs}
     best_state = {pair.name: deepcopy(pair.student.state_dict()) for pair in pairs}
@@ -99,7 +100,7 @@ def train_epochs(
     if refresh is not None:
         done.pseudo_W = refresh(epochs.start)
         done.refreshes.append(epochs.start)
-    if keep_best and len(validation):
+    if keep_best and selects:
         best_teachers.improved(validate()[1])
     for epoch in epochs:
         records: list[dict[str, Any]] = []
@@ -109,13 +110,13 @@ def train_epochs(
             records.append({"backbone": pair.name, "epoch": epoch + 1, "epochs": schedule.total, **measured})
         last = epoch + 1 == epochs.stop
         students: dict[str, float] = {}
+        # Where validation decides nothing, labels are renewed by the clock.
+        renew = not selects and (epoch + 1 - epochs.start) % config.refresh_epochs == 0
         if len(validation) and ((epoch + 1 - epochs.start) % config.validate_every == 0 or last):
             students, teachers = validate()
-            renew = best_teachers.improved(teachers)
-            if renew:
+            if selects and best_teachers.improved(teachers):
+                renew = True
                 best_teacher_state = {pair.name: deepcopy(pair.teacher.state_dict()) for pair in pairs}
-        else:
-            renew = not len(validation) and (epoch + 1 - epochs.start) % config.refresh_epochs == 0
         if refresh is not None and renew and not last:
             done.pseudo_W = refresh(epoch + 1)
             done.refreshes.append(epoch + 1)
@@ -124,7 +125,7 @@ def train_epochs(
             record["accuracy"] = students.get(str(record["backbone"]))
             progress.epoch(**record, seconds_left=left)
         done.history += records
-    if keep_best and len(validation):
+    if keep_best and selects:
         for pair in pairs:
             pair.student.load_state_dict(best_state[pair.name])
             pair.teacher.load_state_dict(best_teacher_state[pair.name])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,17 @@ class Classifier(nn.Module):
         head: which classifier.
         classes: number of classes K.
         channels: input channels.
+        image_size: side of the images, pixels; vision transformers and their like are built for one size.
+
+    Raises:
+        InputError: no such timm model, or one that cannot take these images.
     """
 
-    def __init__(self, backbone: BackboneConfig, head: HeadConfig, classes: int, channels: int = 6) -> None:
+    def __init__(
+        self, backbone: BackboneConfig, head: HeadConfig, classes: int, channels: int = 6, image_size: int = 512
+    ) -> None:
         super().__init__()
-        self.backbone, size = _build_backbone(backbone, channels)
+        self.backbone, size = _build_backbone(backbone, channels, image_size)
         self.head = build_head(head, size, classes)
         self.embedding_size = size
         self._new_head = (head, size, classes)
@@ -40,18 +46,38 @@ class Classifier(nn.Module):
         self.head = build_head(*self._new_head).to(device)
 
 
-def _build_backbone(config: BackboneConfig, channels: int) -> tuple[nn.Module, int]:
+def _build_backbone(config: BackboneConfig, channels: int, image_size: int) -> tuple[nn.Module, int]:
     if config.kind == "xception":
         network = Xception(config, channels)
         return network, network.embedding_size
+    return _build_timm(config, channels, image_size)
+
+
+def _build_timm(config: BackboneConfig, channels: int, image_size: int) -> tuple[nn.Module, int]:
     import timm  # a second's import that only runs with timm models pay
 
+    where = f"backbones.{config.name}.model"
+    assert config.model is not None
+    options: dict[str, Any] = {"in_chans": channels, "num_classes": 0}
     try:
-        model = timm.create_model(config.model, pretrained=False, in_chans=channels, num_classes=0)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"backbones.{config.name}.model: {' '.join(str(error).split())}") from None
-    # Some models (MobileNetV3, GhostNet, HGNet) widen their features after pooling; num_features is the width before.
-    return cast(nn.Module, model), int(getattr(model, "head_hidden_size", None) or model.num_features)
+        known = timm.get_pretrained_cfg(config.model)
+        if known is not None and known.fixed_input_size:
+            options["img_size"] = image_size
+        model = cast(nn.Module, timm.create_model(config.model, pretrained=False, **options))
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: {' '.join(str(error).split())}") from None
+    # One empty image tells what no attribute tells of every model: that it takes this size, and how wide it embeds.
+    try:
+        with torch.no_grad():  # no inference_mode: what a model caches here is used in training
+            embedding = model.eval()(torch.zeros(1, channels, image_size, image_size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"{where}: {config.model} cannot take images of {image_size} x {image_size} pixels "
+            f"({' '.join(str(error).split())}); set another model"
+        ) from None
+    if embedding.ndim != 2:
+        raise InputError(f"{where}: {config.model} gives an output of shape {tuple(embedding.shape)}, not one vector")
+    return model.train(), int(embedding.shape[1])
 
 
 def pick_device() -> torch.device:

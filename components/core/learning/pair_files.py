@@ -53,6 +53,36 @@ def pretrained_folders(bases: Sequence[Path], fold: int, settings: LearningSetti
     return {name: found[name] for name in names}
 
 
+def load_pretrained(
+    bases: Sequence[Path], fold: int, settings: LearningSettings, classes: int, channels: int, device: torch.device
+) -> tuple[dict[str, Classifier], list[dict[str, Any]]]:
+    """The networks that pretrain wrote, by backbone in the configured order, and the records of their epochs.
+
+    Raises:
+        InputError: weights of another fold or architecture, or not one of each backbone.
+    """
+    networks, history = {}, []
+    for name, folder in pretrained_folders(bases, fold, settings).items():
+        network = Classifier(settings.backbone(name), settings.head, classes, channels, settings.screen.image_size)
+        load_weights(network, folder / "weights.safetensors")
+        networks[name] = network.to(device).to(memory_format=torch.channels_last)
+        history += json.loads((folder / "history.json").read_text())
+    return networks, history
+
+
+def check_finetuned(base: Path, fold: int, cell_type: str) -> None:
+    """Refuses pairs of another fold or cell type: they may have learned this fold's labels.
+
+    Raises:
+        InputError: they are of another, or no pairs.
+    """
+    meta = read_meta(base)
+    if (meta["fold"], meta["cell_type"]) != (fold, cell_type):
+        raise InputError(
+            f"{base}: weights of fold {meta['fold']} and {meta['cell_type']}, expected fold {fold} and {cell_type}"
+        )
+
+
 def weights_digest(folder: Path) -> str:
     """Digest of a folder's weights and of what they are, without the timings that its history holds.
 
@@ -97,7 +127,7 @@ def load_pairs(
     for backbone in settings.backbones:
         networks = []
         for role in ("student", "teacher"):
-            network = Classifier(backbone, settings.head, classes, channels)
+            network = Classifier(backbone, settings.head, classes, channels, settings.screen.image_size)
             load_weights(network, folder / f"{backbone.name}.{role}.safetensors")
             networks.append(network.to(device).to(memory_format=torch.channels_last))
         student, teacher = networks

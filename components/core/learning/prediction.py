@@ -1,12 +1,14 @@
-"""What a fold's networks say about the wells they never saw labels of: out-of-fold, unlabelled and held-out. torch only.
+"""What a fold's networks say about wells: logits where they never saw the labels, embeddings of all. torch only.
 
-W wells, K class.
+W wells, K class, E embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,19 +16,62 @@ from numpy.typing import NDArray
 
 from components.core import progress
 from components.core.learning.fold_data import FoldWells, open_images
-from components.core.learning.inference import Images, well_logits
+from components.core.learning.inference import Images, well_embeddings, well_logits
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.network import Classifier
-from components.core.learning.step_settings import LearningSettings
-from components.core.screen.site_table import TREATMENT
+from components.core.learning.step_settings import LearningSettings, PredictingSettings
+from components.core.screen.site_table import TREATMENT, WELL_TYPES
+from components.core.storage.embeddings import EmbeddedWells, Role, write_embeddings
 from components.core.storage.interface import ObjectReader
-from components.core.storage.logits import WellLogits
+from components.core.storage.logits import LogitsDirectory, WellLogits, write_logits
 from components.core.storage.manifest import Manifest
 
 
-def predicting(pairs: Sequence[Pair], settings: LearningSettings) -> list[Classifier]:
-    """The network of each pair that predicts: student or teacher, as configured."""
-    return [pair.student if settings.predict.weights == "student" else pair.teacher for pair in pairs]
+@dataclass(frozen=True)
+class FoldPrediction:
+    """What the networks of one fold and cell type say.
+
+    Attributes:
+        logits: mean over sites, views and backbones, by role: oof, unlabelled, holdout.
+        embeddings: of all wells of the cell type, by backbone; empty where the configuration wants none.
+    """
+
+    logits: Mapping[str, WellLogits]
+    embeddings: Mapping[str, EmbeddedWells]
+
+    def write(
+        self, logits: Path, embeddings: Path, meta: Mapping[str, Any], settings: PredictingSettings, weights: str
+    ) -> None:
+        """Writes both folders.
+
+        Args:
+            logits: folder for logits.npz and meta.json.
+            embeddings: folder for Parquet files, see core.storage.embeddings; left empty where there are none.
+            meta: content of meta.json, see fold_meta.
+            settings: views.
+            weights: whose weights predicted: student, teacher or pretrained.
+
+        Raises:
+            InputError: an embedding is not finite.
+        """
+        logits.mkdir(parents=True, exist_ok=True)
+        embeddings.mkdir(parents=True, exist_ok=True)
+        write_logits(logits, LogitsDirectory(self.logits, meta))
+        for backbone, wells in self.embeddings.items():
+            write_embeddings(
+                embeddings,
+                wells,
+                backbone,
+                meta["cell_type"],
+                meta["fold"],
+                views=settings.embeddings.views,
+                weights=weights,
+            )
+
+
+def predicting(pairs: Sequence[Pair], settings: LearningSettings) -> dict[str, Classifier]:
+    """The network of each pair that predicts, student or teacher as configured, by backbone."""
+    return {pair.name: pair.student if settings.predict.weights == "student" else pair.teacher for pair in pairs}
 
 
 def held_out_images(
@@ -46,40 +91,41 @@ def held_out_images(
 
 
 def predict_fold(
-    networks: Sequence[Classifier],
+    networks: Mapping[str, Classifier],
+    screen: Manifest,
     images: Images,
     wells: FoldWells,
     held_out: Images | None,
     cell_type: str,
-    settings: LearningSettings,
-    classes: int,
-) -> dict[str, WellLogits]:
-    """Mean logits over sites, views and backbones of a fold's wells, by role.
+    settings: PredictingSettings,
+) -> FoldPrediction:
+    """Logits of a fold's wells by role, averaged over sites, views and backbones, and embeddings of all wells.
 
     Args:
-        networks: one of each backbone, on the images' device.
+        networks: one of each backbone by name, on the images' device.
+        screen: the manifest; held-out experiments have its vocabulary.
         images: the training screen's.
         wells: of the fold and cell type.
         held_out: the held-out experiments' images; read here for the first time in a run.
         cell_type: whose wells.
         settings: views and batch size.
-        classes: K.
     """
-    outputs = {"oof": (images, wells.validation), "unlabelled": (images, wells.unlabelled)}
+    classes = len(screen.vocabulary.classes)
+    predicted = {
+        "oof": _logits(networks, images, wells.validation, "out-of-fold", settings, classes),
+        "unlabelled": _logits(networks, images, wells.unlabelled, "unlabelled", settings, classes),
+    }
+    embedded = _embeddings(networks, images, cell_type, _roles(images, wells), screen, settings)
     if held_out is None:
-        outputs["holdout"] = (images, np.empty(0, dtype=np.intp))
-    else:
-        table = held_out.table
-        of_type_W = table.cell_type_W == table.cell_types.index(cell_type)
-        outputs["holdout"] = (held_out, np.flatnonzero(of_type_W & (table.well_type_W == TREATMENT)))
-    predicted = {}
-    for role, (source, chosen) in outputs.items():
-        progress.note(f"predicting {len(chosen)} {role} wells")
-        if source is not images:
-            images.cache.release()  # two screens in memory at once would take twice loader.cache_gib
-        ids = tuple(str(id_code) for id_code in source.table.id_code_W[chosen])
-        predicted[role] = WellLogits(ids, _mean_logits(networks, source, chosen, settings, classes))
-    return predicted
+        predicted["holdout"] = WellLogits((), np.empty((0, classes), dtype=np.float32))
+        return FoldPrediction(predicted, embedded)
+    images.cache.release()  # two screens in memory at once would take twice loader.cache_gib
+    treatment_W = held_out.table.well_type_W == TREATMENT
+    treatments = np.flatnonzero(_of_type(held_out, cell_type) & treatment_W)
+    predicted["holdout"] = _logits(networks, held_out, treatments, "held-out", settings, classes)
+    roles = np.where(treatment_W, "holdout", "control")
+    more = _embeddings(networks, held_out, cell_type, roles, screen, settings)
+    return FoldPrediction(predicted, {name: embedded[name].followed_by(more[name]) for name in embedded})
 
 
 def fold_meta(
@@ -94,13 +140,67 @@ def fold_meta(
     }
 
 
-def _mean_logits(
-    networks: Sequence[Classifier], images: Images, wells: NDArray[np.intp], settings: LearningSettings, classes: int
-) -> NDArray[np.float32]:
-    if len(wells) == 0:
-        return np.empty((0, classes), dtype=np.float32)
+def _logits(
+    networks: Mapping[str, Classifier],
+    images: Images,
+    wells: NDArray[np.intp],
+    what: str,
+    settings: LearningSettings,
+    classes: int,
+) -> WellLogits:
+    """Mean logits of some wells over sites, views and networks."""
     predict = settings.predict
     total_WK = np.zeros((len(wells), classes), dtype=np.float64)
-    for network in networks:
-        total_WK += well_logits(network, images, wells, predict.views, predict.batch_size, classes)
-    return (total_WK / len(networks)).astype(np.float32)
+    progress.note(f"predicting {len(wells)} {what} wells")
+    if len(wells):
+        for network in networks.values():
+            total_WK += well_logits(network, images, wells, predict.views, predict.batch_size, classes)
+    ids = tuple(str(id_code) for id_code in images.table.id_code_W[wells])
+    return WellLogits(ids, (total_WK / len(networks)).astype(np.float32))
+
+
+def _embeddings(
+    networks: Mapping[str, Classifier],
+    images: Images,
+    cell_type: str,
+    role_W: NDArray[Any],
+    screen: Manifest,
+    settings: PredictingSettings,
+) -> dict[str, EmbeddedWells]:
+    """Embeddings of all wells of the cell type by backbone; none where none are wanted."""
+    if not settings.embeddings.enabled:
+        return {}
+    table = images.table
+    wells = np.flatnonzero(_of_type(images, cell_type))
+    classes = screen.vocabulary.classes
+    embedded = {}
+    for name, network in networks.items():
+        progress.note(f"embedding {len(wells)} wells by {name}")
+        embedded[name] = EmbeddedWells(
+            id_code_W=table.id_code_W[wells].tolist(),
+            experiment_W=[table.experiments[e] for e in table.experiment_W[wells]],
+            plate_W=table.plate_number_P[table.plate_W[wells]],
+            well_W=table.well_W[wells].tolist(),
+            well_type_W=[WELL_TYPES[t] for t in table.well_type_W[wells]],
+            sirna_W=[None if k < 0 else classes[k] for k in table.class_W[wells]],
+            role_W=cast(list[Role], role_W[wells].tolist()),
+            embedding_WE=well_embeddings(
+                network, images, wells, settings.embeddings.views, settings.predict.batch_size
+            ),
+        )
+    return embedded
+
+
+def _of_type(images: Images, cell_type: str) -> NDArray[np.bool_]:
+    """Which wells are of a cell type, (W,)."""
+    table = images.table
+    return np.asarray(table.cell_type_W == table.cell_types.index(cell_type))
+
+
+def _roles(images: Images, wells: FoldWells) -> NDArray[np.object_]:
+    """Role of every well of the fold's screen, (W,)."""
+    role_W: NDArray[np.object_] = np.full(images.table.wells, "training", dtype=object)
+    role_W[wells.validation] = "out_of_fold"
+    role_W[wells.unlabelled] = "unlabelled"
+    role_W[images.table.well_type_W != TREATMENT] = "control"
+    return role_W

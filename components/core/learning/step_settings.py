@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import Any
 
 from components.core.config import (
     AugmentConfig,
@@ -33,6 +34,9 @@ TRAINING_CODE = (
     "components.core.storage.manifest",
 )
 """Sources that a training step's result depends on, besides the step's own."""
+
+PREDICTING_CODE = ("components.core.storage.embeddings",)
+"""Sources beside TRAINING_CODE that the result of a step that predicts depends on."""
 
 LIBRARIES = ("numpy", "scipy", "timm", "torch")
 """Libraries whose version decides a training step's numbers."""
@@ -69,8 +73,8 @@ class LearningSettings(Frozen):
         raise InputError(f"backbone {name!r} is not configured; backbones are {[b.name for b in self.backbones]}")
 
     def fingerprint(self) -> str:
-        """The settings that decide the result, as JSON; memory limits do not."""
-        return self.model_dump_json(exclude={"loader"})
+        """The settings that decide the result, as JSON; memory limits do not, and initial weights act through pretrain."""
+        return self.model_dump_json(exclude={"loader": True, "backbones": {"__all__": {"weights"}}})
 
 
 class PretrainSettings(LearningSettings):
@@ -85,11 +89,16 @@ class PretrainSettings(LearningSettings):
         return own + self.model_dump_json(exclude={"loader", "backbones", "predict"})
 
 
-class MeanTeacherSettings(LearningSettings):
+class PredictingSettings(LearningSettings):
+    """What every step reads that may end training with a prediction."""
+
+    embeddings: EmbeddingsConfig
+
+
+class MeanTeacherSettings(PredictingSettings):
     """What finetune and pseudo_label read."""
 
     mean_teacher: MeanTeacherConfig
-    embeddings: EmbeddingsConfig
 
     def finetune_fingerprint(self) -> str:
         """What decides finetune's weights, as JSON: how they predict afterwards, and pseudo-labels to come, do not."""
@@ -100,12 +109,16 @@ class MeanTeacherSettings(LearningSettings):
             "pseudo_label_blend",
             "refresh_epochs",
         }
-        return self.model_dump_json(
-            exclude={"loader": True, "predict": True, "embeddings": True, "mean_teacher": later}
-        )
+        if self.mean_teacher.pseudo_labels != "none":
+            later |= {"pseudo_labels", "selection"}  # of what kind they will be; finetune itself keeps its last epoch
+        unread: dict[str, Any] = {
+            "loader": True,
+            "predict": True,
+            "embeddings": True,
+            "backbones": {"__all__": {"weights"}},
+        }
+        return self.model_dump_json(exclude={**unread, "mean_teacher": later})
 
 
-class InferSettings(LearningSettings):
+class InferSettings(PredictingSettings):
     """What infer reads."""
-
-    embeddings: EmbeddingsConfig

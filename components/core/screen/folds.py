@@ -5,6 +5,7 @@ Wells of one experiment share its batch effect, so an experiment is never split 
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -13,18 +14,20 @@ from components.core.screen.wells import natural_key
 
 
 def assign_folds(
-    experiments_by_cell_type: Mapping[str, Sequence[str]], count: int, known: Mapping[str, int]
+    experiments_by_cell_type: Mapping[str, Sequence[str]], count: int, known: Mapping[str, int], seed: int = 0
 ) -> dict[str, int]:
     """Gives each experiment the fold that validates on it.
 
-    Known experiments keep their fold. The others, in natural order of their names, each go to the fold with the fewest
-    experiments of their cell type, then the fewest of all, then the lowest number. So an experiment that is named after
-    all others changes no fold but its own, and with the earlier folds given as `known` no new experiment does.
+    Known experiments keep their fold. The others each go to the fold with the fewest experiments of their cell type, then
+    the fewest of all, then the lowest number. They come in natural order of their names with seed 0, so that an experiment
+    named after all others changes no fold but its own; other seeds deal them in an order that only seed and name decide.
+    With the earlier folds given as `known` no new experiment changes a fold, whatever the seed.
 
     Args:
         experiments_by_cell_type: the labelled experiments of each cell type, held-out ones left out.
         count: number of folds.
         known: folds from an earlier run; experiments that are not in the screen any more are passed over.
+        seed: another one deals the experiments differently.
 
     Returns:
         Fold by experiment, in natural order of the names.
@@ -48,8 +51,8 @@ def assign_folds(
             folds[name] = fold
     of_type = Counter((cell_type_of[name], fold) for name, fold in folds.items())
     overall = Counter(folds.values())
-    order = sorted(cell_type_of, key=natural_key)
-    for name in order:
+    natural = sorted(cell_type_of, key=natural_key)
+    for name in sorted(natural, key=lambda name: hashed(seed, name)) if seed else natural:
         if name in folds:
             continue
         cell_type = cell_type_of[name]
@@ -62,4 +65,9 @@ def assign_folds(
             raise InputError(
                 f"folds.known leaves fold {fold} without experiments; lower folds.count or shorten folds.known"
             )
-    return {name: folds[name] for name in order}
+    return {name: folds[name] for name in natural}
+
+
+def hashed(seed: int, name: str) -> bytes:
+    """A key that shuffles names: the same whatever other names there are and in whatever order they come."""
+    return hashlib.sha256(f"{seed} {name}".encode()).digest()

@@ -1,12 +1,17 @@
-"""Joins packed plates with what the tables say of their wells: the screen and its held-out half. Pure."""
+"""Joins packed plates with what the tables say of their wells: the screen and its held-out half. Pure.
+
+The folds of a manifest can be dealt anew without the tables, so that a screen is packed once for many splits.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from components.core.config import CHANNELS, PackConfig
+from components.core.config import CHANNELS, FoldsConfig, PackConfig
+from components.core.screen.folds import assign_folds
 from components.core.screen.histograms import PlateKey
 from components.core.screen.packing import PackResult
+from components.core.screen.well_folds import DealtWell, deal_wells
 from components.core.screen.wells import Plate, Screen
 from components.core.storage.manifest import Manifest, PlateRecord, WellRecord
 
@@ -19,6 +24,7 @@ def build_manifest(
     image_size: int,
     codec: PackConfig,
     folds: Mapping[str, int],
+    well_folds: Mapping[str, int],
     warnings: Sequence[str],
 ) -> Manifest:
     """One half of a packed screen.
@@ -30,11 +36,14 @@ def build_manifest(
         store: address that the plates' prefixes are relative to.
         image_size: side, pixels.
         codec: how the chunks are packed.
-        folds: fold by experiment.
+        folds: fold by experiment; empty where wells are dealt to folds.
+        well_folds: fold by id_code; empty where experiments are.
         warnings: what the user should look at in this half.
     """
     plates = [
-        _join(plate, packed[plate.experiment, plate.plate]) for plate in screen.plates if plate.holdout == holdout
+        _join(plate, packed[plate.experiment, plate.plate], well_folds)
+        for plate in screen.plates
+        if plate.holdout == holdout
     ]
     return Manifest(
         store=store,
@@ -48,6 +57,37 @@ def build_manifest(
     )
 
 
+def dealt_again(manifest: Manifest, folds: FoldsConfig) -> Manifest:
+    """The same screen with other folds: what normalize makes of it with this configuration of them.
+
+    Raises:
+        InputError: too few labelled experiments, or wells, for the folds.
+    """
+    labelled = [plate for plate in manifest.plates if plate.labelled]
+    of_experiments: dict[str, int] = {}
+    of_wells: dict[str, int] = {}
+    if folds.split == "well":
+        wells = [
+            DealtWell(well.id_code, plate.experiment, plate.plate, plate.cell_type, well.sirna)
+            for plate in labelled
+            for well in plate.wells
+            if well.well_type == "treatment" and well.sirna is not None
+        ]
+        of_wells = deal_wells(wells, folds.count, folds.seed)
+    else:
+        experiments: dict[str, dict[str, None]] = {}
+        for plate in labelled:
+            experiments.setdefault(plate.cell_type, {})[plate.experiment] = None
+        of_experiments = assign_folds(
+            {cell_type: list(names) for cell_type, names in experiments.items()}, folds.count, folds.known, folds.seed
+        )
+    plates = [
+        plate.model_copy(update={"well_folds": _well_folds([well.id_code for well in plate.wells], of_wells)})
+        for plate in manifest.plates
+    ]
+    return manifest.model_copy(update={"folds": of_experiments, "plates": tuple(plates)})
+
+
 def holdout_labels(screen: Screen) -> list[tuple[str, str]]:
     """The labels that the held-out manifest hides: (id_code, siRNA) of every held-out treatment well."""
     return [
@@ -58,7 +98,7 @@ def holdout_labels(screen: Screen) -> list[tuple[str, str]]:
     ]
 
 
-def _join(plate: Plate, result: PackResult) -> PlateRecord:
+def _join(plate: Plate, result: PackResult, well_folds: Mapping[str, int]) -> PlateRecord:
     sites = {well.well: well.sites for well in result.packed.wells}
     return PlateRecord(
         experiment=plate.experiment,
@@ -77,4 +117,11 @@ def _join(plate: Plate, result: PackResult) -> PlateRecord:
             )
             for well in plate.wells
         ),
+        well_folds=_well_folds([well.id_code for well in plate.wells], well_folds),
     )
+
+
+def _well_folds(ids: Sequence[str], fold_of: Mapping[str, int]) -> tuple[int, ...]:
+    """The folds of a plate's wells, empty where none of them has one."""
+    folds = tuple(fold_of.get(id_code, -1) for id_code in ids)
+    return folds if any(fold >= 0 for fold in folds) else ()

@@ -37,7 +37,8 @@ class SiteTable:
         plate_W: index of the plate, int32.
         experiment_W: int32.
         cell_type_W: int32.
-        fold_W: fold that validates on the well's experiment, -1 where none does, int32.
+        fold_W: fold that validates on the well's experiment, or on the well itself where single wells are held out; -1
+            where none does, int32.
         labelled_W: whether the well's experiment is labelled, bool; its controls are labelled in any case.
         first_site_W: shape (W + 1,), int64.
         well_S: index of the well, int32.
@@ -83,7 +84,7 @@ class SiteTable:
         cell_types = tuple(sorted({plate.cell_type for plate in plates}))
         experiment_P = np.array([experiments.index(plate.experiment) for plate in plates], np.int32)
         cell_type_P = np.array([cell_types.index(plate.cell_type) for plate in plates], np.int32)
-        fold_P = np.array([manifest.folds.get(plate.experiment, -1) for plate in plates], np.int32)
+        folds = [plate.well_folds or [manifest.folds.get(plate.experiment, -1)] * len(plate.wells) for plate in plates]
         labelled_P = np.array([plate.labelled for plate in plates], np.bool_)
         plate_W = np.array([p for p, _ in wells], np.int32)
         classes = manifest.vocabulary.index()
@@ -105,7 +106,7 @@ class SiteTable:
             plate_W=plate_W,
             experiment_W=experiment_P[plate_W],
             cell_type_W=cell_type_P[plate_W],
-            fold_W=fold_P[plate_W],
+            fold_W=np.array([fold for of_plate in folds for fold in of_plate], np.int32),
             labelled_W=labelled_P[plate_W],
             first_site_W=np.concatenate([[0], np.cumsum(sites_W)]).astype(np.int64),
             well_S=np.array([w for w, _, _ in sites], np.int32),

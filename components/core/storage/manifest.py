@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from components.core.config import Frozen, PackConfig
 from components.core.errors import InputError
@@ -48,6 +48,17 @@ class PlateRecord(Frozen):
     prefix: str = Field(description="key prefix of the plate in the store, without a trailing slash")
     histograms: tuple[tuple[int, ...], ...] = Field(description="(channels, 256) pixel counts over all its sites")
     wells: tuple[WellRecord, ...]
+    well_folds: tuple[int, ...] = Field(
+        (), description="folds of the wells, in their order, -1 for none, where wells are dealt to folds; else empty"
+    )
+
+    @model_validator(mode="after")
+    def _fold_of_each_well(self) -> Self:
+        if self.well_folds and len(self.well_folds) != len(self.wells):
+            raise ValueError(
+                f"{self.experiment} plate {self.plate} has {len(self.wells)} wells but {len(self.well_folds)} folds of them"
+            )
+        return self
 
 
 class Vocabulary(Frozen):
@@ -76,9 +87,16 @@ class Manifest(Frozen):
     image_size: int
     codec: PackConfig
     vocabulary: Vocabulary
-    folds: dict[str, int] = Field(description="fold by labelled experiment; the fold that validates on it")
+    folds: dict[str, int] = Field(
+        description="fold by labelled experiment, the one that validates on it; empty where wells are dealt to folds"
+    )
     plates: tuple[PlateRecord, ...]
     warnings: tuple[str, ...] = ()
+
+    @property
+    def split(self) -> Literal["experiment", "well"]:
+        """What a fold holds out: whole experiments, or single treatment wells."""
+        return "well" if any(plate.well_folds for plate in self.plates) else "experiment"
 
     def digest(self) -> str:
         """SHA-256 of the manifest's content, where it lies left out."""

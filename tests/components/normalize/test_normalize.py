@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from components.core.config import FoldsConfig
 from components.core.errors import InputError
 from components.core.screen.packed import SiteReader
 from components.core.storage.manifest import Manifest
@@ -95,6 +96,34 @@ def test_a_new_experiment_packs_its_own_plates_only(tiny: TinyScreen):
     assert (summary.packed, summary.reused) == (2, 6)
     assert before.folds.items() <= after.folds.items()
     assert set(before.plates) <= set(after.plates)
+
+
+def test_wells_instead_of_experiments_are_dealt_to_folds(tiny: TinyScreen):
+    store = MemoryStore()
+    config = holding_out("HUVEC-02")
+    _, by_experiment, *_ = normalize(tiny, store, config)
+    deals = [
+        normalize(tiny, store, config.model_copy(update={"folds": FoldsConfig(count=2, split="well", seed=seed)}), name)
+        for seed, name in ((0, "a"), (0, "b"), (1, "c"))
+    ]
+    (_, screen, holdout, _), (_, again, *_), (_, other, *_) = deals
+    assert (by_experiment.split, screen.split, screen.folds) == ("experiment", "well", {})
+    folds = {
+        well.id_code: fold
+        for plate in screen.plates
+        if plate.labelled
+        for well, fold in zip(plate.wells, plate.well_folds, strict=True)
+    }
+    assert {id_code for id_code, fold in folds.items() if fold < 0} == {
+        f"{experiment}_{plate}_{well}"
+        for experiment in ("HUVEC-01", "RPE-01")
+        for plate in (1, 2)
+        for well in ("B02", "C03")
+    }
+    assert sorted(fold for fold in folds.values() if fold >= 0) == [0] * 6 + [1] * 6
+    assert all(plate.well_folds == () for plate in (*holdout.plates, *screen.plates) if not plate.labelled)
+    assert again.digest() == screen.digest()
+    assert len({screen.digest(), other.digest(), by_experiment.digest()}) == 3
 
 
 def test_what_is_odd_but_usable_is_a_warning_in_the_manifest(tiny: TinyScreen, capsys: pytest.CaptureFixture[str]):

@@ -21,6 +21,18 @@ FLAGS = {
         "--cell-type",
         "--weights",
         "--logits",
+        "--embeddings",
+        "--set",
+    ],
+    "infer": [
+        "--config",
+        "--screen",
+        "--holdout",
+        "--base",
+        "--fold",
+        "--cell-type",
+        "--logits",
+        "--embeddings",
         "--set",
     ],
     "ensemble": [],
@@ -46,7 +58,7 @@ def test_help_names_the_flags(step):
         assert flag in done.stdout
 
 
-@pytest.mark.parametrize("step", ["pretrain", "finetune", "pseudo_label"])
+@pytest.mark.parametrize("step", ["pretrain", "finetune", "pseudo_label", "infer"])
 def test_bad_input_is_one_line_and_exit_code_2(step, tmp_path):
     values = {"--config": "demo", "--set": "pretrain.epoch=3", "--fold": "0"}
     done = command(step, *(part for flag in FLAGS[step] for part in (flag, values.get(flag, str(tmp_path)))))

@@ -2,11 +2,14 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from components.core.errors import InputError
-from components.core.learning.checkpoints import load_weights
+from components.core.learning.checkpoints import load_weights, save_weights
 from components.core.learning.network import Classifier
+from components.core.learning.step_settings import PretrainSettings
 from components.core.progress import EVENTS_VARIABLE
+from components.core.storage.digests import digest_file
 from components.core.storage.manifest import Manifest
 from components.normalize.step import run as normalize
 from components.pretrain.step import run
@@ -74,3 +77,80 @@ def test_finished_work_is_fetched(store, tmp_path, monkeypatch):
     one.fold = 1
     one.pretrain("slim")
     assert epochs_trained(events) == 4
+
+
+def starting_from(path: str) -> str:
+    """The settings as JSON, where `slim` starts from a file."""
+    slim = PRETRAIN.backbone("slim").model_copy(update={"weights": path})
+    settings = PRETRAIN.model_copy(update={"backbones": (PRETRAIN.backbone("small"), slim)})
+    return settings.model_dump_json()
+
+
+def test_initial_weights_start_the_network_and_the_record_says_so(screen, tmp_path, capsys):
+    store, manifest = screen
+    path = tmp_path / "initial.safetensors"
+    torch.manual_seed(77)
+    start = Classifier(PRETRAIN.backbone("slim"), PRETRAIN.head, 3, channels=3).backbone
+    save_weights(start, path)
+    settings = PretrainSettings.model_validate_json(starting_from(str(path)))
+    run(PRETRAIN, store, manifest, 0, "slim", tmp_path / "random")
+    run(settings, store, manifest, 0, "slim", tmp_path / "started", path)
+    assert weights(tmp_path / "random") != weights(tmp_path / "started")
+    said = capsys.readouterr().out
+    names = start.state_dict().keys()
+    assert (
+        f"slim: {len(names)} of {len(names)} tensors start from {path}; fitted to its channels: stem.0.weight\n" in said
+    )
+    assert "warning" not in said
+    record = json.loads((tmp_path / "started" / "meta.json").read_text())["initial_weights"]
+    assert record["sha256"] == digest_file(path)
+    assert (set(record["taken"]), record["new"], record["unused"]) == (set(names), [], [])
+    # Half a network's weights may be meant, but the user is told.
+    some = {name: tensor for name, tensor in start.state_dict().items() if not name.startswith("exit.")}
+    save_file(some, str(path))
+    run(settings, store, manifest, 0, "slim", tmp_path / "half", path)
+    assert f"warning: slim: {len(some)} of " in capsys.readouterr().out
+
+
+def test_the_content_of_the_initial_weights_decides_whether_finished_work_is_fetched(store, tmp_path, monkeypatch):
+    events = tmp_path / "events.jsonl"
+    monkeypatch.setenv(EVENTS_VARIABLE, str(events))
+    TinyScreen(tmp_path / "screen")
+    one = TrainingRun(tmp_path / "one", store.prefix)
+    one.normalize(tmp_path / "screen")
+    path, results = tmp_path / "initial.safetensors", []
+    for seed, trained in ((1, 2), (1, 2), (2, 4)):
+        torch.manual_seed(seed)
+        save_weights(Classifier(PRETRAIN.backbone("slim"), PRETRAIN.head, 3).backbone, path)
+        one.pretrain_json = starting_from(str(path))
+        one.pretrain("slim")
+        assert epochs_trained(events) == trained
+        results.append(weights(one.base("slim")))
+    assert results[0] == results[1] != results[2]
+    # The other backbone's weights are no business of this one's.
+    one.pretrain("small")
+    one.pretrain_json = PRETRAIN.model_dump_json()
+    one.pretrain("small")
+    assert epochs_trained(events) == 6
+
+
+def test_initial_weights_may_lie_in_the_object_store(store, tmp_path):
+    TinyScreen(tmp_path / "screen")
+    one = TrainingRun(tmp_path / "one", store.prefix)
+    one.normalize(tmp_path / "screen")
+    torch.manual_seed(1)
+    save_weights(Classifier(PRETRAIN.backbone("slim"), PRETRAIN.head, 3).backbone, tmp_path / "w.safetensors")
+    store.upload_file(tmp_path / "w.safetensors", "models/w.safetensors")
+    results = []
+    for uri in (str(tmp_path / "w.safetensors"), store.uri("models/w.safetensors")):
+        one.pretrain_json = starting_from(uri)
+        one.pretrain("slim")
+        results.append(weights(one.base("slim")))
+    assert results[0] == results[1]
+    for uri, message in (
+        (store.uri("models/none.pt"), r"none\.pt: there is neither an object"),
+        (str(tmp_path / "none.pt"), r"none\.pt: no such file"),
+    ):
+        one.pretrain_json = starting_from(uri)
+        with pytest.raises(InputError, match=message):
+            one.pretrain("slim")

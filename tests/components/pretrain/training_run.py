@@ -26,6 +26,7 @@ class TrainingRun:
         self.mean_teacher_json = MEAN_TEACHER.model_copy(update={"seed": seed}).model_dump_json()
         self.screen, self.holdout = out / "screen.json", out / "holdout.json"
         self.finetuned, self.weights, self.logits = out / "finetuned", out / "weights", out / "logits"
+        self.embeddings = out / "embeddings"
 
     def normalize(self, source: Path, holdout: Sequence[str] = ()) -> Manifest:
         config = CONFIG.model_copy(
@@ -51,7 +52,7 @@ class TrainingRun:
     def pseudo_label(self) -> None:
         pseudo_label(
             self.mean_teacher_json, str(self.screen), str(self.holdout), str(self.finetuned), self.fold,
-            self.cell_type, str(self.weights), str(self.logits),
+            self.cell_type, str(self.weights), str(self.logits), str(self.embeddings),
         )  # fmt: skip
 
     def train(self) -> None:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from components.core.errors import InputError
@@ -61,6 +62,12 @@ def test_from_plates_to_logits_and_again(run: TrainingRun, tmp_path: Path, store
         + [("pseudo_label", name, epoch) for epoch in (2, 3) for name in BACKBONES]
     )
 
+    assert set(files(run.embeddings)) == {f"{name}/HUVEC/fold_0.parquet" for name in BACKBONES}
+    for name in BACKBONES:
+        table = pq.read_table(run.embeddings / name / "HUVEC" / "fold_0.parquet")
+        assert table.schema.metadata[b"cellsignal.weights"] == b"student"
+        assert table.num_rows == 3 * len(PLATES) * (len(TREATED_WELLS) + 2), "controls as well"
+
     with (run.weights / "pseudo_labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["id_code"] for row in rows} == {*ids("HUVEC-01"), *ids("HUVEC-03")}
@@ -73,7 +80,7 @@ def test_from_plates_to_logits_and_again(run: TrainingRun, tmp_path: Path, store
     other.normalize(tmp_path / "screen")
     other.train()
     assert epochs_trained(events) == trained
-    for folder in ("finetuned", "weights", "logits"):
+    for folder in ("finetuned", "weights", "logits", "embeddings"):
         assert files(other.out / folder) == files(run.out / folder)
 
     # The same work done again from the same seed, instead of fetched, gives the same bits.
@@ -83,6 +90,7 @@ def test_from_plates_to_logits_and_again(run: TrainingRun, tmp_path: Path, store
     again.train()
     assert epochs_trained(events) == 2 * trained
     assert weights(again.weights) == weights(run.weights)
+    assert files(again.embeddings) == files(run.embeddings)
     assert (again.weights / "pseudo_labels.csv").read_bytes() == (run.weights / "pseudo_labels.csv").read_bytes()
     for role, wells in read_logits(again.logits).wells.items():
         assert np.array_equal(wells.logits_WK, logits.wells[role].logits_WK)

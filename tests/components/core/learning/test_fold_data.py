@@ -35,6 +35,23 @@ def test_the_wells_of_a_fold_by_hand(images: Images, controls):
     assert treatment_W[wells.unlabelled].all()
 
 
+def test_the_wells_of_a_fold_of_wells_by_hand(images: Images):
+    """Every second treatment well of labelled experiments is held out; experiments are on both sides."""
+    table = images.table
+    dealt_W = (table.well_type_W == TREATMENT) & table.labelled_W
+    fold_W = np.where(dealt_W, np.arange(table.wells) % 2, -1).astype(np.int32)
+    table = replace(table, fold_W=fold_W)
+    for fold in (0, 1):
+        wells = fold_wells(table, fold, "training")
+        assert np.array_equal(wells.validation, np.flatnonzero(fold_W == fold))
+        treatments = wells.training[table.well_type_W[wells.training] == TREATMENT]
+        assert np.array_equal(treatments, np.flatnonzero(fold_W == 1 - fold))
+        # All labelled experiments train, so their controls do; those of the unlabelled one only under `all`.
+        assert experiments(table, np.setdiff1d(wells.training, treatments)) == {"HUVEC-01", "HUVEC-02", "RPE-01"}
+        assert len(fold_wells(table, fold, "all").training) == len(wells.training) + 4
+        assert experiments(table, wells.unlabelled) == {"HUVEC-03"}
+
+
 def test_a_cell_type_is_the_fold_restricted_to_it(images: Images):
     table = images.table
     every, huvec = fold_wells(table, 1, "all"), fold_wells(table, 1, "all", "HUVEC")

@@ -148,3 +148,18 @@ def test_two_runs_agree_bit_for_bit(images: Images):
     for left, right in zip(one, two, strict=True):
         assert same(weights_of(left.student), weights_of(right.student))
         assert same(weights_of(left.teacher), weights_of(right.teacher))
+
+
+def test_with_selection_last_validation_is_told_and_decides_nothing(images: Images):
+    runs = []
+    for score in (Scores(0.9, 0.9, 0.1, 0.2, 0.3, 0.3), Scores(0.1, 0.1, 0.5, 0.9, 0.2, 0.1)):
+        own = pairs(SMALL)
+        labels = Labels(images, own)
+        done = run(images, own, score, range(1, 4), labels, selection="last", refresh_epochs=2)
+        assert labels.epochs == done.refreshes == [1, 3], "at the start, and every second epoch"
+        runs.append((weights_of(own[0].student), weights_of(own[0].teacher), [r["accuracy"] for r in done.history]))
+    (student, teacher, told), (other_student, other_teacher, other_told) = runs
+    assert same(student, other_student)
+    assert same(teacher, other_teacher)
+    assert (told, other_told) == ([0.9, 0.1, 0.3], [0.1, 0.5, 0.2])
+    assert not same(student, labels.states[3][0][0]), "trained beyond the last refresh"

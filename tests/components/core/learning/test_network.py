@@ -21,6 +21,27 @@ def test_a_timm_model_reads_six_channels(model):
         assert not torch.equal(network(changed), logits_BK), f"channel {channel} is not read"
 
 
+# Vision transformers are built for one image size, convolutional networks are not; both must embed the screen's.
+@pytest.mark.parametrize(("model", "width"), [("test_vit_relpos", 96), ("test_coatnet", 128), ("resnet10t", 512)])
+@pytest.mark.parametrize("size", [64, 96])
+def test_a_timm_model_takes_the_screens_image_size(model, width, size):
+    torch.manual_seed(0)
+    config = BackboneConfig(name="other", kind="timm", model=model)
+    network = Classifier(config, HeadConfig(), classes=5, image_size=size)
+    assert network.embedding_size == width
+    x = torch.randn(2, 6, size, size)
+    assert network.backbone(x).shape == (2, width)
+    network(x, torch.tensor([0, 4])).sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+def test_a_timm_model_that_cannot_take_the_image_size_is_an_error_that_names_both():
+    config = BackboneConfig(name="other", kind="timm", model="test_vit")
+    with pytest.raises(InputError, match=r"^backbones\.other\.model: test_vit cannot take images of 50 x 50") as caught:
+        Classifier(config, HeadConfig(), classes=5, image_size=50)
+    assert "\n" not in str(caught.value)
+
+
 def test_an_unknown_timm_model_is_an_error_that_names_the_field():
     with pytest.raises(InputError, match=r"^backbones\.other\.model: .*resnet_of_atlantis") as caught:
         Classifier(BackboneConfig(name="other", kind="timm", model="resnet_of_atlantis"), HeadConfig(), classes=5)

@@ -46,6 +46,16 @@ def test_the_loss_falls_and_unseen_wells_are_named(toy):
     assert (well_logits(network, toy, unseen, 1, 16, K).argmax(1) == toy.table.class_W[unseen]).mean() >= 0.9
 
 
+def test_with_selection_last_the_network_ends_at_its_last_epoch_and_the_accuracy_is_told(toy):
+    last = CONFIG.model_copy(update={"selection": "last", "validate_every": 2})
+    script = iter([0.9, 0.1])
+    told = Validation(np.array([1, 2, 3]), lambda _: next(script), 16, K)
+    network, history = train(toy, last, validation=told)
+    unvalidated, _ = train(toy, last)
+    assert [record["accuracy"] for record in history] == [None, 0.9, 0.1]
+    assert same(weights_of(network), weights_of(unvalidated))
+
+
 def test_the_network_ends_at_its_best_validated_epoch(toy):
     """Scores are scripted; the kept weights are those of the epoch that got the best, the first of two equal ones."""
     states, script = [], iter([0.2, 0.7, 0.7, 0.1])

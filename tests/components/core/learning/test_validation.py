@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from components.core.config import PriorConfig
+from components.core.errors import InputError
 from components.core.learning.fold_data import fold_wells
 from components.core.learning.inference import Images
 from components.core.learning.selection import Best
@@ -55,6 +56,15 @@ def test_without_prior_or_design_there_are_no_groups_and_the_second_is_a_warning
     assert capsys.readouterr().out.startswith("warning: fold 0: going on without the plate design (")
 
 
+def test_folds_of_wells_and_the_plate_design_exclude_each_other(screen):
+    manifest = screen[1]
+    dealt = manifest.plates[0].model_copy(update={"well_folds": (0, 1, 0, 1, 0)})
+    dealt = manifest.model_copy(update={"folds": {}, "plates": (dealt, *manifest.plates[1:])})
+    with pytest.raises(InputError, match=r"by their neighbours' labels; set prior\.enabled to false"):
+        groups_of_fold(dealt, 0, PRIOR)
+    assert groups_of_fold(dealt, 0, PriorConfig(enabled=False)) is None
+
+
 def test_scores_compare_with_the_wells_own_labels(screen, images: Images):
     manifest, table = screen[1], images.table
     wells = fold_wells(table, 0, "all").validation
@@ -77,6 +87,7 @@ def test_scores_compare_with_the_wells_own_labels(screen, images: Images):
     assert [score(kind, right_WK) for kind in ("raw", "group", "balanced")] == [1.0, 1.0, 1.0]
     assert [score(kind, other_group_WK) for kind in ("raw", "group", "balanced")] == [0.0, 1.0, 1.0]
     assert score("group", other_group_WK, of=None) == 0.0
+    assert score("last", other_group_WK) == 1.0, "what is told where nothing is selected: the group's"
     # Every well of a plate leans to one siRNA; only balancing lets the smaller differences speak.
     leaning_WK = right_WK.copy()
     for members in groups.members:

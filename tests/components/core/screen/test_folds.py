@@ -79,3 +79,27 @@ def test_a_known_fold_that_does_not_exist_is_an_error():
 def test_a_fold_that_known_ones_leave_empty_is_an_error():
     with pytest.raises(InputError, match="leaves fold 1 without experiments"):
         assign_folds({"HUVEC": ["HUVEC-01", "HUVEC-02"]}, 2, {"HUVEC-01": 0, "HUVEC-02": 0})
+
+
+@given(sizes, st.integers(2, 5), st.integers(1, 4))
+def test_any_seed_spreads_cell_types_evenly_and_keeps_known_folds(counts, count, seed):
+    screen = experiments(counts)
+    if sum(counts.values()) < count:
+        return
+    folds = assign_folds(screen, count, {}, seed)
+    for names in screen.values():
+        per_fold = Counter(folds[name] for name in names)
+        assert max(per_fold[f] for f in range(count)) - min(per_fold[f] for f in range(count)) <= 1
+    shuffled = {cell_type: names[::-1] for cell_type, names in reversed(screen.items())}
+    assert list(assign_folds(shuffled, count, {}, seed).items()) == list(folds.items())
+    grown = {cell_type: [*names, f"{cell_type}-99"] for cell_type, names in screen.items()}
+    assert folds.items() <= assign_folds(grown, count, folds, seed).items()
+
+
+def test_seeds_hold_different_experiments_out():
+    screen = experiments({"HUVEC": 16, "RPE": 7, "HEPG2": 7, "U2OS": 3})
+    deals = [assign_folds(screen, 5, {}, seed) for seed in range(20)]
+    held_out = [frozenset(name for name, fold in deal.items() if fold == 0) for deal in deals]
+    assert len(set(held_out)) == 20
+    # Every experiment gets its turn: none is out of fold 0 in all of 20 deals.
+    assert len(frozenset.union(*held_out)) >= 30

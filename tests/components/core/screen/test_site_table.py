@@ -38,6 +38,14 @@ def test_tables_say_what_the_manifest_says(packed_screen):
     assert (table.class_W < 0).any()
 
 
+def test_folds_of_wells_go_before_those_of_experiments(packed_screen):
+    _, manifest = packed_screen
+    dealt = manifest.plates[0].model_copy(update={"well_folds": (1, 0, -1, 1, -1)})
+    table = SiteTable.of(manifest.model_copy(update={"plates": (dealt, *manifest.plates[1:])}))
+    assert table.fold_W[:5].tolist() == [1, 0, -1, 1, -1]
+    assert table.fold_W[5:].tolist() == SiteTable.of(manifest).fold_W[5:].tolist()
+
+
 @given(wells=st.lists(st.integers(0, 39)))
 def test_sites_of_wells_are_their_neighbours(packed_screen, wells):
     table = SiteTable.of(packed_screen[1])

@@ -1,0 +1,230 @@
+"""Weights that a backbone starts from instead of random ones: read, renamed, and fitted to six channels. torch only.
+
+O output channels, I input channels of a convolution.
+
+A file is safetensors or a torch state dict with the network's own names (timm's, for a timm model; pretrain's output,
+whose classifier is left out), or for `xception` with the names of timm's `legacy_xception`, which published ImageNet
+weights have (Chollet's network ported by R. Cadene):
+
+    theirs                           ours
+    conv1, bn1                       stem.0, stem.1        3x3 there and 7x7 here: new, unless the file's is 7x7 too
+    conv2, bn2                       stem.3, stem.4
+    block1 ... (entry)               entry.0 ...
+    the next blocks                  middle.0 ...
+    the last block                   exit.0
+    conv3, bn3, conv4, bn4           exit.1, exit.2, exit.4, exit.5
+    blockN.rep.i, .skip, .skipbn     body.i, shortcut.0, shortcut.1 of that block
+    X.conv1, X.pointwise             X.0, X.1 of a separable convolution
+    fc, last_linear                  none, the classifier
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from components.core.config import BackboneConfig
+from components.core.errors import InputError
+
+CONTAINERS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema")
+"""Keys under which training programs put a state dict beside their own bookkeeping."""
+
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """What became of a file's tensors and the backbone's.
+
+    Attributes:
+        taken: tensors of the backbone that hold the file's values, `adapted` among them.
+        adapted: convolutions whose input channels were fitted.
+        new: tensors of the backbone that keep their random start.
+        unused: the file's tensors that the backbone has no place for, classifiers left out.
+        expected: whether only the first layer and classifiers were left over, as where images have other channels.
+    """
+
+    taken: tuple[str, ...]
+    adapted: tuple[str, ...]
+    new: tuple[str, ...]
+    unused: tuple[str, ...]
+    expected: bool
+
+    def sentence(self, backbone: str, source: str) -> str:
+        """What to tell the user, on one line."""
+        parts = [f"{backbone}: {len(self.taken)} of {len(self.taken) + len(self.new)} tensors start from {source}"]
+        for what, names in (("fitted to its channels", self.adapted), ("new", self.new), ("not used", self.unused)):
+            if names:
+                more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+                parts.append(f"{what}: {', '.join(names[:_SHOWN])}{more}")
+        return "; ".join(parts)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file; no code in it is run.
+
+    Raises:
+        InputError: no such file, damaged, or holding anything but tensors.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give the weights file")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(str(path)))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path}: not a file of plain tensors; save the state dict alone, better as .safetensors"
+        ) from None
+    except Exception as error:  # bytes that are no state dict make an unpickler raise anything
+        raise InputError(f"{path}: cannot read the weights ({' '.join(str(error).split())})") from None
+    while isinstance(content, dict) and not _is_state_dict(content):
+        inner = [content[key] for key in CONTAINERS if isinstance(content.get(key), dict)]
+        if not inner:
+            break
+        content = inner[0]
+    if not _is_state_dict(content):
+        raise InputError(
+            f"{path}: holds no state dict (names and tensors), neither at its top nor under {', '.join(CONTAINERS)}"
+        )
+    return dict(content)
+
+
+def load_initial_weights(
+    backbone: nn.Module, config: BackboneConfig, path: Path, channels: int, source: str | None = None
+) -> InitialWeights:
+    """Overwrites a backbone's random weights by those of a file, where names and shapes agree.
+
+    Args:
+        backbone: the network without its classifier.
+        config: what network it is.
+        path: the file.
+        channels: of the images.
+        source: how the user named the file, for errors; None for its path.
+
+    Raises:
+        InputError: the file cannot be read, a tensor has another shape or a value that is not finite, or no name agrees.
+            The backbone is then unchanged.
+    """
+    source = source or str(path)
+    own = backbone.state_dict()
+    given = _own_names(read_tensors(path), config, own)
+    first = _first_convolutions(backbone, config)
+    classifiers = _classifiers(backbone)
+    values: dict[str, Tensor] = {}
+    adapted, fresh = [], set()
+    for name in sorted(own.keys() & given.keys()):
+        value, shape = given[name], tuple(own[name].shape)
+        if name in first and value.ndim == 4 and value.shape[1] != shape[1]:
+            value = adapt_input_channels(value, channels)
+            adapted.append(name)
+        if config.kind == "xception" and name == "stem.0.weight" and value.shape[2:] != shape[2:]:
+            # Their 3x3 stem against our 7x7: both the convolution and the norm of its outputs begin anew.
+            fresh = {name, *(n for n in own if n.startswith("stem.1."))}
+            adapted.clear()
+            continue
+        if tuple(value.shape) != shape:
+            raise InputError(
+                f"{source}: tensor {name} has shape {tuple(given[name].shape)}, but backbone {config.name} needs {shape}; "
+                "give weights of the same architecture"
+            )
+        if not torch.isfinite(value).all():
+            raise InputError(f"{source}: tensor {name} has a value that is not finite; the file is of no use")
+        values[name] = value
+    values = {name: value for name, value in values.items() if name not in fresh}
+    if not any(name.endswith("weight") for name in values):
+        raise InputError(
+            f"{source}: no tensor is named as one of backbone {config.name}'s ({', '.join(list(own)[:3])}, ...); the file "
+            f"has {', '.join(sorted(given)[:3])}, ...: give weights of the same architecture"
+        )
+    backbone.load_state_dict({**own, **values})
+    # A counter that nothing reads, and that older files lack.
+    new = tuple(n for n in own if n not in values and not n.endswith("num_batches_tracked"))
+    unused = tuple(n for n in sorted(given.keys() - own.keys()) if not _begins_with(n, classifiers))
+    expected = not unused and all(n in fresh or _begins_with(n, [f.rpartition(".")[0] for f in first]) for n in new)
+    return InitialWeights(tuple(values), tuple(adapted), new, unused, expected)
+
+
+def adapt_input_channels(weight_OIHW: Tensor, channels: int) -> Tensor:
+    """A convolution's weights for other input channels: the given ones in turn, scaled so that activations stay as large.
+
+    Input channel c gets the weights of channel c mod I, times I / channels. Where all channels of the image hold the same
+    values and `channels` is a multiple of I, the output is exactly as before.
+
+    Source: Wightman, timm (`adapt_input_conv`), for any I instead of 3.
+    """
+    given = weight_OIHW.shape[1]
+    repeated = weight_OIHW.repeat(1, -(-channels // given), 1, 1)[:, :channels]
+    return repeated * (given / channels)
+
+
+def _is_state_dict(content: Any) -> bool:
+    return (
+        isinstance(content, Mapping)
+        and len(content) > 0
+        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+    )
+
+
+def _own_names(tensors: Mapping[str, Tensor], config: BackboneConfig, own: Iterable[str]) -> dict[str, Tensor]:
+    """The file's tensors under the backbone's names, where it can be told."""
+    if all(name.startswith("module.") for name in tensors):  # DataParallel
+        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    mine = {n.removeprefix("backbone."): value for n, value in tensors.items() if n.startswith("backbone.")}
+    if mine and not set(own) & tensors.keys():
+        return mine  # pretrain's output; its classifier is of that screen's siRNAs
+    if config.kind == "xception" and any(re.match(r"block\d+\.rep\.", name) for name in tensors):
+        return {_from_legacy(name, config): value for name, value in tensors.items()}
+    return dict(tensors)
+
+
+def _from_legacy(name: str, config: BackboneConfig) -> str:
+    """Our name of a tensor of timm's legacy_xception; one that has no place keeps its own."""
+    entry, middle = len(config.entry) - 1, config.middle_blocks
+    places = {
+        "conv1": "stem.0", "bn1": "stem.1", "conv2": "stem.3", "bn2": "stem.4",
+        "conv3": "exit.1", "bn3": "exit.2", "conv4": "exit.4", "bn4": "exit.5",
+    }  # fmt: skip
+    blocks = [f"entry.{k}" for k in range(entry)] + [f"middle.{k}" for k in range(middle)] + ["exit.0"]
+    places |= {f"block{number}": place for number, place in enumerate(blocks, start=1)}
+    top, _, rest = name.partition(".")
+    if top not in places:
+        return name
+    if top.startswith("block"):
+        rest = re.sub(r"^rep\.", "body.", rest)
+        rest = re.sub(r"^skip\.", "shortcut.0.", rest)
+        rest = re.sub(r"^skipbn\.", "shortcut.1.", rest)
+    rest = re.sub(r"(^|\.)conv1\.", r"\g<1>0.", rest)
+    rest = re.sub(r"(^|\.)pointwise\.", r"\g<1>1.", rest)
+    return f"{places[top]}.{rest}"
+
+
+def _first_convolutions(backbone: nn.Module, config: BackboneConfig) -> set[str]:
+    """Names of the weights that read the image."""
+    if config.kind == "xception":
+        return {"stem.0.weight"}
+    return {f"{name}.weight" for name in _configured(backbone, "first_conv")}
+
+
+def _classifiers(backbone: nn.Module) -> list[str]:
+    """Names of the layers that name classes, in the files of this network."""
+    return ["head", "fc", "classifier", "last_linear", *_configured(backbone, "classifier")]
+
+
+def _configured(backbone: nn.Module, what: str) -> list[str]:
+    """Layers that timm's description of a model names; one or several."""
+    known = getattr(backbone, "pretrained_cfg", None) or {}
+    names = known.get(what) or ()
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _begins_with(name: str, layers: Iterable[str]) -> bool:
+    return any(name == layer or name.startswith(f"{layer}.") for layer in layers)

@@ -1,0 +1,1 @@
+"""The challenge organisers' two ways to measure a network: whole experiments held out, or random wells."""

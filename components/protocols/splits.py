@@ -1,0 +1,112 @@
+"""What a protocol holds out, and the configuration that it trains with. Pure; imports neither torch nor kfp.
+
+A repeat is a deal of the folds with its number as seed; one fold of it is held out and scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from components.core.config import FoldsConfig, RunConfig
+from components.core.errors import InputError
+from components.core.screen.manifests import dealt_again
+from components.core.storage.manifest import Manifest
+
+Protocol = Literal["batch", "random"]
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+SPLITS: dict[Protocol, Literal["experiment", "well"]] = {"batch": "experiment", "random": "well"}
+
+
+def asked_protocols(name: str) -> tuple[Protocol, ...]:
+    """The protocols that a command names: one of them, or `both`.
+
+    Raises:
+        InputError: another name.
+    """
+    if name == "both":
+        return PROTOCOLS
+    for protocol in PROTOCOLS:
+        if name == protocol:
+            return (protocol,)
+    raise InputError(f"--protocol {name!r}: no such protocol; use {', '.join(PROTOCOLS)} or both")
+
+
+def check_repeats(repeats: int) -> None:
+    """Raises InputError where nothing would be measured."""
+    if repeats < 1:
+        raise InputError(f"--repeats {repeats}: at least one is needed")
+
+
+def protocol_config(config: RunConfig, protocol: Protocol, repeat: int, backbones: int = 1) -> RunConfig:
+    """A configuration with what a protocol sets: supervised training alone, and nothing selected on scored wells.
+
+    Args:
+        config: of the networks and their training.
+        protocol: what is held out.
+        repeat: seed of the deal.
+        backbones: how many of the configured networks train and predict together.
+
+    Raises:
+        InputError: fewer backbones are configured.
+    """
+    if not 1 <= backbones <= len(config.backbones):
+        raise InputError(
+            f"--backbones {backbones}: the configuration has {len(config.backbones)}; use 1 to {len(config.backbones)}"
+        )
+    folds = FoldsConfig(count=config.folds.count, split=SPLITS[protocol], seed=repeat)
+    # Validated at the end alone, for the record: what is scored must not have been chosen on.
+    pretrain = config.pretrain.model_copy(update={"selection": "last", "validate_every": config.pretrain.epochs})
+    return config.model_copy(
+        update={
+            "folds": folds,
+            "pretrain": pretrain,
+            "backbones": config.backbones[:backbones],
+            "mean_teacher": config.mean_teacher.model_copy(update={"enabled": False}),
+            "prior": config.prior.model_copy(update={"enabled": False}),
+            "embeddings": config.embeddings.model_copy(update={"enabled": False}),
+        }
+    )
+
+
+def split_screen(manifest: Manifest, folds: FoldsConfig) -> tuple[Manifest, int]:
+    """The screen of a repeat, and the fold that it holds out.
+
+    The wells of unlabelled experiments, which cannot be scored, are left out, their controls not. Of a screen's folds
+    the first of those with the most cell types is held out: where a cell type has fewer experiments than folds, some
+    folds have none of it.
+
+    Raises:
+        InputError: too few labelled experiments, or wells, for the folds.
+    """
+    dealt = dealt_again(manifest, folds)
+    plates = tuple(
+        plate
+        if plate.labelled
+        else plate.model_copy(update={"wells": tuple(w for w in plate.wells if w.well_type != "treatment")})
+        for plate in dealt.plates
+    )
+    split = dealt.model_copy(update={"plates": plates})
+    held_out = max(range(folds.count), key=lambda fold: (len(held_out_types(split, fold)), -fold))
+    return split, held_out
+
+
+def held_out_types(manifest: Manifest, fold: int) -> list[str]:
+    """The cell types that a fold holds wells out of, sorted."""
+    return sorted({cell_type for cell_type, _, _ in held_out_wells(manifest, fold)})
+
+
+def held_out_wells(manifest: Manifest, fold: int) -> list[tuple[str, str, str]]:
+    """Cell type, id_code and siRNA of the wells that a fold holds out."""
+    found = []
+    for plate in manifest.plates:
+        own = plate.well_folds or [manifest.folds.get(plate.experiment, -1)] * len(plate.wells)
+        for well, of_well in zip(plate.wells, own, strict=True):
+            if of_well == fold and plate.labelled and well.well_type == "treatment" and well.sirna is not None:
+                found.append((plate.cell_type, well.id_code, well.sirna))
+    return found
+
+
+def held_out_experiments(manifest: Manifest, fold: int) -> Sequence[str]:
+    """The experiments that a fold holds out whole; empty where it holds out wells."""
+    return [experiment for experiment, own in manifest.folds.items() if own == fold]

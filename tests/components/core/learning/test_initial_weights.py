@@ -1,0 +1,236 @@
+import pickle
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from components.core.config import XCEPTION, BackboneConfig
+from components.core.errors import InputError
+from components.core.learning.checkpoints import save_weights
+from components.core.learning.initial_weights import adapt_input_channels, load_initial_weights, read_tensors
+from components.core.learning.network import Classifier
+from components.core.learning.xception import Xception
+from tests.components.core.learning.tiny_networks import PRETRAIN, SLIM, SMALL, classifier, same, weights_of
+
+RESNET = BackboneConfig(name="other", kind="timm", model="test_resnet")
+
+
+def saved(tensors, path: Path) -> Path:
+    if path.suffix == ".safetensors":
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(path))
+    else:
+        torch.save(tensors, path)
+    return path
+
+
+def backbone(seed: int = 0, config: BackboneConfig = SMALL, channels: int = 6) -> nn.Module:
+    torch.manual_seed(seed)
+    return Classifier(config, PRETRAIN.head, 5, channels, image_size=64).backbone
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
+@pytest.mark.parametrize(
+    "wrapped", [lambda t: t, lambda t: {f"module.{name}": value for name, value in t.items()}], ids=["plain", "module"]
+)
+def test_own_names_are_taken_whole(tmp_path, suffix, wrapped):
+    source, target = backbone(1), backbone(2)
+    path = saved(wrapped(weights_of(source)), tmp_path / f"w{suffix}")
+    found = load_initial_weights(target, SMALL, path, 6)
+    assert same(weights_of(target), weights_of(source))
+    assert (found.adapted, found.new, found.unused, found.expected) == ((), (), (), True)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_a_training_programs_bookkeeping_is_passed_over(tmp_path, key):
+    source, target = backbone(1), backbone(2)
+    content = {"epoch": 7, "best": 0.5, "optimizer": {"lr": [0.1]}, key: weights_of(source)}
+    load_initial_weights(target, SMALL, saved(content, tmp_path / "w.pt"), 6)
+    assert same(weights_of(target), weights_of(source))
+
+
+def test_pretrains_output_gives_its_backbone_and_not_its_classifier(tmp_path):
+    source, target = classifier(9, seed=1), classifier(5, seed=2)
+    before = target.head.weight.detach().clone()
+    save_weights(source, tmp_path / "weights.safetensors")
+    found = load_initial_weights(target.backbone, SMALL, tmp_path / "weights.safetensors", 6)
+    assert same(weights_of(target.backbone), weights_of(source.backbone))
+    assert torch.equal(target.head.weight, before)
+    assert (found.new, found.unused) == ((), ())
+
+
+def test_imagenet_names_compute_what_timms_network_computes(tmp_path):
+    """Behind the stem's first convolution all features agree with timm's, so every tensor went to its place."""
+    torch.manual_seed(0)
+    theirs = timm.create_model("legacy_xception", num_classes=7)
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):  # statistics and scales that tell layers apart
+            nn.init.uniform_(module.weight, 0.7, 1.3)
+            nn.init.uniform_(module.bias, -0.3, 0.3)
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.6, 1.4)
+    torch.manual_seed(1)
+    ours = Xception(XCEPTION)
+    stem = weights_of(ours.stem[:2])
+    found = load_initial_weights(ours, XCEPTION, saved(theirs.state_dict(), tmp_path / "w.safetensors"), 6)
+    assert set(found.new) == {
+        "stem.0.weight",
+        *(f"stem.1.{n}" for n in ("weight", "bias", "running_mean", "running_var")),
+    }
+    assert same(weights_of(ours.stem[:2]), stem)
+    assert (found.adapted, found.unused, found.expected) == ((), (), True)
+    assert len(found.taken) == len(ours.state_dict()) - 6
+    ours, theirs = ours.eval(), theirs.eval()
+    x = torch.rand(2, 32, 33, 33)
+    with torch.inference_mode():
+        mine = ours.exit(ours.middle(ours.entry(ours.stem[3:](x))))
+        x = theirs.act2(theirs.bn2(theirs.conv2(x)))
+        for number in range(1, 13):
+            x = getattr(theirs, f"block{number}")(x)
+        x = theirs.bn4(theirs.conv4(theirs.act3(theirs.bn3(theirs.conv3(x)))))
+    assert mine.std() > 0.01
+    torch.testing.assert_close(mine, x, rtol=1e-4, atol=1e-5)
+
+
+def test_a_shallower_network_than_the_files_is_a_clash_that_names_tensor_and_file(tmp_path):
+    """block6 is the exit of a network with two middle blocks, but a middle block of the file's."""
+    with torch.device("meta"):
+        theirs = {name: tuple(t.shape) for name, t in timm.create_model("legacy_xception").state_dict().items()}
+    wider = BackboneConfig(name="wide", stem=32, entry=(64, 128, 256, 728), middle_blocks=2, exit=(8, 8, 8))
+    blocks = {name: torch.zeros(shape) for name, shape in theirs.items() if name.startswith("block6.")}
+    network = Xception(wider)
+    before = weights_of(network)
+    with pytest.raises(
+        InputError, match=r"w\.safetensors: tensor exit\.0\.body\.4\.1\.weight has shape \(728, 728, 1, 1\)"
+    ):
+        load_initial_weights(network, wider, saved(blocks, tmp_path / "w.safetensors"), 6)
+    assert same(before, weights_of(network))
+
+
+@pytest.mark.parametrize(("given", "channels"), [(3, 6), (1, 6), (2, 6), (3, 5), (6, 3)])
+def test_channels_are_taken_in_turn_and_activations_keep_their_size(given, channels):
+    torch.manual_seed(0)
+    weight = torch.randn(8, given, 7, 7)
+    fitted = adapt_input_channels(weight, channels)
+    assert fitted.shape == (8, channels, 7, 7)
+    for c in range(channels):
+        torch.testing.assert_close(fitted[:, c], weight[:, c % given] * given / channels)
+    if channels % given == 0:
+        grey = torch.randn(2, 1, 20, 20)
+        torch.testing.assert_close(
+            nn.functional.conv2d(grey.expand(-1, channels, -1, -1), fitted),
+            nn.functional.conv2d(grey.expand(-1, given, -1, -1), weight),
+            rtol=1e-4,
+            atol=1e-4,
+        )
+
+
+@pytest.mark.parametrize("config", [SMALL, RESNET], ids=["xception", "timm"])
+def test_a_three_channel_networks_first_convolution_is_fitted(tmp_path, config):
+    source, target = backbone(1, config, channels=3), backbone(2, config)
+    found = load_initial_weights(target, config, saved(weights_of(source), tmp_path / "w.pt"), 6)
+    (name,) = found.adapted
+    own, theirs = weights_of(target), weights_of(source)
+    assert torch.equal(own.pop(name), theirs.pop(name).repeat(1, 2, 1, 1) / 2)
+    assert same(own, theirs)
+    assert (found.new, found.expected) == ((), True)
+    assert "fitted to its channels: " + name in found.sentence("small", "w.pt")
+    grey = torch.rand(2, 1, 64, 64)
+    with torch.inference_mode():
+        six, three = target.eval()(grey.expand(-1, 6, -1, -1)), source.eval()(grey.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(six, three, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["test_resnet", "test_vit"])
+def test_timms_own_file_with_its_classifier_is_taken_but_for_the_classifier(tmp_path, model):
+    config = BackboneConfig(name="other", kind="timm", model=model)
+    torch.manual_seed(1)
+    size = {"img_size": 64} if model == "test_vit" else {}
+    theirs = timm.create_model(model, num_classes=11, **size)
+    target = backbone(2, config)
+    found = load_initial_weights(target, config, saved(theirs.state_dict(), tmp_path / "w.safetensors"), 6)
+    assert (len(found.adapted), found.new, found.unused, found.expected) == (1, (), (), True)
+    name = found.adapted[0]
+    assert all(torch.equal(t, theirs.state_dict()[n]) for n, t in target.state_dict().items() if n != name)
+
+
+def test_what_was_left_over_is_said(tmp_path):
+    tensors = weights_of(backbone(1))
+    missing = [name for name in tensors if name.startswith("exit.")]
+    for name in missing:
+        del tensors[name]
+    tensors["attention.weight"] = torch.zeros(3)
+    tensors["fc.weight"] = torch.zeros(3, 3)
+    found = load_initial_weights(backbone(2), SMALL, saved(tensors, tmp_path / "w.pt"), 6)
+    assert set(found.new) == {name for name in missing if not name.endswith("num_batches_tracked")}
+    assert found.unused == ("attention.weight",)
+    assert not found.expected
+    said = found.sentence("small", "s3://bucket/w.pt")
+    assert said.startswith(
+        f"small: {len(found.taken)} of {len(found.taken) + len(found.new)} tensors start from s3://bucket/w"
+    )
+    assert f"new: {found.new[0]}, " in said
+    assert f"and {len(found.new) - 4} more" in said
+    assert said.endswith("not used: attention.weight")
+
+
+class Opaque:
+    """What a pickle may hold beside tensors."""
+
+
+BAD = {
+    "other shape": (lambda: {**weights_of(backbone()), "entry.0.body.1.weight": torch.zeros(5)},
+                    r"tensor entry\.0\.body\.1\.weight has shape \(5,\), but backbone small needs \(\d+,\)"),
+    "other widths": (lambda: weights_of(backbone(config=SLIM)), r"tensor \S+ has shape .* but backbone small needs"),
+    "not finite": (lambda: {**weights_of(backbone()), "exit.2.bias": torch.full((12,), torch.nan)},
+                   r"tensor exit\.2\.bias has a value that is not finite"),
+    "other network": (lambda: timm.create_model("test_resnet").state_dict(),
+                      r"no tensor is named as one of backbone small's \(stem\.0\.weight, .*: give weights of the same"),
+    "an object": (lambda: {"stem.0.weight": Opaque()}, "not a file of plain tensors"),
+    "a whole module": (lambda: nn.Linear(2, 2), "not a file of plain tensors"),
+    "numbers": (lambda: {"epoch": 3, "loss": 0.5}, "holds no state dict"),
+    "a tensor": (lambda: torch.zeros(3), "holds no state dict"),
+    "nothing": (dict, "holds no state dict"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_file_that_does_not_fit_is_one_line_and_changes_nothing(tmp_path, case):
+    make, message = BAD[case]
+    path = saved(make(), tmp_path / "w.pt")
+    target = backbone(2)
+    before = weights_of(target)
+    with pytest.raises(InputError, match=message) as caught:
+        load_initial_weights(target, SMALL, path, 6)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    assert same(before, weights_of(target))
+
+
+def test_no_code_in_a_file_is_run(tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    (tmp_path / "w.pt").write_bytes(pickle.dumps({"stem.0.weight": Harmful()}, protocol=2))
+    with pytest.raises(InputError, match=r"w\.pt: "):
+        read_tensors(tmp_path / "w.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "text", "folder", "truncated"])
+def test_a_damaged_file_is_one_line(tmp_path, name, damage):
+    path = tmp_path / name
+    if damage == "folder":
+        path.mkdir()
+    elif damage == "truncated":
+        saved(weights_of(backbone()), path)
+        path.write_bytes(path.read_bytes()[:500])
+    elif damage != "missing":
+        path.write_bytes(b"" if damage == "empty" else b"this is not a tensor " * 20)
+    with pytest.raises(InputError, match=name.replace(".", r"\.") + ": ") as caught:
+        read_tensors(path)
+    assert "\n" not in str(caught.value)

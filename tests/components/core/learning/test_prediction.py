@@ -1,0 +1,179 @@
+"""What a fold's networks say, against the plain sum over sites and views."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from components.core.config import BatchNormConfig, EmbeddingsConfig
+from components.core.learning.fold_data import fold_wells
+from components.core.learning.mean_teacher import Pair
+from components.core.learning.prediction import fold_meta, held_out_images, predict_fold, predicting
+from components.core.learning.step_settings import InferSettings
+from components.core.screen.site_table import TREATMENT
+from components.core.storage.logits import read_logits
+from components.core.storage.manifest import Manifest
+from components.normalize.step import run as normalize
+from tests.components.core.learning.tiny_networks import CPU, MEAN_TEACHER, RUN, SLIM, SMALL, classifier, images_of
+from tests.tiny_screen import CONFIG, LABELLED, UNLABELLED, MemoryStore, TinyScreen
+
+SETTINGS = RUN.section(InferSettings).model_copy(update={"embeddings": EmbeddingsConfig(views=4)})
+
+
+@pytest.fixture(scope="module")
+def screens(tmp_path_factory):
+    """Store, screen and held-out experiment HUVEC-02."""
+    folder, store = tmp_path_factory.mktemp("packed"), MemoryStore()
+    TinyScreen(folder / "screen")
+    screen = CONFIG.screen.model_copy(update={"holdout_experiments": ("HUVEC-02",)})
+    config = CONFIG.model_copy(update={"screen": screen})
+    normalize(config, folder / "screen", store, folder / "s.json", folder / "h.json", folder / "l.csv")
+    return store, Manifest.read(folder / "s.json"), Manifest.read(folder / "h.json")
+
+
+def networks(manifest):
+    classes = len(manifest.vocabulary.classes)
+    return {b.name: classifier(classes, seed, b) for seed, b in enumerate((SMALL, SLIM))}
+
+
+def predicted(screens, cell_type="HUVEC", fold=1, settings=SETTINGS, nets=None):
+    store, screen, holdout = screens
+    images = images_of((store, screen))
+    images = replace(images, batch_norm=settings.batch_norm)
+    wells = fold_wells(images.table, fold, "all", cell_type)
+    held_out = held_out_images(holdout, screen, cell_type, store, settings, CPU)
+    return predict_fold(nets or networks(screen), screen, images, wells, held_out, cell_type, settings)
+
+
+def plain_embedding(network, images, well) -> np.ndarray:
+    """A well's mean over sites and the eight turned and mirrored images, one image at a time."""
+    table, total, seen = images.table, torch.zeros(network.embedding_size), 0
+    network.eval()
+    with torch.no_grad():
+        for site in range(table.first_site_W[well], table.first_site_W[well + 1]):
+            ((_, x),) = images.batches([np.array([site])])
+            for view in range(8):
+                turned = torch.rot90(x, view % 4, (2, 3))
+                total += network.backbone(turned if view < 4 else turned.flip(3))[0]
+                seen += 1
+    return (total / seen).numpy()
+
+
+def test_every_well_of_the_cell_type_is_embedded_with_what_is_known_of_it(screens):
+    _, screen, _ = screens
+    found = predicted(screens)
+    assert set(found.embeddings) == {"small", "slim"}
+    for wells in found.embeddings.values():
+        known = {
+            i: (role, kind, sirna)
+            for i, role, kind, sirna in zip(
+                wells.id_code_W, wells.role_W, wells.well_type_W, wells.sirna_W, strict=True
+            )
+        }
+        assert len(known) == 3 * 2 * 5
+        places = zip(wells.experiment_W, wells.plate_W, wells.well_W, strict=True)
+        assert [f"{experiment}_{plate}_{well}" for experiment, plate, well in places] == list(wells.id_code_W)
+        # With HUVEC-02 held out the folds are HUVEC-01: 0, RPE-01: 1, so that fold 1 trains on HUVEC-01.
+        assert screen.folds["HUVEC-01"] == 0
+        assert known["HUVEC-01_1_B03"] == ("training", "treatment", "sirna_7")
+        assert known["HUVEC-03_2_C02"] == ("unlabelled", "treatment", None)
+        assert known["HUVEC-02_1_B04"] == ("holdout", "treatment", None)
+        for experiment in ("HUVEC-01", "HUVEC-02", "HUVEC-03"):
+            assert known[f"{experiment}_2_B02"] == ("control", "negative_control", "UNTREATED")
+            assert known[f"{experiment}_1_C03"] == ("control", "positive_control", "sirna_5")
+    assert found.embeddings["small"].embedding_WE.shape == (30, 16)
+    assert found.embeddings["slim"].embedding_WE.shape == (30, 12)
+    validating = predicted(screens, fold=0, cell_type="RPE").embeddings["slim"]
+    assert set(validating.experiment_W) == {"RPE-01"}
+
+
+def test_validation_wells_are_out_of_fold(screen):
+    images = images_of(screen)
+    wells = fold_wells(images.table, 0, "all", "HUVEC")
+    found = predict_fold(networks(screen[1]), screen[1], images, wells, None, "HUVEC", SETTINGS)
+    role = dict(zip(found.embeddings["small"].id_code_W, found.embeddings["small"].role_W, strict=True))
+    assert {role[f"HUVEC-01_{p}_{w}"] for p in (1, 2) for w in ("B03", "B04", "C02")} == {"out_of_fold"}
+    assert {role[f"HUVEC-02_{p}_{w}"] for p in (1, 2) for w in ("B03", "B04", "C02")} == {"training"}
+    assert len(role) == 30
+
+
+def test_an_embedding_is_the_backbones_mean_output_and_logits_are_the_networks_mean(screens):
+    store, screen, holdout = screens
+    nets = networks(screen)
+    settings = SETTINGS.model_copy(update={"embeddings": EmbeddingsConfig(views=8)})
+    found = predicted(screens, settings=settings, nets=nets)
+    images, held_out = images_of((store, screen)), images_of((store, holdout))
+    for name, wells in found.embeddings.items():
+        for source, id_code in ((images, "HUVEC-01_1_B03"), (images, "HUVEC-03_2_B02"), (held_out, "HUVEC-02_2_C02")):
+            (well,) = np.flatnonzero(source.table.id_code_W == id_code)
+            row = wells.id_code_W.index(id_code)
+            expected = plain_embedding(nets[name], source, well)
+            np.testing.assert_allclose(wells.embedding_WE[row], expected, rtol=1e-4, atol=1e-5)
+    each = [predicted(screens, nets={name: network}) for name, network in nets.items()]
+    for role, wells in found.logits.items():
+        mean_WK = np.mean([one.logits[role].logits_WK for one in each], axis=0)
+        np.testing.assert_allclose(wells.logits_WK, mean_WK, rtol=1e-5, atol=1e-6)
+    assert found.logits["holdout"].ids_W == tuple(f"HUVEC-02_{p}_{w}" for p in (1, 2) for w in ("B03", "B04", "C02"))
+
+
+def test_batch_norm_of_a_domain_reaches_the_embeddings(screens):
+    adapted = SETTINGS.model_copy(update={"batch_norm": BatchNormConfig(domain="plate")})
+    plain, other = predicted(screens), predicted(screens, settings=adapted)
+    for name in plain.embeddings:
+        assert not np.allclose(plain.embeddings[name].embedding_WE, other.embeddings[name].embedding_WE, atol=1e-3)
+
+
+def test_the_files_hold_the_prediction(screens, tmp_path):
+    found = predicted(screens)
+    found.write(tmp_path / "l", tmp_path / "e", fold_meta("HUVEC", 1, False, []), SETTINGS, "teacher")
+    files = sorted(path.relative_to(tmp_path / "e").as_posix() for path in (tmp_path / "e").rglob("*.parquet"))
+    assert files == ["slim/HUVEC/fold_1.parquet", "small/HUVEC/fold_1.parquet"]
+    table = pq.read_table(tmp_path / "e" / files[1])
+    assert np.array_equal(np.stack(table["embedding"].to_numpy()), found.embeddings["small"].embedding_WE)
+    assert table.schema.metadata[b"cellsignal.views"] == b"4"
+    assert table.schema.metadata[b"cellsignal.weights"] == b"teacher"
+    # No label of a held-out or unlabelled treatment is anywhere in the table.
+    for row in table.drop_columns("embedding").to_pylist():
+        if row["experiment"] in ("HUVEC-02", *UNLABELLED) and row["well_type"] == "treatment":
+            assert row["sirna"] is None
+        else:
+            assert row["experiment"] in (*LABELLED, *UNLABELLED)
+            assert row["sirna"] is not None
+    assert read_logits(tmp_path / "l").meta["fold"] == 1
+
+
+def test_no_embeddings_where_none_are_wanted(screens, tmp_path):
+    off = SETTINGS.model_copy(update={"embeddings": EmbeddingsConfig(enabled=False)})
+    found = predicted(screens, settings=off)
+    assert found.embeddings == {}
+    found.write(tmp_path / "l", tmp_path / "e", fold_meta("HUVEC", 1, False, []), off, "student")
+    assert list((tmp_path / "e").iterdir()) == []
+    for role, wells in predicted(screens).logits.items():
+        assert np.array_equal(wells.logits_WK, found.logits[role].logits_WK)
+
+
+def test_a_screen_without_held_out_wells_of_the_type_has_no_held_out_logits(screens):
+    found = predicted(screens, cell_type="RPE", fold=0)
+    assert found.logits["holdout"].ids_W == ()
+    assert found.logits["holdout"].logits_WK.shape == (0, len(screens[1].vocabulary.classes))
+
+
+@pytest.mark.parametrize("which", ["student", "teacher"])
+def test_the_configured_weights_predict(which):
+    pairs = [Pair(b.name, classifier(5, 1, b), classifier(5, 2, b), step=0) for b in (SMALL, SLIM)]
+    settings = MEAN_TEACHER.model_copy(update={"predict": MEAN_TEACHER.predict.model_copy(update={"weights": which})})
+    assert predicting(pairs, settings) == {pair.name: getattr(pair, which) for pair in pairs}
+
+
+def test_all_wells_are_covered_once_by_the_tables_roles(screen):
+    images = images_of(screen)
+    wells = fold_wells(images.table, 0, "training", "HUVEC")
+    found = predict_fold(networks(screen[1]), screen[1], images, wells, None, "HUVEC", SETTINGS)
+    roles = np.array(found.embeddings["slim"].role_W)
+    of_type = images.table.cell_type_W == images.table.cell_types.index("HUVEC")
+    assert (roles == "control").sum() == (of_type & (images.table.well_type_W != TREATMENT)).sum()
+    assert (roles == "out_of_fold").sum() == len(wells.validation)
+    assert (roles == "unlabelled").sum() == len(wells.unlabelled)
+    assert len(roles) == of_type.sum()

@@ -1,0 +1,74 @@
+"""What decides a training step's result, and what does not: the keys of finished work are made of it."""
+
+import pytest
+
+from components.core.config import RunConfig
+from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
+
+FINGERPRINTS = {
+    "pretrain small": lambda run: run.section(PretrainSettings).fingerprint_of("xception_small"),
+    "pretrain slim": lambda run: run.section(PretrainSettings).fingerprint_of("xception_slim"),
+    "finetune": lambda run: run.section(MeanTeacherSettings).finetune_fingerprint(),
+    "pseudo_label": lambda run: run.section(MeanTeacherSettings).fingerprint(),
+    "infer": lambda run: run.section(InferSettings).fingerprint(),
+}
+PRETRAIN = {"pretrain small", "pretrain slim"}
+ALL = set(FINGERPRINTS)
+
+
+def changed(change: str, *also: str) -> set[str]:
+    before, after = RunConfig.load("demo", also), RunConfig.load("demo", [*also, change])
+    assert before != after
+    return {name for name, of in FINGERPRINTS.items() if of(before) != of(after)}
+
+
+@pytest.mark.parametrize(
+    ("change", "keys"),
+    [
+        ("seed=5", ALL),
+        ("screen.controls=training", ALL),
+        ("standardise.domain=experiment", ALL),
+        ("batch_norm.domain=plate", ALL),
+        ("head.margin=0.2", ALL),
+        ("loader.cache_gib=3", set()),
+        ("name=other", set()),
+        ("local.threads=1", set()),
+        ("simulate.effect=0.5", set()),
+        ("pretrain.epochs=20", PRETRAIN),
+        ("mean_teacher.learning_rate=0.01", {"finetune", "pseudo_label"}),
+        ("mean_teacher.cycles=2", {"finetune", "pseudo_label"}),
+        ("mean_teacher.pseudo_labels=none", {"finetune", "pseudo_label"}),
+        ("mean_teacher.pseudo_labels=soft", {"pseudo_label"}),
+        ("mean_teacher.pseudo_label_weight=0.1", {"pseudo_label"}),
+        ("mean_teacher.pseudo_label_passes=3", {"pseudo_label"}),
+        ("mean_teacher.pseudo_label_blend=0.5", {"pseudo_label"}),
+        ("mean_teacher.confident_fractions=[0.5]", {"pseudo_label"}),
+        ("mean_teacher.refresh_epochs=3", {"pseudo_label"}),
+        ("predict.views=2", {"pseudo_label", "infer"}),
+        ("predict.weights=teacher", {"pseudo_label", "infer"}),
+        ("embeddings.views=2", {"pseudo_label", "infer"}),
+        ("embeddings.enabled=false", {"pseudo_label", "infer"}),
+    ],
+)
+def test_a_change_makes_those_steps_work_again_whose_results_it_decides(change: str, keys: set[str]):
+    assert changed(change) == keys
+
+
+def backbones(slim: str = "", width: int = 32) -> str:
+    small = "{name: xception_small, stem: 16, entry: [32, 64], exit: [64, 64, 64]}"
+    return f"backbones=[{small}, {{name: xception_slim, stem: 12, entry: [24, {width}], exit: [64, 64, 64]{slim}}}]"
+
+
+def test_a_backbone_decides_its_own_pretraining_and_everything_after_it():
+    assert changed(backbones(width=48), backbones()) == ALL - {"pretrain small"}
+
+
+def test_initial_weights_act_through_pretraining_alone():
+    """What comes after reads the pretrained weights, whose own digest is in its key."""
+    assert changed(backbones(slim=", weights: /w.pt"), backbones()) == {"pretrain slim"}
+
+
+@pytest.mark.parametrize("kind", ["none", "hard"])
+def test_checkpoints_are_selected_by_finetune_only_where_it_is_last(kind: str):
+    found = changed("mean_teacher.selection=last", f"mean_teacher.pseudo_labels={kind}")
+    assert ("finetune" in found) == (kind == "none")

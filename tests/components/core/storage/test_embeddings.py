@@ -1,0 +1,120 @@
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+
+from components.core.errors import InputError
+from components.core.storage.embeddings import ROW_GROUP, EmbeddedWells, embeddings_path, write_embeddings
+from components.image import VERSION
+
+COLUMNS = {
+    "id_code": pa.string(),
+    "experiment": pa.string(),
+    "plate": pa.int32(),
+    "well": pa.string(),
+    "cell_type": pa.string(),
+    "well_type": pa.string(),
+    "sirna": pa.string(),
+    "role": pa.string(),
+    "fold": pa.int32(),
+    "backbone": pa.string(),
+}
+HOW = {"views": 4, "weights": "teacher"}
+
+
+def wells(count: int = 3, width: int = 4, seed: int = 0) -> EmbeddedWells:
+    rng = np.random.default_rng(seed)
+    return EmbeddedWells(
+        id_code_W=[f"HUVEC-01_1_{k}" for k in range(count)],
+        experiment_W=["HUVEC-01"] * count,
+        plate_W=np.full(count, 1, np.int32),
+        well_W=[f"B{k:02d}" for k in range(count)],
+        well_type_W=["treatment"] * count,
+        sirna_W=[None if k % 3 == 1 else f"sirna_{k}" for k in range(count)],
+        role_W=["training"] * count,
+        embedding_WE=rng.standard_normal((count, width)).astype(np.float32),
+    )
+
+
+def test_every_value_comes_back_under_its_column(tmp_path):
+    given = wells()
+    path = write_embeddings(tmp_path / "new", given, "slim", "HUVEC", 1, **HOW)
+    assert path == embeddings_path(tmp_path / "new", "slim", "HUVEC", 1)
+    assert path.relative_to(tmp_path / "new").as_posix() == "slim/HUVEC/fold_1.parquet"
+    table = pq.read_table(path)
+    assert {f.name: f.type for f in table.schema} == {**COLUMNS, "embedding": pa.list_(pa.float32(), 4)}
+    rows = table.to_pylist()
+    assert [row["id_code"] for row in rows] == given.id_code_W
+    assert [row["well"] for row in rows] == given.well_W
+    assert [row["sirna"] for row in rows] == ["sirna_0", None, "sirna_2"]
+    for row in rows:
+        expected = {"experiment": "HUVEC-01", "plate": 1, "cell_type": "HUVEC", "fold": 1, "backbone": "slim"}
+        assert row.items() >= {**expected, "well_type": "treatment", "role": "training"}.items()
+    assert np.array_equal(np.array([row["embedding"] for row in rows], np.float32), given.embedding_WE)
+    assert {key.decode(): value.decode() for key, value in table.schema.metadata.items()} == {
+        "cellsignal.schema": "1",
+        "cellsignal.version": VERSION,
+        "cellsignal.views": "4",
+        "cellsignal.weights": "teacher",
+    }
+
+
+def test_the_same_wells_give_the_same_bytes_and_others_do_not(tmp_path):
+    one, two = (write_embeddings(tmp_path / name, wells(), "slim", "RPE", 0, **HOW) for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+    other = write_embeddings(tmp_path / "three", wells(seed=1), "slim", "RPE", 0, **HOW)
+    assert other.read_bytes() != one.read_bytes()
+
+
+def test_columns_are_compressed_with_zstd_in_row_groups_of_bounded_size(tmp_path):
+    count = ROW_GROUP + 5
+    path = write_embeddings(tmp_path, wells(count, 2), "slim", "HUVEC", 0, **HOW)
+    described = pq.ParquetFile(path).metadata
+    assert [described.row_group(k).num_rows for k in range(described.num_row_groups)] == [ROW_GROUP, 5]
+    group = described.row_group(0)
+    assert {group.column(k).compression for k in range(group.num_columns)} == {"ZSTD"}
+    assert pq.read_table(path, columns=["id_code"])["id_code"].to_pylist() == wells(count).id_code_W
+
+
+def test_a_backbones_folder_is_one_table_for_every_reader(tmp_path):
+    for fold in (0, 1):
+        for cell_type in ("HUVEC", "RPE"):
+            write_embeddings(tmp_path, wells(), "slim", cell_type, fold, **HOW)
+            write_embeddings(tmp_path, wells(width=6), "small", cell_type, fold, **HOW)
+    for table in (
+        pq.read_table(tmp_path / "slim"),  # as pandas.read_parquet does
+        pa.dataset.dataset(tmp_path / "slim").to_table(),
+        pa.dataset.dataset(tmp_path / "slim", partitioning="hive").to_table(),
+    ):
+        assert table.num_rows == 12
+        assert table.schema.names == [*COLUMNS, "embedding"]
+    only = pa.dataset.dataset(tmp_path / "small").to_table(filter=pa.dataset.field("cell_type") == "RPE")
+    assert set(only["cell_type"].to_pylist()) == {"RPE"}
+    assert only.num_rows == 6
+
+
+def test_no_wells_are_a_file_without_rows(tmp_path):
+    table = pq.read_table(write_embeddings(tmp_path, wells(0), "slim", "HUVEC", 0, **HOW))
+    assert table.num_rows == 0
+    assert table.schema.field("embedding").type == pa.list_(pa.float32(), 4)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_embedding_that_is_not_finite_names_its_well(tmp_path, value):
+    bad = wells()
+    bad.embedding_WE[1, 2] = value
+    with pytest.raises(InputError, match=r"backbone slim, fold 0: the embedding of well HUVEC-01_1_1 is not finite"):
+        write_embeddings(tmp_path / "new", bad, "slim", "HUVEC", 0, **HOW)
+    assert not (tmp_path / "new").exists()
+
+
+def test_wells_follow_each_other_column_by_column():
+    one, two = wells(2, seed=1), replace(wells(3, seed=2), role_W=["holdout"] * 3, sirna_W=[None] * 3)
+    both = one.followed_by(two)
+    for name in ("id_code_W", "experiment_W", "well_W", "well_type_W", "sirna_W", "role_W"):
+        assert getattr(both, name) == [*getattr(one, name), *getattr(two, name)]
+    assert np.array_equal(both.embedding_WE, np.concatenate([one.embedding_WE, two.embedding_WE]))
+    assert both.plate_W.tolist() == [1] * 5

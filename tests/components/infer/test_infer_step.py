@@ -1,0 +1,165 @@
+"""infer as the pipeline calls it: after pretrain alone, and after finetune without pseudo-labels."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from components.core.errors import InputError
+from components.core.learning.fold_data import fold_wells
+from components.core.learning.inference import well_logits
+from components.core.learning.pair_files import load_pairs
+from components.core.learning.step_settings import InferSettings, MeanTeacherSettings
+from components.core.learning.validation import groups_of_fold, score_of
+from components.core.screen.site_table import SiteTable
+from components.core.storage.logits import read_logits
+from components.core.storage.manifest import Manifest
+from components.finetune.step import main as finetune
+from components.infer.step import main as infer
+from tests.components.core.learning.tiny_networks import CPU, RUN, images_of
+from tests.components.pretrain.training_run import BACKBONES, TrainingRun, files, weights
+from tests.tiny_screen import TinyScreen
+
+WITHOUT = RUN.model_copy(update={"mean_teacher": RUN.mean_teacher.model_copy(update={"pseudo_labels": "none"})})
+SETTINGS = RUN.section(InferSettings)
+
+
+@pytest.fixture
+def run(tmp_path, store) -> TrainingRun:
+    """Fold 0, pretrained."""
+    TinyScreen(tmp_path / "screen")
+    run = TrainingRun(tmp_path / "run", store.prefix)
+    run.normalize(tmp_path / "screen")
+    for backbone in BACKBONES:
+        run.pretrain(backbone)
+    return run
+
+
+def predict(run: TrainingRun, bases: list[Path], out: Path, settings: InferSettings = SETTINGS) -> Path:
+    infer(
+        settings.model_dump_json(), str(run.screen), str(run.holdout), [str(b) for b in bases], run.fold, run.cell_type,
+        str(out / "logits"), str(out / "embeddings"),
+    )  # fmt: skip
+    return out
+
+
+def embedded(out: Path, backbone: str) -> dict[str, list[float]]:
+    table = pq.read_table(out / "embeddings" / backbone / "HUVEC" / "fold_0.parquet")
+    return dict(zip(table["id_code"].to_pylist(), table["embedding"].to_pylist(), strict=True))
+
+
+def test_pretrained_backbones_predict_in_any_order_and_finished_work_is_fetched(run, store, tmp_path, capsys):
+    bases = [run.base(name) for name in BACKBONES]
+    one = predict(run, bases, tmp_path / "one")
+    logits = read_logits(one / "logits")
+    assert {role: len(wells.ids_W) for role, wells in logits.wells.items()} == {"oof": 6, "unlabelled": 6, "holdout": 0}
+    assert logits.meta["folds"] == [{"fold": 0, "validated": True}]
+    assert [(r["step"], r["backbone"]) for r in logits.meta["history"]] == [
+        ("pretrain", name) for name in BACKBONES for _ in range(2)
+    ]
+    for name in BACKBONES:
+        assert len(embedded(one, name)) == 30
+        table = pq.read_schema(one / "embeddings" / name / "HUVEC" / "fold_0.parquet")
+        assert table.metadata[b"cellsignal.weights"] == b"pretrained"
+    capsys.readouterr()
+    two = predict(run, bases[::-1], tmp_path / "two")
+    assert "predicting" not in capsys.readouterr().out
+    assert files(one) == files(two)
+    # Done again instead of fetched, the files are the same to the byte.
+    store.delete_prefix("finished/infer")
+    three = predict(run, bases[::-1], tmp_path / "three")
+    assert "predicting" in capsys.readouterr().out
+    assert files(one) == files(three)
+
+
+def test_finetune_without_pseudo_labels_trains_all_cycles_and_its_pairs_predict(run, tmp_path):
+    bases = [str(run.base(name)) for name in BACKBONES]
+    settings = WITHOUT.section(MeanTeacherSettings)
+    finetune(settings.model_dump_json(), str(run.screen), bases, run.fold, run.cell_type, str(run.finetuned))
+    assert json.loads((run.finetuned / "meta.json").read_text())["epoch"] == 3
+    out = {}
+    for which in ("student", "teacher"):
+        chosen = SETTINGS.model_copy(update={"predict": SETTINGS.predict.model_copy(update={"weights": which})})
+        out[which] = predict(run, [run.finetuned], tmp_path / which, chosen)
+        schema = pq.read_schema(out[which] / "embeddings" / "slim" / "HUVEC" / "fold_0.parquet")
+        assert schema.metadata[b"cellsignal.weights"] == which.encode()
+    student, teacher = (read_logits(out[which] / "logits") for which in ("student", "teacher"))
+    assert student.wells["oof"].ids_W == teacher.wells["oof"].ids_W
+    assert not np.array_equal(student.wells["oof"].logits_WK, teacher.wells["oof"].logits_WK)
+    assert embedded(out["student"], "slim") != embedded(out["teacher"], "slim")
+    assert len([r for r in student.meta["history"] if r["step"] == "finetune"]) == 3 * len(BACKBONES)
+
+
+def test_finetune_that_is_the_last_training_ends_at_its_best_epoch(run, store, tmp_path):
+    manifest = Manifest.read(run.screen)
+    table = SiteTable.of(manifest)
+    wells = fold_wells(table, run.fold, "all", run.cell_type).validation
+    score = score_of(table, manifest, wells, groups_of_fold(manifest, run.fold, WITHOUT.prior), WITHOUT.prior, "group")
+    # The last epochs' steps are so large that they destroy what was learned.
+    teaching = WITHOUT.mean_teacher.model_copy(update={"final_epochs": 2, "final_learning_rate": 30.0})
+    config = WITHOUT.model_copy(update={"mean_teacher": teaching})
+    bases = [str(run.base(name)) for name in BACKBONES]
+    settings = config.section(MeanTeacherSettings).model_dump_json()
+    finetune(settings, str(run.screen), bases, run.fold, run.cell_type, str(run.finetuned))
+    history = json.loads((run.finetuned / "history.json").read_text())
+    images = images_of((store, manifest), augment=config.augment)
+    classes = len(manifest.vocabulary.classes)
+    pairs, _ = load_pairs(run.finetuned, config.section(MeanTeacherSettings), classes, manifest.channels, CPU)
+    gained = []
+    for pair in pairs:
+        epochs = [r["accuracy"] for r in history if r["step"] == "finetune" and r["backbone"] == pair.name]
+        assert len(epochs) == 5
+        kept = score(well_logits(pair.student, images, wells, 1, 16, classes))
+        assert kept >= max(epochs)
+        gained.append(kept - epochs[-1])
+    assert max(gained) > 0.0, "the last epoch was not the best"
+
+
+def test_the_finished_finetune_serves_whatever_comes_after_it(run, store):
+    """How its weights predict, what is embedded, and what pseudo-labels will be do not make it train again."""
+    run.finetune()
+    before = weights(run.finetuned)
+    (key,) = {name.split("/")[2] for name in store.list("finished/finetune/")}
+    teacher = RUN.mean_teacher.model_copy(
+        update={"pseudo_labels": "soft", "pseudo_label_weight": 0.5, "confident_fractions": (0.5,), "refresh_epochs": 2}
+    )
+    other = RUN.model_copy(
+        update={
+            "mean_teacher": teacher,
+            "embeddings": RUN.embeddings.model_copy(update={"views": 1}),
+            "predict": RUN.predict.model_copy(update={"weights": "teacher", "views": 1}),
+        }
+    )
+    run.mean_teacher_json = other.section(MeanTeacherSettings).model_dump_json()
+    run.finetune()
+    assert {name.split("/")[2] for name in store.list("finished/finetune/")} == {key}
+    assert weights(run.finetuned) == before
+    faster = RUN.model_copy(update={"mean_teacher": teacher.model_copy(update={"learning_rate": 0.05})})
+    run.mean_teacher_json = faster.section(MeanTeacherSettings).model_dump_json()
+    run.finetune()
+    assert len({name.split("/")[2] for name in store.list("finished/finetune/")}) == 2
+    assert weights(run.finetuned) != before
+
+
+def test_weights_that_do_not_fit_are_refused_and_nothing_is_written(run, tmp_path):
+    bases = [run.base(name) for name in BACKBONES]
+    run.finetune()
+    with pytest.raises(InputError, match=r"pretrained-small: finetune's output holds all backbones; give it alone"):
+        predict(run, [run.finetuned, bases[0]], tmp_path / "out")
+    with pytest.raises(InputError, match=r"finetuned: not one backbone's weights"):
+        predict(run, [bases[0], run.finetuned], tmp_path / "out")
+    with pytest.raises(InputError, match=r"pretrained backbones \['small'\] do not match"):
+        predict(run, bases[:1], tmp_path / "out")
+    run.fold = 1
+    with pytest.raises(InputError, match=r"pretrained-small: weights of fold 0, expected fold 1"):
+        predict(run, bases, tmp_path / "out")
+    run.fold, run.cell_type = 0, "RPE"
+    with pytest.raises(InputError, match=r"finetuned: weights of fold 0 and HUVEC, expected fold 0 and RPE"):
+        predict(run, [run.finetuned], tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty/meta\.json: cannot be read; give a folder that pretrain or finetune"):
+        predict(run, [tmp_path / "empty"], tmp_path / "out")
+    assert not (tmp_path / "out" / "logits").exists()
+    assert not (tmp_path / "out" / "embeddings").exists()

@@ -1,0 +1,306 @@
+"""What the method must never use: labels of validation, unlabelled and held-out wells, and held-out images.
+
+Through the steps as the pipeline runs them, compared bit for bit on the CPU. Validation labels select checkpoints where
+the configuration says so, which SCIENCE states and reports; with selection `last` they decide nothing at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from components.core.config import RunConfig
+from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
+from components.core.learning.validation import groups_of_fold
+from components.core.storage.interface import ObjectReader
+from components.core.storage.logits import ROLES, read_logits
+from components.core.storage.manifest import Manifest, PlateRecord, WellRecord
+from components.finetune.step import run as finetune
+from components.infer.step import run as infer
+from components.normalize.config import NormalizeConfig
+from components.normalize.step import run as normalize
+from components.pretrain.step import run as pretrain
+from components.pseudo_label.step import run as pseudo_label
+from tests.components.core.learning.tiny_networks import RUN, SLIM
+from tests.tiny_screen import PLATES, TREATED_WELLS, MemoryStore, TinyScreen, write_png
+
+HELD_OUT = "HUVEC-04"
+FOLD, CELL_TYPE = 0, "HUVEC"
+"""Folds {HUVEC-01: 0, HUVEC-02: 1, RPE-01: 0}: HUVEC-01 validates, HUVEC-02 trains, HUVEC-03 has no labels."""
+
+
+def changed(config: RunConfig, **sections: Mapping[str, Any]) -> RunConfig:
+    """A configuration with other fields in some sections."""
+    update = {name: getattr(config, name).model_copy(update=dict(fields)) for name, fields in sections.items()}
+    return RunConfig.model_validate(config.model_copy(update=update).model_dump())
+
+
+LAST = changed(
+    RUN.model_copy(update={"backbones": (SLIM,)}),
+    screen={"holdout_experiments": (HELD_OUT,)},
+    pretrain={"selection": "last"},
+    mean_teacher={"selection": "last", "refresh_epochs": 1, "keep_classifier": True},
+    predict={"views": 1},
+    embeddings={"enabled": False},
+)
+WELLS = changed(LAST, folds={"split": "well"}, prior={"enabled": False}, batch_norm={"domain": "plate"})
+BEST = changed(LAST, pretrain={"selection": "group"}, mean_teacher={"selection": "best"})
+
+
+@dataclass(frozen=True)
+class Screen:
+    """A screen as normalize leaves it."""
+
+    store: ObjectReader
+    training: Manifest
+    holdout: Manifest
+
+
+def packed(folder: Path, config: RunConfig, change: Callable[[TinyScreen], None] = lambda _: None) -> Screen:
+    """Writes the tiny screen with a fourth labelled HUVEC experiment, changes something, and normalises it."""
+    tiny = TinyScreen(
+        folder / "screen", imaged=("HUVEC-01", "HUVEC-02", "HUVEC-03", "RPE-01", HELD_OUT), more=[HELD_OUT]
+    )
+    change(tiny)
+    store = MemoryStore()
+    paths = [folder / name for name in ("screen.json", "holdout.json", "labels.csv")]
+    normalize(config.section(NormalizeConfig), tiny.root, store, *paths)
+    return Screen(store, Manifest.read(paths[0]), Manifest.read(paths[1]))
+
+
+@pytest.fixture(scope="module")
+def screens(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Screen]:
+    """By split: folds of experiments, and of wells."""
+    return {config.folds.split: packed(tmp_path_factory.mktemp(config.folds.split), config) for config in (LAST, WELLS)}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Everything that a chain of steps made, without durations."""
+
+    weights: dict[str, bytes]
+    logits: dict[str, tuple[tuple[str, ...], bytes]]
+    pseudo_labels: str
+    losses: list[float]
+    accuracies: list[float | None]
+
+
+def train(folder: Path, config: RunConfig, screen: Screen, epochs: int | None = None) -> Trained:
+    """pretrain -> finetune -> pseudo_label, or pretrain -> infer where the mean teacher is off."""
+    if epochs is not None:
+        config = changed(config, pretrain={"epochs": epochs})
+    bases = [folder / f"base-{backbone.name}" for backbone in config.backbones]
+    for backbone, base in zip(config.backbones, bases, strict=True):
+        pretrain(config.section(PretrainSettings), screen.store, screen.training, FOLD, backbone.name, base)
+    where, logits, embeddings = (FOLD, CELL_TYPE), folder / "logits", folder / "embeddings"
+    if config.mean_teacher.enabled:
+        settings, tuned, final = config.section(MeanTeacherSettings), folder / "tuned", folder / "final"
+        finetune(settings, screen.store, screen.training, bases, *where, tuned)
+        pseudo_label(
+            settings, screen.store, screen.training, screen.holdout, tuned, *where, final, logits, embeddings
+        )  # fmt: skip
+    else:
+        settings = config.section(InferSettings)
+        infer(settings, screen.store, screen.training, screen.holdout, bases, *where, logits, embeddings)
+    found = read_logits(logits)
+    labels = folder / "final" / "pseudo_labels.csv"
+    history = found.meta["history"]
+    return Trained(
+        weights={str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*.safetensors"))},
+        logits={role: (found.wells[role].ids_W, found.wells[role].logits_WK.tobytes()) for role in ROLES},
+        pseudo_labels=labels.read_text() if labels.exists() else "",
+        losses=[record["loss"] for record in history],
+        accuracies=[record["accuracy"] for record in history],
+    )
+
+
+def relabelled(manifest: Manifest, plates: Callable[[PlateRecord, int], bool], seed: int = 0) -> Manifest:
+    """The treatment wells that `plates` picks, by plate and place on it, with labels drawn from all treatments."""
+    rng = np.random.default_rng(seed)
+    names = manifest.vocabulary.treatments
+
+    def well_of(plate: PlateRecord, n: int, well: WellRecord) -> WellRecord:
+        if well.well_type != "treatment" or not plates(plate, n):
+            return well
+        others = [name for name in names if name != well.sirna]
+        return well.model_copy(update={"sirna": str(rng.choice(others))})
+
+    return manifest.model_copy(
+        update={
+            "plates": tuple(
+                plate.model_copy(update={"wells": tuple(well_of(plate, n, w) for n, w in enumerate(plate.wells))})
+                for plate in manifest.plates
+            )
+        }
+    )
+
+
+def validates(manifest: Manifest) -> Callable[[PlateRecord, int], bool]:
+    """Whether the fold validates on a well."""
+
+    def own(plate: PlateRecord, n: int) -> bool:
+        return (plate.well_folds[n] if plate.well_folds else manifest.folds.get(plate.experiment)) == FOLD
+
+    return own
+
+
+def trains(manifest: Manifest) -> Callable[[PlateRecord, int], bool]:
+    """Whether the fold trains on a well."""
+    own = validates(manifest)
+    return lambda plate, n: plate.labelled and not own(plate, n)
+
+
+SUPERVISED = changed(LAST, mean_teacher={"enabled": False})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [LAST, WELLS, SUPERVISED, changed(WELLS, mean_teacher={"enabled": False})],
+    ids=["experiments", "wells", "experiments, supervised", "wells, supervised"],
+)
+def test_labels_of_validation_and_unlabelled_wells_change_no_weight_and_no_prediction(tmp_path, screens, config):
+    screen = screens[config.folds.split]
+    true = train(tmp_path / "true", config, screen)
+    assert true.weights
+    assert [len(true.logits[role][0]) for role in ROLES] == [6, 6, 6]
+    own = validates(screen.training)
+    # Labels on unlabelled wells would be a leak of the truth that no table of the screen can cause.
+    hidden = relabelled(screen.training, lambda plate, n: own(plate, n) or not plate.labelled)
+    blind = train(tmp_path / "blind", config, Screen(screen.store, hidden, screen.holdout))
+    assert blind.weights == true.weights
+    assert blind.logits == true.logits
+    assert blind.pseudo_labels == true.pseudo_labels
+    assert blind.losses == true.losses
+    assert None not in blind.accuracies, "validation was compared with the other labels, and nothing followed from it"
+    # The comparison has teeth: labels of training wells do change everything.
+    seen = relabelled(screen.training, trains(screen.training))
+    other = train(tmp_path / "seen", config, Screen(screen.store, seen, screen.holdout))
+    assert all(other.weights[name] != true.weights[name] for name in true.weights)
+    assert all(other.logits[role] != true.logits[role] for role in ROLES)
+
+
+def test_plate_groups_are_not_learned_from_validation_experiments(screens):
+    """Permuted within plates or over the whole experiment: the groups that the fold works with stay the same."""
+    screen = screens["experiment"]
+    true = groups_of_fold(screen.training, FOLD, LAST.prior)
+    assert true is not None
+    for seed in range(3):
+        other = relabelled(screen.training, validates(screen.training), seed)
+        found = groups_of_fold(other, FOLD, LAST.prior)
+        assert found is not None
+        assert (found.plates, found.arrangements) == (true.plates, true.arrangements)
+        assert [members.tolist() for members in found.members] == [members.tolist() for members in true.members]
+
+
+def test_where_validation_selects_the_weights_are_of_the_same_epochs_whatever_its_labels(tmp_path, screens):
+    """Selection may pick another epoch, but what the epochs are to choose among is the same, bit for bit."""
+    screen, config = screens["experiment"], changed(BEST, mean_teacher={"enabled": False}, pretrain={"epochs": 3})
+    name = f"base-{SLIM.name}/weights.safetensors"
+    candidates = [
+        train(tmp_path / f"until-{n}", changed(config, pretrain={"selection": "last"}), screen, epochs=n).weights[name]
+        for n in (1, 2, 3)
+    ]
+    assert len(set(candidates)) == 3
+    losses = set()
+    for seed in range(3):
+        labels = relabelled(screen.training, validates(screen.training), seed)
+        trained = train(tmp_path / str(seed), config, Screen(screen.store, labels, screen.holdout))
+        assert trained.weights[name] in candidates
+        losses.add(tuple(trained.losses))
+    assert len(losses) == 1
+
+
+def test_mean_teacher_epochs_without_pseudo_labels_are_the_same_whatever_validation_selects(tmp_path, screens):
+    screen = screens["experiment"]
+    config = changed(BEST, mean_teacher={"pseudo_labels": "none"}, pretrain={"selection": "last"})
+    losses = []
+    for name, seed in (("a", 1), ("b", 2)):
+        labels = relabelled(screen.training, validates(screen.training), seed)
+        folder = tmp_path / name
+        base = folder / "base"
+        pretrain(config.section(PretrainSettings), screen.store, labels, FOLD, SLIM.name, base)
+        finetune(config.section(MeanTeacherSettings), screen.store, labels, [base], FOLD, CELL_TYPE, folder / "tuned")
+        history = json.loads((folder / "tuned" / "history.json").read_text())
+        losses.append([record["loss"] for record in history])
+    assert losses[0] == losses[1]
+
+
+def test_the_truth_of_unlabelled_wells_is_not_even_read(tmp_path):
+    """Two screens that differ in the siRNAs of test.csv have one manifest, and so everything that follows from it."""
+
+    def told(order: int) -> Callable[[TinyScreen], None]:
+        def change(tiny: TinyScreen) -> None:
+            path = tiny.root / "test.csv"
+            header, *rows = path.read_text().splitlines()
+            sirnas = ["sirna_7", "sirna_30", "sirna_2", "sirna_100", "sirna_11", "sirna_9"][::order]
+            labelled = [f"{row},{sirna}" for row, sirna in zip(rows, sirnas, strict=True)]
+            path.write_text("\n".join([f"{header},sirna", *labelled]) + "\n")
+
+        return change
+
+    one, two = (packed(tmp_path / str(order), LAST, told(order)) for order in (1, -1))
+    assert one.training.digest() == two.training.digest()
+    assert all(
+        well.sirna is None
+        for p in one.training.plates
+        if not p.labelled
+        for well in p.wells
+        if well.well_type == "treatment"
+    )
+
+
+def permute_held_out_labels(tiny: TinyScreen) -> None:
+    """Within each plate, so that the screen stays a possible one."""
+    path = tiny.root / "train.csv"
+    rows = [row.split(",") for row in path.read_text().splitlines()]
+    for plate in PLATES:
+        own = [row for row in rows if row[1:3] == [HELD_OUT, str(plate)]]
+        assert len(own) == len(TREATED_WELLS)
+        for row, sirna in zip(own, [row[4] for row in own[1:] + own[:1]], strict=True):
+            row[4] = sirna
+    path.write_text("".join(",".join(row) + "\n" for row in rows))
+
+
+def replace_held_out_images(tiny: TinyScreen) -> None:
+    rng = np.random.default_rng(5)
+    for path in sorted((tiny.root / "train" / HELD_OUT).rglob("*.png")):
+        write_png(path, rng.integers(0, 256, (16, 16), dtype=np.uint8))
+
+
+def test_held_out_labels_change_nothing_and_held_out_images_nothing_before_their_prediction(tmp_path, screens):
+    screen = screens["experiment"]
+    true = train(tmp_path / "true", LAST, screen)
+    labels = packed(tmp_path / "labels", LAST, permute_held_out_labels)
+    assert (labels.training.digest(), labels.holdout.digest()) == (screen.training.digest(), screen.holdout.digest())
+    images = packed(tmp_path / "images", LAST, replace_held_out_images)
+    assert images.training.digest() == screen.training.digest()
+    assert images.holdout.digest() != screen.holdout.digest()
+    blind = train(tmp_path / "blind", LAST, images)
+    assert blind.weights == true.weights
+    assert blind.pseudo_labels == true.pseudo_labels
+    assert (blind.logits["oof"], blind.logits["unlabelled"]) == (true.logits["oof"], true.logits["unlabelled"])
+    assert blind.logits["holdout"] != true.logits["holdout"]
+
+
+def test_nothing_before_prediction_reads_a_held_out_plate(tmp_path, screens):
+    """A store without the held-out plates serves all training; prediction is the first to miss them."""
+    screen = screens["experiment"]
+    prefixes = tuple(plate.prefix for plate in screen.holdout.plates)
+    assert prefixes
+
+    class Without(MemoryStore):
+        def __init__(self, whole: MemoryStore) -> None:
+            super().__init__()
+            self.objects = {key: data for key, data in whole.objects.items() if not key.startswith(prefixes)}
+
+    store = Without(screen.store)
+    assert len(store.objects) < len(screen.store.objects)
+    with pytest.raises(Exception, match=HELD_OUT):
+        train(tmp_path, LAST, Screen(store, screen.training, screen.holdout))
+    assert (tmp_path / "final" / f"{SLIM.name}.student.safetensors").exists(), "trained and saved before it"
