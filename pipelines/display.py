@@ -206,7 +206,9 @@ def expected_work(config: RunConfig, step: str) -> float:
     per_epoch = 2.0 * backbones / cells
     total = teacher.cycle_epochs * teacher.cycles + teacher.final_epochs
     cut = teacher.cycle_epochs * teacher.finetune_cycles if teacher.pseudo_labels != "none" else total
-    predicting = config.predict.views * backbones / cells * 0.6 + 1.0
+    # Logits are of the wells without training labels, about half of them; embeddings of all.
+    embedding = config.embeddings.views if config.embeddings.enabled else 0
+    predicting = (config.predict.views * 0.6 + embedding) * backbones / cells + 1.0
     work = {
         "normalize": 14.0,
         "pretrain": float(config.pretrain.epochs),

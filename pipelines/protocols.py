@@ -47,9 +47,15 @@ def run_protocols(
     for change in changes:
         command += ["--set", change]
     with storage(settings, store_dir, console) as environment:
-        process = subprocess.Popen(
-            command, env={**os.environ, **environment, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
-        )
+        environment = {
+            **os.environ,
+            **environment,
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONSAFEPATH": "1",
+            # numcodecs makes a semaphore in every worker; Python complains of it where a worker is ended.
+            "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning",
+        }
+        process = subprocess.Popen(command, env=environment)
         try:
             return process.wait()
         except StepError:  # cancelled, which the process says itself

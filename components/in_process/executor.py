@@ -151,7 +151,7 @@ def _end(pool: ProcessPoolExecutor) -> None:
     """Ends the workers at once: their unfinished outputs are written anew by the next run."""
     for process in list(pool._processes.values()):
         process.terminate()
-    pool.shutdown(wait=True, cancel_futures=True)  # else Python warns of semaphores when it exits
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _begin(log: str, parent: int) -> None:
