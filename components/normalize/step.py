@@ -24,6 +24,7 @@ from components.core.screen.packing import PackResult, pack_plate
 from components.core.screen.well_folds import deal_wells, dealt_wells
 from components.core.screen.wells import Plate, Screen
 from components.core.storage.interface import ObjectWriter
+from components.core.storage.run_record import RunRecord, write_run
 from components.normalize.config import NormalizeConfig
 from components.normalize.requests import CountedWriter
 
@@ -54,6 +55,7 @@ def run(
     screen_out: Path,
     holdout_out: Path,
     holdout_labels_out: Path,
+    record: RunRecord | None = None,
 ) -> Summary:
     """Packs what is not packed yet and describes the screen.
 
@@ -67,6 +69,7 @@ def run(
         screen_out: manifest of the training and unlabelled experiments.
         holdout_out: manifest of the held-out experiments, without their treatments' labels.
         holdout_labels_out: CSV of those labels, id_code and sirna.
+        record: the run that this is part of, written to the store beside its manifests; None where there is none.
 
     Raises:
         InputError: something is wrong with the screen; names the file, the well and the field.
@@ -92,8 +95,11 @@ def run(
             folds={} if holdout else folds,
             well_folds={} if holdout else well_folds,
             warnings=warnings[holdout],
+            run=record.key if record else "",
         )
         outputs[path] = manifest.model_dump_json().encode()
+    if record:
+        write_run(counted, record, outputs[screen_out], outputs[holdout_out], outputs[holdout_labels_out])
     _write_all(outputs)
     reused = sum(result.reused for result in packed.values())
     return Summary(len(packed) - reused, reused, counted.requests, time.monotonic() - begun)
@@ -159,7 +165,15 @@ def _write_all(outputs: Mapping[Path, bytes]) -> None:
             part.unlink(missing_ok=True)
 
 
-def main(config: str, source: str, screen: str, holdout: str, holdout_labels: str) -> Summary:
+def main(
+    config: str,
+    source: str,
+    screen: str,
+    holdout: str,
+    holdout_labels: str,
+    whole_config: str = "",
+    lineage: str = "{}",
+) -> Summary:
     """Runs the step on paths, with the store of the configuration.
 
     Args:
@@ -168,6 +182,8 @@ def main(config: str, source: str, screen: str, holdout: str, holdout_labels: st
         screen: path of the screen's manifest.
         holdout: path of the held-out experiments' manifest.
         holdout_labels: path of the held-out labels.
+        whole_config: RunConfig as JSON, for the run's record.
+        lineage: what is known of the run as JSON; with its key as `run`, the run is recorded in the store.
     """
     from components.core.storage.object_store import ObjectStore  # loads the S3 clients, which `run` does without
 
@@ -177,7 +193,11 @@ def main(config: str, source: str, screen: str, holdout: str, holdout_labels: st
             raise InputError(f"{source}: normalize reads a directory; mount or copy the screen and give its path")
         store = ObjectStore.connect(settings.store.bucket, settings.store.prefix)
         store.check()
-        summary = run(settings, Path(source), store, Path(screen), Path(holdout), Path(holdout_labels))
+        known = json.loads(lineage)
+        record = (
+            RunRecord(key=known["run"], config=json.loads(whole_config), lineage=known) if known.get("run") else None
+        )
+        summary = run(settings, Path(source), store, Path(screen), Path(holdout), Path(holdout_labels), record)
         progress.note(
             f"{summary.packed} plates packed, {summary.reused} reused, {summary.requests} requests, "
             f"{summary.seconds:.1f} s"
