@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.core import progress
-from components.core.config import parse
+from components.core.config import PriorConfig, RunConfig, parse
 from components.core.errors import InputError, StepError
+from components.core.prior.arrangement import check_design
+from components.core.prior.plate_groups import LabelledWell
 from components.core.screen.folds import assign_folds
 from components.core.screen.histograms import PlateKey
 from components.core.screen.images import list_plate
@@ -56,6 +58,7 @@ def run(
     holdout_out: Path,
     holdout_labels_out: Path,
     record: RunRecord | None = None,
+    prior: PriorConfig | None = None,
 ) -> Summary:
     """Packs what is not packed yet and describes the screen.
 
@@ -70,6 +73,7 @@ def run(
         holdout_out: manifest of the held-out experiments, without their treatments' labels.
         holdout_labels_out: CSV of those labels, id_code and sirna.
         record: the run that this is part of, written to the store beside its manifests; None where there is none.
+        prior: the labelled plates' design is checked for use with it; None checks nothing.
 
     Raises:
         InputError: something is wrong with the screen; names the file, the well and the field.
@@ -77,6 +81,8 @@ def run(
     begun = time.monotonic()
     counted = CountedWriter(store)
     screen = read_screen(source, config.screen)
+    if prior is not None:
+        check_design(_labelled_wells(screen), screen.vocabulary.treatments, prior)
     folds, well_folds = _folds(config, screen)
     for plate in screen.plates:
         list_plate(plate, config.screen.sites)
@@ -103,6 +109,17 @@ def run(
     _write_all(outputs)
     reused = sum(result.reused for result in packed.values())
     return Summary(len(packed) - reused, reused, counted.requests, time.monotonic() - begun)
+
+
+def _labelled_wells(screen: Screen) -> list[LabelledWell]:
+    """The labelled treatment wells that training may know."""
+    return [
+        LabelledWell(plate.experiment, plate.plate, well.sirna)
+        for plate in screen.plates
+        if plate.labelled and not plate.holdout
+        for well in plate.wells
+        if well.well_type == "treatment" and well.sirna is not None
+    ]
 
 
 def _folds(config: NormalizeConfig, screen: Screen) -> tuple[dict[str, int], dict[str, int]]:
@@ -182,7 +199,8 @@ def main(
         screen: path of the screen's manifest.
         holdout: path of the held-out experiments' manifest.
         holdout_labels: path of the held-out labels.
-        whole_config: RunConfig as JSON, for the run's record.
+        whole_config: RunConfig as JSON, for the run's record and the check of the plate design; empty where a step runs
+            by hand.
         lineage: what is known of the run as JSON; with its key as `run`, the run is recorded in the store.
     """
     from components.core.storage.object_store import ObjectStore  # loads the S3 clients, which `run` does without
@@ -194,10 +212,10 @@ def main(
         store = ObjectStore.connect(settings.store.bucket, settings.store.prefix)
         store.check()
         known = json.loads(lineage)
-        record = (
-            RunRecord(key=known["run"], config=json.loads(whole_config), lineage=known) if known.get("run") else None
-        )
-        summary = run(settings, Path(source), store, Path(screen), Path(holdout), Path(holdout_labels), record)
+        whole = parse(RunConfig, json.loads(whole_config), source="normalize") if whole_config else None
+        record = RunRecord(key=known["run"], config=json.loads(whole_config), lineage=known) if "run" in known else None
+        outputs = (Path(screen), Path(holdout), Path(holdout_labels))
+        summary = run(settings, Path(source), store, *outputs, record, whole.prior if whole else None)
         progress.note(
             f"{summary.packed} plates packed, {summary.reused} reused, {summary.requests} requests, "
             f"{summary.seconds:.1f} s"
