@@ -29,7 +29,7 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
     Raises:
         InputError: names the option, file, row or field, and what to do.
     """
-    _check_weights(config)
+    _check_files(config)
     if screen is None:
         if truth is not None:
             raise InputError("--truth: a simulated screen brings its own truth; give --screen as well, or drop --truth")
@@ -47,20 +47,18 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
         _check_truth(truth, found)
 
 
-def _check_weights(config: RunConfig) -> None:
-    """Initial weights on this machine must be there; those in an object store are found when pretrain starts."""
-    for k, backbone in enumerate(config.backbones):
-        weights = backbone.weights
-        if weights is None or weights.startswith(("s3://", "minio://")):
+def _check_files(config: RunConfig) -> None:
+    """Files on this machine that the configuration names must be there; those in an object store are found later."""
+    named = {f"backbones[{k}].weights": (own.weights, "start at random") for k, own in enumerate(config.backbones)}
+    named["mean_teacher.fused_labels"] = (config.mean_teacher.fused_labels, "label wells anew")
+    for field, (address, instead) in named.items():
+        if address is None or address.startswith(("s3://", "minio://")):
             continue
-        field = f"backbones[{k}].weights"
-        path = Path(unquote(urlsplit(weights).path) if weights.startswith("file://") else weights)
-        if "://" in weights and not weights.startswith("file://"):
-            raise InputError(f"{field}: {weights} is neither a file nor an s3:// address; download it first")
+        path = Path(unquote(urlsplit(address).path) if address.startswith("file://") else address)
+        if "://" in address and not address.startswith("file://"):
+            raise InputError(f"{field}: {address} is neither a file nor an s3:// address; download it first")
         if not path.is_file():
-            raise InputError(
-                f"{field}: there is no file {weights}; correct the path, or leave it out to start at random"
-            )
+            raise InputError(f"{field}: there is no file {address}; correct the path, or leave it out to {instead}")
 
 
 def _check_simulated(config: RunConfig) -> None:

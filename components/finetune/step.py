@@ -65,7 +65,7 @@ def run(
         images=images,
         wells=Wells(wells.training, np.concatenate([wells.validation, wells.unlabelled])),
         validation=wells.validation,
-        score=score_of(images.table, screen, wells.validation, groups, settings.prior, "group"),
+        score=score_of(images.table, screen, wells.validation, groups, settings.prior, config.selection),
         settings=settings,
         classes=classes,
         epochs=range(schedule.cut),

@@ -21,7 +21,9 @@ PUBLISHED_END = 0.996
 PAIRS = {
     "plate domain over experiment domain": ("plate", "experiment"),
     "ArcFace over softmax": ("arcface", "plate"),
-    "mean teacher and pseudo-labels over ArcFace": ("dual_pseudo_labels", "arcface"),
+    "mean teacher over ArcFace": ("mean_teacher", "arcface"),
+    "mean teacher and pseudo-labels over ArcFace": ("pseudo_labels", "arcface"),
+    "second backbone over one": ("dual_pseudo_labels", "pseudo_labels"),
 }
 
 
@@ -73,6 +75,7 @@ class Growth:
             "schema": SCHEMA,
             "rungs": [entry.as_json() for entry in self.route("standardise")],
             "adabn": [entry.as_json() for entry in self.route("adabn")],
+            "asides": [entry.as_json() for entry in self.route("aside")],
             "assigned": _summary(self.assigned),
             "paired_gains": self.gains(),
             "seeds": list(self.seeds),
@@ -100,8 +103,8 @@ class Growth:
             name = entry.rung.label.replace("\n", " ")
             if entry.rung.route == "adabn":
                 name = f"AdaBN, {name}"
-                if entry is self.route("adabn")[0]:
-                    table.add_section()
+            if entry.rung.route != "standardise" and entry is self.route(entry.rung.route)[0]:
+                table.add_section()
             minutes = f"{sum(entry.seconds.values()) / 60:.1f}" if entry.seconds else ""
             table.add_row(name, *_cells(entry.per_seed, self.seeds), _shown(entry.rung.published), minutes)
         table.add_section()

@@ -105,7 +105,7 @@ class _Progress:
             self.growth.assigned[seed] = accuracy(named, truth, "sirna")["overall"]
         self.growth.write(self._out, self._lineage)
         label = entry.rung.label.replace("\n", " ")
-        route = "AdaBN, " if entry.rung.route == "adabn" else ""
+        route = {"adabn": "AdaBN, ", "aside": "aside, ", "standardise": ""}[entry.rung.route]
         self._console.print(f"seed {seed}  {route}{label}: {raw['overall']:.3f}", style="bold", highlight=False)
         if name == LAST:
             self._console.print(f"seed {seed}  after assignment: {self.growth.assigned[seed]:.3f}", highlight=False)

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from components.core.config import RunConfig, parse
 from components.core.errors import InputError
 
-Route = Literal["standardise", "adabn"]
+Route = Literal["standardise", "adabn", "aside"]
+"""By standardised pixels; by AdaBN in their place; and single parts that are on neither way."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Rung:
     Attributes:
         name: in growth.json.
         label: on the chart.
-        route: by standardised pixels, or by AdaBN.
+        route: which of the ways up.
         config: the whole configuration.
         difference: fields that changed from the rung before, with the values before and now.
         published: the reference's public score.
@@ -38,7 +39,7 @@ class Rung:
 
 
 def rungs(full: RunConfig) -> list[Rung]:
-    """The rungs of both routes; each route starts at the baseline, which is there once.
+    """The rungs of both routes and the asides; each route starts at the baseline, which is there once.
 
     Args:
         full: with everything on.
@@ -81,6 +82,16 @@ def rungs(full: RunConfig) -> list[Rung]:
         ("adabn_experiment", "domain:\nexperiment", 0.600, {"batch_norm.domain": "experiment"}),
         ("adabn_plate", "domain:\nplate", 0.700, {"batch_norm.domain": "plate"}),
         ("adabn_arcface", "+ ArcFace", 0.850, {"head.kind": "arcface"}),
+        (
+            "adabn_mean_teacher",
+            "+ mean\nteacher",
+            0.900,
+            {"mean_teacher.enabled": True, "mean_teacher.pseudo_labels": "none"},
+        ),
+    ]
+    asides: list[tuple[str, str, str, Mapping[str, Any]]] = [
+        ("both_arcface", "arcface", "ArcFace, standardised\nand AdaBN", {"batch_norm.domain": "plate"}),
+        ("pseudo_labels", "mean_teacher", "pseudo-labels,\none backbone", {"mean_teacher.pseudo_labels": labels}),
     ]
     base = _changed(given, off)
     found, before = [], base
@@ -93,6 +104,9 @@ def rungs(full: RunConfig) -> list[Rung]:
         now = _changed(before, change)
         found.append(_rung(name, label, "adabn", before, now, published))
         before = now
+    known = {rung.name: rung.config.model_dump(mode="json") for rung in found}
+    for name, after, label, change in asides:
+        found.append(_rung(name, label, "aside", known[after], _changed(known[after], change), None))
     return found
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ from components.core.learning.network import Classifier, pick_device
 from components.core.learning.step_settings import TRAINING_CODE, PretrainSettings, library_versions
 from components.core.learning.supervised import Validation, train_supervised
 from components.core.learning.validation import groups_of_fold, score_of
-from components.core.storage.artifacts import local_copy
+from components.core.storage.artifacts import local_file
 from components.core.storage.digests import digest_file
 from components.core.storage.finished import code_digest, run_once
 from components.core.storage.interface import ObjectReader
@@ -94,20 +91,13 @@ def _kept(record: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in record.items() if k != "seconds_left"}
 
 
-@contextmanager
-def _local_file(uri: str | None) -> Iterator[Path | None]:
-    """The file of initial weights on this machine, while it is needed; None where there is none."""
-    with tempfile.TemporaryDirectory(prefix="cellsignal-weights-") as folder:
-        yield local_copy(uri, Path(folder)) if uri else None
-
-
 def main(config: str, screen: str, fold: int, backbone: str, weights: str) -> None:
     """The step with paths and JSON, as the pipeline calls it; finished work is fetched instead of done again."""
     with progress.task("pretrain", fold=fold, backbone=backbone):
         settings = parse(PretrainSettings, json.loads(config), "config")
         manifest = Manifest.read(Path(screen))
         store = ObjectStore.connect(manifest.store)
-        with _local_file(settings.backbone(backbone).weights) as initial:
+        with local_file(settings.backbone(backbone).weights) as initial:
             run_once(
                 store,
                 "pretrain",

@@ -32,8 +32,11 @@ from components.core.learning.step_settings import (
     library_versions,
 )
 from components.core.learning.validation import groups_of_fold, score_of
+from components.core.prior.fused_labels import FusedLabels, read_fused_labels
 from components.core.prior.plate_groups import PlateGroups
 from components.core.prior.pseudo_labels import PseudoLabels, select
+from components.core.storage.artifacts import local_file
+from components.core.storage.digests import digest_file
 from components.core.storage.finished import code_digest, run_once
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
@@ -52,6 +55,7 @@ class PseudoLabeller:
         groups: learned from the fold's training experiments; None without a plate design.
         settings: passes, blend and prior.
         seed: of views and sites.
+        fused: file of an earlier run's names of the unlabelled wells, which stay their labels; None labels them anew.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class PseudoLabeller:
         groups: PlateGroups | None,
         settings: MeanTeacherSettings,
         seed: int,
+        fused: Path | None = None,
     ) -> None:
         table = images.table
         # Plate order, so that a batch holds one plate and BatchNorm in train mode adapts to it.
@@ -71,6 +76,17 @@ class PseudoLabeller:
         self._seed = seed
         self._experiments = [table.experiments[e] for e in table.experiment_W[self.wells]]
         self._plates = [int(p) for p in table.plate_number_P[table.plate_W[self.wells]]]
+        self._fused: FusedLabels | None = None
+        if fused is not None:
+            self._fused = read_fused_labels(
+                fused,
+                [str(id_code) for id_code in table.id_code_W[self.wells]],
+                table.class_W[self.wells] < 0,
+                self._experiments,
+                self._plates,
+                screen.vocabulary.treatments,
+                settings.mean_teacher.fused_labels,
+            )
         self.last: PseudoLabels | None = None
         self._refreshes = 0
         self._told: set[str] = set()
@@ -94,6 +110,7 @@ class PseudoLabeller:
                 rng,
             )
         treatments = len(self._screen.vocabulary.treatments)
+        fraction = config.confident_fractions[min(self._refreshes, len(config.confident_fractions) - 1)]
         self.last = select(
             (mean_WK / len(self._pairs))[:, :treatments].astype(np.float32),
             self._experiments,
@@ -102,8 +119,10 @@ class PseudoLabeller:
             self._settings.prior,
             previous_WK=None if self.last is None else self.last.logits_WK,
             blend=config.pseudo_label_blend,
-            fraction=config.confident_fractions[min(self._refreshes, len(config.confident_fractions) - 1)],
+            fraction=fraction,
         )
+        if self._fused is not None:
+            self.last = self._fused.over(self.last, fraction)
         self._refreshes += 1
         for experiment, arrangement in self.last.arrangements.items():
             if arrangement.problem and experiment not in self._told:
@@ -133,6 +152,7 @@ def run(
     weights: Path,
     logits: Path,
     embeddings: Path,
+    fused: Path | None = None,
 ) -> None:
     """Trains through the remaining cycles with pseudo-labels, then predicts.
 
@@ -147,9 +167,11 @@ def run(
         weights: folder to write, see core.learning.pair_files; also pseudo_labels.csv.
         logits: folder to write: logits.npz and meta.json.
         embeddings: folder to write: Parquet files, see core.storage.embeddings.
+        fused: file of an earlier run's names of the unlabelled wells, see core.prior.fused_labels; None without.
 
     Raises:
-        InputError: a base of another fold or cell type: it may have learned this fold's labels.
+        InputError: fused labels that do not fit the screen, or a base of another fold or cell type: it may have learned
+            this fold's labels.
     """
     check_finetuned(base, fold, cell_type)
     device = pick_device()
@@ -163,14 +185,14 @@ def run(
     wells = fold_wells(images.table, fold, settings.screen.controls, cell_type)
     groups = groups_of_fold(screen, fold, settings.prior)
     unlabelled = np.concatenate([wells.validation, wells.unlabelled])
-    labeller = PseudoLabeller(pairs, images, unlabelled, screen, groups, settings, settings.seed * 1009 + fold)
+    labeller = PseudoLabeller(pairs, images, unlabelled, screen, groups, settings, settings.seed * 1009 + fold, fused)
     torch.manual_seed(settings.seed * 1009 + fold)
     trained = train_epochs(
         pairs=pairs,
         images=images,
         wells=Wells(wells.training, unlabelled),
         validation=wells.validation,
-        score=score_of(images.table, screen, wells.validation, groups, settings.prior, "group"),
+        score=score_of(images.table, screen, wells.validation, groups, settings.prior, config.selection),
         settings=settings,
         classes=classes,
         epochs=range(schedule.cut, schedule.total),
@@ -220,31 +242,34 @@ def main(
         settings = parse(MeanTeacherSettings, json.loads(config), "config")
         manifest, held_out = Manifest.read(Path(screen)), Manifest.read(Path(holdout))
         store = ObjectStore.connect(manifest.store)
-        run_once(
-            store,
-            "pseudo_label",
-            {
-                "settings": settings.fingerprint(),
-                "screen": manifest.digest(),
-                "holdout": held_out.digest(),
-                "base": weights_digest(Path(base)),
-                "fold": str(fold),
-                "cell_type": cell_type,
-                "code": code_digest(*TRAINING_CODE, *PREDICTING_CODE, "components.pseudo_label"),
-                "libraries": library_versions(),
-            },
-            {"weights": Path(weights), "logits": Path(logits), "embeddings": Path(embeddings)},
-            lambda out: run(
-                settings,
+        with local_file(settings.mean_teacher.fused_labels) as fused:
+            run_once(
                 store,
-                manifest,
-                held_out,
-                Path(base),
-                fold,
-                cell_type,
-                out["weights"],
-                out["logits"],
-                out["embeddings"],
-            ),
-            finished=lambda place: record_fold(store, manifest, held_out, cell_type, fold, place),
-        )
+                "pseudo_label",
+                {
+                    "settings": settings.fingerprint(),
+                    "screen": manifest.digest(),
+                    "holdout": held_out.digest(),
+                    "base": weights_digest(Path(base)),
+                    "fold": str(fold),
+                    "cell_type": cell_type,
+                    "code": code_digest(*TRAINING_CODE, *PREDICTING_CODE, "components.pseudo_label"),
+                    "libraries": library_versions(),
+                    **({"fused_labels": digest_file(fused)} if fused else {}),
+                },
+                {"weights": Path(weights), "logits": Path(logits), "embeddings": Path(embeddings)},
+                lambda out: run(
+                    settings,
+                    store,
+                    manifest,
+                    held_out,
+                    Path(base),
+                    fold,
+                    cell_type,
+                    out["weights"],
+                    out["logits"],
+                    out["embeddings"],
+                    fused,
+                ),
+                finished=lambda place: record_fold(store, manifest, held_out, cell_type, fold, place),
+            )

@@ -122,7 +122,7 @@ def run(
             pictures=pictures,
             pictures_of=pictures_of,
             pictures_note=note,
-            notices=_notices(outputs, screen_manifest, holdout_manifest, wells, places, labels["unlabelled"]),
+            notices=_notices(config, outputs, screen_manifest, holdout_manifest, wells, places, labels["unlabelled"]),
             lineage=lineage,
         )
     )
@@ -207,6 +207,7 @@ def _pictures(
 
 
 def _notices(
+    config: RunConfig,
     outputs: Sequence[AssignOutput],
     screen: Manifest,
     holdout: Manifest,
@@ -216,6 +217,12 @@ def _notices(
 ) -> list[Notice]:
     """Everything a reader should look at, in the order of the steps."""
     notices = [Notice("normalize", message) for manifest in (screen, holdout) for message in manifest.warnings]
+    if config.mean_teacher.fused_labels:
+        message = (
+            f"a further round on the names of {config.mean_teacher.fused_labels}: networks of all folds made them, so that "
+            "out-of-fold scores are not independent of their own labels; unlabelled and holdout scores are"
+        )
+        notices.append(Notice("pseudo_label", message))
     for output in outputs:
         notices += [Notice(f"assign {output.cell_type}", message) for message in output.assign.get("warnings", [])]
         missing = len(places.ids("out_of_fold", output.cell_type)) - len(output.wells["out_of_fold"])

@@ -50,7 +50,7 @@ LAST = changed(
     embeddings={"enabled": False},
 )
 WELLS = changed(LAST, folds={"split": "well"}, prior={"enabled": False}, batch_norm={"domain": "plate"})
-BEST = changed(LAST, pretrain={"selection": "group"}, mean_teacher={"selection": "best"})
+BEST = changed(LAST, pretrain={"selection": "group"}, mean_teacher={"selection": "group"})
 
 
 @dataclass(frozen=True)

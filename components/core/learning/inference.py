@@ -163,10 +163,11 @@ def adaptive_logits(
     generator: Generator,
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """Mean logits over passes of the easy view with BatchNorm in train mode, wells in plate order, shape (W, K).
+    """Mean logits over passes of the easy view with BatchNorm in train mode, shape (W, K).
 
-    Batches of one plate give BatchNorm that plate's statistics, in effect AdaBN (Li et al. 2016, arXiv 1603.04779); where
-    `images.batch_norm` names a domain, batches are of it instead. The running statistics are left as they were.
+    Batches in plate order, each of one plate, give BatchNorm that plate's statistics, in effect AdaBN (Li et al. 2016,
+    arXiv 1603.04779); where `images.batch_norm` names a domain, its wells are dealt evenly to batches instead.
+    The running statistics are left as they were.
 
     Args:
         network: standardised images to logits.
@@ -186,7 +187,14 @@ def adaptive_logits(
     domain = images.batch_norm.domain
     domain_w = domain_of_wells(table, "plate" if domain == "none" else domain)[wells]
     groups = [np.flatnonzero(domain_w == which) for which in np.unique(domain_w)]
-    rows = [part for group in groups for part in np.array_split(group, -(-len(group) // batch_size))]
+    # A wider domain is dealt evenly, as its training batches are drawn: in plate order each would be nearly one plate.
+    rows = [
+        part
+        for group in groups
+        for part in (
+            np.array_split(group, -(-len(group) // batch_size)) if domain == "none" else _dealt(group, batch_size)
+        )
+    ]
     try:
         with torch.no_grad():
             for _ in range(passes):

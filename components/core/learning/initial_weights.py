@@ -7,7 +7,7 @@ whose classifier is left out), or for `xception` with the names of timm's `legac
 weights have (Chollet's network ported by R. Cadene):
 
     theirs                           ours
-    conv1, bn1                       stem.0, stem.1        3x3 there and 7x7 here: new, unless the file's is 7x7 too
+    conv1, bn1                       stem.0, stem.1        3x3 there, set into the centre of the 7x7 here
     conv2, bn2                       stem.3, stem.4
     block1 ... (entry)               entry.0 ...
     the next blocks                  middle.0 ...
@@ -120,17 +120,14 @@ def load_initial_weights(
     first = _first_convolutions(backbone, config)
     classifiers = _classifiers(backbone)
     values: dict[str, Tensor] = {}
-    adapted, fresh = [], set()
+    adapted = []
     for name in sorted(own.keys() & given.keys()):
         value, shape = given[name], tuple(own[name].shape)
         if name in first and value.ndim == 4 and value.shape[1] != shape[1]:
             value = adapt_input_channels(value, channels)
             adapted.append(name)
-        if config.kind == "xception" and name == "stem.0.weight" and value.shape[2:] != shape[2:]:
-            # Their 3x3 stem against our 7x7: both the convolution and the norm of its outputs begin anew.
-            fresh = {name, *(n for n in own if n.startswith("stem.1."))}
-            adapted.clear()
-            continue
+        if config.kind == "xception" and name == "stem.0.weight" and value.ndim == 4:
+            value = widen_kernel(value, shape[-1])
         if tuple(value.shape) != shape:
             raise InputError(
                 f"{source}: tensor {name} has shape {tuple(given[name].shape)}, but backbone {config.name} needs {shape}; "
@@ -139,7 +136,6 @@ def load_initial_weights(
         if not torch.isfinite(value).all():
             raise InputError(f"{source}: tensor {name} has a value that is not finite; the file is of no use")
         values[name] = value
-    values = {name: value for name, value in values.items() if name not in fresh}
     if not any(name.endswith("weight") for name in values):
         raise InputError(
             f"{source}: no tensor is named as one of backbone {config.name}'s ({', '.join(list(own)[:3])}, ...); the file "
@@ -149,7 +145,7 @@ def load_initial_weights(
     # A counter that nothing reads, and that older files lack.
     new = tuple(n for n in own if n not in values and not n.endswith("num_batches_tracked"))
     unused = tuple(n for n in sorted(given.keys() - own.keys()) if not _begins_with(n, classifiers))
-    expected = not unused and all(n in fresh or _begins_with(n, [f.rpartition(".")[0] for f in first]) for n in new)
+    expected = not unused and all(_begins_with(n, [f.rpartition(".")[0] for f in first]) for n in new)
     return InitialWeights(tuple(values), tuple(adapted), new, unused, expected)
 
 
@@ -164,6 +160,17 @@ def adapt_input_channels(weight_OIHW: Tensor, channels: int) -> Tensor:
     given = weight_OIHW.shape[1]
     repeated = weight_OIHW.repeat(1, -(-channels // given), 1, 1)[:, :channels]
     return repeated * (given / channels)
+
+
+def widen_kernel(weight_OIHW: Tensor, size: int) -> Tensor:
+    """A smaller odd kernel in the centre of a larger one, zeros around it: the same filter, with room to grow.
+
+    Strided convolutions with padding (size - 1) / 2 give the same output, but for a shift where the small one was not padded.
+    """
+    margin, odd = divmod(size - weight_OIHW.shape[-1], 2)
+    if odd or margin <= 0:
+        return weight_OIHW
+    return torch.nn.functional.pad(weight_OIHW, (margin,) * 4)
 
 
 def _is_state_dict(content: Any) -> bool:

@@ -80,7 +80,7 @@ def train_epochs(
     schedule = CycleSchedule.of(config, cell_type)
     done = EpochsRun()
     begun = time.monotonic()
-    selects = config.selection == "best" and len(validation) > 0
+    selects = config.selection != "last" and len(validation) > 0
     best_teachers = Best()
     best_student = {pair.name: Best() for pair in pairs}
     best_state = {pair.name: deepcopy(pair.student.state_dict()) for pair in pairs}

@@ -56,7 +56,8 @@ class CycleSchedule:
         """The schedule of a cell type: its ratio shortens the cycles, at least one epoch each."""
         length = max(1, round(config.cycle_epochs * config.ratio.get(cell_type, 1.0)))
         total = length * config.cycles + config.final_epochs
-        return cls(config, length, total if config.pseudo_labels == "none" else length * config.finetune_cycles, total)
+        cut = max(1, round(length * config.finetune_cycles))
+        return cls(config, length, total if config.pseudo_labels == "none" else cut, total)
 
     def rate(self, epoch: float) -> float:
         """Learning rate at a (fractional) epoch: low + (high - low)(1 + cos(pi phase)) / 2 within a cycle."""

@@ -72,6 +72,10 @@ class LearningSettings(Frozen):
                 return backbone
         raise InputError(f"backbone {name!r} is not configured; backbones are {[b.name for b in self.backbones]}")
 
+    def adapting_batch(self) -> str:
+        """The batch size of inference where it decides validation: AdaBN measures a domain batch by batch."""
+        return "" if self.batch_norm.domain == "none" else f"batches of {self.predict.batch_size}"
+
     def fingerprint(self) -> str:
         """The settings that decide the result, as JSON; memory limits do not, and initial weights act through pretrain."""
         return self.model_dump_json(exclude={"loader": True, "backbones": {"__all__": {"weights"}}})
@@ -86,7 +90,7 @@ class PretrainSettings(LearningSettings):
         """What decides the weights of one backbone, as JSON: other backbones, and how the result predicts, do not."""
         own = self.backbone(backbone).model_dump_json()
         # Validation takes one view of the student's weights whatever `predict` says.
-        return own + self.model_dump_json(exclude={"loader", "backbones", "predict"})
+        return own + self.model_dump_json(exclude={"loader", "backbones", "predict"}) + self.adapting_batch()
 
 
 class PredictingSettings(LearningSettings):
@@ -100,6 +104,12 @@ class MeanTeacherSettings(PredictingSettings):
 
     mean_teacher: MeanTeacherConfig
 
+    def fingerprint(self) -> str:
+        """As every step's; fused labels count by their content and not by their place."""
+        return self.model_dump_json(
+            exclude={"loader": True, "backbones": {"__all__": {"weights"}}, "mean_teacher": {"fused_labels"}}
+        )
+
     def finetune_fingerprint(self) -> str:
         """What decides finetune's weights, as JSON: how they predict afterwards, and pseudo-labels to come, do not."""
         later = {
@@ -108,6 +118,7 @@ class MeanTeacherSettings(PredictingSettings):
             "pseudo_label_passes",
             "pseudo_label_blend",
             "refresh_epochs",
+            "fused_labels",
         }
         if self.mean_teacher.pseudo_labels != "none":
             later |= {"pseudo_labels", "selection"}  # of what kind they will be; finetune itself keeps its last epoch
@@ -117,7 +128,7 @@ class MeanTeacherSettings(PredictingSettings):
             "embeddings": True,
             "backbones": {"__all__": {"weights"}},
         }
-        return self.model_dump_json(exclude={**unread, "mean_teacher": later})
+        return self.model_dump_json(exclude={**unread, "mean_teacher": later}) + self.adapting_batch()
 
 
 class InferSettings(PredictingSettings):

@@ -82,7 +82,7 @@ def select(
     if not prior.enabled or groups is None:
         prob_WK = softmax(blended_WK.astype(np.float64), axis=1)
         confidence_W = prob_WK.max(axis=1)
-        left_w = _least_confident(confidence_W, fraction)
+        left_w = least_confident(confidence_W, fraction)
         return _labels(prob_WK.argmax(axis=1), prob_WK, confidence_W, left_w, blended_WK, {})
     arrangements = infer_arrangements(blended_WK, experiments_W, plates_W, groups, prior.permutations)
     # Wells of no competition, where siRNAs repeat, keep their arg-max.
@@ -96,14 +96,14 @@ def select(
         confidence_W[part.wells_w] = np.exp(balanced_wk.max(axis=1))
         prob_WK[part.wells_w] = 0.0
         prob_WK[np.ix_(part.wells_w, part.classes_k)] = np.exp(balanced_wk)
-        left.append(part.wells_w[_least_confident(confidence_W[part.wells_w], fraction)])
+        left.append(part.wells_w[least_confident(confidence_W[part.wells_w], fraction)])
         free_W[part.wells_w] = False
     free_w = np.flatnonzero(free_W)
-    left.append(free_w[_least_confident(confidence_W[free_w], fraction)])
+    left.append(free_w[least_confident(confidence_W[free_w], fraction)])
     return _labels(class_W, prob_WK, confidence_W, np.concatenate(left), blended_WK, arrangements)
 
 
-def _least_confident(confidence_W: NDArray[np.float64], fraction: float) -> NDArray[np.intp]:
+def least_confident(confidence_W: NDArray[np.float64], fraction: float) -> NDArray[np.intp]:
     """The wells beyond the most confident share; of equally confident wells the first are kept."""
     kept = math.ceil(fraction * len(confidence_W) - 1e-9)
     return np.argsort(-confidence_W, kind="stable")[kept:]

@@ -6,7 +6,10 @@ A step that receives addresses as strings instead of KFP artifacts (report, whic
 from __future__ import annotations
 
 import shutil
+import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -63,6 +66,17 @@ def local_copy(uri: str, into: Path) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+@contextmanager
+def local_file(uri: str | None) -> Iterator[Path | None]:
+    """The file at an address, on this machine while it is needed; None where there is no address.
+
+    Raises:
+        InputError: as local_copy.
+    """
+    with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
+        yield local_copy(uri, Path(folder)) if uri else None
 
 
 def _existing(path: Path, uri: str) -> Path:

@@ -70,6 +70,13 @@ def error(tmp_path: Path, text: str, *changes: str) -> str:
         ),
         ("pretrain: {milestones: [9, 5]}", "pretrain: milestones must increase, got [9, 5]"),
         ("mean_teacher: {finetune_cycles: 9}", "mean_teacher: finetune_cycles must be <= cycles, got 9 and 4"),
+        ("mean_teacher: {finetune_cycles: 0}", "mean_teacher.finetune_cycles: input should be greater than 0, got 0"),
+        ("mean_teacher: {ema_epochs: [1, 20, 10]}", "mean_teacher: ema_epochs must increase, got [1, 20, 10]"),
+        (
+            "mean_teacher: {fused_labels: a.csv, pseudo_labels: none}",
+            "mean_teacher: fused_labels are pseudo-labels; set pseudo_labels to hard or soft",
+        ),
+        ("backbones: [resnet]", "backbones.0: input should be a valid dictionary or instance of BackboneConfig"),
         ("mean_teacher: {ema_epochs: [1]}", "mean_teacher: ema_decays must have one more entry than ema_epochs"),
         ("mean_teacher: {ratio: {RPE: 0}}", "mean_teacher.ratio.RPE: input should be greater than 0, got 0"),
         ("folds: {count: 1}", "folds.count: input should be greater than or equal to 2, got 1"),
@@ -256,3 +263,15 @@ def test_what_a_short_configuration_dumps_is_the_same_configuration(tmp_path: Pa
     config = RunConfig.load(str(file))
     (tmp_path / "dump.yaml").write_text(config.dump())
     assert RunConfig.load(str(tmp_path / "dump.yaml")) == config
+
+
+def test_backbones_may_be_given_by_name():
+    demo = RunConfig.load("demo")
+    assert RunConfig.load("demo", ["backbones=[xception_slim]"]).backbones == demo.backbones[1:]
+    assert RunConfig.load("demo", ["backbones=[xception_large, xception_slim]"]).backbones == (
+        XCEPTION_LARGE,
+        demo.backbones[1],
+    )
+    assert RunConfig.load("rxrx1", ["backbones=[xception]"]).backbones == (XCEPTION,)
+    changed = RunConfig.load("demo", ["backbones.1.stem=9", "backbones=[xception_slim]"])
+    assert changed.backbones[0].stem == 9

@@ -81,8 +81,14 @@ def grown(command):
 def test_all_rungs_are_there_in_order_with_what_was_asked(grown):
     _, done, content = grown
     assert [rung["name"] for rung in content["rungs"]] == RUNGS
-    assert [rung["name"] for rung in content["adabn"]] == ["adabn_experiment", "adabn_plate", "adabn_arcface"]
-    for rung in (*content["rungs"], *content["adabn"], content["assigned"]):
+    assert [rung["name"] for rung in content["adabn"]] == [
+        "adabn_experiment",
+        "adabn_plate",
+        "adabn_arcface",
+        "adabn_mean_teacher",
+    ]
+    assert [rung["name"] for rung in content["asides"]] == ["both_arcface", "pseudo_labels"]
+    for rung in (*content["rungs"], *content["adabn"], *content["asides"], content["assigned"]):
         assert list(rung["per_seed"]) == ["7"]
         assert rung["mean"] == rung["per_seed"]["7"]
         assert rung["sd"] is None, "one seed has no deviation"
@@ -90,7 +96,9 @@ def test_all_rungs_are_there_in_order_with_what_was_asked(grown):
     assert set(content["paired_gains"]) == {
         "plate domain over experiment domain",
         "ArcFace over softmax",
+        "mean teacher over ArcFace",
         "mean teacher and pseudo-labels over ArcFace",
+        "second backbone over one",
     }
     assert "folds, assigned" in done.stdout
 
@@ -107,11 +115,11 @@ def test_rungs_share_the_tasks_that_do_not_differ(command, grown):
     for file in command.out.glob("work/tasks/*/done.json"):
         step = json.loads(file.read_text())["step"]
         steps[step] = steps.get(step, 0) + 1
-    # Backbone a: four rungs and three of AdaBN in fold 0, one in fold 1; backbone b: two folds. The mean teacher starts
-    # from the ArcFace rung's network, and the last rung reads fold 0 of the rung before.
+    # Backbone a: four rungs, three of AdaBN and one of both in fold 0, one in fold 1; backbone b: two folds. Mean teachers
+    # start from the ArcFace rungs' networks, and the last rung reads fold 0 of the rung before.
     assert steps == {
-        "simulate": 1, "normalize": 1, "pretrain": 7 + 1 + 2, "finetune": 3, "pseudo_label": 2, "infer": 4 + 1 + 3,
-        "ensemble": 10, "assign": 10,
+        "simulate": 1, "normalize": 1, "pretrain": 8 + 1 + 2, "finetune": 1 + 1 + 1 + 2, "pseudo_label": 1 + 2,
+        "infer": 4 + 3 + 1 + 2, "ensemble": 13, "assign": 13,
     }  # fmt: skip
 
 

@@ -29,6 +29,9 @@ def test_each_rung_changes_what_its_name_says_and_nothing_else(ladder):
         "adabn_experiment": {"batch_norm.domain"},
         "adabn_plate": {"batch_norm.domain"},
         "adabn_arcface": {"head.kind"},
+        "adabn_mean_teacher": {"mean_teacher.enabled", "mean_teacher.pseudo_labels"},
+        "both_arcface": {"batch_norm.domain"},
+        "pseudo_labels": {"mean_teacher.pseudo_labels"},
     }
     assert ladder["plate"].difference["standardise.domain"] == ("experiment", "plate")
 
@@ -38,6 +41,10 @@ def test_the_differences_are_those_of_the_configurations(ladder):
     assert differences(*dumped) == {"head.kind": ("softmax", "arcface")}
     adabn = [ladder[name].config.model_dump(mode="json") for name in ("baseline", "adabn_experiment")]
     assert differences(*adabn) == {"batch_norm.domain": ("none", "experiment")}
+    both = [ladder[name].config.model_dump(mode="json") for name in ("arcface", "both_arcface")]
+    assert differences(*both) == {"batch_norm.domain": ("none", "plate")}
+    alone = [ladder[name].config.model_dump(mode="json") for name in ("mean_teacher", "pseudo_labels")]
+    assert differences(*alone) == {"mean_teacher.pseudo_labels": ("none", "hard")}
 
 
 def test_the_last_rung_is_the_configuration_given(ladder, full):

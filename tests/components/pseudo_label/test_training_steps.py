@@ -152,3 +152,38 @@ def test_held_out_experiments_reach_their_own_logits_and_nothing_else(
         assert np.array_equal(left.wells[role].logits_WK, right.wells[role].logits_WK)
     assert left.wells["holdout"].ids_W == right.wells["holdout"].ids_W == ids("HUVEC-02")
     assert not np.array_equal(left.wells["holdout"].logits_WK, right.wells["holdout"].logits_WK)
+
+
+def test_a_further_round_trains_on_the_names_of_an_earlier_run(run: TrainingRun, tmp_path: Path, store: ObjectStore):
+    for backbone in BACKBONES:
+        run.pretrain(backbone)
+    run.finetune()
+    given = dict(zip(ids("HUVEC-03"), [*TREATMENTS[2], *TREATMENTS[1]], strict=True))
+    table = tmp_path / "predictions.csv"
+    rows = [f"{id_code},{sirna},{0.9 - 0.1 * k:.1f}" for k, (id_code, sirna) in enumerate(given.items())]
+    table.write_text("\n".join(["id_code,sirna,confidence", *rows]) + "\n")
+    settings = json.loads(run.mean_teacher_json)
+    settings["mean_teacher"]["fused_labels"] = str(table)
+    run.mean_teacher_json = json.dumps(settings)
+    run.pseudo_label()
+    with (run.weights / "pseudo_labels.csv").open(newline="") as file:
+        labels = {row["id_code"]: row for row in csv.DictReader(file)}
+    assert {id_code: labels[id_code]["sirna"] for id_code in given} == given
+    assert [float(labels[id_code]["confidence"]) for id_code in given] == [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
+    assert set(labels) - set(given) == set(ids("HUVEC-01")), "validation wells keep their own"
+
+    # The labels count by their content: the same elsewhere are the same work, others are not.
+    events = tmp_path / "events.jsonl"
+    trained = epochs_trained(events)
+    first = weights(run.weights)
+    settings["mean_teacher"]["fused_labels"] = str(table.rename(tmp_path / "moved.csv"))
+    run.mean_teacher_json = json.dumps(settings)
+    run.pseudo_label()
+    assert epochs_trained(events) == trained
+    moved = tmp_path / "moved.csv"
+    lines = moved.read_text().splitlines()
+    swapped = [line.replace(TREATMENTS[2][0], "x").replace(TREATMENTS[2][1], TREATMENTS[2][0]) for line in lines]
+    moved.write_text("\n".join(line.replace("x", TREATMENTS[2][1]) for line in swapped) + "\n")
+    run.pseudo_label()
+    assert epochs_trained(events) == trained + 4
+    assert weights(run.weights) != first

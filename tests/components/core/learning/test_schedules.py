@@ -62,6 +62,9 @@ def test_a_cycle_has_at_least_one_epoch_and_the_cut_is_config():
     config = MeanTeacherConfig(cycle_epochs=2, ratio={"HUVEC": 0.1}, finetune_cycles=3)
     schedule = CycleSchedule.of(config, "HUVEC")
     assert (schedule.cycle_epochs, schedule.cut, schedule.total) == (1, 3, 9)
+    half_way = MeanTeacherConfig(finetune_cycles=0.5)
+    assert [CycleSchedule.of(half_way, cell_type).cut for cell_type in ("U2OS", "HUVEC")] == [20, 5]
+    assert CycleSchedule.of(half_way.model_copy(update={"cycle_epochs": 1}), "U2OS").cut == 1
 
 
 def test_cosine_cycles_then_the_tail():

@@ -44,6 +44,9 @@ def changed(change: str, *also: str) -> set[str]:
         ("mean_teacher.pseudo_label_blend=0.5", {"pseudo_label"}),
         ("mean_teacher.confident_fractions=[0.5]", {"pseudo_label"}),
         ("mean_teacher.refresh_epochs=3", {"pseudo_label"}),
+        ("mean_teacher.finetune_cycles=0.5", {"finetune", "pseudo_label"}),
+        ("mean_teacher.fused_labels=/other/predictions.csv", set()),
+        ("predict.batch_size=7", {"pseudo_label", "infer"}),
         ("predict.views=2", {"pseudo_label", "infer"}),
         ("predict.weights=teacher", {"pseudo_label", "infer"}),
         ("embeddings.views=2", {"pseudo_label", "infer"}),
@@ -72,3 +75,7 @@ def test_initial_weights_act_through_pretraining_alone():
 def test_checkpoints_are_selected_by_finetune_only_where_it_is_last(kind: str):
     found = changed("mean_teacher.selection=last", f"mean_teacher.pseudo_labels={kind}")
     assert ("finetune" in found) == (kind == "none")
+
+
+def test_the_batch_size_of_inference_decides_validation_where_batch_norm_adapts_by_domain():
+    assert changed("predict.batch_size=7", "batch_norm.domain=plate") == ALL

@@ -1,0 +1,82 @@
+"""Labels of an earlier run: read for unlabelled wells alone, kept in place of the fold's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.core.errors import InputError
+from components.core.prior.fused_labels import FusedLabels, read_fused_labels
+from components.core.prior.pseudo_labels import PseudoLabels
+
+TREATMENTS = ("a", "b", "c")
+IDS = ["V-1_1_B02", "U-1_1_B02", "U-1_1_B03", "U-1_2_B02", "U-1_2_B03"]
+UNLABELLED = np.array([False, True, True, True, True])
+EXPERIMENTS = ["V-1", "U-1", "U-1", "U-1", "U-1"]
+PLATES = [1, 1, 1, 2, 2]
+ROWS = {"U-1_2_B03": "c,0.4", "U-1_1_B02": "b,0.9", "U-1_1_B03": "c,0.2", "U-1_2_B02": "a,1"}
+
+
+def written(path: Path, rows: dict[str, str], header: str = "id_code,sirna,confidence") -> Path:
+    path.write_text(header + "\n" + "".join(f"{i},{rest}\n" for i, rest in rows.items()))
+    return path
+
+
+def read(path: Path, source: str | None = None) -> FusedLabels:
+    return read_fused_labels(path, IDS, UNLABELLED, EXPERIMENTS, PLATES, TREATMENTS, source)
+
+
+def own_labels() -> PseudoLabels:
+    prob_WK = np.full((5, 3), 1 / 3, dtype=np.float32)
+    return PseudoLabels(np.zeros(5, dtype=np.intp), prob_WK, np.full(5, 0.5), np.zeros((5, 3), dtype=np.float32), {})
+
+
+def test_unlabelled_wells_get_the_earlier_names_and_validation_wells_keep_their_own(tmp_path: Path):
+    # A name of a validation well, which other folds' networks knew, is not even read.
+    found = read(written(tmp_path / "p.csv", {**ROWS, "V-1_1_B02": "no siRNA,x", "other": "b,1"}))
+    before = own_labels()
+    after = found.over(before, 1.0)
+    assert after.class_W.tolist() == [0, 1, 2, 0, 2]
+    np.testing.assert_allclose(after.confidence_W, [0.5, 0.9, 0.2, 1.0, 0.4])
+    np.testing.assert_array_equal(after.prob_WK[1:], np.eye(3)[[1, 2, 0, 2]])
+    np.testing.assert_array_equal(after.prob_WK[0], before.prob_WK[0])
+    assert before.class_W.tolist() == [0] * 5, "a copy"
+
+
+def test_the_most_confident_of_each_plate_are_labelled(tmp_path: Path):
+    after = read(written(tmp_path / "p.csv", ROWS)).over(own_labels(), 0.5)
+    assert after.class_W.tolist() == [0, 1, -1, 0, -1]
+    assert after.prob_WK.sum(axis=1).tolist() == pytest.approx([1, 1, 0, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"U-1_1_B02": "d,0.9"}, "row 3: well U-1_1_B02: sirna 'd' is not a treatment of this screen"),
+        ({"U-1_1_B02": "b,1.5"}, "row 3: well U-1_1_B02: confidence '1.5' is not a number from 0 to 1"),
+        ({"U-1_1_B02": "b,nan"}, "confidence 'nan' is not a number from 0 to 1"),
+        ({"U-1_1_B02": "b"}, "confidence None is not a number"),
+    ],
+)
+def test_a_wrong_row_is_named(tmp_path: Path, change: dict[str, str], message: str):
+    with pytest.raises(InputError, match=message):
+        read(written(tmp_path / "p.csv", {**ROWS, **change}))
+
+
+def test_a_table_that_does_not_fit_is_refused_under_the_name_that_the_user_gave(tmp_path: Path):
+    path = written(tmp_path / "p.csv", {i: rest for i, rest in ROWS.items() if "_2_" in i})
+    with pytest.raises(InputError, match=r"s3://b/p.csv: has no row for 2 unlabelled wells, first U-1_1_B02"):
+        read(path, "s3://b/p.csv")
+    with pytest.raises(InputError, match=r"p.csv: column confidence is missing"):
+        read(written(path, {}, "id_code,sirna"))
+    with pytest.raises(InputError, match=r"cannot be read"):
+        read(tmp_path / "none.csv")
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"is not a CSV table in UTF-8"):
+        read(path)
+    text = written(path, ROWS).read_text()
+    path.write_text(text + "U-1_2_B02,a,1\n")
+    with pytest.raises(InputError, match="row 6: well U-1_2_B02 appears twice"):
+        read(path)
