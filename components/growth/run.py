@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import datetime
-import fcntl
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from components.core.config import RunConfig
-from components.core.errors import InputError, StepError
+from components.core.errors import InputError
 from components.core.learning.step_settings import library_versions
 from components.core.storage.digests import code_digest
 from components.growth.results import Growth, Measured
-from components.growth.rungs import Rung, differences, rungs
+from components.growth.rungs import Rung, rungs
 from components.growth.scores import accuracy
 from components.in_process.executor import Workplace, run_tasks
+from components.in_process.folder import opened
 from components.in_process.tasks import Plan, Task, TrainingRun, add_training
 
 LAST = "folds"
@@ -46,7 +45,9 @@ def grow(
     ladder = rungs(config)
     if not seeds or len(set(seeds)) != len(seeds):
         raise InputError(f"--seeds: different numbers are expected, got {list(seeds)}")
-    with _opened(out, config, seeds):
+    described = json.loads(config.model_dump_json())
+    del described["seed"]  # the seeds of the rungs are given apart, and more of them may be added
+    with opened(out, described):
         # Finer keys below, in the object store, still find the steps that a change of code leaves alone.
         plan = Plan(code_digest("components") + library_versions())
         runs = {
@@ -142,37 +143,3 @@ def lineage_of(code_version: str) -> dict[str, Any]:
         "code_version": code_version,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-
-
-@contextmanager
-def _opened(out: Path, config: RunConfig, seeds: Sequence[int]) -> Iterator[None]:
-    """This process alone in the folder; refuses one of another configuration."""
-    described = json.loads(config.model_dump_json())
-    del described["seed"]  # the seeds of the rungs are given apart, and more of them may be added
-    try:
-        (out / "work").mkdir(parents=True, exist_ok=True)
-        lock = (out / "work" / "lock").open("w")
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"--out {out}: another growth works in this folder; wait for it or use another") from None
-        path = out / "work" / "config.json"
-        if path.is_file():
-            changed = differences(json.loads(path.read_text(encoding="utf-8")), described)
-            if changed:
-                raise InputError(
-                    f"--out {out}: holds rungs of another configuration ({next(iter(changed))} differs); use a new folder"
-                )
-        else:
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(described), encoding="utf-8")
-            partial.replace(path)
-        try:
-            yield
-        except OSError as error:
-            raise StepError(
-                f"{error.filename or out}: cannot be written ({error.strerror}); make room and run again"
-            ) from None

@@ -110,6 +110,7 @@ def train_epochs(
             records.append({"backbone": pair.name, "epoch": epoch + 1, "epochs": schedule.total, **measured})
         last = epoch + 1 == epochs.stop
         students: dict[str, float] = {}
+        teachers: float | None = None
         # Where validation decides nothing, labels are renewed by the clock.
         renew = not selects and (epoch + 1 - epochs.start) % config.refresh_epochs == 0
         if len(validation) and ((epoch + 1 - epochs.start) % config.validate_every == 0 or last):
@@ -123,6 +124,7 @@ def train_epochs(
         left = (time.monotonic() - begun) / (epoch + 1 - epochs.start) * (epochs.stop - epoch - 1)
         for record in records:
             record["accuracy"] = students.get(str(record["backbone"]))
+            record["teachers_accuracy"] = teachers  # of their mean logits, whose new best renews pseudo-labels
             progress.epoch(**record, seconds_left=left)
         done.history += records
     if keep_best and selects:

@@ -152,7 +152,7 @@ def test_the_same_command_again_computes_nothing(command, grown):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--set", "pretrain.epochs=2"), "holds rungs of another configuration (pretrain.epochs differs)"),
+        (("--set", "pretrain.epochs=2"), "holds results of another pretrain.epochs; use a new folder"),
         (("--seeds", "1,x"), "--seeds: numbers separated by commas are expected, got '1,x'"),
         (("--seeds", "1,1"), "--seeds: different numbers are expected, got [1, 1]"),
         (("--set", "head.kind=softmax"), "the configuration must be the last rung, with head.kind arcface"),

@@ -70,6 +70,7 @@ def test_refreshes_follow_the_teachers_best_and_networks_end_at_theirs(images: I
     assert set(score.shapes) == {(6, K)}
     assert (done.pseudo_W == 2).all()
     assert [record["accuracy"] for record in done.history] == [0.2, 0.9, 0.3]
+    assert [record["teachers_accuracy"] for record in done.history] == [0.5, 0.3, 0.2]
     assert [record["epoch"] for record in done.history] == [2, 3, 4]
     assert same(weights_of(own[0].teacher), labels.states[2][0][1]), "the teacher of its best epoch"
     assert not same(weights_of(own[0].student), labels.states[2][0][0]), "the student was best an epoch later"
