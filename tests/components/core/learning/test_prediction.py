@@ -7,11 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from components.core.config import BatchNormConfig, EmbeddingsConfig
+from components.core.config import BatchNormConfig, EmbeddingsConfig, StandardiseConfig
 from components.core.learning.fold_data import fold_wells
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.prediction import fold_meta, held_out_images, predict_fold, predicting
 from components.core.learning.step_settings import InferSettings
+from components.core.screen.histograms import domain_statistics
 from components.core.screen.site_table import TREATMENT
 from components.core.storage.logits import read_logits
 from components.core.storage.manifest import Manifest
@@ -123,6 +124,36 @@ def test_batch_norm_of_a_domain_reaches_the_embeddings(screens):
     plain, other = predicted(screens), predicted(screens, settings=adapted)
     for name in plain.embeddings:
         assert not np.allclose(plain.embeddings[name].embedding_WE, other.embeddings[name].embedding_WE, atol=1e-3)
+
+
+def test_held_out_images_are_standardised_by_the_training_screens_statistics(screens):
+    """Where the domain is wider than an experiment; else by their own."""
+    store, screen, holdout = screens
+    for domain in ("global", "cell_type", "experiment", "plate"):
+        standardise = StandardiseConfig(domain=domain, jitter=0.0)
+        held_out = held_out_images(
+            holdout, screen, "HUVEC", store, SETTINGS.model_copy(update={"standardise": standardise}), CPU
+        )
+        known = domain_statistics(screen if domain in ("global", "cell_type") else holdout, domain)
+        x = torch.full((1, 6, 1, 1), 200, dtype=torch.uint8)
+        for index, plate in enumerate(holdout.plates):
+            of_domain = ("HUVEC-01", 1) if domain in ("global", "cell_type") else (plate.experiment, plate.plate)
+            mean_C, std_C = known[of_domain]
+            got_C = held_out.standardise(x, torch.tensor([index])).flatten()
+            np.testing.assert_allclose(got_C.numpy(), (200 - mean_C) / std_C, rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch_norm", [BatchNormConfig(), BatchNormConfig(domain="plate", statistics="controls")])
+def test_batch_norm_of_a_domain_reaches_the_held_out_images(screens, batch_norm):
+    store, screen, holdout = screens
+    settings = SETTINGS.model_copy(update={"batch_norm": batch_norm})
+    held_out = held_out_images(holdout, screen, "HUVEC", store, settings, CPU)
+    assert held_out.batch_norm == batch_norm
+    assert held_out.augment == settings.augment
+    nets = networks(screen)
+    adapted, plain = (predicted(screens, settings=s, nets=nets).logits["holdout"] for s in (settings, SETTINGS))
+    assert adapted.ids_W == plain.ids_W
+    assert np.allclose(adapted.logits_WK, plain.logits_WK, atol=1e-3) == (batch_norm == SETTINGS.batch_norm)
 
 
 def test_the_files_hold_the_prediction(screens, tmp_path):

@@ -1,0 +1,104 @@
+"""Which wells, in which view, each forward pass got: constant images that carry their well's number. For tests.
+
+B batch, C channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from components.core.config import BatchNormConfig
+from components.core.learning.inference import Images
+from components.core.learning.loader import SiteCache
+from components.core.learning.standardise import Standardiser
+from tests.components.core.learning.tiny_networks import CPU
+
+VIEWS = ("none", "easy_view", "normal_view", "hard_view")
+MARK = 1000
+"""What a marked view adds to its images, times its place in VIEWS; more than any well's number."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One call of a network.
+
+    Attributes:
+        x_BC: the value of each image's channels.
+        target_B: the targets it was given; None without.
+        training: whether the network was in train mode.
+    """
+
+    x_BC: NDArray[np.float32]
+    target_B: list[int] | None
+    training: bool
+
+    @property
+    def wells(self) -> list[int]:
+        """Rows of the well table, where there is no jitter."""
+        return [round(value) % MARK - 1 for value in self.x_BC[:, 0].tolist()]
+
+    @property
+    def views(self) -> set[str]:
+        """The marked views that its images have been through, where there is no jitter."""
+        return {VIEWS[round(value) // MARK] for value in self.x_BC[:, 0].tolist()}
+
+
+def numbered(images: Images, domain: str = "none", jitter: float = 0.0) -> Images:
+    """Every pixel of well w is w + 1, and standardisation leaves it at that but for jitter, which is a factor."""
+    table = images.table
+    assert table.wells < MARK
+
+    class Numbers:
+        def read(self, sites: NDArray[np.intp]) -> NDArray[np.uint8]:
+            number_B = (table.well_S[sites] + 1).astype(np.uint8)
+            return np.broadcast_to(number_B[:, None, None, None], (len(sites), 6, 16, 16)).copy()
+
+    plates = len(table.plate_number_P)
+    return replace(
+        images,
+        cache=SiteCache(Numbers(), table, (6, 16, 16), 0),
+        standardise=Standardiser(torch.zeros(plates, 6), torch.ones(plates, 6), jitter, CPU),
+        batch_norm=BatchNormConfig(domain=domain),
+    )
+
+
+def mark_views(monkeypatch: pytest.MonkeyPatch, module: ModuleType, images: Images) -> None:
+    """The module's views add their mark, and must be asked for with the images' augmentation."""
+    for number, name in enumerate(VIEWS):
+        if not hasattr(module, name):
+            continue
+
+        def marked(x: torch.Tensor, config: Any, _generator: Any, mark: int = number * MARK) -> torch.Tensor:
+            assert config is images.augment
+            return x + mark
+
+        monkeypatch.setattr(module, name, marked)
+
+
+def leave_views_out(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
+    """The module's views do nothing."""
+    for name in VIEWS:
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, lambda x, *_: x)
+
+
+def recorded(network: nn.Module) -> list[Pass]:
+    """Fills up with the network's passes from now on."""
+    passes: list[Pass] = []
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x_BCHW, target_B = (*args, *kwargs.values(), None)[:2]
+        x_BC = x_BCHW.detach().amax((2, 3)).numpy()
+        assert np.array_equal(x_BC, x_BCHW.detach().amin((2, 3)).numpy()), "constant images"
+        passes.append(Pass(x_BC, None if target_B is None else target_B.tolist(), module.training))
+
+    network.register_forward_pre_hook(note, with_kwargs=True)
+    return passes
