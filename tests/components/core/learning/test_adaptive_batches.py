@@ -13,9 +13,11 @@ K = 8
 PASSES = 2
 
 
-def batches_of(images, domain: str, batch_size: int) -> list[list[int]]:
-    """The wells of every batch, of all wells in any order."""
+def batches_of(images, domain: str, batch_size: int, in_plate_order: bool = False) -> list[list[int]]:
+    """The wells of every batch, of all wells in plate order or in any."""
     wells = np.random.default_rng(4).permutation(images.table.wells)
+    if in_plate_order:
+        wells = wells[np.argsort(images.table.plate_W[wells], kind="stable")]
     network = classifier(K, backbone=SLIM)
     passes = recorded(network)
     generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
@@ -43,3 +45,13 @@ def test_batches_follow_the_plates_where_no_domain_is_configured(images, batch_s
     seen = np.concatenate(batches_of(images, "none", batch_size))
     for part in np.array_split(seen, PASSES):
         assert (np.diff(images.table.plate_W[part]) >= 0).all()
+
+
+@pytest.mark.parametrize("domain", ["experiment", "cell_type"])
+def test_a_domain_of_several_plates_is_dealt_evenly_to_its_batches(images, domain):
+    table = images.table
+    for batch in batches_of(images, domain, 5, in_plate_order=True):
+        of_domain = np.flatnonzero(domain_of_wells(table, domain) == domain_of_wells(table, domain)[batch[0]])
+        for plate in np.unique(table.plate_W[of_domain]):
+            share = (table.plate_W[of_domain] == plate).mean()
+            assert abs((table.plate_W[batch] == plate).sum() - share * len(batch)) <= 1, "as training batches are drawn"
