@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax, logsumexp
+from scipy.special import log_softmax
 
 from components.core.config import PriorConfig
 
-# A sweep scales a row or column by at most max(W, K) (below), so 16 sweeps stay within exp(16 * 2 * ln K), inside
-# float64 for any plate; then the scalings are folded into the log-domain matrix and start at 1 again.
-SWEEPS_PER_KERNEL = 16
+# Scalings further apart than this are folded into the log-domain matrix. What has then underflowed in the kernel is
+# below 1e-308 where a row's largest is 1, and no scaling can lift it above 1e-158 of a well.
+WIDEST_SCALING = 1e150
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ def balanced(log_prob_WK: NDArray[np.float64], prior: PriorConfig) -> NDArray[np
 def sinkhorn(log_prob_WK: NDArray[np.float64], iterations: int, tolerance: float) -> Balanced:
     """Scales rows and columns until every siRNA is expected equally often: the closest such matrix in relative entropy.
 
-    Stabilised: after one sweep in the log domain rows sum to 1 and columns to 1/K or more, so that further sweeps can
-    scale a plain matrix, which is refreshed from the log domain before a scaling could overflow. Agrees with sweeps in
-    the log domain throughout, at a fraction of the exponentials.
+    Sweeps are two matrix-vector products with one kernel, exp of the logits less their row maxima; the result is that
+    difference plus the logs of the scalings. Where scalings would become extreme, or a column of the kernel vanishes,
+    one sweep is done in the log domain and the kernel is built anew. Agrees with sweeps in the log domain throughout.
 
     Args:
         log_prob_WK: natural-log probabilities or logits, shape (W, K), finite.
@@ -72,26 +72,28 @@ def sinkhorn(log_prob_WK: NDArray[np.float64], iterations: int, tolerance: float
     _check(log_prob_WK)
     wells, sirnas = log_prob_WK.shape
     target = wells / sirnas
-    log_WK = log_softmax(log_prob_WK.astype(np.float64), axis=1)
-    error, done = _column_error(np.exp(log_WK), target), 0
-    if error > tolerance:
-        log_WK, done = _sweep(log_WK, target), 1
+    log_WK = np.asarray(log_prob_WK, dtype=np.float64)
+    kernel_WK = np.empty(log_WK.shape)  # the only large array: fresh memory costs as much as the exponentials
+    done = 0
     while True:
-        kernel_WK = np.exp(log_WK)
-        column_K = kernel_WK.sum(axis=0)
-        error = float(np.abs(column_K - target).max())
-        if error <= tolerance or done >= iterations:
-            return Balanced(log_WK, done, error, error <= tolerance)
-        row_W = np.ones(wells)
-        for _ in range(min(SWEEPS_PER_KERNEL, iterations - done)):
-            scale_K = target / column_K
-            row_W = 1.0 / (kernel_WK @ scale_K)
-            column_K = row_W @ kernel_WK
-            done += 1
-            # Column sums of the scaled matrix: rows sum to 1 here, by the line before.
-            if np.abs(column_K * scale_K - target).max() <= tolerance:
+        largest_W = log_WK.max(axis=1)
+        np.exp(np.subtract(log_WK, largest_W[:, None], out=kernel_WK), out=kernel_WK)
+        scale_K = np.ones(sirnas)
+        while True:
+            scale_W = 1.0 / (kernel_WK @ scale_K)
+            column_K = scale_W @ kernel_WK  # before the columns' own scaling
+            error = float(np.abs(column_K * scale_K - target).max())
+            finished = error <= tolerance or done >= iterations
+            if finished or column_K.max() > WIDEST_SCALING * column_K.min():
                 break
-        log_WK = log_softmax(log_WK + np.log(scale_K), axis=1)
+            scale_K = target / column_K
+            done += 1
+        scaled_WK = np.add(log_WK, (np.log(scale_W) - largest_W)[:, None], out=kernel_WK)
+        scaled_WK += np.log(scale_K)
+        if finished:
+            return Balanced(scaled_WK, done, error, error <= tolerance)
+        log_WK = scaled_WK - _log_sum_exp(scaled_WK)  # to columns of 1 instead of the target: rows are scaled next
+        done += 1
 
 
 def greedy_balance(log_prob_WK: NDArray[np.float64], step: float, iterations: int) -> NDArray[np.float64]:
@@ -133,11 +135,7 @@ def _check(log_prob_WK: NDArray[np.float64]) -> None:
         raise ValueError("log-probabilities must be finite")
 
 
-def _sweep(log_WK: NDArray[np.float64], target: float) -> NDArray[np.float64]:
-    """One Sinkhorn sweep in the log domain: columns to the target, then rows to 1."""
-    log_WK = log_WK + (np.log(target) - logsumexp(log_WK, axis=0))
-    return np.asarray(log_softmax(log_WK, axis=1))
-
-
-def _column_error(prob_WK: NDArray[np.float64], target: float) -> float:
-    return float(np.abs(prob_WK.sum(axis=0) - target).max())
+def _log_sum_exp(log_WK: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log of the column sums, shape (K,)."""
+    largest_K = log_WK.max(axis=0)
+    return np.asarray(largest_K + np.log(np.exp(log_WK - largest_K).sum(axis=0)))

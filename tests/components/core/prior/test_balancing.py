@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, logsumexp
 
 from components.core.config import PriorConfig
+from components.core.prior import balancing
 from components.core.prior.balancing import balanced, greedy_balance, sinkhorn
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32 - 1), st.sampled_from([0.1, 1.0, 5.0]))
@@ -54,6 +55,60 @@ def test_stays_exact_where_plain_exponentials_vanish():
     found = sinkhorn(logits, 300, 1e-4)
     assert np.isfinite(found.log_prob_WK).all()
     np.testing.assert_allclose(found.log_prob_WK, plain_log_domain(logits, found.iterations), rtol=1e-9, atol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes, st.sampled_from([50.0, 400.0, 3000.0]), st.sampled_from([0, 1, 5, 200]))
+def test_neither_overflows_nor_loses_a_class_at_hundreds_of_nats(case, scale, sweeps):
+    wells, sirnas, seed, _ = case
+    rng = np.random.default_rng(seed)
+    logits = scale * (rng.standard_normal((wells, sirnas)) + rng.standard_normal(sirnas))
+    with np.errstate(divide="raise", over="raise", invalid="raise"):
+        found = sinkhorn(logits, sweeps, 1e-300)
+    np.testing.assert_allclose(found.log_prob_WK, plain_log_domain(logits, found.iterations), rtol=1e-9, atol=1e-6)
+    prob = np.exp(found.log_prob_WK)
+    np.testing.assert_allclose(prob.sum(axis=1), 1.0, atol=1e-9)
+    assert np.abs(prob.sum(axis=0) - wells / sirnas).max() == pytest.approx(found.error, abs=1e-9)
+
+
+def counted_folds(monkeypatch) -> list[tuple[int, ...]]:
+    """The shapes that a sweep in the log domain is done on, as they come."""
+    folds, real = [], balancing._log_sum_exp
+    monkeypatch.setattr(balancing, "_log_sum_exp", lambda log_WK: folds.append(log_WK.shape) or real(log_WK))
+    return folds
+
+
+def test_the_kernel_is_built_anew_where_scalings_grow_past_what_a_float_holds(monkeypatch):
+    folds = counted_folds(monkeypatch)
+    # Every well prefers the siRNA before its own, so that the scalings drift apart over many sweeps.
+    logits = -600.0 * (np.arange(12)[:, None] - np.arange(10) + 1.0) ** 2
+    found = sinkhorn(logits, 400, 1e-300)
+    assert len(folds) > 1
+    np.testing.assert_allclose(found.log_prob_WK, plain_log_domain(logits, 400), atol=1e-6)
+    folds.clear()
+    # A siRNA that no well could be: its column of exponentials is zero.
+    logits = biased_plate(np.random.default_rng(5), 50)
+    logits[:, 7] -= 2000
+    found = sinkhorn(logits, 400, 1e-6)
+    assert found.converged
+    assert folds == [(50, 50)]
+    np.testing.assert_allclose(found.log_prob_WK, plain_log_domain(logits, found.iterations), atol=1e-9)
+
+
+def test_an_ordinary_plate_takes_one_kernel_and_is_left_unchanged(monkeypatch):
+    folds = counted_folds(monkeypatch)
+    for wells, sirnas in [(277, 277), (200, 277), (277, 200)]:
+        rng = np.random.default_rng(wells)
+        logits = 3 * (rng.standard_normal((wells, sirnas)) + rng.standard_normal(sirnas))
+        before = logits.copy()
+        found = sinkhorn(logits, 5000, 1e-3)
+        assert found.converged
+        assert (logits == before).all()
+        np.testing.assert_allclose(found.log_prob_WK, plain_log_domain(logits, found.iterations), atol=1e-10)
+        single = sinkhorn(logits.astype(np.float32), 5000, 1e-3)
+        assert single.log_prob_WK.dtype == np.float64
+        np.testing.assert_allclose(np.exp(single.log_prob_WK).sum(axis=1), 1.0, atol=1e-12)
+    assert not folds
 
 
 @settings(max_examples=30, deadline=None)
