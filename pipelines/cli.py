@@ -94,6 +94,27 @@ def run(
 
 
 @app.command()
+def finish(
+    run: Annotated[str, typer.Option(help="a run's key, its s3://BUCKET[/PREFIX]/runs/KEY, or its folder")],
+    quorum: Annotated[int, typer.Option(help="folds that every cell type must have")],
+    truth: Annotated[
+        Path | None, typer.Option(help="labels of the unlabelled wells (id_code,sirna), for the report's scoring alone")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the results; default runs/KEY")] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="data of the embedded object store; default the run's, or the user's cache folder"),
+    ] = None,
+) -> None:
+    """Ends a run whose other folds failed: ensemble to report from its finished folds, marked as partial."""
+    from rich.console import Console
+
+    from pipelines.finishing import run_finish
+
+    raise typer.Exit(run_finish(run, quorum, out, truth, store, Console()))
+
+
+@app.command()
 def growth(
     config: Config = "growth",
     out: Annotated[Path, typer.Option(help="folder of growth.json and growth.png")] = Path("runs/growth"),

@@ -28,7 +28,7 @@ def run_growth(
     command += ["--code-version", code_version()]
     for change in changes:
         command += ["--set", change]
-    with storage(settings, store_dir, console) as environment:
+    with storage(settings.store, store_dir, console) as environment:
         process = subprocess.Popen(
             command, env={**os.environ, **environment, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
         )

@@ -22,9 +22,10 @@ from typing import Any, TextIO
 
 from rich.console import Console
 
-from components.core.config import RunConfig
+from components.core.config import RunConfig, StoreConfig
 from components.core.errors import InputError, StepError
 from components.core.progress import EVENTS_VARIABLE, finished_tasks
+from components.core.storage.digests import code_digest, digest_text
 from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.whole_directory import whole_directory
@@ -42,6 +43,7 @@ RESULTS = (
     "lineage.json",
 )
 EMBEDDINGS = "embeddings"
+JOB = "job.json"
 STOP_SECONDS = 10.0
 
 
@@ -78,7 +80,7 @@ def run_here(
     """
     check_input(config, screen, truth)
     # The store first: wrong credentials or a missing bucket must not leave a folder behind.
-    with storage(config, store_dir, console) as environment, _opened(out, config, screen, truth) as work:
+    with storage(config.store, store_dir, console) as environment, _opened(out, config, screen, truth) as work:
         events = work / "events.jsonl"
         events.unlink(missing_ok=True)
         events.touch()
@@ -96,7 +98,7 @@ def run_here(
         source = work / "simulated" / "screen" if screen is None else Path(screen).resolve()
         given = truth.resolve() if truth else None
         known_truth = work / "simulated" / "truth.csv" if simulate else given
-        job = _write_job(work, config, source, known_truth)
+        job = _write_job(work, config, source, known_truth, store_dir)
         counts = task_counts(config)
         total = sum(counts.values()) + simulate
         with (
@@ -107,7 +109,10 @@ def run_here(
             if simulate:
                 command = ["-m", "components.simulate", "--config", str(work / "config.yaml")]
                 _follow([*command, "--out", str(work / "simulated")], environment, told, display, log)
-            _follow(["-m", "pipelines.local_worker", str(job)], environment, told, display, log)
+            try:
+                _follow(["-m", "pipelines.local_worker", str(job)], environment, told, display, log)
+            except StepError as error:
+                raise StepError(f"{error}{without_the_rest(config, events, out)}") from None
         _collect(work, out, events)
     return out
 
@@ -193,12 +198,12 @@ def _lock(path: Path, out: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def storage(config: RunConfig, store_dir: Path | None, console: Console) -> Iterator[Mapping[str, str]]:
+def storage(store: StoreConfig, store_dir: Path | None, console: Console) -> Iterator[Mapping[str, str]]:
     """The environment that leads to the object store: the user's own where AWS_ENDPOINT_URL is set, else the embedded."""
     if os.environ.get("AWS_ENDPOINT_URL"):
         if store_dir is not None:
             console.print("AWS_ENDPOINT_URL is set, so --store is not used", style="yellow")
-        ObjectStore.connect(config.store.bucket, config.store.prefix).check()
+        ObjectStore.connect(store.bucket, store.prefix).check()
         yield {}
         return
     if os.environ.get("AWS_ACCESS_KEY_ID"):
@@ -206,12 +211,24 @@ def storage(config: RunConfig, store_dir: Path | None, console: Console) -> Iter
             "AWS_ENDPOINT_URL is not set, so the embedded store is used, not your own", style="yellow", soft_wrap=True
         )
     with EmbeddedStore(store_dir or default_store()) as server:
-        server.create_bucket(config.store.bucket)
+        server.create_bucket(store.bucket)
         yield server.environment()
 
 
-def _write_job(work: Path, config: RunConfig, source: Path, truth: Path | None) -> Path:
+def run_key(config: RunConfig, source: str) -> str:
+    """The name of a run in the object store: the same for the same configuration, screen and code.
+
+    Args:
+        config: the run.
+        source: address of the screen.
+    """
+    content = json.dumps([config.model_dump_json(), source, code_digest("components", "pipelines")])
+    return f"{config.name}-{digest_text(content)[:12]}"
+
+
+def _write_job(work: Path, config: RunConfig, source: Path, truth: Path | None, store_dir: Path | None) -> Path:
     lineage = {
+        "run": run_key(config, str(source)),
         "code_version": code_version(),
         "image_digests": {},
         "seeds": {"run": config.seed},
@@ -220,7 +237,7 @@ def _write_job(work: Path, config: RunConfig, source: Path, truth: Path | None) 
     }
     pipeline_root = work / "kfp"
     shutil.rmtree(pipeline_root, ignore_errors=True)
-    job = work / "job.json"
+    job = work / JOB
     job.write_text(
         json.dumps(
             {
@@ -228,6 +245,7 @@ def _write_job(work: Path, config: RunConfig, source: Path, truth: Path | None) 
                 "pipeline_root": str(pipeline_root),
                 "source": str(source),
                 "truth": str(truth) if truth else "",
+                "store": str(store_dir.resolve()) if store_dir else "",
                 "lineage": lineage,
             }
         ),
@@ -298,6 +316,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
                 break
             time.sleep(0.1)
     process.wait()
+
+
+def without_the_rest(config: RunConfig, events: Path, out: Path) -> str:
+    """How to end a failed run from the folds that every cell type has; empty where there is none."""
+    last = "pseudo_label" if config.has_pseudo_labels else "infer"
+    done = {(task["cell_type"], task["fold"]) for task in finished_tasks(events) if task["step"] == last}
+    common = min(sum(of == cell_type for of, _ in done) for cell_type in config.screen.cell_types)
+    return f"; or end it without the other folds: cellsignal finish --run {out} --quorum {common}" if common else ""
 
 
 def _collect(work: Path, out: Path, events: Path) -> None:

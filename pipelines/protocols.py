@@ -46,7 +46,7 @@ def run_protocols(
         command += ["--screen", screen]
     for change in changes:
         command += ["--set", change]
-    with storage(settings, store_dir, console) as environment:
+    with storage(settings.store, store_dir, console) as environment:
         environment = {
             **os.environ,
             **environment,

@@ -44,7 +44,7 @@ def build_training(config: RunConfig) -> BaseComponent:
 
     @dsl.pipeline(name=f"cellsignal-{config.name.lower().replace('_', '-').replace('.', '-')}")
     def training(source: str, truth: str = "", lineage: str = "{}", jobs: list[dict] = folds):
-        packed = normalize(config=part["normalize"], source=source)
+        packed = normalize(config=part["normalize"], source=source, whole_config=part["report"], lineage=lineage)
         # Only the step itself can tell whether the images under the same name are still the same.
         packed.set_caching_options(enable_caching=False)
         screen, holdout = packed.outputs["screen"], packed.outputs["holdout"]

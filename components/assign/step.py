@@ -19,8 +19,9 @@ from components.core.config import Frozen, PriorConfig, ScreenConfig, parse
 from components.core.errors import InputError
 from components.core.evaluation.calibration import fit_temperature
 from components.core.prior.arrangement import Arrangement, infer_arrangements, renamed
+from components.core.prior.balancing import balanced
 from components.core.prior.competition import Competition, competitions
-from components.core.prior.naming import Names, Temperatures, balance, name_wells
+from components.core.prior.naming import Names, Temperatures, name_wells
 from components.core.prior.plate_groups import NoPlateDesignError, PlateGroups, labelled_treatments, learn_groups
 from components.core.storage.logits import META_FILE, ROLES, WellLogits, read_logits
 from components.core.storage.manifest import Manifest
@@ -108,9 +109,8 @@ def run(config: AssignConfig, screen: Path, holdout: Path, logits: Path, out: Pa
             for chosen_w, known in _knowledge(role, of_role, groups, manifest, config.prior, warnings):
                 experiments_w = [of_role.experiments_W[w] for w in chosen_w]
                 plates_w = [of_role.plates_W[w] for w in chosen_w]
-                # Calibrated, because the margin is read in nats.
                 found = infer_arrangements(
-                    of_role.logits_WK[chosen_w] / raw, experiments_w, plates_w, known, config.prior.permutations
+                    of_role.logits_WK[chosen_w], experiments_w, plates_w, known, config.prior.permutations
                 )
                 for experiment, arrangement in found.items():
                     _accept_or_say(config.prior, role, experiment, arrangement, warnings)
@@ -209,6 +209,11 @@ def _accept_or_say(
 ) -> None:
     if arrangement.accepted(prior):
         return
+    if arrangement.problem:
+        if prior.on_low_margin == "refuse":
+            raise InputError(arrangement.problem)
+        warnings.append(f"{arrangement.problem}; its wells are named among all treatments")
+        return
     lead = (
         f"experiment {experiment} ({role}): the arrangement of plate groups leads by {arrangement.margin:.1f} nats and "
         f"{arrangement.separation:.2f} standard errors, below {prior.min_margin:g} or {prior.min_separation:g}"
@@ -227,9 +232,8 @@ def _fit_restricted(
     group = _fit(
         [parts[n].log_prob(oof.logits_WK) for n in restricted], [truth[n] for n in restricted], "group", warnings
     )
-    so_far = Temperatures(raw, group, 1.0)
-    balanced = _fit([balance(part, oof.logits_WK, so_far, prior) for part in parts], truth, "balanced", warnings)
-    return Temperatures(raw, group, balanced)
+    spread = [balanced(part.log_prob(oof.logits_WK), prior) for part in parts]
+    return Temperatures(raw, group, _fit(spread, truth, "balanced", warnings))
 
 
 def _columns(part: Competition, truth_W: NDArray[np.intp]) -> NDArray[np.intp]:

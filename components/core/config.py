@@ -324,7 +324,9 @@ class PriorConfig(Frozen):
     enabled: bool = Field(True, description="use plate groups, balancing and assignment")
     permutations: Literal["cyclic", "all"] = Field("cyclic", description="group-to-plate arrangements to choose among")
     min_margin: NonNegative = Field(
-        5.0, description="smallest lead of the best arrangement over the second, in summed log-probability (nats)"
+        5.0,
+        description="smallest lead of the best arrangement over the second, in summed log-probability (nats) of the "
+        "networks' own logits",
     )
     min_separation: NonNegative = Field(
         1.0, description="smallest lead in units of its standard error over wells; holds whatever the logits' scale"

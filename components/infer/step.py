@@ -24,6 +24,7 @@ from components.core.storage.finished import code_digest, run_once
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
+from components.core.storage.run_record import record_fold
 
 
 def run(
@@ -126,4 +127,5 @@ def main(
                 out["logits"],
                 out["embeddings"],
             ),
+            finished=lambda place: record_fold(store, manifest, held_out, cell_type, fold, place),
         )

@@ -9,6 +9,8 @@ from components.image import CPU
 def normalize(
     config: str,
     source: str,
+    whole_config: str,
+    lineage: str,
     screen: dsl.Output[dsl.Dataset],
     holdout: dsl.Output[dsl.Dataset],
     holdout_labels: dsl.Output[dsl.Dataset],
@@ -21,4 +23,6 @@ def normalize(
         screen=screen.path,
         holdout=holdout.path,
         holdout_labels=holdout_labels.path,
+        whole_config=whole_config,
+        lineage=lineage,
     )

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.core import progress
-from components.core.config import parse
+from components.core.config import PriorConfig, RunConfig, parse
 from components.core.errors import InputError, StepError
+from components.core.prior.arrangement import check_design
+from components.core.prior.plate_groups import LabelledWell
 from components.core.screen.folds import assign_folds
 from components.core.screen.histograms import PlateKey
 from components.core.screen.images import list_plate
@@ -24,6 +26,7 @@ from components.core.screen.packing import PackResult, pack_plate
 from components.core.screen.well_folds import deal_wells, dealt_wells
 from components.core.screen.wells import Plate, Screen
 from components.core.storage.interface import ObjectWriter
+from components.core.storage.run_record import RunRecord, write_run
 from components.normalize.config import NormalizeConfig
 from components.normalize.requests import CountedWriter
 
@@ -54,6 +57,8 @@ def run(
     screen_out: Path,
     holdout_out: Path,
     holdout_labels_out: Path,
+    record: RunRecord | None = None,
+    prior: PriorConfig | None = None,
 ) -> Summary:
     """Packs what is not packed yet and describes the screen.
 
@@ -67,6 +72,8 @@ def run(
         screen_out: manifest of the training and unlabelled experiments.
         holdout_out: manifest of the held-out experiments, without their treatments' labels.
         holdout_labels_out: CSV of those labels, id_code and sirna.
+        record: the run that this is part of, written to the store beside its manifests; None where there is none.
+        prior: the labelled plates' design is checked for use with it; None checks nothing.
 
     Raises:
         InputError: something is wrong with the screen; names the file, the well and the field.
@@ -74,6 +81,8 @@ def run(
     begun = time.monotonic()
     counted = CountedWriter(store)
     screen = read_screen(source, config.screen)
+    if prior is not None:
+        check_design(_labelled_wells(screen), screen.vocabulary.treatments, prior)
     folds, well_folds = _folds(config, screen)
     for plate in screen.plates:
         list_plate(plate, config.screen.sites)
@@ -92,11 +101,25 @@ def run(
             folds={} if holdout else folds,
             well_folds={} if holdout else well_folds,
             warnings=warnings[holdout],
+            run=record.key if record else "",
         )
         outputs[path] = manifest.model_dump_json().encode()
+    if record:
+        write_run(counted, record, outputs[screen_out], outputs[holdout_out], outputs[holdout_labels_out])
     _write_all(outputs)
     reused = sum(result.reused for result in packed.values())
     return Summary(len(packed) - reused, reused, counted.requests, time.monotonic() - begun)
+
+
+def _labelled_wells(screen: Screen) -> list[LabelledWell]:
+    """The labelled treatment wells that training may know."""
+    return [
+        LabelledWell(plate.experiment, plate.plate, well.sirna)
+        for plate in screen.plates
+        if plate.labelled and not plate.holdout
+        for well in plate.wells
+        if well.well_type == "treatment" and well.sirna is not None
+    ]
 
 
 def _folds(config: NormalizeConfig, screen: Screen) -> tuple[dict[str, int], dict[str, int]]:
@@ -159,7 +182,15 @@ def _write_all(outputs: Mapping[Path, bytes]) -> None:
             part.unlink(missing_ok=True)
 
 
-def main(config: str, source: str, screen: str, holdout: str, holdout_labels: str) -> Summary:
+def main(
+    config: str,
+    source: str,
+    screen: str,
+    holdout: str,
+    holdout_labels: str,
+    whole_config: str = "",
+    lineage: str = "{}",
+) -> Summary:
     """Runs the step on paths, with the store of the configuration.
 
     Args:
@@ -168,6 +199,9 @@ def main(config: str, source: str, screen: str, holdout: str, holdout_labels: st
         screen: path of the screen's manifest.
         holdout: path of the held-out experiments' manifest.
         holdout_labels: path of the held-out labels.
+        whole_config: RunConfig as JSON, for the run's record and the check of the plate design; empty where a step runs
+            by hand.
+        lineage: what is known of the run as JSON; with its key as `run`, the run is recorded in the store.
     """
     from components.core.storage.object_store import ObjectStore  # loads the S3 clients, which `run` does without
 
@@ -177,7 +211,11 @@ def main(config: str, source: str, screen: str, holdout: str, holdout_labels: st
             raise InputError(f"{source}: normalize reads a directory; mount or copy the screen and give its path")
         store = ObjectStore.connect(settings.store.bucket, settings.store.prefix)
         store.check()
-        summary = run(settings, Path(source), store, Path(screen), Path(holdout), Path(holdout_labels))
+        known = json.loads(lineage)
+        whole = parse(RunConfig, json.loads(whole_config), source="normalize") if whole_config else None
+        record = RunRecord(key=known["run"], config=json.loads(whole_config), lineage=known) if "run" in known else None
+        outputs = (Path(screen), Path(holdout), Path(holdout_labels))
+        summary = run(settings, Path(source), store, *outputs, record, whole.prior if whole else None)
         progress.note(
             f"{summary.packed} plates packed, {summary.reused} reused, {summary.requests} requests, "
             f"{summary.seconds:.1f} s"

@@ -38,6 +38,7 @@ from components.core.storage.finished import code_digest, run_once
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
+from components.core.storage.run_record import record_fold
 
 
 class PseudoLabeller:
@@ -72,6 +73,7 @@ class PseudoLabeller:
         self._plates = [int(p) for p in table.plate_number_P[table.plate_W[self.wells]]]
         self.last: PseudoLabels | None = None
         self._refreshes = 0
+        self._told: set[str] = set()
 
     def __call__(self, epoch: int) -> Tensor:
         """Pseudo-labels before an epoch for every row of the well table: classes, -1 where none, or soft ones (W, K)."""
@@ -103,6 +105,10 @@ class PseudoLabeller:
             fraction=config.confident_fractions[min(self._refreshes, len(config.confident_fractions) - 1)],
         )
         self._refreshes += 1
+        for experiment, arrangement in self.last.arrangements.items():
+            if arrangement.problem and experiment not in self._told:
+                self._told.add(experiment)
+                progress.warn(f"{arrangement.problem}; its pseudo-labels are of all treatments")
         labelled = int((self.last.class_W >= 0).sum())
         progress.note(f"pseudo-labels of {labelled} wells made anew before epoch {epoch + 1}")
         rows = torch.from_numpy(self.wells)
@@ -240,4 +246,5 @@ def main(
                 out["logits"],
                 out["embeddings"],
             ),
+            finished=lambda place: record_fold(store, manifest, held_out, cell_type, fold, place),
         )

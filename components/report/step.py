@@ -94,7 +94,7 @@ def run(
     history = merge_history(outputs)
     metrics = build_metrics(wells, cell_types, history, merge_validated(outputs))
     if lineage.get("partial"):
-        metrics["partial"] = True
+        metrics["partial"] = lineage["partial"]
     lineage = {
         "code_version": _installed_version(),
         **lineage,

@@ -14,7 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.core.config import RunConfig
+from components.core.storage.embedded import EmbeddedStore
+from components.core.storage.object_store import ObjectStore
 from pipelines.display import task_counts
+from pipelines.local import without_the_rest
 from tests.pipelines.tiny_run import (
     CONFIG,
     Cellsignal,
@@ -206,6 +209,49 @@ def test_the_output_ends_with_the_table_and_the_reports_path(interrupted: Interr
     assert any(line.startswith("[10/10 steps] report: done in ") for line in lines)
     progress = lines[: next(n for n, line in enumerate(lines) if line.startswith("Well top-1 accuracy, %"))]
     assert all(line.startswith(("[", "warning: HUVEC: ")) for line in progress), progress
+
+
+def test_finish_names_as_the_run_did_and_marks_what_lacks_a_fold(interrupted: Interrupted):
+    run = interrupted.run
+    done = run.cellsignal("finish", "--run", run.out, "--quorum", 2, "--out", run.out.parent / "whole")
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in PREDICTIONS:
+        assert (run.out.parent / "whole" / name).read_bytes() == (run.out / name).read_bytes()
+    files = json.loads((run.out / "lineage.json").read_text())["embeddings"]
+    assert json.loads((run.out.parent / "whole" / "lineage.json").read_text())["embeddings"] == files
+
+    key = json.loads((run.out / "lineage.json").read_text())["run"]
+    with EmbeddedStore(run.store) as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment().items():
+            patch.setenv(name, value)
+        store = ObjectStore.connect("cellsignal")
+        assert store.list(f"runs/{key}/folds/") == [f"runs/{key}/folds/HUVEC/{fold}.json" for fold in (0, 1)]
+        store.delete(f"runs/{key}/folds/HUVEC/1.json")
+    line = run.cellsignal.refused("finish", "--run", run.out, "--quorum", 2)
+    assert "HUVEC has fold 0" in line
+    address = f"s3://cellsignal/runs/{key}"
+    partial = run.cellsignal("finish", "--run", address, "--store", run.store, "--quorum", 1)
+    assert (partial.returncode, partial.stderr) == (0, "")
+    out = run.cellsignal.folder / "runs" / key
+    assert json.loads((out / "metrics.json").read_text())["partial"]["missing"] == {"HUVEC": [1]}
+    assert len(table(out / "predictions_oof.csv")) == 6
+    assert processes_naming(run.cellsignal.folder) == []
+
+
+def test_a_failed_run_says_how_to_end_it_without_the_missing_folds(tmp_path: Path):
+    config = RunConfig.load("demo")
+    events = tmp_path / "events.jsonl"
+    finished = [("pseudo_label", cell_type, fold) for cell_type in config.screen.cell_types for fold in (0, 1)]
+    finished += [("finetune", "U2OS", 2)]
+    events.write_text(
+        "".join(
+            json.dumps({"event": "finish", "step": step, "cell_type": cell_type, "fold": fold, "seconds": 1}) + "\n"
+            for step, cell_type, fold in finished[:-2]  # the last cell type lacks its second fold
+        )
+    )
+    assert without_the_rest(config, events, Path("runs/x")).endswith("cellsignal finish --run runs/x --quorum 1")
+    events.write_text("")
+    assert without_the_rest(config, events, Path("runs/x")) == ""
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from scipy.special import log_softmax
 from components.core.config import PriorConfig
 from components.core.errors import InputError
 from components.core.prior.assignment import assign_plate
-from components.core.prior.plate_groups import PlateGroups
+from components.core.prior.plate_groups import LabelledWell, NoPlateDesignError, PlateGroups, learn_groups
 
 Permutations = Literal["cyclic", "all"]
 # Candidates are listed one by one; 8! = 40,320 is the most that stays instant.
@@ -36,10 +36,33 @@ class Arrangement:
     """the margin in units of its standard error, taken over wells: it does not grow with the logits' scale"""
     scores: tuple[tuple[tuple[int, ...], float], ...]
     """every arrangement (groups in plate order) with its summed log-probability in nats, best first"""
+    problem: str = ""
+    """why the experiment fits no arrangement at all; empty where it does"""
 
     def accepted(self, prior: PriorConfig) -> bool:
         """Whether the lead is large enough to build on, by `min_margin` and `min_separation`."""
-        return self.margin >= prior.min_margin and self.separation >= prior.min_separation
+        return not self.problem and self.margin >= prior.min_margin and self.separation >= prior.min_separation
+
+
+def check_design(wells: Iterable[LabelledWell], treatments: Sequence[str], prior: PriorConfig) -> None:
+    """Finds out before anything is trained whether the labelled plates' design can be used with this configuration.
+
+    Labelled plates without any groups are fine: such a screen is named without the prior.
+
+    Args:
+        wells: all labelled treatment wells.
+        treatments: the treatment labels in class order.
+        prior: with `enabled` false there is nothing to check.
+
+    Raises:
+        InputError: a mistake in the design, or experiments whose plates are no rotations of one another.
+    """
+    if not prior.enabled:
+        return
+    try:
+        candidates(learn_groups(wells, treatments), prior.permutations)
+    except NoPlateDesignError:
+        return
 
 
 def candidates(groups: PlateGroups, permutations: Permutations) -> tuple[tuple[int, ...], ...]:
@@ -90,8 +113,8 @@ def infer_arrangement(
     group; it is computed once for each of the P x G pairs, so that permutations cost additions only.
 
     Args:
-        logits_by_plate: treatment logits or log-probabilities by plate number, each (W, K); plates may be missing. They
-            should be calibrated, because the margin is read in nats.
+        logits_by_plate: treatment logits or log-probabilities by plate number, each (W, K); plates may be missing. As
+            the network gives them: a temperature fitted on labels would let labels decide which arrangement is accepted.
         groups: learned from labelled plates.
         permutations: which arrangements to choose among.
         experiment: its name, for errors.
@@ -154,8 +177,10 @@ def infer_arrangements(
 ) -> dict[str, Arrangement]:
     """The arrangement of every experiment among the wells, by experiment in sorted order; see `infer_arrangement`.
 
+    An experiment that fits no arrangement (an unknown plate, more wells than a group has siRNAs) has a `problem` instead.
+
     Args:
-        logits_WK: calibrated treatment logits, (W, K).
+        logits_WK: treatment logits, (W, K).
         experiments_W: the experiment of each well.
         plates_W: the plate number of each well.
         groups: learned from labelled plates.
@@ -168,7 +193,10 @@ def infer_arrangements(
         by_plate = {
             int(plate): logits_WK[of_experiment_W & (plate_W == plate)] for plate in np.unique(plate_W[of_experiment_W])
         }
-        found[experiment] = infer_arrangement(by_plate, groups, permutations, experiment)
+        try:
+            found[experiment] = infer_arrangement(by_plate, groups, permutations, experiment)
+        except InputError as error:
+            found[experiment] = Arrangement({}, 0.0, 0.0, (), str(error))
     return found
 
 

@@ -44,7 +44,7 @@ def competitions(
     """Splits wells into competitions: a plate and its group where the arrangement is clear, else the whole experiment.
 
     Every well is in exactly one. Where an experiment's arrangement is not accepted, all its wells compete for all
-    treatments.
+    treatments; where it has more wells than there are treatments, siRNAs repeat and its wells are in none.
 
     Args:
         experiments_W: the experiment of each well.
@@ -60,7 +60,8 @@ def competitions(
         arrangement = arrangements[experiment]
         if not arrangement.accepted(prior):
             everyone = np.arange(groups.treatments)
-            found.append(Competition(experiment, None, np.flatnonzero(of_experiment_W), everyone))
+            if of_experiment_W.sum() <= len(everyone):
+                found.append(Competition(experiment, None, np.flatnonzero(of_experiment_W), everyone))
             continue
         # Plates hold disjoint siRNA groups, so each is its own problem (RxRx1 design).
         for plate in np.unique(plate_W[of_experiment_W]).tolist():

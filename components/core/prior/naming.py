@@ -58,16 +58,17 @@ def name_wells(
     Args:
         logits_WK: logits of the treatment classes, (W, K).
         parts: competitions that cover every well once; none where the prior is not used: then the three names agree.
-        temperatures: for the confidences; they do not change a name on a square plate.
+        temperatures: for the confidences alone; no name depends on them.
         prior: iterations and tolerance of balancing.
 
     Source: post-processing of the CellSignal 2nd-place method: restrict, balance, assign.
     """
     prob_WK = softmax(logits_WK.astype(np.float64) / temperatures.raw, axis=1)
     everyone = np.arange(len(prob_WK))
-    # A stable sort of the negated values puts ties in class order, like argmax.
-    top_W5 = np.argsort(-prob_WK, axis=1, kind="stable")[:, :TOP]
-    raw_W = prob_WK.argmax(axis=1)
+    # Of logits, since a low temperature rounds small probabilities to ties. A stable sort of the negated values puts
+    # ties in class order, like argmax.
+    top_W5 = np.argsort(-logits_WK, axis=1, kind="stable")[:, :TOP]
+    raw_W = logits_WK.argmax(axis=1)
     raw_confidence_W = prob_WK[everyone, raw_W]
     raw_uncalibrated_W = softmax(logits_WK.astype(np.float64), axis=1)[everyone, raw_W]
     sirna_W, group_W = raw_W.copy(), raw_W.copy()
@@ -76,10 +77,11 @@ def name_wells(
     for part in parts:
         rows_w = np.arange(len(part.wells_w))
         restricted_wk = part.log_prob(logits_WK / temperature_of(part, temperatures))
-        best_w = restricted_wk.argmax(axis=1)
+        best_w = part.log_prob(logits_WK).argmax(axis=1)
         group_W[part.wells_w] = part.classes_k[best_w]
         group_confidence_W[part.wells_w] = np.exp(restricted_wk[rows_w, best_w])
-        balanced_wk = balance(part, logits_WK, temperatures, prior)
+        # At temperature 1: temperatures are fitted on labels, which must not decide a name on a plate that lacks wells.
+        balanced_wk = balanced(part.log_prob(logits_WK), prior)
         assigned_w = assign_plate(balanced_wk)
         prob_wk = softmax(balanced_wk / temperatures.balanced, axis=1)
         sirna_W[part.wells_w] = part.classes_k[assigned_w]
@@ -96,14 +98,6 @@ def name_wells(
         group_confidence_W,
         top_W5,
     )
-
-
-def balance(
-    part: Competition, logits_WK: NDArray[np.floating], temperatures: Temperatures, prior: PriorConfig
-) -> NDArray[np.float64]:
-    """Balanced log-probabilities of one competition, nats, (w, k), before their own temperature."""
-    log_prob_wk = part.log_prob(logits_WK / temperature_of(part, temperatures))
-    return balanced(log_prob_wk, prior)
 
 
 def temperature_of(part: Competition, temperatures: Temperatures) -> float:

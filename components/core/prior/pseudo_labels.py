@@ -49,7 +49,7 @@ def select(
     """Names wells by their blended logits, each plate restricted to its group and balanced.
 
     The arrangement of every experiment is inferred from the blended logits, never read from labels. Where it is
-    not clear, the experiment's wells are balanced over all treatments together, also under `refuse`,
+    not clear, or the experiment fits none, its wells are balanced over all treatments together, also under `refuse`,
     which is about final answers. Several wells may get the same label: this is an arg-max, not an assignment.
 
     Args:
@@ -85,16 +85,21 @@ def select(
         left_w = _least_confident(confidence_W, fraction)
         return _labels(prob_WK.argmax(axis=1), prob_WK, confidence_W, left_w, blended_WK, {})
     arrangements = infer_arrangements(blended_WK, experiments_W, plates_W, groups, prior.permutations)
-    class_W = np.empty(wells, dtype=np.intp)
-    confidence_W = np.empty(wells)
-    prob_WK = np.zeros(blended_WK.shape)
-    left: list[NDArray[np.intp]] = [np.empty(0, dtype=np.intp)]
+    # Wells of no competition, where siRNAs repeat, keep their arg-max.
+    prob_WK = softmax(blended_WK.astype(np.float64), axis=1)
+    class_W, confidence_W = prob_WK.argmax(axis=1), prob_WK.max(axis=1)
+    left: list[NDArray[np.intp]] = []
+    free_W = np.ones(wells, dtype=bool)
     for part in competitions(experiments_W, plates_W, arrangements, groups, prior):
         balanced_wk = balanced(part.log_prob(blended_WK), prior)
         class_W[part.wells_w] = part.classes_k[balanced_wk.argmax(axis=1)]
         confidence_W[part.wells_w] = np.exp(balanced_wk.max(axis=1))
+        prob_WK[part.wells_w] = 0.0
         prob_WK[np.ix_(part.wells_w, part.classes_k)] = np.exp(balanced_wk)
         left.append(part.wells_w[_least_confident(confidence_W[part.wells_w], fraction)])
+        free_W[part.wells_w] = False
+    free_w = np.flatnonzero(free_W)
+    left.append(free_w[_least_confident(confidence_W[free_w], fraction)])
     return _labels(class_W, prob_WK, confidence_W, np.concatenate(left), blended_WK, arrangements)
 
 

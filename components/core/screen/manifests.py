@@ -26,6 +26,7 @@ def build_manifest(
     folds: Mapping[str, int],
     well_folds: Mapping[str, int],
     warnings: Sequence[str],
+    run: str = "",
 ) -> Manifest:
     """One half of a packed screen.
 
@@ -39,6 +40,7 @@ def build_manifest(
         folds: fold by experiment; empty where wells are dealt to folds.
         well_folds: fold by id_code; empty where experiments are.
         warnings: what the user should look at in this half.
+        run: key of the run; empty where a step runs by hand.
     """
     plates = [
         _join(plate, packed[plate.experiment, plate.plate], well_folds)
@@ -54,6 +56,7 @@ def build_manifest(
         folds=dict(folds),
         plates=tuple(plates),
         warnings=tuple(warnings),
+        run=run,
     )
 
 

@@ -22,7 +22,7 @@ from components.core.storage.digests import code_digest, digest_file, digest_pat
 from components.core.storage.interface import MissingObjectError
 from components.core.storage.object_store import ObjectStore
 
-__all__ = ["code_digest", "digest_path", "run_once"]
+__all__ = ["code_digest", "digest_path", "fetch_finished", "run_once"]
 
 
 class StoredFile(Frozen):
@@ -57,6 +57,7 @@ def run_once(
     inputs: Mapping[str, str],
     outputs: Mapping[str, Path],
     work: Callable[[Mapping[str, Path]], None],
+    finished: Callable[[str], None] = lambda _: None,
 ) -> bool:
     """Brings a step's outputs to their paths: from the store where these inputs were worked on before, else by working.
 
@@ -69,6 +70,7 @@ def run_once(
         inputs: everything the outputs depend on, as text by name: configuration, digests of inputs and code.
         outputs: where each output goes, by name; a file or a folder, as `work` makes it.
         work: writes the outputs to the paths it is given (siblings of the final ones, whose parents exist).
+        finished: hears where the store keeps the outputs, for `fetch_finished`, before they are at their paths.
 
     Returns:
         True where the outputs came from the store, False where `work` made them.
@@ -93,6 +95,7 @@ def run_once(
                 damaged = record
                 _remove(temporaries)
             else:
+                finished(place)
                 _install(temporaries, outputs)
                 return True
         work(temporaries)
@@ -100,8 +103,30 @@ def run_once(
             if not path.exists():
                 raise StepError(f"{step}: its output {name!r} was not written")
         _record(store, place, temporaries, damaged)
+        finished(place)
         _install(temporaries, outputs)
         return False
+
+
+def fetch_finished(store: ObjectStore, place: str, outputs: Mapping[str, Path]) -> None:
+    """Brings some outputs of a finished step to paths that are free.
+
+    Args:
+        store: where finished outputs are kept.
+        place: what `run_once` told its `finished`.
+        outputs: where each wanted output goes, by name.
+
+    Raises:
+        InputError: they are gone or damaged.
+    """
+    try:
+        _fetch(store, place, _parse(store.get(f"{place}/done.json"), set(outputs), some=True), outputs)
+    except MissingObjectError:
+        raise InputError(f"{store.uri(place)}: the finished outputs are gone; run the same command again") from None
+    except _DamagedError as damage:
+        raise InputError(
+            f"{store.uri(place)}: the finished outputs are damaged ({damage}); run the same command again"
+        ) from None
 
 
 def _record(store: ObjectStore, place: str, made: Mapping[str, Path], damaged: bytes | None) -> None:
@@ -147,19 +172,20 @@ def _forget(store: ObjectStore, place: str, attempt: str) -> None:
         warn(f"an unused attempt stays in the store ({error})")
 
 
-def _parse(record: bytes, names: set[str]) -> Finished:
+def _parse(record: bytes, names: set[str], some: bool = False) -> Finished:
     try:
         done = Finished.model_validate_json(record)
     except ValidationError:
         raise _DamagedError("done.json cannot be read") from None
-    if set(done.outputs) != names:
+    if not names <= done.outputs.keys() or (len(names) < len(done.outputs) and not some):
         raise _DamagedError("done.json names other outputs")
     return done
 
 
 def _fetch(store: ObjectStore, place: str, done: Finished, targets: Mapping[str, Path]) -> None:
-    """Downloads every file of every output and verifies it."""
-    for name, output in done.outputs.items():
+    """Downloads every file of the outputs that have a target, and verifies it."""
+    for name in targets:
+        output = done.outputs[name]
         if output.folder:
             targets[name].mkdir()
         for file in output.files:

@@ -92,6 +92,9 @@ class Manifest(Frozen):
     )
     plates: tuple[PlateRecord, ...]
     warnings: tuple[str, ...] = ()
+    run: str = Field(
+        "", description="key of the run that packs it, under which finished folds are listed; may be empty"
+    )
 
     @property
     def split(self) -> Literal["experiment", "well"]:
@@ -99,8 +102,8 @@ class Manifest(Frozen):
         return "well" if any(plate.well_folds for plate in self.plates) else "experiment"
 
     def digest(self) -> str:
-        """SHA-256 of the manifest's content, where it lies left out."""
-        return hashlib.sha256(self.model_dump_json(exclude={"store"}).encode()).hexdigest()
+        """SHA-256 of the manifest's content; where it lies and for which run are left out."""
+        return hashlib.sha256(self.model_dump_json(exclude={"store", "run"}).encode()).hexdigest()
 
     @classmethod
     def read(cls, path: Path) -> Manifest:

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.core.config import FoldsConfig
+from components.core.config import FoldsConfig, PriorConfig, RunConfig
 from components.core.errors import InputError
+from components.core.prior.plate_groups import LabelledWell
 from components.core.screen.packed import SiteReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
+from components.core.storage.run_record import read_run
 from components.normalize.config import NormalizeConfig
 from components.normalize.step import Summary, main, run
 from tests.tiny_screen import CONFIG, LABELLED, SIZE, MemoryStore, TinyScreen, write_png
@@ -197,3 +199,44 @@ def test_the_command_line_exits_with_2_and_one_line(tiny: TinyScreen, store: Obj
 def test_an_address_instead_of_a_directory_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="s3://bucket/screen: normalize reads a directory"):
         main(CONFIG.model_dump_json(), "s3://bucket/screen", *(str(tmp_path / n) for n in "abc"))
+
+
+def test_the_plate_design_is_checked_against_the_runs_configuration_before_an_image_is_read(
+    tmp_path: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+):
+    seen = []
+
+    def refuse(wells: list[LabelledWell], treatments: tuple[str, ...], prior: PriorConfig) -> None:
+        seen.append((wells, prior))
+        raise InputError("no rotations")
+
+    monkeypatch.setattr("components.normalize.step.check_design", refuse)
+    without_images = TinyScreen(tmp_path / "screen", imaged=())
+    whole = RunConfig(screen=CONFIG.screen, folds=CONFIG.folds, prior=PriorConfig(min_margin=7))
+    section = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"prefix": store.prefix})})
+    outputs = [str(tmp_path / "out" / name) for name in ("a", "b", "c")]
+    with pytest.raises(InputError, match="no rotations"):
+        main(section.model_dump_json(), str(without_images.root), *outputs, whole.model_dump_json())
+    ((wells, prior),) = seen
+    assert prior.min_margin == 7
+    assert {well.experiment for well in wells} == set(LABELLED)
+    assert len(wells) == 3 * 2 * 3, "experiments, plates, treatment wells"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_is_recorded_under_its_key_and_the_manifests_name_it(tmp_path: Path, store: ObjectStore):
+    tiny = TinyScreen(tmp_path / "screen")
+    whole = RunConfig(screen=CONFIG.screen, folds=CONFIG.folds)
+    section = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"prefix": store.prefix})})
+    outputs = [tmp_path / "out" / name for name in ("screen.json", "holdout.json", "holdout_labels.csv")]
+    given = (section.model_dump_json(), str(tiny.root), *map(str, outputs), whole.model_dump_json())
+    main(*given, json.dumps({"run": "tiny-1", "seeds": {"run": 0}}))
+    (tmp_path / "copy").mkdir()
+    record = read_run(store, "tiny-1", tmp_path / "copy")
+    assert RunConfig.model_validate(record.config) == whole
+    assert record.lineage["seeds"] == {"run": 0}
+    assert all((tmp_path / "copy" / path.name).read_bytes() == path.read_bytes() for path in outputs)
+    assert [Manifest.read(path).run for path in outputs[:2]] == ["tiny-1", "tiny-1"]
+    main(*given)
+    assert Manifest.read(outputs[0]).run == ""
+    assert store.list("runs/") == [f"runs/tiny-1/{name}" for name in sorted(["run.json", *(p.name for p in outputs)])]

@@ -9,9 +9,9 @@ from scipy.special import log_softmax
 
 from components.core.config import PriorConfig
 from components.core.errors import InputError
-from components.core.prior.arrangement import candidates, infer_arrangement, infer_arrangements
+from components.core.prior.arrangement import candidates, check_design, infer_arrangement, infer_arrangements
 from components.core.prior.assignment import assign_plate
-from components.core.prior.plate_groups import PlateGroups
+from components.core.prior.plate_groups import LabelledWell, PlateGroups
 
 RXRX1 = Path(__file__).resolve().parents[4] / ".." / "shared" / "rxrx1"
 
@@ -177,3 +177,32 @@ def test_rxrx1_arrangements_near_chance_are_refused_unless_right(rng, rxrx1_test
         hits += hit.mean() / 8
     assert hits == pytest.approx(0.024, abs=0.008)
     assert wrong == 0
+
+
+def labelled(*arrangements: tuple[int, ...]) -> list[LabelledWell]:
+    """Experiments of four plates whose groups have ten siRNAs each."""
+    return [
+        LabelledWell(f"E-{n}", plate + 1, f"s{group}_{k}")
+        for n, held in enumerate(arrangements)
+        for plate, group in enumerate(held)
+        for k in range(10)
+    ]
+
+
+TREATMENTS = [f"s{group}_{k}" for group in range(4) for k in range(10)]
+
+
+def test_a_design_is_checked_for_mistakes_and_rotations_before_it_is_used():
+    check_design(labelled((0, 1, 2, 3), (1, 2, 3, 0)), TREATMENTS, PriorConfig())
+    swapped = labelled((0, 1, 2, 3), (1, 0, 2, 3))
+    with pytest.raises(InputError, match=r"set prior\.permutations to all"):
+        check_design(swapped, TREATMENTS, PriorConfig())
+    check_design(swapped, TREATMENTS, PriorConfig(permutations="all"))
+    wrong = [LabelledWell(w.experiment, w.plate, "s1_0" if w == swapped[0] else w.sirna) for w in swapped]
+    with pytest.raises(InputError, match="s1_0 is in two plate groups"):
+        check_design(wrong, TREATMENTS, PriorConfig(permutations="all"))
+    check_design(wrong, TREATMENTS, PriorConfig(enabled=False))
+    # No groups at all is a screen of another design, which is named without the prior.
+    check_design(
+        [LabelledWell("E-0", 1 + k % 2, name) for k, name in enumerate(TREATMENTS)] * 2, TREATMENTS, PriorConfig()
+    )

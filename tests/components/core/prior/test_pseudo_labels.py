@@ -113,3 +113,32 @@ def test_without_the_prior_the_most_confident_of_all_are_labelled():
     found = select(logits, EXPERIMENTS, PLATES, None, PriorConfig(), fraction=0.1)
     assert (found.class_W >= 0).sum() == 6
     assert found.confidence_W[found.class_W >= 0].min() >= found.confidence_W[found.class_W < 0].max()
+
+
+def test_an_experiment_that_fits_no_arrangement_is_labelled_among_all_treatments_and_says_why():
+    logits, truth = wells(5, 5.0)
+    odd = [9 if plate == 4 else plate for plate in PLATES]
+    fine = ["V-1"] * len(PLATES)
+    for experiments, plates, problem in (
+        (fine, odd, "experiment V-1 has a plate 9"),
+        (fine, [1] * len(PLATES), "plate 1 has 60 treatment wells, but no plate group has more than 15"),
+    ):
+        found = select(logits, experiments, plates, GROUPS, PriorConfig(on_low_margin="refuse"))
+        assert problem in found.arrangements["V-1"].problem
+        assert not found.arrangements["V-1"].accepted(PriorConfig(min_margin=0, min_separation=0))
+        assert (found.class_W == truth).mean() > 0.9
+    both = select(
+        np.concatenate([logits, logits]), [*fine, *["V-2"] * len(PLATES)], [*odd, *PLATES], GROUPS, PriorConfig()
+    )
+    assert not both.arrangements["V-2"].problem
+    assert (GROUPS.group_of_class()[both.class_W[len(PLATES) :]] == np.repeat(HELD, SIZE)).all()
+
+
+def test_wells_beyond_the_number_of_treatments_keep_their_arg_max():
+    logits, _ = wells(6, 3.0)
+    twice = np.concatenate([logits, logits])
+    found = select(twice, ["V-1"] * len(twice), [9] * len(twice), GROUPS, PriorConfig(), fraction=0.5)
+    named = found.class_W >= 0
+    assert named.sum() == len(twice) // 2
+    assert (found.class_W[named] == twice.argmax(axis=1)[named]).all()
+    np.testing.assert_allclose(found.prob_WK[named], softmax(twice, axis=1)[named], rtol=1e-4)

@@ -10,9 +10,9 @@ from threading import Barrier
 
 import pytest
 
-from components.core.errors import StepError
+from components.core.errors import InputError, StepError
 from components.core.storage.digests import digest_path
-from components.core.storage.finished import run_once
+from components.core.storage.finished import fetch_finished, run_once
 from components.core.storage.object_store import ObjectStore
 
 INPUTS = {"config": '{"epochs": 2}', "screen": "5f0c", "code": "77aa"}
@@ -152,3 +152,22 @@ def test_two_runs_side_by_side_record_one_whole_result(store: ObjectStore, tmp_p
     assert len(store.list("finished/")) == 4  # the loser's three files are gone
     assert run_once(store, "finetune", INPUTS, _outputs(tmp_path / "later"), Work()) is True
     assert digest_path(tmp_path / "later") in (digest_path(tmp_path / "one"), digest_path(tmp_path / "two"))
+
+
+def test_some_outputs_can_be_brought_from_where_they_are_kept(store: ObjectStore, tmp_path: Path) -> None:
+    places: list[str] = []
+    for name in ("one", "two"):  # by work, then from the store
+        run_once(store, "finetune", INPUTS, _outputs(tmp_path / name), Work(), finished=places.append)
+    assert len(places) == 2
+    assert places[0] == places[1]
+    fetch_finished(store, places[0], {"logits": tmp_path / "logits"})
+    assert digest_path(tmp_path / "logits") == digest_path(tmp_path / "one" / "logits")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["logits", "one", "two"]
+    with pytest.raises(InputError, match=r"the finished outputs are damaged \(done.json names other outputs\)"):
+        fetch_finished(store, places[0], {"embeddings": tmp_path / "embeddings"})
+    _delete_file(store)
+    with pytest.raises(InputError, match=r"the finished outputs are damaged .* is missing"):
+        fetch_finished(store, places[0], {"logits": tmp_path / "again"})
+    store.delete_prefix(places[0])
+    with pytest.raises(InputError, match="the finished outputs are gone"):
+        fetch_finished(store, places[0], {"logits": tmp_path / "more"})

@@ -1,0 +1,141 @@
+"""What a run has finished so far, in the object store under the run's key: enough to end it without its missing folds.
+
+runs/KEY/run.json                                       configuration and lineage
+runs/KEY/screen.json, holdout.json, holdout_labels.csv  what normalize wrote
+runs/KEY/folds/CELL_TYPE/FOLD.json                      the fold has its logits: where the store keeps them
+
+Records only point to finished outputs, so that they cost a request a fold and nothing is stored twice.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from components.core.config import Frozen
+from components.core.errors import InputError
+from components.core.storage.interface import MissingObjectError, ObjectReader, ObjectWriter
+from components.core.storage.manifest import Manifest
+
+SCHEMA = 1
+RUNS = "runs"
+MANIFEST, HOLDOUT, HOLDOUT_LABELS = "screen.json", "holdout.json", "holdout_labels.csv"
+
+
+class RunRecord(Frozen):
+    """One run."""
+
+    record_schema: int = SCHEMA
+    key: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="name of the run's folder in the store")
+    config: dict[str, Any] = Field(description="the whole configuration")
+    lineage: dict[str, Any] = Field(description="code version, seeds, start")
+
+
+class FoldRecord(Frozen):
+    """One fold of a cell type that has its logits."""
+
+    cell_type: str
+    fold: int
+    screen: str = Field(description="digest of the manifest that its networks were trained with")
+    holdout: str = Field(description="digest of the held-out experiments' manifest")
+    place: str = Field(pattern=r"^finished/", description="where its outputs are, for fetch_finished")
+
+
+def write_run(store: ObjectWriter, record: RunRecord, screen: bytes, holdout: bytes, holdout_labels: bytes) -> None:
+    """Writes what a run starts from; run.json comes last, so that a record is whole.
+
+    Args:
+        store: where the run's plates are.
+        record: of the run.
+        screen: content of the screen's manifest.
+        holdout: content of the held-out experiments' manifest.
+        holdout_labels: their labels, CSV.
+    """
+    folder = f"{RUNS}/{record.key}"
+    for name, content in ((MANIFEST, screen), (HOLDOUT, holdout), (HOLDOUT_LABELS, holdout_labels)):
+        store.put(f"{folder}/{name}", content)
+    store.put(f"{folder}/run.json", record.model_dump_json(indent=1).encode())
+
+
+def record_fold(
+    store: ObjectWriter, screen: Manifest, holdout: Manifest, cell_type: str, fold: int, place: str
+) -> None:
+    """Notes that a fold has its logits; does nothing where the manifest is of no run (a step by hand).
+
+    Args:
+        store: where finished outputs are kept.
+        screen: the manifest that the fold was trained with; it names the run.
+        holdout: the held-out experiments.
+        cell_type: whose logits.
+        fold: the fold.
+        place: where the store keeps the outputs.
+    """
+    if not screen.run:
+        return
+    record = FoldRecord(cell_type=cell_type, fold=fold, screen=screen.digest(), holdout=holdout.digest(), place=place)
+    store.put(f"{RUNS}/{screen.run}/folds/{cell_type}/{fold}.json", record.model_dump_json(indent=1).encode())
+
+
+def read_run(store: ObjectWriter, key: str, folder: Path) -> RunRecord:
+    """Reads a run's record, and brings its manifests and held-out labels into a folder.
+
+    Args:
+        store: where the run's plates are.
+        key: of the run.
+        folder: receives screen.json, holdout.json and holdout_labels.csv.
+
+    Raises:
+        InputError: there is no such run, or its record is damaged or of a newer version.
+    """
+    place = f"{RUNS}/{key}"
+    try:
+        content = store.get(f"{place}/run.json")
+        for name in (MANIFEST, HOLDOUT, HOLDOUT_LABELS):
+            (folder / name).write_bytes(store.get(f"{place}/{name}"))
+    except MissingObjectError:
+        known = sorted({path.split("/")[1] for path in store.list(f"{RUNS}/")})
+        there = f"runs there: {', '.join(known)}" if known else "there are no runs"
+        raise InputError(f"--run {key}: no such run below {store.uri('')} ({there})") from None
+    try:
+        newer = json.loads(content).get("record_schema", 0) > SCHEMA
+        record = None if newer else RunRecord.model_validate_json(content)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"{store.uri(place)}/run.json: not a run's record ({type(error).__name__}); run again"
+        ) from None
+    if record is None:
+        raise InputError(f"{store.uri(place)}/run.json: of a newer version of cellsignal; upgrade")
+    return record
+
+
+def finished_folds(store: ObjectWriter, key: str, screen: Manifest, holdout: Manifest) -> dict[str, list[FoldRecord]]:
+    """The folds that have logits for these manifests, by cell type, ascending; those of an earlier screen do not count.
+
+    Args:
+        store: where the run's records are.
+        key: of the run.
+        screen: the run's manifest.
+        holdout: the run's held-out experiments.
+
+    Raises:
+        InputError: a record is damaged.
+    """
+    keys = [k for k in store.list(f"{RUNS}/{key}/folds/") if k.endswith(".json")]
+    found: dict[str, list[FoldRecord]] = {}
+    for path, content in zip(keys, _all(store, keys), strict=True):
+        try:
+            record = FoldRecord.model_validate_json(content)
+        except ValidationError:
+            raise InputError(f"{store.uri(path)}: not a fold's record; run the same command again") from None
+        if (record.screen, record.holdout) == (screen.digest(), holdout.digest()):
+            found.setdefault(record.cell_type, []).append(record)
+    for records in found.values():
+        records.sort(key=lambda record: record.fold)
+    return found
+
+
+def _all(store: ObjectReader, keys: list[str]) -> list[bytes]:
+    return store.get_many(keys) if keys else []

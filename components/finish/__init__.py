@@ -1,0 +1,1 @@
+"""finish: ends a run without the folds that did not finish, from ensemble to report."""

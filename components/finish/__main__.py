@@ -1,0 +1,36 @@
+"""python -m components.finish: ends a run with the object store of the AWS environment variables."""
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+from rich.console import Console
+from typer import Option
+
+from components.core.command import run_command
+from components.core.errors import StepError
+from components.core.storage.object_store import ObjectStore
+from components.finish.run import finish
+
+
+def command(
+    store: Annotated[str, Option(help="s3://BUCKET[/PREFIX] of the run's plates")],
+    run: Annotated[str, Option(help="the run's key")],
+    quorum: Annotated[int, Option(help="folds that every cell type must have")],
+    out: Annotated[Path, Option(help="folder of the results")],
+    truth: Annotated[Path | None, Option(help="labels of the unlabelled wells, for the report's scoring alone")] = None,
+) -> None:
+    """Ends a run from the folds that are finished: ensemble, assign, report."""
+
+    def cancel(_signal: int, _frame: object) -> None:
+        raise StepError("cancelled; nothing was written")
+
+    signal.signal(signal.SIGTERM, cancel)
+    signal.signal(signal.SIGINT, cancel)
+    connected = ObjectStore.connect(store)
+    connected.check()
+    finish(connected, run, quorum, out, truth, Console())
+
+
+if __name__ == "__main__":
+    run_command(command)

@@ -1,0 +1,153 @@
+"""Ends a run from the folds that finished: ensemble, assign and report on what the store lists under the run's key.
+
+KFP offers no partial fan-in, so a failed fold fails the whole run; this computes the rest from the others and says so in
+every result (`partial`). Needs neither torch nor the failed run's machine.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from components.assign.step import AssignConfig
+from components.assign.step import run as assign
+from components.core.config import RunConfig, parse
+from components.core.errors import InputError, StepError
+from components.core.evaluation.table import accuracy_table
+from components.core.storage.finished import fetch_finished
+from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.run_record import (
+    HOLDOUT,
+    HOLDOUT_LABELS,
+    MANIFEST,
+    FoldRecord,
+    finished_folds,
+    read_run,
+)
+from components.core.storage.whole_directory import whole_directory
+from components.ensemble.step import run as ensemble
+from components.report.step import run as report
+
+LINEAGE = "lineage.json"
+EMBEDDINGS = "embeddings"
+
+
+def finish(
+    store: ObjectStore, key: str, quorum: int, out: Path, truth: Path | None, console: Console
+) -> Mapping[str, Any]:
+    """Computes ensemble to report of a run from its finished folds.
+
+    Args:
+        store: where the run's plates and finished outputs are.
+        key: of the run.
+        quorum: folds that every cell type must have.
+        out: folder of the results; an earlier result of the same run there is replaced.
+        truth: labels of the unlabelled wells, for the report's scoring alone.
+        console: where progress is shown.
+
+    Returns:
+        The content of metrics.json; `partial` says which folds are missing, and is left out where none is.
+
+    Raises:
+        InputError: no such run, a quorum that is not reached or impossible, or a folder of something else.
+    """
+    _check_out(out, key)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        record = read_run(store, key, work)
+        config = parse(RunConfig, record.config, source=f"run {key}")
+        screen, holdout = Manifest.read(work / MANIFEST), Manifest.read(work / HOLDOUT)
+        folds = finished_folds(store, key, screen, holdout)
+        present = {cell_type: [f.fold for f in folds.get(cell_type, [])] for cell_type in config.screen.cell_types}
+        _check_quorum(key, present, config.folds.trained, quorum)
+        missing = {
+            cell_type: [fold for fold in config.folds.trained if fold not in there]
+            for cell_type, there in present.items()
+        }
+        lineage: dict[str, Any] = dict(record.lineage)
+        if any(missing.values()):
+            lineage["partial"] = {"quorum": quorum, "folds": present, "missing": missing}
+        named = [_name_wells(store, config, folds[cell_type], work, console) for cell_type in config.screen.cell_types]
+        try:
+            with whole_directory(out) as making:
+                lineage["embeddings"] = _embeddings(work, making)
+                results = making / "results"
+                labels = work / HOLDOUT_LABELS
+                metrics = report(
+                    config, work / MANIFEST, work / HOLDOUT, labels, truth, named, results, lineage, store=store
+                )
+                for file in results.iterdir():
+                    file.rename(making / file.name)
+                results.rmdir()
+        except OSError as error:
+            raise StepError(f"{error.filename or out}: cannot be written ({error.strerror}); make room") from None
+    console.print(accuracy_table(metrics))
+    said = "; ".join(f"{cell_type} lacks {_folds(gone)}" for cell_type, gone in missing.items() if gone)
+    console.print(f"partial: {said}" if said else "all folds are there", highlight=False, soft_wrap=True)
+    console.print(f"report: {(out / 'report.html').resolve()}", soft_wrap=True, highlight=False)
+    return metrics
+
+
+def _check_out(out: Path, key: str) -> None:
+    """The folder is free, or holds an earlier result of the same run."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        earlier = json.loads((out / LINEAGE).read_text(encoding="utf-8")).get("run")
+    except (OSError, ValueError, AttributeError):
+        earlier = None
+    if earlier != key or (out / "run").exists():
+        raise InputError(f"--out {out}: not empty, and not this run finished before; use a new folder")
+
+
+def _check_quorum(key: str, present: Mapping[str, Sequence[int]], trained: Sequence[int], quorum: int) -> None:
+    if not 1 <= quorum <= len(trained):
+        raise InputError(f"--quorum {quorum}: run {key} trains {len(trained)} folds; give a number from 1 to that")
+    short = {cell_type: there for cell_type, there in present.items() if len(there) < quorum}
+    if short:
+        said = "; ".join(f"{cell_type} has {_folds(there) if there else 'none'}" for cell_type, there in short.items())
+        enough = min(len(there) for there in present.values())
+        advice = f"or give --quorum {enough}" if enough else "until each cell type has a fold"
+        raise InputError(f"--quorum {quorum} of {len(trained)} folds is not reached: {said}; run {key} again, {advice}")
+
+
+def _name_wells(
+    store: ObjectStore, config: RunConfig, folds: Sequence[FoldRecord], work: Path, console: Console
+) -> str:
+    """Joins the folds of a cell type and names its wells; returns the folder of the names."""
+    cell_type = folds[0].cell_type
+    logits = []
+    for fold in folds:
+        outputs = {name: work / name / cell_type / str(fold.fold) for name in ("logits", EMBEDDINGS)}
+        for path in outputs.values():
+            path.parent.mkdir(parents=True, exist_ok=True)
+        fetch_finished(store, fold.place, outputs)
+        logits.append(outputs["logits"])
+    console.print(f"{cell_type}: {_folds([fold.fold for fold in folds])} of {config.folds.count}", highlight=False)
+    averaged, named = work / "averaged" / cell_type, work / "named" / cell_type
+    ensemble(logits, averaged)
+    assign(config.section(AssignConfig), work / MANIFEST, work / HOLDOUT, averaged, named)
+    return str(named)
+
+
+def _embeddings(work: Path, making: Path) -> list[str]:
+    """Joins the folds' embeddings as a whole run does; returns their files, relative to `making`."""
+    found = []
+    for folder in sorted((work / EMBEDDINGS).glob("*/*")):
+        for file in sorted(folder.rglob("*.parquet")):
+            target = making / EMBEDDINGS / file.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(file, target)
+            found.append(target.relative_to(making).as_posix())
+    return sorted(found)
+
+
+def _folds(folds: Sequence[int]) -> str:
+    return f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"

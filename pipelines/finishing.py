@@ -1,0 +1,103 @@
+"""cellsignal finish: finds a run's store and key, and starts `python -m components.finish`. Imports neither torch nor kfp."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from components.core.config import RunConfig, StoreConfig, parse
+from components.core.errors import InputError, StepError
+from components.core.storage.object_store import parse_uri
+from components.core.storage.run_record import RUNS
+from pipelines.local import JOB, storage
+
+
+@dataclass(frozen=True)
+class KnownRun:
+    """Where a run's records are.
+
+    Attributes:
+        key: names the run in its store.
+        store: bucket and prefix.
+        store_dir: data of the embedded store; None where it is not known.
+        truth: labels that the run was scored with; None where it is not known.
+    """
+
+    key: str
+    store: StoreConfig
+    store_dir: Path | None = None
+    truth: Path | None = None
+
+
+def find_run(given: str) -> KnownRun:
+    """A run by its key, its address in an object store, or the folder of `cellsignal run --out`.
+
+    Raises:
+        InputError: a folder without a run, or an address that is no run's.
+    """
+    if "://" in given:
+        bucket, path = parse_uri(given.rstrip("/"))
+        *prefix, runs, key = ["", *path.split("/")]
+        if runs != RUNS:
+            raise InputError(f"--run {given}: an address looks like s3://BUCKET[/PREFIX]/{RUNS}/KEY")
+        return KnownRun(key, StoreConfig(bucket=bucket, prefix="/".join(part for part in prefix if part)))
+    folder = Path(given)
+    if not folder.is_dir():
+        if "/" in given:
+            raise InputError(f"--run {given}: neither a key nor a folder of a run")
+        return KnownRun(given, StoreConfig())
+    path = folder / "run" / JOB
+    try:
+        job: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config = parse(RunConfig, job["config"], source=str(path))
+        store, truth = job["store"], job["truth"]
+        return KnownRun(
+            job["lineage"]["run"], config.store, Path(store) if store else None, Path(truth) if truth else None
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"--run {given}: not the folder of a run that got as far as its steps") from None
+
+
+def run_finish(
+    given: str, quorum: int, out: Path | None, truth: Path | None, store_dir: Path | None, console: Console
+) -> int:
+    """Ends a run from its finished folds; returns the exit code.
+
+    Args:
+        given: key, address or folder of the run.
+        quorum: folds that every cell type must have.
+        out: folder of the results; None for runs/KEY.
+        truth: labels of the unlabelled wells; None for those that the run's folder names, if any.
+        store_dir: data of the embedded object store; None for the run's own or the user's cache folder.
+        console: where warnings are shown.
+
+    Raises:
+        InputError: no such run, or an object store that cannot be used.
+    """
+    run = find_run(given)
+    truth = truth or run.truth
+    if truth is not None and not truth.is_file():
+        raise InputError(f"--truth {truth}: no such file")
+    prefix = f"/{run.store.prefix}" if run.store.prefix else ""
+    command = [sys.executable, "-m", "components.finish", "--store", f"s3://{run.store.bucket}{prefix}"]
+    command += ["--run", run.key, "--quorum", str(quorum), "--out", str(out or Path("runs") / run.key)]
+    if truth is not None:
+        command += ["--truth", str(truth)]
+    with storage(run.store, store_dir or run.store_dir, console) as environment:
+        environment = {**os.environ, **environment, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
+        process = subprocess.Popen(command, env=environment)
+        try:
+            return process.wait()
+        except StepError:  # cancelled, which the process says itself
+            process.terminate()
+            return process.wait()
+        finally:
+            process.kill()
+            process.wait()

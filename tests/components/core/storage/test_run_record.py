@@ -1,0 +1,104 @@
+"""Records of runs: whole, tied to the screen they were made of, and of use to people who mistype a key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from components.core.config import PackConfig
+from components.core.errors import InputError
+from components.core.storage.manifest import Manifest, Vocabulary
+from components.core.storage.run_record import RunRecord, finished_folds, read_run, record_fold, write_run
+from tests.tiny_screen import MemoryStore
+
+RECORD = RunRecord(key="demo-1a2b", config={"name": "demo"}, lineage={"run": "demo-1a2b", "seeds": {"run": 1}})
+FILES = {"screen.json": b"screen", "holdout.json": b"holdout", "holdout_labels.csv": b"id_code,sirna\n"}
+
+
+def manifest(warning: str = "", run: str = RECORD.key) -> Manifest:
+    vocabulary = Vocabulary(treatments=("a",), positives=(), negatives=())
+    return Manifest(
+        store="s3://x", channels=6, image_size=8, codec=PackConfig(), vocabulary=vocabulary, folds={}, plates=(),
+        warnings=(warning,), run=run,
+    )  # fmt: skip
+
+
+SCREEN, HOLDOUT = manifest("screen"), manifest("holdout")
+
+
+@pytest.fixture
+def written() -> MemoryStore:
+    store = MemoryStore()
+    write_run(store, RECORD, *FILES.values())
+    return store
+
+
+def test_a_run_reads_back_with_its_files(written: MemoryStore, tmp_path: Path) -> None:
+    assert read_run(written, RECORD.key, tmp_path) == RECORD
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == FILES
+
+
+def test_an_unknown_run_is_refused_with_the_ones_there_are(written: MemoryStore, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--run demo-1a: no such run .* \(runs there: demo-1a2b\)"):
+        read_run(written, "demo-1a", tmp_path)
+    with pytest.raises(InputError, match=r"there are no runs"):
+        read_run(MemoryStore(), RECORD.key, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "not a run's record"),
+        (b"[]", "not a run's record"),
+        (b'{"key": "demo-1a2b"}', "not a run's record"),
+        (json.dumps({**RECORD.model_dump(), "record_schema": 2, "new": 1}).encode(), "newer version"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_named(
+    written: MemoryStore, tmp_path: Path, content: bytes, message: str
+) -> None:
+    written.put("runs/demo-1a2b/run.json", content)
+    with pytest.raises(InputError, match=rf"runs/demo-1a2b/run.json: .*{message}"):
+        read_run(written, RECORD.key, tmp_path)
+
+
+def test_folds_are_listed_by_cell_type_in_order(written: MemoryStore) -> None:
+    for cell_type, fold in (("RPE", 10), ("HUVEC", 1), ("RPE", 2)):
+        record_fold(written, SCREEN, HOLDOUT, cell_type, fold, f"finished/infer/{cell_type}{fold}")
+    found = finished_folds(written, RECORD.key, SCREEN, HOLDOUT)
+    assert {c: [(f.fold, f.place) for f in folds] for c, folds in found.items()} == {
+        "HUVEC": [(1, "finished/infer/HUVEC1")],
+        "RPE": [(2, "finished/infer/RPE2"), (10, "finished/infer/RPE10")],
+    }
+    assert finished_folds(written, "demo-1", SCREEN, HOLDOUT) == {}
+
+
+def test_a_later_finish_of_the_same_fold_counts(written: MemoryStore) -> None:
+    for place in ("finished/infer/old", "finished/infer/new"):
+        record_fold(written, SCREEN, HOLDOUT, "RPE", 0, place)
+    (fold,) = finished_folds(written, RECORD.key, SCREEN, HOLDOUT)["RPE"]
+    assert fold.place == "finished/infer/new"
+
+
+@pytest.mark.parametrize(("screen", "holdout"), [(manifest("other"), HOLDOUT), (SCREEN, manifest("other"))])
+def test_folds_of_another_screen_do_not_count(written: MemoryStore, screen: Manifest, holdout: Manifest) -> None:
+    record_fold(written, SCREEN, HOLDOUT, "RPE", 0, "finished/infer/x")
+    assert finished_folds(written, RECORD.key, screen, holdout) == {}
+
+
+def test_a_step_by_hand_is_of_no_run(written: MemoryStore) -> None:
+    before = set(written.list(""))
+    record_fold(written, manifest("screen", run=""), HOLDOUT, "RPE", 0, "finished/infer/x")
+    assert set(written.list("")) == before
+
+
+def test_the_run_is_no_part_of_what_a_screen_is() -> None:
+    assert manifest("screen", run="").digest() == SCREEN.digest() != HOLDOUT.digest()
+
+
+def test_a_damaged_fold_is_named(written: MemoryStore) -> None:
+    written.put("runs/demo-1a2b/folds/RPE/0.json", b'{"place": "../x"}')
+    with pytest.raises(InputError, match=r"runs/demo-1a2b/folds/RPE/0.json: not a fold's record"):
+        finished_folds(written, RECORD.key, SCREEN, HOLDOUT)
