@@ -2,11 +2,22 @@ import json
 
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
 from components.core.config import PriorConfig
-from components.core.prior.balancing import greedy_balance, sinkhorn
+from components.core.prior.balancing import greedy_balance
 from tests.bench import __main__ as bench
-from tests.bench.balancing import SHIFTS, accuracy, calibrated_temperature, chosen_setting, greedy_search, plate
+from tests.bench.balancing import (
+    ITERATIONS,
+    SHIFTS,
+    STEPS,
+    accuracy,
+    assigned,
+    chosen_setting,
+    greedy_search,
+    plate,
+    shipped,
+)
 from tests.bench.row import Row
 
 
@@ -19,22 +30,31 @@ def test_the_plain_search_finds_the_same_weights_as_the_incremental_one(step, it
         assert weight.min() < 0
 
 
-def test_on_calibrated_biased_plates_sinkhorn_names_no_fewer_wells_right_than_the_greedy_search_by_default():
-    # By its default setting: a search of larger steps names more, and on logits as drawn so does the default. The
-    # bench lists them.
-    prior, shift = PriorConfig(), SHIFTS["biased plates"]
-    temperature = calibrated_temperature(shift)
-    raw, greedy, ours = [], [], []
-    for seed in range(3):
-        log_prob = plate(seed, shift, temperature=temperature)
-        found = sinkhorn(log_prob, prior.sinkhorn_iterations, prior.sinkhorn_tolerance).log_prob_WK
-        assert np.abs(np.exp(found).sum(axis=0) - 1).max() <= 1e-3
-        raw.append(accuracy(log_prob))
-        ours.append(accuracy(found))
-        greedy.append(accuracy(log_prob + greedy_balance(log_prob, prior.greedy_step, prior.greedy_iterations)))
-    assert 0.4 < np.mean(raw) < 0.6
-    assert np.mean(greedy) > np.mean(raw)
-    assert np.mean(ours) >= np.mean(greedy)
+def test_on_biased_plates_sinkhorn_by_default_names_no_fewer_wells_right_than_the_greedy_search():
+    prior, plates = PriorConfig(), [plate(seed, SHIFTS["biased plates"]) for seed in range(6)]
+
+    def right(*setting):
+        return np.array([accuracy(log_prob + greedy_balance(log_prob, *setting)) for log_prob in plates])
+
+    found = [shipped(log_prob).log_prob_WK for log_prob in plates]
+    ours = np.array([accuracy(log_prob) for log_prob in found])
+    assert max(np.abs(np.exp(log_prob).sum(axis=0) - 1).max() for log_prob in found) <= 1e-3
+    raw = np.mean([accuracy(log_prob) for log_prob in plates])
+    assert 0.4 < raw < 0.6
+    default = right(prior.greedy_step, prior.greedy_iterations)
+    assert raw < default.mean() <= ours.mean()
+    # And no fewer, but for one paired standard error, than by the best setting in hindsight; fewer steps name fewer, as
+    # the bench lists.
+    best = max((right(step, ITERATIONS[-1]) for step in STEPS), key=np.mean)
+    behind = best - ours
+    assert behind.mean() <= behind.std(ddof=1) / np.sqrt(len(behind))
+
+
+def test_the_assignment_is_the_arg_max_of_what_it_adds():
+    log_prob = plate(5, 3.0, size=30)
+    named = (log_prob + assigned(log_prob)).argmax(axis=1)
+    assert sorted(named) == list(range(30))
+    assert (named == linear_sum_assignment(log_prob, maximize=True)[1]).all()
 
 
 def test_the_baseline_is_the_cheapest_setting_close_to_the_best(monkeypatch):
