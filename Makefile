@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint format lock clean
+.PHONY: demo test test-all bench lint format lock clean
 
 demo: $(VENV)/.installed  ## the whole DAG on a simulated screen, here; ends with the accuracy table and the report's path
 	$(BIN)/cellsignal run --config demo --out runs/demo
@@ -13,6 +13,9 @@ test: $(VENV)/.installed  ## the fast tests
 
 test-all: $(VENV)/.installed  ## also the slow ones and whatever else this machine can run
 	$(BIN)/python -m pytest -m "not docker and not cluster and not gpu"
+
+bench: $(VENV)/.installed  ## figures for this machine, one thread: a table, and bench.json
+	$(BIN)/python -m tests.bench
 
 lint: $(VENV)/.installed  ## ruff, mypy (strict on the core), import rules
 	$(BIN)/ruff check

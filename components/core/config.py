@@ -364,7 +364,13 @@ class PriorConfig(Frozen):
     greedy_step: Positive = Field(0.01, description="greedy search: how much a step lowers a class's log weight, nats")
     greedy_iterations: Count = Field(20_000, description="greedy search: largest number of steps")
     sinkhorn_iterations: Count = Field(200, description="largest number of Sinkhorn iterations")
-    sinkhorn_tolerance: Positive = Field(1e-4, description="stop when the column sums are this close to the target")
+    sinkhorn_tolerance: Positive = Field(
+        1e-3, description="stop when the column sums are this close to the target, in wells"
+    )
+    sinkhorn_sharpness: Positive = Field(
+        4.0,
+        description="how much logits are multiplied before balancing: larger is closer to one-to-one assignment",
+    )
 
 
 class StoreConfig(Frozen):

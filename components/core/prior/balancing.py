@@ -11,13 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax, logsumexp
+from scipy.linalg.lapack import dposv
+from scipy.special import log_softmax
 
 from components.core.config import PriorConfig
 
-# A sweep scales a row or column by at most max(W, K) (below), so 16 sweeps stay within exp(16 * 2 * ln K), inside
-# float64 for any plate; then the scalings are folded into the log-domain matrix and start at 1 again.
-SWEEPS_PER_KERNEL = 16
+# Scalings further apart than this (nats) are folded into the log-domain matrix. What has then underflowed in the kernel
+# is below exp(-87) in single and exp(-708) in double precision where a row's largest is 1: no scaling brings it back.
+WIDEST = {np.float32: 30.0, np.float64: 345.0}
+# Column errors below this share of W/K (at least 1) are left to double precision.
+SINGLE_PRECISION = 2e-5
+# An extrapolation after every PERIOD sweeps, from MEMORY differences between sweeps.
+PERIOD, MEMORY = 4, 6
 
 
 @dataclass(frozen=True)
@@ -45,53 +50,125 @@ def balanced(log_prob_WK: NDArray[np.float64], prior: PriorConfig) -> NDArray[np
         ValueError: empty, or a value that is not finite.
     """
     if prior.balancing == "sinkhorn":
-        return sinkhorn(log_prob_WK, prior.sinkhorn_iterations, prior.sinkhorn_tolerance).log_prob_WK
+        limits = prior.sinkhorn_iterations, prior.sinkhorn_tolerance
+        return sinkhorn(log_prob_WK, *limits, prior.sinkhorn_sharpness).log_prob_WK
     _check(log_prob_WK)
     log_prob_WK = log_softmax(log_prob_WK.astype(np.float64), axis=1)
     weight_K = greedy_balance(log_prob_WK, prior.greedy_step, prior.greedy_iterations)
     return np.asarray(log_softmax(log_prob_WK + weight_K, axis=1))
 
 
-def sinkhorn(log_prob_WK: NDArray[np.float64], iterations: int, tolerance: float) -> Balanced:
+def sinkhorn(log_prob_WK: NDArray[np.float64], iterations: int, tolerance: float, sharpness: float = 1.0) -> Balanced:
     """Scales rows and columns until every siRNA is expected equally often: the closest such matrix in relative entropy.
 
-    Stabilised: after one sweep in the log domain rows sum to 1 and columns to 1/K or more, so that further sweeps can
-    scale a plain matrix, which is refreshed from the log domain before a scaling could overflow. Agrees with sweeps in
-    the log domain throughout, at a fraction of the exponentials.
+    A sweep is two matrix-vector products with one kernel, exp of the logits less their row maxima, in single precision
+    until double is needed; every few sweeps the logs of the column scalings are extrapolated. Where scalings would
+    become extreme they are folded into the logits; where a column of the kernel vanishes, one sweep is done in the log
+    domain. None of this moves the fixed point, which is unique, and the result is made and checked in double precision.
 
     Args:
         log_prob_WK: natural-log probabilities or logits, shape (W, K), finite.
         iterations: largest number of sweeps.
-        tolerance: stop when all column sums are this close to W/K, in wells.
+        tolerance: stop when all column sums are this close to W/K, in wells; looked at every few sweeps.
+        sharpness: what the logits are multiplied by before; the larger, the closer to a one-to-one assignment.
 
     Raises:
         ValueError: empty, or a value that is not finite.
 
-    Source: Sinkhorn and Knopp 1967; stabilisation after Schmitzer 2019 (doi:10.1137/16M1106018).
+    Source: Sinkhorn and Knopp 1967; stabilisation after Schmitzer 2019 (doi:10.1137/16M1106018); Anderson's
+    extrapolation (Walker and Ni 2011, doi:10.1137/10078356X) between plain sweeps.
     """
     _check(log_prob_WK)
     wells, sirnas = log_prob_WK.shape
     target = wells / sirnas
-    log_WK = log_softmax(log_prob_WK.astype(np.float64), axis=1)
-    error, done = _column_error(np.exp(log_WK), target), 0
-    if error > tolerance:
-        log_WK, done = _sweep(log_WK, target), 1
+    enough_single = max(0.9 * tolerance, SINGLE_PRECISION * max(1.0, target))
+    scaled_WK = np.multiply(log_prob_WK, sharpness, dtype=np.float64)
+    memory_WK = np.empty(scaled_WK.shape)  # of every kernel: fresh memory costs as much as the exponentials
+    single_WK = memory_WK.reshape(-1).view(np.float32)[: scaled_WK.size].reshape(scaled_WK.shape)
+    done = 0
+    kernel_WK: NDArray[np.floating] = single_WK
     while True:
-        kernel_WK = np.exp(log_WK)
-        column_K = kernel_WK.sum(axis=0)
-        error = float(np.abs(column_K - target).max())
-        if error <= tolerance or done >= iterations:
-            return Balanced(log_WK, done, error, error <= tolerance)
-        row_W = np.ones(wells)
-        for _ in range(min(SWEEPS_PER_KERNEL, iterations - done)):
-            scale_K = target / column_K
-            row_W = 1.0 / (kernel_WK @ scale_K)
-            column_K = row_W @ kernel_WK
+        largest_W = scaled_WK.max(axis=1)
+        np.subtract(scaled_WK, largest_W[:, None], out=kernel_WK, casting="same_kind")
+        found = _sweep(
+            np.exp(kernel_WK, out=kernel_WK), iterations - done, enough_single if kernel_WK is single_WK else tolerance
+        )
+        done += found.sweeps
+        scaled_WK += found.log_scale_K
+        if found.finished and kernel_WK is not single_WK:
+            scaled_WK += (found.log_scale_W - largest_W)[:, None]
+            return Balanced(scaled_WK, done, found.error, found.error <= tolerance)
+        if found.finished:
+            kernel_WK = memory_WK
+        elif found.vanished:
+            scaled_WK += (found.log_scale_W - largest_W)[:, None]
+            scaled_WK -= _log_sum_exp(scaled_WK)  # to columns of 1 instead of the target: rows are scaled next
             done += 1
-            # Column sums of the scaled matrix: rows sum to 1 here, by the line before.
-            if np.abs(column_K * scale_K - target).max() <= tolerance:
-                break
-        log_WK = log_softmax(log_WK + np.log(scale_K), axis=1)
+
+
+@dataclass(frozen=True)
+class _Sweeps:
+    """Sweeps with one kernel."""
+
+    log_scale_W: NDArray[np.float64]
+    log_scale_K: NDArray[np.float64]
+    sweeps: int
+    error: float
+    finished: bool = True
+    """within the tolerance, or as many sweeps as allowed; otherwise scalings became extreme"""
+    vanished: bool = False
+    """a column of the kernel underflowed"""
+
+
+def _sweep(kernel_WK: NDArray[np.floating], most: int, enough: float) -> _Sweeps:
+    """Sweeps until column sums are close enough, extrapolating the logs of the column scalings.
+
+    An extrapolation subtracts the combination of past differences that would cancel the last step if sweeps were
+    linear. It is kept if it does not lower the dual objective, which plain sweeps always raise.
+    """
+    wells, sirnas = kernel_WK.shape
+    target, kind = wells / sirnas, kernel_WK.dtype.type
+    smallest, slack = 1e8 * np.finfo(kind).tiny, 8 * wells * np.finfo(kind).eps
+    log_K = plain_K = np.zeros(sirnas)
+    trail_2MK = np.empty((2, MEMORY + 1, sirnas))  # of past sweeps, the last last: log scalings after, and their step
+    known, least, sweeps = 0, -np.inf, 0
+    while True:
+        path_PK = np.empty((min(PERIOD, most - sweeps) + 1, sirnas), kind)
+        path_PK[0] = np.exp(log_K)
+        scale_W = 1 / (kernel_WK @ path_PK[0])
+        column_K = scale_W @ kernel_WK
+        error = float(np.abs(column_K * path_PK[0] - target).max())
+        log_scale_W = np.log(scale_W).astype(np.float64)
+        dual = log_scale_W.sum() + target * log_K.sum()
+        if dual < least:
+            log_K, known, least = plain_K, 0, -np.inf
+            continue
+        if error <= enough or len(path_PK) == 1:
+            return _Sweeps(log_scale_W, log_K, sweeps, error)
+        if column_K.min() < smallest:
+            return _Sweeps(log_scale_W, log_K, sweeps, error, finished=False, vanished=True)
+        np.divide(target, column_K, out=path_PK[1])
+        with np.errstate(all="ignore"):  # what overflows is found below
+            for n in range(1, len(path_PK) - 1):
+                scale_W = 1 / (kernel_WK @ path_PK[n])
+                np.divide(target, scale_W @ kernel_WK, out=path_PK[n + 1])
+            log_PK = np.log(path_PK).astype(np.float64)
+        if not np.abs(log_PK).max() <= WIDEST[kind]:
+            return _Sweeps(log_scale_W, log_PK[1], sweeps + 1, error, finished=False)
+        new = len(path_PK) - 1
+        trail_2MK[:, :-new] = trail_2MK[:, new:]
+        trail_2MK[0, -new:] = log_PK[1:]
+        np.subtract(log_PK[1:], log_PK[:-1], out=trail_2MK[1, -new:])
+        known, sweeps = min(known + new, MEMORY + 1), sweeps + new
+        log_K = plain_K = log_PK[-1]
+        if sweeps < most and known > 1:
+            moved_MK, changed_MK = trail_2MK[:, 1 - known :] - trail_2MK[:, -known:-1]
+            gram_MM = changed_MK @ changed_MK.T
+            gram_MM.flat[::known] *= 1 + 1e-8  # its diagonal
+            _, share_M, failed = dposv(gram_MM, changed_MK @ trail_2MK[1, -1])
+            further_K = plain_K - share_M @ moved_MK
+            if not failed and np.abs(further_K).max() <= WIDEST[kind]:
+                log_K, least = further_K, dual - slack
 
 
 def greedy_balance(log_prob_WK: NDArray[np.float64], step: float, iterations: int) -> NDArray[np.float64]:
@@ -133,11 +210,7 @@ def _check(log_prob_WK: NDArray[np.float64]) -> None:
         raise ValueError("log-probabilities must be finite")
 
 
-def _sweep(log_WK: NDArray[np.float64], target: float) -> NDArray[np.float64]:
-    """One Sinkhorn sweep in the log domain: columns to the target, then rows to 1."""
-    log_WK = log_WK + (np.log(target) - logsumexp(log_WK, axis=0))
-    return np.asarray(log_softmax(log_WK, axis=1))
-
-
-def _column_error(prob_WK: NDArray[np.float64], target: float) -> float:
-    return float(np.abs(prob_WK.sum(axis=0) - target).max())
+def _log_sum_exp(log_WK: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log of the column sums, shape (K,)."""
+    largest_K = log_WK.max(axis=0)
+    return np.asarray(largest_K + np.log(np.exp(log_WK - largest_K).sum(axis=0)))

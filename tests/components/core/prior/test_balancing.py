@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 from scipy.special import log_softmax, logsumexp
 
 from components.core.config import PriorConfig
+from components.core.prior import balancing
 from components.core.prior.balancing import balanced, greedy_balance, sinkhorn
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32 - 1), st.sampled_from([0.1, 1.0, 5.0]))
@@ -38,22 +40,125 @@ def test_rows_sum_to_one_and_columns_to_wells_over_sirnas(case):
     assert found.converged or found.iterations == 5000
 
 
-@settings(max_examples=40, deadline=None)
-@given(shapes, st.integers(0, 60))
-def test_agrees_with_plain_sweeps_in_the_log_domain(case, sweeps):
+@settings(max_examples=30, deadline=None)
+@given(shapes)
+def test_agrees_with_plain_sweeps_in_the_log_domain_once_both_have_converged(case):
     wells, sirnas, seed, scale = case
     logits = scale * np.random.default_rng(seed).standard_normal((wells, sirnas))
-    found = sinkhorn(logits, max(1, sweeps), 0.0 if wells * sirnas > 1 else 1e-9)
-    np.testing.assert_allclose(found.log_prob_WK, plain_log_domain(logits, found.iterations), atol=1e-8)
+    found = sinkhorn(logits, 5000, 1e-10)
+    plain = plain_log_domain(logits, 1000)
+    assume(found.converged and np.abs(np.exp(plain).sum(axis=0) - wells / sirnas).max() < 1e-9)
+    np.testing.assert_allclose(found.log_prob_WK, plain, atol=1e-5)
 
 
-def test_stays_exact_where_plain_exponentials_vanish():
-    rng = np.random.default_rng(3)
-    logits = 400 * rng.standard_normal((40, 40))
+@settings(max_examples=40, deadline=None)
+@given(shapes, st.integers(0, balancing.PERIOD), st.sampled_from([1.0, 3.0, 600.0]))
+def test_sweeps_before_the_first_extrapolation_are_plain_ones(case, sweeps, sharpness):
+    wells, sirnas, seed, scale = case
+    logits = scale * np.random.default_rng(seed).standard_normal((wells, sirnas))
+    found = sinkhorn(logits, sweeps, 0.0, sharpness)
+    expected = plain_log_domain(sharpness * logits, found.iterations)
+    single = 1e-4 + 1e-6 * sharpness * np.abs(logits).max()
+    np.testing.assert_allclose(found.log_prob_WK, expected, atol=single)
+
+
+def test_extrapolation_saves_most_of_the_sweeps_and_moves_nothing():
+    logits = biased_plate(np.random.default_rng(2), 60)
+    found = sinkhorn(logits, 5000, 1e-9, 2.0)
+    plain = plain_log_domain(2 * logits, 10 * found.iterations)
+    assert found.converged
+    np.testing.assert_allclose(found.log_prob_WK, plain, atol=1e-3)
+    behind = np.abs(np.exp(plain_log_domain(2 * logits, found.iterations)).sum(axis=0) - 1).max()
+    assert behind > 1e-6
+
+
+def test_names_sure_wells_as_the_assignment_does_where_plain_exponentials_vanish():
+    logits = 400 * np.random.default_rng(3).standard_normal((40, 40))
     assert np.exp(log_softmax(logits, axis=1)).min() == 0
-    found = sinkhorn(logits, 300, 1e-4)
+    found = sinkhorn(logits, 3000, 1e-4)
+    assert found.converged
+    sure = found.log_prob_WK.max(axis=1) > np.log(0.6)  # the others have two answers within a few nats
+    assert sure.sum() >= 38
+    assert (found.log_prob_WK.argmax(axis=1) == linear_sum_assignment(-logits)[1])[sure].all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes, st.sampled_from([50.0, 400.0, 3000.0]), st.sampled_from([0, 1, 5, 200]))
+def test_neither_overflows_nor_loses_a_class_at_hundreds_of_nats(case, scale, sweeps):
+    wells, sirnas, seed, _ = case
+    rng = np.random.default_rng(seed)
+    logits = scale * (rng.standard_normal((wells, sirnas)) + rng.standard_normal(sirnas))
+    with np.errstate(divide="raise", over="raise", invalid="raise"):
+        found = sinkhorn(logits, sweeps, 1e-300)
     assert np.isfinite(found.log_prob_WK).all()
-    np.testing.assert_allclose(found.log_prob_WK, plain_log_domain(logits, found.iterations), rtol=1e-9, atol=1e-6)
+    assert found.iterations <= sweeps
+    prob = np.exp(found.log_prob_WK)
+    np.testing.assert_allclose(prob.sum(axis=1), 1.0, atol=1e-9)
+    assert np.abs(prob.sum(axis=0) - wells / sirnas).max() == pytest.approx(found.error, abs=1e-9)
+
+
+def counted_folds(monkeypatch) -> list[tuple[int, ...]]:
+    """The shapes that a sweep in the log domain is done on, as they come."""
+    folds, real = [], balancing._log_sum_exp
+    monkeypatch.setattr(balancing, "_log_sum_exp", lambda log_WK: folds.append(log_WK.shape) or real(log_WK))
+    return folds
+
+
+def test_the_kernel_is_built_anew_where_scalings_grow_past_what_a_float_holds(monkeypatch):
+    kernels, real = [], balancing._sweep
+    monkeypatch.setattr(balancing, "_sweep", lambda *a: kernels.append(a[0].dtype) or real(*a))
+    # Every well prefers the siRNA before its own, so that the scalings drift apart over many sweeps.
+    logits = -100.0 * (np.arange(12)[:, None] - np.arange(12) + 1.0) ** 2
+    found = sinkhorn(logits, 1000, 1e-9)
+    assert len(kernels) > 2
+    plain = plain_log_domain(logits, found.iterations)
+    assert found.error <= 1.01 * np.abs(np.exp(plain).sum(axis=0) - 1).max()
+
+
+def test_a_sirna_that_no_well_could_be_takes_a_sweep_in_the_log_domain(monkeypatch):
+    folds = counted_folds(monkeypatch)
+    logits = biased_plate(np.random.default_rng(5), 50)
+    usual = sinkhorn(logits, 400, 1e-8)
+    assert not folds
+    logits[:, 7] -= 2000
+    found = sinkhorn(logits, 400, 1e-8)
+    assert found.converged
+    assert folds == [(50, 50)]
+    np.testing.assert_allclose(found.log_prob_WK, usual.log_prob_WK, atol=1e-6)  # a column's own scale is immaterial
+
+
+def test_an_ordinary_plate_takes_two_kernels_and_is_left_unchanged(monkeypatch):
+    kernels, real = [], balancing._sweep
+    monkeypatch.setattr(balancing, "_sweep", lambda *a: kernels.append(a[0].dtype) or real(*a))
+    for wells, sirnas in [(277, 277), (200, 277), (277, 200)]:
+        rng = np.random.default_rng(wells)
+        logits = 2 * (rng.standard_normal((wells, sirnas)) + rng.standard_normal(sirnas))
+        before = logits.copy()
+        kernels.clear()
+        found = sinkhorn(logits, 5000, 1e-3)
+        assert kernels == [np.float32, np.float64]
+        assert found.converged
+        assert (logits == before).all()
+        np.testing.assert_allclose(np.exp(found.log_prob_WK).sum(axis=1), 1.0, atol=1e-12)
+        single = sinkhorn(logits.astype(np.float32), 5000, 1e-3)
+        assert single.log_prob_WK.dtype == np.float64
+        np.testing.assert_allclose(np.exp(single.log_prob_WK).sum(axis=1), 1.0, atol=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(15, 300), st.integers(15, 300), st.integers(0, 2**32 - 1), st.sampled_from([1.0, 4.0, 30.0, 200.0]))
+def test_whole_plates_of_any_shape_and_spread_stay_usable_within_the_default_limits(wells, sirnas, seed, scale):
+    rng = np.random.default_rng(seed)
+    logits = scale * (rng.standard_normal((wells, sirnas)) + rng.standard_normal(sirnas))
+    prior = PriorConfig()
+    with np.errstate(divide="raise", over="raise", invalid="raise"):
+        found = sinkhorn(logits, prior.sinkhorn_iterations, prior.sinkhorn_tolerance, prior.sinkhorn_sharpness)
+    prob = np.exp(found.log_prob_WK)
+    assert np.isfinite(found.log_prob_WK).all()
+    np.testing.assert_allclose(prob.sum(axis=1), 1.0, atol=1e-9)
+    assert np.abs(prob.sum(axis=0) - wells / sirnas).max() == pytest.approx(found.error, abs=1e-9)
+    before = np.abs(np.exp(log_softmax(prior.sinkhorn_sharpness * logits, axis=1)).sum(axis=0) - wells / sirnas).max()
+    assert found.error < before
 
 
 @settings(max_examples=30, deadline=None)
@@ -121,7 +226,7 @@ def test_either_method_is_chosen_by_the_configuration():
     logits = biased_plate(np.random.default_rng(4), 40)
     greedy = balanced(logits, PriorConfig(balancing="greedy", greedy_step=0.05, greedy_iterations=2000))
     by_sinkhorn = balanced(logits, PriorConfig())
-    np.testing.assert_allclose(by_sinkhorn, sinkhorn(logits, 200, 1e-4).log_prob_WK)
+    np.testing.assert_allclose(by_sinkhorn, sinkhorn(logits, 200, 1e-3, 4.0).log_prob_WK)
     np.testing.assert_allclose(np.exp(greedy).sum(axis=1), 1.0)
     weight = greedy_balance(log_softmax(logits, axis=1), 0.05, 2000)
     assert (greedy.argmax(axis=1) == (log_softmax(logits, axis=1) + weight).argmax(axis=1)).all()

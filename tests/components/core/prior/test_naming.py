@@ -6,7 +6,7 @@ from components.core.config import PriorConfig
 from components.core.prior.competition import Competition
 from components.core.prior.naming import Temperatures, name_wells
 
-PRIOR = PriorConfig(sinkhorn_iterations=2000, sinkhorn_tolerance=1e-6)
+PRIOR = PriorConfig(sinkhorn_iterations=2000, sinkhorn_tolerance=1e-6, sinkhorn_sharpness=1.0)
 PARTS = [
     Competition("E-1", 1, np.arange(6), np.arange(0, 12, 2)),
     Competition("E-1", 2, np.arange(6, 11), np.arange(1, 12, 2)),
