@@ -39,19 +39,22 @@ class Balanced:
     """whether the error is within the tolerance"""
 
 
-def balanced(log_prob_WK: NDArray[np.float64], prior: PriorConfig) -> NDArray[np.float64]:
+def balanced(
+    log_prob_WK: NDArray[np.float64], prior: PriorConfig, sharpness: float | None = None
+) -> NDArray[np.float64]:
     """Balanced log-probabilities by the configured method, shape (W, K); rows sum to 1.
 
     Args:
         log_prob_WK: natural-log probabilities or logits, shape (W, K), finite.
         prior: `balancing`, and the limits of either method.
+        sharpness: of Sinkhorn, in place of the configured one.
 
     Raises:
         ValueError: empty, or a value that is not finite.
     """
     if prior.balancing == "sinkhorn":
         limits = prior.sinkhorn_iterations, prior.sinkhorn_tolerance
-        return sinkhorn(log_prob_WK, *limits, prior.sinkhorn_sharpness).log_prob_WK
+        return sinkhorn(log_prob_WK, *limits, prior.sinkhorn_sharpness if sharpness is None else sharpness).log_prob_WK
     _check(log_prob_WK)
     log_prob_WK = log_softmax(log_prob_WK.astype(np.float64), axis=1)
     weight_K = greedy_balance(log_prob_WK, prior.greedy_step, prior.greedy_iterations)

@@ -82,7 +82,9 @@ def name_wells(
         group_confidence_W[part.wells_w] = np.exp(restricted_wk[rows_w, best_w])
         # At temperature 1: temperatures are fitted on labels, which must not decide a name on a plate that lacks wells.
         balanced_wk = balanced(part.log_prob(logits_WK), prior)
-        assigned_w = assign_plate(balanced_wk)
+        # Where wells are missing, column scalings count: those of a sharp balance would crowd the present siRNAs together.
+        whole = len(part.wells_w) == len(part.classes_k)
+        assigned_w = assign_plate(balanced_wk if whole else balanced(part.log_prob(logits_WK), prior, sharpness=1.0))
         prob_wk = softmax(balanced_wk / temperatures.balanced, axis=1)
         sirna_W[part.wells_w] = part.classes_k[assigned_w]
         confidence_W[part.wells_w] = prob_wk[rows_w, assigned_w]
