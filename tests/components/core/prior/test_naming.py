@@ -3,6 +3,8 @@ import pytest
 from scipy.special import softmax
 
 from components.core.config import PriorConfig
+from components.core.prior.assignment import assign_plate
+from components.core.prior.balancing import balanced
 from components.core.prior.competition import Competition
 from components.core.prior.naming import Temperatures, name_wells
 
@@ -66,3 +68,19 @@ def test_temperatures_change_confidences_but_no_name_on_a_square_plate(logits):
 
 def test_no_wells_give_no_names():
     assert name_wells(np.zeros((0, 12), np.float32), [], Temperatures(), PRIOR).top_W5.shape == (0, 5)
+
+
+def test_names_on_a_plate_that_lacks_wells_are_of_the_plain_balance_whatever_its_sharpness():
+    # Eight of twelve wells: sharp column scalings would give other names to many of them.
+    logits = 2 * np.random.default_rng(3).standard_normal((40, 8, 12))
+    part = Competition("E-1", 1, np.arange(8), np.arange(12))
+    changed = 0
+    for logits_WK in logits:
+        by_sharpness = [
+            name_wells(logits_WK, [part], Temperatures(), PRIOR.model_copy(update={"sinkhorn_sharpness": s})).sirna_W
+            for s in (1.0, 4.0)
+        ]
+        assert (by_sharpness[0] == by_sharpness[1]).all()
+        assert (by_sharpness[0] == assign_plate(balanced(part.log_prob(logits_WK), PRIOR, sharpness=1.0))).all()
+        changed += (by_sharpness[0] != assign_plate(balanced(part.log_prob(logits_WK), PRIOR, sharpness=4.0))).any()
+    assert changed > 4
