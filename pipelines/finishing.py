@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from components.core.config import RunConfig, StoreConfig, parse
-from components.core.errors import InputError, StepError
+from components.core.errors import InputError
 from components.core.storage.object_store import parse_uri
 from components.core.storage.run_record import RUNS
+from pipelines.child import run_child
+from pipelines.code_version import code_version
 from pipelines.local import JOB, storage
 
 
@@ -61,6 +60,8 @@ def find_run(given: str) -> KnownRun:
         return KnownRun(
             job["lineage"]["run"], config.store, Path(store) if store else None, Path(truth) if truth else None
         )
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"--run {given}: not the folder of a run that got as far as its steps") from None
 
@@ -86,18 +87,10 @@ def run_finish(
     if truth is not None and not truth.is_file():
         raise InputError(f"--truth {truth}: no such file")
     prefix = f"/{run.store.prefix}" if run.store.prefix else ""
-    command = [sys.executable, "-m", "components.finish", "--store", f"s3://{run.store.bucket}{prefix}"]
+    command = ["-m", "components.finish", "--store", f"s3://{run.store.bucket}{prefix}"]
     command += ["--run", run.key, "--quorum", str(quorum), "--out", str(out or Path("runs") / run.key)]
+    command += ["--code-version", code_version()]
     if truth is not None:
         command += ["--truth", str(truth)]
     with storage(run.store, store_dir or run.store_dir, console) as environment:
-        environment = {**os.environ, **environment, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
-        process = subprocess.Popen(command, env=environment)
-        try:
-            return process.wait()
-        except StepError:  # cancelled, which the process says itself
-            process.terminate()
-            return process.wait()
-        finally:
-            process.kill()
-            process.wait()
+        return run_child(command, environment)

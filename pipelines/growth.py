@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from components.core.config import RunConfig
+from pipelines.child import run_child
 from pipelines.code_version import code_version
 from pipelines.local import storage
 
@@ -24,16 +22,9 @@ def run_growth(
         InputError: a wrong configuration, or an object store that cannot be used.
     """
     settings = RunConfig.load(config, changes)
-    command = [sys.executable, "-m", "components.growth", "--config", config, "--out", str(out), "--seeds", seeds]
+    command = ["-m", "components.growth", "--config", config, "--out", str(out), "--seeds", seeds]
     command += ["--code-version", code_version()]
     for change in changes:
         command += ["--set", change]
     with storage(settings.store, store_dir, console) as environment:
-        process = subprocess.Popen(
-            command, env={**os.environ, **environment, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
-        )
-        try:
-            return process.wait()
-        finally:
-            process.terminate()
-            process.wait()
+        return run_child(command, environment)

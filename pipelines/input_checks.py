@@ -8,14 +8,20 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import numpy as np
 
 from components.core.config import RunConfig
 from components.core.errors import InputError
+from components.core.prior.fused_labels import read_fused_labels
 from components.core.screen.folds import assign_folds
 from components.core.screen.layout import read_screen
 from components.core.screen.well_folds import deal_wells, dealt_wells
 from components.core.screen.wells import Screen
+
+FUSED = "mean_teacher.fused_labels"
 
 
 def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> None:
@@ -30,6 +36,7 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
         InputError: names the option, file, row or field, and what to do.
     """
     _check_files(config)
+    _refuse_interpreter(config.model_dump(mode="json"))
     if screen is None:
         if truth is not None:
             raise InputError("--truth: a simulated screen brings its own truth; give --screen as well, or drop --truth")
@@ -45,20 +52,65 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
         deal_wells(dealt_wells(found), config.folds.count, config.folds.seed)
     if truth is not None:
         _check_truth(truth, found)
+    fused = local_files(config).get(FUSED)
+    if fused is not None:
+        _check_fused(config.mean_teacher.fused_labels or str(fused), fused, found)
+
+
+def local_files(config: RunConfig) -> dict[str, Path]:
+    """Files on this machine that the configuration names, by field; those in an object store are not among them."""
+    found = {}
+    for field, address in _addresses(config).items():
+        if address.startswith(("s3://", "minio://")):
+            continue
+        if "://" in address and not address.startswith("file://"):
+            raise InputError(f"{field}: {address} is neither a file nor an s3:// address; download it first")
+        found[field] = Path(unquote(urlsplit(address).path) if address.startswith("file://") else address)
+    return found
+
+
+def _addresses(config: RunConfig) -> dict[str, str]:
+    """Addresses of files in the configuration, by field."""
+    named = {f"backbones[{k}].weights": backbone.weights for k, backbone in enumerate(config.backbones)}
+    return {field: address for field, address in {**named, FUSED: config.mean_teacher.fused_labels}.items() if address}
 
 
 def _check_files(config: RunConfig) -> None:
-    """Files on this machine that the configuration names must be there; those in an object store are found later."""
-    named = {f"backbones[{k}].weights": (own.weights, "start at random") for k, own in enumerate(config.backbones)}
-    named["mean_teacher.fused_labels"] = (config.mean_teacher.fused_labels, "label wells anew")
-    for field, (address, instead) in named.items():
-        if address is None or address.startswith(("s3://", "minio://")):
-            continue
-        path = Path(unquote(urlsplit(address).path) if address.startswith("file://") else address)
-        if "://" in address and not address.startswith("file://"):
-            raise InputError(f"{field}: {address} is neither a file nor an s3:// address; download it first")
+    """Files of this machine must be there; those in an object store are found by the steps."""
+    for field, path in local_files(config).items():
         if not path.is_file():
+            instead = "label wells anew" if field == FUSED else "start at random"
+            address = _addresses(config)[field]
             raise InputError(f"{field}: there is no file {address}; correct the path, or leave it out to {instead}")
+
+
+def _refuse_interpreter(value: Any, field: str = "") -> None:
+    """kfp.local replaces this word in every argument of a task by the interpreter's path."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _refuse_interpreter(key, field)
+            _refuse_interpreter(inner, f"{field}.{key}" if field else key)
+    elif isinstance(value, list):
+        for n, inner in enumerate(value):
+            _refuse_interpreter(inner, f"{field}.{n}")
+    elif isinstance(value, str) and "python3" in value:
+        raise InputError(
+            f"{field}: kfp.local cannot take a value with 'python3' in it, got {value!r}; use another name"
+        )
+
+
+def _check_fused(source: str, path: Path, screen: Screen) -> None:
+    """The names of an earlier run are read after hours of training; a mistake in them should not wait until then."""
+    wells = [
+        (well.id_code, plate.experiment, plate.plate)
+        for plate in screen.plates
+        if not plate.labelled
+        for well in plate.wells
+        if well.well_type == "treatment"
+    ]
+    ids, experiments, plates = zip(*wells, strict=True) if wells else ((), (), ())
+    everything = np.ones(len(ids), dtype=bool)
+    read_fused_labels(path, ids, everything, experiments, plates, screen.vocabulary.treatments, source)
 
 
 def _check_simulated(config: RunConfig) -> None:

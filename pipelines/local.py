@@ -11,6 +11,8 @@ import datetime
 import fcntl
 import json
 import os
+import platform
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,14 +26,15 @@ from rich.console import Console
 
 from components.core.config import RunConfig, StoreConfig
 from components.core.errors import InputError, StepError
+from components.core.learning.step_settings import library_versions
 from components.core.progress import EVENTS_VARIABLE, finished_tasks
-from components.core.storage.digests import code_digest, digest_text
+from components.core.storage.digests import code_digest, digest_file, digest_text
 from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.whole_directory import whole_directory
 from pipelines.code_version import code_version
 from pipelines.display import Display, task_counts, task_name
-from pipelines.input_checks import check_input
+from pipelines.input_checks import check_input, local_files
 
 RESULTS = (
     "predictions.csv",
@@ -215,20 +218,31 @@ def storage(store: StoreConfig, store_dir: Path | None, console: Console) -> Ite
         yield server.environment()
 
 
-def run_key(config: RunConfig, source: str) -> str:
-    """The name of a run in the object store: the same for the same configuration, screen and code.
+def run_key(config: RunConfig, source: str, out: Path) -> str:
+    """The name of a run in the object store: the same as long as a folder's run would compute the same.
+
+    Files that the configuration names count by content, those in an object store by address.
 
     Args:
         config: the run.
         source: address of the screen.
+        out: folder of the results; with the machine's name it tells apart the runs of a shared store.
     """
-    content = json.dumps([config.model_dump_json(), source, code_digest("components", "pipelines")])
-    return f"{config.name}-{digest_text(content)[:12]}"
+    content = [
+        config.model_dump_json(),
+        source,
+        platform.node(),
+        str(out.resolve()),
+        code_digest("components", "pipelines"),
+        library_versions(),
+        *(digest_file(file) for file in local_files(config).values()),
+    ]
+    return f"{config.name}-{digest_text(json.dumps(content))[:12]}"
 
 
 def _write_job(work: Path, config: RunConfig, source: Path, truth: Path | None, store_dir: Path | None) -> Path:
     lineage = {
-        "run": run_key(config, str(source)),
+        "run": run_key(config, str(source), work.parent),
         "code_version": code_version(),
         "image_digests": {},
         "seeds": {"run": config.seed},
@@ -323,7 +337,9 @@ def without_the_rest(config: RunConfig, events: Path, out: Path) -> str:
     last = "pseudo_label" if config.has_pseudo_labels else "infer"
     done = {(task["cell_type"], task["fold"]) for task in finished_tasks(events) if task["step"] == last}
     common = min(sum(of == cell_type for of, _ in done) for cell_type in config.screen.cell_types)
-    return f"; or end it without the other folds: cellsignal finish --run {out} --quorum {common}" if common else ""
+    if not common:
+        return ""
+    return f"; or end it without the other folds: cellsignal finish --run {shlex.quote(str(out))} --quorum {common}"
 
 
 def _collect(work: Path, out: Path, events: Path) -> None:

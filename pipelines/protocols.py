@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from components.core.config import RunConfig
-from components.core.errors import StepError
 from components.protocols.splits import asked_protocols, check_repeats, protocol_config
+from pipelines.child import run_child
 from pipelines.code_version import code_version
 from pipelines.input_checks import check_input
 from pipelines.local import storage
@@ -39,7 +36,7 @@ def run_protocols(
     for name in asked_protocols(protocol):
         for repeat in range(1, repeats + 1):
             check_input(protocol_config(settings, name, repeat, backbones), screen, None)
-    command = [sys.executable, "-m", "components.protocols", "--config", config, "--out", str(out)]
+    command = ["-m", "components.protocols", "--config", config, "--out", str(out)]
     command += ["--protocol", protocol, "--repeats", str(repeats), "--backbones", str(backbones)]
     command += ["--code-version", code_version()]
     if screen is not None:
@@ -47,20 +44,4 @@ def run_protocols(
     for change in changes:
         command += ["--set", change]
     with storage(settings.store, store_dir, console) as environment:
-        environment = {
-            **os.environ,
-            **environment,
-            "PYTHONUNBUFFERED": "1",
-            "PYTHONSAFEPATH": "1",
-            # numcodecs makes a semaphore in every worker; Python complains of it where a worker is ended.
-            "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning",
-        }
-        process = subprocess.Popen(command, env=environment)
-        try:
-            return process.wait()
-        except StepError:  # cancelled, which the process says itself
-            process.terminate()
-            return process.wait()
-        finally:
-            process.kill()
-            process.wait()
+        return run_child(command, environment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,22 @@ from typing import Any
 import typer
 
 from components.core.errors import InputError, StepError
+
+
+def cancel_on_signals(advice: str) -> None:
+    """SIGINT and SIGTERM raise a StepError, once: a second signal must not disturb the clean-up of the first.
+
+    Args:
+        advice: what comes after `cancelled; `.
+    """
+
+    def cancel(_signal: int, _frame: object) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        raise StepError(f"cancelled; {advice}")
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, cancel)
 
 
 def run_command(function: Callable[..., Any]) -> None:

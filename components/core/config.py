@@ -7,7 +7,7 @@ step receives only the sections it reads (`RunConfig.section`), so that a change
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from components.core.config_file import apply_change, find_config, read_yaml
 from components.core.config_file import parse as parse  # every step reads its section with both
+from components.core.errors import InputError
 
 CHANNELS = ("nuclei", "ER", "actin", "nucleoli", "mitochondria", "Golgi")
 """The six stains in the order of the file names' w1..w6 (RxRx1)."""
@@ -209,11 +210,27 @@ XCEPTION_LARGE = BackboneConfig(name="xception_large", stem=64, entry=(128, 256,
 PUBLISHED = {backbone.name: backbone for backbone in (XCEPTION, XCEPTION_LARGE)}
 
 
-def _by_name(data: Any) -> dict[str, Any]:
+def _known_backbones(data: Any) -> dict[str, Any]:
     """The backbones that can be given by name: the published ones, and those of a configuration's plain data."""
     given = data.get("backbones") if isinstance(data, dict) else None
-    own = [item for item in given if isinstance(item, dict) and "name" in item] if isinstance(given, list) else []
-    return {**{name: known.model_dump() for name, known in PUBLISHED.items()}, **{item["name"]: item for item in own}}
+    own = [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []
+    named = {item["name"]: item for item in own if isinstance(item.get("name"), str)}
+    return {**{name: backbone.model_dump(mode="json") for name, backbone in PUBLISHED.items()}, **named}
+
+
+def _name_backbones(data: Any, known: Mapping[str, Any], source: str) -> None:
+    """Puts backbones that are given by name in place of their names.
+
+    Raises:
+        InputError: a name that is not known.
+    """
+    given = data.get("backbones") if isinstance(data, dict) else None
+    for n, item in enumerate(given if isinstance(given, list) else []):
+        if isinstance(item, str):
+            if item not in known:
+                names = ", ".join(known)
+                raise InputError(f"{source}: backbones.{n}: there is no backbone {item!r}; known by name are {names}")
+            data["backbones"][n] = dict(known[item])
 
 
 class HeadConfig(Frozen):
@@ -352,8 +369,8 @@ class PriorConfig(Frozen):
     )
     min_separation: NonNegative = Field(
         1.25,
-        description="smallest lead in units of its standard error over wells, whatever the logits' scale: at 2.4 % raw top-1 "
-        "no wrong arrangement led by more than 1.14 in 400 draws, at 6 % 99 of 100 right ones lead by more",
+        description="smallest lead in units of its standard error over wells, whatever the logits' scale; wrong arrangements "
+        "of RxRx1's plates lead by up to 1.1 at 2.4 % raw top-1, right rotations by about 2.6 at 6 %",
     )
     on_low_margin: Literal["all_classes", "refuse"] = Field(
         "all_classes", description="below either: use all treatments of the experiment, or refuse with an error"
@@ -464,11 +481,11 @@ class RunConfig(Frozen):
         """
         path = find_config(name_or_file)
         data = read_yaml(path)
-        own = _by_name(data)
+        known = _known_backbones(data)
+        _name_backbones(data, known, str(path))
         for change in changes:
             apply_change(data, change)
-        if isinstance(data, dict) and isinstance(data.get("backbones"), list):
-            data["backbones"] = [own.get(item, item) if isinstance(item, str) else item for item in data["backbones"]]
+            _name_backbones(data, known, f"--set {change}")
         return parse(cls, data, source=str(path))
 
     def dump(self) -> str:

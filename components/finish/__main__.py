@@ -1,14 +1,12 @@
 """python -m components.finish: ends a run with the object store of the AWS environment variables."""
 
-import signal
 from pathlib import Path
 from typing import Annotated
 
 from rich.console import Console
 from typer import Option
 
-from components.core.command import run_command
-from components.core.errors import StepError
+from components.core.command import cancel_on_signals, run_command
 from components.core.storage.object_store import ObjectStore
 from components.finish.run import finish
 
@@ -19,17 +17,13 @@ def command(
     quorum: Annotated[int, Option(help="folds that every cell type must have")],
     out: Annotated[Path, Option(help="folder of the results")],
     truth: Annotated[Path | None, Option(help="labels of the unlabelled wells, for the report's scoring alone")] = None,
+    code_version: Annotated[str, Option(help="for lineage.json")] = "unknown",
 ) -> None:
     """Ends a run from the folds that are finished: ensemble, assign, report."""
-
-    def cancel(_signal: int, _frame: object) -> None:
-        raise StepError("cancelled; nothing was written")
-
-    signal.signal(signal.SIGTERM, cancel)
-    signal.signal(signal.SIGINT, cancel)
+    cancel_on_signals("run the same command again")
     connected = ObjectStore.connect(store)
     connected.check()
-    finish(connected, run, quorum, out, truth, Console())
+    finish(connected, run, quorum, out, truth, code_version, Console())
 
 
 if __name__ == "__main__":

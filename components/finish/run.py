@@ -6,9 +6,9 @@ every result (`partial`). Needs neither torch nor the failed run's machine.
 
 from __future__ import annotations
 
+import datetime
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,13 @@ EMBEDDINGS = "embeddings"
 
 
 def finish(
-    store: ObjectStore, key: str, quorum: int, out: Path, truth: Path | None, console: Console
+    store: ObjectStore,
+    key: str,
+    quorum: int,
+    out: Path,
+    truth: Path | None,
+    code_version: str,
+    console: Console,
 ) -> Mapping[str, Any]:
     """Computes ensemble to report of a run from its finished folds.
 
@@ -50,6 +56,7 @@ def finish(
         quorum: folds that every cell type must have.
         out: folder of the results; an earlier result of the same run there is replaced.
         truth: labels of the unlabelled wells, for the report's scoring alone.
+        code_version: of this program, beside that of the run, in lineage.json.
         console: where progress is shown.
 
     Returns:
@@ -57,42 +64,56 @@ def finish(
 
     Raises:
         InputError: no such run, a quorum that is not reached or impossible, or a folder of something else.
+        StepError: the disk was full.
     """
     _check_out(out, key)
-    with tempfile.TemporaryDirectory() as temporary:
-        work = Path(temporary)
-        record = read_run(store, key, work)
-        config = parse(RunConfig, record.config, source=f"run {key}")
-        screen, holdout = Manifest.read(work / MANIFEST), Manifest.read(work / HOLDOUT)
-        folds = finished_folds(store, key, screen, holdout)
-        present = {cell_type: [f.fold for f in folds.get(cell_type, [])] for cell_type in config.screen.cell_types}
-        _check_quorum(key, present, config.folds.trained, quorum)
-        missing = {
-            cell_type: [fold for fold in config.folds.trained if fold not in there]
-            for cell_type, there in present.items()
-        }
-        lineage: dict[str, Any] = dict(record.lineage)
-        if any(missing.values()):
-            lineage["partial"] = {"quorum": quorum, "folds": present, "missing": missing}
-        named = [_name_wells(store, config, folds[cell_type], work, console) for cell_type in config.screen.cell_types]
-        try:
-            with whole_directory(out) as making:
-                lineage["embeddings"] = _embeddings(work, making)
-                results = making / "results"
-                labels = work / HOLDOUT_LABELS
-                metrics = report(
-                    config, work / MANIFEST, work / HOLDOUT, labels, truth, named, results, lineage, store=store
-                )
-                for file in results.iterdir():
-                    file.rename(making / file.name)
-                results.rmdir()
-        except OSError as error:
-            raise StepError(f"{error.filename or out}: cannot be written ({error.strerror}); make room") from None
+    try:
+        with whole_directory(out) as making:
+            # What is fetched lies beside the results, where there is room for them.
+            work = making / "work"
+            work.mkdir()
+            metrics, missing = _compute(store, key, quorum, making, work, truth, code_version, console)
+            shutil.rmtree(work)
+    except OSError as error:
+        raise StepError(f"{error.filename or out}: cannot be written ({error.strerror}); make room") from None
     console.print(accuracy_table(metrics))
     said = "; ".join(f"{cell_type} lacks {_folds(gone)}" for cell_type, gone in missing.items() if gone)
     console.print(f"partial: {said}" if said else "all folds are there", highlight=False, soft_wrap=True)
     console.print(f"report: {(out / 'report.html').resolve()}", soft_wrap=True, highlight=False)
     return metrics
+
+
+def _compute(
+    store: ObjectStore,
+    key: str,
+    quorum: int,
+    making: Path,
+    work: Path,
+    truth: Path | None,
+    code_version: str,
+    console: Console,
+) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    """Writes the results into `making`; returns the metrics and the missing folds by cell type."""
+    record = read_run(store, key, work)
+    config = parse(RunConfig, record.config, source=f"run {key}")
+    screen, holdout = Manifest.read(work / MANIFEST), Manifest.read(work / HOLDOUT)
+    folds = finished_folds(store, key, screen, holdout)
+    present = {cell_type: [f.fold for f in folds.get(cell_type, [])] for cell_type in config.screen.cell_types}
+    _check_quorum(key, present, config.folds.trained, quorum)
+    missing = {
+        cell_type: [fold for fold in config.folds.trained if fold not in there] for cell_type, there in present.items()
+    }
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    lineage: dict[str, Any] = {**record.lineage, "finished": {"code_version": code_version, "at": now}}
+    if any(missing.values()):
+        lineage["partial"] = {"quorum": quorum, "folds": present, "missing": missing}
+    named = [_name_wells(store, config, folds[cell_type], work, console) for cell_type in config.screen.cell_types]
+    lineage["embeddings"] = _embeddings(work, making)
+    results, labels = work / "results", work / HOLDOUT_LABELS
+    metrics = report(config, work / MANIFEST, work / HOLDOUT, labels, truth, named, results, lineage, store=store)
+    for file in results.iterdir():
+        file.rename(making / file.name)
+    return metrics, missing
 
 
 def _check_out(out: Path, key: str) -> None:

@@ -1,16 +1,15 @@
 """python -m components.growth: the rungs with the object store of the AWS environment variables."""
 
 import os
-import signal
 from pathlib import Path
 from typing import Annotated
 
 from rich.console import Console
 from typer import Option
 
-from components.core.command import run_command
+from components.core.command import cancel_on_signals, run_command
 from components.core.config import RunConfig
-from components.core.errors import InputError, StepError
+from components.core.errors import InputError
 from components.growth.run import grow, lineage_of
 
 
@@ -23,12 +22,7 @@ def growth(
     set: Annotated[list[str], Option(help="KEY=VALUE, changes the configuration")] = [],  # noqa: B006
 ) -> None:
     """Runs the rungs of the growth chart."""
-
-    def cancel(_signal: int, _frame: object) -> None:
-        raise StepError("cancelled; run the same command again to go on from the finished tasks")
-
-    signal.signal(signal.SIGTERM, cancel)
-    signal.signal(signal.SIGINT, cancel)
+    cancel_on_signals("run the same command again to go on from the finished tasks")
     os.environ["OMP_NUM_THREADS"] = "1"  # of the workers, which inherit it before they load torch
     try:
         numbers = [int(seed) for seed in seeds.split(",")]

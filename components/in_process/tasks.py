@@ -166,7 +166,7 @@ def add_training(plan: Plan, config: RunConfig) -> TrainingRun:
             if config.has_pseudo_labels:
                 last = add(
                     "pseudo_label",
-                    tuning.fingerprint(),
+                    f"{tuning.fingerprint()} {config.mean_teacher.fused_labels}",
                     {"config": part["pseudo_label"], **where},
                     {"screen": screen, "holdout": holdout, "base": weights[0]},
                     {"weights": "weights", "logits": "logits", "embeddings": "embeddings"},

@@ -182,6 +182,19 @@ def _write_all(outputs: Mapping[Path, bytes]) -> None:
             part.unlink(missing_ok=True)
 
 
+def _record(config: RunConfig | None, lineage: str) -> RunRecord | None:
+    """The run's record; None where lineage names no run, or the configuration is not known."""
+    try:
+        known = json.loads(lineage)
+        if config is None or "run" not in known:
+            return None
+        return RunRecord(key=known["run"], config=json.loads(config.model_dump_json()), lineage=known)
+    except (ValueError, TypeError):
+        raise InputError(
+            f"lineage: JSON is expected, with `run` of letters, digits, dots, dashes and underscores; got {lineage!r}"
+        ) from None
+
+
 def main(
     config: str,
     source: str,
@@ -211,9 +224,8 @@ def main(
             raise InputError(f"{source}: normalize reads a directory; mount or copy the screen and give its path")
         store = ObjectStore.connect(settings.store.bucket, settings.store.prefix)
         store.check()
-        known = json.loads(lineage)
         whole = parse(RunConfig, json.loads(whole_config), source="normalize") if whole_config else None
-        record = RunRecord(key=known["run"], config=json.loads(whole_config), lineage=known) if "run" in known else None
+        record = _record(whole, lineage)
         outputs = (Path(screen), Path(holdout), Path(holdout_labels))
         summary = run(settings, Path(source), store, *outputs, record, whole.prior if whole else None)
         progress.note(

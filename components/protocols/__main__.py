@@ -2,16 +2,15 @@
 
 import datetime
 import os
-import signal
 from pathlib import Path
 from typing import Annotated
 
 from rich.console import Console
 from typer import Option
 
-from components.core.command import run_command
+from components.core.command import cancel_on_signals, run_command
 from components.core.config import RunConfig
-from components.core.errors import InputError, StepError
+from components.core.errors import InputError
 from components.protocols.run import RESULTS, measure
 from components.protocols.splits import asked_protocols
 
@@ -28,12 +27,7 @@ def protocols(
     set: Annotated[list[str], Option(help="KEY=VALUE, changes the configuration")] = [],  # noqa: B006
 ) -> None:
     """Measures a configuration by the challenge organisers' two protocols."""
-
-    def cancel(_signal: int, _frame: object) -> None:
-        raise StepError("cancelled; run the same command again to go on from the finished tasks")
-
-    signal.signal(signal.SIGTERM, cancel)
-    signal.signal(signal.SIGINT, cancel)
+    cancel_on_signals("run the same command again to go on from the finished tasks")
     os.environ["OMP_NUM_THREADS"] = "1"  # of the workers, which inherit it before they load torch
     if workers < 0:
         raise InputError(f"--workers {workers}: a number from 0 is expected")

@@ -95,6 +95,8 @@ def run(
     metrics = build_metrics(wells, cell_types, history, merge_validated(outputs))
     if lineage.get("partial"):
         metrics["partial"] = lineage["partial"]
+    if config.mean_teacher.fused_labels:
+        metrics["fused_labels"] = config.mean_teacher.fused_labels
     lineage = {
         "code_version": _installed_version(),
         **lineage,
@@ -220,7 +222,7 @@ def _notices(
     if config.mean_teacher.fused_labels:
         message = (
             f"a further round on the names of {config.mean_teacher.fused_labels}: networks of all folds made them, so that "
-            "out-of-fold scores are not independent of their own labels; unlabelled and holdout scores are"
+            "out-of-fold scores, and what is selected or calibrated by them, are not independent of their own labels"
         )
         notices.append(Notice("pseudo_label", message))
     for output in outputs:

@@ -225,3 +225,11 @@ def test_held_out_images_are_prepared_as_those_of_the_training_screen(given, scr
     by_itself = open_images(screen.holdout, screen.store, *config)
     assert torch.equal(inputs(held_out), inputs(by_training))
     assert not torch.equal(inputs(held_out), inputs(by_itself))
+
+
+@pytest.mark.parametrize("step", ["finetune", "pseudo_label"])
+def test_validation_measures_what_is_configured(step, given, screen, monkeypatch):
+    asked = []
+    monkeypatch.setattr(METHODS[step][0], "score_of", lambda *args: asked.append(args[-1]))
+    given(step, changed(USUAL, mean_teacher={"selection": "raw"}))
+    assert asked == ["raw"]

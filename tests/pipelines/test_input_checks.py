@@ -8,7 +8,7 @@ import pytest
 
 from components.core.config import RunConfig
 from components.core.errors import InputError
-from pipelines.input_checks import check_input
+from pipelines.input_checks import check_input, local_files
 from tests.pipelines.tiny_run import CONFIG, truth_of, write_truth
 from tests.tiny_screen import TinyScreen
 
@@ -161,3 +161,32 @@ def test_folds_of_wells_need_as_many_wells_as_folds_and_one_experiment(config: R
 def test_a_simulated_cell_type_that_is_not_configured(split: str):
     with pytest.raises(InputError, match=rf"simulate\.{split} names 'HeLa', which is not in screen\.cell_types"):
         check_input(RunConfig.load("demo", [f"simulate.{split}.HeLa=2"]), None, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [("name=python3-x", "name"), ("store.prefix=opt/python3.11", "store.prefix"), ("screen.cell_types=[python3]", "")],
+)
+def test_a_value_that_kfp_would_mangle_is_refused(change: str, field: str):
+    with pytest.raises(InputError, match=rf"^{field}.*kfp\.local cannot take a value with 'python3' in it"):
+        check_input(RunConfig.load("demo", [change]), None, None)
+
+
+def test_fused_labels_are_read_before_anything_starts(config: RunConfig, tables: TinyScreen, tmp_path: Path):
+    table = tmp_path / "predictions.csv"
+
+    def fused(address: str) -> RunConfig:
+        return config.model_copy(
+            update={"mean_teacher": config.mean_teacher.model_copy(update={"fused_labels": address})}
+        )
+
+    rows = [f"{id_code},{sirna},0.5" for id_code, sirna in truth_of(tables).items()]
+    table.write_text("\n".join(["id_code,sirna,confidence", *rows]) + "\n")
+    check_input(fused(str(table)), str(tables.root), None)
+    assert local_files(fused(f"file://{table}")) == {"mean_teacher.fused_labels": table}
+    assert local_files(fused("s3://bucket/p.csv")) == {}
+    table.write_text("\n".join(["id_code,sirna,confidence", *rows[1:]]) + "\n")
+    with pytest.raises(InputError, match=rf"{table}: has no row for 1 unlabelled wells, first HUVEC-03_1_B03"):
+        check_input(fused(str(table)), str(tables.root), None)
+    with pytest.raises(InputError, match=r"mean_teacher\.fused_labels: there is no file .*none\.csv; correct the path"):
+        check_input(fused(str(tmp_path / "none.csv")), str(tables.root), None)

@@ -17,7 +17,7 @@ from components.core.config import RunConfig
 from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.object_store import ObjectStore
 from pipelines.display import task_counts
-from pipelines.local import without_the_rest
+from pipelines.local import run_key, without_the_rest
 from tests.pipelines.tiny_run import (
     CONFIG,
     Cellsignal,
@@ -241,15 +241,17 @@ def test_finish_names_as_the_run_did_and_marks_what_lacks_a_fold(interrupted: In
 def test_a_failed_run_says_how_to_end_it_without_the_missing_folds(tmp_path: Path):
     config = RunConfig.load("demo")
     events = tmp_path / "events.jsonl"
-    finished = [("pseudo_label", cell_type, fold) for cell_type in config.screen.cell_types for fold in (0, 1)]
-    finished += [("finetune", "U2OS", 2)]
+    *finished, _ = [("pseudo_label", cell_type, fold) for cell_type in config.screen.cell_types for fold in (0, 1)]
+    finished.append(("finetune", config.screen.cell_types[-1], 1))  # which lacks its second fold's end
     events.write_text(
         "".join(
             json.dumps({"event": "finish", "step": step, "cell_type": cell_type, "fold": fold, "seconds": 1}) + "\n"
-            for step, cell_type, fold in finished[:-2]  # the last cell type lacks its second fold
+            for step, cell_type, fold in finished
         )
     )
-    assert without_the_rest(config, events, Path("runs/x")).endswith("cellsignal finish --run runs/x --quorum 1")
+    assert without_the_rest(config, events, Path("my runs/x")).endswith(
+        "cellsignal finish --run 'my runs/x' --quorum 1"
+    )
     events.write_text("")
     assert without_the_rest(config, events, Path("runs/x")) == ""
 
@@ -275,3 +277,17 @@ def test_neither_the_interruption_nor_the_labels_encoding_changes_a_prediction(
         text = (fresh.out / name).read_text()
         assert text.count("sirna_") == 7 * (len(text.splitlines()) - 1)
         assert text.replace("sirna_", "") == (interrupted.run.out / name).read_text()
+
+
+def test_a_runs_key_changes_with_all_that_decides_its_results(tmp_path: Path):
+    weights = tmp_path / "w.pt"
+    weights.write_bytes(b"one")
+    config = RunConfig.load("demo", [f"backbones.0.weights={weights}"])
+    key = run_key(config, "/screen", tmp_path / "out")
+    assert key.startswith("demo-")
+    assert key == run_key(config, "/screen", tmp_path / "out")
+    keys = {key, run_key(config, "/other", tmp_path / "out"), run_key(config, "/screen", tmp_path / "elsewhere")}
+    keys.add(run_key(config.model_copy(update={"seed": 9}), "/screen", tmp_path / "out"))
+    weights.write_bytes(b"two")
+    keys.add(run_key(config, "/screen", tmp_path / "out"))
+    assert len(keys) == 5

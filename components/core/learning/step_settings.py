@@ -121,7 +121,7 @@ class MeanTeacherSettings(PredictingSettings):
             "fused_labels",
         }
         if self.mean_teacher.pseudo_labels != "none":
-            later |= {"pseudo_labels", "selection"}  # of what kind they will be; finetune itself keeps its last epoch
+            later |= {"pseudo_labels"}  # of what kind they will be; `selection` counts, for validation is by it
         unread: dict[str, Any] = {
             "loader": True,
             "predict": True,

@@ -47,7 +47,7 @@ class Arrangement:
 def check_design(wells: Iterable[LabelledWell], treatments: Sequence[str], prior: PriorConfig) -> None:
     """Finds out before anything is trained whether the labelled plates' design can be used with this configuration.
 
-    Labelled plates without any groups are fine: such a screen is named without the prior.
+    Labelled plates without any groups are fine, unless `on_low_margin` is `refuse`: they are named without the prior.
 
     Args:
         wells: all labelled treatment wells.
@@ -62,7 +62,8 @@ def check_design(wells: Iterable[LabelledWell], treatments: Sequence[str], prior
     try:
         candidates(learn_groups(wells, treatments), prior.permutations)
     except NoPlateDesignError:
-        return
+        if prior.on_low_margin == "refuse":
+            raise
 
 
 def candidates(groups: PlateGroups, permutations: Permutations) -> tuple[tuple[int, ...], ...]:

@@ -61,6 +61,20 @@ def balanced(
     return np.asarray(log_softmax(log_prob_WK + weight_K, axis=1))
 
 
+def expected(
+    log_prob_WK: NDArray[np.float64], balanced_WK: NDArray[np.float64], prior: PriorConfig
+) -> NDArray[np.float64]:
+    """The balance at sharpness 1, whose probabilities mean what the networks' do; a sharper one is surer than they are.
+
+    Args:
+        log_prob_WK: as given to `balanced`.
+        balanced_WK: what it made of them, returned where it is not sharper.
+        prior: the method and its limits.
+    """
+    sharper = prior.balancing == "sinkhorn" and prior.sinkhorn_sharpness != 1.0
+    return balanced(log_prob_WK, prior, sharpness=1.0) if sharper else balanced_WK
+
+
 def sinkhorn(log_prob_WK: NDArray[np.float64], iterations: int, tolerance: float, sharpness: float = 1.0) -> Balanced:
     """Scales rows and columns until every siRNA is expected equally often: the closest such matrix in relative entropy.
 

@@ -43,7 +43,7 @@ def competitions(
 ) -> list[Competition]:
     """Splits wells into competitions: a plate and its group where the arrangement is clear, else the whole experiment.
 
-    Every well is in exactly one. Where an experiment's arrangement is not accepted, all its wells compete for all
+    Every well is in one, with an exception. Where an experiment's arrangement is not accepted, all its wells compete for all
     treatments; where it has more wells than there are treatments, siRNAs repeat and its wells are in none.
 
     Args:

@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from components.core.config import PriorConfig
 from components.core.prior.assignment import assign_plate
-from components.core.prior.balancing import balanced
+from components.core.prior.balancing import balanced, expected
 from components.core.prior.competition import Competition
 
 TOP = 5
@@ -57,9 +57,9 @@ def name_wells(
 
     Args:
         logits_WK: logits of the treatment classes, (W, K).
-        parts: competitions that cover every well once; none where the prior is not used: then the three names agree.
+        parts: competitions, each well in one at most; the three names of a well in none of them agree.
         temperatures: for the confidences alone; no name depends on them.
-        prior: iterations and tolerance of balancing.
+        prior: how to balance.
 
     Source: post-processing of the CellSignal 2nd-place method: restrict, balance, assign.
     """
@@ -84,7 +84,7 @@ def name_wells(
         balanced_wk = balanced(part.log_prob(logits_WK), prior)
         # Where wells are missing, column scalings count: those of a sharp balance would crowd the present siRNAs together.
         whole = len(part.wells_w) == len(part.classes_k)
-        assigned_w = assign_plate(balanced_wk if whole else balanced(part.log_prob(logits_WK), prior, sharpness=1.0))
+        assigned_w = assign_plate(balanced_wk if whole else expected(part.log_prob(logits_WK), balanced_wk, prior))
         prob_wk = softmax(balanced_wk / temperatures.balanced, axis=1)
         sirna_W[part.wells_w] = part.classes_k[assigned_w]
         confidence_W[part.wells_w] = prob_wk[rows_w, assigned_w]

@@ -15,7 +15,7 @@ from scipy.special import softmax
 
 from components.core.config import PriorConfig
 from components.core.prior.arrangement import Arrangement, infer_arrangements
-from components.core.prior.balancing import balanced
+from components.core.prior.balancing import balanced, expected
 from components.core.prior.competition import competitions
 from components.core.prior.plate_groups import PlateGroups
 
@@ -27,9 +27,9 @@ class PseudoLabels:
     class_W: NDArray[np.intp]
     """treatment class of each well, -1 for wells that are not confident enough to be labelled"""
     prob_WK: NDArray[np.float32]
-    """balanced probabilities of all treatments, rows sum to 1; zero rows for wells that get no label"""
+    """balanced probabilities of all treatments at sharpness 1, rows sum to 1; zero rows for wells that get no label"""
     confidence_W: NDArray[np.float64]
-    """its probability after balancing, in (0, 1]; not calibrated"""
+    """its probability among those, in (0, 1]; not calibrated"""
     logits_WK: NDArray[np.float32]
     """blended logits, to hand in as `previous_WK` at the next refresh"""
     arrangements: Mapping[str, Arrangement]
@@ -91,11 +91,15 @@ def select(
     left: list[NDArray[np.intp]] = []
     free_W = np.ones(wells, dtype=bool)
     for part in competitions(experiments_W, plates_W, arrangements, groups, prior):
-        balanced_wk = balanced(part.log_prob(blended_WK), prior)
-        class_W[part.wells_w] = part.classes_k[balanced_wk.argmax(axis=1)]
-        confidence_W[part.wells_w] = np.exp(balanced_wk.max(axis=1))
+        log_prob_wk = part.log_prob(blended_WK)
+        balanced_wk = balanced(log_prob_wk, prior)
+        best_w = balanced_wk.argmax(axis=1)
+        # A sharp balance names better, but its probabilities are too sure of it.
+        prob_wk = np.exp(expected(log_prob_wk, balanced_wk, prior))
+        class_W[part.wells_w] = part.classes_k[best_w]
+        confidence_W[part.wells_w] = prob_wk[np.arange(len(best_w)), best_w]
         prob_WK[part.wells_w] = 0.0
-        prob_WK[np.ix_(part.wells_w, part.classes_k)] = np.exp(balanced_wk)
+        prob_WK[np.ix_(part.wells_w, part.classes_k)] = prob_wk
         left.append(part.wells_w[least_confident(confidence_W[part.wells_w], fraction)])
         free_W[part.wells_w] = False
     free_w = np.flatnonzero(free_W)

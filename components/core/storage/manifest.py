@@ -7,6 +7,7 @@ to a table of their own that only the report reads.
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Literal, Self
 
@@ -113,16 +114,23 @@ class Manifest(Frozen):
             InputError: no such file, not a manifest, or one of a newer schema.
         """
         try:
-            manifest = cls.model_validate_json(path.read_bytes())
+            content = path.read_bytes()
+            manifest = cls.model_validate_json(content)
         except OSError as error:
             raise InputError(f"{path}: cannot read the manifest ({error.strerror})") from None
         except ValidationError as error:
+            # A newer schema may have fields that this one has not.
+            found = re.search(rb'"manifest_schema"\s*:\s*(\d+)', content[:100])
+            _refuse_newer(path, int(found.group(1)) if found else SCHEMA)
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"])) or "file"
             raise InputError(f"{path}: not a screen manifest ({field}: {first['msg']})") from None
-        if manifest.manifest_schema > SCHEMA:
-            raise InputError(
-                f"{path}: manifest schema {manifest.manifest_schema} is newer than this version reads ({SCHEMA}); "
-                "upgrade cellsignal"
-            )
+        _refuse_newer(path, manifest.manifest_schema)
         return manifest
+
+
+def _refuse_newer(path: Path, schema: int) -> None:
+    if schema > SCHEMA:
+        raise InputError(
+            f"{path}: manifest schema {schema} is newer than this version reads ({SCHEMA}); upgrade cellsignal"
+        )

@@ -98,7 +98,10 @@ def read_run(store: ObjectWriter, key: str, folder: Path) -> RunRecord:
     except MissingObjectError:
         known = sorted({path.split("/")[1] for path in store.list(f"{RUNS}/")})
         there = f"runs there: {', '.join(known)}" if known else "there are no runs"
-        raise InputError(f"--run {key}: no such run below {store.uri('')} ({there})") from None
+        raise InputError(
+            f"--run {key}: no such run below {store.uri('')} ({there}); one in another store is "
+            f"s3://BUCKET/PREFIX/{RUNS}/KEY"
+        ) from None
     try:
         newer = json.loads(content).get("record_schema", 0) > SCHEMA
         record = None if newer else RunRecord.model_validate_json(content)

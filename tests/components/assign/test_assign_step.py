@@ -273,7 +273,8 @@ def test_an_experiment_that_fits_no_group_is_named_among_all_treatments_or_refus
     assert len(tables["unlabelled"]) == 4 * SIZE - 1
     assert len({row["sirna"] for row in tables["unlabelled"]}) == 4 * SIZE - 1, "one to one over the whole experiment"
     (entry,) = [entry for entry in summary["experiments"] if entry["experiment"] == "HUVEC-03"]
-    assert (entry["accepted"], entry["groups"]) == (False, None)
+    assert [entry[key] for key in ("accepted", "groups", "margin", "separation")] == [False, None, None, None]
+    assert entry["problem"].startswith("experiment HUVEC-03 has a plate 9")
     (warning,) = [text for text in summary["warnings"] if "HUVEC-03" in text]
     assert warning.startswith("experiment HUVEC-03 has a plate 9, but labelled experiments have plates 1, 2, 3, 4")
     with pytest.raises(InputError, match="experiment HUVEC-03 has a plate 9"):

@@ -76,7 +76,11 @@ def error(tmp_path: Path, text: str, *changes: str) -> str:
             "mean_teacher: {fused_labels: a.csv, pseudo_labels: none}",
             "mean_teacher: fused_labels are pseudo-labels; set pseudo_labels to hard or soft",
         ),
-        ("backbones: [resnet]", "backbones.0: input should be a valid dictionary or instance of BackboneConfig"),
+        (
+            "backbones: [resnet]",
+            "backbones.0: there is no backbone 'resnet'; known by name are xception, xception_large",
+        ),
+        ("backbones: [{name: [a]}]", "backbones.0.name: input should be a valid string, got ['a']"),
         ("mean_teacher: {ema_epochs: [1]}", "mean_teacher: ema_decays must have one more entry than ema_epochs"),
         ("mean_teacher: {ratio: {RPE: 0}}", "mean_teacher.ratio.RPE: input should be greater than 0, got 0"),
         ("folds: {count: 1}", "folds.count: input should be greater than or equal to 2, got 1"),
@@ -275,3 +279,6 @@ def test_backbones_may_be_given_by_name():
     assert RunConfig.load("rxrx1", ["backbones=[xception]"]).backbones == (XCEPTION,)
     changed = RunConfig.load("demo", ["backbones.1.stem=9", "backbones=[xception_slim]"])
     assert changed.backbones[0].stem == 9
+    after = RunConfig.load("rxrx1", ["backbones=[xception]", "backbones.0.stem=24"])
+    assert [(backbone.name, backbone.stem) for backbone in after.backbones] == [("xception", 24)]
+    assert XCEPTION.stem == 32

@@ -21,6 +21,7 @@ from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_record import record_fold
 from components.finish.run import finish
+from components.normalize.config import NormalizeConfig
 from components.normalize.step import main as normalize
 from tests.tiny_screen import CONFIG, LABELLED, UNLABELLED, TinyScreen
 
@@ -34,16 +35,16 @@ class FoldedRun:
         self.folder, self.store = folder, store
         self.config = RunConfig(
             name="tiny",
-            screen=CONFIG.screen,
+            screen=CONFIG.screen.model_copy(update={"holdout_experiments": ("HUVEC-04",)}),
             folds=CONFIG.folds,
             store=CONFIG.store.model_copy(update={"prefix": store.prefix}),
         )
-        imaged = (*LABELLED, *UNLABELLED, "RPE-02")
-        source = TinyScreen(folder / "screen", imaged, more=("RPE-02",))
+        imaged = (*LABELLED, *UNLABELLED, "RPE-02", "HUVEC-04")
+        source = TinyScreen(folder / "screen", imaged, more=("RPE-02", "HUVEC-04"))
         self.normalize(source.root)
 
     def normalize(self, source: Path) -> None:
-        section = CONFIG.model_copy(update={"store": self.config.store}).model_dump_json()
+        section = self.config.section(NormalizeConfig).model_dump_json()
         paths = [str(self.folder / name) for name in ("screen.json", "holdout.json", "labels.csv")]
         lineage = json.dumps({"run": KEY, "code_version": "1"})
         normalize(section, str(source), *paths, whole_config=self.config.model_dump_json(), lineage=lineage)
@@ -57,6 +58,9 @@ class FoldedRun:
             role = "unlabelled" if not plate.labelled else "oof" if own else ""
             if role and plate.cell_type == cell_type:
                 ids[role] += [well.id_code for well in plate.wells if well.well_type == "treatment"]
+        for plate in self.holdout.plates:
+            if plate.cell_type == cell_type:
+                ids["holdout"] += [well.id_code for well in plate.wells if well.well_type == "treatment"]
         classes = len(self.screen.vocabulary.classes)
         return {
             role: WellLogits(tuple(names), rng.standard_normal((len(names), classes)).astype(np.float32))
@@ -84,16 +88,18 @@ class FoldedRun:
             finished=lambda place: record_fold(self.store, self.screen, self.holdout, cell_type, fold, place),
         )  # fmt: skip
 
-    def finish(self, quorum: int, out: str = "out", key: str = KEY) -> tuple[Mapping[str, Any], Path, str]:
+    def finish(
+        self, quorum: int, out: str = "out", key: str = KEY, truth: Path | None = None
+    ) -> tuple[Mapping[str, Any], Path, str]:
         said = io.StringIO()
         path = self.folder / out
-        metrics = finish(self.store, key, quorum, path, None, Console(file=said, width=200))
+        metrics = finish(self.store, key, quorum, path, truth, "2", Console(file=said, width=200))
         return metrics, path, said.getvalue()
 
-    def expected(self, cell_type: str, folds: Sequence[int]) -> dict[str, str]:
-        """The most probable treatment of the unlabelled wells, by the mean of some folds' logits."""
+    def expected(self, cell_type: str, folds: Sequence[int], role: str = "unlabelled") -> dict[str, str]:
+        """The most probable treatment of a role's wells, by the mean of some folds' logits."""
         treatments = self.screen.vocabulary.treatments
-        wells = [self.logits(cell_type, fold)["unlabelled"] for fold in folds]
+        wells = [self.logits(cell_type, fold)[role] for fold in folds]
         mean_WK = np.mean([part.logits_WK for part in wells], axis=0)[:, : len(treatments)]
         return {i: treatments[k] for i, k in zip(wells[0].ids_W, mean_WK.argmax(axis=1), strict=True)}
 
@@ -113,8 +119,20 @@ def run(tmp_path: Path, store: ObjectStore) -> FoldedRun:
 
 
 def test_a_quorum_names_the_wells_by_the_folds_there_are_and_says_what_is_missing(run: FoldedRun) -> None:
-    metrics, out, said = run.finish(1)
-    assert raw_names(out / "predictions.csv") == run.expected("HUVEC", (0, 1))
+    named = run.expected("HUVEC", (0, 1))
+    truth = run.folder / "truth.csv"
+    rows = [f"{id_code},{sirna if n else 'sirna_7'}" for n, (id_code, sirna) in enumerate(named.items())]
+    truth.write_text("\n".join(["id_code,sirna", *rows]) + "\n")
+    metrics, out, said = run.finish(1, truth=truth)
+    assert raw_names(out / "predictions.csv") == named
+    right = [named[row.split(",")[0]] == row.split(",")[1] for row in rows]
+    assert metrics["unlabelled"]["raw"]["overall"] == pytest.approx(sum(right) / len(right))
+    held_out = run.expected("HUVEC", (0, 1), "holdout")
+    assert len(held_out) == 6
+    assert raw_names(out / "predictions_holdout.csv") == held_out
+    labels = dict(line.split(",") for line in (run.folder / "labels.csv").read_text().split()[1:])
+    right = [labels[id_code] == sirna for id_code, sirna in held_out.items()]
+    assert metrics["holdout"]["raw"]["overall"] == pytest.approx(sum(right) / len(right))
     of_fold_0 = {e for e, fold in run.screen.folds.items() if fold == 0}
     assert {i.split("_")[0] for i in raw_names(out / "predictions_oof.csv")} == {
         *(e for e in run.screen.folds if e.startswith("HUVEC")),
@@ -123,7 +141,7 @@ def test_a_quorum_names_the_wells_by_the_folds_there_are_and_says_what_is_missin
     partial = {"quorum": 1, "folds": {"HUVEC": [0, 1], "RPE": [0]}, "missing": {"HUVEC": [], "RPE": [1]}}
     lineage = json.loads((out / "lineage.json").read_text())
     assert metrics["partial"] == lineage["partial"] == partial
-    assert (lineage["run"], lineage["code_version"]) == (KEY, "1")
+    assert (lineage["run"], lineage["code_version"], lineage["finished"]["code_version"]) == (KEY, "1", "2")
     assert json.loads((out / "metrics.json").read_text())["partial"] == partial
     assert "Missing: RPE fold 1." in (out / "report.html").read_text()
     assert "partial: RPE lacks fold 1\n" in said

@@ -14,8 +14,10 @@ from components.core.learning.pair_files import load_pairs
 from components.core.learning.step_settings import InferSettings, MeanTeacherSettings
 from components.core.learning.validation import groups_of_fold, score_of
 from components.core.screen.site_table import SiteTable
+from components.core.storage.finished import fetch_finished
 from components.core.storage.logits import read_logits
 from components.core.storage.manifest import Manifest
+from components.core.storage.run_record import finished_folds
 from components.finetune.step import main as finetune
 from components.infer.step import main as infer
 from tests.components.core.learning.tiny_networks import CPU, RUN, images_of
@@ -31,7 +33,7 @@ def run(tmp_path, store) -> TrainingRun:
     """Fold 0, pretrained."""
     TinyScreen(tmp_path / "screen")
     run = TrainingRun(tmp_path / "run", store.prefix)
-    run.normalize(tmp_path / "screen")
+    run.normalize(tmp_path / "screen", run="tiny-1")
     for backbone in BACKBONES:
         run.pretrain(backbone)
     return run
@@ -67,6 +69,10 @@ def test_pretrained_backbones_predict_in_any_order_and_finished_work_is_fetched(
     two = predict(run, bases[::-1], tmp_path / "two")
     assert "predicting" not in capsys.readouterr().out
     assert files(one) == files(two)
+    (fold,) = finished_folds(store, "tiny-1", Manifest.read(run.screen), Manifest.read(run.holdout))["HUVEC"]
+    assert fold.fold == 0
+    fetch_finished(store, fold.place, {"logits": tmp_path / "fetched"})
+    assert files(tmp_path / "fetched") == files(one / "logits")
     # Done again instead of fetched, the files are the same to the byte.
     store.delete_prefix("finished/infer")
     three = predict(run, bases[::-1], tmp_path / "three")

@@ -211,15 +211,16 @@ def test_the_plate_design_is_checked_against_the_runs_configuration_before_an_im
         raise InputError("no rotations")
 
     monkeypatch.setattr("components.normalize.step.check_design", refuse)
-    without_images = TinyScreen(tmp_path / "screen", imaged=())
-    whole = RunConfig(screen=CONFIG.screen, folds=CONFIG.folds, prior=PriorConfig(min_margin=7))
-    section = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"prefix": store.prefix})})
+    without_images = TinyScreen(tmp_path / "screen", imaged=(), more=("HUVEC-04",))
+    held_out = holding_out("HUVEC-04")
+    whole = RunConfig(screen=held_out.screen, folds=CONFIG.folds, prior=PriorConfig(min_margin=7))
+    section = held_out.model_copy(update={"store": CONFIG.store.model_copy(update={"prefix": store.prefix})})
     outputs = [str(tmp_path / "out" / name) for name in ("a", "b", "c")]
     with pytest.raises(InputError, match="no rotations"):
         main(section.model_dump_json(), str(without_images.root), *outputs, whole.model_dump_json())
     ((wells, prior),) = seen
     assert prior.min_margin == 7
-    assert {well.experiment for well in wells} == set(LABELLED)
+    assert {well.experiment for well in wells} == set(LABELLED), "the held-out experiment's labels are not looked at"
     assert len(wells) == 3 * 2 * 3, "experiments, plates, treatment wells"
     assert not (tmp_path / "out").exists()
 
@@ -240,3 +241,14 @@ def test_a_run_is_recorded_under_its_key_and_the_manifests_name_it(tmp_path: Pat
     main(*given)
     assert Manifest.read(outputs[0]).run == ""
     assert store.list("runs/") == [f"runs/tiny-1/{name}" for name in sorted(["run.json", *(p.name for p in outputs)])]
+
+
+@pytest.mark.parametrize("lineage", ["{", "[1]", '{"run": "../up"}', '{"run": 3}'])
+def test_a_lineage_that_cannot_be_recorded_is_one_line(tmp_path: Path, store: ObjectStore, lineage: str):
+    section = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"prefix": store.prefix})})
+    tiny = TinyScreen(tmp_path / "screen", imaged=())
+    outputs = [str(tmp_path / "out" / name) for name in ("a", "b", "c")]
+    whole = RunConfig(screen=CONFIG.screen, folds=CONFIG.folds).model_dump_json()
+    with pytest.raises(InputError, match="lineage: JSON is expected, with `run` of letters"):
+        main(section.model_dump_json(), str(tiny.root), *outputs, whole, lineage)
+    assert not (tmp_path / "out").exists()

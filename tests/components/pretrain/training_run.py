@@ -11,7 +11,7 @@ from components.finetune.step import main as finetune
 from components.normalize.step import main as normalize
 from components.pretrain.step import main as pretrain
 from components.pseudo_label.step import main as pseudo_label
-from tests.components.core.learning.tiny_networks import MEAN_TEACHER, PRETRAIN
+from tests.components.core.learning.tiny_networks import MEAN_TEACHER, PRETRAIN, RUN
 from tests.tiny_screen import CONFIG
 
 BACKBONES = [backbone.name for backbone in PRETRAIN.backbones]
@@ -28,7 +28,7 @@ class TrainingRun:
         self.finetuned, self.weights, self.logits = out / "finetuned", out / "weights", out / "logits"
         self.embeddings = out / "embeddings"
 
-    def normalize(self, source: Path, holdout: Sequence[str] = ()) -> Manifest:
+    def normalize(self, source: Path, holdout: Sequence[str] = (), run: str | None = None) -> Manifest:
         config = CONFIG.model_copy(
             update={
                 "store": CONFIG.store.model_copy(update={"prefix": self.prefix}),
@@ -36,7 +36,8 @@ class TrainingRun:
             }
         )
         labels = str(self.out / "labels.csv")
-        normalize(config.model_dump_json(), str(source), str(self.screen), str(self.holdout), labels)
+        record = {"whole_config": RUN.model_dump_json(), "lineage": json.dumps({"run": run})} if run else {}
+        normalize(config.model_dump_json(), str(source), str(self.screen), str(self.holdout), labels, **record)
         return Manifest.read(self.screen)
 
     def base(self, backbone: str) -> Path:

@@ -10,9 +10,11 @@ import pytest
 
 from components.core.errors import InputError
 from components.core.progress import EVENTS_VARIABLE
+from components.core.storage.finished import fetch_finished
 from components.core.storage.logits import read_logits
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
+from components.core.storage.run_record import finished_folds
 from tests.components.pretrain.training_run import BACKBONES, TrainingRun, epochs_trained, files, weights
 from tests.tiny_screen import PLATES, TREATED_WELLS, TREATMENTS, TinyScreen, write_png
 
@@ -27,7 +29,7 @@ def run(tmp_path: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv(EVENTS_VARIABLE, str(tmp_path / "events.jsonl"))
     TinyScreen(tmp_path / "screen")
     run = TrainingRun(tmp_path / "run", store.prefix)
-    run.normalize(tmp_path / "screen")
+    run.normalize(tmp_path / "screen", run="tiny-1")
     return run
 
 
@@ -47,6 +49,9 @@ def test_from_plates_to_logits_and_again(run: TrainingRun, tmp_path: Path, store
     assert all(meta["steps"][name] == 3 * before["steps"][name] > 0 for name in BACKBONES), "steps run on"
 
     manifest = Manifest.read(run.screen)
+    (fold,) = finished_folds(store, "tiny-1", manifest, Manifest.read(run.holdout))["HUVEC"]
+    fetch_finished(store, fold.place, {"logits": tmp_path / "fetched"})
+    assert (fold.fold, files(tmp_path / "fetched")) == (0, files(run.logits))
     logits = read_logits(run.logits)
     assert logits.wells["oof"].ids_W == ids("HUVEC-01")
     assert logits.wells["unlabelled"].ids_W == ids("HUVEC-03")

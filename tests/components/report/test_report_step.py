@@ -330,3 +330,13 @@ def test_bad_input_on_the_command_line_is_one_line_and_exit_2(changed: Any, tmp_
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "truth.csv, row 2: sirna" in done.stderr
+
+
+def test_a_further_round_says_that_its_out_of_fold_scores_know_their_labels(finished_run: Any, tmp_path: Path) -> None:
+    arguments = finished_run.arguments(tmp_path / "out")
+    teacher = arguments["config"].mean_teacher.model_copy(update={"fused_labels": "first/predictions.csv"})
+    metrics = run(**{**arguments, "config": arguments["config"].model_copy(update={"mean_teacher": teacher})})
+    assert metrics["fused_labels"] == "first/predictions.csv"
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "a further round on the names of first/predictions.csv" in page
+    assert "are not independent of their own labels" in page

@@ -72,9 +72,9 @@ def test_initial_weights_act_through_pretraining_alone():
 
 
 @pytest.mark.parametrize("kind", ["none", "hard"])
-def test_checkpoints_are_selected_by_finetune_only_where_it_is_last(kind: str):
-    found = changed("mean_teacher.selection=last", f"mean_teacher.pseudo_labels={kind}")
-    assert ("finetune" in found) == (kind == "none")
+def test_what_validation_measures_decides_finetunes_history_also_where_it_selects_nothing(kind: str):
+    found = changed("mean_teacher.selection=raw", f"mean_teacher.pseudo_labels={kind}")
+    assert found == {"finetune", "pseudo_label"}
 
 
 def test_the_batch_size_of_inference_decides_validation_where_batch_norm_adapts_by_domain():

@@ -11,7 +11,7 @@ from components.core.config import PriorConfig
 from components.core.errors import InputError
 from components.core.prior.arrangement import candidates, check_design, infer_arrangement, infer_arrangements
 from components.core.prior.assignment import assign_plate
-from components.core.prior.plate_groups import LabelledWell, PlateGroups
+from components.core.prior.plate_groups import LabelledWell, NoPlateDesignError, PlateGroups
 
 RXRX1 = Path(__file__).resolve().parents[4] / ".." / "shared" / "rxrx1"
 
@@ -203,6 +203,9 @@ def test_a_design_is_checked_for_mistakes_and_rotations_before_it_is_used():
         check_design(wrong, TREATMENTS, PriorConfig(permutations="all"))
     check_design(wrong, TREATMENTS, PriorConfig(enabled=False))
     # No groups at all is a screen of another design, which is named without the prior.
+    no_groups = [LabelledWell("E-0", 1 + k % 2, name) for k, name in enumerate(TREATMENTS)] * 2
+    with pytest.raises(NoPlateDesignError):
+        check_design(no_groups, TREATMENTS, PriorConfig(on_low_margin="refuse"))
     check_design(
         [LabelledWell("E-0", 1 + k % 2, name) for k, name in enumerate(TREATMENTS)] * 2, TREATMENTS, PriorConfig()
     )

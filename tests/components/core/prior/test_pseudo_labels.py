@@ -3,6 +3,7 @@ import pytest
 from scipy.special import softmax
 
 from components.core.config import PriorConfig
+from components.core.prior.balancing import balanced
 from components.core.prior.plate_groups import PlateGroups
 from components.core.prior.pseudo_labels import select
 
@@ -98,7 +99,7 @@ def test_the_most_confident_share_of_every_plate_is_labelled(fraction):
 @pytest.mark.parametrize("balancing", ["sinkhorn", "greedy"])
 def test_soft_labels_are_balanced_probabilities_over_the_plates_group(balancing):
     logits, _ = wells(6, 2.0)
-    found = select(logits, EXPERIMENTS, PLATES, GROUPS, PriorConfig(balancing=balancing))
+    found = select(logits, EXPERIMENTS, PLATES, GROUPS, PriorConfig(balancing=balancing, sinkhorn_sharpness=1))
     np.testing.assert_allclose(found.prob_WK.sum(1), 1.0, atol=1e-5)
     assert (found.prob_WK.argmax(1) == found.class_W).all()
     np.testing.assert_allclose(found.prob_WK.max(1), found.confidence_W, rtol=1e-5)
@@ -142,3 +143,34 @@ def test_wells_beyond_the_number_of_treatments_keep_their_arg_max():
     assert named.sum() == len(twice) // 2
     assert (found.class_W[named] == twice.argmax(axis=1)[named]).all()
     np.testing.assert_allclose(found.prob_WK[named], softmax(twice, axis=1)[named], rtol=1e-4)
+
+
+def test_a_sharp_balance_gives_the_names_and_a_plain_one_their_probabilities():
+    logits, truth = wells(7, 1.2)
+    sharp = select(logits, EXPERIMENTS, PLATES, GROUPS, PriorConfig(min_margin=0, min_separation=0))
+    plain = select(
+        logits, EXPERIMENTS, PLATES, GROUPS, PriorConfig(min_margin=0, min_separation=0, sinkhorn_sharpness=1)
+    )
+    np.testing.assert_allclose(sharp.prob_WK, plain.prob_WK, atol=1e-6)
+    assert (sharp.class_W != plain.class_W).any()
+    named = sharp.prob_WK[np.arange(len(truth)), sharp.class_W]
+    np.testing.assert_allclose(sharp.confidence_W, named, rtol=1e-5)
+
+
+def test_soft_labels_are_no_surer_than_they_are_right_where_logits_are_likelihoods():
+    # Normal noise of unit variance and a shift d: the log-likelihood ratio of a class is d times its value.
+    rng, shift, hits, sure, too_sure = np.random.default_rng(11), 2.0, [], [], []
+    prior = PriorConfig(min_margin=0, min_separation=0)
+    for _ in range(20):
+        truth = np.concatenate([rng.permutation(GROUPS.members[group]) for group in HELD])
+        x = rng.standard_normal((4 * SIZE, 4 * SIZE))
+        x[np.arange(len(truth)), truth] += shift
+        found = select(shift * x, EXPERIMENTS, PLATES, GROUPS, prior)
+        hits.append(found.prob_WK[np.arange(len(truth)), truth])
+        sure.append((found.prob_WK.astype(np.float64) ** 2).sum(axis=1))
+        plate_wk = shift * x[:SIZE][:, GROUPS.members[HELD[0]]]
+        too_sure.append(np.exp(2 * balanced(plate_wk, prior)).sum(axis=1))
+    # Were p right with probability p, the mean p of the true class would be the mean of sum p^2. The prior knows more than
+    # a plain balance says, so that it may be right more often; the sharp balance is surer than it is right.
+    assert np.mean(hits) - 0.15 < np.mean(sure) < np.mean(hits) + 0.01
+    assert np.mean(too_sure) > np.mean(hits) + 0.1
