@@ -97,8 +97,13 @@ def _compute(
     record = read_run(store, key, work)
     config = parse(RunConfig, record.config, source=f"run {key}")
     screen, holdout = Manifest.read(work / MANIFEST), Manifest.read(work / HOLDOUT)
-    folds = finished_folds(store, key, screen, holdout)
-    present = {cell_type: [f.fold for f in folds.get(cell_type, [])] for cell_type in config.screen.cell_types}
+    found = finished_folds(store, key, screen, holdout)
+    folds = {cell_type: found.get(cell_type, []) for cell_type in config.screen.cell_types}
+    _check_quorum(key, _numbers(folds), config.folds.trained, quorum)  # before anything is fetched
+    folds = {
+        cell_type: [f for f in of_type if _fetched(store, f, work, console)] for cell_type, of_type in folds.items()
+    }
+    present = _numbers(folds)
     _check_quorum(key, present, config.folds.trained, quorum)
     missing = {
         cell_type: [fold for fold in config.folds.trained if fold not in there] for cell_type, there in present.items()
@@ -107,7 +112,7 @@ def _compute(
     lineage: dict[str, Any] = {**record.lineage, "finished": {"code_version": code_version, "at": now}}
     if any(missing.values()):
         lineage["partial"] = {"quorum": quorum, "folds": present, "missing": missing}
-    named = [_name_wells(store, config, folds[cell_type], work, console) for cell_type in config.screen.cell_types]
+    named = [_name_wells(config, cell_type, there, work, console) for cell_type, there in present.items()]
     lineage["embeddings"] = _embeddings(work, making)
     results, labels = work / "results", work / HOLDOUT_LABELS
     metrics = report(config, work / MANIFEST, work / HOLDOUT, labels, truth, named, results, lineage, store=store)
@@ -139,21 +144,30 @@ def _check_quorum(key: str, present: Mapping[str, Sequence[int]], trained: Seque
         raise InputError(f"--quorum {quorum} of {len(trained)} folds is not reached: {said}; run {key} again, {advice}")
 
 
-def _name_wells(
-    store: ObjectStore, config: RunConfig, folds: Sequence[FoldRecord], work: Path, console: Console
-) -> str:
-    """Joins the folds of a cell type and names its wells; returns the folder of the names."""
-    cell_type = folds[0].cell_type
-    logits = []
-    for fold in folds:
-        outputs = {name: work / name / cell_type / str(fold.fold) for name in ("logits", EMBEDDINGS)}
+def _numbers(folds: Mapping[str, Sequence[FoldRecord]]) -> dict[str, list[int]]:
+    return {cell_type: [record.fold for record in of_type] for cell_type, of_type in folds.items()}
+
+
+def _fetched(store: ObjectStore, record: FoldRecord, work: Path, console: Console) -> bool:
+    """Fetches a fold's logits and embeddings; one that is damaged is missing, and that is said."""
+    outputs = {name: work / name / record.cell_type / str(record.fold) for name in ("logits", EMBEDDINGS)}
+    for path in outputs.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        fetch_finished(store, record.place, outputs)
+    except InputError as error:
+        console.print(f"{record.cell_type} fold {record.fold} is left out: {error}", style="yellow", soft_wrap=True)
         for path in outputs.values():
-            path.parent.mkdir(parents=True, exist_ok=True)
-        fetch_finished(store, fold.place, outputs)
-        logits.append(outputs["logits"])
-    console.print(f"{cell_type}: {_folds([fold.fold for fold in folds])} of {config.folds.count}", highlight=False)
+            shutil.rmtree(path, ignore_errors=True)
+        return False
+    return True
+
+
+def _name_wells(config: RunConfig, cell_type: str, folds: Sequence[int], work: Path, console: Console) -> str:
+    """Joins the folds of a cell type and names its wells; returns the folder of the names."""
+    console.print(f"{cell_type}: {_folds(folds)} of {len(config.folds.trained)}", highlight=False)
     averaged, named = work / "averaged" / cell_type, work / "named" / cell_type
-    ensemble(logits, averaged)
+    ensemble([work / "logits" / cell_type / str(fold) for fold in folds], averaged)
     assign(config.section(AssignConfig), work / MANIFEST, work / HOLDOUT, averaged, named)
     return str(named)
 

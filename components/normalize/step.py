@@ -185,7 +185,7 @@ def _write_all(outputs: Mapping[Path, bytes]) -> None:
 def _record(config: RunConfig | None, lineage: str) -> RunRecord | None:
     """The run's record; None where lineage names no run, or the configuration is not known."""
     try:
-        known = json.loads(lineage)
+        known = dict(json.loads(lineage))
         if config is None or "run" not in known:
             return None
         return RunRecord(key=known["run"], config=json.loads(config.model_dump_json()), lineage=known)

@@ -19,7 +19,7 @@ from components.core.storage.finished import run_once
 from components.core.storage.logits import LogitsDirectory, WellLogits, write_logits
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.run_record import record_fold
+from components.core.storage.run_record import finished_folds, record_fold
 from components.finish.run import finish
 from components.normalize.config import NormalizeConfig
 from components.normalize.step import main as normalize
@@ -203,3 +203,15 @@ def test_the_same_run_replaces_its_results_and_nothing_else_is_touched(run: Fold
 def test_an_unknown_key_names_the_runs_there_are(run: FoldedRun) -> None:
     with pytest.raises(InputError, match=rf"--run other: no such run .*runs there: {KEY}"):
         run.finish(1, key="other")
+
+
+def test_a_fold_that_is_damaged_in_the_store_is_missing_and_that_is_said(run: FoldedRun) -> None:
+    records = finished_folds(run.store, KEY, run.screen, run.holdout)["HUVEC"]
+    run.store.delete_prefix(f"{records[1].place}/")
+    metrics, out, said = run.finish(1)
+    assert metrics["partial"]["missing"] == {"HUVEC": [1], "RPE": [1]}
+    assert raw_names(out / "predictions.csv") == run.expected("HUVEC", (0,))
+    assert "HUVEC fold 1 is left out: " in said
+    assert not (out / "work").exists()
+    with pytest.raises(InputError, match=r"--quorum 2 of 2 folds is not reached: RPE has fold 0"):
+        run.finish(2)

@@ -1,0 +1,246 @@
+"""The sections of the configuration that say how networks are trained, predict and are read: the method. Imports pydantic."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from components.core.frozen import Count, Fraction, Frozen, NonNegative, Positive
+
+Domain = Literal["none", "global", "cell_type", "experiment", "plate"]
+
+
+class StandardiseConfig(Frozen):
+    """Pixels become (x - mean[domain, channel]) / std[domain, channel]."""
+
+    domain: Domain = Field("plate", description="whose statistics: none, global, cell_type, experiment, plate")
+    jitter: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.1, description="training only: mean and std times 1 + U(-jitter, jitter), per image and channel"
+    )
+
+
+class BatchNormConfig(Frozen):
+    """BatchNorm by domain, instead of or together with standardised pixels (AdaBN, Li et al. 2016, arXiv 1603.04779)."""
+
+    domain: Literal["none", "cell_type", "experiment", "plate"] = Field(
+        "none",
+        description="training batches hold one domain, and inference takes BatchNorm statistics of the wells' domain; "
+        "none: random batches and running statistics",
+    )
+    statistics: Literal["all", "controls"] = Field(
+        "all",
+        description="wells that give a domain's statistics at inference: all, or its controls (robust where classes are "
+        "not balanced within a domain)",
+    )
+
+
+class AugmentConfig(Frozen):
+    """Training views. Flips and quarter turns are always on."""
+
+    geometric_probability: Fraction = Field(0.5, description="probability of shift, scale and aspect change")
+    shift: Fraction = Field(0.1, description="largest shift, fraction of the side, zero fill")
+    scale: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="scale 1 + U(-scale, scale)")
+    aspect: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="aspect 1 + U(-aspect, aspect)")
+    erase_probability: Fraction = Field(0.5, description="probability of random erasing")
+    erase_area: tuple[Fraction, Fraction] = Field((0.02, 0.4), description="erased area, fraction of the image")
+    erase_aspect: tuple[Positive, Positive] = Field((0.3, 3.3), description="aspect of the erased rectangle")
+    crop: tuple[Fraction, Fraction] = Field((0.8, 0.99), description="hard view: side of the crop, resized back")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for name in ("erase_area", "erase_aspect", "crop"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} must be (low, high), got ({low}, {high})")
+        return self
+
+
+class BackboneConfig(Frozen):
+    """One network. `xception` takes its widths from here; `timm` builds `model` with six input channels."""
+
+    name: str = Field(..., pattern=r"^[a-z0-9_]+$", description="name in files and reports")
+    kind: Literal["xception", "timm"] = Field("xception", description="parametric Xception, or any timm model")
+    model: str | None = Field(None, description="timm model name, for kind timm")
+    weights: str | None = Field(
+        None,
+        min_length=1,
+        description="initial weights: a local file or an object-store URI, safetensors or torch; null starts at random",
+    )
+    stem: Count = Field(32, description="width of the 7x7 stride-2 stem")
+    second_stride: Literal[1, 2] = Field(
+        1, description="stride of the 3x3 convolution after the stem; 2 makes a CPU-sized network three times faster"
+    )
+    entry: tuple[Count, ...] = Field(
+        (64, 128, 256, 728), description="widths after the stem; all but the first stride 2"
+    )
+    middle_blocks: Annotated[int, Field(ge=0)] = Field(8, description="residual blocks of the last entry width")
+    exit: tuple[Count, Count, Count] = Field((1024, 1536, 2048), description="exit flow; the last is the embedding")
+
+    @model_validator(mode="after")
+    def _timm_has_a_model(self) -> Self:
+        if (self.kind == "timm") != (self.model is not None):
+            raise ValueError(f"backbone {self.name}: kind timm needs `model`, other kinds take none")
+        return self
+
+
+XCEPTION = BackboneConfig(name="xception")
+XCEPTION_LARGE = BackboneConfig(name="xception_large", stem=64, entry=(128, 256, 384, 1024))
+PUBLISHED = {backbone.name: backbone for backbone in (XCEPTION, XCEPTION_LARGE)}
+
+
+class HeadConfig(Frozen):
+    """Classifier on the embedding (Deng et al. 2019)."""
+
+    kind: Literal["arcface", "softmax"] = Field("arcface", description="angular margin head or plain softmax")
+    scale: Positive = Field(30.0, description="s of ArcFace")
+    margin: Annotated[float, Field(ge=0.0, lt=1.5)] = Field(0.1, description="m of ArcFace, radians")
+
+
+class PretrainConfig(Frozen):
+    """Supervised training of one backbone on all cell types of a fold."""
+
+    epochs: Count = Field(160, description="epochs; each sees every well once, at a random site")
+    batch_size: Count = Field(64, description="images a step")
+    learning_rates: tuple[Positive, ...] = Field((3e-4, 1e-4, 1e-5), description="Adam, step schedule")
+    milestones: tuple[Count, ...] = Field((100, 140), description="epochs at which the next learning rate begins")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="optimiser steps of linear warm-up")
+    weight_decay: NonNegative = Field(2e-4, description="L2, as Adam's weight_decay")
+    validate_every: Count = Field(1, description="epochs between validations")
+    selection: Literal["balanced", "group", "raw", "last"] = Field(
+        "group",
+        description="validation accuracy that selects the checkpoint: balanced, group-restricted, or raw top-1; last "
+        "selects none and keeps the last epoch",
+    )
+
+    @model_validator(mode="after")
+    def _schedule(self) -> Self:
+        if len(self.learning_rates) != len(self.milestones) + 1:
+            raise ValueError(
+                f"learning_rates must have one more entry than milestones, got {len(self.learning_rates)} "
+                f"and {len(self.milestones)}"
+            )
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones must increase, got {list(self.milestones)}")
+        return self
+
+
+class MeanTeacherConfig(Frozen):
+    """Mean-teacher training by cell type: `finetune` is its first cycles, `pseudo_label` the rest."""
+
+    enabled: bool = Field(True, description="false ends training with `pretrain`, whose networks then predict")
+    labelled_batch: Count = Field(32, description="labelled wells a step")
+    unlabelled_batch: Count = Field(32, description="wells a step without labels, for consistency and pseudo-labels")
+    learning_rate: Positive = Field(0.1, description="SGD at the start of a cosine cycle")
+    learning_rate_low: Positive = Field(1e-3, description="SGD at the end of a cosine cycle")
+    weight_decay: NonNegative = Field(2e-4, description="L2")
+    cycle_epochs: Count = Field(40, description="epochs of a cycle before the cell type's ratio")
+    ratio: dict[str, Positive] = Field(
+        default_factory=lambda: {"U2OS": 1.0, "RPE": 0.5, "HEPG2": 0.5, "HUVEC": 0.25},
+        description="cycle length factor by cell type; 1 where not named",
+    )
+    finetune_cycles: Positive = Field(
+        1, description="cycles of finetune, also 0.5 and the like; the pseudo-labels start after them"
+    )
+    cycles: Count = Field(4, description="cosine cycles of finetune and pseudo_label together")
+    final_epochs: Annotated[int, Field(ge=0)] = Field(5, description="epochs after the last cycle")
+    final_learning_rate: Positive = Field(1e-4, description="SGD in the final epochs")
+    ema_decays: tuple[Fraction, ...] = Field((0.5, 0.9, 0.99, 0.999), description="a of decay min(1 - 1/(step+1), a)")
+    ema_epochs: tuple[int, ...] = Field((1, 10, 20), description="last epoch of each decay but the last")
+    consistency_weight: NonNegative = Field(100.0, description="weight of the consistency loss after the ramp")
+    ramp_epochs: NonNegative = Field(5.0, description="epochs of the ramp exp(-5 (1 - t)^2)")
+    pseudo_labels: Literal["hard", "soft", "none"] = Field(
+        "hard",
+        description="labels of unlabelled wells: the most probable class, its balanced probabilities, or none (all cycles "
+        "are then finetune's)",
+    )
+    confident_fractions: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field(
+        (1.0,),
+        min_length=1,
+        description="share of the wells, the most confident first, that get a pseudo-label: at the first refresh, the second, "
+        "..., the last value from there on",
+    )
+    fused_labels: str | None = Field(
+        None,
+        min_length=1,
+        description="a further round: predictions.csv of an earlier run, a file or an object-store URI, whose names of "
+        "unlabelled wells, by all of its folds, are their pseudo-labels throughout",
+    )
+    pseudo_label_weight: Fraction = Field(0.05, description="w: supervised loss x (1 - w) + pseudo-label loss x w")
+    pseudo_label_passes: Count = Field(4, description="passes of the easy view averaged at a refresh")
+    pseudo_label_blend: Fraction = Field(0.9, description="share of the new logits at a refresh; the first is all new")
+    validate_every: Count = Field(1, description="epochs between validations")
+    keep_classifier: bool = Field(
+        False, description="whether the student keeps the pretrained classifier (the reference drops it)"
+    )
+    selection: Literal["balanced", "group", "raw", "last"] = Field(
+        "group",
+        description="validation accuracy whose best epoch predicts, and whose new best makes pseudo-labels anew: balanced, "
+        "group-restricted, or raw top-1; last: validation decides nothing, as where a fold has no validation wells",
+    )
+    refresh_epochs: Count = Field(
+        10,
+        description="epochs between refreshes where validation does not decide: selection last, or no validation wells",
+    )
+
+    @model_validator(mode="after")
+    def _cut(self) -> Self:
+        if self.finetune_cycles > self.cycles:
+            raise ValueError(f"finetune_cycles must be <= cycles, got {self.finetune_cycles:g} and {self.cycles}")
+        if len(self.ema_decays) != len(self.ema_epochs) + 1:
+            raise ValueError("ema_decays must have one more entry than ema_epochs")
+        if list(self.ema_epochs) != sorted(set(self.ema_epochs)):
+            raise ValueError(f"ema_epochs must increase, got {list(self.ema_epochs)}")
+        if self.fused_labels and self.pseudo_labels == "none":
+            raise ValueError("fused_labels are pseudo-labels; set pseudo_labels to hard or soft")
+        if list(self.confident_fractions) != sorted(self.confident_fractions):
+            raise ValueError(f"confident_fractions must not shrink, got {list(self.confident_fractions)}")
+        return self
+
+
+class PredictConfig(Frozen):
+    """Inference: logits averaged over sites, views, folds and backbones before any softmax."""
+
+    views: Literal[1, 2, 4, 8] = Field(8, description="dihedral views of a site")
+    weights: Literal["student", "teacher"] = Field("student", description="which weights predict")
+    batch_size: Count = Field(128, description="sites a forward pass")
+
+
+class EmbeddingsConfig(Frozen):
+    """Well embeddings for downstream analysis: the backbone's output, averaged over a well's sites and views."""
+
+    enabled: bool = Field(True, description="write Parquet files of all wells, by cell type, fold and backbone")
+    views: Literal[1, 2, 4, 8] = Field(8, description="dihedral views of a site")
+
+
+class PriorConfig(Frozen):
+    """What the plate design says: groups of siRNAs, one well per siRNA. `enabled: false` switches all of it off."""
+
+    enabled: bool = Field(True, description="use plate groups, balancing and assignment")
+    permutations: Literal["cyclic", "all"] = Field("cyclic", description="group-to-plate arrangements to choose among")
+    min_margin: NonNegative = Field(
+        5.0,
+        description="smallest lead of the best arrangement over the second, in summed log-probability (nats) of the "
+        "networks' own logits",
+    )
+    min_separation: NonNegative = Field(
+        1.25,
+        description="smallest lead in units of its standard error over wells, whatever the logits' scale; wrong arrangements "
+        "of RxRx1's plates lead by up to 1.1 at 2.4 % raw top-1, right rotations by about 2.6 at 6 %",
+    )
+    on_low_margin: Literal["all_classes", "refuse"] = Field(
+        "all_classes", description="below either: use all treatments of the experiment, or refuse with an error"
+    )
+    balancing: Literal["sinkhorn", "greedy"] = Field(
+        "sinkhorn", description="how a plate's probabilities are balanced: Sinkhorn, or the reference's greedy search"
+    )
+    greedy_step: Positive = Field(0.01, description="greedy search: how much a step lowers a class's log weight, nats")
+    greedy_iterations: Count = Field(20_000, description="greedy search: largest number of steps")
+    sinkhorn_iterations: Count = Field(200, description="largest number of Sinkhorn iterations")
+    sinkhorn_tolerance: Positive = Field(
+        1e-3, description="stop when the column sums are this close to the target, in wells"
+    )
+    sinkhorn_sharpness: Positive = Field(
+        4.0,
+        description="how much logits are multiplied before balancing: larger is closer to one-to-one assignment",
+    )
