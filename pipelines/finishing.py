@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,11 +87,14 @@ def run_finish(
     truth = truth or run.truth
     if truth is not None and not truth.is_file():
         raise InputError(f"--truth {truth}: no such file")
+    folder = store_dir or run.store_dir
+    if folder is not None and not folder.is_dir() and not os.environ.get("AWS_ENDPOINT_URL"):
+        raise InputError(f"--store {folder}: no such folder; the run is not there")
     prefix = f"/{run.store.prefix}" if run.store.prefix else ""
     command = ["-m", "components.finish", "--store", f"s3://{run.store.bucket}{prefix}"]
     command += ["--run", run.key, "--quorum", str(quorum), "--out", str(out or Path("runs") / run.key)]
     command += ["--code-version", code_version()]
     if truth is not None:
         command += ["--truth", str(truth)]
-    with storage(run.store, store_dir or run.store_dir, console) as environment:
+    with storage(run.store, folder, console) as environment:
         return run_child(command, environment)

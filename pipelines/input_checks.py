@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from components.core.config import RunConfig
+from components.core.config import CHANNELS, MeanTeacherConfig, RunConfig
 from components.core.errors import InputError
 from components.core.prior.fused_labels import read_fused_labels
 from components.core.screen.folds import assign_folds
@@ -22,6 +22,8 @@ from components.core.screen.well_folds import deal_wells, dealt_wells
 from components.core.screen.wells import Screen
 
 FUSED = "mean_teacher.fused_labels"
+MOST_SIMULATED_GB = 50
+"""A simulated screen beyond this was hardly meant; `cellsignal simulate` writes it all the same."""
 
 
 def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> None:
@@ -37,6 +39,11 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
     """
     _check_files(config)
     _refuse_interpreter(config.model_dump(mode="json"))
+    for cell_type in config.mean_teacher.ratio:
+        if cell_type not in (*config.screen.cell_types, *MeanTeacherConfig().ratio):
+            raise InputError(
+                f"mean_teacher.ratio names {cell_type!r}, which is not in screen.cell_types; correct one of them"
+            )
     if screen is None:
         if truth is not None:
             raise InputError("--truth: a simulated screen brings its own truth; give --screen as well, or drop --truth")
@@ -114,6 +121,15 @@ def _check_fused(source: str, path: Path, screen: Screen) -> None:
 
 
 def _check_simulated(config: RunConfig) -> None:
+    simulate, screen = config.simulate, config.screen
+    plates = 4 * (sum(simulate.labelled.values()) + sum(simulate.unlabelled.values()))
+    wells = simulate.treatments_per_group + simulate.positive_controls + 1
+    gigabytes = plates * wells * screen.sites * len(CHANNELS) * screen.image_size**2 / 1e9
+    if gigabytes > MOST_SIMULATED_GB:
+        raise InputError(
+            f"--screen is missing: a simulated screen of this configuration has {gigabytes:.0f} GB of pixels (at most "
+            f"{MOST_SIMULATED_GB}); give --screen, or make screen.image_size or the numbers under simulate smaller"
+        )
     for split, table in (("labelled", config.simulate.labelled), ("unlabelled", config.simulate.unlabelled)):
         for cell_type in table:
             if cell_type not in config.screen.cell_types:

@@ -308,6 +308,12 @@ def _follow(arguments: list[str], environment: Mapping[str, str], events: TextIO
             f"{task_name(event)} failed: {event['message']} (details in {log.name}); run the same command "
             "again to go on from the finished steps"
         )
+    silent = [task.name for task in display.running.values()]
+    if silent:
+        raise StepError(
+            f"{' or '.join(silent)} was ended from outside, perhaps for lack of memory (details in {log.name}); run the "
+            "same command again to go on from the finished steps"
+        )
     raise StepError(
         f"the run ended with code {process.returncode} (details in {log.name}); run the same command again to go on "
         "from the finished steps"

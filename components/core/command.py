@@ -33,7 +33,7 @@ def run_command(function: Callable[..., Any]) -> None:
 
     Exits with 2 on an InputError and with 3 on a StepError, after its message as one line.
     """
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(function)
     try:
         app()

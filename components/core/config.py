@@ -259,8 +259,9 @@ class RunConfig(Frozen):
         data = read_yaml(path)
         known = _known_backbones(data)
         _name_backbones(data, known, str(path))
+        defaults = cls().model_dump(mode="json")
         for change in changes:
-            apply_change(data, change)
+            apply_change(data, change, defaults)
             _name_backbones(data, known, f"--set {change}")
         return parse(cls, data, source=str(path))
 

@@ -6,6 +6,7 @@ The models are components.core.config; any pydantic model can be parsed here. Re
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,8 +77,14 @@ def read_yaml(path: Path) -> Any:
     return {} if data is None else data
 
 
-def apply_change(data: Any, change: str) -> None:
+def apply_change(data: Any, change: str, defaults: Any = None) -> None:
     """Applies one KEY=VALUE to plain data, in place; the value is YAML, list items are named by index.
+
+    Args:
+        data: as read from a file, which leaves fields out.
+        change: KEY=VALUE.
+        defaults: the whole data of a file that leaves everything out: a change inside of a left-out list or mapping
+            leaves the rest of it as it would be.
 
     Raises:
         InputError: not KEY=VALUE, a value that is not YAML, or a field below something that has none.
@@ -90,12 +97,16 @@ def apply_change(data: Any, change: str) -> None:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError:
         raise InputError(f"--set {change!r}: the value is not valid YAML") from None
-    node = data
+    node, usual = data, defaults
     for name in parents:
+        if isinstance(usual, list) and name.isdigit():
+            usual = usual[int(name)] if int(name) < len(usual) else None
+        else:
+            usual = usual.get(name) if isinstance(usual, dict) else None
         child = (
             node[int(name)]
             if isinstance(node, list) and name.isdigit() and int(name) < len(node)
-            else (node.setdefault(name, {}) if isinstance(node, dict) else None)
+            else (node.setdefault(name, deepcopy(usual) or {}) if isinstance(node, dict) else None)
         )
         if not isinstance(child, dict | list):
             raise InputError(f"--set {change!r}: {name} has no fields")

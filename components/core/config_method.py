@@ -191,8 +191,13 @@ class MeanTeacherConfig(Frozen):
             raise ValueError("ema_decays must have one more entry than ema_epochs")
         if list(self.ema_epochs) != sorted(set(self.ema_epochs)):
             raise ValueError(f"ema_epochs must increase, got {list(self.ema_epochs)}")
-        if self.fused_labels and self.pseudo_labels == "none":
-            raise ValueError("fused_labels are pseudo-labels; set pseudo_labels to hard or soft")
+        if self.fused_labels and (self.pseudo_labels == "none" or not self.enabled):
+            raise ValueError("fused_labels are pseudo-labels; set enabled to true and pseudo_labels to hard or soft")
+        if self.pseudo_labels != "none" and self.finetune_cycles == self.cycles and self.final_epochs == 0:
+            raise ValueError(
+                f"finetune_cycles {self.finetune_cycles:g} of {self.cycles} cycles leaves no epoch for pseudo-labels; "
+                "lower it, or set pseudo_labels to none"
+            )
         if list(self.confident_fractions) != sorted(self.confident_fractions):
             raise ValueError(f"confident_fractions must not shrink, got {list(self.confident_fractions)}")
         return self

@@ -1,5 +1,6 @@
 """python -m components.finish: ends a run with the object store of the AWS environment variables."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,7 @@ def command(
     cancel_on_signals("run the same command again")
     connected = ObjectStore.connect(store)
     connected.check()
-    finish(connected, run, quorum, out, truth, code_version, Console())
+    finish(connected, run, quorum, out, truth, code_version, Console(file=sys.stdout))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ every result (`partial`). Needs neither torch nor the failed run's machine.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -72,13 +74,17 @@ def finish(
             # What is fetched lies beside the results, where there is room for them.
             work = making / "work"
             work.mkdir()
-            metrics, missing = _compute(store, key, quorum, making, work, truth, code_version, console)
+            with contextlib.redirect_stdout(io.StringIO()) as said:  # paths in there are of the unfinished folder
+                metrics, missing = _compute(store, key, quorum, making, work, truth, code_version, console)
             shutil.rmtree(work)
     except OSError as error:
         raise StepError(f"{error.filename or out}: cannot be written ({error.strerror}); make room") from None
+    for line in said.getvalue().splitlines():
+        if line.startswith("warning: "):
+            console.print(line, style="yellow", soft_wrap=True, markup=False, highlight=False)
     console.print(accuracy_table(metrics))
-    said = "; ".join(f"{cell_type} lacks {_folds(gone)}" for cell_type, gone in missing.items() if gone)
-    console.print(f"partial: {said}" if said else "all folds are there", highlight=False, soft_wrap=True)
+    lacking = "; ".join(f"{cell_type} lacks {_folds(gone)}" for cell_type, gone in missing.items() if gone)
+    console.print(f"partial: {lacking}" if lacking else "all folds are there", highlight=False, soft_wrap=True)
     console.print(f"report: {(out / 'report.html').resolve()}", soft_wrap=True, highlight=False)
     return metrics
 

@@ -97,6 +97,7 @@ def run(
         metrics["partial"] = lineage["partial"]
     if config.mean_teacher.fused_labels:
         metrics["fused_labels"] = config.mean_teacher.fused_labels
+        progress.warn("out-of-fold scores of a further round are not independent of their own labels (see the report)")
     lineage = {
         "code_version": _installed_version(),
         **lineage,

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from components.core.config import RunConfig
 from components.core.storage.embedded import EmbeddedStore
 from components.image import VERSION
+from pipelines.cli import app
 from pipelines.local import _opened
 from tests.conftest import BUCKET
 from tests.pipelines.tiny_run import ROOT, Cellsignal, processes_naming, results, truth_of, write_truth
@@ -249,3 +251,12 @@ def test_a_path_that_kfp_local_would_change_is_refused(cellsignal: Cellsignal, c
     line = cellsignal.refused("run", "--config", config_file, "--screen", tables.root, "--out", "python3-out")
     assert "python3" in line
     assert "use another folder name" in line
+
+
+@pytest.mark.parametrize("command", ["simulate", "run", "finish", "growth", "protocols"])
+def test_every_command_has_its_help(command: str):
+    shown = CliRunner().invoke(app, [command, "--help"])
+    assert shown.exit_code == 0, shown.output
+    assert "Usage:" in shown.output
+    if command == "finish":
+        assert "s3://BUCKET[/PREFIX]/runs/KEY" in " ".join(shown.output.split())

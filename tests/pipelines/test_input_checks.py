@@ -190,3 +190,16 @@ def test_fused_labels_are_read_before_anything_starts(config: RunConfig, tables:
         check_input(fused(str(table)), str(tables.root), None)
     with pytest.raises(InputError, match=r"mean_teacher\.fused_labels: there is no file .*none\.csv; correct the path"):
         check_input(fused(str(tmp_path / "none.csv")), str(tables.root), None)
+
+
+def test_a_ratio_of_an_unknown_cell_type_is_refused():
+    check_input(RunConfig.load("demo", ["mean_teacher.ratio.HUVEC=0.5"]), None, None)
+    with pytest.raises(InputError, match=r"mean_teacher\.ratio names 'HELA', which is not in screen\.cell_types"):
+        check_input(RunConfig.load("demo", ["mean_teacher.ratio.HELA=0.5"]), None, None)
+
+
+def test_a_forgotten_screen_is_not_simulated_at_the_real_ones_size():
+    with pytest.raises(
+        InputError, match=r"--screen is missing: a simulated screen of this configuration has 198 GB of pi"
+    ):
+        check_input(RunConfig.load("rxrx1"), None, None)

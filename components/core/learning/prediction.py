@@ -34,10 +34,12 @@ class FoldPrediction:
     Attributes:
         logits: mean over sites, views and backbones, by role: oof, unlabelled, holdout.
         embeddings: of all wells of the cell type, by backbone; empty where the configuration wants none.
+        screen: digest of the screen's manifest.
     """
 
     logits: Mapping[str, WellLogits]
     embeddings: Mapping[str, EmbeddedWells]
+    screen: str
 
     def write(
         self, logits: Path, embeddings: Path, meta: Mapping[str, Any], settings: PredictingSettings, weights: str
@@ -66,6 +68,7 @@ class FoldPrediction:
                 meta["fold"],
                 views=settings.embeddings.views,
                 weights=weights,
+                screen=self.screen,
             )
 
 
@@ -118,14 +121,15 @@ def predict_fold(
     embedded = _embeddings(networks, images, cell_type, _roles(images, wells), screen, settings)
     if held_out is None:
         predicted["holdout"] = WellLogits((), np.empty((0, classes), dtype=np.float32))
-        return FoldPrediction(predicted, embedded)
+        return FoldPrediction(predicted, embedded, screen.digest())
     images.cache.release()  # two screens in memory at once would take twice loader.cache_gib
     treatment_W = held_out.table.well_type_W == TREATMENT
     treatments = np.flatnonzero(_of_type(held_out, cell_type) & treatment_W)
     predicted["holdout"] = _logits(networks, held_out, treatments, "held-out", settings, classes)
     roles = np.where(treatment_W, "holdout", "control")
     more = _embeddings(networks, held_out, cell_type, roles, screen, settings)
-    return FoldPrediction(predicted, {name: embedded[name].followed_by(more[name]) for name in embedded})
+    joined = {name: embedded[name].followed_by(more[name]) for name in embedded}
+    return FoldPrediction(predicted, joined, screen.digest())
 
 
 def fold_meta(

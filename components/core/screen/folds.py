@@ -39,7 +39,7 @@ def assign_folds(
     if count > len(cell_type_of):
         raise InputError(
             f"folds.count is {count}, but the screen has {len(cell_type_of)} labelled experiments that are not held "
-            f"out; set it to {max(len(cell_type_of), 2)} or less, or add experiments"
+            f"out; {f'set it to {len(cell_type_of)} or less, or ' if len(cell_type_of) > 1 else ''}add experiments"
         )
     folds: dict[str, int] = {}
     for name, fold in known.items():

@@ -75,7 +75,15 @@ def embeddings_path(folder: Path, backbone: str, cell_type: str, fold: int) -> P
 
 
 def write_embeddings(
-    folder: Path, wells: EmbeddedWells, backbone: str, cell_type: str, fold: int, *, views: int, weights: str
+    folder: Path,
+    wells: EmbeddedWells,
+    backbone: str,
+    cell_type: str,
+    fold: int,
+    *,
+    views: int,
+    weights: str,
+    screen: str,
 ) -> Path:
     """Writes one file; the same wells and values give the same bytes.
 
@@ -87,6 +95,7 @@ def write_embeddings(
         fold: whose network it is.
         views: dihedral views averaged, for the file's metadata.
         weights: whose weights embedded: student, teacher or pretrained; for the file's metadata.
+        screen: digest of the screen's manifest; for the file's metadata.
 
     Returns:
         The file.
@@ -120,6 +129,7 @@ def write_embeddings(
         "cellsignal.version": VERSION,
         "cellsignal.views": str(views),
         "cellsignal.weights": weights,
+        "cellsignal.screen": screen,
     }
     schema = pa.schema([(name, column.type) for name, column in columns.items()], metadata=metadata)
     path = embeddings_path(folder, backbone, cell_type, fold)

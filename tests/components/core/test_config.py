@@ -74,7 +74,15 @@ def error(tmp_path: Path, text: str, *changes: str) -> str:
         ("mean_teacher: {ema_epochs: [1, 20, 10]}", "mean_teacher: ema_epochs must increase, got [1, 20, 10]"),
         (
             "mean_teacher: {fused_labels: a.csv, pseudo_labels: none}",
-            "mean_teacher: fused_labels are pseudo-labels; set pseudo_labels to hard or soft",
+            "mean_teacher: fused_labels are pseudo-labels; set enabled to true and pseudo_labels to hard or soft",
+        ),
+        (
+            "mean_teacher: {fused_labels: a.csv, enabled: false}",
+            "mean_teacher: fused_labels are pseudo-labels; set enabled to true and pseudo_labels to hard or soft",
+        ),
+        (
+            "mean_teacher: {finetune_cycles: 4, final_epochs: 0}",
+            "mean_teacher: finetune_cycles 4 of 4 cycles leaves no epoch for pseudo-labels; lower it, or set",
         ),
         (
             "backbones: [resnet]",
@@ -282,3 +290,18 @@ def test_backbones_may_be_given_by_name():
     after = RunConfig.load("rxrx1", ["backbones=[xception]", "backbones.0.stem=24"])
     assert [(backbone.name, backbone.stem) for backbone in after.backbones] == [("xception", 24)]
     assert XCEPTION.stem == 32
+
+
+def test_a_change_inside_of_what_the_file_leaves_out_keeps_the_rest_of_it(tmp_path: Path):
+    usual = RunConfig()
+    short = write(tmp_path, "name: short")
+    ratio = RunConfig.load(short, ["mean_teacher.ratio.HUVEC=0.5"]).mean_teacher.ratio
+    assert ratio == {**usual.mean_teacher.ratio, "HUVEC": 0.5}
+    assert RunConfig.load(short, ["mean_teacher.ema_decays.0=0.4"]).mean_teacher.ema_decays == (0.4, 0.9, 0.99, 0.999)
+    first, second = RunConfig.load(short, ["backbones.0.stem=24"]).backbones
+    assert (first.stem, second) == (24, XCEPTION_LARGE)
+    assert RunConfig.load(short, ["simulate.labelled.RPE=9"]).simulate.labelled == {**usual.simulate.labelled, "RPE": 9}
+    # What the file names stands alone, as without changes.
+    named = write(tmp_path, "mean_teacher: {ratio: {RPE: 2}}")
+    assert RunConfig.load(named, ["mean_teacher.ratio.HUVEC=0.5"]).mean_teacher.ratio == {"RPE": 2, "HUVEC": 0.5}
+    assert RunConfig() == usual

@@ -22,7 +22,7 @@ COLUMNS = {
     "fold": pa.int32(),
     "backbone": pa.string(),
 }
-HOW = {"views": 4, "weights": "teacher"}
+HOW = {"views": 4, "weights": "teacher", "screen": "5f0c"}
 
 
 def wells(count: int = 3, width: int = 4, seed: int = 0) -> EmbeddedWells:
@@ -59,6 +59,7 @@ def test_every_value_comes_back_under_its_column(tmp_path):
         "cellsignal.version": VERSION,
         "cellsignal.views": "4",
         "cellsignal.weights": "teacher",
+        "cellsignal.screen": "5f0c",
     }
 
 
