@@ -135,7 +135,7 @@ def test_changes_apply_in_order_and_reach_lists_and_new_sections(tmp_path):
     assert (config.seed, config.name, config.head.kind) == (4, "ab", "softmax")
     assert [b.stem for b in config.backbones] == [32, 7]
     assert config.pretrain.learning_rates == (0.5, 0.01)
-    assert config.simulate.labelled == {"RPE": 9}
+    assert config.simulate.labelled == {**RunConfig().simulate.labelled, "RPE": 9}
     assert config.screen.holdout_experiments == ("HUVEC-01", "RPE-02")
 
 
