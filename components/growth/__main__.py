@@ -1,6 +1,7 @@
 """python -m components.growth: the rungs with the object store of the AWS environment variables."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +31,7 @@ def growth(
         raise InputError(f"--seeds: numbers separated by commas are expected, got {seeds!r}") from None
     if min(numbers) < 0:
         raise InputError(f"--seeds: numbers from 0 are expected, got {seeds!r}")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     grown = grow(RunConfig.load(config, set), numbers, out, workers, lineage_of(code_version), console)
     console.print(grown.table())
     for what, gains in grown.gains().items():
