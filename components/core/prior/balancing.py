@@ -30,11 +30,11 @@ class Balanced:
     """Balanced log-probabilities and how close they came."""
 
     log_prob_WK: NDArray[np.float64]
-    """natural log; rows sum to 1 exactly, columns to W/K within `error`"""
+    """natural log; rows sum to 1 within 1e-5, columns to W/K within `error`"""
     iterations: int
     """Sinkhorn sweeps done"""
     error: float
-    """largest distance of a column sum from W/K"""
+    """largest distance of a column sum from W/K, within 1e-5"""
     converged: bool
     """whether the error is within the tolerance"""
 
@@ -81,7 +81,8 @@ def sinkhorn(log_prob_WK: NDArray[np.float64], iterations: int, tolerance: float
     A sweep is two matrix-vector products with one kernel, exp of the logits less their row maxima, in single precision
     until double is needed; every few sweeps the logs of the column scalings are extrapolated. Where scalings would
     become extreme they are folded into the logits; where a column of the kernel vanishes, one sweep is done in the log
-    domain. None of this moves the fixed point, which is unique, and the result is made and checked in double precision.
+    domain. None of this moves the fixed point, which is unique. Where the tolerance is finer than single precision the
+    sweeps end in double.
 
     Args:
         log_prob_WK: natural-log probabilities or logits, shape (W, K), finite.
@@ -98,7 +99,8 @@ def sinkhorn(log_prob_WK: NDArray[np.float64], iterations: int, tolerance: float
     _check(log_prob_WK)
     wells, sirnas = log_prob_WK.shape
     target = wells / sirnas
-    enough_single = max(0.9 * tolerance, SINGLE_PRECISION * max(1.0, target))
+    told_by_single = SINGLE_PRECISION * max(1.0, target)
+    enough_single, single_will_do = max(0.9 * tolerance, told_by_single), 0.9 * tolerance >= told_by_single
     scaled_WK = np.multiply(log_prob_WK, sharpness, dtype=np.float64)
     memory_WK = np.empty(scaled_WK.shape)  # of every kernel: fresh memory costs as much as the exponentials
     single_WK = memory_WK.reshape(-1).view(np.float32)[: scaled_WK.size].reshape(scaled_WK.shape)
@@ -112,7 +114,8 @@ def sinkhorn(log_prob_WK: NDArray[np.float64], iterations: int, tolerance: float
         )
         done += found.sweeps
         scaled_WK += found.log_scale_K
-        if found.finished and kernel_WK is not single_WK:
+        # A tolerance that single precision can tell needs no second look, which would cost as much as all the rest.
+        if found.finished and (kernel_WK is not single_WK or (single_will_do and found.error <= enough_single)):
             scaled_WK += (found.log_scale_W - largest_W)[:, None]
             return Balanced(scaled_WK, done, found.error, found.error <= tolerance)
         if found.finished:

@@ -127,7 +127,10 @@ def test_a_sirna_that_no_well_could_be_takes_a_sweep_in_the_log_domain(monkeypat
     np.testing.assert_allclose(found.log_prob_WK, usual.log_prob_WK, atol=1e-6)  # a column's own scale is immaterial
 
 
-def test_an_ordinary_plate_takes_two_kernels_and_is_left_unchanged(monkeypatch):
+@pytest.mark.parametrize(
+    ("tolerance", "precisions", "rows"), [(1e-3, [np.float32], 2e-6), (1e-5, [np.float32, np.float64], 1e-12)]
+)
+def test_an_ordinary_plate_takes_a_kernel_a_precision_and_is_left_unchanged(monkeypatch, tolerance, precisions, rows):
     kernels, real = [], balancing._sweep
     monkeypatch.setattr(balancing, "_sweep", lambda *a: kernels.append(a[0].dtype) or real(*a))
     for wells, sirnas in [(277, 277), (200, 277), (277, 200)]:
@@ -135,14 +138,17 @@ def test_an_ordinary_plate_takes_two_kernels_and_is_left_unchanged(monkeypatch):
         logits = 2 * (rng.standard_normal((wells, sirnas)) + rng.standard_normal(sirnas))
         before = logits.copy()
         kernels.clear()
-        found = sinkhorn(logits, 5000, 1e-3)
-        assert kernels == [np.float32, np.float64]
+        found = sinkhorn(logits, 5000, tolerance)
+        assert kernels == precisions
         assert found.converged
         assert (logits == before).all()
-        np.testing.assert_allclose(np.exp(found.log_prob_WK).sum(axis=1), 1.0, atol=1e-12)
-        single = sinkhorn(logits.astype(np.float32), 5000, 1e-3)
+        np.testing.assert_allclose(np.exp(found.log_prob_WK).sum(axis=1), 1.0, atol=rows)
+        columns_K = np.exp(found.log_prob_WK).sum(axis=0)
+        assert np.abs(columns_K - wells / sirnas).max() == pytest.approx(found.error, abs=1e-5)
+        assert np.abs(columns_K - wells / sirnas).max() <= tolerance
+        single = sinkhorn(logits.astype(np.float32), 5000, tolerance)
         assert single.log_prob_WK.dtype == np.float64
-        np.testing.assert_allclose(np.exp(single.log_prob_WK).sum(axis=1), 1.0, atol=1e-12)
+        np.testing.assert_allclose(np.exp(single.log_prob_WK).sum(axis=1), 1.0, atol=rows)
 
 
 @settings(max_examples=20, deadline=None)
@@ -155,8 +161,10 @@ def test_whole_plates_of_any_shape_and_spread_stay_usable_within_the_default_lim
         found = sinkhorn(logits, prior.sinkhorn_iterations, prior.sinkhorn_tolerance, prior.sinkhorn_sharpness)
     prob = np.exp(found.log_prob_WK)
     assert np.isfinite(found.log_prob_WK).all()
-    np.testing.assert_allclose(prob.sum(axis=1), 1.0, atol=1e-9)
-    assert np.abs(prob.sum(axis=0) - wells / sirnas).max() == pytest.approx(found.error, abs=1e-9)
+    np.testing.assert_allclose(prob.sum(axis=1), 1.0, atol=1e-5)
+    columns = np.abs(prob.sum(axis=0) - wells / sirnas).max()
+    assert columns == pytest.approx(found.error, abs=1e-5 * max(1, wells / sirnas))
+    assert columns <= prior.sinkhorn_tolerance or not found.converged
     before = np.abs(np.exp(log_softmax(prior.sinkhorn_sharpness * logits, axis=1)).sum(axis=0) - wells / sirnas).max()
     assert found.error < before
 
