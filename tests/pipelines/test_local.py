@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 import signal
 import time
 from dataclasses import dataclass
@@ -12,14 +14,18 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from components.core.config import RunConfig
+from components.core.errors import StepError
+from components.core.progress import EVENTS_VARIABLE
 from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.object_store import ObjectStore
-from pipelines.display import task_counts
-from pipelines.local import run_key, without_the_rest
+from pipelines.display import Display, task_counts
+from pipelines.local import _follow, run_key, without_the_rest
 from tests.pipelines.tiny_run import (
     CONFIG,
+    ROOT,
     Cellsignal,
     only_huvec,
     processes_naming,
@@ -277,6 +283,23 @@ def test_neither_the_interruption_nor_the_labels_encoding_changes_a_prediction(
         text = (fresh.out / name).read_text()
         assert text.count("sirna_") == 7 * (len(text.splitlines()) - 1)
         assert text.replace("sirna_", "") == (interrupted.run.out / name).read_text()
+
+
+def test_a_step_that_was_killed_is_named(tmp_path: Path):
+    events = tmp_path / "events.jsonl"
+    events.touch()
+    program = (
+        "import os, signal\nfrom components.core.progress import task\n"
+        "with task('pretrain', fold=1, backbone='a'):\n    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    environment = {**os.environ, EVENTS_VARIABLE: str(events), "PYTHONPATH": str(ROOT)}
+    with (
+        events.open() as told,
+        (tmp_path / "log.txt").open("ab") as log,
+        Display(RunConfig.load("demo"), 1, Console(file=io.StringIO())) as display,
+        pytest.raises(StepError, match=r"^pretrain fold 1 a was ended from outside, perhaps for lack of memory"),
+    ):
+        _follow(["-c", program], environment, told, display, log)
 
 
 def test_a_runs_key_changes_with_all_that_decides_its_results(tmp_path: Path):
