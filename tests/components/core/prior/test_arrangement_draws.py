@@ -88,8 +88,9 @@ def test_the_shift_gives_the_stated_top_1():
 
 @pytest.mark.slow
 def test_a_rotation_is_found_in_99_of_100_draws_at_6_percent_top_1(groups, experiments):
-    right, _ = drawn(groups, experiments, "cyclic", 0.06)
+    right, accepted = drawn(groups, experiments, "cyclic", 0.06)
     assert right.sum() >= 99
+    assert (right & accepted).sum() >= 95, "of little use were they not accepted"
 
 
 @pytest.mark.slow
@@ -99,15 +100,11 @@ def test_a_free_permutation_is_found_in_99_of_100_draws_at_12_percent_top_1(grou
 
 
 @pytest.mark.slow
-def test_at_2_4_percent_top_1_every_accepted_rotation_is_right_and_the_rest_is_refused(groups, experiments):
-    right, accepted = drawn(groups, experiments, "cyclic", 0.024)
+@pytest.mark.parametrize("kind", ["cyclic", "all"])
+def test_at_2_4_percent_top_1_every_accepted_arrangement_is_right_and_the_rest_is_refused(groups, experiments, kind):
+    right, accepted = drawn(groups, experiments, kind, 0.024)
+    assert not right.all(), "so hard that the best arrangement is often wrong"
     assert not (accepted & ~right).any()
-    assert 0 < accepted.sum() < DRAWS
-
-
-@pytest.mark.slow
-def test_at_2_4_percent_top_1_a_wrong_free_permutation_is_seldom_accepted(groups, experiments):
-    # 23 wrong arrangements instead of 3, with the same thresholds: not as safe as a rotation.
-    right, accepted = drawn(groups, experiments, "all", 0.024)
-    assert (accepted & ~right).sum() <= 3
-    assert accepted.sum() <= 15
+    assert accepted.sum() < DRAWS
+    if kind == "cyclic":
+        assert accepted.any()
