@@ -16,7 +16,7 @@ from components.core import progress
 from components.core.config import PriorConfig, RunConfig, parse
 from components.core.errors import InputError, StepError
 from components.core.prior.arrangement import check_design
-from components.core.prior.plate_groups import LabelledWell
+from components.core.prior.plate_groups import labelled_treatments
 from components.core.screen.folds import assign_folds
 from components.core.screen.histograms import PlateKey
 from components.core.screen.images import list_plate
@@ -82,7 +82,8 @@ def run(
     counted = CountedWriter(store)
     screen = read_screen(source, config.screen)
     if prior is not None:
-        check_design(_labelled_wells(screen), screen.vocabulary.treatments, prior)
+        trained = [plate for plate in screen.plates if not plate.holdout]
+        check_design(labelled_treatments(trained), screen.vocabulary.treatments, prior)
     folds, well_folds = _folds(config, screen)
     for plate in screen.plates:
         list_plate(plate, config.screen.sites)
@@ -109,17 +110,6 @@ def run(
     _write_all(outputs)
     reused = sum(result.reused for result in packed.values())
     return Summary(len(packed) - reused, reused, counted.requests, time.monotonic() - begun)
-
-
-def _labelled_wells(screen: Screen) -> list[LabelledWell]:
-    """The labelled treatment wells that training may know."""
-    return [
-        LabelledWell(plate.experiment, plate.plate, well.sirna)
-        for plate in screen.plates
-        if plate.labelled and not plate.holdout
-        for well in plate.wells
-        if well.well_type == "treatment" and well.sirna is not None
-    ]
 
 
 def _folds(config: NormalizeConfig, screen: Screen) -> tuple[dict[str, int], dict[str, int]]:

@@ -16,6 +16,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from components.core.errors import InputError
+from components.core.screen.wells import Plate
 from components.core.storage.manifest import PlateRecord
 
 # Two plates hold the same group when they share more than half of the smaller one's siRNAs: plates of one group differ
@@ -64,11 +65,13 @@ class PlateGroups:
         return group_K
 
 
-def labelled_treatments(plates: Iterable[PlateRecord], experiments: Container[str] | None = None) -> list[LabelledWell]:
-    """The labelled treatment wells of a manifest's plates.
+def labelled_treatments(
+    plates: Iterable[PlateRecord | Plate], experiments: Container[str] | None = None
+) -> list[LabelledWell]:
+    """The labelled treatment wells of plates, as a manifest or the tables describe them.
 
     Args:
-        plates: packed plates.
+        plates: packed or not; those whose labels may be read.
         experiments: the experiments whose labels may be read (a fold's training experiments); None for all labelled.
     """
     return [
