@@ -256,10 +256,8 @@ def _experiment(role: str, experiment: str, arrangement: Arrangement, prior: Pri
         "role": role,
         "groups": [arrangement.groups[plate] for plate in sorted(arrangement.groups)] if accepted else None,
         # A sole arrangement has no second to lead; JSON has no infinity.
-        "margin": arrangement.margin if math.isfinite(arrangement.margin) and not arrangement.problem else None,
-        "separation": arrangement.separation
-        if math.isfinite(arrangement.separation) and not arrangement.problem
-        else None,
+        "margin": arrangement.margin if math.isfinite(arrangement.margin) else None,
+        "separation": arrangement.separation if math.isfinite(arrangement.separation) else None,
         "accepted": accepted,
         "problem": arrangement.problem or None,
     }

@@ -5,6 +5,7 @@ W wells of a plate, K treatment siRNAs, P plates of the design, G = P groups. La
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations as orders
@@ -37,7 +38,7 @@ class Arrangement:
     scores: tuple[tuple[tuple[int, ...], float], ...]
     """every arrangement (groups in plate order) with its summed log-probability in nats, best first"""
     problem: str = ""
-    """why the experiment fits no arrangement at all; empty where it does"""
+    """why the experiment fits no arrangement at all, margin and separation being NaN; empty where it does"""
 
     def accepted(self, prior: PriorConfig) -> bool:
         """Whether the lead is large enough to build on, by `min_margin` and `min_separation`."""
@@ -197,7 +198,7 @@ def infer_arrangements(
         try:
             found[experiment] = infer_arrangement(by_plate, groups, permutations, experiment)
         except InputError as error:
-            found[experiment] = Arrangement({}, 0.0, 0.0, (), str(error))
+            found[experiment] = Arrangement({}, math.nan, math.nan, (), str(error))
     return found
 
 
