@@ -1,0 +1,112 @@
+"""What is measured on: 512-pixel sites, the real RxRx1 ones where they lie beside the repository, else simulated; as PNGs.
+
+Also the screen of any size that repeats them, and how repeats are taken: interleaved, so that a busy minute meets all alike.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+
+from components.core.config import ScreenConfig
+from components.core.screen.simulation.plate_design import design_screen
+from components.core.screen.simulation.settings import SimulationSettings
+from components.core.screen.simulation.site import render_site
+
+SIZE = 512
+RXRX1 = Path(__file__).resolve().parents[3] / "shared" / "rxrx1" / "images"
+_SIMULATED = 18
+_WELLS = [f"{row}{column:02d}" for row in "BCDEFGHIJKLMNO" for column in range(2, 24)]
+"""The wells of a 384-well plate without its edge, as RxRx1 uses them."""
+
+
+@functools.cache
+def png_sites() -> tuple[tuple[bytes, ...], ...]:
+    """The PNG files of each site, in channel order."""
+    folders = sorted(RXRX1.glob("*/*/*"))
+    if folders:
+        return tuple(tuple((f / f"B02_s1_w{c}.png").read_bytes() for c in range(1, 7)) for f in folders)
+    settings = SimulationSettings(screen=ScreenConfig(image_size=SIZE))
+    plates = design_screen(settings)[:_SIMULATED]
+    return tuple(
+        tuple(cv2.imencode(".png", image)[1].tobytes() for image in render_site(settings, plate, plate.wells[0], 1))
+        for plate in plates
+    )
+
+
+def origin() -> str:
+    """What the sites are, for a note."""
+    return "real RxRx1 sites" if RXRX1.is_dir() else "simulated sites"
+
+
+def write_screen(root: Path, plates: int, wells: int = 16, sites: int = 1) -> Path:
+    """A labelled screen in the Kaggle layout that repeats the sites; its plates are of different experiments.
+
+    Args:
+        root: folder to make.
+        plates: plates, of HUVEC.
+        wells: treatment wells of a plate, at most 308.
+        sites: sites of a well.
+    """
+    pngs = png_sites()
+    rows = ["id_code,experiment,plate,well,sirna"]
+    count = 0
+    for p in range(plates):
+        experiment = f"HUVEC-{p + 1:02d}"
+        folder = root / "train" / experiment / "Plate1"
+        folder.mkdir(parents=True)
+        for w, well in enumerate(_WELLS[:wells]):
+            rows.append(f"{experiment}_1_{well},{experiment},1,{well},sirna_{w}")
+            for site in range(1, sites + 1):
+                for channel, data in enumerate(pngs[count % len(pngs)], start=1):
+                    (folder / f"{well}_s{site}_w{channel}.png").write_bytes(data)
+                count += 1
+    (root / "train.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Repeats of one thing that was measured: median and spread of CPU-seconds of this process and of seconds passed."""
+
+    cpu: float
+    cpu_spread: float
+    wall: float
+    wall_spread: float
+
+
+def interleaved(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
+    """Runs every work once uncounted, then all of them in turn, `repeats` times.
+
+    Returns:
+        By name. Spread is half the range between the quartiles, relative to the median.
+    """
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
+    for round_ in range(repeats + 1):
+        for name, work in works.items():
+            cpu, wall = time.process_time(), time.perf_counter()
+            work()
+            if round_:
+                taken[name].append((time.process_time() - cpu, time.perf_counter() - wall))
+    return {
+        name: Timing(*_median_and_spread([c for c, _ in times]), *_median_and_spread([w for _, w in times]))
+        for name, times in taken.items()
+    }
+
+
+def _median_and_spread(values: list[float]) -> tuple[float, float]:
+    middle = statistics.median(values)
+    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else (middle, middle, middle)
+    return middle, (high - low) / 2 / middle if middle else 0.0
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
