@@ -6,6 +6,7 @@ A step's `main` asks `start_processes` first; where that started others, they ru
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import signal
@@ -35,6 +36,7 @@ from components.core.storage.object_store import ObjectStore
 ERRORS_VARIABLE = "CELLSIGNAL_TEAM_ERRORS"
 """Folder in which a process of a team leaves the error that ended it."""
 _STOP_SECONDS = 10.0
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Work = Callable[[Mapping[str, Path], Checkpoints], None]
 
 
@@ -88,6 +90,13 @@ class TrainingStep:
             checkpoints = Checkpoints(place, self.compute.checkpoint_seconds, self.team)
             try:
                 work(paths, checkpoints)
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                raise StepError(
+                    f"{error.filename or step}: cannot be written ({error.strerror}); make room and run again to go on from "
+                    "the last checkpoint"
+                ) from None
             finally:
                 checkpoints.close()
 
