@@ -22,7 +22,7 @@ from components.core.learning.validation import groups_of_fold, score_of
 from components.core.storage.finished import code_digest, run_once
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
-from components.core.storage.object_store import ObjectStore
+from components.core.storage.opening import open_store
 
 
 def run(
@@ -85,7 +85,7 @@ def main(config: str, screen: str, bases: Sequence[str], fold: int, cell_type: s
     with progress.task("finetune", fold=fold, cell_type=cell_type):
         settings = parse(MeanTeacherSettings, json.loads(config), "config")
         manifest = Manifest.read(Path(screen))
-        store = ObjectStore.connect(manifest.store)
+        store = open_store(manifest.store)
         run_once(
             store,
             "finetune",

@@ -23,7 +23,7 @@ from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_COD
 from components.core.storage.finished import code_digest, run_once
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
-from components.core.storage.object_store import ObjectStore
+from components.core.storage.opening import open_store
 from components.core.storage.run_record import record_fold
 
 
@@ -101,7 +101,7 @@ def main(
     with progress.task("infer", fold=fold, cell_type=cell_type):
         settings = parse(InferSettings, json.loads(config), "config")
         manifest, held_out = Manifest.read(Path(screen)), Manifest.read(Path(holdout))
-        store = ObjectStore.connect(manifest.store)
+        store = open_store(manifest.store)
         run_once(
             store,
             "infer",

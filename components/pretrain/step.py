@@ -24,7 +24,7 @@ from components.core.storage.digests import digest_file
 from components.core.storage.finished import code_digest, run_once
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
-from components.core.storage.object_store import ObjectStore
+from components.core.storage.opening import open_store
 
 
 def run(
@@ -96,7 +96,7 @@ def main(config: str, screen: str, fold: int, backbone: str, weights: str) -> No
     with progress.task("pretrain", fold=fold, backbone=backbone):
         settings = parse(PretrainSettings, json.loads(config), "config")
         manifest = Manifest.read(Path(screen))
-        store = ObjectStore.connect(manifest.store)
+        store = open_store(manifest.store)
         with local_file(settings.backbone(backbone).weights) as initial:
             run_once(
                 store,

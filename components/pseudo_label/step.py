@@ -40,7 +40,7 @@ from components.core.storage.digests import digest_file
 from components.core.storage.finished import code_digest, run_once
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
-from components.core.storage.object_store import ObjectStore
+from components.core.storage.opening import open_store
 from components.core.storage.run_record import record_fold
 
 
@@ -241,7 +241,7 @@ def main(
     with progress.task("pseudo_label", fold=fold, cell_type=cell_type):
         settings = parse(MeanTeacherSettings, json.loads(config), "config")
         manifest, held_out = Manifest.read(Path(screen)), Manifest.read(Path(holdout))
-        store = ObjectStore.connect(manifest.store)
+        store = open_store(manifest.store)
         with local_file(settings.mean_teacher.fused_labels) as fused:
             run_once(
                 store,
