@@ -31,7 +31,7 @@ from components.core.learning.step_settings import library_versions
 from components.core.learning.team import Team, is_started_by_torchrun, joined
 from components.core.storage.checkpoint_place import CheckpointPlace
 from components.core.storage.finished import run_once, work_key
-from components.core.storage.object_store import ObjectStore
+from components.core.storage.interface import ObjectStorage
 
 ERRORS_VARIABLE = "CELLSIGNAL_TEAM_ERRORS"
 """Folder in which a process of a team leaves the error that ended it."""
@@ -54,7 +54,7 @@ class TrainingStep:
 
     def run_once(
         self,
-        store: ObjectStore,
+        store: ObjectStorage,
         step: str,
         inputs: Mapping[str, str],
         outputs: Mapping[str, Path],
