@@ -29,7 +29,9 @@ def tiny(**screen: object) -> RunConfig:
 @pytest.mark.parametrize("holdout", [(), ("HUVEC-02",)])
 @pytest.mark.parametrize("split", ["experiment", "well"])
 def test_folds_have_the_wells_that_training_gets(tmp_path: Path, controls: str, holdout: tuple[str, ...], split: str):
-    TinyScreen(tmp_path / "screen", more=("HUVEC-04",), imaged=("HUVEC-01", "HUVEC-02", "HUVEC-03", "HUVEC-04", "RPE-01"))
+    TinyScreen(
+        tmp_path / "screen", more=("HUVEC-04",), imaged=("HUVEC-01", "HUVEC-02", "HUVEC-03", "HUVEC-04", "RPE-01")
+    )
     config = RunConfig(
         screen=CONFIG.screen.model_copy(update={"controls": controls, "holdout_experiments": holdout}),
         folds=CONFIG.folds.model_copy(update={"split": split}),
@@ -64,7 +66,12 @@ def test_without_tables_the_screen_is_the_simulated_one_with_every_well(name: st
     if name == "rxrx1":  # a plate of its size suffices
         config = RunConfig.load(
             name,
-            ["simulate.missing_wells=0", "simulate.labelled={U2OS: 1}", "simulate.unlabelled={U2OS: 1}", "screen.holdout_experiments=[]"],
+            [
+                "simulate.missing_wells=0",
+                "simulate.labelled={U2OS: 1}",
+                "simulate.unlabelled={U2OS: 1}",
+                "screen.holdout_experiments=[]",
+            ],
         )
     designed = {
         (plate.experiment, plate.number, plate.cell_type, plate.labelled, well.well, well.well_type)

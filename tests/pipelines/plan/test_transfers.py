@@ -1,0 +1,94 @@
+"""Bytes and requests of a plan against what the steps really write and ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components.core.config import RunConfig
+from pipelines.plan.dag import PlannedTask, planned_tasks
+from pipelines.plan.machines import read_machines
+from pipelines.plan.screens import screen_wells
+from pipelines.plan.site_passes import task_passes
+from pipelines.plan.speeds import network_costs
+from pipelines.plan.transfers import COPIES, MANIFEST_BYTES, Transfer, packing, sites_read, task_transfer
+from tests.components.core.learning.tiny_networks import RUN
+from tests.pipelines.plan.counted_run import CountedScreen
+
+MACHINES = read_machines()
+NORMALIZE = PlannedTask(0, "normalize")
+
+
+def test_packing_asks_as_often_as_normalize_does(tmp_path: Path):
+    screen = CountedScreen(tmp_path, RUN)
+    wells = screen_wells(RUN, screen.tables)
+    planned = packing(RUN, wells, MACHINES)
+    # Four puts of the run's record, which a step by hand does not make, and three files that are artifacts.
+    assert planned.gets + planned.puts - 4 - 3 == screen.packing.requests
+    assert planned.puts - 4 - 3 == len(screen.store.puts)
+
+
+def test_metadata_of_a_packed_plate_takes_the_planned_bytes(tmp_path: Path):
+    screen = CountedScreen(tmp_path, RUN)
+    wells = screen_wells(RUN, screen.tables)
+    documents = sum(len(body) for key, body in screen.store.objects.items() if key.endswith("zarr.json"))
+    nothing = MACHINES.model_copy(
+        update={"cpu": MACHINES.cpu.model_copy(update={"packed_share": {"lz4": 0.0, "zstd": 0.0}})}
+    )
+    manifests = COPIES * MANIFEST_BYTES * wells.sites * len(wells.fold_W)
+    assert packing(RUN, wells, nothing).written - manifests == pytest.approx(documents, rel=0.02)
+
+
+def test_weights_take_the_planned_bytes(tmp_path: Path):
+    config = RUN.model_copy(update={"embeddings": RUN.embeddings.model_copy(update={"enabled": False})})
+    screen = CountedScreen(tmp_path, config)
+    wells = screen_wells(config, screen.tables)
+    costs = network_costs(config, MACHINES, wells.classes)
+    bases = [screen.pretrain(0, name) for name in costs]
+    tuned = screen.finetune(0, "HUVEC", bases)
+
+    def weights(folder: Path) -> int:
+        return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+    for name, base in zip(costs, bases, strict=True):
+        task = PlannedTask(0, "pretrain", 0, None, name)
+        written = task_transfer(config, wells, MACHINES, costs, task, []).written
+        # Networks of a test are mostly names of their layers.
+        assert written < COPIES * weights(base) < 4 * written
+    finetune = task_transfer(config, wells, MACHINES, costs, PlannedTask(0, "finetune", 0, "HUVEC"), [])
+    assert finetune.written == 2 * COPIES * sum(cost.weight_bytes for cost in costs.values())
+    assert weights(tuned) * COPIES > finetune.written
+    assert finetune.puts == COPIES * (2 * len(costs) + 2) + 1
+
+
+def usual(*changes: str) -> Transfer:
+    config = RunConfig.load("rxrx1", changes)
+    wells = screen_wells(config, None)
+    found = Transfer()
+    for task in planned_tasks(config):
+        found += sites_read(config, wells, task, task_passes(config, wells, task))
+    return found
+
+
+def test_memory_for_sites_saves_reading_them_again():
+    none, some, more, everything = (usual(f"loader.cache_gib={gib}").sites for gib in (0, 8, 64, 400))
+    assert none > some > more > everything
+    assert 0.75 < some / none < 0.95  # 5,461 of the 13,000 to 100,000 sites of a task
+    config = RunConfig.load("rxrx1")
+    wells = screen_wells(config, None)
+    # With room for all of them each task reads each of its sites once at most.
+    assert everything <= sum(len(wells.fold_W) * wells.sites for task in planned_tasks(config) if task.on_gpu)
+    assert none == sum(p.sites for task in planned_tasks(config) for p in task_passes(config, wells, task))
+
+
+def test_normalize_writes_the_packed_screen_once():
+    config = RunConfig.load("rxrx1")
+    wells = screen_wells(config, None)
+    costs = network_costs(config, MACHINES, wells.classes)
+    written = task_transfer(config, wells, MACHINES, costs, NORMALIZE, [])
+    pixels = len(wells.fold_W) * wells.sites * 6 * 512**2
+    assert 0.44 * pixels < written.written < 0.45 * pixels
+    assert written.puts == pytest.approx(3.5 * len(wells.fold_W) * wells.sites, rel=0.02)
+    zstd = RunConfig.load("rxrx1", ["pack.codec=zstd"])
+    assert task_transfer(zstd, wells, MACHINES, costs, NORMALIZE, []).written < 0.72 * written.written
