@@ -111,13 +111,17 @@ def _networks(plan: RunPlan) -> Table:
 
 
 def _wall(plan: RunPlan, gpus: Sequence[int]) -> Table:
-    table = _table("Wall time", "GPUs", "the run takes", "no schedule beats", "GPUs at work", "")
+    table = _table("Wall time", "GPUs", "the run takes", "no schedule beats", "GPUs at work", "reads on average", "")
     for count in gpus:
         done = plan.on(count)
         least = max(plan.shortest, plan.gpu_seconds / count)
-        remark = "more do not help" if count == plan.enough else ""
         table.add_row(
-            str(count), duration_text(done.seconds / 3600), duration_text(least / 3600), f"{done.busy:.0%}", remark
+            str(count),
+            duration_text(done.seconds / 3600),
+            duration_text(least / 3600),
+            f"{done.busy:.0%}",
+            f"{bytes_text(plan.transfer.read / done.seconds)}/s",
+            "more do not help" if count == plan.enough else "",
         )
     return table
 
@@ -226,13 +230,13 @@ def _table(title: str, *columns: str) -> Table:
     )
     for number, name in enumerate(columns):
         left = number == 0 or name in ("rests on", "of", "", "what")
-        table.add_column(name, justify="left" if left else "right", overflow="fold")
+        table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=number == 0)
     return table
 
 
 def hours_text(hours: float) -> str:
     """Three figures of it at most."""
-    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2f}"
+    return f"{hours:,.0f}" if hours >= 99.95 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2f}"
 
 
 def duration_text(hours: float) -> str:
