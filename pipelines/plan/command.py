@@ -53,18 +53,24 @@ def run_plan(
         raise InputError(f"--screen {screen}: {where}")
     plan = make_plan(config, screen_wells(config, None if screen is None else Path(screen)), machines, run)
     compared = compare(run, machines) if run else []
-    counts = sorted({*(counts or USUAL_GPUS), *([] if counts else [plan.enough])})
+    for count in counts:
+        if count < plan.pod_gpus:
+            raise InputError(
+                f"--gpus {count}: a task takes {plan.pod_gpus} GPUs (compute.processes); give at least those"
+            )
+    usual = (plan.pod_gpus, *(count for count in USUAL_GPUS if count > plan.pod_gpus), plan.enough)
+    counts = counts or sorted(set(usual))
     if json_file is not None:
         write_plan(json_file, plan, counts, compared)
     print_plan(plan, counts, compared, console)
 
 
 def _counts(given: Sequence[str]) -> list[int]:
-    counts = []
+    counts: set[int] = set()
     for text in (part.strip() for item in given for part in item.split(",")):
         if not text.isdecimal() or int(text) < 1:
             raise InputError(
                 f"--gpus {text}: expected a number of GPUs from 1, or several with commas, for example 1,4,8"
             )
-        counts.append(int(text))
-    return counts
+        counts.add(int(text))
+    return sorted(counts)

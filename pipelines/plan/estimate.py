@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -14,11 +14,11 @@ from pipelines.plan.machines import Machines
 from pipelines.plan.measured_run import MeasuredRun
 from pipelines.plan.network_cost import NetworkCost
 from pipelines.plan.prices import Cost, cost_of
-from pipelines.plan.scheduling import Schedule, critical_path, enough_gpus, schedule, ways_to_the_end
+from pipelines.plan.scheduling import Schedule, critical_path, enough_pods, schedule, ways_to_the_end
 from pipelines.plan.screens import ScreenWells
-from pipelines.plan.site_passes import Passes, refreshes, task_passes
+from pipelines.plan.site_passes import Passes, processes, refreshes, task_passes
 from pipelines.plan.speeds import ASSUMED, MEASURED, SCALED, GpuSpeed, Seconds, Speed, network_costs, weakest
-from pipelines.plan.transfers import Transfer, packed_site_bytes, task_transfer
+from pipelines.plan.transfers import Transfer, checkpoints, packed_site_bytes, task_transfer
 
 MEASURED_FACTOR = 1.25
 """How far off rates of a like run may be: the tasks of a demo run were within a quarter of their plan."""
@@ -35,6 +35,7 @@ class TaskEstimate:
         reading: seconds in which the sites that its memory lacks are fetched and decoded, beside computing; zero where
             the rates are of a run, which read too.
         start: seconds before it works.
+        gpus: of its pod, which share its work.
         transfer: its traffic with object storage.
     """
 
@@ -43,12 +44,13 @@ class TaskEstimate:
     compute: Seconds
     reading: float
     start: float
+    gpus: int
     transfer: Transfer
 
     @property
     def work(self) -> float:
-        """Seconds of work: computing and reading go side by side."""
-        return max(self.compute.value, self.reading)
+        """Seconds of work: computing and reading go side by side, GPUs of a pod too."""
+        return max(self.compute.value, self.reading) / max(1, self.gpus)
 
     @property
     def seconds(self) -> float:
@@ -99,8 +101,8 @@ class RunPlan:
 
     @cached_property
     def gpu_seconds(self) -> float:
-        """Of all GPU pods."""
-        return sum(estimate.seconds for estimate in self.tasks if estimate.task.on_gpu)
+        """GPU-seconds of all pods."""
+        return sum(estimate.seconds * estimate.gpus for estimate in self.tasks)
 
     @cached_property
     def core_seconds(self) -> float:
@@ -145,11 +147,16 @@ class RunPlan:
     @cached_property
     def enough(self) -> int:
         """The number of GPUs beyond which more do not help."""
-        return enough_gpus(self.dag, self.seconds)
+        return self.pod_gpus * enough_pods(self.dag, self.seconds)
+
+    @property
+    def pod_gpus(self) -> int:
+        """GPUs of a pod."""
+        return processes(self.config)
 
     def on(self, gpus: int) -> Schedule:
-        """The schedule on a number of GPUs."""
-        return schedule(self.dag, self.seconds, gpus)
+        """The schedule on a number of GPUs, at least those of a pod."""
+        return schedule(self.dag, self.seconds, gpus // self.pod_gpus)
 
     @cached_property
     def cost(self) -> Cost:
@@ -190,7 +197,7 @@ def make_plan(config: RunConfig, wells: ScreenWells, machines: Machines, run: Me
     costs = network_costs(config, machines, wells.classes)
     speed: Speed
     if run is None:
-        gpu = GpuSpeed.of(machines, costs, config.screen.image_size)
+        gpu = GpuSpeed.of(machines, costs, config)
         kinds = {gpu.pass_seconds(name, kind).basis for name in costs for kind in ("training", "forward")}
         speed, rates = gpu, f"one {machines.gpu}, {_told(kinds)}"
     else:
@@ -208,7 +215,10 @@ def make_plan(config: RunConfig, wells: ScreenWells, machines: Machines, run: Me
         else:
             total = _cpu_seconds(config, wells, machines, task, run)
         reading = 0.0 if run is not None or not task.on_gpu else _reading_seconds(config, machines, transfer)
-        estimates.append(TaskEstimate(task, passes, total, reading, machines.pods.start_s, transfer))
+        gpus = processes(config) if task.on_gpu else 0
+        estimate = TaskEstimate(task, passes, total, reading, machines.pods.start_s, gpus, transfer)
+        saved = checkpoints(config, costs, task, estimate.work)
+        estimates.append(replace(estimate, transfer=transfer + saved))
     return RunPlan(config, wells, machines, costs, speed, rates, tuple(estimates))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from components.core.config import RunConfig
@@ -9,12 +10,16 @@ from pipelines.plan.dag import PlannedTask
 from pipelines.plan.machines import Machines
 from pipelines.plan.network_cost import NetworkCost
 from pipelines.plan.screens import ScreenWells
+from pipelines.plan.site_passes import processes
+from pipelines.plan.speeds import element_bytes
 from pipelines.plan.transfers import Transfer, packed_site_bytes, site_bytes
 
 BASE_GIB = 4.0
 """Of a training process without images: torch, CUDA, tables."""
 READ_AHEAD = 5
 """Batches in memory at a time: those that the loader is ahead, and the one in work."""
+MEMORY_SHARE = 0.9
+"""Of a GPU's memory that a step may take by this estimate."""
 BUSY_STORE = 100e6
 """Bytes a second from object storage, of one pod, worth a word."""
 
@@ -44,10 +49,16 @@ def warnings_of(
     ]
 
 
-def batch_gigabytes(config: RunConfig, cost: NetworkCost, step: str, element: int) -> float:
+def batch_gigabytes(config: RunConfig, cost: NetworkCost, step: str, parts: int) -> float:
     """GPU memory that a training step of one backbone takes, about, 1e9 bytes.
 
     Activations of the images that gradients go through, and float32 weights, gradients and Adam's two moments.
+
+    Args:
+        config: batches and precision.
+        cost: of the backbone.
+        step: pretrain, or a mean teacher's.
+        parts: that a batch is cut into.
     """
     if step == "pretrain":
         images, copies = config.pretrain.batch_size, 4
@@ -55,41 +66,45 @@ def batch_gigabytes(config: RunConfig, cost: NetworkCost, step: str, element: in
         # The student sees the labelled wells twice, in two views of one backward pass; student, gradient, teacher.
         teacher = config.mean_teacher
         images, copies = 2 * teacher.labelled_batch + teacher.unlabelled_batch, 3
-    return (images * cost.activation_bytes(element) + copies * cost.weight_bytes) / 1e9
+    return (math.ceil(images / parts) * cost.activation_bytes(element_bytes(config)) + copies * cost.weight_bytes) / 1e9
 
 
 def _gpu_memory(config: RunConfig, machines: Machines, costs: Mapping[str, NetworkCost]) -> list[str]:
-    gpu, element = machines.gpus[machines.gpu], machines.assumed.activation_bytes
+    room = MEMORY_SHARE * machines.gpus[machines.gpu].memory_gb
+    own, accumulate = processes(config), config.compute.accumulate
     found = []
-    for step, sizes in (
-        ("pretrain", "pretrain.batch_size"),
-        ("finetune", "mean_teacher.labelled_batch and unlabelled_batch"),
-    ):
+    for step in ("pretrain", "finetune"):
         if step == "finetune" and not config.mean_teacher.enabled:
             continue
-        needed = {name: batch_gigabytes(config, cost, step, element) for name, cost in costs.items()}
+        needed = {name: batch_gigabytes(config, cost, step, own * accumulate) for name, cost in costs.items()}
         name = max(needed, key=lambda name: needed[name])
-        if needed[name] > 0.9 * gpu.memory_gb:
-            precision = "bfloat16" if element == 2 else "float32"
-            found.append(
-                f"{step} of {name} needs about {needed[name]:.0f} GB of GPU memory in {precision} (estimated from its layers), "
-                f"{machines.gpu} has {gpu.memory_gb:.0f}: make {sizes} smaller, or take another GPU"
-            )
+        if needed[name] <= room:
+            continue
+        suffices = next((k for k in range(2, 65) if batch_gigabytes(config, costs[name], step, own * k) <= room), None)
+        advice = f"set compute.accumulate to {suffices}" if suffices else "take smaller batches"
+        found.append(
+            f"{step} of {name} needs about {needed[name]:.0f} GB of GPU memory (estimated from its layers), "
+            f"{machines.gpu} has {machines.gpus[machines.gpu].memory_gb:.0f}: {advice}, or take another GPU"
+        )
     return found
 
 
 def _pod_memory(config: RunConfig, machines: Machines) -> list[str]:
     teacher = config.mean_teacher
+    own = processes(config)
     batch = max(
         config.pretrain.batch_size, teacher.labelled_batch + teacher.unlabelled_batch, config.predict.batch_size
     )
     batches = READ_AHEAD * batch * site_bytes(config) / 2**30
-    needed, memory = BASE_GIB + config.loader.cache_gib + batches, machines.pods.gpu_pod.memory_gib
+    needed = BASE_GIB * own + config.loader.cache_gib * own + batches
+    memory = machines.pods.gpu_pod.memory_gib
     if needed <= memory:
         return []
+    each = " each" if own > 1 else ""
     return [
-        f"a GPU pod needs about {needed:.0f} GiB of memory (loader.cache_gib {config.loader.cache_gib:g}, batches "
-        f"{batches:.1f}, the process {BASE_GIB:g}), pods.gpu_pod has {memory:g}: make loader.cache_gib smaller"
+        f"a GPU pod needs about {needed:.0f} GiB of memory ({own} process{'es' if own > 1 else ''} of {BASE_GIB:g}{each}, "
+        f"loader.cache_gib {config.loader.cache_gib:g}{each}, batches {batches:.1f}), pods.gpu_pod has {memory:g}: make "
+        "loader.cache_gib smaller, or set the memory that your pods have"
     ]
 
 

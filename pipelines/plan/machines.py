@@ -48,7 +48,6 @@ class Assumed(Frozen):
 
     compute_share: Share = Field(..., description="share of the peak operations that a dense layer reaches")
     memory_share: Share = Field(..., description="share of the memory bandwidth that a layer reaches")
-    activation_bytes: Literal[2, 4] = Field(..., description="2 for bfloat16, 4 for float32")
     view_traffic: NonNegative = Field(
         ..., description="reads and writes of each image value that a training view makes"
     )

@@ -13,7 +13,7 @@ from components.core.config import CHANNELS
 from pipelines.plan.comparison import StepComparison
 from pipelines.plan.dag import STEPS
 from pipelines.plan.estimate import RunPlan, TaskEstimate, basis_of
-from pipelines.plan.speeds import MEASURED, SCALED, GpuSpeed, weakest
+from pipelines.plan.speeds import BFLOAT16, MEASURED, SCALED, GpuSpeed, element_bytes, weakest
 from pipelines.plan.transfers import Transfer
 
 WIDTH = 100
@@ -79,7 +79,7 @@ def _steps(plan: RunPlan) -> Table:
 
 def _row(found: Sequence[TaskEstimate]) -> list[str]:
     hours = [estimate.seconds / 3600 for estimate in found]
-    of_gpu = [estimate.seconds / 3600 for estimate in found if estimate.task.on_gpu]
+    of_gpu = [estimate.gpus * estimate.seconds / 3600 for estimate in found if estimate.task.on_gpu]
     passes = sum(p.student + p.forward for estimate in found for p in estimate.passes)
     transfer = sum((estimate.transfer for estimate in found), Transfer())
     return [
@@ -154,7 +154,7 @@ def _cost(plan: RunPlan) -> Table:
         _money(cost.cpu),
         f"{plan.core_seconds / 3600:,.1f} core-hours of the steps without a GPU",
     )
-    stored = bytes_text(plan.transfer.written)
+    stored = bytes_text(plan.transfer.written - plan.transfer.deleted)
     table.add_row("storage", _money(cost.storage_month), _money(cost.storage_month), f"{stored} for a month")
     requests = f"{count_text(plan.transfer.gets)} gets, {count_text(plan.transfer.puts)} puts"
     table.add_row("requests", _money(cost.requests), _money(cost.requests), requests)
@@ -180,12 +180,13 @@ def _remarks(plan: RunPlan) -> list[Text]:
             )
         )
     assumed = plan.machines.assumed
+    precision = "bfloat16" if element_bytes(plan.config) == BFLOAT16 else "float32 (TF32)"
     if plan.basis != MEASURED and any("assumed" in e.compute.basis for e in plan.tasks if e.task.on_gpu):
         remarks.append(
             (
                 "note",
                 f"assumed: {assumed.compute_share:.0%} of the peak operations and {assumed.memory_share:.0%} of the bandwidth "
-                f"in {plan.machines.gpu}'s data sheet, {'bfloat16' if assumed.activation_bytes == 2 else 'float32 (TF32)'}; "
+                f"in {plan.machines.gpu}'s data sheet, {precision}; "
                 "none of it was measured. Give --measured RUN_DIR or rates in a --throughput FILE",
             )
         )

@@ -49,6 +49,7 @@ def as_data(plan: RunPlan, gpus: Sequence[int], compared: Sequence[StepCompariso
         "gpu": plan.machines.gpu,
         "rates": plan.rates,
         "basis": plan.basis,
+        "gpus_of_a_pod": plan.pod_gpus,
         "gpu_hours": hours,
         "gpu_hours_range": [hours / plan.factor, hours * plan.factor],
         "steps": {step: _step(found) for step in STEPS if (found := plan.of(step))},
@@ -92,7 +93,7 @@ def _step(found: Sequence[TaskEstimate]) -> dict[str, Any]:
     seconds = [estimate.seconds for estimate in found]
     return {
         "pods": len(found),
-        "gpu_hours": sum(e.seconds for e in found if e.task.on_gpu) / 3600,
+        "gpu_hours": sum(e.seconds * e.gpus for e in found) / 3600,
         "pod_seconds": {"least": min(seconds), "most": max(seconds), "sum": sum(seconds)},
         "training_passes": sum(p.student for e in found for p in e.passes),
         "forward_passes": sum(p.forward for e in found for p in e.passes),
@@ -117,6 +118,7 @@ def _transfer(transfer: Transfer) -> dict[str, int]:
     return {
         "read_bytes": round(transfer.read),
         "written_bytes": round(transfer.written),
+        "deleted_bytes": round(transfer.deleted),
         "gets": round(transfer.gets),
         "puts": round(transfer.puts),
     }

@@ -44,7 +44,7 @@ def cost_of(machines: Machines, gpu_hours: float, core_hours: float, traffic: Tr
         machines: the GPU and the prices.
         gpu_hours: of all GPU pods, starting included.
         core_hours: of all pods without a GPU.
-        traffic: of all tasks; what is written stays.
+        traffic: of all tasks; what is written stays, but for checkpoints.
     """
     prices = machines.prices
     gpu = gpu_hours * machines.gpus[machines.gpu].price_per_hour
@@ -52,6 +52,6 @@ def cost_of(machines: Machines, gpu_hours: float, core_hours: float, traffic: Tr
         gpu=gpu,
         gpu_spot=gpu * prices.spot_factor,
         cpu=core_hours * prices.cpu_core_hour,
-        storage_month=traffic.written / 1e9 * prices.storage_gb_month,
+        storage_month=(traffic.written - traffic.deleted) / 1e9 * prices.storage_gb_month,
         requests=(traffic.puts * prices.put_per_1000 + traffic.gets * prices.get_per_1000) / 1000,
     )

@@ -1,6 +1,6 @@
-"""When tasks of a DAG run on a number of GPUs: list scheduling by the longest way to the end. Pure.
+"""When tasks of a DAG run on a number of GPU pods: list scheduling by the longest way to the end. Pure.
 
-Tasks without a GPU never wait for one. Bounds that no schedule beats: the critical path, and all GPU work over the GPUs.
+Tasks without a GPU never wait for one. Bounds that no schedule beats: the critical path, and all GPU work over the pods.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pipelines.plan.dag import PlannedTask
 
 ENOUGH = 1.01
-"""More GPUs help no more where the schedule is within this of the critical path."""
+"""More pods help no more where the schedule is within this of the critical path."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class Schedule:
     """A schedule.
 
     Attributes:
-        gpus: how many there are.
+        pods: GPU pods that run side by side.
         start: of each task, seconds.
         end: of each task, seconds.
-        busy: share of the GPUs' time, from the first to the last GPU task, in which they work.
+        busy: share of the pods' time, from the first to the last GPU task, in which they work.
     """
 
-    gpus: int
+    pods: int
     start: tuple[float, ...]
     end: tuple[float, ...]
     busy: float
@@ -37,17 +37,17 @@ class Schedule:
         return max(self.end)
 
 
-def schedule(tasks: Sequence[PlannedTask], seconds: Sequence[float], gpus: int) -> Schedule:
-    """Gives every free GPU the ready task with the longest way to the end.
+def schedule(tasks: Sequence[PlannedTask], seconds: Sequence[float], pods: int) -> Schedule:
+    """Gives every free GPU pod the ready task with the longest way to the end.
 
     Args:
         tasks: each after what it needs; task n is the n-th.
         seconds: of each task.
-        gpus: how many there are, at least one.
+        pods: GPU pods that run side by side, at least one.
 
     Source: critical-path list scheduling (Graham 1969): at most twice as long as the best schedule.
     """
-    assert gpus >= 1
+    assert pods >= 1
     way = ways_to_the_end(tasks, seconds)
     waiting = [len(task.needs) for task in tasks]
     followers: list[list[int]] = [[] for _ in tasks]
@@ -57,7 +57,7 @@ def schedule(tasks: Sequence[PlannedTask], seconds: Sequence[float], gpus: int) 
     start, end = [0.0] * len(tasks), [0.0] * len(tasks)
     ready: list[tuple[float, int]] = []
     running: list[tuple[float, int]] = []
-    free, now = gpus, 0.0
+    free, now = pods, 0.0
 
     def begin(number: int) -> None:
         start[number], end[number] = now, now + seconds[number]
@@ -85,7 +85,7 @@ def schedule(tasks: Sequence[PlannedTask], seconds: Sequence[float], gpus: int) 
     of_gpus = [task.number for task in tasks if task.on_gpu]
     span = max((end[n] for n in of_gpus), default=0.0) - min((start[n] for n in of_gpus), default=0.0)
     work = sum(seconds[n] for n in of_gpus)
-    return Schedule(gpus, tuple(start), tuple(end), work / (span * gpus) if span else 0.0)
+    return Schedule(pods, tuple(start), tuple(end), work / (span * pods) if span else 0.0)
 
 
 def ways_to_the_end(tasks: Sequence[PlannedTask], seconds: Sequence[float]) -> list[float]:
@@ -110,11 +110,11 @@ def critical_path(tasks: Sequence[PlannedTask], seconds: Sequence[float]) -> lis
     return path
 
 
-def enough_gpus(tasks: Sequence[PlannedTask], seconds: Sequence[float]) -> int:
-    """The smallest number of GPUs beyond which more do not help."""
+def enough_pods(tasks: Sequence[PlannedTask], seconds: Sequence[float]) -> int:
+    """The smallest number of GPU pods beyond which more do not help."""
     shortest = max(ways_to_the_end(tasks, seconds), default=0.0)
     most = max(1, sum(task.on_gpu for task in tasks))
-    for gpus in range(1, most):
-        if schedule(tasks, seconds, gpus).seconds <= ENOUGH * shortest:
-            return gpus
+    for pods in range(1, most):
+        if schedule(tasks, seconds, pods).seconds <= ENOUGH * shortest:
+            return pods
     return most

@@ -21,6 +21,10 @@ from pipelines.plan.screens import FoldMasks, ScreenWells, fold_masks
 
 Kind = Literal["training", "forward"]
 Mask = NDArray[np.bool_]
+PIECE = 4096
+"""Wells that are predicted together (core.learning.prediction): BatchNorm adapts to their domains for each piece anew."""
+LEAST = 2
+"""Wells of a part of a batch (core.learning.micro_batches): smaller batches are filled by repetition."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,17 @@ def batch_sizes(count_D: list[int], size: int, by_domain: bool) -> list[int]:
     ]
 
 
+def filled(sizes: list[int], config: RunConfig) -> list[int]:
+    """Batches as large as their parts need them, over processes and one after the other."""
+    parts = processes(config) * config.compute.accumulate
+    return [max(size, LEAST * parts) if size and parts > 1 else size for size in sizes]
+
+
+def processes(config: RunConfig) -> int:
+    """GPUs of a pod, each with a process: as configured; 0 takes those that there are, of which a plan gives one."""
+    return max(1, config.compute.processes)
+
+
 def refreshes(config: RunConfig, cell_type: str, validates: bool) -> Refreshes:
     """How often pseudo_label makes its labels: at its start, and at every new best of the teachers but the last epoch's.
 
@@ -110,12 +125,12 @@ def training_sites(config: RunConfig, wells: ScreenWells, masks: FoldMasks) -> t
     teacher = config.mean_teacher
     domains, by_domain = _domains(config, wells)
     others_W = masks.validation | masks.unlabelled
-    labelled = batch_sizes(_counts(domains, masks.training), teacher.labelled_batch, by_domain)
+    labelled = filled(batch_sizes(_counts(domains, masks.training), teacher.labelled_batch, by_domain), config)
     if not others_W.any():
         return sum(labelled), 0
     if not by_domain:
-        return sum(labelled), len(labelled) * teacher.unlabelled_batch
-    of_round = batch_sizes(_counts(domains, others_W), teacher.unlabelled_batch, by_domain)
+        return sum(labelled), sum(filled([teacher.unlabelled_batch] * len(labelled), config))
+    of_round = filled(batch_sizes(_counts(domains, others_W), teacher.unlabelled_batch, by_domain), config)
     if not of_round:
         return sum(labelled), 0
     # Rounds come in random order; an incomplete one is as large as its share on average.
@@ -128,7 +143,8 @@ def _pretrain(config: RunConfig, wells: ScreenWells, task: PlannedTask) -> Itera
     masks = fold_masks(config, wells, task.fold)
     domains, by_domain = _domains(config, wells)
     settings = config.pretrain
-    sites = settings.epochs * sum(batch_sizes(_counts(domains, masks.training), settings.batch_size, by_domain))
+    batches = filled(batch_sizes(_counts(domains, masks.training), settings.batch_size, by_domain), config)
+    sites = settings.epochs * sum(batches)
     yield Passes("training", "training", task.backbone, sites, 0, sites)
     validations = len(validated_epochs(0, settings.epochs, settings.validate_every)) if masks.validation.any() else 0
     once = _inference(config, wells, masks.validation, 1)
@@ -167,25 +183,34 @@ def _prediction(config: RunConfig, wells: ScreenWells, task: PlannedTask) -> Ite
     assert task.cell_type is not None
     assert task.fold is not None
     masks = fold_masks(config, wells, task.fold, task.cell_type)
-    held_out_W = wells.holdout_W & wells.of_type(task.cell_type)
-    parts: list[tuple[Mask, Mask, Literal["screen", "holdout"]]] = [
-        (masks.validation, ~held_out_W & wells.of_type(task.cell_type), "screen"),
-        (held_out_W & wells.treatment_W, held_out_W, "holdout"),
-    ]
+    of_type_W = wells.of_type(task.cell_type)
+    held_out_W = wells.holdout_W & of_type_W
+    named: tuple[tuple[Literal["screen", "holdout"], list[Mask], Mask], ...] = (
+        ("screen", [masks.validation, masks.unlabelled], of_type_W & ~held_out_W),
+        ("holdout", [held_out_W & wells.treatment_W], held_out_W),
+    )
     for backbone in config.backbones:
-        for named_W, all_W, group in parts:
+        for group, of_logits, all_W in named:
             views = config.predict.views
-            count = _inference(config, wells, named_W, views)
-            sites = _inference(config, wells, named_W, 1)
-            if group == "screen":
-                count += _inference(config, wells, masks.unlabelled, views)
-                sites += _inference(config, wells, masks.unlabelled, 1)
+            count = sum(_predicted(config, wells, chosen_W, views) for chosen_W in of_logits)
+            sites = sum(_predicted(config, wells, chosen_W, 1) for chosen_W in of_logits)
             yield Passes("forward", "logits", backbone.name, 0, count, sites, group)
             if config.embeddings.enabled:
-                count = _inference(config, wells, all_W, config.embeddings.views)
-                yield Passes(
-                    "forward", "embeddings", backbone.name, 0, count, _inference(config, wells, all_W, 1), group
-                )
+                count = _predicted(config, wells, all_W, config.embeddings.views)
+                sites = _predicted(config, wells, all_W, 1)
+                yield Passes("forward", "embeddings", backbone.name, 0, count, sites, group)
+
+
+def _predicted(config: RunConfig, wells: ScreenWells, chosen_W: Mask, views: int) -> int:
+    """Passes of a prediction, which goes piece by piece."""
+    if config.batch_norm.domain == "none":
+        return _inference(config, wells, chosen_W, views)
+    chosen_w, total = np.flatnonzero(chosen_W), 0
+    for start in range(0, len(chosen_w), PIECE):
+        piece_W = np.zeros_like(chosen_W)
+        piece_W[chosen_w[start : start + PIECE]] = True
+        total += _inference(config, wells, piece_W, views)
+    return total
 
 
 def _inference(config: RunConfig, wells: ScreenWells, chosen_W: Mask, views: int) -> int:

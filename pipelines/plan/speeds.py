@@ -14,7 +14,8 @@ from pipelines.plan.site_passes import Passes
 
 MEASURED, SCALED, ASSUMED = "measured", "scaled", "assumed"
 """What seconds rest on; scaled ones were measured on another network, image size, screen or number of cores."""
-_FLOAT32 = 4
+FLOAT32, BFLOAT16 = 4, 2
+"""Bytes of a number."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,17 @@ class GpuSpeed:
     measured: tuple[MeasuredRate, ...]
     costs: Mapping[str, NetworkCost]
     image_size: int
+    element: int
+    """bytes of an activation"""
     start_s: float = 0.0
     """none: a pod's start is counted for every pod"""
 
     @classmethod
-    def of(cls, machines: Machines, costs: Mapping[str, NetworkCost], image_size: int) -> GpuSpeed:
+    def of(cls, machines: Machines, costs: Mapping[str, NetworkCost], config: RunConfig) -> GpuSpeed:
         """The planned GPU."""
         rates = tuple(rate for rate in machines.measured if rate.gpu == machines.gpu)
-        return cls(machines.gpu, machines.gpus[machines.gpu], machines.assumed, rates, costs, image_size)
+        gpu, size = machines.gpus[machines.gpu], config.screen.image_size
+        return cls(machines.gpu, gpu, machines.assumed, rates, costs, size, element_bytes(config))
 
     def seconds(self, step: str, passes: Passes) -> Seconds:
         """See Speed; the step makes no difference."""
@@ -91,27 +95,32 @@ class GpuSpeed:
         rate = own or next(iter(known), None)
         if rate is None:
             cost = self.costs[backbone]
-            return Seconds(roofline_seconds(cost, self.gpu, self.assumed, training=kind == "training"), ASSUMED)
+            return Seconds(
+                roofline_seconds(cost, self.gpu, self.assumed, self.element, training=kind == "training"), ASSUMED
+            )
         pixels = (self.image_size / rate.image_size) ** 2
         macs = self.costs[backbone].forward_macs / self.costs[rate.backbone].forward_macs
         exact = own is not None and rate.image_size == self.image_size
         return Seconds(pixels * macs / rate.sites_per_s, MEASURED if exact else SCALED)
 
 
-def roofline_seconds(cost: NetworkCost, gpu: Gpu, assumed: Assumed, *, training: bool) -> float:
+def element_bytes(config: RunConfig) -> int:
+    """Bytes of an activation on a GPU, all of which have bfloat16."""
+    return FLOAT32 if config.compute.precision == "float32" else BFLOAT16
+
+
+def roofline_seconds(cost: NetworkCost, gpu: Gpu, assumed: Assumed, element: int, *, training: bool) -> float:
     """Seconds of one site: each layer takes the longer of its arithmetic and its memory traffic.
 
     Source: the roofline model (Williams, Waterman and Patterson 2009, doi:10.1145/1498765.1498785).
     """
     operations = gpu.teraflops * 1e12 * assumed.compute_share
     bandwidth = gpu.gigabytes_per_s * 1e9 * assumed.memory_share
-    if assumed.activation_bytes == _FLOAT32:
+    if element == FLOAT32:
         operations /= 2  # tensor cores take float32 as TF32, at half the rate of bfloat16
     rounds = 1 + BACKWARD if training else 1
-    layers = sum(
-        max(2.0 * layer.macs / operations, layer.moved * assumed.activation_bytes / bandwidth) for layer in cost.layers
-    )
-    view = assumed.view_traffic * cost.pixels * _FLOAT32 / bandwidth
+    layers = sum(max(2.0 * layer.macs / operations, layer.moved * element / bandwidth) for layer in cost.layers)
+    view = assumed.view_traffic * cost.pixels * FLOAT32 / bandwidth
     # Inference views are turned images: one more read and write.
     return rounds * layers + (view if training else view / max(1.0, assumed.view_traffic) * 2)
 

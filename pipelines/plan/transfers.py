@@ -1,7 +1,7 @@
 """What a task reads from object storage and writes to it: bytes and requests. Pure arithmetic.
 
-Counted: packed plates, sites that a task's memory does not hold, manifests, weights, logits, embeddings. Outputs are written
-twice, to the finished outputs that a second run finds and to the pipeline's artifacts. Left out: the periodic checkpoints.
+Counted: packed plates, sites that a task's memory does not hold, manifests, weights, logits, embeddings, checkpoints. Outputs
+are written twice, to the finished outputs that a second run finds and to the pipeline's artifacts.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Transfer:
         gets: reading requests.
         puts: writing requests.
         sites: packed sites among what is read.
+        deleted: bytes among those written that the run itself deletes: checkpoints.
     """
 
     read: float = 0.0
@@ -44,6 +45,7 @@ class Transfer:
     gets: float = 0.0
     puts: float = 0.0
     sites: float = 0.0
+    deleted: float = 0.0
 
     def __add__(self, other: Transfer) -> Transfer:
         return Transfer(
@@ -52,6 +54,7 @@ class Transfer:
             self.gets + other.gets,
             self.puts + other.puts,
             self.sites + other.sites,
+            self.deleted + other.deleted,
         )
 
 
@@ -144,6 +147,26 @@ def task_transfer(
         gets=len(read) + once,
         puts=copies * sum(_puts(size) for size in files) + once,
     )
+
+
+def checkpoints(config: RunConfig, costs: Mapping[str, NetworkCost], task: PlannedTask, seconds: float) -> Transfer:
+    """What a training task saves by time, each checkpoint in the place of the one before; none of a prediction's pieces.
+
+    pretrain saves its network, Adam's two moments and the best weights so far; a mean teacher's task, which has no moments,
+    students and teachers, and their best.
+
+    Args:
+        config: how often.
+        costs: of the networks.
+        task: which task.
+        seconds: that it works.
+    """
+    if task.step not in ("pretrain", "finetune", "pseudo_label"):
+        return Transfer()
+    names = costs if task.backbone is None else (task.backbone,)
+    size = 4.0 * sum(costs[name].weight_bytes for name in names)
+    count = int(seconds / max(1.0, config.compute.checkpoint_seconds))
+    return Transfer(written=count * size, deleted=count * size, puts=count * (_puts(size) + 1))
 
 
 def _distinct(config: RunConfig, wells: ScreenWells, task: PlannedTask, holdout: bool) -> int:

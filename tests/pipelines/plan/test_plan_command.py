@@ -82,6 +82,7 @@ def test_rates_of_a_run_are_told_with_how_well_they_fit(cellsignal: Cellsignal):
         (["--gpus", "0"], ["--gpus 0", "from 1"]),
         (["--gpus", "1,-2"], ["--gpus -2"]),
         (["--gpus", "many"], ["--gpus many"]),
+        (["--gpus", "8,2", "--set", "compute.processes=4"], ["--gpus 2", "compute.processes"]),
         (["--gpu", "tpu"], ["--gpu tpu", "known are l4"]),
         (["--throughput", "nowhere.yaml"], ["--throughput nowhere.yaml", "no such file"]),
         (["--measured", "nowhere"], ["--measured nowhere", "no such run folder"]),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.plan.dag import PlannedTask
-from pipelines.plan.scheduling import critical_path, enough_gpus, schedule, ways_to_the_end
+from pipelines.plan.scheduling import critical_path, enough_pods, schedule, ways_to_the_end
 
 
 @st.composite
@@ -43,14 +43,14 @@ def test_a_schedule_is_valid_and_not_under_its_bounds(dag: tuple[list[PlannedTas
 
 
 @given(dags())
-def test_the_critical_path_is_a_chain_as_long_as_the_run_on_enough_gpus(dag: tuple[list[PlannedTask], list[float]]):
+def test_the_critical_path_is_a_chain_as_long_as_the_run_on_enough_pods(dag: tuple[list[PlannedTask], list[float]]):
     tasks, seconds = dag
     path = critical_path(tasks, seconds)
     assert all(before in tasks[after].needs for before, after in pairwise(path))
     length = sum(seconds[number] for number in path)
     assert length == pytest.approx(max(ways_to_the_end(tasks, seconds)))
     assert schedule(tasks, seconds, len(tasks)).seconds == pytest.approx(length)
-    assert schedule(tasks, seconds, enough_gpus(tasks, seconds)).seconds <= 1.01 * length + 1e-6
+    assert schedule(tasks, seconds, enough_pods(tasks, seconds)).seconds <= 1.01 * length + 1e-6
 
 
 def test_the_longest_way_goes_first():
@@ -65,7 +65,7 @@ def test_the_longest_way_goes_first():
 def test_equal_tasks_share_the_gpus():
     tasks = [PlannedTask(n, "pretrain") for n in range(10)]
     assert [schedule(tasks, [1.0] * 10, gpus).seconds for gpus in (1, 2, 3, 5, 10, 20)] == [10, 5, 4, 2, 1, 1]
-    assert enough_gpus(tasks, [1.0] * 10) == 10
+    assert enough_pods(tasks, [1.0] * 10) == 10
 
 
 def test_steps_without_a_gpu_never_wait_for_one():

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.core.config import RunConfig
+from components.core.learning import micro_batches, prediction
 from components.core.learning.sampling import well_batches
 from pipelines.plan import site_passes
 from pipelines.plan.dag import PlannedTask, planned_tasks
@@ -40,6 +41,9 @@ VARIANTS = {
     "held-out experiment": tiny(screen={"holdout_experiments": ("HUVEC-04",)}, embeddings={"views": 2}),
     "no embeddings, controls of training": tiny(embeddings={"enabled": False}, screen={"controls": "training"}),
     "no images kept": tiny(loader={"cache_gib": 0.0}),
+    "batches in parts, small ones filled": tiny(compute={"accumulate": 5}, mean_teacher={"unlabelled_batch": 7}),
+    "domain batches in parts": tiny(compute={"accumulate": 3}, batch_norm={"domain": "plate"}),
+    "domains cut by pieces": tiny(batch_norm={"domain": "experiment"}),
 }
 
 
@@ -61,6 +65,9 @@ def check(config: RunConfig, screen: CountedScreen, task: PlannedTask, counts: C
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_step_takes_the_passes_that_are_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
     config = VARIANTS[name]
+    if name == "domains cut by pieces":
+        monkeypatch.setattr(prediction, "_PIECE", 5)
+        monkeypatch.setattr(site_passes, "PIECE", 5)
     screen = CountedScreen(tmp_path, config)
     bases = []
     for backbone in WIDTH:
@@ -99,6 +106,10 @@ def test_a_run_without_pseudo_labels_predicts_with_infer(
         counts = counted(patch)
         screen.infer(1, "HUVEC", bases)
     check(config, screen, PlannedTask(0, "infer", 1, "HUVEC"), counts)
+
+
+def test_constants_are_those_of_training():
+    assert (site_passes.PIECE, site_passes.LEAST) == (prediction._PIECE, micro_batches.LEAST)
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(1, 20), st.booleans())
@@ -145,6 +156,14 @@ def test_work_grows_with_epochs_views_backbones_and_folds():
     assert one * 2 == total(usual, "finetune", "training", "student")
     one = total(["folds.train=[0]"], "pseudo_label", "embeddings")
     assert one * 5 == total(usual, "pseudo_label", "embeddings")
+
+
+def test_every_well_is_embedded_in_all_views_by_every_fold_and_backbone():
+    wells = len(screen_wells(RunConfig.load("rxrx1"), None).fold_W)
+    assert total([], "pseudo_label", "embeddings") == wells * 2 * 8 * 5 * 2
+    # Held-out and unlabelled treatments by each fold, labelled ones by the fold that holds them out.
+    named = 5 * (18 + 2) * 1108 + 31 * 1108
+    assert total([], "pseudo_label", "logits") == named * 2 * 8 * 2
 
 
 def test_work_grows_linearly_with_the_experiments():

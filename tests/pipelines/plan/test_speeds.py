@@ -11,7 +11,16 @@ from components.core.errors import InputError
 from pipelines.plan.estimate import RunPlan, make_plan
 from pipelines.plan.machines import Machines, read_machines
 from pipelines.plan.screens import screen_wells
-from pipelines.plan.speeds import ASSUMED, MEASURED, SCALED, GpuSpeed, network_costs, roofline_seconds
+from pipelines.plan.speeds import (
+    ASSUMED,
+    BFLOAT16,
+    FLOAT32,
+    MEASURED,
+    SCALED,
+    GpuSpeed,
+    network_costs,
+    roofline_seconds,
+)
 
 CONFIG = RunConfig.load("rxrx1")
 WELLS = screen_wells(CONFIG, None)
@@ -33,12 +42,11 @@ def planned(own: Machines) -> RunPlan:
 @pytest.mark.parametrize("name", COSTS)
 def test_assumed_rates_stay_under_the_peak_and_know_their_place(gpu: str, name: str):
     kind, cost = SHIPPED.gpus[gpu], COSTS[name]
-    training = roofline_seconds(cost, kind, SHIPPED.assumed, training=True)
-    forward = roofline_seconds(cost, kind, SHIPPED.assumed, training=False)
+    training = roofline_seconds(cost, kind, SHIPPED.assumed, BFLOAT16, training=True)
+    forward = roofline_seconds(cost, kind, SHIPPED.assumed, BFLOAT16, training=False)
     assert 2 * cost.forward_macs / forward <= SHIPPED.assumed.compute_share * kind.teraflops * 1e12
     assert 2.5 < training / forward < 4.5
-    slow = SHIPPED.assumed.model_copy(update={"activation_bytes": 4})
-    assert 1.5 < roofline_seconds(cost, kind, slow, training=True) / training <= 2.0
+    assert 1.5 < roofline_seconds(cost, kind, SHIPPED.assumed, FLOAT32, training=True) / training <= 2.0
 
 
 def test_nothing_shipped_is_called_measured_but_cpu_rates():
@@ -63,7 +71,7 @@ pods: {loader_threads: 8, start_s: 0}
 
 def test_measured_rates_take_the_place_of_assumed_ones(tmp_path: Path):
     own = machines(tmp_path, RATES, "h100")
-    speed = GpuSpeed.of(own, COSTS, 512)
+    speed = GpuSpeed.of(own, COSTS, CONFIG)
     training, forward = (speed.pass_seconds("xception", kind) for kind in ("training", "forward"))
     assert (training.value, training.basis) == (1 / 500, MEASURED)
     assert (forward.value, forward.basis) == (1 / 2000, MEASURED)
@@ -74,7 +82,7 @@ def test_measured_rates_take_the_place_of_assumed_ones(tmp_path: Path):
     ratio = COSTS["xception_large"].forward_macs / COSTS["xception"].forward_macs
     assert (large.value, large.basis) == (pytest.approx(ratio / 2000), SCALED)
     assert (
-        GpuSpeed.of(own.model_copy(update={"gpu": "l4"}), COSTS, 512).pass_seconds("xception", "training").basis
+        GpuSpeed.of(own.model_copy(update={"gpu": "l4"}), COSTS, CONFIG).pass_seconds("xception", "training").basis
         == ASSUMED
     )
     (pretrain,) = [e for e in planned(own).of("pretrain") if e.task.name == "pretrain fold 0 xception"]
@@ -116,6 +124,34 @@ def test_memory_that_does_not_suffice_is_told(tmp_path: Path):
     assert any("loader.cache_gib 8" in w and "pods.gpu_pod has 8" in w for w in small)
     large = planned(read_machines(None, "h200")).warnings
     assert not any("needs about" in w for w in large)
+
+
+def test_a_batch_in_parts_fits_as_the_warning_says(tmp_path: Path):
+    (told,) = [w for w in planned(read_machines(None, "l4")).warnings if w.startswith("finetune of xception_large")]
+    parts = int(told.split("compute.accumulate to ")[1].split(",")[0])
+    for accumulate, fits in ((parts, True), (parts - 1, False)):
+        config = RunConfig.load("rxrx1", [f"compute.accumulate={accumulate}"])
+        warnings = make_plan(config, WELLS, read_machines(None, "l4")).warnings
+        assert any(w.startswith("finetune of xception_large") for w in warnings) != fits
+
+
+def test_float32_takes_longer_and_more_memory():
+    config = RunConfig.load("rxrx1", ["compute.precision=float32"])
+    usual, plan = planned(SHIPPED), make_plan(config, WELLS, SHIPPED)
+    assert 1.5 * usual.gpu_seconds < plan.gpu_seconds < 2 * usual.gpu_seconds
+    assert any("finetune of xception_large needs about" in w for w in plan.warnings)
+    assert not any("finetune of xception_large needs about" in w for w in usual.warnings)
+
+
+def test_gpus_of_a_pod_share_its_work():
+    config = RunConfig.load("rxrx1", ["compute.processes=4"])
+    usual, plan = planned(SHIPPED), make_plan(config, WELLS, SHIPPED)
+    start = SHIPPED.pods.start_s
+    for one, four in zip(usual.tasks, plan.tasks, strict=True):
+        # Validation wells of a few epochs are filled up to the number of processes.
+        assert four.seconds - start == pytest.approx((one.seconds - start) / (4 if four.task.on_gpu else 1), rel=0.01)
+    assert plan.enough == 4 * usual.enough
+    assert plan.on(8).seconds == pytest.approx(usual.on(2).seconds / 4, rel=0.03)
 
 
 def test_a_network_that_is_described_needs_no_layers(tmp_path: Path):

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from components.core.config import RunConfig
+from components.core.learning.checkpointing import Checkpoints
 from pipelines.plan.dag import PlannedTask, planned_tasks
 from pipelines.plan.machines import read_machines
 from pipelines.plan.screens import screen_wells
 from pipelines.plan.site_passes import task_passes
 from pipelines.plan.speeds import network_costs
-from pipelines.plan.transfers import COPIES, MANIFEST_BYTES, Transfer, packing, sites_read, task_transfer
+from pipelines.plan.transfers import COPIES, MANIFEST_BYTES, Transfer, checkpoints, packing, sites_read, task_transfer
 from tests.components.core.learning.tiny_networks import RUN
 from tests.pipelines.plan.counted_run import CountedScreen
 
 MACHINES = read_machines()
+DEMO = RunConfig.load("demo").backbones[0]
 NORMALIZE = PlannedTask(0, "normalize")
 
 
@@ -60,6 +65,52 @@ def test_weights_take_the_planned_bytes(tmp_path: Path):
     assert finetune.written == 2 * COPIES * sum(cost.weight_bytes for cost in costs.values())
     assert weights(tuned) * COPIES > finetune.written
     assert finetune.puts == COPIES * (2 * len(costs) + 2) + 1
+
+
+def test_checkpoints_come_by_time_and_do_not_stay():
+    config = RunConfig.load("rxrx1")
+    costs = network_costs(config, MACHINES, 1139)
+    pretrain = PlannedTask(0, "pretrain", 0, None, "xception")
+    hour = checkpoints(config, costs, pretrain, 3600.0)
+    assert hour.written == hour.deleted == 12 * 4 * costs["xception"].weight_bytes
+    assert checkpoints(config, costs, pretrain, 299.0) == Transfer()
+    seldom = RunConfig.load("rxrx1", ["compute.checkpoint_seconds=1800"])
+    assert checkpoints(seldom, costs, pretrain, 3600.0).written * 6 == hour.written
+    both = checkpoints(config, costs, PlannedTask(0, "finetune", 0, "RPE"), 3600.0)
+    assert both.written == 12 * 4 * sum(cost.weight_bytes for cost in costs.values())
+    assert checkpoints(config, costs, PlannedTask(0, "assign", None, "RPE"), 3600.0) == Transfer()
+
+
+@pytest.mark.parametrize("step", ["pretrain", "finetune"])
+def test_a_checkpoint_has_the_planned_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str):
+    """Tensors of a state as training saves it, against the plan's."""
+    config = RUN.model_copy(update={"backbones": (DEMO,)})
+    saved: list[float] = []
+
+    def due(self: Checkpoints) -> bool:
+        return True
+
+    def save(self: Checkpoints, state: Mapping[str, Any]) -> None:
+        saved.append(tensor_bytes(state))
+
+    monkeypatch.setattr(Checkpoints, "due", due)
+    monkeypatch.setattr(Checkpoints, "save", save)
+    screen = CountedScreen(tmp_path, config)
+    base = screen.pretrain(0, DEMO.name)
+    if step == "finetune":
+        saved.clear()
+        screen.finetune(0, "HUVEC", [base])
+    costs = network_costs(config, MACHINES, len(screen.screen.vocabulary.classes))
+    task = PlannedTask(0, step, 0, *(("HUVEC", None) if step == "finetune" else (None, DEMO.name)))
+    planned = checkpoints(config, costs, task, config.compute.checkpoint_seconds).written
+    assert planned == pytest.approx(saved[-1], rel=0.05)
+
+
+def tensor_bytes(value: Any) -> float:
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return sum(map(tensor_bytes, inner))
 
 
 def usual(*changes: str) -> Transfer:
