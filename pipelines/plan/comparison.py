@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pipelines.plan.dag import GPU_STEPS, planned_tasks
 from pipelines.plan.machines import Machines
 from pipelines.plan.measured_run import MeasuredRun
-from pipelines.plan.site_passes import task_passes
+from pipelines.plan.site_passes import processes, task_passes
 from pipelines.plan.speeds import network_costs
 
 
@@ -36,11 +36,15 @@ def compare(run: MeasuredRun, machines: Machines) -> list[StepComparison]:
     """Plans a finished run by its own rates."""
     costs = network_costs(run.config, machines, run.wells.classes)
     speed = run.speed(machines, costs, run.config)
-    found = []
+    found, gpus = [], processes(run.config)
     tasks = planned_tasks(run.config)
     for step in GPU_STEPS:
         pairs = [
-            (taken, speed.start_s + sum(speed.seconds(step, p).value for p in task_passes(run.config, run.wells, task)))
+            (
+                taken,
+                speed.start_s
+                + sum(speed.seconds(step, p).value for p in task_passes(run.config, run.wells, task)) / gpus,
+            )
             for task in tasks
             if task.step == step and (taken := run.seconds_of(task))
         ]

@@ -210,13 +210,14 @@ def make_plan(config: RunConfig, wells: ScreenWells, machines: Machines, run: Me
         transfer = task_transfer(config, wells, machines, costs, task, passes)
         if task.on_gpu:
             compute = [speed.seconds(task.step, p) for p in passes]
-            computing = speed.start_s + sum(seconds.value for seconds in compute)
+            computing = sum(seconds.value for seconds in compute)
             total = Seconds(computing, weakest([seconds.basis for seconds in compute if seconds.value]))
         else:
             total = _cpu_seconds(config, wells, machines, task, run)
         reading = 0.0 if run is not None or not task.on_gpu else _reading_seconds(config, machines, transfer)
         gpus = processes(config) if task.on_gpu else 0
-        estimate = TaskEstimate(task, passes, total, reading, machines.pods.start_s, gpus, transfer)
+        start = machines.pods.start_s + (speed.start_s if task.on_gpu else 0.0)
+        estimate = TaskEstimate(task, passes, total, reading, start, gpus, transfer)
         saved = checkpoints(config, costs, task, estimate.work)
         estimates.append(replace(estimate, transfer=transfer + saved))
     return RunPlan(config, wells, machines, costs, speed, rates, tuple(estimates))

@@ -21,7 +21,7 @@ from pipelines.plan.dag import GPU_STEPS, PlannedTask, planned_tasks
 from pipelines.plan.machines import Machines
 from pipelines.plan.network_cost import NetworkCost
 from pipelines.plan.screens import ScreenWells, screen_wells
-from pipelines.plan.site_passes import Passes, task_passes
+from pipelines.plan.site_passes import Passes, processes, task_passes
 from pipelines.plan.speeds import RunSpeed, macs, network_costs
 
 FETCHED = 0.5
@@ -89,8 +89,11 @@ class MeasuredRun:
                 "give a run that computed them"
             )
         start, per_mac = _line(np.array(forward), np.array(rest), 1.0 / np.array(all_of_it))
+        # Processes share a task's passes: a plan divides them by its own number.
+        shared = processes(self.config)
+        training = {step: seconds * shared for step, seconds in training.items()}
         same = self.config.screen.image_size == config.screen.image_size and own == costs
-        return RunSpeed(str(self.folder), training, per_mac, start, costs, same)
+        return RunSpeed(str(self.folder), training, per_mac * shared, start, costs, same)
 
     def cpu_seconds(self, step: str) -> float | None:
         """Seconds of all tasks of a step that runs no networks; None where the run does not tell."""

@@ -198,6 +198,10 @@ def _remarks(plan: RunPlan) -> list[Text]:
     )
     if not isinstance(plan.speed, GpuSpeed):
         remarks.append(("note", "a run's rates are of its machine, and of whatever else ran on it"))
+    if plan.pod_gpus > 1:
+        remarks.append(
+            ("note", f"{plan.pod_gpus} GPUs of a pod are taken to be {plan.pod_gpus} times as fast (assumed)")
+        )
     if any(estimate.compute.basis == SCALED for estimate in plan.tasks):
         remarks.append(("note", "scaled: measured on another network, image size, screen or number of cores"))
     remarks.append(

@@ -127,7 +127,7 @@ def roofline_seconds(cost: NetworkCost, gpu: Gpu, assumed: Assumed, element: int
 
 @dataclass(frozen=True)
 class RunSpeed:
-    """Rates that a finished run had, by step: seconds a multiply-accumulate of training and of inference beside it.
+    """Rates that a finished run had: seconds a multiply-accumulate takes one of its processes.
 
     Attributes:
         source: the run, for people.

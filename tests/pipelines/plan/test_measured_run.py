@@ -58,7 +58,8 @@ def test_rates_of_one_fold_tell_what_the_other_takes(tmp_path: Path):
             taken[step["step"]] = taken.get(step["step"], 0.0) + step["seconds"]
     for estimate in plan.tasks:
         if estimate.task.fold == 1:
-            planned[estimate.task.step] = planned.get(estimate.task.step, 0.0) + estimate.compute.value
+            work = estimate.seconds - MACHINES.pods.start_s
+            planned[estimate.task.step] = planned.get(estimate.task.step, 0.0) + work
             assert estimate.compute.basis == "measured"
     assert planned == pytest.approx(taken, rel=0.25)
 
@@ -75,7 +76,7 @@ def test_tasks_of_another_configuration_are_planned_within_a_quarter():
     }
     config = RunConfig.load("growth")
     plan = make_plan(config, screen_wells(config, None), MACHINES, read_measured_run(RECORDED))
-    planned = {e.task.name: e.compute.value for e in plan.tasks if e.task.fold == 1}
+    planned = {e.task.name: e.seconds - MACHINES.pods.start_s for e in plan.tasks if e.task.fold == 1}
     assert planned == pytest.approx(taken, rel=0.25)
     assert plan.basis == "scaled"
     assert plan.factor == MACHINES.assumed.factor
@@ -104,6 +105,18 @@ def test_four_times_the_pixels_take_four_times_as_long():
     small, large = (next(e for e in plan.tasks if e.task.step == "pretrain") for plan in plans)
     assert large.compute.value / small.compute.value == pytest.approx(4, rel=0.15)
     assert (small.compute.basis, large.compute.basis) == ("measured", "scaled")
+
+
+def test_a_run_of_two_processes_has_rates_of_one(tmp_path: Path):
+    folder = changed(tmp_path, "metrics.json")
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(f"{text}compute: {{processes: 2}}\n")
+    usual, shared = read_measured_run(RECORDED), read_measured_run(folder)
+    # It took as long with two as the other with one, so that each process is half as fast.
+    plans = [make_plan(run.config, run.wells, MACHINES, run) for run in (usual, shared)]
+    for one, two in zip(*(plan.tasks for plan in plans), strict=True):
+        assert two.seconds == pytest.approx(one.seconds, rel=0.02)
+    assert compare(shared, MACHINES)[0].planned == pytest.approx(compare(usual, MACHINES)[0].planned, rel=0.02)
 
 
 def test_planned_tasks_have_the_names_of_the_runs():
