@@ -9,7 +9,6 @@ from rich.console import Console
 
 from components.core.config import RunConfig
 from components.core.errors import InputError
-from pipelines.plan.comparison import compare
 from pipelines.plan.estimate import make_plan
 from pipelines.plan.machines import read_machines
 from pipelines.plan.measured_run import read_measured_run
@@ -52,7 +51,6 @@ def run_plan(
         where = "a local folder is expected; its tables are enough" if "://" in screen else "no such folder"
         raise InputError(f"--screen {screen}: {where}")
     plan = make_plan(config, screen_wells(config, None if screen is None else Path(screen)), machines, run)
-    compared = compare(run, machines) if run else []
     for count in counts:
         if count < plan.pod_gpus:
             raise InputError(
@@ -61,8 +59,8 @@ def run_plan(
     usual = (plan.pod_gpus, *(count for count in USUAL_GPUS if count > plan.pod_gpus), plan.enough)
     counts = counts or sorted(set(usual))
     if json_file is not None:
-        write_plan(json_file, plan, counts, compared)
-    print_plan(plan, counts, compared, console)
+        write_plan(json_file, plan, counts)
+    print_plan(plan, counts, console)
 
 
 def _counts(given: Sequence[str]) -> list[int]:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Literal
 
 from components.core.config import RunConfig
+from pipelines.plan.comparison import StepComparison, compare
 from pipelines.plan.dag import PlannedTask, planned_tasks
 from pipelines.plan.limits import warnings_of
 from pipelines.plan.machines import Machines
@@ -70,6 +71,7 @@ class RunPlan:
         speed: what turns its passes into seconds.
         rates: where those are from, for people.
         tasks: estimates, by number.
+        compared: how well a finished run's rates describe it; empty without one.
     """
 
     config: RunConfig
@@ -79,6 +81,7 @@ class RunPlan:
     speed: Speed
     rates: str
     tasks: tuple[TaskEstimate, ...]
+    compared: tuple[StepComparison, ...] = ()
 
     @cached_property
     def dag(self) -> list[PlannedTask]:
@@ -122,7 +125,9 @@ class RunPlan:
     @cached_property
     def factor(self) -> float:
         """How far off the GPU-hours may be, either way."""
-        return MEASURED_FACTOR if self.basis == MEASURED else max(MEASURED_FACTOR, self.machines.assumed.factor)
+        least = MEASURED_FACTOR if self.basis == MEASURED else max(MEASURED_FACTOR, self.machines.assumed.factor)
+        ratios = [step.planned / step.taken for step in self.compared]
+        return max([least, *ratios, *(1 / ratio for ratio in ratios)])
 
     @cached_property
     def transfer(self) -> Transfer:
@@ -220,7 +225,8 @@ def make_plan(config: RunConfig, wells: ScreenWells, machines: Machines, run: Me
         estimate = TaskEstimate(task, passes, total, reading, start, gpus, transfer)
         saved = checkpoints(config, costs, task, estimate.work)
         estimates.append(replace(estimate, transfer=transfer + saved))
-    return RunPlan(config, wells, machines, costs, speed, rates, tuple(estimates))
+    compared = compare(run, machines) if run else []
+    return RunPlan(config, wells, machines, costs, speed, rates, tuple(estimates), tuple(compared))
 
 
 def _told(kinds: set[str]) -> str:

@@ -117,7 +117,7 @@ def _reading(
 ) -> list[str]:
     """Tasks that wait for their sites, and how much the busiest one fetches."""
     found = []
-    tasks = [task for task in computing if fetched[task][0].sites]
+    tasks = [task for task in computing if fetched[task][0].sites and computing[task] > 0]
     late = [task for task in tasks if fetched[task][1] > computing[task]]
     if late:
         worst = max(late, key=lambda task: fetched[task][1] / computing[task])

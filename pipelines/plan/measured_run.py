@@ -26,6 +26,8 @@ from pipelines.plan.speeds import RunSpeed, macs, network_costs
 
 FETCHED = 0.5
 """A task that took less than this share of its training's seconds was fetched, at least in part."""
+PER_MAC = (0.25, 2.0)
+"""Seconds of inference for a multiply-accumulate, in those of training: a fit beyond this rests on noise (0.6 in a demo run)."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class MeasuredRun:
             if taken is None or task.step not in GPU_STEPS:
                 continue
             trained = training.get(task.step, 0.0) * sum(macs(p, own) for p in _of_kind(passes, "training"))
-            if taken < FETCHED * trained:
+            if is_fetched(taken, trained):
                 continue
             rest.append(taken - trained)
             all_of_it.append(taken)
@@ -88,7 +90,9 @@ class MeasuredRun:
                 f"--measured {self.folder}: lineage.json tells no seconds of a GPU step that was computed, not fetched; "
                 "give a run that computed them"
             )
-        start, per_mac = _line(np.array(forward), np.array(rest), 1.0 / np.array(all_of_it))
+        usual = float(np.median(list(training.values())))
+        bounds = (PER_MAC[0] * usual, PER_MAC[1] * usual)
+        start, per_mac = _line(np.array(forward), np.array(rest), 1.0 / np.array(all_of_it), bounds)
         # Processes share a task's passes: a plan divides them by its own number.
         shared = processes(self.config)
         training = {step: seconds * shared for step, seconds in training.items()}
@@ -134,6 +138,16 @@ def read_measured_run(folder: Path) -> MeasuredRun:
     return MeasuredRun(folder, config, screen_wells(config, screen), dict(seconds), throughput)
 
 
+def is_fetched(taken: float, trained: float) -> bool:
+    """Whether a task was fetched instead of computed.
+
+    Args:
+        taken: its seconds.
+        trained: seconds of its training by the run's throughput.
+    """
+    return taken < FETCHED * trained
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -148,21 +162,23 @@ def _of_kind(passes: list[Passes], kind: str) -> list[Passes]:
     return [p for p in passes if p.kind == kind]
 
 
-def _line(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
-    """Intercept and slope of the weighted least-squares line, neither below zero.
+def _line(x: np.ndarray, y: np.ndarray, weight: np.ndarray, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Intercept, not below zero, and slope, within bounds, of the weighted least-squares line.
 
     Args:
         x: multiply-accumulates of each task's forward passes.
         y: its seconds beside training.
         weight: of its error; one over its seconds, so that relative errors count.
+        bounds: of the slope, seconds a multiply-accumulate.
     """
-    if len(set(x.tolist())) > 1:
-        slope, start = np.polyfit(x, y, 1, w=weight)
-        if slope >= 0 and start >= 0:
-            return float(start), float(slope)
-    u, v = x * weight, y * weight
-    slope = max(0.0, float(u @ v) / float(u @ u)) if u.any() else 0.0
-    start = max(0.0, float(v @ weight) / float(weight @ weight))
-    # Of the two lines on the border of what is possible the nearer one.
-    along, level = (((v - slope * u) ** 2).sum(), ((v - start * weight) ** 2).sum())
-    return (0.0, slope) if along <= level else (start, 0.0)
+
+    def start(slope: float) -> float:
+        """The best intercept of a slope."""
+        return max(0.0, float(np.average(y - slope * x, weights=weight**2)))
+
+    def error(slope: float) -> float:
+        return float(((y - slope * x - start(slope)) ** 2 * weight**2).sum())
+
+    # The error is convex in the slope, so that a fine enough row of slopes holds nearly the best.
+    slope = min(np.geomspace(*bounds, num=400).tolist(), key=error)
+    return start(slope), slope

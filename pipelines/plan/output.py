@@ -19,13 +19,12 @@ from pipelines.plan.transfers import Transfer
 WIDTH = 100
 
 
-def print_plan(plan: RunPlan, gpus: Sequence[int], compared: Sequence[StepComparison], console: Console) -> None:
+def print_plan(plan: RunPlan, gpus: Sequence[int], console: Console) -> None:
     """Prints everything.
 
     Args:
         plan: of a run.
         gpus: numbers of GPUs to schedule on.
-        compared: how well a finished run's rates describe it; empty without one.
         console: where to.
     """
     if not console.is_terminal:
@@ -37,7 +36,7 @@ def print_plan(plan: RunPlan, gpus: Sequence[int], compared: Sequence[StepCompar
         _wall(plan, gpus),
         _path(plan),
         _cost(plan),
-        *([_compared(compared)] if compared else []),
+        *([_compared(plan.compared)] if plan.compared else []),
         Text(),
         *_remarks(plan),
     ):
@@ -58,7 +57,7 @@ def _head(plan: RunPlan) -> Text:
         ("  rates  ", "bold"),
         f"{plan.rates}\n",
         ("  range  ", "bold"),
-        f"GPU-hours may be off by a factor of {plan.factor:g} either way",
+        f"GPU-hours may be off by a factor of {plan.factor:.3g} either way",
     )
 
 

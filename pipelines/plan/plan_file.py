@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from components.core.errors import InputError
-from pipelines.plan.comparison import StepComparison
 from pipelines.plan.dag import STEPS
 from pipelines.plan.estimate import RunPlan, TaskEstimate, basis_of
 from pipelines.plan.transfers import Transfer
@@ -17,7 +16,7 @@ from pipelines.plan.transfers import Transfer
 SCHEMA = 1
 
 
-def write_plan(path: Path, plan: RunPlan, gpus: Sequence[int], compared: Sequence[StepComparison]) -> None:
+def write_plan(path: Path, plan: RunPlan, gpus: Sequence[int]) -> None:
     """Writes the file, whole or not at all.
 
     Raises:
@@ -25,13 +24,13 @@ def write_plan(path: Path, plan: RunPlan, gpus: Sequence[int], compared: Sequenc
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(json.dumps(as_data(plan, gpus, compared), indent=1) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(as_data(plan, gpus), indent=1) + "\n", encoding="utf-8")
         partial.replace(path)
     except OSError as error:
         raise InputError(f"--json {path}: cannot be written ({error.strerror})") from None
 
 
-def as_data(plan: RunPlan, gpus: Sequence[int], compared: Sequence[StepComparison]) -> dict[str, Any]:
+def as_data(plan: RunPlan, gpus: Sequence[int]) -> dict[str, Any]:
     """The plan as plain data."""
     hours = plan.gpu_seconds / 3600
     wells, cost = plan.wells, plan.cost
@@ -85,7 +84,7 @@ def as_data(plan: RunPlan, gpus: Sequence[int], compared: Sequence[StepCompariso
         "refreshes": dict(zip(("least", "expected", "most"), plan.refresh_range(), strict=True)),
         "warnings": plan.warnings,
         "tasks": [_task(estimate) for estimate in plan.tasks],
-        "measured_run": [asdict(step) for step in compared],
+        "measured_run": [asdict(step) for step in plan.compared],
     }
 
 

@@ -98,6 +98,20 @@ def test_a_run_in_which_everything_was_fetched_tells_nothing(tmp_path: Path):
         compare(run, MACHINES)
 
 
+def test_inference_is_never_free(tmp_path: Path):
+    # Where the longest tasks took the least beside training, a line through them falls: that is noise.
+    noisy = [{**s, "seconds": {"finetune": 40, "pseudo_label": 45}.get(s["step"], s["seconds"])} for s in steps()]
+    run = read_measured_run(changed(tmp_path, "lineage.json", steps=noisy))
+    speed = run.speed(MACHINES, network_costs(run.config, MACHINES, run.wells.classes), run.config)
+    assert min(speed.training_s_per_mac.values()) / 5 < speed.forward_s_per_mac
+    assert speed.start_s > 0
+    # So bad a fit widens the range of the plan.
+    plan = make_plan(run.config, run.wells, MACHINES, run)
+    worst = max(max(step.planned / step.taken, step.taken / step.planned) for step in plan.compared)
+    assert worst > 1.25
+    assert plan.factor == pytest.approx(worst)
+
+
 def test_four_times_the_pixels_take_four_times_as_long():
     run = read_measured_run(RECORDED)
     config = RunConfig.load("demo", ["screen.image_size=128"])
