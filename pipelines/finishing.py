@@ -13,6 +13,7 @@ from rich.console import Console
 from components.core.config import RunConfig, StoreConfig, parse
 from components.core.errors import InputError
 from components.core.storage.object_store import parse_uri
+from components.core.storage.opening import FOLDER, is_folder, join_address
 from components.core.storage.run_record import RUNS
 from pipelines.child import run_child
 from pipelines.code_version import code_version
@@ -43,10 +44,15 @@ def find_run(given: str) -> KnownRun:
         InputError: a folder without a run, or an address that is no run's.
     """
     if "://" in given:
-        bucket, path = parse_uri(given.rstrip("/"))
+        address = given.rstrip("/")
+        bucket, path = ("", address.removeprefix(FOLDER)) if is_folder(address) else parse_uri(address)
         *prefix, runs, key = ["", *path.split("/")]
         if runs != RUNS:
-            raise InputError(f"--run {given}: an address looks like s3://BUCKET[/PREFIX]/{RUNS}/KEY")
+            raise InputError(
+                f"--run {given}: an address looks like s3://BUCKET[/PREFIX]/{RUNS}/KEY or file:///FOLDER/{RUNS}/KEY"
+            )
+        if is_folder(address):
+            return KnownRun(key, StoreConfig(bucket=FOLDER + "/".join(prefix)[1:]))
         return KnownRun(key, StoreConfig(bucket=bucket, prefix="/".join(part for part in prefix if part)))
     folder = Path(given)
     if not folder.is_dir():
@@ -88,10 +94,10 @@ def run_finish(
     if truth is not None and not truth.is_file():
         raise InputError(f"--truth {truth}: no such file")
     folder = store_dir or run.store_dir
-    if folder is not None and not folder.is_dir() and not os.environ.get("AWS_ENDPOINT_URL"):
+    embedded = not is_folder(run.store.bucket) and not os.environ.get("AWS_ENDPOINT_URL")
+    if folder is not None and not folder.is_dir() and embedded:
         raise InputError(f"--store {folder}: no such folder; the run is not there")
-    prefix = f"/{run.store.prefix}" if run.store.prefix else ""
-    command = ["-m", "components.finish", "--store", f"s3://{run.store.bucket}{prefix}"]
+    command = ["-m", "components.finish", "--store", join_address(run.store.bucket, run.store.prefix)]
     command += ["--run", run.key, "--quorum", str(quorum), "--out", str(out or Path("runs") / run.key)]
     command += ["--code-version", code_version()]
     if truth is not None:

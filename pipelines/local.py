@@ -30,7 +30,7 @@ from components.core.learning.step_settings import library_versions
 from components.core.progress import EVENTS_VARIABLE, finished_tasks
 from components.core.storage.digests import code_digest, digest_file, digest_text
 from components.core.storage.embedded import EmbeddedStore
-from components.core.storage.object_store import ObjectStore
+from components.core.storage.opening import is_folder, open_store
 from components.core.storage.whole_directory import whole_directory
 from pipelines.code_version import code_version
 from pipelines.display import Display, task_counts, task_name
@@ -202,11 +202,20 @@ def _lock(path: Path, out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def storage(store: StoreConfig, store_dir: Path | None, console: Console) -> Iterator[Mapping[str, str]]:
-    """The environment that leads to the object store: the user's own where AWS_ENDPOINT_URL is set, else the embedded."""
+    """The environment that leads to the object store: a folder needs none; else the user's own, or the embedded.
+
+    The user's own is used where AWS_ENDPOINT_URL is set.
+    """
+    if is_folder(store.bucket):
+        if store_dir is not None:
+            console.print("store.bucket is a folder, so --store is not used", style="yellow")
+        open_store(store.bucket, store.prefix).check()
+        yield {}
+        return
     if os.environ.get("AWS_ENDPOINT_URL"):
         if store_dir is not None:
             console.print("AWS_ENDPOINT_URL is set, so --store is not used", style="yellow")
-        ObjectStore.connect(store.bucket, store.prefix).check()
+        open_store(store.bucket, store.prefix).check()
         yield {}
         return
     if os.environ.get("AWS_ACCESS_KEY_ID"):

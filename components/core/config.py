@@ -170,7 +170,11 @@ class PackConfig(Frozen):
 class StoreConfig(Frozen):
     """Where plates, checkpoints and logits go. Endpoint and credentials come from the AWS environment variables."""
 
-    bucket: str = Field("cellsignal", min_length=3, description="bucket; created only in the embedded store")
+    bucket: str = Field(
+        "cellsignal",
+        min_length=3,
+        description="bucket, created only in the embedded store; or file:///FOLDER, a folder that all machines share",
+    )
     prefix: str = Field("", description="key prefix inside the bucket, without a leading slash")
 
 

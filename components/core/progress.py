@@ -21,6 +21,8 @@ from components.core.errors import InputError, StepError
 EVENTS_VARIABLE = "CELLSIGNAL_EVENTS"
 TASK_VARIABLE = "CELLSIGNAL_TASK"
 """Tells tasks of equal labels apart, where a program runs many related configurations."""
+TOLD_WAIT = 0.03
+"""Share of an epoch from which on waiting for data is told."""
 _labels: dict[str, Any] = {}
 _silent = False
 
@@ -74,12 +76,15 @@ def advance(what: str, done: int, total: int) -> None:
 
 
 def epoch(**record: Any) -> None:
-    """One epoch: epoch, epochs, loss, accuracy (None where not validated), sites_per_s, seconds, seconds_left."""
+    """One epoch: epoch, epochs, loss, accuracy (None where not validated), sites_per_s, seconds, seconds_left, data_wait."""
     accuracy = record.get("accuracy")
     shown = "" if accuracy is None else f"  validation accuracy {accuracy:.3f}"
+    waited = (
+        f", {record['data_wait']:.0%} of the time waiting for data" if record.get("data_wait", 0) > TOLD_WAIT else ""
+    )
     say(
         f"{record.get('backbone', '')}  epoch {record['epoch']}/{record['epochs']}  loss {record['loss']:.3f}{shown}"
-        f"  {record['sites_per_s']:.0f} sites/s  {record.get('seconds_left', 0):.0f} s left"
+        f"  {record['sites_per_s']:.0f} sites/s{waited}  {record.get('seconds_left', 0):.0f} s left"
     )
     emit("epoch", **record)
 

@@ -6,6 +6,7 @@ A step's `main` asks `start_processes` first; where that started others, they ru
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import signal
@@ -30,11 +31,12 @@ from components.core.learning.step_settings import library_versions
 from components.core.learning.team import Team, is_started_by_torchrun, joined
 from components.core.storage.checkpoint_place import CheckpointPlace
 from components.core.storage.finished import run_once, work_key
-from components.core.storage.object_store import ObjectStore
+from components.core.storage.interface import ObjectStorage
 
 ERRORS_VARIABLE = "CELLSIGNAL_TEAM_ERRORS"
 """Folder in which a process of a team leaves the error that ended it."""
 _STOP_SECONDS = 10.0
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Work = Callable[[Mapping[str, Path], Checkpoints], None]
 
 
@@ -52,7 +54,7 @@ class TrainingStep:
 
     def run_once(
         self,
-        store: ObjectStore,
+        store: ObjectStorage,
         step: str,
         inputs: Mapping[str, str],
         outputs: Mapping[str, Path],
@@ -88,6 +90,13 @@ class TrainingStep:
             checkpoints = Checkpoints(place, self.compute.checkpoint_seconds, self.team)
             try:
                 work(paths, checkpoints)
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                raise StepError(
+                    f"{error.filename or step}: cannot be written ({error.strerror}); make room and run again to go on from "
+                    "the last checkpoint"
+                ) from None
             finally:
                 checkpoints.close()
 

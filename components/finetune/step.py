@@ -23,7 +23,7 @@ from components.core.learning.validation import groups_of_fold, score_of
 from components.core.storage.finished import code_digest
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
-from components.core.storage.object_store import ObjectStore
+from components.core.storage.opening import open_store
 from components.core.training_step import start_processes, training_step
 
 
@@ -102,7 +102,7 @@ def main(config: str, screen: str, bases: Sequence[str], fold: int, cell_type: s
     settings = parse(MeanTeacherSettings, json.loads(config), "config")
     with training_step(settings.compute, "finetune", fold=fold, cell_type=cell_type) as step:
         manifest = Manifest.read(Path(screen))
-        store = ObjectStore.connect(manifest.store)
+        store = open_store(manifest.store)
         folders = [Path(base) for base in bases]
         step.run_once(
             store,

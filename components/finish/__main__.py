@@ -1,4 +1,4 @@
-"""python -m components.finish: ends a run with the object store of the AWS environment variables."""
+"""python -m components.finish: ends a run with the object store at an address."""
 
 import sys
 from pathlib import Path
@@ -8,12 +8,12 @@ from rich.console import Console
 from typer import Option
 
 from components.core.command import cancel_on_signals, run_command
-from components.core.storage.object_store import ObjectStore
+from components.core.storage.opening import open_store
 from components.finish.run import finish
 
 
 def command(
-    store: Annotated[str, Option(help="s3://BUCKET[/PREFIX] of the run's plates")],
+    store: Annotated[str, Option(help="s3://BUCKET[/PREFIX] or file:///FOLDER of the run's plates")],
     run: Annotated[str, Option(help="the run's key")],
     quorum: Annotated[int, Option(help="folds that every cell type must have")],
     out: Annotated[Path, Option(help="folder of the results")],
@@ -22,7 +22,7 @@ def command(
 ) -> None:
     """Ends a run from the folds that are finished: ensemble, assign, report."""
     cancel_on_signals("run the same command again")
-    connected = ObjectStore.connect(store)
+    connected = open_store(store)
     connected.check()
     finish(connected, run, quorum, out, truth, code_version, Console(file=sys.stdout))
 

@@ -23,8 +23,8 @@ from components.core.config import RunConfig, parse
 from components.core.errors import InputError, StepError
 from components.core.evaluation.table import accuracy_table
 from components.core.storage.finished import fetch_finished
+from components.core.storage.interface import ObjectStorage
 from components.core.storage.manifest import Manifest
-from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_record import (
     HOLDOUT,
     HOLDOUT_LABELS,
@@ -42,7 +42,7 @@ EMBEDDINGS = "embeddings"
 
 
 def finish(
-    store: ObjectStore,
+    store: ObjectStorage,
     key: str,
     quorum: int,
     out: Path,
@@ -90,7 +90,7 @@ def finish(
 
 
 def _compute(
-    store: ObjectStore,
+    store: ObjectStorage,
     key: str,
     quorum: int,
     making: Path,
@@ -154,7 +154,7 @@ def _numbers(folds: Mapping[str, Sequence[FoldRecord]]) -> dict[str, list[int]]:
     return {cell_type: [record.fold for record in of_type] for cell_type, of_type in folds.items()}
 
 
-def _fetched(store: ObjectStore, record: FoldRecord, work: Path, console: Console) -> bool:
+def _fetched(store: ObjectStorage, record: FoldRecord, work: Path, console: Console) -> bool:
     """Fetches a fold's logits and embeddings; one that is damaged is missing, and that is said."""
     outputs = {name: work / name / record.cell_type / str(record.fold) for name in ("logits", EMBEDDINGS)}
     for path in outputs.values():

@@ -26,6 +26,7 @@ from components.core.screen.packing import PackResult, pack_plate
 from components.core.screen.well_folds import deal_wells, dealt_wells
 from components.core.screen.wells import Plate, Screen
 from components.core.storage.interface import ObjectWriter
+from components.core.storage.opening import open_store
 from components.core.storage.run_record import RunRecord, write_run
 from components.normalize.config import NormalizeConfig
 from components.normalize.requests import CountedWriter
@@ -206,13 +207,11 @@ def main(
             by hand.
         lineage: what is known of the run as JSON; with its key as `run`, the run is recorded in the store.
     """
-    from components.core.storage.object_store import ObjectStore  # loads the S3 clients, which `run` does without
-
     with progress.task("normalize"):
         settings = parse(NormalizeConfig, json.loads(config), source="normalize")
         if "://" in source:
             raise InputError(f"{source}: normalize reads a directory; mount or copy the screen and give its path")
-        store = ObjectStore.connect(settings.store.bucket, settings.store.prefix)
+        store = open_store(settings.store.bucket, settings.store.prefix)
         store.check()
         whole = parse(RunConfig, json.loads(whole_config), source="normalize") if whole_config else None
         record = _record(whole, lineage)

@@ -26,7 +26,7 @@ from components.core.storage.digests import digest_file
 from components.core.storage.finished import code_digest
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
-from components.core.storage.object_store import ObjectStore
+from components.core.storage.opening import open_store
 from components.core.training_step import start_processes, training_step
 
 
@@ -114,7 +114,7 @@ def main(config: str, screen: str, fold: int, backbone: str, weights: str) -> No
     settings = parse(PretrainSettings, json.loads(config), "config")
     with training_step(settings.compute, "pretrain", fold=fold, backbone=backbone) as step:
         manifest = Manifest.read(Path(screen))
-        store = ObjectStore.connect(manifest.store)
+        store = open_store(manifest.store)
         with local_file(settings.backbone(backbone).weights) as initial:
             step.run_once(
                 store,

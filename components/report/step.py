@@ -27,7 +27,7 @@ from components.core.screen.packed import SiteReader
 from components.core.storage.artifacts import local_copy
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
-from components.core.storage.object_store import ObjectStore
+from components.core.storage.opening import open_store
 from components.core.storage.whole_directory import whole_directory
 from components.report.inputs import (
     AssignOutput,
@@ -196,7 +196,7 @@ def _pictures(
         return None, [], "No well's truth is known, so there are no right and wrong names to show."
     manifest = holdout if score == "holdout" else screen
     try:
-        reader = SiteReader(store if store is not None else ObjectStore.connect(manifest.store), manifest)
+        reader = SiteReader(store if store is not None else open_store(manifest.store), manifest)
         table = reader.table
         row = {str(id_code): w for w, id_code in enumerate(table.id_code_W)}
         rows = [row[well.id_code] for well in chosen]

@@ -193,7 +193,9 @@ def test_the_metrics_are_shares_of_the_wells_named_right(interrupted: Interrupte
         assert set(metrics[score]) == {"raw", "group", "assigned"}
         assert all(0.0 <= value <= 1.0 for stage in metrics[score].values() for value in stage.values())
     assert [fold["fold"] for fold in metrics["folds"]] == [0, 1]
-    assert all(value > 0 for value in metrics["throughput"].values())
+    assert all(value > 0 for name, value in metrics["throughput"].items() if not name.endswith("_data_wait"))
+    assert all(0 <= value < 1 for name, value in metrics["throughput"].items() if name.endswith("_data_wait"))
+    assert {f"{step}_data_wait" for step in ("pretrain", "finetune", "pseudo_label")} <= metrics["throughput"].keys()
 
 
 def test_the_lineage_says_what_made_the_results_and_how_long_each_task_took(interrupted: Interrupted):

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
@@ -109,13 +110,13 @@ class Checkpoints:
                 file = Path(folder) / "checkpoint.pt"
                 if not self._place.read(file):
                     return None
+                if not is_zipfile(file):
+                    raise UnpicklingError
                 state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         except OSError as error:
             raise StepError(f"the checkpoint cannot be read ({error.strerror}); make room and run again") from None
-        except (RuntimeError, UnpicklingError, EOFError) as error:
-            if isinstance(error, StepError):
-                raise
-            warn(f"the checkpoint cannot be read ({type(error).__name__}); starting from the beginning")
+        except UnpicklingError:
+            warn("the checkpoint is not one; starting from the beginning")
             return None
         note("going on from the last checkpoint")
         return state

@@ -94,7 +94,7 @@ class Replica:
         self._slots = slots
         # Every process keeps its own running statistics between two means of them: they are linear in the batches'.
         self.forward: nn.Module = (
-            DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+            DistributedDataParallel(network, forward_sync_buffers=False, gradient_as_bucket_view=True)
             if slots.team.size > 1
             else network
         )

@@ -11,29 +11,15 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
-from typing import Protocol
 
 from pydantic import Field, ValidationError
 
 from components.core.config import Frozen
 from components.core.progress import warn
 from components.core.storage.digests import digest_file
-from components.core.storage.interface import MissingObjectError, ObjectWriter
+from components.core.storage.interface import MissingObjectError, ObjectStorage
 
 CHECKPOINTS = "checkpoints"
-
-
-class FileStore(ObjectWriter, Protocol):
-    """A store that also moves large files."""
-
-    def upload_file(self, path: Path, key: str) -> None:
-        """Writes a file as an object, which appears whole."""
-
-    def download_file(self, key: str, path: Path) -> None:
-        """Reads an object into a file, which appears whole. Raises MissingObjectError where there is none."""
-
-    def delete(self, key: str) -> None:
-        """Deletes one object; a missing one is no error."""
 
 
 class Latest(Frozen):
@@ -53,7 +39,7 @@ class CheckpointPlace:
         key: digest of the step's inputs.
     """
 
-    def __init__(self, store: FileStore, step: str, key: str) -> None:
+    def __init__(self, store: ObjectStorage, step: str, key: str) -> None:
         self._store = store
         self._folder = f"{CHECKPOINTS}/{step}/{key}"
         self._own: str | None = None

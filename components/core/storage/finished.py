@@ -19,8 +19,7 @@ from components.core.config import Frozen
 from components.core.errors import InputError, StepError
 from components.core.progress import warn
 from components.core.storage.digests import code_digest, digest_file, digest_path, digest_text, file_names
-from components.core.storage.interface import MissingObjectError
-from components.core.storage.object_store import ObjectStore
+from components.core.storage.interface import MissingObjectError, ObjectStorage
 
 __all__ = ["code_digest", "digest_path", "fetch_finished", "run_once", "work_key"]
 
@@ -57,7 +56,7 @@ def work_key(step: str, inputs: Mapping[str, str], outputs: Iterable[str]) -> st
 
 
 def run_once(
-    store: ObjectStore,
+    store: ObjectStorage,
     step: str,
     inputs: Mapping[str, str],
     outputs: Mapping[str, Path],
@@ -112,7 +111,7 @@ def run_once(
         return False
 
 
-def fetch_finished(store: ObjectStore, place: str, outputs: Mapping[str, Path]) -> None:
+def fetch_finished(store: ObjectStorage, place: str, outputs: Mapping[str, Path]) -> None:
     """Brings some outputs of a finished step to paths that are free.
 
     Args:
@@ -133,7 +132,7 @@ def fetch_finished(store: ObjectStore, place: str, outputs: Mapping[str, Path]) 
         ) from None
 
 
-def _record(store: ObjectStore, place: str, made: Mapping[str, Path], damaged: bytes | None) -> None:
+def _record(store: ObjectStorage, place: str, made: Mapping[str, Path], damaged: bytes | None) -> None:
     """Uploads under a name of this attempt, then makes it the finished one unless another attempt is."""
     attempt = uuid.uuid4().hex
     won = False
@@ -155,7 +154,7 @@ def _record(store: ObjectStore, place: str, made: Mapping[str, Path], damaged: b
             _forget(store, place, attempt)
 
 
-def _discard(store: ObjectStore, place: str, damaged: bytes) -> None:
+def _discard(store: ObjectStorage, place: str, damaged: bytes) -> None:
     """Deletes a damaged record and its files, unless another run has replaced it meanwhile."""
     try:
         if store.get(f"{place}/done.json") != damaged:
@@ -169,7 +168,7 @@ def _discard(store: ObjectStore, place: str, damaged: bytes) -> None:
         return  # nobody can tell any more which attempt it was; `store gc` finds it
 
 
-def _forget(store: ObjectStore, place: str, attempt: str) -> None:
+def _forget(store: ObjectStorage, place: str, attempt: str) -> None:
     try:
         store.delete_prefix(f"{place}/{attempt}/")
     except (InputError, StepError) as error:
@@ -186,7 +185,7 @@ def _parse(record: bytes, names: set[str], some: bool = False) -> Finished:
     return done
 
 
-def _fetch(store: ObjectStore, place: str, done: Finished, targets: Mapping[str, Path]) -> None:
+def _fetch(store: ObjectStorage, place: str, done: Finished, targets: Mapping[str, Path]) -> None:
     """Downloads every file of the outputs that have a target, and verifies it."""
     for name in targets:
         output = done.outputs[name]

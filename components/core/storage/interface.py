@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 
@@ -35,7 +36,28 @@ class ObjectWriter(ObjectReader, Protocol):
         """Deletes every object whose key starts with the prefix; returns how many."""
 
     def uri(self, key: str) -> str:
-        """The object's address, s3://bucket/key."""
+        """The object's address, s3://bucket/key or file:///folder/key."""
+
+
+class ObjectStorage(ObjectWriter, Protocol):
+    """All that a step needs: files of any size and conditional writes besides."""
+
+    requests: dict[str, int]
+
+    def check(self) -> None:
+        """Raises InputError where the store cannot be used."""
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Writes the object only where there is none; of several writers one gets True."""
+
+    def delete(self, key: str) -> None:
+        """Deletes one object; a missing one is no error."""
+
+    def upload_file(self, path: Path, key: str) -> None:
+        """Writes a file of any size; the object appears whole."""
+
+    def download_file(self, key: str, path: Path) -> None:
+        """Reads an object of any size into a file, which appears whole or not at all."""
 
 
 class MissingObjectError(KeyError):

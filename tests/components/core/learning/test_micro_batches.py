@@ -43,9 +43,7 @@ def test_weights_make_the_mean_over_processes_the_mean_over_wells(team, wells):
     batch = np.arange(max(wells, LEAST * team[0] * team[1]))
     value = np.random.default_rng(wells).standard_normal(len(batch))
     size = of_all(*team)[0].size(batch)
-    sums = [
-        sum(own.weight(len(part), size) * value[part].mean() for part in own.parts(batch)) for own in of_all(*team)
-    ]
+    sums = [sum(own.weight(len(part), size) * value[part].mean() for part in own.parts(batch)) for own in of_all(*team)]
     assert np.mean(sums) == pytest.approx(value.mean())
 
 
@@ -82,9 +80,7 @@ def test_generators_go_on_from_their_states():
     expected = [torch.rand(4, generator=generator) for generator in generators]
     others = slots.generators(99)
     slots.restore(others, states)
-    assert all(
-        torch.equal(torch.rand(4, generator=g), numbers) for g, numbers in zip(others, expected, strict=True)
-    )
+    assert all(torch.equal(torch.rand(4, generator=g), numbers) for g, numbers in zip(others, expected, strict=True))
 
 
 @pytest.mark.parametrize("passes", [1, 2])

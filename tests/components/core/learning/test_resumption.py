@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +113,14 @@ def test_finetune_and_pseudo_label(screen, bases, tmp_path):
     for n in range(1, saves, 2):
         assert run_to_the_end(label, tmp_path / f"label-{n}", [n]) == whole
     assert run_to_the_end(label, tmp_path / "label-often", [2] * (saves // 2 - 1)) == whole
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_and_full_disks():
+    """The three steps as the pipeline calls them, on a real object store; see killed_training."""
+    command = [sys.executable, "-m", "tests.components.core.learning.killed_training", "20", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["identical"] == found["tries"] == 20
+    assert found["killed"] >= 10
+    assert found["full"] == 5

@@ -1,0 +1,122 @@
+"""A folder as object store: addresses, files as they lie there, and what a killed writer leaves behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from components.core.errors import InputError, StepError
+from components.core.storage.folder_store import FolderStore
+from components.core.storage.interface import MissingObjectError
+from components.core.storage.opening import join_address, open_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "lab data")
+
+
+def test_an_object_is_a_file_at_its_path_and_its_address_leads_back(store: FolderStore):
+    store.put("plates/a/zarr.json", b"{}")
+    assert store.local_path("plates/a/zarr.json").read_bytes() == b"{}"
+    assert store.uri("plates/a") == f"file://{store.root.parent}/lab%20data/plates/a"
+    assert open_store(store.uri("")).get("plates/a/zarr.json") == b"{}"
+    assert open_store(store.uri(""), "plates/").get("a/zarr.json") == b"{}"
+    assert open_store(join_address(store.uri(""), "plates")).list() == ["a/zarr.json"]
+    assert store.below("plates").requests == {"gets": 0, "puts": 0}
+    assert pickle.loads(pickle.dumps(store)).list("plates/") == ["plates/a/zarr.json"]
+
+
+@pytest.mark.parametrize("address", ["file://", "file:///", "file://server/folder", "file:relative"])
+def test_what_is_no_folders_address_is_refused(address: str):
+    with pytest.raises(InputError, match="write file:///FOLDER"):
+        FolderStore.connect(address)
+
+
+@pytest.mark.parametrize("key", ["", "/etc/passwd", "../up", "a/../b", "a//b", "a/."])
+def test_no_key_leads_out_of_the_folder(store: FolderStore, key: str):
+    with pytest.raises(InputError, match="is not the key of an object"):
+        store.put(key, b"")
+    assert not store.root.exists()
+
+
+def test_a_prefix_is_a_beginning_of_names_as_in_a_bucket(store: FolderStore):
+    keys = ["runs/a-1/x", "runs/a-2/y", "runs/a-1.json", "runs/b/a-1", "plates/z"]
+    store.put_many((key, b"") for key in keys)
+    assert store.list("runs/a-1") == ["runs/a-1.json", "runs/a-1/x"]
+    assert store.list("runs/a-1/") == ["runs/a-1/x"]
+    assert store.list("ru") == ["runs/a-1.json", "runs/a-1/x", "runs/a-2/y", "runs/b/a-1"]
+    assert store.list("nothing/here") == store.list("plates/z/deeper/") == []
+    assert store.delete_prefix("runs/a-") == 3
+    assert sorted(path.name for path in store.root.rglob("*")) == ["a-1", "b", "plates", "runs", "z"]
+    with pytest.raises(InputError, match="refusing to delete the whole store"):
+        store.delete_prefix("")
+
+
+def _write_forever(root: Path) -> None:
+    store = FolderStore(root)
+    while True:
+        store.put_many((f"plate/{n}", b"%d" % n * 400_000) for n in range(8))
+
+
+def test_a_killed_writer_leaves_whole_objects_and_nothing_else_that_is_listed(store: FolderStore):
+    for _ in range(3):
+        writer = multiprocessing.get_context("spawn").Process(target=_write_forever, args=(store.root,))
+        writer.start()
+        while not store.list("plate/"):
+            pass
+        os.kill(writer.pid or 0, signal.SIGKILL)
+        writer.join()
+        found = store.list("plate/")
+        for key, data in zip(found, store.get_many(found), strict=True):
+            assert data == key.removeprefix("plate/").encode() * 400_000
+        (store.root / "plate" / f".{'0' * 32}.partial").write_bytes(b"half")  # in case none was left this time
+        assert store.list("") == found
+        assert store.delete_prefix("plate/") == len(found)
+        assert list(store.root.iterdir()) == []
+
+
+def test_writers_and_deleters_of_one_prefix_do_not_trip_each_other(store: FolderStore):
+    def write(n: int) -> None:
+        for i in range(40):
+            store.put(f"plate/{n}/{i}", b"x")
+            store.delete_prefix(f"plate/{n}/")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, [0, 0, 1, 1]))
+    assert store.list() == []
+
+
+def test_a_folder_where_an_object_is_expected_is_no_object(store: FolderStore):
+    store.put("a/b", b"1")
+    assert not store.exists("a")
+    with pytest.raises(MissingObjectError, match=r"/a.$"):
+        store.get("a")
+    with pytest.raises(StepError, match=r"/a/b/c: put failed \(Not a directory\)"):
+        store.put("a/b/c", b"1")
+    with pytest.raises(StepError, match=r"put failed \(File name too long\)"):
+        store.put("x" * 300, b"1")
+
+
+def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path):
+    FolderStore(tmp_path / "new").check()
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "file").touch()
+    for root, reason in ((tmp_path / "not" / "mounted", "No such file"), (tmp_path / "file", "File exists")):
+        with pytest.raises(InputError, match=rf"file://{root}: cannot be written \({reason}.*store.bucket"):
+            FolderStore(root).check()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_rights_is_named(store: FolderStore):
+    store.put("a/b", b"1")
+    (store.root / "a").chmod(0o500)
+    with pytest.raises(InputError, match=r"a/c: put refused \(Permission denied\); correct the rights"):
+        store.put("a/c", b"1")
+    (store.root / "a").chmod(0o700)
