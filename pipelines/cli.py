@@ -165,6 +165,37 @@ def protocols(
     raise typer.Exit(run_protocols(config, changes, screen, protocol, repeats, backbones, folder, store, Console()))
 
 
+@app.command()
+def plan(
+    config: Config,
+    screen: Annotated[
+        str | None, typer.Option(help="folder of a screen, for its tables; without one, the sizes under simulate")
+    ] = None,
+    gpus: Annotated[
+        list[str] | None, typer.Option(help="numbers of GPUs, for example 1,4,8; without any, usual ones")
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="kind of GPU: l4, a10, l40s, a100-80gb, h100, h200, or your own")
+    ] = None,
+    throughput: Annotated[
+        Path | None, typer.Option(help="YAML with measured rates, pods and prices in place of the shipped examples")
+    ] = None,
+    measured: Annotated[Path | None, typer.Option(help="folder of a finished run, whose rates are taken")] = None,
+    json: Annotated[Path | None, typer.Option(help="file that also gets the plan, for programs")] = None,
+    set: Changes = None,
+) -> None:
+    """Tells what a run will take before it starts: pods, GPU-hours, bytes, requests, hours on N GPUs, money.
+
+    Starts nothing. Rates are assumed from data sheets unless measured ones are given, and every line says which.
+    """
+    from rich.console import Console
+
+    from components.core.config import RunConfig
+    from pipelines.plan.command import run_plan
+
+    run_plan(RunConfig.load(config, set or []), screen, gpus or [], gpu, throughput, measured, json, Console())
+
+
 def main() -> None:
     """Runs the command line; bad input, failures and Ctrl-C become one line and an exit code."""
     # Both end the same way: tasks and the embedded store are stopped on the way out.

@@ -253,7 +253,7 @@ def test_a_path_that_kfp_local_would_change_is_refused(cellsignal: Cellsignal, c
     assert "use another folder name" in line
 
 
-@pytest.mark.parametrize("command", ["simulate", "run", "finish", "growth", "protocols"])
+@pytest.mark.parametrize("command", ["simulate", "run", "finish", "growth", "plan", "protocols"])
 def test_every_command_has_its_help(command: str):
     shown = CliRunner().invoke(app, [command, "--help"])
     assert shown.exit_code == 0, shown.output
