@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from components.core.errors import InputError, StepError
+from pipelines.store_commands import store_app
 
 DONE, BAD_INPUT, FAILED = 0, 2, 3
 
@@ -23,6 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # help texts have brackets of their own
 )
+
+app.add_typer(store_app, name="store")
 
 Config = Annotated[str, typer.Option(help="a shipped configuration's name (demo, growth, rxrx1) or a YAML file")]
 Changes = Annotated[

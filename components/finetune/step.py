@@ -23,6 +23,7 @@ from components.core.storage.finished import code_digest, run_once
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
+from components.core.storage.run_record import record_step
 
 
 def run(
@@ -100,4 +101,5 @@ def main(config: str, screen: str, bases: Sequence[str], fold: int, cell_type: s
             },
             {"weights": Path(weights)},
             lambda out: run(settings, store, manifest, [Path(base) for base in bases], fold, cell_type, out["weights"]),
+            finished=lambda place: record_step(store, manifest, place, "finetune", fold, cell_type),
         )

@@ -25,6 +25,7 @@ from components.core.storage.finished import code_digest, run_once
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
+from components.core.storage.run_record import record_step
 
 
 def run(
@@ -112,4 +113,5 @@ def main(config: str, screen: str, fold: int, backbone: str, weights: str) -> No
                 },
                 {"weights": Path(weights)},
                 lambda out: run(settings, store, manifest, fold, backbone, out["weights"], initial),
+                finished=lambda place: record_step(store, manifest, place, "pretrain", fold, backbone=backbone),
             )

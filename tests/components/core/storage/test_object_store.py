@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -61,9 +62,42 @@ def test_many_objects_keep_their_order_list_in_pages_and_are_deleted_in_batches(
     assert store.list("site/") == keys
     shuffled = keys[600:] + keys[:600]
     assert store.get_many(shuffled) == [key.encode() for key in shuffled]
-    assert store.requests == {"gets": 1203, "puts": 1204}
+    assert store.requests == {"gets": 1203, "puts": 1204, "lists": 2}
     assert store.delete_prefix("site/") == 1203
     assert store.list() == ["sites-of-another-prefix"]
+
+
+def test_a_scan_tells_size_and_time_page_by_page(store: ObjectStore) -> None:
+    store.put_many((f"site/{n:04d}", b"x" * (n % 7)) for n in range(1203))
+    begun = store.requests["lists"]
+    scan = store.scan("site/")
+    first = next(scan)
+    assert (first.key, first.size, store.requests["lists"] - begun) == ("site/0000", 0, 1)
+    assert abs((datetime.now(UTC) - first.modified).total_seconds()) < 60
+    assert [(found.key, found.size) for found in scan] == [(f"site/{n:04d}", n % 7) for n in range(1, 1203)]
+    assert store.requests["lists"] - begun == 2
+
+
+def test_many_objects_are_deleted_and_missing_ones_are_no_error(store: ObjectStore) -> None:
+    keys = [f"site/{n:04d}" for n in range(1203)]
+    store.put_many((key, b"") for key in [*keys, "kept"])
+    store.delete_many(["none", *keys])
+    store.delete_many(["none"])
+    store.delete_many([])
+    assert store.list() == ["kept"]
+
+
+def test_unfinished_uploads_are_listed_below_a_prefix_and_given_up(store: ObjectStore) -> None:
+    client = store._control
+    for key in ("finished/a", "other/b"):
+        client.create_multipart_upload(Bucket=store.bucket, Key=f"{store.prefix}/{key}")
+    (found,) = store.unfinished_uploads("finished/")
+    assert found.key == "finished/a"
+    assert abs((datetime.now(UTC) - found.started).total_seconds()) < 60
+    store.give_up_upload(found)
+    store.give_up_upload(found)
+    assert list(store.unfinished_uploads("finished/")) == []
+    assert [upload.key for upload in store.unfinished_uploads("")] == ["other/b"]
 
 
 def test_put_many_draws_items_as_it_goes(store: ObjectStore) -> None:
@@ -106,7 +140,7 @@ def test_threads_share_a_store(store: ObjectStore) -> None:
 
     with ThreadPoolExecutor(6) as pool:
         assert all(pool.map(work, range(6)))
-    assert store.requests == {"gets": 120, "puts": 120}
+    assert store.requests == {"gets": 120, "puts": 120, "lists": 0}
 
 
 def test_files_over_the_multipart_threshold_come_back_whole(store: ObjectStore, tmp_path: Path) -> None:
