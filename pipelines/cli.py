@@ -87,13 +87,15 @@ def run(
 
     from components.core.config import RunConfig
     from components.core.evaluation.table import accuracy_table
-    from pipelines.local import read_metrics, run_here
+    from pipelines.local import default_store, read_metrics, run_here
+    from pipelines.warm_start import with_address
 
-    settings = RunConfig.load(config, set or [])
+    settings = with_address(RunConfig.load(config, set or []), store or default_store())
     folder = out or Path("runs") / settings.name
     console = Console()
     run_here(settings, folder, screen, truth, store, console)
     console.print(accuracy_table(read_metrics(folder)))
+    console.print(f"start another run from its weights: --set init_from={folder}", soft_wrap=True, highlight=False)
     console.print(f"report: {(folder / 'report.html').resolve()}", soft_wrap=True, highlight=False)
 
 

@@ -19,13 +19,16 @@ from components.core.learning.network import Classifier, pick_device
 from components.core.learning.step_settings import TRAINING_CODE, PretrainSettings, library_versions
 from components.core.learning.supervised import Validation, train_supervised
 from components.core.learning.validation import groups_of_fold, score_of
+from components.core.learning.warm_start import learned_by
+from components.core.learning.warm_weights import take_over
 from components.core.storage.artifacts import local_file
 from components.core.storage.digests import digest_file
 from components.core.storage.finished import code_digest, run_once
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.run_record import record_step
+from components.core.storage.run_record import Learned, record_step
+from components.pretrain.start import Start, started_from
 
 
 def run(
@@ -36,6 +39,7 @@ def run(
     backbone: str,
     weights: Path,
     initial: Path | None = None,
+    start: Start | None = None,
 ) -> None:
     """Trains one backbone on all cell types of a fold.
 
@@ -47,9 +51,10 @@ def run(
         backbone: the configured name.
         weights: folder to write: weights.safetensors, history.json, meta.json.
         initial: file of the weights to start from; None starts at random.
+        start: an earlier run's weights to start from; None for none.
 
     Raises:
-        InputError: initial weights that cannot be read, or are of another architecture.
+        InputError: weights to start from that cannot be read, or are of another architecture.
     """
     device = pick_device()
     # Folds and backbones start from different weights, so that their average gains from their differences. The name and
@@ -66,6 +71,18 @@ def run(
         # Half a network's weights are rarely what was meant, but may be.
         (progress.note if found.expected else progress.warn)(found.sentence(backbone, source))
         started["initial_weights"] = {**asdict(found), "sha256": digest_file(initial)}
+    if start is not None:
+        taken = take_over(network, start.file, start.classes, screen.vocabulary.classes, start.said)
+        (progress.note if taken.known else progress.warn)(taken.sentence(backbone, start.said))
+        started["init_from"] = {
+            "run": start.run,
+            "fold": fold,
+            "backbone": backbone,
+            "sha256": digest_file(start.file),
+            "known_classes": len(taken.known),
+            "new_classes": taken.new,
+            "left_out_classes": taken.left_out,
+        }
     network = network.to(device)
     images = open_images(
         screen, store, settings.standardise, settings.augment, settings.loader, device, batch_norm=settings.batch_norm
@@ -98,7 +115,11 @@ def main(config: str, screen: str, fold: int, backbone: str, weights: str) -> No
         settings = parse(PretrainSettings, json.loads(config), "config")
         manifest = Manifest.read(Path(screen))
         store = ObjectStore.connect(manifest.store)
-        with local_file(settings.backbone(backbone).weights) as initial:
+        with (
+            local_file(settings.backbone(backbone).weights) as initial,
+            started_from(settings, store, manifest, fold, backbone) as start,
+        ):
+            learned = learned_by(manifest, fold) | (start.learned if start else Learned())
             run_once(
                 store,
                 "pretrain",
@@ -108,10 +129,13 @@ def main(config: str, screen: str, fold: int, backbone: str, weights: str) -> No
                     "fold": str(fold),
                     "backbone": backbone,
                     **({"initial_weights": digest_file(initial)} if initial else {}),
+                    **({"init_from": start.digest()} if start else {}),
                     "code": code_digest(*TRAINING_CODE, "components.pretrain"),
                     "libraries": library_versions(),
                 },
                 {"weights": Path(weights)},
-                lambda out: run(settings, store, manifest, fold, backbone, out["weights"], initial),
-                finished=lambda place: record_step(store, manifest, place, "pretrain", fold, backbone=backbone),
+                lambda out: run(settings, store, manifest, fold, backbone, out["weights"], initial, start),
+                finished=lambda place: record_step(
+                    store, manifest, place, "pretrain", fold, backbone=backbone, learned=learned
+                ),
             )

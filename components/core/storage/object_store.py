@@ -80,6 +80,14 @@ class ObjectStore:
         """The store under a further prefix, with its own request count."""
         return ObjectStore(self._endpoint, self.bucket, self._key(prefix))
 
+    def elsewhere(self, uri: str) -> ObjectStore:
+        """The store of another s3://bucket[/prefix] at the same endpoint, with its own request count.
+
+        Raises:
+            InputError: not such an address.
+        """
+        return ObjectStore(self._endpoint, *parse_uri(uri))
+
     def uri(self, key: str) -> str:
         """The object's address, s3://bucket/key."""
         return f"s3://{self.bucket}/{self._key(key)}".rstrip("/")

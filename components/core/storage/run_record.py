@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +48,20 @@ class FoldRecord(Frozen):
     place: str = Field(pattern=r"^finished/", description="where its outputs are, for fetch_finished")
 
 
+class Learned(Frozen):
+    """Whose treatment labels weights have learned, those of the runs that they started from included."""
+
+    experiments: tuple[str, ...] = Field((), description="whole experiments")
+    wells: tuple[str, ...] = Field((), description="id_codes of single wells, where folds hold out wells")
+
+    def __or__(self, other: Learned) -> Learned:
+        """What either has learned."""
+        return Learned(
+            experiments=tuple(sorted({*self.experiments, *other.experiments})),
+            wells=tuple(sorted({*self.wells, *other.wells})),
+        )
+
+
 class StepRecord(Frozen):
     """A finished task of a training step that others go on from."""
 
@@ -58,9 +71,7 @@ class StepRecord(Frozen):
     backbone: str | None = None
     screen: str = Field(description="digest of the manifest that its networks were trained with")
     place: str = Field(pattern=r"^finished/", description="where its outputs are, for fetch_finished")
-    learned: tuple[str, ...] = Field(
-        (), description="pretrain: experiments, or single wells, whose labels its weights have learned, see warm_start"
-    )
+    learned: Learned = Field(Learned(), description="by pretrain's weights, for runs that start from them")
 
 
 def run_address(given: str) -> tuple[str, str]:
@@ -123,7 +134,7 @@ def record_step(
     fold: int,
     cell_type: str | None = None,
     backbone: str | None = None,
-    learned: Sequence[str] = (),
+    learned: Learned | None = None,
 ) -> None:
     """Notes that a task is finished; does nothing where the manifest is of no run (a step by hand).
 
@@ -135,13 +146,13 @@ def record_step(
         fold: of the task.
         cell_type: of the task, where it has one.
         backbone: of the task, where it has one.
-        learned: what its labels were learned from, for weights that may start another run.
+        learned: whose labels its weights have learned, where they may start another run.
     """
     if not screen.run:
         return
     record = StepRecord(
         step=step, fold=fold, cell_type=cell_type, backbone=backbone, screen=screen.digest(), place=place,
-        learned=tuple(learned),
+        learned=learned or Learned(),
     )  # fmt: skip
     name = "/".join(part for part in (step, str(fold), cell_type, backbone) if part)
     store.put(f"{RUNS}/{screen.run}/steps/{name}.json", record.model_dump_json(indent=1).encode())

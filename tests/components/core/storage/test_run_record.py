@@ -11,6 +11,7 @@ from components.core.config import PackConfig
 from components.core.errors import InputError
 from components.core.storage.manifest import Manifest, Vocabulary
 from components.core.storage.run_record import (
+    Learned,
     RunRecord,
     StepRecord,
     finished_folds,
@@ -115,14 +116,14 @@ def test_a_damaged_fold_is_named(written: MemoryStore) -> None:
 
 def test_every_task_has_a_record_of_its_own_that_names_its_outputs(written: MemoryStore) -> None:
     place = f"finished/pretrain/{1:064x}"
-    record_step(written, SCREEN, place, "pretrain", 0, backbone="a", learned=["HUVEC-02"])
+    record_step(written, SCREEN, place, "pretrain", 0, backbone="a", learned=Learned(experiments=("HUVEC-02",)))
     record_step(written, SCREEN, place, "pretrain", 0, backbone="b")
     record_step(written, SCREEN, place, "finetune", 0, cell_type="RPE")
     names = ("pretrain/0/a", "pretrain/0/b", "finetune/0/RPE")
     keys = {f"runs/{RECORD.key}/steps/{name}.json" for name in names}
     assert set(written.list(f"runs/{RECORD.key}/steps/")) == keys
     first = StepRecord.model_validate_json(written.get(f"runs/{RECORD.key}/steps/pretrain/0/a.json"))
-    assert (first.place, first.screen, first.learned) == (place, SCREEN.digest(), ("HUVEC-02",))
+    assert (first.place, first.screen, first.learned) == (place, SCREEN.digest(), Learned(experiments=("HUVEC-02",)))
     record_step(written, manifest("screen", run=""), place, "finetune", 1, cell_type="RPE")
     assert set(written.list(f"runs/{RECORD.key}/steps/")) == keys
 
