@@ -60,29 +60,27 @@ def waiting_line(waiting: Sequence[Garbage], older_than: str) -> str:
 
 def runs_table(runs: Sequence[RunSummary]) -> Table:
     """Runs, one a line."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("run", no_wrap=True)
-    table.add_column("name")
-    table.add_column("started", no_wrap=True)
-    table.add_column("screen", overflow="fold")
-    table.add_column("folds", justify="right", no_wrap=True)
-    table.add_column("last active", justify="right", no_wrap=True)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    # A key usually begins with the name; a terminal has room for little more.
+    named = any(not run.key.startswith(run.name) for run in runs)
     counted = any(run.alone is not None for run in runs)
+    table.add_column("run", no_wrap=True)
+    if named:
+        table.add_column("name", no_wrap=True)
+    table.add_column("started (UTC)", no_wrap=True)
+    table.add_column("screen", overflow="fold", min_width=8)
+    table.add_column("folds", justify="right", no_wrap=True)
+    table.add_column("idle for", justify="right", no_wrap=True)
     if counted:
-        table.add_column("alone keeps", justify="right", no_wrap=True)
+        table.add_column("alone", justify="right", no_wrap=True)
     now = datetime.now(UTC)
     for run in runs:
-        alone = [shown_size(run.alone)] if run.alone is not None else []
-        folds = f"{run.folds}/{run.of_folds}" if run.of_folds else str(run.folds)
+        name = [run.name] if named else []
+        alone = [shown_size(run.alone or 0)] if counted else []
         screen = _end_of(run.screen) if run.name else "(record not whole)"
+        folds = f"{run.folds}/{run.of_folds}" if run.of_folds else str(run.folds)
         table.add_row(
-            run.key,
-            run.name,
-            run.started[:16].replace("T", " "),
-            screen,
-            folds,
-            f"{shown_age(now - run.active)} ago",
-            *alone,
+            run.key, *name, run.started[:16].replace("T", " "), screen, folds, shown_age(now - run.active), *alone
         )
     return table
 

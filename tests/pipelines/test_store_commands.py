@@ -107,11 +107,15 @@ def test_an_empty_store_is_said_to_be_so(store: ObjectStore) -> None:
 
 def test_runs_are_listed_with_what_they_are(filled: ObjectStore) -> None:
     rows = [" ".join(line.split()) for line in invoke(filled, "runs").output.splitlines()]
-    assert "mine-1 mine 2026-11-20 08:30 /data/screen 1/2 a moment ago" in rows
-    assert "next-2 next 2026-11-20 08:30 /data/screen 1/2 a moment ago" in rows
+    assert "mine-1 2026-11-20 08:30 /data/screen 1/2 a moment" in rows
+    assert "next-2 2026-11-20 08:30 /data/screen 1/2 a moment" in rows
+    write_record(filled, "else-9", PLATE, PLACE, name="elsewhere")
+    rows = [" ".join(line.split()) for line in invoke(filled, "runs").output.splitlines()]
+    assert "else-9 elsewhere 2026-11-20 08:30 /data/screen 1/2 a moment" in rows
+    filled.delete_prefix("runs/else-9/")
     write_record(filled, "same-3", OTHER_PLATE, OTHER_PLACE)
     rows = [" ".join(line.split()) for line in invoke(filled, "runs", "--sizes").output.splitlines()]
-    assert [row.rsplit("ago ")[-1] for row in rows if row[:6] in ("mine-1", "next-2", "same-3")] == [
+    assert [row.rsplit("moment ")[-1] for row in rows if row[:6] in ("mine-1", "next-2", "same-3")] == [
         "2.0 kB",
         "0 B",
         "0 B",
