@@ -44,6 +44,7 @@ __all__ = [
     "AugmentConfig",
     "BackboneConfig",
     "BatchNormConfig",
+    "ComputeConfig",
     "Domain",
     "EmbeddingsConfig",
     "FoldsConfig",
@@ -188,6 +189,27 @@ class LoaderConfig(Frozen):
     cache_gib: NonNegative = Field(1.0, description="decoded sites that a step keeps in memory, GiB")
 
 
+class ComputeConfig(Frozen):
+    """How a training step uses its machine."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="arithmetic of the backbones; the head is float32 always. auto: bfloat16 autocast on GPUs that have it",
+    )
+    processes: Annotated[int, Field(ge=0)] = Field(
+        0, description="processes that share a step's batches, one a GPU; 0 = as many as there are GPUs, one without"
+    )
+    accumulate: Count = Field(
+        1,
+        description="parts that a process cuts its share of a batch into, one after the other, for less memory; BatchNorm "
+        "sees a part at a time",
+    )
+    compile: bool = Field(False, description="torch.compile the backbones: minutes at the start, faster steps on a GPU")
+    checkpoint_seconds: NonNegative = Field(
+        300.0, description="seconds between checkpoints of a step, at most so much is lost when it is killed"
+    )
+
+
 S = TypeVar("S", bound=Frozen)
 
 
@@ -220,6 +242,7 @@ class RunConfig(Frozen):
     prior: PriorConfig = PriorConfig()
     store: StoreConfig = StoreConfig()
     loader: LoaderConfig = LoaderConfig()
+    compute: ComputeConfig = ComputeConfig()
     local: LocalConfig = LocalConfig()
 
     @model_validator(mode="after")

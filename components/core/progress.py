@@ -22,12 +22,24 @@ EVENTS_VARIABLE = "CELLSIGNAL_EVENTS"
 TASK_VARIABLE = "CELLSIGNAL_TASK"
 """Tells tasks of equal labels apart, where a program runs many related configurations."""
 _labels: dict[str, Any] = {}
+_silent = False
+
+
+def silence() -> None:
+    """From now on this process says nothing: another one of its team speaks for it."""
+    global _silent
+    _silent = True
+
+
+def labels() -> dict[str, Any]:
+    """The step and labels of the current task."""
+    return dict(_labels)
 
 
 def emit(event: str, **fields: Any) -> None:
     """Appends one event with the labels of the current task; does nothing where no events file is asked for."""
     path = os.environ.get(EVENTS_VARIABLE)
-    if not path:
+    if not path or _silent:
         return
     own = {"task": os.environ[TASK_VARIABLE]} if TASK_VARIABLE in os.environ else {}
     line = json.dumps({"event": event, "time": round(time.time(), 3), **own, **_labels, **fields}) + "\n"
@@ -40,7 +52,8 @@ def emit(event: str, **fields: Any) -> None:
 
 def say(message: str) -> None:
     """One line on stdout, flushed, so that a log file or `kubectl logs` shows it at once."""
-    print(message, flush=True)  # noqa: T201 - this module is where steps speak
+    if not _silent:
+        print(message, flush=True)  # noqa: T201 - this module is where steps speak
 
 
 def note(message: str) -> None:

@@ -5,6 +5,7 @@ S sites of a step, B batch, C channel, H and W pixels.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
@@ -41,6 +42,7 @@ class SiteCache:
         self._slot_S = np.full(table.sites, -1, dtype=np.intp)
         self._used = 0
         self._shape = shape
+        self.waited = 0.0
 
     def release(self) -> None:
         """Gives the memory back; what is read from now on is fetched."""
@@ -72,9 +74,16 @@ class SiteCache:
             for sites in orders:
                 waiting.append(pool.submit(self.read, sites))
                 if len(waiting) > ahead:
-                    yield torch.from_numpy(waiting.pop(0).result())
+                    yield torch.from_numpy(self._wait(waiting.pop(0)))
             while waiting:
-                yield torch.from_numpy(waiting.pop(0).result())
+                yield torch.from_numpy(self._wait(waiting.pop(0)))
+
+    def _wait(self, batch: Future[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        begun = time.monotonic()
+        try:
+            return batch.result()
+        finally:
+            self.waited += time.monotonic() - begun
 
 
 def random_sites(table: SiteTable, wells: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.intp]:

@@ -89,7 +89,7 @@ def test_a_new_run_starts_with_the_weights_of_its_fold(
 ):
     new = Trained(store, tmp_path, "new-1", larger, init_from="old-1", folds=KNOWN, seed=9).normalize()
     with monkeypatch.context() as patch:
-        patch.setattr(step, "train_supervised", lambda *_: [])
+        patch.setattr(step, "train_supervised", lambda *_, **__: [])
         new.pretrain()
     then, now = (load_file(str(run.weights / "weights.safetensors")) for run in (old, new))
     classes_then, classes_now = (Manifest.read(run.screen).vocabulary.classes for run in (old, new))

@@ -12,6 +12,7 @@ import pytest
 
 from components.core.errors import InputError, StepError
 from components.core.storage import sweeping
+from components.core.storage.checkpoint_place import CheckpointPlace
 from components.core.storage.claims import Claims
 from components.core.storage.finished import fetch_finished, run_once
 from components.core.storage.garbage import Garbage
@@ -311,6 +312,28 @@ def test_records_are_read_once_and_listed_again(store, two, monkeypatch):
     monkeypatch.setattr(store, "get_many", lambda keys: read.extend(keys) or get_many(keys))
     sweep(aged, garbage, claims, TWO_DAYS)
     assert not [key for key in read if key.startswith("runs/")]
+
+
+def test_a_checkpoint_stays_while_its_step_writes_and_goes_once_nobody_does(store, two, tmp_path):
+    place = CheckpointPlace(store, "pretrain", f"{9:064x}")
+    for content in (b"1", b"22"):
+        (tmp_path / "state").write_bytes(content)
+        place.write(tmp_path / "state")
+    collect(AgedStore(store, days=1))
+    assert place.read(tmp_path / "read")
+    aged = AgedStore(store)
+    aged.touch(f"checkpoints/pretrain/{9:064x}/latest.json")
+    collect(aged)
+    assert (place.read(tmp_path / "read"), (tmp_path / "read").read_bytes()) == (True, b"22")
+    (item,) = [item for item in collected(AgedStore(store))[1] if item.prefix.endswith(f"{9:064x}")]
+    assert (item.kind, item.objects) == ("checkpoint", 2)
+    aged.grow_old()
+    aged.deletes = 0
+    with pytest.raises(StepError, match="killed"):
+        collect(aged)
+    collect(AgedStore(store))
+    assert not place.read(tmp_path / "read")
+    assert store.list("checkpoints/") == []
 
 
 def test_listings_are_as_few_as_the_pages(store, two):
