@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from components.core.errors import InputError, StepError
+from pipelines.store_commands import store_app
 
 DONE, BAD_INPUT, FAILED = 0, 2, 3
 
@@ -23,6 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # help texts have brackets of their own
 )
+
+app.add_typer(store_app, name="store")
 
 Config = Annotated[str, typer.Option(help="a shipped configuration's name (demo, growth, rxrx1) or a YAML file")]
 Changes = Annotated[
@@ -84,13 +87,15 @@ def run(
 
     from components.core.config import RunConfig
     from components.core.evaluation.table import accuracy_table
-    from pipelines.local import read_metrics, run_here
+    from pipelines.local import default_store, read_metrics, run_here
+    from pipelines.warm_start import with_address
 
-    settings = RunConfig.load(config, set or [])
+    settings = with_address(RunConfig.load(config, set or []), store or default_store())
     folder = out or Path("runs") / settings.name
     console = Console()
     run_here(settings, folder, screen, truth, store, console)
     console.print(accuracy_table(read_metrics(folder)))
+    console.print(f"start another run from its weights: --set init_from={folder}", soft_wrap=True, highlight=False)
     console.print(f"report: {(folder / 'report.html').resolve()}", soft_wrap=True, highlight=False)
 
 

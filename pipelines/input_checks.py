@@ -6,6 +6,7 @@ Reads tables, never images. Imports neither torch nor kfp.
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,16 @@ import numpy as np
 
 from components.core.config import CHANNELS, MeanTeacherConfig, RunConfig
 from components.core.errors import InputError
+from components.core.learning.warm_start import check_networks
 from components.core.prior.fused_labels import read_fused_labels
 from components.core.screen.folds import assign_folds
 from components.core.screen.layout import read_screen
 from components.core.screen.well_folds import deal_wells, dealt_wells
 from components.core.screen.wells import Screen
+from components.core.storage.artifacts import source_store
+from components.core.storage.endpoint import Endpoint
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.source_run import read_source
 
 FUSED = "mean_teacher.fused_labels"
 MOST_SIMULATED_GB = 50
@@ -62,6 +68,25 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
     fused = local_files(config).get(FUSED)
     if fused is not None:
         _check_fused(config.mean_teacher.fused_labels or str(fused), fused, found)
+
+
+def check_start(config: RunConfig, environment: Mapping[str, str]) -> None:
+    """Refuses a run that starts from one which is not there, or has other networks or folds.
+
+    Whether its labels may be known is judged where the screen's tables are read, by normalize and pretrain.
+
+    Args:
+        config: of the new run.
+        environment: leads to the object store.
+
+    Raises:
+        InputError: names the run, and the backbone, field or fold.
+    """
+    if not config.init_from:
+        return
+    endpoint = Endpoint.from_environment({**os.environ, **environment})
+    store, key = source_store(ObjectStore(endpoint, config.store.bucket, config.store.prefix), config.init_from)
+    check_networks(read_source(store, key), config.backbones, config.head, config.folds.trained)
 
 
 def local_files(config: RunConfig) -> dict[str, Path]:

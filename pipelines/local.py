@@ -34,7 +34,7 @@ from components.core.storage.opening import is_folder, open_store
 from components.core.storage.whole_directory import whole_directory
 from pipelines.code_version import code_version
 from pipelines.display import Display, task_counts, task_name
-from pipelines.input_checks import check_input, local_files
+from pipelines.input_checks import check_input, check_start, local_files
 
 RESULTS = (
     "predictions.csv",
@@ -83,7 +83,10 @@ def run_here(
     """
     check_input(config, screen, truth)
     # The store first: wrong credentials or a missing bucket must not leave a folder behind.
-    with storage(config.store, store_dir, console) as environment, _opened(out, config, screen, truth) as work:
+    with contextlib.ExitStack() as held:
+        environment = held.enter_context(storage(config.store, store_dir, console))
+        check_start(config, environment)
+        work = held.enter_context(_opened(out, config, screen, truth))
         events = work / "events.jsonl"
         events.unlink(missing_ok=True)
         events.touch()

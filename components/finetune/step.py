@@ -24,6 +24,7 @@ from components.core.storage.finished import code_digest
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import open_store
+from components.core.storage.run_record import record_step
 from components.core.training_step import start_processes, training_step
 
 
@@ -119,4 +120,5 @@ def main(config: str, screen: str, bases: Sequence[str], fold: int, cell_type: s
             lambda out, checkpoints: run(
                 settings, store, manifest, folders, fold, cell_type, out["weights"], checkpoints, step.team
             ),
+            finished=lambda place: record_step(store, manifest, place, "finetune", fold, cell_type),
         )

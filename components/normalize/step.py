@@ -7,14 +7,17 @@ import io
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.core import progress
 from components.core.config import PriorConfig, RunConfig, parse
 from components.core.errors import InputError, StepError
+from components.core.learning.warm_start import Scored, check_labels, check_networks, scored_by_tables
 from components.core.prior.arrangement import check_design
 from components.core.prior.plate_groups import labelled_treatments
 from components.core.screen.folds import assign_folds
@@ -28,8 +31,12 @@ from components.core.screen.wells import Plate, Screen
 from components.core.storage.interface import ObjectWriter
 from components.core.storage.opening import open_store
 from components.core.storage.run_record import RunRecord, write_run
+from components.core.storage.source_run import read_source, read_source_screen
 from components.normalize.config import NormalizeConfig
 from components.normalize.requests import CountedWriter
+
+if TYPE_CHECKING:
+    from components.core.storage.object_store import ObjectStore
 
 _SHOWN = 5
 
@@ -60,6 +67,7 @@ def run(
     holdout_labels_out: Path,
     record: RunRecord | None = None,
     prior: PriorConfig | None = None,
+    scored: Callable[[Sequence[Scored]], None] = lambda _: None,
 ) -> Summary:
     """Packs what is not packed yet and describes the screen.
 
@@ -75,6 +83,7 @@ def run(
         holdout_labels_out: CSV of those labels, id_code and sirna.
         record: the run that this is part of, written to the store beside its manifests; None where there is none.
         prior: the labelled plates' design is checked for use with it; None checks nothing.
+        scored: hears what will score the run before anything is packed, and may refuse it.
 
     Raises:
         InputError: something is wrong with the screen; names the file, the well and the field.
@@ -86,6 +95,7 @@ def run(
         trained = [plate for plate in screen.plates if not plate.holdout]
         check_design(labelled_treatments(trained), screen.vocabulary.treatments, prior)
     folds, well_folds = _folds(config, screen)
+    scored(scored_by_tables(screen, folds, well_folds))
     for plate in screen.plates:
         list_plate(plate, config.screen.sites)
 
@@ -186,6 +196,18 @@ def _record(config: RunConfig | None, lineage: str) -> RunRecord | None:
         ) from None
 
 
+def _check_start(config: RunConfig, own: ObjectStore, scored: Sequence[Scored]) -> None:
+    """Refuses to pack for a run that pretrain would refuse to start from the weights that it names."""
+    from components.core.storage.artifacts import source_store
+
+    store, key = source_store(own, config.init_from or "")
+    source = read_source(store, key)
+    check_networks(source, config.backbones, config.head, config.folds.trained)
+    names = [backbone.name for backbone in config.backbones]
+    for remark in check_labels(source, read_source_screen(store, source), scored, config.folds.trained, names):
+        progress.warn(remark)
+
+
 def main(
     config: str,
     source: str,
@@ -216,7 +238,15 @@ def main(
         whole = parse(RunConfig, json.loads(whole_config), source="normalize") if whole_config else None
         record = _record(whole, lineage)
         outputs = (Path(screen), Path(holdout), Path(holdout_labels))
-        summary = run(settings, Path(source), store, *outputs, record, whole.prior if whole else None)
+        summary = run(
+            settings,
+            Path(source),
+            store,
+            *outputs,
+            record,
+            whole.prior if whole else None,
+            partial(_check_start, whole, store) if whole and whole.init_from else lambda _: None,
+        )
         progress.note(
             f"{summary.packed} plates packed, {summary.reused} reused, {summary.requests} requests, "
             f"{summary.seconds:.1f} s"

@@ -21,13 +21,17 @@ from components.core.learning.step_settings import TRAINING_CODE, PretrainSettin
 from components.core.learning.supervised import Validation, train_supervised
 from components.core.learning.team import Team
 from components.core.learning.validation import groups_of_fold, score_of
+from components.core.learning.warm_start import learned_by
+from components.core.learning.warm_weights import take_over
 from components.core.storage.artifacts import local_file
 from components.core.storage.digests import digest_file
 from components.core.storage.finished import code_digest
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import open_store
+from components.core.storage.run_record import Learned, record_step
 from components.core.training_step import start_processes, training_step
+from components.pretrain.start import Start, started_from
 
 
 def run(
@@ -40,6 +44,7 @@ def run(
     initial: Path | None = None,
     checkpoints: Checkpoints | None = None,
     team: Team | None = None,
+    start: Start | None = None,
 ) -> None:
     """Trains one backbone on all cell types of a fold.
 
@@ -53,9 +58,10 @@ def run(
         initial: file of the weights to start from; None starts at random.
         checkpoints: where the training is saved by time; None saves none.
         team: the processes that share the work; None for this one alone.
+        start: an earlier run's weights to start from; None for none.
 
     Raises:
-        InputError: initial weights that cannot be read, or are of another architecture.
+        InputError: weights to start from that cannot be read, or are of another architecture.
     """
     device = pick_device()
     # Folds and backbones start from different weights, so that their average gains from their differences. The name and
@@ -72,6 +78,18 @@ def run(
         # Half a network's weights are rarely what was meant, but may be.
         (progress.note if found.expected else progress.warn)(found.sentence(backbone, source))
         started["initial_weights"] = {**asdict(found), "sha256": digest_file(initial)}
+    if start is not None:
+        taken = take_over(network, start.file, start.classes, screen.vocabulary.classes, start.said)
+        (progress.note if taken.known else progress.warn)(taken.sentence(backbone, start.said))
+        started["init_from"] = {
+            "run": start.run,
+            "fold": fold,
+            "backbone": backbone,
+            "sha256": digest_file(start.file),
+            "known_classes": len(taken.known),
+            "new_classes": taken.new,
+            "left_out_classes": taken.left_out,
+        }
     network = network.to(device)
     images = open_images(
         screen,
@@ -115,7 +133,11 @@ def main(config: str, screen: str, fold: int, backbone: str, weights: str) -> No
     with training_step(settings.compute, "pretrain", fold=fold, backbone=backbone) as step:
         manifest = Manifest.read(Path(screen))
         store = open_store(manifest.store)
-        with local_file(settings.backbone(backbone).weights) as initial:
+        with (
+            local_file(settings.backbone(backbone).weights) as initial,
+            started_from(settings, store, manifest, fold, backbone) as start,
+        ):
+            learned = learned_by(manifest, fold) | (start.learned if start else Learned())
             step.run_once(
                 store,
                 "pretrain",
@@ -125,10 +147,14 @@ def main(config: str, screen: str, fold: int, backbone: str, weights: str) -> No
                     "fold": str(fold),
                     "backbone": backbone,
                     **({"initial_weights": digest_file(initial)} if initial else {}),
+                    **({"init_from": start.digest()} if start else {}),
                     "code": code_digest(*TRAINING_CODE, "components.pretrain"),
                 },
                 {"weights": Path(weights)},
                 lambda out, checkpoints: run(
-                    settings, store, manifest, fold, backbone, out["weights"], initial, checkpoints, step.team
+                    settings, store, manifest, fold, backbone, out["weights"], initial, checkpoints, step.team, start
+                ),
+                finished=lambda place: record_step(
+                    store, manifest, place, "pretrain", fold, backbone=backbone, learned=learned
                 ),
             )

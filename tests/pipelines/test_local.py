@@ -211,7 +211,8 @@ def test_the_lineage_says_what_made_the_results_and_how_long_each_task_took(inte
 def test_the_output_ends_with_the_table_and_the_reports_path(interrupted: Interrupted):
     lines = interrupted.again.stdout.splitlines()
     assert lines[-1] == f"report: {(interrupted.run.out / 'report.html').resolve()}"
-    assert lines[-2].startswith("└")
+    assert lines[-2] == f"start another run from its weights: --set init_from={interrupted.run.out}"
+    assert lines[-3].startswith("└")
     assert any("out of fold" in line for line in lines[-12:])
     assert lines[0] == "[0/10 steps] normalize: started"
     assert any(line.startswith("[10/10 steps] report: done in ") for line in lines)

@@ -90,12 +90,17 @@ class PretrainSettings(LearningSettings):
     """What pretrain reads."""
 
     pretrain: PretrainConfig
+    init_from: str | None = None
 
     def fingerprint_of(self, backbone: str) -> str:
-        """What decides the weights of one backbone, as JSON: other backbones, and how the result predicts, do not."""
+        """What decides the weights of one backbone, as JSON: other backbones, and how the result predicts, do not.
+
+        A run that it starts from counts by its weights' content, which the step adds.
+        """
         own = self.backbone(backbone).model_dump_json()
         # Validation takes one view of the student's weights whatever `predict` says.
-        return own + self.model_dump_json(exclude={"loader", "compute", "backbones", "predict"}) + self.adapting_batch()
+        unread = {"loader", "compute", "backbones", "predict", "init_from"}
+        return own + self.model_dump_json(exclude=unread) + self.adapting_batch()
 
 
 class PredictingSettings(LearningSettings):

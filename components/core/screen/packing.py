@@ -92,6 +92,9 @@ def pack_plate(
     """
     fingerprint = _fingerprint_key(plate, files, image_size, pack)
     prefix = _known_prefix(store, fingerprint)
+    if prefix is not None:
+        # No record of the run names the plate yet; a young fingerprint keeps `store gc` away from it.
+        store.put(fingerprint, json.dumps({"prefix": prefix}).encode())
     packed = None if prefix is None else _find_record(store, prefix)
     if prefix is not None and packed is not None:
         return PackResult(prefix, packed, reused=True)
