@@ -26,6 +26,8 @@ from pipelines.plan.speeds import RunSpeed, macs, network_costs
 
 FETCHED = 0.5
 """A task that took less than this share of its training's seconds was fetched, at least in part."""
+RATE = "_sites_per_s"
+"""Ends the names of rates in metrics.json, after the step's."""
 PER_MAC = (0.25, 2.0)
 """Seconds of inference for a multiply-accumulate, in those of training: a fit beyond this rests on noise (0.6 in a demo run)."""
 
@@ -124,7 +126,9 @@ def read_measured_run(folder: Path) -> MeasuredRun:
             key = (str(step["step"]), step.get("fold"), step.get("cell_type"), step.get("backbone"))
             seconds[key] += float(step["seconds"])
         throughput = {
-            name.removesuffix("_sites_per_s"): float(rate) for name, rate in metrics["throughput"].items() if rate > 0
+            name.removesuffix(RATE): float(rate)
+            for name, rate in metrics["throughput"].items()
+            if name.endswith(RATE) and rate > 0
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(

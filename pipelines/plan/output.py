@@ -197,6 +197,11 @@ def _remarks(plan: RunPlan) -> list[Text]:
     )
     if not isinstance(plan.speed, GpuSpeed):
         remarks.append(("note", "a run's rates are of its machine, and of whatever else ran on it"))
+    at_once, folds = plan.config.local.parallel_folds, len(plan.config.folds.trained)
+    if folds > at_once:
+        remarks.append(
+            ("note", f"all {folds} folds run side by side here; local.parallel_folds ({at_once}) is not applied")
+        )
     if plan.pod_gpus > 1:
         remarks.append(
             ("note", f"{plan.pod_gpus} GPUs of a pod are taken to be {plan.pod_gpus} times as fast (assumed)")

@@ -92,6 +92,14 @@ def test_tasks_that_were_fetched_do_not_count(tmp_path: Path):
     assert after.forward_s_per_mac == pytest.approx(before.forward_s_per_mac, rel=0.25)
 
 
+def test_other_figures_beside_the_rates_change_nothing(tmp_path: Path):
+    told = json.loads((RECORDED / "metrics.json").read_text())["throughput"]
+    more = {**told, "pretrain_data_wait": 0.1, "pretrain_peak_memory_gib": 1.5}
+    assert read_measured_run(changed(tmp_path, "metrics.json", throughput=more)).throughput == {
+        name.removesuffix("_sites_per_s"): rate for name, rate in told.items()
+    }
+
+
 def test_a_run_in_which_everything_was_fetched_tells_nothing(tmp_path: Path):
     run = read_measured_run(changed(tmp_path, "lineage.json", steps=[{**s, "seconds": 0.5} for s in steps()]))
     with pytest.raises(InputError, match="no seconds of a GPU step that was computed"):

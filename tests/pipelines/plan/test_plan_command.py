@@ -29,6 +29,7 @@ def test_the_plan_of_rxrx1(cellsignal: Cellsignal):
         "Critical path",
         "nobody's quote",
         "none of it was measured",
+        "all 5 folds run side by side here; local.parallel_folds (2) is not applied",
     ):
         assert told in text, told
     assert "…" not in done.stdout, "no number may be cut off"
