@@ -73,7 +73,8 @@ def gc(
         contents = take_stock(opened)
         claims.refresh()
         garbage, waiting = garbage_of(opened, claims, contents, age)
-        lines = [kept_line(contents, claims, garbage), waiting_line(waiting, older_than)]
+        kept = f"{kept_line(contents, claims, garbage)}; {opened.requests['lists']:,} list requests"
+        lines = [kept, waiting_line(waiting, older_than)]
         if not garbage:
             console.print(f"{opened.uri('')}: nothing to remove", highlight=False, soft_wrap=True)
         else:
@@ -155,7 +156,7 @@ def forget(
             return
         for run in chosen:
             # The record that makes it a run goes first; what is left of one keeps its plates until it is gone as well.
-            objects = sorted(claims.runs[run.key].objects, key=lambda key: not key.endswith("/run.json"))
+            objects = sorted(claims.runs[run.key].objects, key=lambda key: key.count("/") > 2 or "/run.json" not in key)
             opened.delete_many(objects[:1])
             opened.delete_many(objects[1:])
         console.print(

@@ -253,9 +253,11 @@ def test_a_path_that_kfp_local_would_change_is_refused(cellsignal: Cellsignal, c
     assert "use another folder name" in line
 
 
-@pytest.mark.parametrize("command", ["simulate", "run", "finish", "growth", "plan", "protocols"])
+@pytest.mark.parametrize(
+    "command", ["simulate", "run", "finish", "growth", "plan", "protocols", "store gc", "store runs", "store forget"]
+)
 def test_every_command_has_its_help(command: str):
-    shown = CliRunner().invoke(app, [command, "--help"])
+    shown = CliRunner().invoke(app, [*command.split(), "--help"])
     assert shown.exit_code == 0, shown.output
     assert "Usage:" in shown.output
     if command == "finish":

@@ -165,7 +165,12 @@ def check_labels(
                     f"{OPTION}: {leaks[0].experiment}{more} {_explained(source.key, screen, leaks[0], fold)}"
                 )
     unlabelled = {plate.experiment for plate in screen.plates if not plate.labelled}
+    own = {name: source.backbones[name].weights for name in names if name in source.backbones}
     return [
+        f"{name} of run {source.key} had started from {file}; what that had learned is not known"
+        for name, file in own.items()
+        if file
+    ] + [
         f"{each.experiment} is held out now, but run {source.key} had it as unlabelled: its controls may have been seen"
         for each in scored
         if each.how == "held out" and each.experiment in unlabelled

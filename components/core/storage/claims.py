@@ -22,7 +22,8 @@ from components.core.storage.run_record import HOLDOUT, HOLDOUT_LABELS, KEY, MAN
 
 _BATCH = 500
 _OF_RUN = re.compile(rf"{RUNS}/{KEY}/(run\.json|{MANIFEST}|{HOLDOUT}|{HOLDOUT_LABELS}|(steps|folds)/.+\.json)")
-_SILENT = re.compile(rf"/(run\.json|{HOLDOUT_LABELS})$")
+_SILENT = re.compile(rf"{RUNS}/{KEY}/(run\.json|{HOLDOUT_LABELS})")
+_MANIFEST = re.compile(rf"{RUNS}/{KEY}/({MANIFEST}|{HOLDOUT})")  # a backbone may be called screen, too
 _SETTLED = timedelta(minutes=1)
 """A listing's time is exact to a second, so that only the content of an object older than this is known to be the same."""
 
@@ -71,7 +72,7 @@ class Claims:
         """
         listed = [found for found in self._store.scan(f"{RUNS}/") if _OF_RUN.fullmatch(found.key)]
         pointing = [found for found in self._store.scan(FINGERPRINTS) if is_fingerprint(found.key)]
-        self._read = self._records([found for found in listed if not _SILENT.search(found.key)] + pointing)
+        self._read = self._records([found for found in listed if not _SILENT.fullmatch(found.key)] + pointing)
         runs: dict[str, RunClaim] = {}
         for found in listed:
             key = found.key.split("/")[1]
@@ -79,7 +80,7 @@ class Claims:
             run.objects.append(found.key)
             run.active = max(run.active, found.modified)
             if record := self._read.get(found.key):
-                (run.plates if found.key.endswith((MANIFEST, HOLDOUT)) else run.finished).update(record.names)
+                (run.plates if _MANIFEST.fullmatch(found.key) else run.finished).update(record.names)
                 run.problem = run.problem or record.problem
         self.runs = runs
         self.fingerprints = {
@@ -111,8 +112,8 @@ class Claims:
                 records[found.key] = earlier
         new = {found.key: found.modified for found in objects if found.key not in records}
         # A whole screen's manifest takes tens of megabytes, so they are read one by one.
-        large = [key for key in new if key.endswith((MANIFEST, HOLDOUT))]
-        small = [key for key in new if not key.endswith((MANIFEST, HOLDOUT))]
+        large = [key for key in new if _MANIFEST.fullmatch(key)]
+        small = [key for key in new if not _MANIFEST.fullmatch(key)]
         for batch in [[key] for key in large] + [small[n : n + _BATCH] for n in range(0, len(small), _BATCH)]:
             for key, content in get_present(self._store, batch).items():
                 records[key] = _Record(new[key], now, *_names(self._store.uri(key), key, content))
@@ -148,7 +149,7 @@ def _names(uri: str, key: str, content: bytes) -> tuple[frozenset[str], str]:
             return frozenset([str(record["prefix"])]), ""
         if record.get("manifest_schema", 0) > MANIFEST_SCHEMA:
             return frozenset(), f"{uri}: of a newer version of cellsignal, so what its run needs is not known; upgrade"
-        if key.endswith((MANIFEST, HOLDOUT)):
+        if _MANIFEST.fullmatch(key):
             return frozenset(str(plate["prefix"]) for plate in record["plates"]), ""
         return frozenset([str(record["place"])]), ""
     except (ValueError, KeyError, TypeError, AttributeError):

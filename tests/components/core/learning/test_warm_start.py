@@ -140,6 +140,13 @@ def test_an_unlabelled_experiment_may_be_held_out_now_but_that_is_said() -> None
     assert said == "E-3 is held out now, but run old-1 had it as unlabelled: its controls may have been seen"
 
 
+def test_initial_weights_of_the_run_before_may_have_learned_anything_which_is_said() -> None:
+    given = source(THEN)
+    weighted = SourceRun(given.key, {"slim": SLIM.model_copy(update={"weights": "w.pt"})}, given.head, given.weights)
+    said = check_labels(weighted, THEN, scored_by(THEN, ()), (0, 1), ["slim"])
+    assert said == ["slim of run old-1 had started from w.pt; what that had learned is not known"]
+
+
 def test_what_the_run_before_had_learned_counts_though_its_screen_lacks_it() -> None:
     """E-4 was trained on two runs ago, left the screen, and comes back to validate."""
     now = manifest({"E-1": 0, "E-2": 1, "E-4": 0})

@@ -303,6 +303,15 @@ def test_a_run_without_its_last_record_keeps_what_the_others_name(store, two):
     assert set(store.list()) >= stays - {"runs/mine-1/run.json"}
 
 
+@pytest.mark.parametrize("backbone", ["run", "screen", "holdout", "holdout_labels"])
+def test_a_backbone_of_any_name_keeps_its_weights(store, two, tmp_path, backbone):
+    manifest, _ = two
+    finish_step(
+        store, tmp_path, "unneeded", lambda place: record_step(store, manifest, place, "pretrain", 0, None, backbone)
+    )
+    assert "finished output" not in {item.kind for item in collected(AgedStore(store))[1]}
+
+
 def test_records_are_read_once_and_listed_again(store, two, monkeypatch):
     aged = AgedStore(store)
     claims, garbage = collected(aged)
