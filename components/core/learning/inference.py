@@ -17,7 +17,8 @@ from torch import Generator, Tensor, nn
 from components.core.config import AugmentConfig, BatchNormConfig
 from components.core.learning.augmentation import dihedral, easy_view
 from components.core.learning.batch_norm import adapted, domain_of_wells, statistics_wells
-from components.core.learning.loader import SiteCache, random_sites
+from components.core.learning.device_copy import Upload
+from components.core.learning.loader import SiteCache, random_site_batches
 from components.core.learning.network import Classifier
 from components.core.learning.standardise import Standardiser
 from components.core.screen.site_table import SiteTable
@@ -49,11 +50,17 @@ class Images:
     def batches(
         self, sites: list[NDArray[np.intp]], generator: Generator | None = None
     ) -> Iterator[tuple[NDArray[np.intp], Tensor]]:
-        """Site batches and their standardised images, shape (B, C, H, W); jittered where a generator is given."""
+        """Site batches and their standardised images, shape (B, C, H, W), channels last.
+
+        Args:
+            sites: rows of the site table, a batch each.
+            generator: of the jitter, on the CPU; None for none.
+        """
+        upload = Upload(self.device)
         for chosen, pixels in zip(sites, self.cache.batches(sites), strict=True):
-            plate_B = torch.from_numpy(self.table.plate_W[self.table.well_S[chosen]]).to(self.device)
-            x = self.standardise(pixels, plate_B, generator)
-            yield chosen, x.to(memory_format=torch.channels_last)
+            plate_B = torch.from_numpy(self.table.plate_W[self.table.well_S[chosen]])
+            # Only what does not depend on random numbers is done ahead: jitter is drawn when a batch is taken.
+            yield chosen, self.standardise(upload(pixels), plate_B, generator)
 
 
 def chunks(sites: NDArray[np.intp], size: int) -> list[NDArray[np.intp]]:
@@ -140,11 +147,12 @@ def _add_outputs(
     batch_size: int,
 ) -> None:
     """Adds the outputs of every site, averaged over views, to the row of its well."""
-    row_of_well = dict(zip(wells.tolist(), rows.tolist(), strict=True))
+    row_W = np.zeros(images.table.wells, dtype=np.intp)
+    row_W[wells] = rows
     sites = images.table.sites_of(wells).astype(np.intp)
     for chosen, x in images.batches(chunks(sites, batch_size)):
         output_BK = torch.stack([forward(dihedral(x, view)) for view in range(views)]).mean(0)
-        np.add.at(sum_WK, [row_of_well[int(w)] for w in images.table.well_S[chosen]], output_BK.cpu().numpy())
+        np.add.at(sum_WK, row_W[images.table.well_S[chosen]], output_BK.cpu().numpy())
 
 
 def _dealt(sites: NDArray[np.int64], size: int) -> list[NDArray[np.intp]]:
@@ -176,7 +184,7 @@ def adaptive_logits(
         passes: passes over the wells, a random site each.
         batch_size: largest batch; a batch never spans plates (domains).
         classes: K.
-        generator: of the views, on the device.
+        generator: of the views, on the CPU.
         rng: of the sites.
     """
     table = images.table
@@ -198,7 +206,7 @@ def adaptive_logits(
     try:
         with torch.no_grad():
             for _ in range(passes):
-                sites = [random_sites(table, wells[part], rng) for part in rows]
+                sites = random_site_batches(table, [wells[part] for part in rows], rng)
                 for part, (_, x) in zip(rows, images.batches(sites), strict=True):
                     # BatchNorm has no variance of a single value, which a batch of one may give at 1 x 1 pixels.
                     network.train(len(part) > 1)
