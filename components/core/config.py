@@ -191,6 +191,20 @@ class LoaderConfig(Frozen):
     """How a training step reads sites."""
 
     cache_gib: NonNegative = Field(1.0, description="decoded sites that a step keeps in memory, GiB")
+    node_cache: str | None = Field(
+        None,
+        min_length=1,
+        description="folder on the node's own disk for packed sites, shared by the steps of the node; null keeps none",
+    )
+    node_cache_gib: NonNegative = Field(
+        100.0, description="largest size of node_cache, GiB; the least recently read sites go first"
+    )
+    batches_ahead: Count = Field(
+        3, description="batches read ahead; a step holds two more: the one in use and the one that goes to the device"
+    )
+    requests: Count = Field(
+        32, description="sites being fetched at a time, each by a thread; more for a store that answers late"
+    )
 
 
 class ComputeConfig(Frozen):

@@ -1,18 +1,25 @@
 """Training views, batched on the training device: quarter turns, flips, shift/scale/aspect, crops, random erasing. torch only.
 
-Every random number comes from the generator that is passed in. Images are standardised already, so zero fill is the mean.
-B batch, C channel, H and W pixels (square).
+Every random number comes from the generator that is passed in, a CPU's whatever the device: a seed then gives the same
+views on every device. What is drawn is a few numbers an image, so that the host chooses and the device never has to
+tell it anything: no step of a view makes the host wait. Images are standardised already, so zero fill is the mean.
+B batch, C channel, H and W pixels (square), M moved images.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from components.core.config import AugmentConfig
+from components.core.learning.device_copy import sent
+
+_OUTSIDE = 4.0
+"""A coordinate more than a pixel outside of any image, whose edges are at -1 and 1."""
 
 
 def dihedral(x_BCHW: Tensor, view: int) -> Tensor:
@@ -28,33 +35,81 @@ def dihedral(x_BCHW: Tensor, view: int) -> Tensor:
 
 def random_dihedral(x_BCHW: Tensor, generator: Generator) -> Tensor:
     """A symmetry of the square for each image, all eight equally likely."""
-    view_B = torch.randint(8, (len(x_BCHW),), generator=generator, device=x_BCHW.device)
-    out = torch.empty_like(x_BCHW)
-    for view in range(8):
-        chosen = (view_B == view).nonzero().squeeze(1)
-        if len(chosen):
-            out[chosen] = dihedral(x_BCHW[chosen], view)
-    return out
+    nothing = torch.zeros(len(x_BCHW), 2, dtype=x_BCHW.dtype)
+    placement = _Placement(nothing[:, 0] > 0.0, nothing + 1.0, nothing)
+    return _viewed(x_BCHW, _draw_views(len(x_BCHW), generator), placement, None)
 
 
 def easy_view(x_BCHW: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
     """Flips, turns and shift/scale/aspect; no erasing."""
-    return _resample(random_dihedral(x_BCHW, generator), config, generator, crop=False)
+    view_B = _draw_views(len(x_BCHW), generator)
+    return _viewed(x_BCHW, view_B, _draw_placement(x_BCHW, config, generator, crop=False), None)
 
 
 def normal_view(x_BCHW: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
     """The easy view with random erasing."""
-    return random_erasing(easy_view(x_BCHW, config, generator), config, generator)
+    view_B = _draw_views(len(x_BCHW), generator)
+    placement = _draw_placement(x_BCHW, config, generator, crop=False)
+    return _viewed(x_BCHW, view_B, placement, _draw_rectangles(x_BCHW, config, generator))
 
 
 def hard_view(x_BCHW: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
     """The normal view, cropped and resized back."""
-    x = _resample(random_dihedral(x_BCHW, generator), config, generator, crop=True)
-    return random_erasing(x, config, generator)
+    view_B = _draw_views(len(x_BCHW), generator)
+    placement = _draw_placement(x_BCHW, config, generator, crop=True)
+    return _viewed(x_BCHW, view_B, placement, _draw_rectangles(x_BCHW, config, generator))
 
 
 def random_erasing(x_BCHW: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
     """Zeroes a rectangle of random area and aspect in some images (Zhong et al. 2020, arXiv 1708.04896)."""
+    h, w = x_BCHW.shape[2:]
+    rows_BH, columns_BW = _erased(sent(_draw_rectangles(x_BCHW, config, generator), x_BCHW.device), h, w)
+    return x_BCHW.masked_fill((rows_BH[:, :, None] & columns_BW[:, None, :])[:, None], 0.0)
+
+
+@dataclass(frozen=True)
+class _Placement:
+    """Where a view's pixels come from, on the CPU: input = output * range + offset, in coordinates from -1 to 1.
+
+    Attributes:
+        moved_B: which images are resampled at all.
+        range_B2: of x and y.
+        offset_B2: of x and y.
+    """
+
+    moved_B: Tensor
+    range_B2: Tensor
+    offset_B2: Tensor
+
+
+def _draw_views(b: int, generator: Generator) -> Tensor:
+    return torch.randint(8, (b,), generator=generator)
+
+
+def _draw_placement(x_BCHW: Tensor, config: AugmentConfig, generator: Generator, crop: bool) -> _Placement:
+    """Shift, scale and aspect for some images and, for the hard view, a crop for all."""
+    b = len(x_BCHW)
+    scale_B = 1.0 + _uniform(b, -config.scale, config.scale, x_BCHW, generator)
+    root_aspect_B = torch.sqrt(1.0 + _uniform(b, -config.aspect, config.aspect, x_BCHW, generator))
+    shift_B2 = torch.stack([_uniform(b, -2.0 * config.shift, 2.0 * config.shift, x_BCHW, generator) for _ in "xy"], 1)
+    moved_B = _uniform(b, 0.0, 1.0, x_BCHW, generator) < config.geometric_probability
+    # From output to input: a larger cell is a smaller sampled range.
+    range_B2 = torch.stack([1.0 / (scale_B * root_aspect_B), root_aspect_B / scale_B], 1)
+    range_B2 = torch.where(moved_B[:, None], range_B2, torch.ones_like(range_B2))
+    offset_B2 = torch.where(moved_B[:, None], shift_B2, torch.zeros_like(shift_B2))
+    if crop:
+        side_B = _uniform(b, *config.crop, x_BCHW, generator)
+        free_B1 = (1.0 - side_B)[:, None]
+        corner_B2 = torch.stack([_uniform(b, -1.0, 1.0, x_BCHW, generator) for _ in "xy"], 1) * free_B1
+        # The crop is taken from the shifted and scaled image, so it is applied inside the first map.
+        offset_B2 = offset_B2 + range_B2 * corner_B2
+        range_B2 = range_B2 * side_B[:, None]
+        moved_B = torch.ones_like(moved_B)
+    return _Placement(moved_B, range_B2, offset_B2)
+
+
+def _draw_rectangles(x_BCHW: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
+    """What random erasing erases, on the CPU, pixels: top, bottom, left, right of each image, (4, B); empty where nothing."""
     b, _, h, w = x_BCHW.shape
     area_B = _uniform(b, *config.erase_area, x_BCHW, generator) * (h * w)
     low, high = config.erase_aspect
@@ -64,47 +119,98 @@ def random_erasing(x_BCHW: Tensor, config: AugmentConfig, generator: Generator) 
     top_B = _uniform(b, 0.0, 1.0, x_BCHW, generator) * (h - rows_B)
     left_B = _uniform(b, 0.0, 1.0, x_BCHW, generator) * (w - columns_B)
     chosen_B = _uniform(b, 0.0, 1.0, x_BCHW, generator) < config.erase_probability
-    row_H = torch.arange(h, device=x_BCHW.device) + 0.5
-    column_W = torch.arange(w, device=x_BCHW.device) + 0.5
-    in_rows_BH = (row_H >= top_B[:, None]) & (row_H < (top_B + rows_B)[:, None]) & chosen_B[:, None]
-    in_columns_BW = (column_W >= left_B[:, None]) & (column_W < (left_B + columns_B)[:, None])
-    erased_BHW = in_rows_BH[:, :, None] & in_columns_BW[:, None, :]
-    return x_BCHW.masked_fill(erased_BHW[:, None], 0.0)
+    bottom_B = torch.where(chosen_B, top_B + rows_B, top_B)
+    return torch.stack([top_B, bottom_B, left_B, left_B + columns_B])
 
 
-def _resample(x_BCHW: Tensor, config: AugmentConfig, generator: Generator, crop: bool) -> Tensor:
-    """Shift, scale and aspect in some images and, for the hard view, a crop in all, in one interpolation."""
-    b = len(x_BCHW)
-    scale_B = 1.0 + _uniform(b, -config.scale, config.scale, x_BCHW, generator)
-    root_aspect_B = torch.sqrt(1.0 + _uniform(b, -config.aspect, config.aspect, x_BCHW, generator))
-    shift_B2 = torch.stack([_uniform(b, -2.0 * config.shift, 2.0 * config.shift, x_BCHW, generator) for _ in "xy"], 1)
-    chosen_B = _uniform(b, 0.0, 1.0, x_BCHW, generator) < config.geometric_probability
-    # affine_grid maps output to input coordinates in [-1, 1]: a larger cell is a smaller sampled range.
-    range_B2 = torch.stack([1.0 / (scale_B * root_aspect_B), root_aspect_B / scale_B], 1)
-    range_B2 = torch.where(chosen_B[:, None], range_B2, torch.ones_like(range_B2))
-    offset_B2 = torch.where(chosen_B[:, None], shift_B2, torch.zeros_like(shift_B2))
-    if crop:
-        side_B = _uniform(b, *config.crop, x_BCHW, generator)
-        free_B1 = (1.0 - side_B)[:, None]
-        corner_B2 = torch.stack([_uniform(b, -1.0, 1.0, x_BCHW, generator) for _ in "xy"], 1) * free_B1
-        # The crop is taken from the shifted and scaled image, so it is applied inside the first map.
-        offset_B2 = offset_B2 + range_B2 * corner_B2
-        range_B2 = range_B2 * side_B[:, None]
-        moved = torch.arange(b, device=x_BCHW.device)
-    else:
-        moved = chosen_B.nonzero().squeeze(1)
-        if len(moved) == 0:
-            return x_BCHW
-    theta_M23 = x_BCHW.new_zeros(len(moved), 2, 3)
-    theta_M23[:, 0, 0], theta_M23[:, 1, 1] = range_B2[moved, 0], range_B2[moved, 1]
-    theta_M23[:, :, 2] = offset_B2[moved]
-    source = x_BCHW[moved]
-    grid = F.affine_grid(theta_M23, list(source.shape), align_corners=False)
-    out = x_BCHW.clone()
-    out[moved] = F.grid_sample(source, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return out
+def _viewed(x_BCHW: Tensor, view_B: Tensor, placement: _Placement, rectangle_4B: Tensor | None) -> Tensor:
+    """The images turned, placed and erased."""
+    if x_BCHW.device.type == "cpu":
+        return _viewed_by_parts(x_BCHW, view_B, placement, rectangle_4B)
+    return _viewed_at_once(x_BCHW, view_B, placement, rectangle_4B)
+
+
+def _viewed_by_parts(x_BCHW: Tensor, view_B: Tensor, placement: _Placement, rectangle_4B: Tensor | None) -> Tensor:
+    """For the CPU, where interpolation is dear: only what moves is resampled, and symmetries are exact."""
+    h, w = x_BCHW.shape[2:]
+    # Erased batches have their channels first, as masked_fill leaves them: networks round differently in either format.
+    first = rectangle_4B is not None
+    out_BCHW = torch.empty_like(x_BCHW, memory_format=torch.contiguous_format if first else torch.preserve_format)
+    moved = placement.moved_B.nonzero().squeeze(1)
+    source_MCHW = torch.empty_like(x_BCHW[: len(moved)])  # last is faster to gather from
+    sources = iter(source_MCHW)
+    for out_CHW, one_CHW, view, moves in zip(
+        out_BCHW, x_BCHW, view_B.tolist(), placement.moved_B.tolist(), strict=True
+    ):
+        (next(sources) if moves else out_CHW).copy_(dihedral(one_CHW[None], view)[0])
+    if len(moved):
+        range_M2, offset_M2 = placement.range_B2[moved], placement.offset_B2[moved]
+        column_MW = _centres(w, range_M2) * range_M2[:, :1] + offset_M2[:, :1]
+        row_MH = _centres(h, range_M2) * range_M2[:, 1:] + offset_M2[:, 1:]
+        out_BCHW[moved] = _sampled(source_MCHW, _grid(column_MW[:, None, :], row_MH[:, :, None]))
+    if rectangle_4B is not None:
+        rows_BH, columns_BW = _erased(rectangle_4B, h, w)
+        for out_CHW, rows, columns in zip(out_BCHW, _ranges(rows_BH), _ranges(columns_BW), strict=True):
+            out_CHW[:, rows, columns] = 0.0
+    return out_BCHW
+
+
+def _viewed_at_once(x_BCHW: Tensor, view_B: Tensor, placement: _Placement, rectangle_4B: Tensor | None) -> Tensor:
+    """For a GPU: one interpolation of all images turns, places and erases, and reads every pixel once.
+
+    Equal to _viewed_by_parts but for the rounding of coordinates, 1e-4 of a pixel at 512.
+    """
+    h, w = x_BCHW.shape[2:]
+    mirror_B, flip_B = 1 - 2 * (view_B & 1), 1 - 2 * (view_B >> 1 & 1)
+    host = [*placement.range_B2.T, *placement.offset_B2.T, mirror_B, flip_B, view_B >> 2]
+    if rectangle_4B is not None:
+        host += [*rectangle_4B]
+    numbers = sent(torch.stack([each.to(x_BCHW.dtype) for each in host]), x_BCHW.device)
+    range_x, range_y, offset_x, offset_y, mirror, flip, transposed = numbers[:7, :, None, None]
+    column_B1W = _centres(w, numbers) * range_x + offset_x
+    row_BH1 = _centres(h, numbers)[:, None] * range_y + offset_y
+    turn = transposed > 0.5
+    grid_BHW2 = _grid(mirror * torch.where(turn, row_BH1, column_B1W), flip * torch.where(turn, column_B1W, row_BH1))
+    if rectangle_4B is not None:
+        rows_BH, columns_BW = _erased(numbers[7:], h, w)
+        # What is sampled from outside of the image is zero.
+        grid_BHW2.masked_fill_((rows_BH[:, :, None] & columns_BW[:, None, :])[..., None], _OUTSIDE)
+    last = x_BCHW.is_contiguous(memory_format=torch.channels_last)
+    out_BCHW = _sampled(x_BCHW, grid_BHW2)
+    return out_BCHW.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def _grid(x: Tensor, y: Tensor) -> Tensor:
+    """Coordinates (M, H, W, 2) from x and y, each of a shape that broadcasts to (M, H, W).
+
+    Not by affine_grid: a matrix product, ten times as slow here, and on a GPU of ten bits where TF32 is allowed.
+    """
+    return torch.stack(torch.broadcast_tensors(x, y), 3)  # type: ignore[no-untyped-call]
+
+
+def _sampled(x_MCHW: Tensor, grid_MHW2: Tensor) -> Tensor:
+    return F.grid_sample(x_MCHW, grid_MHW2, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _centres(n: int, like: Tensor) -> Tensor:
+    """Coordinates of n pixels' centres, from -1 to 1 at the image's edges, (N,)."""
+    return torch.linspace(-1, 1, n, dtype=like.dtype, device=like.device) * (n - 1) / n if n > 1 else like.new_zeros(1)
+
+
+def _erased(rectangle_4B: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:
+    """Which rows (B, H) and which columns (B, W) have their centres in the rectangle."""
+    top_B1, bottom_B1, left_B1, right_B1 = rectangle_4B[:, :, None]
+    row_H = torch.arange(h, device=rectangle_4B.device) + 0.5
+    column_W = torch.arange(w, device=rectangle_4B.device) + 0.5
+    return (row_H >= top_B1) & (row_H < bottom_B1), (column_W >= left_B1) & (column_W < right_B1)
+
+
+def _ranges(inside_BN: Tensor) -> list[slice]:
+    """The run of true values of each row."""
+    first_B, count_B = inside_BN.int().argmax(1).tolist(), inside_BN.sum(1).tolist()
+    return [slice(first, first + count) for first, count in zip(first_B, count_B, strict=True)]
 
 
 def _uniform(n: int, low: float, high: float, like: Tensor, generator: Generator) -> Tensor:
-    """N uniform numbers in [low, high) on the device and in the type of `like`."""
-    return low + (high - low) * torch.rand(n, generator=generator, device=like.device, dtype=like.dtype)
+    """N uniform numbers in [low, high) on the CPU, in the type of `like`."""
+    return low + (high - low) * torch.rand(n, generator=generator, dtype=like.dtype)

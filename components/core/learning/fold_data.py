@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from components.core.screen.packed import SiteReader
 from components.core.screen.site_table import TREATMENT, SiteTable
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
+from components.core.storage.node_cache import NodeCache
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def open_images(
         store: where its plates are.
         standardise: domain and jitter.
         augment: training views.
-        loader: memory for decoded sites.
+        loader: memory for decoded sites, the node's cache, reading ahead.
         device: where batches are computed.
         reference: the training screen, whose statistics stand for domains wider than an experiment; None for its own.
         batch_norm: domains of BatchNorm; None for random batches and running statistics.
@@ -114,9 +116,20 @@ def open_images(
         statistics = {(p.experiment, p.plate): of_reference[known[p.cell_type]] for p in manifest.plates}
     means, deviations = zip(*(statistics[p.experiment, p.plate] for p in manifest.plates), strict=True)
     shape = (manifest.channels, manifest.image_size, manifest.image_size)
+    node_cache = None
+    if loader.node_cache is not None:
+        node_cache = NodeCache(Path(loader.node_cache), int(loader.node_cache_gib * 2**30))
     return Images(
         table=table,
-        cache=SiteCache(SiteReader(store, manifest, table, verify=True), table, shape, loader.cache_gib * 2**30),
+        cache=SiteCache(
+            SiteReader(store, manifest, table, verify=True, node_cache=node_cache),
+            table,
+            shape,
+            loader.cache_gib * 2**30,
+            threads=loader.requests,
+            ahead=loader.batches_ahead,
+            pinned=device.type == "cuda",
+        ),
         standardise=Standardiser(
             torch.from_numpy(np.stack(means)), torch.from_numpy(np.stack(deviations)), standardise.jitter, device
         ),

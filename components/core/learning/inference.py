@@ -17,7 +17,8 @@ from torch import Generator, Tensor, nn
 from components.core.config import AugmentConfig, BatchNormConfig
 from components.core.learning.augmentation import dihedral, easy_view
 from components.core.learning.batch_norm import adapted, domain_of_wells, statistics_wells
-from components.core.learning.loader import SiteCache, random_sites
+from components.core.learning.device_copy import Upload
+from components.core.learning.loader import SiteCache, random_site_batches
 from components.core.learning.network import Classifier
 from components.core.learning.standardise import Standardiser
 from components.core.learning.team import Team
@@ -52,17 +53,18 @@ class Images:
     def batches(
         self, sites: list[NDArray[np.intp]], generators: Sequence[Generator] = ()
     ) -> Iterator[tuple[NDArray[np.intp], Tensor]]:
-        """Site batches and their standardised images, shape (B, C, H, W).
+        """Site batches and their standardised images, shape (B, C, H, W), channels last.
 
         Args:
-            sites: of each batch.
-            generators: of the jitter, taken in turn; none leaves images without. A batch draws when it is taken.
+            sites: rows of the site table, a batch each.
+            generators: of the jitter, on the CPU, taken in turn; none leaves images without.
         """
+        upload = Upload(self.device)
         for k, (chosen, pixels) in enumerate(zip(sites, self.cache.batches(sites), strict=True)):
             generator = generators[k % len(generators)] if generators else None
-            plate_B = torch.from_numpy(self.table.plate_W[self.table.well_S[chosen]]).to(self.device)
-            x = self.standardise(pixels, plate_B, generator)
-            yield chosen, x.to(memory_format=torch.channels_last)
+            plate_B = torch.from_numpy(self.table.plate_W[self.table.well_S[chosen]])
+            # Only what does not depend on random numbers is done ahead: jitter is drawn when a batch is taken.
+            yield chosen, self.standardise(upload(pixels), plate_B, generator)
 
 
 def chunks(sites: NDArray[np.intp], size: int) -> list[NDArray[np.intp]]:
@@ -151,11 +153,12 @@ def _add_outputs(
     batch_size: int,
 ) -> None:
     """Adds the outputs of every site, averaged over views, to the row of its well."""
-    row_of_well = dict(zip(wells.tolist(), rows.tolist(), strict=True))
+    row_W = np.zeros(images.table.wells, dtype=np.intp)
+    row_W[wells] = rows
     sites = images.table.sites_of(wells).astype(np.intp)
     for chosen, x in images.batches(chunks(sites, batch_size)):
         output_BK = torch.stack([forward(dihedral(x, view)) for view in range(views)]).mean(0)
-        np.add.at(sum_WK, [row_of_well[int(w)] for w in images.table.well_S[chosen]], output_BK.cpu().numpy())
+        np.add.at(sum_WK, row_W[images.table.well_S[chosen]], output_BK.cpu().numpy())
 
 
 def _dealt(sites: NDArray[np.int64], size: int) -> list[NDArray[np.intp]]:
@@ -187,7 +190,7 @@ def adaptive_logits(
         passes: passes over the wells, a random site each.
         batch_size: largest batch; a batch never spans plates (domains).
         classes: K.
-        generator: of the views of this process's share.
+        generator: of the views of this process's share, on the CPU.
         rng: of the sites.
     """
     table = images.table
@@ -211,7 +214,7 @@ def adaptive_logits(
     try:
         with torch.no_grad():
             for _ in range(passes):
-                sites = [random_sites(table, wells[part], rng) for part in rows]
+                sites = random_site_batches(table, [wells[part] for part in rows], rng)
                 for k, (_, x) in zip(own, images.batches([sites[k] for k in own]), strict=True):
                     part = rows[k]
                     # BatchNorm has no variance of a single value, which a batch of one may give at 1 x 1 pixels.

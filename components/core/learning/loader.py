@@ -1,92 +1,181 @@
-"""Packed sites to uint8 batches: a bounded memory of decoded sites, filled from the object store, read ahead by a thread.
+"""Packed sites to uint8 batches: fetched and decoded by threads straight into the batch, some batches ahead.
 
-S sites of a step, B batch, C channel, H and W pixels.
+S sites of a screen, B of a batch, C channel, H and W pixels.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from components.core.learning.decoded_sites import DecodedSites
 from components.core.screen.site_table import SiteTable
+
+_TASK_BYTES = 2**20
+"""A thread takes sites of about so many bytes at once: one of 512 pixels, or 75 of 48."""
 
 
 class SiteSource(Protocol):
     """Decodes sites by their row in the site table."""
 
-    def read(self, sites: NDArray[np.intp]) -> NDArray[np.uint8]:
-        """Pixels, shape (B, C, H, W)."""
+    def read_into(self, sites: NDArray[np.intp], out: Sequence[NDArray[np.uint8]]) -> None:
+        """Decodes each site, all different, into its array of shape (C, H, W); called by many threads at once."""
 
 
 class SiteCache:
-    """Sites in memory up to a limit; others are fetched each time.
+    """Batches of sites. Those in memory are copied; the others are fetched, each time unless there is room to keep them.
+
+    Memory: the limit for decoded sites, and `ahead + 2` batches (the one that the consumer has, the next, and those ahead of
+    it); in the source one packed site a thread.
 
     Args:
         source: where sites come from.
         table: the sites of the screen.
         shape: (C, H, W) of a site.
         limit_bytes: largest memory for decoded sites.
+        threads: sites fetched at a time.
+        ahead: batches read ahead of the next one.
+        pinned: whether batches lie in page-locked memory, for a CUDA device.
+
+    Attributes:
+        waited: seconds that consumers have waited for a batch so far.
     """
 
-    def __init__(self, source: SiteSource, table: SiteTable, shape: tuple[int, int, int], limit_bytes: float) -> None:
-        self._source = source
-        capacity = int(min(table.sites, limit_bytes // np.prod(shape)))
-        # Pages of an untouched allocation cost nothing, so the limit is not paid before it is used.
-        self._pixels = np.empty((capacity, *shape), dtype=np.uint8)
-        self._slot_S = np.full(table.sites, -1, dtype=np.intp)
-        self._used = 0
-        self._shape = shape
+    def __init__(
+        self,
+        source: SiteSource,
+        table: SiteTable,
+        shape: tuple[int, int, int],
+        limit_bytes: float,
+        threads: int = 8,
+        ahead: int = 3,
+        pinned: bool = False,
+    ) -> None:
         self.waited = 0.0
+        self._source = source
+        self._shape = shape
+        self._memory = DecodedSites(table.sites, shape, limit_bytes)
+        self._threads = threads
+        self._ahead = ahead
+        self._pinned = pinned
+        self._per_task = max(1, _TASK_BYTES // int(np.prod(shape)))
 
     def release(self) -> None:
-        """Gives the memory back; what is read from now on is fetched."""
-        self._pixels = np.empty((0, *self._shape), dtype=np.uint8)
-        self._slot_S[:] = -1
-        self._used = 0
+        """Gives the memory of decoded sites back; what is read from now on is fetched."""
+        self._memory.release()
 
     def read(self, sites: NDArray[np.intp]) -> NDArray[np.uint8]:
-        """Pixels of the sites in the given order, shape (B, C, H, W)."""
-        out = np.empty((len(sites), *self._shape), dtype=np.uint8)
-        slots = self._slot_S[sites]
-        known = slots >= 0
-        out[known] = self._pixels[slots[known]]
-        if known.all():
-            return out
-        missing, where = np.unique(sites[~known], return_inverse=True)
-        fetched = self._source.read(missing)
-        out[~known] = fetched[where]
-        kept = min(len(missing), len(self._pixels) - self._used)
-        self._pixels[self._used : self._used + kept] = fetched[:kept]
-        self._slot_S[missing[:kept]] = np.arange(self._used, self._used + kept)
-        self._used += kept
-        return out
+        """Pixels of the sites in the given order, shape (B, C, H, W); read by the calling thread."""
+        batch = _Batch(sites, self._room(len(sites)), self._per_task)
+        for part in batch.parts:
+            self._read(batch, part)
+        return batch.wait().numpy()
 
-    def batches(self, orders: Iterable[NDArray[np.intp]], ahead: int = 3) -> Iterator[torch.Tensor]:
-        """uint8 tensors of the site batches, in order, read ahead by one thread; the cache is touched by it alone."""
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as pool:
-            waiting: list[Future[NDArray[np.uint8]]] = []
-            for sites in orders:
-                waiting.append(pool.submit(self.read, sites))
-                if len(waiting) > ahead:
-                    yield torch.from_numpy(self._wait(waiting.pop(0)))
-            while waiting:
-                yield torch.from_numpy(self._wait(waiting.pop(0)))
-
-    def _wait(self, batch: Future[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        begun = time.monotonic()
+    def batches(self, orders: Iterable[NDArray[np.intp]]) -> Iterator[Tensor]:
+        """uint8 tensors of the site batches, in order. The reading threads end with the iterator, however it ends."""
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="loader")
         try:
-            return batch.result()
+            waiting: deque[_Batch] = deque()
+            for sites in orders:
+                batch = _Batch(sites, self._room(len(sites)), self._per_task)
+                for part in batch.parts:
+                    pool.submit(self._read, batch, part)
+                waiting.append(batch)
+                if len(waiting) > self._ahead:
+                    yield self._taken(waiting.popleft())
+            while waiting:
+                yield self._taken(waiting.popleft())
         finally:
-            self.waited += time.monotonic() - begun
+            # A thread ends with the site it is at.
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _room(self, count: int) -> Tensor:
+        """Memory of a batch."""
+        if self._pinned:
+            return torch.empty((count, *self._shape), dtype=torch.uint8, pin_memory=True)
+        # NumPy asks for huge pages: filling a fresh batch costs a twentieth of the page faults.
+        return torch.from_numpy(np.empty((count, *self._shape), dtype=np.uint8))
+
+    def _taken(self, batch: _Batch) -> Tensor:
+        begun = time.perf_counter()
+        try:
+            return batch.wait()
+        finally:
+            self.waited += time.perf_counter() - begun
+
+    def _read(self, batch: _Batch, part: slice) -> None:
+        """Fills a part of a batch."""
+        try:
+            sites, out_BCHW = batch.sites[part], batch.pixels[part]
+            missing = np.flatnonzero(~self._memory.copy_into(sites, out_BCHW))
+            if len(missing):
+                places = [out_BCHW[k] for k in missing]
+                self._source.read_into(sites[missing], places)
+                self._memory.keep(sites[missing], places)
+        except BaseException as error:  # the consumer raises it
+            batch.finished(part, error)
+        else:
+            batch.finished(part, None)
+
+
+class _Batch:
+    """A batch that threads fill part by part. A site that is asked for twice is read to its first place and copied."""
+
+    def __init__(self, sites: NDArray[np.intp], room: Tensor, per_task: int) -> None:
+        self._whole = room
+        self._lock = threading.Lock()
+        self._complete = threading.Event()
+        self._errors: dict[int, BaseException] = {}
+        different, self._where = np.unique(sites, return_inverse=True)
+        self._repeats = len(different) < len(sites)
+        if self._repeats:
+            sites, room = different, room[: len(different)]
+        self.sites = sites
+        self.pixels: NDArray[np.uint8] = room.numpy()
+        self.parts = [slice(k, k + per_task) for k in range(0, len(sites), per_task)]
+        self._left = len(self.parts)
+        if not self.parts:
+            self._complete.set()
+
+    def finished(self, part: slice, error: BaseException | None) -> None:
+        """Said by the thread that has filled a part, or failed to."""
+        with self._lock:
+            if error is not None:
+                self._errors[part.start] = error
+            self._left -= 1
+            if self._left == 0:
+                self._complete.set()
+
+    def wait(self) -> Tensor:
+        """The pixels, when they are there; raises the error of the first part that has one."""
+        self._complete.wait()
+        if self._errors:
+            raise self._errors[min(self._errors)]
+        if self._repeats:
+            self._whole.copy_(torch.from_numpy(self.pixels[self._where]))
+        return self._whole
 
 
 def random_sites(table: SiteTable, wells: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.intp]:
     """One site of each well, at random."""
     first = table.first_site_W[wells]
     return np.asarray(first + rng.integers(0, table.first_site_W[wells + 1] - first), dtype=np.intp)
+
+
+def random_site_batches(
+    table: SiteTable, batches: Sequence[NDArray[np.intp]], rng: np.random.Generator
+) -> list[NDArray[np.intp]]:
+    """One site of each well of each batch; the same draws as random_sites makes batch by batch, made at once."""
+    if not batches:
+        return []
+    sites = random_sites(table, np.concatenate(batches), rng)
+    return np.split(sites, np.cumsum([len(wells) for wells in batches])[:-1])

@@ -1,9 +1,15 @@
-"""Pixels to network input on the training device: (x - mean) / std of the site's domain, with jitter. torch only."""
+"""Pixels to network input on the training device: (x - mean) / std of the site's domain, with jitter. torch only.
+
+Random numbers are drawn on the CPU, so that a seed gives the same views on every device; they are few. P plates, B batch,
+C channel, H and W pixels.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Generator, Tensor
+
+from components.core.learning.device_copy import sent
 
 # A channel that is black over a whole domain has no spread; dividing by less than a tenth of a grey level only
 # amplifies quantisation.
@@ -27,28 +33,47 @@ class Standardiser:
         self.device = device
 
     def __call__(self, pixels_BCHW: Tensor, plate_B: Tensor, generator: Generator | None = None) -> Tensor:
-        """float32 batch, shape (B, C, H, W), of uint8 pixels; jittered where a generator is given."""
-        mean_BC, std_BC = self._mean_PC[plate_B], self._std_PC[plate_B]
+        """float32 batch, shape (B, C, H, W), channels last, of uint8 pixels; jittered where a generator is given.
+
+        Args:
+            pixels_BCHW: on the device or the host.
+            plate_B: likewise.
+            generator: of the jitter, on the CPU.
+        """
+        mean_BC, std_BC = self._statistics(plate_B)
         if generator is not None and self._jitter > 0:
-            mean_BC = mean_BC * self._factor(mean_BC, generator)
-            std_BC = std_BC * self._factor(std_BC, generator)
+            mean_factor_BC, std_factor_BC = self._factors(mean_BC, generator)
+            mean_BC, std_BC = mean_BC * mean_factor_BC, std_BC * std_factor_BC
         scale_BC = 1.0 / std_BC
-        # One fused multiply-add over the pixels: x * scale - mean * scale.
-        x = pixels_BCHW.to(self.device, non_blocking=True).float()
-        return torch.addcmul((-mean_BC * scale_BC)[:, :, None, None], x, scale_BC[:, :, None, None])
+        # One fused multiply-add over the pixels, in place: x * scale - mean * scale.
+        x = pixels_BCHW.to(self.device, non_blocking=True).to(torch.float32, memory_format=torch.channels_last)
+        return torch.addcmul((-mean_BC * scale_BC)[:, :, None, None], x, scale_BC[:, :, None, None], out=x)
 
     def jittered(self, x_BCHW: Tensor, plate_B: Tensor, generator: Generator) -> Tensor:
         """A standardised batch as it would be with mean and std jittered anew: an affine map of each image's channels.
 
         (x std + mean - mean (1 + a)) / (std (1 + b)) = (x - a mean / std) / (1 + b).
+
+        Args:
+            x_BCHW: on the device.
+            plate_B: on the device or the host.
+            generator: on the CPU.
         """
         if self._jitter == 0:
             return x_BCHW
-        mean_BC, std_BC = self._mean_PC[plate_B], self._std_PC[plate_B]
-        shift_BC = (self._factor(mean_BC, generator) - 1.0) * mean_BC / std_BC
-        scale_BC = 1.0 / self._factor(std_BC, generator)
+        mean_BC, std_BC = self._statistics(plate_B)
+        mean_factor_BC, std_factor_BC = self._factors(mean_BC, generator)
+        shift_BC = (mean_factor_BC - 1.0) * mean_BC / std_BC
+        scale_BC = 1.0 / std_factor_BC
         return torch.addcmul((-shift_BC * scale_BC)[:, :, None, None], x_BCHW, scale_BC[:, :, None, None])
 
-    def _factor(self, like_BC: Tensor, generator: Generator) -> Tensor:
-        uniform = torch.rand(like_BC.shape, generator=generator, device=like_BC.device)
-        return 1.0 + self._jitter * (2.0 * uniform - 1.0)
+    def _statistics(self, plate_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of each image's domain, on the device."""
+        plate_B = sent(plate_B, self.device)
+        return self._mean_PC[plate_B], self._std_PC[plate_B]
+
+    def _factors(self, like_BC: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """1 + U(-jitter, jitter) for mean and deviation, in one copy to the device."""
+        uniform_2BC = torch.stack([torch.rand(like_BC.shape, generator=generator) for _ in ("mean", "std")])
+        mean_factor_BC, std_factor_BC = sent(1.0 + self._jitter * (2.0 * uniform_2BC - 1.0), self.device)
+        return mean_factor_BC, std_factor_BC

@@ -22,7 +22,7 @@ from components.core.learning.batch_norm import domain_of_wells
 from components.core.learning.checkpointing import Checkpoints
 from components.core.learning.epoch_meter import EpochMeter
 from components.core.learning.inference import Images, well_logits
-from components.core.learning.loader import random_sites
+from components.core.learning.loader import random_site_batches
 from components.core.learning.micro_batches import Replica, Slots, StatisticsOfParts, running_statistics
 from components.core.learning.network import Classifier
 from components.core.learning.precision import prepare
@@ -141,10 +141,8 @@ class _Training:
         """Runs an epoch, or the rest of it; saves between steps when it is time. Returns its record."""
         config, images, epoch = self._config, self._images, self.epoch
         rate = step_rate(epoch, config.learning_rates, config.milestones)
-        batches = [
-            random_sites(images.table, batch, self._random.of_sites)
-            for batch in well_batches(self._wells, config.batch_size, self._random.of_sites, self._domain_W)
-        ]
+        of_wells = well_batches(self._wells, config.batch_size, self._random.of_sites, self._domain_W)
+        batches = random_site_batches(images.table, of_wells, self._random.of_sites)
         if self._losses is None:
             self._losses = torch.zeros(len(batches), device=images.device)
         left = batches[self._of_epoch :]

@@ -35,11 +35,11 @@ def encode_chunk(pixels_CSS: NDArray[np.uint8], pack: PackConfig) -> bytes:
     return bytes(blosc.compress(pixels_CSS, pack.codec.encode(), pack.level, _SHUFFLES[pack.shuffle]))
 
 
-def decode_chunk(data: bytes, out_CSS: NDArray[np.uint8]) -> None:
+def decode_chunk(data: bytes | memoryview, out_CSS: NDArray[np.uint8]) -> None:
     """Decompresses a site into place.
 
     Args:
-        data: what `encode_chunk` made.
+        data: what `encode_chunk` made; a view of bytes where it is not copied.
         out_CSS: receives the pixels, shape (C, S, S), uint8, C-contiguous.
 
     Raises:

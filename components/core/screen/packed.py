@@ -1,4 +1,4 @@
-"""Reads packed sites back: many requests in flight, decompressed straight into the batch. Reads through ObjectReader.
+"""Reads packed sites back: from the node's cache, from a file or by request, decompressed into place. Reads through ObjectReader.
 
 B sites of a batch, C channels, S side.
 """
@@ -6,6 +6,8 @@ B sites of a batch, C channels, S side.
 from __future__ import annotations
 
 import hashlib
+import os
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,26 +16,48 @@ from numpy.typing import NDArray
 from components.core.errors import InputError
 from components.core.screen.chunks import BadChunkError, decode_chunk
 from components.core.screen.site_table import SiteTable
-from components.core.storage.interface import MissingObjectError, ObjectReader
+from components.core.storage.interface import BufferReader, FileReader, MissingObjectError, ObjectReader
 from components.core.storage.manifest import Manifest
+from components.core.storage.node_cache import NodeCache
+
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_decoding = threading.BoundedSemaphore(_CORES)
+"""Held while a chunk is decoded: however many threads wait for the store, they leave the training thread its turn."""
 
 
 class SiteReader:
-    """The pixels of a manifest's sites; may be shared by threads, which decode side by side."""
+    """The pixels of a manifest's sites; may be shared by threads, which fetch and decode side by side.
 
-    def __init__(self, store: ObjectReader, manifest: Manifest, table: SiteTable | None = None, verify: bool = False):
+    With `verify`, a chunk's SHA-256 is compared the first time this process reads it, and whenever it goes into the node's
+    cache. Packed plates are immutable, so this finds what was packed, written or kept wrongly; hashing again each epoch would
+    cost as much as decoding, to find only what changes on its way here, where the transport and the memory have
+    checks of their own. Size, Blosc's header and its stream are checked in any case.
+    """
+
+    def __init__(
+        self,
+        store: ObjectReader,
+        manifest: Manifest,
+        table: SiteTable | None = None,
+        verify: bool = False,
+        node_cache: NodeCache | None = None,
+    ) -> None:
         """Prepares to read.
 
         Args:
             store: where the manifest's prefixes are.
             manifest: the packed screen.
             table: SiteTable.of(manifest), where it is at hand already.
-            verify: compare each chunk with its SHA-256.
+            verify: compare chunks with their SHA-256.
+            node_cache: packed sites on this node's disk; filled with what is fetched.
         """
         self._store = store
         self._shape = (manifest.channels, manifest.image_size, manifest.image_size)
         self.table = SiteTable.of(manifest) if table is None else table
         self._verify = verify
+        self._verified_S = np.zeros(self.table.sites, dtype=np.bool_)
+        self._node_cache = node_cache
+        self._own = threading.local()
 
     def read(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
         """Reads sites.
@@ -47,26 +71,88 @@ class SiteReader:
         Raises:
             InputError: a chunk is missing or broken; names plate, well and site.
         """
-        sites = [int(index) for index in indices]
-        keys = [self.table.key_S[site] for site in sites]
-        try:
-            chunks = self._store.get_many(keys)
-        except MissingObjectError:
-            raise self._first_missing(sites) from None
-        pixels_BCSS = np.empty((len(sites), *self._shape), np.uint8)
-        for site, chunk, out_CSS in zip(sites, chunks, pixels_BCSS, strict=True):
-            self._decode(site, chunk, out_CSS)
+        pixels_BCSS = np.empty((len(indices), *self._shape), np.uint8)
+        self.read_into(np.asarray(indices, dtype=np.intp), list(pixels_BCSS))
         return pixels_BCSS
 
-    def _decode(self, site: int, chunk: bytes, out_CSS: NDArray[np.uint8]) -> None:
-        if len(chunk) != self.table.size_S[site]:
-            raise self._broken(site, f"has {len(chunk)} bytes, the manifest says {self.table.size_S[site]}")
-        if self._verify and hashlib.sha256(chunk).hexdigest() != self.table.sha256_S[site]:
-            raise self._broken(site, "does not match its SHA-256")
+    def read_into(self, sites: NDArray[np.intp], out: Sequence[NDArray[np.uint8]]) -> None:
+        """Reads each site into its array, shape (C, S, S), uint8, C-contiguous. Raises as `read`."""
+        elsewhere = [
+            (site, out_CSS)
+            for site, out_CSS in zip(sites.tolist(), out, strict=True)
+            if not self._from_node(site, out_CSS) and not self._from_file(site, out_CSS)
+        ]
+        if not elsewhere:
+            return
+        keys = [self.table.key_S[site] for site, _ in elsewhere]
+        chunks: Sequence[memoryview | bytes]
         try:
-            decode_chunk(chunk, out_CSS)
+            if len(keys) == 1 and isinstance(self._store, BufferReader):
+                chunks = [self._store.view(keys[0])]
+            else:
+                chunks = self._store.get_many(keys)
+        except MissingObjectError:
+            raise self._first_missing([site for site, _ in elsewhere]) from None
+        for (site, out_CSS), chunk in zip(elsewhere, chunks, strict=True):
+            self._fetched(site, chunk, out_CSS)
+
+    def _from_node(self, site: int, out_CSS: NDArray[np.uint8]) -> bool:
+        """Reads from the node's cache; False where the chunk is not there, or no longer what it was."""
+        if self._node_cache is None:
+            return False
+        digest, buffer = self.table.sha256_S[site], self._buffer(site)
+        count = self._node_cache.read_into(digest, buffer)
+        if count < 0:
+            return False
+        try:
+            self._decode(site, buffer[:count], out_CSS)
+        except BadChunkError:
+            self._node_cache.drop(digest)
+            return False
+        return True
+
+    def _from_file(self, site: int, out_CSS: NDArray[np.uint8]) -> bool:
+        """Reads from the store's own file; False where there is none, so that the store says why."""
+        if not isinstance(self._store, FileReader):
+            return False
+        buffer = self._buffer(site)
+        try:
+            with open(self._store.local_path(self.table.key_S[site]), "rb", buffering=0) as file:
+                count = file.readinto(buffer) or 0
+        except OSError:
+            return False
+        self._fetched(site, buffer[:count], out_CSS)
+        return True
+
+    def _fetched(self, site: int, chunk: memoryview | bytes, out_CSS: NDArray[np.uint8]) -> None:
+        """Decodes what the store gave, and keeps it on the node."""
+        try:
+            self._decode(site, chunk, out_CSS, entering=self._node_cache is not None)
         except BadChunkError as error:
             raise self._broken(site, str(error)) from None
+        if self._node_cache is not None:
+            self._node_cache.add(self.table.sha256_S[site], chunk)
+
+    def _decode(self, site: int, chunk: memoryview | bytes, out_CSS: NDArray[np.uint8], entering: bool = False) -> None:
+        """Raises BadChunkError where the chunk is not the one that the manifest names."""
+        size = self.table.size_S[site]
+        if len(chunk) != size:
+            more = " or more" if len(chunk) > size else ""
+            raise BadChunkError(f"has {len(chunk)} bytes{more}, the manifest says {size}")
+        with _decoding:
+            if entering or (self._verify and not self._verified_S[site]):
+                if hashlib.sha256(chunk).hexdigest() != self.table.sha256_S[site]:
+                    raise BadChunkError("does not match its SHA-256")
+                self._verified_S[site] = True
+            decode_chunk(chunk, out_CSS)
+
+    def _buffer(self, site: int) -> memoryview:
+        """The calling thread's room for a chunk, and one byte more, which shows one that is too long."""
+        size = int(self.table.size_S[site]) + 1
+        buffer: bytearray = getattr(self._own, "buffer", bytearray())
+        if len(buffer) < size:
+            self._own.buffer = buffer = bytearray(size + size // 4)
+        return memoryview(buffer)[:size]
 
     def _first_missing(self, sites: list[int]) -> InputError:
         """Finds which chunk is missing, one request at a time; only on the way to an error."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class ObjectReader(Protocol):
@@ -15,6 +15,22 @@ class ObjectReader(Protocol):
 
     def get_many(self, keys: Sequence[str]) -> list[bytes]:
         """The objects' bytes in the order of the keys, with many requests in flight."""
+
+
+@runtime_checkable
+class FileReader(Protocol):
+    """A store whose objects are files here."""
+
+    def local_path(self, key: str) -> Path:
+        """The file that holds the object, whether or not it is there."""
+
+
+@runtime_checkable
+class BufferReader(Protocol):
+    """A store that gives out what it received as it is."""
+
+    def view(self, key: str) -> memoryview:
+        """The object's bytes, not copied. Raises MissingObjectError where there is none."""
 
 
 class ObjectWriter(ObjectReader, Protocol):

@@ -10,6 +10,7 @@ import re
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,7 @@ class ObjectStore:
         self._control = endpoint.control_client()
         self._bulk = endpoint.bulk_client(bucket)
         self._counting = threading.Lock()
+        self._readers = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="get")
 
     @classmethod
     def connect(cls, uri_or_bucket: str, prefix: str = "") -> ObjectStore:
@@ -129,20 +131,18 @@ class ObjectStore:
             InputError: the store refuses the credentials.
             StepError: the store failed.
         """
+        return bytes(self.view(key))
+
+    def view(self, key: str) -> memoryview:
+        """The object's bytes where the client received them. Raises as `get`."""
         self._count("gets")
         with self._errors(key, "get"):
-            return bytes(obstore.get(self._bulk, self._key(key)).bytes())
+            return memoryview(obstore.get(self._bulk, self._key(key)).bytes())
 
     def get_many(self, keys: Sequence[str]) -> list[bytes]:
         """The objects' bytes in the order of the keys, 32 requests in flight. Raises as `get`."""
-        self._count("gets", len(keys))
-
-        async def fetch(key: str) -> bytes:
-            with self._errors(key, "get"):
-                return bytes(await (await obstore.get_async(self._bulk, self._key(key))).bytes_async())
-
-        found: list[bytes] = _in_flight(fetch, keys)
-        return found
+        # Threads, because awaiting obstore costs the client five times the CPU time of waiting for it.
+        return list(self._readers.map(self.get, keys))
 
     def put(self, key: str, data: bytes) -> None:
         """Writes the object whole, replacing an earlier one.

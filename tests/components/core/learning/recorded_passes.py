@@ -5,6 +5,7 @@ B batch, C channel.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -57,9 +58,9 @@ def numbered(images: Images, domain: str = "none", jitter: float = 0.0) -> Image
     assert table.wells < MARK
 
     class Numbers:
-        def read(self, sites: NDArray[np.intp]) -> NDArray[np.uint8]:
-            number_B = (table.well_S[sites] + 1).astype(np.uint8)
-            return np.broadcast_to(number_B[:, None, None, None], (len(sites), 6, 16, 16)).copy()
+        def read_into(self, sites: NDArray[np.intp], out: Sequence[NDArray[np.uint8]]) -> None:
+            for site, pixels in zip(sites, out, strict=True):
+                pixels[:] = table.well_S[site] + 1
 
     plates = len(table.plate_number_P)
     return replace(

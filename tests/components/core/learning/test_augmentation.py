@@ -1,10 +1,14 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from components.core.config import AugmentConfig
+from components.core.learning import augmentation
 from components.core.learning.augmentation import (
     dihedral,
     easy_view,
@@ -13,6 +17,8 @@ from components.core.learning.augmentation import (
     random_dihedral,
     random_erasing,
 )
+from components.core.learning.device_copy import Upload
+from components.core.learning.standardise import Standardiser
 from tests.components.core.learning.tiny_networks import STILL
 
 VIEWS = [easy_view, normal_view, hard_view]
@@ -177,3 +183,106 @@ def test_the_hard_view_crops_without_filling_and_magnifies():
     side_B = hard_view(square, config, generator()).sum((1, 2, 3)).sqrt()
     assert float(side_B.min()) == pytest.approx(4 / 0.8, rel=0.03)
     assert float(side_B.max()) == pytest.approx(4 / 0.5, rel=0.03)
+
+
+def plain_view(name_, x, config, generator):
+    """The views as their definitions read, whole batch by whole batch: draws, symmetry, map, rectangle."""
+    b, _, h, w = x.shape
+
+    def uniform(low, high):
+        return low + (high - low) * torch.rand(b, generator=generator)
+
+    view_B = torch.randint(8, (b,), generator=generator)
+    x = torch.stack([dihedral(x[k : k + 1], int(view))[0] for k, view in enumerate(view_B)])
+    scale_B = 1.0 + uniform(-config.scale, config.scale)
+    root_B = torch.sqrt(1.0 + uniform(-config.aspect, config.aspect))
+    shift_B2 = torch.stack([uniform(-2.0 * config.shift, 2.0 * config.shift) for _ in "xy"], 1)
+    moved_B = uniform(0.0, 1.0) < config.geometric_probability
+    range_B2 = torch.stack([1.0 / (scale_B * root_B), root_B / scale_B], 1)
+    range_B2[~moved_B], shift_B2[~moved_B] = 1.0, 0.0
+    if name_ == "hard_view":
+        side_B = uniform(*config.crop)
+        corner_B2 = torch.stack([uniform(-1.0, 1.0) for _ in "xy"], 1) * (1.0 - side_B)[:, None]
+        shift_B2, range_B2 = shift_B2 + range_B2 * corner_B2, range_B2 * side_B[:, None]
+        moved_B[:] = True
+    theta_B23 = torch.cat([torch.diag_embed(range_B2), shift_B2[:, :, None]], 2)
+    grid = functional.affine_grid(theta_B23, list(x.shape), align_corners=False)
+    x = torch.where(moved_B[:, None, None, None], functional.grid_sample(x, grid, align_corners=False), x)
+    if name_ == "easy_view":
+        return x
+    area_B = uniform(*config.erase_area) * (h * w)
+    aspect_B = torch.exp(uniform(math.log(config.erase_aspect[0]), math.log(config.erase_aspect[1])))
+    rows_B, columns_B = torch.sqrt(area_B * aspect_B).clamp(max=h), torch.sqrt(area_B / aspect_B).clamp(max=w)
+    top_B, left_B = uniform(0.0, 1.0) * (h - rows_B), uniform(0.0, 1.0) * (w - columns_B)
+    chosen_B = uniform(0.0, 1.0) < config.erase_probability
+    centre = torch.arange(h) + 0.5
+    in_rows = (centre >= top_B[:, None]) & (centre < (top_B + rows_B)[:, None]) & chosen_B[:, None]
+    in_columns = (centre >= left_B[:, None]) & (centre < (left_B + columns_B)[:, None])
+    return x.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0.0)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**31), b=st.integers(1, 9), size=st.sampled_from([2, 3, 16, 33, 48]), last=st.booleans())
+def test_a_seeds_views_are_bit_for_bit_those_of_the_plain_definition(view, seed, b, size, last):
+    x = images(b, size, seed % 100)
+    if last:
+        x = x.to(memory_format=torch.channels_last)
+    for config in (AugmentConfig(), ALL_OF_IT, STILL):
+        expected = plain_view(view.__name__, x, config, generator(seed))
+        assert torch.equal(view(x, config, generator(seed)), expected)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("size", [16, 33, 128])
+def test_one_interpolation_of_everything_is_the_same_view(view, size, monkeypatch):
+    """What a GPU does, on the CPU: equal within the rounding of coordinates, a ten-thousandth of a pixel."""
+    x = images(24, size, 3).to(memory_format=torch.channels_last)
+    erased = AugmentConfig(geometric_probability=0.0, erase_probability=1.0, crop=(1.0, 1.0))
+    for config in (AugmentConfig(), ALL_OF_IT, STILL, erased):
+        by_parts = view(x, config, generator(7))
+        with monkeypatch.context() as patch:
+            patch.setattr(augmentation, "_viewed_by_parts", augmentation._viewed_at_once)
+            at_once = view(x, config, generator(7))
+        torch.testing.assert_close(at_once, by_parts, atol=1e-3, rtol=0)
+        assert at_once.is_contiguous(memory_format=torch.channels_last)
+        if config is erased:
+            assert torch.equal(at_once == 0, by_parts == 0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_gpus_views_are_the_cpus_for_a_seed(view):
+    x, plate_B = torch.randint(0, 60, (16, 3, 128, 128), dtype=torch.uint8), torch.arange(16) % 4
+    mean_PC, std_PC = torch.rand(4, 3, generator=generator()) * 20 + 1, torch.rand(4, 3, generator=generator()) * 9 + 1
+
+    def on(device):
+        numbers = generator(11)
+        standardise = Standardiser(mean_PC, std_PC, 0.1, torch.device(device))
+        standard = standardise(x.to(device), plate_B, numbers)
+        return view(standardise.jittered(standard, plate_B, numbers), ALL_OF_IT, numbers).cpu()
+
+    torch.testing.assert_close(on("cuda"), on("cpu"), atol=2e-2, rtol=0)
+    assert (on("cuda") - on("cpu")).abs().mean() < 1e-4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("view", VIEWS)
+def test_on_a_gpu_no_step_makes_the_host_wait(view):
+    device = torch.device("cuda")
+    standardise = Standardiser(torch.ones(4, 3), torch.ones(4, 3), 0.1, device)
+    pixels, upload = torch.zeros(16, 3, 64, 64, dtype=torch.uint8).pin_memory(), Upload(device)
+
+    def step():
+        plate_B = torch.arange(16) % 4
+        x = standardise(upload(pixels), plate_B, generator())
+        return view(standardise.jittered(x, plate_B, generator()), AugmentConfig(), generator())
+
+    step()  # allocates
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        y = step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert y.is_contiguous(memory_format=torch.channels_last)

@@ -49,8 +49,9 @@ def test_wells_may_have_different_numbers_of_sites(images: Images, network):
     cut = replace(table, first_site_W=first, well_S=table.well_S[kept], key_S=table.key_S[:1] + table.key_S[2:])
 
     class Moved:
-        def read(self, sites):
-            return images.cache.read(np.flatnonzero(kept)[sites])
+        def read_into(self, sites, out):
+            for into, pixels in zip(out, images.cache.read(np.flatnonzero(kept)[sites]), strict=True):
+                into[:] = pixels
 
     fewer = replace(images, table=cut, cache=SiteCache(Moved(), cut, (6, 16, 16), 0))
     ((_, x),) = images.batches([np.array([0])])
@@ -120,8 +121,10 @@ def one_site_a_well(images: Images) -> Images:
     """Every well's first site stands for both, so that no draw of sites matters."""
 
     class First:
-        def read(self, sites):
-            return images.cache.read(images.table.first_site_W[images.table.well_S[sites]])
+        def read_into(self, sites, out):
+            first = images.table.first_site_W[images.table.well_S[sites]]
+            for into, pixels in zip(out, images.cache.read(first), strict=True):
+                into[:] = pixels
 
     return replace(images, cache=SiteCache(First(), images.table, (6, 16, 16), 0))
 

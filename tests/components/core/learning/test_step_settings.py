@@ -31,6 +31,8 @@ def changed(change: str, *also: str) -> set[str]:
         ("batch_norm.domain=plate", ALL),
         ("head.margin=0.2", ALL),
         ("loader.cache_gib=3", set()),
+        ("loader.node_cache=/cache", set()),
+        ("loader.requests=3", set()),
         ("name=other", set()),
         ("local.threads=1", set()),
         ("simulate.effect=0.5", set()),

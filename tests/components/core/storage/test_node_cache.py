@@ -1,0 +1,229 @@
+"""The node's cache of packed sites: its limit, its order of eviction, several processes, crashes and damage."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.core.storage import node_cache
+from components.core.storage.node_cache import NodeCache
+
+
+def content(number: int, size: int = 1000) -> bytes:
+    return np.random.default_rng(number).bytes(size)
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def add(cache: NodeCache, *numbers: int, size: int = 1000) -> None:
+    for number in numbers:
+        data = content(number, size)
+        cache.add(digest(data), data)
+
+
+def has(cache: NodeCache, number: int, size: int = 1000) -> bool:
+    """Whether a number's file is there; its bytes must be right."""
+    data, buffer = content(number, size), bytearray(size + 1)
+    count = cache.read_into(digest(data), buffer)
+    assert count < 0 or bytes(buffer[:count]) == data
+    return count >= 0
+
+
+def files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+
+
+def total(folder: Path) -> int:
+    size = 0
+    for path in files(folder):
+        try:
+            size += path.stat().st_size
+        except FileNotFoundError:  # evicted meanwhile
+            continue
+    return size
+
+
+def test_what_is_added_comes_back_also_to_others(tmp_path: Path):
+    folder = tmp_path / "made" / "when missing"
+    cache = NodeCache(folder, 10**6)
+    assert not has(cache, 1)
+    add(cache, 1, 2)
+    assert has(cache, 1)
+    assert has(NodeCache(folder, 10**6), 2)
+    assert not has(cache, 3)
+
+
+def test_the_least_recently_read_go_first(tmp_path: Path):
+    cache = NodeCache(tmp_path, 5000)
+    add(cache, 0, 1, 2, 3, 4)
+    assert total(tmp_path) == 5000
+    assert has(cache, 0)
+    add(cache, 5)
+    assert [n for n in range(6) if has(cache, n)] == [0, 2, 3, 4, 5]
+
+
+def test_the_limit_holds_whatever_the_sizes(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    cache = NodeCache(tmp_path, 10_000)
+    for number in range(100):
+        add(cache, number, size=int(rng.integers(1, 4000)))
+        assert total(tmp_path) <= 10_000
+    assert total(tmp_path) > 4000, "and is used"
+    add(cache, 1000, size=10_001)
+    assert not has(cache, 1000, size=10_001), "one that would never fit evicts nothing"
+    assert total(tmp_path) > 4000
+
+
+def test_adding_again_costs_no_room(tmp_path: Path):
+    cache = NodeCache(tmp_path, 3000)
+    add(cache, 1, 2)
+    for _ in range(5):
+        add(cache, 1)
+    add(cache, 3)
+    assert all(has(cache, number) for number in (1, 2, 3))
+
+
+@pytest.mark.parametrize("lost", ["", "not digits", "-" * 40])
+def test_a_lost_count_is_taken_anew(tmp_path: Path, lost: str):
+    add(NodeCache(tmp_path, 5000), 0, 1, 2, 3)
+    (tmp_path / ".lock").write_text(lost)
+    cache = NodeCache(tmp_path, 5000)
+    add(cache, 4, 5)
+    assert total(tmp_path) <= 5000
+    assert has(cache, 5)
+
+
+def test_files_that_are_not_its_own_stay(tmp_path: Path):
+    (tmp_path / "ab").mkdir()
+    foreign = [tmp_path / "notes.txt", tmp_path / "ab" / "notes.txt"]
+    for path in foreign:
+        path.write_text("x" * 5000)
+    cache = NodeCache(tmp_path, 2000)
+    add(cache, *range(10))
+    assert all(path.exists() for path in foreign)
+    assert has(cache, 9)
+
+
+def _use(folder: Path, seed: int, results: multiprocessing.Queue) -> None:
+    cache = NodeCache(folder, 20_000)
+    rng, hits = np.random.default_rng(seed), 0
+    for number in rng.integers(0, 60, 400):
+        if has(cache, int(number)):
+            hits += 1
+        else:
+            add(cache, int(number))
+    results.put(hits)
+
+
+def test_processes_side_by_side_hold_the_limit_and_read_right_bytes(tmp_path: Path):
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    processes = [context.Process(target=_use, args=(tmp_path, seed, results)) for seed in range(2)]
+    for process in processes:
+        process.start()
+    most, watching = 0, NodeCache(tmp_path, 20_000)
+    while any(process.is_alive() for process in processes):
+        with watching._locked():  # or files that never were there together would be added up
+            most = max(most, total(tmp_path))
+        time.sleep(0.001)
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert 10_000 < most <= 20_000
+    # Of 60 files 20 fit, or 19 after an eviction.
+    assert all(results.get(timeout=5) > 400 * 0.2 for _ in processes)
+    assert not [path for path in files(tmp_path) if path.name.endswith(".partial")]
+
+
+def test_threads_share_one(tmp_path: Path):
+    cache = NodeCache(tmp_path, 20_000)
+
+    def work(seed: int) -> None:
+        for number in np.random.default_rng(seed).integers(0, 60, 200):
+            if not has(cache, int(number)):
+                add(cache, int(number))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert 10_000 < total(tmp_path) <= 20_000
+
+
+def _write_for_ever(folder: Path) -> None:
+    cache = NodeCache(folder, 40_000_000)
+    for number in range(10**6):
+        add(cache, number % 50, size=1_000_000)
+        cache.drop(digest(content((number + 25) % 50, 1_000_000)))
+
+
+def test_a_killed_writer_leaves_nothing_that_is_believed_and_its_room_comes_back(tmp_path: Path, monkeypatch):
+    context = multiprocessing.get_context("spawn")
+    for delay in (0.05, 0.11, 0.17):
+        process = context.Process(target=_write_for_ever, args=(tmp_path,))
+        process.start()
+        while not any(files(tmp_path)):
+            time.sleep(0.01)
+        time.sleep(delay)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        for path in files(tmp_path):
+            if not path.name.endswith(".partial"):
+                assert digest(path.read_bytes()) == path.name
+    torn = tmp_path / "00" / f"{'00' * 32}.{'f' * 32}.partial"
+    torn.parent.mkdir(exist_ok=True)
+    torn.write_bytes(b"x" * 39_000_000)
+    cache = NodeCache(tmp_path, 40_000_000)
+    monkeypatch.setattr(node_cache, "_ABANDONED_NS", 0)
+    add(cache, *range(50), size=1_000_000)
+    assert not torn.exists()
+    assert all(not path.name.endswith(".partial") for path in files(tmp_path))
+    assert 30_000_000 < total(tmp_path) <= 40_000_000
+
+
+def test_a_file_that_another_process_is_writing_is_counted_and_left(tmp_path: Path):
+    cache = NodeCache(tmp_path, 5000)
+    add(cache, 0, 1, 2)
+    writing = tmp_path / "00" / f"{'00' * 32}.{'f' * 32}.partial"
+    writing.parent.mkdir(exist_ok=True)
+    writing.write_bytes(b"x" * 3500)
+    (tmp_path / ".lock").write_text("lost")
+    add(cache, 3)
+    assert writing.exists()
+    assert total(tmp_path) <= 5000
+
+
+def test_a_full_disk_is_told_of_once_and_reading_goes_on(tmp_path: Path, monkeypatch, capsys):
+    cache = NodeCache(tmp_path, 10**6)
+    add(cache, 1)
+
+    def full(_descriptor: int, _data: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(node_cache, "_write_all", full)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: add(cache, number), range(2, 12)))
+    said = capsys.readouterr().out
+    assert said.count("warning:") == 1
+    assert "cannot be written (No space left on device); going on" in said
+    assert has(cache, 1)
+    assert not has(cache, 2)
+    assert len(list(files(tmp_path))) == 1, "no rest is left behind"
+
+
+def test_a_folder_that_cannot_be_made_is_told_of_once(tmp_path: Path, capsys):
+    (tmp_path / "file").write_text("")
+    cache = NodeCache(tmp_path / "file" / "cache", 10**6)
+    add(cache, 1, 2, 3)
+    assert capsys.readouterr().out.count("warning:") == 1
+    assert not has(cache, 1)
