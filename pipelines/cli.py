@@ -28,6 +28,9 @@ app = typer.Typer(
 app.add_typer(store_app, name="store")
 
 Config = Annotated[str, typer.Option(help="a shipped configuration's name (demo, growth, rxrx1) or a YAML file")]
+Screen = Annotated[
+    str | None, typer.Option(help="folder of a screen, or s3://BUCKET/PREFIX; without one, one is simulated")
+]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="KEY=VALUE changes one field, for example pretrain.epochs=4")
 ]
@@ -68,7 +71,7 @@ def simulate(
 @app.command()
 def run(
     config: Config,
-    screen: Annotated[str | None, typer.Option(help="folder of a screen; without one, one is simulated")] = None,
+    screen: Screen = None,
     truth: Annotated[
         Path | None, typer.Option(help="labels of the unlabelled wells (id_code,sirna), for the report's scoring alone")
     ] = None,
@@ -144,7 +147,7 @@ def growth(
 @app.command()
 def protocols(
     config: Config,
-    screen: Annotated[str | None, typer.Option(help="folder of a screen; without one, one is simulated")] = None,
+    screen: Screen = None,
     protocol: Annotated[
         str, typer.Option(help="batch holds out whole experiments, random holds out wells; or both")
     ] = "both",

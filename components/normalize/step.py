@@ -25,11 +25,12 @@ from components.core.screen.histograms import PlateKey
 from components.core.screen.images import list_plate
 from components.core.screen.layout import read_screen
 from components.core.screen.manifests import build_manifest, holdout_labels
-from components.core.screen.packing import PackResult, pack_plate
+from components.core.screen.packing import Packing, PackResult, pack_plates
+from components.core.screen.place import ScreenPlace, place_of
 from components.core.screen.well_folds import deal_wells, dealt_wells
 from components.core.screen.wells import Plate, Screen
 from components.core.storage.interface import ObjectWriter
-from components.core.storage.opening import open_store
+from components.core.storage.opening import open_screen, open_store
 from components.core.storage.run_record import RunRecord, write_run
 from components.core.storage.source_run import read_source, read_source_screen
 from components.normalize.config import NormalizeConfig
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from components.core.storage.object_store import ObjectStore
 
 _SHOWN = 5
+_LISTINGS = 8  # folders that are listed side by side
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Summary:
 
 def run(
     config: NormalizeConfig,
-    source: Path,
+    source: ScreenPlace | Path,
     store: ObjectWriter,
     screen_out: Path,
     holdout_out: Path,
@@ -76,7 +78,7 @@ def run(
 
     Args:
         config: its sections.
-        source: the screen in the Kaggle layout.
+        source: the screen, in either layout; a path is a directory's.
         store: receives plates and fingerprints.
         screen_out: manifest of the training and unlabelled experiments.
         holdout_out: manifest of the held-out experiments, without their treatments' labels.
@@ -90,16 +92,16 @@ def run(
     """
     begun = time.monotonic()
     counted = CountedWriter(store)
-    screen = read_screen(source, config.screen)
+    place = place_of(source)
+    screen = read_screen(place, config.screen)
     if prior is not None:
         trained = [plate for plate in screen.plates if not plate.holdout]
         check_design(labelled_treatments(trained), screen.vocabulary.treatments, prior)
     folds, well_folds = _folds(config, screen)
     scored(scored_by_tables(screen, folds, well_folds))
-    for plate in screen.plates:
-        list_plate(plate, config.screen.sites)
+    _check_files(place, screen, config.screen.sites)
 
-    packed, warnings = _pack(config, screen, counted)
+    packed, warnings = _pack(config, place, screen, counted)
     address = counted.uri("").rstrip("/")
     outputs = {holdout_labels_out: _table(holdout_labels(screen))}
     for path, holdout in ((holdout_out, True), (screen_out, False)):
@@ -131,21 +133,35 @@ def _folds(config: NormalizeConfig, screen: Screen) -> tuple[dict[str, int], dic
     return assign_folds(screen.training_experiments(), config.folds.count, known, config.folds.seed), {}
 
 
+def _check_files(source: ScreenPlace, screen: Screen, sites: int) -> None:
+    """Every image that the tables need is there; in a bucket each plate takes several requests to tell."""
+
+    def check(plate: Plate) -> None:
+        list_plate(source, plate, sites)
+
+    with ThreadPoolExecutor(_LISTINGS, thread_name_prefix="list") as pool:
+        checks = [pool.submit(check, plate) for plate in screen.plates]
+        try:
+            for done in checks:
+                done.result()
+        finally:
+            for waiting in checks:
+                waiting.cancel()
+
+
 def _pack(
-    config: NormalizeConfig, screen: Screen, store: ObjectWriter
+    config: NormalizeConfig, source: ScreenPlace, screen: Screen, store: ObjectWriter
 ) -> tuple[dict[PlateKey, PackResult], dict[bool, list[str]]]:
-    """Packs plate after plate; returns the warnings of the screen (False) and of its held-out experiments (True)."""
+    """Packs all plates; returns the warnings of the screen (False) and of its held-out experiments (True)."""
     packed: dict[PlateKey, PackResult] = {}
     warnings: dict[bool, list[str]] = {False: [], True: []}
     for holdout, found in warnings.items():
         found += _without_controls([plate for plate in screen.plates if plate.holdout == holdout])
-    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="pack") as pool:
-        for plate in screen.plates:
-            files = list_plate(plate, config.screen.sites)
-            result = pack_plate(plate, files, config.screen.image_size, config.pack, store, pool)
-            packed[plate.experiment, plate.plate] = result
-            warnings[plate.holdout] += [*files.warnings, *result.packed.warnings]
-            progress.advance("plates", len(packed), len(screen.plates))
+    packing = Packing(source, config.screen.sites, config.screen.image_size, config.pack, store)
+    for plate, result in zip(screen.plates, pack_plates(packing, screen.plates), strict=True):
+        packed[plate.experiment, plate.plate] = result
+        warnings[plate.holdout] += result.warnings
+        progress.advance("plates", len(packed), len(screen.plates))
     for message in (*warnings[False], *warnings[True]):
         progress.warn(message)
     return packed, warnings
@@ -221,7 +237,7 @@ def main(
 
     Args:
         config: NormalizeConfig as JSON.
-        source: directory of the screen.
+        source: directory of the screen, or its address in a bucket.
         screen: path of the screen's manifest.
         holdout: path of the held-out experiments' manifest.
         holdout_labels: path of the held-out labels.
@@ -231,8 +247,7 @@ def main(
     """
     with progress.task("normalize"):
         settings = parse(NormalizeConfig, json.loads(config), source="normalize")
-        if "://" in source:
-            raise InputError(f"{source}: normalize reads a directory; mount or copy the screen and give its path")
+        place = open_screen(source)
         store = open_store(settings.store.bucket, settings.store.prefix)
         store.check()
         whole = parse(RunConfig, json.loads(whole_config), source="normalize") if whole_config else None
@@ -240,7 +255,7 @@ def main(
         outputs = (Path(screen), Path(holdout), Path(holdout_labels))
         summary = run(
             settings,
-            Path(source),
+            place,
             store,
             *outputs,
             record,

@@ -57,7 +57,10 @@ def test_neither_torch_nor_kfp_is_loaded_to_answer(arguments: list[str]):
         (["--config", "demo", "--set", "folds.count=16"], ["folds.count is 16", "13 labelled experiments"]),
         (["--config", "demo", "--truth", "truth.csv"], ["--truth", "--screen"]),
         (["--config", "demo", "--screen", "nowhere"], ["--screen nowhere: no such folder"]),
-        (["--config", "demo", "--screen", "s3://bucket/screen"], ["--screen s3://bucket/screen", "local folder"]),
+        (
+            ["--config", "demo", "--screen", "s3://bucket/screen"],
+            ["--screen s3://bucket/screen", "AWS_ENDPOINT_URL is not"],
+        ),
     ],
 )
 def test_bad_usage_names_the_field(cellsignal: Cellsignal, arguments: list[str], named: list[str]):

@@ -94,8 +94,11 @@ class ObjectStore:
         """The object's address, s3://bucket/key."""
         return f"s3://{self.bucket}/{self._key(key)}".rstrip("/")
 
-    def check(self) -> None:
+    def check(self, instead: str = "create it, or correct store.bucket in the config") -> None:
         """Asks the store for one listing, impatiently.
+
+        Args:
+            instead: what to do where there is no such bucket.
 
         Raises:
             InputError: the endpoint does not answer, refuses the credentials or has no such bucket.
@@ -108,9 +111,7 @@ class ObjectStore:
         except ClientError as error:
             code = _code(error)
             if code == "NoSuchBucket":
-                raise InputError(
-                    f"s3://{self.bucket}: {where} has no such bucket; create it, or correct store.bucket in the config"
-                ) from None
+                raise InputError(f"s3://{self.bucket}: {where} has no such bucket; {instead}") from None
             if code in _REFUSED:
                 raise InputError(
                     f"s3://{self.bucket}: {where} refused the credentials ({code}); "
@@ -226,6 +227,28 @@ class ObjectStore:
                 for entry in page.get("Contents", []):
                     if not entry["Key"].endswith("/"):
                         yield StoredObject(entry["Key"][strip:], entry["Size"], entry["LastModified"])
+
+    def list_folder(self, prefix: str) -> Sequence[tuple[str, int, str]]:
+        """Name, size and ETag of the objects below a prefix, without those that have a further slash in their names.
+
+        Args:
+            prefix: empty, or ends in a slash.
+
+        Raises:
+            InputError: the store refuses the credentials.
+            StepError: the store failed.
+        """
+        strip = len(self._key(prefix))
+        with self._errors(prefix, "list"):
+            pages = self._control.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=self._key(prefix), Delimiter="/"
+            )
+            return [
+                (entry["Key"][strip:], entry["Size"], entry["ETag"].strip('"'))
+                for page in pages
+                for entry in page.get("Contents", [])
+                if not entry["Key"].endswith("/")
+            ]
 
     def delete(self, key: str) -> None:
         """Deletes one object; a missing one is no error. Raises as `put`."""
@@ -409,6 +432,7 @@ def _in_flight(work: Callable[[Any], Any], items: Iterable[Any]) -> Any:
             for item in items:
                 await room.acquire()
                 tasks.append(group.create_task(one(item)))
+                await asyncio.sleep(0)  # or it would not start before the next item is there
         return [task.result() for task in tasks]
 
     try:

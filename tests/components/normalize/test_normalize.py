@@ -196,11 +196,6 @@ def test_the_command_line_exits_with_2_and_one_line(tiny: TinyScreen, store: Obj
     assert not (tmp_path / "screen.json").exists()
 
 
-def test_an_address_instead_of_a_directory_is_refused(tmp_path: Path):
-    with pytest.raises(InputError, match="s3://bucket/screen: normalize reads a directory"):
-        main(CONFIG.model_dump_json(), "s3://bucket/screen", *(str(tmp_path / n) for n in "abc"))
-
-
 def test_the_plate_design_is_checked_against_the_runs_configuration_before_an_image_is_read(
     tmp_path: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ):
