@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components.core.learning.decoded_sites import DecodedSites
-from components.core.learning.host_memory import room
+from components.core.learning.host_memory import Rooms
 from components.core.learning.workers import Workers
 from components.core.screen.site_table import SiteTable
 
@@ -36,7 +36,7 @@ class SiteCache:
     """Batches of sites. Those in memory are copied; the others are fetched, each time unless there is room to keep them.
 
     Memory: the limit for decoded sites, and `ahead + 2` batches (the one that the consumer has, the next, and those ahead of
-    it); in the source one packed site a thread.
+    it), which are kept for the next epoch; in the source one packed site a thread.
 
     Args:
         source: where sites come from.
@@ -65,6 +65,7 @@ class SiteCache:
         self._source = source
         self._shape = shape
         self._memory = DecodedSites(table.sites, shape, limit_bytes)
+        self._rooms = Rooms()
         self._threads = threads
         self._ahead = ahead
         self._pinned = pinned
@@ -73,6 +74,7 @@ class SiteCache:
     def release(self) -> None:
         """Gives the memory of decoded sites back; what is read from now on is fetched."""
         self._memory.release()
+        self._rooms.clear()
 
     def read(self, sites: NDArray[np.intp]) -> NDArray[np.uint8]:
         """Pixels of the sites in the given order, shape (B, C, H, W); read by the calling thread."""
@@ -102,7 +104,7 @@ class SiteCache:
         """Memory of a batch."""
         if self._pinned:
             return torch.empty((count, *self._shape), dtype=torch.uint8, pin_memory=True)
-        return room((count, *self._shape), torch.uint8)
+        return self._rooms.take((count, *self._shape))
 
     def _taken(self, batch: _Batch) -> Tensor:
         begun = time.perf_counter()

@@ -21,11 +21,11 @@ from components.core.storage.interface import BufferReader, FileReader, MissingO
 from components.core.storage.manifest import Manifest
 from components.core.storage.node_cache import NodeCache
 
-_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _turns: SimpleQueue[None] = SimpleQueue()
 """A thread that decodes takes one and puts it back: however many wait for the store, they leave the training thread its turn.
 A semaphore, without the Python that the standard library's is made of."""
-for _ in range(_CORES):
+for _ in range(CORES):
     _turns.put(None)
 
 
