@@ -1,6 +1,6 @@
 """Each step's part of a run's configuration, as the JSON that its component takes. Imports neither torch nor kfp."""
 
-from components.assign.step import AssignConfig
+from components.assign.config import AssignConfig
 from components.core.config import RunConfig
 from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
 from components.normalize.config import NormalizeConfig

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from components.core.errors import InputError, StepError
+from pipelines.store_commands import store_app
 
 DONE, BAD_INPUT, FAILED = 0, 2, 3
 
@@ -24,7 +25,12 @@ app = typer.Typer(
     rich_markup_mode=None,  # help texts have brackets of their own
 )
 
+app.add_typer(store_app, name="store")
+
 Config = Annotated[str, typer.Option(help="a shipped configuration's name (demo, growth, rxrx1) or a YAML file")]
+Screen = Annotated[
+    str | None, typer.Option(help="folder of a screen, or s3://BUCKET/PREFIX; without one, one is simulated")
+]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="KEY=VALUE changes one field, for example pretrain.epochs=4")
 ]
@@ -65,7 +71,7 @@ def simulate(
 @app.command()
 def run(
     config: Config,
-    screen: Annotated[str | None, typer.Option(help="folder of a screen; without one, one is simulated")] = None,
+    screen: Screen = None,
     truth: Annotated[
         Path | None, typer.Option(help="labels of the unlabelled wells (id_code,sirna), for the report's scoring alone")
     ] = None,
@@ -84,13 +90,15 @@ def run(
 
     from components.core.config import RunConfig
     from components.core.evaluation.table import accuracy_table
-    from pipelines.local import read_metrics, run_here
+    from pipelines.local import default_store, read_metrics, run_here
+    from pipelines.warm_start import with_address
 
-    settings = RunConfig.load(config, set or [])
+    settings = with_address(RunConfig.load(config, set or []), store or default_store())
     folder = out or Path("runs") / settings.name
     console = Console()
     run_here(settings, folder, screen, truth, store, console)
     console.print(accuracy_table(read_metrics(folder)))
+    console.print(f"start another run from its weights: --set init_from={folder}", soft_wrap=True, highlight=False)
     console.print(f"report: {(folder / 'report.html').resolve()}", soft_wrap=True, highlight=False)
 
 
@@ -139,7 +147,7 @@ def growth(
 @app.command()
 def protocols(
     config: Config,
-    screen: Annotated[str | None, typer.Option(help="folder of a screen; without one, one is simulated")] = None,
+    screen: Screen = None,
     protocol: Annotated[
         str, typer.Option(help="batch holds out whole experiments, random holds out wells; or both")
     ] = "both",
@@ -163,6 +171,37 @@ def protocols(
     changes = set or []
     folder = out or Path("runs") / f"{RunConfig.load(config, changes).name}-protocols"
     raise typer.Exit(run_protocols(config, changes, screen, protocol, repeats, backbones, folder, store, Console()))
+
+
+@app.command()
+def plan(
+    config: Config,
+    screen: Annotated[
+        str | None, typer.Option(help="folder of a screen, for its tables; without one, the sizes under simulate")
+    ] = None,
+    gpus: Annotated[
+        list[str] | None, typer.Option(help="numbers of GPUs, for example 1,4,8; without any, usual ones")
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="kind of GPU: l4, a10, l40s, a100-80gb, h100, h200, or your own")
+    ] = None,
+    throughput: Annotated[
+        Path | None, typer.Option(help="YAML with measured rates, pods and prices in place of the shipped examples")
+    ] = None,
+    measured: Annotated[Path | None, typer.Option(help="folder of a finished run, whose rates are taken")] = None,
+    json: Annotated[Path | None, typer.Option(help="file that also gets the plan, for programs")] = None,
+    set: Changes = None,
+) -> None:
+    """Tells what a run will take before it starts: pods, GPU-hours, bytes, requests, hours on N GPUs, money.
+
+    Starts nothing. Rates are assumed from data sheets unless measured ones are given, and every line says which.
+    """
+    from rich.console import Console
+
+    from components.core.config import RunConfig
+    from pipelines.plan.command import run_plan
+
+    run_plan(RunConfig.load(config, set or []), screen, gpus or [], gpu, throughput, measured, json, Console())
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ Reads tables, never images. Imports neither torch nor kfp.
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,20 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from components.core.config import CHANNELS, MeanTeacherConfig, RunConfig
+from components.core.config import CHANNELS, MeanTeacherConfig, RunConfig, StoreConfig
 from components.core.errors import InputError
+from components.core.learning.warm_start import check_networks
 from components.core.prior.fused_labels import read_fused_labels
 from components.core.screen.folds import assign_folds
 from components.core.screen.layout import read_screen
+from components.core.screen.place import ScreenPlace
 from components.core.screen.well_folds import deal_wells, dealt_wells
 from components.core.screen.wells import Screen
+from components.core.storage.artifacts import source_store
+from components.core.storage.endpoint import Endpoint
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.opening import is_bucket, is_folder, open_screen
+from components.core.storage.source_run import read_source
 
 FUSED = "mean_teacher.fused_labels"
 MOST_SIMULATED_GB = 50
@@ -31,7 +39,7 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
 
     Args:
         config: the run.
-        screen: folder of a screen; None where one will be simulated.
+        screen: directory of a screen or its address in a bucket; None where one will be simulated.
         truth: labels of its unlabelled wells.
 
     Raises:
@@ -49,11 +57,7 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
             raise InputError("--truth: a simulated screen brings its own truth; give --screen as well, or drop --truth")
         _check_simulated(config)
         return
-    if "://" in screen:
-        raise InputError(f"--screen {screen}: a local folder is expected; copy the screen to this machine first")
-    if not Path(screen).is_dir():
-        raise InputError(f"--screen {screen}: no such folder")
-    found = read_screen(Path(screen), config.screen)
+    found = read_screen(_place(screen, config.store), config.screen)
     _check_folds(config, found.training_experiments())
     if config.folds.split == "well":
         deal_wells(dealt_wells(found), config.folds.count, config.folds.seed)
@@ -62,6 +66,42 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
     fused = local_files(config).get(FUSED)
     if fused is not None:
         _check_fused(config.mean_teacher.fused_labels or str(fused), fused, found)
+
+
+def check_start(config: RunConfig, environment: Mapping[str, str]) -> None:
+    """Refuses a run that starts from one which is not there, or has other networks or folds.
+
+    Whether its labels may be known is judged where the screen's tables are read, by normalize and pretrain.
+
+    Args:
+        config: of the new run.
+        environment: leads to the object store.
+
+    Raises:
+        InputError: names the run, and the backbone, field or fold.
+    """
+    if not config.init_from:
+        return
+    endpoint = Endpoint.from_environment({**os.environ, **environment})
+    store, key = source_store(ObjectStore(endpoint, config.store.bucket, config.store.prefix), config.init_from)
+    check_networks(read_source(store, key), config.backbones, config.head, config.folds.trained)
+
+
+def _place(screen: str, store: StoreConfig) -> ScreenPlace:
+    """Where the screen is read; a mistake in its address is that of an option."""
+    if "://" not in screen and not Path(screen).is_dir():
+        raise InputError(f"--screen {screen}: no such folder")
+    if is_bucket(screen) and not is_folder(store.bucket) and not os.environ.get("AWS_ENDPOINT_URL"):
+        # One environment leads to one store: the embedded one's address and credentials would hide the screen's.
+        raise InputError(
+            f"--screen {screen}: AWS_ENDPOINT_URL is not set, so that plates would go to the embedded store, from which the "
+            "screen's own cannot be reached; set AWS_ENDPOINT_URL (https://s3.REGION.amazonaws.com is Amazon's), or keep "
+            "plates in a folder with --set store.bucket=file:///FOLDER"
+        )
+    try:
+        return open_screen(screen)
+    except InputError as error:
+        raise InputError(f"--screen {screen}: {error}") from None
 
 
 def local_files(config: RunConfig) -> dict[str, Path]:

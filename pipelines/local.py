@@ -30,11 +30,11 @@ from components.core.learning.step_settings import library_versions
 from components.core.progress import EVENTS_VARIABLE, finished_tasks
 from components.core.storage.digests import code_digest, digest_file, digest_text
 from components.core.storage.embedded import EmbeddedStore
-from components.core.storage.opening import is_folder, open_store
+from components.core.storage.opening import is_folder, open_store, whole_address
 from components.core.storage.whole_directory import whole_directory
 from pipelines.code_version import code_version
 from pipelines.display import Display, task_counts, task_name
-from pipelines.input_checks import check_input, local_files
+from pipelines.input_checks import check_input, check_start, local_files
 
 RESULTS = (
     "predictions.csv",
@@ -69,7 +69,7 @@ def run_here(
     Args:
         config: the run.
         out: folder of the results; one that holds a run of the same configuration goes on with it.
-        screen: folder of a screen in the Kaggle layout; None simulates one first.
+        screen: directory of a screen, or its address in a bucket; None simulates one first.
         truth: labels of the unlabelled wells, for the report's scoring alone.
         store_dir: data of the embedded object store; None for the user's cache folder.
         console: where progress is shown.
@@ -83,7 +83,10 @@ def run_here(
     """
     check_input(config, screen, truth)
     # The store first: wrong credentials or a missing bucket must not leave a folder behind.
-    with storage(config.store, store_dir, console) as environment, _opened(out, config, screen, truth) as work:
+    with contextlib.ExitStack() as held:
+        environment = held.enter_context(storage(config.store, store_dir, console))
+        check_start(config, environment)
+        work = held.enter_context(_opened(out, config, screen, truth))
         events = work / "events.jsonl"
         events.unlink(missing_ok=True)
         events.touch()
@@ -98,7 +101,7 @@ def run_here(
             "PYTHONSAFEPATH": "1",
         }
         simulate = screen is None
-        source = work / "simulated" / "screen" if screen is None else Path(screen).resolve()
+        source = str(work / "simulated" / "screen") if screen is None else whole_address(screen)
         given = truth.resolve() if truth else None
         known_truth = work / "simulated" / "truth.csv" if simulate else given
         job = _write_job(work, config, source, known_truth, store_dir)
@@ -125,7 +128,7 @@ def _opened(out: Path, config: RunConfig, screen: str | None, truth: Path | None
     """The run's working folder inside `out`, this process alone in it; refuses a folder of something else."""
     described = {
         "config": json.loads(config.model_dump_json()),
-        "screen": str(Path(screen).resolve()) if screen else None,
+        "screen": whole_address(screen) if screen else None,
         "truth": str(truth.resolve()) if truth else None,
     }
     # kfp.local replaces this word in every argument of a task by the interpreter's path.
@@ -249,14 +252,14 @@ def run_key(config: RunConfig, source: str, out: Path) -> str:
     return f"{config.name}-{digest_text(json.dumps(content))[:12]}"
 
 
-def _write_job(work: Path, config: RunConfig, source: Path, truth: Path | None, store_dir: Path | None) -> Path:
+def _write_job(work: Path, config: RunConfig, source: str, truth: Path | None, store_dir: Path | None) -> Path:
     lineage = {
-        "run": run_key(config, str(source), work.parent),
+        "run": run_key(config, source, work.parent),
         "code_version": code_version(),
         "image_digests": {},
         "seeds": {"run": config.seed},
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "screen": str(source),
+        "screen": source,
     }
     pipeline_root = work / "kfp"
     shutil.rmtree(pipeline_root, ignore_errors=True)
@@ -266,7 +269,7 @@ def _write_job(work: Path, config: RunConfig, source: Path, truth: Path | None, 
             {
                 "config": json.loads(config.model_dump_json()),
                 "pipeline_root": str(pipeline_root),
-                "source": str(source),
+                "source": source,
                 "truth": str(truth) if truth else "",
                 "store": str(store_dir.resolve()) if store_dir else "",
                 "lineage": lineage,

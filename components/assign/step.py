@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.assign.config import AssignConfig as AssignConfig
 from components.assign.named_table import write_names
 from components.core import progress
-from components.core.config import Frozen, PriorConfig, ScreenConfig, parse
+from components.core.config import PriorConfig, parse
 from components.core.errors import InputError
 from components.core.evaluation.calibration import fit_temperature
 from components.core.prior.arrangement import Arrangement, infer_arrangements, renamed
@@ -26,13 +27,6 @@ from components.core.prior.plate_groups import NoPlateDesignError, PlateGroups, 
 from components.core.storage.logits import META_FILE, ROLES, WellLogits, read_logits
 from components.core.storage.manifest import Manifest
 from components.core.storage.whole_directory import whole_directory
-
-
-class AssignConfig(Frozen):
-    """The sections that assign reads."""
-
-    screen: ScreenConfig
-    prior: PriorConfig
 
 
 @dataclass(frozen=True)

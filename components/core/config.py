@@ -44,6 +44,7 @@ __all__ = [
     "AugmentConfig",
     "BackboneConfig",
     "BatchNormConfig",
+    "ComputeConfig",
     "Domain",
     "EmbeddingsConfig",
     "FoldsConfig",
@@ -208,6 +209,27 @@ class LoaderConfig(Frozen):
     )
 
 
+class ComputeConfig(Frozen):
+    """How a training step uses its machine."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="arithmetic of the backbones; the head is float32 always. auto: bfloat16 autocast on GPUs that have it",
+    )
+    processes: Annotated[int, Field(ge=0)] = Field(
+        0, description="processes that share a step's batches, one a GPU; 0 = as many as there are GPUs, one without"
+    )
+    accumulate: Count = Field(
+        1,
+        description="parts that a process cuts its share of a batch into, one after the other, for less memory; BatchNorm "
+        "sees a part at a time",
+    )
+    compile: bool = Field(False, description="torch.compile the backbones: minutes at the start, faster steps on a GPU")
+    checkpoint_seconds: NonNegative = Field(
+        300.0, description="seconds between checkpoints of a step, at most so much is lost when it is killed"
+    )
+
+
 S = TypeVar("S", bound=Frozen)
 
 
@@ -216,6 +238,14 @@ class RunConfig(Frozen):
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="name of the run in keys and reports")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="seeds the simulated screen and training")
+    init_from: str | None = Field(
+        None,
+        min_length=1,
+        description="a finished run (KEY, s3://BUCKET/PREFIX/runs/KEY, or its folder) whose pretrained weights pretraining "
+        "starts from, each fold and backbone from its own; null starts at random. What a fold validates on, and what is held "
+        "out or unlabelled, must not have taught that run: give its folds as folds.known, so that every experiment keeps its "
+        "own and new ones are added. Fewer pretrain.epochs, and lower pretrain.learning_rates, are then usual",
+    )
     screen: ScreenConfig = ScreenConfig()
     folds: FoldsConfig = FoldsConfig()
     simulate: SimulateConfig = SimulateConfig()
@@ -232,6 +262,7 @@ class RunConfig(Frozen):
     prior: PriorConfig = PriorConfig()
     store: StoreConfig = StoreConfig()
     loader: LoaderConfig = LoaderConfig()
+    compute: ComputeConfig = ComputeConfig()
     local: LocalConfig = LocalConfig()
 
     @model_validator(mode="after")
@@ -239,6 +270,12 @@ class RunConfig(Frozen):
         names = [backbone.name for backbone in self.backbones]
         if len(set(names)) != len(names):
             raise ValueError(f"backbones must have different names, got {names}")
+        weighted = [backbone.name for backbone in self.backbones if backbone.weights]
+        if self.init_from and weighted:
+            raise ValueError(
+                f"init_from gives every backbone its weights, but {' and '.join(weighted)} has `weights` of its own; "
+                "leave one of the two out"
+            )
         if self.folds.split == "well" and self.prior.enabled:
             raise ValueError(
                 "folds.split well needs prior.enabled false: wells of one plate are on both sides of the split, so that "

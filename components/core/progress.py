@@ -21,13 +21,27 @@ from components.core.errors import InputError, StepError
 EVENTS_VARIABLE = "CELLSIGNAL_EVENTS"
 TASK_VARIABLE = "CELLSIGNAL_TASK"
 """Tells tasks of equal labels apart, where a program runs many related configurations."""
+TOLD_WAIT = 0.03
+"""Share of an epoch from which on waiting for data is told."""
 _labels: dict[str, Any] = {}
+_silent = False
+
+
+def silence() -> None:
+    """From now on this process says nothing: another one of its team speaks for it."""
+    global _silent
+    _silent = True
+
+
+def labels() -> dict[str, Any]:
+    """The step and labels of the current task."""
+    return dict(_labels)
 
 
 def emit(event: str, **fields: Any) -> None:
     """Appends one event with the labels of the current task; does nothing where no events file is asked for."""
     path = os.environ.get(EVENTS_VARIABLE)
-    if not path:
+    if not path or _silent:
         return
     own = {"task": os.environ[TASK_VARIABLE]} if TASK_VARIABLE in os.environ else {}
     line = json.dumps({"event": event, "time": round(time.time(), 3), **own, **_labels, **fields}) + "\n"
@@ -40,7 +54,8 @@ def emit(event: str, **fields: Any) -> None:
 
 def say(message: str) -> None:
     """One line on stdout, flushed, so that a log file or `kubectl logs` shows it at once."""
-    print(message, flush=True)  # noqa: T201 - this module is where steps speak
+    if not _silent:
+        print(message, flush=True)  # noqa: T201 - this module is where steps speak
 
 
 def note(message: str) -> None:
@@ -61,12 +76,15 @@ def advance(what: str, done: int, total: int) -> None:
 
 
 def epoch(**record: Any) -> None:
-    """One epoch: epoch, epochs, loss, accuracy (None where not validated), sites_per_s, seconds, seconds_left."""
+    """One epoch: epoch, epochs, loss, accuracy (None where not validated), sites_per_s, seconds, seconds_left, data_wait."""
     accuracy = record.get("accuracy")
     shown = "" if accuracy is None else f"  validation accuracy {accuracy:.3f}"
+    waited = (
+        f", {record['data_wait']:.0%} of the time waiting for data" if record.get("data_wait", 0) > TOLD_WAIT else ""
+    )
     say(
         f"{record.get('backbone', '')}  epoch {record['epoch']}/{record['epochs']}  loss {record['loss']:.3f}{shown}"
-        f"  {record['sites_per_s']:.0f} sites/s  {record.get('seconds_left', 0):.0f} s left"
+        f"  {record['sites_per_s']:.0f} sites/s{waited}  {record.get('seconds_left', 0):.0f} s left"
     )
     emit("epoch", **record)
 

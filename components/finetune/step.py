@@ -9,20 +9,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from components.core import progress
 from components.core.config import parse
+from components.core.learning.checkpointing import Checkpoints
 from components.core.learning.fold_data import fold_wells, open_images
 from components.core.learning.mean_teacher import Pair, Wells
 from components.core.learning.mean_teacher_run import train_epochs
 from components.core.learning.network import pick_device
 from components.core.learning.pair_files import load_pretrained, save_pairs, weights_digest
 from components.core.learning.schedules import CycleSchedule
-from components.core.learning.step_settings import TRAINING_CODE, MeanTeacherSettings, library_versions
+from components.core.learning.step_settings import TRAINING_CODE, MeanTeacherSettings
+from components.core.learning.team import Team
 from components.core.learning.validation import groups_of_fold, score_of
-from components.core.storage.finished import code_digest, run_once
+from components.core.storage.finished import code_digest
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import open_store
+from components.core.storage.run_record import record_step
+from components.core.training_step import start_processes, training_step
 
 
 def run(
@@ -33,6 +36,8 @@ def run(
     fold: int,
     cell_type: str,
     weights: Path,
+    checkpoints: Checkpoints | None = None,
+    team: Team | None = None,
 ) -> None:
     """Trains students and teachers of all backbones through the first cycles, or all of them without pseudo-labels.
 
@@ -44,6 +49,8 @@ def run(
         fold: the fold whose experiments validate.
         cell_type: whose wells.
         weights: folder to write, see core.learning.pair_files.
+        checkpoints: where the training is saved by time; None saves none.
+        team: the processes that share the work; None for this one alone.
 
     Raises:
         InputError: a base of another fold, or not one of each backbone.
@@ -55,7 +62,14 @@ def run(
     networks, history = load_pretrained(bases, fold, settings, classes, screen.channels, device)
     pairs = [Pair.start(name, network, config.keep_classifier) for name, network in networks.items()]
     images = open_images(
-        screen, store, settings.standardise, settings.augment, settings.loader, device, batch_norm=settings.batch_norm
+        screen,
+        store,
+        settings.standardise,
+        settings.augment,
+        settings.loader,
+        device,
+        batch_norm=settings.batch_norm,
+        team=team,
     )
     wells = fold_wells(images.table, fold, settings.screen.controls, cell_type)
     groups = groups_of_fold(screen, fold, settings.prior)
@@ -74,6 +88,8 @@ def run(
         refresh=None,
         # Where no pseudo_label follows, these are the weights that predict.
         keep_best=config.pseudo_labels == "none",
+        checkpoints=checkpoints,
+        resumed=checkpoints.resume() if checkpoints else None,
     )
     labels = {"step": "finetune", "fold": fold, "cell_type": cell_type}
     history += [{**labels, **record} for record in run_of_epochs.history]
@@ -82,22 +98,27 @@ def run(
 
 def main(config: str, screen: str, bases: Sequence[str], fold: int, cell_type: str, weights: str) -> None:
     """The step with paths and JSON, as the pipeline calls it; finished work is fetched instead of done again."""
-    with progress.task("finetune", fold=fold, cell_type=cell_type):
-        settings = parse(MeanTeacherSettings, json.loads(config), "config")
+    if start_processes("finetune", config, locals()):
+        return
+    settings = parse(MeanTeacherSettings, json.loads(config), "config")
+    with training_step(settings.compute, "finetune", fold=fold, cell_type=cell_type) as step:
         manifest = Manifest.read(Path(screen))
         store = open_store(manifest.store)
-        run_once(
+        folders = [Path(base) for base in bases]
+        step.run_once(
             store,
             "finetune",
             {
                 "settings": settings.finetune_fingerprint(),
                 "screen": manifest.digest(),
-                "bases": " ".join(sorted(weights_digest(Path(base)) for base in bases)),
+                "bases": " ".join(sorted(weights_digest(base) for base in folders)),
                 "fold": str(fold),
                 "cell_type": cell_type,
                 "code": code_digest(*TRAINING_CODE, "components.finetune"),
-                "libraries": library_versions(),
             },
             {"weights": Path(weights)},
-            lambda out: run(settings, store, manifest, [Path(base) for base in bases], fold, cell_type, out["weights"]),
+            lambda out, checkpoints: run(
+                settings, store, manifest, folders, fold, cell_type, out["weights"], checkpoints, step.team
+            ),
+            finished=lambda place: record_step(store, manifest, place, "finetune", fold, cell_type),
         )

@@ -144,6 +144,8 @@ def _check(full: RunConfig) -> None:
         )
     if full.mean_teacher.fused_labels:
         raise InputError("growth: leave mean_teacher.fused_labels out; every seed has a screen of its own")
+    if full.init_from:
+        raise InputError("growth: leave init_from out; every rung starts at random")
     if len(full.backbones) < 2:
         raise InputError("growth: the configuration must have two backbones for the rung `dual_pseudo_labels`")
     if len(full.folds.trained) < 2 or full.folds.trained[0] != 0:

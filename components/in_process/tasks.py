@@ -145,7 +145,7 @@ def add_training(plan: Plan, config: RunConfig) -> TrainingRun:
         for backbone in config.backbones:
             base = add(
                 "pretrain",
-                pretraining.fingerprint_of(backbone.name),
+                f"{pretraining.fingerprint_of(backbone.name)}{config.init_from or ''}",
                 {"config": part["pretrain"], "fold": fold, "backbone": backbone.name},
                 {"screen": screen},
                 {"weights": "weights"},

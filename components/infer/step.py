@@ -12,19 +12,22 @@ from typing import Any
 
 import torch
 
-from components.core import progress
 from components.core.config import parse
 from components.core.errors import InputError
+from components.core.learning.checkpointing import Checkpoints
 from components.core.learning.fold_data import fold_wells, open_images
 from components.core.learning.network import Classifier, pick_device
 from components.core.learning.pair_files import check_finetuned, load_pairs, load_pretrained, read_meta, weights_digest
-from components.core.learning.prediction import fold_meta, held_out_images, predict_fold, predicting
-from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_CODE, InferSettings, library_versions
-from components.core.storage.finished import code_digest, run_once
+from components.core.learning.precision import prepare
+from components.core.learning.prediction import Pieces, fold_meta, held_out_images, predict_fold, predicting
+from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_CODE, InferSettings
+from components.core.learning.team import Team
+from components.core.storage.finished import code_digest
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import open_store
 from components.core.storage.run_record import record_fold
+from components.core.training_step import start_processes, training_step
 
 
 def run(
@@ -37,6 +40,8 @@ def run(
     cell_type: str,
     logits: Path,
     embeddings: Path,
+    checkpoints: Checkpoints | None = None,
+    team: Team | None = None,
 ) -> None:
     """Predicts the fold's out-of-fold wells, the unlabelled and the held-out ones, and embeds all wells.
 
@@ -50,6 +55,8 @@ def run(
         cell_type: whose wells.
         logits: folder to write: logits.npz and meta.json.
         embeddings: folder to write: Parquet files, see core.storage.embeddings.
+        checkpoints: where prediction is saved by time; None saves none.
+        team: the processes that share the work; None for this one alone.
 
     Raises:
         InputError: weights of another fold or cell type, or not one of each backbone.
@@ -57,12 +64,24 @@ def run(
     device = pick_device()
     classes = len(screen.vocabulary.classes)
     networks, weights, history = _load(settings, bases, fold, cell_type, classes, screen.channels, device)
+    for network in networks.values():
+        prepare(network, settings.compute, device)
+    checkpoints = checkpoints or Checkpoints()
+    saved = checkpoints.resume()
     images = open_images(
-        screen, store, settings.standardise, settings.augment, settings.loader, device, batch_norm=settings.batch_norm
+        screen,
+        store,
+        settings.standardise,
+        settings.augment,
+        settings.loader,
+        device,
+        batch_norm=settings.batch_norm,
+        team=team,
     )
     wells = fold_wells(images.table, fold, settings.screen.controls, cell_type)
-    held_out = held_out_images(holdout, screen, cell_type, store, settings, device)
-    predicted = predict_fold(networks, screen, images, wells, held_out, cell_type, settings)
+    held_out = held_out_images(holdout, screen, cell_type, store, settings, device, team)
+    pieces = Pieces(checkpoints, found=saved["pieces"] if saved else None)
+    predicted = predict_fold(networks, screen, images, wells, held_out, cell_type, settings, pieces)
     meta = fold_meta(cell_type, fold, bool(len(wells.validation)), history)
     predicted.write(logits, embeddings, meta, settings, weights)
 
@@ -98,34 +117,38 @@ def main(
     embeddings: str,
 ) -> None:
     """The step with paths and JSON, as the pipeline calls it; finished work is fetched instead of done again."""
-    with progress.task("infer", fold=fold, cell_type=cell_type):
-        settings = parse(InferSettings, json.loads(config), "config")
+    if start_processes("infer", config, locals()):
+        return
+    settings = parse(InferSettings, json.loads(config), "config")
+    with training_step(settings.compute, "infer", fold=fold, cell_type=cell_type) as step:
         manifest, held_out = Manifest.read(Path(screen)), Manifest.read(Path(holdout))
         store = open_store(manifest.store)
-        run_once(
+        folders = [Path(base) for base in bases]
+        step.run_once(
             store,
             "infer",
             {
                 "settings": settings.fingerprint(),
                 "screen": manifest.digest(),
                 "holdout": held_out.digest(),
-                "bases": " ".join(sorted(weights_digest(Path(base)) for base in bases)),
+                "bases": " ".join(sorted(weights_digest(base) for base in folders)),
                 "fold": str(fold),
                 "cell_type": cell_type,
                 "code": code_digest(*TRAINING_CODE, *PREDICTING_CODE, "components.infer"),
-                "libraries": library_versions(),
             },
             {"logits": Path(logits), "embeddings": Path(embeddings)},
-            lambda out: run(
+            lambda out, checkpoints: run(
                 settings,
                 store,
                 manifest,
                 held_out,
-                [Path(base) for base in bases],
+                folders,
                 fold,
                 cell_type,
                 out["logits"],
                 out["embeddings"],
+                checkpoints,
+                step.team,
             ),
             finished=lambda place: record_fold(store, manifest, held_out, cell_type, fold, place),
         )

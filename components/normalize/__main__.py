@@ -1,4 +1,4 @@
-"""normalize by hand: `python -m components.normalize --config demo --source DIR --screen F ...`."""
+"""normalize by hand: `python -m components.normalize --config demo --source SCREEN --screen F ...`."""
 
 from typing import Annotated
 
@@ -12,7 +12,9 @@ from components.normalize.step import main
 
 def normalize(
     config: Annotated[str, typer.Option(help="shipped name or YAML file")],
-    source: Annotated[str, typer.Option(help="directory of the screen, in the Kaggle layout")],
+    source: Annotated[
+        str, typer.Option(help="screen in the Kaggle or the rxrx.ai layout: a directory, or s3://BUCKET/PREFIX")
+    ],
     screen: Annotated[str, typer.Option(help="output: manifest of the screen")],
     holdout: Annotated[str, typer.Option(help="output: manifest of the held-out experiments")],
     holdout_labels: Annotated[str, typer.Option(help="output: CSV of the held-out labels")],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 
 from components.core.storage.interface import ObjectWriter
@@ -17,20 +18,21 @@ class CountedWriter:
     def __init__(self, store: ObjectWriter) -> None:
         self._store = store
         self.requests = 0
+        self._counting = threading.Lock()
 
     def get(self, key: str) -> bytes:
         """See ObjectReader.get."""
-        self.requests += 1
+        self._count()
         return self._store.get(key)
 
     def get_many(self, keys: Sequence[str]) -> list[bytes]:
         """See ObjectReader.get_many."""
-        self.requests += len(keys)
+        self._count(len(keys))
         return self._store.get_many(keys)
 
     def put(self, key: str, data: bytes) -> None:
         """See ObjectWriter.put."""
-        self.requests += 1
+        self._count()
         self._store.put(key, data)
 
     def put_many(self, items: Iterable[tuple[str, bytes]]) -> None:
@@ -38,26 +40,30 @@ class CountedWriter:
 
         def counted() -> Iterator[tuple[str, bytes]]:
             for item in items:
-                self.requests += 1
+                self._count()
                 yield item
 
         self._store.put_many(counted())
 
     def exists(self, key: str) -> bool:
         """See ObjectWriter.exists."""
-        self.requests += 1
+        self._count()
         return self._store.exists(key)
 
     def list(self, prefix: str) -> Sequence[str]:
         """See ObjectWriter.list."""
-        self.requests += 1
+        self._count()
         return self._store.list(prefix)
 
     def delete_prefix(self, prefix: str) -> int:
         """See ObjectWriter.delete_prefix."""
-        self.requests += 1
+        self._count()
         return self._store.delete_prefix(prefix)
 
     def uri(self, key: str) -> str:
         """See ObjectWriter.uri."""
         return self._store.uri(key)
+
+    def _count(self, requests: int = 1) -> None:
+        with self._counting:
+            self.requests += requests

@@ -7,14 +7,17 @@ import io
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.core import progress
 from components.core.config import PriorConfig, RunConfig, parse
 from components.core.errors import InputError, StepError
+from components.core.learning.warm_start import Scored, check_labels, check_networks, scored_by_tables
 from components.core.prior.arrangement import check_design
 from components.core.prior.plate_groups import labelled_treatments
 from components.core.screen.folds import assign_folds
@@ -22,16 +25,22 @@ from components.core.screen.histograms import PlateKey
 from components.core.screen.images import list_plate
 from components.core.screen.layout import read_screen
 from components.core.screen.manifests import build_manifest, holdout_labels
-from components.core.screen.packing import PackResult, pack_plate
+from components.core.screen.packing import Packing, PackResult, pack_plates
+from components.core.screen.place import ScreenPlace, place_of
 from components.core.screen.well_folds import deal_wells, dealt_wells
 from components.core.screen.wells import Plate, Screen
 from components.core.storage.interface import ObjectWriter
-from components.core.storage.opening import open_store
+from components.core.storage.opening import open_screen, open_store
 from components.core.storage.run_record import RunRecord, write_run
+from components.core.storage.source_run import read_source, read_source_screen
 from components.normalize.config import NormalizeConfig
 from components.normalize.requests import CountedWriter
 
+if TYPE_CHECKING:
+    from components.core.storage.object_store import ObjectStore
+
 _SHOWN = 5
+_LISTINGS = 8  # folders that are listed side by side
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +62,14 @@ class Summary:
 
 def run(
     config: NormalizeConfig,
-    source: Path,
+    source: ScreenPlace | Path,
     store: ObjectWriter,
     screen_out: Path,
     holdout_out: Path,
     holdout_labels_out: Path,
     record: RunRecord | None = None,
     prior: PriorConfig | None = None,
+    scored: Callable[[Sequence[Scored]], None] = lambda _: None,
 ) -> Summary:
     """Packs what is not packed yet and describes the screen.
 
@@ -68,28 +78,30 @@ def run(
 
     Args:
         config: its sections.
-        source: the screen in the Kaggle layout.
+        source: the screen, in either layout; a path is a directory's.
         store: receives plates and fingerprints.
         screen_out: manifest of the training and unlabelled experiments.
         holdout_out: manifest of the held-out experiments, without their treatments' labels.
         holdout_labels_out: CSV of those labels, id_code and sirna.
         record: the run that this is part of, written to the store beside its manifests; None where there is none.
         prior: the labelled plates' design is checked for use with it; None checks nothing.
+        scored: hears what will score the run before anything is packed, and may refuse it.
 
     Raises:
         InputError: something is wrong with the screen; names the file, the well and the field.
     """
     begun = time.monotonic()
     counted = CountedWriter(store)
-    screen = read_screen(source, config.screen)
+    place = place_of(source)
+    screen = read_screen(place, config.screen)
     if prior is not None:
         trained = [plate for plate in screen.plates if not plate.holdout]
         check_design(labelled_treatments(trained), screen.vocabulary.treatments, prior)
     folds, well_folds = _folds(config, screen)
-    for plate in screen.plates:
-        list_plate(plate, config.screen.sites)
+    scored(scored_by_tables(screen, folds, well_folds))
+    _check_files(place, screen, config.screen.sites)
 
-    packed, warnings = _pack(config, screen, counted)
+    packed, warnings = _pack(config, place, screen, counted)
     address = counted.uri("").rstrip("/")
     outputs = {holdout_labels_out: _table(holdout_labels(screen))}
     for path, holdout in ((holdout_out, True), (screen_out, False)):
@@ -121,21 +133,35 @@ def _folds(config: NormalizeConfig, screen: Screen) -> tuple[dict[str, int], dic
     return assign_folds(screen.training_experiments(), config.folds.count, known, config.folds.seed), {}
 
 
+def _check_files(source: ScreenPlace, screen: Screen, sites: int) -> None:
+    """Every image that the tables need is there; in a bucket each plate takes several requests to tell."""
+
+    def check(plate: Plate) -> None:
+        list_plate(source, plate, sites)
+
+    with ThreadPoolExecutor(_LISTINGS, thread_name_prefix="list") as pool:
+        checks = [pool.submit(check, plate) for plate in screen.plates]
+        try:
+            for done in checks:
+                done.result()
+        finally:
+            for waiting in checks:
+                waiting.cancel()
+
+
 def _pack(
-    config: NormalizeConfig, screen: Screen, store: ObjectWriter
+    config: NormalizeConfig, source: ScreenPlace, screen: Screen, store: ObjectWriter
 ) -> tuple[dict[PlateKey, PackResult], dict[bool, list[str]]]:
-    """Packs plate after plate; returns the warnings of the screen (False) and of its held-out experiments (True)."""
+    """Packs all plates; returns the warnings of the screen (False) and of its held-out experiments (True)."""
     packed: dict[PlateKey, PackResult] = {}
     warnings: dict[bool, list[str]] = {False: [], True: []}
     for holdout, found in warnings.items():
         found += _without_controls([plate for plate in screen.plates if plate.holdout == holdout])
-    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="pack") as pool:
-        for plate in screen.plates:
-            files = list_plate(plate, config.screen.sites)
-            result = pack_plate(plate, files, config.screen.image_size, config.pack, store, pool)
-            packed[plate.experiment, plate.plate] = result
-            warnings[plate.holdout] += [*files.warnings, *result.packed.warnings]
-            progress.advance("plates", len(packed), len(screen.plates))
+    packing = Packing(source, config.screen.sites, config.screen.image_size, config.pack, store)
+    for plate, result in zip(screen.plates, pack_plates(packing, screen.plates), strict=True):
+        packed[plate.experiment, plate.plate] = result
+        warnings[plate.holdout] += result.warnings
+        progress.advance("plates", len(packed), len(screen.plates))
     for message in (*warnings[False], *warnings[True]):
         progress.warn(message)
     return packed, warnings
@@ -186,6 +212,18 @@ def _record(config: RunConfig | None, lineage: str) -> RunRecord | None:
         ) from None
 
 
+def _check_start(config: RunConfig, own: ObjectStore, scored: Sequence[Scored]) -> None:
+    """Refuses to pack for a run that pretrain would refuse to start from the weights that it names."""
+    from components.core.storage.artifacts import source_store
+
+    store, key = source_store(own, config.init_from or "")
+    source = read_source(store, key)
+    check_networks(source, config.backbones, config.head, config.folds.trained)
+    names = [backbone.name for backbone in config.backbones]
+    for remark in check_labels(source, read_source_screen(store, source), scored, config.folds.trained, names):
+        progress.warn(remark)
+
+
 def main(
     config: str,
     source: str,
@@ -199,7 +237,7 @@ def main(
 
     Args:
         config: NormalizeConfig as JSON.
-        source: directory of the screen.
+        source: directory of the screen, or its address in a bucket.
         screen: path of the screen's manifest.
         holdout: path of the held-out experiments' manifest.
         holdout_labels: path of the held-out labels.
@@ -209,14 +247,21 @@ def main(
     """
     with progress.task("normalize"):
         settings = parse(NormalizeConfig, json.loads(config), source="normalize")
-        if "://" in source:
-            raise InputError(f"{source}: normalize reads a directory; mount or copy the screen and give its path")
+        place = open_screen(source)
         store = open_store(settings.store.bucket, settings.store.prefix)
         store.check()
         whole = parse(RunConfig, json.loads(whole_config), source="normalize") if whole_config else None
         record = _record(whole, lineage)
         outputs = (Path(screen), Path(holdout), Path(holdout_labels))
-        summary = run(settings, Path(source), store, *outputs, record, whole.prior if whole else None)
+        summary = run(
+            settings,
+            place,
+            store,
+            *outputs,
+            record,
+            whole.prior if whole else None,
+            partial(_check_start, whole, store) if whole and whole.init_from else lambda _: None,
+        )
         progress.note(
             f"{summary.packed} plates packed, {summary.reused} reused, {summary.requests} requests, "
             f"{summary.seconds:.1f} s"

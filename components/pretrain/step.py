@@ -12,19 +12,26 @@ import torch
 
 from components.core import progress
 from components.core.config import parse
+from components.core.learning.checkpointing import Checkpoints
 from components.core.learning.checkpoints import save_weights
 from components.core.learning.fold_data import fold_wells, open_images
 from components.core.learning.initial_weights import load_initial_weights
 from components.core.learning.network import Classifier, pick_device
-from components.core.learning.step_settings import TRAINING_CODE, PretrainSettings, library_versions
+from components.core.learning.step_settings import TRAINING_CODE, PretrainSettings
 from components.core.learning.supervised import Validation, train_supervised
+from components.core.learning.team import Team
 from components.core.learning.validation import groups_of_fold, score_of
+from components.core.learning.warm_start import learned_by
+from components.core.learning.warm_weights import take_over
 from components.core.storage.artifacts import local_file
 from components.core.storage.digests import digest_file
-from components.core.storage.finished import code_digest, run_once
+from components.core.storage.finished import code_digest
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import open_store
+from components.core.storage.run_record import Learned, record_step
+from components.core.training_step import start_processes, training_step
+from components.pretrain.start import Start, started_from
 
 
 def run(
@@ -35,6 +42,9 @@ def run(
     backbone: str,
     weights: Path,
     initial: Path | None = None,
+    checkpoints: Checkpoints | None = None,
+    team: Team | None = None,
+    start: Start | None = None,
 ) -> None:
     """Trains one backbone on all cell types of a fold.
 
@@ -46,9 +56,12 @@ def run(
         backbone: the configured name.
         weights: folder to write: weights.safetensors, history.json, meta.json.
         initial: file of the weights to start from; None starts at random.
+        checkpoints: where the training is saved by time; None saves none.
+        team: the processes that share the work; None for this one alone.
+        start: an earlier run's weights to start from; None for none.
 
     Raises:
-        InputError: initial weights that cannot be read, or are of another architecture.
+        InputError: weights to start from that cannot be read, or are of another architecture.
     """
     device = pick_device()
     # Folds and backbones start from different weights, so that their average gains from their differences. The name and
@@ -65,9 +78,28 @@ def run(
         # Half a network's weights are rarely what was meant, but may be.
         (progress.note if found.expected else progress.warn)(found.sentence(backbone, source))
         started["initial_weights"] = {**asdict(found), "sha256": digest_file(initial)}
+    if start is not None:
+        taken = take_over(network, start.file, start.classes, screen.vocabulary.classes, start.said)
+        (progress.note if taken.known else progress.warn)(taken.sentence(backbone, start.said))
+        started["init_from"] = {
+            "run": start.run,
+            "fold": fold,
+            "backbone": backbone,
+            "sha256": digest_file(start.file),
+            "known_classes": len(taken.known),
+            "new_classes": taken.new,
+            "left_out_classes": taken.left_out,
+        }
     network = network.to(device)
     images = open_images(
-        screen, store, settings.standardise, settings.augment, settings.loader, device, batch_norm=settings.batch_norm
+        screen,
+        store,
+        settings.standardise,
+        settings.augment,
+        settings.loader,
+        device,
+        batch_norm=settings.batch_norm,
+        team=team,
     )
     wells = fold_wells(images.table, fold, settings.screen.controls)
     groups = groups_of_fold(screen, fold, settings.prior)
@@ -81,6 +113,8 @@ def run(
         settings.pretrain,
         seed,
         lambda record: progress.epoch(**record, backbone=backbone),
+        settings.compute,
+        checkpoints,
     )
     save_weights(network, weights / "weights.safetensors")
     (weights / "history.json").write_text(json.dumps([{**labels, **_kept(r)} for r in history]))
@@ -93,12 +127,18 @@ def _kept(record: dict[str, Any]) -> dict[str, Any]:
 
 def main(config: str, screen: str, fold: int, backbone: str, weights: str) -> None:
     """The step with paths and JSON, as the pipeline calls it; finished work is fetched instead of done again."""
-    with progress.task("pretrain", fold=fold, backbone=backbone):
-        settings = parse(PretrainSettings, json.loads(config), "config")
+    if start_processes("pretrain", config, locals()):
+        return
+    settings = parse(PretrainSettings, json.loads(config), "config")
+    with training_step(settings.compute, "pretrain", fold=fold, backbone=backbone) as step:
         manifest = Manifest.read(Path(screen))
         store = open_store(manifest.store)
-        with local_file(settings.backbone(backbone).weights) as initial:
-            run_once(
+        with (
+            local_file(settings.backbone(backbone).weights) as initial,
+            started_from(settings, store, manifest, fold, backbone) as start,
+        ):
+            learned = learned_by(manifest, fold) | (start.learned if start else Learned())
+            step.run_once(
                 store,
                 "pretrain",
                 {
@@ -107,9 +147,14 @@ def main(config: str, screen: str, fold: int, backbone: str, weights: str) -> No
                     "fold": str(fold),
                     "backbone": backbone,
                     **({"initial_weights": digest_file(initial)} if initial else {}),
+                    **({"init_from": start.digest()} if start else {}),
                     "code": code_digest(*TRAINING_CODE, "components.pretrain"),
-                    "libraries": library_versions(),
                 },
                 {"weights": Path(weights)},
-                lambda out: run(settings, store, manifest, fold, backbone, out["weights"], initial),
+                lambda out, checkpoints: run(
+                    settings, store, manifest, fold, backbone, out["weights"], initial, checkpoints, step.team, start
+                ),
+                finished=lambda place: record_step(
+                    store, manifest, place, "pretrain", fold, backbone=backbone, learned=learned
+                ),
             )

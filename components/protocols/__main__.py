@@ -18,7 +18,9 @@ from components.protocols.splits import asked_protocols
 def protocols(
     config: Annotated[str, Option(help="a shipped configuration's name, or a YAML file")],
     out: Annotated[Path, Option(help="folder of protocols.json")],
-    screen: Annotated[Path | None, Option(help="folder of a screen; without one, one is simulated")] = None,
+    screen: Annotated[
+        str | None, Option(help="folder of a screen, or s3://BUCKET/PREFIX; without one, one is simulated")
+    ] = None,
     protocol: Annotated[str, Option(help="batch, random or both")] = "both",
     repeats: Annotated[int, Option(help="deals of each protocol")] = 3,
     backbones: Annotated[int, Option(help="how many of the configured networks predict together")] = 1,

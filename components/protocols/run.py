@@ -17,6 +17,7 @@ from components.core.progress import EVENTS_VARIABLE
 from components.core.screen.simulation.settings import SimulationSettings
 from components.core.storage.digests import code_digest, digest_text
 from components.core.storage.manifest import Manifest
+from components.core.storage.opening import whole_address
 from components.in_process.executor import Workplace, run_tasks
 from components.in_process.folder import opened
 from components.in_process.tasks import Output, Plan, Task
@@ -73,7 +74,7 @@ def measure(
     protocols: Sequence[Protocol],
     repeats: int,
     backbones: int,
-    screen: Path | None,
+    screen: str | None,
     out: Path,
     workers: int,
     lineage: Mapping[str, Any],
@@ -86,7 +87,7 @@ def measure(
         protocols: which.
         repeats: deals of each; the first has the seed 1.
         backbones: how many of the configured networks predict together.
-        screen: folder of a screen; None simulates the configured one.
+        screen: directory of a screen or its address in a bucket; None simulates the configured one.
         out: folder of protocols.json and the work.
         workers: processes side by side.
         lineage: code version and the like, for protocols.json.
@@ -98,7 +99,7 @@ def measure(
     """
     check_repeats(repeats)
     basic = protocol_config(config, "batch", 0, backbones)
-    described = {"config": json.loads(basic.model_dump_json()), "screen": str(screen.resolve()) if screen else None}
+    described = {"config": json.loads(basic.model_dump_json()), "screen": whole_address(screen) if screen else None}
     code = code_digest("components") + library_versions()
     with opened(out, described) as work:
         work = work.resolve()
@@ -134,7 +135,7 @@ def measure(
     return results
 
 
-def _packed(config: RunConfig, screen: Path | None, workplace: Workplace, events: Path, console: Console) -> Manifest:
+def _packed(config: RunConfig, screen: str | None, workplace: Workplace, events: Path, console: Console) -> Manifest:
     """The manifest of the whole screen, simulated first where none is given."""
     plan = Plan(code_digest("components"))
     literals = {"config": sections(config)["normalize"]}
@@ -144,7 +145,7 @@ def _packed(config: RunConfig, screen: Path | None, workplace: Workplace, events
         simulated = plan.add("simulate", simulation, {"config": simulation}, {}, {"out": "simulated"})
         inputs["source"] = Output(simulated, "out/screen")
     else:
-        literals["source"] = str(screen)
+        literals["source"] = whole_address(screen)
     outputs = {"screen": "screen.json", "holdout": "holdout.json", "holdout_labels": "holdout_labels.csv"}
     packed = plan.add("normalize", config.section(NormalizeConfig).model_dump_json(), literals, inputs, outputs)
     # Only the step itself can tell whether its images are still the same, and in the store.

@@ -101,6 +101,7 @@ def run(
     lineage = {
         "code_version": _installed_version(),
         **lineage,
+        **({"init_from": config.init_from} if config.init_from else {}),
         "manifest_digest": screen_manifest.digest(),
         "holdout_manifest_digest": holdout_manifest.digest(),
     }

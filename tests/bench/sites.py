@@ -9,11 +9,12 @@ import functools
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from components.core.config import ScreenConfig
 from components.core.screen.simulation.plate_design import design_screen
@@ -105,6 +106,11 @@ def _median_and_spread(values: list[float]) -> tuple[float, float]:
     middle = statistics.median(values)
     low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else (middle, middle, middle)
     return middle, (high - low) / 2 / middle if middle else 0.0
+
+
+def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """Log-log slope by least squares: 1 where values grow in line with sizes."""
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
 def cores() -> int:

@@ -57,7 +57,10 @@ def test_neither_torch_nor_kfp_is_loaded_to_answer(arguments: list[str]):
         (["--config", "demo", "--set", "folds.count=16"], ["folds.count is 16", "13 labelled experiments"]),
         (["--config", "demo", "--truth", "truth.csv"], ["--truth", "--screen"]),
         (["--config", "demo", "--screen", "nowhere"], ["--screen nowhere: no such folder"]),
-        (["--config", "demo", "--screen", "s3://bucket/screen"], ["--screen s3://bucket/screen", "local folder"]),
+        (
+            ["--config", "demo", "--screen", "s3://bucket/screen"],
+            ["--screen s3://bucket/screen", "AWS_ENDPOINT_URL is not"],
+        ),
     ],
 )
 def test_bad_usage_names_the_field(cellsignal: Cellsignal, arguments: list[str], named: list[str]):
@@ -253,9 +256,11 @@ def test_a_path_that_kfp_local_would_change_is_refused(cellsignal: Cellsignal, c
     assert "use another folder name" in line
 
 
-@pytest.mark.parametrize("command", ["simulate", "run", "finish", "growth", "protocols"])
+@pytest.mark.parametrize(
+    "command", ["simulate", "run", "finish", "growth", "plan", "protocols", "store gc", "store runs", "store forget"]
+)
 def test_every_command_has_its_help(command: str):
-    shown = CliRunner().invoke(app, [command, "--help"])
+    shown = CliRunner().invoke(app, [*command.split(), "--help"])
     assert shown.exit_code == 0, shown.output
     assert "Usage:" in shown.output
     if command == "finish":

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from components.core.config import RunConfig
+from components.core.config import RunConfig, StoreConfig
 from components.core.errors import InputError
+from components.core.storage.object_store import ObjectStore
 from pipelines.input_checks import check_input, local_files
 from tests.pipelines.tiny_run import CONFIG, truth_of, write_truth
 from tests.tiny_screen import TinyScreen
@@ -28,6 +29,43 @@ def test_a_good_screen_and_its_whole_or_partial_truth_pass(config: RunConfig, ta
 @pytest.mark.parametrize("shipped", ["demo"])
 def test_shipped_configurations_with_a_simulated_screen_pass(shipped: str):
     check_input(RunConfig.load(shipped), None, None)
+
+
+def test_a_screen_in_a_bucket_is_checked_like_one_in_a_folder(
+    config: RunConfig, tables: TinyScreen, store: ObjectStore, tmp_path: Path
+):
+    store.put_many((f"screen/{path.name}", path.read_bytes()) for path in tables.root.glob("*.csv"))
+    address = store.uri("screen")
+    check_input(config, address, write_truth(tmp_path / "truth.csv", truth_of(tables)))
+    check_input(config, f"{address}/", None)
+    check_input(config, tables.root.as_uri(), None)
+    tables.edit("train.csv", "HUVEC-01_1_B03,HUVEC-01,1", "HUVEC-01_1_B03,HUVEC-01,one")
+    store.put("screen/train.csv", (tables.root / "train.csv").read_bytes())
+    with pytest.raises(InputError) as caught:
+        check_input(config, address, None)
+    assert str(caught.value) == (
+        f"{address}/train.csv line 2 (HUVEC-01_1_B03): field plate is 'one'; expected a whole number from 1"
+    )
+    with pytest.raises(
+        InputError, match=r"screens: holds no file; give the address of the folder that holds train\.csv"
+    ):
+        check_input(config, f"{address}s", None)
+
+
+def test_a_screen_in_a_bucket_needs_a_store_that_leaves_its_credentials_alone(
+    config: RunConfig, tables: TinyScreen, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    with pytest.raises(InputError, match=r"^--screen s3://lab/screen: AWS_ENDPOINT_URL is not set, .*file:///FOLDER$"):
+        check_input(config, "s3://lab/screen", None)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    in_folder = config.model_copy(update={"store": StoreConfig(bucket=tmp_path.as_uri())})
+    with pytest.raises(InputError, match=r"^--screen s3://lab/screen: object store: AWS_ACCESS_KEY_ID is not set"):
+        check_input(in_folder, "s3://lab/screen", None)
+    with pytest.raises(
+        InputError, match=r"^--screen ftp://lab/screen: ftp://lab/screen: a screen is a directory or at"
+    ):
+        check_input(config, "ftp://lab/screen", None)
 
 
 TRUTH = {

@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from components.core.config import RunConfig
-from components.core.errors import StepError
+from components.core.config import RunConfig, StoreConfig
+from components.core.errors import InputError, StepError
 from components.core.progress import EVENTS_VARIABLE
 from components.core.storage.embedded import EmbeddedStore
+from components.core.storage.endpoint import Endpoint
 from components.core.storage.object_store import ObjectStore
 from pipelines.display import Display, task_counts
-from pipelines.local import _follow, run_key, without_the_rest
+from pipelines.local import _follow, run_key, storage, without_the_rest
 from tests.pipelines.tiny_run import (
     CONFIG,
     ROOT,
@@ -193,7 +194,9 @@ def test_the_metrics_are_shares_of_the_wells_named_right(interrupted: Interrupte
         assert set(metrics[score]) == {"raw", "group", "assigned"}
         assert all(0.0 <= value <= 1.0 for stage in metrics[score].values() for value in stage.values())
     assert [fold["fold"] for fold in metrics["folds"]] == [0, 1]
-    assert all(value > 0 for value in metrics["throughput"].values())
+    assert all(value > 0 for name, value in metrics["throughput"].items() if not name.endswith("_data_wait"))
+    assert all(0 <= value < 1 for name, value in metrics["throughput"].items() if name.endswith("_data_wait"))
+    assert {f"{step}_data_wait" for step in ("pretrain", "finetune", "pseudo_label")} <= metrics["throughput"].keys()
 
 
 def test_the_lineage_says_what_made_the_results_and_how_long_each_task_took(interrupted: Interrupted):
@@ -209,7 +212,8 @@ def test_the_lineage_says_what_made_the_results_and_how_long_each_task_took(inte
 def test_the_output_ends_with_the_table_and_the_reports_path(interrupted: Interrupted):
     lines = interrupted.again.stdout.splitlines()
     assert lines[-1] == f"report: {(interrupted.run.out / 'report.html').resolve()}"
-    assert lines[-2].startswith("└")
+    assert lines[-2] == f"start another run from its weights: --set init_from={interrupted.run.out}"
+    assert lines[-3].startswith("└")
     assert any("out of fold" in line for line in lines[-12:])
     assert lines[0] == "[0/10 steps] normalize: started"
     assert any(line.startswith("[10/10 steps] report: done in ") for line in lines)
@@ -314,3 +318,40 @@ def test_a_runs_key_changes_with_all_that_decides_its_results(tmp_path: Path):
     weights.write_bytes(b"two")
     keys.add(run_key(config, "/screen", tmp_path / "out"))
     assert len(keys) == 5
+
+
+def test_a_folder_as_store_needs_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipelines.local.EmbeddedStore", None)
+    said = io.StringIO()
+    where = StoreConfig(bucket=(tmp_path / "store").as_uri(), prefix="lab/screens")
+    with storage(where, tmp_path / "unused", Console(file=said)) as environment:
+        assert environment == {}
+    assert "--store is not used" in said.getvalue()
+    assert list((tmp_path / "store" / "lab" / "screens").iterdir()) == []
+    with (
+        pytest.raises(InputError, match="not%20mounted/lab: cannot be written"),
+        storage(StoreConfig(bucket=(tmp_path / "not mounted" / "lab").as_uri()), None, Console(file=said)),
+    ):
+        pass
+
+
+@pytest.mark.slow
+def test_a_run_from_a_bucket_into_a_folder(tmp_path: Path, embedded_store: EmbeddedStore):
+    run, address = prepare(tmp_path / "run", integers=False), "s3://cellsignal/whole-run/screen"
+    environment = embedded_store.environment()
+    bucket = ObjectStore(Endpoint.from_environment(environment), "cellsignal", "whole-run/screen")
+    root = run.screen
+    bucket.put_many((p.relative_to(root).as_posix(), p.read_bytes()) for p in root.rglob("*") if p.is_file())
+    arguments = [address if argument == root else argument for argument in run.arguments]
+    arguments += ["--set", f"store.bucket={(tmp_path / 'folder').as_uri()}"]
+    done = run.cellsignal(*arguments, environment=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((run.out / "lineage.json").read_text())["screen"] == address
+    assert not run.store.exists()
+    finished = list((tmp_path / "folder").glob("finished/*/*/done.json"))
+    assert len(finished) >= 4, "pretraining, finetuning and pseudo-labels of two folds"
+    from_address = f"{(tmp_path / 'folder').as_uri()}/runs/{json.loads((run.out / 'lineage.json').read_text())['run']}"
+    again = run.cellsignal("finish", "--run", from_address, "--quorum", 2, "--out", tmp_path / "finished")
+    assert (again.returncode, again.stderr) == (0, "")
+    for name in PREDICTIONS:
+        assert (tmp_path / "finished" / name).read_bytes() == (run.out / name).read_bytes()

@@ -111,14 +111,23 @@ def build_metrics(
 
 
 def throughput(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Sites a second of each training step: all its sites over all its seconds, over folds and cell types."""
-    sites: dict[str, float] = {}
-    seconds: dict[str, float] = {}
-    for record in history:
-        step = record["step"]
-        sites[step] = sites.get(step, 0.0) + record["sites_per_s"] * record["seconds"]
-        seconds[step] = seconds.get(step, 0.0) + record["seconds"]
-    return {f"{step}_sites_per_s": round(sites[step] / seconds[step], 3) for step in sites if seconds[step] > 0}
+    """What the training steps took, over folds and cell types.
+
+    Returns:
+        For each step STEP_sites_per_s, all its sites over all its seconds; STEP_data_wait, the share of its seconds in
+        which it waited for pixels; STEP_peak_memory_gib, the largest of an epoch. The last two where they were recorded.
+    """
+    found: dict[str, float] = {}
+    for step in dict.fromkeys(record["step"] for record in history):
+        records = [record for record in history if record["step"] == step]
+        seconds = sum(record["seconds"] for record in records)
+        if not seconds:
+            continue
+        found[f"{step}_sites_per_s"] = round(sum(r["sites_per_s"] * r["seconds"] for r in records) / seconds, 3)
+        if all("data_wait" in record for record in records):
+            found[f"{step}_data_wait"] = round(sum(r["data_wait"] * r["seconds"] for r in records) / seconds, 4)
+            found[f"{step}_peak_memory_gib"] = max(record["peak_memory_gib"] for record in records)
+    return found
 
 
 def _values(table: ScoreTable) -> dict[str, dict[str, float]]:

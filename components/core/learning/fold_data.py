@@ -15,6 +15,7 @@ from components.core.errors import InputError
 from components.core.learning.inference import Images
 from components.core.learning.loader import SiteCache
 from components.core.learning.standardise import Standardiser
+from components.core.learning.team import Team
 from components.core.screen.histograms import domain_statistics
 from components.core.screen.packed import CORES, SiteReader
 from components.core.screen.site_table import TREATMENT, SiteTable
@@ -86,6 +87,7 @@ def open_images(
     device: torch.device,
     reference: Manifest | None = None,
     batch_norm: BatchNormConfig | None = None,
+    team: Team | None = None,
 ) -> Images:
     """The images of a manifest, standardised on a device.
 
@@ -98,6 +100,7 @@ def open_images(
         device: where batches are computed.
         reference: the training screen, whose statistics stand for domains wider than an experiment; None for its own.
         batch_norm: domains of BatchNorm; None for random batches and running statistics.
+        team: the processes that share inference; None for this one alone.
     """
     table = SiteTable.of(manifest)
     statistics = domain_statistics(manifest, standardise.domain)
@@ -133,4 +136,5 @@ def open_images(
         ),
         augment=augment,
         batch_norm=batch_norm or BatchNormConfig(),
+        team=team or Team(),
     )

@@ -5,7 +5,7 @@ W wells, B batch, K class.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -21,6 +21,7 @@ from components.core.learning.device_copy import Upload
 from components.core.learning.loader import SiteCache, random_site_batches
 from components.core.learning.network import Classifier
 from components.core.learning.standardise import Standardiser
+from components.core.learning.team import Team
 from components.core.screen.site_table import SiteTable
 
 
@@ -34,6 +35,7 @@ class Images:
         standardise: pixels to input, by plate.
         augment: the training views.
         batch_norm: whether batches and BatchNorm statistics are by domain.
+        team: the processes that share inference.
     """
 
     table: SiteTable
@@ -41,6 +43,7 @@ class Images:
     standardise: Standardiser
     augment: AugmentConfig
     batch_norm: BatchNormConfig = field(default_factory=BatchNormConfig)
+    team: Team = field(default_factory=Team)
 
     @property
     def device(self) -> torch.device:
@@ -48,16 +51,17 @@ class Images:
         return self.standardise.device
 
     def batches(
-        self, sites: list[NDArray[np.intp]], generator: Generator | None = None
+        self, sites: list[NDArray[np.intp]], generators: Sequence[Generator] = ()
     ) -> Iterator[tuple[NDArray[np.intp], Tensor]]:
         """Site batches and their standardised images, shape (B, C, H, W), channels last.
 
         Args:
             sites: rows of the site table, a batch each.
-            generator: of the jitter, on the CPU; None for none.
+            generators: of the jitter, on the CPU, taken in turn; none leaves images without.
         """
         upload = Upload(self.device)
-        for chosen, pixels in zip(sites, self.cache.batches(sites), strict=True):
+        for k, (chosen, pixels) in enumerate(zip(sites, self.cache.batches(sites), strict=True)):
+            generator = generators[k % len(generators)] if generators else None
             plate_B = torch.from_numpy(self.table.plate_W[self.table.well_S[chosen]])
             # Only what does not depend on random numbers is done ahead: jitter is drawn when a batch is taken.
             yield chosen, self.standardise(upload(pixels), plate_B, generator)
@@ -108,11 +112,11 @@ def well_embeddings(
 
     Args and errors as in well_logits.
     """
-    return _well_means(network.backbone, network, images, wells, views, batch_size, network.embedding_size)
+    return _well_means(network.embed, network, images, wells, views, batch_size, network.embedding_size)
 
 
 def _well_means(
-    forward: nn.Module,
+    forward: Callable[[Tensor], Tensor],
     network: nn.Module,
     images: Images,
     wells: NDArray[np.intp],
@@ -120,19 +124,21 @@ def _well_means(
     batch_size: int,
     width: int,
 ) -> NDArray[np.float32]:
-    """Mean output of `forward`, a part of the network or all of it, of each well, (W, width)."""
+    """Mean output of `forward`, a part of the network or all of it, of each well, (W, width), shared by the team."""
     sum_WK = np.zeros((len(wells), width), dtype=np.float64)
-    table, domain = images.table, images.batch_norm.domain
+    table, domain, team = images.table, images.batch_norm.domain, images.team
     if domain == "none":
+        rows = np.array_split(np.arange(len(wells)), team.size)[team.rank]
         with evaluating(network):
-            _add_outputs(sum_WK, np.arange(len(wells)), forward, images, wells, views, batch_size)
+            _add_outputs(sum_WK, rows, forward, images, wells[rows], views, batch_size)
     else:
         domain_W = domain_of_wells(table, domain)
-        for which in np.unique(domain_W[wells]):
+        for which in np.unique(domain_W[wells])[team.rank :: team.size]:
             sources = statistics_wells(table, domain_W, int(which), images.batch_norm.statistics)
             rows = np.flatnonzero(domain_W[wells] == which)
-            with adapted(forward, (x for _, x in images.batches(_dealt(table.sites_of(sources), batch_size)))):
+            with adapted(network, (x for _, x in images.batches(_dealt(table.sites_of(sources), batch_size)))):
                 _add_outputs(sum_WK, rows, forward, images, wells[rows], views, batch_size)
+    sum_WK = team.summed(sum_WK)
     counts = (table.first_site_W[wells + 1] - table.first_site_W[wells]).astype(np.float64)
     return (sum_WK / counts[:, None]).astype(np.float32)
 
@@ -140,7 +146,7 @@ def _well_means(
 def _add_outputs(
     sum_WK: NDArray[np.float64],
     rows: NDArray[np.intp],
-    forward: nn.Module,
+    forward: Callable[[Tensor], Tensor],
     images: Images,
     wells: NDArray[np.intp],
     views: int,
@@ -184,7 +190,7 @@ def adaptive_logits(
         passes: passes over the wells, a random site each.
         batch_size: largest batch; a batch never spans plates (domains).
         classes: K.
-        generator: of the views, on the CPU.
+        generator: of the views of this process's share, on the CPU.
         rng: of the sites.
     """
     table = images.table
@@ -203,11 +209,14 @@ def adaptive_logits(
             np.array_split(group, -(-len(group) // batch_size)) if domain == "none" else _dealt(group, batch_size)
         )
     ]
+    # All processes draw the sites of all batches, and each computes its share of them.
+    own = range(images.team.rank, len(rows), images.team.size)
     try:
         with torch.no_grad():
             for _ in range(passes):
                 sites = random_site_batches(table, [wells[part] for part in rows], rng)
-                for part, (_, x) in zip(rows, images.batches(sites), strict=True):
+                for k, (_, x) in zip(own, images.batches([sites[k] for k in own]), strict=True):
+                    part = rows[k]
                     # BatchNorm has no variance of a single value, which a batch of one may give at 1 x 1 pixels.
                     network.train(len(part) > 1)
                     sum_WK[part] += network(easy_view(x, images.augment, generator)).cpu().numpy()
@@ -215,4 +224,4 @@ def adaptive_logits(
         network.train(training)
         for name, buffer in network.named_buffers():
             buffer.copy_(buffers[name])
-    return (sum_WK / passes).astype(np.float32)
+    return (images.team.summed(sum_WK) / passes).astype(np.float32)

@@ -7,23 +7,26 @@ B batch, K class.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from components.core.config import MeanTeacherConfig
 from components.core.learning.augmentation import easy_view, hard_view, normal_view
 from components.core.learning.batch_norm import domain_of_wells
+from components.core.learning.epoch_meter import EpochMeter
 from components.core.learning.inference import Images
 from components.core.learning.loader import random_sites
+from components.core.learning.micro_batches import Replica, Slots, StatisticsOfParts, running_statistics
 from components.core.learning.network import Classifier
+from components.core.learning.random_state import RandomState
 from components.core.learning.sampling import well_batches
 from components.core.learning.schedules import CycleSchedule, ema_decay, ramp
 
@@ -104,71 +107,165 @@ def train_epoch(
     pseudo_W: Tensor | None,
     seed: int,
 ) -> dict[str, float]:
-    """One epoch, every labelled well once, in place.
+    """One epoch by a process alone, every labelled well once, in place; see PairEpoch."""
+    slots = Slots(images.team)
+    replica = Replica(pair.student, slots)
+    return PairEpoch(pair, replica, images, wells, config, schedule, epoch, pseudo_W, seed, slots).run()
+
+
+class PairEpoch:
+    """One epoch of a pair, every labelled well once, in place; it may be left between two steps and gone on with.
 
     Args:
         pair: the networks, on the images' device.
+        replica: the student, as its gradients are taken.
         images: the screen's images.
-        wells: labelled and unlabelled wells.
-        config: weights of the losses.
-        schedule: learning rates by epoch.
-        epoch: from 0, running on from finetune into pseudo_label.
-        pseudo_W: pseudo-labels of the rows of the well table, see pseudo_label_loss; None in finetune.
-        seed: of the run; an epoch's randomness depends on it and on `epoch` alone.
-
-    Returns:
-        loss, sites_per_s and seconds.
+        wells: labelled and unlabelled wells of the cell type.
+        config: losses and weights.
+        schedule: learning rates.
+        epoch: counted from the start of finetune, from 0.
+        pseudo_W: pseudo-labels of every row of the well table, see pseudo_label_loss; None before pseudo_label.
+        seed: of sites, order and views; the epoch is added.
+        slots: the parts of a batch.
     """
-    begun = time.monotonic()
-    rng = np.random.default_rng((seed, epoch))
-    generator = torch.Generator(images.device).manual_seed(int(rng.integers(2**62)))
-    target_W = torch.from_numpy(images.table.class_W).long().to(images.device)
-    plate_W = torch.from_numpy(images.table.plate_W).long().to(images.device)
-    weight = config.pseudo_label_weight if pseudo_W is not None else 0.0
-    optimiser = torch.optim.SGD(pair.student.parameters(), lr=0.0, weight_decay=config.weight_decay)
-    domain = images.batch_norm.domain
-    domain_W = None if domain == "none" else domain_of_wells(images.table, domain)
-    batches = list(_mixed_batches(images, wells, config, rng, domain_W))
-    losses = torch.zeros(len(batches), device=images.device)
-    pair.student.train()
-    pair.teacher.train()
-    for k, (sites, x) in enumerate(images.batches([sites for sites, _ in batches])):
-        labelled = batches[k][1]
-        for group in optimiser.param_groups:
-            group["lr"] = schedule.rate(epoch + k / len(batches))
-        well_B = torch.from_numpy(images.table.well_S[sites]).to(images.device)
-        plate_B = plate_W[well_B]
-        target_L = target_W[well_B[:labelled]]
+
+    def __init__(
+        self,
+        pair: Pair,
+        replica: Replica,
+        images: Images,
+        wells: Wells,
+        config: MeanTeacherConfig,
+        schedule: CycleSchedule,
+        epoch: int,
+        pseudo_W: Tensor | None,
+        seed: int,
+        slots: Slots,
+    ) -> None:
+        self._pair, self._student, self._images, self._config, self._slots = pair, replica, images, config, slots
+        self._schedule, self._epoch = schedule, epoch
+        self._pseudo_W = pseudo_W
+        self._target_W = torch.from_numpy(images.table.class_W).long().to(images.device)
+        self._plate_W = torch.from_numpy(images.table.plate_W).long().to(images.device)
+        self._random = RandomState((seed, epoch), slots)
+        domain = images.batch_norm.domain
+        domain_W = None if domain == "none" else domain_of_wells(images.table, domain)
+        self._by_domain = domain_W is not None
+        self._batches = list(_mixed_batches(images, wells, config, self._random.of_sites, domain_W))
+        self._losses = torch.zeros(len(self._batches), device=images.device)
+        self._done = 0
+        """steps of the epoch that are done"""
+
+    def run(self, after_step: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """Runs the epoch, or the rest of it.
+
+        Args:
+            after_step: called after every step, where `state` may be asked for.
+
+        Returns:
+            loss, a mean over the epoch's steps, and what EpochMeter measures.
+        """
+        pair, images, config = self._pair, self._images, self._config
+        optimiser = torch.optim.SGD(pair.student.parameters(), lr=0.0, weight_decay=config.weight_decay, fused=True)
+        parts = [self._parts(*batch) for batch in self._batches[self._done :]]
+        flat = [sites for of_step in parts for sites, _ in of_step]
+        # Wells of the epoch cross to the device at once.
+        sites_S = np.concatenate(flat) if flat else np.empty(0, dtype=np.intp)
+        well_S = torch.from_numpy(images.table.well_S[sites_S]).to(images.device)
+        wells = iter(torch.split(well_S, [len(sites) for sites in flat]))
+        taken = images.batches(flat)
+        statistics = StatisticsOfParts([pair.student, pair.teacher], len(self._slots.own))
+        meter = EpochMeter(images)
+        pair.student.train()
+        pair.teacher.train()
+        for of_step in parts:
+            sizes = self._sizes(*self._batches[self._done])
+            for group in optimiser.param_groups:
+                group["lr"] = self._schedule.rate(self._time)
+            optimiser.zero_grad(set_to_none=True)
+            with statistics.step() as part_of_step:
+                for k, ((_, labelled), generator) in enumerate(zip(of_step, self._random.of_views, strict=True)):
+                    sites, x = next(taken)
+                    with part_of_step, self._student.part(k):
+                        loss = self._loss(x, next(wells), labelled, sizes, generator)
+                        loss.backward()  # type: ignore[no-untyped-call]
+                    self._losses[self._done] += loss.detach()
+                    meter.saw(len(sites))
+            optimiser.step()
+            pair.step += 1
+            decay = ema_decay(pair.step, self._epoch + 1, config.ema_decays, config.ema_epochs)
+            update_teacher(pair.teacher, pair.student, decay)
+            self._done += 1
+            after_step()
+        # Waits for the device, so that the seconds are of finished work.
+        own = self._losses.mean(0, keepdim=True).cpu().numpy()
+        measured = meter.measured()
+        images.team.average_(running_statistics([pair.student, pair.teacher]))
+        return {"loss": float(images.team.summed(own)[0]) / images.team.size, **measured}
+
+    @property
+    def _time(self) -> float:
+        """Epochs since the start of finetune, fractional."""
+        return self._epoch + self._done / len(self._batches)
+
+    def _parts(self, sites: NDArray[np.intp], labelled: int) -> list[tuple[NDArray[np.intp], int]]:
+        """This process's parts of a batch, each with its labelled sites first, and how many these are."""
+        both = zip(self._slots.parts(sites[:labelled]), self._slots.parts(sites[labelled:]), strict=True)
+        return [(np.concatenate([own, others]), len(own)) for own, others in both]
+
+    def _sizes(self, sites: NDArray[np.intp], labelled: int) -> tuple[int, int]:
+        """Labelled and other wells of all parts of a batch together."""
+        return self._slots.size(sites[:labelled]), self._slots.size(sites[labelled:])
+
+    def _loss(self, x: Tensor, well_B: Tensor, labelled: int, sizes: tuple[int, int], generator: Generator) -> Tensor:
+        """The loss of one part, weighted so that the mean over processes of their parts' sums is that of the batch.
+
+        Args:
+            x: standardised images, labelled ones first.
+            well_B: their rows of the well table.
+            labelled: how many are labelled.
+            sizes: labelled and other wells of the whole batch.
+            generator: of the views.
+        """
+        images, config, pair = self._images, self._config, self._pair
+        plate_B = self._plate_W[well_B]
+        target_L = self._target_W[well_B[:labelled]]
+        weight = config.pseudo_label_weight if self._pseudo_W is not None else 0.0
+        of_labelled = self._slots.weight(labelled, sizes[0])
+        of_others = self._slots.weight(len(x) - labelled, sizes[1])
+        of_all = self._slots.weight(len(x), sum(sizes))
         # Each view has its own jitter, so that student and teacher see different noise.
         normal_L = images.standardise.jittered(x[:labelled], plate_B[:labelled], generator)
-        supervised_LK = pair.student(normal_view(normal_L, images.augment, generator), target_L)
-        loss = (1.0 - weight) * F.cross_entropy(supervised_LK, target_L)
+        supervised_LK = self._student(normal_view(normal_L, images.augment, generator), target_L)
+        loss = (1.0 - weight) * F.cross_entropy(supervised_LK, target_L) * of_labelled
         # A batch of two domains must not be normalised as one.
-        parts = [labelled, len(x) - labelled] if domain_W is not None and labelled < len(x) else [len(x)]
+        parts = [labelled, len(x) - labelled] if self._by_domain and labelled < len(x) else [len(x)]
         easy_B = easy_view(images.standardise.jittered(x, plate_B, generator), images.augment, generator)
-        easy_BK = torch.cat([pair.student(part) for part in torch.split(easy_B, parts)])
+        easy_BK = torch.cat([self._student(part) for part in torch.split(easy_B, parts)])
         with torch.no_grad():
             hard_B = hard_view(images.standardise.jittered(x, plate_B, generator), images.augment, generator)
             teacher_BK = torch.cat([pair.teacher(part) for part in torch.split(hard_B, parts)])
-        strength = config.consistency_weight * ramp(epoch + k / len(batches), config.ramp_epochs)
-        loss = loss + strength * consistency(easy_BK, teacher_BK)
-        if pseudo_W is not None and labelled < len(x):
-            loss = loss + weight * pseudo_label_loss(easy_BK[labelled:], pseudo_W[well_B[labelled:]])
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        pair.step += 1
-        update_teacher(
-            pair.teacher, pair.student, ema_decay(pair.step, epoch + 1, config.ema_decays, config.ema_epochs)
-        )
-        losses[k] = loss.detach()
-    loss_mean = float(losses.mean())  # waits for the device, so that the seconds are of finished work
-    seconds = time.monotonic() - begun
-    return {
-        "loss": loss_mean,
-        "sites_per_s": sum(len(sites) for sites, _ in batches) / seconds,
-        "seconds": seconds,
-    }
+        strength = config.consistency_weight * ramp(self._time, config.ramp_epochs)
+        loss = loss + strength * consistency(easy_BK, teacher_BK) * of_all
+        if self._pseudo_W is not None and labelled < len(x):
+            pseudo = pseudo_label_loss(easy_BK[labelled:], self._pseudo_W[well_B[labelled:]])
+            loss = loss + weight * pseudo * of_others
+        return loss
+
+    def state(self) -> dict[str, Any]:
+        """How far the epoch is, without the networks; every process must ask."""
+        team = self._images.team
+        return {
+            "random": self._random.state(),
+            "done": self._done,
+            "losses": team.gathered(self._losses.cpu()),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Puts the epoch back to where `state` told; its batches are those of its seed."""
+        self._slots.restore(self._random.of_views, state["random"]["views"])
+        self._done = state["done"]
+        self._losses = state["losses"][self._images.team.rank].to(self._images.device)
 
 
 def _mixed_batches(

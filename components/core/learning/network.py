@@ -23,6 +23,10 @@ class Classifier(nn.Module):
         channels: input channels.
         image_size: side of the images, pixels; vision transformers and their like are built for one size.
 
+    Attributes:
+        embedding_size: E.
+        autocasts: whether the backbone computes in bfloat16; the head never does.
+
     Raises:
         InputError: no such timm model, or one that cannot take these images.
     """
@@ -34,11 +38,18 @@ class Classifier(nn.Module):
         self.backbone, size = _build_backbone(backbone, channels, image_size)
         self.head = build_head(head, size, classes)
         self.embedding_size = size
+        self.autocasts = False
         self._new_head = (head, size, classes)
 
     def forward(self, x_BCHW: Tensor, target_B: Tensor | None = None) -> Tensor:
         """Logits, shape (B, K), float32, of standardised images; with targets the head may apply its margin."""
-        return cast(Tensor, self.head(self.backbone(x_BCHW), target_B))
+        return cast(Tensor, self.head(self.embed(x_BCHW), target_B))
+
+    def embed(self, x_BCHW: Tensor) -> Tensor:
+        """Output of the backbone, shape (B, E), float32; computed in bfloat16 where `autocasts` is set."""
+        with torch.autocast(x_BCHW.device.type, torch.bfloat16, enabled=self.autocasts):
+            embedding_BE = self.backbone(x_BCHW)
+        return cast(Tensor, embedding_BE.float())
 
     def reset_head(self) -> None:
         """Drops the classifier for a new, randomly initialised one."""

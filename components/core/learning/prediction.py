@@ -5,7 +5,7 @@ W wells, K class, E embedding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,16 +15,54 @@ import torch
 from numpy.typing import NDArray
 
 from components.core import progress
+from components.core.learning.checkpointing import Checkpoints
 from components.core.learning.fold_data import FoldWells, open_images
 from components.core.learning.inference import Images, well_embeddings, well_logits
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.network import Classifier
 from components.core.learning.step_settings import LearningSettings, PredictingSettings
+from components.core.learning.team import Team
 from components.core.screen.site_table import TREATMENT, WELL_TYPES
 from components.core.storage.embeddings import EmbeddedWells, Role, write_embeddings
 from components.core.storage.interface import ObjectReader
 from components.core.storage.logits import LogitsDirectory, WellLogits, write_logits
 from components.core.storage.manifest import Manifest
+
+_PIECE = 4096
+"""Wells that are predicted between two looks at the clock; 8 views of them take a GPU half a minute."""
+
+
+class Pieces:
+    """Arrays that are computed one after the other, and not again after a kill.
+
+    Args:
+        checkpoints: where they are saved by time.
+        base: what else is needed to go on, saved with them.
+        found: what an earlier attempt had, by name.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints | None = None,
+        base: Callable[[], Mapping[str, Any]] = dict,
+        found: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        self._checkpoints = checkpoints or Checkpoints()
+        self._base = base
+        self._known = dict(found or {})
+
+    def of_wells(
+        self, name: str, wells: NDArray[np.intp], compute: Callable[[NDArray[np.intp]], NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """What `compute` says of the wells, in their order; a piece of them at a time."""
+        pieces = []
+        for k, start in enumerate(range(0, len(wells), _PIECE)):
+            key = f"{name} {k}"
+            if key not in self._known:
+                self._known[key] = torch.from_numpy(compute(wells[start : start + _PIECE]))
+                self._checkpoints.save_if_due(lambda: {**self._base(), "pieces": self._known})
+            pieces.append(self._known[key].numpy())
+        return np.concatenate(pieces)
 
 
 @dataclass(frozen=True)
@@ -84,12 +122,21 @@ def held_out_images(
     store: ObjectReader,
     settings: LearningSettings,
     device: torch.device,
+    team: Team | None = None,
 ) -> Images | None:
     """Images of the held-out experiments, standardised as the training screen's; None without any of the cell type."""
     if all(plate.cell_type != cell_type for plate in holdout.plates):
         return None
     return open_images(
-        holdout, store, settings.standardise, settings.augment, settings.loader, device, screen, settings.batch_norm
+        holdout,
+        store,
+        settings.standardise,
+        settings.augment,
+        settings.loader,
+        device,
+        screen,
+        settings.batch_norm,
+        team,
     )
 
 
@@ -101,6 +148,7 @@ def predict_fold(
     held_out: Images | None,
     cell_type: str,
     settings: PredictingSettings,
+    pieces: Pieces | None = None,
 ) -> FoldPrediction:
     """Logits of a fold's wells by role, averaged over sites, views and backbones, and embeddings of all wells.
 
@@ -112,22 +160,24 @@ def predict_fold(
         held_out: the held-out experiments' images; read here for the first time in a run.
         cell_type: whose wells.
         settings: views and batch size.
+        pieces: remembers what is computed; None for what cannot be killed.
     """
+    pieces = pieces or Pieces()
     classes = len(screen.vocabulary.classes)
     predicted = {
-        "oof": _logits(networks, images, wells.validation, "out-of-fold", settings, classes),
-        "unlabelled": _logits(networks, images, wells.unlabelled, "unlabelled", settings, classes),
+        "oof": _logits(networks, images, wells.validation, "out-of-fold", settings, classes, pieces),
+        "unlabelled": _logits(networks, images, wells.unlabelled, "unlabelled", settings, classes, pieces),
     }
-    embedded = _embeddings(networks, images, cell_type, _roles(images, wells), screen, settings)
+    embedded = _embeddings(networks, images, cell_type, _roles(images, wells), screen, settings, pieces)
     if held_out is None:
         predicted["holdout"] = WellLogits((), np.empty((0, classes), dtype=np.float32))
         return FoldPrediction(predicted, embedded, screen.digest())
     images.cache.release()  # two screens in memory at once would take twice loader.cache_gib
     treatment_W = held_out.table.well_type_W == TREATMENT
     treatments = np.flatnonzero(_of_type(held_out, cell_type) & treatment_W)
-    predicted["holdout"] = _logits(networks, held_out, treatments, "held-out", settings, classes)
+    predicted["holdout"] = _logits(networks, held_out, treatments, "held-out", settings, classes, pieces)
     roles = np.where(treatment_W, "holdout", "control")
-    more = _embeddings(networks, held_out, cell_type, roles, screen, settings)
+    more = _embeddings(networks, held_out, cell_type, roles, screen, settings, pieces, "held-out ")
     joined = {name: embedded[name].followed_by(more[name]) for name in embedded}
     return FoldPrediction(predicted, joined, screen.digest())
 
@@ -151,14 +201,21 @@ def _logits(
     what: str,
     settings: LearningSettings,
     classes: int,
+    pieces: Pieces,
 ) -> WellLogits:
     """Mean logits of some wells over sites, views and networks."""
     predict = settings.predict
     total_WK = np.zeros((len(wells), classes), dtype=np.float64)
     progress.note(f"predicting {len(wells)} {what} wells")
     if len(wells):
-        for network in networks.values():
-            total_WK += well_logits(network, images, wells, predict.views, predict.batch_size, classes)
+        for name, network in networks.items():
+            total_WK += pieces.of_wells(
+                f"{what} logits of {name}",
+                wells,
+                lambda piece, network=network: well_logits(  # type: ignore[misc]
+                    network, images, piece, predict.views, predict.batch_size, classes
+                ),
+            )
     ids = tuple(str(id_code) for id_code in images.table.id_code_W[wells])
     return WellLogits(ids, (total_WK / len(networks)).astype(np.float32))
 
@@ -170,6 +227,8 @@ def _embeddings(
     role_W: NDArray[Any],
     screen: Manifest,
     settings: PredictingSettings,
+    pieces: Pieces,
+    what: str = "",
 ) -> dict[str, EmbeddedWells]:
     """Embeddings of all wells of the cell type by backbone; none where none are wanted."""
     if not settings.embeddings.enabled:
@@ -188,8 +247,12 @@ def _embeddings(
             well_type_W=[WELL_TYPES[t] for t in table.well_type_W[wells]],
             sirna_W=[None if k < 0 else classes[k] for k in table.class_W[wells]],
             role_W=cast(list[Role], role_W[wells].tolist()),
-            embedding_WE=well_embeddings(
-                network, images, wells, settings.embeddings.views, settings.predict.batch_size
+            embedding_WE=pieces.of_wells(
+                f"{what}embeddings by {name}",
+                wells,
+                lambda piece, network=network: well_embeddings(  # type: ignore[misc]
+                    network, images, piece, settings.embeddings.views, settings.predict.batch_size
+                ),
             ),
         )
     return embedded

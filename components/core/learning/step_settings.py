@@ -9,6 +9,7 @@ from components.core.config import (
     AugmentConfig,
     BackboneConfig,
     BatchNormConfig,
+    ComputeConfig,
     EmbeddingsConfig,
     Frozen,
     HeadConfig,
@@ -60,6 +61,7 @@ class LearningSettings(Frozen):
     prior: PriorConfig
     predict: PredictConfig
     loader: LoaderConfig
+    compute: ComputeConfig
 
     def backbone(self, name: str) -> BackboneConfig:
         """The backbone of this name.
@@ -77,20 +79,28 @@ class LearningSettings(Frozen):
         return "" if self.batch_norm.domain == "none" else f"batches of {self.predict.batch_size}"
 
     def fingerprint(self) -> str:
-        """The settings that decide the result, as JSON; memory limits do not, and initial weights act through pretrain."""
-        return self.model_dump_json(exclude={"loader": True, "backbones": {"__all__": {"weights"}}})
+        """The settings that decide the result, as JSON; memory limits do not, and initial weights act through pretrain.
+
+        What `compute` decides is told by precision.arithmetic, as it turns out on the machine.
+        """
+        return self.model_dump_json(exclude={"loader": True, "compute": True, "backbones": {"__all__": {"weights"}}})
 
 
 class PretrainSettings(LearningSettings):
     """What pretrain reads."""
 
     pretrain: PretrainConfig
+    init_from: str | None = None
 
     def fingerprint_of(self, backbone: str) -> str:
-        """What decides the weights of one backbone, as JSON: other backbones, and how the result predicts, do not."""
+        """What decides the weights of one backbone, as JSON: other backbones, and how the result predicts, do not.
+
+        A run that it starts from counts by its weights' content, which the step adds.
+        """
         own = self.backbone(backbone).model_dump_json()
         # Validation takes one view of the student's weights whatever `predict` says.
-        return own + self.model_dump_json(exclude={"loader", "backbones", "predict"}) + self.adapting_batch()
+        unread = {"loader", "compute", "backbones", "predict", "init_from"}
+        return own + self.model_dump_json(exclude=unread) + self.adapting_batch()
 
 
 class PredictingSettings(LearningSettings):
@@ -107,7 +117,12 @@ class MeanTeacherSettings(PredictingSettings):
     def fingerprint(self) -> str:
         """As every step's; fused labels count by their content and not by their place."""
         return self.model_dump_json(
-            exclude={"loader": True, "backbones": {"__all__": {"weights"}}, "mean_teacher": {"fused_labels"}}
+            exclude={
+                "loader": True,
+                "compute": True,
+                "backbones": {"__all__": {"weights"}},
+                "mean_teacher": {"fused_labels"},
+            }
         )
 
     def finetune_fingerprint(self) -> str:
@@ -124,6 +139,7 @@ class MeanTeacherSettings(PredictingSettings):
             later |= {"pseudo_labels"}  # of what kind they will be; `selection` counts, for validation is by it
         unread: dict[str, Any] = {
             "loader": True,
+            "compute": True,
             "predict": True,
             "embeddings": True,
             "backbones": {"__all__": {"weights"}},

@@ -1,6 +1,6 @@
 """pretrain: supervised training of one backbone on all cell types of a fold (SCIENCE: Adam, step schedule, best checkpoint).
 
-torch only; which wells, where weights go and who hears of an epoch are the caller's.
+torch only; which wells, where weights and checkpoints go and who hears of an epoch are the caller's.
 """
 
 from __future__ import annotations
@@ -16,12 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from components.core.config import PretrainConfig
+from components.core.config import ComputeConfig, PretrainConfig
 from components.core.learning.augmentation import normal_view
 from components.core.learning.batch_norm import domain_of_wells
+from components.core.learning.checkpointing import Checkpoints
+from components.core.learning.epoch_meter import EpochMeter
 from components.core.learning.inference import Images, well_logits
-from components.core.learning.loader import random_sites
+from components.core.learning.loader import random_site_batches
+from components.core.learning.micro_batches import Replica, Slots, StatisticsOfParts, running_statistics
 from components.core.learning.network import Classifier
+from components.core.learning.precision import prepare
+from components.core.learning.random_state import RandomState
 from components.core.learning.sampling import well_batches
 from components.core.learning.schedules import step_rate
 from components.core.learning.selection import Best, Score
@@ -59,6 +64,8 @@ def train_supervised(
     config: PretrainConfig,
     seed: int,
     report: Report,
+    compute: ComputeConfig | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> History:
     """Trains in place and leaves the network at its best validated epoch.
 
@@ -72,59 +79,162 @@ def train_supervised(
         config: schedule.
         seed: of sites, order and views.
         report: hears every epoch's record.
+        compute: precision, and parts of a batch.
+        checkpoints: where the state is saved by time, and found again; None saves none.
 
     Returns:
-        One record an epoch: epoch, epochs, loss, accuracy, sites_per_s, seconds, seconds_left.
+        One record an epoch: epoch, epochs, loss, accuracy, seconds_left, and what EpochMeter measures.
     """
-    rng = np.random.default_rng(seed)
-    generator = torch.Generator(images.device).manual_seed(seed)
-    target_W = torch.from_numpy(images.table.class_W).long().to(images.device)
-    optimiser = torch.optim.Adam(
-        network.parameters(), lr=config.learning_rates[0], betas=(0.9, 0.999), weight_decay=config.weight_decay
-    )
-    domain = images.batch_norm.domain
-    domain_W = None if domain == "none" else domain_of_wells(images.table, domain)
-    best, best_state = Best(), None
-    history: History = []
-    step, begun = 0, time.monotonic()
-    network.to(memory_format=torch.channels_last)
-    for epoch in range(config.epochs):
-        epoch_begun = time.monotonic()
+    compute, checkpoints = compute or ComputeConfig(), checkpoints or Checkpoints()
+    prepare(network, compute, images.device)
+    training = _Training(network, images, wells, validation, config, seed, compute)
+    saved = checkpoints.resume()
+    if saved is not None:
+        training.restore(saved)
+    while training.epoch < config.epochs:
+        record = training.run_epoch(checkpoints)
+        report(record)
+    if training.best_state is not None:
+        network.load_state_dict(training.best_state)
+    return training.history
+
+
+class _Training:
+    """The state of a training between two steps, and an epoch of it."""
+
+    def __init__(
+        self,
+        network: Classifier,
+        images: Images,
+        wells: NDArray[np.intp],
+        validation: Validation,
+        config: PretrainConfig,
+        seed: int,
+        compute: ComputeConfig,
+    ) -> None:
+        self._network, self._images, self._wells = network, images, wells
+        self._validation, self._config = validation, config
+        domain = images.batch_norm.domain
+        self._domain_W = None if domain == "none" else domain_of_wells(images.table, domain)
+        self._target_W = torch.from_numpy(images.table.class_W).long().to(images.device)
+        self._optimiser = torch.optim.Adam(
+            network.parameters(),
+            lr=config.learning_rates[0],
+            betas=(0.9, 0.999),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self._slots = Slots(images.team, compute.accumulate)
+        self._replica = Replica(network, self._slots)
+        self._random = RandomState(seed, self._slots)
+        self._best = Best()
+        self.best_state: dict[str, Any] | None = None
+        self.history: History = []
+        self.epoch = 0
+        self._step = 0
+        self._of_epoch = 0
+        """steps of the epoch that are done"""
+        self._losses: torch.Tensor | None = None
+        self._begun = time.monotonic()
+
+    def run_epoch(self, checkpoints: Checkpoints) -> dict[str, Any]:
+        """Runs an epoch, or the rest of it; saves between steps when it is time. Returns its record."""
+        config, images, epoch = self._config, self._images, self.epoch
         rate = step_rate(epoch, config.learning_rates, config.milestones)
-        batches = [
-            random_sites(images.table, batch, rng) for batch in well_batches(wells, config.batch_size, rng, domain_W)
-        ]
-        losses = torch.zeros(len(batches), device=images.device)
-        network.train()
-        for k, (sites, x) in enumerate(images.batches(batches, generator)):
-            step += 1
-            for group in optimiser.param_groups:
-                group["lr"] = rate * min(1.0, step / max(1, config.warmup_steps))
-            target_B = target_W[torch.from_numpy(images.table.well_S[sites]).to(images.device)]
-            loss = F.cross_entropy(network(normal_view(x, images.augment, generator), target_B), target_B)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            losses[k] = loss.detach()
-        loss_mean = float(losses.mean())  # waits for the device, so that the seconds are of finished work
-        seconds = time.monotonic() - epoch_begun
-        accuracy = None
-        last = epoch + 1 == config.epochs
-        if len(validation.wells) and ((epoch + 1) % config.validate_every == 0 or last):
-            accuracy = validation.accuracy(network, images)
-            if config.selection != "last" and best.improved(accuracy):
-                best_state = deepcopy(network.state_dict())
+        of_wells = well_batches(self._wells, config.batch_size, self._random.of_sites, self._domain_W)
+        batches = random_site_batches(images.table, of_wells, self._random.of_sites)
+        if self._losses is None:
+            self._losses = torch.zeros(len(batches), device=images.device)
+        left = batches[self._of_epoch :]
+        parts = [part for batch in left for part in self._slots.parts(batch)]
+        # All targets of the epoch cross to the device at once.
+        sites_S = np.concatenate(parts) if parts else np.empty(0, dtype=np.intp)
+        target_S = self._target_W[torch.from_numpy(images.table.well_S[sites_S]).to(images.device)]
+        targets = iter(torch.split(target_S, [len(part) for part in parts]))
+        statistics = StatisticsOfParts([self._network], len(self._slots.own))
+        meter = EpochMeter(images)
+        self._network.train()
+        taken = images.batches(parts, self._random.of_views)
+        for batch in left:
+            self._step += 1
+            for group in self._optimiser.param_groups:
+                group["lr"] = rate * min(1.0, self._step / max(1, config.warmup_steps))
+            self._optimiser.zero_grad(set_to_none=True)
+            size = self._slots.size(batch)
+            with statistics.step() as part_of_step:
+                for k, generator in enumerate(self._random.of_views):
+                    sites, x = next(taken)
+                    target_B = next(targets)
+                    with part_of_step, self._replica.part(k):
+                        logits_BK = self._replica(normal_view(x, images.augment, generator), target_B)
+                        loss = F.cross_entropy(logits_BK, target_B) * self._slots.weight(len(sites), size)
+                        loss.backward()  # type: ignore[no-untyped-call]
+                    self._losses[self._of_epoch] += loss.detach()
+                    meter.saw(len(sites))
+            self._optimiser.step()
+            self._of_epoch += 1
+            if checkpoints.due():
+                checkpoints.save(self.state())
+        loss_mean = self._mean_loss()  # waits for the device, so that the seconds are of finished work
+        measured = meter.measured()
         record = {
             "epoch": epoch + 1,
             "epochs": config.epochs,
             "loss": loss_mean,
-            "accuracy": accuracy,
-            "sites_per_s": sum(map(len, batches)) / seconds,
-            "seconds": seconds,
-            "seconds_left": (time.monotonic() - begun) / (epoch + 1) * (config.epochs - epoch - 1),
+            "accuracy": self._validate(),
+            **measured,
         }
-        history.append(record)
-        report(record)
-    if best_state is not None:
-        network.load_state_dict(best_state)
-    return history
+        self.epoch, self._of_epoch, self._losses = epoch + 1, 0, None
+        self._random.begin_epoch()
+        record["seconds_left"] = (time.monotonic() - self._begun) / self.epoch * (config.epochs - self.epoch)
+        self.history.append(record)
+        return record
+
+    def _mean_loss(self) -> float:
+        assert self._losses is not None
+        # A process knows the loss of its own parts, weighted so that the mean over processes is that of the batch.
+        team = self._images.team
+        return float(team.summed(self._losses.mean(0, keepdim=True).cpu().numpy())[0]) / team.size
+
+    def _validate(self) -> float | None:
+        """Accuracy of the validation wells, where there are any and it is time; keeps the best weights."""
+        config, validation = self._config, self._validation
+        last = self.epoch + 1 == config.epochs
+        self._images.team.average_(running_statistics([self._network]))
+        if not len(validation.wells) or ((self.epoch + 1) % config.validate_every and not last):
+            return None
+        accuracy = validation.accuracy(self._network, self._images)
+        if config.selection != "last" and self._best.improved(accuracy):
+            self.best_state = deepcopy(self._network.state_dict())
+        return accuracy
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on; every process must ask."""
+        self._images.team.average_(running_statistics([self._network]))
+        assert self._losses is not None
+        return {
+            "network": self._network.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "random": self._random.state(),
+            "epoch": self.epoch,
+            "of_epoch": self._of_epoch,
+            "step": self._step,
+            "losses": self._images.team.gathered(self._losses.cpu()),
+            "best": float(self._best.score),
+            "best_state": self.best_state,
+            "history": self.history,
+            "seconds": time.monotonic() - self._begun,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Puts everything back to what `state` told."""
+        team, device = self._images.team, self._images.device
+        self._network.load_state_dict(state["network"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._random.restore(state["random"])
+        self.epoch, self._of_epoch, self._step = state["epoch"], state["of_epoch"], state["step"]
+        self._losses = state["losses"][team.rank].to(device)
+        self._best.score = state["best"]
+        self.best_state = state["best_state"]
+        self.history = state["history"]
+        self._begun = time.monotonic() - state["seconds"]

@@ -1,18 +1,17 @@
-"""The image files of a plate: which there are, their bytes, and a site's six channels. Reads files."""
+"""The image files of a plate: which there are, their bytes, and a site's six channels. Reads through ScreenPlace."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.core.config import CHANNELS
 from components.core.errors import InputError
+from components.core.screen.place import FileFacts, ScreenPlace, UnreadableError
 from components.core.screen.png import BadPngError, check_png, decode_png
 from components.core.screen.wells import Plate
 
@@ -39,12 +38,17 @@ class PlateFiles:
     """The files of a plate's listed wells.
 
     Attributes:
+        place: the screen's.
+        folder: of the plate, relative to the screen.
         sites: row-major by well, then by site.
+        facts: what the listing told of their files, by name.
         warnings: what is missing or superfluous without being an error.
     """
 
-    folder: Path
+    place: ScreenPlace
+    folder: str
     sites: tuple[SiteFiles, ...]
+    facts: tuple[FileFacts, ...]
     warnings: tuple[str, ...]
 
 
@@ -53,10 +57,11 @@ def image_name(well: str, site: int, channel: int) -> str:
     return f"{well}_s{site}_w{channel}.png"
 
 
-def list_plate(plate: Plate, sites: int) -> PlateFiles:
+def list_plate(place: ScreenPlace, plate: Plate, sites: int) -> PlateFiles:
     """Finds the image files of a plate's wells by name; opens none.
 
     Args:
+        place: the screen's.
         plate: the plate whose folder is listed.
         sites: largest number of sites a well has.
 
@@ -64,12 +69,13 @@ def list_plate(plate: Plate, sites: int) -> PlateFiles:
         InputError: no folder, a well without any site, a site without one of its channels, a site or channel beyond the
             expected ones.
     """
+    folder = place.address(plate.folder)
     try:
-        names = set(os.listdir(plate.folder))  # noqa: PTH208 - names only; a full plate has 3,700
-    except OSError as error:
+        facts = {file.name: file for file in place.list_files(plate.folder)}
+    except UnreadableError as error:
         raise InputError(
-            f"{plate.folder}: cannot list the images of {plate.name} ({error.strerror}); put them there or remove the "
-            "plate from the tables"
+            f"{folder}: cannot list the images of {plate.name} ({error.reason}); put them there or remove the plate from "
+            "the tables"
         ) from None
     found: list[SiteFiles] = []
     missing: dict[int, list[str]] = {}
@@ -77,7 +83,7 @@ def list_plate(plate: Plate, sites: int) -> PlateFiles:
         before = len(found)
         for site in range(1, sites + 1):
             expected = tuple(image_name(well.well, site, channel) for channel in range(1, len(CHANNELS) + 1))
-            absent = [name for name in expected if name not in names]
+            absent = [name for name in expected if name not in facts]
             if not absent:
                 found.append(SiteFiles(well.well, site, expected))
             elif len(absent) == len(expected):
@@ -85,21 +91,22 @@ def list_plate(plate: Plate, sites: int) -> PlateFiles:
             else:
                 channel = expected.index(absent[0])
                 raise InputError(
-                    f"{plate.folder / absent[0]}: missing; site {site} of well {well.well} lacks channel "
+                    f"{folder}/{absent[0]}: missing; site {site} of well {well.well} lacks channel "
                     f"w{channel + 1} ({CHANNELS[channel]}); add the file or remove the site's other files"
                 )
         if len(found) == before:
             raise InputError(
-                f"{plate.folder}: well {well.well} of {plate.name} has no images "
+                f"{folder}: well {well.well} of {plate.name} has no images "
                 f"({image_name(well.well, 1, 1)} ...); add them or remove {well.id_code} from the tables"
             )
     warnings = [f"{plate.name}: site {site} is missing in {_shown(wells)}" for site, wells in sorted(missing.items())]
-    names.difference_update(name for site in found for name in site.names)
-    warnings += _unlisted(plate, names, sites)
-    return PlateFiles(plate.folder, tuple(found), tuple(warnings))
+    listed = {name for site in found for name in site.names}
+    warnings += _unlisted(folder, plate, facts.keys() - listed, sites)
+    of_sites = tuple(facts[name] for name in sorted(listed))
+    return PlateFiles(place, plate.folder, tuple(found), of_sites, tuple(warnings))
 
 
-def _unlisted(plate: Plate, names: set[str], sites: int) -> list[str]:
+def _unlisted(folder: str, plate: Plate, names: set[str], sites: int) -> list[str]:
     """Judges the files that belong to no expected site."""
     listed = {well.well for well in plate.wells}
     strangers: set[str] = set()
@@ -111,7 +118,7 @@ def _unlisted(plate: Plate, names: set[str], sites: int) -> list[str]:
             strangers.add(match["well"])
         else:
             raise InputError(
-                f"{plate.folder / name}: unexpected; well {match['well']} has sites 1-{sites} (screen.sites) and "
+                f"{folder}/{name}: unexpected; well {match['well']} has sites 1-{sites} (screen.sites) and "
                 f"channels 1-{len(CHANNELS)}; correct screen.sites or remove the file"
             )
     return (
@@ -126,78 +133,65 @@ def _shown(wells: Sequence[str]) -> str:
     return f"well{'s' if len(wells) > 1 else ''} {', '.join(wells[:_SHOWN])}{more}"
 
 
-def check_image(folder: Path, site: SiteFiles, channel: int, data: bytes, size: int) -> None:
-    """Checks one channel's file without decompressing it.
+def read_sites(files: PlateFiles, sites: Sequence[SiteFiles]) -> list[list[bytes]]:
+    """The bytes of some sites' files, in channel order, with many requests in flight.
+
+    Raises:
+        InputError: a file cannot be read; names file, channel and well.
+    """
+    paths = [f"{files.folder}/{name}" for site in sites for name in site.names]
+    try:
+        contents = iter(files.place.read_many(paths))
+    except UnreadableError as error:
+        which = paths.index(error.path)
+        site = sites[which // len(CHANNELS)]
+        raise _blame(files, site, which % len(CHANNELS), error.reason) from None
+    return [[next(contents) for _ in site.names] for site in sites]
+
+
+def check_image(files: PlateFiles, site: SiteFiles, channel: int, content: bytes, size: int) -> str:
+    """Checks an image file without decompressing it.
 
     Args:
-        folder: the plate's folder.
+        files: the plate's.
         site: which site.
         channel: index into the site's names, from 0.
-        data: the file's bytes.
+        content: the file's bytes.
         size: expected side, pixels.
 
+    Returns:
+        What tells it from other files of its size, in hexadecimal.
+
     Raises:
-        InputError: names file, channel, well and what is wrong.
+        InputError: the file is truncated, damaged or of another kind or size; names file, channel and well.
     """
     try:
-        check_png(data, size)
+        return check_png(content, size).hex()
     except BadPngError as error:
-        raise _blame(folder, site, channel, error) from None
+        raise _blame(files, site, channel, error) from None
 
 
-def decode_site(folder: Path, site: SiteFiles, data: Sequence[bytes], size: int) -> NDArray[np.uint8]:
-    """The pixels of a site whose files `check_image` accepted.
+def decode_image(files: PlateFiles, site: SiteFiles, channel: int, content: bytes, out_HW: NDArray[np.uint8]) -> None:
+    """Decodes an image file that `check_image` accepted.
 
     Args:
-        folder: the plate's folder.
+        files: the plate's.
         site: which site.
-        data: the files' bytes in channel order.
-        size: side, pixels.
-
-    Returns:
-        Shape (C, size, size), uint8.
+        channel: index into the site's names, from 0.
+        content: the file's bytes.
+        out_HW: receives the pixels, shape (size, size), uint8.
 
     Raises:
-        InputError: a file cannot be decoded; names file, channel and well.
-    """
-    pixels_CHW = np.empty((len(site.names), size, size), np.uint8)
-    for channel, content in enumerate(data):
-        try:
-            decode_png(content, pixels_CHW[channel])
-        except BadPngError as error:
-            raise _blame(folder, site, channel, error) from None
-    return pixels_CHW
-
-
-def read_site(folder: Path, site: SiteFiles, size: int) -> NDArray[np.uint8]:
-    """Reads, checks and decodes the six files of a site.
-
-    Returns:
-        Shape (C, size, size), uint8.
-
-    Raises:
-        InputError: a file is missing, truncated, damaged or of another kind or size.
-    """
-    data = [read_image(folder, site, channel) for channel in range(len(site.names))]
-    for channel, content in enumerate(data):
-        check_image(folder, site, channel, content, size)
-    return decode_site(folder, site, data, size)
-
-
-def read_image(folder: Path, site: SiteFiles, channel: int) -> bytes:
-    """The bytes of one channel's file.
-
-    Raises:
-        InputError: the file cannot be read.
+        InputError: it cannot be decoded; names file, channel and well.
     """
     try:
-        return (folder / site.names[channel]).read_bytes()
-    except OSError as error:
-        raise _blame(folder, site, channel, error.strerror or "cannot be read") from None
+        decode_png(content, out_HW)
+    except BadPngError as error:
+        raise _blame(files, site, channel, error) from None
 
 
-def _blame(folder: Path, site: SiteFiles, channel: int, reason: object) -> InputError:
+def _blame(files: PlateFiles, site: SiteFiles, channel: int, reason: object) -> InputError:
     return InputError(
-        f"{folder / site.names[channel]}: channel w{channel + 1} ({CHANNELS[channel]}) of well {site.well}, site "
-        f"{site.site}: {reason}"
+        f"{files.place.address(f'{files.folder}/{site.names[channel]}')}: channel w{channel + 1} ({CHANNELS[channel]}) of "
+        f"well {site.well}, site {site.site}: {reason}"
     )

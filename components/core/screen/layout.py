@@ -1,90 +1,63 @@
-"""The Kaggle layout of a screen: four tables and train/ and test/ folders of images. Reads the tables only.
-
-    train.csv           id_code,experiment,plate,well,sirna             treatments of labelled experiments
-    test.csv            id_code,experiment,plate,well                   treatments of unlabelled experiments
-    *_controls.csv      id_code,experiment,plate,well,sirna,well_type   controls of either
-    {train,test}/EXPERIMENT/PlateP/WELL_sSITE_wCHANNEL.png
+"""A screen from its tables, in whichever of the two releases' layouts they are. Reads tables only; knows no image.
 
 Labels are kept as they are written; their digits mean nothing (the releases number the siRNAs in unrelated ways).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
 
 from components.core.config import ScreenConfig
 from components.core.errors import InputError
-from components.core.screen.tables import Row, read_rows
+from components.core.screen import kaggle_layout, rxrx_layout
+from components.core.screen.place import ScreenPlace, UnreadableError, place_of
+from components.core.screen.tables import Entry, Row, Split
 from components.core.screen.wells import Plate, Screen, Well, natural_key
 from components.core.storage.manifest import Vocabulary, WellType
 
-Split = Literal["train", "test"]
 LEAST_USUAL_WELLS = 4
 """Wells of the median treatment from which on a label seen once is a slip; smaller screens may miss a well by chance."""
-_CONTROL_TYPES = ("positive_control", "negative_control")
 
 
-class _Entry(NamedTuple):
-    row: Row
-    split: Split
-    well_type: WellType
-    sirna: str | None
-
-
-def read_screen(root: Path, config: ScreenConfig) -> Screen:
+def read_screen(source: ScreenPlace | Path, config: ScreenConfig) -> Screen:
     """Reads and checks the tables of a screen; no image is touched.
 
     Args:
-        root: directory with train.csv and, where the screen has them, train_controls.csv, test.csv, test_controls.csv.
+        source: where train.csv lies and, where the screen has them, train_controls.csv, test.csv, test_controls.csv; or
+            else metadata.csv.
         config: known cell types and held-out experiments.
 
     Raises:
-        InputError: the directory or train.csv is missing, a row is malformed, a well appears twice, a label contradicts
-            another, an experiment is in both halves, or a held-out experiment is not labelled.
+        InputError: there are no tables, a row is malformed, a well appears twice, a label contradicts another, an
+            experiment is in both halves, or a held-out experiment is not labelled.
     """
-    if not root.is_dir():
-        raise InputError(f"{root}: no such directory; give the directory that holds train.csv")
-    entries = list(_read_entries(root, config))
+    place = place_of(source)
+    place.check()
+    try:
+        names = {facts.name for facts in place.list_files()}
+    except UnreadableError as error:
+        raise InputError(f"{place.address()}: cannot be listed ({error.reason})") from None
+    # The tables of the Kaggle layout win: a screen in that layout may keep a metadata.csv of its own.
+    layout = rxrx_layout if rxrx_layout.METADATA in names and "train.csv" not in names else kaggle_layout
+    entries = list(layout.read_entries(place, names, config.cell_types))
+    tables = layout.tables(place)
     if not entries:
-        raise InputError(f"{root / 'train.csv'}: the screen is empty, the table has no wells")
+        raise InputError(f"{tables['train']}: the screen is empty, the table has no wells")
     _check_unique(entries)
-    splits = _check_experiments(root, entries)
+    splits = _check_experiments(tables, entries)
     for experiment in config.holdout_experiments:
         if splits.get(experiment) != "train":
             raise InputError(
-                f"screen.holdout_experiments: {experiment!r} is not a labelled experiment of {root / 'train.csv'}; "
+                f"screen.holdout_experiments: {experiment!r} is not a labelled experiment of {tables['train']}; "
                 "correct its spelling or take it off the list"
             )
-    vocabulary = _vocabulary(entries)
-    _check_strays(entries)
-    return Screen(root, _plates(root, entries, frozenset(config.holdout_experiments)), vocabulary)
+    vocabulary = _vocabulary(entries, layout.LABEL)
+    _check_strays(entries, layout.LABEL)
+    folders = layout.FOLDERS
+    return Screen(_plates(folders, entries, frozenset(config.holdout_experiments)), vocabulary)
 
 
-def _read_entries(root: Path, config: ScreenConfig) -> Iterator[_Entry]:
-    """All rows of all tables, treatments first."""
-    for row in read_rows(root / "train.csv", ["sirna"], config.cell_types):
-        yield _Entry(row, "train", "treatment", row.values["sirna"])
-    if (root / "test.csv").exists():
-        # A sirna column here would be the truth of unlabelled wells: it is not even read.
-        for row in read_rows(root / "test.csv", [], config.cell_types):
-            yield _Entry(row, "test", "treatment", None)
-    splits: tuple[Split, ...] = ("train", "test")
-    for split in splits:
-        path = root / f"{split}_controls.csv"
-        if not path.exists():
-            continue
-        for row in read_rows(path, ["sirna", "well_type"], config.cell_types):
-            well_type = row.values["well_type"]
-            if well_type not in _CONTROL_TYPES:
-                raise InputError(
-                    f"{row.where}: field well_type is {well_type!r}; expected {' or '.join(_CONTROL_TYPES)}"
-                )
-            yield _Entry(row, split, cast(WellType, well_type), row.values["sirna"])
-
-
-def _check_unique(entries: list[_Entry]) -> None:
+def _check_unique(entries: list[Entry]) -> None:
     """Each well appears once in all the tables."""
     seen: dict[str, Row] = {}
     for entry in entries:
@@ -95,7 +68,7 @@ def _check_unique(entries: list[_Entry]) -> None:
             )
 
 
-def _check_experiments(root: Path, entries: list[_Entry]) -> dict[str, Split]:
+def _check_experiments(tables: dict[Split, str], entries: list[Entry]) -> dict[str, Split]:
     """Each experiment has treatments in one half of the tables, and nothing in the other."""
     splits: dict[str, Split] = {}
     for entry in entries:  # treatments come first, so a control finds its experiment known
@@ -106,17 +79,17 @@ def _check_experiments(root: Path, entries: list[_Entry]) -> dict[str, Split]:
         if known is None:
             raise InputError(
                 f"{entry.row.where}: experiment {experiment} has controls but no treatment well in "
-                f"{root / f'{entry.split}.csv'}; add its treatments or remove its controls"
+                f"{tables[entry.split]}; add its treatments or remove its controls"
             )
         if known != entry.split:
             raise InputError(
-                f"{entry.row.where}: experiment {experiment} is in the {entry.split} tables, but its treatments are in "
-                f"{known}.csv; an experiment is either labelled or not"
+                f"{entry.row.where}: experiment {experiment} is in the {entry.split} half of the screen, but its treatments "
+                f"are in the {known} half; an experiment is either labelled or not"
             )
     return splits
 
 
-def _check_strays(entries: list[_Entry]) -> None:
+def _check_strays(entries: list[Entry], field: str) -> None:
     """No treatment label stands in one well alone where the others are in every experiment: such a label is a slip."""
     wells: dict[str, list[Row]] = {}
     for entry in entries:
@@ -128,14 +101,14 @@ def _check_strays(entries: list[_Entry]) -> None:
     for sirna, rows in wells.items():
         if len(rows) == 1:
             raise InputError(
-                f"{rows[0].where}: field sirna is {sirna!r}, an unknown siRNA: no other well has it, and most siRNAs are "
+                f"{rows[0].where}: field {field} is {sirna!r}, an unknown siRNA: no other well has it, and most siRNAs are "
                 f"in {usual} wells; correct the label or remove the row"
             )
 
 
-def _vocabulary(entries: list[_Entry]) -> Vocabulary:
+def _vocabulary(entries: list[Entry], field: str) -> Vocabulary:
     """The screen's classes; a siRNA has one well type, and test controls are known from training controls."""
-    first: dict[str, _Entry] = {}
+    first: dict[str, Entry] = {}
     trained = {e.sirna for e in entries if e.split == "train" and e.well_type != "treatment"}
     has_training_controls = bool(trained)
     for entry in entries:
@@ -144,13 +117,13 @@ def _vocabulary(entries: list[_Entry]) -> Vocabulary:
         earlier = first.setdefault(entry.sirna, entry)
         if earlier.well_type != entry.well_type:
             raise InputError(
-                f"{entry.row.where}: field sirna is {entry.sirna!r}, a {entry.well_type} here and a "
+                f"{entry.row.where}: field {field} is {entry.sirna!r}, a {entry.well_type} here and a "
                 f"{earlier.well_type} in {earlier.row.where}; a siRNA has one well type"
             )
         if entry.split == "test" and entry.sirna not in trained:
-            hint = "correct the label" if has_training_controls else "add train_controls.csv"
+            hint = "correct the label" if has_training_controls else "add the controls of labelled experiments"
             raise InputError(
-                f"{entry.row.where}: field sirna is {entry.sirna!r}, an unknown siRNA: no training control has "
+                f"{entry.row.where}: field {field} is {entry.sirna!r}, an unknown siRNA: no training control has "
                 f"it; {hint}"
             )
     by_type: dict[WellType, list[str]] = {"treatment": [], "positive_control": [], "negative_control": []}
@@ -160,8 +133,8 @@ def _vocabulary(entries: list[_Entry]) -> Vocabulary:
     return Vocabulary(treatments=treatments, positives=positives, negatives=negatives)
 
 
-def _plates(root: Path, entries: list[_Entry], holdout: frozenset[str]) -> tuple[Plate, ...]:
-    grouped: dict[tuple[str, int], list[_Entry]] = {}
+def _plates(folders: dict[Split, str], entries: list[Entry], holdout: frozenset[str]) -> tuple[Plate, ...]:
+    grouped: dict[tuple[str, int], list[Entry]] = {}
     for entry in entries:
         grouped.setdefault((entry.row.experiment, entry.row.plate), []).append(entry)
     plates = []
@@ -175,7 +148,7 @@ def _plates(root: Path, entries: list[_Entry], holdout: frozenset[str]) -> tuple
                 cell_type=members[0].row.cell_type,
                 labelled=split == "train",
                 holdout=experiment in holdout,
-                folder=root / split / experiment / f"Plate{plate}",
+                folder=f"{folders[split]}/{experiment}/Plate{plate}",
                 wells=tuple(Well(e.row.id_code, e.row.well, e.well_type, e.sirna) for e in members),
             )
         )

@@ -5,7 +5,7 @@
     <plate>/B/03/zarr.json          well: its fields
     <plate>/B/03/0/zarr.json        field: axes, scale, channels
     <plate>/B/03/0/0/zarr.json      array: shape (6, S, S), one chunk, bytes -> blosc
-    <plate>/B/03/0/0/c/0/0/0        the chunk
+    <plate>/B/03/0/0/c.0.0.0        the chunk
 
 Source: https://ngff.openmicroscopy.org/0.5/ and the Zarr v3 core specification with its blosc codec.
 """
@@ -28,8 +28,11 @@ Window = tuple[int, int]
 
 
 def chunk_key(well: str, field: int) -> str:
-    """Key of a field's only chunk, relative to the plate; fields of a well count from 0."""
-    return f"{_field_path(well, field)}/0/c/0/0/0"
+    """Key of a field's only chunk, relative to the plate; fields of a well count from 0.
+
+    Its indices are joined by dots, not by slashes: in a folder as store, four directories a site less to be made.
+    """
+    return f"{_field_path(well, field)}/0/c.0.0.0"
 
 
 def plate_documents(
@@ -144,7 +147,7 @@ def _array(image_size: int, pack: PackConfig) -> dict[str, Any]:
         "shape": shape,
         "data_type": "uint8",
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shape}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "fill_value": 0,
         "codecs": [
             {"name": "bytes"},

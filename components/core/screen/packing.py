@@ -1,240 +1,290 @@
-"""Packs a plate's PNGs into the object store, once. Writes through ObjectWriter; knows no labels.
+"""Packs plates' PNGs into an object store, each once. Reads through ScreenPlace, writes through ObjectWriter; knows no labels.
 
-A packed plate is immutable. Its key holds a digest of the PNGs' bytes and of how they are packed, its record
-`plate.json` is written last, and whatever has no record is not a plate. A fingerprint of the files' names, sizes and
-times leads a later run to the record without reading an image.
+Images stream: a few sites of a plate are read ahead, a few coded ones wait to be written, and no more is in memory,
+however large plate and screen are. Plates follow each other without a gap: as soon as the last images of one are being
+read, those of the next follow, while the one is still coded, written and described.
+
+A packed plate is immutable, and its record is written last (plate_record.py). A run that was killed wrote what the next one
+writes again, at the same keys.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from threading import Event
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field, ValidationError
 
-from components.core.config import CHANNELS, Frozen, PackConfig
-from components.core.errors import InputError, StepError
+from components.core.config import CHANNELS, PackConfig
+from components.core.errors import InputError
 from components.core.screen import ome_zarr
-from components.core.screen.chunks import encode_chunk
-from components.core.screen.histograms import BINS, histogram, percentile
-from components.core.screen.images import PlateFiles, SiteFiles, check_image, decode_site, read_image
+from components.core.screen.coding import CodedSite, code_site
+from components.core.screen.histograms import BINS, percentile
+from components.core.screen.images import PlateFiles, SiteFiles, check_image, list_plate, read_sites
+from components.core.screen.place import ScreenPlace
+from components.core.screen.plate_record import (
+    PackedPlate,
+    PackedWell,
+    PlateKeys,
+    find_plate,
+    images_digest,
+    write_lead,
+)
 from components.core.screen.wells import Plate
-from components.core.storage.interface import MissingObjectError, ObjectWriter
+from components.core.storage.interface import ObjectWriter
 from components.core.storage.manifest import SiteRecord
 
-PACKING = 1
-"""Version of what lies under a plate's prefix; part of every digest, so that a change packs anew."""
+PLATES = 3
+"""Plates under way: one whose images are read and coded, and those before it that are being written."""
+BATCH = 4
+"""Sites that one call reads; with six images each, enough requests to be in flight together."""
+READERS = 8
+"""Such calls side by side."""
+CODED_AHEAD = 4
+"""Sites of a plate that are coded or wait to be written, for every core."""
 
 _DISPLAY_PERCENTILES = (1.0, 99.9)
 
 
-class PackedWell(Frozen):
-    """The packed sites of a well."""
-
-    well: str
-    sites: tuple[SiteRecord, ...]
-
-
-class PackedPlate(Frozen):
-    """The record of a packed plate: all that can be known of it without the tables."""
-
-    packing: int = PACKING
-    experiment: str
-    plate: int
-    image_size: int
-    histograms: tuple[tuple[int, ...], ...] = Field(description="(channels, 256) pixel counts over all its sites")
-    wells: tuple[PackedWell, ...]
-    warnings: tuple[str, ...] = ()
-
-
 @dataclass(frozen=True, slots=True)
 class PackResult:
-    """Where a plate lies, and whether it lay there before."""
+    """Where a plate lies, and whether it lay there before.
+
+    Attributes:
+        warnings: of its files and of what is in them.
+    """
 
     prefix: str
     packed: PackedPlate
     reused: bool
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class _Coded:
-    site: SiteFiles
-    chunk: bytes
-    sha256: str
-    histogram_C256: NDArray[np.int64]
-    black: tuple[int, ...]
+class Packing:
+    """How a screen is packed, and where to.
+
+    Attributes:
+        sites: largest number of sites a well has.
+        image_size: side of the images, pixels.
+        pack: codec settings.
+    """
+
+    place: ScreenPlace
+    sites: int
+    image_size: int
+    pack: PackConfig
+    store: ObjectWriter
 
 
-def pack_plate(
-    plate: Plate, files: PlateFiles, image_size: int, pack: PackConfig, store: ObjectWriter, pool: Executor
-) -> PackResult:
-    """Makes sure that a plate is in the store, and says where.
+class _AbandonedError(Exception):
+    """A plate is not finished because an earlier one failed, or the run ends."""
 
-    Holds the plate's PNG bytes (about 230 MB of a full plate) and a few decoded sites in memory.
+
+@dataclass(slots=True)
+class _Turn:
+    """A plate's place in the order.
+
+    Attributes:
+        read: all of its images are being read, so that the next plate's may follow.
+        done: it is finished, or will not be; the next one's record may be written. So plates are finished in order, and
+            of those after a bad one there is none.
+        failure: why neither this plate nor a later one will be finished.
+    """
+
+    read: Event = field(default_factory=Event)
+    done: Event = field(default_factory=Event)
+    failure: BaseException | None = None
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pack_plates(packing: Packing, plates: Sequence[Plate]) -> Iterator[PackResult]:
+    """Makes sure that plates are in the store, and says where, in their order.
 
     Args:
-        plate: which plate.
-        files: its image files, from `images.list_plate`.
-        image_size: expected side, pixels.
-        pack: codec settings.
-        store: where plates and fingerprints live.
-        pool: threads that read, decode and compress.
+        packing: from where to where, and how.
+        plates: which.
 
     Raises:
-        InputError: an image is missing, damaged or of another kind or size. Nothing of the plate stays in the store.
+        InputError: an image is missing, damaged or of another kind or size. Plates before it are whole, of the others
+            nothing stays in the store.
     """
-    fingerprint = _fingerprint_key(plate, files, image_size, pack)
-    prefix = _known_prefix(store, fingerprint)
-    packed = None if prefix is None else _find_record(store, prefix)
-    if prefix is not None and packed is not None:
-        return PackResult(prefix, packed, reused=True)
-
-    data, digest = _read(plate, files, image_size, pack, pool)
-    prefix = f"plates/{plate.experiment}_Plate{plate.plate}-{digest[:32]}"
-    packed = _find_record(store, prefix)
-    reused = packed is not None
-    if packed is None:
+    with ExitStack() as pools:
+        readers = pools.enter_context(ThreadPoolExecutor(READERS, thread_name_prefix="read"))
+        coders = pools.enter_context(ThreadPoolExecutor(cores(), thread_name_prefix="code"))
+        writers = pools.enter_context(ThreadPoolExecutor(PLATES, thread_name_prefix="plate"))
+        packer = _Packer(packing, readers, coders)
+        under_way: deque[Future[PackResult]] = deque()
+        before = _Turn()
+        before.read.set()
+        before.done.set()
         try:
-            packed = _write(plate, files, data, prefix, image_size, pack, store, pool)
-        except InputError:
-            store.delete_prefix(f"{prefix}/")
+            for plate in plates:
+                if len(under_way) == PLATES:
+                    yield under_way.popleft().result()
+                turn = _Turn()
+                under_way.append(writers.submit(packer.pack, plate, before, turn))
+                before = turn
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            packer.ended.set()
+
+
+class _Packer:
+    """Packs one plate a thread; reading and coding are done by threads that all plates share."""
+
+    def __init__(self, packing: Packing, readers: ThreadPoolExecutor, coders: ThreadPoolExecutor) -> None:
+        self._packing = packing
+        self._store = packing.store
+        self._readers = readers
+        self._coders = coders
+        self.ended = Event()
+
+    def pack(self, plate: Plate, before: _Turn, turn: _Turn) -> PackResult:
+        """Packs a plate, or finds it, after its predecessor's turn."""
+        try:
+            files = list_plate(self._packing.place, plate, self._packing.sites)
+            keys = PlateKeys.of(plate, files, self._packing.image_size, self._packing.pack)
+            found = find_plate(self._store, keys.prefix, [keys.fingerprint]) or self._find_copy(keys, files)
+            if found is None:
+                before.read.wait()
+                self._check(before)
+                prefix, packed = keys.prefix, self._write(plate, files, keys, before, turn)
+            else:
+                prefix, packed = found
+                # No record of the run names the plate yet; a young lead to it keeps `store gc` away.
+                write_lead(self._store, keys.fingerprint, prefix)
+            return PackResult(prefix, packed, found is not None, (*files.warnings, *packed.warnings))
+        except _AbandonedError:
             raise
-    store.put(fingerprint, json.dumps({"prefix": prefix}).encode())
-    return PackResult(prefix, packed, reused)
+        except BaseException as error:
+            turn.failure = error
+            raise
+        finally:
+            # Whatever became of this plate, its successor must not overtake its predecessor.
+            for mine, earlier in ((turn.read, before.read), (turn.done, before.done)):
+                earlier.wait()
+                turn.failure = turn.failure or before.failure
+                mine.set()
 
+    def _check(self, before: _Turn) -> None:
+        if before.failure is not None or self.ended.is_set():
+            raise _AbandonedError
 
-def _settings(image_size: int, pack: PackConfig) -> dict[str, object]:
-    return {"packing": PACKING, "image_size": image_size, "codec": pack.model_dump()}
+    def _find_copy(self, keys: PlateKeys, files: PlateFiles) -> tuple[str, PackedPlate] | None:
+        """The plate of files of the same names and sizes, if their bytes are the same too: then they are read, no more."""
+        found = find_plate(self._store, keys.prefix, [keys.copies])
+        if found is None:
+            return None
+        named: list[tuple[str, str]] = []
+        for sites, contents in self._read(files, lambda: None):
+            if self.ended.is_set():
+                raise _AbandonedError
+            for site, of_site in zip(sites, contents, strict=True):
+                for channel, content in enumerate(of_site):
+                    mark = check_image(files, site, channel, content, self._packing.image_size)
+                    named.append((site.names[channel], mark))
+        if images_digest(named) != found[1].images:
+            return None
+        return found
 
+    def _write(self, plate: Plate, files: PlateFiles, keys: PlateKeys, before: _Turn, turn: _Turn) -> PackedPlate:
+        """Writes chunks and metadata, then the record; takes all of it back where the input is bad."""
+        total_C256 = np.zeros((len(CHANNELS), BINS), np.int64)
+        sites_by_well: dict[str, list[SiteRecord]] = {}
+        images: list[tuple[str, str]] = []
+        black: list[str] = []
+        stopped: list[Exception] = []
 
-def _fingerprint_key(plate: Plate, files: PlateFiles, image_size: int, pack: PackConfig) -> str:
-    """Key of the object that leads from the files' names, sizes and modification times to the packed plate."""
-    names = {name for site in files.sites for name in site.names}
-    with os.scandir(files.folder) as entries:
-        facts = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if e.name in names)
-    content = {**_settings(image_size, pack), "plate": [plate.experiment, plate.plate], "files": facts}
-    return f"fingerprints/{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}.json"
+        def objects() -> Iterator[tuple[str, bytes]]:
+            nonlocal total_C256
+            try:
+                for coded in self._coded(files, turn):
+                    self._check(before)
+                    sites = sites_by_well.setdefault(coded.site.well, [])
+                    key = ome_zarr.chunk_key(coded.site.well, len(sites))
+                    sites.append(SiteRecord(site=coded.site.site, key=key, size=len(coded.chunk), sha256=coded.sha256))
+                    total_C256 += coded.histogram_C256
+                    images.extend(zip(coded.site.names, coded.images, strict=True))
+                    black.extend(f"{coded.site.names[channel]} ({CHANNELS[channel]})" for channel in coded.black)
+                    yield f"{keys.prefix}/{key}", coded.chunk
+            except (InputError, _AbandonedError) as error:
+                # Raised only after the writes in flight have landed: one that landed later would outlive the clean-up.
+                stopped.append(error)
+                return
+            low, high = (percentile(total_C256, percent) for percent in _DISPLAY_PERCENTILES)
+            windows = [(int(start), max(int(end), int(start) + 1)) for start, end in zip(low, high, strict=True)]
+            fields = [(well, [record.site for record in records]) for well, records in sites_by_well.items()]
+            size, pack = self._packing.image_size, self._packing.pack
+            for key, document in ome_zarr.plate_documents(plate.name, fields, size, pack, windows):
+                yield f"{keys.prefix}/{key}", document
 
+        self._store.put_many(objects())
+        before.done.wait()
+        if not stopped and (before.failure is not None or self.ended.is_set()):
+            stopped.append(_AbandonedError())
+        for error in stopped:
+            # A run that was cancelled goes on where it stopped; bad input may never come back under these keys.
+            if isinstance(error, InputError) or isinstance(before.failure, InputError):
+                self._store.delete_prefix(f"{keys.prefix}/")
+            raise error
+        packed = PackedPlate(
+            experiment=plate.experiment,
+            plate=plate.plate,
+            image_size=self._packing.image_size,
+            images=images_digest(images),
+            histograms=tuple(tuple(counts) for counts in total_C256.tolist()),
+            wells=tuple(PackedWell(well=well, sites=tuple(records)) for well, records in sites_by_well.items()),
+            warnings=tuple(f"{plate.name}: {name} is all black" for name in black),
+        )
+        self._store.put(f"{keys.prefix}/plate.json", packed.model_dump_json().encode())
+        write_lead(self._store, keys.copies, keys.prefix)
+        return packed
 
-def _known_prefix(store: ObjectWriter, fingerprint: str) -> str | None:
-    try:
-        return str(json.loads(store.get(fingerprint))["prefix"])
-    except MissingObjectError:
-        return None
-
-
-def _find_record(store: ObjectWriter, prefix: str) -> PackedPlate | None:
-    """The plate's record; without one, what lies there was never finished."""
-    key = f"{prefix}/plate.json"
-    try:
-        return PackedPlate.model_validate_json(store.get(key))
-    except MissingObjectError:
-        return None
-    except ValidationError:
-        raise StepError(f"{store.uri(key)}: not the record of a packed plate; delete the plate and run again") from None
-
-
-def _read(
-    plate: Plate, files: PlateFiles, image_size: int, pack: PackConfig, pool: Executor
-) -> tuple[dict[SiteFiles, list[bytes]], str]:
-    """The plate's PNG bytes by site, checked, and the digest that names the packed plate."""
-
-    def one(site: SiteFiles) -> tuple[list[bytes], list[tuple[str, str]]]:
-        contents, digests = [], []
-        for channel, name in enumerate(site.names):
-            content = read_image(files.folder, site, channel)
-            check_image(files.folder, site, channel, content, image_size)
-            contents.append(content)
-            digests.append((name, hashlib.sha256(content).hexdigest()))
-        return contents, digests
-
-    data: dict[SiteFiles, list[bytes]] = {}
-    named: list[tuple[str, str]] = []
-    for site, (contents, digests) in zip(files.sites, pool.map(one, files.sites), strict=True):
-        data[site] = contents
-        named += digests
-    content = {**_settings(image_size, pack), "files": sorted(named)}
-    return data, hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _write(
-    plate: Plate,
-    files: PlateFiles,
-    data: dict[SiteFiles, list[bytes]],
-    prefix: str,
-    image_size: int,
-    pack: PackConfig,
-    store: ObjectWriter,
-    pool: Executor,
-) -> PackedPlate:
-    """Writes chunks, then metadata, then the record."""
-    total_C256 = np.zeros((len(CHANNELS), BINS), np.int64)
-    sites_by_well: dict[str, list[SiteRecord]] = {}
-    black: list[str] = []
-    refused: list[InputError] = []
-
-    def chunks() -> Iterator[tuple[str, bytes]]:
-        nonlocal total_C256
+    def _coded(self, files: PlateFiles, turn: _Turn) -> Iterator[CodedSite]:
+        """The plate's sites as they are written, in order, coded a few ahead of the consumer."""
+        size, pack = self._packing.image_size, self._packing.pack
+        window: deque[Future[CodedSite]] = deque()
         try:
-            for coded in _coded(files, data, image_size, pack, pool):
-                sites = sites_by_well.setdefault(coded.site.well, [])
-                key = ome_zarr.chunk_key(coded.site.well, len(sites))
-                sites.append(SiteRecord(site=coded.site.site, key=key, size=len(coded.chunk), sha256=coded.sha256))
-                total_C256 += coded.histogram_C256
-                black.extend(f"{coded.site.names[channel]} ({CHANNELS[channel]})" for channel in coded.black)
-                yield f"{prefix}/{key}", coded.chunk
-        except InputError as error:
-            # Raised only after the writes in flight have landed: one that landed later would outlive the clean-up.
-            refused.append(error)
-
-    store.put_many(chunks())
-    if refused:
-        raise refused[0]
-    low, high = (percentile(total_C256, percent) for percent in _DISPLAY_PERCENTILES)
-    windows = [(int(start), max(int(end), int(start) + 1)) for start, end in zip(low, high, strict=True)]
-    fields = [(well, [record.site for record in records]) for well, records in sites_by_well.items()]
-    documents = ome_zarr.plate_documents(plate.name, fields, image_size, pack, windows)
-    store.put_many((f"{prefix}/{key}", document) for key, document in documents)
-    packed = PackedPlate(
-        experiment=plate.experiment,
-        plate=plate.plate,
-        image_size=image_size,
-        histograms=tuple(tuple(counts) for counts in total_C256.tolist()),
-        wells=tuple(PackedWell(well=well, sites=tuple(records)) for well, records in sites_by_well.items()),
-        warnings=tuple(f"{plate.name}: {name} is all black" for name in black),
-    )
-    store.put(f"{prefix}/plate.json", packed.model_dump_json().encode())
-    return packed
-
-
-def _coded(
-    files: PlateFiles, data: dict[SiteFiles, list[bytes]], image_size: int, pack: PackConfig, pool: Executor
-) -> Iterator[_Coded]:
-    """Decodes and compresses the sites, in order, a few ahead of the consumer; lets go of each site's PNGs."""
-
-    def code(site: SiteFiles, contents: list[bytes]) -> _Coded:
-        pixels_CSS = decode_site(files.folder, site, contents, image_size)
-        counts_C256 = histogram(pixels_CSS)
-        chunk = encode_chunk(pixels_CSS, pack)
-        black = tuple(np.flatnonzero(counts_C256[:, 0] == image_size * image_size).tolist())
-        return _Coded(site, chunk, hashlib.sha256(chunk).hexdigest(), counts_C256, black)
-
-    ahead = 4 * (os.cpu_count() or 1)
-    window: deque[Future[_Coded]] = deque()
-    try:
-        for site in files.sites:
-            window.append(pool.submit(code, site, data.pop(site)))
-            if len(window) > ahead:
+            for sites, contents in self._read(files, turn.read.set):
+                for site, of_site in zip(sites, contents, strict=True):
+                    window.append(self._coders.submit(code_site, files, site, of_site, size, pack))
+                del contents, of_site  # the coder's now, which lets go of them as it goes
+                while len(window) > CODED_AHEAD * cores():
+                    yield window.popleft().result()
+            while window:
                 yield window.popleft().result()
-        while window:
-            yield window.popleft().result()
-    finally:
-        for future in window:
-            future.cancel()
+        finally:
+            for future in window:
+                future.cancel()
+
+    def _read(
+        self, files: PlateFiles, asked_for_all: Callable[[], object]
+    ) -> Iterator[tuple[Sequence[SiteFiles], list[list[bytes]]]]:
+        """Batches of sites with their images' bytes, in order, some read ahead; tells when all have been asked for."""
+        left = iter(files.sites)
+        window: deque[tuple[Sequence[SiteFiles], Future[list[list[bytes]]]]] = deque()
+        try:
+            while True:
+                while len(window) < READERS and (batch := tuple(islice(left, BATCH))):
+                    window.append((batch, self._readers.submit(read_sites, files, batch)))
+                if len(window) < READERS:
+                    asked_for_all()
+                if not window:
+                    return
+                sites, future = window.popleft()
+                yield sites, future.result()
+        finally:
+            for _, future in window:
+                future.cancel()

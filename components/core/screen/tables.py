@@ -1,15 +1,20 @@
-"""The rows of one CSV table of wells, checked field by field. Reads files; what the rows mean together is layout's."""
+"""The rows of one CSV table of wells, checked field by field. Pure; what the rows mean together is layout's."""
 
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal, NamedTuple
 
 from components.core.errors import InputError
+from components.core.screen.place import ScreenPlace, UnreadableError
 from components.core.screen.wells import is_well_name
+from components.core.storage.manifest import WellType
+
+Split = Literal["train", "test"]
 
 _ABSENT = frozenset({"", "nan", "na", "n/a", "null"})
 """What spreadsheet and data-frame programs write for a value that is not there, in lower case."""
@@ -36,53 +41,112 @@ class Row:
     values: dict[str, str]
 
 
-def read_rows(path: Path, columns: Sequence[str], cell_types: Sequence[str]) -> Iterator[Row]:
+class Entry(NamedTuple):
+    """A well as a release's tables describe it.
+
+    Attributes:
+        row: where it stands.
+        split: whether its experiment is labelled ("train") or not.
+        well_type: what was put into the well.
+        sirna: its label; None where the tables do not tell, or must not be asked.
+    """
+
+    row: Row
+    split: Split
+    well_type: WellType
+    sirna: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A CSV table as it lies there.
+
+    Attributes:
+        address: how messages name it.
+        content: its bytes.
+    """
+
+    address: str
+    content: bytes
+
+    @classmethod
+    def read(cls, place: ScreenPlace, name: str) -> Table:
+        """Reads a table of a screen.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        try:
+            (content,) = place.read_many([name])
+        except UnreadableError as error:
+            raise InputError(f"{place.address(name)}: cannot be read ({error.reason})") from None
+        return cls(place.address(name), content)
+
+
+def read_rows(
+    table: Table,
+    columns: Sequence[str],
+    cell_types: Sequence[str],
+    id_column: str = "id_code",
+    unchecked: Sequence[str] = (),
+) -> Iterator[Row]:
     """Reads a table with the columns id_code, experiment, plate, well and those of `columns`.
 
     Other columns are not looked at. A byte-order mark, CRLF line ends and blank lines are accepted.
 
+    Args:
+        table: its bytes.
+        columns: further columns.
+        cell_types: the known ones.
+        id_column: the column of id_codes.
+        unchecked: those of `columns` that may be empty.
+
     Raises:
-        InputError: the file cannot be read, a column is missing, or a field is empty or malformed; names file, line,
-            well and field.
+        InputError: a column is missing, or a field is empty or malformed; names file, line, well and field.
     """
-    needed = ("id_code", "experiment", "plate", "well", *columns)
-    for line, record in _records(path, needed):
-        where = f"{path} line {line} ({record['id_code'] or 'no id_code'})"
+    needed = (id_column, "experiment", "plate", "well", *columns)
+    for line, record in _records(table, needed):
+        id_code = record[id_column]
+        where = f"{table.address} line {line} ({id_code or f'no {id_column}'})"
         for field, value in record.items():
-            if value.lower() in _ABSENT:
-                raise InputError(f"{where}: field {field} is empty (found {value!r}); fill it in or remove the row")
-        yield Row(where, record["id_code"], *_place(where, record, cell_types), {c: record[c] for c in columns})
+            if field not in unchecked:
+                check_present(where, field, value)
+        yield Row(where, id_code, *_place(where, record, id_column, cell_types), {c: record[c] for c in columns})
 
 
-def _records(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def check_present(where: str, field: str, value: str) -> None:
+    """Refuses a field that is empty, or holds what programs write for nothing."""
+    if value.lower() in _ABSENT:
+        raise InputError(f"{where}: field {field} is empty (found {value!r}); fill it in or remove the row")
+
+
+def _records(table: Table, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """The needed fields of each line, stripped, with the line's number."""
+    name = table.address
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            for column in needed:
-                if header.count(column) != 1:
-                    problem = "is missing" if column not in header else "appears twice"
-                    raise InputError(f"{path}: column {column} {problem}; the header must have {', '.join(needed)}")
-            for fields in reader:
-                if not fields:
-                    continue
-                if len(fields) != len(header):
-                    raise InputError(
-                        f"{path} line {reader.line_num} ({fields[0]}): {len(fields)} fields where the header has "
-                        f"{len(header)}; complete the row or remove it"
-                    )
-                record = dict(zip(header, (field.strip() for field in fields), strict=True))
-                yield reader.line_num, {column: record[column] for column in needed}
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        reader = csv.reader(io.StringIO(table.content.decode("utf-8-sig"), newline=""), strict=True)
+        header = [column.strip() for column in next(reader, [])]
+        for column in needed:
+            if header.count(column) != 1:
+                problem = "is missing" if column not in header else "appears twice"
+                raise InputError(f"{name}: column {column} {problem}; the header must have {', '.join(needed)}")
+        places = [(column, header.index(column)) for column in needed]
+        for fields in reader:
+            if not fields:
+                continue
+            if len(fields) != len(header):
+                raise InputError(
+                    f"{name} line {reader.line_num} ({fields[0]}): {len(fields)} fields where the header has "
+                    f"{len(header)}; complete the row or remove it"
+                )
+            yield reader.line_num, {column: fields[place].strip() for column, place in places}
     except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text; save it as CSV in UTF-8") from None
+        raise InputError(f"{name}: is not UTF-8 text; save it as CSV in UTF-8") from None
     except csv.Error as error:
-        raise InputError(f"{path}: is not a CSV table ({error})") from None
+        raise InputError(f"{name}: is not a CSV table ({error})") from None
 
 
-def _place(where: str, record: dict[str, str], cell_types: Sequence[str]) -> tuple[str, str, int, str]:
+def _place(where: str, record: dict[str, str], id_column: str, cell_types: Sequence[str]) -> tuple[str, str, int, str]:
     """Experiment, cell type, plate and well of a record."""
     experiment, plate, well = record["experiment"], record["plate"], record["well"]
     match = _EXPERIMENT.fullmatch(experiment)
@@ -98,6 +162,6 @@ def _place(where: str, record: dict[str, str], cell_types: Sequence[str]) -> tup
     if not is_well_name(well):
         raise InputError(f"{where}: field well is {well!r}; expected a row A-P and a column 01-24, for example B03")
     expected = f"{experiment}_{plate}_{well}"
-    if record["id_code"] != expected:
-        raise InputError(f"{where}: field id_code disagrees with experiment, plate and well, which make {expected}")
+    if record[id_column] != expected:
+        raise InputError(f"{where}: field {id_column} disagrees with experiment, plate and well, which make {expected}")
     return experiment, match["cell_type"], int(plate), well

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from components.core.storage.manifest import Vocabulary, WellType
 
@@ -40,7 +39,7 @@ class Plate:
     Attributes:
         labelled: whether train.csv names its treatments.
         holdout: whether the configuration holds its experiment out of training.
-        folder: directory of the plate's image files.
+        folder: of the plate's image files, relative to the screen.
         wells: in row-major order.
     """
 
@@ -49,7 +48,7 @@ class Plate:
     cell_type: str
     labelled: bool
     holdout: bool
-    folder: Path
+    folder: str
     wells: tuple[Well, ...]
 
     @property
@@ -67,7 +66,6 @@ class Screen:
         vocabulary: the classes of the whole screen, held-out experiments included.
     """
 
-    root: Path
     plates: tuple[Plate, ...]
     vocabulary: Vocabulary
 

@@ -16,6 +16,8 @@ from urllib.parse import unquote, urlsplit
 from components.core.errors import InputError
 from components.core.storage.digests import digest_text
 from components.core.storage.object_store import ObjectStore, parse_uri
+from components.core.storage.run_record import run_address
+from components.core.storage.source_run import OPTION
 
 
 def local_copy(uri: str, into: Path) -> Path:
@@ -66,6 +68,24 @@ def local_copy(uri: str, into: Path) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def source_store(own: ObjectStore, init_from: str) -> tuple[ObjectStore, str]:
+    """The store and the key of the run that another starts from.
+
+    Args:
+        own: where a run given by its key alone is looked for; one with an address is at the same endpoint.
+        init_from: a key, or s3://BUCKET[/PREFIX]/runs/KEY.
+
+    Raises:
+        InputError: neither of the two.
+    """
+    try:
+        address, key = run_address(init_from)
+    except InputError as error:
+        folder = "; `cellsignal run` also takes its folder" if Path(init_from).is_dir() else ""
+        raise InputError(f"{OPTION}: {error}{folder}") from None
+    return (own.elsewhere(address) if address else own), key
 
 
 @contextmanager

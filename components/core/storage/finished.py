@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -21,7 +21,7 @@ from components.core.progress import warn
 from components.core.storage.digests import code_digest, digest_file, digest_path, digest_text, file_names
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 
-__all__ = ["code_digest", "digest_path", "fetch_finished", "run_once"]
+__all__ = ["code_digest", "digest_path", "fetch_finished", "run_once", "work_key"]
 
 
 class StoredFile(Frozen):
@@ -48,6 +48,11 @@ class Finished(Frozen):
 
 class _DamagedError(Exception):
     """What is stored is not what done.json says."""
+
+
+def work_key(step: str, inputs: Mapping[str, str], outputs: Iterable[str]) -> str:
+    """The name of a piece of work in the store: a digest of its step, inputs and outputs' names."""
+    return digest_text(json.dumps({"step": step, "inputs": dict(inputs), "outputs": sorted(outputs)}, sort_keys=True))
 
 
 def run_once(
@@ -78,8 +83,7 @@ def run_once(
         StepError: `work` did not write an output, or the store failed.
         InputError: an output's path cannot be written, or the store refuses the credentials.
     """
-    key = digest_text(json.dumps({"step": step, "inputs": dict(inputs), "outputs": sorted(outputs)}, sort_keys=True))
-    place = f"finished/{step}/{key}"
+    place = f"finished/{step}/{work_key(step, inputs, outputs)}"
     with _siblings(outputs) as temporaries:
         damaged: bytes | None = None
         try:

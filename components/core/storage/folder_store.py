@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 import threading
@@ -39,9 +40,18 @@ class FolderStore:
         requests: files read and written so far, "gets" and "puts".
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, within: Path | None = None) -> None:
+        """Opens a store.
+
+        Args:
+            root: the folder.
+            within: a folder above it that is known to the user; `check` makes no other.
+        """
         self.root = Path(os.path.abspath(root))  # noqa: PTH100 - a link to a mounted disk stays the user's own name of it
         self.requests = {"gets": 0, "puts": 0}
+        self._within = within or self.root
+        self._root = str(self.root)
+        self._mark, self._number = uuid.uuid4().hex, itertools.count()
         self._counting = threading.Lock()
         self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="folder")
 
@@ -56,7 +66,7 @@ class FolderStore:
         path = unquote(parts.path)
         if parts.scheme != "file" or parts.netloc or not path.startswith("/") or not path.strip("/"):
             raise InputError(f"object store {uri!r}: write file:///FOLDER, the folder's whole path after file://")
-        return cls(Path(path) / prefix.strip("/"))
+        return cls(Path(path) / prefix.strip("/"), Path(path))
 
     def __repr__(self) -> str:
         return f"FolderStore({str(self.root)!r})"
@@ -78,13 +88,11 @@ class FolderStore:
         Raises:
             InputError: the key would lead out of the folder.
         """
-        parts = key.split("/")
-        if ".." in parts or "." in parts or "" in parts[:-1] or key in ("", "/"):
-            raise InputError(f"{self.root}: {key!r} is not the key of an object")
+        self._check_key(key)
         return self.root / key
 
     def check(self) -> None:
-        """Makes the folder, unless its parent is missing too, and writes into it.
+        """Makes the folder, unless the one above it is missing too, and writes into it.
 
         Raises:
             InputError: the folder cannot be made or written.
@@ -92,7 +100,8 @@ class FolderStore:
         probe = self.root / f".{uuid.uuid4().hex}.partial"
         try:
             # No deeper: a file system that is not mounted must not be replaced by folders on another disk.
-            self.root.mkdir(exist_ok=True)
+            self._within.mkdir(exist_ok=True)
+            self.root.mkdir(parents=True, exist_ok=True)
             probe.touch()
         except OSError as error:
             raise InputError(
@@ -128,7 +137,7 @@ class FolderStore:
         """
         self._count("puts")
         with self._errors(key, "put"):
-            self._write(key, lambda path: path.write_bytes(data), os.replace)
+            self._write(key, _fill_with(data), os.replace)
 
     def put_many(self, items: Iterable[tuple[str, bytes]]) -> None:
         """Writes objects side by side; returns when all are written. Raises as `put`.
@@ -154,18 +163,18 @@ class FolderStore:
         """Writes the object only where there is none; of several writers one gets True. Raises as `put`."""
         self._count("puts")
 
-        def link(partial: Path, path: Path) -> None:
+        def link(partial: str, path: str) -> None:
             try:
                 os.link(partial, path)
             except FileExistsError:
                 # A file server that repeats a request whose answer was lost says so although the link is ours.
-                if partial.stat().st_nlink != 2:
+                if Path(partial).stat().st_nlink != 2:
                     raise
-            partial.unlink(missing_ok=True)
+            Path(partial).unlink(missing_ok=True)
 
         try:
             with self._errors(key, "conditional put"):
-                self._write(key, lambda path: path.write_bytes(data), link)
+                self._write(key, _fill_with(data), link)
         except FileExistsError:
             return False
         return True
@@ -238,10 +247,13 @@ class FolderStore:
         finally:
             partial.unlink(missing_ok=True)
 
-    def _write(self, key: str, fill: Callable[[Path], object], place: Callable[[Path, Path], None]) -> None:
+    def _write(self, key: str, fill: Callable[[str], object], place: Callable[[str, str], None]) -> None:
         """Fills a temporary file beside the object's and puts it into its place; makes folders as needed."""
-        path = self.local_path(key)
-        partial = path.with_name(f".{uuid.uuid4().hex}.partial")
+        self._check_key(key)
+        # Names are plain text here: for small objects pathlib would cost as much as the file system.
+        path = f"{self._root}/{key}"
+        folder = path.rpartition("/")[0]
+        partial = f"{folder}/.{self._mark}-{os.getpid()}-{next(self._number)}.partial"
         for attempt in range(_ATTEMPTS):
             try:
                 fill(partial)
@@ -251,9 +263,9 @@ class FolderStore:
                 if attempt == _ATTEMPTS - 1:
                     raise
                 with contextlib.suppress(FileNotFoundError, FileExistsError):
-                    path.parent.mkdir(parents=True, exist_ok=True)
+                    os.makedirs(folder, exist_ok=True)  # noqa: PTH103
             except BaseException:
-                partial.unlink(missing_ok=True)
+                Path(partial).unlink(missing_ok=True)
                 raise
 
     def _walk(self, prefix: str) -> Iterator[tuple[str, bool]]:
@@ -277,6 +289,11 @@ class FolderStore:
                     if f"{inside}{name}".startswith(prefix) or (hidden and inside.startswith(prefix)):
                         yield f"{inside}{name}", hidden
 
+    def _check_key(self, key: str) -> None:
+        parts = key.split("/")
+        if ".." in parts or "." in parts or "" in parts[:-1] or key in ("", "/"):
+            raise InputError(f"{self.root}: {key!r} is not the key of an object")
+
     def _count(self, kind: str) -> None:
         with self._counting:
             self.requests[kind] += 1
@@ -297,3 +314,11 @@ class FolderStore:
                     f"{uri}: {action} refused ({error.strerror}); correct the rights of the folder"
                 ) from None
             raise StepError(f"{uri}: {action} failed ({error.strerror or error})") from None
+
+
+def _fill_with(data: bytes) -> Callable[[str], object]:
+    def fill(path: str) -> None:
+        with open(path, "wb") as file:
+            file.write(data)
+
+    return fill

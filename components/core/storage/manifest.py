@@ -40,7 +40,7 @@ class WellRecord(Frozen):
 
 
 class PlateRecord(Frozen):
-    """One packed plate: immutable, content-addressed, an OME-Zarr 0.5 HCS plate under `prefix`."""
+    """One packed plate: immutable, an OME-Zarr 0.5 HCS plate under `prefix`."""
 
     experiment: str
     plate: int
@@ -103,8 +103,12 @@ class Manifest(Frozen):
         return "well" if any(plate.well_folds for plate in self.plates) else "experiment"
 
     def digest(self) -> str:
-        """SHA-256 of the manifest's content; where it lies and for which run are left out."""
-        return hashlib.sha256(self.model_dump_json(exclude={"store", "run"}).encode()).hexdigest()
+        """SHA-256 of the manifest's content; where its plates lie and for which run are left out.
+
+        So screens of the same pixels and tables have the same digest, whether they came from a disk or a bucket.
+        """
+        content = self.model_dump_json(exclude={"store": True, "run": True, "plates": {"__all__": {"prefix"}}})
+        return hashlib.sha256(content.encode()).hexdigest()
 
     @classmethod
     def read(cls, path: Path) -> Manifest:

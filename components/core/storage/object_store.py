@@ -24,6 +24,7 @@ from obstore.exceptions import BaseError
 from components.core.errors import InputError, StepError
 from components.core.storage.endpoint import IN_FLIGHT, TRANSFER, Endpoint
 from components.core.storage.interface import MissingObjectError
+from components.core.storage.inventory import StoredObject, UnfinishedUpload
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
@@ -39,13 +40,13 @@ class ObjectStore:
     Attributes:
         bucket: name of the bucket.
         prefix: prefix of every key, without slashes at its ends; may be empty.
-        requests: object requests made so far, "gets" and "puts" (a multipart upload counts once).
+        requests: object requests made so far: "gets", "puts" (a multipart upload counts once) and "lists" (each page).
     """
 
     def __init__(self, endpoint: Endpoint, bucket: str, prefix: str = "") -> None:
         self.bucket = bucket
         self.prefix = prefix.strip("/")
-        self.requests = {"gets": 0, "puts": 0}
+        self.requests = {"gets": 0, "puts": 0, "lists": 0}
         self._endpoint = endpoint
         self._control = endpoint.control_client()
         self._bulk = endpoint.bulk_client(bucket)
@@ -81,12 +82,23 @@ class ObjectStore:
         """The store under a further prefix, with its own request count."""
         return ObjectStore(self._endpoint, self.bucket, self._key(prefix))
 
+    def elsewhere(self, uri: str) -> ObjectStore:
+        """The store of another s3://bucket[/prefix] at the same endpoint, with its own request count.
+
+        Raises:
+            InputError: not such an address.
+        """
+        return ObjectStore(self._endpoint, *parse_uri(uri))
+
     def uri(self, key: str) -> str:
         """The object's address, s3://bucket/key."""
         return f"s3://{self.bucket}/{self._key(key)}".rstrip("/")
 
-    def check(self) -> None:
+    def check(self, instead: str = "create it, or correct store.bucket in the config") -> None:
         """Asks the store for one listing, impatiently.
+
+        Args:
+            instead: what to do where there is no such bucket.
 
         Raises:
             InputError: the endpoint does not answer, refuses the credentials or has no such bucket.
@@ -99,9 +111,7 @@ class ObjectStore:
         except ClientError as error:
             code = _code(error)
             if code == "NoSuchBucket":
-                raise InputError(
-                    f"s3://{self.bucket}: {where} has no such bucket; create it, or correct store.bucket in the config"
-                ) from None
+                raise InputError(f"s3://{self.bucket}: {where} has no such bucket; {instead}") from None
             if code in _REFUSED:
                 raise InputError(
                     f"s3://{self.bucket}: {where} refused the credentials ({code}); "
@@ -198,17 +208,47 @@ class ObjectStore:
             InputError: the store refuses the credentials.
             StepError: the store failed.
         """
+        return sorted(found.key for found in self.scan(prefix))
+
+    def scan(self, prefix: str = "") -> Iterator[StoredObject]:
+        """What `list` names, with size and time, page by page: memory does not grow with the number of objects.
+
+        Raises:
+            InputError: the store refuses the credentials.
+            StepError: the store failed.
+        """
         strip = len(self.prefix) + 1 if self.prefix else 0
         with self._errors(prefix, "list"):
             pages = self._control.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=self._key(prefix)
             )
-            return sorted(
-                entry["Key"][strip:]
+            for page in pages:
+                self._count("lists")
+                for entry in page.get("Contents", []):
+                    if not entry["Key"].endswith("/"):
+                        yield StoredObject(entry["Key"][strip:], entry["Size"], entry["LastModified"])
+
+    def list_folder(self, prefix: str) -> Sequence[tuple[str, int, str]]:
+        """Name, size and ETag of the objects below a prefix, without those that have a further slash in their names.
+
+        Args:
+            prefix: empty, or ends in a slash.
+
+        Raises:
+            InputError: the store refuses the credentials.
+            StepError: the store failed.
+        """
+        strip = len(self._key(prefix))
+        with self._errors(prefix, "list"):
+            pages = self._control.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=self._key(prefix), Delimiter="/"
+            )
+            return [
+                (entry["Key"][strip:], entry["Size"], entry["ETag"].strip('"'))
                 for page in pages
                 for entry in page.get("Contents", [])
                 if not entry["Key"].endswith("/")
-            )
+            ]
 
     def delete(self, key: str) -> None:
         """Deletes one object; a missing one is no error. Raises as `put`."""
@@ -225,15 +265,56 @@ class ObjectStore:
         if not self._key(prefix):
             raise InputError(f"s3://{self.bucket}: refusing to delete the whole bucket; name a prefix")
         keys = self.list(prefix)
-        with self._errors(prefix, "delete"):
-            for start in range(0, len(keys), _DELETE_BATCH):
+        self.delete_many(keys)
+        return len(keys)
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Deletes objects, a thousand a request; missing ones are no error.
+
+        Raises:
+            InputError: the store refuses the credentials.
+            StepError: the store failed, or kept an object.
+        """
+        for start in range(0, len(keys), _DELETE_BATCH):
+            with self._errors(keys[start], "delete"):
                 batch: list[ObjectIdentifierTypeDef] = [
                     {"Key": self._key(key)} for key in keys[start : start + _DELETE_BATCH]
                 ]
                 answer = self._control.delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
                 for kept in answer.get("Errors", []):
                     raise StepError(f"s3://{self.bucket}/{kept.get('Key')}: delete failed ({kept.get('Code')})")
-        return len(keys)
+
+    def unfinished_uploads(self, prefix: str) -> Iterator[UnfinishedUpload]:
+        """Uploads in parts that have neither ended nor been given up; none where the server does not list them.
+
+        Raises:
+            InputError: the store refuses the credentials.
+            StepError: the store failed.
+        """
+        strip = len(self.prefix) + 1 if self.prefix else 0
+        with self._errors(prefix, "list uploads"):
+            pages = self._control.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self.bucket, Prefix=self._key(prefix)
+            )
+            try:
+                for page in pages:
+                    self._count("lists")
+                    for entry in page.get("Uploads", []):
+                        yield UnfinishedUpload(entry["Key"][strip:], entry["UploadId"], entry["Initiated"])
+            except ClientError as error:
+                if _code(error) not in ("NotImplemented", "MethodNotAllowed", "501", "405"):
+                    raise
+
+    def give_up_upload(self, upload: UnfinishedUpload) -> None:
+        """Frees the parts of an upload; one that has ended meanwhile is no error. Raises as `put`."""
+        with self._errors(upload.key, "abort upload"):
+            try:
+                self._control.abort_multipart_upload(
+                    Bucket=self.bucket, Key=self._key(upload.key), UploadId=upload.upload
+                )
+            except ClientError as error:
+                if _code(error) not in ("NoSuchUpload", "404"):
+                    raise
 
     def upload_file(self, path: Path, key: str) -> None:
         """Writes a file of any size, in parallel parts of 32 MiB; the object appears whole.
@@ -351,6 +432,7 @@ def _in_flight(work: Callable[[Any], Any], items: Iterable[Any]) -> Any:
             for item in items:
                 await room.acquire()
                 tasks.append(group.create_task(one(item)))
+                await asyncio.sleep(0)  # or it would not start before the next item is there
         return [task.result() for task in tasks]
 
     try:

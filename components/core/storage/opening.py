@@ -1,7 +1,15 @@
-"""The object store at an address: an S3 bucket, or a folder of a file system that all machines of a run share."""
+"""The object store and the screen at an address: in an S3 bucket, or in a folder of a file system.
+
+The S3 clients are loaded where a bucket is named, and not before.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from components.core.errors import InputError
+from components.core.screen.place import ScreenDirectory, ScreenPlace
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.interface import ObjectStorage
 
@@ -25,7 +33,7 @@ def open_store(address: str, prefix: str = "") -> ObjectStorage:
     """
     if is_folder(address):
         return FolderStore.connect(address, prefix)
-    from components.core.storage.object_store import ObjectStore  # loads the S3 clients, which a folder does without
+    from components.core.storage.object_store import ObjectStore
 
     return ObjectStore.connect(address, prefix)
 
@@ -34,3 +42,34 @@ def join_address(bucket: str, prefix: str) -> str:
     """The address of a prefix of `store.bucket`, as one text."""
     whole = bucket if "://" in bucket else f"s3://{bucket}"
     return "/".join(part for part in (whole.rstrip("/"), prefix.strip("/")) if part)
+
+
+def is_bucket(address: str) -> bool:
+    """Whether the address names a bucket, which needs an endpoint and credentials."""
+    return address.startswith(("s3://", "minio://"))
+
+
+def open_screen(address: str) -> ScreenPlace:
+    """The place of a screen; nothing is asked of it.
+
+    Args:
+        address: a directory, `file:///DIRECTORY`, `s3://bucket[/prefix]` or `minio://bucket[/prefix]`.
+
+    Raises:
+        InputError: an address of another kind, or no credentials in the environment for a bucket.
+    """
+    if is_bucket(address):
+        from components.core.storage.object_store import ObjectStore
+        from components.core.storage.screen_bucket import ScreenBucket
+
+        return ScreenBucket(ObjectStore.connect(address))
+    if is_folder(address):
+        return ScreenDirectory(Path(unquote(urlsplit(address).path)))
+    if "://" in address:
+        raise InputError(f"{address}: a screen is a directory or at s3://BUCKET/PREFIX")
+    return ScreenDirectory(Path(address))
+
+
+def whole_address(address: str) -> str:
+    """The address of a screen as any process understands it, whatever its working directory."""
+    return address.rstrip("/") if "://" in address else str(Path(address).resolve())

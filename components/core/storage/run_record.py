@@ -3,13 +3,16 @@
 runs/KEY/run.json                                       configuration and lineage
 runs/KEY/screen.json, holdout.json, holdout_labels.csv  what normalize wrote
 runs/KEY/folds/CELL_TYPE/FOLD.json                      the fold has its logits: where the store keeps them
+runs/KEY/steps/STEP/FOLD[/CELL_TYPE][/BACKBONE].json    a training step before those is finished: likewise
 
-Records only point to finished outputs, so that they cost a request a fold and nothing is stored twice.
+Records only point to finished outputs, so that they cost a request a task and nothing is stored twice. Together they
+name all that a run keeps alive: `cellsignal store gc` removes what no run names.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from components.core.storage.manifest import Manifest
 
 SCHEMA = 1
 RUNS = "runs"
+KEY = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 MANIFEST, HOLDOUT, HOLDOUT_LABELS = "screen.json", "holdout.json", "holdout_labels.csv"
 
 
@@ -29,7 +33,7 @@ class RunRecord(Frozen):
     """One run."""
 
     record_schema: int = SCHEMA
-    key: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="name of the run's folder in the store")
+    key: str = Field(pattern=f"^{KEY}$", description="name of the run's folder in the store")
     config: dict[str, Any] = Field(description="the whole configuration")
     lineage: dict[str, Any] = Field(description="code version, seeds, start")
 
@@ -42,6 +46,49 @@ class FoldRecord(Frozen):
     screen: str = Field(description="digest of the manifest that its networks were trained with")
     holdout: str = Field(description="digest of the held-out experiments' manifest")
     place: str = Field(pattern=r"^finished/", description="where its outputs are, for fetch_finished")
+
+
+class Learned(Frozen):
+    """Whose treatment labels weights have learned, those of the runs that they started from included."""
+
+    experiments: tuple[str, ...] = Field((), description="whole experiments")
+    wells: tuple[str, ...] = Field((), description="id_codes of single wells, where folds hold out wells")
+
+    def __or__(self, other: Learned) -> Learned:
+        """What either has learned."""
+        return Learned(
+            experiments=tuple(sorted({*self.experiments, *other.experiments})),
+            wells=tuple(sorted({*self.wells, *other.wells})),
+        )
+
+
+class StepRecord(Frozen):
+    """A finished task of a training step that others go on from."""
+
+    step: str
+    fold: int
+    cell_type: str | None = None
+    backbone: str | None = None
+    screen: str = Field(description="digest of the manifest that its networks were trained with")
+    place: str = Field(pattern=r"^finished/", description="where its outputs are, for fetch_finished")
+    learned: Learned = Field(Learned(), description="by pretrain's weights, for runs that start from them")
+
+
+def run_address(given: str) -> tuple[str, str]:
+    """Store and key of a run's address, s3://BUCKET[/PREFIX]/runs/KEY; the store is empty for a key alone.
+
+    Raises:
+        InputError: neither of the two.
+    """
+    store, _, key = given.rstrip("/").rpartition("/")
+    if not store and re.fullmatch(KEY, key):
+        return "", key
+    store, _, folder = store.rpartition("/")
+    if "://" not in given or folder != RUNS or store.endswith(("/", ":")) or not re.fullmatch(KEY, key):
+        raise InputError(
+            f"{given}: neither a run's key nor its address, which looks like s3://BUCKET[/PREFIX]/{RUNS}/KEY"
+        )
+    return store, key
 
 
 def write_run(store: ObjectWriter, record: RunRecord, screen: bytes, holdout: bytes, holdout_labels: bytes) -> None:
@@ -77,6 +124,38 @@ def record_fold(
         return
     record = FoldRecord(cell_type=cell_type, fold=fold, screen=screen.digest(), holdout=holdout.digest(), place=place)
     store.put(f"{RUNS}/{screen.run}/folds/{cell_type}/{fold}.json", record.model_dump_json(indent=1).encode())
+
+
+def record_step(
+    store: ObjectWriter,
+    screen: Manifest,
+    place: str,
+    step: str,
+    fold: int,
+    cell_type: str | None = None,
+    backbone: str | None = None,
+    learned: Learned | None = None,
+) -> None:
+    """Notes that a task is finished; does nothing where the manifest is of no run (a step by hand).
+
+    Args:
+        store: where finished outputs are kept.
+        screen: the manifest that was trained with; it names the run.
+        place: where the store keeps the outputs.
+        step: whose task.
+        fold: of the task.
+        cell_type: of the task, where it has one.
+        backbone: of the task, where it has one.
+        learned: whose labels its weights have learned, where they may start another run.
+    """
+    if not screen.run:
+        return
+    record = StepRecord(
+        step=step, fold=fold, cell_type=cell_type, backbone=backbone, screen=screen.digest(), place=place,
+        learned=learned or Learned(),
+    )  # fmt: skip
+    name = "/".join(part for part in (step, str(fold), cell_type, backbone) if part)
+    store.put(f"{RUNS}/{screen.run}/steps/{name}.json", record.model_dump_json(indent=1).encode())
 
 
 def read_run(store: ObjectWriter, key: str, folder: Path) -> RunRecord:

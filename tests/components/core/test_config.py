@@ -61,6 +61,11 @@ def error(tmp_path: Path, text: str, *changes: str) -> str:
         ("backbones: [{name: a}, {name: a}]", "backbones must have different names, got ['a', 'a']"),
         ("backbones: [{name: a, kind: timm}]", "backbones.0: backbone a: kind timm needs `model`"),
         ("backbones: [{name: a, model: b}]", "backbones.0: backbone a: kind timm needs `model`, other kinds take none"),
+        (
+            "{init_from: old-1, backbones: [{name: a, weights: w.pt}, {name: b}]}",
+            "init_from gives every backbone its weights, but a has `weights` of its own; leave one of the two out",
+        ),
+        ("init_from: ''", "init_from: string should have at least 1 character"),
         ("backbones: [{stem: 3}]", "backbones.0.name: field required"),
         ("backbones: [{name: ../a}]", "backbones.0.name: string should match pattern"),
         ("name: a/b", "name: string should match pattern"),

@@ -74,6 +74,7 @@ def test_the_adabn_route_standardises_globally_throughout(ladder):
         ("backbones=[{name: only}]", "two backbones"),
         ("folds.train=[1]", "must train fold 0 and another"),
         ("mean_teacher.fused_labels=p.csv", "leave mean_teacher.fused_labels out"),
+        ("init_from=old-1", "leave init_from out"),
     ],
 )
 def test_a_configuration_without_a_part_cannot_grow_by_it(change, message):

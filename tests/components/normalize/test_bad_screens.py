@@ -97,7 +97,7 @@ TABLES = {
         edit("train_controls.csv", "HUVEC-01_1_B02,HUVEC-01", "HUVEC-09_1_B02,HUVEC-09"),
         r"train_controls\.csv line 2 \(HUVEC-09_1_B02\): experiment HUVEC-09 has controls but no treatment well"),
     "labelled and unlabelled": (edit("test.csv", "HUVEC-03_1_B03,HUVEC-03,1,B03", "HUVEC-01_1_D03,HUVEC-01,1,D03"),
-                                r"test\.csv line 2 \(HUVEC-01_1_D03\): experiment HUVEC-01 is in the test tables"),
+                                r"test\.csv line 2 \(HUVEC-01_1_D03\): experiment HUVEC-01 is in the test half"),
     "empty screen": (lambda tiny: [header_only(p.name)(tiny) for p in tiny.root.glob("*.csv")],
                      r"train\.csv: the screen is empty"),
     "no train.csv": (lambda tiny: (tiny.root / "train.csv").unlink(), r"train\.csv: cannot be read \(No such file"),
@@ -191,4 +191,4 @@ def test_a_bad_image_is_named_and_nothing_of_its_plate_stays(tiny: TinyScreen, c
     store = refuse(tiny, place + ".*" + re.escape(message))
     # The plate before it is whole and will be found again; of the bad one and those after it there is nothing.
     assert {key.split("-")[1] for key in store.objects if key.startswith("plates/")} == {"01_Plate1"}
-    assert len([key for key in store.objects if key.startswith("fingerprints/")]) == 1
+    assert len([key for key in store.objects if key.startswith("copies/")]) == 1

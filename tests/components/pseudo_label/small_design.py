@@ -14,6 +14,7 @@ from components.core.config import PackConfig, PriorConfig
 from components.core.learning.inference import adaptive_logits
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.step_settings import MeanTeacherSettings
+from components.core.learning.team import Team
 from components.core.screen.site_table import TREATMENT, SiteTable
 from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, WellRecord
 from tests.components.core.learning.tiny_networks import MEAN_TEACHER
@@ -56,7 +57,7 @@ SCREEN = Manifest(
 )  # fmt: skip
 TABLE = SiteTable.of(SCREEN)
 CLASSES = len(SCREEN.vocabulary.classes)
-IMAGES: Any = SimpleNamespace(table=TABLE, device=torch.device("cpu"))
+IMAGES: Any = SimpleNamespace(table=TABLE, device=torch.device("cpu"), team=Team())
 PAIRS: Any = [Pair(name, f"{name}.student", f"{name}.teacher") for name in ("a", "b")]  # type: ignore[arg-type]
 """Two backbones whose networks are their names: only the stand-in below looks at them."""
 

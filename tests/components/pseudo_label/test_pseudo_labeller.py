@@ -10,8 +10,8 @@ from scipy.special import softmax
 from components.core.config import PriorConfig
 from components.core.learning.validation import groups_of_fold
 from components.core.prior.plate_groups import PlateGroups
-from components.pseudo_label import step
-from components.pseudo_label.step import PseudoLabeller
+from components.pseudo_label import labeller as labelling
+from components.pseudo_label.labeller import PseudoLabeller
 from tests.components.pseudo_label.small_design import (
     CLASSES,
     HELD,
@@ -40,7 +40,7 @@ def labeller(monkeypatch):
     def make(
         judge: Judge, groups: PlateGroups | None = None, prior: PriorConfig | None = None, seed: int = 5, **config: Any
     ) -> PseudoLabeller:
-        monkeypatch.setattr(step, "adaptive_logits", judge)
+        monkeypatch.setattr(labelling, "adaptive_logits", judge)
         return PseudoLabeller(PAIRS, IMAGES, UNLABELLED, SCREEN, groups, settings(prior, **config), seed)
 
     return make

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 
 from components.core.errors import InputError
 from components.core.progress import EVENTS_VARIABLE
+from components.core.storage.claims import Claims
 from components.core.storage.finished import fetch_finished
 from components.core.storage.logits import read_logits
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_record import finished_folds
+from components.core.storage.sweeping import garbage_of, take_stock
 from tests.components.pretrain.training_run import BACKBONES, TrainingRun, epochs_trained, files, weights
 from tests.tiny_screen import PLATES, TREATED_WELLS, TREATMENTS, TinyScreen, write_png
 
@@ -99,6 +102,27 @@ def test_from_plates_to_logits_and_again(run: TrainingRun, tmp_path: Path, store
     assert (again.weights / "pseudo_labels.csv").read_bytes() == (run.weights / "pseudo_labels.csv").read_bytes()
     for role, wells in read_logits(again.logits).wells.items():
         assert np.array_equal(wells.logits_WK, logits.wells[role].logits_WK)
+
+
+def test_the_run_names_every_output_that_it_made_or_fetched_and_tidying_up_keeps_them(
+    run: TrainingRun, tmp_path: Path, store: ObjectStore
+):
+    run.train()
+    made = {key.removesuffix("/done.json") for key in store.list("finished/") if key.endswith("/done.json")}
+    again = TrainingRun(tmp_path / "again", store.prefix)
+    again.normalize(tmp_path / "screen", run="tiny-2")
+    again.train()
+    claims = Claims(store)
+    claims.refresh()
+    assert len(made) == 4
+    for key in ("tiny-1", "tiny-2"):
+        assert claims.runs[key].finished == made
+        names = [name.removeprefix(f"runs/{key}/") for name in claims.runs[key].objects]
+        assert {name for name in names if name.startswith(("steps/", "folds/"))} == {
+            "steps/pretrain/0/small.json", "steps/pretrain/0/slim.json", "steps/finetune/0/HUVEC.json", "folds/HUVEC/0.json"
+        }  # fmt: skip
+    garbage, waiting = garbage_of(store, claims, take_stock(store), timedelta())
+    assert (garbage, waiting) == ([], [])
 
 
 def test_weights_of_another_fold_or_cell_type_are_refused(run: TrainingRun):

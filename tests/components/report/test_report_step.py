@@ -340,3 +340,18 @@ def test_a_further_round_says_that_its_out_of_fold_scores_know_their_labels(fini
     page = (tmp_path / "out" / "report.html").read_text()
     assert "a further round on the names of first/predictions.csv" in page
     assert "are not independent of their own labels" in page
+
+
+def test_the_run_that_pretraining_started_from_is_in_lineage_and_page(finished_run: Any, tmp_path: Path) -> None:
+    arguments = finished_run.arguments(tmp_path / "out")
+    run(**{**arguments, "config": arguments["config"].model_copy(update={"init_from": "s3://b/runs/old-1"})})
+    assert json.loads((tmp_path / "out" / "lineage.json").read_text())["init_from"] == "s3://b/runs/old-1"
+    assert (
+        "<dt>pretrained from</dt><dd><code>s3://b/runs/old-1</code></dd>"
+        in (tmp_path / "out" / "report.html").read_text()
+    )
+
+
+def test_a_run_that_started_at_random_says_nothing_of_another(report: Path) -> None:
+    assert "init_from" not in json.loads((report / "lineage.json").read_text())
+    assert "pretrained from" not in (report / "report.html").read_text()

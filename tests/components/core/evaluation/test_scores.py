@@ -64,6 +64,18 @@ def test_throughput_weighs_by_time() -> None:
     assert throughput(history) == {"pretrain_sites_per_s": 175.0}
 
 
+def test_waits_weigh_by_time_and_the_largest_memory_counts() -> None:
+    history = [
+        {"step": "finetune", "sites_per_s": 10.0, "seconds": 1.0, "data_wait": 0.5, "peak_memory_gib": 2.0},
+        {"step": "finetune", "sites_per_s": 10.0, "seconds": 3.0, "data_wait": 0.1, "peak_memory_gib": 1.5},
+    ]
+    assert throughput(history) == {
+        "finetune_sites_per_s": 10.0,
+        "finetune_data_wait": 0.2,
+        "finetune_peak_memory_gib": 2.0,
+    }
+
+
 def test_wilson_interval_agrees_with_published_values() -> None:
     # Newcombe 1998, Stat. Med. 17:857, table I, method 3.
     assert Accuracy(81, 263).interval() == pytest.approx((0.2553, 0.3662), abs=5e-5)

@@ -279,14 +279,14 @@ def test_the_jitter_of_a_batch_is_drawn_when_it_is_taken(screen):
     """Never ahead: what has been consumed decides the generator's state, so that training can go on from it."""
     images = images_of(screen, jitter=0.1)
     sites = [np.arange(k, k + 4) for k in range(0, 32, 4)]
-    whole = [x for _, x in images.batches(sites, torch.Generator().manual_seed(5))]
+    whole = [x for _, x in images.batches(sites, [torch.Generator().manual_seed(5)])]
     generator = torch.Generator().manual_seed(5)
     first = []
-    for _, x in images.batches(sites, generator):
+    for _, x in images.batches(sites, [generator]):
         first.append(x)
         if len(first) == 3:
             break
-    rest = [x for _, x in images.batches(sites[3:], generator)]
+    rest = [x for _, x in images.batches(sites[3:], [generator])]
     assert all(torch.equal(a, b) for a, b in zip([*first, *rest], whole, strict=True))
     assert not torch.equal(whole[0], next(images.batches(sites))[1])
 

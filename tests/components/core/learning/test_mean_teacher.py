@@ -126,6 +126,8 @@ def test_an_epoch_is_a_function_of_seed_and_epoch(moving, wells):
 class Recorder:
     """A cache that notes the site batches it is asked for, and the images that read through it."""
 
+    waited = 0.0
+
     def __init__(self, images: Images) -> None:
         self.batches_of_sites: list[np.ndarray] = []
         self._inner = images.cache

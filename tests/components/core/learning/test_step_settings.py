@@ -36,6 +36,7 @@ def changed(change: str, *also: str) -> set[str]:
         ("name=other", set()),
         ("local.threads=1", set()),
         ("simulate.effect=0.5", set()),
+        ("init_from=old-1", set()),
         ("pretrain.epochs=20", PRETRAIN),
         ("mean_teacher.learning_rate=0.01", {"finetune", "pseudo_label"}),
         ("mean_teacher.cycles=2", {"finetune", "pseudo_label"}),

@@ -106,6 +106,8 @@ def test_every_epoch_sees_each_well_once(toy):
     inner = toy.cache
 
     class Recorder:
+        waited = 0.0
+
         def batches(self, batches):
             orders.append([toy.table.well_S[sites] for sites in batches])
             return inner.batches(batches)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from components.core.errors import InputError
-from components.core.screen.images import list_plate, read_site
+from components.core.screen.images import decode_image, list_plate, read_sites
 from components.core.screen.layout import read_screen
+from components.core.screen.place import ScreenDirectory
 from components.core.screen.wells import Plate
 from tests.tiny_screen import CONFIG, SIZE, TinyScreen, write_png
 
@@ -18,28 +19,32 @@ def plate(tiny: TinyScreen) -> Plate:
 
 
 def test_sites_are_listed_well_by_well_and_read_to_the_pixels_in_channel_order(tiny: TinyScreen, plate: Plate):
-    files = list_plate(plate, 2)
+    files = list_plate(ScreenDirectory(tiny.root), plate, 2)
     assert [(s.well, s.site) for s in files.sites] == [
         (well, site) for well in ("B02", "B03", "B04", "C02", "C03") for site in (1, 2)
     ]
     assert files.warnings == ()
     for site in files.sites:
         expected = tiny.pixels("HUVEC-01", 1, site.well, site.site)
-        assert np.array_equal(read_site(plate.folder, site, SIZE), expected)
+        pixels = np.empty_like(expected)
+        (contents,) = read_sites(files, [site])
+        for channel, content in enumerate(contents):
+            decode_image(files, site, channel, content, pixels[channel])
+        assert np.array_equal(pixels, expected)
 
 
 def test_a_missing_site_is_a_warning_that_names_the_well(tiny: TinyScreen, plate: Plate):
     for channel in range(1, 7):
         tiny.image("HUVEC-01", 1, "B04", 1, channel).unlink()
-    files = list_plate(plate, 2)
+    files = list_plate(ScreenDirectory(tiny.root), plate, 2)
     assert [s.site for s in files.sites if s.well == "B04"] == [2]
     assert files.warnings == ("HUVEC-01 plate 1: site 1 is missing in well B04",)
 
 
 def test_images_of_unlisted_wells_are_left_out_with_a_warning(tiny: TinyScreen, plate: Plate):
     write_png(tiny.image("HUVEC-01", 1, "O23", 1, 1), np.zeros((SIZE, SIZE), np.uint8))
-    (plate.folder / "Thumbs.db").write_bytes(b"")
-    files = list_plate(plate, 2)
+    (tiny.root / plate.folder / "Thumbs.db").write_bytes(b"")
+    files = list_plate(ScreenDirectory(tiny.root), plate, 2)
     assert {s.well for s in files.sites} == {"B02", "B03", "B04", "C02", "C03"}
     assert files.warnings == ("HUVEC-01 plate 1: images of wells that no table names are left out, well O23",)
 
@@ -48,11 +53,11 @@ def test_images_of_unlisted_wells_are_left_out_with_a_warning(tiny: TinyScreen, 
 def test_a_site_or_channel_beyond_the_expected_is_an_error(tiny: TinyScreen, plate: Plate, site, channel):
     write_png(tiny.image("HUVEC-01", 1, "B03", site, channel), np.zeros((SIZE, SIZE), np.uint8))
     with pytest.raises(InputError, match=rf"B03_s{site}_w{channel}\.png: unexpected; well B03 has sites 1-2 "):
-        list_plate(plate, 2)
+        list_plate(ScreenDirectory(tiny.root), plate, 2)
 
 
 def test_a_file_that_vanished_is_an_error_that_names_channel_and_well(tiny: TinyScreen, plate: Plate):
-    site = list_plate(plate, 2).sites[0]
+    files = list_plate(ScreenDirectory(tiny.root), plate, 2)
     tiny.image("HUVEC-01", 1, "B02", 1, 3).unlink()
     with pytest.raises(InputError, match=r"B02_s1_w3\.png: channel w3 \(actin\) of well B02, site 1: No such file"):
-        read_site(plate.folder, site, SIZE)
+        read_sites(files, files.sites)

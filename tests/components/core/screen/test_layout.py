@@ -20,7 +20,7 @@ def test_plates_wells_and_classes_are_as_written(tiny: TinyScreen):
     names = [(plate.experiment, plate.plate) for plate in screen.plates]
     assert names == [(e, p) for e in sorted((*LABELLED, *UNLABELLED)) for p in PLATES]
     first = screen.plates[0]
-    assert (first.cell_type, first.labelled, first.folder) == ("HUVEC", True, tiny.root / "train/HUVEC-01/Plate1")
+    assert (first.cell_type, first.labelled, first.folder) == ("HUVEC", True, "train/HUVEC-01/Plate1")
     assert [(well.well, well.sirna) for well in first.wells] == [
         ("B02", "UNTREATED"),
         ("B03", "sirna_7"),

@@ -26,7 +26,7 @@ def test_zarr_reads_every_site(on_disk: tuple[Path, PlateRecord]):
     group = zarr.open_group(folder, mode="r", zarr_format=3)
     for well in plate.wells:
         for site in well.sites:
-            path = site.key.removesuffix("/c/0/0/0")
+            path = site.key.removesuffix("/c.0.0.0")
             array = group[path]
             assert (array.shape, array.chunks, array.dtype) == ((6, SIZE, SIZE), (6, SIZE, SIZE), np.uint8)
             assert array.metadata.dimension_names == ("c", "y", "x")
@@ -41,7 +41,7 @@ def test_every_metadata_object_of_the_hierarchy_is_there(packed_screen: tuple[Me
     for well in ("B/02", "B/03", "B/04", "C/02", "C/03"):
         expected.add(f"{well}/zarr.json")
         for field in (0, 1):
-            expected |= {f"{well}/{field}{end}" for end in ("/zarr.json", "/0/zarr.json", "/0/c/0/0/0")}
+            expected |= {f"{well}/{field}{end}" for end in ("/zarr.json", "/0/zarr.json", "/0/c.0.0.0")}
     assert keys == expected
 
 

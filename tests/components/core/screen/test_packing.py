@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,21 +13,22 @@ from components.core.config import PackConfig
 from components.core.errors import InputError, StepError
 from components.core.screen.chunks import decode_chunk
 from components.core.screen.histograms import histogram
-from components.core.screen.images import list_plate
 from components.core.screen.layout import read_screen
-from components.core.screen.packing import PackedPlate, PackResult, pack_plate
+from components.core.screen.packing import Packing, PackResult, pack_plates
+from components.core.screen.place import ScreenDirectory
+from components.core.screen.plate_record import PackedPlate
 from tests.tiny_screen import CONFIG, SIZE, MemoryStore, TinyScreen, raw_png, write_png
 
 
 def pack(tiny: TinyScreen, store: MemoryStore, codec: PackConfig = CONFIG.pack) -> PackResult:
     """Packs HUVEC-01 plate 1."""
     plate = read_screen(tiny.root, CONFIG.screen).plates[0]
-    with ThreadPoolExecutor(2) as pool:
-        return pack_plate(plate, list_plate(plate, 2), SIZE, codec, store, pool)
+    (result,) = pack_plates(Packing(ScreenDirectory(tiny.root), 2, SIZE, codec, store), [plate])
+    return result
 
 
 def chunks(store: MemoryStore) -> list[str]:
-    return [key for key in store.puts if "/c/" in key]
+    return [key for key in store.puts if "/c." in key]
 
 
 def test_every_site_comes_back_bit_for_bit_and_the_record_describes_it(tiny: TinyScreen):
@@ -52,13 +52,14 @@ def test_the_record_is_written_after_everything_it_describes(tiny: TinyScreen):
     store = MemoryStore()
     prefix = pack(tiny, store).prefix
     record = store.puts.index(f"{prefix}/plate.json")
-    assert all(key.startswith("fingerprints/") for key in store.puts[record + 1 :])
+    assert [key.split("/")[0] for key in store.puts[record + 1 :]] == ["copies"]
     assert PackedPlate.model_validate_json(store.objects[f"{prefix}/plate.json"])
 
 
 def test_a_second_run_reads_no_image(tiny: TinyScreen):
     store = MemoryStore()
     first = pack(tiny, store)
+    fingerprint = store.puts.pop()
     store.puts.clear()
     for path in first_plate_images(tiny):  # same names, sizes and times, but nothing that could be decoded
         facts = path.stat()
@@ -66,7 +67,7 @@ def test_a_second_run_reads_no_image(tiny: TinyScreen):
         os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     second = pack(tiny, store)
     assert second == PackResult(first.prefix, first.packed, reused=True)
-    assert store.puts == []
+    assert store.puts == [fingerprint], "renewed, so that nobody removes the plate before the manifest names it"
 
 
 def test_copied_files_are_recognised_by_their_content(tiny: TinyScreen):
@@ -141,14 +142,51 @@ def test_a_file_that_fails_while_decoding_leaves_nothing_of_the_plate(tiny: Tiny
     assert store.objects == {}
 
 
-def test_the_digest_depends_on_bytes_and_names_only(tiny: TinyScreen, tmp_path):
+def test_the_record_tells_which_images_it_is_of_wherever_they_lay(tiny: TinyScreen, tmp_path):
     other = TinyScreen(tmp_path / "elsewhere", imaged=["HUVEC-01"])
-    assert pack(tiny, MemoryStore()).prefix == pack(other, MemoryStore()).prefix
+    assert pack(tiny, MemoryStore()).packed == pack(other, MemoryStore()).packed
     a, b = (other.image("HUVEC-01", 1, "B03", 1, channel) for channel in (1, 2))
     first = a.read_bytes()
     a.write_bytes(b.read_bytes())
     b.write_bytes(first)
-    assert pack(tiny, MemoryStore()).prefix != pack(other, MemoryStore()).prefix
+    assert pack(tiny, MemoryStore()).packed.images != pack(other, MemoryStore()).packed.images
+
+
+def test_a_changed_image_of_the_same_size_is_no_copy(tiny: TinyScreen):
+    store, path = MemoryStore(), tiny.image("HUVEC-01", 1, "B03", 1, 1)
+    sizes, prefixes = set(), set()
+    for grey in (b"\7", b"\x9a"):
+        path.write_bytes(raw_png(SIZE, zlib.compress((b"\0" + grey * SIZE) * SIZE, 0)))
+        sizes.add(path.stat().st_size)
+        result = pack(tiny, store)
+        prefixes.add(result.prefix)
+        assert not result.reused
+    assert (len(sizes), len(prefixes)) == (1, 2)
+
+
+def test_memory_holds_a_few_sites_however_many_there_are(tiny: TinyScreen, monkeypatch: pytest.MonkeyPatch):
+    for name, value in {"READERS": 1, "BATCH": 1, "CODED_AHEAD": 1, "PLATES": 1}.items():
+        monkeypatch.setattr(f"components.core.screen.packing.{name}", value)
+    monkeypatch.setattr("components.core.screen.packing.cores", lambda: 1)
+    read, most = 0, 0
+
+    class Place(ScreenDirectory):
+        def read_many(self, paths):
+            nonlocal read
+            read += 1
+            return super().read_many(paths)
+
+    class Store(MemoryStore):
+        def put(self, key, data):
+            nonlocal most
+            super().put(key, data)
+            most = max(most, read - len(chunks(self)))
+
+    plates = read_screen(tiny.root, CONFIG.screen).plates[:2]
+    results = list(pack_plates(Packing(Place(tiny.root), 2, SIZE, CONFIG.pack, Store()), plates))
+    assert sum(len(well.sites) for result in results for well in result.packed.wells) == 20 == read
+    # One that is read ahead, one coded ahead, one beside each on its way; half of a plate would be five.
+    assert most <= 4
 
 
 def first_plate_images(tiny: TinyScreen):

@@ -8,6 +8,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,39 @@ def local_file(tmp_path: Path) -> Path:
     path = tmp_path / "file"
     path.write_bytes(b"content")
     return path
+
+
+def test_a_scan_tells_size_and_time_page_by_page(store: ObjectStore) -> None:
+    store.put_many((f"site/{n:04d}", b"x" * (n % 7)) for n in range(1203))
+    begun = store.requests["lists"]
+    scan = store.scan("site/")
+    first = next(scan)
+    assert (first.key, first.size, store.requests["lists"] - begun) == ("site/0000", 0, 1)
+    assert abs((datetime.now(UTC) - first.modified).total_seconds()) < 60
+    assert [(found.key, found.size) for found in scan] == [(f"site/{n:04d}", n % 7) for n in range(1, 1203)]
+    assert store.requests["lists"] - begun == 2
+
+
+def test_many_objects_are_deleted_and_missing_ones_are_no_error(store: ObjectStore) -> None:
+    keys = [f"site/{n:04d}" for n in range(1203)]
+    store.put_many((key, b"") for key in [*keys, "kept"])
+    store.delete_many(["none", *keys])
+    store.delete_many(["none"])
+    store.delete_many([])
+    assert store.list() == ["kept"]
+
+
+def test_unfinished_uploads_are_listed_below_a_prefix_and_given_up(store: ObjectStore) -> None:
+    client = store._control
+    for key in ("finished/a", "other/b"):
+        client.create_multipart_upload(Bucket=store.bucket, Key=f"{store.prefix}/{key}")
+    (found,) = store.unfinished_uploads("finished/")
+    assert found.key == "finished/a"
+    assert abs((datetime.now(UTC) - found.started).total_seconds()) < 60
+    store.give_up_upload(found)
+    store.give_up_upload(found)
+    assert list(store.unfinished_uploads("finished/")) == []
+    assert [upload.key for upload in store.unfinished_uploads("")] == ["other/b"]
 
 
 def test_the_whole_bucket_cannot_be_deleted(store: ObjectStore) -> None:

@@ -10,7 +10,17 @@ import pytest
 from components.core.config import PackConfig
 from components.core.errors import InputError
 from components.core.storage.manifest import Manifest, Vocabulary
-from components.core.storage.run_record import RunRecord, finished_folds, read_run, record_fold, write_run
+from components.core.storage.run_record import (
+    Learned,
+    RunRecord,
+    StepRecord,
+    finished_folds,
+    read_run,
+    record_fold,
+    record_step,
+    run_address,
+    write_run,
+)
 from tests.tiny_screen import MemoryStore
 
 RECORD = RunRecord(key="demo-1a2b", config={"name": "demo"}, lineage={"run": "demo-1a2b", "seeds": {"run": 1}})
@@ -102,3 +112,37 @@ def test_a_damaged_fold_is_named(written: MemoryStore) -> None:
     written.put("runs/demo-1a2b/folds/RPE/0.json", b'{"place": "../x"}')
     with pytest.raises(InputError, match=r"runs/demo-1a2b/folds/RPE/0.json: not a fold's record"):
         finished_folds(written, RECORD.key, SCREEN, HOLDOUT)
+
+
+def test_every_task_has_a_record_of_its_own_that_names_its_outputs(written: MemoryStore) -> None:
+    place = f"finished/pretrain/{1:064x}"
+    record_step(written, SCREEN, place, "pretrain", 0, backbone="a", learned=Learned(experiments=("HUVEC-02",)))
+    record_step(written, SCREEN, place, "pretrain", 0, backbone="b")
+    record_step(written, SCREEN, place, "finetune", 0, cell_type="RPE")
+    names = ("pretrain/0/a", "pretrain/0/b", "finetune/0/RPE")
+    keys = {f"runs/{RECORD.key}/steps/{name}.json" for name in names}
+    assert set(written.list(f"runs/{RECORD.key}/steps/")) == keys
+    first = StepRecord.model_validate_json(written.get(f"runs/{RECORD.key}/steps/pretrain/0/a.json"))
+    assert (first.place, first.screen, first.learned) == (place, SCREEN.digest(), Learned(experiments=("HUVEC-02",)))
+    record_step(written, manifest("screen", run=""), place, "finetune", 1, cell_type="RPE")
+    assert set(written.list(f"runs/{RECORD.key}/steps/")) == keys
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("demo-1a2b", ("", "demo-1a2b")),
+        ("s3://bucket/runs/demo-1a2b", ("s3://bucket", "demo-1a2b")),
+        ("s3://bucket/team/a/runs/demo-1a2b/", ("s3://bucket/team/a", "demo-1a2b")),
+    ],
+)
+def test_a_run_is_named_by_key_or_address(given: str, expected: tuple[str, str]) -> None:
+    assert run_address(given) == expected
+
+
+@pytest.mark.parametrize(
+    "given", ["", "runs/demo", "s3://runs/demo", "s3://bucket/demo", "s3://bucket/runs/", "../a", "s3://b/runs/a b"]
+)
+def test_other_names_of_runs_are_refused(given: str) -> None:
+    with pytest.raises(InputError, match=r"neither a run's key nor its address, .* s3://BUCKET\[/PREFIX\]/runs/KEY"):
+        run_address(given)

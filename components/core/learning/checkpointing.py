@@ -1,0 +1,133 @@
+"""Saves a training's whole state by time, in the background, and finds it again after a kill. torch only.
+
+What is saved is plain: numbers, texts, lists, dictionaries and tensors, so that reading it runs no code.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Protocol
+from zipfile import is_zipfile
+
+import torch
+from torch import Tensor
+
+from components.core.errors import InputError, StepError
+from components.core.learning.team import Team
+from components.core.progress import note, warn
+
+State = Mapping[str, Any]
+
+
+class Place(Protocol):
+    """Where the checkpoint of one piece of work lies."""
+
+    def write(self, file: Path) -> None:
+        """Makes a file the newest checkpoint."""
+
+    def read(self, file: Path) -> bool:
+        """Brings the newest checkpoint to a file; False where there is none."""
+
+
+class Checkpoints:
+    """The checkpoints of a step.
+
+    Args:
+        place: where they lie; None keeps none.
+        seconds: between two; 0 saves whenever asked.
+        team: its leader writes.
+    """
+
+    def __init__(self, place: Place | None = None, seconds: float = 300.0, team: Team | None = None) -> None:
+        self._place, self._seconds, self._team = place, seconds, team or Team()
+        self._saved = time.monotonic()
+        self._writer: ThreadPoolExecutor | None = None
+        self._writing: Future[None] | None = None
+
+    def resume(self) -> dict[str, Any] | None:
+        """The newest state, on all processes; None where there is none."""
+        if self._place is None:
+            return None
+        return self._team.agreed(self._read() if self._team.leads else None)
+
+    def due(self) -> bool:
+        """Whether it is time to save; every process must ask, and all get the leader's answer."""
+        if self._place is None:
+            return False
+        return self._team.agreed(time.monotonic() - self._saved >= self._seconds)
+
+    def save(self, state: State) -> None:
+        """Saves a state as it is now; writing goes on in the background. On the leader alone.
+
+        A failure is said and does not end the work: the checkpoint before is still there.
+        """
+        self._saved = time.monotonic()
+        if self._place is None or not self._team.leads:
+            return
+        self._wait()
+        if self._writer is None:
+            self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing = self._writer.submit(self._write, self._place, _snapshot(state))
+
+    def save_if_due(self, state: Callable[[], State]) -> None:
+        """Saves where it is time; every process must ask."""
+        if self.due():
+            self.save(state())
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._wait()
+        if self._writer is not None:
+            self._writer.shutdown()
+            self._writer = None
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+    @staticmethod
+    def _write(place: Place, state: State) -> None:
+        try:
+            with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
+                file = Path(folder) / "checkpoint.pt"
+                torch.save(state, file)
+                place.write(file)
+        except (OSError, RuntimeError, InputError, StepError) as error:
+            # torch reports a full disk as a RuntimeError of its zip writer.
+            reason = " ".join(str(error).split())[:300]
+            warn(f"this checkpoint could not be saved ({reason}); training goes on, the one before is kept")
+
+    def _read(self) -> dict[str, Any] | None:
+        assert self._place is not None
+        try:
+            with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
+                file = Path(folder) / "checkpoint.pt"
+                if not self._place.read(file):
+                    return None
+                if not is_zipfile(file):
+                    raise UnpicklingError
+                state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        except OSError as error:
+            raise StepError(f"the checkpoint cannot be read ({error.strerror}); make room and run again") from None
+        except UnpicklingError:
+            warn("the checkpoint is not one; starting from the beginning")
+            return None
+        note("going on from the last checkpoint")
+        return state
+
+
+def _snapshot(value: Any) -> Any:
+    """The same with its tensors copied to the CPU, so that training may go on meanwhile."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _snapshot(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_snapshot(inner) for inner in value)
+    return value

@@ -1,0 +1,55 @@
+"""The random numbers of a training, and how they are put back to where they were: sites and order, views, layers. torch only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator
+
+from components.core.learning.micro_batches import Slots
+
+
+class RandomState:
+    """All streams that a training draws from.
+
+    Attributes:
+        of_sites: order of wells and their sites, drawn at the start of an epoch and alike on all processes.
+        of_views: views and jitter, one stream for each of this process's parts of a batch; on the CPU.
+
+    Args:
+        seed: of both.
+        slots: the parts of a batch.
+    """
+
+    def __init__(self, seed: int | tuple[int, ...], slots: Slots) -> None:
+        self.of_sites = np.random.default_rng(seed)
+        # Where sites have a seed of several numbers, views are seeded by the first draw.
+        views = seed if isinstance(seed, int) else int(self.of_sites.integers(2**62))
+        self.of_views: list[Generator] = slots.generators(views)
+        self._slots = slots
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """Marks where an epoch's sites are drawn from: going on within it draws them again."""
+        self._epoch = self.of_sites.bit_generator.state
+
+    def state(self) -> dict[str, Any]:
+        """Where all streams are; every process must ask."""
+        return {
+            "sites": self._epoch,
+            "views": self._slots.states(self.of_views),
+            # Drop-out and its like draw from torch's own stream.
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Puts all streams back, that of the sites to the start of the epoch."""
+        self.of_sites.bit_generator.state = state["sites"]
+        self._slots.restore(self.of_views, state["views"])
+        torch.set_rng_state(state["torch"])
+        if state["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda"])
+        self.begin_epoch()

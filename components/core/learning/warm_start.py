@@ -1,0 +1,215 @@
+"""Whether an earlier run's pretrained weights may start a run: the same networks, and no label that will score it. Pure.
+
+A network that has learned a well's label names that well too well. So what a fold of the new run validates on must not have
+been trained on by the same fold of the earlier run, nor by a run that this one started from; and what is held out or has no
+labels must have had none there. Unlabelled wells of the earlier run did not teach: pretraining learns treatments' labels of
+labelled experiments alone, besides controls', which no score counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from components.core.config import BackboneConfig, HeadConfig
+from components.core.errors import InputError
+from components.core.screen.wells import Screen
+from components.core.storage.manifest import Manifest
+from components.core.storage.run_record import Learned
+from components.core.storage.source_run import OPTION, SourceRun
+
+_NO_ARCHITECTURE = {"name", "weights"}
+AT_RANDOM = f"leave {OPTION} out to start at random"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Wells of an experiment that score a run, and how.
+
+    Attributes:
+        experiment: whose.
+        how: `validation`, `unlabelled` or `held out`.
+        folds: of the wells, where they validate.
+        wells: id_codes; may be empty where all of the experiment's are meant and none validates.
+    """
+
+    experiment: str
+    how: str
+    folds: tuple[int, ...] = ()
+    wells: tuple[str, ...] = ()
+
+
+def check_networks(
+    source: SourceRun, backbones: Sequence[BackboneConfig], head: HeadConfig, folds: Iterable[int]
+) -> None:
+    """Refuses a run that has other networks, or lacks the weights of a fold.
+
+    Args:
+        source: the earlier run.
+        backbones: to start.
+        head: their classifier.
+        folds: to train.
+
+    Raises:
+        InputError: names the backbone and the field, or the fold.
+    """
+    run = f"run {source.key}"
+    for backbone in backbones:
+        theirs = source.backbones.get(backbone.name)
+        if theirs is None:
+            raise InputError(f"{OPTION}: {run} has no backbone {backbone.name}; it has {', '.join(source.backbones)}")
+        own, given = (each.model_dump(exclude=_NO_ARCHITECTURE) for each in (backbone, theirs))
+        for name, value in own.items():
+            if value != given[name]:
+                raise InputError(
+                    f"{OPTION}: backbone {backbone.name} has {name} {_shown(value)}, but {_shown(given[name])} in {run}; "
+                    f"make the architectures the same, or {AT_RANDOM}"
+                )
+    if head.kind != source.head.kind:
+        raise InputError(
+            f"{OPTION}: head.kind is {head.kind}, but {source.head.kind} in {run}; make them the same, or {AT_RANDOM}"
+        )
+    there = ", ".join(f"{backbone} of fold {fold}" for fold, backbone in sorted(source.weights)) or "none"
+    for fold in folds:
+        for backbone in backbones:
+            if (fold, backbone.name) not in source.weights:
+                raise InputError(
+                    f"{OPTION}: {run} has no pretrained weights of fold {fold} and {backbone.name} (it has {there}); "
+                    "run it to its end, or train those folds alone (folds.train)"
+                )
+
+
+def scored_by(screen: Manifest, held_out: Iterable[str]) -> list[Scored]:
+    """What scores a run, by its packed screen.
+
+    Args:
+        screen: the manifest.
+        held_out: experiments that are not in it.
+    """
+    found = [Scored(experiment, "held out") for experiment in held_out]
+    for plate in screen.plates:
+        wells = tuple(well.id_code for well in plate.wells if well.well_type == "treatment")
+        if not plate.labelled:
+            found.append(Scored(plate.experiment, "unlabelled", wells=wells))
+            continue
+        dealt = zip(plate.wells, plate.well_folds, strict=True) if plate.well_folds else ()
+        fold_of = {well.id_code: fold for well, fold in dealt}
+        folds = tuple(fold_of.get(id_code, screen.folds.get(plate.experiment, -1)) for id_code in wells)
+        found.append(Scored(plate.experiment, "validation", folds, wells))
+    return found
+
+
+def scored_by_tables(screen: Screen, folds: Mapping[str, int], well_folds: Mapping[str, int]) -> list[Scored]:
+    """What scores a run, by its tables alone.
+
+    Args:
+        screen: what they say.
+        folds: by experiment; empty where wells are dealt to folds.
+        well_folds: by id_code; empty where experiments are.
+    """
+    found = []
+    for plate in screen.plates:
+        wells = tuple(well.id_code for well in plate.wells if well.well_type == "treatment")
+        if plate.holdout:
+            found.append(Scored(plate.experiment, "held out"))
+        elif not plate.labelled:
+            found.append(Scored(plate.experiment, "unlabelled", wells=wells))
+        else:
+            own = tuple(well_folds.get(well, folds.get(plate.experiment, -1)) for well in wells)
+            found.append(Scored(plate.experiment, "validation", own, wells))
+    return list(dict.fromkeys(found))
+
+
+def learned_by(screen: Manifest, fold: int) -> Learned:
+    """Whose treatment labels pretraining of a fold learns: those that other folds validate on."""
+    validating = [each for each in scored_by(screen, ()) if each.how == "validation"]
+    wells = [
+        (each.experiment, well)
+        for each in validating
+        for well, of in zip(each.wells, each.folds, strict=True)
+        if of >= 0 and of != fold
+    ]
+    if screen.split == "well":
+        return Learned(wells=tuple(sorted(well for _, well in wells)))
+    return Learned(experiments=tuple(sorted({experiment for experiment, _ in wells})))
+
+
+def check_labels(
+    source: SourceRun, screen: Manifest, scored: Sequence[Scored], folds: Iterable[int], backbones: Iterable[str]
+) -> list[str]:
+    """Refuses to start from weights that have learned what will score them.
+
+    Args:
+        source: the earlier run.
+        screen: its screen.
+        scored: what scores the new run.
+        folds: to train.
+        backbones: to start, by name.
+
+    Returns:
+        What the user should know though it is allowed.
+
+    Raises:
+        InputError: names an experiment, how it is scored, and what to do.
+    """
+    names = list(backbones)
+    # Validation there selected the weights, which is more than a held-out experiment may have done.
+    dealt = {e.experiment for e in scored_by(screen, ()) if e.how == "validation" and max(e.folds, default=-1) >= 0}
+    for fold in folds:
+        for name in names:
+            leaks = _leaks(source.weights[fold, name].learned, dealt, scored, fold)
+            if leaks:
+                more = f" (and {len(leaks) - 1} more)" if len(leaks) > 1 else ""
+                raise InputError(
+                    f"{OPTION}: {leaks[0].experiment}{more} {_explained(source.key, screen, leaks[0], fold)}"
+                )
+    unlabelled = {plate.experiment for plate in screen.plates if not plate.labelled}
+    own = {name: source.backbones[name].weights for name in names if name in source.backbones}
+    return [
+        f"{name} of run {source.key} had started from {file}; what that had learned is not known"
+        for name, file in own.items()
+        if file
+    ] + [
+        f"{each.experiment} is held out now, but run {source.key} had it as unlabelled: its controls may have been seen"
+        for each in scored
+        if each.how == "held out" and each.experiment in unlabelled
+    ]
+
+
+def _leaks(learned: Learned, dealt: AbstractSet[str], scored: Sequence[Scored], fold: int) -> list[Scored]:
+    """What scores a fold though its labels are known, one of each experiment."""
+    experiments, wells = frozenset(learned.experiments), frozenset(learned.wells)
+    taught = experiments | dealt | {well.rsplit("_", 2)[0] for well in wells}
+    leaks: dict[str, Scored] = {}
+    for each in scored:
+        if each.how == "validation":
+            own = [well for well, of in zip(each.wells, each.folds, strict=True) if of == fold]
+            if own and (each.experiment in experiments or not wells.isdisjoint(own)):
+                leaks.setdefault(each.experiment, each)
+        elif each.experiment in taught:
+            leaks.setdefault(each.experiment, each)
+    return list(leaks.values())
+
+
+def _explained(run: str, screen: Manifest, leak: Scored, fold: int) -> str:
+    if leak.how != "validation":
+        state, instead = {
+            "held out": ("is held out now", "hold out an experiment that it never had (screen.holdout_experiments)"),
+            "unlabelled": ("has no labels now", "take it out of the screen"),
+        }[leak.how]
+        return f"{state}, but run {run} had its labels; {instead}, or {AT_RANDOM}"
+    said = f"validates in fold {fold} now, but fold {fold} of run {run} has learned its labels"
+    there = screen.folds.get(leak.experiment)
+    if there is not None and there != fold:
+        return (
+            f"{said}, for it is of fold {there} there; let every experiment keep its fold (folds.known.{leak.experiment}="
+            f"{there}, and likewise the others), or {AT_RANDOM}"
+        )
+    if there is None and screen.split == "well":
+        return f"{said}; deal wells as that run did (folds.count, folds.seed, the same wells), or {AT_RANDOM}"
+    return f"{said}, or those of a run that it started from; put it into another fold (folds.known), or {AT_RANDOM}"
+
+
+def _shown(value: object) -> str:
+    return str(list(value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,98 @@
+"""Where a step that works on a key keeps its checkpoint in the object store: one at a time, whole or not there.
+
+checkpoints/<step>/<key>/<name>         what one save uploaded, whole
+checkpoints/<step>/<key>/latest.json    names the newest, with its size and digest; written after it
+
+<key> is the key of the step's finished outputs. Steps of one key side by side compute the same, so that it does not matter
+whose checkpoint is the newest; each deletes only what it wrote itself or went on from.
+"""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from components.core.config import Frozen
+from components.core.progress import warn
+from components.core.storage.digests import digest_file
+from components.core.storage.interface import MissingObjectError, ObjectStorage
+
+CHECKPOINTS = "checkpoints"
+
+
+class Latest(Frozen):
+    """The content of latest.json."""
+
+    name: str = Field(pattern=r"^[0-9a-f]+\.pt$")
+    size: int
+    sha256: str
+
+
+class CheckpointPlace:
+    """The checkpoint of one step and key.
+
+    Args:
+        store: where finished outputs are kept, too.
+        step: name of the step.
+        key: digest of the step's inputs.
+    """
+
+    def __init__(self, store: ObjectStorage, step: str, key: str) -> None:
+        self._store = store
+        self._folder = f"{CHECKPOINTS}/{step}/{key}"
+        self._own: str | None = None
+
+    def write(self, file: Path) -> None:
+        """Makes a file the newest checkpoint, then deletes the one before.
+
+        Raises:
+            StepError: the store failed; the checkpoint before is still there.
+            InputError: the store refuses the credentials.
+        """
+        latest = Latest(name=f"{uuid.uuid4().hex}.pt", size=file.stat().st_size, sha256=digest_file(file))
+        self._store.upload_file(file, f"{self._folder}/{latest.name}")
+        self._store.put(f"{self._folder}/latest.json", latest.model_dump_json().encode())
+        before, self._own = self._own, latest.name
+        if before is not None:
+            self._store.delete(f"{self._folder}/{before}")
+
+    def read(self, file: Path) -> bool:
+        """Brings the newest checkpoint to a file; False where there is none, or a damaged one, which is said.
+
+        Raises:
+            StepError: the store failed.
+            InputError: the store refuses the credentials, or the file cannot be written.
+        """
+        missing = ""
+        while True:
+            try:
+                latest = Latest.model_validate_json(self._store.get(f"{self._folder}/latest.json"))
+            except MissingObjectError:
+                return False
+            except ValidationError:
+                warn(f"{self._store.uri(self._folder)}/latest.json: cannot be read; starting from the beginning")
+                return False
+            try:
+                self._store.download_file(f"{self._folder}/{latest.name}", file)
+                break
+            except MissingObjectError:
+                # A step of the same key may have put a newer one in its place since.
+                if latest.name == missing:
+                    warn(f"{self._store.uri(self._folder)}/{latest.name}: missing; starting from the beginning")
+                    return False
+                missing = latest.name
+        if file.stat().st_size != latest.size or digest_file(file) != latest.sha256:
+            warn(f"{self._store.uri(self._folder)}/{latest.name}: damaged; starting from the beginning")
+            return False
+        self._own = latest.name
+        return True
+
+    def clear(self) -> None:
+        """Deletes what lies here: the step has finished.
+
+        Raises:
+            StepError: the store failed.
+        """
+        self._store.delete_prefix(f"{self._folder}/")

@@ -1,0 +1,46 @@
+"""A screen in a bucket, read in place: its tables and images are objects below a prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from components.core.errors import InputError
+from components.core.screen.place import FileFacts, UnreadableError
+from components.core.storage.interface import MissingObjectError
+from components.core.storage.object_store import ObjectStore
+
+_NONE = "no such object"
+
+
+class ScreenBucket:
+    """A ScreenPlace below a prefix of a bucket, at the endpoint that the AWS environment variables name."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def check(self) -> None:
+        """See ScreenPlace.check; also where the store cannot be used."""
+        self._store.check(instead="correct the address of the screen")
+        if not self._store.list_folder(""):
+            raise InputError(
+                f"{self.address()}: holds no file; give the address of the folder that holds train.csv or metadata.csv"
+            )
+
+    def address(self, path: str = "") -> str:
+        """See ScreenPlace.address."""
+        return self._store.uri(path)
+
+    def list_files(self, folder: str = "") -> Sequence[FileFacts]:
+        """See ScreenPlace.list_files."""
+        found = self._store.list_folder(f"{folder}/" if folder else "")
+        if not found:  # a bucket has no folders, only names that begin alike
+            raise UnreadableError(folder, "no object lies there")
+        return [FileFacts(*facts) for facts in found]
+
+    def read_many(self, paths: Sequence[str]) -> list[bytes]:
+        """See ScreenPlace.read_many."""
+        try:
+            return self._store.get_many(paths)
+        except MissingObjectError as missing:
+            uri = missing.args[0]
+            raise UnreadableError(next(path for path in paths if self.address(path) == uri), _NONE) from None

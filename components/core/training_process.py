@@ -1,0 +1,35 @@
+"""python -m components.core.training_process JOB: one of a training step's processes, as torchrun starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from importlib import import_module
+from pathlib import Path
+
+from components.core.errors import InputError, StepError
+
+
+def main(job: Path) -> int:
+    """Runs the step that a job file names; returns the exit code."""
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    what = json.loads(job.read_text(encoding="utf-8"))
+    try:
+        import_module(f"components.{what['step']}.step").main(**what["arguments"])
+    except (InputError, StepError):
+        return 1  # told by the process that started all of them
+    return 0
+
+
+def _end_with_parent(parent: int) -> None:
+    """Ends this process when torchrun is gone, kill -9 included."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

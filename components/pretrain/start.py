@@ -1,0 +1,77 @@
+"""The weights of an earlier run that pretraining starts from: found, judged and fetched. The rules are core.learning.warm_start."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.core import progress
+from components.core.errors import InputError
+from components.core.learning.step_settings import PretrainSettings
+from components.core.learning.warm_start import AT_RANDOM, check_labels, check_networks, scored_by
+from components.core.storage.artifacts import source_store
+from components.core.storage.digests import digest_file, digest_text
+from components.core.storage.finished import fetch_finished
+from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.run_record import Learned
+from components.core.storage.source_run import OPTION, read_source, read_source_screen
+
+
+@dataclass(frozen=True)
+class Start:
+    """An earlier run's weights of the same fold and backbone.
+
+    Attributes:
+        run: its key.
+        said: how messages name the weights.
+        file: weights.safetensors.
+        classes: labels of its classes, in class order.
+        learned: whose labels they have learned.
+    """
+
+    run: str
+    said: str
+    file: Path
+    classes: tuple[str, ...]
+    learned: Learned
+
+    def digest(self) -> str:
+        """Of what decides the weights that training starts with, wherever they lie."""
+        return f"{digest_file(self.file)} {digest_text(json.dumps(self.classes))}"
+
+
+@contextmanager
+def started_from(
+    settings: PretrainSettings, own: ObjectStore, screen: Manifest, fold: int, backbone: str
+) -> Iterator[Start | None]:
+    """The weights that the configuration starts from, on this machine while they are needed; None where it names none.
+
+    Raises:
+        InputError: they are not there, of another architecture, or have learned what will score this fold.
+    """
+    if not settings.init_from:
+        yield None
+        return
+    store, key = source_store(own, settings.init_from)
+    source = read_source(store, key)
+    check_networks(source, [settings.backbone(backbone)], settings.head, [fold])
+    theirs = read_source_screen(store, source)
+    scored = scored_by(screen, settings.screen.holdout_experiments)
+    for remark in check_labels(source, theirs, scored, [fold], [backbone]):
+        progress.warn(remark)
+    record = source.weights[fold, backbone]
+    with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
+        said = f"fold {fold} of run {key}"
+        try:
+            fetch_finished(store, record.place, {"weights": Path(folder) / "weights"})
+        except InputError:
+            raise InputError(
+                f"{OPTION}: {store.uri(record.place)}: {backbone} of {said} is gone or damaged; run that run again, or {AT_RANDOM}"
+            ) from None
+        file = Path(folder) / "weights" / "weights.safetensors"
+        yield Start(key, said, file, theirs.vocabulary.classes, record.learned)

@@ -1,0 +1,139 @@
+"""Pseudo-labels of a fold's unlabelled wells, made anew in the course of training from the mean of the teachers.
+
+W wells, K treatment classes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from components.core import progress
+from components.core.learning.inference import Images, adaptive_logits
+from components.core.learning.mean_teacher import Pair
+from components.core.learning.step_settings import MeanTeacherSettings
+from components.core.prior.fused_labels import FusedLabels, read_fused_labels
+from components.core.prior.plate_groups import PlateGroups
+from components.core.prior.pseudo_labels import PseudoLabels, select
+from components.core.storage.manifest import Manifest
+
+
+class PseudoLabeller:
+    """Makes pseudo-labels of the unlabelled wells from the mean of the teachers, remembering the last blend.
+
+    Args:
+        pairs: whose teachers judge.
+        images: the screen's images.
+        wells: unlabelled wells, rows of the well table.
+        screen: the manifest.
+        groups: learned from the fold's training experiments; None without a plate design.
+        settings: passes, blend and prior.
+        seed: of views and sites.
+        fused: file of an earlier run's names of the unlabelled wells, which stay their labels; None labels them anew.
+    """
+
+    def __init__(
+        self,
+        pairs: list[Pair],
+        images: Images,
+        wells: NDArray[np.intp],
+        screen: Manifest,
+        groups: PlateGroups | None,
+        settings: MeanTeacherSettings,
+        seed: int,
+        fused: Path | None = None,
+    ) -> None:
+        table = images.table
+        # Plate order, so that a batch holds one plate and BatchNorm in train mode adapts to it.
+        self.wells = wells[np.argsort(table.plate_W[wells], kind="stable")]
+        self._pairs, self._images, self._screen, self._groups, self._settings = pairs, images, screen, groups, settings
+        self._seed = seed
+        self._experiments = [table.experiments[e] for e in table.experiment_W[self.wells]]
+        self._plates = [int(p) for p in table.plate_number_P[table.plate_W[self.wells]]]
+        self._fused: FusedLabels | None = None
+        if fused is not None:
+            self._fused = read_fused_labels(
+                fused,
+                [str(id_code) for id_code in table.id_code_W[self.wells]],
+                table.class_W[self.wells] < 0,
+                self._experiments,
+                self._plates,
+                screen.vocabulary.treatments,
+                settings.mean_teacher.fused_labels,
+            )
+        self.last: PseudoLabels | None = None
+        self._refreshes = 0
+        self._told: set[str] = set()
+
+    def __call__(self, epoch: int) -> Tensor:
+        """Pseudo-labels before an epoch for every row of the well table: classes, -1 where none, or soft ones (W, K)."""
+        config = self._settings.mean_teacher
+        classes = len(self._screen.vocabulary.classes)
+        rng = np.random.default_rng((self._seed, epoch))
+        team = self._images.team
+        # Each process draws the views of its own share of the plates.
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62, size=team.size)[team.rank]))
+        mean_WK = np.zeros((len(self.wells), classes), dtype=np.float64)
+        for pair in self._pairs:
+            mean_WK += adaptive_logits(
+                pair.teacher,
+                self._images,
+                self.wells,
+                config.pseudo_label_passes,
+                self._settings.predict.batch_size,
+                classes,
+                generator,
+                rng,
+            )
+        treatments = len(self._screen.vocabulary.treatments)
+        fraction = config.confident_fractions[min(self._refreshes, len(config.confident_fractions) - 1)]
+        self.last = select(
+            (mean_WK / len(self._pairs))[:, :treatments].astype(np.float32),
+            self._experiments,
+            self._plates,
+            self._groups,
+            self._settings.prior,
+            previous_WK=None if self.last is None else self.last.logits_WK,
+            blend=config.pseudo_label_blend,
+            fraction=fraction,
+        )
+        if self._fused is not None:
+            self.last = self._fused.over(self.last, fraction)
+        self._refreshes += 1
+        for experiment, arrangement in self.last.arrangements.items():
+            if arrangement.problem and experiment not in self._told:
+                self._told.add(experiment)
+                progress.warn(f"{arrangement.problem}; its pseudo-labels are of all treatments")
+        labelled = int((self.last.class_W >= 0).sum())
+        progress.note(f"pseudo-labels of {labelled} wells made anew before epoch {epoch + 1}")
+        rows = torch.from_numpy(self.wells)
+        if config.pseudo_labels == "soft":
+            # Controls are no pseudo-label: their classes come after the treatments.
+            pseudo_WK = torch.zeros((self._images.table.wells, classes))
+            pseudo_WK[rows, :treatments] = torch.from_numpy(self.last.prob_WK)
+            return pseudo_WK.to(self._images.device)
+        pseudo_W = torch.full((self._images.table.wells,), -1, dtype=torch.long)
+        pseudo_W[rows] = torch.from_numpy(self.last.class_W).long()
+        return pseudo_W.to(self._images.device)
+
+    def state(self) -> dict[str, Any]:
+        """What the next refresh and the table of pseudo-labels need of the last one, plain."""
+        last = self.last
+        found = None
+        if last is not None:
+            arrays = (last.class_W, last.prob_WK, last.confidence_W, last.logits_WK)
+            found = [torch.from_numpy(array) for array in arrays]
+        return {"last": found, "refreshes": self._refreshes, "told": sorted(self._told)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Remembers what `state` told; arrangements are inferred anew at the next refresh."""
+        self.last = None
+        if state["last"] is not None:
+            class_W, prob_WK, confidence_W, logits_WK = (tensor.numpy() for tensor in state["last"])
+            self.last = PseudoLabels(class_W, prob_WK, confidence_W, logits_WK, {})
+        self._refreshes, self._told = state["refreshes"], set(state["told"])

@@ -1,0 +1,237 @@
+"""cellsignal store: what runs there are, giving up some of them, and removing what no run needs. Imports neither torch nor kfp."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from components.core.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from components.core.storage.object_store import ObjectStore
+
+store_app = typer.Typer(
+    help="Shows what an object store holds, and removes what no run needs.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Config = Annotated[str | None, typer.Option(help="configuration whose store.bucket and store.prefix are meant")]
+Changes = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE changes one field of --config")]
+Bucket = Annotated[str | None, typer.Option(help="bucket, instead of the configuration's")]
+Prefix = Annotated[str | None, typer.Option(help="key prefix in the bucket, instead of the configuration's")]
+Folder = Annotated[
+    Path | None, typer.Option("--store", help="data of the embedded object store; default the user's cache folder")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="do not ask; for scripts")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="only show what would be removed")]
+
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+@store_app.command()
+def gc(
+    older_than: Annotated[
+        str,
+        typer.Option(
+            help="keep what is younger, whatever the records say, for example 36h, 14d: a run that packs has no record yet, "
+            "and the output of a running step is stored before it is recorded. Give more than any packing takes"
+        ),
+    ] = "2d",
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    config: Config = None,
+    set: Changes = None,
+    bucket: Bucket = None,
+    prefix: Prefix = None,
+    store: Folder = None,
+) -> None:
+    """Removes plates, finished outputs and checkpoints that no recorded run needs, after showing what.
+
+    A run is recorded below runs/KEY and keeps its plates and outputs until `cellsignal store forget KEY`. Nothing younger
+    than --older-than is removed, but for checkpoints of steps that have finished. growth and protocols leave no records: what
+    they stored is removed once it is old, so give them a --store of their own if they shall go on after a long break.
+    """
+    age = duration(older_than)
+    from components.core.storage.claims import Claims
+    from components.core.storage.sweeping import garbage_of, sweep, take_stock
+    from pipelines.store_tables import amount, garbage_table, kept_line, waiting_line
+
+    console = _console()
+    with _opened(config, set, bucket, prefix, store, console) as opened:
+        claims = Claims(opened)
+        contents = take_stock(opened)
+        claims.refresh()
+        garbage, waiting = garbage_of(opened, claims, contents, age)
+        kept = f"{kept_line(contents, claims, garbage)}; {opened.requests['lists']:,} list requests"
+        lines = [kept, waiting_line(waiting, older_than)]
+        if not garbage:
+            console.print(f"{opened.uri('')}: nothing to remove", highlight=False, soft_wrap=True)
+        else:
+            where = f"{opened.uri('')}: what no run needs and is older than {older_than}"
+            console.print(where, highlight=False, soft_wrap=True)
+            console.print(garbage_table(garbage))
+        for line in filter(None, lines):
+            console.print(line, highlight=False, soft_wrap=True)
+        if not garbage or not _agreed(console, f"Remove {amount(garbage)}?", yes, dry_run):
+            return
+        swept = sweep(opened, garbage, claims, age)
+        console.print(f"removed {swept.objects:,} objects", highlight=False)
+        if swept.spared:
+            console.print(f"{len(swept.spared)} stay: they came into use meanwhile", highlight=False)
+
+
+@store_app.command()
+def runs(
+    sizes: Annotated[
+        bool, typer.Option("--sizes", help="also what each run alone keeps in the store; lists every object")
+    ] = False,
+    config: Config = None,
+    set: Changes = None,
+    bucket: Bucket = None,
+    prefix: Prefix = None,
+    store: Folder = None,
+) -> None:
+    """Lists the recorded runs, the one that was active last at the end."""
+    from components.core.storage.claims import Claims
+    from components.core.storage.run_summaries import summarise_runs
+    from components.core.storage.sweeping import take_stock
+    from pipelines.store_tables import runs_table
+
+    console = _console()
+    with _opened(config, set, bucket, prefix, store, console) as opened:
+        claims = Claims(opened)
+        claims.refresh()
+        found = summarise_runs(opened, claims, take_stock(opened) if sizes else None)
+        if not found:
+            console.print(f"{opened.uri('')}: no runs", highlight=False, soft_wrap=True)
+            return
+        console.print(runs_table(found))
+
+
+@store_app.command()
+def forget(
+    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="keys of runs, as `cellsignal store runs` shows")],
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    config: Config = None,
+    set: Changes = None,
+    bucket: Bucket = None,
+    prefix: Prefix = None,
+    store: Folder = None,
+) -> None:
+    """Removes the records of runs, after showing them. `cellsignal store gc` may then remove what only they needed.
+
+    Results in a run's folder stay. A forgotten run can neither be finished without its missing folds nor start another one.
+    """
+    from components.core.storage.claims import Claims
+    from components.core.storage.run_summaries import summarise_runs
+    from components.core.storage.sweeping import take_stock
+    from pipelines.store_tables import runs_table, users_lines
+
+    console = _console()
+    with _opened(config, set, bucket, prefix, store, console) as opened:
+        claims = Claims(opened)
+        claims.refresh()
+        for key in keys:
+            if key not in claims.runs:
+                there = f"runs there: {', '.join(sorted(claims.runs))}" if claims.runs else "there are no runs"
+                raise InputError(f"{key}: no such run below {opened.uri('')} ({there})")
+        found = summarise_runs(opened, claims, take_stock(opened))
+        chosen = [run for run in found if run.key in keys]
+        console.print(runs_table(chosen))
+        for line in users_lines(chosen, found):
+            console.print(line, style="yellow", highlight=False, soft_wrap=True)
+        if not _agreed(console, f"Forget {len(chosen)} run{'s' if len(chosen) > 1 else ''}?", yes, dry_run):
+            return
+        for run in chosen:
+            # The record that makes it a run goes first; what is left of one keeps its plates until it is gone as well.
+            objects = sorted(claims.runs[run.key].objects, key=lambda key: key.count("/") > 2 or "/run.json" not in key)
+            opened.delete_many(objects[:1])
+            opened.delete_many(objects[1:])
+        console.print(
+            f"forgotten: {', '.join(run.key for run in chosen)}; `cellsignal store gc` removes what only they needed",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def duration(text: str) -> timedelta:
+    """A duration as people write it: 90m, 36h, 14d, 2w.
+
+    Raises:
+        InputError: anything else.
+    """
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)([mhdw])", text.strip())
+    if not found:
+        raise InputError(f"--older-than {text!r}: a number and m, h, d or w is expected, for example 36h or 14d")
+    return timedelta(**{_UNITS[found[2]]: float(found[1])})
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+@contextlib.contextmanager
+def _opened(
+    config: str | None,
+    changes: Sequence[str] | None,
+    bucket: str | None,
+    prefix: str | None,
+    store_dir: Path | None,
+    console: Console,
+) -> Iterator[ObjectStore]:
+    """The store that the options mean.
+
+    Raises:
+        InputError: options that contradict each other, or a store that is not there.
+    """
+    from components.core.config import RunConfig, StoreConfig, parse
+    from components.core.storage.endpoint import Endpoint
+    from components.core.storage.object_store import ObjectStore
+    from pipelines.local import default_store, storage
+
+    if changes and config is None:
+        raise InputError("--set: changes a configuration; give --config as well, or --bucket and --prefix")
+    meant = RunConfig.load(config, changes or []).store if config is not None else StoreConfig()
+    given = {name: value for name, value in (("bucket", bucket), ("prefix", prefix)) if value is not None}
+    meant = parse(StoreConfig, {**meant.model_dump(), **given}, source="--bucket, --prefix")
+    folder = store_dir or default_store()
+    if not os.environ.get("AWS_ENDPOINT_URL") and not folder.is_dir():
+        raise InputError(
+            f"{folder}: there is no object store; give its folder with --store, or set AWS_ENDPOINT_URL and the usual AWS "
+            "variables for your own"
+        )
+    with storage(meant, store_dir, console) as environment:
+        endpoint = Endpoint.from_environment({**os.environ, **environment})
+        yield ObjectStore(endpoint, meant.bucket, meant.prefix)
+
+
+def _agreed(console: Console, question: str, yes: bool, dry_run: bool) -> bool:
+    """Whether to go on; without a terminal nobody can be asked."""
+    if dry_run:
+        console.print("nothing was removed (--dry-run)")
+        return False
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        console.print(
+            "nothing was removed: this is no terminal, so nobody can be asked; give --yes to remove", soft_wrap=True
+        )
+        return False
+    if typer.confirm(question):
+        return True
+    console.print("nothing was removed")
+    return False

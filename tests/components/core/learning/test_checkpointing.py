@@ -1,0 +1,111 @@
+"""When checkpoints are saved, that they are a picture of the moment, and that failures to save end nothing."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.core.errors import StepError
+from components.core.learning import checkpointing
+from components.core.learning.checkpointing import Checkpoints
+from tests.components.core.learning.killed import LocalPlace
+
+
+def test_without_a_place_nothing_is_saved():
+    checkpoints = Checkpoints()
+    assert checkpoints.resume() is None
+    assert not checkpoints.due()
+    checkpoints.save_if_due(lambda: pytest.fail("nobody wants the state"))
+    checkpoints.close()
+
+
+def test_it_is_time_after_so_many_seconds_and_again_after_so_many_more(tmp_path, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(checkpointing.time, "monotonic", lambda: now)
+    checkpoints = Checkpoints(LocalPlace(tmp_path), 300)
+    saved = []
+    for now in (100.0, 399.0, 400.0, 401.0, 699.0, 700.5):
+        checkpoints.save_if_due(lambda now=now: saved.append(now) or {})
+    assert saved == [400.0, 700.5]
+    checkpoints.close()
+
+
+def test_what_is_saved_is_found_by_another_and_is_of_the_moment(tmp_path, monkeypatch):
+    """Training goes on while a state is being written, and changes its tensors in place."""
+    may_write, write = threading.Event(), torch.save
+
+    def slow(*arguments: object) -> None:
+        may_write.wait(10)
+        write(*arguments)
+
+    monkeypatch.setattr(checkpointing.torch, "save", slow)
+    weights = torch.arange(4.0)
+    state = {"weights": weights, "nested": [{"x": weights}], "step": 3, "none": None, "pair": (0.9, 0.999)}
+    checkpoints = Checkpoints(LocalPlace(tmp_path), 0)
+    checkpoints.save(state)
+    weights += 100
+    may_write.set()
+    checkpoints.close()
+    found = Checkpoints(LocalPlace(tmp_path)).resume()
+    assert found is not None
+    assert found["weights"].tolist() == found["nested"][0]["x"].tolist() == [0, 1, 2, 3]
+    assert (found["step"], found["none"], found["pair"]) == (3, None, (0.9, 0.999))
+
+
+def test_a_checkpoint_that_cannot_be_saved_is_told_and_ends_nothing(tmp_path, capsys):
+    class Full(LocalPlace):
+        def write(self, file: Path) -> None:
+            raise StepError("s3://b/k: upload failed (no space left)")
+
+    checkpoints = Checkpoints(Full(tmp_path), 0)
+    checkpoints.save({"step": 1})
+    checkpoints.close()
+    assert "could not be saved (s3://b/k: upload failed (no space left)); training goes on" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_told_and_the_checkpoint_before_stays(tmp_path, capsys, monkeypatch):
+    checkpoints = Checkpoints(LocalPlace(tmp_path), 0)
+    checkpoints.save({"step": 1})
+    checkpoints.close()
+
+    class FullFolder:
+        def __init__(self, **_: object) -> None:
+            (tmp_path / "full").mkdir()
+            (tmp_path / "full" / "checkpoint.pt").symlink_to("/dev/full")
+
+        def __enter__(self) -> str:
+            return str(tmp_path / "full")
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpointing.tempfile, "TemporaryDirectory", FullFolder)
+        checkpoints.save({"step": 2, "weights": torch.zeros(1000, 1000)})
+        checkpoints.close()
+    assert "could not be saved" in capsys.readouterr().out
+    found = Checkpoints(LocalPlace(tmp_path)).resume()
+    assert found is not None
+    assert found["step"] == 1
+
+
+def test_a_file_that_is_no_state_is_told_and_training_starts_anew(tmp_path, capsys):
+    (tmp_path / "newest.pt").write_bytes(b"something else")
+    assert Checkpoints(LocalPlace(tmp_path)).resume() is None
+    assert "starting from the beginning" in capsys.readouterr().out
+
+
+def test_reading_a_checkpoint_runs_no_code(tmp_path, capsys):
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    torch.save({"step": Trap()}, tmp_path / "newest.pt")
+    assert Checkpoints(LocalPlace(tmp_path)).resume() is None
+    assert not (tmp_path / "sprung").exists()
+    assert "starting from the beginning" in capsys.readouterr().out

@@ -1,0 +1,113 @@
+"""A batch in parts: who gets which, that they add up, and running statistics that do not depend on how many there are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from components.core.learning.micro_batches import LEAST, Slots, StatisticsOfParts, running_statistics
+from components.core.learning.team import Team
+
+teams = st.tuples(st.integers(1, 4), st.integers(1, 3))
+
+
+def of_all(size: int, accumulate: int) -> list[Slots]:
+    """The slots of every process."""
+    return [Slots(Team(rank, size), accumulate) for rank in range(size)]
+
+
+@given(teams, st.integers(0, 60))
+def test_every_well_of_a_batch_is_in_one_part_and_parts_are_nearly_equal(team, wells):
+    slots = of_all(*team)
+    batch = np.arange(wells) + 7
+    parts = [part for own in slots for part in own.parts(batch)]
+    count = team[0] * team[1]
+    assert len(parts) == count
+    together = np.concatenate(parts)
+    assert len(together) == slots[0].size(batch)
+    assert set(together) == set(batch)
+    if wells >= LEAST * count or count == 1:
+        assert len(together) == wells
+    if wells:
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        assert count == 1 or min(map(len, parts)) >= LEAST
+
+
+@given(teams, st.integers(1, 60))
+def test_weights_make_the_mean_over_processes_the_mean_over_wells(team, wells):
+    """What each process sums over its parts, averaged over processes, is the mean of all wells' values."""
+    batch = np.arange(max(wells, LEAST * team[0] * team[1]))
+    value = np.random.default_rng(wells).standard_normal(len(batch))
+    size = of_all(*team)[0].size(batch)
+    sums = [sum(own.weight(len(part), size) * value[part].mean() for part in own.parts(batch)) for own in of_all(*team)]
+    assert np.mean(sums) == pytest.approx(value.mean())
+
+
+def test_a_batch_by_itself_is_left_alone():
+    batch = np.array([4, 2, 9])
+    (part,) = Slots(Team()).parts(batch)
+    assert part.tolist() == batch.tolist()
+    assert Slots(Team()).weight(3, 3) == 1.0
+
+
+@given(teams)
+def test_a_parts_random_numbers_do_not_depend_on_whose_it_is(team):
+    size, accumulate = team
+    (alone,) = of_all(1, size * accumulate)
+    expected = [torch.rand(2, generator=generator) for generator in alone.generators(5)]
+    for own in of_all(size, accumulate):
+        for slot, generator in zip(own.own, own.generators(5), strict=True):
+            assert torch.equal(torch.rand(2, generator=generator), expected[slot])
+    assert len({tuple(numbers.tolist()) for numbers in expected}) == size * accumulate
+
+
+def test_the_first_part_draws_as_an_undivided_batch():
+    (whole,) = Slots(Team()).generators(11)
+    first = Slots(Team(), 3).generators(11)[0]
+    assert torch.equal(torch.rand(5, generator=whole), torch.rand(5, generator=first))
+    assert torch.equal(torch.rand(5, generator=whole), torch.rand(10, generator=torch.Generator().manual_seed(11))[5:])
+
+
+def test_generators_go_on_from_their_states():
+    slots = Slots(Team(), 2)
+    generators = slots.generators(1)
+    torch.rand(3, generator=generators[1])
+    states = slots.states(generators)
+    expected = [torch.rand(4, generator=generator) for generator in generators]
+    others = slots.generators(99)
+    slots.restore(others, states)
+    assert all(torch.equal(torch.rand(4, generator=g), numbers) for g, numbers in zip(others, expected, strict=True))
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize("parts", [2, 3])
+def test_running_statistics_are_the_mean_of_what_the_parts_would_make_of_them(parts, passes):
+    """As if each part were a process's own, whose statistics are averaged afterwards; over two steps."""
+    torch.manual_seed(0)
+    x = torch.randn(2, parts, passes, 5, 3, 4, 4) * 3 + 1
+    together = nn.Sequential(nn.BatchNorm2d(3)).train()
+    statistics = StatisticsOfParts([together], parts)
+    for step in range(2):
+        with statistics.step() as part_of_step:
+            for part in range(parts):
+                with part_of_step:
+                    for k in range(passes):
+                        together(x[step, part, k])
+    apart = [nn.Sequential(nn.BatchNorm2d(3)).train() for _ in range(parts)]
+    for step in range(2):
+        for part, network in enumerate(apart):
+            for k in range(passes):
+                network(x[step, part, k])
+    for got, *own in zip(running_statistics([together]), *map(running_statistics, [[n] for n in apart]), strict=True):
+        torch.testing.assert_close(got, torch.stack(own).mean(0), atol=1e-6, rtol=1e-5)
+
+
+def test_a_single_part_does_not_touch_running_statistics():
+    network = nn.Sequential(nn.BatchNorm2d(3)).train()
+    with StatisticsOfParts([network], 1).step() as part_of_step, part_of_step:
+        network(torch.ones(4, 3, 2, 2) * 10)
+    assert torch.allclose(network[0].running_mean, torch.ones(3))

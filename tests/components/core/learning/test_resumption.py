@@ -1,0 +1,126 @@
+"""A training that is killed between any two steps and started again ends as if nothing had been, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.core.config import AugmentConfig, StandardiseConfig
+from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
+from components.finetune.step import run as finetune
+from components.pretrain.step import run as pretrain
+from components.pseudo_label.step import run as pseudo_label
+from tests.components.core.learning.killed import KilledAt, KilledError
+from tests.components.core.learning.tiny_networks import MEAN_TEACHER, PRETRAIN
+from tests.components.pretrain.training_run import files
+
+# Everything that draws random numbers is on.
+LIVELY: dict[str, Any] = {"augment": AugmentConfig(), "standardise": StandardiseConfig(jitter=0.1)}
+PRETRAINING: PretrainSettings = PRETRAIN.model_copy(update=LIVELY)
+TEACHING: MeanTeacherSettings = MEAN_TEACHER.model_copy(
+    update={
+        **LIVELY,
+        "mean_teacher": MEAN_TEACHER.mean_teacher.model_copy(update={"pseudo_labels": "soft", "labelled_batch": 12}),
+    }
+)
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """What lies in the folder, without what depends on the clock."""
+    found: dict[str, Any] = {}
+    for name, content in files(folder).items():
+        if name.endswith(".json"):
+            record = json.loads(content)
+            epochs = record if isinstance(record, list) else record.get("history", [])
+            for epoch in epochs:
+                for timed in ("seconds", "sites_per_s", "data_wait", "peak_memory_gib"):
+                    del epoch[timed]
+            found[name] = record
+        elif not name.endswith(".parquet"):  # its metadata holds no more than the arrays of the logits do
+            found[name] = content
+    return found
+
+
+def run_to_the_end(work: Any, folder: Path, killed: list[int]) -> dict[str, Any]:
+    """Runs it, killed after so many saves each time, then without; returns its results."""
+    checkpoints = folder / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    for saves in killed:
+        with pytest.raises(KilledError):
+            work(folder / "killed", KilledAt(checkpoints, saves))
+    work(folder / "out", KilledAt(checkpoints))
+    return results(folder / "out")
+
+
+def uninterrupted(work: Any, folder: Path) -> tuple[dict[str, Any], int]:
+    """The results without a kill, and how often it saved."""
+    (folder / "none").mkdir(parents=True)
+    counting = KilledAt(folder / "none")
+    work(folder / "whole", None)
+    work(folder / "counted", counting)
+    assert results(folder / "whole") == results(folder / "counted")
+    return results(folder / "whole"), counting.saves
+
+
+def test_pretrain(screen, tmp_path):
+    store, manifest = screen
+
+    def work(out: Path, checkpoints: Any) -> None:
+        pretrain(PRETRAINING, store, manifest, 0, "slim", out / "weights", checkpoints=checkpoints)
+
+    whole, saves = uninterrupted(work, tmp_path / "whole")
+    assert saves >= 6
+    for n in range(1, saves):
+        assert run_to_the_end(work, tmp_path / f"once-{n}", [n]) == whole
+    assert run_to_the_end(work, tmp_path / "often", [1] * (saves - 1)) == whole
+
+
+@pytest.fixture(scope="module")
+def bases(screen, tmp_path_factory) -> list[Path]:
+    """Both backbones, pretrained."""
+    store, manifest = screen
+    folder = tmp_path_factory.mktemp("bases")
+    for name in ("small", "slim"):
+        pretrain(PRETRAINING, store, manifest, 0, name, folder / name)
+    return [folder / "small", folder / "slim"]
+
+
+def test_finetune_and_pseudo_label(screen, bases, tmp_path):
+    store, manifest = screen
+    holdout = manifest.model_copy(update={"plates": ()})
+
+    def tune(out: Path, checkpoints: Any) -> None:
+        finetune(TEACHING, store, manifest, bases, 0, "HUVEC", out / "weights", checkpoints)
+
+    whole, saves = uninterrupted(tune, tmp_path / "finetune")
+    assert saves >= 3
+    for n in range(1, saves):
+        assert run_to_the_end(tune, tmp_path / f"finetune-{n}", [n]) == whole
+
+    def label(out: Path, checkpoints: Any) -> None:
+        base = tmp_path / "finetune" / "whole" / "weights"
+        folders = [out / name for name in ("weights", "logits", "embeddings")]
+        pseudo_label(TEACHING, store, manifest, holdout, base, 0, "HUVEC", *folders, checkpoints=checkpoints)
+
+    whole, saves = uninterrupted(label, tmp_path / "label")
+    assert any(name.startswith("logits") for name in whole)
+    assert saves >= 10  # steps of two backbones and epochs, then pieces of the prediction
+    for n in range(1, saves, 2):
+        assert run_to_the_end(label, tmp_path / f"label-{n}", [n]) == whole
+    assert run_to_the_end(label, tmp_path / "label-often", [2] * (saves // 2 - 1)) == whole
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_and_full_disks():
+    """The three steps as the pipeline calls them, on a real object store; see killed_training."""
+    command = [sys.executable, "-m", "tests.components.core.learning.killed_training", "20", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["identical"] == found["tries"] == 20
+    assert found["killed"] >= 10
+    assert found["full"] == 5

@@ -1,0 +1,147 @@
+"""Several processes at one step: the weights of one process that accumulates the same parts; errors; a kill of all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from components.core.config import ComputeConfig
+from components.core.errors import InputError
+from components.core.progress import EVENTS_VARIABLE
+from components.core.storage.object_store import ObjectStore
+from tests.components.pretrain.training_run import TrainingRun, epochs_trained
+from tests.tiny_screen import TinyScreen
+
+
+@pytest.fixture
+def trained(store: ObjectStore, tmp_path: Path):
+    """Makes a run whose steps compute as told, on the same screen and store."""
+    TinyScreen(tmp_path / "screen")
+
+    def make(name: str, **compute: Any) -> TrainingRun:
+        # A place of its own in the store: what computes alike would fetch what the other has finished.
+        run = TrainingRun(tmp_path / name, f"{store.prefix}/{name}")
+        configured = ComputeConfig(**compute).model_dump(mode="json")
+        for field in ("pretrain_json", "mean_teacher_json"):
+            settings = {**json.loads(getattr(run, field)), "compute": configured}
+            setattr(run, field, json.dumps(settings))
+        run.normalize(tmp_path / "screen")
+        return run
+
+    return make
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """All weights below a folder; how many batches BatchNorm has counted decides nothing."""
+    return {
+        f"{file.name} {name}": tensor
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, tensor in load_file(file).items()
+        if tensor.is_floating_point()
+    }
+
+
+def difference(one: Path, other: Path) -> float:
+    """Largest difference of two folders' weights."""
+    left, right = tensors(one), tensors(other)
+    assert left.keys() == right.keys()
+    return max(float((left[name].double() - right[name].double()).abs().max()) for name in left)
+
+
+def test_two_processes_give_the_weights_of_one_that_accumulates_their_parts(trained, tmp_path, monkeypatch):
+    events = tmp_path / "events.jsonl"
+    monkeypatch.setenv(EVENTS_VARIABLE, str(events))
+    together, alone = trained("together", processes=2), trained("alone", processes=1, accumulate=2)
+    for run in (together, alone):
+        run.pretrain("small")
+        run.pretrain("slim")
+    assert epochs_trained(events) == 2 * 2 * 2  # the leader alone tells of its epochs
+    for backbone in ("small", "slim"):
+        assert difference(together.base(backbone), alone.base(backbone)) < 2e-5
+    # Halves are normalised by themselves, so that they are not the undivided batch.
+    undivided = trained("undivided", processes=1)
+    undivided.pretrain("slim")
+    assert difference(undivided.base("slim"), alone.base("slim")) > 1e-3
+    losses = [
+        [record["loss"] for record in json.loads((run.base("slim") / "history.json").read_text())]
+        for run in (together, alone)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    # From the same pretrained weights, the mean teacher's pairs, running statistics included.
+    for backbone in ("small", "slim"):
+        alone.base(backbone).rename(tmp_path / f"kept-{backbone}")
+        together.base(backbone).rename(alone.base(backbone))
+        together.base(backbone).symlink_to(alone.base(backbone))
+    together.finetune()
+    alone.finetune()
+    assert difference(together.finetuned, alone.finetuned) < 2e-5
+    # The team predicts, too: a share of the wells each, all logits on the leader.
+    together.pseudo_label()
+    assert (together.logits / "logits.npz").exists()
+    assert len(list(together.embeddings.rglob("*.parquet"))) == 2
+
+
+@pytest.mark.slow
+def test_finished_work_of_a_team_is_fetched(trained, tmp_path, monkeypatch):
+    events = tmp_path / "events.jsonl"
+    monkeypatch.setenv(EVENTS_VARIABLE, str(events))
+    run = trained("run", processes=2)
+    run.pretrain("slim")
+    before = epochs_trained(events)
+    run.pretrain("slim")
+    assert epochs_trained(events) == before
+
+
+@pytest.mark.slow
+def test_bad_input_in_a_team_is_one_clear_error(trained, store):
+    run = trained("run", processes=2)
+    chunks = [key for key in store.list("run/plates/") if "/c/0" in key]
+    for key in chunks:
+        store.put(key, store.get(key)[:-1])
+    with pytest.raises(InputError, match=r"plate \d, well \w\d\d, site \d: its chunk .* has \d+ bytes"):
+        run.pretrain("slim")
+
+
+def test_more_processes_than_gpus_are_refused(trained, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match=r"compute.processes is 3, but there are 2 GPUs"):
+        trained("run", processes=3).pretrain("slim")
+
+
+@pytest.mark.slow
+def test_a_team_that_is_killed_goes_on_from_its_checkpoint(trained, store, tmp_path):
+    run, whole = trained("run", processes=2, checkpoint_seconds=0), trained("whole", processes=1, accumulate=2)
+    for each in (run, whole):  # long enough to be killed in the midst of it
+        settings = json.loads(each.pretrain_json)
+        each.pretrain_json = json.dumps({**settings, "pretrain": {**settings["pretrain"], "epochs": 16}})
+    program = "import sys, json; from components.pretrain.step import main; main(**json.loads(sys.argv[1]))"
+    arguments = {
+        "config": run.pretrain_json, "screen": str(run.screen), "fold": 0, "backbone": "slim", "weights": str(run.base("slim")),
+    }  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-c", program, json.dumps(arguments)], start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not any(key.endswith("latest.json") for key in store.list("run/checkpoints/")):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)  # torchrun too; its processes end when it is gone
+    process.wait()
+    time.sleep(1)
+    assert not run.base("slim").exists()
+    resumed = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(arguments)], check=True, capture_output=True, text=True
+    )
+    assert "going on from the last checkpoint" in resumed.stdout
+    whole.pretrain("slim")
+    assert difference(run.base("slim"), whole.base("slim")) < 1e-3  # digits drift apart over more steps
+    assert store.list("run/checkpoints/") == []

@@ -1,0 +1,212 @@
+"""pretrain from an earlier run's weights, in a real store: what it starts with, what its key counts, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from components.core.config import FoldsConfig, RunConfig
+from components.core.errors import InputError
+from components.core.learning.step_settings import PretrainSettings
+from components.core.progress import EVENTS_VARIABLE
+from components.core.storage.digests import digest_file
+from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.run_record import StepRecord
+from components.normalize.config import NormalizeConfig
+from components.normalize.step import main as normalize
+from components.pretrain import step
+from components.pretrain.step import main as pretrain
+from tests.components.core.learning.tiny_networks import RUN, SLIM
+from tests.components.pretrain.training_run import epochs_trained, weights
+from tests.tiny_screen import LABELLED, UNLABELLED, TinyScreen
+
+IMAGED = (*LABELLED, *UNLABELLED, "HUVEC-04")
+
+
+class Trained:
+    """A run of one backbone: normalize, and pretrain of a fold."""
+
+    def __init__(self, store: ObjectStore, folder: Path, key: str, source: Path, **changes: object) -> None:
+        self.store, self.folder, self.key, self.source = store, folder / key, key, source
+        # The tiny plates are no groups that a new siRNA could join.
+        prior = RUN.prior.model_copy(update={"enabled": False})
+        own = RUN.store.model_copy(update={"prefix": store.prefix})
+        settings = {"backbones": (SLIM,), "store": own, "prior": prior, **changes}
+        self.config = RunConfig.model_validate(RUN.model_copy(update=settings).model_dump())
+        self.screen, self.weights = self.folder / "screen.json", self.folder / "weights"
+
+    def normalize(self) -> Trained:
+        others = [str(self.folder / name) for name in ("holdout.json", "labels.csv")]
+        part = self.config.section(NormalizeConfig).model_dump_json()
+        lineage = json.dumps({"run": self.key})
+        normalize(part, str(self.source), str(self.screen), *others, self.config.model_dump_json(), lineage)
+        return self
+
+    def pretrain(self, fold: int = 0) -> Trained:
+        part = self.config.section(PretrainSettings).model_dump_json()
+        pretrain(part, str(self.screen), fold, "slim", str(self.weights))
+        return self
+
+    def record(self, fold: int = 0) -> StepRecord:
+        return StepRecord.model_validate_json(self.store.get(f"runs/{self.key}/steps/pretrain/{fold}/slim.json"))
+
+    def meta(self) -> dict[str, object]:
+        found: dict[str, object] = json.loads((self.weights / "meta.json").read_text())
+        return found
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return TinyScreen(tmp_path / "screen").root
+
+
+@pytest.fixture
+def old(store: ObjectStore, tmp_path: Path, source: Path) -> Trained:
+    """HUVEC-01 and RPE-01 are of fold 0, which is trained; HUVEC-02 of fold 1."""
+    run = Trained(store, tmp_path, "old-1", source).normalize().pretrain()
+    assert Manifest.read(run.screen).folds == {"HUVEC-01": 0, "HUVEC-02": 1, "RPE-01": 0}
+    return run
+
+
+@pytest.fixture
+def larger(tmp_path: Path) -> Path:
+    """The same screen with an experiment more, and another siRNA in two of its wells."""
+    screen = TinyScreen(tmp_path / "larger", imaged=IMAGED, more=["HUVEC-04"])
+    screen.edit("train.csv", "HUVEC-04_1_B04,HUVEC-04,1,B04,sirna_30", "HUVEC-04_1_B04,HUVEC-04,1,B04,sirna_99")
+    screen.edit("train.csv", "HUVEC-04_2_B04,HUVEC-04,2,B04,sirna_11", "HUVEC-04_2_B04,HUVEC-04,2,B04,sirna_99")
+    return screen.root
+
+
+KNOWN = FoldsConfig(count=2, known={"HUVEC-01": 0, "HUVEC-02": 1, "RPE-01": 0}, train=(0,))
+
+
+def test_a_new_run_starts_with_the_weights_of_its_fold(
+    old: Trained, store: ObjectStore, tmp_path: Path, larger: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    new = Trained(store, tmp_path, "new-1", larger, init_from="old-1", folds=KNOWN, seed=9).normalize()
+    with monkeypatch.context() as patch:
+        patch.setattr(step, "train_supervised", lambda *_, **__: [])
+        new.pretrain()
+    then, now = (load_file(str(run.weights / "weights.safetensors")) for run in (old, new))
+    classes_then, classes_now = (Manifest.read(run.screen).vocabulary.classes for run in (old, new))
+    assert all((then[name] == now[name]).all() for name in then if name != "head.weight")
+    rows = [classes_now.index(label) for label in classes_then]
+    assert (now["head.weight"][rows] == then["head.weight"]).all()
+    assert set(classes_now) - set(classes_then) == {"sirna_99"}
+    said = capsys.readouterr().out
+    assert (
+        "slim: starts from fold 0 of run old-1; 8 classes keep their rows of the head, 1 start at random (sirna_99)"
+        in said
+    )
+    assert new.meta()["init_from"] == {
+        "run": "old-1", "fold": 0, "backbone": "slim", "sha256": digest_file(old.weights / "weights.safetensors"),
+        "known_classes": 8, "new_classes": ["sirna_99"], "left_out_classes": [],
+    }  # fmt: skip
+
+
+def test_the_content_of_the_weights_is_part_of_the_key_and_their_address_is_not(
+    old: Trained, store: ObjectStore, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+):
+    events = tmp_path / "events.jsonl"
+    monkeypatch.setenv(EVENTS_VARIABLE, str(events))
+    folds = FoldsConfig(count=2, train=(0,))
+    results = []
+    for key, init_from in (
+        ("new-1", "old-1"),
+        ("new-2", store.uri("runs/old-1")),
+        ("new-3", None),
+    ):
+        run = Trained(store, tmp_path, key, source, init_from=init_from, folds=folds, seed=9).normalize().pretrain()
+        results.append((epochs_trained(events), weights(run.weights)))
+    assert [epochs for epochs, _ in results] == [2, 2, 4]
+    assert results[0][1] == results[1][1] != results[2][1]
+    other = Trained(store, tmp_path, "old-2", source, seed=77).normalize().pretrain()
+    begun = epochs_trained(events)
+    run = Trained(store, tmp_path, "new-4", source, init_from="old-2", folds=folds, seed=9).normalize().pretrain()
+    assert epochs_trained(events) == begun + 2
+    assert weights(run.weights) not in [result for _, result in results]
+    assert other.record().learned.experiments == ("HUVEC-02",)
+
+
+def test_a_chain_of_runs_remembers_what_the_first_one_learned(
+    old: Trained, store: ObjectStore, tmp_path: Path, larger: Path
+):
+    """HUVEC-02 taught the first run, is gone from the second, and may not validate in the third."""
+    tables = {name: (larger / name).read_text() for name in ("train.csv", "train_controls.csv")}
+    for name, text in tables.items():
+        (larger / name).write_text("".join(r for r in text.splitlines(keepends=True) if not r.startswith("HUVEC-02")))
+    folds = FoldsConfig(count=2, known={"HUVEC-01": 0, "RPE-01": 0, "HUVEC-04": 1}, train=(0,))
+    second = Trained(store, tmp_path, "new-1", larger, init_from="old-1", folds=folds).normalize().pretrain()
+    assert second.record().learned.experiments == ("HUVEC-02", "HUVEC-04")
+    for name, text in tables.items():
+        (larger / name).write_text(text)
+    folds = FoldsConfig(count=2, known={"HUVEC-01": 0, "RPE-01": 1, "HUVEC-04": 1, "HUVEC-02": 0}, train=(0,))
+    third = Trained(store, tmp_path, "new-2", larger, init_from="new-1", folds=folds)
+    with pytest.raises(
+        InputError, match=r"HUVEC-02 validates in fold 0 now, .* or those of a run that it started from"
+    ):
+        third.normalize()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"folds": FoldsConfig(count=2, known={"HUVEC-02": 0}, train=(0,))}, r"HUVEC-02 validates in fold 0 now, .*folds\.known"),
+        ({"screen": {"holdout_experiments": ("HUVEC-02",)}, "folds": KNOWN}, "HUVEC-02 is held out now, but run old-1 had"),
+        ({"folds": FoldsConfig(count=2)}, r"no pretrained weights of fold 1 and slim \(it has slim of fold 0\)"),
+        ({"backbones": (SLIM.model_copy(update={"stem": 6}),), "folds": KNOWN}, "slim has stem 6, but 4 in run old-1"),
+        ({"init_from": "old-2", "folds": KNOWN}, r"no run old-2 below s3://.* \(runs there: (new-1, )?old-1\)"),
+        ({"init_from": "s3://elsewhere/old-1", "folds": KNOWN}, "neither a run's key nor its address"),
+        ({"init_from": "s3://elsewhere/runs/old-1", "folds": KNOWN}, "elsewhere.* has no bucket elsewhere"),
+    ],
+)  # fmt: skip
+def test_what_must_not_be_is_found_before_anything_is_packed_and_by_pretrain_itself(
+    old: Trained, store: ObjectStore, tmp_path: Path, larger: Path, changes, message
+):
+    if "screen" in changes:
+        changes = {**changes, "screen": RUN.screen.model_copy(update=changes["screen"])}
+    before = set(store.list())
+    new = Trained(store, tmp_path, "new-1", larger, **{"init_from": "old-1", **changes})
+    with pytest.raises(InputError, match=f"^init_from: .*{message}|{message}"):
+        new.normalize()
+    assert set(store.list()) == before
+    refused = new.config
+    new.config = refused.model_copy(update={"init_from": None})
+    new.normalize()
+    new.config = refused
+    with pytest.raises(InputError, match=message):
+        new.pretrain(1 if "fold 1" in message else 0)
+    assert not new.weights.exists()
+
+
+def test_weights_that_are_gone_and_a_screen_that_changed_are_refused(
+    old: Trained, store: ObjectStore, tmp_path: Path, source: Path
+):
+    new = Trained(
+        store, tmp_path, "new-1", source, init_from="old-1", folds=FoldsConfig(count=2, train=(0,))
+    ).normalize()
+    store.delete_prefix(old.record().place)
+    with pytest.raises(
+        InputError, match="slim of fold 0 of run old-1 is gone or damaged; run that run again, or leave init_"
+    ):
+        new.pretrain()
+    table = source / "test.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
+    old.normalize()
+    with pytest.raises(InputError, match="slim of fold 0 of run old-1 was trained with an earlier screen"):
+        new.pretrain()
+    store.delete("runs/old-1/screen.json")
+    with pytest.raises(
+        InputError, match=r"runs/old-1/screen.json cannot be read, so what run old-1 has learned is not known"
+    ):
+        new.pretrain()
+    store.put("runs/old-1/steps/pretrain/0/slim.json", b"{}")
+    with pytest.raises(InputError, match=r"steps/pretrain/0/slim.json is damaged; run old-1 again"):
+        new.pretrain()
+    store.put("runs/old-1/run.json", b"{}")
+    with pytest.raises(InputError, match=r"runs/old-1/run.json is not a run's record"):
+        new.pretrain()

@@ -1,0 +1,73 @@
+"""Schedules of random DAGs: valid, never under the bounds, and right where the answer is plain."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.plan.dag import PlannedTask
+from pipelines.plan.scheduling import critical_path, enough_pods, schedule, ways_to_the_end
+
+
+@st.composite
+def dags(draw: st.DrawFn) -> tuple[list[PlannedTask], list[float]]:
+    count = draw(st.integers(1, 14))
+    tasks = []
+    for number in range(count):
+        needs = draw(st.sets(st.integers(0, number - 1), max_size=3)) if number else set()
+        step = draw(st.sampled_from(["pretrain", "assign"]))
+        tasks.append(PlannedTask(number, step, needs=tuple(sorted(needs))))
+    seconds = draw(st.lists(st.floats(0.5, 100), min_size=count, max_size=count))
+    return tasks, seconds
+
+
+@given(dags(), st.integers(1, 6))
+def test_a_schedule_is_valid_and_not_under_its_bounds(dag: tuple[list[PlannedTask], list[float]], gpus: int):
+    tasks, seconds = dag
+    done = schedule(tasks, seconds, gpus)
+    for task in tasks:
+        assert done.end[task.number] == pytest.approx(done.start[task.number] + seconds[task.number])
+        assert all(done.start[task.number] >= done.end[need] - 1e-9 for need in task.needs)
+    of_gpus = [task.number for task in tasks if task.on_gpu]
+    for number in of_gpus:
+        now = done.start[number]
+        assert sum(done.start[n] <= now < done.end[n] - 1e-9 for n in of_gpus) <= gpus
+    shortest = max(ways_to_the_end(tasks, seconds))
+    work = sum(seconds[n] for n in of_gpus)
+    assert done.seconds >= max(shortest, work / gpus) - 1e-6
+    assert done.seconds <= shortest + work / gpus + 1e-6  # Graham's bound, CPU tasks apart
+    assert 0.0 <= done.busy <= 1.0 + 1e-9
+
+
+@given(dags())
+def test_the_critical_path_is_a_chain_as_long_as_the_run_on_enough_pods(dag: tuple[list[PlannedTask], list[float]]):
+    tasks, seconds = dag
+    path = critical_path(tasks, seconds)
+    assert all(before in tasks[after].needs for before, after in pairwise(path))
+    length = sum(seconds[number] for number in path)
+    assert length == pytest.approx(max(ways_to_the_end(tasks, seconds)))
+    assert schedule(tasks, seconds, len(tasks)).seconds == pytest.approx(length)
+    assert schedule(tasks, seconds, enough_pods(tasks, seconds)).seconds <= 1.01 * length + 1e-6
+
+
+def test_the_longest_way_goes_first():
+    # Two short tasks and a chain of two, on two GPUs: the chain must start at once.
+    tasks = [PlannedTask(n, "pretrain") for n in range(3)] + [PlannedTask(3, "finetune", needs=(2,))]
+    done = schedule(tasks, [4.0, 4.0, 4.0, 4.0], 2)
+    assert done.start[2] == 0.0
+    assert done.seconds == 8.0
+    assert done.busy == 1.0
+
+
+def test_equal_tasks_share_the_gpus():
+    tasks = [PlannedTask(n, "pretrain") for n in range(10)]
+    assert [schedule(tasks, [1.0] * 10, gpus).seconds for gpus in (1, 2, 3, 5, 10, 20)] == [10, 5, 4, 2, 1, 1]
+    assert enough_pods(tasks, [1.0] * 10) == 10
+
+
+def test_steps_without_a_gpu_never_wait_for_one():
+    tasks = [PlannedTask(0, "pretrain"), *(PlannedTask(n, "assign") for n in range(1, 5))]
+    assert schedule(tasks, [3.0, 1.0, 1.0, 1.0, 1.0], 1).start == (0.0,) * 5

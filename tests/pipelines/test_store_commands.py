@@ -1,0 +1,234 @@
+"""`cellsignal store`: what it shows, what it asks, what it removes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from components.core.errors import InputError
+from components.core.storage.embedded import EmbeddedStore
+from components.core.storage.object_store import ObjectStore
+from pipelines.cli import app
+from pipelines.store_commands import duration
+from pipelines.store_tables import shown_age, shown_size
+from tests.pipelines.tiny_run import ROOT, Cellsignal
+
+PLATE, OTHER_PLATE, OLD_PLATE = (f"plates/HUVEC-0{n}_Plate1-{n:032x}" for n in (1, 2, 3))
+PLACE, OTHER_PLACE, LOST = (f"finished/pretrain/{n:064x}" for n in (1, 2, 3))
+
+
+def invoke(store: ObjectStore, *arguments: str) -> Result:
+    done = CliRunner().invoke(app, ["store", *arguments, "--prefix", store.prefix], env={"COLUMNS": "200"})
+    if isinstance(done.exception, InputError):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def write_record(store: ObjectStore, key: str, plate: str, place: str, **config: object) -> None:
+    content = {
+        "record_schema": 1,
+        "key": key,
+        "config": {
+            "name": key[:-2],
+            "folds": {"count": 5, "train": [0, 1]},
+            "screen": {"cell_types": ["HUVEC"]},
+            **config,
+        },
+        "lineage": {"run": key, "started": "2026-11-20T08:30:00+00:00", "screen": "/data/screen"},
+    }
+    for name, plates in (("screen", [plate]), ("holdout", [])):
+        store.put(f"runs/{key}/{name}.json", json.dumps({"plates": [{"prefix": p} for p in plates]}).encode())
+    store.put(f"runs/{key}/steps/pretrain/0/a.json", json.dumps({"place": place}).encode())
+    store.put(f"runs/{key}/folds/HUVEC/0.json", json.dumps({"place": place}).encode())
+    store.put(f"runs/{key}/run.json", json.dumps(content).encode())
+
+
+@pytest.fixture
+def filled(store: ObjectStore) -> ObjectStore:
+    """Two runs that share nothing, and a plate and an output of none."""
+    for plate in (PLATE, OTHER_PLATE, OLD_PLATE):
+        store.put_many((f"{plate}/{name}", b"x" * 500) for name in ("plate.json", "B/03/0/c"))
+    for place in (PLACE, OTHER_PLACE, LOST):
+        store.put(f"{place}/{1:032x}/weights", b"w" * 1000)
+        store.put(f"{place}/done.json", json.dumps({"attempt": f"{1:032x}"}).encode())
+    write_record(store, "mine-1", PLATE, PLACE)
+    write_record(store, "next-2", OTHER_PLATE, OTHER_PLACE, init_from="s3://x/runs/mine-1")
+    return store
+
+
+def groups(store: ObjectStore) -> set[str]:
+    return {"/".join(key.split("/")[: 2 if key.startswith(("plates", "runs")) else 3]) for key in store.list()}
+
+
+EVERYTHING = {PLATE, OTHER_PLATE, OLD_PLATE, PLACE, OTHER_PLACE, LOST, "runs/mine-1", "runs/next-2"}
+
+
+def test_gc_shows_what_it_would_remove_and_without_a_terminal_removes_nothing(filled: ObjectStore) -> None:
+    shown = invoke(filled, "gc", "--older-than", "0m").output
+    assert f"{filled.uri('')}: what no run needs and is older than 0m\n" in shown
+    rows = [" ".join(line.split()) for line in shown.splitlines()]
+    assert "plates 1 2 1.0 kB a moment" in rows
+    assert "finished outputs 1 2 1.0 kB a moment" in rows
+    assert "together 2 4 2.0 kB" in rows
+    assert "kept: 4.1 kB (2 recorded runs)" in shown
+    assert "nothing was removed: this is no terminal, so nobody can be asked; give --yes to remove" in shown
+    assert groups(filled) == EVERYTHING
+
+
+def test_gc_with_yes_removes_what_no_run_needs(filled: ObjectStore) -> None:
+    assert "nothing was removed (--dry-run)" in invoke(filled, "gc", "--older-than", "0m", "--yes", "--dry-run").output
+    assert groups(filled) == EVERYTHING
+    assert "removed 4 objects" in invoke(filled, "gc", "--older-than", "0m", "--yes").output
+    assert groups(filled) == EVERYTHING - {OLD_PLATE, LOST}
+    assert "nothing to remove" in invoke(filled, "gc", "--older-than", "0m", "--yes").output
+
+
+def test_gc_keeps_young_things_and_says_so(filled: ObjectStore) -> None:
+    shown = invoke(filled, "gc", "--yes").output
+    assert "nothing to remove" in shown
+    assert "no record names 4 objects, 2.0 kB, which may belong to runs in progress (younger than 2d)" in shown
+    assert groups(filled) == EVERYTHING
+
+
+def test_an_empty_store_is_said_to_be_so(store: ObjectStore) -> None:
+    assert f"{store.uri('')}: nothing to remove" in invoke(store, "gc", "--yes").output
+    assert "no run is recorded here" in invoke(store, "gc").output
+    assert f"{store.uri('')}: no runs" in invoke(store, "runs").output
+
+
+def test_runs_are_listed_with_what_they_are(filled: ObjectStore) -> None:
+    rows = [" ".join(line.split()) for line in invoke(filled, "runs").output.splitlines()]
+    assert "mine-1 2026-11-20 08:30 /data/screen 1/2 a moment" in rows
+    assert "next-2 2026-11-20 08:30 /data/screen 1/2 a moment" in rows
+    write_record(filled, "else-9", PLATE, PLACE, name="elsewhere")
+    rows = [" ".join(line.split()) for line in invoke(filled, "runs").output.splitlines()]
+    assert "else-9 elsewhere 2026-11-20 08:30 /data/screen 1/2 a moment" in rows
+    filled.delete_prefix("runs/else-9/")
+    write_record(filled, "same-3", OTHER_PLATE, OTHER_PLACE)
+    rows = [" ".join(line.split()) for line in invoke(filled, "runs", "--sizes").output.splitlines()]
+    assert [row.rsplit("moment ")[-1] for row in rows if row[:6] in ("mine-1", "next-2", "same-3")] == [
+        "2.0 kB",
+        "0 B",
+        "0 B",
+    ]
+
+
+def test_a_record_that_is_not_whole_or_not_understood_is_listed_and_can_be_forgotten(filled: ObjectStore) -> None:
+    filled.delete("runs/mine-1/run.json")
+    filled.put("runs/next-2/run.json", b"{")
+    filled.put("runs/next-2/screen.json", b"{")
+    shown = invoke(filled, "runs").output
+    assert shown.count("(record not whole)") == 2
+    with pytest.raises(InputError, match=r"runs/next-2/screen.json: damaged, .* `cellsignal store forget next-2`"):
+        invoke(filled, "gc", "--older-than", "0m", "--yes")
+    invoke(filled, "forget", "next-2", "--yes")
+    invoke(filled, "gc", "--older-than", "0m", "--yes")
+    assert groups(filled) == {PLATE, PLACE, "runs/mine-1"}
+
+
+def test_forget_shows_removes_the_record_and_gc_the_rest(filled: ObjectStore) -> None:
+    filled.put("runs/mine-1/notes.txt", b"not ours")
+    shown = invoke(filled, "forget", "mine-1").output
+    assert "mine-1 was active a moment ago; if it is still running, leave it alone" in shown
+    assert "next-2 starts from its weights (init_from), and could not be run again" in shown
+    assert "nothing was removed: this is no terminal" in shown
+    assert groups(filled) == EVERYTHING
+    shown = invoke(filled, "forget", "mine-1", "--yes").output
+    assert "forgotten: mine-1; `cellsignal store gc` removes what only they needed" in shown
+    assert filled.list("runs/mine-1/") == ["runs/mine-1/notes.txt"]
+    invoke(filled, "gc", "--older-than", "0m", "--yes")
+    assert groups(filled) == {OTHER_PLATE, OTHER_PLACE, "runs/mine-1", "runs/next-2"}
+
+
+def test_forgetting_an_unknown_run_names_the_ones_there_are_and_forgets_none(filled: ObjectStore) -> None:
+    with pytest.raises(InputError, match=r"other: no such run below .* \(runs there: mine-1, next-2\)"):
+        invoke(filled, "forget", "mine-1", "other", "--yes")
+    assert groups(filled) == EVERYTHING
+
+
+@pytest.mark.parametrize(("answer", "removed"), [("y\n", True), ("n\n", False), ("\n", False)])
+def test_a_person_at_a_terminal_is_asked(filled: ObjectStore, answer: str, removed: bool) -> None:
+    leader, follower = pty.openpty()
+    arguments = ["store", "gc", "--older-than", "0m", "--prefix", filled.prefix]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", *arguments], stdin=follower, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
+    )  # fmt: skip
+    os.write(leader, answer.encode())
+    out, errors = process.communicate(timeout=120)
+    os.close(leader)
+    os.close(follower)
+    assert process.returncode == 0, errors
+    assert "Remove 4 objects, 2.0 kB?" in out
+    assert ("removed 4 objects" in out, "nothing was removed" in out) == (removed, not removed)
+    assert (groups(filled) == EVERYTHING) is not removed
+
+
+def test_bad_usage_is_one_line_and_exit_code_2(
+    cellsignal: Cellsignal, embedded_store: EmbeddedStore, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    for arguments, message in (
+        (["gc", "--store", "nowhere"], "nowhere: there is no object store; give its folder with --store"),
+        (["runs", "--store", "file"], "file: there is no object store"),
+        (["gc", "--older-than", "soon"], "--older-than 'soon': a number and m, h, d or w is expected"),
+        (["gc", "--set", "store.bucket=abc"], "--set: changes a configuration; give --config as well"),
+        (["gc", "--bucket", "b"], "--bucket, --prefix: bucket: string should have at least 3 characters, got 'b'"),
+    ):
+        assert message in cellsignal.refused("store", *arguments)
+    environment = embedded_store.environment()
+    line = cellsignal.refused("store", "forget", "none-1", "--prefix", "empty", environment=environment)
+    assert "none-1: no such run below s3://cellsignal/empty (there are no runs)" in line
+    line = cellsignal.refused("store", "gc", "--bucket", "elsewhere", environment=environment)
+    assert "no such bucket" in line
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_the_embedded_store_is_opened_by_its_folder_and_a_configuration(cellsignal: Cellsignal, tmp_path: Path) -> None:
+    with EmbeddedStore(tmp_path / "store") as server:
+        server.create_bucket("mybucket")
+        done = cellsignal(
+            "store", "runs", "--store", tmp_path / "store", "--config", "demo", "--set", "store.bucket=mybucket",
+            "--set", "store.prefix=team",
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "s3://mybucket/team: no runs" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("90m", timedelta(minutes=90)),
+        ("36h", timedelta(hours=36)),
+        ("1.5d", timedelta(hours=36)),
+        ("2w", timedelta(14)),
+    ],
+)
+def test_durations(text: str, expected: timedelta) -> None:
+    assert duration(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "2", "d", "-1d", "2 days", "1e9d", "9999999d"])
+def test_other_durations_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="for example 36h or 14d"):
+        duration(text)
+
+
+def test_sizes_and_ages_are_shown_with_their_largest_unit() -> None:
+    sizes = [0, 999, 1000, 999_499, 999_500, 1_500_000, 42_000_000_000, 5 * 10**12]
+    assert [shown_size(size) for size in sizes] == [
+        "0 B", "999 B", "1.0 kB", "999 kB", "1.0 MB", "1.5 MB", "42.0 GB", "5.0 TB",
+    ]  # fmt: skip
+    ages = [-5, 59, 60, 7199, 7200, 172799, 172800]
+    assert [shown_age(timedelta(seconds=age)) for age in ages] == [
+        "a moment", "a moment", "1 minute", "119 minutes", "2 hours", "47 hours", "2 days",
+    ]  # fmt: skip
