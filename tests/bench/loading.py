@@ -212,7 +212,7 @@ def _read(images: Images) -> None:
 
 def _augmented(images: Images) -> None:
     generator = torch.Generator().manual_seed(0)
-    for _, x in images.batches(_order(images), generator):
+    for _, x in images.batches(_order(images), [generator]):
         normal_view(x, AUGMENT, generator)
 
 
