@@ -14,15 +14,15 @@ import os
 import shutil
 import threading
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from components.core.errors import InputError, StepError
 from components.core.storage.interface import MissingObjectError
+from components.core.storage.side_by_side import side_by_side
 
 IN_FLIGHT = 16
 """Files that one store reads or writes side by side: a network file system answers each after a while."""
@@ -145,24 +145,7 @@ class FolderStore:
 
         The items are drawn as files are finished, so a generator keeps no more than those in memory.
         """
-        window: deque[Future[None]] = deque()
-        try:
-            for batch in _batches(items):
-                if len(window) >= IN_FLIGHT:
-                    window.popleft().result()
-                window.append(self._pool.submit(self._put_each, batch))
-            while window:
-                window.popleft().result()
-        finally:
-            for future in window:
-                future.cancel()
-            for future in window:  # nothing may land after the caller cleans up
-                with contextlib.suppress(BaseException):
-                    future.result()
-
-    def _put_each(self, batch: Sequence[tuple[str, bytes]]) -> None:
-        for key, data in batch:
-            self.put(key, data)
+        side_by_side(self.put, items, self._pool, IN_FLIGHT)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Writes the object only where there is none; of several writers one gets True. Raises as `put`."""
