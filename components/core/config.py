@@ -217,7 +217,9 @@ class ComputeConfig(Frozen):
         description="arithmetic of the backbones; the head is float32 always. auto: bfloat16 autocast on GPUs that have it",
     )
     processes: Annotated[int, Field(ge=0)] = Field(
-        0, description="processes that share a step's batches, one a GPU; 0 = as many as there are GPUs, one without"
+        0,
+        description="processes that share a step's batches, one a GPU; 0 = as many as there are GPUs, one without. "
+        "BatchNorm goes by a process's own part of a batch",
     )
     accumulate: Count = Field(
         1,

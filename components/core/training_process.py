@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from importlib import import_module
 from pathlib import Path
 
@@ -19,8 +20,13 @@ def main(job: Path) -> int:
     what = json.loads(job.read_text(encoding="utf-8"))
     try:
         import_module(f"components.{what['step']}.step").main(**what["arguments"])
-    except (InputError, StepError):
-        return 1  # told by the process that started all of them
+    except BaseException as error:
+        if not isinstance(error, InputError | StepError):  # those are told by the process that started all of them
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # At once: taking the process group down would wait for work of the others that will never come.
+        os._exit(1)
     return 0
 
 

@@ -118,7 +118,8 @@ def training_step(compute: ComputeConfig, step: str, **labels: Any) -> Iterator[
         step: its name.
         **labels: what tells tasks of the same step apart.
     """
-    with _left_errors(), joined() as team:
+    # The error is left before the team comes apart, whose other members then fail too.
+    with joined() as team, _left_errors():
         if not team.leads:
             progress.silence()
         with progress.task(step, **labels):
@@ -171,15 +172,19 @@ def start_processes(step: str, config: str, arguments: Mapping[str, Any]) -> boo
 
 
 def _error(folder: Path, step: str, code: int) -> Exception:
-    """The error of the process that failed first; those of the others follow from it."""
-    files = sorted(folder.glob("error-*.json"), key=lambda file: file.stat().st_mtime_ns)
-    if not files:
+    """The error of the process that failed first; those of the others follow from it, and are none of ours."""
+    found = [
+        (not told["known"], file.stat().st_mtime_ns, told)
+        for file in sorted(folder.glob("error-*.json"))
+        for told in [json.loads(file.read_text(encoding="utf-8"))]
+    ]
+    if not found:
         message = (
             f"{step}: a process was ended from outside (code {code}), perhaps for lack of memory; run again to go on"
         )
         progress.emit("failed", kind="step", message=message, step=step)
         return StepError(message)
-    first = json.loads(files[0].read_text(encoding="utf-8"))
+    _, _, first = min(found, key=lambda each: each[:2])
     if first["rank"]:  # the leader has told its own
         progress.emit("failed", kind=first["kind"], message=first["message"], **first["labels"])
     return (InputError if first["kind"] == "input" else StepError)(first["message"])
@@ -196,11 +201,15 @@ def _left_errors() -> Iterator[None]:
             known = isinstance(error, InputError | StepError)
             found = {
                 "rank": int(os.environ["RANK"]),
+                "known": known,
                 "kind": "input" if isinstance(error, InputError) else "step",
                 "message": str(error) if known else " ".join(f"{type(error).__name__}: {error}".split()),
                 "labels": progress.labels(),
             }
-            Path(folder, f"error-{os.environ['RANK']}.json").write_text(json.dumps(found), encoding="utf-8")
+            file = Path(folder, f"error-{os.environ['RANK']}.json")
+            partial = file.with_suffix(".partial")
+            partial.write_text(json.dumps(found), encoding="utf-8")
+            partial.replace(file)
         raise
 
 

@@ -5,6 +5,7 @@ W wells, K treatment classes.
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from components.core.prior.fused_labels import FusedLabels, read_fused_labels
 from components.core.prior.plate_groups import PlateGroups
 from components.core.prior.pseudo_labels import PseudoLabels, select
 from components.core.storage.manifest import Manifest
+
+_STREAM = zlib.crc32(b"pseudo-labels")
+"""Tells these random numbers from those of a training epoch, whose seed may be the same."""
 
 
 class PseudoLabeller:
@@ -74,7 +78,7 @@ class PseudoLabeller:
         """Pseudo-labels before an epoch for every row of the well table: classes, -1 where none, or soft ones (W, K)."""
         config = self._settings.mean_teacher
         classes = len(self._screen.vocabulary.classes)
-        rng = np.random.default_rng((self._seed, epoch))
+        rng = np.random.default_rng((self._seed, epoch, _STREAM))
         team = self._images.team
         # Each process draws the views of its own share of the plates.
         generator = torch.Generator().manual_seed(int(rng.integers(2**62, size=team.size)[team.rank]))

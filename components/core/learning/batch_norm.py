@@ -136,8 +136,8 @@ def _measure(network: nn.Module, layers: list[_BatchNorm], batches: Iterable[Ten
         for hook in hooks:
             hook.remove()
     for layer, measured in moments.items():
-        if measured.mean_C is None or measured.squares_C is None:
-            continue
+        assert measured.mean_C is not None, "a layer that no image passed"
+        assert measured.squares_C is not None
         assert layer.running_mean is not None
         assert layer.running_var is not None
         layer.running_mean.copy_(measured.mean_C)

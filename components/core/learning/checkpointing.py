@@ -17,7 +17,7 @@ from zipfile import is_zipfile
 import torch
 from torch import Tensor
 
-from components.core.errors import InputError, StepError
+from components.core.errors import StepError
 from components.core.learning.team import Team
 from components.core.progress import note, warn
 
@@ -59,7 +59,9 @@ class Checkpoints:
         """Whether it is time to save; every process must ask, and all get the leader's answer."""
         if self._place is None:
             return False
-        return self._team.agreed(time.monotonic() - self._saved >= self._seconds)
+        # While one is still being written, training does not wait for it to begin the next.
+        busy = self._seconds > 0 and self._writing is not None and not self._writing.done()
+        return self._team.agreed(not busy and time.monotonic() - self._saved >= self._seconds)
 
     def save(self, state: State) -> None:
         """Saves a state as it is now; writing goes on in the background. On the leader alone.
@@ -98,8 +100,8 @@ class Checkpoints:
                 file = Path(folder) / "checkpoint.pt"
                 torch.save(state, file)
                 place.write(file)
-        except (OSError, RuntimeError, InputError, StepError) as error:
-            # torch reports a full disk as a RuntimeError of its zip writer.
+        except Exception as error:
+            # Whatever it is (torch reports a full disk as a RuntimeError of its zip writer), the training is worth more.
             reason = " ".join(str(error).split())[:300]
             warn(f"this checkpoint could not be saved ({reason}); training goes on, the one before is kept")
 

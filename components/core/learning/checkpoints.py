@@ -1,4 +1,4 @@
-"""Weights and training state on disk: safetensors for what others read, written whole or not at all. torch only."""
+"""Weights on disk as safetensors, written whole or not at all. torch only."""
 
 from __future__ import annotations
 

@@ -15,19 +15,24 @@ class EpochMeter:
 
     Args:
         images: whose loader may be waited for.
+        earlier: `state` of the epoch's beginning, where it was interrupted.
     """
 
-    def __init__(self, images: Images) -> None:
+    def __init__(self, images: Images, earlier: tuple[float, float, int] | None = None) -> None:
         self._images = images
-        self._begun = time.monotonic()
-        self._waited = images.cache.waited
-        self._sites = 0
+        seconds, waited, self._sites = earlier or (0.0, 0.0, 0)
+        self._begun = time.monotonic() - seconds
+        self._waited = images.cache.waited - waited
         if images.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(images.device)
 
     def saw(self, sites: int) -> None:
         """Counts sites that this process trained on."""
         self._sites += sites
+
+    def state(self) -> tuple[float, float, int]:
+        """Seconds, seconds waited and sites so far."""
+        return time.monotonic() - self._begun, self._images.cache.waited - self._waited, self._sites
 
     def measured(self) -> dict[str, float]:
         """Figures of the epoch so far, for its record; the device's work must have ended.

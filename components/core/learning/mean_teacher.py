@@ -155,6 +155,9 @@ class PairEpoch:
         self._losses = torch.zeros(len(self._batches), device=images.device)
         self._done = 0
         """steps of the epoch that are done"""
+        self._meter: EpochMeter | None = None
+        self._measured: tuple[float, float, int] | None = None
+        """what an interrupted epoch had measured"""
 
     def run(self, after_step: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Runs the epoch, or the rest of it.
@@ -175,7 +178,7 @@ class PairEpoch:
         wells = iter(torch.split(well_S, [len(sites) for sites in flat]))
         taken = images.batches(flat)
         statistics = StatisticsOfParts([pair.student, pair.teacher], len(self._slots.own))
-        meter = EpochMeter(images)
+        meter = self._meter = EpochMeter(images, self._measured)
         pair.student.train()
         pair.teacher.train()
         for of_step in parts:
@@ -230,7 +233,8 @@ class PairEpoch:
         images, config, pair = self._images, self._config, self._pair
         plate_B = self._plate_W[well_B]
         target_L = self._target_W[well_B[:labelled]]
-        weight = config.pseudo_label_weight if self._pseudo_W is not None else 0.0
+        has_pseudo_labels = self._pseudo_W is not None and labelled < len(x)
+        weight = config.pseudo_label_weight if has_pseudo_labels else 0.0
         of_labelled = self._slots.weight(labelled, sizes[0])
         of_others = self._slots.weight(len(x) - labelled, sizes[1])
         of_all = self._slots.weight(len(x), sum(sizes))
@@ -247,7 +251,7 @@ class PairEpoch:
             teacher_BK = torch.cat([pair.teacher(part) for part in torch.split(hard_B, parts)])
         strength = config.consistency_weight * ramp(self._time, config.ramp_epochs)
         loss = loss + strength * consistency(easy_BK, teacher_BK) * of_all
-        if self._pseudo_W is not None and labelled < len(x):
+        if self._pseudo_W is not None and has_pseudo_labels:
             pseudo = pseudo_label_loss(easy_BK[labelled:], self._pseudo_W[well_B[labelled:]])
             loss = loss + weight * pseudo * of_others
         return loss
@@ -259,13 +263,15 @@ class PairEpoch:
             "random": self._random.state(),
             "done": self._done,
             "losses": team.gathered(self._losses.cpu()),
+            "measured": None if self._meter is None else self._meter.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Puts the epoch back to where `state` told; its batches are those of its seed."""
-        self._slots.restore(self._random.of_views, state["random"]["views"])
+        self._random.restore(state["random"])
         self._done = state["done"]
         self._losses = state["losses"][self._images.team.rank].to(self._images.device)
+        self._measured = state["measured"]
 
 
 def _mixed_batches(

@@ -20,7 +20,7 @@ from components.core import progress
 from components.core.learning.checkpointing import Checkpoints
 from components.core.learning.inference import Images, well_logits
 from components.core.learning.mean_teacher import Pair, PairEpoch, Wells
-from components.core.learning.micro_batches import Replica, Slots, running_statistics
+from components.core.learning.micro_batches import Replica, Slots, restore_statistics, statistics_of_all
 from components.core.learning.precision import prepare
 from components.core.learning.schedules import CycleSchedule
 from components.core.learning.selection import Best, Score
@@ -142,9 +142,15 @@ class _Training:
         self._classes, self._epochs, self._fold, self._refresh = classes, epochs, fold, refresh
         self._schedule = CycleSchedule.of(settings.mean_teacher, cell_type)
         self._slots = Slots(images.team, settings.compute.accumulate)
-        for pair in pairs:
-            for network in (pair.student, pair.teacher):
-                prepare(network, settings.compute, images.device)
+        self._networks = [network for pair in pairs for network in (pair.student, pair.teacher)]
+        for network in self._networks:
+            prepare(network, settings.compute, images.device)
+        self._slots.warn_of_small_parts(
+            **{
+                "mean_teacher.labelled_batch": settings.mean_teacher.labelled_batch,
+                "mean_teacher.unlabelled_batch": settings.mean_teacher.unlabelled_batch,
+            }
+        )
         self._replicas = [Replica(pair.student, self._slots) for pair in pairs]
         self._selects = settings.mean_teacher.selection != "last" and len(validation) > 0
         self._keeps = keep_best and self._selects
@@ -243,10 +249,9 @@ class _Training:
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on; every process must ask."""
-        networks = [network for pair in self._pairs for network in (pair.student, pair.teacher)]
-        self._images.team.average_(running_statistics(networks))
         return {
             "epoch": self.epoch,
+            "statistics": statistics_of_all(self._networks, self._images.team),
             "pairs": [
                 {"student": pair.student.state_dict(), "teacher": pair.teacher.state_dict(), "step": pair.step}
                 for pair in self._pairs
@@ -271,6 +276,7 @@ class _Training:
             pair.student.load_state_dict(own["student"])
             pair.teacher.load_state_dict(own["teacher"])
             pair.step = own["step"]
+        restore_statistics(self._networks, state["statistics"], self._images.team)
         for kept, own in zip(self._kept.values(), state["kept"], strict=True):
             kept.student, kept.teacher, kept.best.score = own["student"], own["teacher"], own["best"]
         self._best_teachers.score = state["best_teachers"]

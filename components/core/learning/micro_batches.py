@@ -19,9 +19,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from components.core.learning.team import Team
+from components.core.progress import warn
 
 LEAST = 2
 """Wells of a slot: BatchNorm has no variance of one value, which a single image may give at 1 x 1 pixels."""
+FEW = 8
+"""Images of a slot below which its mean and variance are poor."""
 _N = TypeVar("_N", bound=np.generic)
 
 
@@ -53,6 +56,15 @@ class Slots:
             batch = np.resize(batch, LEAST * self.count)
         parts = np.array_split(batch, self.count)
         return [parts[slot] for slot in self.own]
+
+    def warn_of_small_parts(self, **batches: int) -> None:
+        """Says where BatchNorm would have few images to go by; the batches are settings by name, in wells."""
+        for name, wells in batches.items():
+            if self.count > 1 and wells // self.count < FEW:
+                warn(
+                    f"{name} {wells} in {self.count} parts ({self.team.size} processes of {self.accumulate}) leaves BatchNorm "
+                    f"{wells / self.count:.3g} images at a time; raise it, or lower compute.processes or compute.accumulate"
+                )
 
     def size(self, batch: NDArray[_N]) -> int:
         """How many wells all parts of a batch hold together."""
@@ -116,6 +128,20 @@ def running_statistics(networks: Sequence[nn.Module]) -> list[Tensor]:
     return [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var) if buffer is not None]
 
 
+def statistics_of_all(networks: Sequence[nn.Module], team: Team) -> list[list[Tensor]]:
+    """The running statistics of every process, by rank, not averaged; every process must ask. Empty for one by itself."""
+    if team.size == 1:
+        return []
+    return team.gathered([buffer.cpu() for buffer in running_statistics(networks)])
+
+
+def restore_statistics(networks: Sequence[nn.Module], statistics: Sequence[Sequence[Tensor]], team: Team) -> None:
+    """Puts this process's running statistics back to what `statistics_of_all` told."""
+    if statistics:
+        for buffer, own in zip(running_statistics(networks), statistics[team.rank], strict=True):
+            buffer.copy_(own)
+
+
 class StatisticsOfParts:
     """Running statistics of a step in parts: each part starts from the step's own, and the mean of all parts stays.
 
@@ -129,11 +155,13 @@ class StatisticsOfParts:
     @contextmanager
     def step(self) -> Iterator[AbstractContextManager[None]]:
         """Around a step; gives the context of a part, to be entered for each."""
+        if not self._buffers:
+            yield nullcontext()
+            return
         before = [buffer.clone() for buffer in self._buffers]
         total = [torch.zeros_like(buffer) for buffer in self._buffers]
         yield _Part(self._buffers, before, total)
-        for buffer, sum_ in zip(self._buffers, total, strict=True):
-            buffer.copy_(sum_ / self._parts)
+        torch._foreach_copy_(self._buffers, torch._foreach_div(total, float(self._parts)))
 
 
 class _Part(AbstractContextManager[None]):
@@ -143,9 +171,7 @@ class _Part(AbstractContextManager[None]):
         self._buffers, self._before, self._total = buffers, before, total
 
     def __enter__(self) -> None:
-        for buffer, start in zip(self._buffers, self._before, strict=True):
-            buffer.copy_(start)
+        torch._foreach_copy_(self._buffers, self._before)
 
     def __exit__(self, *_: object) -> None:
-        for buffer, sum_ in zip(self._buffers, self._total, strict=True):
-            sum_.add_(buffer)
+        torch._foreach_add_(self._total, self._buffers)

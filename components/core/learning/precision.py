@@ -27,7 +27,10 @@ def precision_of(compute: ComputeConfig, device: torch.device) -> Precision:
 
 def arithmetic(compute: ComputeConfig, device: torch.device, processes: int) -> str:
     """What decides a result's digits beside settings, data and code, as text for a key."""
-    return f"{precision_of(compute, device)}, batches in {processes * compute.accumulate}"
+    compiled = ", compiled" if compute.compile else ""
+    return (
+        f"{device.type} {precision_of(compute, device)}, {processes} processes of {compute.accumulate} parts{compiled}"
+    )
 
 
 def prepare(network: Classifier, compute: ComputeConfig, device: torch.device) -> None:
@@ -38,7 +41,11 @@ def prepare(network: Classifier, compute: ComputeConfig, device: torch.device) -
     """
     network.to(memory_format=torch.channels_last)
     network.autocasts = precision_of(compute, device) == "bfloat16"
+    if device.type == "cuda":
+        # A killed step must end as an undisturbed one, so convolutions add up in one order; and float32 is float32.
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = False
     if compute.compile:
         if device.type != "cuda":
             raise InputError("compute.compile: there is no GPU here; set it to false")
-        network.compile()
+        network.backbone.compile()

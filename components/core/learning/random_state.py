@@ -29,6 +29,9 @@ class RandomState:
         views = seed if isinstance(seed, int) else int(self.of_sites.integers(2**62))
         self.of_views: list[Generator] = slots.generators(views)
         self._slots = slots
+        if slots.team.size > 1:
+            # Processes start with equal weights, and so from one seed; from here on each drops what it drops.
+            torch.manual_seed(views + slots.team.rank)
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
@@ -40,16 +43,20 @@ class RandomState:
         return {
             "sites": self._epoch,
             "views": self._slots.states(self.of_views),
-            # Drop-out and its like draw from torch's own stream.
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "layers": self._slots.team.gathered(_of_layers()),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Puts all streams back, that of the sites to the start of the epoch."""
         self.of_sites.bit_generator.state = state["sites"]
         self._slots.restore(self.of_views, state["views"])
-        torch.set_rng_state(state["torch"])
-        if state["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda"])
+        on_cpu, on_gpu = state["layers"][self._slots.team.rank]
+        torch.set_rng_state(on_cpu)
+        if on_gpu is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(on_gpu)
         self.begin_epoch()
+
+
+def _of_layers() -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Torch's own streams, from which drop-out and its like draw: of the CPU, and of this process's GPU."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None

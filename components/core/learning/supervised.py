@@ -23,7 +23,14 @@ from components.core.learning.checkpointing import Checkpoints
 from components.core.learning.epoch_meter import EpochMeter
 from components.core.learning.inference import Images, well_logits
 from components.core.learning.loader import random_site_batches
-from components.core.learning.micro_batches import Replica, Slots, StatisticsOfParts, running_statistics
+from components.core.learning.micro_batches import (
+    Replica,
+    Slots,
+    StatisticsOfParts,
+    restore_statistics,
+    running_statistics,
+    statistics_of_all,
+)
 from components.core.learning.network import Classifier
 from components.core.learning.precision import prepare
 from components.core.learning.random_state import RandomState
@@ -125,6 +132,7 @@ class _Training:
             fused=True,
         )
         self._slots = Slots(images.team, compute.accumulate)
+        self._slots.warn_of_small_parts(**{"pretrain.batch_size": config.batch_size})
         self._replica = Replica(network, self._slots)
         self._random = RandomState(seed, self._slots)
         self._best = Best()
@@ -135,6 +143,9 @@ class _Training:
         self._of_epoch = 0
         """steps of the epoch that are done"""
         self._losses: torch.Tensor | None = None
+        self._meter: EpochMeter | None = None
+        self._measured: tuple[float, float, int] | None = None
+        """what an interrupted epoch had measured"""
         self._begun = time.monotonic()
 
     def run_epoch(self, checkpoints: Checkpoints) -> dict[str, Any]:
@@ -152,7 +163,7 @@ class _Training:
         target_S = self._target_W[torch.from_numpy(images.table.well_S[sites_S]).to(images.device)]
         targets = iter(torch.split(target_S, [len(part) for part in parts]))
         statistics = StatisticsOfParts([self._network], len(self._slots.own))
-        meter = EpochMeter(images)
+        meter = self._meter = EpochMeter(images, self._measured)
         self._network.train()
         taken = images.batches(parts, self._random.of_views)
         for batch in left:
@@ -184,7 +195,7 @@ class _Training:
             "accuracy": self._validate(),
             **measured,
         }
-        self.epoch, self._of_epoch, self._losses = epoch + 1, 0, None
+        self.epoch, self._of_epoch, self._losses, self._measured = epoch + 1, 0, None, None
         self._random.begin_epoch()
         record["seconds_left"] = (time.monotonic() - self._begun) / self.epoch * (config.epochs - self.epoch)
         self.history.append(record)
@@ -210,10 +221,10 @@ class _Training:
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on; every process must ask."""
-        self._images.team.average_(running_statistics([self._network]))
         assert self._losses is not None
         return {
             "network": self._network.state_dict(),
+            "statistics": statistics_of_all([self._network], self._images.team),
             "optimiser": self._optimiser.state_dict(),
             "random": self._random.state(),
             "epoch": self.epoch,
@@ -223,6 +234,7 @@ class _Training:
             "best": float(self._best.score),
             "best_state": self.best_state,
             "history": self.history,
+            "measured": None if self._meter is None else self._meter.state(),
             "seconds": time.monotonic() - self._begun,
         }
 
@@ -230,11 +242,12 @@ class _Training:
         """Puts everything back to what `state` told."""
         team, device = self._images.team, self._images.device
         self._network.load_state_dict(state["network"])
+        restore_statistics([self._network], state["statistics"], team)
         self._optimiser.load_state_dict(state["optimiser"])
         self._random.restore(state["random"])
         self.epoch, self._of_epoch, self._step = state["epoch"], state["of_epoch"], state["step"]
         self._losses = state["losses"][team.rank].to(device)
         self._best.score = state["best"]
         self.best_state = state["best_state"]
-        self.history = state["history"]
+        self.history, self._measured = state["history"], state["measured"]
         self._begun = time.monotonic() - state["seconds"]

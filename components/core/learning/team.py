@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed
 
 T = TypeVar("T")
-_LONGEST_WAIT = timedelta(hours=24)
+_LONGEST_WAIT = timedelta(hours=1)
 """Others wait while the leader fetches or writes; torchrun ends all when one dies, so that nobody waits in vain."""
 _CPU = torch.device("cpu")
 
@@ -49,7 +49,7 @@ class Team:
         return told[0]
 
     def gathered(self, value: T) -> list[T]:
-        """The values of all processes by rank, on all."""
+        """The values of all processes by rank, on all; every process must ask."""
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
@@ -57,7 +57,7 @@ class Team:
         return found
 
     def summed(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The sum of the processes' arrays of one shape, on all."""
+        """The sum of the processes' arrays of one shape, on all; every process must ask."""
         if self.size == 1:
             return array
         total = torch.from_numpy(np.array(array))
@@ -65,12 +65,14 @@ class Team:
         return total.numpy()
 
     def average_(self, tensors: Sequence[Tensor]) -> None:
-        """Replaces tensors by their mean over the processes, in place."""
-        if self.size == 1:
+        """Replaces tensors of one type by their mean over the processes, in place; every process must ask."""
+        if self.size == 1 or not tensors:
             return
-        for tensor in tensors:
-            distributed.all_reduce(tensor)
-            tensor.div_(self.size)
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])  # one exchange instead of hundreds
+        distributed.all_reduce(flat)
+        means = torch.split(flat / self.size, [tensor.numel() for tensor in tensors])
+        for tensor, mean in zip(tensors, means, strict=True):
+            tensor.copy_(mean.view_as(tensor))
 
 
 def is_started_by_torchrun() -> bool:
@@ -89,7 +91,6 @@ def joined() -> Iterator[Team]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     # What all agree on is small and must not wait for the GPUs' queues, so it goes by gloo.
     distributed.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=_LONGEST_WAIT)
-    try:
-        yield Team(distributed.get_rank(), distributed.get_world_size())
-    finally:
-        distributed.destroy_process_group()
+    yield Team(distributed.get_rank(), distributed.get_world_size())
+    # Not after an error: taking NCCL down waits for work of the others that will never come.
+    distributed.destroy_process_group()

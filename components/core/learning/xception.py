@@ -44,14 +44,16 @@ class Block(nn.Module):
             layers.append(nn.MaxPool2d(3, stride, padding=1))
         self.body = nn.Sequential(*layers)
         self.shortcut: nn.Module = nn.Identity()
+        self._stride = stride
         if stride > 1 or widths[0] != widths[-1]:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(widths[0], widths[-1], 1, stride=stride, bias=False), nn.BatchNorm2d(widths[-1])
-            )
+            self.shortcut = nn.Sequential(nn.Conv2d(widths[0], widths[-1], 1, bias=False), nn.BatchNorm2d(widths[-1]))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Adds the body to the shortcut."""
-        out: Tensor = self.body(x_BCHW) + self.shortcut(x_BCHW)
+        # A 1x1 convolution with a stride is one without of every other pixel; oneDNN's strided one corrupts memory in
+        # backward where it has few channels (torch 2.14, channels last).
+        strided_BCHW = x_BCHW[:, :, :: self._stride, :: self._stride] if self._stride > 1 else x_BCHW
+        out: Tensor = self.body(x_BCHW) + self.shortcut(strided_BCHW)
         return out
 
 
@@ -100,4 +102,4 @@ class Xception(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Embeddings, shape (B, E), of standardised images, shape (B, C, H, W)."""
         x = self.exit(self.middle(self.entry(self.stem(x_BCHW))))
-        return torch.mean(x, dim=(2, 3))
+        return torch.mean(x.float(), dim=(2, 3))  # under autocast too: the mean is what the head and the user get

@@ -135,7 +135,8 @@ def fetch_finished(store: ObjectStorage, place: str, outputs: Mapping[str, Path]
 def _record(store: ObjectStorage, place: str, made: Mapping[str, Path], damaged: bytes | None) -> None:
     """Uploads under a name of this attempt, then makes it the finished one unless another attempt is."""
     attempt = uuid.uuid4().hex
-    won = False
+    lost = False
+    recording = False
     try:
         described = {}
         for name, path in made.items():
@@ -148,9 +149,11 @@ def _record(store: ObjectStorage, place: str, made: Mapping[str, Path], damaged:
         if damaged is not None:
             _discard(store, place, damaged)
         done = Finished(attempt=attempt, outputs=described)
-        won = store.put_if_absent(f"{place}/done.json", done.model_dump_json(indent=1).encode())
+        recording = True
+        lost = not store.put_if_absent(f"{place}/done.json", done.model_dump_json(indent=1).encode())
     finally:
-        if not won:
+        # Where the answer to the record was lost, the store may have taken it: `store gc` tells.
+        if lost or not recording:
             _forget(store, place, attempt)
 
 

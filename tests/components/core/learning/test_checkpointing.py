@@ -30,6 +30,7 @@ def test_it_is_time_after_so_many_seconds_and_again_after_so_many_more(tmp_path,
     saved = []
     for now in (100.0, 399.0, 400.0, 401.0, 699.0, 700.5):
         checkpoints.save_if_due(lambda now=now: saved.append(now) or {})
+        checkpoints._wait()
     assert saved == [400.0, 700.5]
     checkpoints.close()
 
@@ -109,3 +110,23 @@ def test_reading_a_checkpoint_runs_no_code(tmp_path, capsys):
     assert Checkpoints(LocalPlace(tmp_path)).resume() is None
     assert not (tmp_path / "sprung").exists()
     assert "starting from the beginning" in capsys.readouterr().out
+
+
+def test_training_does_not_wait_for_a_checkpoint_that_is_still_being_written(tmp_path, monkeypatch):
+    now, may_write = 0.0, threading.Event()
+    monkeypatch.setattr(checkpointing.time, "monotonic", lambda: now)
+
+    class Slow(LocalPlace):
+        def write(self, file: Path) -> None:
+            may_write.wait(10)
+
+    checkpoints = Checkpoints(Slow(tmp_path), 300)
+    now = 301.0
+    assert checkpoints.due()
+    checkpoints.save({})
+    now = 700.0
+    assert not checkpoints.due()
+    may_write.set()
+    checkpoints._wait()
+    assert checkpoints.due()
+    checkpoints.close()

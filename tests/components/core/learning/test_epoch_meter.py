@@ -33,9 +33,18 @@ def test_sites_of_all_processes_and_the_share_of_time_that_was_waited(monkeypatc
     meter.saw(10)
     images.cache.waited += 1.0
     now = 14.0
-    measured = meter.measured()
+    measured, meter_state = meter.measured(), meter.state()
     assert measured["sites_per_s"] == pytest.approx(2 * 40 / 4)
     assert (measured["seconds"], measured["data_wait"]) == (4.0, pytest.approx(0.25))
+    now = 20.0
+    images.cache.waited = 0.0
+    resumed = EpochMeter(images, meter_state)
+    now = 24.0
+    images.cache.waited = 1.0
+    resumed.saw(40)
+    assert resumed.measured()["seconds"] == 8.0
+    assert resumed.measured()["sites_per_s"] == pytest.approx(2 * 80 / 8)
+    assert resumed.measured()["data_wait"] == pytest.approx(2 / 8)
     assert 0.01 < measured["peak_memory_gib"] < 64  # of this process, which has loaded torch
 
 

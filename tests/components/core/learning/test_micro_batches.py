@@ -111,3 +111,9 @@ def test_a_single_part_does_not_touch_running_statistics():
     with StatisticsOfParts([network], 1).step() as part_of_step, part_of_step:
         network(torch.ones(4, 3, 2, 2) * 10)
     assert torch.allclose(network[0].running_mean, torch.ones(3))
+
+
+@pytest.mark.parametrize(("wells", "accumulate", "told"), [(16, 2, False), (15, 2, True), (4, 1, False)])
+def test_parts_that_leave_batch_norm_few_images_are_told(capsys, wells, accumulate, told):
+    Slots(Team(), accumulate).warn_of_small_parts(**{"pretrain.batch_size": wells})
+    assert ("pretrain.batch_size 15 in 2 parts" in capsys.readouterr().out) == told

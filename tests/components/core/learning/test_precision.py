@@ -26,11 +26,14 @@ def test_auto_is_bfloat16_on_gpus_that_have_it_alone(monkeypatch):
     assert precision_of(ComputeConfig(precision="float32"), GPU) == "float32"
 
 
-def test_the_key_knows_precision_and_parts_but_not_who_computes_them():
-    two = ComputeConfig(accumulate=2)
-    assert arithmetic(two, CPU, 1) == arithmetic(ComputeConfig(), CPU, 2) != arithmetic(ComputeConfig(), CPU, 1)
-    assert arithmetic(ComputeConfig(precision="bfloat16"), CPU, 1) != arithmetic(ComputeConfig(), CPU, 1)
-    assert arithmetic(ComputeConfig(checkpoint_seconds=1), CPU, 1) == arithmetic(ComputeConfig(), CPU, 1)
+def test_the_key_knows_what_changes_digits_and_nothing_else():
+    plain = arithmetic(ComputeConfig(), CPU, 1)
+    for changed in ({"precision": "bfloat16"}, {"accumulate": 2}, {"compile": True}):
+        assert arithmetic(ComputeConfig(**changed), CPU, 1) != plain
+    assert arithmetic(ComputeConfig(), CPU, 2) != plain
+    assert arithmetic(ComputeConfig(), GPU, 1) != arithmetic(ComputeConfig(precision="float32"), CPU, 1)
+    for unchanged in ({"checkpoint_seconds": 1}, {"processes": 1}, {"precision": "float32"}):
+        assert arithmetic(ComputeConfig(**unchanged), CPU, 1) == plain
 
 
 @pytest.mark.parametrize("head", ["arcface", "softmax"])

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
+from torch.nn import functional
 
-from components.core.config import AugmentConfig, StandardiseConfig
+from components.core.config import AugmentConfig, ComputeConfig, StandardiseConfig
+from components.core.learning.network import Classifier
 from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
 from components.finetune.step import run as finetune
 from components.pretrain.step import run as pretrain
@@ -28,6 +31,17 @@ TEACHING: MeanTeacherSettings = MEAN_TEACHER.model_copy(
         "mean_teacher": MEAN_TEACHER.mean_teacher.model_copy(update={"pseudo_labels": "soft", "labelled_batch": 12}),
     }
 )
+
+
+@pytest.fixture(autouse=True)
+def dropping(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks that draw random numbers themselves, from torch's own stream."""
+    embed = Classifier.embed
+
+    def dropped(network: Classifier, x_BCHW: Tensor) -> Tensor:
+        return functional.dropout(embed(network, x_BCHW), 0.1, network.training)
+
+    monkeypatch.setattr(Classifier, "embed", dropped)
 
 
 def results(folder: Path) -> dict[str, Any]:
@@ -78,6 +92,19 @@ def test_pretrain(screen, tmp_path):
     for n in range(1, saves):
         assert run_to_the_end(work, tmp_path / f"once-{n}", [n]) == whole
     assert run_to_the_end(work, tmp_path / "often", [1] * (saves - 1)) == whole
+
+
+def test_pretrain_in_parts(screen, tmp_path):
+    """Every part of a batch has random numbers of its own."""
+    store, manifest = screen
+    settings = PRETRAINING.model_copy(update={"compute": ComputeConfig(accumulate=2)})
+
+    def work(out: Path, checkpoints: Any) -> None:
+        pretrain(settings, store, manifest, 0, "slim", out / "weights", checkpoints=checkpoints)
+
+    whole, saves = uninterrupted(work, tmp_path / "whole")
+    for n in (1, saves // 2, saves - 1):
+        assert run_to_the_end(work, tmp_path / f"once-{n}", [n]) == whole
 
 
 @pytest.fixture(scope="module")
