@@ -27,7 +27,10 @@ from tests.components.core.storage.aged_store import AgedStore
 from tests.tiny_screen import CONFIG, TinyScreen
 
 TWO_DAYS = timedelta(days=2)
-ONE_EXPERIMENT = ("HUVEC-01",)
+FOREIGN = {
+    "models/champion.json", "finished/elsewhere", "notes.txt", "runs/readme", "plates/by-hand/plate.json",
+    "copies/2026-11-24.tar", f"copies/{1:064x}.json", f"copies/of-mine/{1:064x}.json", f"fingerprints/{1:064x}",
+}  # fmt: skip
 
 
 def pack(store: ObjectStore, folder: Path, source: Path, run: str = "") -> Manifest:
@@ -81,7 +84,11 @@ def two(store: ObjectStore, screen: Path, tmp_path: Path) -> tuple[Manifest, set
         target.write_bytes(path.read_bytes())
     image = other.image("HUVEC-01", 1, "B03", 1, 1)
     image.write_bytes(other.image("HUVEC-01", 1, "B04", 1, 1).read_bytes())
+    copies = {key: store.get(key) for key in needed if key.startswith("copies/")}
     pack(store, tmp_path, other.root)
+    # The changed image is as large as the other, so what led to the run's plate leads to the later one now.
+    (taken_over,) = [key for key, content in copies.items() if store.get(key) != content]
+    needed.remove(taken_over)
     finish_step(store, tmp_path, "unneeded")
     kept = next(key for key in needed if key.endswith("done.json")).removesuffix("/done.json")
     for key in (
@@ -91,19 +98,18 @@ def two(store: ObjectStore, screen: Path, tmp_path: Path) -> tuple[Manifest, set
         f"finished/pretrain/{5:064x}/{3:032x}/weights/w",
     ):
         store.put(key, b"1")
-    foreign = {"models/champion.json", "finished/elsewhere", "notes.txt", "runs/readme", "plates/by-hand/plate.json"}
-    for key in foreign:
+    for key in FOREIGN:
         store.put(key, b"not ours")
-    return manifest, needed | foreign
+    return manifest, needed | FOREIGN
 
 
 def test_what_the_run_names_and_what_is_not_ours_stays_and_nothing_else(store, two):
-    _, stays = two
+    manifest, stays = two
     aged = AgedStore(store)
     claims, garbage = collected(aged)
     assert {item.kind for item in garbage} == {
         "plate",
-        "fingerprint",
+        "plate lead",
         "finished output",
         "unused attempt",
         "checkpoint",
@@ -114,6 +120,9 @@ def test_what_the_run_names_and_what_is_not_ours_stays_and_nothing_else(store, t
     left = set(store.list())
     assert left >= stays
     assert {key.split("/")[0] for key in left - stays} == {"fingerprints"}
+    leads = [key for key in left if key.startswith(("fingerprints/", "copies/")) and key not in FOREIGN]
+    assert leads
+    assert {json.loads(store.get(key))["prefix"] for key in leads} <= {plate.prefix for plate in manifest.plates}
     assert (told, swept.spared) == (garbage, [])
     assert swept.objects == sum(item.objects for item in garbage)
     assert swept.size == sum(item.size for item in garbage)
@@ -207,6 +216,33 @@ def test_a_plate_that_a_run_is_about_to_name_is_spared(store, two, tmp_path):
     assert "plate" not in [item.kind for item in collected(aged)[1]]
     summary = normalize_run(CONFIG, tmp_path / "other", store, *(tmp_path / name for name in "abc"))
     assert summary.packed == 0
+
+
+def test_what_leads_to_a_plate_that_is_spared_is_spared_too(store, two):
+    aged = AgedStore(store)
+    claims, garbage = collected(aged)
+    (plate,) = [item for item in garbage if item.kind == "plate"]
+    leads = [item.prefix for item in garbage if item.kind == "plate lead"]
+    assert [key.split("/")[0] for key in leads] == ["copies"]
+    aged.touch(f"{plate.prefix}/plate.json")
+    assert [item.prefix for item in sweep(aged, garbage, claims, TWO_DAYS).spared] == [plate.prefix, *leads]
+    assert store.exists(leads[0])
+    aged.grow_old()
+    collect(aged)
+    assert not store.exists(leads[0])
+
+
+def test_a_plate_goes_with_both_kinds_of_leads_to_it(store, two, tmp_path):
+    summary = normalize_run(CONFIG, tmp_path / "other", store, *(tmp_path / name for name in "abc"))
+    assert summary.packed == 0
+    aged = AgedStore(store)
+    garbage = collected(aged)[1]
+    (plate,) = [item.prefix for item in garbage if item.kind == "plate"]
+    leads = [item.prefix for item in garbage if item.kind == "plate lead"]
+    assert sorted(key.split("/")[0] for key in leads) == ["copies", "fingerprints"]
+    assert {json.loads(store.get(key))["prefix"] for key in leads} == {plate}
+    collect(aged)
+    assert not {plate, *leads} & {item for key in store.list() for item in (key, "/".join(key.split("/")[:2]))}
 
 
 def test_two_removals_at_once_both_end(store, two):
