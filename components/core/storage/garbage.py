@@ -77,7 +77,7 @@ class Contents:
         finished: finished outputs with all attempts, by place.
         attempts: the attempts of each, by name.
         checkpoints: by place.
-        uploads: uploads in parts that have not ended.
+        uploads: uploads that have not ended.
         others: objects of another form below our prefixes, which are left alone.
     """
 
@@ -218,7 +218,7 @@ def find_garbage(
             found.append(_all(pile, "checkpoint", place))
     for upload in contents.uploads:
         if upload.started <= cutoff:
-            found.append(Garbage("unfinished upload", upload.key, 1, 0, upload.started, upload=upload))
+            found.append(Garbage("unfinished upload", upload.key, 1, upload.size, upload.started, upload=upload))
     return found
 
 

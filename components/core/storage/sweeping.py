@@ -119,6 +119,7 @@ def _remove(store: ObjectInventory, item: Garbage, cutoff: datetime, swept: Swep
     """Deletes one thing unless it has become young; returns whether it is gone."""
     if item.upload is not None:
         store.give_up_upload(item.upload)
+        swept.size += item.size
         return True
     if item.kind == "plate lead":
         objects = [found for found in store.scan(item.prefix) if found.key == item.prefix]

@@ -15,6 +15,7 @@ from components.core.storage import sweeping
 from components.core.storage.checkpoint_place import CheckpointPlace
 from components.core.storage.claims import Claims
 from components.core.storage.finished import fetch_finished, run_once
+from components.core.storage.folder_store import FolderStore
 from components.core.storage.garbage import Garbage
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
@@ -33,9 +34,9 @@ FOREIGN = {
 }  # fmt: skip
 
 
-def pack(store: ObjectStore, folder: Path, source: Path, run: str = "") -> Manifest:
+def pack(store: ObjectStore | FolderStore, folder: Path, source: Path, run: str = "") -> Manifest:
     """What normalize leaves, with a record where a run is named."""
-    config = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"prefix": store.prefix})})
+    config = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"bucket": store.uri("")})})
     paths = [folder / name for name in ("s.json", "h.json", "l.csv")]
     record = {"whole_config": RUN.model_dump_json(), "lineage": json.dumps({"run": run})} if run else {}
     normalize(config.model_dump_json(), str(source), *map(str, paths), **record)
@@ -43,7 +44,11 @@ def pack(store: ObjectStore, folder: Path, source: Path, run: str = "") -> Manif
 
 
 def finish_step(
-    store: ObjectStore, folder: Path, name: str, told: Callable[[str], None] = lambda _: None, text: str = "weights"
+    store: ObjectStore | FolderStore,
+    folder: Path,
+    name: str,
+    told: Callable[[str], None] = lambda _: None,
+    text: str = "weights",
 ) -> bool:
     """A step that leaves a folder of one file; returns whether it was fetched."""
 
@@ -66,13 +71,24 @@ def collect(store: AgedStore) -> Swept:
     return sweep(store, garbage, claims, TWO_DAYS)
 
 
+@pytest.fixture
+def store(
+    request: pytest.FixtureRequest, store: ObjectStore, tmp_path_factory: pytest.TempPathFactory
+) -> ObjectStore | FolderStore:
+    """A bucket's prefix; a folder as well for tests `of_either_kind`."""
+    return FolderStore(tmp_path_factory.mktemp("store")) if getattr(request, "param", "") == "folder" else store
+
+
+of_either_kind = pytest.mark.parametrize("store", ["bucket", "folder"], indirect=True)
+
+
 @pytest.fixture(scope="module")
 def screen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return TinyScreen(tmp_path_factory.mktemp("screen") / "screen").root
 
 
 @pytest.fixture
-def two(store: ObjectStore, screen: Path, tmp_path: Path) -> tuple[Manifest, set[str]]:
+def two(store: ObjectStore | FolderStore, screen: Path, tmp_path: Path) -> tuple[Manifest, set[str]]:
     """A run with a finished step, and plates, an output, a checkpoint and an attempt that are of no run."""
     manifest = pack(store, tmp_path, screen, run="mine-1")
     finish_step(store, tmp_path, "needed", lambda place: record_step(store, manifest, place, "pretrain", 0, None, "a"))
@@ -103,6 +119,7 @@ def two(store: ObjectStore, screen: Path, tmp_path: Path) -> tuple[Manifest, set
     return manifest, needed | FOREIGN
 
 
+@of_either_kind
 def test_what_the_run_names_and_what_is_not_ours_stays_and_nothing_else(store, two):
     manifest, stays = two
     aged = AgedStore(store)
@@ -159,6 +176,7 @@ def test_one_young_object_keeps_its_plate_and_its_output(store, two):
     assert set(store.list()) >= stays
 
 
+@of_either_kind
 def test_a_removal_that_is_cut_short_leaves_nothing_whole_and_is_gone_on_with(store, two, monkeypatch):
     _, stays = two
     aged = AgedStore(store)
@@ -204,6 +222,7 @@ def test_what_a_run_records_while_the_user_thinks_is_spared(store, two, tmp_path
     assert finish_step(store, tmp_path, "unneeded") is True
 
 
+@of_either_kind
 def test_a_plate_that_a_run_is_about_to_name_is_spared(store, two, tmp_path):
     """Packing found the plate in the store; the manifest that names it is not written yet."""
     aged = AgedStore(store)
@@ -232,6 +251,7 @@ def test_what_leads_to_a_plate_that_is_spared_is_spared_too(store, two):
     assert not store.exists(leads[0])
 
 
+@of_either_kind
 def test_a_plate_goes_with_both_kinds_of_leads_to_it(store, two, tmp_path):
     summary = normalize_run(CONFIG, tmp_path / "other", store, *(tmp_path / name for name in "abc"))
     assert summary.packed == 0
@@ -305,6 +325,27 @@ def test_an_attempt_that_wins_meanwhile_stays(store, two):
     assert attempt in sweep(aged, attempts, claims, TWO_DAYS).spared
 
 
+@pytest.mark.parametrize("store", ["folder"], indirect=True)
+def test_what_killed_writers_left_in_a_folder_goes_and_so_do_emptied_folders(store, two):
+    manifest, _ = two
+    (plate,) = [item.prefix for item in collected(AgedStore(store))[1] if item.kind == "plate"]
+    stays = f"{manifest.plates[0].prefix}/.{1:032x}-7-1.partial"
+    for key in (stays, f"{plate}/B/03/.{1:032x}-7-2.partial", f"notes/.{1:032x}-7-3.partial"):
+        store.local_path(key).parent.mkdir(parents=True, exist_ok=True)
+        store.local_path(key).write_bytes(b"half")
+    collect(AgedStore(store, days=1))
+    assert len(list(store.unfinished_uploads("plates/"))) == 2
+    garbage = collected(AgedStore(store))[1]
+    assert [(item.objects, item.size) for item in garbage if item.kind == "unfinished upload"] == [(1, 4)] * 2
+    collect(AgedStore(store))
+    assert [upload.key for upload in store.unfinished_uploads("")] == [f"notes/.{1:032x}-7-3.partial"]
+    assert not store.local_path(plate).exists()
+    assert {path.name for path in store.local_path("plates").iterdir()} == {
+        "by-hand",
+        *(plate.prefix.removeprefix("plates/") for plate in manifest.plates),
+    }
+
+
 def test_old_unfinished_uploads_are_given_up(store, two):
     client = store._control
     for key in (f"finished/pretrain/{1:064x}/{2:032x}/w", "elsewhere/b"):
@@ -359,6 +400,7 @@ def test_records_are_read_once_and_listed_again(store, two, monkeypatch):
     assert not [key for key in read if key.startswith("runs/")]
 
 
+@of_either_kind
 def test_a_checkpoint_stays_while_its_step_writes_and_goes_once_nobody_does(store, two, tmp_path):
     place = CheckpointPlace(store, "pretrain", f"{9:064x}")
     for content in (b"1", b"22"):
