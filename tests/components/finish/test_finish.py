@@ -230,4 +230,4 @@ def test_a_run_whose_store_is_a_folder_is_finished_from_it(tmp_path: Path) -> No
     with pytest.raises(
         InputError, match=rf"--run other: no such run below file:///.*/lab%20data \(runs there: {KEY}\)"
     ):
-        run.finish(1, key="other")
+        run.finish(1, out="other", key="other")

@@ -143,7 +143,8 @@ def test_runs_in_a_folder_and_in_a_bucket_start_from_each_other(
     monkeypatch.setattr(step, "train_supervised", lambda *_, **__: [])
     again = Trained(folder, tmp_path, "new-1", source, init_from="old-1", folds=folds, seed=9)
     away = Trained(store, tmp_path, "new-2", source, init_from=folder.uri("runs/old-1"), folds=folds, seed=9)
-    back = Trained(folder, tmp_path, "new-3", source, init_from=store.uri("runs/new-2"), folds=folds, seed=9)
+    # Another seed, or what `again` made would be fetched: the address is no part of the key.
+    back = Trained(folder, tmp_path, "new-3", source, init_from=store.uri("runs/new-2"), folds=folds, seed=10)
     for run in (again, away, back):
         run.normalize().pretrain()
         assert weights(run.weights) == weights(first.weights)
