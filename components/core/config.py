@@ -203,7 +203,9 @@ class LoaderConfig(Frozen):
         3, description="batches read ahead; a step holds two more: the one in use and the one that goes to the device"
     )
     requests: Count = Field(
-        32, description="sites being fetched at a time, each by a thread; more for a store that answers late"
+        32,
+        description="sites being fetched at a time, each by a thread: more for a store that answers late; from a folder at "
+        "most two a core",
     )
 
 

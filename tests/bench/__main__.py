@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-MODULES = ("balancing", "training")
+MODULES = ("codecs", "packing", "loading", "training", "balancing")
 # One thread for everything that is compared. Set before a module below loads NumPy.
 THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 

@@ -97,7 +97,7 @@ def epoch(folder: Path) -> dict[str, object]:
     config = RunConfig.load("demo")
     images, network = opened(folder, config, 8, cache_gib=0)
     prepare(network, config.compute, CPU)
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
     size = config.pretrain.batch_size
     generator = torch.Generator().manual_seed(1)
     ((_, x),) = images.batches([np.arange(size)])

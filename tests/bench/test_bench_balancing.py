@@ -70,6 +70,7 @@ def test_the_baseline_is_the_cheapest_setting_close_to_the_best(monkeypatch):
 def test_rows_are_written_with_the_machine_they_hold_for(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bench, "THREADS", {})  # the suite's own stay
+    monkeypatch.setattr(bench, "MODULES", ("balancing",))
     monkeypatch.setattr("tests.bench.balancing.rows", lambda: [Row("a figure", 2.0, "ms", 6.0, 3.0, "a note")])
     bench.main()
     written = json.loads((tmp_path / "bench.json").read_text())

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 
 # A fit on few wells that are all right would run away to zero; beyond these bounds a probability means nothing anyway.
 LOWEST, HIGHEST = 0.05, 20.0
@@ -46,7 +45,11 @@ def fit_temperature(logits: Sequence[NDArray[np.floating]], truth: Sequence[NDAr
 
     def loss(log_t: float) -> float:
         t = np.exp(log_t)
-        return sum(float(logsumexp(block_WK / t, axis=1).sum()) for block_WK, _ in kept) - true_sum / float(t)
+        return sum(
+            float(scipy.special.logsumexp(block_WK / t, axis=1).sum()) for block_WK, _ in kept
+        ) - true_sum / float(t)
 
-    best = minimize_scalar(loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded", options={"xatol": 1e-3})
+    best = scipy.optimize.minimize_scalar(
+        loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded", options={"xatol": 1e-3}
+    )
     return float(np.exp(best.x))

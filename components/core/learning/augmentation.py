@@ -17,7 +17,9 @@ from torch.nn import functional as F
 
 from components.core.config import AugmentConfig
 from components.core.learning.device_copy import sent
+from components.core.learning.host_memory import room
 
+_PIECE_BYTES = 16 * 2**20
 _OUTSIDE = 4.0
 """A coordinate more than a pixel outside of any image, whose edges are at -1 and 1."""
 
@@ -134,20 +136,22 @@ def _viewed_by_parts(x_BCHW: Tensor, view_B: Tensor, placement: _Placement, rect
     """For the CPU, where interpolation is dear: only what moves is resampled, and symmetries are exact."""
     h, w = x_BCHW.shape[2:]
     # Erased batches have their channels first, as masked_fill leaves them: networks round differently in either format.
-    first = rectangle_4B is not None
-    out_BCHW = torch.empty_like(x_BCHW, memory_format=torch.contiguous_format if first else torch.preserve_format)
+    last = x_BCHW.is_contiguous(memory_format=torch.channels_last)
+    out_BCHW = room(tuple(x_BCHW.shape), x_BCHW.dtype, channels_last=last and rectangle_4B is None)
     moved = placement.moved_B.nonzero().squeeze(1)
-    source_MCHW = torch.empty_like(x_BCHW[: len(moved)])  # last is faster to gather from
+    source_MCHW = room((len(moved), *x_BCHW.shape[1:]), x_BCHW.dtype, channels_last=last)
     sources = iter(source_MCHW)
     for out_CHW, one_CHW, view, moves in zip(
         out_BCHW, x_BCHW, view_B.tolist(), placement.moved_B.tolist(), strict=True
     ):
         (next(sources) if moves else out_CHW).copy_(dihedral(one_CHW[None], view)[0])
-    if len(moved):
-        range_M2, offset_M2 = placement.range_B2[moved], placement.offset_B2[moved]
-        column_MW = _centres(w, range_M2) * range_M2[:, :1] + offset_M2[:, :1]
-        row_MH = _centres(h, range_M2) * range_M2[:, 1:] + offset_M2[:, 1:]
-        out_BCHW[moved] = _sampled(source_MCHW, _grid(column_MW[:, None, :], row_MH[:, :, None]))
+    # Few at a time, a thread each: the allocator then gives the same memory again, without page faults.
+    few = max(torch.get_num_threads(), _PIECE_BYTES // (x_BCHW[:1].nbytes or 1), 1)
+    for source_FCHW, place_F in zip(torch.split(source_MCHW, few), torch.split(moved, few), strict=True):
+        range_F2, offset_F2 = placement.range_B2[place_F], placement.offset_B2[place_F]
+        column_FW = _centres(w, range_F2) * range_F2[:, :1] + offset_F2[:, :1]
+        row_FH = _centres(h, range_F2) * range_F2[:, 1:] + offset_F2[:, 1:]
+        out_BCHW[place_F] = _sampled(source_FCHW, _grid(column_FW[:, None, :], row_FH[:, :, None]))
     if rectangle_4B is not None:
         rows_BH, columns_BW = _erased(rectangle_4B, h, w)
         for out_CHW, rows, columns in zip(out_BCHW, _ranges(rows_BH), _ranges(columns_BW), strict=True):
@@ -185,7 +189,10 @@ def _grid(x: Tensor, y: Tensor) -> Tensor:
 
     Not by affine_grid: a matrix product, ten times as slow here, and on a GPU of ten bits where TF32 is allowed.
     """
-    return torch.stack(torch.broadcast_tensors(x, y), 3)  # type: ignore[no-untyped-call]
+    m, h, w = (max(sizes) for sizes in zip(x.shape, y.shape, strict=True))
+    out = room((m, h, w, 2), x.dtype) if x.device.type == "cpu" else x.new_empty(m, h, w, 2)
+    out[..., 0], out[..., 1] = x, y
+    return out
 
 
 def _sampled(x_MCHW: Tensor, grid_MHW2: Tensor) -> Tensor:

@@ -61,6 +61,8 @@ class DecodedSites:
 
     def keep(self, sites: NDArray[np.intp], pixels: Sequence[NDArray[np.uint8]]) -> None:
         """Copies sites here while there is room; one that another thread keeps already is left to it."""
+        if self._used >= len(self._pixels):
+            return
         with self._lock:
             new = [k for k, slot in enumerate(self._slot_S[sites]) if slot == _NONE][: len(self._pixels) - self._used]
             here, slots, slot_S = self._pixels, range(self._used, self._used + len(new)), self._slot_S

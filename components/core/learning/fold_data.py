@@ -17,9 +17,9 @@ from components.core.learning.loader import SiteCache
 from components.core.learning.standardise import Standardiser
 from components.core.learning.team import Team
 from components.core.screen.histograms import domain_statistics
-from components.core.screen.packed import SiteReader
+from components.core.screen.packed import CORES, SiteReader
 from components.core.screen.site_table import TREATMENT, SiteTable
-from components.core.storage.interface import ObjectReader
+from components.core.storage.interface import FileReader, ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.node_cache import NodeCache
 
@@ -126,7 +126,8 @@ def open_images(
             table,
             shape,
             loader.cache_gib * 2**30,
-            threads=loader.requests,
+            # Files answer at once, and more threads than cores only push each other's pixels out of the processor's caches.
+            threads=min(loader.requests, 2 * CORES) if isinstance(store, FileReader) else loader.requests,
             ahead=loader.batches_ahead,
             pinned=device.type == "cuda",
         ),

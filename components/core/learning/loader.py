@@ -9,7 +9,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components.core.learning.decoded_sites import DecodedSites
+from components.core.learning.host_memory import Rooms
+from components.core.learning.workers import Workers
 from components.core.screen.site_table import SiteTable
 
 _TASK_BYTES = 2**20
@@ -35,7 +36,7 @@ class SiteCache:
     """Batches of sites. Those in memory are copied; the others are fetched, each time unless there is room to keep them.
 
     Memory: the limit for decoded sites, and `ahead + 2` batches (the one that the consumer has, the next, and those ahead of
-    it); in the source one packed site a thread.
+    it), which are kept for the next epoch; in the source one packed site a thread.
 
     Args:
         source: where sites come from.
@@ -64,6 +65,7 @@ class SiteCache:
         self._source = source
         self._shape = shape
         self._memory = DecodedSites(table.sites, shape, limit_bytes)
+        self._rooms = Rooms()
         self._threads = threads
         self._ahead = ahead
         self._pinned = pinned
@@ -72,38 +74,37 @@ class SiteCache:
     def release(self) -> None:
         """Gives the memory of decoded sites back; what is read from now on is fetched."""
         self._memory.release()
+        self._rooms.clear()
 
     def read(self, sites: NDArray[np.intp]) -> NDArray[np.uint8]:
         """Pixels of the sites in the given order, shape (B, C, H, W); read by the calling thread."""
         batch = _Batch(sites, self._room(len(sites)), self._per_task)
         for part in batch.parts:
-            self._read(batch, part)
+            self._read((batch, part))
         return batch.wait().numpy()
 
     def batches(self, orders: Iterable[NDArray[np.intp]]) -> Iterator[Tensor]:
         """uint8 tensors of the site batches, in order. The reading threads end with the iterator, however it ends."""
-        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="loader")
+        workers = Workers(self._read, self._threads, "loader")
         try:
             waiting: deque[_Batch] = deque()
             for sites in orders:
                 batch = _Batch(sites, self._room(len(sites)), self._per_task)
                 for part in batch.parts:
-                    pool.submit(self._read, batch, part)
+                    workers.submit((batch, part))
                 waiting.append(batch)
                 if len(waiting) > self._ahead:
                     yield self._taken(waiting.popleft())
             while waiting:
                 yield self._taken(waiting.popleft())
         finally:
-            # A thread ends with the site it is at.
-            pool.shutdown(wait=True, cancel_futures=True)
+            workers.close()
 
     def _room(self, count: int) -> Tensor:
         """Memory of a batch."""
         if self._pinned:
             return torch.empty((count, *self._shape), dtype=torch.uint8, pin_memory=True)
-        # NumPy asks for huge pages: filling a fresh batch costs a twentieth of the page faults.
-        return torch.from_numpy(np.empty((count, *self._shape), dtype=np.uint8))
+        return self._rooms.take((count, *self._shape))
 
     def _taken(self, batch: _Batch) -> Tensor:
         begun = time.perf_counter()
@@ -112,8 +113,9 @@ class SiteCache:
         finally:
             self.waited += time.perf_counter() - begun
 
-    def _read(self, batch: _Batch, part: slice) -> None:
+    def _read(self, task: tuple[_Batch, slice]) -> None:
         """Fills a part of a batch."""
+        batch, part = task
         try:
             sites, out_BCHW = batch.sites[part], batch.pixels[part]
             missing = np.flatnonzero(~self._memory.copy_into(sites, out_BCHW))

@@ -166,9 +166,7 @@ class PairEpoch:
             loss, a mean over the epoch's steps, and what EpochMeter measures.
         """
         pair, images, config = self._pair, self._images, self._config
-        optimiser = torch.optim.SGD(
-            pair.student.parameters(), lr=0.0, weight_decay=config.weight_decay, fused=images.device.type == "cuda"
-        )
+        optimiser = torch.optim.SGD(pair.student.parameters(), lr=0.0, weight_decay=config.weight_decay, fused=True)
         parts = [self._parts(*batch) for batch in self._batches[self._done :]]
         flat = [sites for of_step in parts for sites, _ in of_step]
         # Wells of the epoch cross to the device at once.

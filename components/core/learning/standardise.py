@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from components.core.learning.device_copy import sent
+from components.core.learning.host_memory import room
 
 # A channel that is black over a whole domain has no spread; dividing by less than a tenth of a grey level only
 # amplifies quantisation.
@@ -46,7 +47,11 @@ class Standardiser:
             mean_BC, std_BC = mean_BC * mean_factor_BC, std_BC * std_factor_BC
         scale_BC = 1.0 / std_BC
         # One fused multiply-add over the pixels, in place: x * scale - mean * scale.
-        x = pixels_BCHW.to(self.device, non_blocking=True).to(torch.float32, memory_format=torch.channels_last)
+        if self.device.type == "cpu":
+            x = room(tuple(pixels_BCHW.shape), torch.float32, channels_last=True).copy_(pixels_BCHW)
+        else:
+            there = pixels_BCHW.to(self.device, non_blocking=True)
+            x = there.to(torch.float32, memory_format=torch.channels_last)
         return torch.addcmul((-mean_BC * scale_BC)[:, :, None, None], x, scale_BC[:, :, None, None], out=x)
 
     def jittered(self, x_BCHW: Tensor, plate_B: Tensor, generator: Generator) -> Tensor:

@@ -122,7 +122,7 @@ class _Training:
             lr=config.learning_rates[0],
             betas=(0.9, 0.999),
             weight_decay=config.weight_decay,
-            fused=images.device.type == "cuda",
+            fused=True,
         )
         self._slots = Slots(images.team, compute.accumulate)
         self._replica = Replica(network, self._slots)

@@ -12,8 +12,8 @@ from itertools import permutations as orders
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 
 from components.core.config import PriorConfig
 from components.core.errors import InputError
@@ -228,7 +228,7 @@ def _group_scores(logits_WK: NDArray[np.floating], groups: PlateGroups, where: s
             f"{where} has {len(logits_WK)} treatment wells, but no plate group has more than {largest} siRNAs; "
             "correct its wells, or set prior.enabled to false"
         )
-    log_prob_WK = log_softmax(logits_WK.astype(np.float64), axis=1)
+    log_prob_WK = scipy.special.log_softmax(logits_WK.astype(np.float64), axis=1)
     score_GW = np.full((len(groups.members), len(log_prob_WK)), -np.inf)
     for group, classes in enumerate(groups.members):
         if len(log_prob_WK) <= len(classes):

@@ -6,8 +6,8 @@ W wells of a plate, K siRNAs of its group, W <= K.
 from __future__ import annotations
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 
 def assign_plate(log_prob_WK: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -36,5 +36,5 @@ def assign_plate(log_prob_WK: NDArray[np.float64]) -> NDArray[np.intp]:
     if not np.isfinite(log_prob_WK).all():
         raise ValueError("log-probabilities must be finite")
     # With W <= K SciPy returns every row, in order.
-    _, sirna_W = linear_sum_assignment(log_prob_WK, maximize=True)
+    _, sirna_W = scipy.optimize.linear_sum_assignment(log_prob_WK, maximize=True)
     return sirna_W.astype(np.intp)

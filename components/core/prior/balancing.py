@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dposv
-from scipy.special import log_softmax
 
 from components.core.config import PriorConfig
 
@@ -56,9 +55,9 @@ def balanced(
         limits = prior.sinkhorn_iterations, prior.sinkhorn_tolerance
         return sinkhorn(log_prob_WK, *limits, prior.sinkhorn_sharpness if sharpness is None else sharpness).log_prob_WK
     _check(log_prob_WK)
-    log_prob_WK = log_softmax(log_prob_WK.astype(np.float64), axis=1)
+    log_prob_WK = scipy.special.log_softmax(log_prob_WK.astype(np.float64), axis=1)
     weight_K = greedy_balance(log_prob_WK, prior.greedy_step, prior.greedy_iterations)
-    return np.asarray(log_softmax(log_prob_WK + weight_K, axis=1))
+    return np.asarray(scipy.special.log_softmax(log_prob_WK + weight_K, axis=1))
 
 
 def expected(
@@ -185,7 +184,7 @@ def _sweep(kernel_WK: NDArray[np.floating], most: int, enough: float) -> _Sweeps
             moved_MK, changed_MK = trail_2MK[:, 1 - known :] - trail_2MK[:, -known:-1]
             gram_MM = changed_MK @ changed_MK.T
             gram_MM.flat[::known] *= 1 + 1e-8  # its diagonal
-            _, share_M, failed = dposv(gram_MM, changed_MK @ trail_2MK[1, -1])
+            _, share_M, failed = scipy.linalg.lapack.dposv(gram_MM, changed_MK @ trail_2MK[1, -1])
             further_K = plain_K - share_M @ moved_MK
             if not failed and np.abs(further_K).max() <= WIDEST[kind]:
                 log_K, least = further_K, dual - slack

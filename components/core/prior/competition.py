@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 
 from components.core.config import PriorConfig
 from components.core.prior.arrangement import Arrangement
@@ -31,7 +31,9 @@ class Competition:
 
     def log_prob(self, logits_WK: NDArray[np.floating]) -> NDArray[np.float64]:
         """Log-softmax of its wells over its siRNAs, nats, shape (w, k)."""
-        return np.asarray(log_softmax(logits_WK[np.ix_(self.wells_w, self.classes_k)].astype(np.float64), axis=1))
+        return np.asarray(
+            scipy.special.log_softmax(logits_WK[np.ix_(self.wells_w, self.classes_k)].astype(np.float64), axis=1)
+        )
 
 
 def competitions(

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from components.core.config import PriorConfig
 from components.core.prior.assignment import assign_plate
@@ -63,14 +63,14 @@ def name_wells(
 
     Source: post-processing of the CellSignal 2nd-place method: restrict, balance, assign.
     """
-    prob_WK = softmax(logits_WK.astype(np.float64) / temperatures.raw, axis=1)
+    prob_WK = scipy.special.softmax(logits_WK.astype(np.float64) / temperatures.raw, axis=1)
     everyone = np.arange(len(prob_WK))
     # Of logits, since a low temperature rounds small probabilities to ties. A stable sort of the negated values puts
     # ties in class order, like argmax.
     top_W5 = np.argsort(-logits_WK, axis=1, kind="stable")[:, :TOP]
     raw_W = logits_WK.argmax(axis=1)
     raw_confidence_W = prob_WK[everyone, raw_W]
-    raw_uncalibrated_W = softmax(logits_WK.astype(np.float64), axis=1)[everyone, raw_W]
+    raw_uncalibrated_W = scipy.special.softmax(logits_WK.astype(np.float64), axis=1)[everyone, raw_W]
     sirna_W, group_W = raw_W.copy(), raw_W.copy()
     confidence_W, group_confidence_W = raw_confidence_W.copy(), raw_confidence_W.copy()
     margin_W = confidence_W - _largest_other(prob_WK, raw_W)
@@ -85,7 +85,7 @@ def name_wells(
         # Where wells are missing, column scalings count: those of a sharp balance would crowd the present siRNAs together.
         whole = len(part.wells_w) == len(part.classes_k)
         assigned_w = assign_plate(balanced_wk if whole else expected(part.log_prob(logits_WK), balanced_wk, prior))
-        prob_wk = softmax(balanced_wk / temperatures.balanced, axis=1)
+        prob_wk = scipy.special.softmax(balanced_wk / temperatures.balanced, axis=1)
         sirna_W[part.wells_w] = part.classes_k[assigned_w]
         confidence_W[part.wells_w] = prob_wk[rows_w, assigned_w]
         margin_W[part.wells_w] = prob_wk[rows_w, assigned_w] - _largest_other(prob_wk, assigned_w)

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
 from components.core.errors import InputError
 from components.core.screen.wells import Plate
@@ -138,7 +137,7 @@ def _cluster(holds_NK: NDArray[np.bool_]) -> NDArray[np.intp]:
     size_N = holds_NK.sum(axis=1)
     shared_NN = holds_NK.astype(np.float64) @ holds_NK.T.astype(np.float64)
     same_NN = shared_NN > SAME_GROUP_OVERLAP * np.minimum(size_N[:, None], size_N[None, :])
-    _, group_N = connected_components(csr_array(same_NN), directed=False)
+    _, group_N = scipy.sparse.csgraph.connected_components(scipy.sparse.csr_array(same_NN), directed=False)
     _, first, inverse = np.unique(group_N, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse].astype(np.intp)
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from components.core.config import PriorConfig
 from components.core.prior.arrangement import Arrangement, infer_arrangements
@@ -80,13 +80,13 @@ def select(
         logits_WK = blend * logits_WK.astype(np.float64) + (1 - blend) * previous_WK.astype(np.float64)
     blended_WK = np.asarray(logits_WK, dtype=np.float32)
     if not prior.enabled or groups is None:
-        prob_WK = softmax(blended_WK.astype(np.float64), axis=1)
+        prob_WK = scipy.special.softmax(blended_WK.astype(np.float64), axis=1)
         confidence_W = prob_WK.max(axis=1)
         left_w = least_confident(confidence_W, fraction)
         return _labels(prob_WK.argmax(axis=1), prob_WK, confidence_W, left_w, blended_WK, {})
     arrangements = infer_arrangements(blended_WK, experiments_W, plates_W, groups, prior.permutations)
     # Wells of no competition, where siRNAs repeat, keep their arg-max.
-    prob_WK = softmax(blended_WK.astype(np.float64), axis=1)
+    prob_WK = scipy.special.softmax(blended_WK.astype(np.float64), axis=1)
     class_W, confidence_W = prob_WK.argmax(axis=1), prob_WK.max(axis=1)
     left: list[NDArray[np.intp]] = []
     free_W = np.ones(wells, dtype=bool)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from components.core.config import PackConfig
 from components.core.screen.chunks import encode_chunk
-from components.core.screen.histograms import BINS, histogram
+from components.core.screen.histograms import BINS, count_greys
 from components.core.screen.images import PlateFiles, SiteFiles, check_image, decode_image
 
 _scratch = threading.local()
@@ -61,7 +61,7 @@ def code_site(
     for channel, content in enumerate(contents):
         images.append(check_image(files, site, channel, content, image_size))
         decode_image(files, site, channel, content, pixels_CSS[channel])
-        counts_C256[channel] = histogram(pixels_CSS[channel : channel + 1])  # now, while it is in the cache
+        count_greys(pixels_CSS[channel], counts_C256[channel])  # now, while it is in the cache
     chunk = encode_chunk(pixels_CSS, pack)
     black = tuple(np.flatnonzero(counts_C256[:, 0] == image_size * image_size).tolist())
     return CodedSite(site, chunk, hashlib.sha256(chunk).hexdigest(), tuple(images), counts_C256, black)

@@ -9,6 +9,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Sequence
+from queue import SimpleQueue
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,12 @@ from components.core.storage.interface import BufferReader, FileReader, MissingO
 from components.core.storage.manifest import Manifest
 from components.core.storage.node_cache import NodeCache
 
-_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-_decoding = threading.BoundedSemaphore(_CORES)
-"""Held while a chunk is decoded: however many threads wait for the store, they leave the training thread its turn."""
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_turns: SimpleQueue[None] = SimpleQueue()
+"""A thread that decodes takes one and puts it back: however many wait for the store, they leave the training thread its turn.
+A semaphore, without the Python that the standard library's is made of."""
+for _ in range(CORES):
+    _turns.put(None)
 
 
 class SiteReader:
@@ -139,12 +143,15 @@ class SiteReader:
         if len(chunk) != size:
             more = " or more" if len(chunk) > size else ""
             raise BadChunkError(f"has {len(chunk)} bytes{more}, the manifest says {size}")
-        with _decoding:
+        turn = _turns.get()
+        try:
             if entering or (self._verify and not self._verified_S[site]):
                 if hashlib.sha256(chunk).hexdigest() != self.table.sha256_S[site]:
                     raise BadChunkError("does not match its SHA-256")
                 self._verified_S[site] = True
             decode_chunk(chunk, out_CSS)
+        finally:
+            _turns.put(turn)
 
     def _buffer(self, site: int) -> memoryview:
         """The calling thread's room for a chunk, and one byte more, which shows one that is too long."""

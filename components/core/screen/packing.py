@@ -44,10 +44,10 @@ PLATES = 3
 """Plates under way: one whose images are read and coded, and those before it that are being written."""
 BATCH = 4
 """Sites that one call reads; with six images each, enough requests to be in flight together."""
-READERS = 8
-"""Such calls side by side."""
-CODED_AHEAD = 4
-"""Sites of a plate that are coded or wait to be written, for every core."""
+READERS = 4
+"""Such calls side by side; or one a core, where there are more cores."""
+CODED_AHEAD = 3
+"""Sites of a plate that are being coded or wait to be written, for every core."""
 
 _DISPLAY_PERCENTILES = (1.0, 99.9)
 
@@ -108,6 +108,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _readers() -> int:
+    return max(READERS, cores())
+
+
 def pack_plates(packing: Packing, plates: Sequence[Plate]) -> Iterator[PackResult]:
     """Makes sure that plates are in the store, and says where, in their order.
 
@@ -120,7 +124,7 @@ def pack_plates(packing: Packing, plates: Sequence[Plate]) -> Iterator[PackResul
             nothing stays in the store.
     """
     with ExitStack() as pools:
-        readers = pools.enter_context(ThreadPoolExecutor(READERS, thread_name_prefix="read"))
+        readers = pools.enter_context(ThreadPoolExecutor(_readers(), thread_name_prefix="read"))
         coders = pools.enter_context(ThreadPoolExecutor(cores(), thread_name_prefix="code"))
         writers = pools.enter_context(ThreadPoolExecutor(PLATES, thread_name_prefix="plate"))
         packer = _Packer(packing, readers, coders)
@@ -273,13 +277,13 @@ class _Packer:
         self, files: PlateFiles, asked_for_all: Callable[[], object]
     ) -> Iterator[tuple[Sequence[SiteFiles], list[list[bytes]]]]:
         """Batches of sites with their images' bytes, in order, some read ahead; tells when all have been asked for."""
-        left = iter(files.sites)
+        left, ahead = iter(files.sites), _readers()
         window: deque[tuple[Sequence[SiteFiles], Future[list[list[bytes]]]]] = deque()
         try:
             while True:
-                while len(window) < READERS and (batch := tuple(islice(left, BATCH))):
+                while len(window) < ahead and (batch := tuple(islice(left, BATCH))):
                     window.append((batch, self._readers.submit(read_sites, files, batch)))
-                if len(window) < READERS:
+                if len(window) < ahead:
                     asked_for_all()
                 if not window:
                     return

@@ -5,7 +5,6 @@ Keys are relative to the prefix. Every client error leaves here as one line that
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import threading
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import obstore
@@ -26,6 +25,7 @@ from components.core.errors import InputError, StepError
 from components.core.storage.endpoint import IN_FLIGHT, TRANSFER, Endpoint
 from components.core.storage.interface import MissingObjectError
 from components.core.storage.inventory import StoredObject, UnfinishedUpload
+from components.core.storage.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
@@ -52,7 +52,7 @@ class ObjectStore:
         self._control = endpoint.control_client()
         self._bulk = endpoint.bulk_client(bucket)
         self._counting = threading.Lock()
-        self._readers = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="get")
+        self._requests = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="store")
 
     @classmethod
     def connect(cls, uri_or_bucket: str, prefix: str = "", environment: Mapping[str, str] | None = None) -> ObjectStore:
@@ -146,7 +146,7 @@ class ObjectStore:
     def get_many(self, keys: Sequence[str]) -> list[bytes]:
         """The objects' bytes in the order of the keys, 32 requests in flight. Raises as `get`."""
         # Threads, because awaiting obstore costs the client five times the CPU time of waiting for it.
-        return list(self._readers.map(self.get, keys))
+        return list(self._requests.map(self.get, keys))
 
     def put(self, key: str, data: bytes) -> None:
         """Writes the object whole, replacing an earlier one.
@@ -164,14 +164,8 @@ class ObjectStore:
 
         The items are drawn as requests finish, so a generator keeps no more than those in memory.
         """
-
-        async def send(item: tuple[str, bytes]) -> None:
-            key, data = item
-            self._count("puts")
-            with self._errors(key, "put"):
-                await obstore.put_async(self._bulk, self._key(key), data, use_multipart=False)
-
-        _in_flight(send, items)
+        # Threads, as get_many's, and for the same reason.
+        side_by_side(self.put, items, self._requests, IN_FLIGHT)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Writes the object only where there is none; of several writers one gets True.
@@ -416,32 +410,3 @@ def _quoted_code(said: str) -> str:
 
 def _code(error: ClientError) -> str:
     return error.response.get("Error", {}).get("Code", "")
-
-
-def _in_flight(work: Callable[[Any], Any], items: Iterable[Any]) -> Any:
-    """Results of coroutines in the order of the items, a bounded number at a time; the first error stops the rest."""
-
-    async def run() -> list[Any]:
-        room = asyncio.Semaphore(IN_FLIGHT)
-        async with asyncio.TaskGroup() as group:
-
-            async def one(item: Any) -> Any:
-                try:
-                    return await work(item)
-                finally:
-                    room.release()
-
-            tasks = []
-            for item in items:
-                await room.acquire()
-                tasks.append(group.create_task(one(item)))
-                await asyncio.sleep(0)  # or it would not start before the next item is there
-        return [task.result() for task in tasks]
-
-    try:
-        return asyncio.run(run())
-    except BaseExceptionGroup as errors:
-        first: BaseException = errors
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-    raise first

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from components.core.errors import InputError
 from components.core.learning.decoded_sites import DecodedSites
 from components.core.learning.device_copy import Upload
+from components.core.learning.host_memory import Rooms
 from components.core.learning.inference import Images
 from components.core.learning.loader import SiteCache, random_site_batches, random_sites
 from tests.components.core.learning.tiny_networks import images_of
@@ -174,6 +175,8 @@ def test_the_memory_of_batches_is_that_of_two_more_than_are_read_ahead(monkeypat
     for batch in cache.batches([np.arange(5)] * 30):
         assert batch.shape[0] == 5
     assert max(counts) == 2 + 2
+    places = {batch.data_ptr() for batch in cache.batches([np.arange(5)] * 30)}
+    assert len(places) <= 2 + 2, "and is used again"
     del batch
     gc.collect()
     assert len(alive) == 0
@@ -246,6 +249,24 @@ def test_released_memory_is_given_back_and_sites_are_fetched_again():
     cache.release()
     assert cache.read(np.arange(20))[:, 0, 0, 0].tolist() == list(range(20))
     assert len(source.asked) == 40
+
+
+def test_memory_is_not_used_again_while_anything_refers_to_a_batch():
+    rooms = Rooms()
+    first = rooms.take((4, 3))
+    first[:] = 1
+    held = [first[2:], first.numpy()[0], first.T]
+    place = first.data_ptr()
+    del first
+    while held:
+        other = rooms.take((4, 3))
+        assert other.data_ptr() != place
+        other[:] = 2
+        assert int(held.pop().max()) == 1
+    del other
+    gc.collect()
+    assert {rooms.take((2, 3)).data_ptr() for _ in range(3)} <= {place, rooms.take((4, 3)).data_ptr()}
+    assert rooms.take((5, 3)).shape == (5, 3), "larger than any before"
 
 
 def test_cached_pixels_cannot_be_changed_through_a_batch():
