@@ -104,7 +104,9 @@ def run(
 
 @app.command()
 def finish(
-    run: Annotated[str, typer.Option(help="a run's key, its s3://BUCKET[/PREFIX]/runs/KEY, or its folder")],
+    run: Annotated[
+        str, typer.Option(help="a run's key, s3://BUCKET[/PREFIX]/runs/KEY, file:///FOLDER/runs/KEY, or its folder")
+    ],
     quorum: Annotated[int, typer.Option(help="folds that every cell type must have")],
     truth: Annotated[
         Path | None, typer.Option(help="labels of the unlabelled wells (id_code,sirna), for the report's scoring alone")

@@ -13,7 +13,7 @@ from rich.console import Console
 from components.core.config import RunConfig, StoreConfig, parse
 from components.core.errors import InputError
 from components.core.storage.object_store import parse_uri
-from components.core.storage.opening import FOLDER, is_folder, join_address
+from components.core.storage.opening import FOLDER, is_folder, join_address, open_existing
 from components.core.storage.run_record import RUNS
 from pipelines.child import run_child
 from pipelines.code_version import code_version
@@ -87,12 +87,14 @@ def run_finish(
         console: where warnings are shown.
 
     Raises:
-        InputError: no such run, or an object store that cannot be used.
+        InputError: no such run or folder, or an object store that cannot be used.
     """
     run = find_run(given)
     truth = truth or run.truth
     if truth is not None and not truth.is_file():
         raise InputError(f"--truth {truth}: no such file")
+    if is_folder(run.store.bucket):
+        open_existing(run.store.bucket)  # or one that was mistyped would be made
     folder = store_dir or run.store_dir
     embedded = not is_folder(run.store.bucket) and not os.environ.get("AWS_ENDPOINT_URL")
     if folder is not None and not folder.is_dir() and embedded:

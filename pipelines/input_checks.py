@@ -24,9 +24,7 @@ from components.core.screen.place import ScreenPlace
 from components.core.screen.well_folds import deal_wells, dealt_wells
 from components.core.screen.wells import Screen
 from components.core.storage.artifacts import source_store
-from components.core.storage.endpoint import Endpoint
-from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import is_bucket, is_folder, open_screen
+from components.core.storage.opening import is_bucket, is_folder, open_screen, open_store
 from components.core.storage.source_run import read_source
 
 FUSED = "mean_teacher.fused_labels"
@@ -82,8 +80,8 @@ def check_start(config: RunConfig, environment: Mapping[str, str]) -> None:
     """
     if not config.init_from:
         return
-    endpoint = Endpoint.from_environment({**os.environ, **environment})
-    store, key = source_store(ObjectStore(endpoint, config.store.bucket, config.store.prefix), config.init_from)
+    own = open_store(config.store.bucket, config.store.prefix, {**os.environ, **environment})
+    store, key = source_store(own, config.init_from)
     check_networks(read_source(store, key), config.backbones, config.head, config.folds.trained)
 
 

@@ -18,18 +18,18 @@ from components.core.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from components.core.storage.object_store import ObjectStore
+    from components.core.storage.inventory import ObjectInventory
 
 store_app = typer.Typer(
-    help="Shows what an object store holds, and removes what no run needs.",
+    help="Shows what an object store (a bucket, or a folder) holds, and removes what no run needs.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 Config = Annotated[str | None, typer.Option(help="configuration whose store.bucket and store.prefix are meant")]
 Changes = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE changes one field of --config")]
-Bucket = Annotated[str | None, typer.Option(help="bucket, instead of the configuration's")]
-Prefix = Annotated[str | None, typer.Option(help="key prefix in the bucket, instead of the configuration's")]
+Bucket = Annotated[str | None, typer.Option(help="bucket or file:///FOLDER, instead of the configuration's")]
+Prefix = Annotated[str | None, typer.Option(help="key prefix in the bucket or folder, instead of the configuration's")]
 Folder = Annotated[
     Path | None, typer.Option("--store", help="data of the embedded object store; default the user's cache folder")
 ]
@@ -56,7 +56,7 @@ def gc(
     prefix: Prefix = None,
     store: Folder = None,
 ) -> None:
-    """Removes plates, finished outputs and checkpoints that no recorded run needs, after showing what.
+    """Removes plates with what leads to them, finished outputs and checkpoints that no recorded run needs, after showing it.
 
     A run is recorded below runs/KEY and keeps its plates and outputs until `cellsignal store forget KEY`. Nothing younger
     than --older-than is removed, but for checkpoints of steps that have finished. growth and protocols leave no records: what
@@ -192,15 +192,14 @@ def _opened(
     prefix: str | None,
     store_dir: Path | None,
     console: Console,
-) -> Iterator[ObjectStore]:
+) -> Iterator[ObjectInventory]:
     """The store that the options mean.
 
     Raises:
         InputError: options that contradict each other, or a store that is not there.
     """
     from components.core.config import RunConfig, StoreConfig, parse
-    from components.core.storage.endpoint import Endpoint
-    from components.core.storage.object_store import ObjectStore
+    from components.core.storage.opening import is_folder, open_existing, open_store
     from pipelines.local import default_store, storage
 
     if changes and config is None:
@@ -208,6 +207,11 @@ def _opened(
     meant = RunConfig.load(config, changes or []).store if config is not None else StoreConfig()
     given = {name: value for name, value in (("bucket", bucket), ("prefix", prefix)) if value is not None}
     meant = parse(StoreConfig, {**meant.model_dump(), **given}, source="--bucket, --prefix")
+    if is_folder(meant.bucket):
+        if store_dir is not None:
+            console.print("store.bucket is a folder, so --store is not used", style="yellow")
+        yield open_existing(meant.bucket, meant.prefix)
+        return
     folder = store_dir or default_store()
     if not os.environ.get("AWS_ENDPOINT_URL") and not folder.is_dir():
         raise InputError(
@@ -215,8 +219,7 @@ def _opened(
             "variables for your own"
         )
     with storage(meant, store_dir, console) as environment:
-        endpoint = Endpoint.from_environment({**os.environ, **environment})
-        yield ObjectStore(endpoint, meant.bucket, meant.prefix)
+        yield open_store(meant.bucket, meant.prefix, {**os.environ, **environment})
 
 
 def _agreed(console: Console, question: str, yes: bool, dry_run: bool) -> bool:

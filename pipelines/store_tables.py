@@ -42,7 +42,8 @@ def amount(garbage: Sequence[Garbage]) -> str:
 def kept_line(contents: Contents, claims: Claims, garbage: Sequence[Garbage]) -> str:
     """What stays."""
     piles = [*contents.plates.values(), *contents.finished.values(), *contents.checkpoints.values()]
-    size = sum(pile.size for pile in piles) - sum(item.size for item in garbage if item.kind != "fingerprint")
+    size = sum(pile.size for pile in piles)
+    size -= sum(item.size for item in garbage if item.kind not in ("plate lead", "unfinished upload"))
     runs = len(claims.runs)
     whose = f"{runs} recorded run{'s' if runs != 1 else ''}" if runs else "no run is recorded here"
     others = f"; {contents.others:,} objects of another form are left alone" if contents.others else ""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from components.core.storage.embedded import EmbeddedStore
+from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 
 # One torch thread, before anything loads torch: networks as small as the tests' are summed in another order when their
@@ -32,3 +33,12 @@ def store(embedded_store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> Obj
     for name, value in embedded_store.environment().items():
         monkeypatch.setenv(name, value)
     return ObjectStore.connect(BUCKET, f"test-{uuid.uuid4().hex}")
+
+
+@pytest.fixture(params=["s3", "folder"])
+def either_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ObjectStore | FolderStore:
+    """An empty store of either kind, for what must hold of both: a prefix of a bucket, or a folder outside of the test's."""
+    if request.param == "folder":
+        return FolderStore(tmp_path_factory.mktemp("store"))
+    store: ObjectStore = request.getfixturevalue("store")
+    return store

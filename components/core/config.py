@@ -243,10 +243,11 @@ class RunConfig(Frozen):
     init_from: str | None = Field(
         None,
         min_length=1,
-        description="a finished run (KEY, s3://BUCKET/PREFIX/runs/KEY, or its folder) whose pretrained weights pretraining "
-        "starts from, each fold and backbone from its own; null starts at random. What a fold validates on, and what is held "
-        "out or unlabelled, must not have taught that run: give its folds as folds.known, so that every experiment keeps its "
-        "own and new ones are added. Fewer pretrain.epochs, and lower pretrain.learning_rates, are then usual",
+        description="a finished run (KEY, s3://BUCKET/PREFIX/runs/KEY, file:///FOLDER/runs/KEY, or its folder) whose "
+        "pretrained weights pretraining starts from, each fold and backbone from its own; null starts at random. What a fold "
+        "validates on, and what is held out or unlabelled, must not have taught that run: give its folds as folds.known, so "
+        "that every experiment keeps its own and new ones are added. Fewer pretrain.epochs, and lower "
+        "pretrain.learning_rates, are then usual",
     )
     screen: ScreenConfig = ScreenConfig()
     folds: FoldsConfig = FoldsConfig()

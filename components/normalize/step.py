@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from components.core import progress
 from components.core.config import PriorConfig, RunConfig, parse
@@ -29,15 +28,13 @@ from components.core.screen.packing import Packing, PackResult, pack_plates
 from components.core.screen.place import ScreenPlace, place_of
 from components.core.screen.well_folds import deal_wells, dealt_wells
 from components.core.screen.wells import Plate, Screen
-from components.core.storage.interface import ObjectWriter
+from components.core.storage.artifacts import source_store
+from components.core.storage.interface import ObjectStorage, ObjectWriter
 from components.core.storage.opening import open_screen, open_store
 from components.core.storage.run_record import RunRecord, write_run
 from components.core.storage.source_run import read_source, read_source_screen
 from components.normalize.config import NormalizeConfig
 from components.normalize.requests import CountedWriter
-
-if TYPE_CHECKING:
-    from components.core.storage.object_store import ObjectStore
 
 _SHOWN = 5
 _LISTINGS = 8  # folders that are listed side by side
@@ -79,7 +76,7 @@ def run(
     Args:
         config: its sections.
         source: the screen, in either layout; a path is a directory's.
-        store: receives plates and fingerprints.
+        store: receives plates and what leads to them.
         screen_out: manifest of the training and unlabelled experiments.
         holdout_out: manifest of the held-out experiments, without their treatments' labels.
         holdout_labels_out: CSV of those labels, id_code and sirna.
@@ -212,10 +209,8 @@ def _record(config: RunConfig | None, lineage: str) -> RunRecord | None:
         ) from None
 
 
-def _check_start(config: RunConfig, own: ObjectStore, scored: Sequence[Scored]) -> None:
+def _check_start(config: RunConfig, own: ObjectStorage, scored: Sequence[Scored]) -> None:
     """Refuses to pack for a run that pretrain would refuse to start from the weights that it names."""
-    from components.core.storage.artifacts import source_store
-
     store, key = source_store(own, config.init_from or "")
     source = read_source(store, key)
     check_networks(source, config.backbones, config.head, config.folds.trained)

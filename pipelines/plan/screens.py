@@ -194,7 +194,7 @@ def expected_screen(config: RunConfig) -> Screen:
                     Well(f"{name}_{well}", well, "treatment", sirna if labelled else None)
                     for well, sirna in zip(treated, group, strict=True)
                 ]
-                folder = Path("train" if labelled else "test") / experiment
+                folder = f"{'train' if labelled else 'test'}/{experiment}"
                 holdout = experiment in held_out
                 plates.append(Plate(experiment, plate + 1, cell_type, labelled, holdout, folder, tuple(wells)))
     known = {plate.experiment for plate in plates if plate.labelled}
@@ -204,7 +204,7 @@ def expected_screen(config: RunConfig) -> Screen:
                 f"screen.holdout_experiments: {experiment} is not a labelled experiment of the simulated screen; "
                 f"those are {', '.join(sorted(known, key=natural_key))}"
             )
-    return Screen(Path("simulated"), tuple(plates), vocabulary)
+    return Screen(tuple(plates), vocabulary)
 
 
 def _folds(config: RunConfig, screen: Screen) -> dict[str, int]:

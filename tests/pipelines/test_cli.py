@@ -265,3 +265,15 @@ def test_every_command_has_its_help(command: str):
     assert "Usage:" in shown.output
     if command == "finish":
         assert "s3://BUCKET[/PREFIX]/runs/KEY" in " ".join(shown.output.split())
+
+
+def test_finishing_from_a_folder_finds_no_run_there_and_makes_none(cellsignal: Cellsignal):
+    lab = cellsignal.folder / "lab data"
+    lab.mkdir()
+    for folder, message in (
+        (lab, f"--run none-1: no such run below {lab.as_uri()} (there are no runs)"),
+        (lab / "unmounted", f"{lab.as_uri()}/unmounted: there is no such folder"),
+    ):
+        line = cellsignal.refused("finish", "--run", f"{folder.as_uri()}/runs/none-1", "--quorum", "1")
+        assert message in line
+    assert list(lab.iterdir()) == []

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from components.core.errors import InputError
 from components.core.storage.embedded import EmbeddedStore
+from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from pipelines.cli import app
 from pipelines.store_commands import duration
@@ -25,15 +26,19 @@ PLATE, OTHER_PLATE, OLD_PLATE = (f"plates/HUVEC-0{n}_Plate1-{n:032x}" for n in (
 PLACE, OTHER_PLACE, LOST = (f"finished/pretrain/{n:064x}" for n in (1, 2, 3))
 
 
-def invoke(store: ObjectStore, *arguments: str) -> Result:
-    done = CliRunner().invoke(app, ["store", *arguments, "--prefix", store.prefix], env={"COLUMNS": "200"})
+def options_of(store: ObjectStore | FolderStore) -> list[str]:
+    return ["--bucket", store.uri("")] if isinstance(store, FolderStore) else ["--prefix", store.prefix]
+
+
+def invoke(store: ObjectStore | FolderStore, *arguments: str) -> Result:
+    done = CliRunner().invoke(app, ["store", *arguments, *options_of(store)], env={"COLUMNS": "200"})
     if isinstance(done.exception, InputError):
         raise done.exception
     assert done.exit_code == 0, done.output
     return done
 
 
-def write_record(store: ObjectStore, key: str, plate: str, place: str, **config: object) -> None:
+def write_record(store: ObjectStore | FolderStore, key: str, plate: str, place: str, **config: object) -> None:
     content = {
         "record_schema": 1,
         "key": key,
@@ -53,8 +58,9 @@ def write_record(store: ObjectStore, key: str, plate: str, place: str, **config:
 
 
 @pytest.fixture
-def filled(store: ObjectStore) -> ObjectStore:
+def filled(either_store: ObjectStore | FolderStore) -> ObjectStore | FolderStore:
     """Two runs that share nothing, and a plate and an output of none."""
+    store = either_store
     for plate in (PLATE, OTHER_PLATE, OLD_PLATE):
         store.put_many((f"{plate}/{name}", b"x" * 500) for name in ("plate.json", "B/03/0/c"))
     for place in (PLACE, OTHER_PLACE, LOST):
@@ -65,14 +71,16 @@ def filled(store: ObjectStore) -> ObjectStore:
     return store
 
 
-def groups(store: ObjectStore) -> set[str]:
+def groups(store: ObjectStore | FolderStore) -> set[str]:
     return {"/".join(key.split("/")[: 2 if key.startswith(("plates", "runs")) else 3]) for key in store.list()}
 
 
 EVERYTHING = {PLATE, OTHER_PLATE, OLD_PLATE, PLACE, OTHER_PLACE, LOST, "runs/mine-1", "runs/next-2"}
 
 
-def test_gc_shows_what_it_would_remove_and_without_a_terminal_removes_nothing(filled: ObjectStore) -> None:
+def test_gc_shows_what_it_would_remove_and_without_a_terminal_removes_nothing(
+    filled: ObjectStore | FolderStore,
+) -> None:
     shown = invoke(filled, "gc", "--older-than", "0m").output
     assert f"{filled.uri('')}: what no run needs and is older than 0m\n" in shown
     rows = [" ".join(line.split()) for line in shown.splitlines()]
@@ -84,7 +92,7 @@ def test_gc_shows_what_it_would_remove_and_without_a_terminal_removes_nothing(fi
     assert groups(filled) == EVERYTHING
 
 
-def test_gc_with_yes_removes_what_no_run_needs(filled: ObjectStore) -> None:
+def test_gc_with_yes_removes_what_no_run_needs(filled: ObjectStore | FolderStore) -> None:
     assert "nothing was removed (--dry-run)" in invoke(filled, "gc", "--older-than", "0m", "--yes", "--dry-run").output
     assert groups(filled) == EVERYTHING
     assert "removed 4 objects" in invoke(filled, "gc", "--older-than", "0m", "--yes").output
@@ -92,20 +100,21 @@ def test_gc_with_yes_removes_what_no_run_needs(filled: ObjectStore) -> None:
     assert "nothing to remove" in invoke(filled, "gc", "--older-than", "0m", "--yes").output
 
 
-def test_gc_keeps_young_things_and_says_so(filled: ObjectStore) -> None:
+def test_gc_keeps_young_things_and_says_so(filled: ObjectStore | FolderStore) -> None:
     shown = invoke(filled, "gc", "--yes").output
     assert "nothing to remove" in shown
     assert "no record names 4 objects, 2.0 kB, which may belong to runs in progress (younger than 2d)" in shown
     assert groups(filled) == EVERYTHING
 
 
-def test_an_empty_store_is_said_to_be_so(store: ObjectStore) -> None:
+def test_an_empty_store_is_said_to_be_so(either_store: ObjectStore | FolderStore) -> None:
+    store = either_store
     assert f"{store.uri('')}: nothing to remove" in invoke(store, "gc", "--yes").output
     assert "no run is recorded here" in invoke(store, "gc").output
     assert f"{store.uri('')}: no runs" in invoke(store, "runs").output
 
 
-def test_runs_are_listed_with_what_they_are(filled: ObjectStore) -> None:
+def test_runs_are_listed_with_what_they_are(filled: ObjectStore | FolderStore) -> None:
     rows = [" ".join(line.split()) for line in invoke(filled, "runs").output.splitlines()]
     assert "mine-1 2026-11-20 08:30 /data/screen 1/2 a moment" in rows
     assert "next-2 2026-11-20 08:30 /data/screen 1/2 a moment" in rows
@@ -122,7 +131,9 @@ def test_runs_are_listed_with_what_they_are(filled: ObjectStore) -> None:
     ]
 
 
-def test_a_record_that_is_not_whole_or_not_understood_is_listed_and_can_be_forgotten(filled: ObjectStore) -> None:
+def test_a_record_that_is_not_whole_or_not_understood_is_listed_and_can_be_forgotten(
+    filled: ObjectStore | FolderStore,
+) -> None:
     filled.delete("runs/mine-1/run.json")
     filled.put("runs/next-2/run.json", b"{")
     filled.put("runs/next-2/screen.json", b"{")
@@ -135,7 +146,7 @@ def test_a_record_that_is_not_whole_or_not_understood_is_listed_and_can_be_forgo
     assert groups(filled) == {PLATE, PLACE, "runs/mine-1"}
 
 
-def test_forget_shows_removes_the_record_and_gc_the_rest(filled: ObjectStore) -> None:
+def test_forget_shows_removes_the_record_and_gc_the_rest(filled: ObjectStore | FolderStore) -> None:
     filled.put("runs/mine-1/notes.txt", b"not ours")
     shown = invoke(filled, "forget", "mine-1").output
     assert "mine-1 was active a moment ago; if it is still running, leave it alone" in shown
@@ -149,16 +160,16 @@ def test_forget_shows_removes_the_record_and_gc_the_rest(filled: ObjectStore) ->
     assert groups(filled) == {OTHER_PLATE, OTHER_PLACE, "runs/mine-1", "runs/next-2"}
 
 
-def test_forgetting_an_unknown_run_names_the_ones_there_are_and_forgets_none(filled: ObjectStore) -> None:
+def test_forgetting_an_unknown_run_names_the_ones_there_are_and_forgets_none(filled: ObjectStore | FolderStore) -> None:
     with pytest.raises(InputError, match=r"other: no such run below .* \(runs there: mine-1, next-2\)"):
         invoke(filled, "forget", "mine-1", "other", "--yes")
     assert groups(filled) == EVERYTHING
 
 
 @pytest.mark.parametrize(("answer", "removed"), [("y\n", True), ("n\n", False), ("\n", False)])
-def test_a_person_at_a_terminal_is_asked(filled: ObjectStore, answer: str, removed: bool) -> None:
+def test_a_person_at_a_terminal_is_asked(filled: ObjectStore | FolderStore, answer: str, removed: bool) -> None:
     leader, follower = pty.openpty()
-    arguments = ["store", "gc", "--older-than", "0m", "--prefix", filled.prefix]
+    arguments = ["store", "gc", "--older-than", "0m", *options_of(filled)]
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli", *arguments], stdin=follower, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
@@ -202,6 +213,22 @@ def test_the_embedded_store_is_opened_by_its_folder_and_a_configuration(cellsign
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")
         assert "s3://mybucket/team: no runs" in done.stdout
+
+
+def test_a_folder_is_opened_by_a_configuration_and_nothing_is_made(cellsignal: Cellsignal, tmp_path: Path) -> None:
+    folder = tmp_path / "lab data"
+    folder.mkdir()
+    configured = ("--config", "demo", "--set", f"store.bucket={folder.as_uri()}", "--set", "store.prefix=team")
+    for command, said in (("runs", "no runs"), ("gc", "nothing to remove")):
+        done = cellsignal("store", command, *configured)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"{folder.as_uri()}/team: {said}" in done.stdout
+    line = cellsignal.refused("store", "forget", "none-1", *configured)
+    assert f"none-1: no such run below {folder.as_uri()}/team (there are no runs)" in line
+    line = cellsignal.refused("store", "gc", "--bucket", f"{folder.as_uri()}/unmounted")
+    assert "unmounted: there is no such folder; correct the address, or mount its file system" in line
+    assert "write file:///FOLDER" in cellsignal.refused("store", "gc", "--bucket", "file://lab")
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.storage.embedded import EmbeddedStore
+from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_record import RunRecord, write_run
 from components.normalize.step import run as normalize
@@ -21,7 +22,11 @@ from tests.tiny_screen import CONFIG, MemoryStore, TinyScreen
 @pytest.fixture
 def started(tmp_path: Path) -> Path:
     """The folder of a run as `cellsignal run` leaves it, with its store in `there`."""
-    config = RunConfig.load("demo", ["store.bucket=mine", "store.prefix=team/a"])
+    return leave_run(tmp_path, "store.bucket=mine", "store.prefix=team/a")
+
+
+def leave_run(tmp_path: Path, *changes: str) -> Path:
+    config = RunConfig.load("demo", list(changes))
     job = {
         "config": json.loads(config.model_dump_json()), "store": str(tmp_path / "there"), "truth": "",
         "lineage": {"run": "demo-1a2b"},
@@ -31,15 +36,36 @@ def started(tmp_path: Path) -> Path:
     return tmp_path / "runs" / "demo"
 
 
-def address(given: str, store: Path) -> str | None:
-    return with_address(RunConfig.load("demo", [f"init_from={given}"]), store).init_from
+def address(given: str, store: Path, *changes: str) -> str | None:
+    return with_address(RunConfig.load("demo", [f"init_from={given}", *changes]), store).init_from
 
 
 def test_a_folder_becomes_the_address_of_its_run(started: Path, tmp_path: Path) -> None:
     assert address(str(started), tmp_path / "there") == "s3://mine/team/a/runs/demo-1a2b"
 
 
-@pytest.mark.parametrize("given", ["demo-1a2b", "s3://bucket/runs/demo-1a2b"])
+@pytest.mark.parametrize("prefix", ["", "team/a"])
+def test_the_store_of_a_folders_run_may_be_a_folder(tmp_path: Path, prefix: str) -> None:
+    lab = (tmp_path / "lab data").as_uri()
+    run = leave_run(tmp_path, f"store.bucket={lab}", f"store.prefix='{prefix}'")
+    expected = f"{lab}/{prefix}/runs/demo-1a2b" if prefix else f"{lab}/runs/demo-1a2b"
+    assert address(str(run), tmp_path / "here") == expected
+    assert address(str(run), tmp_path / "here", f"store.bucket={lab}") == expected
+
+
+def test_a_run_that_keeps_things_in_a_folder_cannot_reach_an_embedded_store(
+    started: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = f"store.bucket={(tmp_path / 'lab').as_uri()}"
+    with pytest.raises(
+        InputError, match=rf"^init_from: {started} lies in the embedded object store {tmp_path}/there, "
+    ):
+        address(str(started), tmp_path / "there", changes)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    assert address(str(started), tmp_path / "there", changes) == "s3://mine/team/a/runs/demo-1a2b"
+
+
+@pytest.mark.parametrize("given", ["demo-1a2b", "s3://bucket/runs/demo-1a2b", "file:///lab/runs/demo-1a2b"])
 def test_keys_and_addresses_stay(given: str, tmp_path: Path) -> None:
     assert address(given, tmp_path) == given
     assert with_address(RunConfig.load("demo"), tmp_path).init_from is None
@@ -63,10 +89,17 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_that_cannot_start_is_refused_before_anything_is_made(
-    cellsignal: Cellsignal, config_file: Path, store: ObjectStore, embedded_store: EmbeddedStore, tmp_path: Path
+    cellsignal: Cellsignal,
+    config_file: Path,
+    either_store: ObjectStore | FolderStore,
+    embedded_store: EmbeddedStore,
+    tmp_path: Path,
 ) -> None:
     """No --screen: it would be simulated first, which takes longer than to look at the other run."""
-    config = RunConfig.load(str(config_file))
+    store, config = either_store, RunConfig.load(str(config_file))
+    here, environment = f"store.bucket={store.uri('')}", {}
+    if isinstance(store, ObjectStore):
+        here, environment = f"store.prefix={store.prefix}", embedded_store.environment()
     TinyScreen(tmp_path / "other")
     paths = [tmp_path / name for name in ("s.json", "h.json", "l.csv")]
     normalize(CONFIG, tmp_path / "other", MemoryStore(), *paths)
@@ -74,15 +107,18 @@ def test_a_run_that_cannot_start_is_refused_before_anything_is_made(
     write_run(store, record, *(path.read_bytes() for path in paths))
 
     def refused(*changes: str) -> str:
-        given = [part for change in (f"store.prefix={store.prefix}", *changes) for part in ("--set", change)]
-        return cellsignal.refused(
-            "run", "--config", config_file, "--out", "out", *given, environment=embedded_store.environment()
-        )
+        given = [part for change in (here, *changes) for part in ("--set", change)]
+        return cellsignal.refused("run", "--config", config_file, "--out", "out", *given, environment=environment)
 
-    assert "init_from: no run old-2 below s3://" in refused("init_from=old-2")
+    assert f"init_from: no run old-2 below {store.uri('')} (runs there: old-1)" in refused("init_from=old-2")
+    assert "has no pretrained weights of fold 0" in refused(f"init_from={store.uri('runs/old-1')}")
+    nowhere = (tmp_path / "nowhere").as_uri()
+    assert f"no run old-1 below {nowhere} (there are no runs)" in refused(f"init_from={nowhere}/runs/old-1")
+    assert "file:///FOLDER/runs/KEY" in refused(f"init_from={nowhere}")
     assert "init_from: run old-1 has no pretrained weights of fold 0 and tiny (it has none)" in refused(
         "init_from=old-1"
     )
     assert "backbone tiny has stem 8, but 4 in run old-1" in refused("init_from=old-1", "backbones.0.stem=8")
     assert "init_from gives every backbone its weights" in refused("init_from=old-1", "backbones.0.weights=w.pt")
     assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "nowhere").exists()

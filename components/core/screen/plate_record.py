@@ -1,7 +1,7 @@
 """What a store knows of a packed plate, and by which keys a later run finds it again without reading an image.
 
     plates/EXPERIMENT_PlateP-DIGEST/plate.json  the record, written last; whatever has none is not a plate
-    fingerprints/DIGEST.json                    leads from files that were copied to where their plate lies
+    fingerprints/DIGEST.json                    leads from files to the plate that was used for them again
     copies/DIGEST.json                          leads to the plate last packed from files of these names and sizes
 
 The digest of a plate's name is taken of a listing: names, sizes and versions of its files, and how they are packed. Unlike
@@ -54,7 +54,7 @@ class PlateKeys:
 
     Attributes:
         prefix: of the plate, if it is packed from these files.
-        fingerprint: key of what leads from these files to another prefix.
+        fingerprint: key of what leads from these files to the plate that was used for them again; each use renews it.
         copies: key of what leads from files of the same names and sizes to a prefix.
     """
 
@@ -106,8 +106,8 @@ def find_plate(store: ObjectWriter, prefix: str, leads: Sequence[str]) -> tuple[
     for key in leads:
         try:
             elsewhere = str(json.loads(store.get(key))["prefix"])
-        except MissingObjectError:
-            continue
+        except (MissingObjectError, ValueError, KeyError, TypeError):
+            continue  # a power cut may leave half of a file in a folder; the lead is written anew
         found = find_record(store, elsewhere, address)
         if found is not None:
             return elsewhere, found

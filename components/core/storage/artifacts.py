@@ -15,7 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 from components.core.errors import InputError
 from components.core.storage.digests import digest_text
-from components.core.storage.object_store import ObjectStore, parse_uri
+from components.core.storage.interface import ObjectStorage
+from components.core.storage.opening import open_beside
 from components.core.storage.run_record import run_address
 from components.core.storage.source_run import OPTION
 
@@ -38,6 +39,8 @@ def local_copy(uri: str, into: Path) -> Path:
         return _existing(Path(unquote(urlsplit(uri).path)), uri)
     if "://" not in uri:
         return _existing(Path(uri), uri)
+    from components.core.storage.object_store import ObjectStore, parse_uri
+
     bucket, key = parse_uri(uri)
     key = key.rstrip("/")
     if not key:
@@ -70,22 +73,22 @@ def local_copy(uri: str, into: Path) -> Path:
     return target
 
 
-def source_store(own: ObjectStore, init_from: str) -> tuple[ObjectStore, str]:
+def source_store(own: ObjectStorage, init_from: str) -> tuple[ObjectStorage, str]:
     """The store and the key of the run that another starts from.
 
     Args:
-        own: where a run given by its key alone is looked for; one with an address is at the same endpoint.
-        init_from: a key, or s3://BUCKET[/PREFIX]/runs/KEY.
+        own: where a run given by its key alone is looked for; a bucket's address is at its endpoint, if it has one.
+        init_from: a key, or s3://BUCKET[/PREFIX]/runs/KEY or file:///FOLDER/runs/KEY.
 
     Raises:
-        InputError: neither of the two.
+        InputError: neither, or no credentials in the environment for a bucket.
     """
     try:
         address, key = run_address(init_from)
     except InputError as error:
         folder = "; `cellsignal run` also takes its folder" if Path(init_from).is_dir() else ""
         raise InputError(f"{OPTION}: {error}{folder}") from None
-    return (own.elsewhere(address) if address else own), key
+    return (open_beside(own, address) if address else own), key
 
 
 @contextmanager

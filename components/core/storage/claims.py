@@ -1,4 +1,4 @@
-"""What the recorded runs of a store need, and what its fingerprints lead to. Reads records; garbage.py decides.
+"""What the recorded runs of a store need, and which plates its leads lead to. Reads records; garbage.py decides.
 
 Records that have not changed are not read again, so that a removal can ask again and again whether a run has named
 something meanwhile.
@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from components.core.errors import InputError
-from components.core.storage.garbage import FINGERPRINTS, LONG_AGO, Fingerprint, Needs, is_fingerprint, needs_of
+from components.core.storage.garbage import LEADS, LONG_AGO, Lead, Needs, is_lead, is_plate, needs_of
 from components.core.storage.interface import MissingObjectError
 from components.core.storage.inventory import ObjectInventory, StoredObject
 from components.core.storage.manifest import SCHEMA as MANIFEST_SCHEMA
@@ -54,12 +54,12 @@ class Claims:
 
     Attributes:
         runs: by key.
-        fingerprints: by key.
+        leads: by key; what leads to no plate, by its content, is left out.
     """
 
     def __init__(self, store: ObjectInventory) -> None:
         self.runs: dict[str, RunClaim] = {}
-        self.fingerprints: dict[str, Fingerprint] = {}
+        self.leads: dict[str, Lead] = {}
         self._store = store
         self._read: dict[str, _Record] = {}
 
@@ -71,7 +71,7 @@ class Claims:
             StepError: the store failed.
         """
         listed = [found for found in self._store.scan(f"{RUNS}/") if _OF_RUN.fullmatch(found.key)]
-        pointing = [found for found in self._store.scan(FINGERPRINTS) if is_fingerprint(found.key)]
+        pointing = [found for prefix in LEADS for found in self._store.scan(prefix) if is_lead(found.key)]
         self._read = self._records([found for found in listed if not _SILENT.fullmatch(found.key)] + pointing)
         runs: dict[str, RunClaim] = {}
         for found in listed:
@@ -83,14 +83,15 @@ class Claims:
                 (run.plates if _MANIFEST.fullmatch(found.key) else run.finished).update(record.names)
                 run.problem = run.problem or record.problem
         self.runs = runs
-        self.fingerprints = {
-            found.key: Fingerprint(found.modified, found.size, next(iter(self._read[found.key].names), ""))
+        self.leads = {
+            found.key: Lead(found.modified, found.size, plate)
             for found in pointing
             if found.key in self._read
+            for plate in self._read[found.key].names
         }
 
     def needs(self, cutoff: datetime) -> Needs:
-        """What must stay by all records, and by fingerprints younger than a time.
+        """What must stay by all records, and by leads younger than a time.
 
         Raises:
             InputError: a record cannot be read, so that nobody knows what its run needs.
@@ -100,7 +101,7 @@ class Claims:
                 raise InputError(run.problem)
         plates = set().union(*(run.plates for run in self.runs.values()))
         finished = set().union(*(run.finished for run in self.runs.values()))
-        return needs_of(plates, finished, self.fingerprints, cutoff)
+        return needs_of(plates, finished, self.leads, cutoff)
 
     def _records(self, objects: Sequence[StoredObject]) -> dict[str, _Record]:
         """What each object says, by key; one that has gone meanwhile is left out."""
@@ -145,8 +146,8 @@ def _names(uri: str, key: str, content: bytes) -> tuple[frozenset[str], str]:
     """The plates or the place that a record names, and why they are not known."""
     try:
         record: dict[str, Any] = json.loads(content)
-        if key.startswith(FINGERPRINTS):
-            return frozenset([str(record["prefix"])]), ""
+        if is_lead(key):
+            return frozenset(filter(is_plate, [str(record["prefix"])])), ""
         if record.get("manifest_schema", 0) > MANIFEST_SCHEMA:
             return frozenset(), f"{uri}: of a newer version of cellsignal, so what its run needs is not known; upgrade"
         if _MANIFEST.fullmatch(key):

@@ -1,8 +1,8 @@
 """A folder as object store: for a lab whose machines share a file system, and for one machine without a server.
 
 Keys are paths below the folder. An object is written under a hidden temporary name and renamed, so that it appears whole;
-a process killed meanwhile leaves such a name behind, which nothing lists. Nothing is synced: after a power cut the digests
-in manifests and records tell what was lost.
+a process killed meanwhile leaves such a name behind, which no listing shows but that of unfinished uploads. Nothing is
+synced: after a power cut the digests in manifests and records tell what was lost.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from components.core.errors import InputError, StepError
 from components.core.storage.interface import MissingObjectError
+from components.core.storage.inventory import StoredObject, UnfinishedUpload
 from components.core.storage.side_by_side import side_by_side
 
 IN_FLIGHT = 16
@@ -38,7 +40,7 @@ class FolderStore:
 
     Attributes:
         root: the folder, absolute.
-        requests: files read and written so far, "gets" and "puts".
+        requests: files read and written so far, "gets" and "puts", and folders listed, "lists".
     """
 
     def __init__(self, root: Path, within: Path | None = None) -> None:
@@ -49,7 +51,7 @@ class FolderStore:
             within: a folder above it that is known to the user; `check` makes no other.
         """
         self.root = Path(os.path.abspath(root))  # noqa: PTH100 - a link to a mounted disk stays the user's own name of it
-        self.requests = {"gets": 0, "puts": 0}
+        self.requests = {"gets": 0, "puts": 0, "lists": 0}
         self._within = within or self.root
         self._root = str(self.root)
         self._mark, self._number = uuid.uuid4().hex, itertools.count()
@@ -177,6 +179,18 @@ class FolderStore:
         """All keys that start with the prefix, sorted. Raises as `get`, but no MissingObjectError."""
         return sorted(key for key, hidden in self._walk(prefix) if not hidden)
 
+    def scan(self, prefix: str = "") -> Iterator[StoredObject]:
+        """What `list` names, with size and time, folder by folder: no more than a folder's names is in memory.
+
+        Raises:
+            InputError: the folder may not be read.
+            StepError: the file system failed.
+        """
+        for key, hidden in self._walk(prefix):
+            found = None if hidden else self._facts(key)
+            if found is not None:
+                yield StoredObject(key, found.st_size, _modified(found))
+
     def delete(self, key: str) -> None:
         """Deletes one object; a missing one is no error. Raises as `put`."""
         with self._errors(key, "delete"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -192,13 +206,31 @@ class FolderStore:
         if not prefix.strip("/"):
             raise InputError(f"{self.uri('')}: refusing to delete the whole store; name a prefix")
         found = list(self._walk(prefix))
-        with self._errors(prefix, "delete"):
-            for key, _ in found:
-                (self.root / key).unlink(missing_ok=True)
-            for folder in sorted({f for key, _ in found for f in Path(key).parents if f.name}, reverse=True):
-                with contextlib.suppress(OSError):  # another object is in it
-                    (self.root / folder).rmdir()
+        self.delete_many([key for key, _ in found])
         return sum(not hidden for _, hidden in found)
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Deletes objects side by side, and folders this empties; missing ones are no error. Raises as `put`."""
+        list(self._pool.map(self.delete, keys))
+        for folder in sorted({folder for key in keys for folder in Path(key).parents if folder.name}, reverse=True):
+            with contextlib.suppress(OSError):  # another object is in it
+                (self.root / folder).rmdir()
+
+    def unfinished_uploads(self, prefix: str) -> Iterator[UnfinishedUpload]:
+        """Temporary files, of objects that are being written or whose writer was killed, by their own names.
+
+        Raises:
+            InputError: the folder may not be read.
+            StepError: the file system failed.
+        """
+        for key, hidden in self._walk(prefix):
+            found = self._facts(key) if hidden else None
+            if found is not None:
+                yield UnfinishedUpload(key, "", _modified(found), found.st_size)
+
+    def give_up_upload(self, upload: UnfinishedUpload) -> None:
+        """Deletes a temporary file; one that has become an object meanwhile is no error. Raises as `put`."""
+        self.delete_many([upload.key])
 
     def upload_file(self, path: Path, key: str) -> None:
         """Copies a file of any size into the store; the object appears whole.
@@ -267,6 +299,7 @@ class FolderStore:
 
         with self._errors(prefix, "list"):
             for place, folders, files in os.walk(start, onerror=complain):
+                self._count("lists")
                 within = Path(place).relative_to(self.root).as_posix()
                 inside = "" if within == "." else f"{within}/"
                 folders[:] = [
@@ -276,6 +309,14 @@ class FolderStore:
                     hidden = name.startswith(".") and name.endswith(".partial")
                     if f"{inside}{name}".startswith(prefix) or (hidden and inside.startswith(prefix)):
                         yield f"{inside}{name}", hidden
+
+    def _facts(self, key: str) -> os.stat_result | None:
+        """Size and time of a file; None where it has gone since its folder was listed."""
+        with self._errors(key, "look"):
+            try:
+                return (self.root / key).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     def _check_key(self, key: str) -> None:
         parts = key.split("/")
@@ -302,6 +343,10 @@ class FolderStore:
                     f"{uri}: {action} refused ({error.strerror}); correct the rights of the folder"
                 ) from None
             raise StepError(f"{uri}: {action} failed ({error.strerror or error})") from None
+
+
+def _modified(found: os.stat_result) -> datetime:
+    return datetime.fromtimestamp(found.st_mtime, UTC)
 
 
 def _batches(items: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:

@@ -1,7 +1,7 @@
 """What in a store no run needs: a decision from listings and records. Pure; claims.py reads, sweeping.py deletes.
 
     plates/NAME_PlateN-DIGEST/...            a plate, whole with its plate.json
-    fingerprints/DIGEST.json                 leads from a screen's files to a plate
+    fingerprints/DIGEST.json, copies/DIGEST.json  lead from a screen's files to a plate: plate_record.py
     finished/STEP/KEY/ATTEMPT/..., done.json a finished output; attempts that done.json does not name are of no use
     checkpoints/STEP/KEY/...                 what a step goes on from after an interruption
 
@@ -20,17 +20,18 @@ from typing import Literal
 from components.core.storage.inventory import StoredObject, UnfinishedUpload
 
 PLACES = ("plates/", "finished/", "checkpoints/")
-FINGERPRINTS = "fingerprints/"
+LEADS = ("fingerprints/", "copies/")
 PLATE_RECORD, DONE = "plate.json", "done.json"
 
 Kind = Literal[
-    "plate", "unfinished plate", "fingerprint", "finished output", "unused attempt", "checkpoint", "unfinished upload"
+    "plate", "unfinished plate", "plate lead", "finished output", "unused attempt", "checkpoint", "unfinished upload"
 ]
 
-_PLATE = re.compile(r"(plates/[^/]+_Plate\d+-[0-9a-f]{32})/(.+)")
+_PREFIX = r"plates/[^/]+_Plate\d+-[0-9a-f]{32}"
+_PLATE = re.compile(rf"({_PREFIX})/(.+)")
 _FINISHED = re.compile(r"(finished/\w+/[0-9a-f]{64})/(?:(done\.json)|([0-9a-f]{32})/.+)")
 _CHECKPOINT = re.compile(r"(checkpoints/\w+/[0-9a-f]{64})/.+")
-_FINGERPRINT = re.compile(r"fingerprints/[0-9a-f]{64}\.json")
+_LEAD = re.compile(r"(fingerprints|copies)/[0-9a-f]{64}\.json")
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -59,8 +60,8 @@ class Pile:
 
 
 @dataclass(frozen=True)
-class Fingerprint:
-    """A fingerprint and the plate that it leads to."""
+class Lead:
+    """A fingerprint or a note of copies, and the prefix of the plate that it leads to."""
 
     modified: datetime
     size: int
@@ -76,7 +77,7 @@ class Contents:
         finished: finished outputs with all attempts, by place.
         attempts: the attempts of each, by name.
         checkpoints: by place.
-        uploads: uploads in parts that have not ended.
+        uploads: uploads that have not ended.
         others: objects of another form below our prefixes, which are left alone.
     """
 
@@ -126,10 +127,11 @@ class Garbage:
 
     Attributes:
         kind: what it is.
-        prefix: everything below it goes that is ours; the key itself of a fingerprint and of an upload.
+        prefix: everything below it goes that is ours; the key itself of a lead and of an upload.
         objects: how many.
         size: bytes.
         newest: time of the youngest.
+        plate: prefix that a lead leads to.
         record: key that goes first, so that a removal that is cut short leaves nothing that is taken for whole.
         upload: of an unfinished upload.
     """
@@ -139,6 +141,7 @@ class Garbage:
     objects: int
     size: int
     newest: datetime
+    plate: str | None = None
     record: str | None = None
     upload: UnfinishedUpload | None = None
 
@@ -148,45 +151,48 @@ def is_ours(key: str) -> bool:
     return any(form.fullmatch(key) for form in (_PLATE, _FINISHED, _CHECKPOINT))
 
 
-def is_fingerprint(key: str) -> bool:
-    """Whether this is the key of a fingerprint."""
-    return _FINGERPRINT.fullmatch(key) is not None
+def is_lead(key: str) -> bool:
+    """Whether this is the key of a fingerprint or of a note of copies."""
+    return _LEAD.fullmatch(key) is not None
 
 
-def needs_of(
-    plates: Iterable[str], finished: Iterable[str], fingerprints: Mapping[str, Fingerprint], cutoff: datetime
-) -> Needs:
+def is_plate(prefix: str) -> bool:
+    """Whether a plate may lie below this prefix."""
+    return re.fullmatch(_PREFIX, prefix) is not None
+
+
+def needs_of(plates: Iterable[str], finished: Iterable[str], leads: Mapping[str, Lead], cutoff: datetime) -> Needs:
     """What runs need by their records, and the plates that a run may be about to name.
 
     Args:
         plates: prefixes in the manifests of recorded runs.
         finished: places that recorded runs made or fetched.
-        fingerprints: by key; packing renews the fingerprint of a plate that it uses again.
+        leads: by key; packing renews the fingerprint of a plate that it uses again.
         cutoff: what is younger stays.
     """
-    renewed = {f.plate for f in fingerprints.values() if f.modified > cutoff}
+    renewed = {lead.plate for lead in leads.values() if lead.modified > cutoff}
     return Needs(frozenset(plates) | renewed, frozenset(finished))
 
 
 def needed(item: Garbage, needs: Needs) -> bool:
     """Whether something that was garbage a while ago is needed now."""
-    return (item.kind in ("plate", "unfinished plate") and item.prefix in needs.plates) or (
-        item.kind == "finished output" and item.prefix in needs.finished
-    )
+    if item.kind == "finished output":
+        return item.prefix in needs.finished
+    return (item.plate if item.kind == "plate lead" else item.prefix) in needs.plates
 
 
 def find_garbage(
     contents: Contents,
-    fingerprints: Mapping[str, Fingerprint],
+    leads: Mapping[str, Lead],
     needs: Needs,
     winners: Mapping[str, str],
     cutoff: datetime,
 ) -> list[Garbage]:
-    """Everything that may go, plates before the fingerprints that lead to them.
+    """Everything that may go, plates before what leads to them.
 
     Args:
         contents: the store's, added up.
-        fingerprints: by key.
+        leads: by key.
         needs: from needs_of.
         winners: the attempt that done.json names, by place; where it is not known, all attempts stay.
         cutoff: what is younger stays, but for checkpoints of steps that have finished.
@@ -196,9 +202,9 @@ def find_garbage(
         if prefix not in needs.plates and pile.newest <= cutoff:
             found.append(_all(pile, "plate" if pile.whole else "unfinished plate", prefix, PLATE_RECORD))
     stay = contents.plates.keys() - {item.prefix for item in found}
-    for key, fingerprint in fingerprints.items():
-        if fingerprint.plate not in stay and fingerprint.modified <= cutoff:
-            found.append(Garbage("fingerprint", key, 1, fingerprint.size, fingerprint.modified))
+    for key, lead in leads.items():
+        if lead.plate not in stay and lead.modified <= cutoff:
+            found.append(Garbage("plate lead", key, 1, lead.size, lead.modified, plate=lead.plate))
     for place, pile in contents.finished.items():
         if place not in needs.finished and pile.newest <= cutoff:
             found.append(_all(pile, "finished output" if pile.whole else "unused attempt", place, DONE))
@@ -212,11 +218,10 @@ def find_garbage(
             found.append(_all(pile, "checkpoint", place))
     for upload in contents.uploads:
         if upload.started <= cutoff:
-            found.append(Garbage("unfinished upload", upload.key, 1, 0, upload.started, upload=upload))
+            found.append(Garbage("unfinished upload", upload.key, 1, upload.size, upload.started, upload=upload))
     return found
 
 
 def _all(pile: Pile, kind: Kind, prefix: str, record: str = "") -> Garbage:
-    return Garbage(
-        kind, prefix, pile.objects, pile.size, pile.newest, f"{prefix}/{record}" if record and pile.whole else None
-    )
+    first = f"{prefix}/{record}" if record and pile.whole else None
+    return Garbage(kind, prefix, pile.objects, pile.size, pile.newest, record=first)

@@ -5,10 +5,11 @@ Keys are relative to the prefix. Every client error leaves here as one line that
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,7 +55,7 @@ class ObjectStore:
         self._requests = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="store")
 
     @classmethod
-    def connect(cls, uri_or_bucket: str, prefix: str = "") -> ObjectStore:
+    def connect(cls, uri_or_bucket: str, prefix: str = "", environment: Mapping[str, str] | None = None) -> ObjectStore:
         """Opens a store by bucket name or URI, at the endpoint that the AWS environment variables name.
 
         No request is made; `check` says whether the store can be used.
@@ -62,6 +63,7 @@ class ObjectStore:
         Args:
             uri_or_bucket: `bucket`, `s3://bucket[/prefix]` or, as KFP writes it, `minio://bucket[/prefix]`.
             prefix: further prefix below that of the URI.
+            environment: variables that lead to the store; None for this process's own.
 
         Raises:
             InputError: not a bucket or such a URI, or no credentials in the environment.
@@ -69,7 +71,8 @@ class ObjectStore:
         bucket, inner = parse_uri(uri_or_bucket) if "://" in uri_or_bucket else (uri_or_bucket, "")
         if not bucket or "/" in bucket:
             raise InputError(f"object store {uri_or_bucket!r}: write a bucket name or s3://BUCKET/PREFIX")
-        return cls(Endpoint.from_environment(), bucket, "/".join(p for p in (inner.strip("/"), prefix.strip("/")) if p))
+        endpoint = Endpoint.from_environment(os.environ if environment is None else environment)
+        return cls(endpoint, bucket, "/".join(p for p in (inner.strip("/"), prefix.strip("/")) if p))
 
     def __repr__(self) -> str:
         return f"ObjectStore({self.uri('')!r})"

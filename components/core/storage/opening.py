@@ -5,13 +5,18 @@ The S3 clients are loaded where a bucket is named, and not before.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from components.core.errors import InputError
 from components.core.screen.place import ScreenDirectory, ScreenPlace
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.interface import ObjectStorage
+
+if TYPE_CHECKING:
+    from components.core.storage.object_store import ObjectStore
 
 FOLDER = "file://"
 
@@ -21,12 +26,15 @@ def is_folder(address: str) -> bool:
     return address.startswith(FOLDER)
 
 
-def open_store(address: str, prefix: str = "") -> ObjectStorage:
+def open_store(
+    address: str, prefix: str = "", environment: Mapping[str, str] | None = None
+) -> FolderStore | ObjectStore:
     """Opens a store without asking it anything; `check` says whether it can be used.
 
     Args:
         address: `bucket`, `s3://bucket[/prefix]`, `minio://bucket[/prefix]`, or `file:///FOLDER`.
         prefix: further prefix below that of the address.
+        environment: variables that lead to a bucket; None for this process's own.
 
     Raises:
         InputError: no such address, or no credentials in the environment for a bucket.
@@ -35,7 +43,31 @@ def open_store(address: str, prefix: str = "") -> ObjectStorage:
         return FolderStore.connect(address, prefix)
     from components.core.storage.object_store import ObjectStore
 
-    return ObjectStore.connect(address, prefix)
+    return ObjectStore.connect(address, prefix, environment)
+
+
+def open_existing(address: str, prefix: str = "") -> FolderStore:
+    """Opens a store in a folder that is there already, and writes nothing into it.
+
+    Raises:
+        InputError: no such address, or no such folder; the prefix may be missing, as in a bucket.
+    """
+    if not FolderStore.connect(address).root.is_dir():
+        raise InputError(f"{address}: there is no such folder; correct the address, or mount its file system")
+    return FolderStore.connect(address, prefix)
+
+
+def open_beside(own: ObjectStorage, address: str) -> FolderStore | ObjectStore:
+    """The store at the address of another one; of two buckets both are at the same endpoint.
+
+    Raises:
+        InputError: no such address, or no credentials in the environment for a bucket.
+    """
+    if is_folder(address):
+        return FolderStore.connect(address)
+    from components.core.storage.object_store import ObjectStore
+
+    return own.elsewhere(address) if isinstance(own, ObjectStore) else ObjectStore.connect(address)
 
 
 def join_address(bucket: str, prefix: str) -> str:

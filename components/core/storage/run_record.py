@@ -75,7 +75,7 @@ class StepRecord(Frozen):
 
 
 def run_address(given: str) -> tuple[str, str]:
-    """Store and key of a run's address, s3://BUCKET[/PREFIX]/runs/KEY; the store is empty for a key alone.
+    """Store and key of a run's address, ADDRESS_OF_STORE/runs/KEY; the store is empty for a key alone.
 
     Raises:
         InputError: neither of the two.
@@ -86,7 +86,8 @@ def run_address(given: str) -> tuple[str, str]:
     store, _, folder = store.rpartition("/")
     if "://" not in given or folder != RUNS or store.endswith(("/", ":")) or not re.fullmatch(KEY, key):
         raise InputError(
-            f"{given}: neither a run's key nor its address, which looks like s3://BUCKET[/PREFIX]/{RUNS}/KEY"
+            f"{given}: neither a run's key nor its address, which looks like s3://BUCKET[/PREFIX]/{RUNS}/KEY or "
+            f"file:///FOLDER/{RUNS}/KEY"
         )
     return store, key
 
@@ -179,7 +180,7 @@ def read_run(store: ObjectWriter, key: str, folder: Path) -> RunRecord:
         there = f"runs there: {', '.join(known)}" if known else "there are no runs"
         raise InputError(
             f"--run {key}: no such run below {store.uri('')} ({there}); one in another store is "
-            f"s3://BUCKET/PREFIX/{RUNS}/KEY"
+            f"s3://BUCKET/PREFIX/{RUNS}/KEY or file:///FOLDER/{RUNS}/KEY"
         ) from None
     try:
         newer = json.loads(content).get("record_schema", 0) > SCHEMA

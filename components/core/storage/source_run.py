@@ -46,7 +46,8 @@ def read_source(store: ObjectWriter, key: str) -> SourceRun:
         known = sorted({path.split("/")[1] for path in store.list(f"{RUNS}/")})
         there = f"runs there: {', '.join(known)}" if known else "there are no runs"
         raise InputError(
-            f"{OPTION}: no run {key} below {store.uri('')} ({there}); one in another store is s3://BUCKET/PREFIX/{RUNS}/KEY"
+            f"{OPTION}: no run {key} below {store.uri('')} ({there}); one in another store is "
+            f"s3://BUCKET/PREFIX/{RUNS}/KEY or file:///FOLDER/{RUNS}/KEY"
         ) from None
     except ValidationError:
         raise InputError(

@@ -65,7 +65,7 @@ def garbage_of(
 
     def older(than: timedelta) -> list[Garbage]:
         cutoff = cutoff_of(than)
-        return find_garbage(contents, claims.fingerprints, claims.needs(cutoff), winners, cutoff)
+        return find_garbage(contents, claims.leads, claims.needs(cutoff), winners, cutoff)
 
     old = older(older_than)
     known = {(item.kind, item.prefix) for item in old}
@@ -106,7 +106,9 @@ def sweep(
         if needs is None or time.monotonic() - asked > _ASK_AGAIN_SECONDS:
             claims.refresh()
             needs, asked = claims.needs(cutoff), time.monotonic()
-        if needed(item, needs) or not _remove(store, item, cutoff, swept):
+        # What leads to a plate that stays after all is of use, too.
+        led_to = item.plate is not None and item.plate in {spared.prefix for spared in swept.spared}
+        if led_to or needed(item, needs) or not _remove(store, item, cutoff, swept):
             swept.spared.append(item)
         else:
             removed(item)
@@ -117,8 +119,9 @@ def _remove(store: ObjectInventory, item: Garbage, cutoff: datetime, swept: Swep
     """Deletes one thing unless it has become young; returns whether it is gone."""
     if item.upload is not None:
         store.give_up_upload(item.upload)
+        swept.size += item.size
         return True
-    if item.kind == "fingerprint":
+    if item.kind == "plate lead":
         objects = [found for found in store.scan(item.prefix) if found.key == item.prefix]
     else:
         objects = [found for found in store.scan(f"{item.prefix}/") if is_ours(found.key)]

@@ -16,6 +16,7 @@ from rich.console import Console
 from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.storage.finished import run_once
+from components.core.storage.folder_store import FolderStore
 from components.core.storage.logits import LogitsDirectory, WellLogits, write_logits
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
@@ -31,13 +32,13 @@ KEY = "tiny-0123456789ab"
 class FoldedRun:
     """A normalised screen of two cell types whose folds have random logits, as if trained."""
 
-    def __init__(self, folder: Path, store: ObjectStore) -> None:
+    def __init__(self, folder: Path, store: ObjectStore | FolderStore) -> None:
         self.folder, self.store = folder, store
         self.config = RunConfig(
             name="tiny",
             screen=CONFIG.screen.model_copy(update={"holdout_experiments": ("HUVEC-04",)}),
             folds=CONFIG.folds,
-            store=CONFIG.store.model_copy(update={"prefix": store.prefix}),
+            store=CONFIG.store.model_copy(update={"bucket": store.uri("")}),
         )
         imaged = (*LABELLED, *UNLABELLED, "RPE-02", "HUVEC-04")
         source = TinyScreen(folder / "screen", imaged, more=("RPE-02", "HUVEC-04"))
@@ -111,6 +112,10 @@ def raw_names(path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def run(tmp_path: Path, store: ObjectStore) -> FoldedRun:
+    return folded(tmp_path, store)
+
+
+def folded(tmp_path: Path, store: ObjectStore | FolderStore) -> FoldedRun:
     """HUVEC has both folds, RPE the first alone."""
     run = FoldedRun(tmp_path, store)
     for cell_type, fold in (("HUVEC", 1), ("HUVEC", 0), ("RPE", 0)):
@@ -215,3 +220,14 @@ def test_a_fold_that_is_damaged_in_the_store_is_missing_and_that_is_said(run: Fo
     assert not (out / "work").exists()
     with pytest.raises(InputError, match=r"--quorum 2 of 2 folds is not reached: RPE has fold 0"):
         run.finish(2)
+
+
+def test_a_run_whose_store_is_a_folder_is_finished_from_it(tmp_path: Path) -> None:
+    run = folded(tmp_path, FolderStore(tmp_path / "lab data"))
+    metrics, out, _ = run.finish(1)
+    assert metrics["partial"]["missing"] == {"HUVEC": [], "RPE": [1]}
+    assert raw_names(out / "predictions.csv") == run.expected("HUVEC", (0, 1))
+    with pytest.raises(
+        InputError, match=rf"--run other: no such run below file:///.*/lab%20data \(runs there: {KEY}\)"
+    ):
+        run.finish(1, out="other", key="other")

@@ -82,7 +82,10 @@ def test_the_same_screen_makes_the_same_manifest_and_packs_nothing(tiny: TinyScr
     summary, second, *_ = normalize(tiny, store, out="again")
     assert (summary.packed, summary.reused) == (0, 8)
     assert second.digest() == first.digest()
-    assert all(key.startswith("fingerprints/") for key in store.puts)
+    leads = {key: store.objects.pop(key) for key in store.puts}
+    assert all(key.startswith("fingerprints/") for key in leads)
+    prefixes = sorted(plate.prefix for plate in first.plates)
+    assert sorted(json.loads(lead)["prefix"] for lead in leads.values()) == prefixes
     assert store.objects == objects
 
 

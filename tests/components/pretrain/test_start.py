@@ -13,6 +13,7 @@ from components.core.errors import InputError
 from components.core.learning.step_settings import PretrainSettings
 from components.core.progress import EVENTS_VARIABLE
 from components.core.storage.digests import digest_file
+from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_record import StepRecord
@@ -30,11 +31,13 @@ IMAGED = (*LABELLED, *UNLABELLED, "HUVEC-04")
 class Trained:
     """A run of one backbone: normalize, and pretrain of a fold."""
 
-    def __init__(self, store: ObjectStore, folder: Path, key: str, source: Path, **changes: object) -> None:
+    def __init__(
+        self, store: ObjectStore | FolderStore, folder: Path, key: str, source: Path, **changes: object
+    ) -> None:
         self.store, self.folder, self.key, self.source = store, folder / key, key, source
         # The tiny plates are no groups that a new siRNA could join.
         prior = RUN.prior.model_copy(update={"enabled": False})
-        own = RUN.store.model_copy(update={"prefix": store.prefix})
+        own = RUN.store.model_copy(update={"bucket": store.uri("")})
         settings = {"backbones": (SLIM,), "store": own, "prior": prior, **changes}
         self.config = RunConfig.model_validate(RUN.model_copy(update=settings).model_dump())
         self.screen, self.weights = self.folder / "screen.json", self.folder / "weights"
@@ -130,6 +133,27 @@ def test_the_content_of_the_weights_is_part_of_the_key_and_their_address_is_not(
     assert epochs_trained(events) == begun + 2
     assert weights(run.weights) not in [result for _, result in results]
     assert other.record().learned.experiments == ("HUVEC-02",)
+
+
+def test_runs_in_a_folder_and_in_a_bucket_start_from_each_other(
+    store: ObjectStore, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder, folds = FolderStore(tmp_path / "lab data"), FoldsConfig(count=2, train=(0,))
+    first = Trained(folder, tmp_path, "old-1", source).normalize().pretrain()
+    monkeypatch.setattr(step, "train_supervised", lambda *_, **__: [])
+    again = Trained(folder, tmp_path, "new-1", source, init_from="old-1", folds=folds, seed=9)
+    away = Trained(store, tmp_path, "new-2", source, init_from=folder.uri("runs/old-1"), folds=folds, seed=9)
+    # Another seed, or what `again` made would be fetched: the address is no part of the key.
+    back = Trained(folder, tmp_path, "new-3", source, init_from=store.uri("runs/new-2"), folds=folds, seed=10)
+    for run in (again, away, back):
+        run.normalize().pretrain()
+        assert weights(run.weights) == weights(first.weights)
+    sha256 = digest_file(first.weights / "weights.safetensors")
+    assert [run.meta()["init_from"]["run"] for run in (again, away, back)] == ["old-1", "old-1", "new-2"]
+    assert {run.meta()["init_from"]["sha256"] for run in (again, away, back)} == {sha256}
+    lost = Trained(folder, tmp_path, "new-4", source, init_from="file:///nowhere/runs/old-1", folds=folds)
+    with pytest.raises(InputError, match=r"^init_from: no run old-1 below file:///nowhere \(there are no runs\)"):
+        lost.normalize()
 
 
 def test_a_chain_of_runs_remembers_what_the_first_one_learned(

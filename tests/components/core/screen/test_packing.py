@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import zlib
 
@@ -59,7 +60,7 @@ def test_the_record_is_written_after_everything_it_describes(tiny: TinyScreen):
 def test_a_second_run_reads_no_image(tiny: TinyScreen):
     store = MemoryStore()
     first = pack(tiny, store)
-    fingerprint = store.puts.pop()
+    before = dict(store.objects)
     store.puts.clear()
     for path in first_plate_images(tiny):  # same names, sizes and times, but nothing that could be decoded
         facts = path.stat()
@@ -67,7 +68,11 @@ def test_a_second_run_reads_no_image(tiny: TinyScreen):
         os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     second = pack(tiny, store)
     assert second == PackResult(first.prefix, first.packed, reused=True)
-    assert store.puts == [fingerprint], "renewed, so that nobody removes the plate before the manifest names it"
+    (fingerprint,) = store.puts
+    assert store.objects == {**before, fingerprint: json.dumps({"prefix": first.prefix}).encode()}
+    assert fingerprint.startswith("fingerprints/")
+    assert pack(tiny, store) == second
+    assert store.puts == [fingerprint] * 2, "renewed, so that nobody removes the plate before the manifest names it"
 
 
 def test_copied_files_are_recognised_by_their_content(tiny: TinyScreen):
@@ -78,6 +83,20 @@ def test_copied_files_are_recognised_by_their_content(tiny: TinyScreen):
         os.utime(path, ns=(1, 1))
     assert pack(tiny, store) == PackResult(first.prefix, first.packed, reused=True)
     assert [key.split("/")[0] for key in store.puts] == ["fingerprints"]
+
+
+def test_a_damaged_lead_leads_nowhere_and_is_written_anew(tiny: TinyScreen):
+    store = MemoryStore()
+    first = pack(tiny, store)
+    for path in first_plate_images(tiny):
+        os.utime(path, ns=(1, 1))
+    copied = pack(tiny, store)
+    (fingerprint,) = store.list("fingerprints/")
+    sound = store.objects[fingerprint]
+    for damaged in (b"", b"[]", b"{}"):
+        store.objects[fingerprint] = damaged
+        assert pack(tiny, store) == copied == PackResult(first.prefix, first.packed, reused=True)
+        assert store.objects[fingerprint] == sound
 
 
 def test_one_changed_image_makes_another_plate_and_leaves_the_first(tiny: TinyScreen):

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from components.core.errors import StepError
-from components.core.storage.inventory import StoredObject, UnfinishedUpload
-from components.core.storage.object_store import ObjectStore
+from components.core.storage.inventory import ObjectInventory, StoredObject, UnfinishedUpload
 
 
 class AgedStore:
@@ -17,8 +16,9 @@ class AgedStore:
         deletes: requests that may still delete; None for any number.
     """
 
-    def __init__(self, store: ObjectStore, days: float = 10) -> None:
+    def __init__(self, store: ObjectInventory, days: float = 10) -> None:
         self._store, self._age = store, timedelta(days=days)
+        self.requests = store.requests
         self.deletes: int | None = None
         self._old: dict[str, StoredObject] = {}
         self.grow_old()

@@ -29,7 +29,7 @@ def test_an_object_is_a_file_at_its_path_and_its_address_leads_back(store: Folde
     assert open_store(store.uri("")).get("plates/a/zarr.json") == b"{}"
     assert open_store(store.uri(""), "plates/").get("a/zarr.json") == b"{}"
     assert open_store(join_address(store.uri(""), "plates")).list() == ["a/zarr.json"]
-    assert store.below("plates").requests == {"gets": 0, "puts": 0}
+    assert store.below("plates").requests == {"gets": 0, "puts": 0, "lists": 0}
     assert pickle.loads(pickle.dumps(store)).list("plates/") == ["plates/a/zarr.json"]
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.core.storage.garbage import Contents, Fingerprint, Garbage, find_garbage, is_ours, needs_of
+from components.core.storage.garbage import Contents, Garbage, Lead, find_garbage, is_lead, is_ours, needs_of
 from components.core.storage.inventory import StoredObject, UnfinishedUpload
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -18,7 +18,7 @@ CUTOFF = NOW - timedelta(days=2)
 PLATES = [f"plates/HUVEC-0{n}_Plate1-{n:032x}" for n in range(4)]
 PLACES = [f"finished/{step}/{n:064x}" for n in range(2) for step in ("pretrain", "pseudo_label")]
 ATTEMPTS = [f"{n:032x}" for n in range(3)]
-FINGERPRINTS = [f"fingerprints/{n:064x}.json" for n in range(4)]
+LEADS = [f"{kind}/{n:064x}.json" for n in range(2) for kind in ("fingerprints", "copies")]
 FOREIGN = [
     "plates/notes.txt", "plates/HUVEC-01/plate.json", f"finished/pretrain/{1:064x}/readme", "finished/pretrain/short/x/y",
     "checkpoints/pretrain/x/state", f"finished/pretrain/{1:063x}/{1:032x}/weights",
@@ -32,7 +32,7 @@ class Store:
     """A drawn store, with what its runs name."""
 
     objects: tuple[StoredObject, ...]
-    fingerprints: dict[str, Fingerprint]
+    leads: dict[str, Lead]
     plates: frozenset[str]
     finished: frozenset[str]
     winners: dict[str, str]
@@ -44,14 +44,14 @@ class Store:
         return contents
 
     def garbage(self) -> list[Garbage]:
-        needs = needs_of(self.plates, self.finished, self.fingerprints, CUTOFF)
-        return find_garbage(self.contents(), self.fingerprints, needs, self.winners, CUTOFF)
+        needs = needs_of(self.plates, self.finished, self.leads, CUTOFF)
+        return find_garbage(self.contents(), self.leads, needs, self.winners, CUTOFF)
 
     def without(self, garbage: Sequence[Garbage]) -> Store:
         gone = [item.prefix for item in garbage]
         return Store(
             tuple(o for o in self.objects if not (is_ours(o.key) and o.key.startswith(tuple(f"{p}/" for p in gone)))),
-            {key: f for key, f in self.fingerprints.items() if key not in gone},
+            {key: lead for key, lead in self.leads.items() if key not in gone},
             self.plates,
             self.finished,
             self.winners,
@@ -67,11 +67,11 @@ def stores(draw: st.DrawFn) -> Store:
     keys += FOREIGN
     chosen = draw(st.lists(st.sampled_from(keys), unique=True))
     objects = tuple(StoredObject(key, draw(st.integers(0, 9)), draw(times)) for key in chosen)
-    pointing = draw(st.dictionaries(st.sampled_from(FINGERPRINTS), st.tuples(times, st.sampled_from([*PLATES, ""]))))
+    pointing = draw(st.dictionaries(st.sampled_from(LEADS), st.tuples(times, st.sampled_from(PLATES))))
     done = [place for place in PLACES if f"{place}/done.json" in chosen]
     return Store(
         objects,
-        {key: Fingerprint(when, 9, plate) for key, (when, plate) in pointing.items()},
+        {key: Lead(when, 9, plate) for key, (when, plate) in pointing.items()},
         frozenset(draw(st.sets(st.sampled_from(PLATES)))),
         frozenset(draw(st.sets(st.sampled_from(PLACES)))),
         {place: draw(st.sampled_from(ATTEMPTS)) for place in done if draw(st.booleans())},
@@ -105,22 +105,30 @@ def test_nothing_young_goes_but_checkpoints_of_finished_steps(store: Store) -> N
             assert found.key.startswith("checkpoints/")
             assert "/".join(["finished", *found.key.split("/")[1:3], "done.json"]) in keys
     for item in store.garbage():
-        if item.kind == "fingerprint":
-            assert store.fingerprints[item.prefix].modified <= CUTOFF
+        if item.kind == "plate lead":
+            assert store.leads[item.prefix].modified <= CUTOFF
 
 
 @given(stores())
-def test_a_plate_with_a_young_fingerprint_stays(store: Store) -> None:
-    for fingerprint in store.fingerprints.values():
-        if fingerprint.modified > CUTOFF:
-            assert not [key for key in gone(store) if fingerprint.plate and key.startswith(f"{fingerprint.plate}/")]
+def test_a_plate_with_a_young_lead_stays(store: Store) -> None:
+    for lead in store.leads.values():
+        if lead.modified > CUTOFF:
+            assert not [key for key in gone(store) if key.startswith(f"{lead.plate}/")]
+
+
+@given(stores())
+def test_what_leads_to_a_plate_that_stays_stays(store: Store) -> None:
+    left = store.without(store.garbage())
+    for key, lead in store.leads.items():
+        if left.contents().plates.get(lead.plate):
+            assert left.leads[key] == lead
 
 
 @given(stores())
 def test_all_that_is_old_and_of_no_use_goes_at_once(store: Store) -> None:
     left = store.without(store.garbage())
     assert left.garbage() == []
-    renewed = {f.plate for f in store.fingerprints.values() if f.modified > CUTOFF}
+    renewed = {lead.plate for lead in store.leads.values() if lead.modified > CUTOFF}
     for found in left.objects:
         if found.key in FOREIGN:
             continue
@@ -137,10 +145,26 @@ def test_all_that_is_old_and_of_no_use_goes_at_once(store: Store) -> None:
         if kind == "checkpoints":
             place = "/".join(found.key.split("/")[:3])
             assert youngest(store, place) > CUTOFF
-    for key, fingerprint in left.fingerprints.items():
-        there = any(o.key.startswith(f"{fingerprint.plate}/") for o in left.objects)
-        assert key in store.fingerprints
-        assert fingerprint.modified > CUTOFF or there
+    for key, lead in left.leads.items():
+        there = any(o.key.startswith(f"{lead.plate}/") and is_ours(o.key) for o in left.objects)
+        assert key in store.leads
+        assert lead.modified > CUTOFF or there
+
+
+@pytest.mark.parametrize(
+    ("key", "ours"),
+    [
+        *((key, True) for key in LEADS),
+        ("copies/readme.txt", False),
+        (f"copies/{1:063x}.json", False),
+        (f"copies/{1:064x}.json.bak", False),
+        (f"copies/of-mine/{1:064x}.json", False),
+        (f"my-copies/{1:064x}.json", False),
+        (f"fingerprints/{'g' * 64}.json", False),
+    ],
+)
+def test_leads_are_known_by_their_form(key: str, ours: bool) -> None:
+    assert is_lead(key) is ours
 
 
 @given(stores())
@@ -153,7 +177,7 @@ def test_objects_of_another_form_stay_and_are_counted(store: Store) -> None:
 def test_sizes_add_up_and_what_makes_a_thing_whole_is_told(store: Store) -> None:
     for item in store.garbage():
         own = [o for o in store.objects if o.key.startswith(f"{item.prefix}/") and o.key not in FOREIGN]
-        if item.kind != "fingerprint":
+        if item.kind != "plate lead":
             assert (item.objects, item.size) == (len(own), sum(o.size for o in own))
             assert item.newest == max(o.modified for o in own)
         record = {"plate": "plate.json", "finished output": "done.json"}.get(item.kind)

@@ -15,6 +15,7 @@ from components.core.storage import sweeping
 from components.core.storage.checkpoint_place import CheckpointPlace
 from components.core.storage.claims import Claims
 from components.core.storage.finished import fetch_finished, run_once
+from components.core.storage.folder_store import FolderStore
 from components.core.storage.garbage import Garbage
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
@@ -27,12 +28,15 @@ from tests.components.core.storage.aged_store import AgedStore
 from tests.tiny_screen import CONFIG, TinyScreen
 
 TWO_DAYS = timedelta(days=2)
-ONE_EXPERIMENT = ("HUVEC-01",)
+FOREIGN = {
+    "models/champion.json", "finished/elsewhere", "notes.txt", "runs/readme", "plates/by-hand/plate.json",
+    "copies/2026-11-24.tar", f"copies/{1:064x}.json", f"copies/of-mine/{1:064x}.json", f"fingerprints/{1:064x}",
+}  # fmt: skip
 
 
-def pack(store: ObjectStore, folder: Path, source: Path, run: str = "") -> Manifest:
+def pack(store: ObjectStore | FolderStore, folder: Path, source: Path, run: str = "") -> Manifest:
     """What normalize leaves, with a record where a run is named."""
-    config = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"prefix": store.prefix})})
+    config = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"bucket": store.uri("")})})
     paths = [folder / name for name in ("s.json", "h.json", "l.csv")]
     record = {"whole_config": RUN.model_dump_json(), "lineage": json.dumps({"run": run})} if run else {}
     normalize(config.model_dump_json(), str(source), *map(str, paths), **record)
@@ -40,7 +44,11 @@ def pack(store: ObjectStore, folder: Path, source: Path, run: str = "") -> Manif
 
 
 def finish_step(
-    store: ObjectStore, folder: Path, name: str, told: Callable[[str], None] = lambda _: None, text: str = "weights"
+    store: ObjectStore | FolderStore,
+    folder: Path,
+    name: str,
+    told: Callable[[str], None] = lambda _: None,
+    text: str = "weights",
 ) -> bool:
     """A step that leaves a folder of one file; returns whether it was fetched."""
 
@@ -63,13 +71,24 @@ def collect(store: AgedStore) -> Swept:
     return sweep(store, garbage, claims, TWO_DAYS)
 
 
+@pytest.fixture
+def store(
+    request: pytest.FixtureRequest, store: ObjectStore, tmp_path_factory: pytest.TempPathFactory
+) -> ObjectStore | FolderStore:
+    """A bucket's prefix; a folder as well for tests `of_either_kind`."""
+    return FolderStore(tmp_path_factory.mktemp("store")) if getattr(request, "param", "") == "folder" else store
+
+
+of_either_kind = pytest.mark.parametrize("store", ["bucket", "folder"], indirect=True)
+
+
 @pytest.fixture(scope="module")
 def screen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return TinyScreen(tmp_path_factory.mktemp("screen") / "screen").root
 
 
 @pytest.fixture
-def two(store: ObjectStore, screen: Path, tmp_path: Path) -> tuple[Manifest, set[str]]:
+def two(store: ObjectStore | FolderStore, screen: Path, tmp_path: Path) -> tuple[Manifest, set[str]]:
     """A run with a finished step, and plates, an output, a checkpoint and an attempt that are of no run."""
     manifest = pack(store, tmp_path, screen, run="mine-1")
     finish_step(store, tmp_path, "needed", lambda place: record_step(store, manifest, place, "pretrain", 0, None, "a"))
@@ -81,7 +100,11 @@ def two(store: ObjectStore, screen: Path, tmp_path: Path) -> tuple[Manifest, set
         target.write_bytes(path.read_bytes())
     image = other.image("HUVEC-01", 1, "B03", 1, 1)
     image.write_bytes(other.image("HUVEC-01", 1, "B04", 1, 1).read_bytes())
+    copies = {key: store.get(key) for key in needed if key.startswith("copies/")}
     pack(store, tmp_path, other.root)
+    # The changed image is as large as the other, so what led to the run's plate leads to the later one now.
+    (taken_over,) = [key for key, content in copies.items() if store.get(key) != content]
+    needed.remove(taken_over)
     finish_step(store, tmp_path, "unneeded")
     kept = next(key for key in needed if key.endswith("done.json")).removesuffix("/done.json")
     for key in (
@@ -91,19 +114,19 @@ def two(store: ObjectStore, screen: Path, tmp_path: Path) -> tuple[Manifest, set
         f"finished/pretrain/{5:064x}/{3:032x}/weights/w",
     ):
         store.put(key, b"1")
-    foreign = {"models/champion.json", "finished/elsewhere", "notes.txt", "runs/readme", "plates/by-hand/plate.json"}
-    for key in foreign:
+    for key in FOREIGN:
         store.put(key, b"not ours")
-    return manifest, needed | foreign
+    return manifest, needed | FOREIGN
 
 
+@of_either_kind
 def test_what_the_run_names_and_what_is_not_ours_stays_and_nothing_else(store, two):
-    _, stays = two
+    manifest, stays = two
     aged = AgedStore(store)
     claims, garbage = collected(aged)
     assert {item.kind for item in garbage} == {
         "plate",
-        "fingerprint",
+        "plate lead",
         "finished output",
         "unused attempt",
         "checkpoint",
@@ -114,6 +137,9 @@ def test_what_the_run_names_and_what_is_not_ours_stays_and_nothing_else(store, t
     left = set(store.list())
     assert left >= stays
     assert {key.split("/")[0] for key in left - stays} == {"fingerprints"}
+    leads = [key for key in left if key.startswith(("fingerprints/", "copies/")) and key not in FOREIGN]
+    assert leads
+    assert {json.loads(store.get(key))["prefix"] for key in leads} <= {plate.prefix for plate in manifest.plates}
     assert (told, swept.spared) == (garbage, [])
     assert swept.objects == sum(item.objects for item in garbage)
     assert swept.size == sum(item.size for item in garbage)
@@ -150,6 +176,7 @@ def test_one_young_object_keeps_its_plate_and_its_output(store, two):
     assert set(store.list()) >= stays
 
 
+@of_either_kind
 def test_a_removal_that_is_cut_short_leaves_nothing_whole_and_is_gone_on_with(store, two, monkeypatch):
     _, stays = two
     aged = AgedStore(store)
@@ -195,6 +222,7 @@ def test_what_a_run_records_while_the_user_thinks_is_spared(store, two, tmp_path
     assert finish_step(store, tmp_path, "unneeded") is True
 
 
+@of_either_kind
 def test_a_plate_that_a_run_is_about_to_name_is_spared(store, two, tmp_path):
     """Packing found the plate in the store; the manifest that names it is not written yet."""
     aged = AgedStore(store)
@@ -207,6 +235,34 @@ def test_a_plate_that_a_run_is_about_to_name_is_spared(store, two, tmp_path):
     assert "plate" not in [item.kind for item in collected(aged)[1]]
     summary = normalize_run(CONFIG, tmp_path / "other", store, *(tmp_path / name for name in "abc"))
     assert summary.packed == 0
+
+
+def test_what_leads_to_a_plate_that_is_spared_is_spared_too(store, two):
+    aged = AgedStore(store)
+    claims, garbage = collected(aged)
+    (plate,) = [item for item in garbage if item.kind == "plate"]
+    leads = [item.prefix for item in garbage if item.kind == "plate lead"]
+    assert [key.split("/")[0] for key in leads] == ["copies"]
+    aged.touch(f"{plate.prefix}/plate.json")
+    assert [item.prefix for item in sweep(aged, garbage, claims, TWO_DAYS).spared] == [plate.prefix, *leads]
+    assert store.exists(leads[0])
+    aged.grow_old()
+    collect(aged)
+    assert not store.exists(leads[0])
+
+
+@of_either_kind
+def test_a_plate_goes_with_both_kinds_of_leads_to_it(store, two, tmp_path):
+    summary = normalize_run(CONFIG, tmp_path / "other", store, *(tmp_path / name for name in "abc"))
+    assert summary.packed == 0
+    aged = AgedStore(store)
+    garbage = collected(aged)[1]
+    (plate,) = [item.prefix for item in garbage if item.kind == "plate"]
+    leads = [item.prefix for item in garbage if item.kind == "plate lead"]
+    assert sorted(key.split("/")[0] for key in leads) == ["copies", "fingerprints"]
+    assert {json.loads(store.get(key))["prefix"] for key in leads} == {plate}
+    collect(aged)
+    assert not {plate, *leads} & {item for key in store.list() for item in (key, "/".join(key.split("/")[:2]))}
 
 
 def test_two_removals_at_once_both_end(store, two):
@@ -269,6 +325,27 @@ def test_an_attempt_that_wins_meanwhile_stays(store, two):
     assert attempt in sweep(aged, attempts, claims, TWO_DAYS).spared
 
 
+@pytest.mark.parametrize("store", ["folder"], indirect=True)
+def test_what_killed_writers_left_in_a_folder_goes_and_so_do_emptied_folders(store, two):
+    manifest, _ = two
+    (plate,) = [item.prefix for item in collected(AgedStore(store))[1] if item.kind == "plate"]
+    stays = f"{manifest.plates[0].prefix}/.{1:032x}-7-1.partial"
+    for key in (stays, f"{plate}/B/03/.{1:032x}-7-2.partial", f"notes/.{1:032x}-7-3.partial"):
+        store.local_path(key).parent.mkdir(parents=True, exist_ok=True)
+        store.local_path(key).write_bytes(b"half")
+    collect(AgedStore(store, days=1))
+    assert len(list(store.unfinished_uploads("plates/"))) == 2
+    garbage = collected(AgedStore(store))[1]
+    assert [(item.objects, item.size) for item in garbage if item.kind == "unfinished upload"] == [(1, 4)] * 2
+    collect(AgedStore(store))
+    assert [upload.key for upload in store.unfinished_uploads("")] == [f"notes/.{1:032x}-7-3.partial"]
+    assert not store.local_path(plate).exists()
+    assert {path.name for path in store.local_path("plates").iterdir()} == {
+        "by-hand",
+        *(plate.prefix.removeprefix("plates/") for plate in manifest.plates),
+    }
+
+
 def test_old_unfinished_uploads_are_given_up(store, two):
     client = store._control
     for key in (f"finished/pretrain/{1:064x}/{2:032x}/w", "elsewhere/b"):
@@ -323,6 +400,7 @@ def test_records_are_read_once_and_listed_again(store, two, monkeypatch):
     assert not [key for key in read if key.startswith("runs/")]
 
 
+@of_either_kind
 def test_a_checkpoint_stays_while_its_step_writes_and_goes_once_nobody_does(store, two, tmp_path):
     place = CheckpointPlace(store, "pretrain", f"{9:064x}")
     for content in (b"1", b"22"):
