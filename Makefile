@@ -9,12 +9,12 @@ demo: $(VENV)/.installed  ## the whole DAG on a simulated screen, here; ends wit
 	$(BIN)/cellsignal run --config demo --out runs/demo
 
 test: $(VENV)/.installed  ## the fast tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-all: $(VENV)/.installed  ## also the slow ones and whatever else this machine can run
 	$(BIN)/python -m pytest -m "not docker and not cluster and not gpu"
 
-bench: $(VENV)/.installed  ## figures for this machine, one thread: a table, and bench.json
+bench: $(VENV)/.installed  ## figures for this machine: a table, and bench.json
 	$(BIN)/python -m tests.bench
 
 lint: $(VENV)/.installed  ## ruff, mypy (strict on the core), import rules

@@ -190,7 +190,7 @@ class LocalConfig(Frozen):
 class LoaderConfig(Frozen):
     """How a training step reads sites."""
 
-    cache_gib: NonNegative = Field(1.0, description="decoded sites that a step keeps in memory, GiB")
+    cache_gib: NonNegative = Field(1.0, description="decoded sites that each process of a step keeps in memory, GiB")
     node_cache: str | None = Field(
         None,
         min_length=1,
@@ -204,8 +204,8 @@ class LoaderConfig(Frozen):
     )
     requests: Count = Field(
         32,
-        description="sites being fetched at a time, each by a thread: more for a store that answers late; from a folder at "
-        "most two a core",
+        description="sites that each process fetches at a time, by a thread each: more for a store that answers late; from a "
+        "folder at most two a core",
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from components.core.config import RunConfig
 from components.core.learning.loader import SiteCache
 from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
 from components.core.learning.xception import Xception
+from components.core.screen.packed import SiteReader
 from components.core.storage.manifest import Manifest
 from components.finetune.step import run as finetune
 from components.infer.step import run as infer
@@ -84,19 +87,25 @@ class CountedScreen:
 def counted(patch: pytest.MonkeyPatch) -> Counts:
     """Fills up from now on, until the patch is undone."""
     counts = Counts()
-    forward, read = Xception.forward, SiteCache.read
+    forward, batches, read_into = Xception.forward, SiteCache.batches, SiteReader.read_into
+    lock = threading.Lock()
 
     def counting(network: Xception, images: torch.Tensor) -> torch.Tensor:
         (counts.student if torch.is_grad_enabled() else counts.forward)[network.embedding_size] += len(images)
         return forward(network, images)
 
-    def reading(cache: SiteCache, sites: NDArray[np.intp]) -> NDArray[np.uint8]:
-        counts.sites += len(sites)
-        counts.fetched += len(np.unique(sites[cache._slot_S[sites] < 0]))
-        return read(cache, sites)
+    def handing_out(cache: SiteCache, orders: Sequence[NDArray[np.intp]]) -> Iterator[torch.Tensor]:
+        counts.sites += sum(len(sites) for sites in orders)
+        return batches(cache, orders)
+
+    def fetching(reader: SiteReader, sites: NDArray[np.intp], out: Sequence[NDArray[np.uint8]]) -> None:
+        with lock:
+            counts.fetched += len(sites)
+        read_into(reader, sites, out)
 
     patch.setattr(Xception, "forward", counting)
-    patch.setattr(SiteCache, "read", reading)
+    patch.setattr(SiteCache, "batches", handing_out)
+    patch.setattr(SiteReader, "read_into", fetching)
     return counts
 
 
