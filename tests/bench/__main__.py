@@ -17,6 +17,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from components.core import progress
+
 MODULES = ("codecs", "packing", "loading", "training", "balancing")
 # One thread for everything that is compared. Set before a module below loads NumPy.
 THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -40,6 +42,7 @@ def machine() -> dict[str, str | int | None]:
 
 def main() -> None:
     os.environ.update(THREADS)
+    progress.silence()  # what steps say is not what is measured here
     here, console = machine(), Console(width=None if sys.stdout.isatty() else 200)
     table = Table("what", "value", "baseline", "unit", "ratio", "note", title=f"{here['cpu']}, 1 thread")
     for column in table.columns[1:3]:

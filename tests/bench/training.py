@@ -110,6 +110,7 @@ def _resumption() -> list[Row]:
             found["identical"],
             f"of {found['tries']} identical",
             note=f"trainings of three steps, {found['killed']} killed at a random moment, {found['full']} on a full disk, "
-            "then run again: weights and logits bit for bit those of an undisturbed one",
+            "then run again: weights and logits bit for bit those of an undisturbed one"
+            + "".join(f"; {name} differs" for name in found["different"]),
         )
     ]

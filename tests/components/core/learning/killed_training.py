@@ -97,6 +97,7 @@ def main(kills: int, seed: int) -> None:
         length = time.monotonic() - begun
         expected = digests(whole)
         identical = killed = filled = 0
+        different: list[str] = []
         for k in range(kills):
             run, work = make(f"killed-{k}", 0.1)
             full = k % 4 == 3
@@ -104,11 +105,15 @@ def main(kills: int, seed: int) -> None:
             killed += os.WIFSIGNALED(status)
             filled += full and os.WEXITSTATUS(status) != 0
             assert forked(work) == 0
-            identical += digests(run) == expected
+            found = digests(run)
+            identical += found == expected
+            different += [f"try {k}: {name}" for name in expected if found.get(name) != expected[name]]
             assert forked(lambda prefix=run.prefix: _expect_nothing(prefix)) == 0, "checkpoints are left behind"
             shutil.rmtree(run.out)
     shutil.rmtree(folder)
-    print(json.dumps({"tries": kills, "killed": killed, "full": filled, "identical": identical}))  # noqa: T201
+    print(
+        json.dumps({"tries": kills, "killed": killed, "full": filled, "identical": identical, "different": different})
+    )  # noqa: T201
 
 
 def _expect_nothing(prefix: str) -> None:
