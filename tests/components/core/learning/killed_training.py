@@ -111,9 +111,8 @@ def main(kills: int, seed: int) -> None:
             assert forked(lambda prefix=run.prefix: _expect_nothing(prefix)) == 0, "checkpoints are left behind"
             shutil.rmtree(run.out)
     shutil.rmtree(folder)
-    print(
-        json.dumps({"tries": kills, "killed": killed, "full": filled, "identical": identical, "different": different})
-    )  # noqa: T201
+    told = {"tries": kills, "killed": killed, "full": filled, "identical": identical, "different": different}
+    print(json.dumps(told))  # noqa: T201
 
 
 def _expect_nothing(prefix: str) -> None:
