@@ -42,7 +42,6 @@ def machine() -> dict[str, str | int | None]:
 
 def main() -> None:
     os.environ.update(THREADS)
-    progress.silence()  # what steps say is not what is measured here
     here, console = machine(), Console(width=None if sys.stdout.isatty() else 200)
     table = Table("what", "value", "baseline", "unit", "ratio", "note", title=f"{here['cpu']}, 1 thread")
     for column in table.columns[1:3]:
@@ -59,4 +58,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    progress.silence()  # what steps say is not what is measured here
     main()
