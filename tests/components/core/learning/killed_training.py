@@ -70,8 +70,9 @@ def forked(work: Callable[[], None], seconds: float | None = None, full: bool = 
 
 
 def digests(run: TrainingRun) -> dict[str, str]:
-    """Of all weights and logits that a run made."""
-    files = [*run.out.rglob("*.safetensors"), *run.out.rglob("logits.npz")]
+    """Of all weights and logits that a run made; what kill -9 left under a temporary, hidden name is none of them."""
+    found = [*run.out.rglob("*.safetensors"), *run.out.rglob("logits.npz")]
+    files = [file for file in found if not any(part.startswith(".") for part in file.relative_to(run.out).parts)]
     return {str(file.relative_to(run.out)): hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}
 
 
