@@ -10,17 +10,17 @@ import json
 import os
 import signal
 import sys
-import threading
-import time
 import warnings
 from pathlib import Path
 
 from components.core.config import RunConfig, parse
+from components.core.processes import end_with_parent
 
 
 def main(job: Path) -> int:
     """Runs the training pipeline that a job file describes; returns the process's exit code."""
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    # And its tasks with it.
+    end_with_parent(end=lambda: os.killpg(os.getpgid(0), signal.SIGTERM))
     from kfp import local
 
     from pipelines.training import build_training
@@ -36,13 +36,6 @@ def main(job: Path) -> int:
         print(f"pipeline failed: {error}", file=sys.stderr)  # noqa: T201
         return 3
     return 0
-
-
-def _end_with_parent(parent: int) -> None:
-    """Ends this process and its tasks when the command that started it is gone, kill -9 included."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os.killpg(os.getpgid(0), signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
-import time
 import traceback
 from importlib import import_module
 from pathlib import Path
 
 from components.core.errors import InputError, StepError
+from components.core.processes import end_with_parent
 
 
 def main(job: Path) -> int:
     """Runs the step that a job file names; returns the exit code."""
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    end_with_parent(seconds=0.2)
     what = json.loads(job.read_text(encoding="utf-8"))
     try:
         import_module(f"components.{what['step']}.step").main(**what["arguments"])
@@ -28,13 +27,6 @@ def main(job: Path) -> int:
         # At once: taking the process group down would wait for work of the others that will never come.
         os._exit(1)
     return 0
-
-
-def _end_with_parent(parent: int) -> None:
-    """Ends this process when torchrun is gone, kill -9 included."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ A step's `main` asks `start_processes` first; where that started others, they ru
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import os
@@ -29,6 +28,7 @@ from components.core.learning.network import pick_device
 from components.core.learning.precision import arithmetic
 from components.core.learning.step_settings import library_versions
 from components.core.learning.team import Team, is_started_by_torchrun, joined
+from components.core.processes import dies_with_parent
 from components.core.storage.checkpoint_place import CheckpointPlace
 from components.core.storage.finished import run_once, work_key
 from components.core.storage.interface import ObjectStorage
@@ -160,7 +160,7 @@ def start_processes(step: str, config: str, arguments: Mapping[str, Any]) -> boo
             [sys.executable, *torchrun, "-m", "components.core.training_process", str(job)],
             env={**os.environ, ERRORS_VARIABLE: folder, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
             stdin=subprocess.DEVNULL,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=dies_with_parent(signal.SIGTERM),
         )
         try:
             code = process.wait()
@@ -222,8 +222,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _die_with_parent() -> None:
-    """In the child: it gets SIGTERM when this process dies, however that happens (Linux, prctl 1)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)

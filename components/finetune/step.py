@@ -11,7 +11,7 @@ import torch
 
 from components.core.config import parse
 from components.core.learning.checkpointing import Checkpoints
-from components.core.learning.fold_data import fold_wells, open_images
+from components.core.learning.fold_data import configured_images, fold_wells
 from components.core.learning.mean_teacher import Pair, Wells
 from components.core.learning.mean_teacher_run import train_epochs
 from components.core.learning.network import pick_device
@@ -61,16 +61,7 @@ def run(
     torch.manual_seed(settings.seed * 1009 + fold)
     networks, history = load_pretrained(bases, fold, settings, classes, screen.channels, device)
     pairs = [Pair.start(name, network, config.keep_classifier) for name, network in networks.items()]
-    images = open_images(
-        screen,
-        store,
-        settings.standardise,
-        settings.augment,
-        settings.loader,
-        device,
-        batch_norm=settings.batch_norm,
-        team=team,
-    )
+    images = configured_images(settings, screen, store, device, team)
     wells = fold_wells(images.table, fold, settings.screen.controls, cell_type)
     groups = groups_of_fold(screen, fold, settings.prior)
     schedule = CycleSchedule.of(config, cell_type)

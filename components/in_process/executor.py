@@ -13,7 +13,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from components.core.errors import InputError, StepError
+from components.core.processes import end_with_parent
 from components.core.progress import TASK_VARIABLE
 from components.in_process.tasks import Output, Task
 
@@ -160,12 +160,7 @@ def _begin(log: str, parent: int) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with_parent(parent)
     with contextlib.suppress(ImportError):
         import torch
 

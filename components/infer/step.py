@@ -15,7 +15,7 @@ import torch
 from components.core.config import parse
 from components.core.errors import InputError
 from components.core.learning.checkpointing import Checkpoints
-from components.core.learning.fold_data import fold_wells, open_images
+from components.core.learning.fold_data import configured_images, fold_wells
 from components.core.learning.network import Classifier, pick_device
 from components.core.learning.pair_files import check_finetuned, load_pairs, load_pretrained, read_meta, weights_digest
 from components.core.learning.precision import prepare
@@ -68,16 +68,7 @@ def run(
         prepare(network, settings.compute, device)
     checkpoints = checkpoints or Checkpoints()
     saved = checkpoints.resume()
-    images = open_images(
-        screen,
-        store,
-        settings.standardise,
-        settings.augment,
-        settings.loader,
-        device,
-        batch_norm=settings.batch_norm,
-        team=team,
-    )
+    images = configured_images(settings, screen, store, device, team)
     wells = fold_wells(images.table, fold, settings.screen.controls, cell_type)
     held_out = held_out_images(holdout, screen, cell_type, store, settings, device, team)
     pieces = Pieces(checkpoints, found=saved["pieces"] if saved else None)

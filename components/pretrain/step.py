@@ -14,7 +14,7 @@ from components.core import progress
 from components.core.config import parse
 from components.core.learning.checkpointing import Checkpoints
 from components.core.learning.checkpoints import save_weights
-from components.core.learning.fold_data import fold_wells, open_images
+from components.core.learning.fold_data import configured_images, fold_wells
 from components.core.learning.initial_weights import load_initial_weights
 from components.core.learning.network import Classifier, pick_device
 from components.core.learning.step_settings import TRAINING_CODE, PretrainSettings
@@ -91,16 +91,7 @@ def run(
             "left_out_classes": taken.left_out,
         }
     network = network.to(device)
-    images = open_images(
-        screen,
-        store,
-        settings.standardise,
-        settings.augment,
-        settings.loader,
-        device,
-        batch_norm=settings.batch_norm,
-        team=team,
-    )
+    images = configured_images(settings, screen, store, device, team)
     wells = fold_wells(images.table, fold, settings.screen.controls)
     groups = groups_of_fold(screen, fold, settings.prior)
     score = score_of(images.table, screen, wells.validation, groups, settings.prior, settings.pretrain.selection)

@@ -15,7 +15,7 @@ import torch
 
 from components.core.config import parse
 from components.core.learning.checkpointing import Checkpoints
-from components.core.learning.fold_data import fold_wells, open_images
+from components.core.learning.fold_data import configured_images, fold_wells
 from components.core.learning.inference import Images
 from components.core.learning.mean_teacher import Wells
 from components.core.learning.mean_teacher_run import train_epochs
@@ -79,16 +79,7 @@ def run(
     config = settings.mean_teacher
     schedule = CycleSchedule.of(config, cell_type)
     pairs, history = load_pairs(base, settings, classes, screen.channels, device)
-    images = open_images(
-        screen,
-        store,
-        settings.standardise,
-        settings.augment,
-        settings.loader,
-        device,
-        batch_norm=settings.batch_norm,
-        team=team,
-    )
+    images = configured_images(settings, screen, store, device, team)
     wells = fold_wells(images.table, fold, settings.screen.controls, cell_type)
     groups = groups_of_fold(screen, fold, settings.prior)
     unlabelled = np.concatenate([wells.validation, wells.unlabelled])

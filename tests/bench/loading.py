@@ -22,6 +22,7 @@ from components.core.config import AugmentConfig, FoldsConfig, LoaderConfig, Scr
 from components.core.learning.augmentation import normal_view
 from components.core.learning.fold_data import open_images
 from components.core.learning.inference import Images
+from components.core.processes import cores
 from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.endpoint import Endpoint
 from components.core.storage.folder_store import FolderStore
@@ -32,7 +33,7 @@ from components.normalize.config import NormalizeConfig
 from components.normalize.step import run as normalize
 from tests.bench.baseline import PngSites, endless
 from tests.bench.row import Row
-from tests.bench.sites import SIZE, Timing, cores, interleaved, origin, write_screen
+from tests.bench.sites import SIZE, Timing, interleaved, origin, write_screen
 
 PLATES, WELLS = 2, 24
 BATCH = 16

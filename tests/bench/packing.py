@@ -22,12 +22,13 @@ import cv2
 import numpy as np
 
 from components.core.config import FoldsConfig, ScreenConfig
+from components.core.processes import cores
 from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.opening import open_screen, open_store
 from components.normalize.config import NormalizeConfig
 from components.normalize.step import run
 from tests.bench.row import Row
-from tests.bench.sites import cores, interleaved, origin, png_sites, write_screen
+from tests.bench.sites import interleaved, origin, png_sites, write_screen
 
 CONFIG = NormalizeConfig(screen=ScreenConfig(cell_types=("HUVEC",), sites=1), folds=FoldsConfig(count=2))
 WELLS, PLATES, REPEATS = 24, 6, 5

@@ -6,7 +6,6 @@ Also the screen of any size that repeats them, and how repeats are taken: interl
 from __future__ import annotations
 
 import functools
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -111,8 +110,3 @@ def _median_and_spread(values: list[float]) -> tuple[float, float]:
 def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
     """Log-log slope by least squares: 1 where values grow in line with sizes."""
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -15,6 +15,7 @@ from components.core.errors import InputError
 from components.core.learning.inference import Images
 from components.core.learning.loader import SiteCache
 from components.core.learning.standardise import Standardiser
+from components.core.learning.step_settings import LearningSettings
 from components.core.learning.team import Team
 from components.core.screen.histograms import domain_statistics
 from components.core.screen.packed import CORES, SiteReader
@@ -137,4 +138,26 @@ def open_images(
         augment=augment,
         batch_norm=batch_norm or BatchNormConfig(),
         team=team or Team(),
+    )
+
+
+def configured_images(
+    settings: LearningSettings,
+    manifest: Manifest,
+    store: ObjectReader,
+    device: torch.device,
+    team: Team | None = None,
+    reference: Manifest | None = None,
+) -> Images:
+    """The images of a manifest as a step's settings want them; see open_images."""
+    return open_images(
+        manifest,
+        store,
+        settings.standardise,
+        settings.augment,
+        settings.loader,
+        device,
+        reference,
+        settings.batch_norm,
+        team,
     )

@@ -50,6 +50,12 @@ class Images:
         """Where batches are computed."""
         return self.standardise.device
 
+    @property
+    def batch_domains(self) -> NDArray[np.intp] | None:
+        """Domain of every well of the table, where a training batch holds one domain; None where it may hold any."""
+        domain = self.batch_norm.domain
+        return None if domain == "none" else domain_of_wells(self.table, domain)
+
     def batches(
         self, sites: list[NDArray[np.intp]], generators: Sequence[Generator] = ()
     ) -> Iterator[tuple[NDArray[np.intp], Tensor]]:

@@ -20,7 +20,6 @@ from torch.nn import functional as F
 
 from components.core.config import MeanTeacherConfig
 from components.core.learning.augmentation import easy_view, hard_view, normal_view
-from components.core.learning.batch_norm import domain_of_wells
 from components.core.learning.epoch_meter import EpochMeter
 from components.core.learning.inference import Images
 from components.core.learning.loader import random_sites
@@ -97,22 +96,6 @@ def pseudo_label_loss(logits_BK: Tensor, label: Tensor) -> Tensor:
     return -(label * logits_BK.log_softmax(1)).sum(1).mean()
 
 
-def train_epoch(
-    pair: Pair,
-    images: Images,
-    wells: Wells,
-    config: MeanTeacherConfig,
-    schedule: CycleSchedule,
-    epoch: int,
-    pseudo_W: Tensor | None,
-    seed: int,
-) -> dict[str, float]:
-    """One epoch by a process alone, every labelled well once, in place; see PairEpoch."""
-    slots = Slots(images.team)
-    replica = Replica(pair.student, slots)
-    return PairEpoch(pair, replica, images, wells, config, schedule, epoch, pseudo_W, seed, slots).run()
-
-
 class PairEpoch:
     """One epoch of a pair, every labelled well once, in place; it may be left between two steps and gone on with.
 
@@ -148,8 +131,7 @@ class PairEpoch:
         self._target_W = torch.from_numpy(images.table.class_W).long().to(images.device)
         self._plate_W = torch.from_numpy(images.table.plate_W).long().to(images.device)
         self._random = RandomState((seed, epoch), slots)
-        domain = images.batch_norm.domain
-        domain_W = None if domain == "none" else domain_of_wells(images.table, domain)
+        domain_W = images.batch_domains
         self._by_domain = domain_W is not None
         self._batches = list(_mixed_batches(images, wells, config, self._random.of_sites, domain_W))
         self._losses = torch.zeros(len(self._batches), device=images.device)

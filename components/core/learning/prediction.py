@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from components.core import progress
 from components.core.learning.checkpointing import Checkpoints
-from components.core.learning.fold_data import FoldWells, open_images
+from components.core.learning.fold_data import FoldWells, configured_images
 from components.core.learning.inference import Images, well_embeddings, well_logits
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.network import Classifier
@@ -127,17 +127,7 @@ def held_out_images(
     """Images of the held-out experiments, standardised as the training screen's; None without any of the cell type."""
     if all(plate.cell_type != cell_type for plate in holdout.plates):
         return None
-    return open_images(
-        holdout,
-        store,
-        settings.standardise,
-        settings.augment,
-        settings.loader,
-        device,
-        screen,
-        settings.batch_norm,
-        team,
-    )
+    return configured_images(settings, holdout, store, device, team, screen)
 
 
 def predict_fold(

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from components.core.config import ComputeConfig, PretrainConfig
 from components.core.learning.augmentation import normal_view
-from components.core.learning.batch_norm import domain_of_wells
 from components.core.learning.checkpointing import Checkpoints
 from components.core.learning.epoch_meter import EpochMeter
 from components.core.learning.inference import Images, well_logits
@@ -121,8 +120,7 @@ class _Training:
     ) -> None:
         self._network, self._images, self._wells = network, images, wells
         self._validation, self._config = validation, config
-        domain = images.batch_norm.domain
-        self._domain_W = None if domain == "none" else domain_of_wells(images.table, domain)
+        self._domain_W = images.batch_domains
         self._target_W = torch.from_numpy(images.table.class_W).long().to(images.device)
         self._optimiser = torch.optim.Adam(
             network.parameters(),

@@ -6,7 +6,6 @@ B sites of a batch, C channels, S side.
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Sequence
 from queue import SimpleQueue
@@ -15,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.errors import InputError
+from components.core.processes import cores
 from components.core.screen.chunks import BadChunkError, decode_chunk
 from components.core.screen.site_table import SiteTable
 from components.core.storage.interface import BufferReader, FileReader, MissingObjectError, ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.node_cache import NodeCache
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = cores()
 _turns: SimpleQueue[None] = SimpleQueue()
 """A thread that decodes takes one and puts it back: however many wait for the store, they leave the training thread its turn.
 A semaphore, without the Python that the standard library's is made of."""

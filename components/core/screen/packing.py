@@ -10,7 +10,6 @@ writes again, at the same keys.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +22,7 @@ import numpy as np
 
 from components.core.config import CHANNELS, PackConfig
 from components.core.errors import InputError
+from components.core.processes import cores
 from components.core.screen import ome_zarr
 from components.core.screen.coding import CodedSite, code_site
 from components.core.screen.histograms import BINS, percentile
@@ -101,11 +101,6 @@ class _Turn:
     read: Event = field(default_factory=Event)
     done: Event = field(default_factory=Event)
     failure: BaseException | None = None
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _readers() -> int:

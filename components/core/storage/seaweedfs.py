@@ -5,7 +5,6 @@ It listens on loopback with credentials, telemetry off and bounded memory. Its s
 
 from __future__ import annotations
 
-import ctypes
 import http.client
 import importlib.metadata
 import json
@@ -16,13 +15,13 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.core.errors import InputError
+from components.core.processes import dies_with_parent
 
 HOST = "127.0.0.1"
 PORT_NAMES = ("master", "filer", "volume", "s3", "admin")
@@ -159,7 +158,7 @@ def start_weed(
             stdout=log,
             stderr=subprocess.STDOUT,
             pass_fds=keep,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=dies_with_parent(signal.SIGKILL),
         )
 
 
@@ -252,8 +251,3 @@ def _environment(scratch: Path, inherited: Mapping[str, str] = os.environ) -> di
     """A bare environment: AWS_* or WEED_* of the user's shell must not reach the server."""
     kept = {name: inherited[name] for name in ("PATH", "LANG", "TZ") if name in inherited}
     return {**kept, "HOME": str(scratch), "TMPDIR": str(scratch), "GOMEMLIMIT": "1GiB"}
-
-
-def _die_with_parent() -> None:
-    """In the child: the kernel kills it when its supervisor dies, however that happens (Linux, prctl 1)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)

@@ -28,7 +28,7 @@ def given_to_training(monkeypatch):
 
         monkeypatch.setattr(step, "check_finetuned", lambda *_: None)
         monkeypatch.setattr(step, "load_pairs", lambda *_: (PAIRS, []))
-        monkeypatch.setattr(step, "open_images", lambda *_, **__: IMAGES)
+        monkeypatch.setattr(step, "configured_images", lambda *_, **__: IMAGES)
         monkeypatch.setattr(step, "train_epochs", train_epochs)
         chosen = settings().model_copy(update={"screen": ScreenConfig(cell_types=("HUVEC", "RPE"), controls=controls)})
         nowhere: Any = Path("nowhere")

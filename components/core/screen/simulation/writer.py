@@ -23,6 +23,7 @@ from typing import Any
 import cv2
 
 from components.core.errors import InputError
+from components.core.processes import cores
 from components.core.screen.simulation.phenotypes import known_cell_type
 from components.core.screen.simulation.plate_design import Plate, Well, design_screen
 from components.core.screen.simulation.settings import SimulationSettings
@@ -130,7 +131,7 @@ def _write_images(
             (plate, plate.wells[start : start + wells_a_task]) for start in range(0, len(plate.wells), wells_a_task)
         ]
     total = sum(len(well.sites) for plate in plates for well in plate.wells)
-    workers = len(os.sched_getaffinity(0)) if processes is None else processes
+    workers = cores() if processes is None else processes
     done = 0
     if workers <= 1 or (processes is None and total < _PROCESS_SITES):
         for plate, wells in tasks:

@@ -15,7 +15,6 @@ from components.core.learning.mean_teacher import (
     Wells,
     consistency,
     pseudo_label_loss,
-    train_epoch,
     update_teacher,
 )
 from components.core.learning.schedules import CycleSchedule
@@ -24,6 +23,7 @@ from tests.components.core.learning.tiny_networks import (
     classifier,
     images_of,
     same,
+    train_epoch,
     weights_of,
     with_classes,
 )

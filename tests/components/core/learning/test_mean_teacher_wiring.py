@@ -11,10 +11,10 @@ from components.core.learning import mean_teacher
 from components.core.learning.batch_norm import domain_of_wells
 from components.core.learning.fold_data import fold_wells
 from components.core.learning.inference import Images
-from components.core.learning.mean_teacher import Pair, Wells, train_epoch
+from components.core.learning.mean_teacher import Pair, Wells
 from components.core.learning.schedules import CycleSchedule
 from tests.components.core.learning.recorded_passes import leave_views_out, mark_views, numbered, recorded
-from tests.components.core.learning.tiny_networks import MEAN_TEACHER, SLIM, classifier, weights_of
+from tests.components.core.learning.tiny_networks import MEAN_TEACHER, SLIM, classifier, train_epoch, weights_of
 
 CONFIG = MEAN_TEACHER.mean_teacher.model_copy(update={"labelled_batch": 6, "unlabelled_batch": 5})
 K = 8  # six treatments, a positive and a negative control

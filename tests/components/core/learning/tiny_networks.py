@@ -23,7 +23,10 @@ from components.core.config import (
 )
 from components.core.learning.fold_data import open_images
 from components.core.learning.inference import Images
+from components.core.learning.mean_teacher import Pair, PairEpoch, Wells
+from components.core.learning.micro_batches import Replica, Slots
 from components.core.learning.network import Classifier
+from components.core.learning.schedules import CycleSchedule
 from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
@@ -80,3 +83,19 @@ def weights_of(network: nn.Module) -> dict[str, Tensor]:
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     """Whether two sets of weights agree bit for bit."""
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def train_epoch(
+    pair: Pair,
+    images: Images,
+    wells: Wells,
+    config: MeanTeacherConfig,
+    schedule: CycleSchedule,
+    epoch: int,
+    pseudo_W: Tensor | None,
+    seed: int,
+) -> dict[str, float]:
+    """One epoch of a pair by a process alone."""
+    slots = Slots(images.team)
+    replica = Replica(pair.student, slots)
+    return PairEpoch(pair, replica, images, wells, config, schedule, epoch, pseudo_W, seed, slots).run()

@@ -1,0 +1,53 @@
+"""What a process must know of its surroundings: the cores it may use, and whether the one that started it is still there."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def dies_with_parent(signal_number: int) -> Callable[[], None] | None:
+    """A `preexec_fn` by which a child gets a signal when its parent dies, however that happens.
+
+    Args:
+        signal_number: the signal.
+
+    Returns:
+        None where the system has no such thing (it is Linux's prctl 1).
+    """
+    if sys.platform != "linux":
+        return None
+
+    def ask() -> None:
+        ctypes.CDLL(None).prctl(1, signal_number)
+
+    return ask
+
+
+def end_with_parent(
+    parent: int | None = None, end: Callable[[], object] = lambda: os._exit(1), seconds: float = 1.0
+) -> None:
+    """Ends this process when the one that started it is gone, kill -9 included; a thread looks now and then.
+
+    Args:
+        parent: process id of the one that started it; None for the present parent.
+        end: what ends it.
+        seconds: between two looks.
+    """
+    known = os.getppid() if parent is None else parent
+
+    def watch() -> None:
+        while os.getppid() == known:
+            time.sleep(seconds)
+        end()
+
+    threading.Thread(target=watch, daemon=True).start()
