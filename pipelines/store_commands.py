@@ -135,6 +135,7 @@ def forget(
     Results in a run's folder stay. A forgotten run can neither be finished without its missing folds nor start another one.
     """
     from components.core.storage.claims import Claims
+    from components.core.storage.run_record import runs_there
     from components.core.storage.run_summaries import summarise_runs
     from components.core.storage.sweeping import take_stock
     from pipelines.store_tables import runs_table, users_lines
@@ -145,8 +146,7 @@ def forget(
         claims.refresh()
         for key in keys:
             if key not in claims.runs:
-                there = f"runs there: {', '.join(sorted(claims.runs))}" if claims.runs else "there are no runs"
-                raise InputError(f"{key}: no such run below {opened.uri('')} ({there})")
+                raise InputError(f"{key}: no such run below {opened.uri('')} ({runs_there(claims.runs)})")
         found = summarise_runs(opened, claims, take_stock(opened))
         chosen = [run for run in found if run.key in keys]
         console.print(runs_table(chosen))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -51,3 +52,15 @@ def end_with_parent(
         end()
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def stop(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Ends a child where it still runs: SIGTERM, and SIGKILL after so many seconds."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -28,7 +28,7 @@ from components.core.learning.network import pick_device
 from components.core.learning.precision import arithmetic
 from components.core.learning.step_settings import library_versions
 from components.core.learning.team import Team, is_started_by_torchrun, joined
-from components.core.processes import dies_with_parent
+from components.core.processes import dies_with_parent, stop
 from components.core.storage.checkpoint_place import CheckpointPlace
 from components.core.storage.finished import run_once, work_key
 from components.core.storage.interface import ObjectStorage
@@ -165,7 +165,7 @@ def start_processes(step: str, config: str, arguments: Mapping[str, Any]) -> boo
         try:
             code = process.wait()
         finally:
-            _end(process)
+            stop(process, _STOP_SECONDS)  # and with torchrun its processes
         if code:
             raise _error(Path(folder), step, code)
     return True
@@ -211,14 +211,3 @@ def _left_errors() -> Iterator[None]:
             partial.write_text(json.dumps(found), encoding="utf-8")
             partial.replace(file)
         raise
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends torchrun, and with it its processes, where it still runs."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

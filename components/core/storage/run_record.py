@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,21 @@ def record_step(
     store.put(f"{RUNS}/{screen.run}/steps/{name}.json", record.model_dump_json(indent=1).encode())
 
 
+def runs_there(keys: Iterable[str]) -> str:
+    """The keys of known runs, in words."""
+    known = sorted(keys)
+    return f"runs there: {', '.join(known)}" if known else "there are no runs"
+
+
+def whereabouts(store: ObjectWriter) -> str:
+    """What to say of a run that is not in a store: which are, and how one of another store is named."""
+    there = runs_there({path.split("/")[1] for path in store.list(f"{RUNS}/")})
+    return (
+        f"below {store.uri('')} ({there}); one in another store is s3://BUCKET/PREFIX/{RUNS}/KEY or "
+        f"file:///FOLDER/{RUNS}/KEY"
+    )
+
+
 def read_run(store: ObjectWriter, key: str, folder: Path) -> RunRecord:
     """Reads a run's record, and brings its manifests and held-out labels into a folder.
 
@@ -176,12 +192,7 @@ def read_run(store: ObjectWriter, key: str, folder: Path) -> RunRecord:
         for name in (MANIFEST, HOLDOUT, HOLDOUT_LABELS):
             (folder / name).write_bytes(store.get(f"{place}/{name}"))
     except MissingObjectError:
-        known = sorted({path.split("/")[1] for path in store.list(f"{RUNS}/")})
-        there = f"runs there: {', '.join(known)}" if known else "there are no runs"
-        raise InputError(
-            f"--run {key}: no such run below {store.uri('')} ({there}); one in another store is "
-            f"s3://BUCKET/PREFIX/{RUNS}/KEY or file:///FOLDER/{RUNS}/KEY"
-        ) from None
+        raise InputError(f"--run {key}: no such run {whereabouts(store)}") from None
     try:
         newer = json.loads(content).get("record_schema", 0) > SCHEMA
         record = None if newer else RunRecord.model_validate_json(content)

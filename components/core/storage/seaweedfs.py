@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.core.errors import InputError
-from components.core.processes import dies_with_parent
+from components.core.processes import dies_with_parent, stop
 
 HOST = "127.0.0.1"
 PORT_NAMES = ("master", "filer", "volume", "s3", "admin")
@@ -178,12 +178,7 @@ def wait_until_ready(weed: subprocess.Popen[bytes], ports: Ports, volumes: Path,
 
 def stop_weed(weed: subprocess.Popen[bytes], ports: Ports) -> None:
     """Ends the server, politely for three seconds; what it acknowledged is on disk either way."""
-    weed.terminate()
-    try:
-        weed.wait(_TERM_SECONDS)
-    except subprocess.TimeoutExpired:
-        weed.kill()
-        weed.wait()
+    stop(weed, _TERM_SECONDS)
     remove_sockets(ports)
 
 

@@ -11,7 +11,7 @@ from components.core.config import BackboneConfig, HeadConfig, parse
 from components.core.errors import InputError
 from components.core.storage.interface import MissingObjectError, ObjectWriter
 from components.core.storage.manifest import Manifest
-from components.core.storage.run_record import MANIFEST, RUNS, RunRecord, StepRecord
+from components.core.storage.run_record import MANIFEST, RUNS, RunRecord, StepRecord, whereabouts
 
 OPTION = "init_from"
 
@@ -43,12 +43,7 @@ def read_source(store: ObjectWriter, key: str) -> SourceRun:
     try:
         record = RunRecord.model_validate_json(store.get(f"{place}/run.json"))
     except MissingObjectError:
-        known = sorted({path.split("/")[1] for path in store.list(f"{RUNS}/")})
-        there = f"runs there: {', '.join(known)}" if known else "there are no runs"
-        raise InputError(
-            f"{OPTION}: no run {key} below {store.uri('')} ({there}); one in another store is "
-            f"s3://BUCKET/PREFIX/{RUNS}/KEY or file:///FOLDER/{RUNS}/KEY"
-        ) from None
+        raise InputError(f"{OPTION}: no run {key} {whereabouts(store)}") from None
     except ValidationError:
         raise InputError(
             f"{OPTION}: {store.uri(place)}/run.json is not a run's record of this version of cellsignal"
