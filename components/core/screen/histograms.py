@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from components.core.config import Domain
 from components.core.storage.manifest import Manifest, PlateRecord
 
+cv2.setNumThreads(0)  # threads run over sites; OpenCV's own would only get in their way
+
 BINS = 256
 _EXACT_IN_FLOAT32 = 2**24
 PlateKey = tuple[str, int]
