@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import yaml
 from pydantic import Field, model_validator
 
+from components.core.config_cluster import ClusterConfig
 from components.core.config_file import apply_change, find_config, read_yaml
 from components.core.config_file import parse as parse  # every step reads its section with both
 from components.core.config_method import (
@@ -44,6 +45,7 @@ __all__ = [
     "AugmentConfig",
     "BackboneConfig",
     "BatchNormConfig",
+    "ClusterConfig",
     "ComputeConfig",
     "Domain",
     "EmbeddingsConfig",
@@ -267,6 +269,7 @@ class RunConfig(Frozen):
     loader: LoaderConfig = LoaderConfig()
     compute: ComputeConfig = ComputeConfig()
     local: LocalConfig = LocalConfig()
+    cluster: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

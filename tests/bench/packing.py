@@ -81,7 +81,9 @@ def _speed(folder: Path) -> list[Row]:
         def to_bucket() -> None:
             pack(f"{address}/screen", f"{address}/packed-{next(made)}", folder / "out")
 
-        taken = interleaved({"decode": decode_all, "own": decode_all_as_packing_does, "disk": to_disk, "bucket": to_bucket}, REPEATS)
+        taken = interleaved(
+            {"decode": decode_all, "own": decode_all_as_packing_does, "disk": to_disk, "bucket": to_bucket}, REPEATS
+        )
     decode, disk, bucket = taken["decode"], taken["disk"], taken["bucket"]
     best = cores() * len(png_sites()) / decode.wall
     by_cpu = (sites / disk.cpu) / (len(png_sites()) / decode.cpu)
