@@ -206,6 +206,32 @@ def plan(
     run_plan(RunConfig.load(config, set or []), screen, gpus or [], gpu, throughput, measured, json, Console())
 
 
+@app.command(name="compile")
+def compile_(
+    config: Config,
+    out: Annotated[Path, typer.Option(help="file to write, .yaml; in a folder that is there")] = Path("pipeline.yaml"),
+    images: Annotated[
+        str,
+        typer.Option(
+            help="the record that `images push` wrote, whose digests are pinned; or `tags`: images by tag that the nodes have "
+            "already (kind load), of which Kubeflow then caches nothing"
+        ),
+    ] = "images.json",
+    set: Changes = None,
+) -> None:
+    """Compiles the training DAG for Kubeflow Pipelines, with images by digest, and resources and secrets of every step.
+
+    Its parameters are source (s3:// address of the screen), fingerprint (of the screen's files: another one when they change)
+    and truth (s3:// address, or empty). The same configuration, code and images compile to the same bytes.
+    """
+    from rich.console import Console
+
+    from components.core.config import RunConfig
+    from pipelines.compiling import run_compile
+
+    run_compile(RunConfig.load(config, set or []), out, images, Console())
+
+
 def main() -> None:
     """Runs the command line; bad input, failures and Ctrl-C become one line and an exit code."""
     # Both end the same way: tasks and the embedded store are stopped on the way out.

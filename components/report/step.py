@@ -28,6 +28,7 @@ from components.core.storage.artifacts import local_copy
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import open_store
+from components.core.storage.run_record import RECIPE, lineage_of
 from components.core.storage.whole_directory import whole_directory
 from components.report.inputs import (
     AssignOutput,
@@ -126,7 +127,10 @@ def run(
             pictures=pictures,
             pictures_of=pictures_of,
             pictures_note=note,
-            notices=_notices(config, outputs, screen_manifest, holdout_manifest, wells, places, labels["unlabelled"]),
+            notices=[
+                *(Notice("compile", message) for message in lineage.get("warnings", [])),
+                *_notices(config, outputs, screen_manifest, holdout_manifest, wells, places, labels["unlabelled"]),
+            ],
             lineage=lineage,
         )
     )
@@ -154,7 +158,7 @@ def main(
             local_copy(truth, Path(copies)) if truth else None,
             uris,
             Path(out),
-            _with_durations(_json(lineage, "lineage")),
+            _with_durations(_with_start(_json(lineage, "lineage"), Manifest.read(Path(screen)))),
         )
 
 
@@ -260,6 +264,13 @@ def _write_predictions(path: Path, wells: Sequence[NamedWell]) -> None:
                     " ".join(w.top5),
                 )
             )
+
+
+def _with_start(lineage: dict[str, Any], screen: Manifest) -> dict[str, Any]:
+    """The lineage with key, screen and start, which on a cluster are known to normalize first, and to the run's record."""
+    if RECIPE not in lineage or "run" in lineage or not screen.run:
+        return lineage
+    return {**lineage, "run": screen.run, **lineage_of(open_store(screen.store), screen.run)}
 
 
 def _with_durations(lineage: dict[str, Any]) -> dict[str, Any]:
