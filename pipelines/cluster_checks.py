@@ -1,4 +1,4 @@
-"""What is wrong with a configuration on a cluster and cheap to find out before anything is compiled. Imports neither torch nor kfp."""
+"""What is wrong with a configuration on a cluster, and cheap to find out before compiling. Imports neither torch nor kfp."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Mapping
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ from pipelines.image_record import ImageRecord, read_images
 
 TAGS = "tags"
 """In place of a record of images: their tags, on a cluster whose nodes were given the images by hand."""
+
+HEAD = """\
+# Compiled by `cellsignal compile`. A run gives source (s3:// address of the screen), fingerprint (another one where its files
+# have changed) and truth (s3:// address of the unlabelled wells' labels, or empty); leave the other parameters as they are.
+"""
 
 
 def run_compile(config: RunConfig, out: Path, images: str, console: Console) -> None:
@@ -77,7 +83,9 @@ def known_lineage(config: RunConfig, record: ImageRecord | None) -> dict[str, An
     if "+changes" in version:
         found.append("compiled from a tree with changes that are not committed, so that no commit tells what was run")
     if record is None:
-        found.append(f"images are named by the tag {VERSION}, which may be moved: nothing is pinned, and nothing cached by KFP")
+        found.append(
+            f"images are named by the tag {VERSION}, which may be moved: nothing is pinned, and nothing cached by KFP"
+        )
     elif f"commit {record.commit[:12]}" not in version:
         found.append(f"the images are of commit {record.commit}, the pipeline of {version}")
     content = [deciding(config), code_digest("components", "pipelines"), references or VERSION]
@@ -108,7 +116,9 @@ def compiled(config: RunConfig, record: ImageRecord | None, lineage: Mapping[str
         file = Path(folder) / "pipeline.yaml"
         pipeline = build_cluster_training(config, images, json.dumps(lineage, sort_keys=True))
         compiler.Compiler().compile(pipeline, str(file))
-        return file.read_text(encoding="utf-8")
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    # kfp's own head repeats every default, configurations included.
+    return HEAD + "".join(dropwhile(lambda line: line.startswith("#"), lines))
 
 
 def _check_writable(out: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the pod or container of a step asks for, by the configuration. Pure; kfp and Kubernetes' own forms are pods.py and step_jobs.py."""
+"""What the pod or container of a step asks for, by the configuration. Pure; kfp's form is pods.py, a plain Job's step_jobs.py."""
 
 from __future__ import annotations
 

@@ -134,7 +134,9 @@ def _dag(
     screen, holdout = packed.outputs["screen"], packed.outputs["holdout"]
     final = {}
     with dsl.ParallelFor(jobs, parallelism=parallel_folds) as job:
-        base = finish(pretrain(config=part["pretrain"], screen=screen, fold=job.fold, backbone=first), "pretrain", first)
+        base = finish(
+            pretrain(config=part["pretrain"], screen=screen, fold=job.fold, backbone=first), "pretrain", first
+        )
         second = {}
         for name in others:
             other = pretrain(config=part["pretrain"], screen=screen, fold=job.fold, backbone=name)

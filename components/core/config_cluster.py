@@ -66,7 +66,8 @@ class StepResources(Frozen):
         3, description="further tries of a failed pod; training goes on from its last checkpoint"
     )
     node_selector: dict[LabelKey, LabelValue] | None = Field(
-        None, description="labels that the nodes must have, instead of cluster.gpu_nodes or cluster.cpu_nodes; {} for any"
+        None,
+        description="labels that the nodes must have, instead of cluster.gpu_nodes or cluster.cpu_nodes; {} for any",
     )
     tolerations: tuple[Toleration, ...] = Field(
         (), description="taints that this step's pod tolerates, besides those of the cluster section"

@@ -18,7 +18,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 def cores() -> int:
     """Cores that this process may use: in a container no more than its CPU limit, rounded up."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(there, math.ceil(cpu_limit(_CGROUPS))))
+    return max(1, math.ceil(min(there, cpu_limit(_CGROUPS))))
 
 
 def cpu_limit(cgroups: Path) -> float:
