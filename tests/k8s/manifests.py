@@ -30,6 +30,7 @@ def one(documents: tuple[Document, ...], kind: str, name: str) -> Document:
     return found
 
 
+@cache
 def examples() -> dict[str, list[Document]]:
     """Objects of each example by file name."""
     return {file.stem: list(yaml.safe_load_all(file.read_text())) for file in sorted((K8S / "examples").glob("*.yaml"))}
