@@ -118,7 +118,9 @@ def _arguments(config: RunConfig) -> dict[str, dict[str, list[str]]]:
         "pseudo_label": {"": [*manifests, "--base", tuned, *cell, "--weights", f"{of_type}/weights", *results]},
         "infer": {"": [*manifests, "--base", tuned, *cell, *results]},
         "ensemble": {"": ["--logits", f"{of_type}/logits", "--out", f"{place}/{cell_type}/averaged"]},
-        "assign": {"": [*manifests, "--logits", f"{place}/{cell_type}/averaged", "--out", f"{place}/{cell_type}/named"]},
+        "assign": {
+            "": [*manifests, "--logits", f"{place}/{cell_type}/averaged", "--out", f"{place}/{cell_type}/named"]
+        },
         "report": {"": [*manifests, *labels, "--uri", f"{place}/{cell_type}/named", "--out", f"{place}/report"]},
     }
 
@@ -140,7 +142,10 @@ def _job(
             "backoffLimit": asked.retries,
             "podFailurePolicy": {
                 "rules": [
-                    {"action": "FailJob", "onExitCodes": {"containerName": "step", "operator": "In", "values": [BAD_INPUT]}},
+                    {
+                        "action": "FailJob",
+                        "onExitCodes": {"containerName": "step", "operator": "In", "values": [BAD_INPUT]},
+                    },
                     # A pod that is preempted or whose node goes away is no failure of the step.
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
                 ]

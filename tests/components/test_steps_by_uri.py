@@ -52,8 +52,20 @@ def test_from_a_screen_to_its_report_by_uri_alone(tmp_path: Path, store: ObjectS
         here, one = f"o/{fold}", ("--fold", fold)
         cell = (*one, "--cell-type", "HUVEC")
         call("pretrain", *read, *manifests[:2], *one, "--backbone", "tiny", "--weights", at(f"{here}/pretrained"))
-        call("finetune", *read, *manifests[:2], "--base", at(f"{here}/pretrained"), *cell, "--weights", at(f"{here}/tuned"))
-        base, results = ("--base", at(f"{here}/tuned")), ("--logits", at(f"{here}/logits"), "--embeddings", at(f"{here}/e"))
+        call(
+            "finetune",
+            *read,
+            *manifests[:2],
+            "--base",
+            at(f"{here}/pretrained"),
+            *cell,
+            "--weights",
+            at(f"{here}/tuned"),
+        )
+        base, results = (
+            ("--base", at(f"{here}/tuned")),
+            ("--logits", at(f"{here}/logits"), "--embeddings", at(f"{here}/e")),
+        )
         call("pseudo_label", *read, *manifests, *base, *cell, "--weights", at(f"{here}/weights"), *results)
         logits += ["--logits", at(f"{here}/logits")]
     call("ensemble", *logits, "--out", at("o/averaged"))

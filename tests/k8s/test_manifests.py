@@ -162,7 +162,9 @@ def test_the_queue_leads_to_gpus(overlay: str):
 def test_the_development_overlay_needs_neither_kueue_nor_gpus_nor_a_store_outside():
     objects = built("overlays/dev")
     assert not [d for d in objects if d["apiVersion"] == KUEUE]
-    endpoint = yaml.safe_load(one(objects, "ConfigMap", "kfp-launcher")["data"]["providers"])["s3"]["default"]["endpoint"]
+    endpoint = yaml.safe_load(one(objects, "ConfigMap", "kfp-launcher")["data"]["providers"])["s3"]["default"][
+        "endpoint"
+    ]
     service = one(objects, "Service", "seaweedfs")
     assert endpoint == f"seaweedfs.{CLUSTER.namespace}.svc:{service['spec']['ports'][0]['port']}"
     server = one(objects, "StatefulSet", "seaweedfs")

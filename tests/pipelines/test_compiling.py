@@ -100,7 +100,11 @@ def test_every_task_asks_for_its_steps_resources(step: str):
         assert sizes.get("/dev/shm") == (("Memory", "1Gi") if trains else None)
         assert ("/node-cache" in sizes) == trains
         assert {e["name"]: e["value"] for e in container["env"]} == dict(asked.environment)
-    retries = {t["retryPolicy"]["maxRetryCount"] for n, t in whole.tasks.items() if re.sub(r"-\d+$", "", n) == step.replace("_", "-")}
+    retries = {
+        t["retryPolicy"]["maxRetryCount"]
+        for n, t in whole.tasks.items()
+        if re.sub(r"-\d+$", "", n) == step.replace("_", "-")
+    }
     assert retries == {asked.retries}
 
 
@@ -136,6 +140,7 @@ def test_folds_run_side_by_side_as_configured_for_the_cluster():
 
 def test_what_is_asked_of_the_cluster_reaches_no_configuration_of_a_step():
     """Else Kubeflow would take a task with more memory for another one, and a run for another run."""
+
     def told(*changes: str) -> dict[str, Any]:
         whole = pipeline(*changes)
         parameters = whole.spec["root"]["inputDefinitions"]["parameters"]
@@ -191,7 +196,10 @@ def kfp_pod(container: dict[str, Any], kubernetes: dict[str, Any]) -> dict[str, 
         "nodeSelector", "imagePullSecret",
     }  # fmt: skip
     assert not others, f"what do {others} mount?"
-    return {"containers": [{"name": "main", "image": container["image"], "securityContext": context}], "volumes": volumes}
+    return {
+        "containers": [{"name": "main", "image": container["image"], "securityContext": context}],
+        "volumes": volumes,
+    }
 
 
 def test_the_pods_of_a_run_are_restricted_as_far_as_the_pipeline_decides():
@@ -237,7 +245,7 @@ REFUSED = [
     (["--set", "cluster.store_secret=My_Secret"], "cluster.store_secret: string should match pattern"),
     (["--set", "cluster.steps.pretrain.memory_gib=0"], "cluster.steps.pretrain.memory_gib: input should be greater than or"),
     (["--set", "cluster.steps.pretrian.cpu=1"], "cluster.steps.pretrian: unknown key"),
-    (["--set", "cluster.steps.pretrain.shm_gib=64"], "cluster.steps.pretrain.shm_gib: 64 GiB lie in the pod's memory, which has 32"),
+    (["--set", "cluster.steps.pretrain.shm_gib=64"], "cluster.steps.pretrain.shm_gib: 64 GiB lie in the pod's memory"),
     (["--set", "compute.processes=4"], "compute.processes is 4, but cluster.steps.pretrain.gpus 1"),
     (["--set", "store.bucket=file:///data"], "store.bucket: file:///data is a folder, which the pods of a cluster do not share"),
     (["--set", "loader.node_cache=cache"], "loader.node_cache: cache is mounted into pods as an empty folder, so give an absolute"),

@@ -18,7 +18,7 @@ from pipelines.resources import resources_of
 from pipelines.step_jobs import as_text, step_jobs
 from tests.k8s.manifests import K8S, examples
 from tests.k8s.pod_security import violations
-from tests.pipelines.tiny_run import CONFIG, Cellsignal
+from tests.pipelines.tiny_run import Cellsignal
 
 DIGEST = "sha256:" + "5" * 64
 RECORD = ImageRecord(
