@@ -124,6 +124,10 @@ class Endpoint:
         text = data.decode(errors="replace") if isinstance(data, bytes) else str(data or "")
         if not text.lstrip().startswith(("{", "[")):
             raise self._page()
+        try:
+            json.loads(text)  # the generated API makes an empty answer of what is none
+        except ValueError:
+            raise EndpointError(f"--endpoint {self.url}: its answer was cut short; try again", passing=True) from None
         return answer
 
     def every(self, function: Callable[..., Any], items: str, **named: Any) -> Iterator[Any]:
