@@ -206,6 +206,32 @@ def plan(
     run_plan(RunConfig.load(config, set or []), screen, gpus or [], gpu, throughput, measured, json, Console())
 
 
+@app.command(name="compile")
+def compile_(
+    config: Config,
+    out: Annotated[Path, typer.Option(help="file to write, .yaml; in a folder that is there")] = Path("pipeline.yaml"),
+    images: Annotated[
+        str,
+        typer.Option(
+            help="the record that `images push` wrote, whose digests are pinned; or `tags`: images by tag that the nodes have "
+            "already (kind load), of which Kubeflow then caches nothing"
+        ),
+    ] = "images.json",
+    set: Changes = None,
+) -> None:
+    """Compiles the training DAG for Kubeflow Pipelines, with images by digest, and resources and secrets of every step.
+
+    Its parameters are source (s3:// address of the screen), fingerprint (of the screen's files: another one when they change)
+    and truth (s3:// address, or empty). The same configuration, code and images compile to the same bytes.
+    """
+    from rich.console import Console
+
+    from components.core.config import RunConfig
+    from pipelines.compiling import run_compile
+
+    run_compile(RunConfig.load(config, set or []), out, images, Console())
+
+
 @app.command()
 def submit(
     config: Config,
@@ -218,8 +244,9 @@ def submit(
         str | None, typer.Option(help="s3:// address of labels (id_code,sirna), for the report's scoring alone")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="record of the built images; default images.json, where that is there")
-    ] = None,
+        str,
+        typer.Option(help="the record that `images push` wrote, whose digests are pinned; or `tags`, as for compile"),
+    ] = "images.json",
     wait: Annotated[bool, typer.Option("--wait", help="follow the run, then fetch its results")] = False,
     resubmit: Annotated[
         int, typer.Option(min=0, help="with --wait: how often a failed run is submitted again; finished work is kept")
@@ -231,7 +258,7 @@ def submit(
     """Submits the training DAG to Kubeflow Pipelines. The same content again follows the run that is in progress.
 
     Login comes from the environment: KFP_TOKEN, KFP_TOKEN_FILE or KFP_COOKIE; in a pod the token of its service account.
-    KFP_CA_CERT names a file of certificates. The object store is that of the AWS variables.
+    KFP_CA_CERT names a file of certificates. The screen is looked through with the AWS variables' credentials.
 
     Exits with 0 when the run is done, 2 on bad input, 3 when it failed or was cancelled, 5 when contact or the deadline was lost.
     """

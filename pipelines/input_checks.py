@@ -54,8 +54,8 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
     check_screen(config, _place(screen, config.store), truth)
 
 
-def check_screen(config: RunConfig, place: ScreenPlace, truth: Path | None) -> None:
-    """Checks a screen's tables, and what the configuration wants of them.
+def check_screen(config: RunConfig, place: ScreenPlace, truth: Path | None) -> Screen:
+    """Checks a screen's tables, and what the configuration wants of them; returns what they say.
 
     Args:
         config: the run.
@@ -75,6 +75,7 @@ def check_screen(config: RunConfig, place: ScreenPlace, truth: Path | None) -> N
     fused = local_files(config).get(FUSED)
     if fused is not None:
         _check_fused(config.mean_teacher.fused_labels or str(fused), fused, found)
+    return found
 
 
 def check_start(config: RunConfig, environment: Mapping[str, str]) -> None:

@@ -6,14 +6,11 @@ version  PIPELINE-COMMIT-FILE: of the uploaded pipeline, by the digest of the co
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components.core.config import RunConfig
 from components.core.storage.digests import digest_text
-from pipelines.image_record import ImageRecord
 
 
 @dataclass(frozen=True)
@@ -31,28 +28,6 @@ class Identity:
     pipeline: str
     version: str
     run: str
-
-
-def run_key(
-    config: RunConfig, images: ImageRecord | None, code: str, screen: str, tables: Sequence[object], truth: str | None
-) -> str:
-    """The key of a run: the same as long as it would compute the same.
-
-    Where pods start and how many folds go side by side changes no result, so that more memory or another queue finds the
-    finished steps of the earlier try under the same key.
-
-    Args:
-        config: the run.
-        images: the images by digest; None where tags are used.
-        code: digest of this checkout's sources, which the images hold where none are given.
-        screen: address of the screen.
-        tables: names, sizes and ETags of the screen's tables, as far as they are known.
-        truth: address of the labels of unlabelled wells.
-    """
-    computed = config.model_dump(mode="json", exclude={"cluster", "local"})
-    made_by = {target: image.reference for target, image in images.images.items()} if images else code
-    fingerprint = digest_text(json.dumps([computed, made_by, screen, list(tables), truth or ""], sort_keys=True))
-    return f"{config.name}-{fingerprint[:12]}"
 
 
 def identify(config: RunConfig, key: str, commit: str, compiled: str) -> Identity:

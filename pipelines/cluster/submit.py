@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import signal
 import tempfile
@@ -18,22 +17,22 @@ from rich.console import Console
 from components.core.config import RunConfig
 from components.core.errors import ContactError, InputError, StepError
 from components.core.evaluation.table import accuracy_table
-from components.core.storage.digests import code_digest
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.run_outcome import FailureRecord, forget_failures, read_failures
+from components.core.storage.run_record import RECIPE, cluster_run_key
 from pipelines.cluster.endpoint import Endpoint
 from pipelines.cluster.following import Follower, Pace
-from pipelines.cluster.identity import Identity, identify, run_key
+from pipelines.cluster.identity import Identity, identify
 from pipelines.cluster.login import Login
 from pipelines.cluster.outcome import check_out, fetch, report_of_failed
-from pipelines.cluster.pipeline_file import compile_to
 from pipelines.cluster.run_display import RunDisplay
 from pipelines.cluster.submission import Place, prepare, run_in_progress, start
 from pipelines.cluster.submit_checks import check_submission
 from pipelines.cluster.tasks import failed_tasks, message_of
-from pipelines.code_version import code_commit, code_version
+from pipelines.code_version import code_commit
+from pipelines.compiling import compiled, images_of, known_lineage
 from pipelines.display import task_counts
-from pipelines.image_record import RECORD, ImageRecord, read_images
+from pipelines.image_record import RECORD
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Order:
         endpoint: address of Kubeflow Pipelines.
         screen: address of the screen.
         truth: address of the labels of unlabelled wells; None for none.
-        images: record of the images; None for images.json, where that is there.
+        images: record of the images, or `tags`.
         out: folder of the results; None for runs/KEY.
         wait: whether the run is followed.
         resubmit: how often it is submitted again after it failed.
@@ -54,7 +53,7 @@ class Order:
     endpoint: str
     screen: str | None
     truth: str | None = None
-    images: Path | None = None
+    images: str = str(RECORD)
     out: Path | None = None
     wait: bool = False
     resubmit: int = 0
@@ -73,20 +72,16 @@ def submit(config: RunConfig, order: Order, console: Console, pace: Pace | None 
         raise InputError("--resubmit needs --wait: without it nobody sees that the run failed")
     if order.timeout <= 0:
         raise InputError(f"--timeout {order.timeout / 3600:g}: give hours above 0")
-    images = read_images(order.images or RECORD) if order.images or RECORD.is_file() else None
-    checked = check_submission(config, order.screen, order.truth, waits=order.wait)
-    screen = str(order.screen).rstrip("/")
-    if images is None:
-        _warn(
-            console, f"there is no {RECORD}: pods take images by the tags of this version, which the cluster must know"
-        )
-    if checked.store is None:
-        _warn(console, "the screen was not looked at: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not set")
-    sources = code_digest("components", "pipelines")
-    key = run_key(config, images, sources, screen, checked.tables, order.truth)
+    images = images_of(order.images)
+    checked = check_submission(config, order.screen, order.truth)
+    source = str(order.screen).rstrip("/")
+    lineage = known_lineage(config, images)
+    key = cluster_run_key(config.name, lineage[RECIPE], source, checked.fingerprint)
     out = order.out or Path("runs") / key
     if order.wait:
         check_out(out, key)
+    for remark in (*checked.remarks, *lineage["warnings"]):
+        _warn(console, remark)
     endpoint = Endpoint(order.endpoint, Login.from_environment(), config.cluster.namespace)
     if not endpoint.multi_user:
         _warn(
@@ -94,20 +89,27 @@ def submit(config: RunConfig, order: Order, console: Console, pace: Pace | None 
             f"this Kubeflow Pipelines {endpoint.version} knows no namespaces: pods start in its own, where service account "
             f"{config.cluster.service_account} and secret {config.cluster.store_secret} must be",
         )
+    text = compiled(config, images, lineage)
+    identity = identify(config, key, _short(images.commit) if images else code_commit(), text)
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
-        compiled = Path(folder) / "pipeline.yaml"
-        compile_to(config, compiled, images)
-        commit = _short(images.commit) if images else code_commit()
-        identity = identify(config, key, commit, compiled.read_text(encoding="utf-8"))
-        place = prepare(endpoint, identity, compiled, config.cluster.experiment)
+        file = Path(folder) / "pipeline.yaml"
+        file.write_text(text, encoding="utf-8")
+        place = prepare(endpoint, identity, file, config.cluster.experiment)
     console.print(f"pipeline {identity.pipeline}, version {identity.version}", highlight=False, soft_wrap=True)
-    submission = Submission(config, order, endpoint, place, identity, images, checked.store, console)
+    submitted = {"pipeline_version": identity.version, "namespace": endpoint.namespace or ""}
+    parameters = {
+        "source": source,
+        "fingerprint": checked.fingerprint,
+        "truth": order.truth or "",
+        # Nothing in it is a time, or Kubeflow's cache would know no task again.
+        "lineage": json.dumps({**lineage, "submitted": submitted}, sort_keys=True),
+    }
+    submission = Submission(config, order, endpoint, place, identity, parameters, checked.store, console)
     run = submission.begin()
     if not order.wait:
         console.print("to follow it and fetch its results: the same command with --wait", highlight=False)
         return
-    assert checked.store is not None
-    submission.wait(run, checked.store, out, pace or Pace())
+    submission.wait(run, out, pace or Pace())
 
 
 @dataclass
@@ -119,8 +121,8 @@ class Submission:
     endpoint: Endpoint
     place: Place
     identity: Identity
-    images: ImageRecord | None
-    store: ObjectStorage | None
+    parameters: Mapping[str, str]
+    store: ObjectStorage
     console: Console
 
     def begin(self) -> Any:
@@ -128,36 +130,17 @@ class Submission:
         run = run_in_progress(self.endpoint, self.place.experiment, self.identity.key)
         how = "is in progress with the same content, so that no second one is started"
         if run is None:
-            if self.store is not None:
-                forget_failures(self.store, self.identity.key)
-            parameters = {
-                "source": str(self.order.screen).rstrip("/"),
-                "truth": self.order.truth or "",
-                "lineage": json.dumps(self._lineage()),
-            }
-            run = start(self.endpoint, self.place, self.identity, parameters, self.config.cluster.service_account)
+            forget_failures(self.store, self.identity.key)
+            account = self.config.cluster.service_account
+            run = start(self.endpoint, self.place, self.identity, dict(self.parameters), account)
             how = "started"
+        elif run.runtime_config and (run.runtime_config.parameters or {}).get("truth", "") != self.parameters["truth"]:
+            _warn(self.console, "the run in progress was given another --truth, which its report will score by")
         self.console.print(f"run {self.identity.run} {how}", highlight=False, soft_wrap=True)
         self.console.print(self.endpoint.run_page(run.run_id), highlight=False, soft_wrap=True)
         return run
 
-    def _lineage(self) -> Mapping[str, Any]:
-        digests = {target: image.reference for target, image in self.images.images.items()} if self.images else {}
-        return {
-            "run": self.identity.key,
-            "code_version": code_version(),
-            "image_digests": digests,
-            "seeds": {"run": self.config.seed},
-            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "screen": str(self.order.screen).rstrip("/"),
-            "submitted": {
-                "pipeline_version": self.identity.version,
-                "experiment": self.config.cluster.experiment,
-                "namespace": self.endpoint.namespace or "",
-            },
-        }
-
-    def wait(self, run: Any, store: ObjectStorage, out: Path, pace: Pace) -> None:
+    def wait(self, run: Any, out: Path, pace: Pace) -> None:
         """Follows the run, submits it again where that is asked for, and fetches what it leaves."""
         totals = task_counts(self.config)
         deadline = time.monotonic() + self.order.timeout
@@ -174,13 +157,15 @@ class Submission:
                 run = follower.follow(run.run_id)
             state = str(run.state)
             if state in ("SUCCEEDED", "SKIPPED"):
-                self._fetched(store, out)
+                self._fetched(out)
                 return
-            failures = read_failures(store, self.identity.key)
+            failures = read_failures(self.store, self.identity.key)
             said = _explain(run, totals, failures)
             bad_input = any(failure.kind == "input" for failure in failures)
             if state != "FAILED" or not left or bad_input:
-                report = report_of_failed(store, self.identity.key, self.config, self.order.truth, out, self.console)
+                report = report_of_failed(
+                    self.store, self.identity.key, self.config, self.order.truth, out, self.console
+                )
                 if left and bad_input:
                     said += "; not submitted again, since it would fail again"
                 raise StepError(f"{said}; {report}; see {self.endpoint.run_page(run.run_id)}")
@@ -188,8 +173,8 @@ class Submission:
             _warn(self.console, f"{said}; submitted again under the same key ({left} more tries after this one)")
             run = self.begin()
 
-    def _fetched(self, store: ObjectStorage, out: Path) -> None:
-        names = fetch(store, self.identity.key, out, self.config)
+    def _fetched(self, out: Path) -> None:
+        names = fetch(self.store, self.identity.key, out, self.config)
         metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
         self.console.print(accuracy_table(metrics))
         self.console.print(f"{len(names)} files of results in {out}", highlight=False, soft_wrap=True)

@@ -61,7 +61,12 @@ def failed_tasks(run: Any, totals: Mapping[str, int]) -> list[str]:
     """Names of the tasks that failed, the first to fail first; of other nodes only where no task of a step did."""
     failed = [node for node in _nodes(run) if str(node.state) == "FAILED"]
     failed.sort(key=lambda node: str(node.end_time or ""))
-    steps = [name for node in failed for name in [_step(node.display_name or "")] if name in totals]
+    steps = [
+        node.display_name if " " in node.display_name else name
+        for node in failed
+        for name in [_step(node.display_name or "")]
+        if name in totals
+    ]
     drivers = [
         f"{name} (before it started)"
         for node in failed
@@ -82,4 +87,5 @@ def _nodes(run: Any) -> list[Any]:
 
 
 def _step(name: str) -> str:
-    return re.sub(r"-\d+$", "", name).replace("-", "_")
+    """Pretrain of `pretrain`, `pretrain-2` and, where it has a display name, `pretrain xception`."""
+    return re.sub(r"-\d+$", "", name.split(" ")[0]).replace("-", "_")
