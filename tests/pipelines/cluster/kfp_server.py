@@ -61,8 +61,8 @@ class Request:
 class KfpServer:
     """State and behaviour of the server.
 
-    `script` gives the states that a new run goes through, one a look, the last for good; `on_run` is called when one starts
-    and when it reaches its last state. `token` and `cookie` are wanted from everybody where they are set.
+    `script` gives the states that a new run goes through, one a look, the last for good; `on_end` is called when it reaches
+    its last one. `token` and `cookie` are wanted from everybody where they are set.
     """
 
     multi_user: bool = False
@@ -300,8 +300,13 @@ def serve(server: KfpServer) -> Iterator[KfpServer]:
         def log_message(self, *_: object) -> None:
             pass
 
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    listening.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: object) -> None:
+            """A client that has gone is no error of the server."""
+
+    listening = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     server.url = f"http://127.0.0.1:{listening.server_port}"
