@@ -28,4 +28,5 @@ def finetune(
         main(settings.model_dump_json(), given.input(screen), bases, fold, cell_type, given.output(weights))
 
 
-run_command(finetune)
+if __name__ == "__main__":
+    run_command(finetune)

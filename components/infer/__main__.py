@@ -32,4 +32,5 @@ def infer(
         main(settings.model_dump_json(), *manifests, bases, fold, cell_type, *written)
 
 
-run_command(infer)
+if __name__ == "__main__":
+    run_command(infer)

@@ -26,4 +26,5 @@ def pretrain(
         main(settings.model_dump_json(), given.input(screen), fold, backbone, given.output(weights))
 
 
-run_command(pretrain)
+if __name__ == "__main__":
+    run_command(pretrain)

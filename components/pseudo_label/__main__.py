@@ -32,4 +32,5 @@ def pseudo_label(
         main(settings.model_dump_json(), *read, fold, cell_type, *written)
 
 
-run_command(pseudo_label)
+if __name__ == "__main__":
+    run_command(pseudo_label)

@@ -20,6 +20,18 @@ def write(folder: str, **files: bytes) -> None:
         file.write_bytes(content)
 
 
+def step(*outputs: str, leaves_out: str = "", fails: Exception | None = None) -> None:
+    """A step that writes a folder to each address but one, or a file where the key ends in .json, and may then fail."""
+    with exchange() as given:
+        for path, uri in [(given.output(uri), uri) for uri in outputs]:
+            if uri.endswith(".json"):
+                Path(path).write_bytes(b"{}")
+            elif uri != leaves_out:
+                write(path, a=b"1")
+        if fails:
+            raise fails
+
+
 def test_folders_and_files_come_and_go_by_address(store: ObjectStore, tmp_path: Path):
     with exchange() as given:
         write(given.output(store.uri("out/weights")), a=b"1", deep__b=b"2")
@@ -46,12 +58,10 @@ def test_an_earlier_output_is_replaced_as_a_whole_and_large_files_go_too(store: 
 
 
 def test_a_failing_step_leaves_no_output(store: ObjectStore):
-    with pytest.raises(StepError, match="broke"), exchange() as given:
-        write(given.output(store.uri("folder")), a=b"1")
-        raise StepError("broke")
-    with pytest.raises(StepError, match=r"s3://.*/other: the step has not written it"), exchange() as given:
-        write(given.output(store.uri("folder")), a=b"1")
-        given.output(store.uri("other"))
+    with pytest.raises(StepError, match="broke"):
+        step(store.uri("folder"), fails=StepError("broke"))
+    with pytest.raises(StepError, match=r"s3://.*/other: the step has not written it"):
+        step(store.uri("folder"), store.uri("other"), leaves_out=store.uri("other"))
     assert store.list("") == []
 
 
@@ -60,14 +70,13 @@ def test_a_writer_that_fails_on_the_way_takes_everything_back(store: ObjectStore
     real = ObjectStore.upload_file
 
     def upload(self: ObjectStore, path: Path, key: str) -> None:
-        if path.name == "second":
+        if path.name == "second.json":
             raise StepError("the store went away")
         real(self, path, key)
 
     monkeypatch.setattr(ObjectStore, "upload_file", upload)
-    with pytest.raises(StepError, match="went away"), exchange() as given:
-        write(given.output(store.uri("first")), a=b"1")
-        Path(given.output(store.uri("second"))).write_bytes(b"2")
+    with pytest.raises(StepError, match="went away"):
+        step(store.uri("first"), store.uri("second.json"))
     assert store.list("") == []
 
 
@@ -97,6 +106,5 @@ def test_messages_name_what_the_user_named(store: ObjectStore):
     ],
 )
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(store: ObjectStore, address: str, message: str):
-    with pytest.raises(InputError, match=message), exchange() as given:
+    with exchange() as given, pytest.raises(InputError, match=message):
         given.output(address)
-        pytest.fail("the work began")
