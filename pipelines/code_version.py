@@ -11,12 +11,18 @@ from components.image import VERSION
 
 def code_version() -> str:
     """For example `0.1.0 (commit 1a2b3c4d5e6f+changes, sources 0123456789abcdef)`."""
-    root = Path(__file__).resolve().parents[1]
     known = [f"sources {code_digest('components', 'pipelines')[:16]}"]
-    commit = _git(root, "rev-parse", "--short=12", "HEAD") if (root / ".git").exists() else ""
+    commit = code_commit()
     if commit:
-        known.insert(0, f"commit {commit}{'+changes' if _git(root, 'status', '--porcelain') else ''}")
+        known.insert(0, f"commit {commit}")
     return f"{VERSION} ({', '.join(known)})"
+
+
+def code_commit() -> str:
+    """For example `1a2b3c4d5e6f`, or `1a2b3c4d5e6f+changes` where some are not committed; empty without a checkout."""
+    root = Path(__file__).resolve().parents[1]
+    commit = _git(root, "rev-parse", "--short=12", "HEAD") if (root / ".git").exists() else ""
+    return f"{commit}+changes" if commit and _git(root, "status", "--porcelain") else commit
 
 
 def _git(root: Path, *arguments: str) -> str:
