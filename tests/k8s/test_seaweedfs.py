@@ -44,7 +44,7 @@ def test_its_user_is_that_of_the_secret_and_its_bucket_is_there(tmp_path: Path):
     with (tmp_path / "log").open("wb") as log:
         weed = subprocess.Popen(
             [weed_binary(), *arguments, *ports.arguments()],
-            env={**plain, **credentials}, cwd=tmp_path, stdout=log, stderr=log,
+            env={**plain, **credentials, "TMPDIR": str(tmp_path)}, cwd=tmp_path, stdout=log, stderr=log,
         )  # fmt: skip
     try:
         probe = f"{url}{spec['readinessProbe']['httpGet']['path']}"
@@ -67,3 +67,5 @@ def test_its_user_is_that_of_the_secret_and_its_bucket_is_there(tmp_path: Path):
                 ObjectStore.connect("cellsignal", environment={**known, **wrong}).check()
     finally:
         stop(weed, 3.0)
+        for socket in ports.socket_files():
+            socket.unlink(missing_ok=True)
