@@ -15,6 +15,7 @@ from typing import IO
 from docker.utils.build import exclude_paths
 
 DOCKERFILE = "docker/Dockerfile"
+IGNORE = ".dockerignore"
 
 
 def pack_context(root: Path, extra: Mapping[str, bytes]) -> IO[bytes]:
@@ -24,13 +25,13 @@ def pack_context(root: Path, extra: Mapping[str, bytes]) -> IO[bytes]:
         root: the checkout.
         extra: files to add, by name in the context; they are written nowhere else.
     """
-    ignored = [line for line in (root / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
+    ignored = [line for line in (root / IGNORE).read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
     named = sorted(exclude_paths(str(root), list(filter(None, ignored)), dockerfile=DOCKERFILE))
     packed = tempfile.TemporaryFile(prefix="cellsignal-context-")  # noqa: SIM115 - the caller's to close
     with tarfile.open(fileobj=packed, mode="w") as tar:
         for name in named:
             path = root / name
-            if name not in extra and path.is_file():
+            if name not in (*extra, IGNORE) and path.is_file():
                 _add(tar, name, path.read_bytes(), path.stat().st_mode)
         for name, content in extra.items():
             _add(tar, name, content, 0o600)
