@@ -58,6 +58,6 @@ def remove_containers(client: DockerClient, work: str) -> None:
     """Kills and removes the containers of the run in a folder; steps are made to be killed at any moment."""
     from docker.errors import APIError
 
-    for container in client.containers.list(all=True, filters={"label": f"{WORK_LABEL}={work}"}):
+    for container in client.containers.list(all=True, ignore_removed=True, filters={"label": f"{WORK_LABEL}={work}"}):
         with contextlib.suppress(APIError):  # it may have gone by itself meanwhile
             container.remove(force=True, v=True)

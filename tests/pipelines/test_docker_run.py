@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from components.core.storage.digests import digest_path
+from components.core.storage.digests import digest_file
 from tests.container_engine import engine_or_skip, images_or_skip
 from tests.pipelines.test_local import PREDICTIONS, Run, events, prepare, results
 from tests.pipelines.tiny_run import error_line, processes_naming
 
 pytestmark = pytest.mark.docker
-EPOCHS = 40
+EPOCHS = 25
 LONGER = ("--set", f"pretrain.epochs={EPOCHS}", "--set", "compute.checkpoint_seconds=0")
 DOCKER = ("--runner", "docker")
 
@@ -33,7 +33,7 @@ def containers(out: Path) -> list[Any]:
     from pipelines.containers.engine_side import WORK_LABEL
 
     label = f"{WORK_LABEL}={out.resolve() / 'run'}"
-    return engine_or_skip().containers.list(all=True, filters={"label": label})
+    return engine_or_skip().containers.list(all=True, ignore_removed=True, filters={"label": label})
 
 
 def wait_for(happened, process: subprocess.Popen[str], seconds: float = 180) -> Any:
@@ -49,9 +49,15 @@ def epochs(out: Path, fold: int) -> list[int]:
     return [e["epoch"] for e in events(out) if e["event"] == "epoch" and (e["step"], e["fold"]) == ("pretrain", fold)]
 
 
-def weights(out: Path) -> set[str]:
-    """Digests of the pretrained weights, one a fold."""
-    return {digest_path(path) for path in (out / "run" / "kfp").glob("*/pretrain*/**/weights")}
+def weights(out: Path) -> list[str]:
+    """Digests of the pretrained weights, fold by fold."""
+    return [digest_file(path) for path in sorted((out / "run" / "kfp").rglob("pretrain/weights/*.safetensors"))]
+
+
+def fold_of(container: Any) -> int | None:
+    command = container.attrs["Config"]["Cmd"]
+    given = json.loads(command[command.index("--executor_input") + 1])["inputs"]["parameterValues"]
+    return given.get("fold")
 
 
 @dataclass(frozen=True)
@@ -77,9 +83,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, images: dict[str, str]) -> 
     run = prepare(folder / "containers", integers=False)
     process = run.cellsignal.start(*run.arguments, *LONGER, *DOCKER)
     wait_for(lambda: len(epochs(run.out, 0)) >= 3, process)
-    (target,) = (
-        one for one in containers(run.out) if '"fold": 0' in one.attrs["Config"]["Cmd"][-3] + str(one.attrs["Args"])
-    )
+    (target,) = [one for one in containers(run.out) if fold_of(one) == 0]
     target.kill("SIGKILL")
     _, errors = process.communicate(timeout=120)
     before, left = epochs(run.out, 0), containers(run.out)
