@@ -17,3 +17,8 @@ def sections(config: RunConfig) -> dict[str, str]:
         "assign": config.section(AssignConfig).model_dump_json(),
         "report": config.model_dump_json(),
     }
+
+
+def deciding(config: RunConfig) -> str:
+    """The whole configuration as JSON, but where and with what it runs: what two runs that compute the same agree in."""
+    return config.model_dump_json(exclude={"local": True, "cluster": True})

@@ -211,6 +211,57 @@ def plan(
     run_plan(RunConfig.load(config, set or []), screen, gpus or [], gpu, throughput, measured, json, Console())
 
 
+@app.command(name="compile")
+def compile_(
+    config: Config,
+    out: Annotated[Path, typer.Option(help="file to write, .yaml; in a folder that is there")] = Path("pipeline.yaml"),
+    images: Annotated[
+        str,
+        typer.Option(
+            help="the record that `images push` wrote, whose digests are pinned; or `tags`: images by tag that the nodes have "
+            "already (kind load), of which Kubeflow then caches nothing"
+        ),
+    ] = "images.json",
+    set: Changes = None,
+) -> None:
+    """Compiles the training DAG for Kubeflow Pipelines, with images by digest, and resources and secrets of every step.
+
+    Its parameters are source (s3:// address of the screen), fingerprint (of the screen's files: another one when they change)
+    and truth (s3:// address, or empty). The same configuration, code and images compile to the same bytes.
+    """
+    from rich.console import Console
+
+    from components.core.config import RunConfig
+    from pipelines.compiling import run_compile
+
+    run_compile(RunConfig.load(config, set or []), out, images, Console())
+
+
+@app.command()
+def jobs(
+    config: Config,
+    out: Annotated[Path, typer.Option(help="folder to write: a YAML file a step")] = Path("jobs"),
+    images: Annotated[
+        str, typer.Option(help="the record that `images push` wrote, whose digests are pinned; or `tags`")
+    ] = "images.json",
+    set: Changes = None,
+) -> None:
+    """Writes a plain Kubernetes Job for each step, to debug a step on a cluster without Kubeflow.
+
+    They read and write below by-hand/NAME of the configuration's bucket; k8s/examples are those of demo.
+    """
+    from components.core.config import RunConfig
+    from pipelines.cluster_checks import check_cluster
+    from pipelines.compiling import images_of
+    from pipelines.step_jobs import step_jobs, write_jobs
+
+    settings = RunConfig.load(config, set or [])
+    check_cluster(settings)
+    manifests = step_jobs(settings, config, set or [], images_of(images))
+    write_jobs(manifests, out)
+    typer.echo(f"{out}: {', '.join(manifests)}")
+
+
 def main() -> None:
     """Runs the command line; bad input, failures and Ctrl-C become one line and an exit code."""
     # Both end the same way: tasks and the embedded store are stopped on the way out.

@@ -32,6 +32,7 @@ from components.core.storage.digests import code_digest, digest_file, digest_tex
 from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.opening import is_folder, open_store, whole_address
 from components.core.storage.whole_directory import whole_directory
+from components.sections import deciding
 from pipelines.code_version import code_version
 from pipelines.containers.engine_side import check_images, ended_containers
 from pipelines.containers.settings import container_settings, scratch
@@ -172,7 +173,8 @@ def _describe(work: Path, out: Path, described: dict[str, Any]) -> None:
     """Writes down what the folder's run is, or finds that it is another one."""
     path = work / "run.json"
     if path.is_file():
-        changed = _first_difference(json.loads(path.read_text(encoding="utf-8")), described)
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        changed = _first_difference(_deciding(earlier), _deciding(described))
         if changed and _has_finished_tasks(work):
             raise InputError(f"--out {out}: holds a run with another {changed}; use a new folder, or the same settings")
         if changed:
@@ -182,6 +184,12 @@ def _describe(work: Path, out: Path, described: dict[str, Any]) -> None:
     partial = work / ".run.json.partial"
     partial.write_text(json.dumps(described, indent=1), encoding="utf-8")
     partial.replace(path)
+
+
+def _deciding(described: dict[str, Any]) -> dict[str, Any]:
+    """A description without what a run may go on under another value of."""
+    kept = {name: section for name, section in described["config"].items() if name not in ("local", "cluster")}
+    return {**described, "config": kept}
 
 
 def _has_finished_tasks(work: Path) -> bool:
@@ -252,7 +260,7 @@ def run_key(config: RunConfig, source: str, out: Path) -> str:
         out: folder of the results; with the machine's name it tells apart the runs of a shared store.
     """
     content = [
-        config.model_dump_json(),
+        deciding(config),
         source,
         platform.node(),
         str(out.resolve()),

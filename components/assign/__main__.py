@@ -8,18 +8,22 @@ import typer
 from components.assign.step import AssignConfig, run
 from components.core.command import run_command
 from components.core.config import RunConfig
+from components.core.storage.exchange import exchange
 
 
 def assign(
     config: Annotated[str, typer.Option(help="shipped name or YAML file")],
-    screen: Annotated[Path, typer.Option(help="manifest of the screen, screen.json")],
-    holdout: Annotated[Path, typer.Option(help="manifest of the held-out experiments, holdout.json")],
-    logits: Annotated[Path, typer.Option(help="logits directory, from ensemble")],
-    out: Annotated[Path, typer.Option(help="directory to create")],
+    screen: Annotated[str, typer.Option(help="manifest of the screen, screen.json: a path, or s3://BUCKET/KEY")],
+    holdout: Annotated[str, typer.Option(help="manifest of the held-out experiments, holdout.json, likewise")],
+    logits: Annotated[str, typer.Option(help="logits directory, from ensemble, or s3://")],
+    out: Annotated[str, typer.Option(help="directory to create: a path, or s3://BUCKET/KEY")],
     changes: Annotated[list[str], typer.Option("--set", help="KEY=VALUE, for example prior.enabled=false")] = [],  # noqa: B006
 ) -> None:
     """Names the treatment wells of one cell type."""
-    run(RunConfig.load(config, changes).section(AssignConfig), screen, holdout, logits, out)
+    section = RunConfig.load(config, changes).section(AssignConfig)
+    with exchange() as given:
+        read = [Path(given.input(each)) for each in (screen, holdout, logits)]
+        run(section, *read, Path(given.output(out)))
 
 
 if __name__ == "__main__":

@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: in a container no more than its CPU limit, rounded up."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(there, cpu_limit(_CGROUPS))))
+
+
+def cpu_limit(cgroups: Path) -> float:
+    """The CPU limit of the container that this process is in, in cores; infinite where there is none.
+
+    Args:
+        cgroups: where the container sees its own cgroup: version 2's `cpu.max`, or version 1's `cpu/cpu.cfs_quota_us`.
+    """
+    try:
+        quota, period = (cgroups / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota, period = ((cgroups / "cpu" / f"cpu.cfs_{part}_us").read_text() for part in ("quota", "period"))
+        except OSError:
+            return math.inf
+    try:
+        limit = int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):  # `max`
+        return math.inf
+    return limit if limit > 0 else math.inf  # -1 is none
 
 
 def dies_with_parent(signal_number: int) -> Callable[[], None] | None:

@@ -6,15 +6,17 @@ from typing import Annotated
 import typer
 
 from components.core.command import run_command
+from components.core.storage.exchange import exchange
 from components.ensemble.step import run
 
 
 def ensemble(
-    logits: Annotated[list[Path], typer.Option(help="logits directory of a fold; once a fold")],
-    out: Annotated[Path, typer.Option(help="directory to create")],
+    logits: Annotated[list[str], typer.Option(help="logits of a fold, directory or s3://; once a fold")],
+    out: Annotated[str, typer.Option(help="directory to create: a path, or s3://BUCKET/KEY")],
 ) -> None:
     """Joins the logits of the folds of one cell type."""
-    run(logits, out)
+    with exchange() as given:
+        run([Path(given.input(fold)) for fold in logits], Path(given.output(out)))
 
 
 if __name__ == "__main__":

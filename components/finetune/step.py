@@ -16,6 +16,7 @@ from components.core.learning.mean_teacher import Pair, Wells
 from components.core.learning.mean_teacher_run import train_epochs
 from components.core.learning.network import pick_device
 from components.core.learning.pair_files import load_pretrained, save_pairs, weights_digest
+from components.core.learning.random_state import fold_seed
 from components.core.learning.schedules import CycleSchedule
 from components.core.learning.step_settings import TRAINING_CODE, MeanTeacherSettings
 from components.core.learning.team import Team
@@ -58,7 +59,7 @@ def run(
     device = pick_device()
     classes = len(screen.vocabulary.classes)
     config = settings.mean_teacher
-    torch.manual_seed(settings.seed * 1009 + fold)
+    torch.manual_seed(fold_seed(settings.seed, fold))
     networks, history = load_pretrained(bases, fold, settings, classes, screen.channels, device)
     pairs = [Pair.start(name, network, config.keep_classifier) for name, network in networks.items()]
     images = configured_images(settings, screen, store, device, team)

@@ -6,6 +6,7 @@ import typer
 
 from components.core.command import run_command
 from components.core.config import RunConfig
+from components.core.storage.exchange import exchange
 from components.normalize.config import NormalizeConfig
 from components.normalize.step import main
 
@@ -15,14 +16,15 @@ def normalize(
     source: Annotated[
         str, typer.Option(help="screen in the Kaggle or the rxrx.ai layout: a directory, or s3://BUCKET/PREFIX")
     ],
-    screen: Annotated[str, typer.Option(help="output: manifest of the screen")],
-    holdout: Annotated[str, typer.Option(help="output: manifest of the held-out experiments")],
-    holdout_labels: Annotated[str, typer.Option(help="output: CSV of the held-out labels")],
+    screen: Annotated[str, typer.Option(help="output: manifest of the screen, a path or s3://BUCKET/KEY")],
+    holdout: Annotated[str, typer.Option(help="output: manifest of the held-out experiments, likewise")],
+    holdout_labels: Annotated[str, typer.Option(help="output: CSV of the held-out labels, likewise")],
     change: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, a change of one field")] = None,
 ) -> None:
     """Packs a screen's plates into the object store and writes its manifests."""
     section = RunConfig.load(config, change or []).section(NormalizeConfig)
-    main(section.model_dump_json(), source, screen, holdout, holdout_labels)
+    with exchange() as given:
+        main(section.model_dump_json(), source, *(given.output(each) for each in (screen, holdout, holdout_labels)))
 
 
 if __name__ == "__main__":

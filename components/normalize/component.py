@@ -11,6 +11,7 @@ def normalize(
     source: str,
     whole_config: str,
     lineage: str,
+    fingerprint: str,
     screen: dsl.Output[dsl.Dataset],
     holdout: dsl.Output[dsl.Dataset],
     holdout_labels: dsl.Output[dsl.Dataset],
@@ -25,4 +26,5 @@ def normalize(
         holdout_labels=holdout_labels.path,
         whole_config=whole_config,
         lineage=lineage,
+        fingerprint=fingerprint,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 import json
 import os
@@ -31,7 +32,7 @@ from components.core.screen.wells import Plate, Screen
 from components.core.storage.artifacts import source_store
 from components.core.storage.interface import ObjectStorage, ObjectWriter
 from components.core.storage.opening import open_screen, open_store
-from components.core.storage.run_record import RunRecord, write_run
+from components.core.storage.run_record import RECIPE, RunRecord, cluster_run_key, write_run
 from components.core.storage.source_run import read_source, read_source_screen
 from components.normalize.config import NormalizeConfig
 from components.normalize.requests import CountedWriter
@@ -196,12 +197,16 @@ def _write_all(outputs: Mapping[Path, bytes]) -> None:
             part.unlink(missing_ok=True)
 
 
-def _record(config: RunConfig | None, lineage: str) -> RunRecord | None:
+def _record(config: RunConfig | None, lineage: str, source: str, fingerprint: str) -> RunRecord | None:
     """The run's record; None where lineage names no run, or the configuration is not known."""
     try:
         known = dict(json.loads(lineage))
-        if config is None or "run" not in known:
+        if config is None or not {"run", RECIPE} & known.keys():
             return None
+        if "run" not in known:  # on a cluster, where source and fingerprint are known no earlier
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            found = {"run": cluster_run_key(config.name, known[RECIPE], source, fingerprint), "screen": source}
+            known = {**known, **found, "data_fingerprint": fingerprint, "started": now}
         return RunRecord(key=known["run"], config=json.loads(config.model_dump_json()), lineage=known)
     except (ValueError, TypeError):
         raise InputError(
@@ -227,6 +232,7 @@ def main(
     holdout_labels: str,
     whole_config: str = "",
     lineage: str = "{}",
+    fingerprint: str = "",
 ) -> Summary:
     """Runs the step on paths, with the store of the configuration.
 
@@ -238,7 +244,9 @@ def main(
         holdout_labels: path of the held-out labels.
         whole_config: RunConfig as JSON, for the run's record and the check of the plate design; empty where a step runs
             by hand.
-        lineage: what is known of the run as JSON; with its key as `run`, the run is recorded in the store.
+        lineage: what is known of the run as JSON; with its key as `run`, or what that is made of, the run is recorded in the
+            store.
+        fingerprint: of the screen's files, by whoever submitted the run; part of such a key.
     """
     with progress.task("normalize"):
         settings = parse(NormalizeConfig, json.loads(config), source="normalize")
@@ -246,7 +254,7 @@ def main(
         store = open_store(settings.store.bucket, settings.store.prefix)
         store.check()
         whole = parse(RunConfig, json.loads(whole_config), source="normalize") if whole_config else None
-        record = _record(whole, lineage)
+        record = _record(whole, lineage, source, fingerprint)
         outputs = (Path(screen), Path(holdout), Path(holdout_labels))
         summary = run(
             settings,

@@ -1,6 +1,5 @@
 """python -m components.pretrain: the step by hand."""
 
-from pathlib import Path
 from typing import Annotated
 
 from typer import Option
@@ -8,21 +7,24 @@ from typer import Option
 from components.core.command import run_command
 from components.core.config import RunConfig
 from components.core.learning.step_settings import PretrainSettings
+from components.core.storage.exchange import exchange
 
 
 def pretrain(
     config: Annotated[str, Option(help="a shipped configuration's name, or a YAML file")],
-    screen: Annotated[Path, Option(help="manifest that normalize wrote")],
+    screen: Annotated[str, Option(help="manifest that normalize wrote: a path, or s3://BUCKET/KEY")],
     fold: Annotated[int, Option(help="the fold whose experiments validate")],
     backbone: Annotated[str, Option(help="name of a configured backbone")],
-    weights: Annotated[Path, Option(help="folder to write")],
+    weights: Annotated[str, Option(help="folder to write: a path, or s3://BUCKET/KEY")],
     set: Annotated[list[str], Option(help="KEY=VALUE, changes the configuration")] = [],  # noqa: B006
 ) -> None:
     """Trains one backbone on all cell types of a fold. The object store comes from the AWS environment variables."""
     settings = RunConfig.load(config, set).section(PretrainSettings)
     from components.pretrain.step import main  # loads torch, for which a wrong configuration need not wait
 
-    main(settings.model_dump_json(), str(screen), fold, backbone, str(weights))
+    with exchange() as given:
+        main(settings.model_dump_json(), given.input(screen), fold, backbone, given.output(weights))
 
 
-run_command(pretrain)
+if __name__ == "__main__":
+    run_command(pretrain)

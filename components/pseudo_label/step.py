@@ -22,6 +22,7 @@ from components.core.learning.mean_teacher_run import train_epochs
 from components.core.learning.network import pick_device
 from components.core.learning.pair_files import check_finetuned, load_pairs, save_pairs, weights_digest
 from components.core.learning.prediction import Pieces, fold_meta, held_out_images, predict_fold, predicting
+from components.core.learning.random_state import fold_seed
 from components.core.learning.schedules import CycleSchedule
 from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_CODE, MeanTeacherSettings
 from components.core.learning.team import Team
@@ -83,8 +84,10 @@ def run(
     wells = fold_wells(images.table, fold, settings.screen.controls, cell_type)
     groups = groups_of_fold(screen, fold, settings.prior)
     unlabelled = np.concatenate([wells.validation, wells.unlabelled])
-    labeller = PseudoLabeller(pairs, images, unlabelled, screen, groups, settings, settings.seed * 1009 + fold, fused)
-    torch.manual_seed(settings.seed * 1009 + fold)
+    labeller = PseudoLabeller(
+        pairs, images, unlabelled, screen, groups, settings, fold_seed(settings.seed, fold), fused
+    )
+    torch.manual_seed(fold_seed(settings.seed, fold))
     checkpoints = checkpoints or Checkpoints()
     saved = checkpoints.resume()
     pieces = None if saved is None else saved.get("pieces")

@@ -25,9 +25,11 @@ from components.core.evaluation.report_page import Notice, Picture, Report, rend
 from components.core.evaluation.scores import build_metrics
 from components.core.screen.packed import SiteReader
 from components.core.storage.artifacts import local_copy
+from components.core.storage.exchange import exchange
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import open_store
+from components.core.storage.run_record import RECIPE, lineage_of
 from components.core.storage.whole_directory import whole_directory
 from components.report.inputs import (
     AssignOutput,
@@ -126,7 +128,10 @@ def run(
             pictures=pictures,
             pictures_of=pictures_of,
             pictures_note=note,
-            notices=_notices(config, outputs, screen_manifest, holdout_manifest, wells, places, labels["unlabelled"]),
+            notices=[
+                *(Notice("compile", message) for message in lineage.get("warnings", [])),
+                *_notices(config, outputs, screen_manifest, holdout_manifest, wells, places, labels["unlabelled"]),
+            ],
             lineage=lineage,
         )
     )
@@ -154,25 +159,27 @@ def main(
             local_copy(truth, Path(copies)) if truth else None,
             uris,
             Path(out),
-            _with_durations(_json(lineage, "lineage")),
+            _with_durations(_with_start(_json(lineage, "lineage"), Manifest.read(Path(screen)))),
         )
 
 
 def command(
     config: Annotated[str, typer.Option(help="configuration, by name or file")],
-    screen: Annotated[Path, typer.Option(help="manifest of the screen")],
-    holdout: Annotated[Path, typer.Option(help="manifest of the held-out experiments")],
-    holdout_labels: Annotated[Path, typer.Option(help="labels of the held-out wells, id_code,sirna")],
-    uri: Annotated[list[str], typer.Option(help="output of assign; once a cell type")],
-    out: Annotated[Path, typer.Option(help="directory to write")],
-    truth: Annotated[Path | None, typer.Option(help="labels of unlabelled wells, id_code,sirna")] = None,
-    lineage: Annotated[Path | None, typer.Option(help="lineage so far, JSON")] = None,
+    screen: Annotated[str, typer.Option(help="manifest of the screen: a path, or s3://BUCKET/KEY")],
+    holdout: Annotated[str, typer.Option(help="manifest of the held-out experiments, likewise")],
+    holdout_labels: Annotated[str, typer.Option(help="labels of the held-out wells, id_code,sirna, likewise")],
+    uri: Annotated[list[str], typer.Option(help="output of assign, path or s3://; once a cell type")],
+    out: Annotated[str, typer.Option(help="directory to write: a path, or s3://BUCKET/KEY")],
+    truth: Annotated[str | None, typer.Option(help="labels of unlabelled wells, id_code,sirna, likewise")] = None,
+    lineage: Annotated[str | None, typer.Option(help="lineage so far, JSON, likewise")] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, changes the configuration")] = None,
 ) -> None:
     """Writes predictions, metrics and the report of a run."""
-    known = _json(lineage.read_text(encoding="utf-8"), str(lineage)) if lineage else {}
-    with progress.task("report"):
-        run(RunConfig.load(config, changes or ()), screen, holdout, holdout_labels, truth, uri, out, known)
+    settings = RunConfig.load(config, changes or ())
+    with exchange() as given, progress.task("report"):
+        known = _json(Path(given.input(lineage)).read_text(encoding="utf-8"), lineage) if lineage else {}
+        read = [Path(given.input(each)) for each in (screen, holdout, holdout_labels)]
+        run(settings, *read, Path(given.input(truth)) if truth else None, uri, Path(given.output(out)), known)
 
 
 def _ordered_cell_types(outputs: Sequence[AssignOutput], config: RunConfig) -> list[str]:
@@ -260,6 +267,13 @@ def _write_predictions(path: Path, wells: Sequence[NamedWell]) -> None:
                     " ".join(w.top5),
                 )
             )
+
+
+def _with_start(lineage: dict[str, Any], screen: Manifest) -> dict[str, Any]:
+    """The lineage with key, screen and start, which on a cluster are known to normalize first, and to the run's record."""
+    if RECIPE not in lineage or "run" in lineage or not screen.run:
+        return lineage
+    return {**lineage, "run": screen.run, **lineage_of(open_store(screen.store), screen.run)}
 
 
 def _with_durations(lineage: dict[str, Any]) -> dict[str, Any]:

@@ -8,16 +8,19 @@ import typer
 from components.core.command import run_command
 from components.core.config import RunConfig
 from components.core.screen.simulation.settings import SimulationSettings
+from components.core.storage.exchange import exchange
 from components.simulate.step import run
 
 
 def simulate(
     config: Annotated[str, typer.Option(help="shipped name or YAML file")],
-    out: Annotated[Path, typer.Option(help="folder to create")],
+    out: Annotated[str, typer.Option(help="folder to create: a path, or s3://BUCKET/KEY")],
     changes: Annotated[list[str], typer.Option("--set", help="KEY=VALUE, for example simulate.effect=0.8")] = [],  # noqa: B006
 ) -> None:
     """Writes a simulated screen in the Kaggle layout, and truth.csv beside it."""
-    run(RunConfig.load(config, changes).section(SimulationSettings), out)
+    settings = RunConfig.load(config, changes).section(SimulationSettings)
+    with exchange() as given:
+        run(settings, Path(given.output(out)))
 
 
 if __name__ == "__main__":

@@ -89,14 +89,27 @@ def _gpu_memory(config: RunConfig, machines: Machines, costs: Mapping[str, Netwo
     return found
 
 
-def _pod_memory(config: RunConfig, machines: Machines) -> list[str]:
+def pod_gib(config: RunConfig, processes: int) -> float:
+    """Memory that the pod of a training step takes, about, GiB.
+
+    Args:
+        config: caches and batches.
+        processes: of the step.
+    """
+    return (BASE_GIB + config.loader.cache_gib) * processes + _batches_gib(config)
+
+
+def _batches_gib(config: RunConfig) -> float:
     teacher = config.mean_teacher
-    own = processes(config)
     batch = max(
         config.pretrain.batch_size, teacher.labelled_batch + teacher.unlabelled_batch, config.predict.batch_size
     )
-    batches = READ_AHEAD * batch * site_bytes(config) / 2**30
-    needed = BASE_GIB * own + config.loader.cache_gib * own + batches
+    return READ_AHEAD * batch * site_bytes(config) / 2**30
+
+
+def _pod_memory(config: RunConfig, machines: Machines) -> list[str]:
+    own = processes(config)
+    batches, needed = _batches_gib(config), pod_gib(config, own)
     memory = machines.pods.gpu_pod.memory_gib
     if needed <= memory:
         return []

@@ -33,7 +33,7 @@ class Passes:
 
     Attributes:
         kind: `training` is what an epoch's sites_per_s counts; `forward` is inference beside it.
-        purpose: training, validation, refresh, logits, embeddings.
+        purpose: training, validation, refresh, logits (and embeddings of the same wells), embeddings (of the others).
         backbone: its name.
         student: forward and backward passes.
         forward: passes without gradients: the teacher's, and all of inference.
@@ -189,15 +189,18 @@ def _prediction(config: RunConfig, wells: ScreenWells, task: PlannedTask) -> Ite
         ("screen", [masks.validation, masks.unlabelled], of_type_W & ~held_out_W),
         ("holdout", [held_out_W & wells.treatment_W], held_out_W),
     )
+    embedded = config.embeddings.views if config.embeddings.enabled else 0
     for backbone in config.backbones:
         for group, of_logits, all_W in named:
-            views = config.predict.views
+            # One pass through the backbone gives both.
+            views = max(config.predict.views, embedded)
             count = sum(_predicted(config, wells, chosen_W, views) for chosen_W in of_logits)
             sites = sum(_predicted(config, wells, chosen_W, 1) for chosen_W in of_logits)
             yield Passes("forward", "logits", backbone.name, 0, count, sites, group)
-            if config.embeddings.enabled:
-                count = _predicted(config, wells, all_W, config.embeddings.views)
-                sites = _predicted(config, wells, all_W, 1)
+            if embedded:
+                others_W = all_W & ~np.logical_or.reduce(of_logits)
+                count = _predicted(config, wells, others_W, embedded)
+                sites = _predicted(config, wells, others_W, 1)
                 yield Passes("forward", "embeddings", backbone.name, 0, count, sites, group)
 
 

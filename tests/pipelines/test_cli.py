@@ -235,6 +235,10 @@ def test_an_out_of_other_settings_names_the_first_that_differs(
     with _opened(out, config, str(tables.root), None):
         pass  # nothing was computed with the other seed
     (work / "events.jsonl").write_text('{"event": "finish", "step": "normalize", "seconds": 1.0}\n')
+    # Where and with what it runs is not what it computes.
+    other_place = ["local.threads=7", "cluster.steps.pretrain.memory_gib=64"]
+    with _opened(out, RunConfig.load(str(config_file), other_place), str(tables.root), None):
+        pass
     before = (work / "run.json").read_text()
     line = refuse_input(cellsignal, config_file, tables.root, "--set", "pretrain.epochs=2")
     assert "holds a run with another config.pretrain.epochs" in line

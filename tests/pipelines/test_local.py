@@ -312,7 +312,8 @@ def test_a_runs_key_changes_with_all_that_decides_its_results(tmp_path: Path):
     config = RunConfig.load("demo", [f"backbones.0.weights={weights}"])
     key = run_key(config, "/screen", tmp_path / "out")
     assert key.startswith("demo-")
-    assert key == run_key(config, "/screen", tmp_path / "out")
+    elsewhere = RunConfig.load("demo", [f"backbones.0.weights={weights}", "local.threads=7", "cluster.queue=q"])
+    assert key == run_key(config, "/screen", tmp_path / "out") == run_key(elsewhere, "/screen", tmp_path / "out")
     keys = {key, run_key(config, "/other", tmp_path / "out"), run_key(config, "/screen", tmp_path / "elsewhere")}
     keys.add(run_key(config.model_copy(update={"seed": 9}), "/screen", tmp_path / "out"))
     weights.write_bytes(b"two")

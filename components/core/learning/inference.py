@@ -108,63 +108,94 @@ def well_logits(
     Raises:
         InputError: a domain without the wells that its statistics are taken from.
     """
-    return _well_means(network, network, images, wells, views, batch_size, classes)
+
+    def outputs(x_BCHW: Tensor) -> Tensor:
+        return torch.stack([network(dihedral(x_BCHW, view)) for view in range(views)]).mean(0)
+
+    return _well_means(outputs, network, images, wells, batch_size, classes)
 
 
-def well_embeddings(
-    network: Classifier, images: Images, wells: NDArray[np.intp], views: int, batch_size: int
-) -> NDArray[np.float32]:
-    """Mean output of the backbone of each well over its sites and the first `views` dihedral views, shape (W, E).
+def well_outputs(
+    network: Classifier,
+    images: Images,
+    wells: NDArray[np.intp],
+    logit_views: int,
+    embedding_views: int,
+    batch_size: int,
+    classes: int,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean logits and mean output of the backbone of each well, (W, K) and (W, E), from one pass through the backbone.
 
-    Args and errors as in well_logits.
+    Args:
+        network: the classifier.
+        images: the screen's images.
+        wells: rows of the well table.
+        logit_views: dihedral views whose logits are averaged; 0 for no logits, (W, 0).
+        embedding_views: dihedral views whose embeddings are averaged; 0 for none, (W, 0).
+        batch_size: sites a forward pass.
+        classes: K.
+
+    Raises:
+        InputError: as well_logits.
     """
-    return _well_means(network.embed, network, images, wells, views, batch_size, network.embedding_size)
+    widths = [classes if logit_views else 0, network.embedding_size if embedding_views else 0]
+
+    def outputs(x_BCHW: Tensor) -> Tensor:
+        embedded = [network.embed(dihedral(x_BCHW, view)) for view in range(max(logit_views, embedding_views))]
+        means = []
+        if logit_views:
+            means.append(torch.stack([network.head(embedding) for embedding in embedded[:logit_views]]).mean(0))
+        if embedding_views:
+            means.append(torch.stack(embedded[:embedding_views]).mean(0))
+        return torch.cat(means, 1)
+
+    both = _well_means(outputs, network, images, wells, batch_size, sum(widths))
+    return both[:, : widths[0]], both[:, widths[0] :]
 
 
 def _well_means(
-    forward: Callable[[Tensor], Tensor],
+    outputs: Callable[[Tensor], Tensor],
     network: nn.Module,
     images: Images,
     wells: NDArray[np.intp],
-    views: int,
     batch_size: int,
     width: int,
 ) -> NDArray[np.float32]:
-    """Mean output of `forward`, a part of the network or all of it, of each well, (W, width), shared by the team."""
-    sum_WK = np.zeros((len(wells), width), dtype=np.float64)
+    """Mean over sites of what `outputs` says by the network, of each well, (W, width), shared by the team."""
+    sum_WK = torch.zeros((len(wells), width), dtype=torch.float64, device=images.device)
     table, domain, team = images.table, images.batch_norm.domain, images.team
     if domain == "none":
         rows = np.array_split(np.arange(len(wells)), team.size)[team.rank]
         with evaluating(network):
-            _add_outputs(sum_WK, rows, forward, images, wells[rows], views, batch_size)
+            _add_outputs(sum_WK, rows, outputs, images, wells[rows], batch_size)
     else:
         domain_W = domain_of_wells(table, domain)
         for which in np.unique(domain_W[wells])[team.rank :: team.size]:
             sources = statistics_wells(table, domain_W, int(which), images.batch_norm.statistics)
             rows = np.flatnonzero(domain_W[wells] == which)
             with adapted(network, (x for _, x in images.batches(_dealt(table.sites_of(sources), batch_size)))):
-                _add_outputs(sum_WK, rows, forward, images, wells[rows], views, batch_size)
-    sum_WK = team.summed(sum_WK)
+                _add_outputs(sum_WK, rows, outputs, images, wells[rows], batch_size)
+    total_WK = team.summed(sum_WK.cpu().numpy())
     counts = (table.first_site_W[wells + 1] - table.first_site_W[wells]).astype(np.float64)
-    return (sum_WK / counts[:, None]).astype(np.float32)
+    return (total_WK / counts[:, None]).astype(np.float32)
 
 
 def _add_outputs(
-    sum_WK: NDArray[np.float64],
+    sum_WK: Tensor,
     rows: NDArray[np.intp],
-    forward: Callable[[Tensor], Tensor],
+    outputs: Callable[[Tensor], Tensor],
     images: Images,
     wells: NDArray[np.intp],
-    views: int,
     batch_size: int,
 ) -> None:
-    """Adds the outputs of every site, averaged over views, to the row of its well."""
+    """Adds the outputs of every site to the row of its well."""
     row_W = np.zeros(images.table.wells, dtype=np.intp)
     row_W[wells] = rows
     sites = images.table.sites_of(wells).astype(np.intp)
     for chosen, x in images.batches(chunks(sites, batch_size)):
-        output_BK = torch.stack([forward(dihedral(x, view)) for view in range(views)]).mean(0)
-        np.add.at(sum_WK, row_W[images.table.well_S[chosen]], output_BK.cpu().numpy())
+        row_B = torch.from_numpy(row_W[images.table.well_S[chosen]]).to(sum_WK.device)
+        # Summed on the device, in float64 and a fixed order: fetching each batch would let the device wait for the host.
+        sum_WK.index_put_((row_B,), outputs(x).double(), accumulate=True)
 
 
 def _dealt(sites: NDArray[np.int64], size: int) -> list[NDArray[np.intp]]:
@@ -203,7 +234,7 @@ def adaptive_logits(
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     training = network.training
     network.train()
-    sum_WK = np.zeros((len(wells), classes), dtype=np.float64)
+    sum_WK = torch.zeros((len(wells), classes), dtype=torch.float64, device=images.device)
     domain = images.batch_norm.domain
     domain_w = domain_of_wells(table, "plate" if domain == "none" else domain)[wells]
     groups = [np.flatnonzero(domain_w == which) for which in np.unique(domain_w)]
@@ -225,9 +256,10 @@ def adaptive_logits(
                     part = rows[k]
                     # BatchNorm has no variance of a single value, which a batch of one may give at 1 x 1 pixels.
                     network.train(len(part) > 1)
-                    sum_WK[part] += network(easy_view(x, images.augment, generator)).cpu().numpy()
+                    row_B = torch.from_numpy(part).to(sum_WK.device)
+                    sum_WK.index_add_(0, row_B, network(easy_view(x, images.augment, generator)).double())
     finally:
         network.train(training)
         for name, buffer in network.named_buffers():
             buffer.copy_(buffers[name])
-    return (images.team.summed(sum_WK) / passes).astype(np.float32)
+    return (images.team.summed(sum_WK.cpu().numpy()) / passes).astype(np.float32)

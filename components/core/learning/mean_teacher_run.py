@@ -22,6 +22,7 @@ from components.core.learning.inference import Images, well_logits
 from components.core.learning.mean_teacher import Pair, PairEpoch, Wells
 from components.core.learning.micro_batches import Replica, Slots, restore_statistics, statistics_of_all
 from components.core.learning.precision import prepare
+from components.core.learning.random_state import fold_seed
 from components.core.learning.schedules import CycleSchedule
 from components.core.learning.selection import Best, Score
 from components.core.learning.step_settings import MeanTeacherSettings
@@ -213,7 +214,7 @@ class _Training:
 
     def _epoch_of(self, k: int) -> PairEpoch:
         """The k-th backbone's epoch, at its first step."""
-        seed = (self._settings.seed * 1009 + self._fold) * 31 + k
+        seed = fold_seed(self._settings.seed, self._fold) * 31 + k
         return PairEpoch(
             self._pairs[k],
             self._replicas[k],

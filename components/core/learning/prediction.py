@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from components.core import progress
 from components.core.learning.checkpointing import Checkpoints
 from components.core.learning.fold_data import FoldWells, configured_images
-from components.core.learning.inference import Images, well_embeddings, well_logits
+from components.core.learning.inference import Images, well_outputs
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.network import Classifier
 from components.core.learning.step_settings import LearningSettings, PredictingSettings
@@ -27,6 +28,9 @@ from components.core.storage.embeddings import EmbeddedWells, Role, write_embedd
 from components.core.storage.interface import ObjectReader
 from components.core.storage.logits import LogitsDirectory, WellLogits, write_logits
 from components.core.storage.manifest import Manifest
+
+_SHOWN = {"oof": "out-of-fold", "unlabelled": "unlabelled", "holdout": "held-out"}
+"""How progress names the wells of a role."""
 
 _PIECE = 4096
 """Wells that are predicted between two looks at the clock; 8 views of them take a GPU half a minute."""
@@ -153,23 +157,18 @@ def predict_fold(
         pieces: remembers what is computed; None for what cannot be killed.
     """
     pieces = pieces or Pieces()
-    classes = len(screen.vocabulary.classes)
-    predicted = {
-        "oof": _logits(networks, images, wells.validation, "out-of-fold", settings, classes, pieces),
-        "unlabelled": _logits(networks, images, wells.unlabelled, "unlabelled", settings, classes, pieces),
-    }
-    embedded = _embeddings(networks, images, cell_type, _roles(images, wells), screen, settings, pieces)
+    asked = {"oof": wells.validation, "unlabelled": wells.unlabelled}
+    predicted, embedded = _say(networks, images, cell_type, asked, _roles(images, wells), screen, settings, pieces)
     if held_out is None:
-        predicted["holdout"] = WellLogits((), np.empty((0, classes), dtype=np.float32))
+        predicted["holdout"] = WellLogits((), np.empty((0, len(screen.vocabulary.classes)), dtype=np.float32))
         return FoldPrediction(predicted, embedded, screen.digest())
     images.cache.release()  # two screens in memory at once would take twice loader.cache_gib
     treatment_W = held_out.table.well_type_W == TREATMENT
-    treatments = np.flatnonzero(_of_type(held_out, cell_type) & treatment_W)
-    predicted["holdout"] = _logits(networks, held_out, treatments, "held-out", settings, classes, pieces)
+    asked = {"holdout": np.flatnonzero(_of_type(held_out, cell_type) & treatment_W)}
     roles = np.where(treatment_W, "holdout", "control")
-    more = _embeddings(networks, held_out, cell_type, roles, screen, settings, pieces, "held-out ")
-    joined = {name: embedded[name].followed_by(more[name]) for name in embedded}
-    return FoldPrediction(predicted, joined, screen.digest())
+    more, too = _say(networks, held_out, cell_type, asked, roles, screen, settings, pieces)
+    joined = {name: embedded[name].followed_by(too[name]) for name in embedded}
+    return FoldPrediction({**predicted, **more}, joined, screen.digest())
 
 
 def fold_meta(
@@ -184,51 +183,45 @@ def fold_meta(
     }
 
 
-def _logits(
-    networks: Mapping[str, Classifier],
-    images: Images,
-    wells: NDArray[np.intp],
-    what: str,
-    settings: LearningSettings,
-    classes: int,
-    pieces: Pieces,
-) -> WellLogits:
-    """Mean logits of some wells over sites, views and networks."""
-    predict = settings.predict
-    total_WK = np.zeros((len(wells), classes), dtype=np.float64)
-    progress.note(f"predicting {len(wells)} {what} wells")
-    if len(wells):
-        for name, network in networks.items():
-            total_WK += pieces.of_wells(
-                f"{what} logits of {name}",
-                wells,
-                lambda piece, network=network: well_logits(  # type: ignore[misc]
-                    network, images, piece, predict.views, predict.batch_size, classes
-                ),
-            )
-    ids = tuple(str(id_code) for id_code in images.table.id_code_W[wells])
-    return WellLogits(ids, (total_WK / len(networks)).astype(np.float32))
-
-
-def _embeddings(
+def _say(
     networks: Mapping[str, Classifier],
     images: Images,
     cell_type: str,
+    asked: Mapping[str, NDArray[np.intp]],
     role_W: NDArray[Any],
     screen: Manifest,
     settings: PredictingSettings,
     pieces: Pieces,
-    what: str = "",
-) -> dict[str, EmbeddedWells]:
-    """Embeddings of all wells of the cell type by backbone; none where none are wanted."""
-    if not settings.embeddings.enabled:
-        return {}
-    table = images.table
+) -> tuple[dict[str, WellLogits], dict[str, EmbeddedWells]]:
+    """Mean logits of the wells that are asked for, by role, and embeddings of the cell type's wells, by backbone.
+
+    A well whose logits are asked for passes through a backbone once for both. No embeddings where none are wanted.
+    """
+    predict, table, classes = settings.predict, images.table, screen.vocabulary.classes
+    views = settings.embeddings.views if settings.embeddings.enabled else 0
     wells = np.flatnonzero(_of_type(images, cell_type))
-    classes = screen.vocabulary.classes
+    others = np.setdiff1d(wells, np.concatenate(list(asked.values())))
+    total = {role: np.zeros((len(of), len(classes)), dtype=np.float64) for role, of in asked.items()}
     embedded = {}
     for name, network in networks.items():
-        progress.note(f"embedding {len(wells)} wells by {name}")
+
+        def compute(logit_views: int, piece: NDArray[np.intp], network: Classifier = network) -> NDArray[np.float32]:
+            both = well_outputs(network, images, piece, logit_views, views, predict.batch_size, len(classes))
+            return np.concatenate(both, 1)
+
+        embedding_WE = np.empty((table.wells, network.embedding_size if views else 0), dtype=np.float32)
+        for role, of in asked.items():
+            progress.note(f"predicting {len(of)} {_SHOWN[role]} wells by {name}")
+            if len(of):
+                both = pieces.of_wells(f"{role} by {name}", of, partial(compute, predict.views))
+                total[role] += both[:, : len(classes)]
+                embedding_WE[of] = both[:, len(classes) :]
+        if not views:
+            continue
+        progress.note(f"embedding {len(others)} more wells by {name}")
+        if len(others):
+            beside = " and ".join(asked)
+            embedding_WE[others] = pieces.of_wells(f"beside {beside} by {name}", others, partial(compute, 0))
         embedded[name] = EmbeddedWells(
             id_code_W=table.id_code_W[wells].tolist(),
             experiment_W=[table.experiments[e] for e in table.experiment_W[wells]],
@@ -237,15 +230,10 @@ def _embeddings(
             well_type_W=[WELL_TYPES[t] for t in table.well_type_W[wells]],
             sirna_W=[None if k < 0 else classes[k] for k in table.class_W[wells]],
             role_W=cast(list[Role], role_W[wells].tolist()),
-            embedding_WE=pieces.of_wells(
-                f"{what}embeddings by {name}",
-                wells,
-                lambda piece, network=network: well_embeddings(  # type: ignore[misc]
-                    network, images, piece, settings.embeddings.views, settings.predict.batch_size
-                ),
-            ),
+            embedding_WE=embedding_WE[wells],
         )
-    return embedded
+    ids = {role: tuple(str(id_code) for id_code in table.id_code_W[of]) for role, of in asked.items()}
+    return {role: WellLogits(ids[role], (total[role] / len(networks)).astype(np.float32)) for role in asked}, embedded
 
 
 def _of_type(images: Images, cell_type: str) -> NDArray[np.bool_]:

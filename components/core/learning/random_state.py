@@ -11,6 +11,11 @@ from torch import Generator
 from components.core.learning.micro_batches import Slots
 
 
+def fold_seed(seed: int, fold: int) -> int:
+    """The seed of a fold's trainings: another one for every fold of every run of up to 1,009 folds."""
+    return seed * 1009 + fold
+
+
 class RandomState:
     """All streams that a training draws from.
 

@@ -33,6 +33,7 @@ from components.core.screen.plate_record import (
     PackedWell,
     PlateKeys,
     find_plate,
+    follow_leads,
     images_digest,
     write_lead,
 )
@@ -183,7 +184,7 @@ class _Packer:
 
     def _find_copy(self, keys: PlateKeys, files: PlateFiles) -> tuple[str, PackedPlate] | None:
         """The plate of files of the same names and sizes, if their bytes are the same too: then they are read, no more."""
-        found = find_plate(self._store, keys.prefix, [keys.copies])
+        found = follow_leads(self._store, [keys.copies])
         if found is None:
             return None
         named: list[tuple[str, str]] = []

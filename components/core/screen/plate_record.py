@@ -99,10 +99,13 @@ def find_record(store: ObjectReader, prefix: str, address: str) -> PackedPlate |
 
 def find_plate(store: ObjectWriter, prefix: str, leads: Sequence[str]) -> tuple[str, PackedPlate] | None:
     """Prefix and record of a plate: under its own prefix, or where one of some keys leads."""
+    found = find_record(store, prefix, store.uri("").rstrip("/"))
+    return follow_leads(store, leads) if found is None else (prefix, found)
+
+
+def follow_leads(store: ObjectWriter, leads: Sequence[str]) -> tuple[str, PackedPlate] | None:
+    """Prefix and record of a plate to which one of some keys leads."""
     address = store.uri("").rstrip("/")
-    found = find_record(store, prefix, address)
-    if found is not None:
-        return prefix, found
     for key in leads:
         try:
             elsewhere = str(json.loads(store.get(key))["prefix"])

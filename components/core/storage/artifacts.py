@@ -20,6 +20,9 @@ from components.core.storage.opening import open_beside
 from components.core.storage.run_record import run_address
 from components.core.storage.source_run import OPTION
 
+UNFINISHED = ".unfinished"
+"""An object of this name is in a folder that is still being written, or whose writer was killed."""
+
 
 def local_copy(uri: str, into: Path) -> Path:
     """The artifact as a local file or folder.
@@ -32,7 +35,7 @@ def local_copy(uri: str, into: Path) -> Path:
         A local artifact's own path; for a stored one the path of its copy below `into`, whole.
 
     Raises:
-        InputError: nothing is there, the address is of another kind, or the copy cannot be written.
+        InputError: nothing is there, it is not whole, the address is of another kind, or the copy cannot be written.
         StepError: the store failed.
     """
     if uri.startswith("file://"):
@@ -56,6 +59,8 @@ def local_copy(uri: str, into: Path) -> Path:
         below = store.list(f"{key}/")
         if not below:
             raise InputError(f"{uri}: there is neither an object nor a folder of this name in the store")
+        if f"{key}/{UNFINISHED}" in below:
+            raise InputError(f"{uri}: is not whole; wait for the step that writes it, or run that step again")
         for each in below:
             name = each[len(key) + 1 :]
             if ".." in PurePosixPath(name).parts or name.startswith("/"):

@@ -21,12 +21,15 @@ from pydantic import Field, ValidationError
 
 from components.core.config import Frozen
 from components.core.errors import InputError
+from components.core.storage.digests import digest_text
 from components.core.storage.interface import MissingObjectError, ObjectReader, ObjectWriter
 from components.core.storage.manifest import Manifest
 
 SCHEMA = 1
 RUNS = "runs"
 KEY = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+RECIPE = "recipe"
+"""In the lineage of a compiled pipeline: digest of all that decides a run but its screen; see cluster_run_key."""
 MANIFEST, HOLDOUT, HOLDOUT_LABELS = "screen.json", "holdout.json", "holdout_labels.csv"
 
 
@@ -91,6 +94,26 @@ def run_address(given: str) -> tuple[str, str]:
             f"file:///FOLDER/{RUNS}/KEY"
         )
     return store, key
+
+
+def cluster_run_key(name: str, recipe: str, source: str, fingerprint: str) -> str:
+    """The key of a run on a cluster: the same however often the same pipeline is submitted on the same data.
+
+    Args:
+        name: of the configuration.
+        recipe: digest of what else decides the run: configuration, code, images.
+        source: address of the screen.
+        fingerprint: of its files.
+    """
+    return f"{name}-{digest_text(json.dumps([recipe, source.rstrip('/'), fingerprint]))[:12]}"
+
+
+def lineage_of(store: ObjectReader, key: str) -> dict[str, Any]:
+    """The lineage that a run was recorded with; empty where there is no record that can be read."""
+    try:
+        return dict(RunRecord.model_validate_json(store.get(f"{RUNS}/{key}/run.json")).lineage)
+    except (MissingObjectError, ValidationError):
+        return {}
 
 
 def write_run(store: ObjectWriter, record: RunRecord, screen: bytes, holdout: bytes, holdout_labels: bytes) -> None:

@@ -17,7 +17,7 @@ from components.core.prior.plate_groups import LabelledWell
 from components.core.screen.packed import SiteReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.run_record import read_run
+from components.core.storage.run_record import cluster_run_key, lineage_of, read_run
 from components.normalize.config import NormalizeConfig
 from components.normalize.step import Summary, main, run
 from tests.tiny_screen import CONFIG, LABELLED, SIZE, MemoryStore, TinyScreen, write_png
@@ -239,6 +239,24 @@ def test_a_run_is_recorded_under_its_key_and_the_manifests_name_it(tmp_path: Pat
     main(*given)
     assert Manifest.read(outputs[0]).run == ""
     assert store.list("runs/") == [f"runs/tiny-1/{name}" for name in sorted(["run.json", *(p.name for p in outputs)])]
+
+
+def test_on_a_cluster_the_run_is_named_by_what_was_compiled_and_the_data(tmp_path: Path, store: ObjectStore):
+    tiny = TinyScreen(tmp_path / "screen")
+    whole = RunConfig(screen=CONFIG.screen, folds=CONFIG.folds)
+    section = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"prefix": store.prefix})})
+    outputs = [tmp_path / "out" / name for name in ("screen.json", "holdout.json", "holdout_labels.csv")]
+    given = (section.model_dump_json(), str(tiny.root), *map(str, outputs), whole.model_dump_json())
+    known = {"recipe": "1a2b", "code_version": "0.1.0"}
+    for fingerprint in ("one", "two", "one"):
+        main(*given, json.dumps(known), fingerprint)
+        key = cluster_run_key(whole.name, "1a2b", str(tiny.root), fingerprint)
+        assert Manifest.read(outputs[0]).run == key
+        lineage = lineage_of(store, key)
+        assert lineage.pop("started") > "2026"
+        assert lineage == {**known, "run": key, "screen": str(tiny.root), "data_fingerprint": fingerprint}
+    assert len({key.split("/")[1] for key in store.list("runs/")}) == 2
+    assert lineage_of(store, "another") == {}
 
 
 @pytest.mark.parametrize("lineage", ["{", "[1]", '{"run": "../up"}', '{"run": 3}'])

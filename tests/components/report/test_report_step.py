@@ -15,6 +15,7 @@ import pytest
 from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.storage.manifest import Manifest
+from components.core.storage.run_record import RunRecord
 from components.report.step import main, run
 
 FILES = {
@@ -303,6 +304,40 @@ def test_kfp_words_and_another_order_of_cell_types_make_the_same_report(
     for name in FILES - {"report.html"}:
         assert (tmp_path / "out" / name).read_bytes() == (report / name).read_bytes(), name
     assert (tmp_path / "out" / "report.html").read_text().count("data:image/png;base64,") == 8
+
+
+def test_a_report_on_a_cluster_learns_key_and_start_from_the_runs_record(
+    finished_run: Any, tmp_path: Path, store: Any
+) -> None:
+    manifests = {}
+    for name in ("screen", "holdout"):
+        found = Manifest.read(getattr(finished_run, name)).model_copy(
+            update={"store": store.uri(""), "run": "synthetic-1"}
+        )
+        manifests[name] = tmp_path / f"{name}.json"
+        manifests[name].write_text(found.model_dump_json())
+    known = {
+        "run": "synthetic-1",
+        "screen": "s3://plates/one",
+        "data_fingerprint": "f",
+        "started": "2026-11-25T04:00:00",
+    }
+    record = RunRecord(key="synthetic-1", config={}, lineage=known)
+    store.put("runs/synthetic-1/run.json", record.model_dump_json().encode())
+    compiled = {"recipe": "1a2b", "code_version": "0.1.0", "warnings": ["compiled from a tree that is not committed"]}
+    main(
+        config=finished_run.config.model_dump_json(),
+        screen=str(manifests["screen"]),
+        holdout=str(manifests["holdout"]),
+        holdout_labels=str(finished_run.holdout_labels),
+        truth="",
+        uris=finished_run.uris,
+        lineage=json.dumps(compiled),
+        out=str(tmp_path / "out"),
+    )
+    lineage = json.loads((tmp_path / "out" / "lineage.json").read_text())
+    assert lineage.items() >= {**compiled, **known}.items()
+    assert "compiled from a tree that is not committed" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_bad_input_on_the_command_line_is_one_line_and_exit_2(changed: Any, tmp_path: Path) -> None:

@@ -150,17 +150,21 @@ def test_work_grows_with_epochs_views_backbones_and_folds():
     assert total(["pretrain.epochs=80"], "pretrain", "training", "student") * 2 == total(
         usual, "pretrain", "training", "student"
     )
-    assert total(["predict.views=4"], "pseudo_label", "logits") * 2 == total(usual, "pseudo_label", "logits")
+    assert total(["predict.views=4"], "pseudo_label", "logits") == total(usual, "pseudo_label", "logits")
+    half = total(["predict.views=4", "embeddings.views=4"], "pseudo_label", "logits")
+    assert half * 2 == total(usual, "pseudo_label", "logits")
     assert total(["embeddings.views=1"], "pseudo_label", "embeddings") * 8 == total(usual, "pseudo_label", "embeddings")
     one = total(["backbones=[xception]"], "finetune", "training", "student")
     assert one * 2 == total(usual, "finetune", "training", "student")
-    one = total(["folds.train=[0]"], "pseudo_label", "embeddings")
-    assert one * 5 == total(usual, "pseudo_label", "embeddings")
+    everything = ("logits", "embeddings")
+    one = sum(total(["folds.train=[0]"], "pseudo_label", purpose) for purpose in everything)
+    assert one * 5 == sum(total(usual, "pseudo_label", purpose) for purpose in everything)
 
 
 def test_every_well_is_embedded_in_all_views_by_every_fold_and_backbone():
     wells = len(screen_wells(RunConfig.load("rxrx1"), None).fold_W)
-    assert total([], "pseudo_label", "embeddings") == wells * 2 * 8 * 5 * 2
+    both = total([], "pseudo_label", "embeddings") + total([], "pseudo_label", "logits")
+    assert both == wells * 2 * 8 * 5 * 2
     # Held-out and unlabelled treatments by each fold, labelled ones by the fold that holds them out.
     named = 5 * (18 + 2) * 1108 + 31 * 1108
     assert total([], "pseudo_label", "logits") == named * 2 * 8 * 2

@@ -10,7 +10,7 @@ from components.core.config import BatchNormConfig
 from components.core.errors import InputError
 from components.core.learning.augmentation import dihedral
 from components.core.learning.batch_norm import adapted, domain_of_wells, statistics_wells
-from components.core.learning.inference import Images, well_embeddings, well_logits
+from components.core.learning.inference import Images, well_logits, well_outputs
 from components.core.screen.site_table import TREATMENT
 from tests.components.core.learning.tiny_networks import classifier, same, weights_of
 
@@ -157,12 +157,17 @@ def test_a_brighter_plate_is_named_as_before_where_statistics_are_its_own(images
 def test_embeddings_are_what_the_head_sees(images: Images):
     network, wells = classifier(K, kind="softmax"), np.array([3, 17])
     for source in (images, by_domain(images, "experiment")):
-        embedding_WE = well_embeddings(network, source, wells, 2, 8)
+        both_WK, embedding_WE = well_outputs(network, source, wells, 4, 2, 8, K)
         assert embedding_WE.shape == (2, 16)
         assert embedding_WE.dtype == np.float32
         # A linear head commutes with the mean over sites and views.
         logits_WK = network.head(torch.from_numpy(embedding_WE)).detach().numpy()
         np.testing.assert_allclose(logits_WK, well_logits(network, source, wells, 2, 8, K), atol=1e-4)
+        # The same pass gives the logits, here of more views than the embedding's.
+        np.testing.assert_allclose(both_WK, well_logits(network, source, wells, 4, 8, K), atol=1e-5)
+        no_logits, alone_WE = well_outputs(network, source, wells, 0, 2, 8, K)
+        assert no_logits.shape == (2, 0)
+        np.testing.assert_allclose(alone_WE, embedding_WE, atol=1e-5)
 
 
 def test_a_domain_without_controls_is_named(images: Images):

@@ -1,0 +1,92 @@
+"""What is wrong with a configuration on a cluster, and cheap to find out before compiling. Imports neither torch nor kfp."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from components.core.config import RunConfig
+from components.core.errors import InputError
+from components.core.storage.opening import is_folder
+from pipelines.input_checks import local_files
+from pipelines.plan.limits import pod_gib
+from pipelines.resources import GPU_IMAGE_STEPS, SCRATCH, resources_of
+
+STEPS = ("normalize", "pretrain", "finetune", "pseudo_label", "infer", "ensemble", "assign", "report")
+
+
+def steps_of(config: RunConfig) -> tuple[str, ...]:
+    """The steps that a configuration's DAG has, in the order of the DAG."""
+    left_out = {"infer"} if config.has_pseudo_labels else {"pseudo_label"}
+    if not config.mean_teacher.enabled:
+        left_out.add("finetune")
+    return tuple(step for step in STEPS if step not in left_out)
+
+
+def check_cluster(config: RunConfig) -> list[str]:
+    """Refuses a configuration whose pods cannot work, and returns what should be looked at, a sentence each.
+
+    Raises:
+        InputError: names the field, and what to do.
+    """
+    _check_addresses(config)
+    cache = config.loader.node_cache
+    if cache is not None and (not cache.startswith("/") or PurePosixPath(cache) in map(PurePosixPath, ("/", SCRATCH))):
+        raise InputError(
+            f"loader.node_cache: {cache} is mounted into pods as an empty folder, so give an absolute path of its own, for "
+            "example /node-cache, or null"
+        )
+    for step in steps_of(config):
+        _check_step(config, step)
+    return list(_remarks(config))
+
+
+def _check_addresses(config: RunConfig) -> None:
+    """Pods see no file of this machine."""
+    if is_folder(config.store.bucket):
+        raise InputError(
+            f"store.bucket: {config.store.bucket} is a folder, which the pods of a cluster do not share; give an S3 bucket"
+        )
+    for field, path in local_files(config).items():
+        raise InputError(f"{field}: {path} is a file of this machine; upload it and give its s3:// address")
+    start = config.init_from
+    if start and (start.startswith("file://") or ("://" not in start and Path(start).is_dir())):
+        raise InputError(
+            f"init_from: {start} is a folder of this machine; give the run's key, or s3://BUCKET[/PREFIX]/runs/KEY"
+        )
+
+
+def _check_step(config: RunConfig, step: str) -> None:
+    asked = resources_of(config, step)
+    where = f"cluster.steps.{step}"
+    if asked.shm_gib > asked.memory_gib:
+        raise InputError(
+            f"{where}.shm_gib: {asked.shm_gib:g} GiB lie in the pod's memory, which has {asked.memory_gib:g}; make one smaller or "
+            "the other larger"
+        )
+    processes = config.compute.processes
+    if step in GPU_IMAGE_STEPS and asked.gpus and processes > asked.gpus:
+        raise InputError(
+            f"compute.processes is {processes}, but {where}.gpus {asked.gpus}; raise the one, lower the other, or set processes "
+            "to 0 for all GPUs of the pod"
+        )
+
+
+def _remarks(config: RunConfig) -> Iterator[str]:
+    for step in steps_of(config):
+        asked = resources_of(config, step)
+        processes = config.compute.processes or max(1, asked.gpus)
+        if step not in GPU_IMAGE_STEPS:
+            if asked.gpus:
+                yield f"cluster.steps.{step}.gpus is {asked.gpus}, but this step computes on CPUs alone"
+            continue
+        needed = pod_gib(config, processes) + asked.shm_gib
+        if config.screen.image_size >= 256 and needed > asked.memory_gib:
+            yield (
+                f"{step} needs about {needed:.0f} GiB of memory ({processes} process{'es' if processes > 1 else ''}, "
+                f"loader.cache_gib {config.loader.cache_gib:g} each), cluster.steps.{step}.memory_gib is {asked.memory_gib:g}"
+            )
+        if asked.gpus > processes:
+            yield f"cluster.steps.{step}.gpus is {asked.gpus}, but compute.processes uses {processes} of them"
+        if asked.gpus > 1 and not asked.shm_gib:
+            yield f"cluster.steps.{step}.shm_gib is 0, and NCCL of {asked.gpus} GPUs may not start with the runtime's 64 MiB"

@@ -1,0 +1,234 @@
+"""A plain Kubernetes Job for each step, which reads and writes by s3:// URI: to debug a step on a cluster without KFP.
+
+Pure but for the writing of files; names, figures and security are those of the configuration's section `cluster`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.core.config import RunConfig
+from components.core.config_file import shipped_configs
+from components.core.errors import InputError
+from components.core.storage.opening import join_address
+from components.image import CPU, GPU
+from pipelines.image_record import ImageRecord
+from pipelines.resources import (
+    GPU_IMAGE_STEPS,
+    OPTIONAL_KEYS,
+    QUEUE_LABEL,
+    REQUIRED_KEYS,
+    Resources,
+    cpu_quantity,
+    memory_quantity,
+    resources_of,
+    toleration_fields,
+    volume_name,
+)
+
+ACCOUNT = "cellsignal-job"
+"""Service account of these Jobs (k8s/base): it has no rights."""
+CONFIG_MOUNT = "/etc/cellsignal"
+CONFIG_FILE = "run.yaml"
+BAD_INPUT = 2  # the exit code for which no further try helps
+ROOT_GIB = 1.0  # of ephemeral storage beside the mounted folders: the log
+
+
+def step_jobs(
+    config: RunConfig, given: str, changes: Sequence[str], record: ImageRecord | None
+) -> dict[str, list[dict[str, Any]]]:
+    """Manifests by file name: a file a step, and the configuration where it is not a shipped one.
+
+    The training steps are those of the first fold and cell type; one after the other they make a whole chain.
+
+    Args:
+        config: of the run.
+        given: the name or file that it was read from.
+        changes: KEY=VALUE that it was changed by.
+        record: images that are pinned; None for tags.
+    """
+    shipped = (shipped_configs() / f"{given}.yaml").is_file()
+    named = ["--config", given if shipped else f"{CONFIG_MOUNT}/{CONFIG_FILE}"]
+    for change in changes if shipped else ():
+        named += ["--set", change]
+    files: dict[str, list[dict[str, Any]]] = {}
+    if not shipped:
+        files["config"] = [_config_map(config)]
+    for step, tasks in _arguments(config).items():
+        files[step] = [
+            _job(config, step, label, [*([] if step == "ensemble" else named), *arguments], record, not shipped)
+            for label, arguments in tasks.items()
+        ]
+    return files
+
+
+def write_jobs(manifests: Mapping[str, Sequence[Mapping[str, Any]]], folder: Path) -> None:
+    """Writes each file, whole or not at all.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, documents in manifests.items():
+            file = folder / f"{name.replace('_', '-')}.yaml"
+            partial = file.with_name(f".{file.name}.partial")
+            partial.write_text(as_text(documents), encoding="utf-8")
+            partial.replace(file)
+    except OSError as error:
+        raise InputError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
+
+
+def as_text(documents: Sequence[Mapping[str, Any]]) -> str:
+    """Documents as YAML, fields in the order that they were made in."""
+    return HEAD + yaml.safe_dump_all(documents, sort_keys=False, width=110)
+
+
+HEAD = "# Made by `cellsignal jobs`. kubectl apply -f THIS_FILE; kubectl -n NAMESPACE logs -f job/NAME\n"
+
+
+def _arguments(config: RunConfig) -> dict[str, dict[str, list[str]]]:
+    """Flags of every step by what tells its tasks apart; each reads what those before it wrote."""
+    store = join_address(config.store.bucket, config.store.prefix)
+    place = f"{store}/by-hand/{config.name}"
+    fold, cell_type = config.folds.trained[0], config.screen.cell_types[0]
+    this = f"{place}/fold-{fold}"
+    of_type = f"{this}/{cell_type}"
+    manifests = ["--screen", f"{place}/screen.json", "--holdout", f"{place}/holdout.json"]
+    one = ["--fold", str(fold)]
+    cell = [*one, "--cell-type", cell_type]
+    backbones = {backbone.name: f"{this}/pretrained/{backbone.name}" for backbone in config.backbones}
+    bases = [part for address in backbones.values() for part in ("--base", address)]
+    tuned = f"{of_type}/finetuned"
+    results = ["--logits", f"{of_type}/logits", "--embeddings", f"{of_type}/embeddings"]
+    labels = ["--holdout-labels", f"{place}/holdout_labels.csv"]
+    return {
+        "simulate": {"": ["--out", f"{place}/simulated"]},
+        "normalize": {"": ["--source", f"{place}/simulated/screen", *manifests, *labels]},
+        "pretrain": {
+            name: ["--screen", f"{place}/screen.json", *one, "--backbone", name, "--weights", address]
+            for name, address in backbones.items()
+        },
+        "finetune": {"": ["--screen", f"{place}/screen.json", *bases, *cell, "--weights", tuned]},
+        "pseudo_label": {"": [*manifests, "--base", tuned, *cell, "--weights", f"{of_type}/weights", *results]},
+        "infer": {"": [*manifests, "--base", tuned, *cell, *results]},
+        "ensemble": {"": ["--logits", f"{of_type}/logits", "--out", f"{place}/{cell_type}/averaged"]},
+        "assign": {
+            "": [*manifests, "--logits", f"{place}/{cell_type}/averaged", "--out", f"{place}/{cell_type}/named"]
+        },
+        "report": {"": [*manifests, *labels, "--uri", f"{place}/{cell_type}/named", "--out", f"{place}/report"]},
+    }
+
+
+def _job(
+    config: RunConfig, step: str, label: str, arguments: list[str], record: ImageRecord | None, mounts_config: bool
+) -> dict[str, Any]:
+    asked = resources_of(config, "normalize" if step == "simulate" else step)
+    target = "gpu" if step in GPU_IMAGE_STEPS else "cpu"
+    image = record.images[target].reference if record else (GPU if target == "gpu" else CPU)["base_image"]
+    name = "-".join(part for part in ("cellsignal", step, label) if part).replace("_", "-").lower()
+    labels = {"app.kubernetes.io/name": "cellsignal", "app.kubernetes.io/component": step.replace("_", "-")}
+    queue = {QUEUE_LABEL: asked.queue} if asked.queue else {}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "namespace": config.cluster.namespace, "labels": {**labels, **queue}},
+        "spec": {
+            "backoffLimit": asked.retries,
+            "podFailurePolicy": {
+                "rules": [
+                    {
+                        "action": "FailJob",
+                        "onExitCodes": {"containerName": "step", "operator": "In", "values": [BAD_INPUT]},
+                    },
+                    # A pod that is preempted or whose node goes away is no failure of the step.
+                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                ]
+            },
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": _pod(config, step, image, arguments, asked, mounts_config),
+            },
+        },
+    }
+
+
+def _pod(
+    config: RunConfig, step: str, image: str, arguments: list[str], asked: Resources, mounts_config: bool
+) -> dict[str, Any]:
+    volumes: list[dict[str, Any]] = [
+        {"name": volume_name(path), "emptyDir": {"sizeLimit": memory_quantity(gib)}}
+        for path, gib in asked.volumes.items()
+    ]
+    mounts: list[dict[str, Any]] = [{"name": volume_name(path), "mountPath": path} for path in asked.volumes]
+    if asked.shm_gib:
+        shm = {"medium": "Memory", "sizeLimit": memory_quantity(asked.shm_gib)}
+        volumes.append({"name": "shm", "emptyDir": shm})
+        mounts.append({"name": "shm", "mountPath": "/dev/shm"})
+    if mounts_config and step != "ensemble":
+        volumes.append({"name": "config", "configMap": {"name": _config_name(config)}})
+        mounts.append({"name": "config", "mountPath": CONFIG_MOUNT, "readOnly": True})
+    storage = memory_quantity(math.ceil(sum(asked.volumes.values()) + ROOT_GIB))
+    figures = {
+        "cpu": cpu_quantity(asked.cpu),
+        "memory": memory_quantity(asked.memory_gib),
+        "ephemeral-storage": storage,
+        **({asked.gpu_resource: str(asked.gpus)} if asked.gpus else {}),
+    }
+    secret = config.cluster.store_secret
+    environment: list[dict[str, Any]] = [
+        *({"name": name, "value": value} for name, value in asked.environment.items()),
+        *({"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}} for key in REQUIRED_KEYS),
+        *(
+            {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, "optional": True}}}
+            for key in OPTIONAL_KEYS
+        ),
+    ]
+    optional = {
+        "nodeSelector": dict(asked.node_selector),
+        "tolerations": [toleration_fields(toleration) for toleration in asked.tolerations],
+        "imagePullSecrets": [{"name": name} for name in config.cluster.image_pull_secrets],
+    }
+    return {
+        "serviceAccountName": ACCOUNT,
+        "automountServiceAccountToken": False,
+        "restartPolicy": "Never",
+        "activeDeadlineSeconds": asked.timeout_s,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        **{name: value for name, value in optional.items() if value},
+        "containers": [
+            {
+                "name": "step",
+                "image": image,
+                "command": ["python", "-m", f"components.{step}"],
+                "args": arguments,
+                "env": environment,
+                "resources": {"requests": figures, "limits": dict(figures)},
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "volumeMounts": mounts,
+            }
+        ],
+        "volumes": volumes,
+    }
+
+
+def _config_name(config: RunConfig) -> str:
+    return f"cellsignal-{config.name}".lower().replace("_", "-")
+
+
+def _config_map(config: RunConfig) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": _config_name(config), "namespace": config.cluster.namespace},
+        "data": {CONFIG_FILE: config.dump()},
+    }

@@ -1,0 +1,110 @@
+"""Inputs and outputs of a step by hand: by path, file:// or s3://, on a real object store; whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components.core.errors import InputError, StepError
+from components.core.storage import exchange as module
+from components.core.storage.artifacts import UNFINISHED, local_copy
+from components.core.storage.exchange import exchange
+from components.core.storage.object_store import ObjectStore
+
+
+def write(folder: str, **files: bytes) -> None:
+    for name, content in files.items():
+        file = Path(folder) / name.replace("__", "/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+
+
+def step(*outputs: str, leaves_out: str = "", fails: Exception | None = None) -> None:
+    """A step that writes a folder to each address but one, or a file where the key ends in .json, and may then fail."""
+    with exchange() as given:
+        for path, uri in [(given.output(uri), uri) for uri in outputs]:
+            if uri.endswith(".json"):
+                Path(path).write_bytes(b"{}")
+            elif uri != leaves_out:
+                write(path, a=b"1")
+        if fails:
+            raise fails
+
+
+def test_folders_and_files_come_and_go_by_address(store: ObjectStore, tmp_path: Path):
+    with exchange() as given:
+        write(given.output(store.uri("out/weights")), a=b"1", deep__b=b"2")
+        Path(given.output(store.uri("out/screen.json"))).write_bytes(b"{}")
+        Path(given.output((tmp_path / "with space").as_uri())).write_bytes(b"3")
+        assert store.list("out/") == [], "nothing before the step has ended"
+    assert {key: store.get(key) for key in store.list("out/")} == {
+        "out/screen.json": b"{}", "out/weights/a": b"1", "out/weights/deep/b": b"2",
+    }  # fmt: skip
+    assert (tmp_path / "with space").read_bytes() == b"3"
+    with exchange() as given:
+        folder = Path(given.input(store.uri("out/weights")))
+        assert (folder / "deep" / "b").read_bytes() == b"2"
+        assert given.input(str(tmp_path / "with space")) == str(tmp_path / "with space")
+    assert not folder.exists(), "copies go with the block"
+
+
+def test_an_earlier_output_is_replaced_as_a_whole_and_large_files_go_too(store: ObjectStore, monkeypatch):
+    monkeypatch.setattr(module, "SMALL", 3)
+    for files in ({"old": b"1", "same": b"1"}, {"same": b"22", "large": b"4444"}):
+        with exchange() as given:
+            write(given.output(store.uri("folder")), **files)
+    assert {key: store.get(key) for key in store.list("folder/")} == {"folder/large": b"4444", "folder/same": b"22"}
+
+
+def test_a_failing_step_leaves_no_output(store: ObjectStore):
+    with pytest.raises(StepError, match="broke"):
+        step(store.uri("folder"), fails=StepError("broke"))
+    with pytest.raises(StepError, match=r"s3://.*/other: the step has not written it"):
+        step(store.uri("folder"), store.uri("other"), leaves_out=store.uri("other"))
+    assert store.list("") == []
+
+
+def test_a_writer_that_fails_on_the_way_takes_everything_back(store: ObjectStore, monkeypatch):
+    """The second of two outputs fails: neither is there, also not the one that was written."""
+    real = ObjectStore.upload_file
+
+    def upload(self: ObjectStore, path: Path, key: str) -> None:
+        if path.name == "second.json":
+            raise StepError("the store went away")
+        real(self, path, key)
+
+    monkeypatch.setattr(ObjectStore, "upload_file", upload)
+    with pytest.raises(StepError, match="went away"):
+        step(store.uri("first"), store.uri("second.json"))
+    assert store.list("") == []
+
+
+def test_what_a_killed_writer_left_is_refused_until_it_is_written_again(store: ObjectStore, tmp_path: Path):
+    store.put(f"folder/{UNFINISHED}", b"")
+    store.put("folder/a", b"half")
+    with pytest.raises(InputError, match=r"/folder: is not whole; wait for the step that writes it"):
+        local_copy(store.uri("folder"), tmp_path)
+    with exchange() as given:
+        write(given.output(store.uri("folder")), b=b"whole")
+    assert [p.name for p in local_copy(store.uri("folder"), tmp_path).iterdir()] == ["b"]
+
+
+def test_messages_name_what_the_user_named(store: ObjectStore):
+    store.put("screen.json", b"{}")
+    with pytest.raises(InputError) as refused, exchange() as given:
+        raise InputError(f"{given.input(store.uri('screen.json'))}: not a screen manifest")
+    assert str(refused.value) == f"{store.uri('screen.json')}: not a screen manifest"
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("gs://bucket/key", "gs://bucket/key: an output goes to a path, file:// or s3://BUCKET/KEY"),
+        ("s3://cellsignal", "s3://cellsignal: names a whole bucket"),
+        ("s3://no-such-bucket/key", "has no such bucket; create it, or correct the output's address"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(store: ObjectStore, address: str, message: str):
+    with exchange() as given, pytest.raises(InputError, match=message):
+        given.output(address)

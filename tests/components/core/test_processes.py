@@ -1,0 +1,44 @@
+"""How many cores a process may use: a container's limit counts."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from components.core import processes
+from components.core.processes import cores, cpu_limit
+
+
+def cgroup(folder: Path, **files: str) -> Path:
+    for name, content in files.items():
+        file = folder / name.replace("__", "/").replace("_max", ".max").replace("cfs_", "cpu.cfs_")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({"cpu_max": "250000 100000\n"}, 2.5),
+        ({"cpu_max": "max 100000\n"}, math.inf),
+        ({"cpu__cfs_quota_us": "50000\n", "cpu__cfs_period_us": "100000\n"}, 0.5),
+        ({"cpu__cfs_quota_us": "-1\n", "cpu__cfs_period_us": "100000\n"}, math.inf),
+        ({}, math.inf),
+        ({"cpu_max": "nonsense"}, math.inf),
+    ],
+)
+def test_the_limit_of_either_version_of_cgroups(tmp_path: Path, files: dict[str, str], limit: float):
+    assert cpu_limit(cgroup(tmp_path, **files)) == limit
+
+
+def test_cores_are_no_more_than_the_limit_and_at_least_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(processes, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    assert cores() == 64
+    for limit, expected in ((850_000, 9), (10_000, 1), (9_000_000, 64)):
+        cgroup(tmp_path, cpu_max=f"{limit} 100000")
+        assert cores() == expected

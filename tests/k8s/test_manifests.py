@@ -1,0 +1,177 @@
+"""k8s/ without a cluster: valid for two Kubernetes versions, restricted pods, least rights, and no name that is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from components.core.config import RunConfig
+from components.core.config_cluster import ClusterConfig
+from pipelines.step_jobs import ACCOUNT
+from tests.k8s.manifests import OVERLAYS, built, examples, one, pods
+from tests.k8s.pod_security import violations
+
+VERSIONS = ("1.34", "1.37")
+KUEUE = "kueue.x-k8s.io/v1beta2"
+CLUSTER = ClusterConfig()
+ALL = [*OVERLAYS, "examples"]
+
+
+def documents(which: str) -> list[dict[str, Any]]:
+    if which == "examples":
+        return [document for file in examples().values() for document in file]
+    return list(built(which))
+
+
+@pytest.mark.parametrize("which", ALL)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_objects_fit_the_schemas_of_two_versions(which: str, version: str):
+    """Strictly: a field that the version does not know is an error. Kueue's are checked below, by hand."""
+    own = [document for document in documents(which) if document["apiVersion"] != KUEUE]
+    assert len(own) >= 9
+    for document in own:
+        kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_the_schemas_refuse_what_is_not_a_field():
+    broken = {**one(built("overlays/dev"), "StatefulSet", "seaweedfs")}
+    broken["spec"] = {**broken["spec"], "replica": 1}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, VERSIONS[0], strict=True)
+
+
+@pytest.mark.parametrize("which", ALL)
+def test_every_pod_is_restricted(which: str):
+    found = [pod for document in documents(which) for pod in pods(document)]
+    assert len(found) == {"base": 0, "overlays/dev": 1, "overlays/gpu": 0, "examples": 10}[which]
+    for pod in found:
+        assert violations(pod) == []
+        assert pod["automountServiceAccountToken"] is False
+        for container in pod["containers"]:
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert container["resources"]["limits"].keys() >= {"cpu", "memory"}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"hostNetwork": True}, "hostNetwork is set"),
+        ({"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}, "volume v is a hostPath"),
+        ({"securityContext": {"runAsNonRoot": True}}, "step has no seccomp profile"),
+        ({"securityContext": {"seccompProfile": {"type": "RuntimeDefault"}}}, "step may run as root"),
+        ({"securityContext": {"seccompProfile": {"type": "RuntimeDefault"}, "runAsUser": 0}}, "the pod runs as root"),
+        ({"container": {"capabilities": {"drop": ["NET_RAW"]}}}, "step keeps capabilities"),
+        ({"container": {"allowPrivilegeEscalation": None}}, "step may escalate privileges"),
+        ({"container": {"privileged": True}}, "step is privileged"),
+    ],
+)
+def test_the_check_of_the_standard_refuses_what_the_standard_does(change: Mapping[str, Any], told: str):
+    (pod,) = pods(examples()["normalize"][0])
+    assert violations(pod) == []
+    container = {**pod["containers"][0]}
+    container["securityContext"] = {**container["securityContext"], **change.get("container", {})}
+    changed = {**pod, "containers": [container], **{k: v for k, v in change.items() if k != "container"}}
+    assert told in violations(changed)
+
+
+def test_the_namespace_lets_no_other_pod_in():
+    for overlay in OVERLAYS:
+        labels = one(built(overlay), "Namespace", CLUSTER.namespace)["metadata"]["labels"]
+        assert {labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "audit", "warn")} == {"restricted"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_names_are_those_of_the_configuration(overlay: str):
+    objects = built(overlay)
+    for document in objects:
+        assert document["metadata"].get("namespace", CLUSTER.namespace) == CLUSTER.namespace
+    for account in (CLUSTER.service_account, ACCOUNT):
+        one(objects, "ServiceAccount", account)
+    launcher = one(objects, "ConfigMap", "kfp-launcher")["data"]
+    bucket = RunConfig().store.bucket
+    assert launcher["defaultPipelineRoot"].startswith(f"s3://{bucket}/")
+    reference = yaml.safe_load(launcher["providers"])["s3"]["default"]["credentials"]["secretRef"]
+    assert reference == {
+        "secretName": CLUSTER.store_secret,
+        "accessKeyKey": "AWS_ACCESS_KEY_ID",
+        "secretKeyKey": "AWS_SECRET_ACCESS_KEY",
+    }
+
+
+@pytest.mark.parametrize("which", ALL)
+def test_no_secret_is_in_a_manifest_and_every_reference_is_to_the_one_that_the_user_makes(which: str):
+    for document in documents(which):
+        assert document["kind"] != "Secret"
+        for pod in pods(document):
+            for container in pod["containers"]:
+                for variable in container["env"]:
+                    if "KEY" in variable["name"]:
+                        assert variable["valueFrom"]["secretKeyRef"]["name"] == CLUSTER.store_secret
+            accounts = {d["metadata"]["name"] for d in built("base") if d["kind"] == "ServiceAccount"}
+            assert pod.get("serviceAccountName", ACCOUNT) in accounts
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_rights_are_named_one_by_one_and_bound_to_the_runs_account(overlay: str):
+    objects = built(overlay)
+    assert not [d for d in objects if d["kind"].startswith("ClusterRole")]
+    role = one(objects, "Role", CLUSTER.service_account)
+    for rule in role["rules"]:
+        assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+        if set(rule["resources"]) & {"secrets", "configmaps"}:
+            assert (rule["verbs"], len(rule["resourceNames"])) == (["get"], 1)
+    (secrets,) = (rule["resourceNames"] for rule in role["rules"] if rule["resources"] == ["secrets"])
+    assert secrets == [CLUSTER.store_secret]
+    written = {r for rule in role["rules"] for r in rule["resources"] if set(rule["verbs"]) - {"get", "list", "watch"}}
+    assert written == {"workflowtaskresults", "workflowtasksets/status"}
+    binding = one(objects, "RoleBinding", CLUSTER.service_account)
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert [s["name"] for s in binding["subjects"]] == [CLUSTER.service_account]
+
+
+@pytest.mark.parametrize("overlay", ["base", "overlays/gpu"])
+def test_the_queue_leads_to_gpus(overlay: str):
+    """Kueue's shapes, by hand: its CRDs have no schema in kubernetes-validate."""
+    objects = built(overlay)
+    kueue = [d for d in objects if d["apiVersion"] == KUEUE]
+    assert [d["kind"] for d in kueue] == ["ClusterQueue", "LocalQueue", "ResourceFlavor"]
+    cluster_queue, local, flavor = kueue
+    assert (local["metadata"]["name"], local["spec"]) == (
+        CLUSTER.queue,
+        {"clusterQueue": cluster_queue["metadata"]["name"]},
+    )
+    assert local["metadata"]["namespace"] == CLUSTER.namespace
+    assert not {"namespace"} & (cluster_queue["metadata"].keys() | flavor["metadata"].keys()), "of the cluster"
+    selected = cluster_queue["spec"]["namespaceSelector"]["matchLabels"]
+    assert selected == {"kubernetes.io/metadata.name": CLUSTER.namespace}
+    (group,) = cluster_queue["spec"]["resourceGroups"]
+    (given,) = group["flavors"]
+    assert given["name"] == flavor["metadata"]["name"]
+    assert [r["name"] for r in given["resources"]] == group["coveredResources"]
+    # A pod that asks for a resource which no flavor covers waits for ever; the LimitRange adds ephemeral-storage.
+    asked = {"cpu", "memory", CLUSTER.gpu_resource}
+    (limits,) = one(objects, "LimitRange", "cellsignal")["spec"]["limits"]
+    assert set(group["coveredResources"]) == asked | limits["defaultRequest"].keys()
+    assert set(flavor["spec"]) <= {"nodeLabels", "tolerations", "nodeTaints", "topologyName"}
+
+
+def test_the_development_overlay_needs_neither_kueue_nor_gpus_nor_a_store_outside():
+    objects = built("overlays/dev")
+    assert not [d for d in objects if d["apiVersion"] == KUEUE]
+    endpoint = yaml.safe_load(one(objects, "ConfigMap", "kfp-launcher")["data"]["providers"])["s3"]["default"][
+        "endpoint"
+    ]
+    service = one(objects, "Service", "seaweedfs")
+    assert endpoint == f"seaweedfs.{CLUSTER.namespace}.svc:{service['spec']['ports'][0]['port']}"
+    server = one(objects, "StatefulSet", "seaweedfs")
+    assert server["spec"]["template"]["metadata"]["labels"].items() >= service["spec"]["selector"].items()
+    assert server["spec"]["serviceName"] == "seaweedfs"
+    (container,) = server["spec"]["template"]["spec"]["containers"]
+    assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys()
+    demo = RunConfig.load("demo").cluster
+    assert demo.queue is None
+    assert {getattr(demo.steps, step).gpus for step in type(demo.steps).model_fields} == {0}

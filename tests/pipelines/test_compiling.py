@@ -1,0 +1,291 @@
+"""cellsignal compile: the pipeline as a cluster gets it. After a wanted change of the golden file's content:
+
+python -m tests.pipelines.test_compiling
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.core.config import RunConfig
+from components.core.errors import InputError
+from components.core.storage.run_record import RECIPE, cluster_run_key
+from pipelines import compiling
+from pipelines.compiling import compiled, known_lineage
+from pipelines.image_record import write_images
+from pipelines.resources import OPTIONAL_KEYS, REQUIRED_KEYS, resources_of
+from tests.k8s.manifests import built, one
+from tests.k8s.pod_security import violations
+from tests.pipelines.test_step_jobs import DIGEST, RECORD
+from tests.pipelines.tiny_run import CONFIG, Cellsignal
+
+GOLDEN = Path(__file__).parent / "golden" / "pipeline.yaml"
+LINEAGE = {"recipe": "0" * 64, "code_version": "golden", "warnings": []}
+LIMIT = 128 * 1024
+ALL_FIELDS = (
+    "cluster.spot=true", "cluster.gpu_nodes={nvidia.com/gpu.product: NVIDIA-A100-SXM4-80GB}",
+    "cluster.image_pull_secrets=[registry]", "loader.node_cache=/node-cache",
+)  # fmt: skip
+STEP = re.compile(r"exec-(.*?)(-\d+)?$")
+
+
+def golden_text() -> str:
+    file = GOLDEN.with_name("tiny.yaml")
+    return compiled(RunConfig.load(str(file)), RECORD, LINEAGE)
+
+
+class Pipeline:
+    """A compiled pipeline, read back."""
+
+    def __init__(self, *changes: str, config: str = "rxrx1", record: Any = RECORD) -> None:
+        self.config = RunConfig.load(config, changes)
+        self.text = compiled(self.config, record, LINEAGE)
+        self.spec, self.platform = yaml.safe_load_all(self.text)
+        self.executors: dict[str, Any] = self.spec["deploymentSpec"]["executors"]
+        self.kubernetes: dict[str, Any] = self.platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+        root = self.spec["root"]["dag"]["tasks"]
+        (self.loop,) = (task for task in root.values() if "parameterIterator" in task)
+        inside = self.spec["components"][self.loop["componentRef"]["name"]]["dag"]["tasks"]
+        self.tasks: dict[str, Any] = {**{k: v for k, v in root.items() if v is not self.loop}, **inside}
+
+    def of(self, step: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Container and Kubernetes settings of every task of a step."""
+        names = [n for n in self.executors if STEP.match(n).group(1).replace("-", "_") == step]  # type: ignore[union-attr]
+        return [(self.executors[name]["container"], self.kubernetes[name]) for name in names]
+
+
+pipeline = cache(Pipeline)
+
+
+def test_the_golden_file():
+    assert golden_text() == GOLDEN.read_text(encoding="utf-8")
+    assert golden_text() == golden_text(), "the same bytes each time"
+
+
+def test_five_folds_two_backbones_and_four_cell_types_with_everything_stay_below_the_limit():
+    whole = pipeline(*ALL_FIELDS)
+    assert len(whole.config.folds.trained) == 5
+    assert len(whole.executors) == 1 + 2 + 4 + 4 + 4 + 4 + 1
+    assert len(whole.text.encode()) < LIMIT
+
+
+@pytest.mark.parametrize("step", ["normalize", "pretrain", "finetune", "pseudo_label", "ensemble", "assign", "report"])
+def test_every_task_asks_for_its_steps_resources(step: str):
+    whole = pipeline(*ALL_FIELDS)
+    asked = resources_of(whole.config, step)
+    for container, kubernetes in whole.of(step):
+        resources = container["resources"]
+        assert resources["resourceCpuLimit"] == resources["resourceCpuRequest"] == f"{asked.cpu:g}"
+        assert resources["resourceMemoryLimit"] == resources["resourceMemoryRequest"] == f"{asked.memory_gib:g}Gi"
+        if step in ("pretrain", "finetune", "pseudo_label"):
+            assert resources["accelerator"]["resourceType"] == "nvidia.com/gpu"
+            assert resources["accelerator"]["resourceCount"] == "1"
+        else:
+            assert "accelerator" not in resources
+        assert int(kubernetes["activeDeadlineSeconds"]) == asked.timeout_s
+        assert kubernetes["podMetadata"]["labels"] == asked.labels
+        assert kubernetes.get("nodeSelector", {}).get("labels", {}) == dict(asked.node_selector)
+        assert [t["key"] for t in kubernetes.get("tolerations", [])] == [t.key for t in asked.tolerations]
+        assert kubernetes["imagePullSecret"][0]["secretName"] == "registry"
+        sizes = {m["mountPath"]: (m.get("medium"), m["sizeLimit"]) for m in kubernetes["emptyDirMounts"]}
+        assert sizes["/tmp"] == (None, f"{asked.volumes['/tmp']:g}Gi")
+        trains = step in ("pretrain", "finetune", "pseudo_label")
+        assert sizes.get("/dev/shm") == (("Memory", "1Gi") if trains else None)
+        assert ("/node-cache" in sizes) == trains
+        assert {e["name"]: e["value"] for e in container["env"]} == dict(asked.environment)
+    retries = {
+        t["retryPolicy"]["maxRetryCount"]
+        for n, t in whole.tasks.items()
+        if re.sub(r"-\d+$", "", n) == step.replace("_", "-")
+    }
+    assert retries == {asked.retries}
+
+
+def test_images_are_pinned_by_digest_and_without_a_record_nothing_is_cached():
+    whole = pipeline()
+    for name, executor in whole.executors.items():
+        target = "gpu" if re.match(r"exec-(pretrain|finetune|pseudo-label)", name) else "cpu"
+        assert executor["container"]["image"] == f"registry.example/cellsignal-{target}@{DIGEST}"
+    cached = {name for name, task in whole.tasks.items() if task["cachingOptions"].get("enableCache")}
+    assert cached == whole.tasks.keys() - {"report"}, "the truth that report reads may change under its name"
+    for never in (pipeline(record=None), pipeline("cluster.caching=false")):
+        assert not [name for name, task in never.tasks.items() if task["cachingOptions"].get("enableCache")]
+    assert pipeline(record=None).executors["exec-pretrain"]["container"]["image"] == "cellsignal-gpu:0.1.0"
+
+
+def test_a_run_must_say_which_data_it_is_on_and_normalize_is_told():
+    whole = pipeline()
+    parameters = whole.spec["root"]["inputDefinitions"]["parameters"]
+    assert {name for name, p in parameters.items() if "defaultValue" not in p} == {"source", "fingerprint"}
+    given = whole.tasks["normalize"]["inputs"]["parameters"]
+    assert {given[name]["componentInputParameter"] for name in ("source", "fingerprint", "lineage")} == {
+        "source", "fingerprint", "lineage"
+    }  # fmt: skip
+    assert json.loads(parameters["lineage"]["defaultValue"]) == LINEAGE
+    assert parameters["truth"]["defaultValue"] == ""
+
+
+def test_folds_run_side_by_side_as_configured_for_the_cluster():
+    for parallel in (1, 4):
+        whole = pipeline(f"cluster.parallel_folds={parallel}", "local.parallel_folds=2")
+        assert whole.loop["iteratorPolicy"]["parallelismLimit"] == parallel
+
+
+def test_what_is_asked_of_the_cluster_reaches_no_configuration_of_a_step():
+    """Else Kubeflow would take a task with more memory for another one, and a run for another run."""
+
+    def told(*changes: str) -> dict[str, Any]:
+        whole = pipeline(*changes)
+        parameters = whole.spec["root"]["inputDefinitions"]["parameters"]
+        constants = {
+            f"{name}.{key}": value["runtimeValue"]
+            for name, task in whole.tasks.items()
+            for key, value in task["inputs"].get("parameters", {}).items()
+            if "runtimeValue" in value and name != "report"
+        }
+        return {**parameters, **constants}
+
+    assert told() == told("cluster.steps.pretrain.memory_gib=64", "local.threads=3", "cluster.queue=other")
+    recipes = {
+        known_lineage(RunConfig.load("rxrx1", changes), RECORD)[RECIPE]
+        for changes in ([], ["cluster.steps.finetune.gpus=8"], ["local.threads=2"])
+    }
+    assert len(recipes) == 1
+    assert known_lineage(RunConfig.load("rxrx1", ["seed=3"]), RECORD)[RECIPE] not in recipes
+    assert known_lineage(RunConfig.load("rxrx1"), None)[RECIPE] not in recipes, "other images, another run"
+
+
+def test_secrets_and_queues_are_named_as_in_the_manifests_and_none_is_held():
+    whole, objects = pipeline(), built("base")
+    role = one(objects, "Role", whole.config.cluster.service_account)
+    (readable,) = (rule["resourceNames"] for rule in role["rules"] if rule["resources"] == ["secrets"])
+    queue = one(objects, "LocalQueue", whole.config.cluster.queue or "")["metadata"]["name"]
+    for name, kubernetes in whole.kubernetes.items():
+        required, optional = kubernetes["secretAsEnv"]
+        assert [required["secretName"]] == [optional["secretName"]] == readable
+        assert (required["optional"], optional["optional"]) == (False, True)
+        for given, keys in ((required, REQUIRED_KEYS), (optional, OPTIONAL_KEYS)):
+            assert [(k["secretKey"], k["envVar"]) for k in given["keyToEnv"]] == [(key, key) for key in keys]
+        labels = kubernetes["podMetadata"]["labels"]
+        asks = "accelerator" in whole.executors[name]["container"]["resources"]
+        assert labels.get("kueue.x-k8s.io/queue-name") == (queue if asks else None)
+
+
+def kfp_pod(container: dict[str, Any], kubernetes: dict[str, Any]) -> dict[str, Any]:
+    """The pod that KFP 2.17 makes of a task, as its documentation of set_security_context says; read there, never run.
+
+    Its own containers beside the step (launcher, Argo's executor) come from its templates and are not described here.
+    """
+    given = kubernetes.get("securityContext", {})
+    context = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+        **{key: given[key] for key in ("runAsUser", "runAsGroup", "runAsNonRoot") if key in given},
+    }
+    volumes = [{"name": m["volumeName"], "emptyDir": {}} for m in kubernetes["emptyDirMounts"]]
+    others = kubernetes.keys() - {
+        "securityContext", "emptyDirMounts", "secretAsEnv", "podMetadata", "activeDeadlineSeconds", "tolerations",
+        "nodeSelector", "imagePullSecret",
+    }  # fmt: skip
+    assert not others, f"what do {others} mount?"
+    return {
+        "containers": [{"name": "main", "image": container["image"], "securityContext": context}],
+        "volumes": volumes,
+    }
+
+
+def test_the_pods_of_a_run_are_restricted_as_far_as_the_pipeline_decides():
+    whole = pipeline(*ALL_FIELDS)
+    for name, executor in whole.executors.items():
+        assert violations(kfp_pod(executor["container"], whole.kubernetes[name])) == []
+        bare = {**whole.kubernetes[name], "securityContext": {}}
+        assert violations(kfp_pod(executor["container"], bare)) == ["main may run as root"]
+
+
+def test_tasks_are_named_for_people():
+    names = {task["taskInfo"]["name"] for task in pipeline().tasks.values()}
+    assert {"normalize", "pretrain xception_large", "finetune HUVEC", "pseudo_label U2OS", "assign RPE"} <= names
+
+
+def test_the_command_writes_the_file_and_warns(cellsignal: Cellsignal, config_file: Path, tmp_path: Path, monkeypatch):
+    write_images(RECORD, tmp_path / "images.json")
+    done = cellsignal("compile", "--config", config_file)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "pipeline.yaml: " in done.stdout
+    spec, _ = yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text())
+    lineage = json.loads(spec["root"]["inputDefinitions"]["parameters"]["lineage"]["defaultValue"])
+    assert lineage["image_digests"]["gpu"] == RECORD.images["gpu"].reference
+    assert f"the images are of commit {'0' * 40}" in lineage["warnings"][-1]
+    assert all(f"warning: {warning}" in done.stdout for warning in lineage["warnings"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images.json", "pipeline.yaml", "tiny.yaml"]
+
+
+def test_a_tree_that_is_not_committed_is_a_warning_in_the_lineage(monkeypatch):
+    for version, warned in (("0.1.0 (commit 000000000000)", False), ("0.1.0 (commit 000000000000+changes)", True)):
+        monkeypatch.setattr(compiling, "code_version", lambda version=version: version)
+        found = known_lineage(RunConfig.load("demo"), RECORD)
+        assert (found["code_version"], bool(found["warnings"])) == (version, warned)
+        assert not warned or "not committed" in found["warnings"][0]
+
+
+REFUSED = [
+    (["--images", "missing.json"], "--images missing.json: cannot be read (No such file or directory); `cellsignal images push`"),
+    (["--images", "broken.json"], "--images broken.json: not a record of images; `cellsignal images push` writes it anew; or give"),
+    (["--out", "none/pipeline.yaml"], "--out none/pipeline.yaml: there is no folder none; make it, or choose another"),
+    (["--out", "pipeline.json"], "--out pipeline.json: Kubeflow takes a file whose name ends in .yaml"),
+    (["--out", "folder.yaml"], "--out folder.yaml: is a folder"),
+    (["--set", "cluster.store_secret=My_Secret"], "cluster.store_secret: string should match pattern"),
+    (["--set", "cluster.steps.pretrain.memory_gib=0"], "cluster.steps.pretrain.memory_gib: input should be greater than or"),
+    (["--set", "cluster.steps.pretrian.cpu=1"], "cluster.steps.pretrian: unknown key"),
+    (["--set", "cluster.steps.pretrain.shm_gib=64"], "cluster.steps.pretrain.shm_gib: 64 GiB lie in the pod's memory"),
+    (["--set", "compute.processes=4"], "compute.processes is 4, but cluster.steps.pretrain.gpus 1"),
+    (["--set", "store.bucket=file:///data"], "store.bucket: file:///data is a folder, which the pods of a cluster do not share"),
+    (["--set", "loader.node_cache=cache"], "loader.node_cache: cache is mounted into pods as an empty folder, so give an absolute"),
+    (["--set", "backbones.0.weights=w.pt"], "backbones[0].weights: w.pt is a file of this machine; upload it"),
+    (["--set", "init_from=folder.yaml"], "init_from: folder.yaml is a folder of this machine; give the run's key"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=[message[:40] for _, message in REFUSED])
+def test_bad_input_is_one_line_and_nothing_is_written(tmp_path: Path, monkeypatch, capsys, arguments, message: str):
+    from pipelines.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    write_images(RECORD, tmp_path / "images.json")
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr("sys.argv", ["cellsignal", "compile", "--config", "tiny.yaml", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr()
+    assert (ended.value.code, told.out, told.err.count("\n")) == (2, "", 1)
+    assert message in told.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path):
+    with pytest.raises(InputError, match=r"cannot be written \(.*\); choose another place"):
+        compiling._write(Path("/proc/pipeline.yaml"), "text")
+
+
+def test_the_same_pipeline_on_the_same_data_is_one_run_and_on_other_data_another():
+    given = ("rxrx1", "recipe", "s3://bucket/screen", "fingerprint")
+    key = cluster_run_key(*given)
+    assert re.fullmatch(r"rxrx1-[0-9a-f]{12}", key)
+    assert key == cluster_run_key("rxrx1", "recipe", "s3://bucket/screen/", "fingerprint")
+    for n in range(4):
+        assert cluster_run_key(*(f"{value}2" if i == n else value for i, value in enumerate(given))) != key
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(golden_text(), encoding="utf-8")

@@ -1,0 +1,147 @@
+"""Plain Jobs of the steps: the shipped examples, any configuration's, and the commands in them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from components.core.config import RunConfig
+from pipelines.compiling import images_of
+from pipelines.image_record import Image, ImageRecord, write_images
+from pipelines.resources import resources_of
+from pipelines.step_jobs import as_text, step_jobs
+from tests.k8s.manifests import K8S, examples
+from tests.k8s.pod_security import violations
+from tests.pipelines.tiny_run import Cellsignal
+
+DIGEST = "sha256:" + "5" * 64
+RECORD = ImageRecord(
+    version="0.1.0",
+    commit="0" * 40,
+    images={t: Image(reference=f"registry.example/cellsignal-{t}@{DIGEST}", tag="0") for t in ("cpu", "gpu")},  # type: ignore[misc]
+)
+STEPS = ["assign", "ensemble", "finetune", "infer", "normalize", "pretrain", "pseudo-label", "report", "simulate"]
+
+
+def command_of(step: str) -> Callable[..., Any]:
+    """The function behind `python -m components.STEP`."""
+    if step == "report":
+        return importlib.import_module("components.report.step").command
+    function: Callable[..., Any] = getattr(importlib.import_module(f"components.{step}.__main__"), step)
+    return function
+
+
+def parsed(container: dict[str, Any]) -> dict[str, Any]:
+    """The container's arguments as the step's own command line takes them; an error where it does not."""
+    python, module, name = container["command"]
+    assert (python, module) == ("python", "-m")
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(command_of(name.removeprefix("components.")))
+    return typer.main.get_command(app).make_context(name, list(container["args"])).params
+
+
+def containers(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    jobs = [d for d in documents if d["kind"] == "Job"]
+    return [container for job in jobs for container in job["spec"]["template"]["spec"]["containers"]]
+
+
+def test_the_examples_are_what_the_command_writes_for_demo():
+    """After a change: cellsignal jobs --config demo --images tags --out k8s/examples."""
+    assert sorted(examples()) == STEPS
+    for name, documents in step_jobs(RunConfig.load("demo"), "demo", (), None).items():
+        assert (K8S / "examples" / f"{name.replace('_', '-')}.yaml").read_text() == as_text(documents)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_the_steps_command_line_takes_an_examples_arguments(name: str):
+    found = containers(examples()[name])
+    assert len(found) == (2 if name == "pretrain" else 1)
+    for container in found:
+        given = parsed(container)
+        addresses = [value for value in given.values() if isinstance(value, str) and "://" in value]
+        assert all(address.startswith("s3://cellsignal/by-hand/demo/") for address in addresses)
+        assert len(addresses) + sum("://" in part for v in given.values() if isinstance(v, list) for part in v) >= 2 - (
+            name == "simulate"
+        )
+
+
+def test_each_reads_what_those_before_it_wrote():
+    written: set[str] = set()
+    for step in ("simulate", "normalize", "pretrain", "finetune", "pseudo-label", "ensemble", "assign", "report"):
+        for container in containers(examples()[step]):
+            flags = list(zip(container["args"][::2], container["args"][1::2], strict=True))
+            outputs = {"--out", "--weights", "--embeddings"}
+            outputs |= {"--screen", "--holdout", "--holdout-labels"} if step == "normalize" else set()
+            outputs |= {"--logits"} if step == "pseudo-label" else set()
+            for flag, value in flags:
+                if value.startswith("s3://") and flag not in outputs:
+                    assert value.removesuffix("/screen") in written, f"{step} {flag}"
+            written |= {value for flag, value in flags if flag in outputs}
+
+
+def test_figures_and_names_are_those_of_the_configuration():
+    changes = [
+        "cluster.steps.pretrain.gpus=2", "cluster.steps.pretrain.cpu=12.5", "cluster.queue=team", "cluster.spot=true",
+        "cluster.gpu_nodes={nvidia.com/gpu.product: A100}", "cluster.store_secret=keys", "cluster.namespace=screens",
+        "cluster.image_pull_secrets=[registry]", "loader.node_cache=/node-cache", "loader.node_cache_gib=100",
+    ]  # fmt: skip
+    config = RunConfig.load("rxrx1", changes)
+    first, _ = step_jobs(config, "rxrx1", changes, RECORD)["pretrain"]
+    pod = first["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["image"] == f"registry.example/cellsignal-gpu@{DIGEST}"
+    assert container["resources"]["limits"] == container["resources"]["requests"]
+    assert container["resources"]["limits"] == {
+        "cpu": "12500m", "memory": "32Gi", "nvidia.com/gpu": "2", "ephemeral-storage": "126Gi"
+    }  # fmt: skip
+    assert first["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
+    assert first["metadata"]["namespace"] == "screens"
+    assert pod["nodeSelector"] == {"nvidia.com/gpu.product": "A100"}
+    assert [t["key"] for t in pod["tolerations"]] == ["nvidia.com/gpu", "cloud.google.com/gke-spot"]
+    assert pod["imagePullSecrets"] == [{"name": "registry"}]
+    secrets = {v["valueFrom"]["secretKeyRef"]["name"] for v in container["env"] if "valueFrom" in v}
+    assert secrets == {"keys"}
+    assert {m["mountPath"] for m in container["volumeMounts"]} == {"/tmp", "/dev/shm", "/node-cache"}
+    assert {"name": "OMP_NUM_THREADS", "value": "6"} in container["env"]
+    assert violations(pod) == []
+    (packing,) = step_jobs(config, "rxrx1", changes, RECORD)["normalize"]
+    assert "nvidia.com/gpu" not in packing["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert "kueue.x-k8s.io/queue-name" not in packing["metadata"]["labels"]
+
+
+def test_a_configuration_of_ones_own_travels_as_a_config_map(cellsignal: Cellsignal, config_file: Path, tmp_path: Path):
+    write_images(RECORD, tmp_path / "images.json")
+    done = cellsignal("jobs", "--config", config_file, "--out", tmp_path / "jobs", "--set", "pretrain.epochs=3")
+    assert (done.returncode, done.stderr) == (0, "")
+    (config_map,) = yaml.safe_load_all((tmp_path / "jobs" / "config.yaml").read_text())
+    carried = tmp_path / "carried.yaml"
+    carried.write_text(config_map["data"]["run.yaml"])
+    assert RunConfig.load(str(carried)) == RunConfig.load(str(config_file), ["pretrain.epochs=3"])
+    (job,) = yaml.safe_load_all((tmp_path / "jobs" / "normalize.yaml").read_text())
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["args"][:2] == ["--config", "/etc/cellsignal/run.yaml"]
+    assert "--set" not in container["args"]
+    assert {"name": "config", "configMap": {"name": config_map["metadata"]["name"]}} in pod["volumes"]
+    assert container["image"].endswith(f"cellsignal-cpu@{DIGEST}")
+    assert violations(pod) == []
+
+
+def test_a_bad_input_ends_a_job_at_once_and_a_preempted_pod_does_not_count():
+    (job,) = examples()["finetune"]
+    fail, ignore = job["spec"]["podFailurePolicy"]["rules"]
+    assert fail["onExitCodes"]["values"] == [2]
+    assert fail["onExitCodes"]["containerName"] == job["spec"]["template"]["spec"]["containers"][0]["name"]
+    assert ignore["onPodConditions"][0]["type"] == "DisruptionTarget"
+    assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never"
+    assert job["spec"]["backoffLimit"] == resources_of(RunConfig.load("demo"), "finetune").retries
+
+
+def test_tags_are_asked_for_by_word():
+    assert images_of("tags") is None
