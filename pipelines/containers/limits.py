@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TypedDict
 
 from components.core.config import RunConfig
-
-STEPS = ("normalize", "pretrain", "finetune", "pseudo_label", "infer", "ensemble", "assign", "report")
+from components.core.config_cluster import StepsConfig
+from pipelines.resources import resources_of
 
 
 class Limits(TypedDict):
@@ -26,9 +26,8 @@ class Limits(TypedDict):
 def limits_of(config: RunConfig) -> dict[str, Limits]:
     """The limits of every step's container: those of its pod on a cluster, but that a step takes all GPUs there are."""
     has_gpus = any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg"))
-    return {step: _limits(config, step, has_gpus) for step in STEPS}
-
-
-def _limits(config: RunConfig, step: str, has_gpus: bool) -> Limits:
-    trains = step in ("pretrain", "finetune", "pseudo_label", "infer")
-    return Limits(memory_gib=32.0 if trains else 8.0, shm_gib=1.0 if trains else 0.0, gpus=trains and has_gpus)
+    asked = {step: resources_of(config, step) for step in StepsConfig.model_fields}
+    return {
+        step: Limits(memory_gib=one.memory_gib, shm_gib=one.shm_gib, gpus=has_gpus and one.gpus > 0)
+        for step, one in asked.items()
+    }
