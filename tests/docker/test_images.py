@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 
 from components.image import VERSION
-from pipelines.code_version import code_commit, sources_digest
+from pipelines.code_version import sources_digest
+from pipelines.images.names import tag_of
 from tests.container_engine import engine_or_skip, images_or_skip
 
 pytestmark = pytest.mark.docker
@@ -76,11 +78,12 @@ def test_gpu_has_what_training_needs_at_the_tested_versions(images):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_labels_tell_version_commit_and_sources(images, target: str):
-    labels = engine_or_skip().images.get(images[target]).labels
+    image = engine_or_skip().images.get(images[target])
+    labels = image.labels
     assert labels["org.opencontainers.image.version"] == VERSION
-    assert labels["org.opencontainers.image.revision"].removesuffix("+changes") == code_commit().removesuffix(
-        "+changes"
-    )
+    revision = labels["org.opencontainers.image.revision"]
+    assert re.fullmatch(r"[0-9a-f]{12}(\+changes)?", revision)
+    assert f"cellsignal-{target}:{tag_of(revision)}" in image.tags
     assert labels["cellsignal.sources"] == sources_digest()
     program = "from pipelines.code_version import sources_digest; print(sources_digest())"
     assert run(images[target], "python3", "-c", program).strip() == sources_digest()

@@ -19,7 +19,7 @@ from tests.pipelines.test_local import PREDICTIONS, Run, events, prepare, result
 from tests.pipelines.tiny_run import error_line, processes_naming
 
 pytestmark = pytest.mark.docker
-EPOCHS = 25
+EPOCHS = 15
 LONGER = ("--set", f"pretrain.epochs={EPOCHS}", "--set", "compute.checkpoint_seconds=0")
 DOCKER = ("--runner", "docker")
 
