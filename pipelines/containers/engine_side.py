@@ -56,8 +56,12 @@ def ended_containers(work: Path) -> Iterator[None]:
 
 def remove_containers(client: DockerClient, work: str) -> None:
     """Kills and removes the containers of the run in a folder; steps are made to be killed at any moment."""
-    from docker.errors import APIError
+    from docker.errors import DockerException
+    from requests.exceptions import RequestException
 
-    for container in client.containers.list(all=True, ignore_removed=True, filters={"label": f"{WORK_LABEL}={work}"}):
-        with contextlib.suppress(APIError):  # it may have gone by itself meanwhile
-            container.remove(force=True, v=True)
+    with contextlib.suppress(DockerException, RequestException):  # an engine that has ended runs none
+        for container in client.containers.list(
+            all=True, ignore_removed=True, filters={"label": f"{WORK_LABEL}={work}"}
+        ):
+            with contextlib.suppress(DockerException):  # it may have gone by itself meanwhile
+                container.remove(force=True, v=True)

@@ -36,10 +36,9 @@ def docker_runner(job: dict[str, Any]) -> local.DockerRunner:
     client = connect()
     unconfined = "name=selinux" in (client.info().get("SecurityOptions") or [])
 
-    def run(
-        client: docker.DockerClient, image: str, command: Sequence[str], volumes: dict[str, Any], **rest: Any
-    ) -> int:
-        return run_task(client, image, command, job["limits"], volumes=volumes, **rest)
+    # `volumes` is the pipeline's root, which lies in the run's folder; a path with a colon could not be written as one.
+    def run(client: docker.DockerClient, image: str, command: Sequence[str], volumes: Any, **rest: Any) -> int:
+        return run_task(client, image, command, job["limits"], **rest)
 
     docker_task_handler.run_docker_container = run
     return local.DockerRunner(

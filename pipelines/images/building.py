@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 
@@ -75,8 +75,7 @@ def build(targets: Sequence[Target], settings: BuildSettings, console: Console) 
     if settings.base:
         arguments["BASE_IMAGE"] = settings.base
     built = []
-    settings.log.parent.mkdir(parents=True, exist_ok=True)
-    with settings.log.open("w", encoding="utf-8") as log:
+    with _opened(settings.log) as log:
         for target in targets:
             begun = time.monotonic()
             name = f"{repository(target)}:{tag_of(commit)}"
@@ -102,7 +101,7 @@ def build(targets: Sequence[Target], settings: BuildSettings, console: Console) 
     return built
 
 
-def _lines(answer: Iterator[dict[str, Any]], name: str, settings: BuildSettings, log: Any) -> Iterator[str]:
+def _lines(answer: Iterator[dict[str, Any]], name: str, settings: BuildSettings, log: TextIO) -> Iterator[str]:
     """What the build prints, also into the log; its failure is an error."""
     from docker.errors import APIError
 
@@ -125,6 +124,16 @@ def _failure(said: str, name: str, settings: BuildSettings) -> Exception:
             f"{which}: the engine has no such image and cannot pull it ({line}); name one with --base-image"
         )
     return StepError(f"{name}: the build failed ({line}); all that it printed is in {settings.log}")
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
+        ) from None
 
 
 def _content(path: Path) -> bytes:

@@ -51,7 +51,12 @@ def push(registry: str, record: Path, console: Console) -> ImageRecord:
             digest = _push(client, f"{repository(target)}:{tag}", remote, tag)
         images[target] = Image(reference=f"{remote}@{digest}", tag=tag)
     found = ImageRecord(schema=1, version=VERSION, commit=commit, images=images)
-    write_images(found, record)
+    try:
+        write_images(found, record)
+    except OSError as error:
+        raise InputError(
+            f"--record {record}: cannot be written ({error.strerror}), though both images are pushed; name another file"
+        ) from None
     return found
 
 

@@ -80,7 +80,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, images: dict[str, str]) -> 
     done = reference.cellsignal(*reference.arguments, *LONGER)
     assert (done.returncode, done.stderr) == (0, "")
 
-    run = prepare(folder / "containers", integers=False)
+    run = prepare(folder / "in: containers", integers=False)  # a place that a volume could not be named by
     process = run.cellsignal.start(*run.arguments, *LONGER, *DOCKER)
     wait_for(lambda: len(epochs(run.out, 0)) >= 3, process)
     (target,) = [one for one in containers(run.out) if fold_of(one) == 0]

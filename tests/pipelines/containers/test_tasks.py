@@ -39,7 +39,7 @@ def task(image: str, folder: Path, *program: str, limits: Any = None, left: tupl
     for name in left:
         (folder / name).write_text("")
     command = [*program, "--executor_input", json.dumps(given), "--function_to_execute", "pretrain"]
-    return run_task(engine_or_skip(), image, command, limits or LIMITS, volumes={}, network_mode="none")
+    return run_task(engine_or_skip(), image, command, limits or LIMITS, network_mode="none")
 
 
 def failures(told: Path) -> list[dict[str, Any]]:
