@@ -11,11 +11,11 @@ from typing import Annotated
 
 import typer
 
-from components.core.errors import InputError, StepError
+from components.core.errors import ContactError, InputError, StepError
 from pipelines.images.command import images_app
 from pipelines.store_commands import store_app
 
-DONE, BAD_INPUT, FAILED = 0, 2, 3
+DONE, BAD_INPUT, FAILED, LOST = 0, 2, 3, 5
 
 app = typer.Typer(
     name="cellsignal",
@@ -238,6 +238,75 @@ def compile_(
 
 
 @app.command()
+def submit(
+    config: Config,
+    endpoint: Annotated[
+        str,
+        typer.Option(help="address of Kubeflow Pipelines, http(s)://HOST[/pipeline]", envvar="KF_PIPELINES_ENDPOINT"),
+    ],
+    screen: Annotated[str | None, typer.Option(help="s3://BUCKET/PREFIX of the screen")] = None,
+    truth: Annotated[
+        str | None, typer.Option(help="s3:// address of labels (id_code,sirna), for the report's scoring alone")
+    ] = None,
+    images: Annotated[
+        str,
+        typer.Option(help="the record that `images push` wrote, whose digests are pinned; or `tags`, as for compile"),
+    ] = "images.json",
+    wait: Annotated[bool, typer.Option("--wait", help="follow the run, then fetch its results")] = False,
+    resubmit: Annotated[
+        int, typer.Option(min=0, help="with --wait: how often a failed run is submitted again; finished work is kept")
+    ] = 0,
+    timeout: Annotated[float, typer.Option(help="with --wait: hours until following ends; the run goes on")] = 72.0,
+    out: Annotated[Path | None, typer.Option(help="with --wait: folder of the results; default runs/KEY")] = None,
+    set: Changes = None,
+) -> None:
+    """Submits the training DAG to Kubeflow Pipelines. The same content again follows the run that is in progress.
+
+    Login comes from the environment: KFP_TOKEN, KFP_TOKEN_FILE or KFP_COOKIE; in a pod the token of its service account.
+    KFP_CA_CERT names a file of certificates. The screen is looked through with the AWS variables' credentials.
+
+    Exits with 0 when the run is done, 2 on bad input, 3 when it failed or was cancelled, 5 when contact or the deadline was lost.
+    """
+    from rich.console import Console
+
+    from components.core.config import RunConfig
+    from pipelines.cluster.submit import Order
+    from pipelines.cluster.submit import submit as submit_run
+
+    order = Order(endpoint, screen, truth, images, out, wait, resubmit, timeout * 3600)
+    submit_run(RunConfig.load(config, set or []), order, Console())
+
+
+@app.command()
+def doctor(
+    config: Annotated[
+        str | None, typer.Option(help="a configuration by name or file, for its object store and namespace")
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="address of Kubeflow Pipelines to check, too", envvar="KF_PIPELINES_ENDPOINT")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="record of the built images; default images.json, where that is there")
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="data of the embedded object store; default the user's cache folder")
+    ] = None,
+    set: Changes = None,
+) -> None:
+    """Checks what a run needs, here or inside of an image: one line each, ok or what to do.
+
+    Object store, images, Kubeflow Pipelines, GPU, versions, room. Exits with 2 where something that is needed fails.
+    """
+    from rich.console import Console
+
+    from components.core.config import RunConfig
+    from pipelines.doctor.run import run_doctor
+
+    settings = RunConfig.load(config, set or []) if config else RunConfig()
+    raise typer.Exit(run_doctor(settings, endpoint, images, store, Console()))
+
+
+@app.command()
 def jobs(
     config: Config,
     out: Annotated[Path, typer.Option(help="folder to write: a YAML file a step")] = Path("jobs"),
@@ -273,6 +342,8 @@ def main() -> None:
         _fail(error, BAD_INPUT)
     except StepError as error:
         _fail(error, FAILED)
+    except ContactError as error:
+        _fail(error, LOST)
 
 
 def _cancel(_signal: int, _frame: object) -> None:

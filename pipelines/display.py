@@ -104,7 +104,7 @@ class Display:
             if task.step in TRAINING and not task.fraction:
                 self._fetched_work += task.work  # no epoch: an earlier run did it
             del self.running[name]
-            self._line(f"{name}: done in {_duration(event['seconds'])}")
+            self._line(f"{name}: done in {duration(event['seconds'])}")
             return
         elif kind == "failed":
             del self.running[name]
@@ -139,7 +139,7 @@ class Display:
         """One plain line, where there is no live table."""
         if self._live is None:
             left = self.seconds_left()
-            whole = "" if left is None else f"  [run: about {_duration(left)} left]"
+            whole = "" if left is None else f"  [run: about {duration(left)} left]"
             self.console.print(
                 f"[{self.finished}/{self.total} steps] {text}{whole}", markup=False, highlight=False, soft_wrap=True
             )
@@ -150,8 +150,8 @@ class Display:
         lines: list[Text | Table] = [
             Text.assemble(
                 (f" {self.finished}/{self.total} steps ", "bold"),
-                f" {_duration(self.clock() - self._begun)} elapsed",
-                "" if left is None else f", about {_duration(left)} left",
+                f" {duration(self.clock() - self._begun)} elapsed",
+                "" if left is None else f", about {duration(left)} left",
                 overflow="ellipsis",
                 no_wrap=True,
             )
@@ -220,7 +220,8 @@ def expected_work(config: RunConfig, step: str) -> float:
     return work.get(step, 0.5)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds for people: 3 h 05 min, 2 min 10 s, 7 s."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -229,4 +230,4 @@ def _duration(seconds: float) -> str:
 
 
 def _left(seconds: float | None) -> str:
-    return "" if seconds is None else f", {_duration(seconds)} left"
+    return "" if seconds is None else f", {duration(seconds)} left"

@@ -45,17 +45,28 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
     """
     _check_files(config)
     _refuse_interpreter(config.model_dump(mode="json"))
-    for cell_type in config.mean_teacher.ratio:
-        if cell_type not in (*config.screen.cell_types, *MeanTeacherConfig().ratio):
-            raise InputError(
-                f"mean_teacher.ratio names {cell_type!r}, which is not in screen.cell_types; correct one of them"
-            )
+    _check_ratio(config)
     if screen is None:
         if truth is not None:
             raise InputError("--truth: a simulated screen brings its own truth; give --screen as well, or drop --truth")
         _check_simulated(config)
         return
-    found = read_screen(_place(screen, config.store), config.screen)
+    check_screen(config, _place(screen, config.store), truth)
+
+
+def check_screen(config: RunConfig, place: ScreenPlace, truth: Path | None) -> Screen:
+    """Checks a screen's tables, and what the configuration wants of them; returns what they say.
+
+    Args:
+        config: the run.
+        place: where the screen lies.
+        truth: labels of its unlabelled wells, if known.
+
+    Raises:
+        InputError: names the option, file, row or field, and what to do.
+    """
+    _check_ratio(config)
+    found = read_screen(place, config.screen)
     _check_folds(config, found.training_experiments())
     if config.folds.split == "well":
         deal_wells(dealt_wells(found), config.folds.count, config.folds.seed)
@@ -64,6 +75,7 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
     fused = local_files(config).get(FUSED)
     if fused is not None:
         _check_fused(config.mean_teacher.fused_labels or str(fused), fused, found)
+    return found
 
 
 def check_start(config: RunConfig, environment: Mapping[str, str]) -> None:
@@ -83,6 +95,14 @@ def check_start(config: RunConfig, environment: Mapping[str, str]) -> None:
     own = open_store(config.store.bucket, config.store.prefix, {**os.environ, **environment})
     store, key = source_store(own, config.init_from)
     check_networks(read_source(store, key), config.backbones, config.head, config.folds.trained)
+
+
+def _check_ratio(config: RunConfig) -> None:
+    for cell_type in config.mean_teacher.ratio:
+        if cell_type not in (*config.screen.cell_types, *MeanTeacherConfig().ratio):
+            raise InputError(
+                f"mean_teacher.ratio names {cell_type!r}, which is not in screen.cell_types; correct one of them"
+            )
 
 
 def _place(screen: str, store: StoreConfig) -> ScreenPlace:

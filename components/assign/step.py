@@ -26,6 +26,7 @@ from components.core.prior.naming import Names, Temperatures, name_wells
 from components.core.prior.plate_groups import NoPlateDesignError, PlateGroups, labelled_treatments, learn_groups
 from components.core.storage.logits import META_FILE, ROLES, WellLogits, read_logits
 from components.core.storage.manifest import Manifest
+from components.core.storage.run_outcome import tell_failures
 from components.core.storage.whole_directory import whole_directory
 
 
@@ -75,6 +76,7 @@ def run(config: AssignConfig, screen: Path, holdout: Path, logits: Path, out: Pa
             `prior.on_low_margin` is `refuse`.
     """
     manifest, held_out, content = Manifest.read(screen), Manifest.read(holdout), read_logits(logits)
+    tell_failures(manifest.store, manifest.run)
     vocabulary = manifest.vocabulary
     if content.classes != len(vocabulary.classes):
         raise InputError(

@@ -7,3 +7,7 @@ class InputError(ValueError):
 
 class StepError(RuntimeError):
     """A step failed for a reason that is not the input; the command line exits with 3."""
+
+
+class ContactError(RuntimeError):
+    """Whoever waited lost contact or ran out of time, and the run may go on; the command line exits with 5."""

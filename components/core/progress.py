@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,23 @@ TOLD_WAIT = 0.03
 """Share of an epoch from which on waiting for data is told."""
 _labels: dict[str, Any] = {}
 _silent = False
+_hears_of_failure: Callable[[dict[str, Any]], None] | None = None
 
 
 def silence() -> None:
     """From now on this process says nothing: another one of its team speaks for it."""
     global _silent
     _silent = True
+
+
+def on_failure(tell: Callable[[dict[str, Any]], None]) -> None:
+    """Has the failure of the current task told to one more place, which must not raise.
+
+    Args:
+        tell: hears the step and labels of the task, `kind` (input or step) and `message`.
+    """
+    global _hears_of_failure
+    _hears_of_failure = tell
 
 
 def labels() -> dict[str, Any]:
@@ -94,20 +105,27 @@ def task(step: str, **labels: Any) -> Iterator[None]:
     """Marks the start, the end and a failure of a step; `labels` tell tasks of the same step apart."""
     _labels.clear()
     _labels.update(step=step, **{k: v for k, v in labels.items() if v is not None})
+    global _hears_of_failure
+    _hears_of_failure = None
     begun = time.monotonic()
     emit("start")
     try:
         yield
     except (InputError, StepError) as error:
-        emit("failed", kind="input" if isinstance(error, InputError) else "step", message=str(error))
+        _failed("input" if isinstance(error, InputError) else "step", str(error))
         raise
     except BaseException as error:
-        message = " ".join(f"{type(error).__name__}: {error}".split())
-        emit("failed", kind="step", message=message)
+        _failed("step", " ".join(f"{type(error).__name__}: {error}".split()))
         traceback.print_exc(file=sys.stderr)
         raise
     emit("finish", seconds=round(time.monotonic() - begun, 3))
     _labels.clear()
+
+
+def _failed(kind: str, message: str) -> None:
+    emit("failed", kind=kind, message=message)
+    if _hears_of_failure is not None and not _silent:
+        _hears_of_failure({**_labels, "kind": kind, "message": message})
 
 
 def finished_tasks(events: Path | None = None) -> list[dict[str, Any]]:

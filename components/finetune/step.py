@@ -25,6 +25,7 @@ from components.core.storage.finished import code_digest
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import open_store
+from components.core.storage.run_outcome import tell_failures
 from components.core.storage.run_record import record_step
 from components.core.training_step import start_processes, training_step
 
@@ -95,6 +96,7 @@ def main(config: str, screen: str, bases: Sequence[str], fold: int, cell_type: s
     settings = parse(MeanTeacherSettings, json.loads(config), "config")
     with training_step(settings.compute, "finetune", fold=fold, cell_type=cell_type) as step:
         manifest = Manifest.read(Path(screen))
+        tell_failures(manifest.store, manifest.run)
         store = open_store(manifest.store)
         folders = [Path(base) for base in bases]
         step.run_once(

@@ -26,6 +26,7 @@ from components.core.storage.finished import code_digest
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import open_store
+from components.core.storage.run_outcome import tell_failures
 from components.core.storage.run_record import record_fold
 from components.core.training_step import start_processes, training_step
 
@@ -113,6 +114,7 @@ def main(
     settings = parse(InferSettings, json.loads(config), "config")
     with training_step(settings.compute, "infer", fold=fold, cell_type=cell_type) as step:
         manifest, held_out = Manifest.read(Path(screen)), Manifest.read(Path(holdout))
+        tell_failures(manifest.store, manifest.run)
         store = open_store(manifest.store)
         folders = [Path(base) for base in bases]
         step.run_once(

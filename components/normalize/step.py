@@ -31,7 +31,8 @@ from components.core.screen.well_folds import deal_wells, dealt_wells
 from components.core.screen.wells import Plate, Screen
 from components.core.storage.artifacts import source_store
 from components.core.storage.interface import ObjectStorage, ObjectWriter
-from components.core.storage.opening import open_screen, open_store
+from components.core.storage.opening import join_address, open_screen, open_store
+from components.core.storage.run_outcome import tell_failures
 from components.core.storage.run_record import RECIPE, RunRecord, cluster_run_key, write_run
 from components.core.storage.source_run import read_source, read_source_screen
 from components.normalize.config import NormalizeConfig
@@ -250,11 +251,12 @@ def main(
     """
     with progress.task("normalize"):
         settings = parse(NormalizeConfig, json.loads(config), source="normalize")
+        whole = parse(RunConfig, json.loads(whole_config), source="normalize") if whole_config else None
+        record = _record(whole, lineage, source, fingerprint)
+        tell_failures(join_address(settings.store.bucket, settings.store.prefix), record.key if record else "")
         place = open_screen(source)
         store = open_store(settings.store.bucket, settings.store.prefix)
         store.check()
-        whole = parse(RunConfig, json.loads(whole_config), source="normalize") if whole_config else None
-        record = _record(whole, lineage, source, fingerprint)
         outputs = (Path(screen), Path(holdout), Path(holdout_labels))
         summary = run(
             settings,

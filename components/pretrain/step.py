@@ -29,6 +29,7 @@ from components.core.storage.finished import code_digest
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import open_store
+from components.core.storage.run_outcome import tell_failures
 from components.core.storage.run_record import Learned, record_step
 from components.core.training_step import start_processes, training_step
 from components.pretrain.start import Start, started_from
@@ -123,6 +124,7 @@ def main(config: str, screen: str, fold: int, backbone: str, weights: str) -> No
     settings = parse(PretrainSettings, json.loads(config), "config")
     with training_step(settings.compute, "pretrain", fold=fold, backbone=backbone) as step:
         manifest = Manifest.read(Path(screen))
+        tell_failures(manifest.store, manifest.run)
         store = open_store(manifest.store)
         with (
             local_file(settings.backbone(backbone).weights) as initial,

@@ -33,6 +33,7 @@ from components.core.storage.finished import code_digest
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import open_store
+from components.core.storage.run_outcome import tell_failures
 from components.core.storage.run_record import record_fold
 from components.core.training_step import start_processes, training_step
 from components.pseudo_label.labeller import PseudoLabeller
@@ -158,6 +159,7 @@ def main(
     settings = parse(MeanTeacherSettings, json.loads(config), "config")
     with training_step(settings.compute, "pseudo_label", fold=fold, cell_type=cell_type) as step:
         manifest, held_out = Manifest.read(Path(screen)), Manifest.read(Path(holdout))
+        tell_failures(manifest.store, manifest.run)
         store = open_store(manifest.store)
         with local_file(settings.mean_teacher.fused_labels) as fused:
             step.run_once(

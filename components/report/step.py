@@ -28,7 +28,8 @@ from components.core.storage.artifacts import local_copy
 from components.core.storage.exchange import exchange
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
-from components.core.storage.opening import open_store
+from components.core.storage.opening import join_address, open_store
+from components.core.storage.run_outcome import record_results, tell_failures
 from components.core.storage.run_record import RECIPE, lineage_of
 from components.core.storage.whole_directory import whole_directory
 from components.report.inputs import (
@@ -151,16 +152,23 @@ def main(
 ) -> None:
     """`run` on strings, for the KFP component: config and lineage as JSON, truth empty where there is none."""
     with progress.task("report"), tempfile.TemporaryDirectory() as copies:
+        settings = parse(RunConfig, _json(config, "config"), source="config")
+        known = _with_start(_json(lineage, "lineage"), Manifest.read(Path(screen)))
+        own = (settings.store.bucket, settings.store.prefix)
+        tell_failures(join_address(*own), str(known.get("run", "")))
         run(
-            parse(RunConfig, _json(config, "config"), source="config"),
+            settings,
             Path(screen),
             Path(holdout),
             Path(holdout_labels),
             local_copy(truth, Path(copies)) if truth else None,
             uris,
             Path(out),
-            _with_durations(_with_start(_json(lineage, "lineage"), Manifest.read(Path(screen)))),
+            _with_durations(known),
         )
+        if "submitted" in known:
+            # Whoever submitted the run waits on another machine, from where the pod's files cannot be seen.
+            record_results(open_store(*own), str(known["run"]), Path(out))
 
 
 def command(

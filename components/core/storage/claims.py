@@ -21,8 +21,10 @@ from components.core.storage.manifest import SCHEMA as MANIFEST_SCHEMA
 from components.core.storage.run_record import HOLDOUT, HOLDOUT_LABELS, KEY, MANIFEST, RUNS
 
 _BATCH = 500
-_OF_RUN = re.compile(rf"{RUNS}/{KEY}/(run\.json|{MANIFEST}|{HOLDOUT}|{HOLDOUT_LABELS}|(steps|folds)/.+\.json)")
-_SILENT = re.compile(rf"{RUNS}/{KEY}/(run\.json|{HOLDOUT_LABELS})")
+_OF_RUN = re.compile(
+    rf"{RUNS}/{KEY}/(run\.json|{MANIFEST}|{HOLDOUT}|{HOLDOUT_LABELS}|(steps|folds)/.+\.json|results/.+|failed/.+)"
+)
+_SILENT = re.compile(rf"{RUNS}/{KEY}/(run\.json|{HOLDOUT_LABELS}|results/.+|failed/.+)")
 _MANIFEST = re.compile(rf"{RUNS}/{KEY}/({MANIFEST}|{HOLDOUT})")  # a backbone may be called screen, too
 _SETTLED = timedelta(minutes=1)
 """A listing's time is exact to a second, so that only the content of an object older than this is known to be the same."""

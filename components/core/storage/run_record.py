@@ -4,6 +4,7 @@ runs/KEY/run.json                                       configuration and lineag
 runs/KEY/screen.json, holdout.json, holdout_labels.csv  what normalize wrote
 runs/KEY/folds/CELL_TYPE/FOLD.json                      the fold has its logits: where the store keeps them
 runs/KEY/steps/STEP/FOLD[/CELL_TYPE][/BACKBONE].json    a training step before those is finished: likewise
+runs/KEY/results, failed                                how it ended: run_outcome.py
 
 Records only point to finished outputs, so that they cost a request a task and nothing is stored twice. Together they
 name all that a run keeps alive: `cellsignal store gc` removes what no run names.

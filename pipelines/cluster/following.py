@@ -1,0 +1,102 @@
+"""Follows a run to its end by its state, with a deadline of its own; short outages of the endpoint are ridden out.
+
+kfp's wait_for_run_completion returns on FAILED without a word, and never on CANCELED.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from components.core.errors import ContactError, StepError
+from pipelines.cluster.endpoint import Endpoint, EndpointError
+from pipelines.cluster.submission import ENDED
+
+GONE = 404
+LOGGED_OUT = (401, 403)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How patiently a run is followed, in seconds.
+
+    Attributes:
+        poll: between two looks.
+        retry: before the first new try after a failed look; doubled up to `longest_retry`.
+        longest_retry: between two tries.
+        outage: without any good answer, until contact counts as lost.
+        logged_out: likewise where the endpoint refuses us; a token file may be renewed meanwhile.
+    """
+
+    poll: float = 10.0
+    retry: float = 2.0
+    longest_retry: float = 60.0
+    outage: float = 900.0
+    logged_out: float = 120.0
+
+
+@dataclass
+class Follower:
+    """Waits for one run after the other, until one deadline.
+
+    Attributes:
+        endpoint: where the runs are.
+        deadline: by `clock`.
+        again: the sentence that says how to follow the run again.
+        shown: hears of the run after every look.
+        said: hears of an outage, once, and of its end.
+        pace: how patiently.
+        clock: seconds that only grow.
+        sleep: waits.
+    """
+
+    endpoint: Endpoint
+    deadline: float
+    again: str
+    shown: Callable[[Any], None]
+    said: Callable[[str], None]
+    pace: Pace = Pace()
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+    def follow(self, run_id: str) -> Any:
+        """Returns the run when it has ended.
+
+        Raises:
+            ContactError: no contact for too long, or the deadline has passed.
+            StepError: somebody has deleted the run.
+        """
+        lost_since: float | None = None
+        pause = self.pace.retry
+        while True:
+            try:
+                run = self.endpoint.call(self.endpoint.runs.run_service_get_run, run_id=run_id)
+            except EndpointError as error:
+                if error.status == GONE:
+                    raise StepError(f"run {run_id} was deleted in KFP; submit it again") from None
+                if not error.passing and error.status not in LOGGED_OUT:
+                    raise ContactError(f"{error}; {self.again}") from None
+                if lost_since is None:
+                    lost_since, pause = self.clock(), self.pace.retry
+                    self.said(f"{error}; trying again")
+                patience = self.pace.logged_out if error.status in LOGGED_OUT else self.pace.outage
+                if self.clock() - lost_since >= patience:
+                    raise ContactError(f"{error}; {self.again}") from None
+                self._wait(pause)
+                pause = min(2 * pause, self.pace.longest_retry)
+                continue
+            if lost_since is not None:
+                self.said("the endpoint answers again")
+                lost_since = None
+            self.shown(run)
+            if str(run.state) in ENDED:
+                return run
+            self._wait(self.pace.poll)
+
+    def _wait(self, seconds: float) -> None:
+        left = self.deadline - self.clock()
+        if left <= 0:
+            raise ContactError(f"the deadline of --timeout has passed; {self.again}")
+        self.sleep(min(seconds, left))

@@ -1,0 +1,142 @@
+"""What a submitted run leaves: results fetched from the object store, what a failed task said, and the report of a run that failed.
+
+Ensemble to report of a failed run are computed here by `python -m components.finish`, from whatever lies under its key.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from components.core.config import RunConfig
+from components.core.errors import InputError, StepError
+from components.core.storage.artifacts import local_file
+from components.core.storage.finished import fetch_finished
+from components.core.storage.interface import MissingObjectError, ObjectStorage
+from components.core.storage.manifest import Manifest
+from components.core.storage.opening import join_address
+from components.core.storage.run_outcome import fetch_results
+from components.core.storage.run_record import HOLDOUT, MANIFEST, RUNS, FoldRecord, finished_folds
+from components.core.storage.whole_directory import whole_directory
+from pipelines.child import run_child
+from pipelines.code_version import code_version
+
+EMBEDDINGS = "embeddings"
+
+
+def check_out(out: Path, key: str) -> None:
+    """Refuses a folder of results that holds anything else than results of the same run.
+
+    Raises:
+        InputError: it does.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        earlier = json.loads((out / "lineage.json").read_text(encoding="utf-8")).get("run")
+    except (OSError, ValueError, AttributeError):
+        earlier = None
+    if earlier != key:
+        raise InputError(f"--out {out}: not empty, and not results of run {key}; use a new folder")
+
+
+def fetch(store: ObjectStorage, key: str, out: Path, config: RunConfig) -> Sequence[str]:
+    """Brings the results of a run that succeeded into a folder, whole; returns the names of the files.
+
+    Args:
+        store: of the run.
+        key: of the run.
+        out: the folder; earlier results of the same run there are replaced.
+        config: of the run.
+
+    Raises:
+        InputError: they are not there.
+        StepError: the folder cannot be written.
+    """
+    try:
+        with whole_directory(out) as making:
+            names = list(fetch_results(store, key, making))
+            if config.embeddings.enabled:
+                names += _fetch_embeddings(store, key, making)
+    except OSError as error:
+        raise StepError(f"{error.filename or out}: cannot be written ({error.strerror}); make room") from None
+    return names
+
+
+def _fetch_embeddings(store: ObjectStorage, key: str, making: Path) -> list[str]:
+    """Joins the folds' embeddings, as a local run does."""
+    found = []
+    work = making / ".folds"
+    for records in _folds(store, key).values():
+        for record in records:
+            part = work / record.cell_type / str(record.fold)
+            part.parent.mkdir(parents=True, exist_ok=True)
+            fetch_finished(store, record.place, {EMBEDDINGS: part})
+            for file in sorted(part.rglob("*.parquet")):
+                target = making / EMBEDDINGS / file.relative_to(part)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.rename(target)
+                found.append(target.relative_to(making).as_posix())
+    shutil.rmtree(work, ignore_errors=True)
+    return sorted(found)
+
+
+def report_of_failed(
+    store: ObjectStorage, key: str, config: RunConfig, truth: str | None, out: Path, console: Console
+) -> str:
+    """Makes the report of a failed run from its finished folds; returns a sentence that says so, or why there is none.
+
+    Args:
+        store: of the run.
+        key: of the run.
+        config: of the run.
+        truth: address of the labels of unlabelled wells.
+        out: folder of the results.
+        console: where its progress is shown.
+    """
+    try:
+        folds = _folds(store, key)
+        counts = {cell_type: len(folds.get(cell_type, [])) for cell_type in config.screen.cell_types}
+        common = min(counts.values())
+        if not common:
+            have = ", ".join(f"{cell_type} {count}" for cell_type, count in counts.items())
+            return (
+                f"no report: every cell type needs a finished fold, and there are {have} of {len(config.folds.trained)}"
+            )
+        address = join_address(config.store.bucket, config.store.prefix)
+        command = [
+            "-m",
+            "components.finish",
+            "--store",
+            address,
+            "--run",
+            key,
+            "--quorum",
+            str(common),
+            "--out",
+            str(out),
+        ]
+        command += ["--code-version", code_version()]
+        with local_file(truth) as labels:
+            if labels is not None:
+                command += ["--truth", str(labels.resolve())]
+            console.print(
+                f"the report of its finished folds ({common} of {len(config.folds.trained)}):", highlight=False
+            )
+            code = run_child(command, os.environ)
+    except MissingObjectError:
+        return "no report: the run did not get as far as packing its screen"
+    except (InputError, StepError) as error:
+        return f"no report: {error}"
+    return f"its report is {out / 'report.html'}" if code == 0 else "no report: its lines above say why"
+
+
+def _folds(store: ObjectStorage, key: str) -> dict[str, list[FoldRecord]]:
+    """Finished folds by cell type; raises MissingObjectError where the run has no record."""
+    screen, holdout = (Manifest.model_validate_json(store.get(f"{RUNS}/{key}/{name}")) for name in (MANIFEST, HOLDOUT))
+    return finished_folds(store, key, screen, holdout)

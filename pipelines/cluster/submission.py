@@ -1,0 +1,183 @@
+"""Pipeline, version, experiment and run at an endpoint, each made only where it is not there. Speaks to the API, prints nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.core.errors import ContactError
+from pipelines.cluster.endpoint import Endpoint, EndpointError
+from pipelines.cluster.identity import Identity
+
+ENDED = frozenset({"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"})
+LEAVING = frozenset({"CANCELING"})
+"""Not ended, but nothing to follow: somebody is ending it."""
+CONFLICT = 409
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where runs are started.
+
+    Attributes:
+        pipeline: id of the pipeline.
+        version: id of its version.
+        experiment: id of the experiment.
+    """
+
+    pipeline: str
+    version: str
+    experiment: str
+
+
+def prepare(endpoint: Endpoint, identity: Identity, compiled: Path, experiment: str) -> Place:
+    """Uploads what is not there yet.
+
+    Args:
+        endpoint: where.
+        identity: names of pipeline and version.
+        compiled: the pipeline file.
+        experiment: its name.
+
+    Raises:
+        EndpointError: the endpoint refuses or fails.
+    """
+    pipeline = _pipeline(endpoint, identity, compiled)
+    version = _made_once(
+        find=lambda: _named(
+            endpoint.every(
+                endpoint.pipelines.pipeline_service_list_pipeline_versions,
+                "pipeline_versions",
+                pipeline_id=pipeline,
+                filter=_filter("EQUALS", identity.version),
+            ),
+            identity.version,
+        ),
+        make=lambda: endpoint.call(
+            endpoint.uploads.upload_pipeline_version,
+            str(compiled),
+            name=identity.version,
+            display_name=identity.version,
+            pipelineid=pipeline,
+        ),
+    )
+    return Place(pipeline, version.pipeline_version_id, find_experiment(endpoint, experiment))
+
+
+def _pipeline(endpoint: Endpoint, identity: Identity, compiled: Path) -> str:
+    found = _made_once(
+        find=lambda: _named(
+            endpoint.every(
+                endpoint.pipelines.pipeline_service_list_pipelines,
+                "pipelines",
+                filter=_filter("EQUALS", identity.pipeline),
+                **endpoint.of_namespace(),
+            ),
+            identity.pipeline,
+        ),
+        make=lambda: endpoint.call(
+            endpoint.uploads.upload_pipeline,
+            str(compiled),
+            name=identity.pipeline,
+            display_name=identity.pipeline,
+            **endpoint.of_namespace(),
+        ),
+    )
+    return str(found.pipeline_id)
+
+
+def find_experiment(endpoint: Endpoint, name: str) -> str:
+    """The id of an experiment, which is made where there is none."""
+    models = endpoint.models
+    found = _made_once(
+        find=lambda: _named(
+            endpoint.every(
+                endpoint.experiments.experiment_service_list_experiments,
+                "experiments",
+                filter=_filter("EQUALS", name),
+                **endpoint.of_namespace(),
+            ),
+            name,
+        ),
+        make=lambda: endpoint.call(
+            endpoint.experiments.experiment_service_create_experiment,
+            models.V2beta1Experiment(display_name=name, **endpoint.of_namespace()),
+        ),
+    )
+    return str(found.experiment_id)
+
+
+def run_in_progress(endpoint: Endpoint, experiment: str, key: str) -> Any | None:
+    """The newest run of the same content that has not ended; None where there is none."""
+    runs = endpoint.every(
+        endpoint.runs.run_service_list_runs,
+        "runs",
+        experiment_id=experiment,
+        filter=_filter("IS_SUBSTRING", key),
+        sort_by="created_at desc",
+    )
+    for run in runs:
+        # A substring is all that the server can look for.
+        if (run.display_name or "").split(" ")[0] == key and str(run.state) not in ENDED | LEAVING:
+            return run
+    return None
+
+
+def start(
+    endpoint: Endpoint, place: Place, identity: Identity, parameters: dict[str, str], service_account: str
+) -> Any:
+    """Starts a run.
+
+    Raises:
+        EndpointError: the endpoint refuses.
+        ContactError: nobody knows whether it has started.
+    """
+    models = endpoint.models
+    body = models.V2beta1Run(
+        display_name=identity.run,
+        experiment_id=place.experiment,
+        pipeline_version_reference=models.V2beta1PipelineVersionReference(
+            pipeline_id=place.pipeline, pipeline_version_id=place.version
+        ),
+        runtime_config=models.V2beta1RuntimeConfig(parameters=parameters),
+        service_account=service_account,
+    )
+    try:
+        return endpoint.call(endpoint.runs.run_service_create_run, body)
+    except EndpointError as error:
+        if not error.passing:
+            raise
+        # The run may have started though its answer was lost: look before a second one is asked for.
+        try:
+            found = run_in_progress(endpoint, place.experiment, identity.key)
+        except EndpointError:
+            raise ContactError(
+                f"{error}; whether run {identity.run} has started is not known: the same command follows it if it has"
+            ) from None
+        if found is None:
+            raise
+        return found
+
+
+def _made_once(find: Any, make: Any) -> Any:
+    """What is found, else what is made; somebody else who makes it at the same time makes it for us too."""
+    found = find()
+    if found is not None:
+        return found
+    try:
+        return make()
+    except EndpointError as error:
+        found = find() if error.status == CONFLICT or error.passing else None
+        if found is None:
+            raise
+        return found
+
+
+def _named(items: Any, name: str) -> Any | None:
+    return next((item for item in items if item.display_name == name), None)
+
+
+def _filter(operation: str, name: str) -> str:
+    return json.dumps({"predicates": [{"operation": operation, "key": "display_name", "string_value": name}]})

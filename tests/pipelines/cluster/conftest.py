@@ -1,0 +1,139 @@
+"""A server that speaks KFP's API, a tiny screen in a bucket, and submit in this process or as a command."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from components.core.config import RunConfig
+from components.core.storage.embedded import EmbeddedStore
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.opening import open_store
+from components.core.storage.run_outcome import record_results
+from pipelines.cluster.following import Pace
+from pipelines.cluster.submit import Order, submit
+from pipelines.compiling import compiled
+from tests.conftest import BUCKET
+from tests.pipelines.cluster.kfp_server import KfpServer, serve
+from tests.pipelines.tiny_run import Cellsignal, only_huvec
+from tests.tiny_screen import TinyScreen
+
+QUICK = Pace(poll=0.01, retry=0.01, longest_retry=0.02, outage=0.3, logged_out=0.1)
+COMPILED: dict[Any, str] = {}
+METRICS = {
+    stage: {group: {"overall": 0.5, "HUVEC": 0.5} for group in ("raw", "group", "assigned")}
+    for stage in ("out_of_fold",)
+}
+LOGINS = (
+    "KFP_TOKEN",
+    "KFP_TOKEN_FILE",
+    "KFP_COOKIE",
+    "KFP_CA_CERT",
+    "KF_PIPELINES_ENDPOINT",
+    "KF_PIPELINES_SA_TOKEN_PATH",
+)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No login of whoever runs the tests, and no images.json of the folder they are started in."""
+    for name in LOGINS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def server() -> Iterator[KfpServer]:
+    with serve(KfpServer()) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def screen(embedded_store: EmbeddedStore, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of a screen in the tests' bucket, which no test changes."""
+    tiny = only_huvec(
+        TinyScreen(tmp_path_factory.mktemp("screens") / "screen", imaged=("HUVEC-01", "HUVEC-02", "HUVEC-03"))
+    )
+    store = open_store(BUCKET, f"screen-{uuid.uuid4().hex}", embedded_store.environment())
+    files = [path for path in tiny.root.rglob("*") if path.is_file()]
+    store.put_many((path.relative_to(tiny.root).as_posix(), path.read_bytes()) for path in files)
+    return store.uri("")
+
+
+@dataclass
+class Submitting:
+    """submit with its arguments."""
+
+    server: KfpServer
+    config: RunConfig
+    screen: str
+    store: ObjectStore
+
+    def __call__(self, pace: Pace = QUICK, **more: Any) -> str:
+        """Submits in this process; returns what was shown."""
+        told = io.StringIO()
+        order = Order(**{"endpoint": self.server.url, "screen": self.screen, "images": "tags", **more})
+        self.shown = told
+        submit(self.config, order, Console(file=told, width=300), pace)
+        return told.getvalue()
+
+    def results_of(self, run: dict[str, Any]) -> None:
+        """What report leaves under the run's key."""
+        folder = Path("made-by-report")
+        folder.mkdir(exist_ok=True)
+        lineage = {
+            **json.loads(run["runtime_config"]["parameters"]["lineage"]),
+            "run": run["display_name"].split(" ")[0],
+        }
+        for name, content in {
+            "metrics.json": json.dumps(METRICS),
+            "lineage.json": json.dumps(lineage),
+            "predictions.csv": "id_code,sirna\n",
+            "report.html": "<html></html>",
+        }.items():
+            (folder / name).write_text(content)
+        record_results(self.store, lineage["run"], folder)
+
+
+@pytest.fixture(autouse=True)
+def _compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real pipeline, compiled once for each configuration: that takes most of a submission, and has tests of its own."""
+
+    def once(config: RunConfig, record: Any, lineage: Any) -> str:
+        key = (config.model_dump_json(exclude={"store"}), record)
+        if key not in COMPILED:
+            COMPILED[key] = compiled(config, record, lineage)
+        return COMPILED[key]
+
+    monkeypatch.setattr("pipelines.cluster.submit.compiled", once)
+
+
+@pytest.fixture
+def submitting(server: KfpServer, config_file: Path, screen: str, store: ObjectStore) -> Submitting:
+    config = RunConfig.load(str(config_file), [f"store.prefix={store.prefix}", "embeddings.enabled=false"])
+    made = Submitting(server, config, screen, store)
+    server.on_end = lambda run: made.results_of(run) if run["state"] == "SUCCEEDED" else None
+    return made
+
+
+@pytest.fixture
+def key() -> Callable[[str], str]:
+    """The run's key in what was shown."""
+    return lambda shown: re.search(r"run (tiny-[0-9a-f]{12}) ", shown)[1]  # type: ignore[index]
+
+
+@pytest.fixture
+def command(cellsignal: Cellsignal, server: KfpServer, config_file: Path) -> Callable[..., Any]:
+    """`cellsignal submit` in a process of its own."""
+    return lambda *more, environment=None: cellsignal(
+        "submit", "--config", config_file, "--endpoint", server.url, "--images", "tags", *more, environment=environment
+    )

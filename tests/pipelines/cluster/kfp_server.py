@@ -1,0 +1,318 @@
+"""A small Kubeflow Pipelines server on loopback: the part of the v2beta1 API that submit speaks, with its paths, JSON and errors.
+
+As the real one: names in snake case, lists in pages that the server cuts shorter than asked, filters as JSON in the query,
+uploads as multipart forms with the names in the query, 409 for a name that is taken, errors as {"error", "code", "message"},
+namespaces required by a multi-user deployment and refused by a single-user one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+PAGE = 2
+API = "/apis/v2beta1"
+LOGIN_PAGE = "<!DOCTYPE html><html><body>Log in to Your Account</body></html>"
+
+
+class RefusedError(Exception):
+    """An answer that is not 200."""
+
+    def __init__(self, status: int, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code = status, message, code
+
+
+@dataclass
+class Fault:
+    """What happens to the next requests of a kind instead of their answers.
+
+    `status` 0 closes the connection without a word; `after` does the work first, so that only the answer is lost.
+    """
+
+    status: int
+    times: int = 1
+    path: str = ""
+    method: str = ""
+    body: str = ""
+    kind: str = "application/json"
+    after: bool = False
+
+
+@dataclass
+class Request:
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class KfpServer:
+    """State and behaviour of the server.
+
+    `script` gives the states that a new run goes through, one a look, the last for good; `on_end` is called when it reaches
+    its last one. `token` and `cookie` are wanted from everybody where they are set.
+    """
+
+    multi_user: bool = False
+    namespaces: tuple[str, ...] = ("cellsignal",)
+    script: list[list[str]] = field(default_factory=lambda: [["SUCCEEDED"]])
+    on_end: Callable[[dict[str, Any]], None] = lambda run: None
+    nodes: Callable[[dict[str, Any]], list[dict[str, Any]]] = lambda run: []
+    token: str | None = None
+    cookie: str | None = None
+    faults: list[Fault] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    pipelines: list[dict[str, Any]] = field(default_factory=list)
+    versions: list[dict[str, Any]] = field(default_factory=list)
+    experiments: list[dict[str, Any]] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    uploaded: dict[str, bytes] = field(default_factory=dict)
+    url: str = ""
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _states: dict[str, list[str]] = field(default_factory=dict)
+
+    def asked(self, method: str, path: str) -> list[Request]:
+        """Requests of a method whose path matches."""
+        return [each for each in self.requests if each.method == method and re.search(path, each.path)]
+
+    def add_run(self, name: str, state: str, experiment: str = "") -> dict[str, Any]:
+        """A run that somebody else has started."""
+        run = self._new_run({"display_name": name, "experiment_id": experiment}, [state])
+        run["state"] = state
+        return run
+
+    def answer(self, request: Request) -> Any:
+        """The JSON of an answer."""
+        with self._lock:
+            if self.token and request.headers.get("authorization") != f"Bearer {self.token}":
+                raise RefusedError(401, "Request header error: there is no user identity header.", 16)
+            method, path = request.method, request.path.removeprefix(API)
+            if path == "/healthz":
+                store = {"commit_sha": "0123abc", "tag_name": "2.17.0", "pipeline_store": "database"}
+                return {**store, "multi_user": self.multi_user}
+            for known, wanted, handle in (
+                ("GET", r"/pipelines", lambda: self._list("pipelines", self.pipelines, request)),
+                ("POST", r"/pipelines/upload", lambda: self._upload_pipeline(request)),
+                ("POST", r"/pipelines/upload_version", lambda: self._upload_version(request)),
+                ("GET", r"/pipelines/([^/]+)/versions", lambda: self._list_versions(request)),
+                ("GET", r"/experiments", lambda: self._list("experiments", self.experiments, request)),
+                ("POST", r"/experiments", lambda: self._create_experiment(request)),
+                ("GET", r"/runs", lambda: self._list_runs(request)),
+                ("POST", r"/runs", lambda: self._create_run(request)),
+                ("GET", r"/runs/([^/:]+)", lambda: self._get_run(path.rpartition("/")[2])),
+            ):
+                if method == known and re.fullmatch(wanted, path):
+                    return handle()
+            raise RefusedError(404, "Not Found", 5)
+
+    def _authorise(self, namespace: str, what: str) -> None:
+        if not self.multi_user:
+            if namespace:
+                raise RefusedError(400, f"In single-user mode, {what} cannot filter by namespace.", 3)
+            return
+        if not namespace:
+            raise RefusedError(400, f"Invalid input error: {what} requires a namespace.", 3)
+        if namespace not in self.namespaces:
+            raise RefusedError(
+                403,
+                f"User 'ada@example.org' is not authorized with reason:  (request: Namespace:{namespace}, Verb:list)",
+                7,
+            )
+
+    def _list(self, name: str, items: list[dict[str, Any]], request: Request) -> dict[str, Any]:
+        self._authorise(request.query.get("namespace", ""), f"List {name}")
+        return _page(name, items, request)
+
+    def _list_versions(self, request: Request) -> dict[str, Any]:
+        pipeline = request.path.split("/")[-2]
+        mine = [version for version in self.versions if version["pipeline_id"] == pipeline]
+        return _page("pipeline_versions", mine, request)
+
+    def _list_runs(self, request: Request) -> dict[str, Any]:
+        mine = [run for run in self.runs if run["experiment_id"] == request.query.get("experiment_id")]
+        newest_first = sorted(mine, key=lambda run: run["created_at"], reverse=True)
+        return _page("runs", newest_first, request)
+
+    def _upload_pipeline(self, request: Request) -> dict[str, Any]:
+        query = request.query
+        self._authorise(query.get("namespace", ""), "upload")
+        if any(each["display_name"] == query["name"] for each in self.pipelines):
+            raise RefusedError(409, "Failed to create a pipeline and a pipeline version")
+        made = {
+            "pipeline_id": str(uuid.uuid4()),
+            "display_name": query["name"],
+            "name": query["name"],
+            "created_at": _now(),
+        }
+        self.pipelines.append(made)
+        # As the real one: a new pipeline has a first version of the same name.
+        self._add_version(made["pipeline_id"], query["name"], request.body)
+        return made
+
+    def _upload_version(self, request: Request) -> dict[str, Any]:
+        name, pipeline = request.query["name"], request.query["pipelineid"]
+        if any((each["display_name"], each["pipeline_id"]) == (name, pipeline) for each in self.versions):
+            raise RefusedError(409, "Failed to create a pipeline version")
+        return self._add_version(pipeline, name, request.body)
+
+    def _add_version(self, pipeline: str, name: str, form: bytes) -> dict[str, Any]:
+        made = {
+            "pipeline_id": pipeline,
+            "pipeline_version_id": str(uuid.uuid4()),
+            "display_name": name,
+            "created_at": _now(),
+        }
+        self.versions.append(made)
+        self.uploaded[name] = form.partition(b"\r\n\r\n")[2].rpartition(b"\r\n--")[0]
+        return made
+
+    def _create_experiment(self, request: Request) -> dict[str, Any]:
+        body = json.loads(request.body)
+        self._authorise(body.get("namespace", ""), "CreateExperiment")
+        made = {"experiment_id": str(uuid.uuid4()), "storage_state": "AVAILABLE", "created_at": _now(), **body}
+        self.experiments.append(made)
+        return made
+
+    def _create_run(self, request: Request) -> dict[str, Any]:
+        body = json.loads(request.body)
+        version = body["pipeline_version_reference"]["pipeline_version_id"]
+        if not any(each["pipeline_version_id"] == version for each in self.versions):
+            raise RefusedError(404, f"PipelineVersion {version} not found", 5)
+        script = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        return self._new_run(body, list(script))
+
+    def _new_run(self, body: dict[str, Any], states: list[str]) -> dict[str, Any]:
+        made = {
+            **body,
+            "run_id": str(uuid.uuid4()),
+            "storage_state": "AVAILABLE",
+            "created_at": (datetime.now(UTC) + timedelta(seconds=len(self.runs))).isoformat(),
+            "state": "PENDING",
+        }
+        self._states[made["run_id"]] = states
+        self.runs.append(made)
+        return made
+
+    def _get_run(self, run_id: str) -> dict[str, Any]:
+        for run in self.runs:
+            if run["run_id"] == run_id:
+                states = self._states[run_id]
+                run["state"] = states[0]
+                if len(states) > 1:
+                    states.pop(0)
+                elif not run.get("_ended"):
+                    run["_ended"] = True
+                    self.on_end(run)
+                shown = {key: value for key, value in run.items() if not key.startswith("_")}
+                return {**shown, "run_details": {"task_details": self.nodes(run)}}
+        raise RefusedError(404, f"Run {run_id} not found", 5)
+
+
+def node(name: str, state: str, **more: Any) -> dict[str, Any]:
+    """A workflow node as the API gives it: flat, its error left out."""
+    pod = f"cellsignal-{name}-{abs(hash((name, state))) % 10**9}"
+    return {
+        "run_id": "",
+        "task_id": "",
+        "display_name": name,
+        "state": state,
+        "pod_name": pod,
+        "end_time": _now(),
+        **more,
+    }
+
+
+def _page(name: str, items: list[dict[str, Any]], request: Request) -> dict[str, Any]:
+    for predicate in json.loads(request.query.get("filter") or "{}").get("predicates", []):
+        wanted = predicate["string_value"]
+        test = {"EQUALS": lambda value, w=wanted: value == w, "IS_SUBSTRING": lambda value, w=wanted: w in value}
+        items = [item for item in items if test[predicate["operation"]](item[predicate["key"]])]
+    begin = int(request.query.get("page_token") or 0)
+    end = begin + min(PAGE, int(request.query.get("page_size") or 10))
+    more = {"next_page_token": str(end)} if end < len(items) else {}
+    return {name: items[begin:end], "total_size": len(items), **more}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+@contextmanager
+def serve(server: KfpServer) -> Iterator[KfpServer]:
+    """Runs the server until the block ends."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._handle("GET")
+
+        def do_POST(self) -> None:
+            self._handle("POST")
+
+        def _handle(self, method: str) -> None:
+            parts = urlsplit(self.path)
+            query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            headers = {key.lower(): value for key, value in self.headers.items()}
+            request = Request(method, parts.path, query, headers, body)
+            server.requests.append(request)
+            fault = next(
+                (f for f in server.faults if f.times and f.path in parts.path and f.method in ("", method)), None
+            )
+            if fault is not None:
+                fault.times -= 1
+                if fault.after:
+                    server.answer(request)
+                if not fault.status:
+                    self.close_connection = True
+                    return
+                self._send(fault.status, fault.body.encode(), fault.kind)
+                return
+            if server.cookie and headers.get("cookie") != server.cookie:
+                self._send(200, LOGIN_PAGE.encode(), "text/html; charset=utf-8")
+                return
+            try:
+                self._send(200, json.dumps(server.answer(request)).encode(), "application/json")
+            except RefusedError as refused:
+                told = {"error": refused.message, "code": refused.code, "message": refused.message, "details": []}
+                self._send(refused.status, json.dumps(told).encode(), "application/json")
+
+        def _send(self, status: int, body: bytes, kind: str) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: object) -> None:
+            """A client that has gone is no error of the server."""
+
+    listening = Server(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    server.url = f"http://127.0.0.1:{listening.server_port}"
+    try:
+        yield server
+    finally:
+        listening.shutdown()
+        listening.server_close()
+        thread.join()

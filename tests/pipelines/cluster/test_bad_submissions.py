@@ -1,0 +1,217 @@
+"""Bad usage of submit and bad endpoints: exit code 2 and one line that says what to do, and secrets in none of them."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.core.errors import InputError
+from pipelines.cluster.endpoint import Endpoint, EndpointError
+from pipelines.cluster.login import Login
+from pipelines.cluster.submit_checks import check_submission
+from tests.pipelines.cluster.conftest import Submitting
+from tests.pipelines.cluster.kfp_server import LOGIN_PAGE, Fault, KfpServer
+from tests.pipelines.tiny_run import error_line
+
+SECRET = "s3cr3t-t0ken"
+
+
+def connect(server: KfpServer, **variables: str) -> Endpoint:
+    return Endpoint(server.url, Login.from_environment(variables), "cellsignal")
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (
+            Fault(401, body='{"error": "who", "code": 16, "message": "who"}'),
+            r"does not know who we are \(401.*KFP_TOKEN",
+        ),
+        (
+            Fault(403, body="RBAC: access denied", kind="text/plain"),
+            r"forbidden \(403.*RBAC: access denied.*cluster.namespace",
+        ),
+        (
+            Fault(404, body="<html>nginx</html>", kind="text/html"),
+            r"there is no such thing \(404\); correct the address",
+        ),
+        (Fault(500, body='{"message": "database is gone"}'), r"answers 500: database is gone; try again"),
+        (Fault(0, times=9), r"no answer \(.*port-forward"),
+        (Fault(200, body=LOGIN_PAGE, kind="text/html"), r"a web page, perhaps of a login.*KFP_COOKIE"),
+        (Fault(200, body="OK", kind="text/plain"), "instead of the API"),
+        (
+            Fault(200, body='{"multi_user": ', kind="application/json"),
+            "cut short; try again",
+        ),
+    ],
+)
+def test_an_endpoint_that_does_not_do(server: KfpServer, fault: Fault, told: str):
+    server.faults.append(fault)
+    with pytest.raises(EndpointError, match=told) as raised:
+        connect(server, KFP_TOKEN=SECRET)
+    assert SECRET not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_endpoint_where_nothing_listens():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(EndpointError, match=r"no answer .*Connection refused.*port-forward"):
+            Endpoint(url, Login(), "cellsignal")
+
+
+def test_an_endpoint_that_takes_the_connection_and_stays_silent(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipelines.cluster.endpoint.SECONDS", (0.2, 0.2))
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(EndpointError, match=r"no answer \(.*timed out"):
+            Endpoint(f"http://127.0.0.1:{silent.getsockname()[1]}", Login(), "cellsignal")
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("kfp.example.org", "write it as http"),
+        ("https://ada:s3cr3t-t0ken@kfp.example.org", "a password does not belong"),
+        ("https://kfp.example.org/pipeline/#/runs", "leave out what follows"),
+    ],
+)
+def test_addresses(url: str, told: str):
+    with pytest.raises(InputError, match=told) as raised:
+        Endpoint(url, Login(), "cellsignal")
+    assert SECRET not in str(raised.value)
+
+
+def test_secrets_that_the_server_quotes_are_blotted_out(server: KfpServer):
+    server.faults.append(Fault(403, body=f"token {SECRET} of cookie sid=abc123 is unknown", kind="text/plain"))
+    with pytest.raises(EndpointError, match=r"token \*\*\* of cookie \*\*\* is unknown"):
+        connect(server, KFP_TOKEN=SECRET, KFP_COOKIE="sid=abc123")
+
+
+def test_a_token_reaches_the_server_and_a_file_is_read_again(server: KfpServer, tmp_path: Path):
+    server.token = SECRET
+    connect(server, KFP_TOKEN=SECRET)
+    file = tmp_path / "token"
+    file.write_text(f"{SECRET}\n")
+    endpoint = connect(server, KFP_TOKEN_FILE=str(file))
+    server.token = "renewed"
+    with pytest.raises(EndpointError, match="401"):
+        list(endpoint.every(endpoint.runs.run_service_list_runs, "runs"))
+    file.write_text("renewed\n")
+    assert list(endpoint.every(endpoint.runs.run_service_list_runs, "runs")) == []
+
+
+def test_a_pod_uses_its_service_account(server: KfpServer, tmp_path: Path):
+    server.token = SECRET
+    file = tmp_path / "token"
+    file.write_text(SECRET)
+    Endpoint(server.url, Login.from_environment({}, pod_token=file), "cellsignal")
+
+
+def test_a_cookie_reaches_the_server(server: KfpServer):
+    server.cookie = "authservice_session=abc"
+    assert connect(server, KFP_COOKIE="authservice_session=abc").version == "2.17.0"
+    with pytest.raises(EndpointError, match="web page"):
+        connect(server)
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"KFP_TOKEN": SECRET, "KFP_TOKEN_FILE": "x"}, "both set"),
+        ({"KFP_TOKEN": f"{SECRET} twice"}, "KFP_TOKEN has a space"),
+        ({"KFP_COOKIE": SECRET}, "KFP_COOKIE must be NAME=VALUE"),
+        ({"KFP_TOKEN_FILE": "/nowhere/token"}, "KFP_TOKEN_FILE: /nowhere/token cannot be read"),
+        ({"KFP_CA_CERT": "/nowhere/ca"}, "KFP_CA_CERT: /nowhere/ca cannot be read"),
+        ({"KF_PIPELINES_SA_TOKEN_PATH": "/nowhere/sa"}, "KF_PIPELINES_SA_TOKEN_PATH: /nowhere/sa cannot be read"),
+    ],
+)
+def test_logins_that_cannot_be(variables: dict[str, str], told: str):
+    with pytest.raises(InputError, match=told) as raised:
+        Login.from_environment(variables)
+    assert SECRET not in str(raised.value)
+
+
+def test_secrets_are_in_no_repr():
+    assert SECRET not in repr(Login(token=SECRET, cookie=f"a={SECRET}"))
+
+
+def test_a_namespace_that_is_not_ours(submitting: Submitting, server: KfpServer):
+    server.multi_user, server.namespaces = True, ("somebody-else",)
+    with pytest.raises(EndpointError, match=r"forbidden.*Namespace:cellsignal.*correct cluster.namespace"):
+        submitting()
+    assert server.runs == []
+
+
+def test_a_run_that_is_refused_is_bad_input(submitting: Submitting, server: KfpServer):
+    server.faults.append(
+        Fault(400, path="/runs", method="POST", body='{"message": "Invalid input: bad service account"}')
+    )
+    with pytest.raises(EndpointError, match="400: Invalid input: bad service account"):
+        submitting()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"screen": None}, "--screen is missing, and a cluster does not simulate"),
+        ({"screen": "."}, r"--screen \.: is on this machine, which pods cannot read; copy it"),
+        ({"screen": "gs://bucket/screen"}, "--screen gs://bucket/screen: is not an address in a bucket; write s3://"),
+        ({"truth": "truth.csv"}, "--truth truth.csv: is not an address in a bucket"),
+        ({"resubmit": 1}, "--resubmit needs --wait"),
+        ({"wait": True, "timeout": 0.0}, "--timeout 0: give hours above 0"),
+        ({"images": "nowhere.json"}, r"--images nowhere\.json: cannot be read.*images push.*--images tags"),
+    ],
+)
+def test_options(submitting: Submitting, server: KfpServer, change: dict[str, Any], told: str):
+    with pytest.raises(InputError, match=told):
+        submitting(**change)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            {"store.bucket": "file:///data"},
+            "store.bucket: file:///data is a folder",
+        ),
+        ({"init_from": "file:///data/runs/mine"}, "init_from: file:///data/runs/mine is a folder of this machine"),
+        (
+            {"mean_teacher.fused_labels": "/data/p.csv"},
+            "mean_teacher.fused_labels: /data/p.csv is a file of this machine",
+        ),
+        ({"folds.count": 9}, "folds.count is 9"),
+    ],
+)
+def test_configurations_that_only_work_here(config_file: Path, screen: str, store, change: dict[str, Any], told: str):
+    from components.core.config import RunConfig
+
+    changes = [f"store.prefix={store.prefix}", *(f"{key}={value}" for key, value in change.items())]
+    with pytest.raises(InputError, match=told):
+        check_submission(RunConfig.load(str(config_file), changes), screen, None)
+
+
+def test_a_screen_that_is_not_there(submitting: Submitting, server: KfpServer):
+    with pytest.raises(InputError, match="holds no file"):
+        submitting(screen=submitting.store.uri("elsewhere"))
+
+
+def test_without_credentials_of_the_store(submitting: Submitting, server: KfpServer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(InputError, match=r"AWS_SECRET_ACCESS_KEY is not set.*fingerprint.*secret cellsignal-store"):
+        submitting()
+    assert server.requests == []
+
+
+def test_a_lost_run_ends_the_command_with_5(command, server: KfpServer, screen: str, store, embedded_store):
+    server.script = [["RUNNING"]]
+    given = ("--screen", screen, "--wait", "--timeout", "0.0002", "--set", f"store.prefix={store.prefix}")
+    late = command(*given, environment=embedded_store.environment())
+    assert late.returncode == 5
+    assert "the same command follows it again" in error_line(late)

@@ -1,0 +1,41 @@
+"""The fingerprint of a screen's files: another one when a table or an image is written again, and for nothing else."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from components.core.config import ScreenConfig
+from components.core.errors import InputError
+from components.core.screen.layout import read_screen
+from components.core.screen.place import ScreenDirectory
+from pipelines.cluster.data_fingerprint import fingerprint
+from tests.tiny_screen import SIZE, TinyScreen
+
+CONFIG = ScreenConfig(cell_types=("HUVEC",), image_size=SIZE, sites=2)
+
+
+def of(tiny: TinyScreen) -> str:
+    place = ScreenDirectory(tiny.root)
+    return fingerprint(place, read_screen(place, CONFIG), CONFIG.sites)
+
+
+def test_it_changes_with_every_file_and_with_nothing_else(tiny_screen: TinyScreen):
+    first = of(tiny_screen)
+    assert of(tiny_screen) == first
+    image = tiny_screen.root / "train" / "HUVEC-02" / "Plate2" / "C02_s2_w6.png"
+    table = tiny_screen.root / "test.csv"
+    for file in (image, table):
+        os.utime(file, ns=(1, 1))  # written again, with the same size
+        changed = of(tiny_screen)
+        assert changed != first
+        first = changed
+    (image.parent / "notes.txt").write_text("beside the images of the tables' wells")
+    assert of(tiny_screen) == first
+
+
+def test_a_missing_image_is_found_before_any_pod_starts(tiny_screen: TinyScreen):
+    (tiny_screen.root / "train" / "HUVEC-02" / "Plate2" / "C02_s2_w6.png").unlink()
+    with pytest.raises(InputError, match=r"C02_s2_w6\.png: missing"):
+        of(tiny_screen)

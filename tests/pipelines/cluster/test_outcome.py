@@ -1,0 +1,55 @@
+"""The report of a failed run, from whatever lies under its key."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.run_outcome import record_results
+from pipelines.cluster.outcome import fetch, report_of_failed
+from tests.components.finish.test_finish import KEY, FoldedRun
+
+
+@pytest.fixture
+def failed(tmp_path: Path, store: ObjectStore) -> FoldedRun:
+    return FoldedRun(tmp_path, store)
+
+
+def report(failed: FoldedRun, out: Path) -> str:
+    return report_of_failed(failed.store, KEY, failed.config, None, out, Console(file=io.StringIO()))
+
+
+def test_without_a_fold_of_every_cell_type_there_is_no_report_and_it_is_said_why(failed: FoldedRun, tmp_path: Path):
+    failed.train("HUVEC", 0)
+    assert report(failed, tmp_path / "out") == (
+        "no report: every cell type needs a finished fold, and there are HUVEC 1, RPE 0 of 2"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_folds_that_are_there_are_reported_as_partial(failed: FoldedRun, tmp_path: Path):
+    for cell_type, folds in (("HUVEC", (0, 1)), ("RPE", (1,))):
+        for fold in folds:
+            failed.train(cell_type, fold)
+    out = tmp_path / "out"
+    assert report(failed, out) == f"its report is {out / 'report.html'}"
+    assert json.loads((out / "metrics.json").read_text())["partial"]["missing"]["RPE"] == [0]
+    assert "<html" in (out / "report.html").read_text()
+
+
+def test_results_are_fetched_with_the_embeddings_of_all_folds(failed: FoldedRun, tmp_path: Path):
+    failed.train("HUVEC", 0)
+    failed.train("RPE", 1)
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "lineage.json").write_text(json.dumps({"run": KEY}))
+    record_results(failed.store, KEY, made)
+    out = tmp_path / "out"
+    names = fetch(failed.store, KEY, out, failed.config)
+    assert names == ["lineage.json", "embeddings/net/HUVEC/fold_0.parquet", "embeddings/net/RPE/fold_1.parquet"]
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()) == sorted(names)

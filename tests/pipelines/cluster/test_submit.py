@@ -1,0 +1,243 @@
+"""submit against a server that speaks KFP's API: what it makes once, how it follows, how it ends, and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.core.errors import ContactError, InputError, StepError
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.run_outcome import FailureRecord
+from components.core.storage.run_record import RECIPE, cluster_run_key
+from pipelines.cluster.following import Pace
+from tests.pipelines.cluster.conftest import QUICK, Submitting
+from tests.pipelines.cluster.kfp_server import Fault, KfpServer, node
+
+
+def fail(store: ObjectStore, key: str, kind: str, message: str) -> None:
+    record = FailureRecord(step="pretrain", fold=1, backbone="tiny", kind=kind, message=message, at=datetime.now(UTC))
+    store.put(f"runs/{key}/failed/a.json", record.model_dump_json().encode())
+
+
+def test_everything_is_made_once_and_named_by_commit_and_fingerprint(submitting: Submitting, server: KfpServer, key):
+    server.script = [["RUNNING"], ["SUCCEEDED"]]
+    shown = submitting()
+    assert [each["display_name"] for each in server.pipelines] == ["cellsignal-tiny"]
+    first, mine = (each["display_name"] for each in server.versions)
+    assert first == "cellsignal-tiny"
+    assert re.fullmatch(r"cellsignal-tiny-[a-z0-9-]+-[0-9a-f]{12}", mine)
+    assert next(yaml.safe_load_all(server.uploaded[mine]))["pipelineInfo"]["name"] == "cellsignal-tiny"
+    (run,) = server.runs
+    assert run["display_name"].startswith(f"{key(shown)} ")
+    assert run["service_account"] == "cellsignal-run"
+    assert f"{server.url}/#/runs/details/{run['run_id']}" in shown
+    assert [each["display_name"] for each in server.experiments] == ["cellsignal"]
+    parameters = run["runtime_config"]["parameters"]
+    assert (parameters["source"], parameters["truth"]) == (submitting.screen, "")
+    lineage = json.loads(parameters["lineage"])
+    assert key(shown) == cluster_run_key("tiny", lineage[RECIPE], submitting.screen, parameters["fingerprint"])
+    assert lineage["submitted"]["pipeline_version"] == mine
+    again = submitting()
+    assert "in progress with the same content" in again
+    assert [len(made) for made in (server.pipelines, server.versions, server.experiments, server.runs)] == [1, 2, 1, 1]
+
+
+def test_a_version_is_found_on_a_later_page(submitting: Submitting, server: KfpServer):
+    server.script = [["FAILED"]]
+    submitting()
+    for n in range(5):
+        server.experiments.insert(0, {"experiment_id": str(n), "display_name": "cellsignal" if n < 0 else f"other {n}"})
+        server.add_run(f"{server.runs[0]['display_name'].split(' ')[0]} x", "FAILED", server.runs[0]["experiment_id"])
+    # The run in progress is the oldest of six, three pages away.
+    server.runs[0]["state"] = "RUNNING"
+    submitting()
+    assert len(server.runs) == 6
+    assert len(server.asked("POST", "upload")) == 2
+
+
+def test_other_content_starts_another_run_and_other_resources_do_not(submitting: Submitting, server: KfpServer):
+    server.script = [["RUNNING"]]
+    submitting()
+    submitting.config = submitting.config.model_copy(
+        update={"cluster": submitting.config.cluster.model_copy(update={"parallel_folds": 2})}
+    )
+    submitting()
+    assert len(server.runs) == 1
+    submitting.config = submitting.config.model_copy(update={"seed": 5})
+    submitting()
+    assert len(server.runs) == 2
+
+
+@pytest.mark.parametrize("state", ["SUCCEEDED", "CANCELING"])
+def test_a_run_that_has_ended_is_not_followed(submitting: Submitting, server: KfpServer, state: str):
+    submitting()
+    server.runs[0]["state"] = state
+    submitting()
+    assert len(server.runs) == 2
+
+
+def test_two_that_submit_at_once_share_what_either_makes(submitting: Submitting, server: KfpServer):
+    # Each upload works, but somebody else's answer came first: the name is taken.
+    for path in ("/upload_version", "/upload"):
+        server.faults.append(Fault(409, path=path, method="POST", body='{"error_message": "taken"}', after=True))
+    submitting()
+    assert (len(server.versions), len(server.runs)) == (2, 1)
+
+
+def test_a_run_whose_start_was_not_answered_is_found_and_not_started_twice(submitting: Submitting, server: KfpServer):
+    server.script = [["RUNNING"]]
+    server.faults.append(Fault(503, path="/runs", method="POST", after=True))
+    shown = submitting()
+    assert len(server.runs) == 1
+    assert server.runs[0]["run_id"] in shown
+
+
+def test_wait_follows_through_states_and_fetches_the_results(submitting: Submitting, server: KfpServer, key):
+    server.script = [["PENDING", "RUNNING", "RUNNING", "SUCCEEDED"]]
+    server.nodes = lambda run: [
+        node("normalize-driver", "SUCCEEDED"),
+        node("normalize", "SUCCEEDED"),
+        node("pretrain", "SUCCEEDED"),
+        node("pretrain", "RUNNING" if run["state"] == "RUNNING" else "SUCCEEDED"),
+        node("finetune-2", "SKIPPED"),
+        node("executor", "RUNNING"),
+    ]
+    shown = submitting(wait=True, out=Path("results"))
+    assert "[2/" in shown or "[3/" in shown
+    assert "pretrain: 1 of 2 done, 1 running" in shown
+    assert "pretrain: 2 of 2 done" in shown
+    assert "finetune: 1 of 2 done" in shown
+    assert sorted(path.name for path in Path("results").iterdir()) == [
+        "lineage.json", "metrics.json", "predictions.csv", "report.html",
+    ]  # fmt: skip
+    assert json.loads(Path("results/lineage.json").read_text())["run"] == key(shown)
+    submitting(wait=True, out=Path("results"))  # the same run's folder is taken again
+
+
+def test_a_folder_of_something_else_is_refused_before_anything_is_sent(submitting: Submitting, server: KfpServer):
+    Path("results").mkdir()
+    Path("results/thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="--out results: not empty"):
+        submitting(wait=True, out=Path("results"))
+    assert server.requests == []
+    assert Path("results/thesis.txt").read_text() == "mine"
+
+
+def test_failed_names_the_task_and_what_it_said(submitting: Submitting, server: KfpServer, store: ObjectStore, key):
+    server.script = [["RUNNING", "FAILED"]]
+    server.on_end = lambda run: fail(store, run["display_name"].split(" ")[0], "step", "loss is not finite in epoch 3")
+    with pytest.raises(
+        StepError, match=r"pretrain fold 1 tiny failed: loss is not finite in epoch 3; no report: .*packing"
+    ):
+        submitting(wait=True)
+
+
+def test_failed_without_a_record_says_what_the_api_knows(submitting: Submitting, server: KfpServer):
+    server.script = [["FAILED"]]
+    server.nodes = lambda run: [
+        node("root", "FAILED", end_time="2026-01-01T00:00:09Z"),
+        node("finetune-2", "FAILED", end_time="2026-01-01T00:00:05Z"),
+        node(
+            "executor", "FAILED", end_time="2026-01-01T00:00:04Z", error={"code": 2, "message": "OOMKilled (exit 137)"}
+        ),
+    ]
+    with pytest.raises(StepError, match=r"finetune failed: OOMKilled \(exit 137\); no report"):
+        submitting(wait=True)
+
+
+def test_cancelled_ends_though_kfp_would_wait_for_ever(submitting: Submitting, server: KfpServer):
+    server.script = [["RUNNING", "CANCELING", "CANCELED"]]
+    with pytest.raises(StepError, match=r"run [0-9a-f-]{36} was cancelled"):
+        submitting(wait=True, resubmit=3)
+    assert len(server.runs) == 1
+
+
+def test_resubmit_goes_on_under_the_same_key_until_it_succeeds(submitting: Submitting, server: KfpServer, store, key):
+    server.script = [["FAILED"], ["FAILED"], ["SUCCEEDED"]]
+
+    def end(run: dict) -> None:
+        if run["state"] == "FAILED":
+            fail(store, run["display_name"].split(" ")[0], "step", f"attempt {len(server.runs)}")
+        else:
+            submitting.results_of(run)
+
+    server.on_end = end
+    shown = submitting(wait=True, resubmit=2, out=Path("results"))
+    assert len({run["display_name"] for run in server.runs}) == 1
+    assert len(server.runs) == 3
+    assert "attempt 1; submitted again" in shown
+    assert "attempt 2; submitted again" in shown
+    assert store.list(f"runs/{key(shown)}/failed/") == []  # what earlier attempts said is not the last one's
+
+
+def test_resubmit_stops_at_its_number_and_at_bad_input(submitting: Submitting, server: KfpServer, store: ObjectStore):
+    server.script = [["FAILED"]]
+    with pytest.raises(StepError):
+        submitting(wait=True, resubmit=1)
+    assert len(server.runs) == 2
+    server.on_end = lambda run: fail(store, run["display_name"].split(" ")[0], "input", "train.csv row 7: no such well")
+    with pytest.raises(StepError, match=r"train\.csv row 7: no such well; not submitted again"):
+        submitting(wait=True, resubmit=5)
+    assert len(server.runs) == 3
+
+
+def test_short_outages_are_ridden_out(submitting: Submitting, server: KfpServer):
+    server.script = [["RUNNING"] * 3 + ["SUCCEEDED"]]
+    server.faults += [
+        Fault(0, times=2, path="/runs/"),
+        Fault(502, times=2, path="/runs/", body="<html>bad gateway</html>", kind="text/html"),
+        Fault(429, path="/runs/"),
+    ]
+    shown = submitting(wait=True, out=Path("results"), pace=Pace(poll=0.01, retry=0.01, longest_retry=0.02, outage=20))
+    assert shown.count("trying again") == 1
+    assert "the endpoint answers again" in shown
+
+
+@pytest.mark.parametrize(("status", "told"), [(503, "answers 503"), (0, "no answer"), (401, "401")])
+def test_lost_contact_says_that_the_run_may_go_on(submitting: Submitting, server: KfpServer, status: int, told: str):
+    server.script = [["RUNNING"]]
+    server.faults.append(Fault(status, times=10_000, path="/runs/"))
+    with pytest.raises(ContactError, match=rf"{told}.*may go on: the same command follows it again.*/#/runs/details/"):
+        submitting(wait=True)
+    assert len(server.runs) == 1
+
+
+def test_the_deadline_is_our_own(submitting: Submitting, server: KfpServer):
+    server.script = [["RUNNING"]]
+    with pytest.raises(ContactError, match=r"deadline of --timeout.*the same command follows it again"):
+        submitting(wait=True, timeout=0.2)
+
+
+def test_a_deleted_run_is_not_waited_for(submitting: Submitting, server: KfpServer):
+    server.script = [["RUNNING"]]
+    server.nodes = lambda run: server.runs.clear() or []
+    with pytest.raises(StepError, match="was deleted"):
+        submitting(wait=True)
+
+
+def test_ctrl_c_stops_following_and_not_the_run(submitting: Submitting, server: KfpServer):
+    server.script = [["RUNNING"]]
+    before = signal.getsignal(signal.SIGINT)
+    server.nodes = lambda run: os.kill(os.getpid(), signal.SIGINT) or []
+    with pytest.raises(ContactError, match=r"no longer followed; run .* may go on.*Terminate at"):
+        submitting(wait=True, pace=QUICK)
+    assert server.asked("POST", ":terminate") == []
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_multi_user_deployments_are_told_the_namespace(submitting: Submitting, server: KfpServer):
+    server.multi_user = True
+    server.token, os.environ["KFP_TOKEN"] = "sesame", "sesame"
+    try:
+        submitting()
+    finally:
+        del os.environ["KFP_TOKEN"]
+    assert server.experiments[0]["namespace"] == "cellsignal"
+    assert server.asked("POST", "/upload$")[0].query["namespace"] == "cellsignal"

@@ -1,0 +1,223 @@
+"""doctor: what it finds right, what it finds wrong, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from components.core.config import RunConfig
+from components.core.storage.folder_store import FolderStore
+from components.core.storage.object_store import ObjectStore
+from pipelines.doctor import machine_check
+from pipelines.doctor.image_check import DOCKER_HUB, check_images, split_reference
+from pipelines.doctor.machine_check import check_gpu, check_room, check_shared_memory
+from pipelines.doctor.run import run_doctor
+from pipelines.doctor.store_check import check_operations
+from pipelines.image_record import Image, ImageRecord, write_images
+from tests.pipelines.cluster.kfp_server import Fault, KfpServer, serve
+from tests.pipelines.tiny_run import Cellsignal, processes_naming
+
+OPERATIONS = ["object store", "put, get", "multipart", "conditional put", "list, delete"]
+DIGEST = f"sha256:{'0123456789abcdef' * 4}"
+
+
+NO_TORCH = "raise ModuleNotFoundError(\"No module named 'torch'\")"
+
+
+def torch_with(*gpus: list[Any]) -> str:
+    """A program that answers as one with torch would."""
+    return f"import json; print(json.dumps({{'torch': '2', 'cuda': '13', 'gpus': {list(gpus)!r}}}))"
+
+
+def found(findings: Any) -> dict[str, tuple[str, str]]:
+    return {each.what: (each.level, each.said) for each in findings}
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("KFP_TOKEN", "KFP_TOKEN_FILE", "KFP_COOKIE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def diagnose(config: RunConfig, endpoint: str | None = None) -> tuple[int, str]:
+    told = io.StringIO()
+    code = run_doctor(config, endpoint, None, None, Console(file=told, width=300))
+    return code, told.getvalue()
+
+
+def test_a_good_store_is_good_and_is_left_empty(either_store: ObjectStore | FolderStore):
+    findings = found(check_operations(either_store))
+    assert list(findings) == OPERATIONS
+    assert {level for level, _ in findings.values()} == {"ok"}
+    assert list(either_store.list("")) == []
+
+
+def test_a_store_that_ignores_conditions_or_loses_bytes_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = FolderStore(tmp_path)
+    monkeypatch.setattr(store, "put_if_absent", lambda key, data: store.put(key, data) or True)
+    monkeypatch.setattr(store, "get_many", lambda keys: [b"other" for _ in keys])
+    findings = found(check_operations(store))
+    assert findings["conditional put"][0] == findings["put, get"][0] == "failed"
+    assert "use a store that honours If-None-Match" in findings["conditional put"][1]
+    assert findings["multipart"][0] == "ok"
+    assert list(store.list("")) == []
+
+
+def test_the_embedded_server_is_started_stopped_and_its_new_folder_removed(cellsignal: Cellsignal, tmp_path: Path):
+    data = tmp_path / "data" / "store"
+    (tmp_path / "data").mkdir()
+    done = cellsignal("doctor", "--store", data)
+    assert done.returncode == 0, done.stdout
+    levels = {line[8:30].strip(): line.split()[0] for line in done.stdout.splitlines()}
+    assert {levels[what] for what in ("embedded server", *OPERATIONS, "kfp", "python", "torch")} == {"ok"}
+    assert list((tmp_path / "data").iterdir()) == []
+    assert processes_naming(tmp_path) == []
+
+
+def test_wrong_credentials_and_a_missing_bucket_say_what_to_do(store: ObjectStore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(machine_check, "_ASK_TORCH", "raise SystemExit(1)")
+    nowhere = RunConfig.load("demo", ["store.bucket=nowhere"])
+    code, told = diagnose(nowhere)
+    assert code == 2
+    assert "has no such bucket; create it" in told
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t-wrong")
+    code, told = diagnose(RunConfig.load("demo", []))
+    assert code == 2
+    assert "refused the credentials" in told
+    assert "s3cr3t-wrong" not in told
+
+
+def test_an_endpoint_is_asked_for_version_and_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(machine_check, "_ASK_TORCH", "raise SystemExit(1)")
+    (tmp_path / "store").mkdir()
+    config = RunConfig.load("demo", [f"store.bucket=file://{tmp_path / 'store'}"])
+    with serve(KfpServer(multi_user=True, token="s3cr3t")) as server:
+        monkeypatch.setenv("KFP_TOKEN", "s3cr3t")
+        _, told = diagnose(config, server.url)
+        assert f"ok      Kubeflow Pipelines    2.17.0 at {server.url}, with the token in KFP_TOKEN" in told
+        assert "ok      namespace             cellsignal" in told
+        assert "s3cr3t" not in told
+        server.namespaces = ()
+        code, told = diagnose(config, server.url)
+        assert code == 2
+        assert "correct cluster.namespace" in told
+        server.faults.append(Fault(500, body='{"message": "no database"}'))
+        assert "answers 500: no database" in diagnose(config, server.url)[1]
+
+
+def test_room_and_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(machine_check, "LITTLE_GIB", 10**9)
+    assert found(check_room({"room": tmp_path / "not" / "yet"}))["room"][0] == "warning"
+    monkeypatch.setattr(machine_check, "NONE_GIB", 10**9)
+    assert found(check_room({"room": tmp_path}))["room"][0] == "failed"
+    assert "shm-size" in found(check_shared_memory(tmp_path))["/dev/shm"][1]
+    assert found(check_shared_memory(tmp_path / "none"))["/dev/shm"][0] == "warning"
+
+
+@pytest.mark.parametrize(
+    ("code", "driver", "levels", "told"),
+    [
+        ("import no_torch_here", "", {"torch": "failed"}, "No module named 'no_torch_here'"),
+        (NO_TORCH, "", {"torch": "warning"}, "cellsignal[train]"),
+        (NO_TORCH, "550.1", {"torch": "warning", "GPU": "warning"}, "no torch"),
+        (torch_with(), "550.1", {"torch": "ok", "GPU": "failed"}, "driver for CUDA 13"),
+        (torch_with(), "", {"torch": "ok", "GPU": "warning"}, "CPU"),
+        (torch_with(["L4", 24e9]), "550.1", {"torch": "ok", "GPU": "ok"}, "1: L4 (22 GiB), driver 550.1"),
+    ],
+)
+def test_torch_and_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, driver: str, levels: dict[str, str], told: str
+):
+    file = tmp_path / "version"
+    if driver:
+        file.write_text(f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {driver}  Tue\n")
+    monkeypatch.setattr(machine_check, "DRIVER", file)
+    monkeypatch.setattr(machine_check, "_ASK_TORCH", code)
+    findings = found(check_gpu())
+    assert {what: level for what, (level, _) in findings.items()} == levels
+    assert told in " ".join(said for _, said in findings.values())
+
+
+@pytest.fixture
+def registry() -> Iterator[tuple[str, dict[str, int]]]:
+    """An image registry that answers each repository's digest with a status."""
+    statuses: dict[str, int] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            name = self.path.removeprefix("/v2/").partition("/manifests/")[0]
+            self.send_response(statuses[name] if self.path.endswith(DIGEST) else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield f"127.0.0.1:{server.server_port}", statuses
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def record(tmp_path: Path, place: str) -> Path:
+    images = {t: Image(reference=f"{place}/cellsignal-{t}@{DIGEST}", tag="abc") for t in ("cpu", "gpu")}
+    path = tmp_path / "images.json"
+    write_images(ImageRecord(version="0.1.0", commit="abc", images=images), path)  # type: ignore[arg-type]
+    return path
+
+
+def test_images_are_looked_for_in_their_registry(registry: tuple[str, dict[str, int]], tmp_path: Path):
+    place, statuses = registry
+    statuses |= {"cellsignal-cpu": 200, "cellsignal-gpu": 404}
+    findings = found(check_images(record(tmp_path, place)))
+    assert findings["cpu image, registry"][0] == "ok"
+    assert findings["gpu image, registry"][0] == "failed"
+    assert "cellsignal images push" in findings["gpu image, registry"][1]
+    statuses["cellsignal-gpu"] = 401
+    findings = found(check_images(record(tmp_path, place)))
+    assert findings["gpu image, registry"][0] == "warning"
+    assert "asks for a login" in findings["gpu image, registry"][1]
+
+
+def test_a_registry_that_is_not_reached_is_a_warning(tmp_path: Path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        findings = found(check_images(record(tmp_path, f"127.0.0.1:{free.getsockname()[1]}")))
+    assert findings["cpu image, registry"][0] == "warning"
+    assert "cannot be reached from here" in findings["cpu image, registry"][1]
+
+
+def test_a_damaged_record_is_a_finding_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(machine_check, "_ASK_TORCH", "raise SystemExit(1)")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "images.json").write_text(json.dumps({"schema": 1}))
+    code, told = diagnose(RunConfig.load("demo", [f"store.bucket=file://{tmp_path / 'store'}"]))
+    assert code == 2
+    assert "not a record of images" in told
+    assert os.linesep.join(OPERATIONS[:1]) in told
+
+
+@pytest.mark.parametrize(
+    ("reference", "parts"),
+    [
+        (f"ghcr.io/lab/cellsignal-cpu@{DIGEST}", ("ghcr.io", "lab/cellsignal-cpu", DIGEST)),
+        (f"localhost:5000/cpu@{DIGEST}", ("localhost:5000", "cpu", DIGEST)),
+        (f"lab/cpu@{DIGEST}", (DOCKER_HUB, "lab/cpu", DIGEST)),
+        (f"cpu@{DIGEST}", (DOCKER_HUB, "library/cpu", DIGEST)),
+    ],
+)
+def test_references_are_read_as_engines_do(reference: str, parts: tuple[str, str, str]):
+    assert split_reference(reference) == parts
