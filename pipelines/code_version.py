@@ -8,21 +8,25 @@ from pathlib import Path
 from components.core.storage.digests import code_digest
 from components.image import VERSION
 
+ROOT = Path(__file__).resolve().parents[1]
+"""The checkout, where the package runs from one."""
+
 
 def code_version() -> str:
     """For example `0.1.0 (commit 1a2b3c4d5e6f+changes, sources 0123456789abcdef)`."""
-    known = [f"sources {code_digest('components', 'pipelines')[:16]}"]
     commit = code_commit()
-    if commit:
-        known.insert(0, f"commit {commit}")
-    return f"{VERSION} ({', '.join(known)})"
+    return f"{VERSION} ({f'commit {commit}, ' if commit else ''}sources {sources_digest()})"
 
 
 def code_commit() -> str:
-    """For example `1a2b3c4d5e6f`, or `1a2b3c4d5e6f+changes` where some are not committed; empty without a checkout."""
-    root = Path(__file__).resolve().parents[1]
-    commit = _git(root, "rev-parse", "--short=12", "HEAD") if (root / ".git").exists() else ""
-    return f"{commit}+changes" if commit and _git(root, "status", "--porcelain") else commit
+    """The checkout's commit in 12 digits, with `+changes` where something is not committed; empty without a checkout."""
+    commit = _git(ROOT, "rev-parse", "--short=12", "HEAD") if (ROOT / ".git").exists() else ""
+    return f"{commit}+changes" if commit and _git(ROOT, "status", "--porcelain") else commit
+
+
+def sources_digest() -> str:
+    """What tells the sources of this package from others, wherever they are installed: 16 digits."""
+    return code_digest("components", "pipelines")[:16]
 
 
 def _git(root: Path, *arguments: str) -> str:

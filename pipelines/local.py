@@ -1,4 +1,4 @@
-"""A run on this machine: kfp.local with subprocesses, and the embedded object store unless the environment names another.
+"""A run on this machine: kfp.local, tasks as processes or containers; the embedded object store unless another is named.
 
 The pipeline runs in a process of its own (pipelines.local_worker); this one follows its events, shows them, and puts the
 results in place. Imports neither torch nor kfp.
@@ -34,6 +34,8 @@ from components.core.storage.opening import is_folder, open_store, whole_address
 from components.core.storage.whole_directory import whole_directory
 from components.sections import deciding
 from pipelines.code_version import code_version
+from pipelines.containers.engine_side import check_images, ended_containers
+from pipelines.containers.settings import container_settings, scratch
 from pipelines.display import Display, task_counts, task_name
 from pipelines.input_checks import check_input, check_start, local_files
 
@@ -64,6 +66,8 @@ def run_here(
     truth: Path | None,
     store_dir: Path | None,
     console: Console,
+    *,
+    containers: bool = False,
 ) -> Path:
     """Runs the training DAG on this machine.
 
@@ -74,6 +78,7 @@ def run_here(
         truth: labels of the unlabelled wells, for the report's scoring alone.
         store_dir: data of the embedded object store; None for the user's cache folder.
         console: where progress is shown.
+        containers: whether each task is a container of its step's image.
 
     Returns:
         The folder of the results.
@@ -83,6 +88,7 @@ def run_here(
         StepError: a step failed; finished steps are kept.
     """
     check_input(config, screen, truth)
+    images = check_images() if containers else {}
     # The store first: wrong credentials or a missing bucket must not leave a folder behind.
     with contextlib.ExitStack() as held:
         environment = held.enter_context(storage(config.store, store_dir, console))
@@ -105,7 +111,12 @@ def run_here(
         source = str(work / "simulated" / "screen") if screen is None else whole_address(screen)
         given = truth.resolve() if truth else None
         known_truth = work / "simulated" / "truth.csv" if simulate else given
-        job = _write_job(work, config, source, known_truth, store_dir)
+        how = None
+        if containers:
+            held.enter_context(ended_containers(work))
+            held.enter_context(scratch(work))
+            how = container_settings(config, work, source, known_truth, environment)
+        job = _write_job(work, config, source, known_truth, store_dir, images, how)
         counts = task_counts(config)
         total = sum(counts.values()) + simulate
         with (
@@ -260,11 +271,19 @@ def run_key(config: RunConfig, source: str, out: Path) -> str:
     return f"{config.name}-{digest_text(json.dumps(content))[:12]}"
 
 
-def _write_job(work: Path, config: RunConfig, source: str, truth: Path | None, store_dir: Path | None) -> Path:
+def _write_job(
+    work: Path,
+    config: RunConfig,
+    source: str,
+    truth: Path | None,
+    store_dir: Path | None,
+    images: Mapping[str, str],
+    containers: Mapping[str, Any] | None,
+) -> Path:
     lineage = {
         "run": run_key(config, source, work.parent),
         "code_version": code_version(),
-        "image_digests": {},
+        "image_digests": dict(images),
         "seeds": {"run": config.seed},
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "screen": source,
@@ -281,6 +300,7 @@ def _write_job(work: Path, config: RunConfig, source: str, truth: Path | None, s
                 "truth": str(truth) if truth else "",
                 "store": str(store_dir.resolve()) if store_dir else "",
                 "lineage": lineage,
+                "containers": containers,
             }
         ),
         encoding="utf-8",

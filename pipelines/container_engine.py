@@ -1,0 +1,63 @@
+"""The container engine of this machine, through the docker package, which is loaded when it is asked for."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from components.core.errors import InputError
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+SOURCES_LABEL = "cellsignal.sources"
+"""Label of an image: digest of the sources that it holds."""
+
+
+def connect() -> DockerClient:
+    """A client of the engine that the environment names (DOCKER_HOST), else of the usual socket.
+
+    Raises:
+        InputError: the docker package is missing; no engine listens; it listens, and this user may not ask it.
+    """
+    try:
+        import docker
+    except ImportError:
+        raise InputError(
+            "the Python package docker is missing; install it with pip install 'cellsignal[docker]'"
+        ) from None
+    try:
+        return docker.from_env()  # asks the engine its version
+    except docker.errors.DockerException as error:
+        raise InputError(_refusal(error)) from None
+
+
+def whose_files(client: DockerClient) -> str:
+    """The user in whose name a container writes files that belong to this process's user: UID:GID."""
+    # A rootless engine maps its root to the user who runs it, and every other id to one that nobody else has.
+    rootless = any("name=rootless" in option for option in client.info().get("SecurityOptions") or [])
+    return "0:0" if rootless else f"{os.getuid()}:{os.getgid()}"
+
+
+def one_line(error: Exception) -> str:
+    """What an engine or a registry said, without its punctuation around."""
+    said = getattr(error, "explanation", None) or str(error)
+    return " ".join(str(said).split()).strip('"')
+
+
+def _refusal(error: Exception) -> str:
+    where = os.environ.get("DOCKER_HOST") or "its usual socket"
+    causes: list[object] = [error]
+    for cause in causes:  # which grows: requests and urllib3 wrap the cause in arguments, and chain it
+        if isinstance(cause, PermissionError):
+            return (
+                f"container engine at {where}: this user may not use it; join the group docker "
+                "(sudo usermod -aG docker $USER, then log in anew), or run a rootless engine"
+            )
+        if isinstance(cause, BaseException):
+            chained = (cause.__cause__, cause.__context__, getattr(cause, "reason", None))
+            causes += [one for one in (*cause.args, *chained) if one is not None and one not in causes]
+    return (
+        f"container engine at {where}: no answer ({one_line(error)}); start it (sudo systemctl start docker), or name "
+        "another one by DOCKER_HOST"
+    )

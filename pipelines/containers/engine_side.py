@@ -1,0 +1,67 @@
+"""What a run needs of the engine before it starts, and the end of its containers, however the run ends."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.core.errors import InputError
+from pipelines.code_version import sources_digest
+from pipelines.container_engine import SOURCES_LABEL, connect
+from pipelines.image_record import Target
+from pipelines.images.names import CURRENT
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+WORK_LABEL = "cellsignal.work"
+"""Label of a container: the working folder of its run, in which one run works at a time."""
+
+
+def check_images() -> dict[Target, str]:
+    """The images that a run's containers start from, by target: their ids.
+
+    Raises:
+        InputError: no engine, an image that is not there or holds other sources than this package.
+    """
+    from docker.errors import ImageNotFound
+
+    client = connect()
+    found: dict[Target, str] = {}
+    for target, name in CURRENT.items():
+        try:
+            image = client.images.get(name)
+        except ImageNotFound:
+            raise InputError(f"{name}: there is no such image on this machine; run `cellsignal images build`") from None
+        if image.labels.get(SOURCES_LABEL) != sources_digest():
+            raise InputError(
+                f"{name}: holds other sources than the package that starts the run; run `cellsignal images build`"
+            )
+        found[target] = image.id
+    return found
+
+
+@contextlib.contextmanager
+def ended_containers(work: Path) -> Iterator[None]:
+    """Sees to it that no container of the run in this folder is left: neither of an earlier process, nor of this one."""
+    client = connect()
+    remove_containers(client, str(work))
+    try:
+        yield
+    finally:
+        remove_containers(client, str(work))
+
+
+def remove_containers(client: DockerClient, work: str) -> None:
+    """Kills and removes the containers of the run in a folder; steps are made to be killed at any moment."""
+    from docker.errors import DockerException
+    from requests.exceptions import RequestException
+
+    with contextlib.suppress(DockerException, RequestException):  # an engine that has ended runs none
+        for container in client.containers.list(
+            all=True, ignore_removed=True, filters={"label": f"{WORK_LABEL}={work}"}
+        ):
+            with contextlib.suppress(DockerException):  # it may have gone by itself meanwhile
+                container.remove(force=True, v=True)
