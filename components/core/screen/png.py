@@ -90,7 +90,8 @@ def decode_png(data: bytes, out_HW: NDArray[np.uint8]) -> None:
     Raises:
         BadPngError: the compressed stream is broken although its checksums match.
     """
-    # Into place and with a newer zlib, this takes 11 % less than OpenCV; like that it runs outside of Python's lock.
+    # Into place: no image's memory is made anew, which OpenCV does for each, and on busy cores takes a tenth of decoding.
+    # Like OpenCV, and unlike faster decoders, it runs outside of Python's lock.
     try:
         png_decode(data, out=out_HW)
     except (PngError, ValueError) as error:
