@@ -253,7 +253,11 @@ def main(
         settings = parse(NormalizeConfig, json.loads(config), source="normalize")
         whole = parse(RunConfig, json.loads(whole_config), source="normalize") if whole_config else None
         record = _record(whole, lineage, source, fingerprint)
-        tell_failures(join_address(settings.store.bucket, settings.store.prefix), record.key if record else "")
+        # Who waits for a run on a cluster sees no pod's events; here, what is refused leaves nothing in the store.
+        waited = record is not None and RECIPE in record.lineage
+        tell_failures(
+            join_address(settings.store.bucket, settings.store.prefix), record.key if record and waited else ""
+        )
         place = open_screen(source)
         store = open_store(settings.store.bucket, settings.store.prefix)
         store.check()
