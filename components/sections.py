@@ -19,6 +19,10 @@ def sections(config: RunConfig) -> dict[str, str]:
     }
 
 
+NOT_DECIDING = ("local", "cluster")
+"""Sections that say where and with what a run runs; under other values of them it computes the same."""
+
+
 def deciding(config: RunConfig) -> str:
     """The whole configuration as JSON, but where and with what it runs: what two runs that compute the same agree in."""
-    return config.model_dump_json(exclude={"local": True, "cluster": True})
+    return config.model_dump_json(exclude=set(NOT_DECIDING))

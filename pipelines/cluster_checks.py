@@ -8,19 +8,16 @@ from pathlib import Path, PurePosixPath
 from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.storage.opening import is_folder
+from pipelines.display import task_counts
 from pipelines.input_checks import local_files
+from pipelines.plan.dag import GPU_STEPS
 from pipelines.plan.limits import pod_gib
-from pipelines.resources import GPU_IMAGE_STEPS, SCRATCH, resources_of
-
-STEPS = ("normalize", "pretrain", "finetune", "pseudo_label", "infer", "ensemble", "assign", "report")
+from pipelines.resources import SCRATCH, resources_of
 
 
 def steps_of(config: RunConfig) -> tuple[str, ...]:
     """The steps that a configuration's DAG has, in the order of the DAG."""
-    left_out = {"infer"} if config.has_pseudo_labels else {"pseudo_label"}
-    if not config.mean_teacher.enabled:
-        left_out.add("finetune")
-    return tuple(step for step in STEPS if step not in left_out)
+    return tuple(step for step, tasks in task_counts(config).items() if tasks)
 
 
 def check_cluster(config: RunConfig) -> list[str]:
@@ -65,7 +62,7 @@ def _check_step(config: RunConfig, step: str) -> None:
             "the other larger"
         )
     processes = config.compute.processes
-    if step in GPU_IMAGE_STEPS and asked.gpus and processes > asked.gpus:
+    if step in GPU_STEPS and asked.gpus and processes > asked.gpus:
         raise InputError(
             f"compute.processes is {processes}, but {where}.gpus {asked.gpus}; raise the one, lower the other, or set processes "
             "to 0 for all GPUs of the pod"
@@ -76,7 +73,7 @@ def _remarks(config: RunConfig) -> Iterator[str]:
     for step in steps_of(config):
         asked = resources_of(config, step)
         processes = config.compute.processes or max(1, asked.gpus)
-        if step not in GPU_IMAGE_STEPS:
+        if step not in GPU_STEPS:
             if asked.gpus:
                 yield f"cluster.steps.{step}.gpus is {asked.gpus}, but this step computes on CPUs alone"
             continue

@@ -10,6 +10,8 @@ from components.image import VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
 """The checkout, where the package runs from one."""
+UNCOMMITTED = "+changes"
+"""Behind a commit: something is not committed."""
 
 
 def code_version() -> str:
@@ -21,7 +23,7 @@ def code_version() -> str:
 def code_commit() -> str:
     """The checkout's commit in 12 digits, with `+changes` where something is not committed; empty without a checkout."""
     commit = _git(ROOT, "rev-parse", "--short=12", "HEAD") if (ROOT / ".git").exists() else ""
-    return f"{commit}+changes" if commit and _git(ROOT, "status", "--porcelain") else commit
+    return f"{commit}{UNCOMMITTED}" if commit and _git(ROOT, "status", "--porcelain") else commit
 
 
 def sources_digest() -> str:

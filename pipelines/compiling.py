@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -18,10 +16,11 @@ from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.storage.digests import code_digest, digest_text
 from components.core.storage.run_record import RECIPE
+from components.core.storage.whole_file import write_whole
 from components.image import VERSION
 from components.sections import deciding
 from pipelines.cluster_checks import check_cluster
-from pipelines.code_version import code_version
+from pipelines.code_version import UNCOMMITTED, code_version
 from pipelines.image_record import ImageRecord, read_images
 
 TAGS = "tags"
@@ -80,7 +79,7 @@ def known_lineage(config: RunConfig, record: ImageRecord | None) -> dict[str, An
     references = {target: image.reference for target, image in sorted(record.images.items())} if record else {}
     version = code_version()
     found = []
-    if "+changes" in version:
+    if UNCOMMITTED in version:
         found.append("compiled from a tree with changes that are not committed, so that no commit tells what was run")
     if record is None:
         found.append(
@@ -132,12 +131,7 @@ def _check_writable(out: Path) -> None:
 
 
 def _write(out: Path, text: str) -> None:
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(out)
+        write_whole(out, text)
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written ({error.strerror}); choose another place") from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()

@@ -9,6 +9,7 @@ from components.core.errors import InputError
 
 if TYPE_CHECKING:
     from docker import DockerClient
+    from docker.models.images import Image
 
 SOURCES_LABEL = "cellsignal.sources"
 """Label of an image: digest of the sources that it holds."""
@@ -30,6 +31,29 @@ def connect() -> DockerClient:
         return docker.from_env()  # asks the engine its version
     except docker.errors.DockerException as error:
         raise InputError(_refusal(error)) from None
+
+
+def check_image(client: DockerClient, name: str, sources: str, whose: str) -> Image:
+    """An image of this engine, with the sources that are expected in it.
+
+    Args:
+        client: of the engine.
+        name: of the image.
+        sources: digest of the expected ones.
+        whose: who has these, for the message.
+
+    Raises:
+        InputError: it is not there, or holds other sources.
+    """
+    from docker.errors import ImageNotFound
+
+    try:
+        image = client.images.get(name)
+    except ImageNotFound:
+        raise InputError(f"{name}: there is no such image on this machine; run `cellsignal images build`") from None
+    if image.labels.get(SOURCES_LABEL) != sources:
+        raise InputError(f"{name}: holds other sources than {whose}; run `cellsignal images build`")
+    return image
 
 
 def whose_files(client: DockerClient) -> str:

@@ -73,6 +73,21 @@ def find_run(given: str) -> KnownRun:
         raise InputError(f"--run {given}: not the folder of a run that got as far as its steps") from None
 
 
+def finish_command(store: StoreConfig, key: str, quorum: int, out: Path, truth: Path | None) -> list[str]:
+    """What `run_child` takes to end a run from its finished folds.
+
+    Args:
+        store: of the run.
+        key: of the run.
+        quorum: folds that every cell type must have.
+        out: folder of the results.
+        truth: labels of the unlabelled wells; None for none.
+    """
+    command = ["-m", "components.finish", "--store", join_address(store.bucket, store.prefix)]
+    command += ["--run", key, "--quorum", str(quorum), "--out", str(out), "--code-version", code_version()]
+    return command if truth is None else [*command, "--truth", str(truth)]
+
+
 def run_finish(
     given: str, quorum: int, out: Path | None, truth: Path | None, store_dir: Path | None, console: Console
 ) -> int:
@@ -99,10 +114,6 @@ def run_finish(
     embedded = not is_folder(run.store.bucket) and not os.environ.get("AWS_ENDPOINT_URL")
     if folder is not None and not folder.is_dir() and embedded:
         raise InputError(f"--store {folder}: no such folder; the run is not there")
-    command = ["-m", "components.finish", "--store", join_address(run.store.bucket, run.store.prefix)]
-    command += ["--run", run.key, "--quorum", str(quorum), "--out", str(out or Path("runs") / run.key)]
-    command += ["--code-version", code_version()]
-    if truth is not None:
-        command += ["--truth", str(truth)]
+    command = finish_command(run.store, run.key, quorum, out or Path("runs") / run.key, truth)
     with storage(run.store, folder, console) as environment:
         return run_child(command, environment)

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from components.core.errors import InputError
 from components.core.frozen import Frozen
+from components.core.storage.whole_file import write_whole
 
 Target = Literal["cpu", "gpu"]
 RECORD = Path("images.json")
@@ -56,6 +57,4 @@ def read_images(path: Path) -> ImageRecord:
 
 def write_images(record: ImageRecord, path: Path) -> None:
     """Writes a record, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(record.model_dump_json(by_alias=True, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, record.model_dump_json(by_alias=True, indent=2) + "\n")

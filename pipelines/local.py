@@ -32,7 +32,7 @@ from components.core.storage.digests import code_digest, digest_file, digest_tex
 from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.opening import is_folder, open_store, whole_address
 from components.core.storage.whole_directory import whole_directory
-from components.sections import deciding
+from components.sections import NOT_DECIDING, deciding
 from pipelines.code_version import code_version
 from pipelines.containers.engine_side import check_images, ended_containers
 from pipelines.containers.settings import container_settings, scratch
@@ -53,10 +53,14 @@ JOB = "job.json"
 STOP_SECONDS = 10.0
 
 
+def cache_folder() -> Path:
+    """This program's part of the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cellsignal"
+
+
 def default_store() -> Path:
     """Where the embedded store keeps its data: the user's cache folder."""
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(cache) / "cellsignal" / "store"
+    return cache_folder() / "store"
 
 
 def run_here(
@@ -188,7 +192,7 @@ def _describe(work: Path, out: Path, described: dict[str, Any]) -> None:
 
 def _deciding(described: dict[str, Any]) -> dict[str, Any]:
     """A description without what a run may go on under another value of."""
-    kept = {name: section for name, section in described["config"].items() if name not in ("local", "cluster")}
+    kept = {name: section for name, section in described["config"].items() if name not in NOT_DECIDING}
     return {**described, "config": kept}
 
 

@@ -10,10 +10,9 @@ from typing import Any, Literal
 
 from components.core.config import RunConfig
 from components.core.config_cluster import Toleration
+from pipelines.plan.dag import GPU_STEPS
 
 Step = Literal["normalize", "pretrain", "finetune", "pseudo_label", "infer", "ensemble", "assign", "report"]
-GPU_IMAGE_STEPS = frozenset({"pretrain", "finetune", "pseudo_label", "infer"})
-"""Steps that run networks, whose image has torch; the others need none."""
 REQUIRED_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 """Keys of the store's Secret, and the variables that steps read them from."""
 OPTIONAL_KEYS = ("AWS_ENDPOINT_URL", "AWS_REGION")
@@ -57,10 +56,14 @@ class Resources:
     environment: Mapping[str, str]
 
     @property
+    def own_labels(self) -> dict[str, str]:
+        """Labels that say what it is."""
+        return {"app.kubernetes.io/name": "cellsignal", "app.kubernetes.io/component": self.step.replace("_", "-")}
+
+    @property
     def labels(self) -> dict[str, str]:
-        """Labels of its pod."""
-        own = {"app.kubernetes.io/name": "cellsignal", "app.kubernetes.io/component": self.step.replace("_", "-")}
-        return {**own, **({QUEUE_LABEL: self.queue} if self.queue else {})}
+        """Labels of what Kueue lets in: its pod, or the Job around it."""
+        return {**self.own_labels, **({QUEUE_LABEL: self.queue} if self.queue else {})}
 
 
 def resources_of(config: RunConfig, step: str) -> Resources:
@@ -84,7 +87,7 @@ def resources_of(config: RunConfig, step: str) -> Resources:
         *own.tolerations,
     )
     volumes = {SCRATCH: own.scratch_gib}
-    if config.loader.node_cache and step in GPU_IMAGE_STEPS:
+    if config.loader.node_cache and step in GPU_STEPS:
         # A restricted pod gets no folder of the node: the cache is the pod's own, and serves its later epochs.
         volumes[config.loader.node_cache] = config.loader.node_cache_gib * 1.05
     threads = str(max(1, math.floor(own.cpu / max(1, own.gpus))))

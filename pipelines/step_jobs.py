@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from components.core.config import RunConfig
 from components.core.config_file import shipped_configs
 from components.core.errors import InputError
 from components.core.storage.opening import join_address
+from components.core.storage.whole_file import write_whole
 from components.image import CPU, GPU
 from pipelines.image_record import ImageRecord
+from pipelines.plan.dag import GPU_STEPS
 from pipelines.resources import (
-    GPU_IMAGE_STEPS,
     OPTIONAL_KEYS,
-    QUEUE_LABEL,
     REQUIRED_KEYS,
     Resources,
     cpu_quantity,
@@ -76,10 +77,7 @@ def write_jobs(manifests: Mapping[str, Sequence[Mapping[str, Any]]], folder: Pat
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, documents in manifests.items():
-            file = folder / f"{name.replace('_', '-')}.yaml"
-            partial = file.with_name(f".{file.name}.partial")
-            partial.write_text(as_text(documents), encoding="utf-8")
-            partial.replace(file)
+            write_whole(folder / f"{name.replace('_', '-')}.yaml", as_text(documents))
     except OSError as error:
         raise InputError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
 
@@ -128,16 +126,15 @@ def _arguments(config: RunConfig) -> dict[str, dict[str, list[str]]]:
 def _job(
     config: RunConfig, step: str, label: str, arguments: list[str], record: ImageRecord | None, mounts_config: bool
 ) -> dict[str, Any]:
-    asked = resources_of(config, "normalize" if step == "simulate" else step)
-    target = "gpu" if step in GPU_IMAGE_STEPS else "cpu"
+    # Simulating takes what packing takes.
+    asked = replace(resources_of(config, "normalize" if step == "simulate" else step), step=step)
+    target = "gpu" if step in GPU_STEPS else "cpu"
     image = record.images[target].reference if record else (GPU if target == "gpu" else CPU)["base_image"]
     name = "-".join(part for part in ("cellsignal", step, label) if part).replace("_", "-").lower()
-    labels = {"app.kubernetes.io/name": "cellsignal", "app.kubernetes.io/component": step.replace("_", "-")}
-    queue = {QUEUE_LABEL: asked.queue} if asked.queue else {}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": name, "namespace": config.cluster.namespace, "labels": {**labels, **queue}},
+        "metadata": {"name": name, "namespace": config.cluster.namespace, "labels": asked.labels},
         "spec": {
             "backoffLimit": asked.retries,
             "podFailurePolicy": {
@@ -151,16 +148,14 @@ def _job(
                 ]
             },
             "template": {
-                "metadata": {"labels": labels},
-                "spec": _pod(config, step, image, arguments, asked, mounts_config),
+                "metadata": {"labels": asked.own_labels},
+                "spec": _pod(config, image, arguments, asked, mounts_config),
             },
         },
     }
 
 
-def _pod(
-    config: RunConfig, step: str, image: str, arguments: list[str], asked: Resources, mounts_config: bool
-) -> dict[str, Any]:
+def _pod(config: RunConfig, image: str, arguments: list[str], asked: Resources, mounts_config: bool) -> dict[str, Any]:
     volumes: list[dict[str, Any]] = [
         {"name": volume_name(path), "emptyDir": {"sizeLimit": memory_quantity(gib)}}
         for path, gib in asked.volumes.items()
@@ -170,7 +165,7 @@ def _pod(
         shm = {"medium": "Memory", "sizeLimit": memory_quantity(asked.shm_gib)}
         volumes.append({"name": "shm", "emptyDir": shm})
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})
-    if mounts_config and step != "ensemble":
+    if mounts_config and asked.step != "ensemble":
         volumes.append({"name": "config", "configMap": {"name": _config_name(config)}})
         mounts.append({"name": "config", "mountPath": CONFIG_MOUNT, "readOnly": True})
     storage = memory_quantity(math.ceil(sum(asked.volumes.values()) + ROOT_GIB))
@@ -205,7 +200,7 @@ def _pod(
             {
                 "name": "step",
                 "image": image,
-                "command": ["python", "-m", f"components.{step}"],
+                "command": ["python", "-m", f"components.{asked.step}"],
                 "args": arguments,
                 "env": environment,
                 "resources": {"requests": figures, "limits": dict(figures)},

@@ -24,8 +24,9 @@ from components.pretrain.component import pretrain
 from components.pseudo_label.component import pseudo_label
 from components.report.component import report
 from components.sections import deciding, sections
+from pipelines.plan.dag import GPU_STEPS
 from pipelines.pods import dress
-from pipelines.resources import GPU_IMAGE_STEPS, resources_of
+from pipelines.resources import resources_of
 
 Finish = Callable[..., dsl.PipelineTask]
 
@@ -75,7 +76,7 @@ def build_cluster_training(config: RunConfig, images: dict[str, str], known: str
     last = "pseudo_label" if config.has_pseudo_labels else "infer"
 
     def dressed(task: dsl.PipelineTask, step: str, *labels: str) -> dsl.PipelineTask:
-        image = images.get("gpu" if step in GPU_IMAGE_STEPS else "cpu")
+        image = images.get("gpu" if step in GPU_STEPS else "cpu")
         dress(task, resources_of(config, step), config.cluster, image)
         # The truth that the report reads may change under its name.
         cached = config.cluster.caching and image is not None and step != "report"

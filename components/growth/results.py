@@ -13,6 +13,7 @@ from rich.table import Table
 
 from components.core.config import RunConfig
 from components.core.evaluation.figures.growth_chart import Point, draw_growth
+from components.core.storage.whole_file import write_whole
 from components.growth.rungs import Rung
 
 SCHEMA = 1
@@ -82,7 +83,7 @@ class Growth:
             "config": json.loads(self.config.model_dump_json()),
             **lineage,
         }
-        _replace(out / "growth.json", (json.dumps(content, indent=1) + "\n").encode())
+        write_whole(out / "growth.json", json.dumps(content, indent=1) + "\n")
         if all(entry.per_seed for entry in self.measured.values()) and self.assigned:
             partial = out / ".growth.partial.png"
             figure = draw_growth(
@@ -133,9 +134,3 @@ def _cells(per_seed: Mapping[int, float], seeds: Sequence[int]) -> list[str]:
 
 def _shown(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)

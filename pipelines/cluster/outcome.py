@@ -19,12 +19,11 @@ from components.core.storage.artifacts import local_file
 from components.core.storage.finished import fetch_finished
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
-from components.core.storage.opening import join_address
 from components.core.storage.run_outcome import fetch_results
 from components.core.storage.run_record import HOLDOUT, MANIFEST, RUNS, FoldRecord, finished_folds
 from components.core.storage.whole_directory import whole_directory
 from pipelines.child import run_child
-from pipelines.code_version import code_version
+from pipelines.finishing import finish_command
 
 EMBEDDINGS = "embeddings"
 
@@ -108,27 +107,12 @@ def report_of_failed(
             return (
                 f"no report: every cell type needs a finished fold, and there are {have} of {len(config.folds.trained)}"
             )
-        address = join_address(config.store.bucket, config.store.prefix)
-        command = [
-            "-m",
-            "components.finish",
-            "--store",
-            address,
-            "--run",
-            key,
-            "--quorum",
-            str(common),
-            "--out",
-            str(out),
-        ]
-        command += ["--code-version", code_version()]
         with local_file(truth) as labels:
-            if labels is not None:
-                command += ["--truth", str(labels.resolve())]
             console.print(
                 f"the report of its finished folds ({common} of {len(config.folds.trained)}):", highlight=False
             )
-            code = run_child(command, os.environ)
+            given = labels.resolve() if labels is not None else None
+            code = run_child(finish_command(config.store, key, common, out, given), os.environ)
     except MissingObjectError:
         return "no report: the run did not get as far as packing its screen"
     except (InputError, StepError) as error:

@@ -47,13 +47,11 @@ def prepare(endpoint: Endpoint, identity: Identity, compiled: Path, experiment: 
     pipeline = _pipeline(endpoint, identity, compiled)
     version = _made_once(
         find=lambda: _named(
-            endpoint.every(
-                endpoint.pipelines.pipeline_service_list_pipeline_versions,
-                "pipeline_versions",
-                pipeline_id=pipeline,
-                filter=_filter("EQUALS", identity.version),
-            ),
+            endpoint,
+            endpoint.pipelines.pipeline_service_list_pipeline_versions,
+            "pipeline_versions",
             identity.version,
+            pipeline_id=pipeline,
         ),
         make=lambda: endpoint.call(
             endpoint.uploads.upload_pipeline_version,
@@ -69,13 +67,11 @@ def prepare(endpoint: Endpoint, identity: Identity, compiled: Path, experiment: 
 def _pipeline(endpoint: Endpoint, identity: Identity, compiled: Path) -> str:
     found = _made_once(
         find=lambda: _named(
-            endpoint.every(
-                endpoint.pipelines.pipeline_service_list_pipelines,
-                "pipelines",
-                filter=_filter("EQUALS", identity.pipeline),
-                **endpoint.of_namespace(),
-            ),
+            endpoint,
+            endpoint.pipelines.pipeline_service_list_pipelines,
+            "pipelines",
             identity.pipeline,
+            **endpoint.of_namespace(),
         ),
         make=lambda: endpoint.call(
             endpoint.uploads.upload_pipeline,
@@ -93,13 +89,11 @@ def find_experiment(endpoint: Endpoint, name: str) -> str:
     models = endpoint.models
     found = _made_once(
         find=lambda: _named(
-            endpoint.every(
-                endpoint.experiments.experiment_service_list_experiments,
-                "experiments",
-                filter=_filter("EQUALS", name),
-                **endpoint.of_namespace(),
-            ),
+            endpoint,
+            endpoint.experiments.experiment_service_list_experiments,
+            "experiments",
             name,
+            **endpoint.of_namespace(),
         ),
         make=lambda: endpoint.call(
             endpoint.experiments.experiment_service_create_experiment,
@@ -175,8 +169,10 @@ def _made_once(find: Any, make: Any) -> Any:
         return found
 
 
-def _named(items: Any, name: str) -> Any | None:
-    return next((item for item in items if item.display_name == name), None)
+def _named(endpoint: Endpoint, function: Any, items: str, name: str, **where: str) -> Any | None:
+    """The item of this name in a list of the API; None where there is none."""
+    found = endpoint.every(function, items, filter=_filter("EQUALS", name), **where)
+    return next((item for item in found if item.display_name == name), None)
 
 
 def _filter(operation: str, name: str) -> str:

@@ -15,8 +15,7 @@ from components.core.storage.opening import is_bucket, open_screen, open_store
 from pipelines.cluster.data_fingerprint import fingerprint
 from pipelines.cluster_checks import check_cluster
 from pipelines.input_checks import check_screen, check_start
-
-CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+from pipelines.resources import REQUIRED_KEYS
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,11 @@ def check_submission(
     if truth is not None:
         _check_address("--truth", truth)
     remarks = check_cluster(config)
-    missing = [name for name in CREDENTIALS if not environment.get(name)]
+    missing = [name for name in REQUIRED_KEYS if not environment.get(name)]
     if missing:
         raise InputError(
             f"{missing[0]} is not set, so that the screen's files cannot be looked through for their fingerprint; set "
-            f"{' and '.join(CREDENTIALS)}, and AWS_ENDPOINT_URL unless it is Amazon S3 (the pods have their own, from secret "
+            f"{' and '.join(REQUIRED_KEYS)}, and AWS_ENDPOINT_URL unless it is Amazon S3 (the pods have their own, from secret "
             f"{config.cluster.store_secret})"
         )
     store = open_store(config.store.bucket, config.store.prefix, environment)

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.core.errors import InputError
 from pipelines.code_version import sources_digest
-from pipelines.container_engine import SOURCES_LABEL, connect
+from pipelines.container_engine import check_image, connect
 from pipelines.image_record import Target
 from pipelines.images.names import CURRENT
 
@@ -26,21 +25,11 @@ def check_images() -> dict[Target, str]:
     Raises:
         InputError: no engine, an image that is not there or holds other sources than this package.
     """
-    from docker.errors import ImageNotFound
-
-    client = connect()
-    found: dict[Target, str] = {}
-    for target, name in CURRENT.items():
-        try:
-            image = client.images.get(name)
-        except ImageNotFound:
-            raise InputError(f"{name}: there is no such image on this machine; run `cellsignal images build`") from None
-        if image.labels.get(SOURCES_LABEL) != sources_digest():
-            raise InputError(
-                f"{name}: holds other sources than the package that starts the run; run `cellsignal images build`"
-            )
-        found[target] = image.id
-    return found
+    client, sources = connect(), sources_digest()
+    return {
+        target: check_image(client, name, sources, "the package that starts the run").id
+        for target, name in CURRENT.items()
+    }
 
 
 @contextlib.contextmanager

@@ -13,11 +13,11 @@ from rich.console import Console
 
 from components.core.errors import InputError, StepError
 from components.image import VERSION
-from pipelines.code_version import sources_digest
+from pipelines.code_version import UNCOMMITTED, sources_digest
 from pipelines.container_engine import connect, one_line
 from pipelines.image_record import Target
 from pipelines.images.context import DOCKERFILE, pack_context
-from pipelines.images.names import CURRENT, UNCOMMITTED, checkout, repository, tag_of
+from pipelines.images.names import CURRENT, checkout, repository, tag_of
 
 _BASE_REFUSED = re.compile(
     r"pull access denied|manifest unknown|not found: manifest|invalid reference|no such host|registry"

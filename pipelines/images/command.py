@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -43,9 +42,10 @@ def build(
 
     from pipelines.images.building import BuildSettings
     from pipelines.images.building import build as build_images
+    from pipelines.local import cache_folder
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cellsignal"
-    settings = BuildSettings(base_image, network, pip_conf, ca_certificate, cache / "images-build.log")
+    log = cache_folder() / "images-build.log"
+    settings = BuildSettings(base_image, network, pip_conf, ca_certificate, log)
     console = Console()
     targets = [each.value for each in Which if each is not Which.ALL and target in (each, Which.ALL)]
     for image in build_images(targets, settings, console):  # type: ignore[arg-type]

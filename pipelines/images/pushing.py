@@ -9,10 +9,10 @@ from rich.console import Console
 
 from components.core.errors import InputError, StepError
 from components.image import VERSION
-from pipelines.code_version import sources_digest
-from pipelines.container_engine import SOURCES_LABEL, connect, one_line
+from pipelines.code_version import UNCOMMITTED, sources_digest
+from pipelines.container_engine import check_image, connect, one_line
 from pipelines.image_record import Image, ImageRecord, Target, write_images
-from pipelines.images.names import UNCOMMITTED, checkout, repository, tag_of
+from pipelines.images.names import checkout, repository, tag_of
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -40,8 +40,9 @@ def push(registry: str, record: Path, console: Console) -> ImageRecord:
     _, commit = checkout()
     tag = tag_of(commit)
     client = connect()
+    sources = sources_digest()
     for target in TARGETS:
-        _check(client, f"{repository(target)}:{tag}")
+        check_image(client, f"{repository(target)}:{tag}", sources, "this checkout")
     if commit.endswith(UNCOMMITTED):
         console.print(f"warning: {tag}: the images hold changes that are not committed", style="yellow", soft_wrap=True)
     images: dict[Target, Image] = {}
@@ -58,17 +59,6 @@ def push(registry: str, record: Path, console: Console) -> ImageRecord:
             f"--record {record}: cannot be written ({error.strerror}), though both images are pushed; name another file"
         ) from None
     return found
-
-
-def _check(client: DockerClient, name: str) -> None:
-    from docker.errors import ImageNotFound
-
-    try:
-        labels = client.images.get(name).labels
-    except ImageNotFound:
-        raise InputError(f"{name}: there is no such image on this machine; run `cellsignal images build`") from None
-    if labels.get(SOURCES_LABEL) != sources_digest():
-        raise InputError(f"{name}: holds other sources than this checkout; run `cellsignal images build`")
 
 
 def _push(client: DockerClient, local: str, remote: str, tag: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.core.errors import InputError
+from components.core.storage.whole_file import write_whole
 from pipelines.plan.dag import STEPS
 from pipelines.plan.estimate import RunPlan, TaskEstimate, basis_of
 from pipelines.plan.transfers import Transfer
@@ -22,10 +23,8 @@ def write_plan(path: Path, plan: RunPlan, gpus: Sequence[int]) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(json.dumps(as_data(plan, gpus), indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps(as_data(plan, gpus), indent=1) + "\n")
     except OSError as error:
         raise InputError(f"--json {path}: cannot be written ({error.strerror})") from None
 

@@ -6,8 +6,9 @@ import pytest
 
 from components.core.config import RunConfig
 from components.core.config_cluster import USUAL, StepsConfig
-from pipelines.cluster_checks import STEPS, check_cluster, steps_of
-from pipelines.resources import GPU_IMAGE_STEPS, cpu_quantity, memory_quantity, resources_of
+from pipelines.cluster_checks import check_cluster, steps_of
+from pipelines.plan.dag import GPU_STEPS, STEPS
+from pipelines.resources import cpu_quantity, memory_quantity, resources_of
 
 
 def asked(step: str, *changes: str):
@@ -17,8 +18,8 @@ def asked(step: str, *changes: str):
 def test_every_step_has_its_figures_and_those_without_networks_ask_for_no_gpu():
     assert set(STEPS) == USUAL.keys() == StepsConfig.model_fields.keys()
     for step in STEPS:
-        assert asked(step).gpus == (1 if step in GPU_IMAGE_STEPS else 0)
-        assert (asked(step).queue is None) == (step not in GPU_IMAGE_STEPS)
+        assert asked(step).gpus == (1 if step in GPU_STEPS else 0)
+        assert (asked(step).queue is None) == (step not in GPU_STEPS)
     assert check_cluster(RunConfig.load("rxrx1")) == check_cluster(RunConfig.load("demo")) == []
 
 
