@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -98,7 +99,7 @@ class _Progress:
         truth = self.workplace.path(run.truth)
         raw = accuracy(named, truth, "raw_sirna")
         entry.per_seed[seed], entry.cell_types[seed] = raw["overall"], raw
-        entry.seconds[seed] = sum(self._seconds[digest] for digest in self._added(seed, entry.rung))
+        entry.seconds[seed] = math.fsum(self._seconds[digest] for digest in self._added(seed, entry.rung))
         for known in self.growth.measured.values():
             # Seeds may finish in any order where some are reused; the files list them as asked for.
             known.per_seed = {s: known.per_seed[s] for s in self.growth.seeds if s in known.per_seed}

@@ -24,6 +24,7 @@ from typing import Any
 from components.core.errors import InputError, StepError
 from components.core.processes import end_with_parent
 from components.core.progress import TASK_VARIABLE
+from components.core.storage.whole_file import write_whole
 from components.in_process.tasks import Output, Task
 
 LISTS_AS_JSON = {("ensemble", "logits")}
@@ -69,9 +70,7 @@ class Workplace:
 
     def finish(self, task: Task, seconds: float) -> None:
         """Marks a task as finished."""
-        partial = self._of(task) / ".done.json.partial"
-        partial.write_text(json.dumps({"step": task.step, "seconds": round(seconds, 3)}), encoding="utf-8")
-        partial.replace(self._of(task) / "done.json")
+        write_whole(self._of(task) / "done.json", json.dumps({"step": task.step, "seconds": seconds}))
 
     def _of(self, task: Task) -> Path:
         return self.folder / "tasks" / task.digest
@@ -127,7 +126,7 @@ def run_tasks(
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 task = running.pop(future)
                 try:
-                    seconds = future.result()
+                    seconds = round(future.result(), 3)  # as it is recorded, so that a later run tells the same
                 except BrokenProcessPool:
                     raise StepError(
                         f"{task.step}: its process was killed, perhaps for memory (see {workplace.folder / 'log.txt'}); "
