@@ -19,7 +19,7 @@ from rich.table import Table
 
 from components.core import progress
 
-MODULES = ("codecs", "packing", "loading", "training", "balancing")
+MODULES = ("codecs", "packing", "loading", "training", "gpu", "balancing")
 # One thread for everything that is compared. Set before a module below loads NumPy.
 THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 

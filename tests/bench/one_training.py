@@ -9,6 +9,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,15 +33,25 @@ CPU = torch.device("cpu")
 CHANNELS = 6
 
 
-def packed(folder: Path, config: RunConfig, plates: int) -> tuple[FolderStore, Manifest]:
-    """A packed screen of noise in a folder, `WELLS` treatment wells a plate, a site each."""
-    rng, store, size = np.random.default_rng(0), FolderStore(folder), config.screen.image_size
+def packed(
+    folder: Path, config: RunConfig, plates: int, chunks: Iterator[bytes] | None = None, wells_of_plate: int = WELLS
+) -> tuple[FolderStore, Manifest]:
+    """A packed screen in a folder: treatment wells, a site each.
+
+    Args:
+        folder: where.
+        config: image size.
+        plates: plates.
+        chunks: packed sites, as many as there are wells; None for noise.
+        wells_of_plate: wells of a plate, at most 308.
+    """
+    store, size = FolderStore(folder), config.screen.image_size
+    chunks = _noise(size) if chunks is None else chunks
     records = []
     for p in range(plates):
         wells = []
-        for w in range(WELLS):
-            pixels = rng.integers(0, 60, (CHANNELS, size, size), dtype=np.uint8)
-            chunk = encode_chunk(pixels, PackConfig())
+        for w in range(wells_of_plate):
+            chunk = next(chunks)
             key = f"{w}"
             store.put(f"plates/{p}/{key}", chunk)
             site = SiteRecord(site=1, key=key, size=len(chunk), sha256=hashlib.sha256(chunk).hexdigest())
@@ -62,12 +73,18 @@ def packed(folder: Path, config: RunConfig, plates: int) -> tuple[FolderStore, M
                 wells=tuple(wells),
             )
         )
-    vocabulary = Vocabulary(treatments=tuple(f"s{w}" for w in range(WELLS)), positives=(), negatives=())
+    vocabulary = Vocabulary(treatments=tuple(f"s{w}" for w in range(wells_of_plate)), positives=(), negatives=())
     manifest = Manifest(
         store="s3://memory", channels=CHANNELS, image_size=size, codec=PackConfig(), vocabulary=vocabulary, folds={},
         plates=tuple(records),
     )  # fmt: skip
     return store, manifest
+
+
+def _noise(size: int) -> Iterator[bytes]:
+    rng = np.random.default_rng(0)
+    while True:
+        yield encode_chunk(rng.integers(0, 60, (CHANNELS, size, size), dtype=np.uint8), PackConfig())
 
 
 def opened(folder: Path, config: RunConfig, plates: int, cache_gib: float) -> tuple[Images, Classifier]:

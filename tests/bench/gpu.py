@@ -1,0 +1,232 @@
+"""A GPU at RxRx1's networks and image size: training from packed sites beside training on tensors that lie on the device.
+
+`python -m tests.bench.gpu profile` prints where the device's time goes instead. Rates of `cellsignal plan` come from here: a
+training pass is a view, a forward and a backward pass of a site, a forward pass one without gradients.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+
+from components.core import progress
+from components.core.config import BackboneConfig, ComputeConfig, LoaderConfig, PackConfig, PretrainConfig, RunConfig
+from components.core.learning.augmentation import normal_view
+from components.core.learning.fold_data import open_images
+from components.core.learning.inference import Images, well_logits
+from components.core.learning.network import Classifier
+from components.core.learning.precision import prepare
+from components.core.learning.supervised import Validation, train_supervised
+from components.core.processes import cores
+from components.core.screen.chunks import encode_chunk
+from tests.bench.one_training import CHANNELS, packed
+from tests.bench.row import Row
+from tests.bench.sites import SIZE, origin, png_sites
+
+PLATES, WELLS = 8, 308
+EPOCHS = 3
+STEPS = 15
+"""Steps of a timing on ready tensors, after as many uncounted ones as make caches and kernels ready."""
+WARM = 4
+CLASSES = 1139
+VIEWS = 8
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Epochs from packed sites: medians over all but the first."""
+
+    sites_per_s: float
+    wait: float
+    peak_gib: float
+    cpu_ms: float
+    """of this process, a site"""
+
+
+def rows() -> list[Row]:
+    """Both networks; none where there is no GPU."""
+    return list(measured())
+
+
+def measured() -> Iterator[Row]:
+    """One after the other as they are known; what takes minutes last."""
+    if not torch.cuda.is_available():
+        return
+    config = RunConfig.load("rxrx1")
+    with _images(config) as images:
+        for backbone in config.backbones:
+            yield from _training(images, config, backbone)
+        yield from _variants(images, config, config.backbones[0])
+
+
+def _training(images: Images, config: RunConfig, backbone: BackboneConfig) -> list[Row]:
+    batch = config.pretrain.batch_size
+    ready = ready_rate(images, _network(images, backbone), batch)
+    found = _epochs(images, _network(images, backbone), batch)
+    network = _network(images, backbone)
+    prepare(network, ComputeConfig(), images.device)
+    forward = _forward_rate(images, network, batch)
+    card = torch.cuda.get_device_name()
+    return [
+        Row(f"gpu_training {backbone.name}", found.sites_per_s, "sites/s", ready, found.sites_per_s / ready,
+            f"epochs of pretrain on packed {SIZE} px {origin()}, batches of {batch}, bfloat16; baseline the same steps on "
+            f"pixels that lie on the device; {found.wait:.1%} of the time waiting for data, {found.cpu_ms:.2f} CPU-ms a "
+            f"site on {cores()} cores, {found.peak_gib:.1f} GiB; {card}"),
+        Row(f"gpu_forward {backbone.name}", forward, "passes/s", ready, forward / ready,
+            f"{VIEWS} views of packed sites, as predictions are made; baseline training passes; {card}"),
+    ]  # fmt: skip
+
+
+def _variants(images: Images, config: RunConfig, backbone: BackboneConfig) -> Iterator[Row]:
+    """What other ways of computing would give, on pixels that lie on the device, against the default."""
+    batch = config.pretrain.batch_size
+    for name, compute, deterministic in (
+        ("convolutions by trial", ComputeConfig(), False),
+        ("float32", ComputeConfig(precision="float32"), True),
+        ("compiled", ComputeConfig(compile=True), True),
+    ):
+        plain = ready_rate(images, _network(images, backbone), batch)
+        begun = time.perf_counter()
+        rate = ready_rate(images, _network(images, backbone), batch, compute, deterministic)
+        yield Row(f"gpu_training {backbone.name}, {name}", rate, "sites/s", plain, rate / plain,
+                  f"baseline the default; {time.perf_counter() - begun:.0f} s with its start")  # fmt: skip
+
+
+def ready_rate(
+    images: Images,
+    network: Classifier,
+    batch: int,
+    compute: ComputeConfig | None = None,
+    deterministic: bool = True,
+) -> float:
+    """Sites a second of training steps on pixels of the device: standardised, viewed, forward, backward, Adam.
+
+    Args:
+        images: give pixels and how they are standardised and viewed.
+        network: on the device; trained.
+        batch: sites a step.
+        compute: precision and compilation.
+        deterministic: as training is; otherwise cuDNN tries which convolution is fastest.
+    """
+    prepare(network, compute or ComputeConfig(), images.device)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, not deterministic
+    step = _step(images, network, batch)
+    try:
+        for _ in range(WARM):
+            step()
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+        for _ in range(STEPS):
+            step()
+        torch.cuda.synchronize()
+        return STEPS * batch / (time.perf_counter() - begun)
+    finally:
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+
+
+def _step(images: Images, network: Classifier, batch: int) -> Callable[[], None]:
+    pixels_BCHW = next(images.cache.batches([np.arange(batch)])).to(images.device)
+    plate_B = torch.from_numpy(images.table.plate_W[np.arange(batch)])
+    target_B = torch.arange(batch, device=images.device)
+    generator = torch.Generator().manual_seed(1)
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
+    network.train()
+
+    def step() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        x_BCHW = normal_view(images.standardise(pixels_BCHW, plate_B, generator), images.augment, generator)
+        F.cross_entropy(network(x_BCHW, target_B), target_B).backward()
+        optimiser.step()
+
+    return step
+
+
+def _epochs(images: Images, network: Classifier, batch: int) -> Trained:
+    pretrain = PretrainConfig(
+        epochs=EPOCHS + 1, batch_size=batch, learning_rates=(1e-3,), milestones=(), selection="last"
+    )
+    nobody = Validation(np.empty(0, dtype=np.intp), lambda _: 0.0, batch, CLASSES)
+    cpu: list[float] = []
+    records = train_supervised(
+        network, images, np.arange(images.table.wells), nobody, pretrain, 1, lambda _: cpu.append(time.process_time())
+    )
+    counted = records[1:]
+    return Trained(
+        statistics.median(record["sites_per_s"] for record in counted),
+        statistics.median(record["data_wait"] for record in counted),
+        max(record["peak_memory_gib"] for record in counted),
+        1e3 * (cpu[-1] - cpu[0]) / (EPOCHS * images.table.wells),
+    )
+
+
+def _forward_rate(images: Images, network: Classifier, batch: int) -> float:
+    wells = np.arange(images.table.wells // 2)
+    well_logits(network, images, wells[: 2 * batch], VIEWS, batch, CLASSES)
+    begun = time.perf_counter()
+    well_logits(network, images, wells, VIEWS, batch, CLASSES)
+    return len(wells) * VIEWS / (time.perf_counter() - begun)
+
+
+def _network(images: Images, backbone: BackboneConfig) -> Classifier:
+    torch.manual_seed(0)
+    config = RunConfig.load("rxrx1")
+    return Classifier(backbone, config.head, CLASSES, CHANNELS, SIZE).to(images.device)
+
+
+@contextmanager
+def _images(config: RunConfig) -> Iterator[Images]:
+    """Packed sites in a folder, none of them kept in memory, on the GPU."""
+    known = [
+        encode_chunk(
+            np.stack([cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE) for png in site]), PackConfig()
+        )
+        for site in png_sites()
+    ]
+    with tempfile.TemporaryDirectory(prefix="cellsignal-bench-") as folder:
+        store, manifest = packed(Path(folder), config, PLATES, cycle(known), WELLS)
+        loader = LoaderConfig(cache_gib=0)
+        yield open_images(manifest, store, config.standardise, config.augment, loader, torch.device("cuda"))
+
+
+def print_profile() -> None:
+    """Where the device's and the host's time of a training step goes, by kernel and by operation."""
+    config = RunConfig.load("rxrx1")
+    with _images(config) as images:
+        for backbone in config.backbones:
+            network = _network(images, backbone)
+            prepare(network, ComputeConfig(), images.device)
+            step = _step(images, network, config.pretrain.batch_size)
+            for _ in range(WARM):
+                step()
+            with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
+                for _ in range(STEPS):
+                    step()
+                torch.cuda.synchronize()
+            averages = recorded.key_averages()
+            print(backbone.name)  # noqa: T201
+            for by in ("self_device_time_total", "self_cpu_time_total"):
+                print(averages.table(sort_by=by, row_limit=18, max_name_column_width=80))  # noqa: T201
+
+
+if __name__ == "__main__":
+    progress.silence()
+    if sys.argv[1:] == ["profile"]:
+        print_profile()
+    else:
+        for row in measured():
+            print(
+                f"{row.name}: {row.value:.1f} {row.unit}, {row.baseline:.1f}, {row.ratio:.3f}; {row.note}", flush=True
+            )  # noqa: T201
