@@ -323,10 +323,11 @@ class RunConfig(Frozen):
         known = _known_backbones(data)
         _name_backbones(data, known, str(path))
         defaults = cls().model_dump(mode="json")
+        changes = tuple(changes)
         for change in changes:
             apply_change(data, change, defaults)
             _name_backbones(data, known, f"--set {change}")
-        return parse(cls, data, source=str(path))
+        return parse(cls, data, source=str(path), changes=changes)
 
     def dump(self) -> str:
         """The configuration as YAML that `load` reads back to an equal one."""

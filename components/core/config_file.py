@@ -5,8 +5,10 @@ The models are components.core.config; any pydantic model can be parsed here. Re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,8 +41,14 @@ def find_config(name_or_file: str) -> Path:
     raise InputError(f"config {name_or_file!r}: no such file, and not one of the shipped names ({names})")
 
 
-def parse(cls: type[S], data: Any, source: str) -> S:
+def parse(cls: type[S], data: Any, source: str, changes: Sequence[str] = ()) -> S:
     """Validates plain data as a model; all that is wrong with it becomes one line.
+
+    Args:
+        cls: the model.
+        data: plain data, changes applied.
+        source: where the data are from.
+        changes: KEY=VALUE of --set: a mistake that one of them made is told as its own, not as the source's.
 
     Raises:
         InputError: names the source, the field, what was expected and what was given.
@@ -50,7 +58,20 @@ def parse(cls: type[S], data: Any, source: str) -> S:
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        raise InputError(f"{source}: " + "; ".join(_explain(e) for e in error.errors())) from None
+        told = [(_origin(e["loc"], source, changes), _explain(e)) for e in error.errors()]
+        # A source is named once for all of its mistakes that follow one another.
+        groups = [(origin, [text for _, text in group]) for origin, group in groupby(told, key=itemgetter(0))]
+        raise InputError("; ".join(f"{origin}: {'; '.join(texts)}" for origin, texts in groups)) from None
+
+
+def _origin(location: Sequence[int | str], source: str, changes: Sequence[str]) -> str:
+    """The last change that gave a field, or something that holds it; the source where none did."""
+    field = [str(part) for part in location]
+    for change in reversed(changes):
+        key = change.partition("=")[0].split(".")
+        if field[: len(key)] == key:
+            return f"--set {change}"
+    return source
 
 
 def _explain(error: Any) -> str:

@@ -165,6 +165,15 @@ def test_a_change_that_cannot_be_is_one_line(tmp_path, change, message):
     assert message in error(tmp_path, "seed: 1\nbackbones: [{name: a}]", change)
 
 
+def test_a_mistake_is_told_of_the_change_that_made_it_and_of_the_file_otherwise(tmp_path):
+    line = error(tmp_path, "seed: 1\npretrain: {epoch: 3}", "pretrain.epochs=few", "pretrain.epochs=0", "seed=2")
+    of_change, of_file = "--set pretrain.epochs=0: pretrain.epochs: ", ".yaml: pretrain.epoch: unknown key"
+    assert of_change in line
+    assert of_file in line
+    assert "--set seed" not in line
+    assert "few" not in line
+
+
 def test_a_change_of_a_file_that_is_no_mapping_is_one_line(tmp_path):
     assert "--set 'seed=1': seed does not exist" in error(tmp_path, "- 1", "seed=1")
 
