@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from difflib import get_close_matches
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -58,7 +59,7 @@ def parse(cls: type[S], data: Any, source: str, changes: Sequence[str] = ()) -> 
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        told = [(_origin(e["loc"], source, changes), _explain(e)) for e in error.errors()]
+        told = [(_origin(e["loc"], source, changes), _explain(e, cls)) for e in error.errors()]
         # A source is named once for all of its mistakes that follow one another.
         groups = [(origin, [text for _, text in group]) for origin, group in groupby(told, key=itemgetter(0))]
         raise InputError("; ".join(f"{origin}: {'; '.join(texts)}" for origin, texts in groups)) from None
@@ -74,15 +75,36 @@ def _origin(location: Sequence[int | str], source: str, changes: Sequence[str]) 
     return source
 
 
-def _explain(error: Any) -> str:
+def _explain(error: Any, cls: type[BaseModel]) -> str:
     field = ".".join(str(part) for part in error["loc"]) or "config"
     if error["type"] == "extra_forbidden":
-        return f"{field}: unknown key; remove it or correct its spelling"
+        near = get_close_matches(str(error["loc"][-1]), _keys_beside(error["loc"], cls), n=1)
+        return f"{field}: unknown key; " + (f"did you mean {near[0]}?" if near else "remove it or correct its spelling")
     message = error["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     given = error.get("input")
     shown = "" if isinstance(given, Mapping) or error["type"] in ("missing", "value_error") else f", got {given!r}"
     return f"{field}: {message}{shown}" if error["loc"] else f"{message}{shown}"
+
+
+def _keys_beside(location: Sequence[int | str], cls: type[BaseModel]) -> list[str]:
+    """The keys that the model of a place has."""
+    model = cls
+    for part in location[:-1]:
+        known = model.model_fields.get(str(part))
+        inner = _models(known.annotation) if known is not None else []
+        if inner:
+            model = inner[0]
+        elif isinstance(part, str):
+            return []
+    return list(model.model_fields)
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models in an annotation: itself, or those in its list, mapping or union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]
 
 
 def read_yaml(path: Path) -> Any:

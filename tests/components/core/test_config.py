@@ -44,8 +44,12 @@ def error(tmp_path: Path, text: str, *changes: str) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("pretrian: {epochs: 3}", "pretrian: unknown key; remove it or correct its spelling"),
-        ("pretrain: {epoch: 3}", "pretrain.epoch: unknown key; remove it or correct its spelling"),
+        ("pretrian: {epochs: 3}", "pretrian: unknown key; did you mean pretrain?"),
+        ("pretrain: {epoch: 3}", "pretrain.epoch: unknown key; did you mean epochs?"),
+        (
+            "backbones: [{name: a, middle_block: 3}]",
+            "backbones.0.middle_block: unknown key; did you mean middle_blocks?",
+        ),
         ("backbones: [{name: a, width: 3}]", "backbones.0.width: unknown key; remove it or correct its spelling"),
         ("pretrain: {epochs: many}", "pretrain.epochs: input should be a valid integer, unable to parse string as an"),
         ("pretrain: {epochs: 0}", "pretrain.epochs: input should be greater than or equal to 1, got 0"),
