@@ -20,13 +20,13 @@ from components.core.evaluation.table import accuracy_table
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.run_outcome import FailureRecord, forget_failures, read_failures
 from components.core.storage.run_record import RECIPE, cluster_run_key
-from pipelines.cluster.endpoint import Endpoint
+from pipelines.cluster.endpoint import Endpoint, EndpointError
 from pipelines.cluster.following import Follower, Pace
 from pipelines.cluster.identity import Identity, identify
 from pipelines.cluster.login import Login
 from pipelines.cluster.outcome import check_out, fetch, report_of_failed
 from pipelines.cluster.run_display import RunDisplay
-from pipelines.cluster.submission import Place, prepare, run_in_progress, start
+from pipelines.cluster.submission import Place, keep_first, prepare, run_in_progress, start
 from pipelines.cluster.submit_checks import check_submission
 from pipelines.cluster.tasks import failed_tasks, message_of
 from pipelines.code_version import code_commit
@@ -104,12 +104,14 @@ def submit(config: RunConfig, order: Order, console: Console, pace: Pace | None 
         # Nothing in it is a time, or Kubeflow's cache would know no task again.
         "lineage": json.dumps({**lineage, "submitted": submitted}, sort_keys=True),
     }
-    submission = Submission(config, order, endpoint, place, identity, parameters, checked.store, console)
+    submission = Submission(
+        config, order, endpoint, place, identity, parameters, checked.store, console, pace or Pace()
+    )
     run = submission.begin()
     if not order.wait:
         console.print("to follow it and fetch its results: the same command with --wait", highlight=False)
         return
-    submission.wait(run, out, pace or Pace())
+    submission.wait(run, out)
 
 
 @dataclass
@@ -124,6 +126,7 @@ class Submission:
     parameters: Mapping[str, str]
     store: ObjectStorage
     console: Console
+    pace: Pace
 
     def begin(self) -> Any:
         """The run: one that is in progress with the same content, else a new one."""
@@ -132,15 +135,29 @@ class Submission:
         if run is None:
             forget_failures(self.store, self.identity.key)
             account = self.config.cluster.service_account
-            run = start(self.endpoint, self.place, self.identity, dict(self.parameters), account)
-            how = "started"
+            mine = start(self.endpoint, self.place, self.identity, dict(self.parameters), account)
+            run = self._first(mine)
+            how = "started" if run.run_id == mine.run_id else f"{how}; somebody started it at the same moment"
         elif run.runtime_config and (run.runtime_config.parameters or {}).get("truth", "") != self.parameters["truth"]:
             _warn(self.console, "the run in progress was given another --truth, which its report will score by")
         self.console.print(f"run {self.identity.run} {how}", highlight=False, soft_wrap=True)
         self.console.print(self.endpoint.run_page(run.run_id), highlight=False, soft_wrap=True)
         return run
 
-    def wait(self, run: Any, out: Path, pace: Pace) -> None:
+    def _first(self, mine: Any) -> Any:
+        """The run that was started, or the one that somebody else started just before."""
+        time.sleep(self.pace.settle)
+        try:
+            return keep_first(self.endpoint, self.place.experiment, self.identity.key, mine)
+        except EndpointError as error:
+            page = self.endpoint.run_page(mine.run_id)
+            _warn(
+                self.console,
+                f"a run of the same content was started at the same moment; end one of them, here {page} ({error})",
+            )
+            return mine
+
+    def wait(self, run: Any, out: Path) -> None:
         """Follows the run, submits it again where that is asked for, and fetches what it leaves."""
         totals = task_counts(self.config)
         deadline = time.monotonic() + self.order.timeout
@@ -153,7 +170,7 @@ class Submission:
                 f"{self.endpoint.run_page(run.run_id)}"
             )
             with _stops_following(again), RunDisplay(totals, where, self.console) as display:
-                follower = Follower(self.endpoint, deadline, again, display.show, display.say, pace)
+                follower = Follower(self.endpoint, deadline, again, display.show, display.say, self.pace)
                 run = follower.follow(run.run_id)
             state = str(run.state)
             if state in ("SUCCEEDED", "SKIPPED"):

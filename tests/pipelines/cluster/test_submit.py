@@ -6,8 +6,11 @@ import json
 import os
 import re
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,6 +20,7 @@ from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_outcome import FailureRecord
 from components.core.storage.run_record import RECIPE, cluster_run_key
 from pipelines.cluster.following import Pace
+from pipelines.cluster.submission import keep_first, run_in_progress
 from tests.pipelines.cluster.conftest import QUICK, Submitting
 from tests.pipelines.cluster.kfp_server import Fault, KfpServer, node
 
@@ -89,6 +93,56 @@ def test_two_that_submit_at_once_share_what_either_makes(submitting: Submitting,
         server.faults.append(Fault(409, path=path, method="POST", body='{"error_message": "taken"}', after=True))
     submitting()
     assert (len(server.versions), len(server.runs)) == (2, 1)
+
+
+def test_of_two_runs_that_are_started_at_once_one_stays_and_both_follow_it(
+    submitting: Submitting, server: KfpServer, monkeypatch: pytest.MonkeyPatch
+):
+    """Both have looked before either has started."""
+    server.script = [["RUNNING"]]
+    both, looked = threading.Barrier(2, timeout=30), set()
+
+    def look(*arguments: Any) -> Any:
+        found = run_in_progress(*arguments)
+        if threading.get_ident() not in looked:
+            looked.add(threading.get_ident())
+            both.wait()
+        return found
+
+    def one_second(*arguments: Any) -> dict[str, Any]:
+        made = new_run(*arguments)
+        made["created_at"] = "2026-11-01T12:00:00+00:00"
+        return made
+
+    new_run = server._new_run
+    monkeypatch.setattr(server, "_new_run", one_second)
+    monkeypatch.setattr("pipelines.cluster.submit.run_in_progress", look)
+    monkeypatch.setattr("pipelines.cluster.submit.keep_first", lambda *given: (both.wait(), keep_first(*given))[1])
+    with ThreadPoolExecutor(2) as pool:
+        shown = [told.result() for told in [pool.submit(submitting) for _ in range(2)]]
+    states = {run["run_id"]: run["state"] for run in server.runs}
+    assert sorted(states.values()) == ["CANCELING", "PENDING"]
+    (stays,) = (run_id for run_id, state in states.items() if state == "PENDING")
+    assert all(f"/#/runs/details/{stays}" in told for told in shown)
+    assert sum("somebody started it at the same moment" in told for told in shown) == 1
+
+
+@pytest.mark.parametrize("path", [":terminate", "/runs"])
+def test_a_run_that_has_started_is_told_though_nothing_can_be_done_about_the_other(
+    submitting: Submitting, server: KfpServer, path: str
+):
+    def two(request: Any) -> dict[str, Any]:
+        body = json.loads(request.body)
+        server.add_run(body["display_name"], "RUNNING", body["experiment_id"])
+        server.faults.append(Fault(403, path=path, method="POST" if path == ":terminate" else "GET"))
+        return create(request)
+
+    create = server._create_run
+    server._create_run = two  # type: ignore[method-assign]
+    shown = submitting()
+    mine = server.runs[1]["run_id"]
+    assert (f"end one of them, here {server.url}/#/runs/details/{mine}" in shown) == (path == ":terminate")
+    assert re.search(rf"run tiny-\w+ .* started\n{server.url}/#/runs/details/{mine}", shown)
 
 
 def test_a_run_whose_start_was_not_answered_is_found_and_not_started_twice(submitting: Submitting, server: KfpServer):
