@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from components.core.errors import ContactError, InputError, StepError
 from components.core.evaluation.table import accuracy_table
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.run_outcome import FailureRecord, forget_failures, read_failures
-from components.core.storage.run_record import RECIPE, cluster_run_key
+from components.core.storage.run_record import RECIPE, cluster_run_key, lineage_of
 from pipelines.cluster.endpoint import Endpoint, EndpointError
 from pipelines.cluster.following import Follower, Pace
 from pipelines.cluster.identity import Identity, identify
@@ -96,12 +97,13 @@ def submit(config: RunConfig, order: Order, console: Console, pace: Pace | None 
         file.write_text(text, encoding="utf-8")
         place = prepare(endpoint, identity, file, config.cluster.experiment)
     console.print(f"pipeline {identity.pipeline}, version {identity.version}", highlight=False, soft_wrap=True)
-    submitted = {"pipeline_version": identity.version, "namespace": endpoint.namespace or ""}
+    begun = _begun(checked.store, key)
+    submitted = {"pipeline_version": identity.version, "namespace": endpoint.namespace or "", "begun": begun}
     parameters = {
         "source": source,
         "fingerprint": checked.fingerprint,
         "truth": order.truth or "",
-        # Nothing in it is a time, or Kubeflow's cache would know no task again.
+        # No time in it is that of another attempt, or Kubeflow's cache would know no task again.
         "lineage": json.dumps({**lineage, "submitted": submitted}, sort_keys=True),
     }
     submission = Submission(
@@ -112,6 +114,15 @@ def submit(config: RunConfig, order: Order, console: Console, pace: Pace | None 
         console.print("to follow it and fetch its results: the same command with --wait", highlight=False)
         return
     submission.wait(run, out)
+
+
+def _begun(store: ObjectStorage, key: str) -> str:
+    """When the run that the store records under a key was first submitted; now, where it records none.
+
+    Kubeflow's cache goes by it: what it knows of a run that was forgotten since is in the store no more.
+    """
+    earlier = lineage_of(store, key)
+    return str(earlier.get("submitted", {}).get("begun", "")) if earlier else datetime.now(UTC).isoformat()
 
 
 @dataclass

@@ -18,7 +18,7 @@ import yaml
 from components.core.errors import ContactError, InputError, StepError
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_outcome import FailureRecord
-from components.core.storage.run_record import RECIPE, cluster_run_key
+from components.core.storage.run_record import RECIPE, RunRecord, cluster_run_key
 from pipelines.cluster.following import Pace
 from pipelines.cluster.submission import keep_first, run_in_progress
 from tests.pipelines.cluster.conftest import QUICK, Submitting
@@ -151,6 +151,26 @@ def test_a_run_whose_start_was_not_answered_is_found_and_not_started_twice(submi
     shown = submitting()
     assert len(server.runs) == 1
     assert server.runs[0]["run_id"] in shown
+
+
+def test_kubeflows_cache_knows_a_run_as_long_as_the_store_does(submitting: Submitting, server: KfpServer, key):
+    """normalize's key in that cache is made of its parameters; once a run is forgotten, the plates that it packed may be gone."""
+
+    def lineage() -> str:
+        server.script = [["FAILED"]]
+        shown.append(submitting())
+        server.runs[-1]["state"] = "FAILED"
+        return server.runs[-1]["runtime_config"]["parameters"]["lineage"]
+
+    shown: list[str] = []
+    first = lineage()
+    run = key(shown[0])
+    record = RunRecord(key=run, config={}, lineage={**json.loads(first), "run": run})
+    submitting.store.put(f"runs/{run}/run.json", record.model_dump_json().encode())
+    assert lineage() == lineage() == first
+    submitting.store.delete(f"runs/{run}/run.json")
+    assert lineage() != first
+    assert {key(each) for each in shown} == {run}
 
 
 def test_wait_follows_through_states_and_fetches_the_results(submitting: Submitting, server: KfpServer, key):
