@@ -138,9 +138,17 @@ def keep_first(endpoint: Endpoint, experiment: str, key: str, mine: Any) -> Any:
 
 
 def start(
-    endpoint: Endpoint, place: Place, identity: Identity, parameters: dict[str, str], service_account: str
+    endpoint: Endpoint, place: Place, identity: Identity, parameters: dict[str, str], service_account: str, root: str
 ) -> Any:
     """Starts a run.
+
+    Args:
+        endpoint: where.
+        place: pipeline and experiment.
+        identity: names of the run.
+        parameters: of the pipeline.
+        service_account: of its pods.
+        root: address that Kubeflow keeps its artifacts below; a namespace's default may be another bucket, with another Secret.
 
     Raises:
         EndpointError: the endpoint refuses.
@@ -153,7 +161,7 @@ def start(
         pipeline_version_reference=models.V2beta1PipelineVersionReference(
             pipeline_id=place.pipeline, pipeline_version_id=place.version
         ),
-        runtime_config=models.V2beta1RuntimeConfig(parameters=parameters),
+        runtime_config=models.V2beta1RuntimeConfig(parameters=parameters, pipeline_root=root),
         service_account=service_account,
     )
     try:

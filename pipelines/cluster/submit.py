@@ -19,6 +19,7 @@ from components.core.config import RunConfig
 from components.core.errors import ContactError, InputError, StepError
 from components.core.evaluation.table import accuracy_table
 from components.core.storage.interface import ObjectStorage
+from components.core.storage.opening import join_address
 from components.core.storage.run_outcome import FailureRecord, forget_failures, read_failures
 from components.core.storage.run_record import RECIPE, cluster_run_key, lineage_of
 from pipelines.cluster.endpoint import Endpoint, EndpointError
@@ -34,6 +35,9 @@ from pipelines.code_version import code_commit
 from pipelines.compiling import compiled, images_of, known_lineage
 from pipelines.display import task_counts
 from pipelines.image_record import RECORD
+
+KFP_FOLDER = "kfp"
+"""Of the store, where Kubeflow keeps the artifacts that it hands from task to task."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +149,9 @@ class Submission:
         how = "is in progress with the same content, so that no second one is started"
         if run is None:
             forget_failures(self.store, self.identity.key)
-            account = self.config.cluster.service_account
-            mine = start(self.endpoint, self.place, self.identity, dict(self.parameters), account)
+            account, store = self.config.cluster.service_account, self.config.store
+            root = f"{join_address(store.bucket, store.prefix)}/{KFP_FOLDER}"
+            mine = start(self.endpoint, self.place, self.identity, dict(self.parameters), account, root)
             run = self._first(mine)
             how = "started" if run.run_id == mine.run_id else f"{how}; somebody started it at the same moment"
         elif run.runtime_config and (run.runtime_config.parameters or {}).get("truth", "") != self.parameters["truth"]:

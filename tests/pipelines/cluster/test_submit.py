@@ -43,6 +43,8 @@ def test_everything_is_made_once_and_named_by_commit_and_fingerprint(submitting:
     assert run["service_account"] == "cellsignal-run"
     assert f"{server.url}/#/runs/details/{run['run_id']}" in shown
     assert [each["display_name"] for each in server.experiments] == ["cellsignal"]
+    # Of the store, whatever root its namespace has: the pods' Secret opens no other bucket.
+    assert run["runtime_config"]["pipeline_root"] == f"{submitting.store.uri('').rstrip('/')}/kfp"
     parameters = run["runtime_config"]["parameters"]
     assert (parameters["source"], parameters["truth"]) == (submitting.screen, "")
     lineage = json.loads(parameters["lineage"])
