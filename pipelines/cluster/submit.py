@@ -35,6 +35,7 @@ from pipelines.code_version import code_commit
 from pipelines.compiling import compiled, images_of, known_lineage
 from pipelines.display import task_counts
 from pipelines.image_record import RECORD
+from pipelines.image_registry import check_pushed
 
 KFP_FOLDER = "kfp"
 """Of the store, where Kubeflow keeps the artifacts that it hands from task to task."""
@@ -78,6 +79,8 @@ def submit(config: RunConfig, order: Order, console: Console, pace: Pace | None 
     if order.timeout <= 0:
         raise InputError(f"--timeout {order.timeout / 3600:g}: give hours above 0")
     images = images_of(order.images)
+    for _, image in sorted(images.images.items()) if images else ():
+        check_pushed(image.reference)
     checked = check_submission(config, order.screen, order.truth)
     source = str(order.screen).rstrip("/")
     lineage = known_lineage(config, images)

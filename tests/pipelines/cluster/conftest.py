@@ -109,7 +109,7 @@ def _compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real pipeline, compiled once for each configuration: that takes most of a submission, and has tests of its own."""
 
     def once(config: RunConfig, record: Any, lineage: Any) -> str:
-        key = (config.model_dump_json(exclude={"store"}), record)
+        key = (config.model_dump_json(exclude={"store"}), repr(record))
         if key not in COMPILED:
             COMPILED[key] = compiled(config, record, lineage)
         return COMPILED[key]
