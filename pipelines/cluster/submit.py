@@ -182,7 +182,7 @@ class Submission:
         deadline = time.monotonic() + self.order.timeout
         left = self.order.resubmit
         secret, namespace = self.config.cluster.store_secret, self.config.cluster.namespace
-        where = f"look at `kubectl get pods,workloads,events -n {namespace}` for a quota, a queue or a missing secret {secret}"
+        where = f"look at `kubectl get pods,workloads,events -n {namespace}` for a quota, a queue, an image or secret {secret}"
         while True:
             again = (
                 f"run {run.run_id} may go on: the same command follows it again; to end it, use Terminate at "
