@@ -262,6 +262,7 @@ REFUSED = [
     (["--out", "none/pipeline.yaml"], "--out none/pipeline.yaml: there is no folder none; make it, or choose another"),
     (["--out", "pipeline.json"], "--out pipeline.json: Kubeflow takes a file whose name ends in .yaml"),
     (["--out", "folder.yaml"], "--out folder.yaml: is a folder"),
+    (["--set", f"name={'n' * 41}"], "name: string should have at most 40 characters"),
     (["--set", "cluster.store_secret=My_Secret"], "cluster.store_secret: string should match pattern"),
     (["--set", "cluster.steps.pretrain.memory_gib=0"], "cluster.steps.pretrain.memory_gib: input should be greater than or"),
     (["--set", "cluster.steps.pretrian.cpu=1"], "cluster.steps.pretrian: unknown key"),
