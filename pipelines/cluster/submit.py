@@ -7,6 +7,7 @@ import json
 import signal
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -222,9 +223,12 @@ def _explain(run: Any, totals: Mapping[str, int], failures: list[FailureRecord])
     if str(run.state) == "CANCELED":
         return f"run {run.run_id} was cancelled"
     if failures:
+        # A task records each of its tries, also where a later one went well: the one that was tried most often has used them up.
+        tries = Counter(failure.task for failure in failures)
+        often = [failure for failure in failures if tries[failure.task] == max(tries.values())]
         # Bad input first: other tasks may have failed of it.
-        first = next((failure for failure in failures if failure.kind == "input"), failures[0])
-        return f"{first.task} failed: {first.message}"
+        told = next((failure for failure in failures if failure.kind == "input"), often[0])
+        return f"{told.task} failed: {told.message}"
     names, message = failed_tasks(run, totals), message_of(run)
     who = " and ".join(names) if names else f"run {run.run_id}"
     return f"{who} failed" + (

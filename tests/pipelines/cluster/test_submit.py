@@ -215,6 +215,21 @@ def test_failed_names_the_task_and_what_it_said(submitting: Submitting, server: 
         submitting(wait=True)
 
 
+def test_of_failed_tries_the_task_that_used_up_its_own_is_named(submitting: Submitting, server: KfpServer):
+    def ended(run: dict[str, Any]) -> None:
+        for second, (step, message) in enumerate(
+            (("normalize", "a passing outage"), *[("pretrain", "out of memory")] * 3)
+        ):
+            at = datetime(2026, 11, 1, 12, 0, second, tzinfo=UTC)
+            record = FailureRecord(step=step, kind="step", message=message, at=at)
+            run_key = run["display_name"].split(" ")[0]
+            submitting.store.put(f"runs/{run_key}/failed/{second}.json", record.model_dump_json().encode())
+
+    server.script, server.on_end = [["FAILED"]], ended
+    with pytest.raises(StepError, match=r"^pretrain failed: out of memory; "):
+        submitting(wait=True)
+
+
 def test_failed_without_a_record_says_what_the_api_knows(submitting: Submitting, server: KfpServer):
     server.script = [["FAILED"]]
     server.nodes = lambda run: [
