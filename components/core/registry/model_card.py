@@ -76,11 +76,12 @@ def _data(model: ModelManifest, screen: Manifest) -> str:
         labelled = {plate.experiment for plate in plates if plate.labelled}
         others = {plate.experiment for plate in plates} - labelled
         counts.append(
-            f"- {cell_type}: {len(labelled)} labelled experiments, {len(others)} without labels, {len(plates)} plates"
+            f"- {cell_type}: {_count(len(labelled), 'labelled experiment')}, {len(others)} without labels, "
+            f"{_count(len(plates), 'plate')}"
         )
     vocabulary = model.vocabulary
     design = (
-        f"{len(model.design.groups)} plate groups, learned from the labelled plates"
+        f"{_count(len(model.design.groups), 'plate group')}, learned from the labelled plates"
         if model.design
         else "none found, or switched off"
     )
@@ -89,11 +90,11 @@ def _data(model: ModelManifest, screen: Manifest) -> str:
             f"Screen: {model.lineage.get('screen') or 'not known'} (manifest {model.screen[:16]}).",
             "",
             *counts,
-            f"- classes: {len(vocabulary.treatments):,} treatments, {len(vocabulary.positives)} positive controls, "
-            f"{len(vocabulary.negatives)} negative",
+            f"- classes: {_count(len(vocabulary.treatments), 'treatment')}, "
+            f"{_count(len(vocabulary.positives), 'positive control')}, {_count(len(vocabulary.negatives), 'negative control')}",
             f"- plate design: {design}",
             f"- labels learned from: {_listed(model.taught.experiments) or 'no whole experiment'}"
-            + (f", and {len(model.taught.wells):,} single wells" if model.taught.wells else ""),
+            + (f", and {_count(len(model.taught.wells), 'single well')}" if model.taught.wells else ""),
             f"- images without labels: {_listed(model.unlabelled) or 'none'}",
             f"- held out: {_listed(model.held_out) or 'none'}",
         ]
@@ -105,14 +106,16 @@ def _method(model: ModelManifest, config: RunConfig) -> str:
     if config.mean_teacher.enabled:
         steps.append("mean-teacher training by cell type (Tarvainen & Valpola 2017)")
     if config.has_pseudo_labels:
-        steps.append(f"{config.mean_teacher.pseudo_labels} pseudo-labels of the unlabelled wells by the plate design")
+        by = " by the plate design" if config.prior.enabled else ""
+        steps.append(f"{config.mean_teacher.pseudo_labels} pseudo-labels of the unlabelled wells{by}")
     domain = (
         "not standardised" if config.standardise.domain == "none" else f"standardised by {config.standardise.domain}"
     )
     adapted = "" if config.batch_norm.domain == "none" else f"; BatchNorm by {config.batch_norm.domain}"
     start = f" Pretraining started from run {config.init_from}." if config.init_from else ""
+    views = _count(config.predict.views, "view")
     return (
-        f"{'; '.join(steps)}. Pixels are {domain}{adapted}. Logits are averaged over sites, {config.predict.views} views, folds "
+        f"{'; '.join(steps)}. Pixels are {domain}{adapted}. Logits are averaged over sites, {views}, folds "
         f"and backbones.{start} The whole configuration is config.yaml."
     )
 
@@ -162,3 +165,7 @@ def _limits(model: ModelManifest) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
