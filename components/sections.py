@@ -2,6 +2,8 @@
 
 from components.assign.config import AssignConfig
 from components.core.config import RunConfig
+from components.core.deciding import NOT_DECIDING as NOT_DECIDING  # whoever asks what decides a run asks here
+from components.core.deciding import deciding as deciding
 from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
 from components.normalize.config import NormalizeConfig
 
@@ -17,12 +19,3 @@ def sections(config: RunConfig) -> dict[str, str]:
         "assign": config.section(AssignConfig).model_dump_json(),
         "report": config.model_dump_json(),
     }
-
-
-NOT_DECIDING = ("local", "cluster")
-"""Sections that say where and with what a run runs; under other values of them it computes the same."""
-
-
-def deciding(config: RunConfig) -> str:
-    """The whole configuration as JSON, but where and with what it runs: what two runs that compute the same agree in."""
-    return config.model_dump_json(exclude=set(NOT_DECIDING))

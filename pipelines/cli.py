@@ -13,6 +13,7 @@ import typer
 
 from components.core.errors import ContactError, InputError, StepError
 from pipelines.images.command import images_app
+from pipelines.model_commands import models_app
 from pipelines.store_commands import store_app
 
 DONE, BAD_INPUT, FAILED, LOST = 0, 2, 3, 5
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 
 app.add_typer(store_app, name="store")
+app.add_typer(models_app, name="models")
 app.add_typer(images_app, name="images")
 
 Config = Annotated[str, typer.Option(help="a shipped configuration's name (demo, growth, rxrx1) or a YAML file")]

@@ -37,8 +37,12 @@ class KnownRun:
     truth: Path | None = None
 
 
-def find_run(given: str) -> KnownRun:
+def find_run(given: str, said: str = "--run") -> KnownRun:
     """A run by its key, its address in an object store, or the folder of `cellsignal run --out`.
+
+    Args:
+        given: any of these.
+        said: what the user gave it as, for errors.
 
     Raises:
         InputError: a folder without a run, or an address that is no run's.
@@ -49,7 +53,7 @@ def find_run(given: str) -> KnownRun:
         *prefix, runs, key = ["", *path.split("/")]
         if runs != RUNS:
             raise InputError(
-                f"--run {given}: an address looks like s3://BUCKET[/PREFIX]/{RUNS}/KEY or file:///FOLDER/{RUNS}/KEY"
+                f"{said} {given}: an address looks like s3://BUCKET[/PREFIX]/{RUNS}/KEY or file:///FOLDER/{RUNS}/KEY"
             )
         if is_folder(address):
             return KnownRun(key, StoreConfig(bucket=FOLDER + "/".join(prefix)[1:]))
@@ -57,7 +61,7 @@ def find_run(given: str) -> KnownRun:
     folder = Path(given)
     if not folder.is_dir():
         if "/" in given:
-            raise InputError(f"--run {given}: neither a key nor a folder of a run")
+            raise InputError(f"{said} {given}: neither a key nor a folder of a run")
         return KnownRun(given, StoreConfig())
     path = folder / "run" / JOB
     try:
@@ -70,7 +74,7 @@ def find_run(given: str) -> KnownRun:
     except InputError:
         raise
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"--run {given}: not the folder of a run that got as far as its steps") from None
+        raise InputError(f"{said} {given}: not the folder of a run that got as far as its steps") from None
 
 
 def finish_command(store: StoreConfig, key: str, quorum: int, out: Path, truth: Path | None) -> list[str]:

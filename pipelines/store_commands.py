@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
-import sys
-from collections.abc import Iterator, Sequence
-from datetime import timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from components.core.errors import InputError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from components.core.storage.inventory import ObjectInventory
+from pipelines.store_options import (
+    Bucket,
+    Changes,
+    Config,
+    DryRun,
+    Folder,
+    Prefix,
+    Yes,
+    agreed,
+    console_of_terminal,
+    duration,
+    opened_store,
+)
 
 store_app = typer.Typer(
     help="Shows what an object store (a bucket, or a folder) holds, and removes what no run needs.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-Config = Annotated[str | None, typer.Option(help="configuration whose store.bucket and store.prefix are meant")]
-Changes = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE changes one field of --config")]
-Bucket = Annotated[str | None, typer.Option(help="bucket or file:///FOLDER, instead of the configuration's")]
-Prefix = Annotated[str | None, typer.Option(help="key prefix in the bucket or folder, instead of the configuration's")]
-Folder = Annotated[
-    Path | None, typer.Option("--store", help="data of the embedded object store; default the user's cache folder")
-]
-Yes = Annotated[bool, typer.Option("--yes", help="do not ask; for scripts")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="only show what would be removed")]
-
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 @store_app.command()
@@ -67,8 +56,8 @@ def gc(
     from components.core.storage.sweeping import garbage_of, sweep, take_stock
     from pipelines.store_tables import amount, garbage_table, kept_line, waiting_line
 
-    console = _console()
-    with _opened(config, set, bucket, prefix, store, console) as opened:
+    console = console_of_terminal()
+    with opened_store(config, set, bucket, prefix, store, console) as opened:
         claims = Claims(opened)
         contents = take_stock(opened)
         claims.refresh()
@@ -83,7 +72,7 @@ def gc(
             console.print(garbage_table(garbage))
         for line in filter(None, lines):
             console.print(line, highlight=False, soft_wrap=True)
-        if not garbage or not _agreed(console, f"Remove {amount(garbage)}?", yes, dry_run):
+        if not garbage or not agreed(console, f"Remove {amount(garbage)}?", yes, dry_run):
             return
         swept = sweep(opened, garbage, claims, age)
         console.print(f"removed {swept.objects:,} objects", highlight=False)
@@ -108,8 +97,8 @@ def runs(
     from components.core.storage.sweeping import take_stock
     from pipelines.store_tables import runs_table
 
-    console = _console()
-    with _opened(config, set, bucket, prefix, store, console) as opened:
+    console = console_of_terminal()
+    with opened_store(config, set, bucket, prefix, store, console) as opened:
         claims = Claims(opened)
         claims.refresh()
         found = summarise_runs(opened, claims, take_stock(opened) if sizes else None)
@@ -140,8 +129,8 @@ def forget(
     from components.core.storage.sweeping import take_stock
     from pipelines.store_tables import runs_table, users_lines
 
-    console = _console()
-    with _opened(config, set, bucket, prefix, store, console) as opened:
+    console = console_of_terminal()
+    with opened_store(config, set, bucket, prefix, store, console) as opened:
         claims = Claims(opened)
         claims.refresh()
         for key in keys:
@@ -152,7 +141,7 @@ def forget(
         console.print(runs_table(chosen))
         for line in users_lines(chosen, found):
             console.print(line, style="yellow", highlight=False, soft_wrap=True)
-        if not _agreed(console, f"Forget {len(chosen)} run{'s' if len(chosen) > 1 else ''}?", yes, dry_run):
+        if not agreed(console, f"Forget {len(chosen)} run{'s' if len(chosen) > 1 else ''}?", yes, dry_run):
             return
         for run in chosen:
             # The record that makes it a run goes first; what is left of one keeps its plates until it is gone as well.
@@ -164,77 +153,3 @@ def forget(
             highlight=False,
             soft_wrap=True,
         )
-
-
-def duration(text: str) -> timedelta:
-    """A duration as people write it: 90m, 36h, 14d, 2w.
-
-    Raises:
-        InputError: anything else.
-    """
-    found = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)([mhdw])", text.strip())
-    if not found:
-        raise InputError(f"--older-than {text!r}: a number and m, h, d or w is expected, for example 36h or 14d")
-    return timedelta(**{_UNITS[found[2]]: float(found[1])})
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console()
-
-
-@contextlib.contextmanager
-def _opened(
-    config: str | None,
-    changes: Sequence[str] | None,
-    bucket: str | None,
-    prefix: str | None,
-    store_dir: Path | None,
-    console: Console,
-) -> Iterator[ObjectInventory]:
-    """The store that the options mean.
-
-    Raises:
-        InputError: options that contradict each other, or a store that is not there.
-    """
-    from components.core.config import RunConfig, StoreConfig, parse
-    from components.core.storage.opening import is_folder, open_existing, open_store
-    from pipelines.local import default_store, storage
-
-    if changes and config is None:
-        raise InputError("--set: changes a configuration; give --config as well, or --bucket and --prefix")
-    meant = RunConfig.load(config, changes or []).store if config is not None else StoreConfig()
-    given = {name: value for name, value in (("bucket", bucket), ("prefix", prefix)) if value is not None}
-    meant = parse(StoreConfig, {**meant.model_dump(), **given}, source="--bucket, --prefix")
-    if is_folder(meant.bucket):
-        if store_dir is not None:
-            console.print("store.bucket is a folder, so --store is not used", style="yellow")
-        yield open_existing(meant.bucket, meant.prefix)
-        return
-    folder = store_dir or default_store()
-    if not os.environ.get("AWS_ENDPOINT_URL") and not folder.is_dir():
-        raise InputError(
-            f"{folder}: there is no object store; give its folder with --store, or set AWS_ENDPOINT_URL and the usual AWS "
-            "variables for your own"
-        )
-    with storage(meant, store_dir, console, create=False) as environment:
-        yield open_store(meant.bucket, meant.prefix, {**os.environ, **environment})
-
-
-def _agreed(console: Console, question: str, yes: bool, dry_run: bool) -> bool:
-    """Whether to go on; without a terminal nobody can be asked."""
-    if dry_run:
-        console.print("nothing was removed (--dry-run)")
-        return False
-    if yes:
-        return True
-    if not sys.stdin.isatty():
-        console.print(
-            "nothing was removed: this is no terminal, so nobody can be asked; give --yes to remove", soft_wrap=True
-        )
-        return False
-    if typer.confirm(question):
-        return True
-    console.print("nothing was removed")
-    return False

@@ -45,6 +45,7 @@ __all__ = [
     "AugmentConfig",
     "BackboneConfig",
     "BatchNormConfig",
+    "CardConfig",
     "ClusterConfig",
     "ComputeConfig",
     "Domain",
@@ -234,6 +235,17 @@ class ComputeConfig(Frozen):
     )
 
 
+class CardConfig(Frozen):
+    """What a published model's card tells that no step can know."""
+
+    data_licence: str | None = Field(
+        None,
+        min_length=1,
+        description="licence of the screen's images and labels, in your words; what it asks of works made from the data holds of "
+        "the weights too",
+    )
+
+
 S = TypeVar("S", bound=Frozen)
 
 
@@ -276,6 +288,7 @@ class RunConfig(Frozen):
     compute: ComputeConfig = ComputeConfig()
     local: LocalConfig = LocalConfig()
     cluster: ClusterConfig = ClusterConfig()
+    card: CardConfig = CardConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -23,12 +23,14 @@ from components.core.config import RunConfig, parse
 from components.core.errors import InputError, StepError
 from components.core.evaluation.table import accuracy_table
 from components.core.storage.finished import fetch_finished
-from components.core.storage.interface import ObjectStorage
+from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
+from components.core.storage.run_outcome import RESULTS, record_results
 from components.core.storage.run_record import (
     HOLDOUT,
     HOLDOUT_LABELS,
     MANIFEST,
+    RUNS,
     FoldRecord,
     finished_folds,
     read_run,
@@ -79,6 +81,7 @@ def finish(
             shutil.rmtree(work)
     except OSError as error:
         raise StepError(f"{error.filename or out}: cannot be written ({error.strerror}); make room") from None
+    _record(store, key, out)
     for line in said.getvalue().splitlines():
         if line.startswith("warning: "):
             console.print(line, style="yellow", soft_wrap=True, markup=False, highlight=False)
@@ -87,6 +90,17 @@ def finish(
     console.print(f"partial: {lacking}" if lacking else "all folds are there", highlight=False, soft_wrap=True)
     console.print(f"report: {(out / 'report.html').resolve()}", soft_wrap=True, highlight=False)
     return metrics
+
+
+def _record(store: ObjectStorage, key: str, out: Path) -> None:
+    """Keeps the results under the run, from where a model may be published, unless those of the whole run are there."""
+    own = json.loads((out / LINEAGE).read_text(encoding="utf-8"))
+    try:
+        earlier = json.loads(store.get(f"{RUNS}/{key}/{RESULTS}/{LINEAGE}"))
+    except MissingObjectError:
+        earlier = {}
+    if "partial" in earlier or earlier.get("manifest_digest") != own["manifest_digest"]:
+        record_results(store, key, out)
 
 
 def _compute(

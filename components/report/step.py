@@ -96,6 +96,10 @@ def run(
     }
     history = merge_history(outputs)
     metrics = build_metrics(wells, cell_types, history, merge_validated(outputs))
+    temperatures = {
+        output.cell_type: output.assign["temperature"] for output in outputs if output.assign.get("temperature")
+    }
+    metrics["temperatures"] = temperatures
     if lineage.get("partial"):
         metrics["partial"] = lineage["partial"]
     if config.mean_teacher.fused_labels:
@@ -122,9 +126,7 @@ def run(
                 for output in outputs
                 for entry in output.assign.get("experiments", [])
             ],
-            temperatures={
-                output.cell_type: output.assign["temperature"] for output in outputs if output.assign.get("temperature")
-            },
+            temperatures=temperatures,
             prior_used=any(output.assign.get("prior_enabled") for output in outputs),
             pictures=pictures,
             pictures_of=pictures_of,
@@ -153,9 +155,9 @@ def main(
     """`run` on strings, for the KFP component: config and lineage as JSON, truth empty where there is none."""
     with progress.task("report"), tempfile.TemporaryDirectory() as copies:
         settings = parse(RunConfig, _json(config, "config"), source="config")
-        known = _with_start(_json(lineage, "lineage"), Manifest.read(Path(screen)))
-        own = (settings.store.bucket, settings.store.prefix)
-        tell_failures(join_address(*own), str(known.get("run", "")))
+        manifest = Manifest.read(Path(screen))
+        known = _with_start(_json(lineage, "lineage"), manifest)
+        tell_failures(join_address(settings.store.bucket, settings.store.prefix), str(known.get("run", "")))
         run(
             settings,
             Path(screen),
@@ -166,9 +168,9 @@ def main(
             Path(out),
             _with_durations(known),
         )
-        if "submitted" in known:
-            # Whoever submitted the run waits on another machine, from where the pod's files cannot be seen.
-            record_results(open_store(*own), str(known["run"]), Path(out))
+        if manifest.run:
+            # Whoever waits on another machine cannot see a pod's files, and a published model tells its scores.
+            record_results(open_store(manifest.store), manifest.run, Path(out))
 
 
 def command(

@@ -17,9 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from components.core.config import RunConfig, StoreConfig
+from components.core.config import HeadConfig, RunConfig, StoreConfig
 from components.core.errors import InputError, StepError
+from components.core.learning.checkpoints import load_weights
+from components.core.learning.network import Classifier
 from components.core.progress import EVENTS_VARIABLE
+from components.core.registry.opened_model import open_model
 from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.endpoint import Endpoint
 from components.core.storage.object_store import ObjectStore
@@ -220,6 +223,30 @@ def test_the_output_ends_with_the_table_and_the_reports_path(interrupted: Interr
     assert any(line.startswith("[10/10 steps] report: done in ") for line in lines)
     progress = lines[: next(n for n, line in enumerate(lines) if line.startswith("Well top-1 accuracy, %"))]
     assert all(line.startswith(("[", "warning: HUVEC: ")) for line in progress), progress
+
+
+def test_a_finished_run_becomes_a_model_whose_networks_load(interrupted: Interrupted):
+    run = interrupted.run
+    key = json.loads((run.out / "lineage.json").read_text())["run"]
+    done = run.cellsignal("models", "promote", run.out, "--reason", "the first")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].endswith("is the champion, generation 1")
+    with EmbeddedStore(run.store) as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment().items():
+            patch.setenv(name, value)
+        opened = open_model(ObjectStore.connect("cellsignal"), "champion", run.out.parent / "model")
+    model, metrics = opened.manifest, json.loads((run.out / "metrics.json").read_text())
+    assert (model.run, model.folds) == (key, {"HUVEC": (0, 1)})
+    assert model.scores == {score: metrics[score] for score in ("out_of_fold", "unlabelled")}
+    assert model.temperatures == metrics["temperatures"]
+    (backbone,) = model.run_config().backbones
+    trained = {}
+    for meta in (run.out / "run" / "kfp").rglob("pseudo-label/**/meta.json"):
+        if (student := meta.with_name("tiny.student.safetensors")).exists():
+            trained[json.loads(meta.read_text())["fold"]] = student.read_bytes()
+    assert {fold: networks["tiny"].read_bytes() for fold, networks in opened.networks("HUVEC").items()} == trained
+    network = Classifier(backbone, HeadConfig(), len(model.vocabulary.classes), model.channels, model.image_size)
+    load_weights(network, opened.networks("HUVEC")[0]["tiny"])
 
 
 def test_finish_names_as_the_run_did_and_marks_what_lacks_a_fold(interrupted: Interrupted):

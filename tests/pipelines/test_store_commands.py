@@ -18,7 +18,7 @@ from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from pipelines.cli import app
-from pipelines.store_commands import duration
+from pipelines.store_options import duration
 from pipelines.store_tables import shown_age, shown_size
 from tests.pipelines.tiny_run import ROOT, Cellsignal
 

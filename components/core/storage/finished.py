@@ -20,16 +20,9 @@ from components.core.errors import InputError, StepError
 from components.core.progress import warn
 from components.core.storage.digests import code_digest, digest_file, digest_path, digest_text, file_names
 from components.core.storage.interface import MissingObjectError, ObjectStorage
+from components.core.storage.stored_file import DamagedError, StoredFile, download_checked
 
 __all__ = ["code_digest", "digest_path", "fetch_finished", "run_once", "work_key"]
-
-
-class StoredFile(Frozen):
-    """One file of an output."""
-
-    path: str = Field(description="path below the output's folder; empty where the output is a file itself")
-    size: int = Field(description="bytes")
-    sha256: str
 
 
 class StoredOutput(Frozen):
@@ -44,10 +37,6 @@ class Finished(Frozen):
 
     attempt: str = Field(pattern=r"^[0-9a-f]+$")
     outputs: dict[str, StoredOutput]
-
-
-class _DamagedError(Exception):
-    """What is stored is not what done.json says."""
 
 
 def work_key(step: str, inputs: Mapping[str, str], outputs: Iterable[str]) -> str:
@@ -93,7 +82,7 @@ def run_once(
         else:
             try:
                 _fetch(store, place, _parse(record, set(outputs)), temporaries)
-            except _DamagedError as damage:
+            except DamagedError as damage:
                 warn(f"{step}: finished output is damaged in the store ({damage}); working again")
                 damaged = record
                 _remove(temporaries)
@@ -122,11 +111,40 @@ def fetch_finished(store: ObjectStorage, place: str, outputs: Mapping[str, Path]
     Raises:
         InputError: they are gone or damaged.
     """
-    try:
+    with _whole(store, place):
         _fetch(store, place, _parse(store.get(f"{place}/done.json"), set(outputs), some=True), outputs)
+
+
+def fetch_finished_file(store: ObjectStorage, place: str, output: str, path: str, target: Path) -> StoredFile:
+    """Brings one file of a finished step's output to a path that is free; returns what is known of it.
+
+    Args:
+        store: where finished outputs are kept.
+        place: what `run_once` told its `finished`.
+        output: its name.
+        path: of the file below the output's folder.
+        target: where the file goes.
+
+    Raises:
+        InputError: it is gone or damaged.
+    """
+    with _whole(store, place):
+        done = _parse(store.get(f"{place}/done.json"), {output}, some=True)
+        for file in done.outputs[output].files:
+            if file.path == path:
+                download_checked(store, _object(place, done.attempt, output, path), file, target)
+                return file
+        raise DamagedError(f"{output} has no file {path}")
+
+
+@contextmanager
+def _whole(store: ObjectStorage, place: str) -> Iterator[None]:
+    """Tells the user of finished outputs that are not there as they were written."""
+    try:
+        yield
     except MissingObjectError:
         raise InputError(f"{store.uri(place)}: the finished outputs are gone; run the same command again") from None
-    except _DamagedError as damage:
+    except DamagedError as damage:
         raise InputError(
             f"{store.uri(place)}: the finished outputs are damaged ({damage}); run the same command again"
         ) from None
@@ -182,9 +200,9 @@ def _parse(record: bytes, names: set[str], some: bool = False) -> Finished:
     try:
         done = Finished.model_validate_json(record)
     except ValidationError:
-        raise _DamagedError("done.json cannot be read") from None
+        raise DamagedError("done.json cannot be read") from None
     if not names <= done.outputs.keys() or (len(names) < len(done.outputs) and not some):
-        raise _DamagedError("done.json names other outputs")
+        raise DamagedError("done.json names other outputs")
     return done
 
 
@@ -196,16 +214,10 @@ def _fetch(store: ObjectStorage, place: str, done: Finished, targets: Mapping[st
             targets[name].mkdir()
         for file in output.files:
             if file.path.startswith("/") or ".." in PurePosixPath(file.path).parts or output.folder == (not file.path):
-                raise _DamagedError(f"done.json has an impossible path {file.path!r}")
+                raise DamagedError(f"done.json has an impossible path {file.path!r}")
             target = targets[name] / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            address = _object(place, done.attempt, name, file.path)
-            try:
-                store.download_file(address, target)
-            except MissingObjectError:
-                raise _DamagedError(f"{store.uri(address)} is missing") from None
-            if target.stat().st_size != file.size or digest_file(target) != file.sha256:
-                raise _DamagedError(f"{store.uri(address)} has other content than was written")
+            download_checked(store, _object(place, done.attempt, name, file.path), file, target)
 
 
 def _object(place: str, attempt: str, name: str, below: str) -> str:

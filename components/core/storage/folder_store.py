@@ -22,6 +22,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from components.core.errors import InputError, StepError
+from components.core.storage.file_swap import swap_if, version_of
 from components.core.storage.interface import MissingObjectError
 from components.core.storage.inventory import StoredObject, UnfinishedUpload
 from components.core.storage.side_by_side import side_by_side
@@ -168,6 +169,24 @@ class FolderStore:
         except FileExistsError:
             return False
         return True
+
+    def get_versioned(self, key: str) -> tuple[bytes, str]:
+        """The object's bytes and their digest, which is their version. Raises as `get`."""
+        content = self.get(key)
+        return content, version_of(content)
+
+    def put_if_version(self, key: str, data: bytes, version: str) -> bool:
+        """Replaces the object only where its content has this digest; of several writers one gets True.
+
+        Raises:
+            InputError: the folder may not be written.
+            StepError: the file system failed, or has no locks.
+        """
+        self._count("puts")
+        with self._errors(key, "conditional put"):
+            path = self.local_path(key)
+            partial = path.with_name(f".{self._mark}-{os.getpid()}-{next(self._number)}.partial")
+            return swap_if(path, version, data, partial)
 
     def exists(self, key: str) -> bool:
         """Whether there is an object at the key."""

@@ -69,6 +69,12 @@ class ObjectStorage(ObjectWriter, Protocol):
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Writes the object only where there is none; of several writers one gets True."""
 
+    def get_versioned(self, key: str) -> tuple[bytes, str]:
+        """The object's bytes and the version that they are of. Raises MissingObjectError where there is none."""
+
+    def put_if_version(self, key: str, data: bytes, version: str) -> bool:
+        """Replaces the object only where it is still of this version; of several writers one gets True."""
+
     def delete(self, key: str) -> None:
         """Deletes one object; a missing one is no error."""
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import obstore
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 _MISSING_KEY = {"NoSuchKey", "404", "NotFound"}
 _REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ExpiredToken", "InvalidToken", "401", "403"}
+_CONFLICT = {"ConditionalRequestConflict", "409"}
+_CONDITION = {"PreconditionFailed", "412"} | _CONFLICT
+_CONFLICTS = 5  # answers 409 to one conditional write before another writer is taken to have won
 _DELETE_BATCH = 1000  # the S3 protocol's limit for one DeleteObjects
 
 
@@ -174,17 +177,29 @@ class ObjectStore:
             InputError: the store refuses the credentials.
             StepError: the store failed.
         """
-        self._count("puts")
-        with self._errors(key, "conditional put"):
-            try:
-                self._control.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, IfNoneMatch="*")
-            except ClientError as error:
-                if _code(error) not in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
-                    raise
-                # An earlier attempt of this very call may have written the object and lost its answer.
-                retried = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
-                return retried and self.exists(key) and self.get(key) == data
-            return True
+        return self._put_where(key, data, IfNoneMatch="*") == "done"
+
+    def get_versioned(self, key: str) -> tuple[bytes, str]:
+        """The object's bytes and its ETag, from one answer. Raises as `get`."""
+        self._count("gets")
+        with self._errors(key, "get"):
+            answer = self._control.get_object(Bucket=self.bucket, Key=self._key(key))
+            return answer["Body"].read(), answer["ETag"]
+
+    def put_if_version(self, key: str, data: bytes, version: str) -> bool:
+        """Replaces the object only where it still has this ETag; of several writers one gets True.
+
+        Where an answer was lost, what is there tells who wrote it: data that no other writer would write make that exact.
+
+        Raises:
+            InputError: the store refuses the credentials.
+            StepError: the store failed.
+        """
+        for _ in range(_CONFLICTS):
+            outcome = self._put_where(key, data, IfMatch=version)
+            if outcome != "conflict":
+                return outcome == "done"
+        return False
 
     def exists(self, key: str) -> bool:
         """Whether there is an object at the key. Raises as `get`, but no MissingObjectError."""
@@ -345,6 +360,23 @@ class ObjectStore:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from None
         finally:
             partial.unlink(missing_ok=True)
+
+    def _put_where(self, key: str, data: bytes, **condition: Any) -> Literal["done", "refused", "conflict"]:
+        """Writes on a condition; "conflict" where another write of the key was under way, whatever has become of that."""
+        self._count("puts")
+        with self._errors(key, "conditional put"):
+            try:
+                self._control.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **condition)
+            except ClientError as error:
+                code = _code(error)
+                if code not in (_CONDITION | _MISSING_KEY if "IfMatch" in condition else _CONDITION):
+                    raise
+                # An earlier attempt of this very call may have written the object and lost its answer.
+                retried = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
+                if retried and self.exists(key) and self.get(key) == data:
+                    return "done"
+                return "conflict" if code in _CONFLICT else "refused"
+            return "done"
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key

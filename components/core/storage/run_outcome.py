@@ -1,6 +1,6 @@
 """How a run ended, in the object store under its key, for whoever waits for it on another machine.
 
-runs/KEY/results/FILE    what the report of a submitted run wrote: pods keep nothing, and KFP's own outputs need KFP's credentials
+runs/KEY/results/FILE    what the report wrote: pods keep nothing, KFP's outputs need its credentials, models tell scores
 runs/KEY/failed/ID.json  a task that failed: KFP tells the state of a task, but not what it said
 """
 

@@ -199,13 +199,14 @@ def whereabouts(store: ObjectWriter) -> str:
     )
 
 
-def read_run(store: ObjectWriter, key: str, folder: Path) -> RunRecord:
+def read_run(store: ObjectWriter, key: str, folder: Path, said: str = "--run") -> RunRecord:
     """Reads a run's record, and brings its manifests and held-out labels into a folder.
 
     Args:
         store: where the run's plates are.
         key: of the run.
         folder: receives screen.json, holdout.json and holdout_labels.csv.
+        said: how the user named the key, for errors.
 
     Raises:
         InputError: there is no such run, or its record is damaged or of a newer version.
@@ -216,7 +217,7 @@ def read_run(store: ObjectWriter, key: str, folder: Path) -> RunRecord:
         for name in (MANIFEST, HOLDOUT, HOLDOUT_LABELS):
             (folder / name).write_bytes(store.get(f"{place}/{name}"))
     except MissingObjectError:
-        raise InputError(f"--run {key}: no such run {whereabouts(store)}") from None
+        raise InputError(f"{said} {key}: no such run {whereabouts(store)}") from None
     try:
         newer = json.loads(content).get("record_schema", 0) > SCHEMA
         record = None if newer else RunRecord.model_validate_json(content)

@@ -96,6 +96,42 @@ def test_of_eight_conditional_writers_one_wins_and_its_data_stay(store: ObjectSt
             assert store.get(key) == b"%d" % won.index(True)
 
 
+def test_an_object_is_replaced_only_where_it_is_of_the_version_that_was_read(store: ObjectStore | FolderStore) -> None:
+    store.put("a/b", b"first")
+    content, first = store.get_versioned("a/b")
+    assert content == b"first"
+    assert store.put_if_version("a/b", b"second", first)
+    assert not store.put_if_version("a/b", b"late", first)
+    content, second = store.get_versioned("a/b")
+    assert (content, second == first) == (b"second", False)
+    assert store.put_if_version("a/b", b"third", second)
+    assert store.get("a/b") == b"third"
+    assert store.list() == ["a/b"]
+    assert list(store.unfinished_uploads("")) == []
+
+
+def test_what_is_not_there_has_no_version_and_is_not_written(store: ObjectStore | FolderStore) -> None:
+    store.put("a", b"x")
+    _, version = store.get_versioned("a")
+    store.delete("a")
+    for key in ("a", "b/c"):
+        with pytest.raises(MissingObjectError, match=store.uri(key)):
+            store.get_versioned(key)
+        assert not store.put_if_version(key, b"y", version)
+    assert store.list() == []
+
+
+def test_of_eight_writers_on_one_version_one_wins_and_its_data_stay(store: ObjectStore | FolderStore) -> None:
+    store.put("a", b"start")
+    with ThreadPoolExecutor(8) as pool:
+        for n in range(12):
+            _, version = store.get_versioned("a")
+            data = [b"%d by %d" % (n, writer) for writer in range(8)]
+            won = list(pool.map(lambda each, version=version: store.put_if_version("a", each, version), data))
+            assert sum(won) == 1
+            assert store.get("a") == data[won.index(True)]
+
+
 def test_threads_share_a_store(store: ObjectStore | FolderStore) -> None:
     def work(n: int) -> bool:
         store.put_many((f"{n}/{i}", b"%d" % (n * i)) for i in range(20))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import pickle
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -80,6 +82,24 @@ def test_a_killed_writer_leaves_whole_objects_and_nothing_else_that_is_listed(st
         assert store.list("") == found
         assert store.delete_prefix("plate/") == len(found)
         assert list(store.root.iterdir()) == []
+
+
+def test_a_writer_that_waited_while_the_file_was_replaced_does_not_write(store: FolderStore):
+    """Whoever waits for the lock waits for a file that has another's place by then."""
+    store.put("a", b"first")
+    path = store.local_path("a")
+    _, version = store.get_versioned("a")
+    file = os.open(path, os.O_RDWR)
+    fcntl.flock(file, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(store.put_if_version, "a", b"late", version)
+        time.sleep(0.2)
+        assert not waiting.done()
+        store.put("a", b"second")
+        os.close(file)
+        assert not waiting.result(10)
+    assert store.get("a") == b"second"
+    assert [entry.name for entry in store.root.iterdir()] == ["a"]
 
 
 def test_writers_and_deleters_of_one_prefix_do_not_trip_each_other(store: FolderStore):

@@ -1,0 +1,109 @@
+"""How commands on an object store are told which one is meant, how old, and that they may remove. Imports neither torch nor kfp."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from components.core.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from components.core.storage.folder_store import FolderStore
+    from components.core.storage.object_store import ObjectStore
+
+Config = Annotated[str | None, typer.Option(help="configuration whose store.bucket and store.prefix are meant")]
+Changes = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE changes one field of --config")]
+Bucket = Annotated[str | None, typer.Option(help="bucket or file:///FOLDER, instead of the configuration's")]
+Prefix = Annotated[str | None, typer.Option(help="key prefix in the bucket or folder, instead of the configuration's")]
+Folder = Annotated[
+    Path | None, typer.Option("--store", help="data of the embedded object store; default the user's cache folder")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="do not ask; for scripts")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="only show what would be removed")]
+
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def duration(text: str) -> timedelta:
+    """A duration as people write it: 90m, 36h, 14d, 2w.
+
+    Raises:
+        InputError: anything else.
+    """
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)([mhdw])", text.strip())
+    if not found:
+        raise InputError(f"--older-than {text!r}: a number and m, h, d or w is expected, for example 36h or 14d")
+    return timedelta(**{_UNITS[found[2]]: float(found[1])})
+
+
+def console_of_terminal() -> Console:
+    """Where results are shown."""
+    from rich.console import Console
+
+    return Console()
+
+
+@contextlib.contextmanager
+def opened_store(
+    config: str | None,
+    changes: Sequence[str] | None,
+    bucket: str | None,
+    prefix: str | None,
+    store_dir: Path | None,
+    console: Console,
+) -> Iterator[FolderStore | ObjectStore]:
+    """The store that the options mean.
+
+    Raises:
+        InputError: options that contradict each other, or a store that is not there.
+    """
+    from components.core.config import RunConfig, StoreConfig, parse
+    from components.core.storage.opening import is_folder, open_existing, open_store
+    from pipelines.local import default_store, storage
+
+    if changes and config is None:
+        raise InputError("--set: changes a configuration; give --config as well, or --bucket and --prefix")
+    meant = RunConfig.load(config, changes or []).store if config is not None else StoreConfig()
+    given = {name: value for name, value in (("bucket", bucket), ("prefix", prefix)) if value is not None}
+    meant = parse(StoreConfig, {**meant.model_dump(), **given}, source="--bucket, --prefix")
+    if is_folder(meant.bucket):
+        if store_dir is not None:
+            console.print("store.bucket is a folder, so --store is not used", style="yellow")
+        yield open_existing(meant.bucket, meant.prefix)
+        return
+    folder = store_dir or default_store()
+    if not os.environ.get("AWS_ENDPOINT_URL") and not folder.is_dir():
+        raise InputError(
+            f"{folder}: there is no object store; give its folder with --store, or set AWS_ENDPOINT_URL and the usual AWS "
+            "variables for your own"
+        )
+    with storage(meant, store_dir, console, create=False) as environment:
+        yield open_store(meant.bucket, meant.prefix, {**os.environ, **environment})
+
+
+def agreed(console: Console, question: str, yes: bool, dry_run: bool) -> bool:
+    """Whether to go on; without a terminal nobody can be asked."""
+    if dry_run:
+        console.print("nothing was removed (--dry-run)")
+        return False
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        console.print(
+            "nothing was removed: this is no terminal, so nobody can be asked; give --yes to remove", soft_wrap=True
+        )
+        return False
+    if typer.confirm(question):
+        return True
+    console.print("nothing was removed")
+    return False

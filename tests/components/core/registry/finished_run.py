@@ -1,0 +1,150 @@
+"""A finished run of the tiny screen as the registry finds it in a store: real manifests and networks, none of them trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from components.core.config import HeadConfig, RunConfig
+from components.core.learning.checkpoints import save_weights
+from components.core.learning.network import Classifier
+from components.core.storage.finished import run_once
+from components.core.storage.folder_store import FolderStore
+from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.run_record import Learned, record_fold, record_step
+from components.normalize.config import NormalizeConfig
+from components.normalize.step import main as normalize
+from tests.components.core.learning.tiny_networks import RUN
+from tests.tiny_screen import CONFIG, LABELLED, UNLABELLED, TinyScreen
+
+Kind = Literal["pseudo_label", "finetune", "pretrain"]
+KEY = "tiny-0123456789ab"
+CELL_TYPES = ("HUVEC", "RPE")
+SCORES = {
+    "out_of_fold": {
+        "raw": {"overall": 0.5, "HUVEC": 0.25, "RPE": 0.75},
+        "group": {"overall": 0.6, "HUVEC": 0.5, "RPE": 0.7},
+        "assigned": {"overall": 0.9, "HUVEC": 0.8, "RPE": 1.0},
+    },
+    "holdout": {
+        stage: {"overall": value, "HUVEC": value} for stage, value in (("raw", 0.4), ("group", 0.45), ("assigned", 0.7))
+    },
+}
+METRICS = {
+    "schema": 1, **SCORES, "folds": [], "throughput": {},
+    "wells": {"out_of_fold": {"overall": 24, "HUVEC": 12, "RPE": 12}, "holdout": {"overall": 6, "HUVEC": 6}},
+    "temperatures": {name: {"raw": 1.5, "group": 1.25, "balanced": 0.5} for name in CELL_TYPES},
+}  # fmt: skip
+TEACHING = {"pseudo_label": {}, "finetune": {"pseudo_labels": "none"}, "pretrain": {"enabled": False}}
+
+
+class FinishedRun:
+    """Writes a run into a store: two cell types, two folds, two backbones; HUVEC-04 is held out."""
+
+    def __init__(
+        self,
+        folder: Path,
+        store: ObjectStore | FolderStore,
+        kind: Kind = "pseudo_label",
+        key: str = KEY,
+        weights: str = "student",
+        code: str = "0.1.0 (sources 0123456789abcdef)",
+        **config: Any,
+    ) -> None:
+        self.folder, self.store, self.kind, self.key = folder, store, kind, key
+        self.config = RunConfig.model_validate(
+            {
+                **RUN.model_dump(),
+                "name": "tiny",
+                "screen": {**CONFIG.screen.model_dump(), "holdout_experiments": ("HUVEC-04",)},
+                "mean_teacher": {**RUN.mean_teacher.model_dump(), **TEACHING[kind]},
+                "predict": {**RUN.predict.model_dump(), "weights": weights},
+                "store": {"bucket": store.uri("")},
+                **config,
+            }
+        )
+        source = folder / "screen"
+        if not source.exists():
+            imaged = (*LABELLED, *UNLABELLED, "RPE-02", "HUVEC-04")
+            TinyScreen(source, imaged, more=("RPE-02", "HUVEC-04"))
+        paths = [str(folder / name) for name in ("screen.json", "holdout.json", "labels.csv")]
+        lineage = json.dumps({"run": key, "code_version": code, "screen": "/data/tiny"})
+        section = self.config.section(NormalizeConfig).model_dump_json()
+        normalize(section, str(source), *paths, whole_config=self.config.model_dump_json(), lineage=lineage)
+        self.screen, self.holdout = (Manifest.read(Path(path)) for path in paths[:2])
+        for fold in (0, 1):
+            for backbone in self.config.backbones:
+                self.pretrain(fold, backbone.name)
+            for cell_type in CELL_TYPES:
+                self.train(cell_type, fold)
+        self.report()
+
+    def network(self, seed: int, backbone: int = 0, **changes: Any) -> Classifier:
+        """An untrained network of the run's own architecture, or of another one."""
+        torch.manual_seed(seed)
+        config = self.config.backbones[backbone].model_copy(update=changes)
+        return Classifier(config, HeadConfig(), len(self.screen.vocabulary.classes), 6, 16)
+
+    def seed(self, fold: int, cell_type: str, backbone: int, role: str) -> int:
+        """Of the network that predicts."""
+        return hash_of(fold, cell_type if self.kind != "pretrain" else "", backbone, role)
+
+    def pretrain(self, fold: int, name: str) -> None:
+        number = [backbone.name for backbone in self.config.backbones].index(name)
+
+        def work(out: Mapping[str, Path]) -> None:
+            save_weights(
+                self.network(self.seed(fold, "", number, "pretrained"), number), out["weights"] / "weights.safetensors"
+            )
+
+        training = [experiment for experiment, own in self.screen.folds.items() if own != fold]
+        self._once("pretrain", f"{fold}{name}", work, lambda place: record_step(
+            self.store, self.screen, place, "pretrain", fold, backbone=name, learned=Learned(experiments=tuple(training))
+        ))  # fmt: skip
+
+    def train(self, cell_type: str, fold: int) -> None:
+        """What comes after pretrain, and the fold's record."""
+
+        def pairs(out: Mapping[str, Path]) -> None:
+            for number, backbone in enumerate(self.config.backbones):
+                for role in ("student", "teacher"):
+                    network = self.network(self.seed(fold, cell_type, number, role), number)
+                    save_weights(network, out["weights"] / f"{backbone.name}.{role}.safetensors")
+
+        def logits(out: Mapping[str, Path]) -> None:
+            out["weights"].mkdir()  # stands for logits, which publishing does not read
+
+        def of_fold(place: str) -> None:
+            record_fold(self.store, self.screen, self.holdout, cell_type, fold, place)
+
+        name = f"{cell_type}{fold}"
+        if self.kind == "finetune":
+            self._once("finetune", name, pairs, lambda place: record_step(
+                self.store, self.screen, place, "finetune", fold, cell_type
+            ))  # fmt: skip
+        if self.kind == "pseudo_label":
+            self._once("pseudo_label", name, pairs, of_fold)
+        else:
+            self._once("infer", name, logits, of_fold)
+
+    def report(self, **changes: Any) -> None:
+        """Results under the run's key; `changes` are of metrics.json."""
+        place = f"runs/{self.key}/results"
+        self.store.put(f"{place}/metrics.json", json.dumps({**METRICS, **changes}).encode())
+        lineage = {"run": self.key, "manifest_digest": self.screen.digest()}
+        self.store.put(f"{place}/lineage.json", json.dumps(lineage).encode())
+
+    def _once(self, step: str, name: str, work: Any, finished: Any) -> None:
+        out = self.folder / "work" / self.key / step / name / "weights"
+        inputs = {"key": self.key, "name": name, "kind": self.kind}
+        run_once(self.store, step, inputs, {"weights": out}, work, finished=finished)
+
+
+def hash_of(*parts: object) -> int:
+    """A seed that tells networks apart."""
+    return sum(ord(letter) * 31**n for n, letter in enumerate(repr(parts))) % 2**31

@@ -1,0 +1,226 @@
+"""The champion: one writer wins, nothing is lost or half-written, a rollback goes back, and damage is named."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+import pytest
+
+from components.core.errors import InputError
+from components.core.registry.champion import CHAMPION, Champion, promote, read_champion, rollback, who
+from components.core.storage.embedded import EmbeddedStore
+from components.core.storage.folder_store import FolderStore
+from components.core.storage.object_store import ObjectStore
+from tests.components.core.registry.promoters import CONTEXT, for_ever, in_rounds, until_promoted
+from tests.components.core.registry.small_models import put_model
+
+PROMOTERS, ROUNDS = 20, 6
+
+
+@pytest.fixture
+def store(either_store: ObjectStore | FolderStore) -> ObjectStore | FolderStore:
+    return either_store
+
+
+@pytest.fixture
+def environment(store: ObjectStore | FolderStore, request: pytest.FixtureRequest) -> Mapping[str, str]:
+    """What leads another process to the store."""
+    if isinstance(store, FolderStore):
+        return {}
+    server: EmbeddedStore = request.getfixturevalue("embedded_store")
+    return server.environment()
+
+
+def champion_of(store: ObjectStore | FolderStore) -> Champion:
+    found = read_champion(store)
+    assert found is not None
+    return found
+
+
+def test_of_twenty_promoters_exactly_one_wins_each_round(
+    store: ObjectStore | FolderStore, environment: Mapping[str, str]
+) -> None:
+    models = [put_model(store, number) for number in range(PROMOTERS)]
+    barrier, told = CONTEXT.Barrier(PROMOTERS), CONTEXT.Queue()
+    processes = [
+        CONTEXT.Process(target=in_rounds, args=(store.uri(""), environment, n, models[n], ROUNDS, barrier, told))
+        for n in range(PROMOTERS)
+    ]
+    for process in processes:
+        process.start()
+    outcomes = [told.get(timeout=120) for _ in range(PROMOTERS * ROUNDS)]
+    for process in processes:
+        process.join(60)
+    champion = champion_of(store)
+    assert [reign.generation for reign in champion.reigns] == list(range(ROUNDS, 0, -1))
+    winner = {reign.why: reign.by for reign in champion.reigns}
+    holder = None
+    for n in range(ROUNDS):
+        of_round = {number: outcome for r, number, outcome, _ in outcomes if r == n}
+        counts = Counter(of_round.values())
+        # Whose model was the champion at the beginning has nothing to write, unless it comes too late to know.
+        assert {number for number, outcome in of_round.items() if outcome == "already"} <= {holder}
+        assert counts["promoted"] == 1
+        assert sum(counts.values()) == PROMOTERS
+        (holder,) = (number for number, outcome in of_round.items() if outcome == "promoted")
+        assert winner[f"round {n}"] == f"promoter {holder}"
+    assert champion.now.fingerprint == models[holder]
+
+
+def test_every_promotion_is_in_the_history_once_and_no_reader_sees_half_of_one(
+    store: ObjectStore | FolderStore, environment: Mapping[str, str]
+) -> None:
+    models = [put_model(store, number) for number in range(PROMOTERS)]
+    barrier, told = CONTEXT.Barrier(PROMOTERS), CONTEXT.Queue()
+    processes = [
+        CONTEXT.Process(target=until_promoted, args=(store.uri(""), environment, n, models[n], barrier, told))
+        for n in range(PROMOTERS)
+    ]
+    for process in processes:
+        process.start()
+    tries, generations = {}, [0]
+    while len(tries) < PROMOTERS:
+        seen = read_champion(store)  # an object that is not whole would be refused
+        generations.append(seen.now.generation if seen else 0)
+        try:
+            number, count = told.get(timeout=0.01)
+            tries[number] = count
+        except queue.Empty:
+            assert any(process.is_alive() for process in processes) or not told.empty()
+    for process in processes:
+        process.join(60)
+    assert generations == sorted(generations)
+    champion = champion_of(store)
+    assert sorted(reign.fingerprint for reign in champion.reigns) == sorted(models)
+    assert [reign.generation for reign in champion.reigns] == list(range(PROMOTERS, 0, -1))
+
+
+def test_killed_promoters_leave_a_whole_champion_and_hold_nobody_up(
+    store: ObjectStore | FolderStore, environment: Mapping[str, str]
+) -> None:
+    models = tuple(put_model(store, number) for number in range(3))
+    for attempt in range(5):
+        ready = CONTEXT.Semaphore(0)
+        processes = [
+            CONTEXT.Process(target=for_ever, args=(store.uri(""), environment, n, models, ready)) for n in range(3)
+        ]
+        for process in processes:
+            process.start()
+        assert ready.acquire(timeout=60)
+        time.sleep(0.01 * attempt)
+        for process in processes:
+            os.kill(process.pid or 0, signal.SIGKILL)
+        for process in processes:
+            process.join(60)
+        before = champion_of(store)
+        assert [reign.generation for reign in before.reigns] == list(range(before.now.generation, 0, -1))
+        other = next(model for model in models if model != before.now.fingerprint)
+        change = promote(store, other, "after the kill", expected=before.now.generation)
+        assert (change.outcome, change.champion.now.generation) == ("promoted", before.now.generation + 1)
+
+
+def test_a_promotion_on_an_earlier_champion_changes_nothing(store: ObjectStore | FolderStore) -> None:
+    first, second, third = (put_model(store, number) for number in range(3))
+    assert promote(store, first, "first", expected=0).outcome == "promoted"
+    assert promote(store, second, "second", expected=1).outcome == "promoted"
+    before = store.get(CHAMPION)
+    late = promote(store, third, "late", expected=1)
+    assert (late.outcome, late.champion.now.fingerprint) == ("overtaken", second)
+    assert promote(store, third, "late", expected=0).outcome == "overtaken"
+    assert promote(store, second, "again").outcome == "already"
+    assert store.get(CHAMPION) == before
+
+
+def test_a_lost_answer_is_found_again_in_the_history(
+    store: ObjectStore | FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write was done, its answer was lost, and another promoter has followed before anybody looked."""
+    first, second, third = (put_model(store, number) for number in range(3))
+    promote(store, first, "first")
+    write = type(store).put_if_version
+
+    def losing(self: ObjectStore | FolderStore, key: str, data: bytes, version: str) -> bool:
+        monkeypatch.undo()
+        assert write(self, key, data, version)
+        assert promote(store, third, "third").outcome == "promoted"
+        return False
+
+    monkeypatch.setattr(type(store), "put_if_version", losing)
+    change = promote(store, second, "second")
+    assert (change.outcome, change.champion.now.fingerprint) == ("promoted", third)
+    assert [reign.why for reign in champion_of(store).reigns] == ["third", "second", "first"]
+
+
+def test_rollbacks_go_back_one_champion_each_and_stop_at_the_first(store: ObjectStore | FolderStore) -> None:
+    a, b, c, d = (put_model(store, number) for number in range(4))
+    for model in (a, b, c):
+        promote(store, model, "better")
+    assert rollback(store, "worse on new plates").champion.now.fingerprint == b
+    assert champion_of(store).now.restores == 2
+    assert rollback(store, "still worse").champion.now.fingerprint == a
+    with pytest.raises(InputError, match="there is no champion before this one; promote another model instead"):
+        rollback(store, "no more")
+    promote(store, d, "better")
+    assert rollback(store, "worse", expected=champion_of(store).now.generation).champion.now.fingerprint == a
+    assert rollback(store, "too late", expected=1).outcome == "overtaken"
+    assert [reign.fingerprint for reign in champion_of(store).reigns] == [a, d, a, b, c, b, a]
+
+
+def test_without_a_champion_or_model_nothing_is_written(store: ObjectStore | FolderStore) -> None:
+    model = put_model(store, 1)
+    assert read_champion(store) is None
+    for call, message in (
+        (lambda: rollback(store, "x"), "there is no champion to go back from"),
+        (lambda: promote(store, model, "x", expected=3), "there is no champion, but generation 3 is expected"),
+        (lambda: promote(store, "0" * 64, "x"), "there is no such model; publish its run"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+    assert not store.exists(CHAMPION)
+
+
+def test_a_model_that_was_removed_is_not_gone_back_to(store: ObjectStore | FolderStore) -> None:
+    first, second = put_model(store, 1), put_model(store, 2)
+    promote(store, first, "x")
+    promote(store, second, "x")
+    store.delete_prefix(f"models/{first}/")
+    before = store.get(CHAMPION)
+    with pytest.raises(InputError, match=f"models/{first}: there is no such model"):
+        rollback(store, "x")
+    assert store.get(CHAMPION) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "damaged, so which model is the champion is not known"),
+        (b"{", "damaged"),
+        (b"[]", "damaged"),
+        (b'{"champion_schema": 1}', "damaged"),
+        (
+            b'{"champion_schema": 2, "new": 1}',
+            r"champion schema 2 is newer than this version reads \(1\); upgrade",
+        ),
+    ],
+)
+def test_a_champion_that_cannot_be_read_is_named_and_left_alone(
+    store: ObjectStore | FolderStore, content: bytes, message: str
+) -> None:
+    model = put_model(store, 1)
+    store.put(CHAMPION, content)
+    for call in (lambda: read_champion(store), lambda: promote(store, model, "x"), lambda: rollback(store, "x")):
+        with pytest.raises(InputError, match=rf"models/champion.json: {message}") as raised:
+            call()
+        assert "\n" not in str(raised.value)
+    assert store.get(CHAMPION) == content
+
+
+def test_who_promotes_is_told_by_the_environment() -> None:
+    assert who({"GITHUB_ACTOR": "ada", "GITHUB_RUN_ID": "17"}) == "ada (GitHub run 17)"
+    assert who({"GITHUB_RUN_ID": "17"}) == "(GitHub run 17)"
+    assert who({}) != ""

@@ -1,0 +1,297 @@
+"""Publishing a run: all three kinds of training, whole or not at all, once, and refused where something is missing."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from components.core.errors import InputError, StepError
+from components.core.prior.plate_groups import labelled_treatments, learn_groups
+from components.core.registry.model_manifest import ModelManifest
+from components.core.registry.opened_model import open_model
+from components.core.registry.plate_design import groups_of
+from components.core.registry.publishing import model_fingerprint, publish
+from components.core.screen.histograms import domain_statistics
+from components.core.storage.folder_store import FolderStore
+from components.core.storage.object_store import ObjectStore
+from tests.components.core.learning.tiny_networks import weights_of
+from tests.components.core.registry.finished_run import CELL_TYPES, KEY, SCORES, FinishedRun, Kind
+
+
+@pytest.fixture
+def run(tmp_path: Path, either_store: ObjectStore | FolderStore) -> FinishedRun:
+    return FinishedRun(tmp_path, either_store)
+
+
+@pytest.fixture
+def in_folder(tmp_path: Path) -> FinishedRun:
+    """For what does not depend on the store."""
+    (tmp_path / "store").mkdir()
+    return FinishedRun(tmp_path, FolderStore(tmp_path / "store"))
+
+
+def below_models(store: Any) -> list[str]:
+    return [key.partition("/")[2] for key in store.list("models/")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "role"),
+    [("pseudo_label", "student"), ("pseudo_label", "teacher"), ("finetune", "teacher"), ("pretrain", "student")],
+)
+def test_the_networks_that_predict_come_back_bit_for_bit(tmp_path: Path, kind: Kind, role: str) -> None:
+    (tmp_path / "store").mkdir()
+    run = FinishedRun(tmp_path, FolderStore(tmp_path / "store"), kind, weights=role)
+    role = "pretrained" if kind == "pretrain" else role
+    model = publish(run.store, KEY).model
+    assert model.predicted_by == role
+    opened = open_model(run.store, model.fingerprint[:6], tmp_path / "here")
+    names = [backbone.name for backbone in run.config.backbones]
+    assert sorted(opened.weights) == sorted((fold, of, name) for fold in (0, 1) for of in CELL_TYPES for name in names)
+    for (fold, cell_type, name), path in opened.weights.items():
+        number = names.index(name)
+        expected = weights_of(run.network(run.seed(fold, cell_type, number, role), number))
+        found = load_file(str(path))
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[tensor], expected[tensor]) for tensor in expected)
+    assert len(model.networks) == (4 if kind == "pretrain" else 8)
+    assert opened.networks("RPE")[1].keys() == set(names)
+
+
+def test_a_model_says_what_it_was_trained_on_and_how_well_it_names(run: FinishedRun) -> None:
+    published = publish(run.store, KEY)
+    model = published.model
+    assert published.new
+    assert (model.run, model.name, model.channels, model.image_size) == (KEY, "tiny", 6, 16)
+    assert model.run_config() == run.config
+    assert model.folds == dict.fromkeys(CELL_TYPES, (0, 1))
+    assert model.vocabulary == run.screen.vocabulary
+    assert model.taught.experiments == ("HUVEC-01", "HUVEC-02", "RPE-01", "RPE-02")
+    assert (model.unlabelled, model.held_out) == (("HUVEC-03",), ("HUVEC-04",))
+    assert model.experiment_folds == run.screen.folds
+    assert model.scores == SCORES
+    assert model.temperatures["RPE"] == {"raw": 1.5, "group": 1.25, "balanced": 0.5}
+    assert (model.score("holdout", "assigned"), model.score("unlabelled", "raw")) == (0.7, None)
+    kept = ModelManifest.model_validate_json(run.store.get(f"models/{model.fingerprint}/manifest.json"))
+    assert kept == model
+
+
+def test_the_prior_and_the_plates_come_back_as_they_were(run: FinishedRun, tmp_path: Path) -> None:
+    opened = open_model(run.store, publish(run.store, KEY).model.fingerprint, tmp_path / "here")
+    design = opened.manifest.design
+    assert design is not None
+    treatments = run.screen.vocabulary.treatments
+    expected = learn_groups(labelled_treatments(run.screen.plates), treatments)
+    found = groups_of(design, treatments)
+    assert (found.plates, found.arrangements) == (expected.plates, expected.arrangements)
+    assert all(np.array_equal(a, b) for a, b in zip(found.members, expected.members, strict=True))
+    assert [(p.experiment, p.plate, p.labelled, p.histograms) for p in opened.plates()] == [
+        (p.experiment, p.plate, p.labelled, p.histograms) for p in run.screen.plates
+    ]
+    for domain in ("global", "cell_type", "plate"):
+        known, again = (domain_statistics(manifest, domain) for manifest in (run.screen, opened.reference()))
+        assert known.keys() == again.keys()
+        assert all(np.array_equal(known[plate], again[plate]) for plate in known)
+    assert json.loads((opened.folder / "metrics.json").read_text())["out_of_fold"] == SCORES["out_of_fold"]
+    assert type(run.config).load(str(opened.folder / "config.yaml")) == run.config
+
+
+def test_without_the_prior_a_model_has_no_design(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    run = FinishedRun(tmp_path, FolderStore(tmp_path / "store"), prior={"enabled": False})
+    assert publish(run.store, KEY).model.design is None
+
+
+def test_the_card_tells_scores_with_and_without_the_prior_limits_and_licence(
+    in_folder: FinishedRun, tmp_path: Path
+) -> None:
+    card = (
+        open_model(in_folder.store, publish(in_folder.store, KEY).model.short, tmp_path / "a").folder / "card.md"
+    ).read_text()
+    rows = [line for line in card.splitlines() if line.startswith("| ")]
+    assert "| raw (without the prior) | 50.0 % | 25.0 % | 75.0 % |" in rows
+    assert "| assigned (one well per siRNA and plate) | 90.0 % | 80.0 % | 100.0 % |" in rows
+    assert "| wells | 6 | 6 |" in rows
+    assert "labels were never seen: not scored." in card
+    assert "labels learned from: HUVEC-01, HUVEC-02, RPE-01, RPE-02" in card
+    assert "not stated (`card.data_licence` in the configuration)" in card
+    assert "held out: HUVEC-04" in card
+    for limit in ("batch effects", "plates of another design", "transductive", "inductively"):
+        assert limit in card
+
+
+def test_a_stated_licence_stands_in_the_card_and_makes_no_other_model(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    store = FolderStore(tmp_path / "store")
+    first = FinishedRun(tmp_path, store)
+    fingerprint = publish(store, KEY).model.fingerprint
+    stated = FinishedRun(tmp_path, store, key="tiny-2", card={"data_licence": "CC BY 4.0"})
+    again = publish(store, stated.key)
+    assert (again.new, again.model.fingerprint, again.model.run) == (False, fingerprint, first.key)
+    store.delete_prefix("models/")
+    model = publish(store, stated.key).model
+    assert "## Licence of the data\n\nCC BY 4.0" in store.get(model.key("card.md")).decode()
+
+
+def test_publishing_again_writes_nothing(run: FinishedRun) -> None:
+    first = publish(run.store, KEY)
+    before = {key: run.store.get(key) for key in run.store.list("models/")}
+    again = publish(run.store, KEY)
+    assert (again.new, again.model) == (False, first.model)
+    assert {key: run.store.get(key) for key in run.store.list("models/")} == before
+
+
+def test_of_publishers_side_by_side_one_leaves_its_files(run: FinishedRun, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        published = list(pool.map(lambda _: publish(run.store, KEY), range(6)))
+    assert sum(each.new for each in published) == 1
+    assert len({each.model.attempt for each in published}) == 1
+    model = published[0].model
+    expected = {f"{model.fingerprint}/manifest.json"}
+    expected |= {model.key(file.path).partition("/")[2] for file in (*model.files, *model.networks)}
+    assert set(below_models(run.store)) == expected
+    open_model(run.store, model.fingerprint, tmp_path / "here")
+
+
+def test_a_publisher_that_fails_leaves_nothing_and_the_next_one_publishes(
+    in_folder: FinishedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = in_folder.store
+    upload, calls = FolderStore.upload_file, []
+
+    def failing(self: FolderStore, path: Path, key: str) -> None:
+        calls.append(key)
+        if len(calls) == 5:
+            raise StepError("the disk is full")
+        upload(self, path, key)
+
+    monkeypatch.setattr(FolderStore, "upload_file", failing)
+    with pytest.raises(StepError, match="the disk is full"):
+        publish(store, KEY)
+    assert len(calls) == 5
+    assert below_models(store) == []
+    assert publish(store, KEY).new
+
+
+def test_the_fingerprint_is_of_what_decides_and_of_nothing_else(in_folder: FinishedRun) -> None:
+    config, folds = in_folder.config, {"HUVEC": (0, 1)}
+
+    def of(**changes: Any) -> str:
+        given = {"config": config, "screen": "a", "holdout": "b", "code_version": "1 (sources 12ab)", "folds": folds}
+        return model_fingerprint(**{**given, **changes})
+
+    assert of() == of(code_version="2 (commit 77, sources 12ab)", folds={"HUVEC": (1, 0)})
+    assert of() == of(config=config.model_copy(update={"local": config.local.model_copy(update={"threads": 7})}))
+    others = [of(screen="c"), of(holdout="c"), of(code_version="1 (sources 12ac)"), of(folds={"HUVEC": (0,)}),
+              of(config=config.model_copy(update={"seed": 4}))]  # fmt: skip
+    assert len({of(), *others}) == 6
+
+
+PARTIAL = {"quorum": 1, "folds": {"HUVEC": [0, 1], "RPE": [0]}, "missing": {"HUVEC": [], "RPE": [1]}}
+
+
+def _no_report(run: FinishedRun) -> None:
+    run.store.delete_prefix(f"runs/{KEY}/results/")
+
+
+def _report_of_earlier_screen(run: FinishedRun) -> None:
+    run.store.put(f"runs/{KEY}/results/lineage.json", b'{"manifest_digest": "earlier"}')
+
+
+def _damaged_report(run: FinishedRun) -> None:
+    run.store.put(f"runs/{KEY}/results/metrics.json", b"[1")
+
+
+def _lost_fold(run: FinishedRun) -> None:
+    run.store.delete(f"runs/{KEY}/folds/RPE/1.json")
+
+
+def _lost_part(run: FinishedRun) -> None:
+    """A fold that the report of a partial run has the scores of is gone."""
+    run.store.delete(f"runs/{KEY}/folds/HUVEC/1.json")
+    run.report(partial=PARTIAL)
+
+
+def _lost_step(run: FinishedRun) -> None:
+    run.store.delete(f"runs/{KEY}/steps/pretrain/1/slim.json")
+
+
+def _lost_outputs(run: FinishedRun) -> None:
+    run.store.delete_prefix("finished/pseudo_label/")
+
+
+def _damaged_weights(run: FinishedRun) -> None:
+    for key in run.store.list("finished/pseudo_label/"):
+        if key.endswith("small.student.safetensors"):
+            run.store.put(key, b"x")
+
+
+def _another_architecture(run: FinishedRun) -> None:
+    """A step's weights are not of the configuration that the run is recorded with."""
+    record = json.loads(run.store.get(f"runs/{KEY}/run.json"))
+    record["config"]["backbones"][0]["exit"] = [8, 12, 20]
+    run.store.put(f"runs/{KEY}/run.json", json.dumps(record).encode())
+
+
+def _newer_record(run: FinishedRun) -> None:
+    record = json.loads(run.store.get(f"runs/{KEY}/run.json"))
+    run.store.put(f"runs/{KEY}/run.json", json.dumps({**record, "record_schema": 2}).encode())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_no_report, f"run {KEY} has no report yet; run it again to its end, or end it with `cellsignal finish`"),
+        (_report_of_earlier_screen, "the report is of an earlier screen"),
+        (_damaged_report, f"damaged; run {KEY} again to its end"),
+        (_lost_fold, f"run {KEY}: fold 1 of RPE has no networks for the run's present screen"),
+        (_lost_part, f"run {KEY}: fold 1 of HUVEC has no networks for the run's present screen"),
+        (_lost_step, "steps/pretrain/1/slim.json: missing or damaged"),
+        (_lost_outputs, "the finished outputs are gone"),
+        (_damaged_weights, "the finished outputs are damaged"),
+        (
+            _another_architecture,
+            "weights/0/HUVEC/small.safetensors: weights of another architecture "
+            "(backbone.exit.4.1.weight: expected (20, 12, 1, 1), got (16, 12, 1, 1))",
+        ),
+        (_newer_record, "of a newer version of cellsignal; upgrade"),
+    ],
+)
+def test_what_is_not_whole_is_refused_in_one_line_and_nothing_is_published(
+    in_folder: FinishedRun, spoil: Any, message: str
+) -> None:
+    spoil(in_folder)
+    with pytest.raises(InputError) as raised:
+        publish(in_folder.store, KEY)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert below_models(in_folder.store) == []
+
+
+def test_an_unknown_run_is_named_with_those_there_are(in_folder: FinishedRun) -> None:
+    with pytest.raises(InputError, match=rf"^run other-1: no such run below .* \(runs there: {KEY}\)"):
+        publish(in_folder.store, "other-1")
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["missing", "trained after the report"])
+def test_a_partial_run_is_published_with_the_folds_that_its_scores_are_of(
+    in_folder: FinishedRun, tmp_path: Path, later: bool
+) -> None:
+    if not later:
+        _lost_fold(in_folder)
+    in_folder.report(partial=PARTIAL)
+    model = publish(in_folder.store, KEY).model
+    assert model.partial
+    assert model.folds == {"HUVEC": (0, 1), "RPE": (0,)}
+    opened = open_model(in_folder.store, model.short, tmp_path / "here", cell_types=["RPE"])
+    assert sorted(opened.weights) == [(0, "RPE", "slim"), (0, "RPE", "small")]
+    assert "(others of the run are missing)" in (opened.folder / "card.md").read_text()
+    in_folder.report()
+    if later:
+        assert publish(in_folder.store, KEY).model.fingerprint != model.fingerprint

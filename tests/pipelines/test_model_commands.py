@@ -1,0 +1,199 @@
+"""`cellsignal models`: what it shows, what it changes, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from components.core.errors import InputError
+from components.core.registry.champion import CHAMPION, promote, read_champion
+from components.core.storage.embedded import EmbeddedStore
+from components.core.storage.folder_store import FolderStore
+from components.core.storage.object_store import ObjectStore
+from pipelines.cli import app
+from tests.components.core.registry.finished_run import KEY, FinishedRun
+from tests.components.core.registry.small_models import put_model
+from tests.pipelines.tiny_run import Cellsignal
+
+
+def options_of(store: ObjectStore | FolderStore) -> list[str]:
+    return ["--bucket", store.uri("")] if isinstance(store, FolderStore) else ["--prefix", store.prefix]
+
+
+def invoke(store: ObjectStore | FolderStore, *arguments: str, code: int = 0, width: int = 200) -> Result:
+    done = CliRunner().invoke(app, ["models", *arguments, *options_of(store)], env={"COLUMNS": str(width)})
+    if isinstance(done.exception, InputError):
+        raise done.exception
+    assert done.exit_code == code, done.output
+    return done
+
+
+def rows(done: Result) -> list[str]:
+    return [" ".join(line.split()) for line in done.output.splitlines()]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> FinishedRun:
+    (tmp_path / "lab").mkdir()
+    return FinishedRun(tmp_path, FolderStore(tmp_path / "lab"))
+
+
+def generation(store: ObjectStore | FolderStore) -> int:
+    champion = read_champion(store)
+    return champion.now.generation if champion else 0
+
+
+def test_a_run_is_published_promoted_listed_and_shown(tmp_path: Path, either_store: ObjectStore | FolderStore) -> None:
+    store = either_store
+    run = FinishedRun(tmp_path, store)
+    assert f"{store.uri('')}: no models" in invoke(store, "list").output
+    said = invoke(store, "publish", KEY).output.splitlines()[-1]
+    short = said.split()[1]
+    assert said.startswith(f"model {short} published: {store.uri('models')}/{short}")
+    assert f"model {short} was published before" in invoke(store, "publish", KEY).output
+    listed = rows(invoke(store, "list"))
+    assert any(
+        line.startswith(f"{short} ") and line.endswith(f"{KEY} HUVEC RPE 50.0→90.0 40.0→70.0") for line in listed
+    )
+    assert "no model has been promoted yet" in listed
+    assert generation(store) == 0
+
+    promoted = invoke(store, "promote", KEY, "--reason", "the first")
+    assert rows(promoted)[-1] == f"model {short} is the champion, generation 1"
+    assert rows(invoke(store, "promote", short[:6], "--reason", "again"))[-1] == (
+        f"model {short} is the champion already, generation 1"
+    )
+    assert any(line.startswith(f"*{short} ") for line in rows(invoke(store, "list")))
+    shown = rows(invoke(store, "show"))
+    for line in (
+        "folds HUVEC 0 1; RPE 0 1",
+        "images 6 channels, 16 x 16 pixels",
+        "labels of HUVEC-01, HUVEC-02, RPE-01, RPE-02",
+        "held out HUVEC-04",
+        "plate design 2 groups",
+        "temperatures HUVEC raw 1.50 group 1.25 balanced 0.50; RPE raw 1.50 group 1.25 balanced 0.50",
+    ):
+        assert line in shown
+    assert any(line.startswith("│ out of fold │ raw │ 50.0 │ 25.0 │ 75.0 │ 24 │") for line in shown)
+    assert any(line.startswith(f"1 {short} ") and line.endswith("the first") for line in shown)
+    card = invoke(store, "show", "champion", "--card").output
+    assert card == store.get(next(key for key in store.list("models/") if key.endswith("/card.md"))).decode()
+    assert run.kind == "pseudo_label"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_no_line_of_the_tables_is_cut(tmp_path: Path, width: int) -> None:
+    store = FolderStore(tmp_path)
+    four = ("HUVEC", "RPE", "HEPG2", "U2OS")
+    best = {stage: {"overall": 1.0} for stage in ("raw", "assigned")}
+    scores = {"out_of_fold": best, "holdout": best}
+    key = "weekly-plates-2026-nov-0123456789ab"
+    first = put_model(store, 1, run=key, cell_types=four, scores=scores, partial=True)
+    promote(
+        store, first, "better on [both] of the experiments that were held out", by="octocat (GitHub run 1234567890)"
+    )
+    listed = invoke(store, "list", width=width).output
+    assert listed.count("100.0→100.0") == 2
+    assert max(map(len, listed.splitlines())) <= width
+    lines = listed.splitlines()
+    begin = next(line for line in lines if "created" in line).index("run")
+    # The run's key is folded into its column, and nothing of it is lost.
+    column = "".join(line[begin : begin + 37].split("  ")[0].strip() for line in lines[3:8])
+    assert f"{key}(partial)" in column.replace(" ", "")
+
+
+def test_a_reason_is_shown_as_it_was_written(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    fingerprint = FinishedRun(tmp_path / "run", FolderStore(tmp_path)).key
+    invoke(store, "promote", fingerprint, "--reason", "better  on [both]\nexperiments")
+    assert any(line.endswith("better on [both] experiments") for line in rows(invoke(store, "show")))
+
+
+def test_whoever_decided_on_an_earlier_champion_is_told_so_with_exit_code_4(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    first, second = put_model(store, 1), put_model(store, 2)
+    invoke(store, "promote", first[:8], "--reason", "x", "--expect", "0")
+    before = store.get(CHAMPION)
+    late = invoke(store, "promote", second[:8], "--reason", "y", "--expect", "0", code=4)
+    assert f"promoted {first[:12]} meanwhile (generation 1); look at it with `cellsignal models show`" in late.output
+    assert "not promoted" in invoke(store, "rollback", "--reason", "y", "--expect", "7", code=4).output
+    assert store.get(CHAMPION) == before
+
+
+def test_a_rollback_says_which_model_is_the_champion_again(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    first, second = put_model(store, 1), put_model(store, 2)
+    for model in (first, second):
+        invoke(store, "promote", model[:8], "--reason", "x")
+    assert f"model {first[:12]} is the champion, generation 3" in invoke(store, "rollback", "--reason", "bad").output
+
+
+def test_a_model_that_cannot_be_read_is_listed_and_named(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    damaged = put_model(store, 1)
+    store.put(f"models/{damaged}/manifest.json", b'{"model_schema": 2}')
+    listed = rows(invoke(store, "list"))
+    assert f"{damaged[:12]} – (cannot be read)" in listed
+    assert any("model schema 2 is newer than this version reads (1); upgrade cellsignal" in line for line in listed)
+
+
+def test_gc_shows_asks_removes_and_leaves_what_a_rollback_needs(either_store: ObjectStore | FolderStore) -> None:
+    store = either_store
+    models = [put_model(store, number) for number in range(4)]
+    for model in models[:3]:
+        promote(store, model, "x")
+    assert f"{store.uri('models')}: nothing to remove" in invoke(store, "gc", "--yes").output
+    everything = store.list("models/")
+    shown = invoke(store, "gc", "--older-than", "0m", "--keep", "1")
+    assert f"{store.uri('models')}: older than 0m, and neither the champion nor one of the 1 before it" in shown.output
+    assert [line for line in rows(shown) if line.startswith("model ")] == [
+        line for line in rows(shown) if models[0][:12] in line or models[3][:12] in line
+    ]
+    assert "nothing was removed: this is no terminal" in shown.output
+    assert "nothing was removed (--dry-run)" in invoke(store, "gc", "--older-than", "0m", "--dry-run").output
+    assert store.list("models/") == everything
+    assert "removed 4 objects" in invoke(store, "gc", "--older-than", "0m", "--keep", "1", "--yes").output
+    assert {key.split("/")[1] for key in store.list("models/")} == {"champion.json", models[1], models[2]}
+
+
+def test_removing_what_no_run_needs_leaves_models_alone(run: FinishedRun) -> None:
+    invoke(run.store, "promote", KEY, "--reason", "x")
+    before = {key: run.store.get(key) for key in run.store.list("models/")}
+    for arguments in (["forget", KEY], ["gc", "--older-than", "0m"]):
+        done = CliRunner().invoke(app, ["store", *arguments, "--yes", *options_of(run.store)])
+        assert done.exit_code == 0, done.output
+    assert run.store.list("finished/") == run.store.list("plates/") == []
+    assert {key: run.store.get(key) for key in run.store.list("models/")} == before
+    assert "champion" in invoke(run.store, "show").output
+
+
+def test_bad_usage_is_one_line_exit_code_2_and_an_untouched_registry(
+    cellsignal: Cellsignal, embedded_store: EmbeddedStore, tmp_path: Path
+) -> None:
+    (tmp_path / "lab").mkdir()
+    store = FolderStore(tmp_path / "lab")
+    model = put_model(store, 1)[:8]
+    before = store.list("")
+    lab = ("--bucket", store.uri(""))
+    for arguments, message in (
+        (["show"], "models/champion.json: no model has been promoted yet"),
+        (["show", "0000000"], "0000000: no such model below"),
+        (["show", "newest"], "newest: neither `champion` nor the first digits of a model's fingerprint"),
+        (["promote", model, "--reason", " "], "--reason: is empty; say why"),
+        (["promote", model, "--reason", "x", "--expect", "3"], "there is no champion, but generation 3 is expected"),
+        (["promote", "some-run", "--reason", "x"], "run some-run: no such run below"),
+        (["publish", "some/where"], "run some/where: neither a key nor a folder of a run"),
+        (["publish", f"{store.uri('')}/runs/some-run"], "leave --config, --bucket and --prefix out"),
+        (["rollback", "--reason", "x"], "there is no champion to go back from; promote a model first"),
+        (["gc", "--older-than", "soon"], "--older-than 'soon': a number and m, h, d or w is expected"),
+    ):
+        assert message in cellsignal.refused("models", *arguments, *lab)
+    store.put(CHAMPION, b"{")
+    for arguments in (["list"], ["show"], ["promote", model, "--reason", "x"], ["gc"]):
+        assert "models/champion.json: damaged" in cellsignal.refused("models", *arguments, *lab)
+    assert store.get(CHAMPION) == b"{"
+    assert store.list("") == sorted([*before, CHAMPION])
+    environment = embedded_store.environment()
+    assert "no such bucket" in cellsignal.refused("models", "list", "--bucket", "elsewhere", environment=environment)
