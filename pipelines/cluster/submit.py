@@ -22,6 +22,7 @@ from pipelines.cluster.login import Login
 from pipelines.cluster.outcome import check_out
 from pipelines.cluster.submission import prepare
 from pipelines.cluster.submit_checks import check_submission
+from pipelines.cluster_checks import preemption_remarks
 from pipelines.code_version import code_commit
 from pipelines.compiling import compiled, images_of, known_lineage
 from pipelines.image_record import RECORD
@@ -75,7 +76,8 @@ def submit(config: RunConfig, order: Order, console: Console, pace: Pace | None 
     out = order.out or Path("runs") / key
     if order.wait:
         check_out(out, key)
-    for remark in (*checked.remarks, *lineage["warnings"]):
+    preemption = () if order.resubmit else preemption_remarks(config)
+    for remark in (*checked.remarks, *preemption, *lineage["warnings"]):
         warn(console, remark)
     endpoint = Endpoint(order.endpoint, Login.from_environment(), config.cluster.namespace)
     if not endpoint.multi_user:

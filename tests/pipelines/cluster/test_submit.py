@@ -271,6 +271,19 @@ def test_resubmit_goes_on_under_the_same_key_until_it_succeeds(submitting: Submi
     assert store.list(f"runs/{key(shown)}/failed/") == []  # what earlier attempts said is not the last one's
 
 
+def test_who_lets_pods_be_taken_away_is_told_that_kubeflow_does_not_try_them_again(
+    submitting: Submitting, server: KfpServer
+):
+    line = "Kubeflow tries no pod again that is taken from its node"
+    assert line not in submitting()
+    cluster = submitting.config.cluster
+    steps = cluster.steps.model_copy(update={"pretrain": cluster.steps.pretrain.model_copy(update={"spot": True})})
+    submitting.config = submitting.config.model_copy(update={"cluster": cluster.model_copy(update={"steps": steps})})
+    assert f"pretrain may run on spot nodes, and {line}" in submitting()
+    server.runs.clear()
+    assert line not in submitting(wait=True, resubmit=1)
+
+
 def test_resubmit_stops_at_its_number_and_at_bad_input(submitting: Submitting, server: KfpServer, store: ObjectStore):
     server.script = [["FAILED"]]
     with pytest.raises(StepError):
