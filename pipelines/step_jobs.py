@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -176,14 +176,9 @@ def _pod(config: RunConfig, image: str, arguments: list[str], asked: Resources, 
         "ephemeral-storage": storage,
         **({asked.gpu_resource: str(asked.gpus)} if asked.gpus else {}),
     }
-    secret = config.cluster.store_secret
-    environment: list[dict[str, Any]] = [
+    environment = [
         *({"name": name, "value": value} for name, value in asked.environment.items()),
-        *({"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}} for key in REQUIRED_KEYS),
-        *(
-            {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, "optional": True}}}
-            for key in OPTIONAL_KEYS
-        ),
+        *(_from_secret(config.cluster.store_secret) if config.cluster.store_secret else ()),
     ]
     optional = {
         "nodeSelector": dict(asked.node_selector),
@@ -215,6 +210,12 @@ def _pod(config: RunConfig, image: str, arguments: list[str], asked: Resources, 
         ],
         "volumes": volumes,
     }
+
+
+def _from_secret(secret: str) -> Iterator[dict[str, Any]]:
+    for keys, optional in ((REQUIRED_KEYS, {}), (OPTIONAL_KEYS, {"optional": True})):
+        for key in keys:
+            yield {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, **optional}}}
 
 
 def _config_name(config: RunConfig) -> str:

@@ -149,10 +149,8 @@ class Submission:
     def _where(self) -> str:
         """What to look at where pods do not start."""
         cluster = self.config.cluster
-        return (
-            f"look at `kubectl get pods,workloads,events -n {cluster.namespace}` for a quota, a queue, an image or secret "
-            f"{cluster.store_secret}"
-        )
+        what = f"an image or secret {cluster.store_secret}" if cluster.store_secret else "or an image"
+        return f"look at `kubectl get pods,workloads,events -n {cluster.namespace}` for a quota, a queue, {what}"
 
     def _explain(self, run: Any, failures: Sequence[FailureRecord]) -> str:
         """Why a run failed: what the failing task said, else what the API knows."""

@@ -84,7 +84,7 @@ def submit(config: RunConfig, order: Order, console: Console, pace: Pace | None 
         warn(
             console,
             f"this Kubeflow Pipelines {endpoint.version} knows no namespaces: pods start in its own, where service account "
-            f"{config.cluster.service_account} and secret {config.cluster.store_secret} must be",
+            f"{config.cluster.service_account} and {config.cluster.credentials} must be",
         )
     text = compiled(config, images, lineage)
     identity = identify(config, key, _short(images.commit) if images else code_commit(), text)

@@ -116,6 +116,13 @@ def test_figures_and_names_are_those_of_the_configuration():
     assert "kueue.x-k8s.io/queue-name" not in packing["metadata"]["labels"]
 
 
+def test_without_a_secret_pods_are_who_their_service_account_is():
+    files = step_jobs(RunConfig.load("demo", ["cluster.store_secret=null"]), "demo", (), None)
+    found = [container for documents in files.values() for container in containers(documents)]
+    assert len(found) == 10
+    assert {variable["name"] for container in found for variable in container["env"]} == {"OMP_NUM_THREADS"}
+
+
 def test_a_configuration_of_ones_own_travels_as_a_config_map(cellsignal: Cellsignal, config_file: Path, tmp_path: Path):
     write_images(RECORD, tmp_path / "images.json")
     done = cellsignal("jobs", "--config", config_file, "--out", tmp_path / "jobs", "--set", "pretrain.epochs=3")

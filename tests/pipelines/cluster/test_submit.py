@@ -414,6 +414,15 @@ def test_ctrl_c_stops_following_and_not_the_run(submitting: Submitting, server: 
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.parametrize("secret", ["keys", None])
+def test_what_pods_need_to_reach_the_store_is_named(submitting: Submitting, server: KfpServer, secret: str | None):
+    cluster = submitting.config.cluster.model_copy(update={"store_secret": secret})
+    submitting.config = submitting.config.model_copy(update={"cluster": cluster})
+    shown = submitting()
+    account = "service account cellsignal-run and"
+    assert f"{account} {'secret keys' if secret else 'the role of that account'} must be" in shown
+
+
 def test_multi_user_deployments_are_told_the_namespace(submitting: Submitting, server: KfpServer):
     server.multi_user = True
     server.token, os.environ["KFP_TOKEN"] = "sesame", "sesame"
