@@ -151,6 +151,16 @@ def test_a_runs_name_becomes_one_that_kubernetes_takes(name: str):
     assert volume["configMap"]["name"] == config["metadata"]["name"]
 
 
+@pytest.mark.parametrize("pair", [("net", "net_"), ("n" * 60, "n" * 61), ("n" * 43, "vit_" * 20 + "cells")])
+def test_backbones_of_any_name_have_a_job_each_that_kubernetes_takes(pair: tuple[str, str]):
+    backbones = ", ".join(f"{{name: {name}, kind: timm, model: resnet18}}" for name in pair)
+    config = RunConfig.load("demo", [f"backbones=[{backbones}]"])
+    names = [job["metadata"]["name"] for job in step_jobs(config, "demo", [], RECORD)["pretrain"]]
+    assert len(set(names)) == 2
+    assert all(re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", name) and len(name) <= 63 for name in names)
+    assert names[0].startswith(f"cellsignal-pretrain-{pair[0][:34]}")
+
+
 def test_a_bad_input_ends_a_job_at_once_and_a_preempted_pod_does_not_count():
     (job,) = examples()["finetune"]
     fail, ignore = job["spec"]["podFailurePolicy"]["rules"]
