@@ -200,6 +200,13 @@ def test_wait_follows_through_states_and_fetches_the_results(submitting: Submitt
     submitting(wait=True, out=Path("results"))  # the same run's folder is taken again
 
 
+def test_an_archived_experiment_is_told_of_before_a_run_is_started(submitting: Submitting, server: KfpServer):
+    server.experiments.append({"experiment_id": "7", "display_name": "cellsignal", "storage_state": "ARCHIVED"})
+    with pytest.raises(InputError, match=r"cluster\.experiment: cellsignal is archived at http.*; unarchive it"):
+        submitting()
+    assert server.runs == []
+
+
 def test_a_folder_of_something_else_is_refused_before_anything_is_sent(submitting: Submitting, server: KfpServer):
     Path("results").mkdir()
     Path("results/thesis.txt").write_text("mine")
