@@ -83,7 +83,8 @@ class Endpoint:
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Endpoint:
         """Reads AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION.
 
-        Without an endpoint it is Amazon's own; without a region us-east-1; without keys, but with a variable of CHAIN, its.
+        Without an endpoint it is Amazon's own; without keys, but with a variable of CHAIN, they are its, and so may the region be;
+        without a region it is us-east-1.
 
         Raises:
             InputError: no credentials, or an endpoint that is not an http(s) address.
@@ -101,7 +102,10 @@ class Endpoint:
             )
         return cls(
             url=url,
-            region=environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or "us-east-1",
+            region=environment.get("AWS_REGION")
+            or environment.get("AWS_DEFAULT_REGION")
+            or (_region_of_profile() if missing else None)
+            or "us-east-1",
             access_key=None if missing else environment[KEYS[0]],
             secret_key=None if missing else environment[KEYS[1]],
             session_token=None if missing else environment.get("AWS_SESSION_TOKEN") or None,
@@ -205,6 +209,13 @@ def _chain() -> Credentials:
         f"object store: no credentials by {' and '.join(_named_chain())} ({why}); correct it, let this service account take the "
         f"role, or set {' and '.join(KEYS)}"
     )
+
+
+def _region_of_profile() -> str | None:
+    """What the profile says, if there is one; a profile that cannot be read is told of where its keys are asked for."""
+    with contextlib.suppress(*_NOT_HAD):
+        return _session().region_name
+    return None
 
 
 def _named_chain() -> tuple[str, ...]:

@@ -33,7 +33,7 @@ try:
     store.upload_file(Path(__file__ if "__file__" in globals() else "/etc/hostname"), "file")
     store.download_file("file", Path("back"))
     assert store.list("") == ["a", "file"]
-    print("all well")
+    print("all well in", store._endpoint.region)
 except ValueError as error:
     print(type(error).__name__, error)
 """
@@ -70,15 +70,16 @@ def answering(answer: Callable[[str, str], str]) -> Iterator[str]:
 
 @pytest.fixture
 def elsewhere(embedded_store: EmbeddedStore, tmp_path: Path) -> Callable[..., str]:
-    """Uses the store in another process that has no keys, but the variables given; returns what it says."""
+    """Uses the store in another process that has no keys, but the variables given (empty: not set); returns what it says."""
     own = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
     way = {k: v for k, v in embedded_store.environment().items() if "KEY" not in k and "TOKEN" not in k}
     fixed = {"PYTHONPATH": str(ROOT), "AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
 
     def use(**variables: str) -> str:
+        environment = {name: value for name, value in {**own, **way, **fixed, **variables}.items() if value}
         done = subprocess.run(
             [sys.executable, "-c", EVERY_CLIENT, tmp_path.name],
-            env={**own, **way, **fixed, **variables}, cwd=tmp_path, capture_output=True, text=True, check=False,
+            env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout.strip()
@@ -99,7 +100,16 @@ def profile(tmp_path: Path, key: str, secret: str) -> str:
 
 
 def test_a_file_of_credentials_serves_every_client(elsewhere: Callable[..., str], keys, tmp_path: Path):
-    assert elsewhere(AWS_SHARED_CREDENTIALS_FILE=profile(tmp_path, *keys)) == "all well"
+    assert elsewhere(AWS_SHARED_CREDENTIALS_FILE=profile(tmp_path, *keys)) == "all well in us-east-1"
+
+
+def test_a_profile_brings_its_region(elsewhere: Callable[..., str], keys, tmp_path: Path):
+    (tmp_path / "config").write_text("[profile lab]\nregion = eu-north-1\n")
+    (tmp_path / "credentials").write_text(Path(profile(tmp_path, *keys)).read_text().replace("default", "lab"))
+    given = {"AWS_PROFILE": "lab", "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials")}
+    given |= {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_DEFAULT_REGION": ""}
+    assert elsewhere(**given, AWS_REGION="") == "all well in eu-north-1"
+    assert elsewhere(**given, AWS_REGION="us-west-2") == "all well in us-west-2"
 
 
 def test_refused_ones_are_told_by_where_they_came_from(elsewhere: Callable[..., str], keys, tmp_path: Path):
@@ -124,7 +134,7 @@ def test_a_pods_identity_is_asked_for_as_eks_offers_it(elsewhere: Callable[..., 
             AWS_CONTAINER_CREDENTIALS_FULL_URI=f"{url}/v1/credentials",
             AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=str(tmp_path / "token"),
         )
-    assert told == "all well"
+    assert told == "all well in us-east-1"
     assert set(asked) == {"of-this-pod"}
 
 
