@@ -326,7 +326,7 @@ def test_a_run_whose_input_is_bad_is_ended_though_kubeflow_would_try_again(
     server.nodes = watched
     line = r"^pretrain fold 1 tiny failed: train\.csv row 7: no such well; not tried again, .*; no report: .*/#/runs/details/"
     with pytest.raises(InputError, match=line):
-        submitting(wait=True, resubmit=3)
+        submitting(wait=True, resubmit=3, timeout=60)
     assert len(server.asked("POST", ":terminate")) == len(server.runs) == 1
     assert looks[-1] == "CANCELED"
     assert "pretrain fold 1 tiny failed of bad input; the run is being ended" in submitting.shown.getvalue()
@@ -343,7 +343,7 @@ def test_a_run_that_may_not_be_ended_or_does_not_end_is_told_of(submitting: Subm
     server._terminate = lambda run_id: {}  # type: ignore[method-assign]
     server.script = [["RUNNING"]]
     with pytest.raises(InputError, match="no such well"):
-        submitting(wait=True, pace=dataclasses.replace(QUICK, ending=0.1))
+        submitting(wait=True, timeout=60, pace=dataclasses.replace(QUICK, ending=0.1))
 
 
 def test_failures_are_listed_once_in_a_while_and_each_is_read_once(submitting: Submitting, server: KfpServer, store):
