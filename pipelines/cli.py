@@ -304,6 +304,8 @@ def doctor(
     from components.core.config import RunConfig
     from pipelines.doctor.run import run_doctor
 
+    if set and config is None:
+        raise InputError("--set: changes a configuration; give --config as well")
     settings = RunConfig.load(config, set or []) if config else RunConfig()
     raise typer.Exit(run_doctor(settings, endpoint, images, store, Console()))
 

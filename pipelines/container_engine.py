@@ -36,7 +36,7 @@ def connect(seconds: int = PATIENCE) -> DockerClient:
         ) from None
     try:
         return docker.from_env(timeout=seconds)  # asks the engine its version
-    except docker.errors.DockerException as error:
+    except (docker.errors.DockerException, ValueError) as error:  # ValueError: an address that cannot be read at all
         raise InputError(_refusal(error)) from None
 
 

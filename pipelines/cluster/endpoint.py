@@ -160,7 +160,9 @@ class Endpoint:
                 status,
             )
         if status == 404:
-            return EndpointError(f"{at}: there is no such thing (404){why or '; correct the address'}", status)
+            return EndpointError(
+                f"{at}: there is no such thing (404){why}; correct the address, or what it names", status
+            )
         passing = status in (408, 429) or status >= 500
         advice = "try again, or look at the log of its ml-pipeline pod" if passing else "correct what it names"
         return EndpointError(f"{at}: answers {status}{why}; {advice}", status, passing=passing)
@@ -178,9 +180,13 @@ class Endpoint:
 
 
 def _checked(url: str) -> str:
-    parts = urlsplit(url)
+    other = InputError(f"--endpoint {url.rpartition('@')[2]}: write it as http://HOST:PORT or https://HOST/pipeline")
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # half of the brackets of an IPv6 address
+        raise other from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"--endpoint {url.rpartition('@')[2]}: write it as http://HOST:PORT or https://HOST/pipeline")
+        raise other
     if parts.username or parts.password:
         raise InputError(f"--endpoint: a password does not belong into an address; {HINT}")
     if parts.query or parts.fragment:

@@ -64,7 +64,7 @@ def submit(config: RunConfig, order: Order, console: Console, pace: Pace | None 
     """
     if order.resubmit and not order.wait:
         raise InputError("--resubmit needs --wait: without it nobody sees that the run failed")
-    if order.timeout <= 0:
+    if not order.timeout > 0:  # which nan is not either
         raise InputError(f"--timeout {order.timeout / 3600:g}: give hours above 0")
     images = images_of(order.images)
     for _, image in sorted(images.images.items()) if images else ():

@@ -27,8 +27,12 @@ class Finding:
 
 
 def guarded(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """The findings of a check; an error of ours ends it and is one of them, whose message says what to do."""
+    """The findings of a check; an error of ours or of a disk ends it and is one of them."""
     try:
         yield from check()
     except (InputError, StepError) as error:
         yield Finding(what, "failed", " ".join(str(error).split()))
+    except OSError as error:  # a disk that is full or may not be written: what was being looked for
+        yield Finding(
+            what, "failed", f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror or error)
+        )

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from components.core.errors import InputError
 from pipelines.code_version import code_version
 from pipelines.doctor.finding import Finding, Level
 
@@ -112,9 +113,26 @@ def check_shared_memory(path: Path = Path("/dev/shm")) -> Iterator[Finding]:
 
 
 def work_folders(store_dir: Path | None) -> dict[str, Path]:
-    """The folders that a run here writes to."""
-    return {**({"room for the store": store_dir} if store_dir else {}), "room for work": Path(tempfile.gettempdir()),
-            "room for results": Path.cwd()}  # fmt: skip
+    """The folders that a run here writes to.
+
+    Args:
+        store_dir: data of the embedded object store; None where it is not used.
+
+    Raises:
+        InputError: there is no place for temporary files.
+    """
+    try:
+        work = Path(tempfile.gettempdir())
+    except FileNotFoundError:
+        raise InputError(
+            "no folder for temporary files can be written; mount one (docker run --tmpfs /tmp, an emptyDir at /tmp), or name "
+            "one by TMPDIR"
+        ) from None
+    return {
+        **({"room for the store": store_dir} if store_dir else {}),
+        "room for work": work,
+        "room for results": Path.cwd(),
+    }
 
 
 def _driver() -> str:

@@ -18,7 +18,7 @@ from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.endpoint import has_keys
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.opening import is_folder, open_existing, open_store
-from pipelines.doctor.finding import Finding
+from pipelines.doctor.finding import Finding, Level
 
 PARTS_MIB = 33
 """A little more than a part of an upload, so that there are two."""
@@ -74,6 +74,8 @@ def check_operations(store: ObjectStorage) -> Iterator[Finding]:
             yield _tried("put, get", lambda: _put_and_get(store, place))
             yield _tried("multipart", lambda: _multipart(store, place, Path(folder)))
             yield _tried("conditional put", lambda: _conditional(store, place))
+            # Runs write so nowhere: the champion of the models alone is replaced.
+            yield _tried("conditional replace", lambda: _replaced(store, place), "warning")
             yield _tried("list, delete", lambda: _list_and_delete(store, place))
     finally:
         try:
@@ -82,14 +84,14 @@ def check_operations(store: ObjectStorage) -> Iterator[Finding]:
             yield Finding("throw-away objects", "warning", f"{store.uri(place)} could not be deleted ({error})")
 
 
-def _tried(what: str, attempt: object) -> Finding:
+def _tried(what: str, attempt: object, otherwise: Level = "failed") -> Finding:
     begun = time.monotonic()
     try:
         said = attempt()  # type: ignore[operator]
     except (InputError, StepError, KeyError) as error:
-        return Finding(what, "failed", " ".join(str(error).split()))
+        return Finding(what, otherwise, " ".join(str(error).split()))
     if said:
-        return Finding(what, "failed", said)
+        return Finding(what, otherwise, said)
     return Finding(what, "ok", f"{(time.monotonic() - begun) * 1000:.0f} ms")
 
 
@@ -119,6 +121,17 @@ def _conditional(store: ObjectStorage, place: str) -> str:
         return "a conditional put (If-None-Match: *) of a new object was refused; update the store"
     if store.put_if_absent(key, b"second") or store.get(key) != b"first":
         return "conditional puts are ignored, so that two pods could overwrite each other; use a store that honours If-None-Match"
+    return ""
+
+
+def _replaced(store: ObjectStorage, place: str) -> str:
+    key = f"{place}/twice"
+    store.put(key, b"first")
+    _, version = store.get_versioned(key)
+    if not store.put_if_version(key, b"second", version) or store.get(key) != b"second":
+        return "a conditional put (If-Match) was refused, which promoting models needs (`cellsignal models`); update the store"
+    if store.put_if_version(key, b"third", version) or store.get(key) != b"second":
+        return "If-Match is ignored, so that two promotions of models could overwrite each other; use a store that honours it"
     return ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -59,9 +60,10 @@ def test_an_engine_that_this_user_may_not_use(tmp_path: Path):
     assert "this user may not use it; join the group docker" in told.stdout
 
 
-def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("DOCKER_HOST", "nonsense://x")
-    with pytest.raises(InputError, match="container engine at nonsense://x: no answer"):
+@pytest.mark.parametrize("address", ["nonsense://x", "tcp://[::1"])
+def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch, address: str):
+    monkeypatch.setenv("DOCKER_HOST", address)
+    with pytest.raises(InputError, match=re.escape(f"container engine at {address}: no answer")):
         connect()
 
 

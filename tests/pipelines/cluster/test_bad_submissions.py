@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ def connect(server: KfpServer, **variables: str) -> Endpoint:
         (
             Fault(404, body="<html>nginx</html>", kind="text/html"),
             r"there is no such thing \(404\); correct the address",
+        ),
+        (
+            Fault(404, body='{"code": 5, "message": "Not Found"}', kind="application/json"),
+            r"there is no such thing \(404\): Not Found; correct the address",
         ),
         (Fault(500, body='{"message": "database is gone"}'), r"answers 500: database is gone; try again"),
         (Fault(0, times=9), r"no answer \(.*port-forward"),
@@ -78,6 +83,7 @@ def test_an_endpoint_that_takes_the_connection_and_stays_silent(monkeypatch: pyt
     ("url", "told"),
     [
         ("kfp.example.org", "write it as http"),
+        ("http://[::1", "write it as http"),
         ("https://ada:s3cr3t-t0ken@kfp.example.org", "a password does not belong"),
         ("https://kfp.example.org/pipeline/#/runs", "leave out what follows"),
     ],
@@ -166,6 +172,7 @@ def test_a_run_that_is_refused_is_bad_input(submitting: Submitting, server: KfpS
         ({"truth": "truth.csv"}, "--truth truth.csv: is not an address in a bucket"),
         ({"resubmit": 1}, "--resubmit needs --wait"),
         ({"wait": True, "timeout": 0.0}, "--timeout 0: give hours above 0"),
+        ({"wait": True, "timeout": math.nan}, "--timeout nan: give hours above 0"),
         ({"images": "nowhere.json"}, r"--images nowhere\.json: cannot be read.*images push.*--images tags"),
     ],
 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from tests.pipelines.cluster.kfp_server import Fault, KfpServer, serve
 from tests.pipelines.registry_server import record_at
 from tests.pipelines.tiny_run import Cellsignal, processes_naming
 
-OPERATIONS = ["object store", "put, get", "multipart", "conditional put", "list, delete"]
+OPERATIONS = ["object store", "put, get", "multipart", "conditional put", "conditional replace", "list, delete"]
 
 
 NO_TORCH = "raise ModuleNotFoundError(\"No module named 'torch'\")"
@@ -69,6 +71,42 @@ def test_a_store_that_ignores_conditions_or_loses_bytes_is_found(tmp_path: Path,
     assert "use a store that honours If-None-Match" in findings["conditional put"][1]
     assert findings["multipart"][0] == "ok"
     assert list(store.list("")) == []
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_store_that_ignores_if_match_or_refuses_it_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
+):
+    store = FolderStore(tmp_path)
+
+    def put(key: str, data: bytes, _version: str) -> bool:
+        if replaced:
+            store.put(key, data)
+        return replaced
+
+    monkeypatch.setattr(store, "put_if_version", put)
+    level, said = found(check_operations(store))["conditional replace"]
+    assert level == "warning"  # since a run needs no champion
+    assert "models" in said
+
+
+def test_a_change_without_a_configuration_is_refused(cellsignal: Cellsignal):
+    assert "--set: changes a configuration" in cellsignal.refused("doctor", "--set", "store.bucket=file:///tmp")
+
+
+def test_nowhere_to_write_is_a_finding_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def none() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(machine_check, "_ASK_TORCH", NO_TORCH)
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    (tmp_path / "store").mkdir()
+    code, told = diagnose(RunConfig.load("demo", [f"store.bucket=file://{tmp_path / 'store'}"]))
+    assert code == 2
+    assert "failed  room                  no folder for temporary files can be written; mount one" in told
+    assert "failed  object store          No usable temporary directory" in told
+    assert told.splitlines()[-1].startswith("2 failed")
+    assert list((tmp_path / "store").iterdir()) == []
 
 
 def test_the_embedded_server_is_started_stopped_and_its_new_folder_removed(cellsignal: Cellsignal, tmp_path: Path):

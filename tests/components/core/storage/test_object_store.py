@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import socket
 import time
 import uuid
@@ -89,7 +90,7 @@ def test_uris_and_prefixes_name_the_same_object(store: ObjectStore) -> None:
     assert parse_uri("minio://bucket/v2/artifacts/x") == ("bucket", "v2/artifacts/x")
 
 
-@pytest.mark.parametrize("uri", ["", "gs://bucket/x", "s3://", "bucket/with/slash"])
+@pytest.mark.parametrize("uri", ["", "gs://bucket/x", "s3://", "s3://[bucket/x", "bucket/with/slash"])
 def test_what_is_no_store_is_refused(store: ObjectStore, uri: str) -> None:
     with pytest.raises(InputError, match="write"):
         ObjectStore.connect(uri)
@@ -168,9 +169,12 @@ def test_a_silent_endpoint_is_noticed_in_seconds(store: ObjectStore, monkeypatch
         assert time.monotonic() - begun < 40, "the client waits 60 s by default, and retries"
 
 
-def test_an_endpoint_without_a_scheme_is_refused(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:9000")
-    with pytest.raises(InputError, match="AWS_ENDPOINT_URL 'localhost:9000': write it as"):
+@pytest.mark.parametrize("url", ["localhost:9000", "http://[::1"])
+def test_an_endpoint_that_is_no_address_is_refused(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    with pytest.raises(InputError, match=re.escape(f"AWS_ENDPOINT_URL '{url}': write it as")):
         ObjectStore.connect("cellsignal")
 
 
