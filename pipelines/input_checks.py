@@ -147,6 +147,17 @@ def _check_files(config: RunConfig) -> None:
             instead = "label wells anew" if field == FUSED else "start at random"
             address = _addresses(config)[field]
             raise InputError(f"{field}: there is no file {address}; correct the path, or leave it out to {instead}")
+        if field != FUSED and not _may_be_weights(path):
+            raise InputError(f"{field}: {path} holds no weights; give a file of .safetensors, or of torch.save")
+
+
+def _may_be_weights(path: Path) -> bool:
+    """Whether a file begins as one of safetensors (a length, then JSON), or as torch writes them (ZIP, or a pickle)."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    if path.suffix == ".safetensors":
+        return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
+    return start.startswith((b"PK", b"\x80"))
 
 
 def _refuse_interpreter(value: Any, field: str = "") -> None:

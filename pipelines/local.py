@@ -30,6 +30,7 @@ from components.core.learning.step_settings import library_versions
 from components.core.progress import EVENTS_VARIABLE, finished_tasks
 from components.core.storage.digests import code_digest, digest_file, digest_text
 from components.core.storage.embedded import EmbeddedStore
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import is_folder, open_store, whole_address
 from components.core.storage.whole_directory import whole_directory
 from components.sections import NOT_DECIDING, deciding
@@ -51,6 +52,8 @@ RESULTS = (
 EMBEDDINGS = "embeddings"
 JOB = "job.json"
 STOP_SECONDS = 10.0
+FULL_BYTES = 64 << 20
+"""Less than this on the embedded store's disk is named as a likely cause of a failure: a training step stores more."""
 
 
 def cache_folder() -> Path:
@@ -134,7 +137,8 @@ def run_here(
             try:
                 _follow(["-m", "pipelines.local_worker", str(job)], environment, told, display, log)
             except StepError as error:
-                raise StepError(f"{error}{without_the_rest(config, events, out)}") from None
+                full = full_disk(config.store, store_dir or default_store())
+                raise StepError(f"{error}{full}{without_the_rest(config, events, out)}") from None
         _collect(work, out, events)
     return out
 
@@ -227,10 +231,13 @@ def _lock(path: Path, out: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def storage(store: StoreConfig, store_dir: Path | None, console: Console) -> Iterator[Mapping[str, str]]:
+def storage(
+    store: StoreConfig, store_dir: Path | None, console: Console, *, create: bool = True
+) -> Iterator[Mapping[str, str]]:
     """The environment that leads to the object store: a folder needs none; else the user's own, or the embedded.
 
-    The user's own is used where AWS_ENDPOINT_URL is set.
+    The user's own is used where AWS_ENDPOINT_URL is set. The embedded one gets the bucket where it lacks it and `create`;
+    who only looks must not make one by a slip of the pen.
     """
     if is_folder(store.bucket):
         if store_dir is not None:
@@ -249,8 +256,14 @@ def storage(store: StoreConfig, store_dir: Path | None, console: Console) -> Ite
             "AWS_ENDPOINT_URL is not set, so the embedded store is used, not your own", style="yellow", soft_wrap=True
         )
     with EmbeddedStore(store_dir or default_store()) as server:
-        server.create_bucket(store.bucket)
-        yield server.environment()
+        environment = server.environment()
+        if create:
+            server.create_bucket(store.bucket)
+        else:
+            ObjectStore.connect(store.bucket, store.prefix, {**os.environ, **environment}).check(
+                "correct --bucket or store.bucket"
+            )
+        yield environment
 
 
 def run_key(config: RunConfig, source: str, out: Path) -> str:
@@ -382,13 +395,23 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def full_disk(store: StoreConfig, store_dir: Path) -> str:
+    """What to do where the embedded store's disk is full, which its server answers with no more than an error 500."""
+    if is_folder(store.bucket) or os.environ.get("AWS_ENDPOINT_URL") or not store_dir.is_dir():
+        return ""  # another store than the embedded one
+    free = shutil.disk_usage(store_dir).free
+    if free >= FULL_BYTES:
+        return ""
+    return f"; the disk of the object store {store_dir} is full ({free / 1e6:.0f} MB free): make room first"
+
+
 def without_the_rest(config: RunConfig, events: Path, out: Path) -> str:
     """How to end a failed run from the folds that every cell type has; empty where there is none."""
     last = "pseudo_label" if config.has_pseudo_labels else "infer"
     done = {(task["cell_type"], task["fold"]) for task in finished_tasks(events) if task["step"] == last}
     common = min(sum(of == cell_type for of, _ in done) for cell_type in config.screen.cell_types)
-    if not common:
-        return ""
+    if not common or common == len(config.folds.trained):
+        return ""  # with every fold there, none is to be left out
     return f"; or end it without the other folds: cellsignal finish --run {shlex.quote(str(out))} --quorum {common}"
 
 

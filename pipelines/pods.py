@@ -7,6 +7,8 @@ task's own service account: LimitRange and the run's account in k8s/base stand f
 
 from __future__ import annotations
 
+from typing import Any
+
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
 
@@ -20,6 +22,14 @@ from pipelines.resources import (
     toleration_fields,
     volume_name,
 )
+
+RETRY: dict[str, Any] = {
+    "backoff_duration": "120s",
+    "backoff_factor": 1.0,
+    "backoff_max_duration": f"{365 * 24 * 3600}s",
+}
+"""Two minutes before each further try. The last one is no limit of these waits: Argo counts it from the start of the first try, its
+waiting for a GPU and its work included, and tries nothing after it (KFP's default is an hour). A try's own limit is its timeout."""
 
 
 def dress(task: PipelineTask, resources: Resources, cluster: ClusterConfig, image: str | None) -> None:
@@ -35,7 +45,7 @@ def dress(task: PipelineTask, resources: Resources, cluster: ClusterConfig, imag
     task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
     if resources.gpus:
         task.set_accelerator_type(resources.gpu_resource).set_accelerator_limit(resources.gpus)
-    task.set_retry(resources.retries, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="600s")
+    task.set_retry(resources.retries, **RETRY)
     for name, value in resources.environment.items():
         task.set_env_variable(name, value)
     if image:

@@ -6,6 +6,7 @@ Pure but for the writing of files; names, figures and security are those of the 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -217,7 +218,7 @@ def _pod(config: RunConfig, image: str, arguments: list[str], asked: Resources, 
 
 
 def _config_name(config: RunConfig) -> str:
-    return f"cellsignal-{config.name}".lower().replace("_", "-")
+    return "cellsignal-" + re.sub(r"[^a-z0-9]+", "-", config.name.lower()).strip("-")
 
 
 def _config_map(config: RunConfig) -> dict[str, Any]:

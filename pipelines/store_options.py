@@ -87,7 +87,7 @@ def opened_store(
             f"{folder}: there is no object store; give its folder with --store, or set AWS_ENDPOINT_URL and the usual AWS "
             "variables for your own"
         )
-    with storage(meant, store_dir, console) as environment:
+    with storage(meant, store_dir, console, create=False) as environment:
         yield open_store(meant.bucket, meant.prefix, {**os.environ, **environment})
 
 

@@ -134,6 +134,14 @@ class MemoryStore:
         self.objects: dict[str, bytes] = {}
         self.puts: list[str] = []
 
+    def __deepcopy__(self, _: object) -> MemoryStore:
+        copied = MemoryStore()
+        copied.objects, copied.puts = dict(self.objects), list(self.puts)
+        return copied
+
+    def __reduce__(self) -> str | tuple[object, ...]:
+        raise TypeError("objects in this process's memory have no address")
+
     def get(self, key: str) -> bytes:
         if key not in self.objects:
             raise MissingObjectError(self.uri(key))

@@ -252,7 +252,13 @@ S = TypeVar("S", bound=Frozen)
 class RunConfig(Frozen):
     """Everything about a run."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="name of the run in keys and reports")
+    # Below what Kubeflow takes for a pipeline's name and Kubernetes for an object's, with what is put before and behind it.
+    name: str = Field(
+        "run",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        max_length=40,
+        description="name of the run in keys and reports",
+    )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="seeds the simulated screen and training")
     init_from: str | None = Field(
         None,
@@ -336,10 +342,11 @@ class RunConfig(Frozen):
         known = _known_backbones(data)
         _name_backbones(data, known, str(path))
         defaults = cls().model_dump(mode="json")
+        changes = tuple(changes)
         for change in changes:
             apply_change(data, change, defaults)
             _name_backbones(data, known, f"--set {change}")
-        return parse(cls, data, source=str(path))
+        return parse(cls, data, source=str(path), changes=changes)
 
     def dump(self) -> str:
         """The configuration as YAML that `load` reads back to an equal one."""

@@ -138,8 +138,8 @@ class ClusterConfig(Frozen):
     service_account: Name = Field("cellsignal-run", description="service account of the run's pods")
     store_secret: ObjectName = Field(
         "cellsignal-store",
-        description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where it is not AWS's own S3, AWS_ENDPOINT_URL "
-        "and AWS_REGION",
+        description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION unless it is us-east-1, and "
+        "AWS_ENDPOINT_URL unless it is Amazon's own S3",
     )
     image_pull_secrets: tuple[ObjectName, ...] = Field(
         (), description="Secrets for a registry that asks who pulls; none where nodes may pull"

@@ -5,10 +5,13 @@ The models are components.core.config; any pydantic model can be parsed here. Re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from difflib import get_close_matches
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -39,8 +42,14 @@ def find_config(name_or_file: str) -> Path:
     raise InputError(f"config {name_or_file!r}: no such file, and not one of the shipped names ({names})")
 
 
-def parse(cls: type[S], data: Any, source: str) -> S:
+def parse(cls: type[S], data: Any, source: str, changes: Sequence[str] = ()) -> S:
     """Validates plain data as a model; all that is wrong with it becomes one line.
+
+    Args:
+        cls: the model.
+        data: plain data, changes applied.
+        source: where the data are from.
+        changes: KEY=VALUE of --set: a mistake that one of them made is told as its own, not as the source's.
 
     Raises:
         InputError: names the source, the field, what was expected and what was given.
@@ -50,18 +59,52 @@ def parse(cls: type[S], data: Any, source: str) -> S:
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        raise InputError(f"{source}: " + "; ".join(_explain(e) for e in error.errors())) from None
+        told = [(_origin(e["loc"], source, changes), _explain(e, cls)) for e in error.errors()]
+        # A source is named once for all of its mistakes that follow one another.
+        groups = [(origin, [text for _, text in group]) for origin, group in groupby(told, key=itemgetter(0))]
+        raise InputError("; ".join(f"{origin}: {'; '.join(texts)}" for origin, texts in groups)) from None
 
 
-def _explain(error: Any) -> str:
+def _origin(location: Sequence[int | str], source: str, changes: Sequence[str]) -> str:
+    """The last change that gave a field, or something that holds it; the source where none did."""
+    field = [str(part) for part in location]
+    for change in reversed(changes):
+        key = change.partition("=")[0].split(".")
+        if field[: len(key)] == key:
+            return f"--set {change}"
+    return source
+
+
+def _explain(error: Any, cls: type[BaseModel]) -> str:
     field = ".".join(str(part) for part in error["loc"]) or "config"
     if error["type"] == "extra_forbidden":
-        return f"{field}: unknown key; remove it or correct its spelling"
+        near = get_close_matches(str(error["loc"][-1]), _keys_beside(error["loc"], cls), n=1)
+        return f"{field}: unknown key; " + (f"did you mean {near[0]}?" if near else "remove it or correct its spelling")
     message = error["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     given = error.get("input")
     shown = "" if isinstance(given, Mapping) or error["type"] in ("missing", "value_error") else f", got {given!r}"
     return f"{field}: {message}{shown}" if error["loc"] else f"{message}{shown}"
+
+
+def _keys_beside(location: Sequence[int | str], cls: type[BaseModel]) -> list[str]:
+    """The keys that the model of a place has."""
+    model = cls
+    for part in location[:-1]:
+        known = model.model_fields.get(str(part))
+        inner = _models(known.annotation) if known is not None else []
+        if inner:
+            model = inner[0]
+        elif isinstance(part, str):
+            return []
+    return list(model.model_fields)
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models in an annotation: itself, or those in its list, mapping or union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]
 
 
 def read_yaml(path: Path) -> Any:

@@ -94,11 +94,12 @@ def finish(
 
 def _record(store: ObjectStorage, key: str, out: Path) -> None:
     """Keeps the results under the run, from where a model may be published, unless those of the whole run are there."""
+    own = json.loads((out / LINEAGE).read_text(encoding="utf-8"))
     try:
         earlier = json.loads(store.get(f"{RUNS}/{key}/{RESULTS}/{LINEAGE}"))
     except MissingObjectError:
-        earlier = {"partial": {}}
-    if "partial" in earlier:
+        earlier = {}
+    if "partial" in earlier or earlier.get("manifest_digest") != own["manifest_digest"]:
         record_results(store, key, out)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from components.core.storage.interface import ObjectWriter
 
@@ -20,19 +20,28 @@ class CountedWriter:
         self.requests = 0
         self._counting = threading.Lock()
 
+    def __reduce__(self) -> tuple[Callable[[ObjectWriter], ObjectWriter], tuple[ObjectWriter]]:
+        # What another process writes is added here when it tells of it.
+        return _as_it_is, (self._store,)
+
+    def add(self, requests: int) -> None:
+        """Counts requests that another process made."""
+        with self._counting:
+            self.requests += requests
+
     def get(self, key: str) -> bytes:
         """See ObjectReader.get."""
-        self._count()
+        self.add(1)
         return self._store.get(key)
 
     def get_many(self, keys: Sequence[str]) -> list[bytes]:
         """See ObjectReader.get_many."""
-        self._count(len(keys))
+        self.add(len(keys))
         return self._store.get_many(keys)
 
     def put(self, key: str, data: bytes) -> None:
         """See ObjectWriter.put."""
-        self._count()
+        self.add(1)
         self._store.put(key, data)
 
     def put_many(self, items: Iterable[tuple[str, bytes]]) -> None:
@@ -40,30 +49,30 @@ class CountedWriter:
 
         def counted() -> Iterator[tuple[str, bytes]]:
             for item in items:
-                self._count()
+                self.add(1)
                 yield item
 
         self._store.put_many(counted())
 
     def exists(self, key: str) -> bool:
         """See ObjectWriter.exists."""
-        self._count()
+        self.add(1)
         return self._store.exists(key)
 
     def list(self, prefix: str) -> Sequence[str]:
         """See ObjectWriter.list."""
-        self._count()
+        self.add(1)
         return self._store.list(prefix)
 
     def delete_prefix(self, prefix: str) -> int:
         """See ObjectWriter.delete_prefix."""
-        self._count()
+        self.add(1)
         return self._store.delete_prefix(prefix)
 
     def uri(self, key: str) -> str:
         """See ObjectWriter.uri."""
         return self._store.uri(key)
 
-    def _count(self, requests: int = 1) -> None:
-        with self._counting:
-            self.requests += requests
+
+def _as_it_is(store: ObjectWriter) -> ObjectWriter:
+    return store

@@ -149,14 +149,14 @@ def check_files(source: ScreenPlace, screen: Screen, sites: int) -> None:
 
 
 def pack(
-    config: NormalizeConfig, source: ScreenPlace, screen: Screen, store: ObjectWriter
+    config: NormalizeConfig, source: ScreenPlace, screen: Screen, store: CountedWriter
 ) -> tuple[dict[PlateKey, PackResult], dict[bool, list[str]]]:
     """Packs all plates; returns the warnings of the screen (False) and of its held-out experiments (True)."""
     packed: dict[PlateKey, PackResult] = {}
     warnings: dict[bool, list[str]] = {False: [], True: []}
     for holdout, found in warnings.items():
         found += _without_controls([plate for plate in screen.plates if plate.holdout == holdout])
-    packing = Packing(source, config.screen.sites, config.screen.image_size, config.pack, store)
+    packing = Packing(source, config.screen.sites, config.screen.image_size, config.pack, store, store.add)
     for plate, result in zip(screen.plates, pack_plates(packing, screen.plates), strict=True):
         packed[plate.experiment, plate.plate] = result
         warnings[plate.holdout] += result.warnings

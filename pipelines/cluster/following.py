@@ -23,6 +23,7 @@ class Pace:
     """How patiently a run is followed, in seconds.
 
     Attributes:
+        settle: after a run was started, until it is looked for one that was started at the same moment; KFP counts in seconds.
         poll: between two looks.
         retry: before the first new try after a failed look; doubled up to `longest_retry`.
         longest_retry: between two tries.
@@ -30,6 +31,7 @@ class Pace:
         logged_out: likewise where the endpoint refuses us; a token file may be renewed meanwhile.
     """
 
+    settle: float = 2.0
     poll: float = 10.0
     retry: float = 2.0
     longest_retry: float = 60.0

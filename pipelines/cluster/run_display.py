@@ -13,12 +13,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.cluster.tasks import StepTasks, tasks_by_step
+from pipelines.cluster.tasks import StepTasks, tasks_by_step, waiting_pods
 from pipelines.display import duration
 
 STYLES = {"SUCCEEDED": "green", "FAILED": "red", "CANCELED": "red", "CANCELING": "yellow", "PENDING": "yellow"}
 STUCK_SECONDS = 600.0
-"""Without any task that has begun, after which it is said where to look."""
+"""Without any task that has begun, or of a pod that does not start, after which it is said where to look."""
 
 
 @dataclass
@@ -39,6 +39,7 @@ class RunDisplay:
     _state: str = "PENDING"
     _steps: dict[str, StepTasks] = field(default_factory=dict)
     _told: dict[str, str] = field(default_factory=dict)
+    _waiting: dict[str, float] = field(default_factory=dict)
     _warned: bool = False
     _live: Live | None = None
 
@@ -63,12 +64,25 @@ class RunDisplay:
         """Takes in what the API says of the run."""
         self._state = str(run.state or "PENDING")
         self._steps = tasks_by_step(run, self.totals)
-        begun = any(step.states for step in self._steps.values())
-        if not begun and not self._warned and self.clock() - self._begun > STUCK_SECONDS:
-            self._warned = True
-            self.say(f"no task has begun for {duration(STUCK_SECONDS)}: {self.where}")
+        self._warn_where_nothing_starts(waiting_pods(run))
         if self._live is None:
             self._lines()
+
+    def _warn_where_nothing_starts(self, pods: frozenset[str]) -> None:
+        """Once: a pod may wait for a GPU as it should, or for an image or a Secret that never comes."""
+        now = self.clock()
+        self._waiting = {pod: self._waiting.get(pod, now) for pod in pods}
+        longest = now - min(self._waiting.values(), default=now)
+        begun = any(step.states for step in self._steps.values())
+        if not begun and now - self._begun > STUCK_SECONDS:
+            what = "no task has begun"
+        elif longest > STUCK_SECONDS:
+            what = "a pod has not started"
+        else:
+            return
+        if not self._warned:
+            self._warned = True
+            self.say(f"{what} for {duration(STUCK_SECONDS)}: {self.where}")
 
     def _lines(self) -> None:
         now = {"run": self._state.lower()}

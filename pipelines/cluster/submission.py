@@ -104,25 +104,51 @@ def find_experiment(endpoint: Endpoint, name: str) -> str:
 
 
 def run_in_progress(endpoint: Endpoint, experiment: str, key: str) -> Any | None:
-    """The newest run of the same content that has not ended; None where there is none."""
+    """The first run of the same content that has not ended; None where there is none."""
     runs = endpoint.every(
         endpoint.runs.run_service_list_runs,
         "runs",
         experiment_id=experiment,
         filter=_filter("IS_SUBSTRING", key),
-        sort_by="created_at desc",
     )
-    for run in runs:
-        # A substring is all that the server can look for.
-        if (run.display_name or "").split(" ")[0] == key and str(run.state) not in ENDED | LEAVING:
-            return run
-    return None
+    # A substring is all that the server can look for.
+    same = [run for run in runs if (run.display_name or "").split(" ")[0] == key]
+    # KFP knows seconds only: the id decides between two of the same second, the same way for everybody who looks.
+    going = [run for run in same if str(run.state) not in ENDED | LEAVING]
+    return min(going, key=lambda run: (str(run.created_at), run.run_id), default=None)
+
+
+def keep_first(endpoint: Endpoint, experiment: str, key: str, mine: Any) -> Any:
+    """The run that stays where somebody else started the same content at the same moment; ours is ended if it is not that one.
+
+    Nobody can ask KFP for a run unless there is one, so that two who looked before either had started both start. Both must
+    look again a second or more after, when each sees the other's.
+
+    Raises:
+        EndpointError: ours cannot be ended.
+    """
+    try:
+        first = run_in_progress(endpoint, experiment, key)
+    except EndpointError:
+        return mine  # it has started all the same
+    if first is None or first.run_id == mine.run_id:
+        return mine
+    endpoint.call(endpoint.runs.run_service_terminate_run, mine.run_id)
+    return first
 
 
 def start(
-    endpoint: Endpoint, place: Place, identity: Identity, parameters: dict[str, str], service_account: str
+    endpoint: Endpoint, place: Place, identity: Identity, parameters: dict[str, str], service_account: str, root: str
 ) -> Any:
     """Starts a run.
+
+    Args:
+        endpoint: where.
+        place: pipeline and experiment.
+        identity: names of the run.
+        parameters: of the pipeline.
+        service_account: of its pods.
+        root: address that Kubeflow keeps its artifacts below; a namespace's default may be another bucket, with another Secret.
 
     Raises:
         EndpointError: the endpoint refuses.
@@ -135,7 +161,7 @@ def start(
         pipeline_version_reference=models.V2beta1PipelineVersionReference(
             pipeline_id=place.pipeline, pipeline_version_id=place.version
         ),
-        runtime_config=models.V2beta1RuntimeConfig(parameters=parameters),
+        runtime_config=models.V2beta1RuntimeConfig(parameters=parameters, pipeline_root=root),
         service_account=service_account,
     )
     try:

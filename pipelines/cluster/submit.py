@@ -7,8 +7,10 @@ import json
 import signal
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +20,26 @@ from components.core.config import RunConfig
 from components.core.errors import ContactError, InputError, StepError
 from components.core.evaluation.table import accuracy_table
 from components.core.storage.interface import ObjectStorage
+from components.core.storage.opening import join_address
 from components.core.storage.run_outcome import FailureRecord, forget_failures, read_failures
-from components.core.storage.run_record import RECIPE, cluster_run_key
-from pipelines.cluster.endpoint import Endpoint
+from components.core.storage.run_record import RECIPE, cluster_run_key, lineage_of
+from pipelines.cluster.endpoint import Endpoint, EndpointError
 from pipelines.cluster.following import Follower, Pace
 from pipelines.cluster.identity import Identity, identify
 from pipelines.cluster.login import Login
 from pipelines.cluster.outcome import check_out, fetch, report_of_failed
 from pipelines.cluster.run_display import RunDisplay
-from pipelines.cluster.submission import Place, prepare, run_in_progress, start
+from pipelines.cluster.submission import Place, keep_first, prepare, run_in_progress, start
 from pipelines.cluster.submit_checks import check_submission
 from pipelines.cluster.tasks import failed_tasks, message_of
 from pipelines.code_version import code_commit
 from pipelines.compiling import compiled, images_of, known_lineage
 from pipelines.display import task_counts
 from pipelines.image_record import RECORD
+from pipelines.image_registry import check_pushed
+
+KFP_FOLDER = "kfp"
+"""Of the store, where Kubeflow keeps the artifacts that it hands from task to task."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,8 @@ def submit(config: RunConfig, order: Order, console: Console, pace: Pace | None 
     if order.timeout <= 0:
         raise InputError(f"--timeout {order.timeout / 3600:g}: give hours above 0")
     images = images_of(order.images)
+    for _, image in sorted(images.images.items()) if images else ():
+        check_pushed(image.reference)
     checked = check_submission(config, order.screen, order.truth)
     source = str(order.screen).rstrip("/")
     lineage = known_lineage(config, images)
@@ -96,20 +105,32 @@ def submit(config: RunConfig, order: Order, console: Console, pace: Pace | None 
         file.write_text(text, encoding="utf-8")
         place = prepare(endpoint, identity, file, config.cluster.experiment)
     console.print(f"pipeline {identity.pipeline}, version {identity.version}", highlight=False, soft_wrap=True)
-    submitted = {"pipeline_version": identity.version, "namespace": endpoint.namespace or ""}
+    begun = _begun(checked.store, key)
+    submitted = {"pipeline_version": identity.version, "namespace": endpoint.namespace or "", "begun": begun}
     parameters = {
         "source": source,
         "fingerprint": checked.fingerprint,
         "truth": order.truth or "",
-        # Nothing in it is a time, or Kubeflow's cache would know no task again.
+        # No time in it is that of another attempt, or Kubeflow's cache would know no task again.
         "lineage": json.dumps({**lineage, "submitted": submitted}, sort_keys=True),
     }
-    submission = Submission(config, order, endpoint, place, identity, parameters, checked.store, console)
+    submission = Submission(
+        config, order, endpoint, place, identity, parameters, checked.store, console, pace or Pace()
+    )
     run = submission.begin()
     if not order.wait:
         console.print("to follow it and fetch its results: the same command with --wait", highlight=False)
         return
-    submission.wait(run, out, pace or Pace())
+    submission.wait(run, out)
+
+
+def _begun(store: ObjectStorage, key: str) -> str:
+    """When the run that the store records under a key was first submitted; now, where it records none.
+
+    Kubeflow's cache goes by it: what it knows of a run that was forgotten since is in the store no more.
+    """
+    earlier = lineage_of(store, key)
+    return str(earlier.get("submitted", {}).get("begun", "")) if earlier else datetime.now(UTC).isoformat()
 
 
 @dataclass
@@ -124,6 +145,7 @@ class Submission:
     parameters: Mapping[str, str]
     store: ObjectStorage
     console: Console
+    pace: Pace
 
     def begin(self) -> Any:
         """The run: one that is in progress with the same content, else a new one."""
@@ -131,29 +153,44 @@ class Submission:
         how = "is in progress with the same content, so that no second one is started"
         if run is None:
             forget_failures(self.store, self.identity.key)
-            account = self.config.cluster.service_account
-            run = start(self.endpoint, self.place, self.identity, dict(self.parameters), account)
-            how = "started"
+            account, store = self.config.cluster.service_account, self.config.store
+            root = f"{join_address(store.bucket, store.prefix)}/{KFP_FOLDER}"
+            mine = start(self.endpoint, self.place, self.identity, dict(self.parameters), account, root)
+            run = self._first(mine)
+            how = "started" if run.run_id == mine.run_id else f"{how}; somebody started it at the same moment"
         elif run.runtime_config and (run.runtime_config.parameters or {}).get("truth", "") != self.parameters["truth"]:
             _warn(self.console, "the run in progress was given another --truth, which its report will score by")
         self.console.print(f"run {self.identity.run} {how}", highlight=False, soft_wrap=True)
         self.console.print(self.endpoint.run_page(run.run_id), highlight=False, soft_wrap=True)
         return run
 
-    def wait(self, run: Any, out: Path, pace: Pace) -> None:
+    def _first(self, mine: Any) -> Any:
+        """The run that was started, or the one that somebody else started just before."""
+        time.sleep(self.pace.settle)
+        try:
+            return keep_first(self.endpoint, self.place.experiment, self.identity.key, mine)
+        except EndpointError as error:
+            page = self.endpoint.run_page(mine.run_id)
+            _warn(
+                self.console,
+                f"a run of the same content was started at the same moment; end one of them, here {page} ({error})",
+            )
+            return mine
+
+    def wait(self, run: Any, out: Path) -> None:
         """Follows the run, submits it again where that is asked for, and fetches what it leaves."""
         totals = task_counts(self.config)
         deadline = time.monotonic() + self.order.timeout
         left = self.order.resubmit
         secret, namespace = self.config.cluster.store_secret, self.config.cluster.namespace
-        where = f"look at `kubectl get pods,workloads,events -n {namespace}` for a quota, a queue or a missing secret {secret}"
+        where = f"look at `kubectl get pods,workloads,events -n {namespace}` for a quota, a queue, an image or secret {secret}"
         while True:
             again = (
                 f"run {run.run_id} may go on: the same command follows it again; to end it, use Terminate at "
                 f"{self.endpoint.run_page(run.run_id)}"
             )
             with _stops_following(again), RunDisplay(totals, where, self.console) as display:
-                follower = Follower(self.endpoint, deadline, again, display.show, display.say, pace)
+                follower = Follower(self.endpoint, deadline, again, display.show, display.say, self.pace)
                 run = follower.follow(run.run_id)
             state = str(run.state)
             if state in ("SUCCEEDED", "SKIPPED"):
@@ -186,9 +223,12 @@ def _explain(run: Any, totals: Mapping[str, int], failures: list[FailureRecord])
     if str(run.state) == "CANCELED":
         return f"run {run.run_id} was cancelled"
     if failures:
+        # A task records each of its tries, also where a later one went well: the one that was tried most often has used them up.
+        tries = Counter(failure.task for failure in failures)
+        often = [failure for failure in failures if tries[failure.task] == max(tries.values())]
         # Bad input first: other tasks may have failed of it.
-        first = next((failure for failure in failures if failure.kind == "input"), failures[0])
-        return f"{first.task} failed: {first.message}"
+        told = next((failure for failure in failures if failure.kind == "input"), often[0])
+        return f"{told.task} failed: {told.message}"
     names, message = failed_tasks(run, totals), message_of(run)
     who = " and ".join(names) if names else f"run {run.run_id}"
     return f"{who} failed" + (

@@ -76,6 +76,13 @@ def failed_tasks(run: Any, totals: Mapping[str, int]) -> list[str]:
     return list(dict.fromkeys(steps)) or list(dict.fromkeys(drivers))
 
 
+def waiting_pods(run: Any) -> frozenset[str]:
+    """What tells the pods apart that have not started: no node, no image, no Secret. The node of their task runs meanwhile."""
+    return frozenset(
+        str(node.task_id or node.pod_name or node.display_name) for node in _nodes(run) if str(node.state) == "PENDING"
+    )
+
+
 def message_of(run: Any) -> str:
     """What the API says of a failure, which is often nothing."""
     errors = [run.error] + [node.error for node in _nodes(run) if str(node.state) == "FAILED"]

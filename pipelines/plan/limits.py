@@ -147,6 +147,6 @@ def _reading(
         found.append(
             f"a GPU pod fetches up to {rates[busy] / 1e6:.0f} MB a second from object storage ({busy.name}), for "
             f"loader.cache_gib {config.loader.cache_gib:g} holds {held:,.0f} of the screen's "
-            f"{len(wells.fold_W) * wells.sites:,} sites"
+            f"{len(wells.fold_W) * wells.sites:,} sites; more of it, or loader.node_cache on the node's own disk, reads less"
         )
     return found

@@ -152,6 +152,7 @@ def read_machines(file: Path | None = None, gpu: str | None = None) -> Machines:
     machines = parse(Machines, data, source)
     if gpu is None:
         return machines
+    gpu = next((name for name in machines.gpus if name.lower() == gpu.lower()), gpu)
     if gpu not in machines.gpus:
         raise InputError(
             f"--gpu {gpu}: unknown; known are {', '.join(machines.gpus)}, others go under gpus in a file for --throughput"

@@ -48,6 +48,7 @@ def _head(plan: RunPlan) -> Text:
     plates = len(wells.screen.plates)
     count = len(wells.fold_W)
     raw = count * wells.sites * len(CHANNELS) * config.screen.image_size**2
+    low, high = (plan.gpu_seconds / 3600 * factor for factor in (1 / plan.factor, plan.factor))
     return Text.assemble(
         (f"Plan of {config.name}", "bold"),
         f": {wells.experiments} experiments, {plates} plates, {count:,} wells, {count * wells.sites:,} sites of "
@@ -57,22 +58,22 @@ def _head(plan: RunPlan) -> Text:
         ("  rates  ", "bold"),
         f"{plan.rates}\n",
         ("  range  ", "bold"),
-        f"GPU-hours may be off by a factor of {plan.factor:.3g} either way",
+        f"{hours_text(low)} to {hours_text(high)} GPU-hours: they may be off by a factor of {plan.factor:.3g} either way",
     )
 
 
 def _steps(plan: RunPlan) -> Table:
-    columns = ("step", "pods", "GPU-hours", "a pod takes", "passes", "read", "written", "requests", "rests on")
+    columns = ("step", "pods", "GPU h", "a pod takes", "passes", "read", "written", "requests", "rests on")
     table = _table("Work by step", *columns)
+    table.padding = (0, 0, 0, 0)  # so that it fits into a terminal of 80 columns
     for step in STEPS:
         found = plan.of(step)
         if found:
             table.add_row(step, *_row(found), basis_of(found))
-    low, high = (plan.gpu_seconds / 3600 * factor for factor in (1 / plan.factor, plan.factor))
     cells = _row(plan.tasks)
     cells[2] = ""
     table.add_section()
-    table.add_row("total", *cells, f"{hours_text(low)} to {hours_text(high)} h", style="bold")
+    table.add_row("total", *cells, "", style="bold")
     return table
 
 

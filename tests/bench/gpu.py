@@ -227,6 +227,5 @@ if __name__ == "__main__":
         print_profile()
     else:
         for row in measured():
-            print(
-                f"{row.name}: {row.value:.1f} {row.unit}, {row.baseline:.1f}, {row.ratio:.3f}; {row.note}", flush=True
-            )  # noqa: T201
+            said = f"{row.name}: {row.value:.1f} {row.unit}, {row.baseline:.1f}, {row.ratio:.3f}; {row.note}"
+            print(said, flush=True)  # noqa: T201

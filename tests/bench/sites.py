@@ -6,6 +6,7 @@ Also the screen of any size that repeats them, and how repeats are taken: interl
 from __future__ import annotations
 
 import functools
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -72,9 +73,17 @@ def write_screen(root: Path, plates: int, wells: int = 16, sites: int = 1) -> Pa
     return root
 
 
+def cpu_seconds() -> float:
+    """Of this process so far, and of those that it started and that have ended."""
+    used = (resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
 @dataclass(frozen=True)
 class Timing:
-    """Repeats of one thing that was measured: median and spread of CPU-seconds of this process and of seconds passed."""
+    """Repeats of one thing that was measured: median and spread of CPU-seconds, those of processes that it started and ended
+    among them, and of seconds passed.
+    """
 
     cpu: float
     cpu_spread: float
@@ -91,10 +100,10 @@ def interleaved(works: Mapping[str, Callable[[], object]], repeats: int) -> dict
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
     for round_ in range(repeats + 1):
         for name, work in works.items():
-            cpu, wall = time.process_time(), time.perf_counter()
+            cpu, wall = cpu_seconds(), time.perf_counter()
             work()
             if round_:
-                taken[name].append((time.process_time() - cpu, time.perf_counter() - wall))
+                taken[name].append((cpu_seconds() - cpu, time.perf_counter() - wall))
     return {
         name: Timing(*_median_and_spread([c for c, _ in times]), *_median_and_spread([w for _, w in times]))
         for name, times in taken.items()

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from components.core.config import RunConfig
-from components.core.config_cluster import ClusterConfig
+from components.core.config_cluster import ClusterConfig, StepsConfig
+from pipelines.resources import resources_of
 from pipelines.step_jobs import ACCOUNT
 from tests.k8s.manifests import OVERLAYS, built, examples, one, pods
 from tests.k8s.pod_security import violations
@@ -100,6 +101,16 @@ def test_names_are_those_of_the_configuration(overlay: str):
         "accessKeyKey": "AWS_ACCESS_KEY_ID",
         "secretKeyKey": "AWS_SECRET_ACCESS_KEY",
     }
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_nobody_calls_a_step_and_what_kubeflow_keeps_beside_it_is_left_alone(overlay: str):
+    policy = one(built(overlay), "NetworkPolicy", "no-ingress")["spec"]
+    assert (policy["policyTypes"], policy.get("ingress")) == (["Ingress"], None)
+    closed = policy["podSelector"]["matchLabels"].items()
+    for step in StepsConfig.model_fields:
+        assert closed <= resources_of(RunConfig(), step).own_labels.items()
+    assert not closed <= {"app": "ml-pipeline-ui-artifact"}.items(), "the server that Kubeflow's UI shows artifacts by"
 
 
 @pytest.mark.parametrize("which", ALL)

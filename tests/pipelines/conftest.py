@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.pipelines.registry_server import serve_registry
 from tests.pipelines.tiny_run import CONFIG, Cellsignal, only_huvec
 from tests.tiny_screen import TinyScreen
 
@@ -32,3 +34,10 @@ def tables(tmp_path: Path) -> TinyScreen:
 def tiny_screen(tmp_path: Path) -> TinyScreen:
     """The screen with its images."""
     return only_huvec(TinyScreen(tmp_path / "screen", imaged=("HUVEC-01", "HUVEC-02", "HUVEC-03")))
+
+
+@pytest.fixture
+def registry() -> Iterator[tuple[str, dict[str, int]]]:
+    """An image registry: its place, and what it answers for a repository."""
+    with serve_registry() as running:
+        yield running

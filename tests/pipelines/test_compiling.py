@@ -60,6 +60,14 @@ class Pipeline:
         names = [n for n in self.executors if STEP.match(n).group(1).replace("-", "_") == step]  # type: ignore[union-attr]
         return [(self.executors[name]["container"], self.kubernetes[name]) for name in names]
 
+    def retries(self, step: str) -> list[dict[str, Any]]:
+        """How every task of a step is tried again."""
+        return [
+            task["retryPolicy"]
+            for name, task in self.tasks.items()
+            if re.sub(r"-\d+$", "", name) == step.replace("_", "-")
+        ]
+
 
 pipeline = cache(Pipeline)
 
@@ -100,12 +108,24 @@ def test_every_task_asks_for_its_steps_resources(step: str):
         assert sizes.get("/dev/shm") == (("Memory", "1Gi") if trains else None)
         assert ("/node-cache" in sizes) == trains
         assert {e["name"]: e["value"] for e in container["env"]} == dict(asked.environment)
-    retries = {
-        t["retryPolicy"]["maxRetryCount"]
-        for n, t in whole.tasks.items()
-        if re.sub(r"-\d+$", "", n) == step.replace("_", "-")
-    }
-    assert retries == {asked.retries}
+    for policy in whole.retries(step):
+        assert policy["maxRetryCount"] == asked.retries
+
+
+@pytest.mark.parametrize("step", ["normalize", "pretrain", "finetune", "pseudo_label", "ensemble", "assign", "report"])
+def test_a_pod_that_fails_after_its_whole_timeout_is_still_tried_again(step: str):
+    """Argo tries nothing again when backoffMaxDuration has passed since the first try began, however long that one worked."""
+    whole = pipeline(*ALL_FIELDS)
+    asked = resources_of(whole.config, step)
+    assert whole.retries(step)
+    for policy in whole.retries(step):
+        wait, factor, most = (policy[f"backoff{name}"] for name in ("Duration", "Factor", "MaxDuration"))
+        assert factor == int(factor), "Argo reads no other"
+        waits = [int(wait.rstrip("s")) * factor**n for n in range(asked.retries)]
+        assert max(waits) <= 600, "a GPU may be idle meanwhile"
+        assert int(most.rstrip("s")) > (asked.retries + 1) * asked.timeout_s + sum(waits) + 30 * 24 * 3600, (
+            "of queueing"
+        )
 
 
 def test_images_are_pinned_by_digest_and_without_a_record_nothing_is_cached():
@@ -242,6 +262,7 @@ REFUSED = [
     (["--out", "none/pipeline.yaml"], "--out none/pipeline.yaml: there is no folder none; make it, or choose another"),
     (["--out", "pipeline.json"], "--out pipeline.json: Kubeflow takes a file whose name ends in .yaml"),
     (["--out", "folder.yaml"], "--out folder.yaml: is a folder"),
+    (["--set", f"name={'n' * 41}"], "name: string should have at most 40 characters"),
     (["--set", "cluster.store_secret=My_Secret"], "cluster.store_secret: string should match pattern"),
     (["--set", "cluster.steps.pretrain.memory_gib=0"], "cluster.steps.pretrain.memory_gib: input should be greater than or"),
     (["--set", "cluster.steps.pretrian.cpu=1"], "cluster.steps.pretrian: unknown key"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from components.core.config import RunConfig, StoreConfig
 from components.core.errors import InputError
@@ -97,7 +99,7 @@ def test_a_mistake_in_the_truth_is_found_before_training(
 
 @pytest.mark.parametrize("address", ["{}", "file://{}", "s3://bucket/weights.pt", "minio://bucket/weights.pt"])
 def test_initial_weights_that_are_there_or_in_a_store_pass(tables: TinyScreen, tmp_path: Path, address: str):
-    (tmp_path / "weights.pt").write_bytes(b"")
+    (tmp_path / "weights.pt").write_bytes(b"PK\x03\x04")
     weights = address.format(tmp_path / "weights.pt")
     check_input(started_from(tmp_path, weights), str(tables.root), None)
 
@@ -118,6 +120,21 @@ def test_missing_initial_weights_are_found_before_anything_starts(
     config = started_from(tmp_path, address.format(tmp_path))
     with pytest.raises(InputError, match=r"^backbones\[0\]\.weights: " + message):
         check_input(config, None if simulated else str(tables.root), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("w.yaml", b"name: tiny"), ("w.safetensors", b"PK\x03\x04"), ("w.safetensors", b""), ("w.pt", b"")],
+)
+def test_initial_weights_that_are_none_are_found_too(tables: TinyScreen, tmp_path: Path, name: str, content: bytes):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"^backbones\[0\]\.weights: .*{name} holds no weights; give a file of"):
+        check_input(started_from(tmp_path, str(tmp_path / name)), str(tables.root), None)
+
+
+def test_weights_in_the_form_of_safetensors_pass(tables: TinyScreen, tmp_path: Path):
+    save_file({"w": np.zeros(3)}, tmp_path / "w.safetensors")
+    check_input(started_from(tmp_path, str(tmp_path / "w.safetensors")), str(tables.root), None)
 
 
 def started_from(folder: Path, weights: str) -> RunConfig:

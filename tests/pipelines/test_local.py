@@ -10,6 +10,7 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -26,7 +27,7 @@ from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.endpoint import Endpoint
 from components.core.storage.object_store import ObjectStore
 from pipelines.display import Display, task_counts
-from pipelines.local import _follow, run_key, storage, without_the_rest
+from pipelines.local import _follow, full_disk, run_key, storage, without_the_rest
 from tests.pipelines.tiny_run import (
     CONFIG,
     ROOT,
@@ -289,8 +290,26 @@ def test_a_failed_run_says_how_to_end_it_without_the_missing_folds(tmp_path: Pat
     assert without_the_rest(config, events, Path("my runs/x")).endswith(
         "cellsignal finish --run 'my runs/x' --quorum 1"
     )
+    alone = RunConfig.load("demo", ["folds.train=[0]"])
+    assert without_the_rest(alone, events, Path("runs/x")) == ""  # no fold is missing
     events.write_text("")
     assert without_the_rest(config, events, Path("runs/x")) == ""
+
+
+def test_a_full_disk_of_the_embedded_store_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    store, free = StoreConfig(), 3_000_000
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    assert (
+        full_disk(store, tmp_path) == f"; the disk of the object store {tmp_path} is full (3 MB free): make room first"
+    )
+    assert full_disk(store, tmp_path / "none") == ""
+    assert full_disk(StoreConfig(bucket=tmp_path.as_uri()), tmp_path) == ""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    assert full_disk(store, tmp_path) == ""
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    free = 10**9
+    assert full_disk(store, tmp_path) == ""
 
 
 @pytest.mark.slow

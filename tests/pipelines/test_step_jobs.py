@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,16 @@ def test_a_configuration_of_ones_own_travels_as_a_config_map(cellsignal: Cellsig
     assert {"name": "config", "configMap": {"name": config_map["metadata"]["name"]}} in pod["volumes"]
     assert container["image"].endswith(f"cellsignal-cpu@{DIGEST}")
     assert violations(pod) == []
+
+
+@pytest.mark.parametrize("name", ["Screen_7.", "a--b-", "n" * 40])
+def test_a_runs_name_becomes_one_that_kubernetes_takes(name: str):
+    files = step_jobs(RunConfig.load("demo", [f"name={name}"]), "my.yaml", [], RECORD)
+    names = {document["metadata"]["name"] for documents in files.values() for document in documents}
+    assert all(re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", each) and len(each) <= 63 for each in names)
+    (config,) = files["config"]
+    (volume,) = (v for v in files["assign"][0]["spec"]["template"]["spec"]["volumes"] if v["name"] == "config")
+    assert volume["configMap"]["name"] == config["metadata"]["name"]
 
 
 def test_a_bad_input_ends_a_job_at_once_and_a_preempted_pod_does_not_count():

@@ -213,6 +213,11 @@ def test_the_embedded_store_is_opened_by_its_folder_and_a_configuration(cellsign
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")
         assert "s3://mybucket/team: no runs" in done.stdout
+        # A slip of the pen is told, and makes no bucket.
+        for command in (("runs",), ("gc", "--dry-run")):
+            line = cellsignal.refused("store", *command, "--store", tmp_path / "store", "--bucket", "mybuckt")
+            assert line.startswith("error: s3://mybuckt: ")
+            assert line.endswith("has no such bucket; correct --bucket or store.bucket")
 
 
 def test_a_folder_is_opened_by_a_configuration_and_nothing_is_made(cellsignal: Cellsignal, tmp_path: Path) -> None:

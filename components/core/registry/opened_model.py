@@ -14,6 +14,7 @@ from components.core.registry.model_manifest import MODELS, PLATES, ModelManifes
 from components.core.registry.model_weights import check_architecture, tensor_shapes
 from components.core.registry.published_models import find_model
 from components.core.storage.interface import ObjectStorage
+from components.core.storage.manifest import Manifest, PlateRecord
 from components.core.storage.stored_file import DamagedError, StoredFile, download_checked
 
 _PLATES = TypeAdapter(tuple[TrainedPlate, ...])
@@ -52,6 +53,23 @@ class OpenedModel:
             return _PLATES.validate_json(path.read_bytes())
         except ValidationError as error:
             raise InputError(f"{path}: cannot be read ({error.errors()[0]['msg']}); publish the run again") from None
+
+    def reference(self) -> Manifest:
+        """The training screen without its wells, for the statistics of domains wider than an experiment.
+
+        Raises:
+            InputError: the plates' file is of another version.
+        """
+        model = self.manifest
+        return Manifest(
+            store=model.store,
+            channels=model.channels,
+            image_size=model.image_size,
+            codec=model.run_config().pack,
+            vocabulary=model.vocabulary,
+            folds=model.experiment_folds,
+            plates=tuple(PlateRecord(**plate.model_dump(), prefix="", wells=()) for plate in self.plates()),
+        )
 
 
 def open_model(

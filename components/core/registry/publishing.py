@@ -152,16 +152,17 @@ class _Run:
         screen, holdout = Manifest.read(work / SCREEN), Manifest.read(work / HOLDOUT)
         metrics = _results(store, key, screen)
         finished = finished_folds(store, key, screen, holdout)
-        folds = {cell_type: finished.get(cell_type, []) for cell_type in config.screen.cell_types}
-        for cell_type, records in folds.items():
-            lacking = set(config.folds.trained) - {each.fold for each in records}
-            if lacking and not metrics.get("partial"):
+        scored = metrics.get("partial", {}).get("folds", {})  # of a run that was ended without its missing folds
+        folds = {}
+        for cell_type in config.screen.cell_types:
+            wanted = scored.get(cell_type, config.folds.trained)
+            folds[cell_type] = [each for each in finished.get(cell_type, []) if each.fold in wanted]
+            lacking = sorted({*wanted} - {each.fold for each in folds[cell_type]})
+            if lacking:
                 raise InputError(
-                    f"run {key}: fold {min(lacking)} of {cell_type} has no networks for the run's present screen; run it again "
+                    f"run {key}: fold {lacking[0]} of {cell_type} has no networks for the run's present screen; run it again "
                     "to its end first"
                 )
-            if not records:
-                raise InputError(f"run {key}: {cell_type} has no networks; run it again to its end first")
         return cls(key, record, config, screen, holdout, metrics, folds)
 
     @property

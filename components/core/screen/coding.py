@@ -1,6 +1,6 @@
 """A site's six image files become one chunk: all of packing that costs processor time. Pure.
 
-What takes long here runs outside of Python's lock, so that threads code on all cores. C channels, S side.
+A third of it holds Python's lock (png.py), so that on many cores it is done in processes. C channels, S side.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from components.core.config import PackConfig
 from components.core.screen.chunks import encode_chunk
 from components.core.screen.histograms import BINS, count_greys
-from components.core.screen.images import PlateFiles, SiteFiles, check_image, decode_image
+from components.core.screen.images import PlateFolder, SiteFiles, check_image, decode_image
 
 _scratch = threading.local()
 
@@ -32,7 +32,6 @@ class CodedSite:
         black: channels that are all black, from 0.
     """
 
-    site: SiteFiles
     chunk: bytes
     sha256: str
     images: tuple[str, ...]
@@ -41,12 +40,12 @@ class CodedSite:
 
 
 def code_site(
-    files: PlateFiles, site: SiteFiles, contents: Sequence[bytes], image_size: int, pack: PackConfig
+    plate: PlateFolder, site: SiteFiles, contents: Sequence[bytes], image_size: int, pack: PackConfig
 ) -> CodedSite:
     """Checks, decodes, counts and compresses a site.
 
     Args:
-        files: the plate's.
+        plate: the site's.
         site: which site.
         contents: its files' bytes in channel order.
         image_size: expected side, pixels.
@@ -59,12 +58,12 @@ def code_site(
     counts_C256 = np.empty((len(contents), BINS), np.int64)
     images = []
     for channel, content in enumerate(contents):
-        images.append(check_image(files, site, channel, content, image_size))
-        decode_image(files, site, channel, content, pixels_CSS[channel])
+        images.append(check_image(plate, site, channel, content, image_size))
+        decode_image(plate, site, channel, content, pixels_CSS[channel])
         count_greys(pixels_CSS[channel], counts_C256[channel])  # now, while it is in the cache
     chunk = encode_chunk(pixels_CSS, pack)
     black = tuple(np.flatnonzero(counts_C256[:, 0] == image_size * image_size).tolist())
-    return CodedSite(site, chunk, hashlib.sha256(chunk).hexdigest(), tuple(images), counts_C256, black)
+    return CodedSite(chunk, hashlib.sha256(chunk).hexdigest(), tuple(images), counts_C256, black)
 
 
 def _pixels(channels: int, size: int) -> NDArray[np.uint8]:

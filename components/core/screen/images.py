@@ -34,19 +34,28 @@ class SiteFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class PlateFiles:
-    """The files of a plate's listed wells.
+class PlateFolder:
+    """Where a plate's files lie.
 
     Attributes:
         place: the screen's.
         folder: of the plate, relative to the screen.
+    """
+
+    place: ScreenPlace
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlateFiles(PlateFolder):
+    """The files of a plate's listed wells.
+
+    Attributes:
         sites: row-major by well, then by site.
         facts: what the listing told of their files, by name.
         warnings: what is missing or superfluous without being an error.
     """
 
-    place: ScreenPlace
-    folder: str
     sites: tuple[SiteFiles, ...]
     facts: tuple[FileFacts, ...]
     warnings: tuple[str, ...]
@@ -133,27 +142,27 @@ def _shown(wells: Sequence[str]) -> str:
     return f"well{'s' if len(wells) > 1 else ''} {', '.join(wells[:_SHOWN])}{more}"
 
 
-def read_sites(files: PlateFiles, sites: Sequence[SiteFiles]) -> list[list[bytes]]:
+def read_sites(plate: PlateFolder, sites: Sequence[SiteFiles]) -> list[list[bytes]]:
     """The bytes of some sites' files, in channel order, with many requests in flight.
 
     Raises:
         InputError: a file cannot be read; names file, channel and well.
     """
-    paths = [f"{files.folder}/{name}" for site in sites for name in site.names]
+    paths = [f"{plate.folder}/{name}" for site in sites for name in site.names]
     try:
-        contents = iter(files.place.read_many(paths))
+        contents = iter(plate.place.read_many(paths))
     except UnreadableError as error:
         which = paths.index(error.path)
         site = sites[which // len(CHANNELS)]
-        raise _blame(files, site, which % len(CHANNELS), error.reason) from None
+        raise _blame(plate, site, which % len(CHANNELS), error.reason) from None
     return [[next(contents) for _ in site.names] for site in sites]
 
 
-def check_image(files: PlateFiles, site: SiteFiles, channel: int, content: bytes, size: int) -> str:
+def check_image(plate: PlateFolder, site: SiteFiles, channel: int, content: bytes, size: int) -> str:
     """Checks an image file without decompressing it.
 
     Args:
-        files: the plate's.
+        plate: the site's.
         site: which site.
         channel: index into the site's names, from 0.
         content: the file's bytes.
@@ -168,14 +177,14 @@ def check_image(files: PlateFiles, site: SiteFiles, channel: int, content: bytes
     try:
         return check_png(content, size).hex()
     except BadPngError as error:
-        raise _blame(files, site, channel, error) from None
+        raise _blame(plate, site, channel, error) from None
 
 
-def decode_image(files: PlateFiles, site: SiteFiles, channel: int, content: bytes, out_HW: NDArray[np.uint8]) -> None:
+def decode_image(plate: PlateFolder, site: SiteFiles, channel: int, content: bytes, out_HW: NDArray[np.uint8]) -> None:
     """Decodes an image file that `check_image` accepted.
 
     Args:
-        files: the plate's.
+        plate: the site's.
         site: which site.
         channel: index into the site's names, from 0.
         content: the file's bytes.
@@ -187,11 +196,11 @@ def decode_image(files: PlateFiles, site: SiteFiles, channel: int, content: byte
     try:
         decode_png(content, out_HW)
     except BadPngError as error:
-        raise _blame(files, site, channel, error) from None
+        raise _blame(plate, site, channel, error) from None
 
 
-def _blame(files: PlateFiles, site: SiteFiles, channel: int, reason: object) -> InputError:
+def _blame(plate: PlateFolder, site: SiteFiles, channel: int, reason: object) -> InputError:
     return InputError(
-        f"{files.place.address(f'{files.folder}/{site.names[channel]}')}: channel w{channel + 1} ({CHANNELS[channel]}) of "
+        f"{plate.place.address(f'{plate.folder}/{site.names[channel]}')}: channel w{channel + 1} ({CHANNELS[channel]}) of "
         f"well {site.well}, site {site.site}: {reason}"
     )

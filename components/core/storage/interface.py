@@ -34,7 +34,10 @@ class BufferReader(Protocol):
 
 
 class ObjectWriter(ObjectReader, Protocol):
-    """Reads, writes, lists and deletes whole objects."""
+    """Reads, writes, lists and deletes whole objects.
+
+    Pickled, it is an address: what another process makes of it reaches the same objects. One that has none cannot be pickled.
+    """
 
     def put(self, key: str, data: bytes) -> None:
         """Writes the object whole, replacing an earlier one."""

@@ -44,8 +44,12 @@ def error(tmp_path: Path, text: str, *changes: str) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("pretrian: {epochs: 3}", "pretrian: unknown key; remove it or correct its spelling"),
-        ("pretrain: {epoch: 3}", "pretrain.epoch: unknown key; remove it or correct its spelling"),
+        ("pretrian: {epochs: 3}", "pretrian: unknown key; did you mean pretrain?"),
+        ("pretrain: {epoch: 3}", "pretrain.epoch: unknown key; did you mean epochs?"),
+        (
+            "backbones: [{name: a, middle_block: 3}]",
+            "backbones.0.middle_block: unknown key; did you mean middle_blocks?",
+        ),
         ("backbones: [{name: a, width: 3}]", "backbones.0.width: unknown key; remove it or correct its spelling"),
         ("pretrain: {epochs: many}", "pretrain.epochs: input should be a valid integer, unable to parse string as an"),
         ("pretrain: {epochs: 0}", "pretrain.epochs: input should be greater than or equal to 1, got 0"),
@@ -163,6 +167,15 @@ def test_changes_apply_in_order_and_reach_lists_and_new_sections(tmp_path):
 )
 def test_a_change_that_cannot_be_is_one_line(tmp_path, change, message):
     assert message in error(tmp_path, "seed: 1\nbackbones: [{name: a}]", change)
+
+
+def test_a_mistake_is_told_of_the_change_that_made_it_and_of_the_file_otherwise(tmp_path):
+    line = error(tmp_path, "seed: 1\npretrain: {epoch: 3}", "pretrain.epochs=few", "pretrain.epochs=0", "seed=2")
+    of_change, of_file = "--set pretrain.epochs=0: pretrain.epochs: ", ".yaml: pretrain.epoch: unknown key"
+    assert of_change in line
+    assert of_file in line
+    assert "--set seed" not in line
+    assert "few" not in line
 
 
 def test_a_change_of_a_file_that_is_no_mapping_is_one_line(tmp_path):

@@ -164,6 +164,25 @@ def test_with_every_fold_nothing_is_partial(run: FoldedRun) -> None:
     assert "all folds are there" in said
 
 
+def test_results_are_kept_under_the_run_and_a_part_replaces_no_whole(run: FoldedRun) -> None:
+    def kept(name: str = "metrics.json") -> bytes:
+        return run.store.get(f"runs/{KEY}/results/{name}")
+
+    _, out, _ = run.finish(1)
+    assert kept() == (out / "metrics.json").read_bytes()
+    run.train("RPE", 1)
+    _, out, _ = run.finish(2)
+    whole = (out / "metrics.json").read_bytes()
+    assert kept() == whole
+    assert kept("lineage.json") == (out / "lineage.json").read_bytes()
+    run.store.delete(f"runs/{KEY}/folds/RPE/1.json")
+    run.finish(1)
+    assert kept() == whole
+    run.store.put(f"runs/{KEY}/results/lineage.json", json.dumps({"manifest_digest": "of an earlier screen"}).encode())
+    _, out, _ = run.finish(1)
+    assert kept() == (out / "metrics.json").read_bytes() != whole
+
+
 def test_a_quorum_that_is_not_reached_writes_nothing_and_says_who_is_short(run: FoldedRun) -> None:
     with pytest.raises(InputError, match=r"--quorum 2 of 2 folds is not reached: RPE has fold 0; .* --quorum 1"):
         run.finish(2)

@@ -82,6 +82,8 @@ def test_scores_agree_with_counting_in_the_tables(report: Path, finished_run: An
             assert metrics["wells"][score] == {part: len(h) for part, h in hits.items()}
     assert metrics["schema"] == 1
     assert [fold["fold"] for fold in metrics["folds"]] == [0, 1]
+    fitted = {"raw": 1.31, "group": 1.12, "balanced": 0.94}
+    assert metrics["temperatures"] == dict.fromkeys(("HUVEC", "RPE", "HEPG2", "U2OS"), fitted)
 
 
 def test_a_fold_counts_its_own_experiments_only(report: Path, finished_run: Any) -> None:
@@ -301,6 +303,7 @@ def test_kfp_words_and_another_order_of_cell_types_make_the_same_report(
         lineage=json.dumps(finished_run.lineage),
         out=str(tmp_path / "out"),
     )
+    assert store.list("runs/") == [], "a step by hand is no run"
     for name in FILES - {"report.html"}:
         assert (tmp_path / "out" / name).read_bytes() == (report / name).read_bytes(), name
     assert (tmp_path / "out" / "report.html").read_text().count("data:image/png;base64,") == 8
@@ -337,6 +340,8 @@ def test_a_report_on_a_cluster_learns_key_and_start_from_the_runs_record(
     )
     lineage = json.loads((tmp_path / "out" / "lineage.json").read_text())
     assert lineage.items() >= {**compiled, **known}.items()
+    for name in FILES:
+        assert store.get(f"runs/synthetic-1/results/{name}") == (tmp_path / "out" / name).read_bytes(), name
     assert "compiled from a tree that is not committed" in (tmp_path / "out" / "report.html").read_text()
 
 

@@ -111,6 +111,11 @@ class KfpServer:
                 ("POST", r"/experiments", lambda: self._create_experiment(request)),
                 ("GET", r"/runs", lambda: self._list_runs(request)),
                 ("POST", r"/runs", lambda: self._create_run(request)),
+                (
+                    "POST",
+                    r"/runs/([^/:]+):terminate",
+                    lambda: self._terminate(path.rpartition("/")[2].partition(":")[0]),
+                ),
                 ("GET", r"/runs/([^/:]+)", lambda: self._get_run(path.rpartition("/")[2])),
             ):
                 if method == known and re.fullmatch(wanted, path):
@@ -181,6 +186,8 @@ class KfpServer:
     def _create_experiment(self, request: Request) -> dict[str, Any]:
         body = json.loads(request.body)
         self._authorise(body.get("namespace", ""), "CreateExperiment")
+        if any(each["display_name"] == body["display_name"] for each in self.experiments):
+            raise RefusedError(409, "Already exist error: Failed to create a new experiment", 6)
         made = {"experiment_id": str(uuid.uuid4()), "storage_state": "AVAILABLE", "created_at": _now(), **body}
         self.experiments.append(made)
         return made
@@ -204,6 +211,14 @@ class KfpServer:
         self._states[made["run_id"]] = states
         self.runs.append(made)
         return made
+
+    def _terminate(self, run_id: str) -> dict[str, Any]:
+        for run in self.runs:
+            if run["run_id"] == run_id:
+                run["state"] = "CANCELING"
+                self._states[run_id] = ["CANCELING", "CANCELED"]
+                return {}
+        raise RefusedError(404, f"Run {run_id} not found", 5)
 
     def _get_run(self, run_id: str) -> dict[str, Any]:
         for run in self.runs:

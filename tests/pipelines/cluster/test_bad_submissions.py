@@ -14,6 +14,7 @@ from pipelines.cluster.login import Login
 from pipelines.cluster.submit_checks import check_submission
 from tests.pipelines.cluster.conftest import Submitting
 from tests.pipelines.cluster.kfp_server import LOGIN_PAGE, Fault, KfpServer
+from tests.pipelines.registry_server import record_at
 from tests.pipelines.tiny_run import error_line
 
 SECRET = "s3cr3t-t0ken"
@@ -172,6 +173,19 @@ def test_options(submitting: Submitting, server: KfpServer, change: dict[str, An
     with pytest.raises(InputError, match=told):
         submitting(**change)
     assert server.requests == []
+
+
+def test_an_image_that_is_not_in_its_registry(submitting: Submitting, server: KfpServer, registry, tmp_path: Path):
+    """A pod would wait for it until the deadline."""
+    place, statuses = registry
+    statuses |= {"cellsignal-cpu": 200, "cellsignal-gpu": 404}
+    record = str(record_at(place, tmp_path))
+    with pytest.raises(InputError, match=r"cellsignal-gpu has no sha256:.*; push again with `cellsignal images push`"):
+        submitting(images=record)
+    assert server.requests == []
+    statuses["cellsignal-gpu"] = 200
+    submitting(images=record)
+    assert len(server.runs) == 1
 
 
 @pytest.mark.parametrize(

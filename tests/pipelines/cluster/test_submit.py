@@ -6,8 +6,11 @@ import json
 import os
 import re
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,8 +18,9 @@ import yaml
 from components.core.errors import ContactError, InputError, StepError
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_outcome import FailureRecord
-from components.core.storage.run_record import RECIPE, cluster_run_key
+from components.core.storage.run_record import RECIPE, RunRecord, cluster_run_key
 from pipelines.cluster.following import Pace
+from pipelines.cluster.submission import keep_first, run_in_progress
 from tests.pipelines.cluster.conftest import QUICK, Submitting
 from tests.pipelines.cluster.kfp_server import Fault, KfpServer, node
 
@@ -39,6 +43,8 @@ def test_everything_is_made_once_and_named_by_commit_and_fingerprint(submitting:
     assert run["service_account"] == "cellsignal-run"
     assert f"{server.url}/#/runs/details/{run['run_id']}" in shown
     assert [each["display_name"] for each in server.experiments] == ["cellsignal"]
+    # Of the store, whatever root its namespace has: the pods' Secret opens no other bucket.
+    assert run["runtime_config"]["pipeline_root"] == f"{submitting.store.uri('').rstrip('/')}/kfp"
     parameters = run["runtime_config"]["parameters"]
     assert (parameters["source"], parameters["truth"]) == (submitting.screen, "")
     lineage = json.loads(parameters["lineage"])
@@ -91,12 +97,82 @@ def test_two_that_submit_at_once_share_what_either_makes(submitting: Submitting,
     assert (len(server.versions), len(server.runs)) == (2, 1)
 
 
+def test_of_two_runs_that_are_started_at_once_one_stays_and_both_follow_it(
+    submitting: Submitting, server: KfpServer, monkeypatch: pytest.MonkeyPatch
+):
+    """Both have looked before either has started."""
+    server.script = [["RUNNING"]]
+    both, looked = threading.Barrier(2, timeout=30), set()
+
+    def look(*arguments: Any) -> Any:
+        found = run_in_progress(*arguments)
+        if threading.get_ident() not in looked:
+            looked.add(threading.get_ident())
+            both.wait()
+        return found
+
+    def one_second(*arguments: Any) -> dict[str, Any]:
+        made = new_run(*arguments)
+        made["created_at"] = "2026-11-01T12:00:00+00:00"
+        return made
+
+    new_run = server._new_run
+    monkeypatch.setattr(server, "_new_run", one_second)
+    monkeypatch.setattr("pipelines.cluster.submit.run_in_progress", look)
+    monkeypatch.setattr("pipelines.cluster.submit.keep_first", lambda *given: (both.wait(), keep_first(*given))[1])
+    with ThreadPoolExecutor(2) as pool:
+        shown = [told.result() for told in [pool.submit(submitting) for _ in range(2)]]
+    states = {run["run_id"]: run["state"] for run in server.runs}
+    assert sorted(states.values()) == ["CANCELING", "PENDING"]
+    (stays,) = (run_id for run_id, state in states.items() if state == "PENDING")
+    assert all(f"/#/runs/details/{stays}" in told for told in shown)
+    assert sum("somebody started it at the same moment" in told for told in shown) == 1
+
+
+@pytest.mark.parametrize("path", [":terminate", "/runs"])
+def test_a_run_that_has_started_is_told_though_nothing_can_be_done_about_the_other(
+    submitting: Submitting, server: KfpServer, path: str
+):
+    def two(request: Any) -> dict[str, Any]:
+        body = json.loads(request.body)
+        server.add_run(body["display_name"], "RUNNING", body["experiment_id"])
+        server.faults.append(Fault(403, path=path, method="POST" if path == ":terminate" else "GET"))
+        return create(request)
+
+    create = server._create_run
+    server._create_run = two  # type: ignore[method-assign]
+    shown = submitting()
+    mine = server.runs[1]["run_id"]
+    assert (f"end one of them, here {server.url}/#/runs/details/{mine}" in shown) == (path == ":terminate")
+    assert re.search(rf"run tiny-\w+ .* started\n{server.url}/#/runs/details/{mine}", shown)
+
+
 def test_a_run_whose_start_was_not_answered_is_found_and_not_started_twice(submitting: Submitting, server: KfpServer):
     server.script = [["RUNNING"]]
     server.faults.append(Fault(503, path="/runs", method="POST", after=True))
     shown = submitting()
     assert len(server.runs) == 1
     assert server.runs[0]["run_id"] in shown
+
+
+def test_kubeflows_cache_knows_a_run_as_long_as_the_store_does(submitting: Submitting, server: KfpServer, key):
+    """normalize's key in that cache is made of its parameters; once a run is forgotten, the plates that it packed may be gone."""
+
+    def lineage() -> str:
+        server.script = [["FAILED"]]
+        shown.append(submitting())
+        server.runs[-1]["state"] = "FAILED"
+        return server.runs[-1]["runtime_config"]["parameters"]["lineage"]
+
+    shown: list[str] = []
+    first = lineage()
+    run = key(shown[0])
+    record = RunRecord(key=run, config={}, lineage={**json.loads(first), "run": run})
+    submitting.store.put(f"runs/{run}/run.json", record.model_dump_json().encode())
+    assert lineage() == lineage() == first
+    submitting.store.delete(f"runs/{run}/run.json")
+    assert lineage() != first
+    assert {key(each) for each in shown} == {run}
 
 
 def test_wait_follows_through_states_and_fetches_the_results(submitting: Submitting, server: KfpServer, key):
@@ -136,6 +212,21 @@ def test_failed_names_the_task_and_what_it_said(submitting: Submitting, server: 
     with pytest.raises(
         StepError, match=r"pretrain fold 1 tiny failed: loss is not finite in epoch 3; no report: .*packing"
     ):
+        submitting(wait=True)
+
+
+def test_of_failed_tries_the_task_that_used_up_its_own_is_named(submitting: Submitting, server: KfpServer):
+    def ended(run: dict[str, Any]) -> None:
+        for second, (step, message) in enumerate(
+            (("normalize", "a passing outage"), *[("pretrain", "out of memory")] * 3)
+        ):
+            at = datetime(2026, 11, 1, 12, 0, second, tzinfo=UTC)
+            record = FailureRecord(step=step, kind="step", message=message, at=at)
+            run_key = run["display_name"].split(" ")[0]
+            submitting.store.put(f"runs/{run_key}/failed/{second}.json", record.model_dump_json().encode())
+
+    server.script, server.on_end = [["FAILED"]], ended
+    with pytest.raises(StepError, match=r"^pretrain failed: out of memory; "):
         submitting(wait=True)
 
 

@@ -6,10 +6,7 @@ import io
 import json
 import os
 import socket
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -19,16 +16,15 @@ from components.core.config import RunConfig
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from pipelines.doctor import machine_check
-from pipelines.doctor.image_check import DOCKER_HUB, check_images, split_reference
+from pipelines.doctor.image_check import check_images
 from pipelines.doctor.machine_check import check_gpu, check_room, check_shared_memory
 from pipelines.doctor.run import run_doctor
 from pipelines.doctor.store_check import check_operations
-from pipelines.image_record import Image, ImageRecord, write_images
 from tests.pipelines.cluster.kfp_server import Fault, KfpServer, serve
+from tests.pipelines.registry_server import record_at
 from tests.pipelines.tiny_run import Cellsignal, processes_naming
 
 OPERATIONS = ["object store", "put, get", "multipart", "conditional put", "list, delete"]
-DIGEST = f"sha256:{'0123456789abcdef' * 4}"
 
 
 NO_TORCH = "raise ModuleNotFoundError(\"No module named 'torch'\")"
@@ -149,45 +145,15 @@ def test_torch_and_gpu(
     assert told in " ".join(said for _, said in findings.values())
 
 
-@pytest.fixture
-def registry() -> Iterator[tuple[str, dict[str, int]]]:
-    """An image registry that answers each repository's digest with a status."""
-    statuses: dict[str, int] = {}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            name = self.path.removeprefix("/v2/").partition("/manifests/")[0]
-            self.send_response(statuses[name] if self.path.endswith(DIGEST) else 404)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield f"127.0.0.1:{server.server_port}", statuses
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def record(tmp_path: Path, place: str) -> Path:
-    images = {t: Image(reference=f"{place}/cellsignal-{t}@{DIGEST}", tag="abc") for t in ("cpu", "gpu")}
-    path = tmp_path / "images.json"
-    write_images(ImageRecord(version="0.1.0", commit="abc", images=images), path)  # type: ignore[arg-type]
-    return path
-
-
 def test_images_are_looked_for_in_their_registry(registry: tuple[str, dict[str, int]], tmp_path: Path):
     place, statuses = registry
     statuses |= {"cellsignal-cpu": 200, "cellsignal-gpu": 404}
-    findings = found(check_images(record(tmp_path, place)))
+    findings = found(check_images(record_at(place, tmp_path)))
     assert findings["cpu image, registry"][0] == "ok"
     assert findings["gpu image, registry"][0] == "failed"
     assert "cellsignal images push" in findings["gpu image, registry"][1]
     statuses["cellsignal-gpu"] = 401
-    findings = found(check_images(record(tmp_path, place)))
+    findings = found(check_images(record_at(place, tmp_path)))
     assert findings["gpu image, registry"][0] == "warning"
     assert "asks for a login" in findings["gpu image, registry"][1]
 
@@ -195,7 +161,7 @@ def test_images_are_looked_for_in_their_registry(registry: tuple[str, dict[str, 
 def test_a_registry_that_is_not_reached_is_a_warning(tmp_path: Path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        findings = found(check_images(record(tmp_path, f"127.0.0.1:{free.getsockname()[1]}")))
+        findings = found(check_images(record_at(f"127.0.0.1:{free.getsockname()[1]}", tmp_path)))
     assert findings["cpu image, registry"][0] == "warning"
     assert "cannot be reached from here" in findings["cpu image, registry"][1]
 
@@ -208,16 +174,3 @@ def test_a_damaged_record_is_a_finding_and_the_rest_goes_on(tmp_path: Path, monk
     assert code == 2
     assert "not a record of images" in told
     assert os.linesep.join(OPERATIONS[:1]) in told
-
-
-@pytest.mark.parametrize(
-    ("reference", "parts"),
-    [
-        (f"ghcr.io/lab/cellsignal-cpu@{DIGEST}", ("ghcr.io", "lab/cellsignal-cpu", DIGEST)),
-        (f"localhost:5000/cpu@{DIGEST}", ("localhost:5000", "cpu", DIGEST)),
-        (f"lab/cpu@{DIGEST}", (DOCKER_HUB, "lab/cpu", DIGEST)),
-        (f"cpu@{DIGEST}", (DOCKER_HUB, "library/cpu", DIGEST)),
-    ],
-)
-def test_references_are_read_as_engines_do(reference: str, parts: tuple[str, str, str]):
-    assert split_reference(reference) == parts

@@ -37,10 +37,13 @@ def in_rounds(
         barrier.wait(120)
 
 
-def until_promoted(address: str, environment: Mapping[str, str], number: int, fingerprint: str, told: Any) -> None:
-    """Promotes its model once, trying again as long as others come first; tells whether it read something half-written."""
+def until_promoted(
+    address: str, environment: Mapping[str, str], number: int, fingerprint: str, barrier: Barrier, told: Any
+) -> None:
+    """Promotes its model once, trying again as long as others come first; tells how often it tried."""
     os.environ.update(environment)
     store = open_store(address)
+    barrier.wait(120)
     tries = 1
     while promote(store, fingerprint, "mine", by=f"promoter {number}").outcome == "overtaken":
         tries += 1

@@ -18,6 +18,7 @@ from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.opened_model import open_model
 from components.core.registry.plate_design import groups_of
 from components.core.registry.publishing import model_fingerprint, publish
+from components.core.screen.histograms import domain_statistics
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from tests.components.core.learning.tiny_networks import weights_of
@@ -93,6 +94,10 @@ def test_the_prior_and_the_plates_come_back_as_they_were(run: FinishedRun, tmp_p
     assert [(p.experiment, p.plate, p.labelled, p.histograms) for p in opened.plates()] == [
         (p.experiment, p.plate, p.labelled, p.histograms) for p in run.screen.plates
     ]
+    for domain in ("global", "cell_type", "plate"):
+        known, again = (domain_statistics(manifest, domain) for manifest in (run.screen, opened.reference()))
+        assert known.keys() == again.keys()
+        assert all(np.array_equal(known[plate], again[plate]) for plate in known)
     assert json.loads((opened.folder / "metrics.json").read_text())["out_of_fold"] == SCORES["out_of_fold"]
     assert type(run.config).load(str(opened.folder / "config.yaml")) == run.config
 
@@ -188,6 +193,9 @@ def test_the_fingerprint_is_of_what_decides_and_of_nothing_else(in_folder: Finis
     assert len({of(), *others}) == 6
 
 
+PARTIAL = {"quorum": 1, "folds": {"HUVEC": [0, 1], "RPE": [0]}, "missing": {"HUVEC": [], "RPE": [1]}}
+
+
 def _no_report(run: FinishedRun) -> None:
     run.store.delete_prefix(f"runs/{KEY}/results/")
 
@@ -204,9 +212,10 @@ def _lost_fold(run: FinishedRun) -> None:
     run.store.delete(f"runs/{KEY}/folds/RPE/1.json")
 
 
-def _lost_cell_type(run: FinishedRun) -> None:
-    run.store.delete_prefix(f"runs/{KEY}/folds/RPE/")
-    run.report(partial={"quorum": 1})
+def _lost_part(run: FinishedRun) -> None:
+    """A fold that the report of a partial run has the scores of is gone."""
+    run.store.delete(f"runs/{KEY}/folds/HUVEC/1.json")
+    run.report(partial=PARTIAL)
 
 
 def _lost_step(run: FinishedRun) -> None:
@@ -242,7 +251,7 @@ def _newer_record(run: FinishedRun) -> None:
         (_report_of_earlier_screen, "the report is of an earlier screen"),
         (_damaged_report, f"damaged; run {KEY} again to its end"),
         (_lost_fold, f"run {KEY}: fold 1 of RPE has no networks for the run's present screen"),
-        (_lost_cell_type, f"run {KEY}: RPE has no networks"),
+        (_lost_part, f"run {KEY}: fold 1 of HUVEC has no networks for the run's present screen"),
         (_lost_step, "steps/pretrain/1/slim.json: missing or damaged"),
         (_lost_outputs, "the finished outputs are gone"),
         (_damaged_weights, "the finished outputs are damaged"),
@@ -270,14 +279,19 @@ def test_an_unknown_run_is_named_with_those_there_are(in_folder: FinishedRun) ->
         publish(in_folder.store, "other-1")
 
 
-def test_a_partial_run_is_published_with_the_folds_that_it_has_and_says_so(
-    in_folder: FinishedRun, tmp_path: Path
+@pytest.mark.parametrize("later", [False, True], ids=["missing", "trained after the report"])
+def test_a_partial_run_is_published_with_the_folds_that_its_scores_are_of(
+    in_folder: FinishedRun, tmp_path: Path, later: bool
 ) -> None:
-    _lost_fold(in_folder)
-    in_folder.report(partial={"quorum": 1})
+    if not later:
+        _lost_fold(in_folder)
+    in_folder.report(partial=PARTIAL)
     model = publish(in_folder.store, KEY).model
     assert model.partial
     assert model.folds == {"HUVEC": (0, 1), "RPE": (0,)}
     opened = open_model(in_folder.store, model.short, tmp_path / "here", cell_types=["RPE"])
     assert sorted(opened.weights) == [(0, "RPE", "slim"), (0, "RPE", "small")]
     assert "(others of the run are missing)" in (opened.folder / "card.md").read_text()
+    in_folder.report()
+    if later:
+        assert publish(in_folder.store, KEY).model.fingerprint != model.fingerprint

@@ -184,9 +184,8 @@ def test_a_changed_image_of_the_same_size_is_no_copy(tiny: TinyScreen):
 
 
 def test_memory_holds_a_few_sites_however_many_there_are(tiny: TinyScreen, monkeypatch: pytest.MonkeyPatch):
-    for name, value in {"READERS": 1, "BATCH": 1, "CODED_AHEAD": 1, "PLATES": 1}.items():
-        monkeypatch.setattr(f"components.core.screen.packing.{name}", value)
-    monkeypatch.setattr("components.core.screen.packing.cores", lambda: 1)
+    for name, value in {"batches.BATCH": 1, "packing.THREADS": 2, "packing.cores": lambda: 1}.items():
+        monkeypatch.setattr(f"components.core.screen.{name}", value)
     read, most = 0, 0
 
     class Place(ScreenDirectory):
@@ -204,8 +203,7 @@ def test_memory_holds_a_few_sites_however_many_there_are(tiny: TinyScreen, monke
     plates = read_screen(tiny.root, CONFIG.screen).plates[:2]
     results = list(pack_plates(Packing(Place(tiny.root), 2, SIZE, CONFIG.pack, Store()), plates))
     assert sum(len(well.sites) for result in results for well in result.packed.wells) == 20 == read
-    # One that is read ahead, one coded ahead, one beside each on its way; half of a plate would be five.
-    assert most <= 4
+    assert most <= 2, "one a thread; half of a plate would be five"
 
 
 def first_plate_images(tiny: TinyScreen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 
 import cv2
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from imagecodecs import PngError, png_decode
 
+from components.core.screen import png
 from components.core.screen.png import BadPngError, check_png, decode_png
 from tests.tiny_screen import raw_png
 
@@ -21,7 +24,118 @@ def encode(image, extension=".png"):
     return cv2.imencode(extension, image)[1].tobytes()
 
 
+ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+"""First column and row of each pass, and the steps between them."""
 SCANLINES = b"".join(b"\0" + row.tobytes() for row in PIXELS)
+
+
+def filtered_rows(pixels, filters):
+    """The scanlines of an image as the PNG specification filters them, row by row (ISO/IEC 15948, 9.2)."""
+    rows, above = [], np.zeros(pixels.shape[1], int)
+    for kind, row in zip(filters, pixels.astype(int), strict=True):
+        left, corner = np.r_[0, row[:-1]], np.r_[0, above[:-1]]
+        estimate = left + above - corner
+        a, b, c = abs(estimate - left), abs(estimate - above), abs(estimate - corner)
+        paeth = np.where((a <= b) & (a <= c), left, np.where(b <= c, above, corner))
+        predicted = (np.zeros_like(row), left, above, (left + above) // 2, paeth)[kind]
+        rows.append(bytes([kind]) + ((row - predicted) % 256).astype(np.uint8).tobytes())
+        above = row
+    return b"".join(rows)
+
+
+def with_part(data, kind, body):
+    """The file with one more part after its header."""
+    part = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    return data[:33] + part + data[33:]
+
+
+def libpng(data):
+    """What libpng makes of a file; None where it refuses it."""
+    out = np.zeros((20, 20), np.uint8)
+    try:
+        png_decode(data, out=out)
+    except (PngError, ValueError):
+        return None
+    return out
+
+
+@given(st.lists(st.integers(0, 4), min_size=20, max_size=20), st.integers(0, 2**32 - 1), st.integers(0, 9))
+def test_rows_of_every_filter_decode_to_their_pixels(filters, seed, level):
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 20), dtype=np.uint8)
+    data = raw_png(20, zlib.compress(filtered_rows(pixels, filters), level))
+    check_png(data, 20)
+    out = np.zeros((20, 20), np.uint8)
+    decode_png(data, out)
+    assert np.array_equal(out, pixels)
+    assert np.array_equal(out, libpng(data))
+
+
+@given(st.data())
+def test_a_changed_stream_is_taken_as_libpng_takes_it(data):
+    stream = bytearray(zlib.compress(filtered_rows(PIXELS // 64, [4] * 20)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        stream[data.draw(st.integers(0, len(stream) - 1))] = data.draw(st.integers(0, 255))
+    changed = raw_png(20, bytes(stream[: data.draw(st.integers(0, len(stream)))]))
+    out = np.zeros((20, 20), np.uint8)
+    expected = libpng(changed)
+    if expected is None:
+        with pytest.raises(BadPngError, match="cannot be decoded"):
+            decode_png(changed, out)
+    else:
+        decode_png(changed, out)
+        assert np.array_equal(out, expected)
+
+
+def test_a_real_size_is_decoded_without_libpng(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(png, "png_decode", None)
+    pixels = np.random.default_rng(5).integers(0, 256, (512, 512), dtype=np.uint8)
+    out = np.zeros((512, 512), np.uint8)
+    decode_png(encode(pixels), out)
+    assert np.array_equal(out, pixels)
+
+
+def test_an_interlaced_file_and_one_in_many_parts_decode_to_their_pixels():
+    plain = raw_png(20, zlib.compress(SCANLINES))
+    (length,) = struct.unpack_from(">I", plain, 33)
+    stream = plain[41 : 41 + length]
+    parts = plain[:33]
+    for start in range(0, len(stream), 7):
+        body = b"IDAT" + stream[start : start + 7]
+        parts += struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    passes = [PIXELS[y::dy, x::dx] for x, y, dx, dy in ADAM7]
+    stream = zlib.compress(b"".join(b"\0" + row.tobytes() for each in passes for row in each))
+    interlaced = bytearray(raw_png(20, stream))
+    interlaced[28] = 1
+    interlaced[29:33] = struct.pack(">I", zlib.crc32(interlaced[12:29]))
+    for data in (parts + plain[-12:], bytes(interlaced)):
+        check_png(data, 20)
+        out = np.zeros((20, 20), np.uint8)
+        decode_png(data, out)
+        assert np.array_equal(out, PIXELS)
+
+
+@pytest.mark.parametrize("kind", [b"gAMA", b"tEXt"])
+def test_what_says_nothing_of_the_pixels_may_be_in_the_file(kind):
+    data = with_part(GOOD, kind, struct.pack(">I", 45455) if kind == b"gAMA" else b"a\0b")
+    check_png(data, 20)
+    out = np.zeros((20, 20), np.uint8)
+    decode_png(data, out)
+    assert np.array_equal(out, PIXELS)
+
+
+@pytest.mark.parametrize(("kind", "body"), [(b"tRNS", b"\0\5"), (b"PLTE", bytes(3)), (b"ABCD", b"")])
+def test_what_bears_on_the_pixels_is_for_libpng_to_judge(kind, body):
+    data = with_part(GOOD, kind, body)
+    check_png(data, 20)
+    expected = libpng(data)
+    assert (expected is None) == (kind != b"PLTE")
+    out = np.zeros((20, 20), np.uint8)
+    if expected is None:
+        with pytest.raises(BadPngError, match="cannot be decoded"):
+            decode_png(data, out)
+    else:
+        decode_png(data, out)
+        assert np.array_equal(out, expected)
 
 
 @pytest.mark.parametrize("data", [GOOD, raw_png(20, zlib.compress(SCANLINES))], ids=["opencv", "by hand"])
@@ -52,9 +166,20 @@ def test_one_changed_byte_anywhere_is_refused(position, change):
         zlib.compress(SCANLINES[: len(SCANLINES) // 2]),
         zlib.compress(SCANLINES)[:100],
         zlib.compress(SCANLINES)[:-4] + b"abcd",
+        zlib.compress(SCANLINES)[:-4],
+        zlib.compress(SCANLINES)[:-1],
+        zlib.compress(b"\7" + SCANLINES[1:]),
         b"",
     ],
-    ids=["half the rows", "half the stream", "wrong Adler-32", "nothing"],
+    ids=[
+        "half the rows",
+        "half the stream",
+        "wrong Adler-32",
+        "no Adler-32",
+        "cut Adler-32",
+        "no such filter",
+        "nothing",
+    ],
 )
 def test_a_broken_stream_with_right_checksums_is_refused_by_the_decoder(stream):
     data = raw_png(20, stream)
