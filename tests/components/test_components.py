@@ -17,13 +17,14 @@ RENAMED = {
     ("assign", "out"): {"named"},
     ("ensemble", "out"): {"averaged"},
     ("report", "out"): {"results"},
+    ("report_new_plates", "out"): {"results"},
     ("finetune", "bases"): {"base", "second_base"},
     ("infer", "bases"): {"base", "second_base"},
 }
 
 
 # Components beside a step's own, by folder: the function and the module whose main it calls.
-FURTHER = {"normalize": "normalize_new_plates", "infer": "infer_new_plates"}
+FURTHER = {"normalize": "normalize_new_plates", "infer": "infer_new_plates", "report": "report_new_plates"}
 COMPONENTS = [(step, step, "step.py") for step in STEPS] + [
     (step, name, "new_plates.py") for step, name in FURTHER.items()
 ]
