@@ -38,6 +38,21 @@ def check_cluster(config: RunConfig) -> list[str]:
     return list(_remarks(config))
 
 
+def preemption_remarks(config: RunConfig) -> list[str]:
+    """What becomes of pods that are taken away, a sentence where the configuration lets them be."""
+    spot = [
+        step for step in steps_of(config) if config.cluster.spot_toleration in resources_of(config, step).tolerations
+    ]
+    if not spot:
+        return []
+    *others, last = spot
+    who = f"{', '.join(others)} and {last}" if others else last
+    return [
+        f"{who} may run on spot nodes, and Kubeflow tries no pod again that is taken from its node: the run fails, so "
+        "submit it with --wait --resubmit N, which goes on from its checkpoints"
+    ]
+
+
 def _check_addresses(config: RunConfig) -> None:
     """Pods see no file of this machine."""
     if is_folder(config.store.bucket):

@@ -19,7 +19,7 @@ from components.core.storage.run_record import RECIPE
 from components.core.storage.whole_file import write_whole
 from components.image import VERSION
 from components.sections import deciding
-from pipelines.cluster_checks import check_cluster
+from pipelines.cluster_checks import check_cluster, preemption_remarks
 from pipelines.code_version import UNCOMMITTED, code_version
 from pipelines.image_record import ImageRecord, read_images
 
@@ -44,7 +44,7 @@ def run_compile(config: RunConfig, out: Path, images: str, console: Console) -> 
     Raises:
         InputError: a configuration that no cluster can run, no record of images, or a file that cannot be written.
     """
-    remarks = check_cluster(config)
+    remarks = [*check_cluster(config), *preemption_remarks(config)]
     _check_writable(out)
     record = images_of(images)
     lineage = known_lineage(config, record)

@@ -15,8 +15,15 @@ SOURCES_LABEL = "cellsignal.sources"
 """Label of an image: digest of the sources that it holds."""
 
 
-def connect() -> DockerClient:
+PATIENCE = 60
+"""Seconds that the docker package waits for an answer unless told otherwise; a build takes longer, piece by piece."""
+
+
+def connect(seconds: int = PATIENCE) -> DockerClient:
     """A client of the engine that the environment names (DOCKER_HOST), else of the usual socket.
+
+    Args:
+        seconds: that an answer may take.
 
     Raises:
         InputError: the docker package is missing; no engine listens; it listens, and this user may not ask it.
@@ -28,7 +35,7 @@ def connect() -> DockerClient:
             "the Python package docker is missing; install it with pip install 'cellsignal[docker]'"
         ) from None
     try:
-        return docker.from_env()  # asks the engine its version
+        return docker.from_env(timeout=seconds)  # asks the engine its version
     except docker.errors.DockerException as error:
         raise InputError(_refusal(error)) from None
 

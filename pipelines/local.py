@@ -36,6 +36,7 @@ from components.core.storage.whole_directory import whole_directory
 from components.sections import NOT_DECIDING, deciding
 from pipelines.code_version import code_version
 from pipelines.containers.engine_side import check_images, ended_containers
+from pipelines.containers.mounts import check_credentials
 from pipelines.containers.settings import container_settings, scratch
 from pipelines.display import Display, task_counts, task_name
 from pipelines.input_checks import check_input, check_start, local_files
@@ -95,6 +96,8 @@ def run_here(
         StepError: a step failed; finished steps are kept.
     """
     check_input(config, screen, truth)
+    if containers:
+        check_credentials(os.environ)
     images = check_images() if containers else {}
     # The store first: wrong credentials or a missing bucket must not leave a folder behind.
     with contextlib.ExitStack() as held:

@@ -52,7 +52,7 @@ def dress(task: PipelineTask, resources: Resources, cluster: ClusterConfig, imag
         task.set_container_image(image)
     kubernetes.set_timeout(task, resources.timeout_s)
     kubernetes.set_security_context(task, run_as_non_root=True)
-    for keys, optional in ((REQUIRED_KEYS, False), (OPTIONAL_KEYS, True)):
+    for keys, optional in ((REQUIRED_KEYS, False), (OPTIONAL_KEYS, True)) if cluster.store_secret else ():
         kubernetes.use_secret_as_env(task, cluster.store_secret, {key: key for key in keys}, optional=optional)
     if resources.shm_gib:
         size = memory_quantity(resources.shm_gib)

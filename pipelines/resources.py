@@ -15,8 +15,8 @@ from pipelines.plan.dag import GPU_STEPS
 Step = Literal["normalize", "pretrain", "finetune", "pseudo_label", "infer", "ensemble", "assign", "report"]
 REQUIRED_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 """Keys of the store's Secret, and the variables that steps read them from."""
-OPTIONAL_KEYS = ("AWS_ENDPOINT_URL", "AWS_REGION")
-"""Keys that may be missing: Amazon's own S3 needs no endpoint."""
+OPTIONAL_KEYS = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_SESSION_TOKEN")
+"""Keys that may be missing: Amazon's own S3 needs no endpoint, and keys that do not expire no token."""
 SCRATCH = "/tmp"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import yaml
 from components.core.config import RunConfig
 from components.core.config_file import shipped_configs
 from components.core.errors import InputError
+from components.core.storage.digests import digest_text
 from components.core.storage.opening import join_address
 from components.core.storage.whole_file import write_whole
 from components.image import CPU, GPU
@@ -38,6 +39,7 @@ ACCOUNT = "cellsignal-job"
 CONFIG_MOUNT = "/etc/cellsignal"
 CONFIG_FILE = "run.yaml"
 BAD_INPUT = 2  # the exit code for which no further try helps
+NAME_LENGTH = 63  # of a Job, whose pods have it as a label
 ROOT_GIB = 1.0  # of ephemeral storage beside the mounted folders: the log
 
 
@@ -88,7 +90,10 @@ def as_text(documents: Sequence[Mapping[str, Any]]) -> str:
     return HEAD + yaml.safe_dump_all(documents, sort_keys=False, width=110)
 
 
-HEAD = "# Made by `cellsignal jobs`. kubectl apply -f THIS_FILE; kubectl -n NAMESPACE logs -f job/NAME\n"
+HEAD = """\
+# Made by `cellsignal jobs`. kubectl apply -f THIS_FILE; kubectl -n NAMESPACE logs -f job/NAME
+# A Job cannot be changed: kubectl delete -f THIS_FILE before it is applied again, also to run it a second time.
+"""
 
 
 def _arguments(config: RunConfig) -> dict[str, dict[str, list[str]]]:
@@ -131,7 +136,7 @@ def _job(
     asked = replace(resources_of(config, "normalize" if step == "simulate" else step), step=step)
     target = "gpu" if step in GPU_STEPS else "cpu"
     image = record.images[target].reference if record else (GPU if target == "gpu" else CPU)["base_image"]
-    name = "-".join(part for part in ("cellsignal", step, label) if part).replace("_", "-").lower()
+    name = _job_name(step, label)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -156,6 +161,14 @@ def _job(
     }
 
 
+def _job_name(step: str, label: str) -> str:
+    """A name that Kubernetes takes; of a label that does not fit, its beginning and what tells it from others."""
+    whole = "-".join(part for part in ("cellsignal", step, label) if part).replace("_", "-").lower()
+    if len(whole) <= NAME_LENGTH and not whole.endswith("-"):
+        return whole
+    return f"{whole[: NAME_LENGTH - 9].rstrip('-')}-{digest_text(label)[:8]}"
+
+
 def _pod(config: RunConfig, image: str, arguments: list[str], asked: Resources, mounts_config: bool) -> dict[str, Any]:
     volumes: list[dict[str, Any]] = [
         {"name": volume_name(path), "emptyDir": {"sizeLimit": memory_quantity(gib)}}
@@ -176,14 +189,9 @@ def _pod(config: RunConfig, image: str, arguments: list[str], asked: Resources, 
         "ephemeral-storage": storage,
         **({asked.gpu_resource: str(asked.gpus)} if asked.gpus else {}),
     }
-    secret = config.cluster.store_secret
-    environment: list[dict[str, Any]] = [
+    environment = [
         *({"name": name, "value": value} for name, value in asked.environment.items()),
-        *({"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}} for key in REQUIRED_KEYS),
-        *(
-            {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, "optional": True}}}
-            for key in OPTIONAL_KEYS
-        ),
+        *(_from_secret(config.cluster.store_secret) if config.cluster.store_secret else ()),
     ]
     optional = {
         "nodeSelector": dict(asked.node_selector),
@@ -215,6 +223,12 @@ def _pod(config: RunConfig, image: str, arguments: list[str], asked: Resources, 
         ],
         "volumes": volumes,
     }
+
+
+def _from_secret(secret: str) -> Iterator[dict[str, Any]]:
+    for keys, optional in ((REQUIRED_KEYS, {}), (OPTIONAL_KEYS, {"optional": True})):
+        for key in keys:
+            yield {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, **optional}}}
 
 
 def _config_name(config: RunConfig) -> str:

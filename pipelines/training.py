@@ -153,7 +153,7 @@ def _dag(
             final[cell_type] = finish(ended, step, cell_type)
     named = []
     for cell_type in cell_types:
-        averaged = ensemble(logits=dsl.Collected(final[cell_type].outputs["logits"]))
+        averaged = ensemble(screen=screen, logits=dsl.Collected(final[cell_type].outputs["logits"]))
         finish(averaged, "ensemble", cell_type)
         answer = assign(config=part["assign"], screen=screen, holdout=holdout, logits=averaged.outputs["averaged"])
         named.append(finish(answer, "assign", cell_type).outputs["Output"])

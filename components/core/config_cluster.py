@@ -136,10 +136,11 @@ class ClusterConfig(Frozen):
         "cellsignal", min_length=1, description="experiment of Kubeflow Pipelines that runs are listed under"
     )
     service_account: Name = Field("cellsignal-run", description="service account of the run's pods")
-    store_secret: ObjectName = Field(
+    store_secret: ObjectName | None = Field(
         "cellsignal-store",
         description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION unless it is us-east-1, and "
-        "AWS_ENDPOINT_URL unless it is Amazon's own S3",
+        "AWS_ENDPOINT_URL unless it is Amazon's own S3; null where the pods' service account has a role of its own (IRSA, EKS Pod "
+        "Identity), which is for Amazon's own",
     )
     image_pull_secrets: tuple[ObjectName, ...] = Field(
         (), description="Secrets for a registry that asks who pulls; none where nodes may pull"
@@ -174,3 +175,8 @@ class ClusterConfig(Frozen):
         description="taint of spot nodes: GKE's; other clouds have others, your own node pools what you set",
     )
     steps: StepsConfig = Field(StepsConfig(), description="what each step's pod asks for")
+
+    @property
+    def credentials(self) -> str:
+        """What must be in the pods' namespace for them to reach the store, for messages."""
+        return f"secret {self.store_secret}" if self.store_secret else "the role of that account"

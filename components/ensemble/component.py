@@ -6,9 +6,9 @@ from components.image import CPU
 
 
 @dsl.component(**CPU)
-def ensemble(logits: dsl.Input[list[dsl.Dataset]], averaged: dsl.Output[dsl.Dataset]):
+def ensemble(screen: dsl.Input[dsl.Dataset], logits: dsl.Input[list[dsl.Dataset]], averaged: dsl.Output[dsl.Dataset]):
     import json
 
     from components.ensemble.step import main
 
-    main(logits=json.dumps([fold.path for fold in logits]), out=averaged.path)
+    main(screen=screen.path, logits=json.dumps([fold.path for fold in logits]), out=averaged.path)

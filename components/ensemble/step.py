@@ -12,19 +12,32 @@ import numpy as np
 from components.core import progress
 from components.core.errors import InputError
 from components.core.storage.logits import LogitsDirectory, WellLogits, read_logits, write_logits
+from components.core.storage.manifest import Manifest
+from components.core.storage.run_outcome import tell_failures
 from components.core.storage.whole_directory import whole_directory
 
 
-def main(logits: str, out: str) -> None:
+def main(screen: str, logits: str, out: str) -> None:
     """The step as the pipeline calls it.
 
     Args:
+        screen: manifest of the run, which says where a failure is recorded.
         logits: JSON list of the folds' logits directories.
         out: directory to create.
     """
+    manifest = Manifest.read(Path(screen))
     folds = [Path(path) for path in json.loads(logits)]
-    with progress.task("ensemble", cell_type=read_logits(folds[0]).cell_type if folds else None):
+    with progress.task("ensemble", cell_type=_cell_type(folds)):
+        tell_failures(manifest.store, manifest.run)
         run(folds, Path(out))
+
+
+def _cell_type(folds: Sequence[Path]) -> str | None:
+    """What the task is named by; None where it cannot be read, for which `run` fails in the task's name."""
+    try:
+        return read_logits(folds[0]).cell_type if folds else None
+    except InputError:
+        return None
 
 
 def run(folds: Sequence[Path], out: Path) -> None:

@@ -182,7 +182,7 @@ def add_training(plan: Plan, config: RunConfig) -> TrainingRun:
             logits[cell_type].append(last.output("logits"))
     named = {}
     for cell_type, of_folds in logits.items():
-        averaged = add("ensemble", "", {}, {"logits": of_folds}, {"out": "averaged"})
+        averaged = add("ensemble", "", {}, {"screen": screen, "logits": of_folds}, {"out": "averaged"})
         answer = add(
             "assign",
             part["assign"],

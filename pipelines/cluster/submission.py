@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.core.errors import ContactError
+from components.core.errors import ContactError, InputError
 from pipelines.cluster.endpoint import Endpoint, EndpointError
 from pipelines.cluster.identity import Identity
 
@@ -85,7 +85,12 @@ def _pipeline(endpoint: Endpoint, identity: Identity, compiled: Path) -> str:
 
 
 def find_experiment(endpoint: Endpoint, name: str) -> str:
-    """The id of an experiment, which is made where there is none."""
+    """The id of an experiment, which is made where there is none.
+
+    Raises:
+        InputError: it is archived, so that no run can be started in it.
+        EndpointError: the endpoint refuses or fails.
+    """
     models = endpoint.models
     found = _made_once(
         find=lambda: _named(
@@ -100,6 +105,11 @@ def find_experiment(endpoint: Endpoint, name: str) -> str:
             models.V2beta1Experiment(display_name=name, **endpoint.of_namespace()),
         ),
     )
+    if str(found.storage_state) == "ARCHIVED":
+        raise InputError(
+            f"cluster.experiment: {name} is archived at {endpoint.url}; unarchive it in the UI (Experiments, Archived), or name "
+            "another"
+        )
     return str(found.experiment_id)
 
 

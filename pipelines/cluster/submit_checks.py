@@ -10,6 +10,7 @@ from pathlib import Path
 from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.storage.artifacts import local_file
+from components.core.storage.endpoint import has_keys
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.opening import is_bucket, open_screen, open_store
 from pipelines.cluster.data_fingerprint import fingerprint
@@ -56,12 +57,13 @@ def check_submission(
     if truth is not None:
         _check_address("--truth", truth)
     remarks = check_cluster(config)
-    missing = [name for name in REQUIRED_KEYS if not environment.get(name)]
-    if missing:
+    if not has_keys(environment):
+        whose = f"secret {config.cluster.store_secret}" if config.cluster.store_secret else "their service account"
+        missing = next(name for name in REQUIRED_KEYS if not environment.get(name))
         raise InputError(
-            f"{missing[0]} is not set, so that the screen's files cannot be looked through for their fingerprint; set "
-            f"{' and '.join(REQUIRED_KEYS)}, and AWS_ENDPOINT_URL unless it is Amazon S3 (the pods have their own, from secret "
-            f"{config.cluster.store_secret})"
+            f"{missing} is not set, so that the screen's files cannot be looked through for their fingerprint; set "
+            f"{' and '.join(REQUIRED_KEYS)}, or AWS_PROFILE, and AWS_ENDPOINT_URL unless it is Amazon S3 (the pods have their own, "
+            f"from {whose})"
         )
     store = open_store(config.store.bucket, config.store.prefix, environment)
     store.check()

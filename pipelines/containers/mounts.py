@@ -12,6 +12,7 @@ from typing import TypedDict
 from urllib.parse import unquote, urlsplit
 
 from components.core.config import RunConfig
+from components.core.errors import InputError
 from components.core.storage.opening import is_folder
 from pipelines.input_checks import local_files
 
@@ -73,6 +74,21 @@ def _covered(path: str, found: dict[str, bool]) -> bool:
     )
 
 
+def check_credentials(variables: Mapping[str, str]) -> None:
+    """Refuses a store of one's own whose credentials lie in files, before anything is written.
+
+    Raises:
+        InputError: they do.
+    """
+    from components.core.storage.endpoint import has_keys  # loads boto3
+
+    if variables.get("AWS_ENDPOINT_URL") and has_keys(variables) and not has_keys(environment_of(variables)):
+        raise InputError(
+            "--runner docker: containers see no files of credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (a profile's "
+            "are shown by `aws configure export-credentials --format env`)"
+        )
+
+
 def environment_of(variables: Mapping[str, str]) -> dict[str, str]:
     """Of this process's variables those that a step needs: the way to the object store, threads, where events go.
 
@@ -81,7 +97,7 @@ def environment_of(variables: Mapping[str, str]) -> dict[str, str]:
     named = ("AWS_", "CELLSIGNAL_", "OMP_", "MKL_", "NCCL_")
     single = {*CERTIFICATES, "http_proxy", "https_proxy", "no_proxy", "all_proxy", "PYTHONUNBUFFERED", "PYTHONSAFEPATH"}
     # Files of credentials stay here: the store is reached by what the variables themselves say.
-    unread = {"AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_PROFILE"}
+    unread = {"AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE"}
     kept = {
         name: value
         for name, value in variables.items()

@@ -36,6 +36,6 @@ def check_endpoint(url: str, config: ClusterConfig) -> Iterator[Finding]:
         yield Finding(
             "namespace",
             "warning",
-            f"this deployment knows none: pods start in its own, where service account {config.service_account} and secret "
-            f"{config.store_secret} must be",
+            f"this deployment knows none: pods start in its own, where service account {config.service_account} and "
+            f"{config.credentials} must be",
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from components.core.errors import InputError
+from pipelines.container_engine import connect, one_line
 from pipelines.doctor.finding import Finding
 from pipelines.image_record import read_images
 from pipelines.image_registry import ask, missing, split_reference
@@ -27,19 +29,20 @@ def check_images(record: Path) -> Iterator[Finding]:
 
 
 def _in_engine(what: str, reference: str) -> Finding:
+    needed = "only `run --runner docker` needs it"
     try:
-        docker = importlib.import_module("docker")
-    except ImportError:
-        return Finding(what, "warning", "not looked at: the Python package docker is not installed")
+        client = connect(SECONDS)
+    except InputError as error:
+        return Finding(what, "warning", f"not looked at, {needed}: {error}")
+    from docker.errors import DockerException, ImageNotFound
+
     try:
-        client = docker.from_env(timeout=SECONDS)
-        client.images.get(reference)
-    except docker.errors.ImageNotFound:
-        return Finding(what, "warning", f"not pulled; only `run --runner docker` needs it (docker pull {reference})")
-    except docker.errors.DockerException as error:
-        return Finding(
-            what, "warning", f"no engine to ask ({type(error).__name__}); only `run --runner docker` needs one"
-        )
+        with contextlib.closing(client):
+            client.images.get(reference)
+    except ImageNotFound:
+        return Finding(what, "warning", f"not pulled, {needed}: docker pull {reference}")
+    except (DockerException, OSError) as error:
+        return Finding(what, "warning", f"not looked at, {needed}: the container engine failed ({one_line(error)})")
     return Finding(what, "ok", "is there")
 
 

@@ -15,6 +15,7 @@ from components.core.config import StoreConfig
 from components.core.errors import InputError, StepError
 from components.core.storage.digests import digest_file
 from components.core.storage.embedded import EmbeddedStore
+from components.core.storage.endpoint import has_keys
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.opening import is_folder, open_existing, open_store
 from pipelines.doctor.finding import Finding
@@ -33,7 +34,7 @@ def check_store(config: StoreConfig, store_dir: Path) -> Iterator[Finding]:
     if is_folder(config.bucket):
         open_existing(config.bucket)
         yield from check_operations(open_store(config.bucket, config.prefix))
-    elif os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ACCESS_KEY_ID"):
+    elif os.environ.get("AWS_ENDPOINT_URL") or has_keys(os.environ):
         if not os.environ.get("AWS_ENDPOINT_URL"):
             yield Finding(
                 "object store",

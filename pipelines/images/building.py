@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -43,7 +45,7 @@ class BuildSettings:
         network: the build's network (`host` where a proxy or an index listens on this machine); None for the engine's.
         pip_conf: pip's configuration for the build alone.
         certificate: certificates of those who may serve packages, for the build alone.
-        log: file that gets what the build prints.
+        log: file that gets what the build prints; another one beside it while a second build runs.
     """
 
     base: str | None
@@ -110,30 +112,40 @@ def _lines(answer: Iterator[dict[str, Any]], name: str, settings: BuildSettings,
             text = str(part.get("stream") or part.get("status") or part.get("error") or "")
             log.write(text if text.endswith("\n") or "stream" in part else f"{text}\n")
             if "error" in part:
-                raise _failure(part["error"], name, settings)
+                raise _failure(part["error"], name, settings, log)
             yield text
     except APIError as error:
-        raise _failure(one_line(error), name, settings) from None
+        raise _failure(one_line(error), name, settings, log) from None
 
 
-def _failure(said: str, name: str, settings: BuildSettings) -> Exception:
+def _failure(said: str, name: str, settings: BuildSettings, log: TextIO) -> Exception:
     line = " ".join(said.split())
     if _BASE_REFUSED.search(line):
         which = f"--base-image {settings.base}" if settings.base else "the Dockerfile's BASE_IMAGE"
         return InputError(
             f"{which}: the engine has no such image and cannot pull it ({line}); name one with --base-image"
         )
-    return StepError(f"{name}: the build failed ({line}); all that it printed is in {settings.log}")
+    return StepError(f"{name}: the build failed ({line}); all that it printed is in {log.name}")
 
 
 def _opened(path: Path) -> TextIO:
+    """The log, or one beside it while another build writes that."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("w", encoding="utf-8")
+        for number in itertools.count(1):
+            file = (path if number == 1 else path.with_stem(f"{path.stem}-{number}")).open("a", encoding="utf-8")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed, or its process ends
+            except BlockingIOError:
+                file.close()
+                continue
+            file.truncate(0)
+            return file
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
         ) from None
+    raise AssertionError("counting does not end")
 
 
 def _content(path: Path) -> bytes:

@@ -186,8 +186,8 @@ def _remarks(plan: RunPlan) -> list[Text]:
             (
                 "note",
                 f"assumed: {assumed.compute_share:.0%} of the peak operations and {assumed.memory_share:.0%} of the bandwidth "
-                f"in {plan.machines.gpu}'s data sheet, {precision}; "
-                "none of it was measured. Give --measured RUN_DIR or rates in a --throughput FILE",
+                f"in {plan.machines.gpu}'s data sheet, {precision}, as fits rates measured on an H200; nothing was measured on "
+                "this GPU. Give --measured RUN_DIR or rates in a --throughput FILE",
             )
         )
     remarks.append(

@@ -133,7 +133,7 @@ def task_transfer(
         files = [fold, 0.0, *embedded, *(_pairs(costs) if task.step == "pseudo_label" else [])]
         read = [manifest, held_out, float(before)]
     elif task.step == "ensemble":
-        read, files = [fold] * len(config.folds.trained), [fold * len(config.folds.trained) / 2]
+        read, files = [manifest, *[fold] * len(config.folds.trained)], [fold * len(config.folds.trained) / 2]
     elif task.step == "assign":
         read, files = [manifest, held_out, fold * len(config.folds.trained) / 2], [0.0]
     else:

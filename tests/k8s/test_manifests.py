@@ -13,7 +13,7 @@ from components.core.config import RunConfig
 from components.core.config_cluster import ClusterConfig, StepsConfig
 from pipelines.resources import resources_of
 from pipelines.step_jobs import ACCOUNT
-from tests.k8s.manifests import OVERLAYS, built, examples, one, pods
+from tests.k8s.manifests import K8S, OVERLAYS, OWN, SINGLE_USER, built, examples, one, pods
 from tests.k8s.pod_security import violations
 
 VERSIONS = ("1.34", "1.37")
@@ -33,7 +33,7 @@ def documents(which: str) -> list[dict[str, Any]]:
 def test_objects_fit_the_schemas_of_two_versions(which: str, version: str):
     """Strictly: a field that the version does not know is an error. Kueue's are checked below, by hand."""
     own = [document for document in documents(which) if document["apiVersion"] != KUEUE]
-    assert len(own) >= 9
+    assert len(own) >= (5 if which == SINGLE_USER else 9)
     for document in own:
         kubernetes_validate.validate(document, version, strict=True)
 
@@ -48,7 +48,7 @@ def test_the_schemas_refuse_what_is_not_a_field():
 @pytest.mark.parametrize("which", ALL)
 def test_every_pod_is_restricted(which: str):
     found = [pod for document in documents(which) for pod in pods(document)]
-    assert len(found) == {"base": 0, "overlays/dev": 1, "overlays/gpu": 0, "examples": 10}[which]
+    assert len(found) == {"overlays/dev": 1, "examples": 10}.get(which, 0)
     for pod in found:
         assert violations(pod) == []
         assert pod["automountServiceAccountToken"] is False
@@ -80,27 +80,45 @@ def test_the_check_of_the_standard_refuses_what_the_standard_does(change: Mappin
 
 
 def test_the_namespace_lets_no_other_pod_in():
-    for overlay in OVERLAYS:
+    for overlay in OWN:
         labels = one(built(overlay), "Namespace", CLUSTER.namespace)["metadata"]["labels"]
         assert {labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "audit", "warn")} == {"restricted"}
+
+
+def launcher(overlay: str) -> dict[str, str]:
+    """What an overlay says in Kubeflow's kfp-launcher."""
+    if overlay == SINGLE_USER:
+        data: dict[str, str] = yaml.safe_load((K8S / SINGLE_USER / "kfp-launcher.patch.yaml").read_text())["data"]
+        return data
+    return dict(one(built(overlay), "ConfigMap", "kfp-launcher")["data"])
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_names_are_those_of_the_configuration(overlay: str):
     objects = built(overlay)
+    namespace = "kubeflow" if overlay == SINGLE_USER else CLUSTER.namespace
     for document in objects:
-        assert document["metadata"].get("namespace", CLUSTER.namespace) == CLUSTER.namespace
+        assert document["metadata"].get("namespace", namespace) == namespace
     for account in (CLUSTER.service_account, ACCOUNT):
         one(objects, "ServiceAccount", account)
-    launcher = one(objects, "ConfigMap", "kfp-launcher")["data"]
-    bucket = RunConfig().store.bucket
-    assert launcher["defaultPipelineRoot"].startswith(f"s3://{bucket}/")
-    reference = yaml.safe_load(launcher["providers"])["s3"]["default"]["credentials"]["secretRef"]
+    reference = yaml.safe_load(launcher(overlay)["providers"])["s3"]["default"]["credentials"]["secretRef"]
     assert reference == {
         "secretName": CLUSTER.store_secret,
         "accessKeyKey": "AWS_ACCESS_KEY_ID",
         "secretKeyKey": "AWS_SECRET_ACCESS_KEY",
     }
+    root = launcher(overlay).get("defaultPipelineRoot")
+    assert root is None if overlay == SINGLE_USER else root.startswith(f"s3://{RunConfig().store.bucket}/")
+
+
+def test_kubeflows_own_namespace_stays_as_its_other_pods_need_it():
+    """No label that restricts them, no quota or limits that they did not ask for, and their kfp-launcher is not replaced."""
+    objects = built(SINGLE_USER)
+    own = {"ServiceAccount", "Role", "RoleBinding", "NetworkPolicy", "ClusterQueue", "LocalQueue", "ResourceFlavor"}
+    assert {document["kind"] for document in objects} == own
+    assert launcher(SINGLE_USER) == {"providers": launcher("base")["providers"]}
+    left = {"Namespace", "ResourceQuota", "LimitRange", "ConfigMap"}
+    assert len(objects) == len([document for document in built("overlays/gpu") if document["kind"] not in left])
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -141,10 +159,11 @@ def test_rights_are_named_one_by_one_and_bound_to_the_runs_account(overlay: str)
     assert written == {"workflowtaskresults", "workflowtasksets/status"}
     binding = one(objects, "RoleBinding", CLUSTER.service_account)
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
-    assert [s["name"] for s in binding["subjects"]] == [CLUSTER.service_account]
+    (subject,) = binding["subjects"]
+    assert (subject["name"], subject["namespace"]) == (CLUSTER.service_account, binding["metadata"]["namespace"])
 
 
-@pytest.mark.parametrize("overlay", ["base", "overlays/gpu"])
+@pytest.mark.parametrize("overlay", ["base", "overlays/gpu", SINGLE_USER])
 def test_the_queue_leads_to_gpus(overlay: str):
     """Kueue's shapes, by hand: its CRDs have no schema in kubernetes-validate."""
     objects = built(overlay)
@@ -155,17 +174,18 @@ def test_the_queue_leads_to_gpus(overlay: str):
         CLUSTER.queue,
         {"clusterQueue": cluster_queue["metadata"]["name"]},
     )
-    assert local["metadata"]["namespace"] == CLUSTER.namespace
+    namespace = "kubeflow" if overlay == SINGLE_USER else CLUSTER.namespace
+    assert local["metadata"]["namespace"] == namespace
     assert not {"namespace"} & (cluster_queue["metadata"].keys() | flavor["metadata"].keys()), "of the cluster"
     selected = cluster_queue["spec"]["namespaceSelector"]["matchLabels"]
-    assert selected == {"kubernetes.io/metadata.name": CLUSTER.namespace}
+    assert selected == {"kubernetes.io/metadata.name": namespace}
     (group,) = cluster_queue["spec"]["resourceGroups"]
     (given,) = group["flavors"]
     assert given["name"] == flavor["metadata"]["name"]
     assert [r["name"] for r in given["resources"]] == group["coveredResources"]
     # A pod that asks for a resource which no flavor covers waits for ever; the LimitRange adds ephemeral-storage.
     asked = {"cpu", "memory", CLUSTER.gpu_resource}
-    (limits,) = one(objects, "LimitRange", "cellsignal")["spec"]["limits"]
+    (limits,) = one(built("base"), "LimitRange", "cellsignal")["spec"]["limits"]
     assert set(group["coveredResources"]) == asked | limits["defaultRequest"].keys()
     assert set(flavor["spec"]) <= {"nodeLabels", "tolerations", "nodeTaints", "topologyName"}
 

@@ -50,8 +50,8 @@ def test_neither_torch_nor_kfp_is_loaded_to_answer(arguments: list[str]):
     ("arguments", "named"),
     [
         (["--config", "nowhere"], ["'nowhere'", "demo"]),
-        (["--config", "demo", "--set", "pretrain.epoch=3"], ["demo.yaml", "pretrain.epoch: unknown key"]),
-        (["--config", "demo", "--set", "pretrain.epochs=many"], ["demo.yaml", "pretrain.epochs", "'many'"]),
+        (["--config", "demo", "--set", "pretrain.epoch=3"], ["--set pretrain.epoch=3: pretrain.epoch: unknown key"]),
+        (["--config", "demo", "--set", "pretrain.epochs=many"], ["--set pretrain.epochs=many", "got 'many'"]),
         (["--config", "demo", "--set", "mean_teacher.cycles=0"], ["mean_teacher.cycles", "got 0"]),
         (["--config", "demo", "--set", "pretrain.epochs"], ["'pretrain.epochs'", "KEY=VALUE"]),
         (["--config", "demo", "--set", "folds.count=16"], ["folds.count is 16", "13 labelled experiments"]),

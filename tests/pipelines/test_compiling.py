@@ -198,6 +198,13 @@ def test_secrets_and_queues_are_named_as_in_the_manifests_and_none_is_held():
         assert labels.get("kueue.x-k8s.io/queue-name") == (queue if asks else None)
 
 
+def test_without_a_secret_pods_are_who_their_service_account_is():
+    whole = pipeline("cluster.store_secret=null")
+    assert whole.kubernetes.keys() == whole.executors.keys()
+    assert not any("secretAsEnv" in kubernetes for kubernetes in whole.kubernetes.values())
+    assert "AWS_" not in whole.text
+
+
 def kfp_pod(container: dict[str, Any], kubernetes: dict[str, Any]) -> dict[str, Any]:
     """The pod that KFP 2.17 makes of a task, as its documentation of set_security_context says; read there, never run.
 
@@ -237,8 +244,12 @@ def test_tasks_are_named_for_people():
 
 def test_the_command_writes_the_file_and_warns(cellsignal: Cellsignal, config_file: Path, tmp_path: Path, monkeypatch):
     write_images(RECORD, tmp_path / "images.json")
-    done = cellsignal("compile", "--config", config_file)
+    done = cellsignal("compile", "--config", config_file, "--set", "cluster.spot=true")
     assert (done.returncode, done.stderr) == (0, "")
+    assert (
+        "warning: pretrain, finetune and pseudo_label may run on spot nodes, and Kubeflow tries no pod again"
+        in done.stdout
+    )
     assert "pipeline.yaml: " in done.stdout
     spec, _ = yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text())
     lineage = json.loads(spec["root"]["inputDefinitions"]["parameters"]["lineage"]["defaultValue"])

@@ -116,6 +116,13 @@ def test_figures_and_names_are_those_of_the_configuration():
     assert "kueue.x-k8s.io/queue-name" not in packing["metadata"]["labels"]
 
 
+def test_without_a_secret_pods_are_who_their_service_account_is():
+    files = step_jobs(RunConfig.load("demo", ["cluster.store_secret=null"]), "demo", (), None)
+    found = [container for documents in files.values() for container in containers(documents)]
+    assert len(found) == 10
+    assert {variable["name"] for container in found for variable in container["env"]} == {"OMP_NUM_THREADS"}
+
+
 def test_a_configuration_of_ones_own_travels_as_a_config_map(cellsignal: Cellsignal, config_file: Path, tmp_path: Path):
     write_images(RECORD, tmp_path / "images.json")
     done = cellsignal("jobs", "--config", config_file, "--out", tmp_path / "jobs", "--set", "pretrain.epochs=3")
@@ -142,6 +149,16 @@ def test_a_runs_name_becomes_one_that_kubernetes_takes(name: str):
     (config,) = files["config"]
     (volume,) = (v for v in files["assign"][0]["spec"]["template"]["spec"]["volumes"] if v["name"] == "config")
     assert volume["configMap"]["name"] == config["metadata"]["name"]
+
+
+@pytest.mark.parametrize("pair", [("net", "net_"), ("n" * 60, "n" * 61), ("n" * 43, "vit_" * 20 + "cells")])
+def test_backbones_of_any_name_have_a_job_each_that_kubernetes_takes(pair: tuple[str, str]):
+    backbones = ", ".join(f"{{name: {name}, kind: timm, model: resnet18}}" for name in pair)
+    config = RunConfig.load("demo", [f"backbones=[{backbones}]"])
+    names = [job["metadata"]["name"] for job in step_jobs(config, "demo", [], RECORD)["pretrain"]]
+    assert len(set(names)) == 2
+    assert all(re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", name) and len(name) <= 63 for name in names)
+    assert names[0].startswith(f"cellsignal-pretrain-{pair[0][:34]}")
 
 
 def test_a_bad_input_ends_a_job_at_once_and_a_preempted_pod_does_not_count():

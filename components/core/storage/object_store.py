@@ -121,7 +121,7 @@ class ObjectStore:
             if code in _REFUSED:
                 raise InputError(
                     f"s3://{self.bucket}: {where} refused the credentials ({code}); "
-                    "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or let them list this bucket"
+                    f"{self._endpoint.correct}, or let them list this bucket"
                 ) from None
             raise InputError(f"s3://{self.bucket}: {where} cannot be used ({self._say(error)})") from None
         except (BotoCoreError, ValueError) as error:
@@ -407,8 +407,7 @@ class ObjectStore:
             return InputError(f"{uri}: {action} failed, {where} has no bucket {self.bucket}; create it")
         if code in _REFUSED:
             return InputError(
-                f"{uri}: {action} refused by {where} ({code}); "
-                "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or the rights of that user"
+                f"{uri}: {action} refused by {where} ({code}); {self._endpoint.correct} or the rights of that user"
             )
         if code in _MISSING_KEY or isinstance(error, FileNotFoundError):
             return MissingObjectError(uri)

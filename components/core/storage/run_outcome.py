@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
 from components.core import progress
 from components.core.errors import InputError, StepError
@@ -33,7 +33,7 @@ class FailureRecord(Frozen):
     backbone: str | None = None
     kind: Literal["input", "step"] = Field(description="input: trying again would fail again")
     message: str = Field(description="one line: the file, well or field, and what to do")
-    at: datetime = Field(description="when, by the pod's clock")
+    at: AwareDatetime = Field(description="when, by the pod's clock")
 
     @property
     def task(self) -> str:
@@ -64,16 +64,20 @@ def tell_failures(address: str, run: str) -> None:
     progress.on_failure(tell)
 
 
-def read_failures(store: ObjectStorage, run: str) -> list[FailureRecord]:
-    """The recorded failures of a run, in the order of their time; what is no such record is left out."""
-    keys = store.list(f"{RUNS}/{run}/{FAILED}/")
+def failure_keys(store: ObjectStorage, run: str) -> Sequence[str]:
+    """Where the recorded failures of a run lie: one listing."""
+    return store.list(f"{RUNS}/{run}/{FAILED}/")
+
+
+def failures_at(store: ObjectStorage, keys: Sequence[str]) -> list[FailureRecord]:
+    """The failures at these keys; what is no such record, or has gone since it was listed, is left out."""
     found = []
-    for content in store.get_many(keys) if keys else []:
+    for key in keys:
         try:
-            found.append(FailureRecord.model_validate_json(content))
-        except ValidationError:
+            found.append(FailureRecord.model_validate_json(store.get(key)))
+        except (ValidationError, MissingObjectError):
             continue
-    return sorted(found, key=lambda record: record.at)
+    return found
 
 
 def forget_failures(store: ObjectStorage, run: str) -> None:

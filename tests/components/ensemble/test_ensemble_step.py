@@ -5,8 +5,12 @@ import sys
 import numpy as np
 import pytest
 
+from components.core.config import PackConfig
 from components.core.errors import InputError
+from components.core.storage.folder_store import FolderStore
 from components.core.storage.logits import LogitsDirectory, WellLogits, read_logits, write_logits
+from components.core.storage.manifest import Manifest, Vocabulary
+from components.core.storage.run_outcome import failure_keys, failures_at
 from components.ensemble.step import main, run
 
 K = 5
@@ -46,9 +50,40 @@ def test_joins_out_of_fold_wells_and_averages_the_others_by_id(folds, tmp_path):
         assert merged.wells[role].logits_WK.dtype == np.float32
 
 
-def test_the_order_of_the_folds_does_not_matter(folds, tmp_path):
+@pytest.fixture
+def screen(tmp_path):
+    """Manifest of a run whose store is a folder."""
+    path = tmp_path / "screen.json"
+    classes = Vocabulary(treatments=tuple("abc"), positives=("p",), negatives=("n",))
+    place = {"store": f"file://{tmp_path}/store", "run": "tiny-1"}
+    of_run = Manifest(channels=6, image_size=8, codec=PackConfig(), vocabulary=classes, folds={}, plates=(), **place)
+    path.write_text(of_run.model_dump_json())
+    return path
+
+
+def test_a_failure_is_recorded_under_the_run_that_the_manifest_names(folds, screen, tmp_path):
+    store = FolderStore(tmp_path / "store")
+    given = json.dumps([str(path) for path in folds])
+    main(str(screen), given, str(tmp_path / "out"))
+    assert failure_keys(store, "tiny-1") == []
+    (folds[1] / "logits.npz").write_bytes(b"")
+    with pytest.raises(InputError):
+        main(str(screen), given, str(tmp_path / "out"))
+    (folds[0] / "meta.json").unlink()  # whose cell type is not known then
+    with pytest.raises(InputError):
+        main(str(screen), given, str(tmp_path / "out"))
+    records = {record.task: record for record in failures_at(store, failure_keys(store, "tiny-1"))}
+    assert {(task, record.kind) for task, record in records.items()} == {
+        ("ensemble HUVEC", "input"),
+        ("ensemble", "input"),
+    }
+    assert "f1/logits.npz: damaged" in records["ensemble HUVEC"].message
+    assert "f0/meta.json: cannot read" in records["ensemble"].message
+
+
+def test_the_order_of_the_folds_does_not_matter(folds, screen, tmp_path):
     run(folds, tmp_path / "out")
-    main(json.dumps([str(path) for path in reversed(folds)]), str(tmp_path / "again"))
+    main(str(screen), json.dumps([str(path) for path in reversed(folds)]), str(tmp_path / "again"))
     one, two = read_logits(tmp_path / "out"), read_logits(tmp_path / "again")
     assert one.meta == two.meta
     for role in one.wells:

@@ -27,7 +27,7 @@ from tests.pipelines.cluster.kfp_server import KfpServer, serve
 from tests.pipelines.tiny_run import Cellsignal, only_huvec
 from tests.tiny_screen import TinyScreen
 
-QUICK = Pace(settle=0.0, poll=0.01, retry=0.01, longest_retry=0.02, outage=0.3, logged_out=0.1)
+QUICK = Pace(settle=0.0, poll=0.01, retry=0.01, longest_retry=0.02, outage=0.3, logged_out=0.1, failures=0.02)
 COMPILED: dict[Any, str] = {}
 METRICS = {
     stage: {group: {"overall": 0.5, "HUVEC": 0.5} for group in ("raw", "group", "assigned")}

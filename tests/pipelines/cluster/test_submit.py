@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,17 @@ from components.core.errors import ContactError, InputError, StepError
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_outcome import FailureRecord
 from components.core.storage.run_record import RECIPE, RunRecord, cluster_run_key
+from pipelines.cluster import failure_watch
+from pipelines.cluster.failure_watch import FailureWatch
 from pipelines.cluster.following import Pace
 from pipelines.cluster.submission import keep_first, run_in_progress
 from tests.pipelines.cluster.conftest import QUICK, Submitting
 from tests.pipelines.cluster.kfp_server import Fault, KfpServer, node
 
 
-def fail(store: ObjectStore, key: str, kind: str, message: str) -> None:
+def fail(store: ObjectStore, key: str, kind: str, message: str, name: str = "a") -> None:
     record = FailureRecord(step="pretrain", fold=1, backbone="tiny", kind=kind, message=message, at=datetime.now(UTC))
-    store.put(f"runs/{key}/failed/a.json", record.model_dump_json().encode())
+    store.put(f"runs/{key}/failed/{name}.json", record.model_dump_json().encode())
 
 
 def test_everything_is_made_once_and_named_by_commit_and_fingerprint(submitting: Submitting, server: KfpServer, key):
@@ -118,8 +121,8 @@ def test_of_two_runs_that_are_started_at_once_one_stays_and_both_follow_it(
 
     new_run = server._new_run
     monkeypatch.setattr(server, "_new_run", one_second)
-    monkeypatch.setattr("pipelines.cluster.submit.run_in_progress", look)
-    monkeypatch.setattr("pipelines.cluster.submit.keep_first", lambda *given: (both.wait(), keep_first(*given))[1])
+    monkeypatch.setattr("pipelines.cluster.attempts.run_in_progress", look)
+    monkeypatch.setattr("pipelines.cluster.attempts.keep_first", lambda *given: (both.wait(), keep_first(*given))[1])
     with ThreadPoolExecutor(2) as pool:
         shown = [told.result() for told in [pool.submit(submitting) for _ in range(2)]]
     states = {run["run_id"]: run["state"] for run in server.runs}
@@ -197,6 +200,13 @@ def test_wait_follows_through_states_and_fetches_the_results(submitting: Submitt
     submitting(wait=True, out=Path("results"))  # the same run's folder is taken again
 
 
+def test_an_archived_experiment_is_told_of_before_a_run_is_started(submitting: Submitting, server: KfpServer):
+    server.experiments.append({"experiment_id": "7", "display_name": "cellsignal", "storage_state": "ARCHIVED"})
+    with pytest.raises(InputError, match=r"cluster\.experiment: cellsignal is archived at http.*; unarchive it"):
+        submitting()
+    assert server.runs == []
+
+
 def test_a_folder_of_something_else_is_refused_before_anything_is_sent(submitting: Submitting, server: KfpServer):
     Path("results").mkdir()
     Path("results/thesis.txt").write_text("mine")
@@ -220,7 +230,7 @@ def test_of_failed_tries_the_task_that_used_up_its_own_is_named(submitting: Subm
         for second, (step, message) in enumerate(
             (("normalize", "a passing outage"), *[("pretrain", "out of memory")] * 3)
         ):
-            at = datetime(2026, 11, 1, 12, 0, second, tzinfo=UTC)
+            at = datetime.now(UTC) + timedelta(seconds=second)
             record = FailureRecord(step=step, kind="step", message=message, at=at)
             run_key = run["display_name"].split(" ")[0]
             submitting.store.put(f"runs/{run_key}/failed/{second}.json", record.model_dump_json().encode())
@@ -268,15 +278,103 @@ def test_resubmit_goes_on_under_the_same_key_until_it_succeeds(submitting: Submi
     assert store.list(f"runs/{key(shown)}/failed/") == []  # what earlier attempts said is not the last one's
 
 
+def test_who_lets_pods_be_taken_away_is_told_that_kubeflow_does_not_try_them_again(
+    submitting: Submitting, server: KfpServer
+):
+    line = "Kubeflow tries no pod again that is taken from its node"
+    assert line not in submitting()
+    cluster = submitting.config.cluster
+    steps = cluster.steps.model_copy(update={"pretrain": cluster.steps.pretrain.model_copy(update={"spot": True})})
+    submitting.config = submitting.config.model_copy(update={"cluster": cluster.model_copy(update={"steps": steps})})
+    assert f"pretrain may run on spot nodes, and {line}" in submitting()
+    server.runs.clear()
+    assert line not in submitting(wait=True, resubmit=1)
+
+
 def test_resubmit_stops_at_its_number_and_at_bad_input(submitting: Submitting, server: KfpServer, store: ObjectStore):
     server.script = [["FAILED"]]
     with pytest.raises(StepError):
         submitting(wait=True, resubmit=1)
     assert len(server.runs) == 2
     server.on_end = lambda run: fail(store, run["display_name"].split(" ")[0], "input", "train.csv row 7: no such well")
-    with pytest.raises(StepError, match=r"train\.csv row 7: no such well; not submitted again"):
+    with pytest.raises(InputError, match=r"train\.csv row 7: no such well; not tried again"):
         submitting(wait=True, resubmit=5)
     assert len(server.runs) == 3
+
+
+def test_a_run_whose_input_is_bad_is_ended_though_kubeflow_would_try_again(
+    submitting: Submitting, server: KfpServer, store: ObjectStore
+):
+    """Only what this attempt says counts: an earlier one's record, of a pod that took its time, ends nothing."""
+    server.script = [["RUNNING"]]
+    looks: list[str] = []
+
+    def watched(run: dict[str, Any]) -> list[dict[str, Any]]:
+        run_key = run["display_name"].split(" ")[0]
+        looks.append(run["state"])
+        if len(looks) == 1:
+            early = FailureRecord(
+                step="assign", kind="input", message="early", at=datetime.now(UTC) - timedelta(days=1)
+            )
+            store.put(f"runs/{run_key}/failed/early.json", early.model_dump_json().encode())
+        if len(looks) == 20:
+            assert server.asked("POST", ":terminate") == []
+            fail(store, run_key, "step", "out of memory")
+            fail(store, run_key, "input", "train.csv row 7: no such well", "b")
+        return []
+
+    server.nodes = watched
+    line = r"^pretrain fold 1 tiny failed: train\.csv row 7: no such well; not tried again, .*; no report: .*/#/runs/details/"
+    with pytest.raises(InputError, match=line):
+        submitting(wait=True, resubmit=3, timeout=60)
+    assert len(server.asked("POST", ":terminate")) == len(server.runs) == 1
+    assert looks[-1] == "CANCELED"
+    assert "pretrain fold 1 tiny failed of bad input; the run is being ended" in submitting.shown.getvalue()
+
+
+def test_a_run_that_may_not_be_ended_or_does_not_end_is_told_of(submitting: Submitting, server: KfpServer, store):
+    server.script = [["RUNNING"] * 20 + ["FAILED"]]
+    server.nodes = lambda run: fail(store, run["display_name"].split(" ")[0], "input", "no such well") or []
+    server.faults.append(Fault(403, times=100, path=":terminate"))
+    with pytest.raises(InputError, match="no such well"):
+        submitting(wait=True)
+    assert submitting.shown.getvalue().count("the run cannot be ended from here") == 1
+    server.faults.clear()
+    server._terminate = lambda run_id: {}  # type: ignore[method-assign]
+    server.script = [["RUNNING"]]
+    with pytest.raises(InputError, match="no such well"):
+        submitting(wait=True, timeout=60, pace=dataclasses.replace(QUICK, ending=0.1))
+
+
+def test_failures_are_listed_once_in_a_while_and_each_is_read_once(submitting: Submitting, server: KfpServer, store):
+    fail(store, "tiny-1", "step", "out of memory")
+    now = [0.0]
+    watch = FailureWatch(store, "tiny-1", datetime.now(UTC) - timedelta(hours=1), print, 60.0, lambda: now[0])
+    store.requests.update(gets=0, lists=0)
+    lists = []
+    store.list = lambda prefix: lists.append(prefix) or type(store).list(store, prefix)  # type: ignore[method-assign]
+    for _ in range(31):
+        watch.look()
+        now[0] += 10.0
+    assert (len(lists), store.requests["gets"], len(watch.found)) == (6, 1, 1)
+
+
+def test_a_store_that_cannot_be_reached_is_told_of_once_and_the_run_is_followed(
+    submitting: Submitting, server: KfpServer, monkeypatch: pytest.MonkeyPatch
+):
+    server.script = [["RUNNING"] * 30 + ["SUCCEEDED"]]
+    listed = failure_watch.failure_keys
+    asked: list[int] = []
+
+    def down(*given: Any) -> Any:
+        asked.append(1)
+        if len(asked) < 4:
+            raise StepError("s3://cellsignal: no answer")
+        return listed(*given)
+
+    monkeypatch.setattr(failure_watch, "failure_keys", down)
+    shown = submitting(wait=True, out=Path("results"), pace=dataclasses.replace(QUICK, failures=0.005))
+    assert shown.count("is not known (s3://cellsignal: no answer)") == shown.count("the store answers again") == 1
 
 
 def test_short_outages_are_ridden_out(submitting: Submitting, server: KfpServer):
@@ -321,6 +419,15 @@ def test_ctrl_c_stops_following_and_not_the_run(submitting: Submitting, server: 
         submitting(wait=True, pace=QUICK)
     assert server.asked("POST", ":terminate") == []
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("secret", ["keys", None])
+def test_what_pods_need_to_reach_the_store_is_named(submitting: Submitting, server: KfpServer, secret: str | None):
+    cluster = submitting.config.cluster.model_copy(update={"store_secret": secret})
+    submitting.config = submitting.config.model_copy(update={"cluster": cluster})
+    shown = submitting()
+    account = "service account cellsignal-run and"
+    assert f"{account} {'secret keys' if secret else 'the role of that account'} must be" in shown
 
 
 def test_multi_user_deployments_are_told_the_namespace(submitting: Submitting, server: KfpServer):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from components.core.config import RunConfig
-from pipelines.containers.mounts import environment_of, mounts_of
+from components.core.errors import InputError
+from pipelines.containers.mounts import check_credentials, environment_of, mounts_of
 
 
 @pytest.fixture
@@ -81,3 +82,17 @@ def test_a_container_gets_the_way_to_the_store_and_not_the_rest_of_the_shell(mon
         "AWS_PROFILE": "p",
     }
     assert environment_of({**own, **shell, "SSL_CERT_FILE": "ca.pem"}) == {**own, "SSL_CERT_FILE": f"{tmp_path}/ca.pem"}
+
+
+def test_credentials_in_files_are_refused_where_only_variables_get_into_a_container():
+    store = {"AWS_ENDPOINT_URL": "https://s3.example.org"}
+    role = {"AWS_ROLE_ARN": "r", "AWS_WEB_IDENTITY_TOKEN_FILE": "/token"}
+    for variables in ({"AWS_PROFILE": "p"}, {"AWS_SHARED_CREDENTIALS_FILE": "/c"}, role):
+        check_credentials(variables)  # the embedded store has keys of its own
+        with pytest.raises(
+            InputError, match="--runner docker: containers see no files of credentials; set AWS_ACCESS_KEY_ID"
+        ):
+            check_credentials({**store, **variables})
+    for variables in ({}, {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_PROFILE": "p"}):
+        check_credentials({**store, **variables})
+    check_credentials({**store, "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://169.254.170.23/v1/credentials"})

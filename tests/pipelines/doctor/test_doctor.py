@@ -6,6 +6,7 @@ import io
 import json
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,26 @@ def test_a_registry_that_is_not_reached_is_a_warning(tmp_path: Path):
         findings = found(check_images(record_at(f"127.0.0.1:{free.getsockname()[1]}", tmp_path)))
     assert findings["cpu image, registry"][0] == "warning"
     assert "cannot be reached from here" in findings["cpu image, registry"][1]
+
+
+def test_an_engine_that_cannot_be_asked_is_a_warning_that_says_what_to_do(
+    registry: tuple[str, dict[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    place, statuses = registry
+    statuses |= {"cellsignal-cpu": 200, "cellsignal-gpu": 200}
+
+    def said() -> str:
+        level, line = found(check_images(record_at(place, tmp_path)))["cpu image, engine"]
+        assert (level, line.count("\n")) == ("warning", 0)
+        assert line.startswith("not looked at, only `run --runner docker` needs it: ")
+        return line
+
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    assert "none.sock: no answer" in said()
+    assert "start it (sudo systemctl start docker)" in said()
+    # Kept from importing it, as where the extra is not installed.
+    monkeypatch.setitem(sys.modules, "docker", None)
+    assert "pip install 'cellsignal[docker]'" in said()
 
 
 def test_a_damaged_record_is_a_finding_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

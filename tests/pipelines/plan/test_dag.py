@@ -30,7 +30,7 @@ def test_steps_and_what_they_wait_for_are_those_of_kfp(tmp_path: Path, changes: 
         waits.setdefault(step_of(name), set()).update(step_of(p) for p in producers if p in inside or p in outside)
         if name in inside:
             waits[step_of(name)].add("normalize")  # handed into the loop, which waits for it
-    waits["ensemble"] = {"pseudo_label" if config.has_pseudo_labels else "infer"}  # KFP collects it from the loop
+    waits["ensemble"].add("pseudo_label" if config.has_pseudo_labels else "infer")  # KFP collects it from the loop
     found: dict[str, set[str]] = {}
     for task in tasks:
         found.setdefault(task.step, set()).update(tasks[need].step for need in task.needs)

@@ -28,7 +28,7 @@ def test_the_plan_of_rxrx1(cellsignal: Cellsignal):
         "more do not help",
         "Critical path",
         "nobody's quote",
-        "none of it was measured",
+        "nothing was measured on this GPU",
         "all 5 folds run side by side here; local.parallel_folds (2) is not applied",
     ):
         assert told in text, told

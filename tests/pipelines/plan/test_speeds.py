@@ -49,15 +49,27 @@ def test_assumed_rates_stay_under_the_peak_and_know_their_place(gpu: str, name: 
     assert 1.5 < roofline_seconds(cost, kind, SHIPPED.assumed, FLOAT32, training=True) / training <= 2.0
 
 
-def test_nothing_shipped_is_called_measured_but_cpu_rates():
+def test_shipped_rates_are_called_measured_of_the_gpu_alone_that_they_were_measured_on():
+    assert {rate.gpu for rate in SHIPPED.measured} == {"h200"}
+    of_h200 = planned(read_machines(gpu="h200"))
+    assert {e.compute.basis for e in of_h200.tasks if e.task.on_gpu} == {MEASURED}
+    assert of_h200.factor < 2.0
     plan = planned(SHIPPED)
-    assert SHIPPED.measured == ()
     assert {e.compute.basis for e in plan.tasks if e.task.on_gpu} == {ASSUMED}
     assert plan.basis == ASSUMED
     assert plan.factor == 2.0
     assert {e.compute.basis for e in plan.of("normalize")} == {SCALED}
     assert "not measured" in plan.rates
     assert "nobody's quote" in SHIPPED.prices.note
+
+
+def test_the_assumed_shares_give_the_measured_rates_within_a_quarter():
+    kind = SHIPPED.gpus["h200"]
+    for rate in SHIPPED.measured:
+        cost = COSTS[rate.backbone]
+        training = rate.pass_ == "training"
+        assumed = 1 / roofline_seconds(cost, kind, SHIPPED.assumed, BFLOAT16, training=training)
+        assert 0.75 < assumed / rate.sites_per_s < 1.25
 
 
 RATES = """

@@ -12,14 +12,20 @@ from components.core.errors import InputError, StepError
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_outcome import (
+    FailureRecord,
+    failure_keys,
+    failures_at,
     fetch_results,
     forget_failures,
-    read_failures,
     record_results,
     tell_failures,
 )
 
 KEY = "tiny-0123456789ab"
+
+
+def read_failures(store: ObjectStore | FolderStore, run: str) -> list[FailureRecord]:
+    return failures_at(store, failure_keys(store, run))
 
 
 def failing(error: Exception, address: str, run: str, step: str, **labels: Any) -> None:
@@ -51,6 +57,15 @@ def test_a_failed_task_is_recorded_with_its_labels(
     assert (record.task, record.kind, record.message) == ("pretrain fold 2 xception", kind, message)
     forget_failures(either_store, KEY)
     assert read_failures(either_store, KEY) == []
+
+
+def test_what_is_no_record_or_has_gone_since_it_was_listed_is_left_out(either_store: ObjectStore | FolderStore):
+    failing(StepError("disk full"), either_store.uri(""), KEY, "pretrain")
+    (key,) = failure_keys(either_store, KEY)
+    either_store.put(f"runs/{KEY}/failed/other.json", b'{"step": 7}')
+    keys = [*failure_keys(either_store, KEY), f"runs/{KEY}/failed/gone.json"]
+    assert [record.message for record in failures_at(either_store, keys)] == ["disk full"]
+    assert key in keys
 
 
 def test_neither_success_nor_a_step_by_hand_nor_the_next_task_leaves_a_record(tmp_path: Path):

@@ -1,0 +1,189 @@
+"""Credentials that are not in the environment itself: by boto3's default chain, each in a process of its own, as in a pod."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from components.core.errors import InputError
+from components.core.storage.embedded import EmbeddedStore
+from components.core.storage.endpoint import Endpoint, has_keys
+
+ROOT = Path(__file__).resolve().parents[4]
+EVERY_CLIENT = """
+import os, pickle, sys
+from pathlib import Path
+from components.core.storage.object_store import ObjectStore
+assert "AWS_ACCESS_KEY_ID" not in os.environ
+try:
+    store = pickle.loads(pickle.dumps(ObjectStore.connect("cellsignal", sys.argv[1])))
+    store.check()
+    store.put("a", b"1")
+    assert store.get_many(["a", "a"]) == [b"1", b"1"]
+    store.upload_file(Path(__file__ if "__file__" in globals() else "/etc/hostname"), "file")
+    store.download_file("file", Path("back"))
+    assert store.list("") == ["a", "file"]
+    print("all well in", store._endpoint.region)
+except ValueError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@contextmanager
+def answering(answer: Callable[[str, str], str]) -> Iterator[str]:
+    """A service on loopback; `answer` gets a request's Authorization and body."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+            content = answer(self.headers.get("Authorization", ""), body).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://localhost:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def elsewhere(embedded_store: EmbeddedStore, tmp_path: Path) -> Callable[..., str]:
+    """Uses the store in another process that has no keys, but the variables given (empty: not set); returns what it says."""
+    own = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
+    way = {k: v for k, v in embedded_store.environment().items() if "KEY" not in k and "TOKEN" not in k}
+    fixed = {"PYTHONPATH": str(ROOT), "AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
+
+    def use(**variables: str) -> str:
+        environment = {name: value for name, value in {**own, **way, **fixed, **variables}.items() if value}
+        done = subprocess.run(
+            [sys.executable, "-c", EVERY_CLIENT, tmp_path.name],
+            env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.strip()
+
+    return use
+
+
+@pytest.fixture
+def keys(embedded_store: EmbeddedStore) -> tuple[str, str]:
+    known = embedded_store.environment()
+    return known["AWS_ACCESS_KEY_ID"], known["AWS_SECRET_ACCESS_KEY"]
+
+
+def profile(tmp_path: Path, key: str, secret: str) -> str:
+    file = tmp_path / "credentials"
+    file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n")
+    return str(file)
+
+
+def test_a_file_of_credentials_serves_every_client(elsewhere: Callable[..., str], keys, tmp_path: Path):
+    assert elsewhere(AWS_SHARED_CREDENTIALS_FILE=profile(tmp_path, *keys)) == "all well in us-east-1"
+
+
+def test_a_profile_brings_its_region(elsewhere: Callable[..., str], keys, tmp_path: Path):
+    (tmp_path / "config").write_text("[profile lab]\nregion = eu-north-1\n")
+    (tmp_path / "credentials").write_text(Path(profile(tmp_path, *keys)).read_text().replace("default", "lab"))
+    given = {"AWS_PROFILE": "lab", "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials")}
+    given |= {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_DEFAULT_REGION": ""}
+    assert elsewhere(**given, AWS_REGION="") == "all well in eu-north-1"
+    assert elsewhere(**given, AWS_REGION="us-west-2") == "all well in us-west-2"
+
+
+def test_refused_ones_are_told_by_where_they_came_from(elsewhere: Callable[..., str], keys, tmp_path: Path):
+    line = elsewhere(AWS_SHARED_CREDENTIALS_FILE=profile(tmp_path, keys[0], "wrong-secret"))
+    assert "refused the credentials" in line
+    assert "correct AWS_SHARED_CREDENTIALS_FILE, or let them list" in line
+    assert "wrong-secret" not in line
+
+
+def test_a_pods_identity_is_asked_for_as_eks_offers_it(elsewhere: Callable[..., str], keys, tmp_path: Path):
+    """EKS Pod Identity: an address on the node, and a token in a file."""
+    (tmp_path / "token").write_text("of-this-pod")
+    asked: list[str] = []
+
+    def credentials(authorization: str, _body: str) -> str:
+        asked.append(authorization)
+        until = (datetime.now(UTC) + timedelta(hours=6)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return json.dumps({"AccessKeyId": keys[0], "SecretAccessKey": keys[1], "Token": None, "Expiration": until})
+
+    with answering(credentials) as url:
+        told = elsewhere(
+            AWS_CONTAINER_CREDENTIALS_FULL_URI=f"{url}/v1/credentials",
+            AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=str(tmp_path / "token"),
+        )
+    assert told == "all well in us-east-1"
+    assert set(asked) == {"of-this-pod"}
+
+
+STS = """<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleWithWebIdentityResult>
+<Credentials><AccessKeyId>AKIDOFROLE</AccessKeyId><SecretAccessKey>secret-of-role</SecretAccessKey>
+<SessionToken>session-of-role</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials>
+</AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"""
+
+
+def test_a_service_accounts_role_is_taken_by_its_token(elsewhere: Callable[..., str], tmp_path: Path):
+    """IRSA. The store of the tests knows no roles, and refuses the keys of this one."""
+    (tmp_path / "token").write_text("of-this-account")
+    asked: list[str] = []
+    with answering(lambda _authorization, body: (asked.append(body), STS)[1]) as url:
+        line = elsewhere(
+            AWS_ROLE_ARN="arn:aws:iam::1:role/cellsignal",
+            AWS_WEB_IDENTITY_TOKEN_FILE=str(tmp_path / "token"),
+            AWS_ENDPOINT_URL_STS=url,
+        )
+    assert asked
+    assert all("WebIdentityToken=of-this-account" in body and "role%2Fcellsignal" in body for body in asked)
+    assert "refused the credentials" in line
+    assert "correct AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE" in line
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"AWS_ROLE_ARN": "arn:aws:iam::1:role/r", "AWS_WEB_IDENTITY_TOKEN_FILE": "none"}, "No such file"),
+        ({"AWS_PROFILE": "nobody"}, "nobody"),
+        ({"AWS_SHARED_CREDENTIALS_FILE": "none"}, "there are none"),
+    ],
+)
+def test_none_where_they_should_be_is_one_line(elsewhere: Callable[..., str], variables: dict[str, str], told: str):
+    line = elsewhere(**variables)
+    assert line.startswith(f"InputError object store: no credentials by {' and '.join(variables)} (")
+    assert told in line
+    assert "\n" not in line
+
+
+def test_the_chain_is_asked_only_where_there_is_no_key_and_something_names_it():
+    role = {"AWS_ROLE_ARN": "r", "AWS_WEB_IDENTITY_TOKEN_FILE": "f"}
+    assert has_keys(role)
+    for variables in ({}, {"AWS_ROLE_ARN": "r"}, {**role, "AWS_ACCESS_KEY_ID": "k"}):
+        assert not has_keys(variables)
+        with pytest.raises(InputError, match="is not set; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
+            Endpoint.from_environment(variables)
+    given = Endpoint.from_environment(
+        {**role, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t"}
+    )
+    assert (given.access_key, given.secret_key, given.session_token) == ("k", "s", "t")
+    assert Endpoint.from_environment({**role, "AWS_SESSION_TOKEN": "t"}).session_token is None
