@@ -50,7 +50,7 @@ def build_prediction(config: RunConfig, folds: Mapping[str, Sequence[int]]) -> B
             jobs = [{"fold": fold} for fold in numbers]
             with dsl.ParallelFor(jobs, parallelism=config.local.parallel_folds) as job:
                 said = infer_new_plates(config=part["infer"], fold=job.fold, cell_type=cell_type, **given)
-            averaged = ensemble(logits=dsl.Collected(said.outputs["logits"]))
+            averaged = ensemble(screen=given["reference"], logits=dsl.Collected(said.outputs["logits"]))
             answer = assign(
                 config=part["assign"],
                 screen=given["reference"],

@@ -29,6 +29,7 @@ from components.core.storage.object_store import parse_uri
 from components.core.storage.opening import is_folder, open_existing, open_store, whole_address
 from pipelines.code_version import code_version
 from pipelines.containers.engine_side import check_images, ended_containers
+from pipelines.containers.mounts import check_credentials
 from pipelines.containers.settings import container_settings, scratch
 from pipelines.display import Display
 from pipelines.input_checks import check_truth, screen_place
@@ -102,6 +103,8 @@ def predict_here(
     machine = RunConfig.load(config, changes) if config is not None else None
     place = screen_place(screen, meant := _store(model, machine, changes))
     place.check()
+    if containers:
+        check_credentials(os.environ)
     images = check_images() if containers else {}
     with contextlib.ExitStack() as held:
         _check_there(meant, store_dir or default_store())

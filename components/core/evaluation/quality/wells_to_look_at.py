@@ -70,7 +70,8 @@ def reasons_to_look(wells: Sequence[WellQuality], channels: Sequence[str]) -> li
             if bright_W[w] > LIMIT and saturated_WC[w, c] >= LEAST_SATURATED:
                 found.append(f"{channel} is saturated")
     nuclei_W = np.array([well.nuclei for well in wells])
-    for found, score, share in zip(reasons, robust_scores(nuclei_W), nuclei_W, strict=True):
+    # Square roots, for of counts they have the same spread whether there are few cells or many (Bartlett 1936).
+    for found, score, share in zip(reasons, robust_scores(np.sqrt(nuclei_W)), nuclei_W, strict=True):
         if score < -LIMIT or share == 0.0 < np.median(nuclei_W):
             found.append("few cells")
         elif score > LIMIT:
