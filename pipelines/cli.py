@@ -110,6 +110,66 @@ def run(
 
 
 @app.command()
+def predict(
+    screen: Annotated[str, typer.Option(help="folder of the new plates, or s3://BUCKET/PREFIX; no labels are needed")],
+    out: Annotated[Path, typer.Option(help="folder of the results")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="`champion`, the first digits of a fingerprint, or s3://BUCKET[/PREFIX]/models/NAME, "
+            "file:///FOLDER/models/NAME"
+        ),
+    ] = "champion",
+    truth: Annotated[
+        Path | None, typer.Option(help="labels of treatment wells (id_code,sirna), for the report's scoring alone")
+    ] = None,
+    experiments: Annotated[str, typer.Option(help="only these, for example HUVEC-25,RPE-12; all without")] = "",
+    any_cell_type: Annotated[
+        bool,
+        typer.Option(
+            "--any-cell-type",
+            help="name wells of cell types that the model does not know by networks that learned all of its own, where it "
+            "has such",
+        ),
+    ] = False,
+    store: Annotated[
+        Path | None, typer.Option(help="data of the embedded object store; default the user's cache folder")
+    ] = None,
+    runner: Annotated[
+        Runner, typer.Option(help="tasks are processes, or containers of the images that `images build` made")
+    ] = Runner.SUBPROCESS,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help="configuration whose store, loader, compute, local, cluster and pack are taken; default the model's"
+        ),
+    ] = None,
+    set: Changes = None,
+) -> None:
+    """Names the wells of new plates with a published model; quality control of the plates beside it.
+
+    Plates go to the store of the model, where they are packed once. The same --out again resumes.
+    """
+    from rich.console import Console
+
+    from components.core.evaluation.table import accuracy_table
+    from pipelines.local import read_metrics
+    from pipelines.prediction_run import predict_here
+
+    wanted = [name.strip() for name in experiments.split(",") if name.strip()]
+    console = Console()
+    predict_here(
+        screen, model, out, truth, store, console,
+        config=config, changes=set or [], experiments=wanted, any_cell_type=any_cell_type,
+        containers=runner is Runner.DOCKER,
+    )  # fmt: skip
+    metrics = read_metrics(out)
+    if "holdout" in metrics:
+        console.print(accuracy_table(metrics))
+    console.print(f"report: {(out / 'report.html').resolve()}", soft_wrap=True, highlight=False)
+
+
+@app.command()
 def finish(
     run: Annotated[
         str, typer.Option(help="a run's key, s3://BUCKET[/PREFIX]/runs/KEY, file:///FOLDER/runs/KEY, or its folder")

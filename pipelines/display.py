@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,12 +46,14 @@ class Display:
         total: tasks of the run.
         console: where to draw.
         clock: seconds that only grow.
+        counts: tasks by step; None for those of a training run.
     """
 
     config: RunConfig
     total: int
     console: Console
     clock: Callable[[], float] = time.monotonic
+    counts: Mapping[str, int] | None = None
     finished: int = 0
     running: dict[str, Task] = field(default_factory=dict)
     warnings: int = 0
@@ -128,12 +130,15 @@ class Display:
     def seconds_left(self) -> float | None:
         """Time left of the whole run, from the work done in this one; None before there is any."""
         done = self._done_work + sum(task.work * task.fraction for task in self.running.values())
-        total = sum(expected_work(self.config, step) * count for step, count in task_counts(self.config).items())
+        total = sum(expected_work(self.config, step) * count for step, count in self._counts().items())
         # Fetched results take no time to speak of: they shorten what is left, but say nothing about the pace.
         worked = done - self._fetched_work
         if worked < 0.02 * total:
             return None
         return (self.clock() - self._begun) / worked * max(0.0, total - done)
+
+    def _counts(self) -> Mapping[str, int]:
+        return task_counts(self.config) if self.counts is None else self.counts
 
     def _line(self, text: str) -> None:
         """One plain line, where there is no live table."""

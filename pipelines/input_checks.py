@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -22,7 +22,7 @@ from components.core.screen.folds import assign_folds
 from components.core.screen.layout import read_screen
 from components.core.screen.place import ScreenPlace
 from components.core.screen.well_folds import deal_wells, dealt_wells
-from components.core.screen.wells import Screen
+from components.core.screen.wells import Plate, Screen
 from components.core.storage.artifacts import source_store
 from components.core.storage.opening import is_bucket, is_folder, open_screen, open_store
 from components.core.storage.source_run import read_source
@@ -51,7 +51,7 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
             raise InputError("--truth: a simulated screen brings its own truth; give --screen as well, or drop --truth")
         _check_simulated(config)
         return
-    check_screen(config, _place(screen, config.store), truth)
+    check_screen(config, screen_place(screen, config.store), truth)
 
 
 def check_screen(config: RunConfig, place: ScreenPlace, truth: Path | None) -> Screen:
@@ -71,7 +71,8 @@ def check_screen(config: RunConfig, place: ScreenPlace, truth: Path | None) -> S
     if config.folds.split == "well":
         deal_wells(dealt_wells(found), config.folds.count, config.folds.seed)
     if truth is not None:
-        _check_truth(truth, found)
+        unlabelled = [plate for plate in found.plates if not plate.labelled]
+        check_truth(truth, unlabelled, found.vocabulary.treatments)
     fused = local_files(config).get(FUSED)
     if fused is not None:
         _check_fused(config.mean_teacher.fused_labels or str(fused), fused, found)
@@ -105,7 +106,7 @@ def _check_ratio(config: RunConfig) -> None:
             )
 
 
-def _place(screen: str, store: StoreConfig) -> ScreenPlace:
+def screen_place(screen: str, store: StoreConfig) -> ScreenPlace:
     """Where the screen is read; a mistake in its address is that of an option."""
     if "://" not in screen and not Path(screen).is_dir():
         raise InputError(f"--screen {screen}: no such folder")
@@ -241,16 +242,25 @@ def _check_folds(config: RunConfig, experiments: Mapping[str, Sequence[str]]) ->
             )
 
 
-def _check_truth(truth: Path, screen: Screen) -> None:
-    """The report reads the truth once all models are trained; a mistake in it should not wait until then."""
-    wells = {
-        well.id_code
-        for plate in screen.plates
-        if not plate.labelled
-        for well in plate.wells
-        if well.well_type == "treatment"
-    }
-    treatments = set(screen.vocabulary.treatments)
+def check_truth(
+    truth: Path,
+    plates: Iterable[Plate],
+    treatments: Collection[str],
+    of: str = "an unlabelled experiment of this screen",
+) -> None:
+    """The report reads the truth once everything is predicted; a mistake in it should not wait until then.
+
+    Args:
+        truth: table id_code,sirna.
+        plates: whose treatment wells it may name.
+        treatments: the labels that there are.
+        of: what those plates are, for errors.
+
+    Raises:
+        InputError: it cannot be read, or names another well or siRNA, or a well twice.
+    """
+    wells = {well.id_code for plate in plates for well in plate.wells if well.well_type == "treatment"}
+    treatments = set(treatments)
     try:
         with truth.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -262,10 +272,7 @@ def _check_truth(truth: Path, screen: Screen) -> None:
                 where = f"--truth {truth}, row {reader.line_num}"
                 id_code, sirna = ((record[column] or "").strip() for column in ("id_code", "sirna"))
                 if id_code not in wells:
-                    raise InputError(
-                        f"{where}: id_code {id_code!r} is not a treatment well of an unlabelled experiment of this "
-                        "screen; remove the row"
-                    )
+                    raise InputError(f"{where}: id_code {id_code!r} is not a treatment well of {of}; remove the row")
                 if sirna not in treatments:
                     raise InputError(
                         f"{where}: sirna {sirna!r} of {id_code} is not a treatment of this screen; use the encoding of "

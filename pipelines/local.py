@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -103,20 +103,11 @@ def run_here(
     with contextlib.ExitStack() as held:
         environment = held.enter_context(storage(config.store, store_dir, console))
         check_start(config, environment)
-        work = held.enter_context(_opened(out, config, screen, truth))
+        work = held.enter_context(opened_folder(out, config, screen, truth))
         events = work / "events.jsonl"
         events.unlink(missing_ok=True)
         events.touch()
-        threads = config.local.threads or max(1, (os.cpu_count() or 1) // config.local.parallel_folds)
-        environment = {
-            **os.environ,
-            **environment,
-            EVENTS_VARIABLE: str(events),
-            "OMP_NUM_THREADS": str(threads),
-            "PYTHONUNBUFFERED": "1",
-            # A folder `docker` or `kfp` beside the user must not be taken for the package of that name.
-            "PYTHONSAFEPATH": "1",
-        }
+        environment = task_environment(config, environment, events)
         simulate = screen is None
         source = str(work / "simulated" / "screen") if screen is None else whole_address(screen)
         given = truth.resolve() if truth else None
@@ -136,23 +127,60 @@ def run_here(
         ):
             if simulate:
                 command = ["-m", "components.simulate", "--config", str(work / "config.yaml")]
-                _follow([*command, "--out", str(work / "simulated")], environment, told, display, log)
+                follow([*command, "--out", str(work / "simulated")], environment, told, display, log)
             try:
-                _follow(["-m", "pipelines.local_worker", str(job)], environment, told, display, log)
+                follow(["-m", "pipelines.local_worker", str(job)], environment, told, display, log)
             except StepError as error:
                 full = full_disk(config.store, store_dir or default_store())
                 raise StepError(f"{error}{full}{without_the_rest(config, events, out)}") from None
-        _collect(work, out, events)
+        collect(work, out, events)
     return out
 
 
+def task_environment(config: RunConfig, store: Mapping[str, str], events: Path) -> dict[str, str]:
+    """Variables of the process that runs a pipeline, and of its tasks.
+
+    Args:
+        config: the run.
+        store: leads to the object store.
+        events: file that tasks tell of their progress in.
+    """
+    threads = config.local.threads or max(1, (os.cpu_count() or 1) // config.local.parallel_folds)
+    return {
+        **os.environ,
+        **store,
+        EVENTS_VARIABLE: str(events),
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONUNBUFFERED": "1",
+        # A folder `docker` or `kfp` beside the user must not be taken for the package of that name.
+        "PYTHONSAFEPATH": "1",
+    }
+
+
 @contextlib.contextmanager
-def _opened(out: Path, config: RunConfig, screen: str | None, truth: Path | None) -> Iterator[Path]:
-    """The run's working folder inside `out`, this process alone in it; refuses a folder of something else."""
+def opened_folder(
+    out: Path,
+    config: RunConfig,
+    screen: str | None,
+    truth: Path | None,
+    more: Mapping[str, Any] | None = None,
+    keep: bool = True,
+) -> Iterator[Path]:
+    """The run's working folder inside `out`, this process alone in it; refuses a folder of something else.
+
+    Args:
+        out: folder of the results.
+        config: the run.
+        screen: its screen; None where one is simulated.
+        truth: its labels.
+        more: what else makes it another run.
+        keep: whether finished tasks are kept where a later one finds bad input; else that leaves nothing, too.
+    """
     described = {
         "config": json.loads(config.model_dump_json()),
         "screen": whole_address(screen) if screen else None,
         "truth": str(truth.resolve()) if truth else None,
+        **(more or {}),
     }
     # kfp.local replaces this word in every argument of a task by the interpreter's path.
     for path in (str(out.resolve()), described["screen"] or "", described["truth"] or ""):
@@ -173,7 +201,7 @@ def _opened(out: Path, config: RunConfig, screen: str | None, truth: Path | None
             yield work
         except InputError:
             # Bad input that was found before anything was computed leaves nothing behind.
-            if not _has_finished_tasks(work):
+            if not (_has_finished_tasks(work) if keep else (out / "report.html").exists()):
                 shutil.rmtree(work)
                 with contextlib.suppress(OSError):
                     out.rmdir()
@@ -328,7 +356,7 @@ def _write_job(
     return job
 
 
-def _follow(arguments: list[str], environment: Mapping[str, str], events: TextIO, display: Display, log: Any) -> None:
+def follow(arguments: list[str], environment: Mapping[str, str], events: TextIO, display: Display, log: Any) -> None:
     """Runs a Python process in a session of its own, shows its events, and explains its failure.
 
     Raises:
@@ -418,17 +446,24 @@ def without_the_rest(config: RunConfig, events: Path, out: Path) -> str:
     return f"; or end it without the other folds: cellsignal finish --run {shlex.quote(str(out))} --quorum {common}"
 
 
-def _collect(work: Path, out: Path, events: Path) -> None:
+def collect(work: Path, out: Path, events: Path, names: Sequence[str] = RESULTS, report: str = "report") -> None:
     """Puts the report step's files into the results folder, each whole, and the folds' embeddings beside them.
 
     lineage.json learns how long each task took, and where the embeddings are.
+
+    Args:
+        work: the run's working folder.
+        out: the results folder.
+        events: of the run.
+        names: the report's files.
+        report: the report's task, as kfp calls it.
     """
-    found = sorted(work.glob("kfp/*/report/**/results"), key=lambda path: path.stat().st_mtime)
+    found = sorted(work.glob(f"kfp/*/{report}/**/results"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise StepError(f"the report step left no results under {work / 'kfp'}")
     try:
         embeddings = _collect_embeddings(work, out)
-        for name in RESULTS:
+        for name in names:
             source = found[-1] / name
             if not source.is_file():
                 continue

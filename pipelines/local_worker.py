@@ -21,13 +21,11 @@ from components.core.processes import end_with_parent
 
 
 def main(job: Path) -> int:
-    """Runs the training pipeline that a job file describes; returns the process's exit code."""
+    """Runs the pipeline that a job file describes, of a training run or a prediction; returns the process's exit code."""
     what = json.loads(job.read_text(encoding="utf-8"))
     # And its tasks with it.
     end_with_parent(end=lambda: _end(what))
     from kfp import local
-
-    from pipelines.training import build_training
 
     # kfp warns of every image whose name does not hold the word python, though a subprocess needs no image.
     warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"kfp\.local")
@@ -39,11 +37,26 @@ def main(job: Path) -> int:
         runner = docker_runner(what["containers"])
     local.init(runner=runner, pipeline_root=what["pipeline_root"], enable_caching=False)
     try:
-        build_training(config)(source=what["source"], truth=what["truth"], lineage=json.dumps(what["lineage"]))
+        _run(what, config)
     except RuntimeError as error:
         print(f"pipeline failed: {error}", file=sys.stderr)  # noqa: T201
         return 3
     return 0
+
+
+def _run(what: dict[str, Any], config: RunConfig) -> None:
+    given = {"source": what["source"], "truth": what["truth"], "lineage": json.dumps(what["lineage"])}
+    prediction = what.get("prediction")
+    if prediction is None:
+        from pipelines.training import build_training
+
+        build_training(config)(**given)
+        return
+    from pipelines.prediction import build_prediction
+
+    folds, asked = prediction["folds"], prediction["asked"]
+    build_prediction(config, folds)(**given, model=asked["model"], experiments=json.dumps(asked["experiments"]),
+                                    any_cell_type=asked["any_cell_type"])  # fmt: skip
 
 
 def _end(what: dict[str, Any]) -> None:

@@ -24,8 +24,9 @@ from components.core.prior.balancing import balanced
 from components.core.prior.competition import Competition, competitions
 from components.core.prior.naming import Names, Temperatures, name_wells
 from components.core.prior.plate_groups import NoPlateDesignError, PlateGroups, labelled_treatments, learn_groups
+from components.core.registry.plate_design import groups_of
 from components.core.storage.logits import META_FILE, ROLES, WellLogits, read_logits
-from components.core.storage.manifest import Manifest
+from components.core.storage.manifest import Manifest, ReferenceModel
 from components.core.storage.run_outcome import tell_failures
 from components.core.storage.whole_directory import whole_directory
 
@@ -61,13 +62,13 @@ def run(config: AssignConfig, screen: Path, holdout: Path, logits: Path, out: Pa
     """Names all treatment wells of a cell type, before the prior, within the plate's group, and one to one.
 
     Plate groups are learned from the labelled plates of all cell types; for out-of-fold wells from those of the other
-    folds only. Each experiment's arrangement is inferred from its logits, for out-of-fold experiments too, so that
-    their accuracy says what to expect of new ones.
+    folds only. Where new plates are predicted, groups and temperatures are those of the model. Each experiment's arrangement
+    is inferred from its logits, for out-of-fold experiments too, so that their accuracy says what to expect of new ones.
 
     Args:
         config: the sections screen and prior.
-        screen: manifest of the training and unlabelled experiments.
-        holdout: manifest of the held-out experiments, without treatment labels.
+        screen: manifest of the training and unlabelled experiments, or what stands for it where new plates are predicted.
+        holdout: manifest of the held-out experiments, or of new plates, without treatment labels.
         logits: directory that ensemble wrote.
         out: directory to create, whole or not at all: oof.csv, unlabelled.csv, holdout.csv, assign.json, meta.json.
 
@@ -95,7 +96,9 @@ def run(config: AssignConfig, screen: Path, holdout: Path, logits: Path, out: Pa
     }
     warnings: list[str] = []
     oof = wells["oof"]
-    raw = _fit([oof.logits_WK], [oof.truth_W], "raw", warnings)
+    model = manifest.model
+    fitted = _temperatures_of(model, content.cell_type, warnings) if model else None
+    raw = fitted.raw if fitted else _fit([oof.logits_WK], [oof.truth_W], "raw", warnings)
     groups = _learn(config.prior, manifest, None, warnings)
     arrangements: dict[str, dict[str, Arrangement]] = {role: {} for role in ROLES}
     parts: dict[str, list[Competition]] = {role: [] for role in ROLES}
@@ -113,7 +116,7 @@ def run(config: AssignConfig, screen: Path, holdout: Path, logits: Path, out: Pa
                     arrangements[role][experiment] = renamed(arrangement, known, groups)
                 for part in competitions(experiments_w, plates_w, found, known, config.prior):
                     parts[role].append(replace(part, wells_w=chosen_w[part.wells_w]))
-        temperatures = _fit_restricted(raw, parts["oof"], oof, config.prior, warnings)
+        temperatures = fitted or _fit_restricted(raw, parts["oof"], oof, config.prior, warnings)
     names = {role: name_wells(wells[role].logits_WK, parts[role], temperatures, config.prior) for role in ROLES}
     for message in warnings:
         progress.warn(f"{content.cell_type}: {message}")
@@ -186,6 +189,14 @@ def _learn(
     """Plate groups from the labelled plates of some experiments, None for all; None where they show no design."""
     if not prior.enabled:
         return None
+    if manifest.model is not None:
+        if manifest.model.design is not None:
+            return groups_of(manifest.model.design, manifest.vocabulary.treatments)
+        missing = "the model has no plate design"
+        if prior.on_low_margin == "refuse":
+            raise InputError(f"{missing}; set prior.enabled to false")
+        warnings.append(f"named without the prior: {missing}")
+        return None
     if manifest.split == "well":
         raise InputError(
             "the plate design would tell held-out wells by their neighbours' labels (folds.split well); set prior.enabled "
@@ -198,6 +209,18 @@ def _learn(
             raise
         warnings.append(f"named without the prior: {error}")
         return None
+
+
+def _temperatures_of(model: ReferenceModel, cell_type: str, warnings: list[str]) -> Temperatures:
+    """The temperatures that the training run fitted; new plates have no labels to fit any on."""
+    known = model.temperatures.get(cell_type)
+    if known is None:
+        warnings.append(
+            f"confidences are not calibrated: the model has no temperatures of cell type {cell_type}, so that they only tell "
+            "which names are surer than others"
+        )
+        return Temperatures(1.0, 1.0, 1.0)
+    return Temperatures(known["raw"], known["group"], known["balanced"])
 
 
 def _accept_or_say(

@@ -126,13 +126,14 @@ def training_step(compute: ComputeConfig, step: str, **labels: Any) -> Iterator[
             yield TrainingStep(team, compute)
 
 
-def start_processes(step: str, config: str, arguments: Mapping[str, Any]) -> bool:
+def start_processes(step: str, config: str, arguments: Mapping[str, Any], module: str = "step") -> bool:
     """Runs a step in several processes, where it wants several and this is none of them yet.
 
     Args:
-        step: its name; `components.STEP.step.main` runs in each.
+        step: its name; `components.STEP.MODULE.main` runs in each.
         config: its settings as JSON.
         arguments: of its main, plain.
+        module: where that is.
 
     Returns:
         Whether it did, so that nothing is left to do.
@@ -154,7 +155,7 @@ def start_processes(step: str, config: str, arguments: Mapping[str, Any]) -> boo
         )
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
         job = Path(folder) / "arguments.json"
-        job.write_text(json.dumps({"step": step, "arguments": dict(arguments)}), encoding="utf-8")
+        job.write_text(json.dumps({"step": step, "module": module, "arguments": dict(arguments)}), encoding="utf-8")
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         process = subprocess.Popen(
             [sys.executable, *torchrun, "-m", "components.core.training_process", str(job)],

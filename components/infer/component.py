@@ -1,4 +1,4 @@
-"""infer as a KFP component: a signature and a call. Imports kfp only."""
+"""infer as KFP components, of a training run and of new plates: a signature and a call each. Imports kfp only."""
 
 from kfp import dsl
 
@@ -25,6 +25,29 @@ def infer(
         screen=screen.path,
         holdout=holdout.path,
         bases=bases,
+        fold=int(fold),
+        cell_type=cell_type,
+        logits=logits.path,
+        embeddings=embeddings.path,
+    )
+
+
+@dsl.component(**GPU)
+def infer_new_plates(
+    config: str,
+    reference: dsl.Input[dsl.Dataset],
+    plates: dsl.Input[dsl.Dataset],
+    fold: int,
+    cell_type: str,
+    logits: dsl.Output[dsl.Dataset],
+    embeddings: dsl.Output[dsl.Dataset],
+):
+    from components.infer.new_plates import main
+
+    main(
+        config=config,
+        reference=reference.path,
+        plates=plates.path,
         fold=int(fold),
         cell_type=cell_type,
         logits=logits.path,

@@ -1,4 +1,4 @@
-"""normalize as a KFP component: a signature and a call. Imports kfp only."""
+"""normalize as KFP components, of a screen and of new plates: a signature and a call each. Imports kfp only."""
 
 from kfp import dsl
 
@@ -27,4 +27,27 @@ def normalize(
         whole_config=whole_config,
         lineage=lineage,
         fingerprint=fingerprint,
+    )
+
+
+@dsl.component(**CPU)
+def normalize_new_plates(
+    config: str,
+    source: str,
+    model: str,
+    experiments: str,
+    any_cell_type: bool,
+    reference: dsl.Output[dsl.Dataset],
+    plates: dsl.Output[dsl.Dataset],
+):
+    from components.normalize.new_plates import main
+
+    main(
+        config=config,
+        source=source,
+        model=model,
+        experiments=experiments,
+        any_cell_type=any_cell_type,
+        reference=reference.path,
+        plates=plates.path,
     )

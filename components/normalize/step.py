@@ -98,9 +98,9 @@ def run(
         check_design(labelled_treatments(trained), screen.vocabulary.treatments, prior)
     folds, well_folds = _folds(config, screen)
     scored(scored_by_tables(screen, folds, well_folds))
-    _check_files(place, screen, config.screen.sites)
+    check_files(place, screen, config.screen.sites)
 
-    packed, warnings = _pack(config, place, screen, counted)
+    packed, warnings = pack(config, place, screen, counted)
     address = counted.uri("").rstrip("/")
     outputs = {holdout_labels_out: _table(holdout_labels(screen))}
     for path, holdout in ((holdout_out, True), (screen_out, False)):
@@ -119,7 +119,7 @@ def run(
         outputs[path] = manifest.model_dump_json().encode()
     if record:
         write_run(counted, record, outputs[screen_out], outputs[holdout_out], outputs[holdout_labels_out])
-    _write_all(outputs)
+    write_all(outputs)
     reused = sum(result.reused for result in packed.values())
     return Summary(len(packed) - reused, reused, counted.requests, time.monotonic() - begun)
 
@@ -132,7 +132,7 @@ def _folds(config: NormalizeConfig, screen: Screen) -> tuple[dict[str, int], dic
     return assign_folds(screen.training_experiments(), config.folds.count, known, config.folds.seed), {}
 
 
-def _check_files(source: ScreenPlace, screen: Screen, sites: int) -> None:
+def check_files(source: ScreenPlace, screen: Screen, sites: int) -> None:
     """Every image that the tables need is there; in a bucket each plate takes several requests to tell."""
 
     def check(plate: Plate) -> None:
@@ -148,7 +148,7 @@ def _check_files(source: ScreenPlace, screen: Screen, sites: int) -> None:
                 waiting.cancel()
 
 
-def _pack(
+def pack(
     config: NormalizeConfig, source: ScreenPlace, screen: Screen, store: CountedWriter
 ) -> tuple[dict[PlateKey, PackResult], dict[bool, list[str]]]:
     """Packs all plates; returns the warnings of the screen (False) and of its held-out experiments (True)."""
@@ -182,7 +182,7 @@ def _table(rows: list[tuple[str, str]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _write_all(outputs: Mapping[Path, bytes]) -> None:
+def write_all(outputs: Mapping[Path, bytes]) -> None:
     """Writes files under temporary names, then gives all of them their own."""
     written = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in outputs}
     try:

@@ -88,7 +88,7 @@ def run(
     }
     with tempfile.TemporaryDirectory() as copies:
         outputs = [read_assign_output(local_copy(uri, Path(copies) / str(i)), places) for i, uri in enumerate(uris)]
-    cell_types = _ordered_cell_types(outputs, config)
+    cell_types = ordered_cell_types(outputs, config)
     outputs.sort(key=lambda output: cell_types.index(output.cell_type))
     wells = {
         score: with_truth([well for output in outputs for well in output.wells[score]], labels[score])
@@ -106,7 +106,7 @@ def run(
         metrics["fused_labels"] = config.mean_teacher.fused_labels
         progress.warn("out-of-fold scores of a further round are not independent of their own labels (see the report)")
     lineage = {
-        "code_version": _installed_version(),
+        "code_version": installed_version(),
         **lineage,
         **({"init_from": config.init_from} if config.init_from else {}),
         "manifest_digest": screen_manifest.digest(),
@@ -140,7 +140,7 @@ def run(
     )
     with whole_directory(out) as folder:
         for score, name in PREDICTIONS.items():
-            _write_predictions(folder / name, wells[score])
+            write_predictions(folder / name, wells[score])
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         (folder / "lineage.json").write_text(json.dumps(lineage, indent=2) + "\n", encoding="utf-8")
         (folder / "config.yaml").write_text(config.dump(), encoding="utf-8")
@@ -154,9 +154,9 @@ def main(
 ) -> None:
     """`run` on strings, for the KFP component: config and lineage as JSON, truth empty where there is none."""
     with progress.task("report"), tempfile.TemporaryDirectory() as copies:
-        settings = parse(RunConfig, _json(config, "config"), source="config")
+        settings = parse(RunConfig, json_object(config, "config"), source="config")
         manifest = Manifest.read(Path(screen))
-        known = _with_start(_json(lineage, "lineage"), manifest)
+        known = _with_start(json_object(lineage, "lineage"), manifest)
         tell_failures(join_address(settings.store.bucket, settings.store.prefix), str(known.get("run", "")))
         run(
             settings,
@@ -166,7 +166,7 @@ def main(
             local_copy(truth, Path(copies)) if truth else None,
             uris,
             Path(out),
-            _with_durations(known),
+            with_durations(known),
         )
         if manifest.run:
             # Whoever waits on another machine cannot see a pod's files, and a published model tells its scores.
@@ -187,12 +187,12 @@ def command(
     """Writes predictions, metrics and the report of a run."""
     settings = RunConfig.load(config, changes or ())
     with exchange() as given, progress.task("report"):
-        known = _json(Path(given.input(lineage)).read_text(encoding="utf-8"), lineage) if lineage else {}
+        known = json_object(Path(given.input(lineage)).read_text(encoding="utf-8"), lineage) if lineage else {}
         read = [Path(given.input(each)) for each in (screen, holdout, holdout_labels)]
         run(settings, *read, Path(given.input(truth)) if truth else None, uri, Path(given.output(out)), known)
 
 
-def _ordered_cell_types(outputs: Sequence[AssignOutput], config: RunConfig) -> list[str]:
+def ordered_cell_types(outputs: Sequence[AssignOutput], config: RunConfig) -> list[str]:
     """The cell types of the outputs in the configuration's order; each may come once."""
     names = [output.cell_type for output in outputs]
     if not names:
@@ -261,7 +261,8 @@ def _notices(
     return list(dict.fromkeys(notices))
 
 
-def _write_predictions(path: Path, wells: Sequence[NamedWell]) -> None:
+def write_predictions(path: Path, wells: Sequence[NamedWell]) -> None:
+    """Writes a table of named wells, one a row."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(PREDICTION_COLUMNS)
@@ -286,13 +287,14 @@ def _with_start(lineage: dict[str, Any], screen: Manifest) -> dict[str, Any]:
     return {**lineage, "run": screen.run, **lineage_of(open_store(screen.store), screen.run)}
 
 
-def _with_durations(lineage: dict[str, Any]) -> dict[str, Any]:
+def with_durations(lineage: dict[str, Any]) -> dict[str, Any]:
     """The lineage with the tasks finished so far, where this run tells of them."""
     steps = progress.finished_tasks()
     return {**lineage, "steps": steps} if steps else lineage
 
 
-def _json(text: str, name: str) -> dict[str, Any]:
+def json_object(text: str, name: str) -> dict[str, Any]:
+    """A JSON object that is called so, empty for an empty text."""
     try:
         data = json.loads(text or "{}")
     except ValueError as error:
@@ -302,7 +304,8 @@ def _json(text: str, name: str) -> dict[str, Any]:
     return data
 
 
-def _installed_version() -> str:
+def installed_version() -> str:
+    """Of this package."""
     try:
         return version("cellsignal")
     except PackageNotFoundError:

@@ -6,7 +6,7 @@ So every path in a configuration, a screen's address or an artifact means the sa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 from urllib.parse import unquote, urlsplit
@@ -27,7 +27,14 @@ class Mount(TypedDict):
     write: bool
 
 
-def mounts_of(config: RunConfig, work: Path, source: str, truth: str, environment: Mapping[str, str]) -> list[Mount]:
+def mounts_of(
+    config: RunConfig,
+    work: Path,
+    source: str,
+    truth: str,
+    environment: Mapping[str, str],
+    models: Sequence[str] = (),
+) -> list[Mount]:
     """What the containers of a run see of this machine; nothing twice, and folders before what lies in them.
 
     Args:
@@ -36,11 +43,13 @@ def mounts_of(config: RunConfig, work: Path, source: str, truth: str, environmen
         source: address of the screen.
         truth: file of labels, empty for none.
         environment: variables of the containers.
+        models: addresses of published models that are read.
     """
     read = list(_folder(source)) if "://" in source else [Path(source)]
     read += [Path(truth)] if truth else []
     read += [path.resolve() for path in local_files(config).values()]
     read += _folder((config.init_from or "").partition("/runs/")[0])
+    read += [path for model in models for path in _folder(model)]
     read += [Path(environment[name]) for name in CERTIFICATES if environment.get(name)]
     write = [work, *_folder(config.store.bucket)]
     write += [Path(config.loader.node_cache).absolute()] if config.loader.node_cache else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,12 @@ def scratch(work: Path) -> Iterator[None]:
 
 
 def container_settings(
-    config: RunConfig, work: Path, source: str, truth: Path | None, environment: Mapping[str, str]
+    config: RunConfig,
+    work: Path,
+    source: str,
+    truth: Path | None,
+    environment: Mapping[str, str],
+    models: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Mounts and limits of a run's containers.
 
@@ -38,6 +43,7 @@ def container_settings(
         source: address of the screen.
         truth: labels of the unlabelled wells.
         environment: of the process that runs the pipeline.
+        models: addresses of published models that are read.
     """
     if config.loader.node_cache:
         with contextlib.suppress(OSError):  # then the steps go on without it, and say so
@@ -46,6 +52,6 @@ def container_settings(
         "work": str(work),
         "scratch": str(work / SCRATCH),
         "folder": str(Path.cwd()),
-        "mounts": mounts_of(config, work, source, str(truth or ""), environment_of(environment)),
+        "mounts": mounts_of(config, work, source, str(truth or ""), environment_of(environment), models),
         "limits": limits_of(config),
     }

@@ -17,9 +17,18 @@ RENAMED = {
     ("assign", "out"): {"named"},
     ("ensemble", "out"): {"averaged"},
     ("report", "out"): {"results"},
+    ("report_new_plates", "out"): {"results"},
     ("finetune", "bases"): {"base", "second_base"},
     ("infer", "bases"): {"base", "second_base"},
 }
+
+
+# Components beside a step's own, by folder: the function and the module whose main it calls.
+FURTHER = {"normalize": "normalize_new_plates", "infer": "infer_new_plates", "report": "report_new_plates"}
+COMPONENTS = [(step, step, "step.py") for step in STEPS] + [
+    (step, name, "new_plates.py") for step, name in FURTHER.items()
+]
+each_component = pytest.mark.parametrize(("step", "name", "file"), COMPONENTS)
 
 
 def tree(step: str, file: str) -> ast.Module:
@@ -51,16 +60,16 @@ def test_every_step_of_the_dag_is_here():
     assert STEPS == ["assign", "ensemble", "finetune", "infer", "normalize", "pretrain", "pseudo_label", "report"]
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_main_gets_all_its_parameters_by_name(step: str):
-    call = call_of_main(function(tree(step, "component.py"), step))
+@each_component
+def test_main_gets_all_its_parameters_by_name(step: str, name: str, file: str):
+    call = call_of_main(function(tree(step, "component.py"), name))
     assert call.args == []
-    assert [keyword.arg for keyword in call.keywords] == parameters(function(tree(step, "step.py"), "main"))
+    assert [keyword.arg for keyword in call.keywords] == parameters(function(tree(step, file), "main"))
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_each_keyword_is_made_of_the_parameter_it_is_named_after(step: str):
-    component = function(tree(step, "component.py"), step)
+@each_component
+def test_each_keyword_is_made_of_the_parameter_it_is_named_after(step: str, name: str, file: str):
+    component = function(tree(step, "component.py"), name)
     assigned = {
         node.targets[0].id: node.value
         for node in component.body
@@ -69,24 +78,24 @@ def test_each_keyword_is_made_of_the_parameter_it_is_named_after(step: str):
     for keyword in call_of_main(component).keywords:
         assert keyword.arg is not None
         value = assigned[keyword.value.id] if getattr(keyword.value, "id", None) in assigned else keyword.value  # type: ignore[attr-defined]
-        expected = RENAMED.get((step, keyword.arg), {keyword.arg})
+        expected = RENAMED.get((name, keyword.arg), {keyword.arg})
         assert names_in(value) & set(parameters(component)) == expected, keyword.arg
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_no_parameter_of_the_component_is_dropped(step: str):
-    component = function(tree(step, "component.py"), step)
+@each_component
+def test_no_parameter_of_the_component_is_dropped(step: str, name: str, file: str):
+    component = function(tree(step, "component.py"), name)
     used = set().union(*(names_in(statement) for statement in component.body))
     assert set(parameters(component)) <= used
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_a_component_is_a_signature_a_few_imports_and_a_call(step: str):
+@each_component
+def test_a_component_is_a_signature_a_few_imports_and_a_call(step: str, name: str, file: str):
     """KFP ships the function's source alone: what it uses it must import inside, and its module imports only kfp."""
     module = tree(step, "component.py")
     outer = [node for node in module.body if isinstance(node, ast.ImportFrom | ast.Import)]
     assert {getattr(node, "module", None) for node in outer} <= {"kfp", "components.image", "typing"}
-    component = function(module, step)
+    component = function(module, name)
     imported = {
         alias.name
         for node in ast.walk(component)

@@ -17,7 +17,7 @@ from components.core.config import RunConfig
 from components.core.storage.embedded import EmbeddedStore
 from components.image import VERSION
 from pipelines.cli import app
-from pipelines.local import _opened
+from pipelines.local import opened_folder
 from tests.conftest import BUCKET
 from tests.pipelines.tiny_run import ROOT, Cellsignal, processes_naming, results, truth_of, write_truth
 from tests.tiny_screen import SIZE, TinyScreen, write_png
@@ -230,14 +230,14 @@ def test_an_out_of_other_settings_names_the_first_that_differs(
     cellsignal: Cellsignal, config_file: Path, tables: TinyScreen
 ):
     config, out = RunConfig.load(str(config_file)), cellsignal.folder / "out"
-    with _opened(out, RunConfig.load(str(config_file), ["seed=7"]), str(tables.root), None) as work:
+    with opened_folder(out, RunConfig.load(str(config_file), ["seed=7"]), str(tables.root), None) as work:
         pass
-    with _opened(out, config, str(tables.root), None):
+    with opened_folder(out, config, str(tables.root), None):
         pass  # nothing was computed with the other seed
     (work / "events.jsonl").write_text('{"event": "finish", "step": "normalize", "seconds": 1.0}\n')
     # Where and with what it runs is not what it computes.
     other_place = ["local.threads=7", "cluster.steps.pretrain.memory_gib=64"]
-    with _opened(out, RunConfig.load(str(config_file), other_place), str(tables.root), None):
+    with opened_folder(out, RunConfig.load(str(config_file), other_place), str(tables.root), None):
         pass
     before = (work / "run.json").read_text()
     line = refuse_input(cellsignal, config_file, tables.root, "--set", "pretrain.epochs=2")
@@ -249,7 +249,7 @@ def test_an_out_of_other_settings_names_the_first_that_differs(
 
 
 def test_a_second_run_in_the_same_folder_is_refused(cellsignal: Cellsignal, config_file: Path, tables: TinyScreen):
-    with _opened(cellsignal.folder / "out", RunConfig.load(str(config_file)), str(tables.root), None):
+    with opened_folder(cellsignal.folder / "out", RunConfig.load(str(config_file)), str(tables.root), None):
         line = refuse_input(cellsignal, config_file, tables.root)
     assert "another run is working in this folder" in line
 

@@ -27,7 +27,7 @@ from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.endpoint import Endpoint
 from components.core.storage.object_store import ObjectStore
 from pipelines.display import Display, task_counts
-from pipelines.local import _follow, full_disk, run_key, storage, without_the_rest
+from pipelines.local import follow, full_disk, run_key, storage, without_the_rest
 from tests.pipelines.tiny_run import (
     CONFIG,
     ROOT,
@@ -349,7 +349,7 @@ def test_a_step_that_was_killed_is_named(tmp_path: Path):
         Display(RunConfig.load("demo"), 1, Console(file=io.StringIO())) as display,
         pytest.raises(StepError, match=r"^pretrain fold 1 a was ended from outside, perhaps for lack of memory"),
     ):
-        _follow(["-c", program], environment, told, display, log)
+        follow(["-c", program], environment, told, display, log)
 
 
 def test_a_runs_key_changes_with_all_that_decides_its_results(tmp_path: Path):

@@ -6,7 +6,7 @@ The words and the layout are in report_page.html.j2; here is what the page says 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from components.core.evaluation.plate_statistics import batch_effects
 from components.core.evaluation.plate_statistics import plate_statistics as compute_statistics
 from components.core.evaluation.reliability import kept_above
 from components.core.evaluation.scores import score_table
-from components.core.storage.manifest import Manifest
+from components.core.storage.manifest import Manifest, PlateRecord
 
 WORST = 15
 """Rows of the confusion table."""
@@ -83,16 +83,8 @@ class Report:
 
 def render(report: Report) -> str:
     """The whole page as HTML."""
-    environment = Environment(
-        loader=PackageLoader("components.core.evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(pct=_percent, count=lambda n: f"{n:,}", duration=_duration)
     screen, cell_types = report.screen, _cell_types(report)
-    page = environment.get_template("report_page.html.j2")
+    page = page_environment().get_template("report_page.html.j2")
     return page.render(
         report=report,
         cell_types=cell_types,
@@ -111,17 +103,30 @@ def render(report: Report) -> str:
             if svg
         ],
         maps=_plate_maps(report),
-        map_legend=_map_legend(),
+        map_legend=map_legend(),
         reliability=Markup(reliability.draw(report.wells) or ""),
         kept=_kept(report),
         **_statistics(report, cell_types),
         **_confusion(report, cell_types),
         pictures=[(p, base64.b64encode(p.png).decode()) for p in report.pictures],
-        channels=CHANNELS if screen.channels == len(CHANNELS) else [f"channel {c + 1}" for c in range(screen.channels)],
-        durations=_durations(report.lineage),
+        channels=channel_names(screen.channels),
+        durations=durations(report.lineage),
         config_yaml=report.config.dump(),
         groups=lambda numbers: [chr(ord("A") + g) if g < 26 else str(g) for g in numbers],
     )
+
+
+def page_environment() -> Environment:
+    """Where the pages' templates are, and how numbers look on them."""
+    environment = Environment(
+        loader=PackageLoader("components.core.evaluation", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(pct=_percent, count=lambda n: f"{n:,}", duration=_duration)
+    return environment
 
 
 def _cell_types(report: Report) -> list[str]:
@@ -169,11 +174,28 @@ def _plate_maps(report: Report) -> list[dict[str, Any]]:
     shown: list[tuple[Score, Any]] = [("unlabelled", p) for p in report.screen.plates if not p.labelled]
     shown += [("holdout", p) for p in report.holdout.plates]
     shown.sort(key=lambda pair: (pair[0] == "holdout", pair[1].experiment, pair[1].plate))  # groups are in plate order
+    named = {well.id_code: well for score in ("unlabelled", "holdout") for well in report.wells.get(score, ())}
+    return plate_maps(shown, named, report.arrangements)
+
+
+def plate_maps(
+    shown: Sequence[tuple[Score, PlateRecord]],
+    named: Mapping[str, NamedWell],
+    arrangements: Sequence[Mapping[str, Any]],
+    marked: Container[str] = (),
+) -> list[dict[str, Any]]:
+    """What the page shows of each experiment: its plates' maps, arrangement, unsure wells and accuracy.
+
+    Args:
+        shown: plates in their order, those of an experiment together, each with its score.
+        named: the named wells by id_code.
+        arrangements: experiments of assign.json.
+        marked: id_codes of wells that get a frame.
+    """
     if not shown:
         return []
     extent = plate_map.plate_extent([plate for _, plate in shown])
-    named = {well.id_code: well for score in ("unlabelled", "holdout") for well in report.wells.get(score, ())}
-    arrangement = {entry["experiment"]: entry for entry in report.arrangements}
+    arrangement = {entry["experiment"]: entry for entry in arrangements}
     experiments: dict[str, dict[str, Any]] = {}
     for score, plate in shown:
         entry = experiments.setdefault(
@@ -188,7 +210,7 @@ def _plate_maps(report: Report) -> list[dict[str, Any]]:
         )
         groups = entry["arrangement"]["groups"] if entry["arrangement"] else None
         group = groups[len(entry["plates"])] if groups and len(entry["plates"]) < len(groups) else None
-        entry["plates"].append((plate.plate, group, Markup(plate_map.draw(plate, named, extent))))
+        entry["plates"].append((plate.plate, group, Markup(plate_map.draw(plate, named, extent, marked))))
         entry["wells"] += [named[w.id_code] for w in plate.wells if w.id_code in named]
     for entry in experiments.values():
         entry["low"] = sum(w.confidence < plate_map.EDGES[2] for w in entry["wells"])
@@ -197,7 +219,8 @@ def _plate_maps(report: Report) -> list[dict[str, Any]]:
     return list(experiments.values())
 
 
-def _map_legend() -> list[tuple[str, str]]:
+def map_legend() -> list[tuple[str, str]]:
+    """Colours of the confidence classes, and their bounds in words."""
     edges = (0.0, *plate_map.EDGES, 1.0)
     return [
         (colour, f"{low:g}–{high:g}")
@@ -237,7 +260,12 @@ def _confusion(report: Report, cell_types: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _durations(lineage: Mapping[str, Any]) -> list[dict[str, Any]]:
+def channel_names(channels: int) -> Sequence[str]:
+    """What the page calls the channels."""
+    return CHANNELS if channels == len(CHANNELS) else [f"channel {c + 1}" for c in range(channels)]
+
+
+def durations(lineage: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Seconds by step: sum over its tasks, and the longest."""
     steps: dict[str, dict[str, Any]] = {}
     for task in lineage.get("steps", []):

@@ -163,12 +163,35 @@ def predict_fold(
         predicted["holdout"] = WellLogits((), np.empty((0, len(screen.vocabulary.classes)), dtype=np.float32))
         return FoldPrediction(predicted, embedded, screen.digest())
     images.cache.release()  # two screens in memory at once would take twice loader.cache_gib
+    more = predict_held_out(networks, screen, held_out, cell_type, settings, pieces)
+    joined = {name: embedded[name].followed_by(more.embeddings[name]) for name in embedded}
+    return FoldPrediction({**predicted, "holdout": more.logits["holdout"]}, joined, screen.digest())
+
+
+def predict_held_out(
+    networks: Mapping[str, Classifier],
+    screen: Manifest,
+    held_out: Images,
+    cell_type: str,
+    settings: PredictingSettings,
+    pieces: Pieces | None = None,
+) -> FoldPrediction:
+    """Logits and embeddings of wells of which the networks know nothing: held-out experiments, or new plates.
+
+    Args:
+        networks: one of each backbone by name, on the images' device.
+        screen: the training screen's manifest, or what stands for it.
+        held_out: the images.
+        cell_type: whose wells.
+        settings: views and batch size.
+        pieces: remembers what is computed; None for what cannot be killed.
+    """
     treatment_W = held_out.table.well_type_W == TREATMENT
     asked = {"holdout": np.flatnonzero(_of_type(held_out, cell_type) & treatment_W)}
     roles = np.where(treatment_W, "holdout", "control")
-    more, too = _say(networks, held_out, cell_type, asked, roles, screen, settings, pieces)
-    joined = {name: embedded[name].followed_by(too[name]) for name in embedded}
-    return FoldPrediction({**predicted, **more}, joined, screen.digest())
+    said, embedded = _say(networks, held_out, cell_type, asked, roles, screen, settings, pieces or Pieces())
+    nothing = WellLogits((), np.empty((0, len(screen.vocabulary.classes)), dtype=np.float32))
+    return FoldPrediction({"oof": nothing, "unlabelled": nothing, **said}, embedded, screen.digest())
 
 
 def fold_meta(

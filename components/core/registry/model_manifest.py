@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 from components.core.config import RunConfig, parse
 from components.core.errors import InputError
 from components.core.frozen import Frozen
-from components.core.storage.manifest import Vocabulary
+from components.core.storage.manifest import PlateDesign, Vocabulary
 from components.core.storage.run_record import Learned
 from components.core.storage.stored_file import StoredFile
 
@@ -41,14 +41,6 @@ class TrainedPlate(Frozen):
     cell_type: str
     labelled: bool
     histograms: tuple[tuple[int, ...], ...] = Field(description="(channels, 256) pixel counts over all its sites")
-
-
-class PlateDesign(Frozen):
-    """The prior: which siRNAs share a plate, and where the labelled experiments hold them."""
-
-    plates: tuple[int, ...] = Field(description="plate numbers, ascending")
-    groups: tuple[tuple[str, ...], ...] = Field(description="treatments of each group, in class order")
-    arrangements: dict[str, dict[int, int]] = Field(description="for each labelled experiment the group on each plate")
 
 
 class NetworkFile(StoredFile):
@@ -125,7 +117,23 @@ class ModelManifest(Frozen):
         """Well top-1, None where the run has no such score."""
         return self.scores.get(score, {}).get(stage, {}).get(part)
 
-    def check_screen(self, channels: int, image_size: int, cell_types: Collection[str], said: str = "screen") -> None:
+    def folds_of(self, cell_type: str) -> tuple[int, ...]:
+        """The folds whose networks may name wells of a cell type, ascending; empty where none may.
+
+        Where training ended with pretrain, each network learned all cell types, and may be asked about another.
+        """
+        if cell_type in self.folds or any(network.cell_type is not None for network in self.networks):
+            return self.folds.get(cell_type, ())
+        return tuple(sorted({network.fold for network in self.networks}))
+
+    def check_screen(
+        self,
+        channels: int,
+        image_size: int,
+        cell_types: Collection[str],
+        said: str = "screen",
+        any_cell_type: bool = False,
+    ) -> None:
         """Refuses a screen that the networks cannot name.
 
         Args:
@@ -133,6 +141,7 @@ class ModelManifest(Frozen):
             image_size: side of its images, pixels.
             cell_types: of its experiments.
             said: how the user named the screen.
+            any_cell_type: whether networks that learned all cell types may name wells of another one.
 
         Raises:
             InputError: other channels or another image size, or a cell type without networks.
@@ -144,10 +153,16 @@ class ModelManifest(Frozen):
                     "knows, or train a model of these"
                 )
         unknown = sorted(set(cell_types) - self.folds.keys())
-        if unknown:
+        if not unknown:
+            return
+        lead = f"{said}: cell type {unknown[0]}, but model {self.short} knows {', '.join(self.folds)} alone"
+        if not self.folds_of(unknown[0]):
+            each = ", and has networks for each of them but none for all" if any_cell_type else ""
+            raise InputError(f"{lead}{each}; leave its experiments out, or train a model with them")
+        if not any_cell_type:
             raise InputError(
-                f"{said}: cell type {unknown[0]}, but model {self.short} knows {', '.join(self.folds)} alone; leave its "
-                "experiments out, or train a model with them"
+                f"{lead}; leave its experiments out, train a model with them, or ask its networks, which learned all of those, "
+                "all the same (--any-cell-type)"
             )
 
 

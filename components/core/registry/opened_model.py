@@ -73,7 +73,11 @@ class OpenedModel:
 
 
 def open_model(
-    store: ObjectStorage, which: str, folder: Path, cell_types: Collection[str] | None = None
+    store: ObjectStorage,
+    which: str,
+    folder: Path,
+    cell_types: Collection[str] | None = None,
+    folds: Collection[int] | None = None,
 ) -> OpenedModel:
     """Brings a model here.
 
@@ -82,6 +86,7 @@ def open_model(
         which: `champion`, the first digits of a fingerprint, or s3://BUCKET[/PREFIX]/models/NAME, file:///FOLDER/models/NAME.
         folder: receives its files; made when missing.
         cell_types: whose networks are wanted; None for all.
+        folds: likewise of which folds.
 
     Raises:
         InputError: no such model or champion, a manifest of a newer schema, files that are missing, damaged or of another
@@ -96,12 +101,8 @@ def open_model(
             _bring(store, model, file, folder)
         config = {backbone.name: backbone for backbone in model.run_config().backbones}
         for network in model.networks:
-            of = [
-                each
-                for each in wanted
-                if network.cell_type in (None, each) and network.fold in model.folds.get(each, ())
-            ]
-            if not of:
+            of = [each for each in wanted if network.cell_type in (None, each) and network.fold in model.folds_of(each)]
+            if not of or (folds is not None and network.fold not in folds):
                 continue
             path = _bring(store, model, network, folder)
             said = store.uri(model.key(network.path))

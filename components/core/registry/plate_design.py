@@ -8,8 +8,7 @@ import numpy as np
 
 from components.core.config import PriorConfig
 from components.core.prior.plate_groups import NoPlateDesignError, PlateGroups, labelled_treatments, learn_groups
-from components.core.registry.model_manifest import PlateDesign
-from components.core.storage.manifest import Manifest
+from components.core.storage.manifest import Manifest, PlateDesign
 
 
 def design_of(screen: Manifest, prior: PriorConfig) -> PlateDesign | None:

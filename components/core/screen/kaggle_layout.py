@@ -30,19 +30,24 @@ def tables(place: ScreenPlace) -> dict[Split, str]:
     return {"train": place.address("train.csv"), "test": place.address("test.csv")}
 
 
-def read_entries(place: ScreenPlace, names: Collection[str], cell_types: Sequence[str]) -> Iterator[Entry]:
+def read_entries(
+    place: ScreenPlace, names: Collection[str], cell_types: Sequence[str] | None, labels: bool = True
+) -> Iterator[Entry]:
     """All rows of all tables, treatments first.
 
     Args:
         place: the screen.
         names: files that are there.
-        cell_types: the known ones.
+        cell_types: the known ones; None takes any.
+        labels: whether labels are read; without, their columns may be missing, and train.csv where there is a test.csv.
 
     Raises:
         InputError: train.csv cannot be read, or a row is malformed.
     """
-    for row in read_rows(Table.read(place, "train.csv"), ["sirna"], cell_types):
-        yield Entry(row, "train", "treatment", row.values["sirna"])
+    label = [LABEL] if labels else []
+    if labels or "train.csv" in names or "test.csv" not in names:
+        for row in read_rows(Table.read(place, "train.csv"), label, cell_types):
+            yield Entry(row, "train", "treatment", row.values.get(LABEL))
     if "test.csv" in names:
         # A sirna column here would be the truth of unlabelled wells: it is not even read.
         for row in read_rows(Table.read(place, "test.csv"), [], cell_types):
@@ -51,10 +56,10 @@ def read_entries(place: ScreenPlace, names: Collection[str], cell_types: Sequenc
         name = f"{split}_controls.csv"
         if name not in names:
             continue
-        for row in read_rows(Table.read(place, name), ["sirna", "well_type"], cell_types):
+        for row in read_rows(Table.read(place, name), [*label, "well_type"], cell_types):
             well_type = row.values["well_type"]
             if well_type not in _CONTROL_TYPES:
                 raise InputError(
                     f"{row.where}: field well_type is {well_type!r}; expected {' or '.join(_CONTROL_TYPES)}"
                 )
-            yield Entry(row, split, cast(WellType, well_type), row.values["sirna"])
+            yield Entry(row, split, cast(WellType, well_type), row.values.get(LABEL))

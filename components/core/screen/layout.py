@@ -5,6 +5,8 @@ Labels are kept as they are written; their digits mean nothing (the releases num
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from components.core.config import ScreenConfig
@@ -32,11 +34,7 @@ def read_screen(source: ScreenPlace | Path, config: ScreenConfig) -> Screen:
             experiment is in both halves, or a held-out experiment is not labelled.
     """
     place = place_of(source)
-    place.check()
-    try:
-        names = {facts.name for facts in place.list_files()}
-    except UnreadableError as error:
-        raise InputError(f"{place.address()}: cannot be listed ({error.reason})") from None
+    names = _files(place)
     # The tables of the Kaggle layout win: a screen in that layout may keep a metadata.csv of its own.
     layout = rxrx_layout if rxrx_layout.METADATA in names and "train.csv" not in names else kaggle_layout
     entries = list(layout.read_entries(place, names, config.cell_types))
@@ -55,6 +53,45 @@ def read_screen(source: ScreenPlace | Path, config: ScreenConfig) -> Screen:
     _check_strays(entries, layout.LABEL)
     folders = layout.FOLDERS
     return Screen(_plates(folders, entries, frozenset(config.holdout_experiments)), vocabulary)
+
+
+def read_new_plates(source: ScreenPlace | Path, experiments: Sequence[str] = ()) -> tuple[Plate, ...]:
+    """Reads and checks the tables of plates that are to be predicted; no label is read, nor an image touched.
+
+    Args:
+        source: where test.csv lies, or train.csv, or both, with their *_controls.csv; or else metadata.csv.
+        experiments: the wanted ones; none for all.
+
+    Returns:
+        Experiments in natural order, plates ascending, all of them as unlabelled.
+
+    Raises:
+        InputError: there are no tables, a row is malformed, a well appears twice, an experiment is in both halves or has
+            controls alone, or a wanted one is not there.
+    """
+    place = place_of(source)
+    names = _files(place)
+    layout = rxrx_layout if rxrx_layout.METADATA in names and not names & {"train.csv", "test.csv"} else kaggle_layout
+    entries = list(layout.read_entries(place, names, None, labels=False))
+    if not entries:
+        raise InputError(f"{place.address()}: the tables have no wells")
+    _check_unique(entries)
+    there = _check_experiments(layout.tables(place), entries)
+    for experiment in experiments:
+        if experiment not in there:
+            known = ", ".join(sorted(there, key=natural_key))
+            raise InputError(f"{place.address()}: there is no experiment {experiment!r}; those there are {known}")
+    wanted = [entry for entry in entries if not experiments or entry.row.experiment in experiments]
+    return tuple(replace(plate, labelled=False) for plate in _plates(layout.FOLDERS, wanted, frozenset()))
+
+
+def _files(place: ScreenPlace) -> set[str]:
+    """Names of the files where the tables are."""
+    place.check()
+    try:
+        return {facts.name for facts in place.list_files()}
+    except UnreadableError as error:
+        raise InputError(f"{place.address()}: cannot be listed ({error.reason})") from None
 
 
 def _check_unique(entries: list[Entry]) -> None:

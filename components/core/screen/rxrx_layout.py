@@ -36,20 +36,24 @@ def tables(place: ScreenPlace) -> dict[Split, str]:
     return dict.fromkeys(FOLDERS, place.address(METADATA))
 
 
-def read_entries(place: ScreenPlace, names: Collection[str], cell_types: Sequence[str]) -> Iterator[Entry]:
+def read_entries(
+    place: ScreenPlace, names: Collection[str], cell_types: Sequence[str] | None, labels: bool = True
+) -> Iterator[Entry]:
     """The wells of the table, treatments first.
 
     Args:
         place: the screen.
         names: files that are there; not needed.
-        cell_types: the known ones.
+        cell_types: the known ones; None takes any.
+        labels: whether labels are read; without, their column may be missing.
 
     Raises:
         InputError: the table cannot be read, a row is malformed, or two rows of a well disagree.
     """
     wells: dict[str, Row] = {}
     sites: set[tuple[str, str]] = set()
-    for row in read_rows(Table.read(place, METADATA), _COLUMNS, cell_types, "well_id", unchecked=[LABEL]):
+    columns = _COLUMNS if labels else tuple(column for column in _COLUMNS if column != LABEL)
+    for row in read_rows(Table.read(place, METADATA), columns, cell_types, "well_id", unchecked=[LABEL]):
         _check(row)
         if (row.id_code, row.values["site"]) in sites:
             raise InputError(
@@ -78,7 +82,9 @@ def _check(row: Row) -> None:
 
 
 def _is_hidden(row: Row) -> bool:
-    """Whether the row's label is truth that must not be looked at."""
+    """Whether the row's label is truth that must not be looked at, or was not read."""
+    if LABEL not in row.values:
+        return True
     return row.values["dataset"] == "test" and row.values["well_type"] == "treatment"
 
 

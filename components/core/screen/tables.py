@@ -86,7 +86,7 @@ class Table:
 def read_rows(
     table: Table,
     columns: Sequence[str],
-    cell_types: Sequence[str],
+    cell_types: Sequence[str] | None,
     id_column: str = "id_code",
     unchecked: Sequence[str] = (),
 ) -> Iterator[Row]:
@@ -97,7 +97,7 @@ def read_rows(
     Args:
         table: its bytes.
         columns: further columns.
-        cell_types: the known ones.
+        cell_types: the known ones; None takes any.
         id_column: the column of id_codes.
         unchecked: those of `columns` that may be empty.
 
@@ -146,13 +146,15 @@ def _records(table: Table, needed: Sequence[str]) -> Iterator[tuple[int, dict[st
         raise InputError(f"{name}: is not a CSV table ({error})") from None
 
 
-def _place(where: str, record: dict[str, str], id_column: str, cell_types: Sequence[str]) -> tuple[str, str, int, str]:
+def _place(
+    where: str, record: dict[str, str], id_column: str, cell_types: Sequence[str] | None
+) -> tuple[str, str, int, str]:
     """Experiment, cell type, plate and well of a record."""
     experiment, plate, well = record["experiment"], record["plate"], record["well"]
     match = _EXPERIMENT.fullmatch(experiment)
     if match is None:
         raise InputError(f"{where}: field experiment is {experiment!r}; expected CELLTYPE-NUMBER, for example HUVEC-01")
-    if match["cell_type"] not in cell_types:
+    if cell_types is not None and match["cell_type"] not in cell_types:
         raise InputError(
             f"{where}: field experiment is {experiment!r}, of the unknown cell type {match['cell_type']!r}; known are "
             f"{', '.join(cell_types)} (screen.cell_types)"

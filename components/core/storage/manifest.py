@@ -79,8 +79,27 @@ class Vocabulary(Frozen):
         return {label: k for k, label in enumerate(self.classes)}
 
 
+class PlateDesign(Frozen):
+    """The prior: which siRNAs share a plate, and where the labelled experiments hold them."""
+
+    plates: tuple[int, ...] = Field(description="plate numbers, ascending")
+    groups: tuple[tuple[str, ...], ...] = Field(description="treatments of each group, in class order")
+    arrangements: dict[str, dict[int, int]] = Field(description="for each labelled experiment the group on each plate")
+
+
+class ReferenceModel(Frozen):
+    """The published model whose training screen a manifest stands for, and what its labels taught besides networks."""
+
+    fingerprint: str
+    address: str = Field(description="where it is published, ADDRESS_OF_STORE/models/FINGERPRINT")
+    design: PlateDesign | None = Field(description="None where its screen has none, or its prior was switched off")
+    temperatures: dict[str, dict[str, float]] = Field(
+        description="of confidences, fitted out of fold: raw, group, balanced by cell type"
+    )
+
+
 class Manifest(Frozen):
-    """A packed screen."""
+    """A packed screen; or, where new plates are predicted, what is left of the training screen: its plates without wells."""
 
     manifest_schema: int = SCHEMA
     store: str = Field(description="s3://bucket[/prefix] that the plates' prefixes are relative to")
@@ -95,6 +114,13 @@ class Manifest(Frozen):
     warnings: tuple[str, ...] = ()
     run: str = Field(
         "", description="key of the run that packs it, under which finished folds are listed; may be empty"
+    )
+    model: ReferenceModel | None = Field(
+        None,
+        exclude_if=lambda model: (
+            model is None
+        ),  # the manifests of screens, and their digests, are as they were without it
+        description="the model that new plates are predicted with",
     )
 
     @property

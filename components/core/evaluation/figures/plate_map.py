@@ -5,7 +5,7 @@ By hand because a page may show tens of thousands of wells: one short element ea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from html import escape
 
 from components.core.evaluation.named_wells import NamedWell
@@ -34,13 +34,19 @@ def plate_extent(plates: Sequence[PlateRecord]) -> tuple[str, str, int, int]:
     return min(rows), max(rows), min(columns), max(columns)
 
 
-def draw(plate: PlateRecord, named: Mapping[str, NamedWell], extent: tuple[str, str, int, int]) -> str:
+def draw(
+    plate: PlateRecord,
+    named: Mapping[str, NamedWell],
+    extent: tuple[str, str, int, int],
+    marked: Container[str] = (),
+) -> str:
     """One plate: treatment wells shaded by confidence, controls as dots, unused positions empty.
 
     Args:
         plate: the wells of the plate.
         named: named wells by id_code; a treatment well that is not among them is drawn empty.
         extent: rows and columns to draw, of `plate_extent`.
+        marked: id_codes of wells, controls too, that get a frame.
     """
     top, bottom, first, last = extent
     rows = [chr(code) for code in range(ord(top), ord(bottom) + 1)]
@@ -67,6 +73,8 @@ def draw(plate: PlateRecord, named: Mapping[str, NamedWell], extent: tuple[str, 
             if wrong:
                 dark = shade(name.confidence) in (0, 1, 5)
                 parts.append(f'<path class="x{" l" if dark else ""}" d="M{x + 2.5} {y + 2.5}l5 5m0-5l-5 5"/>')
+        if well.id_code in marked:
+            parts.append(f'<rect class="m" x="{x}" y="{y}"/>')
     low = sum(c < EDGES[2] for c in confidences)
     alt = f"Plate {plate.plate} of {plate.experiment}: {len(confidences)} wells, {low} with confidence below {EDGES[2]}"
     return (

@@ -1,0 +1,200 @@
+"""New plates, from a published model's networks: what a training run would have said of them, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from components.core.errors import InputError
+from components.core.learning.fold_data import configured_images, fold_wells
+from components.core.learning.prediction import held_out_images, predict_fold
+from components.core.learning.step_settings import InferSettings
+from components.core.registry.model_manifest import ModelManifest
+from components.core.registry.publishing import publish
+from components.core.storage.folder_store import FolderStore
+from components.core.storage.logits import WellLogits, read_logits
+from components.core.storage.manifest import Manifest
+from components.infer.new_plates import main as infer
+from components.normalize.config import NormalizeConfig
+from components.normalize.new_plates import main as normalize
+from tests.components.core.learning.tiny_networks import CPU
+from tests.components.core.registry.finished_run import KEY, FinishedRun, Kind
+from tests.tiny_screen import TinyScreen
+
+NEW = ("HUVEC-03", "HUVEC-04")
+"""Unlabelled in the training run's screen, and held out of it."""
+
+
+class Prediction:
+    """A published run, and new plates that are packed into its store."""
+
+    def __init__(self, folder: Path, kind: Kind = "pseudo_label", **config: Any) -> None:
+        (folder / "store").mkdir()
+        self.folder, self.store = folder, FolderStore(folder / "store")
+        self.run = FinishedRun(folder, self.store, kind, **config)
+        self.model: ModelManifest = publish(self.store, KEY).model
+        self.address = self.store.uri(f"models/{self.model.fingerprint}")
+        self.source = folder / "screen"
+        self.reference, self.plates = folder / "reference.json", folder / "plates.json"
+        self.settings = self.run.config.section(InferSettings)
+
+    def normalize(self, experiments: tuple[str, ...] = NEW, any_cell_type: bool = False) -> Manifest:
+        section = self.run.config.section(NormalizeConfig).model_dump_json()
+        wanted = json.dumps(list(experiments))
+        normalize(section, str(self.source), self.address, wanted, any_cell_type, str(self.reference), str(self.plates))
+        return Manifest.read(self.plates)
+
+    def infer(self, fold: int = 0, cell_type: str = "HUVEC", name: str = "out") -> Path:
+        out = self.folder / name
+        infer(
+            self.settings.model_dump_json(), str(self.reference), str(self.plates), fold, cell_type,
+            str(out / "logits"), str(out / "embeddings"),
+        )  # fmt: skip
+        return out
+
+    def expected(self, fold: int, cell_type: str = "HUVEC") -> dict[str, WellLogits]:
+        """What the training run's own prediction says, by role, with networks made anew."""
+        role = {"pretrain": "pretrained"}.get(self.run.kind, "student")
+        networks = {
+            backbone.name: self.run.network(self.run.seed(fold, cell_type, n, role), n)
+            for n, backbone in enumerate(self.run.config.backbones)
+        }
+        screen, holdout = self.run.screen, self.run.holdout
+        images = configured_images(self.settings, screen, self.store, CPU)
+        wells = fold_wells(images.table, fold, "all", cell_type)
+        held_out = held_out_images(holdout, screen, cell_type, self.store, self.settings, CPU)
+        return dict(predict_fold(networks, screen, images, wells, held_out, cell_type, self.settings).logits)
+
+
+KINDS = [
+    ("pseudo_label", {}),
+    ("pretrain", {}),
+    ("pseudo_label", {"standardise": {"domain": "global"}}),
+    ("pseudo_label", {"standardise": {"domain": "experiment"}, "batch_norm": {"domain": "plate"}}),
+]
+
+
+@pytest.mark.parametrize(("kind", "config"), KINDS)
+def test_each_new_well_has_the_logits_that_the_training_run_gave_it(
+    tmp_path: Path, kind: Kind, config: dict[str, Any]
+) -> None:
+    prediction = Prediction(tmp_path, kind, **config)
+    plates = prediction.normalize()
+    assert {well.sirna for plate in plates.plates for well in plate.wells} == {None}
+    for fold in (0, 1):
+        found = read_logits(prediction.infer(fold, name=f"out{fold}") / "logits")
+        assert found.meta["fold"] == fold
+        assert found.wells["oof"].ids_W == found.wells["unlabelled"].ids_W == ()
+        new, own = found.wells["holdout"], prediction.expected(fold)
+        assert len(new.ids_W) == 12
+        for role in ("unlabelled", "holdout"):
+            assert len(own[role].ids_W) == 6
+            assert new.take(own[role].ids_W) == pytest.approx(own[role].logits_WK, abs=1e-5)
+
+
+def test_embeddings_are_of_all_wells_and_tell_no_label(tmp_path: Path) -> None:
+    prediction = Prediction(tmp_path)
+    prediction.normalize(("HUVEC-04",))
+    out = prediction.infer()
+    for backbone in prediction.model.backbones:
+        table = pq.read_table(out / "embeddings" / backbone / "HUVEC" / "fold_0.parquet")
+        assert len(table) == 10
+        assert set(table["role"].to_pylist()) == {"holdout", "control"}
+        assert set(table["sirna"].to_pylist()) == {None}
+
+
+def test_finished_work_is_fetched_but_not_that_of_other_plates_or_networks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prediction = Prediction(tmp_path)
+    prediction.normalize()
+    first = prediction.infer(name="first")
+    for again in ({"fold": 0}, {"fold": 1}, {"cell_type": "RPE"}):
+        capsys.readouterr()
+        if "cell_type" in again:
+            prediction.normalize((*NEW, "RPE-01"))
+        prediction.infer(**again, name="again")  # type: ignore[arg-type]
+        assert ("predicting" in capsys.readouterr().out) is (again != {"fold": 0})
+        if again == {"fold": 0}:
+            assert np.array_equal(
+                *(read_logits(out / "logits").wells["holdout"].logits_WK for out in (first, tmp_path / "again"))
+            )
+        shutil.rmtree(tmp_path / "again")
+
+
+def test_plates_that_are_packed_are_not_packed_again_and_the_registry_is_only_read(tmp_path: Path) -> None:
+    prediction = Prediction(tmp_path)
+    before = {key: prediction.store.get(key) for key in prediction.store.list("")}
+    prediction.normalize()
+    prediction.infer()
+    after = {key: prediction.store.get(key) for key in prediction.store.list("")}
+    changed = {key.split("/")[0] for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+    # The training run packed the same plates, which are found by what their files are.
+    assert changed == {"finished", "fingerprints"}
+
+
+def test_an_unknown_cell_type_is_refused_unless_networks_learned_all(tmp_path: Path) -> None:
+    for name in ("pretrain", "pseudo_label"):
+        (tmp_path / name).mkdir()
+        prediction = Prediction(tmp_path / name, name)  # type: ignore[arg-type]
+        tables = TinyScreen(tmp_path / name / "other", imaged=("HUVEC-03",))
+        for path in (tables.root / "test.csv", tables.root / "test_controls.csv"):
+            path.write_text(path.read_text().replace("HUVEC-03", "K562-03"))
+        (tables.root / "test" / "HUVEC-03").rename(tables.root / "test" / "K562-03")
+        prediction.source = tables.root
+        lead = rf"other: cell type K562, but model {prediction.model.short} knows HUVEC, RPE alone"
+        with pytest.raises(
+            InputError, match=lead + r"; leave its experiments out, train|" + lead + "; leave its experiments out, or"
+        ):
+            prediction.normalize(("K562-03",))
+        if name == "pseudo_label":
+            with pytest.raises(InputError, match=lead + r", and has networks for each of them but none for all; leave"):
+                prediction.normalize(("K562-03",), any_cell_type=True)
+        else:
+            prediction.normalize(("K562-03",), any_cell_type=True)
+            found = read_logits(prediction.infer(cell_type="K562") / "logits").wells["holdout"]
+            # The same images and the same networks, under another name.
+            own = prediction.expected(0)["unlabelled"]
+            assert found.ids_W == tuple(id_code.replace("HUVEC", "K562") for id_code in own.ids_W)
+            assert found.logits_WK == pytest.approx(own.logits_WK, abs=1e-5)
+
+
+def test_images_of_another_size_are_refused_in_words_of_the_model(tmp_path: Path) -> None:
+    prediction = Prediction(tmp_path)
+    image = prediction.source / "test" / "HUVEC-03" / "Plate1" / "B02_s1_w1.png"
+    cv2.imwrite(str(image), np.zeros((32, 32), np.uint8))
+    with pytest.raises(
+        InputError, match=rf"image size 32, but model {prediction.model.short} was trained with 16; give images"
+    ):
+        prediction.normalize()
+    assert not prediction.plates.exists()
+    assert not prediction.reference.exists()
+
+
+def test_experiments_that_the_model_knows_are_named_in_a_warning(tmp_path: Path) -> None:
+    prediction = Prediction(tmp_path)
+    warnings = prediction.normalize(("HUVEC-01", "HUVEC-03", "HUVEC-04")).warnings
+    assert any(each.startswith("the model learned the labels of HUVEC-01; where") for each in warnings)
+    assert any(each.startswith("the model was trained on images of HUVEC-03; where") for each in warnings)
+    assert not any("HUVEC-04" in each for each in warnings)
+
+
+def test_damaged_networks_and_screens_manifests_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    prediction = Prediction(tmp_path)
+    prediction.normalize()
+    network = next(n for n in prediction.model.networks if (n.fold, n.cell_type) == (0, "HUVEC"))
+    key = prediction.model.key(network.path)
+    prediction.store.put(key, prediction.store.get(key)[:-1] + b"x")
+    with pytest.raises(InputError, match=rf"model {prediction.model.short}: .*{network.path}"):
+        prediction.infer()
+    prediction.reference = prediction.plates
+    with pytest.raises(InputError, match=r"the manifest names no model; give the reference"):
+        prediction.infer()
+    assert not (tmp_path / "out" / "logits").exists()
