@@ -2,8 +2,6 @@
 
 from components.assign.config import AssignConfig
 from components.core.config import RunConfig
-from components.core.deciding import NOT_DECIDING as NOT_DECIDING  # whoever asks what decides a run asks here
-from components.core.deciding import deciding as deciding
 from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
 from components.normalize.config import NormalizeConfig
 

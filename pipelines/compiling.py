@@ -13,12 +13,12 @@ from typing import Any
 from rich.console import Console
 
 from components.core.config import RunConfig
+from components.core.deciding import deciding
 from components.core.errors import InputError
 from components.core.storage.digests import code_digest, digest_text
 from components.core.storage.run_record import RECIPE
 from components.core.storage.whole_file import write_whole
 from components.image import VERSION
-from components.sections import deciding
 from pipelines.cluster_checks import check_cluster, preemption_remarks
 from pipelines.code_version import UNCOMMITTED, code_version
 from pipelines.image_record import ImageRecord, read_images

@@ -25,6 +25,7 @@ from typing import Any, TextIO
 from rich.console import Console
 
 from components.core.config import RunConfig, StoreConfig
+from components.core.deciding import NOT_DECIDING, deciding
 from components.core.errors import InputError, StepError
 from components.core.learning.step_settings import library_versions
 from components.core.progress import EVENTS_VARIABLE, finished_tasks
@@ -33,7 +34,6 @@ from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import is_folder, open_store, whole_address
 from components.core.storage.whole_directory import whole_directory
-from components.sections import NOT_DECIDING, deciding
 from pipelines.code_version import code_version
 from pipelines.containers.engine_side import check_images, ended_containers
 from pipelines.containers.mounts import check_credentials

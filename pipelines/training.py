@@ -16,6 +16,7 @@ from kfp.dsl.base_component import BaseComponent
 
 from components.assign.component import assign
 from components.core.config import RunConfig
+from components.core.deciding import deciding
 from components.ensemble.component import ensemble
 from components.finetune.component import finetune
 from components.infer.component import infer
@@ -23,7 +24,7 @@ from components.normalize.component import normalize
 from components.pretrain.component import pretrain
 from components.pseudo_label.component import pseudo_label
 from components.report.component import report
-from components.sections import deciding, sections
+from components.sections import sections
 from pipelines.plan.dag import GPU_STEPS
 from pipelines.pods import dress
 from pipelines.resources import resources_of

@@ -17,7 +17,7 @@ from components.core.learning.checkpointing import Checkpoints
 from components.core.learning.checkpoints import load_weights
 from components.core.learning.network import Classifier, pick_device
 from components.core.learning.precision import prepare
-from components.core.learning.prediction import Pieces, held_out_images, predict_held_out
+from components.core.learning.prediction import Pieces, fold_meta, held_out_images, predict_held_out
 from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_CODE, InferSettings
 from components.core.learning.team import Team
 from components.core.registry.model_manifest import ModelManifest
@@ -73,7 +73,7 @@ def run(
     if images is None:
         raise InputError(f"the new plates have no wells of cell type {cell_type}; run normalize again")
     predicted = predict_held_out(networks, reference, images, cell_type, settings, pieces)
-    meta = {"cell_type": cell_type, "fold": fold, "folds": [{"fold": fold, "validated": False}], "history": []}
+    meta = fold_meta(cell_type, fold, validated=False, history=[])
     predicted.write(logits, embeddings, meta, settings, opened.manifest.predicted_by)
 
 

@@ -39,6 +39,11 @@ class AssignOutput:
     assign: dict[str, Any]
     meta: dict[str, Any]
 
+    @property
+    def arrangements(self) -> list[dict[str, Any]]:
+        """What was inferred of its experiments' plate groups, with the cell type; none without the prior."""
+        return [{**entry, "cell_type": self.cell_type} for entry in self.assign.get("experiments", [])]
+
 
 class Places:
     """Finds a treatment well of the screen or the holdout by id_code, and says which score it belongs to."""

@@ -16,6 +16,7 @@ from components.core.config import RunConfig, parse
 from components.core.errors import InputError
 from components.core.evaluation.named_wells import with_truth
 from components.core.evaluation.prediction_page import Prediction, render
+from components.core.evaluation.quality.plate_confidence import UNSURE
 from components.core.evaluation.report_page import Notice
 from components.core.evaluation.scores import build_metrics
 from components.core.storage.artifacts import local_copy
@@ -23,12 +24,12 @@ from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import open_store
 from components.core.storage.whole_directory import whole_directory
-from components.report.inputs import AssignOutput, Places, read_assign_output, read_labels
+from components.report.inputs import AssignOutput, Places, read_labels
 from components.report.quality import look_at, write_quality
 from components.report.step import (
     installed_version,
     json_object,
-    ordered_cell_types,
+    read_outputs,
     with_durations,
     write_predictions,
 )
@@ -67,10 +68,7 @@ def run(
         raise InputError(f"{reference}: names no model; give the reference that normalize wrote for new plates")
     places = Places(known, new)
     labels = read_labels(truth, places, "holdout") if truth else {}
-    with tempfile.TemporaryDirectory() as copies:
-        outputs = [read_assign_output(local_copy(uri, Path(copies) / str(i)), places) for i, uri in enumerate(uris)]
-    cell_types = ordered_cell_types(outputs, config)
-    outputs.sort(key=lambda output: cell_types.index(output.cell_type))
+    outputs, cell_types = read_outputs(uris, places, config)
     wells = with_truth([well for output in outputs for well in output.wells["holdout"]], labels)
     quality = look_at(new, known, wells, store if store is not None else open_store(new.store))
     found = build_metrics({"holdout": wells}, cell_types, [], {})
@@ -79,7 +77,7 @@ def run(
     metrics["quality"] = {
         "wells_to_look_at": sum(map(bool, quality.reasons.values())),
         "plates_that_drift": sum(any(plate.beyond_C) for plate in quality.plates),
-        "unsure": sum(well.confidence < 0.6 for well in wells),
+        "unsure": sum(well.confidence < UNSURE for well in wells),
     }
     told = {
         "code_version": installed_version(),
@@ -94,11 +92,7 @@ def run(
             plates=new,
             reference=known,
             wells=wells,
-            arrangements=[
-                {**entry, "cell_type": output.cell_type}
-                for output in outputs
-                for entry in output.assign.get("experiments", [])
-            ],
+            arrangements=[entry for output in outputs for entry in output.arrangements],
             prior_used=any(output.assign.get("prior_enabled") for output in outputs),
             quality=quality.plates,
             reasons=quality.reasons,

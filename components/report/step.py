@@ -86,10 +86,7 @@ def run(
         "unlabelled": read_labels(truth, places, "unlabelled") if truth else {},
         "holdout": read_labels(holdout_labels, places, "holdout"),
     }
-    with tempfile.TemporaryDirectory() as copies:
-        outputs = [read_assign_output(local_copy(uri, Path(copies) / str(i)), places) for i, uri in enumerate(uris)]
-    cell_types = ordered_cell_types(outputs, config)
-    outputs.sort(key=lambda output: cell_types.index(output.cell_type))
+    outputs, cell_types = read_outputs(uris, places, config)
     wells = {
         score: with_truth([well for output in outputs for well in output.wells[score]], labels[score])
         for score in SCORES
@@ -121,11 +118,7 @@ def run(
             wells=wells,
             metrics=metrics,
             history=history,
-            arrangements=[
-                {**entry, "cell_type": output.cell_type}
-                for output in outputs
-                for entry in output.assign.get("experiments", [])
-            ],
+            arrangements=[entry for output in outputs for entry in output.arrangements],
             temperatures=temperatures,
             prior_used=any(output.assign.get("prior_enabled") for output in outputs),
             pictures=pictures,
@@ -192,7 +185,19 @@ def command(
         run(settings, *read, Path(given.input(truth)) if truth else None, uri, Path(given.output(out)), known)
 
 
-def ordered_cell_types(outputs: Sequence[AssignOutput], config: RunConfig) -> list[str]:
+def read_outputs(uris: Sequence[str], places: Places, config: RunConfig) -> tuple[list[AssignOutput], list[str]]:
+    """The outputs of assign and their cell types, both in the configuration's order.
+
+    Raises:
+        InputError: none, two of one cell type, or a malformed one.
+    """
+    with tempfile.TemporaryDirectory() as copies:
+        outputs = [read_assign_output(local_copy(uri, Path(copies) / str(i)), places) for i, uri in enumerate(uris)]
+    cell_types = _ordered_cell_types(outputs, config)
+    return sorted(outputs, key=lambda output: cell_types.index(output.cell_type)), cell_types
+
+
+def _ordered_cell_types(outputs: Sequence[AssignOutput], config: RunConfig) -> list[str]:
     """The cell types of the outputs in the configuration's order; each may come once."""
     names = [output.cell_type for output in outputs]
     if not names:

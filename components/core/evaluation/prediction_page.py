@@ -12,6 +12,7 @@ from typing import Any
 
 from components.core.config import RunConfig
 from components.core.evaluation.named_wells import NamedWell
+from components.core.evaluation.quality.plate_confidence import UNSURE
 from components.core.evaluation.quality.plate_quality import PlateQuality
 from components.core.evaluation.quality.wells_to_look_at import LIMIT
 from components.core.evaluation.report_page import (
@@ -75,7 +76,7 @@ def render(prediction: Prediction) -> str:
                 "wells": sum(len(plate.wells) for plate in plates),
                 "sites": sum(len(well.sites) for plate in plates for well in plate.wells),
             },
-            unsure=sum(well.confidence < 0.6 for well in prediction.wells),
+            unsure=sum(well.confidence < UNSURE for well in prediction.wells),
             table=score_table(prediction.wells, cell_types),
             stage_words=STAGE_EXPLANATIONS,
             maps=plate_maps(
