@@ -1,0 +1,171 @@
+"""What must hold of every workflow: GitHub's schema, pinned actions, least rights, and nothing from outside inside a script."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from tests.github.workflows import FILES, FOLDER, ROOT, SHELL, Job, job, jobs, load, scripts
+
+JOBS = {str(each): each for each in jobs()}
+SCRIPTS = dict(scripts())
+
+every_job = pytest.mark.parametrize("each", JOBS.values(), ids=JOBS.keys())
+every_file = pytest.mark.parametrize("file", FILES, ids=[file.name for file in FILES])
+
+
+def of_schema(name: str, content: object) -> list[str]:
+    """What is wrong with a document by a schema that check-jsonschema ships."""
+    schema = json.loads((files("check_jsonschema") / "builtin_schemas" / "vendor" / f"{name}.json").read_text())
+    return [error.message for error in jsonschema.Draft7Validator(schema).iter_errors(content)]
+
+
+@every_file
+def test_is_a_workflow_by_githubs_schema(file: Path):
+    assert of_schema("github-workflows", load(file)) == []
+    broken = load(file)
+    broken["jobs"]["extra"] = {"runs-on": "ubuntu-24.04", "steps": [{"script": "true"}]}
+    assert of_schema("github-workflows", broken)
+
+
+def test_dependabot_is_configured_by_its_schema():
+    content = yaml.safe_load((FOLDER.parent / "dependabot.yml").read_text())
+    assert of_schema("dependabot", content) == []
+    assert {update["schedule"]["interval"] for update in content["updates"]} == {"weekly"}
+    for update in content["updates"]:
+        assert (ROOT / update["directory"].strip("/")).is_dir()
+
+
+def test_zizmor_finds_nothing():
+    # Offline: what asks GitHub (known advisories, whether a digest is of the action's repository) is not among it.
+    program = Path(sys.executable).with_name("zizmor")
+    command = [program, "--offline", "--no-progress", "--quiet", "--strict-collection", "--format", "json", "."]
+    done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True)
+    assert (done.returncode, json.loads(done.stdout)) == (0, []), done.stdout + done.stderr
+
+
+@every_file
+def test_actions_are_pinned_to_a_commit_and_say_their_version(file: Path):
+    lines = [line for line in file.read_text().splitlines() if re.match(r"\s*(- )?uses:", line)]
+    used = [
+        step["uses"]
+        for each in jobs()
+        if each.workflow == file.name
+        for step in each.content["steps"]
+        if "uses" in step
+    ]
+    assert len(lines) == len(used) > 0
+    for line in lines:
+        assert re.fullmatch(r"\s*(- )?uses: [\w.-]+(/[\w.-]+)+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
+
+
+def test_an_action_has_one_version_in_all_workflows():
+    found = set(re.findall(r"uses: (\S+)@([0-9a-f]{40}) # (\S+)", "".join(file.read_text() for file in FILES)))
+    assert len({action for action, _, _ in found}) == len(found)
+    assert len({digest for _, digest, _ in found}) == len(found)
+
+
+@every_file
+def test_a_workflow_by_itself_may_only_read_the_repository(file: Path):
+    assert load(file)["permissions"] == {"contents": "read"}
+
+
+@every_job
+def test_a_job_may_write_only_what_one_of_its_steps_writes(each: Job):
+    needed = {
+        "packages": each.used("docker/login-action"),
+        "security-events": each.used("github/codeql-action/upload-sarif"),
+        "attestations": each.used("actions/attest-build-provenance"),
+        "id-token": each.used("actions/attest-build-provenance") or each.used("aws-actions/configure-aws-credentials"),
+    }
+    permissions = each.content.get("permissions", {"contents": "read"})
+    written = {name for name, right in permissions.items() if right == "write"}
+    assert written == {name for name, is_needed in needed.items() if is_needed}
+    assert set(permissions.values()) <= {"read", "write"}
+
+
+@every_job
+def test_a_job_ends_and_its_checkout_leaves_no_token(each: Job):
+    assert isinstance(each.content["timeout-minutes"], int)
+    for step in each.content["steps"]:
+        if step.get("uses", "").startswith("actions/checkout@"):
+            assert step["with"]["persist-credentials"] is False
+
+
+@every_job
+def test_jobs_of_one_kind_do_not_run_side_by_side(each: Job):
+    concurrency = each.content.get("concurrency") or load(FOLDER / each.workflow)["concurrency"]
+    assert "${{" in concurrency["group"]
+    # Only what a pull request asks for may be cut short: an image may be half pushed, a model half promoted.
+    expected = "${{ github.event_name == 'pull_request' }}" if each.workflow == "ci.yml" else False
+    assert concurrency["cancel-in-progress"] == expected
+
+
+@every_file
+def test_scripts_stop_at_the_first_failure(file: Path):
+    assert load(file)["defaults"]["run"]["shell"] == " ".join([*SHELL, "{0}"])
+    assert not [
+        step for each in jobs() if each.workflow == file.name for step in each.content["steps"] if "shell" in step
+    ]
+
+
+@pytest.mark.parametrize("where", SCRIPTS)
+def test_a_script_is_given_values_by_its_environment_alone(where: str):
+    # An expression is put into the text of the script before bash reads it, so that a branch's name could be a command.
+    assert "${{" not in SCRIPTS[where]
+    assert subprocess.run([*SHELL, "-n"], input=SCRIPTS[where], text=True, capture_output=True).stderr == ""
+
+
+@pytest.mark.parametrize("where", SCRIPTS)
+def test_no_secret_is_an_argument(where: str):
+    # Builtins of bash have arguments that no other process sees.
+    for line in SCRIPTS[where].replace("\\\n", " ").splitlines():
+        if re.search(r"\$\{?\w*(TOKEN|SECRET|PASSWORD|COOKIE)\b", line):
+            assert line.split()[0] in ("printf", "unset", "export"), line
+
+
+@every_job
+def test_secrets_reach_single_steps_only(each: Job):
+    assert "secrets." not in json.dumps(each.content.get("env", {}))
+    assert "github.token" not in json.dumps(each.content.get("env", {}))
+
+
+def test_what_is_shared_with_ci_run_is_all_of_it():
+    here = "\n".join(script for where, script in SCRIPTS.items() if where.startswith("ci.yml"))
+    for line in (ROOT / ".ci" / "run").read_text().splitlines():
+        if re.match(r"make |\.ci/|\.venv/", line):
+            assert line in here, line
+
+
+def test_images_are_built_again_when_a_file_in_them_changes():
+    paths = load(FOLDER / "images.yml")["on"]["push"]["paths"]
+    let_in = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    named = {path.partition("/")[0] for path in paths}
+    assert {path.partition("/")[0] for path in let_in} - named == {"README.md", "LICENSE"}
+
+
+def test_nothing_is_pushed_before_it_is_scanned():
+    steps = job("images.yml", "images").content["steps"]
+    order = [step.get("uses", "").partition("@")[0] or step.get("name") for step in steps]
+    scans = [number for number, name in enumerate(order) if name == "anchore/scan-action"]
+    assert [steps[number]["with"]["image"].partition(":")[0] for number in scans] == [
+        "cellsignal-cpu",
+        "cellsignal-gpu",
+    ]
+    for number in scans:
+        assert {**steps[number]["with"], "image": "", "output-file": ""} == {
+            "image": "", "output-file": "", "output-format": "sarif",
+            "severity-cutoff": "critical", "only-fixed": True, "fail-build": True,
+        }  # fmt: skip
+    assert max(scans) < order.index("docker/login-action") < order.index("Push")
+    # A step with a status function of its own would run after a failed scan.
+    for name in ("docker/login-action", "Push"):
+        assert not re.search(r"always|cancelled|failure", str(steps[order.index(name)].get("if")))
