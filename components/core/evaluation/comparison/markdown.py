@@ -17,17 +17,20 @@ def comparison_markdown(decision: Decision) -> str:
     if decision.comparison:
         for stage in ordered_stages(decision.comparison):
             rows = [cells(row, decision.comparison) for row in decision.comparison.stages[stage]]
-            title = stage_name(decision.comparison, stage)
-            blocks.append(_table((title, *columns(decision.comparison)[1:]), rows))
+            blocks += [escaped(stage_name(decision.comparison, stage)), _table(columns(decision.comparison), rows)]
         blocks.append("\n".join(f"- {escaped(note)}" for note in notes(decision.comparison)))
     return "\n\n".join(blocks) + "\n"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     rule = ["---", *("---:" for _ in header[1:])]
-    return "\n".join(
-        "| " + " | ".join(line) + " |" for line in (map(escaped, header), rule, *(map(escaped, row) for row in rows))
-    )
+    lines = [[_cell(text) for text in header], rule, *([_cell(text) for text in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    # Browsers break an interval in two where its spaces let them.
+    return escaped(text).replace(" ", "\u00a0")
 
 
 def escaped(text: str) -> str:

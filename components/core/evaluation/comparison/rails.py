@@ -53,9 +53,10 @@ def _too_few(overall: Row, cell_types: Sequence[Row], settings: PromotionConfig)
 def _overall(row: Row, settings: PromotionConfig) -> list[str]:
     """What holds where it is not shown that the challenger is not worse."""
     assert row.low is not None
+    assert row.high is not None
     if row.low > -settings.margin:
         return []
-    what = "is worse" if row.difference < -settings.margin else "may be worse"
+    what = "is worse" if row.high < -settings.margin else "may be worse"
     return [f"{_told(row, settings)} {what} by more than {points(settings.margin)}"]
 
 

@@ -29,7 +29,7 @@ def heading(decision: Decision) -> str:
 def columns(comparison: Comparison) -> tuple[str, ...]:
     """Headings; all but the first are of numbers."""
     interval = interval_name(comparison.settings)
-    return ("", "experiments", "plates", "wells", "champion", "challenger", "difference", interval, "not worse")
+    return ("", "plates", "wells", "champion", "challenger", "difference", interval, "as good")
 
 
 def stage_name(comparison: Comparison, stage: ComparedStage) -> str:
@@ -45,7 +45,6 @@ def cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
         spread = f"{signed(row.low)} to {signed(row.high)}{few}"
     return (
         row.name,
-        str(row.experiments),
         str(row.plates),
         f"{row.wells:,}",
         f"{100 * row.champion:.2f}",
@@ -65,8 +64,8 @@ def notes(comparison: Comparison) -> list[str]:
     """What a reader must know of the figures, one sentence or two each."""
     settings, overall = comparison.settings, comparison.rows[0]
     found = [
-        "Well top-1, %; differences in points, challenger less champion; not worse: share of resamples in which the challenger "
-        "is at least as good, %.",
+        "Well top-1 in percent; differences in points, challenger less champion; as good: percent of resamples in which the "
+        "challenger is at least as good.",
         f"Intervals: paired bootstrap over plates within cell types, {settings.resamples:,} resamples, widened for few plates; "
         f"each end is a one-sided {100 * settings.confidence:g} % bound.",
         f"They tell how other plates of {'this experiment' if overall.experiments == 1 else 'these experiments'} would differ "
@@ -82,8 +81,8 @@ def notes(comparison: Comparison) -> list[str]:
     if comparison.known_sirnas:
         known = cells(comparison.known_sirnas, comparison)
         found.append(
-            f"Wells of siRNAs that the champion knows ({known[3]}): champion {known[4]}, challenger {known[5]}, difference "
-            f"{known[6]}, {interval_name(settings)} {known[7]}."
+            f"Wells of siRNAs that the champion knows ({known[2]}): champion {known[3]}, challenger {known[4]}, difference "
+            f"{known[5]}, {interval_name(settings)} {known[6]}."
         )
     if comparison.not_compared:
         found.append(f"Not compared, as none of their wells is held out: {', '.join(comparison.not_compared)}.")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from components.core.evaluation.comparison.compared_well import ComparedStage
 from components.core.evaluation.comparison.comparing import Comparison
 from components.core.evaluation.comparison.decision import Decision
 from components.core.evaluation.comparison.shown import cells, columns, heading, notes, ordered_stages, stage_name
@@ -20,19 +21,22 @@ def comparison_table(decision: Decision) -> RenderableType:
         Text(decision.reason),
     ]
     if decision.comparison:
-        parts.append(Padding(_table(decision.comparison), (1, 0, 0, 0)))
+        parts += [_table(decision.comparison, stage) for stage in ordered_stages(decision.comparison)]
+        parts.append(Text())
         parts += [Text(note, style="dim") for note in notes(decision.comparison)]
     return Group(*parts)
 
 
-def _table(comparison: Comparison) -> Table:
-    table = Table(pad_edge=False, padding=(0, 1, 0, 0))
+def _table(comparison: Comparison, stage: ComparedStage) -> Table:
+    table = Table(
+        title=Text(f"\n{stage_name(comparison, stage)}"),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=0,  # a column is as wide as its heading, so that all of them fit into 80
+    )
     for number, name in enumerate(columns(comparison)):
-        table.add_column(name, justify="right" if number else "left", no_wrap=number == 0)
-    for stage in ordered_stages(comparison):
-        table.add_row(Text(stage_name(comparison, stage), style="italic"))
-        for row in comparison.stages[stage]:
-            table.add_row(
-                *(Text(cell) for cell in cells(row, comparison)), end_section=row is comparison.stages[stage][-1]
-            )
+        table.add_column(name, justify="right" if number else "left")
+    for row in comparison.stages[stage]:
+        table.add_row(*(Text(cell) for cell in cells(row, comparison)))
     return table

@@ -136,7 +136,9 @@ def test_a_further_cell_type_changes_no_other_row(screen, plates):
 @given(
     st.dictionaries(
         st.sampled_from(["HUVEC-1", "RPE-1", "U2OS-1", "RPE-2"]),
-        st.lists(st.integers(5, 30).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))), min_size=2, max_size=4),
+        st.lists(
+            st.integers(5, 30).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))), min_size=2, max_size=4
+        ),
         min_size=1,
     ),
     st.sampled_from([0.0, 0.01, 0.03]),
@@ -153,7 +155,9 @@ def test_a_challenger_that_is_worse_on_every_plate_never_passes(screen, margin):
 def test_wells_of_sirnas_that_the_champion_does_not_know_count_and_are_told_apart():
     wells = screen_wells(SCREEN)
     new = [
-        replace(well, id_code=f"new {n}", truth="new", champion_knows=False, challenger=replace(names(True), assigned="new"))
+        replace(
+            well, id_code=f"new {n}", truth="new", champion_knows=False, challenger=replace(names(True), assigned="new")
+        )
         for n, well in enumerate(wells[:30])
     ]
     found = compare([*wells, *new], QUICK)

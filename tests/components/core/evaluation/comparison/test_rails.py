@@ -14,7 +14,9 @@ from tests.components.core.evaluation.comparison.compared import QUICK, decided
 SETTINGS = PromotionConfig()
 
 
-def row(name: str = "overall", difference: float = 0.0, half: float | None = 0.005, plates: int = 8, **fields: Any) -> Row:
+def row(
+    name: str = "overall", difference: float = 0.0, half: float | None = 0.005, plates: int = 8, **fields: Any
+) -> Row:
     return Row(
         name=name,
         experiments=2,
@@ -49,6 +51,9 @@ def test_overall_may_be_or_is_worse():
     assert verdict([row(difference=-0.002, half=0.014), row("RPE")], SETTINGS) == (
         False,
         "overall -0.20 (90 % interval -1.60 to +1.20 points) may be worse by more than 1 point",
+    )
+    assert verdict([row(difference=-0.015), row("RPE")], SETTINGS)[1].endswith("may be worse by more than 1 point"), (
+        "at -1.00"
     )
     assert verdict([row(difference=-0.02), row("RPE")], SETTINGS) == (
         False,
