@@ -154,15 +154,13 @@ def predict(
 
     from components.core.evaluation.table import accuracy_table
     from pipelines.local import read_metrics
+    from pipelines.prediction_checks import Wanted
     from pipelines.prediction_run import predict_here
 
     wanted = [name.strip() for name in experiments.split(",") if name.strip()]
     console = Console()
-    predict_here(
-        screen, model, out, truth, store, console,
-        config=config, changes=set or [], experiments=wanted, any_cell_type=any_cell_type,
-        containers=runner is Runner.DOCKER,
-    )  # fmt: skip
+    asked = Wanted(model, config, set or [], wanted, any_cell_type)
+    predict_here(asked, screen, out, truth, store, console, containers=runner is Runner.DOCKER)
     metrics = read_metrics(out)
     if "holdout" in metrics:
         console.print(accuracy_table(metrics))
