@@ -74,7 +74,7 @@ class Asked:
 
     Attributes:
         model: address of the model, by its whole fingerprint: the champion may be another one meanwhile.
-        experiments: the wanted ones; none for all.
+        experiments: the wanted ones, sorted; none for all.
         any_cell_type: whether networks that learned all cell types may name wells of another one.
     """
 
@@ -85,6 +85,10 @@ class Asked:
     def plain(self) -> dict[str, Any]:
         """As JSON holds it."""
         return dict(json.loads(json.dumps(asdict(self))))
+
+    def parameters(self) -> dict[str, Any]:
+        """As the pipeline takes it."""
+        return {**asdict(self), "experiments": json.dumps(self.experiments)}
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,9 @@ def check_prediction(
     _check_networks(registry, model, cell_types)
     return Checked(
         config=config,
-        asked=Asked(registry.uri(f"{MODELS}/{model.fingerprint}"), tuple(wanted.experiments), wanted.any_cell_type),
+        asked=Asked(
+            registry.uri(f"{MODELS}/{model.fingerprint}"), tuple(sorted({*wanted.experiments})), wanted.any_cell_type
+        ),
         model=model,
         plates=plates,
         folds={cell_type: list(model.folds_of(cell_type)) for cell_type in cell_types},

@@ -102,7 +102,7 @@ def predict_here(
             "truth": str(known_truth or ""),
             "store": str(store_dir.resolve()) if store_dir else "",
             "containers": how,
-            "prediction": {"folds": dict(checked.folds), "asked": more},
+            "prediction": {"folds": dict(checked.folds), "parameters": checked.asked.parameters()},
             "lineage": {
                 "run": key,
                 "code_version": code_version(),
