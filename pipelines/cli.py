@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,10 @@ import typer
 
 from components.core.errors import ContactError, InputError, StepError
 from pipelines.images.command import images_app
-from pipelines.model_commands import NOT_PROMOTED, models_app
+from pipelines.model_commands import models_app
+from pipelines.predict_command import predict
+from pipelines.retrain_command import retrain
+from pipelines.runner import Runner
 from pipelines.store_commands import store_app
 
 DONE, BAD_INPUT, FAILED, LOST = 0, 2, 3, 5
@@ -38,13 +40,6 @@ Screen = Annotated[
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="KEY=VALUE changes one field, for example pretrain.epochs=4")
 ]
-
-
-class Runner(StrEnum):
-    """How tasks of a local run are started."""
-
-    SUBPROCESS = "subprocess"
-    DOCKER = "docker"
 
 
 @app.callback(invoke_without_command=True)
@@ -109,132 +104,8 @@ def run(
     console.print(f"report: {(folder / 'report.html').resolve()}", soft_wrap=True, highlight=False)
 
 
-@app.command()
-def predict(
-    screen: Annotated[str, typer.Option(help="folder of the new plates, or s3://BUCKET/PREFIX; no labels are needed")],
-    out: Annotated[Path, typer.Option(help="folder of the results")],
-    model: Annotated[
-        str,
-        typer.Option(
-            help="`champion`, the first digits of a fingerprint, or s3://BUCKET[/PREFIX]/models/NAME, "
-            "file:///FOLDER/models/NAME"
-        ),
-    ] = "champion",
-    truth: Annotated[
-        Path | None, typer.Option(help="labels of treatment wells (id_code,sirna), for the report's scoring alone")
-    ] = None,
-    experiments: Annotated[str, typer.Option(help="only these, for example HUVEC-25,RPE-12; all without")] = "",
-    any_cell_type: Annotated[
-        bool,
-        typer.Option(
-            "--any-cell-type",
-            help="name wells of cell types that the model does not know by networks that learned all of its own, where it "
-            "has such",
-        ),
-    ] = False,
-    store: Annotated[
-        Path | None, typer.Option(help="data of the embedded object store; default the user's cache folder")
-    ] = None,
-    runner: Annotated[
-        Runner, typer.Option(help="tasks are processes, or containers of the images that `images build` made")
-    ] = Runner.SUBPROCESS,
-    config: Annotated[
-        str | None,
-        typer.Option(
-            help="configuration whose store, loader, compute, local, cluster and pack are taken; default the model's"
-        ),
-    ] = None,
-    set: Changes = None,
-) -> None:
-    """Names the wells of new plates with a published model; quality control of the plates beside it.
-
-    Plates go to the store of the model, where they are packed once. The same --out again resumes.
-    """
-    from rich.console import Console
-
-    from components.core.evaluation.table import accuracy_table
-    from pipelines.local import read_metrics
-    from pipelines.prediction_run import predict_here
-
-    wanted = [name.strip() for name in experiments.split(",") if name.strip()]
-    console = Console()
-    predict_here(
-        screen, model, out, truth, store, console,
-        config=config, changes=set or [], experiments=wanted, any_cell_type=any_cell_type,
-        containers=runner is Runner.DOCKER,
-    )  # fmt: skip
-    metrics = read_metrics(out)
-    if "holdout" in metrics:
-        console.print(accuracy_table(metrics))
-    console.print(f"report: {(out / 'report.html').resolve()}", soft_wrap=True, highlight=False)
-
-
-@app.command()
-def retrain(
-    config: Config,
-    screen: Annotated[str, typer.Option(help="folder of the screen, or s3://BUCKET/PREFIX")],
-    endpoint: Annotated[
-        str | None,
-        typer.Option(help="train on this Kubeflow Pipelines, http(s)://HOST[/pipeline]; else on this machine"),
-    ] = None,
-    runner: Annotated[
-        Runner | None, typer.Option(help="on this machine: tasks are processes, or containers of the images")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what changed and what would be done")] = False,
-    allow_no_holdout: Annotated[
-        bool,
-        typer.Option(
-            "--allow-no-holdout", help="promote without a comparison where no held-out experiment can be compared on"
-        ),
-    ] = False,
-    again: Annotated[bool, typer.Option("--again", help="decide again though nothing has changed")] = False,
-    truth: Annotated[
-        str | None, typer.Option(help="labels of the unlabelled wells (id_code,sirna), for the report's scoring alone")
-    ] = None,
-    summary: Annotated[
-        Path | None, typer.Option(help="Markdown file that the decision is added to, for example $GITHUB_STEP_SUMMARY")
-    ] = None,
-    images: Annotated[
-        str, typer.Option(help="with --endpoint: the record that `images push` wrote, or `tags`, as for compile")
-    ] = "images.json",
-    resubmit: Annotated[
-        int, typer.Option(min=0, help="with --endpoint: how often a failed run is submitted again")
-    ] = 0,
-    timeout: Annotated[float, typer.Option(help="with --endpoint: hours until following ends; the run goes on")] = 72.0,
-    out: Annotated[Path, typer.Option(help="folder of the results, one folder a fingerprint in it")] = Path(
-        "runs/retrain"
-    ),
-    store: Annotated[
-        Path | None, typer.Option(help="data of the embedded object store; default the user's cache folder")
-    ] = None,
-    set: Changes = None,
-) -> None:
-    """Trains a challenger where data, code or configuration changed, and promotes it unless it is worse than the champion.
-
-    Both name the held-out experiments, which neither ever saw; `promotion` in the configuration says what is too much worse.
-    Where nothing has changed, nothing is started. The same while it is in progress follows that one.
-
-    Exits with 0 when promoted or nothing has changed, 2 on bad input, 3 when a step failed, 4 when not promoted, 5 when contact
-    or the deadline was lost: the run on the cluster may go on, and the same command follows it.
-    """
-    from rich.console import Console
-
-    from components.core.config import RunConfig
-    from pipelines.local import default_store
-    from pipelines.retraining.order import Order
-    from pipelines.retraining.retrain import retrain as retrain_model
-    from pipelines.warm_start import with_address
-
-    if endpoint and runner is not None:
-        raise InputError("--runner goes with this machine, --endpoint with a cluster; give one of them")
-    settings = with_address(RunConfig.load(config, set or []), store or default_store())
-    order = Order(
-        screen=screen, endpoint=endpoint, containers=runner is Runner.DOCKER, truth=truth, images=images, out=out,
-        store_dir=store, summary=summary, dry_run=dry_run, allow_no_holdout=allow_no_holdout, again=again,
-        resubmit=resubmit, timeout=timeout * 3600,
-    )  # fmt: skip
-    if retrain_model(settings, order, Console()) == "not promoted":
-        raise typer.Exit(NOT_PROMOTED)
+app.command()(predict)
+app.command()(retrain)
 
 
 @app.command()
@@ -400,7 +271,7 @@ def submit(
     from rich.console import Console
 
     from components.core.config import RunConfig
-    from pipelines.cluster.submit import Order
+    from pipelines.cluster.order import Order
     from pipelines.cluster.submit import submit as submit_run
 
     order = Order(endpoint, screen, truth, images, out, wait, resubmit, timeout * 3600)

@@ -1,4 +1,4 @@
-"""What `cellsignal retrain` is asked, as the rest of this folder takes it. Pure."""
+"""What `cellsignal retrain` is asked, as the rest of this folder takes it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.core.errors import InputError
+from pipelines.cluster.order import HOURS
+from pipelines.cluster.order import Order as ClusterOrder
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Order:
     allow_no_holdout: bool = False
     again: bool = False
     resubmit: int = 0
-    timeout: float = 72 * 3600.0
+    timeout: float = HOURS * 3600.0
 
     def check(self) -> None:
         """Refuses options that go with the other place alone.
@@ -52,3 +54,22 @@ class Order:
             raise InputError("--resubmit goes with --endpoint; on this machine the same command goes on")
         if self.summary is not None and not self.summary.absolute().parent.is_dir():
             raise InputError(f"--summary {self.summary}: there is no folder {self.summary.parent}; make it")
+
+    def on_cluster(self, out: Path, truth: bool = True) -> ClusterOrder:
+        """What a run on a cluster is asked for.
+
+        Args:
+            out: folder of its results.
+            truth: whether labels of unlabelled wells are given to its report.
+        """
+        assert self.endpoint, "it is on this machine"
+        return ClusterOrder(
+            endpoint=self.endpoint,
+            screen=self.screen,
+            truth=self.truth if truth else None,
+            images=self.images,
+            out=out,
+            wait=True,
+            resubmit=self.resubmit,
+            timeout=self.timeout,
+        )

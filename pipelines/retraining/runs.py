@@ -15,6 +15,7 @@ from components.core.registry.model_manifest import MODELS, ModelManifest
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.whole_file import write_whole
 from pipelines.finishing import find_run
+from pipelines.prediction_checks import Wanted
 from pipelines.retraining.order import Order
 
 
@@ -45,14 +46,9 @@ class Runs:
         """
         out, order = self.folder / "challenger", self.order
         if order.endpoint:
-            from pipelines.cluster.submit import Order as ClusterOrder
             from pipelines.cluster.submit import submit
 
-            asked = ClusterOrder(
-                endpoint=order.endpoint, screen=order.screen, truth=order.truth, images=order.images, out=out, wait=True,
-                resubmit=order.resubmit, timeout=order.timeout,
-            )  # fmt: skip
-            submit(self.config, asked, self.console)
+            submit(self.config, order.on_cluster(out), self.console)
             return str(json.loads((out / "lineage.json").read_text(encoding="utf-8"))["run"])
         from pipelines.local import run_here
 
@@ -85,11 +81,15 @@ class Runs:
             raise InputError(
                 f"--out {order.out}: cannot be written ({error.strerror}); choose another folder"
             ) from None
-        from pipelines.prediction_run import predict_here
+        wanted = Wanted(model=address, config=str(machine), experiments=tuple(experiments))
+        if order.endpoint:
+            from pipelines.cluster.submit_prediction import predict_on_cluster
 
-        predict_here(
-            order.screen, address, out, None, order.store_dir, self.console,
-            config=str(machine), experiments=experiments, containers=order.containers,
-        )  # fmt: skip
+            predict_on_cluster(wanted, order.on_cluster(out, truth=False), self.console)
+        else:
+            from pipelines.prediction_run import predict_here
+
+            screen, store = order.screen, order.store_dir
+            predict_here(wanted, screen, out, None, store, self.console, containers=order.containers)
         self._named[model.fingerprint] = out / "predictions.csv"
         return self._named[model.fingerprint]

@@ -44,7 +44,7 @@ def counting(endpoint: str) -> Iterator[tuple[str, Counter[str]]]:
                 self.wfile.write(content)
             connection.close()
 
-        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _forward  # noqa: N815
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _forward
 
         def log_message(self, *_: object) -> None:
             return

@@ -105,12 +105,17 @@ def test_new_experiments_come_are_learned_from_and_the_better_model_is_used(
     second = lab.retrain(*SETTLED)
     assert second.returncode == 0, second.stderr
     assert f"experiments new: {SECOND}; tables: " in second.stdout
-    assert lab.packed()[1:] == [(0, 2 * PLATES), (PLATES, 5 * PLATES)]  # the champion's prediction, the challenger's run
+    assert lab.packed()[1:] == [
+        (0, 2 * PLATES),
+        (PLATES, 5 * PLATES),
+    ]  # the champion's prediction, the challenger's run
     champion = read_champion(registry)
     assert champion is not None
     assert champion.now.generation == 2
     assert champion.now.fingerprint != champion.history[0].fingerprint
-    (comparison,) = (json.loads(path.read_text()) for path in tmp_path.glob("runs/*/comparison.json") if is_compared(path))
+    (comparison,) = (
+        json.loads(path.read_text()) for path in tmp_path.glob("runs/*/comparison.json") if is_compared(path)
+    )
     rows = comparison["comparison"]["stages"]["assigned"]
     assert [row["name"] for row in rows] == ["overall", "HUVEC"]
     assert comparison["comparison"]["experiments"] == list(HOLDOUT)

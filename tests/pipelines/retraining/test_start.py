@@ -72,7 +72,13 @@ def test_whoever_comes_first_decides_for_all_but_where_it_runs(
 
 
 def test_only_experiments_that_nobody_saw_and_everybody_can_name_are_compared(champion: ModelManifest) -> None:
-    holdout = [("HUVEC-04", "HUVEC"), ("HUVEC-01", "HUVEC"), ("HUVEC-03", "HUVEC"), ("U2OS-01", "U2OS"), ("RPE-07", "RPE")]
+    holdout = [
+        ("HUVEC-04", "HUVEC"),
+        ("HUVEC-01", "HUVEC"),
+        ("HUVEC-03", "HUVEC"),
+        ("U2OS-01", "U2OS"),
+        ("RPE-07", "RPE"),
+    ]
     found = comparable(holdout, [("the champion", champion)])
     assert found.experiments == ("HUVEC-04", "RPE-07")
     assert [remark.partition(":")[0] for remark in found.remarks] == [
