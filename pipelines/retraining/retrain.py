@@ -31,6 +31,8 @@ from components.core.storage.folder_store import FolderStore
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import FOLDER, is_folder, open_store
+from pipelines.cluster.submit_checks import check_address
+from pipelines.cluster_checks import check_cluster
 from pipelines.compiling import images_of
 from pipelines.containers.engine_side import check_images
 from pipelines.input_checks import check_screen, screen_place
@@ -68,6 +70,9 @@ def retrain(config: RunConfig, order: Order, console: Console) -> Result:
     order.check()
     telling = Telling(console, order.summary)
     with telling.failures(), contextlib.ExitStack() as held:
+        if order.endpoint:
+            check_cluster(config)
+            check_address("--screen", order.screen)
         place = screen_place(order.screen, config.store)
         store = held.enter_context(_opened(config, order, console))
         throne = _Throne.read(store)

@@ -25,7 +25,8 @@ def list_in_parts(store: ObjectStore, folder: str) -> list[tuple[str, int, str]]
         StepError: the store failed.
     """
     strip = len(folder) + 1
-    found, inner = store.list_level(f"{folder}/")
+    objects, inner = store.list_level(f"{folder}/")
+    found = [*objects]
     with ThreadPoolExecutor(PARTS, thread_name_prefix="list") as pool:
         parts = prefixes([f"{folder}/{name}/" for name in inner], PARTS)
         for part in pool.map(lambda prefix: list(store.scan_facts(prefix)), parts):

@@ -252,7 +252,7 @@ class ObjectStore:
         """
         return self.list_level(prefix)[0]
 
-    def list_level(self, prefix: str) -> tuple[list[tuple[str, int, str]], list[str]]:
+    def list_level(self, prefix: str) -> tuple[Sequence[tuple[str, int, str]], Sequence[str]]:
         """What lies directly below a prefix: name, size and ETag of its objects; names of its folders.
 
         Args:
