@@ -108,7 +108,7 @@ def pinned_lineage(
         )
     elif f"commit {record.commit[:12]}" not in version:
         found.append(f"the images are of commit {record.commit}, the pipeline of {version}")
-    content = [deciding(config), code_digest("components", "pipelines"), references or VERSION]
+    content: list[Any] = [deciding(config), code_digest("components", "pipelines"), references or VERSION]
     content += [dict(decides)] if decides else []
     return {
         RECIPE: digest_text(json.dumps(content)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -105,7 +106,7 @@ def predict(
     console.print(f"report: {(out / 'report.html').resolve()}", soft_wrap=True, highlight=False)
 
 
-def _refuse(given: dict[str, object], why: str) -> None:
+def _refuse(given: Mapping[str, object], why: str) -> None:
     """Refuses the first option that is given though it is of the other place."""
     for option, value in given.items():
         if value:
