@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +13,9 @@ import typer
 from components.core.errors import ContactError, InputError, StepError
 from pipelines.images.command import images_app
 from pipelines.model_commands import models_app
+from pipelines.predict_command import predict
+from pipelines.retrain_command import retrain
+from pipelines.runner import Runner
 from pipelines.store_commands import store_app
 
 DONE, BAD_INPUT, FAILED, LOST = 0, 2, 3, 5
@@ -38,13 +40,6 @@ Screen = Annotated[
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="KEY=VALUE changes one field, for example pretrain.epochs=4")
 ]
-
-
-class Runner(StrEnum):
-    """How tasks of a local run are started."""
-
-    SUBPROCESS = "subprocess"
-    DOCKER = "docker"
 
 
 @app.callback(invoke_without_command=True)
@@ -109,64 +104,8 @@ def run(
     console.print(f"report: {(folder / 'report.html').resolve()}", soft_wrap=True, highlight=False)
 
 
-@app.command()
-def predict(
-    screen: Annotated[str, typer.Option(help="folder of the new plates, or s3://BUCKET/PREFIX; no labels are needed")],
-    out: Annotated[Path, typer.Option(help="folder of the results")],
-    model: Annotated[
-        str,
-        typer.Option(
-            help="`champion`, the first digits of a fingerprint, or s3://BUCKET[/PREFIX]/models/NAME, "
-            "file:///FOLDER/models/NAME"
-        ),
-    ] = "champion",
-    truth: Annotated[
-        Path | None, typer.Option(help="labels of treatment wells (id_code,sirna), for the report's scoring alone")
-    ] = None,
-    experiments: Annotated[str, typer.Option(help="only these, for example HUVEC-25,RPE-12; all without")] = "",
-    any_cell_type: Annotated[
-        bool,
-        typer.Option(
-            "--any-cell-type",
-            help="name wells of cell types that the model does not know by networks that learned all of its own, where it "
-            "has such",
-        ),
-    ] = False,
-    store: Annotated[
-        Path | None, typer.Option(help="data of the embedded object store; default the user's cache folder")
-    ] = None,
-    runner: Annotated[
-        Runner, typer.Option(help="tasks are processes, or containers of the images that `images build` made")
-    ] = Runner.SUBPROCESS,
-    config: Annotated[
-        str | None,
-        typer.Option(
-            help="configuration whose store, loader, compute, local, cluster and pack are taken; default the model's"
-        ),
-    ] = None,
-    set: Changes = None,
-) -> None:
-    """Names the wells of new plates with a published model; quality control of the plates beside it.
-
-    Plates go to the store of the model, where they are packed once. The same --out again resumes.
-    """
-    from rich.console import Console
-
-    from components.core.evaluation.table import accuracy_table
-    from pipelines.local import read_metrics
-    from pipelines.prediction_run import predict_here
-
-    wanted = [name.strip() for name in experiments.split(",") if name.strip()]
-    console = Console()
-    predict_here(
-        screen, model, out, truth, store, console,
-        config=config, changes=set or [], experiments=wanted, any_cell_type=any_cell_type,
-        containers=runner is Runner.DOCKER,
-    )  # fmt: skip
-    metrics = read_metrics(out)
-    if "holdout" in metrics:
-        console.print(accuracy_table(metrics))
-    console.print(f"report: {(out / 'report.html').resolve()}", soft_wrap=True, highlight=False)
+app.command()(predict)
+app.command()(retrain)
 
 
 @app.command()
@@ -332,7 +271,7 @@ def submit(
     from rich.console import Console
 
     from components.core.config import RunConfig
-    from pipelines.cluster.submit import Order
+    from pipelines.cluster.order import Order
     from pipelines.cluster.submit import submit as submit_run
 
     order = Order(endpoint, screen, truth, images, out, wait, resubmit, timeout * 3600)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from components.core.config import RunConfig
+from components.core.config import RunConfig, StoreConfig
 from components.core.errors import InputError
 from components.core.storage.opening import is_folder
 from pipelines.display import task_counts
@@ -15,13 +15,22 @@ from pipelines.plan.limits import pod_gib
 from pipelines.resources import SCRATCH, resources_of
 
 
-def steps_of(config: RunConfig) -> tuple[str, ...]:
-    """The steps that a configuration's DAG has, in the order of the DAG."""
-    return tuple(step for step, tasks in task_counts(config).items() if tasks)
+def steps_of(config: RunConfig, tasks: Mapping[str, int] | None = None) -> tuple[str, ...]:
+    """The steps that a DAG has, in its order.
+
+    Args:
+        config: of the run.
+        tasks: by step; None for those of a training.
+    """
+    return tuple(step for step, count in (task_counts(config) if tasks is None else tasks).items() if count)
 
 
-def check_cluster(config: RunConfig) -> list[str]:
+def check_cluster(config: RunConfig, tasks: Mapping[str, int] | None = None) -> list[str]:
     """Refuses a configuration whose pods cannot work, and returns what should be looked at, a sentence each.
+
+    Args:
+        config: of the run.
+        tasks: by step; None for those of a training.
 
     Raises:
         InputError: names the field, and what to do.
@@ -33,15 +42,23 @@ def check_cluster(config: RunConfig) -> list[str]:
             f"loader.node_cache: {cache} is mounted into pods as an empty folder, so give an absolute path of its own, for "
             "example /node-cache, or null"
         )
-    for step in steps_of(config):
+    steps = steps_of(config, tasks)
+    for step in steps:
         _check_step(config, step)
-    return list(_remarks(config))
+    return list(_remarks(config, steps))
 
 
-def preemption_remarks(config: RunConfig) -> list[str]:
-    """What becomes of pods that are taken away, a sentence where the configuration lets them be."""
+def preemption_remarks(config: RunConfig, tasks: Mapping[str, int] | None = None) -> list[str]:
+    """What becomes of pods that are taken away, a sentence where the configuration lets them be.
+
+    Args:
+        config: of the run.
+        tasks: by step; None for those of a training.
+    """
     spot = [
-        step for step in steps_of(config) if config.cluster.spot_toleration in resources_of(config, step).tolerations
+        step
+        for step in steps_of(config, tasks)
+        if config.cluster.spot_toleration in resources_of(config, step).tolerations
     ]
     if not spot:
         return []
@@ -53,12 +70,21 @@ def preemption_remarks(config: RunConfig) -> list[str]:
     ]
 
 
+def check_bucket(store: StoreConfig) -> None:
+    """Refuses a store that pods do not share.
+
+    Raises:
+        InputError: it is a folder.
+    """
+    if is_folder(store.bucket):
+        raise InputError(
+            f"store.bucket: {store.bucket} is a folder, which the pods of a cluster do not share; give an S3 bucket"
+        )
+
+
 def _check_addresses(config: RunConfig) -> None:
     """Pods see no file of this machine."""
-    if is_folder(config.store.bucket):
-        raise InputError(
-            f"store.bucket: {config.store.bucket} is a folder, which the pods of a cluster do not share; give an S3 bucket"
-        )
+    check_bucket(config.store)
     for field, path in local_files(config).items():
         raise InputError(f"{field}: {path} is a file of this machine; upload it and give its s3:// address")
     start = config.init_from
@@ -84,8 +110,8 @@ def _check_step(config: RunConfig, step: str) -> None:
         )
 
 
-def _remarks(config: RunConfig) -> Iterator[str]:
-    for step in steps_of(config):
+def _remarks(config: RunConfig, steps: tuple[str, ...]) -> Iterator[str]:
+    for step in steps:
         asked = resources_of(config, step)
         processes = config.compute.processes or max(1, asked.gpus)
         if step not in GPU_STEPS:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import dropwhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -23,9 +23,17 @@ from pipelines.cluster_checks import check_cluster, preemption_remarks
 from pipelines.code_version import UNCOMMITTED, code_version
 from pipelines.image_record import ImageRecord, read_images
 
+if TYPE_CHECKING:
+    from kfp.dsl.base_component import BaseComponent
+
 TAGS = "tags"
 """In place of a record of images: their tags, on a cluster whose nodes were given the images by hand."""
 
+HEAD_OF_PREDICTION = """\
+# Compiled by `cellsignal predict`. A run gives source (s3:// address of the new plates), fingerprint (another one where their
+# files have changed), model (address of a published one of the same folds and cell types), experiments (a JSON list, empty for
+# all) and truth (s3:// address of labels, or empty); leave the other parameters as they are.
+"""
 HEAD = """\
 # Compiled by `cellsignal compile`. A run gives source (s3:// address of the screen), fingerprint (another one where its files
 # have changed) and truth (s3:// address of the unlabelled wells' labels, or empty); leave the other parameters as they are.
@@ -76,6 +84,19 @@ def known_lineage(config: RunConfig, record: ImageRecord | None) -> dict[str, An
     Nothing in it is a time, so that the same configuration, code and images compile to the same bytes. normalize adds the run's
     key, the screen and the start.
     """
+    return {**pinned_lineage(config, record), "seeds": {"run": config.seed}}
+
+
+def pinned_lineage(
+    config: RunConfig, record: ImageRecord | None, decides: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What is known of anything that is compiled: its recipe, code and images, and what to warn of.
+
+    Args:
+        config: of the run.
+        record: images that are pinned; None for tags.
+        decides: what else makes it another run, of a prediction.
+    """
     references = {target: image.reference for target, image in sorted(record.images.items())} if record else {}
     version = code_version()
     found = []
@@ -87,12 +108,12 @@ def known_lineage(config: RunConfig, record: ImageRecord | None) -> dict[str, An
         )
     elif f"commit {record.commit[:12]}" not in version:
         found.append(f"the images are of commit {record.commit}, the pipeline of {version}")
-    content = [deciding(config), code_digest("components", "pipelines"), references or VERSION]
+    content: list[Any] = [deciding(config), code_digest("components", "pipelines"), references or VERSION]
+    content += [dict(decides)] if decides else []
     return {
         RECIPE: digest_text(json.dumps(content)),
         "code_version": version,
         "image_digests": references,
-        "seeds": {"run": config.seed},
         "warnings": found,
     }
 
@@ -105,19 +126,48 @@ def compiled(config: RunConfig, record: ImageRecord | None, lineage: Mapping[str
         record: images that are pinned; None for tags.
         lineage: known of the run; the default of the parameter of that name.
     """
-    from kfp import compiler
-
     from pipelines.training import build_cluster_training
 
-    images = {target: image.reference for target, image in record.images.items()} if record else {}
+    return _text(lambda: build_cluster_training(config, _references(record), _json(lineage)), HEAD)
+
+
+def compiled_prediction(
+    config: RunConfig, folds: Mapping[str, Sequence[int]], record: ImageRecord | None, lineage: Mapping[str, Any]
+) -> str:
+    """The pipeline of a prediction as YAML, likewise.
+
+    Args:
+        config: the model's, with what a prediction may change.
+        folds: the model's folds that predict, by cell type of the new plates.
+        record: images that are pinned; None for tags.
+        lineage: known of the run; the default of the parameter of that name.
+    """
+    from pipelines.prediction import build_cluster_prediction
+
+    return _text(
+        lambda: build_cluster_prediction(config, folds, _references(record), _json(lineage)), HEAD_OF_PREDICTION
+    )
+
+
+def _references(record: ImageRecord | None) -> dict[str, str]:
+    return {target: image.reference for target, image in record.images.items()} if record else {}
+
+
+def _json(lineage: Mapping[str, Any]) -> str:
+    return json.dumps(lineage, sort_keys=True)
+
+
+def _text(build: Callable[[], BaseComponent], head: str) -> str:
+    """What a pipeline compiles to, under a head of our own."""
+    from kfp import compiler
+
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         file = Path(folder) / "pipeline.yaml"
-        pipeline = build_cluster_training(config, images, json.dumps(lineage, sort_keys=True))
-        compiler.Compiler().compile(pipeline, str(file))
+        compiler.Compiler().compile(build(), str(file))
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     # kfp's own head repeats every default, configurations included.
-    return HEAD + "".join(dropwhile(lambda line: line.startswith("#"), lines))
+    return head + "".join(dropwhile(lambda line: line.startswith("#"), lines))
 
 
 def _check_writable(out: Path) -> None:

@@ -45,7 +45,7 @@ def find_run(given: str, said: str = "--run") -> KnownRun:
         said: what the user gave it as, for errors.
 
     Raises:
-        InputError: a folder without a run, or an address that is no run's.
+        InputError: a folder without a run or with a prediction, or an address that is no run's.
     """
     if "://" in given:
         address = given.rstrip("/")
@@ -68,6 +68,10 @@ def find_run(given: str, said: str = "--run") -> KnownRun:
         job: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         config = parse(RunConfig, job["config"], source=str(path))
         store, truth = job["store"], job["truth"]
+        if "prediction" in job:
+            raise InputError(
+                f"{said} {given}: the folder of a prediction, which trains nothing; give that of a training"
+            )
         return KnownRun(
             job["lineage"]["run"], config.store, Path(store) if store else None, Path(truth) if truth else None
         )

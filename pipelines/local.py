@@ -297,7 +297,7 @@ def storage(
         yield environment
 
 
-def run_key(config: RunConfig, source: str, out: Path) -> str:
+def run_key(config: RunConfig, source: str, out: Path, more: Mapping[str, Any] | None = None) -> str:
     """The name of a run in the object store: the same as long as a folder's run would compute the same.
 
     Files that the configuration names count by content, those in an object store by address.
@@ -306,6 +306,7 @@ def run_key(config: RunConfig, source: str, out: Path) -> str:
         config: the run.
         source: address of the screen.
         out: folder of the results; with the machine's name it tells apart the runs of a shared store.
+        more: what else makes it another run.
     """
     content = [
         deciding(config),
@@ -315,6 +316,7 @@ def run_key(config: RunConfig, source: str, out: Path) -> str:
         code_digest("components", "pipelines"),
         library_versions(),
         *(digest_file(file) for file in local_files(config).values()),
+        *([dict(more)] if more else []),
     ]
     return f"{config.name}-{digest_text(json.dumps(content))[:12]}"
 

@@ -54,9 +54,7 @@ def _run(what: dict[str, Any], config: RunConfig) -> None:
         return
     from pipelines.prediction import build_prediction
 
-    folds, asked = prediction["folds"], prediction["asked"]
-    build_prediction(config, folds)(**given, model=asked["model"], experiments=json.dumps(asked["experiments"]),
-                                    any_cell_type=asked["any_cell_type"])  # fmt: skip
+    build_prediction(config, prediction["folds"])(**given, **prediction["parameters"])
 
 
 def _end(what: dict[str, Any]) -> None:

@@ -10,29 +10,23 @@ import datetime
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from components.core.config import RunConfig, StoreConfig
-from components.core.config_file import apply_change, parse
 from components.core.errors import InputError, StepError
-from components.core.registry.champion import read_champion
-from components.core.registry.model_manifest import MODELS, ModelManifest
-from components.core.registry.new_plates import check_first_image, plates_for
-from components.core.registry.published_models import THE_CHAMPION, find_model, model_address
 from components.core.storage.interface import ObjectStorage
-from components.core.storage.object_store import parse_uri
 from components.core.storage.opening import is_folder, open_existing, open_store, whole_address
+from components.core.storage.run_record import RUNS
 from pipelines.code_version import code_version
 from pipelines.containers.engine_side import check_images, ended_containers
 from pipelines.containers.mounts import check_credentials
 from pipelines.containers.settings import container_settings, scratch
 from pipelines.display import Display
-from pipelines.input_checks import check_truth, screen_place
+from pipelines.input_checks import screen_place
 from pipelines.local import (
     JOB,
     collect,
@@ -40,56 +34,34 @@ from pipelines.local import (
     follow,
     full_disk,
     opened_folder,
+    run_key,
     storage,
     task_environment,
 )
-from pipelines.prediction_config import check_changes, prediction_config
+from pipelines.prediction_checks import Wanted, check_prediction, task_counts
 
 RESULTS = ("predictions.csv", "qc.csv", "metrics.json", "report.html", "config.yaml", "lineage.json")
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What makes a prediction another one, beside its configuration, screen and truth.
-
-    Attributes:
-        model: address of the model, by its whole fingerprint: the champion may be another one meanwhile.
-        experiments: the wanted ones; none for all.
-        any_cell_type: whether networks that learned all cell types may name wells of another one.
-    """
-
-    model: str
-    experiments: tuple[str, ...]
-    any_cell_type: bool
-
-
 def predict_here(
+    wanted: Wanted,
     screen: str,
-    model: str,
     out: Path,
     truth: Path | None,
     store_dir: Path | None,
     console: Console,
     *,
-    config: str | None = None,
-    changes: Sequence[str] = (),
-    experiments: Sequence[str] = (),
-    any_cell_type: bool = False,
     containers: bool = False,
 ) -> Path:
     """Predicts new plates on this machine.
 
     Args:
+        wanted: the prediction.
         screen: directory of the new plates, or their address in a bucket.
-        model: `champion`, the first digits of a fingerprint, or the address of either.
         out: folder of the results; one that holds the same prediction goes on with it.
         truth: labels of their treatment wells, for the report's scoring alone.
         store_dir: data of the embedded object store; None for the user's cache folder.
         console: where progress is shown.
-        config: a configuration by name or file, whose sections of the machine are taken; None for the model's own.
-        changes: KEY=VALUE.
-        experiments: the wanted ones; none for all.
-        any_cell_type: whether networks that learned all cell types may name wells of another one.
         containers: whether each task is a container of its step's image.
 
     Returns:
@@ -99,9 +71,8 @@ def predict_here(
         InputError: bad input, wherever it was found; then nothing stays in `out`.
         StepError: a step failed; finished steps are kept.
     """
-    check_changes(changes)
-    machine = RunConfig.load(config, changes) if config is not None else None
-    place = screen_place(screen, meant := _store(model, machine, changes))
+    machine = wanted.machine()
+    place = screen_place(screen, meant := wanted.store(machine))
     place.check()
     if containers:
         check_credentials(os.environ)
@@ -110,61 +81,40 @@ def predict_here(
         _check_there(meant, store_dir or default_store())
         environment = held.enter_context(storage(meant, store_dir, console, create=False))
         own = open_store(meant.bucket, meant.prefix, {**os.environ, **environment})
-        registry, found = find_model(own, model)
-        said = f"--screen {screen}"
-        plates = plates_for(found, place, experiments, any_cell_type, said)
-        cell_types = list(dict.fromkeys(plate.cell_type for plate in plates))
-        settings = prediction_config(found, machine, meant, changes, cell_types)
-        check_first_image(found, place, plates, settings.screen.sites, said)
-        if truth is not None:
-            check_truth(truth, plates, found.vocabulary.treatments, "these plates")
-        _check_networks(registry, found, cell_types)
-        asked = Asked(registry.uri(f"{MODELS}/{found.fingerprint}"), tuple(experiments), any_cell_type)
-        more = json.loads(json.dumps(asdict(asked)))
+        checked = check_prediction(wanted, machine, meant, own, place, truth, f"--screen {screen}")
+        settings, more = checked.config, checked.asked.plain()
+        source, known_truth = whole_address(screen), truth.resolve() if truth else None
+        key = run_key(settings, source, out, more)
         work = held.enter_context(opened_folder(out, settings, screen, truth, more, keep=False))
+        held.enter_context(_unrecorded_if_refused(own, key, out))  # by this process, which has the folder to itself
         events = work / "events.jsonl"
         events.unlink(missing_ok=True)
         events.touch()
         environment = task_environment(settings, environment, events)
-        source, known_truth = whole_address(screen), truth.resolve() if truth else None
         how = None
         if containers:
             held.enter_context(ended_containers(work))
             held.enter_context(scratch(work))
-            how = container_settings(settings, work, source, known_truth, environment, [asked.model])
-        folds = {cell_type: list(found.folds_of(cell_type)) for cell_type in cell_types}
+            how = container_settings(settings, work, source, known_truth, environment, [checked.asked.model])
         what = {
             "config": json.loads(settings.model_dump_json()),
             "source": source,
             "truth": str(known_truth or ""),
             "store": str(store_dir.resolve()) if store_dir else "",
             "containers": how,
-            "prediction": {"folds": folds, "asked": more},
+            "prediction": {"folds": dict(checked.folds), "parameters": checked.asked.parameters()},
             "lineage": {
+                "run": key,
                 "code_version": code_version(),
                 "image_digests": dict(images),
                 "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "screen": source,
-                "model": _told(found, registry, model),
+                "model": dict(checked.told),
             },
         }
-        _run(work, what, settings, folds, environment, store_dir or default_store(), console)
+        _run(work, what, settings, checked.folds, environment, store_dir or default_store(), console)
         collect(work, out, events, RESULTS, "report-new-plates")
     return out
-
-
-def _store(model: str, machine: RunConfig | None, changes: Sequence[str]) -> StoreConfig:
-    """Where new plates go: the store that is asked for, else the model's."""
-    if machine is not None:
-        return machine.store  # with the changes in it
-    address, _ = model_address(model)
-    bucket, prefix = (address, "") if is_folder(address) else parse_uri(address) if address else (None, "")
-    usual = StoreConfig() if bucket is None else StoreConfig(bucket=bucket, prefix=prefix)
-    data = {"store": usual.model_dump()}
-    for change in changes:
-        if change.startswith("store."):
-            apply_change(data, change)
-    return parse(StoreConfig, data["store"], source="--set store")
 
 
 def _check_there(store: StoreConfig, store_dir: Path) -> None:
@@ -178,25 +128,15 @@ def _check_there(store: StoreConfig, store_dir: Path) -> None:
         )
 
 
-def _check_networks(registry: ObjectStorage, model: ModelManifest, cell_types: Collection[str]) -> None:
-    """Refuses a model that lacks a network; whether they are what they should be, infer finds when it reads them."""
-    for network in model.networks:
-        key = model.key(network.path)
-        if network.cell_type in (None, *cell_types) and not registry.exists(key):
-            raise InputError(
-                f"{registry.uri(key)}: is missing, so that model {model.short} cannot predict; publish run {model.run} again"
-            )
-
-
-def _told(model: ModelManifest, registry: ObjectStorage, given: str) -> dict[str, Any]:
-    """What the report tells of a model."""
-    champion = read_champion(registry) if THE_CHAMPION in given else None
-    return {
-        "name": model.name,
-        "run": model.run,
-        "code_version": model.code_version,
-        "generation": champion.now.generation if champion and champion.now.fingerprint == model.fingerprint else None,
-    }
+@contextlib.contextmanager
+def _unrecorded_if_refused(store: ObjectStorage, key: str, out: Path) -> Iterator[None]:
+    """Bad input leaves no record of a run either, as opened_folder leaves no folder: both but where results are there."""
+    try:
+        yield
+    except InputError:
+        if not (out / "report.html").exists():
+            store.delete_prefix(f"{RUNS}/{key}/")
+        raise
 
 
 def _run(
@@ -223,13 +163,3 @@ def _run(
             follow(["-m", "pipelines.local_worker", str(job)], environment, told, display, log)
         except StepError as error:
             raise StepError(f"{error}{full_disk(config.store, store_dir)}") from None
-
-
-def task_counts(folds: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """Tasks by step; those of pipelines.prediction, which imports kfp.
-
-    Args:
-        folds: those that predict, by cell type.
-    """
-    tasks = sum(map(len, folds.values()))
-    return {"normalize": 1, "infer": tasks, "ensemble": len(folds), "assign": len(folds), "report": 1}

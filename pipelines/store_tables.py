@@ -65,7 +65,10 @@ def runs_table(runs: Sequence[RunSummary]) -> Table:
     # A key usually begins with the name; a terminal has room for little more.
     named = any(not run.key.startswith(run.name) for run in runs)
     counted = any(run.alone is not None for run in runs)
+    predicting = any(run.model for run in runs)
     table.add_column("run", no_wrap=True)
+    if predicting:
+        table.add_column("predicted by", no_wrap=True)
     if named:
         table.add_column("name", no_wrap=True)
     table.add_column("started (UTC)", no_wrap=True)
@@ -76,7 +79,7 @@ def runs_table(runs: Sequence[RunSummary]) -> Table:
         table.add_column("alone", justify="right", no_wrap=True)
     now = datetime.now(UTC)
     for run in runs:
-        name = [run.name] if named else []
+        name = [*([run.model[:12]] if predicting else []), *([run.name] if named else [])]
         alone = [shown_size(run.alone or 0)] if counted else []
         screen = _end_of(run.screen) if run.name else "(record not whole)"
         folds = f"{run.folds}/{run.of_folds}" if run.of_folds else str(run.folds)

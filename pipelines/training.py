@@ -50,7 +50,7 @@ def build_training(config: RunConfig) -> BaseComponent:
         # Only the step itself can tell whether the images under the same name are still the same.
         return task.set_caching_options(enable_caching=False) if step in ("normalize", "report") else task
 
-    @dsl.pipeline(name=_name(config))
+    @dsl.pipeline(name=pipeline_name(config.name))
     def training(source: str, truth: str = "", lineage: str = "{}", jobs: list[dict] = folds):
         part = sections(config)
         _dag(config, part, source, "", truth, lineage, part["report"], jobs, config.local.parallel_folds, uncached)
@@ -75,15 +75,9 @@ def build_cluster_training(config: RunConfig, images: dict[str, str], known: str
     """
     folds, part = _folds(config), sections(config)
     last = "pseudo_label" if config.has_pseudo_labels else "infer"
+    dressed = pod_settings(config, images)
 
-    def dressed(task: dsl.PipelineTask, step: str, *labels: str) -> dsl.PipelineTask:
-        image = images.get("gpu" if step in GPU_STEPS else "cpu")
-        dress(task, resources_of(config, step), config.cluster, image)
-        # The truth that the report reads may change under its name.
-        cached = config.cluster.caching and image is not None and step != "report"
-        return task.set_caching_options(enable_caching=cached).set_display_name(" ".join((step, *labels)))
-
-    @dsl.pipeline(name=_name(config))
+    @dsl.pipeline(name=pipeline_name(config.name))
     def training(
         source: str,
         fingerprint: str,
@@ -102,8 +96,27 @@ def build_cluster_training(config: RunConfig, images: dict[str, str], known: str
     return training
 
 
-def _name(config: RunConfig) -> str:
-    return f"cellsignal-{config.name.lower().replace('_', '-').replace('.', '-')}"
+def pod_settings(config: RunConfig, images: Mapping[str, str]) -> Finish:
+    """What puts on each task of a cluster's pipeline its image, resources and secrets, its name, and whether it is cached.
+
+    Args:
+        config: of the run.
+        images: with their digests, by target; empty leaves the tags.
+    """
+
+    def dressed(task: dsl.PipelineTask, step: str, *labels: str) -> dsl.PipelineTask:
+        image = images.get("gpu" if step in GPU_STEPS else "cpu")
+        dress(task, resources_of(config, step), config.cluster, image)
+        # The truth that the report reads may change under its name.
+        cached = config.cluster.caching and image is not None and step != "report"
+        return task.set_caching_options(enable_caching=cached).set_display_name(" ".join((step, *labels)))
+
+    return dressed
+
+
+def pipeline_name(name: str) -> str:
+    """What KFP calls the pipeline of a configuration's name."""
+    return f"cellsignal-{name.lower().replace('_', '-').replace('.', '-')}"
 
 
 def _folds(config: RunConfig) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ from components.core.config_method import (
     PriorConfig,
     StandardiseConfig,
 )
+from components.core.config_promotion import PromotionConfig
 from components.core.errors import InputError
 from components.core.frozen import Count, Fraction, NonNegative, Positive
 from components.core.frozen import Frozen as Frozen
@@ -60,6 +61,7 @@ __all__ = [
     "PredictConfig",
     "PretrainConfig",
     "PriorConfig",
+    "PromotionConfig",
     "RunConfig",
     "ScreenConfig",
     "SimulateConfig",
@@ -289,6 +291,7 @@ class RunConfig(Frozen):
     local: LocalConfig = LocalConfig()
     cluster: ClusterConfig = ClusterConfig()
     card: CardConfig = CardConfig()
+    promotion: PromotionConfig = PromotionConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from components.core.config import RunConfig
 
-NOT_DECIDING = ("local", "cluster", "card")
-"""Sections that say where and with what a run runs, and what is told of it; under other values it computes the same."""
+NOT_DECIDING = ("local", "cluster", "card", "promotion")
+"""Sections that say where and with what a run runs, what is told of it and what its model must show afterwards; under other
+values it computes the same."""
 
 
 def deciding(config: RunConfig) -> str:

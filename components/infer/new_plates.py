@@ -21,18 +21,21 @@ from components.core.learning.prediction import Pieces, fold_meta, held_out_imag
 from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_CODE, InferSettings
 from components.core.learning.team import Team
 from components.core.registry.model_manifest import ModelManifest
-from components.core.registry.opened_model import OpenedModel, open_model
+from components.core.registry.opened_model import OpenedModel, bring_model
 from components.core.registry.published_models import find_model
 from components.core.storage.finished import code_digest
 from components.core.storage.interface import ObjectReader, ObjectStorage
 from components.core.storage.manifest import Manifest, ReferenceModel
 from components.core.storage.opening import open_store
+from components.core.storage.run_outcome import tell_failures
+from components.core.storage.run_record import record_fold
 from components.core.training_step import start_processes, training_step
 
 
 def run(
     settings: InferSettings,
     registry: ObjectStorage,
+    model: ModelManifest,
     store: ObjectReader,
     reference: Manifest,
     plates: Manifest,
@@ -47,7 +50,8 @@ def run(
 
     Args:
         settings: the model's, with what a prediction may change.
-        registry: where the model is looked for, unless its address names another store.
+        registry: the store that the model is in.
+        model: the model that predicts.
         store: where the packed plates are.
         reference: what stands for the training screen, see core.registry.reference.
         plates: the new plates.
@@ -59,12 +63,12 @@ def run(
         team: the processes that share the work; None for this one alone.
 
     Raises:
-        InputError: the model is not there any more; its weights are damaged or of another architecture; or it has no
-            networks of this fold and cell type.
+        InputError: the model's files are not there any more, damaged, or of another architecture; or it has no networks of
+            this fold and cell type.
     """
     device = pick_device()
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
-        opened = open_model(registry, model_of(reference).address, Path(folder), [cell_type], [fold])
+        opened = bring_model(registry, model, Path(folder), [cell_type], [fold])
         networks = _load(settings, opened, fold, cell_type, device)
     checkpoints = checkpoints or Checkpoints()
     saved = checkpoints.resume()
@@ -74,7 +78,7 @@ def run(
         raise InputError(f"the new plates have no wells of cell type {cell_type}; run normalize again")
     predicted = predict_held_out(networks, reference, images, cell_type, settings, pieces)
     meta = fold_meta(cell_type, fold, validated=False, history=[])
-    predicted.write(logits, embeddings, meta, settings, opened.manifest.predicted_by)
+    predicted.write(logits, embeddings, meta, settings, model.predicted_by)
 
 
 def model_of(reference: Manifest) -> ReferenceModel:
@@ -130,9 +134,10 @@ def main(config: str, reference: str, plates: str, fold: int, cell_type: str, lo
     settings = parse(InferSettings, json.loads(config), "config")
     with training_step(settings.compute, "infer", fold=fold, cell_type=cell_type) as step:
         known, new = Manifest.read(Path(reference)), Manifest.read(Path(plates))
+        tell_failures(new.store, new.run)
         named = model_of(known)
         store = open_store(new.store)
-        _, model = find_model(store, named.address)
+        registry, model = find_model(store, named.address)
         step.run_once(
             store,
             "infer",
@@ -148,7 +153,8 @@ def main(config: str, reference: str, plates: str, fold: int, cell_type: str, lo
             {"logits": Path(logits), "embeddings": Path(embeddings)},
             lambda out, checkpoints: run(
                 settings,
-                store,
+                registry,
+                model,
                 store,
                 known,
                 new,
@@ -159,4 +165,5 @@ def main(config: str, reference: str, plates: str, fold: int, cell_type: str, lo
                 checkpoints,
                 step.team,
             ),
+            finished=lambda place: record_fold(store, known, new, cell_type, fold, place),
         )

@@ -37,6 +37,9 @@ def normalize_new_plates(
     model: str,
     experiments: str,
     any_cell_type: bool,
+    whole_config: str,
+    lineage: str,
+    fingerprint: str,
     reference: dsl.Output[dsl.Dataset],
     plates: dsl.Output[dsl.Dataset],
 ):
@@ -50,4 +53,7 @@ def normalize_new_plates(
         any_cell_type=any_cell_type,
         reference=reference.path,
         plates=plates.path,
+        whole_config=whole_config,
+        lineage=lineage,
+        fingerprint=fingerprint,
     )

@@ -12,17 +12,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.core import progress
-from components.core.config import parse
+from components.core.config import RunConfig, parse
 from components.core.errors import InputError
+from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.new_plates import check_first_image, plates_for, seen_before
 from components.core.registry.opened_model import OpenedModel, open_model
 from components.core.registry.reference import reference_of
 from components.core.screen.manifests import build_manifest
 from components.core.screen.place import ScreenPlace
-from components.core.screen.wells import Screen
+from components.core.screen.wells import Plate, Screen
 from components.core.storage.interface import ObjectWriter
-from components.core.storage.opening import open_screen, open_store
+from components.core.storage.opening import join_address, open_screen, open_store
+from components.core.storage.run_outcome import tell_failures
+from components.core.storage.run_record import PredictionRecord, RunRecord, write_run
 from components.normalize.config import NormalizeConfig
+from components.normalize.record import is_waited_for, record_of
 from components.normalize.requests import CountedWriter
 from components.normalize.step import Summary, check_files, pack, write_all
 
@@ -37,6 +41,7 @@ def run(
     store: ObjectWriter,
     reference_out: Path,
     plates_out: Path,
+    record: RunRecord | None = None,
 ) -> Summary:
     """Packs what is not packed yet and describes it.
 
@@ -50,6 +55,7 @@ def run(
         store: receives plates and what leads to them.
         reference_out: manifest that stands for the training screen.
         plates_out: manifest of the new plates; no well of it has a label.
+        record: the run that this is part of, written to the store beside its manifests; None where there is none.
 
     Raises:
         InputError: something is wrong with the plates, or the model cannot name them; names the file, the well, the field.
@@ -75,17 +81,45 @@ def run(
         folds={},
         well_folds={},
         warnings=[*seen, *warnings[False]],
+        run=record.key if record else "",
     )
-    reference = reference_of(known, model.plates(), address, at, config.pack)
-    write_all(
-        {path: each.model_dump_json().encode() for path, each in ((plates_out, described), (reference_out, reference))}
-    )
+    reference = reference_of(known, model.plates(), address, at, config.pack, record.key if record else "")
+    outputs = {
+        path: each.model_dump_json().encode() for path, each in ((plates_out, described), (reference_out, reference))
+    }
+    if record:
+        predicted = _prediction(known, address, experiments, any_cell_type, plates)
+        record = record.model_copy(update={"prediction": predicted})
+        write_run(counted, record, outputs[reference_out], outputs[plates_out], None)
+    write_all(outputs)
     reused = sum(result.reused for result in packed.values())
     return Summary(len(packed) - reused, reused, counted.requests, time.monotonic() - begun)
 
 
+def _prediction(
+    model: ModelManifest, address: str, experiments: Sequence[str], any_cell_type: bool, plates: Sequence[Plate]
+) -> PredictionRecord:
+    """What the run's record says of the prediction."""
+    return PredictionRecord(
+        model=model.fingerprint,
+        address=address,
+        experiments=tuple(experiments),
+        any_cell_type=any_cell_type,
+        folds={plate.cell_type: model.folds_of(plate.cell_type) for plate in plates},
+    )
+
+
 def main(
-    config: str, source: str, model: str, experiments: str, any_cell_type: bool, reference: str, plates: str
+    config: str,
+    source: str,
+    model: str,
+    experiments: str,
+    any_cell_type: bool,
+    reference: str,
+    plates: str,
+    whole_config: str = "",
+    lineage: str = "{}",
+    fingerprint: str = "",
 ) -> Summary:
     """Runs the step on paths, with the store of the configuration.
 
@@ -97,9 +131,16 @@ def main(
         any_cell_type: whether networks that learned all cell types may name wells of another one.
         reference: path of the manifest that stands for the training screen.
         plates: path of the new plates' manifest.
+        whole_config: RunConfig as JSON, for the run's record; empty where a step runs by hand.
+        lineage: what is known of the run as JSON, as for normalize of a screen.
+        fingerprint: of the plates' files, likewise.
     """
     with progress.task("normalize"), tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
         settings = parse(NormalizeConfig, json.loads(config), source="normalize")
+        whole = parse(RunConfig, json.loads(whole_config), source="normalize") if whole_config else None
+        record = record_of(whole, lineage, source, fingerprint, predicts=True)
+        at = join_address(settings.store.bucket, settings.store.prefix)
+        tell_failures(at, record.key if record and is_waited_for(record) else "")
         wanted = json.loads(experiments)
         if not isinstance(wanted, list):
             raise InputError(f"experiments: a JSON list of names is expected, got {experiments!r}")
@@ -107,7 +148,8 @@ def main(
         store = open_store(settings.store.bucket, settings.store.prefix)
         store.check()
         opened = open_model(store, model, Path(folder), cell_types=())
-        summary = run(settings, opened, model, place, wanted, any_cell_type, store, Path(reference), Path(plates))
+        outputs = (Path(reference), Path(plates))
+        summary = run(settings, opened, model, place, wanted, any_cell_type, store, *outputs, record)
         progress.note(
             f"{summary.packed} plates packed, {summary.reused} reused, {summary.requests} requests, "
             f"{summary.seconds:.1f} s"

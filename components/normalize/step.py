@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import datetime
 import io
 import json
 import os
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from components.core import progress
 from components.core.config import PriorConfig, RunConfig, parse
-from components.core.errors import InputError, StepError
+from components.core.errors import StepError
 from components.core.learning.warm_start import Scored, check_labels, check_networks, scored_by_tables
 from components.core.prior.arrangement import check_design
 from components.core.prior.plate_groups import labelled_treatments
@@ -33,9 +32,10 @@ from components.core.storage.artifacts import source_store
 from components.core.storage.interface import ObjectStorage, ObjectWriter
 from components.core.storage.opening import join_address, open_screen, open_store
 from components.core.storage.run_outcome import tell_failures
-from components.core.storage.run_record import RECIPE, RunRecord, cluster_run_key, write_run
+from components.core.storage.run_record import RunRecord, write_run
 from components.core.storage.source_run import read_source, read_source_screen
 from components.normalize.config import NormalizeConfig
+from components.normalize.record import is_waited_for, record_of
 from components.normalize.requests import CountedWriter
 
 _SHOWN = 5
@@ -198,23 +198,6 @@ def write_all(outputs: Mapping[Path, bytes]) -> None:
             part.unlink(missing_ok=True)
 
 
-def _record(config: RunConfig | None, lineage: str, source: str, fingerprint: str) -> RunRecord | None:
-    """The run's record; None where lineage names no run, or the configuration is not known."""
-    try:
-        known = dict(json.loads(lineage))
-        if config is None or not {"run", RECIPE} & known.keys():
-            return None
-        if "run" not in known:  # on a cluster, where source and fingerprint are known no earlier
-            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            found = {"run": cluster_run_key(config.name, known[RECIPE], source, fingerprint), "screen": source}
-            known = {**known, **found, "data_fingerprint": fingerprint, "started": now}
-        return RunRecord(key=known["run"], config=json.loads(config.model_dump_json()), lineage=known)
-    except (ValueError, TypeError):
-        raise InputError(
-            f"lineage: JSON is expected, with `run` of letters, digits, dots, dashes and underscores; got {lineage!r}"
-        ) from None
-
-
 def _check_start(config: RunConfig, own: ObjectStorage, scored: Sequence[Scored]) -> None:
     """Refuses to pack for a run that pretrain would refuse to start from the weights that it names."""
     store, key = source_store(own, config.init_from or "")
@@ -252,12 +235,9 @@ def main(
     with progress.task("normalize"):
         settings = parse(NormalizeConfig, json.loads(config), source="normalize")
         whole = parse(RunConfig, json.loads(whole_config), source="normalize") if whole_config else None
-        record = _record(whole, lineage, source, fingerprint)
-        # Who waits for a run on a cluster sees no pod's events; here, what is refused leaves nothing in the store.
-        waited = record is not None and RECIPE in record.lineage
-        tell_failures(
-            join_address(settings.store.bucket, settings.store.prefix), record.key if record and waited else ""
-        )
+        record = record_of(whole, lineage, source, fingerprint)
+        at = join_address(settings.store.bucket, settings.store.prefix)
+        tell_failures(at, record.key if record and is_waited_for(record) else "")
         place = open_screen(source)
         store = open_store(settings.store.bucket, settings.store.prefix)
         store.check()

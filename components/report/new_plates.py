@@ -23,6 +23,7 @@ from components.core.storage.artifacts import local_copy
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import open_store
+from components.core.storage.run_outcome import record_results, tell_failures
 from components.core.storage.whole_directory import whole_directory
 from components.report.inputs import AssignOutput, Places, read_labels
 from components.report.quality import look_at, write_quality
@@ -31,6 +32,7 @@ from components.report.step import (
     json_object,
     read_outputs,
     with_durations,
+    with_start,
     write_predictions,
 )
 
@@ -124,12 +126,16 @@ def _notices(plates: Manifest, outputs: Sequence[AssignOutput], labels: Mapping[
 def main(config: str, reference: str, plates: str, truth: str, uris: list[str], lineage: str, out: str) -> None:
     """`run` on strings, for the KFP component: config and lineage as JSON, truth empty where there is none."""
     with progress.task("report"), tempfile.TemporaryDirectory() as copies:
+        settings, new = parse(RunConfig, json_object(config, "config"), source="config"), Manifest.read(Path(plates))
+        tell_failures(new.store, new.run)
         run(
-            parse(RunConfig, json_object(config, "config"), source="config"),
+            settings,
             Path(reference),
             Path(plates),
             local_copy(truth, Path(copies)) if truth else None,
             uris,
             Path(out),
-            with_durations(json_object(lineage, "lineage")),
+            with_durations(with_start(json_object(lineage, "lineage"), new)),
         )
+        if new.run:
+            record_results(open_store(new.store), new.run, Path(out))

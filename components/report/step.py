@@ -149,7 +149,7 @@ def main(
     with progress.task("report"), tempfile.TemporaryDirectory() as copies:
         settings = parse(RunConfig, json_object(config, "config"), source="config")
         manifest = Manifest.read(Path(screen))
-        known = _with_start(json_object(lineage, "lineage"), manifest)
+        known = with_start(json_object(lineage, "lineage"), manifest)
         tell_failures(join_address(settings.store.bucket, settings.store.prefix), str(known.get("run", "")))
         run(
             settings,
@@ -285,7 +285,7 @@ def write_predictions(path: Path, wells: Sequence[NamedWell]) -> None:
             )
 
 
-def _with_start(lineage: dict[str, Any], screen: Manifest) -> dict[str, Any]:
+def with_start(lineage: dict[str, Any], screen: Manifest) -> dict[str, Any]:
     """The lineage with key, screen and start, which on a cluster are known to normalize first, and to the run's record."""
     if RECIPE not in lineage or "run" in lineage or not screen.run:
         return lineage

@@ -6,16 +6,16 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from components.core.config import RunConfig
 from components.core.errors import ContactError, InputError, StepError
-from components.core.evaluation.table import accuracy_table
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.opening import join_address
 from components.core.storage.run_outcome import FailureRecord, forget_failures
@@ -23,14 +23,28 @@ from pipelines.cluster.endpoint import Endpoint, EndpointError
 from pipelines.cluster.failure_watch import FailureWatch, begun, telling
 from pipelines.cluster.following import Follower, Pace
 from pipelines.cluster.identity import Identity
-from pipelines.cluster.outcome import fetch, report_of_failed
+from pipelines.cluster.outcome import fetch
 from pipelines.cluster.run_display import RunDisplay
 from pipelines.cluster.submission import Place, keep_first, run_in_progress, start
 from pipelines.cluster.tasks import failed_tasks, message_of
-from pipelines.display import task_counts
 
 KFP_FOLDER = "kfp"
 """Of the store, where Kubeflow keeps the artifacts that it hands from task to task."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run does, as far as trainings and predictions differ.
+
+    Attributes:
+        tasks: how many it has, by step.
+        left: brings what there is of a failed run into the folder of its results; returns a sentence that says so.
+        table: shows the metrics of one that succeeded; None where there is nothing to show.
+    """
+
+    tasks: Mapping[str, int]
+    left: Callable[[Path], str]
+    table: Callable[[Mapping[str, Any]], Table | None]
 
 
 @dataclass
@@ -39,7 +53,7 @@ class Submission:
 
     Attributes:
         config: of the run.
-        truth: address of the labels of unlabelled wells; None for none.
+        work: what it does.
         endpoint: where.
         place: pipeline and experiment there.
         identity: names of the run.
@@ -50,11 +64,11 @@ class Submission:
     """
 
     config: RunConfig
-    truth: str | None
+    work: Work
     endpoint: Endpoint
     place: Place
     identity: Identity
-    parameters: Mapping[str, str]
+    parameters: Mapping[str, Any]
     store: ObjectStorage
     console: Console
     pace: Pace
@@ -117,10 +131,10 @@ class Submission:
             resubmit -= 1
             warn(self.console, f"{said}; submitted again under the same key ({resubmit} more tries after this one)")
             run = self.begin()
-        report = report_of_failed(self.store, self.identity.key, self.config, self.truth, out, self.console)
+        left = self.work.left(out)
         if bad_input:
             said += "; not tried again, since it would fail again"
-        whole = f"{said}; {report}; see {self.endpoint.run_page(run.run_id)}"
+        whole = f"{said}; {left}; see {self.endpoint.run_page(run.run_id)}"
         raise InputError(whole) if bad_input else StepError(whole)
 
     def _followed(self, run: Any, deadline: float) -> tuple[Any, FailureWatch]:
@@ -129,7 +143,7 @@ class Submission:
         again = f"run {run.run_id} may go on: the same command follows it again; to end it, use Terminate at {page}"
         with (
             _stops_following(again),
-            RunDisplay(task_counts(self.config), self._where(), self.console) as display,
+            RunDisplay(self.work.tasks, self._where(), self.console) as display,
         ):
             watch = FailureWatch(self.store, self.identity.key, begun(run), display.say, self.pace.failures)
 
@@ -157,7 +171,7 @@ class Submission:
         if failures:
             told = telling(failures)
             return f"{told.task} failed: {told.message}"
-        names, message = failed_tasks(run, task_counts(self.config)), message_of(run)
+        names, message = failed_tasks(run, self.work.tasks), message_of(run)
         who = " and ".join(names) if names else f"run {run.run_id}"
         return f"{who} failed" + (
             f": {message}" if message else " and left no message, as when a pod is evicted or out of memory"
@@ -166,7 +180,9 @@ class Submission:
     def _fetched(self, out: Path) -> None:
         names = fetch(self.store, self.identity.key, out, self.config)
         metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-        self.console.print(accuracy_table(metrics))
+        table = self.work.table(metrics)
+        if table is not None:
+            self.console.print(table)
         self.console.print(f"{len(names)} files of results in {out}", highlight=False, soft_wrap=True)
         self.console.print(f"report: {(out / 'report.html').resolve()}", highlight=False, soft_wrap=True)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from components.core.config import RunConfig
 from components.core.storage.digests import digest_text
 
 
@@ -30,16 +29,16 @@ class Identity:
     run: str
 
 
-def identify(config: RunConfig, key: str, commit: str, compiled: str) -> Identity:
+def identify(name: str, key: str, commit: str, compiled: str) -> Identity:
     """The names of a run.
 
     Args:
-        config: the run.
+        name: of the configuration, and what tells a prediction from a training.
         key: of the run.
         commit: of the code; may be empty, or end in +changes.
         compiled: content of the compiled pipeline.
     """
-    pipeline = f"cellsignal-{_label(config.name)}"
+    pipeline = f"cellsignal-{_label(name)}"
     # KFP may keep versions as Kubernetes objects, whose names are letters, digits, dots and hyphens.
     told = _label(commit.replace("+", "-")) or "no-commit"
     return Identity(key, pipeline, f"{pipeline}-{told}-{digest_text(compiled)[:12]}", f"{key} {commit or 'no commit'}")

@@ -71,7 +71,7 @@ def _fetch_embeddings(store: ObjectStorage, key: str, making: Path) -> list[str]
     """Joins the folds' embeddings, as a local run does."""
     found = []
     work = making / ".folds"
-    for records in _folds(store, key).values():
+    for records in recorded_folds(store, key).values():
         for record in records:
             part = work / record.cell_type / str(record.fold)
             part.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def report_of_failed(
         console: where its progress is shown.
     """
     try:
-        folds = _folds(store, key)
+        folds = recorded_folds(store, key)
         counts = {cell_type: len(folds.get(cell_type, [])) for cell_type in config.screen.cell_types}
         common = min(counts.values())
         if not common:
@@ -120,7 +120,12 @@ def report_of_failed(
     return f"its report is {out / 'report.html'}" if code == 0 else "no report: its lines above say why"
 
 
-def _folds(store: ObjectStorage, key: str) -> dict[str, list[FoldRecord]]:
-    """Finished folds by cell type; raises MissingObjectError where the run has no record."""
+def recorded_folds(store: ObjectStorage, key: str) -> dict[str, list[FoldRecord]]:
+    """Finished folds by cell type.
+
+    Raises:
+        MissingObjectError: the run has no record.
+        InputError: a fold's record is damaged.
+    """
     screen, holdout = (Manifest.model_validate_json(store.get(f"{RUNS}/{key}/{name}")) for name in (MANIFEST, HOLDOUT))
     return finished_folds(store, key, screen, holdout)

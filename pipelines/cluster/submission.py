@@ -148,7 +148,7 @@ def keep_first(endpoint: Endpoint, experiment: str, key: str, mine: Any) -> Any:
 
 
 def start(
-    endpoint: Endpoint, place: Place, identity: Identity, parameters: dict[str, str], service_account: str, root: str
+    endpoint: Endpoint, place: Place, identity: Identity, parameters: dict[str, Any], service_account: str, root: str
 ) -> Any:
     """Starts a run.
 

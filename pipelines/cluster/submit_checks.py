@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,31 +54,55 @@ def check_submission(
             "--screen is missing, and a cluster does not simulate: give its s3:// address; for a simulated one run "
             f"`cellsignal simulate --config {config.name} --out DIR` and copy DIR/screen into the bucket"
         )
-    _check_address("--screen", screen)
+    check_address("--screen", screen)
     if truth is not None:
-        _check_address("--truth", truth)
+        check_address("--truth", truth)
     remarks = check_cluster(config)
-    if not has_keys(environment):
-        whose = f"secret {config.cluster.store_secret}" if config.cluster.store_secret else "their service account"
-        missing = next(name for name in REQUIRED_KEYS if not environment.get(name))
-        raise InputError(
-            f"{missing} is not set, so that the screen's files cannot be looked through for their fingerprint; set "
-            f"{' and '.join(REQUIRED_KEYS)}, or AWS_PROFILE, and AWS_ENDPOINT_URL unless it is Amazon S3 (the pods have their own, "
-            f"from {whose})"
-        )
+    whose = f"secret {config.cluster.store_secret}" if config.cluster.store_secret else "their service account"
+    check_keys("the screen's files cannot be looked through for their fingerprint", whose, environment)
     store = open_store(config.store.bucket, config.store.prefix, environment)
     store.check()
     place = open_screen(screen)
-    try:
-        with local_file(truth) as labels:
-            found = check_screen(config, place, labels)
-    except InputError as error:
-        raise InputError(str(error).replace("--truth /", "--truth: a copy at /")) from None
+    with of_a_copy(), local_file(truth) as labels:
+        found = check_screen(config, place, labels)
     check_start(config, environment)
     return Checked(store, fingerprint(place, found, config.screen.sites), tuple(remarks))
 
 
-def _check_address(option: str, address: str) -> None:
+@contextlib.contextmanager
+def of_a_copy() -> Iterator[None]:
+    """Errors of a truth that was fetched say that its path is a copy's."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace("--truth /", "--truth: a copy at /")) from None
+
+
+def check_keys(so: str, whose: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Refuses an environment without credentials.
+
+    Args:
+        so: what cannot be done without them.
+        whose: where the pods have theirs from.
+        environment: whose credentials are used.
+
+    Raises:
+        InputError: it has none.
+    """
+    if not has_keys(environment):
+        missing = next(name for name in REQUIRED_KEYS if not environment.get(name))
+        raise InputError(
+            f"{missing} is not set, so that {so}; set {' and '.join(REQUIRED_KEYS)}, or AWS_PROFILE, and AWS_ENDPOINT_URL "
+            f"unless it is Amazon S3 (the pods have their own, from {whose})"
+        )
+
+
+def check_address(option: str, address: str) -> None:
+    """Refuses what pods cannot read.
+
+    Raises:
+        InputError: no address in a bucket.
+    """
     if is_bucket(address):
         return
     here = "is on this machine, which pods cannot read" if Path(address).exists() else "is not an address in a bucket"

@@ -95,4 +95,5 @@ def _nodes(run: Any) -> list[Any]:
 
 def _step(name: str) -> str:
     """Pretrain of `pretrain`, `pretrain-2` and, where it has a display name, `pretrain xception`."""
-    return re.sub(r"-\d+$", "", name.split(" ")[0]).replace("-", "_")
+    # New plates are predicted by further functions of the same steps.
+    return re.sub(r"-\d+$", "", name.split(" ")[0]).replace("-", "_").removesuffix("_new_plates")

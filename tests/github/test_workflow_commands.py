@@ -266,7 +266,6 @@ def test_a_command_line_that_is_wrong_would_be_noticed(wrong: list[str]):
         check_parses(wrong)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="`cellsignal retrain` is not there yet")
 def test_retrain_is_a_command_with_these_options(machine: Machine):
     (arguments,) = cellsignal_calls(retraining(machine, DRY_RUN="true", ALLOW_NO_HOLDOUT="true"))
     check_parses(arguments)

@@ -13,8 +13,14 @@ import pytest
 from components.core.learning.checkpoints import save_weights
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.publishing import publish
+from components.core.storage.claims import Claims
 from components.core.storage.digests import digest_file
 from components.core.storage.folder_store import FolderStore
+from components.core.storage.manifest import Manifest
+from components.core.storage.run_outcome import fetch_results
+from components.core.storage.run_record import RunRecord, finished_folds
+from components.core.storage.run_summaries import summarise_runs
+from components.core.storage.sweeping import take_stock
 from pipelines.prediction_run import RESULTS
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 from tests.pipelines.tiny_run import CONFIG, Cellsignal, error_line, only_huvec
@@ -102,12 +108,50 @@ def test_new_plates_get_the_names_that_the_training_run_gave_them(cellsignal: Ce
     assert {task["step"] for task in lineage["steps"]} == {"normalize", "infer", "ensemble", "assign", "report"}
     page = (out / "report.html").read_text()
     assert lineage["model"]["fingerprint"] in page
+    recorded(FolderStore(tmp_path / "lab"), lineage, tmp_path)
 
     again = cellsignal(*arguments, "--experiments", f"{UNLABELLED[0]},{HOLDOUT}", "--out", out, "--truth", truth)
     assert again.returncode == 0, again.stderr
     assert {row["id_code"]: row for row in rows(out / "predictions.csv")} == found
+    assert json.loads((out / "lineage.json").read_text())["run"] == lineage["run"]
+    what = f"is a prediction by model {lineage['model']['fingerprint'][:12]}, which trains nothing; give the key of a training"
+    run = f"file://{tmp_path / 'lab'}/runs/{lineage['run']}"
+    assert f"--run {lineage['run']}: {what}" in cellsignal.refused("finish", "--run", run, "--quorum", "1")
+    assert f"run {lineage['run']}: {what}" in cellsignal.refused("models", "publish", run)
+    started = ("run", "--config", config, "--out", tmp_path / "next", "--set", store)
+    assert f"init_from: run {lineage['run']}: {what}" in cellsignal.refused(*started, "--set", f"init_from={run}")
+    said = f"{out}: the folder of a prediction, which trains nothing; give that of a training"
+    assert f"--run {said}" in cellsignal.refused("finish", "--run", out, "--quorum", "1")
+    assert f"init_from: {said}" in cellsignal.refused(*started, "--set", f"init_from={out}")
     line = cellsignal.refused(*arguments, "--experiments", HOLDOUT, "--out", out)
     assert "holds a run with another experiments" in line or "holds a run with another truth" in line
+
+
+def recorded(store: FolderStore, lineage: dict[str, Any], folder: Path) -> None:
+    """The prediction is a run of the store, which keeps its plates and logits until it is forgotten."""
+    key = lineage["run"]
+    record = RunRecord.model_validate_json(store.get(f"runs/{key}/run.json"))
+    assert record.lineage["model"] == {**record.lineage["model"], "name": "tiny", "generation": 1}
+    assert record.prediction is not None
+    assert record.prediction.model == lineage["model"]["fingerprint"]
+    assert record.prediction.experiments == (UNLABELLED[0], HOLDOUT)
+    assert record.prediction.folds == {"HUVEC": (0, 1)}
+    reference, plates = (
+        Manifest.model_validate_json(store.get(f"runs/{key}/{name}.json")) for name in ("screen", "holdout")
+    )
+    assert plates.digest() == lineage["manifest_digest"]
+    finished = finished_folds(store, key, reference, plates)
+    assert {cell_type: [each.fold for each in folds] for cell_type, folds in finished.items()} == {"HUVEC": [0, 1]}
+    (folder / "fetched").mkdir()
+    assert sorted(fetch_results(store, key, folder / "fetched")) == sorted(RESULTS)
+    claims = Claims(store)
+    claims.refresh()
+    claim = claims.runs[key]
+    assert claim.plates == {plate.prefix for plate in plates.plates}
+    assert claim.finished == {each.place for each in finished["HUVEC"]}
+    summary = next(run for run in summarise_runs(store, claims, take_stock(store)) if run.key == key)
+    assert (summary.model, summary.folds, summary.of_folds, summary.plates) == (record.prediction.model, 2, 2, 4)
+    assert summary.alone, "the logits; its plates were packed by the training run as well"
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,17 @@ def test_an_empty_store_is_said_to_be_so(either_store: ObjectStore | FolderStore
     assert f"{store.uri('')}: no runs" in invoke(store, "runs").output
 
 
+def test_predictions_are_told_from_trainings_by_their_model(filled: ObjectStore | FolderStore) -> None:
+    assert "predicted by" not in invoke(filled, "runs").output
+    key = "runs/next-2/run.json"
+    predicted = {"model": "ab" * 32, "folds": {"HUVEC": [0, 1, 2], "RPE": [1]}}
+    filled.put(key, json.dumps({**json.loads(filled.get(key)), "prediction": predicted}).encode())
+    rows = [" ".join(line.split()) for line in invoke(filled, "runs").output.splitlines()]
+    assert any(row.startswith("run predicted by started") for row in rows)
+    assert "mine-1 2026-11-20 08:30 /data/screen 1/2 a moment" in rows
+    assert "next-2 abababababab 2026-11-20 08:30 /data/screen 1/4 a moment" in rows
+
+
 def test_runs_are_listed_with_what_they_are(filled: ObjectStore | FolderStore) -> None:
     rows = [" ".join(line.split()) for line in invoke(filled, "runs").output.splitlines()]
     assert "mine-1 2026-11-20 08:30 /data/screen 1/2 a moment" in rows

@@ -93,19 +93,41 @@ def open_model(
             architecture, or a folder that cannot be written.
         StepError: the store failed.
     """
-    store, model = find_model(store, which)
+    return bring_model(*find_model(store, which), folder, cell_types, folds)
+
+
+def bring_model(
+    registry: ObjectStorage,
+    model: ModelManifest,
+    folder: Path,
+    cell_types: Collection[str] | None = None,
+    folds: Collection[int] | None = None,
+) -> OpenedModel:
+    """Brings a model here that has been found, see published_models.find_model.
+
+    Args:
+        registry: the store that it is in.
+        model: its manifest.
+        folder: receives its files; made when missing.
+        cell_types: whose networks are wanted; None for all.
+        folds: likewise of which folds.
+
+    Raises:
+        InputError: files that are missing, damaged or of another architecture, or a folder that cannot be written.
+        StepError: the store failed.
+    """
     wanted = model.cell_types if cell_types is None else tuple(cell_types)
     weights: dict[tuple[int, str, str], Path] = {}
     try:
         for file in model.files:
-            _bring(store, model, file, folder)
+            _bring(registry, model, file, folder)
         config = {backbone.name: backbone for backbone in model.run_config().backbones}
         for network in model.networks:
             of = [each for each in wanted if network.cell_type in (None, each) and network.fold in model.folds_of(each)]
             if not of or (folds is not None and network.fold not in folds):
                 continue
-            path = _bring(store, model, network, folder)
-            said = store.uri(model.key(network.path))
+            path = _bring(registry, model, network, folder)
+            said = registry.uri(model.key(network.path))
             if network.backbone not in config:
                 raise InputError(
                     f"{said}: backbone {network.backbone} is not in the model's configuration; its manifest is damaged"

@@ -14,7 +14,7 @@ from components.core.storage.manifest import Manifest, PlateRecord, ReferenceMod
 
 
 def reference_of(
-    model: ModelManifest, plates: Sequence[TrainedPlate], address: str, store: str, codec: PackConfig
+    model: ModelManifest, plates: Sequence[TrainedPlate], address: str, store: str, codec: PackConfig, run: str = ""
 ) -> Manifest:
     """The manifest.
 
@@ -24,6 +24,7 @@ def reference_of(
         address: where it is published.
         store: address of the store that new plates go to.
         codec: how they are packed.
+        run: key of the run that packs them, under which finished folds are listed; may be empty.
     """
     return Manifest(
         store=store,
@@ -44,6 +45,7 @@ def reference_of(
             )
             for plate in plates
         ),
+        run=run,
         model=ReferenceModel(
             fingerprint=model.fingerprint, address=address, design=model.design, temperatures=model.temperatures
         ),

@@ -53,6 +53,9 @@ class ScreenPlace(Protocol):
     def list_files(self, folder: str = "") -> Sequence[FileFacts]:
         """The files of a folder, without those of folders in it. Raises UnreadableError where there is no folder."""
 
+    def list_tree(self, folder: str) -> Sequence[FileFacts]:
+        """The files of a folder and of all folders in it, named by their paths below it; none where there is no folder."""
+
     def read_many(self, paths: Sequence[str]) -> list[bytes]:
         """The files' bytes in the order of the paths. Raises UnreadableError for the first that cannot be read."""
 
@@ -81,6 +84,28 @@ class ScreenDirectory:
         except OSError as error:
             raise UnreadableError(folder, error.strerror or "cannot be listed") from None
         return [FileFacts(name, facts.st_size, str(facts.st_mtime_ns)) for name, facts in found]
+
+    def list_tree(self, folder: str) -> Sequence[FileFacts]:
+        """See ScreenPlace.list_tree."""
+        found: list[FileFacts] = []
+        waiting = [folder]
+        while waiting:
+            inside = waiting.pop()
+            try:
+                with os.scandir(self.root / inside) as entries:
+                    for entry in entries:
+                        path = f"{inside}/{entry.name}"
+                        if entry.is_dir():
+                            waiting.append(path)
+                        else:
+                            facts = entry.stat()
+                            name = path.removeprefix(f"{folder}/")
+                            found.append(FileFacts(name, facts.st_size, str(facts.st_mtime_ns)))
+            except FileNotFoundError:
+                continue  # a folder that is not there, or went away meanwhile
+            except OSError as error:
+                raise InputError(f"{self.root / inside}: cannot be listed ({error.strerror})") from None
+        return found
 
     def read_many(self, paths: Sequence[str]) -> list[bytes]:
         """See ScreenPlace.read_many."""

@@ -105,7 +105,7 @@ def read_rows(
         InputError: a column is missing, or a field is empty or malformed; names file, line, well and field.
     """
     needed = (id_column, "experiment", "plate", "well", *columns)
-    for line, record in _records(table, needed):
+    for line, record in read_records(table, needed):
         id_code = record[id_column]
         where = f"{table.address} line {line} ({id_code or f'no {id_column}'})"
         for field, value in record.items():
@@ -120,8 +120,13 @@ def check_present(where: str, field: str, value: str) -> None:
         raise InputError(f"{where}: field {field} is empty (found {value!r}); fill it in or remove the row")
 
 
-def _records(table: Table, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The needed fields of each line, stripped, with the line's number."""
+def read_records(table: Table, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The needed fields of each line, stripped, with the line's number; empty ones too.
+
+    Raises:
+        InputError: not a CSV table in UTF-8, a column is missing or comes twice, or a line has more or fewer fields than the
+            header.
+    """
     name = table.address
     try:
         reader = csv.reader(io.StringIO(table.content.decode("utf-8-sig"), newline=""), strict=True)

@@ -153,7 +153,8 @@ def _names(uri: str, key: str, content: bytes) -> tuple[frozenset[str], str]:
         if record.get("manifest_schema", 0) > MANIFEST_SCHEMA:
             return frozenset(), f"{uri}: of a newer version of cellsignal, so what its run needs is not known; upgrade"
         if _MANIFEST.fullmatch(key):
-            return frozenset(str(plate["prefix"]) for plate in record["plates"]), ""
+            # What stands for the training screen in a prediction has plates that are nowhere.
+            return frozenset(str(plate["prefix"]) for plate in record["plates"] if plate["prefix"]), ""
         return frozenset([str(record["place"])]), ""
     except (ValueError, KeyError, TypeError, AttributeError):
         run = key.split("/")[1]

@@ -250,17 +250,41 @@ class ObjectStore:
             InputError: the store refuses the credentials.
             StepError: the store failed.
         """
-        strip = len(self._key(prefix))
+        return self.list_level(prefix)[0]
+
+    def list_level(self, prefix: str) -> tuple[Sequence[tuple[str, int, str]], Sequence[str]]:
+        """What lies directly below a prefix: name, size and ETag of its objects; names of its folders.
+
+        Args:
+            prefix: empty, or ends in a slash.
+
+        Raises:
+            InputError: the store refuses the credentials.
+            StepError: the store failed.
+        """
+        below = self._key(prefix)
+        objects: list[tuple[str, int, str]] = []
+        folders: list[str] = []
         with self._errors(prefix, "list"):
             pages = self._control.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=self._key(prefix), Delimiter="/"
+                Bucket=self.bucket, Prefix=below, Delimiter="/"
             )
-            return [
-                (entry["Key"][strip:], entry["Size"], entry["ETag"].strip('"'))
-                for page in pages
-                for entry in page.get("Contents", [])
-                if not entry["Key"].endswith("/")
-            ]
+            for page in pages:
+                self._count("lists")
+                objects += _facts(page, len(below))
+                folders += [found["Prefix"][len(below) :].rstrip("/") for found in page.get("CommonPrefixes", [])]
+        return objects, folders
+
+    def scan_facts(self, prefix: str) -> Iterator[tuple[str, int, str]]:
+        """Key, size and ETag of all objects whose key starts with the prefix, page by page. Raises as `scan`."""
+        strip = len(self.prefix) + 1 if self.prefix else 0
+        with self._errors(prefix, "list"):
+            pages = self._control.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=self._key(prefix)
+            )
+            for page in pages:
+                self._count("lists")
+                yield from _facts(page, strip)
 
     def delete(self, key: str) -> None:
         """Deletes one object; a missing one is no error. Raises as `put`."""
@@ -428,6 +452,15 @@ def parse_uri(uri: str) -> tuple[str, str]:
         raise InputError(f"{uri}: not an object store address; write s3://BUCKET/KEY")
     # A pipeline root may carry its provider's settings as a query, which is no part of the key.
     return parts.netloc, parts.path.lstrip("/")
+
+
+def _facts(page: Mapping[str, Any], strip: int) -> list[tuple[str, int, str]]:
+    """Key without its first characters, size and ETag of the objects of a page, folder markers left out."""
+    return [
+        (entry["Key"][strip:], entry["Size"], entry["ETag"].strip('"'))
+        for entry in page.get("Contents", [])
+        if not entry["Key"].endswith("/")
+    ]
 
 
 def _quoted_code(said: str) -> str:

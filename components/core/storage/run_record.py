@@ -1,7 +1,8 @@
 """What a run has finished so far, in the object store under the run's key: enough to end it without its missing folds.
 
-runs/KEY/run.json                                       configuration and lineage
-runs/KEY/screen.json, holdout.json, holdout_labels.csv  what normalize wrote
+runs/KEY/run.json                                       configuration and lineage; of a prediction, by which model
+runs/KEY/screen.json, holdout.json, holdout_labels.csv  what normalize wrote; of a prediction, what stands for the training
+                                                        screen, the new plates, and no labels
 runs/KEY/folds/CELL_TYPE/FOLD.json                      the fold has its logits: where the store keeps them
 runs/KEY/steps/STEP/FOLD[/CELL_TYPE][/BACKBONE].json    a training step before those is finished: likewise
 runs/KEY/results, failed                                how it ended: run_outcome.py
@@ -34,13 +35,45 @@ RECIPE = "recipe"
 MANIFEST, HOLDOUT, HOLDOUT_LABELS = "screen.json", "holdout.json", "holdout_labels.csv"
 
 
+class PredictionRecord(Frozen):
+    """What makes a run a prediction: networks that are trained already name new plates."""
+
+    model: str = Field(description="fingerprint of the model that predicts")
+    address: str = Field(description="where it is published")
+    experiments: tuple[str, ...] = Field(description="the wanted ones; none for all")
+    any_cell_type: bool = Field(description="whether wells of a cell type are named that the model does not know")
+    folds: dict[str, tuple[int, ...]] = Field(
+        description="the model's folds that predict, by cell type of the new plates"
+    )
+
+
 class RunRecord(Frozen):
-    """One run."""
+    """One run: a training, or a prediction."""
 
     record_schema: int = SCHEMA
     key: str = Field(pattern=f"^{KEY}$", description="name of the run's folder in the store")
     config: dict[str, Any] = Field(description="the whole configuration")
     lineage: dict[str, Any] = Field(description="code version, seeds, start")
+    prediction: PredictionRecord | None = Field(
+        None,
+        exclude_if=lambda prediction: prediction is None,  # the records of trainings are as they were without it
+        description="None for a training",
+    )
+
+    def check_trains(self, said: str) -> None:
+        """Refuses a prediction where a training is meant.
+
+        Args:
+            said: how the user named the run.
+
+        Raises:
+            InputError: it is one.
+        """
+        if self.prediction is not None:
+            raise InputError(
+                f"{said}: is a prediction by model {self.prediction.model[:12]}, which trains nothing; give the key of a "
+                "training (`cellsignal store runs` tells which those are)"
+            )
 
 
 class FoldRecord(Frozen):
@@ -109,6 +142,15 @@ def cluster_run_key(name: str, recipe: str, source: str, fingerprint: str) -> st
     return f"{name}-{digest_text(json.dumps([recipe, source.rstrip('/'), fingerprint]))[:12]}"
 
 
+def predicting_name(name: str) -> str:
+    """What predictions are called on a cluster, in keys and in KFP, so that they are told from trainings.
+
+    Args:
+        name: of the configuration.
+    """
+    return f"{name}-predict"
+
+
 def lineage_of(store: ObjectReader, key: str) -> dict[str, Any]:
     """The lineage that a run was recorded with; empty where there is no record that can be read."""
     try:
@@ -117,7 +159,9 @@ def lineage_of(store: ObjectReader, key: str) -> dict[str, Any]:
         return {}
 
 
-def write_run(store: ObjectWriter, record: RunRecord, screen: bytes, holdout: bytes, holdout_labels: bytes) -> None:
+def write_run(
+    store: ObjectWriter, record: RunRecord, screen: bytes, holdout: bytes, holdout_labels: bytes | None
+) -> None:
     """Writes what a run starts from; run.json comes last, so that a record is whole.
 
     Args:
@@ -125,11 +169,12 @@ def write_run(store: ObjectWriter, record: RunRecord, screen: bytes, holdout: by
         record: of the run.
         screen: content of the screen's manifest.
         holdout: content of the held-out experiments' manifest.
-        holdout_labels: their labels, CSV.
+        holdout_labels: their labels, CSV; None for a prediction, which knows none.
     """
     folder = f"{RUNS}/{record.key}"
     for name, content in ((MANIFEST, screen), (HOLDOUT, holdout), (HOLDOUT_LABELS, holdout_labels)):
-        store.put(f"{folder}/{name}", content)
+        if content is not None:
+            store.put(f"{folder}/{name}", content)
     store.put(f"{folder}/run.json", record.model_dump_json(indent=1).encode())
 
 
@@ -200,7 +245,7 @@ def whereabouts(store: ObjectWriter) -> str:
 
 
 def read_run(store: ObjectWriter, key: str, folder: Path, said: str = "--run") -> RunRecord:
-    """Reads a run's record, and brings its manifests and held-out labels into a folder.
+    """Reads a training's record, and brings its manifests and held-out labels into a folder.
 
     Args:
         store: where the run's plates are.
@@ -209,24 +254,27 @@ def read_run(store: ObjectWriter, key: str, folder: Path, said: str = "--run") -
         said: how the user named the key, for errors.
 
     Raises:
-        InputError: there is no such run, or its record is damaged or of a newer version.
+        InputError: there is no such run, it is a prediction, or its record is damaged or of a newer version.
     """
     place = f"{RUNS}/{key}"
     try:
-        content = store.get(f"{place}/run.json")
+        record = _parse(store.get(f"{place}/run.json"), store.uri(place))
+        record.check_trains(f"{said} {key}")
         for name in (MANIFEST, HOLDOUT, HOLDOUT_LABELS):
             (folder / name).write_bytes(store.get(f"{place}/{name}"))
     except MissingObjectError:
         raise InputError(f"{said} {key}: no such run {whereabouts(store)}") from None
+    return record
+
+
+def _parse(content: bytes, place: str) -> RunRecord:
     try:
         newer = json.loads(content).get("record_schema", 0) > SCHEMA
         record = None if newer else RunRecord.model_validate_json(content)
     except (ValueError, AttributeError, TypeError) as error:
-        raise InputError(
-            f"{store.uri(place)}/run.json: not a run's record ({type(error).__name__}); run again"
-        ) from None
+        raise InputError(f"{place}/run.json: not a run's record ({type(error).__name__}); run again") from None
     if record is None:
-        raise InputError(f"{store.uri(place)}/run.json: of a newer version of cellsignal; upgrade")
+        raise InputError(f"{place}/run.json: of a newer version of cellsignal; upgrade")
     return record
 
 

@@ -21,12 +21,13 @@ class RunSummary:
 
     Attributes:
         key: of the run.
+        model: fingerprint of the model that predicts; empty for a training.
         name: in its configuration; empty where its record is not whole.
         started: as its lineage says; may be empty.
         screen: likewise.
         init_from: the run whose weights it started from; empty for none.
         folds: folds of a cell type that have their logits.
-        of_folds: how many it trains; 0 where that is not known.
+        of_folds: how many it trains, or how many of the model predict; 0 where that is not known.
         active: when its record last changed.
         plates: that it needs.
         outputs: finished outputs that it needs.
@@ -35,6 +36,7 @@ class RunSummary:
     """
 
     key: str
+    model: str
     name: str
     started: str
     screen: str
@@ -68,14 +70,17 @@ def _summary(run: RunClaim, record: Mapping[str, Any], alone: int | None) -> Run
     folds, cell_types = _part(config, "folds"), _part(config, "screen").get("cell_types") or ()
     trained = folds.get("train")
     per_type = len(trained) if isinstance(trained, list) else int(folds.get("count") or 0)
+    prediction = _part(record, "prediction")
+    predicting = sum(len(numbers) for numbers in _part(prediction, "folds").values())
     return RunSummary(
         key=run.key,
+        model=str(prediction.get("model") or ""),
         name=str(config.get("name") or ""),
         started=str(lineage.get("started") or ""),
         screen=str(lineage.get("screen") or ""),
         init_from=str(config.get("init_from") or ""),
         folds=sum(key.startswith(f"{RUNS}/{run.key}/folds/") for key in run.objects),
-        of_folds=per_type * len(cell_types),
+        of_folds=predicting if prediction else per_type * len(cell_types),
         active=run.active,
         plates=len(run.plates),
         outputs=len(run.finished),

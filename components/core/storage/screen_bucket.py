@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from components.core.errors import InputError
 from components.core.screen.place import FileFacts, UnreadableError
 from components.core.storage.interface import MissingObjectError
+from components.core.storage.listing import list_in_parts
 from components.core.storage.object_store import ObjectStore
 
 _NONE = "no such object"
@@ -36,6 +37,10 @@ class ScreenBucket:
         if not found:  # a bucket has no folders, only names that begin alike
             raise UnreadableError(folder, "no object lies there")
         return [FileFacts(*facts) for facts in found]
+
+    def list_tree(self, folder: str) -> Sequence[FileFacts]:
+        """See ScreenPlace.list_tree."""
+        return [FileFacts(*facts) for facts in list_in_parts(self._store, folder)]
 
     def read_many(self, paths: Sequence[str]) -> list[bytes]:
         """See ScreenPlace.read_many."""

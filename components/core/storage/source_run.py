@@ -37,7 +37,7 @@ def read_source(store: ObjectWriter, key: str) -> SourceRun:
     """Reads a run's configuration and where its pretrained weights are.
 
     Raises:
-        InputError: there is no such run, or its records cannot be read.
+        InputError: there is no such run, it is a prediction, or its records cannot be read.
     """
     place = f"{RUNS}/{key}"
     try:
@@ -49,6 +49,7 @@ def read_source(store: ObjectWriter, key: str) -> SourceRun:
             f"{OPTION}: {store.uri(place)}/run.json is not a run's record of this version of cellsignal"
         ) from None
     said = f"{OPTION}: run {key}"
+    record.check_trains(said)
     given = record.config.get("backbones")
     backbones = [parse(BackboneConfig, each, said) for each in (given if isinstance(given, list) else [])]
     keys = [path for path in store.list(f"{place}/steps/pretrain/") if path.endswith(".json")]

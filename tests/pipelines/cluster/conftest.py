@@ -20,7 +20,8 @@ from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_store
 from components.core.storage.run_outcome import record_results
 from pipelines.cluster.following import Pace
-from pipelines.cluster.submit import Order, submit
+from pipelines.cluster.order import Order
+from pipelines.cluster.submit import submit
 from pipelines.compiling import compiled
 from tests.conftest import BUCKET
 from tests.pipelines.cluster.kfp_server import KfpServer, serve

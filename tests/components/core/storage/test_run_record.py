@@ -12,6 +12,7 @@ from components.core.errors import InputError
 from components.core.storage.manifest import Manifest, Vocabulary
 from components.core.storage.run_record import (
     Learned,
+    PredictionRecord,
     RunRecord,
     StepRecord,
     finished_folds,
@@ -21,6 +22,7 @@ from components.core.storage.run_record import (
     run_address,
     write_run,
 )
+from components.core.storage.source_run import read_source
 from tests.tiny_screen import MemoryStore
 
 RECORD = RunRecord(key="demo-1a2b", config={"name": "demo"}, lineage={"run": "demo-1a2b", "seeds": {"run": 1}})
@@ -72,6 +74,30 @@ def test_a_record_that_cannot_be_read_is_named(
     written.put("runs/demo-1a2b/run.json", content)
     with pytest.raises(InputError, match=rf"runs/demo-1a2b/run.json: .*{message}"):
         read_run(written, RECORD.key, tmp_path)
+
+
+PREDICTION = PredictionRecord(
+    model="ab" * 32, address="s3://x/models/ab", experiments=(), any_cell_type=False, folds={"HUVEC": (0, 2)}
+)
+
+
+def test_a_prediction_is_refused_where_a_training_is_meant(tmp_path: Path) -> None:
+    store = MemoryStore()
+    write_run(store, RECORD.model_copy(update={"prediction": PREDICTION}), b"reference", b"plates", None)
+    assert set(store.list(f"runs/{RECORD.key}/")) == {
+        f"runs/{RECORD.key}/{name}.json" for name in ("run", "screen", "holdout")
+    }
+    said = f"demo-1a2b: is a prediction by model {'ab' * 6}, which trains nothing; give the key of a training "
+    with pytest.raises(InputError, match=rf"^--run {said}"):
+        read_run(store, RECORD.key, tmp_path)
+    with pytest.raises(InputError, match=rf"^init_from: run {said}"):
+        read_source(store, RECORD.key)
+
+
+def test_the_record_of_a_training_is_as_it_was_before_there_were_predictions(written: MemoryStore) -> None:
+    assert json.loads(written.get(f"runs/{RECORD.key}/run.json")).keys() == {
+        "record_schema", "key", "config", "lineage"
+    }  # fmt: skip
 
 
 def test_folds_are_listed_by_cell_type_in_order(written: MemoryStore) -> None:

@@ -1,0 +1,81 @@
+"""cellsignal retrain: a challenger where something changed, and whether it becomes the champion. Imports neither torch nor kfp."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from components.core.errors import InputError
+from pipelines.model_commands import NOT_PROMOTED
+from pipelines.runner import Runner
+
+
+def retrain(
+    config: Annotated[str, typer.Option(help="a shipped configuration's name (demo, rxrx1) or a YAML file")],
+    screen: Annotated[str, typer.Option(help="folder of the screen, or s3://BUCKET/PREFIX")],
+    endpoint: Annotated[
+        str | None,
+        typer.Option(help="train on this Kubeflow Pipelines, http(s)://HOST[/pipeline]; else on this machine"),
+    ] = None,
+    runner: Annotated[
+        Runner | None, typer.Option(help="on this machine: tasks are processes, or containers of the images")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what changed and what would be done")] = False,
+    allow_no_holdout: Annotated[
+        bool,
+        typer.Option(
+            "--allow-no-holdout", help="promote without a comparison where no held-out experiment can be compared on"
+        ),
+    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="decide again though nothing has changed")] = False,
+    truth: Annotated[
+        str | None, typer.Option(help="labels of the unlabelled wells (id_code,sirna), for the report's scoring alone")
+    ] = None,
+    summary: Annotated[
+        Path | None, typer.Option(help="Markdown file that the decision is added to, for example $GITHUB_STEP_SUMMARY")
+    ] = None,
+    images: Annotated[
+        str, typer.Option(help="with --endpoint: the record that `images push` wrote, or `tags`, as for compile")
+    ] = "images.json",
+    resubmit: Annotated[
+        int, typer.Option(min=0, help="with --endpoint: how often a failed run is submitted again")
+    ] = 0,
+    timeout: Annotated[float, typer.Option(help="with --endpoint: hours until following ends; the run goes on")] = 72.0,
+    out: Annotated[Path, typer.Option(help="folder of the results, one folder a fingerprint in it")] = Path(
+        "runs/retrain"
+    ),
+    store: Annotated[
+        Path | None, typer.Option(help="data of the embedded object store; default the user's cache folder")
+    ] = None,
+    set: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE changes one field, for example pretrain.epochs=4")
+    ] = None,
+) -> None:
+    """Trains a challenger where data, code or configuration changed, and promotes it unless it is worse than the champion.
+
+    Both name the held-out experiments, which neither ever saw; `promotion` in the configuration says what is too much worse.
+    Where nothing has changed, nothing is started. The same while it is in progress follows that one.
+
+    Exits with 0 when promoted or nothing has changed, 2 on bad input, 3 when a step failed, 4 when not promoted, 5 when contact
+    or the deadline was lost: the run on the cluster may go on, and the same command follows it.
+    """
+    from rich.console import Console
+
+    from components.core.config import RunConfig
+    from pipelines.local import default_store
+    from pipelines.retraining.order import Order
+    from pipelines.retraining.retrain import retrain as retrain_model
+    from pipelines.warm_start import with_address
+
+    if endpoint and runner is not None:
+        raise InputError("--runner goes with this machine, --endpoint with a cluster; give one of them")
+    settings = with_address(RunConfig.load(config, set or []), store or default_store())
+    order = Order(
+        screen=screen, endpoint=endpoint, containers=runner is Runner.DOCKER, truth=truth, images=images, out=out,
+        store_dir=store, summary=summary, dry_run=dry_run, allow_no_holdout=allow_no_holdout, again=again,
+        resubmit=resubmit, timeout=timeout * 3600,
+    )  # fmt: skip
+    if retrain_model(settings, order, Console()) == "not promoted":
+        raise typer.Exit(NOT_PROMOTED)

@@ -1,0 +1,143 @@
+"""What a retraining goes by: the screen's files, the code, the configuration. Equal fingerprints need no second training.
+
+Data are known by a listing (names, sizes, and ETags or modification times), so that no image is read and a bucket is asked
+once for every thousand objects. A screen that was copied counts as another one; its plates are recognised by their pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pydantic import Field
+
+from components.core.config import RunConfig
+from components.core.deciding import deciding
+from components.core.errors import InputError
+from components.core.frozen import Frozen
+from components.core.screen import kaggle_layout, rxrx_layout
+from components.core.screen.place import FileFacts, ScreenPlace, UnreadableError
+from components.core.screen.wells import natural_key
+from components.core.storage.digests import digest_file, digest_text
+from pipelines.code_version import sources_digest
+from pipelines.input_checks import local_files
+
+FOLDERS = sorted({*kaggle_layout.FOLDERS.values(), *rxrx_layout.FOLDERS.values()})
+"""Where either layout has its images."""
+_SHOWN = 6
+
+
+class Fingerprint(Frozen):
+    """What decides a model, in parts, so that a difference can be named."""
+
+    tables: dict[str, str] = Field(description="digest by table of the screen")
+    experiments: dict[str, str] = Field(description="digest of an experiment's images by its folder, train/HUVEC-01")
+    files: dict[str, str] = Field(description="digest by field of the local files that the configuration names")
+    sources: str = Field(description="digest of this package's sources")
+    images: dict[str, str] = Field(description="of the steps, by target; libraries' versions where they are processes")
+    config: dict[str, Any] = Field(description="the configuration, as far as it decides a run")
+
+    @property
+    def digest(self) -> str:
+        """64 hexadecimal digits."""
+        return digest_text(json.dumps(self.model_dump(), sort_keys=True))
+
+
+def fingerprint_of(place: ScreenPlace, config: RunConfig, images: Mapping[str, str]) -> Fingerprint:
+    """The fingerprint of this moment.
+
+    Args:
+        place: where the screen lies.
+        config: of the run.
+        images: what the steps run in.
+
+    Raises:
+        InputError: no screen there, or a local file that the configuration names is missing.
+    """
+    place.check()
+    try:
+        tables = {facts.name: _digest([facts]) for facts in place.list_files() if facts.name.endswith(".csv")}
+    except UnreadableError as error:
+        raise InputError(f"{place.address()}: cannot be listed ({error.reason})") from None
+    experiments: dict[str, str] = {}
+    with ThreadPoolExecutor(len(FOLDERS), thread_name_prefix="list") as pool:
+        for folder, found in zip(FOLDERS, pool.map(place.list_tree, FOLDERS), strict=True):
+            grouped: dict[str, list[FileFacts]] = {}
+            for facts in found:
+                if facts.name.endswith(".png"):
+                    grouped.setdefault(facts.name.partition("/")[0], []).append(facts)
+            experiments |= {f"{folder}/{name}": _digest(files) for name, files in grouped.items()}
+    if not tables or not experiments:
+        raise InputError(
+            f"{place.address()}: holds no {'images' if tables else 'tables'} of a screen; give the folder that holds train.csv or "
+            "metadata.csv, and the images' folders beside it"
+        )
+    try:
+        files = {field: digest_file(path) for field, path in local_files(config).items()}
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); correct the configuration") from None
+    return Fingerprint(
+        tables=tables,
+        experiments=experiments,
+        files=files,
+        sources=sources_digest(),
+        images=dict(images),
+        config=json.loads(deciding(config)),
+    )
+
+
+def changes(earlier: Fingerprint, now: Fingerprint) -> list[str]:
+    """What has changed, a clause each; empty where nothing has.
+
+    Args:
+        earlier: of the last retraining.
+        now: of this one.
+    """
+    said = []
+    before, after = _names(earlier.experiments), _names(now.experiments)
+    both = before.keys() & after.keys()
+    for names, what in (
+        (after.keys() - both, "new"),
+        (before.keys() - both, "gone"),
+        ({name for name in both if before[name] != after[name]}, "with other images"),
+    ):
+        if names:
+            said.append(f"experiments {what}: {_listed(names)}")
+    tables = {name for name in {*earlier.tables, *now.tables} if earlier.tables.get(name) != now.tables.get(name)}
+    if tables:
+        said.append(f"tables: {_listed(tables)}")
+    if earlier.sources != now.sources:
+        said.append("the code")
+    if earlier.images != now.images:
+        said.append("what the steps run in (images or libraries)")
+    fields = [*_differing(earlier.config, now.config), *_differing(earlier.files, now.files)]
+    if fields:
+        said.append(f"configuration: {_listed(set(fields))}")
+    return said
+
+
+def _digest(files: Iterable[FileFacts]) -> str:
+    return digest_text(json.dumps(sorted(files)))
+
+
+def _names(experiments: Mapping[str, str]) -> dict[str, str]:
+    return {folder.rpartition("/")[2]: digest for folder, digest in experiments.items()}
+
+
+def _listed(names: Iterable[str]) -> str:
+    found = sorted(names, key=natural_key)
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return f"{', '.join(found[:_SHOWN])}{more}"
+
+
+def _differing(earlier: Any, now: Any, where: str = "") -> list[str]:
+    """The fields in which two configurations differ."""
+    if isinstance(earlier, dict) and isinstance(now, dict):
+        keys = sorted(earlier.keys() | now.keys())
+        parts = [(key, earlier.get(key), now.get(key)) for key in keys]
+        return [
+            name for key, old, new in parts for name in _differing(old, new, f"{where}.{key}" if where else str(key))
+        ]
+    return [] if earlier == now else [where]

@@ -1,0 +1,75 @@
+"""What `cellsignal retrain` is asked, as the rest of this folder takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.core.errors import InputError
+from pipelines.cluster.order import HOURS
+from pipelines.cluster.order import Order as ClusterOrder
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is retrained, where, and what may be decided.
+
+    Attributes:
+        screen: address of the screen.
+        endpoint: of Kubeflow Pipelines; None for this machine.
+        containers: on this machine: whether each task is a container of its step's image.
+        truth: labels of unlabelled wells, for reports alone; None for none.
+        images: on a cluster: record of the images, or `tags`.
+        out: folder that gets one for each fingerprint.
+        store_dir: data of the embedded object store; None for the user's cache folder.
+        summary: file that gets what came of it in Markdown, at its end; None for none.
+        dry_run: only says what would be done.
+        allow_no_holdout: whether a challenger may be promoted that nothing was held out for.
+        again: whether it is decided again where nothing has changed.
+        resubmit: on a cluster: how often a failed run is submitted again.
+        timeout: on a cluster: seconds until following ends.
+    """
+
+    screen: str
+    endpoint: str | None = None
+    containers: bool = False
+    truth: str | None = None
+    images: str = "images.json"
+    out: Path = Path("runs/retrain")
+    store_dir: Path | None = None
+    summary: Path | None = None
+    dry_run: bool = False
+    allow_no_holdout: bool = False
+    again: bool = False
+    resubmit: int = 0
+    timeout: float = HOURS * 3600.0
+
+    def check(self) -> None:
+        """Refuses options that go with the other place alone.
+
+        Raises:
+            InputError: names the option.
+        """
+        if not self.endpoint and self.resubmit:
+            raise InputError("--resubmit goes with --endpoint; on this machine the same command goes on")
+        if self.summary is not None and not self.summary.absolute().parent.is_dir():
+            raise InputError(f"--summary {self.summary}: there is no folder {self.summary.parent}; make it")
+
+    def on_cluster(self, out: Path, truth: bool = True) -> ClusterOrder:
+        """What a run on a cluster is asked for.
+
+        Args:
+            out: folder of its results.
+            truth: whether labels of unlabelled wells are given to its report.
+        """
+        assert self.endpoint, "it is on this machine"
+        return ClusterOrder(
+            endpoint=self.endpoint,
+            screen=self.screen,
+            truth=self.truth if truth else None,
+            images=self.images,
+            out=out,
+            wait=True,
+            resubmit=self.resubmit,
+            timeout=self.timeout,
+        )

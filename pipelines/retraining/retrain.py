@@ -1,0 +1,254 @@
+"""cellsignal retrain: from a screen, a configuration and a champion to a decision. Imports neither torch nor kfp.
+
+Looks whether anything changed; has the champion name the held-out plates; trains the challenger; compares; promotes or not. The
+champion comes first since it is quick, and one that cannot predict is found before hours of training. Each part finds what an
+earlier attempt finished, so that the same command goes on wherever one was ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from components.core.config import CHANNELS, RunConfig
+from components.core.errors import InputError, StepError
+from components.core.learning.step_settings import library_versions
+from components.core.registry.champion import Champion, Change, promote, read_champion, who
+from components.core.registry.model_manifest import SHORT, ModelManifest
+from components.core.registry.published_models import read_model
+from components.core.registry.publishing import publish
+from components.core.screen.place import ScreenPlace
+from components.core.screen.wells import Screen
+from components.core.storage.folder_store import FolderStore
+from components.core.storage.interface import ObjectStorage
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.opening import FOLDER, is_folder, open_store
+from pipelines.cluster.submit_checks import check_address
+from pipelines.cluster_checks import check_cluster
+from pipelines.compiling import images_of
+from pipelines.containers.engine_side import check_images
+from pipelines.input_checks import check_screen, screen_place
+from pipelines.local import default_store, storage
+from pipelines.retraining.fingerprint import Fingerprint, changes, fingerprint_of
+from pipelines.retraining.judging import Judge, against
+from pipelines.retraining.order import Order
+from pipelines.retraining.records import Outcome, now, place_of, read_latest, read_outcome, write_outcome
+from pipelines.retraining.runs import Runs
+from pipelines.retraining.start import started
+from pipelines.retraining.telling import Telling
+from pipelines.retraining.turn import in_progress, turn
+
+ROUNDS = 20
+"""Comparisons with champions that others promoted meanwhile, before it is given up: each is another model's promotion."""
+
+
+Result = Literal["promoted", "not promoted", "unchanged", "planned"]
+"""What came of a call: of the challenger; nothing has changed; or it was a dry run."""
+
+
+def retrain(config: RunConfig, order: Order, console: Console) -> Result:
+    """Retrains where something changed, and decides about the challenger.
+
+    Args:
+        config: of the challenger.
+        order: where, and what may be decided.
+        console: where progress is shown.
+
+    Raises:
+        InputError: bad input, or a registry that cannot be read; the registry is as it was.
+        StepError: a step failed, here or where the same was retrained.
+        ContactError: contact or the deadline was lost; a run on a cluster may go on.
+    """
+    order.check()
+    telling = Telling(console, order.summary)
+    with telling.failures(), contextlib.ExitStack() as held:
+        if order.endpoint:
+            check_cluster(config)
+            check_address("--screen", order.screen)
+        place = screen_place(order.screen, config.store)
+        store = held.enter_context(_opened(config, order, console))
+        throne = _Throne.read(store)
+        current = fingerprint_of(place, config, _images(order))
+        latest = read_latest(store, config.name)
+        if latest and not order.again and _settled(latest, current, throne):
+            telling.unchanged(latest, throne.champion)
+            return "unchanged"
+        telling.changed(changes(latest.fingerprint, current) if latest else None, current.digest[:SHORT])
+        work = _Retraining(config, order, store, place, current, telling, console)
+        work.check(throne.model)
+        if order.dry_run:
+            claim = in_progress(store, work.turn) if not order.endpoint else None
+            telling.plan(order, throne.champion, work.comparisons(throne.model), claim.who if claim else "")
+            return "planned"
+        if order.endpoint:  # Kubeflow knows what is in progress
+            return _result(work.conclude(throne))
+        with turn(store, work.turn, telling.say) as followed:
+            if followed is not None:
+                followed.raise_failure()
+                outcome = read_outcome(store, config.name, current.digest)
+                if outcome is None:
+                    raise StepError(f"{followed.claim.who} left no outcome; run the same command again")
+                telling.followed(outcome)
+                return _result(outcome)
+            latest = read_latest(store, config.name)
+            if latest and not order.again and _settled(latest, current, throne := _Throne.read(store)):
+                telling.unchanged(latest, throne.champion)  # somebody was quicker
+                return "unchanged"
+            return _result(work.conclude(throne))
+
+
+def _result(outcome: Outcome) -> Result:
+    return "promoted" if outcome.promoted else "not promoted"
+
+
+@dataclass(frozen=True)
+class _Throne:
+    """The champion of a moment."""
+
+    champion: Champion | None
+    model: ModelManifest | None
+
+    @classmethod
+    def read(cls, store: ObjectStorage) -> _Throne:
+        champion = read_champion(store)
+        return cls(champion, read_model(store, champion.now.fingerprint) if champion else None)
+
+    @property
+    def generation(self) -> int:
+        return self.champion.now.generation if self.champion else 0
+
+
+@dataclass(frozen=True)
+class _Retraining:
+    """One fingerprint that has to be retrained."""
+
+    config: RunConfig
+    order: Order
+    store: ObjectStorage
+    place: ScreenPlace
+    fingerprint: Fingerprint
+    telling: Telling
+    console: Console
+
+    @property
+    def turn(self) -> str:
+        return f"{place_of(self.config.name, self.fingerprint.digest)}/turn.json"
+
+    def check(self, champion: ModelManifest | None) -> None:
+        """Refuses what cannot end in a decision, before anything is started.
+
+        Raises:
+            InputError: bad input; images that the champion cannot name; or nothing to compare with, where that is not allowed.
+        """
+        holdout = self._holdout()
+        if champion is not None:
+            size = self.config.screen.image_size
+            champion.check_screen(len(CHANNELS), size, (), f"--screen {self.order.screen}")
+        experiments = self.comparisons(champion)
+        if not experiments and not self.order.allow_no_holdout:
+            remarks = against(holdout, champion).remarks if champion else ()
+            why = "; ".join(remarks) or "screen.holdout_experiments names none"
+            raise InputError(
+                f"no experiment is held out that could show whether the challenger is better ({why}); hold labelled experiments "
+                "out that no model was trained on, or give --allow-no-holdout to promote without a comparison"
+            )
+        plates = sum(plate.experiment in experiments for plate in self._screen.plates)
+        fewest = self.config.promotion.min_plates
+        if champion is not None and experiments and plates < fewest:
+            raise InputError(
+                f"screen.holdout_experiments: {', '.join(experiments)} have {plates} plates, where fewer than {fewest} "
+                "(promotion.min_plates) show nothing; hold more experiments out that the champion was not trained on"
+            )
+
+    def comparisons(self, champion: ModelManifest | None) -> Sequence[str]:
+        """The held-out experiments that a challenger can be compared on."""
+        holdout = self._holdout()
+        return [name for name, _ in holdout] if champion is None else against(holdout, champion).experiments
+
+    def conclude(self, throne: _Throne) -> Outcome:
+        """Trains, compares, promotes or not, and writes down what came of it."""
+        labelled = {name for names in self._screen.training_experiments().values() for name in names}
+        settings = started(self.store, self.config, self.fingerprint.digest, throne.model, labelled)
+        folder = self.order.out / self.fingerprint.digest[:SHORT]
+        runs = Runs(settings, self.order, folder, self.console)
+        if throne.model is not None and (experiments := self.comparisons(throne.model)):
+            self.telling.say(f"champion {throne.model.short} names {', '.join(experiments)}, which are held out")
+            runs.name(self.store, throne.model, experiments)
+        run = runs.train()
+        challenger = publish(self.store, run).model
+        allowed = self.order.allow_no_holdout
+        judge = Judge(settings, self.store, runs, run, challenger, self._holdout(), allowed)
+        for _ in range(ROUNDS):
+            throne = _Throne.read(self.store)
+            decision, found = judge.decide(throne.model)
+            change: Change | None = None
+            if decision.promote:
+                change = promote(self.store, challenger.fingerprint, decision.reason, expected=throne.generation)
+                if change.outcome == "overtaken":
+                    self.telling.say(
+                        f"{change.champion.now.by} promoted another model meanwhile; compared again with it"
+                    )
+                    continue
+            outcome = Outcome(
+                name=self.config.name,
+                fingerprint=self.fingerprint,
+                run=run,
+                model=challenger.fingerprint,
+                champion=throne.model.fingerprint if throne.model else None,
+                generation=change.champion.now.generation if change else throne.generation,
+                promoted=decision.promote or decision.outcome == "same_model",
+                reason=decision.reason,
+                at=now(),
+                by=who(),
+            )
+            write_outcome(self.store, outcome)
+            self.telling.decided(decision, outcome, found.remarks, folder)
+            return outcome
+        raise StepError(
+            f"{ROUNDS} other models were promoted while model {challenger.short} was compared; run the same command again"
+        )
+
+    @cached_property
+    def _screen(self) -> Screen:
+        """The screen's tables, checked."""
+        truth = Path(self.order.truth) if self.order.truth and not self.order.endpoint else None
+        return check_screen(self.config, self.place, truth)
+
+    def _holdout(self) -> Sequence[tuple[str, str]]:
+        plates = [plate for plate in self._screen.plates if plate.holdout]
+        return list(dict.fromkeys((plate.experiment, plate.cell_type) for plate in plates))
+
+
+def _settled(latest: Outcome, current: Fingerprint, throne: _Throne) -> bool:
+    """Whether nothing is left to do: the same was retrained last, and the registry did not lose what came of it."""
+    return latest.fingerprint == current and (throne.champion is not None or not latest.promoted)
+
+
+def _images(order: Order) -> Mapping[str, str]:
+    """What the steps run in."""
+    if order.endpoint:
+        record = images_of(order.images)
+        return {target: image.reference for target, image in record.images.items()} if record else {"tags": "unpinned"}
+    return dict(check_images()) if order.containers else {"libraries": library_versions()}
+
+
+@contextlib.contextmanager
+def _opened(config: RunConfig, order: Order, console: Console) -> Iterator[FolderStore | ObjectStore]:
+    """The store of registry and runs; a dry run makes none."""
+    meant, folder = config.store, order.store_dir or default_store()
+    here = Path(meant.bucket.removeprefix(FOLDER)) if is_folder(meant.bucket) else folder
+    external = not is_folder(meant.bucket) and bool(os.environ.get("AWS_ENDPOINT_URL"))
+    if order.dry_run and not external and not here.is_dir():
+        with tempfile.TemporaryDirectory(prefix="cellsignal-") as empty:
+            yield FolderStore(Path(empty))
+        return
+    with storage(meant, order.store_dir, console) as environment:
+        yield open_store(meant.bucket, meant.prefix, {**os.environ, **environment})

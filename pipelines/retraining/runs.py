@@ -1,0 +1,95 @@
+"""The two runs of a retraining: the challenger's training, and the champion's names for held-out plates. Here or on a cluster."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from components.core.config import RunConfig
+from components.core.errors import InputError
+from components.core.registry.model_manifest import MODELS, ModelManifest
+from components.core.storage.interface import ObjectStorage
+from components.core.storage.whole_file import write_whole
+from pipelines.finishing import find_run
+from pipelines.prediction_checks import Wanted
+from pipelines.retraining.order import Order
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Starts them and waits.
+
+    Attributes:
+        config: of the challenger.
+        order: where and how.
+        folder: of this retraining.
+        console: where progress is shown.
+    """
+
+    config: RunConfig
+    order: Order
+    folder: Path
+    console: Console
+    _named: dict[str, Path] = field(default_factory=dict)
+
+    def train(self) -> str:
+        """Trains the challenger; returns the key of its run.
+
+        Raises:
+            InputError: bad input.
+            StepError: a step failed.
+            ContactError: contact or the deadline was lost; a run on a cluster may go on.
+        """
+        out, order = self.folder / "challenger", self.order
+        if order.endpoint:
+            from pipelines.cluster.submit import submit
+
+            submit(self.config, order.on_cluster(out), self.console)
+            return str(json.loads((out / "lineage.json").read_text(encoding="utf-8"))["run"])
+        from pipelines.local import run_here
+
+        truth = Path(order.truth) if order.truth else None
+        run_here(self.config, out, order.screen, truth, order.store_dir, self.console, containers=order.containers)
+        return find_run(str(out)).key
+
+    def name(self, store: ObjectStorage, model: ModelManifest, experiments: Sequence[str]) -> Path:
+        """Has a model name the wells of held-out experiments, once; returns the file of its names.
+
+        Args:
+            store: of the model.
+            model: the champion.
+            experiments: which.
+
+        Raises:
+            As train.
+        """
+        if model.fingerprint in self._named:
+            return self._named[model.fingerprint]
+        order = self.order
+        out = self.folder / f"champion-{model.short}"
+        address = store.uri(f"{MODELS}/{model.fingerprint}")
+        # The challenger's machine, store and codec: plates are packed once.
+        machine = self.folder / "machine.yaml"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            write_whole(machine, self.config.dump())
+        except OSError as error:
+            raise InputError(
+                f"--out {order.out}: cannot be written ({error.strerror}); choose another folder"
+            ) from None
+        wanted = Wanted(model=address, config=str(machine), experiments=tuple(experiments))
+        if order.endpoint:
+            from pipelines.cluster.submit_prediction import predict_on_cluster
+
+            predict_on_cluster(wanted, order.on_cluster(out, truth=False), self.console)
+        else:
+            from pipelines.prediction_run import predict_here
+
+            screen, store = order.screen, order.store_dir
+            predict_here(wanted, screen, out, None, store, self.console, containers=order.containers)
+        self._named[model.fingerprint] = out / "predictions.csv"
+        return self._named[model.fingerprint]

@@ -1,0 +1,195 @@
+"""The three tables of a comparison: what is paired, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from components.core.config import PackConfig
+from components.core.errors import InputError
+from components.core.evaluation.comparison.reading import paired_wells
+from components.core.evaluation.named_wells import NamedWell
+from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, WellRecord
+from components.report.step import write_predictions
+
+SIRNAS = ("sirna_1", "sirna_2", "sirna_3")
+EXPERIMENTS = ("HUVEC-05", "RPE-04")
+
+
+def plate(experiment: str, number: int) -> PlateRecord:
+    wells = [(f"B{n:02d}", "treatment") for n in range(2, 5)] + [("C02", "positive_control")]
+    return PlateRecord(
+        experiment=experiment,
+        plate=number,
+        cell_type=experiment.partition("-")[0],
+        labelled=False,
+        prefix="",
+        histograms=(),
+        wells=tuple(
+            WellRecord(id_code=f"{experiment}_{number}_{well}", well=well, well_type=kind, sirna=None, sites=())  # type: ignore[arg-type]
+            for well, kind in wells
+        ),
+    )
+
+
+MANIFEST = Manifest(
+    store="s3://bucket",
+    channels=6,
+    image_size=64,
+    codec=PackConfig(),
+    vocabulary=Vocabulary(treatments=SIRNAS, positives=(), negatives=()),
+    folds={},
+    plates=tuple(plate(experiment, number) for experiment in ("HUVEC-05", "HUVEC-99", "RPE-04") for number in (1, 2)),
+)
+WELLS = [well.id_code for each in MANIFEST.plates for well in each.wells if well.well_type == "treatment"]
+
+
+def predictions(path: Path, sirna: str, raw: str) -> None:
+    """As the report writes them."""
+    write_predictions(
+        path,
+        [NamedWell(i, "", 0, "", "", sirna, 0.9, 0.5, raw, 0.6, sirna, 0.8, SIRNAS) for i in WELLS],
+    )
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> dict[str, Path]:
+    paths = {name: tmp_path / f"{name}.csv" for name in ("truth", "champion", "challenger")}
+    with paths["truth"].open("w", newline="") as file:
+        csv.writer(file).writerows([("id_code", "sirna"), *((i, SIRNAS[n % 3]) for n, i in enumerate(WELLS))])
+    predictions(paths["champion"], "sirna_1", "sirna_2")
+    predictions(paths["challenger"], "sirna_3", "sirna_1")
+    return paths
+
+
+def read(tables: dict[str, Path], experiments=EXPERIMENTS, knows=SIRNAS):
+    return paired_wells(MANIFEST, **tables, experiments=experiments, champion_knows=knows)
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def error(tables: dict[str, Path], *args, **kwargs) -> str:
+    with pytest.raises(InputError) as caught:
+        read(tables, *args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_wells_are_paired_in_the_manifests_order(tables):
+    wells = read(tables)
+    assert [well.id_code for well in wells] == [i for i in WELLS if "HUVEC-99" not in i]
+    second = wells[1]
+    assert (second.id_code, second.experiment, second.plate, second.cell_type) == (
+        "HUVEC-05_1_B03",
+        "HUVEC-05",
+        1,
+        "HUVEC",
+    )
+    assert second.truth == "sirna_2"
+    assert (second.champion.at("assigned"), second.champion.at("raw")) == ("sirna_1", "sirna_2")
+    assert (second.challenger.at("assigned"), second.challenger.at("raw")) == ("sirna_3", "sirna_1")
+    assert all(well.champion_knows for well in wells)
+    assert read(tables, ["RPE-04"]) == tuple(well for well in wells if well.experiment == "RPE-04")
+
+
+def test_rows_may_come_in_any_order_and_wells_without_label_are_left_out(tables):
+    expected = read(tables)
+    for path in tables.values():
+        head, *rows = path.read_text().splitlines()
+        path.write_text("\n".join([head, *reversed(rows)]) + "\n")
+    assert read(tables) == expected
+    edit(tables["truth"], "HUVEC-05_1_B03,sirna_2\n", "")
+    assert read(tables) == (expected[0], *expected[2:])
+
+
+def test_sirnas_that_the_champion_lacks_are_marked(tables):
+    wells = read(tables, knows=("sirna_1", "sirna_2"))
+    assert [well.champion_knows for well in wells] == [True, True, False] * 4
+
+
+def test_a_well_without_a_row_is_named(tables):
+    for who in ("champion", "challenger"):
+        text = tables[who].read_text()
+        rows = [line for line in text.splitlines(True) if not line.startswith(("RPE-04_1_B03", "RPE-04_2_B02"))]
+        tables[who].write_text("".join(rows))
+        assert error(tables) == (
+            f"{tables[who]}: no row for 2 of 12 held-out wells, first RPE-04_1_B03; give the {who}'s predictions of all of "
+            "HUVEC-05, RPE-04"
+        )
+        assert len(read(tables, ["HUVEC-05"])) == 6
+        tables[who].write_text(text)
+
+
+def test_an_experiment_without_plates_or_labels_is_named(tables):
+    assert error(tables, ["HUVEC-05", "U2OS-01"]) == (
+        "held-out experiment U2OS-01: the manifest has no treatment well of it; give the manifest of the plates that were "
+        "predicted"
+    )
+    kept = [line for line in tables["truth"].read_text().splitlines(True) if not line.startswith("RPE")]
+    tables["truth"].write_text("".join(kept))
+    assert error(tables) == (
+        f"{tables['truth']}: no label of held-out experiment RPE-04; add its labels or leave it out of the comparison"
+    )
+
+
+def test_a_label_of_no_treatment_well_is_named(tables):
+    for stray in ("RPE-04_1_C02", "RPE-04_9_B02"):
+        text = tables["truth"].read_text()
+        tables["truth"].write_text(f"{text}{stray},sirna_1\n")
+        assert error(tables) == (
+            f"{tables['truth']} ({stray}): the manifest has no such treatment well; give labels and manifest of the same screen"
+        )
+        assert len(read(tables, ["HUVEC-05"])) == 6, "labels of other experiments do not matter"
+        tables["truth"].write_text(text)
+
+
+def test_labels_in_another_encoding_are_refused(tables):
+    assert error(tables, knows=("1", "2", "3")) == (
+        f"{tables['truth']}: the champion knows none of these siRNAs, first sirna_1; give labels in the encoding of its screen, "
+        "or promote by hand where the library is another one"
+    )
+
+
+def test_predictions_of_another_champion_are_refused(tables):
+    assert error(tables, knows=("sirna_1", "sirna_3")) == (
+        f"{tables['champion']} (HUVEC-05_1_B02): raw_sirna 'sirna_2' is no siRNA that the champion knows; give predictions of "
+        "the champion itself"
+    )
+
+
+@pytest.mark.parametrize(
+    ("who", "old", "new", "message"),
+    [
+        ("truth", "id_code,sirna", "id_code,label", ": column sirna is missing; the header must have id_code, sirna"),
+        ("challenger", ",raw_sirna", ",raw", ": column raw_sirna is missing"),
+        ("truth", "HUVEC-05_1_B02,sirna_1", "HUVEC-05_1_B02,", " line 2 (HUVEC-05_1_B02): field sirna is empty"),
+        ("truth", "HUVEC-05_1_B02,sirna_1", ",sirna_1", " line 2 (no id_code): field id_code is empty"),
+        (
+            "champion", "HUVEC-05_1_B03,", "HUVEC-05_1_B02,",
+            " line 3 (HUVEC-05_1_B02): the well appears twice; remove one of the rows",
+        ),
+        ("champion", "HUVEC-05_1_B03,", "HUVEC-05_1_B03,x,", " line 3 (HUVEC-05_1_B03): 8 fields where the header has 7"),
+    ],
+)  # fmt: skip
+def test_a_malformed_table_is_named_with_its_line_and_field(tables, who, old, new, message):
+    edit(tables[who], old, new)
+    assert error(tables).startswith(f"{tables[who]}{message}")
+
+
+@pytest.mark.parametrize("who", ["truth", "champion", "challenger"])
+def test_a_table_that_is_not_there_is_named(tables, who):
+    tables[who].unlink()
+    assert error(tables) == f"{tables[who]}: cannot read the table (No such file or directory)"
+    tables[who].write_bytes(b"\xff\xfe")
+    assert error(tables) == f"{tables[who]}: is not UTF-8 text; save it as CSV in UTF-8"
+
+
+def test_no_experiment_is_a_mistake_of_the_caller(tables):
+    with pytest.raises(ValueError, match="no experiment to compare on"):
+        read(tables, [])

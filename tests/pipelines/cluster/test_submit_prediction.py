@@ -1,0 +1,395 @@
+"""predict on a cluster, against a server that speaks KFP's API: what is submitted, fetched, told of a failure, and refused.
+
+Where a run succeeds, the steps of the uploaded pipeline are carried out here with the parameters that it was started with.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from components.assign.step import main as assign
+from components.core.errors import InputError, StepError
+from components.core.registry.champion import promote
+from components.core.registry.model_manifest import ModelManifest
+from components.core.registry.publishing import publish
+from components.core.storage.claims import Claims
+from components.core.storage.embedded import EmbeddedStore
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.run_outcome import FailureRecord
+from components.core.storage.run_record import RECIPE, RunRecord, cluster_run_key
+from components.ensemble.step import main as ensemble
+from components.infer.new_plates import main as infer
+from components.normalize.new_plates import main as normalize
+from components.report.new_plates import main as report
+from pipelines.cluster.order import Order
+from pipelines.cluster.submit_prediction import predict_on_cluster, submit_prediction
+from pipelines.prediction_checks import Wanted
+from tests.components.core.registry.finished_run import KEY, FinishedRun
+from tests.conftest import BUCKET
+from tests.pipelines.cluster.conftest import QUICK
+from tests.pipelines.cluster.kfp_server import KfpServer, node
+from tests.pipelines.tiny_run import Cellsignal
+
+NEW = ("HUVEC-03", "HUVEC-04")
+"""Unlabelled in the training run's screen, and held out of it: its labels stand in train.csv."""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A published model and a screen, each below a prefix of its own of the tests' bucket."""
+
+    run: FinishedRun
+    model: ModelManifest
+    store: ObjectStore
+    screen: str
+
+    @property
+    def address(self) -> str:
+        return self.store.uri(f"models/{self.model.fingerprint}")
+
+
+@pytest.fixture(scope="module")
+def lab(embedded_store: EmbeddedStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    folder = tmp_path_factory.mktemp("lab")
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in embedded_store.environment().items():
+            patched.setenv(name, value)
+        store = ObjectStore.connect(BUCKET, f"lab-{uuid.uuid4().hex}")
+        run = FinishedRun(folder, store)
+        model = publish(store, KEY).model
+        promote(store, model.fingerprint, "the first")
+        screen = ObjectStore.connect(BUCKET, f"screen-{uuid.uuid4().hex}")
+        files = [path for path in (folder / "screen").rglob("*") if path.is_file()]
+        screen.put_many((path.relative_to(folder / "screen").as_posix(), path.read_bytes()) for path in files)
+        yield Lab(run, model, store, screen.uri("").rstrip("/"))
+
+
+@dataclass
+class Predicting:
+    """predict on a cluster with its arguments; new plates go to a store of the test's own."""
+
+    server: KfpServer
+    lab: Lab
+    store: ObjectStore
+    shown: io.StringIO = field(default_factory=io.StringIO)
+
+    def wanted(self, **more: Any) -> Wanted:
+        changes = [f"store.bucket={BUCKET}", f"store.prefix={self.store.prefix}", "name=tiny"]
+        given = {"model": self.lab.address, "experiments": list(NEW), **more}
+        return Wanted(**{**given, "changes": [*changes, *given.get("changes", ())]})
+
+    def order(self, **more: Any) -> Order:
+        return Order(**{"endpoint": self.server.url, "screen": self.lab.screen, "images": "tags", **more})
+
+    def __call__(self, wanted: Wanted | None = None, **more: Any) -> str:
+        self.shown = io.StringIO()
+        submit_prediction(wanted or self.wanted(), self.order(**more), Console(file=self.shown, width=300), pace=QUICK)
+        return self.shown.getvalue()
+
+    def fail(self, run: dict[str, Any], kind: str, message: str) -> None:
+        record = FailureRecord(
+            step="infer", fold=1, cell_type="HUVEC", kind=kind, message=message, at=datetime.now(UTC)
+        )  # type: ignore[arg-type]
+        self.store.put(f"runs/{key_of(run)}/failed/a.json", record.model_dump_json().encode())
+
+
+@pytest.fixture
+def predicting(server: KfpServer, lab: Lab, store: ObjectStore) -> Predicting:
+    return Predicting(server, lab, store)
+
+
+def key_of(run: dict[str, Any]) -> str:
+    return str(run["display_name"].split(" ")[0])
+
+
+class CarriedOut:
+    """Carries out the steps of a run's uploaded pipeline, one after the other, as its pods would."""
+
+    def __init__(self, server: KfpServer, run: dict[str, Any], folder: Path) -> None:
+        names = {each["pipeline_version_id"]: each["display_name"] for each in server.versions}
+        content = server.uploaded[names[run["pipeline_version_reference"]["pipeline_version_id"]]]
+        spec = next(yaml.safe_load_all(content))
+        definitions = spec["root"]["inputDefinitions"]["parameters"]
+        given = {name: each["defaultValue"] for name, each in definitions.items() if "defaultValue" in each}
+        self.parameters = {**given, **run["runtime_config"]["parameters"]}
+        self.folder = folder
+        root = spec["root"]["dag"]["tasks"]
+        self.tasks = {name: task for name, task in root.items() if "parameterIterator" not in task}
+        self.loops = [
+            (spec["components"][task["componentRef"]["name"]]["dag"]["tasks"], task)
+            for task in root.values()
+            if "parameterIterator" in task
+        ]
+
+    def inputs(self, task: dict[str, Any]) -> dict[str, Any]:
+        found = {}
+        for name, value in task["inputs"]["parameters"].items():
+            if "runtimeValue" in value:
+                found[name] = value["runtimeValue"].get("constant")
+            elif "componentInputParameter" in value:
+                parameter = value["componentInputParameter"].removeprefix("pipelinechannel--")
+                found[name] = self.parameters.get(parameter)
+        return found
+
+    def normalize(self) -> dict[str, str]:
+        files = {name: str(self.folder / f"{name}.json") for name in ("reference", "plates")}
+        normalize(**self.inputs(self.tasks["normalize-new-plates"]), **files)
+        return files
+
+    def infer(self, folds: int = 99) -> dict[str, list[str]]:
+        files = {name: str(self.folder / f"{name}.json") for name in ("reference", "plates")}
+        logits: dict[str, list[str]] = {}
+        for tasks, loop in self.loops:
+            ((_, task),) = tasks.items()
+            for job in json.loads(loop["parameterIterator"]["items"]["raw"])[:folds]:
+                given = {**self.inputs(task), "fold": job["fold"]}
+                out = self.folder / given["cell_type"] / str(job["fold"])
+                infer(**given, **files, logits=str(out / "logits"), embeddings=str(out / "embeddings"))
+                logits.setdefault(given["cell_type"], []).append(str(out / "logits"))
+        return logits
+
+    def whole(self) -> None:
+        files, uris = self.normalize(), []
+        config = self.inputs(self.tasks["assign"])["config"]
+        for cell_type, logits in self.infer().items():
+            averaged, named = (str(self.folder / cell_type / name) for name in ("averaged", "named"))
+            ensemble(screen=files["reference"], logits=json.dumps(logits), out=averaged)
+            assign(config, screen=files["reference"], holdout=files["plates"], logits=averaged, out=named)
+            uris.append(named)
+        given = {**self.inputs(self.tasks["report-new-plates"]), "uris": uris}
+        report(**given, **files, out=str(self.folder / "results"))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_new_plates_are_named_by_the_champion_and_the_results_are_fetched(
+    predicting: Predicting, server: KfpServer, tmp_path: Path
+) -> None:
+    """With experiments of a training screen, as retraining asks: one unlabelled, one whose labels stand in train.csv."""
+    lab = predicting.lab
+    server.script = [["RUNNING", "SUCCEEDED"]]
+    server.on_end = lambda run: CarriedOut(server, run, tmp_path / "pods").whole()
+    (tmp_path / "pods").mkdir()
+    nodes = {"normalize": "SUCCEEDED", "infer-new-plates": "RUNNING", "infer HUVEC": "SUCCEEDED"}
+    server.nodes = lambda run: [node(name, state) for name, state in nodes.items()]
+    labels = [row for row in rows(lab.run.folder / "screen" / "train.csv") if row["experiment"] == "HUVEC-04"]
+    table = "id_code,sirna\n" + "".join(f"{row['id_code']},{row['sirna']}\n" for row in labels)
+    predicting.store.put("truth.csv", table.encode())
+    console = Console(file=predicting.shown, width=300)
+    wanted = predicting.wanted(model=lab.store.uri("models/champion"))
+    order = predicting.order(out=Path("results"), truth=predicting.store.uri("truth.csv"))
+    assert predict_on_cluster(wanted, order, console, QUICK) == Path("results")
+
+    shown = predicting.shown.getvalue()
+    assert "infer: 1 of 2 done, 1 running" in shown
+    assert "overall" in shown, "the accuracy by the truth"
+    assert {path.name for path in Path("results").iterdir()} == {
+        "predictions.csv", "qc.csv", "metrics.json", "report.html", "config.yaml", "lineage.json", "embeddings"
+    }  # fmt: skip
+    assert len(list(Path("results/embeddings").rglob("*.parquet"))) == 2 * len(lab.model.backbones)
+    named = {row["id_code"].rpartition("_")[0].rpartition("_")[0] for row in rows(Path("results/predictions.csv"))}
+    assert named == set(NEW)
+    (run,) = server.runs
+    lineage = json.loads(Path("results/lineage.json").read_text())
+    assert lineage["run"] == key_of(run)
+    assert lineage["model"] == {
+        "name": "tiny", "run": KEY, "code_version": lab.model.code_version, "generation": 1,
+        "fingerprint": lab.model.fingerprint, "address": lab.address,
+    }  # fmt: skip
+    parameters = run["runtime_config"]["parameters"]
+    assert parameters["model"] == lab.address, "whoever is champion meanwhile"
+    assert lineage["run"] == cluster_run_key(
+        "tiny-predict", json.loads(parameters["lineage"])[RECIPE], lab.screen, parameters["fingerprint"]
+    )
+    assert json.loads(Path("results/metrics.json").read_text())["wells"]["holdout"]["overall"] == len(labels)
+
+    store = predicting.store
+    record = RunRecord.model_validate_json(store.get(f"runs/{lineage['run']}/run.json"))
+    assert record.prediction is not None
+    assert (record.prediction.model, record.prediction.experiments) == (lab.model.fingerprint, NEW)
+    claims = Claims(store)
+    claims.refresh()
+    claim = claims.runs[lineage["run"]]
+    assert (len(claim.plates), len(claim.finished)) == (4, 2)
+    assert predict_on_cluster(wanted, order, console, QUICK) == Path("results"), "its own folder is taken again"
+
+
+def test_what_is_made_once_is_named_as_a_prediction_and_the_same_content_is_followed(
+    predicting: Predicting, server: KfpServer
+) -> None:
+    server.script = [["RUNNING"]]
+    shown = predicting()
+    assert [each["display_name"] for each in server.pipelines] == ["cellsignal-tiny-predict"]
+    (version,) = [each["display_name"] for each in server.versions if each["display_name"] != "cellsignal-tiny-predict"]
+    assert next(yaml.safe_load_all(server.uploaded[version]))["pipelineInfo"]["name"] == "cellsignal-tiny-predict"
+    (run,) = server.runs
+    assert re.fullmatch(r"tiny-predict-[0-9a-f]{12}", key_of(run))
+    assert "the same command with --wait" in shown
+    assert run["runtime_config"]["parameters"]["experiments"] == json.dumps(list(NEW))
+    assert run["runtime_config"]["parameters"]["any_cell_type"] is False
+    same = predicting.wanted(experiments=[*reversed(NEW), NEW[0]], changes=["cluster.parallel_folds=1"])
+    assert "in progress with the same content" in predicting(same)
+    for other in ({"experiments": [NEW[0]]}, {"changes": ["predict.views=1"]}, {"any_cell_type": True}):
+        predicting(predicting.wanted(**other))
+    assert len({key_of(each) for each in server.runs}) == len(server.runs) == 4
+
+
+def test_other_images_of_the_wanted_plates_are_another_run_and_those_of_others_are_not(
+    predicting: Predicting, server: KfpServer, lab: Lab
+) -> None:
+    server.script = [["RUNNING"]]
+    screen = ObjectStore.connect(BUCKET, f"screen-{uuid.uuid4().hex}")
+    files = [path for path in (lab.run.folder / "screen").rglob("*") if path.is_file()]
+    screen.put_many((path.relative_to(lab.run.folder / "screen").as_posix(), path.read_bytes()) for path in files)
+    again = {"screen": screen.uri("")}
+    predicting(**again)
+    screen.put("train/RPE-01/Plate1/B02_s1_w1.png", b"another image")
+    predicting(**again)
+    assert len(server.runs) == 1
+    screen.put("test/HUVEC-03/Plate1/B02_s1_w2.png", screen.get("test/HUVEC-03/Plate1/B02_s1_w1.png"))
+    predicting(**again)
+    assert len(server.runs) == 2
+
+
+def test_a_failed_prediction_tells_what_its_task_said_and_what_is_kept(
+    predicting: Predicting, server: KfpServer, tmp_path: Path
+) -> None:
+    def ended(run: dict[str, Any]) -> None:
+        (tmp_path / "pods").mkdir()
+        pods = CarriedOut(server, run, tmp_path / "pods")
+        pods.normalize()
+        pods.infer(folds=1)
+        predicting.fail(run, "step", "out of memory")
+
+    server.script, server.on_end = [["FAILED"]], ended
+    told = r"^infer fold 1 HUVEC failed: out of memory; no report: 1 of 2 folds have predicted, which the same command goes on"
+    with pytest.raises(StepError, match=told):
+        predicting(wait=True)
+    assert not Path("runs").exists()
+
+
+def test_resubmit_goes_on_under_the_same_key_and_bad_input_ends_the_run(
+    predicting: Predicting, server: KfpServer
+) -> None:
+    server.script = [["FAILED"], ["RUNNING"]]
+    looks: list[str] = []
+
+    def watched(run: dict[str, Any]) -> list[dict[str, Any]]:
+        looks.append(run["state"])
+        if len(server.runs) == 2:
+            predicting.fail(run, "input", "weights are damaged")
+        return []
+
+    server.nodes = watched
+    told = r"^infer fold 1 HUVEC failed: weights are damaged; not tried again, since it would fail again; no report: the run "
+    with pytest.raises(InputError, match=told + "did not get as far as packing the plates"):
+        predicting(wait=True, resubmit=3, timeout=60)
+    assert len({key_of(run) for run in server.runs}) == 1
+    assert len(server.runs) == 2
+    assert len(server.asked("POST", ":terminate")) == 1
+
+
+def test_bad_input_that_a_pod_finds_is_recorded_where_it_is_looked_for(
+    predicting: Predicting, server: KfpServer, tmp_path: Path
+) -> None:
+    """The first step fails before the run has a record: it makes the key of the same parameters."""
+    predicting()
+    (run,) = server.runs
+    pods = CarriedOut(server, run, tmp_path)
+    pods.parameters["model"] = predicting.lab.store.uri("models/" + "0" * 64)
+    with pytest.raises(InputError, match="no such model below"):
+        pods.normalize()
+    (failure,) = predicting.store.list(f"runs/{key_of(run)}/failed/")
+    assert json.loads(predicting.store.get(failure))["kind"] == "input"
+
+
+REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({}, {"screen": "plates"}, r"--screen plates: is not an address in a bucket; copy it there"),
+    ({}, {"truth": "truth.csv"}, r"--truth truth\.csv: is not an address in a bucket"),
+    ({}, {"truth": "TRUTH"}, r"--truth: a copy at /.*, row 2: id_code 'HUVEC-01_1_B03' is not a treatment well of these plates"),
+    ({"model": "file:///data/models/champion"}, {}, r"--model file:///data/models/champion: is in a folder of this machine"),
+    ({"changes": ["store.bucket=file:///data"]}, {}, r"store\.bucket: file:///data is a folder, which the pods of a cluster"),
+    ({"changes": ["seed=3"]}, {}, r"--set seed=3: seed is part of the model"),
+    ({"experiments": ["HUVEC-77"]}, {}, r"there is no experiment 'HUVEC-77'; those there are HUVEC-01"),
+    ({"model": "champion"}, {}, r"no model has been promoted yet"),
+    ({}, {"resubmit": 1}, r"--resubmit needs --wait"),
+    ({}, {"timeout": 0.0, "wait": True}, r"--timeout 0: give hours above 0"),
+    ({"changes": ["cluster.steps.infer.shm_gib=64"]}, {}, r"cluster\.steps\.infer\.shm_gib: 64 GiB lie in the pod's memory"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("wanted", "order", "told"), REFUSED)
+def test_what_cannot_be_is_one_line_before_anything_is_sent_or_written(
+    predicting: Predicting, server: KfpServer, wanted: dict[str, Any], order: dict[str, Any], told: str
+) -> None:
+    if order.get("truth") == "TRUTH":
+        predicting.store.put("truth.csv", b"id_code,sirna\nHUVEC-01_1_B03,sirna_7\n")
+        order = {"truth": predicting.store.uri("truth.csv")}
+    before = predicting.store.list("")
+    with pytest.raises(InputError, match=told):
+        predicting(predicting.wanted(**wanted), **order)
+    assert server.requests == []
+    assert predicting.store.list("") == before
+
+
+def test_without_credentials_nothing_is_looked_at(predicting: Predicting, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with pytest.raises(
+        InputError, match=r"AWS_ACCESS_KEY_ID is not set, so that the model and the new plates cannot be"
+    ):
+        predicting()
+
+
+OPTIONS = [
+    (["--runner", "docker"], True, "--runner is of this machine; leave it out, or --endpoint"),
+    (["--store", "here"], True, "--store is of this machine"),
+    (["--wait"], False, "--wait is of a prediction on a cluster; give --endpoint as well, or leave it out"),
+    (["--images", "tags"], False, "--images is of a prediction on a cluster"),
+    (["--resubmit", "1"], False, "--resubmit is of a prediction on a cluster"),
+    (["--timeout", "3"], False, "--timeout is of a prediction on a cluster"),
+    ([], False, "--out is missing: give the folder of the results"),
+]
+
+
+@pytest.mark.parametrize(("given", "cluster", "told"), OPTIONS)
+def test_options_of_the_other_place_are_refused(
+    cellsignal: Cellsignal, given: list[str], cluster: bool, told: str
+) -> None:
+    endpoint = ["--endpoint", "http://127.0.0.1:9"] if cluster else []
+    line = cellsignal.refused("predict", "--screen", "s3://lab/plates", *endpoint, *given)
+    assert line.startswith(f"error: {told}")
+
+
+def test_the_command_follows_and_fetches(
+    cellsignal: Cellsignal, predicting: Predicting, server: KfpServer, lab: Lab, tmp_path: Path,
+    embedded_store: EmbeddedStore,
+) -> None:  # fmt: skip
+    (tmp_path / "pods").mkdir()
+    server.script = [["SUCCEEDED"]]
+    server.on_end = lambda run: CarriedOut(server, run, tmp_path / "pods").whole()
+    changes = [word for change in predicting.wanted().changes for word in ("--set", change)]
+    done = cellsignal(
+        "predict", "--screen", lab.screen, "--model", lab.address, "--experiments", NEW[0], "--endpoint", server.url,
+        "--images", "tags", "--wait", *changes, environment=embedded_store.environment(),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    out = tmp_path / "runs" / key_of(server.runs[0])
+    assert f"report: {out / 'report.html'}" in done.stdout
+    assert {row["id_code"].split("_")[0] for row in rows(out / "predictions.csv")} == {NEW[0]}

@@ -1,0 +1,101 @@
+"""A fingerprint changes with whatever decides a model, says what has changed, and costs a request for a thousand objects."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from components.core.config import RunConfig
+from components.core.errors import InputError
+from components.core.screen.place import ScreenDirectory
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.screen_bucket import ScreenBucket
+from pipelines.retraining.fingerprint import Fingerprint, changes, fingerprint_of
+from tests.tiny_screen import TinyScreen
+
+IMAGES = {"cpu": "cellsignal-cpu@sha256:0", "gpu": "cellsignal-gpu@sha256:1"}
+CONFIG = RunConfig.model_validate({"name": "tiny", "screen": {"cell_types": ["HUVEC", "RPE"], "image_size": 16}})
+
+
+@pytest.fixture
+def screen(tmp_path: Path) -> TinyScreen:
+    return TinyScreen(tmp_path / "screen")
+
+
+def of(screen: TinyScreen, config: RunConfig = CONFIG, images: dict[str, str] = IMAGES) -> Fingerprint:
+    return fingerprint_of(ScreenDirectory(screen.root), config, images)
+
+
+def test_nothing_changed_where_nothing_did(screen: TinyScreen) -> None:
+    first, second = of(screen), of(screen)
+    assert first == second
+    assert first.digest == second.digest
+    assert changes(first, second) == []
+    assert Fingerprint.model_validate_json(first.model_dump_json()) == first
+
+
+def test_what_decides_no_run_changes_nothing(screen: TinyScreen) -> None:
+    (screen.root / "notes.txt").write_text("seen")
+    (screen.root / "train" / "Thumbs.db").write_text("x")
+    elsewhere = CONFIG.model_copy(update={"local": CONFIG.local.model_copy(update={"parallel_folds": 1})})
+    assert changes(of(screen), of(screen, elsewhere)) == []
+
+
+def test_each_change_is_named(screen: TinyScreen) -> None:
+    before = of(screen)
+    image = screen.image("HUVEC-02", 1, "B03", 1, 1)
+    data = image.read_bytes()
+    image.write_bytes(data)  # the same again, later
+    os.utime(image, ns=(1, 1))
+    assert changes(before, of(screen)) == ["experiments with other images: HUVEC-02"]
+    screen.image("RPE-01", 1, "B03", 1, 1).unlink()
+    assert changes(before, of(screen)) == ["experiments with other images: HUVEC-02, RPE-01"]
+    new = screen.root / "train" / "HUVEC-10" / "Plate1" / "B02_s1_w1.png"
+    new.parent.mkdir(parents=True)
+    new.write_bytes(data)
+    screen.edit("train.csv", "sirna_7", "sirna_8")
+    said = changes(before, of(screen, images={**IMAGES, "gpu": "cellsignal-gpu@sha256:2"}))
+    assert said == [
+        "experiments new: HUVEC-10",
+        "experiments with other images: HUVEC-02, RPE-01",
+        "tables: train.csv",
+        "what the steps run in (images or libraries)",
+    ]
+    assert changes(of(screen), before)[0] == "experiments gone: HUVEC-10"
+
+
+def test_fields_of_the_configuration_are_named_and_files_count_by_content(screen: TinyScreen, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"PK1")
+    backbone = CONFIG.backbones[0].model_copy(update={"weights": str(weights)})
+    config = CONFIG.model_copy(update={"backbones": (backbone,)})
+    before = of(screen, config)
+    weights.write_bytes(b"PK2")
+    assert changes(before, of(screen, config)) == ["configuration: backbones[0].weights"]
+    pretrain = config.pretrain.model_copy(update={"epochs": 7})
+    other = config.model_copy(update={"pretrain": pretrain, "seed": 3})
+    assert changes(of(screen, config), of(screen, other)) == ["configuration: pretrain.epochs, seed"]
+
+
+def test_a_copy_in_a_bucket_has_a_fingerprint_of_its_own_kind(screen: TinyScreen, store: ObjectStore) -> None:
+    for path in screen.root.rglob("*"):
+        if path.is_file():
+            store.put(path.relative_to(screen.root).as_posix(), path.read_bytes())
+    first = fingerprint_of(ScreenBucket(store), CONFIG, IMAGES)
+    here = of(screen)
+    assert first.experiments.keys() == here.experiments.keys()
+    assert fingerprint_of(ScreenBucket(store), CONFIG, IMAGES).digest == first.digest
+    store.put("train/RPE-01/Plate1/B03_s1_w1.png", b"other")
+    assert changes(first, fingerprint_of(ScreenBucket(store), CONFIG, IMAGES)) == [
+        "experiments with other images: RPE-01"
+    ]
+
+
+def test_no_screen_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such directory"):
+        fingerprint_of(ScreenDirectory(tmp_path / "none"), CONFIG, IMAGES)
+    (tmp_path / "train.csv").write_text("id_code\n")
+    with pytest.raises(InputError, match="holds no images of a screen"):
+        fingerprint_of(ScreenDirectory(tmp_path), CONFIG, IMAGES)

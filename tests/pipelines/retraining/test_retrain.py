@@ -1,0 +1,212 @@
+"""`cellsignal retrain` as a user starts it, up to where training would begin: what it says, and what it refuses in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.core.config import RunConfig
+from components.core.learning.step_settings import library_versions
+from components.core.registry.champion import promote
+from components.core.registry.publishing import publish
+from components.core.screen.place import ScreenDirectory
+from components.core.storage.folder_store import FolderStore
+from pipelines.retraining.fingerprint import fingerprint_of
+from tests.components.core.registry.finished_run import KEY, FinishedRun
+from tests.pipelines.tiny_run import Cellsignal, error_line
+
+CHAMPION = "models/champion.json"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a screen and a store whose champion nobody trained; HUVEC-04 is held out."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "store").mkdir()
+    run = FinishedRun(folder, FolderStore(folder / "store"))
+    model = publish(run.store, KEY).model
+    promote(run.store, model.fingerprint, "the first")
+    return folder
+
+
+class Lab:
+    """A copy of it, and the command on it."""
+
+    def __init__(self, trained: Path, folder: Path, cellsignal: Cellsignal) -> None:
+        self.folder, self.cellsignal = folder, cellsignal
+        for name in ("store", "screen"):
+            shutil.copytree(trained / name, folder / name)
+        self.store = FolderStore(folder / "store")
+        self.config = folder / "lab.yaml"
+        run = json.loads(self.store.get(f"runs/{KEY}/run.json"))["config"]
+        run["store"] = {"bucket": f"file://{folder / 'store'}", "prefix": ""}
+        self.config.write_text(yaml.safe_dump(run))
+
+    def arguments(self, *more: str) -> list[str]:
+        return ["retrain", "--config", str(self.config), "--screen", str(self.folder / "screen"), *more]
+
+    def everything(self) -> dict[str, bytes]:
+        return {key: self.store.get(key) for key in self.store.list("")}
+
+
+@pytest.fixture
+def lab(trained: Path, tmp_path: Path, cellsignal: Cellsignal) -> Lab:
+    return Lab(trained, tmp_path, cellsignal)
+
+
+MARGIN = ("--set", "promotion.min_plates=2")
+
+
+def test_a_dry_run_says_what_it_would_do_and_writes_nothing(lab: Lab) -> None:
+    before, summary = lab.everything(), lab.folder / "summary.md"
+    done = lab.cellsignal(*lab.arguments("--dry-run", "--summary", str(summary), *MARGIN))
+    assert done.returncode == 0, done.stderr
+    champion = json.loads(lab.store.get(CHAMPION))["now"]["fingerprint"][:12]
+    assert done.stdout.splitlines()[1:] == [
+        "would train a challenger on this machine",
+        f"would compare it with champion {champion} on HUVEC-04",
+        "nothing was started (--dry-run)",
+    ]
+    assert "nothing was retrained before under this name" in done.stdout
+    assert lab.everything() == before
+    assert not (lab.folder / "runs").exists()
+    text = summary.read_text()
+    assert text.startswith("### Retraining, dry run")
+    assert f"- would compare it with champion {champion} on HUVEC-04" in text.replace("\\", "")
+
+
+def test_a_dry_run_makes_no_store(lab: Lab, cellsignal: Cellsignal) -> None:
+    nowhere = lab.folder / "nowhere"
+    for more in (("--set", f"store.bucket=file://{nowhere}"), ("--set", "store.bucket=lab", "--store", str(nowhere))):
+        done = cellsignal(*lab.arguments("--dry-run", *more))
+        assert done.returncode == 0, done.stderr
+        assert "there is no champion yet, so that it would be promoted as the first model" in done.stdout
+        assert not nowhere.exists()
+
+
+def damage(lab: Lab) -> None:
+    lab.store.put(CHAMPION, b'{"champion_schema": 1, "now": ')
+
+
+def newer(lab: Lab) -> None:
+    lab.store.put(CHAMPION, json.dumps({**json.loads(lab.store.get(CHAMPION)), "champion_schema": 9}).encode())
+
+
+def manifest(lab: Lab) -> str:
+    (key,) = (key for key in lab.store.list("models/") if key.endswith("/manifest.json"))
+    return key
+
+
+def without_model(lab: Lab) -> None:
+    lab.store.delete(manifest(lab))
+
+
+def newer_model(lab: Lab) -> None:
+    key = manifest(lab)
+    lab.store.put(key, json.dumps({**json.loads(lab.store.get(key)), "model_schema": 9}).encode())
+
+
+def six_channels_more(lab: Lab) -> None:
+    key = manifest(lab)
+    lab.store.put(key, json.dumps({**json.loads(lab.store.get(key)), "channels": 5}).encode())
+
+
+def without_network(lab: Lab) -> None:
+    lab.store.delete(next(key for key in lab.store.list("models/") if key.endswith(".safetensors")))
+
+
+def broken_tables(lab: Lab) -> None:
+    table = lab.folder / "screen" / "train.csv"
+    table.write_text(table.read_text().replace("HUVEC-01_1_B03,HUVEC-01,1,B03", "HUVEC-01_1_B03,HUVEC-01,one,B03"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "more", "said"),
+    [
+        (damage, [], "champion.json: damaged, so which model is the champion is not known"),
+        (newer, [], "champion.json: champion schema 9 is newer than this version reads (1); upgrade cellsignal"),
+        (without_model, [], "there is no such model; `cellsignal models list` shows those there"),
+        (newer_model, [], "manifest.json: model schema 9 is newer than this version reads (1); upgrade cellsignal"),
+        (six_channels_more, MARGIN, "channels 6, but model"),
+        (without_network, MARGIN, "is missing, so that model"),
+        (broken_tables, [], "train.csv line 2 (HUVEC-01_1_B03): field plate is 'one'"),
+        (None, ["--screen", "nowhere"], "--screen nowhere: no such folder"),
+        (None, ["--set", "screen.image_size=32", *MARGIN], "image size 32, but model"),
+        (None, ["--set", "screen.holdout_experiments=[]"], "screen.holdout_experiments names none"),
+        (None, [], "HUVEC-04 have 2 plates, where fewer than 5 (promotion.min_plates) show nothing"),
+        (None, ["--set", "screen.holdout_experiments=[HUVEC-02]"], "HUVEC-02 is left out: the champion"),
+        (None, ["--endpoint", "http://127.0.0.1:9", "--runner", "docker"], "give one of them"),
+        (None, ["--resubmit", "2"], "--resubmit goes with --endpoint"),
+        (None, ["--summary", "nowhere/summary.md"], "--summary nowhere/summary.md: there is no folder nowhere"),
+        (None, ["--truth", "nowhere.csv", *MARGIN], "--truth nowhere.csv: cannot be read"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_the_store_as_it_was(
+    lab: Lab, spoil: object, more: list[str], said: str
+) -> None:
+    if callable(spoil):
+        spoil(lab)
+    before = lab.everything()
+    done = lab.cellsignal(*lab.arguments(*more))
+    assert done.returncode == 2, done.stderr
+    assert said in error_line(done)
+    kept = {key: data for key, data in lab.everything().items() if not key.startswith("retrainings/")}
+    assert kept == before
+    assert not any(path.is_file() for path in (lab.folder / "runs").rglob("report.html"))
+
+
+def test_a_bucket_without_credentials_is_one_line(lab: Lab, cellsignal: Cellsignal) -> None:
+    line = cellsignal.refused(
+        *lab.arguments("--set", "store.bucket=lab"), environment={"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    )
+    assert "AWS_ACCESS_KEY_ID is not set" in line
+    line = cellsignal.refused(
+        "retrain", "--config", lab.config, "--screen", "s3://lab/screen", "--endpoint", "http://127.0.0.1:9", "--images", "tags",
+        "--set", "store.bucket=lab",
+        environment={"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
+    )  # fmt: skip
+    assert "AWS_ACCESS_KEY_ID is not set" in line
+
+
+def test_what_failed_is_in_the_summary(lab: Lab) -> None:
+    summary = lab.folder / "summary.md"
+    summary.write_text("# Earlier\n")
+    damage(lab)
+    assert lab.cellsignal(*lab.arguments("--summary", str(summary))).returncode == 2
+    text = summary.read_text()
+    assert text.startswith("# Earlier\n### Retraining failed\n")
+    assert "damaged" in text
+
+
+def test_the_tables_of_a_screen_that_nothing_changed_in_are_not_even_read(lab: Lab, cellsignal: Cellsignal) -> None:
+    """What was retrained last is known by a listing; this one was concluded elsewhere."""
+    dry = cellsignal(*lab.arguments("--dry-run", *MARGIN))
+    assert dry.returncode == 0, dry.stderr
+    outcome = {
+        "retraining_schema": 1, "name": "tiny", "run": KEY, "model": "a" * 64, "champion": None, "generation": 1,
+        "promoted": False, "reason": "worse", "at": "2026-01-02T03:04:05Z", "by": "somebody",
+        "fingerprint": fingerprint(lab),
+    }  # fmt: skip
+    lab.store.put("retrainings/tiny/latest.json", json.dumps(outcome).encode())
+    table = lab.folder / "screen" / "train.csv"
+    content, facts = table.read_bytes(), table.stat()
+    table.write_bytes(b"?" * len(content))
+    os.utime(table, ns=(facts.st_mtime_ns, facts.st_mtime_ns))
+    done = cellsignal(*lab.arguments(*MARGIN))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("nothing has changed since 2026-01-02 03:04 UTC")
+    assert f"run {KEY}, whose model aaaaaaaaaaaa was not promoted (worse)" in done.stdout
+    table.write_bytes(content + b"\n")
+    said = cellsignal(*lab.arguments("--dry-run", *MARGIN)).stdout
+    assert "changed since the last retraining: tables: train.csv" in said
+
+
+def fingerprint(lab: Lab) -> dict[str, object]:
+    config = RunConfig.load(str(lab.config), [])
+    found = fingerprint_of(ScreenDirectory(lab.folder / "screen"), config, {"libraries": library_versions()})
+    return found.model_dump()

@@ -1,0 +1,92 @@
+"""What a challenger starts from: the champion's folds, agreed on once; and the held-out experiments that tell models apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components.core.config import RunConfig
+from components.core.registry.model_manifest import ModelManifest
+from components.core.registry.publishing import publish
+from components.core.storage.folder_store import FolderStore
+from components.core.storage.run_record import Learned
+from pipelines.retraining.holdout import comparable
+from pipelines.retraining.records import read_start
+from pipelines.retraining.start import started, with_folds
+from tests.components.core.registry.finished_run import KEY, FinishedRun
+
+LABELLED = {"HUVEC-01", "HUVEC-02", "RPE-01", "RPE-02"}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    folder = tmp_path_factory.mktemp("lab")
+    (folder / "store").mkdir()
+    return FinishedRun(folder, FolderStore(folder / "store"))
+
+
+@pytest.fixture(scope="module")
+def champion(lab: FinishedRun) -> ModelManifest:
+    return publish(lab.store, KEY).model
+
+
+def folds(config: RunConfig, **changes: object) -> RunConfig:
+    return config.model_copy(update={"folds": config.folds.model_copy(update=changes)})
+
+
+def test_known_experiments_keep_the_champions_folds(lab: FinishedRun, champion: ModelManifest) -> None:
+    found = with_folds(lab.config, champion, LABELLED | {"HUVEC-09"})
+    assert found.folds.known == champion.experiment_folds
+    assert set(found.folds.known) == LABELLED
+    assert found.model_copy(update={"folds": lab.config.folds}) == lab.config
+    fewer = with_folds(lab.config, champion, LABELLED - {"RPE-01"})
+    assert "RPE-01" not in fewer.folds.known
+    assert len(fewer.folds.known) == 3
+
+
+def test_folds_that_are_not_the_champions_are_left_as_they_are(lab: FinishedRun, champion: ModelManifest) -> None:
+    own = folds(lab.config, known={"HUVEC-01": 1})
+    for config, known in ((own, champion), (folds(lab.config, count=3), champion), (lab.config, None)):
+        assert with_folds(config, known, LABELLED) == config
+    of_wells = folds(lab.config, split="well")
+    assert with_folds(of_wells, champion, LABELLED) == of_wells
+    one_fold = [name for name, fold in champion.experiment_folds.items() if fold == 0]
+    assert with_folds(lab.config, champion, one_fold) == lab.config, "fold 1 would have nothing to validate on"
+
+
+def test_whoever_comes_first_decides_for_all_but_where_it_runs(
+    lab: FinishedRun, champion: ModelManifest, tmp_path: Path
+) -> None:
+    store = FolderStore(tmp_path / "own")
+    first = started(store, lab.config, "0" * 64, champion, LABELLED)
+    elsewhere = lab.config.model_copy(update={"local": lab.config.local.model_copy(update={"parallel_folds": 1})})
+    second = started(store, elsewhere, "0" * 64, None, LABELLED)
+    assert second.folds == first.folds
+    assert second.folds.known == champion.experiment_folds
+    assert second.local.parallel_folds == 1
+    assert started(store, elsewhere, "1" * 64, None, LABELLED).folds.known == {}
+    record = read_start(store, lab.config.name, "0" * 64)
+    assert record is not None
+    assert record.fold_source == champion.fingerprint
+
+
+def test_only_experiments_that_nobody_saw_and_everybody_can_name_are_compared(champion: ModelManifest) -> None:
+    holdout = [
+        ("HUVEC-04", "HUVEC"),
+        ("HUVEC-01", "HUVEC"),
+        ("HUVEC-03", "HUVEC"),
+        ("U2OS-01", "U2OS"),
+        ("RPE-07", "RPE"),
+    ]
+    found = comparable(holdout, [("the champion", champion)])
+    assert found.experiments == ("HUVEC-04", "RPE-07")
+    assert [remark.partition(":")[0] for remark in found.remarks] == [
+        "HUVEC-01 is left out", "HUVEC-03 is left out", "U2OS-01 is left out",
+    ]  # fmt: skip
+    assert found.remarks[1] == f"HUVEC-03 is left out: the champion {champion.short} was trained on it"  # its images
+    assert found.remarks[2] == f"U2OS-01 is left out: the champion {champion.short} does not know U2OS"
+    learned = Learned(experiments=("RPE-07",), wells=("HUVEC-04_1_B03",))
+    challenger = champion.model_copy(update={"taught": learned})
+    both = comparable(holdout, [("the champion", champion), ("the challenger", challenger)])
+    assert both.experiments == ()
