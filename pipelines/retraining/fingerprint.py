@@ -101,7 +101,7 @@ def changes(earlier: Fingerprint, now: Fingerprint) -> list[str]:
     for names, what in (
         (after.keys() - both, "new"),
         (before.keys() - both, "gone"),
-        ({name for name in both if before[name] != after[name]}, "with other images"),
+        ({name for name in both if before[name] != after[name]}, "written again"),
     ):
         if names:
             said.append(f"experiments {what}: {_listed(names)}")

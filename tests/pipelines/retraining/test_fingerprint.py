@@ -49,9 +49,9 @@ def test_each_change_is_named(screen: TinyScreen) -> None:
     data = image.read_bytes()
     image.write_bytes(data)  # the same again, later
     os.utime(image, ns=(1, 1))
-    assert changes(before, of(screen)) == ["experiments with other images: HUVEC-02"]
+    assert changes(before, of(screen)) == ["experiments written again: HUVEC-02"]
     screen.image("RPE-01", 1, "B03", 1, 1).unlink()
-    assert changes(before, of(screen)) == ["experiments with other images: HUVEC-02, RPE-01"]
+    assert changes(before, of(screen)) == ["experiments written again: HUVEC-02, RPE-01"]
     new = screen.root / "train" / "HUVEC-10" / "Plate1" / "B02_s1_w1.png"
     new.parent.mkdir(parents=True)
     new.write_bytes(data)
@@ -59,7 +59,7 @@ def test_each_change_is_named(screen: TinyScreen) -> None:
     said = changes(before, of(screen, images={**IMAGES, "gpu": "cellsignal-gpu@sha256:2"}))
     assert said == [
         "experiments new: HUVEC-10",
-        "experiments with other images: HUVEC-02, RPE-01",
+        "experiments written again: HUVEC-02, RPE-01",
         "tables: train.csv",
         "what the steps run in (images or libraries)",
     ]
@@ -89,7 +89,7 @@ def test_a_copy_in_a_bucket_has_a_fingerprint_of_its_own_kind(screen: TinyScreen
     assert fingerprint_of(ScreenBucket(store), CONFIG, IMAGES).digest == first.digest
     store.put("train/RPE-01/Plate1/B03_s1_w1.png", b"other")
     assert changes(first, fingerprint_of(ScreenBucket(store), CONFIG, IMAGES)) == [
-        "experiments with other images: RPE-01"
+        "experiments written again: RPE-01"
     ]
 
 
