@@ -76,6 +76,7 @@ def render(prediction: Prediction) -> str:
                 "wells": sum(len(plate.wells) for plate in plates),
                 "sites": sum(len(well.sites) for plate in plates for well in plate.wells),
             },
+            unsure_below=UNSURE,
             unsure=sum(well.confidence < UNSURE for well in prediction.wells),
             table=score_table(prediction.wells, cell_types),
             stage_words=STAGE_EXPLANATIONS,
@@ -105,7 +106,7 @@ def _row(each: PlateQuality, channels: Sequence[str]) -> dict[str, Any]:
     sharp = [(value, c) for c, value in enumerate(each.sharpness_C) if not math.isnan(value)]
     sharpness = min(sharp, default=None)
     saturated = max((value, c) for c, value in enumerate(each.saturated_C))
-    # How many times as far as a training experiment usually is; on its own where there is nothing to compare with.
+    # How many times as far as a training plate usually is; on its own where there is nothing to compare with.
     far = [
         (value / each.usual_C[c] if each.usual_C and each.usual_C[c] else value, c)
         for c, value in enumerate(each.drift_C or ())

@@ -27,8 +27,8 @@ class PlateQuality:
         saturated_C: mean over wells of the share of saturated pixels.
         nuclei: median over wells of the share of pixels that are nuclei.
         drift_C: distance of its grey levels from the training plates', see drift.
-        usual_C: that of a training experiment; None where there is nothing to compare with.
-        beyond_C: whether it is farther away than any training experiment is.
+        usual_C: that of a training plate; None where there is nothing to compare with.
+        beyond_C: whether it is farther away than any training plate is from the other experiments.
         confidence: None where it has no named wells.
         wells_to_look_at: how many there are.
     """

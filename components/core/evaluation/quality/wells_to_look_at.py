@@ -1,4 +1,4 @@
-"""Which wells of a plate are unlike its others, and in what: blurred, saturated, nearly empty. Pure NumPy.
+"""Which wells of a plate are unlike its others, and in what: blurred, without a stain, saturated, nearly empty. Pure NumPy.
 
 W wells of a plate, C channels. A well is judged against the wells beside it, so that it needs neither labels nor a fixed
 limit; a siRNA that kills cells is found, too, for whoever looks to tell one from the other.
@@ -58,7 +58,8 @@ def reasons_to_look(wells: Sequence[WellQuality], channels: Sequence[str]) -> li
     focus_WC = np.array([well.focus_C for well in wells])
     saturated_WC = np.array([well.saturated_C for well in wells])
     for c, channel in enumerate(channels):
-        # Logarithms, for blur divides.
+        # Logarithms, for blur divides. The noise of the camera is all fine structure: where a stain or the cells are missing it
+        # alone is left, and looks sharper than any image.
         with np.errstate(divide="ignore"):
             sharp_W = robust_scores(np.log(focus_WC[:, c]))
         bright_W = robust_scores(saturated_WC[:, c])
@@ -67,6 +68,8 @@ def reasons_to_look(wells: Sequence[WellQuality], channels: Sequence[str]) -> li
                 found.append(f"{channel} is constant")
             elif sharp_W[w] < -LIMIT:
                 found.append(f"{channel} is blurred")
+            elif sharp_W[w] > LIMIT:
+                found.append(f"{channel} shows little but noise")
             if bright_W[w] > LIMIT and saturated_WC[w, c] >= LEAST_SATURATED:
                 found.append(f"{channel} is saturated")
     nuclei_W = np.array([well.nuclei for well in wells])

@@ -44,12 +44,14 @@ def test_each_spoiled_well_is_found_with_its_reason_and_no_other(plate) -> None:
     plate[8, 0, 1, :8] = 255
     plate[11, :, 0] = np.random.default_rng(0).integers(5, 15, plate[11, :, 0].shape, np.uint8)
     plate[17, 1, 1] = 7
+    plate[23, :, 1] = np.random.default_rng(1).integers(5, 15, plate[23, :, 1].shape, np.uint8)  # a stain is missing
     found = reasons(plate)
     assert found[3] == ["actin is blurred"]
     assert "actin is saturated" in found[8]
-    assert "few cells" in found[11]
+    assert found[11] == ["nuclei shows little but noise", "few cells"]
     assert found[17] == ["actin is constant"]
-    assert [w for w, words in enumerate(found) if words] == [3, 8, 11, 17]
+    assert found[23] == ["actin shows little but noise"]
+    assert [w for w, words in enumerate(found) if words] == [3, 8, 11, 17, 23]
 
 
 def test_wells_are_judged_the_same_in_any_order(plate) -> None:
