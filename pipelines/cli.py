@@ -165,7 +165,7 @@ def predict(
     )  # fmt: skip
     metrics = read_metrics(out)
     if "holdout" in metrics:
-        console.print(accuracy_table(metrics))
+        console.print(accuracy_table(metrics, holdout="new plates"))
     console.print(f"report: {(out / 'report.html').resolve()}", soft_wrap=True, highlight=False)
 
 
