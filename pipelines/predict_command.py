@@ -102,7 +102,7 @@ def predict(
     predict_here(wanted, screen, out, labels, store, console, containers=runner is Runner.DOCKER)
     metrics = read_metrics(out)
     if "holdout" in metrics:
-        console.print(accuracy_table(metrics))
+        console.print(accuracy_table(metrics, holdout="new plates"))
     console.print(f"report: {(out / 'report.html').resolve()}", soft_wrap=True, highlight=False)
 
 

@@ -78,6 +78,7 @@ def run(
     metrics["temperatures"] = {output.cell_type: output.assign["temperature"] for output in outputs}
     metrics["quality"] = {
         "wells_to_look_at": sum(map(bool, quality.reasons.values())),
+        "blurred_plates": sum(plate.blurred for plate in quality.plates),
         "plates_that_drift": sum(any(plate.beyond_C) for plate in quality.plates),
         "unsure": sum(well.confidence < UNSURE for well in wells),
     }

@@ -11,9 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from components.core import progress
 from components.core.config import RunConfig, parse
@@ -25,7 +23,6 @@ from components.core.evaluation.report_page import Notice, Picture, Report, rend
 from components.core.evaluation.scores import build_metrics
 from components.core.screen.packed import SiteReader
 from components.core.storage.artifacts import local_copy
-from components.core.storage.exchange import exchange
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import join_address, open_store
@@ -164,25 +161,6 @@ def main(
         if manifest.run:
             # Whoever waits on another machine cannot see a pod's files, and a published model tells its scores.
             record_results(open_store(manifest.store), manifest.run, Path(out))
-
-
-def command(
-    config: Annotated[str, typer.Option(help="configuration, by name or file")],
-    screen: Annotated[str, typer.Option(help="manifest of the screen: a path, or s3://BUCKET/KEY")],
-    holdout: Annotated[str, typer.Option(help="manifest of the held-out experiments, likewise")],
-    holdout_labels: Annotated[str, typer.Option(help="labels of the held-out wells, id_code,sirna, likewise")],
-    uri: Annotated[list[str], typer.Option(help="output of assign, path or s3://; once a cell type")],
-    out: Annotated[str, typer.Option(help="directory to write: a path, or s3://BUCKET/KEY")],
-    truth: Annotated[str | None, typer.Option(help="labels of unlabelled wells, id_code,sirna, likewise")] = None,
-    lineage: Annotated[str | None, typer.Option(help="lineage so far, JSON, likewise")] = None,
-    changes: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, changes the configuration")] = None,
-) -> None:
-    """Writes predictions, metrics and the report of a run."""
-    settings = RunConfig.load(config, changes or ())
-    with exchange() as given, progress.task("report"):
-        known = json_object(Path(given.input(lineage)).read_text(encoding="utf-8"), lineage) if lineage else {}
-        read = [Path(given.input(each)) for each in (screen, holdout, holdout_labels)]
-        run(settings, *read, Path(given.input(truth)) if truth else None, uri, Path(given.output(out)), known)
 
 
 def read_outputs(uris: Sequence[str], places: Places, config: RunConfig) -> tuple[list[AssignOutput], list[str]]:

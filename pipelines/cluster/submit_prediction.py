@@ -132,4 +132,4 @@ def _left(store: ObjectStorage, key: str, folds: Mapping[str, Sequence[int]]) ->
 
 
 def _table(metrics: Mapping[str, Any]) -> Table | None:
-    return accuracy_table(metrics) if "holdout" in metrics else None
+    return accuracy_table(metrics, holdout="new plates") if "holdout" in metrics else None

@@ -21,8 +21,7 @@ from tests.tiny_screen import TinyScreen
 
 def call(step: str, *arguments: str) -> None:
     """The step's command line in this process: one start of torch for all of them."""
-    name = "components.report.step" if step == "report" else f"components.{step}.__main__"
-    function: Callable[..., Any] = getattr(importlib.import_module(name), "command" if step == "report" else step)
+    function: Callable[..., Any] = getattr(importlib.import_module(f"components.{step}.__main__"), step)
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command()(function)
     typer.main.get_command(app).main(list(arguments), standalone_mode=False)

@@ -32,8 +32,6 @@ STEPS = ["assign", "ensemble", "finetune", "infer", "normalize", "pretrain", "ps
 
 def command_of(step: str) -> Callable[..., Any]:
     """The function behind `python -m components.STEP`."""
-    if step == "report":
-        return importlib.import_module("components.report.step").command
     function: Callable[..., Any] = getattr(importlib.import_module(f"components.{step}.__main__"), step)
     return function
 

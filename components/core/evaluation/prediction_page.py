@@ -13,7 +13,7 @@ from typing import Any
 from components.core.config import RunConfig
 from components.core.evaluation.named_wells import NamedWell
 from components.core.evaluation.quality.plate_confidence import UNSURE
-from components.core.evaluation.quality.plate_quality import PlateQuality
+from components.core.evaluation.quality.plate_quality import BLURRED_PLATE, PlateQuality
 from components.core.evaluation.quality.wells_to_look_at import LIMIT
 from components.core.evaluation.report_page import (
     STAGE_EXPLANATIONS,
@@ -29,8 +29,6 @@ from components.core.storage.manifest import Manifest
 
 SHOWN_WELLS = 200
 """Rows of the table of wells to look at; qc.csv has all."""
-BLURRED_PLATE = 0.6
-"""Sharpness, relative to the other plates, below which a plate is marked."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +74,7 @@ def render(prediction: Prediction) -> str:
                 "wells": sum(len(plate.wells) for plate in plates),
                 "sites": sum(len(well.sites) for plate in plates for well in plate.wells),
             },
+            unsure_below=UNSURE,
             unsure=sum(well.confidence < UNSURE for well in prediction.wells),
             table=score_table(prediction.wells, cell_types),
             stage_words=STAGE_EXPLANATIONS,
@@ -89,6 +88,7 @@ def render(prediction: Prediction) -> str:
             channels=channels,
             rows=[_row(each, channels) for each in prediction.quality],
             drifting=[each for each in prediction.quality if any(each.beyond_C)],
+            blurred_plates=sum(each.blurred for each in prediction.quality),
             marked=marked[:SHOWN_WELLS],
             more_marked=max(0, len(marked) - SHOWN_WELLS),
             limit=LIMIT,
@@ -105,7 +105,7 @@ def _row(each: PlateQuality, channels: Sequence[str]) -> dict[str, Any]:
     sharp = [(value, c) for c, value in enumerate(each.sharpness_C) if not math.isnan(value)]
     sharpness = min(sharp, default=None)
     saturated = max((value, c) for c, value in enumerate(each.saturated_C))
-    # How many times as far as a training experiment usually is; on its own where there is nothing to compare with.
+    # How many times as far as a training plate usually is; on its own where there is nothing to compare with.
     far = [
         (value / each.usual_C[c] if each.usual_C and each.usual_C[c] else value, c)
         for c, value in enumerate(each.drift_C or ())

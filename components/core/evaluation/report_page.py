@@ -19,6 +19,7 @@ from components.core.evaluation.figures import learning_curves, plate_map, plate
 from components.core.evaluation.named_wells import SCORES, STAGES, NamedWell, Score, scored
 from components.core.evaluation.plate_statistics import batch_effects
 from components.core.evaluation.plate_statistics import plate_statistics as compute_statistics
+from components.core.evaluation.quality.plate_confidence import UNSURE
 from components.core.evaluation.reliability import kept_above
 from components.core.evaluation.scores import score_table
 from components.core.storage.manifest import Manifest, PlateRecord
@@ -104,6 +105,7 @@ def render(report: Report) -> str:
         ],
         maps=_plate_maps(report),
         map_legend=map_legend(),
+        unsure_below=UNSURE,
         reliability=Markup(reliability.draw(report.wells) or ""),
         kept=_kept(report),
         **_statistics(report, cell_types),
@@ -213,7 +215,7 @@ def plate_maps(
         entry["plates"].append((plate.plate, group, Markup(plate_map.draw(plate, named, extent, marked))))
         entry["wells"] += [named[w.id_code] for w in plate.wells if w.id_code in named]
     for entry in experiments.values():
-        entry["low"] = sum(w.confidence < plate_map.EDGES[2] for w in entry["wells"])
+        entry["low"] = sum(w.confidence < UNSURE for w in entry["wells"])
         known = scored(entry["wells"])
         entry["accuracy"] = sum(w.correct_at("assigned") for w in known) / len(known) if known else None
     return list(experiments.values())

@@ -15,13 +15,15 @@ SCORE_NAMES = {
 STAGE_NAMES = {"raw": "raw", "group": "plate group", "assigned": "assigned"}
 
 
-def accuracy_table(metrics: Mapping[str, Any]) -> Table:
+def accuracy_table(metrics: Mapping[str, Any], holdout: str = SCORE_NAMES["holdout"]) -> Table:
     """Well top-1 in percent: a row for each score and stage, a column for each cell type.
 
     Args:
         metrics: the content of metrics.json; scores that it lacks are left out.
+        holdout: what held-out wells are called; those of a prediction are new plates.
     """
-    scores = [name for name in SCORE_NAMES if name in metrics]
+    names = {**SCORE_NAMES, "holdout": holdout}
+    scores = [name for name in names if name in metrics]
     # A cell type may be missing from one score (no holdout of it), so the columns are those of all scores.
     cell_types = list(dict.fromkeys(n for s in scores for n in metrics[s]["raw"] if n != "overall"))
     table = Table(title="Well top-1 accuracy, %", title_justify="left")
@@ -34,7 +36,7 @@ def accuracy_table(metrics: Mapping[str, Any]) -> Table:
         for i, stage in enumerate(STAGE_NAMES):
             row = metrics[score][stage]
             table.add_row(
-                SCORE_NAMES[score] if i == 0 else "",
+                names[score] if i == 0 else "",
                 STAGE_NAMES[stage],
                 *(f"{100 * row[name]:.1f}" if name in row else "–" for name in ("overall", *cell_types)),
                 f"{metrics['wells'][score]['overall']:,}" if i == 0 and "wells" in metrics else "",

@@ -9,6 +9,7 @@ from collections.abc import Container, Mapping, Sequence
 from html import escape
 
 from components.core.evaluation.named_wells import NamedWell
+from components.core.evaluation.quality.plate_confidence import UNSURE
 from components.core.storage.manifest import PlateRecord
 
 CELL = 11
@@ -16,7 +17,7 @@ CELL = 11
 LARGEST = 18
 """Pixels of a well on screen at most, so that small plates do not swell."""
 LEFT, TOP = 15, 13
-EDGES = (0.2, 0.4, 0.6, 0.8, 0.95)
+EDGES = (0.2, 0.4, UNSURE, 0.8, 0.95)
 """Upper edges of the confidence classes c0..c4; c5 is above the last."""
 COLOURS = ("#7f2704", "#c94f07", "#f2903d", "#f9cf9c", "#a9cbe3", "#3d7fb5")
 """Vermilion where unsure to blue where sure: told apart without red and green, and dark at both ends that matter."""
@@ -75,8 +76,8 @@ def draw(
                 parts.append(f'<path class="x{" l" if dark else ""}" d="M{x + 2.5} {y + 2.5}l5 5m0-5l-5 5"/>')
         if well.id_code in marked:
             parts.append(f'<rect class="m" x="{x}" y="{y}"/>')
-    low = sum(c < EDGES[2] for c in confidences)
-    alt = f"Plate {plate.plate} of {plate.experiment}: {len(confidences)} wells, {low} with confidence below {EDGES[2]}"
+    low = sum(c < UNSURE for c in confidences)
+    alt = f"Plate {plate.plate} of {plate.experiment}: {len(confidences)} wells, {low} with confidence below {UNSURE:g}"
     return (
         f'<svg class="plate" role="img" aria-label="{escape(alt, quote=True)}" viewBox="0 0 {width} {height}" '
         f'style="max-width:{LARGEST * width // CELL}px">' + "".join(parts) + "</svg>"

@@ -22,8 +22,8 @@ class Drift:
     Attributes:
         distance_PC: of each plate from all training plates together: Wasserstein-1 distance of the natural logarithm of grey
             level + 1. 0.1 is about what ten percent more light does.
-        usual_C: the same distance of a training experiment from the others together, the median over experiments; None
-            where there is only one.
+        usual_C: the same distance of a training plate from those of the other experiments together, the median over plates;
+            None where there is only one experiment.
         largest_C: likewise the largest.
     """
 
@@ -33,7 +33,7 @@ class Drift:
 
     @property
     def beyond(self) -> NDArray[np.bool_]:
-        """Whether a plate is farther away than any training experiment is from the others."""
+        """Whether a plate is farther away than any training plate is from the other experiments."""
         if self.largest_C is None:
             return np.zeros(self.distance_PC.shape, np.bool_)
         return np.asarray(self.distance_PC > self.largest_C)
@@ -52,14 +52,16 @@ def drift(new_PC256: NDArray[np.integer], training_TC256: NDArray[np.integer], e
     """
     if not len(training_TC256):
         raise ValueError("drift needs training plates to compare with")
-    names = np.array(experiment_T)
-    of_experiment_EC = np.array([training_TC256[names == name].sum(axis=0) for name in dict.fromkeys(experiment_T)])
+    experiments_E, own_T = np.unique(np.array(experiment_T), return_inverse=True)
+    of_experiment_EC = np.array([training_TC256[own_T == e].sum(axis=0) for e in range(len(experiments_E))])
     all_C = of_experiment_EC.sum(axis=0)
     distance_PC = log_distance(new_PC256, all_C)
-    if len(of_experiment_EC) == 1:
+    if len(experiments_E) == 1:
         return Drift(distance_PC, None, None)
-    apart_EC = log_distance(of_experiment_EC, all_C - of_experiment_EC)
-    return Drift(distance_PC, np.median(apart_EC, axis=0), apart_EC.max(axis=0))
+    # Plate by plate, as new ones are judged: the plates of an experiment together lie nearer to the rest than each of them. And
+    # without its own experiment, as a new plate's is not among them.
+    apart_TC = log_distance(training_TC256, all_C - of_experiment_EC[own_T])
+    return Drift(distance_PC, np.median(apart_TC, axis=0), apart_TC.max(axis=0))
 
 
 def log_distance(one: NDArray[np.integer], other: NDArray[np.integer]) -> Floats:

@@ -8,6 +8,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+WHITE_NOISE = 20.0
+"""Focus of pixels that do not depend on each other: the sum of the Laplacian's squared weights, 4 * 1 + 16."""
+
 
 def focus(pixels_CHW: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Variance of the Laplacian over the variance of the grey levels, by channel.

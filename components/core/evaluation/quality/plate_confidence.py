@@ -10,7 +10,7 @@ import numpy as np
 from components.core.evaluation.named_wells import NamedWell
 
 UNSURE = 0.6
-"""Below it a name is called unsure, as on the plate maps."""
+"""Below it a name is called unsure, and a well's colour on the plate maps is a warm one."""
 
 
 @dataclass(frozen=True)

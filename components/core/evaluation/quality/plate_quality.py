@@ -15,6 +15,9 @@ from components.core.evaluation.quality.plate_confidence import PlateConfidence
 from components.core.evaluation.quality.wells_to_look_at import WellQuality
 from components.core.storage.manifest import PlateRecord
 
+BLURRED_PLATE = 0.6
+"""Sharpness of a channel, relative to the other plates, below which a plate is called blurred."""
+
 
 @dataclass(frozen=True)
 class PlateQuality:
@@ -23,12 +26,12 @@ class PlateQuality:
     Attributes:
         plate: its record.
         sharpness_C: median focus of its wells, over the median of that over the screen's plates of the cell type; 1 is
-            usual. A channel that is constant has NaN.
+            usual. A channel that is constant has NaN, and so have all of a plate that is alone of its cell type.
         saturated_C: mean over wells of the share of saturated pixels.
         nuclei: median over wells of the share of pixels that are nuclei.
         drift_C: distance of its grey levels from the training plates', see drift.
-        usual_C: that of a training experiment; None where there is nothing to compare with.
-        beyond_C: whether it is farther away than any training experiment is.
+        usual_C: that of a training plate; None where there is nothing to compare with.
+        beyond_C: whether it is farther away than any training plate is from the other experiments.
         confidence: None where it has no named wells.
         wells_to_look_at: how many there are.
     """
@@ -42,6 +45,11 @@ class PlateQuality:
     beyond_C: tuple[bool, ...]
     confidence: PlateConfidence | None
     wells_to_look_at: int
+
+    @property
+    def blurred(self) -> bool:
+        """Whether it is much less sharp than the other plates in some channel."""
+        return any(value < BLURRED_PLATE for value in self.sharpness_C)
 
 
 def plate_quality(
@@ -65,13 +73,14 @@ def plate_quality(
     found, place = [], dict.fromkeys(drifts, 0)
     for p, plate in enumerate(plates):
         alike = [q for q, other in enumerate(plates) if other.cell_type == plate.cell_type]
+        usual_C = _median(list(focus_PC[alike])) if len(alike) > 1 else np.full(focus_PC.shape[1], np.nan)
         members = [wells[well.id_code] for well in plate.wells]
         drift, n = drifts[plate.cell_type], place[plate.cell_type]
         place[plate.cell_type] += 1
         found.append(
             PlateQuality(
                 plate=plate,
-                sharpness_C=tuple((focus_PC[p] / _median(list(focus_PC[alike]))).tolist()),
+                sharpness_C=tuple((focus_PC[p] / usual_C).tolist()),
                 saturated_C=tuple(np.mean([well.saturated_C for well in members], axis=0).tolist()),
                 nuclei=float(np.median([well.nuclei for well in members])),
                 drift_C=tuple(drift.distance_PC[n].tolist()) if drift else None,

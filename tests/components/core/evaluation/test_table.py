@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from components.core.evaluation.table import accuracy_table
+from components.core.evaluation.table import STAGE_NAMES, accuracy_table
 
 
 def test_the_terminal_shows_every_score_in_percent() -> None:
@@ -30,3 +30,11 @@ def test_the_terminal_shows_every_score_in_percent() -> None:
     assert ["out", "of", "fold", "raw", "50.0", "25.0", "–", "1,234"] in lines
     assert ["holdout", "(inductive)", "raw", "12.5", "–", "12.5", "8"] in lines
     assert "transductive" not in text
+
+
+def test_held_out_wells_of_a_prediction_go_by_another_name() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    console.print(accuracy_table({"holdout": {s: {"overall": 0.5} for s in STAGE_NAMES}}, holdout="new plates"))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "new plates" in text
+    assert "inductive" not in text

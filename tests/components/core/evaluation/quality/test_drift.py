@@ -45,15 +45,23 @@ def test_a_plate_like_the_training_plates_is_not_beyond_them_and_a_dim_one_is() 
     assert (found.usual_C <= found.largest_C).all()
 
 
-def test_each_training_experiment_is_compared_with_the_others_alone() -> None:
-    training = plates(0.8, 1.0, 1.3)
-    found = drift(training[:1], training, ["a", "b", "c"])
-    apart = [log_distance(training[k], training.sum(axis=0) - training[k]) for k in range(3)]
+def test_each_training_plate_is_compared_with_the_other_experiments_alone() -> None:
+    training = plates(0.8, 0.9, 1.0, 1.3)
+    found = drift(training[:1], training, ["a", "a", "b", "c"])
+    others = ([2, 3], [2, 3], [0, 1, 3], [0, 1, 2])
+    apart = [log_distance(training[k], training[rest].sum(axis=0)) for k, rest in enumerate(others)]
     assert found.largest_C == pytest.approx(np.max(apart, axis=0))
     assert found.usual_C == pytest.approx(np.median(apart, axis=0))
 
 
-def test_plates_of_an_experiment_count_together_in_any_order() -> None:
+def test_a_plate_within_the_spread_of_training_plates_is_not_beyond_them() -> None:
+    """Experiments alike, whose plates are not: their sums lie together, and a plate like any of theirs is no news."""
+    training = plates(0.8, 1.0, 1.25, 0.8, 1.0, 1.25)
+    found = drift(plates(0.82, 1.22, seed=3), training, ["a"] * 3 + ["b"] * 3)
+    assert not found.beyond.any()
+
+
+def test_order_of_training_plates_does_not_matter() -> None:
     training = plates(0.8, 0.9, 1.0, 1.3)
     one = drift(training, training, ["a", "a", "b", "b"])
     other = drift(training, training[[2, 0, 3, 1]], ["b", "a", "b", "a"])

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import laplace
 
-from components.core.evaluation.quality.focus import focus
+from components.core.evaluation.quality.focus import WHITE_NOISE, focus
 
 
 @pytest.fixture
@@ -31,6 +31,11 @@ def test_every_step_of_blur_lowers_it(site) -> None:
         focus(np.stack([cv2.GaussianBlur(channel, (0, 0), sigma) for channel in site])) for sigma in (0.7, 1.4, 2.8)
     ]
     assert (np.diff(sharpness, axis=0) < 0).all()
+
+
+def test_noise_alone_has_the_sum_of_the_squared_weights() -> None:
+    noise = np.random.default_rng(0).normal(100, 20, (2, 256, 256)).clip(0, 255).astype(np.uint8)
+    assert focus(noise) == pytest.approx([WHITE_NOISE] * 2, rel=0.02)
 
 
 def test_light_and_contrast_do_not_change_it(site) -> None:

@@ -1,0 +1,128 @@
+"""New plates by hand: the steps of a prediction by their command lines, on addresses alone, and what they refuse."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from components.core.errors import InputError
+from components.core.registry.champion import promote
+from components.core.registry.model_manifest import ModelManifest
+from components.core.registry.publishing import publish
+from components.core.storage.artifacts import local_copy
+from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
+from tests.components.core.registry.finished_run import KEY, FinishedRun
+from tests.components.test_steps_by_uri import call
+
+NEW = ("HUVEC-03", "HUVEC-04")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+class Lab:
+    """A published run in an object store, and the options that lead to it."""
+
+    def __init__(self, folder: Path, store: ObjectStore) -> None:
+        self.folder, self.store = folder, store
+        self.run = FinishedRun(folder, store)
+        self.model: ModelManifest = publish(store, KEY).model
+        config = folder / "config.yaml"
+        config.write_text(self.run.config.dump())
+        self.read = ("--config", str(config))
+        self.manifests = ("--screen", store.uri("o/reference.json"), "--holdout", store.uri("o/plates.json"))
+
+    def normalize(self, *more: str) -> None:
+        source = ("--source", str(self.folder / "screen"))
+        call("normalize", *self.read, *source, *self.manifests, *more)
+
+    def infer(self, fold: int = 0, *more: str) -> str:
+        at = self.store.uri(f"o/{fold}")
+        cell = ("--fold", str(fold), "--cell-type", "HUVEC")
+        call("infer", *self.read, *self.manifests, *cell, "--logits", at, "--embeddings", f"{at}-e", *more)
+        return at
+
+
+@pytest.fixture
+def lab(tmp_path: Path, store: ObjectStore) -> Lab:
+    return Lab(tmp_path, store)
+
+
+def test_from_new_plates_to_their_report_by_uri_alone(lab: Lab, tmp_path: Path) -> None:
+    at, first = lab.store.uri, lab.model.fingerprint
+    promote(lab.store, first, "the first")
+    lab.normalize("--model", "champion", "--experiments", ", ".join(NEW))
+    reference = Manifest.read(local_copy(at("o/reference.json"), tmp_path / "copies"))
+    # Whoever is the champion by the time of infer, the model is this one.
+    assert reference.model is not None
+    assert reference.model.address == at(f"models/{first}")
+    logits = [word for fold in (0, 1) for word in ("--logits", lab.infer(fold))]
+    call("ensemble", *logits, "--out", at("o/averaged"))
+    call("assign", *lab.read, *lab.manifests, "--logits", at("o/averaged"), "--out", at("o/named"))
+    call("report", *lab.read, *lab.manifests, "--uri", at("o/named"), "--out", at("o/report"))
+
+    report, named = (local_copy(at(f"o/{name}"), tmp_path / "copies") for name in ("report", "named"))
+    found = {row["id_code"]: row["sirna"] for row in rows(report / "predictions.csv")}
+    assert found == {row["id_code"]: row["sirna"] for row in rows(named / "holdout.csv")}
+    assert {id_code.split("_")[0] for id_code in found} == set(NEW)
+    assert len(found) == 12
+    assert len(rows(report / "qc.csv")) == 20
+    assert json.loads((report / "lineage.json").read_text())["model"]["fingerprint"] == first
+
+
+def test_what_is_of_runs_and_what_of_new_plates_is_not_mixed(lab: Lab, tmp_path: Path) -> None:
+    labels = ("--holdout-labels", str(tmp_path / "labels.csv"))
+    with pytest.raises(
+        InputError, match=r"^--holdout-labels is missing; give where they go, or of new plates the --model"
+    ):
+        lab.normalize()
+    with pytest.raises(InputError, match=r"^--experiments and --any-cell-type are of new plates; give the --model"):
+        lab.normalize("--any-cell-type", *labels)
+    with pytest.raises(
+        InputError, match=r"^--holdout-labels: no label of new plates is read; leave it out, or --model"
+    ):
+        lab.normalize("--model", lab.model.short, *labels)
+    with pytest.raises(InputError, match=r"^0123456: no such model below"):
+        lab.normalize("--model", "0123456")
+    assert lab.store.list("o/") == []
+
+    lab.normalize("--model", lab.model.short, "--experiments", NEW[0])
+    with pytest.raises(
+        InputError, match=rf"^--base: {lab.manifests[1]} is of new plates, whose networks are the model's"
+    ):
+        lab.infer(0, "--base", str(tmp_path))
+    named = ("--uri", str(tmp_path), "--out", str(tmp_path / "report"))
+    with pytest.raises(
+        InputError, match=r"^--holdout-labels: new plates have none; give what is known of them as --truth"
+    ):
+        call("report", *lab.read, *lab.manifests, *labels, *named)
+    lab.manifests = ("--screen", str(tmp_path / "screen.json"), *lab.manifests[2:])
+    with pytest.raises(InputError, match=r"^--base is missing; give the networks, or for new plates as --screen what"):
+        lab.infer()
+    with pytest.raises(InputError, match=r"^--holdout-labels is missing; give the labels that normalize wrote, or"):
+        call("report", *lab.read, *lab.manifests, *named)
+    assert lab.store.list("o/0") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ("standardise.domain=global", "standardise"),
+        ("batch_norm.domain=plate", "batch_norm"),
+        ("backbones.0.stem=8", "backbones"),
+    ],
+)
+def test_a_configuration_that_is_not_the_models_is_refused(lab: Lab, change: str, part: str) -> None:
+    lab.normalize("--model", lab.model.short, "--experiments", NEW[0])
+    with pytest.raises(
+        InputError,
+        match=rf"^--config: {part} is not as model {lab.model.short} was trained; give the config.yaml of its run",
+    ):
+        lab.infer(0, "--set", change)
+    assert lab.infer(0, "--set", "predict.views=1", "--set", "backbones.0.weights=elsewhere.safetensors")
