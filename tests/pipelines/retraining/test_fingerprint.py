@@ -88,9 +88,7 @@ def test_a_copy_in_a_bucket_has_a_fingerprint_of_its_own_kind(screen: TinyScreen
     assert first.experiments.keys() == here.experiments.keys()
     assert fingerprint_of(ScreenBucket(store), CONFIG, IMAGES).digest == first.digest
     store.put("train/RPE-01/Plate1/B03_s1_w1.png", b"other")
-    assert changes(first, fingerprint_of(ScreenBucket(store), CONFIG, IMAGES)) == [
-        "experiments written again: RPE-01"
-    ]
+    assert changes(first, fingerprint_of(ScreenBucket(store), CONFIG, IMAGES)) == ["experiments written again: RPE-01"]
 
 
 def test_no_screen_is_told_in_one_line(tmp_path: Path) -> None:
