@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pydantic import Field
@@ -61,14 +60,11 @@ def fingerprint_of(place: ScreenPlace, config: RunConfig, images: Mapping[str, s
         tables = {facts.name: _digest([facts]) for facts in place.list_files() if facts.name.endswith(".csv")}
     except UnreadableError as error:
         raise InputError(f"{place.address()}: cannot be listed ({error.reason})") from None
-    experiments: dict[str, str] = {}
-    with ThreadPoolExecutor(len(FOLDERS), thread_name_prefix="list") as pool:
-        for folder, found in zip(FOLDERS, pool.map(place.list_tree, FOLDERS), strict=True):
-            grouped: dict[str, list[FileFacts]] = {}
-            for facts in found:
-                if facts.name.endswith(".png"):
-                    grouped.setdefault(facts.name.partition("/")[0], []).append(facts)
-            experiments |= {f"{folder}/{name}": _digest(files) for name, files in grouped.items()}
+    grouped: dict[str, list[FileFacts]] = {}
+    for facts in place.list_trees(FOLDERS):
+        if facts.name.endswith(".png"):
+            grouped.setdefault("/".join(facts.name.split("/")[:2]), []).append(facts)
+    experiments = {folder: _digest(files) for folder, files in grouped.items()}
     if not tables or not experiments:
         raise InputError(
             f"{place.address()}: holds no {'images' if tables else 'tables'} of a screen; give the folder that holds train.csv or "

@@ -17,7 +17,7 @@ class FileFacts(NamedTuple):
     """What a listing tells of a file.
 
     Attributes:
-        name: without its folder.
+        name: without its folder; its path where whole trees are listed.
         size: bytes.
         version: changes when the file is written again: its modification time, or its ETag.
     """
@@ -53,8 +53,8 @@ class ScreenPlace(Protocol):
     def list_files(self, folder: str = "") -> Sequence[FileFacts]:
         """The files of a folder, without those of folders in it. Raises UnreadableError where there is no folder."""
 
-    def list_tree(self, folder: str) -> Sequence[FileFacts]:
-        """The files of a folder and of all folders in it, named by their paths below it; none where there is no folder."""
+    def list_trees(self, folders: Sequence[str]) -> Sequence[FileFacts]:
+        """The files of some folders and of all folders in them, named by their paths; a folder that is not there has none."""
 
     def read_many(self, paths: Sequence[str]) -> list[bytes]:
         """The files' bytes in the order of the paths. Raises UnreadableError for the first that cannot be read."""
@@ -85,10 +85,10 @@ class ScreenDirectory:
             raise UnreadableError(folder, error.strerror or "cannot be listed") from None
         return [FileFacts(name, facts.st_size, str(facts.st_mtime_ns)) for name, facts in found]
 
-    def list_tree(self, folder: str) -> Sequence[FileFacts]:
-        """See ScreenPlace.list_tree."""
+    def list_trees(self, folders: Sequence[str]) -> Sequence[FileFacts]:
+        """See ScreenPlace.list_trees."""
         found: list[FileFacts] = []
-        waiting = [folder]
+        waiting = [*folders]
         while waiting:
             inside = waiting.pop()
             try:
@@ -99,8 +99,7 @@ class ScreenDirectory:
                             waiting.append(path)
                         else:
                             facts = entry.stat()
-                            name = path.removeprefix(f"{folder}/")
-                            found.append(FileFacts(name, facts.st_size, str(facts.st_mtime_ns)))
+                            found.append(FileFacts(path, facts.st_size, str(facts.st_mtime_ns)))
             except FileNotFoundError:
                 continue  # a folder that is not there, or went away meanwhile
             except OSError as error:

@@ -1,4 +1,4 @@
-"""All objects in a folder of a bucket, listed in a few parts side by side: pages of one listing come one after the other."""
+"""All objects in folders of a bucket, listed in parts side by side: pages of one listing come one after the other."""
 
 from __future__ import annotations
 
@@ -7,56 +7,53 @@ from concurrent.futures import ThreadPoolExecutor
 
 from components.core.storage.object_store import ObjectStore
 
-PARTS = 12
-"""Listings side by side. Each costs a page that is not full, so they are few; a million objects take a thousand pages."""
+SPARE = 36
+"""Pages that are not full, at most: each part ends in one. A million objects take a thousand full ones."""
+THREADS = 12
+"""Listings side by side."""
 
 
-def list_in_parts(store: ObjectStore, folder: str) -> list[tuple[str, int, str]]:
-    """Path below a folder, size and ETag of every object in it, however deep, in no promised order.
+def list_in_parts(store: ObjectStore, folders: Sequence[str]) -> list[tuple[str, int, str]]:
+    """Key, size and ETag of every object in some folders, however deep, in no promised order.
 
-    Besides a request for every thousand objects it takes one for each part and one for the folder.
+    Besides a request for every thousand objects it takes one a folder, and no more than SPARE for pages that are not full.
 
     Args:
-        store: of the folder.
-        folder: without a slash at its end.
+        store: of the folders.
+        folders: names without slashes; one that is not there holds nothing.
 
     Raises:
         InputError: the store refuses the credentials.
         StepError: the store failed.
     """
-    strip = len(folder) + 1
-    objects, inner = store.list_level(f"{folder}/")
-    found = [*objects]
-    with ThreadPoolExecutor(PARTS, thread_name_prefix="list") as pool:
-        parts = prefixes([f"{folder}/{name}/" for name in inner], PARTS)
-        for part in pool.map(lambda prefix: list(store.scan_facts(prefix)), parts):
-            found += [(key[strip:], size, version) for key, size, version in part]
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="list") as pool:
+        levels = pool.map(lambda folder: store.list_level(f"{folder}/"), folders)
+        inside = {folder: level for folder, level in zip(folders, levels, strict=True) if any(level)}
+        found: list[tuple[str, int, str]] = []
+        whole: list[str] = []
+        for folder, split in parts({folder: inner for folder, (_, inner) in inside.items()}, SPARE).items():
+            whole += split
+            if split != [folder]:
+                objects = inside[folder][0]
+                found += [(f"{folder}/{name}", size, version) for name, size, version in objects]
+        for part in pool.map(lambda folder: list(store.scan_facts(folder)), whole):
+            found += part
     return found
 
 
-def prefixes(names: Sequence[str], most: int) -> list[str]:
-    """Prefixes of which each name has exactly one: as many as may be, where the names allow it, the larger groups split first.
+def parts(inside: dict[str, Sequence[str]], most: int) -> dict[str, list[str]]:
+    """What is listed by itself, by folder: all folders in it, or it as a whole where these would be too many.
+
+    The folders that hold most are split first.
 
     Args:
-        names: none of which is the beginning of another, as with folders whose names end in a slash.
-        most: number of prefixes.
+        inside: names of the folders in each folder.
+        most: number of parts, unless there are more folders.
     """
-    groups = {_beginning(min(names), max(names)): list(names)} if names else {}
-    whole: set[str] = set()
-    while splittable := [prefix for prefix in groups if prefix not in whole and len(groups[prefix]) > 1]:
-        prefix = max(splittable, key=lambda each: len(groups[each]))
-        parts: dict[str, list[str]] = {}
-        for name in groups[prefix]:
-            parts.setdefault(name[: len(prefix) + 1], []).append(name)
-        if len(groups) - 1 + len(parts) > most:
-            whole.add(prefix)
-            continue
-        del groups[prefix]
-        groups |= parts
-    return sorted(groups)
-
-
-def _beginning(first: str, last: str) -> str:
-    """What all strings between these two begin with."""
-    different = (n for n, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
-    return first[: next(different, min(len(first), len(last)))]
+    found = {folder: [folder] for folder in inside}
+    left = most - len(found)
+    for folder, inner in sorted(inside.items(), key=lambda item: -len(item[1])):
+        if inner and len(inner) - 1 <= left:
+            left -= len(inner) - 1
+            found[folder] = [f"{folder}/{name}" for name in inner]
+    return found

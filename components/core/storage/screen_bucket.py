@@ -38,9 +38,9 @@ class ScreenBucket:
             raise UnreadableError(folder, "no object lies there")
         return [FileFacts(*facts) for facts in found]
 
-    def list_tree(self, folder: str) -> Sequence[FileFacts]:
-        """See ScreenPlace.list_tree."""
-        return [FileFacts(*facts) for facts in list_in_parts(self._store, folder)]
+    def list_trees(self, folders: Sequence[str]) -> Sequence[FileFacts]:
+        """See ScreenPlace.list_trees."""
+        return [FileFacts(*facts) for facts in list_in_parts(self._store, folders)]
 
     def read_many(self, paths: Sequence[str]) -> list[bytes]:
         """See ScreenPlace.read_many."""

@@ -10,35 +10,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.core.screen.place import ScreenDirectory
-from components.core.storage.listing import PARTS, prefixes
+from components.core.storage import listing
+from components.core.storage.listing import SPARE, parts
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.screen_bucket import ScreenBucket
 
-NAMES = st.lists(st.text(st.sampled_from("AB-01"), min_size=1, max_size=6), max_size=30, unique=True)
+SIZES = st.dictionaries(st.sampled_from(["train", "test", "images"]), st.integers(0, 40), min_size=1)
 
 
-@given(names=NAMES, most=st.integers(1, 20))
-def test_every_name_has_exactly_one_prefix(names: list[str], most: int) -> None:
-    folders = [f"train/{name}/" for name in names]
-    found = prefixes(folders, most)
-    assert len(found) <= most
-    for name in folders:
-        assert sum(name.startswith(prefix) for prefix in found) == 1
-    assert all(any(name.startswith(prefix) for name in folders) for prefix in found)
-    assert all(prefix.startswith("train/") for prefix in found)
+@given(sizes=SIZES, most=st.integers(3, 60))
+def test_every_folder_is_listed_once_in_no_more_parts_than_allowed(sizes: dict[str, int], most: int) -> None:
+    inside = {folder: [f"E{n}" for n in range(count)] for folder, count in sizes.items()}
+    found = parts(inside, most)
+    assert found.keys() == inside.keys()
+    assert sum(map(len, found.values())) <= max(most, len(inside))
+    for folder, names in inside.items():
+        assert found[folder] in ([folder], [f"{folder}/{name}" for name in names])
 
 
-def test_experiments_are_split_by_cell_type_and_further_where_there_is_room() -> None:
-    names = [f"{cell}-{n:02d}/" for cell, count in (("HUVEC", 16), ("RPE", 7)) for n in range(1, count + 1)]
-    assert prefixes(names, 2) == ["HUVEC-", "RPE-0"]
-    assert len(prefixes(names, 12)) > 2
-    assert prefixes(names, 100) == sorted(name.rstrip("/") for name in names)
-    assert prefixes(["test/HUVEC-03/"], 12) == ["test/HUVEC-03/"]
+def test_the_folder_that_holds_most_is_split_first() -> None:
+    inside = {"test": [f"E{n}" for n in range(18)], "train": [f"E{n}" for n in range(33)]}
+    found = parts(inside, SPARE)
+    assert (len(found["train"]), found["test"]) == (33, ["test"])
 
 
 @pytest.mark.parametrize("prefix", ["", "screens/week-48"])
 def test_a_bucket_tells_what_the_directory_tells_in_few_requests(
-    store: ObjectStore, tmp_path: Path, prefix: str
+    store: ObjectStore, tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = store.below(prefix) if prefix else store
     files = {
@@ -54,15 +52,17 @@ def test_a_bucket_tells_what_the_directory_tells_in_few_requests(
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
     bucket.put_many({**files, **others}.items())
-    wanted = [("notes.txt", 1), *((path.removeprefix("train/"), len(data)) for path, data in files.items())]
+    wanted = [("train/notes.txt", 1), *((path, len(data)) for path, data in files.items())]
     place = ScreenBucket(bucket)
     before = bucket.requests["lists"]
-    found = place.list_tree("train")
-    assert bucket.requests["lists"] - before <= math.ceil(len(files) / 1000) + PARTS + 1
+    found = place.list_trees(["train", "nowhere"])
+    assert bucket.requests["lists"] - before <= math.ceil(len(files) / 1000) + SPARE + 2
     assert sorted(facts[:2] for facts in found) == sorted(wanted)
-    assert sorted(facts[:2] for facts in ScreenDirectory(tmp_path).list_tree("train")) == sorted(wanted)
-    assert place.list_tree("nowhere") == ScreenDirectory(tmp_path).list_tree("nowhere") == []
+    assert sorted(facts[:2] for facts in ScreenDirectory(tmp_path).list_trees(["train"])) == sorted(wanted)
+    assert place.list_trees(["nowhere"]) == ScreenDirectory(tmp_path).list_trees(["nowhere"]) == []
     versions = {facts.name: facts.version for facts in found}
     bucket.put("train/U2OS/Plate1/B01_s1_w1.png", b"SOTU")  # of the same size
-    again = {facts.name: facts.version for facts in place.list_tree("train")}
-    assert {name for name in again if again[name] != versions[name]} == {"U2OS/Plate1/B01_s1_w1.png"}
+    monkeypatch.setattr(listing, "SPARE", 1)  # the folder as a whole
+    again = {facts.name: facts.version for facts in place.list_trees(["train"])}
+    assert again.keys() == versions.keys()
+    assert {name for name in again if again[name] != versions[name]} == {"train/U2OS/Plate1/B01_s1_w1.png"}
