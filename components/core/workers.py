@@ -51,7 +51,7 @@ _ENVIRONMENT = {
 }
 
 
-class Workers(Generic[Question, Answer]):
+class WorkerProcesses(Generic[Question, Answer]):
     """Answers questions in other processes, `processes` x `threads` at a time; started with the first question.
 
     A context manager: it is left when every question that was begun is answered and the processes have ended.
@@ -88,7 +88,7 @@ class Workers(Generic[Question, Answer]):
                 self._process = self._start()
         return self._askers.submit(self._ask, question)
 
-    def __enter__(self) -> Workers[Question, Answer]:
+    def __enter__(self) -> WorkerProcesses[Question, Answer]:
         return self
 
     def __exit__(

@@ -41,7 +41,7 @@ from components.core.screen.plate_record import (
 from components.core.screen.wells import Plate
 from components.core.storage.interface import ObjectWriter
 from components.core.storage.manifest import SiteRecord
-from components.core.workers import Workers
+from components.core.workers import WorkerProcesses
 
 PLATES = 3
 """Plates under way: one whose batches are packed, one whose batches wait, and one that is being described."""
@@ -149,7 +149,9 @@ def _pool(packing: Packing, plates: Sequence[Plate], pools: ExitStack) -> tuple[
         modules = [BatchPacker.__module__, *{type(each).__module__ for each in (packing.place, packing.store)}]
         advice = "raise cluster.steps.normalize.memory_gib or lower its cpu"
         try:
-            workers: Workers[Batch, PackedBatch] = Workers(BatchPacker(*shared, 1), cores(), THREADS, modules, advice)
+            workers: WorkerProcesses[Batch, PackedBatch] = WorkerProcesses(
+                BatchPacker(*shared, 1), cores(), THREADS, modules, advice
+            )
         except TypeError:
             pass  # place or store are of this process alone
         else:

@@ -13,7 +13,7 @@ import pytest
 
 from components.core.errors import InputError, StepError
 from components.core.processes import cores
-from components.core.workers import Workers
+from components.core.workers import WorkerProcesses
 
 HERE = os.getpid()
 
@@ -65,8 +65,8 @@ def refuse(message: str) -> None:
     raise InputError(message)
 
 
-def start(work, processes=2, threads=2) -> Workers:
-    return Workers(work, processes, threads, [__name__], "give it more")
+def start(work, processes=2, threads=2) -> WorkerProcesses:
+    return WorkerProcesses(work, processes, threads, [__name__], "give it more")
 
 
 def test_many_answers_come_in_their_own_order_from_every_thread_of_every_worker():
