@@ -33,14 +33,14 @@ class Wanted:
 
     Attributes:
         model: `champion`, the first digits of a fingerprint, or the address of either.
-        config: a configuration by name or file, whose sections of the machine are taken; None for the model's own.
+        config: a configuration, or its name or file, whose sections of the machine are taken; None for the model's own.
         changes: KEY=VALUE.
         experiments: the wanted ones; none for all.
         any_cell_type: whether networks that learned all cell types may name wells of another one.
     """
 
     model: str = THE_CHAMPION
-    config: str | None = None
+    config: str | RunConfig | None = None
     changes: Sequence[str] = ()
     experiments: Sequence[str] = ()
     any_cell_type: bool = False
@@ -52,7 +52,14 @@ class Wanted:
             InputError: no such configuration, or a change of the networks.
         """
         check_changes(self.changes)
-        return RunConfig.load(self.config, self.changes) if self.config is not None else None
+        if self.config is None:
+            return None
+        if isinstance(self.config, str):
+            return RunConfig.load(self.config, self.changes)
+        data, defaults = self.config.model_dump(mode="json"), RunConfig().model_dump(mode="json")
+        for change in self.changes:
+            apply_change(data, change, defaults)
+        return parse(RunConfig, data, source="--set")
 
     def store(self, machine: RunConfig | None) -> StoreConfig:
         """Where new plates go: the store that is asked for, else the model's."""

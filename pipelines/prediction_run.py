@@ -86,7 +86,7 @@ def predict_here(
         source, known_truth = whole_address(screen), truth.resolve() if truth else None
         key = run_key(settings, source, out, more)
         work = held.enter_context(opened_folder(out, settings, screen, truth, more, keep=False))
-        held.enter_context(_unrecorded_if_refused(own, key, out))  # by this process, which has the folder to itself
+        held.enter_context(_unrecorded_if_refused(own, key))  # by this process, which has the folder to itself
         events = work / "events.jsonl"
         events.unlink(missing_ok=True)
         events.touch()
@@ -129,12 +129,13 @@ def _check_there(store: StoreConfig, store_dir: Path) -> None:
 
 
 @contextlib.contextmanager
-def _unrecorded_if_refused(store: ObjectStorage, key: str, out: Path) -> Iterator[None]:
-    """Bad input leaves no record of a run either, as opened_folder leaves no folder: both but where results are there."""
+def _unrecorded_if_refused(store: ObjectStorage, key: str) -> Iterator[None]:
+    """Bad input leaves no record of a run either, unless one was there before."""
+    known = store.exists(f"{RUNS}/{key}/run.json")
     try:
         yield
     except InputError:
-        if not (out / "report.html").exists():
+        if not known:
             store.delete_prefix(f"{RUNS}/{key}/")
         raise
 

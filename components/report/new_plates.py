@@ -99,7 +99,10 @@ def run(
             prior_used=any(output.assign.get("prior_enabled") for output in outputs),
             quality=quality.plates,
             reasons=quality.reasons,
-            notices=_notices(new, outputs, labels, len(wells)),
+            notices=[
+                *(Notice("compile", message) for message in told.get("warnings", [])),
+                *_notices(new, outputs, labels, len(wells)),
+            ],
             lineage=told,
         )
     )

@@ -21,6 +21,7 @@ import yaml
 from rich.console import Console
 
 from components.assign.step import main as assign
+from components.core.config import LoaderConfig, StoreConfig
 from components.core.errors import InputError, StepError
 from components.core.registry.champion import promote
 from components.core.registry.model_manifest import ModelManifest
@@ -144,6 +145,9 @@ class CarriedOut:
                 found[name] = self.parameters.get(parameter)
         return found
 
+    def config(self) -> dict[str, Any]:
+        return dict(json.loads(self.inputs(self.tasks["report-new-plates"])["config"]))
+
     def normalize(self) -> dict[str, str]:
         files = {name: str(self.folder / f"{name}.json") for name in ("reference", "plates")}
         normalize(**self.inputs(self.tasks["normalize-new-plates"]), **files)
@@ -207,6 +211,7 @@ def test_new_plates_are_named_by_the_champion_and_the_results_are_fetched(
     assert named == set(NEW)
     (run,) = server.runs
     lineage = json.loads(Path("results/lineage.json").read_text())
+    assert "images are named by the tag" in Path("results/report.html").read_text()
     assert lineage["run"] == key_of(run)
     assert lineage["model"] == {
         "name": "tiny", "run": KEY, "code_version": lab.model.code_version, "generation": 1,
@@ -248,6 +253,22 @@ def test_what_is_made_once_is_named_as_a_prediction_and_the_same_content_is_foll
     for other in ({"experiments": [NEW[0]]}, {"changes": ["predict.views=1"]}, {"any_cell_type": True}):
         predicting(predicting.wanted(**other))
     assert len({key_of(each) for each in server.runs}) == len(server.runs) == 4
+
+
+def test_a_configuration_may_be_given_as_a_file_or_as_itself(
+    predicting: Predicting, server: KfpServer, tmp_path: Path
+) -> None:
+    server.script = [["RUNNING"]]
+    machine = predicting.lab.run.config.model_copy(
+        update={"store": StoreConfig(bucket=BUCKET, prefix="nowhere"), "loader": LoaderConfig(batches_ahead=3)}
+    )
+    (tmp_path / "machine.yaml").write_text(machine.dump())
+    for config in (machine, str(tmp_path / "machine.yaml")):
+        predicting(predicting.wanted(config=config))
+    (run,) = server.runs
+    root = run["runtime_config"]["pipeline_root"]
+    assert root == f"s3://{BUCKET}/{predicting.store.prefix}/kfp", "of the store that --set names"
+    assert CarriedOut(server, run, tmp_path).config()["loader"]["batches_ahead"] == 3
 
 
 def test_other_images_of_the_wanted_plates_are_another_run_and_those_of_others_are_not(
