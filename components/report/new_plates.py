@@ -30,6 +30,7 @@ from components.report.quality import look_at, write_quality
 from components.report.step import (
     installed_version,
     json_object,
+    not_reported,
     read_outputs,
     with_durations,
     with_start,
@@ -122,6 +123,7 @@ def _notices(plates: Manifest, outputs: Sequence[AssignOutput], labels: Mapping[
     notices = [Notice("normalize", message) for message in plates.warnings]
     for output in outputs:
         notices += [Notice(f"assign {output.cell_type}", message) for message in output.assign.get("warnings", [])]
+    notices += not_reported(outputs, plates.plates)
     if labels and len(labels) < wells:
         notices.append(Notice("report", f"the truth names {len(labels):,} of {wells:,} wells; the score is of those"))
     return list(dict.fromkeys(notices))

@@ -24,7 +24,7 @@ from components.core.evaluation.scores import build_metrics
 from components.core.screen.packed import SiteReader
 from components.core.storage.artifacts import local_copy
 from components.core.storage.interface import ObjectReader
-from components.core.storage.manifest import Manifest
+from components.core.storage.manifest import Manifest, PlateRecord
 from components.core.storage.opening import join_address, open_store
 from components.core.storage.run_outcome import record_results, tell_failures
 from components.core.storage.run_record import RECIPE, lineage_of
@@ -233,15 +233,22 @@ def _notices(
         if missing:
             message = f"{missing:,} labelled wells of {output.cell_type} have no out-of-fold name: folds are missing"
             notices.append(Notice("report", message))
-    reported = {output.cell_type for output in outputs}
-    for name in dict.fromkeys(p.cell_type for p in (*screen.plates, *holdout.plates) if p.cell_type not in reported):
-        notices.append(Notice("report", f"no output of assign was given for {name}; it is not in the predictions"))
+    notices += not_reported(outputs, (*screen.plates, *holdout.plates))
     if truth and len(truth) < len(wells["unlabelled"]):
         message = (
             f"the truth names {len(truth):,} of {len(wells['unlabelled']):,} unlabelled wells; their score is of those"
         )
         notices.append(Notice("report", message))
     return list(dict.fromkeys(notices))
+
+
+def not_reported(outputs: Sequence[AssignOutput], plates: Sequence[PlateRecord]) -> list[Notice]:
+    """One notice for each cell type of the plates that no output of assign is of."""
+    reported = {output.cell_type for output in outputs}
+    return [
+        Notice("report", f"no output of assign was given for {name}; it is not in the predictions")
+        for name in dict.fromkeys(plate.cell_type for plate in plates if plate.cell_type not in reported)
+    ]
 
 
 def write_predictions(path: Path, wells: Sequence[NamedWell]) -> None:

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from components.core.errors import InputError
 from components.core.storage.manifest import Manifest
 from components.core.storage.run_record import RunRecord
 from components.report.step import main, run
+from tests.components.report.page import Page
 
 FILES = {
     "predictions.csv",
@@ -128,43 +128,6 @@ def test_truth_changes_scores_and_nothing_else(report: Path, finished_run: Any, 
         assert (out / name).read_bytes() == (report / name).read_bytes()
     assert "Unlabelled (transductive)" in (report / "report.html").read_text()
     assert "Unlabelled (transductive)" not in (out / "report.html").read_text()
-
-
-class Page(HTMLParser):
-    """Collects ids, links and what the page would fetch; fails on tags that are not closed in order."""
-
-    VOID = frozenset({"meta", "img", "br", "path", "rect", "circle", "use", "line", "link"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ids: list[str] = []
-        self.anchors: list[str] = []
-        self.fetched: list[str] = []
-        self.images: list[dict[str, str | None]] = []
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        if found.get("id"):
-            self.ids.append(str(found["id"]))
-        if tag == "a" and found.get("href"):
-            self.anchors.append(str(found["href"]))
-        for name in ("src", "srcset", "data", "poster", "href", "xlink:href"):
-            if found.get(name) and not str(found[name]).startswith(("#", "data:")):
-                self.fetched.append(str(found[name]))
-        if tag == "img" or (tag == "svg" and found.get("aria-hidden") != "true"):
-            self.images.append(found)
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in self.VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
 
 
 def test_the_page_is_well_formed_and_fetches_nothing(report: Path) -> None:
