@@ -71,7 +71,9 @@ def retrain(
 
     if endpoint and runner is not None:
         raise InputError("--runner goes with this machine, --endpoint with a cluster; give one of them")
-    settings = with_address(RunConfig.load(config, set or []), store or default_store())
+    settings = RunConfig.load(config, set or [])
+    if not endpoint:
+        settings = with_address(settings, store or default_store())
     order = Order(
         screen=screen, endpoint=endpoint, containers=runner is Runner.DOCKER, truth=truth, images=images, out=out,
         store_dir=store, summary=summary, dry_run=dry_run, allow_no_holdout=allow_no_holdout, again=again,

@@ -46,9 +46,18 @@ class Order:
         """
         if self.resubmit and not self.wait:
             raise InputError("--resubmit needs --wait: without it nobody sees that the run failed")
-        if not self.timeout > 0:  # which nan is not either
-            raise InputError(f"--timeout {self.timeout / 3600:g}: give hours above 0")
+        check_timeout(self.timeout)
         images = images_of(self.images)
         for _, image in sorted(images.images.items()) if images else ():
             check_pushed(image.reference)
         return images
+
+
+def check_timeout(seconds: float) -> None:
+    """Refuses a time that nobody can wait.
+
+    Raises:
+        InputError: not above 0.
+    """
+    if not seconds > 0:  # which nan is not either
+        raise InputError(f"--timeout {seconds / 3600:g}: give hours above 0")

@@ -30,8 +30,8 @@ from components.core.screen.wells import Screen
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import FOLDER, is_folder, open_store
-from pipelines.cluster.submit_checks import check_address
+from components.core.storage.opening import FOLDER, is_folder, open_screen, open_store
+from pipelines.cluster.submit_checks import checked_store
 from pipelines.cluster_checks import check_cluster
 from pipelines.compiling import images_of
 from pipelines.containers.engine_side import check_images
@@ -67,14 +67,10 @@ def retrain(config: RunConfig, order: Order, console: Console) -> Result:
         StepError: a step failed, here or where the same was retrained.
         ContactError: contact or the deadline was lost; a run on a cluster may go on.
     """
-    order.check()
     telling = Telling(console, order.summary)
     with telling.failures(), contextlib.ExitStack() as held:
-        if order.endpoint:
-            check_cluster(config)
-            check_address("--screen", order.screen)
-        place = screen_place(order.screen, config.store)
-        store = held.enter_context(_opened(config, order, console))
+        order.check()
+        store, place = _on_cluster(config, order) if order.endpoint else _here(config, order, console, held)
         throne = _Throne.read(store)
         current = fingerprint_of(place, config, _images(order))
         latest = read_latest(store, config.name)
@@ -246,6 +242,21 @@ def _opened(config: RunConfig, order: Order, console: Console) -> Iterator[Folde
     meant, folder = config.store, order.store_dir or default_store()
     here = Path(meant.bucket.removeprefix(FOLDER)) if is_folder(meant.bucket) else folder
     external = not is_folder(meant.bucket) and bool(os.environ.get("AWS_ENDPOINT_URL"))
+def _on_cluster(config: RunConfig, order: Order) -> tuple[ObjectStorage, ScreenPlace]:
+    """Store and screen where pods find them: by this environment alone, Amazon S3 where it names no endpoint."""
+    check_cluster(config)
+    store = checked_store(config, "neither the screen nor the models can be looked at")
+    return store, open_screen(order.screen)
+
+
+def _here(
+    config: RunConfig, order: Order, console: Console, held: contextlib.ExitStack
+) -> tuple[ObjectStorage, ScreenPlace]:
+    """Store and screen of this machine; the store is open as long as `held` is."""
+    place = screen_place(order.screen, config.store)
+    return held.enter_context(_opened(config, order, console)), place
+
+
     if order.dry_run and not external and not here.is_dir():
         with tempfile.TemporaryDirectory(prefix="cellsignal-") as empty:
             yield FolderStore(Path(empty))
