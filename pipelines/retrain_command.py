@@ -42,7 +42,9 @@ def retrain(
     resubmit: Annotated[
         int, typer.Option(min=0, help="with --endpoint: how often a failed run is submitted again")
     ] = 0,
-    timeout: Annotated[float, typer.Option(help="with --endpoint: hours until following ends; the run goes on")] = 72.0,
+    timeout: Annotated[
+        float, typer.Option(help="with --endpoint: hours until following ends, of all runs together; they go on")
+    ] = 72.0,
     out: Annotated[Path, typer.Option(help="folder of the results, one folder a fingerprint in it")] = Path(
         "runs/retrain"
     ),

@@ -28,7 +28,7 @@ class Order:
         allow_no_holdout: whether a challenger may be promoted that nothing was held out for.
         again: whether it is decided again where nothing has changed.
         resubmit: on a cluster: how often a failed run is submitted again.
-        timeout: on a cluster: seconds until following ends.
+        timeout: on a cluster: seconds until following ends, of all runs together.
     """
 
     screen: str
@@ -66,11 +66,12 @@ class Order:
         if self.summary is not None and not self.summary.absolute().parent.is_dir():
             raise InputError(f"--summary {self.summary}: there is no folder {self.summary.parent}; make it")
 
-    def on_cluster(self, out: Path, truth: bool = True) -> ClusterOrder:
+    def on_cluster(self, out: Path, seconds: float, truth: bool = True) -> ClusterOrder:
         """What a run on a cluster is asked for.
 
         Args:
             out: folder of its results.
+            seconds: until following ends.
             truth: whether labels of unlabelled wells are given to its report.
         """
         assert self.endpoint, "it is on this machine"
@@ -82,5 +83,5 @@ class Order:
             out=out,
             wait=True,
             resubmit=self.resubmit,
-            timeout=self.timeout,
+            timeout=seconds,
         )

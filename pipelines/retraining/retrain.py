@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -174,7 +175,7 @@ class _Retraining:
         labelled = {name for names in self._screen.training_experiments().values() for name in names}
         settings = started(self.store, self.config, self.fingerprint.digest, throne.model, labelled)
         folder = self.order.out / self.fingerprint.digest[:SHORT]
-        runs = Runs(settings, self.order, folder, self.console)
+        runs = Runs(settings, self.order, folder, self.console, time.monotonic() + self.order.timeout)
         if throne.model is not None and (experiments := self.comparisons(throne.model)):
             self.telling.say(f"champion {throne.model.short} names {', '.join(experiments)}, which are held out")
             runs.name(self.store, throne.model, experiments)
