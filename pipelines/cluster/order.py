@@ -27,6 +27,7 @@ class Order:
         wait: whether the run is followed.
         resubmit: how often it is submitted again after it failed.
         timeout: seconds until following ends.
+        finished: whether results that the same content has in the store are taken, instead of a run that finds all done.
     """
 
     endpoint: str
@@ -37,6 +38,7 @@ class Order:
     wait: bool = False
     resubmit: int = 0
     timeout: float = HOURS * 3600.0
+    finished: bool = False
 
     def checked_images(self) -> ImageRecord | None:
         """The images that are pinned, which their registry has; None for tags.

@@ -84,4 +84,5 @@ class Order:
             wait=True,
             resubmit=self.resubmit,
             timeout=seconds,
+            finished=True,
         )
