@@ -190,19 +190,24 @@ class _Retraining:
             if decision.promote:
                 change = promote(self.store, challenger.fingerprint, decision.reason, expected=throne.generation)
                 if change.outcome == "overtaken":
-                    self.telling.say(
-                        f"{change.champion.now.by} promoted another model meanwhile; compared again with it"
-                    )
+                    same = change.champion.now.fingerprint == challenger.fingerprint
+                    so = "this model meanwhile" if same else "another model meanwhile; compared again with it"
+                    self.telling.say(f"{change.champion.now.by} promoted {so}")
                     continue
+            reason, compared_with = decision.reason, throne.model.fingerprint if throne.model else None
+            if decision.outcome == "same_model" and throne.champion:
+                # Whoever promoted it said why, and which was the champion before.
+                reason = throne.champion.now.why
+                compared_with = next((reign.fingerprint for reign in throne.champion.history), None)
             outcome = Outcome(
                 name=self.config.name,
                 fingerprint=self.fingerprint,
                 run=run,
                 model=challenger.fingerprint,
-                champion=throne.model.fingerprint if throne.model else None,
+                champion=compared_with,
                 generation=change.champion.now.generation if change else throne.generation,
                 promoted=decision.promote or decision.outcome == "same_model",
-                reason=decision.reason,
+                reason=reason,
                 at=now(),
                 by=who(),
             )
@@ -237,12 +242,6 @@ def _images(order: Order) -> Mapping[str, str]:
     return dict(check_images()) if order.containers else {"libraries": library_versions()}
 
 
-@contextlib.contextmanager
-def _opened(config: RunConfig, order: Order, console: Console) -> Iterator[FolderStore | ObjectStore]:
-    """The store of registry and runs; a dry run makes none."""
-    meant, folder = config.store, order.store_dir or default_store()
-    here = Path(meant.bucket.removeprefix(FOLDER)) if is_folder(meant.bucket) else folder
-    external = not is_folder(meant.bucket) and bool(os.environ.get("AWS_ENDPOINT_URL"))
 def _on_cluster(config: RunConfig, order: Order) -> tuple[ObjectStorage, ScreenPlace]:
     """Store and screen where pods find them: by this environment alone, Amazon S3 where it names no endpoint."""
     check_cluster(config)
@@ -258,6 +257,12 @@ def _here(
     return held.enter_context(_opened(config, order, console)), place
 
 
+@contextlib.contextmanager
+def _opened(config: RunConfig, order: Order, console: Console) -> Iterator[FolderStore | ObjectStore]:
+    """The store of registry and runs; a dry run makes none."""
+    meant, folder = config.store, order.store_dir or default_store()
+    here = Path(meant.bucket.removeprefix(FOLDER)) if is_folder(meant.bucket) else folder
+    external = not is_folder(meant.bucket) and bool(os.environ.get("AWS_ENDPOINT_URL"))
     if order.dry_run and not external and not here.is_dir():
         with tempfile.TemporaryDirectory(prefix="cellsignal-") as empty:
             yield FolderStore(Path(empty))
