@@ -42,7 +42,9 @@ def retrain(
     resubmit: Annotated[
         int, typer.Option(min=0, help="with --endpoint: how often a failed run is submitted again")
     ] = 0,
-    timeout: Annotated[float, typer.Option(help="with --endpoint: hours until following ends; the run goes on")] = 72.0,
+    timeout: Annotated[
+        float, typer.Option(help="with --endpoint: hours until following ends, of all runs together; they go on")
+    ] = 72.0,
     out: Annotated[Path, typer.Option(help="folder of the results, one folder a fingerprint in it")] = Path(
         "runs/retrain"
     ),
@@ -71,7 +73,9 @@ def retrain(
 
     if endpoint and runner is not None:
         raise InputError("--runner goes with this machine, --endpoint with a cluster; give one of them")
-    settings = with_address(RunConfig.load(config, set or []), store or default_store())
+    settings = RunConfig.load(config, set or [])
+    if not endpoint:
+        settings = with_address(settings, store or default_store())
     order = Order(
         screen=screen, endpoint=endpoint, containers=runner is Runner.DOCKER, truth=truth, images=images, out=out,
         store_dir=store, summary=summary, dry_run=dry_run, allow_no_holdout=allow_no_holdout, again=again,

@@ -122,7 +122,7 @@ class Submission:
             run, watch = self._followed(run, deadline)
             state, bad_input = str(run.state), watch.bad_input
             if state in ("SUCCEEDED", "SKIPPED"):
-                self._fetched(out)
+                fetched(self.config, self.store, self.identity.key, self.work, out, self.console)
                 return
             cancelled = state == "CANCELED" and bad_input is None
             said = self._explain(run, watch.found) if not cancelled else f"run {run.run_id} was cancelled"
@@ -177,14 +177,28 @@ class Submission:
             f": {message}" if message else " and left no message, as when a pod is evicted or out of memory"
         )
 
-    def _fetched(self, out: Path) -> None:
-        names = fetch(self.store, self.identity.key, out, self.config)
-        metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-        table = self.work.table(metrics)
-        if table is not None:
-            self.console.print(table)
-        self.console.print(f"{len(names)} files of results in {out}", highlight=False, soft_wrap=True)
-        self.console.print(f"report: {(out / 'report.html').resolve()}", highlight=False, soft_wrap=True)
+
+def fetched(config: RunConfig, store: ObjectStorage, key: str, work: Work, out: Path, console: Console) -> None:
+    """Brings the results of a run into a folder, and shows them.
+
+    Args:
+        config: of the run.
+        store: of the run.
+        key: of the run.
+        work: what it does.
+        out: the folder.
+        console: where they are shown.
+
+    Raises:
+        InputError: they are not there.
+        StepError: the folder cannot be written.
+    """
+    names = fetch(store, key, out, config)
+    table = work.table(json.loads((out / "metrics.json").read_text(encoding="utf-8")))
+    if table is not None:
+        console.print(table)
+    console.print(f"{len(names)} files of results in {out}", highlight=False, soft_wrap=True)
+    console.print(f"report: {(out / 'report.html').resolve()}", highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -15,13 +15,13 @@ from rich.console import Console
 from components.core.config import RunConfig
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.run_record import RECIPE, cluster_run_key, lineage_of
-from pipelines.cluster.attempts import Submission, Work, warn
+from pipelines.cluster.attempts import Submission, Work, fetched, warn
 from pipelines.cluster.endpoint import Endpoint
 from pipelines.cluster.following import Pace
 from pipelines.cluster.identity import identify
 from pipelines.cluster.login import Login
 from pipelines.cluster.order import Order
-from pipelines.cluster.outcome import check_out
+from pipelines.cluster.outcome import check_out, has_results
 from pipelines.cluster.submission import prepare
 from pipelines.cluster_checks import preemption_remarks
 from pipelines.code_version import code_commit
@@ -73,6 +73,12 @@ def launch(job: Job, order: Order, console: Console, pace: Pace | None = None) -
     out, work = order.out or Path("runs") / key, job.work(key)
     if order.wait:
         check_out(out, key)
+    if order.finished and not order.truth and has_results(job.store, key):  # with a truth the report may be another one
+        console.print(
+            f"run {key} has finished before, so that nothing is started for it", highlight=False, soft_wrap=True
+        )
+        fetched(config, job.store, key, work, out, console)
+        return out
     preemption = () if order.resubmit else preemption_remarks(config, work.tasks)
     for remark in (*job.remarks, *preemption, *job.lineage["warnings"]):
         warn(console, remark)

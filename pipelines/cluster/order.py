@@ -27,6 +27,7 @@ class Order:
         wait: whether the run is followed.
         resubmit: how often it is submitted again after it failed.
         timeout: seconds until following ends.
+        finished: whether results that the same content has in the store are taken, instead of a run that finds all done.
     """
 
     endpoint: str
@@ -37,6 +38,7 @@ class Order:
     wait: bool = False
     resubmit: int = 0
     timeout: float = HOURS * 3600.0
+    finished: bool = False
 
     def checked_images(self) -> ImageRecord | None:
         """The images that are pinned, which their registry has; None for tags.
@@ -46,9 +48,18 @@ class Order:
         """
         if self.resubmit and not self.wait:
             raise InputError("--resubmit needs --wait: without it nobody sees that the run failed")
-        if not self.timeout > 0:  # which nan is not either
-            raise InputError(f"--timeout {self.timeout / 3600:g}: give hours above 0")
+        check_timeout(self.timeout)
         images = images_of(self.images)
         for _, image in sorted(images.images.items()) if images else ():
             check_pushed(image.reference)
         return images
+
+
+def check_timeout(seconds: float) -> None:
+    """Refuses a time that nobody can wait.
+
+    Raises:
+        InputError: not above 0.
+    """
+    if not seconds > 0:  # which nan is not either
+        raise InputError(f"--timeout {seconds / 3600:g}: give hours above 0")

@@ -19,7 +19,7 @@ from components.core.storage.artifacts import local_file
 from components.core.storage.finished import fetch_finished
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
-from components.core.storage.run_outcome import fetch_results
+from components.core.storage.run_outcome import RESULTS, fetch_results
 from components.core.storage.run_record import HOLDOUT, MANIFEST, RUNS, FoldRecord, finished_folds
 from components.core.storage.whole_directory import whole_directory
 from pipelines.child import run_child
@@ -42,6 +42,15 @@ def check_out(out: Path, key: str) -> None:
         earlier = None
     if earlier != key:
         raise InputError(f"--out {out}: not empty, and not results of run {key}; use a new folder")
+
+
+def has_results(store: ObjectStorage, key: str) -> bool:
+    """Whether all results of a whole run are in the store; those of one that lacks folds do not count."""
+    try:
+        lineage = json.loads(store.get(f"{RUNS}/{key}/{RESULTS}/lineage.json"))  # which is written last
+        return lineage.get("run") == key and not lineage.get("partial")
+    except (MissingObjectError, ValueError, AttributeError):
+        return False
 
 
 def fetch(store: ObjectStorage, key: str, out: Path, config: RunConfig) -> Sequence[str]:

@@ -58,15 +58,30 @@ def check_submission(
     if truth is not None:
         check_address("--truth", truth)
     remarks = check_cluster(config)
-    whose = f"secret {config.cluster.store_secret}" if config.cluster.store_secret else "their service account"
-    check_keys("the screen's files cannot be looked through for their fingerprint", whose, environment)
-    store = open_store(config.store.bucket, config.store.prefix, environment)
-    store.check()
+    store = checked_store(config, "the screen's files cannot be looked through for their fingerprint", environment)
     place = open_screen(screen)
     with of_a_copy(), local_file(truth) as labels:
         found = check_screen(config, place, labels)
     check_start(config, environment)
     return Checked(store, fingerprint(place, found, config.screen.sites), tuple(remarks))
+
+
+def checked_store(config: RunConfig, so: str, environment: Mapping[str, str] = os.environ) -> ObjectStorage:
+    """The store of a run on a cluster, which answers.
+
+    Args:
+        config: the run.
+        so: what cannot be done without credentials.
+        environment: whose credentials are used.
+
+    Raises:
+        InputError: no credentials, or ones that are refused; no such bucket.
+    """
+    whose = f"secret {config.cluster.store_secret}" if config.cluster.store_secret else "their service account"
+    check_keys(so, whose, environment)
+    store = open_store(config.store.bucket, config.store.prefix, environment)
+    store.check()
+    return store
 
 
 @contextlib.contextmanager

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.core.errors import InputError
-from pipelines.cluster.order import HOURS
+from pipelines.cluster.order import HOURS, check_timeout
 from pipelines.cluster.order import Order as ClusterOrder
+from pipelines.cluster.submit_checks import check_address
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Order:
         allow_no_holdout: whether a challenger may be promoted that nothing was held out for.
         again: whether it is decided again where nothing has changed.
         resubmit: on a cluster: how often a failed run is submitted again.
-        timeout: on a cluster: seconds until following ends.
+        timeout: on a cluster: seconds until following ends, of all runs together.
     """
 
     screen: str
@@ -45,21 +46,32 @@ class Order:
     timeout: float = HOURS * 3600.0
 
     def check(self) -> None:
-        """Refuses options that go with the other place alone.
+        """Refuses options that go with the other place alone, or that pods cannot read.
 
         Raises:
             InputError: names the option.
         """
-        if not self.endpoint and self.resubmit:
+        if self.endpoint:
+            check_timeout(self.timeout)
+            if self.store_dir is not None:
+                raise InputError(
+                    f"--store {self.store_dir}: is of this machine, which pods cannot read; drop it, and name their bucket by "
+                    "store.bucket"
+                )
+            for option, address in (("--screen", self.screen), ("--truth", self.truth)):
+                if address is not None:
+                    check_address(option, address)
+        elif self.resubmit:
             raise InputError("--resubmit goes with --endpoint; on this machine the same command goes on")
         if self.summary is not None and not self.summary.absolute().parent.is_dir():
             raise InputError(f"--summary {self.summary}: there is no folder {self.summary.parent}; make it")
 
-    def on_cluster(self, out: Path, truth: bool = True) -> ClusterOrder:
+    def on_cluster(self, out: Path, seconds: float, truth: bool = True) -> ClusterOrder:
         """What a run on a cluster is asked for.
 
         Args:
             out: folder of its results.
+            seconds: until following ends.
             truth: whether labels of unlabelled wells are given to its report.
         """
         assert self.endpoint, "it is on this machine"
@@ -71,5 +83,6 @@ class Order:
             out=out,
             wait=True,
             resubmit=self.resubmit,
-            timeout=self.timeout,
+            timeout=seconds,
+            finished=True,
         )

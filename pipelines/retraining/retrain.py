@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,8 +31,8 @@ from components.core.screen.wells import Screen
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import FOLDER, is_folder, open_store
-from pipelines.cluster.submit_checks import check_address
+from components.core.storage.opening import FOLDER, is_folder, open_screen, open_store
+from pipelines.cluster.submit_checks import checked_store
 from pipelines.cluster_checks import check_cluster
 from pipelines.compiling import images_of
 from pipelines.containers.engine_side import check_images
@@ -67,14 +68,10 @@ def retrain(config: RunConfig, order: Order, console: Console) -> Result:
         StepError: a step failed, here or where the same was retrained.
         ContactError: contact or the deadline was lost; a run on a cluster may go on.
     """
-    order.check()
     telling = Telling(console, order.summary)
     with telling.failures(), contextlib.ExitStack() as held:
-        if order.endpoint:
-            check_cluster(config)
-            check_address("--screen", order.screen)
-        place = screen_place(order.screen, config.store)
-        store = held.enter_context(_opened(config, order, console))
+        order.check()
+        store, place = _on_cluster(config, order) if order.endpoint else _here(config, order, console, held)
         throne = _Throne.read(store)
         current = fingerprint_of(place, config, _images(order))
         latest = read_latest(store, config.name)
@@ -178,7 +175,7 @@ class _Retraining:
         labelled = {name for names in self._screen.training_experiments().values() for name in names}
         settings = started(self.store, self.config, self.fingerprint.digest, throne.model, labelled)
         folder = self.order.out / self.fingerprint.digest[:SHORT]
-        runs = Runs(settings, self.order, folder, self.console)
+        runs = Runs(settings, self.order, folder, self.console, time.monotonic() + self.order.timeout)
         if throne.model is not None and (experiments := self.comparisons(throne.model)):
             self.telling.say(f"champion {throne.model.short} names {', '.join(experiments)}, which are held out")
             runs.name(self.store, throne.model, experiments)
@@ -193,19 +190,24 @@ class _Retraining:
             if decision.promote:
                 change = promote(self.store, challenger.fingerprint, decision.reason, expected=throne.generation)
                 if change.outcome == "overtaken":
-                    self.telling.say(
-                        f"{change.champion.now.by} promoted another model meanwhile; compared again with it"
-                    )
+                    same = change.champion.now.fingerprint == challenger.fingerprint
+                    so = "this model meanwhile" if same else "another model meanwhile; compared again with it"
+                    self.telling.say(f"{change.champion.now.by} promoted {so}")
                     continue
+            reason, compared_with = decision.reason, throne.model.fingerprint if throne.model else None
+            if decision.outcome == "same_model" and throne.champion:
+                # Whoever promoted it said why, and which was the champion before.
+                reason = throne.champion.now.why
+                compared_with = next((reign.fingerprint for reign in throne.champion.history), None)
             outcome = Outcome(
                 name=self.config.name,
                 fingerprint=self.fingerprint,
                 run=run,
                 model=challenger.fingerprint,
-                champion=throne.model.fingerprint if throne.model else None,
+                champion=compared_with,
                 generation=change.champion.now.generation if change else throne.generation,
                 promoted=decision.promote or decision.outcome == "same_model",
-                reason=decision.reason,
+                reason=reason,
                 at=now(),
                 by=who(),
             )
@@ -238,6 +240,21 @@ def _images(order: Order) -> Mapping[str, str]:
         record = images_of(order.images)
         return {target: image.reference for target, image in record.images.items()} if record else {"tags": "unpinned"}
     return dict(check_images()) if order.containers else {"libraries": library_versions()}
+
+
+def _on_cluster(config: RunConfig, order: Order) -> tuple[ObjectStorage, ScreenPlace]:
+    """Store and screen where pods find them: by this environment alone, Amazon S3 where it names no endpoint."""
+    check_cluster(config)
+    store = checked_store(config, "neither the screen nor the models can be looked at")
+    return store, open_screen(order.screen)
+
+
+def _here(
+    config: RunConfig, order: Order, console: Console, held: contextlib.ExitStack
+) -> tuple[ObjectStorage, ScreenPlace]:
+    """Store and screen of this machine; the store is open as long as `held` is."""
+    place = screen_place(order.screen, config.store)
+    return held.enter_context(_opened(config, order, console)), place
 
 
 @contextlib.contextmanager

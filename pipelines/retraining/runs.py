@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from components.core.config import RunConfig
-from components.core.errors import InputError
+from components.core.errors import ContactError, InputError
 from components.core.registry.model_manifest import MODELS, ModelManifest
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.whole_file import write_whole
@@ -28,12 +29,14 @@ class Runs:
         order: where and how.
         folder: of this retraining.
         console: where progress is shown.
+        deadline: on a cluster, by time.monotonic(): when following ends, whichever run it is.
     """
 
     config: RunConfig
     order: Order
     folder: Path
     console: Console
+    deadline: float
     _named: dict[str, Path] = field(default_factory=dict)
 
     def train(self) -> str:
@@ -48,7 +51,7 @@ class Runs:
         if order.endpoint:
             from pipelines.cluster.submit import submit
 
-            submit(self.config, order.on_cluster(out), self.console)
+            submit(self.config, order.on_cluster(out, self._left()), self.console)
             return str(json.loads((out / "lineage.json").read_text(encoding="utf-8"))["run"])
         from pipelines.local import run_here
 
@@ -85,11 +88,17 @@ class Runs:
         if order.endpoint:
             from pipelines.cluster.submit_prediction import predict_on_cluster
 
-            predict_on_cluster(wanted, order.on_cluster(out, truth=False), self.console)
+            predict_on_cluster(wanted, order.on_cluster(out, self._left(), truth=False), self.console)
         else:
             from pipelines.prediction_run import predict_here
 
-            screen, store = order.screen, order.store_dir
-            predict_here(wanted, screen, out, None, store, self.console, containers=order.containers)
+            predict_here(wanted, order.screen, out, None, order.store_dir, self.console, containers=order.containers)
         self._named[model.fingerprint] = out / "predictions.csv"
         return self._named[model.fingerprint]
+
+    def _left(self) -> float:
+        """Seconds until following ends."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise ContactError("the deadline of --timeout has passed; the same command goes on where this one ended")
+        return left

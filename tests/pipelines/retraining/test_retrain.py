@@ -167,8 +167,7 @@ def test_a_bucket_without_credentials_is_one_line(lab: Lab, cellsignal: Cellsign
     assert "AWS_ACCESS_KEY_ID is not set" in line
     line = cellsignal.refused(
         "retrain", "--config", lab.config, "--screen", "s3://lab/screen", "--endpoint", "http://127.0.0.1:9", "--images", "tags",
-        "--set", "store.bucket=lab",
-        environment={"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
+        "--set", "store.bucket=lab", environment={"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
     )  # fmt: skip
     assert "AWS_ACCESS_KEY_ID is not set" in line
 

@@ -1,0 +1,428 @@
+"""`cellsignal retrain --endpoint`: runs that a server like Kubeflow's starts and played pods finish, and what comes of them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.core.errors import ContactError, InputError, StepError
+from components.core.registry.champion import promote
+from components.core.registry.published_models import fingerprints, read_model
+from components.core.registry.publishing import publish
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.run_outcome import record_results
+from pipelines.cluster.attempts import Submission
+from pipelines.retraining.records import read_latest, read_start
+from tests.pipelines.cluster.conftest import LOGINS, QUICK
+from tests.pipelines.cluster.kfp_server import Fault, KfpServer, serve
+from tests.pipelines.registry_server import record_at
+from tests.pipelines.retraining.cluster_lab import (
+    FIRST,
+    HELD_OUT,
+    NEW,
+    ClusterLab,
+    its_configuration,
+    key_of,
+    lay_out,
+    predicts,
+)
+from tests.pipelines.retraining.counting_proxy import counting
+from tests.pipelines.tiny_run import Cellsignal, error_line
+
+
+@pytest.fixture(scope="module")
+def laid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("laid")
+    lay_out(folder)
+    return folder
+
+
+@pytest.fixture
+def server() -> Iterator[KfpServer]:
+    with serve(KfpServer()) as running:
+        yield running
+
+
+@pytest.fixture
+def lab(
+    laid: Path, tmp_path: Path, store: ObjectStore, server: KfpServer, monkeypatch: pytest.MonkeyPatch
+) -> ClusterLab:
+    for name in LOGINS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipelines.cluster.launching.Pace", lambda: QUICK)
+    monkeypatch.setattr("pipelines.cluster.submit.compiled", its_configuration)
+    monkeypatch.setattr("pipelines.cluster.submit_prediction.compiled_prediction", its_configuration)
+    made = ClusterLab(laid, tmp_path, store, server)
+    made.arrives(*FIRST)
+    return made
+
+
+def test_the_first_model_is_promoted_and_unchanged_it_asks_kubeflow_nothing(
+    lab: ClusterLab, server: KfpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert lab() == "promoted"
+    (run,) = server.runs
+    assert not predicts(run)
+    assert run["runtime_config"]["parameters"]["source"] == lab.store.uri("screen")
+    assert lab.champion.now.generation == 1
+    assert lab.champion.now.why.startswith("the first model")
+    assert read_model(lab.store, lab.champion.now.fingerprint).run == key_of(run)
+
+    server.requests.clear()
+    before, objects = lab.store.list(""), len(lab.store.list("screen/"))
+    with counting(lab.store._endpoint.url or "") as (url, requests):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        assert lab() == "unchanged"
+    assert lab.shown.startswith("nothing has changed since")
+    assert server.requests == []
+    assert 0 < requests.total() <= objects / 1000 + 50
+    assert lab.store.list("") == before
+
+
+def test_a_new_experiment_is_learned_and_compared_on_what_was_held_out(lab: ClusterLab, server: KfpServer) -> None:
+    champion = read_model(lab.store, lab.enthrone().now.fingerprint)
+    lab.arrives(NEW)
+    lab.right = {"challenger"}
+    assert lab() == "promoted"
+
+    prediction, training = server.runs
+    assert predicts(prediction)
+    parameters = prediction["runtime_config"]["parameters"]
+    assert parameters["model"] == lab.store.uri(f"models/{champion.fingerprint}")
+    assert json.loads(parameters["experiments"]) == [HELD_OUT]
+    assert parameters["truth"] == ""
+    assert lab.asked(training).folds.known == champion.experiment_folds
+    assert set(champion.experiment_folds) == {*FIRST} - {HELD_OUT, "HUVEC-03"}
+
+    now = lab.champion
+    assert (now.now.generation, now.history[0].fingerprint) == (2, champion.fingerprint)
+    challenger = read_model(lab.store, now.now.fingerprint)
+    assert challenger.run == key_of(training)
+    assert NEW in challenger.taught.experiments
+    assert champion.experiment_folds.items() <= challenger.experiment_folds.items()
+    (report,) = lab.folder.glob("runs/*/comparison.json")
+    decided = json.loads(report.read_text())
+    assert decided["comparison"]["experiments"] == [HELD_OUT]
+    row = decided["comparison"]["stages"]["assigned"][0]
+    assert (row["champion"], row["challenger"]) == (pytest.approx(4 / 6), 1.0)
+    latest = read_latest(lab.store, "tiny")
+    assert latest is not None
+    assert (latest.champion, latest.promoted, latest.reason) == (champion.fingerprint, True, decided["reason"])
+
+
+def test_a_worse_challenger_is_published_and_not_promoted(lab: ClusterLab, server: KfpServer) -> None:
+    champion = lab.enthrone()
+    lab.arrives(NEW)
+    lab.right = {"champion"}
+    assert lab() == "not promoted"
+    assert lab.champion == champion
+    assert len(fingerprints(lab.store)) == 2
+    assert "is published and not promoted; the champion stays" in lab.shown
+    server.requests.clear()
+    assert lab() == "unchanged"
+    assert server.requests == []
+
+    # What decides no run needs none: the results of both are in the store.
+    wide = lab.config.promotion.model_copy(update={"margin": 1.0, "cell_type_margin": 1.0})
+    assert lab({"promotion": wide}, again=True) == "promoted"
+    assert server.requests == []
+    assert lab.shown.count("has finished before, so that nothing is started for it") == 2
+    assert lab.champion.now.generation == 2
+
+
+def test_the_command_ends_with_4_where_the_challenger_is_refused(
+    lab: ClusterLab, cellsignal: Cellsignal, embedded_store: Any
+) -> None:
+    """The decision of a whole run in a process of its own; its runs have finished before."""
+    lab.enthrone()
+    lab.right = {"champion"}
+    assert lab() == "not promoted"
+    file = lab.folder / "tiny.yaml"
+    file.write_text(lab.config.dump())
+    summary = lab.folder / "summary.md"
+    given = ("--config", file, "--screen", lab.store.uri("screen"), "--endpoint", lab.server.url, "--images", "tags")
+    done = cellsignal(
+        "retrain", *given, "--again", "--out", lab.folder / "elsewhere", "--summary", summary,
+        environment=embedded_store.environment(),
+    )  # fmt: skip
+    assert done.returncode == 4, done.stderr
+    assert "the champion stays" in done.stdout
+    assert "generation 1" in summary.read_text()
+
+
+def test_contact_is_lost_and_the_same_command_follows_to_the_decision(lab: ClusterLab, server: KfpServer) -> None:
+    """Though another model is the champion by then: the start keeps the configuration, so that the key is the same."""
+    first = lab.enthrone()
+    lab.arrives(NEW)
+    server.script = [["SUCCEEDED"], ["RUNNING", "RUNNING", "SUCCEEDED"], ["SUCCEEDED"]]
+    lab.after = lambda run: server.faults.append(Fault(503, times=10_000, path="/runs/", method="GET"))
+    before = lab.registry()
+    with pytest.raises(ContactError, match="may go on: the same command follows it again"):
+        lab()
+    assert lab.registry() == before
+    (training,) = lab.trainings
+    assert training["state"] == "PENDING"
+    known = lab.asked(training).folds.known
+
+    other = another_champion(lab)
+    server.faults.clear()
+    lab.after = lambda run: None
+    assert lab() == "promoted"
+    assert lab.trainings == [training]
+    assert f"run {training['display_name']} is in progress with the same content" in lab.shown
+    assert lab.asked(training).folds.known == known != {}
+    models = [json.loads(json.dumps(run["runtime_config"]["parameters"]["model"])) for run in lab.predictions]
+    assert models == [lab.store.uri(f"models/{name}") for name in (first.now.fingerprint, other)]
+    assert [reign.generation for reign in lab.champion.reigns] == [3, 2, 1]
+    latest = read_latest(lab.store, "tiny")
+    assert latest is not None
+    assert latest.champion == other
+    start = read_start(lab.store, "tiny", latest.fingerprint.digest)
+    assert start is not None
+    assert start.fold_source == first.now.fingerprint
+
+
+def another_champion(lab: ClusterLab) -> str:
+    """A model of another seed that was taught the same."""
+    from tests.components.core.registry.finished_run import FinishedRun
+
+    place = lab.folder / "another"
+    place.mkdir()
+    (place / "screen").symlink_to(lab.laid / "first" / "screen")
+    made = FinishedRun(place, lab.store, key="tiny-another", **{**lab.config.model_dump(exclude={"store"}), "seed": 77})
+    model = publish(lab.store, made.key).model
+    promote(lab.store, model.fingerprint, "by hand", by="grace")
+    return model.fingerprint
+
+
+def test_what_ended_while_nobody_looked_is_not_started_again(lab: ClusterLab, server: KfpServer) -> None:
+    lab.enthrone()
+    lab.arrives(NEW)
+    lab.after = lambda run: server.faults.append(Fault(503, times=10_000, path="/runs/", method="GET"))
+    with pytest.raises(ContactError, match="may go on"):
+        lab()
+    (training,) = lab.trainings
+    lab.after = lambda run: None
+    training["state"] = "SUCCEEDED"
+    lab.pods(training)
+    server.requests.clear()
+    assert lab() == "promoted"
+    assert server.requests == []
+    assert len(server.runs) == 2
+
+
+def test_results_that_lack_folds_are_not_those_of_the_whole_run(lab: ClusterLab, server: KfpServer) -> None:
+    server.script = [["FAILED"], ["SUCCEEDED"]]
+    with pytest.raises(StepError, match="failed"):
+        lab()
+    key = key_of(server.runs[0])
+    partial = lab.folder / "partial"
+    partial.mkdir()
+    (partial / "lineage.json").write_text(json.dumps({"run": key, "partial": {"quorum": 1}}))
+    record_results(lab.store, key, partial)
+    assert lab() == "promoted"
+    assert len(server.runs) == 2
+
+
+def test_the_deadline_is_of_both_runs_together(
+    lab: ClusterLab, server: KfpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.enthrone()
+    lab.arrives(NEW)
+    given: list[float] = []
+    wait = Submission.wait
+
+    def waited(own: Submission, run: Any, out: Path, seconds: float, resubmit: int) -> None:
+        given.append(seconds)
+        wait(own, run, out, seconds, resubmit)
+
+    monkeypatch.setattr(Submission, "wait", waited)
+    lab.after = lambda run: time.sleep(1.0)
+    assert lab(timeout=300.0) == "promoted"
+    prediction, training = given
+    assert training < prediction - 1.0 < 299.0
+
+
+def test_a_deadline_that_the_prediction_has_used_up_starts_no_training(lab: ClusterLab, server: KfpServer) -> None:
+    lab.enthrone()
+    lab.arrives(NEW)
+    lab.after = lambda run: time.sleep(2.0)
+    with pytest.raises(ContactError, match="deadline of --timeout has passed; the same command goes on where"):
+        lab(timeout=1.9)
+    assert lab.trainings == []
+
+
+@pytest.mark.parametrize(("kind", "error"), [("step", StepError), ("input", InputError)])
+def test_a_failed_run_leaves_the_registry_as_it_was(
+    lab: ClusterLab, server: KfpServer, kind: str, error: type[Exception]
+) -> None:
+    lab.enthrone()
+    lab.arrives(NEW)
+    server.script = [["SUCCEEDED"], ["FAILED"]]
+    played = lab.pods
+    server.on_end = lambda run: lab.fail(run, kind, "loss is not finite") if run["state"] == "FAILED" else played(run)
+    before = lab.registry()
+    summary = lab.folder / "summary.md"
+    with pytest.raises(error, match="pretrain fold 1 failed: loss is not finite"):
+        lab(summary=summary)
+    assert lab.registry() == before
+    assert read_latest(lab.store, "tiny") is None
+    assert "### Retraining failed" in summary.read_text()
+    server.on_end, server.script = played, [["SUCCEEDED"]]
+    assert lab() == "promoted"
+    assert [key_of(run) for run in lab.trainings] == [key_of(lab.trainings[0])] * 2
+    assert len(lab.predictions) == 1
+
+
+def test_a_failed_run_is_submitted_again_as_often_as_asked(lab: ClusterLab, server: KfpServer) -> None:
+    lab.enthrone()
+    lab.arrives(NEW)
+    server.script = [["FAILED"], ["SUCCEEDED"], ["FAILED"], ["SUCCEEDED"]]
+    assert lab(resubmit=1) == "promoted"
+    assert [predicts(run) for run in server.runs] == [True, True, False, False]
+
+
+def test_two_at_once_share_the_runs_and_conclude_once(
+    lab: ClusterLab, server: KfpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On two machines, so that their folders differ; threads here, where signals cannot be caught."""
+    champion = lab.enthrone()
+    lab.arrives(NEW)
+    monkeypatch.setattr("pipelines.cluster.attempts._stops_following", lambda again: contextlib.nullcontext())
+    server.script = [["RUNNING"] * 40 + ["SUCCEEDED"]]
+    both = threading.Barrier(2, timeout=60)
+
+    def decided(*arguments: Any, **named: Any) -> Any:
+        """Both have decided before either promotes."""
+        if named["expected"] == champion.now.generation:
+            both.wait()
+        return promote(*arguments, **named)
+
+    monkeypatch.setattr("pipelines.retraining.retrain.promote", decided)
+    labs = [dataclasses.replace(lab, folder=lab.folder / name) for name in ("a", "b")]
+    server.on_end = lab.pods
+    for each in labs:
+        each.folder.mkdir()
+    with ThreadPoolExecutor(2) as pool:
+        results = [each.result() for each in [pool.submit(each) for each in labs]]
+    assert results == ["promoted", "promoted"]
+    assert len({key_of(run) for run in lab.trainings}) == len({key_of(run) for run in lab.predictions}) == 1
+    assert sum(run["state"] == "SUCCEEDED" for run in server.runs) == 2
+    now = lab.champion
+    assert (now.now.generation, len(now.history)) == (2, 1)
+    assert sum("promoted this model meanwhile" in each.shown for each in labs) == 1
+    latest = read_latest(lab.store, "tiny")
+    assert latest is not None
+    assert (latest.model, latest.generation, latest.promoted) == (now.now.fingerprint, 2, True)
+    # Whoever came second wrote down what the first decided, and not that the model is as good as itself.
+    assert (latest.reason, latest.champion) == (now.now.why, champion.now.fingerprint)
+
+
+def test_a_dry_run_asks_kubeflow_nothing(lab: ClusterLab, server: KfpServer) -> None:
+    champion = lab.enthrone()
+    lab.arrives(NEW)
+    before = lab.store.list("")
+    assert lab(dry_run=True) == "planned"
+    assert server.requests == []
+    assert lab.store.list("") == before
+    assert f"would train a challenger at {server.url}" in lab.shown
+    assert f"would compare it with champion {champion.now.fingerprint[:12]} on {HELD_OUT}" in lab.shown
+
+
+def test_images_by_digest_are_others_than_those_by_tag(
+    lab: ClusterLab, server: KfpServer, registry: tuple[str, dict[str, int]]
+) -> None:
+    place, statuses = registry
+    statuses |= {"cellsignal-cpu": 200, "cellsignal-gpu": 404}
+    assert lab() == "promoted"
+    pinned = str(record_at(place, lab.folder))
+    assert lab(images=pinned, dry_run=True) == "planned"
+    assert "changed since the last retraining: what the steps run in (images or libraries)" in lab.shown
+    server.requests.clear()
+    before = lab.registry()
+    with pytest.raises(InputError, match=r"cellsignal-gpu has no sha256:.*; push again with `cellsignal images push`"):
+        lab(images=pinned)
+    assert server.requests == []
+    assert lab.registry() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"screen": "."}, r"--screen \.: is on this machine, which pods cannot read; copy it"),
+        ({"truth": "truth.csv"}, r"--truth truth\.csv: is not an address in a bucket"),
+        ({"images": "nowhere.json"}, r"--images nowhere\.json: cannot be read.*or give --images tags"),
+        ({"timeout": 0.0}, r"--timeout 0: give hours above 0"),
+        ({"timeout": float("nan")}, r"--timeout nan: give hours above 0"),
+        ({"store_dir": Path("store")}, r"--store store: is of this machine, which pods cannot read; drop it"),
+    ],
+)
+def test_options_that_pods_cannot_follow(lab: ClusterLab, server: KfpServer, change: dict[str, Any], said: str) -> None:
+    before, summary = lab.store.list(""), lab.folder / "summary.md"
+    with pytest.raises(InputError, match=said) as raised:
+        lab(summary=summary, **change)
+    assert "### Retraining failed" in summary.read_text()
+    assert "\n" not in str(raised.value)
+    assert server.requests == []
+    assert lab.store.list("") == before
+
+
+def test_a_store_that_pods_do_not_share(lab: ClusterLab, server: KfpServer) -> None:
+    folder = lab.config.store.model_copy(update={"bucket": f"file://{lab.folder}/store", "prefix": ""})
+    with pytest.raises(InputError, match=r"store\.bucket: file:.* is a folder, which the pods .* do not share"):
+        lab({"store": folder})
+    assert server.requests == []
+
+
+def test_credentials_that_are_missing_or_refused(
+    lab: ClusterLab, server: KfpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(InputError, match="correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") as raised:
+        lab()
+    assert "\n" not in str(raised.value)
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(InputError, match=r"AWS_SECRET_ACCESS_KEY is not set.*secret cellsignal-store"):
+        lab()
+    assert server.requests == []
+
+
+def test_without_an_endpoint_of_the_store_it_is_amazons_and_never_the_embedded_one(
+    lab: ClusterLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str | None] = []
+
+    def checked(store: ObjectStore, *_: object, **__: object) -> None:
+        opened.append(store._endpoint.url)
+        raise InputError("no such bucket")
+
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setattr(ObjectStore, "check", checked)
+    with pytest.raises(InputError, match="no such bucket"):
+        lab()
+    assert opened == [None]
+
+
+def test_an_endpoint_that_does_not_answer_is_one_line(
+    lab: ClusterLab, cellsignal: Cellsignal, embedded_store: Any
+) -> None:
+    file = lab.folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump(json.loads(lab.config.model_dump_json())))
+    done = cellsignal(
+        "retrain", "--config", file, "--screen", lab.store.uri("screen"), "--endpoint", "http://127.0.0.1:9",
+        "--images", "tags", environment=embedded_store.environment(),
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert re.search(r"--endpoint http://127\.0\.0\.1:9: no answer", error_line(done))
