@@ -22,9 +22,13 @@ class Comparable:
 
 
 def saw(model: ModelManifest) -> frozenset[str]:
-    """Experiments whose labels or images taught a model's networks, or those that they started from."""
+    """Experiments that had a part in a model: by labels, those of the runs that it started from included, or by images.
+
+    Where not all folds were trained, what the others validate on taught no network, but selected checkpoints, fitted
+    temperatures, and is in the plate design.
+    """
     of_wells = {id_code.rsplit("_", 2)[0] for id_code in model.taught.wells}
-    return frozenset({*model.taught.experiments, *of_wells, *model.unlabelled})
+    return frozenset({*model.taught.experiments, *of_wells, *model.experiment_folds, *model.unlabelled})
 
 
 def comparable(holdout: Iterable[tuple[str, str]], models: Iterable[tuple[str, ModelManifest]]) -> Comparable:
@@ -39,7 +43,7 @@ def comparable(holdout: Iterable[tuple[str, str]], models: Iterable[tuple[str, M
     for experiment, cell_type in holdout:
         why = next(
             (
-                f"{called} {model.short} {'was trained on it' if experiment in seen else f'does not know {cell_type}'}"
+                f"{called} {model.short} {'was trained with it' if experiment in seen else f'does not know {cell_type}'}"
                 for called, model, seen in known
                 if experiment in seen or cell_type not in model.folds
             ),
