@@ -76,7 +76,7 @@ def retrain(config: RunConfig, order: Order, console: Console) -> Result:
         place = screen_place(order.screen, config.store)
         store = held.enter_context(_opened(config, order, console))
         throne = _Throne.read(store)
-        current = fingerprint_of(place, config, _images(order))
+        current = fingerprint_of(place, config, _images(order), store)
         latest = read_latest(store, config.name)
         if latest and not order.again and _settled(latest, current, throne):
             telling.unchanged(latest, throne.champion)

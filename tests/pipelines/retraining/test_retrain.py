@@ -208,5 +208,6 @@ def test_the_tables_of_a_screen_that_nothing_changed_in_are_not_even_read(lab: L
 
 def fingerprint(lab: Lab) -> dict[str, object]:
     config = RunConfig.load(str(lab.config), [])
-    found = fingerprint_of(ScreenDirectory(lab.folder / "screen"), config, {"libraries": library_versions()})
+    images = {"libraries": library_versions()}
+    found = fingerprint_of(ScreenDirectory(lab.folder / "screen"), config, images, lab.store)
     return found.model_dump()
