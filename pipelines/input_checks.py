@@ -127,12 +127,17 @@ def local_files(config: RunConfig) -> dict[str, Path]:
     """Files on this machine that the configuration names, by field; those in an object store are not among them."""
     found = {}
     for field, address in _addresses(config).items():
-        if address.startswith(("s3://", "minio://")):
+        if is_bucket(address):
             continue
         if "://" in address and not address.startswith("file://"):
             raise InputError(f"{field}: {address} is neither a file nor an s3:// address; download it first")
         found[field] = Path(unquote(urlsplit(address).path) if address.startswith("file://") else address)
     return found
+
+
+def stored_files(config: RunConfig) -> dict[str, str]:
+    """Addresses of files in an object store that the configuration names, by field."""
+    return {field: address for field, address in _addresses(config).items() if is_bucket(address)}
 
 
 def _addresses(config: RunConfig) -> dict[str, str]:

@@ -1,7 +1,9 @@
 """What a retraining goes by: the screen's files, the code, the configuration. Equal fingerprints need no second training.
 
 Data are known by a listing (names, sizes, and ETags or modification times), so that no image is read and a bucket is asked
-once for every thousand objects. A screen that was copied counts as another one; its plates are recognised by their pixels.
+once for every thousand objects. A screen that was copied counts as another one; its plates are recognised by their pixels. What
+the configuration names beside it counts by content: files, likewise objects by a listing, and the run that it starts from by
+its weights.
 """
 
 from __future__ import annotations
@@ -19,12 +21,17 @@ from components.core.frozen import Frozen
 from components.core.screen import kaggle_layout, rxrx_layout
 from components.core.screen.place import FileFacts, ScreenPlace, UnreadableError
 from components.core.screen.wells import natural_key
+from components.core.storage.artifacts import source_store
 from components.core.storage.digests import digest_file, digest_text
+from components.core.storage.interface import ObjectStorage
+from components.core.storage.source_run import OPTION, read_source
 from pipelines.code_version import sources_digest
-from pipelines.input_checks import local_files
+from pipelines.input_checks import local_files, stored_files
 
 FOLDERS = sorted({*kaggle_layout.FOLDERS.values(), *rxrx_layout.FOLDERS.values()})
 """Where either layout has its images."""
+TABLES = {*kaggle_layout.TABLES, rxrx_layout.METADATA}
+"""What either layout reads besides; other tables may lie there."""
 _SHOWN = 6
 
 
@@ -33,7 +40,9 @@ class Fingerprint(Frozen):
 
     tables: dict[str, str] = Field(description="digest by table of the screen")
     experiments: dict[str, str] = Field(description="digest of an experiment's images by its folder, train/HUVEC-01")
-    files: dict[str, str] = Field(description="digest by field of the local files that the configuration names")
+    files: dict[str, str] = Field(
+        description="digest by field of the files and of the run that the configuration names"
+    )
     sources: str = Field(description="digest of this package's sources")
     images: dict[str, str] = Field(description="of the steps, by target; libraries' versions where they are processes")
     config: dict[str, Any] = Field(description="the configuration, as far as it decides a run")
@@ -44,20 +53,24 @@ class Fingerprint(Frozen):
         return digest_text(json.dumps(self.model_dump(), sort_keys=True))
 
 
-def fingerprint_of(place: ScreenPlace, config: RunConfig, images: Mapping[str, str]) -> Fingerprint:
+def fingerprint_of(
+    place: ScreenPlace, config: RunConfig, images: Mapping[str, str], store: ObjectStorage
+) -> Fingerprint:
     """The fingerprint of this moment.
 
     Args:
         place: where the screen lies.
         config: of the run.
         images: what the steps run in.
+        store: of the run; at its endpoint are the objects that the configuration names.
 
     Raises:
-        InputError: no screen there, or a local file that the configuration names is missing.
+        InputError: no screen there, or a file, object or run that the configuration names is missing.
+        StepError: a store failed.
     """
     place.check()
     try:
-        tables = {facts.name: _digest([facts]) for facts in place.list_files() if facts.name.endswith(".csv")}
+        tables = {facts.name: _digest([facts]) for facts in place.list_files() if facts.name in TABLES}
     except UnreadableError as error:
         raise InputError(f"{place.address()}: cannot be listed ({error.reason})") from None
     grouped: dict[str, list[FileFacts]] = {}
@@ -70,14 +83,10 @@ def fingerprint_of(place: ScreenPlace, config: RunConfig, images: Mapping[str, s
             f"{place.address()}: holds no {'images' if tables else 'tables'} of a screen; give the folder that holds train.csv or "
             "metadata.csv, and the images' folders beside it"
         )
-    try:
-        files = {field: digest_file(path) for field, path in local_files(config).items()}
-    except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); correct the configuration") from None
     return Fingerprint(
         tables=tables,
         experiments=experiments,
-        files=files,
+        files=_named(config, store),
         sources=sources_digest(),
         images=dict(images),
         config=json.loads(deciding(config)),
@@ -112,6 +121,25 @@ def changes(earlier: Fingerprint, now: Fingerprint) -> list[str]:
     if fields:
         said.append(f"configuration: {_listed(set(fields))}")
     return said
+
+
+def _named(config: RunConfig, store: ObjectStorage) -> dict[str, str]:
+    """What the configuration names beside the screen, by field."""
+    found = {field: digest_file(path) for field, path in local_files(config).items()}
+    for field, address in stored_files(config).items():
+        from components.core.storage.object_store import ObjectStore, parse_uri
+
+        bucket, key = parse_uri(address)
+        at = store.elsewhere(f"s3://{bucket}") if isinstance(store, ObjectStore) else ObjectStore.connect(bucket)
+        facts = [FileFacts(*each) for each in at.scan_facts(key) if each[0] == key]
+        if not facts:
+            raise InputError(f"{field}: there is no object {address}; correct the address")
+        found[field] = _digest(facts)
+    if config.init_from:
+        source = read_source(*source_store(store, config.init_from))
+        places = sorted((*of, record.place) for of, record in source.weights.items())
+        found[OPTION] = digest_text(json.dumps(places))
+    return found
 
 
 def _digest(files: Iterable[FileFacts]) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from components.core.errors import InputError
 from components.core.registry.model_manifest import ModelManifest
+from components.core.screen.wells import Plate
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,13 @@ class Comparable:
 
 
 def saw(model: ModelManifest) -> frozenset[str]:
-    """Experiments whose labels or images taught a model's networks, or those that they started from."""
+    """Experiments that had a part in a model: by labels, those of the runs that it started from included, or by images.
+
+    Where not all folds were trained, what the others validate on taught no network, but selected checkpoints, fitted
+    temperatures, and is in the plate design.
+    """
     of_wells = {id_code.rsplit("_", 2)[0] for id_code in model.taught.wells}
-    return frozenset({*model.taught.experiments, *of_wells, *model.unlabelled})
+    return frozenset({*model.taught.experiments, *of_wells, *model.experiment_folds, *model.unlabelled})
 
 
 def comparable(holdout: Iterable[tuple[str, str]], models: Iterable[tuple[str, ModelManifest]]) -> Comparable:
@@ -39,7 +46,7 @@ def comparable(holdout: Iterable[tuple[str, str]], models: Iterable[tuple[str, M
     for experiment, cell_type in holdout:
         why = next(
             (
-                f"{called} {model.short} {'was trained on it' if experiment in seen else f'does not know {cell_type}'}"
+                f"{called} {model.short} {'was trained with it' if experiment in seen else f'does not know {cell_type}'}"
                 for called, model, seen in known
                 if experiment in seen or cell_type not in model.folds
             ),
@@ -50,3 +57,28 @@ def comparable(holdout: Iterable[tuple[str, str]], models: Iterable[tuple[str, M
         else:
             kept.append(experiment)
     return Comparable(tuple(kept), tuple(remarks))
+
+
+def check_plates(plates: Collection[Plate], champion: ModelManifest) -> None:
+    """Refuses held-out plates that would refuse every challenger, however good, before one is trained.
+
+    Args:
+        plates: of the experiments that are compared on; at least one.
+        champion: that is compared with.
+
+    Raises:
+        InputError: a cell type has a single plate, or the champion knows none of the siRNAs.
+    """
+    single = [name for name, count in Counter(plate.cell_type for plate in plates).items() if count == 1]
+    if single:
+        raise InputError(
+            f"screen.holdout_experiments: {' and '.join(single)} would have a single held-out plate, which does not show how "
+            "plates differ; hold out two or more, or none"
+        )
+    labels = {well.sirna for plate in plates for well in plate.wells if well.well_type == "treatment"} - {None}
+    if labels.isdisjoint(champion.vocabulary.treatments):
+        raise InputError(
+            f"screen.holdout_experiments: champion {champion.short} knows none of their siRNAs (it knows "
+            f"{champion.vocabulary.treatments[0]}, and so on); give labels in the encoding of its screen, or a screen of another "
+            "library its own store.prefix"
+        )

@@ -39,6 +39,7 @@ from pipelines.containers.engine_side import check_images
 from pipelines.input_checks import check_screen, screen_place
 from pipelines.local import default_store, storage
 from pipelines.retraining.fingerprint import Fingerprint, changes, fingerprint_of
+from pipelines.retraining.holdout import check_plates
 from pipelines.retraining.judging import Judge, against
 from pipelines.retraining.order import Order
 from pipelines.retraining.records import Outcome, now, place_of, read_latest, read_outcome, write_outcome
@@ -73,7 +74,7 @@ def retrain(config: RunConfig, order: Order, console: Console) -> Result:
         order.check()
         store, place = _on_cluster(config, order) if order.endpoint else _here(config, order, console, held)
         throne = _Throne.read(store)
-        current = fingerprint_of(place, config, _images(order))
+        current = fingerprint_of(place, config, _images(order), store)
         latest = read_latest(store, config.name)
         if latest and not order.again and _settled(latest, current, throne):
             telling.unchanged(latest, throne.champion)
@@ -157,13 +158,16 @@ class _Retraining:
                 f"no experiment is held out that could show whether the challenger is better ({why}); hold labelled experiments "
                 "out that no model was trained on, or give --allow-no-holdout to promote without a comparison"
             )
-        plates = sum(plate.experiment in experiments for plate in self._screen.plates)
+        if champion is None or not experiments:
+            return
+        plates = [plate for plate in self._screen.plates if plate.experiment in experiments]
         fewest = self.config.promotion.min_plates
-        if champion is not None and experiments and plates < fewest:
+        if len(plates) < fewest:
             raise InputError(
-                f"screen.holdout_experiments: {', '.join(experiments)} have {plates} plates, where fewer than {fewest} "
+                f"screen.holdout_experiments: {', '.join(experiments)} have {len(plates)} plates, where fewer than {fewest} "
                 "(promotion.min_plates) show nothing; hold more experiments out that the champion was not trained on"
             )
+        check_plates(plates, champion)
 
     def comparisons(self, champion: ModelManifest | None) -> Sequence[str]:
         """The held-out experiments that a challenger can be compared on."""

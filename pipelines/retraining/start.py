@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection
 
 from components.core.config import RunConfig, parse
+from components.core.deciding import NOT_DECIDING
 from components.core.registry.champion import who
 from components.core.registry.model_manifest import ModelManifest
 from components.core.storage.interface import ObjectStorage
@@ -33,7 +34,7 @@ def started(
     record = Start(config=json.loads(mine.model_dump_json()), fold_source=known, at=now(), by=who())
     agreed = parse(RunConfig, agree(store, config.name, digest, record).config, source="retraining: configuration")
     # Where and with what it runs is of whoever runs it.
-    own = {name: getattr(config, name) for name in ("local", "cluster", "card", "promotion")}
+    own = {name: getattr(config, name) for name in NOT_DECIDING}
     return agreed.model_copy(update=own)
 
 

@@ -53,7 +53,7 @@ class Telling:
             f"{latest.run}, whose model {latest.model[:SHORT]} "
         )
         if not latest.promoted:
-            line += f"was not promoted ({latest.reason})"
+            line += f"was not promoted ({latest.reason}); --again decides again, as after another promotion.margin"
         elif champion is not None and champion.now.fingerprint != latest.model:
             now = champion.now
             line += f"was promoted; {now.by} has promoted {now.fingerprint[:SHORT]} since ({now.why}); --again decides again"

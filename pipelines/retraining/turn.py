@@ -24,6 +24,7 @@ from components.core.frozen import Frozen
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
+_PROCESSES = Path("/proc/self/ns/pid")
 
 
 class Claim(Frozen):
@@ -50,7 +51,10 @@ class Claim(Frozen):
 
     def process_gone(self) -> bool:
         """Whether it is of this machine, since its last start, and its process is not there any more."""
-        return self.host == _host() and self.started != _started(self.process)
+        if self.host != _host():
+            return False
+        started = _started(self.process)
+        return started != self.started if started else not _is_there(self.process)
 
 
 @dataclass(frozen=True)
@@ -200,17 +204,28 @@ class _Beating:
 
 
 def _host() -> str:
-    """This machine since its last start; in a container the container."""
+    """This machine since its last start; in a container the container, whose name may be the machine's own."""
     try:
-        boot = _BOOT.read_text().strip()
+        boot, processes = _BOOT.read_text().strip(), str(_PROCESSES.readlink())
     except OSError:
-        boot = ""
-    return f"{platform.node()} {boot}"
+        boot = processes = ""
+    return f"{platform.node()} {boot} {processes}".rstrip()
 
 
 def _started(process: int) -> str:
-    """When a process was started, so that a later one of the same number is not taken for it; empty where it is gone."""
+    """When a process was started, so that a later one of the same number is not taken for it; empty where nothing is told."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
+
+
+def _is_there(process: int) -> bool:
+    """Whether there is a process of this number; other users' may be hidden in /proc."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # it is not ours to signal
+    return True

@@ -18,6 +18,8 @@ from components.core.storage.manifest import WellType
 
 FOLDERS: dict[Split, str] = {"train": "train", "test": "test"}
 """Where the experiments' folders of images are."""
+TABLES = ("train.csv", "test.csv", "train_controls.csv", "test_controls.csv")
+"""All that are read."""
 
 LABEL = "sirna"
 """The column of labels."""

@@ -5,6 +5,7 @@ Paths are relative to the screen, with forward slashes. The directory is here; a
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,7 +98,9 @@ class ScreenDirectory:
                         path = f"{inside}/{entry.name}"
                         if entry.is_dir():
                             waiting.append(path)
-                        else:
+                            continue
+                        # Only this file is not there: a link to nowhere, or one that went away since its name was read.
+                        with contextlib.suppress(FileNotFoundError):
                             facts = entry.stat()
                             found.append(FileFacts(path, facts.st_size, str(facts.st_mtime_ns)))
             except FileNotFoundError:

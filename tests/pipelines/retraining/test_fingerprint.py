@@ -10,9 +10,12 @@ import pytest
 from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.screen.place import ScreenDirectory
+from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
+from components.core.storage.run_record import StepRecord
 from components.core.storage.screen_bucket import ScreenBucket
 from pipelines.retraining.fingerprint import Fingerprint, changes, fingerprint_of
+from tests.components.core.registry.finished_run import KEY, FinishedRun
 from tests.tiny_screen import TinyScreen
 
 IMAGES = {"cpu": "cellsignal-cpu@sha256:0", "gpu": "cellsignal-gpu@sha256:1"}
@@ -25,7 +28,7 @@ def screen(tmp_path: Path) -> TinyScreen:
 
 
 def of(screen: TinyScreen, config: RunConfig = CONFIG, images: dict[str, str] = IMAGES) -> Fingerprint:
-    return fingerprint_of(ScreenDirectory(screen.root), config, images)
+    return fingerprint_of(ScreenDirectory(screen.root), config, images, FolderStore(screen.root.parent / "store"))
 
 
 def test_nothing_changed_where_nothing_did(screen: TinyScreen) -> None:
@@ -38,6 +41,7 @@ def test_nothing_changed_where_nothing_did(screen: TinyScreen) -> None:
 
 def test_what_decides_no_run_changes_nothing(screen: TinyScreen) -> None:
     (screen.root / "notes.txt").write_text("seen")
+    (screen.root / "predictions.csv").write_text("of last week")
     (screen.root / "train" / "Thumbs.db").write_text("x")
     elsewhere = CONFIG.model_copy(update={"local": CONFIG.local.model_copy(update={"parallel_folds": 1})})
     assert changes(of(screen), of(screen, elsewhere)) == []
@@ -83,17 +87,57 @@ def test_a_copy_in_a_bucket_has_a_fingerprint_of_its_own_kind(screen: TinyScreen
     for path in screen.root.rglob("*"):
         if path.is_file():
             store.put(path.relative_to(screen.root).as_posix(), path.read_bytes())
-    first = fingerprint_of(ScreenBucket(store), CONFIG, IMAGES)
+    first = fingerprint_of(ScreenBucket(store), CONFIG, IMAGES, store)
     here = of(screen)
     assert first.experiments.keys() == here.experiments.keys()
-    assert fingerprint_of(ScreenBucket(store), CONFIG, IMAGES).digest == first.digest
+    assert fingerprint_of(ScreenBucket(store), CONFIG, IMAGES, store).digest == first.digest
     store.put("train/RPE-01/Plate1/B03_s1_w1.png", b"other")
-    assert changes(first, fingerprint_of(ScreenBucket(store), CONFIG, IMAGES)) == ["experiments written again: RPE-01"]
+    assert changes(first, fingerprint_of(ScreenBucket(store), CONFIG, IMAGES, store)) == [
+        "experiments written again: RPE-01"
+    ]
 
 
 def test_no_screen_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such directory"):
-        fingerprint_of(ScreenDirectory(tmp_path / "none"), CONFIG, IMAGES)
+        fingerprint_of(ScreenDirectory(tmp_path / "none"), CONFIG, IMAGES, FolderStore(tmp_path))
     (tmp_path / "train.csv").write_text("id_code\n")
     with pytest.raises(InputError, match="holds no images of a screen"):
-        fingerprint_of(ScreenDirectory(tmp_path), CONFIG, IMAGES)
+        fingerprint_of(ScreenDirectory(tmp_path), CONFIG, IMAGES, FolderStore(tmp_path))
+
+
+def test_objects_that_the_configuration_names_count_by_what_they_hold(screen: TinyScreen, store: ObjectStore) -> None:
+    address = store.uri("labels.csv")
+    labels = CONFIG.mean_teacher.model_copy(update={"fused_labels": address})
+    config = CONFIG.model_copy(update={"mean_teacher": labels})
+
+    def now() -> Fingerprint:
+        return fingerprint_of(ScreenDirectory(screen.root), config, IMAGES, store)
+
+    with pytest.raises(InputError, match=rf"mean_teacher.fused_labels: there is no object {address}; correct the addr"):
+        now()
+    store.put("labels.csv", b"one")
+    store.put("labels.csv.old", b"zero")
+    before = now()
+    store.put("labels.csv.old", b"nothing")
+    assert changes(before, now()) == []
+    store.put("labels.csv", b"two")
+    assert changes(before, now()) == ["configuration: mean_teacher.fused_labels"]
+
+
+def test_a_run_to_start_from_that_was_trained_again_is_a_change(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    run = FinishedRun(tmp_path, FolderStore(tmp_path / "store"), "pretrain")
+    config = run.config.model_copy(update={"init_from": KEY})
+
+    def now() -> Fingerprint:
+        return fingerprint_of(ScreenDirectory(tmp_path / "screen"), config, IMAGES, run.store)
+
+    before = now()
+    assert changes(before, now()) == []
+    path = f"runs/{KEY}/steps/pretrain/0/{config.backbones[0].name}.json"
+    record = StepRecord.model_validate_json(run.store.get(path))
+    run.store.put(path, record.model_copy(update={"place": f"{record.place}0"}).model_dump_json().encode())
+    assert changes(before, now()) == ["configuration: init_from"]
+    run.store.delete_prefix(f"runs/{KEY}/")
+    with pytest.raises(InputError, match=f"init_from: no run {KEY}"):
+        now()

@@ -120,6 +120,20 @@ def without_network(lab: Lab) -> None:
     lab.store.delete(next(key for key in lab.store.list("models/") if key.endswith(".safetensors")))
 
 
+def integers(lab: Lab) -> None:
+    for name in ("train.csv", "train_controls.csv", "test_controls.csv"):
+        table = lab.folder / "screen" / name
+        table.write_text(table.read_text().replace("sirna_", ""))
+
+
+def single_plate(lab: Lab) -> None:
+    for name in ("train.csv", "train_controls.csv"):
+        table = lab.folder / "screen" / name
+        rows = table.read_text().splitlines(keepends=True)
+        more = [row.replace("RPE-02", "RPE-03") for row in rows if row.startswith("RPE-02_1_")]
+        table.write_text("".join(rows + more))
+
+
 def broken_tables(lab: Lab) -> None:
     table = lab.folder / "screen" / "train.csv"
     table.write_text(table.read_text().replace("HUVEC-01_1_B03,HUVEC-01,1,B03", "HUVEC-01_1_B03,HUVEC-01,one,B03"))
@@ -140,6 +154,12 @@ def broken_tables(lab: Lab) -> None:
         (None, ["--set", "screen.holdout_experiments=[]"], "screen.holdout_experiments names none"),
         (None, [], "HUVEC-04 have 2 plates, where fewer than 5 (promotion.min_plates) show nothing"),
         (None, ["--set", "screen.holdout_experiments=[HUVEC-02]"], "HUVEC-02 is left out: the champion"),
+        (integers, MARGIN, "knows none of their siRNAs (it knows sirna_2, and so on)"),
+        (
+            single_plate,
+            ["--set", "screen.holdout_experiments=[HUVEC-04,RPE-03]", *MARGIN],
+            "screen.holdout_experiments: RPE would have a single held-out plate",
+        ),
         (None, ["--endpoint", "http://127.0.0.1:9", "--runner", "docker"], "give one of them"),
         (None, ["--resubmit", "2"], "--resubmit goes with --endpoint"),
         (None, ["--summary", "nowhere/summary.md"], "--summary nowhere/summary.md: there is no folder nowhere"),
@@ -207,5 +227,6 @@ def test_the_tables_of_a_screen_that_nothing_changed_in_are_not_even_read(lab: L
 
 def fingerprint(lab: Lab) -> dict[str, object]:
     config = RunConfig.load(str(lab.config), [])
-    found = fingerprint_of(ScreenDirectory(lab.folder / "screen"), config, {"libraries": library_versions()})
+    images = {"libraries": library_versions()}
+    found = fingerprint_of(ScreenDirectory(lab.folder / "screen"), config, images, lab.store)
     return found.model_dump()

@@ -84,9 +84,20 @@ def test_only_experiments_that_nobody_saw_and_everybody_can_name_are_compared(ch
     assert [remark.partition(":")[0] for remark in found.remarks] == [
         "HUVEC-01 is left out", "HUVEC-03 is left out", "U2OS-01 is left out",
     ]  # fmt: skip
-    assert found.remarks[1] == f"HUVEC-03 is left out: the champion {champion.short} was trained on it"  # its images
+    assert found.remarks[1] == f"HUVEC-03 is left out: the champion {champion.short} was trained with it"  # its images
     assert found.remarks[2] == f"U2OS-01 is left out: the champion {champion.short} does not know U2OS"
     learned = Learned(experiments=("RPE-07",), wells=("HUVEC-04_1_B03",))
     challenger = champion.model_copy(update={"taught": learned})
     both = comparable(holdout, [("the champion", champion), ("the challenger", challenger)])
     assert both.experiments == ()
+
+
+def test_what_a_fold_that_was_not_trained_would_validate_on_has_been_seen(
+    lab: FinishedRun, champion: ModelManifest
+) -> None:
+    """Its labels taught no network, but they selected checkpoints and are in the plate design."""
+    of_fold_1 = Learned(experiments=tuple(name for name, fold in lab.screen.folds.items() if fold != 0))
+    partial = champion.model_copy(update={"folds": {"HUVEC": (0,), "RPE": (0,)}, "taught": of_fold_1})
+    left = [(name, name.partition("-")[0]) for name, fold in lab.screen.folds.items() if fold == 0]
+    assert left
+    assert comparable(left, [("the champion", partial)]).experiments == ()

@@ -45,6 +45,7 @@ def test_of_many_at_once_one_works_and_the_others_hear_of_its_end(either_store: 
             with counting:
                 working += 1
                 most = max(most, working)
+            all_wait.wait(30)
             time.sleep(1.5)  # longer than a claim lives without being renewed
             with counting:
                 working -= 1
@@ -150,3 +151,23 @@ def test_a_number_that_another_process_got_is_not_the_same_process() -> None:
     assert mine.model_copy(update={"started": "0"}).process_gone()
     assert not mine.model_copy(update={"started": "0", "host": "elsewhere"}).process_gone()
     assert module._started(os.getpid())
+
+
+def test_another_container_of_the_machines_name_is_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the host's network a container has its name, but numbers of processes are its own."""
+    mine = Claim.mine().model_copy(update={"process": 2**22 + 1})
+    assert mine.process_gone()
+    elsewhere = tmp_path / "pid"
+    elsewhere.symlink_to("pid:[1]")
+    monkeypatch.setattr(module, "_PROCESSES", elsewhere)
+    assert not mine.process_gone()
+
+
+def test_a_process_that_proc_hides_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = Claim.mine()
+    gone = mine.model_copy(update={"process": 2**22 + 1})
+    monkeypatch.setattr(module, "_started", lambda process: "")
+    assert not mine.process_gone()
+    assert gone.process_gone()

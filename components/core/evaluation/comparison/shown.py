@@ -16,12 +16,13 @@ STAGES: dict[ComparedStage, str] = {"assigned": "assigned, what users get", "raw
 
 def heading(decision: Decision) -> str:
     """What was decided about whom, without the reason."""
+    if decision.outcome == "same_model":
+        return f"Challenger {decision.challenger} is the champion"
     verb = "promote" if decision.promote else "do not promote"
     against = {
         "compared": f" against champion {decision.champion}",
         "without_holdout": f", not compared with champion {decision.champion}",
         "first_model": "",
-        "same_model": "",
     }[decision.outcome]
     return f"Challenger {decision.challenger}{against}: {verb}"
 

@@ -66,3 +66,14 @@ def test_a_bucket_tells_what_the_directory_tells_in_few_requests(
     again = {facts.name: facts.version for facts in place.list_trees(["train"])}
     assert again.keys() == versions.keys()
     assert {name for name in again if again[name] != versions[name]} == {"train/U2OS/Plate1/B01_s1_w1.png"}
+
+
+def test_a_link_to_nowhere_hides_no_other_file(tmp_path: Path) -> None:
+    plate = tmp_path / "train" / "HUVEC-01" / "Plate1"
+    plate.mkdir(parents=True)
+    names = [f"B{well:02d}_s1_w1.png" for well in range(1, 60)]
+    for name in names:
+        (plate / name).touch()
+    (plate / "B99_s1_w1.png").symlink_to(tmp_path / "nowhere")
+    found = ScreenDirectory(tmp_path).list_trees(["train"])
+    assert sorted(facts.name for facts in found) == [f"train/HUVEC-01/Plate1/{name}" for name in names]

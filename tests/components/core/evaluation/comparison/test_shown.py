@@ -129,7 +129,7 @@ def test_whatever_a_name_holds_is_shown_as_it_is(text):
             "no experiment is held out; promoted without a comparison, as was allowed",
         ),
         (
-            "same_model", False, "Challenger 9f8e7d6c5b4a: do not promote",
+            "same_model", False, "Challenger 9f8e7d6c5b4a is the champion",
             "the challenger is the champion: the same data, configuration and code",
         ),
     ],
