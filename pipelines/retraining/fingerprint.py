@@ -23,7 +23,7 @@ from components.core.screen.place import FileFacts, ScreenPlace, UnreadableError
 from components.core.screen.wells import natural_key
 from components.core.storage.artifacts import source_store
 from components.core.storage.digests import digest_file, digest_text
-from components.core.storage.interface import ObjectStorage
+from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.source_run import OPTION, read_source
 from pipelines.code_version import sources_digest
 from pipelines.input_checks import local_files, stored_files
@@ -131,10 +131,10 @@ def _named(config: RunConfig, store: ObjectStorage) -> dict[str, str]:
 
         bucket, key = parse_uri(address)
         at = store.elsewhere(f"s3://{bucket}") if isinstance(store, ObjectStore) else ObjectStore.connect(bucket)
-        facts = [FileFacts(*each) for each in at.scan_facts(key) if each[0] == key]
-        if not facts:
-            raise InputError(f"{field}: there is no object {address}; correct the address")
-        found[field] = _digest(facts)
+        try:
+            found[field] = _digest([FileFacts(*at.facts(key))])
+        except MissingObjectError:
+            raise InputError(f"{field}: there is no object {address}; correct the address") from None
     if config.init_from:
         source = read_source(*source_store(store, config.init_from))
         places = sorted((*of, record.place) for of, record in source.weights.items())

@@ -11,10 +11,9 @@ from pathlib import Path
 from rich.console import Console
 
 from components.core.config import RunConfig
-from components.core.errors import ContactError, InputError
+from components.core.errors import ContactError
 from components.core.registry.model_manifest import MODELS, ModelManifest
 from components.core.storage.interface import ObjectStorage
-from components.core.storage.whole_file import write_whole
 from pipelines.finishing import find_run
 from pipelines.prediction_checks import Wanted
 from pipelines.retraining.order import Order
@@ -75,16 +74,9 @@ class Runs:
         order = self.order
         out = self.folder / f"champion-{model.short}"
         address = store.uri(f"{MODELS}/{model.fingerprint}")
-        # The challenger's machine, store and codec: plates are packed once.
-        machine = self.folder / "machine.yaml"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            write_whole(machine, self.config.dump())
-        except OSError as error:
-            raise InputError(
-                f"--out {order.out}: cannot be written ({error.strerror}); choose another folder"
-            ) from None
-        wanted = Wanted(model=address, config=str(machine), experiments=tuple(experiments))
+        # The challenger's machine, store and codec, so that plates are packed once; no embedding is compared.
+        without = ("embeddings.enabled=false",)
+        wanted = Wanted(model=address, config=self.config, changes=without, experiments=tuple(experiments))
         if order.endpoint:
             from pipelines.cluster.submit_prediction import predict_on_cluster
 

@@ -296,6 +296,13 @@ class ObjectStore:
                 for found in page:
                     yield found["path"][strip:], found["size"], (found["e_tag"] or "").strip('"')
 
+    def facts(self, key: str) -> tuple[str, int, str]:
+        """Key, size and ETag of one object. Raises as `get`."""
+        self._count("gets")
+        with self._errors(key, "head"):
+            found = obstore.head(self._bulk, self._key(key))
+        return key, found["size"], (found["e_tag"] or "").strip('"')
+
     def delete(self, key: str) -> None:
         """Deletes one object; a missing one is no error. Raises as `put`."""
         with self._errors(key, "delete"):
