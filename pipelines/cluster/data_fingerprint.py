@@ -1,4 +1,4 @@
-"""Whether a screen is still the same, without reading an image: names, sizes and ETags of all its files, which a listing tells.
+"""Whether a screen is still the same, without reading an image: names, sizes and ETags of the files that are read, by listings.
 
 Lists as normalize does, so that a missing image is found before any pod starts. A plate takes two to four requests.
 """
@@ -9,6 +9,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 from components.core.screen.images import PlateFiles, list_plate
+from components.core.screen.layout import TABLES
 from components.core.screen.place import ScreenPlace
 from components.core.screen.wells import Plate, Screen
 from components.core.storage.digests import digest_text
@@ -34,4 +35,5 @@ def fingerprint(place: ScreenPlace, screen: Screen, sites: int) -> str:
 
     with ThreadPoolExecutor(LISTINGS, thread_name_prefix="list") as pool:
         plates = [[files.folder, sorted(files.facts)] for files in pool.map(files_of, screen.plates)]
-    return digest_text(json.dumps([sorted(place.list_files()), plates]))
+    tables = sorted(facts for facts in place.list_files() if facts.name in TABLES)
+    return digest_text(json.dumps([tables, plates]))

@@ -18,7 +18,7 @@ from components.core.config import RunConfig
 from components.core.deciding import deciding
 from components.core.errors import InputError
 from components.core.frozen import Frozen
-from components.core.screen import kaggle_layout, rxrx_layout
+from components.core.screen.layout import FOLDERS, TABLES
 from components.core.screen.place import FileFacts, ScreenPlace, UnreadableError
 from components.core.screen.wells import natural_key
 from components.core.storage.artifacts import source_store
@@ -28,10 +28,6 @@ from components.core.storage.source_run import OPTION, read_source
 from pipelines.code_version import sources_digest
 from pipelines.input_checks import local_files, stored_files
 
-FOLDERS = sorted({*kaggle_layout.FOLDERS.values(), *rxrx_layout.FOLDERS.values()})
-"""Where either layout has its images."""
-TABLES = {*kaggle_layout.TABLES, rxrx_layout.METADATA}
-"""What either layout reads besides; other tables may lie there."""
 _SHOWN = 6
 
 

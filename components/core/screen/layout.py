@@ -17,6 +17,10 @@ from components.core.screen.tables import Entry, Row, Split
 from components.core.screen.wells import Plate, Screen, Well, natural_key
 from components.core.storage.manifest import Vocabulary, WellType
 
+FOLDERS = sorted({*kaggle_layout.FOLDERS.values(), *rxrx_layout.FOLDERS.values()})
+"""Where either layout has its images."""
+TABLES = frozenset({*kaggle_layout.TABLES, rxrx_layout.METADATA})
+"""What either layout reads besides; other files may lie there."""
 LEAST_USUAL_WELLS = 4
 """Wells of the median treatment from which on a label seen once is a slip; smaller screens may miss a well by chance."""
 
