@@ -67,7 +67,7 @@ def check_screen(config: RunConfig, place: ScreenPlace, truth: Path | None) -> S
     """
     _check_ratio(config)
     found = read_screen(place, config.screen)
-    _check_folds(config, found.training_experiments())
+    check_folds(config, found.training_experiments())
     if config.folds.split == "well":
         deal_wells(dealt_wells(found), config.folds.count, config.folds.seed)
     if truth is not None:
@@ -223,11 +223,19 @@ def _check_simulated(config: RunConfig) -> None:
                 f"screen.holdout_experiments: {experiment} is not a labelled experiment of the simulated screen; "
                 f"those are {', '.join(sorted(known))}"
             )
-    _check_folds(config, {c: [n for n in names if n not in held_out] for c, names in labelled.items()})
+    check_folds(config, {c: [n for n in names if n not in held_out] for c, names in labelled.items()})
 
 
-def _check_folds(config: RunConfig, experiments: Mapping[str, Sequence[str]]) -> None:
-    """Every trained fold must leave labelled experiments of every cell type to train on."""
+def check_folds(config: RunConfig, experiments: Mapping[str, Sequence[str]]) -> None:
+    """Every trained fold must leave labelled experiments of every cell type to train on.
+
+    Args:
+        config: of the run.
+        experiments: labelled and not held out, by cell type.
+
+    Raises:
+        InputError: names the fold and the cell type.
+    """
     by_experiment = config.folds.split == "experiment"
     folds = (
         assign_folds(experiments, config.folds.count, config.folds.known, config.folds.seed) if by_experiment else {}

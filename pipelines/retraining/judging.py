@@ -13,6 +13,7 @@ from components.core.evaluation.comparison.comparing import compare
 from components.core.evaluation.comparison.decision import Decision, compared, first_model, same_model, without_holdout
 from components.core.evaluation.comparison.reading import paired_wells
 from components.core.registry.model_manifest import ModelManifest
+from components.core.registry.opened_model import trained_plates
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
 from components.core.storage.run_outcome import RESULTS
@@ -66,18 +67,38 @@ class Judge:
         with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
             work = Path(folder)
             read_run(self.store, self.run, work, said="run")
+            plates = Manifest.read(work / HOLDOUT)
+            found = self._without_twins(plates, champion, found)
+            if not found.experiments:
+                why = "; ".join(found.remarks)
+                return without_holdout(why, self.allowed, challenger.short, champion.short), found
             wells = paired_wells(
-                Manifest.read(work / HOLDOUT),
+                plates,
                 work / HOLDOUT_LABELS,
                 named,
-                self._challengers_names(work),
+                self._challengers_names(work, found.experiments),
                 found.experiments,
                 champion_knows=champion.vocabulary.treatments,
             )
         comparison = compare(wells, self.config.promotion, self.config.seed, self.config.screen.cell_types)
         return compared(comparison, challenger.short, champion.short), found
 
-    def _challengers_names(self, folder: Path) -> Path:
+    def _without_twins(self, plates: Manifest, champion: ModelManifest, found: Comparable) -> Comparable:
+        """Leaves out what either model was trained on under another name: plates of exactly the same pixel counts."""
+        trained = {
+            plate.histograms: f"{called} {model.short} was trained on the same images as {plate.experiment}"
+            for called, model in (("the challenger", self.challenger), ("the champion", champion))
+            for plate in trained_plates(self.store, model)
+        }
+        twins = {plate.experiment: trained[plate.histograms] for plate in plates.plates if plate.histograms in trained}
+        kept = tuple(name for name in found.experiments if name not in twins)
+        more = tuple(f"{name} is left out: {twins[name]}" for name in found.experiments if name in twins)
+        return Comparable(kept, (*found.remarks, *more))
+
+    def _challengers_names(self, folder: Path, experiments: Sequence[str]) -> Path:
+        """Those of the published networks: their run's, or where that was another run of the same their own, asked anew."""
+        if self.challenger.run != self.run:
+            return self.runs.name(self.store, self.challenger, experiments)
         key, path = f"{RUNS}/{self.run}/{RESULTS}/{NAMES}", folder / NAMES
         try:
             self.store.download_file(key, path)

@@ -12,7 +12,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
 from components.core.errors import InputError
 from components.core.frozen import Frozen
@@ -30,7 +30,7 @@ class Start(Frozen):
     retraining_schema: int = SCHEMA
     config: dict[str, Any] = Field(description="the whole configuration of the challenger's run")
     fold_source: str | None = Field(description="model whose folds the known experiments keep")
-    at: datetime
+    at: AwareDatetime
     by: str
 
 
@@ -46,7 +46,8 @@ class Outcome(Frozen):
     generation: int = Field(description="of the champion afterwards; 0 for none")
     promoted: bool = Field(description="whether the challenger is the champion since")
     reason: str = Field(description="one line")
-    at: datetime
+    looked: AwareDatetime = Field(description="when the screen was looked at whose state this is")
+    at: AwareDatetime = Field(description="when it was decided")
     by: str
 
 
@@ -66,10 +67,17 @@ def read_outcome(store: ObjectStorage, name: str, digest: str) -> Outcome | None
 
 
 def write_outcome(store: ObjectStorage, outcome: Outcome) -> None:
-    """Concludes a retraining."""
-    content = outcome.model_dump_json(indent=1).encode()
+    """Concludes a retraining; the last one stays where it is of a later state of the screen."""
+    content, latest = outcome.model_dump_json(indent=1).encode(), f"{place_of(outcome.name)}/latest.json"
     store.put(f"{place_of(outcome.name, outcome.fingerprint.digest)}/outcome.json", content)
-    store.put(f"{place_of(outcome.name)}/latest.json", content)
+    while not store.put_if_absent(latest, content):
+        try:
+            there, version = store.get_versioned(latest)
+        except MissingObjectError:
+            continue
+        known = _parsed(store.uri(latest), there, Outcome)
+        if known.looked > outcome.looked or store.put_if_version(latest, content, version):
+            return
 
 
 def read_start(store: ObjectStorage, name: str, digest: str) -> Start | None:
@@ -92,16 +100,21 @@ def now() -> datetime:
 
 def _read(store: ObjectStorage, path: str, kind: type[_Record]) -> _Record | None:
     try:
-        plain = json.loads(store.get(path))
+        return _parsed(store.uri(path), store.get(path), kind)
+    except MissingObjectError:
+        return None
+
+
+def _parsed(where: str, content: bytes, kind: type[_Record]) -> _Record:
+    try:
+        plain = json.loads(content)
         if int(plain["retraining_schema"]) > SCHEMA:
             raise InputError(
-                f"{store.uri(path)}: retraining schema {plain['retraining_schema']} is newer than this version reads ({SCHEMA}); "
+                f"{where}: retraining schema {plain['retraining_schema']} is newer than this version reads ({SCHEMA}); "
                 "upgrade cellsignal"
             )
         return kind.model_validate(plain)
-    except MissingObjectError:
-        return None
     except InputError:
         raise
     except (ValidationError, ValueError, KeyError, TypeError):
-        raise InputError(f"{store.uri(path)}: damaged, not a record of a retraining; delete it and retrain") from None
+        raise InputError(f"{where}: damaged, not a record of a retraining; delete it and retrain") from None

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -74,13 +75,14 @@ def retrain(config: RunConfig, order: Order, console: Console) -> Result:
         order.check()
         store, place = _on_cluster(config, order) if order.endpoint else _here(config, order, console, held)
         throne = _Throne.read(store)
+        looked = now()
         current = fingerprint_of(place, config, _images(order), store)
         latest = read_latest(store, config.name)
         if latest and not order.again and _settled(latest, current, throne):
             telling.unchanged(latest, throne.champion)
             return "unchanged"
         telling.changed(changes(latest.fingerprint, current) if latest else None, current.digest[:SHORT])
-        work = _Retraining(config, order, store, place, current, telling, console)
+        work = _Retraining(config, order, store, place, current, looked, telling, console)
         work.check(throne.model)
         if order.dry_run:
             claim = in_progress(store, work.turn) if not order.endpoint else None
@@ -96,8 +98,8 @@ def retrain(config: RunConfig, order: Order, console: Console) -> Result:
                     raise StepError(f"{followed.claim.who} left no outcome; run the same command again")
                 telling.followed(outcome)
                 return _result(outcome)
-            latest = read_latest(store, config.name)
-            if latest and not order.again and _settled(latest, current, throne := _Throne.read(store)):
+            latest, throne = read_latest(store, config.name), _Throne.read(store)  # as they are after the wait
+            if latest and not order.again and _settled(latest, current, throne):
                 telling.unchanged(latest, throne.champion)  # somebody was quicker
                 return "unchanged"
             return _result(work.conclude(throne))
@@ -133,6 +135,7 @@ class _Retraining:
     store: ObjectStorage
     place: ScreenPlace
     fingerprint: Fingerprint
+    looked: datetime
     telling: Telling
     console: Console
 
@@ -176,51 +179,68 @@ class _Retraining:
 
     def conclude(self, throne: _Throne) -> Outcome:
         """Trains, compares, promotes or not, and writes down what came of it."""
-        labelled = {name for names in self._screen.training_experiments().values() for name in names}
-        settings = started(self.store, self.config, self.fingerprint.digest, throne.model, labelled)
+        experiments = self._screen.training_experiments()
+        settings = started(self.store, self.config, self.fingerprint.digest, throne.model, experiments)
         folder = self.order.out / self.fingerprint.digest[:SHORT]
         runs = Runs(settings, self.order, folder, self.console, time.monotonic() + self.order.timeout)
-        if throne.model is not None and (experiments := self.comparisons(throne.model)):
-            self.telling.say(f"champion {throne.model.short} names {', '.join(experiments)}, which are held out")
-            runs.name(self.store, throne.model, experiments)
+        if throne.model is not None and (held_out := self.comparisons(throne.model)):
+            self.telling.say(f"champion {throne.model.short} names {', '.join(held_out)}, which are held out")
+            runs.name(self.store, throne.model, held_out)
         run = runs.train()
         challenger = publish(self.store, run).model
         allowed = self.order.allow_no_holdout
         judge = Judge(settings, self.store, runs, run, challenger, self._holdout(), allowed)
         for _ in range(ROUNDS):
-            throne = _Throne.read(self.store)
-            decision, found = judge.decide(throne.model)
-            change: Change | None = None
-            if decision.promote:
-                change = promote(self.store, challenger.fingerprint, decision.reason, expected=throne.generation)
-                if change.outcome == "overtaken":
-                    same = change.champion.now.fingerprint == challenger.fingerprint
-                    so = "this model meanwhile" if same else "another model meanwhile; compared again with it"
-                    self.telling.say(f"{change.champion.now.by} promoted {so}")
-                    continue
-            reason, compared_with = decision.reason, throne.model.fingerprint if throne.model else None
-            if decision.outcome == "same_model" and throne.champion:
-                # Whoever promoted it said why, and which was the champion before.
-                reason = throne.champion.now.why
-                compared_with = next((reign.fingerprint for reign in throne.champion.history), None)
-            outcome = Outcome(
-                name=self.config.name,
-                fingerprint=self.fingerprint,
-                run=run,
-                model=challenger.fingerprint,
-                champion=compared_with,
-                generation=change.champion.now.generation if change else throne.generation,
-                promoted=decision.promote or decision.outcome == "same_model",
-                reason=reason,
-                at=now(),
-                by=who(),
-            )
-            write_outcome(self.store, outcome)
-            self.telling.decided(decision, outcome, found.remarks, folder)
-            return outcome
+            if (outcome := self._decided(judge, folder)) is not None:
+                return outcome
         raise StepError(
             f"{ROUNDS} other models were promoted while model {challenger.short} was compared; run the same command again"
         )
+
+    def _decided(self, judge: Judge, folder: Path) -> Outcome | None:
+        """One comparison and what came of it; None where another model was promoted meanwhile."""
+        challenger, throne = judge.challenger, _Throne.read(self.store)
+        decision, found = judge.decide(throne.model)
+        reason, compared_with = decision.reason, throne.model.fingerprint if throne.model else None
+        change: Change | None = None
+        if decision.outcome == "same_model" and throne.champion:
+            # Whoever promoted it said why, and which was the champion before.
+            reason = throne.champion.now.why
+            compared_with = next((reign.fingerprint for reign in throne.champion.history), None)
+        elif decision.promote and (later := self._later()):
+            reason = (
+                f"a later state of the screen was retrained meanwhile (run {later.run}), whose outcome an earlier one does not "
+                "replace; --again decides by the present one"
+            )
+        elif decision.promote:
+            change = promote(self.store, challenger.fingerprint, reason, expected=throne.generation)
+            if change.outcome == "overtaken":
+                same = change.champion.now.fingerprint == challenger.fingerprint
+                so = "this model meanwhile" if same else "another model meanwhile; compared again with it"
+                self.telling.say(f"{change.champion.now.by} promoted {so}")
+                return None
+        outcome = Outcome(
+            name=self.config.name,
+            fingerprint=self.fingerprint,
+            run=judge.run,
+            model=challenger.fingerprint,
+            champion=compared_with,
+            generation=change.champion.now.generation if change else throne.generation,
+            promoted=change is not None or decision.outcome == "same_model",
+            reason=reason,
+            looked=self.looked,
+            at=now(),
+            by=who(),
+        )
+        write_outcome(self.store, outcome)
+        self.telling.decided(decision, outcome, found.remarks, folder)
+        return outcome
+
+    def _later(self) -> Outcome | None:
+        """What was concluded meanwhile about a state of the screen later than this one's; None where nothing was."""
+        latest = read_latest(self.store, self.config.name)
+        later = latest is not None and latest.looked > self.looked and latest.fingerprint != self.fingerprint
+        return latest if later else None
 
     @cached_property
     def _screen(self) -> Screen:

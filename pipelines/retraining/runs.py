@@ -63,7 +63,7 @@ class Runs:
 
         Args:
             store: of the model.
-            model: the champion.
+            model: usually the champion.
             experiments: which.
 
         Raises:
@@ -72,7 +72,7 @@ class Runs:
         if model.fingerprint in self._named:
             return self._named[model.fingerprint]
         order = self.order
-        out = self.folder / f"champion-{model.short}"
+        out = self.folder / f"names-{model.short}"
         address = store.uri(f"{MODELS}/{model.fingerprint}")
         # The challenger's machine, store and codec, so that plates are packed once; no embedding is compared.
         without = ("embeddings.enabled=false",)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Mapping, Sequence
 
 from components.core.config import RunConfig, parse
 from components.core.deciding import NOT_DECIDING
+from components.core.errors import InputError
 from components.core.registry.champion import who
 from components.core.registry.model_manifest import ModelManifest
+from components.core.screen.folds import assign_folds
 from components.core.storage.interface import ObjectStorage
+from pipelines.input_checks import check_folds
 from pipelines.retraining.records import Start, agree, now
 
 
 def started(
-    store: ObjectStorage, config: RunConfig, digest: str, champion: ModelManifest | None, labelled: Collection[str]
+    store: ObjectStorage,
+    config: RunConfig,
+    digest: str,
+    champion: ModelManifest | None,
+    experiments: Mapping[str, Sequence[str]],
 ) -> RunConfig:
     """The configuration that everybody who retrains this fingerprint uses, whatever the champion is meanwhile.
 
@@ -23,13 +30,13 @@ def started(
         config: as given.
         digest: of the fingerprint.
         champion: of this moment.
-        labelled: experiments that this run trains with labels.
+        experiments: that this run trains with labels, by cell type.
 
     Raises:
         InputError: the record of an earlier start cannot be read.
         StepError: the store failed.
     """
-    mine = with_folds(config, champion, labelled)
+    mine = with_folds(config, champion, experiments)
     known = champion.fingerprint if champion is not None and mine != config else None
     record = Start(config=json.loads(mine.model_dump_json()), fold_source=known, at=now(), by=who())
     agreed = parse(RunConfig, agree(store, config.name, digest, record).config, source="retraining: configuration")
@@ -38,22 +45,33 @@ def started(
     return agreed.model_copy(update=own)
 
 
-def with_folds(config: RunConfig, champion: ModelManifest | None, labelled: Collection[str]) -> RunConfig:
+def with_folds(
+    config: RunConfig, champion: ModelManifest | None, experiments: Mapping[str, Sequence[str]]
+) -> RunConfig:
     """The configuration with the champion's folds as `folds.known`, so that a new experiment changes no fold but its own.
 
-    A configuration that names folds keeps them; so does one whose folds are others or not of experiments.
+    As it is given where that deals the folds alike, so that the same data make the same model; where it names folds, or has
+    others than the champion or not of experiments; and where the champion's would leave a fold nothing to train or validate on.
 
     Args:
         config: as given.
         champion: whose folds are kept; None for none.
-        labelled: experiments that this run trains with labels.
+        experiments: that this run trains with labels, by cell type.
     """
     if champion is None or config.folds.known or config.folds.split != "experiment":
         return config
     folds = champion.run_config().folds
     if (folds.split, folds.count) != (config.folds.split, config.folds.count):
         return config
-    known = {name: fold for name, fold in champion.experiment_folds.items() if name in labelled}
-    if len(set(known.values())) < min(config.folds.count, len(set(champion.experiment_folds.values()))):
-        return config  # a fold would lose all that it validates on
-    return config.model_copy(update={"folds": config.folds.model_copy(update={"known": known})})
+    there = {name for names in experiments.values() for name in names}
+    known = {name: fold for name, fold in champion.experiment_folds.items() if name in there}
+    kept = config.model_copy(update={"folds": config.folds.model_copy(update={"known": known})})
+    own = config.folds
+    try:
+        check_folds(kept, experiments)
+        alike = assign_folds(experiments, own.count, known, own.seed) == assign_folds(
+            experiments, own.count, {}, own.seed
+        )
+    except InputError:
+        return config
+    return config if alike else kept

@@ -109,8 +109,12 @@ class Telling:
         if outcome.promoted:
             self.say(f"model {outcome.model[:SHORT]} is the champion, generation {outcome.generation}")
         else:
+            if decision.promote:
+                self.say(f"not promoted all the same: {outcome.reason}")
             self.say(f"model {outcome.model[:SHORT]} is published and not promoted; the champion stays")
         text = comparison_markdown(decision) + "".join(f"\n- {escaped(remark)}" for remark in remarks)
+        if decision.promote and not outcome.promoted:
+            text += f"\n\n**Not promoted all the same: {escaped(outcome.reason)}**"
         text += f"\n\nRun `{outcome.run}`, model `{outcome.model[:SHORT]}`, generation {outcome.generation}.\n"
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -68,7 +68,7 @@ def seen_before(model: ModelManifest, plates: Sequence[Plate]) -> list[str]:
     messages = []
     for names, what, so in (
         (
-            {*model.taught.experiments, *of_wells},
+            {*model.taught.experiments, *of_wells, *model.experiment_folds},
             "learned the labels of",
             "its names tell nothing of how well new plates are named",
         ),

@@ -49,10 +49,7 @@ class OpenedModel:
             InputError: the file is of another version.
         """
         path = self.folder / PLATES
-        try:
-            return _PLATES.validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise InputError(f"{path}: cannot be read ({error.errors()[0]['msg']}); publish the run again") from None
+        return _parse_plates(path.read_bytes(), str(path))
 
     def reference(self) -> Manifest:
         """The training screen without its wells, for the statistics of domains wider than an experiment.
@@ -156,6 +153,22 @@ def read_file(store: ObjectStorage, model: ModelManifest, name: str) -> bytes:
             with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
                 return _bring(store, model, file, Path(folder)).read_bytes()
     raise InputError(f"model {model.short}: has no {name}; its manifest is damaged")
+
+
+def trained_plates(store: ObjectStorage, model: ModelManifest) -> tuple[TrainedPlate, ...]:
+    """The plates that a model's networks saw.
+
+    Raises:
+        InputError: their file is missing, damaged or of another version.
+    """
+    return _parse_plates(read_file(store, model, PLATES), f"model {model.short}, {PLATES}")
+
+
+def _parse_plates(content: bytes, said: str) -> tuple[TrainedPlate, ...]:
+    try:
+        return _PLATES.validate_json(content)
+    except ValidationError as error:
+        raise InputError(f"{said}: cannot be read ({error.errors()[0]['msg']}); publish the run again") from None
 
 
 def _bring(store: ObjectStorage, model: ModelManifest, file: StoredFile, folder: Path) -> Path:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from components.core.registry.publishing import publish
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_outcome import record_results
 from pipelines.cluster.attempts import Submission
-from pipelines.retraining.records import read_latest, read_start
+from pipelines.retraining.records import read_latest, read_start, write_outcome
 from tests.pipelines.cluster.conftest import LOGINS, QUICK
 from tests.pipelines.cluster.kfp_server import Fault, KfpServer, serve
 from tests.pipelines.registry_server import record_at
@@ -38,6 +39,7 @@ from tests.pipelines.retraining.cluster_lab import (
     predicts,
 )
 from tests.pipelines.retraining.counting_proxy import counting
+from tests.pipelines.retraining.outcomes import outcome
 from tests.pipelines.tiny_run import Cellsignal, error_line
 
 
@@ -140,6 +142,27 @@ def test_a_worse_challenger_is_published_and_not_promoted(lab: ClusterLab, serve
     assert server.requests == []
     assert lab.shown.count("has finished before, so that nothing is started for it") == 2
     assert lab.champion.now.generation == 2
+
+
+def test_an_older_state_of_the_screen_does_not_replace_what_a_later_one_came_to(
+    lab: ClusterLab, server: KfpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champion = lab.enthrone()
+    lab.arrives(NEW)
+    lab.right = {"challenger"}
+    later = outcome("b", datetime.now(UTC) + timedelta(hours=1))
+    train = ClusterLab._train
+
+    def slowly(self: ClusterLab, run: dict[str, Any]) -> None:
+        write_outcome(lab.store, later)  # somebody looked later and was quicker
+        train(self, run)
+
+    monkeypatch.setattr(ClusterLab, "_train", slowly)
+    assert lab() == "not promoted"
+    assert lab.champion == champion
+    assert len(fingerprints(lab.store)) == 2
+    assert f"a later state of the screen was retrained meanwhile (run {later.run})" in lab.shown
+    assert read_latest(lab.store, "tiny") == later
 
 
 def test_the_command_ends_with_4_where_the_challenger_is_refused(

@@ -208,7 +208,7 @@ def test_the_tables_of_a_screen_that_nothing_changed_in_are_not_even_read(lab: L
     assert dry.returncode == 0, dry.stderr
     outcome = {
         "retraining_schema": 1, "name": "tiny", "run": KEY, "model": "a" * 64, "champion": None, "generation": 1,
-        "promoted": False, "reason": "worse", "at": "2026-01-02T03:04:05Z", "by": "somebody",
+        "promoted": False, "reason": "worse", "at": "2026-01-02T03:04:05Z", "looked": "2026-01-02T01:00:00Z", "by": "somebody",
         "fingerprint": fingerprint(lab),
     }  # fmt: skip
     lab.store.put("retrainings/tiny/latest.json", json.dumps(outcome).encode())

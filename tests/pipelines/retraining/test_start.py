@@ -16,7 +16,9 @@ from pipelines.retraining.records import read_start
 from pipelines.retraining.start import started, with_folds
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 
-LABELLED = {"HUVEC-01", "HUVEC-02", "RPE-01", "RPE-02"}
+LABELLED = {"HUVEC": ["HUVEC-01", "HUVEC-02"], "RPE": ["RPE-01", "RPE-02"]}
+DEALT = {"HUVEC-01": 1, "HUVEC-02": 0, "RPE-01": 1, "RPE-02": 0}
+"""Otherwise than this run would deal them by itself."""
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
 
 @pytest.fixture(scope="module")
 def champion(lab: FinishedRun) -> ModelManifest:
-    return publish(lab.store, KEY).model
+    return publish(lab.store, KEY).model.model_copy(update={"experiment_folds": DEALT})
 
 
 def folds(config: RunConfig, **changes: object) -> RunConfig:
@@ -36,13 +38,19 @@ def folds(config: RunConfig, **changes: object) -> RunConfig:
 
 
 def test_known_experiments_keep_the_champions_folds(lab: FinishedRun, champion: ModelManifest) -> None:
-    found = with_folds(lab.config, champion, LABELLED | {"HUVEC-09"})
-    assert found.folds.known == champion.experiment_folds
-    assert set(found.folds.known) == LABELLED
+    found = with_folds(lab.config, champion, {**LABELLED, "HUVEC": [*LABELLED["HUVEC"], "HUVEC-09"]})
+    assert found.folds.known == DEALT
     assert found.model_copy(update={"folds": lab.config.folds}) == lab.config
-    fewer = with_folds(lab.config, champion, LABELLED - {"RPE-01"})
-    assert "RPE-01" not in fewer.folds.known
-    assert len(fewer.folds.known) == 3
+    more = {"HUVEC": ["HUVEC-01", "HUVEC-02"], "RPE": ["RPE-02", "RPE-03"]}
+    fewer = with_folds(lab.config, champion, more)
+    assert fewer.folds.known == {name: fold for name, fold in DEALT.items() if name != "RPE-01"}
+
+
+def test_folds_that_come_out_alike_are_not_named_so_that_the_same_data_make_the_same_model(
+    lab: FinishedRun, champion: ModelManifest
+) -> None:
+    natural = champion.model_copy(update={"experiment_folds": {"HUVEC-01": 0, "HUVEC-02": 1, "RPE-01": 0, "RPE-02": 1}})
+    assert with_folds(lab.config, natural, LABELLED) == lab.config
 
 
 def test_folds_that_are_not_the_champions_are_left_as_they_are(lab: FinishedRun, champion: ModelManifest) -> None:
@@ -51,8 +59,15 @@ def test_folds_that_are_not_the_champions_are_left_as_they_are(lab: FinishedRun,
         assert with_folds(config, known, LABELLED) == config
     of_wells = folds(lab.config, split="well")
     assert with_folds(of_wells, champion, LABELLED) == of_wells
-    one_fold = [name for name, fold in champion.experiment_folds.items() if fold == 0]
-    assert with_folds(lab.config, champion, one_fold) == lab.config, "fold 1 would have nothing to validate on"
+
+
+def test_folds_that_would_leave_a_cell_type_nothing_to_train_on_are_dealt_anew(
+    lab: FinishedRun, champion: ModelManifest
+) -> None:
+    together = champion.model_copy(update={"experiment_folds": {**DEALT, "RPE-02": 1}})
+    assert with_folds(lab.config, together, LABELLED) == lab.config
+    one_fold = champion.model_copy(update={"experiment_folds": dict.fromkeys(DEALT, 0)})
+    assert with_folds(lab.config, one_fold, LABELLED) == lab.config
 
 
 def test_whoever_comes_first_decides_for_all_but_where_it_runs(
@@ -63,7 +78,7 @@ def test_whoever_comes_first_decides_for_all_but_where_it_runs(
     elsewhere = lab.config.model_copy(update={"local": lab.config.local.model_copy(update={"parallel_folds": 1})})
     second = started(store, elsewhere, "0" * 64, None, LABELLED)
     assert second.folds == first.folds
-    assert second.folds.known == champion.experiment_folds
+    assert second.folds.known == DEALT
     assert second.local.parallel_folds == 1
     assert started(store, elsewhere, "1" * 64, None, LABELLED).folds.known == {}
     record = read_start(store, lab.config.name, "0" * 64)
