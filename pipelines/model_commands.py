@@ -121,6 +121,10 @@ def show(
 @models_app.command()
 def publish(
     run: Run,
+    anew: Annotated[
+        bool,
+        typer.Option("--anew", help="write the files of a published model again, where some are missing or damaged"),
+    ] = False,
     config: Config = None,
     set: Changes = None,
     bucket: Bucket = None,
@@ -131,7 +135,7 @@ def publish(
     console = console_of_terminal()
     key, opening = _store_of_run(run, config, set, bucket, prefix, store, console)
     with opening as opened:
-        _publish(opened, key, console)
+        _publish(opened, key, console, anew)
 
 
 @models_app.command()
@@ -254,10 +258,10 @@ def _store_of_run(
     return known.key, opened_store(config, changes, bucket, prefix, store_dir, console)
 
 
-def _publish(store: FolderStore | ObjectStore, key: str, console: Console) -> ModelManifest:
+def _publish(store: FolderStore | ObjectStore, key: str, console: Console, anew: bool = False) -> ModelManifest:
     from components.core.registry.publishing import publish as publish_run
 
-    published = publish_run(store, key)
+    published = publish_run(store, key, anew)
     model = published.model
     where = store.uri(f"models/{model.fingerprint}")
     said = "published" if published.new else f"was published{'' if model.run == key else f' as run {model.run}'} before"

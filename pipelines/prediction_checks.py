@@ -179,7 +179,8 @@ def _check_networks(registry: ObjectStorage, model: ModelManifest, cell_types: C
         key = model.key(network.path)
         if network.cell_type in (None, *cell_types) and not registry.exists(key):
             raise InputError(
-                f"{registry.uri(key)}: is missing, so that model {model.short} cannot predict; publish run {model.run} again"
+                f"{registry.uri(key)}: is missing, so that model {model.short} cannot predict; "
+                f"`cellsignal models publish {model.run} --anew`"
             )
 
 

@@ -13,7 +13,7 @@ from pipelines.runner import Runner
 
 
 def retrain(
-    config: Annotated[str, typer.Option(help="a shipped configuration's name (demo, rxrx1) or a YAML file")],
+    config: Annotated[str, typer.Option(help="a shipped configuration's name (demo, growth, rxrx1) or a YAML file")],
     screen: Annotated[str, typer.Option(help="folder of the screen, or s3://BUCKET/PREFIX")],
     endpoint: Annotated[
         str | None,
@@ -37,14 +37,15 @@ def retrain(
         Path | None, typer.Option(help="Markdown file that the decision is added to, for example $GITHUB_STEP_SUMMARY")
     ] = None,
     images: Annotated[
-        str, typer.Option(help="with --endpoint: the record that `images push` wrote, or `tags`, as for compile")
-    ] = "images.json",
+        str | None, typer.Option(help="with --endpoint: images.json that `images push` wrote (usual), or `tags`")
+    ] = None,
     resubmit: Annotated[
         int, typer.Option(min=0, help="with --endpoint: how often a failed run is submitted again")
     ] = 0,
     timeout: Annotated[
-        float, typer.Option(help="with --endpoint: hours until following ends, of all runs together; they go on")
-    ] = 72.0,
+        float | None,
+        typer.Option(help="with --endpoint: hours until following ends (72), of all runs together; they go on"),
+    ] = None,
     out: Annotated[Path, typer.Option(help="folder of the results, one folder a fingerprint in it")] = Path(
         "runs/retrain"
     ),
@@ -66,6 +67,7 @@ def retrain(
     from rich.console import Console
 
     from components.core.config import RunConfig
+    from pipelines.cluster.order import HOURS
     from pipelines.local import default_store
     from pipelines.retraining.order import Order
     from pipelines.retraining.retrain import retrain as retrain_model
@@ -73,13 +75,17 @@ def retrain(
 
     if endpoint and runner is not None:
         raise InputError("--runner goes with this machine, --endpoint with a cluster; give one of them")
+    if not endpoint and (images is not None or timeout is not None):
+        raise InputError(
+            f"--{'images' if images is not None else 'timeout'} goes with --endpoint; drop it, or give that too"
+        )
     settings = RunConfig.load(config, set or [])
     if not endpoint:
         settings = with_address(settings, store or default_store())
     order = Order(
-        screen=screen, endpoint=endpoint, containers=runner is Runner.DOCKER, truth=truth, images=images, out=out,
+        screen=screen, endpoint=endpoint, containers=runner is Runner.DOCKER, truth=truth, images=images or "images.json", out=out,
         store_dir=store, summary=summary, dry_run=dry_run, allow_no_holdout=allow_no_holdout, again=again,
-        resubmit=resubmit, timeout=timeout * 3600,
+        resubmit=resubmit, timeout=(HOURS if timeout is None else timeout) * 3600,
     )  # fmt: skip
     if retrain_model(settings, order, Console()) == "not promoted":
         raise typer.Exit(NOT_PROMOTED)

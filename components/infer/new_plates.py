@@ -105,7 +105,11 @@ def _load(
             )
         classes = len(model.vocabulary.classes)
         network = Classifier(backbone, settings.head, classes, model.channels, model.image_size)
-        load_weights(network, paths[backbone.name])
+        try:
+            load_weights(network, paths[backbone.name])
+        except InputError as error:
+            said = str(error).replace(f"{opened.folder}/", "")
+            raise InputError(f"model {model.short}: {said}; `cellsignal models publish {model.run} --anew`") from None
         networks[backbone.name] = network.to(device).to(memory_format=torch.channels_last)
         prepare(networks[backbone.name], settings.compute, device)
     return networks

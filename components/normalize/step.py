@@ -185,14 +185,15 @@ def _table(rows: list[tuple[str, str]]) -> bytes:
 def write_all(outputs: Mapping[Path, bytes]) -> None:
     """Writes files under temporary names, then gives all of them their own."""
     written = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in outputs}
+    path = next(iter(outputs))
     try:
         for path, part in written.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             part.write_bytes(outputs[path])
         for path, part in written.items():
             part.replace(path)
-    except OSError as error:
-        raise StepError(f"{error.filename}: cannot be written ({error.strerror})") from None
+    except OSError as error:  # a full disk names no file
+        raise StepError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
         for part in written.values():
             part.unlink(missing_ok=True)

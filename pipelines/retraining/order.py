@@ -63,6 +63,8 @@ class Order:
                     check_address(option, address)
         elif self.resubmit:
             raise InputError("--resubmit goes with --endpoint; on this machine the same command goes on")
+        if self.summary is not None and self.summary.is_dir():
+            raise InputError(f"--summary {self.summary}: is a folder; give the name of a file in it")
         if self.summary is not None and not self.summary.absolute().parent.is_dir():
             raise InputError(f"--summary {self.summary}: there is no folder {self.summary.parent}; make it")
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from components.core.config import CHANNELS, RunConfig
 from components.core.errors import InputError, StepError
 from components.core.learning.step_settings import library_versions
-from components.core.registry.champion import Champion, Change, promote, read_champion, who
+from components.core.registry.champion import CHAMPION, Champion, Change, promote, read_champion, who
 from components.core.registry.model_manifest import SHORT, ModelManifest
 from components.core.registry.published_models import read_model
 from components.core.registry.publishing import publish
@@ -40,7 +40,7 @@ from pipelines.containers.engine_side import check_images
 from pipelines.input_checks import check_screen, screen_place
 from pipelines.local import default_store, storage
 from pipelines.retraining.fingerprint import Fingerprint, changes, fingerprint_of
-from pipelines.retraining.holdout import check_plates
+from pipelines.retraining.holdout import Comparable, check_plates
 from pipelines.retraining.judging import Judge, against
 from pipelines.retraining.order import Order
 from pipelines.retraining.records import Outcome, now, place_of, read_latest, read_outcome, write_outcome
@@ -119,7 +119,15 @@ class _Throne:
     @classmethod
     def read(cls, store: ObjectStorage) -> _Throne:
         champion = read_champion(store)
-        return cls(champion, read_model(store, champion.now.fingerprint) if champion else None)
+        if champion is None:
+            return cls(None, None)
+        try:
+            return cls(champion, read_model(store, champion.now.fingerprint))
+        except InputError as error:
+            raise InputError(
+                f"{store.uri(CHAMPION)} names a champion that cannot be read ({error}); promote another model with "
+                "`cellsignal models promote`"
+            ) from None
 
     @property
     def generation(self) -> int:
@@ -149,33 +157,42 @@ class _Retraining:
         Raises:
             InputError: bad input; images that the champion cannot name; or nothing to compare with, where that is not allowed.
         """
-        holdout = self._holdout()
         if champion is not None:
             size = self.config.screen.image_size
             champion.check_screen(len(CHANNELS), size, (), f"--screen {self.order.screen}")
-        experiments = self.comparisons(champion)
+        found = self.comparisons(champion)
+        experiments = found.experiments
         if not experiments and not self.order.allow_no_holdout:
-            remarks = against(holdout, champion).remarks if champion else ()
-            why = "; ".join(remarks) or "screen.holdout_experiments names none"
+            why = "; ".join(found.remarks) or "screen.holdout_experiments names none"
             raise InputError(
                 f"no experiment is held out that could show whether the challenger is better ({why}); hold labelled experiments "
                 "out that no model was trained on, or give --allow-no-holdout to promote without a comparison"
             )
-        if champion is None or not experiments:
-            return
         plates = [plate for plate in self._screen.plates if plate.experiment in experiments]
         fewest = self.config.promotion.min_plates
-        if len(plates) < fewest:
-            raise InputError(
-                f"screen.holdout_experiments: {', '.join(experiments)} have {len(plates)} plates, where fewer than {fewest} "
-                "(promotion.min_plates) show nothing; hold more experiments out that the champion was not trained on"
+        few = (
+            f"screen.holdout_experiments: {len(plates)} plates ({', '.join(experiments)}), where fewer than {fewest} "
+            f"(promotion.min_plates) show nothing{''.join(f'; {remark}' for remark in found.remarks)}"
+        )
+        if champion is None:
+            if experiments and len(plates) < fewest:
+                self.telling.warn(f"{few}; the first model is promoted all the same, but no later one can be compared")
+            return
+        if champion.name != self.config.name:
+            self.telling.warn(
+                f"the champion {champion.short} is of configuration {champion.name}: a store has one champion, whatever its models "
+                "are called; another store.prefix has its own"
             )
+        if not experiments:
+            return
+        if len(plates) < fewest:
+            raise InputError(f"{few}; hold more experiments out that the champion was not trained on")
         check_plates(plates, champion)
 
-    def comparisons(self, champion: ModelManifest | None) -> Sequence[str]:
-        """The held-out experiments that a challenger can be compared on."""
+    def comparisons(self, champion: ModelManifest | None) -> Comparable:
+        """The held-out experiments that a challenger can be compared on; all of them where there is no champion yet."""
         holdout = self._holdout()
-        return [name for name, _ in holdout] if champion is None else against(holdout, champion).experiments
+        return Comparable(tuple(name for name, _ in holdout), ()) if champion is None else against(holdout, champion)
 
     def conclude(self, throne: _Throne) -> Outcome:
         """Trains, compares, promotes or not, and writes down what came of it."""
@@ -183,7 +200,7 @@ class _Retraining:
         settings = started(self.store, self.config, self.fingerprint.digest, throne.model, experiments)
         folder = self.order.out / self.fingerprint.digest[:SHORT]
         runs = Runs(settings, self.order, folder, self.console, time.monotonic() + self.order.timeout)
-        if throne.model is not None and (held_out := self.comparisons(throne.model)):
+        if throne.model is not None and (held_out := self.comparisons(throne.model).experiments):
             self.telling.say(f"champion {throne.model.short} names {', '.join(held_out)}, which are held out")
             runs.name(self.store, throne.model, held_out)
         run = runs.train()

@@ -16,6 +16,7 @@ from components.core.evaluation.comparison.terminal import comparison_table
 from components.core.registry.champion import Champion
 from components.core.registry.model_manifest import SHORT
 from components.core.storage.whole_file import write_whole
+from pipelines.retraining.holdout import Comparable
 from pipelines.retraining.order import Order
 from pipelines.retraining.records import Outcome
 
@@ -36,6 +37,10 @@ class Telling:
         """A line in the terminal."""
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
+    def warn(self, line: str) -> None:
+        """A line that should be looked at."""
+        self.console.print(f"warning: {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
     @contextlib.contextmanager
     def failures(self) -> Iterator[None]:
         """Adds to the summary what ends this block."""
@@ -52,13 +57,15 @@ class Telling:
             f"nothing has changed since {latest.at:%Y-%m-%d %H:%M} UTC: data, code and configuration are those of run "
             f"{latest.run}, whose model {latest.model[:SHORT]} "
         )
-        if not latest.promoted:
+        if champion is not None and champion.now.fingerprint == latest.model:
+            line += f"is the champion ({champion.now.why})"
+        elif not latest.promoted:
             line += f"was not promoted ({latest.reason}); --again decides again, as after another promotion.margin"
-        elif champion is not None and champion.now.fingerprint != latest.model:
+        elif champion is not None:
             now = champion.now
             line += f"was promoted; {now.by} has promoted {now.fingerprint[:SHORT]} since ({now.why}); --again decides again"
         else:
-            line += f"is the champion ({latest.reason})"
+            line += f"was promoted ({latest.reason}), but there is no champion any more; --again decides again"
         self.say(line)
         self._add(f"### Nothing to retrain\n\n{escaped(line)}\n")
 
@@ -71,20 +78,28 @@ class Telling:
         else:
             self.say(f"fingerprint {short}: nothing has changed, and it is decided again")
 
-    def plan(self, order: Order, champion: Champion | None, experiments: Sequence[str], working: str) -> None:
-        """What would be done."""
+    def plan(self, order: Order, champion: Champion | None, found: Comparable, working: str) -> None:
+        """What would be done.
+
+        Args:
+            order: of this retraining.
+            champion: of this moment.
+            found: what the challenger would be compared on.
+            working: who is at the same; empty where nobody is known to be.
+        """
         where = f"at {order.endpoint}" if order.endpoint else "on this machine"
         lines = [f"would train a challenger {where}"]
         if working:
             lines = [f"would follow {working}, who retrains the same"]
         if champion is None:
             lines.append("there is no champion yet, so that it would be promoted as the first model")
-        elif experiments:
+        elif found.experiments:
             lines.append(
-                f"would compare it with champion {champion.now.fingerprint[:SHORT]} on {', '.join(experiments)}"
+                f"would compare it with champion {champion.now.fingerprint[:SHORT]} on {', '.join(found.experiments)}"
             )
         else:
             lines.append("would promote it without a comparison (--allow-no-holdout)")
+        lines += found.remarks
         for line in lines:
             self.say(line)
         self.say("nothing was started (--dry-run)")
@@ -122,6 +137,8 @@ class Telling:
             write_whole(folder / "comparison.md", text)
         except OSError as error:
             raise StepError(f"{folder}: cannot be written ({error.strerror}); the decision stands") from None
+        self.say(f"report: {(folder / 'challenger' / 'report.html').resolve()}")
+        self.say(f"comparison: {(folder / 'comparison.md').resolve()}")
         self._add(text)
 
     def _add(self, markdown: str) -> None:

@@ -208,7 +208,8 @@ SPOILED = {
     ),
     "a missing network": (lambda lab, model, _: lab.store.delete(model.key(model.networks[0].path)), "is missing, so that model"),
     "a damaged network": (
-        lambda lab, model, _: lab.store.put(model.key(model.networks[0].path), b"x"), "and publish run tiny-0123456789ab again",
+        lambda lab, model, _: lab.store.put(model.key(model.networks[0].path), b"x"),
+        "`cellsignal models publish tiny-0123456789ab --anew`",
     ),
     "another architecture": (other_architecture, "another architecture"),
     "other channels": (lambda lab, model, _: spoil_manifest(lab, model, channels=5), "channels"),

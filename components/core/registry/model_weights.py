@@ -102,14 +102,19 @@ def learned_labels(
     return learned
 
 
-def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(path: Path, said: str = "") -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors in a safetensors file, by its header alone.
+
+    Args:
+        path: of the file.
+        said: what errors call it; empty for its path.
 
     Raises:
         InputError: not such a file, or cut short.
 
     Source: https://huggingface.co/docs/safetensors (format).
     """
+    said = said or str(path)
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -120,11 +125,11 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         shapes = {name: tuple(int(side) for side in entry["shape"]) for name, entry in header.items()}
         end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{said}: cannot be read ({error.strerror})") from None
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError):
-        raise InputError(f"{path}: not a safetensors file") from None
+        raise InputError(f"{said}: not a safetensors file") from None
     if path.stat().st_size != 8 + length + end:
-        raise InputError(f"{path}: cut short")
+        raise InputError(f"{said}: cut short")
     return shapes
 
 

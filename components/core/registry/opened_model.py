@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from components.core.errors import InputError
-from components.core.registry.model_manifest import MODELS, PLATES, ModelManifest, TrainedPlate
+from components.core.registry.model_manifest import PLATES, ModelManifest, TrainedPlate
 from components.core.registry.model_weights import check_architecture, tensor_shapes
 from components.core.registry.published_models import find_model
 from components.core.storage.interface import ObjectStorage
@@ -130,7 +130,8 @@ def bring_model(
                     f"{said}: backbone {network.backbone} is not in the model's configuration; its manifest is damaged"
                 )
             backbone = config[network.backbone]
-            check_architecture(tensor_shapes(path), backbone, len(model.vocabulary.classes), model.channels, said)
+            shapes = tensor_shapes(path, said)
+            check_architecture(shapes, backbone, len(model.vocabulary.classes), model.channels, said)
             weights |= {(network.fold, each, network.backbone): path for each in of}
     except OSError as error:
         raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
@@ -177,6 +178,5 @@ def _bring(store: ObjectStorage, model: ModelManifest, file: StoredFile, folder:
     try:
         download_checked(store, model.key(file.path), file, target)
     except DamagedError as damage:
-        where = store.uri(f"{MODELS}/{model.fingerprint}")
-        raise InputError(f"model {model.short}: {damage}; delete {where}/ and publish run {model.run} again") from None
+        raise InputError(f"model {model.short}: {damage}; `cellsignal models publish {model.run} --anew`") from None
     return target

@@ -97,12 +97,14 @@ def model_fingerprint(
     return digest_text(json.dumps(content, sort_keys=True))
 
 
-def publish(store: ObjectStorage, run: str) -> Published:
+def publish(store: ObjectStorage, run: str, anew: bool = False) -> Published:
     """Publishes a run; publishing it again does nothing.
 
     Args:
         store: where the run is recorded, and the registry is.
         run: its key.
+        anew: whether files of a model that is there already are written again, and its manifest replaced: for one that is
+            damaged. Those of before go with `cellsignal models gc`.
 
     Raises:
         InputError: no such run, one that is not finished, or outputs that are gone, damaged or of another architecture.
@@ -112,7 +114,7 @@ def publish(store: ObjectStorage, run: str) -> Published:
         work = Path(folder)
         source = _Run.read(store, run, work)
         place = f"{MODELS}/{source.fingerprint}"
-        if found := _published(store, place):
+        if not anew and (found := _published(store, place)):
             return Published(found, False)
         attempt = uuid.uuid4().hex
         settled = False
@@ -120,7 +122,12 @@ def publish(store: ObjectStorage, run: str) -> Published:
             model = source.upload(store, attempt, work)
             # Where the answer is lost, the store may have taken the manifest: then its files must stay.
             settled = True
-            new = store.put_if_absent(f"{place}/{MANIFEST}", model.model_dump_json(indent=1).encode())
+            content = model.model_dump_json(indent=1).encode()
+            new = (
+                _replace(store, f"{place}/{MANIFEST}", content)
+                if anew
+                else store.put_if_absent(f"{place}/{MANIFEST}", content)
+            )
             settled = new
         finally:
             if not settled:
@@ -295,6 +302,15 @@ def _published(store: ObjectStorage, place: str) -> ModelManifest | None:
         return parse_model(store.get(path), store.uri(path))
     except MissingObjectError:
         return None
+
+
+def _replace(store: ObjectStorage, path: str, content: bytes) -> bool:
+    """Writes a manifest whatever is there; False where somebody else does at the same moment."""
+    try:
+        _, version = store.get_versioned(path)
+    except MissingObjectError:
+        return store.put_if_absent(path, content)
+    return store.put_if_version(path, content, version)
 
 
 def _forget(store: ObjectStorage, prefix: str) -> None:

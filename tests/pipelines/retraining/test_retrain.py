@@ -144,7 +144,7 @@ def broken_tables(lab: Lab) -> None:
     [
         (damage, [], "champion.json: damaged, so which model is the champion is not known"),
         (newer, [], "champion.json: champion schema 9 is newer than this version reads (1); upgrade cellsignal"),
-        (without_model, [], "there is no such model; `cellsignal models list` shows those there"),
+        (without_model, [], "champion.json names a champion that cannot be read ("),
         (newer_model, [], "manifest.json: model schema 9 is newer than this version reads (1); upgrade cellsignal"),
         (six_channels_more, MARGIN, "channels 6, but model"),
         (without_network, MARGIN, "is missing, so that model"),
@@ -152,7 +152,7 @@ def broken_tables(lab: Lab) -> None:
         (None, ["--screen", "nowhere"], "--screen nowhere: no such folder"),
         (None, ["--set", "screen.image_size=32", *MARGIN], "image size 32, but model"),
         (None, ["--set", "screen.holdout_experiments=[]"], "screen.holdout_experiments names none"),
-        (None, [], "HUVEC-04 have 2 plates, where fewer than 5 (promotion.min_plates) show nothing"),
+        (None, [], "2 plates (HUVEC-04), where fewer than 5 (promotion.min_plates) show nothing; hold more"),
         (None, ["--set", "screen.holdout_experiments=[HUVEC-02]"], "HUVEC-02 is left out: the champion"),
         (integers, MARGIN, "knows none of their siRNAs (it knows sirna_2, and so on)"),
         (
@@ -162,6 +162,10 @@ def broken_tables(lab: Lab) -> None:
         ),
         (None, ["--endpoint", "http://127.0.0.1:9", "--runner", "docker"], "give one of them"),
         (None, ["--resubmit", "2"], "--resubmit goes with --endpoint"),
+        (None, ["--timeout", "3"], "--timeout goes with --endpoint"),
+        (None, ["--images", "tags"], "--images goes with --endpoint"),
+        (None, ["--summary", "."], "--summary .: is a folder; give the name of a file in it"),
+        (None, ["--out", "/proc/nowhere", *MARGIN], "--out /proc/nowhere"),
         (None, ["--summary", "nowhere/summary.md"], "--summary nowhere/summary.md: there is no folder nowhere"),
         (None, ["--truth", "nowhere.csv", *MARGIN], "--truth nowhere.csv: cannot be read"),
     ],

@@ -73,7 +73,10 @@ def notes(comparison: Comparison) -> list[str]:
         f"({', '.join(comparison.experiments)}), not how another experiment would, whose plates share its own batch effect.",
     ]
     if any(row.low is not None and row.plates < settings.min_plates for row in comparison.rows):
-        found.append(f"{FEW} Fewer than {settings.min_plates} plates: for orientation, too narrow to decide anything.")
+        found.append(
+            f"{FEW} Fewer than {settings.min_plates} plates: for orientation, too narrow to decide by; of a cell type the "
+            "difference alone counts."
+        )
     if comparison.unknown_to_champion:
         found.append(
             f"{comparison.unknown_to_champion:,} of {overall.wells:,} wells hold a siRNA that the champion does not know; they "

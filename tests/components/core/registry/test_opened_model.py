@@ -163,8 +163,8 @@ def _removed_champion(run: FinishedRun, model: ModelManifest) -> None:
         (_not_json, "damaged, not a model's manifest"),
         (_of_another, "damaged, it says that it is model"),
         (_leads_out, "impossible path '../../escaped'"),
-        (_missing_weights, "safetensors is missing; delete file://.* and publish run tiny-0123456789ab again"),
-        (_damaged_weights, "safetensors has other content than was written; delete"),
+        (_missing_weights, "safetensors is missing; `cellsignal models publish tiny-0123456789ab --anew`"),
+        (_damaged_weights, "safetensors has other content than was written; `cellsignal models publish"),
         (
             _another_network,
             r"weights of another architecture \(backbone.middle.1.body.1.0.weight: expected nothing, got \(8, 1, 3, 3\)\)",

@@ -64,6 +64,21 @@ def test_the_networks_that_predict_come_back_bit_for_bit(tmp_path: Path, kind: K
     assert opened.networks("RPE")[1].keys() == set(names)
 
 
+def test_a_model_that_lost_a_file_is_published_anew(run: FinishedRun, tmp_path: Path) -> None:
+    first = publish(run.store, KEY).model
+    run.store.delete(first.key(first.networks[0].path))
+    assert not publish(run.store, KEY).new, "the manifest is there"
+    with pytest.raises(InputError, match=f"`cellsignal models publish {KEY} --anew`"):
+        open_model(run.store, first.fingerprint, tmp_path / "lost")
+    again = publish(run.store, KEY, anew=True)
+    assert again.new
+    assert (again.model.fingerprint, again.model.attempt == first.attempt) == (first.fingerprint, False)
+    assert open_model(run.store, first.fingerprint, tmp_path / "here").manifest == again.model
+    assert [file.sha256 for file in again.model.networks] == [file.sha256 for file in first.networks]
+    run.store.put(f"models/{first.fingerprint}/manifest.json", b"{")
+    assert publish(run.store, KEY, anew=True).new, "a damaged manifest is replaced, too"
+
+
 def test_a_model_says_what_it_was_trained_on_and_how_well_it_names(run: FinishedRun) -> None:
     published = publish(run.store, KEY)
     model = published.model
