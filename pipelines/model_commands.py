@@ -63,20 +63,32 @@ def list_(
 ) -> None:
     """Lists the published models, the newest at the end, with their scores without and with the prior."""
     from components.core.registry.champion import read_champion
+    from components.core.registry.model_manifest import SHORT
     from components.core.registry.published_models import list_models
     from pipelines.model_tables import LEGEND, models_table
 
     console = console_of_terminal()
     with opened_store(config, set, bucket, prefix, store, console) as opened:
-        champion, models = read_champion(opened), list_models(opened)
+        models, champion, damaged = list_models(opened), None, None
+        try:
+            champion = read_champion(opened)
+        except InputError as error:
+            damaged = error  # the models are shown all the same, for one of them is to be promoted
         if not models:
             console.print(f"{opened.uri('')}: no models", highlight=False, soft_wrap=True)
         else:
             console.print(models_table(models, champion))
             console.print(LEGEND, highlight=False)
-        for model in models:
-            if model.problem:
-                console.print(model.problem, style="yellow", highlight=False, soft_wrap=True, markup=False)
+        problems = [model.problem for model in models if model.problem]
+        if champion is not None and champion.now.fingerprint not in {model.fingerprint for model in models}:
+            problems.append(
+                f"the champion {champion.now.fingerprint[:SHORT]} (generation {champion.now.generation}) is not there any more; "
+                "publish its run again, or promote another model"
+            )
+        for problem in problems:
+            console.print(problem, style="yellow", highlight=False, soft_wrap=True, markup=False)
+        if damaged is not None:
+            raise damaged
         if models and champion is None:
             console.print("no model has been promoted yet", highlight=False)
 

@@ -139,6 +139,23 @@ def test_a_model_that_cannot_be_read_is_listed_and_named(tmp_path: Path) -> None
     assert any("model schema 2 is newer than this version reads (1); upgrade cellsignal" in line for line in listed)
 
 
+def test_models_are_listed_whatever_became_of_the_champion(tmp_path: Path) -> None:
+    (tmp_path / "lab").mkdir()
+    store = FolderStore(tmp_path / "lab")
+    first, second = put_model(store, 1), put_model(store, 2)
+    promote(store, first, "the first")
+    store.delete_prefix(f"models/{first}/")
+    listed = invoke(store, "list").output
+    assert second[:12] in listed
+    assert f"the champion {first[:12]} (generation 1) is not there any more" in listed
+    store.put(CHAMPION, b"{")
+    done = CliRunner().invoke(app, ["models", "list", *options_of(store)], env={"COLUMNS": "200"})
+    assert second[:12] in done.output
+    assert "no model has been promoted yet" not in done.output
+    assert isinstance(done.exception, InputError)
+    assert "champion.json: damaged, so which model is the champion is not known" in str(done.exception)
+
+
 def test_gc_shows_asks_removes_and_leaves_what_a_rollback_needs(either_store: ObjectStore | FolderStore) -> None:
     store = either_store
     models = [put_model(store, number) for number in range(4)]
