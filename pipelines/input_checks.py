@@ -260,6 +260,7 @@ def check_truth(
     plates: Iterable[Plate],
     treatments: Collection[str],
     of: str = "an unlabelled experiment of this screen",
+    others: Iterable[Plate] = (),
 ) -> None:
     """The report reads the truth once everything is predicted; a mistake in it should not wait until then.
 
@@ -268,11 +269,15 @@ def check_truth(
         plates: whose treatment wells it may name.
         treatments: the labels that there are.
         of: what those plates are, for errors.
+        others: plates whose wells it may name, too, without being scored.
 
     Raises:
         InputError: it cannot be read, or names another well or siRNA, or a well twice.
     """
-    wells = {well.id_code for plate in plates for well in plate.wells if well.well_type == "treatment"}
+    wells, left_alone = (
+        {well.id_code for plate in some for well in plate.wells if well.well_type == "treatment"}
+        for some in (plates, others)
+    )
     treatments = set(treatments)
     try:
         with truth.open(newline="", encoding="utf-8-sig") as file:
@@ -284,6 +289,8 @@ def check_truth(
             for record in reader:
                 where = f"--truth {truth}, row {reader.line_num}"
                 id_code, sirna = ((record[column] or "").strip() for column in ("id_code", "sirna"))
+                if id_code in left_alone:
+                    continue
                 if id_code not in wells:
                     raise InputError(f"{where}: id_code {id_code!r} is not a treatment well of {of}; remove the row")
                 if sirna not in treatments:

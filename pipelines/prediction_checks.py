@@ -18,6 +18,7 @@ from components.core.registry.champion import read_champion
 from components.core.registry.model_manifest import MODELS, ModelManifest
 from components.core.registry.new_plates import check_first_image, plates_for
 from components.core.registry.published_models import THE_CHAMPION, find_model, model_address
+from components.core.screen.layout import read_new_plates
 from components.core.screen.place import ScreenPlace
 from components.core.screen.wells import Plate
 from components.core.storage.interface import ObjectStorage
@@ -149,7 +150,9 @@ def check_prediction(
     config = prediction_config(model, machine, meant, wanted.changes, cell_types)
     check_first_image(model, place, plates, config.screen.sites, said)
     if truth is not None:
-        check_truth(truth, plates, model.vocabulary.treatments, "these plates")
+        others = read_new_plates(place) if wanted.experiments else ()
+        others = tuple(plate for plate in others if plate.experiment not in wanted.experiments)
+        check_truth(truth, plates, model.vocabulary.treatments, "these plates", others)
     _check_networks(registry, model, cell_types)
     return Checked(
         config=config,

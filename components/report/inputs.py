@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.core.errors import InputError
 from components.core.evaluation.named_wells import SCORES, NamedWell, Score
+from components.core.screen.wells import experiment_of
 from components.core.storage.manifest import Manifest, PlateRecord, WellRecord
 
 FILES: dict[Score, str] = {"out_of_fold": "oof.csv", "unlabelled": "unlabelled.csv", "holdout": "holdout.csv"}
@@ -113,8 +114,14 @@ def read_assign_output(folder: Path, places: Places) -> AssignOutput:
     return AssignOutput(cell_type, wells, assign, meta)
 
 
-def read_labels(path: Path, places: Places, score: Score) -> dict[str, str]:
+def read_labels(path: Path, places: Places, score: Score, experiments: Collection[str] | None = None) -> dict[str, str]:
     """Reads a table id_code,sirna: the truth of the unlabelled wells, or the labels of the held-out ones.
+
+    Args:
+        path: the table.
+        places: of all wells.
+        score: whose wells it may name.
+        experiments: rows of other ones are left alone; None leaves none.
 
     Raises:
         InputError: a column is missing, a value is empty or NaN, an id_code is no treatment well of `score` or comes
@@ -127,6 +134,8 @@ def read_labels(path: Path, places: Places, score: Score) -> dict[str, str]:
             if record[field].strip().lower() in ("", "nan"):
                 raise InputError(f"{path}, row {row}: {field} is empty; give a value or remove the row")
         id_code, sirna = record["id_code"].strip(), record["sirna"].strip()
+        if experiments is not None and experiment_of(id_code) not in experiments:
+            continue
         if places.find(id_code, score) is None:
             raise InputError(
                 f"{path}, row {row}: id_code {id_code!r} is not a treatment well of {known} experiment of this screen"

@@ -54,7 +54,8 @@ def run(
         config: of the prediction; it is written into the report.
         reference: manifest that stands for the training screen.
         plates: manifest of the new plates.
-        truth: labels of their treatment wells, id_code,sirna, where known; may name some wells only.
+        truth: labels of their treatment wells, id_code,sirna, where known; may name some wells only, and those of other
+            experiments, which are left alone.
         uris: output directories of assign, one a cell type, as paths or object-store URIs.
         out: directory to write: predictions.csv, qc.csv, metrics.json, lineage.json, config.yaml, report.html.
         lineage: `model` (name, run, code_version, generation), and code_version, started, screen as far as known.
@@ -70,7 +71,8 @@ def run(
     if known.model is None:
         raise InputError(f"{reference}: names no model; give the reference that normalize wrote for new plates")
     places = Places(known, new)
-    labels = read_labels(truth, places, "holdout") if truth else {}
+    experiments = {plate.experiment for plate in new.plates}
+    labels = read_labels(truth, places, "holdout", experiments) if truth else {}
     outputs, cell_types = read_outputs(uris, places, config)
     wells = with_truth([well for output in outputs for well in output.wells["holdout"]], labels)
     quality = look_at(new, known, wells, store if store is not None else open_store(new.store))
@@ -102,7 +104,7 @@ def run(
             reasons=quality.reasons,
             notices=[
                 *(Notice("compile", message) for message in told.get("warnings", [])),
-                *_notices(new, outputs, labels, len(wells)),
+                *_notices(new, outputs, labels if truth else None, len(wells)),
             ],
             lineage=told,
         )
@@ -118,14 +120,17 @@ def run(
     return metrics
 
 
-def _notices(plates: Manifest, outputs: Sequence[AssignOutput], labels: Mapping[str, str], wells: int) -> list[Notice]:
-    """Everything a reader should look at, in the order of the steps."""
+def _notices(
+    plates: Manifest, outputs: Sequence[AssignOutput], labels: Mapping[str, str] | None, wells: int
+) -> list[Notice]:
+    """Everything a reader should look at, in the order of the steps; labels are None without a truth."""
     notices = [Notice("normalize", message) for message in plates.warnings]
     for output in outputs:
         notices += [Notice(f"assign {output.cell_type}", message) for message in output.assign.get("warnings", [])]
     notices += not_reported(outputs, plates.plates)
-    if labels and len(labels) < wells:
-        notices.append(Notice("report", f"the truth names {len(labels):,} of {wells:,} wells; the score is of those"))
+    if labels is not None and len(labels) < wells:
+        so = "the score is of those" if labels else "there is no score"
+        notices.append(Notice("report", f"the truth names {len(labels):,} of {wells:,} wells; {so}"))
     return list(dict.fromkeys(notices))
 
 

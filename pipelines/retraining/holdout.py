@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from components.core.errors import InputError
 from components.core.registry.model_manifest import ModelManifest
-from components.core.screen.wells import Plate
+from components.core.screen.wells import Plate, experiment_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def saw(model: ModelManifest) -> frozenset[str]:
     Where not all folds were trained, what the others validate on taught no network, but selected checkpoints, fitted
     temperatures, and is in the plate design.
     """
-    of_wells = {id_code.rsplit("_", 2)[0] for id_code in model.taught.wells}
+    of_wells = {experiment_of(id_code) for id_code in model.taught.wells}
     return frozenset({*model.taught.experiments, *of_wells, *model.experiment_folds, *model.unlabelled})
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from components.core.config import BackboneConfig, HeadConfig
 from components.core.errors import InputError
-from components.core.screen.wells import Screen
+from components.core.screen.wells import Screen, experiment_of
 from components.core.storage.manifest import Manifest
 from components.core.storage.run_record import Learned
 from components.core.storage.source_run import OPTION, SourceRun
@@ -180,7 +180,7 @@ def check_labels(
 def _leaks(learned: Learned, dealt: AbstractSet[str], scored: Sequence[Scored], fold: int) -> list[Scored]:
     """What scores a fold though its labels are known, one of each experiment."""
     experiments, wells = frozenset(learned.experiments), frozenset(learned.wells)
-    taught = experiments | dealt | {well.rsplit("_", 2)[0] for well in wells}
+    taught = experiments | dealt | {experiment_of(well) for well in wells}
     leaks: dict[str, Scored] = {}
     for each in scored:
         if each.how == "validation":

@@ -84,6 +84,11 @@ def is_well_name(text: str) -> bool:
     return _WELL.fullmatch(text) is not None
 
 
+def experiment_of(id_code: str) -> str:
+    """The experiment of EXPERIMENT_PLATE_WELL."""
+    return id_code.rsplit("_", 2)[0]
+
+
 def natural_key(text: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
     """Sorting key that puts sirna_2 before sirna_10; a total order, so that equal keys mean equal texts."""
     parts = (part for part in _DIGITS.split(text) if part)

@@ -94,6 +94,16 @@ def test_a_score_of_some_wells_is_told_as_one(new: NewPlates, tmp_path: Path) ->
     assert told in (new.arguments["out"] / "report.html").read_text()
 
 
+def test_a_truth_may_be_that_of_more_experiments(new: NewPlates, tmp_path: Path) -> None:
+    new.truth(tmp_path / "truth.csv", {"U2OS-01_1_B02": "sirna_1", **new.labels})
+    metrics = run(**new.arguments)
+    assert metrics["wells"]["holdout"]["overall"] == len(new.labels)
+    new.truth(tmp_path / "truth.csv", {"U2OS-01_1_B02": "sirna_1"})
+    assert "holdout" not in run(**new.arguments)
+    told = f"the truth names 0 of {len(new.labels)} wells; there is no score"
+    assert told in (new.arguments["out"] / "report.html").read_text()
+
+
 def test_metrics_count_what_the_tables_show(report: Path, new: NewPlates) -> None:
     metrics = json.loads((report / "metrics.json").read_text())
     assert metrics["quality"]["unsure"] == sum(float(row["confidence"]) < UNSURE for row in named(new))
@@ -159,7 +169,7 @@ def screens_manifest(new: NewPlates, folder: Path) -> None:
 
 
 def foreign_well(new: NewPlates, folder: Path) -> None:
-    new.truth(folder / "truth.csv", {"U2OS-01_1_B02": "sirna_1"})
+    new.truth(folder / "truth.csv", {"HUVEC-04_1_Z99": "sirna_1"})
 
 
 def control_with_truth(new: NewPlates, folder: Path) -> None:
@@ -204,7 +214,7 @@ def missing_site(new: NewPlates, folder: Path) -> None:
 
 BAD: dict[Callable[[NewPlates, Path], None], str] = {
     screens_manifest: r"reference\.json: names no model; give the reference that normalize wrote for new plates",
-    foreign_well: r"truth\.csv, row 2: id_code 'U2OS-01_1_B02' is not a treatment well of a held-out experiment",
+    foreign_well: r"truth\.csv, row 2: id_code 'HUVEC-04_1_Z99' is not a treatment well of a held-out experiment",
     control_with_truth: r"truth\.csv, row 2: id_code '\S+' is not a treatment well of",
     unknown_sirna: r"truth\.csv, row 2: sirna 'sirna_9999' is not a treatment",
     no_output: r"^--uri: no output of assign was given; give one a cell type",

@@ -8,6 +8,7 @@ from pathlib import Path
 from components.core.errors import InputError
 from components.core.evaluation.comparison.compared_well import ComparedWell, Names
 from components.core.screen.tables import Table, check_present, read_records
+from components.core.screen.wells import experiment_of
 from components.core.storage.manifest import Manifest, PlateRecord
 
 
@@ -45,7 +46,7 @@ def paired_wells(
     if not experiments:
         raise ValueError("no experiment to compare on; a decision without holdout is `without_holdout`")
     labels = {
-        id_code: sirna for id_code, (sirna,) in _by_well(truth, ("sirna",)) if _experiment_of(id_code) in experiments
+        id_code: sirna for id_code, (sirna,) in _by_well(truth, ("sirna",)) if experiment_of(id_code) in experiments
     }
     places = _treatments(plates, experiments)
     _check_labels(truth, labels, places, experiments)
@@ -103,7 +104,7 @@ def _check_labels(
 ) -> None:
     """Each experiment has plates and labels, and each label a well."""
     packed = {plate.experiment for plate in places.values()}
-    labelled = {_experiment_of(id_code) for id_code in labels}
+    labelled = {experiment_of(id_code) for id_code in labels}
     for experiment in sorted(experiments):
         if experiment not in packed:
             raise InputError(
@@ -143,8 +144,3 @@ def _by_well(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, tuple[
             raise InputError(f"{where}: the well appears twice; remove one of the rows")
         seen.add(record["id_code"])
         yield record["id_code"], tuple(record[column] for column in columns)
-
-
-def _experiment_of(id_code: str) -> str:
-    """Of EXPERIMENT_PLATE_WELL."""
-    return id_code.rsplit("_", 2)[0]
