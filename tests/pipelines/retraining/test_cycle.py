@@ -35,7 +35,8 @@ class Lab:
         self.folder, self.store, self.environment = folder, store, dict(environment)
         self.command = Cellsignal(folder)
         self.config = folder / "tiny.yaml"
-        text = re.sub(r"simulate: .*", SIMULATED, CONFIG)
+        # Networks end with pretrain: what comes after it would only take longer.
+        text = re.sub(r"simulate: .*", SIMULATED, CONFIG).replace("mean_teacher: {", "mean_teacher: {enabled: false, ")
         held = f"holdout_experiments: [{', '.join(HOLDOUT)}]"
         self.config.write_text(text.replace("image_size: 16", f"image_size: 16, {held}"))
         arguments = ["--config", str(self.config), "--out", str(folder / "simulated")]
@@ -131,10 +132,9 @@ def test_new_experiments_come_are_learned_from_and_the_better_model_is_used(
     )  # fmt: skip
     assert predicted.returncode == 0, predicted.stderr
     metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["holdout"]["assigned"]["overall"] == pytest.approx(rows[0]["challenger"])
-    assert metrics["holdout"]["raw"]["overall"] == pytest.approx(
-        comparison["comparison"]["stages"]["raw"][0]["challenger"]
-    )
+    raw = comparison["comparison"]["stages"]["raw"][0]
+    assert metrics["holdout"]["assigned"]["overall"] == pytest.approx(rows[0]["challenger"], abs=1e-5)
+    assert metrics["holdout"]["raw"]["overall"] == pytest.approx(raw["challenger"], abs=1e-5)
 
     # A further one, and a challenger that learned nothing: it is published, and the champion stays.
     lab.arrives(THIRD)
