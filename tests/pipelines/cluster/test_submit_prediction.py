@@ -343,7 +343,7 @@ def test_bad_input_that_a_pod_finds_is_recorded_where_it_is_looked_for(
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"screen": "plates"}, r"--screen plates: is not an address in a bucket; copy it there"),
     ({}, {"truth": "truth.csv"}, r"--truth truth\.csv: is not an address in a bucket"),
-    ({}, {"truth": "TRUTH"}, r"--truth: a copy at /.*, row 2: id_code 'HUVEC-01_1_B03' is not a treatment well of these plates"),
+    ({}, {"truth": "TRUTH"}, r"--truth: a copy at /.*, row 2: id_code 'HUVEC-01_1_Z99' is not a treatment well of these plates"),
     ({"model": "file:///data/models/champion"}, {}, r"--model file:///data/models/champion: is in a folder of this machine"),
     ({"changes": ["store.bucket=file:///data"]}, {}, r"store\.bucket: file:///data is a folder, which the pods of a cluster"),
     ({"changes": ["seed=3"]}, {}, r"--set seed=3: seed is part of the model"),
@@ -360,7 +360,7 @@ def test_what_cannot_be_is_one_line_before_anything_is_sent_or_written(
     predicting: Predicting, server: KfpServer, wanted: dict[str, Any], order: dict[str, Any], told: str
 ) -> None:
     if order.get("truth") == "TRUTH":
-        predicting.store.put("truth.csv", b"id_code,sirna\nHUVEC-01_1_B03,sirna_7\n")
+        predicting.store.put("truth.csv", b"id_code,sirna\nHUVEC-01_1_Z99,sirna_7\n")
         order = {"truth": predicting.store.uri("truth.csv")}
     before = predicting.store.list("")
     with pytest.raises(InputError, match=told):
