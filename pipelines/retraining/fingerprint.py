@@ -2,8 +2,8 @@
 
 Data are known by a listing (names, sizes, and ETags or modification times), so that no image is read and a bucket is asked
 once for every thousand objects. A screen that was copied counts as another one; its plates are recognised by their pixels. What
-the configuration names beside it counts by content: files, likewise objects by a listing, and the run that it starts from by
-its weights.
+the configuration names beside it counts by content: files by their digest, objects by their ETag, and the run that it starts
+from by its weights.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from components.core.errors import InputError
 from components.core.registry.model_manifest import ModelManifest
-from components.core.screen.wells import Plate, experiment_of
+from components.core.screen.wells import Plate
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,8 @@ class Comparable:
 
 
 def saw(model: ModelManifest) -> frozenset[str]:
-    """Experiments that had a part in a model: by labels, those of the runs that it started from included, or by images.
-
-    Where not all folds were trained, what the others validate on taught no network, but selected checkpoints, fitted
-    temperatures, and is in the plate design.
-    """
-    of_wells = {experiment_of(id_code) for id_code in model.taught.wells}
-    return frozenset({*model.taught.experiments, *of_wells, *model.experiment_folds, *model.unlabelled})
+    """Experiments that had a part in a model, by labels or by images."""
+    return model.learned_from | {*model.unlabelled}
 
 
 def comparable(holdout: Iterable[tuple[str, str]], models: Iterable[tuple[str, ModelManifest]]) -> Comparable:

@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 from components.core.config import RunConfig, parse
 from components.core.errors import InputError
 from components.core.frozen import Frozen
+from components.core.screen.wells import experiment_of
 from components.core.storage.manifest import PlateDesign, Vocabulary
 from components.core.storage.run_record import Learned
 from components.core.storage.stored_file import StoredFile
@@ -100,6 +101,15 @@ class ModelManifest(Frozen):
     def short(self) -> str:
         """The fingerprint as people are shown it."""
         return self.fingerprint[:SHORT]
+
+    @property
+    def learned_from(self) -> frozenset[str]:
+        """Experiments whose labels had a part in it, those of the runs that it started from included.
+
+        Where not all folds were trained, what the others validate on taught no network, but selected checkpoints, fitted
+        temperatures, and is in the plate design.
+        """
+        return frozenset({*self.taught.experiments, *map(experiment_of, self.taught.wells), *self.experiment_folds})
 
     def key(self, path: str) -> str:
         """The key of one of its files in the store."""

@@ -10,7 +10,7 @@ from components.core.registry.model_manifest import ModelManifest
 from components.core.screen.images import list_plate, read_sites
 from components.core.screen.layout import read_new_plates
 from components.core.screen.place import ScreenPlace
-from components.core.screen.wells import Plate, experiment_of
+from components.core.screen.wells import Plate
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SIDES = 16
@@ -64,11 +64,10 @@ def check_first_image(
 
 def seen_before(model: ModelManifest, plates: Sequence[Plate]) -> list[str]:
     """What to say of plates that go by the name of an experiment that the networks saw; empty where there are none."""
-    of_wells = {experiment_of(id_code) for id_code in model.taught.wells}
     messages = []
     for names, what, so in (
         (
-            {*model.taught.experiments, *of_wells, *model.experiment_folds},
+            model.learned_from,
             "learned the labels of",
             "its names tell nothing of how well new plates are named",
         ),

@@ -26,13 +26,6 @@ HELD_OUT = Comparable(("HUVEC-04",), ("RPE-09 is left out: so",))
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    folder = tmp_path_factory.mktemp("lab")
-    (folder / "store").mkdir()
-    return FinishedRun(folder, FolderStore(folder / "store"))
-
-
-@pytest.fixture(scope="module")
 def model(lab: FinishedRun) -> ModelManifest:
     return publish(lab.store, KEY).model
 

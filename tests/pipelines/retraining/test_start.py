@@ -22,13 +22,6 @@ DEALT = {"HUVEC-01": 1, "HUVEC-02": 0, "RPE-01": 1, "RPE-02": 0}
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    folder = tmp_path_factory.mktemp("lab")
-    (folder / "store").mkdir()
-    return FinishedRun(folder, FolderStore(folder / "store"))
-
-
-@pytest.fixture(scope="module")
 def champion(lab: FinishedRun) -> ModelManifest:
     return publish(lab.store, KEY).model.model_copy(update={"experiment_folds": DEALT})
 
