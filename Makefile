@@ -17,7 +17,7 @@ test-all: $(VENV)/.installed  ## also the slow ones and whatever else this machi
 bench: $(VENV)/.installed  ## figures for this machine: a table, and bench.json
 	$(BIN)/python -m tests.bench
 
-lint: $(VENV)/.installed  ## ruff, mypy (strict on the core), import rules, the Dockerfile
+lint: $(VENV)/.installed  ## ruff, mypy (strict), import rules, the Dockerfile
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
