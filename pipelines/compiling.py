@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from components.core.config import RunConfig
-from components.core.deciding import deciding
+from components.core.config import RunConfig, result_config
 from components.core.errors import InputError
 from components.core.storage.digests import code_digest, digest_text
 from components.core.storage.run_record import RECIPE
@@ -108,7 +107,7 @@ def pinned_lineage(
         )
     elif f"commit {record.commit[:12]}" not in version:
         found.append(f"the images are of commit {record.commit}, the pipeline of {version}")
-    content: list[Any] = [deciding(config), code_digest("components", "pipelines"), references or VERSION]
+    content: list[Any] = [result_config(config), code_digest("components", "pipelines"), references or VERSION]
     content += [dict(decides)] if decides else []
     return {
         RECIPE: digest_text(json.dumps(content)),

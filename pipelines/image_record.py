@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from components.core.config import FrozenModel
 from components.core.errors import InputError
-from components.core.frozen import Frozen
 from components.core.storage.whole_file import write_whole
 
 Target = Literal["cpu", "gpu"]
@@ -19,7 +19,7 @@ RECORD = Path("images.json")
 """Where `images push` writes and `compile` looks, unless told another file."""
 
 
-class Image(Frozen):
+class Image(FrozenModel):
     """One image as a registry holds it."""
 
     reference: Annotated[str, Field(pattern=r"^[^@\s]+@sha256:[0-9a-f]{64}$")] = Field(
@@ -28,7 +28,7 @@ class Image(Frozen):
     tag: str = Field(..., description="the tag that was pushed: the git commit")
 
 
-class ImageRecord(Frozen):
+class ImageRecord(FrozenModel):
     """Both images of one build."""
 
     schema_: Literal[1] = Field(1, alias="schema")

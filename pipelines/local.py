@@ -24,8 +24,7 @@ from typing import Any, TextIO
 
 from rich.console import Console
 
-from components.core.config import RunConfig, StoreConfig
-from components.core.deciding import NOT_DECIDING, deciding
+from components.core.config import NO_EFFECT_ON_RESULTS, RunConfig, StoreConfig, first_difference, result_config
 from components.core.errors import InputError, StepError
 from components.core.learning.step_settings import library_versions
 from components.core.progress import EVENTS_VARIABLE, finished_tasks
@@ -213,7 +212,7 @@ def _describe(work: Path, out: Path, described: dict[str, Any]) -> None:
     path = work / "run.json"
     if path.is_file():
         earlier = json.loads(path.read_text(encoding="utf-8"))
-        changed = _first_difference(_deciding(earlier), _deciding(described))
+        changed = first_difference(_result_part(earlier), _result_part(described))
         if changed and _has_finished_tasks(work):
             raise InputError(f"--out {out}: holds a run with another {changed}; use a new folder, or the same settings")
         if changed:
@@ -225,9 +224,9 @@ def _describe(work: Path, out: Path, described: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def _deciding(described: dict[str, Any]) -> dict[str, Any]:
-    """A description without what a run may go on under another value of."""
-    kept = {name: section for name, section in described["config"].items() if name not in NOT_DECIDING}
+def _result_part(described: dict[str, Any]) -> dict[str, Any]:
+    """A description without the sections that may change before a run resumes."""
+    kept = {name: section for name, section in described["config"].items() if name not in NO_EFFECT_ON_RESULTS}
     return {**described, "config": kept}
 
 
@@ -235,17 +234,6 @@ def _has_finished_tasks(work: Path) -> bool:
     """Whether a run in this folder got as far as results of its own: a task of the DAG ended, or a report is there."""
     done = finished_tasks(work / "events.jsonl")
     return (work.parent / "report.html").exists() or any(task["step"] != "simulate" for task in done)
-
-
-def _first_difference(earlier: Any, now: Any, where: str = "") -> str:
-    """The name of the first field in which two descriptions differ; empty where they agree."""
-    if isinstance(earlier, dict) and isinstance(now, dict):
-        for key in sorted(earlier.keys() | now.keys()):
-            found = _first_difference(earlier.get(key), now.get(key), f"{where}.{key}" if where else key)
-            if found:
-                return found
-        return ""
-    return "" if earlier == now else where
 
 
 @contextlib.contextmanager
@@ -309,7 +297,7 @@ def run_key(config: RunConfig, source: str, out: Path, more: Mapping[str, Any] |
         more: what else makes it another run.
     """
     content = [
-        deciding(config),
+        result_config(config),
         source,
         platform.node(),
         str(out.resolve()),

@@ -12,7 +12,7 @@ from typing import Any
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
 
-from components.core.config_cluster import ClusterConfig
+from components.core.config.cluster import ClusterConfig
 from pipelines.resources import (
     OPTIONAL_KEYS,
     REQUIRED_KEYS,

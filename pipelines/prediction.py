@@ -13,8 +13,7 @@ from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
 from components.assign.component import assign
-from components.core.config import RunConfig
-from components.core.deciding import deciding
+from components.core.config import RunConfig, result_config
 from components.core.storage.run_record import predicting_name
 from components.ensemble.component import ensemble
 from components.infer.component import infer_new_plates
@@ -86,7 +85,7 @@ def build_cluster_prediction(config: RunConfig, folds: Folds, images: dict[str, 
     ):
         given = {**part, "infer": infer_config, "assign": assign_config}
         asked = {"source": source, "model": model, "experiments": experiments, "any_cell_type": any_cell_type}
-        whole, parallel = deciding(config), config.cluster.parallel_folds
+        whole, parallel = result_config(config), config.cluster.parallel_folds
         _dag(folds, given, asked, fingerprint, truth, lineage, whole, parallel, dressed)
 
     return prediction

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from components.core.config import RunConfig, StoreConfig
-from components.core.config_file import apply_change, parse
+from components.core.config.file import apply_change, parse
 from components.core.errors import InputError
 from components.core.registry.champion import read_champion
 from components.core.registry.model_manifest import MODELS, ModelManifest

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from components.core.config import RunConfig, StoreConfig
-from components.core.config_file import apply_change, parse
+from components.core.config.file import apply_change, parse
 from components.core.errors import InputError
 from components.core.registry.model_manifest import ModelManifest
 

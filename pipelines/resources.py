@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from components.core.config import RunConfig
-from components.core.config_cluster import Toleration
+from components.core.config.cluster import Toleration
 from pipelines.plan.dag import GPU_STEPS
 
 Step = Literal["normalize", "pretrain", "finetune", "pseudo_label", "infer", "ensemble", "assign", "report"]

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from components.core.config import RunConfig
-from components.core.config_file import shipped_configs
+from components.core.config.file import shipped_configs
 from components.core.errors import InputError
 from components.core.storage.digests import digest_text
 from components.core.storage.opening import join_address

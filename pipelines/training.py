@@ -15,8 +15,7 @@ from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
 from components.assign.component import assign
-from components.core.config import RunConfig
-from components.core.deciding import deciding
+from components.core.config import RunConfig, result_config
 from components.ensemble.component import ensemble
 from components.finetune.component import finetune
 from components.infer.component import infer
@@ -90,7 +89,7 @@ def build_cluster_training(config: RunConfig, images: dict[str, str], known: str
         assign_config: str = part["assign"],
     ):
         given = {"pretrain": pretrain_config, "finetune": finetune_config, last: final_config, "assign": assign_config}
-        whole, parallel = deciding(config), config.cluster.parallel_folds
+        whole, parallel = result_config(config), config.cluster.parallel_folds
         _dag(config, {**part, **given}, source, fingerprint, truth, lineage, whole, jobs, parallel, dressed)
 
     return training

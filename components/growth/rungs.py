@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from components.core.config import RunConfig, parse
+from components.core.config import RunConfig, differences, parse
 from components.core.errors import InputError
 
 Route = Literal["standardise", "adabn", "aside"]
@@ -108,16 +108,6 @@ def rungs(full: RunConfig) -> list[Rung]:
     for name, after, label, change in asides:
         found.append(_rung(name, label, "aside", known[after], _changed(known[after], change), None))
     return found
-
-
-def differences(before: Any, now: Any, where: str = "") -> dict[str, tuple[Any, Any]]:
-    """Fields in which two dumped configurations differ, by dotted name, with both values."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        found: dict[str, tuple[Any, Any]] = {}
-        for key in {**before, **now}:
-            found.update(differences(before.get(key), now.get(key), f"{where}.{key}" if where else key))
-        return found
-    return {} if before == now else {where: (before, now)}
 
 
 def _rung(name: str, label: str, route: Route, before: Any, now: Any, published: float | None) -> Rung:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from components.core.config import first_difference
 from components.core.errors import InputError, StepError
 
 
@@ -50,14 +51,3 @@ def opened(out: Path, described: Mapping[str, Any]) -> Iterator[Path]:
             raise StepError(
                 f"{error.filename or out}: cannot be written ({error.strerror}); make room and run again"
             ) from None
-
-
-def first_difference(earlier: Any, now: Any, where: str = "") -> str:
-    """The dotted name of the first field in which two descriptions differ; empty where they agree."""
-    if isinstance(earlier, dict) and isinstance(now, dict):
-        for key in sorted(earlier.keys() | now.keys()):
-            found = first_difference(earlier.get(key), now.get(key), f"{where}.{key}" if where else key)
-            if found:
-                return found
-        return ""
-    return "" if earlier == now else where

@@ -1,9 +1,9 @@
 """The sections of a run's configuration that normalize reads. Apart from step.py so that pipelines need not load it."""
 
-from components.core.config import FoldsConfig, Frozen, PackConfig, ScreenConfig, StoreConfig
+from components.core.config import FoldsConfig, FrozenModel, PackConfig, ScreenConfig, StoreConfig
 
 
-class NormalizeConfig(Frozen):
+class NormalizeConfig(FrozenModel):
     """What normalize depends on; any other change of the configuration leaves its outputs alone."""
 
     screen: ScreenConfig = ScreenConfig()

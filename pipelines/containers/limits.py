@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from components.core.config import RunConfig
-from components.core.config_cluster import StepsConfig
+from components.core.config.cluster import StepsConfig
 from pipelines.resources import resources_of
 
 

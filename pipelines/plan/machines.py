@@ -11,15 +11,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.core.config_file import parse, read_yaml
+from components.core.config import Count, Fraction, FrozenModel, NonNegative, Positive
+from components.core.config.file import parse, read_yaml
 from components.core.errors import InputError
-from components.core.frozen import Count, Fraction, Frozen, NonNegative, Positive
 
 SHIPPED = Path(__file__).with_name("machines.yaml")
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
-class Gpu(Frozen):
+class Gpu(FrozenModel):
     """One kind of GPU, by its data sheet."""
 
     teraflops: Positive = Field(..., description="peak of dense bfloat16 tensor operations, 1e12 a second")
@@ -28,7 +28,7 @@ class Gpu(Frozen):
     price_per_hour: NonNegative = Field(..., description="on demand, in prices.currency")
 
 
-class MeasuredRate(Frozen):
+class MeasuredRate(FrozenModel):
     """Sites a second that somebody measured."""
 
     gpu: str = Field(..., description="one of gpus")
@@ -43,7 +43,7 @@ class MeasuredRate(Frozen):
     source: str = Field("", description="where and when, for people")
 
 
-class Assumed(Frozen):
+class Assumed(FrozenModel):
     """How rates follow from data sheets where none are measured."""
 
     compute_share: Share = Field(..., description="share of the peak operations that a dense layer reaches")
@@ -54,7 +54,7 @@ class Assumed(Frozen):
     factor: Annotated[float, Field(ge=1.0)] = Field(..., description="how far off the rates may be, either way")
 
 
-class Cpu(Frozen):
+class Cpu(FrozenModel):
     """Rates of CPU cores, measured, and of small steps."""
 
     source: str = Field(..., description="what was measured, and on what")
@@ -68,14 +68,14 @@ class Cpu(Frozen):
     report_s: NonNegative = Field(..., description="report, seconds")
 
 
-class GpuPod(Frozen):
+class GpuPod(FrozenModel):
     """What a pod with a GPU has beside it."""
 
     cores: Count
     memory_gib: Positive
 
 
-class Pods(Frozen):
+class Pods(FrozenModel):
     """Pods of a cluster."""
 
     gpu_pod: GpuPod
@@ -86,7 +86,7 @@ class Pods(Frozen):
     store_mb_per_s: Positive = Field(..., description="1e6 bytes a second that a pod gets from object storage")
 
 
-class KnownNetwork(Frozen):
+class KnownNetwork(FrozenModel):
     """A network whose layers are not known here."""
 
     gmacs: Positive = Field(..., description="1e9 multiply-accumulates of a forward pass")
@@ -95,7 +95,7 @@ class KnownNetwork(Frozen):
     embedding: Count = Field(2048, description="numbers of an embedding")
 
 
-class Prices(Frozen):
+class Prices(FrozenModel):
     """What things cost."""
 
     currency: str
@@ -107,7 +107,7 @@ class Prices(Frozen):
     get_per_1000: NonNegative = Field(..., description="1,000 reading requests")
 
 
-class Machines(Frozen):
+class Machines(FrozenModel):
     """Everything that a plan assumes beside the run's configuration and screen."""
 
     gpu: str = Field(..., description="the GPU that is planned for")

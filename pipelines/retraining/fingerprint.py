@@ -14,10 +14,8 @@ from typing import Any
 
 from pydantic import Field
 
-from components.core.config import RunConfig
-from components.core.deciding import deciding
+from components.core.config import FrozenModel, RunConfig, differences, result_config
 from components.core.errors import InputError
-from components.core.frozen import Frozen
 from components.core.screen.layout import FOLDERS, TABLES
 from components.core.screen.place import FileFacts, ScreenPlace, UnreadableError
 from components.core.screen.wells import natural_key
@@ -31,7 +29,7 @@ from pipelines.input_checks import local_files, stored_files
 _SHOWN = 6
 
 
-class Fingerprint(Frozen):
+class Fingerprint(FrozenModel):
     """What decides a model, in parts, so that a difference can be named."""
 
     tables: dict[str, str] = Field(description="digest by table of the screen")
@@ -85,7 +83,7 @@ def fingerprint_of(
         files=_named(config, store),
         sources=sources_digest(),
         images=dict(images),
-        config=json.loads(deciding(config)),
+        config=json.loads(result_config(config)),
     )
 
 
@@ -113,7 +111,7 @@ def changes(earlier: Fingerprint, now: Fingerprint) -> list[str]:
         said.append("the code")
     if earlier.images != now.images:
         said.append("what the steps run in (images or libraries)")
-    fields = [*_differing(earlier.config, now.config), *_differing(earlier.files, now.files)]
+    fields = [*differences(earlier.config, now.config), *differences(earlier.files, now.files)]
     if fields:
         said.append(f"configuration: {_listed(set(fields))}")
     return said
@@ -150,14 +148,3 @@ def _listed(names: Iterable[str]) -> str:
     found = sorted(names, key=natural_key)
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return f"{', '.join(found[:_SHOWN])}{more}"
-
-
-def _differing(earlier: Any, now: Any, where: str = "") -> list[str]:
-    """The fields in which two configurations differ."""
-    if isinstance(earlier, dict) and isinstance(now, dict):
-        keys = sorted(earlier.keys() | now.keys())
-        parts = [(key, earlier.get(key), now.get(key)) for key in keys]
-        return [
-            name for key, old, new in parts for name in _differing(old, new, f"{where}.{key}" if where else str(key))
-        ]
-    return [] if earlier == now else [where]

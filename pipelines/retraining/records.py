@@ -14,17 +14,17 @@ from typing import Any, TypeVar
 
 from pydantic import AwareDatetime, Field, ValidationError
 
+from components.core.config import FrozenModel
 from components.core.errors import InputError
-from components.core.frozen import Frozen
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 from pipelines.retraining.fingerprint import Fingerprint
 
 SCHEMA = 1
 RETRAININGS = "retrainings"
-_Record = TypeVar("_Record", bound=Frozen)
+_Record = TypeVar("_Record", bound=FrozenModel)
 
 
-class Start(Frozen):
+class Start(FrozenModel):
     """What a retraining starts from; whoever comes first decides it for all."""
 
     retraining_schema: int = SCHEMA
@@ -34,7 +34,7 @@ class Start(Frozen):
     by: str
 
 
-class Outcome(Frozen):
+class Outcome(FrozenModel):
     """What a retraining came to."""
 
     retraining_schema: int = SCHEMA

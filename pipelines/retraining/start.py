@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from components.core.config import RunConfig, parse
-from components.core.deciding import NOT_DECIDING
+from components.core.config import NO_EFFECT_ON_RESULTS, RunConfig, parse
 from components.core.errors import InputError
 from components.core.registry.champion import who
 from components.core.registry.model_manifest import ModelManifest
@@ -41,7 +40,7 @@ def started(
     record = Start(config=json.loads(mine.model_dump_json()), fold_source=known, at=now(), by=who())
     agreed = parse(RunConfig, agree(store, config.name, digest, record).config, source="retraining: configuration")
     # Where and with what it runs is of whoever runs it.
-    own = {name: getattr(config, name) for name in NOT_DECIDING}
+    own = {name: getattr(config, name) for name in NO_EFFECT_ON_RESULTS}
     return agreed.model_copy(update=own)
 
 

@@ -19,15 +19,15 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from components.core.config import FrozenModel
 from components.core.errors import ContactError, InputError, StepError
-from components.core.frozen import Frozen
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _PROCESSES = Path("/proc/self/ns/pid")
 
 
-class Claim(Frozen):
+class Claim(FrozenModel):
     """Who is at it, or how it ended."""
 
     id: str

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from components.core.config import RunConfig
-from components.core.config_cluster import ClusterConfig, StepsConfig
+from components.core.config.cluster import ClusterConfig, StepsConfig
 from pipelines.resources import resources_of
 from pipelines.step_jobs import ACCOUNT
 from tests.k8s.manifests import K8S, OVERLAYS, OWN, SINGLE_USER, built, examples, one, pods

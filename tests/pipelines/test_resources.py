@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from components.core.config import RunConfig
-from components.core.config_cluster import USUAL, StepsConfig
+from components.core.config.cluster import USUAL, StepsConfig
 from pipelines.cluster_checks import check_cluster, steps_of
 from pipelines.plan.dag import GPU_STEPS, STEPS
 from pipelines.resources import cpu_quantity, memory_quantity, resources_of

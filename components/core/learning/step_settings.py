@@ -11,7 +11,7 @@ from components.core.config import (
     BatchNormConfig,
     ComputeConfig,
     EmbeddingsConfig,
-    Frozen,
+    FrozenModel,
     HeadConfig,
     LoaderConfig,
     MeanTeacherConfig,
@@ -48,7 +48,7 @@ def library_versions() -> str:
     return " ".join(f"{name}=={version(name)}" for name in LIBRARIES)
 
 
-class LearningSettings(Frozen):
+class LearningSettings(FrozenModel):
     """What every training step reads."""
 
     seed: int

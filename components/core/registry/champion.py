@@ -19,8 +19,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from components.core.config import FrozenModel
 from components.core.errors import InputError
-from components.core.frozen import Frozen
 from components.core.registry.model_manifest import FINGERPRINT, MANIFEST, MODELS
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 
@@ -28,7 +28,7 @@ SCHEMA = 1
 CHAMPION = f"{MODELS}/champion.json"
 
 
-class Reign(Frozen):
+class Reign(FrozenModel):
     """A model's time as champion."""
 
     generation: int = Field(ge=1, description="1, 2, ...: how many changes there have been")
@@ -40,7 +40,7 @@ class Reign(Frozen):
     restores: int | None = Field(None, description="generation that a rollback went back to")
 
 
-class Champion(Frozen):
+class Champion(FrozenModel):
     """The content of champion.json."""
 
     champion_schema: int = SCHEMA

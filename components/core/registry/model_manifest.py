@@ -17,9 +17,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from components.core.config import RunConfig, parse
+from components.core.config import FrozenModel, RunConfig, parse
 from components.core.errors import InputError
-from components.core.frozen import Frozen
 from components.core.screen.wells import experiment_of
 from components.core.storage.manifest import PlateDesign, Vocabulary
 from components.core.storage.run_record import Learned
@@ -34,7 +33,7 @@ SHORT = 12
 """Digits of a fingerprint that people are shown."""
 
 
-class TrainedPlate(Frozen):
+class TrainedPlate(FrozenModel):
     """A plate that the networks saw, labelled or not; plates.json is a list of these."""
 
     experiment: str
@@ -52,7 +51,7 @@ class NetworkFile(StoredFile):
     backbone: str
 
 
-class ModelManifest(Frozen):
+class ModelManifest(FrozenModel):
     """One model: the networks of all folds and cell types of a run."""
 
     model_schema: int = SCHEMA

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from components.core import progress
-from components.core.config import RunConfig, parse
-from components.core.deciding import deciding
+from components.core.config import RunConfig, parse, result_config
 from components.core.errors import InputError, StepError
 from components.core.registry.model_card import card_of
 from components.core.registry.model_manifest import (
@@ -88,7 +87,7 @@ def model_fingerprint(
     """
     sources = re.search(r"sources ([0-9a-f]+)", code_version)
     content = {
-        "config": deciding(config),
+        "config": result_config(config),
         "screen": screen,
         "holdout": holdout,
         "code": sources[1] if sources else code_version,

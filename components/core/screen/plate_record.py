@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from pydantic import Field, ValidationError
 
-from components.core.config import Frozen, PackConfig
+from components.core.config import FrozenModel, PackConfig
 from components.core.errors import StepError
 from components.core.screen.images import PlateFiles
 from components.core.screen.wells import Plate
@@ -28,14 +28,14 @@ PACKING = 2
 """Version of what lies under a plate's prefix; part of every digest, so that a change packs anew."""
 
 
-class PackedWell(Frozen):
+class PackedWell(FrozenModel):
     """The packed sites of a well."""
 
     well: str
     sites: tuple[SiteRecord, ...]
 
 
-class PackedPlate(Frozen):
+class PackedPlate(FrozenModel):
     """The record of a packed plate: all that can be known of it without the tables."""
 
     packing: int = PACKING

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from components.core.config import Frozen
+from components.core.config import FrozenModel
 from components.core.progress import warn
 from components.core.storage.digests import digest_file
 from components.core.storage.interface import MissingObjectError, ObjectStorage
@@ -22,7 +22,7 @@ from components.core.storage.interface import MissingObjectError, ObjectStorage
 CHECKPOINTS = "checkpoints"
 
 
-class Latest(Frozen):
+class Latest(FrozenModel):
     """The content of latest.json."""
 
     name: str = Field(pattern=r"^[0-9a-f]+\.pt$")

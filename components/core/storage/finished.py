@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import Field, ValidationError
 
-from components.core.config import Frozen
+from components.core.config import FrozenModel
 from components.core.errors import InputError, StepError
 from components.core.progress import warn
 from components.core.storage.digests import code_digest, digest_file, digest_path, digest_text, file_names
@@ -25,14 +25,14 @@ from components.core.storage.stored_file import DamagedError, StoredFile, downlo
 __all__ = ["code_digest", "digest_path", "fetch_finished", "run_once", "work_key"]
 
 
-class StoredOutput(Frozen):
+class StoredOutput(FrozenModel):
     """One output: a file, or a folder of files."""
 
     folder: bool
     files: tuple[StoredFile, ...]
 
 
-class Finished(Frozen):
+class Finished(FrozenModel):
     """The content of done.json."""
 
     attempt: str = Field(pattern=r"^[0-9a-f]+$")

@@ -13,14 +13,14 @@ from typing import Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from components.core.config import Frozen, PackConfig
+from components.core.config import FrozenModel, PackConfig
 from components.core.errors import InputError
 
 SCHEMA = 1
 WellType = Literal["treatment", "positive_control", "negative_control"]
 
 
-class SiteRecord(Frozen):
+class SiteRecord(FrozenModel):
     """One packed site: six channels in one chunk."""
 
     site: int = Field(description="site number, from 1")
@@ -29,7 +29,7 @@ class SiteRecord(Frozen):
     sha256: str = Field(description="digest of the chunk's bytes")
 
 
-class WellRecord(Frozen):
+class WellRecord(FrozenModel):
     """One well and what may be known about it."""
 
     id_code: str = Field(description="EXPERIMENT_PLATE_WELL")
@@ -39,7 +39,7 @@ class WellRecord(Frozen):
     sites: tuple[SiteRecord, ...]
 
 
-class PlateRecord(Frozen):
+class PlateRecord(FrozenModel):
     """One packed plate: immutable, an OME-Zarr 0.5 HCS plate under `prefix`."""
 
     experiment: str
@@ -62,7 +62,7 @@ class PlateRecord(Frozen):
         return self
 
 
-class Vocabulary(Frozen):
+class Vocabulary(FrozenModel):
     """The classes of a screen, in class order: treatments, positive controls, negative controls."""
 
     treatments: tuple[str, ...]
@@ -79,7 +79,7 @@ class Vocabulary(Frozen):
         return {label: k for k, label in enumerate(self.classes)}
 
 
-class PlateDesign(Frozen):
+class PlateDesign(FrozenModel):
     """The prior: which siRNAs share a plate, and where the labelled experiments hold them."""
 
     plates: tuple[int, ...] = Field(description="plate numbers, ascending")
@@ -87,7 +87,7 @@ class PlateDesign(Frozen):
     arrangements: dict[str, dict[int, int]] = Field(description="for each labelled experiment the group on each plate")
 
 
-class ReferenceModel(Frozen):
+class ReferenceModel(FrozenModel):
     """The published model whose training screen a manifest stands for, and what its labels taught besides networks."""
 
     fingerprint: str
@@ -98,7 +98,7 @@ class ReferenceModel(Frozen):
     )
 
 
-class Manifest(Frozen):
+class Manifest(FrozenModel):
     """A packed screen; or, where new plates are predicted, what is left of the training screen: its plates without wells."""
 
     manifest_schema: int = SCHEMA

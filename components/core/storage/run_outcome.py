@@ -15,8 +15,8 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, Field, ValidationError
 
 from components.core import progress
+from components.core.config import FrozenModel
 from components.core.errors import InputError, StepError
-from components.core.frozen import Frozen
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.opening import open_store
 from components.core.storage.run_record import RUNS
@@ -24,7 +24,7 @@ from components.core.storage.run_record import RUNS
 RESULTS, FAILED = "results", "failed"
 
 
-class FailureRecord(Frozen):
+class FailureRecord(FrozenModel):
     """A task that failed."""
 
     step: str

@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from components.core.config import Frozen
+from components.core.config import FrozenModel
 from components.core.errors import InputError
 from components.core.storage.digests import digest_text
 from components.core.storage.interface import MissingObjectError, ObjectReader, ObjectWriter
@@ -35,7 +35,7 @@ RECIPE = "recipe"
 MANIFEST, HOLDOUT, HOLDOUT_LABELS = "screen.json", "holdout.json", "holdout_labels.csv"
 
 
-class PredictionRecord(Frozen):
+class PredictionRecord(FrozenModel):
     """What makes a run a prediction: networks that are trained already name new plates."""
 
     model: str = Field(description="fingerprint of the model that predicts")
@@ -47,7 +47,7 @@ class PredictionRecord(Frozen):
     )
 
 
-class RunRecord(Frozen):
+class RunRecord(FrozenModel):
     """One run: a training, or a prediction."""
 
     record_schema: int = SCHEMA
@@ -76,7 +76,7 @@ class RunRecord(Frozen):
             )
 
 
-class FoldRecord(Frozen):
+class FoldRecord(FrozenModel):
     """One fold of a cell type that has its logits."""
 
     cell_type: str
@@ -86,7 +86,7 @@ class FoldRecord(Frozen):
     place: str = Field(pattern=r"^finished/", description="where its outputs are, for fetch_finished")
 
 
-class Learned(Frozen):
+class Learned(FrozenModel):
     """Whose treatment labels weights have learned, those of the runs that they started from included."""
 
     experiments: tuple[str, ...] = Field((), description="whole experiments")
@@ -100,7 +100,7 @@ class Learned(Frozen):
         )
 
 
-class StepRecord(Frozen):
+class StepRecord(FrozenModel):
     """A finished task of a training step that others go on from."""
 
     step: str

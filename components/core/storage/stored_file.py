@@ -6,12 +6,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from components.core.frozen import Frozen
+from components.core.config import FrozenModel
 from components.core.storage.digests import digest_file
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 
 
-class StoredFile(Frozen):
+class StoredFile(FrozenModel):
     """One file of several that lie together."""
 
     path: str = Field(description="path below what they lie in; empty where that is a file itself")

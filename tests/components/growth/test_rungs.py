@@ -2,9 +2,9 @@
 
 import pytest
 
-from components.core.config import RunConfig
+from components.core.config import RunConfig, differences
 from components.core.errors import InputError
-from components.growth.rungs import differences, rungs
+from components.growth.rungs import rungs
 
 
 @pytest.fixture(scope="module")

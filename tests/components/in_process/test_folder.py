@@ -8,7 +8,7 @@ import os
 import pytest
 
 from components.core.errors import InputError, StepError
-from components.in_process.folder import first_difference, opened
+from components.in_process.folder import opened
 
 
 def test_the_same_description_goes_on_and_another_is_refused_by_the_field(tmp_path):
@@ -42,9 +42,3 @@ def test_a_file_in_the_way_and_a_full_disk_are_told(tmp_path):
         pass
     with pytest.raises(StepError, match=r"x: cannot be written \(No space left on device\)"), opened(tmp_path, {}):
         raise OSError(28, os.strerror(28), "x")
-
-
-def test_the_first_difference_is_named_by_its_path():
-    assert first_difference({"a": {"b": 1}}, {"a": {"b": 1}}) == ""
-    assert first_difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "d": 2}}) == "a.c"
-    assert first_difference({"a": 1}, {}) == "a"

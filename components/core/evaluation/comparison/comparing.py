@@ -6,19 +6,19 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from components.core.config_promotion import PromotionConfig
+from components.core.config import FrozenModel
+from components.core.config.promotion import PromotionConfig
 from components.core.evaluation.comparison.bootstrap import Interval, interval, resample
 from components.core.evaluation.comparison.compared_well import COMPARED_STAGES, ComparedStage, ComparedWell
 from components.core.evaluation.comparison.plate_counts import count_plates
 from components.core.evaluation.comparison.rails import verdict
 from components.core.evaluation.comparison.row import Row
 from components.core.evaluation.scores import OVERALL
-from components.core.frozen import Frozen
 
 SCHEMA = 1
 
 
-class Comparison(Frozen):
+class Comparison(FrozenModel):
     """How a challenger does beside the champion on held-out experiments that neither ever saw."""
 
     comparison_schema: int = SCHEMA

@@ -6,14 +6,14 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from components.core.config import FrozenModel
 from components.core.evaluation.comparison.comparing import Comparison
-from components.core.frozen import Frozen
 
 SCHEMA = 1
 Outcome = Literal["compared", "first_model", "without_holdout", "same_model"]
 
 
-class Decision(Frozen):
+class Decision(FrozenModel):
     """What was decided about a challenger.
 
     The outcomes: compared, by its rows; first_model, there is no champion to be worse than; without_holdout, no experiment is

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from components.core.config_promotion import PromotionConfig
+from components.core.config.promotion import PromotionConfig
 from components.core.evaluation.comparison.row import Row
 
 

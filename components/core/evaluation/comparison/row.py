@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from components.core.frozen import Count, Fraction, Frozen
+from components.core.config import Count, Fraction, FrozenModel
 
 
-class Row(Frozen):
+class Row(FrozenModel):
     """Well top-1 of both models as fractions, and by how much the challenger is better."""
 
     name: str = Field(description="overall, or a cell type")

@@ -10,10 +10,10 @@ import zlib
 
 import numpy as np
 
-from components.core.config import Frozen, ScreenConfig, SimulateConfig
+from components.core.config import FrozenModel, ScreenConfig, SimulateConfig
 
 
-class SimulationSettings(Frozen):
+class SimulationSettings(FrozenModel):
     """The sections of a RunConfig that the simulated screen depends on."""
 
     seed: int = 0

@@ -13,12 +13,12 @@ from components.core.config import (
     XCEPTION,
     XCEPTION_LARGE,
     BackboneConfig,
-    Frozen,
+    FrozenModel,
     RunConfig,
     find_config,
     parse,
 )
-from components.core.config_file import shipped_configs
+from components.core.config.file import shipped_configs
 from components.core.errors import InputError
 from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
 from components.core.screen.simulation.settings import SimulationSettings
@@ -271,7 +271,7 @@ def test_every_field_of_a_section_says_what_it_is():
     sections = [f.annotation for f in RunConfig.model_fields.values() if isinstance(f.annotation, type)]
     bare = [
         f"{kind.__name__}.{name}"
-        for kind in [*(k for k in sections if issubclass(k, Frozen)), BackboneConfig]
+        for kind in [*(k for k in sections if issubclass(k, FrozenModel)), BackboneConfig]
         for name, field in kind.model_fields.items()
         if not field.description
     ]

@@ -12,10 +12,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from components.core.frozen import Fraction, Frozen
+from components.core.config.base import Fraction, FrozenModel
 
 
-class PromotionConfig(Frozen):
+class PromotionConfig(FrozenModel):
     """When a challenger is promoted: not worse overall by more than a margin, and no cell type much worse."""
 
     stage: Literal["assigned", "raw"] = Field(

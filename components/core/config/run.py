@@ -13,17 +13,16 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import yaml
 from pydantic import Field, model_validator
 
-from components.core.config_cluster import ClusterConfig
-from components.core.config_file import apply_change, find_config, read_yaml
-from components.core.config_file import parse as parse  # every step reads its section with both
-from components.core.config_method import (
+from components.core.config.base import Count, Fraction, FrozenModel, NonNegative, Positive
+from components.core.config.cluster import ClusterConfig
+from components.core.config.file import apply_change, find_config, parse, read_yaml
+from components.core.config.method import (
     PUBLISHED,
     XCEPTION,
     XCEPTION_LARGE,
     AugmentConfig,
     BackboneConfig,
     BatchNormConfig,
-    Domain,
     EmbeddingsConfig,
     HeadConfig,
     MeanTeacherConfig,
@@ -32,50 +31,14 @@ from components.core.config_method import (
     PriorConfig,
     StandardiseConfig,
 )
-from components.core.config_promotion import PromotionConfig
+from components.core.config.promotion import PromotionConfig
 from components.core.errors import InputError
-from components.core.frozen import Count, Fraction, NonNegative, Positive
-from components.core.frozen import Frozen as Frozen
-
-# The method's sections are part of the configuration: whoever reads one imports it from here.
-__all__ = [
-    "CHANNELS",
-    "PUBLISHED",
-    "XCEPTION",
-    "XCEPTION_LARGE",
-    "AugmentConfig",
-    "BackboneConfig",
-    "BatchNormConfig",
-    "CardConfig",
-    "ClusterConfig",
-    "ComputeConfig",
-    "Domain",
-    "EmbeddingsConfig",
-    "FoldsConfig",
-    "Frozen",
-    "HeadConfig",
-    "LoaderConfig",
-    "LocalConfig",
-    "MeanTeacherConfig",
-    "PackConfig",
-    "PredictConfig",
-    "PretrainConfig",
-    "PriorConfig",
-    "PromotionConfig",
-    "RunConfig",
-    "ScreenConfig",
-    "SimulateConfig",
-    "StandardiseConfig",
-    "StoreConfig",
-    "find_config",
-    "parse",
-]
 
 CHANNELS = ("nuclei", "ER", "actin", "nucleoli", "mitochondria", "Golgi")
 """The six stains in the order of the file names' w1..w6 (RxRx1)."""
 
 
-class ScreenConfig(Frozen):
+class ScreenConfig(FrozenModel):
     """What the images of the screen must look like."""
 
     cell_types: tuple[str, ...] = Field(
@@ -97,7 +60,7 @@ class ScreenConfig(Frozen):
         return self
 
 
-class FoldsConfig(Frozen):
+class FoldsConfig(FrozenModel):
     """Cross-validation folds, grouped by experiment and stratified by cell type."""
 
     count: Annotated[int, Field(ge=2)] = Field(5, description="number of folds")
@@ -134,7 +97,7 @@ class FoldsConfig(Frozen):
         return tuple(range(self.count)) if self.train is None else self.train
 
 
-class SimulateConfig(Frozen):
+class SimulateConfig(FrozenModel):
     """The simulated screen: its size and difficulty. Same files and names as the Kaggle release."""
 
     labelled: dict[str, Count] = Field(
@@ -164,7 +127,7 @@ class SimulateConfig(Frozen):
     )
 
 
-class PackConfig(Frozen):
+class PackConfig(FrozenModel):
     """How plates are packed. Lossless; one chunk a site."""
 
     codec: Literal["lz4", "zstd"] = Field("lz4", description="Blosc compressor")
@@ -172,7 +135,7 @@ class PackConfig(Frozen):
     shuffle: Literal["noshuffle", "shuffle", "bitshuffle"] = Field("bitshuffle", description="Blosc filter")
 
 
-class StoreConfig(Frozen):
+class StoreConfig(FrozenModel):
     """Where plates, checkpoints and logits go. Endpoint and credentials come from the AWS environment variables."""
 
     bucket: str = Field(
@@ -183,7 +146,7 @@ class StoreConfig(Frozen):
     prefix: str = Field("", description="key prefix inside the bucket, without a leading slash")
 
 
-class LocalConfig(Frozen):
+class LocalConfig(FrozenModel):
     """This machine, for `cellsignal run`."""
 
     parallel_folds: Annotated[int, Field(ge=1, le=2)] = Field(
@@ -192,7 +155,7 @@ class LocalConfig(Frozen):
     threads: Annotated[int, Field(ge=0)] = Field(0, description="torch threads of a step; 0 = cores / parallel_folds")
 
 
-class LoaderConfig(Frozen):
+class LoaderConfig(FrozenModel):
     """How a training step reads sites."""
 
     cache_gib: NonNegative = Field(1.0, description="decoded sites that each process of a step keeps in memory, GiB")
@@ -214,7 +177,7 @@ class LoaderConfig(Frozen):
     )
 
 
-class ComputeConfig(Frozen):
+class ComputeConfig(FrozenModel):
     """How a training step uses its machine."""
 
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -237,7 +200,7 @@ class ComputeConfig(Frozen):
     )
 
 
-class CardConfig(Frozen):
+class CardConfig(FrozenModel):
     """What a published model's card tells that no step can know."""
 
     data_licence: str | None = Field(
@@ -248,10 +211,10 @@ class CardConfig(Frozen):
     )
 
 
-S = TypeVar("S", bound=Frozen)
+S = TypeVar("S", bound=FrozenModel)
 
 
-class RunConfig(Frozen):
+class RunConfig(FrozenModel):
     """Everything about a run."""
 
     # Below what Kubeflow takes for a pipeline's name and Kubernetes for an object's, with what is put before and behind it.
@@ -320,12 +283,12 @@ class RunConfig(Frozen):
         """The part of the configuration that a step reads, as its own frozen model.
 
         Args:
-            kind: a Frozen model whose fields are a subset of RunConfig's, by name and type.
+            kind: a FrozenModel model whose fields are a subset of RunConfig's, by name and type.
         """
         return kind.model_validate(
             {
                 name: getattr(self, name).model_dump()
-                if isinstance(getattr(self, name), Frozen)
+                if isinstance(getattr(self, name), FrozenModel)
                 else getattr(self, name)
                 for name in kind.model_fields
             }

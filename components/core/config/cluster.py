@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.core.frozen import Count, Frozen, NonNegative, Positive
+from components.core.config.base import Count, FrozenModel, NonNegative, Positive
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 """A name that Kubernetes takes (RFC 1123 label)."""
@@ -24,7 +24,7 @@ LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z
 Cores = Annotated[float, Field(ge=0.1)]
 
 
-class Toleration(Frozen):
+class Toleration(FrozenModel):
     """A taint of nodes that a pod may run on all the same."""
 
     key: LabelKey = Field(..., description="key of the taint")
@@ -41,7 +41,7 @@ class Toleration(Frozen):
         return self
 
 
-class StepResources(Frozen):
+class StepResources(FrozenModel):
     """What the pod of a step asks for; requests and limits are the same, so that pods are of the class Guaranteed."""
 
     cpu: Cores = Field(2.0, description="cores; the step starts no more threads than these")
@@ -104,7 +104,7 @@ USUAL = {
 """What each step asks for unless configured otherwise."""
 
 
-class StepsConfig(Frozen):
+class StepsConfig(FrozenModel):
     """The pods of the steps. A field that is left out is the step's usual one."""
 
     normalize: StepResources = USUAL["normalize"]
@@ -128,7 +128,7 @@ class StepsConfig(Frozen):
         }
 
 
-class ClusterConfig(Frozen):
+class ClusterConfig(FrozenModel):
     """Where and how a run's pods start; secrets are named, never held."""
 
     namespace: Name = Field("cellsignal", description="namespace of the run's pods")

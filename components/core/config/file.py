@@ -23,7 +23,7 @@ S = TypeVar("S", bound=BaseModel)
 
 def shipped_configs() -> Path:
     """The folder of the configurations that come with the package."""
-    return Path(__file__).resolve().parents[2] / "pipelines" / "configs"
+    return Path(__file__).resolve().parents[3] / "pipelines" / "configs"
 
 
 def find_config(name_or_file: str) -> Path:

@@ -1,4 +1,4 @@
-"""What every section of the configuration is made of: an immutable model, and numbers with their bounds. Imports pydantic."""
+"""The base class of the configuration's sections, and numbers with bounds. Imports pydantic only."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class Frozen(BaseModel):
-    """Base of every section: immutable, and an unknown key is an error."""
+class FrozenModel(BaseModel):
+    """An immutable pydantic model that rejects unknown keys and numbers that are not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)

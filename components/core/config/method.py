@@ -6,12 +6,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.core.frozen import Count, Fraction, Frozen, NonNegative, Positive
+from components.core.config.base import Count, Fraction, FrozenModel, NonNegative, Positive
 
 Domain = Literal["none", "global", "cell_type", "experiment", "plate"]
 
 
-class StandardiseConfig(Frozen):
+class StandardiseConfig(FrozenModel):
     """Pixels become (x - mean[domain, channel]) / std[domain, channel]."""
 
     domain: Domain = Field("plate", description="whose statistics: none, global, cell_type, experiment, plate")
@@ -20,7 +20,7 @@ class StandardiseConfig(Frozen):
     )
 
 
-class BatchNormConfig(Frozen):
+class BatchNormConfig(FrozenModel):
     """BatchNorm by domain, instead of or together with standardised pixels (AdaBN, Li et al. 2016, arXiv 1603.04779)."""
 
     domain: Literal["none", "cell_type", "experiment", "plate"] = Field(
@@ -35,7 +35,7 @@ class BatchNormConfig(Frozen):
     )
 
 
-class AugmentConfig(Frozen):
+class AugmentConfig(FrozenModel):
     """Training views. Flips and quarter turns are always on."""
 
     geometric_probability: Fraction = Field(0.5, description="probability of shift, scale and aspect change")
@@ -56,7 +56,7 @@ class AugmentConfig(Frozen):
         return self
 
 
-class BackboneConfig(Frozen):
+class BackboneConfig(FrozenModel):
     """One network. `xception` takes its widths from here; `timm` builds `model` with six input channels."""
 
     name: str = Field(..., pattern=r"^[a-z0-9_]+$", description="name in files and reports")
@@ -89,7 +89,7 @@ XCEPTION_LARGE = BackboneConfig(name="xception_large", stem=64, entry=(128, 256,
 PUBLISHED = {backbone.name: backbone for backbone in (XCEPTION, XCEPTION_LARGE)}
 
 
-class HeadConfig(Frozen):
+class HeadConfig(FrozenModel):
     """Classifier on the embedding (Deng et al. 2019)."""
 
     kind: Literal["arcface", "softmax"] = Field("arcface", description="angular margin head or plain softmax")
@@ -97,7 +97,7 @@ class HeadConfig(Frozen):
     margin: Annotated[float, Field(ge=0.0, lt=1.5)] = Field(0.1, description="m of ArcFace, radians")
 
 
-class PretrainConfig(Frozen):
+class PretrainConfig(FrozenModel):
     """Supervised training of one backbone on all cell types of a fold."""
 
     epochs: Count = Field(160, description="epochs; each sees every well once, at a random site")
@@ -125,7 +125,7 @@ class PretrainConfig(Frozen):
         return self
 
 
-class MeanTeacherConfig(Frozen):
+class MeanTeacherConfig(FrozenModel):
     """Mean-teacher training by cell type: `finetune` is its first cycles, `pseudo_label` the rest."""
 
     enabled: bool = Field(True, description="false ends training with `pretrain`, whose networks then predict")
@@ -203,7 +203,7 @@ class MeanTeacherConfig(Frozen):
         return self
 
 
-class PredictConfig(Frozen):
+class PredictConfig(FrozenModel):
     """Inference: logits averaged over sites, views, folds and backbones before any softmax."""
 
     views: Literal[1, 2, 4, 8] = Field(8, description="dihedral views of a site")
@@ -211,14 +211,14 @@ class PredictConfig(Frozen):
     batch_size: Count = Field(128, description="sites a forward pass")
 
 
-class EmbeddingsConfig(Frozen):
+class EmbeddingsConfig(FrozenModel):
     """Well embeddings for downstream analysis: the backbone's output, averaged over a well's sites and views."""
 
     enabled: bool = Field(True, description="write Parquet files of all wells, by cell type, fold and backbone")
     views: Literal[1, 2, 4, 8] = Field(8, description="dihedral views of a site")
 
 
-class PriorConfig(Frozen):
+class PriorConfig(FrozenModel):
     """What the plate design says: groups of siRNAs, one well per siRNA. `enabled: false` switches all of it off."""
 
     enabled: bool = Field(True, description="use plate groups, balancing and assignment")

@@ -1,0 +1,77 @@
+"""The configuration of a run: typed, frozen, self-validating, loaded from YAML. Imports neither torch nor kfp."""
+
+from components.core.config.base import Count, Fraction, FrozenModel, NonNegative, Positive
+from components.core.config.cluster import ClusterConfig
+from components.core.config.file import find_config, parse
+from components.core.config.method import (
+    PUBLISHED,
+    XCEPTION,
+    XCEPTION_LARGE,
+    AugmentConfig,
+    BackboneConfig,
+    BatchNormConfig,
+    Domain,
+    EmbeddingsConfig,
+    HeadConfig,
+    MeanTeacherConfig,
+    PredictConfig,
+    PretrainConfig,
+    PriorConfig,
+    StandardiseConfig,
+)
+from components.core.config.promotion import PromotionConfig
+from components.core.config.result_config import NO_EFFECT_ON_RESULTS, differences, first_difference, result_config
+from components.core.config.run import (
+    CHANNELS,
+    CardConfig,
+    ComputeConfig,
+    FoldsConfig,
+    LoaderConfig,
+    LocalConfig,
+    PackConfig,
+    RunConfig,
+    ScreenConfig,
+    SimulateConfig,
+    StoreConfig,
+)
+
+__all__ = [
+    "CHANNELS",
+    "NO_EFFECT_ON_RESULTS",
+    "PUBLISHED",
+    "XCEPTION",
+    "XCEPTION_LARGE",
+    "AugmentConfig",
+    "BackboneConfig",
+    "BatchNormConfig",
+    "CardConfig",
+    "ClusterConfig",
+    "ComputeConfig",
+    "Count",
+    "Domain",
+    "EmbeddingsConfig",
+    "FoldsConfig",
+    "Fraction",
+    "FrozenModel",
+    "HeadConfig",
+    "LoaderConfig",
+    "LocalConfig",
+    "MeanTeacherConfig",
+    "NonNegative",
+    "PackConfig",
+    "Positive",
+    "PredictConfig",
+    "PretrainConfig",
+    "PriorConfig",
+    "PromotionConfig",
+    "RunConfig",
+    "ScreenConfig",
+    "SimulateConfig",
+    "StandardiseConfig",
+    "StoreConfig",
+    "differences",
+    "find_config",
+    "first_difference",
+    "parse",
+    "result_config",
+]
