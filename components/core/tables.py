@@ -1,0 +1,157 @@
+"""CSV tables of wells: read strictly into pandas, check every row, report all faults in one line. Pure; no layout knowledge.
+
+Every value stays text as it is in the file, without outer blanks: labels such as NA, 007 or 1e5 mean what they say.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from components.core.errors import InputError
+
+ABSENT = frozenset({"", "nan", "na", "n/a", "null"})
+"""What spreadsheet and data-frame programs write for a missing value, in lower case."""
+SHOWN = 5
+"""Faults that a message quotes."""
+
+
+def read_table_file(path: Path, needed: Sequence[str], name: str | None = None) -> pd.DataFrame:
+    """Reads a CSV file; see `read_table`. `name` replaces the path in messages."""
+    name = name or str(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error.strerror})") from None
+    return read_table(content, name, needed)
+
+
+def read_table(content: bytes, name: str, needed: Sequence[str]) -> pd.DataFrame:
+    """Parses a CSV table in UTF-8 with a header. A byte-order mark, CRLF line ends and blank lines are accepted.
+
+    Args:
+        content: the file's bytes.
+        name: how messages call the file.
+        needed: columns that must be there, once each.
+
+    Returns:
+        One row a record, the index `line` holding its line in the file. All columns that the header names once, as
+        text stripped of outer blanks.
+
+    Raises:
+        InputError: not UTF-8, not CSV, a needed column is missing or appears twice, or records with more or fewer fields
+            than the header.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{name} line {line}: is not UTF-8 text; save the table as CSV in UTF-8") from None
+    # Not pandas.read_csv, which pads short records silently and does not know the line of a record.
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines, records, odd = [], [], []
+    try:
+        header = [column.strip() for column in next(reader, [])]
+        _check_header(name, header, needed)
+        for fields in reader:
+            if not fields:
+                continue
+            if len(fields) != len(header):
+                odd.append(
+                    f"line {reader.line_num} ({fields[0]}): {len(fields)} fields, but the header has {len(header)}"
+                )
+                continue
+            lines.append(reader.line_num)
+            records.append([field.strip() for field in fields])
+    except csv.Error as error:
+        raise InputError(f"{name} line {reader.line_num}: is not a CSV table ({error})") from None
+    raise_faults(name, odd)
+    columns = list(zip(*records, strict=True)) if records else [()] * len(header)
+    unique = {column: columns[c] for c, column in enumerate(header) if header.count(column) == 1}
+    return pd.DataFrame(unique, index=pd.Index(lines, name="line", dtype="int64"), dtype=str)
+
+
+def _check_header(name: str, header: Sequence[str], needed: Sequence[str]) -> None:
+    for column in needed:
+        if header.count(column) == 1:
+            continue
+        problem = "is missing" if column not in header else "appears twice"
+        other = next((sign for sign in ";\t" if len(header) == 1 and sign in header[0]), None)
+        if other:
+            problem += f": fields are separated by {other!r} instead of commas"
+        raise InputError(f"{name} line 1: column {column} {problem}; the header must have {', '.join(needed)}")
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Writes a CSV table without its index: floats with six significant digits, missing values empty, LF line ends."""
+    table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
+
+
+class TableFaults:
+    """Collects the faults of a table, one for each field of a row, to report them together.
+
+    Args:
+        name: how messages call the file.
+        table: as `read_table` returned it.
+        id_column: the column that names a row in messages.
+    """
+
+    def __init__(self, name: str, table: pd.DataFrame, id_column: str = "id_code") -> None:
+        self._name, self._table, self._id_column = name, table, id_column
+        self._found: dict[tuple[int, str], str] = {}
+
+    def add(self, field: str, wrong: pd.Series[bool], advice: str | pd.Series[str]) -> None:
+        """Records a fault of `field` in every row that `wrong` marks and that has no fault of this field yet.
+
+        Args:
+            field: a column of the table.
+            wrong: whether a row is at fault, indexed like the table.
+            advice: what is wrong or expected, one text or one a row; follows the field's value in the message.
+        """
+        for line, value in self._table.loc[wrong, field].items():
+            text = advice if isinstance(advice, str) else str(advice.at[line])
+            self._found.setdefault((int(str(line)), field), f"field {field} is {value!r}; {text}")
+
+    def require(self, fields: Sequence[str]) -> None:
+        """Records the rows in which one of the fields is empty, or holds what programs write for a missing value."""
+        for field in fields:
+            missing = self._table[field].str.lower().isin(ABSENT)
+            self.add(field, missing, "it is empty: fill it in or remove the row")
+
+    def require_one_of(self, fields: Sequence[str], allowed: Collection[str], advice: str) -> None:
+        """Records the rows in which one of the fields holds none of the allowed values."""
+        for field in fields:
+            self.add(field, ~self._table[field].isin(list(allowed)), advice)
+
+    def require_unique(self, field: str) -> None:
+        """Records every row but the first of those that share a value."""
+        self.add(field, self._table[field].duplicated(), "it appears twice: remove one of the rows")
+
+    def numbers(self, field: str, low: float = 0.0, high: float = 1.0) -> pd.Series[float]:
+        """The field's numbers; records the rows in which it is none from `low` to `high`.
+
+        Values beyond a bound by less than 1e-6, as rounding makes them, are moved to it.
+        """
+        values = pd.to_numeric(self._table[field], errors="coerce").astype(float)
+        self.add(field, ~values.between(low - 1e-6, high + 1e-6), f"expected a number from {low:g} to {high:g}")
+        return values.clip(low, high)
+
+    def check(self) -> None:
+        """Raises InputError with the number of faults and the first five, by line; returns if there are none."""
+        rows = self._table[self._id_column]
+        found = sorted(self._found.items(), key=lambda item: item[0][0])
+        texts = [f"line {line} ({rows[line]}): {fault}" for (line, _), fault in found]
+        raise_faults(self._name, texts)
+
+
+def raise_faults(name: str, faults: Sequence[str]) -> None:
+    """Raises InputError for a table's faults: their number and the first five, in one line; returns if there are none."""
+    if len(faults) == 1:
+        raise InputError(f"{name} {faults[0]}")
+    if faults:
+        more = f" | and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise InputError(f"{name}: {len(faults)} faults: {' | '.join(faults[:SHOWN])}{more}")

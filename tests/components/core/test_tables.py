@@ -1,0 +1,94 @@
+import pytest
+
+from components.core.errors import InputError
+from components.core.tables import TableFaults, read_table, read_table_file, write_table
+
+COLUMNS = ("id_code", "sirna")
+
+
+def test_values_stay_the_text_they_are():
+    table = read_table(b"id_code,sirna,other\na,NA,1\nb,007,\nc,1e5,x\nd,,nan\n", "t.csv", COLUMNS)
+    assert table["sirna"].tolist() == ["NA", "007", "1e5", ""]
+    assert table["other"].tolist() == ["1", "", "x", "nan"]
+
+
+def test_accepts_a_byte_order_mark_crlf_blank_lines_and_any_order_of_columns():
+    table = read_table(b"\xef\xbb\xbfsirna , id_code\r\n\r\n s1 ,a\r\n", "t.csv", COLUMNS)
+    assert table.loc[3].to_dict() == {"id_code": "a", "sirna": "s1"}
+
+
+def test_a_line_number_is_that_of_the_file_also_after_a_quoted_line_break():
+    table = read_table(b'id_code,sirna\n"a\nb",s\nc,s\n', "t.csv", COLUMNS)
+    assert table.index.tolist() == [3, 4]
+
+
+def test_a_table_without_rows_has_its_columns():
+    table = read_table(b"id_code,sirna\n", "t.csv", COLUMNS)
+    assert len(table) == 0
+    faults = TableFaults("t.csv", table)
+    faults.require(COLUMNS)
+    faults.require_unique("id_code")
+    assert len(faults.numbers("sirna")) == 0
+    faults.check()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "t.csv line 1: column id_code is missing"),
+        (b"id_code\n", "column sirna is missing"),
+        (b"id_code,sirna,sirna\n", "column sirna appears twice"),
+        (b"id_code;sirna\na;b\n", "separated by ';'"),
+        (b"id_code,sirna\na,b\nc,\xff\n", "t.csv line 3: is not UTF-8"),
+        (b'id_code,sirna\na,b\n"c,d\n', "is not a CSV table"),
+        (b"id_code,sirna\na,b\nc\nd,e,f\n", r"2 faults: line 3 \(c\): 1 fields, .* has 2 \| line 4"),
+    ],
+)
+def test_rejects_what_is_no_table(content, words):
+    with pytest.raises(InputError, match=words):
+        read_table(content, "t.csv", COLUMNS)
+
+
+def test_rejects_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"absent\.csv: cannot be read"):
+        read_table_file(tmp_path / "absent.csv", COLUMNS)
+
+
+def test_reports_the_number_of_faults_and_the_first_five_by_line():
+    rows = "".join(f"w{n},,2\n" for n in range(7)) + "w0,s,x\n"
+    table = read_table(f"id_code,sirna,p\n{rows}".encode(), "t.csv", (*COLUMNS, "p"))
+    faults = TableFaults("t.csv", table)
+    faults.require_unique("id_code")
+    faults.numbers("p")
+    faults.require(COLUMNS)
+    with pytest.raises(InputError) as caught:
+        faults.check()
+    message = str(caught.value)
+    assert message.startswith(
+        "t.csv: 16 faults: line 2 (w0): field p is '2'; expected a number from 0 to 1 | line 2 (w0): "
+    )
+    assert message.endswith(" | and 11 more")
+    assert message.count("|") == 5
+    assert "\n" not in message
+
+
+def test_a_single_fault_names_file_line_well_and_field():
+    table = read_table(b"id_code,sirna\na,s1\nb,s2\n", "t.csv", COLUMNS)
+    faults = TableFaults("t.csv", table)
+    faults.require_one_of(["sirna"], {"s1"}, "not a treatment")
+    with pytest.raises(InputError) as caught:
+        faults.check()
+    assert str(caught.value) == "t.csv line 3 (b): field sirna is 's2'; not a treatment"
+
+
+def test_numbers_accept_what_rounding_carries_past_a_bound():
+    table = read_table(b"id_code,p\na,1.0000001\nb,-1e-9\n", "t.csv", ("id_code", "p"))
+    faults = TableFaults("t.csv", table)
+    assert faults.numbers("p").tolist() == [1.0, 0.0]
+    faults.check()
+
+
+def test_written_and_read_again(tmp_path):
+    table = read_table(b'id_code,sirna\na,"x, y"\nb,NA\nc,\n', "t.csv", COLUMNS)
+    write_table(tmp_path / "t.csv", table.assign(p=[1 / 3, float("nan"), 1.0]))
+    assert (tmp_path / "t.csv").read_text() == 'id_code,sirna,p\na,"x, y",0.333333\nb,NA,\nc,,1\n'
