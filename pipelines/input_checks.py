@@ -18,10 +18,9 @@ from components.core.config import CHANNELS, MeanTeacherConfig, RunConfig, Store
 from components.core.errors import InputError
 from components.core.learning.warm_start import check_networks
 from components.core.prior.fused_labels import read_fused_labels
-from components.core.screen.folds import assign_folds
-from components.core.screen.layout import read_screen
-from components.core.screen.place import ScreenPlace
-from components.core.screen.well_folds import deal_wells, dealt_wells
+from components.core.screen.folds import assign_folds, deal_wells, dealt_wells
+from components.core.screen.layouts import read_screen
+from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Plate, Screen
 from components.core.storage.artifacts import source_store
 from components.core.storage.opening import is_bucket, is_folder, open_screen, open_store
@@ -54,7 +53,7 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
     check_screen(config, screen_place(screen, config.store), truth)
 
 
-def check_screen(config: RunConfig, place: ScreenPlace, truth: Path | None) -> Screen:
+def check_screen(config: RunConfig, place: ScreenSource, truth: Path | None) -> Screen:
     """Checks a screen's tables, and what the configuration wants of them; returns what they say.
 
     Args:
@@ -106,7 +105,7 @@ def _check_ratio(config: RunConfig) -> None:
             )
 
 
-def screen_place(screen: str, store: StoreConfig) -> ScreenPlace:
+def screen_place(screen: str, store: StoreConfig) -> ScreenSource:
     """Where the screen is read; a mistake in its address is that of an option."""
     if "://" not in screen and not Path(screen).is_dir():
         raise InputError(f"--screen {screen}: no such folder")

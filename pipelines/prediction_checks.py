@@ -18,8 +18,8 @@ from components.core.registry.champion import read_champion
 from components.core.registry.model_manifest import MODELS, ModelManifest
 from components.core.registry.new_plates import check_first_image, plates_for
 from components.core.registry.published_models import THE_CHAMPION, find_model, model_address
-from components.core.screen.layout import read_new_plates
-from components.core.screen.place import ScreenPlace
+from components.core.screen.layouts import read_new_plates
+from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Plate
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.object_store import parse_uri
@@ -125,7 +125,7 @@ def check_prediction(
     machine: RunConfig | None,
     meant: StoreConfig,
     store: ObjectStorage,
-    place: ScreenPlace,
+    place: ScreenSource,
     truth: Path | None,
     said: str,
 ) -> Checked:

@@ -14,7 +14,7 @@ from typing import Any
 
 from components.core.config import RunConfig
 from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
-from components.core.screen.simulation.settings import SimulationSettings
+from components.core.screen.simulation.plate_design import SimulationSettings
 from components.normalize.config import NormalizeConfig
 from components.sections import sections
 

@@ -19,7 +19,7 @@ from components.core.registry.new_plates import check_first_image, plates_for, s
 from components.core.registry.opened_model import OpenedModel, open_model
 from components.core.registry.reference import reference_of
 from components.core.screen.manifests import build_manifest
-from components.core.screen.place import ScreenPlace
+from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Plate, Screen
 from components.core.storage.interface import ObjectWriter
 from components.core.storage.opening import join_address, open_screen, open_store
@@ -35,7 +35,7 @@ def run(
     config: NormalizeConfig,
     model: OpenedModel,
     address: str,
-    place: ScreenPlace,
+    place: ScreenSource,
     experiments: Sequence[str],
     any_cell_type: bool,
     store: ObjectWriter,

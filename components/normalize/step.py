@@ -19,14 +19,13 @@ from components.core.errors import StepError
 from components.core.learning.warm_start import Scored, check_labels, check_networks, scored_by_tables
 from components.core.prior.arrangement import check_design
 from components.core.prior.plate_groups import labelled_treatments
-from components.core.screen.folds import assign_folds
+from components.core.screen.folds import assign_folds, deal_wells, dealt_wells
 from components.core.screen.histograms import PlateKey
 from components.core.screen.images import list_plate
-from components.core.screen.layout import read_screen
+from components.core.screen.layouts import read_screen
 from components.core.screen.manifests import build_manifest, holdout_labels
 from components.core.screen.packing import Packing, PackResult, pack_plates
-from components.core.screen.place import ScreenPlace, place_of
-from components.core.screen.well_folds import deal_wells, dealt_wells
+from components.core.screen.screen_source import ScreenSource, source_of
 from components.core.screen.wells import Plate, Screen
 from components.core.storage.artifacts import source_store
 from components.core.storage.interface import ObjectStorage, ObjectWriter
@@ -61,7 +60,7 @@ class Summary:
 
 def run(
     config: NormalizeConfig,
-    source: ScreenPlace | Path,
+    source: ScreenSource | Path,
     store: ObjectWriter,
     screen_out: Path,
     holdout_out: Path,
@@ -91,7 +90,7 @@ def run(
     """
     begun = time.monotonic()
     counted = CountedWriter(store)
-    place = place_of(source)
+    place = source_of(source)
     screen = read_screen(place, config.screen)
     if prior is not None:
         trained = [plate for plate in screen.plates if not plate.holdout]
@@ -132,7 +131,7 @@ def _folds(config: NormalizeConfig, screen: Screen) -> tuple[dict[str, int], dic
     return assign_folds(screen.training_experiments(), config.folds.count, known, config.folds.seed), {}
 
 
-def check_files(source: ScreenPlace, screen: Screen, sites: int) -> None:
+def check_files(source: ScreenSource, screen: Screen, sites: int) -> None:
     """Every image that the tables need is there; in a bucket each plate takes several requests to tell."""
 
     def check(plate: Plate) -> None:
@@ -149,7 +148,7 @@ def check_files(source: ScreenPlace, screen: Screen, sites: int) -> None:
 
 
 def pack(
-    config: NormalizeConfig, source: ScreenPlace, screen: Screen, store: CountedWriter
+    config: NormalizeConfig, source: ScreenSource, screen: Screen, store: CountedWriter
 ) -> tuple[dict[PlateKey, PackResult], dict[bool, list[str]]]:
     """Packs all plates; returns the warnings of the screen (False) and of its held-out experiments (True)."""
     packed: dict[PlateKey, PackResult] = {}

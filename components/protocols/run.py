@@ -14,7 +14,7 @@ from rich.console import Console
 from components.core.config import RunConfig
 from components.core.learning.step_settings import InferSettings, PretrainSettings, library_versions
 from components.core.progress import EVENTS_VARIABLE
-from components.core.screen.simulation.settings import SimulationSettings
+from components.core.screen.simulation.plate_design import SimulationSettings
 from components.core.storage.digests import code_digest, digest_text
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import whole_address

@@ -7,7 +7,7 @@ import typer
 
 from components.core.command import run_command
 from components.core.config import RunConfig
-from components.core.screen.simulation.settings import SimulationSettings
+from components.core.screen.simulation.plate_design import SimulationSettings
 from components.core.storage.exchange import exchange
 from components.simulate.step import run
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from components.core import progress
 from components.core.config import parse
-from components.core.screen.simulation.settings import SimulationSettings
+from components.core.screen.simulation.plate_design import SimulationSettings
 from components.core.screen.simulation.writer import simulate
 
 

@@ -9,8 +9,8 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 from components.core.screen.images import PlateFiles, list_plate
-from components.core.screen.layout import TABLES
-from components.core.screen.place import ScreenPlace
+from components.core.screen.layouts import TABLES
+from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Plate, Screen
 from components.core.storage.digests import digest_text
 
@@ -18,7 +18,7 @@ LISTINGS = 16
 """Folders that are listed side by side."""
 
 
-def fingerprint(place: ScreenPlace, screen: Screen, sites: int) -> str:
+def fingerprint(place: ScreenSource, screen: Screen, sites: int) -> str:
     """Digest of the facts of a screen's tables and images; another one when any of them is written again.
 
     Args:

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from components.core.config import RunConfig
 from components.core.errors import InputError
-from components.core.screen.folds import assign_folds
-from components.core.screen.layout import read_screen
+from components.core.screen.folds import assign_folds, deal_wells, dealt_wells
+from components.core.screen.layouts import read_screen
 from components.core.screen.simulation.plate_design import NEGATIVE_WELL, PLATES, POSITIVE_WELLS, treatment_wells
-from components.core.screen.well_folds import deal_wells, dealt_wells
 from components.core.screen.wells import Plate, Screen, Well, natural_key
 from components.core.storage.manifest import Vocabulary
 

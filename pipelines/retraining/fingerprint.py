@@ -16,8 +16,8 @@ from pydantic import Field
 
 from components.core.config import FrozenModel, RunConfig, differences, result_config
 from components.core.errors import InputError
-from components.core.screen.layout import FOLDERS, TABLES
-from components.core.screen.place import FileFacts, ScreenPlace, UnreadableError
+from components.core.screen.layouts import FOLDERS, TABLES
+from components.core.screen.screen_source import FileFacts, ScreenSource, UnreadableError
 from components.core.screen.wells import natural_key
 from components.core.storage.artifacts import source_store
 from components.core.storage.digests import digest_file, digest_text
@@ -48,7 +48,7 @@ class Fingerprint(FrozenModel):
 
 
 def fingerprint_of(
-    place: ScreenPlace, config: RunConfig, images: Mapping[str, str], store: ObjectStorage
+    place: ScreenSource, config: RunConfig, images: Mapping[str, str], store: ObjectStorage
 ) -> Fingerprint:
     """The fingerprint of this moment.
 

@@ -51,25 +51,25 @@ class Outcome(FrozenModel):
     by: str
 
 
-def place_of(name: str, digest: str = "") -> str:
+def source_of(name: str, digest: str = "") -> str:
     """The prefix of a configuration's retrainings, or of one of them; without a slash at its end."""
     return "/".join(part for part in (RETRAININGS, name, digest) if part)
 
 
 def read_latest(store: ObjectStorage, name: str) -> Outcome | None:
     """The last retraining of a configuration that was concluded; None where there is none."""
-    return _read(store, f"{place_of(name)}/latest.json", Outcome)
+    return _read(store, f"{source_of(name)}/latest.json", Outcome)
 
 
 def read_outcome(store: ObjectStorage, name: str, digest: str) -> Outcome | None:
     """What one came to; None where it is not concluded."""
-    return _read(store, f"{place_of(name, digest)}/outcome.json", Outcome)
+    return _read(store, f"{source_of(name, digest)}/outcome.json", Outcome)
 
 
 def write_outcome(store: ObjectStorage, outcome: Outcome) -> None:
     """Concludes a retraining; the last one stays where it is of a later state of the screen."""
-    content, latest = outcome.model_dump_json(indent=1).encode(), f"{place_of(outcome.name)}/latest.json"
-    store.put(f"{place_of(outcome.name, outcome.fingerprint.digest)}/outcome.json", content)
+    content, latest = outcome.model_dump_json(indent=1).encode(), f"{source_of(outcome.name)}/latest.json"
+    store.put(f"{source_of(outcome.name, outcome.fingerprint.digest)}/outcome.json", content)
     while not store.put_if_absent(latest, content):
         try:
             there, version = store.get_versioned(latest)
@@ -82,12 +82,12 @@ def write_outcome(store: ObjectStorage, outcome: Outcome) -> None:
 
 def read_start(store: ObjectStorage, name: str, digest: str) -> Start | None:
     """What a retraining was started from; None where it was not."""
-    return _read(store, f"{place_of(name, digest)}/start.json", Start)
+    return _read(store, f"{source_of(name, digest)}/start.json", Start)
 
 
 def agree(store: ObjectStorage, name: str, digest: str, mine: Start) -> Start:
     """The start of whoever came first, which is ours where nobody did."""
-    path = f"{place_of(name, digest)}/start.json"
+    path = f"{source_of(name, digest)}/start.json"
     if store.put_if_absent(path, mine.model_dump_json(indent=1).encode()):
         return mine
     return _read(store, path, Start) or mine

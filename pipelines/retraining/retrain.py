@@ -27,7 +27,7 @@ from components.core.registry.champion import CHAMPION, Champion, Change, promot
 from components.core.registry.model_manifest import SHORT, ModelManifest
 from components.core.registry.published_models import read_model
 from components.core.registry.publishing import publish
-from components.core.screen.place import ScreenPlace
+from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Screen
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.interface import ObjectStorage
@@ -43,7 +43,7 @@ from pipelines.retraining.fingerprint import Fingerprint, changes, fingerprint_o
 from pipelines.retraining.holdout import Comparable, check_plates
 from pipelines.retraining.judging import Judge, against
 from pipelines.retraining.order import Order
-from pipelines.retraining.records import Outcome, now, place_of, read_latest, read_outcome, write_outcome
+from pipelines.retraining.records import Outcome, now, read_latest, read_outcome, source_of, write_outcome
 from pipelines.retraining.runs import Runs
 from pipelines.retraining.start import started
 from pipelines.retraining.telling import Telling
@@ -141,7 +141,7 @@ class _Retraining:
     config: RunConfig
     order: Order
     store: ObjectStorage
-    place: ScreenPlace
+    place: ScreenSource
     fingerprint: Fingerprint
     looked: datetime
     telling: Telling
@@ -149,7 +149,7 @@ class _Retraining:
 
     @property
     def turn(self) -> str:
-        return f"{place_of(self.config.name, self.fingerprint.digest)}/turn.json"
+        return f"{source_of(self.config.name, self.fingerprint.digest)}/turn.json"
 
     def check(self, champion: ModelManifest | None) -> None:
         """Refuses what cannot end in a decision, before anything is started.
@@ -283,7 +283,7 @@ def _images(order: Order) -> Mapping[str, str]:
     return dict(check_images()) if order.containers else {"libraries": library_versions()}
 
 
-def _on_cluster(config: RunConfig, order: Order) -> tuple[ObjectStorage, ScreenPlace]:
+def _on_cluster(config: RunConfig, order: Order) -> tuple[ObjectStorage, ScreenSource]:
     """Store and screen where pods find them: by this environment alone, Amazon S3 where it names no endpoint."""
     check_cluster(config)
     store = checked_store(config, "neither the screen nor the models can be looked at")
@@ -292,7 +292,7 @@ def _on_cluster(config: RunConfig, order: Order) -> tuple[ObjectStorage, ScreenP
 
 def _here(
     config: RunConfig, order: Order, console: Console, held: contextlib.ExitStack
-) -> tuple[ObjectStorage, ScreenPlace]:
+) -> tuple[ObjectStorage, ScreenSource]:
     """Store and screen of this machine; the store is open as long as `held` is."""
     place = screen_place(order.screen, config.store)
     return held.enter_context(_opened(config, order, console)), place

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from components.core.config import PackConfig
-from components.core.screen.chunks import decode_chunk, encode_chunk
+from components.core.screen.ome_zarr import decode_chunk, encode_chunk
 from tests.bench.row import Row
 from tests.bench.sites import SIZE, origin, png_sites
 

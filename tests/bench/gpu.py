@@ -31,7 +31,7 @@ from components.core.learning.network import Classifier
 from components.core.learning.precision import prepare
 from components.core.learning.supervised import Validation, train_supervised
 from components.core.processes import cores
-from components.core.screen.chunks import encode_chunk
+from components.core.screen.ome_zarr import encode_chunk
 from tests.bench.one_training import CHANNELS, packed
 from tests.bench.row import Row
 from tests.bench.sites import SIZE, origin, png_sites

@@ -23,7 +23,7 @@ from components.core.learning.inference import Images
 from components.core.learning.network import Classifier
 from components.core.learning.precision import prepare
 from components.core.learning.supervised import Validation, train_supervised
-from components.core.screen.chunks import encode_chunk
+from components.core.screen.ome_zarr import encode_chunk
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest, PlateRecord, SiteRecord, Vocabulary, WellRecord
 

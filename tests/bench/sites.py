@@ -17,9 +17,8 @@ import cv2
 import numpy as np
 
 from components.core.config import ScreenConfig
-from components.core.screen.simulation.plate_design import design_screen
-from components.core.screen.simulation.settings import SimulationSettings
-from components.core.screen.simulation.site import render_site
+from components.core.screen.simulation.plate_design import SimulationSettings, design_screen
+from components.core.screen.simulation.rendering import render_site
 
 SIZE = 512
 RXRX1 = Path(__file__).resolve().parents[3] / "shared" / "rxrx1" / "images"

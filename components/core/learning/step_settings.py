@@ -27,7 +27,7 @@ TRAINING_CODE = (
     "components.core.learning",
     "components.core.prior",
     "components.core.evaluation.metrics",
-    "components.core.screen.chunks",
+    "components.core.screen.ome_zarr",
     "components.core.screen.histograms",
     "components.core.screen.packed",
     "components.core.screen.site_table",

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from components.core.config import CHANNELS
 from components.core.registry.model_manifest import ModelManifest
 from components.core.screen.images import list_plate, read_sites
-from components.core.screen.layout import read_new_plates
-from components.core.screen.place import ScreenPlace
+from components.core.screen.layouts import read_new_plates
+from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Plate
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -19,7 +19,7 @@ _SHOWN = 5
 
 
 def plates_for(
-    model: ModelManifest, place: ScreenPlace, experiments: Sequence[str], any_cell_type: bool, said: str = "screen"
+    model: ModelManifest, place: ScreenSource, experiments: Sequence[str], any_cell_type: bool, said: str = "screen"
 ) -> tuple[Plate, ...]:
     """The plates that are to be predicted, by the tables; no label is read.
 
@@ -40,7 +40,7 @@ def plates_for(
 
 
 def check_first_image(
-    model: ModelManifest, place: ScreenPlace, plates: Sequence[Plate], sites: int, said: str = "screen"
+    model: ModelManifest, place: ScreenSource, plates: Sequence[Plate], sites: int, said: str = "screen"
 ) -> None:
     """Refuses images of another size before all of them are listed; each is looked at where it is packed.
 

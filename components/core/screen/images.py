@@ -1,4 +1,4 @@
-"""The image files of a plate: which there are, their bytes, and a site's six channels. Reads through ScreenPlace."""
+"""The image files of a plate: which there are, their bytes, and a site's six channels. Reads through ScreenSource."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from components.core.config import CHANNELS
 from components.core.errors import InputError
-from components.core.screen.place import FileFacts, ScreenPlace, UnreadableError
 from components.core.screen.png import BadPngError, check_png, decode_png
+from components.core.screen.screen_source import FileFacts, ScreenSource, UnreadableError
 from components.core.screen.wells import Plate
 
 _IMAGE = re.compile(r"(?P<well>[A-P]\d\d)_s(?P<site>\d+)_w(?P<channel>\d+)\.png")
@@ -42,7 +42,7 @@ class PlateFolder:
         folder: of the plate, relative to the screen.
     """
 
-    place: ScreenPlace
+    place: ScreenSource
     folder: str
 
 
@@ -66,7 +66,7 @@ def image_name(well: str, site: int, channel: int) -> str:
     return f"{well}_s{site}_w{channel}.png"
 
 
-def list_plate(place: ScreenPlace, plate: Plate, sites: int) -> PlateFiles:
+def list_plate(place: ScreenSource, plate: Plate, sites: int) -> PlateFiles:
     """Finds the image files of a plate's wells by name; opens none.
 
     Args:

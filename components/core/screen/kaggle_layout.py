@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import cast
 
 from components.core.errors import InputError
-from components.core.screen.place import ScreenPlace
+from components.core.screen.screen_source import ScreenSource
 from components.core.screen.tables import Entry, Split, Table, read_rows
 from components.core.storage.manifest import WellType
 
@@ -27,13 +27,13 @@ LABEL = "sirna"
 _CONTROL_TYPES = ("positive_control", "negative_control")
 
 
-def tables(place: ScreenPlace) -> dict[Split, str]:
+def tables(place: ScreenSource) -> dict[Split, str]:
     """How messages name the tables of the treatments."""
     return {"train": place.address("train.csv"), "test": place.address("test.csv")}
 
 
 def read_entries(
-    place: ScreenPlace, names: Collection[str], cell_types: Sequence[str] | None, labels: bool = True
+    place: ScreenSource, names: Collection[str], cell_types: Sequence[str] | None, labels: bool = True
 ) -> Iterator[Entry]:
     """All rows of all tables, treatments first.
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from components.core.config import CHANNELS, FoldsConfig, PackConfig
-from components.core.screen.folds import assign_folds
+from components.core.screen.folds import DealtWell, assign_folds, deal_wells
 from components.core.screen.histograms import PlateKey
 from components.core.screen.packing import PackResult
-from components.core.screen.well_folds import DealtWell, deal_wells
 from components.core.screen.wells import Plate, Screen
 from components.core.storage.manifest import Manifest, PlateRecord, WellRecord
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from components.core.errors import InputError
 from components.core.processes import cores
-from components.core.screen.chunks import BadChunkError, decode_chunk
+from components.core.screen.ome_zarr import BadChunkError, decode_chunk
 from components.core.screen.site_table import SiteTable
 from components.core.storage.interface import BufferReader, FileReader, MissingObjectError, ObjectReader
 from components.core.storage.manifest import Manifest

@@ -1,4 +1,4 @@
-"""Packs plates' PNGs into an object store, each once. Reads through ScreenPlace, writes through ObjectWriter; knows no labels.
+"""Packs plates' PNGs into an object store, each once. Reads through ScreenSource, writes through ObjectWriter; knows no labels.
 
 A plate is packed in batches of a few sites (batches.py), many side by side, and no more images than theirs are in memory,
 however large plate and screen are. Where there are several cores and enough to do, batches are packed by processes, which
@@ -28,7 +28,6 @@ from components.core.screen import ome_zarr
 from components.core.screen.batches import Batch, BatchPacker, PackedBatch, batches, chunk_keys
 from components.core.screen.histograms import BINS, percentile
 from components.core.screen.images import PlateFiles, list_plate
-from components.core.screen.place import ScreenPlace
 from components.core.screen.plate_record import (
     PackedPlate,
     PackedWell,
@@ -38,6 +37,7 @@ from components.core.screen.plate_record import (
     images_digest,
     write_lead,
 )
+from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Plate
 from components.core.storage.interface import ObjectWriter
 from components.core.storage.manifest import SiteRecord
@@ -83,7 +83,7 @@ class Packing:
         written_elsewhere: hears how many objects another process wrote to the store.
     """
 
-    place: ScreenPlace
+    place: ScreenSource
     sites: int
     image_size: int
     pack: PackConfig

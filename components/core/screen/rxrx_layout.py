@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import cast, get_args
 
 from components.core.errors import InputError
-from components.core.screen.place import ScreenPlace
+from components.core.screen.screen_source import ScreenSource
 from components.core.screen.tables import Entry, Row, Split, Table, check_present, read_rows
 from components.core.storage.manifest import WellType
 
@@ -31,13 +31,13 @@ _COLUMNS = ("cell_type", "site", *_OF_WELL)
 _SITE = re.compile(r"[1-9][0-9]{0,2}")
 
 
-def tables(place: ScreenPlace) -> dict[Split, str]:
+def tables(place: ScreenSource) -> dict[Split, str]:
     """How messages name the tables of the treatments."""
     return dict.fromkeys(FOLDERS, place.address(METADATA))
 
 
 def read_entries(
-    place: ScreenPlace, names: Collection[str], cell_types: Sequence[str] | None, labels: bool = True
+    place: ScreenSource, names: Collection[str], cell_types: Sequence[str] | None, labels: bool = True
 ) -> Iterator[Entry]:
     """The wells of the table, treatments first.
 

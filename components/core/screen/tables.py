@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from components.core.errors import InputError
-from components.core.screen.place import ScreenPlace, UnreadableError
+from components.core.screen.screen_source import ScreenSource, UnreadableError
 from components.core.screen.wells import is_well_name
 from components.core.storage.manifest import WellType
 
@@ -70,7 +70,7 @@ class Table:
     content: bytes
 
     @classmethod
-    def read(cls, place: ScreenPlace, name: str) -> Table:
+    def read(cls, place: ScreenSource, name: str) -> Table:
         """Reads a table of a screen.
 
         Raises:

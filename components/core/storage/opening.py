@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from components.core.errors import InputError
-from components.core.screen.place import ScreenDirectory, ScreenPlace
+from components.core.screen.screen_source import ScreenDirectory, ScreenSource
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.interface import ObjectStorage
 
@@ -81,7 +81,7 @@ def is_bucket(address: str) -> bool:
     return address.startswith(("s3://", "minio://"))
 
 
-def open_screen(address: str) -> ScreenPlace:
+def open_screen(address: str) -> ScreenSource:
     """The place of a screen; nothing is asked of it.
 
     Args:

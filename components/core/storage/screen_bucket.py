@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from components.core.errors import InputError
-from components.core.screen.place import FileFacts, UnreadableError
+from components.core.screen.screen_source import FileFacts, UnreadableError
 from components.core.storage.interface import MissingObjectError
 from components.core.storage.listing import list_in_parts
 from components.core.storage.object_store import ObjectStore
@@ -14,13 +14,13 @@ _NONE = "no such object"
 
 
 class ScreenBucket:
-    """A ScreenPlace below a prefix of a bucket, at the endpoint that the AWS environment variables name."""
+    """A ScreenSource below a prefix of a bucket, at the endpoint that the AWS environment variables name."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
     def check(self) -> None:
-        """See ScreenPlace.check; also where the store cannot be used."""
+        """See ScreenSource.check; also where the store cannot be used."""
         self._store.check(instead="correct the address of the screen")
         if not self._store.list_folder(""):
             raise InputError(
@@ -28,22 +28,22 @@ class ScreenBucket:
             )
 
     def address(self, path: str = "") -> str:
-        """See ScreenPlace.address."""
+        """See ScreenSource.address."""
         return self._store.uri(path)
 
     def list_files(self, folder: str = "") -> Sequence[FileFacts]:
-        """See ScreenPlace.list_files."""
+        """See ScreenSource.list_files."""
         found = self._store.list_folder(f"{folder}/" if folder else "")
         if not found:  # a bucket has no folders, only names that begin alike
             raise UnreadableError(folder, "no object lies there")
         return [FileFacts(*facts) for facts in found]
 
     def list_trees(self, folders: Sequence[str]) -> Sequence[FileFacts]:
-        """See ScreenPlace.list_trees."""
+        """See ScreenSource.list_trees."""
         return [FileFacts(*facts) for facts in list_in_parts(self._store, folders)]
 
     def read_many(self, paths: Sequence[str]) -> list[bytes]:
-        """See ScreenPlace.read_many."""
+        """See ScreenSource.read_many."""
         try:
             return self._store.get_many(paths)
         except MissingObjectError as missing:

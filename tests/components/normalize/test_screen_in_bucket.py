@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import InputError
-from components.core.screen.place import ScreenDirectory, ScreenPlace
+from components.core.screen.screen_source import ScreenDirectory, ScreenSource
 from components.core.storage.endpoint import Endpoint
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.interface import ObjectWriter
@@ -37,7 +37,7 @@ def upload(root: Path, store: ObjectStore) -> str:
     return store.uri("screen")
 
 
-def normalize(source: ScreenPlace, store: ObjectWriter, out: Path) -> tuple[Summary, Manifest]:
+def normalize(source: ScreenSource, store: ObjectWriter, out: Path) -> tuple[Summary, Manifest]:
     summary = run(CONFIG, source, store, out / "screen.json", out / "holdout.json", out / "labels.csv")
     return summary, Manifest.read(out / "screen.json")
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from components.core.config import PackConfig, RunConfig
-from components.core.screen.chunks import encode_chunk
+from components.core.screen.ome_zarr import encode_chunk
 from components.core.storage.interface import MissingObjectError
 from components.core.storage.manifest import Manifest, PlateRecord, SiteRecord, Vocabulary, WellRecord
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.config import PackConfig
-from components.core.screen.chunks import encode_chunk
+from components.core.screen.ome_zarr import encode_chunk
 from components.core.screen.packed import SiteReader
 from components.core.storage.manifest import Manifest, PlateRecord, ReferenceModel
 from tests.components.report.conftest import Chunks, SyntheticRun

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from components.core.config import ScreenConfig, SimulateConfig
 from components.core.progress import EVENTS_VARIABLE
-from components.core.screen.simulation.settings import SimulationSettings
+from components.core.screen.simulation.plate_design import SimulationSettings
 from components.simulate.step import run
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -8,8 +8,8 @@ import pytest
 
 from components.core.config import ScreenConfig
 from components.core.errors import InputError
-from components.core.screen.layout import read_screen
-from components.core.screen.place import ScreenDirectory
+from components.core.screen.layouts import read_screen
+from components.core.screen.screen_source import ScreenDirectory
 from pipelines.cluster.data_fingerprint import fingerprint
 from tests.tiny_screen import SIZE, TinyScreen
 

@@ -10,8 +10,7 @@ import pytest
 from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.learning.fold_data import fold_wells
-from components.core.screen.simulation.plate_design import design_screen
-from components.core.screen.simulation.settings import SimulationSettings
+from components.core.screen.simulation.plate_design import SimulationSettings, design_screen
 from components.core.screen.site_table import SiteTable
 from components.core.storage.manifest import Manifest
 from components.normalize.config import NormalizeConfig

@@ -9,7 +9,7 @@ import pytest
 
 from components.core.config import RunConfig
 from components.core.errors import InputError
-from components.core.screen.place import ScreenDirectory
+from components.core.screen.screen_source import ScreenDirectory
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_record import StepRecord

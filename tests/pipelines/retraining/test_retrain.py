@@ -14,7 +14,7 @@ from components.core.config import RunConfig
 from components.core.learning.step_settings import library_versions
 from components.core.registry.champion import promote
 from components.core.registry.publishing import publish
-from components.core.screen.place import ScreenDirectory
+from components.core.screen.screen_source import ScreenDirectory
 from components.core.storage.folder_store import FolderStore
 from pipelines.retraining.fingerprint import fingerprint_of
 from tests.components.core.registry.finished_run import KEY, FinishedRun

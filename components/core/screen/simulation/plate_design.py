@@ -1,17 +1,42 @@
-"""Which siRNA lies in which well of a simulated screen, after the design of RxRx1. Pure; files are in writer.py.
+"""Settings, random streams and plate design of a simulated screen, after RxRx1. Pure; writer.py writes the files.
+
+Every plate, well and site draws from its own random stream, seeded by its position in the screen. So the pixels do not depend
+on how many processes render them, and a screen with one more experiment contains the smaller one.
 
 The treatments form four disjoint groups, each plate of an experiment holds one group, and which plate holds which group
-is a cyclic rotation. Positive controls are on every plate; wells of the treatments differ between experiments.
+is a cyclic rotation. Positive controls are on every plate; the wells of the treatments differ between experiments.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from components.core.config import SimulateConfig
-from components.core.screen.simulation.settings import SimulationSettings, stream
+import numpy as np
+
+from components.core.config import FrozenModel, ScreenConfig, SimulateConfig
+
+
+class SimulationSettings(FrozenModel):
+    """The sections of a RunConfig that the simulated screen depends on."""
+
+    seed: int = 0
+    screen: ScreenConfig = ScreenConfig()
+    simulate: SimulateConfig = SimulateConfig()
+
+
+def stream(seed: int, *place: str | int) -> np.random.Generator:
+    """The random generator of one place in the screen.
+
+    Args:
+        seed: the run's seed.
+        place: names and numbers that identify the place, for example ("site", "HUVEC-01", 2, "B03", 1).
+    """
+    words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in place]
+    return np.random.default_rng(np.random.SeedSequence([seed, *words]))
+
 
 PLATES = 4
 USED_WELLS = tuple(f"{row}{column:02d}" for row in "BCDEFGHIJKLMNO" for column in range(2, 24))

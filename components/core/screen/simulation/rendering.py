@@ -1,7 +1,8 @@
-"""Six stains of a site's cells, drawn cell by cell on patches. Pure NumPy.
+"""Renders a site: phenotype, cells, stains, camera. Pure NumPy.
 
 All cells of a pass are drawn at once on square patches around their centres, then added to the image: the cost is
-linear in the number of cells, and memory is bounded by drawing large images in passes.
+linear in the number of cells, and drawing large images in passes bounds memory. Each cell cuts its texture out of a
+prepared tile, one look-up a pixel; noise made for each cell would cost a Fourier transform.
 
 N cells of a pass, P patch side, J spots of a cell, C channels.
 """
@@ -14,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.config import CHANNELS
-from components.core.screen.simulation.cells import Cells
-from components.core.screen.simulation.noise import textures
+from components.core.screen.simulation.batch_effects import photograph, plate_effect
+from components.core.screen.simulation.cells import TRAITS, Cells, grow, sirna_shifts, textures
+from components.core.screen.simulation.plate_design import PLATES, Plate, SimulationSettings, Well, stream
 
 Array = NDArray[np.float32]
 
@@ -181,3 +183,24 @@ def _cut_textures(rng: np.random.Generator, count: int, side: int, diameter: flo
     index_NPP = row_NP[:, :, None] * period + column_NP[:, None, :]
     coarse, medium, fine = (texture.ravel().take(index_NPP) for texture in bank)
     return coarse, medium, fine
+
+
+def render_site(settings: SimulationSettings, plate: Plate, well: Well, site: int) -> NDArray[np.uint8]:
+    """The six channels of a site, uint8 (C, H, W); depends on nothing but its arguments."""
+    config = settings.simulate
+    place = (plate.experiment, plate.number, well.well)
+    experiment_number = int(plate.experiment.rpartition("-")[2])
+    effect = plate_effect(settings.seed, plate.cell_type, experiment_number, plate.number, config.batch_strength)
+
+    well_noise_T = stream(settings.seed, "well", *place).standard_normal(len(TRAITS))
+    traits_T = config.well_noise * config.effect * well_noise_T + effect.culture_T
+    if well.sirna is not None:
+        sirnas = PLATES * config.treatments_per_group + config.positive_controls
+        shifts_ST = sirna_shifts(settings.seed, plate.cell_type, sirnas, config.effect, config.cell_type_specificity)
+        traits_T += shifts_ST[well.sirna]
+
+    rng = stream(settings.seed, "site", *place, site)
+    density = config.density * float(np.exp(effect.log_density))
+    size, diameter = settings.screen.image_size, config.cell_diameter
+    cells = grow(rng, plate.cell_type, traits_T.astype(np.float32), size, diameter, density)
+    return photograph(rng, draw(rng, cells, size, diameter), plate.cell_type, effect, diameter)

@@ -24,10 +24,9 @@ import cv2
 
 from components.core.errors import InputError
 from components.core.processes import cores
-from components.core.screen.simulation.phenotypes import known_cell_type
-from components.core.screen.simulation.plate_design import Plate, Well, design_screen
-from components.core.screen.simulation.settings import SimulationSettings
-from components.core.screen.simulation.site import render_site
+from components.core.screen.simulation.cells import known_cell_type
+from components.core.screen.simulation.plate_design import Plate, SimulationSettings, Well, design_screen
+from components.core.screen.simulation.rendering import render_site
 
 Progress = Callable[[int, int], None]
 

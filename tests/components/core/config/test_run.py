@@ -21,7 +21,7 @@ from components.core.config import (
 from components.core.config.file import shipped_configs
 from components.core.errors import InputError
 from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
-from components.core.screen.simulation.settings import SimulationSettings
+from components.core.screen.simulation.plate_design import SimulationSettings
 from components.normalize.config import NormalizeConfig
 
 ROOT = Path(__file__).resolve().parents[3]

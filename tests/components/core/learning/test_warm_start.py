@@ -19,7 +19,7 @@ from components.core.learning.warm_start import (
     scored_by,
     scored_by_tables,
 )
-from components.core.screen.layout import read_screen
+from components.core.screen.layouts import read_screen
 from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, WellRecord
 from components.core.storage.run_record import Learned, StepRecord
 from components.core.storage.source_run import SourceRun

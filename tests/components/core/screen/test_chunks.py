@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from components.core.config import PackConfig
-from components.core.screen.chunks import BadChunkError, decode_chunk, encode_chunk
+from components.core.screen.ome_zarr import BadChunkError, decode_chunk, encode_chunk
 
 packs = st.builds(
     PackConfig,

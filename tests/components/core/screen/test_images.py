@@ -7,8 +7,8 @@ import pytest
 
 from components.core.errors import InputError
 from components.core.screen.images import decode_image, list_plate, read_sites
-from components.core.screen.layout import read_screen
-from components.core.screen.place import ScreenDirectory
+from components.core.screen.layouts import read_screen
+from components.core.screen.screen_source import ScreenDirectory
 from components.core.screen.wells import Plate
 from tests.tiny_screen import CONFIG, SIZE, TinyScreen, write_png
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from components.core.config import ScreenConfig
 from components.core.errors import InputError
-from components.core.screen.layout import read_screen
+from components.core.screen.layouts import read_screen
 from components.core.screen.wells import is_well_name, natural_key
 from tests.tiny_screen import CONFIG, LABELLED, PLATES, UNLABELLED, TinyScreen
 

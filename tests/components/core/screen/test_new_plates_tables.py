@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import InputError
-from components.core.screen.layout import read_new_plates
+from components.core.screen.layouts import read_new_plates
 from tests.tiny_screen import LABELLED, UNLABELLED, TinyScreen
 
 

@@ -12,12 +12,12 @@ import pytest
 
 from components.core.config import PackConfig
 from components.core.errors import InputError, StepError
-from components.core.screen.chunks import decode_chunk
 from components.core.screen.histograms import histogram
-from components.core.screen.layout import read_screen
+from components.core.screen.layouts import read_screen
+from components.core.screen.ome_zarr import decode_chunk
 from components.core.screen.packing import Packing, PackResult, pack_plates
-from components.core.screen.place import ScreenDirectory
 from components.core.screen.plate_record import PackedPlate
+from components.core.screen.screen_source import ScreenDirectory
 from tests.tiny_screen import CONFIG, SIZE, MemoryStore, TinyScreen, raw_png, write_png
 
 

@@ -15,9 +15,9 @@ import pytest
 
 from components.core.errors import InputError, StepError
 from components.core.screen import packing
-from components.core.screen.layout import read_screen
+from components.core.screen.layouts import read_screen
 from components.core.screen.packing import Packing, PackResult, pack_plates
-from components.core.screen.place import ScreenDirectory
+from components.core.screen.screen_source import ScreenDirectory
 from components.core.storage.folder_store import FolderStore
 from components.normalize.requests import CountedWriter
 from components.normalize.step import run

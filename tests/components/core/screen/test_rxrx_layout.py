@@ -9,8 +9,8 @@ import pytest
 
 from components.core.errors import InputError
 from components.core.screen.images import list_plate
-from components.core.screen.layout import read_screen
-from components.core.screen.place import ScreenDirectory
+from components.core.screen.layouts import read_screen
+from components.core.screen.screen_source import ScreenDirectory
 from components.core.screen.wells import Plate
 from tests.rxrx_screen import CONTROL_IDS, IDS, to_rxrx
 from tests.tiny_screen import CONFIG, TinyScreen

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from components.core.config import ScreenConfig
 from components.core.errors import InputError
-from components.core.screen.layout import read_screen
-from components.core.screen.well_folds import DealtWell, deal_wells, dealt_wells
+from components.core.screen.folds import DealtWell, deal_wells, dealt_wells
+from components.core.screen.layouts import read_screen
 
 
 def screen_of(experiments: int, sirnas: int, missing: float, seed: int, plates: int = 4) -> list[DealtWell]:

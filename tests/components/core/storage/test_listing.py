@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.core.screen.place import ScreenDirectory
+from components.core.screen.screen_source import ScreenDirectory
 from components.core.storage import listing
 from components.core.storage.listing import SPARE, parts
 from components.core.storage.object_store import ObjectStore

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from components.core.screen.simulation.batch_effects import plate_effect
-from components.core.screen.simulation.phenotypes import CELL_TYPES
+from components.core.screen.simulation.cells import CELL_TYPES
 
 # Ranges over the six channels in RxRx1: standard deviation of log channel means between experiments of a cell type.
 EXPERIMENT_RANGE = {"HUVEC": (0.19, 0.36), "RPE": (0.11, 0.42), "HEPG2": (0.39, 0.94), "U2OS": (0.37, 0.98)}

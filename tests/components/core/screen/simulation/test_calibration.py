@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from components.core.config import ScreenConfig, SimulateConfig
-from components.core.screen.simulation.phenotypes import CELL_TYPES
-from components.core.screen.simulation.plate_design import design_screen
-from components.core.screen.simulation.settings import SimulationSettings
-from components.core.screen.simulation.site import render_site
+from components.core.screen.simulation.cells import CELL_TYPES
+from components.core.screen.simulation.plate_design import SimulationSettings, design_screen
+from components.core.screen.simulation.rendering import render_site
 
 REAL = Path(__file__).resolve().parents[5] / ".." / "shared" / "rxrx1" / "plate_pixel_stats.csv"
 EXPERIMENTS, PLATES, SITES = 6, 4, 10

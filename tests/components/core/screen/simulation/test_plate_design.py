@@ -8,11 +8,11 @@ from components.core.config import ScreenConfig, SimulateConfig
 from components.core.screen.simulation.plate_design import (
     POSITIVE_WELLS,
     USED_WELLS,
+    SimulationSettings,
     design_screen,
     label_sirnas,
     treatment_wells,
 )
-from components.core.screen.simulation.settings import SimulationSettings
 
 
 def screen(seed=0, sites=2, **fields):

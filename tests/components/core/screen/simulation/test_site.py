@@ -4,12 +4,9 @@ import numpy as np
 import pytest
 
 from components.core.config import ScreenConfig, SimulateConfig
-from components.core.screen.simulation.cells import grow
-from components.core.screen.simulation.phenotypes import CELL_TYPES, TRAITS, cell_properties, sirna_shifts
-from components.core.screen.simulation.plate_design import design_screen
-from components.core.screen.simulation.rendering import draw
-from components.core.screen.simulation.settings import SimulationSettings
-from components.core.screen.simulation.site import render_site
+from components.core.screen.simulation.cells import CELL_TYPES, TRAITS, cell_properties, grow, sirna_shifts
+from components.core.screen.simulation.plate_design import SimulationSettings, design_screen
+from components.core.screen.simulation.rendering import draw, render_site
 
 LEVELS_C = (6, 15, 10, 10, 6, 9)
 SPREADS_C = (7, 13, 6, 7, 5, 5)

@@ -9,9 +9,8 @@ import pytest
 
 from components.core.config import ScreenConfig, SimulateConfig
 from components.core.errors import InputError
-from components.core.screen.simulation.plate_design import design_screen
-from components.core.screen.simulation.settings import SimulationSettings
-from components.core.screen.simulation.site import render_site
+from components.core.screen.simulation.plate_design import SimulationSettings, design_screen
+from components.core.screen.simulation.rendering import render_site
 from components.core.screen.simulation.writer import simulate
 
 REAL = Path(__file__).resolve().parents[5] / ".." / "shared" / "rxrx1"

@@ -12,7 +12,7 @@ from pathlib import Path
 from components.core.config import ScreenConfig
 from components.core.errors import InputError
 from components.core.screen import kaggle_layout, rxrx_layout
-from components.core.screen.place import ScreenPlace, UnreadableError, place_of
+from components.core.screen.screen_source import ScreenSource, UnreadableError, source_of
 from components.core.screen.tables import Entry, Row, Split
 from components.core.screen.wells import Plate, Screen, Well, natural_key
 from components.core.storage.manifest import Vocabulary, WellType
@@ -25,7 +25,7 @@ LEAST_USUAL_WELLS = 4
 """Wells of the median treatment from which on a label seen once is a slip; smaller screens may miss a well by chance."""
 
 
-def read_screen(source: ScreenPlace | Path, config: ScreenConfig) -> Screen:
+def read_screen(source: ScreenSource | Path, config: ScreenConfig) -> Screen:
     """Reads and checks the tables of a screen; no image is touched.
 
     Args:
@@ -37,7 +37,7 @@ def read_screen(source: ScreenPlace | Path, config: ScreenConfig) -> Screen:
         InputError: there are no tables, a row is malformed, a well appears twice, a label contradicts another, an
             experiment is in both halves, or a held-out experiment is not labelled.
     """
-    place = place_of(source)
+    place = source_of(source)
     names = _files(place)
     # The tables of the Kaggle layout win: a screen in that layout may keep a metadata.csv of its own.
     layout = rxrx_layout if rxrx_layout.METADATA in names and "train.csv" not in names else kaggle_layout
@@ -59,7 +59,7 @@ def read_screen(source: ScreenPlace | Path, config: ScreenConfig) -> Screen:
     return Screen(_plates(folders, entries, frozenset(config.holdout_experiments)), vocabulary)
 
 
-def read_new_plates(source: ScreenPlace | Path, experiments: Sequence[str] = ()) -> tuple[Plate, ...]:
+def read_new_plates(source: ScreenSource | Path, experiments: Sequence[str] = ()) -> tuple[Plate, ...]:
     """Reads and checks the tables of plates that are to be predicted; no label is read, nor an image touched.
 
     Args:
@@ -73,7 +73,7 @@ def read_new_plates(source: ScreenPlace | Path, experiments: Sequence[str] = ())
         InputError: there are no tables, a row is malformed, a well appears twice, an experiment is in both halves or has
             controls alone, or a wanted one is not there.
     """
-    place = place_of(source)
+    place = source_of(source)
     names = _files(place)
     layout = rxrx_layout if rxrx_layout.METADATA in names and not names & {"train.csv", "test.csv"} else kaggle_layout
     entries = list(layout.read_entries(place, names, None, labels=False))
@@ -89,7 +89,7 @@ def read_new_plates(source: ScreenPlace | Path, experiments: Sequence[str] = ())
     return tuple(replace(plate, labelled=False) for plate in _plates(layout.FOLDERS, wanted, frozenset()))
 
 
-def _files(place: ScreenPlace) -> set[str]:
+def _files(place: ScreenSource) -> set[str]:
     """Names of the files where the tables are."""
     place.check()
     try:

@@ -42,7 +42,7 @@ class UnreadableError(Exception):
         self.reason = reason
 
 
-class ScreenPlace(Protocol):
+class ScreenSource(Protocol):
     """A screen's files; safe in threads. Errors that are no file's own (credentials, network) are raised as they are."""
 
     def check(self) -> None:
@@ -69,16 +69,16 @@ class ScreenDirectory:
         self._prefix = f"{root}/"
 
     def check(self) -> None:
-        """See ScreenPlace.check."""
+        """See ScreenSource.check."""
         if not self.root.is_dir():
             raise InputError(f"{self.root}: no such directory; give the directory that holds train.csv or metadata.csv")
 
     def address(self, path: str = "") -> str:
-        """See ScreenPlace.address."""
+        """See ScreenSource.address."""
         return str(self.root / path)
 
     def list_files(self, folder: str = "") -> Sequence[FileFacts]:
-        """See ScreenPlace.list_files."""
+        """See ScreenSource.list_files."""
         try:
             with os.scandir(self.root / folder) as entries:
                 found = [(entry.name, entry.stat()) for entry in entries if not entry.is_dir()]
@@ -87,7 +87,7 @@ class ScreenDirectory:
         return [FileFacts(name, facts.st_size, str(facts.st_mtime_ns)) for name, facts in found]
 
     def list_trees(self, folders: Sequence[str]) -> Sequence[FileFacts]:
-        """See ScreenPlace.list_trees."""
+        """See ScreenSource.list_trees."""
         found: list[FileFacts] = []
         waiting = [*folders]
         while waiting:
@@ -110,7 +110,7 @@ class ScreenDirectory:
         return found
 
     def read_many(self, paths: Sequence[str]) -> list[bytes]:
-        """See ScreenPlace.read_many."""
+        """See ScreenSource.read_many."""
         return [self._read(path) for path in paths]
 
     def _read(self, path: str) -> bytes:
@@ -129,6 +129,6 @@ class ScreenDirectory:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def place_of(source: ScreenPlace | Path) -> ScreenPlace:
+def source_of(source: ScreenSource | Path) -> ScreenSource:
     """The place itself, or that of a directory's path."""
     return ScreenDirectory(source) if isinstance(source, Path) else source
