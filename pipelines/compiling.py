@@ -14,9 +14,9 @@ from rich.console import Console
 
 from components.core.config import RunConfig, result_config
 from components.core.errors import InputError
+from components.core.files import write_atomically
 from components.core.storage.digests import code_digest, digest_text
 from components.core.storage.run_record import RECIPE
-from components.core.storage.whole_file import write_whole
 from components.image import VERSION
 from pipelines.cluster_checks import check_cluster, preemption_remarks
 from pipelines.code_version import UNCOMMITTED, code_version
@@ -181,6 +181,6 @@ def _check_writable(out: Path) -> None:
 
 def _write(out: Path, text: str) -> None:
     try:
-        write_whole(out, text)
+        write_atomically(out, text)
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written ({error.strerror}); choose another place") from None

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from components.core.config import FrozenModel
 from components.core.errors import InputError
-from components.core.storage.whole_file import write_whole
+from components.core.files import write_atomically
 
 Target = Literal["cpu", "gpu"]
 RECORD = Path("images.json")
@@ -57,4 +57,4 @@ def read_images(path: Path) -> ImageRecord:
 
 def write_images(record: ImageRecord, path: Path) -> None:
     """Writes a record, whole or not at all."""
-    write_whole(path, record.model_dump_json(by_alias=True, indent=2) + "\n")
+    write_atomically(path, record.model_dump_json(by_alias=True, indent=2) + "\n")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import json
 import os
 import platform
@@ -26,13 +25,13 @@ from rich.console import Console
 
 from components.core.config import NO_EFFECT_ON_RESULTS, RunConfig, StoreConfig, first_difference, result_config
 from components.core.errors import InputError, StepError
+from components.core.files import atomic_directory, locked, write_atomically
 from components.core.learning.step_settings import library_versions
 from components.core.progress import EVENTS_VARIABLE, finished_tasks
 from components.core.storage.digests import code_digest, digest_file, digest_text
 from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import is_folder, open_store, whole_address
-from components.core.storage.whole_directory import whole_directory
 from pipelines.code_version import code_version
 from pipelines.containers.engine_side import check_images, ended_containers
 from pipelines.containers.mounts import check_credentials
@@ -218,10 +217,7 @@ def _describe(work: Path, out: Path, described: dict[str, Any]) -> None:
         if changed:
             # Nothing was computed with the earlier settings, which were wrong, so there is nothing to protect.
             shutil.rmtree(work / "simulated", ignore_errors=True)
-    # Whole or not at all: a run killed here must not leave a folder that no later run understands.
-    partial = work / ".run.json.partial"
-    partial.write_text(json.dumps(described, indent=1), encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, json.dumps(described, indent=1))
 
 
 def _result_part(described: dict[str, Any]) -> dict[str, Any]:
@@ -238,10 +234,10 @@ def _has_finished_tasks(work: Path) -> bool:
 
 @contextlib.contextmanager
 def _lock(path: Path, out: Path) -> Iterator[None]:
-    """Keeps a second run out of the same folder; the kernel frees it when this process ends."""
-    with path.open("w") as file:
+    """Keeps a second run out of the same folder."""
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(locked(path, wait=False))
         except BlockingIOError:
             raise InputError(
                 f"--out {out}: another run is working in this folder; wait for it or use another"
@@ -457,17 +453,12 @@ def collect(work: Path, out: Path, events: Path, names: Sequence[str] = RESULTS,
             source = found[-1] / name
             if not source.is_file():
                 continue
-            partial = out / f".{name}.partial"
-            shutil.copyfile(source, partial)
+            content = source.read_bytes()
             if name == "lineage.json":
                 # The report is itself a task of the run, so only now is every duration known.
-                lineage = {
-                    **json.loads(partial.read_text(encoding="utf-8")),
-                    "steps": finished_tasks(events),
-                    "embeddings": embeddings,
-                }
-                partial.write_text(json.dumps(lineage, indent=2) + "\n", encoding="utf-8")
-            partial.replace(out / name)
+                lineage = {**json.loads(content), "steps": finished_tasks(events), "embeddings": embeddings}
+                content = f"{json.dumps(lineage, indent=2)}\n".encode()
+            write_atomically(out / name, content)
     except OSError as error:
         raise StepError(
             f"{out}: the results cannot be written ({error.strerror}); make room and run the same command again"
@@ -487,7 +478,7 @@ def _collect_embeddings(work: Path, out: Path) -> list[str]:
     }
     if not files:
         return []
-    with whole_directory(out / EMBEDDINGS) as making:
+    with atomic_directory(out / EMBEDDINGS) as making:
         for name, file in files.items():
             (making / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, making / name)

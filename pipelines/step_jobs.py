@@ -17,9 +17,9 @@ import yaml
 from components.core.config import RunConfig
 from components.core.config.file import shipped_configs
 from components.core.errors import InputError
+from components.core.files import write_atomically
 from components.core.storage.digests import digest_text
 from components.core.storage.opening import join_address
-from components.core.storage.whole_file import write_whole
 from components.image import CPU, GPU
 from pipelines.image_record import ImageRecord
 from pipelines.plan.dag import GPU_STEPS
@@ -80,7 +80,7 @@ def write_jobs(manifests: Mapping[str, Sequence[Mapping[str, Any]]], folder: Pat
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, documents in manifests.items():
-            write_whole(folder / f"{name.replace('_', '-')}.yaml", as_text(documents))
+            write_atomically(folder / f"{name.replace('_', '-')}.yaml", as_text(documents))
     except OSError as error:
         raise InputError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
 

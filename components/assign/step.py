@@ -19,6 +19,7 @@ from components.core import progress
 from components.core.config import PriorConfig, parse
 from components.core.errors import InputError
 from components.core.evaluation.calibration import fit_temperature
+from components.core.files import atomic_directory
 from components.core.prior.arrangement import Arrangement, infer_arrangements, renamed
 from components.core.prior.balancing import balanced
 from components.core.prior.competition import Competition, competitions
@@ -28,7 +29,6 @@ from components.core.registry.plate_design import groups_of
 from components.core.storage.logits import META_FILE, ROLES, WellLogits, read_logits
 from components.core.storage.manifest import Manifest, ReferenceModel
 from components.core.storage.run_outcome import tell_failures
-from components.core.storage.whole_directory import whole_directory
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def run(config: AssignConfig, screen: Path, holdout: Path, logits: Path, out: Pa
         ],
         "warnings": warnings,
     }
-    with whole_directory(out) as making:
+    with atomic_directory(out) as making:
         for role in ROLES:
             write_names(making / f"{role}.csv", wells[role].ids_W, names[role], vocabulary.treatments)
         (making / "assign.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")

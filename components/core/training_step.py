@@ -23,6 +23,7 @@ import torch
 from components.core import progress
 from components.core.config import ComputeConfig, parse
 from components.core.errors import InputError, StepError
+from components.core.files import write_atomically
 from components.core.learning.checkpointing import Checkpoints
 from components.core.learning.network import pick_device
 from components.core.learning.precision import arithmetic
@@ -207,8 +208,5 @@ def _left_errors() -> Iterator[None]:
                 "message": str(error) if known else " ".join(f"{type(error).__name__}: {error}".split()),
                 "labels": progress.labels(),
             }
-            file = Path(folder, f"error-{os.environ['RANK']}.json")
-            partial = file.with_suffix(".partial")
-            partial.write_text(json.dumps(found), encoding="utf-8")
-            partial.replace(file)
+            write_atomically(Path(folder, f"error-{os.environ['RANK']}.json"), json.dumps(found))
         raise

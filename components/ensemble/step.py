@@ -11,10 +11,10 @@ import numpy as np
 
 from components.core import progress
 from components.core.errors import InputError
+from components.core.files import atomic_directory
 from components.core.storage.logits import LogitsDirectory, WellLogits, read_logits, write_logits
 from components.core.storage.manifest import Manifest
 from components.core.storage.run_outcome import tell_failures
-from components.core.storage.whole_directory import whole_directory
 
 
 def main(screen: str, logits: str, out: str) -> None:
@@ -59,7 +59,7 @@ def run(folds: Sequence[Path], out: Path) -> None:
     parts = _in_fold_order([(path, read_logits(path)) for path in folds])
     wells = {"oof": _joined(parts), **{role: _mean(parts, role) for role in ("unlabelled", "holdout")}}
     merged = LogitsDirectory(wells, _merged_meta(parts))
-    with whole_directory(out) as making:
+    with atomic_directory(out) as making:
         write_logits(making, merged)
     counts = ", ".join(f"{len(content.ids_W)} {role}" for role, content in wells.items())
     progress.note(f"{merged.cell_type}: {len(parts)} folds, {counts} wells")

@@ -22,6 +22,7 @@ from components.assign.step import run as assign
 from components.core.config import RunConfig, parse
 from components.core.errors import InputError, StepError
 from components.core.evaluation.table import accuracy_table
+from components.core.files import atomic_directory
 from components.core.storage.finished import fetch_finished
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
@@ -35,7 +36,6 @@ from components.core.storage.run_record import (
     finished_folds,
     read_run,
 )
-from components.core.storage.whole_directory import whole_directory
 from components.ensemble.step import run as ensemble
 from components.report.step import run as report
 
@@ -72,7 +72,7 @@ def finish(
     """
     _check_out(out, key)
     try:
-        with whole_directory(out) as making:
+        with atomic_directory(out) as making:
             # What is fetched lies beside the results, where there is room for them.
             work = making / "work"
             work.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from components.core.config import RunConfig
 from components.core.evaluation.figures.growth_chart import Point, draw_growth
-from components.core.storage.whole_file import write_whole
+from components.core.files import write_atomically
 from components.growth.rungs import Rung
 
 SCHEMA = 1
@@ -83,16 +84,16 @@ class Growth:
             "config": json.loads(self.config.model_dump_json()),
             **lineage,
         }
-        write_whole(out / "growth.json", json.dumps(content, indent=1) + "\n")
+        write_atomically(out / "growth.json", json.dumps(content, indent=1) + "\n")
         if all(entry.per_seed for entry in self.measured.values()) and self.assigned:
-            partial = out / ".growth.partial.png"
             figure = draw_growth(
                 [_point(entry) for entry in self.route("standardise")],
                 [_point(entry) for entry in self.route("adabn")],
                 Point("folds +\nassignment", list(self.assigned.values()), PUBLISHED_END),
             )
-            figure.savefig(partial, dpi=160, metadata={"Software": None})
-            partial.replace(out / "growth.png")
+            picture = io.BytesIO()
+            figure.savefig(picture, dpi=160, metadata={"Software": None})
+            write_atomically(out / "growth.png", picture.getvalue())
 
     def table(self) -> Table:
         """The rungs with their means, deviations and seeds."""

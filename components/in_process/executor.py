@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from components.core.errors import InputError, StepError
+from components.core.files import write_atomically
 from components.core.processes import end_with_parent
 from components.core.progress import TASK_VARIABLE
-from components.core.storage.whole_file import write_whole
 from components.in_process.tasks import Output, Task
 
 LISTS_AS_JSON = {("ensemble", "logits")}
@@ -70,7 +70,7 @@ class Workplace:
 
     def finish(self, task: Task, seconds: float) -> None:
         """Marks a task as finished."""
-        write_whole(self._of(task) / "done.json", json.dumps({"step": task.step, "seconds": seconds}))
+        write_atomically(self._of(task) / "done.json", json.dumps({"step": task.step, "seconds": seconds}))
 
     def _of(self, task: Task) -> Path:
         return self.folder / "tasks" / task.digest

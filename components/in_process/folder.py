@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from components.core.config import first_difference
 from components.core.errors import InputError, StepError
+from components.core.files import locked, write_atomically
 
 
 @contextmanager
@@ -26,16 +26,14 @@ def opened(out: Path, described: Mapping[str, Any]) -> Iterator[Path]:
         StepError: the disk was full later.
     """
     work = out / "work"
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        lock = (work / "lock").open("w")
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from None
-    with lock:
+    with ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            work.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(work / "lock", wait=False))
         except BlockingIOError:
             raise InputError(f"--out {out}: another run works in this folder; wait for it or use another") from None
+        except OSError as error:
+            raise InputError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from None
         try:
             path = work / "described.json"
             if path.is_file():
@@ -43,9 +41,7 @@ def opened(out: Path, described: Mapping[str, Any]) -> Iterator[Path]:
                 if changed:
                     raise InputError(f"--out {out}: holds results of another {changed}; use a new folder")
             else:
-                partial = path.with_suffix(".partial")
-                partial.write_text(json.dumps(dict(described)), encoding="utf-8")
-                partial.replace(path)
+                write_atomically(path, json.dumps(dict(described)))
             yield work
         except OSError as error:
             raise StepError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from pathlib import Path
 from components.core import progress
 from components.core.config import PriorConfig, RunConfig, parse
 from components.core.errors import StepError
+from components.core.files import write_atomically
 from components.core.learning.warm_start import Scored, check_labels, check_networks, scored_by_tables
 from components.core.prior.arrangement import check_design
 from components.core.prior.plate_groups import labelled_treatments
@@ -182,20 +182,13 @@ def _table(rows: list[tuple[str, str]]) -> bytes:
 
 
 def write_all(outputs: Mapping[Path, bytes]) -> None:
-    """Writes files under temporary names, then gives all of them their own."""
-    written = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in outputs}
-    path = next(iter(outputs))
-    try:
-        for path, part in written.items():
+    """Writes files atomically, one after the other."""
+    for path, content in outputs.items():
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(outputs[path])
-        for path, part in written.items():
-            part.replace(path)
-    except OSError as error:  # a full disk names no file
-        raise StepError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        for part in written.values():
-            part.unlink(missing_ok=True)
+            write_atomically(path, content)
+        except OSError as error:  # a full disk names no file
+            raise StepError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def _check_start(config: RunConfig, own: ObjectStorage, scored: Sequence[Scored]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
-from components.core.storage.whole_file import write_whole
+from components.core.files import write_atomically
 from components.protocols.splits import Protocol
 
 SCHEMA = 1
@@ -97,7 +97,7 @@ class Results:
 
     def write(self, path: Path, lineage: Mapping[str, Any]) -> None:
         """Writes protocols.json whole."""
-        write_whole(path, json.dumps(self.as_json(lineage), indent=1) + "\n")
+        write_atomically(path, json.dumps(self.as_json(lineage), indent=1) + "\n")
 
     def table(self) -> Table:
         """Percent, mean and deviation over the repeats, each protocol beside the organisers' figures."""

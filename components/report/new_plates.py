@@ -19,12 +19,12 @@ from components.core.evaluation.prediction_page import Prediction, render
 from components.core.evaluation.quality.plate_confidence import UNSURE
 from components.core.evaluation.report_page import Notice
 from components.core.evaluation.scores import build_metrics
+from components.core.files import atomic_directory
 from components.core.storage.artifacts import local_copy
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import open_store
 from components.core.storage.run_outcome import record_results, tell_failures
-from components.core.storage.whole_directory import whole_directory
 from components.report.inputs import AssignOutput, Places, read_labels
 from components.report.quality import look_at, write_quality
 from components.report.step import (
@@ -109,7 +109,7 @@ def run(
             lineage=told,
         )
     )
-    with whole_directory(out) as folder:
+    with atomic_directory(out) as folder:
         write_predictions(folder / "predictions.csv", wells)
         write_quality(folder / "qc.csv", new, quality, {well.id_code: well for well in wells})
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")

@@ -21,6 +21,7 @@ from components.core.evaluation.figures import image_strip
 from components.core.evaluation.named_wells import SCORES, NamedWell, Score, with_truth
 from components.core.evaluation.report_page import Notice, Picture, Report, render
 from components.core.evaluation.scores import build_metrics
+from components.core.files import atomic_directory
 from components.core.screen.packed import SiteReader
 from components.core.storage.artifacts import local_copy
 from components.core.storage.interface import ObjectReader
@@ -28,7 +29,6 @@ from components.core.storage.manifest import Manifest, PlateRecord
 from components.core.storage.opening import join_address, open_store
 from components.core.storage.run_outcome import record_results, tell_failures
 from components.core.storage.run_record import RECIPE, lineage_of
-from components.core.storage.whole_directory import whole_directory
 from components.report.inputs import (
     AssignOutput,
     Places,
@@ -128,7 +128,7 @@ def run(
             lineage=lineage,
         )
     )
-    with whole_directory(out) as folder:
+    with atomic_directory(out) as folder:
         for score, name in PREDICTIONS.items():
             write_predictions(folder / name, wells[score])
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")

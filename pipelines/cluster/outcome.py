@@ -15,13 +15,13 @@ from rich.console import Console
 
 from components.core.config import RunConfig
 from components.core.errors import InputError, StepError
+from components.core.files import atomic_directory
 from components.core.storage.artifacts import local_file
 from components.core.storage.finished import fetch_finished
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
 from components.core.storage.run_outcome import RESULTS, fetch_results
 from components.core.storage.run_record import HOLDOUT, MANIFEST, RUNS, FoldRecord, finished_folds
-from components.core.storage.whole_directory import whole_directory
 from pipelines.child import run_child
 from pipelines.finishing import finish_command
 
@@ -67,7 +67,7 @@ def fetch(store: ObjectStorage, key: str, out: Path, config: RunConfig) -> Seque
         StepError: the folder cannot be written.
     """
     try:
-        with whole_directory(out) as making:
+        with atomic_directory(out) as making:
             names = list(fetch_results(store, key, making))
             if config.embeddings.enabled:
                 names += _fetch_embeddings(store, key, making)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from rich.console import Console
 
 from components.core.errors import InputError, StepError
+from components.core.files import locked
 from components.image import VERSION
 from pipelines.code_version import UNCOMMITTED, sources_digest
 from pipelines.container_engine import connect, one_line
@@ -77,7 +78,7 @@ def build(targets: Sequence[Target], settings: BuildSettings, console: Console) 
     if settings.base:
         arguments["BASE_IMAGE"] = settings.base
     built = []
-    with _opened(settings.log) as log:
+    with _open_log(settings.log) as log:
         for target in targets:
             begun = time.monotonic()
             name = f"{repository(target)}:{tag_of(commit)}"
@@ -128,24 +129,23 @@ def _failure(said: str, name: str, settings: BuildSettings, log: TextIO) -> Exce
     return StepError(f"{name}: the build failed ({line}); all that it printed is in {log.name}")
 
 
-def _opened(path: Path) -> TextIO:
-    """The log, or one beside it while another build writes that."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for number in itertools.count(1):
-            file = (path if number == 1 else path.with_stem(f"{path.stem}-{number}")).open("a", encoding="utf-8")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed, or its process ends
-            except BlockingIOError:
-                file.close()
-                continue
-            file.truncate(0)
-            return file
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
-        ) from None
-    raise AssertionError("counting does not end")
+@contextmanager
+def _open_log(path: Path) -> Iterator[TextIO]:
+    """The log, or a numbered one beside it while another build writes to it."""
+    with ExitStack() as held:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for number in itertools.count(1):
+                log = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+                with suppress(BlockingIOError):
+                    held.enter_context(locked(log, wait=False))
+                    file = held.enter_context(log.open("w", encoding="utf-8"))
+                    break
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
+            ) from None
+        yield file
 
 
 def _content(path: Path) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.core.errors import InputError
-from components.core.storage.whole_file import write_whole
+from components.core.files import write_atomically
 from pipelines.plan.dag import STEPS
 from pipelines.plan.estimate import RunPlan, TaskEstimate, basis_of
 from pipelines.plan.transfers import Transfer
@@ -24,7 +24,7 @@ def write_plan(path: Path, plan: RunPlan, gpus: Sequence[int]) -> None:
         InputError: it cannot be written.
     """
     try:
-        write_whole(path, json.dumps(as_data(plan, gpus), indent=1) + "\n")
+        write_atomically(path, json.dumps(as_data(plan, gpus), indent=1) + "\n")
     except OSError as error:
         raise InputError(f"--json {path}: cannot be written ({error.strerror})") from None
 

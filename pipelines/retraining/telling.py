@@ -13,9 +13,9 @@ from components.core.errors import ContactError, InputError, StepError
 from components.core.evaluation.comparison.decision import Decision
 from components.core.evaluation.comparison.markdown import comparison_markdown, escaped
 from components.core.evaluation.comparison.terminal import comparison_table
+from components.core.files import write_atomically
 from components.core.registry.champion import Champion
 from components.core.registry.model_manifest import SHORT
-from components.core.storage.whole_file import write_whole
 from pipelines.retraining.holdout import Comparable
 from pipelines.retraining.order import Order
 from pipelines.retraining.records import Outcome
@@ -133,8 +133,8 @@ class Telling:
         text += f"\n\nRun `{outcome.run}`, model `{outcome.model[:SHORT]}`, generation {outcome.generation}.\n"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / "comparison.json", decision.model_dump_json(indent=1) + "\n")
-            write_whole(folder / "comparison.md", text)
+            write_atomically(folder / "comparison.json", decision.model_dump_json(indent=1) + "\n")
+            write_atomically(folder / "comparison.md", text)
         except OSError as error:
             raise StepError(f"{folder}: cannot be written ({error.strerror}); the decision stands") from None
         self.say(f"report: {(folder / 'challenger' / 'report.html').resolve()}")

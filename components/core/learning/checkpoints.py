@@ -6,28 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from components.core.errors import InputError, StepError
+from components.core.files import write_atomically
 
 
 def save_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Writes parameters and buffers as safetensors, by a temporary name and a rename.
+    """Writes parameters and buffers as safetensors, atomically.
 
     Raises:
         StepError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
     tensors: dict[str, Tensor] = {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
     try:
-        save_file(tensors, str(partial), metadata=dict(metadata or {}))
-    except SafetensorError as error:
-        partial.unlink(missing_ok=True)
-        reason = " ".join(str(error).split())
-        raise StepError(f"{path}: cannot be written ({reason}); make room and run again") from None
-    partial.rename(path)
+        write_atomically(path, save(tensors, metadata=dict(metadata or {})))
+    except OSError as error:
+        raise StepError(f"{path}: cannot be written ({error.strerror}); make room and run again") from None
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

@@ -11,9 +11,7 @@ import hashlib
 import json
 import multiprocessing
 import os
-import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -23,6 +21,7 @@ from typing import Any
 import cv2
 
 from components.core.errors import InputError
+from components.core.files import atomic_directory
 from components.core.processes import cores
 from components.core.screen.simulation.cells import known_cell_type
 from components.core.screen.simulation.plate_design import Plate, SimulationSettings, Well, design_screen
@@ -61,18 +60,11 @@ def simulate(
     record = _record(settings)
     if out.exists() and _holds(out, record):
         return False
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    try:
-        partial.chmod(0o755)
+    with atomic_directory(out) as folder:
         plates = design_screen(settings)
-        _write_images(settings, plates, partial / "screen", processes, progress or (lambda done, total: None))
-        _write_tables(plates, partial)
-        (partial / "simulation.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        _write_images(settings, plates, folder / "screen", processes, progress or (lambda done, total: None))
+        _write_tables(plates, folder)
+        (folder / "simulation.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return True
 
 

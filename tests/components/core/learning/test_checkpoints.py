@@ -1,10 +1,11 @@
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors import safe_open
 from torch import nn
 
-from components.core.errors import InputError
-from components.core.learning import checkpoints
+from components.core.errors import InputError, StepError
 from components.core.learning.checkpoints import load_weights, save_weights
 from tests.components.core.learning.tiny_networks import SLIM, classifier, same, weights_of
 
@@ -63,15 +64,15 @@ def test_a_write_that_fails_half_way_leaves_the_old_weights(tmp_path, monkeypatc
     save_weights(classifier(5, seed=1), path)
     before = path.read_bytes()
 
-    def full_disk(tensors, name, metadata):
-        with open(name, "wb") as file:
-            file.write(before[:100])
-        raise OSError("no space left")
+    def full_disk(file: Path, data: bytes) -> int:
+        with file.open("wb") as half:
+            half.write(data[:100])
+        raise OSError(28, "no space left")
 
-    monkeypatch.setattr(checkpoints, "save_file", full_disk)
-    with pytest.raises(OSError, match="no space left"):
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(StepError, match="no space left"):
         save_weights(classifier(5, seed=2), path)
     assert path.read_bytes() == before
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(StepError, match="no space left"):
         save_weights(classifier(5, seed=2), tmp_path / "new.safetensors")
     assert not (tmp_path / "new.safetensors").exists()

@@ -1,0 +1,82 @@
+"""Files and folders that appear complete or not at all, and locks between processes. Local disks only."""
+
+from __future__ import annotations
+
+import glob
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file under a temporary name beside it, then renames it; an earlier file stays until then.
+
+    Args:
+        path: the file; its folder must exist.
+        content: text is written as UTF-8.
+
+    Raises:
+        OSError: the file cannot be written. Nothing of it is left.
+    """
+    partial = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        partial.replace(path)
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+@contextmanager
+def atomic_directory(out: Path) -> Iterator[Path]:
+    """Yields an empty folder that becomes `out` when the block ends, and is removed if the block raises.
+
+    An earlier `out` stays as it is until the new one is complete, then is replaced. Temporary folders are hidden siblings of
+    `out`; the next call removes those of killed processes.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for lock in out.parent.glob(f".{glob.escape(out.name)}.*.partial/lock"):
+        with suppress(OSError), locked(lock, wait=False):
+            _clear(lock.parent, out)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    with locked(work / "lock"):
+        try:
+            new = work / "new"
+            new.mkdir()
+            yield new
+            if out.exists():  # a rename does not replace a folder that has files
+                out.replace(work / "old")
+            new.replace(out)
+        finally:
+            _clear(work, out)
+
+
+def _clear(work: Path, out: Path) -> None:
+    """Removes a temporary folder; an earlier `out` moved into it goes back if nothing has replaced it."""
+    if (work / "old").exists() and not out.exists():
+        (work / "old").replace(out)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Holds a lock file against other processes and threads; the lock of a killed process is free. The file stays.
+
+    Raises:
+        BlockingIOError: another holds it, and `wait` is false.
+        OSError: the file cannot be created.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=wait)
+    except Timeout:
+        raise BlockingIOError(f"{path}: locked by another process") from None
+    try:
+        yield
+    finally:
+        lock.release()
