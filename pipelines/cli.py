@@ -233,7 +233,7 @@ def compile_(
     from rich.console import Console
 
     from components.core.config import RunConfig
-    from pipelines.compiling import run_compile
+    from pipelines.cluster.compile import run_compile
 
     run_compile(RunConfig.load(config, set or []), out, images, Console())
 
@@ -323,9 +323,9 @@ def jobs(
     They read and write below by-hand/NAME of the configuration's bucket; k8s/examples are those of demo.
     """
     from components.core.config import RunConfig
-    from pipelines.cluster_checks import check_cluster
-    from pipelines.compiling import images_of
-    from pipelines.step_jobs import step_jobs, write_jobs
+    from pipelines.cluster.compile import images_of
+    from pipelines.cluster.config_checks import check_cluster
+    from pipelines.cluster.jobs import step_jobs, write_jobs
 
     settings = RunConfig.load(config, set or [])
     check_cluster(settings)

@@ -16,7 +16,7 @@ from components.core.storage.object_store import parse_uri
 from components.core.storage.opening import FOLDER, is_folder, join_address, open_existing
 from components.core.storage.run_record import RUNS
 from pipelines.child import run_child
-from pipelines.code_version import code_version
+from pipelines.images.code_version import code_version
 from pipelines.local import JOB, storage
 
 

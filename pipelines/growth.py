@@ -9,7 +9,7 @@ from rich.console import Console
 
 from components.core.config import RunConfig
 from pipelines.child import run_child
-from pipelines.code_version import code_version
+from pipelines.images.code_version import code_version
 from pipelines.local import storage
 
 

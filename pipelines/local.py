@@ -32,11 +32,11 @@ from components.core.storage.digests import code_digest, digest_file, digest_tex
 from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import is_folder, open_store, whole_address
-from pipelines.code_version import code_version
 from pipelines.containers.engine_side import check_images, ended_containers
 from pipelines.containers.mounts import check_credentials
 from pipelines.containers.settings import container_settings, scratch
 from pipelines.display import Display, task_counts, task_name
+from pipelines.images.code_version import code_version
 from pipelines.input_checks import check_input, check_start, local_files
 
 RESULTS = (

@@ -59,8 +59,8 @@ def _run(what: dict[str, Any], config: RunConfig) -> None:
 
 def _end(what: dict[str, Any]) -> None:
     if what["containers"]:
-        from pipelines.container_engine import connect
         from pipelines.containers.engine_side import remove_containers
+        from pipelines.images.engine import connect
 
         # They are children of the engine, not of this process; the signal that ends it comes after them.
         with contextlib.suppress(InputError):

@@ -21,11 +21,11 @@ from components.core.errors import InputError, StepError
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.opening import is_folder, open_existing, open_store, whole_address
 from components.core.storage.run_record import RUNS
-from pipelines.code_version import code_version
 from pipelines.containers.engine_side import check_images, ended_containers
 from pipelines.containers.mounts import check_credentials
 from pipelines.containers.settings import container_settings, scratch
 from pipelines.display import Display
+from pipelines.images.code_version import code_version
 from pipelines.input_checks import screen_place
 from pipelines.local import (
     JOB,

@@ -10,7 +10,7 @@ from rich.console import Console
 from components.core.config import RunConfig
 from components.protocols.splits import asked_protocols, check_repeats, protocol_config
 from pipelines.child import run_child
-from pipelines.code_version import code_version
+from pipelines.images.code_version import code_version
 from pipelines.input_checks import check_input
 from pipelines.local import storage
 

@@ -24,9 +24,8 @@ from components.pretrain.component import pretrain
 from components.pseudo_label.component import pseudo_label
 from components.report.component import report
 from components.sections import sections
+from pipelines.cluster.pod_settings import apply_pod_settings, resources_of
 from pipelines.plan.dag import GPU_STEPS
-from pipelines.pods import dress
-from pipelines.resources import resources_of
 
 Finish = Callable[..., dsl.PipelineTask]
 
@@ -105,7 +104,7 @@ def pod_settings(config: RunConfig, images: Mapping[str, str]) -> Finish:
 
     def dressed(task: dsl.PipelineTask, step: str, *labels: str) -> dsl.PipelineTask:
         image = images.get("gpu" if step in GPU_STEPS else "cpu")
-        dress(task, resources_of(config, step), config.cluster, image)
+        apply_pod_settings(task, resources_of(config, step), config.cluster, image)
         # The truth that the report reads may change under its name.
         cached = config.cluster.caching and image is not None and step != "report"
         return task.set_caching_options(enable_caching=cached).set_display_name(" ".join((step, *labels)))

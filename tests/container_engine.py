@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def engine_or_skip() -> DockerClient:
-    from pipelines.container_engine import connect
+    from pipelines.images.engine import connect
 
     try:
         return connect()

@@ -16,6 +16,7 @@ from components.core.config import RunConfig
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.run_record import RECIPE, cluster_run_key, lineage_of
 from pipelines.cluster.attempts import Submission, Work, fetched, warn
+from pipelines.cluster.config_checks import preemption_remarks
 from pipelines.cluster.endpoint import Endpoint
 from pipelines.cluster.following import Pace
 from pipelines.cluster.identity import identify
@@ -23,9 +24,8 @@ from pipelines.cluster.login import Login
 from pipelines.cluster.order import Order
 from pipelines.cluster.outcome import check_out, has_results
 from pipelines.cluster.submission import prepare
-from pipelines.cluster_checks import preemption_remarks
-from pipelines.code_version import code_commit
-from pipelines.image_record import ImageRecord
+from pipelines.images.code_version import code_commit
+from pipelines.images.record import ImageRecord
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.core.errors import InputError
-from pipelines.compiling import images_of
-from pipelines.image_record import RECORD, ImageRecord
-from pipelines.image_registry import check_pushed
+from pipelines.cluster.compile import images_of
+from pipelines.images.record import RECORD, ImageRecord
+from pipelines.images.registry import check_pushed
 
 HOURS = 72.0
 """Until following ends, unless it is said otherwise."""

@@ -11,12 +11,12 @@ from components.core.config import RunConfig
 from components.core.evaluation.table import accuracy_table
 from components.core.storage.interface import ObjectStorage
 from pipelines.cluster.attempts import Work
+from pipelines.cluster.compile import compiled, known_lineage
 from pipelines.cluster.following import Pace
 from pipelines.cluster.launching import Job, launch
 from pipelines.cluster.order import Order
 from pipelines.cluster.outcome import report_of_failed
 from pipelines.cluster.submit_checks import check_submission
-from pipelines.compiling import compiled, known_lineage
 from pipelines.display import task_counts
 
 

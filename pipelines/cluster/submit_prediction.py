@@ -22,14 +22,14 @@ from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.opening import is_folder, open_screen, open_store
 from components.core.storage.run_record import predicting_name
 from pipelines.cluster.attempts import Work
+from pipelines.cluster.compile import compiled_prediction, pinned_lineage
+from pipelines.cluster.config_checks import check_bucket, check_cluster
 from pipelines.cluster.data_fingerprint import fingerprint
 from pipelines.cluster.following import Pace
 from pipelines.cluster.launching import Job, launch
 from pipelines.cluster.order import Order
 from pipelines.cluster.outcome import recorded_folds
 from pipelines.cluster.submit_checks import check_address, check_keys, of_a_copy
-from pipelines.cluster_checks import check_bucket, check_cluster
-from pipelines.compiling import compiled_prediction, pinned_lineage
 from pipelines.prediction_checks import Checked, Wanted, check_prediction, task_counts
 
 

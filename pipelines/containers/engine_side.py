@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.code_version import sources_digest
-from pipelines.container_engine import check_image, connect
-from pipelines.image_record import Target
+from pipelines.images.code_version import sources_digest
+from pipelines.images.engine import check_image, connect
 from pipelines.images.names import CURRENT
+from pipelines.images.record import Target
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -7,7 +7,7 @@ from typing import TypedDict
 
 from components.core.config import RunConfig
 from components.core.config.cluster import StepsConfig
-from pipelines.resources import resources_of
+from pipelines.cluster.pod_settings import resources_of
 
 
 class Limits(TypedDict):

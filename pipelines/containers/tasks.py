@@ -21,10 +21,10 @@ from kfp.local import docker_task_handler
 from requests.exceptions import RequestException
 
 from components.core.progress import emit
-from pipelines.container_engine import connect, one_line, whose_files
 from pipelines.containers.engine_side import WORK_LABEL
 from pipelines.containers.limits import Limits
 from pipelines.containers.mounts import environment_of
+from pipelines.images.engine import connect, one_line, whose_files
 
 GIB = 2**30
 _LABELS = ("fold", "cell_type", "backbone")

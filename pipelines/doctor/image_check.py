@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.core.errors import InputError
-from pipelines.container_engine import connect, one_line
 from pipelines.doctor.finding import Finding
-from pipelines.image_record import read_images
-from pipelines.image_registry import ask, missing, split_reference
+from pipelines.images.engine import connect, one_line
+from pipelines.images.record import read_images
+from pipelines.images.registry import ask, missing, split_reference
 
 SECONDS = 10
 

@@ -14,8 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from components.core.errors import InputError
-from pipelines.code_version import code_version
 from pipelines.doctor.finding import Finding, Level
+from pipelines.images.code_version import code_version
 
 GIB = 1 << 30
 LITTLE_GIB, NONE_GIB = 20, 1

@@ -14,7 +14,7 @@ from pipelines.doctor.finding import Finding, guarded
 from pipelines.doctor.image_check import check_images
 from pipelines.doctor.machine_check import check_gpu, check_room, check_shared_memory, check_versions, work_folders
 from pipelines.doctor.store_check import check_store
-from pipelines.image_record import RECORD
+from pipelines.images.record import RECORD
 from pipelines.local import default_store
 
 STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}

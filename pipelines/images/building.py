@@ -16,11 +16,11 @@ from rich.console import Console
 from components.core.errors import InputError, StepError
 from components.core.files import locked
 from components.image import VERSION
-from pipelines.code_version import UNCOMMITTED, sources_digest
-from pipelines.container_engine import connect, one_line
-from pipelines.image_record import Target
+from pipelines.images.code_version import UNCOMMITTED, sources_digest
 from pipelines.images.context import DOCKERFILE, pack_context
+from pipelines.images.engine import connect, one_line
 from pipelines.images.names import CURRENT, checkout, repository, tag_of
+from pipelines.images.record import Target
 
 _BASE_REFUSED = re.compile(
     r"pull access denied|manifest unknown|not found: manifest|invalid reference|no such host|registry"

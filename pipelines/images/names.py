@@ -10,8 +10,8 @@ from pathlib import Path
 
 from components.core.errors import InputError
 from components.image import CPU, GPU
-from pipelines.code_version import ROOT, UNCOMMITTED, code_commit
-from pipelines.image_record import Target
+from pipelines.images.code_version import ROOT, UNCOMMITTED, code_commit
+from pipelines.images.record import Target
 
 CURRENT: dict[Target, str] = {"cpu": str(CPU["base_image"]), "gpu": str(GPU["base_image"])}
 """Names of the newest build on this machine, by target."""

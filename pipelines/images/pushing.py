@@ -9,10 +9,10 @@ from rich.console import Console
 
 from components.core.errors import InputError, StepError
 from components.image import VERSION
-from pipelines.code_version import UNCOMMITTED, sources_digest
-from pipelines.container_engine import check_image, connect, one_line
-from pipelines.image_record import Image, ImageRecord, Target, write_images
+from pipelines.images.code_version import UNCOMMITTED, sources_digest
+from pipelines.images.engine import check_image, connect, one_line
 from pipelines.images.names import checkout, repository, tag_of
+from pipelines.images.record import Image, ImageRecord, Target, write_images
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -33,9 +33,9 @@ from components.core.storage.folder_store import FolderStore
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import FOLDER, is_folder, open_screen, open_store
+from pipelines.cluster.compile import images_of
+from pipelines.cluster.config_checks import check_cluster
 from pipelines.cluster.submit_checks import checked_store
-from pipelines.cluster_checks import check_cluster
-from pipelines.compiling import images_of
 from pipelines.containers.engine_side import check_images
 from pipelines.input_checks import check_screen, screen_place
 from pipelines.local import default_store, storage

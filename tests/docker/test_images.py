@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from components.image import VERSION
-from pipelines.code_version import sources_digest
+from pipelines.images.code_version import sources_digest
 from pipelines.images.names import tag_of
 from tests.container_engine import engine_or_skip, images_or_skip
 
@@ -85,7 +85,7 @@ def test_labels_tell_version_commit_and_sources(images, target: str):
     assert re.fullmatch(r"[0-9a-f]{12}(\+changes)?", revision)
     assert f"cellsignal-{target}:{tag_of(revision)}" in image.tags
     assert labels["cellsignal.sources"] == sources_digest()
-    program = "from pipelines.code_version import sources_digest; print(sources_digest())"
+    program = "from pipelines.images.code_version import sources_digest; print(sources_digest())"
     assert run(images[target], "python3", "-c", program).strip() == sources_digest()
 
 

@@ -17,7 +17,7 @@ import typer
 
 from components.image import VERSION
 from pipelines.cli import app
-from pipelines.image_record import Image, ImageRecord, write_images
+from pipelines.images.record import Image, ImageRecord, write_images
 from tests.github.workflows import SHELL, job, scripts
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -11,8 +11,8 @@ import yaml
 
 from components.core.config import RunConfig
 from components.core.config.cluster import ClusterConfig, StepsConfig
-from pipelines.resources import resources_of
-from pipelines.step_jobs import ACCOUNT
+from pipelines.cluster.jobs import ACCOUNT
+from pipelines.cluster.pod_settings import resources_of
 from tests.k8s.manifests import K8S, OVERLAYS, OWN, SINGLE_USER, built, examples, one, pods
 from tests.k8s.pod_security import violations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipelines.registry_server import serve_registry
+from tests.pipelines.images.registry_server import serve_registry
 from tests.pipelines.tiny_run import CONFIG, Cellsignal, only_huvec
 from tests.tiny_screen import TinyScreen
 

@@ -19,10 +19,10 @@ from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_store
 from components.core.storage.run_outcome import record_results
+from pipelines.cluster.compile import compiled
 from pipelines.cluster.following import Pace
 from pipelines.cluster.order import Order
 from pipelines.cluster.submit import submit
-from pipelines.compiling import compiled
 from tests.conftest import BUCKET
 from tests.pipelines.cluster.kfp_server import KfpServer, serve
 from tests.pipelines.tiny_run import Cellsignal, only_huvec

@@ -15,7 +15,7 @@ from pipelines.cluster.login import Login
 from pipelines.cluster.submit_checks import check_submission
 from tests.pipelines.cluster.conftest import Submitting
 from tests.pipelines.cluster.kfp_server import LOGIN_PAGE, Fault, KfpServer
-from tests.pipelines.registry_server import record_at
+from tests.pipelines.images.registry_server import record_at
 from tests.pipelines.tiny_run import error_line
 
 SECRET = "s3cr3t-t0ken"

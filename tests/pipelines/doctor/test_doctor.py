@@ -24,7 +24,7 @@ from pipelines.doctor.machine_check import check_gpu, check_room, check_shared_m
 from pipelines.doctor.run import run_doctor
 from pipelines.doctor.store_check import check_operations
 from tests.pipelines.cluster.kfp_server import Fault, KfpServer, serve
-from tests.pipelines.registry_server import record_at
+from tests.pipelines.images.registry_server import record_at
 from tests.pipelines.tiny_run import Cellsignal, processes_naming
 
 OPERATIONS = ["object store", "put, get", "multipart", "conditional put", "conditional replace", "list, delete"]

@@ -15,9 +15,9 @@ import pytest
 from rich.console import Console
 
 from components.core.errors import InputError, StepError
-from pipelines.code_version import code_commit, sources_digest
-from pipelines.image_record import read_images
+from pipelines.images.code_version import code_commit, sources_digest
 from pipelines.images.names import tag_of
+from pipelines.images.record import read_images
 from tests.container_engine import engine_or_skip
 
 pytestmark = pytest.mark.docker

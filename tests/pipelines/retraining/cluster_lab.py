@@ -22,7 +22,7 @@ from components.core.registry.publishing import publish
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_outcome import FailureRecord, record_results
-from pipelines.image_record import ImageRecord
+from pipelines.images.record import ImageRecord
 from pipelines.retraining.order import Order
 from pipelines.retraining.retrain import retrain
 from tests.components.core.registry.finished_run import CONFIG, KEY, METRICS, RUN, FinishedRun

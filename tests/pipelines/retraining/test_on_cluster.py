@@ -27,7 +27,7 @@ from pipelines.cluster.attempts import Submission
 from pipelines.retraining.records import read_latest, read_start, write_outcome
 from tests.pipelines.cluster.conftest import LOGINS, QUICK
 from tests.pipelines.cluster.kfp_server import Fault, KfpServer, serve
-from tests.pipelines.registry_server import record_at
+from tests.pipelines.images.registry_server import record_at
 from tests.pipelines.retraining.cluster_lab import (
     FIRST,
     HELD_OUT,

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.pipelines.test_compiling import ALL_FIELDS, LIMIT, LINEAGE, Pipeline, kfp_pod
 
 from components.core.config import RunConfig
 from components.core.storage.run_record import RECIPE
-from pipelines.cluster_checks import check_cluster
-from pipelines.compiling import compiled_prediction, pinned_lineage
+from pipelines.cluster.compile import compiled_prediction, pinned_lineage
+from pipelines.cluster.config_checks import check_cluster
+from pipelines.cluster.pod_settings import OPTIONAL_KEYS, REQUIRED_KEYS, resources_of
 from pipelines.prediction_checks import task_counts
-from pipelines.resources import OPTIONAL_KEYS, REQUIRED_KEYS, resources_of
 from tests.k8s.pod_security import violations
-from tests.pipelines.test_compiling import ALL_FIELDS, LIMIT, LINEAGE, Pipeline, kfp_pod
-from tests.pipelines.test_step_jobs import DIGEST, RECORD
+from tests.pipelines.cluster.test_jobs import DIGEST, RECORD
 
 FOLDS = {"HUVEC": [0, 1, 2, 3, 4], "RPE": [0, 1, 2, 3, 4], "HEPG2": [0, 1, 2, 3, 4], "U2OS": [0, 2]}
 STEPS = ("normalize", "infer", "ensemble", "assign", "report")

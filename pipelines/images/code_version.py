@@ -8,7 +8,7 @@ from pathlib import Path
 from components.core.storage.digests import code_digest
 from components.image import VERSION
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 """The checkout, where the package runs from one."""
 UNCOMMITTED = "+changes"
 """Behind a commit: something is not committed."""

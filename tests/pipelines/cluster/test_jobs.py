@@ -13,10 +13,10 @@ import typer
 import yaml
 
 from components.core.config import RunConfig
-from pipelines.compiling import images_of
-from pipelines.image_record import Image, ImageRecord, write_images
-from pipelines.resources import resources_of
-from pipelines.step_jobs import as_text, step_jobs
+from pipelines.cluster.compile import images_of
+from pipelines.cluster.jobs import as_text, step_jobs
+from pipelines.cluster.pod_settings import resources_of
+from pipelines.images.record import Image, ImageRecord, write_images
 from tests.k8s.manifests import K8S, examples
 from tests.k8s.pod_security import violations
 from tests.pipelines.tiny_run import Cellsignal

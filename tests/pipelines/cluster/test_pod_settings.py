@@ -6,9 +6,9 @@ import pytest
 
 from components.core.config import RunConfig
 from components.core.config.cluster import USUAL, StepsConfig
-from pipelines.cluster_checks import check_cluster, steps_of
+from pipelines.cluster.config_checks import check_cluster, steps_of
+from pipelines.cluster.pod_settings import cpu_quantity, memory_quantity, resources_of
 from pipelines.plan.dag import GPU_STEPS, STEPS
-from pipelines.resources import cpu_quantity, memory_quantity, resources_of
 
 
 def asked(step: str, *changes: str):

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
-from pipelines.image_record import Image, ImageRecord, write_images
+from pipelines.images.record import Image, ImageRecord, write_images
 
 DIGEST = f"sha256:{'0123456789abcdef' * 4}"
 

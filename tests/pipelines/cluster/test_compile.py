@@ -17,13 +17,13 @@ import yaml
 from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.storage.run_record import RECIPE, cluster_run_key
-from pipelines import compiling
-from pipelines.compiling import compiled, known_lineage
-from pipelines.image_record import write_images
-from pipelines.resources import OPTIONAL_KEYS, REQUIRED_KEYS, resources_of
+from pipelines.cluster import compile as compiling
+from pipelines.cluster.compile import compiled, known_lineage
+from pipelines.cluster.pod_settings import OPTIONAL_KEYS, REQUIRED_KEYS, resources_of
+from pipelines.images.record import write_images
 from tests.k8s.manifests import built, one
 from tests.k8s.pod_security import violations
-from tests.pipelines.test_step_jobs import DIGEST, RECORD
+from tests.pipelines.cluster.test_jobs import DIGEST, RECORD
 from tests.pipelines.tiny_run import CONFIG, Cellsignal
 
 GOLDEN = Path(__file__).parent / "golden" / "pipeline.yaml"

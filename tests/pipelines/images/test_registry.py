@@ -7,8 +7,8 @@ import socket
 import pytest
 
 from components.core.errors import InputError
-from pipelines.image_registry import DOCKER_HUB, check_pushed, split_reference
-from tests.pipelines.registry_server import DIGEST
+from pipelines.images.registry import DOCKER_HUB, check_pushed, split_reference
+from tests.pipelines.images.registry_server import DIGEST
 
 
 def test_only_an_image_that_its_registry_lacks_is_refused(registry: tuple[str, dict[str, int]]):

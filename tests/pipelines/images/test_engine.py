@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import InputError
-from pipelines.container_engine import connect
+from pipelines.images.engine import connect
 from tests.pipelines.tiny_run import ROOT, Cellsignal
 
 
@@ -45,7 +45,7 @@ def test_an_engine_that_this_user_may_not_use(tmp_path: Path):
         # Root may use every socket, so a user who may not is taken on, once all is imported.
         program = (
             "import os, sys, docker, docker.tls, requests.adapters, idna\n"
-            "from pipelines.container_engine import connect\n"
+            "from pipelines.images.engine import connect\n"
             "os.geteuid() or os.setuid(65534)\n"
             "try:\n    connect()\nexcept ValueError as error:\n    print(error)"
         )

@@ -18,9 +18,9 @@ from components.core.files import write_atomically
 from components.core.storage.digests import code_digest, digest_text
 from components.core.storage.run_record import RECIPE
 from components.image import VERSION
-from pipelines.cluster_checks import check_cluster, preemption_remarks
-from pipelines.code_version import UNCOMMITTED, code_version
-from pipelines.image_record import ImageRecord, read_images
+from pipelines.cluster.config_checks import check_cluster, preemption_remarks
+from pipelines.images.code_version import UNCOMMITTED, code_version
+from pipelines.images.record import ImageRecord, read_images
 
 if TYPE_CHECKING:
     from kfp.dsl.base_component import BaseComponent

@@ -21,9 +21,7 @@ from components.core.files import write_atomically
 from components.core.storage.digests import digest_text
 from components.core.storage.opening import join_address
 from components.image import CPU, GPU
-from pipelines.image_record import ImageRecord
-from pipelines.plan.dag import GPU_STEPS
-from pipelines.resources import (
+from pipelines.cluster.pod_settings import (
     OPTIONAL_KEYS,
     REQUIRED_KEYS,
     Resources,
@@ -33,6 +31,8 @@ from pipelines.resources import (
     toleration_fields,
     volume_name,
 )
+from pipelines.images.record import ImageRecord
+from pipelines.plan.dag import GPU_STEPS
 
 ACCOUNT = "cellsignal-job"
 """Service account of these Jobs (k8s/base): it has no rights."""
