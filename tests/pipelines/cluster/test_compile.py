@@ -1,6 +1,6 @@
 """cellsignal compile: the pipeline as a cluster gets it. After a wanted change of the golden file's content:
 
-python -m tests.pipelines.test_compiling
+python -m tests.pipelines.cluster.test_compile
 """
 
 from __future__ import annotations

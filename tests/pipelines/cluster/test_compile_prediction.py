@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.pipelines.test_compiling import ALL_FIELDS, LIMIT, LINEAGE, Pipeline, kfp_pod
 
 from components.core.config import RunConfig
 from components.core.storage.run_record import RECIPE
@@ -19,6 +18,7 @@ from pipelines.cluster.config_checks import check_cluster
 from pipelines.cluster.pod_settings import OPTIONAL_KEYS, REQUIRED_KEYS, resources_of
 from pipelines.prediction_checks import task_counts
 from tests.k8s.pod_security import violations
+from tests.pipelines.cluster.test_compile import ALL_FIELDS, LIMIT, LINEAGE, Pipeline, kfp_pod
 from tests.pipelines.cluster.test_jobs import DIGEST, RECORD
 
 FOLDS = {"HUVEC": [0, 1, 2, 3, 4], "RPE": [0, 1, 2, 3, 4], "HEPG2": [0, 1, 2, 3, 4], "U2OS": [0, 2]}
