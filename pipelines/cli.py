@@ -13,9 +13,9 @@ import typer
 from components.core.errors import ContactError, InputError, StepError
 from pipelines.images.command import images_app
 from pipelines.model_commands import models_app
-from pipelines.predict_command import predict
 from pipelines.retrain_command import retrain
-from pipelines.runner import Runner
+from pipelines.run.predict_command import predict
+from pipelines.run.runner import Runner
 from pipelines.store_commands import store_app
 
 DONE, BAD_INPUT, FAILED, LOST = 0, 2, 3, 5
@@ -92,8 +92,8 @@ def run(
 
     from components.core.config import RunConfig
     from components.core.evaluation.table import accuracy_table
-    from pipelines.local import default_store, read_metrics, run_here
-    from pipelines.warm_start import with_address
+    from pipelines.run.local import default_store, read_metrics, run_here
+    from pipelines.run.warm_start import with_address
 
     settings = with_address(RunConfig.load(config, set or []), store or default_store())
     folder = out or Path("runs") / settings.name
@@ -126,7 +126,7 @@ def finish(
     """Ends a run whose other folds failed: ensemble to report from its finished folds, marked as partial."""
     from rich.console import Console
 
-    from pipelines.finishing import run_finish
+    from pipelines.run.finishing import run_finish
 
     raise typer.Exit(run_finish(run, quorum, out, truth, store, Console()))
 
@@ -147,7 +147,7 @@ def growth(
     """
     from rich.console import Console
 
-    from pipelines.growth import run_growth
+    from pipelines.studies.growth.command import run_growth
 
     raise typer.Exit(run_growth(config, set or [], seeds, out, store, Console()))
 
@@ -174,7 +174,7 @@ def protocols(
     from rich.console import Console
 
     from components.core.config import RunConfig
-    from pipelines.protocols import run_protocols
+    from pipelines.studies.protocols.command import run_protocols
 
     changes = set or []
     folder = out or Path("runs") / f"{RunConfig.load(config, changes).name}-protocols"

@@ -9,7 +9,7 @@ import typer
 
 from components.core.errors import InputError
 from pipelines.model_commands import NOT_PROMOTED
-from pipelines.runner import Runner
+from pipelines.run.runner import Runner
 
 
 def retrain(
@@ -68,10 +68,10 @@ def retrain(
 
     from components.core.config import RunConfig
     from pipelines.cluster.order import HOURS
-    from pipelines.local import default_store
     from pipelines.retraining.order import Order
     from pipelines.retraining.retrain import retrain as retrain_model
-    from pipelines.warm_start import with_address
+    from pipelines.run.local import default_store
+    from pipelines.run.warm_start import with_address
 
     if endpoint and runner is not None:
         raise InputError("--runner goes with this machine, --endpoint with a cluster; give one of them")

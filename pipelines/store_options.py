@@ -69,7 +69,7 @@ def opened_store(
     """
     from components.core.config import RunConfig, StoreConfig, parse
     from components.core.storage.opening import is_folder, open_existing, open_store
-    from pipelines.local import default_store, storage
+    from pipelines.run.local import default_store, storage
 
     if changes and config is None:
         raise InputError("--set: changes a configuration; give --config as well, or --bucket and --prefix")

@@ -8,11 +8,11 @@ from pathlib import Path, PurePosixPath
 from components.core.config import RunConfig, StoreConfig
 from components.core.errors import InputError
 from components.core.storage.opening import is_folder
+from pipelines.checks import local_files
 from pipelines.cluster.pod_settings import SCRATCH, resources_of
-from pipelines.display import task_counts
-from pipelines.input_checks import local_files
 from pipelines.plan.dag import GPU_STEPS
 from pipelines.plan.limits import pod_gib
+from pipelines.run.display import task_counts
 
 
 def steps_of(config: RunConfig, tasks: Mapping[str, int] | None = None) -> tuple[str, ...]:

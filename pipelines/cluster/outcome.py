@@ -1,6 +1,6 @@
 """What a submitted run leaves: results fetched from the object store, what a failed task said, and the report of a run that failed.
 
-Ensemble to report of a failed run are computed here by `python -m components.finish`, from whatever lies under its key.
+Ensemble to report of a failed run are computed here by `python -m pipelines.run.finish`, from whatever lies under its key.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
 from components.core.storage.run_outcome import RESULTS, fetch_results
 from components.core.storage.run_record import HOLDOUT, MANIFEST, RUNS, FoldRecord, finished_folds
-from pipelines.child import run_child
-from pipelines.finishing import finish_command
+from pipelines.run.child import run_child
+from pipelines.run.finishing import finish_command
 
 EMBEDDINGS = "embeddings"
 

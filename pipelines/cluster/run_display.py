@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.cluster.tasks import StepTasks, tasks_by_step, waiting_pods
-from pipelines.display import duration
+from pipelines.run.display import duration
 
 STYLES = {"SUCCEEDED": "green", "FAILED": "red", "CANCELED": "red", "CANCELING": "yellow", "PENDING": "yellow"}
 STUCK_SECONDS = 600.0

@@ -17,7 +17,7 @@ from pipelines.cluster.launching import Job, launch
 from pipelines.cluster.order import Order
 from pipelines.cluster.outcome import report_of_failed
 from pipelines.cluster.submit_checks import check_submission
-from pipelines.display import task_counts
+from pipelines.run.display import task_counts
 
 
 def submit(config: RunConfig, order: Order, console: Console, pace: Pace | None = None) -> Path | None:

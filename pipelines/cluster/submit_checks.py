@@ -14,10 +14,10 @@ from components.core.storage.artifacts import local_file
 from components.core.storage.endpoint import has_keys
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.opening import is_bucket, open_screen, open_store
+from pipelines.checks import check_screen, check_start
 from pipelines.cluster.config_checks import check_cluster
 from pipelines.cluster.data_fingerprint import fingerprint
 from pipelines.cluster.pod_settings import REQUIRED_KEYS
-from pipelines.input_checks import check_screen, check_start
 
 
 @dataclass(frozen=True)

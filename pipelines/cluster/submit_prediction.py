@@ -30,7 +30,7 @@ from pipelines.cluster.launching import Job, launch
 from pipelines.cluster.order import Order
 from pipelines.cluster.outcome import recorded_folds
 from pipelines.cluster.submit_checks import check_address, check_keys, of_a_copy
-from pipelines.prediction_checks import Checked, Wanted, check_prediction, task_counts
+from pipelines.run.prediction_checks import Checked, Wanted, check_prediction, task_counts
 
 
 def predict_on_cluster(wanted: Wanted, order: Order, console: Console, pace: Pace | None = None) -> Path:

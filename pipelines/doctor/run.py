@@ -15,7 +15,7 @@ from pipelines.doctor.image_check import check_images
 from pipelines.doctor.machine_check import check_gpu, check_room, check_shared_memory, check_versions, work_folders
 from pipelines.doctor.store_check import check_store
 from pipelines.images.record import RECORD
-from pipelines.local import default_store
+from pipelines.run.local import default_store
 
 STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 DONE, FAILED = 0, 2

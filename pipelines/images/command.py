@@ -42,7 +42,7 @@ def build(
 
     from pipelines.images.building import BuildSettings
     from pipelines.images.building import build as build_images
-    from pipelines.local import cache_folder
+    from pipelines.run.local import cache_folder
 
     log = cache_folder() / "images-build.log"
     settings = BuildSettings(base_image, network, pip_conf, ca_certificate, log)

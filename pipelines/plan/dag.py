@@ -1,11 +1,11 @@
-"""The tasks of a run and what each waits for. From components.in_process.tasks, the one description beside KFP's own."""
+"""The tasks of a run and what each waits for. From pipelines.studies.in_process.tasks, the one description beside KFP's own."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from components.core.config import RunConfig
-from components.in_process.tasks import Plan, add_training
+from pipelines.studies.in_process.tasks import Plan, add_training
 
 GPU_STEPS = ("pretrain", "finetune", "pseudo_label", "infer")
 """Steps that run networks; the others need CPUs alone."""

@@ -23,8 +23,8 @@ from components.core.storage.artifacts import source_store
 from components.core.storage.digests import digest_file, digest_text
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.source_run import OPTION, read_source
+from pipelines.checks import local_files, stored_files
 from pipelines.images.code_version import sources_digest
-from pipelines.input_checks import local_files, stored_files
 
 _SHOWN = 6
 

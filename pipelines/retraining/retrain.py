@@ -33,12 +33,10 @@ from components.core.storage.folder_store import FolderStore
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import FOLDER, is_folder, open_screen, open_store
+from pipelines.checks import check_screen, screen_place
 from pipelines.cluster.compile import images_of
 from pipelines.cluster.config_checks import check_cluster
 from pipelines.cluster.submit_checks import checked_store
-from pipelines.containers.engine_side import check_images
-from pipelines.input_checks import check_screen, screen_place
-from pipelines.local import default_store, storage
 from pipelines.retraining.fingerprint import Fingerprint, changes, fingerprint_of
 from pipelines.retraining.holdout import Comparable, check_plates
 from pipelines.retraining.judging import Judge, against
@@ -48,6 +46,8 @@ from pipelines.retraining.runs import Runs
 from pipelines.retraining.start import started
 from pipelines.retraining.telling import Telling
 from pipelines.retraining.turn import in_progress, turn
+from pipelines.run.containers.engine_side import check_images
+from pipelines.run.local import default_store, storage
 
 ROUNDS = 20
 """Comparisons with champions that others promoted meanwhile, before it is given up: each is another model's promotion."""

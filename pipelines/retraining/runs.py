@@ -14,9 +14,9 @@ from components.core.config import RunConfig
 from components.core.errors import ContactError
 from components.core.registry.model_manifest import MODELS, ModelManifest
 from components.core.storage.interface import ObjectStorage
-from pipelines.finishing import find_run
-from pipelines.prediction_checks import Wanted
 from pipelines.retraining.order import Order
+from pipelines.run.finishing import find_run
+from pipelines.run.prediction_checks import Wanted
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Runs:
 
             submit(self.config, order.on_cluster(out, self._left()), self.console)
             return str(json.loads((out / "lineage.json").read_text(encoding="utf-8"))["run"])
-        from pipelines.local import run_here
+        from pipelines.run.local import run_here
 
         truth = Path(order.truth) if order.truth else None
         run_here(self.config, out, order.screen, truth, order.store_dir, self.console, containers=order.containers)
@@ -82,7 +82,7 @@ class Runs:
 
             predict_on_cluster(wanted, order.on_cluster(out, self._left(), truth=False), self.console)
         else:
-            from pipelines.prediction_run import predict_here
+            from pipelines.run.prediction import predict_here
 
             predict_here(wanted, order.screen, out, None, order.store_dir, self.console, containers=order.containers)
         self._named[model.fingerprint] = out / "predictions.csv"

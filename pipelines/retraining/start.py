@@ -11,7 +11,7 @@ from components.core.registry.champion import who
 from components.core.registry.model_manifest import ModelManifest
 from components.core.screen.folds import assign_folds
 from components.core.storage.interface import ObjectStorage
-from pipelines.input_checks import check_folds
+from pipelines.checks import check_folds
 from pipelines.retraining.records import Start, agree, now
 
 

@@ -17,7 +17,7 @@ from components.core.config import RunConfig
 from components.core.storage.embedded import EmbeddedStore
 from components.image import VERSION
 from pipelines.cli import app
-from pipelines.local import opened_folder
+from pipelines.run.local import opened_folder
 from tests.conftest import BUCKET
 from tests.pipelines.tiny_run import ROOT, Cellsignal, processes_naming, results, truth_of, write_truth
 from tests.tiny_screen import SIZE, TinyScreen, write_png

@@ -10,7 +10,7 @@ from kfp import compiler
 
 from components.core.config import RunConfig
 from pipelines.prediction import build_prediction
-from pipelines.prediction_checks import task_counts
+from pipelines.run.prediction_checks import task_counts
 
 FOLDS = {"HUVEC": [0, 1, 2], "RPE": [1]}
 

@@ -11,7 +11,7 @@ import yaml
 from kfp import compiler
 
 from components.core.config import RunConfig
-from components.in_process.tasks import Output, Plan, Task, add_training
+from pipelines.studies.in_process.tasks import Output, Plan, Task, add_training
 from pipelines.training import build_training
 
 SHAPES = [(), ("mean_teacher.pseudo_labels=none",), ("mean_teacher.enabled=false",)]

@@ -19,7 +19,7 @@ from components.core.config import RunConfig, parse
 from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
 from components.normalize.config import NormalizeConfig
 from components.sections import sections
-from pipelines.display import task_counts
+from pipelines.run.display import task_counts
 from pipelines.training import build_training
 
 ARGO_LIMIT = 128 * 1024

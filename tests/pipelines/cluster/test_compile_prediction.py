@@ -16,7 +16,7 @@ from components.core.storage.run_record import RECIPE
 from pipelines.cluster.compile import compiled_prediction, pinned_lineage
 from pipelines.cluster.config_checks import check_cluster
 from pipelines.cluster.pod_settings import OPTIONAL_KEYS, REQUIRED_KEYS, resources_of
-from pipelines.prediction_checks import task_counts
+from pipelines.run.prediction_checks import task_counts
 from tests.k8s.pod_security import violations
 from tests.pipelines.cluster.test_compile import ALL_FIELDS, LIMIT, LINEAGE, Pipeline, kfp_pod
 from tests.pipelines.cluster.test_jobs import DIGEST, RECORD

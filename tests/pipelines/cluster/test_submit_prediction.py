@@ -37,7 +37,7 @@ from components.normalize.new_plates import main as normalize
 from components.report.new_plates import main as report
 from pipelines.cluster.order import Order
 from pipelines.cluster.submit_prediction import predict_on_cluster, submit_prediction
-from pipelines.prediction_checks import Wanted
+from pipelines.run.prediction_checks import Wanted
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 from tests.conftest import BUCKET
 from tests.pipelines.cluster.conftest import QUICK

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from components.core.config import RunConfig
-from pipelines.display import task_counts
 from pipelines.plan.dag import GPU_STEPS, planned_tasks
+from pipelines.run.display import task_counts
 from tests.pipelines.test_same_dag import SHAPES, compiled, step_of
 
 

@@ -1,0 +1,1 @@
+"""Runs on this machine: training, prediction of new plates, and the end of a run that lacks folds."""

@@ -1,0 +1,1 @@
+"""Programs that train many related configurations on this machine: the growth chart and the organisers' protocols."""

@@ -1,0 +1,252 @@
+"""A run ended without its missing folds: what it names, what it says of itself, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from components.core.config import RunConfig
+from components.core.errors import InputError
+from components.core.storage.finished import run_once
+from components.core.storage.folder_store import FolderStore
+from components.core.storage.logits import LogitsDirectory, WellLogits, write_logits
+from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.run_record import finished_folds, record_fold
+from components.normalize.config import NormalizeConfig
+from components.normalize.step import main as normalize
+from pipelines.run.finish.run import finish
+from tests.tiny_screen import CONFIG, LABELLED, UNLABELLED, TinyScreen
+
+KEY = "tiny-0123456789ab"
+
+
+class FoldedRun:
+    """A normalised screen of two cell types whose folds have random logits, as if trained."""
+
+    def __init__(self, folder: Path, store: ObjectStore | FolderStore) -> None:
+        self.folder, self.store = folder, store
+        self.config = RunConfig(
+            name="tiny",
+            screen=CONFIG.screen.model_copy(update={"holdout_experiments": ("HUVEC-04",)}),
+            folds=CONFIG.folds,
+            store=CONFIG.store.model_copy(update={"bucket": store.uri("")}),
+        )
+        imaged = (*LABELLED, *UNLABELLED, "RPE-02", "HUVEC-04")
+        source = TinyScreen(folder / "screen", imaged, more=("RPE-02", "HUVEC-04"))
+        self.normalize(source.root)
+
+    def normalize(self, source: Path) -> None:
+        section = self.config.section(NormalizeConfig).model_dump_json()
+        paths = [str(self.folder / name) for name in ("screen.json", "holdout.json", "labels.csv")]
+        lineage = json.dumps({"run": KEY, "code_version": "1"})
+        normalize(section, str(source), *paths, whole_config=self.config.model_dump_json(), lineage=lineage)
+        self.screen, self.holdout = (Manifest.read(Path(path)) for path in paths[:2])
+
+    def logits(self, cell_type: str, fold: int) -> Mapping[str, WellLogits]:
+        rng = np.random.default_rng([fold, len(cell_type)])
+        ids: dict[str, list[str]] = {"oof": [], "unlabelled": [], "holdout": []}
+        for plate in self.screen.plates:
+            own = self.screen.folds.get(plate.experiment) == fold
+            role = "unlabelled" if not plate.labelled else "oof" if own else ""
+            if role and plate.cell_type == cell_type:
+                ids[role] += [well.id_code for well in plate.wells if well.well_type == "treatment"]
+        for plate in self.holdout.plates:
+            if plate.cell_type == cell_type:
+                ids["holdout"] += [well.id_code for well in plate.wells if well.well_type == "treatment"]
+        classes = len(self.screen.vocabulary.classes)
+        return {
+            role: WellLogits(tuple(names), rng.standard_normal((len(names), classes)).astype(np.float32))
+            for role, names in ids.items()
+        }
+
+    def train(self, cell_type: str, fold: int) -> None:
+        def work(out: Mapping[str, Path]) -> None:
+            out["logits"].mkdir()
+            meta = {
+                "cell_type": cell_type,
+                "fold": fold,
+                "folds": [{"fold": fold, "validated": True}],
+                "history": [],
+            }
+            write_logits(out["logits"], LogitsDirectory(self.logits(cell_type, fold), meta))
+            (out["embeddings"] / "net" / cell_type).mkdir(parents=True)
+            (out["embeddings"] / "net" / cell_type / f"fold_{fold}.parquet").write_text(f"{cell_type} {fold}")
+            out["weights"].mkdir()
+            (out["weights"] / "large").write_text("not wanted")
+
+        outputs = {name: self.folder / f"{cell_type}{fold}" / name for name in ("logits", "embeddings", "weights")}
+        run_once(
+            self.store, "pseudo_label", {"cell_type": cell_type, "fold": str(fold)}, outputs, work,
+            finished=lambda place: record_fold(self.store, self.screen, self.holdout, cell_type, fold, place),
+        )  # fmt: skip
+
+    def finish(
+        self, quorum: int, out: str = "out", key: str = KEY, truth: Path | None = None
+    ) -> tuple[Mapping[str, Any], Path, str]:
+        said = io.StringIO()
+        path = self.folder / out
+        metrics = finish(self.store, key, quorum, path, truth, "2", Console(file=said, width=200))
+        return metrics, path, said.getvalue()
+
+    def expected(self, cell_type: str, folds: Sequence[int], role: str = "unlabelled") -> dict[str, str]:
+        """The most probable treatment of a role's wells, by the mean of some folds' logits."""
+        treatments = self.screen.vocabulary.treatments
+        wells = [self.logits(cell_type, fold)[role] for fold in folds]
+        mean_WK = np.mean([part.logits_WK for part in wells], axis=0)[:, : len(treatments)]
+        return {i: treatments[k] for i, k in zip(wells[0].ids_W, mean_WK.argmax(axis=1), strict=True)}
+
+
+def raw_names(path: Path) -> dict[str, str]:
+    with path.open(newline="") as file:
+        return {row["id_code"]: row["raw_sirna"] for row in csv.DictReader(file)}
+
+
+@pytest.fixture
+def run(tmp_path: Path, store: ObjectStore) -> FoldedRun:
+    return folded(tmp_path, store)
+
+
+def folded(tmp_path: Path, store: ObjectStore | FolderStore) -> FoldedRun:
+    """HUVEC has both folds, RPE the first alone."""
+    run = FoldedRun(tmp_path, store)
+    for cell_type, fold in (("HUVEC", 1), ("HUVEC", 0), ("RPE", 0)):
+        run.train(cell_type, fold)
+    return run
+
+
+def test_a_quorum_names_the_wells_by_the_folds_there_are_and_says_what_is_missing(run: FoldedRun) -> None:
+    named = run.expected("HUVEC", (0, 1))
+    truth = run.folder / "truth.csv"
+    rows = [f"{id_code},{sirna if n else 'sirna_7'}" for n, (id_code, sirna) in enumerate(named.items())]
+    truth.write_text("\n".join(["id_code,sirna", *rows]) + "\n")
+    metrics, out, said = run.finish(1, truth=truth)
+    assert raw_names(out / "predictions.csv") == named
+    right = [named[row.split(",")[0]] == row.split(",")[1] for row in rows]
+    assert metrics["unlabelled"]["raw"]["overall"] == pytest.approx(sum(right) / len(right))
+    held_out = run.expected("HUVEC", (0, 1), "holdout")
+    assert len(held_out) == 6
+    assert raw_names(out / "predictions_holdout.csv") == held_out
+    labels = dict(line.split(",") for line in (run.folder / "labels.csv").read_text().split()[1:])
+    right = [labels[id_code] == sirna for id_code, sirna in held_out.items()]
+    assert metrics["holdout"]["raw"]["overall"] == pytest.approx(sum(right) / len(right))
+    of_fold_0 = {e for e, fold in run.screen.folds.items() if fold == 0}
+    assert {i.split("_")[0] for i in raw_names(out / "predictions_oof.csv")} == {
+        *(e for e in run.screen.folds if e.startswith("HUVEC")),
+        *(e for e in of_fold_0 if e.startswith("RPE")),
+    }
+    partial = {"quorum": 1, "folds": {"HUVEC": [0, 1], "RPE": [0]}, "missing": {"HUVEC": [], "RPE": [1]}}
+    lineage = json.loads((out / "lineage.json").read_text())
+    assert metrics["partial"] == lineage["partial"] == partial
+    assert (lineage["run"], lineage["code_version"], lineage["finished"]["code_version"]) == (KEY, "1", "2")
+    assert json.loads((out / "metrics.json").read_text())["partial"] == partial
+    assert "Missing: RPE fold 1." in (out / "report.html").read_text()
+    assert "partial: RPE lacks fold 1\n" in said
+    names = [f"embeddings/net/{fold}.parquet" for fold in ("HUVEC/fold_0", "HUVEC/fold_1", "RPE/fold_0")]
+    assert lineage["embeddings"] == names == sorted(str(p.relative_to(out)) for p in out.rglob("*.parquet"))
+    assert (out / names[1]).read_text() == "HUVEC 1"
+
+
+def test_with_every_fold_nothing_is_partial(run: FoldedRun) -> None:
+    run.train("RPE", 1)
+    metrics, out, said = run.finish(2)
+    assert "partial" not in metrics
+    assert "partial" not in json.loads((out / "lineage.json").read_text())
+    assert ">partial<" not in (out / "report.html").read_text()
+    assert "all folds are there" in said
+
+
+def test_results_are_kept_under_the_run_and_a_part_replaces_no_whole(run: FoldedRun) -> None:
+    def kept(name: str = "metrics.json") -> bytes:
+        return run.store.get(f"runs/{KEY}/results/{name}")
+
+    _, out, _ = run.finish(1)
+    assert kept() == (out / "metrics.json").read_bytes()
+    run.train("RPE", 1)
+    _, out, _ = run.finish(2)
+    whole = (out / "metrics.json").read_bytes()
+    assert kept() == whole
+    assert kept("lineage.json") == (out / "lineage.json").read_bytes()
+    run.store.delete(f"runs/{KEY}/folds/RPE/1.json")
+    run.finish(1)
+    assert kept() == whole
+    run.store.put(f"runs/{KEY}/results/lineage.json", json.dumps({"manifest_digest": "of an earlier screen"}).encode())
+    _, out, _ = run.finish(1)
+    assert kept() == (out / "metrics.json").read_bytes() != whole
+
+
+def test_a_quorum_that_is_not_reached_writes_nothing_and_says_who_is_short(run: FoldedRun) -> None:
+    with pytest.raises(InputError, match=r"--quorum 2 of 2 folds is not reached: RPE has fold 0; .* --quorum 1"):
+        run.finish(2)
+    assert not (run.folder / "out").exists()
+
+
+def test_a_cell_type_without_any_fold_cannot_be_finished(run: FoldedRun) -> None:
+    run.store.delete_prefix(f"runs/{KEY}/folds/RPE")
+    with pytest.raises(InputError, match=r"RPE has none; run tiny-0123456789ab again, until each cell type has a fold"):
+        run.finish(1)
+
+
+@pytest.mark.parametrize("quorum", [0, -1, 3])
+def test_an_impossible_quorum_is_refused(run: FoldedRun, quorum: int) -> None:
+    with pytest.raises(InputError, match=rf"--quorum {quorum}: run {KEY} trains 2 folds; give a number from 1"):
+        run.finish(quorum)
+
+
+def test_folds_of_a_screen_that_changed_do_not_count(run: FoldedRun) -> None:
+    source = run.folder / "screen"
+    table = source / "test.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join(lines[:-1]) + "\n")
+    run.normalize(source)
+    with pytest.raises(InputError, match=r"HUVEC has none; RPE has none"):
+        run.finish(1)
+
+
+def test_the_same_run_replaces_its_results_and_nothing_else_is_touched(run: FoldedRun) -> None:
+    run.finish(1)
+    (run.folder / "out" / "stale").write_text("")
+    _, out, _ = run.finish(1)
+    assert not (out / "stale").exists()
+    other = run.folder / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"--out .*other: not empty, and not this run finished before"):
+        run.finish(1, out="other")
+    assert [path.name for path in other.iterdir()] == ["notes.txt"]
+
+
+def test_an_unknown_key_names_the_runs_there_are(run: FoldedRun) -> None:
+    with pytest.raises(InputError, match=rf"--run other: no such run .*runs there: {KEY}"):
+        run.finish(1, key="other")
+
+
+def test_a_fold_that_is_damaged_in_the_store_is_missing_and_that_is_said(run: FoldedRun) -> None:
+    records = finished_folds(run.store, KEY, run.screen, run.holdout)["HUVEC"]
+    run.store.delete_prefix(f"{records[1].place}/")
+    metrics, out, said = run.finish(1)
+    assert metrics["partial"]["missing"] == {"HUVEC": [1], "RPE": [1]}
+    assert raw_names(out / "predictions.csv") == run.expected("HUVEC", (0,))
+    assert "HUVEC fold 1 is left out: " in said
+    assert not (out / "work").exists()
+    with pytest.raises(InputError, match=r"--quorum 2 of 2 folds is not reached: RPE has fold 0"):
+        run.finish(2)
+
+
+def test_a_run_whose_store_is_a_folder_is_finished_from_it(tmp_path: Path) -> None:
+    run = folded(tmp_path, FolderStore(tmp_path / "lab data"))
+    metrics, out, _ = run.finish(1)
+    assert metrics["partial"]["missing"] == {"HUVEC": [], "RPE": [1]}
+    assert raw_names(out / "predictions.csv") == run.expected("HUVEC", (0, 1))
+    with pytest.raises(
+        InputError, match=rf"--run other: no such run below file:///.*/lab%20data \(runs there: {KEY}\)"
+    ):
+        run.finish(1, out="other", key="other")

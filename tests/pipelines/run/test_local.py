@@ -1,0 +1,404 @@
+"""Whole runs through the command line: interrupted, gone on with, repeated. Mostly the start-up of ten small tasks."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from components.core.config import HeadConfig, RunConfig, StoreConfig
+from components.core.errors import InputError, StepError
+from components.core.learning.checkpoints import load_weights
+from components.core.learning.network import Classifier
+from components.core.progress import EVENTS_VARIABLE
+from components.core.registry.opened_model import open_model
+from components.core.storage.embedded import EmbeddedStore
+from components.core.storage.endpoint import Endpoint
+from components.core.storage.object_store import ObjectStore
+from pipelines.run.display import Display, task_counts
+from pipelines.run.local import follow, full_disk, run_key, storage, without_the_rest
+from tests.pipelines.tiny_run import (
+    CONFIG,
+    ROOT,
+    Cellsignal,
+    only_huvec,
+    processes_naming,
+    results,
+    truth_of,
+    write_truth,
+)
+from tests.tiny_screen import TinyScreen
+
+COLUMNS = ["id_code", "sirna", "confidence", "margin", "raw_sirna", "raw_confidence", "top5"]
+PREDICTIONS = {"predictions.csv": 6, "predictions_oof.csv": 12, "predictions_holdout.csv": 0}
+
+
+def events(out: Path) -> list[dict[str, Any]]:
+    file = out / "run" / "events.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def table(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in a folder of its own, with a store of its own."""
+
+    cellsignal: Cellsignal
+    screen: Path
+    arguments: tuple[str | Path, ...]
+
+    @property
+    def out(self) -> Path:
+        return self.cellsignal.folder / "out"
+
+    @property
+    def store(self) -> Path:
+        return self.cellsignal.folder / "store"
+
+
+def prepare(folder: Path, *, integers: bool) -> Run:
+    """A screen, its truth and a configuration in a new folder; labels as the release writes them, or as numbers."""
+    folder.mkdir()
+    screen = only_huvec(TinyScreen(folder / "screen", imaged=("HUVEC-01", "HUVEC-02", "HUVEC-03")))
+    if integers:
+        for name in ("train.csv", "train_controls.csv", "test_controls.csv"):
+            path = screen.root / name
+            path.write_text(path.read_text().replace("sirna_", ""))
+    truth = write_truth(folder / "truth.csv", truth_of(screen))
+    config = folder / "tiny.yaml"
+    config.write_text(CONFIG)
+    options = {
+        "config": config,
+        "screen": screen.root,
+        "truth": truth,
+        "out": folder / "out",
+        "store": folder / "store",
+    }
+    arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+    return Run(Cellsignal(folder), screen.root, ("run", *arguments))
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A run with Ctrl-C once a pretrain had finished, and the same command again."""
+
+    run: Run
+    code: int
+    message: str
+    left: list[str]
+    results: list[str]
+    finished: list[dict[str, Any]]
+    again: Any
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
+    run = prepare(tmp_path_factory.mktemp("local") / "run", integers=True)
+    process = run.cellsignal.start(*run.arguments)
+    deadline = time.monotonic() + 240
+    while not any(e["event"] == "finish" and e["step"] == "pretrain" for e in events(run.out)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    finished = [e for e in events(run.out) if e["event"] == "finish"]
+    left = processes_naming(run.cellsignal.folder)
+    code, message, so_far = process.returncode, errors, results(run.out)
+    return Interrupted(run, code, message, left, so_far, finished, run.cellsignal(*run.arguments))
+
+
+def test_ctrl_c_ends_with_one_line_no_result_and_no_process(interrupted: Interrupted):
+    assert interrupted.code == 3
+    assert interrupted.message == ("error: cancelled; run the same command again to go on from the finished steps\n")
+    assert interrupted.left == []
+    assert interrupted.results == []
+
+
+def test_the_same_command_goes_on_from_the_finished_steps(interrupted: Interrupted):
+    again = interrupted.again
+    assert (again.returncode, again.stderr) == (0, "")
+    before = {e["fold"] for e in interrupted.finished if e["step"] == "pretrain"}
+    # A fetched task has no epoch; each of the others has.
+    worked = {e["fold"] for e in events(interrupted.run.out) if e["step"] == "pretrain" and e["event"] == "epoch"}
+    # A task that was killed between storing its outputs and saying so is fetched as well.
+    assert worked <= {0, 1} - before
+    assert "6 reused" in "".join(e["message"] for e in events(interrupted.run.out) if e["event"] == "note")
+    assert processes_naming(interrupted.run.cellsignal.folder) == []
+
+
+def test_every_file_of_the_contract_is_there_with_its_columns(interrupted: Interrupted):
+    out = interrupted.run.out
+    named = {"metrics.json", "report.html", "config.yaml", "lineage.json", *PREDICTIONS}
+    assert set(results(out)) == named
+    treatments = {row["sirna"] for row in table(interrupted.run.screen / "train.csv")}
+    for name, wells in PREDICTIONS.items():
+        rows = table(out / name)
+        assert (out / name).read_text().splitlines()[0].split(",") == COLUMNS
+        assert len(rows) == wells
+        for row in rows:
+            # The labels of this screen are bare numbers, and so are the answers.
+            assert {row["sirna"], row["raw_sirna"], *row["top5"].split()} <= treatments
+            assert all(0.0 <= float(row[field]) <= 1.0 for field in ("confidence", "raw_confidence"))
+            assert -1.0 <= float(row["margin"]) <= 1.0
+            assert row["top5"].split()[0] == row["raw_sirna"]
+    asked = {row["id_code"] for row in table(interrupted.run.screen / "test.csv")}
+    assert {row["id_code"] for row in table(out / "predictions.csv")} == asked
+    assert (out / "report.html").read_text().startswith("<!doctype html>")
+    assert RunConfig.load(str(out / "config.yaml")) == RunConfig.load(str(out.parent / "tiny.yaml"))
+
+
+def test_the_embeddings_of_all_folds_are_one_folder_and_the_lineage_names_them(interrupted: Interrupted):
+    out = interrupted.run.out
+    files = [f"embeddings/tiny/HUVEC/fold_{fold}.parquet" for fold in (0, 1)]
+    assert sorted(p.relative_to(out).as_posix() for p in (out / "embeddings").rglob("*") if p.is_file()) == files
+    assert json.loads((out / "lineage.json").read_text())["embeddings"] == files
+    wells = pq.read_table(out / "embeddings" / "tiny").to_pylist()
+    assert len(wells) == 2 * 3 * 2 * 5, "folds, experiments, plates, wells"
+    for fold, validated in ((0, "HUVEC-01"), (1, "HUVEC-02")):
+        role = {w["id_code"]: w["role"] for w in wells if w["fold"] == fold and w["well_type"] == "treatment"}
+        assert {w for w, r in role.items() if r == "out_of_fold"} == {w for w in role if w.startswith(validated)}
+    asked = {row["id_code"] for row in table(interrupted.run.screen / "test.csv")}
+    assert {w["id_code"] for w in wells if w["role"] == "unlabelled"} == asked
+    assert {w["sirna"] for w in wells if w["role"] == "unlabelled"} == {None}
+
+
+def test_the_metrics_are_shares_of_the_wells_named_right(interrupted: Interrupted):
+    out = interrupted.run.out
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["schema"] == 1
+    assert {"out_of_fold", "unlabelled", "folds", "throughput"} <= metrics.keys()
+    labels = {
+        "out_of_fold": (
+            "predictions_oof.csv",
+            {r["id_code"]: r["sirna"] for r in table(out.parent / "screen/train.csv")},
+        ),
+        "unlabelled": ("predictions.csv", {r["id_code"]: r["sirna"] for r in table(out.parent / "truth.csv")}),
+    }
+    for score, (name, truth) in labels.items():
+        rows = table(out / name)
+        for stage, column in (("raw", "raw_sirna"), ("assigned", "sirna")):
+            right = sum(row[column] == truth[row["id_code"]] for row in rows) / len(rows)
+            assert metrics[score][stage] == pytest.approx({"overall": right, "HUVEC": right}, abs=1e-6)
+        assert set(metrics[score]) == {"raw", "group", "assigned"}
+        assert all(0.0 <= value <= 1.0 for stage in metrics[score].values() for value in stage.values())
+    assert [fold["fold"] for fold in metrics["folds"]] == [0, 1]
+    assert all(value > 0 for name, value in metrics["throughput"].items() if not name.endswith("_data_wait"))
+    assert all(0 <= value < 1 for name, value in metrics["throughput"].items() if name.endswith("_data_wait"))
+    assert {f"{step}_data_wait" for step in ("pretrain", "finetune", "pseudo_label")} <= metrics["throughput"].keys()
+
+
+def test_the_lineage_says_what_made_the_results_and_how_long_each_task_took(interrupted: Interrupted):
+    lineage = json.loads((interrupted.run.out / "lineage.json").read_text())
+    assert {"code_version", "image_digests", "manifest_digest", "seeds", "started", "steps"} <= lineage.keys()
+    counts = dict.fromkeys(task_counts(RunConfig.load(str(interrupted.run.out.parent / "tiny.yaml"))), 0)
+    for task in lineage["steps"]:
+        counts[task["step"]] += 1
+        assert task["seconds"] >= 0
+    assert counts == task_counts(RunConfig.load(str(interrupted.run.out.parent / "tiny.yaml")))
+
+
+def test_the_output_ends_with_the_table_and_the_reports_path(interrupted: Interrupted):
+    lines = interrupted.again.stdout.splitlines()
+    assert lines[-1] == f"report: {(interrupted.run.out / 'report.html').resolve()}"
+    assert lines[-2] == f"start another run from its weights: --set init_from={interrupted.run.out}"
+    assert lines[-3].startswith("└")
+    assert any("out of fold" in line for line in lines[-12:])
+    assert lines[0] == "[0/10 steps] normalize: started"
+    assert any(line.startswith("[10/10 steps] report: done in ") for line in lines)
+    progress = lines[: next(n for n, line in enumerate(lines) if line.startswith("Well top-1 accuracy, %"))]
+    assert all(line.startswith(("[", "warning: HUVEC: ")) for line in progress), progress
+
+
+def test_a_finished_run_becomes_a_model_whose_networks_load(interrupted: Interrupted):
+    run = interrupted.run
+    key = json.loads((run.out / "lineage.json").read_text())["run"]
+    done = run.cellsignal("models", "promote", run.out, "--reason", "the first")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].endswith("is the champion, generation 1")
+    with EmbeddedStore(run.store) as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment().items():
+            patch.setenv(name, value)
+        opened = open_model(ObjectStore.connect("cellsignal"), "champion", run.out.parent / "model")
+    model, metrics = opened.manifest, json.loads((run.out / "metrics.json").read_text())
+    assert (model.run, model.folds) == (key, {"HUVEC": (0, 1)})
+    assert model.scores == {score: metrics[score] for score in ("out_of_fold", "unlabelled")}
+    assert model.temperatures == metrics["temperatures"]
+    (backbone,) = model.run_config().backbones
+    trained = {}
+    for meta in (run.out / "run" / "kfp").rglob("pseudo-label/**/meta.json"):
+        if (student := meta.with_name("tiny.student.safetensors")).exists():
+            trained[json.loads(meta.read_text())["fold"]] = student.read_bytes()
+    assert {fold: networks["tiny"].read_bytes() for fold, networks in opened.networks("HUVEC").items()} == trained
+    network = Classifier(backbone, HeadConfig(), len(model.vocabulary.classes), model.channels, model.image_size)
+    load_weights(network, opened.networks("HUVEC")[0]["tiny"])
+
+
+def test_finish_names_as_the_run_did_and_marks_what_lacks_a_fold(interrupted: Interrupted):
+    run = interrupted.run
+    done = run.cellsignal("finish", "--run", run.out, "--quorum", 2, "--out", run.out.parent / "whole")
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in PREDICTIONS:
+        assert (run.out.parent / "whole" / name).read_bytes() == (run.out / name).read_bytes()
+    files = json.loads((run.out / "lineage.json").read_text())["embeddings"]
+    assert json.loads((run.out.parent / "whole" / "lineage.json").read_text())["embeddings"] == files
+
+    key = json.loads((run.out / "lineage.json").read_text())["run"]
+    with EmbeddedStore(run.store) as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment().items():
+            patch.setenv(name, value)
+        store = ObjectStore.connect("cellsignal")
+        assert store.list(f"runs/{key}/folds/") == [f"runs/{key}/folds/HUVEC/{fold}.json" for fold in (0, 1)]
+        store.delete(f"runs/{key}/folds/HUVEC/1.json")
+    line = run.cellsignal.refused("finish", "--run", run.out, "--quorum", 2)
+    assert "HUVEC has fold 0" in line
+    address = f"s3://cellsignal/runs/{key}"
+    partial = run.cellsignal("finish", "--run", address, "--store", run.store, "--quorum", 1)
+    assert (partial.returncode, partial.stderr) == (0, "")
+    out = run.cellsignal.folder / "runs" / key
+    assert json.loads((out / "metrics.json").read_text())["partial"]["missing"] == {"HUVEC": [1]}
+    assert len(table(out / "predictions_oof.csv")) == 6
+    assert processes_naming(run.cellsignal.folder) == []
+
+
+def test_a_failed_run_says_how_to_end_it_without_the_missing_folds(tmp_path: Path):
+    config = RunConfig.load("demo")
+    events = tmp_path / "events.jsonl"
+    *finished, _ = [("pseudo_label", cell_type, fold) for cell_type in config.screen.cell_types for fold in (0, 1)]
+    finished.append(("finetune", config.screen.cell_types[-1], 1))  # which lacks its second fold's end
+    events.write_text(
+        "".join(
+            json.dumps({"event": "finish", "step": step, "cell_type": cell_type, "fold": fold, "seconds": 1}) + "\n"
+            for step, cell_type, fold in finished
+        )
+    )
+    assert without_the_rest(config, events, Path("my runs/x")).endswith(
+        "cellsignal finish --run 'my runs/x' --quorum 1"
+    )
+    alone = RunConfig.load("demo", ["folds.train=[0]"])
+    assert without_the_rest(alone, events, Path("runs/x")) == ""  # no fold is missing
+    events.write_text("")
+    assert without_the_rest(config, events, Path("runs/x")) == ""
+
+
+def test_a_full_disk_of_the_embedded_store_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    store, free = StoreConfig(), 3_000_000
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    assert (
+        full_disk(store, tmp_path) == f"; the disk of the object store {tmp_path} is full (3 MB free): make room first"
+    )
+    assert full_disk(store, tmp_path / "none") == ""
+    assert full_disk(StoreConfig(bucket=tmp_path.as_uri()), tmp_path) == ""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    assert full_disk(store, tmp_path) == ""
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    free = 10**9
+    assert full_disk(store, tmp_path) == ""
+
+
+@pytest.mark.slow
+def test_a_finished_run_repeats_without_work_and_byte_for_byte(interrupted: Interrupted):
+    out = interrupted.run.out
+    before = {name: (out / name).read_bytes() for name in (*PREDICTIONS, "config.yaml")}
+    again = interrupted.run.cellsignal(*interrupted.run.arguments)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert not [e for e in events(out) if e["event"] == "epoch"]
+
+
+@pytest.mark.slow
+def test_neither_the_interruption_nor_the_labels_encoding_changes_a_prediction(
+    interrupted: Interrupted, tmp_path: Path
+):
+    fresh = prepare(tmp_path / "fresh", integers=False)
+    done = fresh.cellsignal(*fresh.arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in PREDICTIONS:
+        text = (fresh.out / name).read_text()
+        assert text.count("sirna_") == 7 * (len(text.splitlines()) - 1)
+        assert text.replace("sirna_", "") == (interrupted.run.out / name).read_text()
+
+
+def test_a_step_that_was_killed_is_named(tmp_path: Path):
+    events = tmp_path / "events.jsonl"
+    events.touch()
+    program = (
+        "import os, signal\nfrom components.core.progress import task\n"
+        "with task('pretrain', fold=1, backbone='a'):\n    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    environment = {**os.environ, EVENTS_VARIABLE: str(events), "PYTHONPATH": str(ROOT)}
+    with (
+        events.open() as told,
+        (tmp_path / "log.txt").open("ab") as log,
+        Display(RunConfig.load("demo"), 1, Console(file=io.StringIO())) as display,
+        pytest.raises(StepError, match=r"^pretrain fold 1 a was ended from outside, perhaps for lack of memory"),
+    ):
+        follow(["-c", program], environment, told, display, log)
+
+
+def test_a_runs_key_changes_with_all_that_decides_its_results(tmp_path: Path):
+    weights = tmp_path / "w.pt"
+    weights.write_bytes(b"one")
+    config = RunConfig.load("demo", [f"backbones.0.weights={weights}"])
+    key = run_key(config, "/screen", tmp_path / "out")
+    assert key.startswith("demo-")
+    elsewhere = RunConfig.load("demo", [f"backbones.0.weights={weights}", "local.threads=7", "cluster.queue=q"])
+    assert key == run_key(config, "/screen", tmp_path / "out") == run_key(elsewhere, "/screen", tmp_path / "out")
+    keys = {key, run_key(config, "/other", tmp_path / "out"), run_key(config, "/screen", tmp_path / "elsewhere")}
+    keys.add(run_key(config.model_copy(update={"seed": 9}), "/screen", tmp_path / "out"))
+    weights.write_bytes(b"two")
+    keys.add(run_key(config, "/screen", tmp_path / "out"))
+    assert len(keys) == 5
+
+
+def test_a_folder_as_store_needs_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipelines.run.local.EmbeddedStore", None)
+    said = io.StringIO()
+    where = StoreConfig(bucket=(tmp_path / "store").as_uri(), prefix="lab/screens")
+    with storage(where, tmp_path / "unused", Console(file=said)) as environment:
+        assert environment == {}
+    assert "--store is not used" in said.getvalue()
+    assert list((tmp_path / "store" / "lab" / "screens").iterdir()) == []
+    with (
+        pytest.raises(InputError, match="not%20mounted/lab: cannot be written"),
+        storage(StoreConfig(bucket=(tmp_path / "not mounted" / "lab").as_uri()), None, Console(file=said)),
+    ):
+        pass
+
+
+@pytest.mark.slow
+def test_a_run_from_a_bucket_into_a_folder(tmp_path: Path, embedded_store: EmbeddedStore):
+    run, address = prepare(tmp_path / "run", integers=False), "s3://cellsignal/whole-run/screen"
+    environment = embedded_store.environment()
+    bucket = ObjectStore(Endpoint.from_environment(environment), "cellsignal", "whole-run/screen")
+    root = run.screen
+    bucket.put_many((p.relative_to(root).as_posix(), p.read_bytes()) for p in root.rglob("*") if p.is_file())
+    arguments = [address if argument == root else argument for argument in run.arguments]
+    arguments += ["--set", f"store.bucket={(tmp_path / 'folder').as_uri()}"]
+    done = run.cellsignal(*arguments, environment=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((run.out / "lineage.json").read_text())["screen"] == address
+    assert not run.store.exists()
+    finished = list((tmp_path / "folder").glob("finished/*/*/done.json"))
+    assert len(finished) >= 4, "pretraining, finetuning and pseudo-labels of two folds"
+    from_address = f"{(tmp_path / 'folder').as_uri()}/runs/{json.loads((run.out / 'lineage.json').read_text())['run']}"
+    again = run.cellsignal("finish", "--run", from_address, "--quorum", 2, "--out", tmp_path / "finished")
+    assert (again.returncode, again.stderr) == (0, "")
+    for name in PREDICTIONS:
+        assert (tmp_path / "finished" / name).read_bytes() == (run.out / name).read_bytes()

@@ -1,0 +1,242 @@
+"""`cellsignal predict` as a user starts it: the same names as the training run's own, and what is refused in one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from components.core.learning.checkpoints import save_weights
+from components.core.registry.model_manifest import ModelManifest
+from components.core.registry.publishing import publish
+from components.core.storage.claims import Claims
+from components.core.storage.digests import digest_file
+from components.core.storage.folder_store import FolderStore
+from components.core.storage.manifest import Manifest
+from components.core.storage.run_outcome import fetch_results
+from components.core.storage.run_record import RunRecord, finished_folds
+from components.core.storage.run_summaries import summarise_runs
+from components.core.storage.sweeping import take_stock
+from pipelines.run.prediction import RESULTS
+from tests.components.core.registry.finished_run import KEY, FinishedRun
+from tests.pipelines.tiny_run import CONFIG, Cellsignal, error_line, only_huvec
+from tests.tiny_screen import LABELLED, UNLABELLED, TinyScreen
+
+HOLDOUT = "HUVEC-04"
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def everything(store: FolderStore) -> dict[str, bytes]:
+    return {key: store.get(key) for key in store.list("")}
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> FinishedRun:
+    """A run that nobody trained, in a store of its own."""
+    (tmp_path / "store").mkdir()
+    return FinishedRun(tmp_path, FolderStore(tmp_path / "store"))
+
+
+@pytest.fixture
+def model(lab: FinishedRun) -> ModelManifest:
+    return publish(lab.store, KEY).model
+
+
+def address(lab: FinishedRun, name: str = "champion") -> str:
+    return lab.store.uri(f"models/{name}")
+
+
+def test_new_plates_get_the_names_that_the_training_run_gave_them(cellsignal: Cellsignal, tmp_path: Path) -> None:
+    screen = only_huvec(TinyScreen(tmp_path / "screen", imaged=(*LABELLED, *UNLABELLED, HOLDOUT), more=(HOLDOUT,)))
+    config = tmp_path / "tiny.yaml"
+    config.write_text(CONFIG)
+    store = f"store.bucket=file://{tmp_path / 'lab'}"
+    (tmp_path / "lab").mkdir()
+    held_out = f"screen.holdout_experiments=[{HOLDOUT}]"
+    trained = cellsignal(
+        "run", "--config", config, "--screen", screen.root, "--out", tmp_path / "run", "--set", store, "--set", held_out,
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+    promoted = cellsignal("models", "promote", tmp_path / "run", "--reason", "the first")
+    assert promoted.returncode == 0, promoted.stderr
+    truth = tmp_path / "truth.csv"
+    labels = rows(screen.root / "train.csv")  # of experiments that are not predicted, too
+    truth.write_text("id_code,sirna\n" + "".join(f"{row['id_code']},{row['sirna']}\n" for row in labels))
+    # No label is left that could be read.
+    for table in ("train.csv", "train_controls.csv", "test_controls.csv"):
+        whole = (screen.root / table).read_text()
+        for sirna in ("sirna_7", "sirna_30", "sirna_2", "sirna_100", "sirna_11", "sirna_9", "sirna_5", "UNTREATED"):
+            whole = whole.replace(f",{sirna}\n", ",hidden\n").replace(f",{sirna},", ",hidden,")
+        (screen.root / table).write_text(whole)
+    out = tmp_path / "predicted"
+    arguments = ("predict", "--screen", screen.root, "--model", f"file://{tmp_path / 'lab'}/models/champion")
+    done = cellsignal(*arguments, "--experiments", f"{UNLABELLED[0]},{HOLDOUT}", "--out", out, "--truth", truth)
+    assert done.returncode == 0, done.stderr + (out / "run" / "log.txt").read_text()
+    assert sorted(path.name for path in out.iterdir()) == sorted([*RESULTS, "embeddings", "run"])
+
+    expected = rows(tmp_path / "run" / "predictions.csv") + rows(tmp_path / "run" / "predictions_holdout.csv")
+    found = {row["id_code"]: row for row in rows(out / "predictions.csv")}
+    assert found.keys() == {row["id_code"] for row in expected}
+    for row in expected:
+        other = found[row["id_code"]]
+        assert (other["sirna"], other["raw_sirna"], other["top5"]) == (row["sirna"], row["raw_sirna"], row["top5"])
+        assert float(other["raw_confidence"]) == pytest.approx(float(row["raw_confidence"]), abs=1e-5)
+        # Other batches round logits otherwise in the sixth digit, and balancing stops within prior.sinkhorn_tolerance.
+        for column in ("confidence", "margin"):
+            assert float(other[column]) == pytest.approx(float(row[column]), abs=5e-3)
+    metrics, of_run = (json.loads((folder / "metrics.json").read_text()) for folder in (out, tmp_path / "run"))
+    assert metrics["holdout"] == of_run["holdout"]
+    assert metrics["wells"]["holdout"] == {"overall": 6, "HUVEC": 6}
+
+    quality = rows(out / "qc.csv")
+    assert len(quality) == 2 * 2 * 5
+    assert {row["id_code"] for row in quality if row["confidence"]} == found.keys()
+    embeddings = sorted(out.glob("embeddings/*/HUVEC/*.parquet"))
+    assert [path.name for path in embeddings] == ["fold_0.parquet", "fold_1.parquet"]
+    assert all(len(pq.read_table(path)) == 20 for path in embeddings)
+    lineage = json.loads((out / "lineage.json").read_text())
+    assert lineage["model"]["generation"] == 1
+    assert lineage["model"]["name"] == "tiny"
+    assert {task["step"] for task in lineage["steps"]} == {"normalize", "infer", "ensemble", "assign", "report"}
+    page = (out / "report.html").read_text()
+    assert lineage["model"]["fingerprint"] in page
+    recorded(FolderStore(tmp_path / "lab"), lineage, tmp_path)
+
+    again = cellsignal(*arguments, "--experiments", f"{UNLABELLED[0]},{HOLDOUT}", "--out", out, "--truth", truth)
+    assert again.returncode == 0, again.stderr
+    assert {row["id_code"]: row for row in rows(out / "predictions.csv")} == found
+    assert json.loads((out / "lineage.json").read_text())["run"] == lineage["run"]
+    what = f"is a prediction by model {lineage['model']['fingerprint'][:12]}, which trains nothing; give the key of a training"
+    run = f"file://{tmp_path / 'lab'}/runs/{lineage['run']}"
+    assert f"--run {lineage['run']}: {what}" in cellsignal.refused("finish", "--run", run, "--quorum", "1")
+    assert f"run {lineage['run']}: {what}" in cellsignal.refused("models", "publish", run)
+    started = ("run", "--config", config, "--out", tmp_path / "next", "--set", store)
+    assert f"init_from: run {lineage['run']}: {what}" in cellsignal.refused(*started, "--set", f"init_from={run}")
+    said = f"{out}: the folder of a prediction, which trains nothing; give that of a training"
+    assert f"--run {said}" in cellsignal.refused("finish", "--run", out, "--quorum", "1")
+    assert f"init_from: {said}" in cellsignal.refused(*started, "--set", f"init_from={out}")
+    line = cellsignal.refused(*arguments, "--experiments", HOLDOUT, "--out", out)
+    assert "holds a run with another experiments" in line or "holds a run with another truth" in line
+
+
+def recorded(store: FolderStore, lineage: dict[str, Any], folder: Path) -> None:
+    """The prediction is a run of the store, which keeps its plates and logits until it is forgotten."""
+    key = lineage["run"]
+    record = RunRecord.model_validate_json(store.get(f"runs/{key}/run.json"))
+    assert record.lineage["model"] == {**record.lineage["model"], "name": "tiny", "generation": 1}
+    assert record.prediction is not None
+    assert record.prediction.model == lineage["model"]["fingerprint"]
+    assert record.prediction.experiments == (UNLABELLED[0], HOLDOUT)
+    assert record.prediction.folds == {"HUVEC": (0, 1)}
+    reference, plates = (
+        Manifest.model_validate_json(store.get(f"runs/{key}/{name}.json")) for name in ("screen", "holdout")
+    )
+    assert plates.digest() == lineage["manifest_digest"]
+    finished = finished_folds(store, key, reference, plates)
+    assert {cell_type: [each.fold for each in folds] for cell_type, folds in finished.items()} == {"HUVEC": [0, 1]}
+    (folder / "fetched").mkdir()
+    assert sorted(fetch_results(store, key, folder / "fetched")) == sorted(RESULTS)
+    claims = Claims(store)
+    claims.refresh()
+    claim = claims.runs[key]
+    assert claim.plates == {plate.prefix for plate in plates.plates}
+    assert claim.finished == {each.place for each in finished["HUVEC"]}
+    summary = next(run for run in summarise_runs(store, claims, take_stock(store)) if run.key == key)
+    assert (summary.model, summary.folds, summary.of_folds, summary.plates) == (record.prediction.model, 2, 2, 4)
+    assert summary.alone, "the logits; its plates were packed by the training run as well"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--model", "MODELS/champion"], "no model has been promoted yet; promote one with `cellsignal models promote`"),
+        (["--model", "MODELS/00000000"], "no such model below"),
+        (["--experiments", "HUVEC-77"], "there is no experiment 'HUVEC-77'; those there are HUVEC-01, HUVEC-02"),
+        (["--set", "standardise.domain=global"], "--set standardise.domain=global: standardise.domain is part of the model"),
+        (["--set", "predict.weights=teacher"], "predict.weights is part of the model"),
+        (["--screen", "nowhere"], "--screen nowhere: no such folder"),
+        (["--truth", "TRUTH"], "id_code 'HUVEC-03_1_B99' is not a treatment well of these plates; remove the row"),
+    ],
+)  # fmt: skip
+def test_a_wrong_option_is_one_line_and_leaves_nothing(
+    cellsignal: Cellsignal, lab: FinishedRun, model: ModelManifest, tmp_path: Path, more: list[str], said: str
+) -> None:
+    (tmp_path / "truth.csv").write_text("id_code,sirna\nHUVEC-03_1_B99,sirna_7\n")
+    before = everything(lab.store)
+    names = {"MODELS": lab.store.uri("models"), "TRUTH": str(tmp_path / "truth.csv")}
+    for name, value in names.items():
+        more = [word.replace(name, value) for word in more]
+    usual = {"--screen": str(tmp_path / "screen"), "--model": address(lab, model.short), "--out": str(tmp_path / "out")}
+    given = [word for name, value in usual.items() if name not in more for word in (name, value)]
+    assert said in cellsignal.refused("predict", *given, *more)
+    assert not (tmp_path / "out").exists()
+    assert everything(lab.store) == before
+
+
+def spoil_manifest(lab: FinishedRun, model: ModelManifest, **changes: Any) -> None:
+    key = f"models/{model.fingerprint}/manifest.json"
+    lab.store.put(key, json.dumps({**json.loads(lab.store.get(key)), **changes}).encode())
+
+
+def other_architecture(lab: FinishedRun, model: ModelManifest, tmp_path: Path) -> None:
+    """The network of another backbone, with a manifest that fits the file."""
+    network = model.networks[0]
+    save_weights(lab.network(1, 0, stem=8), tmp_path / "other.safetensors")
+    lab.store.put(model.key(network.path), (tmp_path / "other.safetensors").read_bytes())
+    changed = network.model_copy(
+        update={
+            "sha256": digest_file(tmp_path / "other.safetensors"),
+            "size": (tmp_path / "other.safetensors").stat().st_size,
+        }
+    )
+    networks = [json.loads(each.model_dump_json()) for each in (changed, *model.networks[1:])]
+    spoil_manifest(lab, model, networks=networks)
+
+
+SPOILED = {
+    "a newer schema": (lambda lab, model, _: spoil_manifest(lab, model, model_schema=99), "model schema 99 is newer than"),
+    "no manifest": (
+        lambda lab, model, _: lab.store.put(f"models/{model.fingerprint}/manifest.json", b"{"), "damaged, not a model's manifest",
+    ),
+    "a missing network": (lambda lab, model, _: lab.store.delete(model.key(model.networks[0].path)), "is missing, so that model"),
+    "a damaged network": (
+        lambda lab, model, _: lab.store.put(model.key(model.networks[0].path), b"x"),
+        "`cellsignal models publish tiny-0123456789ab --anew`",
+    ),
+    "another architecture": (other_architecture, "another architecture"),
+    "other channels": (lambda lab, model, _: spoil_manifest(lab, model, channels=5), "channels"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_a_spoiled_model_is_one_line_and_leaves_nothing(
+    cellsignal: Cellsignal, lab: FinishedRun, model: ModelManifest, tmp_path: Path, how: str
+) -> None:
+    spoil, said = SPOILED[how]
+    spoil(lab, model, tmp_path)
+    before = {key: data for key, data in everything(lab.store).items() if key.startswith(("models/", "runs/"))}
+    line = cellsignal.refused(
+        "predict", "--screen", tmp_path / "screen", "--model", address(lab, model.short), "--out", tmp_path / "out",
+        "--experiments", "HUVEC-03",
+    )  # fmt: skip
+    assert said in line
+    assert not (tmp_path / "out").exists()
+    assert {key: data for key, data in everything(lab.store).items() if key.startswith(("models/", "runs/"))} == before
+
+
+def test_without_the_champion_a_damaged_record_of_it_is_told(
+    cellsignal: Cellsignal, lab: FinishedRun, tmp_path: Path
+) -> None:
+    lab.store.put("models/champion.json", b"{}")
+    done = cellsignal("predict", "--screen", tmp_path / "screen", "--model", address(lab), "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "damaged, so which model is the champion is not known" in error_line(done)
+    assert not (tmp_path / "out").exists()

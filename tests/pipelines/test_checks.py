@@ -1,0 +1,260 @@
+"""What is found out before anything starts: each mistake by a line that names it, and nothing else refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from components.core.config import RunConfig, StoreConfig
+from components.core.errors import InputError
+from components.core.storage.object_store import ObjectStore
+from pipelines.checks import check_input, local_files
+from tests.pipelines.tiny_run import CONFIG, truth_of, write_truth
+from tests.tiny_screen import TinyScreen
+
+
+@pytest.fixture
+def config(config_file: Path) -> RunConfig:
+    return RunConfig.load(str(config_file))
+
+
+def test_a_good_screen_and_its_whole_or_partial_truth_pass(config: RunConfig, tables: TinyScreen, tmp_path: Path):
+    truth = truth_of(tables)
+    check_input(config, str(tables.root), None)
+    check_input(config, str(tables.root), write_truth(tmp_path / "truth.csv", truth))
+    check_input(config, str(tables.root), write_truth(tmp_path / "truth.csv", dict(list(truth.items())[:2])))
+
+
+@pytest.mark.parametrize("shipped", ["demo"])
+def test_shipped_configurations_with_a_simulated_screen_pass(shipped: str):
+    check_input(RunConfig.load(shipped), None, None)
+
+
+def test_a_screen_in_a_bucket_is_checked_like_one_in_a_folder(
+    config: RunConfig, tables: TinyScreen, store: ObjectStore, tmp_path: Path
+):
+    store.put_many((f"screen/{path.name}", path.read_bytes()) for path in tables.root.glob("*.csv"))
+    address = store.uri("screen")
+    check_input(config, address, write_truth(tmp_path / "truth.csv", truth_of(tables)))
+    check_input(config, f"{address}/", None)
+    check_input(config, tables.root.as_uri(), None)
+    tables.edit("train.csv", "HUVEC-01_1_B03,HUVEC-01,1", "HUVEC-01_1_B03,HUVEC-01,one")
+    store.put("screen/train.csv", (tables.root / "train.csv").read_bytes())
+    with pytest.raises(InputError) as caught:
+        check_input(config, address, None)
+    assert str(caught.value) == (
+        f"{address}/train.csv line 2 (HUVEC-01_1_B03): field plate is 'one'; expected a whole number from 1"
+    )
+    with pytest.raises(
+        InputError, match=r"screens: holds no file; give the address of the folder that holds train\.csv"
+    ):
+        check_input(config, f"{address}s", None)
+
+
+def test_a_screen_in_a_bucket_needs_a_store_that_leaves_its_credentials_alone(
+    config: RunConfig, tables: TinyScreen, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    with pytest.raises(InputError, match=r"^--screen s3://lab/screen: AWS_ENDPOINT_URL is not set, .*file:///FOLDER$"):
+        check_input(config, "s3://lab/screen", None)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    in_folder = config.model_copy(update={"store": StoreConfig(bucket=tmp_path.as_uri())})
+    with pytest.raises(InputError, match=r"^--screen s3://lab/screen: object store: AWS_ACCESS_KEY_ID is not set"):
+        check_input(in_folder, "s3://lab/screen", None)
+    with pytest.raises(
+        InputError, match=r"^--screen ftp://lab/screen: ftp://lab/screen: a screen is a directory or at"
+    ):
+        check_input(config, "ftp://lab/screen", None)
+
+
+TRUTH = {
+    "unknown siRNA": ("id_code,sirna\nHUVEC-03_1_B03,sirna_8\n", r"row 2: sirna 'sirna_8' of HUVEC-03_1_B03 is not a tr"),
+    "another encoding": ("id_code,sirna\nHUVEC-03_1_B03,7\n", r"row 2: sirna '7' .* use the encoding of train\.csv"),
+    "control siRNA": ("id_code,sirna\nHUVEC-03_1_B03,sirna_5\n", "sirna 'sirna_5' of HUVEC-03_1_B03 is not a treatment"),
+    "empty siRNA": ("id_code,sirna\nHUVEC-03_1_B03,\n", "row 2: sirna ''"),
+    "short row": ("id_code,sirna\nHUVEC-03_1_B03\n", "row 2: sirna ''"),
+    "labelled well": ("id_code,sirna\nHUVEC-01_1_B03,sirna_7\n", "id_code 'HUVEC-01_1_B03' is not a treatment well of an"),
+    "control well": ("id_code,sirna\nHUVEC-03_1_B02,sirna_7\n", "id_code 'HUVEC-03_1_B02' is not"),
+    "well twice": ("id_code,sirna\n" + 2 * "HUVEC-03_1_B03,sirna_7\n", "row 3: id_code HUVEC-03_1_B03 appears twice"),
+    "missing column": ("id_code,label\nHUVEC-03_1_B03,sirna_7\n", r"column sirna is missing; .* id_code,sirna"),
+    "empty": ("", "column id_code is missing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TRUTH)
+def test_a_mistake_in_the_truth_is_found_before_training(
+    config: RunConfig, tables: TinyScreen, tmp_path: Path, case: str
+):
+    text, message = TRUTH[case]
+    file = tmp_path / "truth.csv"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        check_input(config, str(tables.root), file)
+    assert str(caught.value).startswith(f"--truth {file}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["{}", "file://{}", "s3://bucket/weights.pt", "minio://bucket/weights.pt"])
+def test_initial_weights_that_are_there_or_in_a_store_pass(tables: TinyScreen, tmp_path: Path, address: str):
+    (tmp_path / "weights.pt").write_bytes(b"PK\x03\x04")
+    weights = address.format(tmp_path / "weights.pt")
+    check_input(started_from(tmp_path, weights), str(tables.root), None)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("{}/none.pt", r"there is no file /.*/none\.pt; correct the path, or leave it out to start at random"),
+        ("file://{}/none.pt", "there is no file file:///"),
+        ("{}", "there is no file"),
+        ("https://example.org/w.pt", "https://example.org/w.pt is neither a file nor an s3:// address"),
+    ],
+)
+@pytest.mark.parametrize("simulated", [True, False])
+def test_missing_initial_weights_are_found_before_anything_starts(
+    tables: TinyScreen, tmp_path: Path, address: str, message: str, simulated: bool
+):
+    config = started_from(tmp_path, address.format(tmp_path))
+    with pytest.raises(InputError, match=r"^backbones\[0\]\.weights: " + message):
+        check_input(config, None if simulated else str(tables.root), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("w.yaml", b"name: tiny"), ("w.safetensors", b"PK\x03\x04"), ("w.safetensors", b""), ("w.pt", b"")],
+)
+def test_initial_weights_that_are_none_are_found_too(tables: TinyScreen, tmp_path: Path, name: str, content: bytes):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"^backbones\[0\]\.weights: .*{name} holds no weights; give a file of"):
+        check_input(started_from(tmp_path, str(tmp_path / name)), str(tables.root), None)
+
+
+def test_weights_in_the_form_of_safetensors_pass(tables: TinyScreen, tmp_path: Path):
+    save_file({"w": np.zeros(3)}, tmp_path / "w.safetensors")
+    check_input(started_from(tmp_path, str(tmp_path / "w.safetensors")), str(tables.root), None)
+
+
+def started_from(folder: Path, weights: str) -> RunConfig:
+    file = folder / "started.yaml"
+    file.write_text(CONFIG.replace("{name: tiny,", f"{{name: tiny, weights: '{weights}',"))
+    return RunConfig.load(str(file))
+
+
+def test_a_truth_that_cannot_be_read(config: RunConfig, tables: TinyScreen, tmp_path: Path):
+    with pytest.raises(InputError, match=r"cannot be read \(No such file or directory\)"):
+        check_input(config, str(tables.root), tmp_path / "nowhere.csv")
+    (tmp_path / "binary.csv").write_bytes(b"id_code,sirna\n\xff\xfe,1\n")
+    with pytest.raises(InputError, match=r"binary\.csv: is not a CSV table in UTF-8"):
+        check_input(config, str(tables.root), tmp_path / "binary.csv")
+
+
+def test_a_fold_that_takes_all_experiments_of_a_cell_type(config: RunConfig, tables: TinyScreen):
+    known = config.model_copy(update={"folds": config.folds.model_copy(update={"known": {"HUVEC-02": 0}})})
+    with pytest.raises(InputError, match=r"folds\.known leaves fold 1 without experiments") as caught:
+        check_input(
+            known.model_copy(
+                update={"folds": config.folds.model_copy(update={"known": {"HUVEC-01": 0, "HUVEC-02": 0}})}
+            ),
+            str(tables.root),
+            None,
+        )
+    assert "\n" not in str(caught.value)
+    check_input(known, str(tables.root), None)
+
+
+def test_a_cell_type_with_one_labelled_experiment_cannot_be_cross_validated(tmp_path: Path, config: RunConfig):
+    screen = TinyScreen(tmp_path / "both", imaged=())
+    both = config.model_copy(update={"screen": config.screen.model_copy(update={"cell_types": ("HUVEC", "RPE")})})
+    with pytest.raises(InputError, match=r"validates on all labelled experiments of RPE \(RPE-01\)"):
+        check_input(both, str(screen.root), None)
+
+
+def test_a_configured_cell_type_that_the_screen_lacks(tables: TinyScreen, config: RunConfig):
+    more = config.model_copy(update={"screen": config.screen.model_copy(update={"cell_types": ("HUVEC", "U2OS")})})
+    with pytest.raises(InputError, match=r"screen\.cell_types: U2OS has no labelled experiment"):
+        check_input(more, str(tables.root), None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["folds.count=16"], r"folds\.count is 16, but the screen has 13 labelled experiments that are not held out"),
+        (["screen.holdout_experiments=[HUVEC-09]"], "HUVEC-09 is not a labelled experiment of the simulated screen"),
+        (["simulate.labelled={HUVEC: 5, RPE: 1, HEPG2: 2, U2OS: 2}", "screen.holdout_experiments=[]"],
+         r"all labelled experiments of RPE \(RPE-01\)"),
+    ],
+)  # fmt: skip
+def test_a_simulated_screen_that_the_configuration_does_not_fit(changes: list[str], message: str):
+    with pytest.raises(InputError, match=message):
+        check_input(RunConfig.load("demo", changes), None, None)
+
+
+def test_a_fold_that_is_not_trained_may_hold_all_experiments_of_a_cell_type():
+    changes = ["simulate.labelled={HUVEC: 5, RPE: 1, HEPG2: 2, U2OS: 2}", "screen.holdout_experiments=[]"]
+    check_input(RunConfig.load("demo", [*changes, "folds.train=[0]"]), None, None)
+    with pytest.raises(InputError, match="fold 1 validates on all labelled experiments of RPE"):
+        check_input(RunConfig.load("demo", [*changes, "folds.train=[1]"]), None, None)
+
+
+def test_folds_of_wells_need_as_many_wells_as_folds_and_one_experiment(config: RunConfig, tables: TinyScreen):
+    def dealt(count: int) -> RunConfig:
+        folds = config.folds.model_copy(update={"split": "well", "count": count})
+        prior = config.prior.model_copy(update={"enabled": False})
+        return config.model_copy(update={"folds": folds, "prior": prior})
+
+    tables.drop_wells("train.csv", "HUVEC-02")
+    tables.drop_wells("train_controls.csv", "HUVEC-02")
+    check_input(dealt(6), str(tables.root), None)
+    with pytest.raises(InputError, match=r"folds\.count is 7, but the screen has only 6 labelled treatment wells"):
+        check_input(dealt(7), str(tables.root), None)
+
+
+@pytest.mark.parametrize("split", ["labelled", "unlabelled"])
+def test_a_simulated_cell_type_that_is_not_configured(split: str):
+    with pytest.raises(InputError, match=rf"simulate\.{split} names 'HeLa', which is not in screen\.cell_types"):
+        check_input(RunConfig.load("demo", [f"simulate.{split}.HeLa=2"]), None, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [("name=python3-x", "name"), ("store.prefix=opt/python3.11", "store.prefix"), ("screen.cell_types=[python3]", "")],
+)
+def test_a_value_that_kfp_would_mangle_is_refused(change: str, field: str):
+    with pytest.raises(InputError, match=rf"^{field}.*kfp\.local cannot take a value with 'python3' in it"):
+        check_input(RunConfig.load("demo", [change]), None, None)
+
+
+def test_fused_labels_are_read_before_anything_starts(config: RunConfig, tables: TinyScreen, tmp_path: Path):
+    table = tmp_path / "predictions.csv"
+
+    def fused(address: str) -> RunConfig:
+        return config.model_copy(
+            update={"mean_teacher": config.mean_teacher.model_copy(update={"fused_labels": address})}
+        )
+
+    rows = [f"{id_code},{sirna},0.5" for id_code, sirna in truth_of(tables).items()]
+    table.write_text("\n".join(["id_code,sirna,confidence", *rows]) + "\n")
+    check_input(fused(str(table)), str(tables.root), None)
+    assert local_files(fused(f"file://{table}")) == {"mean_teacher.fused_labels": table}
+    assert local_files(fused("s3://bucket/p.csv")) == {}
+    table.write_text("\n".join(["id_code,sirna,confidence", *rows[1:]]) + "\n")
+    with pytest.raises(InputError, match=rf"{table}: has no row for 1 unlabelled wells, first HUVEC-03_1_B03"):
+        check_input(fused(str(table)), str(tables.root), None)
+    with pytest.raises(InputError, match=r"mean_teacher\.fused_labels: there is no file .*none\.csv; correct the path"):
+        check_input(fused(str(tmp_path / "none.csv")), str(tables.root), None)
+
+
+def test_a_ratio_of_an_unknown_cell_type_is_refused():
+    check_input(RunConfig.load("demo", ["mean_teacher.ratio.HUVEC=0.5"]), None, None)
+    with pytest.raises(InputError, match=r"mean_teacher\.ratio names 'HELA', which is not in screen\.cell_types"):
+        check_input(RunConfig.load("demo", ["mean_teacher.ratio.HELA=0.5"]), None, None)
+
+
+def test_a_forgotten_screen_is_not_simulated_at_the_real_ones_size():
+    with pytest.raises(
+        InputError, match=r"--screen is missing: a simulated screen of this configuration has 198 GB of pi"
+    ):
+        check_input(RunConfig.load("rxrx1"), None, None)
