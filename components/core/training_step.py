@@ -24,9 +24,8 @@ from components.core import progress
 from components.core.config import ComputeConfig, parse
 from components.core.errors import InputError, StepError
 from components.core.files import write_atomically
-from components.core.learning.checkpointing import Checkpoints
-from components.core.learning.network import pick_device
-from components.core.learning.precision import arithmetic
+from components.core.learning.checkpoints import Checkpoints
+from components.core.learning.network import arithmetic, pick_device
 from components.core.learning.step_settings import library_versions
 from components.core.learning.team import Team, is_started_by_torchrun, joined
 from components.core.processes import dies_with_parent, stop

@@ -10,17 +10,16 @@ import numpy as np
 import torch
 
 from components.core.config import parse
-from components.core.learning.checkpointing import Checkpoints
+from components.core.learning.checkpoints import Checkpoints, fold_seed
 from components.core.learning.fold_data import configured_images, fold_wells
 from components.core.learning.mean_teacher import Pair, Wells
 from components.core.learning.mean_teacher_run import train_epochs
 from components.core.learning.network import pick_device
-from components.core.learning.pair_files import load_pretrained, save_pairs, weights_digest
-from components.core.learning.random_state import fold_seed
 from components.core.learning.schedules import CycleSchedule
 from components.core.learning.step_settings import TRAINING_CODE, MeanTeacherSettings
 from components.core.learning.team import Team
-from components.core.learning.validation import groups_of_fold, score_of
+from components.core.learning.training_metrics import groups_of_fold, score_of
+from components.core.learning.weight_files import load_pretrained, save_pairs, weights_digest
 from components.core.storage.finished import code_digest
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
@@ -50,7 +49,7 @@ def run(
         bases: outputs of pretrain, one of each backbone, any order.
         fold: the fold whose experiments validate.
         cell_type: whose wells.
-        weights: folder to write, see core.learning.pair_files.
+        weights: folder to write, see core.learning.weight_files.
         checkpoints: where the training is saved by time; None saves none.
         team: the processes that share the work; None for this one alone.
 

@@ -13,13 +13,12 @@ import torch
 
 from components.core.config import parse
 from components.core.errors import InputError
-from components.core.learning.checkpointing import Checkpoints
-from components.core.learning.checkpoints import load_weights
-from components.core.learning.network import Classifier, pick_device
-from components.core.learning.precision import prepare
+from components.core.learning.checkpoints import Checkpoints
+from components.core.learning.network import Classifier, pick_device, prepare
 from components.core.learning.prediction import Pieces, fold_meta, held_out_images, predict_held_out
 from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_CODE, InferSettings
 from components.core.learning.team import Team
+from components.core.learning.weight_files import load_weights
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.opened_model import OpenedModel, bring_model
 from components.core.registry.published_models import find_model

@@ -14,14 +14,19 @@ import torch
 
 from components.core.config import parse
 from components.core.errors import InputError
-from components.core.learning.checkpointing import Checkpoints
+from components.core.learning.checkpoints import Checkpoints
 from components.core.learning.fold_data import configured_images, fold_wells
-from components.core.learning.network import Classifier, pick_device
-from components.core.learning.pair_files import check_finetuned, load_pairs, load_pretrained, read_meta, weights_digest
-from components.core.learning.precision import prepare
+from components.core.learning.network import Classifier, pick_device, prepare
 from components.core.learning.prediction import Pieces, fold_meta, held_out_images, predict_fold, predicting
 from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_CODE, InferSettings
 from components.core.learning.team import Team
+from components.core.learning.weight_files import (
+    check_finetuned,
+    load_pairs,
+    load_pretrained,
+    read_meta,
+    weights_digest,
+)
 from components.core.storage.finished import code_digest
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest

@@ -12,17 +12,16 @@ import torch
 
 from components.core import progress
 from components.core.config import parse
-from components.core.learning.checkpointing import Checkpoints
-from components.core.learning.checkpoints import save_weights
+from components.core.learning.checkpoints import Checkpoints
 from components.core.learning.fold_data import configured_images, fold_wells
-from components.core.learning.initial_weights import load_initial_weights
+from components.core.learning.initial_weights import load_initial_weights, take_over
 from components.core.learning.network import Classifier, pick_device
 from components.core.learning.step_settings import TRAINING_CODE, PretrainSettings
 from components.core.learning.supervised import Validation, train_supervised
 from components.core.learning.team import Team
-from components.core.learning.validation import groups_of_fold, score_of
+from components.core.learning.training_metrics import groups_of_fold, score_of
 from components.core.learning.warm_start import learned_by
-from components.core.learning.warm_weights import take_over
+from components.core.learning.weight_files import save_weights
 from components.core.storage.artifacts import local_file
 from components.core.storage.digests import digest_file
 from components.core.storage.finished import code_digest

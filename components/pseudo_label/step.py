@@ -14,19 +14,18 @@ import numpy as np
 import torch
 
 from components.core.config import parse
-from components.core.learning.checkpointing import Checkpoints
+from components.core.learning.checkpoints import Checkpoints, fold_seed
 from components.core.learning.fold_data import configured_images, fold_wells
 from components.core.learning.inference import Images
 from components.core.learning.mean_teacher import Wells
 from components.core.learning.mean_teacher_run import train_epochs
 from components.core.learning.network import pick_device
-from components.core.learning.pair_files import check_finetuned, load_pairs, save_pairs, weights_digest
 from components.core.learning.prediction import Pieces, fold_meta, held_out_images, predict_fold, predicting
-from components.core.learning.random_state import fold_seed
 from components.core.learning.schedules import CycleSchedule
 from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_CODE, MeanTeacherSettings
 from components.core.learning.team import Team
-from components.core.learning.validation import groups_of_fold, score_of
+from components.core.learning.training_metrics import groups_of_fold, score_of
+from components.core.learning.weight_files import check_finetuned, load_pairs, save_pairs, weights_digest
 from components.core.storage.artifacts import local_file
 from components.core.storage.digests import digest_file
 from components.core.storage.finished import code_digest
@@ -64,7 +63,7 @@ def run(
         base: output of finetune.
         fold: the fold whose experiments validate.
         cell_type: whose wells.
-        weights: folder to write, see core.learning.pair_files; also pseudo_labels.csv.
+        weights: folder to write, see core.learning.weight_files; also pseudo_labels.csv.
         logits: folder to write: logits.npz and meta.json.
         embeddings: folder to write: Parquet files, see core.storage.embeddings.
         fused: file of an earlier run's names of the unlabelled wells, see core.prior.fused_labels; None without.

@@ -1,6 +1,6 @@
 """What a network costs on one site: multiply-accumulates, memory traffic, parameters. Pure Python, from the architecture.
 
-The layers are those of core.learning.xception and core.learning.arcface, which a test compares with torch's own counts.
+The layers are those of core.learning.xception and core.learning.network, which a test compares with torch's own counts.
 """
 
 from __future__ import annotations

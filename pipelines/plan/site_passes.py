@@ -24,7 +24,7 @@ Mask = NDArray[np.bool_]
 PIECE = 4096
 """Wells that are predicted together (core.learning.prediction): BatchNorm adapts to their domains for each piece anew."""
 LEAST = 2
-"""Wells of a part of a batch (core.learning.micro_batches): smaller batches are filled by repetition."""
+"""Wells of a part of a batch (core.learning.team): smaller batches are filled by repetition."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def validated_epochs(first: int, stop: int, every: int) -> list[int]:
 
 
 def batch_sizes(count_D: list[int], size: int, by_domain: bool) -> list[int]:
-    """Wells of an epoch's batches, whatever their order: those of core.learning.sampling.well_batches.
+    """Wells of an epoch's batches, whatever their order: those of core.learning.schedules.well_batches.
 
     Args:
         count_D: wells of each domain.

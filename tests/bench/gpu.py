@@ -27,8 +27,7 @@ from components.core.config import BackboneConfig, ComputeConfig, LoaderConfig, 
 from components.core.learning.augmentation import normal_view
 from components.core.learning.fold_data import open_images
 from components.core.learning.inference import Images, well_logits
-from components.core.learning.network import Classifier
-from components.core.learning.precision import prepare
+from components.core.learning.network import Classifier, prepare
 from components.core.learning.supervised import Validation, train_supervised
 from components.core.processes import cores
 from components.core.screen.ome_zarr import encode_chunk

@@ -20,8 +20,7 @@ from components.core.config import LoaderConfig, PackConfig, PretrainConfig, Run
 from components.core.learning.augmentation import normal_view
 from components.core.learning.fold_data import open_images
 from components.core.learning.inference import Images
-from components.core.learning.network import Classifier
-from components.core.learning.precision import prepare
+from components.core.learning.network import Classifier, prepare
 from components.core.learning.supervised import Validation, train_supervised
 from components.core.screen.ome_zarr import encode_chunk
 from components.core.storage.folder_store import FolderStore

@@ -17,7 +17,7 @@ import pytest
 
 from components.core.config import RunConfig
 from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
-from components.core.learning.validation import groups_of_fold
+from components.core.learning.training_metrics import groups_of_fold
 from components.core.storage.interface import ObjectReader
 from components.core.storage.logits import ROLES, read_logits
 from components.core.storage.manifest import Manifest, PlateRecord, WellRecord

@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components.core.config import RunConfig
-from components.core.learning.checkpoints import save_weights
 from components.core.learning.fold_data import FoldWells, fold_wells, open_images
 from components.core.learning.inference import Images
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.network import Classifier
-from components.core.learning.pair_files import save_pairs
 from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
+from components.core.learning.weight_files import save_pairs, save_weights
 from components.core.screen.site_table import TREATMENT, SiteTable
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest

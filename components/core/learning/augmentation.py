@@ -16,8 +16,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from components.core.config import AugmentConfig
-from components.core.learning.device_copy import sent
-from components.core.learning.host_memory import room
+from components.core.learning.memory import room, sent
 
 _PIECE_BYTES = 16 * 2**20
 _OUTSIDE = 4.0

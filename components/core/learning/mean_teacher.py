@@ -20,14 +20,13 @@ from torch.nn import functional as F
 
 from components.core.config import MeanTeacherConfig
 from components.core.learning.augmentation import easy_view, hard_view, normal_view
-from components.core.learning.epoch_meter import EpochMeter
+from components.core.learning.checkpoints import RandomState
 from components.core.learning.inference import Images
 from components.core.learning.loader import random_sites
-from components.core.learning.micro_batches import Replica, Slots, StatisticsOfParts, running_statistics
 from components.core.learning.network import Classifier
-from components.core.learning.random_state import RandomState
-from components.core.learning.sampling import well_batches
-from components.core.learning.schedules import CycleSchedule, ema_decay, ramp
+from components.core.learning.schedules import CycleSchedule, ema_decay, ramp, well_batches
+from components.core.learning.team import Replica, Slots, StatisticsOfParts, running_statistics
+from components.core.learning.training_metrics import EpochMeter
 
 
 @dataclass

@@ -17,15 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components.core import progress
-from components.core.learning.checkpointing import Checkpoints
+from components.core.learning.checkpoints import Checkpoints, fold_seed
 from components.core.learning.inference import Images, well_logits
 from components.core.learning.mean_teacher import Pair, PairEpoch, Wells
-from components.core.learning.micro_batches import Replica, Slots, restore_statistics, statistics_of_all
-from components.core.learning.precision import prepare
-from components.core.learning.random_state import fold_seed
+from components.core.learning.network import prepare
 from components.core.learning.schedules import CycleSchedule
-from components.core.learning.selection import Best, Score
 from components.core.learning.step_settings import MeanTeacherSettings
+from components.core.learning.team import Replica, Slots, restore_statistics, statistics_of_all
+from components.core.learning.training_metrics import Best, Score
 
 
 class Refresh(Protocol):

@@ -1,16 +1,72 @@
-"""Backbone plus head: the network of one DAG step. torch only; timm is imported where a config names one of its models."""
+"""The network of a step: backbone, classifier head and arithmetic. torch only; timm is imported if a config uses one of its models.
+
+B batch, E embedding, K class.
+"""
 
 from __future__ import annotations
 
-from typing import Any, cast
+import math
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from components.core.config import BackboneConfig, HeadConfig
+from components.core.config import BackboneConfig, ComputeConfig, HeadConfig
 from components.core.errors import InputError
-from components.core.learning.arcface import build_head
 from components.core.learning.xception import Xception
+
+
+class ArcFaceHead(nn.Module):
+    """Additive angular margin: logits are scaled cosines; the true class is judged at an angle enlarged by the margin.
+
+    The true class gets s cos(theta + m) where cos(theta) > cos(pi - m), else s (cos(theta) - m sin(pi - m)), which keeps
+    the logit monotonic in theta (Deng et al. 2019, section 2, and its authors' treatment of angles past pi - m).
+
+    Args:
+        embedding_size: E.
+        classes: K.
+        scale: s.
+        margin: m, radians.
+    """
+
+    def __init__(self, embedding_size: int, classes: int, scale: float, margin: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(classes, embedding_size))
+        nn.init.xavier_uniform_(self.weight)
+        self.scale = scale
+        self.margin = margin
+
+    def forward(self, embedding_BE: Tensor, target_B: Tensor | None = None) -> Tensor:
+        """Logits, shape (B, K), float32; the margin applies only where targets are given (training)."""
+        # Angles near 0 and pi lose all precision in half types, so the head runs in float32 under autocast too.
+        with torch.autocast(embedding_BE.device.type, enabled=False):
+            cosine_BK = F.linear(F.normalize(embedding_BE.float()), F.normalize(self.weight.float()))
+            if target_B is None:
+                return self.scale * cosine_BK
+            cosine_B1 = cosine_BK.gather(1, target_B[:, None]).clamp(-1 + 1e-7, 1 - 1e-7)
+            sine_B1 = torch.sqrt(1.0 - cosine_B1.square())
+            # cos(theta + m) by the sum formula: no acos, whose gradient explodes at +-1.
+            enlarged_B1 = cosine_B1 * math.cos(self.margin) - sine_B1 * math.sin(self.margin)
+            linear_B1 = cosine_B1 - self.margin * math.sin(math.pi - self.margin)
+            true_B1 = torch.where(cosine_B1 > math.cos(math.pi - self.margin), enlarged_B1, linear_B1)
+            return self.scale * cosine_BK.scatter(1, target_B[:, None], true_B1)
+
+
+class SoftmaxHead(nn.Linear):
+    """Plain linear classifier with the same call as ArcFaceHead, in float32."""
+
+    def forward(self, embedding_BE: Tensor, target_B: Tensor | None = None) -> Tensor:
+        """Logits, shape (B, K), float32; targets change nothing."""
+        with torch.autocast(embedding_BE.device.type, enabled=False):
+            return F.linear(embedding_BE.float(), self.weight.float(), self.bias.float())
+
+
+def build_head(config: HeadConfig, embedding_size: int, classes: int) -> nn.Module:
+    """The head that the configuration names."""
+    if config.kind == "arcface":
+        return ArcFaceHead(embedding_size, classes, config.scale, config.margin)
+    return SoftmaxHead(embedding_size, classes)
 
 
 class Classifier(nn.Module):
@@ -94,3 +150,44 @@ def _build_timm(config: BackboneConfig, channels: int, image_size: int) -> tuple
 def pick_device() -> torch.device:
     """The first GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def precision_of(compute: ComputeConfig, device: torch.device) -> Precision:
+    """The arithmetic of the backbones: as configured, or bfloat16 where a GPU computes in it by itself.
+
+    bfloat16 has float32's range, so that gradients need no scaling (Kalamkar et al. 2019, arXiv 1905.12322).
+    """
+    if compute.precision != "auto":
+        return compute.precision
+    return (
+        "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    )
+
+
+def arithmetic(compute: ComputeConfig, device: torch.device, processes: int) -> str:
+    """What decides a result's digits beside settings, data and code, as text for a key."""
+    compiled = ", compiled" if compute.compile else ""
+    return (
+        f"{device.type} {precision_of(compute, device)}, {processes} processes of {compute.accumulate} parts{compiled}"
+    )
+
+
+def prepare(network: Classifier, compute: ComputeConfig, device: torch.device) -> None:
+    """Memory format, arithmetic and, where wanted, compilation of a network on its device, in place.
+
+    Raises:
+        InputError: compilation is asked for and cannot be had here.
+    """
+    network.to(memory_format=torch.channels_last)
+    network.autocasts = precision_of(compute, device) == "bfloat16"
+    if device.type == "cuda":
+        # A killed step must end as an undisturbed one, so convolutions add up in one order; and float32 is float32.
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = False
+    if compute.compile:
+        if device.type != "cuda":
+            raise InputError("compute.compile: there is no GPU here; set it to false")
+        network.backbone.compile()

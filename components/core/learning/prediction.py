@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from components.core import progress
-from components.core.learning.checkpointing import Checkpoints
+from components.core.learning.checkpoints import Checkpoints
 from components.core.learning.fold_data import FoldWells, configured_images
 from components.core.learning.inference import Images, well_outputs
 from components.core.learning.mean_teacher import Pair

@@ -1,4 +1,7 @@
-"""Learning rates, EMA decay and ramps as plain functions of epoch and step. Pure Python."""
+"""Learning rates, EMA decay, ramps, and the batches of wells of an epoch. NumPy only.
+
+W wells of an epoch.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,9 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from components.core.config import MeanTeacherConfig
 
@@ -66,3 +72,31 @@ class CycleSchedule:
         phase = math.fmod(epoch, self.cycle_epochs) / self.cycle_epochs
         high, low = self.config.learning_rate, self.config.learning_rate_low
         return low + (high - low) * (1.0 + math.cos(math.pi * phase)) / 2.0
+
+
+def well_batches(
+    wells: NDArray[np.intp], size: int, rng: np.random.Generator, domain_W: NDArray[np.intp] | None = None
+) -> list[NDArray[np.intp]]:
+    """An epoch's batches: every well once, in random order, batches of nearly equal size.
+
+    With domains a batch holds wells of one domain, so that BatchNorm normalises each domain by itself; batches of all
+    domains come in random order. A domain of a single well is left out: BatchNorm would have nothing to average.
+
+    Args:
+        wells: rows of the well table.
+        size: wells of a batch, about: a domain is cut into the nearest number of equal parts.
+        rng: draws the order.
+        domain_W: domain of every well of the table; None where batches may hold any.
+    """
+    order = rng.permutation(wells)
+    if domain_W is None:
+        return list(np.array_split(order, max(1, round(len(order) / size))))
+    order = order[np.argsort(domain_W[order], kind="stable")]
+    starts = np.flatnonzero(np.diff(domain_W[order])) + 1
+    batches = [
+        part
+        for of_domain in np.split(order, starts)
+        if len(of_domain) > 1
+        for part in np.array_split(of_domain, max(1, min(round(len(of_domain) / size), len(of_domain) // 2)))
+    ]
+    return [batches[k] for k in rng.permutation(len(batches))]

@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from components.core.learning.device_copy import sent
-from components.core.learning.host_memory import room
+from components.core.learning.memory import room, sent
 
 # A channel that is black over a whole domain has no spread; dividing by less than a tenth of a grey level only
 # amplifies quantisation.

@@ -18,11 +18,12 @@ from torch.nn import functional as F
 
 from components.core.config import ComputeConfig, PretrainConfig
 from components.core.learning.augmentation import normal_view
-from components.core.learning.checkpointing import Checkpoints
-from components.core.learning.epoch_meter import EpochMeter
+from components.core.learning.checkpoints import Checkpoints, RandomState
 from components.core.learning.inference import Images, well_logits
 from components.core.learning.loader import random_site_batches
-from components.core.learning.micro_batches import (
+from components.core.learning.network import Classifier, prepare
+from components.core.learning.schedules import step_rate, well_batches
+from components.core.learning.team import (
     Replica,
     Slots,
     StatisticsOfParts,
@@ -30,12 +31,7 @@ from components.core.learning.micro_batches import (
     running_statistics,
     statistics_of_all,
 )
-from components.core.learning.network import Classifier
-from components.core.learning.precision import prepare
-from components.core.learning.random_state import RandomState
-from components.core.learning.sampling import well_batches
-from components.core.learning.schedules import step_rate
-from components.core.learning.selection import Best, Score
+from components.core.learning.training_metrics import Best, EpochMeter, Score
 
 History = list[dict[str, Any]]
 Report = Callable[[dict[str, Any]], None]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from components.core.errors import InputError
-from components.core.learning.pair_files import load_pairs
+from components.core.learning.weight_files import load_pairs
 from components.core.storage.manifest import Manifest
 from components.finetune.step import run as run_step
 from tests.components.core.learning.tiny_networks import CPU, MEAN_TEACHER

@@ -10,9 +10,9 @@ import pytest
 from components.core.errors import InputError
 from components.core.learning.fold_data import fold_wells
 from components.core.learning.inference import well_logits
-from components.core.learning.pair_files import load_pairs
 from components.core.learning.step_settings import InferSettings, MeanTeacherSettings
-from components.core.learning.validation import groups_of_fold, score_of
+from components.core.learning.training_metrics import groups_of_fold, score_of
+from components.core.learning.weight_files import load_pairs
 from components.core.screen.site_table import SiteTable
 from components.core.storage.finished import fetch_finished
 from components.core.storage.logits import read_logits

@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import save_file
 
 from components.core.errors import InputError
-from components.core.learning.checkpoints import load_weights, save_weights
 from components.core.learning.network import Classifier
 from components.core.learning.step_settings import PretrainSettings
+from components.core.learning.weight_files import load_weights, save_weights
 from components.core.progress import EVENTS_VARIABLE
 from components.core.storage.digests import digest_file
 from components.core.storage.manifest import Manifest

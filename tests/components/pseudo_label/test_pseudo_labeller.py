@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from components.core.config import PriorConfig
-from components.core.learning.validation import groups_of_fold
+from components.core.learning.training_metrics import groups_of_fold
 from components.core.prior.plate_groups import PlateGroups
 from components.pseudo_label import labeller as labelling
 from components.pseudo_label.labeller import PseudoLabeller

@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from components.core.config import XCEPTION, XCEPTION_LARGE, BackboneConfig, HeadConfig, RunConfig
 from components.core.errors import InputError
-from components.core.learning.checkpoints import save_weights
 from components.core.learning.network import Classifier
+from components.core.learning.weight_files import save_weights
 from components.core.learning.xception import Xception
 from pipelines.plan.network_cost import network_cost
 from tests.components.core.learning.tiny_networks import SLIM, SMALL

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.core.config import RunConfig
-from components.core.learning import micro_batches, prediction
-from components.core.learning.sampling import well_batches
+from components.core.learning import prediction, team
+from components.core.learning.schedules import well_batches
 from pipelines.plan import site_passes
 from pipelines.plan.dag import PlannedTask, planned_tasks
 from pipelines.plan.screens import screen_wells
@@ -111,7 +111,7 @@ def test_a_run_without_pseudo_labels_predicts_with_infer(
 
 
 def test_constants_are_those_of_training():
-    assert (site_passes.PIECE, site_passes.LEAST) == (prediction._PIECE, micro_batches.LEAST)
+    assert (site_passes.PIECE, site_passes.LEAST) == (prediction._PIECE, team.LEAST)
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(1, 20), st.booleans())

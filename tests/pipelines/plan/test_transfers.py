@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from components.core.config import RunConfig
-from components.core.learning.checkpointing import Checkpoints
+from components.core.learning.checkpoints import Checkpoints
 from pipelines.plan.dag import PlannedTask, planned_tasks
 from pipelines.plan.machines import read_machines
 from pipelines.plan.screens import screen_wells

@@ -19,8 +19,8 @@ from rich.console import Console
 
 from components.core.config import HeadConfig, RunConfig, StoreConfig
 from components.core.errors import InputError, StepError
-from components.core.learning.checkpoints import load_weights
 from components.core.learning.network import Classifier
+from components.core.learning.weight_files import load_weights
 from components.core.progress import EVENTS_VARIABLE
 from components.core.registry.opened_model import open_model
 from components.core.storage.embedded import EmbeddedStore

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from components.core.learning.checkpoints import save_weights
+from components.core.learning.weight_files import save_weights
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.publishing import publish
 from components.core.storage.claims import Claims

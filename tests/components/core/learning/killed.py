@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from components.core.learning.checkpointing import Checkpoints
+from components.core.learning.checkpoints import Checkpoints
 
 
 class KilledError(Exception):

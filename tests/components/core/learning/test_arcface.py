@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.config import HeadConfig
-from components.core.learning.arcface import ArcFaceHead, SoftmaxHead, build_head
+from components.core.learning.network import ArcFaceHead, SoftmaxHead, build_head
 
 E, K = 5, 4
 

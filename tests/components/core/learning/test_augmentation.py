@@ -17,7 +17,7 @@ from components.core.learning.augmentation import (
     random_dihedral,
     random_erasing,
 )
-from components.core.learning.device_copy import Upload
+from components.core.learning.memory import Upload
 from components.core.learning.standardise import Standardiser
 from tests.components.core.learning.tiny_networks import STILL
 

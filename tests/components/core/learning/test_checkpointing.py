@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from components.core.errors import StepError
-from components.core.learning import checkpointing
-from components.core.learning.checkpointing import Checkpoints
+from components.core.learning import checkpoints as module
+from components.core.learning.checkpoints import Checkpoints
 from tests.components.core.learning.killed import LocalPlace
 
 
@@ -25,7 +25,7 @@ def test_without_a_place_nothing_is_saved():
 
 def test_it_is_time_after_so_many_seconds_and_again_after_so_many_more(tmp_path, monkeypatch):
     now = 100.0
-    monkeypatch.setattr(checkpointing.time, "monotonic", lambda: now)
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
     checkpoints = Checkpoints(LocalPlace(tmp_path), 300)
     saved = []
     for now in (100.0, 399.0, 400.0, 401.0, 699.0, 700.5):
@@ -43,7 +43,7 @@ def test_what_is_saved_is_found_by_another_and_is_of_the_moment(tmp_path, monkey
         may_write.wait(10)
         write(*arguments)
 
-    monkeypatch.setattr(checkpointing.torch, "save", slow)
+    monkeypatch.setattr(module.torch, "save", slow)
     weights = torch.arange(4.0)
     state = {"weights": weights, "nested": [{"x": weights}], "step": 3, "none": None, "pair": (0.9, 0.999)}
     checkpoints = Checkpoints(LocalPlace(tmp_path), 0)
@@ -86,7 +86,7 @@ def test_a_full_disk_is_told_and_the_checkpoint_before_stays(tmp_path, capsys, m
             pass
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpointing.tempfile, "TemporaryDirectory", FullFolder)
+        patched.setattr(module.tempfile, "TemporaryDirectory", FullFolder)
         checkpoints.save({"step": 2, "weights": torch.zeros(1000, 1000)})
         checkpoints.close()
     assert "could not be saved" in capsys.readouterr().out
@@ -114,7 +114,7 @@ def test_reading_a_checkpoint_runs_no_code(tmp_path, capsys):
 
 def test_training_does_not_wait_for_a_checkpoint_that_is_still_being_written(tmp_path, monkeypatch):
     now, may_write = 0.0, threading.Event()
-    monkeypatch.setattr(checkpointing.time, "monotonic", lambda: now)
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
 
     class Slow(LocalPlace):
         def write(self, file: Path) -> None:

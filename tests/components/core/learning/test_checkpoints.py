@@ -6,7 +6,7 @@ from safetensors import safe_open
 from torch import nn
 
 from components.core.errors import InputError, StepError
-from components.core.learning.checkpoints import load_weights, save_weights
+from components.core.learning.weight_files import load_weights, save_weights
 from tests.components.core.learning.tiny_networks import SLIM, classifier, same, weights_of
 
 

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from components.core.config import PretrainConfig
-from components.core.learning import epoch_meter
-from components.core.learning.epoch_meter import EpochMeter
+from components.core.learning import training_metrics
 from components.core.learning.loader import SiteCache
 from components.core.learning.supervised import Validation, train_supervised
 from components.core.learning.team import Team
+from components.core.learning.training_metrics import EpochMeter
 from tests.components.core.learning.tiny_networks import classifier, images_of
 
 CONFIG = PretrainConfig(epochs=1, batch_size=8, learning_rates=(3e-3,), milestones=())
@@ -26,7 +26,7 @@ NOBODY = Validation(np.empty(0, dtype=np.intp), lambda _: 0.0, 16, 2)
 
 def test_sites_of_all_processes_and_the_share_of_time_that_was_waited(monkeypatch):
     now = 10.0
-    monkeypatch.setattr(epoch_meter.time, "monotonic", lambda: now)
+    monkeypatch.setattr(training_metrics.time, "monotonic", lambda: now)
     images: Any = SimpleNamespace(cache=SimpleNamespace(waited=7.0), device=torch.device("cpu"), team=Team(0, 2))
     meter = EpochMeter(images)
     meter.saw(30)

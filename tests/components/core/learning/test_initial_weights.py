@@ -9,7 +9,6 @@ from torch import nn
 
 from components.core.config import XCEPTION, BackboneConfig
 from components.core.errors import InputError
-from components.core.learning.checkpoints import save_weights
 from components.core.learning.initial_weights import (
     adapt_input_channels,
     load_initial_weights,
@@ -17,6 +16,7 @@ from components.core.learning.initial_weights import (
     widen_kernel,
 )
 from components.core.learning.network import Classifier
+from components.core.learning.weight_files import save_weights
 from components.core.learning.xception import Xception
 from tests.components.core.learning.tiny_networks import PRETRAIN, SLIM, SMALL, classifier, same, weights_of
 

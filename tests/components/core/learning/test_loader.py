@@ -11,11 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import InputError
-from components.core.learning.decoded_sites import DecodedSites
-from components.core.learning.device_copy import Upload
-from components.core.learning.host_memory import Rooms
 from components.core.learning.inference import Images
-from components.core.learning.loader import SiteCache, random_site_batches, random_sites
+from components.core.learning.loader import DecodedSites, SiteCache, random_site_batches, random_sites
+from components.core.learning.memory import Rooms, Upload
 from tests.components.core.learning.tiny_networks import images_of
 
 SHAPE = (2, 3, 3)

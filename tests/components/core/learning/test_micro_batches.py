@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from components.core.learning.micro_batches import LEAST, Slots, StatisticsOfParts, running_statistics
-from components.core.learning.team import Team
+from components.core.learning.team import LEAST, Slots, StatisticsOfParts, Team, running_statistics
 
 teams = st.tuples(st.integers(1, 4), st.integers(1, 3))
 

@@ -5,7 +5,7 @@ import torch
 
 from components.core.errors import InputError
 from components.core.learning.mean_teacher import Pair
-from components.core.learning.pair_files import load_pairs, pretrained_folders, save_pairs, weights_digest
+from components.core.learning.weight_files import load_pairs, pretrained_folders, save_pairs, weights_digest
 from tests.components.core.learning.tiny_networks import CPU, MEAN_TEACHER, SLIM, SMALL, classifier, same, weights_of
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from components.core.config import ComputeConfig
 from components.core.errors import InputError
-from components.core.learning.precision import arithmetic, precision_of, prepare
+from components.core.learning.network import arithmetic, precision_of, prepare
 from components.core.learning.supervised import train_supervised
 from tests.components.core.learning.test_supervised import CONFIG, NOBODY, toy  # noqa: F401 - a fixture
 from tests.components.core.learning.tiny_networks import CPU, classifier, same, weights_of

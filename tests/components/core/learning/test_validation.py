@@ -5,8 +5,7 @@ from components.core.config import PriorConfig
 from components.core.errors import InputError
 from components.core.learning.fold_data import fold_wells
 from components.core.learning.inference import Images
-from components.core.learning.selection import Best
-from components.core.learning.validation import groups_of_fold, score_of
+from components.core.learning.training_metrics import Best, groups_of_fold, score_of
 from tests.tiny_screen import TREATMENTS
 
 PRIOR = PriorConfig()

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from components.core.errors import InputError
-from components.core.learning.checkpoints import save_weights
-from components.core.learning.warm_weights import take_over
+from components.core.learning.initial_weights import take_over
+from components.core.learning.weight_files import save_weights
 from tests.components.core.learning.tiny_networks import SLIM, SMALL, classifier, same, weights_of
 
 THEN, NOW = ("a", "b", "c", "d"), ("d", "x", "b", "a", "y")

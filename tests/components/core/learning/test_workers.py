@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 
-from components.core.learning.workers import Workers
+from components.core.learning.loader import Workers
 
 
 def test_one_thread_takes_tasks_in_their_order_and_no_thread_starts_without_tasks():
@@ -42,7 +42,7 @@ def test_closing_drops_what_is_queued_and_ends_the_threads():
 def test_a_program_ends_although_nobody_closes():
     """As when an uncaught exception keeps the frame that holds an iterator of batches."""
     program = (
-        "from components.core.learning.workers import Workers\n"
+        "from components.core.learning.loader import Workers\n"
         "workers = Workers(print, 2, 'left')\n"
         "workers.submit('worked')\n"
         "raise RuntimeError('training failed')\n"

@@ -24,10 +24,10 @@ from components.core.config import (
 from components.core.learning.fold_data import open_images
 from components.core.learning.inference import Images
 from components.core.learning.mean_teacher import Pair, PairEpoch, Wells
-from components.core.learning.micro_batches import Replica, Slots
 from components.core.learning.network import Classifier
 from components.core.learning.schedules import CycleSchedule
 from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
+from components.core.learning.team import Replica, Slots
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from tests.tiny_screen import CONFIG

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 
 from components.core.config import HeadConfig, RunConfig
-from components.core.learning.checkpoints import save_weights
 from components.core.learning.network import Classifier
+from components.core.learning.weight_files import save_weights
 from components.core.storage.finished import run_once
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from components.core.errors import InputError
-from components.core.learning.checkpoints import save_weights
+from components.core.learning.weight_files import save_weights
 from components.core.registry.champion import CHAMPION, promote
 from components.core.registry.model_manifest import ModelManifest, parse_model
 from components.core.registry.model_weights import tensor_shapes

@@ -1,4 +1,4 @@
-"""Memory for batches on the host. NumPy and torch."""
+"""Memory for batches on the host, and copies from the host to the training device that do not wait. NumPy and torch."""
 
 from __future__ import annotations
 
@@ -56,3 +56,33 @@ class Rooms:
     def clear(self) -> None:
         """Gives back what is not in use."""
         self._free.clear()
+
+
+def sent(host: Tensor, device: torch.device) -> Tensor:
+    """A small tensor of the host, on the device; one that is there already is returned as it is."""
+    if device.type != "cuda" or host.device.type == "cuda":
+        return host.to(device)
+    return host.pin_memory().to(device, non_blocking=True)
+
+
+class Upload:
+    """Copies batches on a stream of their own, so that a batch crosses while the device computes on the one before.
+
+    Args:
+        device: where batches go.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def __call__(self, host: Tensor) -> Tensor:
+        """The batch on the device, safe to use in the current stream; pinned memory is not waited for."""
+        if self._stream is None:
+            return host.to(self._device)
+        with torch.cuda.stream(self._stream):
+            there = host.to(self._device, non_blocking=True)
+        current = torch.cuda.current_stream(self._device)
+        current.wait_stream(self._stream)
+        there.record_stream(current)  # its memory is of the other stream, which must not reuse it too early
+        return there
