@@ -9,9 +9,15 @@ from pathlib import Path
 
 from components.core.config import RunConfig
 from components.core.errors import InputError
-from components.core.evaluation.comparison.comparing import compare
-from components.core.evaluation.comparison.decision import Decision, compared, first_model, same_model, without_holdout
-from components.core.evaluation.comparison.reading import paired_wells
+from components.core.evaluation.comparison.decision import (
+    Decision,
+    compare,
+    compared,
+    first_model,
+    same_model,
+    without_holdout,
+)
+from components.core.evaluation.comparison.wells import paired_wells
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.opened_model import trained_plates
 from components.core.storage.interface import MissingObjectError, ObjectStorage

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markdown import Markdown
 
 from components.core.errors import ContactError, InputError, StepError
 from components.core.evaluation.comparison.decision import Decision
-from components.core.evaluation.comparison.markdown import comparison_markdown, escaped
-from components.core.evaluation.comparison.terminal import comparison_table
+from components.core.evaluation.comparison.markdown import decision_markdown, escaped
 from components.core.files import write_atomically
 from components.core.registry.champion import Champion
 from components.core.registry.model_manifest import SHORT
@@ -118,7 +118,7 @@ class Telling:
         Raises:
             StepError: a file cannot be written; the decision stands.
         """
-        self.console.print(comparison_table(decision))
+        self.console.print(Markdown(decision_markdown(decision)))
         for remark in remarks:
             self.say(remark)
         if outcome.promoted:
@@ -127,7 +127,7 @@ class Telling:
             if decision.promote:
                 self.say(f"not promoted all the same: {outcome.reason}")
             self.say(f"model {outcome.model[:SHORT]} is published and not promoted; the champion stays")
-        text = comparison_markdown(decision) + "".join(f"\n- {escaped(remark)}" for remark in remarks)
+        text = decision_markdown(decision) + "".join(f"\n- {escaped(remark)}" for remark in remarks)
         if decision.promote and not outcome.promoted:
             text += f"\n\n**Not promoted all the same: {escaped(outcome.reason)}**"
         text += f"\n\nRun `{outcome.run}`, model `{outcome.model[:SHORT]}`, generation {outcome.generation}.\n"

@@ -1,5 +1,1 @@
-"""A challenger compared with the champion on held-out experiments that neither ever saw, and whether it is promoted. Pure.
-
-reading -> plate_counts -> bootstrap -> comparing (rails) -> decision -> shown, terminal, markdown. Storing and promoting are
-the registry's.
-"""
+"""Compares a challenger with the champion on held-out experiments that neither model saw: wells -> decision -> markdown. Pure."""

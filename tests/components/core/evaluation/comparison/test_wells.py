@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from components.core.config import PackConfig
 from components.core.errors import InputError
-from components.core.evaluation.comparison.reading import paired_wells
+from components.core.evaluation.comparison.wells import count_plates, paired_wells
 from components.core.evaluation.named_wells import NamedWell
 from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, WellRecord
 from components.report.step import write_predictions
+from tests.components.core.evaluation.comparison.screens import screen_wells
 
 SIRNAS = ("sirna_1", "sirna_2", "sirna_3")
 EXPERIMENTS = ("HUVEC-05", "RPE-04")
@@ -83,19 +85,24 @@ def error(tables: dict[str, Path], *args, **kwargs) -> str:
 
 def test_wells_are_paired_in_the_manifests_order(tables):
     wells = read(tables)
-    assert [well.id_code for well in wells] == [i for i in WELLS if "HUVEC-99" not in i]
-    second = wells[1]
-    assert (second.id_code, second.experiment, second.plate, second.cell_type) == (
-        "HUVEC-05_1_B03",
-        "HUVEC-05",
-        1,
-        "HUVEC",
-    )
-    assert second.truth == "sirna_2"
-    assert (second.champion.at("assigned"), second.champion.at("raw")) == ("sirna_1", "sirna_2")
-    assert (second.challenger.at("assigned"), second.challenger.at("raw")) == ("sirna_3", "sirna_1")
-    assert all(well.champion_knows for well in wells)
-    assert read(tables, ["RPE-04"]) == tuple(well for well in wells if well.experiment == "RPE-04")
+    assert list(wells["id_code"]) == [i for i in WELLS if "HUVEC-99" not in i]
+    assert wells.iloc[1].to_dict() == {
+        "id_code": "HUVEC-05_1_B03", "experiment": "HUVEC-05", "plate": 1, "cell_type": "HUVEC", "truth": "sirna_2",
+        "champion_assigned": "sirna_1", "champion_raw": "sirna_2", "challenger_assigned": "sirna_3",
+        "challenger_raw": "sirna_1", "champion_knows": True,
+    }  # fmt: skip
+    only = read(tables, ["RPE-04"])
+    pd.testing.assert_frame_equal(only, wells[wells["experiment"] == "RPE-04"].reset_index(drop=True))
+
+
+def test_plates_are_counted():
+    wells = screen_wells({"RPE-1": [(26, 20, 22), (25, 19, 19)], "HUVEC-1": [(7, 0, 7)]})
+    wells["challenger_raw"] = "b"
+    wells.loc[:2, "champion_knows"] = False
+    counts = count_plates(wells, "assigned").set_index(["cell_type", "experiment", "plate"])
+    assert counts.loc["RPE", "RPE-1", 1].to_dict() == {"wells": 26, "champion": 20, "challenger": 22, "unknown": 3}
+    assert counts.loc["HUVEC", "HUVEC-1", 1].to_dict() == {"wells": 7, "champion": 0, "challenger": 7, "unknown": 0}
+    assert list(count_plates(wells, "raw")["challenger"]) == [0, 0, 0]
 
 
 def test_rows_may_come_in_any_order_and_wells_without_label_are_left_out(tables):
@@ -103,14 +110,13 @@ def test_rows_may_come_in_any_order_and_wells_without_label_are_left_out(tables)
     for path in tables.values():
         head, *rows = path.read_text().splitlines()
         path.write_text("\n".join([head, *reversed(rows)]) + "\n")
-    assert read(tables) == expected
+    pd.testing.assert_frame_equal(read(tables), expected)
     edit(tables["truth"], "HUVEC-05_1_B03,sirna_2\n", "")
-    assert read(tables) == (expected[0], *expected[2:])
+    assert list(read(tables)["id_code"]) == [i for i in expected["id_code"] if i != "HUVEC-05_1_B03"]
 
 
 def test_sirnas_that_the_champion_lacks_are_marked(tables):
-    wells = read(tables, knows=("sirna_1", "sirna_2"))
-    assert [well.champion_knows for well in wells] == [True, True, False] * 4
+    assert list(read(tables, knows=("sirna_1", "sirna_2"))["champion_knows"]) == [True, True, False] * 4
 
 
 def test_a_well_without_a_row_is_named(tables):
@@ -152,7 +158,7 @@ def test_a_label_of_no_treatment_well_is_named(tables):
 def test_labels_in_another_encoding_are_refused(tables):
     assert error(tables, knows=("1", "2", "3")) == (
         f"{tables['truth']}: the champion knows none of these siRNAs, first sirna_1; give labels in the encoding of its screen, "
-        "or promote by hand where the library is another one"
+        "or promote manually if the library is another one"
     )
 
 
@@ -188,8 +194,3 @@ def test_a_table_that_is_not_there_is_named(tables, who):
     assert error(tables) == f"{tables[who]}: cannot read the table (No such file or directory)"
     tables[who].write_bytes(b"\xff\xfe")
     assert error(tables) == f"{tables[who]}: is not UTF-8 text; save it as CSV in UTF-8"
-
-
-def test_no_experiment_is_a_mistake_of_the_caller(tables):
-    with pytest.raises(ValueError, match="no experiment to compare on"):
-        read(tables, [])

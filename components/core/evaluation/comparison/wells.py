@@ -1,0 +1,148 @@
+"""Held-out wells with both models' predictions, from three CSV tables, and how many of each plate's wells a model gets right."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from components.core.errors import InputError
+from components.core.screen.wells import experiment_of
+from components.core.storage.manifest import Manifest
+from components.core.tables import TableFaults, read_table_file
+
+ComparedStage = Literal["assigned", "raw"]
+COMPARED_STAGES: tuple[ComparedStage, ...] = ("assigned", "raw")
+
+
+def paired_wells(
+    plates: Manifest,
+    truth: Path,
+    champion: Path,
+    challenger: Path,
+    experiments: Collection[str],
+    *,
+    champion_knows: Collection[str],
+) -> pd.DataFrame:
+    """Every labelled treatment well of the held-out experiments, with the predictions of both models.
+
+    Rows of other experiments are checked for their form and then ignored.
+
+    Args:
+        plates: manifest with the plates of the experiments.
+        truth: their labels, id_code,sirna, as normalize writes holdout_labels.csv.
+        champion: predictions.csv of new plates.
+        challenger: predictions_holdout.csv of its run.
+        experiments: those that neither model saw; at least one.
+        champion_knows: treatments of the champion's vocabulary.
+
+    Returns:
+        A row per well in the manifest's order: id_code, experiment, plate, cell_type, truth, champion_assigned, champion_raw,
+        challenger_assigned, challenger_raw (labels in the input's encoding), champion_knows (whether its vocabulary has the truth).
+
+    Raises:
+        InputError: a table is missing or malformed, a well appears twice, an experiment is missing or has no label, a well has
+            no plate or no row in one of the predictions, the champion knows none of the siRNAs, or its predictions hold one that
+            it does not know.
+    """
+    assert experiments
+    labels = _read(truth, ["sirna"]).rename(columns={"sirna": "truth"})
+    labels = labels[labels["id_code"].map(experiment_of).isin(experiments)]
+    treatments = pd.DataFrame(
+        [
+            (well.id_code, plate.experiment, plate.plate, plate.cell_type)
+            for plate in plates.plates
+            if plate.experiment in experiments
+            for well in plate.wells
+            if well.well_type == "treatment"
+        ],
+        columns=["id_code", "experiment", "plate", "cell_type"],
+    )
+    _check_labels(truth, labels, treatments, experiments)
+    wells = treatments.merge(labels, on="id_code")
+    known = frozenset(champion_knows)
+    wells["champion_knows"] = wells["truth"].isin(known)
+    if not wells["champion_knows"].any():
+        raise InputError(
+            f"{truth}: the champion knows none of these siRNAs, first {wells['truth'].iloc[0]}; give labels in the encoding of its "
+            "screen, or promote manually if the library is another one"
+        )
+    for model, path in (("champion", champion), ("challenger", challenger)):
+        predictions = _read(path, ["sirna", "raw_sirna"])
+        if model == "champion":
+            _check_predicted(path, predictions, known)
+        missing = wells.loc[~wells["id_code"].isin(predictions["id_code"]), "id_code"]
+        if len(missing):
+            raise InputError(
+                f"{path}: no row for {len(missing)} of {len(wells)} held-out wells, first {missing.iloc[0]}; give the {model}'s "
+                f"predictions of all of {', '.join(sorted(experiments))}"
+            )
+        columns = {"sirna": f"{model}_assigned", "raw_sirna": f"{model}_raw"}
+        wells = wells.merge(predictions.rename(columns=columns), on="id_code")
+    return wells
+
+
+def count_plates(wells: pd.DataFrame, stage: ComparedStage) -> pd.DataFrame:
+    """Counts wells by plate: all that the comparison needs.
+
+    Args:
+        wells: from paired_wells.
+        stage: whose predictions count.
+
+    Returns:
+        A row per plate: cell_type, experiment, plate, and numbers of wells (wells), of those that each model gets right
+        (champion, challenger) and of those whose siRNA the champion does not know (unknown).
+    """
+    counted = wells.assign(
+        wells=1,
+        champion=(wells[f"champion_{stage}"] == wells["truth"]).astype(int),
+        challenger=(wells[f"challenger_{stage}"] == wells["truth"]).astype(int),
+        unknown=(~wells["champion_knows"]).astype(int),
+    )
+    plates = counted.groupby(["cell_type", "experiment", "plate"], sort=False)
+    return plates[["wells", "champion", "challenger", "unknown"]].sum().reset_index()
+
+
+def _check_labels(path: Path, labels: pd.DataFrame, wells: pd.DataFrame, experiments: Collection[str]) -> None:
+    """Each experiment has plates and labels, and each label a well."""
+    packed, labelled = set(wells["experiment"]), set(labels["id_code"].map(experiment_of))
+    for experiment in sorted(experiments):
+        if experiment not in packed:
+            raise InputError(
+                f"held-out experiment {experiment}: the manifest has no treatment well of it; give the manifest of the plates "
+                "that were predicted"
+            )
+        if experiment not in labelled:
+            raise InputError(
+                f"{path}: no label of held-out experiment {experiment}; add its labels or leave it out of the comparison"
+            )
+    stray = labels.loc[~labels["id_code"].isin(wells["id_code"]), "id_code"]
+    if len(stray):
+        raise InputError(
+            f"{path} ({stray.iloc[0]}): the manifest has no such treatment well; give labels and manifest of the same screen"
+        )
+
+
+def _check_predicted(path: Path, predictions: pd.DataFrame, known: Collection[str]) -> None:
+    """The champion predicts no siRNA that it does not know."""
+    for field in ("sirna", "raw_sirna"):
+        foreign = predictions[~predictions[field].isin(known)]
+        if len(foreign):
+            first = foreign.iloc[0]
+            raise InputError(
+                f"{path} ({first['id_code']}): {field} {first[field]!r} is no siRNA that the champion knows; give predictions of "
+                "the champion itself"
+            )
+
+
+def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """The columns of each well, which appears once."""
+    columns = ["id_code", *columns]
+    table = read_table_file(path, columns)
+    faults = TableFaults(str(path), table)
+    faults.require(columns)
+    faults.require_unique("id_code")
+    faults.check()
+    return table[columns]

@@ -1,0 +1,40 @@
+"""Compared wells from counts: how many wells of each plate both models get right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from components.core.config import PromotionConfig
+from components.core.evaluation.comparison.decision import Comparison, compare
+
+QUICK = PromotionConfig(resamples=1000)
+Plate = tuple[int, int, int]
+"""Wells, and how many of them the champion and the challenger get right."""
+
+
+def screen_wells(experiments: Mapping[str, Sequence[Plate]]) -> pd.DataFrame:
+    """The champion is right in the first wells and the challenger in the last, so that they differ in which are wrong."""
+    rows = [
+        {
+            "id_code": f"{experiment}_{plate}_B{n:03d}",
+            "experiment": experiment,
+            "plate": plate,
+            "cell_type": experiment.partition("-")[0],
+            "truth": "a",
+            "champion_assigned": "a" if n < champion else "b",
+            "challenger_assigned": "a" if n >= wells - challenger else "b",
+        }
+        for experiment, plates in experiments.items()
+        for plate, (wells, champion, challenger) in enumerate(plates, 1)
+        for n in range(wells)
+    ]
+    table = pd.DataFrame(rows)
+    return table.assign(
+        champion_raw=table["champion_assigned"], challenger_raw=table["challenger_assigned"], champion_knows=True
+    )
+
+
+def decided(experiments: Mapping[str, Sequence[Plate]], settings: PromotionConfig = QUICK, seed: int = 0) -> Comparison:
+    return compare(screen_wells(experiments), settings, seed)
