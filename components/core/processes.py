@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import math
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -77,6 +81,41 @@ def end_with_parent(
         end()
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def worker_processes(count: int, modules: Sequence[str]) -> ProcessPoolExecutor:
+    """A pool of worker processes that end with this one, kill -9 included, and leave Ctrl-C to it.
+
+    They are forked from a clean server process that has no threads (this one may have, of torch or of a store's client).
+
+    Args:
+        count: workers at most; they start with the first tasks.
+        modules: what the tasks need, imported once for all workers.
+    """
+    context = multiprocessing.get_context("forkserver")
+    # Workers look for classes of the main module, if it was started with python -m, and would import it one by one.
+    main = getattr(sys.modules["__main__"], "__spec__", None)
+    own = [main.name] if main is not None and main.name.rpartition(".")[2] != "__main__" else []
+    context.set_forkserver_preload([*modules, *own])
+    return ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(
+        OSError, AttributeError
+    ):  # glibc only: keep large freed blocks instead of taking fresh pages each time
+        libc = ctypes.CDLL(None)
+        for option, value in ((-3, 2**25), (-1, 2**27), (-8, 1)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX
+            libc.mallopt(option, value)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def leave_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
 def stop(process: subprocess.Popen[bytes], seconds: float) -> None:

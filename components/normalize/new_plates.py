@@ -27,7 +27,6 @@ from components.core.storage.run_outcome import tell_failures
 from components.core.storage.run_record import PredictionRecord, RunRecord, write_run
 from components.normalize.config import NormalizeConfig
 from components.normalize.record import is_waited_for, record_of
-from components.normalize.requests import CountedWriter
 from components.normalize.step import Summary, check_files, pack, write_all
 
 
@@ -61,16 +60,16 @@ def run(
         InputError: something is wrong with the plates, or the model cannot name them; names the file, the well, the field.
     """
     begun = time.monotonic()
-    counted, known = CountedWriter(store), model.manifest
+    known = model.manifest
     plates = plates_for(known, place, experiments, any_cell_type, place.address())
     check_first_image(known, place, plates, config.screen.sites, place.address())
     screen = Screen(plates, known.vocabulary)
     check_files(place, screen, config.screen.sites)
-    packed, warnings = pack(config, place, screen, counted)
+    packed, warnings = pack(config, place, screen, store)
     seen = seen_before(known, plates)
     for message in seen:
         progress.warn(message)
-    at = counted.uri("").rstrip("/")
+    at = store.uri("").rstrip("/")
     described = build_manifest(
         screen,
         packed,
@@ -90,10 +89,12 @@ def run(
     if record:
         predicted = _prediction(known, address, experiments, any_cell_type, plates)
         record = record.model_copy(update={"prediction": predicted})
-        write_run(counted, record, outputs[reference_out], outputs[plates_out], None)
+        write_run(store, record, outputs[reference_out], outputs[plates_out], None)
     write_all(outputs)
     reused = sum(result.reused for result in packed.values())
-    return Summary(len(packed) - reused, reused, counted.requests, time.monotonic() - begun)
+    return Summary(
+        len(packed) - reused, reused, sum(result.written for result in packed.values()), time.monotonic() - begun
+    )
 
 
 def _prediction(
@@ -151,7 +152,7 @@ def main(
         outputs = (Path(reference), Path(plates))
         summary = run(settings, opened, model, place, wanted, any_cell_type, store, *outputs, record)
         progress.note(
-            f"{summary.packed} plates packed, {summary.reused} reused, {summary.requests} requests, "
+            f"{summary.packed} plates packed, {summary.reused} reused, {summary.written} objects written, "
             f"{summary.seconds:.1f} s"
         )
     return summary

@@ -35,7 +35,6 @@ from components.core.storage.run_record import RunRecord, write_run
 from components.core.storage.source_run import read_source, read_source_screen
 from components.normalize.config import NormalizeConfig
 from components.normalize.record import is_waited_for, record_of
-from components.normalize.requests import CountedWriter
 
 _SHOWN = 5
 _LISTINGS = 8  # folders that are listed side by side
@@ -48,13 +47,13 @@ class Summary:
     Attributes:
         packed: plates written.
         reused: plates that were in the store already.
-        requests: objects read from and written to the store.
+        written: objects written for the plates.
         seconds: duration.
     """
 
     packed: int
     reused: int
-    requests: int
+    written: int
     seconds: float
 
 
@@ -89,7 +88,6 @@ def run(
         InputError: something is wrong with the screen; names the file, the well and the field.
     """
     begun = time.monotonic()
-    counted = CountedWriter(store)
     place = source_of(source)
     screen = read_screen(place, config.screen)
     if prior is not None:
@@ -99,8 +97,8 @@ def run(
     scored(scored_by_tables(screen, folds, well_folds))
     check_files(place, screen, config.screen.sites)
 
-    packed, warnings = pack(config, place, screen, counted)
-    address = counted.uri("").rstrip("/")
+    packed, warnings = pack(config, place, screen, store)
+    address = store.uri("").rstrip("/")
     outputs = {holdout_labels_out: _table(holdout_labels(screen))}
     for path, holdout in ((holdout_out, True), (screen_out, False)):
         manifest = build_manifest(
@@ -117,10 +115,12 @@ def run(
         )
         outputs[path] = manifest.model_dump_json().encode()
     if record:
-        write_run(counted, record, outputs[screen_out], outputs[holdout_out], outputs[holdout_labels_out])
+        write_run(store, record, outputs[screen_out], outputs[holdout_out], outputs[holdout_labels_out])
     write_all(outputs)
     reused = sum(result.reused for result in packed.values())
-    return Summary(len(packed) - reused, reused, counted.requests, time.monotonic() - begun)
+    return Summary(
+        len(packed) - reused, reused, sum(result.written for result in packed.values()), time.monotonic() - begun
+    )
 
 
 def _folds(config: NormalizeConfig, screen: Screen) -> tuple[dict[str, int], dict[str, int]]:
@@ -148,14 +148,14 @@ def check_files(source: ScreenSource, screen: Screen, sites: int) -> None:
 
 
 def pack(
-    config: NormalizeConfig, source: ScreenSource, screen: Screen, store: CountedWriter
+    config: NormalizeConfig, source: ScreenSource, screen: Screen, store: ObjectWriter
 ) -> tuple[dict[PlateKey, PackResult], dict[bool, list[str]]]:
     """Packs all plates; returns the warnings of the screen (False) and of its held-out experiments (True)."""
     packed: dict[PlateKey, PackResult] = {}
     warnings: dict[bool, list[str]] = {False: [], True: []}
     for holdout, found in warnings.items():
         found += _without_controls([plate for plate in screen.plates if plate.holdout == holdout])
-    packing = Packing(source, config.screen.sites, config.screen.image_size, config.pack, store, store.add)
+    packing = Packing(source, config.screen.sites, config.screen.image_size, config.pack, store)
     for plate, result in zip(screen.plates, pack_plates(packing, screen.plates), strict=True):
         packed[plate.experiment, plate.plate] = result
         warnings[plate.holdout] += result.warnings
@@ -245,7 +245,7 @@ def main(
             partial(_check_start, whole, store) if whole and whole.init_from else lambda _: None,
         )
         progress.note(
-            f"{summary.packed} plates packed, {summary.reused} reused, {summary.requests} requests, "
+            f"{summary.packed} plates packed, {summary.reused} reused, {summary.written} objects written, "
             f"{summary.seconds:.1f} s"
         )
     return summary

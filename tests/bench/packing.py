@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cv2
@@ -31,7 +31,7 @@ from components.core.storage.opening import open_screen, open_store
 from components.normalize.config import NormalizeConfig
 from components.normalize.step import run
 from tests.bench.row import Row
-from tests.bench.sites import SIZE, cpu_seconds, interleaved, origin, png_sites, write_screen
+from tests.bench.sites import SIZE, children, cpu_seconds, interleaved, origin, png_sites, write_screen
 
 SITES = 2
 """Sites of a well, as RxRx1 has; OME-Zarr's metadata of a well is then written once for two sites."""
@@ -59,9 +59,9 @@ def decode_all_as_packing_does() -> None:
 
 
 def pack(source: str, store: str, out: Path) -> int:
-    """Packs a screen from one address to another; returns the requests made to the store."""
+    """Packs a screen from one address to another; returns the objects written."""
     outputs = (out / name for name in ("screen.json", "holdout.json", "labels.csv"))
-    return run(CONFIG, open_screen(source), open_store(store), *outputs).requests
+    return run(CONFIG, open_screen(source), open_store(store), *outputs).written
 
 
 def rows() -> list[Row]:
@@ -165,15 +165,33 @@ def _child(source: str, store: str, out: str, sites: str) -> None:
     screen = CONFIG.screen.model_copy(update={"sites": int(sites)})
     config = CONFIG.model_copy(update={"screen": screen})
     outputs = (Path(out) / name for name in ("screen.json", "holdout.json", "labels.csv"))
+    kilobytes: dict[int, int] = {}
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.05):
+            kilobytes.update(peaks(os.getpid()))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     begun = cpu_seconds()
     run(config, open_screen(source), open_store(store), *outputs)
     cpu = cpu_seconds() - begun
-    status = Path("/proc/self/status").read_text()
-    (peak,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
-    # Of the others only the largest is known: as many are counted as were started, one a core and the one that forked them,
-    # with what they share as often. 0 where none was.
-    peak += (cores() + 1) * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    print(json.dumps({"cpu": cpu, "megabytes": peak / 1024}))  # noqa: T201
+    ended.set()
+    watcher.join()
+    kilobytes.update(peaks(os.getpid()))
+    print(json.dumps({"cpu": cpu, "megabytes": sum(kilobytes.values()) / 1024}))  # noqa: T201
+
+
+def peaks(process: int) -> dict[int, int]:
+    """Highest resident memory of a process and of all below it, in kB by process id; what they share counts for each."""
+    found = {}
+    with suppress(OSError):  # a process may end at any moment
+        status = Path(f"/proc/{process}/status").read_text()
+        found[process] = sum(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+        for child in children(process):
+            found |= peaks(child)
+    return found
 
 
 if __name__ == "__main__":

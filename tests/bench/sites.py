@@ -1,11 +1,12 @@
-"""What is measured on: 512-pixel sites, the real RxRx1 ones where they lie beside the repository, else simulated; as PNGs.
+"""Inputs of the measurements: PNGs of 512-pixel sites, the real RxRx1 ones if they lie beside the repository, else simulated.
 
-Also the screen of any size that repeats them, and how repeats are taken: interleaved, so that a busy minute meets all alike.
+Also a screen of any size that repeats them, and interleaved repeats, so that a busy minute affects all measurements alike.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 import resource
 import statistics
 import time
@@ -42,7 +43,7 @@ def png_sites() -> tuple[tuple[bytes, ...], ...]:
 
 
 def origin() -> str:
-    """What the sites are, for a note."""
+    """The origin of the sites, for a note."""
     return "real RxRx1 sites" if RXRX1.is_dir() else "simulated sites"
 
 
@@ -73,16 +74,26 @@ def write_screen(root: Path, plates: int, wells: int = 16, sites: int = 1) -> Pa
 
 
 def cpu_seconds() -> float:
-    """Of this process so far, and of those that it started and that have ended."""
+    """CPU time so far of this process and of all that it started, directly or not; of grandchildren, of those that ended."""
     used = (resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(each.ru_utime + each.ru_stime for each in used)
+    ended = sum(each.ru_utime + each.ru_stime for each in used)
+    return ended + sum(_ticks(child) for child in children(os.getpid())) / os.sysconf("SC_CLK_TCK")
+
+
+def children(parent: int) -> list[int]:
+    """Process ids of a process's children."""
+    tasks = Path(f"/proc/{parent}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def _ticks(process: int) -> int:
+    """Clock ticks of a process and of its children that ended."""
+    return sum(map(int, Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:15]))
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Repeats of one thing that was measured: median and spread of CPU-seconds, those of processes that it started and ended
-    among them, and of seconds passed.
-    """
+    """Repeats of one measurement: median and spread of CPU-seconds, worker processes included, and of seconds passed."""
 
     cpu: float
     cpu_spread: float

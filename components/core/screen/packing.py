@@ -1,29 +1,32 @@
 """Packs plates' PNGs into an object store, each once. Reads through ScreenSource, writes through ObjectWriter; knows no labels.
 
-A plate is packed in batches of a few sites (batches.py), many side by side, and no more images than theirs are in memory,
-however large plate and screen are. Where there are several cores and enough to do, batches are packed by processes, which
-give back no more than sizes, digests and counts; else by threads of this one. Plates follow each other without a gap: when
-the last batches of one are waiting, those of the next queue behind them, while the one is still packed and described.
+A plate is packed in batches of a few sites (batches.py), many at a time, and no more images than theirs are in memory,
+however large plate and screen are. Large screens are packed by worker processes, small ones by threads. The batches of the
+next plates are queued before a plate is finished, so that the workers never wait for its metadata.
 
-A packed plate is immutable, and its record is written last (plate_record.py). A run that was killed wrote what the next one
-writes again, at the same keys.
+A packed plate is immutable, and its record is written last (plate_record.py). The run after a killed one writes the same
+chunks to the same keys.
 """
 
 from __future__ import annotations
 
+import pickle
+import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, field
-from threading import Event
+from functools import lru_cache, partial
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.core.config import CHANNELS, PackConfig
 from components.core.errors import InputError, StepError
-from components.core.processes import cores
+from components.core.processes import cores, worker_processes
 from components.core.screen import ome_zarr
 from components.core.screen.batches import Batch, BatchPacker, PackedBatch, batches, chunk_keys
 from components.core.screen.histograms import BINS, percentile
@@ -32,226 +35,216 @@ from components.core.screen.plate_record import (
     PackedPlate,
     PackedWell,
     PlateKeys,
-    find_plate,
-    follow_leads,
+    find_record,
+    follow_pointer,
     images_digest,
-    write_lead,
+    write_pointer,
 )
 from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Plate
 from components.core.storage.interface import ObjectWriter
 from components.core.storage.manifest import SiteRecord
-from components.core.workers import WorkerProcesses
 
-PLATES = 3
-"""Plates under way: one whose batches are packed, one whose batches wait, and one that is being described."""
-THREADS = 2
-"""Batches under way for every core: while one is computed, the files of another are read; writes are in flight besides."""
+PLATES = 2
+"""Plates whose batches are queued: one that is being finished, and the next."""
+LOOKUPS = 6
+"""Plates that are looked for in the store ahead of those."""
+TASKS = 2
+"""Batches under way for every core: while one is computed, the files of another are read or written."""
 PROCESSES_FROM = 2e8
-"""Pixels of a screen from which on processes pack it, where there are two cores or more.
-
-Their start takes 0.35 CPU-seconds, however many they are. On two cores they then save 3 ms a site of six 512-pixel images, which
-pays for it after 120 sites, 1.9e8 pixels; on 16, where threads would wait for Python's lock, sooner.
-"""
+"""Pixels of a screen from which on worker processes pay for their start, if there are two cores or more."""
 
 _DISPLAY_PERCENTILES = (1.0, 99.9)
-_Submit = Callable[[Batch], Future[PackedBatch]]
 
 
 @dataclass(frozen=True, slots=True)
 class PackResult:
-    """Where a plate lies, and whether it lay there before.
+    """A plate in the store.
 
     Attributes:
-        warnings: of its files and of what is in them.
+        prefix: its key prefix.
+        packed: its record.
+        reused: whether it was there before.
+        warnings: about its files and their pixels.
+        written: objects written for it.
     """
 
     prefix: str
     packed: PackedPlate
     reused: bool
     warnings: tuple[str, ...] = ()
+    written: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How a screen is packed, and where to.
+    """How a screen is packed.
 
     Attributes:
+        source: the screen.
         sites: largest number of sites a well has.
         image_size: side of the images, pixels.
         pack: codec settings.
-        written_elsewhere: hears how many objects another process wrote to the store.
+        store: receives the plates.
     """
 
-    place: ScreenSource
+    source: ScreenSource
     sites: int
     image_size: int
     pack: PackConfig
     store: ObjectWriter
-    written_elsewhere: Callable[[int], None] = lambda _: None
 
 
-class _AbandonedError(Exception):
-    """A plate is not finished because an earlier one failed, or the run ends."""
+@dataclass(frozen=True, slots=True)
+class _ListedPlate:
+    """A plate whose files are listed, and what the store has of it."""
+
+    plate: Plate
+    files: PlateFiles
+    keys: PlateKeys
+    found: tuple[str, PackedPlate] | None
 
 
-@dataclass(slots=True)
-class _Turn:
-    """A plate's place in the order.
+@dataclass(frozen=True, slots=True)
+class _QueuedPlate:
+    """A plate whose batches are queued; none if it was found."""
 
-    Attributes:
-        asked: all of its batches are waiting or further, so that the next plate's may follow.
-        done: it is finished, or will not be; the next one's record may be written. So plates are finished in order, and
-            of those after a bad one there is none.
-        failure: why neither this plate nor a later one will be finished.
-    """
-
-    asked: Event = field(default_factory=Event)
-    done: Event = field(default_factory=Event)
-    failure: BaseException | None = None
+    listed: _ListedPlate
+    batches: tuple[tuple[Batch, Future[PackedBatch]], ...]
 
 
 def pack_plates(packing: Packing, plates: Sequence[Plate]) -> Iterator[PackResult]:
-    """Makes sure that plates are in the store, and says where, in their order.
+    """Packs the plates that are not in the store yet.
 
-    Args:
-        packing: from where to where, and how.
-        plates: which.
+    Yields:
+        The plates in their order, each when it is in the store.
 
     Raises:
-        InputError: an image is missing, damaged or of another kind or size. Plates before it are whole, of the others
-            nothing stays in the store.
+        InputError: an image is missing, damaged or of another kind or size. The plates before it are complete, nothing is
+            left of the others.
+        StepError: a worker process was killed.
     """
-    with ExitStack() as pools:
-        packer = _Packer(packing, *_pool(packing, plates, pools))
-        writers = pools.enter_context(ThreadPoolExecutor(PLATES, thread_name_prefix="plate"))
-        under_way: deque[Future[PackResult]] = deque()
-        before = _Turn()
-        before.asked.set()
-        before.done.set()
+    queued: deque[_QueuedPlate] = deque()
+    pool, pack_batch = _batch_pool(packing, plates)
+    lookups = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="look-up")
+    packer = _PlatePacker(packing, lambda batch: pool.submit(pack_batch, batch))
+    try:
         try:
-            for plate in plates:
-                if len(under_way) == PLATES:
-                    yield under_way.popleft().result()
-                turn = _Turn()
-                under_way.append(writers.submit(packer.pack, plate, before, turn))
-                before = turn
-            while under_way:
-                yield under_way.popleft().result()
-        finally:
-            packer.ended.set()
+            rest = iter(plates)
+            listed = deque(lookups.submit(packer.look_up, plate) for plate in islice(rest, LOOKUPS))
+            while listed or queued:
+                while listed and len(queued) < PLATES:
+                    try:
+                        queued.append(packer.queue(listed[0].result()))
+                    except InputError:
+                        if not queued:
+                            raise
+                        break  # the plates before it are finished first
+                    listed.popleft()
+                    listed.extend(lookups.submit(packer.look_up, plate) for plate in islice(rest, 1))
+                result = packer.finish(queued[0])
+                queued.popleft()
+                yield result
+        finally:  # nothing may be under way any more: what is written later would outlive the clean-up
+            lookups.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
+            lookups.shutdown()
+    except InputError:
+        for each in queued:
+            packer.delete(each)
+        raise
+    except BrokenProcessPool:
+        raise StepError(
+            "a worker process was killed, most often because memory ran out; raise cluster.steps.normalize.memory_gib or "
+            "lower its cpu and run again: finished plates are reused"
+        ) from None
 
 
-def _pool(packing: Packing, plates: Sequence[Plate], pools: ExitStack) -> tuple[_Submit, Callable[[int], None]]:
-    """What packs a batch somewhere, and what is to hear how many objects were written there."""
-    shared = packing.place, packing.store, packing.image_size, packing.pack
-    if cores() > 1 and _pixels(packing, plates) >= PROCESSES_FROM:
-        modules = [BatchPacker.__module__, *{type(each).__module__ for each in (packing.place, packing.store)}]
-        advice = "raise cluster.steps.normalize.memory_gib or lower its cpu"
-        try:
-            workers: WorkerProcesses[Batch, PackedBatch] = WorkerProcesses(
-                BatchPacker(*shared, 1), cores(), THREADS, modules, advice
-            )
-        except TypeError:
-            pass  # place or store are of this process alone
-        else:
-            return pools.enter_context(workers).submit, packing.written_elsewhere
-    threads = pools.enter_context(ThreadPoolExecutor(THREADS * cores(), thread_name_prefix="pack"))
-    work = BatchPacker(*shared, cores())
-    return lambda batch: threads.submit(work, batch), lambda _: None
+def _batch_pool(packing: Packing, plates: Sequence[Plate]) -> tuple[Executor, Callable[[Batch], PackedBatch]]:
+    """Where batches are packed, and the function that packs one there."""
+    shared = packing.source, packing.store, packing.image_size, packing.pack
+    pixels = sum(len(plate.wells) for plate in plates) * packing.sites * len(CHANNELS) * packing.image_size**2
+    if cores() > 1 and pixels >= PROCESSES_FROM:
+        with suppress(TypeError):  # source or store exist in this process alone
+            pickled = pickle.dumps(BatchPacker(*shared))
+            modules = {BatchPacker.__module__, type(packing.source).__module__, type(packing.store).__module__}
+            return worker_processes(TASKS * cores(), sorted(modules)), partial(_pack_in_worker, pickled)
+    pool = ThreadPoolExecutor(TASKS * cores(), thread_name_prefix="pack")
+    return pool, BatchPacker(*shared, threading.Semaphore(cores()))
 
 
-def _pixels(packing: Packing, plates: Sequence[Plate]) -> int:
-    return sum(len(plate.wells) for plate in plates) * packing.sites * len(CHANNELS) * packing.image_size**2
+def _pack_in_worker(pickled: bytes, batch: Batch) -> PackedBatch:
+    return _unpickled(pickled)(batch)
 
 
-class _Packer:
-    """Packs one plate a thread; batches are packed by threads or processes that all plates share."""
+@lru_cache(1)
+def _unpickled(pickled: bytes) -> BatchPacker:
+    """This process's packer, which may open a client of the store; raises for the batch if that fails."""
+    packer = pickle.loads(pickled)
+    assert isinstance(packer, BatchPacker)
+    return packer
 
-    def __init__(self, packing: Packing, submit: _Submit, written_elsewhere: Callable[[int], None]) -> None:
-        self._packing = packing
-        self._store = packing.store
-        self._submit = submit
-        self._written_elsewhere = written_elsewhere
-        self.ended = Event()
 
-    def pack(self, plate: Plate, before: _Turn, turn: _Turn) -> PackResult:
-        """Packs a plate, or finds it, after its predecessor's turn."""
-        try:
-            files = list_plate(self._packing.place, plate, self._packing.sites)
-            keys = PlateKeys.of(plate, files, self._packing.image_size, self._packing.pack)
-            found = find_plate(self._store, keys.prefix, [keys.fingerprint]) or self._find_copy(keys, files)
-            if found is None:
-                before.asked.wait()
-                self._check(before)
-                prefix, packed = keys.prefix, self._write(plate, files, keys, before, turn)
-            else:
-                prefix, packed = found
-                # No record of the run names the plate yet; a young lead to it keeps `store gc` away.
-                write_lead(self._store, keys.fingerprint, prefix)
-            return PackResult(prefix, packed, found is not None, (*files.warnings, *packed.warnings))
-        except _AbandonedError:
-            raise
-        except BaseException as error:
-            turn.failure = error
-            raise
-        finally:
-            # Whatever became of this plate, its successor must not overtake its predecessor.
-            for mine, earlier in ((turn.asked, before.asked), (turn.done, before.done)):
-                earlier.wait()
-                turn.failure = turn.failure or before.failure
-                mine.set()
+class _PlatePacker:
+    """The life of a plate: look_up, queue, finish, and delete if an error comes between."""
 
-    def _check(self, before: _Turn) -> None:
-        if before.failure is not None or self.ended.is_set():
-            raise _AbandonedError
+    def __init__(self, packing: Packing, submit: Callable[[Batch], Future[PackedBatch]]) -> None:
+        self._packing, self._store, self._submit = packing, packing.store, submit
+
+    def look_up(self, plate: Plate) -> _ListedPlate:
+        """Lists a plate's files and looks for it in the store, where copies of the same files may have been packed."""
+        files = list_plate(self._packing.source, plate, self._packing.sites)
+        keys = PlateKeys.of(plate, files, self._packing.image_size, self._packing.pack)
+        record = find_record(self._store, keys.prefix)
+        found = (keys.prefix, record) if record else follow_pointer(self._store, keys.fingerprint)
+        found = found or self._find_copy(keys, files)
+        if found:
+            # No run's record names the plate yet; a young pointer to it keeps `store gc` from deleting it.
+            write_pointer(self._store, keys.fingerprint, found[0])
+        return _ListedPlate(plate, files, keys, found)
 
     def _find_copy(self, keys: PlateKeys, files: PlateFiles) -> tuple[str, PackedPlate] | None:
-        """The plate of files of the same names and sizes, if their bytes are the same too: then they are read, no more."""
-        found = follow_leads(self._store, [keys.copies])
+        """The plate of files of the same names and sizes, if their checksums are the same too, for which they are read."""
+        found = follow_pointer(self._store, keys.copies)
         if found is None:
             return None
-        named: list[tuple[str, str]] = []
-        with closing(self._results(batches(files), lambda: None)) as results:
-            for batch, done in results:
-                if self.ended.is_set():
-                    raise _AbandonedError
-                for site, packed in zip(batch.sites, done.sites, strict=True):
-                    named.extend(zip(site.names, packed.images, strict=True))
-        if images_digest(named) != found[1].images:
-            return None
-        return found
+        checked = [(batch, self._submit(batch)) for batch in batches(files)]
+        checksums: list[tuple[str, str]] = []
+        for batch, future in checked:
+            for site, packed in zip(batch.sites, future.result().sites, strict=True):
+                checksums.extend(zip(site.names, packed.images, strict=True))
+        return found if images_digest(checksums) == found[1].images else None
 
-    def _write(self, plate: Plate, files: PlateFiles, keys: PlateKeys, before: _Turn, turn: _Turn) -> PackedPlate:
-        """Writes chunks and metadata, then the record; takes all of it back where the input is bad."""
+    def queue(self, listed: _ListedPlate) -> _QueuedPlate:
+        """Queues the batches of a plate that is not in the store."""
+        if listed.found:
+            return _QueuedPlate(listed, ())
+        keys = [f"{listed.keys.prefix}/{key}" for key in chunk_keys(listed.files)]
+        return _QueuedPlate(listed, tuple((batch, self._submit(batch)) for batch in batches(listed.files, keys)))
+
+    def finish(self, queued: _QueuedPlate) -> PackResult:
+        """Waits for a plate's batches, then writes its metadata and, last, its record."""
+        listed = queued.listed
+        plate, files, keys = listed.plate, listed.files, listed.keys
+        if listed.found:
+            prefix, packed = listed.found
+            return PackResult(prefix, packed, True, (*files.warnings, *packed.warnings), written=1)
         total_C256 = np.zeros((len(CHANNELS), BINS), np.int64)
         sites_by_well: dict[str, list[SiteRecord]] = {}
         images: list[tuple[str, str]] = []
         black: list[str] = []
-        names = chunk_keys(files)
-        left = iter(names)
-        try:
-            asked = batches(files, [f"{keys.prefix}/{key}" for key in names])
-            with closing(self._results(asked, turn.asked.set)) as results:
-                for batch, done in results:
-                    self._check(before)
-                    self._written_elsewhere(len(batch.sites))
-                    total_C256 += done.histogram_C256
-                    for site, packed in zip(batch.sites, done.sites, strict=True):
-                        record = SiteRecord(site=site.site, key=next(left), size=packed.size, sha256=packed.sha256)
-                        sites_by_well.setdefault(site.well, []).append(record)
-                        images.extend(zip(site.names, packed.images, strict=True))
-                        black.extend(f"{site.names[channel]} ({CHANNELS[channel]})" for channel in packed.black)
-            self._store.put_many(self._documents(plate, keys, sites_by_well, total_C256))
-            before.done.wait()
-            self._check(before)
-        except (InputError, _AbandonedError) as error:
-            before.done.wait()
-            # A run that was cancelled goes on where it stopped; bad input may never come back under these keys.
-            if isinstance(error, InputError) or isinstance(before.failure, InputError):
-                self._take_back(f"{keys.prefix}/")
-            raise
-        packed_plate = PackedPlate(
+        names = iter(chunk_keys(files))
+        for batch, future in queued.batches:
+            done = future.result()
+            total_C256 += done.histogram_C256
+            for site, packed_site in zip(batch.sites, done.sites, strict=True):
+                record = SiteRecord(site=site.site, key=next(names), size=packed_site.size, sha256=packed_site.sha256)
+                sites_by_well.setdefault(site.well, []).append(record)
+                images.extend(zip(site.names, packed_site.images, strict=True))
+                black.extend(f"{site.names[channel]} ({CHANNELS[channel]})" for channel in packed_site.black)
+        documents = list(self._documents(plate, keys.prefix, sites_by_well, total_C256))
+        self._store.put_many(documents)
+        packed = PackedPlate(
             experiment=plate.experiment,
             plate=plate.plate,
             image_size=self._packing.image_size,
@@ -260,45 +253,29 @@ class _Packer:
             wells=tuple(PackedWell(well=well, sites=tuple(records)) for well, records in sites_by_well.items()),
             warnings=tuple(f"{plate.name}: {name} is all black" for name in black),
         )
-        self._store.put(f"{keys.prefix}/plate.json", packed_plate.model_dump_json().encode())
-        write_lead(self._store, keys.copies, keys.prefix)
-        return packed_plate
+        self._store.put(f"{keys.prefix}/plate.json", packed.model_dump_json().encode())
+        write_pointer(self._store, keys.copies, keys.prefix)
+        written = len(files.sites) + len(documents) + 2
+        return PackResult(keys.prefix, packed, False, (*files.warnings, *packed.warnings), written)
 
     def _documents(
         self,
         plate: Plate,
-        keys: PlateKeys,
+        prefix: str,
         sites_by_well: Mapping[str, Sequence[SiteRecord]],
         total_C256: NDArray[np.int64],
     ) -> Iterator[tuple[str, bytes]]:
-        """The plate's metadata, whose display ranges are known when all of its pixels are counted."""
+        """The plate's metadata; its display ranges are known once all pixels are counted."""
         low, high = (percentile(total_C256, percent) for percent in _DISPLAY_PERCENTILES)
         windows = [(int(start), max(int(end), int(start) + 1)) for start, end in zip(low, high, strict=True)]
         fields = [(well, [record.site for record in records]) for well, records in sites_by_well.items()]
         size, pack = self._packing.image_size, self._packing.pack
         for key, document in ome_zarr.plate_documents(plate.name, fields, size, pack, windows):
-            yield f"{keys.prefix}/{key}", document
+            yield f"{prefix}/{key}", document
 
-    def _take_back(self, prefix: str) -> None:
-        """Deletes what was written of a plate."""
-        # Where the store refuses, its refusal would hide what was wrong first; without a record it is no plate anyway.
-        with suppress(InputError, StepError):
-            self._store.delete_prefix(prefix)
-
-    def _results(
-        self, asked: Iterator[Batch], asked_for_all: Callable[[], object]
-    ) -> Generator[tuple[Batch, PackedBatch], None, None]:
-        """Each batch with what became of it, in order; tells when all are waiting or further.
-
-        However it is left, nothing is under way any more: what was written later would outlive a clean-up.
-        """
-        # A waiting batch is names and no more.
-        under_way = [(batch, self._submit(batch)) for batch in asked]
-        asked_for_all()
-        try:
-            for batch, future in under_way:
-                yield batch, future.result()
-        finally:
-            for _, future in under_way:
-                future.cancel()
-            wait([future for _, future in under_way])
+    def delete(self, queued: _QueuedPlate) -> None:
+        """Deletes what was written of an unfinished plate: files that were bad may never come back under these keys."""
+        if queued.batches:
+            # An error of the store here would hide the first one; without a record there is no plate anyway.
+            with suppress(InputError, StepError):
+                self._store.delete_prefix(f"{queued.listed.keys.prefix}/")

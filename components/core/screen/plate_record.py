@@ -1,18 +1,18 @@
-"""What a store knows of a packed plate, and by which keys a later run finds it again without reading an image.
+"""The record of a packed plate, and the keys under which a later run finds it without reading an image.
 
-    plates/EXPERIMENT_PlateP-DIGEST/plate.json  the record, written last; whatever has none is not a plate
-    fingerprints/DIGEST.json                    leads from files to the plate that was used for them again
-    copies/DIGEST.json                          leads to the plate last packed from files of these names and sizes
+    plates/EXPERIMENT_PlateP-DIGEST/plate.json  the record, written last: a prefix without it holds no plate
+    fingerprints/DIGEST.json                    points from files to the plate that was last used for them
+    copies/DIGEST.json                          points from files of these names and sizes to the plate last packed from them
 
-The digest of a plate's name is taken of a listing: names, sizes and versions of its files, and how they are packed. Unlike
-a digest of the images it is known before the first is read, so that chunks can be written as they are made.
+DIGEST is computed from a listing: names, sizes and versions of the plate's files, and the packing settings. Unlike a digest
+of the pixels it is known before the first image is read, so that chunks can be written as they are made.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pydantic import Field, ValidationError
@@ -21,11 +21,11 @@ from components.core.config import FrozenModel, PackConfig
 from components.core.errors import StepError
 from components.core.screen.images import PlateFiles
 from components.core.screen.wells import Plate
-from components.core.storage.interface import MissingObjectError, ObjectReader, ObjectWriter
+from components.core.storage.interface import MissingObjectError, ObjectWriter
 from components.core.storage.manifest import SiteRecord
 
 PACKING = 2
-"""Version of what lies under a plate's prefix; part of every digest, so that a change packs anew."""
+"""Version of what is written under a plate's prefix; part of every digest, so that a change packs all plates again."""
 
 
 class PackedWell(FrozenModel):
@@ -36,7 +36,7 @@ class PackedWell(FrozenModel):
 
 
 class PackedPlate(FrozenModel):
-    """The record of a packed plate: all that can be known of it without the tables."""
+    """The record of a packed plate: everything about it that does not depend on the tables."""
 
     packing: int = PACKING
     experiment: str
@@ -48,14 +48,20 @@ class PackedPlate(FrozenModel):
     warnings: tuple[str, ...] = ()
 
 
+class PlatePointer(FrozenModel):
+    """What a key under fingerprints/ or copies/ holds."""
+
+    prefix: str = Field(description="of the plate that it points to")
+
+
 @dataclass(frozen=True, slots=True)
 class PlateKeys:
-    """Where a plate belongs, and where else it may be.
+    """The keys of a plate whose files are listed.
 
     Attributes:
-        prefix: of the plate, if it is packed from these files.
-        fingerprint: key of what leads from these files to the plate that was used for them again; each use renews it.
-        copies: key of what leads from files of the same names and sizes to a prefix.
+        prefix: of the plate, if it is packed from these very files.
+        fingerprint: key of the pointer from these files; each use of the plate renews it.
+        copies: key of the pointer from files of the same names and sizes.
     """
 
     prefix: str
@@ -64,7 +70,7 @@ class PlateKeys:
 
     @classmethod
     def of(cls, plate: Plate, files: PlateFiles, image_size: int, pack: PackConfig) -> PlateKeys:
-        """The keys of a plate whose files are listed."""
+        """The keys that follow from a listing and the settings."""
         settings = [PACKING, image_size, pack.model_dump(), plate.experiment, plate.plate]
         exact = _digest([settings, files.facts])
         similar = _digest([settings, [(file.name, file.size) for file in files.facts]])
@@ -72,53 +78,42 @@ class PlateKeys:
         return cls(prefix, f"fingerprints/{exact}.json", f"copies/{similar}.json")
 
 
-def images_digest(named: Iterable[tuple[str, str]]) -> str:
-    """What makes two plates' images the same, once their names and sizes are.
+def images_digest(checksums: Iterable[tuple[str, str]]) -> str:
+    """The digest that two plates share if their images are the same, given equal names and sizes.
 
     Args:
-        named: name of each file and what `check_image` says of it, in any order.
+        checksums: name and `check_image` result of each file, in any order.
     """
-    return _digest(sorted(named))
+    return _digest(sorted(checksums))
 
 
-def find_record(store: ObjectReader, prefix: str, address: str) -> PackedPlate | None:
-    """The record of the plate under a prefix; without one, what lies there was never finished.
+def find_record(store: ObjectWriter, prefix: str) -> PackedPlate | None:
+    """The record of the plate under a prefix; None if there is none.
 
     Raises:
-        StepError: it is not a record; `address` is how the message names the store's keys.
+        StepError: the object is not a record.
     """
+    key = f"{prefix}/plate.json"
     try:
-        return PackedPlate.model_validate_json(store.get(f"{prefix}/plate.json"))
+        return PackedPlate.model_validate_json(store.get(key))
     except MissingObjectError:
         return None
     except ValidationError:
-        raise StepError(
-            f"{address}/{prefix}/plate.json: not the record of a packed plate; delete the plate and run again"
-        ) from None
+        raise StepError(f"{store.uri(key)}: not the record of a packed plate; delete the plate and run again") from None
 
 
-def find_plate(store: ObjectWriter, prefix: str, leads: Sequence[str]) -> tuple[str, PackedPlate] | None:
-    """Prefix and record of a plate: under its own prefix, or where one of some keys leads."""
-    found = find_record(store, prefix, store.uri("").rstrip("/"))
-    return follow_leads(store, leads) if found is None else (prefix, found)
+def follow_pointer(store: ObjectWriter, key: str) -> tuple[str, PackedPlate] | None:
+    """Prefix and record of the plate that the pointer at a key leads to; None without pointer or plate."""
+    try:
+        prefix = PlatePointer.model_validate_json(store.get(key)).prefix
+    except (MissingObjectError, ValidationError):  # a power cut may leave half a file in a folder
+        return None
+    found = find_record(store, prefix)
+    return None if found is None else (prefix, found)
 
 
-def follow_leads(store: ObjectWriter, leads: Sequence[str]) -> tuple[str, PackedPlate] | None:
-    """Prefix and record of a plate to which one of some keys leads."""
-    address = store.uri("").rstrip("/")
-    for key in leads:
-        try:
-            elsewhere = str(json.loads(store.get(key))["prefix"])
-        except (MissingObjectError, ValueError, KeyError, TypeError):
-            continue  # a power cut may leave half of a file in a folder; the lead is written anew
-        found = find_record(store, elsewhere, address)
-        if found is not None:
-            return elsewhere, found
-    return None
-
-
-def write_lead(store: ObjectWriter, key: str, prefix: str) -> None:
-    """Makes a key lead to a plate."""
+def write_pointer(store: ObjectWriter, key: str, prefix: str) -> None:
+    """Makes a key point to a plate."""
     store.put(key, json.dumps({"prefix": prefix}).encode())
 
 

@@ -30,8 +30,7 @@ def test_packing_asks_as_often_as_normalize_does(tmp_path: Path):
     wells = screen_wells(RUN, screen.tables)
     planned = packing(RUN, wells, MACHINES)
     # Four puts of the run's record, which a step by hand does not make, and three files that are artifacts.
-    assert planned.gets + planned.puts - 4 - 3 == screen.packing.requests
-    assert planned.puts - 4 - 3 == len(screen.store.puts)
+    assert planned.puts - 4 - 3 == screen.packing.written == len(screen.store.puts)
 
 
 def test_metadata_of_a_packed_plate_takes_the_planned_bytes(tmp_path: Path):

@@ -9,12 +9,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +18,12 @@ import cv2
 
 from components.core.errors import InputError
 from components.core.files import atomic_directory
-from components.core.processes import cores
+from components.core.processes import cores, worker_processes
 from components.core.screen.simulation.cells import known_cell_type
 from components.core.screen.simulation.plate_design import Plate, SimulationSettings, Well, design_screen
 from components.core.screen.simulation.rendering import render_site
+
+cv2.setNumThreads(0)  # processes run over sites; threads of OpenCV would only compete with them
 
 Progress = Callable[[int, int], None]
 
@@ -129,9 +127,7 @@ def _write_images(
             done += write_wells(settings, plate, wells, screen)
             progress(done, total)
         return
-    # Spawned, not forked: the caller may hold threads (torch, an object store's client), which do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+    with worker_processes(workers, [__name__]) as pool:
         pending = {pool.submit(write_wells, settings, plate, wells, screen) for plate, wells in tasks}
         try:
             while pending:
@@ -141,20 +137,6 @@ def _write_images(
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-
-
-def _start_worker() -> None:
-    """Ctrl-C reaches the parent, which ends the workers; a killed parent does not leave them behind either."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def leave_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
 def write_wells(settings: SimulationSettings, plate: Plate, wells: Sequence[Well], screen: Path) -> int:

@@ -72,7 +72,7 @@ def test_a_second_run_reads_no_image(tiny: TinyScreen):
     assert store.objects == {**before, fingerprint: json.dumps({"prefix": first.prefix}).encode()}
     assert fingerprint.startswith("fingerprints/")
     assert pack(tiny, store) == second
-    assert store.puts == [fingerprint] * 2, "renewed, so that nobody removes the plate before the manifest names it"
+    assert store.puts == [fingerprint] * 2, "renewed, so that no collection removes the plate before a manifest uses it"
 
 
 def test_copied_files_are_recognised_by_their_content(tiny: TinyScreen):
@@ -85,7 +85,7 @@ def test_copied_files_are_recognised_by_their_content(tiny: TinyScreen):
     assert [key.split("/")[0] for key in store.puts] == ["fingerprints"]
 
 
-def test_a_damaged_lead_leads_nowhere_and_is_written_anew(tiny: TinyScreen):
+def test_a_damaged_pointer_is_written_again(tiny: TinyScreen):
     store = MemoryStore()
     first = pack(tiny, store)
     for path in first_plate_images(tiny):
@@ -135,7 +135,7 @@ def test_a_plate_without_its_record_is_packed_again(tiny: TinyScreen):
     assert f"{first.prefix}/plate.json" in store.objects
 
 
-def test_a_record_that_is_none_is_an_error(tiny: TinyScreen):
+def test_rejects_a_damaged_record(tiny: TinyScreen):
     store = MemoryStore()
     first = pack(tiny, store)
     store.objects[f"{first.prefix}/plate.json"] = b"{}"
@@ -161,7 +161,7 @@ def test_a_file_that_fails_while_decoding_leaves_nothing_of_the_plate(tiny: Tiny
     assert store.objects == {}
 
 
-def test_the_record_tells_which_images_it_is_of_wherever_they_lay(tiny: TinyScreen, tmp_path):
+def test_the_record_identifies_its_images_in_any_folder(tiny: TinyScreen, tmp_path):
     other = TinyScreen(tmp_path / "elsewhere", imaged=["HUVEC-01"])
     assert pack(tiny, MemoryStore()).packed == pack(other, MemoryStore()).packed
     a, b = (other.image("HUVEC-01", 1, "B03", 1, channel) for channel in (1, 2))
@@ -184,11 +184,11 @@ def test_a_changed_image_of_the_same_size_is_no_copy(tiny: TinyScreen):
 
 
 def test_memory_holds_a_few_sites_however_many_there_are(tiny: TinyScreen, monkeypatch: pytest.MonkeyPatch):
-    for name, value in {"batches.BATCH": 1, "packing.THREADS": 2, "packing.cores": lambda: 1}.items():
+    for name, value in {"batches.BATCH": 1, "packing.TASKS": 2, "packing.cores": lambda: 1}.items():
         monkeypatch.setattr(f"components.core.screen.{name}", value)
     read, most = 0, 0
 
-    class Place(ScreenDirectory):
+    class Source(ScreenDirectory):
         def read_many(self, paths):
             nonlocal read
             read += 1
@@ -201,7 +201,7 @@ def test_memory_holds_a_few_sites_however_many_there_are(tiny: TinyScreen, monke
             most = max(most, read - len(chunks(self)))
 
     plates = read_screen(tiny.root, CONFIG.screen).plates[:2]
-    results = list(pack_plates(Packing(Place(tiny.root), 2, SIZE, CONFIG.pack, Store()), plates))
+    results = list(pack_plates(Packing(Source(tiny.root), 2, SIZE, CONFIG.pack, Store()), plates))
     assert sum(len(well.sites) for result in results for well in result.packed.wells) == 20 == read
     assert most <= 2, "one a thread; half of a plate would be five"
 
