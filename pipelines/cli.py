@@ -197,7 +197,7 @@ def plan(
         Path | None, typer.Option(help="YAML with measured rates, pods and prices in place of the shipped examples")
     ] = None,
     measured: Annotated[Path | None, typer.Option(help="folder of a finished run, whose rates are taken")] = None,
-    json: Annotated[Path | None, typer.Option(help="file that also gets the plan, for programs")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON document instead of tables")] = False,
     set: Changes = None,
 ) -> None:
     """Tells what a run will take before it starts: pods, GPU-hours, bytes, requests, hours on N GPUs, money.
@@ -207,7 +207,7 @@ def plan(
     from rich.console import Console
 
     from components.core.config import RunConfig
-    from pipelines.plan.command import run_plan
+    from pipelines.plan.output import run_plan
 
     run_plan(RunConfig.load(config, set or []), screen, gpus or [], gpu, throughput, measured, json, Console())
 

@@ -11,7 +11,7 @@ from components.core.storage.opening import is_folder
 from pipelines.checks import local_files
 from pipelines.cluster.pod_settings import SCRATCH, resources_of
 from pipelines.plan.dag import GPU_STEPS
-from pipelines.plan.limits import pod_gib
+from pipelines.plan.estimate import pod_memory_gib
 from pipelines.run.display import task_counts
 
 
@@ -118,7 +118,7 @@ def _remarks(config: RunConfig, steps: tuple[str, ...]) -> Iterator[str]:
             if asked.gpus:
                 yield f"cluster.steps.{step}.gpus is {asked.gpus}, but this step computes on CPUs alone"
             continue
-        needed = pod_gib(config, processes) + asked.shm_gib
+        needed = pod_memory_gib(config, processes) + asked.shm_gib
         if config.screen.image_size >= 256 and needed > asked.memory_gib:
             yield (
                 f"{step} needs about {needed:.0f} GiB of memory ({processes} process{'es' if processes > 1 else ''}, "

@@ -1,28 +1,44 @@
-"""The whole plan of a run: seconds, traffic and schedule of every task, and what will not fit. Pure; printing is in output.py."""
+"""The plan of a run: duration of every task, memory limits, cost. Pure arithmetic; printed by output.py."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from pathlib import Path
+from typing import Any
 
 from components.core.config import RunConfig
-from pipelines.plan.comparison import StepComparison, compare
-from pipelines.plan.dag import PlannedTask, planned_tasks
-from pipelines.plan.limits import warnings_of
-from pipelines.plan.machines import Machines
-from pipelines.plan.measured_run import MeasuredRun
-from pipelines.plan.network_cost import NetworkCost
-from pipelines.plan.prices import Cost, cost_of
-from pipelines.plan.scheduling import Schedule, critical_path, enough_pods, schedule, ways_to_the_end
-from pipelines.plan.screens import ScreenWells
-from pipelines.plan.site_passes import Passes, processes, refreshes, task_passes
-from pipelines.plan.speeds import ASSUMED, MEASURED, SCALED, GpuSpeed, Seconds, Speed, network_costs, weakest
-from pipelines.plan.transfers import Transfer, checkpoints, packed_site_bytes, task_transfer
+from components.core.errors import InputError
+from components.core.learning.network_size import NetworkSize, network_sizes
+from pipelines.plan.dag import GPU_STEPS, PlannedTask, planned_tasks
+from pipelines.plan.rates import Basis, Rates, weakest
+from pipelines.plan.schedule import Schedule, critical_path, enough_pods, remaining_paths, schedule
+from pipelines.plan.work import (
+    NetworkWork,
+    ScreenWells,
+    packed_site_bytes,
+    screen_wells,
+    site_bytes,
+    stored_bytes,
+    task_work,
+)
 
 MEASURED_FACTOR = 1.25
-"""How far off rates of a like run may be: the tasks of a demo run were within a quarter of their plan."""
+"""How far off measured rates may be: the tasks of a demo run were within a quarter of their plan."""
+ASSUMED_FACTOR = 2.0
+"""How far off rates may be that were measured on another GPU."""
+REUSED = 0.25
+"""A task that took less than this share of its planned seconds reused finished outputs."""
+PROCESS_GIB = 4.0
+"""Memory of a training process without images: torch, CUDA, tables."""
+BATCHES_HELD = 5
+"""Batches in memory at a time: those read ahead and the one in use."""
+MEMORY_SHARE = 0.9
+"""Share of a GPU's memory that a step may take by this estimate."""
 
 
 @dataclass(frozen=True)
@@ -30,58 +46,57 @@ class TaskEstimate:
     """One task.
 
     Attributes:
-        task: which.
-        passes: its site passes.
-        compute: seconds of them, or of CPU work.
-        reading: seconds in which the sites that its memory lacks are fetched and decoded, beside computing; zero where
-            the rates are of a run, which read too.
+        task: the task.
+        work: its site passes by backbone.
+        computing: seconds of them, or of CPU work.
+        basis: what `computing` rests on.
         start: seconds before it works.
-        gpus: of its pod, which share its work.
-        transfer: its traffic with object storage.
+        gpus: GPUs of its pod, which share its work.
+        stored: bytes that it leaves in object storage.
     """
 
     task: PlannedTask
-    passes: tuple[Passes, ...]
-    compute: Seconds
-    reading: float
+    work: Mapping[str, NetworkWork]
+    computing: float
+    basis: Basis
     start: float
     gpus: int
-    transfer: Transfer
-
-    @property
-    def work(self) -> float:
-        """Seconds of work: computing and reading go side by side, GPUs of a pod too."""
-        return max(self.compute.value, self.reading) / max(1, self.gpus)
+    stored: float
 
     @property
     def seconds(self) -> float:
-        """Start and work."""
-        return self.start + self.work
+        """Start and work, which the GPUs of a pod share."""
+        return self.start + self.computing / max(1, self.gpus)
+
+
+@dataclass(frozen=True)
+class MeasuredRun:
+    """What a finished run's folder tells about its speed.
+
+    Attributes:
+        folder: the folder.
+        seconds_per_pass: by step: seconds of one forward-pass equivalent per 1e9 multiply-accumulates; of a CPU step, seconds of
+            all its tasks.
+        spread: largest ratio, either way, between a task's duration and what its step's rate gives.
+        wells: number of wells of its screen.
+    """
+
+    folder: Path
+    seconds_per_pass: Mapping[str, float]
+    spread: float
+    wells: int
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run will take.
-
-    Attributes:
-        config: the run.
-        wells: its screen.
-        machines: GPU, pods and prices.
-        costs: of its networks.
-        speed: what turns its passes into seconds.
-        rates: where those are from, for people.
-        tasks: estimates, by number.
-        compared: how well a finished run's rates describe it; empty without one.
-    """
+    """What a run will take: `tasks` in the order of the DAG, and what they were estimated from."""
 
     config: RunConfig
     wells: ScreenWells
-    machines: Machines
-    costs: Mapping[str, NetworkCost]
-    speed: Speed
-    rates: str
+    rates: Rates
+    sizes: Mapping[str, NetworkSize]
+    run: MeasuredRun | None
     tasks: tuple[TaskEstimate, ...]
-    compared: tuple[StepComparison, ...] = ()
 
     @cached_property
     def dag(self) -> list[PlannedTask]:
@@ -90,54 +105,43 @@ class RunPlan:
 
     @cached_property
     def seconds(self) -> list[float]:
-        """Of each task."""
+        """Duration of each task."""
         return [estimate.seconds for estimate in self.tasks]
 
-    def pass_seconds(self, backbone: str, kind: Literal["training", "forward"]) -> Seconds:
-        """One pass of a site through a network, as in pretrain."""
-        training = kind == "training"
-        return self.speed.seconds("pretrain", Passes(kind, kind, backbone, int(training), int(not training), 1))
-
-    def of(self, step: str) -> list[TaskEstimate]:
-        """The tasks of a step."""
-        return [estimate for estimate in self.tasks if estimate.task.step == step]
+    @cached_property
+    def gpu_hours(self) -> float:
+        """GPU-hours of all pods."""
+        return sum(estimate.seconds * estimate.gpus for estimate in self.tasks) / 3600
 
     @cached_property
-    def gpu_seconds(self) -> float:
-        """GPU-seconds of all pods."""
-        return sum(estimate.seconds * estimate.gpus for estimate in self.tasks)
+    def core_hours(self) -> float:
+        """Core-hours of the pods without a GPU."""
+        steps = self.config.cluster.steps
+        cores: dict[str, float] = {
+            estimate.task.step: getattr(steps, estimate.task.step).cpu for estimate in self.tasks
+        }
+        return sum((e.seconds * cores[e.task.step] for e in self.tasks if not e.task.on_gpu), 0.0) / 3600
 
     @cached_property
-    def core_seconds(self) -> float:
-        """Of the cores of all pods without a GPU."""
-        pods = self.machines.pods
-        return sum(
-            estimate.seconds * (pods.normalize_cores if estimate.task.step == "normalize" else pods.cpu_pod_cores)
-            for estimate in self.tasks
-            if not estimate.task.on_gpu
-        )
-
-    @cached_property
-    def basis(self) -> str:
+    def basis(self) -> Basis:
         """What the GPU-hours rest on: the least certain of their parts."""
-        return weakest([estimate.compute.basis for estimate in self.tasks if estimate.task.on_gpu])
+        return weakest([estimate.basis for estimate in self.tasks if estimate.task.on_gpu])
 
     @cached_property
     def factor(self) -> float:
         """How far off the GPU-hours may be, either way."""
-        least = MEASURED_FACTOR if self.basis == MEASURED else max(MEASURED_FACTOR, self.machines.assumed.factor)
-        ratios = [step.planned / step.taken for step in self.compared]
-        return max([least, *ratios, *(1 / ratio for ratio in ratios)])
+        least = ASSUMED_FACTOR if self.basis == "assumed" else MEASURED_FACTOR
+        return max(least, self.run.spread if self.run else 1.0)
 
-    @cached_property
-    def transfer(self) -> Transfer:
-        """Of all tasks."""
-        return sum((estimate.transfer for estimate in self.tasks), Transfer())
+    @property
+    def stored_bytes(self) -> float:
+        """What the run leaves in object storage."""
+        return sum(estimate.stored for estimate in self.tasks)
 
-    @cached_property
+    @property
     def packed_bytes(self) -> float:
-        """The packed screen, held-out experiments included."""
-        return len(self.wells.fold_W) * self.wells.sites * packed_site_bytes(self.config, self.machines)
+        """Size of the packed screen."""
+        return self.wells.count() * self.wells.sites * packed_site_bytes(self.config, self.rates)
 
     @cached_property
     def critical_path(self) -> list[int]:
@@ -147,132 +151,223 @@ class RunPlan:
     @cached_property
     def shortest(self) -> float:
         """Seconds of the critical path."""
-        return max(ways_to_the_end(self.dag, self.seconds))
+        return max(remaining_paths(self.dag, self.seconds))
 
     @cached_property
-    def enough(self) -> int:
+    def enough_gpus(self) -> int:
         """The number of GPUs beyond which more do not help."""
         return self.pod_gpus * enough_pods(self.dag, self.seconds)
 
     @property
     def pod_gpus(self) -> int:
         """GPUs of a pod."""
-        return processes(self.config)
+        return max(1, self.config.compute.processes)
 
     def on(self, gpus: int) -> Schedule:
         """The schedule on a number of GPUs, at least those of a pod."""
         return schedule(self.dag, self.seconds, gpus // self.pod_gpus)
 
     @cached_property
-    def cost(self) -> Cost:
-        """By the price table."""
-        return cost_of(self.machines, self.gpu_seconds / 3600, self.core_seconds / 3600, self.transfer)
+    def cost(self) -> dict[str, float]:
+        """Cost by item, in prices.currency; pods give their GPU back, so that their number makes no difference."""
+        prices = self.rates.prices
+        gpu = self.gpu_hours * self.rates.gpus[self.rates.gpu].price_per_hour
+        rest = {
+            "cpu": self.core_hours * prices.cpu_core_hour,
+            "storage_month": self.stored_bytes / 1e9 * prices.storage_gb_month,
+        }
+        spot, others = gpu * prices.spot_factor, sum(rest.values())
+        return {"gpu": gpu, "gpu_spot": spot, **rest, "total": gpu + others, "total_spot": spot + others}
 
     @cached_property
     def warnings(self) -> list[str]:
-        """What will not fit, or wait."""
-        computing = {estimate.task: estimate.compute.value for estimate in self.tasks}
-        fetched = {estimate.task: (estimate.transfer, estimate.reading) for estimate in self.tasks}
-        return warnings_of(self.config, self.wells, self.machines, self.costs, computing, fetched)
-
-    def refresh_range(self) -> tuple[float, float, float]:
-        """Refreshes of a pseudo_label task: fewest, expected and most, over fold and cell type."""
-        found = [
-            refreshes(self.config, estimate.task.cell_type or "", _validates(estimate.passes))
-            for estimate in self.of("pseudo_label")
-        ]
-        if not found:
-            return 0.0, 0.0, 0.0
-        expected = sum(r.expected for r in found) / len(found)
-        return float(min(r.least for r in found)), expected, float(max(r.most for r in found))
+        """What does not fit into memory."""
+        return [*_gpu_memory(self), *_pod_memory(self)]
 
 
-def make_plan(config: RunConfig, wells: ScreenWells, machines: Machines, run: MeasuredRun | None = None) -> RunPlan:
+def make_plan(
+    config: RunConfig,
+    screen: Path | None,
+    rates: Rates,
+    measured: Path | None = None,
+    *,
+    sizes: Mapping[str, NetworkSize] | None = None,
+) -> RunPlan:
     """Plans a run.
 
     Args:
         config: the run.
-        wells: its screen.
-        machines: GPU, pods and prices.
-        run: a finished run whose rates are taken; None for those of `machines`.
+        screen: folder of its screen; None for the sizes under `simulate`.
+        rates: rates and prices.
+        measured: folder of a finished run whose rates are used; None for those of `rates`.
+        sizes: sizes of its networks; None counts them.
 
     Raises:
-        InputError: a network without a rate, or a fold without wells to train on.
+        InputError: wrong tables, a fold without wells to train on, or a folder that holds no finished run.
     """
-    costs = network_costs(config, machines, wells.classes)
-    speed: Speed
-    if run is None:
-        gpu = GpuSpeed.of(machines, costs, config)
-        kinds = {gpu.pass_seconds(name, kind).basis for name in costs for kind in ("training", "forward")}
-        speed, rates = gpu, f"one {machines.gpu}, {_told(kinds)}"
-    else:
-        own = run.speed(machines, costs, config)
-        how = "measured" if own.same else "scaled by multiply-accumulates and pixels to these networks"
-        speed, rates = own, f"the run in {run.folder}, {how}"
+    wells, sizes = screen_wells(config, screen), sizes or network_sizes(config)
+    run = None if measured is None else read_measured_run(measured)
     estimates = []
     for task in planned_tasks(config):
-        passes = tuple(task_passes(config, wells, task))
-        transfer = task_transfer(config, wells, machines, costs, task, passes)
+        work = task_work(config, wells, task)
         if task.on_gpu:
-            compute = [speed.seconds(task.step, p) for p in passes]
-            computing = sum(seconds.value for seconds in compute)
-            total = Seconds(computing, weakest([seconds.basis for seconds in compute if seconds.value]))
+            computing, basis = _gpu_seconds(config, rates, sizes, run, task, work)
         else:
-            total = _cpu_seconds(config, wells, machines, task, run)
-        reading = 0.0 if run is not None or not task.on_gpu else _reading_seconds(config, machines, transfer)
-        gpus = processes(config) if task.on_gpu else 0
-        start = machines.pods.start_s + (speed.start_s if task.on_gpu else 0.0)
-        estimate = TaskEstimate(task, passes, total, reading, start, gpus, transfer)
-        saved = checkpoints(config, costs, task, estimate.work)
-        estimates.append(replace(estimate, transfer=transfer + saved))
-    compared = compare(run, machines) if run else []
-    return RunPlan(config, wells, machines, costs, speed, rates, tuple(estimates), tuple(compared))
+            computing, basis = _cpu_seconds(config, wells, rates, run, task)
+        gpus = max(1, config.compute.processes) if task.on_gpu else 0
+        stored = stored_bytes(config, wells, rates, sizes, task)
+        estimates.append(TaskEstimate(task, work, computing, basis, rates.pods.start_s, gpus, stored))
+    return RunPlan(config, wells, rates, sizes, run, tuple(estimates))
 
 
-def _told(kinds: set[str]) -> str:
-    """What a GPU's rates rest on, in words."""
-    if kinds == {ASSUMED}:
-        return "assumed from its data sheet, not measured"
-    return " and ".join(kind for kind in (MEASURED, SCALED, ASSUMED) if kind in kinds)
+def read_measured_run(folder: Path) -> MeasuredRun:
+    """The rates of a finished run, from its config.yaml and lineage.json.
+
+    Raises:
+        InputError: no such folder, no finished run in it, or its screen is gone.
+    """
+    label = f"--measured {folder}"
+    try:
+        config = RunConfig.load(str(folder / "config.yaml"))
+        lineage = json.loads((folder / "lineage.json").read_text(encoding="utf-8"))
+        taken: dict[tuple[Any, ...], float] = {}
+        for step in lineage["steps"]:
+            key = step["step"], step.get("fold"), step.get("cell_type"), step.get("backbone")
+            taken[key] = taken.get(key, 0.0) + float(step["seconds"])
+        screen = None if any(step == "simulate" for step, *_ in taken) else Path(str(lineage["screen"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{label}: not the --out folder of a finished run ({type(error).__name__}: {error})") from None
+    if screen is not None and not screen.is_dir():
+        raise InputError(f"{label}: its screen {screen} is gone, so that its work cannot be counted")
+    wells, sizes = screen_wells(config, screen), network_sizes(config)
+    rates: dict[str, list[float]] = {}
+    for task in planned_tasks(config):
+        seconds = taken.get((task.step, task.fold, task.cell_type, task.backbone))
+        if task.on_gpu and seconds:
+            rates.setdefault(task.step, []).append(seconds / _gmacs(sizes, task_work(config, wells, task)))
+    if not rates:
+        raise InputError(f"{label}: lineage.json has no durations of pretrain, finetune, pseudo_label or infer")
+    processes = max(1, config.compute.processes)
+    usual = {step: statistics.median(of_step) for step, of_step in rates.items()}
+    computed = [
+        rate / usual[step] for step, of_step in rates.items() for rate in of_step if rate > REUSED * usual[step]
+    ]
+    cpu = {
+        step: sum(s for (name, *_), s in taken.items() if name == step)
+        for step in ("normalize", "ensemble", "assign", "report")
+    }
+    per_pass = {**{step: rate * processes for step, rate in usual.items()}, **{step: s for step, s in cpu.items() if s}}
+    return MeasuredRun(folder, per_pass, max(max(ratio, 1 / ratio) for ratio in computed), wells.count())
 
 
-def basis_of(found: Sequence[TaskEstimate]) -> str:
-    """What the seconds of some tasks rest on."""
-    return weakest([estimate.compute.basis for estimate in found])
+def _gmacs(sizes: Mapping[str, NetworkSize], work: Mapping[str, NetworkWork]) -> float:
+    """1e9 multiply-accumulates of a task."""
+    return sum(sizes[name].macs * passes.forward_equivalents for name, passes in work.items()) / 1e9
+
+
+def _gpu_seconds(
+    config: RunConfig,
+    rates: Rates,
+    sizes: Mapping[str, NetworkSize],
+    run: MeasuredRun | None,
+    task: PlannedTask,
+    work: Mapping[str, NetworkWork],
+) -> tuple[float, Basis]:
+    if run is not None:
+        if task.step not in run.seconds_per_pass:
+            raise InputError(f"--measured {run.folder}: that run had no {task.step}")
+        return run.seconds_per_pass[task.step] * _gmacs(sizes, work), "measured"
+    total, bases = 0.0, []
+    slower = (
+        2.0 if config.compute.precision == "float32" else 1.0
+    )  # rates are of bfloat16: half the bytes and operations
+    for name, passes in work.items():
+        training, basis = rates.pass_seconds(sizes[name], config.screen.image_size, "training")
+        forward, _ = rates.pass_seconds(sizes[name], config.screen.image_size, "forward")
+        total += slower * (passes.training * training + passes.forward * forward)
+        bases.append(weakest([basis, "scaled"]) if slower > 1 else basis)
+    return total, weakest(bases)
 
 
 def _cpu_seconds(
-    config: RunConfig, wells: ScreenWells, machines: Machines, task: PlannedTask, run: MeasuredRun | None
-) -> Seconds:
+    config: RunConfig, wells: ScreenWells, rates: Rates, run: MeasuredRun | None, task: PlannedTask
+) -> tuple[float, Basis]:
     """Seconds of a step without networks."""
-    cpu = machines.cpu
-    if run is not None and run.config.screen.image_size == config.screen.image_size:
-        taken = run.cpu_seconds(task.step)
-        if taken is not None:
-            # Each of these steps works through wells, with all of its tasks together through each of them once.
-            tasks = 1 if task.step in ("normalize", "report") else len(config.screen.cell_types)
-            scale = len(wells.fold_W) / len(run.wells.fold_W)
-            return Seconds(taken * scale / tasks, MEASURED)
-    if task.step == "normalize":
-        rate = cpu.pack_sites_per_s * machines.pods.normalize_cores * (cpu.image_size / config.screen.image_size) ** 2
-        sites = len(wells.fold_W) * wells.sites
-        writing = sites * packed_site_bytes(config, machines) / (machines.pods.store_mb_per_s * 1e6)
-        return Seconds(max(sites / rate, writing), SCALED if sites / rate > writing else ASSUMED)
+    cpu = rates.cpu
+    if run is not None and task.step in run.seconds_per_pass:
+        tasks = 1 if task.step in ("normalize", "report") else len(config.screen.cell_types)
+        return run.seconds_per_pass[task.step] * wells.count() / run.wells / tasks, "measured"
     if task.step == "report":
-        return Seconds(cpu.report_s, ASSUMED)
-    # ensemble is a mean of arrays, assign nearly all of it.
-    share = 0.05 if task.step == "ensemble" else 0.95
-    thousands = int(wells.of_type(task.cell_type or "").sum()) / 1000
-    return Seconds(share * cpu.assign_s_per_1000_wells * thousands, ASSUMED)
+        return cpu.report_s, "assumed"
+    if task.step == "normalize":
+        sites = wells.count() * wells.sites
+        cores = config.cluster.steps.normalize.cpu
+        packing = sites / (cpu.pack_sites_per_s * cores * (cpu.image_size / config.screen.image_size) ** 2)
+        writing = sites * packed_site_bytes(config, rates) / (rates.pods.store_mb_per_s * 1e6)
+        return max(packing, writing), "scaled" if packing > writing else "assumed"
+    share = 0.05 if task.step == "ensemble" else 0.95  # a mean of arrays, beside the assignment
+    return share * cpu.assign_s_per_1000_wells * wells.count(task.cell_type) / 1000, "assumed"
 
 
-def _reading_seconds(config: RunConfig, machines: Machines, transfer: Transfer) -> float:
-    """Seconds in which a task's loader fetches and decodes its sites, whichever takes longer."""
-    rate = machines.cpu.read_sites_per_s * machines.pods.loader_threads
-    decoding = transfer.sites / rate * (config.screen.image_size / machines.cpu.image_size) ** 2
-    fetching = transfer.sites * packed_site_bytes(config, machines) / (machines.pods.store_mb_per_s * 1e6)
-    return max(decoding, fetching)
+def gpu_memory_gb(config: RunConfig, size: NetworkSize, step: str, parts: int) -> float:
+    """GPU memory that a training step of one backbone takes, about, 1e9 bytes.
+
+    Activations of the images that gradients go through, and float32 copies of the weights: weights, gradients and Adam's two
+    moments in pretrain; student, gradient and teacher after it.
+
+    Args:
+        config: batches and precision.
+        size: the backbone.
+        step: pretrain, or one of the mean teacher's.
+        parts: into which a batch is split, over processes and by compute.accumulate.
+    """
+    teacher = config.mean_teacher
+    if step == "pretrain":
+        images, copies = config.pretrain.batch_size, 4
+    else:
+        images, copies = 2 * teacher.labelled_batch + teacher.unlabelled_batch, 3
+    share = 1.0 if config.compute.precision == "float32" else 0.5
+    return (math.ceil(images / parts) * size.activation_bytes * share + copies * 4 * size.parameters) / 1e9
 
 
-def _validates(passes: Sequence[Passes]) -> bool:
-    return any(p.purpose == "validation" and p.forward for p in passes)
+def pod_memory_gib(config: RunConfig, processes: int) -> float:
+    """Memory that the pod of a training step takes, about, GiB: processes with their caches, and batches."""
+    teacher = config.mean_teacher
+    batch = max(
+        config.pretrain.batch_size, teacher.labelled_batch + teacher.unlabelled_batch, config.predict.batch_size
+    )
+    return (PROCESS_GIB + config.loader.cache_gib) * processes + BATCHES_HELD * batch * site_bytes(config) / 2**30
+
+
+def _gpu_memory(plan: RunPlan) -> list[str]:
+    config, gpu = plan.config, plan.rates.gpus[plan.rates.gpu]
+    room, parts = MEMORY_SHARE * gpu.memory_gb, plan.pod_gpus * config.compute.accumulate
+    found = []
+    for step in ("pretrain", "finetune") if config.mean_teacher.enabled else ("pretrain",):
+        size = max(plan.sizes.values(), key=lambda size: gpu_memory_gb(config, size, step, parts))
+        needed = gpu_memory_gb(config, size, step, parts)
+        if needed > room:
+            fits = (k for k in range(2, 65) if gpu_memory_gb(config, size, step, plan.pod_gpus * k) <= room)
+            suffices = next(fits, None)
+            advice = f"set compute.accumulate to {suffices}" if suffices else "use smaller batches"
+            found.append(
+                f"{step} of {size.backbone} needs about {needed:.0f} GB of GPU memory (estimated from its layers), "
+                f"{plan.rates.gpu} has {gpu.memory_gb:.0f}: {advice}, or another GPU"
+            )
+    return found
+
+
+def _pod_memory(plan: RunPlan) -> list[str]:
+    if plan.config.screen.image_size < 256:
+        return []  # the figures are of full-sized images and GPUs
+    needed = pod_memory_gib(plan.config, plan.pod_gpus)
+    steps = {estimate.task.step for estimate in plan.tasks} & {*GPU_STEPS}
+    short = {step: m for step in steps if (m := getattr(plan.config.cluster.steps, step).memory_gib) < needed}
+    if not short:
+        return []
+    step = min(short, key=lambda step: short[step])
+    return [
+        f"a GPU pod needs about {needed:.0f} GiB of memory ({plan.pod_gpus} x ({PROCESS_GIB:g} + loader.cache_gib "
+        f"{plan.config.loader.cache_gib:g}) and batches), cluster.steps.{step}.memory_gib is {short[step]:g}: raise it, or lower "
+        "loader.cache_gib"
+    ]

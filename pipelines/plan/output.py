@@ -1,285 +1,286 @@
-"""A plan for people: tables of at most 100 columns. Rich; the numbers are estimate.py's."""
+"""`cellsignal plan`: a plan as tables of at most 100 columns, or as JSON."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from components.core.config import CHANNELS
-from pipelines.plan.comparison import StepComparison
+from components.core.config import CHANNELS, RunConfig
+from components.core.errors import InputError
 from pipelines.plan.dag import STEPS
-from pipelines.plan.estimate import RunPlan, TaskEstimate, basis_of
-from pipelines.plan.speeds import BFLOAT16, MEASURED, SCALED, GpuSpeed, element_bytes, weakest
-from pipelines.plan.transfers import Transfer
+from pipelines.plan.estimate import RunPlan, TaskEstimate, make_plan
+from pipelines.plan.rates import read_rates, weakest
 
 WIDTH = 100
+USUAL_GPUS = (1, 4, 8, 20)
+SCHEMA = 2
 
 
-def print_plan(plan: RunPlan, gpus: Sequence[int], console: Console) -> None:
-    """Prints everything.
+def run_plan(
+    config: RunConfig,
+    screen: str | None,
+    gpus: Sequence[str],
+    gpu: str | None,
+    throughput: Path | None,
+    measured: Path | None,
+    as_json: bool,
+    console: Console,
+) -> None:
+    """Plans a run and prints the plan.
 
     Args:
-        plan: of a run.
-        gpus: numbers of GPUs to schedule on.
-        console: where to.
+        config: the run.
+        screen: folder of a screen; None for the sizes under `simulate`.
+        gpus: numbers of GPUs, each an item or separated by commas; empty for the usual ones.
+        gpu: the kind; None for the one in the rates.
+        throughput: YAML with fields over the shipped rates.
+        measured: folder of a finished run, whose rates are used.
+        as_json: print one JSON document instead of tables.
+        console: where tables are printed.
+
+    Raises:
+        InputError: names the option, file or field, and what to do.
     """
+    counts = _counts(gpus)
+    if screen is not None and not Path(screen).is_dir():
+        reason = "a local folder is expected; its tables are enough" if "://" in screen else "no such folder"
+        raise InputError(f"--screen {screen}: {reason}")
+    plan = make_plan(config, Path(screen) if screen else None, read_rates(throughput, gpu), measured)
+    for count in counts:
+        if count < plan.pod_gpus:
+            raise InputError(
+                f"--gpus {count}: a task takes {plan.pod_gpus} GPUs (compute.processes); give at least those"
+            )
+    usual = (plan.pod_gpus, *(count for count in USUAL_GPUS if count > plan.pod_gpus), plan.enough_gpus)
+    counts = counts or sorted({*usual})
+    if as_json:
+        print(json.dumps(plan_data(plan, counts), indent=1))  # noqa: T201
+        return
     if not console.is_terminal:
-        console.width = WIDTH  # a file or pipe has none of its own
+        console.width = WIDTH
     for part in (
-        _head(plan),
+        _summary(plan),
         _steps(plan),
         _networks(plan),
-        _wall(plan, gpus),
+        _wall(plan, counts),
         _path(plan),
         _cost(plan),
-        *([_compared(plan.compared)] if plan.compared else []),
         Text(),
-        *_remarks(plan),
+        *_notes(plan),
     ):
         console.print(part, width=min(WIDTH, console.width), highlight=False)
 
 
-def _head(plan: RunPlan) -> Text:
-    wells, config = plan.wells, plan.config
-    plates = len(wells.screen.plates)
-    count = len(wells.fold_W)
-    raw = count * wells.sites * len(CHANNELS) * config.screen.image_size**2
-    low, high = (plan.gpu_seconds / 3600 * factor for factor in (1 / plan.factor, plan.factor))
+def plan_data(plan: RunPlan, gpus: Sequence[int]) -> dict[str, Any]:
+    """The plan as plain data; units are in the keys.
+
+    Args:
+        plan: the plan.
+        gpus: numbers of GPUs to schedule on.
+    """
+    return {
+        "schema": SCHEMA,
+        "config": plan.config.name,
+        "screen": {
+            "source": plan.wells.source,
+            "experiments": len(plan.wells.experiments),
+            "plates": plan.wells.plates,
+            "wells": plan.wells.count(),
+            "sites": plan.wells.count() * plan.wells.sites,
+            "packed_bytes": round(plan.packed_bytes),
+        },
+        "gpu": plan.rates.gpu,
+        "basis": plan.basis,
+        "gpus_of_a_pod": plan.pod_gpus,
+        "gpu_hours": plan.gpu_hours,
+        "gpu_hours_range": [plan.gpu_hours / plan.factor, plan.gpu_hours * plan.factor],
+        "networks": [asdict(size) for size in plan.sizes.values()],
+        "wall": [
+            {"gpus": count, "hours": (done := plan.on(count)).seconds / 3600, "gpus_at_work": done.busy}
+            for count in gpus
+        ],
+        "enough_gpus": plan.enough_gpus,
+        "critical_path": [{"task": plan.dag[n].name, "hours": plan.seconds[n] / 3600} for n in plan.critical_path],
+        "stored_bytes": round(plan.stored_bytes),
+        "cost": {"currency": plan.rates.prices.currency, "prices": plan.rates.prices.note, **plan.cost},
+        "warnings": plan.warnings,
+        "tasks": [
+            {
+                **{key: getattr(e.task, key) for key in ("step", "fold", "cell_type", "backbone", "needs")},
+                "seconds": e.seconds,
+                "computing_seconds": e.computing,
+                "basis": e.basis,
+                "passes": {name: asdict(passes) for name, passes in e.work.items()},
+                "stored_bytes": round(e.stored),
+            }
+            for e in plan.tasks
+        ],
+    }
+
+
+def _counts(gpus: Sequence[str]) -> list[int]:
+    counts: set[int] = set()
+    for text in (part.strip() for item in gpus for part in item.split(",")):
+        if not text.isdecimal() or int(text) < 1:
+            raise InputError(
+                f"--gpus {text}: expected a number of GPUs from 1, or several with commas, for example 1,4,8"
+            )
+        counts.add(int(text))
+    return sorted(counts)
+
+
+def _summary(plan: RunPlan) -> Text:
+    wells, size = plan.wells, plan.config.screen.image_size
+    sites = wells.count() * wells.sites
+    low, high = plan.gpu_hours / plan.factor, plan.gpu_hours * plan.factor
+    rates = f"the run in {plan.run.folder}" if plan.run else f"one {plan.rates.gpu}, {plan.basis}"
     return Text.assemble(
-        (f"Plan of {config.name}", "bold"),
-        f": {wells.experiments} experiments, {plates} plates, {count:,} wells, {count * wells.sites:,} sites of "
-        f"{config.screen.image_size} pixels\n",
+        (f"Plan of {plan.config.name}", "bold"),
+        f": {len(wells.experiments)} experiments, {wells.plates} plates, {wells.count():,} wells, "
+        f"{sites:,} sites of {size} pixels\n",
         ("  sizes  ", "bold"),
-        f"{wells.source}; {bytes_text(raw)} of pixels, {bytes_text(plan.packed_bytes)} packed\n",
+        f"{wells.source}; {_bytes(sites * len(CHANNELS) * size**2)} of pixels, {_bytes(plan.packed_bytes)} packed\n",
         ("  rates  ", "bold"),
-        f"{plan.rates}\n",
+        f"{rates}\n",
         ("  range  ", "bold"),
-        f"{hours_text(low)} to {hours_text(high)} GPU-hours: they may be off by a factor of {plan.factor:.3g} either way",
+        f"{_number(low)} to {_number(high)} GPU-hours: rates may be off by a factor of {plan.factor:.3g} either way",
     )
 
 
 def _steps(plan: RunPlan) -> Table:
-    columns = ("step", "pods", "GPU h", "a pod takes", "passes", "read", "written", "requests", "rests on")
-    table = _table("Work by step", *columns)
-    table.padding = (0, 0, 0, 0)  # so that it fits into a terminal of 80 columns
+    table = _table("Work by step", "step", "pods", "GPU h", "a pod takes", "passes", "stored", "basis")
     for step in STEPS:
-        found = plan.of(step)
+        found = [estimate for estimate in plan.tasks if estimate.task.step == step]
         if found:
-            table.add_row(step, *_row(found), basis_of(found))
-    cells = _row(plan.tasks)
-    cells[2] = ""
+            table.add_row(step, *_step_cells(found), weakest([estimate.basis for estimate in found]))
     table.add_section()
-    table.add_row("total", *cells, "", style="bold")
+    total = _step_cells(plan.tasks)
+    table.add_row("total", *total[:2], "", *total[3:], "", style="bold")
     return table
 
 
-def _row(found: Sequence[TaskEstimate]) -> list[str]:
-    hours = [estimate.seconds / 3600 for estimate in found]
-    of_gpu = [estimate.gpus * estimate.seconds / 3600 for estimate in found if estimate.task.on_gpu]
-    passes = sum(p.student + p.forward for estimate in found for p in estimate.passes)
-    transfer = sum((estimate.transfer for estimate in found), Transfer())
+def _step_cells(found: Sequence[TaskEstimate]) -> list[str]:
+    seconds = [estimate.seconds for estimate in found]
+    gpu_hours = sum(estimate.gpus * estimate.seconds for estimate in found) / 3600
+    passes = sum(p.training + p.forward for estimate in found for p in estimate.work.values())
+    low, high = _duration(min(seconds)), _duration(max(seconds))
     return [
         str(len(found)),
-        hours_text(sum(of_gpu)) if of_gpu else "-",
-        span_text(min(hours), max(hours)),
-        count_text(passes) if passes else "-",
-        bytes_text(transfer.read),
-        bytes_text(transfer.written),
-        count_text(transfer.gets + transfer.puts),
+        _number(gpu_hours) if gpu_hours else "-",
+        low if low == high else f"{low} - {high}",
+        _quantity(passes),
+        _bytes(sum(estimate.stored for estimate in found)),
     ]
 
 
 def _networks(plan: RunPlan) -> Table:
-    columns = ("backbone", "GMAC forward", "training", "parameters", "training passes/s", "forward/s", "rests on")
-    table = _table("Networks, one site", *columns)
-    for name, cost in plan.costs.items():
-        training, forward = plan.pass_seconds(name, "training"), plan.pass_seconds(name, "forward")
-        table.add_row(
-            name,
-            f"{cost.forward_macs / 1e9:.3g}",
-            f"{cost.train_macs / 1e9:.3g}",
-            count_text(cost.parameters),
-            f"{1 / training.value:,.0f}" if training.value else "-",
-            f"{1 / forward.value:,.0f}" if forward.value else "-",
-            weakest([training.basis, forward.basis]),
-        )
+    table = _table("Networks, one site", "backbone", "GMAC forward", "parameters", "training/s", "forward/s", "basis")
+    for name, size in plan.sizes.items():
+        rates = [plan.rates.pass_seconds(size, plan.config.screen.image_size, kind) for kind in ("training", "forward")]
+        speed = ["-", "-", "measured"] if plan.run else [*(f"{1 / seconds:,.0f}" for seconds, _ in rates), rates[0][1]]
+        table.add_row(name, f"{size.macs / 1e9:.3g}", _quantity(size.parameters), *speed)
     return table
 
 
 def _wall(plan: RunPlan, gpus: Sequence[int]) -> Table:
-    table = _table("Wall time", "GPUs", "the run takes", "no schedule beats", "GPUs at work", "reads on average", "")
+    table = _table("Wall time", "GPUs", "the run takes", "no schedule beats", "GPUs at work", "")
     for count in gpus:
         done = plan.on(count)
-        least = max(plan.shortest, plan.gpu_seconds / count)
-        table.add_row(
-            str(count),
-            duration_text(done.seconds / 3600),
-            duration_text(least / 3600),
-            f"{done.busy:.0%}",
-            f"{bytes_text(plan.transfer.read / done.seconds)}/s",
-            "more do not help" if count == plan.enough else "",
-        )
+        least = max(plan.shortest, plan.gpu_hours * 3600 / count)
+        remark = "more do not help" if count == plan.enough_gpus else ""
+        table.add_row(str(count), _duration(done.seconds), _duration(least), f"{done.busy:.0%}", remark)
     return table
 
 
 def _path(plan: RunPlan) -> Table:
-    table = _table(f"Critical path, {duration_text(plan.shortest / 3600)}", "task", "takes", "ends after")
+    table = _table(f"Critical path, {_duration(plan.shortest)}", "task", "takes", "ends after")
     after = 0.0
     for number in plan.critical_path:
-        hours = plan.seconds[number] / 3600
-        after += hours
-        table.add_row(plan.dag[number].name, duration_text(hours), duration_text(after))
+        after += plan.seconds[number]
+        table.add_row(plan.dag[number].name, _duration(plan.seconds[number]), _duration(after))
     return table
 
 
 def _cost(plan: RunPlan) -> Table:
-    cost, prices = plan.cost, plan.machines.prices
-    table = _table(f"Cost, {prices.currency} ({prices.note})", "", "on demand", f"spot x {prices.spot_factor:g}", "of")
-    hours, name = plan.gpu_seconds / 3600, plan.machines.gpu
-    price = plan.machines.gpus[name].price_per_hour
-    whose = f"hours of {name}" if isinstance(plan.speed, GpuSpeed) else f"hours of the run's machine, priced as {name}"
-    table.add_row(
-        "GPUs",
-        _money(cost.gpu),
-        _money(cost.gpu_spot),
-        f"{hours:,.1f} {whose} at {price:g}",
+    cost, prices, gpu = plan.cost, plan.rates.prices, plan.rates.gpu
+    table = _table(
+        f"Cost, {prices.currency} ({prices.note})", "item", "on demand", f"spot x {prices.spot_factor:g}", "for"
     )
-    table.add_row(
-        "CPUs",
-        _money(cost.cpu),
-        _money(cost.cpu),
-        f"{plan.core_seconds / 3600:,.1f} core-hours of the steps without a GPU",
-    )
-    stored = bytes_text(plan.transfer.written - plan.transfer.deleted)
-    table.add_row("storage", _money(cost.storage_month), _money(cost.storage_month), f"{stored} for a month")
-    requests = f"{count_text(plan.transfer.gets)} gets, {count_text(plan.transfer.puts)} puts"
-    table.add_row("requests", _money(cost.requests), _money(cost.requests), requests)
-    table.add_section()
-    table.add_row(
-        "total",
-        _money(cost.total),
-        _money(cost.total_spot),
-        "the same for any number of GPUs: pods give theirs back",
-        style="bold",
-    )
+    price = plan.rates.gpus[gpu].price_per_hour
+    for name, spot, text in (
+        ("gpu", "gpu_spot", f"{plan.gpu_hours:,.1f} hours of {gpu} at {price:g}"),
+        ("cpu", "cpu", f"{plan.core_hours:,.1f} core-hours of the steps without a GPU"),
+        ("storage_month", "storage_month", f"{_bytes(plan.stored_bytes)} for a month"),
+        ("total", "total_spot", "the same for any number of GPUs: pods give theirs back"),
+    ):
+        table.add_row(name.replace("_month", ""), _number(cost[name]), _number(cost[spot]), text)
     return table
 
 
-def _remarks(plan: RunPlan) -> list[Text]:
-    least, expected, most = plan.refresh_range()
-    remarks = [("warning", text) for text in plan.warnings]
-    if most > least:
-        remarks.append(
-            (
-                "note",
-                f"pseudo-label refreshes are not known before: {least:.0f} to {most:.0f} a task, {expected:.1f} on average taken",
-            )
+def _notes(plan: RunPlan) -> list[Text]:
+    notes = []
+    if plan.basis == "assumed":
+        notes.append(
+            f"assumed: no rate was measured on {plan.rates.gpu}; those of another GPU are scaled by memory bandwidth. "
+            "Give --measured RUN_DIR, or your own rates in a --throughput file"
         )
-    assumed = plan.machines.assumed
-    precision = "bfloat16" if element_bytes(plan.config) == BFLOAT16 else "float32 (TF32)"
-    if plan.basis != MEASURED and any("assumed" in e.compute.basis for e in plan.tasks if e.task.on_gpu):
-        remarks.append(
-            (
-                "note",
-                f"assumed: {assumed.compute_share:.0%} of the peak operations and {assumed.memory_share:.0%} of the bandwidth "
-                f"in {plan.machines.gpu}'s data sheet, {precision}, as fits rates measured on an H200; nothing was measured on "
-                "this GPU. Give --measured RUN_DIR or rates in a --throughput FILE",
-            )
-        )
-    remarks.append(
-        (
-            "note",
-            f"CPU rates: {plan.machines.cpu.source}; a pod takes {plan.machines.pods.start_s:g} s to start (assumed)",
-        )
-    )
-    if not isinstance(plan.speed, GpuSpeed):
-        remarks.append(("note", "a run's rates are of its machine, and of whatever else ran on it"))
-    at_once, folds = plan.config.local.parallel_folds, len(plan.config.folds.trained)
-    if folds > at_once:
-        remarks.append(
-            ("note", f"all {folds} folds run side by side here; local.parallel_folds ({at_once}) is not applied")
-        )
+    if any(estimate.basis == "scaled" for estimate in plan.tasks):
+        notes.append("scaled: measured on another network, image size, precision or number of cores")
+    if plan.run:
+        notes.append("a run's rates are those of its machine, with whatever else ran on it")
+    notes.append(f"CPU rates: {plan.rates.cpu.source}; a pod takes {plan.rates.pods.start_s:g} s to start (assumed)")
     if plan.pod_gpus > 1:
-        remarks.append(
-            ("note", f"{plan.pod_gpus} GPUs of a pod are taken to be {plan.pod_gpus} times as fast (assumed)")
-        )
-    if any(estimate.compute.basis == SCALED for estimate in plan.tasks):
-        remarks.append(("note", "scaled: measured on another network, image size, screen or number of cores"))
-    remarks.append(
-        ("note", "a screen that is packed already takes normalize seconds; each pod has a driver pod beside it in KFP")
-    )
+        notes.append(f"{plan.pod_gpus} GPUs of a pod are assumed to be {plan.pod_gpus} times as fast")
+    notes.append("a packed screen is not packed again: normalize then takes seconds")
     return [
-        Text.assemble((f"{kind}: ", "bold yellow" if kind == "warning" else "bold"), text) for kind, text in remarks
+        *(Text.assemble(("warning: ", "bold yellow"), text) for text in plan.warnings),
+        *(Text.assemble(("note: ", "bold"), text) for text in notes),
     ]
-
-
-def _compared(compared: Sequence[StepComparison]) -> Table:
-    columns = ("step", "tasks", "seconds taken", "planned", "planned/taken", "of a task")
-    table = _table("The measured run, planned by its own rates", *columns)
-    for step in compared:
-        ratio = f"{step.planned / step.taken:.2f}"
-        of_task = f"{step.least:.2f}-{step.most:.2f}"
-        table.add_row(step.step, str(step.tasks), f"{step.taken:,.0f}", f"{step.planned:,.0f}", ratio, of_task)
-    return table
 
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(
-        title=f"\n{title}",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        header_style="dim",
-    )
+        title=f"\n{title}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
+        padding=(0, 1, 0, 0), header_style="dim",
+    )  # fmt: skip
     for number, name in enumerate(columns):
-        left = number == 0 or name in ("rests on", "of", "", "what")
+        left = number == 0 or name in ("basis", "for", "")
         table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=number == 0)
     return table
 
 
-def hours_text(hours: float) -> str:
-    """Three figures of it at most."""
-    return f"{hours:,.0f}" if hours >= 99.95 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2f}"
+def _number(value: float) -> str:
+    """Three digits at most before a thousand."""
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.95 else f"{value:.2f}"
 
 
-def duration_text(hours: float) -> str:
+def _duration(seconds: float) -> str:
     """In hours, minutes or seconds."""
-    if hours >= 1:
-        return f"{hours_text(hours)} h"
-    return f"{hours * 60:.1f} min" if hours * 60 >= 1 else f"{hours * 3600:.0f} s"
+    if seconds >= 3600:
+        return f"{_number(seconds / 3600)} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
-def span_text(least: float, most: float) -> str:
-    """A range of hours, its unit once where both have the same."""
-    low, high = duration_text(least), duration_text(most)
-    if low == high:
-        return low
-    number, unit = low.split()
-    return f"{number}-{high}" if high.endswith(f" {unit}") else f"{low}-{high}"
+def _scaled(value: float, units: Sequence[tuple[str, float]], unit: str) -> str:
+    for name, factor in units:
+        if value >= factor:
+            return f"{value / factor:.3g} {name}" if value < 999.5 * factor else f"{value / factor:,.0f} {name}"
+    return f"{value:.0f}{unit}" if value else "-"
 
 
-def bytes_text(size: float) -> str:
-    """With the largest unit of 1000 that leaves a number above one."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}" if size < 999.5 * factor else f"{size / factor:,.0f} {unit}"
-    return f"{size:.0f} B" if size else "-"
+def _bytes(size: float) -> str:
+    """With a decimal unit."""
+    return _scaled(size, (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)), " B")
 
 
-def count_text(count: float) -> str:
+def _quantity(count: float) -> str:
     """In thousands or millions."""
-    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= factor:
-            return f"{count / factor:.3g} {unit}" if count < 999.5 * factor else f"{count / factor:,.0f} {unit}"
-    return f"{count:.0f}"
-
-
-def _money(amount: float) -> str:
-    return f"{amount:,.0f}" if amount >= 100 else f"{amount:,.2f}"
+    return _scaled(count, (("G", 1e9), ("M", 1e6), ("k", 1e3)), "")

@@ -1,7 +1,7 @@
 """A GPU at RxRx1's networks and image size: training from packed sites beside training on tensors that lie on the device.
 
-`python -m tests.bench.gpu profile` prints where the device's time goes instead. Rates of `cellsignal plan` come from here: a
-training pass is a view, a forward and a backward pass of a site, a forward pass one without gradients.
+`python -m tests.bench.gpu profile` prints where the device's time goes instead, and `python -m tests.bench.gpu rates KIND` writes
+the rates of this GPU into pipelines/plan/measured_rates.yaml, from which `cellsignal plan` takes them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+import yaml
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
@@ -28,9 +29,11 @@ from components.core.learning.augmentation import normal_view
 from components.core.learning.fold_data import open_images
 from components.core.learning.inference import Images, well_logits
 from components.core.learning.network import Classifier, prepare
+from components.core.learning.network_size import measure_size
 from components.core.learning.supervised import Validation, train_supervised
 from components.core.processes import cores
 from components.core.screen.ome_zarr import encode_chunk
+from pipelines.plan.rates import MEASURED
 from tests.bench.one_training import CHANNELS, packed
 from tests.bench.row import Row
 from tests.bench.sites import SIZE, origin, png_sites
@@ -200,6 +203,32 @@ def _images(config: RunConfig) -> Iterator[Images]:
         yield open_images(manifest, store, config.standardise, config.augment, loader, torch.device("cuda"))
 
 
+def write_rates(kind: str) -> None:
+    """Replaces the rates of one kind of GPU in the file that plans read, and keeps the file's head."""
+    config = RunConfig.load("rxrx1")
+    source = f"one {torch.cuda.get_device_name()}, bfloat16, torch {torch.__version__}, packed sites of a local folder, batches of "
+    source += f"{config.pretrain.batch_size}, {time.strftime('%B %Y')}"
+    entries = [entry for entry in yaml.safe_load(MEASURED.read_text()) if entry["gpu"] != kind]
+    with _images(config) as images:
+        for backbone in config.backbones:
+            batch, network = config.pretrain.batch_size, _network(images, backbone)
+            training = _epochs(images, network, batch).sites_per_s
+            prepare(network, ComputeConfig(), images.device)
+            entries.append(
+                {
+                    "gpu": kind,
+                    "backbone": backbone.name,
+                    "image_size": SIZE,
+                    "gmacs": round(measure_size(backbone, SIZE).macs / 1e9, 2),
+                    "training": round(training),
+                    "forward": round(_forward_rate(images, network, batch)),
+                    "source": source,
+                }
+            )
+    head = "".join(line for line in MEASURED.read_text().splitlines(keepends=True) if line.startswith("#"))
+    MEASURED.write_text(head + yaml.safe_dump(entries, sort_keys=False))
+
+
 def print_profile() -> None:
     """Where the device's and the host's time of a training step goes, by kernel and by operation."""
     config = RunConfig.load("rxrx1")
@@ -224,6 +253,8 @@ if __name__ == "__main__":
     progress.silence()
     if sys.argv[1:] == ["profile"]:
         print_profile()
+    elif sys.argv[1:2] == ["rates"] and len(sys.argv) == 3:
+        write_rates(sys.argv[2])
     else:
         for row in measured():
             said = f"{row.name}: {row.value:.1f} {row.unit}, {row.baseline:.1f}, {row.ratio:.3f}; {row.note}"

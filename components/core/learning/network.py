@@ -91,7 +91,7 @@ class Classifier(nn.Module):
         self, backbone: BackboneConfig, head: HeadConfig, classes: int, channels: int = 6, image_size: int = 512
     ) -> None:
         super().__init__()
-        self.backbone, size = _build_backbone(backbone, channels, image_size)
+        self.backbone, size = build_backbone(backbone, channels, image_size)
         self.head = build_head(head, size, classes)
         self.embedding_size = size
         self.autocasts = False
@@ -113,7 +113,12 @@ class Classifier(nn.Module):
         self.head = build_head(*self._new_head).to(device)
 
 
-def _build_backbone(config: BackboneConfig, channels: int, image_size: int) -> tuple[nn.Module, int]:
+def build_backbone(config: BackboneConfig, channels: int, image_size: int) -> tuple[nn.Module, int]:
+    """A backbone and the size of its embedding.
+
+    Raises:
+        InputError: no such timm model, or one that cannot take these images.
+    """
     if config.kind == "xception":
         network = Xception(config, channels)
         return network, network.embedding_size

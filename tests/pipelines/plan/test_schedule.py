@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.plan.dag import PlannedTask
-from pipelines.plan.scheduling import critical_path, enough_pods, schedule, ways_to_the_end
+from pipelines.plan.schedule import critical_path, enough_pods, remaining_paths, schedule
 
 
 @st.composite
@@ -35,7 +35,7 @@ def test_a_schedule_is_valid_and_not_under_its_bounds(dag: tuple[list[PlannedTas
     for number in of_gpus:
         now = done.start[number]
         assert sum(done.start[n] <= now < done.end[n] - 1e-9 for n in of_gpus) <= gpus
-    shortest = max(ways_to_the_end(tasks, seconds))
+    shortest = max(remaining_paths(tasks, seconds))
     work = sum(seconds[n] for n in of_gpus)
     assert done.seconds >= max(shortest, work / gpus) - 1e-6
     assert done.seconds <= shortest + work / gpus + 1e-6  # Graham's bound, CPU tasks apart
@@ -48,12 +48,12 @@ def test_the_critical_path_is_a_chain_as_long_as_the_run_on_enough_pods(dag: tup
     path = critical_path(tasks, seconds)
     assert all(before in tasks[after].needs for before, after in pairwise(path))
     length = sum(seconds[number] for number in path)
-    assert length == pytest.approx(max(ways_to_the_end(tasks, seconds)))
+    assert length == pytest.approx(max(remaining_paths(tasks, seconds)))
     assert schedule(tasks, seconds, len(tasks)).seconds == pytest.approx(length)
     assert schedule(tasks, seconds, enough_pods(tasks, seconds)).seconds <= 1.01 * length + 1e-6
 
 
-def test_the_longest_way_goes_first():
+def test_the_longest_remaining_path_goes_first():
     # Two short tasks and a chain of two, on two GPUs: the chain must start at once.
     tasks = [PlannedTask(n, "pretrain") for n in range(3)] + [PlannedTask(3, "finetune", needs=(2,))]
     done = schedule(tasks, [4.0, 4.0, 4.0, 4.0], 2)

@@ -1,6 +1,6 @@
-"""When tasks of a DAG run on a number of GPU pods: list scheduling by the longest way to the end. Pure.
+"""When the tasks of a DAG run on a number of GPU pods: list scheduling by the longest remaining path. Pure.
 
-Tasks without a GPU never wait for one. Bounds that no schedule beats: the critical path, and all GPU work over the pods.
+Tasks without a GPU never wait for one. No schedule beats the critical path, or all GPU work divided by the pods.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pipelines.plan.dag import PlannedTask
 
 ENOUGH = 1.01
-"""More pods help no more where the schedule is within this of the critical path."""
+"""More pods no longer help once the schedule is within this factor of the critical path."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,11 @@ class Schedule:
     """A schedule.
 
     Attributes:
-        pods: GPU pods that run side by side.
         start: of each task, seconds.
         end: of each task, seconds.
-        busy: share of the pods' time, from the first to the last GPU task, in which they work.
+        busy: share of the pods' time, from the first GPU task's start to the last one's end, in which they work.
     """
 
-    pods: int
     start: tuple[float, ...]
     end: tuple[float, ...]
     busy: float
@@ -38,17 +36,17 @@ class Schedule:
 
 
 def schedule(tasks: Sequence[PlannedTask], seconds: Sequence[float], pods: int) -> Schedule:
-    """Gives every free GPU pod the ready task with the longest way to the end.
+    """Gives every free GPU pod the ready task with the longest remaining path.
 
     Args:
         tasks: each after what it needs; task n is the n-th.
-        seconds: of each task.
+        seconds: duration of each task.
         pods: GPU pods that run side by side, at least one.
 
     Source: critical-path list scheduling (Graham 1969): at most twice as long as the best schedule.
     """
     assert pods >= 1
-    way = ways_to_the_end(tasks, seconds)
+    remaining = remaining_paths(tasks, seconds)
     waiting = [len(task.needs) for task in tasks]
     followers: list[list[int]] = [[] for _ in tasks]
     for task in tasks:
@@ -65,7 +63,7 @@ def schedule(tasks: Sequence[PlannedTask], seconds: Sequence[float], pods: int) 
 
     def arrive(number: int) -> None:
         if tasks[number].on_gpu:
-            heapq.heappush(ready, (-way[number], number))
+            heapq.heappush(ready, (-remaining[number], number))
         else:
             begin(number)
 
@@ -82,39 +80,32 @@ def schedule(tasks: Sequence[PlannedTask], seconds: Sequence[float], pods: int) 
             waiting[follower] -= 1
             if not waiting[follower]:
                 arrive(follower)
-    of_gpus = [task.number for task in tasks if task.on_gpu]
-    span = max((end[n] for n in of_gpus), default=0.0) - min((start[n] for n in of_gpus), default=0.0)
-    work = sum(seconds[n] for n in of_gpus)
-    return Schedule(pods, tuple(start), tuple(end), work / (span * pods) if span else 0.0)
+    on_gpu = [task.number for task in tasks if task.on_gpu]
+    span = max((end[n] for n in on_gpu), default=0.0) - min((start[n] for n in on_gpu), default=0.0)
+    work = sum(seconds[n] for n in on_gpu)
+    return Schedule(tuple(start), tuple(end), work / (span * pods) if span else 0.0)
 
 
-def ways_to_the_end(tasks: Sequence[PlannedTask], seconds: Sequence[float]) -> list[float]:
-    """Seconds from the start of each task to the end of all, were there GPUs for everything."""
-    way = list(seconds)
+def remaining_paths(tasks: Sequence[PlannedTask], seconds: Sequence[float]) -> list[float]:
+    """Seconds from the start of each task to the end of the run, given a GPU for every task."""
+    paths = list(seconds)
     for task in reversed(tasks):
         for need in task.needs:
-            way[need] = max(way[need], seconds[need] + way[task.number])
-    return way
+            paths[need] = max(paths[need], seconds[need] + paths[task.number])
+    return paths
 
 
 def critical_path(tasks: Sequence[PlannedTask], seconds: Sequence[float]) -> list[int]:
-    """The chain of tasks that takes longest, each waiting for the one before."""
-    way = ways_to_the_end(tasks, seconds)
-    followers: dict[int, list[int]] = {}
-    for task in tasks:
-        for need in task.needs:
-            followers.setdefault(need, []).append(task.number)
-    path = [max((task.number for task in tasks if not task.needs), key=lambda n: way[n])]
-    while path[-1] in followers:
-        path.append(max(followers[path[-1]], key=lambda n: way[n]))
-    return path
+    """The longest chain of tasks, each waiting for the one before."""
+    paths = remaining_paths(tasks, seconds)
+    found = [max((task.number for task in tasks if not task.needs), key=paths.__getitem__)]
+    while following := [task.number for task in tasks if found[-1] in task.needs]:
+        found.append(max(following, key=paths.__getitem__))
+    return found
 
 
 def enough_pods(tasks: Sequence[PlannedTask], seconds: Sequence[float]) -> int:
     """The smallest number of GPU pods beyond which more do not help."""
-    shortest = max(ways_to_the_end(tasks, seconds), default=0.0)
+    shortest = max(remaining_paths(tasks, seconds), default=0.0)
     most = max(1, sum(task.on_gpu for task in tasks))
-    for pods in range(1, most):
-        if schedule(tasks, seconds, pods).seconds <= ENOUGH * shortest:
-            return pods
-    return most
+    return next((n for n in range(1, most) if schedule(tasks, seconds, n).seconds <= ENOUGH * shortest), most)

@@ -1,0 +1,109 @@
+"""The size of a network: multiply-accumulates, parameters, activation memory. Counted by torch on the meta device.
+
+`python -m components.core.learning.network_size` reads a run's configuration as JSON from standard input and writes the sizes
+of its networks as JSON; `network_sizes` calls it, for callers that must not import torch.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+
+from components.core.config import CHANNELS, BackboneConfig, RunConfig
+from components.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class NetworkSize:
+    """A backbone at one image size.
+
+    Attributes:
+        backbone: its name.
+        macs: multiply-accumulates of a forward pass of one site.
+        parameters: trained numbers, without the head.
+        embedding: E, numbers of an embedding.
+        activation_bytes: what training keeps of one site for the backward pass, in float32.
+    """
+
+    backbone: str
+    macs: int
+    parameters: int
+    embedding: int
+    activation_bytes: int
+
+    def weight_bytes(self, classes: int) -> int:
+        """Bytes of the backbone's and the head's weights, float32."""
+        return 4 * (self.parameters + self.embedding * classes)
+
+
+def network_sizes(config: RunConfig) -> dict[str, NetworkSize]:
+    """Sizes of the configured networks by name, counted in a process that loads torch.
+
+    Raises:
+        InputError: torch is not installed, or a timm model is unknown or cannot take the images.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", __name__], input=config.model_dump_json(), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise InputError(f"the networks cannot be sized: {last[0].removeprefix('error: ')}")
+    return {each["backbone"]: NetworkSize(**each) for each in json.loads(done.stdout)}
+
+
+def measure_size(backbone: BackboneConfig, image_size: int) -> NetworkSize:
+    """Builds a backbone without memory for its weights, and runs two sites through it.
+
+    Args:
+        backbone: which.
+        image_size: side of the images, pixels.
+
+    Raises:
+        InputError: no such timm model, or images that the network cannot take.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from components.core.learning.network import build_backbone
+
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor  # the tensor keeps the storage, and so the key, alive
+        return tensor
+
+    try:
+        with torch.device("meta"):
+            network, embedding = build_backbone(backbone, len(CHANNELS), image_size)
+            sites = torch.zeros(2, len(CHANNELS), image_size, image_size)  # BatchNorm refuses a single value
+        with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            network(sites)
+    except RuntimeError as error:
+        raise InputError(
+            f"screen.image_size {image_size}: too small for the strides of backbone {backbone.name} ({error})"
+        ) from None
+    weights = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
+    activations = sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights) // 2
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return NetworkSize(backbone.name, counter.get_total_flops() // 4, parameters, embedding, activations)
+
+
+def main() -> int:
+    """Reads a configuration, writes its networks' sizes; returns the exit code."""
+    try:
+        config = RunConfig.model_validate_json(sys.stdin.read())
+        sizes = [asdict(measure_size(backbone, config.screen.image_size)) for backbone in config.backbones]
+    except ModuleNotFoundError as error:
+        print(f"error: {error.name} is not installed; install cellsignal[train]", file=sys.stderr)  # noqa: T201
+        return 2
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    print(json.dumps(sizes))  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

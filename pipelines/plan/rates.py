@@ -1,0 +1,156 @@
+"""Rates, sizes and prices of a plan: rates.yaml and measured_rates.yaml, with the fields of a --throughput file over them.
+
+They are separate from the run's configuration, so that no price or rate is part of a step's key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from components.core.config import Count, Fraction, FrozenModel, NonNegative, Positive, parse
+from components.core.config.file import read_yaml
+from components.core.errors import InputError
+from components.core.learning.network_size import NetworkSize
+
+SHIPPED = Path(__file__).with_name("rates.yaml")
+MEASURED = Path(__file__).with_name("measured_rates.yaml")
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+Basis = Literal["measured", "scaled", "assumed"]
+BASES: tuple[Basis, ...] = ("measured", "scaled", "assumed")
+"""What a number rests on, from the most to the least certain."""
+
+
+def weakest(bases: list[Basis]) -> Basis:
+    """The least certain basis of a sum's parts."""
+    return max(bases, key=BASES.index, default="measured")
+
+
+class Gpu(FrozenModel):
+    """One kind of GPU, by its data sheet."""
+
+    gigabytes_per_s: Positive = Field(..., description="memory bandwidth, 1e9 bytes per second")
+    memory_gb: Positive = Field(..., description="memory, 1e9 bytes")
+    price_per_hour: NonNegative = Field(..., description="on demand, in prices.currency")
+
+
+class MeasuredRate(FrozenModel):
+    """Rates of one backbone on one kind of GPU."""
+
+    gpu: str = Field(..., description="one of gpus")
+    backbone: str = Field(..., description="name of the configured backbone")
+    image_size: Count = Field(..., description="side of the images, pixels")
+    gmacs: Positive = Field(..., description="1e9 multiply-accumulates of a forward pass of one site")
+    training: Positive = Field(..., description="sites per second: view, forward and backward pass")
+    forward: Positive = Field(..., description="sites per second without gradients")
+    source: str = Field("", description="how and when it was measured")
+
+
+class CpuRates(FrozenModel):
+    """Rates of CPU cores and durations of the small steps."""
+
+    source: str = Field(..., description="what was measured, and on what")
+    image_size: Count = Field(..., description="side of the measured images; rates scale with pixels")
+    pack_sites_per_s: Positive = Field(..., description="sites that a core packs per second")
+    packed_share: dict[Literal["lz4", "zstd"], Share] = Field(..., description="packed bytes per byte of pixels")
+    assign_s_per_1000_wells: NonNegative = Field(..., description="ensemble and assign, seconds per 1,000 wells")
+    report_s: NonNegative = Field(..., description="report, seconds")
+
+
+class PodRates(FrozenModel):
+    """Pods of a cluster."""
+
+    start_s: NonNegative = Field(..., description="seconds until a pod works")
+    store_mb_per_s: Positive = Field(..., description="1e6 bytes per second that a pod writes to object storage")
+
+
+class Prices(FrozenModel):
+    """Prices in one currency."""
+
+    currency: str
+    note: str = Field("", description="whose prices these are")
+    spot_factor: Fraction = Field(..., description="a spot GPU's price as a share of the price on demand")
+    cpu_core_hour: NonNegative
+    storage_gb_month: NonNegative = Field(..., description="1e9 bytes kept for a month")
+
+
+class Rates(FrozenModel):
+    """Everything that a plan assumes beside the run's configuration and screen."""
+
+    gpu: str = Field(..., description="the GPU that is planned for")
+    gpus: dict[str, Gpu] = Field(..., min_length=1)
+    measured: tuple[MeasuredRate, ...] = Field(..., min_length=1)
+    cpu: CpuRates
+    pods: PodRates
+    prices: Prices
+
+    @model_validator(mode="after")
+    def _known_gpus(self) -> Self:
+        for number, rate in enumerate(self.measured):
+            if rate.gpu not in self.gpus:
+                raise ValueError(f"measured.{number}.gpu: there is no {rate.gpu!r}; known are {', '.join(self.gpus)}")
+        if self.gpu not in self.gpus:
+            raise ValueError(f"gpu: there is no {self.gpu!r}; known are {', '.join(self.gpus)}, or add it under gpus")
+        return self
+
+    def pass_seconds(
+        self, network: NetworkSize, image_size: int, kind: Literal["training", "forward"]
+    ) -> tuple[float, Basis]:
+        """Seconds of one pass of one site on the planned GPU, and what they rest on.
+
+        The nearest measured rate is scaled by multiply-accumulates to the network and image size (`scaled`), and by memory
+        bandwidth to the GPU if none was measured on it (`assumed`).
+        """
+
+        def distance(rate: MeasuredRate) -> tuple[bool, bool, bool]:
+            return rate.gpu != self.gpu, rate.backbone != network.backbone, rate.image_size != image_size
+
+        rate = min(self.measured, key=distance)
+        other_gpu, other_network, other_size = distance(rate)
+        seconds = network.macs / (rate.gmacs * 1e9) / getattr(rate, kind)
+        if other_gpu:
+            return seconds * self.gpus[rate.gpu].gigabytes_per_s / self.gpus[self.gpu].gigabytes_per_s, "assumed"
+        same = not (other_network or other_size) and abs(network.macs / (rate.gmacs * 1e9) - 1) < 0.01
+        return seconds, "measured" if same else "scaled"
+
+
+def read_rates(file: Path | None = None, gpu: str | None = None) -> Rates:
+    """The shipped rates, with a file's fields over them.
+
+    Args:
+        file: YAML with any of the fields; mappings are merged, lists replaced.
+        gpu: the kind to plan for; None for the file's.
+
+    Raises:
+        InputError: no such file, an unknown field, a value out of range, or an unknown GPU.
+    """
+    data, source = {**read_yaml(SHIPPED), "measured": read_yaml(MEASURED)}, SHIPPED.name
+    if file is not None:
+        source = f"--throughput {file}"
+        if not file.is_file():
+            raise InputError(f"{source}: no such file")
+        changes = read_yaml(file)
+        if not isinstance(changes, Mapping):
+            raise InputError(f"{source}: a mapping was expected, got {type(changes).__name__}")
+        data = _merged(data, changes)
+    rates = parse(Rates, data, source)
+    if gpu is None:
+        return rates
+    gpu = next((name for name in rates.gpus if name.lower() == gpu.lower()), gpu)
+    if gpu not in rates.gpus:
+        raise InputError(
+            f"--gpu {gpu}: unknown; known are {', '.join(rates.gpus)}, others go under gpus in a file for --throughput"
+        )
+    return rates.model_copy(update={"gpu": gpu})
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _merged(base[key], value)
+        for key, value in changes.items()
+        if isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+    }
+    return {**base, **changes, **both}

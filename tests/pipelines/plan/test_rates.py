@@ -1,0 +1,51 @@
+"""Rates: what is measured is used as it is; the rest follows from multiply-accumulates and memory bandwidth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from components.core.errors import InputError
+from components.core.learning.network_size import NetworkSize
+from pipelines.plan.rates import read_rates
+
+XCEPTION = NetworkSize("xception", 24_480_000_000, 20_800_000, 2048, 700_000_000)
+
+
+def test_a_measured_rate_is_used_as_it_is():
+    seconds, basis = read_rates(gpu="H200").pass_seconds(XCEPTION, 512, "training")
+    assert (seconds, basis) == (pytest.approx(1 / 586), "measured")
+
+
+def test_another_size_of_image_is_scaled_by_multiply_accumulates():
+    rates = read_rates(gpu="h200")
+    quarter = replace(XCEPTION, macs=XCEPTION.macs // 4)
+    assert rates.pass_seconds(quarter, 256, "forward") == (pytest.approx(1 / 1556 / 4), "scaled")
+
+
+def test_another_gpu_is_scaled_by_memory_bandwidth():
+    rates = read_rates(gpu="h100")
+    ratio = rates.gpus["h200"].gigabytes_per_s / rates.gpus["h100"].gigabytes_per_s
+    assert rates.pass_seconds(XCEPTION, 512, "training") == (pytest.approx(ratio / 586), "assumed")
+
+
+def test_a_file_replaces_single_fields(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("prices: {currency: EUR}\npods: {start_s: 5}\n")
+    rates, shipped = read_rates(file), read_rates()
+    assert (rates.prices.currency, rates.pods.start_s) == ("EUR", 5)
+    assert rates.prices.cpu_core_hour == shipped.prices.cpu_core_hour
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [("gpu: tpu", "there is no 'tpu'"), ("pods: {start: 5}", "pods.start"), ("[1]", "a mapping was expected")],
+)
+def test_a_wrong_file_is_one_line(tmp_path: Path, content: str, problem: str):
+    file = tmp_path / "mine.yaml"
+    file.write_text(content)
+    with pytest.raises(InputError, match="--throughput") as caught:
+        read_rates(file)
+    assert problem in str(caught.value)
