@@ -1,6 +1,6 @@
-"""What every training step does around its work: all GPUs of the pod at it, nothing done twice, nothing lost when killed.
+"""What every training step does around its work: uses all GPUs of its pod, reuses finished outputs, resumes after a kill.
 
-A step's `main` asks `start_processes` first; where that started others, they run the same `main` and this process is done.
+A step's `main` calls `start_processes` first; if that starts several processes, each runs the same `main` and this one is done.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ from components.core.processes import dies_with_parent, stop
 from components.core.storage.checkpoint_place import CheckpointPlace
 from components.core.storage.finished import run_once, work_key
 from components.core.storage.interface import ObjectStorage
+from components.core.storage.manifest import Manifest
+from components.core.storage.opening import open_store
+from components.core.storage.run_outcome import tell_failures
 
 ERRORS_VARIABLE = "CELLSIGNAL_TEAM_ERRORS"
 """Folder in which a process of a team leaves the error that ended it."""
@@ -45,102 +48,113 @@ class TrainingStep:
     """One process of a training step.
 
     Attributes:
-        team: the processes that share it.
-        compute: how it uses its machine.
+        name: the step's name.
+        labels: what distinguishes tasks of the same step: fold, cell_type, backbone.
+        compute: how the step uses its machine.
+        team: the processes that share the step.
+        screen: the manifest that the step reads.
+        store: the screen's store, which keeps finished outputs and checkpoints too.
     """
 
-    team: Team
+    name: str
+    labels: Mapping[str, Any]
     compute: ComputeConfig
+    team: Team
+    screen: Manifest
+    store: ObjectStorage
 
     def run_once(
         self,
-        store: ObjectStorage,
-        step: str,
         inputs: Mapping[str, str],
-        outputs: Mapping[str, Path],
+        outputs: Mapping[str, str],
         work: Work,
         finished: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Brings a step's outputs to their paths: from the store, or by working, from the last checkpoint if there is one.
+        """Puts the step's outputs at their paths: copied from the store if finished before, else computed.
+
+        Computing resumes from the last checkpoint if there is one.
 
         Args:
-            store: where finished outputs and checkpoints are kept.
-            step: the step's name.
-            inputs: everything the outputs depend on but libraries and arithmetic, as text by name.
-            outputs: where each output goes, by name.
+            inputs: everything that the outputs depend on besides labels, libraries and arithmetic, as text by name.
+            outputs: path of each output, by name.
             work: writes the outputs to the paths it is given; saves to the checkpoints.
-            finished: hears where the store keeps the outputs.
+            finished: called with the prefix under which the store keeps the outputs.
         """
-        decisive = {
+        key_inputs = {
             **inputs,
+            **{name: str(value) for name, value in self.labels.items()},
             "libraries": library_versions(),
             "arithmetic": arithmetic(self.compute, pick_device(), self.team.size),
         }
-        place = CheckpointPlace(store, step, work_key(step, decisive, outputs))
+        saved = CheckpointPlace(self.store, self.name, work_key(self.name, key_inputs, outputs))
         if not self.team.leads:
             if self.team.agreed(False):
                 with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
-                    work({name: Path(folder) / name for name in outputs}, Checkpoints(place, team=self.team))
+                    work({name: Path(folder) / name for name in outputs}, Checkpoints(saved, team=self.team))
             return
         worked = False
 
         def lead(paths: Mapping[str, Path]) -> None:
             nonlocal worked
             worked = self.team.agreed(True)
-            checkpoints = Checkpoints(place, self.compute.checkpoint_seconds, self.team)
+            checkpoints = Checkpoints(saved, self.compute.checkpoint_seconds, self.team)
             try:
                 work(paths, checkpoints)
             except OSError as error:
                 if error.errno not in _NO_ROOM:
                     raise
                 raise StepError(
-                    f"{error.filename or step}: cannot be written ({error.strerror}); make room and run again to go on from "
-                    "the last checkpoint"
+                    f"{error.filename or self.name}: cannot be written ({error.strerror}); make room and run again to resume "
+                    "from the last checkpoint"
                 ) from None
             finally:
                 checkpoints.close()
 
-        run_once(store, step, decisive, outputs, lead, finished)
+        paths = {name: Path(path) for name, path in outputs.items()}
+        run_once(self.store, self.name, key_inputs, paths, lead, finished)
         if not worked:
             self.team.agreed(False)
         try:
-            place.clear()
+            saved.clear()
         except (InputError, StepError) as error:
             progress.warn(f"the checkpoint of finished work stays in the store ({error})")
 
 
 @contextmanager
-def training_step(compute: ComputeConfig, step: str, **labels: Any) -> Iterator[TrainingStep]:
-    """One process of a step, in its team; only the leader speaks.
+def training_step(name: str, compute: ComputeConfig, screen: str, **labels: Any) -> Iterator[TrainingStep]:
+    """One process of a step in its team, with the screen's manifest and store open; only the leader reports progress.
 
     Args:
+        name: the step's name.
         compute: how the step uses its machine.
-        step: its name.
-        **labels: what tells tasks of the same step apart.
+        screen: path of the manifest that normalize wrote.
+        **labels: what distinguishes tasks of the same step.
     """
-    # The error is left before the team comes apart, whose other members then fail too.
-    with joined() as team, _left_errors():
+    # An error is saved before the team is taken down, because the other processes then fail too.
+    with joined() as team, _saved_errors():
         if not team.leads:
             progress.silence()
-        with progress.task(step, **labels):
-            yield TrainingStep(team, compute)
+        with progress.task(name, **labels):
+            manifest = Manifest.read(Path(screen))
+            tell_failures(manifest.store, manifest.run)
+            yield TrainingStep(name, labels, compute, team, manifest, open_store(manifest.store))
 
 
 def start_processes(step: str, config: str, arguments: Mapping[str, Any], module: str = "step") -> bool:
-    """Runs a step in several processes, where it wants several and this is none of them yet.
+    """Runs a step in several processes if it is configured so and this is not one of them.
 
     Args:
-        step: its name; `components.STEP.MODULE.main` runs in each.
-        config: its settings as JSON.
-        arguments: of its main, plain.
-        module: where that is.
+        step: the step's name; `components.STEP.MODULE.main` runs in each process.
+        config: the step's settings as JSON.
+        arguments: arguments of its main, plain data.
+        module: the module with `main`.
 
     Returns:
         Whether it did, so that nothing is left to do.
 
     Raises:
         InputError: one of the processes found bad input, or there are fewer GPUs than processes.
-        StepError: one of them failed.
+        StepError: one of the processes failed.
     """
     if is_started_by_torchrun():
         return False
@@ -166,34 +180,32 @@ def start_processes(step: str, config: str, arguments: Mapping[str, Any], module
         try:
             code = process.wait()
         finally:
-            stop(process, _STOP_SECONDS)  # and with torchrun its processes
+            stop(process, _STOP_SECONDS)  # torchrun ends its processes
         if code:
-            raise _error(Path(folder), step, code)
+            raise _first_error(Path(folder), step, code)
     return True
 
 
-def _error(folder: Path, step: str, code: int) -> Exception:
-    """The error of the process that failed first; those of the others follow from it, and are none of ours."""
+def _first_error(folder: Path, step: str, code: int) -> Exception:
+    """The error of the process that failed first; the others fail as a consequence."""
     found = [
-        (not told["known"], file.stat().st_mtime_ns, told)
+        (not error["known"], file.stat().st_mtime_ns, error)
         for file in sorted(folder.glob("error-*.json"))
-        for told in [json.loads(file.read_text(encoding="utf-8"))]
+        for error in [json.loads(file.read_text(encoding="utf-8"))]
     ]
     if not found:
-        message = (
-            f"{step}: a process was ended from outside (code {code}), perhaps for lack of memory; run again to go on"
-        )
+        message = f"{step}: a process was killed (code {code}), perhaps for lack of memory; run again to resume"
         progress.emit("failed", kind="step", message=message, step=step)
         return StepError(message)
     _, _, first = min(found, key=lambda each: each[:2])
-    if first["rank"]:  # the leader has told its own
+    if first["rank"]:  # the leader has reported its own
         progress.emit("failed", kind=first["kind"], message=first["message"], **first["labels"])
     return (InputError if first["kind"] == "input" else StepError)(first["message"])
 
 
 @contextmanager
-def _left_errors() -> Iterator[None]:
-    """Leaves the error of this process for the one that started it."""
+def _saved_errors() -> Iterator[None]:
+    """Saves an error of this process for the process that started it."""
     folder = os.environ.get(ERRORS_VARIABLE)
     try:
         yield

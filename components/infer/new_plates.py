@@ -25,8 +25,6 @@ from components.core.registry.published_models import find_model
 from components.core.storage.finished import code_digest
 from components.core.storage.interface import ObjectReader, ObjectStorage
 from components.core.storage.manifest import Manifest, ReferenceModel
-from components.core.storage.opening import open_store
-from components.core.storage.run_outcome import tell_failures
 from components.core.storage.run_record import record_fold
 from components.core.training_step import start_processes, training_step
 
@@ -135,32 +133,26 @@ def main(config: str, reference: str, plates: str, fold: int, cell_type: str, lo
     if start_processes("infer", config, locals(), "new_plates"):
         return
     settings = parse(InferSettings, json.loads(config), "config")
-    with training_step(settings.compute, "infer", fold=fold, cell_type=cell_type) as step:
-        known, new = Manifest.read(Path(reference)), Manifest.read(Path(plates))
-        tell_failures(new.store, new.run)
+    with training_step("infer", settings.compute, plates, fold=fold, cell_type=cell_type) as step:
+        known = Manifest.read(Path(reference))
         named = model_of(known)
-        store = open_store(new.store)
-        registry, model = find_model(store, named.address)
+        registry, model = find_model(step.store, named.address)
         step.run_once(
-            store,
-            "infer",
             {
                 "settings": settings.fingerprint(),
                 "model": named.fingerprint,
                 "networks": _digests(model, fold, cell_type),
-                "plates": new.digest(),
-                "fold": str(fold),
-                "cell_type": cell_type,
+                "plates": step.screen.digest(),
                 "code": code_digest(*TRAINING_CODE, *PREDICTING_CODE, "components.infer"),
             },
-            {"logits": Path(logits), "embeddings": Path(embeddings)},
+            {"logits": logits, "embeddings": embeddings},
             lambda out, checkpoints: run(
                 settings,
                 registry,
                 model,
-                store,
+                step.store,
                 known,
-                new,
+                step.screen,
                 fold,
                 cell_type,
                 out["logits"],
@@ -168,5 +160,5 @@ def main(config: str, reference: str, plates: str, fold: int, cell_type: str, lo
                 checkpoints,
                 step.team,
             ),
-            finished=lambda place: record_fold(store, known, new, cell_type, fold, place),
+            lambda key: record_fold(step.store, known, step.screen, cell_type, fold, key),
         )

@@ -15,7 +15,7 @@ import torch
 from components.core.config import parse
 from components.core.errors import InputError
 from components.core.learning.checkpoints import Checkpoints
-from components.core.learning.fold_data import configured_images, fold_wells
+from components.core.learning.fold_data import fold_wells, open_images
 from components.core.learning.network import Classifier, pick_device, prepare
 from components.core.learning.prediction import Pieces, fold_meta, held_out_images, predict_fold, predicting
 from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_CODE, InferSettings
@@ -30,8 +30,6 @@ from components.core.learning.weight_files import (
 from components.core.storage.finished import code_digest
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
-from components.core.storage.opening import open_store
-from components.core.storage.run_outcome import tell_failures
 from components.core.storage.run_record import record_fold
 from components.core.training_step import start_processes, training_step
 
@@ -74,7 +72,7 @@ def run(
         prepare(network, settings.compute, device)
     checkpoints = checkpoints or Checkpoints()
     saved = checkpoints.resume()
-    images = configured_images(settings, screen, store, device, team)
+    images = open_images(settings, screen, store, device, team)
     wells = fold_wells(images.table, fold, settings.screen.controls, cell_type)
     held_out = held_out_images(holdout, screen, cell_type, store, settings, device, team)
     pieces = Pieces(checkpoints, found=saved["pieces"] if saved else None)
@@ -113,32 +111,25 @@ def main(
     logits: str,
     embeddings: str,
 ) -> None:
-    """The step with paths and JSON, as the pipeline calls it; finished work is fetched instead of done again."""
+    """The step with paths and JSON, as the pipeline calls it; finished work is copied from the store."""
     if start_processes("infer", config, locals()):
         return
     settings = parse(InferSettings, json.loads(config), "config")
-    with training_step(settings.compute, "infer", fold=fold, cell_type=cell_type) as step:
-        manifest, held_out = Manifest.read(Path(screen)), Manifest.read(Path(holdout))
-        tell_failures(manifest.store, manifest.run)
-        store = open_store(manifest.store)
-        folders = [Path(base) for base in bases]
+    with training_step("infer", settings.compute, screen, fold=fold, cell_type=cell_type) as step:
+        held_out, folders = Manifest.read(Path(holdout)), [Path(base) for base in bases]
         step.run_once(
-            store,
-            "infer",
             {
                 "settings": settings.fingerprint(),
-                "screen": manifest.digest(),
+                "screen": step.screen.digest(),
                 "holdout": held_out.digest(),
                 "bases": " ".join(sorted(weights_digest(base) for base in folders)),
-                "fold": str(fold),
-                "cell_type": cell_type,
                 "code": code_digest(*TRAINING_CODE, *PREDICTING_CODE, "components.infer"),
             },
-            {"logits": Path(logits), "embeddings": Path(embeddings)},
+            {"logits": logits, "embeddings": embeddings},
             lambda out, checkpoints: run(
                 settings,
-                store,
-                manifest,
+                step.store,
+                step.screen,
                 held_out,
                 folders,
                 fold,
@@ -148,5 +139,5 @@ def main(
                 checkpoints,
                 step.team,
             ),
-            finished=lambda place: record_fold(store, manifest, held_out, cell_type, fold, place),
+            lambda key: record_fold(step.store, step.screen, held_out, cell_type, fold, key),
         )

@@ -1,4 +1,4 @@
-"""The weights of an earlier run that pretraining starts from: found, judged and fetched. The rules are core.learning.warm_start."""
+"""Finds, checks and fetches the weights of an earlier run that pretraining starts from. The rules are core.learning.warm_start."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ class Start:
     """An earlier run's weights of the same fold and backbone.
 
     Attributes:
-        run: its key.
-        said: how messages name the weights.
+        run: the run's key.
+        label: name of the weights in messages.
         file: weights.safetensors.
-        classes: labels of its classes, in class order.
-        learned: whose labels they have learned.
+        classes: labels of the run's classes, in class order.
+        learned: experiments or wells whose labels the weights have learned.
     """
 
     run: str
-    said: str
+    label: str
     file: Path
     classes: tuple[str, ...]
     learned: Learned
 
     def digest(self) -> str:
-        """Of what decides the weights that training starts with, wherever they lie."""
+        """Digest of the weights and their classes, wherever they are stored."""
         return f"{digest_file(self.file)} {digest_text(json.dumps(self.classes))}"
 
 
 @contextmanager
-def started_from(
+def open_start(
     settings: PretrainSettings, own: ObjectStorage, screen: Manifest, fold: int, backbone: str
 ) -> Iterator[Start | None]:
-    """The weights that the configuration starts from, on this machine while they are needed; None where it names none.
+    """The weights that the configuration starts from, as a local file while the context is open; None if it has none.
 
     Raises:
-        InputError: they are not there, of another architecture, or have learned what will score this fold.
+        InputError: they are missing, have another architecture, or have learned labels that will score this fold.
     """
     if not settings.init_from:
         yield None
@@ -66,12 +66,12 @@ def started_from(
         progress.warn(remark)
     record = source.weights[fold, backbone]
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
-        said = f"fold {fold} of run {key}"
+        label = f"fold {fold} of run {key}"
         try:
             fetch_finished(store, record.place, {"weights": Path(folder) / "weights"})
         except InputError:
             raise InputError(
-                f"{OPTION}: {store.uri(record.place)}: {backbone} of {said} is gone or damaged; run that run again, or {AT_RANDOM}"
+                f"{OPTION}: {store.uri(record.place)}: {backbone} of {label} is gone or damaged; repeat that run, or {AT_RANDOM}"
             ) from None
         file = Path(folder) / "weights" / "weights.safetensors"
-        yield Start(key, said, file, theirs.vocabulary.classes, record.learned)
+        yield Start(key, label, file, theirs.vocabulary.classes, record.learned)

@@ -10,29 +10,25 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from components.core.config import parse
-from components.core.learning.checkpoints import Checkpoints, fold_seed
-from components.core.learning.fold_data import configured_images, fold_wells
+from components.core.learning.checkpoints import Checkpoints
+from components.core.learning.fold_data import fold_wells, open_images
 from components.core.learning.inference import Images
-from components.core.learning.mean_teacher import Wells
-from components.core.learning.mean_teacher_run import train_epochs
+from components.core.learning.mean_teacher_run import MeanTeacherTraining
 from components.core.learning.network import pick_device
 from components.core.learning.prediction import Pieces, fold_meta, held_out_images, predict_fold, predicting
 from components.core.learning.schedules import CycleSchedule
 from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_CODE, MeanTeacherSettings
 from components.core.learning.team import Team
-from components.core.learning.training_metrics import groups_of_fold, score_of
+from components.core.learning.training_metrics import Validation, groups_of_fold, score_of
 from components.core.learning.weight_files import check_finetuned, load_pairs, save_pairs, weights_digest
 from components.core.storage.artifacts import local_file
 from components.core.storage.digests import digest_file
 from components.core.storage.finished import code_digest
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
-from components.core.storage.opening import open_store
-from components.core.storage.run_outcome import tell_failures
 from components.core.storage.run_record import record_fold
 from components.core.training_step import start_processes, training_step
 from components.pseudo_label.labeller import PseudoLabeller
@@ -56,23 +52,23 @@ def run(
     """Trains through the remaining cycles with pseudo-labels, then predicts.
 
     Args:
-        settings: the configuration's part that this step reads.
-        store: where the packed plates are.
+        settings: the step's configuration.
+        store: the store of the packed plates.
         screen: the manifest.
-        holdout: the held-out experiments, read after training, for prediction alone; it carries no treatment labels.
+        holdout: the held-out experiments, read after training and only for prediction; it has no treatment labels.
         base: output of finetune.
         fold: the fold whose experiments validate.
-        cell_type: whose wells.
+        cell_type: the cell type to train on.
         weights: folder to write, see core.learning.weight_files; also pseudo_labels.csv.
         logits: folder to write: logits.npz and meta.json.
         embeddings: folder to write: Parquet files, see core.storage.embeddings.
-        fused: file of an earlier run's names of the unlabelled wells, see core.prior.fused_labels; None without.
+        fused: file of an earlier run's predictions of the unlabelled wells, see core.prior.fused_labels; None without.
         checkpoints: where training and prediction are saved by time; None saves none.
         team: the processes that share the work; None for this one alone.
 
     Raises:
-        InputError: fused labels that do not fit the screen, or a base of another fold or cell type: it may have learned
-            this fold's labels.
+        InputError: fused labels that do not match the screen, or a base of another fold or cell type, which may have
+            learned this fold's labels.
     """
     check_finetuned(base, fold, cell_type)
     device = pick_device()
@@ -80,37 +76,33 @@ def run(
     config = settings.mean_teacher
     schedule = CycleSchedule.of(config, cell_type)
     pairs, history = load_pairs(base, settings, classes, screen.channels, device)
-    images = configured_images(settings, screen, store, device, team)
+    images = open_images(settings, screen, store, device, team)
     wells = fold_wells(images.table, fold, settings.screen.controls, cell_type)
     groups = groups_of_fold(screen, fold, settings.prior)
-    unlabelled = np.concatenate([wells.validation, wells.unlabelled])
-    labeller = PseudoLabeller(
-        pairs, images, unlabelled, screen, groups, settings, fold_seed(settings.seed, fold), fused
-    )
-    torch.manual_seed(fold_seed(settings.seed, fold))
+    score = score_of(images.table, screen, wells.validation, groups, settings.prior, config.selection)
+    seed = settings.fold_seed(fold)
+    labeller = PseudoLabeller(pairs, images, wells.hidden, screen, groups, settings, seed, fused)
+    torch.manual_seed(seed)
     checkpoints = checkpoints or Checkpoints()
     saved = checkpoints.resume()
     pieces = None if saved is None else saved.get("pieces")
-    trained = train_epochs(
-        pairs=pairs,
-        images=images,
-        wells=Wells(wells.training, unlabelled),
-        validation=wells.validation,
-        score=score_of(images.table, screen, wells.validation, groups, settings.prior, config.selection),
-        settings=settings,
-        classes=classes,
-        epochs=range(schedule.cut, schedule.total),
-        cell_type=cell_type,
-        fold=fold,
-        refresh=labeller if len(unlabelled) else None,
+    training = MeanTeacherTraining(
+        pairs,
+        images,
+        wells,
+        Validation(wells.validation, score, settings.predict.batch_size, classes),
+        settings,
+        range(schedule.cut, schedule.total),
+        cell_type,
+        fold,
+        refresh=labeller if len(wells.hidden) else None,
         keep_best=True,
-        checkpoints=checkpoints,
-        resumed=saved if saved is None or pieces is None else saved["training"],
     )
+    training.run(checkpoints, saved if saved is None or pieces is None else saved["training"])
     labels: dict[str, Any] = {"step": "pseudo_label", "fold": fold, "cell_type": cell_type}
-    history += [{**labels, **record} for record in trained.history]
+    history += [{**labels, **record} for record in training.history]
     validated = bool(len(wells.validation))
-    save_pairs(pairs, weights, schedule.total, history, **labels, validated=validated, refreshes=trained.refreshes)
+    save_pairs(pairs, weights, schedule.total, history, **labels, validated=validated, refreshes=training.refreshes)
     _write_pseudo_labels(weights / "pseudo_labels.csv", labeller, images, screen)
 
     held_out = held_out_images(holdout, screen, cell_type, store, settings, device, team)
@@ -122,7 +114,7 @@ def run(
         held_out,
         cell_type,
         settings,
-        Pieces(checkpoints, lambda: {"training": trained.state()}, pieces),
+        Pieces(checkpoints, lambda: {"training": training.state()}, pieces),
     )
     meta = fold_meta(cell_type, fold, validated, history)
     predicted.write(logits, embeddings, meta, settings, settings.predict.weights)
@@ -152,43 +144,39 @@ def main(
     logits: str,
     embeddings: str,
 ) -> None:
-    """The step with paths and JSON, as the pipeline calls it; finished work is fetched instead of done again."""
+    """The step with paths and JSON, as the pipeline calls it; finished work is copied from the store."""
     if start_processes("pseudo_label", config, locals()):
         return
     settings = parse(MeanTeacherSettings, json.loads(config), "config")
-    with training_step(settings.compute, "pseudo_label", fold=fold, cell_type=cell_type) as step:
-        manifest, held_out = Manifest.read(Path(screen)), Manifest.read(Path(holdout))
-        tell_failures(manifest.store, manifest.run)
-        store = open_store(manifest.store)
-        with local_file(settings.mean_teacher.fused_labels) as fused:
-            step.run_once(
-                store,
-                "pseudo_label",
-                {
-                    "settings": settings.fingerprint(),
-                    "screen": manifest.digest(),
-                    "holdout": held_out.digest(),
-                    "base": weights_digest(Path(base)),
-                    "fold": str(fold),
-                    "cell_type": cell_type,
-                    "code": code_digest(*TRAINING_CODE, *PREDICTING_CODE, "components.pseudo_label"),
-                    **({"fused_labels": digest_file(fused)} if fused else {}),
-                },
-                {"weights": Path(weights), "logits": Path(logits), "embeddings": Path(embeddings)},
-                lambda out, checkpoints: run(
-                    settings,
-                    store,
-                    manifest,
-                    held_out,
-                    Path(base),
-                    fold,
-                    cell_type,
-                    out["weights"],
-                    out["logits"],
-                    out["embeddings"],
-                    fused,
-                    checkpoints,
-                    step.team,
-                ),
-                finished=lambda place: record_fold(store, manifest, held_out, cell_type, fold, place),
-            )
+    with (
+        training_step("pseudo_label", settings.compute, screen, fold=fold, cell_type=cell_type) as step,
+        local_file(settings.mean_teacher.fused_labels) as fused,
+    ):
+        held_out = Manifest.read(Path(holdout))
+        step.run_once(
+            {
+                "settings": settings.fingerprint(),
+                "screen": step.screen.digest(),
+                "holdout": held_out.digest(),
+                "base": weights_digest(Path(base)),
+                "fused_labels": digest_file(fused) if fused else "",
+                "code": code_digest(*TRAINING_CODE, *PREDICTING_CODE, "components.pseudo_label"),
+            },
+            {"weights": weights, "logits": logits, "embeddings": embeddings},
+            lambda out, checkpoints: run(
+                settings,
+                step.store,
+                step.screen,
+                held_out,
+                Path(base),
+                fold,
+                cell_type,
+                out["weights"],
+                out["logits"],
+                out["embeddings"],
+                fused,
+                checkpoints,
+                step.team,
+            ),
+            lambda key: record_fold(step.store, step.screen, held_out, cell_type, fold, key),
+        )

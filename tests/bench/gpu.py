@@ -30,7 +30,8 @@ from components.core.learning.fold_data import open_images
 from components.core.learning.inference import Images, well_logits
 from components.core.learning.network import Classifier, prepare
 from components.core.learning.network_size import measure_size
-from components.core.learning.supervised import Validation, train_supervised
+from components.core.learning.supervised import SupervisedTraining
+from components.core.learning.training_metrics import Validation
 from components.core.processes import cores
 from components.core.screen.ome_zarr import encode_chunk
 from pipelines.plan.rates import MEASURED
@@ -162,10 +163,9 @@ def _epochs(images: Images, network: Classifier, batch: int) -> Trained:
     )
     nobody = Validation(np.empty(0, dtype=np.intp), lambda _: 0.0, batch, CLASSES)
     cpu: list[float] = []
-    records = train_supervised(
-        network, images, np.arange(images.table.wells), nobody, pretrain, 1, lambda _: cpu.append(time.process_time())
-    )
-    counted = records[1:]
+    training = SupervisedTraining(network, images, np.arange(images.table.wells), nobody, pretrain, 1)
+    training.run(lambda _: cpu.append(time.process_time()))
+    counted = training.history[1:]
     return Trained(
         statistics.median(record["sites_per_s"] for record in counted),
         statistics.median(record["data_wait"] for record in counted),
@@ -199,8 +199,8 @@ def _images(config: RunConfig) -> Iterator[Images]:
     ]
     with tempfile.TemporaryDirectory(prefix="cellsignal-bench-") as folder:
         store, manifest = packed(Path(folder), config, PLATES, cycle(known), WELLS)
-        loader = LoaderConfig(cache_gib=0)
-        yield open_images(manifest, store, config.standardise, config.augment, loader, torch.device("cuda"))
+        uncached = config.model_copy(update={"loader": LoaderConfig(cache_gib=0)})
+        yield open_images(uncached, manifest, store, torch.device("cuda"))
 
 
 def write_rates(kind: str) -> None:

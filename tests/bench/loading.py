@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import torch
 
-from components.core.config import AugmentConfig, FoldsConfig, LoaderConfig, ScreenConfig, StandardiseConfig
+from components.core.config import AugmentConfig, FoldsConfig, LoaderConfig, RunConfig, ScreenConfig, StandardiseConfig
 from components.core.learning.augmentation import normal_view
 from components.core.learning.fold_data import open_images
 from components.core.learning.inference import Images
@@ -251,8 +251,8 @@ def _sources() -> Iterator[Sources]:
 
         def images(store: ObjectReader, **loader: object) -> Images:
             # Without memory of decoded sites, which would hold all of so small a screen.
-            config = LoaderConfig(cache_gib=0.0, **loader)
-            return open_images(manifest, store, STANDARDISE, AUGMENT, config, CPU)
+            sections = {"standardise": STANDARDISE, "augment": AUGMENT, "loader": LoaderConfig(cache_gib=0.0, **loader)}
+            return open_images(RunConfig().model_copy(update=sections), manifest, store, CPU)
 
         pngs = sorted(source.rglob("*.png"))
         histograms = np.sum([plate.histograms for plate in manifest.plates], axis=0)

@@ -21,7 +21,8 @@ from components.core.learning.augmentation import normal_view
 from components.core.learning.fold_data import open_images
 from components.core.learning.inference import Images
 from components.core.learning.network import Classifier, prepare
-from components.core.learning.supervised import Validation, train_supervised
+from components.core.learning.supervised import SupervisedTraining
+from components.core.learning.training_metrics import Validation
 from components.core.screen.ome_zarr import encode_chunk
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest, PlateRecord, SiteRecord, Vocabulary, WellRecord
@@ -89,8 +90,8 @@ def _noise(size: int) -> Iterator[bytes]:
 def opened(folder: Path, config: RunConfig, plates: int, cache_gib: float) -> tuple[Images, Classifier]:
     """Images of such a screen, and the configuration's first network."""
     store, manifest = packed(folder, config, plates)
-    loader = LoaderConfig(cache_gib=cache_gib)
-    images = open_images(manifest, store, config.standardise, config.augment, loader, CPU)
+    limited = config.model_copy(update={"loader": LoaderConfig(cache_gib=cache_gib)})
+    images = open_images(limited, manifest, store, CPU)
     torch.manual_seed(0)
     network = Classifier(config.backbones[0], config.head, WELLS, CHANNELS, config.screen.image_size)
     return images, network
@@ -102,7 +103,9 @@ def epochs(images: Images, network: Classifier, config: RunConfig, count: int) -
         epochs=count, batch_size=config.pretrain.batch_size, learning_rates=(1e-3,), milestones=(), selection="last"
     )
     nobody = Validation(np.empty(0, dtype=np.intp), lambda _: 0.0, 64, WELLS)
-    return train_supervised(network, images, np.arange(images.table.wells), nobody, pretrain, 1, lambda _: None)
+    training = SupervisedTraining(network, images, np.arange(images.table.wells), nobody, pretrain, 1)
+    training.run()
+    return training.history
 
 
 def epoch(folder: Path) -> dict[str, object]:

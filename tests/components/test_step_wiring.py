@@ -92,9 +92,9 @@ class CalledError(Exception):
 
 
 METHODS = {
-    "pretrain": (pretrain, "train_supervised"),
-    "finetune": (finetune, "train_epochs"),
-    "pseudo_label": (pseudo_label, "train_epochs"),
+    "pretrain": (pretrain, "SupervisedTraining"),
+    "finetune": (finetune, "MeanTeacherTraining"),
+    "pseudo_label": (pseudo_label, "MeanTeacherTraining"),
     "infer": (infer, "predict_fold"),
 }
 
@@ -151,8 +151,6 @@ def test_the_configured_controls_join_the_labelled_wells(step, controls, given, 
     own = fold_wells(table, FOLD, controls, None if step == "pretrain" else CELL_TYPE)
     if isinstance(wells, FoldWells):
         wells = wells.training
-    elif step != "pretrain":
-        wells = wells.labelled
     assert np.array_equal(wells, own.training)
     treated_W = table.well_type_W == TREATMENT
     assert experiments(table, wells[treated_W[wells]]) == {"HUVEC-02"}
@@ -166,8 +164,10 @@ def test_validation_wells_are_among_the_unlabelled_ones_and_validate(step, given
     own = fold_wells(table, FOLD, "all", CELL_TYPE)
     assert experiments(table, own.validation) == {"HUVEC-01"}
     assert experiments(table, own.unlabelled) == {"HUVEC-03"}
-    assert sorted(found["wells"].unlabelled) == sorted([*own.validation, *own.unlabelled])
-    assert np.array_equal(found["validation"], own.validation)
+    assert sorted(found["wells"].hidden) == sorted([*own.validation, *own.unlabelled])
+    assert np.array_equal(found["validation"].wells, own.validation)
+    if step == "pseudo_label":
+        assert np.array_equal(np.sort(found["refresh"].wells), np.sort(own.hidden))
 
 
 def test_pretrain_validates_on_the_folds_own_wells_of_all_cell_types(given, screen):
@@ -205,9 +205,7 @@ def inputs(images: Images) -> Tensor:
 def test_images_are_standardised_augmented_and_batched_as_configured(step, given, screen):
     for config, other in ((USUAL, UNUSUAL), (UNUSUAL, USUAL)):
         images = given(step, config)["images"]
-        opened, otherwise = (
-            open_images(screen.training, screen.store, c.standardise, c.augment, c.loader, CPU) for c in (config, other)
-        )
+        opened, otherwise = (open_images(c, screen.training, screen.store, CPU) for c in (config, other))
         assert images.batch_norm == config.batch_norm != other.batch_norm
         assert images.augment == config.augment != other.augment
         assert torch.equal(inputs(images), inputs(opened))
@@ -219,9 +217,8 @@ def test_held_out_images_are_prepared_as_those_of_the_training_screen(given, scr
     assert held_out.table.experiments == (HELD_OUT,)
     assert held_out.batch_norm == UNUSUAL.batch_norm
     assert held_out.augment == UNUSUAL.augment
-    config = (UNUSUAL.standardise, UNUSUAL.augment, UNUSUAL.loader, CPU)
-    by_training = open_images(screen.holdout, screen.store, *config, screen.training)
-    by_itself = open_images(screen.holdout, screen.store, *config)
+    by_training = open_images(UNUSUAL, screen.holdout, screen.store, CPU, reference=screen.training)
+    by_itself = open_images(UNUSUAL, screen.holdout, screen.store, CPU)
     assert torch.equal(inputs(held_out), inputs(by_training))
     assert not torch.equal(inputs(held_out), inputs(by_itself))
 

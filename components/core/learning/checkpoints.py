@@ -25,65 +25,65 @@ from components.core.progress import note, warn
 State = Mapping[str, Any]
 
 
-class Place(Protocol):
-    """Where the checkpoint of one piece of work lies."""
+class CheckpointStore(Protocol):
+    """Keeps the newest checkpoint of one task; core.storage has the one of the object store."""
 
     def write(self, file: Path) -> None:
         """Makes a file the newest checkpoint."""
 
     def read(self, file: Path) -> bool:
-        """Brings the newest checkpoint to a file; False where there is none."""
+        """Copies the newest checkpoint to a file; False if there is none."""
 
 
 class Checkpoints:
     """The checkpoints of a step.
 
     Args:
-        place: where they lie; None keeps none.
-        seconds: between two; 0 saves whenever asked.
-        team: its leader writes.
+        store: where they are kept; None keeps none.
+        seconds: time between two checkpoints; 0 saves at every opportunity.
+        team: the processes that share the step; the leader writes.
     """
 
-    def __init__(self, place: Place | None = None, seconds: float = 300.0, team: Team | None = None) -> None:
-        self._place, self._seconds, self._team = place, seconds, team or Team()
+    def __init__(self, store: CheckpointStore | None = None, seconds: float = 300.0, team: Team | None = None) -> None:
+        self._store, self._seconds, self._team = store, seconds, team or Team()
         self._saved = time.monotonic()
         self._writer: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
 
     def resume(self) -> dict[str, Any] | None:
-        """The newest state, on all processes; None where there is none."""
-        if self._place is None:
+        """The newest state, on all processes; None if there is none."""
+        if self._store is None:
             return None
         return self._team.agreed(self._read() if self._team.leads else None)
 
     def due(self) -> bool:
-        """Whether it is time to save; every process must ask, and all get the leader's answer."""
-        if self._place is None:
+        """Whether it is time to save. Every process must call it; all get the leader's answer."""
+        if self._store is None:
             return False
-        # While one is still being written, training does not wait for it to begin the next.
+        # Training does not wait for a checkpoint that is still being written.
         busy = self._seconds > 0 and self._writing is not None and not self._writing.done()
         return self._team.agreed(not busy and time.monotonic() - self._saved >= self._seconds)
 
     def save(self, state: State) -> None:
-        """Saves a state as it is now; writing goes on in the background. On the leader alone.
+        """Takes a snapshot of a state and writes it in the background; only the leader writes.
 
-        A failure is said and does not end the work: the checkpoint before is still there.
+        A failure to write is a warning and does not end the training: the previous checkpoint is still there.
         """
         self._saved = time.monotonic()
-        if self._place is None or not self._team.leads:
+        if self._store is None or not self._team.leads:
             return
         self._wait()
         if self._writer is None:
             self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._writing = self._writer.submit(self._write, self._place, _snapshot(state))
+        self._writing = self._writer.submit(self._write, self._store, _snapshot(state))
 
     def save_if_due(self, state: Callable[[], State]) -> None:
-        """Saves where it is time; every process must ask."""
+        """Saves if it is time; every process must call it."""
         if self.due():
             self.save(state())
 
     def close(self) -> None:
-        """Waits for what is being written."""
+        """Waits for the checkpoint that is being written."""
         self._wait()
         if self._writer is not None:
             self._writer.shutdown()
@@ -95,23 +95,23 @@ class Checkpoints:
             self._writing = None
 
     @staticmethod
-    def _write(place: Place, state: State) -> None:
+    def _write(store: CheckpointStore, state: State) -> None:
         try:
             with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
                 file = Path(folder) / "checkpoint.pt"
                 torch.save(state, file)
-                place.write(file)
+                store.write(file)
         except Exception as error:
-            # Whatever it is (torch reports a full disk as a RuntimeError of its zip writer), the training is worth more.
+            # Any error (torch reports a full disk as a RuntimeError of its zip writer): the training is worth more.
             reason = " ".join(str(error).split())[:300]
-            warn(f"this checkpoint could not be saved ({reason}); training goes on, the one before is kept")
+            warn(f"this checkpoint could not be saved ({reason}); training continues, the previous one is kept")
 
     def _read(self) -> dict[str, Any] | None:
-        assert self._place is not None
+        assert self._store is not None
         try:
             with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
                 file = Path(folder) / "checkpoint.pt"
-                if not self._place.read(file):
+                if not self._store.read(file):
                     return None
                 if not is_zipfile(file):
                     raise UnpicklingError
@@ -119,14 +119,14 @@ class Checkpoints:
         except OSError as error:
             raise StepError(f"the checkpoint cannot be read ({error.strerror}); make room and run again") from None
         except UnpicklingError:
-            warn("the checkpoint is not one; starting from the beginning")
+            warn("the checkpoint is not a torch file; starting from the beginning")
             return None
-        note("going on from the last checkpoint")
+        note("resuming from the last checkpoint")
         return state
 
 
 def _snapshot(value: Any) -> Any:
-    """The same with its tensors copied to the CPU, so that training may go on meanwhile."""
+    """A copy with its tensors on the CPU, so that training can continue while it is written."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):
@@ -136,48 +136,43 @@ def _snapshot(value: Any) -> Any:
     return value
 
 
-def fold_seed(seed: int, fold: int) -> int:
-    """The seed of a fold's trainings: another one for every fold of every run of up to 1,009 folds."""
-    return seed * 1009 + fold
-
-
 class RandomState:
-    """All streams that a training draws from.
+    """All random streams of a training, which a checkpoint saves and restores.
 
     Attributes:
-        of_sites: order of wells and their sites, drawn at the start of an epoch and alike on all processes.
-        of_views: views and jitter, one stream for each of this process's parts of a batch; on the CPU.
+        of_sites: order of wells and their sites; drawn at the start of an epoch, equal on all processes.
+        of_views: views and jitter, on the CPU, one stream for each of this process's parts of a batch.
 
     Args:
-        seed: of both.
+        seed: seed of both.
         slots: the parts of a batch.
     """
 
     def __init__(self, seed: int | tuple[int, ...], slots: Slots) -> None:
         self.of_sites = np.random.default_rng(seed)
-        # Where sites have a seed of several numbers, views are seeded by the first draw.
+        # If the seed is several numbers, views are seeded by the first draw.
         views = seed if isinstance(seed, int) else int(self.of_sites.integers(2**62))
         self.of_views: list[Generator] = slots.generators(views)
         self._slots = slots
         if slots.team.size > 1:
-            # Processes start with equal weights, and so from one seed; from here on each drops what it drops.
+            # Processes start with equal weights, so from one seed; from here on each drops different units.
             torch.manual_seed(views + slots.team.rank)
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
-        """Marks where an epoch's sites are drawn from: going on within it draws them again."""
+        """Marks the point from which an epoch's sites are drawn: a training that resumes within it draws them again."""
         self._epoch = self.of_sites.bit_generator.state
 
     def state(self) -> dict[str, Any]:
-        """Where all streams are; every process must ask."""
+        """The state of all streams; every process must call it."""
         return {
             "sites": self._epoch,
             "views": self._slots.states(self.of_views),
-            "layers": self._slots.team.gathered(_of_layers()),
+            "layers": self._slots.team.gathered(_torch_state()),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Puts all streams back, that of the sites to the start of the epoch."""
+        """Restores all streams, that of the sites to the start of the epoch."""
         self.of_sites.bit_generator.state = state["sites"]
         self._slots.restore(self.of_views, state["views"])
         on_cpu, on_gpu = state["layers"][self._slots.team.rank]
@@ -187,6 +182,6 @@ class RandomState:
         self.begin_epoch()
 
 
-def _of_layers() -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Torch's own streams, from which drop-out and its like draw: of the CPU, and of this process's GPU."""
+def _torch_state() -> tuple[Tensor, Tensor | None]:
+    """Torch's own streams, which layers such as dropout draw from: of the CPU, and of this process's GPU."""
     return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None

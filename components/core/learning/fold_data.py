@@ -1,4 +1,4 @@
-"""Which wells a fold trains on, and the screen's images ready for the device. NumPy and torch; the store is passed in."""
+"""The wells that a fold trains and validates on, and the screen's images for the training device. NumPy and torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from components.core.config import AugmentConfig, BatchNormConfig, LoaderConfig, StandardiseConfig
+from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.learning.inference import Images
 from components.core.learning.loader import SiteCache
@@ -39,6 +39,11 @@ class FoldWells:
     validation: NDArray[np.intp]
     unlabelled: NDArray[np.intp]
 
+    @property
+    def hidden(self) -> NDArray[np.intp]:
+        """Validation and unlabelled wells: their images are trained on, their labels are hidden."""
+        return np.concatenate([self.validation, self.unlabelled])
+
 
 def fold_wells(
     table: SiteTable, fold: int, controls: Literal["all", "training"], cell_type: str | None = None
@@ -46,13 +51,13 @@ def fold_wells(
     """Splits a screen's wells for one fold.
 
     Args:
-        table: the screen, held-out experiments not in it.
+        table: the screen, without held-out experiments.
         fold: the fold whose experiments, or wells, validate.
-        controls: whose labelled controls join training: of all experiments, or of those with treatments to train on.
-        cell_type: only this one's wells; None for all.
+        controls: the labelled controls that join training: of all experiments, or of those with treatments to train on.
+        cell_type: only wells of this one; None for all.
 
     Raises:
-        InputError: nothing to train on.
+        InputError: there is nothing to train on.
     """
     treatment_W = table.well_type_W == TREATMENT
     chosen_W = np.ones(table.wells, dtype=bool)
@@ -80,29 +85,28 @@ def fold_wells(
 
 
 def open_images(
+    settings: LearningSettings | RunConfig,
     manifest: Manifest,
     store: ObjectReader,
-    standardise: StandardiseConfig,
-    augment: AugmentConfig,
-    loader: LoaderConfig,
     device: torch.device,
-    reference: Manifest | None = None,
-    batch_norm: BatchNormConfig | None = None,
     team: Team | None = None,
+    reference: Manifest | None = None,
 ) -> Images:
-    """The images of a manifest, standardised on a device.
+    """The images of a manifest, read and standardised as configured.
 
     Args:
+        settings: the sections standardise, batch_norm, augment and loader.
         manifest: the packed screen.
         store: where its plates are.
-        standardise: domain and jitter.
-        augment: training views.
-        loader: memory for decoded sites, the node's cache, reading ahead.
         device: where batches are computed.
-        reference: the training screen, whose statistics stand for domains wider than an experiment; None for its own.
-        batch_norm: domains of BatchNorm; None for random batches and running statistics.
         team: the processes that share inference; None for this one alone.
+        reference: the training screen, whose statistics are used for domains wider than an experiment; None for the
+            manifest's own.
+
+    Raises:
+        InputError: a cell type that the reference lacks.
     """
+    standardise, loader = settings.standardise, settings.loader
     table = SiteTable.of(manifest)
     statistics = domain_statistics(manifest, standardise.domain)
     if reference is not None and standardise.domain in ("global", "cell_type"):
@@ -127,7 +131,7 @@ def open_images(
             table,
             shape,
             loader.cache_gib * 2**30,
-            # Files answer at once, and more threads than cores only push each other's pixels out of the processor's caches.
+            # Files have no latency to hide, and more threads than cores only evict each other's pixels from the processor's caches.
             threads=min(loader.requests, 2 * CORES) if isinstance(store, FileReader) else loader.requests,
             ahead=loader.batches_ahead,
             pinned=device.type == "cuda",
@@ -135,29 +139,7 @@ def open_images(
         standardise=Standardiser(
             torch.from_numpy(np.stack(means)), torch.from_numpy(np.stack(deviations)), standardise.jitter, device
         ),
-        augment=augment,
-        batch_norm=batch_norm or BatchNormConfig(),
+        augment=settings.augment,
+        batch_norm=settings.batch_norm,
         team=team or Team(),
-    )
-
-
-def configured_images(
-    settings: LearningSettings,
-    manifest: Manifest,
-    store: ObjectReader,
-    device: torch.device,
-    team: Team | None = None,
-    reference: Manifest | None = None,
-) -> Images:
-    """The images of a manifest as a step's settings want them; see open_images."""
-    return open_images(
-        manifest,
-        store,
-        settings.standardise,
-        settings.augment,
-        settings.loader,
-        device,
-        reference,
-        settings.batch_norm,
-        team,
     )

@@ -17,9 +17,10 @@ from torch import Generator, Tensor, nn
 from components.core.config import AugmentConfig, BatchNormConfig
 from components.core.learning.augmentation import dihedral, easy_view
 from components.core.learning.batch_norm import adapted, domain_of_wells, statistics_wells
-from components.core.learning.loader import SiteCache, random_site_batches
+from components.core.learning.loader import SiteCache
 from components.core.learning.memory import Upload
 from components.core.learning.network import Classifier
+from components.core.learning.schedules import random_site_batches
 from components.core.learning.standardise import Standardiser
 from components.core.learning.team import Team
 from components.core.screen.site_table import SiteTable

@@ -243,7 +243,7 @@ _SHOWN = 4
 
 
 @dataclass(frozen=True)
-class TakenOver:
+class CopiedWeights:
     """What became of the classes.
 
     Attributes:
@@ -266,7 +266,9 @@ class TakenOver:
         return ", ".join(parts)
 
 
-def take_over(network: Classifier, file: Path, then: Sequence[str], now: Sequence[str], source: str) -> TakenOver:
+def copy_pretrained(
+    network: Classifier, file: Path, then: Sequence[str], now: Sequence[str], source: str
+) -> CopiedWeights:
     """Overwrites a network's random weights: the backbone whole, the head row by row of the siRNAs that both screens have.
 
     Args:
@@ -299,7 +301,7 @@ def take_over(network: Classifier, file: Path, then: Sequence[str], now: Sequenc
             values[name][torch.tensor(rows_now, dtype=torch.long)] = given[name][rows_then].to(own[name].dtype)
     network.load_state_dict(values)
     kept = {now[k] for k in rows_now}
-    return TakenOver(
+    return CopiedWeights(
         tuple(now[k] for k in rows_now),
         tuple(label for label in now if label not in kept),
         tuple(label for label in then if label not in kept),

@@ -282,19 +282,3 @@ class _Batch:
         if self._repeats:
             self._whole.copy_(torch.from_numpy(self.pixels[self._where]))
         return self._whole
-
-
-def random_sites(table: SiteTable, wells: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.intp]:
-    """One site of each well, at random."""
-    first = table.first_site_W[wells]
-    return np.asarray(first + rng.integers(0, table.first_site_W[wells + 1] - first), dtype=np.intp)
-
-
-def random_site_batches(
-    table: SiteTable, batches: Sequence[NDArray[np.intp]], rng: np.random.Generator
-) -> list[NDArray[np.intp]]:
-    """One site of each well of each batch; the same draws as random_sites makes batch by batch, made at once."""
-    if not batches:
-        return []
-    sites = random_sites(table, np.concatenate(batches), rng)
-    return np.split(sites, np.cumsum([len(wells) for wells in batches])[:-1])

@@ -1,4 +1,4 @@
-"""finetune and pseudo_label: mean-teacher training of one backbone on one cell type (Tarvainen & Valpola 2017).
+"""The mean teacher of one backbone on one cell type: losses, views and an epoch (Tarvainen & Valpola 2017).
 
 Each step has three views: the student's supervised pass (normal view, labelled wells), its second pass (easy view, all
 wells of the batch) for consistency and pseudo-labels, and the teacher's pass (hard view, all wells). torch only.
@@ -21,20 +21,20 @@ from torch.nn import functional as F
 from components.core.config import MeanTeacherConfig
 from components.core.learning.augmentation import easy_view, hard_view, normal_view
 from components.core.learning.checkpoints import RandomState
+from components.core.learning.fold_data import FoldWells
 from components.core.learning.inference import Images
-from components.core.learning.loader import random_sites
 from components.core.learning.network import Classifier
-from components.core.learning.schedules import CycleSchedule, ema_decay, ramp, well_batches
+from components.core.learning.schedules import CycleSchedule, ema_decay, ramp, random_sites, well_batches
 from components.core.learning.team import Replica, Slots, StatisticsOfParts, running_statistics
 from components.core.learning.training_metrics import EpochMeter
 
 
 @dataclass
 class Pair:
-    """Student and teacher of one backbone, and how far they are.
+    """Student and teacher of one backbone, and the number of their steps.
 
     Attributes:
-        name: the backbone's.
+        name: name of the backbone.
         student: trained by gradients.
         teacher: exponential moving average of the student's parameters; its BatchNorm follows its own input.
         step: optimiser steps taken, running on from finetune into pseudo_label.
@@ -47,7 +47,7 @@ class Pair:
 
     @classmethod
     def start(cls, name: str, pretrained: Classifier, keep_classifier: bool) -> Pair:
-        """From pretrained weights: the teacher keeps the classifier, the student drops it unless told otherwise."""
+        """A pair of pretrained weights; the teacher keeps the classifier, the student only with `keep_classifier`."""
         teacher = deepcopy(pretrained)
         for parameter in teacher.parameters():
             parameter.requires_grad_(False)
@@ -56,22 +56,9 @@ class Pair:
         return cls(name, pretrained, teacher)
 
 
-@dataclass(frozen=True)
-class Wells:
-    """The wells of one cell type in a fold, as rows of the well table.
-
-    Attributes:
-        labelled: training wells whose labels may be used.
-        unlabelled: validation and unlabelled wells, labels hidden.
-    """
-
-    labelled: NDArray[np.intp]
-    unlabelled: NDArray[np.intp]
-
-
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None:
-    """Theta' = decay theta' + (1 - decay) theta over parameters; buffers are the teacher's own."""
+    """Theta' = decay theta' + (1 - decay) theta for the parameters; the teacher keeps its own buffers."""
     torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1.0 - decay)
 
 
@@ -83,12 +70,12 @@ def consistency(student_BK: Tensor, teacher_BK: Tensor) -> Tensor:
 def pseudo_label_loss(logits_BK: Tensor, label: Tensor) -> Tensor:
     """Cross-entropy of margin-free logits, a mean over all wells.
 
-    Wells without a label add nothing but count, so that labels of a share of the wells weigh as much as their share.
+    Wells without a label add nothing to the sum but count in the mean, so that labels of half the wells weigh half as much.
 
     Args:
-        logits_BK: of the easy view.
-        label: hard, the class of each well, (B,), -1 where none; or soft, probabilities of the classes, (B, K), zero
-            rows where none.
+        logits_BK: logits of the easy view.
+        label: hard: the class of each well, (B,), -1 if it has none; or soft: probabilities of the classes, (B, K), zero
+            rows for wells that have none.
     """
     if label.dim() == 1:
         return F.cross_entropy(logits_BK, label, ignore_index=-1, reduction="none").mean()
@@ -96,18 +83,18 @@ def pseudo_label_loss(logits_BK: Tensor, label: Tensor) -> Tensor:
 
 
 class PairEpoch:
-    """One epoch of a pair, every labelled well once, in place; it may be left between two steps and gone on with.
+    """One epoch of a pair, every labelled well once, in place; it can be interrupted and resumed between two steps.
 
     Args:
         pair: the networks, on the images' device.
-        replica: the student, as its gradients are taken.
+        replica: the student as all processes train it.
         images: the screen's images.
-        wells: labelled and unlabelled wells of the cell type.
+        wells: the wells of the cell type in the fold.
         config: losses and weights.
         schedule: learning rates.
         epoch: counted from the start of finetune, from 0.
         pseudo_W: pseudo-labels of every row of the well table, see pseudo_label_loss; None before pseudo_label.
-        seed: of sites, order and views; the epoch is added.
+        seed: seed of sites, order and views, together with the epoch.
         slots: the parts of a batch.
     """
 
@@ -116,7 +103,7 @@ class PairEpoch:
         pair: Pair,
         replica: Replica,
         images: Images,
-        wells: Wells,
+        wells: FoldWells,
         config: MeanTeacherConfig,
         schedule: CycleSchedule,
         epoch: int,
@@ -135,25 +122,24 @@ class PairEpoch:
         self._batches = list(_mixed_batches(images, wells, config, self._random.of_sites, domain_W))
         self._losses = torch.zeros(len(self._batches), device=images.device)
         self._done = 0
-        """steps of the epoch that are done"""
+        """steps of the epoch done"""
         self._meter: EpochMeter | None = None
         self._measured: tuple[float, float, int] | None = None
-        """what an interrupted epoch had measured"""
 
     def run(self, after_step: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Runs the epoch, or the rest of it.
 
         Args:
-            after_step: called after every step, where `state` may be asked for.
+            after_step: called after every step; it may call `state`.
 
         Returns:
-            loss, a mean over the epoch's steps, and what EpochMeter measures.
+            loss, the mean over the epoch's steps, and what EpochMeter measures.
         """
         pair, images, config = self._pair, self._images, self._config
         optimiser = torch.optim.SGD(pair.student.parameters(), lr=0.0, weight_decay=config.weight_decay, fused=True)
         parts = [self._parts(*batch) for batch in self._batches[self._done :]]
         flat = [sites for of_step in parts for sites, _ in of_step]
-        # Wells of the epoch cross to the device at once.
+        # Wells of the epoch are copied to the device at once.
         sites_S = np.concatenate(flat) if flat else np.empty(0, dtype=np.intp)
         well_S = torch.from_numpy(images.table.well_S[sites_S]).to(images.device)
         wells = iter(torch.split(well_S, [len(sites) for sites in flat]))
@@ -174,14 +160,14 @@ class PairEpoch:
                         loss = self._loss(x, next(wells), labelled, sizes, generator)
                         loss.backward()  # type: ignore[no-untyped-call]
                     self._losses[self._done] += loss.detach()
-                    meter.saw(len(sites))
+                    meter.add(len(sites))
             optimiser.step()
             pair.step += 1
             decay = ema_decay(pair.step, self._epoch + 1, config.ema_decays, config.ema_epochs)
             update_teacher(pair.teacher, pair.student, decay)
             self._done += 1
             after_step()
-        # Waits for the device, so that the seconds are of finished work.
+        # Waits for the device, so that the seconds include all of its work.
         own = self._losses.mean(0, keepdim=True).cpu().numpy()
         measured = meter.measured()
         images.team.average_(running_statistics([pair.student, pair.teacher]))
@@ -193,12 +179,12 @@ class PairEpoch:
         return self._epoch + self._done / len(self._batches)
 
     def _parts(self, sites: NDArray[np.intp], labelled: int) -> list[tuple[NDArray[np.intp], int]]:
-        """This process's parts of a batch, each with its labelled sites first, and how many these are."""
+        """This process's parts of a batch, labelled sites first, with their number of labelled sites."""
         both = zip(self._slots.parts(sites[:labelled]), self._slots.parts(sites[labelled:]), strict=True)
         return [(np.concatenate([own, others]), len(own)) for own, others in both]
 
     def _sizes(self, sites: NDArray[np.intp], labelled: int) -> tuple[int, int]:
-        """Labelled and other wells of all parts of a batch together."""
+        """Number of labelled and of other wells of all parts of a batch."""
         return self._slots.size(sites[:labelled]), self._slots.size(sites[labelled:])
 
     def _loss(self, x: Tensor, well_B: Tensor, labelled: int, sizes: tuple[int, int], generator: Generator) -> Tensor:
@@ -206,10 +192,10 @@ class PairEpoch:
 
         Args:
             x: standardised images, labelled ones first.
-            well_B: their rows of the well table.
-            labelled: how many are labelled.
-            sizes: labelled and other wells of the whole batch.
-            generator: of the views.
+            well_B: their rows in the well table.
+            labelled: number of labelled ones.
+            sizes: number of labelled and of other wells of the whole batch.
+            generator: draws the views.
         """
         images, config, pair = self._images, self._config, self._pair
         plate_B = self._plate_W[well_B]
@@ -219,7 +205,7 @@ class PairEpoch:
         of_labelled = self._slots.weight(labelled, sizes[0])
         of_others = self._slots.weight(len(x) - labelled, sizes[1])
         of_all = self._slots.weight(len(x), sum(sizes))
-        # Each view has its own jitter, so that student and teacher see different noise.
+        # Each view has its own jitter, so student and teacher see different noise.
         normal_L = images.standardise.jittered(x[:labelled], plate_B[:labelled], generator)
         supervised_LK = self._student(normal_view(normal_L, images.augment, generator), target_L)
         loss = (1.0 - weight) * F.cross_entropy(supervised_LK, target_L) * of_labelled
@@ -238,7 +224,7 @@ class PairEpoch:
         return loss
 
     def state(self) -> dict[str, Any]:
-        """How far the epoch is, without the networks; every process must ask."""
+        """Progress of the epoch, without the networks; every process must call it."""
         team = self._images.team
         return {
             "random": self._random.state(),
@@ -248,7 +234,7 @@ class PairEpoch:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Puts the epoch back to where `state` told; its batches are those of its seed."""
+        """Restores what `state` returned; the batches follow from the seed."""
         self._random.restore(state["random"])
         self._done = state["done"]
         self._losses = state["losses"][self._images.team.rank].to(self._images.device)
@@ -257,21 +243,21 @@ class PairEpoch:
 
 def _mixed_batches(
     images: Images,
-    wells: Wells,
+    wells: FoldWells,
     config: MeanTeacherConfig,
     rng: np.random.Generator,
     domain_W: NDArray[np.intp] | None,
 ) -> Iterator[tuple[NDArray[np.intp], int]]:
-    """Site batches, labelled first, with how many are labelled; the unlabelled wells go round as often as needed.
+    """Site batches, labelled sites first, with their number of labelled sites; unlabelled wells repeat as often as needed.
 
-    With domains the labelled part is of one domain, and the unlabelled part of one.
+    With domains, the labelled part of a batch is from one domain, and so is the unlabelled part.
     """
     table = images.table
     if domain_W is not None:
-        supervised = well_batches(wells.labelled, config.labelled_batch, rng, domain_W)
+        supervised = well_batches(wells.training, config.labelled_batch, rng, domain_W)
         others_of: list[NDArray[np.intp]] = []
-        while len(wells.unlabelled) and len(others_of) < len(supervised):
-            found = well_batches(wells.unlabelled, config.unlabelled_batch, rng, domain_W)
+        while len(wells.hidden) and len(others_of) < len(supervised):
+            found = well_batches(wells.hidden, config.unlabelled_batch, rng, domain_W)
             if not found:
                 break
             others_of += found
@@ -279,13 +265,12 @@ def _mixed_batches(
             mixed = np.concatenate([batch, others_of[k]]) if others_of else batch
             yield random_sites(table, mixed, rng), len(batch)
         return
-    labelled = random_sites(table, rng.permutation(wells.labelled), rng)
+    labelled = random_sites(table, rng.permutation(wells.training), rng)
     parts = np.array_split(labelled, max(1, round(len(labelled) / config.labelled_batch)))
-    needed = len(parts) * config.unlabelled_batch if len(wells.unlabelled) else 0
-    rounds = -(-needed // max(1, len(wells.unlabelled)))
+    needed = len(parts) * config.unlabelled_batch if len(wells.hidden) else 0
+    rounds = -(-needed // max(1, len(wells.hidden)))
     others = np.concatenate(
-        [random_sites(table, rng.permutation(wells.unlabelled), rng) for _ in range(rounds)]
-        or [np.empty(0, dtype=np.intp)]
+        [random_sites(table, rng.permutation(wells.hidden), rng) for _ in range(rounds)] or [np.empty(0, dtype=np.intp)]
     )[:needed]
     for part, mixed in zip(parts, np.array_split(others, len(parts)), strict=True):
         yield np.concatenate([part, mixed]), len(part)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from components.core import progress
 from components.core.learning.checkpoints import Checkpoints
-from components.core.learning.fold_data import FoldWells, configured_images
+from components.core.learning.fold_data import FoldWells, open_images
 from components.core.learning.inference import Images, well_outputs
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.network import Classifier
@@ -131,7 +131,7 @@ def held_out_images(
     """Images of the held-out experiments, standardised as the training screen's; None without any of the cell type."""
     if all(plate.cell_type != cell_type for plate in holdout.plates):
         return None
-    return configured_images(settings, holdout, store, device, team, screen)
+    return open_images(settings, holdout, store, device, team, screen)
 
 
 def predict_fold(

@@ -1,4 +1,4 @@
-"""Learning rates, EMA decay, ramps, and the batches of wells of an epoch. NumPy only.
+"""What a training epoch is made of: learning rates, EMA decay, ramps, and batches of wells and sites. NumPy only.
 
 W wells of an epoch.
 """
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.config import MeanTeacherConfig
+from components.core.screen.site_table import SiteTable
 
 
 def step_rate(epoch: int, rates: Sequence[float], milestones: Sequence[int]) -> float:
@@ -35,7 +36,7 @@ def ema_decay(step: int, epoch: int, decays: Sequence[float], epochs: Sequence[i
 
 
 def ramp(epoch: float, length: float) -> float:
-    """exp(-5 (1 - t)^2) with t = epoch / length, 1 from there on (Laine & Aila 2017, arXiv 1610.02242)."""
+    """exp(-5 (1 - t)^2) with t = epoch / length, at most 1 (Laine & Aila 2017, arXiv 1610.02242)."""
     if length <= 0:
         return 1.0
     t = min(max(epoch / length, 0.0), 1.0)
@@ -48,7 +49,7 @@ class CycleSchedule:
 
     Attributes:
         cycle_epochs: epochs of one cycle.
-        cut: first epoch of `pseudo_label`; `total` where the configuration has no pseudo-labels.
+        cut: first epoch of `pseudo_label`; equal to `total` if the configuration has no pseudo-labels.
         total: epochs of `finetune` and `pseudo_label` together.
     """
 
@@ -79,14 +80,14 @@ def well_batches(
 ) -> list[NDArray[np.intp]]:
     """An epoch's batches: every well once, in random order, batches of nearly equal size.
 
-    With domains a batch holds wells of one domain, so that BatchNorm normalises each domain by itself; batches of all
-    domains come in random order. A domain of a single well is left out: BatchNorm would have nothing to average.
+    With domains a batch holds wells of one domain, so that BatchNorm normalises each domain separately; batches of all
+    domains come in random order. A domain of a single well is left out, because BatchNorm cannot normalise one image.
 
     Args:
         wells: rows of the well table.
-        size: wells of a batch, about: a domain is cut into the nearest number of equal parts.
+        size: approximate wells of a batch: a domain is cut into the nearest number of equal parts.
         rng: draws the order.
-        domain_W: domain of every well of the table; None where batches may hold any.
+        domain_W: domain of every well of the table; None if a batch may hold wells of any domain.
     """
     order = rng.permutation(wells)
     if domain_W is None:
@@ -100,3 +101,19 @@ def well_batches(
         for part in np.array_split(of_domain, max(1, min(round(len(of_domain) / size), len(of_domain) // 2)))
     ]
     return [batches[k] for k in rng.permutation(len(batches))]
+
+
+def random_sites(table: SiteTable, wells: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.intp]:
+    """One random site of each well."""
+    first = table.first_site_W[wells]
+    return np.asarray(first + rng.integers(0, table.first_site_W[wells + 1] - first), dtype=np.intp)
+
+
+def random_site_batches(
+    table: SiteTable, batches: Sequence[NDArray[np.intp]], rng: np.random.Generator
+) -> list[NDArray[np.intp]]:
+    """One random site of each well of each batch; same draws as calling random_sites for each batch, but in one call."""
+    if not batches:
+        return []
+    sites = random_sites(table, np.concatenate(batches), rng)
+    return np.split(sites, np.cumsum([len(wells) for wells in batches])[:-1])

@@ -1,7 +1,8 @@
-"""The part of a run's configuration that the training steps read, and what of it decides their results. Pure pydantic."""
+"""The configuration sections that each training step reads, the fields that affect its results, and its seeds. Pure pydantic."""
 
 from __future__ import annotations
 
+import zlib
 from importlib.metadata import version
 from typing import Any
 
@@ -34,22 +35,22 @@ TRAINING_CODE = (
     "components.core.storage.logits",
     "components.core.storage.manifest",
 )
-"""Sources that a training step's result depends on, besides the step's own."""
+"""Source code that a training step's result depends on, besides the step's own."""
 
 PREDICTING_CODE = ("components.core.storage.embeddings",)
-"""Sources beside TRAINING_CODE that the result of a step that predicts depends on."""
+"""Source code besides TRAINING_CODE that the result of a predicting step depends on."""
 
 LIBRARIES = ("numpy", "scipy", "timm", "torch")
-"""Libraries whose version decides a training step's numbers."""
+"""Libraries whose version affects the results of training."""
 
 
 def library_versions() -> str:
-    """The installed versions of LIBRARIES, as one text for a key."""
+    """The installed versions of LIBRARIES, as text for a work key."""
     return " ".join(f"{name}=={version(name)}" for name in LIBRARIES)
 
 
 class LearningSettings(FrozenModel):
-    """What every training step reads."""
+    """The configuration of every training step."""
 
     seed: int
     screen: ScreenConfig
@@ -74,48 +75,60 @@ class LearningSettings(FrozenModel):
                 return backbone
         raise InputError(f"backbone {name!r} is not configured; backbones are {[b.name for b in self.backbones]}")
 
+    def fold_seed(self, fold: int) -> int:
+        """The seed of a fold's trainings; different for every fold of every run of up to 1,009 folds."""
+        return self.seed * 1009 + fold
+
+    def backbone_seed(self, fold: int, backbone: str) -> int:
+        """The seed of a backbone's pretraining. Folds and backbones start from different weights, so that averaging helps.
+
+        It depends on the backbone's name and not its index, so that a second backbone leaves the first one's weights as they are.
+        """
+        return self.seed * 1009 + fold * 31 + zlib.crc32(backbone.encode()) % 1009
+
     def adapting_batch(self) -> str:
-        """The batch size of inference where it decides validation: AdaBN measures a domain batch by batch."""
+        """Inference's batch size, as text for a work key, if validation depends on it: AdaBN measures a domain batch by batch."""
         return "" if self.batch_norm.domain == "none" else f"batches of {self.predict.batch_size}"
 
     def fingerprint(self) -> str:
-        """The settings that decide the result, as JSON; memory limits do not, and initial weights act through pretrain.
+        """The fields that affect the result, as JSON.
 
-        What `compute` decides is told by precision.arithmetic, as it turns out on the machine.
+        Without memory limits; without initial weights, which act through pretrain; and without `compute`, whose effect on the
+        machine at hand is network.arithmetic.
         """
         return self.model_dump_json(exclude={"loader": True, "compute": True, "backbones": {"__all__": {"weights"}}})
 
 
 class PretrainSettings(LearningSettings):
-    """What pretrain reads."""
+    """The configuration of pretrain."""
 
     pretrain: PretrainConfig
     init_from: str | None = None
 
     def fingerprint_of(self, backbone: str) -> str:
-        """What decides the weights of one backbone, as JSON: other backbones, and how the result predicts, do not.
+        """The fields that affect the weights of one backbone, as JSON; not other backbones, nor how the result predicts.
 
-        A run that it starts from counts by its weights' content, which the step adds.
+        The content of the weights that pretraining starts from is added by the step.
         """
         own = self.backbone(backbone).model_dump_json()
-        # Validation takes one view of the student's weights whatever `predict` says.
+        # Validation always takes one view, whatever `predict` says.
         unread = {"loader", "compute", "backbones", "predict", "init_from"}
         return own + self.model_dump_json(exclude=unread) + self.adapting_batch()
 
 
 class PredictingSettings(LearningSettings):
-    """What every step reads that may end training with a prediction."""
+    """The configuration of every step that may predict."""
 
     embeddings: EmbeddingsConfig
 
 
 class MeanTeacherSettings(PredictingSettings):
-    """What finetune and pseudo_label read."""
+    """The configuration of finetune and pseudo_label."""
 
     mean_teacher: MeanTeacherConfig
 
     def fingerprint(self) -> str:
-        """As every step's; fused labels count by their content and not by their place."""
+        """The fields that affect the result, as JSON; without the address of fused labels, whose content the step adds."""
         return self.model_dump_json(
             exclude={
                 "loader": True,
@@ -126,7 +139,7 @@ class MeanTeacherSettings(PredictingSettings):
         )
 
     def finetune_fingerprint(self) -> str:
-        """What decides finetune's weights, as JSON: how they predict afterwards, and pseudo-labels to come, do not."""
+        """The fields that affect finetune's weights, as JSON; not how they predict, nor the pseudo-labels of the next step."""
         later = {
             "confident_fractions",
             "pseudo_label_weight",
@@ -136,7 +149,7 @@ class MeanTeacherSettings(PredictingSettings):
             "fused_labels",
         }
         if self.mean_teacher.pseudo_labels != "none":
-            later |= {"pseudo_labels"}  # of what kind they will be; `selection` counts, for validation is by it
+            later |= {"pseudo_labels"}  # but `selection` counts, because validation uses it
         unread: dict[str, Any] = {
             "loader": True,
             "compute": True,
@@ -148,4 +161,4 @@ class MeanTeacherSettings(PredictingSettings):
 
 
 class InferSettings(PredictingSettings):
-    """What infer reads."""
+    """The configuration of infer."""

@@ -1,14 +1,10 @@
-"""pretrain: supervised training of one backbone on all cell types of a fold (SCIENCE: Adam, step schedule, best checkpoint).
-
-torch only; which wells, where weights and checkpoints go and who hears of an epoch are the caller's.
-"""
+"""pretrain: supervised training of one backbone on all cell types of a fold (Adam, step schedule, best checkpoint). torch only."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,10 +15,9 @@ from torch.nn import functional as F
 from components.core.config import ComputeConfig, PretrainConfig
 from components.core.learning.augmentation import normal_view
 from components.core.learning.checkpoints import Checkpoints, RandomState
-from components.core.learning.inference import Images, well_logits
-from components.core.learning.loader import random_site_batches
+from components.core.learning.inference import Images
 from components.core.learning.network import Classifier, prepare
-from components.core.learning.schedules import step_rate, well_batches
+from components.core.learning.schedules import random_site_batches, step_rate, well_batches
 from components.core.learning.team import (
     Replica,
     Slots,
@@ -31,78 +26,24 @@ from components.core.learning.team import (
     running_statistics,
     statistics_of_all,
 )
-from components.core.learning.training_metrics import Best, EpochMeter, Score
-
-History = list[dict[str, Any]]
-Report = Callable[[dict[str, Any]], None]
+from components.core.learning.training_metrics import Best, EpochMeter, Validation
 
 
-@dataclass(frozen=True)
-class Validation:
-    """The wells that select the checkpoint; none where a fold holds no experiment back.
-
-    Attributes:
-        wells: rows of the well table.
-        score: accuracy of their logits.
-        batch_size: sites a forward pass.
-        classes: K.
-    """
-
-    wells: NDArray[np.intp]
-    score: Score
-    batch_size: int
-    classes: int
-
-    def accuracy(self, network: torch.nn.Module, images: Images) -> float:
-        """Score of the wells at one view of all their sites."""
-        return self.score(well_logits(network, images, self.wells, 1, self.batch_size, self.classes))
-
-
-def train_supervised(
-    network: Classifier,
-    images: Images,
-    wells: NDArray[np.intp],
-    validation: Validation,
-    config: PretrainConfig,
-    seed: int,
-    report: Report,
-    compute: ComputeConfig | None = None,
-    checkpoints: Checkpoints | None = None,
-) -> History:
-    """Trains in place and leaves the network at its best validated epoch.
-
-    With selection `last`, or where nothing validates, it stays at the last.
+class SupervisedTraining:
+    """A training that trains its network in place and can be interrupted after any step.
 
     Args:
-        network: on the images' device.
+        network: the network, on the images' device.
         images: the screen's images.
         wells: labelled training wells, rows of the well table.
-        validation: what selects the checkpoint.
+        validation: the wells that select the checkpoint.
         config: schedule.
-        seed: of sites, order and views.
-        report: hears every epoch's record.
+        seed: seed of sites, order and views.
         compute: precision, and parts of a batch.
-        checkpoints: where the state is saved by time, and found again; None saves none.
 
-    Returns:
-        One record an epoch: epoch, epochs, loss, accuracy, seconds_left, and what EpochMeter measures.
+    Attributes:
+        history: one record per epoch: epoch, epochs, loss, accuracy, seconds_left, and what EpochMeter measures.
     """
-    compute, checkpoints = compute or ComputeConfig(), checkpoints or Checkpoints()
-    prepare(network, compute, images.device)
-    training = _Training(network, images, wells, validation, config, seed, compute)
-    saved = checkpoints.resume()
-    if saved is not None:
-        training.restore(saved)
-    while training.epoch < config.epochs:
-        record = training.run_epoch(checkpoints)
-        report(record)
-    if training.best_state is not None:
-        network.load_state_dict(training.best_state)
-    return training.history
-
-
-class _Training:
-    """The state of a training between two steps, and an epoch of it."""
 
     def __init__(
         self,
@@ -112,8 +53,10 @@ class _Training:
         validation: Validation,
         config: PretrainConfig,
         seed: int,
-        compute: ComputeConfig,
+        compute: ComputeConfig | None = None,
     ) -> None:
+        compute = compute or ComputeConfig()
+        prepare(network, compute, images.device)
         self._network, self._images, self._wells = network, images, wells
         self._validation, self._config = validation, config
         self._domain_W = images.batch_domains
@@ -130,21 +73,41 @@ class _Training:
         self._replica = Replica(network, self._slots)
         self._random = RandomState(seed, self._slots)
         self._best = Best()
-        self.best_state: dict[str, Any] | None = None
-        self.history: History = []
-        self.epoch = 0
+        self._best_state: dict[str, Any] | None = None
+        self.history: list[dict[str, Any]] = []
+        self._epoch = 0
         self._step = 0
+        """optimiser steps done"""
         self._of_epoch = 0
-        """steps of the epoch that are done"""
+        """steps of the current epoch done"""
         self._losses: torch.Tensor | None = None
         self._meter: EpochMeter | None = None
         self._measured: tuple[float, float, int] | None = None
-        """what an interrupted epoch had measured"""
         self._begun = time.monotonic()
 
-    def run_epoch(self, checkpoints: Checkpoints) -> dict[str, Any]:
-        """Runs an epoch, or the rest of it; saves between steps when it is time. Returns its record."""
-        config, images, epoch = self._config, self._images, self.epoch
+    def run(
+        self, report: Callable[[dict[str, Any]], None] = lambda _: None, checkpoints: Checkpoints | None = None
+    ) -> None:
+        """Trains, from the last checkpoint if there is one, and leaves the network at its best validated epoch.
+
+        With selection `last`, or without validation wells, the network stays at the last epoch.
+
+        Args:
+            report: called with every epoch's record.
+            checkpoints: where the state is saved by time; None saves none.
+        """
+        checkpoints = checkpoints or Checkpoints()
+        saved = checkpoints.resume()
+        if saved is not None:
+            self.restore(saved)
+        while self._epoch < self._config.epochs:
+            report(self._run_epoch(checkpoints))
+        if self._best_state is not None:
+            self._network.load_state_dict(self._best_state)
+
+    def _run_epoch(self, checkpoints: Checkpoints) -> dict[str, Any]:
+        """Runs an epoch, or the rest of it; returns its record."""
+        config, images, epoch = self._config, self._images, self._epoch
         rate = step_rate(epoch, config.learning_rates, config.milestones)
         of_wells = well_batches(self._wells, config.batch_size, self._random.of_sites, self._domain_W)
         batches = random_site_batches(images.table, of_wells, self._random.of_sites)
@@ -152,7 +115,7 @@ class _Training:
             self._losses = torch.zeros(len(batches), device=images.device)
         left = batches[self._of_epoch :]
         parts = [part for batch in left for part in self._slots.parts(batch)]
-        # All targets of the epoch cross to the device at once.
+        # All targets of the epoch are copied to the device at once.
         sites_S = np.concatenate(parts) if parts else np.empty(0, dtype=np.intp)
         target_S = self._target_W[torch.from_numpy(images.table.well_S[sites_S]).to(images.device)]
         targets = iter(torch.split(target_S, [len(part) for part in parts]))
@@ -175,12 +138,11 @@ class _Training:
                         loss = F.cross_entropy(logits_BK, target_B) * self._slots.weight(len(sites), size)
                         loss.backward()  # type: ignore[no-untyped-call]
                     self._losses[self._of_epoch] += loss.detach()
-                    meter.saw(len(sites))
+                    meter.add(len(sites))
             self._optimiser.step()
             self._of_epoch += 1
-            if checkpoints.due():
-                checkpoints.save(self.state())
-        loss_mean = self._mean_loss()  # waits for the device, so that the seconds are of finished work
+            checkpoints.save_if_due(self.state)
+        loss_mean = self._mean_loss()  # waits for the device, so that the seconds include all of its work
         measured = meter.measured()
         record = {
             "epoch": epoch + 1,
@@ -189,59 +151,59 @@ class _Training:
             "accuracy": self._validate(),
             **measured,
         }
-        self.epoch, self._of_epoch, self._losses, self._measured = epoch + 1, 0, None, None
+        self._epoch, self._of_epoch, self._losses, self._measured = epoch + 1, 0, None, None
         self._random.begin_epoch()
-        record["seconds_left"] = (time.monotonic() - self._begun) / self.epoch * (config.epochs - self.epoch)
+        record["seconds_left"] = (time.monotonic() - self._begun) / self._epoch * (config.epochs - self._epoch)
         self.history.append(record)
         return record
 
     def _mean_loss(self) -> float:
         assert self._losses is not None
-        # A process knows the loss of its own parts, weighted so that the mean over processes is that of the batch.
+        # Losses are weighted so that the mean over processes is that of the batch.
         team = self._images.team
         return float(team.summed(self._losses.mean(0, keepdim=True).cpu().numpy())[0]) / team.size
 
     def _validate(self) -> float | None:
-        """Accuracy of the validation wells, where there are any and it is time; keeps the best weights."""
+        """Accuracy of the validation wells, or None if there are none or it is not time; keeps the best weights."""
         config, validation = self._config, self._validation
-        last = self.epoch + 1 == config.epochs
+        last = self._epoch + 1 == config.epochs
         self._images.team.average_(running_statistics([self._network]))
-        if not len(validation.wells) or ((self.epoch + 1) % config.validate_every and not last):
+        if not len(validation.wells) or ((self._epoch + 1) % config.validate_every and not last):
             return None
         accuracy = validation.accuracy(self._network, self._images)
         if config.selection != "last" and self._best.improved(accuracy):
-            self.best_state = deepcopy(self._network.state_dict())
+            self._best_state = deepcopy(self._network.state_dict())
         return accuracy
 
     def state(self) -> dict[str, Any]:
-        """Everything that the rest of the training depends on; every process must ask."""
+        """Everything that the rest of the training depends on; every process must call it."""
         assert self._losses is not None
         return {
             "network": self._network.state_dict(),
             "statistics": statistics_of_all([self._network], self._images.team),
             "optimiser": self._optimiser.state_dict(),
             "random": self._random.state(),
-            "epoch": self.epoch,
+            "epoch": self._epoch,
             "of_epoch": self._of_epoch,
             "step": self._step,
             "losses": self._images.team.gathered(self._losses.cpu()),
             "best": float(self._best.score),
-            "best_state": self.best_state,
+            "best_state": self._best_state,
             "history": self.history,
             "measured": None if self._meter is None else self._meter.state(),
             "seconds": time.monotonic() - self._begun,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Puts everything back to what `state` told."""
+        """Restores what `state` returned."""
         team, device = self._images.team, self._images.device
         self._network.load_state_dict(state["network"])
         restore_statistics([self._network], state["statistics"], team)
         self._optimiser.load_state_dict(state["optimiser"])
         self._random.restore(state["random"])
-        self.epoch, self._of_epoch, self._step = state["epoch"], state["of_epoch"], state["step"]
+        self._epoch, self._of_epoch, self._step = state["epoch"], state["of_epoch"], state["step"]
         self._losses = state["losses"][team.rank].to(device)
         self._best.score = state["best"]
-        self.best_state = state["best_state"]
+        self._best_state = state["best_state"]
         self.history, self._measured = state["history"], state["measured"]
         self._begun = time.monotonic() - state["seconds"]

@@ -1,10 +1,14 @@
-"""What is measured during training: validation accuracy, which selects checkpoints, and the speed of an epoch."""
+"""What is measured during training: validation accuracy, which selects checkpoints, and the speed of an epoch.
+
+W wells, K class. The arithmetic of accuracies is evaluation.metrics.
+"""
 
 from __future__ import annotations
 
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -14,7 +18,7 @@ from numpy.typing import NDArray
 from components.core.config import PriorConfig
 from components.core.errors import InputError
 from components.core.evaluation.metrics import selection_accuracy
-from components.core.learning.inference import Images
+from components.core.learning.inference import Images, well_logits
 from components.core.prior.plate_groups import PlateGroups, labelled_treatments, learn_groups
 from components.core.progress import warn
 from components.core.screen.site_table import SiteTable
@@ -25,17 +29,42 @@ Score = Callable[[NDArray[np.float32]], float]
 
 
 class Best:
-    """Remembers whether the last score was the best so far; ties keep the earlier one."""
+    """The best score so far; ties keep the earlier one."""
 
     def __init__(self) -> None:
         self.score = -np.inf
 
     def improved(self, score: float) -> bool:
-        """Whether the score is a new best, which it then is."""
+        """Whether the score is a new best; if so, it is kept."""
         if score > self.score:
             self.score = score
             return True
         return False
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The wells that select the checkpoint; none if the fold holds no experiment back.
+
+    Attributes:
+        wells: rows of the well table.
+        score: accuracy of their logits.
+        batch_size: sites per forward pass.
+        classes: K.
+    """
+
+    wells: NDArray[np.intp]
+    score: Score
+    batch_size: int
+    classes: int
+
+    def logits(self, network: torch.nn.Module, images: Images) -> NDArray[np.float32]:
+        """Logits of the wells from one view of all their sites, shape (W, K)."""
+        return well_logits(network, images, self.wells, 1, self.batch_size, self.classes)
+
+    def accuracy(self, network: torch.nn.Module, images: Images) -> float:
+        """Score of the network's logits."""
+        return self.score(self.logits(network, images))
 
 
 def groups_of_fold(manifest: Manifest, fold: int, prior: PriorConfig) -> PlateGroups | None:
@@ -48,14 +77,14 @@ def groups_of_fold(manifest: Manifest, fold: int, prior: PriorConfig) -> PlateGr
         return None
     if manifest.split == "well":
         raise InputError(
-            "the plate design would tell held-out wells by their neighbours' labels; set prior.enabled to false"
+            "the plate design would reveal held-out wells by their neighbours' labels; set prior.enabled to false"
         )
     training = {experiment for experiment, own in manifest.folds.items() if own != fold}
     try:
         return learn_groups(labelled_treatments(manifest.plates, training), manifest.vocabulary.treatments)
     except InputError as error:
-        # A design with a mistake in it must not end a run after hours: the fold goes on without, and says so.
-        warn(f"fold {fold}: going on without the plate design ({error})")
+        # A mistake in the plate design must not end a run after hours of training.
+        warn(f"fold {fold}: training without the plate design ({error})")
         return None
 
 
@@ -67,7 +96,7 @@ def score_of(
     prior: PriorConfig,
     kind: Literal["balanced", "group", "raw", "last"],
 ) -> Score:
-    """Accuracy of the validation wells' logits over all classes, shape (W, K); with `last`, which selects nothing, as `group`."""
+    """The accuracy of the validation wells' logits over all classes; `last`, which selects nothing, reports `group`."""
     treatments = len(manifest.vocabulary.treatments)
     truth_W = table.class_W[wells].astype(np.intp)
     experiments_W = [table.experiments[e] for e in table.experiment_W[wells]]
@@ -88,11 +117,11 @@ def score_of(
 
 
 class EpochMeter:
-    """Starts when it is made.
+    """Sites per second, share of time spent waiting for data, and peak memory of an epoch, from its construction on.
 
     Args:
-        images: whose loader may be waited for.
-        earlier: `state` of the epoch's beginning, where it was interrupted.
+        images: their loader counts the seconds waited.
+        earlier: `state` of the epoch's first part if it was interrupted.
     """
 
     def __init__(self, images: Images, earlier: tuple[float, float, int] | None = None) -> None:
@@ -103,7 +132,7 @@ class EpochMeter:
         if images.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(images.device)
 
-    def saw(self, sites: int) -> None:
+    def add(self, sites: int) -> None:
         """Counts sites that this process trained on."""
         self._sites += sites
 
@@ -112,11 +141,11 @@ class EpochMeter:
         return time.monotonic() - self._begun, self._images.cache.waited - self._waited, self._sites
 
     def measured(self) -> dict[str, float]:
-        """Figures of the epoch so far, for its record; the device's work must have ended.
+        """The epoch's figures so far; call it when the device has finished its work.
 
         Returns:
-            sites_per_s: sites of all processes a second; seconds; data_wait: share of them in which this process waited
-            for pixels; peak_memory_gib: of the GPU during the epoch, or of this process since its start.
+            sites_per_s: sites of all processes per second; seconds; data_wait: share of the seconds in which this process
+            waited for pixels; peak_memory_gib: of the GPU during the epoch, or without GPU of this process since its start.
         """
         seconds = time.monotonic() - self._begun
         if self._images.device.type == "cuda":

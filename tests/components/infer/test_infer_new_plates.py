@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.core.errors import InputError
-from components.core.learning.fold_data import configured_images, fold_wells
+from components.core.learning.fold_data import fold_wells, open_images
 from components.core.learning.prediction import held_out_images, predict_fold
 from components.core.learning.step_settings import InferSettings
 from components.core.registry.model_manifest import ModelManifest
@@ -67,7 +67,7 @@ class Prediction:
             for n, backbone in enumerate(self.run.config.backbones)
         }
         screen, holdout = self.run.screen, self.run.holdout
-        images = configured_images(self.settings, screen, self.store, CPU)
+        images = open_images(self.settings, screen, self.store, CPU)
         wells = fold_wells(images.table, fold, "all", cell_type)
         held_out = held_out_images(holdout, screen, cell_type, self.store, self.settings, CPU)
         return dict(predict_fold(networks, screen, images, wells, held_out, cell_type, self.settings).logits)

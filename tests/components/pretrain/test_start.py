@@ -92,7 +92,7 @@ def test_a_new_run_starts_with_the_weights_of_its_fold(
 ):
     new = Trained(store, tmp_path, "new-1", larger, init_from="old-1", folds=KNOWN, seed=9).normalize()
     with monkeypatch.context() as patch:
-        patch.setattr(step, "train_supervised", lambda *_, **__: [])
+        patch.setattr(step.SupervisedTraining, "run", lambda *_: None)
         new.pretrain()
     then, now = (load_file(str(run.weights / "weights.safetensors")) for run in (old, new))
     classes_then, classes_now = (Manifest.read(run.screen).vocabulary.classes for run in (old, new))
@@ -140,7 +140,7 @@ def test_runs_in_a_folder_and_in_a_bucket_start_from_each_other(
 ):
     folder, folds = FolderStore(tmp_path / "lab data"), FoldsConfig(count=2, train=(0,))
     first = Trained(folder, tmp_path, "old-1", source).normalize().pretrain()
-    monkeypatch.setattr(step, "train_supervised", lambda *_, **__: [])
+    monkeypatch.setattr(step.SupervisedTraining, "run", lambda *_: None)
     again = Trained(folder, tmp_path, "new-1", source, init_from="old-1", folds=folds, seed=9)
     away = Trained(store, tmp_path, "new-2", source, init_from=folder.uri("runs/old-1"), folds=folds, seed=9)
     # Another seed, or what `again` made would be fetched: the address is no part of the key.

@@ -65,7 +65,7 @@ def test_a_checkpoint_that_cannot_be_saved_is_told_and_ends_nothing(tmp_path, ca
     checkpoints = Checkpoints(Full(tmp_path), 0)
     checkpoints.save({"step": 1})
     checkpoints.close()
-    assert "could not be saved (s3://b/k: upload failed (no space left)); training goes on" in capsys.readouterr().out
+    assert "could not be saved (s3://b/k: upload failed (no space left)); training continues" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from components.core.config import PretrainConfig
 from components.core.learning import training_metrics
 from components.core.learning.loader import SiteCache
-from components.core.learning.supervised import Validation, train_supervised
+from components.core.learning.supervised import SupervisedTraining
 from components.core.learning.team import Team
-from components.core.learning.training_metrics import EpochMeter
+from components.core.learning.training_metrics import EpochMeter, Validation
 from tests.components.core.learning.tiny_networks import classifier, images_of
 
 CONFIG = PretrainConfig(epochs=1, batch_size=8, learning_rates=(3e-3,), milestones=())
@@ -29,8 +29,8 @@ def test_sites_of_all_processes_and_the_share_of_time_that_was_waited(monkeypatc
     monkeypatch.setattr(training_metrics.time, "monotonic", lambda: now)
     images: Any = SimpleNamespace(cache=SimpleNamespace(waited=7.0), device=torch.device("cpu"), team=Team(0, 2))
     meter = EpochMeter(images)
-    meter.saw(30)
-    meter.saw(10)
+    meter.add(30)
+    meter.add(10)
     images.cache.waited += 1.0
     now = 14.0
     measured, meter_state = meter.measured(), meter.state()
@@ -41,7 +41,7 @@ def test_sites_of_all_processes_and_the_share_of_time_that_was_waited(monkeypatc
     resumed = EpochMeter(images, meter_state)
     now = 24.0
     images.cache.waited = 1.0
-    resumed.saw(40)
+    resumed.add(40)
     assert resumed.measured()["seconds"] == 8.0
     assert resumed.measured()["sites_per_s"] == pytest.approx(2 * 80 / 8)
     assert resumed.measured()["data_wait"] == pytest.approx(2 / 8)
@@ -61,5 +61,7 @@ def test_a_slow_source_is_waited_for_and_the_record_says_so(screen, seconds, lea
 
     fed = replace(images, table=table, cache=SiteCache(Source(), table, (6, 16, 16), 0, threads=1, ahead=0))
     wells = np.arange(table.wells)
-    (record,) = train_supervised(classifier(2), fed, wells, NOBODY, CONFIG, 1, lambda _: None)
+    training = SupervisedTraining(classifier(2), fed, wells, NOBODY, CONFIG, 1)
+    training.run()
+    (record,) = training.history
     assert least <= record["data_wait"] <= most

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from components.core.errors import InputError
 from components.core.learning.inference import Images
-from components.core.learning.loader import DecodedSites, SiteCache, random_site_batches, random_sites
+from components.core.learning.loader import DecodedSites, SiteCache
 from components.core.learning.memory import Rooms, Upload
+from components.core.learning.schedules import random_site_batches, random_sites
 from tests.components.core.learning.tiny_networks import images_of
 
 SHAPE = (2, 3, 3)

@@ -8,11 +8,10 @@ from scipy.special import softmax
 
 from components.core.config import AugmentConfig, MeanTeacherConfig
 from components.core.learning import mean_teacher
-from components.core.learning.fold_data import fold_wells
+from components.core.learning.fold_data import FoldWells, fold_wells
 from components.core.learning.inference import Images, well_logits
 from components.core.learning.mean_teacher import (
     Pair,
-    Wells,
     consistency,
     pseudo_label_loss,
     update_teacher,
@@ -40,9 +39,8 @@ def moving(screen) -> Images:
 
 
 @pytest.fixture
-def wells(images: Images) -> Wells:
-    fold = fold_wells(images.table, 0, "all", "HUVEC")
-    return Wells(fold.training, np.concatenate([fold.validation, fold.unlabelled]))
+def wells(images: Images) -> FoldWells:
+    return fold_wells(images.table, 0, "all", "HUVEC")
 
 
 def pair_of(seed: int = 0) -> Pair:
@@ -55,7 +53,7 @@ def epoch(pair, images, wells, config=CONFIG, epoch=0, pseudo_W=None, seed=5):
 
 def labels(images, wells, value: int = 0) -> torch.Tensor:
     pseudo_W = torch.full((images.table.wells,), -1, dtype=torch.long)
-    pseudo_W[torch.from_numpy(wells.unlabelled)] = value
+    pseudo_W[torch.from_numpy(wells.hidden)] = value
     return pseudo_W
 
 
@@ -144,17 +142,17 @@ def test_every_labelled_well_once_an_epoch_and_unlabelled_ones_go_round(images, 
     recorder = Recorder(images)
     pair = pair_of()
     epoch(pair, recorder.images, wells, config)
-    steps = max(1, round(len(wells.labelled) / labelled))
+    steps = max(1, round(len(wells.training) / labelled))
     assert pair.step == steps == len(recorder.batches_of_sites)
     seen = [images.table.well_S[sites] for sites in recorder.batches_of_sites]
-    is_labelled_W = np.isin(np.arange(images.table.wells), wells.labelled)
-    assert sorted(np.concatenate([w[is_labelled_W[w]] for w in seen])) == sorted(wells.labelled)
+    is_labelled_W = np.isin(np.arange(images.table.wells), wells.training)
+    assert sorted(np.concatenate([w[is_labelled_W[w]] for w in seen])) == sorted(wells.training)
     for w in seen:  # labelled first
         count = int(is_labelled_W[w].sum())
         assert is_labelled_W[w[:count]].all()
         assert len(w) - count == unlabelled
     others = np.bincount(np.concatenate([w[~is_labelled_W[w]] for w in seen]), minlength=images.table.wells)
-    rounds = others[wells.unlabelled]
+    rounds = others[wells.hidden]
     assert rounds.max() - rounds.min() <= 1
     assert rounds.sum() == steps * unlabelled == others.sum()
 
@@ -162,7 +160,12 @@ def test_every_labelled_well_once_an_epoch_and_unlabelled_ones_go_round(images, 
 def test_without_unlabelled_wells_it_still_trains(images, wells):
     pair = pair_of()
     before = weights_of(pair.student)
-    epoch(pair, images, Wells(wells.labelled, np.empty(0, dtype=np.intp)), pseudo_W=labels(images, wells))
+    epoch(
+        pair,
+        images,
+        FoldWells(wells.training, wells.validation[:0], wells.unlabelled[:0]),
+        pseudo_W=labels(images, wells),
+    )
     assert not same(before, weights_of(pair.student))
 
 
@@ -176,10 +179,10 @@ def test_labels_of_unlabelled_wells_are_never_read(moving, wells, with_pseudo_la
     reference = after(moving)
     for hidden in (-1, 0, 10**6):
         class_W = moving.table.class_W.copy()
-        class_W[np.setdiff1d(np.arange(len(class_W)), wells.labelled)] = hidden
+        class_W[np.setdiff1d(np.arange(len(class_W)), wells.training)] = hidden
         assert same(reference, after(with_classes(moving, class_W)))
     class_W = moving.table.class_W.copy()
-    class_W[wells.labelled] = np.roll(class_W[wells.labelled], 1)
+    class_W[wells.training] = np.roll(class_W[wells.training], 1)
     assert not same(reference, after(with_classes(moving, class_W)))
 
 
@@ -192,7 +195,7 @@ def test_the_pseudo_label_term_uses_the_given_classes_with_its_weight(images, we
     pair = pair_of()
     student, teacher = deepcopy(pair.student).train(), deepcopy(pair.teacher).train()
     pseudo_W = labels(images, wells)
-    pseudo_W[torch.from_numpy(wells.unlabelled)] = torch.arange(len(wells.unlabelled)) % 6
+    pseudo_W[torch.from_numpy(wells.hidden)] = torch.arange(len(wells.hidden)) % 6
     # Symmetries are always on, so the views themselves are taken away.
     for name in ("normal_view", "easy_view", "hard_view"):
         monkeypatch.setattr(mean_teacher, name, lambda x, *_: x)
@@ -200,7 +203,7 @@ def test_the_pseudo_label_term_uses_the_given_classes_with_its_weight(images, we
     (sites,) = recorder.batches_of_sites
     ((_, x),) = images.batches([sites])
     well_B = images.table.well_S[sites]
-    count = len(wells.labelled)
+    count = len(wells.training)
     with torch.no_grad():
         target_L = torch.from_numpy(images.table.class_W[well_B[:count]]).long()
         supervised = torch.nn.functional.cross_entropy(student(x[:count], target_L), target_L)
@@ -225,7 +228,7 @@ def test_given_classes_teach_the_student(images, wells):
     pair = pair_of()
     for number in range(8):
         epoch(pair, images, wells, config, epoch=number, pseudo_W=labels(images, wells, value=4))
-    logits_WK = well_logits(pair.student, images, wells.unlabelled, 1, 16, K)
+    logits_WK = well_logits(pair.student, images, wells.hidden, 1, 16, K)
     assert (logits_WK.argmax(1) == 4).mean() > 0.9
 
 

@@ -3,8 +3,9 @@ import torch
 
 from components.core.learning.fold_data import fold_wells
 from components.core.learning.inference import Images
-from components.core.learning.mean_teacher import Pair, Wells
-from components.core.learning.mean_teacher_run import train_epochs
+from components.core.learning.mean_teacher import Pair
+from components.core.learning.mean_teacher_run import MeanTeacherTraining
+from components.core.learning.training_metrics import Validation
 from tests.components.core.learning.tiny_networks import MEAN_TEACHER, SLIM, SMALL, classifier, same, weights_of
 
 K = 8
@@ -29,20 +30,11 @@ def pairs(*backbones):
 def run(images: Images, own, score, epochs, refresh=None, validation=None, keep_best=None, **changes):
     wells = fold_wells(images.table, 0, "all", "HUVEC")
     settings = MEAN_TEACHER.model_copy(update={"mean_teacher": MEAN_TEACHER.mean_teacher.model_copy(update=changes)})
-    return train_epochs(
-        pairs=own,
-        images=images,
-        wells=Wells(wells.training, np.concatenate([wells.validation, wells.unlabelled])),
-        validation=wells.validation if validation is None else validation,
-        score=score,
-        settings=settings,
-        classes=K,
-        epochs=epochs,
-        cell_type="HUVEC",
-        fold=0,
-        refresh=refresh,
-        keep_best=refresh is not None if keep_best is None else keep_best,
-    )
+    measured = Validation(wells.validation if validation is None else validation, score, 16, K)
+    keep_best = refresh is not None if keep_best is None else keep_best
+    training = MeanTeacherTraining(own, images, wells, measured, settings, epochs, "HUVEC", 0, refresh, keep_best)
+    training.run()
+    return training
 
 
 class Labels:

@@ -9,9 +9,9 @@ import torch
 
 from components.core.learning import mean_teacher
 from components.core.learning.batch_norm import domain_of_wells
-from components.core.learning.fold_data import fold_wells
+from components.core.learning.fold_data import FoldWells, fold_wells
 from components.core.learning.inference import Images
-from components.core.learning.mean_teacher import Pair, Wells
+from components.core.learning.mean_teacher import Pair
 from components.core.learning.schedules import CycleSchedule
 from tests.components.core.learning.recorded_passes import leave_views_out, mark_views, numbered, recorded
 from tests.components.core.learning.tiny_networks import MEAN_TEACHER, SLIM, classifier, train_epoch, weights_of
@@ -22,9 +22,8 @@ STEPS = 3  # of an epoch: 18 labelled wells
 
 
 @pytest.fixture
-def wells(images: Images) -> Wells:
-    fold = fold_wells(images.table, 0, "all", "HUVEC")
-    return Wells(fold.training, np.concatenate([fold.validation, fold.unlabelled]))
+def wells(images: Images) -> FoldWells:
+    return fold_wells(images.table, 0, "all", "HUVEC")
 
 
 def pair_of(step: int = 0) -> Pair:
@@ -54,14 +53,14 @@ def test_each_pass_has_its_own_view_of_its_own_wells(images, wells, monkeypatch)
     assert len(supervised) == len(second) == len(teacher) == STEPS
     for labelled, every, taught in zip(supervised, second, teacher, strict=True):
         assert (labelled.views, every.views, taught.views) == ({"normal_view"}, {"easy_view"}, {"hard_view"})
-        assert set(labelled.wells) <= set(wells.labelled)
+        assert set(labelled.wells) <= set(wells.training)
         assert labelled.target_B == images.table.class_W[labelled.wells].tolist()
         assert every.wells == taught.wells, "the consistency compares the same wells"
         count = len(labelled.wells)
         assert every.wells[:count] == labelled.wells
-        assert set(every.wells[count:]) <= set(wells.unlabelled)
+        assert set(every.wells[count:]) <= set(wells.hidden)
         assert len(every.wells) == count + CONFIG.unlabelled_batch
-    assert sorted(well for one in supervised for well in one.wells) == sorted(wells.labelled)
+    assert sorted(well for one in supervised for well in one.wells) == sorted(wells.training)
 
 
 def test_each_pass_is_jittered_by_itself(images, wells, monkeypatch):
@@ -93,8 +92,8 @@ def test_every_pass_is_of_one_domain_where_batches_are(images, wells, domain, mo
     # The parts of a batch are of different domains, and together they are all of its wells.
     seen = [well for one in second for well in one.wells]
     assert seen == [well for one in teacher for well in one.wells]
-    assert sorted(well for well in seen if well in wells.labelled) == sorted(wells.labelled)
-    assert {well for well in seen if well not in wells.labelled} <= set(wells.unlabelled)
+    assert sorted(well for well in seen if well in wells.training) == sorted(wells.training)
+    assert {well for well in seen if well not in wells.training} <= set(wells.hidden)
     assert len(second) == len(teacher) == 2 * len(supervised)
 
 

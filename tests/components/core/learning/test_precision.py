@@ -9,7 +9,7 @@ from torch import nn
 from components.core.config import ComputeConfig
 from components.core.errors import InputError
 from components.core.learning.network import arithmetic, precision_of, prepare
-from components.core.learning.supervised import train_supervised
+from components.core.learning.supervised import SupervisedTraining
 from tests.components.core.learning.test_supervised import CONFIG, NOBODY, toy  # noqa: F401 - a fixture
 from tests.components.core.learning.tiny_networks import CPU, classifier, same, weights_of
 
@@ -64,7 +64,9 @@ def test_training_in_bfloat16_learns_too(toy):  # noqa: F811
         network = classifier(3)
         compute = ComputeConfig(precision=precision)
         wells = torch.arange(toy.table.wells).numpy()
-        history = train_supervised(network, toy, wells, NOBODY, config, 1, lambda _: None, compute)
+        training = SupervisedTraining(network, toy, wells, NOBODY, config, 1, compute)
+        training.run()
+        history = training.history
         assert history[-1]["loss"] < 0.7 * history[0]["loss"]
         weights.append(weights_of(network))
     assert not same(*weights)

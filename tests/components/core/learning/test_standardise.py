@@ -27,11 +27,15 @@ def test_is_the_plain_formula_with_each_plates_statistics():
     np.testing.assert_allclose(got, np.stack(expected), rtol=1e-5, atol=1e-5)
 
 
+def standardised_by(domain, jitter=0.0):
+    return RUN.model_copy(update={"standardise": StandardiseConfig(domain=domain, jitter=jitter)})
+
+
 @pytest.mark.parametrize("domain", ["none", "global", "cell_type", "experiment", "plate"])
 def test_a_screens_images_are_standardised_by_their_domain(screen, domain):
     """Against NumPy over the source pixels of all plates of the domain, four of the eight plates' first sites."""
     store, manifest = screen
-    images = open_images(manifest, store, StandardiseConfig(domain=domain, jitter=0.1), RUN.augment, RUN.loader, CPU)
+    images = open_images(standardised_by(domain, 0.1), manifest, store, CPU)
     key_of = {
         "none": lambda p: "none",
         "global": lambda p: "all",
@@ -66,14 +70,12 @@ def test_other_manifests_take_wide_statistics_from_the_training_screen(screen):
     few = manifest.model_copy(update={"plates": manifest.plates[:1]})
 
     def standardised(domain, reference):
-        config = StandardiseConfig(domain=domain, jitter=0.0)
-        images = open_images(few, store, config, RUN.augment, RUN.loader, CPU, reference)
+        images = open_images(standardised_by(domain), few, store, CPU, reference=reference)
         ((_, x),) = images.batches([np.array([0])])
         return x
 
     def in_whole_screen(domain):
-        config = StandardiseConfig(domain=domain, jitter=0.0)
-        ((_, x),) = open_images(manifest, store, config, RUN.augment, RUN.loader, CPU).batches([np.array([0])])
+        ((_, x),) = open_images(standardised_by(domain), manifest, store, CPU).batches([np.array([0])])
         return x
 
     for domain in ("global", "cell_type"):

@@ -7,7 +7,8 @@ import torch
 from components.core.config import AugmentConfig, PretrainConfig
 from components.core.learning.inference import Images, well_logits
 from components.core.learning.loader import SiteCache
-from components.core.learning.supervised import Validation, train_supervised
+from components.core.learning.supervised import SupervisedTraining
+from components.core.learning.training_metrics import Validation
 from tests.components.core.learning.tiny_networks import classifier, images_of, same, weights_of
 
 CONFIG = PretrainConfig(epochs=3, batch_size=8, learning_rates=(3e-3,), milestones=())
@@ -33,7 +34,13 @@ def toy(images: Images) -> Images:
 def train(images, config=CONFIG, wells=None, validation=NOBODY, seed=1, report=lambda _: None):
     network = classifier(K)
     wells = np.arange(images.table.wells) if wells is None else wells
-    return network, train_supervised(network, images, wells, validation, config, seed, report)
+    return network, trained(network, images, wells, validation, config, seed, report)
+
+
+def trained(network, images, wells, validation, config, seed, report):
+    training = SupervisedTraining(network, images, wells, validation, config, seed)
+    training.run(report)
+    return training.history
 
 
 def test_the_loss_falls_and_unseen_wells_are_named(toy):
@@ -66,7 +73,7 @@ def test_the_network_ends_at_its_best_validated_epoch(toy):
 
     network = classifier(K)
     config = CONFIG.model_copy(update={"epochs": 4})
-    history = train_supervised(
+    history = trained(
         network, toy, np.arange(20), Validation(wells, score, 16, K), config, 1,
         lambda _: states.append(weights_of(network)),
     )  # fmt: skip
@@ -83,9 +90,7 @@ def test_validation_comes_every_few_epochs_and_at_the_end(toy):
 def test_without_validation_wells_the_last_epoch_stays(toy):
     states = []
     network = classifier(K)
-    history = train_supervised(
-        network, toy, np.arange(20), NOBODY, CONFIG, 1, lambda _: states.append(weights_of(network))
-    )
+    history = trained(network, toy, np.arange(20), NOBODY, CONFIG, 1, lambda _: states.append(weights_of(network)))
     assert same(weights_of(network), states[-1])
     assert {record["accuracy"] for record in history} == {None}
 

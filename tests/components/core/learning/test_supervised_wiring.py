@@ -7,7 +7,8 @@ from components.core.config import PretrainConfig
 from components.core.learning import supervised
 from components.core.learning.batch_norm import domain_of_wells
 from components.core.learning.inference import Images
-from components.core.learning.supervised import Validation, train_supervised
+from components.core.learning.supervised import SupervisedTraining
+from components.core.learning.training_metrics import Validation
 from tests.components.core.learning.recorded_passes import leave_views_out, mark_views, numbered, recorded
 from tests.components.core.learning.tiny_networks import SLIM, classifier, with_classes
 
@@ -32,7 +33,7 @@ def passes_of(images, wells):
         epochs.append(passes[:])
         passes.clear()
 
-    train_supervised(network, images, wells, NOBODY, CONFIG, 1, report)
+    SupervisedTraining(network, images, wells, NOBODY, CONFIG, 1).run(report)
     assert len(epochs) == EPOCHS
     assert all(one.training for of_epoch in epochs for one in of_epoch)
     return epochs

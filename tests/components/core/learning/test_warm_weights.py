@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from components.core.errors import InputError
-from components.core.learning.initial_weights import take_over
+from components.core.learning.initial_weights import copy_pretrained
 from components.core.learning.weight_files import save_weights
 from tests.components.core.learning.tiny_networks import SLIM, SMALL, classifier, same, weights_of
 
@@ -30,7 +30,7 @@ def file(tmp_path: Path, kind: str) -> Path:
 def test_the_backbone_is_taken_whole_and_the_head_by_label(file: Path, kind: str) -> None:
     then, network = load_file(str(file)), classifier(len(NOW), 2, SLIM, kind=kind)
     before = weights_of(network)
-    taken = take_over(network, file, THEN, NOW, "fold 0 of run old-1")
+    taken = copy_pretrained(network, file, THEN, NOW, "fold 0 of run old-1")
     after = weights_of(network)
     for name, tensor in after.items():
         if not name.startswith("head."):
@@ -48,14 +48,14 @@ def test_the_backbone_is_taken_whole_and_the_head_by_label(file: Path, kind: str
 
 def test_the_same_classes_give_the_same_network(file: Path, kind: str) -> None:
     network = classifier(len(THEN), 2, SLIM, kind=kind)
-    take_over(network, file, THEN, THEN, "it")
+    copy_pretrained(network, file, THEN, THEN, "it")
     assert same(weights_of(network), weights_of(classifier(len(THEN), 1, SLIM, kind=kind)))
 
 
 def test_no_class_in_common_leaves_the_head_random(file: Path, kind: str) -> None:
     network = classifier(2, 2, SLIM, kind=kind)
     head = weights_of(network)["head.weight"]
-    assert take_over(network, file, THEN, ("x", "y"), "it").known == ()
+    assert copy_pretrained(network, file, THEN, ("x", "y"), "it").known == ()
     assert torch.equal(weights_of(network)["head.weight"], head)
 
 
@@ -72,5 +72,5 @@ def test_another_architecture_is_refused_and_nothing_is_changed(file: Path, kind
         file.unlink()
     before = weights_of(network)
     with pytest.raises(InputError, match=r"is of another architecture \(tensor |cannot read the weights"):
-        take_over(network, file, THEN[:-1] if change == "other classes" else THEN, NOW, "it")
+        copy_pretrained(network, file, THEN[:-1] if change == "other classes" else THEN, NOW, "it")
     assert same(weights_of(network), before)

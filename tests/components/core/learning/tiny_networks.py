@@ -14,16 +14,15 @@ from components.core.config import (
     AugmentConfig,
     BackboneConfig,
     HeadConfig,
-    LoaderConfig,
     MeanTeacherConfig,
     PredictConfig,
     PretrainConfig,
     RunConfig,
     StandardiseConfig,
 )
-from components.core.learning.fold_data import open_images
+from components.core.learning.fold_data import FoldWells, open_images
 from components.core.learning.inference import Images
-from components.core.learning.mean_teacher import Pair, PairEpoch, Wells
+from components.core.learning.mean_teacher import Pair, PairEpoch
 from components.core.learning.network import Classifier
 from components.core.learning.schedules import CycleSchedule
 from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
@@ -62,7 +61,8 @@ MEAN_TEACHER = RUN.section(MeanTeacherSettings)
 
 def images_of(screen: tuple[ObjectReader, Manifest], augment: AugmentConfig = STILL, jitter: float = 0.0) -> Images:
     store, manifest = screen
-    return open_images(manifest, store, StandardiseConfig(jitter=jitter), augment, LoaderConfig(), CPU)
+    settings = RUN.model_copy(update={"standardise": StandardiseConfig(jitter=jitter), "augment": augment})
+    return open_images(settings, manifest, store, CPU)
 
 
 def with_classes(images: Images, class_W: NDArray[np.int32]) -> Images:
@@ -88,7 +88,7 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
 def train_epoch(
     pair: Pair,
     images: Images,
-    wells: Wells,
+    wells: FoldWells,
     config: MeanTeacherConfig,
     schedule: CycleSchedule,
     epoch: int,
