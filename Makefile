@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all bench lint format lock images lock-images clean
+.PHONY: demo test test-all bench docs lint format lock images lock-images clean
 
 demo: $(VENV)/.installed  ## the whole DAG on a simulated screen, here; ends with the accuracy table and the report's path
 	$(BIN)/cellsignal run --config demo --out runs/demo
@@ -14,8 +14,11 @@ test: $(VENV)/.installed  ## the fast tests
 test-all: $(VENV)/.installed  ## also the slow ones and whatever else this machine can run
 	$(BIN)/python -m pytest -m "not docker and not cluster and not gpu"
 
-bench: $(VENV)/.installed  ## figures for this machine: a table, and bench.json
-	$(BIN)/python -m tests.bench
+bench: $(VENV)/.installed  ## figures for this machine: a table, and bench.json; ROWS=loading measures a part
+	$(BIN)/python -m tests.bench $(ROWS)
+
+docs: $(VENV)/.installed  ## the pages as a site below site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir site
 
 lint: $(VENV)/.installed  ## ruff, mypy (strict), import rules, the Dockerfile
 	$(BIN)/ruff check

@@ -1,4 +1,4 @@
-"""All measurements: a table here, and bench.json in the current folder. `make bench`.
+"""Measurements: a table here, and bench.json in the current folder. `make bench`, `make bench ROWS=loading`.
 
 To measure something else, add a module with `rows()` to this folder and its name to MODULES.
 """
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.core import progress
+from tests.bench.row import report
 
 MODULES = ("codecs", "packing", "loading", "training", "gpu", "balancing")
 # One thread for everything that is compared. Set before a module below loads NumPy.
@@ -40,23 +41,33 @@ def machine() -> dict[str, str | int | None]:
     }
 
 
-def main() -> None:
+def main(chosen: list[str]) -> None:
+    """Measures the chosen modules, or all; prints each module's table when it is done.
+
+    Args:
+        chosen: names of MODULES, separated by spaces or commas.
+    """
     os.environ.update(THREADS)
-    here, console = machine(), Console(width=None if sys.stdout.isatty() else 200)
-    table = Table("what", "value", "baseline", "unit", "ratio", "note", title=f"{here['cpu']}, 1 thread")
-    for column in table.columns[1:3]:
-        column.justify = "right"
-    rows = []
-    for module in MODULES:
-        rows += import_module(f"tests.bench.{module}").rows()
-    for row in rows:
-        baseline, ratio = (f"{x:.4g}" if x is not None else "" for x in (row.baseline, row.ratio))
-        table.add_row(row.name, f"{row.value:.4g}", baseline, row.unit, ratio, row.note)
-    console.print(table)
+    names = [name for part in chosen for name in part.split(",") if name] or list(MODULES)
+    if unknown := [name for name in names if name not in MODULES]:
+        sys.exit(f"error: no rows {', '.join(unknown)}; known are {', '.join(MODULES)}")
+    here, console, rows = machine(), Console(width=None if sys.stdout.isatty() else 200), []
+    for number, name in enumerate(names, 1):
+        report(f"[{number}/{len(names)}] {name}")
+        found = import_module(f"tests.bench.{name}").rows()
+        rows += found
+        table = Table("row", "value", "baseline", "unit", "ratio", "note", title=f"{name}: {here['cpu']}, 1 thread")
+        for column in table.columns[1:3]:
+            column.justify = "right"
+        for row in found:
+            baseline, ratio = (f"{x:.4g}" if x is not None else "" for x in (row.baseline, row.ratio))
+            table.add_row(row.name, f"{row.value:.4g}", baseline, row.unit, ratio, row.note)
+        if found:
+            console.print(table)
     text = json.dumps({"machine": here, "rows": [asdict(row) for row in rows]}, indent=2)
     Path("bench.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    progress.silence()  # what steps say is not what is measured here
-    main()
+    progress.silence()  # progress of the steps is not what is measured here
+    main(sys.argv[1:])

@@ -21,7 +21,7 @@ from scipy.special import log_softmax
 
 from components.core.config import PriorConfig
 from components.core.prior.balancing import Balanced, greedy_balance, sinkhorn
-from tests.bench.row import Row
+from tests.bench.row import Row, report
 
 SIZE = 277
 # The shift sets how many wells plain arg-max names right: about half, and about seven in eight.
@@ -109,6 +109,7 @@ def assigned(log_prob_WK: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _rows(name: str, shift: float) -> list[Row]:
+    report(f"balancing: {name} plates")
     chosen = chosen_setting([plate(seed, shift) for seed in TUNING_SEEDS])
     plates = [plate(seed, shift) for seed in EVALUATION_SEEDS]
     prior = PriorConfig()

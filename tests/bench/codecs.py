@@ -16,7 +16,7 @@ import numpy as np
 
 from components.core.config import PackConfig
 from components.core.screen.ome_zarr import decode_chunk, encode_chunk
-from tests.bench.row import Row
+from tests.bench.row import Row, report
 from tests.bench.sites import SIZE, origin, png_sites
 
 LEVELS: dict[Literal["lz4", "zstd"], tuple[int, ...]] = {"lz4": (1, 5, 9), "zstd": (1, 3, 5)}
@@ -38,6 +38,7 @@ def rows() -> list[Row]:
     out_CSS = np.empty((6, SIZE, SIZE), np.uint8)
     found = []
     for pack in settings:
+        report(f"codec {pack.codec} {pack.level} {pack.shuffle}")
         chunks = [encode_chunk(pixels_CSS, pack) for pixels_CSS in sites]
         encode = _milliseconds(lambda n, pack=pack: encode_chunk(sites[n], pack), len(sites))
         decode = _milliseconds(lambda n, chunks=chunks: decode_chunk(chunks[n], out_CSS), len(sites))

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from dataclasses import dataclass
+
+START = time.monotonic()
+
+
+def report(doing: str) -> None:
+    """Prints what is measured now, with the minutes since the start, to standard error."""
+    print(f"{(time.monotonic() - START) / 60:5.1f} min  {doing}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import numpy as np
 from components.core.config import ScreenConfig
 from components.core.screen.simulation.plate_design import SimulationSettings, design_screen
 from components.core.screen.simulation.rendering import render_site
+from tests.bench.row import report
 
 SIZE = 512
 RXRX1 = Path(__file__).resolve().parents[3] / "shared" / "rxrx1" / "images"
@@ -109,6 +110,7 @@ def interleaved(works: Mapping[str, Callable[[], object]], repeats: int) -> dict
     """
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
     for round_ in range(repeats + 1):
+        report(f"{', '.join(works)}: {f'round {round_} of {repeats}' if round_ else 'warm-up'}")
         for name, work in works.items():
             cpu, wall = cpu_seconds(), time.perf_counter()
             work()

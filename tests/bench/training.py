@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.bench.row import Row
+from tests.bench.row import Row, report
 from tests.bench.sites import slope
 
 SIZES, ROUNDS = (1, 2, 4, 8), 3
@@ -31,6 +31,7 @@ def rows() -> list[Row]:
 
 def _child(module: str, *arguments: object) -> Any:
     """What a measuring process printed as its last line."""
+    report(" ".join(map(str, (module.rpartition(".")[2], *arguments))))
     done = subprocess.run(
         [sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True, check=True, cwd=ROOT
     )
