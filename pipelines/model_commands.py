@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from components.core.registry.champion import Change
+    from components.core.registry.champion import PromotionResult
     from components.core.registry.model_manifest import ModelManifest
     from components.core.storage.folder_store import FolderStore
     from components.core.storage.object_store import ObjectStore
@@ -111,8 +111,7 @@ def show(
     from components.core.evaluation.table import accuracy_table
     from components.core.registry.champion import read_champion
     from components.core.registry.model_manifest import CARD, METRICS
-    from components.core.registry.opened_model import read_file
-    from components.core.registry.published_models import find_model
+    from components.core.registry.published_models import find_model, read_file
     from pipelines.model_tables import facts_table, history_table
 
     console = console_of_terminal()
@@ -172,13 +171,13 @@ def promote(
     Exits with 4 where another model was promoted meanwhile; nothing is changed then.
     """
     from components.core.registry.champion import promote as promote_model
-    from components.core.registry.published_models import is_fingerprint, meant
+    from components.core.registry.published_models import is_fingerprint, resolve_fingerprint
 
     console = console_of_terminal()
     reason = _reason(reason)
     if is_fingerprint(model):
         with opened_store(config, set, bucket, prefix, store, console) as opened:
-            _tell(promote_model(opened, meant(opened, model), reason, expected=expect), console)
+            _tell(promote_model(opened, resolve_fingerprint(opened, model), reason, expected=expect), console)
         return
     key, opening = _store_of_run(model, config, set, bucket, prefix, store, console)
     with opening as opened:
@@ -281,7 +280,7 @@ def _publish(store: FolderStore | ObjectStore, key: str, console: Console, anew:
     return model
 
 
-def _tell(change: Change, console: Console) -> None:
+def _tell(change: PromotionResult, console: Console) -> None:
     """Says what became of a promotion; ends with 4 where another came first."""
     now = change.champion.now
     if change.outcome == "overtaken":

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from components.core.registry.champion import Champion
 from components.core.registry.model_manifest import SHORT, ModelManifest
-from components.core.registry.published_models import ModelLine
+from components.core.registry.published_models import ListedModel
 from components.core.registry.removal import Removable
 from pipelines.store_tables import shown_age, shown_size
 
@@ -20,7 +20,7 @@ MARK = "*"
 LEGEND = f"well top-1, %: raw→assigned, that is without→with the prior; {MARK} champion"
 
 
-def models_table(models: Sequence[ModelLine], champion: Champion | None) -> Table:
+def models_table(models: Sequence[ListedModel], champion: Champion | None) -> Table:
     """Models, one a line, with their scores without and with the prior."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column(" model", no_wrap=True)
@@ -92,11 +92,15 @@ def history_table(champion: Champion) -> Table:
     table.add_column("promoted (UTC)", no_wrap=True)
     table.add_column("by", overflow="fold")
     table.add_column("why", overflow="fold", min_width=16)
-    for reign in champion.reigns:
-        back = f"(back to {reign.restores}) " if reign.restores is not None else ""
-        at = f"{reign.at.astimezone(UTC):%Y-%m-%d %H:%M}"
+    for promotion in champion.promotions:
+        back = f"(back to {promotion.restores}) " if promotion.restores is not None else ""
+        at = f"{promotion.at.astimezone(UTC):%Y-%m-%d %H:%M}"
         table.add_row(
-            str(reign.generation), reign.fingerprint[:SHORT], at, escape(reign.by), escape(f"{back}{reign.why}")
+            str(promotion.generation),
+            promotion.fingerprint[:SHORT],
+            at,
+            escape(promotion.by),
+            escape(f"{back}{promotion.why}"),
         )
     return table
 
@@ -124,11 +128,11 @@ def removable_table(items: Sequence[Removable]) -> Table:
 
 
 def _standing(model: ModelManifest, champion: Champion | None) -> str:
-    reigns = champion.reigns if champion else ()
-    own = [reign for reign in reigns if reign.fingerprint == model.fingerprint]
+    promotions = champion.promotions if champion else ()
+    own = [promotion for promotion in promotions if promotion.fingerprint == model.fingerprint]
     if champion and own[:1] == [champion.now]:
         return f"since {own[0].at.astimezone(UTC):%Y-%m-%d %H:%M} UTC, generation {own[0].generation}"
-    return f"was, generation {', '.join(str(reign.generation) for reign in reversed(own))}" if own else "never"
+    return f"was, generation {', '.join(str(promotion.generation) for promotion in reversed(own))}" if own else "never"
 
 
 def _both(model: ModelManifest, score: str) -> str:

@@ -25,7 +25,7 @@ from components.core.prior.balancing import balanced
 from components.core.prior.competition import Competition, competitions
 from components.core.prior.naming import Names, Temperatures, name_wells
 from components.core.prior.plate_groups import NoPlateDesignError, PlateGroups, labelled_treatments, learn_groups
-from components.core.registry.plate_design import groups_of
+from components.core.registry.reference import groups_of
 from components.core.storage.logits import META_FILE, ROLES, WellLogits, read_logits
 from components.core.storage.manifest import Manifest, ReferenceModel
 from components.core.storage.run_outcome import tell_failures

@@ -20,8 +20,7 @@ from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_COD
 from components.core.learning.team import Team
 from components.core.learning.weight_files import load_weights
 from components.core.registry.model_manifest import ModelManifest
-from components.core.registry.opened_model import OpenedModel, bring_model
-from components.core.registry.published_models import find_model
+from components.core.registry.published_models import OpenedModel, download_model, find_model
 from components.core.storage.finished import code_digest
 from components.core.storage.interface import ObjectReader, ObjectStorage
 from components.core.storage.manifest import Manifest, ReferenceModel
@@ -65,7 +64,7 @@ def run(
     """
     device = pick_device()
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
-        opened = bring_model(registry, model, Path(folder), [cell_type], [fold])
+        opened = download_model(registry, model, Path(folder), [cell_type], [fold])
         networks = _load(settings, opened, fold, cell_type, device)
     checkpoints = checkpoints or Checkpoints()
     saved = checkpoints.resume()

@@ -16,7 +16,7 @@ from components.core.config import RunConfig, parse
 from components.core.errors import InputError
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.new_plates import check_first_image, plates_for, seen_before
-from components.core.registry.opened_model import OpenedModel, open_model
+from components.core.registry.published_models import OpenedModel, open_model
 from components.core.registry.reference import reference_of
 from components.core.screen.manifests import build_manifest
 from components.core.screen.screen_source import ScreenSource

@@ -19,7 +19,7 @@ from components.core.evaluation.comparison.decision import (
 )
 from components.core.evaluation.comparison.wells import paired_wells
 from components.core.registry.model_manifest import ModelManifest
-from components.core.registry.opened_model import trained_plates
+from components.core.registry.published_models import trained_plates
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
 from components.core.storage.run_outcome import RESULTS

@@ -23,7 +23,14 @@ from rich.console import Console
 from components.core.config import CHANNELS, RunConfig
 from components.core.errors import InputError, StepError
 from components.core.learning.step_settings import library_versions
-from components.core.registry.champion import CHAMPION, Champion, Change, promote, read_champion, who
+from components.core.registry.champion import (
+    CHAMPION,
+    Champion,
+    PromotionResult,
+    current_user,
+    promote,
+    read_champion,
+)
 from components.core.registry.model_manifest import SHORT, ModelManifest
 from components.core.registry.published_models import read_model
 from components.core.registry.publishing import publish
@@ -219,11 +226,11 @@ class _Retraining:
         challenger, throne = judge.challenger, _Throne.read(self.store)
         decision, found = judge.decide(throne.model)
         reason, compared_with = decision.reason, throne.model.fingerprint if throne.model else None
-        change: Change | None = None
+        change: PromotionResult | None = None
         if decision.outcome == "same_model" and throne.champion:
             # Whoever promoted it said why, and which was the champion before.
             reason = throne.champion.now.why
-            compared_with = next((reign.fingerprint for reign in throne.champion.history), None)
+            compared_with = next((promotion.fingerprint for promotion in throne.champion.history), None)
         elif decision.promote and (later := self._later()):
             reason = (
                 f"a later state of the screen was retrained meanwhile (run {later.run}), whose outcome an earlier one does not "
@@ -247,7 +254,7 @@ class _Retraining:
             reason=reason,
             looked=self.looked,
             at=now(),
-            by=who(),
+            by=current_user(),
         )
         write_outcome(self.store, outcome)
         self.telling.decided(decision, outcome, found.remarks, folder)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from components.core.config import NO_EFFECT_ON_RESULTS, RunConfig, parse
 from components.core.errors import InputError
-from components.core.registry.champion import who
+from components.core.registry.champion import current_user
 from components.core.registry.model_manifest import ModelManifest
 from components.core.screen.folds import assign_folds
 from components.core.storage.interface import ObjectStorage
@@ -37,7 +37,7 @@ def started(
     """
     mine = with_folds(config, champion, experiments)
     known = champion.fingerprint if champion is not None and mine != config else None
-    record = Start(config=json.loads(mine.model_dump_json()), fold_source=known, at=now(), by=who())
+    record = Start(config=json.loads(mine.model_dump_json()), fold_source=known, at=now(), by=current_user())
     agreed = parse(RunConfig, agree(store, config.name, digest, record).config, source="retraining: configuration")
     # Where and with what it runs is of whoever runs it.
     own = {name: getattr(config, name) for name in NO_EFFECT_ON_RESULTS}

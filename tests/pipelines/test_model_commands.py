@@ -133,10 +133,10 @@ def test_a_rollback_says_which_model_is_the_champion_again(tmp_path: Path) -> No
 def test_a_model_that_cannot_be_read_is_listed_and_named(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     damaged = put_model(store, 1)
-    store.put(f"models/{damaged}/manifest.json", b'{"model_schema": 2}')
+    store.put(f"models/{damaged}/manifest.json", b'{"schema_version": 2}')
     listed = rows(invoke(store, "list"))
     assert f"{damaged[:12]} – (cannot be read)" in listed
-    assert any("model schema 2 is newer than this version reads (1); upgrade cellsignal" in line for line in listed)
+    assert any("schema 2, newer than this version reads (1); upgrade cellsignal" in line for line in listed)
 
 
 def test_models_are_listed_whatever_became_of_the_champion(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_models_are_listed_whatever_became_of_the_champion(tmp_path: Path) -> No
     assert second[:12] in done.output
     assert "no model has been promoted yet" not in done.output
     assert isinstance(done.exception, InputError)
-    assert "champion.json: damaged, so which model is the champion is not known" in str(done.exception)
+    assert "champion.json: damaged, not a champion's record" in str(done.exception)
 
 
 def test_gc_shows_asks_removes_and_leaves_what_a_rollback_needs(either_store: ObjectStore | FolderStore) -> None:

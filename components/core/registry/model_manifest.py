@@ -1,30 +1,30 @@
-"""What is known of a published model: all that predicting new plates, and comparing it with another, needs. Pure data (pydantic).
+"""The manifest of a published model: everything that predicting new plates and comparing models needs. Pure data (pydantic).
 
-models/FINGERPRINT/manifest.json          written last: the model is whole
+models/FINGERPRINT/manifest.json          written last: the model is complete
 models/FINGERPRINT/ATTEMPT/weights/...    networks, safetensors
 models/FINGERPRINT/ATTEMPT/metrics.json, config.yaml, card.md, plates.json
 
-ATTEMPT is of whoever published first; the manifest names it.
+The manifest names the ATTEMPT of the publisher that finished first.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from components.core.config import FrozenModel, RunConfig, parse
+from components.core.config import RunConfig, parse
+from components.core.config.base import FrozenModel
 from components.core.errors import InputError
 from components.core.screen.wells import experiment_of
 from components.core.storage.manifest import PlateDesign, Vocabulary
 from components.core.storage.run_record import Learned
 from components.core.storage.stored_file import StoredFile
+from components.core.stored_record import StoredRecord
 
-SCHEMA = 1
 MODELS = "models"
 MANIFEST = "manifest.json"
 METRICS, CONFIG, CARD, PLATES = "metrics.json", "config.yaml", "card.md", "plates.json"
@@ -44,42 +44,44 @@ class TrainedPlate(FrozenModel):
 
 
 class NetworkFile(StoredFile):
-    """The weights of one network; `path` is below the model's attempt."""
+    """The weights of one network; `path` is relative to the model's attempt."""
 
     fold: int
-    cell_type: str | None = Field(description="whose wells it names; None for all, where training ended with pretrain")
+    cell_type: str | None = Field(description="that it classifies; None for all, if training ended with pretrain")
     backbone: str
 
 
-class ModelManifest(FrozenModel):
+class ModelManifest(StoredRecord):
     """One model: the networks of all folds and cell types of a run."""
 
-    model_schema: int = SCHEMA
-    fingerprint: str = Field(pattern=f"^{FINGERPRINT}$", description="digest of what decides the model")
+    KIND = "model's manifest"
+    IF_DAMAGED = "publish its run again (`cellsignal models publish RUN --anew`)"
+
+    fingerprint: str = Field(pattern=f"^{FINGERPRINT}$", description="digest of all that determines the model")
     attempt: str = Field(pattern=r"^[0-9a-f]{32}$", description="folder of its files")
     name: str = Field(description="of the run's configuration")
     created: datetime
     run: str = Field(description="key of the run that trained it")
-    store: str = Field(description="address of the store that the run is recorded in")
+    store: str = Field(description="address of the store that has the run's record")
     code_version: str
-    lineage: dict[str, Any] = Field(description="of the run, as far as it was known when it started")
+    lineage: dict[str, Any] = Field(description="the run's, as recorded at its start")
     config: dict[str, Any] = Field(description="the run's whole configuration")
-    screen: str = Field(description="digest of the manifest of the training screen")
+    screen: str = Field(description="digest of the training screen's manifest")
     channels: int
     image_size: int
     cell_types: tuple[str, ...]
     folds: dict[str, tuple[int, ...]] = Field(description="folds that have networks, by cell type")
     backbones: tuple[str, ...]
-    predicted_by: Literal["student", "teacher", "pretrained"] = Field(description="whose weights these are")
+    predicted_by: Literal["student", "teacher", "pretrained"] = Field(description="which weights these are")
     vocabulary: Vocabulary
-    design: PlateDesign | None = Field(description="None where the screen has none, or prior.enabled is false")
+    design: PlateDesign | None = Field(description="None if the screen has none, or prior.enabled is false")
     temperatures: dict[str, dict[str, float]] = Field(
         description="of confidences, fitted out of fold: raw, group, balanced by cell type"
     )
     experiment_folds: dict[str, int] = Field(
-        description="fold by labelled experiment, for folds.known of the next run; empty where wells are dealt to folds"
+        description="fold by labelled experiment, for folds.known of the next run; empty if folds are of wells"
     )
-    taught: Learned = Field(description="whose treatment labels any of its networks learned, earlier runs' included")
+    taught: Learned = Field(description="treatment labels that any of its networks learned, including earlier runs'")
     unlabelled: tuple[str, ...] = Field(description="experiments whose images were trained on without labels")
     held_out: tuple[str, ...] = Field(description="experiments that no training step read")
     partial: bool = Field(description="whether folds are missing that the configuration trains")
@@ -103,10 +105,10 @@ class ModelManifest(FrozenModel):
 
     @property
     def learned_from(self) -> frozenset[str]:
-        """Experiments whose labels had a part in it, those of the runs that it started from included.
+        """Experiments whose labels affected the model, including those of the runs it started from.
 
-        Where not all folds were trained, what the others validate on taught no network, but selected checkpoints, fitted
-        temperatures, and is in the plate design.
+        If not all folds were trained, the labels of the missing folds taught no network, but they selected checkpoints, fitted
+        temperatures, and are in the plate design.
         """
         return frozenset({*self.taught.experiments, *map(experiment_of, self.taught.wells), *self.experiment_folds})
 
@@ -123,13 +125,13 @@ class ModelManifest(FrozenModel):
         return parse(RunConfig, self.config, source=f"model {self.short}: configuration")
 
     def score(self, score: str, stage: str, part: str = "overall") -> float | None:
-        """Well top-1, None where the run has no such score."""
+        """Well top-1; None if the run has no such score."""
         return self.scores.get(score, {}).get(stage, {}).get(part)
 
     def folds_of(self, cell_type: str) -> tuple[int, ...]:
-        """The folds whose networks may name wells of a cell type, ascending; empty where none may.
+        """The folds whose networks can classify wells of a cell type, ascending; empty if none can.
 
-        Where training ended with pretrain, each network learned all cell types, and may be asked about another.
+        If training ended with pretrain, each network learned all cell types, and can be applied to another one.
         """
         if cell_type in self.folds or any(network.cell_type is not None for network in self.networks):
             return self.folds.get(cell_type, ())
@@ -140,63 +142,36 @@ class ModelManifest(FrozenModel):
         channels: int,
         image_size: int,
         cell_types: Collection[str],
-        said: str = "screen",
+        source_name: str = "screen",
         any_cell_type: bool = False,
     ) -> None:
-        """Refuses a screen that the networks cannot name.
+        """Refuses a screen that the networks cannot classify.
 
         Args:
             channels: of its images.
             image_size: side of its images, pixels.
             cell_types: of its experiments.
-            said: how the user named the screen.
-            any_cell_type: whether networks that learned all cell types may name wells of another one.
+            source_name: what errors call the screen.
+            any_cell_type: whether networks that learned all cell types may classify wells of another one.
 
         Raises:
             InputError: other channels or another image size, or a cell type without networks.
         """
-        for what, own, given in (("channels", self.channels, channels), ("image size", self.image_size, image_size)):
-            if own != given:
+        for what, own, other in (("channels", self.channels, channels), ("image size", self.image_size, image_size)):
+            if own != other:
                 raise InputError(
-                    f"{said}: {what} {given}, but model {self.short} was trained with {own}; give images of the kind that it "
-                    "knows, or train a model of these"
+                    f"{source_name}: {what} {other}, but model {self.short} was trained with {own}; give images of that kind, or "
+                    "train a model on these"
                 )
         unknown = sorted(set(cell_types) - self.folds.keys())
         if not unknown:
             return
-        lead = f"{said}: cell type {unknown[0]}, but model {self.short} knows {', '.join(self.folds)} alone"
+        lead = f"{source_name}: cell type {unknown[0]}, but model {self.short} knows only {', '.join(self.folds)}"
         if not self.folds_of(unknown[0]):
-            each = ", and has networks for each of them but none for all" if any_cell_type else ""
+            each = ", with networks for each of them but none for all" if any_cell_type else ""
             raise InputError(f"{lead}{each}; leave its experiments out, or train a model with them")
         if not any_cell_type:
             raise InputError(
-                f"{lead}; leave its experiments out, train a model with them, or ask its networks, which learned all of those, "
-                "all the same (--any-cell-type)"
+                f"{lead}; leave its experiments out, train a model with them, or use its networks, which learned all of those, "
+                "anyway (--any-cell-type)"
             )
-
-
-def parse_model(content: bytes, where: str) -> ModelManifest:
-    """A model's manifest.
-
-    Args:
-        content: of manifest.json.
-        where: its address, for errors.
-
-    Raises:
-        InputError: of a newer schema, or damaged.
-    """
-    try:
-        plain = json.loads(content)
-        schema = int(plain["model_schema"])
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{where}: damaged, not a model's manifest") from None
-    if schema > SCHEMA:
-        raise InputError(
-            f"{where}: model schema {schema} is newer than this version reads ({SCHEMA}); upgrade cellsignal"
-        )
-    try:
-        return ModelManifest.model_validate(plain)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "file"
-        raise InputError(f"{where}: damaged, not a model's manifest ({field}: {first['msg']})") from None

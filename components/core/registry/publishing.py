@@ -1,6 +1,6 @@
-"""Publishes a finished run as a model: its networks and all that is known of them, whole or not at all. The store is passed in.
+"""Publishes a finished run as a model: copies its networks and describes them, completely or not at all. The store is passed in.
 
-What is published does not depend on the run any more: its records and outputs may go.
+A model does not depend on its run any more: the run's records and outputs may be removed.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from components.core import progress
-from components.core.config import RunConfig, parse, result_config
+from components.core.config import RunConfig, parse
+from components.core.config.result_config import result_config
 from components.core.errors import InputError, StepError
-from components.core.registry.model_card import card_of
+from components.core.registry.model_card import model_card
 from components.core.registry.model_manifest import (
     CARD,
     CONFIG,
@@ -29,18 +32,8 @@ from components.core.registry.model_manifest import (
     ModelManifest,
     NetworkFile,
     TrainedPlate,
-    parse_model,
 )
-from components.core.registry.model_weights import (
-    OUTPUT,
-    SourceFile,
-    check_architecture,
-    learned_labels,
-    predicted_by,
-    tensor_shapes,
-    weight_files,
-)
-from components.core.registry.plate_design import design_of
+from components.core.registry.reference import design_of
 from components.core.storage.digests import digest_bytes, digest_text
 from components.core.storage.finished import fetch_finished_file
 from components.core.storage.interface import MissingObjectError, ObjectStorage
@@ -50,7 +43,9 @@ from components.core.storage.run_record import (
     HOLDOUT,
     RUNS,
     FoldRecord,
+    Learned,
     RunRecord,
+    StepRecord,
     finished_folds,
     read_run,
 )
@@ -58,15 +53,17 @@ from components.core.storage.run_record import MANIFEST as SCREEN
 from components.core.storage.stored_file import StoredFile
 
 SCORES = ("out_of_fold", "unlabelled", "holdout")
+OUTPUT = "weights"
+"""The output of pretrain, finetune and pseudo_label that holds their networks."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """What publishing has come to.
+    """A published model.
 
     Attributes:
-        model: the published model.
-        new: whether this call published it; False where it was there.
+        model: its manifest.
+        new: whether this call published it; False if it was published before.
     """
 
     model: ModelManifest
@@ -76,14 +73,14 @@ class Published:
 def model_fingerprint(
     config: RunConfig, screen: str, holdout: str, code_version: str, folds: Mapping[str, Sequence[int]]
 ) -> str:
-    """What decides a model: configuration, screen, code, and which folds it has; where and when it was trained do not.
+    """Digest of what determines a model: configuration, screen, code, and its folds; not where and when it was trained.
 
     Args:
-        config: of the run.
+        config: the run's.
         screen: digest of the training screen's manifest.
         holdout: digest of the held-out experiments' manifest.
-        code_version: as lineage tells it; of its parts the digest of the sources counts, where it has one.
-        folds: that have networks, by cell type.
+        code_version: as in the lineage; if it has a digest of the sources, only that counts.
+        folds: those that have networks, by cell type.
     """
     sources = re.search(r"sources ([0-9a-f]+)", code_version)
     content = {
@@ -100,49 +97,56 @@ def publish(store: ObjectStorage, run: str, anew: bool = False) -> Published:
     """Publishes a run; publishing it again does nothing.
 
     Args:
-        store: where the run is recorded, and the registry is.
+        store: the store that has the run's records, and the registry.
         run: its key.
-        anew: whether files of a model that is there already are written again, and its manifest replaced: for one that is
-            damaged. Those of before go with `cellsignal models gc`.
+        anew: whether to write the files of a published model again and replace its manifest, if they are damaged. The old files
+            go with `cellsignal models gc`.
 
     Raises:
-        InputError: no such run, one that is not finished, or outputs that are gone, damaged or of another architecture.
+        InputError: no such run, one that is not finished, or its outputs are gone or damaged.
         StepError: the store failed.
     """
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
         work = Path(folder)
-        source = _Run.read(store, run, work)
-        place = f"{MODELS}/{source.fingerprint}"
-        if not anew and (found := _published(store, place)):
+        source = _FinishedRun.read(store, run, work)
+        prefix = f"{MODELS}/{source.fingerprint}"
+        if not anew and (found := _published(store, prefix)):
             return Published(found, False)
         attempt = uuid.uuid4().hex
-        settled = False
         try:
             model = source.upload(store, attempt, work)
-            # Where the answer is lost, the store may have taken the manifest: then its files must stay.
-            settled = True
-            content = model.model_dump_json(indent=1).encode()
-            new = (
-                _replace(store, f"{place}/{MANIFEST}", content)
-                if anew
-                else store.put_if_absent(f"{place}/{MANIFEST}", content)
-            )
-            settled = new
-        finally:
-            if not settled:
-                _forget(store, f"{place}/{attempt}/")
-        if new:
+        except BaseException:
+            _discard(store, f"{prefix}/{attempt}/")
+            raise
+        # If this write fails without an answer, the store may have the manifest: then the files must stay.
+        if _write(store, f"{prefix}/{MANIFEST}", model.model_dump_json(indent=1).encode(), replace=anew):
             return Published(model, True)
-        found = _published(store, place)
+        _discard(store, f"{prefix}/{attempt}/")
+        found = _published(store, prefix)
         if found is None:
-            raise StepError(f"{store.uri(place)}: was removed while it was published; publish run {run} again")
+            raise StepError(f"{store.uri(prefix)}: was removed while it was published; publish run {run} again")
         return Published(found, False)
 
 
 @dataclass(frozen=True)
-class _Run:
-    """A finished run, as far as its records tell."""
+class _SourceNetwork:
+    """A network among the outputs of the step that trained it."""
 
+    fold: int
+    cell_type: str | None
+    backbone: str
+    finished: str
+    file: str
+
+    @property
+    def path(self) -> str:
+        """Its path in the model."""
+        names = (OUTPUT, str(self.fold), self.cell_type, f"{self.backbone}.safetensors")
+        return "/".join(name for name in names if name)
+
+
+@dataclass(frozen=True)
+class _FinishedRun:
     key: str
     record: RunRecord
     config: RunConfig
@@ -152,27 +156,27 @@ class _Run:
     folds: Mapping[str, Sequence[FoldRecord]]
 
     @classmethod
-    def read(cls, store: ObjectStorage, key: str, work: Path) -> _Run:
-        record = read_run(store, key, work, said="run")
+    def read(cls, store: ObjectStorage, key: str, work: Path) -> _FinishedRun:
+        record = read_run(store, key, work, "run")
         config = parse(RunConfig, record.config, source=f"run {key}")
         screen, holdout = Manifest.read(work / SCREEN), Manifest.read(work / HOLDOUT)
-        metrics = _results(store, key, screen)
+        metrics = _metrics(store, key, screen)
         finished = finished_folds(store, key, screen, holdout)
-        scored = metrics.get("partial", {}).get("folds", {})  # of a run that was ended without its missing folds
+        scored = metrics.get("partial", {}).get("folds", {})  # if the run was ended without its missing folds
         folds = {}
         for cell_type in config.screen.cell_types:
             wanted = scored.get(cell_type, config.folds.trained)
             folds[cell_type] = [each for each in finished.get(cell_type, []) if each.fold in wanted]
-            lacking = sorted({*wanted} - {each.fold for each in folds[cell_type]})
-            if lacking:
+            missing = sorted({*wanted} - {each.fold for each in folds[cell_type]})
+            if missing:
                 raise InputError(
-                    f"run {key}: fold {lacking[0]} of {cell_type} has no networks for the run's present screen; run it again "
+                    f"run {key}: fold {missing[0]} of {cell_type} has no networks for the run's present screen; run it again "
                     "to its end first"
                 )
         return cls(key, record, config, screen, holdout, metrics, folds)
 
     @property
-    def numbers(self) -> dict[str, tuple[int, ...]]:
+    def fold_numbers(self) -> dict[str, tuple[int, ...]]:
         return {cell_type: tuple(record.fold for record in records) for cell_type, records in self.folds.items()}
 
     @property
@@ -182,61 +186,49 @@ class _Run:
     @property
     def fingerprint(self) -> str:
         return model_fingerprint(
-            self.config, self.screen.digest(), self.holdout.digest(), self.code_version, self.numbers
+            self.config, self.screen.digest(), self.holdout.digest(), self.code_version, self.fold_numbers
         )
 
     def upload(self, store: ObjectStorage, attempt: str, work: Path) -> ModelManifest:
-        """Brings everything but the manifest into the store; returns the manifest."""
-        screen = self.screen.digest()
-        networks = [
-            self._network(store, source, attempt, work)
-            for source in weight_files(store, self.key, self.config, screen, self.folds)
-        ]
-        labelled = {plate.experiment for plate in self.screen.plates if plate.labelled}
+        """Writes everything but the manifest into the store; returns the manifest."""
+        networks = [self._copy(store, network, attempt, work) for network in self._networks(store)]
+        config, screen = self.config, self.screen
+        labelled = {plate.experiment for plate in screen.plates if plate.labelled}
         model = ModelManifest(
             fingerprint=self.fingerprint,
             attempt=attempt,
-            name=self.config.name,
+            name=config.name,
             created=datetime.now(UTC),
             run=self.key,
             store=store.uri(""),
             code_version=self.code_version,
             lineage=self.record.lineage,
-            config=json.loads(self.config.model_dump_json()),
-            screen=screen,
-            channels=self.screen.channels,
-            image_size=self.screen.image_size,
-            cell_types=self.config.screen.cell_types,
-            folds=self.numbers,
-            backbones=tuple(backbone.name for backbone in self.config.backbones),
-            predicted_by=predicted_by(self.config),
-            vocabulary=self.screen.vocabulary,
-            design=design_of(self.screen, self.config.prior),
+            config=json.loads(config.model_dump_json()),
+            screen=screen.digest(),
+            channels=screen.channels,
+            image_size=screen.image_size,
+            cell_types=config.screen.cell_types,
+            folds=self.fold_numbers,
+            backbones=tuple(backbone.name for backbone in config.backbones),
+            predicted_by=config.predict.weights if config.mean_teacher.enabled else "pretrained",
+            vocabulary=screen.vocabulary,
+            design=design_of(screen, config.prior),
             temperatures=self.metrics.get("temperatures", {}),
-            experiment_folds=self.screen.folds,
-            taught=learned_labels(store, self.key, self.config, screen, self.folds),
-            unlabelled=tuple(sorted({plate.experiment for plate in self.screen.plates} - labelled)),
+            experiment_folds=screen.folds,
+            taught=self._learned(store),
+            unlabelled=tuple(sorted({plate.experiment for plate in screen.plates} - labelled)),
             held_out=tuple(sorted({plate.experiment for plate in self.holdout.plates})),
             partial=bool(self.metrics.get("partial")),
             scores={name: self.metrics[name] for name in SCORES if name in self.metrics},
             files=(),
             networks=tuple(networks),
         )
-        plates = [
-            TrainedPlate(
-                experiment=plate.experiment,
-                plate=plate.plate,
-                cell_type=plate.cell_type,
-                labelled=plate.labelled,
-                histograms=plate.histograms,
-            ).model_dump()
-            for plate in self.screen.plates
-        ]
+        columns = set(TrainedPlate.model_fields)
         contents = {
             METRICS: json.dumps(self.metrics, indent=2) + "\n",
-            CONFIG: self.config.dump(),
-            CARD: card_of(model, self.metrics, self.screen),
-            PLATES: json.dumps(plates),
+            CONFIG: config.dump(),
+            CARD: model_card(model, self.metrics, screen),
+            PLATES: json.dumps([plate.model_dump(include=columns) for plate in screen.plates]),
         }
         files = []
         for name, text in contents.items():
@@ -245,74 +237,105 @@ class _Run:
             files.append(StoredFile(path=name, size=len(data), sha256=digest_bytes(data)))
         return model.model_copy(update={"files": tuple(files)})
 
-    def _network(self, store: ObjectStorage, source: SourceFile, attempt: str, work: Path) -> NetworkFile:
-        """Copies one network, so that no more than one takes room here."""
-        path = f"weights/{source.name}"
-        progress.note(f"publishing {path}")
+    def _networks(self, store: ObjectStorage) -> list[_SourceNetwork]:
+        """One per fold, cell type and backbone; if training ended with pretrain, one per fold and backbone."""
+        found: dict[str, _SourceNetwork] = {}
+        weights = self.config.predict.weights
+        for cell_type, records in self.folds.items():
+            for record in records:
+                for backbone in (each.name for each in self.config.backbones):
+                    if not self.config.mean_teacher.enabled:
+                        trained = self._step(store, f"pretrain/{record.fold}/{backbone}").place
+                        network = _SourceNetwork(record.fold, None, backbone, trained, "weights.safetensors")
+                    else:
+                        trained = record.place
+                        if not self.config.has_pseudo_labels:
+                            trained = self._step(store, f"finetune/{record.fold}/{cell_type}").place
+                        file = f"{backbone}.{weights}.safetensors"
+                        network = _SourceNetwork(record.fold, cell_type, backbone, trained, file)
+                    found[network.path] = network
+        return list(found.values())
+
+    def _learned(self, store: ObjectStorage) -> Learned:
+        """Treatment labels that any of its networks learned, including those of earlier runs."""
+        learned = Learned()
+        for fold in sorted({number for numbers in self.fold_numbers.values() for number in numbers}):
+            for backbone in self.config.backbones:
+                learned |= self._step(store, f"pretrain/{fold}/{backbone.name}").learned
+        return learned
+
+    def _step(self, store: ObjectStorage, name: str) -> StepRecord:
+        path = f"{RUNS}/{self.key}/steps/{name}.json"
+        try:
+            record = StepRecord.model_validate_json(store.get(path))
+        except (MissingObjectError, ValidationError):
+            raise InputError(f"{store.uri(path)}: missing or damaged; run {self.key} again") from None
+        if record.screen != self.screen.digest():
+            raise InputError(
+                f"{store.uri(path)}: of an earlier screen than the run's present one; run {self.key} again to its end"
+            )
+        return record
+
+    def _copy(self, store: ObjectStorage, network: _SourceNetwork, attempt: str, work: Path) -> NetworkFile:
+        """Copies one network, so that the local disk holds no more than one."""
+        progress.note(f"publishing {network.path}")
         local = work / "network.safetensors"
-        file = fetch_finished_file(store, source.place, OUTPUT, source.path, local)
-        backbone = next(each for each in self.config.backbones if each.name == source.backbone)
-        check_architecture(
-            tensor_shapes(local),
-            backbone,
-            len(self.screen.vocabulary.classes),
-            self.screen.channels,
-            f"run {self.key}: {path}",
-        )
-        store.upload_file(local, f"{MODELS}/{self.fingerprint}/{attempt}/{path}")
+        file = fetch_finished_file(store, network.finished, OUTPUT, network.file, local)
+        store.upload_file(local, f"{MODELS}/{self.fingerprint}/{attempt}/{network.path}")
         local.unlink()
         return NetworkFile(
-            fold=source.fold,
-            cell_type=source.cell_type,
-            backbone=source.backbone,
-            path=path,
+            fold=network.fold,
+            cell_type=network.cell_type,
+            backbone=network.backbone,
+            path=network.path,
             size=file.size,
             sha256=file.sha256,
         )
 
 
-def _results(store: ObjectStorage, key: str, screen: Manifest) -> dict[str, Any]:
+def _metrics(store: ObjectStorage, key: str, screen: Manifest) -> dict[str, Any]:
     """The metrics of a run's report.
 
     Raises:
-        InputError: there is none, or it is of an earlier screen.
+        InputError: there is no report, or it is of an earlier screen.
     """
-    place = f"{RUNS}/{key}/{RESULTS}"
+    prefix = f"{RUNS}/{key}/{RESULTS}"
     try:
-        lineage = json.loads(store.get(f"{place}/lineage.json"))
-        metrics = dict(json.loads(store.get(f"{place}/{METRICS}")))
+        lineage = json.loads(store.get(f"{prefix}/lineage.json"))
+        metrics = dict(json.loads(store.get(f"{prefix}/{METRICS}")))
         digest = lineage["manifest_digest"]
     except MissingObjectError:
         raise InputError(
-            f"{store.uri(place)}: run {key} has no report yet; run it again to its end, or end it with `cellsignal finish`"
+            f"{store.uri(prefix)}: run {key} has no report yet; run it again to its end, or end it with `cellsignal finish`"
         ) from None
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{store.uri(place)}: damaged; run {key} again to its end") from None
+        raise InputError(f"{store.uri(prefix)}: damaged; run {key} again to its end") from None
     if digest != screen.digest():
         raise InputError(
-            f"{store.uri(place)}: the report is of an earlier screen than the run's present one; run {key} again to its end"
+            f"{store.uri(prefix)}: the report is of an earlier screen than the run's present one; run {key} again to its end"
         )
     return metrics
 
 
-def _published(store: ObjectStorage, place: str) -> ModelManifest | None:
-    path = f"{place}/{MANIFEST}"
+def _published(store: ObjectStorage, prefix: str) -> ModelManifest | None:
+    path = f"{prefix}/{MANIFEST}"
     try:
-        return parse_model(store.get(path), store.uri(path))
+        return ModelManifest.parse(store.get(path), store.uri(path))
     except MissingObjectError:
         return None
 
 
-def _replace(store: ObjectStorage, path: str, content: bytes) -> bool:
-    """Writes a manifest whatever is there; False where somebody else does at the same moment."""
-    try:
-        _, version = store.get_versioned(path)
-    except MissingObjectError:
-        return store.put_if_absent(path, content)
-    return store.put_if_version(path, content, version)
+def _write(store: ObjectStorage, path: str, content: bytes, replace: bool) -> bool:
+    """Writes a manifest; False if another process wrote it at the same moment, or it exists and is not to be replaced."""
+    if replace:
+        try:
+            return store.put_if_version(path, content, store.get_versioned(path)[1])
+        except MissingObjectError:
+            pass
+    return store.put_if_absent(path, content)
 
 
-def _forget(store: ObjectStorage, prefix: str) -> None:
+def _discard(store: ObjectStorage, prefix: str) -> None:
     try:
         store.delete_prefix(prefix)
     except (InputError, StepError) as error:

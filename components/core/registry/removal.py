@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 
 from components.core.errors import InputError
 from components.core.registry.champion import Champion, fence, read_versioned
-from components.core.registry.model_manifest import FINGERPRINT, MANIFEST, MODELS, parse_model
+from components.core.registry.model_manifest import FINGERPRINT, MANIFEST, MODELS, ModelManifest
 from components.core.storage.claims import get_present
 from components.core.storage.garbage import Pile
 from components.core.storage.interface import ObjectStorage
@@ -76,7 +76,7 @@ def kept_models(champion: Champion | None, keep: int) -> list[str]:
     """
     if champion is None:
         return []
-    return list(dict.fromkeys(reign.fingerprint for reign in champion.reigns))[: keep + 1]
+    return list(dict.fromkeys(promotion.fingerprint for promotion in champion.promotions))[: keep + 1]
 
 
 def removable(store: ModelStore, keep: int, older_than: timedelta) -> list[Removable]:
@@ -203,7 +203,7 @@ def _manifests(store: ModelStore, whole: Sequence[str]) -> dict[str, tuple[str, 
     known = {}
     for key, content in get_present(store, [f"{MODELS}/{fingerprint}/{MANIFEST}" for fingerprint in whole]).items():
         try:
-            model = parse_model(content, key)
+            model = ModelManifest.parse(content, key)
         except InputError:
             continue
         known[model.fingerprint] = (model.attempt, model.run)

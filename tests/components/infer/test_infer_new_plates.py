@@ -149,7 +149,7 @@ def test_an_unknown_cell_type_is_refused_unless_networks_learned_all(tmp_path: P
             path.write_text(path.read_text().replace("HUVEC-03", "K562-03"))
         (tables.root / "test" / "HUVEC-03").rename(tables.root / "test" / "K562-03")
         prediction.source = tables.root
-        lead = rf"other: cell type K562, but model {prediction.model.short} knows HUVEC, RPE alone"
+        lead = rf"other: cell type K562, but model {prediction.model.short} knows only HUVEC, RPE"
         with pytest.raises(
             InputError, match=lead + r"; leave its experiments out, train|" + lead + "; leave its experiments out, or"
         ):

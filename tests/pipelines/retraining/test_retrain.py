@@ -90,11 +90,11 @@ def test_a_dry_run_makes_no_store(lab: Lab, cellsignal: Cellsignal) -> None:
 
 
 def damage(lab: Lab) -> None:
-    lab.store.put(CHAMPION, b'{"champion_schema": 1, "now": ')
+    lab.store.put(CHAMPION, b'{"schema_version": 1, "now": ')
 
 
 def newer(lab: Lab) -> None:
-    lab.store.put(CHAMPION, json.dumps({**json.loads(lab.store.get(CHAMPION)), "champion_schema": 9}).encode())
+    lab.store.put(CHAMPION, json.dumps({**json.loads(lab.store.get(CHAMPION)), "schema_version": 9}).encode())
 
 
 def manifest(lab: Lab) -> str:
@@ -108,7 +108,7 @@ def without_model(lab: Lab) -> None:
 
 def newer_model(lab: Lab) -> None:
     key = manifest(lab)
-    lab.store.put(key, json.dumps({**json.loads(lab.store.get(key)), "model_schema": 9}).encode())
+    lab.store.put(key, json.dumps({**json.loads(lab.store.get(key)), "schema_version": 9}).encode())
 
 
 def six_channels_more(lab: Lab) -> None:
@@ -142,10 +142,18 @@ def broken_tables(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("spoil", "more", "said"),
     [
-        (damage, [], "champion.json: damaged, so which model is the champion is not known"),
-        (newer, [], "champion.json: champion schema 9 is newer than this version reads (1); upgrade cellsignal"),
+        (damage, [], "champion.json: damaged, not a champion's record"),
+        (
+            newer,
+            [],
+            "champion.json: champion's record of schema 9, newer than this version reads (1); upgrade cellsignal",
+        ),
         (without_model, [], "champion.json names a champion that cannot be read ("),
-        (newer_model, [], "manifest.json: model schema 9 is newer than this version reads (1); upgrade cellsignal"),
+        (
+            newer_model,
+            [],
+            "manifest.json: model's manifest of schema 9, newer than this version reads (1); upgrade cellsignal",
+        ),
         (six_channels_more, MARGIN, "channels 6, but model"),
         (without_network, MARGIN, "is missing, so that model"),
         (broken_tables, [], "train.csv line 2 (HUVEC-01_1_B03): field plate is 'one'"),

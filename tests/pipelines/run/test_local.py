@@ -22,7 +22,7 @@ from components.core.errors import InputError, StepError
 from components.core.learning.network import Classifier
 from components.core.learning.weight_files import load_weights
 from components.core.progress import EVENTS_VARIABLE
-from components.core.registry.opened_model import open_model
+from components.core.registry.published_models import open_model
 from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.endpoint import Endpoint
 from components.core.storage.object_store import ObjectStore

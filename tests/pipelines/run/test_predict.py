@@ -202,7 +202,7 @@ def other_architecture(lab: FinishedRun, model: ModelManifest, tmp_path: Path) -
 
 
 SPOILED = {
-    "a newer schema": (lambda lab, model, _: spoil_manifest(lab, model, model_schema=99), "model schema 99 is newer than"),
+    "a newer schema": (lambda lab, model, _: spoil_manifest(lab, model, schema_version=99), "schema 99, newer than"),
     "no manifest": (
         lambda lab, model, _: lab.store.put(f"models/{model.fingerprint}/manifest.json", b"{"), "damaged, not a model's manifest",
     ),
@@ -238,5 +238,5 @@ def test_without_the_champion_a_damaged_record_of_it_is_told(
     lab.store.put("models/champion.json", b"{}")
     done = cellsignal("predict", "--screen", tmp_path / "screen", "--model", address(lab), "--out", tmp_path / "out")
     assert done.returncode == 2
-    assert "damaged, so which model is the champion is not known" in error_line(done)
+    assert "damaged, not a champion's record" in error_line(done)
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""The champion: one writer wins, nothing is lost or half-written, a rollback goes back, and damage is named."""
+"""The champion: one of several writers wins, nothing is lost or half-written, rollbacks restore, and damage is reported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import pytest
 
 from components.core.errors import InputError
-from components.core.registry.champion import CHAMPION, Champion, promote, read_champion, rollback, who
+from components.core.registry.champion import CHAMPION, Champion, current_user, promote, read_champion, rollback
 from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
@@ -42,7 +42,7 @@ def champion_of(store: ObjectStore | FolderStore) -> Champion:
     return found
 
 
-def test_of_twenty_promoters_exactly_one_wins_each_round(
+def test_one_of_twenty_promoters_wins_each_round(
     store: ObjectStore | FolderStore, environment: Mapping[str, str]
 ) -> None:
     models = [put_model(store, number) for number in range(PROMOTERS)]
@@ -57,8 +57,8 @@ def test_of_twenty_promoters_exactly_one_wins_each_round(
     for process in processes:
         process.join(60)
     champion = champion_of(store)
-    assert [reign.generation for reign in champion.reigns] == list(range(ROUNDS, 0, -1))
-    winner = {reign.why: reign.by for reign in champion.reigns}
+    assert [promotion.generation for promotion in champion.promotions] == list(range(ROUNDS, 0, -1))
+    winner = {promotion.why: promotion.by for promotion in champion.promotions}
     holder = None
     for n in range(ROUNDS):
         of_round = {number: outcome for r, number, outcome, _ in outcomes if r == n}
@@ -72,7 +72,7 @@ def test_of_twenty_promoters_exactly_one_wins_each_round(
     assert champion.now.fingerprint == models[holder]
 
 
-def test_every_promotion_is_in_the_history_once_and_no_reader_sees_half_of_one(
+def test_every_promotion_is_in_the_history_once_and_readers_see_complete_records(
     store: ObjectStore | FolderStore, environment: Mapping[str, str]
 ) -> None:
     models = [put_model(store, number) for number in range(PROMOTERS)]
@@ -96,11 +96,11 @@ def test_every_promotion_is_in_the_history_once_and_no_reader_sees_half_of_one(
         process.join(60)
     assert generations == sorted(generations)
     champion = champion_of(store)
-    assert sorted(reign.fingerprint for reign in champion.reigns) == sorted(models)
-    assert [reign.generation for reign in champion.reigns] == list(range(PROMOTERS, 0, -1))
+    assert sorted(promotion.fingerprint for promotion in champion.promotions) == sorted(models)
+    assert [promotion.generation for promotion in champion.promotions] == list(range(PROMOTERS, 0, -1))
 
 
-def test_killed_promoters_leave_a_whole_champion_and_hold_nobody_up(
+def test_killed_promoters_leave_a_readable_champion_and_block_no_other(
     store: ObjectStore | FolderStore, environment: Mapping[str, str]
 ) -> None:
     models = tuple(put_model(store, number) for number in range(3))
@@ -118,13 +118,13 @@ def test_killed_promoters_leave_a_whole_champion_and_hold_nobody_up(
         for process in processes:
             process.join(60)
         before = champion_of(store)
-        assert [reign.generation for reign in before.reigns] == list(range(before.now.generation, 0, -1))
+        assert [promotion.generation for promotion in before.promotions] == list(range(before.now.generation, 0, -1))
         other = next(model for model in models if model != before.now.fingerprint)
         change = promote(store, other, "after the kill", expected=before.now.generation)
         assert (change.outcome, change.champion.now.generation) == ("promoted", before.now.generation + 1)
 
 
-def test_a_promotion_on_an_earlier_champion_changes_nothing(store: ObjectStore | FolderStore) -> None:
+def test_a_promotion_based_on_an_earlier_champion_changes_nothing(store: ObjectStore | FolderStore) -> None:
     first, second, third = (put_model(store, number) for number in range(3))
     assert promote(store, first, "first", expected=0).outcome == "promoted"
     assert promote(store, second, "second", expected=1).outcome == "promoted"
@@ -136,7 +136,7 @@ def test_a_promotion_on_an_earlier_champion_changes_nothing(store: ObjectStore |
     assert store.get(CHAMPION) == before
 
 
-def test_a_lost_answer_is_found_again_in_the_history(
+def test_a_write_without_an_answer_is_found_in_the_history(
     store: ObjectStore | FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The write was done, its answer was lost, and another promoter has followed before anybody looked."""
@@ -153,7 +153,7 @@ def test_a_lost_answer_is_found_again_in_the_history(
     monkeypatch.setattr(type(store), "put_if_version", losing)
     change = promote(store, second, "second")
     assert (change.outcome, change.champion.now.fingerprint) == ("promoted", third)
-    assert [reign.why for reign in champion_of(store).reigns] == ["third", "second", "first"]
+    assert [promotion.why for promotion in champion_of(store).promotions] == ["third", "second", "first"]
 
 
 def test_rollbacks_go_back_one_champion_each_and_stop_at_the_first(store: ObjectStore | FolderStore) -> None:
@@ -168,7 +168,7 @@ def test_rollbacks_go_back_one_champion_each_and_stop_at_the_first(store: Object
     promote(store, d, "better")
     assert rollback(store, "worse", expected=champion_of(store).now.generation).champion.now.fingerprint == a
     assert rollback(store, "too late", expected=1).outcome == "overtaken"
-    assert [reign.fingerprint for reign in champion_of(store).reigns] == [a, d, a, b, c, b, a]
+    assert [promotion.fingerprint for promotion in champion_of(store).promotions] == [a, d, a, b, c, b, a]
 
 
 def test_without_a_champion_or_model_nothing_is_written(store: ObjectStore | FolderStore) -> None:
@@ -184,7 +184,7 @@ def test_without_a_champion_or_model_nothing_is_written(store: ObjectStore | Fol
     assert not store.exists(CHAMPION)
 
 
-def test_a_model_that_was_removed_is_not_gone_back_to(store: ObjectStore | FolderStore) -> None:
+def test_rejects_a_rollback_to_a_removed_model(store: ObjectStore | FolderStore) -> None:
     first, second = put_model(store, 1), put_model(store, 2)
     promote(store, first, "x")
     promote(store, second, "x")
@@ -198,17 +198,13 @@ def test_a_model_that_was_removed_is_not_gone_back_to(store: ObjectStore | Folde
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "damaged, so which model is the champion is not known"),
-        (b"{", "damaged"),
+        (b"{", "damaged, not a champion's record; restore an earlier version of this object, or delete it and promote"),
         (b"[]", "damaged"),
-        (b'{"champion_schema": 1}', "damaged"),
-        (
-            b'{"champion_schema": 2, "new": 1}',
-            r"champion schema 2 is newer than this version reads \(1\); upgrade",
-        ),
+        (b'{"schema_version": 1}', "damaged"),
+        (b'{"schema_version": 2, "new": 1}', r"champion's record of schema 2, newer than this version reads \(1\)"),
     ],
 )
-def test_a_champion_that_cannot_be_read_is_named_and_left_alone(
+def test_rejects_a_damaged_champion_and_leaves_it(
     store: ObjectStore | FolderStore, content: bytes, message: str
 ) -> None:
     model = put_model(store, 1)
@@ -220,7 +216,7 @@ def test_a_champion_that_cannot_be_read_is_named_and_left_alone(
     assert store.get(CHAMPION) == content
 
 
-def test_who_promotes_is_told_by_the_environment() -> None:
-    assert who({"GITHUB_ACTOR": "ada", "GITHUB_RUN_ID": "17"}) == "ada (GitHub run 17)"
-    assert who({"GITHUB_RUN_ID": "17"}) == "(GitHub run 17)"
-    assert who({}) != ""
+def test_the_user_comes_from_the_environment() -> None:
+    assert current_user({"GITHUB_ACTOR": "ada", "GITHUB_RUN_ID": "17"}) == "ada (GitHub run 17)"
+    assert current_user({"GITHUB_RUN_ID": "17"}) == "(GitHub run 17)"
+    assert current_user({}) != ""

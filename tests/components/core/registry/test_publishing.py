@@ -1,4 +1,4 @@
-"""Publishing a run: all three kinds of training, whole or not at all, once, and refused where something is missing."""
+"""Publishing a run: every kind of training, completely or not at all, once, and refused if something is missing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from components.core.errors import InputError, StepError
 from components.core.prior.plate_groups import labelled_treatments, learn_groups
 from components.core.registry.model_manifest import ModelManifest
-from components.core.registry.opened_model import open_model
-from components.core.registry.plate_design import groups_of
+from components.core.registry.published_models import open_model
 from components.core.registry.publishing import model_fingerprint, publish
+from components.core.registry.reference import groups_of, reference_of
 from components.core.screen.histograms import domain_statistics
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
@@ -45,7 +45,7 @@ def below_models(store: Any) -> list[str]:
     ("kind", "role"),
     [("pseudo_label", "student"), ("pseudo_label", "teacher"), ("finetune", "teacher"), ("pretrain", "student")],
 )
-def test_the_networks_that_predict_come_back_bit_for_bit(tmp_path: Path, kind: Kind, role: str) -> None:
+def test_networks_are_restored_bit_for_bit(tmp_path: Path, kind: Kind, role: str) -> None:
     (tmp_path / "store").mkdir()
     run = FinishedRun(tmp_path, FolderStore(tmp_path / "store"), kind, weights=role)
     role = "pretrained" if kind == "pretrain" else role
@@ -64,7 +64,7 @@ def test_the_networks_that_predict_come_back_bit_for_bit(tmp_path: Path, kind: K
     assert opened.networks("RPE")[1].keys() == set(names)
 
 
-def test_a_model_that_lost_a_file_is_published_anew(run: FinishedRun, tmp_path: Path) -> None:
+def test_publishing_anew_repairs_a_model(run: FinishedRun, tmp_path: Path) -> None:
     first = publish(run.store, KEY).model
     run.store.delete(first.key(first.networks[0].path))
     assert not publish(run.store, KEY).new, "the manifest is there"
@@ -79,7 +79,7 @@ def test_a_model_that_lost_a_file_is_published_anew(run: FinishedRun, tmp_path: 
     assert publish(run.store, KEY, anew=True).new, "a damaged manifest is replaced, too"
 
 
-def test_a_model_says_what_it_was_trained_on_and_how_well_it_names(run: FinishedRun) -> None:
+def test_the_manifest_describes_data_and_scores(run: FinishedRun) -> None:
     published = publish(run.store, KEY)
     model = published.model
     assert published.new
@@ -97,7 +97,7 @@ def test_a_model_says_what_it_was_trained_on_and_how_well_it_names(run: Finished
     assert kept == model
 
 
-def test_the_prior_and_the_plates_come_back_as_they_were(run: FinishedRun, tmp_path: Path) -> None:
+def test_plate_design_and_statistics_are_restored(run: FinishedRun, tmp_path: Path) -> None:
     opened = open_model(run.store, publish(run.store, KEY).model.fingerprint, tmp_path / "here")
     design = opened.manifest.design
     assert design is not None
@@ -109,8 +109,9 @@ def test_the_prior_and_the_plates_come_back_as_they_were(run: FinishedRun, tmp_p
     assert [(p.experiment, p.plate, p.labelled, p.histograms) for p in opened.plates()] == [
         (p.experiment, p.plate, p.labelled, p.histograms) for p in run.screen.plates
     ]
+    reference = reference_of(opened.manifest, opened.plates(), "a", "s", run.config.pack)
     for domain in ("global", "cell_type", "plate"):
-        known, again = (domain_statistics(manifest, domain) for manifest in (run.screen, opened.reference()))
+        known, again = (domain_statistics(manifest, domain) for manifest in (run.screen, reference))
         assert known.keys() == again.keys()
         assert all(np.array_equal(known[plate], again[plate]) for plate in known)
     assert json.loads((opened.folder / "metrics.json").read_text())["out_of_fold"] == SCORES["out_of_fold"]
@@ -123,9 +124,7 @@ def test_without_the_prior_a_model_has_no_design(tmp_path: Path) -> None:
     assert publish(run.store, KEY).model.design is None
 
 
-def test_the_card_tells_scores_with_and_without_the_prior_limits_and_licence(
-    in_folder: FinishedRun, tmp_path: Path
-) -> None:
+def test_the_card_has_scores_limits_and_licence(in_folder: FinishedRun, tmp_path: Path) -> None:
     card = (
         open_model(in_folder.store, publish(in_folder.store, KEY).model.short, tmp_path / "a").folder / "card.md"
     ).read_text()
@@ -141,7 +140,7 @@ def test_the_card_tells_scores_with_and_without_the_prior_limits_and_licence(
         assert limit in card
 
 
-def test_a_stated_licence_stands_in_the_card_and_makes_no_other_model(tmp_path: Path) -> None:
+def test_a_licence_is_in_the_card_and_not_in_the_fingerprint(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     store = FolderStore(tmp_path / "store")
     first = FinishedRun(tmp_path, store)
@@ -162,7 +161,7 @@ def test_publishing_again_writes_nothing(run: FinishedRun) -> None:
     assert {key: run.store.get(key) for key in run.store.list("models/")} == before
 
 
-def test_of_publishers_side_by_side_one_leaves_its_files(run: FinishedRun, tmp_path: Path) -> None:
+def test_of_concurrent_publishers_one_leaves_its_files(run: FinishedRun, tmp_path: Path) -> None:
     with ThreadPoolExecutor(6) as pool:
         published = list(pool.map(lambda _: publish(run.store, KEY), range(6)))
     assert sum(each.new for each in published) == 1
@@ -174,9 +173,7 @@ def test_of_publishers_side_by_side_one_leaves_its_files(run: FinishedRun, tmp_p
     open_model(run.store, model.fingerprint, tmp_path / "here")
 
 
-def test_a_publisher_that_fails_leaves_nothing_and_the_next_one_publishes(
-    in_folder: FinishedRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_publisher_leaves_nothing(in_folder: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     store = in_folder.store
     upload, calls = FolderStore.upload_file, []
 
@@ -194,7 +191,7 @@ def test_a_publisher_that_fails_leaves_nothing_and_the_next_one_publishes(
     assert publish(store, KEY).new
 
 
-def test_the_fingerprint_is_of_what_decides_and_of_nothing_else(in_folder: FinishedRun) -> None:
+def test_the_fingerprint_covers_only_what_determines_the_model(in_folder: FinishedRun) -> None:
     config, folds = in_folder.config, {"HUVEC": (0, 1)}
 
     def of(**changes: Any) -> str:
@@ -247,13 +244,6 @@ def _damaged_weights(run: FinishedRun) -> None:
             run.store.put(key, b"x")
 
 
-def _another_architecture(run: FinishedRun) -> None:
-    """A step's weights are not of the configuration that the run is recorded with."""
-    record = json.loads(run.store.get(f"runs/{KEY}/run.json"))
-    record["config"]["backbones"][0]["exit"] = [8, 12, 20]
-    run.store.put(f"runs/{KEY}/run.json", json.dumps(record).encode())
-
-
 def _newer_record(run: FinishedRun) -> None:
     record = json.loads(run.store.get(f"runs/{KEY}/run.json"))
     run.store.put(f"runs/{KEY}/run.json", json.dumps({**record, "record_schema": 2}).encode())
@@ -270,17 +260,10 @@ def _newer_record(run: FinishedRun) -> None:
         (_lost_step, "steps/pretrain/1/slim.json: missing or damaged"),
         (_lost_outputs, "the finished outputs are gone"),
         (_damaged_weights, "the finished outputs are damaged"),
-        (
-            _another_architecture,
-            "weights/0/HUVEC/small.safetensors: weights of another architecture "
-            "(backbone.exit.4.1.weight: expected (20, 12, 1, 1), got (16, 12, 1, 1))",
-        ),
         (_newer_record, "of a newer version of cellsignal; upgrade"),
     ],
 )
-def test_what_is_not_whole_is_refused_in_one_line_and_nothing_is_published(
-    in_folder: FinishedRun, spoil: Any, message: str
-) -> None:
+def test_rejects_an_incomplete_run_and_publishes_nothing(in_folder: FinishedRun, spoil: Any, message: str) -> None:
     spoil(in_folder)
     with pytest.raises(InputError) as raised:
         publish(in_folder.store, KEY)
@@ -289,13 +272,8 @@ def test_what_is_not_whole_is_refused_in_one_line_and_nothing_is_published(
     assert below_models(in_folder.store) == []
 
 
-def test_an_unknown_run_is_named_with_those_there_are(in_folder: FinishedRun) -> None:
-    with pytest.raises(InputError, match=rf"^run other-1: no such run below .* \(runs there: {KEY}\)"):
-        publish(in_folder.store, "other-1")
-
-
 @pytest.mark.parametrize("later", [False, True], ids=["missing", "trained after the report"])
-def test_a_partial_run_is_published_with_the_folds_that_its_scores_are_of(
+def test_a_partial_run_is_published_with_the_folds_that_were_scored(
     in_folder: FinishedRun, tmp_path: Path, later: bool
 ) -> None:
     if not later:

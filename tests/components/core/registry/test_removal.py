@@ -91,7 +91,7 @@ def test_a_model_whose_manifest_cannot_be_read_goes_with_age_but_no_part_of_it_b
 def test_a_damaged_champion_stops_everything(store: ObjectStore | FolderStore) -> None:
     put_model(store, 1)
     store.put(CHAMPION, b"{")
-    with pytest.raises(InputError, match="damaged, so which model is the champion is not known"):
+    with pytest.raises(InputError, match="damaged, not a champion's record"):
         removable(store, 0, NOW)
 
 

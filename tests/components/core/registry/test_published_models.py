@@ -1,4 +1,4 @@
-"""A model brought here for prediction: by which names it is found, and everything that is refused in one line."""
+"""Finding a model by its names, downloading it for prediction, and everything that is refused in one line."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from typing import Any
 import pytest
 
 from components.core.errors import InputError
-from components.core.learning.weight_files import save_weights
 from components.core.registry.champion import CHAMPION, promote
-from components.core.registry.model_manifest import ModelManifest, parse_model
-from components.core.registry.model_weights import tensor_shapes
-from components.core.registry.opened_model import open_model
+from components.core.registry.model_manifest import ModelManifest
+from components.core.registry.published_models import open_model
 from components.core.registry.publishing import publish
-from components.core.storage.digests import digest_file
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from tests.components.core.registry.finished_run import KEY, FinishedRun
@@ -37,7 +34,7 @@ def everything(store: Any) -> dict[str, bytes]:
     return {key: store.get(key) for key in store.list("")}
 
 
-def test_a_model_is_found_by_champion_by_few_digits_and_by_address(
+def test_a_model_is_found_as_champion_by_digits_and_by_address(
     either_store: ObjectStore | FolderStore, tmp_path: Path
 ) -> None:
     store = either_store
@@ -57,7 +54,7 @@ def test_a_model_is_found_by_champion_by_few_digits_and_by_address(
         assert open_model(place, which, tmp_path / "here").manifest.fingerprint == expected
 
 
-def test_what_names_no_model_is_refused(tmp_path: Path) -> None:
+def test_rejects_names_of_no_model(tmp_path: Path) -> None:
     store = FolderStore(tmp_path / "store")
     put_model(store, 1)
     before = everything(store)
@@ -80,11 +77,11 @@ def test_what_names_no_model_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "here").exists()
 
 
-def test_digits_of_several_models_ask_for_more(tmp_path: Path) -> None:
+def test_rejects_digits_of_several_models(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     for number, end in enumerate("ab"):
         put_model(store, number, fingerprint="12345" + end * 59)
-    with pytest.raises(InputError, match=r"1234: 12345aaaaaaa, 12345bbbbbbb begin so; give more digits"):
+    with pytest.raises(InputError, match=r"1234: 12345aaaaaaa, 12345bbbbbbb begin with it; give more digits"):
         open_model(store, "1234", tmp_path / "here")
 
 
@@ -94,7 +91,7 @@ def _rewritten(run: FinishedRun, model: ModelManifest, **changes: Any) -> None:
 
 
 def _newer(run: FinishedRun, model: ModelManifest) -> None:
-    _rewritten(run, model, model_schema=2, a_field_to_come=1)
+    _rewritten(run, model, schema_version=2, a_field_to_come=1)
 
 
 def _unknown_field(run: FinishedRun, model: ModelManifest) -> None:
@@ -124,25 +121,6 @@ def _damaged_weights(run: FinishedRun, model: ModelManifest) -> None:
     run.store.put(key, bytes(content))
 
 
-def _another_network(run: FinishedRun, model: ModelManifest) -> None:
-    """Weights of a deeper network in the place of a model's, digests and all."""
-    file = next(each for each in model.networks if each.backbone == "small")
-    path = run.folder / "other.safetensors"
-    save_weights(run.network(5, 0, middle_blocks=2), path)
-    run.store.upload_file(path, model.key(file.path))
-    changed = {**file.model_dump(), "size": path.stat().st_size, "sha256": digest_file(path)}
-    _rewritten(run, model, networks=[changed if each is file else each.model_dump() for each in model.networks])
-
-
-def _no_safetensors(run: FinishedRun, model: ModelManifest) -> None:
-    file = model.networks[0]
-    path = run.folder / "other.safetensors"
-    path.write_bytes(b"pickle")
-    run.store.upload_file(path, model.key(file.path))
-    changed = {**file.model_dump(), "size": 6, "sha256": digest_file(path)}
-    _rewritten(run, model, networks=[changed if each is file else each.model_dump() for each in model.networks])
-
-
 def _lost_champion(run: FinishedRun, model: ModelManifest) -> None:
     run.store.delete(CHAMPION)
 
@@ -158,24 +136,22 @@ def _removed_champion(run: FinishedRun, model: ModelManifest) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_newer, r"manifest.json: model schema 2 is newer than this version reads \(1\); upgrade cellsignal"),
+        (
+            _newer,
+            r"manifest.json: model's manifest of schema 2, newer than this version reads \(1\); upgrade cellsignal",
+        ),
         (_unknown_field, r"damaged, not a model's manifest \(a_field_to_come"),
         (_not_json, "damaged, not a model's manifest"),
-        (_of_another, "damaged, it says that it is model"),
+        (_of_another, "damaged, it is the manifest of model"),
         (_leads_out, "impossible path '../../escaped'"),
         (_missing_weights, "safetensors is missing; `cellsignal models publish tiny-0123456789ab --anew`"),
         (_damaged_weights, "safetensors has other content than was written; `cellsignal models publish"),
-        (
-            _another_network,
-            r"weights of another architecture \(backbone.middle.1.body.1.0.weight: expected nothing, got \(8, 1, 3, 3\)\)",
-        ),
-        (_no_safetensors, "not a safetensors file"),
         (_lost_champion, "no model has been promoted yet"),
-        (_damaged_champion, "damaged, so which model is the champion is not known"),
+        (_damaged_champion, "damaged, not a champion's record"),
         (_removed_champion, "there is no such model"),
     ],
 )
-def test_a_champion_that_is_not_whole_is_refused_in_one_line_and_left_alone(
+def test_rejects_an_incomplete_champion_in_one_line(
     run: FinishedRun, model: ModelManifest, tmp_path: Path, spoil: Any, message: str
 ) -> None:
     promote(run.store, model.fingerprint, "x")
@@ -193,43 +169,27 @@ def test_a_champion_that_is_not_whole_is_refused_in_one_line_and_left_alone(
     [
         ((5, 16, ["HUVEC"]), "plates.csv: channels 5, but model .* was trained with 6"),
         ((6, 32, ["HUVEC"]), "plates.csv: image size 32, but model .* was trained with 16"),
-        ((6, 16, ["RPE", "U2OS"]), "plates.csv: cell type U2OS, but model .* knows HUVEC, RPE alone"),
+        ((6, 16, ["RPE", "U2OS"]), "plates.csv: cell type U2OS, but model .* knows only HUVEC, RPE"),
     ],
 )
-def test_a_screen_that_the_networks_cannot_name_is_refused(screen: tuple[int, int, list[str]], message: str) -> None:
+def test_rejects_a_screen_that_the_networks_cannot_classify(screen: tuple[int, int, list[str]], message: str) -> None:
     model = small_model(1)
     model.check_screen(6, 16, ["RPE"])
     with pytest.raises(InputError, match=message) as raised:
-        model.check_screen(*screen, said="plates.csv")
+        model.check_screen(*screen, source_name="plates.csv")
     assert "\n" not in str(raised.value)
 
 
-def test_a_folder_that_cannot_be_written_is_named(run: FinishedRun, model: ModelManifest, tmp_path: Path) -> None:
+def test_rejects_a_folder_that_cannot_be_written(run: FinishedRun, model: ModelManifest, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file.*cannot be written"):
         open_model(run.store, model.short, tmp_path / "file")
 
 
-def test_opening_twice_into_one_folder_brings_the_same(run: FinishedRun, model: ModelManifest, tmp_path: Path) -> None:
-    for _ in range(2):
-        opened = open_model(run.store, model.short, tmp_path / "here", cell_types=["HUVEC"])
+def test_only_the_requested_networks_are_downloaded(run: FinishedRun, model: ModelManifest, tmp_path: Path) -> None:
+    opened = open_model(run.store, model.short, tmp_path / "here", cell_types=["HUVEC"])
     files = sorted(path.relative_to(opened.folder).as_posix() for path in opened.folder.rglob("*") if path.is_file())
     assert files == sorted(
         [file.path for file in model.files] + [file.path for file in model.networks if file.cell_type == "HUVEC"]
     )
     assert {of for _, of, _ in opened.weights} == {"HUVEC"}
-
-
-@pytest.mark.parametrize("cut", [0, 7, 8, 100, -1])
-def test_a_weights_file_that_is_cut_short_is_refused(run: FinishedRun, tmp_path: Path, cut: int) -> None:
-    path = tmp_path / "a.safetensors"
-    save_weights(run.network(1), path)
-    expected = {name: tuple(tensor.shape) for name, tensor in run.network(1).state_dict().items()}
-    assert tensor_shapes(path) == expected
-    path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(InputError, match=r"not a safetensors file|cut short"):
-        tensor_shapes(path)
-
-
-def test_a_manifest_reads_back(model: ModelManifest) -> None:
-    assert parse_model(model.model_dump_json().encode(), "x") == model
