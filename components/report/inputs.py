@@ -1,153 +1,196 @@
-"""Reads what the report stands on: assign outputs, labels of held-out wells, truth. Errors name file, row and field."""
+"""Reads the report's inputs: outputs of assign, labels of held-out wells, truth. Errors name file, line, well and field."""
 
 from __future__ import annotations
 
-import csv
 import json
-import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from components.core.config import RunConfig
 from components.core.errors import InputError
-from components.core.evaluation.named_wells import SCORES, NamedWell, Score
+from components.core.evaluation.predictions import SCORES, Score
 from components.core.screen.wells import experiment_of
-from components.core.storage.manifest import Manifest, PlateRecord, WellRecord
+from components.core.storage.artifacts import local_copy
+from components.core.storage.manifest import Manifest
+from components.core.tables import TableFaults, read_table_file
 
 FILES: dict[Score, str] = {"out_of_fold": "oof.csv", "unlabelled": "unlabelled.csv", "holdout": "holdout.csv"}
-COLUMNS = (
-    "id_code",
-    "sirna",
-    "confidence",
-    "margin",
-    "raw_sirna",
-    "raw_confidence",
-    "group_sirna",
-    "group_confidence",
-    "top5",
-)
-UNCALIBRATED = "raw_confidence_uncalibrated"
-"""Optional column: the raw confidence at temperature 1, for the reliability plot's curve before calibration."""
+LABELS = ("sirna", "raw_sirna", "group_sirna")
+PROBABILITIES = ("confidence", "raw_confidence", "group_confidence", "raw_confidence_uncalibrated")
+KINDS = {"unlabelled": "an unlabelled", "holdout": "a held-out", "out_of_fold": "a labelled"}
+
+
+@dataclass(frozen=True)
+class TreatmentWells:
+    """The treatment wells of a run's manifests.
+
+    Attributes:
+        table: a row a well, in manifest order; columns score, id_code, experiment, plate, well, cell_type, fold (-1 if none
+            validates on it), label (None if hidden).
+        treatments: all treatment siRNAs.
+    """
+
+    table: pd.DataFrame
+    treatments: frozenset[str]
+
+    @classmethod
+    def of(cls, screen: Manifest, holdout: Manifest) -> TreatmentWells:
+        """The wells of the screen, then those of the held-out experiments or new plates."""
+        rows = [
+            {
+                "score": "holdout" if manifest is holdout else "out_of_fold" if plate.labelled else "unlabelled",
+                "id_code": well.id_code,
+                "experiment": plate.experiment,
+                "plate": plate.plate,
+                "well": well.well,
+                "cell_type": plate.cell_type,
+                "fold": plate.well_folds[n] if plate.well_folds else manifest.folds.get(plate.experiment, -1),
+                "label": well.sirna,
+            }
+            for manifest in (screen, holdout)
+            for plate in manifest.plates
+            for n, well in enumerate(plate.wells)
+            if well.well_type == "treatment"
+        ]
+        columns = ["score", "id_code", "experiment", "plate", "well", "cell_type", "fold", "label"]
+        return cls(pd.DataFrame(rows, columns=columns), frozenset(screen.vocabulary.treatments))
+
+    def of_score(self, score: Score) -> pd.DataFrame:
+        """The wells of a score."""
+        return self.table[self.table["score"] == score]
+
+    def labels(self) -> dict[str, str]:
+        """The labels of the labelled wells, by id_code."""
+        labelled = self.of_score("out_of_fold").dropna(subset="label")
+        return dict(zip(labelled["id_code"], labelled["label"], strict=True))
 
 
 @dataclass(frozen=True)
 class AssignOutput:
-    """One cell type's output directory of assign."""
+    """The output directory of assign for one cell type; `predictions` lacks the column truth."""
 
     cell_type: str
-    wells: dict[Score, list[NamedWell]]
+    predictions: pd.DataFrame
     assign: dict[str, Any]
     meta: dict[str, Any]
 
     @property
     def arrangements(self) -> list[dict[str, Any]]:
-        """What was inferred of its experiments' plate groups, with the cell type; none without the prior."""
+        """The inferred arrangements of its experiments, with the cell type; none without the prior."""
         return [{**entry, "cell_type": self.cell_type} for entry in self.assign.get("experiments", [])]
 
 
-class Places:
-    """Finds a treatment well of the screen or the holdout by id_code, and says which score it belongs to."""
+def read_outputs(
+    uris: Sequence[str], wells: TreatmentWells, config: RunConfig
+) -> tuple[list[AssignOutput], pd.DataFrame]:
+    """Reads the outputs of assign.
 
-    def __init__(self, screen: Manifest, holdout: Manifest) -> None:
-        self.treatments = frozenset(screen.vocabulary.treatments)
-        self._folds: dict[str, int] = {}
-        self._places: dict[str, tuple[Score, PlateRecord, WellRecord]] = {}
-        for manifest in (screen, holdout):
-            for plate in manifest.plates:
-                score: Score = "holdout" if manifest is holdout else "out_of_fold" if plate.labelled else "unlabelled"
-                for n, well in enumerate(plate.wells):
-                    if well.well_type == "treatment":
-                        self._places[well.id_code] = (score, plate, well)
-                        fold = plate.well_folds[n] if plate.well_folds else manifest.folds.get(plate.experiment, -1)
-                        if fold >= 0:
-                            self._folds[well.id_code] = fold
+    Args:
+        uris: output directories of assign, one a cell type, as paths or object-store URIs.
+        wells: the treatment wells of the manifests.
+        config: gives the order of cell types.
 
-    def find(self, id_code: str, score: Score) -> tuple[PlateRecord, WellRecord] | None:
-        """The well's plate and record, or None when it is no treatment well of this score."""
-        found = self._places.get(id_code)
-        return (found[1], found[2]) if found and found[0] == score else None
+    Returns:
+        The outputs in the configuration's order of cell types, and the predictions of all, without the column truth.
 
-    def fold(self, id_code: str) -> int | None:
-        """The fold that validates on the well, None where none does."""
-        return self._folds.get(id_code)
-
-    def ids(self, score: Score, cell_type: str) -> list[str]:
-        """All treatment wells of a score and cell type, in manifest order."""
-        return [i for i, (s, plate, _) in self._places.items() if s == score and plate.cell_type == cell_type]
-
-    def labels(self) -> dict[str, str]:
-        """The labels of the labelled wells, by id_code."""
-        return {i: well.sirna for i, (s, _, well) in self._places.items() if s == "out_of_fold" and well.sirna}
+    Raises:
+        InputError: no output, two of one cell type, or a malformed one.
+    """
+    if not uris:
+        raise InputError("--uri: no output of assign was given; give one a cell type")
+    with tempfile.TemporaryDirectory() as copies:
+        outputs = [read_assign_output(local_copy(uri, Path(copies) / str(i)), wells) for i, uri in enumerate(uris)]
+    names = [output.cell_type for output in outputs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise InputError(f"--uri: two outputs of assign are of {twice}; give one a cell type")
+    known = config.screen.cell_types
+    outputs.sort(key=lambda o: (known.index(o.cell_type) if o.cell_type in known else len(known), o.cell_type))
+    return outputs, pd.concat([output.predictions for output in outputs], ignore_index=True)
 
 
-def read_assign_output(folder: Path, places: Places) -> AssignOutput:
+def read_assign_output(folder: Path, wells: TreatmentWells) -> AssignOutput:
     """Reads and checks one output directory of assign.
 
     Raises:
         InputError: a file is missing or malformed, a well or siRNA is not of the screen, or an unlabelled or held-out
-            well of the cell type has no name.
+            well of the cell type has no prediction.
     """
-    assign = _read_json(folder / "assign.json")
-    meta = _read_json(folder / "meta.json")
+    assign, meta = _read_json(folder / "assign.json"), _read_json(folder / "meta.json")
     cell_type = assign.get("cell_type")
     if not isinstance(cell_type, str):
         raise InputError(f"{folder / 'assign.json'}: cell_type is missing; run assign again")
-    wells: dict[Score, list[NamedWell]] = {}
+    parts = []
     for score in SCORES:
         path = folder / FILES[score]
-        wells[score] = [_named_well(path, row, record, score, places) for row, record in _rows(path, COLUMNS)]
-        seen: set[str] = set()
-        for well in wells[score]:
-            if well.cell_type != cell_type:
-                raise InputError(f"{path}: id_code {well.id_code} is of {well.cell_type}, the folder of {cell_type}")
-            if well.id_code in seen:
-                raise InputError(f"{path}: id_code {well.id_code} appears twice")
-            seen.add(well.id_code)
-        # Out-of-fold wells may be fewer when a run is finished without some folds; the others cannot.
-        missing = [i for i in places.ids(score, cell_type) if i not in seen]
-        if missing and score != "out_of_fold":
+        own = wells.of_score(score)
+        part = _read_predictions(path, own[own["cell_type"] == cell_type], wells.treatments)
+        missing = own.loc[(own["cell_type"] == cell_type) & ~own["id_code"].isin(part["id_code"]), "id_code"]
+        # Out-of-fold wells may be fewer if a run is finished without some folds; the others cannot.
+        if len(missing) and score != "out_of_fold":
             raise InputError(
-                f"{path}: {len(missing)} wells of {cell_type} have no row, first {missing[0]}; run assign "
-                "again on this screen's manifest"
+                f"{path}: {len(missing)} wells of {cell_type} have no row, first {missing.iloc[0]}; run assign again on "
+                "this screen's manifest"
             )
-    return AssignOutput(cell_type, wells, assign, meta)
+        parts.append(part)
+    return AssignOutput(cell_type, pd.concat(parts, ignore_index=True), assign, meta)
 
 
-def read_labels(path: Path, places: Places, score: Score, experiments: Collection[str] | None = None) -> dict[str, str]:
+def _read_predictions(path: Path, wells: pd.DataFrame, treatments: Collection[str]) -> pd.DataFrame:
+    """One table of assign, joined with the wells it may have."""
+    table = read_table_file(path, ("id_code", *LABELS, *PROBABILITIES, "margin", "top5"))
+    faults = TableFaults(str(path), table)
+    faults.require_one_of(
+        ["id_code"],
+        wells["id_code"],
+        f"it is not a treatment well of this screen's {path.stem} wells of the cell type; assign and report must read the "
+        "same manifests",
+    )
+    faults.require_unique("id_code")
+    faults.require_one_of(LABELS, treatments, "it is not a treatment of this screen")
+    numbers = {field: faults.numbers(field) for field in PROBABILITIES}
+    numbers["margin"] = faults.numbers("margin", low=-1.0)
+    faults.check()
+    return wells.drop(columns="label").merge(table.assign(**numbers), on="id_code", how="right")
+
+
+def read_labels(
+    path: Path, wells: TreatmentWells, score: Score, experiments: Collection[str] | None = None
+) -> dict[str, str]:
     """Reads a table id_code,sirna: the truth of the unlabelled wells, or the labels of the held-out ones.
 
     Args:
         path: the table.
-        places: of all wells.
-        score: whose wells it may name.
-        experiments: rows of other ones are left alone; None leaves none.
+        wells: the treatment wells of the manifests.
+        score: the wells that it may have.
+        experiments: rows of other experiments are ignored; None ignores none.
 
     Raises:
-        InputError: a column is missing, a value is empty or NaN, an id_code is no treatment well of `score` or comes
+        InputError: a column is missing, a value is empty or NaN, an id_code is not a treatment well of `score` or comes
             twice, or a siRNA is not one of the screen's treatments.
     """
-    known = {"unlabelled": "an unlabelled", "holdout": "a held-out", "out_of_fold": "a labelled"}[score]
-    labels: dict[str, str] = {}
-    for row, record in _rows(path, ("id_code", "sirna")):
-        for field in ("id_code", "sirna"):
-            if record[field].strip().lower() in ("", "nan"):
-                raise InputError(f"{path}, row {row}: {field} is empty; give a value or remove the row")
-        id_code, sirna = record["id_code"].strip(), record["sirna"].strip()
-        if experiments is not None and experiment_of(id_code) not in experiments:
-            continue
-        if places.find(id_code, score) is None:
-            raise InputError(
-                f"{path}, row {row}: id_code {id_code!r} is not a treatment well of {known} experiment of this screen"
-            )
-        if sirna not in places.treatments:
-            raise InputError(
-                f"{path}, row {row}: sirna {sirna!r} is not a treatment of this screen; use the encoding of train.csv"
-            )
-        if id_code in labels:
-            raise InputError(f"{path}, row {row}: id_code {id_code} appears twice; remove one of the rows")
-        labels[id_code] = sirna
-    return labels
+    table = read_table_file(path, ("id_code", "sirna"))
+    if experiments is not None:
+        of_experiments = table["id_code"].map(experiment_of).isin(list(experiments))
+        table = table[of_experiments | (table["id_code"] == "")]
+    faults = TableFaults(str(path), table)
+    faults.require(("id_code", "sirna"))
+    faults.require_one_of(
+        ["id_code"],
+        wells.of_score(score)["id_code"],
+        f"it is not a treatment well of {KINDS[score]} experiment of this screen",
+    )
+    faults.require_unique("id_code")
+    faults.require_one_of(
+        ["sirna"], wells.treatments, "it is not a treatment of this screen: use the encoding of train.csv"
+    )
+    faults.check()
+    return dict(zip(table["id_code"], table["sirna"], strict=True))
 
 
 def merge_history(outputs: Sequence[AssignOutput]) -> list[dict[str, Any]]:
@@ -160,7 +203,7 @@ def merge_history(outputs: Sequence[AssignOutput]) -> list[dict[str, Any]]:
     return list(unique.values())
 
 
-def merge_validated(outputs: Sequence[AssignOutput]) -> dict[tuple[int, str], bool]:
+def merge_validated(outputs: Sequence[AssignOutput]) -> Mapping[tuple[int, str], bool]:
     """Whether each fold had validation wells, by fold and cell type."""
     return {
         (int(f["fold"]), output.cell_type): bool(f["validated"])
@@ -169,73 +212,11 @@ def merge_validated(outputs: Sequence[AssignOutput]) -> dict[tuple[int, str], bo
     }
 
 
-def _named_well(path: Path, row: int, record: Mapping[str, str], score: Score, places: Places) -> NamedWell:
-    id_code = record["id_code"]
-    found = places.find(id_code, score)
-    if found is None:
-        raise InputError(
-            f"{path}, row {row}: id_code {id_code!r} is not a treatment well of this screen's "
-            f"{FILES[score].removesuffix('.csv')} wells; assign and report must read the same manifests"
-        )
-    plate, well = found
-    for field in ("sirna", "raw_sirna", "group_sirna"):
-        if record[field] not in places.treatments:
-            raise InputError(f"{path}, row {row}: {field} {record[field]!r} is not a treatment of this screen")
-    uncalibrated = record.get(UNCALIBRATED)
-    return NamedWell(
-        id_code=id_code,
-        experiment=plate.experiment,
-        plate=plate.plate,
-        well=well.well,
-        cell_type=plate.cell_type,
-        sirna=record["sirna"],
-        confidence=_number(path, row, record, "confidence"),
-        margin=_number(path, row, record, "margin", low=-1.0),
-        raw_sirna=record["raw_sirna"],
-        raw_confidence=_number(path, row, record, "raw_confidence"),
-        group_sirna=record["group_sirna"],
-        group_confidence=_number(path, row, record, "group_confidence"),
-        top5=tuple(record["top5"].split()),
-        fold=places.fold(id_code),
-        raw_uncalibrated=_number(path, row, record, UNCALIBRATED) if uncalibrated else None,
-    )
-
-
-def _number(path: Path, row: int, record: Mapping[str, str], field: str, low: float = 0.0) -> float:
-    try:
-        value = float(record[field])
-    except ValueError:
-        value = math.nan
-    # Rounding may carry a probability of one a little past it.
-    if not low - 1e-6 <= value <= 1.0 + 1e-6:
-        raise InputError(f"{path}, row {row}: {field} {record[field]!r} is not a number from {low:g} to 1")
-    return min(max(value, low), 1.0)
-
-
-def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file with their line numbers; checks the header and that no row is short."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in columns if name not in (reader.fieldnames or ())]
-            if missing:
-                raise InputError(f"{path}: column {missing[0]} is missing; the header must have {','.join(columns)}")
-            for record in reader:
-                short = next((name for name in columns if record[name] is None), None)
-                if short:
-                    raise InputError(f"{path}, row {reader.line_num}: {short} is missing; the row is too short")
-                yield reader.line_num, {k: v for k, v in record.items() if isinstance(k, str) and v is not None}
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the table ({error.strerror})") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not a CSV table in UTF-8 ({error})") from None
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: cannot read it ({error.strerror}); is this an output of assign?") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror}); is this an output of assign?") from None
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(data, dict):

@@ -1,6 +1,6 @@
 """report of new plates: assign outputs and manifests in; predictions, quality control and one page out.
 
-Truth is read here and nowhere else, where there is one, and only to be compared with names already given.
+Truth, if any, is read here and nowhere else, and only compared with finished predictions.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from typing import Any
 from components.core import progress
 from components.core.config import RunConfig, parse
 from components.core.errors import InputError
-from components.core.evaluation.named_wells import with_truth
+from components.core.evaluation.page import Notice
 from components.core.evaluation.prediction_page import Prediction, render
-from components.core.evaluation.quality.plate_confidence import UNSURE
-from components.core.evaluation.report_page import Notice
+from components.core.evaluation.predictions import UNSURE, with_truth
 from components.core.evaluation.scores import build_metrics
 from components.core.files import atomic_directory
 from components.core.storage.artifacts import local_copy
@@ -25,13 +24,12 @@ from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import open_store
 from components.core.storage.run_outcome import record_results, tell_failures
-from components.report.inputs import AssignOutput, Places, read_labels
+from components.report.inputs import AssignOutput, TreatmentWells, read_labels, read_outputs
 from components.report.quality import look_at, write_quality
 from components.report.step import (
     installed_version,
     json_object,
     not_reported,
-    read_outputs,
     with_durations,
     with_start,
     write_predictions,
@@ -70,20 +68,20 @@ def run(
     known, new = Manifest.read(reference), Manifest.read(plates)
     if known.model is None:
         raise InputError(f"{reference}: names no model; give the reference that normalize wrote for new plates")
-    places = Places(known, new)
+    wells = TreatmentWells.of(known, new)
     experiments = {plate.experiment for plate in new.plates}
-    labels = read_labels(truth, places, "holdout", experiments) if truth else {}
-    outputs, cell_types = read_outputs(uris, places, config)
-    wells = with_truth([well for output in outputs for well in output.wells["holdout"]], labels)
-    quality = look_at(new, known, wells, store if store is not None else open_store(new.store))
-    found = build_metrics({"holdout": wells}, cell_types, [], {})
+    labels = read_labels(truth, wells, "holdout", experiments) if truth else {}
+    outputs, predictions = read_outputs(uris, wells, config)
+    predictions = with_truth(predictions[predictions["score"] == "holdout"], labels)
+    quality = look_at(new, known, predictions, store if store is not None else open_store(new.store))
+    found = build_metrics(predictions, [output.cell_type for output in outputs], [], {})
     metrics = {name: found[name] for name in ("schema", "holdout", "wells", "calibration") if name in found}
     metrics["temperatures"] = {output.cell_type: output.assign["temperature"] for output in outputs}
     metrics["quality"] = {
         "wells_to_look_at": sum(map(bool, quality.reasons.values())),
         "blurred_plates": sum(plate.blurred for plate in quality.plates),
         "plates_that_drift": sum(any(plate.beyond_C) for plate in quality.plates),
-        "unsure": sum(well.confidence < UNSURE for well in wells),
+        "unsure": int((predictions["confidence"] < UNSURE).sum()),
     }
     told = {
         "code_version": installed_version(),
@@ -97,21 +95,21 @@ def run(
             config=config,
             plates=new,
             reference=known,
-            wells=wells,
+            predictions=predictions,
             arrangements=[entry for output in outputs for entry in output.arrangements],
             prior_used=any(output.assign.get("prior_enabled") for output in outputs),
             quality=quality.plates,
             reasons=quality.reasons,
             notices=[
                 *(Notice("compile", message) for message in told.get("warnings", [])),
-                *_notices(new, outputs, labels if truth else None, len(wells)),
+                *_notices(new, outputs, labels if truth else None, len(predictions)),
             ],
             lineage=told,
         )
     )
     with atomic_directory(out) as folder:
-        write_predictions(folder / "predictions.csv", wells)
-        write_quality(folder / "qc.csv", new, quality, {well.id_code: well for well in wells})
+        write_predictions(folder / "predictions.csv", predictions)
+        write_quality(folder / "qc.csv", new, quality, predictions)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         (folder / "lineage.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         (folder / "config.yaml").write_text(config.dump(), encoding="utf-8")
@@ -130,7 +128,7 @@ def _notices(
     notices += not_reported(outputs, plates.plates)
     if labels is not None and len(labels) < wells:
         so = "the score is of those" if labels else "there is no score"
-        notices.append(Notice("report", f"the truth names {len(labels):,} of {wells:,} wells; {so}"))
+        notices.append(Notice("report", f"the truth has {len(labels):,} of {wells:,} wells; {so}"))
     return list(dict.fromkeys(notices))
 
 

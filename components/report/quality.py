@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import csv
-import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from components.core import progress
 from components.core.config import CHANNELS
-from components.core.evaluation.named_wells import NamedWell
-from components.core.evaluation.quality.cell_density import otsu_threshold
-from components.core.evaluation.quality.drift import Drift, drift
-from components.core.evaluation.quality.plate_confidence import confidence_by_plate
-from components.core.evaluation.quality.plate_quality import PlateQuality, plate_quality
-from components.core.evaluation.quality.site_quality import SiteQuality, site_quality
-from components.core.evaluation.quality.wells_to_look_at import WellQuality, reasons_to_look, well_quality
+from components.core.evaluation.plate_quality import Drift, PlateQuality, drift, plate_quality
+from components.core.evaluation.quality import (
+    SiteQuality,
+    WellQuality,
+    otsu_threshold,
+    reasons_to_look,
+    site_quality,
+    well_quality,
+)
 from components.core.processes import cores
 from components.core.screen.packed import SiteReader
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
+from components.core.tables import write_table
 
 _BATCH = 8
 """Sites that one thread reads and looks at, at a time."""
@@ -44,13 +46,13 @@ class Quality:
     plates: Sequence[PlateQuality]
 
 
-def look_at(plates: Manifest, reference: Manifest, named: Sequence[NamedWell], store: ObjectReader) -> Quality:
+def look_at(plates: Manifest, reference: Manifest, predictions: pd.DataFrame, store: ObjectReader) -> Quality:
     """Looks at all wells of new plates, controls included.
 
     Args:
         plates: their manifest.
         reference: what stands for the training screen.
-        named: the named wells.
+        predictions: a predictions table of their treatment wells.
         store: where the packed plates are.
 
     Raises:
@@ -70,7 +72,7 @@ def look_at(plates: Manifest, reference: Manifest, named: Sequence[NamedWell], s
         reasons.update(zip(ids, reasons_to_look(of_plate, CHANNELS), strict=True))
     cell_types = dict.fromkeys(plate.cell_type for plate in plates.plates)
     drifts = {cell_type: _drift(plates, reference, cell_type) for cell_type in cell_types}
-    return Quality(wells, reasons, plate_quality(plates.plates, wells, reasons, drifts, confidence_by_plate(named)))
+    return Quality(wells, reasons, plate_quality(plates.plates, wells, reasons, drifts, predictions))
 
 
 def _sites(plates: Manifest, store: ObjectReader) -> list[SiteQuality]:
@@ -103,19 +105,19 @@ def _drift(plates: Manifest, reference: Manifest, cell_type: str) -> Drift | Non
     return drift(np.array(new), np.array([plate.histograms for plate in known]), [plate.experiment for plate in known])
 
 
-def write_quality(path: Path, plates: Manifest, quality: Quality, named: Mapping[str, NamedWell]) -> None:
-    """Writes qc.csv: one row a well, in the manifest's order; empty where a value does not exist."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        of_channel = [f"{what}_{channel}" for what in ("focus", "saturated") for channel in CHANNELS]
-        header = ["id_code", "experiment", "plate", "well", "well_type", "look_at", "confidence", "nuclei_share"]
-        table.writerow([*header, *of_channel])
-        for plate in plates.plates:
-            for well in plate.wells:
-                found, name = quality.wells[well.id_code], named.get(well.id_code)
-                values = [found.nuclei, *found.focus_C, *found.saturated_C]
-                table.writerow([
-                    well.id_code, plate.experiment, plate.plate, well.well, well.well_type,
-                    "; ".join(quality.reasons[well.id_code]), f"{name.confidence:.6g}" if name else "",
-                    *("" if math.isnan(value) else f"{value:.6g}" for value in values),
-                ])  # fmt: skip
+def write_quality(path: Path, plates: Manifest, quality: Quality, predictions: pd.DataFrame) -> None:
+    """Writes qc.csv: one row a well, in the manifest's order; empty if a value does not exist."""
+    rows = []
+    for plate in plates.plates:
+        for well in plate.wells:
+            measured = quality.wells[well.id_code]
+            rows.append({
+                "id_code": well.id_code, "experiment": plate.experiment, "plate": plate.plate, "well": well.well,
+                "well_type": well.well_type, "look_at": "; ".join(quality.reasons[well.id_code]), "confidence": np.nan,
+                "nuclei_share": measured.nuclei,
+                **{f"focus_{c}": value for c, value in zip(CHANNELS, measured.focus_C, strict=True)},
+                **{f"saturated_{c}": value for c, value in zip(CHANNELS, measured.saturated_C, strict=True)},
+            })  # fmt: skip
+    table = pd.DataFrame(rows)
+    table["confidence"] = table["id_code"].map(predictions.set_index("id_code")["confidence"])
+    write_table(path, table)

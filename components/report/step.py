@@ -1,11 +1,10 @@
 """report: assign outputs, manifests and truth in; predictions, metrics and one page out. Numbers are core.evaluation.
 
-Truth of unlabelled and held-out wells is read here and nowhere else, and only to be compared with names already given.
+Truth of unlabelled and held-out wells is read here and nowhere else, and only compared with finished predictions.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,14 +12,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from components.core import progress
 from components.core.config import RunConfig, parse
 from components.core.errors import InputError, StepError
-from components.core.evaluation.examples import choose_examples
 from components.core.evaluation.figures import image_strip
-from components.core.evaluation.named_wells import SCORES, NamedWell, Score, with_truth
-from components.core.evaluation.report_page import Notice, Picture, Report, render
-from components.core.evaluation.scores import build_metrics
+from components.core.evaluation.page import Notice
+from components.core.evaluation.predictions import SAVED, Score, with_truth
+from components.core.evaluation.report_page import Picture, Report, render
+from components.core.evaluation.scores import build_metrics, choose_examples
 from components.core.files import atomic_directory
 from components.core.screen.packed import SiteReader
 from components.core.storage.artifacts import local_copy
@@ -29,13 +30,14 @@ from components.core.storage.manifest import Manifest, PlateRecord
 from components.core.storage.opening import join_address, open_store
 from components.core.storage.run_outcome import record_results, tell_failures
 from components.core.storage.run_record import RECIPE, lineage_of
+from components.core.tables import write_table
 from components.report.inputs import (
     AssignOutput,
-    Places,
+    TreatmentWells,
     merge_history,
     merge_validated,
-    read_assign_output,
     read_labels,
+    read_outputs,
 )
 
 PREDICTIONS: dict[Score, str] = {
@@ -43,7 +45,6 @@ PREDICTIONS: dict[Score, str] = {
     "out_of_fold": "predictions_oof.csv",
     "holdout": "predictions_holdout.csv",
 }
-PREDICTION_COLUMNS = ("id_code", "sirna", "confidence", "margin", "raw_sirna", "raw_confidence", "top5")
 
 
 def run(
@@ -77,19 +78,14 @@ def run(
         InputError: a file is missing or malformed; names file, row and field.
     """
     screen_manifest, holdout_manifest = Manifest.read(screen), Manifest.read(holdout)
-    places = Places(screen_manifest, holdout_manifest)
-    labels: dict[Score, dict[str, str]] = {
-        "out_of_fold": places.labels(),
-        "unlabelled": read_labels(truth, places, "unlabelled") if truth else {},
-        "holdout": read_labels(holdout_labels, places, "holdout"),
-    }
-    outputs, cell_types = read_outputs(uris, places, config)
-    wells = {
-        score: with_truth([well for output in outputs for well in output.wells[score]], labels[score])
-        for score in SCORES
-    }
+    wells = TreatmentWells.of(screen_manifest, holdout_manifest)
+    known = read_labels(truth, wells, "unlabelled") if truth else {}
+    labels = wells.labels() | known | read_labels(holdout_labels, wells, "holdout")
+    outputs, predictions = read_outputs(uris, wells, config)
+    cell_types = [output.cell_type for output in outputs]
+    predictions = with_truth(predictions, labels)
     history = merge_history(outputs)
-    metrics = build_metrics(wells, cell_types, history, merge_validated(outputs))
+    metrics = build_metrics(predictions, cell_types, history, merge_validated(outputs))
     temperatures = {
         output.cell_type: output.assign["temperature"] for output in outputs if output.assign.get("temperature")
     }
@@ -106,13 +102,13 @@ def run(
         "manifest_digest": screen_manifest.digest(),
         "holdout_manifest_digest": holdout_manifest.digest(),
     }
-    pictures_of, pictures, note = _pictures(wells, screen_manifest, holdout_manifest, store)
+    pictures_of, pictures, note = _pictures(predictions, screen_manifest, holdout_manifest, store)
     page = render(
         Report(
             config=config,
             screen=screen_manifest,
             holdout=holdout_manifest,
-            wells=wells,
+            predictions=predictions,
             metrics=metrics,
             history=history,
             arrangements=[entry for output in outputs for entry in output.arrangements],
@@ -123,14 +119,14 @@ def run(
             pictures_note=note,
             notices=[
                 *(Notice("compile", message) for message in lineage.get("warnings", [])),
-                *_notices(config, outputs, screen_manifest, holdout_manifest, wells, places, labels["unlabelled"]),
+                *_notices(config, outputs, screen_manifest, holdout_manifest, wells, len(known)),
             ],
             lineage=lineage,
         )
     )
     with atomic_directory(out) as folder:
         for score, name in PREDICTIONS.items():
-            write_predictions(folder / name, wells[score])
+            write_predictions(folder / name, predictions[predictions["score"] == score])
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         (folder / "lineage.json").write_text(json.dumps(lineage, indent=2) + "\n", encoding="utf-8")
         (folder / "config.yaml").write_text(config.dump(), encoding="utf-8")
@@ -163,49 +159,25 @@ def main(
             record_results(open_store(manifest.store), manifest.run, Path(out))
 
 
-def read_outputs(uris: Sequence[str], places: Places, config: RunConfig) -> tuple[list[AssignOutput], list[str]]:
-    """The outputs of assign and their cell types, both in the configuration's order.
-
-    Raises:
-        InputError: none, two of one cell type, or a malformed one.
-    """
-    with tempfile.TemporaryDirectory() as copies:
-        outputs = [read_assign_output(local_copy(uri, Path(copies) / str(i)), places) for i, uri in enumerate(uris)]
-    cell_types = _ordered_cell_types(outputs, config)
-    return sorted(outputs, key=lambda output: cell_types.index(output.cell_type)), cell_types
-
-
-def _ordered_cell_types(outputs: Sequence[AssignOutput], config: RunConfig) -> list[str]:
-    """The cell types of the outputs in the configuration's order; each may come once."""
-    names = [output.cell_type for output in outputs]
-    if not names:
-        raise InputError("--uri: no output of assign was given; give one a cell type")
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise InputError(f"--uri: two outputs of assign are of {twice}; give one a cell type")
-    return [name for name in config.screen.cell_types if name in names] + sorted(
-        set(names) - set(config.screen.cell_types)
-    )
-
-
 def _pictures(
-    wells: Mapping[Score, Sequence[NamedWell]], screen: Manifest, holdout: Manifest, store: ObjectReader | None
+    predictions: pd.DataFrame, screen: Manifest, holdout: Manifest, store: ObjectReader | None
 ) -> tuple[Score | None, list[Picture], str | None]:
-    """The first site of each example well, drawn. Plates may be gone from the store by now: then the page says so."""
-    score, chosen = choose_examples(wells)
+    """The first site of each example well, drawn; a note if there are none. Plates may be gone from the store by now."""
+    score, table = choose_examples(predictions)
+    chosen = list(table.itertuples(index=False))
     if score is None:
-        return None, [], "No well's truth is known, so there are no right and wrong names to show."
+        return None, [], "No well's truth is known, so there are no right and wrong predictions to show."
     manifest = holdout if score == "holdout" else screen
     try:
         reader = SiteReader(store if store is not None else open_store(manifest.store), manifest)
-        table = reader.table
-        row = {str(id_code): w for w, id_code in enumerate(table.id_code_W)}
-        rows = [row[well.id_code] for well in chosen]
-        images_BCSS = reader.read([int(table.first_site_W[w]) for w in rows])
+        sites = reader.table
+        row = {str(id_code): w for w, id_code in enumerate(sites.id_code_W)}
+        rows = [row[str(well.id_code)] for well in chosen]
+        images_BCSS = reader.read([int(sites.first_site_W[w]) for w in rows])
     except (InputError, StepError) as error:
         progress.warn(f"the report has no example images: {error}")
         return score, [], f"The images could not be read: {error}"
-    limits = [image_strip.contrast_limits(manifest.plates[int(table.plate_W[w])].histograms) for w in rows]
+    limits = [image_strip.contrast_limits(manifest.plates[int(sites.plate_W[w])].histograms) for w in rows]
     strips = [image_strip.draw(image_CSS, limit) for image_CSS, limit in zip(images_BCSS, limits, strict=True)]
     return score, [Picture(well, png) for well, png in zip(chosen, strips, strict=True)], None
 
@@ -215,29 +187,30 @@ def _notices(
     outputs: Sequence[AssignOutput],
     screen: Manifest,
     holdout: Manifest,
-    wells: Mapping[Score, Sequence[NamedWell]],
-    places: Places,
-    truth: Mapping[str, str],
+    wells: TreatmentWells,
+    truth: int,
 ) -> list[Notice]:
     """Everything a reader should look at, in the order of the steps."""
     notices = [Notice("normalize", message) for manifest in (screen, holdout) for message in manifest.warnings]
     if config.mean_teacher.fused_labels:
         message = (
-            f"a further round on the names of {config.mean_teacher.fused_labels}: networks of all folds made them, so that "
+            f"a further round on the predictions of {config.mean_teacher.fused_labels}: networks of all folds made them, so that "
             "out-of-fold scores, and what is selected or calibrated by them, are not independent of their own labels"
         )
         notices.append(Notice("pseudo_label", message))
     for output in outputs:
         notices += [Notice(f"assign {output.cell_type}", message) for message in output.assign.get("warnings", [])]
-        missing = len(places.ids("out_of_fold", output.cell_type)) - len(output.wells["out_of_fold"])
+        labelled = wells.of_score("out_of_fold")["cell_type"] == output.cell_type
+        missing = int(labelled.sum()) - int((output.predictions["score"] == "out_of_fold").sum())
         if missing:
-            message = f"{missing:,} labelled wells of {output.cell_type} have no out-of-fold name: folds are missing"
+            message = (
+                f"{missing:,} labelled wells of {output.cell_type} have no out-of-fold prediction: folds are missing"
+            )
             notices.append(Notice("report", message))
     notices += not_reported(outputs, (*screen.plates, *holdout.plates))
-    if truth and len(truth) < len(wells["unlabelled"]):
-        message = (
-            f"the truth names {len(truth):,} of {len(wells['unlabelled']):,} unlabelled wells; their score is of those"
-        )
+    unlabelled = sum(int((output.predictions["score"] == "unlabelled").sum()) for output in outputs)
+    if truth and truth < unlabelled:
+        message = f"the truth has {truth:,} of {unlabelled:,} unlabelled wells; their score is of those"
         notices.append(Notice("report", message))
     return list(dict.fromkeys(notices))
 
@@ -251,23 +224,9 @@ def not_reported(outputs: Sequence[AssignOutput], plates: Sequence[PlateRecord])
     ]
 
 
-def write_predictions(path: Path, wells: Sequence[NamedWell]) -> None:
-    """Writes a table of named wells, one a row."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(PREDICTION_COLUMNS)
-        for w in wells:
-            writer.writerow(
-                (
-                    w.id_code,
-                    w.sirna,
-                    f"{w.confidence:.6g}",
-                    f"{w.margin:.6g}",
-                    w.raw_sirna,
-                    f"{w.raw_confidence:.6g}",
-                    " ".join(w.top5),
-                )
-            )
+def write_predictions(path: Path, predictions: pd.DataFrame) -> None:
+    """Writes the columns of a predictions table that users get."""
+    write_table(path, predictions[list(SAVED)])
 
 
 def with_start(lineage: dict[str, Any], screen: Manifest) -> dict[str, Any]:

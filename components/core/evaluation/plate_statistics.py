@@ -1,7 +1,6 @@
-"""What a plate's pixels look like before and after standardisation, exactly, from its histograms. Pure NumPy.
+"""A plate's pixels before and after standardisation, exactly, from its histograms: numbers and figure. No image is read.
 
-P plates, C channels. A histogram of 256 counts a plate and channel is exact for 8-bit pixels and adds over plates, so
-that the statistics of any domain, and a plate's statistics under it, need no image.
+P plates, C channels. A histogram of 256 counts a plate and channel is exact for 8-bit pixels and adds over plates.
 """
 
 from __future__ import annotations
@@ -10,9 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from components.core.config import Domain
+from components.core.config import CHANNELS, Domain
+from components.core.evaluation.figures.style import MUTED, inline_svg, listed, series_colour, styled
 from components.core.storage.manifest import PlateRecord
 
 Floats = NDArray[np.float64]
@@ -34,12 +36,12 @@ class PlateStatistics:
     after_high_PC: Floats
 
 
-def plate_statistics(plates: Sequence[PlateRecord], domain: Domain) -> PlateStatistics:
+def compute_statistics(plates: Sequence[PlateRecord], domain: Domain) -> PlateStatistics:
     """Statistics of every plate under x' = (x - mean[d, c]) / std[d, c].
 
     Args:
-        plates: at least one, each with a count in every channel.
-        domain: whose mean and deviation standardise; `none` is x / 255.
+        plates: at least one, each with pixels in every channel.
+        domain: the set of plates d whose mean and deviation standardise a plate; `none` is x / 255.
 
     Raises:
         ValueError: no plates, or a channel without pixels.
@@ -91,7 +93,7 @@ class BatchEffect:
     between_experiments_C: tuple[float, ...] | None
     """None with fewer than two experiments"""
     between_plates_C: tuple[float, ...] | None
-    """within an experiment, pooled; None where no experiment has two plates"""
+    """within an experiment, pooled; None if no experiment has two plates"""
 
 
 def batch_effects(statistics: PlateStatistics, cell_types: Sequence[str]) -> list[BatchEffect]:
@@ -129,3 +131,64 @@ def _domain_of(plate: PlateRecord, domain: Domain) -> str:
         "experiment": plate.experiment,
         "plate": f"{plate.experiment}/{plate.plate}",
     }[domain]
+
+
+def draw_statistics(statistics: PlateStatistics, cell_types: Sequence[str], domain: str) -> str:
+    """Inline SVG: a column a channel; above grey levels as imaged, below as the network sees them.
+
+    A dot is a plate's mean, its line the 5th to 95th percentile of the pixels; plates of an experiment are adjacent.
+    """
+    plates = statistics.plates
+    rank = {name: i for i, name in enumerate(cell_types)}
+    order = sorted(range(len(plates)), key=lambda p: (rank[plates[p].cell_type], plates[p].experiment, plates[p].plate))
+    # A gap between experiments, a wider one between cell types, so that batches are seen as batches.
+    x, at = np.zeros(len(plates)), 0.0
+    for before, p in zip([None, *order], order, strict=False):
+        if before is not None:
+            at += 1.0
+            if plates[before].experiment != plates[p].experiment:
+                at += 1.0
+            if plates[before].cell_type != plates[p].cell_type:
+                at += 2.0
+        x[p] = at
+    colours = [series_colour(rank[plate.cell_type]) for plate in plates]
+    channels = statistics.mean_PC.shape[1]
+    names = channel_names(channels)
+    size = max(1.5, min(12.0, 700 / len(plates)))
+    with styled("plate_statistics"):
+        figure = Figure(figsize=(11.0, 4.6), layout="constrained")
+        axes = figure.subplots(2, channels, squeeze=False, sharex=True, sharey="row")
+        rows = (
+            (statistics.mean_PC, statistics.low_PC, statistics.high_PC),
+            (statistics.after_mean_PC, statistics.after_low_PC, statistics.after_high_PC),
+        )
+        for r, (mean_PC, low_PC, high_PC) in enumerate(rows):
+            for c in range(channels):
+                ax = axes[r][c]
+                width = min(1.6, 140 / at + 0.3)
+                ax.vlines(x, low_PC[:, c], high_PC[:, c], colors=colours, alpha=0.45, linewidth=width)
+                ax.scatter(x, mean_PC[:, c], s=size, c=colours, linewidths=0, zorder=3)
+                ax.set_xticks([])
+                ax.grid(visible=False, axis="x")
+                ax.set_title(names[c] if r == 0 else "")
+        axes[0][0].set_ylabel("as imaged\ngrey level")
+        axes[0][0].set_ylim(bottom=0)
+        axes[1][0].set_ylabel(f"standardised by {domain.replace('_', ' ')}" if domain != "none" else "divided by 255")
+        present = [name for name in cell_types if any(plate.cell_type == name for plate in plates)]
+        handles = [
+            Line2D([], [], color=series_colour(rank[name]), marker="o", markersize=4, label=name) for name in present
+        ]
+        figure.legend(handles=handles, loc="outside upper left", ncols=min(8, len(handles)))
+        figure.supxlabel("plates, by cell type and experiment", fontsize=8, color=MUTED)
+        spread = statistics.mean_PC.max(axis=0) / np.maximum(statistics.mean_PC.min(axis=0), 1e-6)
+        alt = (
+            f"Channel means and 5th to 95th percentiles of {len(plates)} plates of {listed(present)}, before and after "
+            f"standardisation. As imaged, the brightest plate's mean is {spread.min():.1f} to {spread.max():.1f} times "
+            f"the dimmest's, depending on the channel."
+        )
+        return inline_svg(figure, "plate_statistics", alt)
+
+
+def channel_names(channels: int) -> Sequence[str]:
+    """The names of the channels; numbers if there are not six."""
+    return CHANNELS if channels == len(CHANNELS) else [f"channel {c + 1}" for c in range(channels)]

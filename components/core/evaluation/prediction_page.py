@@ -1,7 +1,4 @@
-"""The report of predicted plates as one self-contained HTML page: what to trust, and what to look at. Data in, text out.
-
-The words and the layout are in prediction_page.html.j2; here is what the page says of the numbers.
-"""
+"""The report of new plates: what to trust, and what to look at. The words are in prediction_page.html.j2."""
 
 from __future__ import annotations
 
@@ -10,20 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from components.core.config import RunConfig
-from components.core.evaluation.named_wells import NamedWell
-from components.core.evaluation.quality.plate_confidence import UNSURE
-from components.core.evaluation.quality.plate_quality import BLURRED_PLATE, PlateQuality
-from components.core.evaluation.quality.wells_to_look_at import LIMIT
-from components.core.evaluation.report_page import (
-    STAGE_EXPLANATIONS,
-    Notice,
-    channel_names,
-    durations,
-    map_legend,
-    page_environment,
-    plate_maps,
-)
+from components.core.evaluation.page import Notice, count_wells, plate_maps, render_page
+from components.core.evaluation.plate_quality import BLURRED_PLATE, PlateQuality
+from components.core.evaluation.plate_statistics import channel_names
+from components.core.evaluation.predictions import UNSURE
+from components.core.evaluation.quality import LIMIT
 from components.core.evaluation.scores import score_table
 from components.core.storage.manifest import Manifest
 
@@ -38,7 +29,8 @@ class Prediction:
     config: RunConfig
     plates: Manifest
     reference: Manifest
-    wells: Sequence[NamedWell]
+    predictions: pd.DataFrame
+    """see evaluation.predictions"""
     arrangements: Sequence[Mapping[str, Any]]
     """experiments of assign.json, each with its cell_type"""
     prior_used: bool
@@ -51,52 +43,38 @@ class Prediction:
 
 def render(prediction: Prediction) -> str:
     """The whole page as HTML."""
-    named = {well.id_code: well for well in prediction.wells}
     plates = prediction.plates.plates
     cell_types = list(dict.fromkeys(plate.cell_type for plate in plates))
-    channels = channel_names(prediction.plates.channels)
+    predicted = {str(row.id_code): row for row in prediction.predictions.itertuples(index=False)}
     marked = [
-        (plate, well, prediction.reasons[well.id_code], named.get(well.id_code))
+        (well, prediction.reasons[well.id_code], predicted.get(well.id_code))
         for plate in plates
         for well in plate.wells
         if prediction.reasons[well.id_code]
     ]
-    return (
-        page_environment()
-        .get_template("prediction_page.html.j2")
-        .render(
-            prediction=prediction,
-            model=prediction.reference.model,
-            cell_types=cell_types,
-            counts={
-                "experiments": len({plate.experiment for plate in plates}),
-                "plates": len(plates),
-                "wells": sum(len(plate.wells) for plate in plates),
-                "sites": sum(len(well.sites) for plate in plates for well in plate.wells),
-            },
-            unsure_below=UNSURE,
-            unsure=sum(well.confidence < UNSURE for well in prediction.wells),
-            table=score_table(prediction.wells, cell_types),
-            stage_words=STAGE_EXPLANATIONS,
-            maps=plate_maps(
-                [("holdout", plate) for plate in plates],
-                named,
-                prediction.arrangements,
-                {well.id_code for _, well, _, _ in marked},
-            ),
-            map_legend=map_legend(),
-            channels=channels,
-            rows=[_row(each, channels) for each in prediction.quality],
-            drifting=[each for each in prediction.quality if any(each.beyond_C)],
-            blurred_plates=sum(each.blurred for each in prediction.quality),
-            marked=marked[:SHOWN_WELLS],
-            more_marked=max(0, len(marked) - SHOWN_WELLS),
-            limit=LIMIT,
-            blurred=BLURRED_PLATE,
-            durations=durations(prediction.lineage),
-            config_yaml=prediction.config.dump(),
-            groups=lambda numbers: [chr(ord("A") + g) if g < 26 else str(g) for g in numbers],
-        )
+    return render_page(
+        "prediction_page.html.j2",
+        prediction.config,
+        prediction.plates,
+        prediction.lineage,
+        prediction=prediction,
+        model=prediction.reference.model,
+        cell_types=cell_types,
+        counts=count_wells(plates),
+        classified=len(predicted),
+        unsure=int((prediction.predictions["confidence"] < UNSURE).sum()),
+        table=score_table(prediction.predictions, cell_types),
+        roles={"holdout": "new plates"},
+        maps=plate_maps(
+            plates, prediction.predictions, prediction.arrangements, {}, {well.id_code for well, _, _ in marked}
+        ),
+        rows=[_row(each, channel_names(prediction.plates.channels)) for each in prediction.quality],
+        drifting=[each for each in prediction.quality if any(each.beyond_C)],
+        blurred_plates=sum(each.blurred for each in prediction.quality),
+        marked=marked[:SHOWN_WELLS],
+        more_marked=max(0, len(marked) - SHOWN_WELLS),
+        limit=LIMIT,
+        blurred=BLURRED_PLATE,
     )
 
 
@@ -105,17 +83,18 @@ def _row(each: PlateQuality, channels: Sequence[str]) -> dict[str, Any]:
     sharp = [(value, c) for c, value in enumerate(each.sharpness_C) if not math.isnan(value)]
     sharpness = min(sharp, default=None)
     saturated = max((value, c) for c, value in enumerate(each.saturated_C))
-    # How many times as far as a training plate usually is; on its own where there is nothing to compare with.
-    far = [
-        (value / each.usual_C[c] if each.usual_C and each.usual_C[c] else value, c)
-        for c, value in enumerate(each.drift_C or ())
-    ]
+    usual_C = each.usual_C
     return {
         "quality": each,
         "sharpness": (sharpness[0], channels[sharpness[1]]) if sharpness else None,
         "saturated": (saturated[0], channels[saturated[1]]),
         "drifts": [
-            {"value": value, "times": far[c][0] if each.usual_C else None, "beyond": bool(each.beyond_C[c])}
+            {
+                "value": value,
+                # How many times as far as a training plate usually is; None if there is nothing to compare with.
+                "times": (value / usual_C[c] if usual_C[c] else value) if usual_C else None,
+                "beyond": bool(each.beyond_C[c]),
+            }
             for c, value in enumerate(each.drift_C or ())
         ],
     }

@@ -1,20 +1,16 @@
-"""The table of a report: three scores x three stages x cell types, as metrics.json holds it. Pure arithmetic on wells.
-
-The three scores differ in what training saw of the wells, and are never mixed:
-out_of_fold: labelled wells, by models that never saw their labels; checkpoints were selected on them.
-unlabelled: transductive; the images were trained on, the labels never seen.
-holdout: inductive; neither images nor labels were seen by any step but prediction.
-"""
+"""The numbers of a report from a predictions table: accuracies as metrics.json holds them, confusions, example wells. Pure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.core.evaluation.named_wells import STAGES, NamedWell, Score, Stage, by_cell_type, scored
-from components.core.evaluation.reliability import expected_calibration_error
+import pandas as pd
+
+from components.core.evaluation.calibration import expected_calibration_error
+from components.core.evaluation.predictions import CONFIDENCE, SCORES, STAGES, Score, Stage, correct, scored
 
 SCHEMA = 1
 OVERALL = "overall"
@@ -35,7 +31,7 @@ class Accuracy:
     def interval(self, z: float = 1.959964) -> tuple[float, float]:
         """The Wilson score interval (Wilson 1927), 95 % by default.
 
-        Wells of one experiment share its batch effect, so this is a lower bound on the real uncertainty.
+        Wells of one experiment share its batch effect, so the real uncertainty is larger.
         """
         n, p = self.wells, self.value
         centre = (p + z * z / (2 * n)) / (1 + z * z / n)
@@ -47,88 +43,162 @@ ScoreTable = dict[Stage, dict[str, Accuracy]]
 """Accuracy by stage, then by "overall" and cell type."""
 
 
-def score_table(wells: Iterable[NamedWell], cell_types: Sequence[str]) -> ScoreTable:
-    """Accuracies of the wells whose truth is known; empty where there are none."""
+def score_table(wells: pd.DataFrame, cell_types: Sequence[str]) -> ScoreTable:
+    """Accuracies of the wells whose truth is known; empty if there are none. Cell types in the order of `cell_types`."""
     known = scored(wells)
-    if not known:
+    if known.empty:
         return {}
-    parts = {OVERALL: known, **by_cell_type(known, cell_types)}
+    hits = correct(known)
+    by_type = hits.groupby(known["cell_type"]).agg(["sum", "size"])
+    names = [name for name in dict.fromkeys((*cell_types, *known["cell_type"])) if name in by_type.index]
     return {
-        stage: {name: Accuracy(sum(w.correct_at(stage) for w in part), len(part)) for name, part in parts.items()}
+        stage: {
+            OVERALL: Accuracy(int(hits[stage].sum()), len(hits)),
+            **{name: Accuracy(*map(int, by_type.loc[name, stage])) for name in names},
+        }
         for stage in STAGES
     }
 
 
 def build_metrics(
-    wells: Mapping[Score, Sequence[NamedWell]],
+    predictions: pd.DataFrame,
     cell_types: Sequence[str],
     history: Sequence[Mapping[str, Any]],
     validated: Mapping[tuple[int, str], bool],
 ) -> dict[str, Any]:
-    """Everything that metrics.json holds.
+    """The content of metrics.json.
 
     Args:
-        wells: by score; those without truth do not count.
+        predictions: a predictions table; wells without truth do not count.
         cell_types: in the order of the columns.
         history: one record an epoch, each once.
         validated: by fold and cell type, whether the fold had validation wells of it.
 
     Returns:
-        `schema`, one table a score (fractions by stage and cell type), `folds`, `throughput`, and beside them
-        `wells` (counts by score) and `calibration` (expected calibration error by score and stage).
+        `schema`, one table a score (fractions by stage and cell type), `folds`, `throughput`, `wells` (counts by score)
+        and `calibration` (expected calibration error by score and stage).
     """
-    tables = {score: score_table(members, cell_types) for score, members in wells.items()}
-    out_of_fold = scored(wells.get("out_of_fold", ()))
+    wells = {score: known for score in SCORES if not (known := scored(predictions, score)).empty}
+    tables = {score: score_table(known, cell_types) for score, known in wells.items()}
+    out_of_fold = scored(predictions, "out_of_fold")
     folds = []
-    numbers = {w.fold for w in out_of_fold if w.fold is not None} | {fold for fold, _ in validated}
-    for fold in sorted(numbers):
-        table = score_table([w for w in out_of_fold if w.fold == fold], cell_types)
+    for fold in sorted({int(fold) for fold in out_of_fold["fold"] if fold >= 0} | {fold for fold, _ in validated}):
+        table = score_table(out_of_fold[out_of_fold["fold"] == fold], cell_types)
         unvalidated = sorted(name for (number, name), done in validated.items() if number == fold and not done)
         folds.append({"fold": fold, **_values(table), "not_validated": unvalidated})
-    metrics: dict[str, Any] = {"schema": SCHEMA}
-    for score, table in tables.items():
-        if table:
-            metrics[score] = _values(table)
-    metrics["folds"] = folds
-    metrics["throughput"] = throughput(history)
-    metrics["wells"] = {
-        score: {name: cell.wells for name, cell in table["raw"].items()} for score, table in tables.items() if table
+    return {
+        "schema": SCHEMA,
+        **{score: _values(table) for score, table in tables.items()},
+        "folds": folds,
+        "throughput": throughput(history),
+        "wells": {score: {name: cell.wells for name, cell in table["raw"].items()} for score, table in tables.items()},
+        "calibration": {score: _calibration_errors(known) for score, known in wells.items()},
     }
-    metrics["calibration"] = {
-        score: {
-            f"{stage}_ece": round(
-                expected_calibration_error(
-                    [w.confidence_at(stage) for w in known], [w.correct_at(stage) for w in known]
-                ),
-                6,
-            )
-            for stage in STAGES
-        }
-        for score, members in wells.items()
-        if (known := scored(members))
-    }
-    return metrics
-
-
-def throughput(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """What the training steps took, over folds and cell types.
-
-    Returns:
-        For each step STEP_sites_per_s, all its sites over all its seconds; STEP_data_wait, the share of its seconds in
-        which it waited for pixels; STEP_peak_memory_gib, the largest of an epoch. The last two where they were recorded.
-    """
-    found: dict[str, float] = {}
-    for step in dict.fromkeys(record["step"] for record in history):
-        records = [record for record in history if record["step"] == step]
-        seconds = sum(record["seconds"] for record in records)
-        if not seconds:
-            continue
-        found[f"{step}_sites_per_s"] = round(sum(r["sites_per_s"] * r["seconds"] for r in records) / seconds, 3)
-        if all("data_wait" in record for record in records):
-            found[f"{step}_data_wait"] = round(sum(r["data_wait"] * r["seconds"] for r in records) / seconds, 4)
-            found[f"{step}_peak_memory_gib"] = max(record["peak_memory_gib"] for record in records)
-    return found
 
 
 def _values(table: ScoreTable) -> dict[str, dict[str, float]]:
     return {stage: {name: round(cell.value, 6) for name, cell in row.items()} for stage, row in table.items()}
+
+
+def _calibration_errors(known: pd.DataFrame) -> dict[str, float]:
+    hits = correct(known)
+    return {
+        f"{stage}_ece": round(expected_calibration_error(known[CONFIDENCE[stage]], hits[stage]), 6) for stage in STAGES
+    }
+
+
+def throughput(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Training speed over folds and cell types.
+
+    Returns:
+        For each step STEP_sites_per_s, all its sites over all its seconds; STEP_data_wait, the fraction of its seconds
+        spent waiting for pixels; STEP_peak_memory_gib, the largest of an epoch. The last two only if recorded.
+    """
+    found: dict[str, float] = {}
+    if not history:
+        return found
+    for step, records in pd.DataFrame(history).groupby("step", sort=False):
+        seconds = records["seconds"].sum()
+        if not seconds:
+            continue
+        found[f"{step}_sites_per_s"] = round(float((records["sites_per_s"] * records["seconds"]).sum() / seconds), 3)
+        if "data_wait" in records and records["data_wait"].notna().all():
+            found[f"{step}_data_wait"] = round(float((records["data_wait"] * records["seconds"]).sum() / seconds), 4)
+            found[f"{step}_peak_memory_gib"] = float(records["peak_memory_gib"].max())
+    return found
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """One siRNA over all wells that hold it."""
+
+    sirna: str
+    wells: int
+    recall: float
+    """fraction predicted correctly after assignment"""
+    raw_recall: float
+    """fraction predicted correctly before the plate design was used"""
+    by_cell_type: dict[str, tuple[int, int]]
+    """(correct after assignment, wells) by cell type"""
+    taken_for: tuple[tuple[str, int], ...]
+    """wrong predictions after assignment, most frequent first, with their number of wells"""
+
+
+def recall_by_sirna(wells: pd.DataFrame) -> pd.DataFrame:
+    """For each true siRNA (index `truth`) its `wells`, and the fractions correct `assigned` and `raw`."""
+    known = scored(wells)
+    by_sirna = correct(known).groupby(known["truth"])
+    return by_sirna[["assigned", "raw"]].mean().assign(wells=by_sirna.size())
+
+
+def worst_sirnas(wells: pd.DataFrame, limit: int) -> list[Confusion]:
+    """The `limit` siRNAs of lowest recall after assignment that were missed at least once, worst first.
+
+    Ties go to the lower raw recall, then to the larger number of wells, then to the label, so that the order is stable.
+    """
+    known = scored(wells)
+    recall = recall_by_sirna(known)
+    order, ascending = ["assigned", "raw", "wells", "truth"], [True, True, False, True]
+    worst = recall[recall["assigned"] < 1].sort_values(order, ascending=ascending).head(limit)
+    found = []
+    for sirna, row in worst.iterrows():
+        members = known[known["truth"] == sirna]
+        hits = correct(members)["assigned"]
+        by_type = hits.groupby(members["cell_type"]).agg(["sum", "size"])
+        wrong = {str(label): int(n) for label, n in members.loc[~hits, "sirna"].value_counts().items()}
+        found.append(
+            Confusion(
+                sirna=str(sirna),
+                wells=len(members),
+                recall=row["assigned"],
+                raw_recall=row["raw"],
+                by_cell_type={str(name): (int(right), int(size)) for name, right, size in by_type.itertuples()},
+                taken_for=tuple(sorted(wrong.items(), key=lambda item: (-item[1], item[0]))),
+            )
+        )
+    return found
+
+
+def choose_examples(predictions: pd.DataFrame, right: int = 3, wrong: int = 5) -> tuple[Score | None, pd.DataFrame]:
+    """Wells worth showing, of one score: unlabelled if its truth is known, else out of fold, else holdout.
+
+    The surest first, in turn over cell types, so that one easy cell type does not take all places. Wrong predictions
+    that the model was sure of teach more than unsure ones: they point at siRNAs with one phenotype, or at a swapped
+    plate.
+
+    Returns:
+        The score of the wells (None if no truth is known) and their rows, correct ones first.
+    """
+    for score in ("unlabelled", "out_of_fold", "holdout"):
+        known = scored(predictions, score)
+        if not known.empty:
+            hits = correct(known)["assigned"]
+            return score, pd.concat([_in_turn(known[hits], right), _in_turn(known[~hits], wrong)])
+    return None, predictions[:0]
+
+
+def _in_turn(wells: pd.DataFrame, limit: int) -> pd.DataFrame:
+    """The surest wells, the best of each cell type before the second best of any."""
+    surest = wells.sort_values(["confidence", "id_code"], ascending=[False, True])
+    rank = surest.groupby("cell_type").cumcount()
+    return surest.loc[rank.sort_values(kind="stable").index[:limit]]

@@ -13,7 +13,7 @@ import pytest
 
 from components.core.config import RunConfig
 from components.core.errors import InputError
-from components.core.evaluation.quality.plate_confidence import UNSURE
+from components.core.evaluation.predictions import UNSURE
 from components.core.storage.folder_store import FolderStore
 from components.report.new_plates import main, run
 from tests.components.report.new_plates_run import MODEL, NewPlates, make_new_plates
@@ -65,7 +65,7 @@ def test_without_truth_there_is_no_score_and_the_page_says_so(report: Path) -> N
     assert "holdout" not in metrics
     assert "no truth was given" in text
     assert 'id="accuracy"' not in text
-    assert "wrong name" not in text
+    assert "wrong prediction" not in text
 
 
 def test_truth_gives_the_score_of_counting_and_changes_no_name(report: Path, new: NewPlates, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_score_of_some_wells_is_told_as_one(new: NewPlates, tmp_path: Path) ->
     new.truth(tmp_path / "truth.csv", some)
     metrics = run(**new.arguments)
     assert metrics["wells"]["holdout"]["overall"] == 5
-    told = f"the truth names 5 of {len(new.labels)} wells; the score is of those"
+    told = f"the truth has 5 of {len(new.labels)} wells; the score is of those"
     assert told in (new.arguments["out"] / "report.html").read_text()
 
 
@@ -100,7 +100,7 @@ def test_a_truth_may_be_that_of_more_experiments(new: NewPlates, tmp_path: Path)
     assert metrics["wells"]["holdout"]["overall"] == len(new.labels)
     new.truth(tmp_path / "truth.csv", {"U2OS-01_1_B02": "sirna_1"})
     assert "holdout" not in run(**new.arguments)
-    told = f"the truth names 0 of {len(new.labels)} wells; there is no score"
+    told = f"the truth has 0 of {len(new.labels)} wells; there is no score"
     assert told in (new.arguments["out"] / "report.html").read_text()
 
 
@@ -214,15 +214,15 @@ def missing_site(new: NewPlates, folder: Path) -> None:
 
 BAD: dict[Callable[[NewPlates, Path], None], str] = {
     screens_manifest: r"reference\.json: names no model; give the reference that normalize wrote for new plates",
-    foreign_well: r"truth\.csv, row 2: id_code 'HUVEC-04_1_Z99' is not a treatment well of a held-out experiment",
-    control_with_truth: r"truth\.csv, row 2: id_code '\S+' is not a treatment well of",
-    unknown_sirna: r"truth\.csv, row 2: sirna 'sirna_9999' is not a treatment",
+    foreign_well: r"truth\.csv line 2 \(HUVEC-04_1_Z99\): field id_code .* not a treatment well of a held-out experiment",
+    control_with_truth: r"truth\.csv line 2 \(\S+\): field id_code is '\S+'; it is not a treatment well of",
+    unknown_sirna: r"truth\.csv line 2 \(\S+\): field sirna is 'sirna_9999'; it is not a treatment",
     no_output: r"^--uri: no output of assign was given; give one a cell type",
-    missing_output: r"assign-RPE/assign\.json: cannot read it .*; is this an output of assign\?",
-    missing_table: r"assign-RPE/holdout\.csv: cannot read the table",
+    missing_output: r"assign-RPE/assign\.json: cannot be read .*; is this an output of assign\?",
+    missing_table: r"assign-RPE/holdout\.csv: cannot be read",
     output_twice: r"^--uri: two outputs of assign are of HUVEC; give one a cell type",
     missing_row: r"assign-HUVEC/holdout\.csv: 1 wells of HUVEC have no row, first HUVEC-04_4_\w+; run assign again",
-    other_plates: r"holdout\.csv, row 2: id_code '\S+' is not a treatment well of this screen's holdout wells",
+    other_plates: r"holdout\.csv: \d+ faults: line 2 \(\S+\): field id_code .* not a treatment well of this screen's holdout wells",
     missing_site: r"plate 4.*well \w+.*site 2",
 }
 

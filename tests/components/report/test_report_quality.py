@@ -12,13 +12,14 @@ import pytest
 
 from components.core.config import CHANNELS
 from components.core.errors import InputError
-from components.core.evaluation.quality.cell_density import nuclear_share, otsu_threshold
-from components.core.evaluation.quality.drift import log_distance
-from components.core.evaluation.quality.focus import focus
-from components.core.evaluation.quality.saturation import saturated
+from components.core.evaluation.plate_quality import log_distance
+from components.core.evaluation.quality import focus, nuclear_fraction, otsu_threshold, saturated
 from components.core.screen.histograms import histogram
 from components.report.quality import Quality, look_at, write_quality
+from tests.components.core.evaluation.predicted import predictions
 from tests.components.report.new_plates_run import NewPlates, make_new_plates
+
+NONE = predictions([{}])[:0]
 
 
 @pytest.fixture
@@ -27,11 +28,11 @@ def new(finished_run: Any, tmp_path: Path) -> NewPlates:
 
 
 def looked_at(new: NewPlates) -> Quality:
-    return look_at(new.plates, new.reference, [], new.chunks)
+    return look_at(new.plates, new.reference, NONE, new.chunks)
 
 
 def table_of(new: NewPlates, quality: Quality, folder: Path) -> list[dict[str, str]]:
-    write_quality(folder / "qc.csv", new.plates, quality, {})
+    write_quality(folder / "qc.csv", new.plates, quality, NONE)
     with (folder / "qc.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -47,7 +48,7 @@ def test_each_well_has_the_measures_of_its_own_sites(new: NewPlates) -> None:
             assert found.focus_C == pytest.approx(np.min([focus(site) for site in own], axis=0))
             assert found.noisiest_C == pytest.approx(np.max([focus(site) for site in own], axis=0))
             assert found.saturated_C == pytest.approx(np.max([saturated(histogram(site)) for site in own], axis=0))
-            shares = [nuclear_share(histogram(site)[0], threshold) for site in own]
+            shares = [nuclear_fraction(histogram(site)[0], threshold) for site in own]
             assert found.nuclei == pytest.approx(np.mean(shares))
     assert next(sites, None) is None
 

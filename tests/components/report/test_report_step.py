@@ -190,7 +190,7 @@ def test_names_in_the_input_cannot_break_out_of_the_page(troubled: Path) -> None
 
 
 def test_a_missing_fold_is_reported_not_refused(troubled: Path) -> None:
-    assert "48 labelled wells of HUVEC have no out-of-fold name" in (troubled / "report.html").read_text()
+    assert "48 labelled wells of HUVEC have no out-of-fold prediction" in (troubled / "report.html").read_text()
 
 
 def test_missing_plates_are_said_on_the_page(troubled: Path) -> None:
@@ -200,33 +200,34 @@ def test_missing_plates_are_said_on_the_page(troubled: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("sirna", "sirna_9999", "row 2: sirna 'sirna_9999' is not a treatment"),
-        ("sirna", "NaN", "row 2: sirna is empty"),
-        ("id_code", "HUVEC-99_1_B02", "row 2: id_code 'HUVEC-99_1_B02' is not a treatment well of an unlabelled"),
+        ("sirna", "sirna_9999", "field sirna is 'sirna_9999'; it is not a treatment"),
+        ("sirna", "NaN", "field sirna is 'NaN'; it is empty"),
+        ("id_code", "HUVEC-99_1_B02", "field id_code is 'HUVEC-99_1_B02'; it is not a treatment well of an unlabelled"),
     ],
 )
-def test_bad_truth_is_named_and_nothing_is_written(changed: Any, field: str, value: str, message: str) -> None:
+def test_rejects_a_bad_truth_and_writes_nothing(changed: Any, field: str, value: str, message: str) -> None:
     edit(changed["truth"], 0, field, value)
-    with pytest.raises(InputError, match=re.escape(f"truth.csv, {message}")):
+    with pytest.raises(InputError, match=rf"truth\.csv line 2 \(HUVEC-\w+\): {re.escape(message)}"):
         run(**changed)
     assert not changed["out"].exists()
     assert [path.name for path in changed["out"].parent.iterdir()] == ["in"]
 
 
-def test_truth_of_labelled_wells_is_refused(changed: Any) -> None:
+def test_reports_all_faults_of_a_truth_at_once(changed: Any) -> None:
     labelled = rows(Path(changed["uris"][0]) / "oof.csv")[0]["id_code"]
     edit(changed["truth"], 3, "id_code", labelled)
-    with pytest.raises(InputError, match=f"row 5: id_code '{labelled}' is not a treatment well of an unlabelled"):
+    edit(changed["truth"], 7, "sirna", "")
+    with pytest.raises(InputError, match=rf"2 faults: line 5 \({labelled}\): .* \| line 9 .* it is empty"):
         run(**changed)
 
 
-def test_truth_without_its_column_is_named(changed: Any) -> None:
+def test_rejects_a_truth_without_its_column(changed: Any) -> None:
     changed["truth"].write_text("id_code,label\nA,B\n")
-    with pytest.raises(InputError, match=r"truth\.csv: column sirna is missing"):
+    with pytest.raises(InputError, match=r"truth\.csv line 1: column sirna is missing"):
         run(**changed)
 
 
-def test_an_unlabelled_well_without_a_name_is_an_error(changed: Any) -> None:
+def test_rejects_an_unlabelled_well_without_a_prediction(changed: Any) -> None:
     path = Path(changed["uris"][1]) / "unlabelled.csv"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:-1]))
@@ -235,13 +236,15 @@ def test_an_unlabelled_well_without_a_name_is_an_error(changed: Any) -> None:
         run(**changed)
 
 
-def test_a_confidence_that_is_no_probability_is_named(changed: Any) -> None:
+def test_rejects_a_confidence_that_is_no_probability(changed: Any) -> None:
     edit(Path(changed["uris"][0]) / "holdout.csv", 4, "confidence", "nan")
-    with pytest.raises(InputError, match=r"holdout\.csv, row 6: confidence 'nan' is not a number from 0 to 1"):
+    with pytest.raises(
+        InputError, match=r"holdout\.csv line 6 \(\S+\): field confidence is 'nan'; expected a number from 0 to 1"
+    ):
         run(**changed)
 
 
-def test_a_cell_type_given_twice_is_an_error(changed: Any) -> None:
+def test_rejects_a_cell_type_given_twice(changed: Any) -> None:
     with pytest.raises(InputError, match="two outputs of assign are of HUVEC"):
         run(**{**changed, "uris": [*changed["uris"], changed["uris"][0]]})
 
@@ -332,7 +335,7 @@ def test_bad_input_on_the_command_line_is_one_line_and_exit_2(changed: Any, tmp_
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "truth.csv, row 2: sirna" in done.stderr
+    assert "truth.csv line 2 (" in done.stderr
 
 
 def test_a_further_round_says_that_its_out_of_fold_scores_know_their_labels(finished_run: Any, tmp_path: Path) -> None:
@@ -341,7 +344,7 @@ def test_a_further_round_says_that_its_out_of_fold_scores_know_their_labels(fini
     metrics = run(**{**arguments, "config": arguments["config"].model_copy(update={"mean_teacher": teacher})})
     assert metrics["fused_labels"] == "first/predictions.csv"
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "a further round on the names of first/predictions.csv" in page
+    assert "a further round on the predictions of first/predictions.csv" in page
     assert "are not independent of their own labels" in page
 
 

@@ -1,15 +1,15 @@
-"""Confidence of every well in plate geometry, with errors marked where the truth is known. Writes SVG by hand.
+"""Confidence of every well in plate geometry, with errors marked if the truth is known. Writes SVG without matplotlib.
 
-By hand because a page may show tens of thousands of wells: one short element each, styled by class, with a tooltip.
+A page may show tens of thousands of wells: one short element each, styled by class, with a tooltip.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from html import escape
+from typing import Any
 
-from components.core.evaluation.named_wells import NamedWell
-from components.core.evaluation.quality.plate_confidence import UNSURE
+from components.core.evaluation.predictions import UNSURE
 from components.core.storage.manifest import PlateRecord
 
 CELL = 11
@@ -20,7 +20,7 @@ LEFT, TOP = 15, 13
 EDGES = (0.2, 0.4, UNSURE, 0.8, 0.95)
 """Upper edges of the confidence classes c0..c4; c5 is above the last."""
 COLOURS = ("#7f2704", "#c94f07", "#f2903d", "#f9cf9c", "#a9cbe3", "#3d7fb5")
-"""Vermilion where unsure to blue where sure: told apart without red and green, and dark at both ends that matter."""
+"""Vermilion (unsure) to blue (sure): distinct without red and green, and dark at both ends."""
 
 
 def shade(confidence: float) -> int:
@@ -37,16 +37,17 @@ def plate_extent(plates: Sequence[PlateRecord]) -> tuple[str, str, int, int]:
 
 def draw(
     plate: PlateRecord,
-    named: Mapping[str, NamedWell],
+    predictions: Mapping[str, Any],
     extent: tuple[str, str, int, int],
     marked: Container[str] = (),
 ) -> str:
     """One plate: treatment wells shaded by confidence, controls as dots, unused positions empty.
 
     Args:
-        plate: the wells of the plate.
-        named: named wells by id_code; a treatment well that is not among them is drawn empty.
-        extent: rows and columns to draw, of `plate_extent`.
+        plate: the plate's record.
+        predictions: rows of a predictions table (as itertuples yields them) by id_code; a treatment well without one is
+            drawn empty.
+        extent: rows and columns to draw, from `plate_extent`.
         marked: id_codes of wells, controls too, that get a frame.
     """
     top, bottom, first, last = extent
@@ -61,18 +62,20 @@ def draw(
     confidences = []
     for well in plate.wells:
         x, y = LEFT + CELL * (int(well.well[1:]) - first), TOP + CELL * (ord(well.well[0]) - ord(top))
-        name = named.get(well.id_code)
+        found = predictions.get(well.id_code)
         if well.well_type != "treatment":
             parts.append(f'<circle cx="{x + 5}" cy="{y + 5}" r="1.6"/>')
-        elif name is None:
+        elif found is None:
             parts.append(f'<rect class="e" x="{x}" y="{y}"/>')
         else:
-            confidences.append(name.confidence)
-            wrong = name.truth is not None and not name.correct_at("assigned")
-            tip = f"{well.well} {name.sirna} {name.confidence:.2f}" + (f", truly {name.truth}" if wrong else "")
-            parts.append(f'<rect class="c{shade(name.confidence)}" x="{x}" y="{y}"><title>{escape(tip)}</title></rect>')
+            confidences.append(found.confidence)
+            wrong = isinstance(found.truth, str) and found.truth != found.sirna
+            tip = f"{well.well} {found.sirna} {found.confidence:.2f}" + (f", truly {found.truth}" if wrong else "")
+            parts.append(
+                f'<rect class="c{shade(found.confidence)}" x="{x}" y="{y}"><title>{escape(tip)}</title></rect>'
+            )
             if wrong:
-                dark = shade(name.confidence) in (0, 1, 5)
+                dark = shade(found.confidence) in (0, 1, 5)
                 parts.append(f'<path class="x{" l" if dark else ""}" d="M{x + 2.5} {y + 2.5}l5 5m0-5l-5 5"/>')
         if well.id_code in marked:
             parts.append(f'<rect class="m" x="{x}" y="{y}"/>')

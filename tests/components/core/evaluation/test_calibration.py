@@ -4,7 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 
-from components.core.evaluation.calibration import HIGHEST, LOWEST, fit_temperature
+from components.core.evaluation.calibration import (
+    HIGHEST,
+    LOWEST,
+    expected_calibration_error,
+    fit_temperature,
+    kept_above,
+    reliability_bins,
+)
 
 
 def drawn(rng, wells: int, classes: int):
@@ -40,12 +47,43 @@ def test_row_constants_and_wells_without_their_class_do_not_count():
     assert found == pytest.approx(fit_temperature([logits], [truth]), rel=5e-3)
 
 
-def test_stays_within_bounds_where_all_or_nothing_is_right():
+def test_stays_within_bounds_if_all_or_nothing_is_right():
     logits = 5 * np.eye(6)
     assert LOWEST <= fit_temperature([logits], [np.arange(6)]) < 2 * LOWEST
     assert HIGHEST / 2 < fit_temperature([logits], [(np.arange(6) + 1) % 6]) <= HIGHEST
 
 
-def test_nothing_to_fit_on_is_an_error():
+def test_rejects_wells_without_a_known_class():
     with pytest.raises(ValueError, match="no well with a known class"):
         fit_temperature([np.zeros((2, 3))], [np.array([-1, -1])])
+
+
+WELLS = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60)
+
+
+@given(WELLS)
+def test_calibration_error_agrees_with_a_plain_loop(wells: list[tuple[float, bool]]) -> None:
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    for p, hit in wells:
+        bins.setdefault(min(int(p * 10), 9), []).append((p, hit))
+    plain = sum(abs(sum(p for p, _ in b) - sum(h for _, h in b)) for b in bins.values()) / len(wells)
+    confidence, correct = zip(*wells, strict=True)
+    assert expected_calibration_error(confidence, correct) == pytest.approx(plain, abs=1e-12)
+    assert sum(b.wells for b in reliability_bins(confidence, correct)) == len(wells)
+
+
+def test_calibrated_confidences_have_no_error() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.random(200_000)
+    assert expected_calibration_error(p, rng.random(p.size) < p) < 0.01
+    assert expected_calibration_error(np.sqrt(p), rng.random(p.size) < p) > 0.1
+
+
+def test_calibration_error_rejects_no_wells() -> None:
+    with pytest.raises(ValueError, match="no wells"):
+        expected_calibration_error([], [])
+
+
+def test_thresholds_keep_the_wells_at_or_above() -> None:
+    rows = kept_above([0.5, 0.9, 0.95], [False, True, True], [0.5, 0.9, 0.99])
+    assert rows == [(0.5, 1.0, pytest.approx(2 / 3)), (0.9, pytest.approx(2 / 3), 1.0), (0.99, 0.0, None)]

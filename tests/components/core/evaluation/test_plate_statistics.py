@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from components.core.evaluation.plate_statistics import batch_effects, moments, plate_statistics, quantile
+from components.core.evaluation.plate_statistics import batch_effects, compute_statistics, moments, quantile
 from components.core.storage.manifest import PlateRecord
 
 
@@ -52,7 +52,7 @@ def test_standardised_means_agree_with_standardising_the_pixels(pixels: dict, do
         "experiment": lambda k: k[0],
         "plate": lambda k: k,
     }.get(domain)
-    statistics = plate_statistics(plates, domain)  # type: ignore[arg-type]
+    statistics = compute_statistics(plates, domain)  # type: ignore[arg-type]
     for p, (key, values) in enumerate(pixels.items()):
         if name is None:
             expected = values / 255
@@ -66,7 +66,7 @@ def test_standardised_means_agree_with_standardising_the_pixels(pixels: dict, do
 
 
 def test_batch_effects_are_the_spread_of_log_means(pixels: dict) -> None:
-    found = batch_effects(plate_statistics([plate(*k, v) for k, v in pixels.items()], "plate"), ["U2OS", "RPE"])
+    found = batch_effects(compute_statistics([plate(*k, v) for k, v in pixels.items()], "plate"), ["U2OS", "RPE"])
     assert [(e.cell_type, e.experiments) for e in found] == [("U2OS", 1), ("RPE", 2)]
     assert found[0].between_experiments_C is None
     logs = np.log([[pixels[e, n].mean(axis=1) for n in (1, 2)] for e in ("RPE-01", "RPE-02")])
@@ -76,4 +76,4 @@ def test_batch_effects_are_the_spread_of_log_means(pixels: dict) -> None:
 
 def test_a_channel_without_pixels_is_an_error() -> None:
     with pytest.raises(ValueError, match="channel without pixels"):
-        plate_statistics([plate("RPE-01", 1, np.zeros((6, 0), int))], "plate")
+        compute_statistics([plate("RPE-01", 1, np.zeros((6, 0), int))], "plate")

@@ -1,55 +1,38 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.core.evaluation.named_wells import NamedWell
-from components.core.evaluation.scores import Accuracy, build_metrics, score_table, throughput
+from components.core.evaluation.scores import (
+    Accuracy,
+    build_metrics,
+    choose_examples,
+    recall_by_sirna,
+    score_table,
+    throughput,
+    worst_sirnas,
+)
+from tests.components.core.evaluation.predicted import predictions
 
 
-def well(cell_type: str = "RPE", truth: str | None = "a", **changes: Any) -> NamedWell:
-    values: dict[str, Any] = {
-        "id_code": "x",
-        "experiment": f"{cell_type}-01",
-        "plate": 1,
-        "well": "B02",
-        "cell_type": cell_type,
-        "sirna": "a",
-        "confidence": 0.9,
-        "margin": 0.5,
-        "raw_sirna": "a",
-        "raw_confidence": 0.8,
-        "group_sirna": "a",
-        "group_confidence": 0.85,
-        "top5": ("a",),
-        "truth": truth,
-    }
-    return NamedWell(**{**values, **changes})
-
-
-def test_each_stage_reads_its_own_name() -> None:
-    wells = [well(raw_sirna="b", group_sirna="b"), well(raw_sirna="b"), well(), well("U2OS", sirna="b")]
-    table = score_table(wells, ["U2OS", "RPE"])
+def test_each_stage_counts_its_own_prediction() -> None:
+    rows = [{"raw_sirna": "b", "group_sirna": "b"}, {"raw_sirna": "b"}, {}, {"cell_type": "U2OS", "sirna": "b"}]
+    table = score_table(predictions(rows), ["U2OS", "RPE"])
     assert {stage: row["overall"].correct for stage, row in table.items()} == {"raw": 2, "group": 3, "assigned": 3}
     assert list(table["raw"]) == ["overall", "U2OS", "RPE"]
     assert table["assigned"]["U2OS"] == Accuracy(0, 1)
 
 
 def test_wells_without_truth_do_not_count() -> None:
-    assert score_table([well(), well(truth=None, sirna="b")], ["RPE"])["assigned"]["overall"] == Accuracy(1, 1)
-    assert score_table([well(truth=None)], ["RPE"]) == {}
+    table = score_table(predictions([{}, {"truth": None, "sirna": "b"}]), ["RPE"])
+    assert table["assigned"]["overall"] == Accuracy(1, 1)
+    assert score_table(predictions([{"truth": None}]), ["RPE"]) == {}
 
 
-def test_a_score_without_truth_is_left_out_of_the_metrics() -> None:
-    metrics = build_metrics(
-        {"out_of_fold": [well(fold=1)], "unlabelled": [well(truth=None)], "holdout": []},
-        ["RPE"],
-        [],
-        {(0, "RPE"): False, (1, "RPE"): True},
-    )
+def test_metrics_leave_out_a_score_without_truth() -> None:
+    table = predictions([{"fold": 1}, {"score": "unlabelled", "truth": None}])
+    metrics = build_metrics(table, ["RPE"], [], {(0, "RPE"): False, (1, "RPE"): True})
     assert set(metrics) == {"schema", "out_of_fold", "folds", "throughput", "wells", "calibration"}
     assert metrics["folds"][0] == {"fold": 0, "not_validated": ["RPE"]}
     assert metrics["folds"][1]["assigned"] == {"overall": 1.0, "RPE": 1.0}
@@ -57,23 +40,14 @@ def test_a_score_without_truth_is_left_out_of_the_metrics() -> None:
 
 
 def test_throughput_weighs_by_time() -> None:
-    history = [
-        {"step": "pretrain", "sites_per_s": 100.0, "seconds": 1.0},
-        {"step": "pretrain", "sites_per_s": 200.0, "seconds": 3.0},
-    ]
-    assert throughput(history) == {"pretrain_sites_per_s": 175.0}
-
-
-def test_waits_weigh_by_time_and_the_largest_memory_counts() -> None:
-    history = [
-        {"step": "finetune", "sites_per_s": 10.0, "seconds": 1.0, "data_wait": 0.5, "peak_memory_gib": 2.0},
-        {"step": "finetune", "sites_per_s": 10.0, "seconds": 3.0, "data_wait": 0.1, "peak_memory_gib": 1.5},
-    ]
-    assert throughput(history) == {
-        "finetune_sites_per_s": 10.0,
-        "finetune_data_wait": 0.2,
-        "finetune_peak_memory_gib": 2.0,
-    }
+    slow = {"step": "finetune", "sites_per_s": 100.0, "seconds": 1.0, "data_wait": 0.5, "peak_memory_gib": 2.0}
+    fast = {"step": "finetune", "sites_per_s": 200.0, "seconds": 3.0, "data_wait": 0.1, "peak_memory_gib": 1.5}
+    speed = {"finetune_sites_per_s": 175.0}
+    assert throughput([slow, fast]) == {**speed, "finetune_data_wait": 0.2, "finetune_peak_memory_gib": 2.0}
+    assert (
+        throughput([{name: record[name] for name in ("step", "sites_per_s", "seconds")} for record in (slow, fast)])
+        == speed
+    )
 
 
 def test_wilson_interval_agrees_with_published_values() -> None:
@@ -83,9 +57,48 @@ def test_wilson_interval_agrees_with_published_values() -> None:
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_the_interval_holds_the_value_and_mirrors(counts: tuple[int, int]) -> None:
+def test_the_interval_contains_the_value_and_mirrors(counts: tuple[int, int]) -> None:
     correct, wells = counts
     low, high = Accuracy(correct, wells).interval()
     assert 0 <= low <= correct / wells + 1e-12
     assert correct / wells - 1e-12 <= high <= 1
     assert Accuracy(wells - correct, wells).interval() == pytest.approx((1 - high, 1 - low))
+
+
+CONFUSED = [
+    {"truth": "a", "sirna": "b", "raw_sirna": "b"},
+    {"truth": "a", "sirna": "b"},
+    {"truth": "a", "sirna": "c", "cell_type": "U2OS"},
+    {"truth": "a", "cell_type": "U2OS"},
+    {"truth": "b"},
+    {"truth": "b", "sirna": "b", "raw_sirna": "b"},
+    {"truth": "c", "sirna": "c", "raw_sirna": "c"},
+    {"truth": None},
+]
+
+
+def test_confusions_are_worst_first_whatever_the_order_of_wells() -> None:
+    table = predictions(CONFUSED)
+    worst = worst_sirnas(table, 10)
+    assert [c.sirna for c in worst] == ["a", "b"]
+    assert (worst[0].wells, worst[0].recall, worst[0].raw_recall) == (4, 0.25, 0.75)
+    assert worst[0].taken_for == (("b", 2), ("c", 1))
+    assert worst[0].by_cell_type == {"U2OS": (1, 2), "RPE": (0, 2)}
+    assert worst_sirnas(table[::-1], 10) == worst
+    assert worst_sirnas(table, 1) == worst[:1]
+    assert recall_by_sirna(table)["assigned"].to_dict() == {"a": 0.25, "b": 0.5, "c": 1.0}
+
+
+def test_examples_take_cell_types_in_turn_and_the_surest_first() -> None:
+    rows = [{"confidence": p} for p in (0.99, 0.98, 0.97)] + [{"cell_type": "U2OS", "confidence": 0.4}]
+    rows += [{"sirna": "b", "confidence": p} for p in (0.3, 0.6)]
+    score, chosen = choose_examples(predictions(rows), right=3, wrong=1)
+    assert score == "out_of_fold"
+    expected = [("RPE", 0.99), ("U2OS", 0.4), ("RPE", 0.98), ("RPE", 0.6)]
+    assert list(zip(chosen["cell_type"], chosen["confidence"], strict=True)) == expected
+
+
+def test_no_truth_gives_no_examples() -> None:
+    score, chosen = choose_examples(predictions([{"truth": None}]))
+    assert score is None
+    assert chosen.empty

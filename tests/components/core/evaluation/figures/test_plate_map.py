@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 import pytest
 
 from components.core.evaluation.figures.plate_map import draw, plate_extent, shade
-from components.core.evaluation.named_wells import NamedWell
 from components.core.storage.manifest import PlateRecord, WellRecord
+from tests.components.core.evaluation.predicted import predictions
 
 
 def record(wells: dict[str, str]) -> PlateRecord:
@@ -23,18 +23,19 @@ def record(wells: dict[str, str]) -> PlateRecord:
     )
 
 
-def named(well: str, confidence: float, truth: str | None = None) -> NamedWell:
-    return NamedWell(well, "RPE-01", 2, well, "RPE", "<a>", confidence, 0.1, "b", 0.5, "b", 0.5, ("b",), truth=truth)
-
-
 @pytest.mark.parametrize(("confidence", "index"), [(0.0, 0), (0.2, 1), (0.59, 2), (0.6, 3), (0.95, 5), (1.0, 5)])
 def test_shades_follow_confidence(confidence: float, index: int) -> None:
     assert shade(confidence) == index
 
 
-def test_wells_are_drawn_where_they_are() -> None:
+def test_wells_are_drawn_in_their_places() -> None:
     plate = record({"B02": "treatment", "D05": "treatment", "O23": "positive_control", "C03": "treatment"})
-    wells = {"B02": named("B02", 0.1), "D05": named("D05", 0.97, truth="c"), "C03": named("C03", 0.7, truth="<a>")}
+    table = predictions([
+        {"id_code": "B02", "sirna": "<a>", "confidence": 0.1, "truth": None},
+        {"id_code": "D05", "sirna": "<a>", "confidence": 0.97, "truth": "c"},
+        {"id_code": "C03", "sirna": "<a>", "confidence": 0.7, "truth": "<a>"},
+    ])  # fmt: skip
+    wells = {row.id_code: row for row in table.itertuples(index=False)}
     extent = plate_extent([plate])
     assert extent == ("B", "O", 2, 23)
     svg = ElementTree.fromstring(draw(plate, wells, extent))
@@ -43,12 +44,12 @@ def test_wells_are_drawn_where_they_are() -> None:
     assert rects["c5"] == (origin[0] + 3 * 11, origin[1] + 2 * 11)
     assert rects["c3"] == (origin[0] + 11, origin[1] + 11)
     assert len(list(svg.iter("circle"))) == 1
-    # Only the wrong name is crossed out, and its tooltip says what it truly is.
+    # Only the wrong prediction is crossed out, and its tooltip gives the truth.
     assert len(list(svg.iter("path"))) == 1
     assert [t.text for t in svg.iter("title")][1] == "D05 <a> 0.97, truly c"
     assert "3 wells, 1 with confidence below 0.6" in svg.get("aria-label")
 
 
-def test_a_well_without_a_name_is_empty() -> None:
+def test_a_well_without_a_prediction_is_empty() -> None:
     svg = ElementTree.fromstring(draw(record({"B02": "treatment"}), {}, ("B", "B", 2, 2)))
     assert [r.get("class") for r in svg.iter("rect")] == ["e"]

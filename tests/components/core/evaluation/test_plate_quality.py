@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import wasserstein_distance
 
-from components.core.evaluation.quality.drift import drift, log_distance
+from components.core.evaluation.plate_quality import confidence_by_plate, drift, log_distance
+from tests.components.core.evaluation.predicted import predictions
 
 COUNTS = st.lists(st.integers(0, 9), min_size=256, max_size=256).map(np.array).filter(lambda counts: counts.any())
 
@@ -79,3 +80,12 @@ def test_one_training_experiment_says_nothing_of_the_usual() -> None:
 def test_no_training_plates_are_an_error() -> None:
     with pytest.raises(ValueError, match="needs training plates"):
         drift(plates(1.0), plates(1.0)[:0], [])
+
+
+def test_confidence_is_of_each_plates_own_wells() -> None:
+    rows = [("RPE-02", 1, 0.9, 0.5), ("RPE-01", 2, 0.2, 0.1), ("RPE-02", 1, 0.5, 0.4), ("RPE-02", 1, 0.7, 0.1)]
+    names = ("experiment", "plate", "confidence", "raw_confidence")
+    assert confidence_by_plate(predictions([dict(zip(names, row, strict=True)) for row in rows])) == {
+        ("RPE-01", 2): {"median": 0.2, "raw_median": 0.1, "unsure": 1.0},
+        ("RPE-02", 1): {"median": 0.7, "raw_median": 0.4, "unsure": 1 / 3},
+    }

@@ -1,0 +1,160 @@
+"""What the report of a run and the report of new plates share: templates, plate maps, durations. Data in, HTML out.
+
+A page is one self-contained HTML file: figures inline, no script needed, nothing fetched. Words and layout are in the
+templates (*.html.j2): page is the frame, sections the parts that both reports show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from components.core.config import RunConfig
+from components.core.evaluation.figures import plate_map
+from components.core.evaluation.plate_statistics import channel_names
+from components.core.evaluation.predictions import UNSURE, correct, scored
+from components.core.storage.manifest import Manifest, PlateRecord
+
+STAGE_EXPLANATIONS = {
+    "raw": "arg-max over all treatments",
+    "group": "restricted to the plate's siRNA group",
+    "assigned": "balanced, one well per siRNA and plate",
+}
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something to look at, and the step or file it comes from."""
+
+    source: str
+    message: str
+
+
+def render_page(
+    template: str, config: RunConfig, manifest: Manifest, lineage: Mapping[str, Any], **context: Any
+) -> str:
+    """Renders a page from its template.
+
+    Args:
+        template: file name in this folder.
+        config: the run's configuration.
+        manifest: the manifest that defines the channels.
+        lineage: its `steps` give the durations.
+        context: further variables of the template.
+    """
+    environment = Environment(
+        loader=PackageLoader("components.core.evaluation", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(pct=_percent, count=lambda n: f"{n:,}", duration=_duration)
+    return environment.get_template(template).render(
+        config=config,
+        config_yaml=config.dump(),
+        channels=channel_names(manifest.channels),
+        durations=durations(lineage),
+        stage_words=STAGE_EXPLANATIONS,
+        unsure_below=UNSURE,
+        map_legend=_map_legend(),
+        groups=lambda numbers: [chr(ord("A") + g) if g < 26 else str(g) for g in numbers],
+        **context,
+    )
+
+
+def count_wells(plates: Sequence[PlateRecord]) -> dict[str, int]:
+    """Numbers of experiments, plates, wells and sites."""
+    return {
+        "experiments": len({plate.experiment for plate in plates}),
+        "plates": len(plates),
+        "wells": sum(len(plate.wells) for plate in plates),
+        "sites": sum(len(well.sites) for plate in plates for well in plate.wells),
+    }
+
+
+def plate_maps(
+    plates: Sequence[PlateRecord],
+    predictions: pd.DataFrame,
+    arrangements: Sequence[Mapping[str, Any]],
+    titles: Mapping[str, str],
+    marked: Container[str] = (),
+) -> list[dict[str, Any]]:
+    """For each experiment the maps of its plates, its arrangement, number of unsure wells and accuracy.
+
+    Args:
+        plates: in their order, those of an experiment together.
+        predictions: a predictions table.
+        arrangements: `experiments` of assign.json.
+        titles: a title by experiment; may lack some.
+        marked: id_codes of wells that get a frame.
+    """
+    if not plates:
+        return []
+    extent = plate_map.plate_extent(plates)
+    arrangement_of = {entry["experiment"]: entry for entry in arrangements}
+    by_experiment = dict(list(predictions.groupby("experiment")))
+    found = []
+    for experiment in dict.fromkeys(plate.experiment for plate in plates):
+        arrangement = arrangement_of.get(experiment)
+        groups = (arrangement["groups"] if arrangement else None) or []
+        wells = by_experiment.get(experiment, predictions[:0])
+        rows = {str(row.id_code): row for row in wells.itertuples(index=False)}
+        members = [plate for plate in plates if plate.experiment == experiment]
+        known = scored(wells)
+        found.append({
+            "experiment": experiment,
+            "title": titles.get(experiment),
+            "arrangement": arrangement,
+            # Groups are in plate order.
+            "plates": [
+                (plate.plate, groups[n] if n < len(groups) else None, Markup(plate_map.draw(plate, rows, extent, marked)))
+                for n, plate in enumerate(members)
+            ],
+            "wells": len(wells),
+            "unsure": int((wells["confidence"] < UNSURE).sum()),
+            "accuracy": None if known.empty else float(correct(known)["assigned"].mean()),
+        })  # fmt: skip
+    return found
+
+
+def _map_legend() -> list[tuple[str, str]]:
+    """Colours of the confidence classes, and their bounds in words."""
+    edges = (0.0, *plate_map.EDGES, 1.0)
+    return [
+        (colour, f"{low:g}–{high:g}")
+        for colour, low, high in zip(plate_map.COLOURS, edges[:-1], edges[1:], strict=True)
+    ]
+
+
+def durations(lineage: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """By step: its number of `tasks`, their `seconds` in all, the `longest`, and its `share` of the longest step."""
+    tasks = pd.DataFrame(lineage.get("steps", []), columns=["step", "seconds"])
+    by_step = tasks.groupby("step", sort=False)["seconds"]
+    table = pd.DataFrame({"seconds": by_step.sum(), "longest": by_step.max(), "tasks": by_step.size()})
+    table["share"] = (table["seconds"] / table["seconds"].max()).fillna(0.0)
+    return [{str(name): value for name, value in row.items()} for row in table.reset_index().to_dict("records")]
+
+
+def _percent(fraction: float, digits: int = 1) -> str:
+    """A fraction in percent; 100.0 only if it is exactly one, 0.0 only if exactly zero."""
+    shown = f"{100 * fraction:.{digits}f}"
+    step = 10.0**-digits
+    if fraction < 1 and float(shown) >= 100:
+        return f"{100 - step:.{digits}f}"
+    if fraction > 0 and float(shown) <= 0:
+        return f"{step:.{digits}f}"
+    return shown
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

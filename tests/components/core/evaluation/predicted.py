@@ -1,0 +1,23 @@
+"""Small predictions tables for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from components.core.evaluation.predictions import with_truth
+
+ROW: dict[str, Any] = {
+    "score": "out_of_fold", "experiment": "RPE-01", "plate": 1, "well": "B02", "cell_type": "RPE", "fold": 0,
+    "sirna": "a", "confidence": 0.9, "margin": 0.5, "raw_sirna": "a", "raw_confidence": 0.8,
+    "raw_confidence_uncalibrated": 0.7, "group_sirna": "a", "group_confidence": 0.85, "top5": "a",
+}  # fmt: skip
+
+
+def predictions(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """A table of wells that are like ROW except for what each says; `truth` is "a" unless given, None for unknown."""
+    table = pd.DataFrame([{"id_code": f"w{n:02d}", **ROW, **row} for n, row in enumerate(rows)])
+    truth = {code: row.get("truth", "a") for code, row in zip(table["id_code"], rows, strict=True)}
+    return with_truth(table, {code: label for code, label in truth.items() if label is not None})

@@ -1,0 +1,241 @@
+"""Measures of sites and wells, and from pixels to reasons: a plate of simulated sites, some of which are spoiled."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.ndimage import laplace
+
+from components.core.evaluation.quality import (
+    WHITE_NOISE,
+    SiteQuality,
+    focus,
+    nuclear_fraction,
+    otsu_threshold,
+    reasons_to_look,
+    robust_scores,
+    saturated,
+    site_quality,
+    well_quality,
+)
+from components.core.screen.histograms import histogram
+
+CHANNELS = ("nuclei", "actin")
+WELLS = 40
+COUNTS = st.lists(st.integers(0, 50), min_size=256, max_size=256).map(np.array).filter(lambda counts: counts.any())
+VALUES = st.lists(st.integers(-1000, 1000), min_size=1, max_size=40).map(lambda each: np.array(each, np.float64))
+
+
+@pytest.fixture
+def site() -> NDArray[np.uint8]:
+    """Three channels of round blobs, as far below the brightest grey level as a brighter copy needs."""
+    rng = np.random.default_rng(3)
+    channels = np.zeros((3, 64, 64), np.uint8)
+    for channel in channels:
+        for x, y in rng.integers(4, 60, (30, 2)):
+            cv2.circle(channel, (int(x), int(y)), 3, int(rng.integers(20, 80)), -1)
+    return channels
+
+
+def test_focus_agrees_with_scipy(site) -> None:
+    x_CHW = site.astype(np.float64)
+    expected = [laplace(channel)[1:-1, 1:-1].var() / channel.var() for channel in x_CHW]
+    assert focus(site) == pytest.approx(expected)
+
+
+def test_blur_lowers_focus(site) -> None:
+    sharpness = [focus(site)] + [
+        focus(np.stack([cv2.GaussianBlur(channel, (0, 0), sigma) for channel in site])) for sigma in (0.7, 1.4, 2.8)
+    ]
+    assert (np.diff(sharpness, axis=0) < 0).all()
+
+
+def test_focus_of_noise_is_the_sum_of_the_squared_weights() -> None:
+    noise = np.random.default_rng(0).normal(100, 20, (2, 256, 256)).clip(0, 255).astype(np.uint8)
+    assert focus(noise) == pytest.approx([WHITE_NOISE] * 2, rel=0.02)
+
+
+def test_light_and_contrast_do_not_change_focus(site) -> None:
+    assert focus(2 * site + 17) == pytest.approx(focus(site))
+
+
+@pytest.mark.parametrize("turned", [lambda x: x[:, ::-1], lambda x: x[:, :, ::-1], lambda x: np.rot90(x, axes=(1, 2))])
+def test_flips_and_turns_do_not_change_focus(site, turned) -> None:
+    assert focus(turned(site)) == pytest.approx(focus(site))
+
+
+def test_a_constant_channel_has_no_focus(site) -> None:
+    site[1] = 9
+    found = focus(site)
+    assert np.isnan(found[1])
+    assert found[[0, 2]] == pytest.approx(focus(site[[0, 2]]))
+
+
+def test_focus_rejects_too_few_pixels() -> None:
+    with pytest.raises(ValueError, match="3 x 3 pixels, got 2 x 5"):
+        focus(np.zeros((1, 2, 5), np.uint8))
+
+
+def test_saturated_counts_the_brightest_pixels() -> None:
+    rng = np.random.default_rng(1)
+    site_CHW = rng.integers(0, 256, (4, 40, 30), np.uint8)
+    site_CHW[2] = 255
+    site_CHW[3] = 254
+    found = saturated(histogram(site_CHW))
+    assert found == pytest.approx((site_CHW == 255).mean(axis=(1, 2)))
+    assert found[2] == 1.0
+    assert found[3] == 0.0
+
+
+@given(COUNTS)
+def test_no_level_separates_better_than_otsus(counts: NDArray[np.int64]) -> None:
+    def between(level: int) -> float:
+        """Variance between the classes, by their definition."""
+        sizes = counts[: level + 1].sum(), counts[level + 1 :].sum()
+        if not all(sizes):
+            return 0.0
+        levels = np.arange(256)
+        dark = (counts * levels)[: level + 1].sum() / sizes[0]
+        bright = (counts * levels)[level + 1 :].sum() / sizes[1]
+        return float(sizes[0] * sizes[1] * (dark - bright) ** 2)
+
+    found = between(otsu_threshold(counts))
+    assert found == pytest.approx(max(map(between, range(256))))
+
+
+def test_otsu_agrees_with_opencv() -> None:
+    rng = np.random.default_rng(2)
+    image = np.where(rng.random((80, 80)) < 0.2, rng.normal(150, 20, (80, 80)), rng.normal(30, 9, (80, 80)))
+    image = image.clip(0, 255).astype(np.uint8)
+    expected, _ = cv2.threshold(image, 0, 255, cv2.THRESH_OTSU)
+    assert otsu_threshold(np.bincount(image.ravel(), minlength=256)) == expected
+
+
+def test_an_empty_well_has_no_nuclei_by_the_plates_threshold() -> None:
+    rng = np.random.default_rng(4)
+    empty = np.bincount(rng.normal(20, 4, 4000).clip(0, 255).astype(int), minlength=256)
+    full = np.bincount(
+        np.r_[rng.normal(20, 4, 3000), rng.normal(120, 10, 1000)].clip(0, 255).astype(int), minlength=256
+    )
+    threshold = otsu_threshold(empty + 5 * full)
+    assert nuclear_fraction(empty, threshold) == 0.0
+    assert nuclear_fraction(full, threshold) == pytest.approx(0.25, abs=0.001)
+    # Its own threshold would find nuclei in the noise.
+    assert nuclear_fraction(empty, otsu_threshold(empty)) > 0.3
+
+
+def test_otsu_rejects_no_pixels() -> None:
+    with pytest.raises(ValueError, match="without pixels"):
+        otsu_threshold(np.zeros(256, int))
+
+
+@given(VALUES, st.floats(0.1, 10), st.integers(-100, 100))
+def test_robust_scores_do_not_depend_on_unit_and_origin(values: NDArray[np.float64], scale: float, shift: int) -> None:
+    assert robust_scores(values * scale + shift) == pytest.approx(robust_scores(values), abs=1e-6)
+
+
+def test_robust_scores_of_normal_values_are_standard_scores() -> None:
+    values = np.random.default_rng(0).normal(5, 3, 20_000)
+    assert robust_scores(values) == pytest.approx((values - 5) / 3, abs=0.2)
+
+
+def test_outliers_do_not_hide_each_other() -> None:
+    values = np.r_[np.random.default_rng(0).normal(0, 1, 90), np.full(10, 100.0)]
+    assert (robust_scores(values)[90:] > 50).all()
+    assert (np.abs((values - values.mean()) / values.std())[90:] < 4).all()  # as plain scores do
+
+
+def test_if_most_values_are_equal_the_others_still_count() -> None:
+    found = robust_scores(np.array([0.0] * 30 + [0.2]))
+    assert (found[:30] == 0).all()
+    assert found[30] == pytest.approx(31 / 1.2533)
+    assert (robust_scores(np.full(5, 3.0)) == 0).all()
+
+
+def test_an_unknown_value_changes_no_other_score() -> None:
+    values = np.array([1.0, 2.0, 4.0, 9.0])
+    found = robust_scores(np.r_[values, np.nan])
+    assert np.isnan(found[-1])
+    assert found[:-1] == pytest.approx(robust_scores(values))
+    assert np.isnan(robust_scores(np.array([np.nan]))).all()
+
+
+@pytest.fixture
+def plate() -> NDArray[np.uint8]:
+    """Two sites a well of nuclei and of what surrounds them."""
+    rng = np.random.default_rng(5)
+    wells = np.zeros((WELLS, 2, 2, 48, 48), np.uint8)
+    for well in wells:
+        for site in well:
+            for x, y in rng.integers(5, 43, (rng.integers(9, 12), 2)):
+                cv2.circle(site[0], (int(x), int(y)), 3, int(rng.integers(140, 180)), -1)
+                cv2.circle(site[1], (int(x), int(y)), 5, int(rng.integers(140, 180)), 2)
+            site[1] = cv2.GaussianBlur(site[1], (0, 0), 0.6)  # no lens draws a line of one pixel
+    return wells + rng.integers(5, 15, wells.shape, np.uint8)
+
+
+def reasons(plate: NDArray[np.uint8]) -> list[list[str]]:
+    threshold = otsu_threshold(sum(histogram(site)[0] for well in plate for site in well))
+    wells = [well_quality([site_quality(site, threshold) for site in well]) for well in plate]
+    return reasons_to_look(wells, CHANNELS)
+
+
+def test_a_good_plate_has_nothing_to_look_at(plate) -> None:
+    assert reasons(plate) == [[]] * WELLS
+
+
+def test_each_spoiled_well_is_found_with_its_reason_and_no_other(plate) -> None:
+    plate[3, 1, 1] = cv2.GaussianBlur(plate[3, 1, 1], (0, 0), 3)  # one site, one channel
+    plate[8, 0, 1, :8] = 255
+    plate[11, :, 0] = np.random.default_rng(0).integers(5, 15, plate[11, :, 0].shape, np.uint8)
+    plate[17, 1, 1] = 7
+    plate[29] = 12  # of everything
+    plate[23, 0, 1] = np.random.default_rng(1).integers(
+        5, 15, plate[23, 0, 1].shape, np.uint8
+    )  # one site without the stain
+    found = reasons(plate)
+    assert found[3] == ["blurred: actin"]
+    assert "saturated: actin" in found[8]
+    assert found[11] == ["little but noise: nuclei", "few cells"]
+    assert found[17] == ["constant: actin"]
+    assert found[29] == ["constant: all channels", "few cells"]
+    assert found[23] == ["little but noise: actin"]
+    assert [w for w, words in enumerate(found) if words] == [3, 8, 11, 17, 23, 29]
+
+
+def test_wells_are_judged_the_same_in_any_order(plate) -> None:
+    plate[3, 1, 1] = cv2.GaussianBlur(plate[3, 1, 1], (0, 0), 3)
+    order = np.random.default_rng(1).permutation(WELLS)
+    whole = reasons(plate)
+    assert reasons(plate[order]) == [whole[w] for w in order]
+
+
+def test_a_blurred_plate_is_not_a_plate_of_blurred_wells(plate) -> None:
+    blurred = np.array([[[cv2.GaussianBlur(c, (0, 0), 3) for c in site] for site in well] for well in plate])
+    assert reasons(blurred) == [[]] * WELLS
+
+
+def test_a_plate_without_a_stain_is_a_plate_of_wells_to_look_at(plate) -> None:
+    plate[:, :, 1] = np.random.default_rng(2).integers(5, 15, plate[:, :, 1].shape, np.uint8)
+    assert reasons(plate) == [["little but noise: actin"]] * WELLS
+
+
+def test_a_well_is_as_good_as_its_worst_site_and_as_full_as_their_mean() -> None:
+    sites = [
+        SiteQuality(np.array([0.5, np.nan]), np.array([0.0, 0.1]), 0.2),
+        SiteQuality(np.array([0.3, 0.4]), np.array([0.2, 0.0]), 0.4),
+    ]
+    found = well_quality(sites)
+    assert found.focus_C[0] == 0.3
+    assert found.noisiest_C[0] == 0.5
+    assert np.isnan(found.focus_C[1])
+    assert found.saturated_C.tolist() == [0.2, 0.1]
+    assert found.nuclei == pytest.approx(0.3)
+
+
+def test_no_wells_have_no_reasons() -> None:
+    assert reasons_to_look([], CHANNELS) == []
