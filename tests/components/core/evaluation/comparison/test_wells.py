@@ -11,9 +11,9 @@ import pytest
 from components.core.config import PackConfig
 from components.core.errors import InputError
 from components.core.evaluation.comparison.wells import count_plates, paired_wells
-from components.core.evaluation.named_wells import NamedWell
 from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, WellRecord
 from components.report.step import write_predictions
+from tests.components.core.evaluation import predicted
 from tests.components.core.evaluation.comparison.screens import screen_wells
 
 SIRNAS = ("sirna_1", "sirna_2", "sirna_3")
@@ -50,10 +50,7 @@ WELLS = [well.id_code for each in MANIFEST.plates for well in each.wells if well
 
 def predictions(path: Path, sirna: str, raw: str) -> None:
     """As the report writes them."""
-    write_predictions(
-        path,
-        [NamedWell(i, "", 0, "", "", sirna, 0.9, 0.5, raw, 0.6, sirna, 0.8, SIRNAS) for i in WELLS],
-    )
+    write_predictions(path, predicted.predictions([{"id_code": i, "sirna": sirna, "raw_sirna": raw} for i in WELLS]))
 
 
 @pytest.fixture
