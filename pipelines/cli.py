@@ -271,11 +271,10 @@ def submit(
     from rich.console import Console
 
     from components.core.config import RunConfig
-    from pipelines.cluster.order import Order
-    from pipelines.cluster.submit import submit as submit_run
+    from pipelines.cluster.submit import SubmitRequest, submit_training
 
-    order = Order(endpoint, screen, truth, images, out, wait, resubmit, timeout * 3600)
-    submit_run(RunConfig.load(config, set or []), order, Console())
+    request = SubmitRequest(endpoint, screen, truth, images, out, wait, resubmit, timeout * 3600)
+    submit_training(RunConfig.load(config, set or []), request, Console())
 
 
 @app.command()
@@ -323,8 +322,8 @@ def jobs(
     They read and write below by-hand/NAME of the configuration's bucket; k8s/examples are those of demo.
     """
     from components.core.config import RunConfig
+    from pipelines.cluster.checks import check_cluster
     from pipelines.cluster.compile import images_of
-    from pipelines.cluster.config_checks import check_cluster
     from pipelines.cluster.jobs import step_jobs, write_jobs
 
     settings = RunConfig.load(config, set or [])

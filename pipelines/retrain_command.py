@@ -67,7 +67,7 @@ def retrain(
     from rich.console import Console
 
     from components.core.config import RunConfig
-    from pipelines.cluster.order import HOURS
+    from pipelines.cluster.submit import HOURS
     from pipelines.retraining.order import Order
     from pipelines.retraining.retrain import retrain as retrain_model
     from pipelines.run.local import default_store

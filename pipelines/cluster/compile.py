@@ -1,4 +1,4 @@
-"""cellsignal compile: a configuration in, the pipeline for a cluster out. kfp is loaded where it compiles, torch never."""
+"""cellsignal compile: from a configuration to the pipeline for a cluster. Imports kfp only to compile, torch never."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from components.core.files import write_atomically
 from components.core.storage.digests import code_digest, digest_text
 from components.core.storage.run_record import RECIPE
 from components.image import VERSION
-from pipelines.cluster.config_checks import check_cluster, preemption_remarks
+from pipelines.cluster.checks import check_cluster, preemption_remarks
 from pipelines.images.code_version import UNCOMMITTED, code_version
 from pipelines.images.record import ImageRecord, read_images
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from kfp.dsl.base_component import BaseComponent
 
 TAGS = "tags"
-"""In place of a record of images: their tags, on a cluster whose nodes were given the images by hand."""
+"""Value of --images for images by tag, on a cluster whose nodes already have them."""
 
 HEAD_OF_PREDICTION = """\
-# Compiled by `cellsignal predict`. A run gives source (s3:// address of the new plates), fingerprint (another one where their
+# Compiled by `cellsignal predict`. A run gives source (s3:// address of the new plates), fingerprint (a different one if their
 # files have changed), model (address of a published one of the same folds and cell types), experiments (a JSON list, empty for
 # all) and truth (s3:// address of labels, or empty); leave the other parameters as they are.
 """
 HEAD = """\
-# Compiled by `cellsignal compile`. A run gives source (s3:// address of the screen), fingerprint (another one where its files
+# Compiled by `cellsignal compile`. A run gives source (s3:// address of the screen), fingerprint (a different one if its files
 # have changed) and truth (s3:// address of the unlabelled wells' labels, or empty); leave the other parameters as they are.
 """
 
@@ -43,64 +43,72 @@ def run_compile(config: RunConfig, out: Path, images: str, console: Console) -> 
     """Compiles a configuration into a file.
 
     Args:
-        config: of the run.
-        out: file to write, whole or not at all; an earlier one is replaced.
-        images: record of the images, or TAGS.
-        console: where warnings are shown.
+        config: the run's configuration.
+        out: the file; it is written atomically, and an earlier one is replaced.
+        images: the record of the images, or TAGS.
+        console: where warnings are printed.
 
     Raises:
         InputError: a configuration that no cluster can run, no record of images, or a file that cannot be written.
     """
     remarks = [*check_cluster(config), *preemption_remarks(config)]
-    _check_writable(out)
+    if out.suffix not in (".yaml", ".yml"):
+        raise InputError(f"--out {out}: Kubeflow takes a file whose name ends in .yaml; give it that ending")
+    if out.is_dir():
+        raise InputError(f"--out {out}: is a folder; give the name of a file in it")
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}; create it, or choose another")
     record = images_of(images)
     lineage = known_lineage(config, record)
     text = compiled(config, record, lineage)
-    _write(out, text)
+    try:
+        write_atomically(out, text)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error.strerror}); choose another place") from None
     for remark in (*remarks, *lineage["warnings"]):
         console.print(f"warning: {remark}", style="yellow", soft_wrap=True, highlight=False)
     size = len(text.encode()) / 1024
     console.print(f"{out}: {size:.0f} KiB, recipe {lineage[RECIPE][:12]}", soft_wrap=True, highlight=False)
 
 
-def images_of(given: str) -> ImageRecord | None:
-    """The record of the images that a pipeline pins; None for tags.
+def images_of(option: str) -> ImageRecord | None:
+    """The record of the images to pin, by the value of --images; None for TAGS.
 
     Raises:
         InputError: no such file, or not a record of both images.
     """
-    if given == TAGS:
+    if option == TAGS:
         return None
     try:
-        return read_images(Path(given))
+        return read_images(Path(option))
     except InputError as error:
         raise InputError(f"--images {error}; or give --images {TAGS} for images of version {VERSION} by tag") from None
 
 
 def known_lineage(config: RunConfig, record: ImageRecord | None) -> dict[str, Any]:
-    """What is known of a run before it is submitted: the default of the pipeline's parameter `lineage`.
+    """The lineage of a training before it is submitted: the default of the pipeline's parameter `lineage`.
 
-    Nothing in it is a time, so that the same configuration, code and images compile to the same bytes. normalize adds the run's
+    It contains no time, so that the same configuration, code and images compile to the same bytes. normalize adds the run's
     key, the screen and the start.
     """
     return {**pinned_lineage(config, record), "seeds": {"run": config.seed}}
 
 
 def pinned_lineage(
-    config: RunConfig, record: ImageRecord | None, decides: Mapping[str, Any] | None = None
+    config: RunConfig, record: ImageRecord | None, prediction: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What is known of anything that is compiled: its recipe, code and images, and what to warn of.
+    """What is known of any compiled pipeline: its recipe, code version, image digests and warnings.
 
     Args:
-        config: of the run.
-        record: images that are pinned; None for tags.
-        decides: what else makes it another run, of a prediction.
+        config: the run's configuration.
+        record: images to pin; None for tags.
+        prediction: what else identifies a prediction; None for a training.
     """
-    references = {target: image.reference for target, image in sorted(record.images.items())} if record else {}
+    references = _references(record)
     version = code_version()
     found = []
     if UNCOMMITTED in version:
-        found.append("compiled from a tree with changes that are not committed, so that no commit tells what was run")
+        found.append("compiled from a tree with uncommitted changes, so no commit identifies the code")
     if record is None:
         found.append(
             f"images are named by the tag {VERSION}, which may be moved: nothing is pinned, and nothing cached by KFP"
@@ -108,7 +116,7 @@ def pinned_lineage(
     elif f"commit {record.commit[:12]}" not in version:
         found.append(f"the images are of commit {record.commit}, the pipeline of {version}")
     content: list[Any] = [result_config(config), code_digest("components", "pipelines"), references or VERSION]
-    content += [dict(decides)] if decides else []
+    content += [dict(prediction)] if prediction else []
     return {
         RECIPE: digest_text(json.dumps(content)),
         "code_version": version,
@@ -118,12 +126,12 @@ def pinned_lineage(
 
 
 def compiled(config: RunConfig, record: ImageRecord | None, lineage: Mapping[str, Any]) -> str:
-    """The pipeline as YAML: its specification, and what Kubernetes is asked for.
+    """The pipeline of a training as YAML: its specification, and its settings for Kubernetes.
 
     Args:
-        config: of the run.
-        record: images that are pinned; None for tags.
-        lineage: known of the run; the default of the parameter of that name.
+        config: the run's configuration.
+        record: images to pin; None for tags.
+        lineage: default of the parameter of that name.
     """
     from pipelines.training import build_cluster_training
 
@@ -133,13 +141,13 @@ def compiled(config: RunConfig, record: ImageRecord | None, lineage: Mapping[str
 def compiled_prediction(
     config: RunConfig, folds: Mapping[str, Sequence[int]], record: ImageRecord | None, lineage: Mapping[str, Any]
 ) -> str:
-    """The pipeline of a prediction as YAML, likewise.
+    """The pipeline of a prediction as YAML.
 
     Args:
-        config: the model's, with what a prediction may change.
+        config: the model's configuration, with what a prediction may change.
         folds: the model's folds that predict, by cell type of the new plates.
-        record: images that are pinned; None for tags.
-        lineage: known of the run; the default of the parameter of that name.
+        record: images to pin; None for tags.
+        lineage: default of the parameter of that name.
     """
     from pipelines.prediction import build_cluster_prediction
 
@@ -149,7 +157,7 @@ def compiled_prediction(
 
 
 def _references(record: ImageRecord | None) -> dict[str, str]:
-    return {target: image.reference for target, image in record.images.items()} if record else {}
+    return {target: image.reference for target, image in sorted(record.images.items())} if record else {}
 
 
 def _json(lineage: Mapping[str, Any]) -> str:
@@ -157,7 +165,7 @@ def _json(lineage: Mapping[str, Any]) -> str:
 
 
 def _text(build: Callable[[], BaseComponent], head: str) -> str:
-    """What a pipeline compiles to, under a head of our own."""
+    """The compiled pipeline, with our own comment at its head."""
     from kfp import compiler
 
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder, warnings.catch_warnings():
@@ -167,20 +175,3 @@ def _text(build: Callable[[], BaseComponent], head: str) -> str:
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     # kfp's own head repeats every default, configurations included.
     return head + "".join(dropwhile(lambda line: line.startswith("#"), lines))
-
-
-def _check_writable(out: Path) -> None:
-    """Before seconds of compiling."""
-    if out.suffix not in (".yaml", ".yml"):
-        raise InputError(f"--out {out}: Kubeflow takes a file whose name ends in .yaml; give it that ending")
-    if out.is_dir():
-        raise InputError(f"--out {out}: is a folder; give the name of a file in it")
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.parent}; make it, or choose another")
-
-
-def _write(out: Path, text: str) -> None:
-    try:
-        write_atomically(out, text)
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written ({error.strerror}); choose another place") from None

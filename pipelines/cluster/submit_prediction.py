@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +20,27 @@ from components.core.storage.artifacts import local_file
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.opening import is_folder, open_screen, open_store
 from components.core.storage.run_record import predicting_name
-from pipelines.cluster.attempts import Work
+from pipelines.cluster.checks import (
+    check_address,
+    check_bucket,
+    check_cluster,
+    check_keys,
+    fingerprint,
+    truth_is_a_copy,
+)
 from pipelines.cluster.compile import compiled_prediction, pinned_lineage
-from pipelines.cluster.config_checks import check_bucket, check_cluster
-from pipelines.cluster.data_fingerprint import fingerprint
-from pipelines.cluster.following import Pace
-from pipelines.cluster.launching import Job, launch
-from pipelines.cluster.order import Order
-from pipelines.cluster.outcome import recorded_folds
-from pipelines.cluster.submit_checks import check_address, check_keys, of_a_copy
+from pipelines.cluster.follow import Pace
+from pipelines.cluster.results import recorded_folds
+from pipelines.cluster.submit import ClusterRun, SubmitRequest, submit_run
 from pipelines.run.prediction_checks import Checked, Wanted, check_prediction, task_counts
 
 
-def predict_on_cluster(wanted: Wanted, order: Order, console: Console, pace: Pace | None = None) -> Path:
+def predict_on_cluster(wanted: Wanted, request: SubmitRequest, console: Console, pace: Pace | None = None) -> Path:
     """Predicts new plates on a cluster, and waits for it; the same content in progress is followed.
 
     Args:
         wanted: the prediction; its experiments may be of a training screen, whose labels are not read.
-        order: where, with which images, and how it is followed; it is waited for in any case.
+        request: where, with which images, and how it is followed; it is waited for in any case.
         console: where it is shown.
         pace: how patiently it is followed.
 
@@ -50,12 +52,14 @@ def predict_on_cluster(wanted: Wanted, order: Order, console: Console, pace: Pac
         StepError: the run failed or was cancelled.
         ContactError: contact or the deadline was lost; the run may go on.
     """
-    out = submit_prediction(wanted, replace(order, wait=True), console, pace)
+    out = submit_prediction(wanted, replace(request, wait=True), console, pace)
     assert out is not None, "it was waited for"
     return out
 
 
-def submit_prediction(wanted: Wanted, order: Order, console: Console, pace: Pace | None = None) -> Path | None:
+def submit_prediction(
+    wanted: Wanted, request: SubmitRequest, console: Console, pace: Pace | None = None
+) -> Path | None:
     """Submits a prediction, and follows it where that is asked for.
 
     Returns:
@@ -64,45 +68,48 @@ def submit_prediction(wanted: Wanted, order: Order, console: Console, pace: Pace
     Raises:
         InputError, StepError, ContactError: as predict_on_cluster.
     """
-    images = order.checked_images()
-    store, checked = _checked(wanted, order)
+    images = request.checked_images()
+    store, checked = _checked(wanted, request)
     config, asked, folds = checked.config, checked.asked, checked.folds
-    remarks = check_cluster(config, task_counts(folds))
+    steps = tuple(task_counts(folds))
+    remarks = check_cluster(config, steps)
     decides = {**asked.plain(), "model": checked.model.fingerprint}  # wherever it is published
     lineage = {**pinned_lineage(config, images, decides), "model": dict(checked.told)}
-    job = Job(
+    run = ClusterRun(
         config=config,
         name=predicting_name(config.name),
+        steps=steps,
         store=store,
         fingerprint=fingerprint(
-            open_screen(str(order.screen)), Screen(checked.plates, checked.model.vocabulary), config.screen.sites
+            open_screen(str(request.screen)), Screen(checked.plates, checked.model.vocabulary), config.screen.sites
         ),
         lineage=lineage,
         remarks=remarks,
         images=images,
-        compiled=lambda: compiled_prediction(config, folds, images, lineage),
+        pipeline=lambda: compiled_prediction(config, folds, images, lineage),
         parameters=asked.parameters(),
-        work=partial(_work, folds, store),
+        rescue=lambda key, _: _left(store, key, folds),
+        table_of=_table,
     )
-    return launch(job, order, console, pace)
+    return submit_run(run, request, console, pace)
 
 
-def _checked(wanted: Wanted, order: Order) -> tuple[ObjectStorage, Checked]:
+def _checked(wanted: Wanted, request: SubmitRequest) -> tuple[ObjectStorage, Checked]:
     """The store that new plates go to, and what is known of the prediction; nothing is written."""
     machine = wanted.machine()
-    check_address("--screen", str(order.screen))
-    if order.truth is not None:
-        check_address("--truth", order.truth)
+    check_address("--screen", str(request.screen))
+    if request.truth is not None:
+        check_address("--truth", request.truth)
     meant = _store(wanted, wanted.store(machine))
     check_keys(
         "the model and the new plates cannot be looked at", "what the configuration's cluster.store_secret names"
     )
     store = open_store(meant.bucket, meant.prefix, os.environ)
     store.check()
-    place = open_screen(str(order.screen))
+    place = open_screen(str(request.screen))
     place.check()
-    with of_a_copy(), local_file(order.truth) as truth:
-        return store, check_prediction(wanted, machine, meant, store, place, truth, f"--screen {order.screen}")
+    with truth_is_a_copy(), local_file(request.truth) as truth:
+        return store, check_prediction(wanted, machine, meant, store, place, truth, f"--screen {request.screen}")
 
 
 def _store(wanted: Wanted, meant: StoreConfig) -> StoreConfig:
@@ -115,20 +122,16 @@ def _store(wanted: Wanted, meant: StoreConfig) -> StoreConfig:
     return meant
 
 
-def _work(folds: Mapping[str, Sequence[int]], store: ObjectStorage, key: str) -> Work:
-    return Work(tasks=task_counts(folds), left=lambda _: _left(store, key, folds), table=_table)
-
-
 def _left(store: ObjectStorage, key: str, folds: Mapping[str, Sequence[int]]) -> str:
     """What there is of a prediction that failed: no report without all folds, whose names would be those of another model."""
     wanted = sum(map(len, folds.values()))
     try:
         done = sum(map(len, recorded_folds(store, key).values()))
     except MissingObjectError:
-        return "no report: the run did not get as far as packing the plates"
+        return "no report: the run failed before the plates were packed"
     except (InputError, StepError) as error:
         return f"no report: {error}"
-    return f"no report: {done} of {wanted} folds have predicted, which the same command goes on from"
+    return f"no report: {done} of {wanted} folds have predicted, and the same command resumes from them"
 
 
 def _table(metrics: Mapping[str, Any]) -> Table | None:

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 from components.core.config import ClusterConfig
-from pipelines.cluster.endpoint import Endpoint
-from pipelines.cluster.login import Login
+from pipelines.cluster.endpoint import Endpoint, Login
 from pipelines.doctor.finding import Finding
 
 
@@ -29,7 +28,7 @@ def check_endpoint(url: str, config: ClusterConfig) -> Iterator[Finding]:
             "failed",
             f"the server is {endpoint.version}, pipelines are compiled by kfp {ours}; update it",
         )
-    endpoint.call(endpoint.experiments.experiment_service_list_experiments, page_size=1, **endpoint.of_namespace())
+    endpoint.client.list_experiments(page_size=1)
     if endpoint.multi_user:
         yield Finding("namespace", "ok", f"{config.namespace}: its experiments can be listed")
     else:

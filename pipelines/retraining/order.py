@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.core.errors import InputError
-from pipelines.cluster.order import HOURS, check_timeout
-from pipelines.cluster.order import Order as ClusterOrder
-from pipelines.cluster.submit_checks import check_address
+from pipelines.cluster.checks import check_address
+from pipelines.cluster.submit import HOURS, SubmitRequest, check_timeout
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Order:
         if self.summary is not None and not self.summary.absolute().parent.is_dir():
             raise InputError(f"--summary {self.summary}: there is no folder {self.summary.parent}; make it")
 
-    def on_cluster(self, out: Path, seconds: float, truth: bool = True) -> ClusterOrder:
+    def on_cluster(self, out: Path, seconds: float, truth: bool = True) -> SubmitRequest:
         """What a run on a cluster is asked for.
 
         Args:
@@ -77,7 +76,7 @@ class Order:
             truth: whether labels of unlabelled wells are given to its report.
         """
         assert self.endpoint, "it is on this machine"
-        return ClusterOrder(
+        return SubmitRequest(
             endpoint=self.endpoint,
             screen=self.screen,
             truth=self.truth if truth else None,
@@ -86,5 +85,5 @@ class Order:
             wait=True,
             resubmit=self.resubmit,
             timeout=seconds,
-            finished=True,
+            reuse_results=True,
         )

@@ -41,9 +41,8 @@ from components.core.storage.interface import ObjectStorage
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import FOLDER, is_folder, open_screen, open_store
 from pipelines.checks import check_screen, screen_place
+from pipelines.cluster.checks import check_cluster, checked_store
 from pipelines.cluster.compile import images_of
-from pipelines.cluster.config_checks import check_cluster
-from pipelines.cluster.submit_checks import checked_store
 from pipelines.retraining.fingerprint import Fingerprint, changes, fingerprint_of
 from pipelines.retraining.holdout import Comparable, check_plates
 from pipelines.retraining.judging import Judge, against

@@ -48,9 +48,9 @@ class Runs:
         """
         out, order = self.folder / "challenger", self.order
         if order.endpoint:
-            from pipelines.cluster.submit import submit
+            from pipelines.cluster.submit import submit_training
 
-            submit(self.config, order.on_cluster(out, self._left()), self.console)
+            submit_training(self.config, order.on_cluster(out, self._left()), self.console)
             return str(json.loads((out / "lineage.json").read_text(encoding="utf-8"))["run"])
         from pipelines.run.local import run_here
 

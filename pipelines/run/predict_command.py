@@ -84,12 +84,12 @@ def predict(
     of_cluster = {"--images": images, "--wait": wait, "--resubmit": resubmit, "--timeout": timeout is not None}
     if endpoint is not None:
         _refuse({"--runner": runner, "--store": store}, "is of this machine; leave it out, or --endpoint")
-        from pipelines.cluster.order import HOURS, Order
+        from pipelines.cluster.submit import HOURS, SubmitRequest
         from pipelines.cluster.submit_prediction import submit_prediction
 
         hours = HOURS if timeout is None else timeout
-        order = Order(endpoint, screen, truth, images or "images.json", out, wait, resubmit, hours * 3600)
-        submit_prediction(wanted, order, console)
+        request = SubmitRequest(endpoint, screen, truth, images or "images.json", out, wait, resubmit, hours * 3600)
+        submit_prediction(wanted, request, console)
         return
     _refuse(of_cluster, "is of a prediction on a cluster; give --endpoint as well, or leave it out")
     if out is None:

@@ -20,9 +20,8 @@ from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_store
 from components.core.storage.run_outcome import record_results
 from pipelines.cluster.compile import compiled
-from pipelines.cluster.following import Pace
-from pipelines.cluster.order import Order
-from pipelines.cluster.submit import submit
+from pipelines.cluster.follow import Pace
+from pipelines.cluster.submit import SubmitRequest, submit_training
 from tests.conftest import BUCKET
 from tests.pipelines.cluster.kfp_server import KfpServer, serve
 from tests.pipelines.tiny_run import Cellsignal, only_huvec
@@ -82,9 +81,9 @@ class Submitting:
     def __call__(self, pace: Pace = QUICK, **more: Any) -> str:
         """Submits in this process; returns what was shown."""
         told = io.StringIO()
-        order = Order(**{"endpoint": self.server.url, "screen": self.screen, "images": "tags", **more})
+        request = SubmitRequest(**{"endpoint": self.server.url, "screen": self.screen, "images": "tags", **more})
         self.shown = told
-        submit(self.config, order, Console(file=told, width=300), pace)
+        submit_training(self.config, request, Console(file=told, width=300), pace)
         return told.getvalue()
 
     def results_of(self, run: dict[str, Any]) -> None:

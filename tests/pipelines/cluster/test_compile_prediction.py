@@ -13,8 +13,8 @@ import yaml
 
 from components.core.config import RunConfig
 from components.core.storage.run_record import RECIPE
+from pipelines.cluster.checks import check_cluster
 from pipelines.cluster.compile import compiled_prediction, pinned_lineage
-from pipelines.cluster.config_checks import check_cluster
 from pipelines.cluster.pod_settings import OPTIONAL_KEYS, REQUIRED_KEYS, resources_of
 from pipelines.run.prediction_checks import task_counts
 from tests.k8s.pod_security import violations

@@ -6,7 +6,7 @@ import pytest
 
 from components.core.config import RunConfig
 from components.core.config.cluster import USUAL, StepsConfig
-from pipelines.cluster.config_checks import check_cluster, steps_of
+from pipelines.cluster.checks import check_cluster, steps_of
 from pipelines.cluster.pod_settings import cpu_quantity, memory_quantity, resources_of
 from pipelines.plan.dag import GPU_STEPS, STEPS
 

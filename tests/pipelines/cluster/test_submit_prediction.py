@@ -35,13 +35,13 @@ from components.ensemble.step import main as ensemble
 from components.infer.new_plates import main as infer
 from components.normalize.new_plates import main as normalize
 from components.report.new_plates import main as report
-from pipelines.cluster.order import Order
+from pipelines.cluster.submit import SubmitRequest
 from pipelines.cluster.submit_prediction import predict_on_cluster, submit_prediction
 from pipelines.run.prediction_checks import Wanted
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 from tests.conftest import BUCKET
 from tests.pipelines.cluster.conftest import QUICK
-from tests.pipelines.cluster.kfp_server import KfpServer, node
+from tests.pipelines.cluster.kfp_server import KfpServer
 from tests.pipelines.tiny_run import Cellsignal
 
 NEW = ("HUVEC-03", "HUVEC-04")
@@ -92,8 +92,8 @@ class Predicting:
         given = {"model": self.lab.address, "experiments": list(NEW), **more}
         return Wanted(**{**given, "changes": [*changes, *given.get("changes", ())]})
 
-    def order(self, **more: Any) -> Order:
-        return Order(**{"endpoint": self.server.url, "screen": self.lab.screen, "images": "tags", **more})
+    def order(self, **more: Any) -> SubmitRequest:
+        return SubmitRequest(**{"endpoint": self.server.url, "screen": self.lab.screen, "images": "tags", **more})
 
     def __call__(self, wanted: Wanted | None = None, **more: Any) -> str:
         self.shown = io.StringIO()
@@ -190,8 +190,6 @@ def test_new_plates_are_named_by_the_champion_and_the_results_are_fetched(
     server.script = [["RUNNING", "SUCCEEDED"]]
     server.on_end = lambda run: CarriedOut(server, run, tmp_path / "pods").whole()
     (tmp_path / "pods").mkdir()
-    nodes = {"normalize": "SUCCEEDED", "infer-new-plates": "RUNNING", "infer HUVEC": "SUCCEEDED"}
-    server.nodes = lambda run: [node(name, state) for name, state in nodes.items()]
     labels = [row for row in rows(lab.run.folder / "screen" / "train.csv") if row["experiment"] == "HUVEC-04"]
     table = "id_code,sirna\n" + "".join(f"{row['id_code']},{row['sirna']}\n" for row in labels)
     predicting.store.put("truth.csv", table.encode())
@@ -201,7 +199,7 @@ def test_new_plates_are_named_by_the_champion_and_the_results_are_fetched(
     assert predict_on_cluster(wanted, order, console, QUICK) == Path("results")
 
     shown = predicting.shown.getvalue()
-    assert "infer: 1 of 2 done, 1 running" in shown
+    assert "run succeeded" in shown
     assert "overall" in shown, "the accuracy by the truth"
     assert {path.name for path in Path("results").iterdir()} == {
         "predictions.csv", "qc.csv", "metrics.json", "report.html", "config.yaml", "lineage.json", "embeddings"
@@ -299,7 +297,7 @@ def test_a_failed_prediction_tells_what_its_task_said_and_what_is_kept(
         predicting.fail(run, "step", "out of memory")
 
     server.script, server.on_end = [["FAILED"]], ended
-    told = r"^infer fold 1 HUVEC failed: out of memory; no report: 1 of 2 folds have predicted, which the same command goes on"
+    told = r"^infer fold 1 HUVEC failed: out of memory; no report: 1 of 2 folds have predicted, and the same command resumes"
     with pytest.raises(StepError, match=told):
         predicting(wait=True)
     assert not Path("runs").exists()
@@ -309,17 +307,14 @@ def test_resubmit_goes_on_under_the_same_key_and_bad_input_ends_the_run(
     predicting: Predicting, server: KfpServer
 ) -> None:
     server.script = [["FAILED"], ["RUNNING"]]
-    looks: list[str] = []
 
-    def watched(run: dict[str, Any]) -> list[dict[str, Any]]:
-        looks.append(run["state"])
+    def looked(run: dict[str, Any]) -> None:
         if len(server.runs) == 2:
             predicting.fail(run, "input", "weights are damaged")
-        return []
 
-    server.nodes = watched
-    told = r"^infer fold 1 HUVEC failed: weights are damaged; not tried again, since it would fail again; no report: the run "
-    with pytest.raises(InputError, match=told + "did not get as far as packing the plates"):
+    server.on_look = looked
+    told = r"^infer fold 1 HUVEC failed: weights are damaged; not submitted again, because it would fail again; no report: the "
+    with pytest.raises(InputError, match=told + "run failed before the plates were packed"):
         predicting(wait=True, resubmit=3, timeout=60)
     assert len({key_of(run) for run in server.runs}) == 1
     assert len(server.runs) == 2
@@ -372,9 +367,7 @@ def test_what_cannot_be_is_one_line_before_anything_is_sent_or_written(
 def test_without_credentials_nothing_is_looked_at(predicting: Predicting, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    with pytest.raises(
-        InputError, match=r"AWS_ACCESS_KEY_ID is not set, so that the model and the new plates cannot be"
-    ):
+    with pytest.raises(InputError, match=r"AWS_ACCESS_KEY_ID is not set, so the model and the new plates cannot be"):
         predicting()
 
 

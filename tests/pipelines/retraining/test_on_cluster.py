@@ -23,7 +23,7 @@ from components.core.registry.published_models import fingerprints, read_model
 from components.core.registry.publishing import publish
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_outcome import record_results
-from pipelines.cluster.attempts import Submission
+from pipelines.cluster.follow import Follower
 from pipelines.retraining.records import read_latest, read_start, write_outcome
 from tests.pipelines.cluster.conftest import LOGINS, QUICK
 from tests.pipelines.cluster.kfp_server import Fault, KfpServer, serve
@@ -63,7 +63,7 @@ def lab(
     for name in LOGINS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipelines.cluster.launching.Pace", lambda: QUICK)
+    monkeypatch.setattr("pipelines.cluster.submit.Pace", lambda: QUICK)
     monkeypatch.setattr("pipelines.cluster.submit.compiled", its_configuration)
     monkeypatch.setattr("pipelines.cluster.submit_prediction.compiled_prediction", its_configuration)
     made = ClusterLab(laid, tmp_path, store, server)
@@ -265,13 +265,13 @@ def test_the_deadline_is_of_both_runs_together(
     lab.enthrone()
     lab.arrives(NEW)
     given: list[float] = []
-    wait = Submission.wait
+    follow = Follower.follow
 
-    def waited(own: Submission, run: Any, out: Path, seconds: float, resubmit: int) -> None:
-        given.append(seconds)
-        wait(own, run, out, seconds, resubmit)
+    def followed(own: Follower, run: Any) -> Any:
+        given.append(own.deadline - time.monotonic())
+        return follow(own, run)
 
-    monkeypatch.setattr(Submission, "wait", waited)
+    monkeypatch.setattr(Follower, "follow", followed)
     lab.after = lambda run: time.sleep(1.0)
     assert lab(timeout=300.0) == "promoted"
     prediction, training = given
@@ -323,7 +323,7 @@ def test_two_at_once_share_the_runs_and_conclude_once(
     """On two machines, so that their folders differ; threads here, where signals cannot be caught."""
     champion = lab.enthrone()
     lab.arrives(NEW)
-    monkeypatch.setattr("pipelines.cluster.attempts._stops_following", lambda again: contextlib.nullcontext())
+    monkeypatch.setattr("pipelines.cluster.follow._interruptible", lambda again: contextlib.nullcontext())
     server.script = [["RUNNING"] * 40 + ["SUCCEEDED"]]
     both = threading.Barrier(2, timeout=60)
 

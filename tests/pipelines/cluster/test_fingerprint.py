@@ -10,7 +10,7 @@ from components.core.config import ScreenConfig
 from components.core.errors import InputError
 from components.core.screen.layouts import read_screen
 from components.core.screen.screen_source import ScreenDirectory
-from pipelines.cluster.data_fingerprint import fingerprint
+from pipelines.cluster.checks import fingerprint
 from tests.tiny_screen import SIZE, TinyScreen
 
 CONFIG = ScreenConfig(cell_types=("HUVEC",), image_size=SIZE, sites=2)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_outcome import record_results
-from pipelines.cluster.outcome import fetch, report_of_failed
+from pipelines.cluster.results import fetch, report_of_failed
 from tests.pipelines.run.finish.test_finish import KEY, FoldedRun
 
 
@@ -48,8 +48,14 @@ def test_results_are_fetched_with_the_embeddings_of_all_folds(failed: FoldedRun,
     made = tmp_path / "made"
     made.mkdir()
     (made / "lineage.json").write_text(json.dumps({"run": KEY}))
+    (made / "metrics.json").write_text("{}")
     record_results(failed.store, KEY, made)
     out = tmp_path / "out"
-    names = fetch(failed.store, KEY, out, failed.config)
-    assert names == ["lineage.json", "embeddings/net/HUVEC/fold_0.parquet", "embeddings/net/RPE/fold_1.parquet"]
+    names = fetch(failed.store, KEY, failed.config, out, lambda metrics: None, Console(file=io.StringIO()))
+    assert names == [
+        "lineage.json",
+        "metrics.json",
+        "embeddings/net/HUVEC/fold_0.parquet",
+        "embeddings/net/RPE/fold_1.parquet",
+    ]
     assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()) == sorted(names)

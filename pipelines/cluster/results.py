@@ -1,6 +1,6 @@
-"""What a submitted run leaves: results fetched from the object store, what a failed task said, and the report of a run that failed.
+"""What a run on a cluster leaves: its results are downloaded from the object store, and a failed run gets a partial report.
 
-Ensemble to report of a failed run are computed here by `python -m pipelines.run.finish`, from whatever lies under its key.
+The steps from ensemble to report of a failed run are computed here by `python -m pipelines.run.finish`, from its finished folds.
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from components.core.config import RunConfig
 from components.core.errors import InputError, StepError
@@ -26,10 +28,12 @@ from pipelines.run.child import run_child
 from pipelines.run.finishing import finish_command
 
 EMBEDDINGS = "embeddings"
+MetricsTable = Callable[[Mapping[str, Any]], Table | None]
+"""From metrics.json to the table that is shown; None if there is nothing to show."""
 
 
 def check_out(out: Path, key: str) -> None:
-    """Refuses a folder of results that holds anything else than results of the same run.
+    """Refuses an output folder that holds anything but results of the same run.
 
     Raises:
         InputError: it does.
@@ -45,51 +49,60 @@ def check_out(out: Path, key: str) -> None:
 
 
 def has_results(store: ObjectStorage, key: str) -> bool:
-    """Whether all results of a whole run are in the store; those of one that lacks folds do not count."""
+    """Whether all results of a complete run are in the store; those of one that lacks folds do not count."""
     try:
-        lineage = json.loads(store.get(f"{RUNS}/{key}/{RESULTS}/lineage.json"))  # which is written last
+        lineage = json.loads(store.get(f"{RUNS}/{key}/{RESULTS}/lineage.json"))  # written last
         return lineage.get("run") == key and not lineage.get("partial")
     except (MissingObjectError, ValueError, AttributeError):
         return False
 
 
-def fetch(store: ObjectStorage, key: str, out: Path, config: RunConfig) -> Sequence[str]:
-    """Brings the results of a run that succeeded into a folder, whole; returns the names of the files.
+def fetch(
+    store: ObjectStorage, key: str, config: RunConfig, out: Path, table_of: MetricsTable, console: Console
+) -> list[str]:
+    """Downloads the results of a run into a folder, atomically, and shows them; returns the names of the files.
 
     Args:
-        store: of the run.
-        key: of the run.
-        out: the folder; earlier results of the same run there are replaced.
-        config: of the run.
+        store: store of the run.
+        key: the run's key.
+        config: the run's configuration.
+        out: the folder; earlier results of the same run are replaced.
+        table_of: makes the table of the metrics.
+        console: where the results are shown.
 
     Raises:
-        InputError: they are not there.
+        InputError: there are no results.
         StepError: the folder cannot be written.
     """
     try:
-        with atomic_directory(out) as making:
-            names = list(fetch_results(store, key, making))
+        with atomic_directory(out) as folder:
+            names = list(fetch_results(store, key, folder))
             if config.embeddings.enabled:
-                names += _fetch_embeddings(store, key, making)
+                names += _fetch_embeddings(store, key, folder)
     except OSError as error:
         raise StepError(f"{error.filename or out}: cannot be written ({error.strerror}); make room") from None
+    table = table_of(json.loads((out / "metrics.json").read_text(encoding="utf-8")))
+    if table is not None:
+        console.print(table)
+    console.print(f"{len(names)} files of results in {out}", highlight=False, soft_wrap=True)
+    console.print(f"report: {(out / 'report.html').resolve()}", highlight=False, soft_wrap=True)
     return names
 
 
-def _fetch_embeddings(store: ObjectStorage, key: str, making: Path) -> list[str]:
+def _fetch_embeddings(store: ObjectStorage, key: str, folder: Path) -> list[str]:
     """Joins the folds' embeddings, as a local run does."""
     found = []
-    work = making / ".folds"
+    work = folder / ".folds"
     for records in recorded_folds(store, key).values():
         for record in records:
             part = work / record.cell_type / str(record.fold)
             part.parent.mkdir(parents=True, exist_ok=True)
             fetch_finished(store, record.place, {EMBEDDINGS: part})
             for file in sorted(part.rglob("*.parquet")):
-                target = making / EMBEDDINGS / file.relative_to(part)
+                target = folder / EMBEDDINGS / file.relative_to(part)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 file.rename(target)
-                found.append(target.relative_to(making).as_posix())
+                found.append(target.relative_to(folder).as_posix())
     shutil.rmtree(work, ignore_errors=True)
     return sorted(found)
 
@@ -97,15 +110,15 @@ def _fetch_embeddings(store: ObjectStorage, key: str, making: Path) -> list[str]
 def report_of_failed(
     store: ObjectStorage, key: str, config: RunConfig, truth: str | None, out: Path, console: Console
 ) -> str:
-    """Makes the report of a failed run from its finished folds; returns a sentence that says so, or why there is none.
+    """Writes the report of a failed training from its finished folds; returns a sentence about it, or why there is none.
 
     Args:
-        store: of the run.
-        key: of the run.
-        config: of the run.
+        store: store of the run.
+        key: the run's key.
+        config: the run's configuration.
         truth: address of the labels of unlabelled wells.
         out: folder of the results.
-        console: where its progress is shown.
+        console: where progress is shown.
     """
     try:
         folds = recorded_folds(store, key)
@@ -120,13 +133,13 @@ def report_of_failed(
             console.print(
                 f"the report of its finished folds ({common} of {len(config.folds.trained)}):", highlight=False
             )
-            given = labels.resolve() if labels is not None else None
-            code = run_child(finish_command(config.store, key, common, out, given), os.environ)
+            path = labels.resolve() if labels is not None else None
+            code = run_child(finish_command(config.store, key, common, out, path), os.environ)
     except MissingObjectError:
-        return "no report: the run did not get as far as packing its screen"
+        return "no report: the run failed before its screen was packed"
     except (InputError, StepError) as error:
         return f"no report: {error}"
-    return f"its report is {out / 'report.html'}" if code == 0 else "no report: its lines above say why"
+    return f"its report is {out / 'report.html'}" if code == 0 else "no report: the lines above say why"
 
 
 def recorded_folds(store: ObjectStorage, key: str) -> dict[str, list[FoldRecord]]:
