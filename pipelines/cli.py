@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from components.core.errors import ContactError, InputError, StepError
+from components.core.command import cancel_on_signals, run_app
+from components.core.errors import InputError
 from pipelines.images.command import images_app
 from pipelines.model_commands import models_app
 from pipelines.retrain_command import retrain
@@ -18,13 +18,10 @@ from pipelines.run.predict_command import predict
 from pipelines.run.runner import Runner
 from pipelines.store_commands import store_app
 
-DONE, BAD_INPUT, FAILED, LOST = 0, 2, 3, 5
-
 app = typer.Typer(
     name="cellsignal",
     help="Names the siRNA behind each well of a six-channel fluorescence screen, across experimental batches.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # help texts have brackets of their own
 )
@@ -334,27 +331,9 @@ def jobs(
 
 
 def main() -> None:
-    """Runs the command line; bad input, failures and Ctrl-C become one line and an exit code."""
-    # Both end the same way: tasks and the embedded store are stopped on the way out.
-    signal.signal(signal.SIGINT, _cancel)
-    signal.signal(signal.SIGTERM, _cancel)
-    try:
-        app()
-    except InputError as error:
-        _fail(error, BAD_INPUT)
-    except StepError as error:
-        _fail(error, FAILED)
-    except ContactError as error:
-        _fail(error, LOST)
-
-
-def _cancel(_signal: int, _frame: object) -> None:
-    raise StepError("cancelled; run the same command again to go on from the finished steps")
-
-
-def _fail(message: object, code: int) -> None:
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)  # noqa: T201
-    sys.exit(code)
+    """Runs the command line."""
+    cancel_on_signals("run the same command again to resume from the finished steps")
+    run_app(app)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,31 @@
-"""Runs a step by hand: a Typer command whose bad input is one line on stderr and exit code 2."""
+"""Command lines: every error becomes one line on standard error and an exit code."""
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import signal
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import typer
 
-from components.core.errors import InputError, StepError
+from components.core.errors import ContactError, InputError, StepError
+
+DISK_ERRORS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EIO: "the disk fails"}
 
 
 def cancel_on_signals(advice: str) -> None:
     """SIGINT and SIGTERM raise a StepError, once: a second signal must not disturb the clean-up of the first.
 
     Args:
-        advice: what comes after `cancelled; `.
+        advice: what follows `cancelled; `.
     """
 
     def cancel(_signal: int, _frame: object) -> None:
@@ -29,14 +38,65 @@ def cancel_on_signals(advice: str) -> None:
 
 
 def run_command(function: Callable[..., Any]) -> None:
-    """Runs a function as the command line of its module; its parameters are the flags.
-
-    Exits with 2 on an InputError and with 3 on a StepError, after its message as one line.
-    """
+    """Runs a function as the command line of its module; its parameters are the options."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(function)
+    run_app(app)
+
+
+def run_app(app: Callable[[], object]) -> None:
+    """Runs a command line, and exits: 2 on bad input, 3 on a failure, 5 on lost contact, each after one line.
+
+    An error of the operating system that names a path is bad input, unless the disk is the cause. The traceback of anything
+    unexpected goes to a file, which the line names.
+    """
     try:
         app()
-    except (InputError, StepError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-        sys.exit(2 if isinstance(error, InputError) else 3)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe has enough: `... | head`
+        sys.exit(0)
+    except Exception as error:
+        code, message = describe_error(error)
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+        sys.exit(code)
+
+
+def describe_error(error: Exception) -> tuple[int, str]:
+    """The exit code of an error, and its message."""
+    match error:
+        case InputError():
+            return 2, str(error)
+        case StepError():
+            return 3, str(error)
+        case ContactError():
+            return 5, str(error)
+        case OSError(errno=number) if number in DISK_ERRORS:
+            disk = f" (mounted at {_mount_point(error.filename)})" if error.filename else ""
+            advice = "make room, then run the same command again"
+            return 3, f"{error.filename or 'a file'}: {DISK_ERRORS[number]}{disk}; {advice}"
+        case OSError(filename=str() | bytes() | Path()):
+            return 2, f"{os.fsdecode(error.filename)}: {error.strerror}; give another path, or change its permissions"
+        case ValueError() if "null byte" in str(error):
+            return 2, "a path holds a null byte; correct it"
+    return 3, f"{type(error).__name__}: {str(error)[:200]} (unexpected; the traceback is in {_write_traceback(error)})"
+
+
+def _mount_point(path: Any) -> Path:
+    """Where the disk that holds a path is mounted."""
+    found = Path(os.fsdecode(path)).absolute()
+    while not os.path.ismount(found):
+        found = found.parent
+    return found
+
+
+def _write_traceback(error: Exception) -> str:
+    """Writes an error's traceback and the command line to a new file; returns its path, or why there is none."""
+    text = json.dumps(sys.argv) + "\n" + "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix=f"cellsignal-{datetime.now(UTC):%Y%m%d-%H%M%S}-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            file.write(text)
+    except OSError as failure:
+        return f"no file: {failure.strerror}"
+    return file.name

@@ -145,7 +145,7 @@ def test_no_secret_of_the_store_is_in_an_argument_or_a_file_of_the_run(tmp_path:
         out, errors = process.communicate(timeout=60)
     # Cancelled, and its containers with it.
     assert process.returncode == 3
-    assert errors == "error: cancelled; run the same command again to go on from the finished steps\n"
+    assert errors == "error: cancelled; run the same command again to resume from the finished steps\n"
     assert containers(run.out) == []
     assert processes_naming(run.cellsignal.folder) == []
     written = told + out + "".join(p.read_text(errors="replace") for p in run.out.rglob("*") if p.is_file())

@@ -125,7 +125,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
 
 def test_ctrl_c_ends_with_one_line_no_result_and_no_process(interrupted: Interrupted):
     assert interrupted.code == 3
-    assert interrupted.message == ("error: cancelled; run the same command again to go on from the finished steps\n")
+    assert interrupted.message == ("error: cancelled; run the same command again to resume from the finished steps\n")
     assert interrupted.left == []
     assert interrupted.results == []
 
