@@ -112,9 +112,12 @@ class TableFaults:
             wrong: whether a row is at fault, indexed like the table.
             advice: what is wrong or expected, one text or one a row; follows the field's value in the message.
         """
-        for line, value in self._table.loc[wrong, field].items():
-            text = advice if isinstance(advice, str) else str(advice.at[line])
-            self._found.setdefault((int(str(line)), field), f"field {field} is {value!r}; {text}")
+        for line in self._table.index[wrong]:
+            self.add_at(line, field, advice if isinstance(advice, str) else str(advice.at[line]))
+
+    def add_at(self, line: int, field: str, advice: str) -> None:
+        """Records a fault of one row, if its field has none yet."""
+        self._found.setdefault((line, field), f"field {field} is {self._table.at[line, field]!r}; {advice}")
 
     def require(self, fields: Sequence[str]) -> None:
         """Records the rows in which one of the fields is empty, or holds what programs write for a missing value."""

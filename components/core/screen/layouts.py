@@ -1,69 +1,124 @@
-"""A screen from its tables, in whichever of the two releases' layouts they are. Reads tables only; knows no image.
+"""A screen from its tables, in the layout of the Kaggle or of the rxrx.ai release. Reads tables only, never an image.
 
-Labels are kept as they are written; their digits mean nothing (the releases number the siRNAs in unrelated ways).
+    kaggle   train.csv            id_code,experiment,plate,well,sirna             treatments of labelled experiments
+             test.csv             id_code,experiment,plate,well                   treatments of unlabelled experiments
+             *_controls.csv       id_code,experiment,plate,well,sirna,well_type   controls of either
+             {train,test}/EXPERIMENT/PlateP/WELL_sSITE_wCHANNEL.png
+    rxrx     metadata.csv         well_id,cell_type,dataset,experiment,plate,well,site,well_type,sirna_id, a row a site
+             images/EXPERIMENT/PlateP/WELL_sSITE_wCHANNEL.png
+
+A layout is a small reader that makes one typed table of wells from its own tables; whatever follows knows that table alone.
+Labels stay as they are written: their digits mean nothing, since the releases number the siRNAs in unrelated ways.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pandas as pd
 
 from components.core.config import ScreenConfig
 from components.core.errors import InputError
-from components.core.screen import kaggle_layout, rxrx_layout
 from components.core.screen.screen_source import ScreenSource, UnreadableError, source_of
-from components.core.screen.tables import Entry, Row, Split
-from components.core.screen.wells import Plate, Screen, Well, natural_key
+from components.core.screen.wells import Plate, Screen, Well, is_well_name, natural_key
 from components.core.storage.manifest import Vocabulary, WellType
+from components.core.tables import ABSENT, TableFaults, read_table
 
-FOLDERS = sorted({*kaggle_layout.FOLDERS.values(), *rxrx_layout.FOLDERS.values()})
-"""Where either layout has its images."""
-TABLES = frozenset({*kaggle_layout.TABLES, rxrx_layout.METADATA})
-"""What either layout reads besides; other files may lie there."""
+Split = Literal["train", "test"]
+"""Whether an experiment is labelled."""
+
 LEAST_USUAL_WELLS = 4
 """Wells of the median treatment from which on a label seen once is a slip; smaller screens may miss a well by chance."""
 
+_EXPERIMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)-[A-Za-z0-9._]+")
+_PLATE = re.compile(r"[1-9][0-9]{0,5}")
+_SITE = re.compile(r"[1-9][0-9]{0,2}")
+_WELL_TYPES = get_args(WellType)
+_CONTROLS = ("positive_control", "negative_control")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WellTable:
+    """The wells of one file, one a row, indexed by their line.
+
+    Attributes:
+        wells: columns id_code, experiment, cell_type, well, split (Split), well_type (WellType) and sirna, all text, and
+            plate, int64. sirna is None for treatments of unlabelled experiments, and if labels are not read.
+        address: how messages call the file.
+        faults: collects what is wrong with the file.
+    """
+
+    wells: pd.DataFrame
+    address: str
+    faults: TableFaults
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A form of screen.
+
+    Attributes:
+        tables: names of the files that are read.
+        folders: where the experiments' folders of images are.
+        treatments: the file of the treatments of either half.
+        id_column: the column of id_codes.
+        label: the column of labels.
+        read: makes tables of wells; arguments are the source, the names of the files there, the known cell types (None for
+            any) and whether labels are read.
+    """
+
+    tables: tuple[str, ...]
+    folders: Mapping[Split, str]
+    treatments: Mapping[Split, str]
+    id_column: str
+    label: str
+    read: Callable[[ScreenSource, Collection[str], Sequence[str] | None, bool], list[WellTable]]
+
 
 def read_screen(source: ScreenSource | Path, config: ScreenConfig) -> Screen:
-    """Reads and checks the tables of a screen; no image is touched.
+    """Reads and checks the tables of a screen.
 
     Args:
-        source: where train.csv lies and, where the screen has them, train_controls.csv, test.csv, test_controls.csv; or
-            else metadata.csv.
+        source: the screen; a path is a directory's.
         config: known cell types and held-out experiments.
 
     Raises:
         InputError: there are no tables, a row is malformed, a well appears twice, a label contradicts another, an
-            experiment is in both halves, or a held-out experiment is not labelled.
+            experiment is in both halves, or a held-out experiment is not labelled. All faults of a table are in one line.
     """
-    place = source_of(source)
-    names = _files(place)
+    source = source_of(source)
+    names = _files(source)
     # The tables of the Kaggle layout win: a screen in that layout may keep a metadata.csv of its own.
-    layout = rxrx_layout if rxrx_layout.METADATA in names and "train.csv" not in names else kaggle_layout
-    entries = list(layout.read_entries(place, names, config.cell_types))
-    tables = layout.tables(place)
-    if not entries:
-        raise InputError(f"{tables['train']}: the screen is empty, the table has no wells")
-    _check_unique(entries)
-    splits = _check_experiments(tables, entries)
+    layout = RXRX if RXRX.tables[0] in names and "train.csv" not in names else KAGGLE
+    tables = layout.read(source, names, config.cell_types, True)
+    wells = _joined(tables)
+    train = source.address(layout.treatments["train"])
+    if wells.empty:
+        raise InputError(f"{train}: the screen is empty, the table has no wells")
+    check = _Checks(layout, source, tables, wells)
+    check.unique()
+    check.experiments()
+    check.labels()
+    check.finish()
+    labelled = set(wells.experiment[wells.split == "train"])
     for experiment in config.holdout_experiments:
-        if splits.get(experiment) != "train":
+        if experiment not in labelled:
             raise InputError(
-                f"screen.holdout_experiments: {experiment!r} is not a labelled experiment of {tables['train']}; "
+                f"screen.holdout_experiments: {experiment!r} is not a labelled experiment of {train}; "
                 "correct its spelling or take it off the list"
             )
-    vocabulary = _vocabulary(entries, layout.LABEL)
-    _check_strays(entries, layout.LABEL)
-    folders = layout.FOLDERS
-    return Screen(_plates(folders, entries, frozenset(config.holdout_experiments)), vocabulary)
+    return Screen(_plates(layout, wells, frozenset(config.holdout_experiments)), _vocabulary(wells))
 
 
 def read_new_plates(source: ScreenSource | Path, experiments: Sequence[str] = ()) -> tuple[Plate, ...]:
-    """Reads and checks the tables of plates that are to be predicted; no label is read, nor an image touched.
+    """Reads and checks the tables of plates that are to be predicted; no label is read.
 
     Args:
-        source: where test.csv lies, or train.csv, or both, with their *_controls.csv; or else metadata.csv.
+        source: where test.csv or train.csv or both are, with their *_controls.csv; or metadata.csv.
         experiments: the wanted ones; none for all.
 
     Returns:
@@ -73,124 +128,269 @@ def read_new_plates(source: ScreenSource | Path, experiments: Sequence[str] = ()
         InputError: there are no tables, a row is malformed, a well appears twice, an experiment is in both halves or has
             controls alone, or a wanted one is not there.
     """
-    place = source_of(source)
-    names = _files(place)
-    layout = rxrx_layout if rxrx_layout.METADATA in names and not names & {"train.csv", "test.csv"} else kaggle_layout
-    entries = list(layout.read_entries(place, names, None, labels=False))
-    if not entries:
-        raise InputError(f"{place.address()}: the tables have no wells")
-    _check_unique(entries)
-    there = _check_experiments(layout.tables(place), entries)
+    source = source_of(source)
+    names = _files(source)
+    layout = RXRX if RXRX.tables[0] in names and not names & {"train.csv", "test.csv"} else KAGGLE
+    tables = layout.read(source, names, None, False)
+    wells = _joined(tables)
+    if wells.empty:
+        raise InputError(f"{source.address()}: the tables have no wells")
+    check = _Checks(layout, source, tables, wells)
+    check.unique()
+    check.experiments()
+    check.finish()
+    known = sorted(set(wells.experiment), key=natural_key)
     for experiment in experiments:
-        if experiment not in there:
-            known = ", ".join(sorted(there, key=natural_key))
-            raise InputError(f"{place.address()}: there is no experiment {experiment!r}; those there are {known}")
-    wanted = [entry for entry in entries if not experiments or entry.row.experiment in experiments]
-    return tuple(replace(plate, labelled=False) for plate in _plates(layout.FOLDERS, wanted, frozenset()))
+        if experiment not in known:
+            raise InputError(f"{source.address()}: there is no experiment {experiment!r}; there are {', '.join(known)}")
+    wanted = wells[wells.experiment.isin(list(experiments))] if experiments else wells
+    return tuple(replace(plate, labelled=False) for plate in _plates(layout, wanted, frozenset()))
 
 
-def _files(place: ScreenSource) -> set[str]:
-    """Names of the files where the tables are."""
-    place.check()
+def _files(source: ScreenSource) -> set[str]:
+    """Names of the files beside the tables."""
+    source.check()
     try:
-        return {facts.name for facts in place.list_files()}
+        return {facts.name for facts in source.list_files()}
     except UnreadableError as error:
-        raise InputError(f"{place.address()}: cannot be listed ({error.reason})") from None
+        raise InputError(f"{source.address()}: cannot be listed ({error.reason})") from None
 
 
-def _check_unique(entries: list[Entry]) -> None:
-    """Each well appears once in all the tables."""
-    seen: dict[str, Row] = {}
-    for entry in entries:
-        first = seen.setdefault(entry.row.id_code, entry.row)
-        if first is not entry.row:
-            raise InputError(
-                f"{entry.row.where}: the well appears twice, first in {first.where}; remove one of the rows"
-            )
+def _read_file(
+    source: ScreenSource, name: str, columns: Sequence[str], id_column: str
+) -> tuple[pd.DataFrame, TableFaults]:
+    """A table of the screen as text."""
+    try:
+        (content,) = source.read_many([name])
+    except UnreadableError as error:
+        raise InputError(f"{source.address(name)}: cannot be read ({error.reason})") from None
+    table = read_table(content, source.address(name), columns)
+    return table, TableFaults(source.address(name), table, id_column)
 
 
-def _check_experiments(tables: dict[Split, str], entries: list[Entry]) -> dict[str, Split]:
-    """Each experiment has treatments in one half of the tables, and nothing in the other."""
-    splits: dict[str, Split] = {}
-    for entry in entries:  # treatments come first, so a control finds its experiment known
-        experiment = entry.row.experiment
-        if entry.well_type == "treatment":
-            splits.setdefault(experiment, entry.split)
-        known = splits.get(experiment)
-        if known is None:
-            raise InputError(
-                f"{entry.row.where}: experiment {experiment} has controls but no treatment well in "
-                f"{tables[entry.split]}; add its treatments or remove its controls"
-            )
-        if known != entry.split:
-            raise InputError(
-                f"{entry.row.where}: experiment {experiment} is in the {entry.split} half of the screen, but its treatments "
-                f"are in the {known} half; an experiment is either labelled or not"
-            )
-    return splits
+def _typed(table: pd.DataFrame, faults: TableFaults, id_column: str, cell_types: Sequence[str] | None) -> pd.DataFrame:
+    """The columns that every layout has, as `WellTable` describes them; adds the faults of single fields."""
+    experiment, plate, well = table["experiment"], table["plate"], table["well"]
+    faults.require([id_column, "experiment", "plate", "well"])
+    matches = {name: _EXPERIMENT.fullmatch(name) for name in experiment.unique()}
+    cell_type = experiment.map({name: match[1] for name, match in matches.items() if match})
+    named = cell_type.notna()
+    faults.add("experiment", ~named, "expected CELLTYPE-NUMBER, for example HUVEC-01")
+    if cell_types is not None:
+        unknown = named & ~cell_type.isin(list(cell_types))
+        known = f"known are {', '.join(cell_types)} (screen.cell_types)"
+        texts = cell_type[unknown].map(lambda name: f"of the unknown cell type {name!r}; {known}")
+        faults.add("experiment", unknown, texts)
+    numbered = plate.isin([text for text in plate.unique() if _PLATE.fullmatch(text)])
+    faults.add("plate", ~numbered, "expected a whole number from 1")
+    placed = well.isin([text for text in well.unique() if is_well_name(text)])
+    faults.add("well", ~placed, "expected a row A-P and a column 01-24, for example B03")
+    expected = experiment + "_" + plate + "_" + well
+    other = (table[id_column] != expected) & named & numbered & placed
+    faults.add(id_column, other, expected[other].map(lambda id_code: f"experiment, plate and well make {id_code}"))
+    return pd.DataFrame(
+        {
+            "id_code": table[id_column],
+            "experiment": experiment,
+            "cell_type": cell_type,
+            "plate": plate.where(numbered, "0").astype("int64"),
+            "well": well,
+        }
+    )
 
 
-def _check_strays(entries: list[Entry], field: str) -> None:
-    """No treatment label stands in one well alone where the others are in every experiment: such a label is a slip."""
-    wells: dict[str, list[Row]] = {}
-    for entry in entries:
-        if entry.sirna is not None and entry.well_type == "treatment":
-            wells.setdefault(entry.sirna, []).append(entry.row)
-    usual = sorted(len(rows) for rows in wells.values())[len(wells) // 2] if wells else 0
-    if usual < LEAST_USUAL_WELLS:
-        return
-    for sirna, rows in wells.items():
-        if len(rows) == 1:
-            raise InputError(
-                f"{rows[0].where}: field {field} is {sirna!r}, an unknown siRNA: no other well has it, and most siRNAs are "
-                f"in {usual} wells; correct the label or remove the row"
-            )
-
-
-def _vocabulary(entries: list[Entry], field: str) -> Vocabulary:
-    """The screen's classes; a siRNA has one well type, and test controls are known from training controls."""
-    first: dict[str, Entry] = {}
-    trained = {e.sirna for e in entries if e.split == "train" and e.well_type != "treatment"}
-    has_training_controls = bool(trained)
-    for entry in entries:
-        if entry.sirna is None:
+def _read_kaggle(
+    source: ScreenSource, names: Collection[str], cell_types: Sequence[str] | None, labels: bool
+) -> list[WellTable]:
+    common = ["id_code", "experiment", "plate", "well"]
+    label = ["sirna"] if labels else []
+    files: dict[str, tuple[Split, list[str]]] = {}
+    if labels or "train.csv" in names or "test.csv" not in names:
+        files["train.csv"] = "train", label
+    # A sirna column of test.csv would be the truth of unlabelled wells: it is not read.
+    files |= {"test.csv": ("test", []), "train_controls.csv": ("train", [*label, "well_type"])}
+    files["test_controls.csv"] = "test", [*label, "well_type"]
+    tables = []
+    for name, (split, columns) in files.items():
+        if name != "train.csv" and name not in names:
             continue
-        earlier = first.setdefault(entry.sirna, entry)
-        if earlier.well_type != entry.well_type:
-            raise InputError(
-                f"{entry.row.where}: field {field} is {entry.sirna!r}, a {entry.well_type} here and a "
-                f"{earlier.well_type} in {earlier.row.where}; a siRNA has one well type"
+        table, faults = _read_file(source, name, [*common, *columns], "id_code")
+        wells = _typed(table, faults, "id_code", cell_types)
+        faults.require(columns)
+        if "well_type" in columns:
+            faults.require_one_of(["well_type"], _CONTROLS, f"expected {' or '.join(_CONTROLS)}")
+        faults.check()
+        wells["split"] = split
+        wells["well_type"] = table["well_type"] if "well_type" in columns else "treatment"
+        wells["sirna"] = table["sirna"].astype(object) if "sirna" in columns else None
+        tables.append(WellTable(wells, source.address(name), faults))
+    return tables
+
+
+def _read_rxrx(
+    source: ScreenSource, _: Collection[str], cell_types: Sequence[str] | None, labels: bool
+) -> list[WellTable]:
+    """The column sirna, the manufacturer's number, is not read.
+
+    The release gives the siRNAs of unlabelled treatments too: the truth that predictions are compared with. They stay unread.
+    """
+    of_well = ["dataset", "well_type", *(["sirna_id"] if labels else [])]
+    columns = ["well_id", "experiment", "plate", "well", "cell_type", "site", *of_well]
+    table, faults = _read_file(source, "metadata.csv", columns, "well_id")
+    wells = _typed(table, faults, "well_id", cell_types)
+    faults.require(["cell_type", "site", "dataset", "well_type"])
+    faults.require_one_of(["dataset"], get_args(Split), "expected train or test")
+    faults.require_one_of(["well_type"], _WELL_TYPES, f"expected {' or '.join(_WELL_TYPES)}")
+    other = wells["cell_type"].notna() & (table["cell_type"] != wells["cell_type"])
+    texts = wells["cell_type"][other].map(lambda name: f"expected {name}, as the experiment's name begins")
+    faults.add("cell_type", other, texts)
+    site = table["site"]
+    faults.add("site", ~site.isin([s for s in site.unique() if _SITE.fullmatch(s)]), "expected a whole number from 1")
+    faults.check()
+    faults.add("site", table.duplicated(["well_id", "site"]), "the site appears twice: remove one of the rows")
+    wells["split"], wells["well_type"] = table["dataset"], table["well_type"]
+    wells["sirna"] = None
+    if labels:
+        shown = (table["dataset"] != "test") | (table["well_type"] != "treatment")
+        missing = shown & table["sirna_id"].str.lower().isin(ABSENT)
+        faults.add("sirna_id", missing, "it is empty: fill it in or remove the row")
+        wells["sirna"] = table["sirna_id"].astype(object).where(shown, None)
+        table = table.assign(sirna_id=table["sirna_id"].where(shown, ""))
+    first = table.index.to_series().groupby(table["well_id"]).transform("first")
+    for field in of_well:
+        differs = table[field] != first.map(table[field])
+        texts = first[differs].map(lambda line: f"another site of the well differs, line {line}: correct one of them")
+        faults.add(field, differs, texts)
+    faults.check()
+    return [WellTable(wells[~wells["id_code"].duplicated()], source.address("metadata.csv"), faults)]
+
+
+KAGGLE = Layout(
+    tables=("train.csv", "test.csv", "train_controls.csv", "test_controls.csv"),
+    folders={"train": "train", "test": "test"},
+    treatments={"train": "train.csv", "test": "test.csv"},
+    id_column="id_code",
+    label="sirna",
+    read=_read_kaggle,
+)
+RXRX = Layout(
+    tables=("metadata.csv",),
+    folders={"train": "images", "test": "images"},
+    treatments={"train": "metadata.csv", "test": "metadata.csv"},
+    id_column="well_id",
+    label="sirna_id",
+    read=_read_rxrx,
+)
+FOLDERS = sorted({folder for layout in (KAGGLE, RXRX) for folder in layout.folders.values()})
+"""Folders of images of either layout."""
+TABLES = frozenset(KAGGLE.tables + RXRX.tables)
+"""Files that either layout reads besides; other files may be there."""
+
+
+def _joined(tables: Sequence[WellTable]) -> pd.DataFrame:
+    """The wells of all tables, treatments first, with the columns `file`, position among the tables, and `line`."""
+    wells = pd.concat([table.wells for table in tables], keys=range(len(tables)), names=["file", "line"]).reset_index()
+    return wells.sort_values("well_type", key=lambda kind: kind != "treatment", kind="stable", ignore_index=True)
+
+
+class _Checks:
+    """What the wells of a screen must be together. Collects faults for each file; `finish` raises them."""
+
+    def __init__(self, layout: Layout, source: ScreenSource, tables: Sequence[WellTable], wells: pd.DataFrame) -> None:
+        self._layout, self._source, self._tables, self._wells = layout, source, tables, wells
+
+    def finish(self) -> None:
+        """Raises InputError for the first file that has faults."""
+        for table in self._tables:
+            table.faults.check()
+
+    def unique(self) -> None:
+        """Each well appears once in all tables."""
+        again = self._wells["id_code"].duplicated()
+        first = self._first("id_code") if again.any() else {}
+        for well in self._rows(again):
+            place = self._place(first[well.id_code])
+            self._add(well, self._layout.id_column, f"the well appears twice, first in {place}; remove one of the rows")
+
+    def experiments(self) -> None:
+        """Each experiment has treatments in one half of the tables, and nothing in the other."""
+        wells = self._wells
+        treated = wells[wells["well_type"] == "treatment"].drop_duplicates("experiment")
+        half = wells["experiment"].map(treated.set_index("experiment")["split"])
+        for well in self._rows(half.isna()):
+            table = self._source.address(self._layout.treatments[well.split])
+            advice = f"it has controls but no treatment well in {table}; add its treatments or remove its controls"
+            self._add(well, "experiment", advice)
+        for well in self._rows(half.notna() & (half != wells["split"])):
+            advice = (
+                f"it is in the {well.split} half of the screen, but its treatments are in the {half[well.Index]} half"
             )
-        if entry.split == "test" and entry.sirna not in trained:
-            hint = "correct the label" if has_training_controls else "add the controls of labelled experiments"
-            raise InputError(
-                f"{entry.row.where}: field {field} is {entry.sirna!r}, an unknown siRNA: no training control has "
-                f"it; {hint}"
+            self._add(well, "experiment", f"{advice}; an experiment is either labelled or not")
+
+    def labels(self) -> None:
+        """A siRNA has one well type, controls of unlabelled experiments are known, and no label is a slip."""
+        field, sirna, kind = self._layout.label, self._wells["sirna"], self._wells["well_type"]
+        labelled, control = sirna.notna(), kind != "treatment"
+        first = self._first("sirna")
+        for well in self._rows(labelled & (kind != sirna.map({label: row.well_type for label, row in first.items()}))):
+            other = first[well.sirna]
+            advice = (
+                f"a {well.well_type} here and a {other.well_type} in {self._place(other)}; a siRNA has one well type"
             )
-    by_type: dict[WellType, list[str]] = {"treatment": [], "positive_control": [], "negative_control": []}
-    for sirna, entry in first.items():
-        by_type[entry.well_type].append(sirna)
-    treatments, positives, negatives = (tuple(sorted(labels, key=natural_key)) for labels in by_type.values())
+            self._add(well, field, advice)
+
+        trained = sirna[labelled & control & (self._wells["split"] == "train")].unique()
+        hint = "correct the label" if len(trained) else "add the controls of labelled experiments"
+        for well in self._rows(labelled & (self._wells["split"] == "test") & ~sirna.isin(trained)):
+            self._add(well, field, f"an unknown siRNA: no training control has it; {hint}")
+
+        # A label in one well alone, if the others are in every experiment, is a slip.
+        count = sirna[labelled & ~control].value_counts()
+        usual = int(count.sort_values().iloc[len(count) // 2]) if len(count) else 0
+        if usual >= LEAST_USUAL_WELLS:
+            advice = f"an unknown siRNA: no other well has it, and most siRNAs are in {usual} wells"
+            for well in self._rows(labelled & ~control & sirna.isin(count.index[count == 1])):
+                self._add(well, field, f"{advice}; correct the label or remove the row")
+
+    def _rows(self, chosen: pd.Series[bool]) -> Iterator[Any]:
+        """Some rows of the wells, as named tuples."""
+        return self._wells[chosen].itertuples()
+
+    def _first(self, column: str) -> dict[str, Any]:
+        """The first row of each value of a column."""
+        rows = self._wells[self._wells[column].notna()].drop_duplicates(column)
+        return {getattr(row, column): row for row in rows.itertuples()}
+
+    def _place(self, well: Any) -> str:
+        return f"{self._tables[well.file].address} line {well.line}"
+
+    def _add(self, well: Any, field: str, advice: str) -> None:
+        self._tables[well.file].faults.add_at(well.line, field, advice)
+
+
+def _vocabulary(wells: pd.DataFrame) -> Vocabulary:
+    """The screen's classes, in natural order of their labels."""
+    labels = wells[wells["sirna"].notna()].groupby("well_type")["sirna"].unique()
+    treatments, positives, negatives = (tuple(sorted(labels.get(kind, ()), key=natural_key)) for kind in _WELL_TYPES)
     return Vocabulary(treatments=treatments, positives=positives, negatives=negatives)
 
 
-def _plates(folders: dict[Split, str], entries: list[Entry], holdout: frozenset[str]) -> tuple[Plate, ...]:
-    grouped: dict[tuple[str, int], list[Entry]] = {}
-    for entry in entries:
-        grouped.setdefault((entry.row.experiment, entry.row.plate), []).append(entry)
+def _plates(layout: Layout, wells: pd.DataFrame, holdout: Collection[str]) -> tuple[Plate, ...]:
+    """The plates: experiments in natural order, numbers ascending, wells in row-major order."""
+    wells = wells.sort_values("well", ignore_index=True)
+    all_wells = list(map(Well, *(wells[column].tolist() for column in ("id_code", "well", "well_type", "sirna"))))
     plates = []
-    for experiment, plate in sorted(grouped, key=lambda key: (natural_key(key[0]), key[1])):
-        members = sorted(grouped[experiment, plate], key=lambda entry: entry.row.well)
-        split = members[0].split
+    for rows in wells.groupby(["experiment", "plate"], sort=False).indices.values():
+        first: Any = next(wells.iloc[rows[:1]].itertuples())
         plates.append(
             Plate(
-                experiment=experiment,
-                plate=plate,
-                cell_type=members[0].row.cell_type,
-                labelled=split == "train",
-                holdout=experiment in holdout,
-                folder=f"{folders[split]}/{experiment}/Plate{plate}",
-                wells=tuple(Well(e.row.id_code, e.row.well, e.well_type, e.sirna) for e in members),
+                experiment=first.experiment,
+                plate=first.plate,
+                cell_type=first.cell_type,
+                labelled=first.split == "train",
+                holdout=first.experiment in holdout,
+                folder=f"{layout.folders[first.split]}/{first.experiment}/Plate{first.plate}",
+                wells=tuple(all_wells[row] for row in rows),
             )
         )
-    return tuple(plates)
+    return tuple(sorted(plates, key=lambda plate: (natural_key(plate.experiment), plate.plate)))

@@ -1,0 +1,334 @@
+"""The tables of a screen: both layouts, how labels become classes, truth that stays unread, and every bad table."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.core.config import ScreenConfig
+from components.core.errors import InputError
+from components.core.screen.images import list_plate
+from components.core.screen.layouts import read_new_plates, read_screen
+from components.core.screen.screen_source import ScreenDirectory
+from components.core.screen.wells import Plate, is_well_name, natural_key
+from tests.rxrx_screen import CONTROL_IDS, IDS, to_rxrx
+from tests.tiny_screen import CONFIG, LABELLED, PLATES, UNLABELLED, TinyScreen
+
+RXRX1 = Path(__file__).resolve().parents[4] / ".." / "shared" / "rxrx1"
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> TinyScreen:
+    """The tables alone."""
+    return TinyScreen(tmp_path / "screen", imaged=())
+
+
+@pytest.fixture
+def rxrx(tmp_path: Path) -> Path:
+    """The same screen in the rxrx.ai layout, with the images of one experiment."""
+    return to_rxrx(TinyScreen(tmp_path / "rxrx", imaged=["HUVEC-01"]))
+
+
+def test_plates_wells_and_classes_are_as_written(tiny: TinyScreen):
+    screen = read_screen(tiny.root, CONFIG.screen)
+    names = [(plate.experiment, plate.plate) for plate in screen.plates]
+    assert names == [(e, p) for e in sorted((*LABELLED, *UNLABELLED)) for p in PLATES]
+    first = screen.plates[0]
+    assert (first.cell_type, first.labelled, first.folder) == ("HUVEC", True, "train/HUVEC-01/Plate1")
+    assert [(well.well, well.sirna) for well in first.wells] == [
+        ("B02", "UNTREATED"),
+        ("B03", "sirna_7"),
+        ("B04", "sirna_30"),
+        ("C02", "sirna_2"),
+        ("C03", "sirna_5"),
+    ]
+    hidden = next(plate for plate in screen.plates if plate.experiment == "HUVEC-03")
+    assert not hidden.labelled
+    assert [well.sirna for well in hidden.wells] == ["UNTREATED", None, None, None, "sirna_5"]
+    assert screen.vocabulary.treatments == ("sirna_2", "sirna_7", "sirna_9", "sirna_11", "sirna_30", "sirna_100")
+    assert screen.vocabulary.positives == ("sirna_5",)
+    assert screen.vocabulary.negatives == ("UNTREATED",)
+    assert screen.training_experiments() == {"HUVEC": ["HUVEC-01", "HUVEC-02"], "RPE": ["RPE-01"]}
+
+
+def test_labels_are_text_whatever_they_look_like(tiny: TinyScreen):
+    for table in ("train.csv", "train_controls.csv", "test_controls.csv"):
+        path = tiny.root / table
+        text = path.read_text().replace("sirna_7\n", "007\n").replace("sirna_9\n", "1e5\n").replace("sirna_11", "None")
+        path.write_text(text.replace("sirna_", "").replace("UNTREATED", "1138"))
+    vocabulary = read_screen(tiny.root, CONFIG.screen).vocabulary
+    assert vocabulary.classes == ("1e5", "2", "007", "30", "100", "None", "5", "1138")
+
+
+def test_encoding_details_row_order_and_further_columns_change_nothing(tiny: TinyScreen):
+    before = read_screen(tiny.root, CONFIG.screen)
+    for path in tiny.root.glob("*.csv"):
+        header, *rows = path.read_text().splitlines()
+        lines = [f"{header},note", *(f"{row}," for row in rows[::-1]), "", ""]
+        path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    assert read_screen(tiny.root, CONFIG.screen) == before
+
+
+def test_truth_in_the_test_table_is_not_read(tiny: TinyScreen):
+    before = read_screen(tiny.root, CONFIG.screen)
+    path = tiny.root / "test.csv"
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([f"{header},sirna", *(f"{row},sirna_7" for row in rows)]))
+    assert read_screen(tiny.root, CONFIG.screen) == before
+
+
+def test_a_screen_without_unlabelled_experiments_is_read(tiny: TinyScreen):
+    (tiny.root / "test.csv").unlink()
+    (tiny.root / "test_controls.csv").unlink()
+    assert {plate.experiment for plate in read_screen(tiny.root, CONFIG.screen).plates} == set(LABELLED)
+
+
+def test_held_out_experiments_are_no_training_experiments(tiny: TinyScreen):
+    config = CONFIG.screen.model_copy(update={"holdout_experiments": ("HUVEC-02",)})
+    screen = read_screen(tiny.root, config)
+    assert screen.training_experiments() == {"HUVEC": ["HUVEC-01"], "RPE": ["RPE-01"]}
+    assert {plate.experiment for plate in screen.plates if plate.holdout} == {"HUVEC-02"}
+    assert screen.vocabulary == read_screen(tiny.root, CONFIG.screen).vocabulary
+
+
+@given(st.lists(st.text("ab019_-²", max_size=6)))
+def test_natural_order_is_total_and_counts_numbers(texts):
+    assert len({natural_key(text) for text in texts}) == len(set(texts))
+    backwards = texts[::-1]
+    assert sorted(texts, key=natural_key) == sorted(backwards, key=natural_key)
+    assert natural_key("a2b") < natural_key("a10b")
+
+
+@given(st.text("ABPQ0123459b ", max_size=4))
+def test_well_names_are_those_of_a_384_well_plate(text):
+    names = {f"{row}{column:02d}" for row in "ABCDEFGHIJKLMNOP" for column in range(1, 25)}
+    assert is_well_name(text) == (text in names)
+
+
+@pytest.mark.skipif(not RXRX1.is_dir(), reason="the RxRx1 metadata is not beside the repository")
+def test_the_tables_of_rxrx1_are_read():
+    screen = read_screen(RXRX1, ScreenConfig(holdout_experiments=("HUVEC-05", "RPE-03")))
+    assert len(screen.plates) == 204
+    assert len({plate.experiment for plate in screen.plates}) == 51
+    sizes = (len(screen.vocabulary.treatments), len(screen.vocabulary.positives), len(screen.vocabulary.negatives))
+    assert sizes == (1108, 30, 1)
+    training = {cell_type: len(names) for cell_type, names in screen.training_experiments().items()}
+    assert training == {"HEPG2": 7, "HUVEC": 15, "RPE": 6, "U2OS": 3}
+    assert sum(len(plate.wells) for plate in screen.plates) == 62759
+    with pytest.raises(
+        InputError, match=r"train\.csv: \d+ faults: line 2 .*unknown cell type 'HEPG2'; known are HUVEC"
+    ):
+        read_screen(RXRX1, ScreenConfig(cell_types=("HUVEC",)))
+
+
+def test_both_layouts_make_the_same_screen(tiny: TinyScreen, rxrx: Path):
+    ids = {label: str(number) for label, number in {**IDS, **CONTROL_IDS}.items()}
+
+    def renamed(plate: Plate) -> Plate:
+        wells = tuple(replace(well, sirna=ids.get(well.sirna or "")) for well in plate.wells)
+        return replace(plate, folder=f"images/{plate.experiment}/Plate{plate.plate}", wells=wells)
+
+    kaggle = read_screen(tiny.root, CONFIG.screen)
+    screen = read_screen(rxrx, CONFIG.screen)
+    assert screen.plates == tuple(map(renamed, kaggle.plates))
+    assert screen.vocabulary.treatments == ("2", "7", "9", "11", "30", "100")
+    assert (screen.vocabulary.positives, screen.vocabulary.negatives) == (("1108",), ("1138",))
+    assert len(list_plate(ScreenDirectory(rxrx), screen.plates[0], 2).facts) == 5 * 2 * 6
+    (tiny.root / "metadata.csv").write_text("something,else\n")
+    assert read_screen(tiny.root, CONFIG.screen) == kaggle, "the Kaggle tables win"
+
+
+def test_the_truth_of_unlabelled_wells_in_metadata_is_not_read(rxrx: Path):
+    screen = read_screen(rxrx, CONFIG.screen)
+    hidden = [w for plate in screen.plates if not plate.labelled for w in plate.wells if w.well_type == "treatment"]
+    assert len(hidden) == 6
+    assert {well.sirna for well in hidden} == {None}
+    assert "7777" not in screen.vocabulary.classes
+    table = rxrx / "metadata.csv"
+    text = table.read_text()
+    # Another truth or none is the same screen, nor are the sites of a well compared.
+    for other, count in (("", -1), ("8", -1), ("8", 1)):
+        table.write_text(text.replace(",7777\n", f",{other}\n", count))
+        assert read_screen(rxrx, CONFIG.screen) == screen
+
+
+def edit(table: str, old: str, new: str) -> Callable[[TinyScreen], object]:
+    return lambda tiny: tiny.edit(table, old, new)
+
+
+def header_only(path: Path) -> None:
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+
+
+ROW = "HUVEC-01_1_B03,HUVEC-01,1,B03,sirna_7"
+FIRST = r"train\.csv line 2 \(HUVEC-01_1_B03\): field "
+KAGGLE: dict[str, tuple[Callable[[TinyScreen], object], str]] = {
+    "missing column": (edit("train.csv", "id_code,experiment,plate,well,sirna", "id_code,experiment,plate,well,label"),
+                       r"train\.csv line 1: column sirna is missing; the header must have id_code, experiment"),
+    "column twice": (edit("train.csv", "id_code,experiment,plate,well,sirna", "id_code,experiment,plate,well,well"),
+                     r"train\.csv line 1: column well appears twice"),
+    "empty file": (lambda tiny: (tiny.root / "train.csv").write_text(""), r"train\.csv line 1: column id_code is missing"),
+    "empty value": (edit("train.csv", ROW, "HUVEC-01_1_B03,HUVEC-01,1,B03,"), FIRST + "sirna is ''; it is empty"),
+    "blank value": (edit("train.csv", ROW, "HUVEC-01_1_B03,HUVEC-01,1,  ,sirna_7"), FIRST + "well is ''; it is empty"),
+    "NaN": (edit("train.csv", ROW, "HUVEC-01_1_B03,HUVEC-01,1,B03,NaN"), FIRST + "sirna is 'NaN'; it is empty"),
+    "no id_code": (edit("train.csv", ROW, ",HUVEC-01,1,B03,sirna_7"), r"line 2 \(\): field id_code is ''; it is empty"),
+    "too few fields": (edit("train.csv", ROW, "HUVEC-01_1_B03,HUVEC-01,1,B03"),
+                       r"train\.csv line 2 \(HUVEC-01_1_B03\): 4 fields, but the header has 5"),
+    "plate no number": (edit("train.csv", "HUVEC-01,1,B03", "HUVEC-01,1.0,B03"),
+                        FIRST + r"plate is '1\.0'; expected a whole number from 1"),
+    "plate 0": (edit("train.csv", "HUVEC-01,1,B03", "HUVEC-01,0,B03"), "field plate is '0'"),
+    "malformed well": (edit("train.csv", ROW, "HUVEC-01_1_B3,HUVEC-01,1,B3,sirna_7"),
+                       r"line 2 \(HUVEC-01_1_B3\): field well is 'B3'; expected a row A-P and a column 01-24"),
+    "id_code disagrees": (edit("train.csv", ROW, "HUVEC-01_2_B03,HUVEC-01,1,B03,sirna_7"),
+                          r"field id_code is 'HUVEC-01_2_B03'; experiment, plate and well make HUVEC-01_1_B03"),
+    "well twice": (edit("train.csv", ROW, f"{ROW}\n{ROW}"), r"train\.csv line 3 \(HUVEC-01_1_B03\): field id_code is "
+                   r"'HUVEC-01_1_B03'; the well appears twice, first in .*train\.csv line 2; remove"),
+    "well twice across files": (
+        edit("train_controls.csv", "HUVEC-01_1_B02,HUVEC-01,1,B02", "HUVEC-01_1_B03,HUVEC-01,1,B03"),
+        r"train_controls\.csv line 2 \(HUVEC-01_1_B03\): .*the well appears twice, first in .*train\.csv line 2"),
+    "unknown control": (edit("test_controls.csv", "sirna_5", "sirna_6"),
+                        r"test_controls\.csv line 3 \(HUVEC-03_1_C03\): field sirna is 'sirna_6'; an unknown siRNA"),
+    "treatment and control": (edit("train_controls.csv", "sirna_5", "sirna_7"),
+                              r"train_controls\.csv line 3 .*field sirna is 'sirna_7'; a positive_control here and a "
+                              r"treatment in .*train\.csv line 2"),
+    "unknown cell type": (edit("train.csv", ROW, "HELA-01_1_B03,HELA-01,1,B03,sirna_7"),
+                          r"line 2 \(HELA-01_1_B03\): field experiment is 'HELA-01'; of the unknown cell type 'HELA'; "
+                          r"known are HUVEC, RPE \(screen\.cell_types\)"),
+    "experiment no name": (edit("train.csv", ROW, "../x_1_B03,../x,1,B03,sirna_7"), r"field experiment is '\.\./x'"),
+    "unknown well type": (edit("train_controls.csv", "negative_control", "empty"),
+                          r"train_controls\.csv line 2 \(HUVEC-01_1_B02\): field well_type is 'empty'; expected "
+                          "positive_control or negative_control"),
+    "controls without treatments": (
+        edit("train_controls.csv", "HUVEC-01_1_B02,HUVEC-01", "HUVEC-09_1_B02,HUVEC-09"),
+        r"train_controls\.csv line 2 \(HUVEC-09_1_B02\): .* controls but no treatment well in .*/train\.csv"),
+    "labelled and unlabelled": (edit("test.csv", "HUVEC-03_1_B03,HUVEC-03,1,B03", "HUVEC-01_1_D03,HUVEC-01,1,D03"),
+                                r"test\.csv line 2 \(HUVEC-01_1_D03\): field experiment is 'HUVEC-01'; it is in the test half"),
+    "empty screen": (lambda tiny: [header_only(p) for p in tiny.root.glob("*.csv")], r"train\.csv: the screen is empty"),
+    "no train.csv": (lambda tiny: (tiny.root / "train.csv").unlink(), r"train\.csv: cannot be read \(No such file"),
+    "no directory": (lambda tiny: shutil.rmtree(tiny.root), r"screen: no such directory"),
+    "not UTF-8": (lambda tiny: (tiny.root / "train.csv").write_bytes(b"id_code\xff"), r"train\.csv line 1: is not UTF-8"),
+    "open quote": (edit("train.csv", ROW, f'"{ROW}'), r"train\.csv line \d+: is not a CSV table"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", KAGGLE)
+def test_rejects_a_bad_table(tiny: TinyScreen, case: str):
+    damage, message = KAGGLE[case]
+    damage(tiny)
+    with pytest.raises(InputError, match=message) as caught:
+        read_screen(tiny.root, CONFIG.screen)
+    assert "\n" not in str(caught.value)
+
+
+def test_reports_all_faults_of_a_table_in_one_line(tiny: TinyScreen):
+    for well in ("B03", "B04", "C02"):
+        path = tiny.root / "train.csv"
+        path.write_text(path.read_text().replace(f",1,{well},", f",one,{well},").replace("RPE-01,2", "RPE-01,0"))
+    with pytest.raises(InputError) as caught:
+        read_screen(tiny.root, CONFIG.screen)
+    name, count, *faults, rest = str(caught.value).replace(": ", " | ", 2).split(" | ")
+    assert (name, count, rest) == (str(tiny.root / "train.csv"), "12 faults", "and 7 more")
+    assert faults[0] == "line 2 (HUVEC-01_1_B03): field plate is 'one'; expected a whole number from 1"
+    assert [fault.split()[1] for fault in faults] == ["2", "3", "4", "8", "9"]
+
+
+SITE = "HUVEC-01_1_B03_1,HUVEC-01_1_B03,HUVEC,train,HUVEC-01,1,B03,1,treatment,s799,7\n"
+RXRX = {
+    "missing column": ("sirna_id\n", "label\n", r"metadata\.csv line 1: column sirna_id is missing"),
+    "no label": (SITE, SITE.replace(",7\n", ",\n"), r"line 2 \(HUVEC-01_1_B03\): field sirna_id is ''; it is empty"),
+    "no well_id": (SITE, SITE.replace(",HUVEC-01_1_B03,", ",,"), r"line 2 \(\): field well_id is ''; it is empty"),
+    "another well_id": (SITE, SITE.replace(",HUVEC-01_1_B03,", ",HUVEC-01_1_B04,"), "experiment, plate and well make"),
+    "cell type": (SITE, SITE.replace(",HUVEC,", ",RPE,"), r"field cell_type is 'RPE'; expected HUVEC"),
+    "dataset": (SITE, SITE.replace("train", "val"), r"field dataset is 'val'; expected train or test"),
+    "site": (SITE, SITE.replace("B03,1,treat", "B03,one,treat"), r"field site is 'one'; expected a whole number from 1"),
+    "well type": (SITE, SITE.replace("treatment", "empty"), r"field well_type is 'empty'; expected treatment or positive"),
+    "site twice": (SITE, SITE + SITE, r"line 3 \(HUVEC-01_1_B03\): field site is '1'; the site appears twice"),
+    "sites disagree": (SITE, SITE.replace(",7\n", ",30\n"),
+                       r"line 3 \(HUVEC-01_1_B03\): field sirna_id is '7'; another site of the well differs, line 2"),
+    "both halves": (",train,HUVEC-01,1,C02,", ",test,HUVEC-01,1,C02,", "it is in the .* half of the screen"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", RXRX)
+def test_rejects_bad_metadata(rxrx: Path, case: str):
+    old, new, message = RXRX[case]
+    table = rxrx / "metadata.csv"
+    text = table.read_text()
+    assert old in text
+    table.write_text(text.replace(old, new, -1 if case == "both halves" else 1))
+    with pytest.raises(InputError, match=message) as caught:
+        read_screen(rxrx, CONFIG.screen)
+    assert "\n" not in str(caught.value)
+
+
+def test_rejects_a_label_of_one_well_in_a_screen_of_many_experiments(tmp_path: Path):
+    def read(last: str):
+        wells = [(e, w) for e in range(1, 6) for w in (3, 4, 5)]
+        rows = [f"HUVEC-0{e}_1_B0{w},HUVEC-0{e},1,B0{w},sirna_{w}" for e, w in wells]
+        rows[-1] = rows[-1].replace("sirna_5", last)
+        (tmp_path / "train.csv").write_text("\n".join(["id_code,experiment,plate,well,sirna", *rows]) + "\n")
+        return read_screen(tmp_path, ScreenConfig(cell_types=("HUVEC",)))
+
+    assert read("sirna_5").vocabulary.treatments == ("sirna_3", "sirna_4", "sirna_5")
+    with pytest.raises(InputError, match=r"train\.csv.*HUVEC-05_1_B05.*field sirna is 'foo'; an unknown siRNA"):
+        read("foo")
+
+
+def test_new_plates_are_read_without_labels(tiny: TinyScreen):
+    plates = read_new_plates(tiny.root)
+    assert [p.name for p in plates] == [f"{e} plate {p}" for e in sorted((*LABELLED, *UNLABELLED)) for p in (1, 2)]
+    assert not any(plate.labelled or plate.holdout for plate in plates)
+    assert {well.sirna for plate in plates for well in plate.wells} == {None}
+    assert {plate.experiment: plate.folder.split("/")[0] for plate in plates} == {
+        **dict.fromkeys(LABELLED, "train"), **dict.fromkeys(UNLABELLED, "test")
+    }  # fmt: skip
+    tiny.edit("train.csv", "sirna_7", "never heard of")
+    tiny.edit("train_controls.csv", "sirna_5", "")
+    assert read_new_plates(tiny.root) == plates
+    for table in ("train.csv", "train_controls.csv", "test_controls.csv"):
+        path = tiny.root / table
+        rows = [line.split(",") for line in path.read_text().splitlines()]
+        path.write_text("".join(",".join(row[:4] + row[5:]) + "\n" for row in rows))
+    assert read_new_plates(tiny.root) == plates
+
+
+def test_new_plates_need_one_table_of_treatments(tiny: TinyScreen):
+    for name in ("train.csv", "train_controls.csv", "test_controls.csv"):
+        (tiny.root / name).unlink()
+    plates = read_new_plates(tiny.root)
+    assert {plate.experiment for plate in plates} == set(UNLABELLED)
+    assert {well.well_type for plate in plates for well in plate.wells} == {"treatment"}
+    (tiny.root / "test.csv").unlink()
+    with pytest.raises(InputError, match=r"screen/train\.csv: cannot be read"):
+        read_new_plates(tiny.root)
+
+
+def test_new_plates_of_the_rxrx_layout_need_no_labels_either(tmp_path: Path):
+    rows = ["site_id,well_id,cell_type,dataset,experiment,plate,well,site,well_type"]
+    for site in (1, 2):
+        rows.append(f"HUVEC-09_1_B02_{site},HUVEC-09_1_B02,HUVEC,train,HUVEC-09,1,B02,{site},negative_control")
+        rows.append(f"HUVEC-09_1_B03_{site},HUVEC-09_1_B03,HUVEC,train,HUVEC-09,1,B03,{site},treatment")
+    (tmp_path / "metadata.csv").write_text("\n".join(rows) + "\n")
+    (plate,) = read_new_plates(tmp_path)
+    assert (plate.folder, plate.labelled) == ("images/HUVEC-09/Plate1", False)
+    found = [(well.well, well.well_type, well.sirna) for well in plate.wells]
+    assert found == [("B02", "negative_control", None), ("B03", "treatment", None)]
+
+
+def test_new_plates_can_be_chosen_and_be_of_any_cell_type(tiny: TinyScreen):
+    for table in ("test.csv", "test_controls.csv"):
+        path = tiny.root / table
+        path.write_text(path.read_text().replace("HUVEC-03", "K562-03"))
+    plates = read_new_plates(tiny.root, ["RPE-01", "K562-03"])
+    assert [(plate.experiment, plate.cell_type) for plate in plates[::2]] == [("K562-03", "K562"), ("RPE-01", "RPE")]
+    with pytest.raises(InputError, match="no experiment 'HUVEC-3'; there are HUVEC-01, HUVEC-02, K562-03, RPE-01"):
+        read_new_plates(tiny.root, ["HUVEC-3"])
+    tiny.edit("test.csv", "K562-03_1_B03,K562-03,1,B03", "K562-03_1_B03,K562-03,1,B99")
+    with pytest.raises(InputError, match=r"test\.csv line 2 \(K562-03_1_B03\): field well is 'B99'"):
+        read_new_plates(tiny.root)
