@@ -316,7 +316,7 @@ def jobs(
 ) -> None:
     """Writes a plain Kubernetes Job for each step, to debug a step on a cluster without Kubeflow.
 
-    They read and write below by-hand/NAME of the configuration's bucket; k8s/examples are those of demo.
+    They read and write below by-hand/NAME of the configuration's bucket.
     """
     from components.core.config import RunConfig
     from pipelines.cluster.checks import check_cluster

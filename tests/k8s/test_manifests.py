@@ -1,4 +1,4 @@
-"""k8s/ without a cluster: valid for two Kubernetes versions, restricted pods, least rights, and no name that is not there."""
+"""k8s/ and the Jobs without a cluster: valid for two Kubernetes versions, restricted pods, least privilege, no dangling names."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from components.core.config import RunConfig
 from components.core.config.cluster import ClusterConfig, StepsConfig
 from pipelines.cluster.jobs import ACCOUNT
 from pipelines.cluster.pod_settings import resources_of
-from tests.k8s.manifests import K8S, OVERLAYS, OWN, SINGLE_USER, built, examples, one, pods
+from tests.k8s.manifests import K8S, OVERLAYS, OWN, SINGLE_USER, built, demo_jobs, one, pods
 from tests.k8s.pod_security import violations
 
 VERSIONS = ("1.34", "1.37")
 KUEUE = "kueue.x-k8s.io/v1beta2"
 CLUSTER = ClusterConfig()
-ALL = [*OVERLAYS, "examples"]
+ALL = [*OVERLAYS, "jobs"]
 
 
 def documents(which: str) -> list[dict[str, Any]]:
-    if which == "examples":
-        return [document for file in examples().values() for document in file]
+    if which == "jobs":
+        return [document for file in demo_jobs().values() for document in file]
     return list(built(which))
 
 
 @pytest.mark.parametrize("which", ALL)
 @pytest.mark.parametrize("version", VERSIONS)
 def test_objects_fit_the_schemas_of_two_versions(which: str, version: str):
-    """Strictly: a field that the version does not know is an error. Kueue's are checked below, by hand."""
+    """Strictly: a field that the version does not know is an error. Kueue has no schemas there; its objects are checked below."""
     own = [document for document in documents(which) if document["apiVersion"] != KUEUE]
     assert len(own) >= (5 if which == SINGLE_USER else 9)
     for document in own:
         kubernetes_validate.validate(document, version, strict=True)
 
 
-def test_the_schemas_refuse_what_is_not_a_field():
+def test_the_schemas_reject_an_unknown_field():
     broken = {**one(built("overlays/dev"), "StatefulSet", "seaweedfs")}
     broken["spec"] = {**broken["spec"], "replica": 1}
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -48,7 +48,7 @@ def test_the_schemas_refuse_what_is_not_a_field():
 @pytest.mark.parametrize("which", ALL)
 def test_every_pod_is_restricted(which: str):
     found = [pod for document in documents(which) for pod in pods(document)]
-    assert len(found) == {"overlays/dev": 1, "examples": 10}.get(which, 0)
+    assert len(found) == {"overlays/dev": 1, "jobs": 10}.get(which, 0)
     for pod in found:
         assert violations(pod) == []
         assert pod["automountServiceAccountToken"] is False
@@ -58,7 +58,7 @@ def test_every_pod_is_restricted(which: str):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"hostNetwork": True}, "hostNetwork is set"),
         ({"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}, "volume v is a hostPath"),
@@ -70,16 +70,16 @@ def test_every_pod_is_restricted(which: str):
         ({"container": {"privileged": True}}, "step is privileged"),
     ],
 )
-def test_the_check_of_the_standard_refuses_what_the_standard_does(change: Mapping[str, Any], told: str):
-    (pod,) = pods(examples()["normalize"][0])
+def test_our_check_of_the_restricted_standard_rejects_violations(change: Mapping[str, Any], message: str):
+    (pod,) = pods(demo_jobs()["normalize"][0])
     assert violations(pod) == []
     container = {**pod["containers"][0]}
     container["securityContext"] = {**container["securityContext"], **change.get("container", {})}
     changed = {**pod, "containers": [container], **{k: v for k, v in change.items() if k != "container"}}
-    assert told in violations(changed)
+    assert message in violations(changed)
 
 
-def test_the_namespace_lets_no_other_pod_in():
+def test_the_namespace_enforces_the_restricted_standard():
     for overlay in OWN:
         labels = one(built(overlay), "Namespace", CLUSTER.namespace)["metadata"]["labels"]
         assert {labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "audit", "warn")} == {"restricted"}
@@ -122,17 +122,17 @@ def test_kubeflows_own_namespace_stays_as_its_other_pods_need_it():
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_nobody_calls_a_step_and_what_kubeflow_keeps_beside_it_is_left_alone(overlay: str):
+def test_the_network_policy_selects_steps_and_nothing_of_kubeflow(overlay: str):
     policy = one(built(overlay), "NetworkPolicy", "no-ingress")["spec"]
     assert (policy["policyTypes"], policy.get("ingress")) == (["Ingress"], None)
     closed = policy["podSelector"]["matchLabels"].items()
     for step in StepsConfig.model_fields:
         assert closed <= resources_of(RunConfig(), step).own_labels.items()
-    assert not closed <= {"app": "ml-pipeline-ui-artifact"}.items(), "the server that Kubeflow's UI shows artifacts by"
+    assert not closed <= {"app": "ml-pipeline-ui-artifact"}.items()
 
 
 @pytest.mark.parametrize("which", ALL)
-def test_no_secret_is_in_a_manifest_and_every_reference_is_to_the_one_that_the_user_makes(which: str):
+def test_no_manifest_contains_a_secret_and_all_refer_to_the_users(which: str):
     for document in documents(which):
         assert document["kind"] != "Secret"
         for pod in pods(document):
@@ -145,7 +145,7 @@ def test_no_secret_is_in_a_manifest_and_every_reference_is_to_the_one_that_the_u
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_rights_are_named_one_by_one_and_bound_to_the_runs_account(overlay: str):
+def test_permissions_are_listed_one_by_one_and_bound_to_the_runs_account(overlay: str):
     objects = built(overlay)
     assert not [d for d in objects if d["kind"].startswith("ClusterRole")]
     role = one(objects, "Role", CLUSTER.service_account)
@@ -164,8 +164,8 @@ def test_rights_are_named_one_by_one_and_bound_to_the_runs_account(overlay: str)
 
 
 @pytest.mark.parametrize("overlay", ["base", "overlays/gpu", SINGLE_USER])
-def test_the_queue_leads_to_gpus(overlay: str):
-    """Kueue's shapes, by hand: its CRDs have no schema in kubernetes-validate."""
+def test_the_queue_covers_gpus(overlay: str):
+    """kubernetes-validate has no schemas of Kueue's CRDs."""
     objects = built(overlay)
     kueue = [d for d in objects if d["apiVersion"] == KUEUE]
     assert [d["kind"] for d in kueue] == ["ClusterQueue", "LocalQueue", "ResourceFlavor"]
@@ -183,14 +183,14 @@ def test_the_queue_leads_to_gpus(overlay: str):
     (given,) = group["flavors"]
     assert given["name"] == flavor["metadata"]["name"]
     assert [r["name"] for r in given["resources"]] == group["coveredResources"]
-    # A pod that asks for a resource which no flavor covers waits for ever; the LimitRange adds ephemeral-storage.
+    # A pod that asks for a resource which no flavor covers waits forever; the LimitRange adds ephemeral-storage.
     asked = {"cpu", "memory", CLUSTER.gpu_resource}
     (limits,) = one(built("base"), "LimitRange", "cellsignal")["spec"]["limits"]
     assert set(group["coveredResources"]) == asked | limits["defaultRequest"].keys()
     assert set(flavor["spec"]) <= {"nodeLabels", "tolerations", "nodeTaints", "topologyName"}
 
 
-def test_the_development_overlay_needs_neither_kueue_nor_gpus_nor_a_store_outside():
+def test_the_development_overlay_needs_neither_kueue_nor_gpus_nor_another_store():
     objects = built("overlays/dev")
     assert not [d for d in objects if d["apiVersion"] == KUEUE]
     endpoint = yaml.safe_load(one(objects, "ConfigMap", "kfp-launcher")["data"]["providers"])["s3"]["default"][

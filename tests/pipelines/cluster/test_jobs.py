@@ -1,4 +1,4 @@
-"""Plain Jobs of the steps: the shipped examples, any configuration's, and the commands in them."""
+"""Plain Jobs of the steps: those of the demo and of other configurations, and the commands in them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ import typer
 import yaml
 
 from components.core.config import RunConfig
-from pipelines.cluster.compile import images_of
-from pipelines.cluster.jobs import as_text, step_jobs
+from pipelines.cluster.jobs import step_jobs
 from pipelines.cluster.pod_settings import resources_of
 from pipelines.images.record import Image, ImageRecord, write_images
-from tests.k8s.manifests import K8S, examples
+from tests.k8s.manifests import demo_jobs
 from tests.k8s.pod_security import violations
 from tests.pipelines.tiny_run import Cellsignal
 
@@ -37,7 +36,7 @@ def command_of(step: str) -> Callable[..., Any]:
 
 
 def parsed(container: dict[str, Any]) -> dict[str, Any]:
-    """The container's arguments as the step's own command line takes them; an error where it does not."""
+    """The container's arguments as the step's own command line parses them."""
     python, module, name = container["command"]
     assert (python, module) == ("python", "-m")
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -50,30 +49,23 @@ def containers(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [container for job in jobs for container in job["spec"]["template"]["spec"]["containers"]]
 
 
-def test_the_examples_are_what_the_command_writes_for_demo():
-    """After a change: cellsignal jobs --config demo --images tags --out k8s/examples."""
-    assert sorted(examples()) == STEPS
-    for name, documents in step_jobs(RunConfig.load("demo"), "demo", (), None).items():
-        assert (K8S / "examples" / f"{name.replace('_', '-')}.yaml").read_text() == as_text(documents)
-
-
 @pytest.mark.parametrize("name", STEPS)
-def test_the_steps_command_line_takes_an_examples_arguments(name: str):
-    found = containers(examples()[name])
+def test_the_steps_command_line_accepts_a_jobs_arguments(name: str):
+    found = containers(demo_jobs()[name])
     assert len(found) == (2 if name == "pretrain" else 1)
     for container in found:
-        given = parsed(container)
-        addresses = [value for value in given.values() if isinstance(value, str) and "://" in value]
+        arguments = parsed(container)
+        addresses = [value for value in arguments.values() if isinstance(value, str) and "://" in value]
         assert all(address.startswith("s3://cellsignal/by-hand/demo/") for address in addresses)
-        assert len(addresses) + sum("://" in part for v in given.values() if isinstance(v, list) for part in v) >= 2 - (
-            name == "simulate"
-        )
+        assert len(addresses) + sum(
+            "://" in part for v in arguments.values() if isinstance(v, list) for part in v
+        ) >= 2 - (name == "simulate")
 
 
 def test_each_reads_what_those_before_it_wrote():
     written: set[str] = set()
     for step in ("simulate", "normalize", "pretrain", "finetune", "pseudo-label", "ensemble", "assign", "report"):
-        for container in containers(examples()[step]):
+        for container in containers(demo_jobs()[step]):
             flags = list(zip(container["args"][::2], container["args"][1::2], strict=True))
             outputs = {"--out", "--weights", "--embeddings"}
             outputs |= {"--screen", "--holdout", "--holdout-labels"} if step == "normalize" else set()
@@ -84,7 +76,7 @@ def test_each_reads_what_those_before_it_wrote():
             written |= {value for flag, value in flags if flag in outputs}
 
 
-def test_figures_and_names_are_those_of_the_configuration():
+def test_resources_and_names_are_those_of_the_configuration():
     changes = [
         "cluster.steps.pretrain.gpus=2", "cluster.steps.pretrain.cpu=12.5", "cluster.queue=team", "cluster.spot=true",
         "cluster.gpu_nodes={nvidia.com/gpu.product: A100}", "cluster.store_secret=keys", "cluster.namespace=screens",
@@ -114,14 +106,14 @@ def test_figures_and_names_are_those_of_the_configuration():
     assert "kueue.x-k8s.io/queue-name" not in packing["metadata"]["labels"]
 
 
-def test_without_a_secret_pods_are_who_their_service_account_is():
+def test_without_a_secret_pods_have_no_credentials_of_their_own():
     files = step_jobs(RunConfig.load("demo", ["cluster.store_secret=null"]), "demo", (), None)
     found = [container for documents in files.values() for container in containers(documents)]
     assert len(found) == 10
     assert {variable["name"] for container in found for variable in container["env"]} == {"OMP_NUM_THREADS"}
 
 
-def test_a_configuration_of_ones_own_travels_as_a_config_map(cellsignal: Cellsignal, config_file: Path, tmp_path: Path):
+def test_a_configuration_file_becomes_a_config_map(cellsignal: Cellsignal, config_file: Path, tmp_path: Path):
     write_images(RECORD, tmp_path / "images.json")
     done = cellsignal("jobs", "--config", config_file, "--out", tmp_path / "jobs", "--set", "pretrain.epochs=3")
     assert (done.returncode, done.stderr) == (0, "")
@@ -140,7 +132,7 @@ def test_a_configuration_of_ones_own_travels_as_a_config_map(cellsignal: Cellsig
 
 
 @pytest.mark.parametrize("name", ["Screen_7.", "a--b-", "n" * 40])
-def test_a_runs_name_becomes_one_that_kubernetes_takes(name: str):
+def test_a_runs_name_becomes_a_valid_name_of_kubernetes(name: str):
     files = step_jobs(RunConfig.load("demo", [f"name={name}"]), "my.yaml", [], RECORD)
     names = {document["metadata"]["name"] for documents in files.values() for document in documents}
     assert all(re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", each) and len(each) <= 63 for each in names)
@@ -150,7 +142,7 @@ def test_a_runs_name_becomes_one_that_kubernetes_takes(name: str):
 
 
 @pytest.mark.parametrize("pair", [("net", "net_"), ("n" * 60, "n" * 61), ("n" * 43, "vit_" * 20 + "cells")])
-def test_backbones_of_any_name_have_a_job_each_that_kubernetes_takes(pair: tuple[str, str]):
+def test_every_backbone_has_a_job_with_a_valid_name(pair: tuple[str, str]):
     backbones = ", ".join(f"{{name: {name}, kind: timm, model: resnet18}}" for name in pair)
     config = RunConfig.load("demo", [f"backbones=[{backbones}]"])
     names = [job["metadata"]["name"] for job in step_jobs(config, "demo", [], RECORD)["pretrain"]]
@@ -159,15 +151,11 @@ def test_backbones_of_any_name_have_a_job_each_that_kubernetes_takes(pair: tuple
     assert names[0].startswith(f"cellsignal-pretrain-{pair[0][:34]}")
 
 
-def test_a_bad_input_ends_a_job_at_once_and_a_preempted_pod_does_not_count():
-    (job,) = examples()["finetune"]
+def test_bad_input_fails_a_job_at_once_and_a_preempted_pod_does_not_count():
+    (job,) = demo_jobs()["finetune"]
     fail, ignore = job["spec"]["podFailurePolicy"]["rules"]
     assert fail["onExitCodes"]["values"] == [2]
     assert fail["onExitCodes"]["containerName"] == job["spec"]["template"]["spec"]["containers"][0]["name"]
     assert ignore["onPodConditions"][0]["type"] == "DisruptionTarget"
     assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never"
     assert job["spec"]["backoffLimit"] == resources_of(RunConfig.load("demo"), "finetune").retries
-
-
-def test_tags_are_asked_for_by_word():
-    assert images_of("tags") is None
