@@ -17,7 +17,7 @@ import numpy as np
 from components.core.config import CHANNELS, MeanTeacherConfig, RunConfig, StoreConfig
 from components.core.errors import InputError
 from components.core.learning.warm_start import check_networks
-from components.core.prior.fused_labels import read_fused_labels
+from components.core.prior.pseudo_labels import read_fused_labels
 from components.core.screen.folds import assign_folds, deal_wells, dealt_wells
 from components.core.screen.layouts import read_screen
 from components.core.screen.screen_source import ScreenSource

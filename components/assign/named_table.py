@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.core.prior.naming import Names
+from components.core.prior.assignment import WellPredictions
 
 COLUMNS = (
     "id_code", "sirna", "confidence", "margin", "raw_sirna", "raw_confidence",
@@ -14,7 +14,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def write_names(path: Path, ids_W: Sequence[str], names: Names, treatments: Sequence[str]) -> None:
+def write_names(path: Path, ids_W: Sequence[str], names: WellPredictions, treatments: Sequence[str]) -> None:
     """Writes one row a well, in the order of its id_code; only the header where there are no wells.
 
     Args:

@@ -20,11 +20,17 @@ from components.core.config import PriorConfig, parse
 from components.core.errors import InputError
 from components.core.evaluation.calibration import fit_temperature
 from components.core.files import atomic_directory
-from components.core.prior.arrangement import Arrangement, infer_arrangements, renamed
+from components.core.prior.assignment import Competition, Temperatures, WellPredictions, competitions, predict_wells
 from components.core.prior.balancing import balanced
-from components.core.prior.competition import Competition, competitions
-from components.core.prior.naming import Names, Temperatures, name_wells
-from components.core.prior.plate_groups import NoPlateDesignError, PlateGroups, labelled_treatments, learn_groups
+from components.core.prior.plate_groups import (
+    Arrangement,
+    NoPlateDesignError,
+    PlateGroups,
+    infer_arrangements,
+    labelled_treatments,
+    learn_groups,
+    renumbered,
+)
 from components.core.registry.reference import groups_of
 from components.core.storage.logits import META_FILE, ROLES, WellLogits, read_logits
 from components.core.storage.manifest import Manifest, ReferenceModel
@@ -113,11 +119,11 @@ def run(config: AssignConfig, screen: Path, holdout: Path, logits: Path, out: Pa
                 )
                 for experiment, arrangement in found.items():
                     _accept_or_say(config.prior, role, experiment, arrangement, warnings)
-                    arrangements[role][experiment] = renamed(arrangement, known, groups)
+                    arrangements[role][experiment] = renumbered(arrangement, known, groups)
                 for part in competitions(experiments_w, plates_w, found, known, config.prior):
                     parts[role].append(replace(part, wells_w=chosen_w[part.wells_w]))
         temperatures = fitted or _fit_restricted(raw, parts["oof"], oof, config.prior, warnings)
-    names = {role: name_wells(wells[role].logits_WK, parts[role], temperatures, config.prior) for role in ROLES}
+    names = {role: predict_wells(wells[role].logits_WK, parts[role], temperatures, config.prior) for role in ROLES}
     for message in warnings:
         progress.warn(f"{content.cell_type}: {message}")
     summary = {
@@ -282,7 +288,7 @@ def _experiment(role: str, experiment: str, arrangement: Arrangement, prior: Pri
     }
 
 
-def _say(cell_type: str, oof: RoleWells, names: Names) -> None:
+def _say(cell_type: str, oof: RoleWells, names: WellPredictions) -> None:
     if len(oof.ids_W):
         raw, group, assigned = (
             float((named == oof.truth_W).mean()) for named in (names.raw_W, names.group_W, names.sirna_W)

@@ -17,8 +17,7 @@ from components.core.config import PriorConfig, RunConfig, parse
 from components.core.errors import StepError
 from components.core.files import write_atomically
 from components.core.learning.warm_start import Scored, check_labels, check_networks, scored_by_tables
-from components.core.prior.arrangement import check_design
-from components.core.prior.plate_groups import labelled_treatments
+from components.core.prior.plate_groups import check_design, labelled_treatments
 from components.core.screen.folds import assign_folds, deal_wells, dealt_wells
 from components.core.screen.histograms import PlateKey
 from components.core.screen.images import list_plate

@@ -18,9 +18,8 @@ from components.core import progress
 from components.core.learning.inference import Images, adaptive_logits
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.step_settings import MeanTeacherSettings
-from components.core.prior.fused_labels import FusedLabels, read_fused_labels
 from components.core.prior.plate_groups import PlateGroups
-from components.core.prior.pseudo_labels import PseudoLabels, select
+from components.core.prior.pseudo_labels import FusedLabels, PseudoLabels, read_fused_labels, select
 from components.core.storage.manifest import Manifest
 
 _STREAM = zlib.crc32(b"pseudo-labels")

@@ -62,7 +62,7 @@ def run(
         weights: folder to write, see core.learning.weight_files; also pseudo_labels.csv.
         logits: folder to write: logits.npz and meta.json.
         embeddings: folder to write: Parquet files, see core.storage.embeddings.
-        fused: file of an earlier run's predictions of the unlabelled wells, see core.prior.fused_labels; None without.
+        fused: file of an earlier run's predictions of the unlabelled wells, see core.prior.pseudo_labels; None without.
         checkpoints: where training and prediction are saved by time; None saves none.
         team: the processes that share the work; None for this one alone.
 

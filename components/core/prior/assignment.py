@@ -1,40 +1,170 @@
-"""One-to-one assignment of wells to siRNAs on a plate. Pure NumPy and SciPy; files live in components/assign.
+"""The three predictions of a well: raw, within its plate's group, assigned one to one. Pure NumPy and SciPy.
 
-W wells of a plate, K siRNAs of its group, W <= K.
+Wells of a plate compete for the siRNAs of its group; without a clear arrangement, those of a whole experiment for all.
+
+W wells, K treatment siRNAs; lower case w and k for the wells and siRNAs of one competition.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
+from components.core.config import PriorConfig
+from components.core.prior.balancing import assign_plate, balanced, expected
+from components.core.prior.plate_groups import Arrangement, PlateGroups
 
-def assign_plate(log_prob_WK: NDArray[np.float64]) -> NDArray[np.intp]:
-    """The most probable naming of a plate's wells in which no siRNA appears twice.
+TOP = 5
 
-    Row constants (any softmax normaliser) do not change it; on a square plate neither do column constants, so that
-    balanced and plain log-probabilities name alike there.
+
+@dataclass(frozen=True)
+class Competition:
+    """Wells that each hold a different siRNA out of a set."""
+
+    experiment: str
+    plate: int | None
+    """plate number; None if all plates of the experiment compete together"""
+    wells_w: NDArray[np.intp]
+    """indices of the wells, ascending"""
+    classes_k: NDArray[np.intp]
+    """indices of the treatment siRNAs they may hold, ascending"""
+
+    def log_prob(self, logits_WK: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Log-softmax of its wells over its siRNAs, nats, shape (w, k)."""
+        return np.asarray(
+            scipy.special.log_softmax(logits_WK[np.ix_(self.wells_w, self.classes_k)].astype(np.float64), axis=1)
+        )
+
+
+def competitions(
+    experiments_W: Sequence[str],
+    plates_W: Sequence[int],
+    arrangements: Mapping[str, Arrangement],
+    groups: PlateGroups,
+    prior: PriorConfig,
+) -> list[Competition]:
+    """Splits wells into competitions: a plate and its group if the arrangement is accepted, else the whole experiment.
+
+    An experiment without an accepted arrangement competes for all treatments. If it has more wells than there are
+    treatments, siRNAs repeat and its wells are in no competition.
 
     Args:
-        log_prob_WK: natural-log probabilities, or logits, shape (W, K), finite.
-
-    Returns:
-        For each well the index of its siRNA, shape (W,), all different.
-
-    Raises:
-        ValueError: more wells than siRNAs, a value that is not finite, or not two axes.
-
-    Source: linear sum assignment (Crouse 2016, doi:10.1109/TAES.2016.140952), as the CellSignal 2nd-place method
-        post-processes.
+        experiments_W: the experiment of each well.
+        plates_W: the plate number of each well.
+        arrangements: by experiment, for every experiment among the wells.
+        groups: the groups learned from labelled plates.
+        prior: the margin and separation to accept.
     """
-    if log_prob_WK.ndim != 2:
-        raise ValueError(f"log-probabilities need shape (wells, siRNAs), got {log_prob_WK.shape}")
-    wells, sirnas = log_prob_WK.shape
-    if wells > sirnas:
-        raise ValueError(f"{wells} wells cannot each hold a different one of {sirnas} siRNAs")
-    if not np.isfinite(log_prob_WK).all():
-        raise ValueError("log-probabilities must be finite")
-    # With W <= K SciPy returns every row, in order.
-    _, sirna_W = scipy.optimize.linear_sum_assignment(log_prob_WK, maximize=True)
-    return sirna_W.astype(np.intp)
+    experiment_W, plate_W = np.asarray(experiments_W), np.asarray(plates_W)
+    found = []
+    for experiment in sorted(set(experiments_W)):
+        of_experiment_W = experiment_W == experiment
+        arrangement = arrangements[experiment]
+        if not arrangement.accepted(prior):
+            everyone = np.arange(groups.treatments)
+            if of_experiment_W.sum() <= len(everyone):
+                found.append(Competition(experiment, None, np.flatnonzero(of_experiment_W), everyone))
+            continue
+        # Plates hold disjoint siRNA groups, so each is its own problem (RxRx1 design).
+        for plate in np.unique(plate_W[of_experiment_W]).tolist():
+            wells_w = np.flatnonzero(of_experiment_W & (plate_W == plate))
+            found.append(Competition(experiment, plate, wells_w, groups.members[arrangement.groups[plate]]))
+    return found
+
+
+@dataclass(frozen=True)
+class Temperatures:
+    """Softmax temperatures, fitted out of fold; 1 leaves probabilities as they are."""
+
+    raw: float = 1.0
+    """of logits over all treatments"""
+    group: float = 1.0
+    """of logits over the plate's group"""
+    balanced: float = 1.0
+    """of balanced log-probabilities"""
+
+
+@dataclass(frozen=True)
+class WellPredictions:
+    """The predictions of wells at each stage: class indices and calibrated probabilities, one a well."""
+
+    sirna_W: NDArray[np.intp]
+    confidence_W: NDArray[np.float64]
+    margin_W: NDArray[np.float64]
+    """confidence minus the largest other probability of the well; negative where another siRNA is more probable"""
+    raw_W: NDArray[np.intp]
+    raw_confidence_W: NDArray[np.float64]
+    raw_uncalibrated_W: NDArray[np.float64]
+    """probability of the raw prediction at temperature 1"""
+    group_W: NDArray[np.intp]
+    group_confidence_W: NDArray[np.float64]
+    top_W5: NDArray[np.intp]
+    """the five most probable treatments before the prior, best first; fewer columns if there are fewer treatments"""
+
+
+def predict_wells(
+    logits_WK: NDArray[np.floating], parts: Sequence[Competition], temperatures: Temperatures, prior: PriorConfig
+) -> WellPredictions:
+    """Predicts wells before the prior, after the group restriction, and after assignment.
+
+    Args:
+        logits_WK: logits of the treatment classes, (W, K).
+        parts: competitions, each well in one at most; the three predictions of a well in none agree.
+        temperatures: for the confidences alone; no prediction depends on them.
+        prior: how to balance.
+
+    Source: post-processing of the CellSignal 2nd-place method: restrict, balance, assign.
+    """
+    prob_WK = scipy.special.softmax(logits_WK.astype(np.float64) / temperatures.raw, axis=1)
+    everyone = np.arange(len(prob_WK))
+    # Of logits, since a low temperature rounds small probabilities to ties. A stable sort of the negated values puts
+    # ties in class order, like argmax.
+    top_W5 = np.argsort(-logits_WK, axis=1, kind="stable")[:, :TOP]
+    raw_W = logits_WK.argmax(axis=1)
+    raw_confidence_W = prob_WK[everyone, raw_W]
+    raw_uncalibrated_W = scipy.special.softmax(logits_WK.astype(np.float64), axis=1)[everyone, raw_W]
+    sirna_W, group_W = raw_W.copy(), raw_W.copy()
+    confidence_W, group_confidence_W = raw_confidence_W.copy(), raw_confidence_W.copy()
+    margin_W = confidence_W - _largest_other(prob_WK, raw_W)
+    for part in parts:
+        rows_w = np.arange(len(part.wells_w))
+        restricted_wk = part.log_prob(logits_WK / temperature_of(part, temperatures))
+        best_w = part.log_prob(logits_WK).argmax(axis=1)
+        group_W[part.wells_w] = part.classes_k[best_w]
+        group_confidence_W[part.wells_w] = np.exp(restricted_wk[rows_w, best_w])
+        # At temperature 1: temperatures are fitted on labels, which must not decide a prediction on a plate that lacks wells.
+        balanced_wk = balanced(part.log_prob(logits_WK), prior)
+        # If wells are missing, column scalings matter: those of a sharp balance would crowd the present siRNAs together.
+        whole = len(part.wells_w) == len(part.classes_k)
+        assigned_w = assign_plate(balanced_wk if whole else expected(part.log_prob(logits_WK), balanced_wk, prior))
+        prob_wk = scipy.special.softmax(balanced_wk / temperatures.balanced, axis=1)
+        sirna_W[part.wells_w] = part.classes_k[assigned_w]
+        confidence_W[part.wells_w] = prob_wk[rows_w, assigned_w]
+        margin_W[part.wells_w] = prob_wk[rows_w, assigned_w] - _largest_other(prob_wk, assigned_w)
+    return WellPredictions(
+        sirna_W,
+        confidence_W,
+        margin_W,
+        raw_W,
+        raw_confidence_W,
+        raw_uncalibrated_W,
+        group_W,
+        group_confidence_W,
+        top_W5,
+    )
+
+
+def temperature_of(part: Competition, temperatures: Temperatures) -> float:
+    """The temperature of a competition's logits: that of raw ones if it is not restricted to a group."""
+    return temperatures.raw if part.plate is None else temperatures.group
+
+
+def _largest_other(prob_WK: NDArray[np.float64], chosen_W: NDArray[np.intp]) -> NDArray[np.float64]:
+    """The largest probability of each row outside the chosen column; 0 where there is no other."""
+    others_WK = prob_WK.copy()
+    others_WK[np.arange(len(prob_WK)), chosen_W] = 0.0
+    return np.asarray(others_WK.max(axis=1, initial=0.0))

@@ -1,6 +1,7 @@
-"""Balancing: probabilities whose columns agree that every siRNA of a plate occurs equally often. Pure NumPy and SciPy.
+"""Balancing and one-to-one assignment of a plate's probabilities. Pure NumPy and SciPy.
 
-Sinkhorn normalisation, or the class weights of the reference's greedy search.
+Balanced probabilities expect every siRNA of a plate equally often: by Sinkhorn normalisation, or by the class weights of a
+greedy search as in the CellSignal 2nd-place method.
 
 W wells, K siRNAs. Each well holds one siRNA (rows sum to 1) and each siRNA is expected W/K times (columns sum to W/K).
 """
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from components.core.config import PriorConfig
 
 # Scalings further apart than this (nats) are folded into the log-domain matrix. What has then underflowed in the kernel
-# is below exp(-87) in single and exp(-708) in double precision where a row's largest is 1: no scaling brings it back.
+# is below exp(-87) in single and exp(-708) in double precision if a row's largest is 1: no scaling brings it back.
 WIDEST = {np.float32: 30.0, np.float64: 345.0}
 # Column errors below this share of W/K (at least 1) are left to double precision.
 SINGLE_PRECISION = 2e-5
@@ -63,11 +64,11 @@ def balanced(
 def expected(
     log_prob_WK: NDArray[np.float64], balanced_WK: NDArray[np.float64], prior: PriorConfig
 ) -> NDArray[np.float64]:
-    """The balance at sharpness 1, whose probabilities mean what the networks' do; a sharper one is surer than they are.
+    """The balance at sharpness 1, as confident as the networks; a sharper one is overconfident.
 
     Args:
-        log_prob_WK: as given to `balanced`.
-        balanced_WK: what it made of them, returned where it is not sharper.
+        log_prob_WK: the argument of `balanced`.
+        balanced_WK: its result, returned if the configured balance is not sharper.
         prior: the method and its limits.
     """
     sharper = prior.balancing == "sinkhorn" and prior.sinkhorn_sharpness != 1.0
@@ -78,16 +79,16 @@ def sinkhorn(log_prob_WK: NDArray[np.float64], iterations: int, tolerance: float
     """Scales rows and columns until every siRNA is expected equally often: the closest such matrix in relative entropy.
 
     A sweep is two matrix-vector products with one kernel, exp of the logits less their row maxima, in single precision
-    until double is needed; every few sweeps the logs of the column scalings are extrapolated. Where scalings would
-    become extreme they are folded into the logits; where a column of the kernel vanishes, one sweep is done in the log
-    domain. None of this moves the fixed point, which is unique. Where the tolerance is finer than single precision the
-    sweeps end in double.
+    until double is needed; every few sweeps the logs of the column scalings are extrapolated. Scalings that would become
+    extreme are folded into the logits; if a column of the kernel vanishes, one sweep is done in the log domain. None of
+    this moves the fixed point, which is unique. If the tolerance is finer than single precision, the last sweeps are in
+    double.
 
     Args:
         log_prob_WK: natural-log probabilities or logits, shape (W, K), finite.
         iterations: largest number of sweeps.
-        tolerance: stop when all column sums are this close to W/K, in wells; looked at every few sweeps.
-        sharpness: what the logits are multiplied by before; the larger, the closer to a one-to-one assignment.
+        tolerance: stop when all column sums are this close to W/K, in wells; checked every few sweeps.
+        sharpness: factor of the logits; the larger, the closer to a one-to-one assignment.
 
     Raises:
         ValueError: empty, or a value that is not finite.
@@ -98,8 +99,8 @@ def sinkhorn(log_prob_WK: NDArray[np.float64], iterations: int, tolerance: float
     _check(log_prob_WK)
     wells, sirnas = log_prob_WK.shape
     target = wells / sirnas
-    told_by_single = SINGLE_PRECISION * max(1.0, target)
-    enough_single, single_will_do = max(0.9 * tolerance, told_by_single), 0.9 * tolerance >= told_by_single
+    single_limit = SINGLE_PRECISION * max(1.0, target)
+    enough_single, single_will_do = max(0.9 * tolerance, single_limit), 0.9 * tolerance >= single_limit
     scaled_WK = np.multiply(log_prob_WK, sharpness, dtype=np.float64)
     memory_WK = np.empty(scaled_WK.shape)  # of every kernel: fresh memory costs as much as the exponentials
     single_WK = memory_WK.reshape(-1).view(np.float32)[: scaled_WK.size].reshape(scaled_WK.shape)
@@ -113,7 +114,7 @@ def sinkhorn(log_prob_WK: NDArray[np.float64], iterations: int, tolerance: float
         )
         done += found.sweeps
         scaled_WK += found.log_scale_K
-        # A tolerance that single precision can tell needs no second look, which would cost as much as all the rest.
+        # A tolerance within single precision needs no check in double, which would cost as much as all the rest.
         if found.finished and (kernel_WK is not single_WK or (single_will_do and found.error <= enough_single)):
             scaled_WK += (found.log_scale_W - largest_W)[:, None]
             return Balanced(scaled_WK, done, found.error, found.error <= tolerance)
@@ -167,7 +168,7 @@ def _sweep(kernel_WK: NDArray[np.floating], most: int, enough: float) -> _Sweeps
         if column_K.min() < smallest:
             return _Sweeps(log_scale_W, log_K, sweeps, error, finished=False, vanished=True)
         np.divide(target, column_K, out=path_PK[1])
-        with np.errstate(all="ignore"):  # what overflows is found below
+        with np.errstate(all="ignore"):  # overflow is detected below
             for n in range(1, len(path_PK) - 1):
                 scale_W = 1 / (kernel_WK @ path_PK[n])
                 np.divide(target, scale_W @ kernel_WK, out=path_PK[n + 1])
@@ -191,7 +192,7 @@ def _sweep(kernel_WK: NDArray[np.floating], most: int, enough: float) -> _Sweeps
 
 
 def greedy_balance(log_prob_WK: NDArray[np.float64], step: float, iterations: int) -> NDArray[np.float64]:
-    """Log class weights under which arg-max predictions spread evenly: lowers the most predicted class over and over.
+    """Log class weights under which arg-max predictions spread evenly: repeatedly lowers the most predicted class.
 
     The slow counterpart of `sinkhorn`, as the CellSignal 2nd-place method balances: thousands of small steps, each with
     an arg-max of its own.
@@ -199,7 +200,7 @@ def greedy_balance(log_prob_WK: NDArray[np.float64], step: float, iterations: in
     Args:
         log_prob_WK: natural-log probabilities, shape (W, K).
         step: how much one step lowers a log weight, nats.
-        iterations: number of steps; it stops early where no class is predicted more than ceil(W/K) times.
+        iterations: number of steps; it stops early if no class is predicted more than ceil(W/K) times.
 
     Returns:
         Log weights, shape (K,), to be added to the log-probabilities; at most 0.
@@ -220,6 +221,36 @@ def greedy_balance(log_prob_WK: NDArray[np.float64], step: float, iterations: in
         best_W[losing_w] = weighted_WK[losing_w].argmax(axis=1)
         predicted_K = np.bincount(best_W, minlength=sirnas)
     return log_weight_K
+
+
+def assign_plate(log_prob_WK: NDArray[np.float64]) -> NDArray[np.intp]:
+    """The most probable siRNAs of a plate's wells if no siRNA appears twice.
+
+    Row constants (any softmax normaliser) do not change it; nor do column constants on a square plate, so balanced and
+    plain log-probabilities give the same result there.
+
+    Args:
+        log_prob_WK: natural-log probabilities, or logits, shape (W, K), finite.
+
+    Returns:
+        For each well the index of its siRNA, shape (W,), all different.
+
+    Raises:
+        ValueError: more wells than siRNAs, a value that is not finite, or not two axes.
+
+    Source: linear sum assignment (Crouse 2016, doi:10.1109/TAES.2016.140952), as the CellSignal 2nd-place method
+        post-processes.
+    """
+    if log_prob_WK.ndim != 2:
+        raise ValueError(f"log-probabilities need shape (wells, siRNAs), got {log_prob_WK.shape}")
+    wells, sirnas = log_prob_WK.shape
+    if wells > sirnas:
+        raise ValueError(f"{wells} wells cannot each hold a different one of {sirnas} siRNAs")
+    if not np.isfinite(log_prob_WK).all():
+        raise ValueError("log-probabilities must be finite")
+    # With W <= K SciPy returns every row, in order.
+    _, sirna_W = scipy.optimize.linear_sum_assignment(log_prob_WK, maximize=True)
+    return sirna_W.astype(np.intp)
 
 
 def _check(log_prob_WK: NDArray[np.float64]) -> None:

@@ -1,25 +1,35 @@
-"""Plate groups: which siRNAs share a plate, learned from labelled plates. Pure NumPy; no file is read here.
+"""The plate design: which siRNAs share a plate, and which plate of an experiment holds which group. Pure NumPy and SciPy.
 
-N labelled plates, K treatment siRNAs, G groups. A design has as many groups as an experiment has plates: each plate of
-an experiment holds one group, and experiments differ in which plate holds which.
+A design has as many plate groups as an experiment has plates: each plate holds one group, and experiments differ in their
+arrangement, which plate holds which. Groups are learned from labelled plates; the arrangement of an experiment is inferred
+from its logits, never from its labels.
+
+N labelled plates, K treatment siRNAs, W wells of a plate, P plates of the design, G = P groups.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from itertools import permutations as orders
+from typing import Literal, NamedTuple
 
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
+from components.core.config import PriorConfig
 from components.core.errors import InputError
+from components.core.prior.balancing import assign_plate
 from components.core.screen.wells import Plate
 from components.core.storage.manifest import PlateRecord
 
+Permutations = Literal["cyclic", "all"]
+# Candidates are listed one by one; 8! = 40,320 is the most that stays instant.
+MOST_PLATES = 8
 # Two plates hold the same group when they share more than half of the smaller one's siRNAs: plates of one group differ
-# by a few missing wells, plates of two groups share nothing, and both stay far from one half.
+# by a few missing wells, plates of two groups share nothing, so both are far from one half.
 SAME_GROUP_OVERLAP = 0.5
 # Up to this share of wells outside their siRNA's group is a labelling mistake to report; more is no plate design.
 MOST_STRAYS = 0.05
@@ -34,14 +44,14 @@ class LabelledWell(NamedTuple):
 
 
 class NoPlateDesignError(InputError):
-    """The labelled plates show no groups, so the prior does not apply; callers may go on without it and say so."""
+    """The labelled plates show no groups, so the prior does not apply; callers may continue without it and warn."""
 
 
 @dataclass(frozen=True)
 class PlateGroups:
-    """The partition of the treatments into plate groups, and where the labelled experiments hold them.
+    """The partition of the treatments into plate groups, and the arrangements of the labelled experiments.
 
-    Groups have no names of their own: group g is the one on the g-th plate of the first labelled experiment.
+    Groups are numbered by appearance: group g is the one on the g-th plate of the first labelled experiment.
     """
 
     plates: tuple[int, ...]
@@ -49,7 +59,7 @@ class PlateGroups:
     members: tuple[NDArray[np.intp], ...]
     """treatment class indices of each group, ascending"""
     arrangements: Mapping[str, Mapping[int, int]]
-    """for each labelled experiment the group on each of its plates"""
+    """for each labelled experiment the group on each of its plates, by plate number"""
 
     @property
     def treatments(self) -> int:
@@ -67,10 +77,10 @@ class PlateGroups:
 def labelled_treatments(
     plates: Iterable[PlateRecord | Plate], experiments: Container[str] | None = None
 ) -> list[LabelledWell]:
-    """The labelled treatment wells of plates, as a manifest or the tables describe them.
+    """The labelled treatment wells of plates.
 
     Args:
-        plates: packed or not; those whose labels may be read.
+        plates: plates from a manifest or from a screen's tables.
         experiments: the experiments whose labels may be read (a fold's training experiments); None for all labelled.
     """
     return [
@@ -143,7 +153,7 @@ def _cluster(holds_NK: NDArray[np.bool_]) -> NDArray[np.intp]:
 
 
 def _home(holds_NK: NDArray[np.bool_], group_N: NDArray[np.intp], groups: int) -> NDArray[np.intp]:
-    """The group on whose plates each siRNA is seen most often, -1 where it is on no plate, shape (K,)."""
+    """The group on whose plates each siRNA is seen most often, -1 if it is on no plate, shape (K,)."""
     votes_GK = np.stack([holds_NK[group_N == group].sum(axis=0) for group in range(groups)])
     return np.where(votes_GK.any(axis=0), votes_GK.argmax(axis=0), -1).astype(np.intp)
 
@@ -186,7 +196,7 @@ def _arrange(group_N: NDArray[np.intp], rows: Sequence[tuple[str, int]]) -> dict
 
 
 def _infer_unseen(home_K: NDArray[np.intp], groups: int, treatments: Sequence[str]) -> NDArray[np.intp]:
-    """Puts siRNAs that are on no labelled plate where only one group of an even design has room for them."""
+    """Puts siRNAs that are on no labelled plate into the only group of an even design that has room for them."""
     unseen = np.flatnonzero(home_K < 0)
     if len(unseen) == 0:
         return home_K
@@ -198,3 +208,224 @@ def _infer_unseen(home_K: NDArray[np.intp], groups: int, treatments: Sequence[st
             "siRNAs); add an experiment that holds it, or set prior.enabled to false"
         )
     return np.where(home_K < 0, short[0], home_K).astype(np.intp)
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """The most probable group on each plate of one experiment."""
+
+    groups: Mapping[int, int]
+    """group index by plate number"""
+    margin: float
+    """lead over the second best arrangement in summed log-probability, nats; infinite if there is only one"""
+    separation: float
+    """the margin in units of its standard error over wells, which does not grow with the logits' scale"""
+    scores: tuple[tuple[tuple[int, ...], float], ...]
+    """every arrangement (groups in plate order) with its summed log-probability in nats, best first"""
+    problem: str = ""
+    """why the experiment fits no arrangement, in which case margin and separation are NaN; empty if it fits one"""
+
+    def accepted(self, prior: PriorConfig) -> bool:
+        """Whether the lead is large enough to use, by `min_margin` and `min_separation`."""
+        return not self.problem and self.margin >= prior.min_margin and self.separation >= prior.min_separation
+
+
+def check_design(wells: Iterable[LabelledWell], treatments: Sequence[str], prior: PriorConfig) -> None:
+    """Checks before training whether the labelled plates' design can be used with this configuration.
+
+    Labelled plates without groups are accepted unless `on_low_margin` is `refuse`: they are predicted without the prior.
+
+    Args:
+        wells: all labelled treatment wells.
+        treatments: the treatment labels in class order.
+        prior: with `enabled` false there is nothing to check.
+
+    Raises:
+        InputError: a mistake in the design, or experiments whose plates are no rotations of one another.
+    """
+    if not prior.enabled:
+        return
+    try:
+        candidates(learn_groups(wells, treatments), prior.permutations)
+    except NoPlateDesignError:
+        if prior.on_low_margin == "refuse":
+            raise
+
+
+def candidates(groups: PlateGroups, permutations: Permutations) -> tuple[tuple[int, ...], ...]:
+    """The arrangements an experiment may have, each as group indices in the order of `groups.plates`.
+
+    `cyclic`: the rotations of every cycle through the plates of which all labelled experiments are rotations. RxRx1's three
+    labelled rotations leave one cycle, hence four arrangements, of which one is seen in unlabelled experiments only.
+    Labelled experiments that are all arranged alike leave several cycles.
+    `all`: every permutation.
+
+    Raises:
+        InputError: no cycle explains the labelled experiments, or more than eight plates.
+    """
+    count = len(groups.plates)
+    if count > MOST_PLATES:
+        raise InputError(
+            f"an experiment has {count} plates; plate groups are inferred for at most {MOST_PLATES}: "
+            "set prior.enabled to false"
+        )
+    if permutations == "all":
+        return tuple(orders(range(count)))
+    known = {full for placed in groups.arrangements.values() if (full := _complete(placed, groups.plates)) is not None}
+    if not known:
+        return tuple(orders(range(count)))
+    first = min(known)
+    found: set[tuple[int, ...]] = set()
+    for rest in orders(range(1, count)):
+        ring = (0, *rest)
+        rotations = {tuple(first[ring[(ring.index(p) + turn) % count]] for p in range(count)) for turn in range(count)}
+        if known <= rotations:
+            found |= rotations
+    if not found:
+        raise InputError(
+            "the plates of the labelled experiments are not rotations of one another; set prior.permutations to all"
+        )
+    return tuple(sorted(found))
+
+
+def infer_arrangement(
+    logits_by_plate: Mapping[int, NDArray[np.floating]],
+    groups: PlateGroups,
+    permutations: Permutations,
+    experiment: str,
+) -> Arrangement:
+    """The arrangement with the largest total assignment score over the experiment's plates.
+
+    The score of a group on a plate is the largest summed log-probability of a one-to-one assignment of its wells within
+    the group; it is computed once for each of the P x G pairs, so permutations cost additions only.
+
+    Args:
+        logits_by_plate: treatment logits or log-probabilities by plate number, each (W, K); plates may be missing. Raw,
+            because a temperature fitted on labels would let labels decide which arrangement is accepted.
+        groups: the groups learned from labelled plates.
+        permutations: the arrangements to choose among.
+        experiment: its name, for errors.
+
+    Raises:
+        InputError: a plate number the labelled experiments do not have, or more wells than any group has siRNAs.
+        ValueError: no plates, logits of the wrong shape, or not finite.
+
+    Source: the plate restriction of the CellSignal 2nd-place method, here for any group-to-plate permutation.
+    """
+    if not logits_by_plate:
+        raise ValueError(f"experiment {experiment} has no plates")
+    for plate in logits_by_plate:
+        if plate not in groups.plates:
+            raise InputError(
+                f"experiment {experiment} has a plate {plate}, but labelled experiments have plates "
+                f"{', '.join(map(str, groups.plates))}; set prior.enabled to false"
+            )
+    present = [p for p, plate in enumerate(groups.plates) if plate in logits_by_plate]
+    score_PGW = {
+        p: _group_scores(logits_by_plate[plate], groups, f"experiment {experiment} plate {plate}")
+        for p, plate in enumerate(groups.plates)
+        if p in present
+    }
+    total_PG = {p: score_GW.sum(axis=1) for p, score_GW in score_PGW.items()}
+    # With plates missing, arrangements that agree on the present ones are one and the same.
+    distinct = sorted({tuple(held[p] for p in present) for held in candidates(groups, permutations)})
+    total = [float(sum(total_PG[p][group] for p, group in zip(present, held, strict=True))) for held in distinct]
+    ranked = sorted(zip(distinct, total, strict=True), key=lambda item: (-item[1], item[0]))
+    best, best_score = ranked[0]
+    if best_score == -np.inf:
+        raise InputError(
+            f"experiment {experiment}: no arrangement of the plate groups has room for all its wells; "
+            "set prior.enabled to false"
+        )
+    margin = separation = float("inf")
+    if len(ranked) > 1 and ranked[1][1] > -np.inf:
+        second, second_score = ranked[1]
+        margin = best_score - second_score
+        lead_W = np.concatenate(
+            [score_PGW[p][a] - score_PGW[p][b] for p, a, b in zip(present, best, second, strict=True)]
+        )
+        # Wells of an assignment are not independent, so the sum varies less than this estimate: it is cautious.
+        error = float(np.sqrt(len(lead_W)) * lead_W.std())
+        separation = margin / error if error > 0 else float("inf" if margin > 0 else 0)
+    return Arrangement(
+        groups={groups.plates[p]: group for p, group in zip(present, best, strict=True)},
+        margin=margin,
+        separation=separation,
+        scores=tuple(ranked),
+    )
+
+
+def infer_arrangements(
+    logits_WK: NDArray[np.floating],
+    experiments_W: Sequence[str],
+    plates_W: Sequence[int],
+    groups: PlateGroups,
+    permutations: Permutations,
+) -> dict[str, Arrangement]:
+    """The arrangement of every experiment among the wells, by experiment in sorted order; see `infer_arrangement`.
+
+    An experiment that fits no arrangement (unknown plate, more wells than a group has siRNAs) has a `problem` instead.
+
+    Args:
+        logits_WK: treatment logits, (W, K).
+        experiments_W: the experiment of each well.
+        plates_W: the plate number of each well.
+        groups: the groups learned from labelled plates.
+        permutations: the arrangements to choose among.
+    """
+    found = {}
+    experiment_W, plate_W = np.asarray(experiments_W), np.asarray(plates_W)
+    for experiment in sorted(set(experiments_W)):
+        of_experiment_W = experiment_W == experiment
+        by_plate = {
+            int(plate): logits_WK[of_experiment_W & (plate_W == plate)] for plate in np.unique(plate_W[of_experiment_W])
+        }
+        try:
+            found[experiment] = infer_arrangement(by_plate, groups, permutations, experiment)
+        except InputError as error:
+            found[experiment] = Arrangement({}, math.nan, math.nan, (), str(error))
+    return found
+
+
+def renumbered(arrangement: Arrangement, learned: PlateGroups, reference: PlateGroups) -> Arrangement:
+    """The same arrangement with the group numbers of another learning of the same design.
+
+    Two learnings may number groups differently; groups that share most siRNAs are the same.
+
+    Args:
+        arrangement: its groups numbered as in `learned`.
+        learned: the groups it was inferred with.
+        reference: the groups whose numbers to use.
+    """
+    shared_GG = np.array([[len(np.intersect1d(own, other)) for other in reference.members] for own in learned.members])
+    number_G = shared_GG.argmax(axis=1)
+    return replace(arrangement, groups={plate: int(number_G[group]) for plate, group in arrangement.groups.items()})
+
+
+def _group_scores(logits_WK: NDArray[np.floating], groups: PlateGroups, where: str) -> NDArray[np.float64]:
+    """Each well's log-probability in the best assignment of a plate within each group, nats, (G, W); -inf without room."""
+    if logits_WK.ndim != 2 or logits_WK.shape[1] != groups.treatments:
+        raise ValueError(f"{where}: logits of shape {logits_WK.shape}, expected (wells, {groups.treatments})")
+    largest = max(len(classes) for classes in groups.members)
+    if len(logits_WK) > largest:
+        raise InputError(
+            f"{where} has {len(logits_WK)} treatment wells, but no plate group has more than {largest} siRNAs; "
+            "correct its wells, or set prior.enabled to false"
+        )
+    log_prob_WK = scipy.special.log_softmax(logits_WK.astype(np.float64), axis=1)
+    score_GW = np.full((len(groups.members), len(log_prob_WK)), -np.inf)
+    for group, classes in enumerate(groups.members):
+        if len(log_prob_WK) <= len(classes):
+            within_WK = log_prob_WK[:, classes]
+            score_GW[group] = within_WK[np.arange(len(within_WK)), assign_plate(within_WK)]
+    return score_GW
+
+
+def _complete(placed: Mapping[int, int], plates: Iterable[int]) -> tuple[int, ...] | None:
+    """An experiment's groups in plate order, a single missing plate filled in; None if more are missing."""
+    numbers = list(plates)
+    missing = [plate for plate in numbers if plate not in placed]
+    if len(missing) > 1:
+        return None
+    left = set(range(len(numbers))) - set(placed.values())
+    return tuple(placed[plate] if plate in placed else min(left) for plate in numbers)

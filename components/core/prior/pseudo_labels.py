@@ -1,23 +1,28 @@
-"""Pseudo-labels of unlabelled wells under the plate design, for online refreshes. Pure NumPy; training calls it.
+"""Pseudo-labels of unlabelled wells: by a fold's own teachers under the plate design, or from a whole earlier run.
 
-W wells, K treatment siRNAs.
+The earlier run's predictions are means of all folds after assignment, better than those of one fold's teachers. They
+replace labels of unlabelled wells only: the other folds know a fold's validation wells. Even so those networks learned from
+their labels, so out-of-fold scores of such a further round are not independent of them; unlabelled and holdout scores are.
+
+W wells, K treatment siRNAs; lower case w for the wells that an earlier run labels.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
 from components.core.config import PriorConfig
-from components.core.prior.arrangement import Arrangement, infer_arrangements
+from components.core.errors import InputError
+from components.core.prior.assignment import competitions
 from components.core.prior.balancing import balanced, expected
-from components.core.prior.competition import competitions
-from components.core.prior.plate_groups import PlateGroups
+from components.core.prior.plate_groups import Arrangement, PlateGroups, infer_arrangements
 
 
 @dataclass(frozen=True)
@@ -29,11 +34,11 @@ class PseudoLabels:
     prob_WK: NDArray[np.float32]
     """balanced probabilities of all treatments at sharpness 1, rows sum to 1; zero rows for wells that get no label"""
     confidence_W: NDArray[np.float64]
-    """its probability among those, in (0, 1]; not calibrated"""
+    """the probability of its class, in (0, 1]; not calibrated"""
     logits_WK: NDArray[np.float32]
-    """blended logits, to hand in as `previous_WK` at the next refresh"""
+    """blended logits, the `previous_WK` of the next refresh"""
     arrangements: Mapping[str, Arrangement]
-    """by experiment; empty where the prior was not used"""
+    """by experiment; empty if the prior was not used"""
 
 
 def select(
@@ -46,22 +51,22 @@ def select(
     blend: float = 0.9,
     fraction: float = 1.0,
 ) -> PseudoLabels:
-    """Names wells by their blended logits, each plate restricted to its group and balanced.
+    """Labels wells by their blended logits, each plate restricted to its group and balanced.
 
-    The arrangement of every experiment is inferred from the blended logits, never read from labels. Where it is
-    not clear, or the experiment fits none, its wells are balanced over all treatments together, also under `refuse`,
-    which is about final answers. Several wells may get the same label: this is an arg-max, not an assignment.
+    The arrangement of every experiment is inferred from the blended logits, never read from labels. If it is not clear,
+    or the experiment fits none, its wells are balanced over all treatments together, also under `refuse`, which concerns
+    final predictions. Several wells may get the same label: this is an arg-max, not an assignment.
 
     Args:
         logits_WK: new logits of the treatment classes, averaged over teachers and passes, (W, K).
         experiments_W: the experiment of each well.
         plates_W: the plate number of each well.
-        groups: learned from the fold's training experiments; None where the screen has no plate design.
+        groups: learned from the fold's training experiments; None if the screen has no plate design.
         prior: with `enabled` false, or without groups, labels are the arg-max of a plain softmax over treatments.
-        previous_WK: the last refresh's `logits_WK`; None at the first, which is all new.
-        blend: share of the new logits.
-        fraction: share of the wells that get a label, the most confident of each competition first (rounded up): plates
-            differ in quality, and a screen-wide share would leave the groups of weak plates without labels. Without the
+        previous_WK: the last refresh's `logits_WK`; None at the first.
+        blend: weight of the new logits.
+        fraction: fraction of the wells that get a label, the most confident of each competition first (rounded up): plates
+            differ in quality, and a screen-wide fraction would leave the groups of weak plates without labels. Without the
             prior, the most confident of all.
 
     Raises:
@@ -94,7 +99,7 @@ def select(
         log_prob_wk = part.log_prob(blended_WK)
         balanced_wk = balanced(log_prob_wk, prior)
         best_w = balanced_wk.argmax(axis=1)
-        # A sharp balance names better, but its probabilities are too sure of it.
+        # A sharp balance labels better, but its probabilities are overconfident.
         prob_wk = np.exp(expected(log_prob_wk, balanced_wk, prior))
         class_W[part.wells_w] = part.classes_k[best_w]
         confidence_W[part.wells_w] = prob_wk[np.arange(len(best_w)), best_w]
@@ -108,7 +113,7 @@ def select(
 
 
 def least_confident(confidence_W: NDArray[np.float64], fraction: float) -> NDArray[np.intp]:
-    """The wells beyond the most confident share; of equally confident wells the first are kept."""
+    """The wells beyond the most confident fraction; of equally confident wells the first are kept."""
     kept = math.ceil(fraction * len(confidence_W) - 1e-9)
     return np.argsort(-confidence_W, kind="stable")[kept:]
 
@@ -124,3 +129,88 @@ def _labels(
     class_W[left_w] = -1
     prob_WK[left_w] = 0.0
     return PseudoLabels(class_W, prob_WK.astype(np.float32), confidence_W, blended_WK, arrangements)
+
+
+@dataclass(frozen=True)
+class FusedLabels:
+    """The predictions of some wells by an earlier run."""
+
+    row_w: NDArray[np.intp]
+    """the wells, as indices into the wells that get pseudo-labels"""
+    class_w: NDArray[np.intp]
+    """their treatment classes"""
+    confidence_w: NDArray[np.float64]
+    """their calibrated probabilities"""
+    plates_w: tuple[tuple[str, int], ...]
+    """experiment and plate of each"""
+
+    def over(self, found: PseudoLabels, fraction: float) -> PseudoLabels:
+        """The same pseudo-labels with the earlier run's predictions in place of those wells' own.
+
+        Args:
+            found: pseudo-labels of all wells by this fold's teachers.
+            fraction: fraction of each plate that is labelled, the most confident first; their soft labels are one-hot.
+        """
+        class_W, confidence_W, prob_WK = found.class_W.copy(), found.confidence_W.copy(), found.prob_WK.copy()
+        class_W[self.row_w], confidence_W[self.row_w] = self.class_w, self.confidence_w
+        prob_WK[self.row_w] = 0.0
+        prob_WK[self.row_w, self.class_w] = 1.0
+        for plate in dict.fromkeys(self.plates_w):
+            of_plate = np.array([k for k, own in enumerate(self.plates_w) if own == plate], dtype=np.intp)
+            left = self.row_w[of_plate[least_confident(self.confidence_w[of_plate], fraction)]]
+            class_W[left] = -1
+            prob_WK[left] = 0.0
+        return replace(found, class_W=class_W, confidence_W=confidence_W, prob_WK=prob_WK)
+
+
+def read_fused_labels(
+    path: Path,
+    ids_W: Sequence[str],
+    unlabelled_W: NDArray[np.bool_],
+    experiments_W: Sequence[str],
+    plates_W: Sequence[int],
+    treatments: Sequence[str],
+    source: str | None = None,
+) -> FusedLabels:
+    """Reads the predictions.csv of an earlier run for the unlabelled wells of a fold.
+
+    Args:
+        path: the table; rows of other wells are ignored.
+        ids_W: id_codes of the wells that get pseudo-labels.
+        unlabelled_W: which of them are unlabelled; the others are validation wells, which never get these labels.
+        experiments_W: the experiment of each well.
+        plates_W: the plate number of each well.
+        treatments: the treatment labels in class order.
+        source: the user's name of the file, for errors; None for its path.
+
+    Raises:
+        InputError: the file cannot be read or lacks a column or a well, or a siRNA or confidence is not valid.
+    """
+    # pandas is loaded only for a further round: training imports this module.
+    from components.core.tables import TableFaults, read_table_file
+
+    source = source or str(path)
+    row_of = {ids_W[row]: row for row in np.flatnonzero(unlabelled_W).tolist()}
+    table = read_table_file(path, ("id_code", "sirna", "confidence"), source)
+    table = table[table["id_code"].isin(list(row_of))]
+    faults = TableFaults(source, table)
+    faults.require_one_of(["sirna"], treatments, "it is not a treatment of this screen")
+    confidence = faults.numbers("confidence")
+    faults.require_unique("id_code")
+    faults.check()
+    present = set(table["id_code"])
+    absent = [id_code for id_code in row_of if id_code not in present]
+    if absent:
+        raise InputError(
+            f"{source}: has no row for {len(absent)} unlabelled wells, first {absent[0]}; give the predictions.csv of a "
+            "run on this screen"
+        )
+    column = {label: k for k, label in enumerate(treatments)}
+    rows = [row_of[id_code] for id_code in table["id_code"]]
+    order_w = np.argsort(rows)
+    return FusedLabels(
+        np.array(rows, dtype=np.intp)[order_w],
+        np.array([column[label] for label in table["sirna"]], dtype=np.intp)[order_w],
+        np.array(confidence, dtype=np.float64)[order_w],
+        tuple((experiments_W[row], int(plates_W[row])) for row in sorted(rows)),
+    )

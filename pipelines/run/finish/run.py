@@ -132,7 +132,7 @@ def _compute(
     lineage: dict[str, Any] = {**record.lineage, "finished": {"code_version": code_version, "at": now}}
     if any(missing.values()):
         lineage["partial"] = {"quorum": quorum, "folds": present, "missing": missing}
-    named = [_name_wells(config, cell_type, there, work, console) for cell_type, there in present.items()]
+    named = [_predict_wells(config, cell_type, there, work, console) for cell_type, there in present.items()]
     lineage["embeddings"] = _embeddings(work, making)
     results, labels = work / "results", work / HOLDOUT_LABELS
     metrics = report(config, work / MANIFEST, work / HOLDOUT, labels, truth, named, results, lineage, store=store)
@@ -183,7 +183,7 @@ def _fetched(store: ObjectStorage, record: FoldRecord, work: Path, console: Cons
     return True
 
 
-def _name_wells(config: RunConfig, cell_type: str, folds: Sequence[int], work: Path, console: Console) -> str:
+def _predict_wells(config: RunConfig, cell_type: str, folds: Sequence[int], work: Path, console: Console) -> str:
     """Joins the folds of a cell type and names its wells; returns the folder of the names."""
     console.print(f"{cell_type}: {_folds(folds)} of {len(config.folds.trained)}", highlight=False)
     averaged, named = work / "averaged" / cell_type, work / "named" / cell_type

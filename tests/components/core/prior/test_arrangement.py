@@ -9,9 +9,16 @@ from scipy.special import log_softmax
 
 from components.core.config import PriorConfig
 from components.core.errors import InputError
-from components.core.prior.arrangement import candidates, check_design, infer_arrangement, infer_arrangements
-from components.core.prior.assignment import assign_plate
-from components.core.prior.plate_groups import LabelledWell, NoPlateDesignError, PlateGroups
+from components.core.prior.balancing import assign_plate
+from components.core.prior.plate_groups import (
+    LabelledWell,
+    NoPlateDesignError,
+    PlateGroups,
+    candidates,
+    check_design,
+    infer_arrangement,
+    infer_arrangements,
+)
 
 RXRX1 = Path(__file__).resolve().parents[4] / ".." / "shared" / "rxrx1"
 

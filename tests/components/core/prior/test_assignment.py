@@ -1,61 +1,84 @@
-from itertools import permutations
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from scipy.special import softmax
 
-from components.core.prior.assignment import assign_plate
+from components.core.config import PriorConfig
+from components.core.prior.assignment import Competition, Temperatures, predict_wells
+from components.core.prior.balancing import assign_plate, balanced
 
-plates = st.tuples(st.integers(1, 7), st.integers(0, 3), st.integers(0, 2**32 - 1))
-
-
-def scores(plate):
-    wells, spare, seed = plate
-    return np.random.default_rng(seed).standard_normal((wells, wells + spare))
-
-
-@settings(max_examples=60, deadline=None)
-@given(plates)
-def test_naming_follows_the_wells_when_they_are_shuffled(plate):
-    log_prob = scores(plate)
-    order = np.random.default_rng(plate[2]).permutation(len(log_prob))
-    assert (assign_plate(log_prob[order]) == assign_plate(log_prob)[order]).all()
+PRIOR = PriorConfig(sinkhorn_iterations=2000, sinkhorn_tolerance=1e-6, sinkhorn_sharpness=1.0)
+PARTS = [
+    Competition("E-1", 1, np.arange(6), np.arange(0, 12, 2)),
+    Competition("E-1", 2, np.arange(6, 11), np.arange(1, 12, 2)),
+]
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.tuples(st.integers(1, 6), st.integers(0, 1), st.integers(0, 2**32 - 1)))
-def test_agrees_with_trying_every_naming_on_six_wells(plate):
-    log_prob = scores(plate)
-    wells, sirnas = log_prob.shape
-    every = np.array(list(permutations(range(sirnas), wells)))
-    best = log_prob[np.arange(wells), every].sum(axis=1).max()
-    named = assign_plate(log_prob)
-    assert len(set(named.tolist())) == wells
-    assert log_prob[np.arange(wells), named].sum() == pytest.approx(best)
+@pytest.fixture
+def logits():
+    return 2 * np.random.default_rng(7).standard_normal((11, 12))
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.tuples(st.integers(2, 7), st.just(0), st.integers(0, 2**32 - 1)))
-def test_row_and_column_constants_do_not_change_a_square_plate(plate):
-    log_prob = scores(plate)
-    rng = np.random.default_rng(plate[2])
-    shifted = log_prob + rng.normal(size=(len(log_prob), 1)) * 5 + rng.normal(size=len(log_prob)) * 5
-    assert (assign_plate(shifted) == assign_plate(log_prob)).all()
+def test_each_stage_is_what_it_says(logits):
+    found = predict_wells(logits, PARTS, Temperatures(), PRIOR)
+    assert (found.raw_W == logits.argmax(axis=1)).all()
+    assert (found.top_W5[:, 0] == found.raw_W).all()
+    assert (np.diff(np.take_along_axis(logits, found.top_W5, axis=1), axis=1) <= 0).all()
+    for part in PARTS:
+        inside = logits[np.ix_(part.wells_w, part.classes_k)]
+        assert (found.group_W[part.wells_w] == part.classes_k[inside.argmax(axis=1)]).all()
+        np.testing.assert_allclose(found.group_confidence_W[part.wells_w], softmax(inside, axis=1).max(axis=1))
+        assigned = found.sirna_W[part.wells_w]
+        assert len(set(assigned.tolist())) == len(assigned)
+        assert set(assigned.tolist()) <= set(part.classes_k.tolist())
 
 
-def test_one_to_one_moves_the_less_certain_of_two_rivals():
-    assert assign_plate(np.log([[0.9, 0.1], [0.6, 0.4]])).tolist() == [0, 1]
+def test_a_negative_margin_marks_wells_overruled_by_the_assignment(logits):
+    found = predict_wells(logits, PARTS[:1], Temperatures(), PRIOR)
+    # Balanced by hand: repeated column and row normalisation of the six wells of the square plate.
+    prob = softmax(logits[:6, ::2], axis=1)
+    for _ in range(5000):
+        prob /= prob.sum(axis=0)
+        prob /= prob.sum(axis=1, keepdims=True)
+    column = found.sirna_W[:6] // 2
+    mine = prob[np.arange(6), column]
+    others = np.where(np.eye(6, dtype=bool)[column], 0, prob).max(axis=1)
+    np.testing.assert_allclose(found.confidence_W[:6], mine, atol=1e-4)
+    np.testing.assert_allclose(found.margin_W[:6], mine - others, atol=1e-4)
+    assert ((found.margin_W[:6] < 0) == (prob.argmax(axis=1) != column)).all()
 
 
-def test_more_wells_than_sirnas_is_an_error_that_names_both_numbers():
-    with pytest.raises(ValueError, match="3 wells cannot each hold a different one of 2 siRNAs"):
-        assign_plate(np.zeros((3, 2)))
+def test_without_competitions_the_three_predictions_agree(logits):
+    found = predict_wells(logits, [], Temperatures(raw=2.0), PRIOR)
+    assert (found.sirna_W == found.raw_W).all()
+    assert (found.group_W == found.raw_W).all()
+    np.testing.assert_allclose(found.confidence_W, softmax(logits / 2, axis=1).max(axis=1))
+    np.testing.assert_allclose(found.raw_uncalibrated_W, softmax(logits, axis=1).max(axis=1))
+    assert (found.margin_W >= 0).all()
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_are_an_error(value):
-    log_prob = np.zeros((2, 3))
-    log_prob[1, 2] = value
-    with pytest.raises(ValueError, match="finite"):
-        assign_plate(log_prob)
+def test_temperatures_change_confidences_but_no_prediction_on_a_square_plate(logits):
+    cold = predict_wells(logits, PARTS[:1], Temperatures(), PRIOR)
+    warm = predict_wells(logits, PARTS[:1], Temperatures(raw=3.0, group=3.0, balanced=2.0), PRIOR)
+    assert (cold.sirna_W[:6] == warm.sirna_W[:6]).all()
+    assert (cold.group_W == warm.group_W).all()
+    assert warm.group_confidence_W[:6].mean() < cold.group_confidence_W[:6].mean()
+
+
+def test_no_wells_give_no_predictions():
+    assert predict_wells(np.zeros((0, 12), np.float32), [], Temperatures(), PRIOR).top_W5.shape == (0, 5)
+
+
+def test_a_plate_that_lacks_wells_is_assigned_by_the_plain_balance_at_any_sharpness():
+    # Eight of twelve wells: sharp column scalings would change many predictions.
+    logits = 2 * np.random.default_rng(3).standard_normal((40, 8, 12))
+    part = Competition("E-1", 1, np.arange(8), np.arange(12))
+    changed = 0
+    for logits_WK in logits:
+        by_sharpness = [
+            predict_wells(logits_WK, [part], Temperatures(), PRIOR.model_copy(update={"sinkhorn_sharpness": s})).sirna_W
+            for s in (1.0, 4.0)
+        ]
+        assert (by_sharpness[0] == by_sharpness[1]).all()
+        assert (by_sharpness[0] == assign_plate(balanced(part.log_prob(logits_WK), PRIOR, sharpness=1.0))).all()
+        changed += (by_sharpness[0] != assign_plate(balanced(part.log_prob(logits_WK), PRIOR, sharpness=4.0))).any()
+    assert changed > 4

@@ -1,3 +1,5 @@
+from itertools import permutations
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -6,8 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import log_softmax, logsumexp
 
 from components.core.config import PriorConfig
-from components.core.prior import balancing
-from components.core.prior.balancing import balanced, greedy_balance, sinkhorn
+from components.core.prior.balancing import assign_plate, balanced, greedy_balance, sinkhorn
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32 - 1), st.sampled_from([0.1, 1.0, 5.0]))
 
@@ -51,17 +52,6 @@ def test_agrees_with_plain_sweeps_in_the_log_domain_once_both_have_converged(cas
     np.testing.assert_allclose(found.log_prob_WK, plain, atol=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
-@given(shapes, st.integers(0, balancing.PERIOD), st.sampled_from([1.0, 3.0, 600.0]))
-def test_sweeps_before_the_first_extrapolation_are_plain_ones(case, sweeps, sharpness):
-    wells, sirnas, seed, scale = case
-    logits = scale * np.random.default_rng(seed).standard_normal((wells, sirnas))
-    found = sinkhorn(logits, sweeps, 0.0, sharpness)
-    expected = plain_log_domain(sharpness * logits, found.iterations)
-    single = 1e-4 + 1e-6 * sharpness * np.abs(logits).max()
-    np.testing.assert_allclose(found.log_prob_WK, expected, atol=single)
-
-
 def test_extrapolation_saves_most_of_the_sweeps_and_moves_nothing():
     logits = biased_plate(np.random.default_rng(2), 60)
     found = sinkhorn(logits, 5000, 1e-9, 2.0)
@@ -72,7 +62,7 @@ def test_extrapolation_saves_most_of_the_sweeps_and_moves_nothing():
     assert behind > 1e-6
 
 
-def test_names_sure_wells_as_the_assignment_does_where_plain_exponentials_vanish():
+def test_agrees_with_the_assignment_on_sure_wells_if_plain_exponentials_vanish():
     logits = 400 * np.random.default_rng(3).standard_normal((40, 40))
     assert np.exp(log_softmax(logits, axis=1)).min() == 0
     found = sinkhorn(logits, 3000, 1e-4)
@@ -97,58 +87,23 @@ def test_neither_overflows_nor_loses_a_class_at_hundreds_of_nats(case, scale, sw
     assert np.abs(prob.sum(axis=0) - wells / sirnas).max() == pytest.approx(found.error, abs=1e-9)
 
 
-def counted_folds(monkeypatch) -> list[tuple[int, ...]]:
-    """The shapes that a sweep in the log domain is done on, as they come."""
-    folds, real = [], balancing._log_sum_exp
-    monkeypatch.setattr(balancing, "_log_sum_exp", lambda log_WK: folds.append(log_WK.shape) or real(log_WK))
-    return folds
-
-
-def test_the_kernel_is_built_anew_where_scalings_grow_past_what_a_float_holds(monkeypatch):
-    kernels, real = [], balancing._sweep
-    monkeypatch.setattr(balancing, "_sweep", lambda *a: kernels.append(a[0].dtype) or real(*a))
-    # Every well prefers the siRNA before its own, so that the scalings drift apart over many sweeps.
+def test_scalings_may_grow_past_what_a_float_holds():
+    # Every well prefers the siRNA before its own, so the scalings drift apart over many sweeps.
     logits = -100.0 * (np.arange(12)[:, None] - np.arange(12) + 1.0) ** 2
     found = sinkhorn(logits, 1000, 1e-9)
-    assert len(kernels) > 2
     plain = plain_log_domain(logits, found.iterations)
     assert found.error <= 1.01 * np.abs(np.exp(plain).sum(axis=0) - 1).max()
 
 
-def test_a_sirna_that_no_well_could_be_takes_a_sweep_in_the_log_domain(monkeypatch):
-    folds = counted_folds(monkeypatch)
+def test_a_sirna_that_no_well_could_be_changes_nothing():
     logits = biased_plate(np.random.default_rng(5), 50)
+    before = logits.copy()
     usual = sinkhorn(logits, 400, 1e-8)
-    assert not folds
+    assert (logits == before).all()
     logits[:, 7] -= 2000
     found = sinkhorn(logits, 400, 1e-8)
     assert found.converged
-    assert folds == [(50, 50)]
     np.testing.assert_allclose(found.log_prob_WK, usual.log_prob_WK, atol=1e-6)  # a column's own scale is immaterial
-
-
-@pytest.mark.parametrize(
-    ("tolerance", "precisions", "rows"), [(1e-3, [np.float32], 2e-6), (1e-5, [np.float32, np.float64], 1e-12)]
-)
-def test_an_ordinary_plate_takes_a_kernel_a_precision_and_is_left_unchanged(monkeypatch, tolerance, precisions, rows):
-    kernels, real = [], balancing._sweep
-    monkeypatch.setattr(balancing, "_sweep", lambda *a: kernels.append(a[0].dtype) or real(*a))
-    for wells, sirnas in [(277, 277), (200, 277), (277, 200)]:
-        rng = np.random.default_rng(wells)
-        logits = 2 * (rng.standard_normal((wells, sirnas)) + rng.standard_normal(sirnas))
-        before = logits.copy()
-        kernels.clear()
-        found = sinkhorn(logits, 5000, tolerance)
-        assert kernels == precisions
-        assert found.converged
-        assert (logits == before).all()
-        np.testing.assert_allclose(np.exp(found.log_prob_WK).sum(axis=1), 1.0, atol=rows)
-        columns_K = np.exp(found.log_prob_WK).sum(axis=0)
-        assert np.abs(columns_K - wells / sirnas).max() == pytest.approx(found.error, abs=1e-5)
-        assert np.abs(columns_K - wells / sirnas).max() <= tolerance
-        single = sinkhorn(logits.astype(np.float32), 5000, tolerance)
-        assert single.log_prob_WK.dtype == np.float64
-        np.testing.assert_allclose(np.exp(single.log_prob_WK).sum(axis=1), 1.0, atol=rows)
 
 
 @settings(max_examples=20, deadline=None)
@@ -180,7 +135,7 @@ def test_only_row_and_column_scalings_are_applied(case):
     assert np.abs(rest).max() < 1e-8
 
 
-def test_balancing_a_biased_plate_names_more_wells_right():
+def test_balancing_a_biased_plate_predicts_more_wells_right():
     rng = np.random.default_rng(0)
     logits = biased_plate(rng, 120)
     before = (logits.argmax(axis=1) == np.arange(120)).mean()
@@ -195,11 +150,11 @@ def test_greedy_search_reaches_the_same_balance_slowly():
     greedy = (log_prob + weight).argmax(axis=1)
     balanced = sinkhorn(log_prob, 200, 1e-4).log_prob_WK.argmax(axis=1)
 
-    def most(named):
-        return np.bincount(named, minlength=60).max()
+    def most(assigned):
+        return np.bincount(assigned, minlength=60).max()
 
-    def right(named):
-        return (named == np.arange(60)).mean()
+    def right(assigned):
+        return (assigned == np.arange(60)).mean()
 
     raw = log_prob.argmax(axis=1)
     assert most(greedy) < most(raw)
@@ -208,26 +163,15 @@ def test_greedy_search_reaches_the_same_balance_slowly():
     assert right(balanced) >= right(greedy) - 0.05
 
 
-def test_a_greedy_search_stops_where_predictions_are_even():
+def test_greedy_search_stops_at_even_predictions():
     assert (greedy_balance(np.log(np.full((5, 5), 0.1) + 0.5 * np.eye(5)), 0.1, 100) == 0).all()
 
 
-def test_empty_or_infinite_input_is_an_error():
+def test_rejects_empty_and_infinite_input():
     with pytest.raises(ValueError, match="nothing to balance"):
         sinkhorn(np.zeros((0, 3)), 10, 1e-3)
     with pytest.raises(ValueError, match="finite"):
         sinkhorn(np.array([[0.0, -np.inf]]), 10, 1e-3)
-
-
-def test_the_search_only_looks_again_at_wells_of_the_lowered_class():
-    log_prob = log_softmax(biased_plate(np.random.default_rng(3), 40), axis=1)
-    weight = np.zeros(40)
-    for _ in range(500):  # all over again in every step
-        predicted = np.bincount((log_prob + weight).argmax(axis=1), minlength=40)
-        if predicted.max() <= 1:
-            break
-        weight[predicted.argmax()] -= 0.05
-    np.testing.assert_allclose(greedy_balance(log_prob, 0.05, 500), weight, atol=1e-12)
 
 
 def test_either_method_is_chosen_by_the_configuration():
@@ -241,3 +185,57 @@ def test_either_method_is_chosen_by_the_configuration():
     for method in ("greedy", "sinkhorn"):
         with pytest.raises(ValueError, match="finite"):
             balanced(np.array([[0.0, np.inf]]), PriorConfig(balancing=method))
+
+
+plates = st.tuples(st.integers(1, 7), st.integers(0, 3), st.integers(0, 2**32 - 1))
+
+
+def scores(plate):
+    wells, spare, seed = plate
+    return np.random.default_rng(seed).standard_normal((wells, wells + spare))
+
+
+@settings(max_examples=60, deadline=None)
+@given(plates)
+def test_assignment_follows_shuffled_wells(plate):
+    log_prob = scores(plate)
+    order = np.random.default_rng(plate[2]).permutation(len(log_prob))
+    assert (assign_plate(log_prob[order]) == assign_plate(log_prob)[order]).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.tuples(st.integers(1, 6), st.integers(0, 1), st.integers(0, 2**32 - 1)))
+def test_assignment_agrees_with_trying_every_permutation(plate):
+    log_prob = scores(plate)
+    wells, sirnas = log_prob.shape
+    every = np.array(list(permutations(range(sirnas), wells)))
+    best = log_prob[np.arange(wells), every].sum(axis=1).max()
+    assigned = assign_plate(log_prob)
+    assert len(set(assigned.tolist())) == wells
+    assert log_prob[np.arange(wells), assigned].sum() == pytest.approx(best)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.tuples(st.integers(2, 7), st.just(0), st.integers(0, 2**32 - 1)))
+def test_row_and_column_constants_do_not_change_a_square_plate(plate):
+    log_prob = scores(plate)
+    rng = np.random.default_rng(plate[2])
+    shifted = log_prob + rng.normal(size=(len(log_prob), 1)) * 5 + rng.normal(size=len(log_prob)) * 5
+    assert (assign_plate(shifted) == assign_plate(log_prob)).all()
+
+
+def test_one_to_one_moves_the_less_certain_of_two_rivals():
+    assert assign_plate(np.log([[0.9, 0.1], [0.6, 0.4]])).tolist() == [0, 1]
+
+
+def test_assignment_rejects_more_wells_than_sirnas():
+    with pytest.raises(ValueError, match="3 wells cannot each hold a different one of 2 siRNAs"):
+        assign_plate(np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_assignment_rejects_values_that_are_not_finite(value):
+    log_prob = np.zeros((2, 3))
+    log_prob[1, 2] = value
+    with pytest.raises(ValueError, match="finite"):
+        assign_plate(log_prob)

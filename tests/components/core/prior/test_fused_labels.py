@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from components.core.errors import InputError
-from components.core.prior.fused_labels import FusedLabels, read_fused_labels
-from components.core.prior.pseudo_labels import PseudoLabels
+from components.core.prior.pseudo_labels import FusedLabels, PseudoLabels, read_fused_labels
 
 TREATMENTS = ("a", "b", "c")
 IDS = ["V-1_1_B02", "U-1_1_B02", "U-1_1_B03", "U-1_2_B02", "U-1_2_B03"]
@@ -33,8 +32,8 @@ def own_labels() -> PseudoLabels:
     return PseudoLabels(np.zeros(5, dtype=np.intp), prob_WK, np.full(5, 0.5), np.zeros((5, 3), dtype=np.float32), {})
 
 
-def test_unlabelled_wells_get_the_earlier_names_and_validation_wells_keep_their_own(tmp_path: Path):
-    # A name of a validation well, which other folds' networks knew, is not even read.
+def test_unlabelled_wells_get_the_earlier_predictions_and_validation_wells_keep_their_own(tmp_path: Path):
+    # A prediction of a validation well, which other folds' networks knew, is not even read.
     found = read(written(tmp_path / "p.csv", {**ROWS, "V-1_1_B02": "no siRNA,x", "other": "b,1"}))
     before = own_labels()
     after = found.over(before, 1.0)
@@ -54,29 +53,29 @@ def test_the_most_confident_of_each_plate_are_labelled(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"U-1_1_B02": "d,0.9"}, "row 3: well U-1_1_B02: sirna 'd' is not a treatment of this screen"),
-        ({"U-1_1_B02": "b,1.5"}, "row 3: well U-1_1_B02: confidence '1.5' is not a number from 0 to 1"),
-        ({"U-1_1_B02": "b,nan"}, "confidence 'nan' is not a number from 0 to 1"),
-        ({"U-1_1_B02": "b"}, "confidence None is not a number"),
+        ({"U-1_1_B02": "d,0.9"}, r"line 3 \(U-1_1_B02\): field sirna is 'd'; it is not a treatment of this screen"),
+        ({"U-1_1_B02": "b,1.5"}, r"line 3 \(U-1_1_B02\): field confidence is '1.5'; expected a number from 0 to 1"),
+        ({"U-1_1_B02": "b,nan"}, "field confidence is 'nan'; expected a number"),
+        ({"U-1_1_B02": "b"}, "2 fields, but the header has 3"),
     ],
 )
-def test_a_wrong_row_is_named(tmp_path: Path, change: dict[str, str], message: str):
+def test_rejects_a_wrong_row(tmp_path: Path, change: dict[str, str], message: str):
     with pytest.raises(InputError, match=message):
         read(written(tmp_path / "p.csv", {**ROWS, **change}))
 
 
-def test_a_table_that_does_not_fit_is_refused_under_the_name_that_the_user_gave(tmp_path: Path):
+def test_rejects_a_table_that_does_not_fit(tmp_path: Path):
     path = written(tmp_path / "p.csv", {i: rest for i, rest in ROWS.items() if "_2_" in i})
     with pytest.raises(InputError, match=r"s3://b/p.csv: has no row for 2 unlabelled wells, first U-1_1_B02"):
         read(path, "s3://b/p.csv")
-    with pytest.raises(InputError, match=r"p.csv: column confidence is missing"):
+    with pytest.raises(InputError, match=r"p.csv line 1: column confidence is missing"):
         read(written(path, {}, "id_code,sirna"))
     with pytest.raises(InputError, match=r"cannot be read"):
         read(tmp_path / "none.csv")
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"is not a CSV table in UTF-8"):
+    with pytest.raises(InputError, match=r"is not UTF-8 text"):
         read(path)
     text = written(path, ROWS).read_text()
     path.write_text(text + "U-1_2_B02,a,1\n")
-    with pytest.raises(InputError, match="row 6: well U-1_2_B02 appears twice"):
+    with pytest.raises(InputError, match=r"line 6 \(U-1_2_B02\): .* appears twice"):
         read(path)

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import InputError
-from components.core.prior.arrangement import candidates
-from components.core.prior.plate_groups import LabelledWell, NoPlateDesignError, PlateGroups, learn_groups
+from components.core.prior.plate_groups import LabelledWell, NoPlateDesignError, PlateGroups, candidates, learn_groups
 
 RXRX1 = Path(__file__).resolve().parents[4] / ".." / "shared" / "rxrx1"
 TREATMENTS = [f"siRNA-{letter}{n}" for letter in "PQRS" for n in range(12)]

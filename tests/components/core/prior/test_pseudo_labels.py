@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 
 from components.core.config import PriorConfig
-from components.core.prior.balancing import balanced
+from components.core.prior.balancing import balanced, greedy_balance
 from components.core.prior.plate_groups import PlateGroups
 from components.core.prior.pseudo_labels import select
 
@@ -18,15 +18,15 @@ PLATES = np.repeat([1, 2, 3, 4], SIZE).tolist()
 HELD = (3, 0, 1, 2)
 
 
-def wells(seed: int, shift: float):
+def wells(seed: int, shift: float, held: tuple[int, ...] = HELD):
     rng = np.random.default_rng(seed)
-    truth = np.concatenate([rng.permutation(GROUPS.members[group]) for group in HELD])
+    truth = np.concatenate([rng.permutation(GROUPS.members[group]) for group in held])
     logits = 2 * (rng.standard_normal((4 * SIZE, 4 * SIZE)) + 0.7 * rng.standard_normal(4 * SIZE))
     logits[np.arange(len(truth)), truth] += 2 * shift
     return logits, truth
 
 
-def test_the_prior_names_more_wells_right_and_keeps_plates_in_their_group():
+def test_the_prior_labels_more_wells_right_and_keeps_plates_in_their_group():
     logits, truth = wells(0, 2.5)
     found = select(logits, EXPERIMENTS, PLATES, GROUPS, PriorConfig())
     assert tuple(found.arrangements["V-1"].groups.values()) == HELD
@@ -174,3 +174,29 @@ def test_soft_labels_are_no_surer_than_they_are_right_where_logits_are_likelihoo
     # a plain balance says, so that it may be right more often; the sharp balance is surer than it is right.
     assert np.mean(hits) - 0.15 < np.mean(sure) < np.mean(hits) + 0.01
     assert np.mean(too_sure) > np.mean(hits) + 0.1
+
+
+def test_greedy_balancing_gives_the_probabilities_of_the_greedy_search():
+    logits, _ = wells(5, 2.0)
+    prior = PriorConfig(balancing="greedy", greedy_step=0.1, min_margin=0.0, min_separation=0.0)
+    found = select(logits, EXPERIMENTS, PLATES, GROUPS, prior)
+    sinkhorn = select(logits, EXPERIMENTS, PLATES, GROUPS, prior.model_copy(update={"balancing": "sinkhorn"}))
+    for plate, group in zip((1, 2, 3, 4), HELD, strict=True):
+        block = np.ix_(plate == np.array(PLATES), GROUPS.members[group])
+        log_prob_wk = log_softmax(logits[block].astype(np.float64), axis=1)
+        weight_k = greedy_balance(log_prob_wk, prior.greedy_step, prior.greedy_iterations)
+        assert (weight_k < 0).any()
+        expected_wk = softmax(log_prob_wk + weight_k, axis=1)
+        np.testing.assert_allclose(found.prob_WK[block], expected_wk, atol=1e-5)
+        np.testing.assert_allclose(found.confidence_W[plate == np.array(PLATES)], expected_wk.max(axis=1), atol=1e-5)
+        assert np.abs(sinkhorn.prob_WK[block] - expected_wk).max() > 0.01, "Sinkhorn gives others"
+
+
+@pytest.mark.parametrize(("permutations", "right"), [("all", True), ("cyclic", False)])
+def test_an_arrangement_that_is_no_rotation_is_found_among_all_permutations_only(permutations, right):
+    held = (1, 0, 3, 2)
+    logits, truth = wells(6, 6.0, held)
+    prior = PriorConfig(permutations=permutations, min_margin=0.0, min_separation=0.0)
+    found = select(logits, EXPERIMENTS, PLATES, GROUPS, prior)
+    assert (tuple(found.arrangements["V-1"].groups.values()) == held) == right
+    assert ((found.class_W == truth).mean() > 0.9) == right
