@@ -6,7 +6,6 @@ Reads tables, never images. Imports neither torch nor kfp.
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from components.core.config import CHANNELS, MeanTeacherConfig, RunConfig, StoreConfig
+from components.core.config import CHANNELS, MeanTeacherConfig, RunConfig
 from components.core.errors import InputError
 from components.core.learning.warm_start import check_networks
 from components.core.prior.pseudo_labels import read_fused_labels
@@ -23,7 +22,7 @@ from components.core.screen.layouts import read_screen
 from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Plate, Screen
 from components.core.storage.artifacts import source_store
-from components.core.storage.opening import is_bucket, is_folder, open_screen, open_store
+from components.core.storage.opening import is_bucket, open_screen, open_store
 from components.core.storage.source_run import read_source
 
 FUSED = "mean_teacher.fused_labels"
@@ -50,7 +49,7 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
             raise InputError("--truth: a simulated screen brings its own truth; give --screen as well, or drop --truth")
         _check_simulated(config)
         return
-    check_screen(config, screen_place(screen, config.store), truth)
+    check_screen(config, screen_place(screen), truth)
 
 
 def check_screen(config: RunConfig, place: ScreenSource, truth: Path | None) -> Screen:
@@ -78,21 +77,20 @@ def check_screen(config: RunConfig, place: ScreenSource, truth: Path | None) -> 
     return found
 
 
-def check_start(config: RunConfig, environment: Mapping[str, str]) -> None:
+def check_start(config: RunConfig) -> None:
     """Refuses a run that starts from one which is not there, or has other networks or folds.
 
     Whether its labels may be known is judged where the screen's tables are read, by normalize and pretrain.
 
     Args:
         config: of the new run.
-        environment: leads to the object store.
 
     Raises:
         InputError: names the run, and the backbone, field or fold.
     """
     if not config.init_from:
         return
-    own = open_store(config.store.bucket, config.store.prefix, {**os.environ, **environment})
+    own = open_store(config.store.bucket, config.store.prefix)
     store, key = source_store(own, config.init_from)
     check_networks(read_source(store, key), config.backbones, config.head, config.folds.trained)
 
@@ -105,17 +103,10 @@ def _check_ratio(config: RunConfig) -> None:
             )
 
 
-def screen_place(screen: str, store: StoreConfig) -> ScreenSource:
+def screen_place(screen: str) -> ScreenSource:
     """Where the screen is read; a mistake in its address is that of an option."""
     if "://" not in screen and not Path(screen).is_dir():
         raise InputError(f"--screen {screen}: no such folder")
-    if is_bucket(screen) and not is_folder(store.bucket) and not os.environ.get("AWS_ENDPOINT_URL"):
-        # One environment leads to one store: the embedded one's address and credentials would hide the screen's.
-        raise InputError(
-            f"--screen {screen}: AWS_ENDPOINT_URL is not set, so that plates would go to the embedded store, from which the "
-            "screen's own cannot be reached; set AWS_ENDPOINT_URL (https://s3.REGION.amazonaws.com is Amazon's), or keep "
-            "plates in a folder with --set store.bucket=file:///FOLDER"
-        )
     try:
         return open_screen(screen)
     except InputError as error:

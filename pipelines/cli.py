@@ -17,6 +17,7 @@ from pipelines.retrain_command import retrain
 from pipelines.run.predict_command import predict
 from pipelines.run.runner import Runner
 from pipelines.store_commands import store_app
+from pipelines.store_options import Store, with_store
 
 app = typer.Typer(
     name="cellsignal",
@@ -73,9 +74,7 @@ def run(
         Path | None, typer.Option(help="labels of the unlabelled wells (id_code,sirna), for the report's scoring alone")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the results; default runs/NAME")] = None,
-    store: Annotated[
-        Path | None, typer.Option(help="data of the embedded object store; default the user's cache folder")
-    ] = None,
+    store: Store = None,
     runner: Annotated[
         Runner, typer.Option(help="tasks are processes, or containers of the images that `images build` made")
     ] = Runner.SUBPROCESS,
@@ -83,19 +82,19 @@ def run(
 ) -> None:
     """Runs the training DAG on this machine, from a screen to named perturbations and a report.
 
-    The same --out again resumes. AWS_ENDPOINT_URL and the usual AWS variables use your own object store.
+    The same --out again resumes. With a store in S3 the usual AWS variables say where it is, and give the credentials.
     """
     from rich.console import Console
 
     from components.core.config import RunConfig
     from components.core.evaluation.table import accuracy_table
-    from pipelines.run.local import default_store, read_metrics, run_here
+    from pipelines.run.local import read_metrics, run_here
     from pipelines.run.warm_start import with_address
 
-    settings = with_address(RunConfig.load(config, set or []), store or default_store())
+    settings = with_address(with_store(RunConfig.load(config, set or []), store))
     folder = out or Path("runs") / settings.name
     console = Console()
-    run_here(settings, folder, screen, truth, store, console, containers=runner is Runner.DOCKER)
+    run_here(settings, folder, screen, truth, console, containers=runner is Runner.DOCKER)
     console.print(accuracy_table(read_metrics(folder)))
     console.print(f"start another run from its weights: --set init_from={folder}", soft_wrap=True, highlight=False)
     console.print(f"report: {(folder / 'report.html').resolve()}", soft_wrap=True, highlight=False)
@@ -115,17 +114,12 @@ def finish(
         Path | None, typer.Option(help="labels of the unlabelled wells (id_code,sirna), for the report's scoring alone")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the results; default runs/KEY")] = None,
-    store: Annotated[
-        Path | None,
-        typer.Option(help="data of the embedded object store; default the run's, or the user's cache folder"),
-    ] = None,
+    store: Store = None,
 ) -> None:
     """Ends a run whose other folds failed: ensemble to report from its finished folds, marked as partial."""
-    from rich.console import Console
-
     from pipelines.run.finishing import run_finish
 
-    raise typer.Exit(run_finish(run, quorum, out, truth, store, Console()))
+    raise typer.Exit(run_finish(run, quorum, out, truth, store))
 
 
 @app.command()
@@ -133,20 +127,16 @@ def growth(
     config: Config = "growth",
     out: Annotated[Path, typer.Option(help="folder of growth.json and growth.png")] = Path("runs/growth"),
     seeds: Annotated[str, typer.Option(help="each changes the simulated screen and the training")] = "1,2,3",
-    store: Annotated[
-        Path | None, typer.Option(help="data of the embedded object store; default the user's cache folder")
-    ] = None,
+    store: Store = None,
     set: Changes = None,
 ) -> None:
     """Shows where accuracy comes from: trains every rung of the growth chart on simulated screens.
 
     The same --out again goes on with what is missing.
     """
-    from rich.console import Console
-
     from pipelines.studies.growth.command import run_growth
 
-    raise typer.Exit(run_growth(config, set or [], seeds, out, store, Console()))
+    raise typer.Exit(run_growth(config, set or [], seeds, out, store))
 
 
 @app.command()
@@ -159,23 +149,19 @@ def protocols(
     repeats: Annotated[int, typer.Option(help="how often each protocol deals what it holds out")] = 3,
     backbones: Annotated[int, typer.Option(help="how many of the configured networks predict together")] = 1,
     out: Annotated[Path | None, typer.Option(help="folder of protocols.json; default runs/NAME-protocols")] = None,
-    store: Annotated[
-        Path | None, typer.Option(help="data of the embedded object store; default the user's cache folder")
-    ] = None,
+    store: Store = None,
     set: Changes = None,
 ) -> None:
     """Measures networks by the challenge organisers' two protocols: whole experiments held out, or random wells.
 
     Supervised training alone, without plate design, nothing selected on scored wells. The same --out again goes on.
     """
-    from rich.console import Console
-
     from components.core.config import RunConfig
     from pipelines.studies.protocols.command import run_protocols
 
     changes = set or []
     folder = out or Path("runs") / f"{RunConfig.load(config, changes).name}-protocols"
-    raise typer.Exit(run_protocols(config, changes, screen, protocol, repeats, backbones, folder, store, Console()))
+    raise typer.Exit(run_protocols(config, changes, screen, protocol, repeats, backbones, folder, store))
 
 
 @app.command()
@@ -285,9 +271,7 @@ def doctor(
     images: Annotated[
         Path | None, typer.Option(help="record of the built images; default images.json, where that is there")
     ] = None,
-    store: Annotated[
-        Path | None, typer.Option(help="data of the embedded object store; default the user's cache folder")
-    ] = None,
+    store: Store = None,
     set: Changes = None,
 ) -> None:
     """Checks what a run needs, here or inside of an image: one line each, ok or what to do.
@@ -302,7 +286,7 @@ def doctor(
     if set and config is None:
         raise InputError("--set: changes a configuration; give --config as well")
     settings = RunConfig.load(config, set or []) if config else RunConfig()
-    raise typer.Exit(run_doctor(settings, endpoint, images, store, Console()))
+    raise typer.Exit(run_doctor(with_store(settings, store), endpoint, images, Console()))
 
 
 @app.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,8 +13,8 @@ from pipelines.store_options import (
     Changes,
     Config,
     DryRun,
-    Folder,
     Prefix,
+    Store,
     Yes,
     agreed,
     console_of_terminal,
@@ -24,8 +23,6 @@ from pipelines.store_options import (
 )
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from rich.console import Console
 
     from components.core.registry.champion import PromotionResult
@@ -59,7 +56,7 @@ def list_(
     set: Changes = None,
     bucket: Bucket = None,
     prefix: Prefix = None,
-    store: Folder = None,
+    store: Store = None,
 ) -> None:
     """Lists the published models, the newest at the end, with their scores without and with the prior."""
     from components.core.registry.champion import read_champion
@@ -68,29 +65,29 @@ def list_(
     from pipelines.model_tables import LEGEND, models_table
 
     console = console_of_terminal()
-    with opened_store(config, set, bucket, prefix, store, console) as opened:
-        models, champion, damaged = list_models(opened), None, None
-        try:
-            champion = read_champion(opened)
-        except InputError as error:
-            damaged = error  # the models are shown all the same, for one of them is to be promoted
-        if not models:
-            console.print(f"{opened.uri('')}: no models", highlight=False, soft_wrap=True)
-        else:
-            console.print(models_table(models, champion))
-            console.print(LEGEND, highlight=False)
-        problems = [model.problem for model in models if model.problem]
-        if champion is not None and champion.now.fingerprint not in {model.fingerprint for model in models}:
-            problems.append(
-                f"the champion {champion.now.fingerprint[:SHORT]} (generation {champion.now.generation}) is not there any more; "
-                "publish its run again, or promote another model"
-            )
-        for problem in problems:
-            console.print(problem, style="yellow", highlight=False, soft_wrap=True, markup=False)
-        if damaged is not None:
-            raise damaged
-        if models and champion is None:
-            console.print("no model has been promoted yet", highlight=False)
+    opened = opened_store(config, set, bucket, prefix, store)
+    models, champion, damaged = list_models(opened), None, None
+    try:
+        champion = read_champion(opened)
+    except InputError as error:
+        damaged = error  # the models are shown all the same, for one of them is to be promoted
+    if not models:
+        console.print(f"{opened.uri('')}: no models", highlight=False, soft_wrap=True)
+    else:
+        console.print(models_table(models, champion))
+        console.print(LEGEND, highlight=False)
+    problems = [model.problem for model in models if model.problem]
+    if champion is not None and champion.now.fingerprint not in {model.fingerprint for model in models}:
+        problems.append(
+            f"the champion {champion.now.fingerprint[:SHORT]} (generation {champion.now.generation}) is not there any more; "
+            "publish its run again, or promote another model"
+        )
+    for problem in problems:
+        console.print(problem, style="yellow", highlight=False, soft_wrap=True, markup=False)
+    if damaged is not None:
+        raise damaged
+    if models and champion is None:
+        console.print("no model has been promoted yet", highlight=False)
 
 
 @models_app.command()
@@ -103,7 +100,7 @@ def show(
     set: Changes = None,
     bucket: Bucket = None,
     prefix: Prefix = None,
-    store: Folder = None,
+    store: Store = None,
 ) -> None:
     """Shows what a model was trained on, its scores, and when it was champion."""
     import json
@@ -115,18 +112,18 @@ def show(
     from pipelines.model_tables import facts_table, history_table
 
     console = console_of_terminal()
-    with opened_store(config, set, bucket, prefix, store, console) as opened:
-        place, found = find_model(opened, model)
-        if card:
-            typer.echo(read_file(place, found, CARD).decode(), nl=False)
-            return
-        champion = read_champion(place)
-        console.print(facts_table(found, champion), highlight=False)
-        console.print()
-        console.print(accuracy_table(json.loads(read_file(place, found, METRICS))))
-        if champion is not None:
-            console.print("Champions", highlight=False)
-            console.print(history_table(champion), highlight=False)
+    opened = opened_store(config, set, bucket, prefix, store)
+    place, found = find_model(opened, model)
+    if card:
+        typer.echo(read_file(place, found, CARD).decode(), nl=False)
+        return
+    champion = read_champion(place)
+    console.print(facts_table(found, champion), highlight=False)
+    console.print()
+    console.print(accuracy_table(json.loads(read_file(place, found, METRICS))))
+    if champion is not None:
+        console.print("Champions", highlight=False)
+        console.print(history_table(champion), highlight=False)
 
 
 @models_app.command()
@@ -140,13 +137,12 @@ def publish(
     set: Changes = None,
     bucket: Bucket = None,
     prefix: Prefix = None,
-    store: Folder = None,
+    store: Store = None,
 ) -> None:
     """Makes a model of a finished run: its networks, scores, configuration and a card. Again, it does nothing."""
     console = console_of_terminal()
-    key, opening = _store_of_run(run, config, set, bucket, prefix, store, console)
-    with opening as opened:
-        _publish(opened, key, console, anew)
+    key, opened = _store_of_run(run, config, set, bucket, prefix, store)
+    _publish(opened, key, console, anew)
 
 
 @models_app.command()
@@ -164,7 +160,7 @@ def promote(
     set: Changes = None,
     bucket: Bucket = None,
     prefix: Prefix = None,
-    store: Folder = None,
+    store: Store = None,
 ) -> None:
     """Makes a model the champion, which `cellsignal predict` uses, by a conditional write.
 
@@ -176,13 +172,12 @@ def promote(
     console = console_of_terminal()
     reason = _reason(reason)
     if is_fingerprint(model):
-        with opened_store(config, set, bucket, prefix, store, console) as opened:
-            _tell(promote_model(opened, resolve_fingerprint(opened, model), reason, expected=expect), console)
+        opened = opened_store(config, set, bucket, prefix, store)
+        _tell(promote_model(opened, resolve_fingerprint(opened, model), reason, expected=expect), console)
         return
-    key, opening = _store_of_run(model, config, set, bucket, prefix, store, console)
-    with opening as opened:
-        published = _publish(opened, key, console)
-        _tell(promote_model(opened, published.fingerprint, reason, expected=expect), console)
+    key, opened = _store_of_run(model, config, set, bucket, prefix, store)
+    published = _publish(opened, key, console)
+    _tell(promote_model(opened, published.fingerprint, reason, expected=expect), console)
 
 
 @models_app.command()
@@ -193,7 +188,7 @@ def rollback(
     set: Changes = None,
     bucket: Bucket = None,
     prefix: Prefix = None,
-    store: Folder = None,
+    store: Store = None,
 ) -> None:
     """Makes the champion before the present one the champion again; twice goes back two.
 
@@ -202,8 +197,8 @@ def rollback(
     from components.core.registry.champion import rollback as roll_back
 
     console = console_of_terminal()
-    with opened_store(config, set, bucket, prefix, store, console) as opened:
-        _tell(roll_back(opened, _reason(reason), expected=expect), console)
+    opened = opened_store(config, set, bucket, prefix, store)
+    _tell(roll_back(opened, _reason(reason), expected=expect), console)
 
 
 @models_app.command()
@@ -218,7 +213,7 @@ def gc(
     set: Changes = None,
     bucket: Bucket = None,
     prefix: Prefix = None,
-    store: Folder = None,
+    store: Store = None,
 ) -> None:
     """Removes old models that are neither the champion nor one of the last before it, and what killed publishers left.
 
@@ -230,23 +225,21 @@ def gc(
     from pipelines.store_tables import shown_size
 
     console = console_of_terminal()
-    with opened_store(config, set, bucket, prefix, store, console) as opened:
-        found = removable(opened, keep, age)
-        if not found:
-            console.print(f"{opened.uri('models')}: nothing to remove", highlight=False, soft_wrap=True)
-            return
-        where = (
-            f"{opened.uri('models')}: older than {older_than}, and neither the champion nor one of the {keep} before it"
-        )
-        console.print(where, highlight=False, soft_wrap=True)
-        console.print(removable_table(found))
-        size = shown_size(sum(item.size for item in found))
-        if not agreed(console, f"Remove {sum(item.objects for item in found):,} objects, {size}?", yes, dry_run):
-            return
-        gone = remove(opened, found, keep, age)
-        console.print(f"removed {sum(item.objects for item in gone):,} objects", highlight=False)
-        if len(gone) < len(found):
-            console.print(f"{len(found) - len(gone)} stay: they came into use meanwhile", highlight=False)
+    opened = opened_store(config, set, bucket, prefix, store)
+    found = removable(opened, keep, age)
+    if not found:
+        console.print(f"{opened.uri('models')}: nothing to remove", highlight=False, soft_wrap=True)
+        return
+    where = f"{opened.uri('models')}: older than {older_than}, and neither the champion nor one of the {keep} before it"
+    console.print(where, highlight=False, soft_wrap=True)
+    console.print(removable_table(found))
+    size = shown_size(sum(item.size for item in found))
+    if not agreed(console, f"Remove {sum(item.objects for item in found):,} objects, {size}?", yes, dry_run):
+        return
+    gone = remove(opened, found, keep, age)
+    console.print(f"removed {sum(item.objects for item in gone):,} objects", highlight=False)
+    if len(gone) < len(found):
+        console.print(f"{len(found) - len(gone)} stay: they came into use meanwhile", highlight=False)
 
 
 def _store_of_run(
@@ -255,9 +248,8 @@ def _store_of_run(
     changes: Sequence[str] | None,
     bucket: str | None,
     prefix: str | None,
-    store_dir: Path | None,
-    console: Console,
-) -> tuple[str, AbstractContextManager[FolderStore | ObjectStore]]:
+    store: str | None,
+) -> tuple[str, FolderStore | ObjectStore]:
     """A run's key and its store: that of its address or folder, or the one that the options mean."""
     from pipelines.run.finishing import find_run
 
@@ -265,8 +257,9 @@ def _store_of_run(
     if known.key != run:
         if config is not None or bucket is not None or prefix is not None:
             raise InputError(f"run {run}: tells its own store; leave --config, --bucket and --prefix out")
-        bucket, prefix, store_dir = known.store.bucket, known.store.prefix, store_dir or known.store_dir
-    return known.key, opened_store(config, changes, bucket, prefix, store_dir, console)
+        if store is None:
+            bucket, prefix = known.store.bucket, known.store.prefix
+    return known.key, opened_store(config, changes, bucket, prefix, store)
 
 
 def _publish(store: FolderStore | ObjectStore, key: str, console: Console, anew: bool = False) -> ModelManifest:

@@ -10,6 +10,7 @@ import typer
 from components.core.errors import InputError
 from pipelines.model_commands import NOT_PROMOTED
 from pipelines.run.runner import Runner
+from pipelines.store_options import Store, with_store
 
 
 def retrain(
@@ -49,9 +50,7 @@ def retrain(
     out: Annotated[Path, typer.Option(help="folder of the results, one folder a fingerprint in it")] = Path(
         "runs/retrain"
     ),
-    store: Annotated[
-        Path | None, typer.Option(help="data of the embedded object store; default the user's cache folder")
-    ] = None,
+    store: Store = None,
     set: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE changes one field, for example pretrain.epochs=4")
     ] = None,
@@ -67,10 +66,10 @@ def retrain(
     from rich.console import Console
 
     from components.core.config import RunConfig
+    from pipelines.cluster.checks import on_cluster
     from pipelines.cluster.submit import HOURS
     from pipelines.retraining.order import Order
     from pipelines.retraining.retrain import retrain as retrain_model
-    from pipelines.run.local import default_store
     from pipelines.run.warm_start import with_address
 
     if endpoint and runner is not None:
@@ -79,12 +78,13 @@ def retrain(
         raise InputError(
             f"--{'images' if images is not None else 'timeout'} goes with --endpoint; drop it, or give that too"
         )
+    if endpoint and store is not None:
+        raise InputError("--store is of this machine; name the bucket by --set store.bucket, or leave out --endpoint")
     settings = RunConfig.load(config, set or [])
-    if not endpoint:
-        settings = with_address(settings, store or default_store())
+    settings = on_cluster(settings) if endpoint else with_address(with_store(settings, store))
     order = Order(
         screen=screen, endpoint=endpoint, containers=runner is Runner.DOCKER, truth=truth, images=images or "images.json", out=out,
-        store_dir=store, summary=summary, dry_run=dry_run, allow_no_holdout=allow_no_holdout, again=again,
+        summary=summary, dry_run=dry_run, allow_no_holdout=allow_no_holdout, again=again,
         resubmit=resubmit, timeout=(HOURS if timeout is None else timeout) * 3600,
     )  # fmt: skip
     if retrain_model(settings, order, Console()) == "not promoted":

@@ -12,8 +12,8 @@ from pipelines.store_options import (
     Changes,
     Config,
     DryRun,
-    Folder,
     Prefix,
+    Store,
     Yes,
     agreed,
     console_of_terminal,
@@ -43,7 +43,7 @@ def gc(
     set: Changes = None,
     bucket: Bucket = None,
     prefix: Prefix = None,
-    store: Folder = None,
+    store: Store = None,
 ) -> None:
     """Removes plates with what leads to them, finished outputs and checkpoints that no recorded run needs, after showing it.
 
@@ -57,27 +57,27 @@ def gc(
     from pipelines.store_tables import amount, garbage_table, kept_line, waiting_line
 
     console = console_of_terminal()
-    with opened_store(config, set, bucket, prefix, store, console) as opened:
-        claims = Claims(opened)
-        contents = take_stock(opened)
-        claims.refresh()
-        garbage, waiting = garbage_of(opened, claims, contents, age)
-        kept = f"{kept_line(contents, claims, garbage)}; {opened.requests['lists']:,} list requests"
-        lines = [kept, waiting_line(waiting, older_than)]
-        if not garbage:
-            console.print(f"{opened.uri('')}: nothing to remove", highlight=False, soft_wrap=True)
-        else:
-            where = f"{opened.uri('')}: what no run needs and is older than {older_than}"
-            console.print(where, highlight=False, soft_wrap=True)
-            console.print(garbage_table(garbage))
-        for line in filter(None, lines):
-            console.print(line, highlight=False, soft_wrap=True)
-        if not garbage or not agreed(console, f"Remove {amount(garbage)}?", yes, dry_run):
-            return
-        swept = sweep(opened, garbage, claims, age)
-        console.print(f"removed {swept.objects:,} objects", highlight=False)
-        if swept.spared:
-            console.print(f"{len(swept.spared)} stay: they came into use meanwhile", highlight=False)
+    opened = opened_store(config, set, bucket, prefix, store)
+    claims = Claims(opened)
+    contents = take_stock(opened)
+    claims.refresh()
+    garbage, waiting = garbage_of(opened, claims, contents, age)
+    kept = f"{kept_line(contents, claims, garbage)}; {opened.requests['lists']:,} list requests"
+    lines = [kept, waiting_line(waiting, older_than)]
+    if not garbage:
+        console.print(f"{opened.uri('')}: nothing to remove", highlight=False, soft_wrap=True)
+    else:
+        where = f"{opened.uri('')}: what no run needs and is older than {older_than}"
+        console.print(where, highlight=False, soft_wrap=True)
+        console.print(garbage_table(garbage))
+    for line in filter(None, lines):
+        console.print(line, highlight=False, soft_wrap=True)
+    if not garbage or not agreed(console, f"Remove {amount(garbage)}?", yes, dry_run):
+        return
+    swept = sweep(opened, garbage, claims, age)
+    console.print(f"removed {swept.objects:,} objects", highlight=False)
+    if swept.spared:
+        console.print(f"{len(swept.spared)} stay: they came into use meanwhile", highlight=False)
 
 
 @store_app.command()
@@ -89,7 +89,7 @@ def runs(
     set: Changes = None,
     bucket: Bucket = None,
     prefix: Prefix = None,
-    store: Folder = None,
+    store: Store = None,
 ) -> None:
     """Lists the recorded runs, the one that was active last at the end."""
     from components.core.storage.claims import Claims
@@ -98,14 +98,14 @@ def runs(
     from pipelines.store_tables import runs_table
 
     console = console_of_terminal()
-    with opened_store(config, set, bucket, prefix, store, console) as opened:
-        claims = Claims(opened)
-        claims.refresh()
-        found = summarise_runs(opened, claims, take_stock(opened) if sizes else None)
-        if not found:
-            console.print(f"{opened.uri('')}: no runs", highlight=False, soft_wrap=True)
-            return
-        console.print(runs_table(found))
+    opened = opened_store(config, set, bucket, prefix, store)
+    claims = Claims(opened)
+    claims.refresh()
+    found = summarise_runs(opened, claims, take_stock(opened) if sizes else None)
+    if not found:
+        console.print(f"{opened.uri('')}: no runs", highlight=False, soft_wrap=True)
+        return
+    console.print(runs_table(found))
 
 
 @store_app.command()
@@ -117,7 +117,7 @@ def forget(
     set: Changes = None,
     bucket: Bucket = None,
     prefix: Prefix = None,
-    store: Folder = None,
+    store: Store = None,
 ) -> None:
     """Removes the records of runs, after showing them. `cellsignal store gc` may then remove what only they needed.
 
@@ -130,26 +130,26 @@ def forget(
     from pipelines.store_tables import runs_table, users_lines
 
     console = console_of_terminal()
-    with opened_store(config, set, bucket, prefix, store, console) as opened:
-        claims = Claims(opened)
-        claims.refresh()
-        for key in keys:
-            if key not in claims.runs:
-                raise InputError(f"{key}: no such run below {opened.uri('')} ({runs_there(claims.runs)})")
-        found = summarise_runs(opened, claims, take_stock(opened))
-        chosen = [run for run in found if run.key in keys]
-        console.print(runs_table(chosen))
-        for line in users_lines(chosen, found):
-            console.print(line, style="yellow", highlight=False, soft_wrap=True)
-        if not agreed(console, f"Forget {len(chosen)} run{'s' if len(chosen) > 1 else ''}?", yes, dry_run):
-            return
-        for run in chosen:
-            # The record that makes it a run goes first; what is left of one keeps its plates until it is gone as well.
-            objects = sorted(claims.runs[run.key].objects, key=lambda key: key.count("/") > 2 or "/run.json" not in key)
-            opened.delete_many(objects[:1])
-            opened.delete_many(objects[1:])
-        console.print(
-            f"forgotten: {', '.join(run.key for run in chosen)}; `cellsignal store gc` removes what only they needed",
-            highlight=False,
-            soft_wrap=True,
-        )
+    opened = opened_store(config, set, bucket, prefix, store)
+    claims = Claims(opened)
+    claims.refresh()
+    for key in keys:
+        if key not in claims.runs:
+            raise InputError(f"{key}: no such run below {opened.uri('')} ({runs_there(claims.runs)})")
+    found = summarise_runs(opened, claims, take_stock(opened))
+    chosen = [run for run in found if run.key in keys]
+    console.print(runs_table(chosen))
+    for line in users_lines(chosen, found):
+        console.print(line, style="yellow", highlight=False, soft_wrap=True)
+    if not agreed(console, f"Forget {len(chosen)} run{'s' if len(chosen) > 1 else ''}?", yes, dry_run):
+        return
+    for run in chosen:
+        # The record that makes it a run goes first; what is left of one keeps its plates until it is gone as well.
+        objects = sorted(claims.runs[run.key].objects, key=lambda key: key.count("/") > 2 or "/run.json" not in key)
+        opened.delete_many(objects[:1])
+        opened.delete_many(objects[1:])
+    console.print(
+        f"forgotten: {', '.join(run.key for run in chosen)}; `cellsignal store gc` removes what only they needed",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +15,7 @@ from components.core.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from components.core.config import RunConfig
     from components.core.storage.folder_store import FolderStore
     from components.core.storage.object_store import ObjectStore
 
@@ -25,8 +23,13 @@ Config = Annotated[str | None, typer.Option(help="configuration whose store.buck
 Changes = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE changes one field of --config")]
 Bucket = Annotated[str | None, typer.Option(help="bucket or file:///FOLDER, instead of the configuration's")]
 Prefix = Annotated[str | None, typer.Option(help="key prefix in the bucket or folder, instead of the configuration's")]
-Folder = Annotated[
-    Path | None, typer.Option("--store", help="data of the embedded object store; default the user's cache folder")
+Store = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        help="object store: a directory, file:///FOLDER or s3://BUCKET[/PREFIX]; default the variable CELLSIGNAL_STORE, then "
+        "store.bucket of the configuration, then a folder in the user's cache",
+    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="do not ask; for scripts")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="only show what would be removed")]
@@ -53,42 +56,44 @@ def console_of_terminal() -> Console:
     return Console()
 
 
-@contextlib.contextmanager
 def opened_store(
     config: str | None,
     changes: Sequence[str] | None,
     bucket: str | None,
     prefix: str | None,
-    store_dir: Path | None,
-    console: Console,
-) -> Iterator[FolderStore | ObjectStore]:
-    """The store that the options mean.
+    option: str | None,
+) -> FolderStore | ObjectStore:
+    """The store that the options mean, which exists.
 
     Raises:
         InputError: options that contradict each other, or a store that is not there.
     """
     from components.core.config import RunConfig, StoreConfig, parse
-    from components.core.storage.opening import is_folder, open_existing, open_store
-    from pipelines.run.local import default_store, storage
+    from components.core.storage.opening import choose_store, open_existing
 
     if changes and config is None:
         raise InputError("--set: changes a configuration; give --config as well, or --bucket and --prefix")
     meant = RunConfig.load(config, changes or []).store if config is not None else StoreConfig()
     given = {name: value for name, value in (("bucket", bucket), ("prefix", prefix)) if value is not None}
+    if given and option is not None:
+        raise InputError("--store: is a whole address; leave --bucket and --prefix out")
     meant = parse(StoreConfig, {**meant.model_dump(), **given}, source="--bucket, --prefix")
-    if is_folder(meant.bucket):
-        if store_dir is not None:
-            console.print("store.bucket is a folder, so --store is not used", style="yellow")
-        yield open_existing(meant.bucket, meant.prefix)
-        return
-    folder = store_dir or default_store()
-    if not os.environ.get("AWS_ENDPOINT_URL") and not folder.is_dir():
-        raise InputError(
-            f"{folder}: there is no object store; give its folder with --store, or set AWS_ENDPOINT_URL and the usual AWS "
-            "variables for your own"
-        )
-    with storage(meant, store_dir, console, create=False) as environment:
-        yield open_store(meant.bucket, meant.prefix, {**os.environ, **environment})
+    if not given:
+        meant = choose_store(meant, option)
+    store = open_existing(meant.bucket, meant.prefix)
+    store.check()
+    return store
+
+
+def with_store(config: RunConfig, option: str | None) -> RunConfig:
+    """The configuration with the explicit address of the store of a command on this machine.
+
+    Raises:
+        InputError: --store, or CELLSIGNAL_STORE, is no address of a store.
+    """
+    from components.core.storage.opening import choose_store
+
+    return config.model_copy(update={"store": choose_store(config.store, option)})
 
 
 def agreed(console: Console, question: str, yes: bool, dry_run: bool) -> bool:

@@ -8,29 +8,36 @@ from collections.abc import Iterator
 
 import pytest
 
-from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
+from tests import seaweedfs
+from tests.seaweedfs import BUCKET, S3Server
 
 # One torch thread, before anything loads torch: networks as small as the tests' are summed in another order when their
 # few channels are shared among threads, and the tests compare weights bit for bit.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-BUCKET = "cellsignal"
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_default_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The default store of tests is theirs, and no choice in the shell counts."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patched.delenv("CELLSIGNAL_STORE", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")
-def embedded_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A running server with the bucket `cellsignal`; the environment is left alone (`store` sets it for a test)."""
-    with EmbeddedStore(tmp_path_factory.mktemp("object-store")) as server:
-        server.create_bucket(BUCKET)
+    with seaweedfs.s3_server(tmp_path_factory.mktemp("object-store")) as server:
         yield server
 
 
 @pytest.fixture
-def store(embedded_store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+def store(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     """An empty store: a prefix of its own in the session's bucket, the AWS variables set for this test."""
-    for name, value in embedded_store.environment().items():
+    for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
     return ObjectStore.connect(BUCKET, f"test-{uuid.uuid4().hex}")
 

@@ -23,7 +23,7 @@ from components.core.storage.artifacts import local_file
 from components.core.storage.digests import digest_text
 from components.core.storage.endpoint import has_keys
 from components.core.storage.interface import ObjectStorage
-from components.core.storage.opening import is_bucket, is_folder, open_screen, open_store
+from components.core.storage.opening import cluster_store, is_bucket, is_folder, open_screen, open_store
 from pipelines.checks import check_screen, check_start, local_files
 from pipelines.cluster.pod_settings import REQUIRED_KEYS, SCRATCH, resources_of
 from pipelines.plan.dag import GPU_STEPS
@@ -106,13 +106,18 @@ def preemption_remarks(config: RunConfig, steps: Sequence[str] | None = None) ->
     ]
 
 
+def on_cluster(config: RunConfig) -> RunConfig:
+    """The configuration with an explicit store: pods share no folder, so null means the bucket `cellsignal`."""
+    return config.model_copy(update={"store": cluster_store(config.store)})
+
+
 def check_bucket(store: StoreConfig) -> None:
     """Refuses a store that pods do not share.
 
     Raises:
         InputError: it is a folder.
     """
-    if is_folder(store.bucket):
+    if store.bucket is None or is_folder(store.bucket):
         raise InputError(
             f"store.bucket: {store.bucket} is a folder, which the pods of a cluster do not share; give an S3 bucket"
         )
@@ -145,7 +150,7 @@ def check_submission(
     source = open_screen(screen)
     with truth_is_a_copy(), local_file(truth) as labels:
         tables = check_screen(config, source, labels)
-    check_start(config, environment)
+    check_start(config)
     return CheckedInput(store, fingerprint(source, tables, config.screen.sites), tuple(remarks))
 
 
@@ -162,7 +167,7 @@ def checked_store(config: RunConfig, consequence: str, environment: Mapping[str,
     """
     secret = config.cluster.store_secret
     check_keys(consequence, f"secret {secret}" if secret else "their service account", environment)
-    store = open_store(config.store.bucket, config.store.prefix, environment)
+    store = open_store(config.store.bucket, config.store.prefix)
     store.check()
     return store
 

@@ -18,7 +18,7 @@ from components.core.files import write_atomically
 from components.core.storage.digests import code_digest, digest_text
 from components.core.storage.run_record import RECIPE
 from components.image import VERSION
-from pipelines.cluster.checks import check_cluster, preemption_remarks
+from pipelines.cluster.checks import check_cluster, on_cluster, preemption_remarks
 from pipelines.images.code_version import UNCOMMITTED, code_version
 from pipelines.images.record import ImageRecord, read_images
 
@@ -51,6 +51,7 @@ def run_compile(config: RunConfig, out: Path, images: str, console: Console) -> 
     Raises:
         InputError: a configuration that no cluster can run, no record of images, or a file that cannot be written.
     """
+    config = on_cluster(config)
     remarks = [*check_cluster(config), *preemption_remarks(config)]
     if out.suffix not in (".yaml", ".yml"):
         raise InputError(f"--out {out}: Kubeflow takes a file whose name ends in .yaml; give it that ending")

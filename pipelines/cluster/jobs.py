@@ -21,6 +21,7 @@ from components.core.files import write_atomically
 from components.core.storage.digests import digest_text
 from components.core.storage.opening import join_address
 from components.image import CPU, GPU
+from pipelines.cluster.checks import on_cluster
 from pipelines.cluster.pod_settings import (
     OPTIONAL_KEYS,
     REQUIRED_KEYS,
@@ -56,9 +57,15 @@ def step_jobs(
         changes: the values of --set.
         record: images to pin; None for tags.
     """
+    config = on_cluster(config)
     shipped = (shipped_configs() / f"{source}.yaml").is_file()
     option = ["--config", source if shipped else f"{CONFIG_MOUNT}/{CONFIG_FILE}"]
-    for change in changes if shipped else ():
+    bucket = (
+        ()
+        if any(change.startswith("store.bucket=") for change in changes)
+        else (f"store.bucket={config.store.bucket}",)
+    )
+    for change in (*changes, *bucket) if shipped else ():
         option += ["--set", change]
     files: dict[str, list[dict[str, Any]]] = {}
     if not shipped:

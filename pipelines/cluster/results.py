@@ -6,7 +6,6 @@ The steps from ensemble to report of a failed run are computed here by `python -
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -134,7 +133,7 @@ def report_of_failed(
                 f"the report of its finished folds ({common} of {len(config.folds.trained)}):", highlight=False
             )
             path = labels.resolve() if labels is not None else None
-            code = run_child(finish_command(config.store, key, common, out, path), os.environ)
+            code = run_child(finish_command(config.store, key, common, out, path))
     except MissingObjectError:
         return "no report: the run failed before its screen was packed"
     except (InputError, StepError) as error:

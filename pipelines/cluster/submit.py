@@ -28,7 +28,7 @@ from components.core.storage.interface import ObjectStorage
 from components.core.storage.opening import join_address
 from components.core.storage.run_outcome import forget_failures
 from components.core.storage.run_record import RECIPE, cluster_run_key, lineage_of
-from pipelines.cluster.checks import check_submission, preemption_remarks, steps_of
+from pipelines.cluster.checks import check_submission, on_cluster, preemption_remarks, steps_of
 from pipelines.cluster.compile import compiled, images_of, known_lineage
 from pipelines.cluster.endpoint import Endpoint, EndpointError, Login, quiet
 from pipelines.cluster.follow import CANCELING, DONE, ENDED, Follower, Pace, decisive, warn
@@ -122,6 +122,7 @@ def submit_training(
     config: RunConfig, request: SubmitRequest, console: Console, pace: Pace | None = None
 ) -> Path | None:
     """Checks a training and submits it; returns and raises as submit_run."""
+    config = on_cluster(config)
     images = request.checked_images()
     checked = check_submission(config, request.screen, request.truth)
     lineage = known_lineage(config, images)

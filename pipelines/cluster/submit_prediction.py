@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from components.core.registry.published_models import model_address
 from components.core.screen.wells import Screen
 from components.core.storage.artifacts import local_file
 from components.core.storage.interface import MissingObjectError, ObjectStorage
-from components.core.storage.opening import is_folder, open_screen, open_store
+from components.core.storage.opening import cluster_store, is_folder, open_screen, open_store
 from components.core.storage.run_record import predicting_name
 from pipelines.cluster.checks import (
     check_address,
@@ -104,7 +103,7 @@ def _checked(wanted: Wanted, request: SubmitRequest) -> tuple[ObjectStorage, Che
     check_keys(
         "the model and the new plates cannot be looked at", "what the configuration's cluster.store_secret names"
     )
-    store = open_store(meant.bucket, meant.prefix, os.environ)
+    store = open_store(meant.bucket, meant.prefix)
     store.check()
     place = open_screen(str(request.screen))
     place.check()
@@ -118,6 +117,7 @@ def _store(wanted: Wanted, meant: StoreConfig) -> StoreConfig:
             f"--model {wanted.model}: is in a folder of this machine, which pods cannot read; publish its run in a bucket, "
             "and give s3://BUCKET[/PREFIX]/models/NAME"
         )
+    meant = cluster_store(meant)
     check_bucket(meant)
     return meant
 

@@ -116,7 +116,7 @@ def work_folders(store_dir: Path | None) -> dict[str, Path]:
     """The folders that a run here writes to.
 
     Args:
-        store_dir: data of the embedded object store; None where it is not used.
+        store_dir: folder of the object store; None for a bucket.
 
     Raises:
         InputError: there is no place for temporary files.

@@ -4,71 +4,36 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.core.config import StoreConfig
 from components.core.errors import InputError, StepError
 from components.core.storage.digests import digest_file
-from components.core.storage.embedded import EmbeddedStore
-from components.core.storage.endpoint import has_keys
+from components.core.storage.folder_store import FolderStore
 from components.core.storage.interface import ObjectStorage
-from components.core.storage.opening import is_folder, open_existing, open_store
 from pipelines.doctor.finding import Finding, Level
 
 PARTS_MIB = 33
 """A little more than a part of an upload, so that there are two."""
 
 
-def check_store(config: StoreConfig, store_dir: Path) -> Iterator[Finding]:
-    """Checks the store that a run would use: a folder, that of the AWS variables, or the embedded one.
-
-    Args:
-        config: bucket and prefix.
-        store_dir: data of the embedded store.
-    """
-    if is_folder(config.bucket):
-        open_existing(config.bucket)
-        yield from check_operations(open_store(config.bucket, config.prefix))
-    elif os.environ.get("AWS_ENDPOINT_URL") or has_keys(os.environ):
-        if not os.environ.get("AWS_ENDPOINT_URL"):
-            yield Finding(
-                "object store",
-                "warning",
-                "AWS_ENDPOINT_URL is not set: Amazon S3 is checked, which submitted runs use; `cellsignal run` uses the embedded "
-                "store until it is set",
-            )
-        yield from check_operations(open_store(config.bucket, config.prefix))
+def check_store(store: ObjectStorage) -> Iterator[Finding]:
+    """Checks the store that a run would use. A folder that is not there yet is tried on its disk, and not left behind."""
+    if isinstance(store, FolderStore) and not store.root.is_dir():
+        with tempfile.TemporaryDirectory(prefix=".cellsignal-doctor-", dir=_nearest(store.root)) as folder:
+            yield from check_operations(FolderStore(Path(folder)), store.uri(""))
     else:
-        yield from _check_embedded(config, store_dir)
+        yield from check_operations(store, store.uri(""))
 
 
-def _check_embedded(config: StoreConfig, store_dir: Path) -> Iterator[Finding]:
-    """Starts the server where a run would; a folder that is not there yet is not left behind."""
-    new = None
-    if not store_dir.is_dir():
-        new = Path(tempfile.mkdtemp(prefix=".cellsignal-doctor-", dir=_nearest(store_dir)))
-    begun = time.monotonic()
-    try:
-        with EmbeddedStore(new or store_dir) as server:
-            server.create_bucket(config.bucket)
-            took = time.monotonic() - begun
-            yield Finding("embedded server", "ok", f"SeaweedFS on 127.0.0.1 in {took:.1f} s, data in {store_dir}")
-            yield from check_operations(open_store(config.bucket, config.prefix, server.environment()))
-    finally:
-        if new is not None:
-            shutil.rmtree(new, ignore_errors=True)
-
-
-def check_operations(store: ObjectStorage) -> Iterator[Finding]:
+def check_operations(store: ObjectStorage, address: str) -> Iterator[Finding]:
     """Tries each kind of request; what it writes it deletes, whatever happens."""
     store.check()
     place = f"doctor-{uuid.uuid4().hex}"
-    yield Finding("object store", "ok", store.uri(""))
+    yield Finding("object store", "ok", address)
     try:
         with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
             yield _tried("put, get", lambda: _put_and_get(store, place))

@@ -40,9 +40,9 @@ def build(
     """Builds images of this checkout, tagged with its commit; `+changes` in it where something is not committed."""
     from rich.console import Console
 
+    from components.core.storage.opening import cache_folder
     from pipelines.images.building import BuildSettings
     from pipelines.images.building import build as build_images
-    from pipelines.run.local import cache_folder
 
     log = cache_folder() / "images-build.log"
     settings = BuildSettings(base_image, network, pip_conf, ca_certificate, log)

@@ -21,7 +21,6 @@ class Order:
         truth: labels of unlabelled wells, for reports alone; None for none.
         images: on a cluster: record of the images, or `tags`.
         out: folder that gets one for each fingerprint.
-        store_dir: data of the embedded object store; None for the user's cache folder.
         summary: file that gets what came of it in Markdown, at its end; None for none.
         dry_run: only says what would be done.
         allow_no_holdout: whether a challenger may be promoted that nothing was held out for.
@@ -36,7 +35,6 @@ class Order:
     truth: str | None = None
     images: str = "images.json"
     out: Path = Path("runs/retrain")
-    store_dir: Path | None = None
     summary: Path | None = None
     dry_run: bool = False
     allow_no_holdout: bool = False
@@ -52,11 +50,6 @@ class Order:
         """
         if self.endpoint:
             check_timeout(self.timeout)
-            if self.store_dir is not None:
-                raise InputError(
-                    f"--store {self.store_dir}: is of this machine, which pods cannot read; drop it, and name their bucket by "
-                    "store.bucket"
-                )
             for option, address in (("--screen", self.screen), ("--truth", self.truth)):
                 if address is not None:
                     check_address(option, address)

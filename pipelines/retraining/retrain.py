@@ -8,7 +8,6 @@ earlier attempt finished, so that the same command goes on wherever one was ende
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +38,7 @@ from components.core.screen.wells import Screen
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import FOLDER, is_folder, open_screen, open_store
+from components.core.storage.opening import open_screen, open_store
 from pipelines.checks import check_screen, screen_place
 from pipelines.cluster.checks import check_cluster, checked_store
 from pipelines.cluster.compile import images_of
@@ -53,7 +52,6 @@ from pipelines.retraining.start import started
 from pipelines.retraining.telling import Telling
 from pipelines.retraining.turn import in_progress, turn
 from pipelines.run.containers.engine_side import check_images
-from pipelines.run.local import default_store, storage
 
 ROUNDS = 20
 """Comparisons with champions that others promoted meanwhile, before it is given up: each is another model's promotion."""
@@ -296,23 +294,19 @@ def _on_cluster(config: RunConfig, order: Order) -> tuple[ObjectStorage, ScreenS
     return store, open_screen(order.screen)
 
 
-def _here(
-    config: RunConfig, order: Order, console: Console, held: contextlib.ExitStack
-) -> tuple[ObjectStorage, ScreenSource]:
+def _here(config: RunConfig, order: Order, held: contextlib.ExitStack) -> tuple[ObjectStorage, ScreenSource]:
     """Store and screen of this machine; the store is open as long as `held` is."""
-    place = screen_place(order.screen, config.store)
-    return held.enter_context(_opened(config, order, console)), place
+    place = screen_place(order.screen)
+    return held.enter_context(_opened(config, order)), place
 
 
 @contextlib.contextmanager
-def _opened(config: RunConfig, order: Order, console: Console) -> Iterator[FolderStore | ObjectStore]:
+def _opened(config: RunConfig, order: Order) -> Iterator[FolderStore | ObjectStore]:
     """The store of registry and runs; a dry run makes none."""
-    meant, folder = config.store, order.store_dir or default_store()
-    here = Path(meant.bucket.removeprefix(FOLDER)) if is_folder(meant.bucket) else folder
-    external = not is_folder(meant.bucket) and bool(os.environ.get("AWS_ENDPOINT_URL"))
-    if order.dry_run and not external and not here.is_dir():
+    store = open_store(config.store.bucket, config.store.prefix)
+    if order.dry_run and isinstance(store, FolderStore) and not store.root.is_dir():
         with tempfile.TemporaryDirectory(prefix="cellsignal-") as empty:
             yield FolderStore(Path(empty))
         return
-    with storage(meant, order.store_dir, console) as environment:
-        yield open_store(meant.bucket, meant.prefix, {**os.environ, **environment})
+    store.check()
+    yield store

@@ -14,6 +14,7 @@ from components.core.config import RunConfig
 from components.core.errors import ContactError
 from components.core.registry.model_manifest import MODELS, ModelManifest
 from components.core.storage.interface import ObjectStorage
+from components.core.storage.opening import join_address
 from pipelines.retraining.order import Order
 from pipelines.run.finishing import find_run
 from pipelines.run.prediction_checks import Wanted
@@ -55,7 +56,7 @@ class Runs:
         from pipelines.run.local import run_here
 
         truth = Path(order.truth) if order.truth else None
-        run_here(self.config, out, order.screen, truth, order.store_dir, self.console, containers=order.containers)
+        run_here(self.config, out, order.screen, truth, self.console, containers=order.containers)
         return find_run(str(out)).key
 
     def name(self, store: ObjectStorage, model: ModelManifest, experiments: Sequence[str]) -> Path:
@@ -84,7 +85,8 @@ class Runs:
         else:
             from pipelines.run.prediction import predict_here
 
-            predict_here(wanted, order.screen, out, None, order.store_dir, self.console, containers=order.containers)
+            own = join_address(self.config.store.bucket, self.config.store.prefix)
+            predict_here(wanted, order.screen, out, None, own, self.console, containers=order.containers)
         self._named[model.fingerprint] = out / "predictions.csv"
         return self._named[model.fingerprint]
 

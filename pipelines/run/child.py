@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from components.core.errors import StepError
 
@@ -13,12 +13,11 @@ TOLD = (0, 2, 3)
 """Exit codes of a program that has said itself what happened."""
 
 
-def run_child(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+def run_child(arguments: Sequence[str]) -> int:
     """Runs `python ARGUMENTS`, which writes to this terminal.
 
     Args:
         arguments: of the interpreter, for example -m pipelines.studies.growth ...
-        environment: added to this process's own.
 
     Returns:
         Its exit code, 3 where it was cancelled.
@@ -28,7 +27,6 @@ def run_child(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """
     whole = {
         **os.environ,
-        **environment,
         "PYTHONUNBUFFERED": "1",
         "PYTHONSAFEPATH": "1",
         # numcodecs makes a semaphore in every worker; Python complains of it where a worker is ended.

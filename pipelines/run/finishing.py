@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from components.core.config import RunConfig, StoreConfig, parse
 from components.core.errors import InputError
 from components.core.storage.object_store import parse_uri
-from components.core.storage.opening import FOLDER, is_folder, join_address, open_existing
+from components.core.storage.opening import FOLDER, choose_store, is_folder, join_address, open_existing
 from components.core.storage.run_record import RUNS
 from pipelines.images.code_version import code_version
 from pipelines.run.child import run_child
-from pipelines.run.local import JOB, storage
+from pipelines.run.local import JOB
 
 
 @dataclass(frozen=True)
@@ -27,13 +24,11 @@ class KnownRun:
     Attributes:
         key: names the run in its store.
         store: bucket and prefix.
-        store_dir: data of the embedded store; None where it is not known.
         truth: labels that the run was scored with; None where it is not known.
     """
 
     key: str
     store: StoreConfig
-    store_dir: Path | None = None
     truth: Path | None = None
 
 
@@ -67,14 +62,12 @@ def find_run(given: str, said: str = "--run") -> KnownRun:
     try:
         job: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         config = parse(RunConfig, job["config"], source=str(path))
-        store, truth = job["store"], job["truth"]
+        truth = job["truth"]
         if "prediction" in job:
             raise InputError(
                 f"{said} {given}: the folder of a prediction, which trains nothing; give that of a training"
             )
-        return KnownRun(
-            job["lineage"]["run"], config.store, Path(store) if store else None, Path(truth) if truth else None
-        )
+        return KnownRun(job["lineage"]["run"], config.store, Path(truth) if truth else None)
     except InputError:
         raise
     except (OSError, ValueError, KeyError, TypeError):
@@ -96,9 +89,7 @@ def finish_command(store: StoreConfig, key: str, quorum: int, out: Path, truth: 
     return command if truth is None else [*command, "--truth", str(truth)]
 
 
-def run_finish(
-    given: str, quorum: int, out: Path | None, truth: Path | None, store_dir: Path | None, console: Console
-) -> int:
+def run_finish(given: str, quorum: int, out: Path | None, truth: Path | None, store: str | None) -> int:
     """Ends a run from its finished folds; returns the exit code.
 
     Args:
@@ -106,8 +97,7 @@ def run_finish(
         quorum: folds that every cell type must have.
         out: folder of the results; None for runs/KEY.
         truth: labels of the unlabelled wells; None for those that the run's folder names, if any.
-        store_dir: data of the embedded object store; None for the run's own or the user's cache folder.
-        console: where warnings are shown.
+        store: value of --store, for a run given by its key; None for the default.
 
     Raises:
         InputError: no such run or folder, or an object store that cannot be used.
@@ -116,12 +106,6 @@ def run_finish(
     truth = truth or run.truth
     if truth is not None and not truth.is_file():
         raise InputError(f"--truth {truth}: no such file")
-    if is_folder(run.store.bucket):
-        open_existing(run.store.bucket)  # or one that was mistyped would be made
-    folder = store_dir or run.store_dir
-    embedded = not is_folder(run.store.bucket) and not os.environ.get("AWS_ENDPOINT_URL")
-    if folder is not None and not folder.is_dir() and embedded:
-        raise InputError(f"--store {folder}: no such folder; the run is not there")
-    command = finish_command(run.store, run.key, quorum, out or Path("runs") / run.key, truth)
-    with storage(run.store, folder, console) as environment:
-        return run_child(command, environment)
+    chosen = choose_store(run.store, store) if run.key == given or store else run.store
+    open_existing(chosen.bucket, chosen.prefix).check()
+    return run_child(finish_command(chosen, run.key, quorum, out or Path("runs") / run.key, truth))

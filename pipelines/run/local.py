@@ -1,4 +1,4 @@
-"""A run on this machine: kfp.local, tasks as processes or containers; the embedded object store unless another is named.
+"""A run on this machine: kfp.local, tasks as processes or containers.
 
 The pipeline runs in a process of its own (pipelines.run.worker); this one follows its events, shows them, and puts the
 results in place. Imports neither torch nor kfp.
@@ -23,15 +23,13 @@ from typing import Any, TextIO
 
 from rich.console import Console
 
-from components.core.config import NO_EFFECT_ON_RESULTS, RunConfig, StoreConfig, first_difference, result_config
+from components.core.config import NO_EFFECT_ON_RESULTS, RunConfig, first_difference, result_config
 from components.core.errors import InputError, StepError
 from components.core.files import atomic_directory, locked, write_atomically
 from components.core.learning.step_settings import library_versions
 from components.core.progress import EVENTS_VARIABLE, finished_tasks
 from components.core.storage.digests import code_digest, digest_file, digest_text
-from components.core.storage.embedded import EmbeddedStore
-from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import is_folder, open_store, whole_address
+from components.core.storage.opening import open_store, whole_address
 from pipelines.checks import check_input, check_start, local_files
 from pipelines.images.code_version import code_version
 from pipelines.run.containers.engine_side import check_images, ended_containers
@@ -51,18 +49,6 @@ RESULTS = (
 EMBEDDINGS = "embeddings"
 JOB = "job.json"
 STOP_SECONDS = 10.0
-FULL_BYTES = 64 << 20
-"""Less than this on the embedded store's disk is named as a likely cause of a failure: a training step stores more."""
-
-
-def cache_folder() -> Path:
-    """This program's part of the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cellsignal"
-
-
-def default_store() -> Path:
-    """Where the embedded store keeps its data: the user's cache folder."""
-    return cache_folder() / "store"
 
 
 def run_here(
@@ -70,7 +56,6 @@ def run_here(
     out: Path,
     screen: str | None,
     truth: Path | None,
-    store_dir: Path | None,
     console: Console,
     *,
     containers: bool = False,
@@ -82,7 +67,6 @@ def run_here(
         out: folder of the results; one that holds a run of the same configuration goes on with it.
         screen: directory of a screen, or its address in a bucket; None simulates one first.
         truth: labels of the unlabelled wells, for the report's scoring alone.
-        store_dir: data of the embedded object store; None for the user's cache folder.
         console: where progress is shown.
         containers: whether each task is a container of its step's image.
 
@@ -95,17 +79,17 @@ def run_here(
     """
     check_input(config, screen, truth)
     if containers:
-        check_credentials(os.environ)
+        check_credentials(config.store)
     images = check_images() if containers else {}
     # The store first: wrong credentials or a missing bucket must not leave a folder behind.
+    open_store(config.store.bucket, config.store.prefix).check()
+    check_start(config)
     with contextlib.ExitStack() as held:
-        environment = held.enter_context(storage(config.store, store_dir, console))
-        check_start(config, environment)
         work = held.enter_context(opened_folder(out, config, screen, truth))
         events = work / "events.jsonl"
         events.unlink(missing_ok=True)
         events.touch()
-        environment = task_environment(config, environment, events)
+        environment = task_environment(config, events)
         simulate = screen is None
         source = str(work / "simulated" / "screen") if screen is None else whole_address(screen)
         given = truth.resolve() if truth else None
@@ -115,7 +99,7 @@ def run_here(
             held.enter_context(ended_containers(work))
             held.enter_context(scratch(work))
             how = container_settings(config, work, source, known_truth, environment)
-        job = _write_job(work, config, source, known_truth, store_dir, images, how)
+        job = _write_job(work, config, source, known_truth, images, how)
         counts = task_counts(config)
         total = sum(counts.values()) + simulate
         with (
@@ -129,24 +113,21 @@ def run_here(
             try:
                 follow(["-m", "pipelines.run.worker", str(job)], environment, told, display, log)
             except StepError as error:
-                full = full_disk(config.store, store_dir or default_store())
-                raise StepError(f"{error}{full}{without_the_rest(config, events, out)}") from None
+                raise StepError(f"{error}{without_the_rest(config, events, out)}") from None
         collect(work, out, events)
     return out
 
 
-def task_environment(config: RunConfig, store: Mapping[str, str], events: Path) -> dict[str, str]:
+def task_environment(config: RunConfig, events: Path) -> dict[str, str]:
     """Variables of the process that runs a pipeline, and of its tasks.
 
     Args:
         config: the run.
-        store: leads to the object store.
         events: file that tasks tell of their progress in.
     """
     threads = config.local.threads or max(1, (os.cpu_count() or 1) // config.local.parallel_folds)
     return {
         **os.environ,
-        **store,
         EVENTS_VARIABLE: str(events),
         "OMP_NUM_THREADS": str(threads),
         "PYTHONUNBUFFERED": "1",
@@ -245,42 +226,6 @@ def _lock(path: Path, out: Path) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def storage(
-    store: StoreConfig, store_dir: Path | None, console: Console, *, create: bool = True
-) -> Iterator[Mapping[str, str]]:
-    """The environment that leads to the object store: a folder needs none; else the user's own, or the embedded.
-
-    The user's own is used where AWS_ENDPOINT_URL is set. The embedded one gets the bucket where it lacks it and `create`;
-    who only looks must not make one by a slip of the pen.
-    """
-    if is_folder(store.bucket):
-        if store_dir is not None:
-            console.print("store.bucket is a folder, so --store is not used", style="yellow")
-        open_store(store.bucket, store.prefix).check()
-        yield {}
-        return
-    if os.environ.get("AWS_ENDPOINT_URL"):
-        if store_dir is not None:
-            console.print("AWS_ENDPOINT_URL is set, so --store is not used", style="yellow")
-        open_store(store.bucket, store.prefix).check()
-        yield {}
-        return
-    if os.environ.get("AWS_ACCESS_KEY_ID"):
-        console.print(
-            "AWS_ENDPOINT_URL is not set, so the embedded store is used, not your own", style="yellow", soft_wrap=True
-        )
-    with EmbeddedStore(store_dir or default_store()) as server:
-        environment = server.environment()
-        if create:
-            server.create_bucket(store.bucket)
-        else:
-            ObjectStore.connect(store.bucket, store.prefix, {**os.environ, **environment}).check(
-                "correct --bucket or store.bucket"
-            )
-        yield environment
-
-
 def run_key(config: RunConfig, source: str, out: Path, more: Mapping[str, Any] | None = None) -> str:
     """The name of a run in the object store: the same as long as a folder's run would compute the same.
 
@@ -310,7 +255,6 @@ def _write_job(
     config: RunConfig,
     source: str,
     truth: Path | None,
-    store_dir: Path | None,
     images: Mapping[str, str],
     containers: Mapping[str, Any] | None,
 ) -> Path:
@@ -332,7 +276,6 @@ def _write_job(
                 "pipeline_root": str(pipeline_root),
                 "source": source,
                 "truth": str(truth) if truth else "",
-                "store": str(store_dir.resolve()) if store_dir else "",
                 "lineage": lineage,
                 "containers": containers,
             }
@@ -410,16 +353,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
                 break
             time.sleep(0.1)
     process.wait()
-
-
-def full_disk(store: StoreConfig, store_dir: Path) -> str:
-    """What to do where the embedded store's disk is full, which its server answers with no more than an error 500."""
-    if is_folder(store.bucket) or os.environ.get("AWS_ENDPOINT_URL") or not store_dir.is_dir():
-        return ""  # another store than the embedded one
-    free = shutil.disk_usage(store_dir).free
-    if free >= FULL_BYTES:
-        return ""
-    return f"; the disk of the object store {store_dir} is full ({free / 1e6:.0f} MB free): make room first"
 
 
 def without_the_rest(config: RunConfig, events: Path, out: Path) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from components.core.errors import InputError
 from pipelines.run.runner import Runner
+from pipelines.store_options import Store
 
 
 def predict(
@@ -37,9 +38,7 @@ def predict(
             "has such",
         ),
     ] = False,
-    store: Annotated[
-        Path | None, typer.Option(help="data of the embedded object store; default the user's cache folder")
-    ] = None,
+    store: Store = None,
     runner: Annotated[
         Runner | None,
         typer.Option(help="here, tasks are processes (usual), or containers of the images that `images build` made"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,10 +15,10 @@ from typing import Any
 
 from rich.console import Console
 
-from components.core.config import RunConfig, StoreConfig
-from components.core.errors import InputError, StepError
+from components.core.config import RunConfig
+from components.core.errors import InputError
 from components.core.storage.interface import ObjectStorage
-from components.core.storage.opening import is_folder, open_existing, open_store, whole_address
+from components.core.storage.opening import choose_store, open_existing, whole_address
 from components.core.storage.run_record import RUNS
 from pipelines.checks import screen_place
 from pipelines.images.code_version import code_version
@@ -30,12 +29,9 @@ from pipelines.run.display import Display
 from pipelines.run.local import (
     JOB,
     collect,
-    default_store,
     follow,
-    full_disk,
     opened_folder,
     run_key,
-    storage,
     task_environment,
 )
 from pipelines.run.prediction_checks import Wanted, check_prediction, task_counts
@@ -48,7 +44,7 @@ def predict_here(
     screen: str,
     out: Path,
     truth: Path | None,
-    store_dir: Path | None,
+    store: str | None,
     console: Console,
     *,
     containers: bool = False,
@@ -60,7 +56,7 @@ def predict_here(
         screen: directory of the new plates, or their address in a bucket.
         out: folder of the results; one that holds the same prediction goes on with it.
         truth: labels of their treatment wells, for the report's scoring alone.
-        store_dir: data of the embedded object store; None for the user's cache folder.
+        store: value of --store; None for the model's own store.
         console: where progress is shown.
         containers: whether each task is a container of its step's image.
 
@@ -72,15 +68,15 @@ def predict_here(
         StepError: a step failed; finished steps are kept.
     """
     machine = wanted.machine()
-    place = screen_place(screen, meant := wanted.store(machine))
+    meant = choose_store(wanted.store(machine), store)
+    place = screen_place(screen)
     place.check()
     if containers:
-        check_credentials(os.environ)
+        check_credentials(meant)
     images = check_images() if containers else {}
     with contextlib.ExitStack() as held:
-        _check_there(meant, store_dir or default_store())
-        environment = held.enter_context(storage(meant, store_dir, console, create=False))
-        own = open_store(meant.bucket, meant.prefix, {**os.environ, **environment})
+        own = open_existing(meant.bucket, meant.prefix)
+        own.check()
         checked = check_prediction(wanted, machine, meant, own, place, truth, f"--screen {screen}")
         settings, more = checked.config, checked.asked.plain()
         source, known_truth = whole_address(screen), truth.resolve() if truth else None
@@ -90,7 +86,7 @@ def predict_here(
         events = work / "events.jsonl"
         events.unlink(missing_ok=True)
         events.touch()
-        environment = task_environment(settings, environment, events)
+        environment = task_environment(settings, events)
         how = None
         if containers:
             held.enter_context(ended_containers(work))
@@ -100,7 +96,6 @@ def predict_here(
             "config": json.loads(settings.model_dump_json()),
             "source": source,
             "truth": str(known_truth or ""),
-            "store": str(store_dir.resolve()) if store_dir else "",
             "containers": how,
             "prediction": {"folds": dict(checked.folds), "parameters": checked.asked.parameters()},
             "lineage": {
@@ -112,20 +107,9 @@ def predict_here(
                 "model": dict(checked.told),
             },
         }
-        _run(work, what, settings, checked.folds, environment, store_dir or default_store(), console)
+        _run(work, what, settings, checked.folds, environment, console)
         collect(work, out, events, RESULTS, "report-new-plates")
     return out
-
-
-def _check_there(store: StoreConfig, store_dir: Path) -> None:
-    """A store that is not there is not made: no model can be in it."""
-    if is_folder(store.bucket):
-        open_existing(store.bucket, store.prefix)
-    elif not os.environ.get("AWS_ENDPOINT_URL") and not store_dir.is_dir():
-        raise InputError(
-            f"{store_dir}: there is no object store; give its folder with --store, set AWS_ENDPOINT_URL and the usual AWS "
-            "variables for your own, or give the model's address"
-        )
 
 
 @contextlib.contextmanager
@@ -146,7 +130,6 @@ def _run(
     config: RunConfig,
     folds: Mapping[str, Sequence[int]],
     environment: Mapping[str, str],
-    store_dir: Path,
     console: Console,
 ) -> None:
     """Runs the pipeline in a process of its own and shows how it goes."""
@@ -160,7 +143,4 @@ def _run(
         (work / "log.txt").open("ab") as log,
         (work / "events.jsonl").open(encoding="utf-8") as told,
     ):
-        try:
-            follow(["-m", "pipelines.run.worker", str(job)], environment, told, display, log)
-        except StepError as error:
-            raise StepError(f"{error}{full_disk(config.store, store_dir)}") from None
+        follow(["-m", "pipelines.run.worker", str(job)], environment, told, display, log)

@@ -68,7 +68,7 @@ class Wanted:
             return machine.store  # with the changes in it
         address, _ = model_address(self.model)
         bucket, prefix = (address, "") if is_folder(address) else parse_uri(address) if address else (None, "")
-        usual = StoreConfig() if bucket is None else StoreConfig(bucket=bucket, prefix=prefix)
+        usual = StoreConfig(bucket=bucket, prefix=prefix)
         data = {"store": usual.model_dump()}
         for change in self.changes:
             if change.startswith("store."):

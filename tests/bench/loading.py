@@ -23,7 +23,6 @@ from components.core.learning.augmentation import normal_view
 from components.core.learning.fold_data import open_images
 from components.core.learning.inference import Images
 from components.core.processes import cores
-from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.endpoint import Endpoint
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.interface import ObjectReader
@@ -34,6 +33,7 @@ from components.normalize.step import run as normalize
 from tests.bench.baseline import PngSites, endless
 from tests.bench.row import Row
 from tests.bench.sites import SIZE, Timing, interleaved, origin, write_screen
+from tests.seaweedfs import s3_server
 
 PLATES, WELLS = 2, 24
 BATCH = 16
@@ -266,8 +266,7 @@ def _sources() -> Iterator[Sources]:
             STANDARDISE.jitter,
             AUGMENT,
         )
-        with EmbeddedStore(folder / "objects") as server:
-            server.create_bucket("cellsignal")
+        with s3_server(folder / "objects") as server:
             store = ObjectStore(Endpoint.from_environment(server.environment()), "cellsignal")
             store.put_many((key, packed.get(key)) for key in packed.list())
             node = images(store, node_cache=str(folder / "node"))

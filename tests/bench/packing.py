@@ -26,12 +26,12 @@ import numpy as np
 from components.core.config import FoldsConfig, ScreenConfig
 from components.core.processes import cores
 from components.core.screen.png import decode_png
-from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.opening import open_screen, open_store
 from components.normalize.config import NormalizeConfig
 from components.normalize.step import run
 from tests.bench.row import Row
 from tests.bench.sites import SIZE, children, cpu_seconds, interleaved, origin, png_sites, write_screen
+from tests.seaweedfs import BUCKET, s3_server
 
 SITES = 2
 """Sites of a well, as RxRx1 has; OME-Zarr's metadata of a well is then written once for two sites."""
@@ -106,13 +106,14 @@ def _speed(folder: Path) -> list[Row]:
 def _bucket(folder: Path, source: Path) -> Iterator[str]:
     """A server with the screen in it, for this process."""
     before = dict(os.environ)
-    with EmbeddedStore(folder / "server") as server:
-        server.create_bucket("bench")
+    with s3_server(folder / "server") as server:
         os.environ.update(server.environment())
         try:
             files = [path for path in source.rglob("*") if path.is_file()]
-            open_store("s3://bench/screen").put_many((p.relative_to(source).as_posix(), p.read_bytes()) for p in files)
-            yield "s3://bench"
+            open_store(f"s3://{BUCKET}/screen").put_many(
+                (p.relative_to(source).as_posix(), p.read_bytes()) for p in files
+            )
+            yield f"s3://{BUCKET}"
         finally:
             os.environ.clear()
             os.environ.update(before)

@@ -11,6 +11,7 @@ import yaml
 
 from components.core.config import RunConfig
 from components.core.config.cluster import ClusterConfig, StepsConfig
+from components.core.storage.opening import CLUSTER_BUCKET
 from pipelines.cluster.jobs import ACCOUNT
 from pipelines.cluster.pod_settings import resources_of
 from tests.k8s.manifests import K8S, OVERLAYS, OWN, SINGLE_USER, built, demo_jobs, one, pods
@@ -108,7 +109,7 @@ def test_names_are_those_of_the_configuration(overlay: str):
         "secretKeyKey": "AWS_SECRET_ACCESS_KEY",
     }
     root = launcher(overlay).get("defaultPipelineRoot")
-    assert root is None if overlay == SINGLE_USER else root.startswith(f"s3://{RunConfig().store.bucket}/")
+    assert root is None if overlay == SINGLE_USER else root.startswith(f"s3://{CLUSTER_BUCKET}/")
 
 
 def test_kubeflows_own_namespace_stays_as_its_other_pods_need_it():

@@ -14,8 +14,8 @@ import pytest
 from components.core.errors import InputError
 from components.core.processes import stop
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.seaweedfs import Ports, weed_binary
 from tests.k8s.manifests import built, one
+from tests.seaweedfs import Ports, weed_binary
 
 
 def container() -> dict:

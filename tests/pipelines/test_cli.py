@@ -14,12 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 from components.core.config import RunConfig
-from components.core.storage.embedded import EmbeddedStore
 from components.image import VERSION
 from pipelines.cli import app
 from pipelines.run.local import opened_folder
-from tests.conftest import BUCKET
 from tests.pipelines.tiny_run import ROOT, Cellsignal, processes_naming, results, truth_of, write_truth
+from tests.seaweedfs import BUCKET, S3Server
 from tests.tiny_screen import SIZE, TinyScreen, write_png
 
 COMMANDS = ("run", "simulate")
@@ -59,7 +58,7 @@ def test_neither_torch_nor_kfp_is_loaded_to_answer(arguments: list[str]):
         (["--config", "demo", "--screen", "nowhere"], ["--screen nowhere: no such folder"]),
         (
             ["--config", "demo", "--screen", "s3://bucket/screen"],
-            ["--screen s3://bucket/screen", "AWS_ENDPOINT_URL is not"],
+            ["--screen s3://bucket/screen", "AWS_ACCESS_KEY_ID is not"],
         ),
     ],
 )
@@ -108,7 +107,7 @@ def test_an_out_that_holds_something_else_is_left_alone(
 
 def refuse_input(cellsignal: Cellsignal, config: Path, screen: Path, *more: str | Path, **environment: str) -> str:
     """A run that must be refused, after which there are no results and no process of it."""
-    out, store = cellsignal.folder / "out", cellsignal.folder / "store"
+    out, store = cellsignal.folder / "out", "s3://cellsignal" if environment else cellsignal.folder / "store"
     line = cellsignal.refused(
         "run", "--config", config, "--screen", screen, "--out", out, "--store", store, *more, environment=environment
     )
@@ -145,9 +144,7 @@ def test_an_empty_table_and_a_bad_truth(cellsignal: Cellsignal, config_file: Pat
     assert not (cellsignal.folder / "store").exists()
 
 
-def test_a_missing_channel_after_which_the_embedded_store_is_stopped(
-    cellsignal: Cellsignal, config_file: Path, tiny_screen: TinyScreen
-):
+def test_a_missing_channel(cellsignal: Cellsignal, config_file: Path, tiny_screen: TinyScreen):
     image = tiny_screen.image("HUVEC-02", 1, "B04", 1, 5)
     image.unlink()
     line = refuse_input(cellsignal, config_file, tiny_screen.root)
@@ -167,13 +164,13 @@ def test_a_bad_image(
     cellsignal: Cellsignal,
     config_file: Path,
     tiny_screen: TinyScreen,
-    embedded_store: EmbeddedStore,
+    s3_server: S3Server,
     damage: Callable[[Path], object],
     named: str,
 ):
     image = tiny_screen.image("HUVEC-02", 1, "B04", 1, 5)
     damage(image)
-    line = refuse_input(cellsignal, config_file, tiny_screen.root, **embedded_store.environment())
+    line = refuse_input(cellsignal, config_file, tiny_screen.root, **s3_server.environment())
     assert f"{image}: channel w5 (mitochondria) of well B04, site 1: " in line
     assert named in line
     assert not (cellsignal.folder / "out").exists(), "bad input leaves nothing behind"
@@ -196,9 +193,9 @@ def test_an_object_store_that_does_not_answer(cellsignal: Cellsignal, config_fil
 
 
 def test_credentials_that_are_missing_or_refused_are_not_repeated(
-    cellsignal: Cellsignal, config_file: Path, tables: TinyScreen, embedded_store: EmbeddedStore
+    cellsignal: Cellsignal, config_file: Path, tables: TinyScreen, s3_server: S3Server
 ):
-    known = embedded_store.environment()
+    known = s3_server.environment()
     secret = "not-the-secret-of-this-server"
     line = refuse_input(cellsignal, config_file, tables.root, **{**known, "AWS_SECRET_ACCESS_KEY": secret})
     assert f"s3://{BUCKET}: {known['AWS_ENDPOINT_URL']} refused the credentials" in line
@@ -208,20 +205,16 @@ def test_credentials_that_are_missing_or_refused_are_not_repeated(
     assert "AWS_SECRET_ACCESS_KEY is not set" in refuse_input(cellsignal, config_file, tables.root, **known)
 
 
-def test_a_bucket_that_is_missing(
-    cellsignal: Cellsignal, config_file: Path, tables: TinyScreen, embedded_store: EmbeddedStore
-):
-    line = refuse_input(
-        cellsignal, config_file, tables.root, "--set", "store.bucket=elsewhere", **embedded_store.environment()
-    )
+def test_a_bucket_that_is_missing(cellsignal: Cellsignal, config_file: Path, tables: TinyScreen, s3_server: S3Server):
+    line = refuse_input(cellsignal, config_file, tables.root, "--store", "s3://elsewhere", **s3_server.environment())
     assert "s3://elsewhere: " in line
-    assert "no such bucket; create it, or correct store.bucket" in line
+    assert "no such bucket; create it, or correct --store or store.bucket" in line
 
 
 def test_a_refused_store_leaves_no_folder(
-    cellsignal: Cellsignal, config_file: Path, tables: TinyScreen, embedded_store: EmbeddedStore
+    cellsignal: Cellsignal, config_file: Path, tables: TinyScreen, s3_server: S3Server
 ):
-    nowhere = {**embedded_store.environment(), "AWS_SECRET_ACCESS_KEY": "wrong"}
+    nowhere = {**s3_server.environment(), "AWS_SECRET_ACCESS_KEY": "wrong"}
     refuse_input(cellsignal, config_file, tables.root, **nowhere)
     assert not (cellsignal.folder / "out").exists()
 

@@ -9,17 +9,17 @@ from typer.testing import CliRunner, Result
 
 from components.core.errors import InputError
 from components.core.registry.champion import CHAMPION, promote, read_champion
-from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from pipelines.cli import app
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 from tests.components.core.registry.small_models import put_model
 from tests.pipelines.tiny_run import Cellsignal
+from tests.seaweedfs import S3Server
 
 
 def options_of(store: ObjectStore | FolderStore) -> list[str]:
-    return ["--bucket", store.uri("")] if isinstance(store, FolderStore) else ["--prefix", store.prefix]
+    return ["--store", store.uri("")]
 
 
 def invoke(store: ObjectStore | FolderStore, *arguments: str, code: int = 0, width: int = 200) -> Result:
@@ -187,7 +187,7 @@ def test_removing_what_no_run_needs_leaves_models_alone(run: FinishedRun) -> Non
 
 
 def test_bad_usage_is_one_line_exit_code_2_and_an_untouched_registry(
-    cellsignal: Cellsignal, embedded_store: EmbeddedStore, tmp_path: Path
+    cellsignal: Cellsignal, s3_server: S3Server, tmp_path: Path
 ) -> None:
     (tmp_path / "lab").mkdir()
     store = FolderStore(tmp_path / "lab")
@@ -212,5 +212,5 @@ def test_bad_usage_is_one_line_exit_code_2_and_an_untouched_registry(
         assert "models/champion.json: damaged" in cellsignal.refused("models", *arguments, *lab)
     assert store.get(CHAMPION) == b"{"
     assert store.list("") == sorted([*before, CHAMPION])
-    environment = embedded_store.environment()
+    environment = s3_server.environment()
     assert "no such bucket" in cellsignal.refused("models", "list", "--bucket", "elsewhere", environment=environment)

@@ -14,20 +14,20 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from components.core.errors import InputError
-from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from pipelines.cli import app
 from pipelines.store_options import duration
 from pipelines.store_tables import shown_age, shown_size
 from tests.pipelines.tiny_run import ROOT, Cellsignal
+from tests.seaweedfs import S3Server
 
 PLATE, OTHER_PLATE, OLD_PLATE = (f"plates/HUVEC-0{n}_Plate1-{n:032x}" for n in (1, 2, 3))
 PLACE, OTHER_PLACE, LOST = (f"finished/pretrain/{n:064x}" for n in (1, 2, 3))
 
 
 def options_of(store: ObjectStore | FolderStore) -> list[str]:
-    return ["--bucket", store.uri("")] if isinstance(store, FolderStore) else ["--prefix", store.prefix]
+    return ["--store", store.uri("")]
 
 
 def invoke(store: ObjectStore | FolderStore, *arguments: str) -> Result:
@@ -195,40 +195,45 @@ def test_a_person_at_a_terminal_is_asked(filled: ObjectStore | FolderStore, answ
     assert (groups(filled) == EVERYTHING) is not removed
 
 
-def test_bad_usage_is_one_line_and_exit_code_2(
-    cellsignal: Cellsignal, embedded_store: EmbeddedStore, tmp_path: Path
-) -> None:
+def test_bad_usage_is_one_line_and_exit_code_2(cellsignal: Cellsignal, s3_server: S3Server, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for arguments, message in (
-        (["gc", "--store", "nowhere"], "nowhere: there is no object store; give its folder with --store"),
+        (["gc", "--store", "nowhere"], "nowhere: there is no object store; correct --store"),
         (["runs", "--store", "file"], "file: there is no object store"),
         (["gc", "--older-than", "soon"], "--older-than 'soon': a number and m, h, d or w is expected"),
         (["gc", "--set", "store.bucket=abc"], "--set: changes a configuration; give --config as well"),
         (["gc", "--bucket", "b"], "--bucket, --prefix: bucket: string should have at least 3 characters, got 'b'"),
     ):
-        assert message in cellsignal.refused("store", *arguments)
-    environment = embedded_store.environment()
-    line = cellsignal.refused("store", "forget", "none-1", "--prefix", "empty", environment=environment)
+        assert message in cellsignal.refused("store", *arguments), arguments
+    environment = s3_server.environment()
+    line = cellsignal.refused("store", "forget", "none-1", "--store", "s3://cellsignal/empty", environment=environment)
     assert "none-1: no such run below s3://cellsignal/empty (there are no runs)" in line
     line = cellsignal.refused("store", "gc", "--bucket", "elsewhere", environment=environment)
     assert "no such bucket" in line
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_the_embedded_store_is_opened_by_its_folder_and_a_configuration(cellsignal: Cellsignal, tmp_path: Path) -> None:
-    with EmbeddedStore(tmp_path / "store") as server:
-        server.create_bucket("mybucket")
-        done = cellsignal(
-            "store", "runs", "--store", tmp_path / "store", "--config", "demo", "--set", "store.bucket=mybucket",
-            "--set", "store.prefix=team",
-        )  # fmt: skip
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "s3://mybucket/team: no runs" in done.stdout
-        # A slip of the pen is told, and makes no bucket.
-        for command in (("runs",), ("gc", "--dry-run")):
-            line = cellsignal.refused("store", *command, "--store", tmp_path / "store", "--bucket", "mybuckt")
-            assert line.startswith("error: s3://mybuckt: ")
-            assert line.endswith("has no such bucket; correct --bucket or store.bucket")
+def test_the_option_wins_over_the_environment_and_that_over_the_configuration(
+    cellsignal: Cellsignal, s3_server: S3Server, tmp_path: Path
+) -> None:
+    for name in ("option", "environment", "configured", "usual/cellsignal/store"):
+        (tmp_path / name).mkdir(parents=True)
+    known = {"XDG_CACHE_HOME": str(tmp_path / "usual"), "CELLSIGNAL_STORE": str(tmp_path / "environment")}
+    configured = ("--config", "demo", "--set", f"store.bucket={(tmp_path / 'configured').as_uri()}")
+    for more, environment, used in (
+        ((*configured, "--store", "option"), known, tmp_path / "option"),
+        (configured, known, tmp_path / "environment"),
+        (configured, {**known, "CELLSIGNAL_STORE": ""}, tmp_path / "configured"),
+        ((), {**known, "CELLSIGNAL_STORE": ""}, tmp_path / "usual/cellsignal/store"),
+    ):
+        done = cellsignal("store", "runs", *more, environment=environment)
+        assert (done.returncode, done.stdout) == (0, f"{used.as_uri()}: no runs\n"), done.stderr
+    for address in ("s3://cellsignal/team", "s3://cellsignal/team/"):
+        done = cellsignal("store", "runs", environment={**s3_server.environment(), "CELLSIGNAL_STORE": address})
+        assert (done.returncode, done.stdout) == (0, "s3://cellsignal/team: no runs\n"), done.stderr
+    assert "write s3://BUCKET[/PREFIX], file:///FOLDER or a directory" in cellsignal.refused(
+        "store", "runs", "--store", "gs://lab"
+    )
 
 
 def test_a_folder_is_opened_by_a_configuration_and_nothing_is_made(cellsignal: Cellsignal, tmp_path: Path) -> None:
@@ -242,7 +247,7 @@ def test_a_folder_is_opened_by_a_configuration_and_nothing_is_made(cellsignal: C
     line = cellsignal.refused("store", "forget", "none-1", *configured)
     assert f"none-1: no such run below {folder.as_uri()}/team (there are no runs)" in line
     line = cellsignal.refused("store", "gc", "--bucket", f"{folder.as_uri()}/unmounted")
-    assert "unmounted: there is no such folder; correct the address, or mount its file system" in line
+    assert "unmounted: there is no object store; correct --store or CELLSIGNAL_STORE, or mount its file system" in line
     assert "write file:///FOLDER" in cellsignal.refused("store", "gc", "--bucket", "file://lab")
     assert list(folder.iterdir()) == []
 

@@ -136,12 +136,13 @@ class PackConfig(FrozenModel):
 
 
 class StoreConfig(FrozenModel):
-    """Where plates, checkpoints and logits go. Endpoint and credentials come from the AWS environment variables."""
+    """Where plates, checkpoints and logits go. A bucket's endpoint and credentials come from the AWS environment variables."""
 
-    bucket: str = Field(
-        "cellsignal",
+    bucket: str | None = Field(
+        None,
         min_length=3,
-        description="bucket, created only in the embedded store; or file:///FOLDER, a folder that all machines share",
+        description="S3 bucket or s3://BUCKET/PREFIX, which must exist; or file:///FOLDER; null is a folder in the user's cache, "
+        "and the bucket `cellsignal` on a cluster",
     )
     prefix: str = Field("", description="key prefix inside the bucket, without a leading slash")
 

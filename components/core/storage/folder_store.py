@@ -33,6 +33,7 @@ IN_FLIGHT = 16
 _BATCH_BYTES, _BATCH_OBJECTS = 64 * 1024, 8  # written by one thread, one after the other
 _ATTEMPTS = 100  # another process may delete the folder, or the temporary file in it, between two steps of a write
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -44,13 +45,15 @@ class FolderStore:
         requests: files read and written so far, "gets" and "puts", and folders listed, "lists".
     """
 
-    def __init__(self, root: Path, within: Path | None = None) -> None:
+    def __init__(self, root: Path, within: Path | None = None, parents: bool = False) -> None:
         """Opens a store.
 
         Args:
             root: the folder.
             within: a folder above it that is known to the user; `check` makes no other.
+            parents: whether `check` also makes the folders above that one.
         """
+        self._parents = parents
         self.root = Path(os.path.abspath(root))  # noqa: PTH100 - a link to a mounted disk stays the user's own name of it
         self.requests = {"gets": 0, "puts": 0, "lists": 0}
         self._within = within or self.root
@@ -60,7 +63,7 @@ class FolderStore:
         self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="folder")
 
     @classmethod
-    def connect(cls, uri: str, prefix: str = "") -> FolderStore:
+    def connect(cls, uri: str, prefix: str = "", parents: bool = False) -> FolderStore:
         """Opens a store by its address, file:///FOLDER; `check` says whether it can be used.
 
         Raises:
@@ -70,7 +73,7 @@ class FolderStore:
         path = unquote(parts.path)
         if parts.scheme != "file" or parts.netloc or not path.startswith("/") or not path.strip("/"):
             raise InputError(f"object store {uri!r}: write file:///FOLDER, the folder's whole path after file://")
-        return cls(Path(path) / prefix.strip("/"), Path(path))
+        return cls(Path(path) / prefix.strip("/"), Path(path), parents)
 
     def __repr__(self) -> str:
         return f"FolderStore({str(self.root)!r})"
@@ -104,13 +107,13 @@ class FolderStore:
         probe = self.root / f".{uuid.uuid4().hex}.partial"
         try:
             # No deeper: a file system that is not mounted must not be replaced by folders on another disk.
-            self._within.mkdir(exist_ok=True)
+            self._within.mkdir(exist_ok=True, parents=self._parents)
             self.root.mkdir(parents=True, exist_ok=True)
             probe.touch()
         except OSError as error:
             raise InputError(
-                f"{self.uri('')}: cannot be written ({error.strerror}); create the folder, or correct store.bucket in "
-                "the config"
+                f"{self.uri('')}: the object store cannot be written here ({error.strerror}); create the folder, or choose another "
+                "with --store"
             ) from None
         finally:
             with contextlib.suppress(OSError):
@@ -361,7 +364,16 @@ class FolderStore:
                 raise InputError(
                     f"{uri}: {action} refused ({error.strerror}); correct the rights of the folder"
                 ) from None
-            raise StepError(f"{uri}: {action} failed ({error.strerror or error})") from None
+            room = f"; {self._room()}" if error.errno in _NO_ROOM else ""
+            raise StepError(f"{uri}: {action} failed ({error.strerror or error}){room}") from None
+
+    def _room(self) -> str:
+        with contextlib.suppress(OSError):
+            free = shutil.disk_usage(self.root).free / 1e6
+            return (
+                f"make room on the disk of {self.root}, which has {free:,.0f} MB free, and run the same command again"
+            )
+        return f"make room on the disk of {self.root} and run the same command again"
 
 
 def _modified(found: os.stat_result) -> datetime:

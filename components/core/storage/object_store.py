@@ -104,7 +104,7 @@ class ObjectStore:
         """The object's address, s3://bucket/key."""
         return f"s3://{self.bucket}/{self._key(key)}".rstrip("/")
 
-    def check(self, instead: str = "create it, or correct store.bucket in the config") -> None:
+    def check(self, instead: str = "create it, or correct --store or store.bucket") -> None:
         """Asks the store for one listing, impatiently.
 
         Args:

@@ -5,7 +5,8 @@ The S3 clients are loaded where a bucket is named, and not before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -16,9 +17,54 @@ from components.core.storage.folder_store import FolderStore
 from components.core.storage.interface import ObjectStorage
 
 if TYPE_CHECKING:
+    from components.core.config import StoreConfig
     from components.core.storage.object_store import ObjectStore
 
 FOLDER = "file://"
+STORE_VARIABLE = "CELLSIGNAL_STORE"
+CLUSTER_BUCKET = "cellsignal"
+
+
+def cache_folder() -> Path:
+    """This program's part of the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cellsignal"
+
+
+def choose_store(store: StoreConfig, option: str | None = None) -> StoreConfig:
+    """The store of a command on this machine, with an explicit address.
+
+    The order is: the option, the variable CELLSIGNAL_STORE, the configuration, a folder in the user's cache.
+
+    Args:
+        store: section of the configuration.
+        option: value of --store: a directory, file:///FOLDER or s3://BUCKET[/PREFIX].
+
+    Raises:
+        InputError: an address of another kind.
+    """
+    for source, address in (("--store", option), (STORE_VARIABLE, os.environ.get(STORE_VARIABLE))):
+        if address:
+            if "://" not in address:
+                address = Path(address).expanduser().absolute().as_uri()
+            elif not (is_folder(address) or is_bucket(address)):
+                raise InputError(f"{source} {address}: write s3://BUCKET[/PREFIX], file:///FOLDER or a directory")
+            return store.model_copy(update={"bucket": address, "prefix": ""})
+    return store if store.bucket else store.model_copy(update={"bucket": default_address()})
+
+
+def store_changes(store: StoreConfig) -> tuple[str, ...]:
+    """The values of --set that give a program this store, however its configuration has it."""
+    return f"store.bucket={store.bucket}", f"store.prefix={store.prefix or json.dumps('')}"
+
+
+def cluster_store(store: StoreConfig) -> StoreConfig:
+    """The store of a run on a cluster, whose pods share no folder: null means the bucket `cellsignal`."""
+    return store if store.bucket else store.model_copy(update={"bucket": CLUSTER_BUCKET})
+
+
+def default_address() -> str:
+    """Address of the folder in the user's cache that is the store unless another is chosen."""
+    return (cache_folder() / "store").absolute().as_uri()
 
 
 def is_folder(address: str) -> bool:
@@ -26,35 +72,36 @@ def is_folder(address: str) -> bool:
     return address.startswith(FOLDER)
 
 
-def open_store(
-    address: str, prefix: str = "", environment: Mapping[str, str] | None = None
-) -> FolderStore | ObjectStore:
+def open_store(address: str | None, prefix: str = "") -> FolderStore | ObjectStore:
     """Opens a store without asking it anything; `check` says whether it can be used.
 
     Args:
-        address: `bucket`, `s3://bucket[/prefix]`, `minio://bucket[/prefix]`, or `file:///FOLDER`.
+        address: `bucket`, `s3://bucket[/prefix]`, `minio://bucket[/prefix]`, or `file:///FOLDER`; None for the default folder.
         prefix: further prefix below that of the address.
-        environment: variables that lead to a bucket; None for this process's own.
 
     Raises:
         InputError: no such address, or no credentials in the environment for a bucket.
     """
+    address = address or default_address()
     if is_folder(address):
-        return FolderStore.connect(address, prefix)
+        return FolderStore.connect(address, prefix, parents=address == default_address())
     from components.core.storage.object_store import ObjectStore
 
-    return ObjectStore.connect(address, prefix, environment)
+    return ObjectStore.connect(address, prefix)
 
 
-def open_existing(address: str, prefix: str = "") -> FolderStore:
-    """Opens a store in a folder that is there already, and writes nothing into it.
+def open_existing(address: str | None, prefix: str = "") -> FolderStore | ObjectStore:
+    """As open_store, for a command that reads: a folder must exist already.
 
     Raises:
         InputError: no such address, or no such folder; the prefix may be missing, as in a bucket.
     """
-    if not FolderStore.connect(address).root.is_dir():
-        raise InputError(f"{address}: there is no such folder; correct the address, or mount its file system")
-    return FolderStore.connect(address, prefix)
+    address = address or default_address()
+    if is_folder(address) and not FolderStore.connect(address).root.is_dir():
+        raise InputError(
+            f"{address}: there is no object store; correct --store or {STORE_VARIABLE}, or mount its file system"
+        )
+    return open_store(address, prefix)
 
 
 def open_beside(own: ObjectStorage, address: str) -> FolderStore | ObjectStore:
@@ -70,8 +117,9 @@ def open_beside(own: ObjectStorage, address: str) -> FolderStore | ObjectStore:
     return own.elsewhere(address) if isinstance(own, ObjectStore) else ObjectStore.connect(address)
 
 
-def join_address(bucket: str, prefix: str) -> str:
+def join_address(bucket: str | None, prefix: str) -> str:
     """The address of a prefix of `store.bucket`, as one text."""
+    bucket = bucket or default_address()
     whole = bucket if "://" in bucket else f"s3://{bucket}"
     return "/".join(part for part in (whole.rstrip("/"), prefix.strip("/")) if part)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TypedDict
 from urllib.parse import unquote, urlsplit
 
-from components.core.config import RunConfig
+from components.core.config import RunConfig, StoreConfig
 from components.core.errors import InputError
-from components.core.storage.opening import is_folder
+from components.core.storage.opening import is_bucket, is_folder, join_address
 from pipelines.checks import local_files
 
 CERTIFICATES = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -51,7 +51,7 @@ def mounts_of(
     read += _folder((config.init_from or "").partition("/runs/")[0])
     read += [path for model in models for path in _folder(model)]
     read += [Path(environment[name]) for name in CERTIFICATES if environment.get(name)]
-    write = [work, *_folder(config.store.bucket)]
+    write = [work, *_folder(join_address(config.store.bucket, ""))]
     write += [Path(config.loader.node_cache).absolute()] if config.loader.node_cache else []
     found: dict[str, bool] = {}
     for path, writing in (*((path, False) for path in read), *((path, True) for path in write)):
@@ -74,15 +74,16 @@ def _covered(path: str, found: dict[str, bool]) -> bool:
     )
 
 
-def check_credentials(variables: Mapping[str, str]) -> None:
-    """Refuses a store of one's own whose credentials lie in files, before anything is written.
+def check_credentials(store: StoreConfig, variables: Mapping[str, str] = os.environ) -> None:
+    """Refuses a bucket whose credentials lie in files, before anything is written.
 
     Raises:
         InputError: they do.
     """
     from components.core.storage.endpoint import has_keys  # loads boto3
 
-    if variables.get("AWS_ENDPOINT_URL") and has_keys(variables) and not has_keys(environment_of(variables)):
+    in_bucket = is_bucket(join_address(store.bucket, store.prefix))
+    if in_bucket and has_keys(variables) and not has_keys(environment_of(variables)):
         raise InputError(
             "--runner docker: containers see no files of credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (a profile's "
             "are shown by `aws configure export-credentials --format env`)"

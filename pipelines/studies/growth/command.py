@@ -5,26 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from components.core.config import RunConfig
+from components.core.storage.opening import choose_store, open_store, store_changes
 from pipelines.images.code_version import code_version
 from pipelines.run.child import run_child
-from pipelines.run.local import storage
 
 
-def run_growth(
-    config: str, changes: Sequence[str], seeds: str, out: Path, store_dir: Path | None, console: Console
-) -> int:
-    """Runs the rungs with the user's object store, or the embedded one; returns the exit code.
+def run_growth(config: str, changes: Sequence[str], seeds: str, out: Path, store: str | None) -> int:
+    """Runs the rungs; returns the exit code.
 
     Raises:
         InputError: a wrong configuration, or an object store that cannot be used.
     """
-    settings = RunConfig.load(config, changes)
+    chosen = choose_store(RunConfig.load(config, changes).store, store)
+    open_store(chosen.bucket, chosen.prefix).check()
     command = ["-m", "pipelines.studies.growth", "--config", config, "--out", str(out), "--seeds", seeds]
     command += ["--code-version", code_version()]
-    for change in changes:
+    for change in [*changes, *store_changes(chosen)]:
         command += ["--set", change]
-    with storage(settings.store, store_dir, console) as environment:
-        return run_child(command, environment)
+    return run_child(command)

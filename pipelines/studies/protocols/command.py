@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from components.core.config import RunConfig
+from components.core.storage.opening import choose_store, open_store, store_changes
 from pipelines.checks import check_input
 from pipelines.images.code_version import code_version
 from pipelines.run.child import run_child
-from pipelines.run.local import storage
 from pipelines.studies.protocols.splits import asked_protocols, check_repeats, protocol_config
 
 
@@ -23,10 +21,9 @@ def run_protocols(
     repeats: int,
     backbones: int,
     out: Path,
-    store_dir: Path | None,
-    console: Console,
+    store: str | None,
 ) -> int:
-    """Measures with the user's object store, or the embedded one; returns the exit code.
+    """Measures; returns the exit code.
 
     Raises:
         InputError: a wrong configuration or screen, or an object store that cannot be used.
@@ -41,7 +38,8 @@ def run_protocols(
     command += ["--code-version", code_version()]
     if screen is not None:
         command += ["--screen", screen]
-    for change in changes:
+    chosen = choose_store(settings.store, store)
+    open_store(chosen.bucket, chosen.prefix).check()
+    for change in [*changes, *store_changes(chosen)]:
         command += ["--set", change]
-    with storage(settings.store, store_dir, console) as environment:
-        return run_child(command, environment)
+    return run_child(command)

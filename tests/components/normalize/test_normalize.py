@@ -154,7 +154,7 @@ def test_warnings_of_held_out_plates_stay_with_them(tiny: TinyScreen):
 
 
 def test_the_real_store_gives_the_pixels_back(tiny: TinyScreen, store: ObjectStore, tmp_path: Path):
-    config = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"prefix": store.prefix})})
+    config = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"bucket": store.uri("")})})
     outputs = [str(tmp_path / name) for name in ("screen.json", "holdout.json", "labels.csv")]
     summary = main(config.model_dump_json(), str(tiny.root), *outputs)
     assert (summary.packed, summary.reused) == (8, 0)
@@ -181,7 +181,7 @@ def test_the_command_line_exits_with_2_and_one_line(tiny: TinyScreen, store: Obj
     config = tmp_path / "run.yaml"
     config.write_text(CONFIG.model_dump_json())  # JSON is YAML
     arguments = [sys.executable, "-m", "components.normalize", "--config", str(config), "--source", str(tiny.root)]
-    arguments += ["--set", f"store.prefix={store.prefix}", "--screen", str(tmp_path / "screen.json")]
+    arguments += ["--set", f"store.bucket={store.uri('')}", "--screen", str(tmp_path / "screen.json")]
     arguments += ["--holdout", str(tmp_path / "holdout.json"), "--holdout-labels", str(tmp_path / "labels.csv")]
     root = Path(__file__).resolve().parents[3]
 
@@ -212,7 +212,7 @@ def test_the_plate_design_is_checked_against_the_runs_configuration_before_an_im
     without_images = TinyScreen(tmp_path / "screen", imaged=(), more=("HUVEC-04",))
     held_out = holding_out("HUVEC-04")
     whole = RunConfig(screen=held_out.screen, folds=CONFIG.folds, prior=PriorConfig(min_margin=7))
-    section = held_out.model_copy(update={"store": CONFIG.store.model_copy(update={"prefix": store.prefix})})
+    section = held_out.model_copy(update={"store": CONFIG.store.model_copy(update={"bucket": store.uri("")})})
     outputs = [str(tmp_path / "out" / name) for name in ("a", "b", "c")]
     with pytest.raises(InputError, match="no rotations"):
         main(section.model_dump_json(), str(without_images.root), *outputs, whole.model_dump_json())
@@ -226,7 +226,7 @@ def test_the_plate_design_is_checked_against_the_runs_configuration_before_an_im
 def test_a_run_is_recorded_under_its_key_and_the_manifests_name_it(tmp_path: Path, store: ObjectStore):
     tiny = TinyScreen(tmp_path / "screen")
     whole = RunConfig(screen=CONFIG.screen, folds=CONFIG.folds)
-    section = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"prefix": store.prefix})})
+    section = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"bucket": store.uri("")})})
     outputs = [tmp_path / "out" / name for name in ("screen.json", "holdout.json", "holdout_labels.csv")]
     given = (section.model_dump_json(), str(tiny.root), *map(str, outputs), whole.model_dump_json())
     main(*given, json.dumps({"run": "tiny-1", "seeds": {"run": 0}}))
@@ -244,7 +244,7 @@ def test_a_run_is_recorded_under_its_key_and_the_manifests_name_it(tmp_path: Pat
 def test_on_a_cluster_the_run_is_named_by_what_was_compiled_and_the_data(tmp_path: Path, store: ObjectStore):
     tiny = TinyScreen(tmp_path / "screen")
     whole = RunConfig(screen=CONFIG.screen, folds=CONFIG.folds)
-    section = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"prefix": store.prefix})})
+    section = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"bucket": store.uri("")})})
     outputs = [tmp_path / "out" / name for name in ("screen.json", "holdout.json", "holdout_labels.csv")]
     given = (section.model_dump_json(), str(tiny.root), *map(str, outputs), whole.model_dump_json())
     known = {"recipe": "1a2b", "code_version": "0.1.0"}
@@ -261,7 +261,7 @@ def test_on_a_cluster_the_run_is_named_by_what_was_compiled_and_the_data(tmp_pat
 
 @pytest.mark.parametrize("lineage", ["{", "[1]", '{"run": "../up"}', '{"run": 3}'])
 def test_a_lineage_that_cannot_be_recorded_is_one_line(tmp_path: Path, store: ObjectStore, lineage: str):
-    section = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"prefix": store.prefix})})
+    section = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"bucket": store.uri("")})})
     tiny = TinyScreen(tmp_path / "screen", imaged=())
     outputs = [str(tmp_path / "out" / name) for name in ("a", "b", "c")]
     whole = RunConfig(screen=CONFIG.screen, folds=CONFIG.folds).model_dump_json()

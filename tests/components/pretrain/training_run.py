@@ -31,7 +31,7 @@ class TrainingRun:
     def normalize(self, source: Path, holdout: Sequence[str] = (), run: str | None = None) -> Manifest:
         config = CONFIG.model_copy(
             update={
-                "store": CONFIG.store.model_copy(update={"prefix": self.prefix}),
+                "store": CONFIG.store.model_copy(update={"bucket": "cellsignal", "prefix": self.prefix}),
                 "screen": CONFIG.screen.model_copy(update={"holdout_experiments": tuple(holdout)}),
             }
         )

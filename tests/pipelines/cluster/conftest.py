@@ -15,16 +15,15 @@ import pytest
 from rich.console import Console
 
 from components.core.config import RunConfig
-from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_store
 from components.core.storage.run_outcome import record_results
 from pipelines.cluster.compile import compiled
 from pipelines.cluster.follow import Pace
 from pipelines.cluster.submit import SubmitRequest, submit_training
-from tests.conftest import BUCKET
 from tests.pipelines.cluster.kfp_server import KfpServer, serve
 from tests.pipelines.tiny_run import Cellsignal, only_huvec
+from tests.seaweedfs import BUCKET, S3Server
 from tests.tiny_screen import TinyScreen
 
 QUICK = Pace(settle=0.0, poll=0.01, retry=0.01, longest_retry=0.02, outage=0.3, logged_out=0.1, failures=0.02)
@@ -58,12 +57,15 @@ def server() -> Iterator[KfpServer]:
 
 
 @pytest.fixture(scope="session")
-def screen(embedded_store: EmbeddedStore, tmp_path_factory: pytest.TempPathFactory) -> str:
+def screen(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Address of a screen in the tests' bucket, which no test changes."""
     tiny = only_huvec(
         TinyScreen(tmp_path_factory.mktemp("screens") / "screen", imaged=("HUVEC-01", "HUVEC-02", "HUVEC-03"))
     )
-    store = open_store(BUCKET, f"screen-{uuid.uuid4().hex}", embedded_store.environment())
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in s3_server.environment().items():
+            patched.setenv(name, value)
+        store = open_store(BUCKET, f"screen-{uuid.uuid4().hex}")
     files = [path for path in tiny.root.rglob("*") if path.is_file()]
     store.put_many((path.relative_to(tiny.root).as_posix(), path.read_bytes()) for path in files)
     return store.uri("")
@@ -119,7 +121,9 @@ def _compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def submitting(server: KfpServer, config_file: Path, screen: str, store: ObjectStore) -> Submitting:
-    config = RunConfig.load(str(config_file), [f"store.prefix={store.prefix}", "embeddings.enabled=false"])
+    config = RunConfig.load(
+        str(config_file), [f"store.bucket={BUCKET}", f"store.prefix={store.prefix}", "embeddings.enabled=false"]
+    )
     made = Submitting(server, config, screen, store)
     server.on_end = lambda run: made.results_of(run) if run["state"] == "SUCCEEDED" else None
     return made

@@ -229,9 +229,9 @@ def test_without_credentials_of_the_store(submitting: Submitting, server: KfpSer
     assert server.requests == []
 
 
-def test_a_lost_run_ends_the_command_with_5(command, server: KfpServer, screen: str, store, embedded_store):
+def test_a_lost_run_ends_the_command_with_5(command, server: KfpServer, screen: str, store, s3_server):
     server.script = [["RUNNING"]]
     given = ("--screen", screen, "--wait", "--timeout", "0.0002", "--set", f"store.prefix={store.prefix}")
-    late = command(*given, environment=embedded_store.environment())
+    late = command(*given, environment=s3_server.environment())
     assert late.returncode == 5
     assert "the same command follows it again" in error_line(late)

@@ -27,7 +27,6 @@ from components.core.registry.champion import promote
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.publishing import publish
 from components.core.storage.claims import Claims
-from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_outcome import FailureRecord
 from components.core.storage.run_record import RECIPE, RunRecord, cluster_run_key
@@ -39,10 +38,10 @@ from pipelines.cluster.submit import SubmitRequest
 from pipelines.cluster.submit_prediction import predict_on_cluster, submit_prediction
 from pipelines.run.prediction_checks import Wanted
 from tests.components.core.registry.finished_run import KEY, FinishedRun
-from tests.conftest import BUCKET
 from tests.pipelines.cluster.conftest import QUICK
 from tests.pipelines.cluster.kfp_server import KfpServer
 from tests.pipelines.tiny_run import Cellsignal
+from tests.seaweedfs import BUCKET, S3Server
 
 NEW = ("HUVEC-03", "HUVEC-04")
 """Unlabelled in the training run's screen, and held out of it: its labels stand in train.csv."""
@@ -63,10 +62,10 @@ class Lab:
 
 
 @pytest.fixture(scope="module")
-def lab(embedded_store: EmbeddedStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("lab")
     with pytest.MonkeyPatch.context() as patched:
-        for name, value in embedded_store.environment().items():
+        for name, value in s3_server.environment().items():
             patched.setenv(name, value)
         store = ObjectStore.connect(BUCKET, f"lab-{uuid.uuid4().hex}")
         run = FinishedRun(folder, store)
@@ -393,7 +392,7 @@ def test_options_of_the_other_place_are_refused(
 
 def test_the_command_follows_and_fetches(
     cellsignal: Cellsignal, predicting: Predicting, server: KfpServer, lab: Lab, tmp_path: Path,
-    embedded_store: EmbeddedStore,
+    s3_server: S3Server,
 ) -> None:  # fmt: skip
     (tmp_path / "pods").mkdir()
     server.script = [["SUCCEEDED"]]
@@ -401,7 +400,7 @@ def test_the_command_follows_and_fetches(
     changes = [word for change in predicting.wanted().changes for word in ("--set", change)]
     done = cellsignal(
         "predict", "--screen", lab.screen, "--model", lab.address, "--experiments", NEW[0], "--endpoint", server.url,
-        "--images", "tags", "--wait", *changes, environment=embedded_store.environment(),
+        "--images", "tags", "--wait", *changes, environment=s3_server.environment(),
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     out = tmp_path / "runs" / key_of(server.runs[0])

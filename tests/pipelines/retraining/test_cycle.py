@@ -14,10 +14,10 @@ import pytest
 
 from components.core.registry.champion import read_champion
 from components.core.registry.published_models import fingerprints
-from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.object_store import ObjectStore
 from tests.pipelines.retraining.counting_proxy import counting
 from tests.pipelines.tiny_run import CONFIG, ROOT, Cellsignal, error_line
+from tests.seaweedfs import S3Server
 
 BUCKET = "lab"
 SIMULATED = "simulate: {labelled: {HUVEC: 6}, unlabelled: {HUVEC: 1}, treatments_per_group: 6, positive_controls: 1}"
@@ -72,12 +72,14 @@ class Lab:
 
 @pytest.mark.slow
 def test_new_experiments_come_are_learned_from_and_the_better_model_is_used(
-    tmp_path: Path, embedded_store: EmbeddedStore
+    tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embedded_store.create_bucket(BUCKET)
-    environment = embedded_store.environment()
-    lab = Lab(tmp_path, ObjectStore.connect(BUCKET, "", environment), environment)
-    registry = ObjectStore.connect(BUCKET, "cs", environment)
+    s3_server.create_bucket(BUCKET)
+    environment = s3_server.environment()
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    lab = Lab(tmp_path, ObjectStore.connect(BUCKET), environment)
+    registry = ObjectStore.connect(BUCKET, "cs")
 
     lab.arrives(*HOLDOUT, *FIRST, UNLABELLED)
     first = lab.retrain()

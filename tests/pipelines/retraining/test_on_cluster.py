@@ -166,7 +166,7 @@ def test_an_older_state_of_the_screen_does_not_replace_what_a_later_one_came_to(
 
 
 def test_the_command_ends_with_4_where_the_challenger_is_refused(
-    lab: ClusterLab, cellsignal: Cellsignal, embedded_store: Any
+    lab: ClusterLab, cellsignal: Cellsignal, s3_server: Any
 ) -> None:
     """The decision of a whole run in a process of its own; its runs have finished before."""
     lab.enthrone()
@@ -178,7 +178,7 @@ def test_the_command_ends_with_4_where_the_challenger_is_refused(
     given = ("--config", file, "--screen", lab.store.uri("screen"), "--endpoint", lab.server.url, "--images", "tags")
     done = cellsignal(
         "retrain", *given, "--again", "--out", lab.folder / "elsewhere", "--summary", summary,
-        environment=embedded_store.environment(),
+        environment=s3_server.environment(),
     )  # fmt: skip
     assert done.returncode == 4, done.stderr
     assert "the champion stays" in done.stdout
@@ -389,7 +389,6 @@ def test_images_by_digest_are_others_than_those_by_tag(
         ({"images": "nowhere.json"}, r"--images nowhere\.json: cannot be read.*or give --images tags"),
         ({"timeout": 0.0}, r"--timeout 0: give hours above 0"),
         ({"timeout": float("nan")}, r"--timeout nan: give hours above 0"),
-        ({"store_dir": Path("store")}, r"--store store: is of this machine, which pods cannot read; drop it"),
     ],
 )
 def test_options_that_pods_cannot_follow(lab: ClusterLab, server: KfpServer, change: dict[str, Any], said: str) -> None:
@@ -438,14 +437,12 @@ def test_without_an_endpoint_of_the_store_it_is_amazons_and_never_the_embedded_o
     assert opened == [None]
 
 
-def test_an_endpoint_that_does_not_answer_is_one_line(
-    lab: ClusterLab, cellsignal: Cellsignal, embedded_store: Any
-) -> None:
+def test_an_endpoint_that_does_not_answer_is_one_line(lab: ClusterLab, cellsignal: Cellsignal, s3_server: Any) -> None:
     file = lab.folder / "tiny.yaml"
     file.write_text(yaml.safe_dump(json.loads(lab.config.model_dump_json())))
     done = cellsignal(
         "retrain", "--config", file, "--screen", lab.store.uri("screen"), "--endpoint", "http://127.0.0.1:9",
-        "--images", "tags", environment=embedded_store.environment(),
+        "--images", "tags", environment=s3_server.environment(),
     )  # fmt: skip
     assert done.returncode == 2
     assert re.search(r"--endpoint http://127\.0\.0\.1:9: no answer", error_line(done))

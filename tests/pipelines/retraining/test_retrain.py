@@ -82,7 +82,7 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(lab: Lab) -> None:
 
 def test_a_dry_run_makes_no_store(lab: Lab, cellsignal: Cellsignal) -> None:
     nowhere = lab.folder / "nowhere"
-    for more in (("--set", f"store.bucket=file://{nowhere}"), ("--set", "store.bucket=lab", "--store", str(nowhere))):
+    for more in (("--set", f"store.bucket=file://{nowhere}"), ("--store", str(nowhere))):
         done = cellsignal(*lab.arguments("--dry-run", *more))
         assert done.returncode == 0, done.stderr
         assert "there is no champion yet, so that it would be promoted as the first model" in done.stdout

@@ -128,13 +128,12 @@ def test_the_lineage_names_the_images(killed: Killed):
 
 def test_no_secret_of_the_store_is_in_an_argument_or_a_file_of_the_run(tmp_path: Path, images):
     """A run whose store is in the environment's hands: the secret is nowhere but in the request to the engine."""
-    from components.core.storage.embedded import EmbeddedStore
+    from tests.seaweedfs import s3_server
 
     run = prepare(tmp_path / "run", integers=False)
-    with EmbeddedStore(tmp_path / "server") as server:
-        server.create_bucket("cellsignal")
+    with s3_server(tmp_path / "server") as server:
         environment = server.environment()
-        arguments = [a for a in run.arguments if a not in ("--store", run.store)]
+        arguments = ["s3://cellsignal" if a == run.store else a for a in run.arguments]
         process = run.cellsignal.start(*arguments, *DOCKER, environment=environment)
         one = wait_for(lambda: containers(run.out), process)[0]
         told = json.dumps([one.attrs["Config"]["Cmd"], one.attrs["Config"]["Labels"], one.attrs["Args"]])

@@ -10,24 +10,22 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from components.core.config import HeadConfig, RunConfig, StoreConfig
-from components.core.errors import InputError, StepError
+from components.core.config import HeadConfig, RunConfig
+from components.core.errors import StepError
 from components.core.learning.network import Classifier
 from components.core.learning.weight_files import load_weights
 from components.core.progress import EVENTS_VARIABLE
 from components.core.registry.published_models import open_model
-from components.core.storage.embedded import EmbeddedStore
-from components.core.storage.endpoint import Endpoint
+from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from pipelines.run.display import Display, task_counts
-from pipelines.run.local import follow, full_disk, run_key, storage, without_the_rest
+from pipelines.run.local import follow, run_key, without_the_rest
 from tests.pipelines.tiny_run import (
     CONFIG,
     ROOT,
@@ -38,6 +36,7 @@ from tests.pipelines.tiny_run import (
     truth_of,
     write_truth,
 )
+from tests.seaweedfs import S3Server
 from tests.tiny_screen import TinyScreen
 
 COLUMNS = ["id_code", "sirna", "confidence", "margin", "raw_sirna", "raw_confidence", "top5"]
@@ -231,10 +230,7 @@ def test_a_finished_run_becomes_a_model_whose_networks_load(interrupted: Interru
     done = run.cellsignal("models", "promote", run.out, "--reason", "the first")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1].endswith("is the champion, generation 1")
-    with EmbeddedStore(run.store) as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment().items():
-            patch.setenv(name, value)
-        opened = open_model(ObjectStore.connect("cellsignal"), "champion", run.out.parent / "model")
+    opened = open_model(FolderStore(run.store), "champion", run.out.parent / "model")
     model, metrics = opened.manifest, json.loads((run.out / "metrics.json").read_text())
     assert (model.run, model.folds) == (key, {"HUVEC": (0, 1)})
     assert model.scores == {score: metrics[score] for score in ("out_of_fold", "unlabelled")}
@@ -259,16 +255,12 @@ def test_finish_names_as_the_run_did_and_marks_what_lacks_a_fold(interrupted: In
     assert json.loads((run.out.parent / "whole" / "lineage.json").read_text())["embeddings"] == files
 
     key = json.loads((run.out / "lineage.json").read_text())["run"]
-    with EmbeddedStore(run.store) as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment().items():
-            patch.setenv(name, value)
-        store = ObjectStore.connect("cellsignal")
-        assert store.list(f"runs/{key}/folds/") == [f"runs/{key}/folds/HUVEC/{fold}.json" for fold in (0, 1)]
-        store.delete(f"runs/{key}/folds/HUVEC/1.json")
+    store = FolderStore(run.store)
+    assert store.list(f"runs/{key}/folds/") == [f"runs/{key}/folds/HUVEC/{fold}.json" for fold in (0, 1)]
+    store.delete(f"runs/{key}/folds/HUVEC/1.json")
     line = run.cellsignal.refused("finish", "--run", run.out, "--quorum", 2)
     assert "HUVEC has fold 0" in line
-    address = f"s3://cellsignal/runs/{key}"
-    partial = run.cellsignal("finish", "--run", address, "--store", run.store, "--quorum", 1)
+    partial = run.cellsignal("finish", "--run", key, "--store", run.store, "--quorum", 1)
     assert (partial.returncode, partial.stderr) == (0, "")
     out = run.cellsignal.folder / "runs" / key
     assert json.loads((out / "metrics.json").read_text())["partial"]["missing"] == {"HUVEC": [1]}
@@ -294,22 +286,6 @@ def test_a_failed_run_says_how_to_end_it_without_the_missing_folds(tmp_path: Pat
     assert without_the_rest(alone, events, Path("runs/x")) == ""  # no fold is missing
     events.write_text("")
     assert without_the_rest(config, events, Path("runs/x")) == ""
-
-
-def test_a_full_disk_of_the_embedded_store_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    store, free = StoreConfig(), 3_000_000
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
-    assert (
-        full_disk(store, tmp_path) == f"; the disk of the object store {tmp_path} is full (3 MB free): make room first"
-    )
-    assert full_disk(store, tmp_path / "none") == ""
-    assert full_disk(StoreConfig(bucket=tmp_path.as_uri()), tmp_path) == ""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    assert full_disk(store, tmp_path) == ""
-    monkeypatch.delenv("AWS_ENDPOINT_URL")
-    free = 10**9
-    assert full_disk(store, tmp_path) == ""
 
 
 @pytest.mark.slow
@@ -367,30 +343,17 @@ def test_a_runs_key_changes_with_all_that_decides_its_results(tmp_path: Path):
     assert len(keys) == 5
 
 
-def test_a_folder_as_store_needs_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pipelines.run.local.EmbeddedStore", None)
-    said = io.StringIO()
-    where = StoreConfig(bucket=(tmp_path / "store").as_uri(), prefix="lab/screens")
-    with storage(where, tmp_path / "unused", Console(file=said)) as environment:
-        assert environment == {}
-    assert "--store is not used" in said.getvalue()
-    assert list((tmp_path / "store" / "lab" / "screens").iterdir()) == []
-    with (
-        pytest.raises(InputError, match="not%20mounted/lab: cannot be written"),
-        storage(StoreConfig(bucket=(tmp_path / "not mounted" / "lab").as_uri()), None, Console(file=said)),
-    ):
-        pass
-
-
 @pytest.mark.slow
-def test_a_run_from_a_bucket_into_a_folder(tmp_path: Path, embedded_store: EmbeddedStore):
+def test_a_run_from_a_bucket_into_a_folder(tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch):
     run, address = prepare(tmp_path / "run", integers=False), "s3://cellsignal/whole-run/screen"
-    environment = embedded_store.environment()
-    bucket = ObjectStore(Endpoint.from_environment(environment), "cellsignal", "whole-run/screen")
+    environment = s3_server.environment()
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = ObjectStore.connect("cellsignal", "whole-run/screen")
     root = run.screen
     bucket.put_many((p.relative_to(root).as_posix(), p.read_bytes()) for p in root.rglob("*") if p.is_file())
     arguments = [address if argument == root else argument for argument in run.arguments]
-    arguments += ["--set", f"store.bucket={(tmp_path / 'folder').as_uri()}"]
+    arguments = [tmp_path / "folder" if argument == run.store else argument for argument in arguments]
     done = run.cellsignal(*arguments, environment=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads((run.out / "lineage.json").read_text())["screen"] == address

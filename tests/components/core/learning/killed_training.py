@@ -22,13 +22,12 @@ from pathlib import Path
 import torch
 
 from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
-from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.object_store import ObjectStore
 from tests.components.core.learning.tiny_networks import MEAN_TEACHER, PRETRAIN
 from tests.components.pretrain.training_run import TrainingRun
+from tests.seaweedfs import BUCKET, s3_server
 from tests.tiny_screen import TinyScreen
 
-BUCKET = "cellsignal"
 FULL_BYTES = 4_000
 """Largest file where the disk is full: some outputs fit, weights and checkpoints do not."""
 
@@ -81,8 +80,7 @@ def main(kills: int, seed: int) -> None:
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp(prefix="cellsignal-"))
     TinyScreen(folder / "screen")
-    with EmbeddedStore(folder / "store") as server:
-        server.create_bucket(BUCKET)
+    with s3_server(folder / "store") as server:
         os.environ.update(server.environment())
 
         def make(name: str, seconds: float) -> tuple[TrainingRun, Callable[[], None]]:

@@ -13,11 +13,11 @@ import pytest
 
 from components.core.errors import InputError
 from components.core.registry.champion import CHAMPION, Champion, current_user, promote, read_champion, rollback
-from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from tests.components.core.registry.promoters import CONTEXT, for_ever, in_rounds, until_promoted
 from tests.components.core.registry.small_models import put_model
+from tests.seaweedfs import S3Server
 
 PROMOTERS, ROUNDS = 20, 6
 
@@ -32,7 +32,7 @@ def environment(store: ObjectStore | FolderStore, request: pytest.FixtureRequest
     """What leads another process to the store."""
     if isinstance(store, FolderStore):
         return {}
-    server: EmbeddedStore = request.getfixturevalue("embedded_store")
+    server: S3Server = request.getfixturevalue("s3_server")
     return server.environment()
 
 

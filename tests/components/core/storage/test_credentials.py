@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import InputError
-from components.core.storage.embedded import EmbeddedStore
 from components.core.storage.endpoint import Endpoint, has_keys
+from tests.seaweedfs import S3Server
 
 ROOT = Path(__file__).resolve().parents[4]
 EVERY_CLIENT = """
@@ -69,10 +69,10 @@ def answering(answer: Callable[[str, str], str]) -> Iterator[str]:
 
 
 @pytest.fixture
-def elsewhere(embedded_store: EmbeddedStore, tmp_path: Path) -> Callable[..., str]:
+def elsewhere(s3_server: S3Server, tmp_path: Path) -> Callable[..., str]:
     """Uses the store in another process that has no keys, but the variables given (empty: not set); returns what it says."""
     own = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
-    way = {k: v for k, v in embedded_store.environment().items() if "KEY" not in k and "TOKEN" not in k}
+    way = {k: v for k, v in s3_server.environment().items() if "KEY" not in k and "TOKEN" not in k}
     fixed = {"PYTHONPATH": str(ROOT), "AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
 
     def use(**variables: str) -> str:
@@ -88,8 +88,8 @@ def elsewhere(embedded_store: EmbeddedStore, tmp_path: Path) -> Callable[..., st
 
 
 @pytest.fixture
-def keys(embedded_store: EmbeddedStore) -> tuple[str, str]:
-    known = embedded_store.environment()
+def keys(s3_server: S3Server) -> tuple[str, str]:
+    known = s3_server.environment()
     return known["AWS_ACCESS_KEY_ID"], known["AWS_SECRET_ACCESS_KEY"]
 
 

@@ -77,7 +77,7 @@ def test_code_digest_follows_sources_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_code_digest_of_modules_is_a_set_and_imports_nothing() -> None:
-    module = "components.core.storage.supervisor"
+    module = "components.core.storage.opening"
     loaded = module in sys.modules
     both = code_digest(module, "components.core.prior")
     assert both == code_digest("components.core.prior", module, module)

@@ -129,7 +129,9 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path):
     assert list((tmp_path / "new").iterdir()) == []
     (tmp_path / "file").touch()
     for root, reason in ((tmp_path / "not" / "mounted", "No such file"), (tmp_path / "file", "File exists")):
-        with pytest.raises(InputError, match=rf"file://{root}: cannot be written \({reason}.*store.bucket"):
+        with pytest.raises(
+            InputError, match=rf"file://{root}: the object store cannot be written here \({reason}.*--store"
+        ):
             FolderStore(root).check()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core.config import RunConfig
+from components.core.config import RunConfig, StoreConfig
 from components.core.errors import InputError
 from pipelines.run.containers.mounts import check_credentials, environment_of, mounts_of
 
@@ -85,14 +85,14 @@ def test_a_container_gets_the_way_to_the_store_and_not_the_rest_of_the_shell(mon
 
 
 def test_credentials_in_files_are_refused_where_only_variables_get_into_a_container():
-    store = {"AWS_ENDPOINT_URL": "https://s3.example.org"}
+    bucket = StoreConfig(bucket="s3://lab/team")
     role = {"AWS_ROLE_ARN": "r", "AWS_WEB_IDENTITY_TOKEN_FILE": "/token"}
     for variables in ({"AWS_PROFILE": "p"}, {"AWS_SHARED_CREDENTIALS_FILE": "/c"}, role):
-        check_credentials(variables)  # the embedded store has keys of its own
+        check_credentials(StoreConfig(), variables)  # a folder needs none
         with pytest.raises(
             InputError, match="--runner docker: containers see no files of credentials; set AWS_ACCESS_KEY_ID"
         ):
-            check_credentials({**store, **variables})
+            check_credentials(bucket, variables)
     for variables in ({}, {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_PROFILE": "p"}):
-        check_credentials({**store, **variables})
-    check_credentials({**store, "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://169.254.170.23/v1/credentials"})
+        check_credentials(bucket, variables)
+    check_credentials(bucket, {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://169.254.170.23/v1/credentials"})

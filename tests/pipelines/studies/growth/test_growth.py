@@ -11,7 +11,6 @@ from pathlib import Path
 import cv2
 import pytest
 
-from components.core.storage.embedded import EmbeddedStore
 from pipelines.studies.growth.scores import accuracy
 
 CONFIG = """
@@ -34,9 +33,9 @@ RUNGS = ["baseline", "experiment", "plate", "arcface", "mean_teacher", "dual_pse
 class Command:
     """`python -m pipelines.studies.growth` in a process of its own."""
 
-    def __init__(self, folder: Path, server: EmbeddedStore) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder, self.out = folder, folder / "out"
-        self._environment = {**os.environ, **server.environment()}
+        self._environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
         (folder / "tiny.yaml").write_text(CONFIG)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
@@ -58,8 +57,8 @@ class Command:
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory, embedded_store):
-    return Command(tmp_path_factory.mktemp("growth"), embedded_store)
+def command(tmp_path_factory):
+    return Command(tmp_path_factory.mktemp("growth"))
 
 
 @pytest.fixture(scope="module")
@@ -165,8 +164,8 @@ def test_bad_input_is_one_line(command, grown, arguments, message):
     assert done.stderr.count("\n") == 1
 
 
-def test_a_failed_task_is_one_line_and_leaves_what_is_finished(command, tmp_path, embedded_store):
-    other = Command(tmp_path, embedded_store)
+def test_a_failed_task_is_one_line_and_leaves_what_is_finished(command, tmp_path):
+    other = Command(tmp_path)
     done = other("--set", "simulate.labelled={HUVEC: 1}")
     assert done.returncode == 2, done.stderr
     assert "folds.count is 2, but the screen has 1 labelled experiments" in done.stderr

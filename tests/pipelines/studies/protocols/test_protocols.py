@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from components.core.errors import InputError
-from components.core.storage.embedded import EmbeddedStore
 from pipelines.studies.protocols.command import run_protocols
 from tests.pipelines.tiny_run import CONFIG, Cellsignal, error_line, only_huvec
 from tests.tiny_screen import TinyScreen
@@ -18,14 +16,24 @@ from tests.tiny_screen import TinyScreen
 class Command:
     """`cellsignal protocols` on the tiny screen, in the session's store."""
 
-    def __init__(self, folder: Path, server: EmbeddedStore) -> None:
-        self.out, self._cellsignal, self._environment = folder / "out", Cellsignal(folder), server.environment()
+    def __init__(self, folder: Path) -> None:
+        self.out, self._cellsignal = folder / "out", Cellsignal(folder)
         (folder / "tiny.yaml").write_text(CONFIG)
         self.screen = only_huvec(TinyScreen(folder / "screen", imaged=("HUVEC-01", "HUVEC-02", "HUVEC-03")))
 
     def __call__(self, *arguments: str):
-        given = ["--config", "tiny.yaml", "--screen", self.screen.root, "--out", self.out, *arguments]
-        return self._cellsignal("protocols", *given, environment=self._environment)
+        given = [
+            "--config",
+            "tiny.yaml",
+            "--screen",
+            self.screen.root,
+            "--out",
+            self.out,
+            "--store",
+            "store",
+            *arguments,
+        ]
+        return self._cellsignal("protocols", *given)
 
     def content(self) -> dict:
         return json.loads((self.out / "protocols.json").read_text())
@@ -37,8 +45,8 @@ class Command:
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory, embedded_store):
-    return Command(tmp_path_factory.mktemp("protocols"), embedded_store)
+def command(tmp_path_factory):
+    return Command(tmp_path_factory.mktemp("protocols"))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +126,7 @@ def test_what_cannot_be_measured_is_found_before_anything_starts(
     tmp_path, tables, config_file, changes, protocol, repeats, backbones, message
 ):
     out, store = tmp_path / "out", tmp_path / "store"
-    given = (str(config_file), changes, str(tables.root), protocol, repeats, backbones, out, store, Console())
+    given = (str(config_file), changes, str(tables.root), protocol, repeats, backbones, out, str(store))
     with pytest.raises(InputError, match=message) as caught:
         run_protocols(*given)
     assert "\n" not in str(caught.value)
