@@ -80,9 +80,7 @@ def opened_store(
     meant = parse(StoreConfig, {**meant.model_dump(), **given}, source="--bucket, --prefix")
     if not given:
         meant = choose_store(meant, option)
-    store = open_existing(meant.bucket, meant.prefix)
-    store.check()
-    return store
+    return open_existing(meant.bucket, meant.prefix)
 
 
 def with_store(config: RunConfig, option: str | None) -> RunConfig:

@@ -107,5 +107,5 @@ def run_finish(given: str, quorum: int, out: Path | None, truth: Path | None, st
     if truth is not None and not truth.is_file():
         raise InputError(f"--truth {truth}: no such file")
     chosen = choose_store(run.store, store) if run.key == given or store else run.store
-    open_existing(chosen.bucket, chosen.prefix).check()
+    open_existing(chosen.bucket, chosen.prefix)
     return run_child(finish_command(chosen, run.key, quorum, out or Path("runs") / run.key, truth))

@@ -76,7 +76,6 @@ def predict_here(
     images = check_images() if containers else {}
     with contextlib.ExitStack() as held:
         own = open_existing(meant.bucket, meant.prefix)
-        own.check()
         checked = check_prediction(wanted, machine, meant, own, place, truth, f"--screen {screen}")
         settings, more = checked.config, checked.asked.plain()
         source, known_truth = whole_address(screen), truth.resolve() if truth else None

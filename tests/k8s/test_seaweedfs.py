@@ -67,5 +67,4 @@ def test_its_user_is_that_of_the_secret_and_its_bucket_is_there(tmp_path: Path):
                 ObjectStore.connect("cellsignal", environment={**known, **wrong}).check()
     finally:
         stop(weed, 3.0)
-        for socket in ports.socket_files():
-            socket.unlink(missing_ok=True)
+        ports.remove_sockets()

@@ -91,17 +91,20 @@ def open_store(address: str | None, prefix: str = "") -> FolderStore | ObjectSto
 
 
 def open_existing(address: str | None, prefix: str = "") -> FolderStore | ObjectStore:
-    """As open_store, for a command that reads: a folder must exist already.
+    """As open_store, for a command that reads: the store must exist and answer.
 
     Raises:
-        InputError: no such address, or no such folder; the prefix may be missing, as in a bucket.
+        InputError: no such address, folder or bucket, or a bucket that cannot be used; the prefix may be missing.
     """
     address = address or default_address()
     if is_folder(address) and not FolderStore.connect(address).root.is_dir():
         raise InputError(
             f"{address}: there is no object store; correct --store or {STORE_VARIABLE}, or mount its file system"
         )
-    return open_store(address, prefix)
+    store = open_store(address, prefix)
+    if not is_folder(address):
+        store.check()
+    return store
 
 
 def open_beside(own: ObjectStorage, address: str) -> FolderStore | ObjectStore:
