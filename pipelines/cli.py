@@ -303,11 +303,11 @@ def jobs(
     They read and write below by-hand/NAME of the configuration's bucket.
     """
     from components.core.config import RunConfig
-    from pipelines.cluster.checks import check_cluster
+    from pipelines.cluster.checks import check_cluster, on_cluster
     from pipelines.cluster.compile import images_of
     from pipelines.cluster.jobs import step_jobs, write_jobs
 
-    settings = RunConfig.load(config, set or [])
+    settings = on_cluster(RunConfig.load(config, set or []))
     check_cluster(settings)
     manifests = step_jobs(settings, config, set or [], images_of(images))
     write_jobs(manifests, out)

@@ -222,14 +222,15 @@ def test_a_refused_store_leaves_no_folder(
 def test_an_out_of_other_settings_names_the_first_that_differs(
     cellsignal: Cellsignal, config_file: Path, tables: TinyScreen
 ):
-    config, out = RunConfig.load(str(config_file)), cellsignal.folder / "out"
+    store = f"store.bucket={(cellsignal.folder / 'store').as_uri()}"
+    config, out = RunConfig.load(str(config_file), [store]), cellsignal.folder / "out"
     with opened_folder(out, RunConfig.load(str(config_file), ["seed=7"]), str(tables.root), None) as work:
         pass
     with opened_folder(out, config, str(tables.root), None):
         pass  # nothing was computed with the other seed
     (work / "events.jsonl").write_text('{"event": "finish", "step": "normalize", "seconds": 1.0}\n')
     # Where and with what it runs is not what it computes.
-    other_place = ["local.threads=7", "cluster.steps.pretrain.memory_gib=64"]
+    other_place = [store, "local.threads=7", "cluster.steps.pretrain.memory_gib=64"]
     with opened_folder(out, RunConfig.load(str(config_file), other_place), str(tables.root), None):
         pass
     before = (work / "run.json").read_text()
@@ -269,7 +270,7 @@ def test_finishing_from_a_folder_finds_no_run_there_and_makes_none(cellsignal: C
     lab.mkdir()
     for folder, message in (
         (lab, f"--run none-1: no such run below {lab.as_uri()} (there are no runs)"),
-        (lab / "unmounted", f"{lab.as_uri()}/unmounted: there is no such folder"),
+        (lab / "unmounted", f"{lab.as_uri()}/unmounted: there is no object store"),
     ):
         line = cellsignal.refused("finish", "--run", f"{folder.as_uri()}/runs/none-1", "--quorum", "1")
         assert message in line

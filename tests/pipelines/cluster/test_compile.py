@@ -18,6 +18,7 @@ from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.storage.run_record import RECIPE, cluster_run_key
 from pipelines.cluster import compile as compiling
+from pipelines.cluster.checks import on_cluster
 from pipelines.cluster.compile import compiled, known_lineage
 from pipelines.cluster.pod_settings import OPTIONAL_KEYS, REQUIRED_KEYS, resources_of
 from pipelines.images.record import write_images
@@ -38,7 +39,7 @@ STEP = re.compile(r"exec-(.*?)(-\d+)?$")
 
 def golden_text() -> str:
     file = GOLDEN.with_name("tiny.yaml")
-    return compiled(RunConfig.load(str(file)), RECORD, LINEAGE)
+    return compiled(on_cluster(RunConfig.load(str(file))), RECORD, LINEAGE)
 
 
 class Pipeline:

@@ -13,6 +13,7 @@ import typer
 import yaml
 
 from components.core.config import RunConfig
+from pipelines.cluster.checks import on_cluster
 from pipelines.cluster.jobs import step_jobs
 from pipelines.cluster.pod_settings import resources_of
 from pipelines.images.record import Image, ImageRecord, write_images
@@ -120,7 +121,7 @@ def test_a_configuration_file_becomes_a_config_map(cellsignal: Cellsignal, confi
     (config_map,) = yaml.safe_load_all((tmp_path / "jobs" / "config.yaml").read_text())
     carried = tmp_path / "carried.yaml"
     carried.write_text(config_map["data"]["run.yaml"])
-    assert RunConfig.load(str(carried)) == RunConfig.load(str(config_file), ["pretrain.epochs=3"])
+    assert RunConfig.load(str(carried)) == on_cluster(RunConfig.load(str(config_file), ["pretrain.epochs=3"]))
     (job,) = yaml.safe_load_all((tmp_path / "jobs" / "normalize.yaml").read_text())
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]

@@ -159,7 +159,8 @@ def test_every_file_of_the_contract_is_there_with_its_columns(interrupted: Inter
     asked = {row["id_code"] for row in table(interrupted.run.screen / "test.csv")}
     assert {row["id_code"] for row in table(out / "predictions.csv")} == asked
     assert (out / "report.html").read_text().startswith("<!doctype html>")
-    assert RunConfig.load(str(out / "config.yaml")) == RunConfig.load(str(out.parent / "tiny.yaml"))
+    store = f"store.bucket={interrupted.run.store.as_uri()}"
+    assert RunConfig.load(str(out / "config.yaml")) == RunConfig.load(str(out.parent / "tiny.yaml"), [store])
 
 
 def test_the_embeddings_of_all_folds_are_one_folder_and_the_lineage_names_them(interrupted: Interrupted):
