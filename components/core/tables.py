@@ -153,8 +153,13 @@ class TableFaults:
 
 def raise_faults(name: str, faults: Sequence[str]) -> None:
     """Raises InputError for a table's faults: their number and the first five, in one line; returns if there are none."""
-    if len(faults) == 1:
-        raise InputError(f"{name} {faults[0]}")
     if faults:
-        more = f" | and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        raise InputError(f"{name}: {len(faults)} faults: {' | '.join(faults[:SHOWN])}{more}")
+        raise InputError(f"{name}{':' if len(faults) > 1 else ''} {one_line(faults)}")
+
+
+def one_line(faults: Sequence[str]) -> str:
+    """A single fault as it is; of several their number and the first five."""
+    if len(faults) == 1:
+        return faults[0]
+    more = f" | and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+    return f"{len(faults)} faults: {' | '.join(faults[:SHOWN])}{more}"

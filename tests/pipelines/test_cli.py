@@ -119,9 +119,9 @@ def refuse_input(cellsignal: Cellsignal, config: Path, screen: Path, *more: str 
 @pytest.mark.parametrize(
     ("table", "old", "new", "named"),
     [
-        ("train.csv", "id_code,experiment,plate,well,sirna", "id_code", "train.csv: column experiment is missing"),
-        ("test.csv", "HUVEC-03_1_B04,HUVEC-03,1,B04", "HUVEC-03_1_B03,HUVEC-03,1,B03", "HUVEC-03_1_B03): the well appe"),
-        ("train.csv", "HUVEC-01_1_B03,HUVEC-01,1,B03,sirna_7", "HUVEC-01_1_B03,HUVEC-01,1,B03,", "field sirna is empty"),
+        ("train.csv", "id_code,experiment,plate,well,sirna", "id_code", "train.csv line 1: column experiment is missing"),
+        ("test.csv", "HUVEC-03_1_B04,HUVEC-03,1,B04", "HUVEC-03_1_B03,HUVEC-03,1,B03", "HUVEC-03_1_B03'; the well appe"),
+        ("train.csv", "HUVEC-01_1_B03,HUVEC-01,1,B03,sirna_7", "HUVEC-01_1_B03,HUVEC-01,1,B03,", "field sirna is"),
     ],
 )  # fmt: skip
 def test_a_bad_table(
@@ -140,7 +140,7 @@ def test_an_empty_table_and_a_bad_truth(cellsignal: Cellsignal, config_file: Pat
     assert f"--truth {truth}, row 6: sirna 'sirna_12' of HUVEC-03_2_B04" in line
     (tables.root / "train.csv").write_text("")
     line = refuse_input(cellsignal, config_file, tables.root)
-    assert f"{tables.root / 'train.csv'}: column id_code is missing" in line
+    assert f"{tables.root / 'train.csv'} line 1: column id_code is missing" in line
     assert not (cellsignal.folder / "store").exists()
 
 
@@ -148,7 +148,7 @@ def test_a_missing_channel(cellsignal: Cellsignal, config_file: Path, tiny_scree
     image = tiny_screen.image("HUVEC-02", 1, "B04", 1, 5)
     image.unlink()
     line = refuse_input(cellsignal, config_file, tiny_screen.root)
-    assert f"{image}: missing; site 1 of well B04 lacks channel w5 (mitochondria)" in line
+    assert f"{image.parent}: {image.name} is missing: site 1 of well B04 lacks channel w5 (mitochondria)" in line
     assert (cellsignal.folder / "store").is_dir()
 
 

@@ -1,9 +1,9 @@
-"""The image files of a plate: which there are, their bytes, and a site's six channels. Reads through ScreenSource."""
+"""The image files of a plate: which there are, their bytes, and a site's channels. Reads through ScreenSource."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from components.core.errors import InputError
 from components.core.screen.png import BadPngError, check_png, decode_png
 from components.core.screen.screen_source import FileFacts, ScreenSource, UnreadableError
 from components.core.screen.wells import Plate
+from components.core.tables import one_line
 
 _IMAGE = re.compile(r"(?P<well>[A-P]\d\d)_s(?P<site>\d+)_w(?P<channel>\d+)\.png")
 _SHOWN = 5
@@ -21,11 +22,11 @@ _SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class SiteFiles:
-    """The files of one imaged site, in channel order.
+    """The files of one imaged site.
 
     Attributes:
         site: site number, from 1.
-        names: file names, one a channel, relative to the plate's folder.
+        names: file names in channel order, relative to the plate's folder.
     """
 
     well: str
@@ -35,24 +36,19 @@ class SiteFiles:
 
 @dataclass(frozen=True, slots=True)
 class PlateFolder:
-    """Where a plate's files lie.
+    """The folder of a plate's files, relative to its screen."""
 
-    Attributes:
-        place: the screen's.
-        folder: of the plate, relative to the screen.
-    """
-
-    place: ScreenSource
+    source: ScreenSource
     folder: str
 
 
 @dataclass(frozen=True, slots=True)
 class PlateFiles(PlateFolder):
-    """The files of a plate's listed wells.
+    """The files of a plate's wells.
 
     Attributes:
         sites: row-major by well, then by site.
-        facts: what the listing told of their files, by name.
+        facts: the listing's facts about their files, by name.
         warnings: what is missing or superfluous without being an error.
     """
 
@@ -62,25 +58,25 @@ class PlateFiles(PlateFolder):
 
 
 def image_name(well: str, site: int, channel: int) -> str:
-    """File name of one channel of one site; sites and channels count from 1."""
+    """File name of one channel of one site, in either layout; sites and channels count from 1."""
     return f"{well}_s{site}_w{channel}.png"
 
 
-def list_plate(place: ScreenSource, plate: Plate, sites: int) -> PlateFiles:
+def list_plate(source: ScreenSource, plate: Plate, sites: int) -> PlateFiles:
     """Finds the image files of a plate's wells by name; opens none.
 
     Args:
-        place: the screen's.
+        source: the screen.
         plate: the plate whose folder is listed.
         sites: largest number of sites a well has.
 
     Raises:
-        InputError: no folder, a well without any site, a site without one of its channels, a site or channel beyond the
-            expected ones.
+        InputError: no folder, wells without any site, sites without one of their channels, or files of sites or channels
+            beyond the expected ones; all such wells, sites or files are counted.
     """
-    folder = place.address(plate.folder)
+    folder = source.address(plate.folder)
     try:
-        facts = {file.name: file for file in place.list_files(plate.folder)}
+        facts = {file.name: file for file in source.list_files(plate.folder)}
     except UnreadableError as error:
         raise InputError(
             f"{folder}: cannot list the images of {plate.name} ({error.reason}); put them there or remove the plate from "
@@ -88,8 +84,9 @@ def list_plate(place: ScreenSource, plate: Plate, sites: int) -> PlateFiles:
         ) from None
     found: list[SiteFiles] = []
     missing: dict[int, list[str]] = {}
+    faults: list[str] = []
     for well in plate.wells:
-        before = len(found)
+        before = len(found) + len(faults)
         for site in range(1, sites + 1):
             expected = tuple(image_name(well.well, site, channel) for channel in range(1, len(CHANNELS) + 1))
             absent = [name for name in expected if name not in facts]
@@ -99,42 +96,41 @@ def list_plate(place: ScreenSource, plate: Plate, sites: int) -> PlateFiles:
                 missing.setdefault(site, []).append(well.well)
             else:
                 channel = expected.index(absent[0])
-                raise InputError(
-                    f"{folder}/{absent[0]}: missing; site {site} of well {well.well} lacks channel "
-                    f"w{channel + 1} ({CHANNELS[channel]}); add the file or remove the site's other files"
+                faults.append(
+                    f"{absent[0]} is missing: site {site} of well {well.well} lacks channel w{channel + 1} "
+                    f"({CHANNELS[channel]}); add the file or remove the site's other files"
                 )
-        if len(found) == before:
-            raise InputError(
-                f"{folder}: well {well.well} of {plate.name} has no images "
-                f"({image_name(well.well, 1, 1)} ...); add them or remove {well.id_code} from the tables"
+        if len(found) + len(faults) == before:
+            faults.append(
+                f"well {well.well} has no images ({image_name(well.well, 1, 1)} ...): add them or remove {well.id_code} "
+                "from the tables"
             )
-    warnings = [f"{plate.name}: site {site} is missing in {_shown(wells)}" for site, wells in sorted(missing.items())]
     listed = {name for site in found for name in site.names}
-    warnings += _unlisted(folder, plate, facts.keys() - listed, sites)
+    unlisted = _images_of(facts.keys() - listed)
+    wells = {well.well for well in plate.wells}
+    if not faults:  # else the rest of an incomplete site would be reported too
+        faults = [
+            f"{name} is unexpected: well {well} has sites 1-{sites} (screen.sites) and channels 1-{len(CHANNELS)}; correct "
+            "screen.sites or remove the file"
+            for name, well in unlisted.items()
+            if well in wells
+        ]
+    if faults:
+        raise InputError(f"{folder}: {one_line(faults)}")
+    strangers = sorted(set(unlisted.values()) - wells)
+    warnings = [
+        f"{plate.name}: site {site} is missing in {_shown(lacking)}" for site, lacking in sorted(missing.items())
+    ]
+    if strangers:
+        warnings.append(f"{plate.name}: images of wells that no table lists are left out, {_shown(strangers)}")
     of_sites = tuple(facts[name] for name in sorted(listed))
-    return PlateFiles(place, plate.folder, tuple(found), of_sites, tuple(warnings))
+    return PlateFiles(source, plate.folder, tuple(found), of_sites, tuple(warnings))
 
 
-def _unlisted(folder: str, plate: Plate, names: set[str], sites: int) -> list[str]:
-    """Judges the files that belong to no expected site."""
-    listed = {well.well for well in plate.wells}
-    strangers: set[str] = set()
-    for name in sorted(names):
-        match = _IMAGE.fullmatch(name)
-        if match is None:
-            continue
-        if match["well"] not in listed:
-            strangers.add(match["well"])
-        else:
-            raise InputError(
-                f"{folder}/{name}: unexpected; well {match['well']} has sites 1-{sites} (screen.sites) and "
-                f"channels 1-{len(CHANNELS)}; correct screen.sites or remove the file"
-            )
-    return (
-        [f"{plate.name}: images of wells that no table names are left out, {_shown(sorted(strangers))}"]
-        if strangers
-        else []
-    )
+def _images_of(names: Iterable[str]) -> dict[str, str]:
+    """The names that are names of images, in order, each with its well."""
+    matches = {name: _IMAGE.fullmatch(name) for name in sorted(names)}
+    return {name: match["well"] for name, match in matches.items() if match}
 
 
 def _shown(wells: Sequence[str]) -> str:
@@ -143,18 +139,18 @@ def _shown(wells: Sequence[str]) -> str:
 
 
 def read_sites(plate: PlateFolder, sites: Sequence[SiteFiles]) -> list[list[bytes]]:
-    """The bytes of some sites' files, in channel order, with many requests in flight.
+    """The bytes of some sites' files in channel order, read together.
 
     Raises:
         InputError: a file cannot be read; names file, channel and well.
     """
     paths = [f"{plate.folder}/{name}" for site in sites for name in site.names]
     try:
-        contents = iter(plate.place.read_many(paths))
+        contents = iter(plate.source.read_many(paths))
     except UnreadableError as error:
         which = paths.index(error.path)
         site = sites[which // len(CHANNELS)]
-        raise _blame(plate, site, which % len(CHANNELS), error.reason) from None
+        raise _bad_image(plate, site, which % len(CHANNELS), error.reason) from None
     return [[next(contents) for _ in site.names] for site in sites]
 
 
@@ -162,14 +158,14 @@ def check_image(plate: PlateFolder, site: SiteFiles, channel: int, content: byte
     """Checks an image file without decompressing it.
 
     Args:
-        plate: the site's.
-        site: which site.
-        channel: index into the site's names, from 0.
+        plate: the site's plate.
+        site: names of its files.
+        channel: index into the names, from 0.
         content: the file's bytes.
         size: expected side, pixels.
 
     Returns:
-        What tells it from other files of its size, in hexadecimal.
+        Checksums in hexadecimal; files of the same size and checksums are the same.
 
     Raises:
         InputError: the file is truncated, damaged or of another kind or size; names file, channel and well.
@@ -177,18 +173,11 @@ def check_image(plate: PlateFolder, site: SiteFiles, channel: int, content: byte
     try:
         return check_png(content, size).hex()
     except BadPngError as error:
-        raise _blame(plate, site, channel, error) from None
+        raise _bad_image(plate, site, channel, error) from None
 
 
 def decode_image(plate: PlateFolder, site: SiteFiles, channel: int, content: bytes, out_HW: NDArray[np.uint8]) -> None:
-    """Decodes an image file that `check_image` accepted.
-
-    Args:
-        plate: the site's.
-        site: which site.
-        channel: index into the site's names, from 0.
-        content: the file's bytes.
-        out_HW: receives the pixels, shape (size, size), uint8.
+    """Decodes an image file that `check_image` accepted into an array, shape (size, size), uint8.
 
     Raises:
         InputError: it cannot be decoded; names file, channel and well.
@@ -196,11 +185,11 @@ def decode_image(plate: PlateFolder, site: SiteFiles, channel: int, content: byt
     try:
         decode_png(content, out_HW)
     except BadPngError as error:
-        raise _blame(plate, site, channel, error) from None
+        raise _bad_image(plate, site, channel, error) from None
 
 
-def _blame(plate: PlateFolder, site: SiteFiles, channel: int, reason: object) -> InputError:
+def _bad_image(plate: PlateFolder, site: SiteFiles, channel: int, reason: object) -> InputError:
     return InputError(
-        f"{plate.place.address(f'{plate.folder}/{site.names[channel]}')}: channel w{channel + 1} ({CHANNELS[channel]}) of "
+        f"{plate.source.address(f'{plate.folder}/{site.names[channel]}')}: channel w{channel + 1} ({CHANNELS[channel]}) of "
         f"well {site.well}, site {site.site}: {reason}"
     )

@@ -45,10 +45,13 @@ FILES = {
     "no plate folder": (lambda tiny: shutil.rmtree(tiny.root / "train/RPE-01/Plate2"),
                         r"RPE-01/Plate2: cannot list the images of RPE-01 plate 2 \(No such file"),
     "one channel missing": (lambda tiny: tiny.image("RPE-01", 2, "C02", 1, 5).unlink(),
-                            r"RPE-01/Plate2/C02_s1_w5\.png: missing; site 1 of well C02 lacks channel w5 \(mitoch"),
+                            r"RPE-01/Plate2: C02_s1_w5\.png is missing: site 1 of well C02 lacks channel w5 \(mitoch"),
     "well without images": (
         lambda tiny: [tiny.image("RPE-01", 2, "C02", s, c).unlink() for s in (1, 2) for c in range(1, 7)],
-        r"RPE-01/Plate2: well C02 of RPE-01 plate 2 has no images .*remove RPE-01_2_C02 from the tables"),
+        r"RPE-01/Plate2: well C02 has no images .*remove RPE-01_2_C02 from the tables"),
+    "many wells without images": (
+        lambda tiny: [tiny.image("RPE-01", 2, w, s, c).unlink() for w in ("B04", "C02") for s in (1, 2) for c in range(1, 7)],
+        r"RPE-01/Plate2: 2 faults: well B04 has no images .* \| well C02 has no images"),
 }  # fmt: skip
 
 
@@ -75,7 +78,7 @@ def test_rejects_missing_images_before_any_plate_is_packed(tiny: TinyScreen, cas
             {"holdout_experiments": ("HUVEC-99",)},
             r"screen\.holdout_experiments: 'HUVEC-99' is not a labelled experiment",
         ),
-        ({"sites": 1}, r"B02_s2_w1\.png: unexpected; well B02 has sites 1-1 \(screen\.sites\)"),
+        ({"sites": 1}, r"Plate1: 30 faults: B02_s2_w1\.png is unexpected: well B02 has sites 1-1 \(screen\.sites\)"),
     ],
 )
 def test_rejects_a_configuration_that_disagrees_with_the_screen(tiny: TinyScreen, update, message):

@@ -122,7 +122,7 @@ DAMAGE: dict[str, tuple[Callable[[ObjectStore], object], str]] = {
     "truncated image": (lambda store: halve(store, f"{PLATE}/B04_s2_w3.png"),
                         f"{PLATE}/B04_s2_w3.png: channel w3 (actin) of well B04, site 2: the file is truncated; copy it again"),
     "missing channel": (lambda store: store.delete(f"{PLATE}/B04_s2_w3.png"),
-                        f"{PLATE}/B04_s2_w3.png: missing; site 2 of well B04 lacks channel w3 (actin); add the file"),
+                        f"{PLATE}: B04_s2_w3.png is missing: site 2 of well B04 lacks channel w3 (actin); add the file"),
     "missing plate": (lambda store: store.delete_prefix(PLATE),
                       f"{PLATE}: cannot list the images of HUVEC-02 plate 1 (no object lies there); put them there"),
     "missing table": (lambda store: store.delete("screen/train.csv"), "screen/train.csv: cannot be read (no such object)"),

@@ -1,4 +1,4 @@
-"""Which files a plate has, and the pixels of a site."""
+"""The files of a plate and the pixels of a site."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ def test_images_of_unlisted_wells_are_left_out_with_a_warning(tiny: TinyScreen, 
     (tiny.root / plate.folder / "Thumbs.db").write_bytes(b"")
     files = list_plate(ScreenDirectory(tiny.root), plate, 2)
     assert {s.well for s in files.sites} == {"B02", "B03", "B04", "C02", "C03"}
-    assert files.warnings == ("HUVEC-01 plate 1: images of wells that no table names are left out, well O23",)
+    assert files.warnings == ("HUVEC-01 plate 1: images of wells that no table lists are left out, well O23",)
 
 
 @pytest.mark.parametrize(("site", "channel"), [(3, 1), (1, 7)])
-def test_a_site_or_channel_beyond_the_expected_is_an_error(tiny: TinyScreen, plate: Plate, site, channel):
+def test_rejects_a_site_or_channel_beyond_the_expected(tiny: TinyScreen, plate: Plate, site, channel):
     write_png(tiny.image("HUVEC-01", 1, "B03", site, channel), np.zeros((SIZE, SIZE), np.uint8))
-    with pytest.raises(InputError, match=rf"B03_s{site}_w{channel}\.png: unexpected; well B03 has sites 1-2 "):
+    with pytest.raises(InputError, match=rf"B03_s{site}_w{channel}\.png is unexpected: well B03 has sites 1-2 "):
         list_plate(ScreenDirectory(tiny.root), plate, 2)
 
 
-def test_a_file_that_vanished_is_an_error_that_names_channel_and_well(tiny: TinyScreen, plate: Plate):
+def test_rejects_a_file_that_vanished(tiny: TinyScreen, plate: Plate):
     files = list_plate(ScreenDirectory(tiny.root), plate, 2)
     tiny.image("HUVEC-01", 1, "B02", 1, 3).unlink()
     with pytest.raises(InputError, match=r"B02_s1_w3\.png: channel w3 \(actin\) of well B02, site 1: No such file"):
