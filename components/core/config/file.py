@@ -1,6 +1,6 @@
-"""Configuration files: found by name or path, read as YAML, changed field by field, their mistakes told in one line.
+"""Configuration files: found by name or path, read as YAML, changed field by field; mistakes become one line.
 
-The models are components.core.config; any pydantic model can be parsed here. Reads files, writes none.
+Works for any pydantic model. Reads files, writes none.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ S = TypeVar("S", bound=BaseModel)
 
 
 def shipped_configs() -> Path:
-    """The folder of the configurations that come with the package."""
+    """The folder of the configurations in the package."""
     return Path(__file__).resolve().parents[3] / "pipelines" / "configs"
 
 
 def find_config(name_or_file: str) -> Path:
-    """The file behind a shipped name or a path.
+    """The file of a shipped configuration's name, or of a path.
 
     Raises:
-        InputError: neither a shipped name nor a file.
+        InputError: there is neither.
     """
     shipped = shipped_configs() / f"{name_or_file}.yaml"
     if shipped.is_file():
@@ -39,34 +39,34 @@ def find_config(name_or_file: str) -> Path:
     if path.is_file():
         return path
     names = ", ".join(sorted(p.stem for p in shipped_configs().glob("*.yaml")))
-    raise InputError(f"config {name_or_file!r}: no such file, and not one of the shipped names ({names})")
+    raise InputError(f"config {name_or_file!r}: no such file, nor one of the shipped configurations ({names})")
 
 
 def parse(cls: type[S], data: Any, source: str, changes: Sequence[str] = ()) -> S:
-    """Validates plain data as a model; all that is wrong with it becomes one line.
+    """Validates plain data as a model; all mistakes become one line.
 
     Args:
         cls: the model.
         data: plain data, changes applied.
-        source: where the data are from.
-        changes: KEY=VALUE of --set: a mistake that one of them made is told as its own, not as the source's.
+        source: name of the data in messages.
+        changes: KEY=VALUE of --set; a mistake in one of them is reported with the change, not with the source.
 
     Raises:
-        InputError: names the source, the field, what was expected and what was given.
+        InputError: with the source, the field, the expected and the actual value.
     """
     if not isinstance(data, Mapping):
-        raise InputError(f"{source}: a mapping of sections was expected, got {type(data).__name__}")
+        raise InputError(f"{source}: expected a mapping of sections, got {type(data).__name__}")
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        told = [(_origin(e["loc"], source, changes), _explain(e, cls)) for e in error.errors()]
-        # A source is named once for all of its mistakes that follow one another.
-        groups = [(origin, [text for _, text in group]) for origin, group in groupby(told, key=itemgetter(0))]
+        found = [(_origin(e["loc"], source, changes), _explain(e, cls)) for e in error.errors()]
+        # Consecutive mistakes of one source are listed under one name.
+        groups = [(origin, [text for _, text in group]) for origin, group in groupby(found, key=itemgetter(0))]
         raise InputError("; ".join(f"{origin}: {'; '.join(texts)}" for origin, texts in groups)) from None
 
 
 def _origin(location: Sequence[int | str], source: str, changes: Sequence[str]) -> str:
-    """The last change that gave a field, or something that holds it; the source where none did."""
+    """The last change that set a field or a parent of it, else the source."""
     field = [str(part) for part in location]
     for change in reversed(changes):
         key = change.partition("=")[0].split(".")
@@ -88,7 +88,7 @@ def _explain(error: Any, cls: type[BaseModel]) -> str:
 
 
 def _keys_beside(location: Sequence[int | str], cls: type[BaseModel]) -> list[str]:
-    """The keys that the model of a place has."""
+    """The keys of the model that a location belongs to."""
     model = cls
     for part in location[:-1]:
         known = model.model_fields.get(str(part))
@@ -101,7 +101,7 @@ def _keys_beside(location: Sequence[int | str], cls: type[BaseModel]) -> list[st
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The models in an annotation: itself, or those in its list, mapping or union."""
+    """The models in an annotation: the annotation itself, or those in its list, mapping or union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models(part)]
@@ -121,16 +121,16 @@ def read_yaml(path: Path) -> Any:
 
 
 def apply_change(data: Any, change: str, defaults: Any = None) -> None:
-    """Applies one KEY=VALUE to plain data, in place; the value is YAML, list items are named by index.
+    """Applies one KEY=VALUE to plain data, in place; the value is YAML, list items are addressed by index.
 
     Args:
-        data: as read from a file, which leaves fields out.
+        data: content of a file, which may leave fields out.
         change: KEY=VALUE.
-        defaults: the whole data of a file that leaves everything out: a change inside of a left-out list or mapping
-            leaves the rest of it as it would be.
+        defaults: the complete defaults: a change inside a list or mapping that the file leaves out keeps the rest of
+            its default.
 
     Raises:
-        InputError: not KEY=VALUE, a value that is not YAML, or a field below something that has none.
+        InputError: not KEY=VALUE, a value that is not YAML, or a field inside something that has no fields.
     """
     key, equals, value = change.partition("=")
     if not equals or not key:

@@ -1,4 +1,4 @@
-"""The sections of the configuration that say how networks are trained, predict and are read: the method. Imports pydantic."""
+"""The configuration sections of the method: standardisation, networks, training, prediction and prior. Imports pydantic only."""
 
 from __future__ import annotations
 
@@ -12,40 +12,53 @@ Domain = Literal["none", "global", "cell_type", "experiment", "plate"]
 
 
 class StandardiseConfig(FrozenModel):
-    """Pixels become (x - mean[domain, channel]) / std[domain, channel]."""
+    """Standardisation of pixels: (x - mean[domain, channel]) / std[domain, channel]."""
 
-    domain: Domain = Field("plate", description="whose statistics: none, global, cell_type, experiment, plate")
+    domain: Domain = Field(
+        "plate",
+        description="the pixels whose mean and standard deviation are used: of the plate, experiment, cell type or whole screen "
+        "(global); none divides by 255",
+    )
     jitter: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.1, description="training only: mean and std times 1 + U(-jitter, jitter), per image and channel"
+        0.1, description="in training, mean and std are multiplied by 1 + U(-jitter, jitter), per image and channel"
     )
 
 
 class BatchNormConfig(FrozenModel):
-    """BatchNorm by domain, instead of or together with standardised pixels (AdaBN, Li et al. 2016, arXiv 1603.04779)."""
+    """BatchNorm by domain, instead of or in addition to standardised pixels (AdaBN, Li et al. 2016, arXiv 1603.04779)."""
 
     domain: Literal["none", "cell_type", "experiment", "plate"] = Field(
         "none",
-        description="training batches hold one domain, and inference takes BatchNorm statistics of the wells' domain; "
+        description="training batches hold wells of one domain, and inference uses BatchNorm statistics of the wells' domain; "
         "none: random batches and running statistics",
     )
     statistics: Literal["all", "controls"] = Field(
         "all",
-        description="wells that give a domain's statistics at inference: all, or its controls (robust where classes are "
-        "not balanced within a domain)",
+        description="wells that a domain's statistics are computed from at inference: all, or its controls only (robust if "
+        "classes are not balanced within a domain)",
     )
 
 
 class AugmentConfig(FrozenModel):
-    """Training views. Flips and quarter turns are always on."""
+    """Random training views. Flips and quarter turns are always on."""
 
     geometric_probability: Fraction = Field(0.5, description="probability of shift, scale and aspect change")
-    shift: Fraction = Field(0.1, description="largest shift, fraction of the side, zero fill")
-    scale: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="scale 1 + U(-scale, scale)")
-    aspect: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="aspect 1 + U(-aspect, aspect)")
+    shift: Fraction = Field(0.1, description="largest shift, as a fraction of the side; uncovered pixels are zero")
+    scale: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="images are scaled by 1 + U(-scale, scale)")
+    aspect: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.1, description="the aspect ratio is multiplied by 1 + U(-aspect, aspect)"
+    )
     erase_probability: Fraction = Field(0.5, description="probability of random erasing")
-    erase_area: tuple[Fraction, Fraction] = Field((0.02, 0.4), description="erased area, fraction of the image")
-    erase_aspect: tuple[Positive, Positive] = Field((0.3, 3.3), description="aspect of the erased rectangle")
-    crop: tuple[Fraction, Fraction] = Field((0.8, 0.99), description="hard view: side of the crop, resized back")
+    erase_area: tuple[Fraction, Fraction] = Field(
+        (0.02, 0.4), description="smallest and largest erased area, as a fraction of the image"
+    )
+    erase_aspect: tuple[Positive, Positive] = Field(
+        (0.3, 3.3), description="smallest and largest aspect ratio of the erased rectangle"
+    )
+    crop: tuple[Fraction, Fraction] = Field(
+        (0.8, 0.99),
+        description="smallest and largest side of the hard view's crop, as a fraction of the image; the crop is resized back",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -57,25 +70,33 @@ class AugmentConfig(FrozenModel):
 
 
 class BackboneConfig(FrozenModel):
-    """One network. `xception` takes its widths from here; `timm` builds `model` with six input channels."""
+    """One network: a parametric Xception with the widths below, or a timm `model` with six input channels."""
 
-    name: str = Field(..., pattern=r"^[a-z0-9_]+$", description="name in files and reports")
-    kind: Literal["xception", "timm"] = Field("xception", description="parametric Xception, or any timm model")
-    model: str | None = Field(None, description="timm model name, for kind timm")
+    name: str = Field(..., pattern=r"^[a-z0-9_]+$", description="name of the backbone in files and reports")
+    kind: Literal["xception", "timm"] = Field(
+        "xception", description="xception: a parametric Xception; timm: any timm model"
+    )
+    model: str | None = Field(None, description="name of the timm model, for kind timm")
     weights: str | None = Field(
         None,
         min_length=1,
-        description="initial weights: a local file or an object-store URI, safetensors or torch; null starts at random",
+        description="initial weights: a local file or an object-store URI, safetensors or torch; null starts from random weights",
     )
     stem: Count = Field(32, description="width of the 7x7 stride-2 stem")
     second_stride: Literal[1, 2] = Field(
-        1, description="stride of the 3x3 convolution after the stem; 2 makes a CPU-sized network three times faster"
+        1,
+        description="stride of the 3x3 convolution after the stem; 2 makes a small network three times faster on a CPU",
     )
     entry: tuple[Count, ...] = Field(
-        (64, 128, 256, 728), description="widths after the stem; all but the first stride 2"
+        (64, 128, 256, 728),
+        description="widths of the entry flow after the stem; every width after the first is a block of stride 2",
     )
-    middle_blocks: Annotated[int, Field(ge=0)] = Field(8, description="residual blocks of the last entry width")
-    exit: tuple[Count, Count, Count] = Field((1024, 1536, 2048), description="exit flow; the last is the embedding")
+    middle_blocks: Annotated[int, Field(ge=0)] = Field(
+        8, description="residual blocks of the middle flow, of the last entry width"
+    )
+    exit: tuple[Count, Count, Count] = Field(
+        (1024, 1536, 2048), description="widths of the exit flow; the last is the size of the embedding"
+    )
 
     @model_validator(mode="after")
     def _timm_has_a_model(self) -> Self:
@@ -92,7 +113,7 @@ PUBLISHED = {backbone.name: backbone for backbone in (XCEPTION, XCEPTION_LARGE)}
 class HeadConfig(FrozenModel):
     """Classifier on the embedding (Deng et al. 2019)."""
 
-    kind: Literal["arcface", "softmax"] = Field("arcface", description="angular margin head or plain softmax")
+    kind: Literal["arcface", "softmax"] = Field("arcface", description="ArcFace (an angular margin) or plain softmax")
     scale: Positive = Field(30.0, description="s of ArcFace")
     margin: Annotated[float, Field(ge=0.0, lt=1.5)] = Field(0.1, description="m of ArcFace, radians")
 
@@ -100,17 +121,23 @@ class HeadConfig(FrozenModel):
 class PretrainConfig(FrozenModel):
     """Supervised training of one backbone on all cell types of a fold."""
 
-    epochs: Count = Field(160, description="epochs; each sees every well once, at a random site")
-    batch_size: Count = Field(64, description="images a step")
-    learning_rates: tuple[Positive, ...] = Field((3e-4, 1e-4, 1e-5), description="Adam, step schedule")
-    milestones: tuple[Count, ...] = Field((100, 140), description="epochs at which the next learning rate begins")
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="optimiser steps of linear warm-up")
-    weight_decay: NonNegative = Field(2e-4, description="L2, as Adam's weight_decay")
+    epochs: Count = Field(160, description="number of epochs; each sees every well once, at a random site")
+    batch_size: Count = Field(64, description="images per optimiser step, over all processes")
+    learning_rates: tuple[Positive, ...] = Field(
+        (3e-4, 1e-4, 1e-5), description="learning rates of Adam, one after the other (step schedule)"
+    )
+    milestones: tuple[Count, ...] = Field(
+        (100, 140), description="epochs (from 0) at which the next learning rate starts"
+    )
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="optimiser steps over which the learning rate rises linearly from 0"
+    )
+    weight_decay: NonNegative = Field(2e-4, description="L2 penalty, as weight_decay of Adam")
     validate_every: Count = Field(1, description="epochs between validations")
     selection: Literal["balanced", "group", "raw", "last"] = Field(
         "group",
-        description="validation accuracy that selects the checkpoint: balanced, group-restricted, or raw top-1; last "
-        "selects none and keeps the last epoch",
+        description="validation accuracy that selects the checkpoint: of balanced probabilities, of logits restricted to the "
+        "plate group, or raw top-1; last keeps the last epoch",
     )
 
     @model_validator(mode="after")
@@ -126,61 +153,71 @@ class PretrainConfig(FrozenModel):
 
 
 class MeanTeacherConfig(FrozenModel):
-    """Mean-teacher training by cell type: `finetune` is its first cycles, `pseudo_label` the rest."""
+    """Mean-teacher training by cell type: the step `finetune` runs the first cycles, `pseudo_label` the rest."""
 
-    enabled: bool = Field(True, description="false ends training with `pretrain`, whose networks then predict")
-    labelled_batch: Count = Field(32, description="labelled wells a step")
-    unlabelled_batch: Count = Field(32, description="wells a step without labels, for consistency and pseudo-labels")
-    learning_rate: Positive = Field(0.1, description="SGD at the start of a cosine cycle")
-    learning_rate_low: Positive = Field(1e-3, description="SGD at the end of a cosine cycle")
-    weight_decay: NonNegative = Field(2e-4, description="L2")
-    cycle_epochs: Count = Field(40, description="epochs of a cycle before the cell type's ratio")
+    enabled: bool = Field(True, description="false ends training after `pretrain`, whose networks then predict")
+    labelled_batch: Count = Field(32, description="labelled wells per step")
+    unlabelled_batch: Count = Field(32, description="unlabelled wells per step, for consistency and pseudo-labels")
+    learning_rate: Positive = Field(0.1, description="learning rate of SGD at the start of a cosine cycle")
+    learning_rate_low: Positive = Field(1e-3, description="learning rate of SGD at the end of a cosine cycle")
+    weight_decay: NonNegative = Field(2e-4, description="L2 penalty, as weight_decay of SGD")
+    cycle_epochs: Count = Field(40, description="epochs of a cycle, before the cell type's ratio is applied")
     ratio: dict[str, Positive] = Field(
         default_factory=lambda: {"U2OS": 1.0, "RPE": 0.5, "HEPG2": 0.5, "HUVEC": 0.25},
-        description="cycle length factor by cell type; 1 where not named",
+        description="factor of the cycle length by cell type; 1 for other cell types",
     )
     finetune_cycles: Positive = Field(
-        1, description="cycles of finetune, also 0.5 and the like; the pseudo-labels start after them"
+        1, description="cycles of finetune, possibly a fraction such as 0.5; pseudo-labels start after them"
     )
-    cycles: Count = Field(4, description="cosine cycles of finetune and pseudo_label together")
+    cycles: Count = Field(4, description="total number of cosine cycles of finetune and pseudo_label")
     final_epochs: Annotated[int, Field(ge=0)] = Field(5, description="epochs after the last cycle")
-    final_learning_rate: Positive = Field(1e-4, description="SGD in the final epochs")
-    ema_decays: tuple[Fraction, ...] = Field((0.5, 0.9, 0.99, 0.999), description="a of decay min(1 - 1/(step+1), a)")
-    ema_epochs: tuple[int, ...] = Field((1, 10, 20), description="last epoch of each decay but the last")
+    final_learning_rate: Positive = Field(1e-4, description="learning rate of SGD in the final epochs")
+    ema_decays: tuple[Fraction, ...] = Field(
+        (0.5, 0.9, 0.99, 0.999),
+        description="a in the decay of the teacher, min(1 - 1/(step + 1), a), one value after the other",
+    )
+    ema_epochs: tuple[int, ...] = Field((1, 10, 20), description="last epoch (from 1) of each decay but the last")
     consistency_weight: NonNegative = Field(100.0, description="weight of the consistency loss after the ramp")
-    ramp_epochs: NonNegative = Field(5.0, description="epochs of the ramp exp(-5 (1 - t)^2)")
+    ramp_epochs: NonNegative = Field(
+        5.0, description="epochs over which the consistency weight rises as exp(-5 (1 - t)^2)"
+    )
     pseudo_labels: Literal["hard", "soft", "none"] = Field(
         "hard",
-        description="labels of unlabelled wells: the most probable class, its balanced probabilities, or none (all cycles "
-        "are then finetune's)",
+        description="labels of unlabelled wells: the most probable class (hard), the balanced probabilities (soft), or none, "
+        "in which case finetune runs all cycles",
     )
     confident_fractions: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field(
         (1.0,),
         min_length=1,
-        description="share of the wells, the most confident first, that get a pseudo-label: at the first refresh, the second, "
-        "..., the last value from there on",
+        description="share of the wells that get a pseudo-label, most confident first: at the first refresh, the second, ...; "
+        "the last value applies to all later refreshes",
     )
     fused_labels: str | None = Field(
         None,
         min_length=1,
-        description="a further round: predictions.csv of an earlier run, a file or an object-store URI, whose names of "
-        "unlabelled wells, by all of its folds, are their pseudo-labels throughout",
+        description="for a further round: predictions.csv of an earlier run, a file or an object-store URI; its predictions of "
+        "unlabelled wells, made by all of its folds, are the pseudo-labels throughout",
     )
-    pseudo_label_weight: Fraction = Field(0.05, description="w: supervised loss x (1 - w) + pseudo-label loss x w")
-    pseudo_label_passes: Count = Field(4, description="passes of the easy view averaged at a refresh")
-    pseudo_label_blend: Fraction = Field(0.9, description="share of the new logits at a refresh; the first is all new")
+    pseudo_label_weight: Fraction = Field(0.05, description="w in supervised loss x (1 - w) + pseudo-label loss x w")
+    pseudo_label_passes: Count = Field(
+        4, description="passes over the wells, in random easy views, that are averaged at a refresh"
+    )
+    pseudo_label_blend: Fraction = Field(
+        0.9,
+        description="weight of the new logits when a refresh blends them with the old; the first refresh has only new ones",
+    )
     validate_every: Count = Field(1, description="epochs between validations")
     keep_classifier: bool = Field(
-        False, description="whether the student keeps the pretrained classifier (the reference drops it)"
+        False, description="whether the student keeps the pretrained classifier; the published method drops it"
     )
     selection: Literal["balanced", "group", "raw", "last"] = Field(
         "group",
-        description="validation accuracy whose best epoch predicts, and whose new best makes pseudo-labels anew: balanced, "
-        "group-restricted, or raw top-1; last: validation decides nothing, as where a fold has no validation wells",
+        description="validation accuracy whose best epoch predicts and whose new best refreshes pseudo-labels: balanced, "
+        "group-restricted or raw top-1; last ignores validation, as if the fold had no validation wells",
     )
     refresh_epochs: Count = Field(
         10,
-        description="epochs between refreshes where validation does not decide: selection last, or no validation wells",
+        description="epochs between refreshes of pseudo-labels with selection last, or without validation wells",
     )
 
     @model_validator(mode="after")
@@ -204,48 +241,56 @@ class MeanTeacherConfig(FrozenModel):
 
 
 class PredictConfig(FrozenModel):
-    """Inference: logits averaged over sites, views, folds and backbones before any softmax."""
+    """Prediction: logits are averaged over sites, views, folds and backbones before any softmax."""
 
-    views: Literal[1, 2, 4, 8] = Field(8, description="dihedral views of a site")
-    weights: Literal["student", "teacher"] = Field("student", description="which weights predict")
-    batch_size: Count = Field(128, description="sites a forward pass")
+    views: Literal[1, 2, 4, 8] = Field(8, description="dihedral views (flips and quarter turns) of a site")
+    weights: Literal["student", "teacher"] = Field("student", description="the weights that predict")
+    batch_size: Count = Field(128, description="sites per forward pass")
 
 
 class EmbeddingsConfig(FrozenModel):
     """Well embeddings for downstream analysis: the backbone's output, averaged over a well's sites and views."""
 
-    enabled: bool = Field(True, description="write Parquet files of all wells, by cell type, fold and backbone")
+    enabled: bool = Field(
+        True, description="whether to write embeddings of all wells as Parquet files, by cell type, fold and backbone"
+    )
     views: Literal[1, 2, 4, 8] = Field(8, description="dihedral views of a site")
 
 
 class PriorConfig(FrozenModel):
-    """What the plate design says: groups of siRNAs, one well per siRNA. `enabled: false` switches all of it off."""
+    """Prior knowledge of the plate design: groups of siRNAs, and one well per siRNA."""
 
-    enabled: bool = Field(True, description="use plate groups, balancing and assignment")
-    permutations: Literal["cyclic", "all"] = Field("cyclic", description="group-to-plate arrangements to choose among")
+    enabled: bool = Field(
+        True,
+        description="whether to use plate groups, balancing and assignment; false ignores the plate design everywhere",
+    )
+    permutations: Literal["cyclic", "all"] = Field(
+        "cyclic", description="arrangements of groups over plates to choose from: cyclic rotations, or all permutations"
+    )
     min_margin: NonNegative = Field(
         5.0,
-        description="smallest lead of the best arrangement over the second, in summed log-probability (nats) of the "
+        description="smallest margin of the best arrangement over the second, in summed log-probability (nats) of the "
         "networks' own logits",
     )
     min_separation: NonNegative = Field(
         1.25,
-        description="smallest lead in units of its standard error over wells, whatever the logits' scale; wrong arrangements "
-        "of RxRx1's plates lead by up to 1.1 at 2.4 % raw top-1, right rotations by about 2.6 at 6 %",
+        description="smallest margin in units of its standard error over wells, independent of the logits' scale; on RxRx1 "
+        "wrong arrangements lead by up to 1.1 at 2.4 % raw top-1, right ones by about 2.6 at 6 %",
     )
     on_low_margin: Literal["all_classes", "refuse"] = Field(
-        "all_classes", description="below either: use all treatments of the experiment, or refuse with an error"
+        "all_classes",
+        description="if the margin is below either: use all treatments for the experiment, or stop with an error",
     )
     balancing: Literal["sinkhorn", "greedy"] = Field(
-        "sinkhorn", description="how a plate's probabilities are balanced: Sinkhorn, or the reference's greedy search"
+        "sinkhorn", description="how a plate's probabilities are balanced: Sinkhorn, or the published greedy search"
     )
-    greedy_step: Positive = Field(0.01, description="greedy search: how much a step lowers a class's log weight, nats")
+    greedy_step: Positive = Field(0.01, description="greedy search: decrease of a class's log weight per step, nats")
     greedy_iterations: Count = Field(20_000, description="greedy search: largest number of steps")
     sinkhorn_iterations: Count = Field(200, description="largest number of Sinkhorn iterations")
     sinkhorn_tolerance: Positive = Field(
-        1e-3, description="stop when the column sums are this close to the target, in wells"
+        1e-3, description="Sinkhorn stops when the column sums are this close to the target, in wells"
     )
     sinkhorn_sharpness: Positive = Field(
         4.0,
-        description="how much logits are multiplied before balancing: larger is closer to one-to-one assignment",
+        description="factor of the logits before balancing; larger is closer to one-to-one assignment",
     )

@@ -1,7 +1,7 @@
-"""The configuration of a run: typed, frozen, self-validating, loaded from YAML. Imports neither torch nor kfp.
+"""The whole configuration of a run, and its sections for screen, folds, simulation, storage and machines. Imports pydantic only.
 
-One YAML file describes a run completely; `RunConfig.load` reads it, `--set KEY=VALUE` changes single fields, and every
-step receives only the sections it reads (`RunConfig.section`), so that a change elsewhere does not make it run again.
+One YAML file describes a run; `RunConfig.load` reads it, `--set KEY=VALUE` changes single fields. Every step receives only
+the sections that it reads (`RunConfig.section`), so that a change elsewhere does not make it run again.
 """
 
 from __future__ import annotations
@@ -35,28 +35,31 @@ from components.core.config.promotion import PromotionConfig
 from components.core.errors import InputError
 
 CHANNELS = ("nuclei", "ER", "actin", "nucleoli", "mitochondria", "Golgi")
-"""The six stains in the order of the file names' w1..w6 (RxRx1)."""
+"""The six stains, in the order w1..w6 of the file names (RxRx1)."""
 
 
 class ScreenConfig(FrozenModel):
-    """What the images of the screen must look like."""
+    """Cell types, images and controls of the screen."""
 
     cell_types: tuple[str, ...] = Field(
-        ("HUVEC", "RPE", "HEPG2", "U2OS"), min_length=1, description="cell types, as the experiments' name prefixes"
+        ("HUVEC", "RPE", "HEPG2", "U2OS"),
+        min_length=1,
+        description="cell types; an experiment's name starts with its cell type",
     )
-    image_size: Count = Field(512, description="side of the square images, pixels")
-    sites: Count = Field(2, description="imaged sites of a well; a well may miss some, not all")
+    image_size: Count = Field(512, description="side of the square images, in pixels")
+    sites: Count = Field(2, description="imaged sites per well; a well may lack some, but not all")
     holdout_experiments: tuple[str, ...] = Field(
-        (), description="labelled experiments that no step but prediction reads, not even as unlabelled images"
+        (),
+        description="labelled experiments that only prediction reads; training does not see them, not even as unlabelled images",
     )
     controls: Literal["all", "training"] = Field(
-        "all", description="which labelled controls join training: of every experiment, or of training experiments only"
+        "all", description="labelled controls that are trained on: of all experiments, or of training experiments only"
     )
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         if len(set(self.cell_types)) != len(self.cell_types):
-            raise ValueError(f"cell_types must be different from each other, got {list(self.cell_types)}")
+            raise ValueError(f"cell_types must be different, got {list(self.cell_types)}")
         return self
 
 
@@ -65,17 +68,18 @@ class FoldsConfig(FrozenModel):
 
     count: Annotated[int, Field(ge=2)] = Field(5, description="number of folds")
     known: dict[str, int] = Field(
-        default_factory=dict, description="folds of experiments from an earlier run, which they keep (append-only)"
+        default_factory=dict,
+        description="folds of experiments from an earlier run; these experiments keep them (append-only)",
     )
     train: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
-        None, description="folds to train, for example [0]; null trains all of them"
+        None, description="folds to train, for example [0]; null trains all"
     )
     split: Literal["experiment", "well"] = Field(
-        "experiment", description="what a fold holds out: whole experiments, or single treatment wells at random"
+        "experiment", description="what a fold holds out: whole experiments, or random treatment wells"
     )
     seed: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="another seed deals the experiments or wells to the folds differently; 0 takes experiments in order",
+        description="seed of the assignment of experiments or wells to folds; 0 takes experiments in order",
     )
 
     @model_validator(mode="after")
@@ -88,7 +92,7 @@ class FoldsConfig(FrozenModel):
             if list(self.train) != sorted(self.train):
                 raise ValueError(f"train must increase, got {list(self.train)}")
         if self.split == "well" and self.known:
-            raise ValueError("known gives experiments their folds; leave it out where split well deals single wells")
+            raise ValueError("known assigns whole experiments to folds; leave it out with split well")
         return self
 
     @property
@@ -98,41 +102,43 @@ class FoldsConfig(FrozenModel):
 
 
 class SimulateConfig(FrozenModel):
-    """The simulated screen: its size and difficulty. Same files and names as the Kaggle release."""
+    """Size and difficulty of the simulated screen, which has the files and names of the Kaggle release."""
 
     labelled: dict[str, Count] = Field(
         default_factory=lambda: {"HUVEC": 5, "RPE": 4, "HEPG2": 3, "U2OS": 3},
-        description="labelled experiments by cell type (train.csv), held-out ones included",
+        description="number of labelled experiments by cell type (train.csv), held-out ones included",
     )
     unlabelled: dict[str, Count] = Field(
         default_factory=lambda: {"HUVEC": 2, "RPE": 1, "HEPG2": 1, "U2OS": 1},
-        description="unlabelled experiments by cell type (test.csv)",
+        description="number of unlabelled experiments by cell type (test.csv)",
     )
     treatments_per_group: Annotated[int, Field(ge=1, le=277)] = Field(
-        26, description="siRNAs of a plate group; a screen has four disjoint groups, a plate room for 277"
+        26, description="siRNAs of each of the four disjoint plate groups; a plate has room for 277"
     )
     positive_controls: Annotated[int, Field(ge=0, le=30)] = Field(
-        4, description="positive-control siRNAs, on every plate"
+        4, description="number of positive-control siRNAs, which are on every plate"
     )
-    label_style: Literal["string", "integer"] = Field("string", description="numbering of the labels: sirna_N or N")
+    label_style: Literal["string", "integer"] = Field("string", description="labels as sirna_N (string) or N (integer)")
     missing_wells: Fraction = Field(0.003, description="probability that a treatment well is missing from a plate")
-    missing_sites: Fraction = Field(0.001, description="probability that a site other than a well's first is missing")
-    cell_diameter: Positive = Field(20.0, description="diameter of a typical cell, pixels")
+    missing_sites: Fraction = Field(
+        0.001, description="probability that a site is missing; a well's first site never is"
+    )
+    cell_diameter: Positive = Field(20.0, description="diameter of a typical cell, in pixels")
     density: Positive = Field(0.75, description="expected sum of cell areas as a fraction of the image")
-    effect: NonNegative = Field(1.15, description="size of a siRNA's phenotype shift; larger is easier")
-    cell_type_specificity: Fraction = Field(0.4, description="share of the shift that is particular to a cell type")
-    well_noise: NonNegative = Field(0.25, description="phenotype noise of a well, in units of the shift's deviation")
+    effect: NonNegative = Field(1.15, description="size of a siRNA's phenotype shift; larger is easier to classify")
+    cell_type_specificity: Fraction = Field(0.4, description="share of the shift that is specific to a cell type")
+    well_noise: NonNegative = Field(0.25, description="phenotype noise of a well, in standard deviations of the shift")
     batch_strength: NonNegative = Field(
-        1.0, description="1 = experiment and plate shifts calibrated to RxRx1, 0 = none"
+        1.0, description="size of experiment and plate effects: 1 as measured on RxRx1, 0 none"
     )
 
 
 class PackConfig(FrozenModel):
-    """How plates are packed. Lossless; one chunk a site."""
+    """Lossless compression of packed plates, one chunk per site."""
 
-    codec: Literal["lz4", "zstd"] = Field("lz4", description="Blosc compressor")
+    codec: Literal["lz4", "zstd"] = Field("lz4", description="compressor of Blosc")
     level: Annotated[int, Field(ge=0, le=9)] = Field(5, description="compression level")
-    shuffle: Literal["noshuffle", "shuffle", "bitshuffle"] = Field("bitshuffle", description="Blosc filter")
+    shuffle: Literal["noshuffle", "shuffle", "bitshuffle"] = Field("bitshuffle", description="filter of Blosc")
 
 
 class StoreConfig(FrozenModel):
@@ -148,33 +154,36 @@ class StoreConfig(FrozenModel):
 
 
 class LocalConfig(FrozenModel):
-    """This machine, for `cellsignal run`."""
+    """How `cellsignal run` uses this machine."""
 
     parallel_folds: Annotated[int, Field(ge=1, le=2)] = Field(
-        2, description="folds trained side by side (kfp.local runs at most two)"
+        2, description="folds trained in parallel; kfp.local runs at most two"
     )
-    threads: Annotated[int, Field(ge=0)] = Field(0, description="torch threads of a step; 0 = cores / parallel_folds")
+    threads: Annotated[int, Field(ge=0)] = Field(
+        0, description="torch threads of a step; 0 uses cores / parallel_folds"
+    )
 
 
 class LoaderConfig(FrozenModel):
     """How a training step reads sites."""
 
-    cache_gib: NonNegative = Field(1.0, description="decoded sites that each process of a step keeps in memory, GiB")
+    cache_gib: NonNegative = Field(1.0, description="memory for decoded sites in each process of a step, GiB")
     node_cache: str | None = Field(
         None,
         min_length=1,
-        description="folder on the node's own disk for packed sites, shared by the steps of the node; null keeps none",
+        description="folder on the node's own disk that caches packed sites for all steps of the node; null caches none",
     )
     node_cache_gib: NonNegative = Field(
-        100.0, description="largest size of node_cache, GiB; the least recently read sites go first"
+        100.0, description="largest size of node_cache, GiB; the least recently read sites are removed first"
     )
     batches_ahead: Count = Field(
-        3, description="batches read ahead; a step holds two more: the one in use and the one that goes to the device"
+        3,
+        description="batches read ahead; a step holds two more: the one in use and the one being copied to the device",
     )
     requests: Count = Field(
         32,
-        description="sites that each process fetches at a time, by a thread each: more for a store that answers late; from a "
-        "folder at most two a core",
+        description="sites that each process fetches concurrently, with one thread each; raise it for a store with high latency. "
+        "From a folder at most two per core are used",
     )
 
 
@@ -183,32 +192,35 @@ class ComputeConfig(FrozenModel):
 
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="arithmetic of the backbones; the head is float32 always. auto: bfloat16 autocast on GPUs that have it",
+        description="arithmetic of the backbones; the head is always float32. auto: bfloat16 autocast on GPUs that support it",
     )
     processes: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="processes that share a step's batches, one a GPU; 0 = as many as there are GPUs, one without. "
-        "BatchNorm goes by a process's own part of a batch",
+        description="processes that share a step's batches, one per GPU; 0 uses all GPUs, or one process without GPU. "
+        "BatchNorm normalises each process's part of a batch separately",
     )
     accumulate: Count = Field(
         1,
-        description="parts that a process cuts its share of a batch into, one after the other, for less memory; BatchNorm "
-        "sees a part at a time",
+        description="parts of a process's share of a batch that are computed one after the other, to save memory; BatchNorm "
+        "normalises each part separately",
     )
-    compile: bool = Field(False, description="torch.compile the backbones: minutes at the start, faster steps on a GPU")
+    compile: bool = Field(
+        False,
+        description="whether to compile the backbones with torch.compile: minutes at the start, then faster steps; needs a GPU",
+    )
     checkpoint_seconds: NonNegative = Field(
-        300.0, description="seconds between checkpoints of a step, at most so much is lost when it is killed"
+        300.0, description="seconds between checkpoints of a step: the most that is lost when it is killed"
     )
 
 
 class CardConfig(FrozenModel):
-    """What a published model's card tells that no step can know."""
+    """Facts for a published model's card that no step can know."""
 
     data_licence: str | None = Field(
         None,
         min_length=1,
-        description="licence of the screen's images and labels, in your words; what it asks of works made from the data holds of "
-        "the weights too",
+        description="licence of the screen's images and labels, in your words; its conditions for works made from the data apply "
+        "to the weights too",
     )
 
 
@@ -216,24 +228,24 @@ S = TypeVar("S", bound=FrozenModel)
 
 
 class RunConfig(FrozenModel):
-    """Everything about a run."""
+    """The whole configuration of a run."""
 
-    # Below what Kubeflow takes for a pipeline's name and Kubernetes for an object's, with what is put before and behind it.
+    # With its prefixes and suffixes still valid as the name of a Kubeflow pipeline and of a Kubernetes object.
     name: str = Field(
         "run",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
         max_length=40,
         description="name of the run in keys and reports",
     )
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="seeds the simulated screen and training")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of the simulated screen and of training")
     init_from: str | None = Field(
         None,
         min_length=1,
-        description="a finished run (KEY, s3://BUCKET/PREFIX/runs/KEY, file:///FOLDER/runs/KEY, or its folder) whose "
-        "pretrained weights pretraining starts from, each fold and backbone from its own; null starts at random. What a fold "
-        "validates on, and what is held out or unlabelled, must not have taught that run: give its folds as folds.known, so "
-        "that every experiment keeps its own and new ones are added. Fewer pretrain.epochs, and lower "
-        "pretrain.learning_rates, are then usual",
+        description="a finished run (KEY, s3://BUCKET/PREFIX/runs/KEY, file:///FOLDER/runs/KEY, or its output folder) whose "
+        "pretrained weights pretraining starts from, by fold and backbone; null starts from random weights. That run must not have "
+        "learned labels of wells that this one validates on, holds out or treats as unlabelled: give its folds as folds.known, "
+        "so that every experiment keeps its fold and new ones are added. Usually with fewer pretrain.epochs and lower "
+        "pretrain.learning_rates",
     )
     screen: ScreenConfig = ScreenConfig()
     folds: FoldsConfig = FoldsConfig()
@@ -265,23 +277,23 @@ class RunConfig(FrozenModel):
         weighted = [backbone.name for backbone in self.backbones if backbone.weights]
         if self.init_from and weighted:
             raise ValueError(
-                f"init_from gives every backbone its weights, but {' and '.join(weighted)} has `weights` of its own; "
+                f"init_from sets the initial weights of every backbone, but {' and '.join(weighted)} has its own `weights`; "
                 "leave one of the two out"
             )
         if self.folds.split == "well" and self.prior.enabled:
             raise ValueError(
-                "folds.split well needs prior.enabled false: wells of one plate are on both sides of the split, so that "
-                "the plate design would tell a held-out well by its neighbours' labels"
+                "folds.split well needs prior.enabled false: wells of one plate are on both sides of the split, so "
+                "the plate design would reveal a held-out well by its neighbours' labels"
             )
         return self
 
     @property
     def has_pseudo_labels(self) -> bool:
-        """Whether training ends with pseudo_label, which also predicts."""
+        """Whether training ends with pseudo_label, which also predicts; else infer predicts."""
         return self.mean_teacher.enabled and self.mean_teacher.pseudo_labels != "none"
 
     def section(self, kind: type[S]) -> S:
-        """The part of the configuration that a step reads, as its own frozen model.
+        """The sections of the configuration that a step reads, as a model of their own.
 
         Args:
             kind: a FrozenModel model whose fields are a subset of RunConfig's, by name and type.
@@ -299,10 +311,10 @@ class RunConfig(FrozenModel):
     def load(cls, name_or_file: str, changes: Iterable[str] = ()) -> RunConfig:
         """Reads a configuration by name (`demo`) or file, then applies `KEY=VALUE` changes.
 
-        A backbone may be given by its name alone: one of the file's, `xception` or `xception_large`.
+        A backbone may be given by name: one of the file's own, `xception` or `xception_large`.
 
         Raises:
-            InputError: no such file, not YAML, an unknown key, a wrong type or an impossible combination.
+            InputError: no such file, not YAML, an unknown key, a wrong type or an invalid combination.
         """
         path = find_config(name_or_file)
         data = read_yaml(path)
@@ -316,12 +328,12 @@ class RunConfig(FrozenModel):
         return parse(cls, data, source=str(path), changes=changes)
 
     def dump(self) -> str:
-        """The configuration as YAML that `load` reads back to an equal one."""
+        """The configuration as YAML; `load` reads it back to an equal one."""
         return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False)
 
 
 def _known_backbones(data: Any) -> dict[str, Any]:
-    """The backbones that can be given by name: the published ones, and those of a configuration's plain data."""
+    """The backbones that can be given by name: the published ones, and those that the data define."""
     given = data.get("backbones") if isinstance(data, dict) else None
     own = [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []
     named = {item["name"]: item for item in own if isinstance(item.get("name"), str)}
@@ -329,15 +341,15 @@ def _known_backbones(data: Any) -> dict[str, Any]:
 
 
 def _name_backbones(data: Any, known: Mapping[str, Any], source: str) -> None:
-    """Puts backbones that are given by name in place of their names.
+    """Replaces names of backbones by their definitions, in place.
 
     Raises:
-        InputError: a name that is not known.
+        InputError: an unknown name.
     """
     given = data.get("backbones") if isinstance(data, dict) else None
     for n, item in enumerate(given if isinstance(given, list) else []):
         if isinstance(item, str):
             if item not in known:
                 names = ", ".join(known)
-                raise InputError(f"{source}: backbones.{n}: there is no backbone {item!r}; known by name are {names}")
+                raise InputError(f"{source}: backbones.{n}: there is no backbone {item!r}; known names are {names}")
             data["backbones"][n] = dict(known[item])

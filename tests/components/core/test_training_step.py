@@ -152,7 +152,7 @@ def test_a_team_that_is_killed_goes_on_from_its_checkpoint(trained, store, tmp_p
     resumed = subprocess.run(
         [sys.executable, "-c", program, json.dumps(arguments)], check=True, capture_output=True, text=True
     )
-    assert "going on from the last checkpoint" in resumed.stdout
+    assert "resuming from the last checkpoint" in resumed.stdout
     whole.pretrain("slim")
     assert difference(run.base("slim"), whole.base("slim")) == 0
     assert store.list("run/checkpoints/") == []

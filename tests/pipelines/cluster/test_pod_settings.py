@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from components.core.config import RunConfig
-from components.core.config.cluster import USUAL, StepsConfig
+from components.core.config.cluster import DEFAULT_RESOURCES, StepsConfig
 from pipelines.cluster.checks import check_cluster, steps_of
 from pipelines.cluster.pod_settings import cpu_quantity, memory_quantity, resources_of
 from pipelines.plan.dag import GPU_STEPS, STEPS
@@ -16,7 +16,7 @@ def asked(step: str, *changes: str):
 
 
 def test_every_step_has_its_figures_and_those_without_networks_ask_for_no_gpu():
-    assert set(STEPS) == USUAL.keys() == StepsConfig.model_fields.keys()
+    assert set(STEPS) == DEFAULT_RESOURCES.keys() == StepsConfig.model_fields.keys()
     for step in STEPS:
         assert asked(step).gpus == (1 if step in GPU_STEPS else 0)
         assert (asked(step).queue is None) == (step not in GPU_STEPS)
@@ -25,8 +25,8 @@ def test_every_step_has_its_figures_and_those_without_networks_ask_for_no_gpu():
 
 def test_a_step_given_in_part_keeps_its_other_figures():
     given = StepsConfig.model_validate({"pretrain": {"memory_gib": 64}})
-    assert given.pretrain == USUAL["pretrain"].model_copy(update={"memory_gib": 64.0})
-    assert given.model_copy(update={"pretrain": USUAL["pretrain"]}) == StepsConfig()
+    assert given.pretrain == DEFAULT_RESOURCES["pretrain"].model_copy(update={"memory_gib": 64.0})
+    assert given.model_copy(update={"pretrain": DEFAULT_RESOURCES["pretrain"]}) == StepsConfig()
     assert asked("finetune", "cluster.steps.pretrain.memory_gib=64").memory_gib == 32
 
 

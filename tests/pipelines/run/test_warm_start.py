@@ -96,6 +96,8 @@ def test_a_run_that_cannot_start_is_refused_before_anything_is_made(
         "init_from=old-1"
     )
     assert "backbone tiny has stem 8, but 4 in run old-1" in refused("init_from=old-1", "backbones.0.stem=8")
-    assert "init_from gives every backbone its weights" in refused("init_from=old-1", "backbones.0.weights=w.pt")
+    assert "init_from sets the initial weights of every backbone" in refused(
+        "init_from=old-1", "backbones.0.weights=w.pt"
+    )
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "nowhere").exists()

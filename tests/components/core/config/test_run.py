@@ -34,7 +34,7 @@ def write(tmp_path: Path, text: str) -> str:
 
 
 def error(tmp_path: Path, text: str, *changes: str) -> str:
-    """The message of a configuration that cannot be, which is one line."""
+    """The message of an invalid configuration, which is one line."""
     with pytest.raises(InputError) as caught:
         RunConfig.load(write(tmp_path, text), changes)
     assert "\n" not in str(caught.value)
@@ -45,67 +45,36 @@ def error(tmp_path: Path, text: str, *changes: str) -> str:
     ("text", "message"),
     [
         ("pretrian: {epochs: 3}", "pretrian: unknown key; did you mean pretrain?"),
-        ("pretrain: {epoch: 3}", "pretrain.epoch: unknown key; did you mean epochs?"),
-        (
-            "backbones: [{name: a, middle_block: 3}]",
-            "backbones.0.middle_block: unknown key; did you mean middle_blocks?",
-        ),
+        ("backbones: [{name: a, middle_block: 3}]", "backbones.0.middle_block: unknown key; did you mean middle_bloc"),
         ("backbones: [{name: a, width: 3}]", "backbones.0.width: unknown key; remove it or correct its spelling"),
         ("pretrain: {epochs: many}", "pretrain.epochs: input should be a valid integer, unable to parse string as an"),
         ("pretrain: {epochs: 0}", "pretrain.epochs: input should be greater than or equal to 1, got 0"),
         ("pretrain: 5", "pretrain: input should be a valid dictionary or instance of PretrainConfig, got 5"),
         ("standardise: {domain: well}", "standardise.domain: input should be 'none', 'global', 'cell_type', 'experi"),
-        ("predict: {views: 3}", "predict.views: input should be 1, 2, 4 or 8, got 3"),
         ("head: {scale: .inf}", "head.scale: input should be a finite number, got inf"),
         ("augment: {crop: [0.9, 0.5]}", "augment: crop must be (low, high), got (0.9, 0.5)"),
-        ("folds: {split: plate}", "folds.split: input should be 'experiment' or 'well', got 'plate'"),
-        ("folds: {split: well, known: {A-01: 0}}", "folds: known gives experiments their folds; leave it out where"),
+        ("folds: {split: well, known: {A-01: 0}}", "folds: known assigns whole experiments to folds; leave it out"),
         ("folds: {split: well}", "folds.split well needs prior.enabled false: wells of one plate are on both sides"),
-        ("backbones: []", "backbones: tuple should have at least 1 item"),
+        ("folds: {train: [1, 1]}", "folds: train must name different folds from 0 to 4"),
+        ("folds: {train: [2, 1]}", "folds: train must increase, got [2, 1]"),
         ("backbones: [{name: a}, {name: a}]", "backbones must have different names, got ['a', 'a']"),
         ("backbones: [{name: a, kind: timm}]", "backbones.0: backbone a: kind timm needs `model`"),
         ("backbones: [{name: a, model: b}]", "backbones.0: backbone a: kind timm needs `model`, other kinds take none"),
-        (
-            "{init_from: old-1, backbones: [{name: a, weights: w.pt}, {name: b}]}",
-            "init_from gives every backbone its weights, but a has `weights` of its own; leave one of the two out",
-        ),
-        ("init_from: ''", "init_from: string should have at least 1 character"),
+        ("{init_from: old, backbones: [{name: a, weights: w.pt}]}", "init_from sets the initial weights of every"),
         ("backbones: [{stem: 3}]", "backbones.0.name: field required"),
         ("backbones: [{name: ../a}]", "backbones.0.name: string should match pattern"),
-        ("name: a/b", "name: string should match pattern"),
-        (
-            "pretrain: {milestones: [5]}",
-            "pretrain: learning_rates must have one more entry than milestones, got 3 and 1",
-        ),
+        ("pretrain: {milestones: [5]}", "pretrain: learning_rates must have one more entry than milestones, got 3"),
         ("pretrain: {milestones: [9, 5]}", "pretrain: milestones must increase, got [9, 5]"),
         ("mean_teacher: {finetune_cycles: 9}", "mean_teacher: finetune_cycles must be <= cycles, got 9 and 4"),
-        ("mean_teacher: {finetune_cycles: 0}", "mean_teacher.finetune_cycles: input should be greater than 0, got 0"),
         ("mean_teacher: {ema_epochs: [1, 20, 10]}", "mean_teacher: ema_epochs must increase, got [1, 20, 10]"),
-        (
-            "mean_teacher: {fused_labels: a.csv, pseudo_labels: none}",
-            "mean_teacher: fused_labels are pseudo-labels; set enabled to true and pseudo_labels to hard or soft",
-        ),
-        (
-            "mean_teacher: {fused_labels: a.csv, enabled: false}",
-            "mean_teacher: fused_labels are pseudo-labels; set enabled to true and pseudo_labels to hard or soft",
-        ),
-        (
-            "mean_teacher: {finetune_cycles: 4, final_epochs: 0}",
-            "mean_teacher: finetune_cycles 4 of 4 cycles leaves no epoch for pseudo-labels; lower it, or set",
-        ),
-        (
-            "backbones: [resnet]",
-            "backbones.0: there is no backbone 'resnet'; known by name are xception, xception_large",
-        ),
-        ("backbones: [{name: [a]}]", "backbones.0.name: input should be a valid string, got ['a']"),
         ("mean_teacher: {ema_epochs: [1]}", "mean_teacher: ema_decays must have one more entry than ema_epochs"),
+        ("mean_teacher: {fused_labels: a.csv, enabled: false}", "mean_teacher: fused_labels are pseudo-labels; set"),
+        ("mean_teacher: {finetune_cycles: 4, final_epochs: 0}", "mean_teacher: finetune_cycles 4 of 4 cycles leaves"),
         ("mean_teacher: {ratio: {RPE: 0}}", "mean_teacher.ratio.RPE: input should be greater than 0, got 0"),
-        ("folds: {count: 1}", "folds.count: input should be greater than or equal to 2, got 1"),
-        ("screen: {cell_types: [A, A]}", "screen: cell_types must be different from each other, got ['A', 'A']"),
-        ("- 1\n- 2", "a mapping of sections was expected, got list"),
-        ("just words", "a mapping of sections was expected, got str"),
+        ("backbones: [resnet]", "backbones.0: there is no backbone 'resnet'; known names are xception, xception_large"),
+        ("screen: {cell_types: [A, A]}", "screen: cell_types must be different, got ['A', 'A']"),
+        ("- 1\n- 2", "expected a mapping of sections, got list"),
         ("a: [1", "not valid YAML ("),
-        ("a: b: c", "not valid YAML ("),
     ],
 )
 def test_an_error_is_one_line_that_names_file_and_field(tmp_path, text, message):
@@ -114,17 +83,17 @@ def test_an_error_is_one_line_that_names_file_and_field(tmp_path, text, message)
     assert message in found
 
 
-def test_all_errors_are_told_at_once(tmp_path):
+def test_reports_all_mistakes_at_once(tmp_path):
     found = error(tmp_path, "pretrain: {epochs: 0, batch: 1}\nseed: -1")
     assert found.count("; ") >= 2
     assert all(field in found for field in ("pretrain.epochs: ", "pretrain.batch: ", "seed: "))
 
 
-def test_a_file_that_is_not_text_or_not_there_is_an_error(tmp_path):
+def test_rejects_a_file_that_is_not_text_or_missing(tmp_path):
     (tmp_path / "run.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not valid YAML"):
         RunConfig.load(str(tmp_path / "run.yaml"))
-    with pytest.raises(InputError, match=r"config 'nowhere': no such file, and not one of the shipped names \(.*demo"):
+    with pytest.raises(InputError, match=r"config 'nowhere': no such file, nor one of .* \(demo, "):
         find_config("nowhere")
 
 
@@ -165,21 +134,17 @@ def test_changes_apply_in_order_and_reach_lists_and_new_sections(tmp_path):
         ("pretrain.epochs=", "pretrain.epochs: input should be a valid integer, got None"),
     ],
 )
-def test_a_change_that_cannot_be_is_one_line(tmp_path, change, message):
+def test_an_invalid_change_is_one_line(tmp_path, change, message):
     assert message in error(tmp_path, "seed: 1\nbackbones: [{name: a}]", change)
 
 
-def test_a_mistake_is_told_of_the_change_that_made_it_and_of_the_file_otherwise(tmp_path):
+def test_a_mistake_is_reported_with_the_change_that_made_it_or_else_with_the_file(tmp_path):
     line = error(tmp_path, "seed: 1\npretrain: {epoch: 3}", "pretrain.epochs=few", "pretrain.epochs=0", "seed=2")
     of_change, of_file = "--set pretrain.epochs=0: pretrain.epochs: ", ".yaml: pretrain.epoch: unknown key"
     assert of_change in line
     assert of_file in line
     assert "--set seed" not in line
     assert "few" not in line
-
-
-def test_a_change_of_a_file_that_is_no_mapping_is_one_line(tmp_path):
-    assert "--set 'seed=1': seed does not exist" in error(tmp_path, "- 1", "seed=1")
 
 
 SECTIONS = st.fixed_dictionaries(
@@ -220,7 +185,7 @@ def test_shipped_configurations_load_by_name_and_survive_a_dump(path, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [NormalizeConfig, PretrainSettings, MeanTeacherSettings, SimulationSettings])
-def test_a_section_is_the_steps_part_and_nothing_else(kind):
+def test_a_section_has_the_fields_of_the_step_only(kind):
     config = RunConfig.load("demo")
     part = config.section(kind)
     assert set(type(part).model_fields) <= set(RunConfig.model_fields)
@@ -243,13 +208,6 @@ def test_memory_limits_do_not_make_training_run_again():
     assert demo.section(MeanTeacherSettings).fingerprint() != pretrain.fingerprint()
 
 
-def test_a_backbone_is_found_by_name():
-    settings_ = RunConfig().section(PretrainSettings)
-    assert settings_.backbone("xception_large") == XCEPTION_LARGE
-    with pytest.raises(InputError, match=r"backbone 'resnet' is not configured; backbones are \['xception', 'xcep"):
-        settings_.backbone("resnet")
-
-
 def test_configurations_cannot_be_changed():
     with pytest.raises(ValidationError, match="frozen"):
         RunConfig().seed = 3  # type: ignore[misc]
@@ -257,7 +215,7 @@ def test_configurations_cannot_be_changed():
         RunConfig().pretrain.epochs = 3  # type: ignore[misc]
 
 
-def test_the_defaults_are_the_references_settings():
+def test_the_defaults_are_the_published_settings():
     config = RunConfig()
     assert (config.head.scale, config.head.margin) == (30.0, 0.1)
     assert (config.pretrain.epochs, config.pretrain.batch_size, config.pretrain.weight_decay) == (160, 64, 2e-4)
@@ -267,7 +225,7 @@ def test_the_defaults_are_the_references_settings():
     assert len(CHANNELS) == 6
 
 
-def test_every_field_of_a_section_says_what_it_is():
+def test_every_field_has_a_description():
     sections = [f.annotation for f in RunConfig.model_fields.values() if isinstance(f.annotation, type)]
     bare = [
         f"{kind.__name__}.{name}"
@@ -284,15 +242,6 @@ def test_reading_a_configuration_loads_neither_torch_nor_kfp():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "set()"
-
-
-def test_what_a_short_configuration_dumps_is_the_same_configuration(tmp_path: Path):
-    """Every step parses the whole dump, so defaults must fit whatever else is set."""
-    file = tmp_path / "short.yaml"
-    file.write_text("screen: {cell_types: [HUVEC]}")
-    config = RunConfig.load(str(file))
-    (tmp_path / "dump.yaml").write_text(config.dump())
-    assert RunConfig.load(str(tmp_path / "dump.yaml")) == config
 
 
 def test_backbones_may_be_given_by_name():

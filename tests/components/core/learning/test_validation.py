@@ -52,7 +52,7 @@ def test_without_prior_or_design_there_are_no_groups_and_the_second_is_a_warning
     assert capsys.readouterr().out == ""
     same_everywhere = relabelled(manifest, "HUVEC-02", lambda _: manifest.vocabulary.treatments[0])
     assert groups_of_fold(same_everywhere, 0, PRIOR) is None
-    assert capsys.readouterr().out.startswith("warning: fold 0: going on without the plate design (")
+    assert capsys.readouterr().out.startswith("warning: fold 0: training without the plate design (")
 
 
 def test_folds_of_wells_and_the_plate_design_exclude_each_other(screen):
