@@ -134,7 +134,7 @@ def growth(
 
     The same --out again goes on with what is missing.
     """
-    from pipelines.studies.growth.command import run_growth
+    from pipelines.studies.commands import run_growth
 
     raise typer.Exit(run_growth(config, set or [], seeds, out, store))
 
@@ -157,7 +157,7 @@ def protocols(
     Supervised training alone, without plate design, nothing selected on scored wells. The same --out again goes on.
     """
     from components.core.config import RunConfig
-    from pipelines.studies.protocols.command import run_protocols
+    from pipelines.studies.commands import run_protocols
 
     changes = set or []
     folder = out or Path("runs") / f"{RunConfig.load(config, changes).name}-protocols"

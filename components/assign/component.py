@@ -11,9 +11,9 @@ def assign(
     screen: dsl.Input[dsl.Dataset],
     holdout: dsl.Input[dsl.Dataset],
     logits: dsl.Input[dsl.Dataset],
-    named: dsl.Output[dsl.Dataset],
+    predictions: dsl.Output[dsl.Dataset],
 ) -> str:
     from components.assign.step import main
 
-    main(config=config, screen=screen.path, holdout=holdout.path, logits=logits.path, out=named.path)
-    return named.uri
+    main(config=config, screen=screen.path, holdout=holdout.path, logits=logits.path, predictions=predictions.path)
+    return predictions.uri

@@ -49,7 +49,7 @@ class RoleWells:
     logits_WK: NDArray[np.float32]
 
 
-def main(config: str, screen: str, holdout: str, logits: str, out: str) -> None:
+def main(config: str, screen: str, holdout: str, logits: str, predictions: str) -> None:
     """The step as the pipeline calls it.
 
     Args:
@@ -57,11 +57,11 @@ def main(config: str, screen: str, holdout: str, logits: str, out: str) -> None:
         screen: path of screen.json.
         holdout: path of holdout.json.
         logits: directory that ensemble wrote.
-        out: directory to create.
+        predictions: directory to create.
     """
     section = parse(AssignConfig, json.loads(config), source="assign")
     with progress.task("assign", cell_type=read_logits(Path(logits)).cell_type):
-        run(section, Path(screen), Path(holdout), Path(logits), Path(out))
+        run(section, Path(screen), Path(holdout), Path(logits), Path(predictions))
 
 
 def run(config: AssignConfig, screen: Path, holdout: Path, logits: Path, out: Path) -> None:

@@ -18,7 +18,7 @@ def main(job: Path) -> int:
     end_with_parent(seconds=0.2)
     what = json.loads(job.read_text(encoding="utf-8"))
     try:
-        import_module(f"components.{what['step']}.{what['module']}").main(**what["arguments"])
+        import_module(f"components.{what['step']}.step").main(**what["arguments"])
     except BaseException as error:
         if not isinstance(error, InputError | StepError):  # those are told by the process that started all of them
             traceback.print_exc()

@@ -140,14 +140,13 @@ def training_step(name: str, compute: ComputeConfig, screen: str, **labels: Any)
             yield TrainingStep(name, labels, compute, team, manifest, open_store(manifest.store))
 
 
-def start_processes(step: str, config: str, arguments: Mapping[str, Any], module: str = "step") -> bool:
+def start_processes(step: str, config: str, arguments: Mapping[str, Any]) -> bool:
     """Runs a step in several processes if it is configured so and this is not one of them.
 
     Args:
-        step: the step's name; `components.STEP.MODULE.main` runs in each process.
+        step: the step's name; `components.STEP.step.main` runs in each process.
         config: the step's settings as JSON.
         arguments: arguments of its main, plain data.
-        module: the module with `main`.
 
     Returns:
         Whether it did, so that nothing is left to do.
@@ -169,7 +168,7 @@ def start_processes(step: str, config: str, arguments: Mapping[str, Any], module
         )
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
         job = Path(folder) / "arguments.json"
-        job.write_text(json.dumps({"step": step, "module": module, "arguments": dict(arguments)}), encoding="utf-8")
+        job.write_text(json.dumps({"step": step, "arguments": dict(arguments)}), encoding="utf-8")
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         process = subprocess.Popen(
             [sys.executable, *torchrun, "-m", "components.core.training_process", str(job)],

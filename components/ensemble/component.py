@@ -7,8 +7,6 @@ from components.image import CPU
 
 @dsl.component(**CPU)
 def ensemble(screen: dsl.Input[dsl.Dataset], logits: dsl.Input[list[dsl.Dataset]], averaged: dsl.Output[dsl.Dataset]):
-    import json
-
     from components.ensemble.step import main
 
-    main(screen=screen.path, logits=json.dumps([fold.path for fold in logits]), out=averaged.path)
+    main(screen=screen.path, logits=[fold.path for fold in logits], averaged=averaged.path)

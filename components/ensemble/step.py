@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,19 @@ from components.core.storage.manifest import Manifest
 from components.core.storage.run_outcome import tell_failures
 
 
-def main(screen: str, logits: str, out: str) -> None:
+def main(screen: str, logits: Sequence[str], averaged: str) -> None:
     """The step as the pipeline calls it.
 
     Args:
         screen: manifest of the run, which says where a failure is recorded.
-        logits: JSON list of the folds' logits directories.
-        out: directory to create.
+        logits: the folds' logits directories.
+        averaged: directory to create.
     """
     manifest = Manifest.read(Path(screen))
-    folds = [Path(path) for path in json.loads(logits)]
+    folds = [Path(path) for path in logits]
     with progress.task("ensemble", cell_type=_cell_type(folds)):
         tell_failures(manifest.store, manifest.run)
-        run(folds, Path(out))
+        run(folds, Path(averaged))
 
 
 def _cell_type(folds: Sequence[Path]) -> str | None:

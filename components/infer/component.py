@@ -1,4 +1,4 @@
-"""infer as KFP components, of a training run and of new plates: a signature and a call each. Imports kfp only."""
+"""infer as a KFP component: a signature and a call. Imports kfp only."""
 
 from kfp import dsl
 
@@ -10,11 +10,11 @@ def infer(
     config: str,
     screen: dsl.Input[dsl.Dataset],
     holdout: dsl.Input[dsl.Dataset],
-    base: dsl.Input[dsl.Model],
     fold: int,
     cell_type: str,
     logits: dsl.Output[dsl.Dataset],
     embeddings: dsl.Output[dsl.Dataset],
+    base: dsl.Input[dsl.Model] = None,
     second_base: dsl.Input[dsl.Model] = None,
 ):
     from components.infer.step import main
@@ -25,29 +25,6 @@ def infer(
         screen=screen.path,
         holdout=holdout.path,
         bases=bases,
-        fold=int(fold),
-        cell_type=cell_type,
-        logits=logits.path,
-        embeddings=embeddings.path,
-    )
-
-
-@dsl.component(**GPU)
-def infer_new_plates(
-    config: str,
-    reference: dsl.Input[dsl.Dataset],
-    plates: dsl.Input[dsl.Dataset],
-    fold: int,
-    cell_type: str,
-    logits: dsl.Output[dsl.Dataset],
-    embeddings: dsl.Output[dsl.Dataset],
-):
-    from components.infer.new_plates import main
-
-    main(
-        config=config,
-        reference=reference.path,
-        plates=plates.path,
         fold=int(fold),
         cell_type=cell_type,
         logits=logits.path,

@@ -1,12 +1,15 @@
-"""infer: a fold's trained networks in, logits of one cell type out. Reads and writes; the method is core.learning.prediction.
+"""infer: a fold's networks in, logits of one cell type out. Reads and writes; the method is core.learning.prediction.
 
-It follows training that ends before `pseudo_label`, which predicts itself: with finetuned pairs, or pretrained backbones.
+The networks are finetuned pairs or pretrained backbones of the same run, when training ends before `pseudo_label` (which
+predicts itself); or, to predict new plates, those of the published model that the screen's manifest names.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +20,46 @@ from components.core.errors import InputError
 from components.core.learning.checkpoints import Checkpoints
 from components.core.learning.fold_data import fold_wells, open_images
 from components.core.learning.network import Classifier, pick_device, prepare
-from components.core.learning.prediction import Pieces, fold_meta, held_out_images, predict_fold, predicting
+from components.core.learning.prediction import (
+    Pieces,
+    fold_meta,
+    held_out_images,
+    predict_fold,
+    predict_held_out,
+    predicting,
+)
 from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_CODE, InferSettings
 from components.core.learning.team import Team
 from components.core.learning.weight_files import (
     check_finetuned,
     load_pairs,
     load_pretrained,
+    load_weights,
     read_meta,
     weights_digest,
 )
+from components.core.registry.model_manifest import ModelManifest
+from components.core.registry.published_models import download_model, find_model
 from components.core.storage.finished import code_digest
-from components.core.storage.interface import ObjectReader
+from components.core.storage.interface import ObjectReader, ObjectStorage
 from components.core.storage.manifest import Manifest
 from components.core.storage.run_record import record_fold
 from components.core.training_step import start_processes, training_step
+
+
+@dataclass(frozen=True)
+class FoldNetworks:
+    """Networks that predict.
+
+    Attributes:
+        by_backbone: in the configured order, in which logits are summed.
+        weights: whose weights they are: student, teacher or pretrained.
+        history: the records of all epochs that trained them, if known.
+    """
+
+    by_backbone: dict[str, Classifier]
+    weights: str
+    history: list[dict[str, Any]]
 
 
 def run(
@@ -46,59 +74,121 @@ def run(
     embeddings: Path,
     checkpoints: Checkpoints | None = None,
     team: Team | None = None,
+    published: tuple[ObjectStorage, ModelManifest] | None = None,
 ) -> None:
-    """Predicts the fold's out-of-fold wells, the unlabelled and the held-out ones, and embeds all wells.
+    """Predicts the fold's out-of-fold, unlabelled and held-out wells, or new plates; embeds all wells, controls included.
 
     Args:
         settings: the configuration's part that this step reads.
         store: where the packed plates are.
-        screen: the manifest.
-        holdout: the held-out experiments; it carries no treatment labels.
-        bases: finetune's output, or pretrain's, one of each backbone, any order.
+        screen: the training screen's manifest, or the reference that stands for it when new plates are predicted.
+        holdout: the held-out experiments or the new plates, without treatment labels.
+        bases: finetune's output, or pretrain's, one of each backbone, any order; none for a published model.
         fold: the fold that the networks were trained for.
         cell_type: whose wells.
         logits: folder to write: logits.npz and meta.json.
         embeddings: folder to write: Parquet files, see core.storage.embeddings.
         checkpoints: where prediction is saved by time; None saves none.
         team: the processes that share the work; None for this one alone.
+        published: the model that predicts new plates, and the store that it is in.
 
     Raises:
-        InputError: weights of another fold or cell type, or not one of each backbone.
+        InputError: weights of another fold or cell type, or not one of each backbone; files of a published model that are
+            missing, damaged or of another architecture.
     """
     device = pick_device()
-    classes = len(screen.vocabulary.classes)
-    networks, weights, history = _load(settings, bases, fold, cell_type, classes, screen.channels, device)
-    for network in networks.values():
+    if published is None:
+        networks = _trained(settings, bases, fold, cell_type, screen, device)
+    else:
+        networks = _published(settings, *published, fold, cell_type, device)
+    for network in networks.by_backbone.values():
         prepare(network, settings.compute, device)
     checkpoints = checkpoints or Checkpoints()
     saved = checkpoints.resume()
-    images = open_images(settings, screen, store, device, team)
-    wells = fold_wells(images.table, fold, settings.screen.controls, cell_type)
-    held_out = held_out_images(holdout, screen, cell_type, store, settings, device, team)
     pieces = Pieces(checkpoints, found=saved["pieces"] if saved else None)
-    predicted = predict_fold(networks, screen, images, wells, held_out, cell_type, settings, pieces)
-    meta = fold_meta(cell_type, fold, bool(len(wells.validation)), history)
-    predicted.write(logits, embeddings, meta, settings, weights)
+    validated = False
+    if published is None:
+        images = open_images(settings, screen, store, device, team)
+        wells = fold_wells(images.table, fold, settings.screen.controls, cell_type)
+        validated = bool(len(wells.validation))
+        held_out = held_out_images(holdout, screen, cell_type, store, settings, device, team)
+        predicted = predict_fold(networks.by_backbone, screen, images, wells, held_out, cell_type, settings, pieces)
+    else:
+        held_out = held_out_images(holdout, screen, cell_type, store, settings, device, team)
+        if held_out is None:
+            raise InputError(f"the new plates have no wells of cell type {cell_type}; run normalize again")
+        predicted = predict_held_out(networks.by_backbone, screen, held_out, cell_type, settings, pieces)
+    meta = fold_meta(cell_type, fold, validated, networks.history)
+    predicted.write(logits, embeddings, meta, settings, networks.weights)
 
 
-def _load(
-    settings: InferSettings,
-    bases: Sequence[Path],
-    fold: int,
-    cell_type: str,
-    classes: int,
-    channels: int,
-    device: torch.device,
-) -> tuple[dict[str, Classifier], str, list[dict[str, Any]]]:
-    """The networks that predict by backbone, whose weights they are, and the records of all their epochs."""
+def _trained(
+    settings: InferSettings, bases: Sequence[Path], fold: int, cell_type: str, screen: Manifest, device: torch.device
+) -> FoldNetworks:
+    """The networks that this run trained."""
+    classes = len(screen.vocabulary.classes)
     if "backbone" in read_meta(bases[0]):
-        networks, history = load_pretrained(bases, fold, settings, classes, channels, device)
-        return networks, "pretrained", history
+        networks, history = load_pretrained(bases, fold, settings, classes, screen.channels, device)
+        return FoldNetworks(networks, "pretrained", history)
     if len(bases) != 1:
         raise InputError(f"{bases[1]}: finetune's output holds all backbones; give it alone")
     check_finetuned(bases[0], fold, cell_type)
-    pairs, history = load_pairs(bases[0], settings, classes, channels, device)
-    return predicting(pairs, settings), settings.predict.weights, history
+    pairs, history = load_pairs(bases[0], settings, classes, screen.channels, device)
+    return FoldNetworks(predicting(pairs, settings), settings.predict.weights, history)
+
+
+def _published(
+    settings: InferSettings,
+    registry: ObjectStorage,
+    model: ModelManifest,
+    fold: int,
+    cell_type: str,
+    device: torch.device,
+) -> FoldNetworks:
+    """The networks of a published model."""
+    _check_settings(settings, model)
+    networks = {}
+    with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
+        opened = download_model(registry, model, Path(folder), [cell_type], [fold])
+        paths = opened.networks(cell_type).get(fold, {})
+        for backbone in settings.backbones:
+            if backbone.name not in paths:
+                raise InputError(
+                    f"model {model.short}: has no {backbone.name} network of fold {fold} for cell type {cell_type}"
+                )
+            classes = len(model.vocabulary.classes)
+            network = Classifier(backbone, settings.head, classes, model.channels, model.image_size)
+            try:
+                load_weights(network, paths[backbone.name])
+            except InputError as error:
+                reason = str(error).replace(f"{opened.folder}/", "")
+                raise InputError(
+                    f"model {model.short}: {reason}; `cellsignal models publish {model.run} --anew`"
+                ) from None
+            networks[backbone.name] = network.to(device).to(memory_format=torch.channels_last)
+    return FoldNetworks(networks, model.predicted_by, [])
+
+
+def _check_settings(settings: InferSettings, model: ModelManifest) -> None:
+    """Refuses a configuration that is not the model's: its predictions would be wrong without any other sign."""
+    own = model.run_config().section(InferSettings)
+    for part in ("standardise", "batch_norm", "head", "backbones"):
+        if _without_weights(settings, part) != _without_weights(own, part):
+            raise InputError(
+                f"config: {part} is not as model {model.short} was trained; give the config.yaml of its run"
+            )
+
+
+def _without_weights(settings: InferSettings, part: str) -> object:
+    """A part of the settings without the weights that only training starts from."""
+    found = settings.model_dump(include={part})[part]
+    return [{**each, "weights": None} for each in found] if part == "backbones" else found
+
+
+def _network_digests(model: ModelManifest, fold: int, cell_type: str) -> str:
+    """Which networks predict, for the key of finished work."""
+    files = [each for each in model.networks if each.fold == fold and each.cell_type in (None, cell_type)]
+    return " ".join(sorted(f"{file.backbone}={file.sha256}" for file in files))
 
 
 def main(
@@ -111,25 +201,57 @@ def main(
     logits: str,
     embeddings: str,
 ) -> None:
-    """The step with paths and JSON, as the pipeline calls it; finished work is copied from the store."""
+    """The step with paths and JSON, as the pipeline calls it; finished work is copied from the store.
+
+    Args:
+        config: InferSettings as JSON.
+        screen: path of the screen's manifest; one that names a model predicts new plates with it.
+        holdout: path of the manifest of held-out experiments, or of new plates.
+        bases: folders of the networks; none if the manifest names a model.
+        fold: whose networks.
+        cell_type: whose wells.
+        logits: folder to write.
+        embeddings: folder to write.
+
+    Raises:
+        InputError: also if there are both weights and a model, or neither.
+    """
     if start_processes("infer", config, locals()):
         return
     settings = parse(InferSettings, json.loads(config), "config")
     with training_step("infer", settings.compute, screen, fold=fold, cell_type=cell_type) as step:
-        held_out, folders = Manifest.read(Path(holdout)), [Path(base) for base in bases]
+        manifest, held_out = step.screen, Manifest.read(Path(holdout))
+        folders = [Path(base) for base in bases]
+        published = None
+        if manifest.model is None:
+            if not folders:
+                raise InputError(
+                    f"no networks: give trained weights, or as screen a manifest that names a model, not {screen}"
+                )
+            networks = {
+                "screen": manifest.digest(),
+                "bases": " ".join(sorted(weights_digest(base) for base in folders)),
+            }
+        else:
+            if folders:
+                raise InputError(f"{screen} names a model, whose networks predict; leave the weights {folders[0]} out")
+            published = find_model(step.store, manifest.model.address)
+            networks = {
+                "model": manifest.model.fingerprint,
+                "networks": _network_digests(published[1], fold, cell_type),
+            }
         step.run_once(
             {
                 "settings": settings.fingerprint(),
-                "screen": step.screen.digest(),
                 "holdout": held_out.digest(),
-                "bases": " ".join(sorted(weights_digest(base) for base in folders)),
+                **networks,
                 "code": code_digest(*TRAINING_CODE, *PREDICTING_CODE, "components.infer"),
             },
             {"logits": logits, "embeddings": embeddings},
             lambda out, checkpoints: run(
                 settings,
                 step.store,
-                step.screen,
+                manifest,
                 held_out,
                 folders,
                 fold,
@@ -138,6 +260,7 @@ def main(
                 out["embeddings"],
                 checkpoints,
                 step.team,
+                published,
             ),
-            lambda key: record_fold(step.store, step.screen, held_out, cell_type, fold, key),
+            lambda key: record_fold(step.store, manifest, held_out, cell_type, fold, key),
         )

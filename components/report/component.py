@@ -1,4 +1,4 @@
-"""report as KFP components, of a run and of new plates: a signature and a call each. Imports kfp only."""
+"""report as a KFP component: a signature and a call. Imports kfp only."""
 
 from typing import List  # noqa: UP035 - KFP reads parameter types by their typing names
 
@@ -31,33 +31,6 @@ def report(
         truth=truth,
         uris=uris,
         lineage=lineage,
-        out=results.path,
-    )
-    publish(results.path, page.path, metrics.log_metric)
-
-
-@dsl.component(**CPU)
-def report_new_plates(
-    config: str,
-    reference: dsl.Input[dsl.Dataset],
-    plates: dsl.Input[dsl.Dataset],
-    truth: str,
-    uris: List[str],  # noqa: UP006
-    lineage: str,
-    results: dsl.Output[dsl.Dataset],
-    page: dsl.Output[dsl.HTML],
-    metrics: dsl.Output[dsl.Metrics],
-):
-    from components.report.new_plates import main
-    from components.report.publish import publish
-
-    main(
-        config=config,
-        reference=reference.path,
-        plates=plates.path,
-        truth=truth,
-        uris=uris,
-        lineage=lineage,
-        out=results.path,
+        results=results.path,
     )
     publish(results.path, page.path, metrics.log_metric)

@@ -1,6 +1,7 @@
 """report: assign outputs, manifests and truth in; predictions, metrics and one page out. Numbers are core.evaluation.
 
-Truth of unlabelled and held-out wells is read here and nowhere else, and only compared with finished predictions.
+Truth of unlabelled, held-out and new wells is read here and nowhere else, and only compared with finished predictions.
+The report of new plates is another page, with quality control.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,9 @@ from components.core.config import RunConfig, parse
 from components.core.errors import InputError, StepError
 from components.core.evaluation.figures import image_strip
 from components.core.evaluation.page import Notice
-from components.core.evaluation.predictions import SAVED, Score, with_truth
+from components.core.evaluation.prediction_page import Prediction
+from components.core.evaluation.prediction_page import render as render_prediction
+from components.core.evaluation.predictions import SAVED, UNSURE, Score, with_truth
 from components.core.evaluation.report_page import Picture, Report, render
 from components.core.evaluation.scores import build_metrics, choose_examples
 from components.core.files import atomic_directory
@@ -39,6 +43,7 @@ from components.report.inputs import (
     read_labels,
     read_outputs,
 )
+from components.report.quality import Quality, look_at, write_quality
 
 PREDICTIONS: dict[Score, str] = {
     "unlabelled": "predictions.csv",
@@ -47,11 +52,30 @@ PREDICTIONS: dict[Score, str] = {
 }
 
 
+@dataclass(frozen=True)
+class Content:
+    """What a report consists of.
+
+    Attributes:
+        metrics: content of metrics.json.
+        lineage: content of lineage.json.
+        page: content of report.html.
+        tables: predictions by file name.
+        quality: quality control of new plates; None for a training.
+    """
+
+    metrics: dict[str, Any]
+    lineage: Mapping[str, Any]
+    page: str
+    tables: Mapping[str, pd.DataFrame]
+    quality: Quality | None = None
+
+
 def run(
     config: RunConfig,
     screen: Path,
     holdout: Path,
-    holdout_labels: Path,
+    holdout_labels: Path | None,
     truth: Path | None,
     uris: Sequence[str],
     out: Path,
@@ -62,23 +86,58 @@ def run(
 
     Args:
         config: of the whole run; it is written into the report.
-        screen: manifest of the training and unlabelled experiments.
-        holdout: manifest of the held-out experiments; may have no plates.
-        holdout_labels: their labels, id_code,sirna.
-        truth: labels of unlabelled wells, id_code,sirna, where known; may name some wells only.
+        screen: manifest of the training and unlabelled experiments, or the reference that names the model of new plates.
+        holdout: manifest of the held-out experiments, which may have no plates; or of the new plates.
+        holdout_labels: labels of the held-out wells, id_code,sirna; not read for new plates, which have none.
+        truth: labels of unlabelled or new wells, id_code,sirna, where known. It may lack wells; for new plates it may also hold
+            wells of experiments that are not predicted, which are ignored.
         uris: output directories of assign, one a cell type, as paths or object-store URIs.
         out: directory to write; an earlier report there is replaced.
-        lineage: code_version, seeds, started, steps, image_digests as far as known; digests of manifests are added.
+        lineage: code_version, seeds, started, steps, image_digests, model as far as known; digests of manifests are added.
         store: where the packed plates are, instead of the manifest's own store.
 
     Returns:
-        The content of metrics.json.
+        The content of metrics.json; the scores of new plates are called `holdout`.
 
     Raises:
         InputError: a file is missing or malformed; names file, row and field.
     """
-    screen_manifest, holdout_manifest = Manifest.read(screen), Manifest.read(holdout)
-    wells = TreatmentWells.of(screen_manifest, holdout_manifest)
+    known, held_out = Manifest.read(screen), Manifest.read(holdout)
+    wells = TreatmentWells.of(known, held_out)
+    if known.model is not None:
+        content = _of_new_plates(config, known, held_out, wells, truth, uris, lineage, store)
+    elif holdout_labels is not None:
+        content = _of_training(config, known, held_out, wells, holdout_labels, truth, uris, lineage, store)
+    else:
+        raise InputError(
+            "--holdout-labels is missing; give the labels that normalize wrote, or as --screen a manifest that names a model, "
+            f"not {screen}"
+        )
+    with atomic_directory(out) as folder:
+        for name, table in content.tables.items():
+            write_predictions(folder / name, table)
+        if content.quality is not None:
+            write_quality(folder / "qc.csv", held_out, content.quality, pd.concat(content.tables.values()))
+        (folder / "metrics.json").write_text(json.dumps(content.metrics, indent=2) + "\n", encoding="utf-8")
+        (folder / "lineage.json").write_text(json.dumps(content.lineage, indent=2) + "\n", encoding="utf-8")
+        (folder / "config.yaml").write_text(config.dump(), encoding="utf-8")
+        (folder / "report.html").write_text(content.page, encoding="utf-8")
+    progress.note(f"report: {out / 'report.html'} ({len(content.page) / 1e6:.1f} MB)")
+    return content.metrics
+
+
+def _of_training(
+    config: RunConfig,
+    screen: Manifest,
+    holdout: Manifest,
+    wells: TreatmentWells,
+    holdout_labels: Path,
+    truth: Path | None,
+    uris: Sequence[str],
+    lineage: Mapping[str, Any],
+    store: ObjectReader | None,
+) -> Content:
+    """The report of a training run: scores of all kinds of wells, and its page."""
     known = read_labels(truth, wells, "unlabelled") if truth else {}
     labels = wells.labels() | known | read_labels(holdout_labels, wells, "holdout")
     outputs, predictions = read_outputs(uris, wells, config)
@@ -99,15 +158,15 @@ def run(
         "code_version": installed_version(),
         **lineage,
         **({"init_from": config.init_from} if config.init_from else {}),
-        "manifest_digest": screen_manifest.digest(),
-        "holdout_manifest_digest": holdout_manifest.digest(),
+        "manifest_digest": screen.digest(),
+        "holdout_manifest_digest": holdout.digest(),
     }
-    pictures_of, pictures, note = _pictures(predictions, screen_manifest, holdout_manifest, store)
+    pictures_of, pictures, note = _pictures(predictions, screen, holdout, store)
     page = render(
         Report(
             config=config,
-            screen=screen_manifest,
-            holdout=holdout_manifest,
+            screen=screen,
+            holdout=holdout,
             predictions=predictions,
             metrics=metrics,
             history=history,
@@ -119,24 +178,77 @@ def run(
             pictures_note=note,
             notices=[
                 *(Notice("compile", message) for message in lineage.get("warnings", [])),
-                *_notices(config, outputs, screen_manifest, holdout_manifest, wells, len(known)),
+                *_notices(config, outputs, screen, holdout, wells, len(known)),
             ],
             lineage=lineage,
         )
     )
-    with atomic_directory(out) as folder:
-        for score, name in PREDICTIONS.items():
-            write_predictions(folder / name, predictions[predictions["score"] == score])
-        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-        (folder / "lineage.json").write_text(json.dumps(lineage, indent=2) + "\n", encoding="utf-8")
-        (folder / "config.yaml").write_text(config.dump(), encoding="utf-8")
-        (folder / "report.html").write_text(page, encoding="utf-8")
-    progress.note(f"report: {out / 'report.html'} ({len(page) / 1e6:.1f} MB)")
-    return metrics
+    tables = {name: predictions[predictions["score"] == score] for score, name in PREDICTIONS.items()}
+    return Content(metrics, lineage, page, tables)
+
+
+def _of_new_plates(
+    config: RunConfig,
+    reference: Manifest,
+    plates: Manifest,
+    wells: TreatmentWells,
+    truth: Path | None,
+    uris: Sequence[str],
+    lineage: Mapping[str, Any],
+    store: ObjectReader | None,
+) -> Content:
+    """The report of new plates: their predictions and quality control, and a score if there is a truth."""
+    assert reference.model is not None
+    experiments = {plate.experiment for plate in plates.plates}
+    labels = read_labels(truth, wells, "holdout", experiments) if truth else {}
+    outputs, predictions = read_outputs(uris, wells, config)
+    predictions = with_truth(predictions[predictions["score"] == "holdout"], labels)
+    quality = look_at(plates, reference, predictions, store if store is not None else open_store(plates.store))
+    scores = build_metrics(predictions, [output.cell_type for output in outputs], [], {})
+    metrics: dict[str, Any] = {
+        name: scores[name] for name in ("schema", "holdout", "wells", "calibration") if name in scores
+    }
+    metrics["temperatures"] = {output.cell_type: output.assign["temperature"] for output in outputs}
+    metrics["quality"] = {
+        "wells_to_look_at": sum(map(bool, quality.reasons.values())),
+        "blurred_plates": sum(plate.blurred for plate in quality.plates),
+        "plates_that_drift": sum(any(plate.beyond_C) for plate in quality.plates),
+        "unsure": int((predictions["confidence"] < UNSURE).sum()),
+    }
+    model = {"generation": None, **lineage.get("model", {})}
+    lineage = {
+        "code_version": installed_version(),
+        **lineage,
+        "model": {**model, "fingerprint": reference.model.fingerprint, "address": reference.model.address},
+        "manifest_digest": plates.digest(),
+    }
+    notices = [Notice("compile", message) for message in lineage.get("warnings", [])]
+    notices += [Notice("normalize", message) for message in plates.warnings]
+    for output in outputs:
+        notices += [Notice(f"assign {output.cell_type}", message) for message in output.assign.get("warnings", [])]
+    notices += not_reported(outputs, plates.plates)
+    if truth and len(labels) < len(predictions):
+        so = "the score is of those" if labels else "there is no score"
+        notices.append(Notice("report", f"the truth has {len(labels):,} of {len(predictions):,} wells; {so}"))
+    page = render_prediction(
+        Prediction(
+            config=config,
+            plates=plates,
+            reference=reference,
+            predictions=predictions,
+            arrangements=[entry for output in outputs for entry in output.arrangements],
+            prior_used=any(output.assign.get("prior_enabled") for output in outputs),
+            quality=quality.plates,
+            reasons=quality.reasons,
+            notices=list(dict.fromkeys(notices)),
+            lineage=lineage,
+        )
+    )
+    return Content(metrics, lineage, page, {"predictions.csv": predictions}, quality)
 
 
 def main(
-    config: str, screen: str, holdout: str, holdout_labels: str, truth: str, uris: list[str], lineage: str, out: str
+    config: str, screen: str, holdout: str, holdout_labels: str, truth: str, uris: list[str], lineage: str, results: str
 ) -> None:
     """`run` on strings, for the KFP component: config and lineage as JSON, truth empty where there is none."""
     with progress.task("report"), tempfile.TemporaryDirectory() as copies:
@@ -151,12 +263,12 @@ def main(
             Path(holdout_labels),
             local_copy(truth, Path(copies)) if truth else None,
             uris,
-            Path(out),
+            Path(results),
             with_durations(known),
         )
         if manifest.run:
-            # Whoever waits on another machine cannot see a pod's files, and a published model tells its scores.
-            record_results(open_store(manifest.store), manifest.run, Path(out))
+            # A process that waits on another machine cannot see a pod's files, and a published model needs its scores.
+            record_results(open_store(manifest.store), manifest.run, Path(results))
 
 
 def _pictures(

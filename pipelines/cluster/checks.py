@@ -26,9 +26,8 @@ from components.core.storage.interface import ObjectStorage
 from components.core.storage.opening import cluster_store, is_bucket, is_folder, open_screen, open_store
 from pipelines.checks import check_screen, check_start, local_files
 from pipelines.cluster.pod_settings import REQUIRED_KEYS, SCRATCH, resources_of
-from pipelines.plan.dag import GPU_STEPS
+from pipelines.dag import GPU_STEPS, training_graph
 from pipelines.plan.estimate import pod_memory_gib
-from pipelines.run.display import task_counts
 
 LISTINGS = 16
 """Folders that are listed in parallel."""
@@ -51,7 +50,7 @@ class CheckedInput:
 
 def steps_of(config: RunConfig) -> tuple[str, ...]:
     """The steps of a training, in the order of the DAG."""
-    return tuple(step for step, count in task_counts(config).items() if count)
+    return tuple(training_graph(config).counts())
 
 
 def check_cluster(config: RunConfig, steps: Sequence[str] | None = None) -> list[str]:

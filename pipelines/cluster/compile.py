@@ -19,6 +19,7 @@ from components.core.storage.digests import code_digest, digest_text
 from components.core.storage.run_record import RECIPE
 from components.image import VERSION
 from pipelines.cluster.checks import check_cluster, on_cluster, preemption_remarks
+from pipelines.dag import prediction_graph, training_graph
 from pipelines.images.code_version import UNCOMMITTED, code_version
 from pipelines.images.record import ImageRecord, read_images
 
@@ -134,9 +135,10 @@ def compiled(config: RunConfig, record: ImageRecord | None, lineage: Mapping[str
         record: images to pin; None for tags.
         lineage: default of the parameter of that name.
     """
-    from pipelines.training import build_cluster_training
+    from pipelines.kfp_pipeline import cluster_pipeline
 
-    return _text(lambda: build_cluster_training(config, _references(record), _json(lineage)), HEAD)
+    graph = training_graph(config)
+    return _text(lambda: cluster_pipeline(config, graph, _references(record), _json(lineage)), HEAD)
 
 
 def compiled_prediction(
@@ -150,10 +152,11 @@ def compiled_prediction(
         record: images to pin; None for tags.
         lineage: default of the parameter of that name.
     """
-    from pipelines.prediction import build_cluster_prediction
+    from pipelines.kfp_pipeline import cluster_pipeline
 
+    graph = prediction_graph(folds)
     return _text(
-        lambda: build_cluster_prediction(config, folds, _references(record), _json(lineage)), HEAD_OF_PREDICTION
+        lambda: cluster_pipeline(config, graph, _references(record), _json(lineage), predicts=True), HEAD_OF_PREDICTION
     )
 
 

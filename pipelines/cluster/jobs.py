@@ -32,8 +32,8 @@ from pipelines.cluster.pod_settings import (
     toleration_fields,
     volume_name,
 )
+from pipelines.dag import GPU_STEPS
 from pipelines.images.record import ImageRecord
-from pipelines.plan.dag import GPU_STEPS
 
 ACCOUNT = "cellsignal-job"
 """Service account of these Jobs (k8s/base); it has no permissions."""

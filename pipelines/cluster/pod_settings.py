@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.core.config import RunConfig
 from components.core.config.cluster import ClusterConfig, Toleration
-from pipelines.plan.dag import GPU_STEPS
+from pipelines.dag import GPU_STEPS
 
 if TYPE_CHECKING:
     from kfp.dsl import PipelineTask

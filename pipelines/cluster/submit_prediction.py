@@ -31,7 +31,8 @@ from pipelines.cluster.compile import compiled_prediction, pinned_lineage
 from pipelines.cluster.follow import Pace
 from pipelines.cluster.results import recorded_folds
 from pipelines.cluster.submit import ClusterRun, SubmitRequest, submit_run
-from pipelines.run.prediction_checks import Checked, Wanted, check_prediction, task_counts
+from pipelines.dag import prediction_graph
+from pipelines.run.prediction_checks import Checked, Wanted, check_prediction
 
 
 def predict_on_cluster(wanted: Wanted, request: SubmitRequest, console: Console, pace: Pace | None = None) -> Path:
@@ -70,7 +71,7 @@ def submit_prediction(
     images = request.checked_images()
     store, checked = _checked(wanted, request)
     config, asked, folds = checked.config, checked.asked, checked.folds
-    steps = tuple(task_counts(folds))
+    steps = tuple(prediction_graph(folds).counts())
     remarks = check_cluster(config, steps)
     decides = {**asked.plain(), "model": checked.model.fingerprint}  # wherever it is published
     lineage = {**pinned_lineage(config, images, decides), "model": dict(checked.told)}

@@ -14,7 +14,7 @@ from typing import Any
 from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.learning.network_size import NetworkSize, network_sizes
-from pipelines.plan.dag import GPU_STEPS, PlannedTask, planned_tasks
+from pipelines.dag import GPU_STEPS, DagTask, training_graph
 from pipelines.plan.rates import Basis, Rates, weakest
 from pipelines.plan.schedule import Schedule, critical_path, enough_pods, remaining_paths, schedule
 from pipelines.plan.work import (
@@ -55,7 +55,7 @@ class TaskEstimate:
         stored: bytes that it leaves in object storage.
     """
 
-    task: PlannedTask
+    task: DagTask
     work: Mapping[str, NetworkWork]
     computing: float
     basis: Basis
@@ -99,7 +99,7 @@ class RunPlan:
     tasks: tuple[TaskEstimate, ...]
 
     @cached_property
-    def dag(self) -> list[PlannedTask]:
+    def dag(self) -> list[DagTask]:
         """The tasks themselves."""
         return [estimate.task for estimate in self.tasks]
 
@@ -208,7 +208,7 @@ def make_plan(
     wells, sizes = screen_wells(config, screen), sizes or network_sizes(config)
     run = None if measured is None else read_measured_run(measured)
     estimates = []
-    for task in planned_tasks(config):
+    for task in training_graph(config).tasks:
         work = task_work(config, wells, task)
         if task.on_gpu:
             computing, basis = _gpu_seconds(config, rates, sizes, run, task, work)
@@ -241,7 +241,7 @@ def read_measured_run(folder: Path) -> MeasuredRun:
         raise InputError(f"{label}: its screen {screen} is gone, so that its work cannot be counted")
     wells, sizes = screen_wells(config, screen), network_sizes(config)
     rates: dict[str, list[float]] = {}
-    for task in planned_tasks(config):
+    for task in training_graph(config).tasks:
         seconds = taken.get((task.step, task.fold, task.cell_type, task.backbone))
         if task.on_gpu and seconds:
             rates.setdefault(task.step, []).append(seconds / _gmacs(sizes, task_work(config, wells, task)))
@@ -270,7 +270,7 @@ def _gpu_seconds(
     rates: Rates,
     sizes: Mapping[str, NetworkSize],
     run: MeasuredRun | None,
-    task: PlannedTask,
+    task: DagTask,
     work: Mapping[str, NetworkWork],
 ) -> tuple[float, Basis]:
     if run is not None:
@@ -290,7 +290,7 @@ def _gpu_seconds(
 
 
 def _cpu_seconds(
-    config: RunConfig, wells: ScreenWells, rates: Rates, run: MeasuredRun | None, task: PlannedTask
+    config: RunConfig, wells: ScreenWells, rates: Rates, run: MeasuredRun | None, task: DagTask
 ) -> tuple[float, Basis]:
     """Seconds of a step without networks."""
     cpu = rates.cpu

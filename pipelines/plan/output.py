@@ -15,7 +15,7 @@ from rich.text import Text
 
 from components.core.config import CHANNELS, RunConfig
 from components.core.errors import InputError
-from pipelines.plan.dag import STEPS
+from pipelines.dag import STEPS
 from pipelines.plan.estimate import RunPlan, TaskEstimate, make_plan
 from pipelines.plan.rates import read_rates, weakest
 

@@ -9,7 +9,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.plan.dag import PlannedTask
+from pipelines.dag import DagTask
 
 ENOUGH = 1.01
 """More pods no longer help once the schedule is within this factor of the critical path."""
@@ -35,7 +35,7 @@ class Schedule:
         return max(self.end)
 
 
-def schedule(tasks: Sequence[PlannedTask], seconds: Sequence[float], pods: int) -> Schedule:
+def schedule(tasks: Sequence[DagTask], seconds: Sequence[float], pods: int) -> Schedule:
     """Gives every free GPU pod the ready task with the longest remaining path.
 
     Args:
@@ -86,7 +86,7 @@ def schedule(tasks: Sequence[PlannedTask], seconds: Sequence[float], pods: int) 
     return Schedule(tuple(start), tuple(end), work / (span * pods) if span else 0.0)
 
 
-def remaining_paths(tasks: Sequence[PlannedTask], seconds: Sequence[float]) -> list[float]:
+def remaining_paths(tasks: Sequence[DagTask], seconds: Sequence[float]) -> list[float]:
     """Seconds from the start of each task to the end of the run, given a GPU for every task."""
     paths = list(seconds)
     for task in reversed(tasks):
@@ -95,7 +95,7 @@ def remaining_paths(tasks: Sequence[PlannedTask], seconds: Sequence[float]) -> l
     return paths
 
 
-def critical_path(tasks: Sequence[PlannedTask], seconds: Sequence[float]) -> list[int]:
+def critical_path(tasks: Sequence[DagTask], seconds: Sequence[float]) -> list[int]:
     """The longest chain of tasks, each waiting for the one before."""
     paths = remaining_paths(tasks, seconds)
     found = [max((task.number for task in tasks if not task.needs), key=paths.__getitem__)]
@@ -104,7 +104,7 @@ def critical_path(tasks: Sequence[PlannedTask], seconds: Sequence[float]) -> lis
     return found
 
 
-def enough_pods(tasks: Sequence[PlannedTask], seconds: Sequence[float]) -> int:
+def enough_pods(tasks: Sequence[DagTask], seconds: Sequence[float]) -> int:
     """The smallest number of GPU pods beyond which more do not help."""
     shortest = max(remaining_paths(tasks, seconds), default=0.0)
     most = max(1, sum(task.on_gpu for task in tasks))

@@ -18,7 +18,7 @@ from components.core.learning.network_size import NetworkSize
 from components.core.learning.schedules import CycleSchedule
 from components.core.screen.folds import assign_folds
 from components.core.screen.layouts import read_screen
-from pipelines.plan.dag import PlannedTask
+from pipelines.dag import DagTask
 from pipelines.plan.rates import Rates
 
 PLATES = 4
@@ -191,7 +191,7 @@ class NetworkWork:
         return 3 * self.training + self.forward
 
 
-def task_work(config: RunConfig, wells: ScreenWells, task: PlannedTask) -> dict[str, NetworkWork]:
+def task_work(config: RunConfig, wells: ScreenWells, task: DagTask) -> dict[str, NetworkWork]:
     """Site passes of a task by backbone; none of a step without networks.
 
     Raises:
@@ -259,7 +259,7 @@ def packed_site_bytes(config: RunConfig, rates: Rates) -> float:
 
 
 def stored_bytes(
-    config: RunConfig, wells: ScreenWells, rates: Rates, sizes: Mapping[str, NetworkSize], task: PlannedTask
+    config: RunConfig, wells: ScreenWells, rates: Rates, sizes: Mapping[str, NetworkSize], task: DagTask
 ) -> float:
     """Bytes that a task leaves in the store: packed sites; weights, logits and embeddings as finished output and artifact."""
     if task.step == "normalize":

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.core.config import RunConfig
+from pipelines.dag import task_name
 
 QUIET_SECONDS = 10.0
 """Between two plain lines about the same task."""
@@ -25,7 +26,7 @@ TRAINING = ("pretrain", "finetune", "pseudo_label")
 
 
 @dataclass
-class Task:
+class ShownTask:
     """One running task, as its events tell."""
 
     name: str
@@ -38,24 +39,22 @@ class Task:
 
 
 @dataclass
-class Display:
+class TaskDisplay:
     """Follows the events of a run.
 
     Attributes:
-        config: decides how many tasks there are and how their work compares.
-        total: tasks of the run.
+        config: decides how the tasks' work compares.
+        counts: tasks by step.
         console: where to draw.
         clock: seconds that only grow.
-        counts: tasks by step; None for those of a training run.
     """
 
     config: RunConfig
-    total: int
+    counts: Mapping[str, int]
     console: Console
     clock: Callable[[], float] = time.monotonic
-    counts: Mapping[str, int] | None = None
     finished: int = 0
-    running: dict[str, Task] = field(default_factory=dict)
+    running: dict[str, ShownTask] = field(default_factory=dict)
     warnings: int = 0
     _begun: float = field(init=False)
     _done_work: float = 0.0
@@ -65,7 +64,7 @@ class Display:
     def __post_init__(self) -> None:
         self._begun = self.clock()
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> TaskDisplay:
         if self.console.is_terminal:
             self._live = Live(console=self.console, refresh_per_second=4, get_renderable=self._draw)
             self._live.start()
@@ -77,11 +76,11 @@ class Display:
 
     def event(self, event: dict[str, Any]) -> None:
         """Takes in one event of the events file."""
-        name = task_name(event)
+        name = event_name(event)
         kind = event["event"]
         if kind == "start":
             work = expected_work(self.config, event.get("step", ""))
-            self.running[name] = Task(name, event.get("step", ""), work)
+            self.running[name] = ShownTask(name, event.get("step", ""), work)
             self._line(f"{name}: started")
             return
         task = self.running.get(name)
@@ -115,7 +114,7 @@ class Display:
             task.printed = self.clock()
             self._line(f"{name}: {task.detail}" + _left(task.seconds_left))
 
-    def _epoch(self, task: Task, event: dict[str, Any]) -> None:
+    def _epoch(self, task: ShownTask, event: dict[str, Any]) -> None:
         accuracy = event.get("accuracy")
         task.fraction = event["epoch"] / max(1, event["epochs"])
         task.seconds_left = event.get("seconds_left")
@@ -130,15 +129,17 @@ class Display:
     def seconds_left(self) -> float | None:
         """Time left of the whole run, from the work done in this one; None before there is any."""
         done = self._done_work + sum(task.work * task.fraction for task in self.running.values())
-        total = sum(expected_work(self.config, step) * count for step, count in self._counts().items())
+        total = sum(expected_work(self.config, step) * count for step, count in self.counts.items())
         # Fetched results take no time to speak of: they shorten what is left, but say nothing about the pace.
         worked = done - self._fetched_work
         if worked < 0.02 * total:
             return None
         return (self.clock() - self._begun) / worked * max(0.0, total - done)
 
-    def _counts(self) -> Mapping[str, int]:
-        return task_counts(self.config) if self.counts is None else self.counts
+    @property
+    def total(self) -> int:
+        """Tasks of the run."""
+        return sum(self.counts.values())
 
     def _line(self, text: str) -> None:
         """One plain line, where there is no live table."""
@@ -175,32 +176,15 @@ class Display:
         return Group(*lines)
 
 
-def task_name(event: dict[str, Any]) -> str:
-    """A task's name for people: its step and what tells it apart."""
-    parts = [str(event.get("step", "run"))]
-    if event.get("fold") is not None:
-        parts.append(f"fold {event['fold']}")
-    parts += [str(event[key]) for key in ("cell_type", "backbone") if event.get(key) and event["event"] != "epoch"]
+def event_name(event: dict[str, Any]) -> str:
+    """The name of the task that an event is about.
+
+    An epoch of a step that trains several backbones names the one at work, which is no part of the task's name.
+    """
+    backbone = event.get("backbone")
     if event["event"] == "epoch" and event.get("cell_type"):
-        parts.append(str(event["cell_type"]))
-    elif event["event"] == "epoch" and event.get("backbone"):
-        parts.append(str(event["backbone"]))
-    return " ".join(parts)
-
-
-def task_counts(config: RunConfig) -> dict[str, int]:
-    """Tasks of a run by step."""
-    folds, cells = len(config.folds.trained), len(config.screen.cell_types)
-    return {
-        "normalize": 1,
-        "pretrain": folds * len(config.backbones),
-        "finetune": folds * cells if config.mean_teacher.enabled else 0,
-        "pseudo_label": folds * cells if config.has_pseudo_labels else 0,
-        "infer": 0 if config.has_pseudo_labels else folds * cells,
-        "ensemble": cells,
-        "assign": cells,
-        "report": 1,
-    }
+        backbone = None
+    return task_name(str(event.get("step", "run")), event.get("fold"), event.get("cell_type"), backbone)
 
 
 def expected_work(config: RunConfig, step: str) -> float:

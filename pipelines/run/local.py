@@ -31,11 +31,12 @@ from components.core.progress import EVENTS_VARIABLE, finished_tasks
 from components.core.storage.digests import code_digest, digest_file, digest_text
 from components.core.storage.opening import open_store, whole_address
 from pipelines.checks import check_input, check_start, local_files
+from pipelines.dag import OUTPUTS, training_graph
 from pipelines.images.code_version import code_version
 from pipelines.run.containers.engine_side import check_images, ended_containers
 from pipelines.run.containers.mounts import check_credentials
 from pipelines.run.containers.settings import container_settings, scratch
-from pipelines.run.display import Display, task_counts, task_name
+from pipelines.run.display import TaskDisplay, event_name
 
 RESULTS = (
     "predictions.csv",
@@ -100,10 +101,9 @@ def run_here(
             held.enter_context(scratch(work))
             how = container_settings(config, work, source, known_truth, environment)
         job = _write_job(work, config, source, known_truth, images, how)
-        counts = task_counts(config)
-        total = sum(counts.values()) + simulate
+        counts = {**({"simulate": 1} if simulate else {}), **training_graph(config).counts()}
         with (
-            Display(config, total, console) as display,
+            TaskDisplay(config, counts, console) as display,
             (work / "log.txt").open("ab") as log,
             events.open(encoding="utf-8") as told,
         ):
@@ -285,7 +285,9 @@ def _write_job(
     return job
 
 
-def follow(arguments: list[str], environment: Mapping[str, str], events: TextIO, display: Display, log: Any) -> None:
+def follow(
+    arguments: list[str], environment: Mapping[str, str], events: TextIO, display: TaskDisplay, log: Any
+) -> None:
     """Runs a Python process in a session of its own, shows its events, and explains its failure.
 
     Raises:
@@ -322,7 +324,7 @@ def follow(arguments: list[str], environment: Mapping[str, str], events: TextIO,
             raise InputError(event["message"])
     for event in failed:
         raise StepError(
-            f"{task_name(event)} failed: {event['message']} (details in {log.name}); run the same command "
+            f"{event_name(event)} failed: {event['message']} (details in {log.name}); run the same command "
             "again to go on from the finished steps"
         )
     silent = [task.name for task in display.running.values()]
@@ -357,7 +359,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def without_the_rest(config: RunConfig, events: Path, out: Path) -> str:
     """How to end a failed run from the folds that every cell type has; empty where there is none."""
-    last = "pseudo_label" if config.has_pseudo_labels else "infer"
+    (last,) = {task.step for task in training_graph(config).tasks if "logits" in OUTPUTS[task.step]}
     done = {(task["cell_type"], task["fold"]) for task in finished_tasks(events) if task["step"] == last}
     common = min(sum(of == cell_type for of, _ in done) for cell_type in config.screen.cell_types)
     if not common or common == len(config.folds.trained):

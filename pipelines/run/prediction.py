@@ -21,11 +21,12 @@ from components.core.storage.interface import ObjectStorage
 from components.core.storage.opening import choose_store, open_existing, whole_address
 from components.core.storage.run_record import RUNS
 from pipelines.checks import screen_place
+from pipelines.dag import prediction_graph
 from pipelines.images.code_version import code_version
 from pipelines.run.containers.engine_side import check_images, ended_containers
 from pipelines.run.containers.mounts import check_credentials
 from pipelines.run.containers.settings import container_settings, scratch
-from pipelines.run.display import Display
+from pipelines.run.display import TaskDisplay
 from pipelines.run.local import (
     JOB,
     collect,
@@ -34,7 +35,7 @@ from pipelines.run.local import (
     run_key,
     task_environment,
 )
-from pipelines.run.prediction_checks import Wanted, check_prediction, task_counts
+from pipelines.run.prediction_checks import Wanted, check_prediction
 
 RESULTS = ("predictions.csv", "qc.csv", "metrics.json", "report.html", "config.yaml", "lineage.json")
 
@@ -107,7 +108,7 @@ def predict_here(
             },
         }
         _run(work, what, settings, checked.folds, environment, console)
-        collect(work, out, events, RESULTS, "report-new-plates")
+        collect(work, out, events, RESULTS)
     return out
 
 
@@ -136,9 +137,8 @@ def _run(
     shutil.rmtree(root, ignore_errors=True)
     job = work / JOB
     job.write_text(json.dumps({**what, "pipeline_root": str(root)}), encoding="utf-8")
-    counts = task_counts(folds)
     with (
-        Display(config, sum(counts.values()), console, counts=counts) as display,
+        TaskDisplay(config, prediction_graph(folds).counts(), console) as display,
         (work / "log.txt").open("ab") as log,
         (work / "events.jsonl").open(encoding="utf-8") as told,
     ):

@@ -166,16 +166,6 @@ def check_prediction(
     )
 
 
-def task_counts(folds: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """Tasks by step; those of pipelines.prediction, which imports kfp.
-
-    Args:
-        folds: those that predict, by cell type.
-    """
-    tasks = sum(map(len, folds.values()))
-    return {"normalize": 1, "infer": tasks, "ensemble": len(folds), "assign": len(folds), "report": 1}
-
-
 def _check_networks(registry: ObjectStorage, model: ModelManifest, cell_types: Collection[str]) -> None:
     """Refuses a model that lacks a network; whether they are what they should be, infer finds when it reads them."""
     for network in model.networks:

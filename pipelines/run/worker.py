@@ -18,6 +18,7 @@ from typing import Any
 from components.core.config import RunConfig, parse
 from components.core.errors import InputError
 from components.core.processes import end_with_parent
+from pipelines.dag import prediction_graph, training_graph
 
 
 def main(job: Path) -> int:
@@ -45,16 +46,16 @@ def main(job: Path) -> int:
 
 
 def _run(what: dict[str, Any], config: RunConfig) -> None:
-    given = {"source": what["source"], "truth": what["truth"], "lineage": json.dumps(what["lineage"])}
+    from pipelines.kfp_pipeline import local_pipeline
+
+    arguments = {"source": what["source"], "fingerprint": "", "truth": what["truth"]}
+    arguments["lineage"] = json.dumps(what["lineage"])
     prediction = what.get("prediction")
     if prediction is None:
-        from pipelines.training import build_training
-
-        build_training(config)(**given)
-        return
-    from pipelines.prediction import build_prediction
-
-    build_prediction(config, prediction["folds"])(**given, **prediction["parameters"])
+        local_pipeline(config, training_graph(config))(**arguments)
+    else:
+        graph = prediction_graph(prediction["folds"])
+        local_pipeline(config, graph, predicts=True)(**arguments, **prediction["parameters"])
 
 
 def _end(what: dict[str, Any]) -> None:

@@ -14,21 +14,12 @@ ROOT = Path(__file__).resolve().parents[2] / "components"
 STEPS = sorted(path.parent.name for path in ROOT.glob("*/component.py"))
 # Where a keyword of main is made of a component parameter with another name.
 RENAMED = {
-    ("assign", "out"): {"named"},
-    ("ensemble", "out"): {"averaged"},
-    ("report", "out"): {"results"},
-    ("report_new_plates", "out"): {"results"},
     ("finetune", "bases"): {"base", "second_base"},
     ("infer", "bases"): {"base", "second_base"},
 }
 
 
-# Components beside a step's own, by folder: the function and the module whose main it calls.
-FURTHER = {"normalize": "normalize_new_plates", "infer": "infer_new_plates", "report": "report_new_plates"}
-COMPONENTS = [(step, step, "step.py") for step in STEPS] + [
-    (step, name, "new_plates.py") for step, name in FURTHER.items()
-]
-each_component = pytest.mark.parametrize(("step", "name", "file"), COMPONENTS)
+each_component = pytest.mark.parametrize("step", STEPS)
 
 
 def tree(step: str, file: str) -> ast.Module:
@@ -61,15 +52,15 @@ def test_every_step_of_the_dag_is_here():
 
 
 @each_component
-def test_main_gets_all_its_parameters_by_name(step: str, name: str, file: str):
-    call = call_of_main(function(tree(step, "component.py"), name))
+def test_main_gets_all_its_parameters_by_name(step: str):
+    call = call_of_main(function(tree(step, "component.py"), step))
     assert call.args == []
-    assert [keyword.arg for keyword in call.keywords] == parameters(function(tree(step, file), "main"))
+    assert [keyword.arg for keyword in call.keywords] == parameters(function(tree(step, "step.py"), "main"))
 
 
 @each_component
-def test_each_keyword_is_made_of_the_parameter_it_is_named_after(step: str, name: str, file: str):
-    component = function(tree(step, "component.py"), name)
+def test_each_keyword_is_made_of_the_parameter_it_is_named_after(step: str):
+    component = function(tree(step, "component.py"), step)
     assigned = {
         node.targets[0].id: node.value
         for node in component.body
@@ -78,24 +69,24 @@ def test_each_keyword_is_made_of_the_parameter_it_is_named_after(step: str, name
     for keyword in call_of_main(component).keywords:
         assert keyword.arg is not None
         value = assigned[keyword.value.id] if getattr(keyword.value, "id", None) in assigned else keyword.value  # type: ignore[attr-defined]
-        expected = RENAMED.get((name, keyword.arg), {keyword.arg})
+        expected = RENAMED.get((step, keyword.arg), {keyword.arg})
         assert names_in(value) & set(parameters(component)) == expected, keyword.arg
 
 
 @each_component
-def test_no_parameter_of_the_component_is_dropped(step: str, name: str, file: str):
-    component = function(tree(step, "component.py"), name)
+def test_no_parameter_of_the_component_is_dropped(step: str):
+    component = function(tree(step, "component.py"), step)
     used = set().union(*(names_in(statement) for statement in component.body))
     assert set(parameters(component)) <= used
 
 
 @each_component
-def test_a_component_is_a_signature_a_few_imports_and_a_call(step: str, name: str, file: str):
+def test_a_component_is_a_signature_a_few_imports_and_a_call(step: str):
     """KFP ships the function's source alone: what it uses it must import inside, and its module imports only kfp."""
     module = tree(step, "component.py")
     outer = [node for node in module.body if isinstance(node, ast.ImportFrom | ast.Import)]
     assert {getattr(node, "module", None) for node in outer} <= {"kfp", "components.image", "typing"}
-    component = function(module, name)
+    component = function(module, step)
     imported = {
         alias.name
         for node in ast.walk(component)

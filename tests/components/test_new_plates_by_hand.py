@@ -76,37 +76,25 @@ def test_from_new_plates_to_their_report_by_uri_alone(lab: Lab, tmp_path: Path) 
     assert json.loads((report / "lineage.json").read_text())["model"]["fingerprint"] == first
 
 
-def test_what_is_of_runs_and_what_of_new_plates_is_not_mixed(lab: Lab, tmp_path: Path) -> None:
-    labels = ("--holdout-labels", str(tmp_path / "labels.csv"))
-    with pytest.raises(
-        InputError, match=r"^--holdout-labels is missing; give where they go, or of new plates the --model"
-    ):
+def test_options_that_do_not_fit_are_refused(lab: Lab, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^--holdout-labels is missing; give a path for them, or for new plates the"):
         lab.normalize()
-    with pytest.raises(InputError, match=r"^--experiments and --any-cell-type are of new plates; give the --model"):
-        lab.normalize("--any-cell-type", *labels)
-    with pytest.raises(
-        InputError, match=r"^--holdout-labels: no label of new plates is read; leave it out, or --model"
-    ):
-        lab.normalize("--model", lab.model.short, *labels)
+    with pytest.raises(InputError, match=r"^--experiments and --any-cell-type are for new plates; give the --model"):
+        lab.normalize("--any-cell-type", "--holdout-labels", str(tmp_path / "labels.csv"))
     with pytest.raises(InputError, match=r"^0123456: no such model below"):
         lab.normalize("--model", "0123456")
     assert lab.store.list("o/") == []
 
     lab.normalize("--model", lab.model.short, "--experiments", NEW[0])
-    with pytest.raises(
-        InputError, match=rf"^--base: {lab.manifests[1]} is of new plates, whose networks are the model's"
-    ):
+    with pytest.raises(InputError, match=r"names a model, whose networks predict; leave the weights .* out"):
         lab.infer(0, "--base", str(tmp_path))
-    named = ("--uri", str(tmp_path), "--out", str(tmp_path / "report"))
-    with pytest.raises(
-        InputError, match=r"^--holdout-labels: new plates have none; give what is known of them as --truth"
-    ):
-        call("report", *lab.read, *lab.manifests, *labels, *named)
     lab.manifests = ("--screen", str(tmp_path / "screen.json"), *lab.manifests[2:])
-    with pytest.raises(InputError, match=r"^--base is missing; give the networks, or for new plates as --screen what"):
+    with pytest.raises(
+        InputError, match=r"^no networks: give trained weights, or as screen a manifest that names a mod"
+    ):
         lab.infer()
     with pytest.raises(InputError, match=r"^--holdout-labels is missing; give the labels that normalize wrote, or"):
-        call("report", *lab.read, *lab.manifests, *named)
+        call("report", *lab.read, *lab.manifests, "--uri", str(tmp_path), "--out", str(tmp_path / "report"))
     assert lab.store.list("o/0") == []
 
 
@@ -122,7 +110,7 @@ def test_a_configuration_that_is_not_the_models_is_refused(lab: Lab, change: str
     lab.normalize("--model", lab.model.short, "--experiments", NEW[0])
     with pytest.raises(
         InputError,
-        match=rf"^--config: {part} is not as model {lab.model.short} was trained; give the config.yaml of its run",
+        match=rf"^config: {part} is not as model {lab.model.short} was trained; give the config.yaml of its run",
     ):
         lab.infer(0, "--set", change)
     assert lab.infer(0, "--set", "predict.views=1", "--set", "backbones.0.weights=elsewhere.safetensors")

@@ -115,8 +115,7 @@ def run_task(
 
 def _task(command: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """The step of an executor's command, and its parameters."""
-    # New plates are predicted by further functions of the same steps.
-    step = command[command.index("--function_to_execute") + 1].removesuffix("_new_plates")
+    step = command[command.index("--function_to_execute") + 1]
     return step, _executor_input(command)["inputs"].get("parameterValues", {})
 
 

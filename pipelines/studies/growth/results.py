@@ -1,7 +1,11 @@
-"""What is known of the rungs: growth.json, growth.png and the table at the end. NumPy; files are written whole."""
+"""Scores of the rungs: accuracy of predictions, growth.json, growth.png and the table at the end. Files are written atomically.
+
+The truth of a simulated screen is read here and nowhere else.
+"""
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -30,7 +34,7 @@ PAIRS = {
 
 
 @dataclass
-class Measured:
+class RungScores:
     """One rung so far: accuracies by seed, and compute seconds of the tasks that it added to the rungs before."""
 
     rung: Rung
@@ -56,10 +60,10 @@ class Growth:
 
     config: RunConfig
     seeds: Sequence[int]
-    measured: dict[str, Measured]
+    measured: dict[str, RungScores]
     assigned: dict[int, float] = field(default_factory=dict)
 
-    def route(self, name: str) -> list[Measured]:
+    def route(self, name: str) -> list[RungScores]:
         """The rungs of a route, in order."""
         return [entry for entry in self.measured.values() if entry.rung.route == name]
 
@@ -114,7 +118,28 @@ class Growth:
         return table
 
 
-def _point(entry: Measured) -> Point:
+def accuracy(named: Mapping[str, Path], truth: Path, column: str) -> dict[str, float]:
+    """Well top-1 on the unlabelled treatment wells, over all wells (`overall`) and by cell type.
+
+    Args:
+        named: output folder of assign by cell type.
+        truth: id_code,sirna.
+        column: `raw_sirna` before the prior, `sirna` after assignment.
+    """
+    with truth.open(newline="", encoding="utf-8") as file:
+        true = {row["id_code"]: row["sirna"] for row in csv.DictReader(file)}
+    hits: dict[str, list[bool]] = {}
+    for cell_type, folder in named.items():
+        with (folder / "unlabelled.csv").open(newline="", encoding="utf-8") as file:
+            hits[cell_type] = [true[row["id_code"]] == row[column] for row in csv.DictReader(file)]
+    everything = [hit for of_type in hits.values() for hit in of_type]
+    return {
+        "overall": sum(everything) / len(everything),
+        **{cell_type: sum(of_type) / len(of_type) for cell_type, of_type in hits.items()},
+    }
+
+
+def _point(entry: RungScores) -> Point:
     return Point(entry.rung.label, list(entry.per_seed.values()), entry.rung.published)
 
 

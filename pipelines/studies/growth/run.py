@@ -16,12 +16,10 @@ from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.learning.step_settings import library_versions
 from components.core.storage.digests import code_digest
-from pipelines.studies.growth.results import Growth, Measured
+from pipelines.studies.executor import TaskFolder, run_tasks, study_folder
+from pipelines.studies.growth.results import Growth, RungScores, accuracy
 from pipelines.studies.growth.rungs import Rung, rungs
-from pipelines.studies.growth.scores import accuracy
-from pipelines.studies.in_process.executor import Workplace, run_tasks
-from pipelines.studies.in_process.folder import opened
-from pipelines.studies.in_process.tasks import Plan, Task, TrainingRun, add_training
+from pipelines.studies.shared_tasks import SharedTasks, StudyRun, StudyTask, add_training
 
 LAST = "folds"
 
@@ -48,45 +46,47 @@ def grow(
         raise InputError(f"--seeds: different numbers are expected, got {list(seeds)}")
     described = json.loads(config.model_dump_json())
     del described["seed"]  # the seeds of the rungs are given apart, and more of them may be added
-    with opened(out, described):
+    with study_folder(out, described):
         # Finer keys below, in the object store, still find the steps that a change of code leaves alone.
-        plan = Plan(code_digest("components") + library_versions())
+        shared = SharedTasks(code_digest("components") + library_versions())
         runs = {
-            (seed, rung.name): add_training(plan, rung.config.model_copy(update={"seed": seed}))
+            (seed, rung.name): add_training(shared, rung.config.model_copy(update={"seed": seed}))
             for seed in seeds
             for rung in ladder
         }
-        progress = _Progress(Growth(config, seeds, {r.name: Measured(r) for r in ladder}), runs, out, lineage, console)
-        progress.total = len(plan.tasks)
-        run_tasks(plan.tasks.values(), progress.workplace, workers, progress.finished)
+        progress = _Progress(
+            Growth(config, seeds, {r.name: RungScores(r) for r in ladder}), runs, out, lineage, console
+        )
+        progress.total = len(shared.tasks)
+        run_tasks(shared.tasks.values(), progress.folder, workers, progress.finished)
         return progress.growth
 
 
 class _Progress:
-    """Hears of finished tasks, scores a rung when its last one is there, and shows it."""
+    """Scores and shows a rung when its last task is finished."""
 
     def __init__(
         self,
         growth: Growth,
-        runs: Mapping[tuple[int, str], TrainingRun],
+        runs: Mapping[tuple[int, str], StudyRun],
         out: Path,
         lineage: Mapping[str, Any],
         console: Console,
     ) -> None:
         self.growth, self.total = growth, 0
-        self.workplace = Workplace(out / "work")
+        self.folder = TaskFolder(out / "work")
         self._runs, self._out, self._lineage, self._console = runs, out, lineage, console
         self._open = {key: {task.digest for task in run.tasks} for key, run in runs.items()}
         self._seconds: dict[str, float] = {}
         self._begun, self._reused, self._worked = time.monotonic(), 0, 0
 
-    def finished(self, task: Task, seconds: float, before: bool) -> None:
-        """One task is there; `before` if an earlier run did it."""
+    def finished(self, task: StudyTask, seconds: float, before: bool) -> None:
+        """Takes in a finished task; `before` if an earlier run finished it."""
         self._seconds[task.digest] = seconds
         self._reused += before
         self._worked += not before
         if not before:
-            self._say(f"{task_name(task)}: {seconds:.0f} s")
+            self._say(f"{task.name}: {seconds:.0f} s")
         complete = [key for key, left in self._open.items() if task.digest in left and not left - {task.digest}]
         for left in self._open.values():
             left.discard(task.digest)
@@ -95,8 +95,8 @@ class _Progress:
 
     def _score(self, seed: int, name: str) -> None:
         run, entry = self._runs[seed, name], self.growth.measured[name]
-        named = {cell_type: self.workplace.path(output) for cell_type, output in run.named.items()}
-        truth = self.workplace.path(run.truth)
+        named = {cell_type: self.folder.path(output) for cell_type, output in run.predictions.items()}
+        truth = self.folder.path(run.truth)
         raw = accuracy(named, truth, "raw_sirna")
         entry.per_seed[seed], entry.cell_types[seed] = raw["overall"], raw
         entry.seconds[seed] = math.fsum(self._seconds[digest] for digest in self._added(seed, entry.rung))
@@ -128,14 +128,6 @@ class _Progress:
             seconds = (time.monotonic() - self._begun) / self._worked * (self.total - done)
             left = f", about {seconds / 60:.0f} min left"
         self._console.print(f"[{done}/{self.total} tasks{left}] {text}", markup=False, highlight=False, style="dim")
-
-
-def task_name(task: Task) -> str:
-    """A task's name for people."""
-    parts = [task.step]
-    if "fold" in task.literals:
-        parts.append(f"fold {task.literals['fold']}")
-    return " ".join([*parts, *(str(task.literals[k]) for k in ("cell_type", "backbone") if k in task.literals)])
 
 
 def lineage_of(code_version: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.studies.in_process.tasks import Task
+from pipelines.studies.shared_tasks import StudyTask
 
 INFER_SHARE = 0.1
 """Work of a cell type's inference, as a share of a pretraining; for the time left alone."""
@@ -26,7 +26,7 @@ QUIET_SECONDS = 30.0
 
 
 @dataclass
-class Running:
+class StudyProgress:
     """A task that a worker has."""
 
     name: str
@@ -36,7 +36,7 @@ class Running:
     printed: float = 0.0
 
 
-class Display:
+class StudyDisplay:
     """Follows tasks and their events.
 
     Args:
@@ -59,12 +59,12 @@ class Display:
         self._begun = clock()
         self._work: dict[str, float] = {}
         self._names: dict[str, str] = {}
-        self._running: dict[str, Running] = {}
+        self._running: dict[str, StudyProgress] = {}
         self._finished: set[str] = set()
         self._reused: set[str] = set()
         self._live: Live | None = None
 
-    def expect(self, task: Task, name: str) -> None:
+    def expect(self, task: StudyTask, name: str) -> None:
         """A task that the run has, before any of them starts."""
         self._names[task.digest] = name
         self._work[task.digest] = INFER_SHARE if task.step == "infer" else float(task.step == "pretrain")
@@ -97,13 +97,13 @@ class Display:
             ended.set()
             reader.join()
 
-    def started(self, task: Task) -> None:
+    def started(self, task: StudyTask) -> None:
         """A worker has taken a task."""
         name = self._names[task.digest]
-        self._running[task.digest] = Running(name, self._work[task.digest], printed=self._clock())
+        self._running[task.digest] = StudyProgress(name, self._work[task.digest], printed=self._clock())
         self._line(f"{name}: started")
 
-    def finished(self, task: Task, seconds: float, before: bool) -> None:
+    def finished(self, task: StudyTask, seconds: float, before: bool) -> None:
         """A task is there; `before` if an earlier run did it."""
         self._running.pop(task.digest, None)
         self._finished.add(task.digest)
@@ -125,7 +125,7 @@ class Display:
             if running is not None:
                 self._take(running, event)
 
-    def _take(self, running: Running, event: dict[str, Any]) -> None:
+    def _take(self, running: StudyProgress, event: dict[str, Any]) -> None:
         if event["event"] == "epoch":
             running.fraction = event["epoch"] / event["epochs"]
             running.detail = (

@@ -9,10 +9,15 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
+from components.core.errors import StepError
+from components.core.evaluation.metrics import top1_by_cell_type
 from components.core.files import write_atomically
-from pipelines.studies.protocols.splits import Protocol
+from components.core.storage.logits import read_logits
+from components.core.storage.manifest import Manifest
+from pipelines.studies.protocols.splits import Protocol, held_out_wells
 
 SCHEMA = 1
 ORGANISERS: dict[Protocol, dict[str, tuple[float, float | None]]] = {
@@ -36,7 +41,7 @@ SOURCE = "organisers' baseline on the real RxRx1, 1,108 siRNAs"
 
 
 @dataclass
-class Measured:
+class ProtocolScores:
     """One protocol so far."""
 
     accuracy: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -45,7 +50,7 @@ class Measured:
     """by repeat: fold, number of wells, and the experiments where whole ones are held out"""
 
     @classmethod
-    def read(cls, content: Mapping[str, Any], protocol: Protocol) -> Measured:
+    def read(cls, content: Mapping[str, Any], protocol: Protocol) -> ProtocolScores:
         """A protocol's part of a protocols.json."""
         measured = cls(held_out={int(repeat): held for repeat, held in content["held_out"][protocol].items()})
         for name, summary in content["protocols"][protocol].items():
@@ -61,7 +66,7 @@ class Measured:
 
 
 @dataclass
-class Results:
+class ProtocolResults:
     """All protocols of a folder.
 
     Attributes:
@@ -70,7 +75,7 @@ class Results:
     """
 
     cell_types: Sequence[str]
-    measured: dict[Protocol, Measured]
+    measured: dict[Protocol, ProtocolScores]
 
     def as_json(self, lineage: Mapping[str, Any]) -> dict[str, Any]:
         """The content of protocols.json."""
@@ -120,6 +125,32 @@ class Results:
                 cells += [_cell(measured.row(name)), _published(protocol, name)]
             table.add_row("All" if name == "overall" else name, *cells, end_section=name == "overall")
         return table
+
+
+def held_out_accuracy(manifest: Manifest, fold: int, logits: Mapping[str, Path]) -> dict[str, float]:
+    """Well top-1 of the fold's wells, over all of them (`overall`) and by cell type.
+
+    Args:
+        manifest: says which wells the fold holds out, and their siRNAs.
+        fold: the held-out one.
+        logits: output folder of infer by cell type.
+
+    Raises:
+        StepError: the logits are not those of exactly the held-out wells.
+    """
+    treatments = manifest.vocabulary.treatments
+    predicted: dict[str, int] = {}
+    for folder in logits.values():
+        oof = read_logits(folder).wells["oof"]
+        best_W = oof.logits_WK[:, : len(treatments)].argmax(axis=1)
+        predicted.update(zip(oof.ids_W, best_W.tolist(), strict=True))
+    wells = held_out_wells(manifest, fold)
+    if predicted.keys() != {id_code for _, id_code, _ in wells}:
+        raise StepError(f"infer predicted {len(predicted)} wells, but fold {fold} holds out {len(wells)} others")
+    index = manifest.vocabulary.index()
+    predicted_W = np.array([predicted[id_code] for _, id_code, _ in wells], dtype=np.intp)
+    truth_W = np.array([index[sirna] for _, _, sirna in wells], dtype=np.intp)
+    return top1_by_cell_type(predicted_W, truth_W, [cell_type for cell_type, _, _ in wells])
 
 
 def _summary(row: Mapping[int, float]) -> dict[str, Any]:

@@ -12,20 +12,15 @@ from typing import Any
 from rich.console import Console
 
 from components.core.config import RunConfig
-from components.core.learning.step_settings import InferSettings, PretrainSettings, library_versions
+from components.core.learning.step_settings import library_versions
 from components.core.progress import EVENTS_VARIABLE
-from components.core.screen.simulation.plate_design import SimulationSettings
 from components.core.storage.digests import code_digest, digest_text
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import whole_address
-from components.normalize.config import NormalizeConfig
-from components.sections import sections
-from pipelines.studies.in_process.executor import Workplace, run_tasks
-from pipelines.studies.in_process.folder import opened
-from pipelines.studies.in_process.tasks import Output, Plan, Task
-from pipelines.studies.protocols.display import Display
-from pipelines.studies.protocols.results import Measured, Results
-from pipelines.studies.protocols.scores import held_out_accuracy
+from pipelines.dag import training_graph
+from pipelines.studies.executor import TaskFolder, run_tasks, study_folder
+from pipelines.studies.protocols.display import StudyDisplay
+from pipelines.studies.protocols.results import ProtocolResults, ProtocolScores, held_out_accuracy
 from pipelines.studies.protocols.splits import (
     PROTOCOLS,
     Protocol,
@@ -36,6 +31,7 @@ from pipelines.studies.protocols.splits import (
     protocol_config,
     split_screen,
 )
+from pipelines.studies.shared_tasks import SharedTasks, StudyOutput, StudyTask
 
 RESULTS = "protocols.json"
 
@@ -60,7 +56,7 @@ class _Repeat:
     screen: Path
     nobody: Path
     fold: int
-    logits: dict[str, Output] = field(default_factory=dict)
+    logits: dict[str, StudyOutput] = field(default_factory=dict)
     missing: set[str] = field(default_factory=set)
 
     @property
@@ -79,7 +75,7 @@ def measure(
     workers: int,
     lineage: Mapping[str, Any],
     console: Console,
-) -> Results:
+) -> ProtocolResults:
     """Trains and scores; what is finished below `out`, or in the object store, is not done again.
 
     Args:
@@ -101,64 +97,59 @@ def measure(
     basic = protocol_config(config, "batch", 0, backbones)
     described = {"config": json.loads(basic.model_dump_json()), "screen": whole_address(screen) if screen else None}
     code = code_digest("components") + library_versions()
-    with opened(out, described) as work:
+    with study_folder(out, described) as work:
         work = work.resolve()
         events = work / "events.jsonl"
         events.write_text("", encoding="utf-8")
         os.environ[EVENTS_VARIABLE] = str(events)  # the workers inherit it
-        workplace = Workplace(work)
-        whole = _packed(basic, screen, workplace, events, console)
+        folder = TaskFolder(work)
+        whole = _packed(basic, screen, folder, events, console)
         facts = {**lineage, "code": digest_text(code), "screen": whole.digest(), "config": described["config"]}
         earlier = _known(out / RESULTS, facts)
-        measured = {p: Measured() if p in protocols else earlier[p] for p in PROTOCOLS if p in (*protocols, *earlier)}
-        results = Results(basic.screen.cell_types, measured)
-        plan, display = Plan(code), Display(console, events, results.table)
+        measured = {
+            p: ProtocolScores() if p in protocols else earlier[p] for p in PROTOCOLS if p in (*protocols, *earlier)
+        }
+        results = ProtocolResults(basic.screen.cell_types, measured)
+        shared, display = SharedTasks(code), StudyDisplay(console, events, results.table)
         splits = [
             _split(protocol_config(config, protocol, number, backbones), protocol, whole, work)
             for number in range(1, repeats + 1)
             for protocol in protocols
         ]
         for split in splits:
-            _add_tasks(plan, split, display)
+            _add_tasks(shared, split, display)
 
-        def finished(task: Task, seconds: float, before: bool) -> None:
+        def finished(task: StudyTask, seconds: float, before: bool) -> None:
             display.finished(task, seconds, before)
             for split in splits:
                 if task.digest in split.missing:
                     split.missing.remove(task.digest)
                     if not split.missing:
-                        _score(split, workplace, results, display)
+                        _score(split, folder, results, display)
                         results.write(out / RESULTS, facts)
 
         with display.shown():
-            run_tasks(plan.tasks.values(), workplace, workers, finished, display.started)
+            run_tasks(shared.tasks.values(), folder, workers, finished, display.started)
     return results
 
 
-def _packed(config: RunConfig, screen: str | None, workplace: Workplace, events: Path, console: Console) -> Manifest:
+def _packed(config: RunConfig, screen: str | None, folder: TaskFolder, events: Path, console: Console) -> Manifest:
     """The manifest of the whole screen, simulated first where none is given."""
-    plan = Plan(code_digest("components"))
-    literals = {"config": sections(config)["normalize"]}
-    inputs: dict[str, Output] = {}
-    if screen is None:
-        simulation = config.section(SimulationSettings).model_dump_json()
-        simulated = plan.add("simulate", simulation, {"config": simulation}, {}, {"out": "simulated"})
-        inputs["source"] = Output(simulated, "out/screen")
-    else:
-        literals["source"] = whole_address(screen)
-    outputs = {"screen": "screen.json", "holdout": "holdout.json", "holdout_labels": "holdout_labels.csv"}
-    packed = plan.add("normalize", config.section(NormalizeConfig).model_dump_json(), literals, inputs, outputs)
+    shared = SharedTasks(code_digest("components"))
+    source = StudyOutput(shared.simulate(config), "out/screen") if screen is None else whole_address(screen)
+    made = shared.add_graph(config, training_graph(config), source, lambda task: task.step == "normalize")
+    (packed,) = made.values()
     # Only the step itself can tell whether its images are still the same, and in the store.
-    workplace.forget(packed)
-    display = Display(console, events, None)
-    for task in plan.tasks.values():
+    folder.forget(packed)
+    display = StudyDisplay(console, events, None)
+    for task in shared.tasks.values():
         display.expect(task, {"simulate": "simulating the screen", "normalize": "packing the screen"}[task.step])
     with display.shown():
-        run_tasks(plan.tasks.values(), workplace, 1, display.finished, display.started)
-    return Manifest.read(workplace.path(packed.output("screen")))
+        run_tasks(shared.tasks.values(), folder, 1, display.finished, display.started)
+    return Manifest.read(folder.path(StudyOutput(packed, "screen")))
 
 
-def _known(path: Path, facts: Mapping[str, Any]) -> dict[Protocol, Measured]:
+def _known(path: Path, facts: Mapping[str, Any]) -> dict[Protocol, ProtocolScores]:
     """What an earlier run of the same code measured on the same screen."""
     if not path.is_file():
         return {}
@@ -168,7 +159,9 @@ def _known(path: Path, facts: Mapping[str, Any]) -> dict[Protocol, Measured]:
         return {}  # it is written anew
     if any(content.get(key) != facts[key] for key in ("code", "screen", "config")):
         return {}
-    return {protocol: Measured.read(content, protocol) for protocol in PROTOCOLS if protocol in content["protocols"]}
+    return {
+        protocol: ProtocolScores.read(content, protocol) for protocol in PROTOCOLS if protocol in content["protocols"]
+    }
 
 
 def _split(config: RunConfig, protocol: Protocol, whole: Manifest, work: Path) -> _Repeat:
@@ -183,30 +176,29 @@ def _split(config: RunConfig, protocol: Protocol, whole: Manifest, work: Path) -
     return _Repeat(config, protocol, manifest, path, nobody, fold)
 
 
-def _add_tasks(plan: Plan, split: _Repeat, display: Display) -> None:
+def _add_tasks(shared: SharedTasks, split: _Repeat, display: StudyDisplay) -> None:
     """Adds the split's training, and the prediction of the wells that it holds out."""
-    config, part, content = split.config, sections(split.config), split.manifest.digest()
-    where = {"screen": str(split.screen), "fold": split.fold}
-    pretraining, inferring = config.section(PretrainSettings), config.section(InferSettings)
-    bases = []
-    for name in (backbone.name for backbone in config.backbones):
-        decisive = pretraining.fingerprint_of(name) + content
-        task = plan.add(
-            "pretrain", decisive, {"config": part["pretrain"], "backbone": name, **where}, {}, {"weights": "weights"}
-        )
-        display.expect(task, f"{split.name}: training {name}")
-        bases.append(task.output("weights"))
-    outputs = {"logits": "logits", "embeddings": "embeddings"}
-    for cell_type in held_out_types(split.manifest, split.fold):
-        literals = {"config": part["infer"], "cell_type": cell_type, "holdout": str(split.nobody), **where}
-        task = plan.add("infer", inferring.fingerprint() + content, literals, {"bases": bases}, outputs)
-        display.expect(task, f"{split.name}: predicting {cell_type}")
-        split.logits[cell_type] = task.output("logits")
-        split.missing.add(task.digest)
+    folds = split.config.folds.model_copy(update={"train": (split.fold,)})
+    config = split.config.model_copy(update={"folds": folds})
+    cell_types = held_out_types(split.manifest, split.fold)
+    made = shared.add_graph(
+        config,
+        training_graph(config),
+        wanted=lambda task: task.step == "pretrain" or (task.step == "infer" and task.cell_type in cell_types),
+        files={"screen": str(split.screen), "holdout": str(split.nobody)},
+        content=split.manifest.digest(),
+    )
+    for task, own in made.items():
+        if task.step == "pretrain":
+            display.expect(own, f"{split.name}: training {task.backbone}")
+        else:
+            display.expect(own, f"{split.name}: predicting {task.cell_type}")
+            split.logits[str(task.cell_type)] = StudyOutput(own, "logits")
+            split.missing.add(own.digest)
 
 
-def _score(split: _Repeat, workplace: Workplace, results: Results, display: Display) -> None:
-    logits = {cell_type: workplace.path(output) for cell_type, output in split.logits.items()}
+def _score(split: _Repeat, folder: TaskFolder, results: ProtocolResults, display: StudyDisplay) -> None:
+    logits = {cell_type: folder.path(output) for cell_type, output in split.logits.items()}
     accuracy = held_out_accuracy(split.manifest, split.fold, logits)
     measured, number = results.measured[split.protocol], split.config.folds.seed
     measured.held_out[number] = {

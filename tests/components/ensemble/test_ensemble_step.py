@@ -1,4 +1,3 @@
-import json
 import subprocess
 import sys
 
@@ -63,7 +62,7 @@ def screen(tmp_path):
 
 def test_a_failure_is_recorded_under_the_run_that_the_manifest_names(folds, screen, tmp_path):
     store = FolderStore(tmp_path / "store")
-    given = json.dumps([str(path) for path in folds])
+    given = [str(path) for path in folds]
     main(str(screen), given, str(tmp_path / "out"))
     assert failure_keys(store, "tiny-1") == []
     (folds[1] / "logits.npz").write_bytes(b"")
@@ -83,7 +82,7 @@ def test_a_failure_is_recorded_under_the_run_that_the_manifest_names(folds, scre
 
 def test_the_order_of_the_folds_does_not_matter(folds, screen, tmp_path):
     run(folds, tmp_path / "out")
-    main(str(screen), json.dumps([str(path) for path in reversed(folds)]), str(tmp_path / "again"))
+    main(str(screen), [str(path) for path in reversed(folds)], str(tmp_path / "again"))
     one, two = read_logits(tmp_path / "out"), read_logits(tmp_path / "again")
     assert one.meta == two.meta
     for role in one.wells:

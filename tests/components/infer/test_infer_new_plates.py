@@ -21,9 +21,9 @@ from components.core.registry.publishing import publish
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.logits import WellLogits, read_logits
 from components.core.storage.manifest import Manifest
-from components.infer.new_plates import main as infer
+from components.infer.step import main as infer
 from components.normalize.config import NormalizeConfig
-from components.normalize.new_plates import main as normalize
+from components.normalize.step import main as normalize
 from tests.components.core.learning.tiny_networks import CPU
 from tests.components.core.registry.finished_run import KEY, FinishedRun, Kind
 from tests.tiny_screen import TinyScreen
@@ -48,13 +48,14 @@ class Prediction:
     def normalize(self, experiments: tuple[str, ...] = NEW, any_cell_type: bool = False) -> Manifest:
         section = self.run.config.section(NormalizeConfig).model_dump_json()
         wanted = json.dumps(list(experiments))
-        normalize(section, str(self.source), self.address, wanted, any_cell_type, str(self.reference), str(self.plates))
+        outputs = (str(self.reference), str(self.plates), str(self.folder / "labels.csv"))
+        normalize(section, str(self.source), *outputs, self.address, wanted, any_cell_type)
         return Manifest.read(self.plates)
 
     def infer(self, fold: int = 0, cell_type: str = "HUVEC", name: str = "out") -> Path:
         out = self.folder / name
         infer(
-            self.settings.model_dump_json(), str(self.reference), str(self.plates), fold, cell_type,
+            self.settings.model_dump_json(), str(self.reference), str(self.plates), (), fold, cell_type,
             str(out / "logits"), str(out / "embeddings"),
         )  # fmt: skip
         return out
@@ -195,6 +196,8 @@ def test_damaged_networks_and_screens_manifests_are_refused_and_nothing_is_writt
     with pytest.raises(InputError, match=rf"model {prediction.model.short}: .*{network.path}"):
         prediction.infer()
     prediction.reference = prediction.plates
-    with pytest.raises(InputError, match=r"the manifest names no model; give the reference"):
+    with pytest.raises(
+        InputError, match=r"^no networks: give trained weights, or as screen a manifest that names a model"
+    ):
         prediction.infer()
     assert not (tmp_path / "out" / "logits").exists()

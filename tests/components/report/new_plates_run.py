@@ -26,7 +26,7 @@ FROM = {"HUVEC": "holdout", "RPE": "unlabelled"}
 
 @dataclass
 class NewPlates:
-    """The arguments of `report.new_plates.run`, on disk, and the plates beside them."""
+    """The arguments of `report.step.run`, on disk, and the plates beside them."""
 
     arguments: dict[str, Any]
     plates: Manifest
@@ -36,7 +36,7 @@ class NewPlates:
 
     def write(self) -> None:
         """Both manifests, as they are now."""
-        for name, manifest in (("plates", self.plates), ("reference", self.reference)):
+        for name, manifest in (("holdout", self.plates), ("screen", self.reference)):
             Path(self.arguments[name]).write_text(manifest.model_dump_json())
 
     def truth(self, path: Path, labels: Mapping[str, str] | None = None) -> Path:
@@ -110,8 +110,9 @@ def make_new_plates(run: SyntheticRun, folder: Path) -> NewPlates:
     chunks.objects = dict(run.chunks.objects)
     arguments = {
         "config": run.config,
-        "reference": folder / "reference.json",
-        "plates": folder / "plates.json",
+        "screen": folder / "reference.json",
+        "holdout": folder / "plates.json",
+        "holdout_labels": folder / "labels.csv",
         "truth": None,
         "uris": uris,
         "out": folder / "out",
@@ -120,6 +121,7 @@ def make_new_plates(run: SyntheticRun, folder: Path) -> NewPlates:
     }
     made = NewPlates(arguments, plates, reference, {i: run.labels[i] for i in run.labels if i in treatments}, chunks)
     made.write()
+    arguments["holdout_labels"].write_text("id_code,sirna\n")
     return made
 
 

@@ -15,7 +15,7 @@ from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.evaluation.predictions import UNSURE
 from components.core.storage.folder_store import FolderStore
-from components.report.new_plates import main, run
+from components.report.step import main, run
 from tests.components.report.new_plates_run import MODEL, NewPlates, make_new_plates
 from tests.components.report.page import Page
 
@@ -157,15 +157,12 @@ def test_the_strings_of_the_component_make_the_same_report_from_the_manifests_ow
     new.plates = new.plates.model_copy(update={"store": store.uri("")})
     new.write()
     config = new.arguments["config"].model_dump_json()
-    files = [str(new.arguments[name]) for name in ("reference", "plates")]
-    main(config, *files, "", new.arguments["uris"], "{}", str(tmp_path / "strings"))
+    files = [str(new.arguments[name]) for name in ("screen", "holdout")]
+    main(
+        config, *files, str(new.arguments["holdout_labels"]), "", new.arguments["uris"], "{}", str(tmp_path / "strings")
+    )
     for name in ("predictions.csv", "qc.csv", "metrics.json", "config.yaml"):
         assert (tmp_path / "strings" / name).read_bytes() == (report / name).read_bytes()
-
-
-def screens_manifest(new: NewPlates, folder: Path) -> None:
-    new.reference = new.reference.model_copy(update={"model": None})
-    new.write()
 
 
 def foreign_well(new: NewPlates, folder: Path) -> None:
@@ -213,7 +210,6 @@ def missing_site(new: NewPlates, folder: Path) -> None:
 
 
 BAD: dict[Callable[[NewPlates, Path], None], str] = {
-    screens_manifest: r"reference\.json: names no model; give the reference that normalize wrote for new plates",
     foreign_well: r"truth\.csv line 2 \(HUVEC-04_1_Z99\): field id_code .* not a treatment well of a held-out experiment",
     control_with_truth: r"truth\.csv line 2 \(\S+\): field id_code is '\S+'; it is not a treatment well of",
     unknown_sirna: r"truth\.csv line 2 \(\S+\): field sirna is 'sirna_9999'; it is not a treatment",

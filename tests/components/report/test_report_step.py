@@ -267,7 +267,7 @@ def test_kfp_words_and_another_order_of_cell_types_make_the_same_report(
         truth=str(finished_run.truth),
         uris=finished_run.uris[::-1],
         lineage=json.dumps(finished_run.lineage),
-        out=str(tmp_path / "out"),
+        results=str(tmp_path / "out"),
     )
     assert store.list("runs/") == [], "a step by hand is no run"
     for name in FILES - {"report.html"}:
@@ -302,7 +302,7 @@ def test_a_report_on_a_cluster_learns_key_and_start_from_the_runs_record(
         truth="",
         uris=finished_run.uris,
         lineage=json.dumps(compiled),
-        out=str(tmp_path / "out"),
+        results=str(tmp_path / "out"),
     )
     lineage = json.loads((tmp_path / "out" / "lineage.json").read_text())
     assert lineage.items() >= {**compiled, **known}.items()

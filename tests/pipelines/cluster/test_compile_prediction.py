@@ -16,7 +16,7 @@ from components.core.storage.run_record import RECIPE
 from pipelines.cluster.checks import check_cluster
 from pipelines.cluster.compile import compiled_prediction, pinned_lineage
 from pipelines.cluster.pod_settings import OPTIONAL_KEYS, REQUIRED_KEYS, resources_of
-from pipelines.run.prediction_checks import task_counts
+from pipelines.dag import prediction_graph
 from tests.k8s.pod_security import violations
 from tests.pipelines.cluster.test_compile import ALL_FIELDS, LIMIT, LINEAGE, Pipeline, kfp_pod
 from tests.pipelines.cluster.test_jobs import DIGEST, RECORD
@@ -49,7 +49,7 @@ class Prediction(Pipeline):
 
 
 def step_of(name: str) -> str:
-    return re.sub(r"-\d+$", "", name).removesuffix("-new-plates")
+    return re.sub(r"-\d+$", "", name)
 
 
 pipeline = cache(Prediction)
@@ -61,7 +61,7 @@ def test_each_cell_type_has_a_loop_of_its_own_folds():
         [{"fold": fold} for fold in folds] for folds in FOLDS.values()
     ]
     assert {loop["iteratorPolicy"]["parallelismLimit"] for loop in whole.loops} == {whole.config.cluster.parallel_folds}
-    assert {step: len(whole.of(step)) for step in STEPS} == {**task_counts(FOLDS), "infer": len(FOLDS)}
+    assert {step: len(whole.of(step)) for step in STEPS} == {**prediction_graph(FOLDS).counts(), "infer": len(FOLDS)}
 
 
 def test_a_prediction_of_rxrx1s_model_with_everything_stays_below_the_limit_and_is_the_same_each_time():
@@ -75,9 +75,7 @@ def test_a_prediction_of_rxrx1s_model_with_everything_stays_below_the_limit_and_
         if '{"' in str(value.get("runtimeValue", {}).get("constant", ""))
     ]
     # The configuration of a step that has several tasks is a parameter, and so in the file once.
-    assert constants == [
-        ("normalize-new-plates", "config"), ("normalize-new-plates", "whole_config"), ("report-new-plates", "config")
-    ]  # fmt: skip
+    assert constants == [("normalize", "config"), ("normalize", "whole_config"), ("report", "config")]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -108,7 +106,7 @@ def test_a_run_must_say_which_plates_and_which_model():
     whole = pipeline()
     parameters = whole.spec["root"]["inputDefinitions"]["parameters"]
     assert {name for name, p in parameters.items() if "defaultValue" not in p} == {"source", "fingerprint", "model"}
-    given = whole.tasks["normalize-new-plates"]["inputs"]["parameters"]
+    given = whole.tasks["normalize"]["inputs"]["parameters"]
     names = ("source", "fingerprint", "model", "experiments", "any_cell_type", "lineage")
     assert {given[name]["componentInputParameter"] for name in names} == set(names)
     assert parameters["experiments"]["defaultValue"] == "[]"
@@ -118,7 +116,7 @@ def test_a_run_must_say_which_plates_and_which_model():
 
 def test_only_the_report_is_never_cached_and_nothing_is_without_digests():
     cached = {name for name, task in pipeline().tasks.items() if task["cachingOptions"].get("enableCache")}
-    assert cached == pipeline().tasks.keys() - {"report-new-plates"}
+    assert cached == pipeline().tasks.keys() - {"report"}
     never = pipeline(record=None)
     assert not [name for name, task in never.tasks.items() if task["cachingOptions"].get("enableCache")]
 
@@ -163,6 +161,8 @@ def test_only_the_steps_of_a_prediction_are_looked_at():
     changes = ["cluster.steps.pretrain.memory_gib=4", "cluster.steps.pretrain.spot=true"]
     config = RunConfig.load("rxrx1", changes)
     assert any("pretrain" in remark for remark in check_cluster(config))
-    assert check_cluster(config, task_counts(FOLDS)) == []
+    assert check_cluster(config, prediction_graph(FOLDS).counts()) == []
     few = RunConfig.load("rxrx1", ["cluster.steps.infer.memory_gib=4"])
-    assert any(remark.startswith("infer needs about") for remark in check_cluster(few, task_counts(FOLDS)))
+    assert any(
+        remark.startswith("infer needs about") for remark in check_cluster(few, prediction_graph(FOLDS).counts())
+    )

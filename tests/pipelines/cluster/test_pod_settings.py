@@ -8,7 +8,7 @@ from components.core.config import RunConfig
 from components.core.config.cluster import DEFAULT_RESOURCES, StepsConfig
 from pipelines.cluster.checks import check_cluster, steps_of
 from pipelines.cluster.pod_settings import cpu_quantity, memory_quantity, resources_of
-from pipelines.plan.dag import GPU_STEPS, STEPS
+from pipelines.dag import GPU_STEPS, STEPS
 
 
 def asked(step: str, *changes: str):

@@ -31,9 +31,9 @@ from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_outcome import FailureRecord
 from components.core.storage.run_record import RECIPE, RunRecord, cluster_run_key
 from components.ensemble.step import main as ensemble
-from components.infer.new_plates import main as infer
-from components.normalize.new_plates import main as normalize
-from components.report.new_plates import main as report
+from components.infer.step import main as infer
+from components.normalize.step import main as normalize
+from components.report.step import main as report
 from pipelines.cluster.submit import SubmitRequest
 from pipelines.cluster.submit_prediction import predict_on_cluster, submit_prediction
 from pipelines.run.prediction_checks import Wanted
@@ -145,22 +145,22 @@ class CarriedOut:
         return found
 
     def config(self) -> dict[str, Any]:
-        return dict(json.loads(self.inputs(self.tasks["report-new-plates"])["config"]))
+        return dict(json.loads(self.inputs(self.tasks["report"])["config"]))
 
     def normalize(self) -> dict[str, str]:
-        files = {name: str(self.folder / f"{name}.json") for name in ("reference", "plates")}
-        normalize(**self.inputs(self.tasks["normalize-new-plates"]), **files)
+        files = {name: str(self.folder / name) for name in ("screen", "holdout", "holdout_labels")}
+        normalize(**self.inputs(self.tasks["normalize"]), **files)
         return files
 
     def infer(self, folds: int = 99) -> dict[str, list[str]]:
-        files = {name: str(self.folder / f"{name}.json") for name in ("reference", "plates")}
+        files = {name: str(self.folder / name) for name in ("screen", "holdout")}
         logits: dict[str, list[str]] = {}
         for tasks, loop in self.loops:
             ((_, task),) = tasks.items()
             for job in json.loads(loop["parameterIterator"]["items"]["raw"])[:folds]:
                 given = {**self.inputs(task), "fold": job["fold"]}
                 out = self.folder / given["cell_type"] / str(job["fold"])
-                infer(**given, **files, logits=str(out / "logits"), embeddings=str(out / "embeddings"))
+                infer(**given, **files, bases=(), logits=str(out / "logits"), embeddings=str(out / "embeddings"))
                 logits.setdefault(given["cell_type"], []).append(str(out / "logits"))
         return logits
 
@@ -168,12 +168,12 @@ class CarriedOut:
         files, uris = self.normalize(), []
         config = self.inputs(self.tasks["assign"])["config"]
         for cell_type, logits in self.infer().items():
-            averaged, named = (str(self.folder / cell_type / name) for name in ("averaged", "named"))
-            ensemble(screen=files["reference"], logits=json.dumps(logits), out=averaged)
-            assign(config, screen=files["reference"], holdout=files["plates"], logits=averaged, out=named)
-            uris.append(named)
-        given = {**self.inputs(self.tasks["report-new-plates"]), "uris": uris}
-        report(**given, **files, out=str(self.folder / "results"))
+            averaged, predictions = (str(self.folder / cell_type / name) for name in ("averaged", "predictions"))
+            ensemble(screen=files["screen"], logits=logits, averaged=averaged)
+            assign(config, files["screen"], files["holdout"], logits=averaged, predictions=predictions)
+            uris.append(predictions)
+        given = {**self.inputs(self.tasks["report"]), "uris": uris}
+        report(**given, **files, results=str(self.folder / "results"))
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.plan.dag import PlannedTask
+from pipelines.dag import DagTask, TaskOutput
 from pipelines.plan.schedule import critical_path, enough_pods, remaining_paths, schedule
 
 
+def reads(tasks: Iterable[DagTask]) -> dict[str, tuple[TaskOutput, ...]]:
+    return {"bases": tuple(TaskOutput(task, "weights") for task in tasks)}
+
+
 @st.composite
-def dags(draw: st.DrawFn) -> tuple[list[PlannedTask], list[float]]:
+def dags(draw: st.DrawFn) -> tuple[list[DagTask], list[float]]:
     count = draw(st.integers(1, 14))
     tasks = []
     for number in range(count):
         needs = draw(st.sets(st.integers(0, number - 1), max_size=3)) if number else set()
         step = draw(st.sampled_from(["pretrain", "assign"]))
-        tasks.append(PlannedTask(number, step, needs=tuple(sorted(needs))))
+        tasks.append(DagTask(number, step, inputs=reads(tasks[need] for need in needs)))
     seconds = draw(st.lists(st.floats(0.5, 100), min_size=count, max_size=count))
     return tasks, seconds
 
 
 @given(dags(), st.integers(1, 6))
-def test_a_schedule_is_valid_and_not_under_its_bounds(dag: tuple[list[PlannedTask], list[float]], gpus: int):
+def test_a_schedule_is_valid_and_not_under_its_bounds(dag: tuple[list[DagTask], list[float]], gpus: int):
     tasks, seconds = dag
     done = schedule(tasks, seconds, gpus)
     for task in tasks:
@@ -43,7 +48,7 @@ def test_a_schedule_is_valid_and_not_under_its_bounds(dag: tuple[list[PlannedTas
 
 
 @given(dags())
-def test_the_critical_path_is_a_chain_as_long_as_the_run_on_enough_pods(dag: tuple[list[PlannedTask], list[float]]):
+def test_the_critical_path_is_a_chain_as_long_as_the_run_on_enough_pods(dag: tuple[list[DagTask], list[float]]):
     tasks, seconds = dag
     path = critical_path(tasks, seconds)
     assert all(before in tasks[after].needs for before, after in pairwise(path))
@@ -55,7 +60,8 @@ def test_the_critical_path_is_a_chain_as_long_as_the_run_on_enough_pods(dag: tup
 
 def test_the_longest_remaining_path_goes_first():
     # Two short tasks and a chain of two, on two GPUs: the chain must start at once.
-    tasks = [PlannedTask(n, "pretrain") for n in range(3)] + [PlannedTask(3, "finetune", needs=(2,))]
+    tasks = [DagTask(n, "pretrain") for n in range(3)]
+    tasks.append(DagTask(3, "finetune", inputs=reads(tasks[2:])))
     done = schedule(tasks, [4.0, 4.0, 4.0, 4.0], 2)
     assert done.start[2] == 0.0
     assert done.seconds == 8.0
@@ -63,11 +69,11 @@ def test_the_longest_remaining_path_goes_first():
 
 
 def test_equal_tasks_share_the_gpus():
-    tasks = [PlannedTask(n, "pretrain") for n in range(10)]
+    tasks = [DagTask(n, "pretrain") for n in range(10)]
     assert [schedule(tasks, [1.0] * 10, gpus).seconds for gpus in (1, 2, 3, 5, 10, 20)] == [10, 5, 4, 2, 1, 1]
     assert enough_pods(tasks, [1.0] * 10) == 10
 
 
 def test_steps_without_a_gpu_never_wait_for_one():
-    tasks = [PlannedTask(0, "pretrain"), *(PlannedTask(n, "assign") for n in range(1, 5))]
+    tasks = [DagTask(0, "pretrain"), *(DagTask(n, "assign") for n in range(1, 5))]
     assert schedule(tasks, [3.0, 1.0, 1.0, 1.0, 1.0], 1).start == (0.0,) * 5

@@ -8,7 +8,7 @@ import pytest
 
 from components.core.config import RunConfig
 from components.core.errors import InputError
-from pipelines.plan.dag import PlannedTask
+from pipelines.dag import DagTask
 from pipelines.plan.work import screen_wells, task_work
 from tests.components.core.learning.tiny_networks import RUN, SLIM, SMALL
 from tests.pipelines.plan.counted_run import CountedScreen, Counts, counted
@@ -26,7 +26,7 @@ def changed(**sections: dict[str, object]) -> RunConfig:
     return RunConfig.model_validate(data)
 
 
-def compare(config: RunConfig, screen: CountedScreen, task: PlannedTask, counts: Counts) -> None:
+def compare(config: RunConfig, screen: CountedScreen, task: DagTask, counts: Counts) -> None:
     for name, planned in task_work(config, screen_wells(config, screen.tables), task).items():
         assert planned.training == pytest.approx(counts.student[WIDTH[name]], rel=WITHIN), (task.name, name)
         assert planned.forward == pytest.approx(counts.forward[WIDTH[name]], rel=WITHIN), (task.name, name)
@@ -50,15 +50,15 @@ def test_steps_take_about_the_planned_passes(tmp_path: Path, monkeypatch: pytest
         with monkeypatch.context() as patch:
             counts = counted(patch)
             bases.append(screen.pretrain(0, backbone))
-        compare(config, screen, PlannedTask(0, "pretrain", 0, None, backbone), counts)
+        compare(config, screen, DagTask(0, "pretrain", 0, None, backbone), counts)
     with monkeypatch.context() as patch:
         counts = counted(patch)
         bases = [screen.finetune(0, "HUVEC", bases)]
-    compare(config, screen, PlannedTask(0, "finetune", 0, "HUVEC"), counts)
+    compare(config, screen, DagTask(0, "finetune", 0, "HUVEC"), counts)
     with monkeypatch.context() as patch:
         counts = counted(patch)
         screen.infer(0, "HUVEC", bases)
-    compare(config, screen, PlannedTask(0, "infer", 0, "HUVEC"), counts)
+    compare(config, screen, DagTask(0, "infer", 0, "HUVEC"), counts)
 
 
 def test_every_labelled_well_validates_in_one_fold():

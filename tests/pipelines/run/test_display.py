@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from components.core.config import RunConfig
-from pipelines.run.display import Display, expected_work, task_counts, task_name
+from pipelines.dag import training_graph
+from pipelines.run.display import TaskDisplay, event_name, expected_work
 
 CONFIG = RunConfig.load("demo")
-TOTAL = sum(task_counts(CONFIG).values())
+COUNTS = training_graph(CONFIG).counts()
+TOTAL = sum(COUNTS.values())
 FINETUNE = {"step": "finetune", "fold": 1, "cell_type": "RPE"}
 PRETRAIN = {"step": "pretrain", "fold": 0, "backbone": "xception_slim"}
 LONG = "RPE: experiment RPE-01 (oof): " + "the arrangement of plate groups is not clear; " * 4 + "its end"
@@ -38,7 +40,7 @@ class Screenful:
         self.clock = Clock()
         self.file = io.StringIO()
         console = Console(file=self.file, force_terminal=terminal, width=width, color_system=None, height=30)
-        self.display = Display(CONFIG, TOTAL, console, clock=self.clock)
+        self.display = TaskDisplay(CONFIG, COUNTS, console, clock=self.clock)
 
     def event(self, event: str, after: float = 0.0, **fields: Any) -> None:
         self.clock.now += after
@@ -70,7 +72,7 @@ def epoch(number: int, **more: Any) -> dict[str, Any]:
     ],
 )
 def test_a_task_has_one_name_whatever_its_event(event: dict[str, Any], name: str):
-    assert task_name(event) == name
+    assert event_name(event) == name
 
 
 def test_the_lines_of_a_recorded_run():
@@ -118,7 +120,7 @@ def feed_whole_run(screen: Screenful, pace: float) -> list[float]:
         if seconds is not None:
             left.append(seconds)
 
-    for step, count in task_counts(CONFIG).items():
+    for step, count in COUNTS.items():
         for fold in range(count):
             screen.event("start", step=step, fold=fold)
             seconds = pace * expected_work(CONFIG, step)
@@ -134,7 +136,7 @@ def feed_whole_run(screen: Screenful, pace: float) -> list[float]:
 def test_at_a_constant_pace_the_time_left_falls_to_nothing(pace: float):
     screen = Screenful()
     left = feed_whole_run(screen, pace)
-    total = pace * sum(expected_work(CONFIG, step) * n for step, n in task_counts(CONFIG).items())
+    total = pace * sum(expected_work(CONFIG, step) * n for step, n in COUNTS.items())
     assert screen.display.finished == TOTAL
     assert all(now <= before + 1e-6 * total for before, now in pairwise(left))
     assert 0.9 * total < left[0] < total
@@ -154,7 +156,7 @@ def test_fetched_results_shorten_what_is_left_but_do_not_speed_up_the_pace():
         task = {**FINETUNE, "cell_type": cell_type}
         screen.event("start", **task)
         screen.event("epoch", seconds, **task, **epoch(4))
-    rest = sum(expected_work(CONFIG, step) * n for step, n in task_counts(CONFIG).items() if step != "pretrain")
+    rest = sum(expected_work(CONFIG, step) * n for step, n in COUNTS.items() if step != "pretrain")
     assert screen.display.seconds_left() == pytest.approx(pace * rest - 2 * seconds, rel=0.02)
 
 

@@ -24,7 +24,8 @@ from components.core.progress import EVENTS_VARIABLE
 from components.core.registry.published_models import open_model
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
-from pipelines.run.display import Display, task_counts
+from pipelines.dag import training_graph
+from pipelines.run.display import TaskDisplay
 from pipelines.run.local import follow, run_key, without_the_rest
 from tests.pipelines.tiny_run import (
     CONFIG,
@@ -206,11 +207,12 @@ def test_the_metrics_are_shares_of_the_wells_named_right(interrupted: Interrupte
 def test_the_lineage_says_what_made_the_results_and_how_long_each_task_took(interrupted: Interrupted):
     lineage = json.loads((interrupted.run.out / "lineage.json").read_text())
     assert {"code_version", "image_digests", "manifest_digest", "seeds", "started", "steps"} <= lineage.keys()
-    counts = dict.fromkeys(task_counts(RunConfig.load(str(interrupted.run.out.parent / "tiny.yaml"))), 0)
+    expected = training_graph(RunConfig.load(str(interrupted.run.out.parent / "tiny.yaml"))).counts()
+    counts = dict.fromkeys(expected, 0)
     for task in lineage["steps"]:
         counts[task["step"]] += 1
         assert task["seconds"] >= 0
-    assert counts == task_counts(RunConfig.load(str(interrupted.run.out.parent / "tiny.yaml")))
+    assert counts == expected
 
 
 def test_the_output_ends_with_the_table_and_the_reports_path(interrupted: Interrupted):
@@ -323,7 +325,7 @@ def test_a_step_that_was_killed_is_named(tmp_path: Path):
     with (
         events.open() as told,
         (tmp_path / "log.txt").open("ab") as log,
-        Display(RunConfig.load("demo"), 1, Console(file=io.StringIO())) as display,
+        TaskDisplay(RunConfig.load("demo"), {"simulate": 1}, Console(file=io.StringIO())) as display,
         pytest.raises(StepError, match=r"^pretrain fold 1 a was ended from outside, perhaps for lack of memory"),
     ):
         follow(["-c", program], environment, told, display, log)

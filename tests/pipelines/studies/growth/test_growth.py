@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from pipelines.studies.growth.scores import accuracy
+from pipelines.studies.growth.results import accuracy
 
 CONFIG = """
 name: tiny

@@ -47,7 +47,7 @@ def grown(ladder, tmp_path, monkeypatch):
             write(workplace.path(run.truth), ["id_code", "sirna"], [(well, right) for well in wells])
             for column in COLUMNS:
                 hits[config.seed, rung, column] = {"HUVEC": len(hits) + 1, "U2OS": (len(hits) + 1) // 2}
-            for kind, output in run.named.items():
+            for kind, output in run.predictions.items():
                 counts = [hits[config.seed, rung, column][kind] for column in COLUMNS]
                 rows = [
                     (f"{kind}_{n}", *(right if n < count else "sirna_0" for count in counts))
@@ -70,7 +70,7 @@ class Picture:
     """Drawing takes a second and is tested elsewhere."""
 
     def savefig(self, path, **_):
-        path.write_bytes(b"")
+        path.write(b"")
 
 
 def share(hits, seed, rung, column, kinds=CELL_TYPES):

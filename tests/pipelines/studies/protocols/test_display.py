@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipelines.studies.in_process.tasks import Plan, Task
-from pipelines.studies.protocols.display import Display, duration
+from pipelines.studies.protocols.display import StudyDisplay, duration
+from pipelines.studies.shared_tasks import SharedTasks, StudyTask
 
 
 class Case:
@@ -20,13 +20,13 @@ class Case:
         self.now, self.file, self.events = 0.0, io.StringIO(), folder / "events.jsonl"
         self.events.write_text("")
         self.console = Console(file=self.file, width=80, **console)
-        self.display = Display(self.console, self.events, None, clock=lambda: self.now)
-        plan = Plan("code")
-        self.tasks = [plan.add(s, f"{n}", {}, {}, {}) for n, s in enumerate(["pretrain"] * 3 + ["infer"])]
+        self.display = StudyDisplay(self.console, self.events, None, clock=lambda: self.now)
+        shared = SharedTasks("code")
+        self.tasks = [shared.add(s, f"{n}", {}, {}, {}, {}) for n, s in enumerate(["pretrain"] * 3 + ["infer"])]
         for task, name in zip(self.tasks, ["batch 1", "batch 2", "random 1", "batch 1 HUVEC"], strict=True):
             self.display.expect(task, name)
 
-    def tell(self, task: Task, **event) -> None:
+    def tell(self, task: StudyTask, **event) -> None:
         with self.events.open("a") as file:
             file.write(json.dumps({"task": task.digest, **event}) + "\n")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import InputError
-from pipelines.studies.protocols.command import run_protocols
+from pipelines.studies.commands import run_protocols
 from tests.pipelines.tiny_run import CONFIG, Cellsignal, error_line, only_huvec
 from tests.tiny_screen import TinyScreen
 

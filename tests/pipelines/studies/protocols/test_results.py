@@ -8,12 +8,12 @@ import json
 import pytest
 from rich.console import Console
 
-from pipelines.studies.protocols.results import ORGANISERS, Measured, Results
+from pipelines.studies.protocols.results import ORGANISERS, ProtocolResults, ProtocolScores
 
 
 @pytest.fixture
-def results() -> Results:
-    batch = Measured(
+def results() -> ProtocolResults:
+    batch = ProtocolScores(
         {
             2: {"overall": 0.5, "HUVEC": 0.6},
             1: {"overall": 0.3, "HUVEC": 0.2, "U2OS": 0.1},
@@ -21,13 +21,13 @@ def results() -> Results:
         },
         {n: {"fold": 0, "wells": 10 * n, "experiments": [f"HUVEC-0{n}"]} for n in (1, 2, 3)},
     )
-    random = Measured(
+    random = ProtocolScores(
         {1: {"overall": 0.55, "HUVEC": 0.7, "U2OS": 0.2}}, {1: {"fold": 0, "wells": 9, "experiments": []}}
     )
-    return Results(("HUVEC", "U2OS", "RPE"), {"batch": batch, "random": random})
+    return ProtocolResults(("HUVEC", "U2OS", "RPE"), {"batch": batch, "random": random})
 
 
-def shown(results: Results) -> list[str]:
+def shown(results: ProtocolResults) -> list[str]:
     file = io.StringIO()
     Console(file=file, width=80).print(results.table())
     return file.getvalue().splitlines()
@@ -56,7 +56,7 @@ def test_the_file_has_means_and_sample_deviations_by_hand(results, tmp_path):
 def test_what_was_written_is_read_back(results):
     content = json.loads(json.dumps(results.as_json({})))
     for protocol, measured in results.measured.items():
-        read = Measured.read(content, protocol)
+        read = ProtocolScores.read(content, protocol)
         assert (read.accuracy, read.held_out) == (measured.accuracy, measured.held_out)
 
 

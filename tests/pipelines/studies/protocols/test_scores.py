@@ -9,7 +9,7 @@ from components.core.config import PackConfig
 from components.core.errors import StepError
 from components.core.storage.logits import LogitsDirectory, WellLogits, write_logits
 from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, WellRecord
-from pipelines.studies.protocols.scores import held_out_accuracy
+from pipelines.studies.protocols.results import held_out_accuracy
 
 LABELS = {"HUVEC-01": "abcd", "HUVEC-02": "abcd", "RPE-01": "ab"}
 VOCABULARY = Vocabulary(treatments=("a", "b", "c", "d"), positives=("p",), negatives=("n",))

@@ -1,4 +1,4 @@
-"""cellsignal protocols: the object store around `python -m pipelines.studies.protocols`. Imports neither torch nor kfp."""
+"""cellsignal growth and protocols: checks, then `python -m pipelines.studies.*`. Imports neither torch nor kfp."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ from pipelines.run.child import run_child
 from pipelines.studies.protocols.splits import asked_protocols, check_repeats, protocol_config
 
 
+def run_growth(config: str, changes: Sequence[str], seeds: str, out: Path, store: str | None) -> int:
+    """Runs the rungs of the growth chart; returns the exit code.
+
+    Raises:
+        InputError: a wrong configuration, or an object store that cannot be used.
+    """
+    settings = RunConfig.load(config, changes)
+    return _run("growth", ["--config", config, "--out", str(out), "--seeds", seeds], changes, settings, store)
+
+
 def run_protocols(
     config: str,
     changes: Sequence[str],
@@ -23,7 +33,7 @@ def run_protocols(
     out: Path,
     store: str | None,
 ) -> int:
-    """Measures; returns the exit code.
+    """Measures by the organisers' protocols; returns the exit code.
 
     Raises:
         InputError: a wrong configuration or screen, or an object store that cannot be used.
@@ -33,13 +43,17 @@ def run_protocols(
     for name in asked_protocols(protocol):
         for repeat in range(1, repeats + 1):
             check_input(protocol_config(settings, name, repeat, backbones), screen, None)
-    command = ["-m", "pipelines.studies.protocols", "--config", config, "--out", str(out)]
-    command += ["--protocol", protocol, "--repeats", str(repeats), "--backbones", str(backbones)]
-    command += ["--code-version", code_version()]
+    arguments = ["--config", config, "--out", str(out), "--protocol", protocol]
+    arguments += ["--repeats", str(repeats), "--backbones", str(backbones)]
     if screen is not None:
-        command += ["--screen", screen]
-    chosen = choose_store(settings.store, store)
+        arguments += ["--screen", screen]
+    return _run("protocols", arguments, changes, settings, store)
+
+
+def _run(study: str, arguments: Sequence[str], changes: Sequence[str], config: RunConfig, store: str | None) -> int:
+    chosen = choose_store(config.store, store)
     open_store(chosen.bucket, chosen.prefix).check()
+    command = ["-m", f"pipelines.studies.{study}", *arguments, "--code-version", code_version()]
     for change in [*changes, *store_changes(chosen)]:
         command += ["--set", change]
     return run_child(command)

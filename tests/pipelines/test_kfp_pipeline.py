@@ -1,4 +1,4 @@
-"""The training DAG as it compiles: who feeds whom, how often, and how large it is."""
+"""The DAG as KFP compiles it: what feeds what, how often, and how large it is."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from components.assign.step import AssignConfig
 from components.core.config import RunConfig, parse
 from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
 from components.normalize.config import NormalizeConfig
-from components.sections import sections
-from pipelines.run.display import task_counts
-from pipelines.training import build_training
+from pipelines.dag import prediction_graph, step_configs, training_graph
+from pipelines.kfp_pipeline import local_pipeline
 
 ARGO_LIMIT = 128 * 1024
 PARSERS = {
@@ -62,7 +61,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory):
     @cache
     def build(*changes: str) -> Compiled:
         file = tmp_path_factory.mktemp("pipeline") / "training.yaml"
-        compiler.Compiler().compile(build_training(RunConfig.load("demo", changes)), str(file))
+        config = RunConfig.load("demo", changes)
+        compiler.Compiler().compile(local_pipeline(config, training_graph(config)), str(file))
         return Compiled(file)
 
     return build
@@ -182,13 +182,12 @@ def test_folds_run_side_by_side_as_configured(compiled):
         ("mean_teacher.pseudo_labels=none",),
     ],
 )
-def test_the_display_counts_the_tasks_that_the_dag_has(compiled, changes):
+def test_kfp_has_as_many_tasks_as_the_dag(compiled, changes):
     config, dag = RunConfig.load("demo", changes), compiled(*changes)
     expected = by_step(name for name in dag.root if name != dag.loop)
     for step, count in by_step(dag.fold).items():
         expected[step] += count * len(config.folds.trained)
-    assert {step: count for step, count in task_counts(config).items() if count} == expected
-    assert sum(task_counts(config).values()) == sum(expected.values())
+    assert training_graph(config).counts() == expected
 
 
 def test_a_name_with_capitals_dots_and_underscores_compiles(compiled):
@@ -197,14 +196,14 @@ def test_a_name_with_capitals_dots_and_underscores_compiles(compiled):
 
 
 def test_the_sources_of_the_pipeline_keep_their_annotations():
-    text = (Path(__file__).resolve().parents[2] / "pipelines" / "training.py").read_text(encoding="utf-8")
+    text = (Path(__file__).resolve().parents[2] / "pipelines" / "kfp_pipeline.py").read_text(encoding="utf-8")
     assert "from __future__ import annotations" not in text
 
 
 @pytest.mark.parametrize("step", PARSERS)
 def test_a_steps_section_is_what_its_parser_takes_and_says_the_same_as_the_run(step: str):
     config = RunConfig.load("demo")
-    read = parse(PARSERS[step], json.loads(sections(config)[step]), source=step)
+    read = parse(PARSERS[step], json.loads(step_configs(config)[step]), source=step)
     for field in type(read).model_fields:
         assert getattr(read, field) == getattr(config, field)
 
@@ -232,7 +231,7 @@ TRAIN = {"pretrain", "finetune", "pseudo_label", "infer"}
     ],
 )
 def test_a_change_reaches_the_steps_that_read_it_and_no_other(change: str, steps: set[str]):
-    before, after = sections(RunConfig.load("demo")), sections(RunConfig.load("demo", [change]))
+    before, after = step_configs(RunConfig.load("demo")), step_configs(RunConfig.load("demo", [change]))
     # The report shows the whole configuration, so it sees every change.
     assert {step for step in before if before[step] != after[step]} == steps | {"report"}
 
@@ -258,3 +257,26 @@ def test_only_the_folds_to_train_are_trained(compiled):
     dag = compiled("folds.count=5", "folds.train=[1, 3]")
     jobs = dag.spec["root"]["inputDefinitions"]["parameters"]["jobs"]["defaultValue"]
     assert jobs == [{"fold": 1}, {"fold": 3}]
+
+
+FOLDS = {"HUVEC": [0, 1, 2], "RPE": [1]}
+
+
+def test_new_plates_have_a_loop_of_each_cell_types_own_folds_and_no_training(tmp_path: Path):
+    file = tmp_path / "prediction.yaml"
+    compiler.Compiler().compile(
+        local_pipeline(RunConfig.load("demo"), prediction_graph(FOLDS), predicts=True), str(file)
+    )
+    spec = next(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+    root = spec["root"]["dag"]["tasks"]
+    loops = {name: task for name, task in root.items() if "parameterIterator" in task}
+    found = {}
+    for task in loops.values():
+        ((name, infer),) = spec["components"][task["componentRef"]["name"]]["dag"]["tasks"].items()
+        assert name.startswith("infer")
+        assert not {"base", "second_base"} & set(infer["inputs"]["artifacts"])
+        found[constant(infer, "cell_type")] = yaml.safe_load(task["parameterIterator"]["items"]["raw"])
+    assert found == {cell_type: [{"fold": fold} for fold in folds] for cell_type, folds in FOLDS.items()}
+    outside = by_step(name for name in root if name not in loops)
+    assert outside == {"normalize": 1, "ensemble": 2, "assign": 2, "report": 1}
+    assert prediction_graph(FOLDS).counts() == {"normalize": 1, "infer": 4, "ensemble": 2, "assign": 2, "report": 1}

@@ -1,0 +1,213 @@
+"""The DAG as a KFP pipeline, for this machine and for a cluster. Imports kfp, never torch.
+
+The nodes of a loop become one ParallelFor over its folds, cell types and backbones are unrolled, and one Collected per cell
+type feeds ensemble: the shape that kfp.local and clusters both run. KFP reads the annotations of the pipelines here, so that
+this module must not postpone them.
+"""
+
+from collections.abc import Callable, Mapping
+from itertools import groupby
+from typing import Any
+
+from kfp import dsl
+from kfp.dsl.base_component import BaseComponent
+
+from components.assign.component import assign
+from components.core.config import RunConfig, result_config
+from components.core.storage.run_record import predicting_name
+from components.ensemble.component import ensemble
+from components.finetune.component import finetune
+from components.infer.component import infer
+from components.normalize.component import normalize
+from components.pretrain.component import pretrain
+from components.pseudo_label.component import pseudo_label
+from components.report.component import report
+from pipelines.cluster.pod_settings import apply_pod_settings, resources_of
+from pipelines.dag import GPU_STEPS, DagNode, NodeOutput, TaskGraph, step_configs
+
+COMPONENTS: Mapping[str, Callable[..., dsl.PipelineTask]] = {
+    "normalize": normalize,
+    "pretrain": pretrain,
+    "finetune": finetune,
+    "pseudo_label": pseudo_label,
+    "infer": infer,
+    "ensemble": ensemble,
+    "assign": assign,
+    "report": report,
+}
+TaskSettings = Callable[[dsl.PipelineTask, DagNode], object]
+"""Puts on a task what it needs where it runs."""
+
+
+def local_pipeline(config: RunConfig, graph: TaskGraph, predicts: bool = False) -> BaseComponent:
+    """The pipeline for this machine.
+
+    Args:
+        config: the run's configuration.
+        graph: its DAG.
+        predicts: whether it predicts new plates.
+
+    Returns:
+        A pipeline with the parameters source, fingerprint, truth and lineage; with model, experiments and any_cell_type if it
+        predicts new plates.
+    """
+
+    def uncached(task: dsl.PipelineTask, node: DagNode) -> None:
+        # Only the step itself can tell whether the images under the same name are still the same.
+        if node.step in ("normalize", "report"):
+            task.set_caching_options(enable_caching=False)
+
+    whole = step_configs(config)["report"]
+    return _pipeline(config, graph, predicts, "{}", whole, config.local.parallel_folds, uncached)
+
+
+def cluster_pipeline(
+    config: RunConfig, graph: TaskGraph, images: Mapping[str, str], lineage: str, predicts: bool = False
+) -> BaseComponent:
+    """The pipeline for a cluster: images, resources and secrets on every task.
+
+    Args:
+        config: the run's configuration.
+        graph: its DAG.
+        images: references with digests, by target; empty leaves the tags, and then nothing is cached, for a tag may be moved.
+        lineage: what is known of the run as JSON, the default of the parameter `lineage`.
+        predicts: whether it predicts new plates.
+
+    Returns:
+        A pipeline with the parameters of `local_pipeline`. `fingerprint` decides whether normalize may be skipped: another one
+        if images or tables have changed.
+    """
+
+    def settings(task: dsl.PipelineTask, node: DagNode) -> None:
+        image = images.get("gpu" if node.step in GPU_STEPS else "cpu")
+        apply_pod_settings(task, resources_of(config, node.step), config.cluster, image)
+        # The truth that the report reads may change under its name.
+        cached = config.cluster.caching and image is not None and node.step != "report"
+        task.set_caching_options(enable_caching=cached)
+        task.set_display_name(" ".join(part for part in (node.step, node.cell_type, node.backbone) if part))
+
+    return _pipeline(config, graph, predicts, lineage, result_config(config), config.cluster.parallel_folds, settings)
+
+
+def pipeline_name(name: str) -> str:
+    """KFP's name for the pipeline of a run of this name."""
+    return f"cellsignal-{name.lower().replace('_', '-').replace('.', '-')}"
+
+
+def _pipeline(
+    config: RunConfig,
+    graph: TaskGraph,
+    predicts: bool,
+    known: str,
+    whole: str,
+    parallel: int,
+    settings: TaskSettings,
+) -> BaseComponent:
+    """Both pipelines differ in their parameters alone.
+
+    Configurations of steps with several tasks are parameters, so that each is in the pipeline once; their defaults are fixed.
+    """
+    part = step_configs(config)
+    last = "pseudo_label" if config.has_pseudo_labels else "infer"
+    folds = [{"fold": fold} for fold in config.folds.trained]
+
+    if predicts:
+
+        @dsl.pipeline(name=pipeline_name(predicting_name(config.name)))
+        def prediction(
+            source: str,
+            fingerprint: str,
+            model: str,
+            experiments: str = "[]",
+            any_cell_type: bool = False,
+            truth: str = "",
+            lineage: str = known,
+            infer_config: str = part["infer"],
+            assign_config: str = part["assign"],
+        ):
+            configs = {**part, "infer": infer_config, "assign": assign_config}
+            new = {"model": model, "experiments": experiments, "any_cell_type": any_cell_type}
+            read = {"source": source, "fingerprint": fingerprint, "whole_config": whole, "lineage": lineage, **new}
+            more: dict[str, dict[str, Any]] = {"normalize": read, "report": {"truth": truth, "lineage": lineage}}
+            _add_tasks(graph, configs, more, None, parallel, settings)
+
+        return prediction
+
+    @dsl.pipeline(name=pipeline_name(config.name))
+    def training(
+        source: str,
+        fingerprint: str,
+        truth: str = "",
+        lineage: str = known,
+        jobs: list[dict] = folds,
+        pretrain_config: str = part["pretrain"],
+        finetune_config: str = part["finetune"],
+        final_config: str = part[last],
+        assign_config: str = part["assign"],
+    ):
+        configs = {**part, "pretrain": pretrain_config, "finetune": finetune_config, last: final_config}
+        configs["assign"] = assign_config
+        read = {"source": source, "fingerprint": fingerprint, "whole_config": whole, "lineage": lineage}
+        more: dict[str, dict[str, Any]] = {"normalize": read, "report": {"truth": truth, "lineage": lineage}}
+        _add_tasks(graph, configs, more, jobs, parallel, settings)
+
+    return training
+
+
+def _add_tasks(
+    graph: TaskGraph,
+    configs: Mapping[str, Any],
+    more: Mapping[str, Mapping[str, Any]],
+    jobs: Any,
+    parallel: int,
+    settings: TaskSettings,
+) -> None:
+    """Adds a graph's tasks to the pipeline that is being defined.
+
+    Args:
+        graph: the DAG.
+        configs: each step's configuration.
+        more: further arguments by step.
+        jobs: the folds of the only loop as a pipeline parameter; None to fix those of every loop.
+        parallel: folds that run side by side.
+        settings: called with each task.
+    """
+    made: dict[DagNode, dsl.PipelineTask] = {}
+
+    def add(node: DagNode, fold: Any = None) -> None:
+        arguments = {"config": configs[node.step]} if node.step in configs else {}
+        labels = {"fold": fold, "cell_type": node.cell_type, "backbone": node.backbone}
+        if node.step in GPU_STEPS:
+            arguments |= {name: value for name, value in labels.items() if value is not None}
+        made[node] = COMPONENTS[node.step](**arguments, **_inputs(node, made), **more.get(node.step, {}))
+        settings(made[node], node)
+
+    for loop, nodes in groupby(graph.nodes, key=lambda node: node.loop):
+        if loop is None:
+            for node in nodes:
+                add(node)
+            continue
+        items = jobs if jobs is not None else [{"fold": fold} for fold in loop.folds]
+        with dsl.ParallelFor(items, parallelism=parallel) as job:
+            for node in nodes:
+                add(node, job.fold)
+
+
+def _inputs(node: DagNode, made: Mapping[DagNode, dsl.PipelineTask]) -> dict[str, Any]:
+    """A node's inputs as its component takes them.
+
+    KFP has no list of artifacts from unrolled tasks: the networks of two backbones are two arguments, and the predictions of
+    all cell types are a list of addresses, which assign returns.
+    """
+    found: dict[str, Any] = {}
+    for name, value in node.inputs.items():
+        if name == "bases":
+            assert isinstance(value, tuple)
+            for argument, each in zip(("base", "second_base"), value, strict=False):
+                found[argument] = made[each.node].outputs[each.name]
+        elif isinstance(value, NodeOutput):
+            output = made[value.node].outputs[value.name]
+            found[name] = output if value.node.loop is node.loop or value.node.loop is None else dsl.Collected(output)
+        else:
+            found[name] = [made[each.node].outputs["Output"] for each in value]
+    return found

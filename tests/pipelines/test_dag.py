@@ -1,0 +1,144 @@
+"""Properties of the DAG: order, fold isolation, what each step reads, and how often it runs."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.core.config import RunConfig
+from pipelines.dag import GPU_STEPS, OUTPUTS, DagTask, TaskGraph, TaskOutput, prediction_graph, training_graph
+
+COMPONENTS = Path(__file__).resolve().parents[2] / "components"
+SHAPES = [(), ("mean_teacher.pseudo_labels=none",), ("mean_teacher.enabled=false",)]
+shapes = pytest.mark.parametrize("changes", SHAPES)
+
+
+def outputs(task: DagTask) -> list[tuple[str, TaskOutput]]:
+    """Every input of a task by name; a list's items one by one."""
+    return [
+        (name, each)
+        for name, value in task.inputs.items()
+        for each in (value if isinstance(value, tuple) else (value,))
+    ]
+
+
+def ancestors(task: DagTask, graph: TaskGraph) -> set[DagTask]:
+    """The tasks that a task's result depends on."""
+    found = {graph.tasks[need] for need in task.needs}
+    return found.union(*(ancestors(each, graph) for each in found))
+
+
+def graph_of(changes: tuple[str, ...], name: str = "rxrx1") -> TaskGraph:
+    return training_graph(RunConfig.load(name, changes))
+
+
+@shapes
+def test_every_input_is_produced_before_it_is_read(changes: tuple[str, ...]):
+    graph = graph_of(changes)
+    assert [task.number for task in graph.tasks] == list(range(len(graph.tasks)))
+    for task in graph.tasks:
+        for _, output in outputs(task):
+            assert output.task.number < task.number
+            assert output.name in OUTPUTS[output.task.step]
+
+
+@shapes
+def test_nothing_leads_from_a_fold_to_another_before_ensemble(changes: tuple[str, ...]):
+    graph = graph_of(changes)
+    for task in graph.tasks:
+        if task.fold is not None:
+            assert {each.fold for each in ancestors(task, graph)} <= {None, task.fold}
+            assert {each.step for each in ancestors(task, graph) if each.fold is None} == {"normalize"}
+
+
+@shapes
+def test_cell_types_meet_in_pretraining_and_the_report_alone(changes: tuple[str, ...]):
+    graph = graph_of(changes)
+    for task in graph.tasks:
+        if task.cell_type is not None:
+            assert {each.cell_type for each in ancestors(task, graph)} <= {None, task.cell_type}
+
+
+@shapes
+def test_held_out_labels_reach_the_report_alone(changes: tuple[str, ...]):
+    readers = {
+        task.step for task in graph_of(changes).tasks for _, each in outputs(task) if each.name == "holdout_labels"
+    }
+    assert readers == {"report"}
+
+
+@shapes
+def test_training_reads_no_held_out_experiment(changes: tuple[str, ...]):
+    for task in graph_of(changes).tasks:
+        if task.step in ("pretrain", "finetune"):
+            assert "holdout" not in {each.name for _, each in outputs(task)}
+
+
+def test_ensemble_reads_each_fold_of_its_cell_type_once():
+    graph = graph_of(())
+    for task in graph.tasks:
+        if task.step == "ensemble":
+            read = [each.task for name, each in outputs(task) if name == "logits"]
+            assert [each.fold for each in read] == [0, 1, 2, 3, 4]
+            assert {each.cell_type for each in read} == {task.cell_type}
+
+
+def test_every_chain_starts_from_all_backbones_of_its_fold():
+    for task in graph_of(()).tasks:
+        if task.step == "finetune":
+            read = [each.task for name, each in outputs(task) if name == "bases"]
+            assert [each.backbone for each in read] == ["xception", "xception_large"]
+            assert {each.fold for each in read} == {task.fold}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ((), {"pretrain": 10, "finetune": 20, "pseudo_label": 20}),
+        (("folds.train=[1, 3]",), {"pretrain": 4, "finetune": 8, "pseudo_label": 8}),
+        (("mean_teacher.pseudo_labels=none",), {"pretrain": 10, "finetune": 20, "infer": 20}),
+        (("mean_teacher.enabled=false", "backbones=[xception]"), {"pretrain": 5, "infer": 20}),
+    ],
+)
+def test_counts(changes: tuple[str, ...], expected: dict[str, int]):
+    graph = graph_of(changes)
+    assert graph.counts() == {"normalize": 1, **expected, "ensemble": 4, "assign": 4, "report": 1}
+    assert len({task.name for task in graph.tasks}) == len(graph.tasks)
+
+
+FOLDS = st.dictionaries(
+    st.sampled_from(["HUVEC", "RPE", "HEPG2", "U2OS"]),
+    st.lists(st.integers(0, 4), min_size=1, max_size=5, unique=True),
+    min_size=1,
+)
+
+
+@given(FOLDS)
+def test_new_plates_are_predicted_by_exactly_the_models_folds(folds: dict[str, list[int]]):
+    graph = prediction_graph(folds)
+    infers = [task for task in graph.tasks if task.step == "infer"]
+    assert {(task.cell_type, task.fold) for task in infers} == {(c, fold) for c in folds for fold in folds[c]}
+    assert all(set(task.inputs) == {"screen", "holdout"} for task in infers)
+    for task in graph.tasks:
+        assert all(need < task.number for need in task.needs)
+        if task.step == "ensemble":
+            assert [each.task for name, each in outputs(task) if name == "logits"] == [
+                each for each in infers if each.cell_type == task.cell_type
+            ]
+    (report,) = [task for task in graph.tasks if task.step == "report"]
+    assert len(ancestors(report, graph)) == len(graph.tasks) - 1
+
+
+@shapes
+def test_inputs_and_outputs_are_parameters_of_the_steps_main(changes: tuple[str, ...]):
+    for node in graph_of(changes).nodes:
+        module = ast.parse((COMPONENTS / node.step / "step.py").read_text(encoding="utf-8"))
+        (main,) = [each for each in module.body if isinstance(each, ast.FunctionDef) and each.name == "main"]
+        parameters = {argument.arg for argument in main.args.args}
+        assert {*node.inputs, *OUTPUTS[node.step]} <= parameters, node.step
+        labels = {"fold", "cell_type", "backbone"} & parameters
+        assert not labels or node.step in GPU_STEPS
