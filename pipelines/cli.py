@@ -269,14 +269,15 @@ def doctor(
         str | None, typer.Option(help="address of Kubeflow Pipelines to check, too", envvar="KF_PIPELINES_ENDPOINT")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="record of the built images; default images.json, where that is there")
+        Path | None, typer.Option(help="record of the built images; default images.json, if it exists")
     ] = None,
     store: Store = None,
+    json: Annotated[bool, typer.Option("--json", help="print the findings as JSON")] = False,
     set: Changes = None,
 ) -> None:
-    """Checks what a run needs, here or inside of an image: one line each, ok or what to do.
+    """Checks what a run needs, here or inside an image: one line each, ok or what to do.
 
-    Object store, images, Kubeflow Pipelines, GPU, versions, room. Exits with 2 where something that is needed fails.
+    Object store, images, Kubeflow Pipelines, GPU, versions, room. Exits with 2 if something that is needed fails.
     """
     from rich.console import Console
 
@@ -286,7 +287,7 @@ def doctor(
     if set and config is None:
         raise InputError("--set: changes a configuration; give --config as well")
     settings = RunConfig.load(config, set or []) if config else RunConfig()
-    raise typer.Exit(run_doctor(with_store(settings, store), endpoint, images, Console()))
+    raise typer.Exit(run_doctor(with_store(settings, store), endpoint, images, Console(), as_json=json))
 
 
 @app.command()

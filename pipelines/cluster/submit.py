@@ -34,8 +34,7 @@ from pipelines.cluster.endpoint import Endpoint, EndpointError, Login, quiet
 from pipelines.cluster.follow import CANCELING, DONE, ENDED, Follower, Pace, decisive, warn
 from pipelines.cluster.results import MetricsTable, check_out, fetch, has_results, report_of_failed
 from pipelines.images.code_version import code_commit
-from pipelines.images.record import RECORD, ImageRecord
-from pipelines.images.registry import check_pushed
+from pipelines.images.record import RECORD, ImageRecord, check_pushed
 
 HOURS = 72.0
 """Default of --timeout."""

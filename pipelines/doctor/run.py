@@ -1,8 +1,10 @@
-"""cellsignal doctor: makes the checks in turn and prints a line for each as it is known."""
+"""cellsignal doctor: runs the checks and prints a line for each finding, or all of them as JSON."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -11,9 +13,17 @@ from rich.text import Text
 from components.core.config import RunConfig
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.opening import open_store
-from pipelines.doctor.finding import Finding, guarded
-from pipelines.doctor.image_check import check_images
-from pipelines.doctor.machine_check import check_gpu, check_room, check_shared_memory, check_versions, work_folders
+from pipelines.doctor.checks import (
+    Finding,
+    check_endpoint,
+    check_gpu,
+    check_images,
+    check_room,
+    check_shared_memory,
+    check_versions,
+    guarded,
+    work_folders,
+)
 from pipelines.doctor.store_check import check_store
 from pipelines.images.record import RECORD
 
@@ -21,26 +31,38 @@ STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 DONE, FAILED = 0, 2
 
 
-def run_doctor(config: RunConfig, endpoint: str | None, images: Path | None, console: Console) -> int:
-    """Prints what was found; returns the exit code.
+def run_doctor(
+    config: RunConfig,
+    endpoint: str | None,
+    images: Path | None,
+    console: Console,
+    *,
+    as_json: bool = False,
+) -> int:
+    """Prints the findings; returns the exit code.
 
     Args:
-        config: names object store and namespace.
-        endpoint: of Kubeflow Pipelines; None where none is checked.
-        images: record of the images; None for images.json, where that is there.
+        config: has the object store and the namespace.
+        endpoint: address of Kubeflow Pipelines; None to check none.
+        images: record of the images; None for images.json, if it exists.
         console: where to print.
+        as_json: whether to print one JSON object instead of lines.
     """
-    levels = []
+    findings = []
     for finding in _findings(config, endpoint, images):
-        levels.append(finding.level)
-        line = Text.assemble(
-            (f"{finding.level:<8}", STYLES[finding.level]), (f"{finding.what:<21} ", "bold"), finding.said
-        )
-        console.print(line, soft_wrap=True)
+        findings.append(finding)
+        if not as_json:
+            level = (f"{finding.level:<8}", STYLES[finding.level])
+            console.print(Text.assemble(level, (f"{finding.subject:<21} ", "bold"), finding.message), soft_wrap=True)
+    levels = [finding.level for finding in findings]
     failed, warnings = levels.count("failed"), levels.count("warning")
-    said = f"{failed} failed" if failed else "all that is needed is there"
-    many = f", {warnings} warning{'s' if warnings > 1 else ''}" if warnings else ""
-    console.print(Text(said + many, style=STYLES["failed" if failed else "ok"]))
+    if as_json:
+        content = {"ok": not failed, "findings": [asdict(finding) for finding in findings]}
+        console.print(json.dumps(content, indent=1), soft_wrap=True, highlight=False, markup=False)
+    else:
+        summary = f"{failed} failed" if failed else "everything needed is there"
+        summary += f", {warnings} warning{'s' if warnings > 1 else ''}" if warnings else ""
+        console.print(Text(summary, style=STYLES["failed" if failed else "ok"]))
     return FAILED if failed else DONE
 
 
@@ -56,10 +78,4 @@ def _findings(config: RunConfig, endpoint: str | None, images: Path | None) -> I
     if record is not None:
         yield from guarded("images", lambda: check_images(record))
     if endpoint is not None:
-        yield from guarded("Kubeflow Pipelines", lambda: _check_endpoint(endpoint, config))
-
-
-def _check_endpoint(endpoint: str, config: RunConfig) -> Iterator[Finding]:
-    from pipelines.doctor.cluster_check import check_endpoint
-
-    yield from check_endpoint(endpoint, config.cluster)
+        yield from guarded("Kubeflow Pipelines", lambda: check_endpoint(endpoint, config.cluster))

@@ -14,7 +14,7 @@ from components.core.errors import InputError, StepError
 from components.core.storage.digests import digest_file
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.interface import ObjectStorage
-from pipelines.doctor.finding import Finding, Level
+from pipelines.doctor.checks import Finding, Level
 
 PARTS_MIB = 33
 """A little more than a part of an upload, so that there are two."""

@@ -1,1 +1,1 @@
-"""The images of the steps: built by an engine, sent to a registry."""
+"""The container images of the steps: built by an engine, pushed to a registry, recorded by digest."""

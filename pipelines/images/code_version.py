@@ -1,17 +1,26 @@
-"""Which code made a result: the git commit of a checkout, else the package's version, with a digest of the sources."""
+"""The version of the code that made a result, and the names of its images.
+
+On this machine an image has two names: NAME:COMMIT, and NAME:VERSION, which the components' signatures contain and which is the
+newest build. In a registry it has the first.
+"""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Literal
 
+from components.core.errors import InputError
 from components.core.storage.digests import code_digest
-from components.image import VERSION
+from components.image import CPU, GPU, VERSION
 
+Target = Literal["cpu", "gpu"]
 ROOT = Path(__file__).resolve().parents[2]
-"""The checkout, where the package runs from one."""
+"""The checkout, if the package runs from one."""
 UNCOMMITTED = "+changes"
-"""Behind a commit: something is not committed."""
+"""Suffix of a commit if there are uncommitted changes."""
+CURRENT: dict[Target, str] = {"cpu": str(CPU["base_image"]), "gpu": str(GPU["base_image"])}
+"""Names of the newest build on this machine, by target."""
 
 
 def code_version() -> str:
@@ -21,19 +30,41 @@ def code_version() -> str:
 
 
 def code_commit() -> str:
-    """The checkout's commit in 12 digits, with `+changes` where something is not committed; empty without a checkout."""
-    commit = _git(ROOT, "rev-parse", "--short=12", "HEAD") if (ROOT / ".git").exists() else ""
-    return f"{commit}{UNCOMMITTED}" if commit and _git(ROOT, "status", "--porcelain") else commit
+    """The checkout's commit in 12 digits, with `+changes` if there are uncommitted ones; empty without a checkout."""
+    commit = _git("rev-parse", "--short=12", "HEAD") if (ROOT / ".git").exists() else ""
+    return f"{commit}{UNCOMMITTED}" if commit and _git("status", "--porcelain") else commit
 
 
 def sources_digest() -> str:
-    """What tells the sources of this package from others, wherever they are installed: 16 digits."""
+    """Digest of this package's sources, wherever they are installed: 16 digits."""
     return code_digest("components", "pipelines")[:16]
 
 
-def _git(root: Path, *arguments: str) -> str:
+def checkout() -> tuple[Path, str]:
+    """The folder of the checkout, and its commit.
+
+    Raises:
+        InputError: this package does not run from a git checkout.
+    """
+    commit = code_commit()
+    if not commit or not (ROOT / "docker" / "Dockerfile").is_file():
+        raise InputError(f"{ROOT}: images are built from a git checkout of cellsignal; clone it and run this there")
+    return ROOT, commit
+
+
+def repository(target: Target) -> str:
+    """An image's name without a tag."""
+    return CURRENT[target].rpartition(":")[0]
+
+
+def tag_of(commit: str) -> str:
+    """A commit as a tag, which cannot contain a plus sign."""
+    return commit.replace(UNCOMMITTED, "-changes")
+
+
+def _git(*arguments: str) -> str:
     try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

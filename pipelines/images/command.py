@@ -1,4 +1,4 @@
-"""cellsignal images: builds the steps' images and sends them to a registry. Imports neither torch nor kfp."""
+"""cellsignal images: builds the steps' images and pushes them to a registry. Imports neither torch nor kfp."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ images_app = typer.Typer(
 )
 
 
-class Which(StrEnum):
-    """Which images."""
+class BuildTarget(StrEnum):
+    """Which images to build."""
 
     ALL = "all"
     CPU = "cpu"
@@ -23,32 +23,36 @@ class Which(StrEnum):
 
 @images_app.command()
 def build(
-    target: Annotated[Which, typer.Option(help="which image; cpu has no torch")] = Which.ALL,
+    target: Annotated[
+        list[BuildTarget] | None, typer.Option(help="all, cpu (without torch) or gpu; may be repeated; default all")
+    ] = None,
     base_image: Annotated[
         str | None, typer.Option(help="a Debian or Ubuntu with Python 3.11 instead of the Dockerfile's")
     ] = None,
     network: Annotated[
-        str | None, typer.Option(help="of the build, for example host, where a proxy or an index is on this machine")
+        str | None,
+        typer.Option(help="network of the build, for example host if a proxy or package index is on this machine"),
     ] = None,
     pip_conf: Annotated[
-        Path | None, typer.Option(help="pip's configuration (index, find-links); does not get into the image")
+        Path | None, typer.Option(help="pip's configuration (index, find-links); stays out of the image")
     ] = None,
     ca_certificate: Annotated[
-        Path | None, typer.Option(help="certificates to trust for packages (PEM); do not get into the image")
+        Path | None, typer.Option(help="certificates to trust for packages (PEM); stay out of the image")
     ] = None,
 ) -> None:
-    """Builds images of this checkout, tagged with its commit; `+changes` in it where something is not committed."""
+    """Builds images of this checkout, tagged with its commit; the tag says so if there are uncommitted changes."""
     from rich.console import Console
 
     from components.core.storage.opening import cache_folder
-    from pipelines.images.building import BuildSettings
-    from pipelines.images.building import build as build_images
+    from pipelines.images.build import BuildSettings
+    from pipelines.images.build import build as build_images
+    from pipelines.images.push import TARGETS
 
     log = cache_folder() / "images-build.log"
     settings = BuildSettings(base_image, network, pip_conf, ca_certificate, log)
     console = Console()
-    targets = [each.value for each in Which if each is not Which.ALL and target in (each, Which.ALL)]
-    for image in build_images(targets, settings, console):  # type: ignore[arg-type]
+    wanted = set(target or [BuildTarget.ALL])
+    for image in build_images([each for each in TARGETS if wanted & {BuildTarget.ALL, each}], settings, console):
         console.print(
             f"{image.name}: {image.size / 1e9:.2f} GB in {image.seconds:.0f} s", highlight=False, soft_wrap=True
         )
@@ -56,15 +60,15 @@ def build(
 
 @images_app.command()
 def push(
-    registry: Annotated[str, typer.Option(help="HOST[:PORT][/PATH]; you are logged in with `docker login`")],
-    record: Annotated[Path, typer.Option(help="file that gets the digests, for compile and submit")] = Path(
+    registry: Annotated[str, typer.Option(help="HOST[:PORT][/PATH]; log in first, with `docker login`")],
+    record: Annotated[Path, typer.Option(help="file for the digests, which compile and submit read")] = Path(
         "images.json"
     ),
 ) -> None:
     """Pushes both images of this commit, and records their digests."""
     from rich.console import Console
 
-    from pipelines.images.pushing import push as push_images
+    from pipelines.images.push import push as push_images
 
     console = Console()
     for image in push_images(registry, record, console).images.values():

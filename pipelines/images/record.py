@@ -1,10 +1,15 @@
-"""The built images by digest: what `images push` records and `compile` pins. Imports pydantic only.
+"""The built images by digest, which `images push` records and `compile` pins, and whether their registry has them.
 
 {"schema": 1, "version": "0.1.0", "commit": "1a2b3c…", "images": {"cpu": {"reference": "registry/cellsignal-cpu@sha256:…", …}}}
 """
 
 from __future__ import annotations
 
+import json
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,14 +18,25 @@ from pydantic import Field, ValidationError
 from components.core.config import FrozenModel
 from components.core.errors import InputError
 from components.core.files import write_atomically
+from pipelines.images.code_version import Target
 
-Target = Literal["cpu", "gpu"]
 RECORD = Path("images.json")
-"""Where `images push` writes and `compile` looks, unless told another file."""
+"""Default file of the record."""
+SECONDS = 10
+DOCKER_HUB = "registry-1.docker.io"
+_ACCEPT = ", ".join(
+    f"application/vnd.{kind}+json"
+    for kind in (
+        "oci.image.index.v1",
+        "oci.image.manifest.v1",
+        "docker.distribution.manifest.list.v2",
+        "docker.distribution.manifest.v2",
+    )
+)
 
 
 class Image(FrozenModel):
-    """One image as a registry holds it."""
+    """One image in a registry."""
 
     reference: Annotated[str, Field(pattern=r"^[^@\s]+@sha256:[0-9a-f]{64}$")] = Field(
         ..., description="REGISTRY/NAME@sha256:DIGEST, which no later push changes"
@@ -32,8 +48,8 @@ class ImageRecord(FrozenModel):
     """Both images of one build."""
 
     schema_: Literal[1] = Field(1, alias="schema")
-    version: str = Field(..., description="of the package")
-    commit: str = Field(..., description="git commit; +changes where the tree had changes that are not committed")
+    version: str = Field(..., description="version of the package")
+    commit: str = Field(..., description="git commit; +changes if there were uncommitted changes")
     images: dict[Target, Image] = Field(..., description="by target")
 
 
@@ -48,13 +64,93 @@ def read_images(path: Path) -> ImageRecord:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); `cellsignal images push` writes it") from None
     except (ValidationError, ValueError):
-        raise InputError(f"{path}: not a record of images; `cellsignal images push` writes it anew") from None
+        raise InputError(f"{path}: not a record of images; `cellsignal images push` rewrites it") from None
     missing = {"cpu", "gpu"} - record.images.keys()
     if missing:
-        raise InputError(f"{path}: without the {sorted(missing)[0]} image; `cellsignal images push` writes it anew")
+        raise InputError(f"{path}: without the {sorted(missing)[0]} image; `cellsignal images push` rewrites it")
     return record
 
 
 def write_images(record: ImageRecord, path: Path) -> None:
-    """Writes a record, whole or not at all."""
+    """Writes a record atomically."""
     write_atomically(path, record.model_dump_json(by_alias=True, indent=2) + "\n")
+
+
+def check_pushed(reference: str) -> None:
+    """Refuses an image that its registry does not have, for which a pod would wait until its deadline.
+
+    A registry that cannot be reached from here, or requires a login, may still serve the cluster.
+
+    Args:
+        reference: REGISTRY/NAME@sha256:DIGEST.
+
+    Raises:
+        InputError: the registry does not have it.
+    """
+    try:
+        status = request_status(reference)
+    except (OSError, ValueError):
+        return
+    if status == 404:
+        raise InputError(missing_image(reference))
+
+
+def missing_image(reference: str) -> str:
+    """The message about an image that its registry does not have."""
+    registry, name, digest = split_reference(reference)
+    return f"{registry}/{name} has no {digest}; push again with `cellsignal images push`"
+
+
+def split_reference(reference: str) -> tuple[str, str, str]:
+    """Registry, repository and digest of REGISTRY/NAME@sha256:DIGEST, as engines read it.
+
+    Raises:
+        InputError: no digest.
+    """
+    name, at, digest = reference.partition("@")
+    if not at:
+        raise InputError(f"{reference}: an image by digest is expected")
+    first, slash, rest = name.partition("/")
+    if slash and ("." in first or ":" in first or first == "localhost"):
+        return first, rest, digest
+    return DOCKER_HUB, name if slash else f"library/{name}", digest
+
+
+def request_status(reference: str) -> int:
+    """HTTP status of a HEAD request for an image, with the token that a public repository gives to anonymous users.
+
+    Raises:
+        OSError: no connection.
+        ValueError: not an answer of a registry.
+    """
+    registry, name, digest = split_reference(reference)
+    local = registry.partition(":")[0] in ("localhost", "127.0.0.1")
+    url = f"{'http' if local else 'https'}://{registry}/v2/{name}/manifests/{digest}"
+    status, challenge = _head(url, {})
+    if status == 401 and challenge.lower().startswith("bearer "):
+        token = _anonymous_token(challenge)
+        if token:
+            status, _ = _head(url, {"Authorization": f"Bearer {token}"})
+    return status
+
+
+def _head(url: str, headers: dict[str, str]) -> tuple[int, str]:
+    request = urllib.request.Request(url, method="HEAD", headers={"Accept": _ACCEPT, **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+            return int(answer.status), ""
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers.get("WWW-Authenticate", "")
+
+
+def _anonymous_token(challenge: str) -> str:
+    parameters = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
+    realm = parameters.pop("realm", "")
+    if not realm.startswith("https://"):
+        return ""
+    try:
+        with urllib.request.urlopen(f"{realm}?{urllib.parse.urlencode(parameters)}", timeout=SECONDS) as answer:
+            content = json.load(answer)
+    except urllib.error.HTTPError:
+        return ""
+    return str(content.get("token") or content.get("access_token") or "")

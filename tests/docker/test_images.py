@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from components.image import VERSION
-from pipelines.images.code_version import sources_digest
-from pipelines.images.names import tag_of
+from pipelines.images.code_version import sources_digest, tag_of
 from tests.container_engine import engine_or_skip, images_or_skip
 
 pytestmark = pytest.mark.docker

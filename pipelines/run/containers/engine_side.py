@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.images.code_version import sources_digest
+from pipelines.images.code_version import CURRENT, Target, sources_digest
 from pipelines.images.engine import check_image, connect
-from pipelines.images.names import CURRENT
-from pipelines.images.record import Target
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -23,7 +21,7 @@ def check_images() -> dict[Target, str]:
     """The images that a run's containers start from, by target: their ids.
 
     Raises:
-        InputError: no engine, an image that is not there or holds other sources than this package.
+        InputError: no engine, an image that is not there or contains other sources than this package.
     """
     client, sources = connect(), sources_digest()
     return {

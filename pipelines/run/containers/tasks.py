@@ -21,7 +21,7 @@ from kfp.local import docker_task_handler
 from requests.exceptions import RequestException
 
 from components.core.progress import emit
-from pipelines.images.engine import connect, one_line, whose_files
+from pipelines.images.engine import connect, container_user, one_line
 from pipelines.run.containers.engine_side import WORK_LABEL
 from pipelines.run.containers.limits import Limits
 from pipelines.run.containers.mounts import environment_of
@@ -46,7 +46,7 @@ def docker_runner(job: dict[str, Any]) -> local.DockerRunner:
         mounts=[Mount(one["path"], one["path"], type="bind", read_only=not one["write"]) for one in job["mounts"]],
         working_dir=job["folder"],
         network_mode="host",  # the embedded object store listens on this machine's loopback
-        user=whose_files(client),
+        user=container_user(client),
         group_add=[str(group) for group in os.getgroups()],
         read_only=True,
         tmpfs={"/tmp": "rw,exec,nosuid,nodev,mode=1777,size=1g"},

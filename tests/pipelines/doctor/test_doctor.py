@@ -1,13 +1,11 @@
-"""doctor: what it finds right, what it finds wrong, and that it leaves nothing behind."""
+"""doctor: what it finds, and that it leaves nothing behind."""
 
 from __future__ import annotations
 
 import errno
 import io
 import json
-import os
 import socket
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,8 @@ from rich.console import Console
 from components.core.config import RunConfig
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
-from pipelines.doctor import machine_check
-from pipelines.doctor.image_check import check_images
-from pipelines.doctor.machine_check import check_gpu, check_room, check_shared_memory
+from pipelines.doctor import checks
+from pipelines.doctor.checks import check_gpu, check_images, check_room, check_shared_memory
 from pipelines.doctor.run import run_doctor
 from pipelines.doctor.store_check import check_store
 from tests.pipelines.cluster.kfp_server import Fault, KfpServer, serve
@@ -39,7 +36,7 @@ def torch_with(*gpus: list[Any]) -> str:
 
 
 def found(findings: Any) -> dict[str, tuple[str, str]]:
-    return {each.what: (each.level, each.said) for each in findings}
+    return {each.subject: (each.level, each.message) for each in findings}
 
 
 @pytest.fixture(autouse=True)
@@ -50,12 +47,12 @@ def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def diagnose(config: RunConfig, endpoint: str | None = None) -> tuple[int, str]:
-    told = io.StringIO()
-    code = run_doctor(config, endpoint, None, Console(file=told, width=300))
-    return code, told.getvalue()
+    shown = io.StringIO()
+    code = run_doctor(config, endpoint, None, Console(file=shown, width=300))
+    return code, shown.getvalue()
 
 
-def test_a_good_store_is_good_and_is_left_empty(either_store: ObjectStore | FolderStore):
+def test_a_good_store_passes_and_is_left_empty(either_store: ObjectStore | FolderStore):
     findings = found(check_store(either_store))
     assert list(findings) == OPERATIONS
     assert {level for level, _ in findings.values()} == {"ok"}
@@ -74,9 +71,7 @@ def test_a_store_that_ignores_conditions_or_loses_bytes_is_found(tmp_path: Path,
 
 
 @pytest.mark.parametrize("replaced", [True, False])
-def test_a_store_that_ignores_if_match_or_refuses_it_is_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
-):
+def test_a_store_without_if_match_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool):
     store = FolderStore(tmp_path)
 
     def put(key: str, data: bytes, _version: str) -> bool:
@@ -85,27 +80,27 @@ def test_a_store_that_ignores_if_match_or_refuses_it_is_a_warning(
         return replaced
 
     monkeypatch.setattr(store, "put_if_version", put)
-    level, said = found(check_store(store))["conditional replace"]
-    assert level == "warning"  # since a run needs no champion
-    assert "models" in said
+    level, message = found(check_store(store))["conditional replace"]
+    assert level == "warning"  # a run needs no champion
+    assert "models" in message
 
 
-def test_a_change_without_a_configuration_is_refused(cellsignal: Cellsignal):
+def test_rejects_a_change_without_a_configuration(cellsignal: Cellsignal):
     assert "--set: changes a configuration" in cellsignal.refused("doctor", "--set", "store.bucket=file:///tmp")
 
 
-def test_nowhere_to_write_is_a_finding_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_no_writable_folder_is_a_finding_among_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     def none() -> str:
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
 
-    monkeypatch.setattr(machine_check, "_ASK_TORCH", NO_TORCH)
+    monkeypatch.setattr(checks, "_ASK_TORCH", NO_TORCH)
     monkeypatch.setattr(tempfile, "gettempdir", none)
     (tmp_path / "store").mkdir()
-    code, told = diagnose(RunConfig.load("demo", [f"store.bucket=file://{tmp_path / 'store'}"]))
+    code, shown = diagnose(RunConfig.load("demo", [f"store.bucket=file://{tmp_path / 'store'}"]))
     assert code == 2
-    assert "failed  room                  no folder for temporary files can be written; mount one" in told
-    assert "failed  object store          No usable temporary directory" in told
-    assert told.splitlines()[-1].startswith("2 failed")
+    assert "failed  room                  no folder for temporary files is writable; mount one" in shown
+    assert "failed  object store          No usable temporary directory" in shown
+    assert shown.splitlines()[-1].startswith("2 failed")
     assert list((tmp_path / "store").iterdir()) == []
 
 
@@ -118,48 +113,48 @@ def test_a_folder_that_is_not_there_is_tried_and_not_left_behind(cellsignal: Cel
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_wrong_credentials_and_a_missing_bucket_say_what_to_do(store: ObjectStore, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(machine_check, "_ASK_TORCH", "raise SystemExit(1)")
+def test_wrong_credentials_and_a_missing_bucket_fail(store: ObjectStore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checks, "_ASK_TORCH", "raise SystemExit(1)")
     nowhere = RunConfig.load("demo", ["store.bucket=s3://nowhere"])
-    code, told = diagnose(nowhere)
+    code, shown = diagnose(nowhere)
     assert code == 2
-    assert "has no such bucket; create it" in told
+    assert "has no such bucket; create it" in shown
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t-wrong")
-    code, told = diagnose(RunConfig.load("demo", ["store.bucket=cellsignal"]))
+    code, shown = diagnose(RunConfig.load("demo", ["store.bucket=cellsignal"]))
     assert code == 2
-    assert "refused the credentials" in told
-    assert "s3cr3t-wrong" not in told
+    assert "refused the credentials" in shown
+    assert "s3cr3t-wrong" not in shown
 
 
-def test_an_endpoint_is_asked_for_version_and_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(machine_check, "_ASK_TORCH", "raise SystemExit(1)")
+def test_an_endpoint_has_a_version_and_a_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checks, "_ASK_TORCH", "raise SystemExit(1)")
     (tmp_path / "store").mkdir()
     config = RunConfig.load("demo", [f"store.bucket=file://{tmp_path / 'store'}"])
     with serve(KfpServer(multi_user=True, token="s3cr3t")) as server:
         monkeypatch.setenv("KFP_TOKEN", "s3cr3t")
-        _, told = diagnose(config, server.url)
-        assert f"ok      Kubeflow Pipelines    2.17.0 at {server.url}, with the token in KFP_TOKEN" in told
-        assert "ok      namespace             cellsignal" in told
-        assert "s3cr3t" not in told
+        _, shown = diagnose(config, server.url)
+        assert f"ok      Kubeflow Pipelines    2.17.0 at {server.url}, with the token in KFP_TOKEN" in shown
+        assert "ok      namespace             cellsignal" in shown
+        assert "s3cr3t" not in shown
         server.namespaces = ()
-        code, told = diagnose(config, server.url)
+        code, shown = diagnose(config, server.url)
         assert code == 2
-        assert "correct cluster.namespace" in told
+        assert "correct cluster.namespace" in shown
         server.faults.append(Fault(500, body='{"message": "no database"}'))
         assert "answers 500: no database" in diagnose(config, server.url)[1]
 
 
 def test_room_and_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(machine_check, "LITTLE_GIB", 10**9)
+    monkeypatch.setattr(checks, "LITTLE_GIB", 10**9)
     assert found(check_room({"room": tmp_path / "not" / "yet"}))["room"][0] == "warning"
-    monkeypatch.setattr(machine_check, "NONE_GIB", 10**9)
+    monkeypatch.setattr(checks, "NONE_GIB", 10**9)
     assert found(check_room({"room": tmp_path}))["room"][0] == "failed"
     assert "shm-size" in found(check_shared_memory(tmp_path))["/dev/shm"][1]
     assert found(check_shared_memory(tmp_path / "none"))["/dev/shm"][0] == "warning"
 
 
 @pytest.mark.parametrize(
-    ("code", "driver", "levels", "told"),
+    ("code", "driver", "levels", "shown"),
     [
         ("import no_torch_here", "", {"torch": "failed"}, "No module named 'no_torch_here'"),
         (NO_TORCH, "", {"torch": "warning"}, "cellsignal[train]"),
@@ -170,32 +165,30 @@ def test_room_and_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_torch_and_gpu(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, driver: str, levels: dict[str, str], told: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, driver: str, levels: dict[str, str], shown: str
 ):
     file = tmp_path / "version"
     if driver:
         file.write_text(f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {driver}  Tue\n")
-    monkeypatch.setattr(machine_check, "DRIVER", file)
-    monkeypatch.setattr(machine_check, "_ASK_TORCH", code)
+    monkeypatch.setattr(checks, "DRIVER", file)
+    monkeypatch.setattr(checks, "_ASK_TORCH", code)
     findings = found(check_gpu())
     assert {what: level for what, (level, _) in findings.items()} == levels
-    assert told in " ".join(said for _, said in findings.values())
+    assert shown in " ".join(message for _, message in findings.values())
 
 
-def test_images_are_looked_for_in_their_registry(registry: tuple[str, dict[str, int]], tmp_path: Path):
-    place, statuses = registry
-    statuses |= {"cellsignal-cpu": 200, "cellsignal-gpu": 404}
-    findings = found(check_images(record_at(place, tmp_path)))
-    assert findings["cpu image, registry"][0] == "ok"
-    assert findings["gpu image, registry"][0] == "failed"
-    assert "cellsignal images push" in findings["gpu image, registry"][1]
-    statuses["cellsignal-gpu"] = 401
-    findings = found(check_images(record_at(place, tmp_path)))
-    assert findings["gpu image, registry"][0] == "warning"
-    assert "asks for a login" in findings["gpu image, registry"][1]
-
-
-def test_a_registry_that_is_not_reached_is_a_warning(tmp_path: Path):
+def test_images_are_looked_up_in_their_registry(registry: tuple[str, dict[str, int]], tmp_path: Path):
+    host, statuses = registry
+    record = record_at(host, tmp_path)
+    for status, level, message in (
+        (200, "ok", "has sha256:"),
+        (404, "failed", "cellsignal images push"),
+        (401, "warning", "requires a login"),
+    ):
+        statuses |= {"cellsignal-cpu": 200, "cellsignal-gpu": status}
+        finding = found(check_images(record))["gpu image, registry"]
+        assert finding[0] == level
+        assert message in finding[1]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         findings = found(check_images(record_at(f"127.0.0.1:{free.getsockname()[1]}", tmp_path)))
@@ -203,31 +196,26 @@ def test_a_registry_that_is_not_reached_is_a_warning(tmp_path: Path):
     assert "cannot be reached from here" in findings["cpu image, registry"][1]
 
 
-def test_an_engine_that_cannot_be_asked_is_a_warning_that_says_what_to_do(
+def test_an_engine_that_does_not_answer_is_a_warning(
     registry: tuple[str, dict[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    place, statuses = registry
+    host, statuses = registry
     statuses |= {"cellsignal-cpu": 200, "cellsignal-gpu": 200}
-
-    def said() -> str:
-        level, line = found(check_images(record_at(place, tmp_path)))["cpu image, engine"]
-        assert (level, line.count("\n")) == ("warning", 0)
-        assert line.startswith("not looked at, only `run --runner docker` needs it: ")
-        return line
-
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    assert "none.sock: no answer" in said()
-    assert "start it (sudo systemctl start docker)" in said()
-    # Kept from importing it, as where the extra is not installed.
-    monkeypatch.setitem(sys.modules, "docker", None)
-    assert "pip install 'cellsignal[docker]'" in said()
+    level, message = found(check_images(record_at(host, tmp_path)))["cpu image, engine"]
+    assert level == "warning"
+    assert "none.sock: no answer" in message
+    assert "start it (sudo systemctl start docker)" in message
 
 
-def test_a_damaged_record_is_a_finding_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(machine_check, "_ASK_TORCH", "raise SystemExit(1)")
+def test_a_damaged_record_is_a_finding_among_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checks, "_ASK_TORCH", "raise SystemExit(1)")
     (tmp_path / "store").mkdir()
     (tmp_path / "images.json").write_text(json.dumps({"schema": 1}))
-    code, told = diagnose(RunConfig.load("demo", [f"store.bucket=file://{tmp_path / 'store'}"]))
-    assert code == 2
-    assert "not a record of images" in told
-    assert os.linesep.join(OPERATIONS[:1]) in told
+    out = io.StringIO()
+    config = RunConfig.load("demo", [f"store.bucket=file://{tmp_path / 'store'}"])
+    assert run_doctor(config, None, None, Console(file=out, width=80), as_json=True) == 2
+    content = json.loads(out.getvalue())
+    assert content["ok"] is False
+    levels = {each["subject"]: each["level"] for each in content["findings"]}
+    assert (levels["images"], levels["object store"]) == ("failed", "ok")

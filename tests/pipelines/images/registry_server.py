@@ -1,4 +1,4 @@
-"""An image registry on loopback, and a record of images that says they are there. For tests."""
+"""An image registry on loopback, and a record of images in it. For tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DIGEST = f"sha256:{'0123456789abcdef' * 4}"
 
 @contextmanager
 def serve_registry() -> Iterator[tuple[str, dict[str, int]]]:
-    """Its place, and the status that it answers to a question for a repository's digest."""
+    """Its HOST:PORT, and the status of its answers by repository."""
     statuses: dict[str, int] = {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -38,9 +38,9 @@ def serve_registry() -> Iterator[tuple[str, dict[str, int]]]:
         thread.join()
 
 
-def record_at(place: str, folder: Path) -> Path:
+def record_at(host: str, folder: Path) -> Path:
     """Writes a record of both images at a registry."""
-    images = {t: Image(reference=f"{place}/cellsignal-{t}@{DIGEST}", tag="abc") for t in ("cpu", "gpu")}
+    images = {t: Image(reference=f"{host}/cellsignal-{t}@{DIGEST}", tag="abc") for t in ("cpu", "gpu")}
     path = folder / "images.json"
     write_images(ImageRecord(version="0.1.0", commit="abc", images=images), path)  # type: ignore[arg-type]
     return path

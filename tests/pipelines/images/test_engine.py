@@ -1,4 +1,4 @@
-"""An engine that cannot be used is one line that says what to do; sockets are real."""
+"""An unusable engine is one line that says what to do; the sockets are real."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def test_an_engine_that_does_not_run(cellsignal: Cellsignal, tmp_path: Path, com
     assert "start it (sudo systemctl start docker)" in line
 
 
-def test_a_run_asks_the_engine_before_it_writes_anything(cellsignal: Cellsignal, config_file, tiny_screen, tmp_path):
+def test_a_run_connects_to_the_engine_before_it_writes_anything(
+    cellsignal: Cellsignal, config_file, tiny_screen, tmp_path
+):
     line = cellsignal.refused(
         "run", "--config", config_file, "--screen", tiny_screen.root, "--out", "out", "--store", "store", "--runner", "docker",
         environment={"DOCKER_HOST": "tcp://127.0.0.1:1"},
@@ -34,7 +36,7 @@ def test_a_run_asks_the_engine_before_it_writes_anything(cellsignal: Cellsignal,
     assert not (tmp_path / "store").exists()
 
 
-def test_an_engine_that_this_user_may_not_use(tmp_path: Path):
+def test_an_engine_without_access_for_this_user(tmp_path: Path):
     path = tmp_path / "engine.sock"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
@@ -42,14 +44,14 @@ def test_an_engine_that_this_user_may_not_use(tmp_path: Path):
         path.chmod(0)
         for folder in (tmp_path, *tmp_path.parents[:2]):
             folder.chmod(0o755)
-        # Root may use every socket, so a user who may not is taken on, once all is imported.
+        # Root may use every socket, so the process becomes a user without access once everything is imported.
         program = (
             "import os, sys, docker, docker.tls, requests.adapters, idna\n"
             "from pipelines.images.engine import connect\n"
             "os.geteuid() or os.setuid(65534)\n"
             "try:\n    connect()\nexcept ValueError as error:\n    print(error)"
         )
-        told = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-c", program],
             cwd=ROOT,
             env={**os.environ, "DOCKER_HOST": f"unix://{path}", "PYTHONPATH": str(ROOT), "HOME": "/nonexistent"},
@@ -57,20 +59,20 @@ def test_an_engine_that_this_user_may_not_use(tmp_path: Path):
             text=True,
             check=True,
         )
-    assert "this user may not use it; join the group docker" in told.stdout
+    assert "this user may not use it; join the group docker" in done.stdout
 
 
 @pytest.mark.parametrize("address", ["nonsense://x", "tcp://[::1"])
-def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch, address: str):
+def test_an_invalid_address(monkeypatch: pytest.MonkeyPatch, address: str):
     monkeypatch.setenv("DOCKER_HOST", address)
     with pytest.raises(InputError, match=re.escape(f"container engine at {address}: no answer")):
         connect()
 
 
-def test_a_registry_is_a_host_and_a_path(cellsignal: Cellsignal):
+def test_rejects_a_registry_with_a_scheme(cellsignal: Cellsignal):
     assert "write it as HOST/PATH" in cellsignal.refused("images", "push", "--registry", "https://registry.example/lab")
 
 
-def test_files_that_are_not_there(cellsignal: Cellsignal):
+def test_rejects_a_missing_file(cellsignal: Cellsignal):
     line = cellsignal.refused("images", "build", "--pip-conf", "missing.conf")
     assert line == "error: missing.conf: cannot be read (No such file or directory)"

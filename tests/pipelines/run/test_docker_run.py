@@ -179,7 +179,7 @@ def test_an_image_of_other_sources_is_refused(tmp_path: Path, images, monkeypatc
 
     monkeypatch.setattr("pipelines.run.containers.engine_side.sources_digest", lambda: "0" * 16)
     with pytest.raises(
-        InputError, match=r"^cellsignal-cpu:\S+: holds other sources than .*; run `cellsignal images build`$"
+        InputError, match=r"^cellsignal-cpu:\S+: contains other sources than .*; run `cellsignal images build`$"
     ):
         check_images()
     monkeypatch.setattr("pipelines.run.containers.engine_side.CURRENT", {"cpu": "cellsignal-cpu:none"})

@@ -1,4 +1,4 @@
-"""Images asked for by digest at their registry."""
+"""Images looked up by digest in their registry."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import socket
 import pytest
 
 from components.core.errors import InputError
-from pipelines.images.registry import DOCKER_HUB, check_pushed, split_reference
+from pipelines.images.record import DOCKER_HUB, check_pushed, split_reference
 from tests.pipelines.images.registry_server import DIGEST
 
 
-def test_only_an_image_that_its_registry_lacks_is_refused(registry: tuple[str, dict[str, int]]):
+def test_only_an_image_that_its_registry_lacks_is_rejected(registry: tuple[str, dict[str, int]]):
     place, statuses = registry
     for status in (200, 401, 403, 500):
         statuses["lab/cpu"] = status
@@ -23,7 +23,7 @@ def test_only_an_image_that_its_registry_lacks_is_refused(registry: tuple[str, d
         check_pushed(f"{place}/lab/cpu@{DIGEST}")
 
 
-def test_a_registry_that_only_the_cluster_reaches_is_trusted():
+def test_a_registry_that_cannot_be_reached_from_here_is_accepted():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         check_pushed(f"127.0.0.1:{free.getsockname()[1]}/cpu@{DIGEST}")

@@ -1,4 +1,4 @@
-"""Pushing to a real registry (Debian's docker-registry on loopback), small images standing in for large ones."""
+"""Pushing small images to a real registry (Debian's docker-registry on loopback)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ import pytest
 from rich.console import Console
 
 from components.core.errors import InputError, StepError
-from pipelines.images.code_version import code_commit, sources_digest
-from pipelines.images.names import tag_of
+from pipelines.images.code_version import code_commit, sources_digest, tag_of
 from pipelines.images.record import read_images
 from tests.container_engine import engine_or_skip
 
@@ -46,7 +45,7 @@ def build_small(name: str, sources: str) -> None:
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Small images under the commit's tag, in place of cellsignal-cpu and cellsignal-gpu."""
     client = engine_or_skip()
-    monkeypatch.setattr("pipelines.images.names.CURRENT", SMALL)
+    monkeypatch.setattr("pipelines.images.code_version.CURRENT", SMALL)
     names = [f"{name.split(':')[0]}:{tag_of(code_commit())}" for name in SMALL.values()]
     for name in names:
         build_small(name, sources_digest())
@@ -58,7 +57,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 @pytest.fixture(params=["open", "closed"])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """How the registry is, and HOST:PORT."""
+    """Open, or closed by a login; and HOST:PORT."""
     program = shutil.which("docker-registry")
     if program is None:
         pytest.skip("docker-registry is not installed (Debian's package of that name)")
@@ -89,8 +88,8 @@ def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[s
         process.wait(20)
 
 
-def test_the_record_has_the_digests_that_the_registry_answers_to(small, registry, tmp_path: Path):
-    from pipelines.images.pushing import push
+def test_the_record_has_the_registrys_digests(small, registry, tmp_path: Path):
+    from pipelines.images.push import push
 
     kind, host = registry
     record = tmp_path / "images.json"
@@ -114,10 +113,10 @@ def test_the_record_has_the_digests_that_the_registry_answers_to(small, registry
 
 
 def test_images_of_other_sources_and_missing_ones_are_not_pushed(small, tmp_path: Path):
-    from pipelines.images.pushing import push
+    from pipelines.images.push import push
 
     build_small(small[1], "0" * 16)
-    with pytest.raises(InputError, match=r"cellsignal-small-gpu:\S+: holds other sources than this checkout"):
+    with pytest.raises(InputError, match=r"cellsignal-small-gpu:\S+: contains other sources than this checkout"):
         push("127.0.0.1:1", tmp_path / "images.json", quiet())
     engine_or_skip().images.remove(small[0], force=True)
     with pytest.raises(
@@ -127,7 +126,7 @@ def test_images_of_other_sources_and_missing_ones_are_not_pushed(small, tmp_path
 
 
 def test_a_registry_that_does_not_answer_or_cannot_be_one(small, tmp_path: Path):
-    from pipelines.images.pushing import push
+    from pipelines.images.push import push
 
     record = tmp_path / "images.json"
     with pytest.raises(StepError, match=r"cannot be pushed .*check --registry and the network"):

@@ -1,11 +1,11 @@
-"""What the engine gets to build from."""
+"""The build context, without an engine."""
 
 from __future__ import annotations
 
 import tarfile
 from pathlib import Path
 
-from pipelines.images.context import pack_context
+from pipelines.images.build import pack_context
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -15,7 +15,7 @@ def files(root: Path, extra: dict[str, bytes]) -> dict[str, bytes]:
         return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
 
 
-def test_only_what_the_images_are_made_of_is_sent():
+def test_only_what_the_images_contain_is_sent():
     sent = files(ROOT, {"docker/pip.conf": b"[global]\n"})
     assert {name.split("/")[0] for name in sent} == {
         "components", "pipelines", "docker", "pyproject.toml", "README.md", "LICENSE",
@@ -31,7 +31,7 @@ def test_only_what_the_images_are_made_of_is_sent():
     assert {name for name in sources if "__pycache__" not in name and (ROOT / name).is_file()} <= sent.keys()
 
 
-def test_an_option_stands_in_for_the_checkouts_own_file(tmp_path: Path):
+def test_an_option_replaces_the_checkouts_own_file(tmp_path: Path):
     (tmp_path / "docker").mkdir()
     (tmp_path / ".dockerignore").write_text("# all but these\n*\n!docker/*.conf\n")
     (tmp_path / "docker" / "Dockerfile").write_text("FROM scratch\n")
@@ -41,6 +41,6 @@ def test_an_option_stands_in_for_the_checkouts_own_file(tmp_path: Path):
     assert files(tmp_path, {"docker/pip.conf": b"option"})["docker/pip.conf"] == b"option"
 
 
-def test_the_same_files_make_the_same_bytes():
+def test_the_context_is_reproducible():
     with pack_context(ROOT, {}) as one, pack_context(ROOT, {}) as two:
         assert one.read() == two.read()

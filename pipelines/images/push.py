@@ -1,4 +1,4 @@
-"""Sends the images of a commit to a registry, and records the digests that it gave them."""
+"""Pushes the images of a commit to a registry, and records their digests there."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from rich.console import Console
 
 from components.core.errors import InputError, StepError
 from components.image import VERSION
-from pipelines.images.code_version import UNCOMMITTED, sources_digest
+from pipelines.images.code_version import UNCOMMITTED, Target, checkout, repository, sources_digest, tag_of
 from pipelines.images.engine import check_image, connect, one_line
-from pipelines.images.names import checkout, repository, tag_of
-from pipelines.images.record import Image, ImageRecord, Target, write_images
+from pipelines.images.record import Image, ImageRecord, write_images
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -22,21 +21,21 @@ _REFUSED = ("denied", "unauthorized", "authentication required", "no basic auth"
 
 
 def push(registry: str, record: Path, console: Console) -> ImageRecord:
-    """Pushes both images of the checkout's commit, and writes the record once both are there.
+    """Pushes both images of the checkout's commit, then writes the record.
 
     Args:
-        registry: HOST[:PORT][/PATH] that the names go below.
+        registry: HOST[:PORT][/PATH], the beginning of the images' names.
         record: file to write.
         console: where progress is shown.
 
     Raises:
-        InputError: no checkout, no engine, an image that was not built or holds other sources, a registry that refuses.
+        InputError: no checkout, no engine, an image that is missing or contains other sources, or the registry refuses.
         StepError: the registry failed.
     """
     if "://" in registry or not registry.strip("/"):
         raise InputError(f"--registry {registry}: write it as HOST/PATH, without https://")
     if not record.resolve().parent.is_dir():
-        raise InputError(f"--record {record}: there is no such folder; make it first")
+        raise InputError(f"--record {record}: there is no such folder; create it first")
     _, commit = checkout()
     tag = tag_of(commit)
     client = connect()
@@ -44,7 +43,7 @@ def push(registry: str, record: Path, console: Console) -> ImageRecord:
     for target in TARGETS:
         check_image(client, f"{repository(target)}:{tag}", sources, "this checkout")
     if commit.endswith(UNCOMMITTED):
-        console.print(f"warning: {tag}: the images hold changes that are not committed", style="yellow", soft_wrap=True)
+        console.print(f"warning: {tag}: the images contain uncommitted changes", style="yellow", soft_wrap=True)
     images: dict[Target, Image] = {}
     for target in TARGETS:
         remote = f"{registry.strip('/')}/{repository(target)}"
@@ -56,13 +55,13 @@ def push(registry: str, record: Path, console: Console) -> ImageRecord:
         write_images(found, record)
     except OSError as error:
         raise InputError(
-            f"--record {record}: cannot be written ({error.strerror}), though both images are pushed; name another file"
+            f"--record {record}: cannot be written ({error.strerror}), though both images are pushed; give another file"
         ) from None
     return found
 
 
 def _push(client: DockerClient, local: str, remote: str, tag: str) -> str:
-    """Pushes one image; returns the digest of what the registry holds."""
+    """Pushes one image; returns its digest in the registry."""
     from docker.errors import DockerException
     from requests.exceptions import RequestException
 
@@ -76,12 +75,12 @@ def _push(client: DockerClient, local: str, remote: str, tag: str) -> str:
     except (DockerException, RequestException) as error:
         raise _refusal(f"{remote}:{tag}", one_line(error)) from None
     if not digest:
-        raise StepError(f"{remote}:{tag}: the registry did not say the digest of what it took; push again")
+        raise StepError(f"{remote}:{tag}: the registry did not return the digest of what it stored; push again")
     return digest
 
 
-def _refusal(name: str, said: str) -> Exception:
-    line = " ".join(said.split())
+def _refusal(name: str, message: str) -> Exception:
+    line = " ".join(message.split())
     host = name.split("/")[0]
     if any(word in line.lower() for word in _REFUSED):
         return InputError(
