@@ -22,19 +22,19 @@ def run(config: SimulationSettings, out: Path) -> None:
         InputError: an unknown cell type, or `out` holds something else.
     """
     with progress.task("simulate"):
-        told = 0
+        reported = 0
 
-        def tell(done: int, total: int) -> None:
-            nonlocal told
+        def report(done: int, total: int) -> None:
+            nonlocal reported
             progress.advance("sites", done, total)
-            if 10 * done // total > told:
-                told = 10 * done // total
+            if 10 * done // total > reported:
+                reported = 10 * done // total
                 progress.say(f"simulated {done} of {total} sites")
 
-        if not simulate(config, out, progress=tell):
+        if not simulate(config, out, progress=report):
             progress.note(f"{out} holds this simulated screen already")
 
 
 def main(config: str, out: str) -> None:
-    """The step with a SimulationSettings as JSON and a path, for programs that run whole screens."""
+    """Runs the step with SimulationSettings as JSON and a path."""
     run(parse(SimulationSettings, json.loads(config), source="simulate"), Path(out))

@@ -1,1 +1,1 @@
-"""Screens: layouts and metadata, image reading, plate statistics, packed plates, folds, simulator."""
+"""Screens: layouts and tables, image files, packing into OME-Zarr plates and reading them back, folds, simulation."""

@@ -29,7 +29,7 @@ def assign_folds(
     Args:
         experiments_by_cell_type: the labelled experiments of each cell type, held-out ones left out.
         count: number of folds.
-        known: folds from an earlier run; experiments that are not in the screen any more are passed over.
+        known: folds from an earlier run; experiments that have left the screen are ignored.
         seed: another one deals the experiments differently.
 
     Returns:
@@ -72,7 +72,7 @@ def assign_folds(
 
 
 def hashed(seed: int, name: str) -> bytes:
-    """A key that shuffles names: the same whatever other names there are and in whatever order they come."""
+    """A sorting key that shuffles names and depends on nothing but seed and name."""
     return hashlib.sha256(f"{seed} {name}".encode()).digest()
 
 
@@ -134,7 +134,7 @@ def deal_wells(wells: Iterable[DealtWell], count: int, seed: int) -> dict[str, i
 
 
 def _pieces(owners: Sequence[tuple[str, ...]], order: Sequence[tuple[int, ...]], size: int) -> list[Hashable]:
-    """For each well its owner and the piece of the owner it falls into, pieces of `size` filled in the given order."""
+    """For each well its owner and the number of the piece it falls into, pieces of `size` filled in the given order."""
     seen: defaultdict[tuple[str, ...], int] = defaultdict(int)
     pieces: list[Hashable] = [None] * len(owners)
     for n in sorted(range(len(owners)), key=lambda n: order[n]):
@@ -144,10 +144,10 @@ def _pieces(owners: Sequence[tuple[str, ...]], order: Sequence[tuple[int, ...]],
 
 
 def _colour_edges(edges: Sequence[tuple[Hashable, Hashable]], colours: int, preferred: Sequence[int]) -> list[int]:
-    """Colours the edges of a bipartite multigraph of maximum degree `colours` so that none meet at a vertex in one colour.
+    """Colours the edges of a bipartite multigraph of maximum degree `colours` so that no two of a colour meet.
 
-    Edge by edge; where its ends have no free colour in common, the path of two alternating colours from one end changes
-    them over, which frees one.
+    Edge by edge; if its ends have no free colour in common, the path of two alternating colours from one end swaps
+    them, which frees one.
     """
     colour = [-1] * len(edges)
     at: defaultdict[tuple[int, Hashable], dict[int, int]] = defaultdict(dict)  # by side and vertex: edge by colour

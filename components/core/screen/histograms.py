@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from components.core.config import Domain
 from components.core.storage.manifest import Manifest, PlateRecord
 
-cv2.setNumThreads(0)  # threads run over sites; OpenCV's own would only get in their way
+cv2.setNumThreads(0)  # threads run over sites; OpenCV's own would compete with them
 
 BINS = 256
 _EXACT_IN_FLOAT32 = 2**24
@@ -48,14 +48,14 @@ def count_greys(channel_HW: NDArray[np.uint8], out_256: NDArray[np.int64]) -> No
     if channel_HW.size > _EXACT_IN_FLOAT32:
         out_256[:] = np.bincount(channel_HW.ravel(), minlength=BINS)
     else:
-        # Four times as fast as bincount and, unlike it, outside of Python's lock; it counts in float32.
+        # Four times as fast as bincount, and outside of Python's lock; it counts in float32.
         out_256[:] = cv2.calcHist([channel_HW], [0], None, [BINS], [0, BINS]).ravel()
 
 
 def mean_std(histogram_C256: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and population standard deviation of the counted pixels.
 
-    The sums are taken in integers of any size, so the result does not depend on the number or order of pixels.
+    The sums are exact (Python integers), so the result does not depend on the number or order of pixels.
 
     Args:
         histogram_C256: shape (C, 256), int64.
@@ -96,12 +96,12 @@ def percentile(histogram_C256: NDArray[np.int64], percent: float) -> NDArray[np.
 def domain_statistics(
     manifest: Manifest, domain: Domain
 ) -> Mapping[PlateKey, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """The mean and deviation that standardise each plate's pixels.
+    """The mean and standard deviation that standardise each plate's pixels.
 
     Args:
         manifest: the packed screen.
         domain: over which pixels: `plate`, `experiment`, `cell_type`, `global` (the whole manifest), or `none`, which
-            scales 0-255 to 0-1 and looks at no pixel.
+            scales 0-255 to 0-1 whatever the pixels.
 
     Returns:
         By (experiment, plate): mean and standard deviation, each (C,), float64, grey values. A channel that is constant

@@ -1,6 +1,6 @@
-"""Joins packed plates with what the tables say of their wells: the screen and its held-out half. Pure.
+"""Manifests of a screen and of its held-out experiments: packed plates joined with the tables. Pure.
 
-The folds of a manifest can be dealt anew without the tables, so that a screen is packed once for many splits.
+The folds of a manifest can be dealt again without the tables, so that one packed screen serves many splits.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ def build_manifest(
     """One half of a packed screen.
 
     Args:
-        screen: what the tables say.
+        screen: the tables.
         packed: the packed plates by experiment and plate.
-        holdout: the held-out experiments, as unlabelled and with their treatments' labels hidden, or all others.
+        holdout: whether the manifest is that of the held-out experiments, which are unlabelled with their treatments' labels
+            hidden, or of all others.
         store: address that the plates' prefixes are relative to.
         image_size: side, pixels.
         codec: how the chunks are packed.
-        folds: fold by experiment; empty where wells are dealt to folds.
-        well_folds: fold by id_code; empty where experiments are.
-        warnings: what the user should look at in this half.
-        run: key of the run; empty where a step runs by hand.
+        folds: fold by experiment; empty if wells are dealt to folds.
+        well_folds: fold by id_code; empty if experiments are.
+        warnings: what the user should check in this half.
+        run: the run's key; empty if the step runs by hand.
     """
     plates = [
         _join(plate, packed[plate.experiment, plate.plate], well_folds)
@@ -60,7 +61,7 @@ def build_manifest(
 
 
 def dealt_again(manifest: Manifest, folds: FoldsConfig) -> Manifest:
-    """The same screen with other folds: what normalize makes of it with this configuration of them.
+    """The same screen with other folds: the manifest that normalize would make with this configuration of them.
 
     Raises:
         InputError: too few labelled experiments, or wells, for the folds.
@@ -124,6 +125,6 @@ def _join(plate: Plate, result: PackResult, well_folds: Mapping[str, int]) -> Pl
 
 
 def _well_folds(ids: Sequence[str], fold_of: Mapping[str, int]) -> tuple[int, ...]:
-    """The folds of a plate's wells, empty where none of them has one."""
+    """The folds of a plate's wells; empty if none of them has one."""
     folds = tuple(fold_of.get(id_code, -1) for id_code in ids)
     return folds if any(fold >= 0 for fold in folds) else ()

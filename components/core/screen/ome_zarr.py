@@ -37,7 +37,7 @@ Window = tuple[int, int]
 def chunk_key(well: str, field: int) -> str:
     """Key of a field's only chunk, relative to the plate; fields of a well count from 0.
 
-    Its indices are joined by dots, not by slashes: in a folder as store, four directories a site less to be made.
+    Dots join its indices, not slashes: four directories a site fewer in a store that is a folder.
     """
     return f"{_field_path(well, field)}/0/c.0.0.0"
 
@@ -89,7 +89,7 @@ def _group(ome: dict[str, Any]) -> dict[str, Any]:
 
 def _plate(name: str, fields_by_well: Sequence[tuple[str, Sequence[int]]]) -> dict[str, Any]:
     fields = max(len(sites) for _, sites in fields_by_well)
-    # Outer rows and columns that no well uses would only be blank space in a viewer's mosaic.
+    # Unused outer rows and columns would be blank space in a viewer's mosaic.
     rows = _span(ROWS, [well[0] for well, _ in fields_by_well])
     columns = _span(COLUMNS, [well[1:] for well, _ in fields_by_well])
     return {
@@ -119,7 +119,7 @@ def _span(names: Sequence[str], used: Sequence[str]) -> list[str]:
 
 
 def _image(name: str, windows: Sequence[Window]) -> dict[str, Any]:
-    scale = {"type": "scale", "scale": [1.0, 1.0, 1.0]}  # the release does not tell the size of a pixel
+    scale = {"type": "scale", "scale": [1.0, 1.0, 1.0]}  # the release does not give the size of a pixel
     return {
         "multiscales": [
             {
@@ -174,7 +174,7 @@ def _array(image_size: int, pack: PackConfig) -> dict[str, Any]:
     }
 
 
-# Sites are coded side by side in threads, and Blosc's own global threads would serialise them.
+# Threads encode and decode sites in parallel; Blosc's own global threads would serialise them.
 blosc.use_threads = False
 
 _SHUFFLES = {"noshuffle": blosc.NOSHUFFLE, "shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
@@ -183,7 +183,7 @@ _HEADER = 16
 
 
 class BadChunkError(ValueError):
-    """Why the bytes are not a chunk of the expected size; the caller adds the site's name."""
+    """The bytes are not a chunk of the expected size; the caller adds the site's name."""
 
 
 def encode_chunk(pixels_CSS: NDArray[np.uint8], pack: PackConfig) -> bytes:
@@ -200,20 +200,20 @@ def decode_chunk(data: bytes | memoryview, out_CSS: NDArray[np.uint8]) -> None:
     """Decompresses a site into place.
 
     Args:
-        data: what `encode_chunk` made; a view of bytes where it is not copied.
+        data: what `encode_chunk` returned; a view of it is not copied.
         out_CSS: receives the pixels, shape (C, S, S), uint8, C-contiguous.
 
     Raises:
         BadChunkError: the bytes are truncated, damaged or of another size.
     """
-    # The decompressor trusts the sizes in the header, so they are compared with the facts before it runs.
+    # The decompressor trusts the sizes in the header, so they are checked before it runs.
     if len(data) < _HEADER:
         raise BadChunkError(f"truncated, {len(data)} bytes")
     raw_bytes, _, frame_bytes = struct.unpack_from("<III", data, 4)
     if frame_bytes != len(data):
-        raise BadChunkError(f"truncated or damaged, {len(data)} bytes where its header says {frame_bytes}")
+        raise BadChunkError(f"truncated or damaged, {len(data)} bytes, but its header gives {frame_bytes}")
     if raw_bytes != out_CSS.nbytes:
-        raise BadChunkError(f"holds {raw_bytes} bytes of pixels where {out_CSS.nbytes} were expected")
+        raise BadChunkError(f"holds {raw_bytes} bytes of pixels, expected {out_CSS.nbytes}")
     try:
         blosc.decompress(data, out_CSS)
     except (RuntimeError, ValueError) as error:

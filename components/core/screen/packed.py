@@ -1,4 +1,4 @@
-"""Reads packed sites back: from the node's cache, from a file or by request, decompressed into place. Reads through ObjectReader.
+"""Reads packed sites from the node's cache, a file or by request, decompressed into place. Reads through ObjectReader.
 
 B sites of a batch, C channels, S side.
 """
@@ -22,20 +22,20 @@ from components.core.storage.manifest import Manifest
 from components.core.storage.node_cache import NodeCache
 
 CORES = cores()
-_turns: SimpleQueue[None] = SimpleQueue()
-"""A thread that decodes takes one and puts it back: however many wait for the store, they leave the training thread its turn.
-A semaphore, without the Python that the standard library's is made of."""
+_slots: SimpleQueue[None] = SimpleQueue()
+"""A semaphore around decoding, so that loader threads never outnumber the cores and starve the training thread. A SimpleQueue
+because threading.Semaphore is slower: it is written in Python."""
 for _ in range(CORES):
-    _turns.put(None)
+    _slots.put(None)
 
 
 class SiteReader:
-    """The pixels of a manifest's sites; may be shared by threads, which fetch and decode side by side.
+    """The pixels of a manifest's sites; threads may share it, and then fetch and decode in parallel.
 
-    With `verify`, a chunk's SHA-256 is compared the first time this process reads it, and whenever it goes into the node's
-    cache. Packed plates are immutable, so this finds what was packed, written or kept wrongly; hashing again each epoch would
-    cost as much as decoding, to find only what changes on its way here, where the transport and the memory have
-    checks of their own. Size, Blosc's header and its stream are checked in any case.
+    With `verify`, a chunk's SHA-256 is compared the first time this process reads it, and whenever it enters the node's
+    cache. Packed plates are immutable, so this finds whatever was packed, written or cached wrongly; hashing again each epoch
+    would cost as much as decoding, and transport and memory have their own checks. Size, Blosc's header and its stream are
+    always checked.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class SiteReader:
         """Prepares to read.
 
         Args:
-            store: where the manifest's prefixes are.
+            store: the store that the manifest's prefixes are relative to.
             manifest: the packed screen.
-            table: SiteTable.of(manifest), where it is at hand already.
+            table: SiteTable.of(manifest), if the caller has it already.
             verify: compare chunks with their SHA-256.
             node_cache: packed sites on this node's disk; filled with what is fetched.
         """
@@ -101,7 +101,7 @@ class SiteReader:
             self._fetched(site, chunk, out_CSS)
 
     def _from_node(self, site: int, out_CSS: NDArray[np.uint8]) -> bool:
-        """Reads from the node's cache; False where the chunk is not there, or no longer what it was."""
+        """Reads from the node's cache; False if the chunk is missing or damaged there."""
         if self._node_cache is None:
             return False
         digest, buffer = self.table.sha256_S[site], self._buffer(site)
@@ -116,7 +116,7 @@ class SiteReader:
         return True
 
     def _from_file(self, site: int, out_CSS: NDArray[np.uint8]) -> bool:
-        """Reads from the store's own file; False where there is none, so that the store says why."""
+        """Reads from the store's own file; False if that fails, so that the store reports why."""
         if not isinstance(self._store, FileReader):
             return False
         buffer = self._buffer(site)
@@ -129,7 +129,7 @@ class SiteReader:
         return True
 
     def _fetched(self, site: int, chunk: memoryview | bytes, out_CSS: NDArray[np.uint8]) -> None:
-        """Decodes what the store gave, and keeps it on the node."""
+        """Decodes a chunk from the store, and adds it to the node's cache."""
         try:
             self._decode(site, chunk, out_CSS, entering=self._node_cache is not None)
         except BadChunkError as error:
@@ -138,12 +138,12 @@ class SiteReader:
             self._node_cache.add(self.table.sha256_S[site], chunk)
 
     def _decode(self, site: int, chunk: memoryview | bytes, out_CSS: NDArray[np.uint8], entering: bool = False) -> None:
-        """Raises BadChunkError where the chunk is not the one that the manifest names."""
+        """Raises BadChunkError if the chunk is not the one of the manifest."""
         size = self.table.size_S[site]
         if len(chunk) != size:
             more = " or more" if len(chunk) > size else ""
             raise BadChunkError(f"has {len(chunk)} bytes{more}, the manifest says {size}")
-        turn = _turns.get()
+        slot = _slots.get()
         try:
             if entering or (self._verify and not self._verified_S[site]):
                 if hashlib.sha256(chunk).hexdigest() != self.table.sha256_S[site]:
@@ -151,10 +151,10 @@ class SiteReader:
                 self._verified_S[site] = True
             decode_chunk(chunk, out_CSS)
         finally:
-            _turns.put(turn)
+            _slots.put(slot)
 
     def _buffer(self, site: int) -> memoryview:
-        """The calling thread's room for a chunk, and one byte more, which shows one that is too long."""
+        """The calling thread's buffer for a chunk, one byte longer, to detect a chunk that is too long."""
         size = int(self.table.size_S[site]) + 1
         buffer: bytearray = getattr(self._own, "buffer", bytearray())
         if len(buffer) < size:
@@ -162,7 +162,7 @@ class SiteReader:
         return memoryview(buffer)[:size]
 
     def _first_missing(self, sites: list[int]) -> InputError:
-        """Finds which chunk is missing, one request at a time; only on the way to an error."""
+        """Finds the missing chunk, one request at a time, for an error message."""
         for site in sites:
             try:
                 self._store.get(self.table.key_S[site])

@@ -1,11 +1,11 @@
-"""Checks and decodes the bytes of one image file. Pure; which file it was is for the caller to say.
+"""Checks and decodes the bytes of one image file. Pure; the caller names the file in errors.
 
-A decoder that meets half a file may hand back half an image without a word, so the file's own structure is checked
-first: header, checksum of every chunk, end marker. That costs a few per cent of decoding.
+A decoder may silently return half an image for half a file, so the file's own structure is checked first: header, checksum
+of every chunk, end marker. That costs a few per cent of decoding.
 
-Decoding is in two steps, each by the fastest there is: libdeflate inflates and checks, kornia-rs undoes the filters, row by
-row. Together they take half of libpng's time. The second holds Python's lock, so that on many cores processes decode
-(batches.py). Whatever they do not take as it is, libpng judges: it says what is an image, and what is wrong with what is not.
+Decoding takes two steps, each with the fastest library: libdeflate inflates and checks, kornia-rs undoes the filters, row by
+row. Together they take half of libpng's time. The second holds Python's lock, so several cores decode in processes
+(batches.py). libpng decodes whatever these two refuse, and reports what is wrong with it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _STORED = 2**16 - 1
-"""Bytes that a block of a zlib stream holds at most where they are stored as they are."""
+"""Most bytes of a stored (uncompressed) block of a zlib stream."""
 _COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
 
 
@@ -31,15 +31,15 @@ class BadPngError(ValueError):
 
 
 def check_png(data: bytes, size: int) -> bytes:
-    """Checks everything that can be seen without decompressing.
+    """Checks everything that is visible without decompressing.
 
     Args:
         data: the file's bytes.
         size: expected side of the square image, pixels.
 
     Returns:
-        The checksums that the file carries, one CRC-32 for each of its parts, which are right: files of the same size and
-        checksums are taken for the same. They cost nothing here, where a digest of the bytes would cost 2 % of packing.
+        The file's own CRC-32 checksums, one a PNG chunk, all verified: files of the same size and checksums count as the
+        same. They cost nothing extra; a digest of the bytes would cost 2 % of packing.
 
     Raises:
         BadPngError: not a PNG, truncated, damaged, or not 8-bit grey of the expected size.
@@ -109,7 +109,7 @@ def decode_png(data: bytes, out_HW: NDArray[np.uint8]) -> None:
 
 
 def _plain_stream(data: bytes) -> bytes | None:
-    """The compressed rows of an image; None where they are interlaced, or the file has parts that bear on its pixels."""
+    """The compressed rows of an image; None if they are interlaced, or other chunks change the pixels."""
     if any(data[26:29]):  # the header's methods of compression, filtering and interlacing
         return None
     position, before = len(_SIGNATURE), b""
@@ -129,22 +129,22 @@ _scratch = threading.local()
 
 
 def _decode_stream(stream: bytes, out_HW: NDArray[np.uint8]) -> bool:
-    """Decodes compressed rows; False, and anything in `out_HW`, where they are not exactly an image."""
+    """Decodes compressed rows; returns False, with `out_HW` undefined, if they are not exactly one image."""
     size = len(out_HW)
     filtered: bytearray | None = getattr(_scratch, "filtered", None)
     if filtered is None or len(filtered) != size * (size + 1):  # a filter's number before each row
         filtered = _scratch.filtered = bytearray(size * (size + 1))
     try:
         found = deflate_decode(stream, out=filtered)
-    except DeflateError:  # also for too many rows, and where the stream's own checksum is wrong or missing
+    except DeflateError:  # also for too many rows, and a wrong or missing checksum of the stream
         return False
     if len(found) != len(filtered):
         return False
     try:
-        # The decoder's own inflating takes longer than libdeflate's, and does not look at the stream's checksum.
+        # Its own inflating is slower than libdeflate and ignores the stream's checksum.
         pixels_HW1 = decode_image_png_u8(_uncompressed(filtered, size), (size, size), "mono")
     except Exception as error:
-        if type(error) is not Exception:  # what it raises for any bad data, a filter without meaning
+        if type(error) is not Exception:  # it raises bare Exception for bad data, such as an unknown filter
             raise
         return False
     np.copyto(out_HW, pixels_HW1[..., 0])
@@ -152,7 +152,7 @@ def _decode_stream(stream: bytes, out_HW: NDArray[np.uint8]) -> bool:
 
 
 def _uncompressed(filtered: bytearray, size: int) -> bytes:
-    """A PNG whose rows are stored as they are."""
+    """A PNG of the same rows, stored uncompressed."""
     start, marks, end = _frame(size)
     rows = memoryview(filtered)
     parts: list[bytes | memoryview] = [b"IDAT\x78\x01"]
@@ -165,7 +165,7 @@ def _uncompressed(filtered: bytearray, size: int) -> bytes:
 
 @lru_cache(4)
 def _frame(size: int) -> tuple[bytes, list[bytes], bytes]:
-    """What is the same in all uncompressed PNGs of a size: before the rows' chunk, before each block of them, and after."""
+    """The constant parts of an uncompressed PNG of a size: before the rows' chunk, before each block of rows, and after."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

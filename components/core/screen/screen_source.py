@@ -1,6 +1,6 @@
-"""Where a screen lies: what its tables and images are read through, whether they are files or objects of a bucket.
+"""The files of a screen, in a directory here or as objects of a bucket (components.core.storage).
 
-Paths are relative to the screen, with forward slashes. The directory is here; a bucket is components.core.storage's.
+Paths are relative to the screen, with forward slashes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from components.core.errors import InputError
 
 
 class FileFacts(NamedTuple):
-    """What a listing tells of a file.
+    """What a listing knows about a file.
 
     Attributes:
         name: without its folder; its path where whole trees are listed.
@@ -29,10 +29,10 @@ class FileFacts(NamedTuple):
 
 
 class UnreadableError(Exception):
-    """A file or folder of the screen cannot be read; the caller adds what it was wanted for.
+    """A file or folder of the screen cannot be read; the caller adds its purpose.
 
     Attributes:
-        path: as it was asked for.
+        path: the requested path.
         reason: why, in a few words.
     """
 
@@ -43,19 +43,19 @@ class UnreadableError(Exception):
 
 
 class ScreenSource(Protocol):
-    """A screen's files; safe in threads. Errors that are no file's own (credentials, network) are raised as they are."""
+    """A screen's files; thread-safe. Errors that concern no single file (credentials, network) pass through."""
 
     def check(self) -> None:
-        """Raises InputError where there is nothing to read."""
+        """Raises InputError if there is nothing to read."""
 
     def address(self, path: str = "") -> str:
-        """How messages name a file, or the screen."""
+        """The address of a file, or of the screen, for messages."""
 
     def list_files(self, folder: str = "") -> Sequence[FileFacts]:
-        """The files of a folder, without those of folders in it. Raises UnreadableError where there is no folder."""
+        """The files directly in a folder. Raises UnreadableError if there is no folder."""
 
     def list_trees(self, folders: Sequence[str]) -> Sequence[FileFacts]:
-        """The files of some folders and of all folders in them, named by their paths; a folder that is not there has none."""
+        """The files of some folders and of all folders below them, named by their paths; a missing folder has none."""
 
     def read_many(self, paths: Sequence[str]) -> list[bytes]:
         """The files' bytes in the order of the paths. Raises UnreadableError for the first that cannot be read."""
@@ -99,12 +99,12 @@ class ScreenDirectory:
                         if entry.is_dir():
                             waiting.append(path)
                             continue
-                        # Only this file is not there: a link to nowhere, or one that went away since its name was read.
+                        # A dangling link, or a file removed since its name was read.
                         with contextlib.suppress(FileNotFoundError):
                             facts = entry.stat()
                             found.append(FileFacts(path, facts.st_size, str(facts.st_mtime_ns)))
             except FileNotFoundError:
-                continue  # a folder that is not there, or went away meanwhile
+                continue  # a missing folder, or one removed since its name was read
             except OSError as error:
                 raise InputError(f"{self.root / inside}: cannot be listed ({error.strerror})") from None
         return found
@@ -120,7 +120,9 @@ class ScreenDirectory:
             try:
                 left = os.fstat(file).st_size
                 parts = [os.read(file, left)]
-                while parts[-1] and (left := left - len(parts[-1])) > 0:  # a network file system may give less at once
+                while (
+                    parts[-1] and (left := left - len(parts[-1])) > 0
+                ):  # a network file system may return less at once
                     parts.append(os.read(file, left))
             finally:
                 os.close(file)
@@ -130,5 +132,5 @@ class ScreenDirectory:
 
 
 def source_of(source: ScreenSource | Path) -> ScreenSource:
-    """The place itself, or that of a directory's path."""
+    """The source itself, or that of a directory's path."""
     return ScreenDirectory(source) if isinstance(source, Path) else source

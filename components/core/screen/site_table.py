@@ -32,14 +32,14 @@ class SiteTable:
         cell_type_P: int32.
         id_code_W: str.
         well_W: well names, str.
-        class_W: index into Vocabulary.classes, -1 where the label is hidden, int32.
+        class_W: index into Vocabulary.classes, -1 if the label is hidden, int32.
         well_type_W: TREATMENT, POSITIVE_CONTROL or NEGATIVE_CONTROL, int8.
         plate_W: index of the plate, int32.
         experiment_W: int32.
         cell_type_W: int32.
-        fold_W: fold that validates on the well's experiment, or on the well itself where single wells are held out; -1
-            where none does, int32.
-        labelled_W: whether the well's experiment is labelled, bool; its controls are labelled in any case.
+        fold_W: fold that validates on the well's experiment, or on the well itself if single wells are held out; -1 if none
+            does, int32.
+        labelled_W: whether the well's experiment is labelled, bool; controls are labelled in any case.
         first_site_W: shape (W + 1,), int64.
         well_S: index of the well, int32.
         site_S: site number, from 1, int16.
@@ -75,7 +75,7 @@ class SiteTable:
         """Flattens a manifest.
 
         Raises:
-            ValueError: a well's label is not in the vocabulary; only a manifest edited by hand has one.
+            ValueError: a well's label is not in the vocabulary, as in a manifest edited by hand.
         """
         plates = manifest.plates
         wells = [(p, well) for p, plate in enumerate(plates) for well in plate.wells]

@@ -1,4 +1,4 @@
-"""Wells, plates and screens as the tables describe them. Pure data; files are read in layout and images."""
+"""Wells, plates and screens as the tables describe them. Pure data; layouts.py and images.py read files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Well:
         id_code: EXPERIMENT_PLATE_WELL.
         well: row letter and two-digit column, B03.
         well_type: what was put into the well.
-        sirna: label in the input's encoding; None where the tables do not tell.
+        sirna: label in the input's encoding; None if it is unknown or must stay unread.
     """
 
     id_code: str
@@ -34,10 +34,10 @@ class Well:
 
 @dataclass(frozen=True, slots=True)
 class Plate:
-    """One plate of an experiment: where its images lie and which wells the tables name.
+    """One plate of an experiment: its folder of images and the wells that the tables list.
 
     Attributes:
-        labelled: whether train.csv names its treatments.
+        labelled: whether the labels of its treatments are known.
         holdout: whether the configuration holds its experiment out of training.
         folder: of the plate's image files, relative to the screen.
         wells: in row-major order.
@@ -53,13 +53,13 @@ class Plate:
 
     @property
     def name(self) -> str:
-        """How messages name the plate."""
+        """The plate's name in messages."""
         return f"{self.experiment} plate {self.plate}"
 
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """All that the tables say, checked.
+    """The contents of the tables, checked.
 
     Attributes:
         plates: experiments in natural order, plates ascending.

@@ -41,7 +41,7 @@ _EXPERIMENT_OFFSET = 0.30
 _PLATE_OFFSET = 0.14
 _GRADIENT = 0.12
 _EXTREME = 1.8
-"""Deviations are clipped here, as 8-bit images of a far gain would be black or white."""
+"""Deviations are clipped here: 8-bit images with a larger gain would be black or white."""
 # Irrational steps of the low-discrepancy sequences: golden section for what channels share, square roots for their own.
 _STEPS = np.array([0.6180339887, *(np.sqrt([2.0, 3.0, 5.0, 7.0, 11.0, 13.0]) % 1.0)])
 
@@ -146,10 +146,10 @@ def photograph(
 ) -> NDArray[np.uint8]:
     """The six 8-bit images of a site, uint8 (C, H, W).
 
-    The calibrated deviations are those of channel means, which density moves also: the gain is what density leaves.
+    The calibrated deviations are those of channel means, to which density contributes: its share is taken off the gain.
     """
     size = stains_CHW.shape[-1]
-    place = np.linspace(-1.0, 1.0, size, dtype=np.float32)
+    position = np.linspace(-1.0, 1.0, size, dtype=np.float32)
     images = np.empty(stains_CHW.shape, dtype=np.uint8)
     noise_CHW = rng.standard_normal(stains_CHW.shape, dtype=np.float32)
     for c, stain_HW in enumerate(stains_CHW):
@@ -157,7 +157,7 @@ def photograph(
         light_HW = cv2.GaussianBlur(stain_HW, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
         light_HW += np.float32(_HAZE_C[c]) * (light_HW.mean() - light_HW)
         down, right = effect.gradient_C2[c].astype(np.float32)
-        illumination_HW = 1.0 + down * place[:, None] + right * place[None, :]
+        illumination_HW = 1.0 + down * position[:, None] + right * position[None, :]
         gain = float(np.exp(effect.log_gain_C[c]))
         level = CHANNEL_LEVELS_C[cell_type][c] * float(np.exp(-effect.log_density))
         background = BACKGROUND_C[c] * float(np.exp(effect.log_offset_C[c]))

@@ -68,7 +68,7 @@ _EXTREME = 3.0
 
 
 def known_cell_type(cell_type: str) -> str:
-    """The cell type itself.
+    """Returns the cell type itself.
 
     Raises:
         InputError: the simulator has no morphology for it.
@@ -185,7 +185,7 @@ def grow(
     diameter: float,
     density: float,
 ) -> Cells:
-    """The cells of one site: a jittered lattice, of which the fullest places are taken.
+    """The cells of one site: a jittered lattice, whose fullest positions are taken.
 
     Args:
         rng: generator of the site.
@@ -237,7 +237,7 @@ def _lattice(
 def _fullness(
     rng: np.random.Generator, y_M: NDArray[np.float64], x_M: NDArray[np.float64], diameter: float, clumping: float
 ) -> NDArray[np.float64]:
-    """How likely a place is taken: a smooth field (wavelength about three cells) mixed with chance, (M,)."""
+    """How likely a position is taken: a smooth field (wavelength about three cells) mixed with noise, (M,)."""
     field_HW = textures(diameter).coarse
     side = len(field_HW)
     start = rng.integers(side, size=2)

@@ -12,11 +12,11 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from components.core.config import FrozenModel, ScreenConfig, SimulateConfig
+from components.core.storage.manifest import WellType
 
 
 class SimulationSettings(FrozenModel):
@@ -27,14 +27,14 @@ class SimulationSettings(FrozenModel):
     simulate: SimulateConfig = SimulateConfig()
 
 
-def stream(seed: int, *place: str | int) -> np.random.Generator:
-    """The random generator of one place in the screen.
+def stream(seed: int, *position: str | int) -> np.random.Generator:
+    """The random generator of one position in the screen.
 
     Args:
         seed: the run's seed.
-        place: names and numbers that identify the place, for example ("site", "HUVEC-01", 2, "B03", 1).
+        position: names and numbers that identify it, for example ("site", "HUVEC-01", 2, "B03", 1).
     """
-    words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in place]
+    words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in position]
     return np.random.default_rng(np.random.SeedSequence([seed, *words]))
 
 
@@ -46,8 +46,6 @@ POSITIVE_WELLS = tuple(f"{row}{column:02d}" for row in "CFHJM" for column in (3,
 LABELLED_ROTATIONS = (22 / 33, 7 / 33, 4 / 33)
 """How often the 33 labelled experiments of RxRx1 use each of three rotations; the fourth is only in unlabelled ones."""
 
-WellType = Literal["treatment", "positive_control", "negative_control"]
-
 
 @dataclass(frozen=True)
 class Labels:
@@ -58,8 +56,8 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Well:
-    """One well that was imaged. `sirna` is the simulation's index, None for an untreated well."""
+class SimulatedWell:
+    """One imaged well. `sirna` is the simulation's index, None for an untreated well."""
 
     well: str
     well_type: WellType
@@ -69,7 +67,7 @@ class Well:
 
 
 @dataclass(frozen=True)
-class Plate:
+class SimulatedPlate:
     """One plate of an experiment; wells in row-major order."""
 
     experiment: str
@@ -77,15 +75,11 @@ class Plate:
     number: int
     labelled: bool
     group: int
-    wells: tuple[Well, ...]
-
-    def id_code(self, well: Well) -> str:
-        """EXPERIMENT_PLATE_WELL."""
-        return f"{self.experiment}_{self.number}_{well.well}"
+    wells: tuple[SimulatedWell, ...]
 
 
 def label_sirnas(seed: int, config: SimulateConfig) -> Labels:
-    """Numbers the siRNAs so that the number tells nothing about the plate group, as in the releases of RxRx1.
+    """Numbers the siRNAs independently of their plate group, as in the releases of RxRx1.
 
     `string`: sirna_N with the positive controls interleaved, and UNTREATED. `integer`: treatments from 0, then positive
     controls, then the negative control.
@@ -99,15 +93,15 @@ def label_sirnas(seed: int, config: SimulateConfig) -> Labels:
     return Labels(tuple(map(str, numbers)), str(total))
 
 
-def design_screen(settings: SimulationSettings) -> tuple[Plate, ...]:
+def design_screen(settings: SimulationSettings) -> tuple[SimulatedPlate, ...]:
     """All plates of a screen, by experiment name and plate number.
 
     The experiments of a cell type are numbered from 01, labelled ones first. Labelled experiments use three of the four
-    rotations; unlabelled ones go through all of them, the fourth first.
+    rotations; unlabelled ones cycle through all four, the fourth first.
     """
     config = settings.simulate
     labels = label_sirnas(settings.seed, config)
-    plates: list[Plate] = []
+    plates: list[SimulatedPlate] = []
     unlabelled_before = 0
     for cell_type in sorted({*config.labelled, *config.unlabelled}):
         labelled_count = config.labelled.get(cell_type, 0)
@@ -122,7 +116,7 @@ def design_screen(settings: SimulationSettings) -> tuple[Plate, ...]:
             for number in range(1, PLATES + 1):
                 group = (number - 1 + rotation) % PLATES
                 wells = _lay_out(settings, labels, experiment, number, group)
-                plates.append(Plate(experiment, cell_type, number, labelled, group, wells))
+                plates.append(SimulatedPlate(experiment, cell_type, number, labelled, group, wells))
     return tuple(plates)
 
 
@@ -135,18 +129,22 @@ def treatment_wells(seed: int, count: int) -> tuple[str, ...]:
 
 def _lay_out(
     settings: SimulationSettings, labels: Labels, experiment: str, number: int, group: int
-) -> tuple[Well, ...]:
+) -> tuple[SimulatedWell, ...]:
     config = settings.simulate
     per_group = config.treatments_per_group
     rng = stream(settings.seed, "layout", experiment, number)
-    wells = [Well(NEGATIVE_WELL, "negative_control", None, labels.negative, _sites(settings, experiment, number, -1))]
+    wells = [
+        SimulatedWell(
+            NEGATIVE_WELL, "negative_control", None, labels.negative, _sites(settings, experiment, number, -1)
+        )
+    ]
 
-    # The positive controls keep their wells within an experiment, so they do not tell its plates apart.
+    # The positive controls keep their wells within an experiment, so that they do not distinguish its plates.
     positives = stream(settings.seed, "positive wells", experiment).permutation(config.positive_controls).tolist()
     for well, positive in zip(POSITIVE_WELLS, positives, strict=False):
         sirna = PLATES * per_group + positive
         sites = _sites(settings, experiment, number, sirna)
-        wells.append(Well(well, "positive_control", sirna, labels.sirnas[sirna], sites))
+        wells.append(SimulatedWell(well, "positive_control", sirna, labels.sirnas[sirna], sites))
 
     order: Sequence[int] = rng.permutation(per_group).tolist()
     fate_W = rng.random(per_group)
@@ -154,10 +152,10 @@ def _lay_out(
         sirna = group * per_group + member
         sites = _sites(settings, experiment, number, sirna)
         if fate >= config.missing_wells:
-            wells.append(Well(well, "treatment", sirna, labels.sirnas[sirna], sites))
+            wells.append(SimulatedWell(well, "treatment", sirna, labels.sirnas[sirna], sites))
         elif fate < config.missing_wells / 2:
             # Half of the missing treatments were never dispensed: RxRx1 keeps such wells as stray untreated ones.
-            wells.append(Well(well, "negative_control", None, labels.negative, sites))
+            wells.append(SimulatedWell(well, "negative_control", None, labels.negative, sites))
     return tuple(sorted(wells, key=lambda w: w.well))
 
 

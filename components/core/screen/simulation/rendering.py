@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 from components.core.config import CHANNELS
 from components.core.screen.simulation.batch_effects import photograph, plate_effect
 from components.core.screen.simulation.cells import TRAITS, Cells, grow, sirna_shifts, textures
-from components.core.screen.simulation.plate_design import PLATES, Plate, SimulationSettings, Well, stream
+from components.core.screen.simulation.plate_design import (
+    PLATES,
+    SimulatedPlate,
+    SimulatedWell,
+    SimulationSettings,
+    stream,
+)
 
 Array = NDArray[np.float32]
 
@@ -185,21 +191,23 @@ def _cut_textures(rng: np.random.Generator, count: int, side: int, diameter: flo
     return coarse, medium, fine
 
 
-def render_site(settings: SimulationSettings, plate: Plate, well: Well, site: int) -> NDArray[np.uint8]:
-    """The six channels of a site, uint8 (C, H, W); depends on nothing but its arguments."""
+def render_site(
+    settings: SimulationSettings, plate: SimulatedPlate, well: SimulatedWell, site: int
+) -> NDArray[np.uint8]:
+    """The six channels of a site, uint8 (C, H, W); a function of its arguments alone."""
     config = settings.simulate
-    place = (plate.experiment, plate.number, well.well)
+    position = (plate.experiment, plate.number, well.well)
     experiment_number = int(plate.experiment.rpartition("-")[2])
     effect = plate_effect(settings.seed, plate.cell_type, experiment_number, plate.number, config.batch_strength)
 
-    well_noise_T = stream(settings.seed, "well", *place).standard_normal(len(TRAITS))
+    well_noise_T = stream(settings.seed, "well", *position).standard_normal(len(TRAITS))
     traits_T = config.well_noise * config.effect * well_noise_T + effect.culture_T
     if well.sirna is not None:
         sirnas = PLATES * config.treatments_per_group + config.positive_controls
         shifts_ST = sirna_shifts(settings.seed, plate.cell_type, sirnas, config.effect, config.cell_type_specificity)
         traits_T += shifts_ST[well.sirna]
 
-    rng = stream(settings.seed, "site", *place, site)
+    rng = stream(settings.seed, "site", *position, site)
     density = config.density * float(np.exp(effect.log_density))
     size, diameter = settings.screen.image_size, config.cell_diameter
     cells = grow(rng, plate.cell_type, traits_T.astype(np.float32), size, diameter, density)

@@ -1,4 +1,4 @@
-"""Writes a simulated screen as the files of the Kaggle release, whole or not at all. The only file here that does I/O.
+"""Writes a simulated screen as the files of the Kaggle release, complete or not at all. The only file here that does I/O.
 
 out/screen/{train,test}/EXP-NN/PlateP/WELL_sS_wC.png    out/truth.csv        labels of the unlabelled treatments
 out/screen/{train,test}.csv, {train,test}_controls.csv  out/simulation.json  settings and code version
@@ -6,29 +6,35 @@ out/screen/{train,test}.csv, {train,test}_controls.csv  out/simulation.json  set
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 from typing import Any
 
 import cv2
+import pandas as pd
 
 from components.core.errors import InputError
 from components.core.files import atomic_directory
 from components.core.processes import cores, worker_processes
 from components.core.screen.simulation.cells import known_cell_type
-from components.core.screen.simulation.plate_design import Plate, SimulationSettings, Well, design_screen
+from components.core.screen.simulation.plate_design import (
+    SimulatedPlate,
+    SimulatedWell,
+    SimulationSettings,
+    design_screen,
+)
 from components.core.screen.simulation.rendering import render_site
+from components.core.tables import write_table
 
 cv2.setNumThreads(0)  # processes run over sites; threads of OpenCV would only compete with them
 
 Progress = Callable[[int, int], None]
 
 _TASK_SITES = 16
-"""Sites a worker renders between two answers: a cancelled simulation waits for no more than these."""
+"""Sites of a task: a cancelled simulation waits for no more than one task a worker."""
 _PROCESS_SITES = 300
 """Below this many sites the start of worker processes (about a second) costs more than they save."""
 _PNG_LEVEL = 1
@@ -37,7 +43,7 @@ _PNG_LEVEL = 1
 def simulate(
     settings: SimulationSettings, out: Path, processes: int | None = None, progress: Progress | None = None
 ) -> bool:
-    """Writes the screen, the truth and simulation.json; does nothing where `out` holds this very screen already.
+    """Writes the screen, the truth and simulation.json; does nothing if `out` holds this very screen.
 
     The pixels depend on the settings alone, not on the number of processes.
 
@@ -58,11 +64,11 @@ def simulate(
     record = _record(settings)
     if out.exists() and _holds(out, record):
         return False
-    with atomic_directory(out) as folder:
+    with atomic_directory(out) as new:
         plates = design_screen(settings)
-        _write_images(settings, plates, folder / "screen", processes, progress or (lambda done, total: None))
-        _write_tables(plates, folder)
-        (folder / "simulation.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        _write_images(settings, plates, new / "screen", processes, progress or (lambda done, total: None))
+        _write_tables(plates, new)
+        (new / "simulation.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return True
 
 
@@ -75,7 +81,7 @@ def code_version() -> str:
 
 
 def _record(settings: SimulationSettings) -> dict[str, Any]:
-    """What the files depend on; the other fields of ScreenConfig concern later steps."""
+    """Everything the files depend on; the other fields of ScreenConfig concern later steps."""
     return {
         "code": code_version(),
         "seed": settings.seed,
@@ -105,20 +111,22 @@ def _holds(out: Path, record: dict[str, Any]) -> bool:
     raise InputError(f"{out}: holds a screen simulated with other settings ({different}); {advice}")
 
 
-def _split(plate: Plate) -> str:
-    return "train" if plate.labelled else "test"
+def _folder(plate: SimulatedPlate) -> Path:
+    return Path("train" if plate.labelled else "test", plate.experiment, f"Plate{plate.number}")
 
 
 def _write_images(
-    settings: SimulationSettings, plates: Sequence[Plate], screen: Path, processes: int | None, progress: Progress
+    settings: SimulationSettings,
+    plates: Sequence[SimulatedPlate],
+    screen: Path,
+    processes: int | None,
+    progress: Progress,
 ) -> None:
-    tasks: list[tuple[Plate, tuple[Well, ...]]] = []
-    wells_a_task = max(1, _TASK_SITES // settings.screen.sites)
+    tasks: list[tuple[SimulatedPlate, tuple[SimulatedWell, ...]]] = []
+    step = max(1, _TASK_SITES // settings.screen.sites)
     for plate in plates:
-        (screen / _split(plate) / plate.experiment / f"Plate{plate.number}").mkdir(parents=True)
-        tasks += [
-            (plate, plate.wells[start : start + wells_a_task]) for start in range(0, len(plate.wells), wells_a_task)
-        ]
+        (screen / _folder(plate)).mkdir(parents=True)
+        tasks += [(plate, plate.wells[start : start + step]) for start in range(0, len(plate.wells), step)]
     total = sum(len(well.sites) for plate in plates for well in plate.wells)
     workers = cores() if processes is None else processes
     done = 0
@@ -139,9 +147,11 @@ def _write_images(
             raise
 
 
-def write_wells(settings: SimulationSettings, plate: Plate, wells: Sequence[Well], screen: Path) -> int:
+def write_wells(
+    settings: SimulationSettings, plate: SimulatedPlate, wells: Sequence[SimulatedWell], screen: Path
+) -> int:
     """Renders and writes the images of some wells; returns the number of sites."""
-    folder = screen / _split(plate) / plate.experiment / f"Plate{plate.number}"
+    folder = screen / _folder(plate)
     sites = 0
     for well in wells:
         for site in well.sites:
@@ -153,34 +163,19 @@ def write_wells(settings: SimulationSettings, plate: Plate, wells: Sequence[Well
     return sites
 
 
-def _write_tables(plates: Sequence[Plate], out: Path) -> None:
-    for split, labelled in (("train", True), ("test", False)):
-        rows = [(plate, well) for plate in plates if plate.labelled is labelled for well in plate.wells]
-        treatments = [(plate, well) for plate, well in rows if well.well_type == "treatment"]
-        _write_csv(
-            out / "screen" / f"{split}.csv",
-            ["id_code", "experiment", "plate", "well", *(["sirna"] if labelled else [])],
-            ([*_place(plate, well), *([well.label] if labelled else [])] for plate, well in treatments),
-        )
-        _write_csv(
-            out / "screen" / f"{split}_controls.csv",
-            ["id_code", "experiment", "plate", "well", "sirna", "well_type"],
-            ([*_place(p, well), well.label, well.well_type] for p, well in rows if well.well_type != "treatment"),
-        )
-        if not labelled:
-            _write_csv(
-                out / "truth.csv",
-                ["id_code", "sirna"],
-                ([plate.id_code(well), well.label] for plate, well in treatments),
-            )
-
-
-def _place(plate: Plate, well: Well) -> list[str]:
-    return [plate.id_code(well), plate.experiment, str(plate.number), well.well]
-
-
-def _write_csv(path: Path, header: list[str], rows: Iterable[list[str]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+def _write_tables(plates: Sequence[SimulatedPlate], out: Path) -> None:
+    columns = ["id_code", "experiment", "plate", "well", "sirna", "well_type", "labelled"]
+    wells = pd.DataFrame(
+        [
+            (f"{p.experiment}_{p.number}_{w.well}", p.experiment, p.number, w.well, w.label, w.well_type, p.labelled)
+            for p in plates
+            for w in p.wells
+        ],
+        columns=columns,
+    )
+    for split, half in (("train", wells[wells["labelled"]]), ("test", wells[~wells["labelled"]])):
+        treated = half["well_type"] == "treatment"
+        write_table(out / "screen" / f"{split}.csv", half.loc[treated, columns[: 5 if split == "train" else 4]])
+        write_table(out / "screen" / f"{split}_controls.csv", half.loc[~treated, columns[:6]])
+        if split == "test":
+            write_table(out / "truth.csv", half.loc[treated, ["id_code", "sirna"]])
