@@ -14,8 +14,8 @@ from components.core.errors import InputError
 from pipelines.images.command import images_app
 from pipelines.model_commands import models_app
 from pipelines.retrain_command import retrain
+from pipelines.run import Runner
 from pipelines.run.predict_command import predict
-from pipelines.run.runner import Runner
 from pipelines.store_commands import store_app
 from pipelines.store_options import Store, with_store
 
@@ -88,8 +88,9 @@ def run(
 
     from components.core.config import RunConfig
     from components.core.evaluation.table import accuracy_table
-    from pipelines.run.local import read_metrics, run_here
-    from pipelines.run.warm_start import with_address
+    from pipelines.run.known_run import with_address
+    from pipelines.run.local import run_here
+    from pipelines.run.results import read_metrics
 
     settings = with_address(with_store(RunConfig.load(config, set or []), store))
     folder = out or Path("runs") / settings.name
@@ -117,7 +118,7 @@ def finish(
     store: Store = None,
 ) -> None:
     """Ends a run whose other folds failed: ensemble to report from its finished folds, marked as partial."""
-    from pipelines.run.finishing import run_finish
+    from pipelines.run.known_run import run_finish
 
     raise typer.Exit(run_finish(run, quorum, out, truth, store))
 

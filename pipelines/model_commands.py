@@ -251,7 +251,7 @@ def _store_of_run(
     store: str | None,
 ) -> tuple[str, FolderStore | ObjectStore]:
     """A run's key and its store: that of its address or folder, or the one that the options mean."""
-    from pipelines.run.finishing import find_run
+    from pipelines.run.known_run import find_run
 
     known = find_run(run, "run")
     if known.key != run:

@@ -9,7 +9,7 @@ import typer
 
 from components.core.errors import InputError
 from pipelines.model_commands import NOT_PROMOTED
-from pipelines.run.runner import Runner
+from pipelines.run import Runner
 from pipelines.store_options import Store, with_store
 
 
@@ -70,7 +70,7 @@ def retrain(
     from pipelines.cluster.submit import HOURS
     from pipelines.retraining.order import Order
     from pipelines.retraining.retrain import retrain as retrain_model
-    from pipelines.run.warm_start import with_address
+    from pipelines.run.known_run import with_address
 
     if endpoint and runner is not None:
         raise InputError("--runner goes with this machine, --endpoint with a cluster; give one of them")

@@ -27,7 +27,7 @@ def engine_or_skip() -> DockerClient:
 
 def images_or_skip() -> dict[str, str]:
     """Ids of the images by target."""
-    from pipelines.run.containers.engine_side import check_images
+    from pipelines.run.containers import check_images
 
     engine_or_skip()
     try:

@@ -23,8 +23,8 @@ from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
 from components.core.storage.run_outcome import RESULTS, fetch_results
 from components.core.storage.run_record import HOLDOUT, MANIFEST, RUNS, FoldRecord, finished_folds
-from pipelines.run.child import run_child
-from pipelines.run.finishing import finish_command
+from pipelines.run.known_run import finish_command
+from pipelines.run.process import run_child
 
 EMBEDDINGS = "embeddings"
 MetricsTable = Callable[[Mapping[str, Any]], Table | None]

@@ -32,15 +32,17 @@ from pipelines.cluster.follow import Pace
 from pipelines.cluster.results import recorded_folds
 from pipelines.cluster.submit import ClusterRun, SubmitRequest, submit_run
 from pipelines.dag import prediction_graph
-from pipelines.run.prediction_checks import Checked, Wanted, check_prediction
+from pipelines.run.predict_request import CheckedPrediction, PredictRequest, check_prediction
 
 
-def predict_on_cluster(wanted: Wanted, request: SubmitRequest, console: Console, pace: Pace | None = None) -> Path:
+def predict_on_cluster(
+    request: PredictRequest, order: SubmitRequest, console: Console, pace: Pace | None = None
+) -> Path:
     """Predicts new plates on a cluster, and waits for it; the same content in progress is followed.
 
     Args:
-        wanted: the prediction; its experiments may be of a training screen, whose labels are not read.
-        request: where, with which images, and how it is followed; it is waited for in any case.
+        request: the prediction; its experiments may be of a training screen, whose labels are not read.
+        order: where, with which images, and how it is followed; it is waited for in any case.
         console: where it is shown.
         pace: how patiently it is followed.
 
@@ -52,13 +54,13 @@ def predict_on_cluster(wanted: Wanted, request: SubmitRequest, console: Console,
         StepError: the run failed or was cancelled.
         ContactError: contact or the deadline was lost; the run may go on.
     """
-    out = submit_prediction(wanted, replace(request, wait=True), console, pace)
+    out = submit_prediction(request, replace(order, wait=True), console, pace)
     assert out is not None, "it was waited for"
     return out
 
 
 def submit_prediction(
-    wanted: Wanted, request: SubmitRequest, console: Console, pace: Pace | None = None
+    request: PredictRequest, order: SubmitRequest, console: Console, pace: Pace | None = None
 ) -> Path | None:
     """Submits a prediction, and follows it where that is asked for.
 
@@ -68,59 +70,59 @@ def submit_prediction(
     Raises:
         InputError, StepError, ContactError: as predict_on_cluster.
     """
-    images = request.checked_images()
-    store, checked = _checked(wanted, request)
-    config, asked, folds = checked.config, checked.asked, checked.folds
+    images = order.checked_images()
+    store, checked = _checked(request, order)
+    config, params, folds = checked.config, checked.params, checked.folds
     steps = tuple(prediction_graph(folds).counts())
     remarks = check_cluster(config, steps)
-    decides = {**asked.plain(), "model": checked.model.fingerprint}  # wherever it is published
-    lineage = {**pinned_lineage(config, images, decides), "model": dict(checked.told)}
+    decides = {**params.plain(), "model": checked.model.fingerprint}  # wherever it is published
+    lineage = {**pinned_lineage(config, images, decides), "model": dict(checked.model_info)}
     run = ClusterRun(
         config=config,
         name=predicting_name(config.name),
         steps=steps,
         store=store,
         fingerprint=fingerprint(
-            open_screen(str(request.screen)), Screen(checked.plates, checked.model.vocabulary), config.screen.sites
+            open_screen(str(order.screen)), Screen(checked.plates, checked.model.vocabulary), config.screen.sites
         ),
         lineage=lineage,
         remarks=remarks,
         images=images,
         pipeline=lambda: compiled_prediction(config, folds, images, lineage),
-        parameters=asked.parameters(),
+        parameters=params.parameters(),
         rescue=lambda key, _: _left(store, key, folds),
         table_of=_table,
     )
-    return submit_run(run, request, console, pace)
+    return submit_run(run, order, console, pace)
 
 
-def _checked(wanted: Wanted, request: SubmitRequest) -> tuple[ObjectStorage, Checked]:
+def _checked(request: PredictRequest, order: SubmitRequest) -> tuple[ObjectStorage, CheckedPrediction]:
     """The store that new plates go to, and what is known of the prediction; nothing is written."""
-    machine = wanted.machine()
-    check_address("--screen", str(request.screen))
-    if request.truth is not None:
-        check_address("--truth", request.truth)
-    meant = _store(wanted, wanted.store(machine))
+    check_address("--screen", str(order.screen))
+    if order.truth is not None:
+        check_address("--truth", order.truth)
+    chosen = _store(request)
     check_keys(
         "the model and the new plates cannot be looked at", "what the configuration's cluster.store_secret names"
     )
-    store = open_store(meant.bucket, meant.prefix)
+    store = open_store(chosen.bucket, chosen.prefix)
     store.check()
-    place = open_screen(str(request.screen))
+    place = open_screen(str(order.screen))
     place.check()
-    with truth_is_a_copy(), local_file(request.truth) as truth:
-        return store, check_prediction(wanted, machine, meant, store, place, truth, f"--screen {request.screen}")
+    with truth_is_a_copy(), local_file(order.truth) as truth:
+        return store, check_prediction(request, chosen, store, place, truth, f"--screen {order.screen}")
 
 
-def _store(wanted: Wanted, meant: StoreConfig) -> StoreConfig:
-    if is_folder(model_address(wanted.model)[0]):
+def _store(request: PredictRequest) -> StoreConfig:
+    chosen = request.store()
+    if is_folder(model_address(request.model)[0]):
         raise InputError(
-            f"--model {wanted.model}: is in a folder of this machine, which pods cannot read; publish its run in a bucket, "
+            f"--model {request.model}: is in a folder of this machine, which pods cannot read; publish its run in a bucket, "
             "and give s3://BUCKET[/PREFIX]/models/NAME"
         )
-    meant = cluster_store(meant)
-    check_bucket(meant)
-    return meant
+    chosen = cluster_store(chosen)
+    check_bucket(chosen)
+    return chosen
 
 
 def _left(store: ObjectStorage, key: str, folds: Mapping[str, Sequence[int]]) -> str:

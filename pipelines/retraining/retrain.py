@@ -51,7 +51,7 @@ from pipelines.retraining.runs import Runs
 from pipelines.retraining.start import started
 from pipelines.retraining.telling import Telling
 from pipelines.retraining.turn import in_progress, turn
-from pipelines.run.containers.engine_side import check_images
+from pipelines.run.containers import check_images
 
 ROUNDS = 20
 """Comparisons with champions that others promoted meanwhile, before it is given up: each is another model's promotion."""

@@ -16,8 +16,8 @@ from components.core.registry.model_manifest import MODELS, ModelManifest
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.opening import join_address
 from pipelines.retraining.order import Order
-from pipelines.run.finishing import find_run
-from pipelines.run.prediction_checks import Wanted
+from pipelines.run.known_run import find_run
+from pipelines.run.predict_request import PredictRequest
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,16 @@ class Runs:
         address = store.uri(f"{MODELS}/{model.fingerprint}")
         # The challenger's machine, store and codec, so that plates are packed once; no embedding is compared.
         without = ("embeddings.enabled=false",)
-        wanted = Wanted(model=address, config=self.config, changes=without, experiments=tuple(experiments))
+        request = PredictRequest(model=address, config=self.config, changes=without, experiments=tuple(experiments))
         if order.endpoint:
             from pipelines.cluster.submit_prediction import predict_on_cluster
 
-            predict_on_cluster(wanted, order.on_cluster(out, self._left(), truth=False), self.console)
+            predict_on_cluster(request, order.on_cluster(out, self._left(), truth=False), self.console)
         else:
-            from pipelines.run.prediction import predict_here
+            from pipelines.run.local import predict_here
 
             own = join_address(self.config.store.bucket, self.config.store.prefix)
-            predict_here(wanted, order.screen, out, None, own, self.console, containers=order.containers)
+            predict_here(request, order.screen, out, None, own, self.console, containers=order.containers)
         self._named[model.fingerprint] = out / "predictions.csv"
         return self._named[model.fingerprint]
 

@@ -1,1 +1,10 @@
 """Runs on this machine: training, prediction of new plates, and the end of a run that lacks folds."""
+
+from enum import StrEnum
+
+
+class Runner(StrEnum):
+    """How tasks of a local run are started."""
+
+    SUBPROCESS = "subprocess"
+    DOCKER = "docker"

@@ -1,4 +1,4 @@
-"""cellsignal predict: new plates named by a published model, here or on a cluster. Imports neither torch nor kfp."""
+"""cellsignal predict: new plates predicted by a published model, here or on a cluster. Imports neither torch nor kfp."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from components.core.errors import InputError
-from pipelines.run.runner import Runner
+from pipelines.run import Runner
 from pipelines.store_options import Store
 
 
@@ -34,8 +34,7 @@ def predict(
         bool,
         typer.Option(
             "--any-cell-type",
-            help="name wells of cell types that the model does not know by networks that learned all of its own, where it "
-            "has such",
+            help="predict cell types that the model does not know by networks that learned all of its own, if it has such",
         ),
     ] = False,
     store: Store = None,
@@ -62,43 +61,43 @@ def predict(
     config: Annotated[
         str | None,
         typer.Option(
-            help="configuration whose store, loader, compute, local, cluster and pack are taken; default the model's"
+            help="configuration whose store, loader, compute, local, cluster, pack and embeddings are used; else the defaults"
         ),
     ] = None,
     set: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE changes one field, for example predict.views=4")
     ] = None,
 ) -> None:
-    """Names the wells of new plates with a published model; quality control of the plates beside it.
+    """Predicts the wells of new plates with a published model, with quality control of the plates.
 
     Plates go to the store of the model, where they are packed once. The same --out again resumes; on a cluster the same
     content follows the run that is in progress, with the logins and exit codes of submit.
     """
     from rich.console import Console
 
-    from pipelines.run.prediction_checks import Wanted
+    from pipelines.run.predict_request import PredictRequest
 
     names = [name.strip() for name in experiments.split(",") if name.strip()]
-    wanted, console = Wanted(model, config, set or [], names, any_cell_type), Console()
+    request, console = PredictRequest(model, config, set or [], names, any_cell_type), Console()
     of_cluster = {"--images": images, "--wait": wait, "--resubmit": resubmit, "--timeout": timeout is not None}
     if endpoint is not None:
-        _refuse({"--runner": runner, "--store": store}, "is of this machine; leave it out, or --endpoint")
+        _refuse({"--runner": runner, "--store": store}, "applies to this machine; leave it out, or --endpoint")
         from pipelines.cluster.submit import HOURS, SubmitRequest
         from pipelines.cluster.submit_prediction import submit_prediction
 
         hours = HOURS if timeout is None else timeout
-        request = SubmitRequest(endpoint, screen, truth, images or "images.json", out, wait, resubmit, hours * 3600)
-        submit_prediction(wanted, request, console)
+        order = SubmitRequest(endpoint, screen, truth, images or "images.json", out, wait, resubmit, hours * 3600)
+        submit_prediction(request, order, console)
         return
-    _refuse(of_cluster, "is of a prediction on a cluster; give --endpoint as well, or leave it out")
+    _refuse(of_cluster, "applies to a cluster; give --endpoint as well, or leave it out")
     if out is None:
         raise InputError("--out is missing: give the folder of the results")
     from components.core.evaluation.table import accuracy_table
-    from pipelines.run.local import read_metrics
-    from pipelines.run.prediction import predict_here
+    from pipelines.run.local import predict_here
+    from pipelines.run.results import read_metrics
 
     labels = Path(truth) if truth is not None else None
-    predict_here(wanted, screen, out, labels, store, console, containers=runner is Runner.DOCKER)
+    predict_here(request, screen, out, labels, store, console, containers=runner is Runner.DOCKER)
     metrics = read_metrics(out)
     if "holdout" in metrics:
         console.print(accuracy_table(metrics, holdout="new plates"))
@@ -106,7 +105,7 @@ def predict(
 
 
 def _refuse(given: Mapping[str, object], why: str) -> None:
-    """Refuses the first option that is given though it is of the other place."""
+    """Refuses the first option that is given though it does not apply."""
     for option, value in given.items():
         if value:
             raise InputError(f"{option} {why}")

@@ -33,7 +33,7 @@ def main(job: Path) -> int:
     config = parse(RunConfig, what["config"], source=str(job))
     runner: local.SubprocessRunner | local.DockerRunner = local.SubprocessRunner(use_venv=False)
     if what["containers"]:
-        from pipelines.run.containers.tasks import docker_runner
+        from pipelines.run.container_tasks import docker_runner
 
         runner = docker_runner(what["containers"])
     local.init(runner=runner, pipeline_root=what["pipeline_root"], enable_caching=False)
@@ -50,7 +50,7 @@ def _run(what: dict[str, Any], config: RunConfig) -> None:
 
     arguments = {"source": what["source"], "fingerprint": "", "truth": what["truth"]}
     arguments["lineage"] = json.dumps(what["lineage"])
-    prediction = what.get("prediction")
+    prediction = what["prediction"]
     if prediction is None:
         local_pipeline(config, training_graph(config))(**arguments)
     else:
@@ -61,7 +61,7 @@ def _run(what: dict[str, Any], config: RunConfig) -> None:
 def _end(what: dict[str, Any]) -> None:
     if what["containers"]:
         from pipelines.images.engine import connect
-        from pipelines.run.containers.engine_side import remove_containers
+        from pipelines.run.containers import remove_containers
 
         # They are children of the engine, not of this process; the signal that ends it comes after them.
         with contextlib.suppress(InputError):

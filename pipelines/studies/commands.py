@@ -9,7 +9,7 @@ from components.core.config import RunConfig
 from components.core.storage.opening import choose_store, open_store, store_changes
 from pipelines.checks import check_input
 from pipelines.images.code_version import code_version
-from pipelines.run.child import run_child
+from pipelines.run.process import run_child
 from pipelines.studies.protocols.splits import asked_protocols, check_repeats, protocol_config
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from components.core.config import RunConfig
 from components.image import VERSION
 from pipelines.cli import app
-from pipelines.run.local import opened_folder
+from pipelines.run.folder import opened_folder
 from tests.pipelines.tiny_run import ROOT, Cellsignal, processes_naming, results, truth_of, write_truth
 from tests.seaweedfs import BUCKET, S3Server
 from tests.tiny_screen import SIZE, TinyScreen, write_png
@@ -224,10 +224,11 @@ def test_an_out_of_other_settings_names_the_first_that_differs(
 ):
     store = f"store.bucket={(cellsignal.folder / 'store').as_uri()}"
     config, out = RunConfig.load(str(config_file), [store]), cellsignal.folder / "out"
-    with opened_folder(out, RunConfig.load(str(config_file), ["seed=7"]), str(tables.root), None) as work:
+    with opened_folder(out, RunConfig.load(str(config_file), ["seed=7"]), str(tables.root), None) as folder:
         pass
     with opened_folder(out, config, str(tables.root), None):
         pass  # nothing was computed with the other seed
+    work = folder.work
     (work / "events.jsonl").write_text('{"event": "finish", "step": "normalize", "seconds": 1.0}\n')
     # Where and with what it runs is not what it computes.
     other_place = [store, "local.threads=7", "cluster.steps.pretrain.memory_gib=64"]

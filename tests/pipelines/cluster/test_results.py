@@ -12,7 +12,7 @@ from rich.console import Console
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_outcome import record_results
 from pipelines.cluster.results import fetch, report_of_failed
-from tests.pipelines.run.finish.test_finish import KEY, FoldedRun
+from tests.pipelines.run.test_finish import KEY, FoldedRun
 
 
 @pytest.fixture

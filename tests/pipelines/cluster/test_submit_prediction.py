@@ -36,7 +36,7 @@ from components.normalize.step import main as normalize
 from components.report.step import main as report
 from pipelines.cluster.submit import SubmitRequest
 from pipelines.cluster.submit_prediction import predict_on_cluster, submit_prediction
-from pipelines.run.prediction_checks import Wanted
+from pipelines.run.predict_request import PredictRequest
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 from tests.pipelines.cluster.conftest import QUICK
 from tests.pipelines.cluster.kfp_server import KfpServer
@@ -86,15 +86,15 @@ class Predicting:
     store: ObjectStore
     shown: io.StringIO = field(default_factory=io.StringIO)
 
-    def wanted(self, **more: Any) -> Wanted:
+    def wanted(self, **more: Any) -> PredictRequest:
         changes = [f"store.bucket={BUCKET}", f"store.prefix={self.store.prefix}", "name=tiny"]
         given = {"model": self.lab.address, "experiments": list(NEW), **more}
-        return Wanted(**{**given, "changes": [*changes, *given.get("changes", ())]})
+        return PredictRequest(**{**given, "changes": [*changes, *given.get("changes", ())]})
 
     def order(self, **more: Any) -> SubmitRequest:
         return SubmitRequest(**{"endpoint": self.server.url, "screen": self.lab.screen, "images": "tags", **more})
 
-    def __call__(self, wanted: Wanted | None = None, **more: Any) -> str:
+    def __call__(self, wanted: PredictRequest | None = None, **more: Any) -> str:
         self.shown = io.StringIO()
         submit_prediction(wanted or self.wanted(), self.order(**more), Console(file=self.shown, width=300), pace=QUICK)
         return self.shown.getvalue()

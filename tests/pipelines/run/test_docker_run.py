@@ -30,7 +30,7 @@ def images() -> dict[str, str]:
 
 
 def containers(out: Path) -> list[Any]:
-    from pipelines.run.containers.engine_side import WORK_LABEL
+    from pipelines.run.containers import WORK_LABEL
 
     label = f"{WORK_LABEL}={out.resolve() / 'run'}"
     return engine_or_skip().containers.list(all=True, ignore_removed=True, filters={"label": label})
@@ -119,7 +119,7 @@ def test_outputs_are_the_callers_and_nothing_is_left(killed: Killed):
     assert {path.stat().st_uid for path in run.cellsignal.folder.rglob("*")} == {os.getuid()}
     assert containers(run.out) == []
     assert processes_naming(run.cellsignal.folder) == []
-    assert not (run.out / "run" / "scratch").exists()
+    assert not (run.out / "run" / "tmp").exists()
 
 
 def test_the_lineage_names_the_images(killed: Killed):
@@ -175,13 +175,13 @@ def test_a_step_that_finds_bad_input_in_its_container_is_one_line(tmp_path: Path
 
 def test_an_image_of_other_sources_is_refused(tmp_path: Path, images, monkeypatch: pytest.MonkeyPatch):
     from components.core.errors import InputError
-    from pipelines.run.containers.engine_side import check_images
+    from pipelines.run.containers import check_images
 
-    monkeypatch.setattr("pipelines.run.containers.engine_side.sources_digest", lambda: "0" * 16)
+    monkeypatch.setattr("pipelines.run.containers.sources_digest", lambda: "0" * 16)
     with pytest.raises(
         InputError, match=r"^cellsignal-cpu:\S+: contains other sources than .*; run `cellsignal images build`$"
     ):
         check_images()
-    monkeypatch.setattr("pipelines.run.containers.engine_side.CURRENT", {"cpu": "cellsignal-cpu:none"})
+    monkeypatch.setattr("pipelines.run.containers.CURRENT", {"cpu": "cellsignal-cpu:none"})
     with pytest.raises(InputError, match=r"^cellsignal-cpu:none: there is no such image on this machine; run `cellsig"):
         check_images()

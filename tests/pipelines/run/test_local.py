@@ -26,7 +26,9 @@ from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from pipelines.dag import training_graph
 from pipelines.run.display import TaskDisplay
-from pipelines.run.local import follow, run_key, without_the_rest
+from pipelines.run.local import run_key
+from pipelines.run.process import follow
+from pipelines.run.results import finish_hint
 from tests.pipelines.tiny_run import (
     CONFIG,
     ROOT,
@@ -282,13 +284,11 @@ def test_a_failed_run_says_how_to_end_it_without_the_missing_folds(tmp_path: Pat
             for step, cell_type, fold in finished
         )
     )
-    assert without_the_rest(config, events, Path("my runs/x")).endswith(
-        "cellsignal finish --run 'my runs/x' --quorum 1"
-    )
+    assert finish_hint(config, events, Path("my runs/x")).endswith("cellsignal finish --run 'my runs/x' --quorum 1")
     alone = RunConfig.load("demo", ["folds.train=[0]"])
-    assert without_the_rest(alone, events, Path("runs/x")) == ""  # no fold is missing
+    assert finish_hint(alone, events, Path("runs/x")) == ""  # no fold is missing
     events.write_text("")
-    assert without_the_rest(config, events, Path("runs/x")) == ""
+    assert finish_hint(config, events, Path("runs/x")) == ""
 
 
 @pytest.mark.slow

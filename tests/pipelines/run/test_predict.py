@@ -21,12 +21,12 @@ from components.core.storage.run_outcome import fetch_results
 from components.core.storage.run_record import RunRecord, finished_folds
 from components.core.storage.run_summaries import summarise_runs
 from components.core.storage.sweeping import take_stock
-from pipelines.run.prediction import RESULTS
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 from tests.pipelines.tiny_run import CONFIG, Cellsignal, error_line, only_huvec
 from tests.tiny_screen import LABELLED, UNLABELLED, TinyScreen
 
 HOLDOUT = "HUVEC-04"
+RESULTS = ("predictions.csv", "qc.csv", "metrics.json", "report.html", "config.yaml", "lineage.json")
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -1,7 +1,7 @@
-"""Ends a run from the folds that finished: ensemble, assign and report on what the store lists under the run's key.
+"""python -m pipelines.run.finish: ends a run from the folds that finished, by what the store lists under the run's key.
 
-KFP offers no partial fan-in, so a failed fold fails the whole run; this computes the rest from the others and says so in
-every result (`partial`). Needs neither torch nor the failed run's machine.
+KFP offers no partial fan-in, so that a failed fold fails the whole run; this computes ensemble to report from the others and
+marks every result as `partial`. Needs neither torch nor the failed run's machine.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ import datetime
 import io
 import json
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from rich.console import Console
+from typer import Option
 
 from components.assign.step import AssignConfig
 from components.assign.step import run as assign
+from components.core.command import cancel_on_signals, run_command
 from components.core.config import RunConfig, parse
 from components.core.errors import InputError, StepError
 from components.core.evaluation.table import accuracy_table
@@ -26,6 +29,7 @@ from components.core.files import atomic_directory
 from components.core.storage.finished import fetch_finished
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
+from components.core.storage.opening import open_store
 from components.core.storage.run_outcome import RESULTS, record_results
 from components.core.storage.run_record import (
     HOLDOUT,
@@ -38,7 +42,9 @@ from components.core.storage.run_record import (
 )
 from components.ensemble.step import run as ensemble
 from components.report.step import run as report
+from pipelines.dag import OUTPUTS, DagTask, training_graph
 
+MANIFESTS = {"screen": MANIFEST, "holdout": HOLDOUT, "holdout_labels": HOLDOUT_LABELS}
 LINEAGE = "lineage.json"
 EMBEDDINGS = "embeddings"
 
@@ -56,11 +62,11 @@ def finish(
 
     Args:
         store: where the run's plates and finished outputs are.
-        key: of the run.
+        key: the run's key.
         quorum: folds that every cell type must have.
         out: folder of the results; an earlier result of the same run there is replaced.
         truth: labels of the unlabelled wells, for the report's scoring alone.
-        code_version: of this program, beside that of the run, in lineage.json.
+        code_version: this program's, for lineage.json beside the run's.
         console: where progress is shown.
 
     Returns:
@@ -93,7 +99,7 @@ def finish(
 
 
 def _record(store: ObjectStorage, key: str, out: Path) -> None:
-    """Keeps the results under the run, from where a model may be published, unless those of the whole run are there."""
+    """Stores the results under the run, for publishing a model, unless those of the whole run are there."""
     own = json.loads((out / LINEAGE).read_text(encoding="utf-8"))
     try:
         earlier = json.loads(store.get(f"{RUNS}/{key}/{RESULTS}/{LINEAGE}"))
@@ -132,17 +138,15 @@ def _compute(
     lineage: dict[str, Any] = {**record.lineage, "finished": {"code_version": code_version, "at": now}}
     if any(missing.values()):
         lineage["partial"] = {"quorum": quorum, "folds": present, "missing": missing}
-    named = [_predict_wells(config, cell_type, there, work, console) for cell_type, there in present.items()]
     lineage["embeddings"] = _embeddings(work, making)
-    results, labels = work / "results", work / HOLDOUT_LABELS
-    metrics = report(config, work / MANIFEST, work / HOLDOUT, labels, truth, named, results, lineage, store=store)
-    for file in results.iterdir():
+    metrics = _rest(config, present, work, truth, lineage, store, console)
+    for file in (work / "results").iterdir():
         file.rename(making / file.name)
     return metrics, missing
 
 
 def _check_out(out: Path, key: str) -> None:
-    """The folder is free, or holds an earlier result of the same run."""
+    """Refuses a folder that is not empty and holds no earlier result of the same run."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
@@ -169,7 +173,7 @@ def _numbers(folds: Mapping[str, Sequence[FoldRecord]]) -> dict[str, list[int]]:
 
 
 def _fetched(store: ObjectStorage, record: FoldRecord, work: Path, console: Console) -> bool:
-    """Fetches a fold's logits and embeddings; one that is damaged is missing, and that is said."""
+    """Fetches a fold's logits and embeddings; a damaged one counts as missing, with a warning."""
     outputs = {name: work / name / record.cell_type / str(record.fold) for name in ("logits", EMBEDDINGS)}
     for path in outputs.values():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,13 +187,44 @@ def _fetched(store: ObjectStorage, record: FoldRecord, work: Path, console: Cons
     return True
 
 
-def _predict_wells(config: RunConfig, cell_type: str, folds: Sequence[int], work: Path, console: Console) -> str:
-    """Joins the folds of a cell type and names its wells; returns the folder of the names."""
-    console.print(f"{cell_type}: {_folds(folds)} of {len(config.folds.trained)}", highlight=False)
-    averaged, named = work / "averaged" / cell_type, work / "named" / cell_type
-    ensemble([work / "logits" / cell_type / str(fold) for fold in folds], averaged)
-    assign(config.section(AssignConfig), work / MANIFEST, work / HOLDOUT, averaged, named)
-    return str(named)
+def _rest(
+    config: RunConfig,
+    present: Mapping[str, Sequence[int]],
+    work: Path,
+    truth: Path | None,
+    lineage: Mapping[str, Any],
+    store: ObjectStorage,
+    console: Console,
+) -> dict[str, Any]:
+    """Runs the tasks of the DAG that follow the folds, on the outputs that there are; returns the report's metrics."""
+    paths: dict[tuple[DagTask, str], Path] = {}
+    metrics: dict[str, Any] = {}
+
+    def read(task: DagTask, *names: str) -> list[Path]:
+        values = [task.inputs[name] for name in names]
+        outputs = [each for value in values for each in (value if isinstance(value, tuple) else (value,))]
+        return [paths[each.task, each.name] for each in outputs if (each.task, each.name) in paths]
+
+    for task in training_graph(config).tasks:
+        cell_type = str(task.cell_type)
+        for name in OUTPUTS[task.step]:
+            if task.step == "normalize":
+                paths[task, name] = work / MANIFESTS[name]
+            elif task.fold is None:
+                paths[task, name] = work / name / cell_type
+            elif name == "logits" and task.fold in present[cell_type]:
+                paths[task, name] = work / name / cell_type / str(task.fold)
+        if task.step == "ensemble":
+            console.print(f"{cell_type}: {_folds(present[cell_type])} of {len(config.folds.trained)}", highlight=False)
+            ensemble(read(task, "logits"), paths[task, "averaged"])
+        elif task.step == "assign":
+            screen, holdout, logits = read(task, "screen", "holdout", "logits")
+            assign(config.section(AssignConfig), screen, holdout, logits, paths[task, "predictions"])
+        elif task.step == "report":
+            screen, holdout, labels = read(task, "screen", "holdout", "holdout_labels")
+            uris = [str(path) for path in read(task, "uris")]
+            metrics = report(config, screen, holdout, labels, truth, uris, work / "results", lineage, store=store)
+    return metrics
 
 
 def _embeddings(work: Path, making: Path) -> list[str]:
@@ -206,3 +241,22 @@ def _embeddings(work: Path, making: Path) -> list[str]:
 
 def _folds(folds: Sequence[int]) -> str:
     return f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
+
+
+def command(
+    store: Annotated[str, Option(help="s3://BUCKET[/PREFIX] or file:///FOLDER of the run's plates")],
+    run: Annotated[str, Option(help="the run's key")],
+    quorum: Annotated[int, Option(help="folds that every cell type must have")],
+    out: Annotated[Path, Option(help="folder of the results")],
+    truth: Annotated[Path | None, Option(help="labels of the unlabelled wells, for the report's scoring alone")] = None,
+    code_version: Annotated[str, Option(help="for lineage.json")] = "unknown",
+) -> None:
+    """Ends a run from the folds that are finished: ensemble, assign, report."""
+    cancel_on_signals("run the same command again")
+    connected = open_store(store)
+    connected.check()
+    finish(connected, run, quorum, out, truth, code_version, Console(file=sys.stdout))
+
+
+if __name__ == "__main__":
+    run_command(command)

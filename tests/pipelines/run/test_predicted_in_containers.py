@@ -10,10 +10,10 @@ import pytest
 
 from components.core.registry.publishing import publish
 from components.core.storage.folder_store import FolderStore
-from pipelines.run.prediction import RESULTS
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 from tests.container_engine import images_or_skip
 from tests.pipelines.run.test_docker_run import containers
+from tests.pipelines.run.test_predict import RESULTS
 from tests.pipelines.tiny_run import Cellsignal, error_line
 
 pytestmark = pytest.mark.docker

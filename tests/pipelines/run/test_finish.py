@@ -23,7 +23,7 @@ from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_record import finished_folds, record_fold
 from components.normalize.config import NormalizeConfig
 from components.normalize.step import main as normalize
-from pipelines.run.finish.run import finish
+from pipelines.run.finish import finish
 from tests.tiny_screen import CONFIG, LABELLED, UNLABELLED, TinyScreen
 
 KEY = "tiny-0123456789ab"

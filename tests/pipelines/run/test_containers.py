@@ -8,7 +8,7 @@ import pytest
 
 from components.core.config import RunConfig, StoreConfig
 from components.core.errors import InputError
-from pipelines.run.containers.mounts import check_credentials, environment_of, mounts_of
+from pipelines.run.containers import check_credentials, environment_of, mounts_of
 
 
 @pytest.fixture

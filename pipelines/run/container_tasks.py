@@ -22,9 +22,7 @@ from requests.exceptions import RequestException
 
 from components.core.progress import emit
 from pipelines.images.engine import connect, container_user, one_line
-from pipelines.run.containers.engine_side import WORK_LABEL
-from pipelines.run.containers.limits import Limits
-from pipelines.run.containers.mounts import environment_of
+from pipelines.run.containers import WORK_LABEL, Limits, environment_of
 
 GIB = 2**30
 _LABELS = ("fold", "cell_type", "backbone")
@@ -42,7 +40,7 @@ def docker_runner(job: dict[str, Any]) -> local.DockerRunner:
 
     docker_task_handler.run_docker_container = run
     return local.DockerRunner(
-        environment={**environment_of(os.environ), "TMPDIR": job["scratch"]},
+        environment={**environment_of(os.environ), "TMPDIR": job["tmp"]},
         mounts=[Mount(one["path"], one["path"], type="bind", read_only=not one["write"]) for one in job["mounts"]],
         working_dir=job["folder"],
         network_mode="host",  # the embedded object store listens on this machine's loopback

@@ -1,0 +1,224 @@
+"""A prediction of new plates: the user's request, its checks, and the configuration of its steps.
+
+The same for this machine and for a cluster. Reads the registry, tables and one image; imports neither torch nor kfp.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from components.core.config import RunConfig, StoreConfig
+from components.core.config.file import apply_change, parse
+from components.core.errors import InputError
+from components.core.registry.champion import read_champion
+from components.core.registry.model_manifest import MODELS, ModelManifest
+from components.core.registry.new_plates import check_first_image, plates_for
+from components.core.registry.published_models import THE_CHAMPION, find_model, model_address
+from components.core.screen.layouts import read_new_plates
+from components.core.screen.screen_source import ScreenSource
+from components.core.screen.wells import Plate
+from components.core.storage.interface import ObjectStorage
+from components.core.storage.object_store import parse_uri
+from components.core.storage.opening import is_folder
+from pipelines.checks import check_truth
+
+FROM_THE_MODEL = (
+    "name", "seed", "screen", "standardise", "batch_norm", "augment", "backbones", "head", "predict", "prior",
+)  # fmt: skip
+"""Fields that define the networks and their inputs, and how their logits become predictions."""
+FROM_THE_USER = ("pack", "store", "loader", "compute", "local", "cluster", "embeddings")
+"""Sections that say where and with what a prediction runs: of the user's configuration, or the defaults, never of the model."""
+CHANGEABLE = ("name", "screen.sites", "predict.views", "predict.batch_size", "prior", *FROM_THE_USER)
+"""Fields that --set may change."""
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """A prediction as the user requests it.
+
+    Attributes:
+        model: `champion`, the first digits of a fingerprint, or the address of either.
+        config: a configuration, or its name or file, whose sections FROM_THE_USER are used; None for the defaults.
+        changes: KEY=VALUE.
+        experiments: those to predict; none for all.
+        any_cell_type: whether networks that learned all cell types may predict another one.
+    """
+
+    model: str = THE_CHAMPION
+    config: str | RunConfig | None = None
+    changes: Sequence[str] = ()
+    experiments: Sequence[str] = ()
+    any_cell_type: bool = False
+
+    def user_config(self) -> RunConfig:
+        """The configuration of where this runs, changes included.
+
+        Raises:
+            InputError: no such configuration, or a change of what the networks were trained with.
+        """
+        for change in self.changes:
+            key = change.partition("=")[0]
+            if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in CHANGEABLE):
+                raise InputError(
+                    f"--set {change}: {key} is part of the model; a prediction may change {', '.join(CHANGEABLE)}"
+                )
+        if isinstance(self.config, str):
+            return RunConfig.load(self.config, self.changes)
+        return _changed((self.config or RunConfig()).model_dump(mode="json"), self.changes, "--set")
+
+    def store(self) -> StoreConfig:
+        """The store of new plates: the configuration's, else that of the model's address.
+
+        Raises:
+            InputError: as user_config.
+        """
+        config = self.user_config()
+        address, _ = model_address(self.model)
+        if self.config is not None or not address:
+            return config.store
+        bucket, prefix = (address, "") if is_folder(address) else parse_uri(address)
+        data = {"store": {"bucket": bucket, "prefix": prefix}}
+        for change in self.changes:
+            if change.startswith("store."):
+                apply_change(data, change)
+        return parse(StoreConfig, data["store"], source="--set store")
+
+
+@dataclass(frozen=True)
+class PredictParams:
+    """What makes a prediction another one, beside its configuration, screen and truth.
+
+    Attributes:
+        model: address of the model, by its whole fingerprint: another model may be promoted any time.
+        experiments: those to predict, sorted; none for all.
+        any_cell_type: whether networks that learned all cell types may predict another one.
+    """
+
+    model: str
+    experiments: tuple[str, ...]
+    any_cell_type: bool
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return dict(json.loads(json.dumps(asdict(self))))
+
+    def parameters(self) -> dict[str, Any]:
+        """As the pipeline takes it."""
+        return {**asdict(self), "experiments": json.dumps(self.experiments)}
+
+
+@dataclass(frozen=True)
+class CheckedPrediction:
+    """A prediction that can begin.
+
+    Attributes:
+        config: the configuration of its steps.
+        params: what makes it another one.
+        model: the model's manifest.
+        plates: the plates to predict, by the tables.
+        folds: the model's folds that predict, by cell type.
+        model_info: what the report shows of the model.
+    """
+
+    config: RunConfig
+    params: PredictParams
+    model: ModelManifest
+    plates: tuple[Plate, ...]
+    folds: Mapping[str, Sequence[int]]
+    model_info: Mapping[str, Any]
+
+
+def check_prediction(
+    request: PredictRequest,
+    chosen: StoreConfig,
+    store: ObjectStorage,
+    source: ScreenSource,
+    truth: Path | None,
+    source_name: str,
+) -> CheckedPrediction:
+    """Checks a prediction's input.
+
+    Args:
+        request: the prediction.
+        chosen: the store of new plates.
+        store: the same, opened.
+        source: the new plates.
+        truth: labels of their treatment wells, for the report's scoring alone.
+        source_name: how errors call the new plates.
+
+    Raises:
+        InputError: no such model, one that lacks a network, tables or images that are wrong or that it cannot predict, or a
+            truth of other plates.
+    """
+    registry, model = find_model(store, request.model)
+    plates = plates_for(model, source, request.experiments, request.any_cell_type, source_name)
+    cell_types = list(dict.fromkeys(plate.cell_type for plate in plates))
+    config = prediction_config(model, request.user_config(), chosen, request.changes, cell_types)
+    check_first_image(model, source, plates, config.screen.sites, source_name)
+    if truth is not None:
+        others = read_new_plates(source) if request.experiments else ()
+        others = tuple(plate for plate in others if plate.experiment not in request.experiments)
+        check_truth(truth, plates, model.vocabulary.treatments, "these plates", others)
+    _check_networks(registry, model, cell_types)
+    address = registry.uri(f"{MODELS}/{model.fingerprint}")
+    champion = read_champion(registry) if THE_CHAMPION in request.model else None
+    promoted = champion and champion.now.fingerprint == model.fingerprint
+    return CheckedPrediction(
+        config=config,
+        params=PredictParams(address, tuple(sorted({*request.experiments})), request.any_cell_type),
+        model=model,
+        plates=plates,
+        folds={cell_type: list(model.folds_of(cell_type)) for cell_type in cell_types},
+        model_info={
+            "name": model.name,
+            "run": model.run,
+            "code_version": model.code_version,
+            "generation": champion.now.generation if champion and promoted else None,
+        },
+    )
+
+
+def prediction_config(
+    model: ModelManifest, user: RunConfig, store: StoreConfig, changes: Sequence[str], cell_types: Sequence[str]
+) -> RunConfig:
+    """The configuration of a prediction's steps.
+
+    Args:
+        model: the model.
+        user: the configuration of where it runs.
+        store: the store of new plates.
+        changes: KEY=VALUE, checked.
+        cell_types: the cell types of the new plates.
+
+    Raises:
+        InputError: the model's configuration is of another version, or a change is impossible.
+    """
+    data, own, users = (each.model_dump(mode="json") for each in (RunConfig(), model.run_config(), user))
+    data |= {name: own[name] for name in FROM_THE_MODEL} | {name: users[name] for name in FROM_THE_USER}
+    # Weights that training started from are not read again, and new plates hold out nothing.
+    data["backbones"] = [{**backbone, "weights": None} for backbone in data["backbones"]]
+    data["screen"] |= {"cell_types": list(cell_types), "holdout_experiments": []}
+    found = _changed(data, changes, f"model {model.short}")
+    return found.model_copy(update={"store": store})
+
+
+def _changed(data: dict[str, Any], changes: Sequence[str], source: str) -> RunConfig:
+    defaults = RunConfig().model_dump(mode="json")
+    for change in changes:
+        apply_change(data, change, defaults)
+    return parse(RunConfig, data, source=source, changes=changes)
+
+
+def _check_networks(registry: ObjectStorage, model: ModelManifest, cell_types: Collection[str]) -> None:
+    """Refuses a model that lacks a network; infer checks their content when it reads them."""
+    for network in model.networks:
+        key = model.key(network.path)
+        if network.cell_type in (None, *cell_types) and not registry.exists(key):
+            raise InputError(
+                f"{registry.uri(key)}: is missing, so that model {model.short} cannot predict; "
+                f"`cellsignal models publish {model.run} --anew`"
+            )
