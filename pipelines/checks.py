@@ -1,11 +1,10 @@
-"""What can be wrong with a run's input and is cheap to find out: before the object store starts, before hours of training.
+"""Checks of a run's input that are cheap: of the configuration, the files it refers to, and the screen's tables.
 
-Reads tables, never images. Imports neither torch nor kfp.
+They come before anything is written and before hours of training. No image is read. Imports neither torch nor kfp.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,18 +23,19 @@ from components.core.screen.wells import Plate, Screen
 from components.core.storage.artifacts import source_store
 from components.core.storage.opening import is_bucket, open_screen, open_store
 from components.core.storage.source_run import read_source
+from components.core.tables import TableFaults, read_table_file
 
 FUSED = "mean_teacher.fused_labels"
 MOST_SIMULATED_GB = 50
-"""A simulated screen beyond this was hardly meant; `cellsignal simulate` writes it all the same."""
+"""A larger simulated screen is probably a mistake; `cellsignal simulate` writes it all the same."""
 
 
 def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> None:
-    """Checks what `cellsignal run` was given.
+    """Checks the input of `cellsignal run`.
 
     Args:
-        config: the run.
-        screen: directory of a screen or its address in a bucket; None where one will be simulated.
+        config: the run's configuration.
+        screen: directory of a screen or its address in a bucket; None if one will be simulated.
         truth: labels of its unlabelled wells.
 
     Raises:
@@ -49,22 +49,22 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
             raise InputError("--truth: a simulated screen brings its own truth; give --screen as well, or drop --truth")
         _check_simulated(config)
         return
-    check_screen(config, screen_place(screen), truth)
+    check_screen(config, screen_source(screen), truth)
 
 
-def check_screen(config: RunConfig, place: ScreenSource, truth: Path | None) -> Screen:
-    """Checks a screen's tables, and what the configuration wants of them; returns what they say.
+def check_screen(config: RunConfig, source: ScreenSource, truth: Path | None) -> Screen:
+    """Reads a screen's tables and checks them against the configuration.
 
     Args:
-        config: the run.
-        place: where the screen lies.
+        config: the run's configuration.
+        source: the screen.
         truth: labels of its unlabelled wells, if known.
 
     Raises:
         InputError: names the option, file, row or field, and what to do.
     """
     _check_ratio(config)
-    found = read_screen(place, config.screen)
+    found = read_screen(source, config.screen)
     check_folds(config, found.training_experiments())
     if config.folds.split == "well":
         deal_wells(dealt_wells(found), config.folds.count, config.folds.seed)
@@ -78,12 +78,12 @@ def check_screen(config: RunConfig, place: ScreenSource, truth: Path | None) -> 
 
 
 def check_start(config: RunConfig) -> None:
-    """Refuses a run that starts from one which is not there, or has other networks or folds.
+    """Checks the run that a new run starts from: it exists, and has the same networks and folds.
 
-    Whether its labels may be known is judged where the screen's tables are read, by normalize and pretrain.
+    Whether the new run may know its labels is checked by normalize and pretrain, which read the screen's tables.
 
     Args:
-        config: of the new run.
+        config: the new run's configuration.
 
     Raises:
         InputError: names the run, and the backbone, field or fold.
@@ -103,8 +103,12 @@ def _check_ratio(config: RunConfig) -> None:
             )
 
 
-def screen_place(screen: str) -> ScreenSource:
-    """Where the screen is read; a mistake in its address is that of an option."""
+def screen_source(screen: str) -> ScreenSource:
+    """The screen of --screen, opened.
+
+    Raises:
+        InputError: no such folder, or not an address.
+    """
     if "://" not in screen and not Path(screen).is_dir():
         raise InputError(f"--screen {screen}: no such folder")
     try:
@@ -114,7 +118,7 @@ def screen_place(screen: str) -> ScreenSource:
 
 
 def local_files(config: RunConfig) -> dict[str, Path]:
-    """Files on this machine that the configuration names, by field; those in an object store are not among them."""
+    """Files on this machine that the configuration refers to, by field."""
     found = {}
     for field, address in _addresses(config).items():
         if is_bucket(address):
@@ -126,7 +130,7 @@ def local_files(config: RunConfig) -> dict[str, Path]:
 
 
 def stored_files(config: RunConfig) -> dict[str, str]:
-    """Addresses of files in an object store that the configuration names, by field."""
+    """Addresses of files in an object store that the configuration refers to, by field."""
     return {field: address for field, address in _addresses(config).items() if is_bucket(address)}
 
 
@@ -137,10 +141,10 @@ def _addresses(config: RunConfig) -> dict[str, str]:
 
 
 def _check_files(config: RunConfig) -> None:
-    """Files of this machine must be there; those in an object store are found by the steps."""
+    """Files of this machine must exist; the steps check those in an object store."""
     for field, path in local_files(config).items():
         if not path.is_file():
-            instead = "label wells anew" if field == FUSED else "start at random"
+            instead = "predict pseudo-labels" if field == FUSED else "start at random"
             address = _addresses(config)[field]
             raise InputError(f"{field}: there is no file {address}; correct the path, or leave it out to {instead}")
         if field != FUSED and not _may_be_weights(path):
@@ -148,7 +152,7 @@ def _check_files(config: RunConfig) -> None:
 
 
 def _may_be_weights(path: Path) -> bool:
-    """Whether a file begins as one of safetensors (a length, then JSON), or as torch writes them (ZIP, or a pickle)."""
+    """Whether a file begins as safetensors (a length, then JSON) or as torch.save writes (ZIP, or a pickle)."""
     with path.open("rb") as file:
         start = file.read(9)
     if path.suffix == ".safetensors":
@@ -157,7 +161,7 @@ def _may_be_weights(path: Path) -> bool:
 
 
 def _refuse_interpreter(value: Any, field: str = "") -> None:
-    """kfp.local replaces this word in every argument of a task by the interpreter's path."""
+    """Refuses a word that kfp.local replaces by the interpreter's path in every argument of a task."""
     if isinstance(value, dict):
         for key, inner in value.items():
             _refuse_interpreter(key, field)
@@ -172,7 +176,7 @@ def _refuse_interpreter(value: Any, field: str = "") -> None:
 
 
 def _check_fused(source: str, path: Path, screen: Screen) -> None:
-    """The names of an earlier run are read after hours of training; a mistake in them should not wait until then."""
+    """Checks an earlier run's predictions, which pseudo_label reads after hours of training."""
     wells = [
         (well.id_code, plate.experiment, plate.plate)
         for plate in screen.plates
@@ -217,11 +221,11 @@ def _check_simulated(config: RunConfig) -> None:
 
 
 def check_folds(config: RunConfig, experiments: Mapping[str, Sequence[str]]) -> None:
-    """Every trained fold must leave labelled experiments of every cell type to train on.
+    """Checks that every trained fold leaves labelled experiments of every cell type to train on.
 
     Args:
-        config: of the run.
-        experiments: labelled and not held out, by cell type.
+        config: the run's configuration.
+        experiments: labelled experiments that are not held out, by cell type.
 
     Raises:
         InputError: names the fold and the cell type.
@@ -252,46 +256,29 @@ def check_truth(
     of: str = "an unlabelled experiment of this screen",
     others: Iterable[Plate] = (),
 ) -> None:
-    """The report reads the truth once everything is predicted; a mistake in it should not wait until then.
+    """Checks the table that the report will score by, before anything is trained or predicted.
 
     Args:
         truth: table id_code,sirna.
-        plates: whose treatment wells it may name.
-        treatments: the labels that there are.
+        plates: plates whose treatment wells are scored.
+        treatments: all treatment siRNAs.
         of: what those plates are, for errors.
-        others: plates whose wells it may name, too, without being scored.
+        others: plates whose wells may be in the table without being scored.
 
     Raises:
-        InputError: it cannot be read, or names another well or siRNA, or a well twice.
+        InputError: it cannot be read, or has another well or siRNA, or a well twice.
     """
-    wells, left_alone = (
+    name = f"--truth {truth}"
+    if truth.exists() and not truth.is_file():
+        raise InputError(f"{name}: is not a file")
+    table = read_table_file(truth, ("id_code", "sirna"), name)
+    wells, ignored = (
         {well.id_code for plate in some for well in plate.wells if well.well_type == "treatment"}
         for some in (plates, others)
     )
-    treatments = set(treatments)
-    try:
-        with truth.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            for column in ("id_code", "sirna"):
-                if column not in (reader.fieldnames or ()):
-                    raise InputError(f"--truth {truth}: column {column} is missing; the header must have id_code,sirna")
-            seen: set[str] = set()
-            for record in reader:
-                where = f"--truth {truth}, row {reader.line_num}"
-                id_code, sirna = ((record[column] or "").strip() for column in ("id_code", "sirna"))
-                if id_code in left_alone:
-                    continue
-                if id_code not in wells:
-                    raise InputError(f"{where}: id_code {id_code!r} is not a treatment well of {of}; remove the row")
-                if sirna not in treatments:
-                    raise InputError(
-                        f"{where}: sirna {sirna!r} of {id_code} is not a treatment of this screen; use the encoding of "
-                        "train.csv"
-                    )
-                if id_code in seen:
-                    raise InputError(f"{where}: id_code {id_code} appears twice; remove one of the rows")
-                seen.add(id_code)
-    except OSError as error:
-        raise InputError(f"--truth {truth}: cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, csv.Error):
-        raise InputError(f"--truth {truth}: is not a CSV table in UTF-8") from None
+    table = table[~table["id_code"].isin(list(ignored))]
+    faults = TableFaults(name, table)
+    faults.require_one_of(["id_code"], wells, f"it is not a treatment well of {of}: remove the row")
+    faults.require_one_of(["sirna"], treatments, "it is not a treatment of this screen: use the encoding of train.csv")
+    faults.require_unique("id_code")
+    faults.check()

@@ -39,7 +39,7 @@ from components.core.storage.folder_store import FolderStore
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_screen, open_store
-from pipelines.checks import check_screen, screen_place
+from pipelines.checks import check_screen, screen_source
 from pipelines.cluster.checks import check_cluster, checked_store
 from pipelines.cluster.compile import images_of
 from pipelines.retraining.fingerprint import Fingerprint, changes, fingerprint_of
@@ -296,7 +296,7 @@ def _on_cluster(config: RunConfig, order: Order) -> tuple[ObjectStorage, ScreenS
 
 def _here(config: RunConfig, order: Order, held: contextlib.ExitStack) -> tuple[ObjectStorage, ScreenSource]:
     """Store and screen of this machine; the store is open as long as `held` is."""
-    place = screen_place(order.screen)
+    place = screen_source(order.screen)
     return held.enter_context(_opened(config, order)), place
 
 

@@ -28,7 +28,7 @@ from components.core.storage.digests import code_digest, digest_file, digest_tex
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.opening import choose_store, open_existing, open_store, whole_address
 from components.core.storage.run_record import RUNS
-from pipelines.checks import check_input, check_start, local_files, screen_place
+from pipelines.checks import check_input, check_start, local_files, screen_source
 from pipelines.dag import TaskGraph, prediction_graph, training_graph
 from pipelines.images.code_version import code_version
 from pipelines.run.containers import check_credentials, check_images, container_settings, ended_containers
@@ -121,7 +121,7 @@ def predict_here(
         StepError: a step failed; finished steps are kept.
     """
     chosen = choose_store(request.store(), store)
-    source = screen_place(screen)
+    source = screen_source(screen)
     source.check()
     own = open_existing(chosen.bucket, chosen.prefix)
     checked = check_prediction(request, chosen, own, source, truth, f"--screen {screen}")

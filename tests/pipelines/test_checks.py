@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -65,16 +66,16 @@ def test_a_screen_in_a_bucket_needs_credentials(config: RunConfig, monkeypatch: 
 
 
 TRUTH = {
-    "unknown siRNA": ("id_code,sirna\nHUVEC-03_1_B03,sirna_8\n", r"row 2: sirna 'sirna_8' of HUVEC-03_1_B03 is not a tr"),
-    "another encoding": ("id_code,sirna\nHUVEC-03_1_B03,7\n", r"row 2: sirna '7' .* use the encoding of train\.csv"),
-    "control siRNA": ("id_code,sirna\nHUVEC-03_1_B03,sirna_5\n", "sirna 'sirna_5' of HUVEC-03_1_B03 is not a treatment"),
-    "empty siRNA": ("id_code,sirna\nHUVEC-03_1_B03,\n", "row 2: sirna ''"),
-    "short row": ("id_code,sirna\nHUVEC-03_1_B03\n", "row 2: sirna ''"),
-    "labelled well": ("id_code,sirna\nHUVEC-01_1_B03,sirna_7\n", "id_code 'HUVEC-01_1_B03' is not a treatment well of an"),
-    "control well": ("id_code,sirna\nHUVEC-03_1_B02,sirna_7\n", "id_code 'HUVEC-03_1_B02' is not"),
-    "well twice": ("id_code,sirna\n" + 2 * "HUVEC-03_1_B03,sirna_7\n", "row 3: id_code HUVEC-03_1_B03 appears twice"),
-    "missing column": ("id_code,label\nHUVEC-03_1_B03,sirna_7\n", r"column sirna is missing; .* id_code,sirna"),
-    "empty": ("", "column id_code is missing"),
+    "unknown siRNA": ("id_code,sirna\nHUVEC-03_1_B03,sirna_8\n", r"line 2 \(HUVEC-03_1_B03\): field sirna is 'sirna_8'; it is not"),
+    "another encoding": ("id_code,sirna\nHUVEC-03_1_B03,7\n", r"sirna is '7'; .* use the encoding of train\.csv"),
+    "control siRNA": ("id_code,sirna\nHUVEC-03_1_B03,sirna_5\n", "sirna is 'sirna_5'; it is not a treatment"),
+    "empty siRNA": ("id_code,sirna\nHUVEC-03_1_B03,\n", "line 2"),
+    "short row": ("id_code,sirna\nHUVEC-03_1_B03\n", "line 2"),
+    "labelled well": ("id_code,sirna\nHUVEC-01_1_B03,sirna_7\n", "'HUVEC-01_1_B03'; it is not a treatment well of an"),
+    "control well": ("id_code,sirna\nHUVEC-03_1_B02,sirna_7\n", "id_code is 'HUVEC-03_1_B02'; it is not"),
+    "well twice": ("id_code,sirna\n" + 2 * "HUVEC-03_1_B03,sirna_7\n", r"line 3 \(HUVEC-03_1_B03\): .* appears twice"),
+    "missing column": ("id_code,label\nHUVEC-03_1_B03,sirna_7\n", "sirna"),
+    "empty": ("", "id_code|header"),
 }  # fmt: skip
 
 
@@ -138,11 +139,12 @@ def started_from(folder: Path, weights: str) -> RunConfig:
 
 
 def test_a_truth_that_cannot_be_read(config: RunConfig, tables: TinyScreen, tmp_path: Path):
-    with pytest.raises(InputError, match=r"cannot be read \(No such file or directory\)"):
-        check_input(config, str(tables.root), tmp_path / "nowhere.csv")
+    os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "binary.csv").write_bytes(b"id_code,sirna\n\xff\xfe,1\n")
-    with pytest.raises(InputError, match=r"binary\.csv: is not a CSV table in UTF-8"):
-        check_input(config, str(tables.root), tmp_path / "binary.csv")
+    for name in ("nowhere.csv", "pipe.csv", "binary.csv", "screen"):
+        with pytest.raises(InputError, match=rf"^--truth {tmp_path / name}") as caught:
+            check_input(config, str(tables.root), tmp_path / name)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_fold_that_takes_all_experiments_of_a_cell_type(config: RunConfig, tables: TinyScreen):

@@ -137,7 +137,7 @@ def test_a_bad_table(
 def test_an_empty_table_and_a_bad_truth(cellsignal: Cellsignal, config_file: Path, tables: TinyScreen, tmp_path: Path):
     truth = write_truth(tmp_path / "truth.csv", {**truth_of(tables), "HUVEC-03_2_B04": "sirna_12"})
     line = refuse_input(cellsignal, config_file, tables.root, "--truth", truth)
-    assert f"--truth {truth}, row 6: sirna 'sirna_12' of HUVEC-03_2_B04" in line
+    assert f"--truth {truth} line 6 (HUVEC-03_2_B04): field sirna is 'sirna_12'" in line
     (tables.root / "train.csv").write_text("")
     line = refuse_input(cellsignal, config_file, tables.root)
     assert f"{tables.root / 'train.csv'} line 1: column id_code is missing" in line

@@ -102,6 +102,11 @@ class BackboneConfig(FrozenModel):
     def _timm_has_a_model(self) -> Self:
         if (self.kind == "timm") != (self.model is not None):
             raise ValueError(f"backbone {self.name}: kind timm needs `model`, other kinds take none")
+        if ":" in (self.model or ""):
+            # hf-hub: and local-dir: would load a network and its code from elsewhere.
+            raise ValueError(
+                f"backbone {self.name}: model {self.model!r} has a scheme; give a name that timm itself knows"
+            )
         return self
 
 

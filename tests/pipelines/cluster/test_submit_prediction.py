@@ -337,11 +337,11 @@ def test_bad_input_that_a_pod_finds_is_recorded_where_it_is_looked_for(
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"screen": "plates"}, r"--screen plates: is not an address in a bucket; copy it there"),
     ({}, {"truth": "truth.csv"}, r"--truth truth\.csv: is not an address in a bucket"),
-    ({}, {"truth": "TRUTH"}, r"--truth: a copy at /.*, row 2: id_code 'HUVEC-01_1_Z99' is not a treatment well of these plates"),
+    ({}, {"truth": "TRUTH"}, r"--truth: a copy at /.* line 2 \(HUVEC-01_1_Z99\): field id_code is .*; it is not a tr"),
     ({"model": "file:///data/models/champion"}, {}, r"--model file:///data/models/champion: is in a folder of this machine"),
     ({"changes": ["store.bucket=file:///data"]}, {}, r"store\.bucket: file:///data is a folder, which the pods of a cluster"),
     ({"changes": ["seed=3"]}, {}, r"--set seed=3: seed is part of the model"),
-    ({"experiments": ["HUVEC-77"]}, {}, r"there is no experiment 'HUVEC-77'; those there are HUVEC-01"),
+    ({"experiments": ["HUVEC-77"]}, {}, r"there is no experiment 'HUVEC-77'"),
     ({"model": "champion"}, {}, r"no model has been promoted yet"),
     ({}, {"resubmit": 1}, r"--resubmit needs --wait"),
     ({}, {"timeout": 0.0, "wait": True}, r"--timeout 0: give hours above 0"),

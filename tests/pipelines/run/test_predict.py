@@ -159,11 +159,11 @@ def recorded(store: FolderStore, lineage: dict[str, Any], folder: Path) -> None:
     [
         (["--model", "MODELS/champion"], "no model has been promoted yet; promote one with `cellsignal models promote`"),
         (["--model", "MODELS/00000000"], "no such model below"),
-        (["--experiments", "HUVEC-77"], "there is no experiment 'HUVEC-77'; those there are HUVEC-01, HUVEC-02"),
+        (["--experiments", "HUVEC-77"], "there is no experiment 'HUVEC-77'; there are HUVEC-01, HUVEC-02"),
         (["--set", "standardise.domain=global"], "--set standardise.domain=global: standardise.domain is part of the model"),
         (["--set", "predict.weights=teacher"], "predict.weights is part of the model"),
         (["--screen", "nowhere"], "--screen nowhere: no such folder"),
-        (["--truth", "TRUTH"], "id_code 'HUVEC-03_1_B99' is not a treatment well of these plates; remove the row"),
+        (["--truth", "TRUTH"], "field id_code is 'HUVEC-03_1_B99'; it is not a treatment well of these plates: remove the row"),
     ],
 )  # fmt: skip
 def test_a_wrong_option_is_one_line_and_leaves_nothing(

@@ -59,6 +59,10 @@ def error(tmp_path: Path, text: str, *changes: str) -> str:
         ("folds: {train: [2, 1]}", "folds: train must increase, got [2, 1]"),
         ("backbones: [{name: a}, {name: a}]", "backbones must have different names, got ['a', 'a']"),
         ("backbones: [{name: a, kind: timm}]", "backbones.0: backbone a: kind timm needs `model`"),
+        (
+            "backbones: [{name: a, kind: timm, model: 'hf-hub:x/y'}]",
+            "backbones.0: backbone a: model 'hf-hub:x/y' has a scheme",
+        ),
         ("backbones: [{name: a, model: b}]", "backbones.0: backbone a: kind timm needs `model`, other kinds take none"),
         ("{init_from: old, backbones: [{name: a, weights: w.pt}]}", "init_from sets the initial weights of every"),
         ("backbones: [{stem: 3}]", "backbones.0.name: field required"),
