@@ -1,1 +1,1 @@
-"""assign: wells named, before and after the plate design."""
+"""assign: predictions of wells, before and after the plate design."""

@@ -1,4 +1,4 @@
-"""`python -m components.assign --config C --screen F --holdout F --logits DIR --out DIR` names a cell type's wells."""
+"""`python -m components.assign --config C --screen F --holdout F --logits DIR --out DIR`: predicts a cell type's wells."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,16 +14,16 @@ from components.core.storage.exchange import exchange
 def assign(
     config: Annotated[str, typer.Option(help="shipped name or YAML file")],
     screen: Annotated[str, typer.Option(help="manifest of the screen, screen.json: a path, or s3://BUCKET/KEY")],
-    holdout: Annotated[str, typer.Option(help="manifest of the held-out experiments, holdout.json, likewise")],
+    holdout: Annotated[str, typer.Option(help="manifest of the held-out experiments, holdout.json: a path or s3://")],
     logits: Annotated[str, typer.Option(help="logits directory, from ensemble, or s3://")],
     out: Annotated[str, typer.Option(help="directory to create: a path, or s3://BUCKET/KEY")],
     changes: Annotated[list[str], typer.Option("--set", help="KEY=VALUE, for example prior.enabled=false")] = [],  # noqa: B006
 ) -> None:
-    """Names the treatment wells of one cell type."""
+    """Predicts the treatment wells of one cell type."""
     section = RunConfig.load(config, changes).section(AssignConfig)
-    with exchange() as given:
-        read = [Path(given.input(each)) for each in (screen, holdout, logits)]
-        run(section, *read, Path(given.output(out)))
+    with exchange() as files:
+        inputs = [Path(files.input(each)) for each in (screen, holdout, logits)]
+        run(section, *inputs, Path(files.output(out)))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""assign: logits of one cell type in, one named well a row out. Reads and writes; the method is core.prior."""
+"""assign: logits of one cell type in, a table of predictions out. Reads and writes; the method is core.prior."""
 
 from __future__ import annotations
 
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from components.assign.config import AssignConfig as AssignConfig
-from components.assign.named_table import write_names
 from components.core import progress
 from components.core.config import PriorConfig, parse
 from components.core.errors import InputError
@@ -35,17 +35,24 @@ from components.core.registry.reference import groups_of
 from components.core.storage.logits import META_FILE, ROLES, WellLogits, read_logits
 from components.core.storage.manifest import Manifest, ReferenceModel
 from components.core.storage.run_outcome import tell_failures
+from components.core.tables import write_table
+
+TABLE = (
+    "id_code", "sirna", "confidence", "margin", "raw_sirna", "raw_confidence",
+    "group_sirna", "group_confidence", "top5", "raw_confidence_uncalibrated",
+)  # fmt: skip
+"""Columns of the tables of predictions, which the report reads."""
 
 
 @dataclass(frozen=True)
 class RoleWells:
-    """The wells of one role: where they are, their treatment logits, and what they are where a label is known."""
+    """The wells of one role: their places, treatment logits, and classes as far as a label is known."""
 
     ids_W: tuple[str, ...]
     experiments_W: tuple[str, ...]
     plates_W: tuple[int, ...]
     truth_W: NDArray[np.intp]
-    """treatment class, -1 where hidden; calibration reads it, naming does not"""
+    """treatment class, -1 if hidden; calibration reads it, prediction does not"""
     logits_WK: NDArray[np.float32]
 
 
@@ -65,87 +72,96 @@ def main(config: str, screen: str, holdout: str, logits: str, predictions: str) 
 
 
 def run(config: AssignConfig, screen: Path, holdout: Path, logits: Path, out: Path) -> None:
-    """Names all treatment wells of a cell type, before the prior, within the plate's group, and one to one.
+    """Predicts all treatment wells of a cell type: before the prior, within the plate's group, and one to one.
 
-    Plate groups are learned from the labelled plates of all cell types; for out-of-fold wells from those of the other
-    folds only. Where new plates are predicted, groups and temperatures are those of the model. Each experiment's arrangement
-    is inferred from its logits, for out-of-fold experiments too, so that their accuracy says what to expect of new ones.
+    Plate groups are learned from the labelled plates of all cell types; for out-of-fold wells only from those of the other
+    folds. For new plates, groups and temperatures are those of the model. Each experiment's arrangement is inferred from
+    its logits, for out-of-fold experiments too, so that their accuracy is representative of new ones.
 
     Args:
         config: the sections screen and prior.
-        screen: manifest of the training and unlabelled experiments, or what stands for it where new plates are predicted.
+        screen: manifest of the training and unlabelled experiments, or the reference of new plates.
         holdout: manifest of the held-out experiments, or of new plates, without treatment labels.
         logits: directory that ensemble wrote.
-        out: directory to create, whole or not at all: oof.csv, unlabelled.csv, holdout.csv, assign.json, meta.json.
+        out: directory, written atomically: oof.csv, unlabelled.csv, holdout.csv, assign.json, meta.json.
 
     Raises:
-        InputError: files that do not fit together, a mistake in the plate design, or an unclear arrangement where
+        InputError: files that do not fit together, a mistake in the plate design, or an unclear arrangement if
             `prior.on_low_margin` is `refuse`.
     """
     manifest, held_out, content = Manifest.read(screen), Manifest.read(holdout), read_logits(logits)
     tell_failures(manifest.store, manifest.run)
-    vocabulary = manifest.vocabulary
+    vocabulary, prior = manifest.vocabulary, config.prior
     if content.classes != len(vocabulary.classes):
         raise InputError(
             f"{logits}: logits of {content.classes} classes, but {screen} has {len(vocabulary.classes)}; "
             "give the manifest the models were trained with"
         )
+    sources = {role: (held_out, holdout) if role == "holdout" else (manifest, screen) for role in ROLES}
     wells = {
-        role: _locate(
-            content.wells[role],
-            held_out if role == "holdout" else manifest,
-            vocabulary.treatments,
-            f"{logits}: {role}",
-            holdout if role == "holdout" else screen,
-        )
-        for role in ROLES
+        role: _locate(content.wells[role], *sources[role], vocabulary.treatments, f"{logits}: {role}") for role in ROLES
     }
     warnings: list[str] = []
-    oof = wells["oof"]
-    model = manifest.model
-    fitted = _temperatures_of(model, content.cell_type, warnings) if model else None
-    raw = fitted.raw if fitted else _fit([oof.logits_WK], [oof.truth_W], "raw", warnings)
-    groups = _learn(config.prior, manifest, None, warnings)
-    arrangements: dict[str, dict[str, Arrangement]] = {role: {} for role in ROLES}
+    fitted = _temperatures_of(manifest.model, content.cell_type, warnings) if manifest.model else None
+    raw = fitted.raw if fitted else _fit([wells["oof"].logits_WK], [wells["oof"].truth_W], "raw", warnings)
+    temperatures = fitted or Temperatures(raw, raw, 1.0)
+    groups = _learn(prior, manifest, None, warnings)
+    experiments: list[dict[str, Any]] = []
     parts: dict[str, list[Competition]] = {role: [] for role in ROLES}
-    temperatures = Temperatures(raw, raw, 1.0)
     if groups is not None:
-        for role, of_role in wells.items():
-            for chosen_w, known in _knowledge(role, of_role, groups, manifest, config.prior, warnings):
-                experiments_w = [of_role.experiments_W[w] for w in chosen_w]
-                plates_w = [of_role.plates_W[w] for w in chosen_w]
+        for role in ROLES:
+            for chosen_w, known in _knowledge(role, wells[role], groups, manifest, prior, warnings):
+                experiments_w = [wells[role].experiments_W[w] for w in chosen_w]
+                plates_w = [wells[role].plates_W[w] for w in chosen_w]
                 found = infer_arrangements(
-                    of_role.logits_WK[chosen_w], experiments_w, plates_w, known, config.prior.permutations
+                    wells[role].logits_WK[chosen_w], experiments_w, plates_w, known, prior.permutations
                 )
                 for experiment, arrangement in found.items():
-                    _accept_or_say(config.prior, role, experiment, arrangement, warnings)
-                    arrangements[role][experiment] = renumbered(arrangement, known, groups)
-                for part in competitions(experiments_w, plates_w, found, known, config.prior):
+                    _check_arrangement(prior, role, experiment, arrangement, warnings)
+                    experiments.append(_summary(role, experiment, renumbered(arrangement, known, groups), prior))
+                for part in competitions(experiments_w, plates_w, found, known, prior):
                     parts[role].append(replace(part, wells_w=chosen_w[part.wells_w]))
-        temperatures = fitted or _fit_restricted(raw, parts["oof"], oof, config.prior, warnings)
-    names = {role: predict_wells(wells[role].logits_WK, parts[role], temperatures, config.prior) for role in ROLES}
+        temperatures = fitted or _fit_restricted(raw, parts["oof"], wells["oof"], prior, warnings)
+    predicted = {role: predict_wells(wells[role].logits_WK, parts[role], temperatures, prior) for role in ROLES}
     for message in warnings:
         progress.warn(f"{content.cell_type}: {message}")
     summary = {
         "cell_type": content.cell_type,
         "prior_enabled": groups is not None,
         "temperature": {"raw": temperatures.raw, "group": temperatures.group, "balanced": temperatures.balanced},
-        "experiments": [
-            _experiment(role, experiment, arrangement, config.prior)
-            for role in ROLES
-            for experiment, arrangement in arrangements[role].items()
-        ],
+        "experiments": experiments,
         "warnings": warnings,
     }
-    with atomic_directory(out) as making:
+    with atomic_directory(out) as folder:
         for role in ROLES:
-            write_names(making / f"{role}.csv", wells[role].ids_W, names[role], vocabulary.treatments)
-        (making / "assign.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        shutil.copyfile(logits / META_FILE, making / META_FILE)
-    _say(content.cell_type, oof, names["oof"])
+            table = predictions_table(wells[role].ids_W, predicted[role], vocabulary.treatments)
+            write_table(folder / f"{role}.csv", table)
+        (folder / "assign.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        shutil.copyfile(logits / META_FILE, folder / META_FILE)
+    _note_accuracy(content.cell_type, wells["oof"], predicted["oof"])
 
 
-def _locate(logits: WellLogits, manifest: Manifest, treatments: tuple[str, ...], where: str, source: Path) -> RoleWells:
+def predictions_table(ids_W: Sequence[str], found: WellPredictions, treatments: Sequence[str]) -> pd.DataFrame:
+    """The predictions of wells as a table with the columns TABLE and labels in the input's encoding, by id_code.
+
+    Args:
+        ids_W: id_code of each well.
+        found: their predictions.
+        treatments: labels in class order.
+    """
+    label_K = np.array(treatments, dtype=object)
+    table = pd.DataFrame({
+        "id_code": ids_W,
+        "sirna": label_K[found.sirna_W], "confidence": found.confidence_W, "margin": found.margin_W,
+        "raw_sirna": label_K[found.raw_W], "raw_confidence": found.raw_confidence_W,
+        "group_sirna": label_K[found.group_W], "group_confidence": found.group_confidence_W,
+        "top5": [" ".join(labels) for labels in label_K[found.top_W5]],
+        "raw_confidence_uncalibrated": found.raw_uncalibrated_W,
+    }, columns=list(TABLE))  # fmt: skip
+    return table.sort_values("id_code")
+
+
+def _locate(logits: WellLogits, manifest: Manifest, source: Path, treatments: Sequence[str], where: str) -> RoleWells:
     """Finds the wells in a manifest and keeps the treatment columns of their logits."""
     index = {label: k for k, label in enumerate(treatments)}
     known = {
@@ -171,7 +187,7 @@ def _locate(logits: WellLogits, manifest: Manifest, treatments: tuple[str, ...],
 def _knowledge(
     role: str, wells: RoleWells, groups: PlateGroups, manifest: Manifest, prior: PriorConfig, warnings: list[str]
 ) -> Iterator[tuple[NDArray[np.intp], PlateGroups]]:
-    """Which wells may be named with which plate groups: out-of-fold wells with those that their own labels never showed."""
+    """Wells with the plate groups to use: for out-of-fold wells those learned without their own labels."""
     if role != "oof":
         yield np.arange(len(wells.ids_W)), groups
         return
@@ -183,7 +199,7 @@ def _knowledge(
         except InputError as error:
             if prior.on_low_margin == "refuse":
                 raise
-            warnings.append(f"out-of-fold wells of fold {fold} are named without the prior: {error}")
+            warnings.append(f"out-of-fold wells of fold {fold} are predicted without the prior: {error}")
             known = None
         if known is not None:
             yield np.flatnonzero(fold_W == fold), known
@@ -192,28 +208,24 @@ def _knowledge(
 def _learn(
     prior: PriorConfig, manifest: Manifest, experiments: set[str] | None, warnings: list[str]
 ) -> PlateGroups | None:
-    """Plate groups from the labelled plates of some experiments, None for all; None where they show no design."""
+    """Plate groups from the labelled plates of some experiments (None for all) or of the model; None if there are none."""
     if not prior.enabled:
         return None
-    if manifest.model is not None:
-        if manifest.model.design is not None:
-            return groups_of(manifest.model.design, manifest.vocabulary.treatments)
-        missing = "the model has no plate design"
-        if prior.on_low_margin == "refuse":
-            raise InputError(f"{missing}; set prior.enabled to false")
-        warnings.append(f"named without the prior: {missing}")
-        return None
-    if manifest.split == "well":
-        raise InputError(
-            "the plate design would tell held-out wells by their neighbours' labels (folds.split well); set prior.enabled "
-            "to false"
-        )
+    if manifest.model is not None and manifest.model.design is not None:
+        return groups_of(manifest.model.design, manifest.vocabulary.treatments)
     try:
+        if manifest.model is not None:
+            raise NoPlateDesignError("the model has no plate design; set prior.enabled to false")
+        if manifest.split == "well":
+            raise InputError(
+                "the plate design would reveal held-out wells by their neighbours' labels (folds.split well); set "
+                "prior.enabled to false"
+            )
         return learn_groups(labelled_treatments(manifest.plates, experiments), manifest.vocabulary.treatments)
     except NoPlateDesignError as error:
         if prior.on_low_margin == "refuse":
             raise
-        warnings.append(f"named without the prior: {error}")
+        warnings.append(f"predicted without the prior: {error}")
         return None
 
 
@@ -222,30 +234,29 @@ def _temperatures_of(model: ReferenceModel, cell_type: str, warnings: list[str])
     known = model.temperatures.get(cell_type)
     if known is None:
         warnings.append(
-            f"confidences are not calibrated: the model has no temperatures of cell type {cell_type}, so that they only tell "
-            "which names are surer than others"
+            f"confidences are not calibrated: the model has no temperatures of cell type {cell_type}, so they only rank "
+            "predictions"
         )
         return Temperatures(1.0, 1.0, 1.0)
     return Temperatures(known["raw"], known["group"], known["balanced"])
 
 
-def _accept_or_say(
+def _check_arrangement(
     prior: PriorConfig, role: str, experiment: str, arrangement: Arrangement, warnings: list[str]
 ) -> None:
+    """Warns of an arrangement that is not accepted, or raises if the configuration refuses it."""
     if arrangement.accepted(prior):
         return
-    if arrangement.problem:
-        if prior.on_low_margin == "refuse":
-            raise InputError(arrangement.problem)
-        warnings.append(f"{arrangement.problem}; its wells are named among all treatments")
-        return
-    lead = (
-        f"experiment {experiment} ({role}): the arrangement of plate groups leads by {arrangement.margin:.1f} nats and "
-        f"{arrangement.separation:.2f} standard errors, below {prior.min_margin:g} or {prior.min_separation:g}"
-    )
+    problem = arrangement.problem
+    if not problem:
+        problem = (
+            f"experiment {experiment} ({role}): the arrangement of plate groups leads by {arrangement.margin:.1f} nats and "
+            f"{arrangement.separation:.2f} standard errors, below {prior.min_margin:g} or {prior.min_separation:g}"
+        )
     if prior.on_low_margin == "refuse":
-        raise InputError(f"{lead}; train longer, or set prior.on_low_margin to all_classes")
-    warnings.append(f"{lead}; its wells are named among all treatments")
+        advice = "" if arrangement.problem else "; train longer, or set prior.on_low_margin to all_classes"
+        raise InputError(problem + advice)
+    warnings.append(f"{problem}; its wells are predicted among all treatments")
 
 
 def _fit_restricted(
@@ -262,7 +273,7 @@ def _fit_restricted(
 
 
 def _columns(part: Competition, truth_W: NDArray[np.intp]) -> NDArray[np.intp]:
-    """The column of each well's true class among the part's classes, -1 where it is not there."""
+    """The column of each well's true class among the part's classes, -1 if it is not among them."""
     column_of = {int(k): column for column, k in enumerate(part.classes_k)}
     return np.array([column_of.get(int(truth), -1) for truth in truth_W[part.wells_w]], dtype=np.intp)
 
@@ -274,7 +285,8 @@ def _fit(logits: list[NDArray[Any]], truth: list[NDArray[np.intp]], name: str, w
     return fit_temperature(logits, truth)
 
 
-def _experiment(role: str, experiment: str, arrangement: Arrangement, prior: PriorConfig) -> Mapping[str, Any]:
+def _summary(role: str, experiment: str, arrangement: Arrangement, prior: PriorConfig) -> dict[str, Any]:
+    """An experiment's entry in assign.json."""
     accepted = arrangement.accepted(prior)
     return {
         "experiment": experiment,
@@ -288,10 +300,10 @@ def _experiment(role: str, experiment: str, arrangement: Arrangement, prior: Pri
     }
 
 
-def _say(cell_type: str, oof: RoleWells, names: WellPredictions) -> None:
+def _note_accuracy(cell_type: str, oof: RoleWells, found: WellPredictions) -> None:
     if len(oof.ids_W):
         raw, group, assigned = (
-            float((named == oof.truth_W).mean()) for named in (names.raw_W, names.group_W, names.sirna_W)
+            float((predicted_W == oof.truth_W).mean()) for predicted_W in (found.raw_W, found.group_W, found.sirna_W)
         )
         progress.note(
             f"{cell_type}: out-of-fold top-1 {raw:.3f} raw, {group:.3f} in its group, {assigned:.3f} assigned"

@@ -1,1 +1,1 @@
-"""ensemble: logits of the folds averaged, by cell type."""
+"""ensemble: logits averaged over folds, by cell type."""

@@ -11,12 +11,12 @@ from components.ensemble.step import run
 
 
 def ensemble(
-    logits: Annotated[list[str], typer.Option(help="logits of a fold, directory or s3://; once a fold")],
+    logits: Annotated[list[str], typer.Option(help="logits of a fold, directory or s3://; give one a fold")],
     out: Annotated[str, typer.Option(help="directory to create: a path, or s3://BUCKET/KEY")],
 ) -> None:
-    """Joins the logits of the folds of one cell type."""
-    with exchange() as given:
-        run([Path(given.input(fold)) for fold in logits], Path(given.output(out)))
+    """Joins the folds of one cell type."""
+    with exchange() as files:
+        run([Path(files.input(fold)) for fold in logits], Path(files.output(out)))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def main(screen: str, logits: Sequence[str], averaged: str) -> None:
     """The step as the pipeline calls it.
 
     Args:
-        screen: manifest of the run, which says where a failure is recorded.
+        screen: manifest of the run, under whose key a failure is recorded.
         logits: the folds' logits directories.
         averaged: directory to create.
     """
@@ -32,7 +32,7 @@ def main(screen: str, logits: Sequence[str], averaged: str) -> None:
 
 
 def _cell_type(folds: Sequence[Path]) -> str | None:
-    """What the task is named by; None where it cannot be read, for which `run` fails in the task's name."""
+    """The cell type that labels the task; None if it cannot be read, which makes `run` fail."""
     try:
         return read_logits(folds[0]).cell_type if folds else None
     except InputError:
@@ -40,14 +40,14 @@ def _cell_type(folds: Sequence[Path]) -> str | None:
 
 
 def run(folds: Sequence[Path], out: Path) -> None:
-    """Joins the folds of a cell type: out-of-fold wells side by side, all others by the mean of their logits.
+    """Joins the folds of a cell type: out-of-fold wells are concatenated, the logits of all others averaged.
 
-    An out-of-fold well is named by its own fold only, whose models never saw its label. The mean is of logits, before
+    An out-of-fold well is predicted by its own fold only, whose models never saw its label. The mean is of logits, before
     any softmax, and does not depend on the order of the folds.
 
     Args:
-        folds: one logits directory a fold, in any order; meta.json says which fold it is.
-        out: directory to create, whole or not at all.
+        folds: one logits directory a fold, in any order; meta.json holds its fold.
+        out: directory, written atomically.
 
     Raises:
         InputError: no directories, different cell types, a fold twice, different classes or wells, or a well that is
@@ -58,8 +58,8 @@ def run(folds: Sequence[Path], out: Path) -> None:
     parts = _in_fold_order([(path, read_logits(path)) for path in folds])
     wells = {"oof": _joined(parts), **{role: _mean(parts, role) for role in ("unlabelled", "holdout")}}
     merged = LogitsDirectory(wells, _merged_meta(parts))
-    with atomic_directory(out) as making:
-        write_logits(making, merged)
+    with atomic_directory(out) as folder:
+        write_logits(folder, merged)
     counts = ", ".join(f"{len(content.ids_W)} {role}" for role, content in wells.items())
     progress.note(f"{merged.cell_type}: {len(parts)} folds, {counts} wells")
 
@@ -73,7 +73,7 @@ def _in_fold_order(parts: Sequence[Part]) -> list[Part]:
     for path, content in parts:
         fold = content.meta.get("fold")
         if not isinstance(fold, int):
-            raise InputError(f"{path}: meta.json names no fold; give the outputs of pseudo_label")
+            raise InputError(f"{path}: meta.json has no fold; give the outputs of pseudo_label")
         if fold in seen:
             raise InputError(f"{path}: fold {fold} is also in {seen[fold]}; give each fold once")
         seen[fold] = path
@@ -120,7 +120,7 @@ def _mean(parts: Sequence[Part], role: str) -> WellLogits:
 
 
 def _merged_meta(parts: Sequence[Part]) -> dict[str, Any]:
-    """Histories keep every record: pretraining shows in each cell type's history, and the report takes it once."""
+    """Histories keep every record: the report drops the repeats of pretraining, which is in each cell type's history."""
     return {
         "cell_type": parts[0][1].cell_type,
         "folds": [entry for _, content in parts for entry in content.meta["folds"]],

@@ -97,7 +97,7 @@ def screen(tmp_path):
     return Screen()
 
 
-def test_out_of_fold_experiments_are_named_with_groups_of_the_other_folds_only(screen, monkeypatch):
+def test_out_of_fold_experiments_use_groups_of_the_other_folds_only(screen, monkeypatch):
     taught, used = [], {}
 
     def learn_groups(wells, *rest):
@@ -123,7 +123,7 @@ def test_out_of_fold_experiments_are_named_with_groups_of_the_other_folds_only(s
     assert all(experiments in taught for experiments in used.values())
 
 
-def test_labels_of_a_fold_that_show_another_design_change_no_name_of_its_wells(screen):
+def test_labels_of_a_fold_do_not_change_predictions_of_its_wells(screen):
     """The other folds leave every cycle of groups open; the fold's own labels, true or not, would leave one."""
     alike = {"HUVEC-02": (0, 1, 2, 3), "RPE-01": (0, 1, 2, 3), "RPE-02": (0, 1, 2, 3)}
     held = {**HELD, **alike, "HUVEC-01": (1, 2, 3, 0)}
@@ -143,12 +143,12 @@ def lacking(experiment):
     return {other: {"sirna_0", f"sirna_{SIZE}"} for other in FOLDS if other != experiment}
 
 
-def test_a_fold_whose_other_folds_do_not_show_the_groups_is_named_without_the_prior_and_says_so(screen):
+def test_a_fold_whose_other_folds_lack_the_groups_is_predicted_without_the_prior(screen):
     rows, summary = screen.write(absent=lacking("HUVEC-01")).run(on_low_margin="all_classes")
-    said = [warning for warning in summary["warnings"] if "named without the prior" in warning]
+    said = [warning for warning in summary["warnings"] if "predicted without the prior" in warning]
     assert len(said) == 1
     assert said[0].startswith(
-        "out-of-fold wells of fold 0 are named without the prior: sirna_0 is on no labelled plate"
+        "out-of-fold wells of fold 0 are predicted without the prior: sirna_0 is on no labelled plate"
     )
     assert summary["prior_enabled"] is True
     assert {entry["experiment"] for entry in summary["experiments"]} == {"HUVEC-02", "HUVEC-03", "HUVEC-04"}
@@ -158,14 +158,14 @@ def test_a_fold_whose_other_folds_do_not_show_the_groups_is_named_without_the_pr
         assert screen.accuracy(rows, experiment) > screen.accuracy(rows, experiment, "raw_sirna")
 
 
-def test_a_fold_whose_other_folds_do_not_show_the_groups_is_refused_under_refuse(screen, tmp_path):
+def test_a_fold_whose_other_folds_lack_the_groups_is_rejected_under_refuse(screen, tmp_path):
     screen.write(absent=lacking("HUVEC-01"))
     with pytest.raises(InputError, match="sirna_0 is on no labelled plate"):
         screen.run(on_low_margin="refuse")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_screen_without_plate_design_is_refused_or_named_without_the_prior_as_configured(screen, tmp_path):
+def test_a_screen_without_plate_design_is_rejected_or_predicted_without_the_prior(screen, tmp_path):
     screen.write(scattered=True)
     with pytest.raises(InputError, match=r"no plate groups.*set prior\.enabled to false"):
         screen.run(on_low_margin="refuse")

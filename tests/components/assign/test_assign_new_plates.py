@@ -124,7 +124,7 @@ def reference(temperatures: dict[str, dict[str, float]], with_design: bool = Tru
     return manifest(bare, model=model)
 
 
-def test_new_plates_are_named_as_the_training_run_named_them_to_the_digit(case: Case) -> None:
+def test_new_plates_get_the_predictions_of_the_training_run_to_the_digit(case: Case) -> None:
     tables, summary = case.assign(SCREEN, manifest([]))
     fitted = {"HUVEC": summary["temperature"]}
     assert len(set(summary["temperature"].values())) == 3
@@ -148,7 +148,7 @@ def test_each_temperature_acts_on_its_own_confidence(case: Case) -> None:
         assert changed - {"margin"} == {column}
 
 
-def test_a_cell_type_without_temperatures_is_named_and_said_to_be_uncalibrated(case: Case) -> None:
+def test_a_cell_type_without_temperatures_is_uncalibrated(case: Case) -> None:
     _, summary = case.assign(
         reference({"RPE": {"raw": 2.0, "group": 2.0, "balanced": 2.0}}), manifest(plates("HUVEC-03", False))
     )
@@ -157,11 +157,11 @@ def test_a_cell_type_without_temperatures_is_named_and_said_to_be_uncalibrated(c
     assert set(summary["temperature"].values()) == {1.0}
 
 
-def test_a_model_without_design_names_without_the_prior_and_says_so(case: Case) -> None:
+def test_a_model_without_design_predicts_without_the_prior(case: Case) -> None:
     known = {"HUVEC": {"raw": 1.3, "group": 1.1, "balanced": 0.7}}
     new = manifest(plates("HUVEC-03", labelled=False))
     tables, summary = case.assign(reference(known, with_design=False), new)
-    assert summary["warnings"] == ["named without the prior: the model has no plate design"]
+    assert summary["warnings"] == ["predicted without the prior: the model has no plate design; set prior.enabled to false"]
     assert summary["prior_enabled"] is False
     assert all(row["sirna"] == row["raw_sirna"] == row["group_sirna"] for row in tables["holdout"])
     off, quiet = case.assign(reference(known), new, enabled=False)
@@ -171,7 +171,7 @@ def test_a_model_without_design_names_without_the_prior_and_says_so(case: Case) 
         case.assign(reference(known, with_design=False), new, on_low_margin="refuse")
 
 
-def test_plates_that_the_design_does_not_know_are_named_among_all_treatments(case: Case) -> None:
+def test_plates_unknown_to_the_design_are_predicted_among_all_treatments(case: Case) -> None:
     """A screen of another plate design: its wells may hold any siRNA."""
     moved = [
         plate.model_copy(update={"plate": plate.plate + 6})
@@ -181,7 +181,7 @@ def test_plates_that_the_design_does_not_know_are_named_among_all_treatments(cas
     _, summary = case.assign(reference(known), manifest(moved))
     (warning,) = summary["warnings"]
     assert "has a plate 7, but labelled experiments have plates 1, 2, 3, 4" in warning
-    assert warning.endswith("its wells are named among all treatments")
+    assert warning.endswith("its wells are predicted among all treatments")
 
 
 def test_a_screens_manifest_is_written_as_it_was_before_there_were_models() -> None:

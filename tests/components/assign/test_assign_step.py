@@ -92,7 +92,7 @@ def case(tmp_path):
     return Case()
 
 
-def test_each_stage_names_more_wells_right_in_every_role(case):
+def test_each_stage_predicts_more_wells_right_in_every_role(case):
     tables, summary = case.write().run(CONFIG)
     for rows in tables.values():
         raw, group, assigned = (case.accuracy(rows, column) for column in ("raw_sirna", "group_sirna", "sirna"))
