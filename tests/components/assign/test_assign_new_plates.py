@@ -161,7 +161,9 @@ def test_a_model_without_design_predicts_without_the_prior(case: Case) -> None:
     known = {"HUVEC": {"raw": 1.3, "group": 1.1, "balanced": 0.7}}
     new = manifest(plates("HUVEC-03", labelled=False))
     tables, summary = case.assign(reference(known, with_design=False), new)
-    assert summary["warnings"] == ["predicted without the prior: the model has no plate design; set prior.enabled to false"]
+    assert summary["warnings"] == [
+        "predicted without the prior: the model has no plate design; set prior.enabled to false"
+    ]
     assert summary["prior_enabled"] is False
     assert all(row["sirna"] == row["raw_sirna"] == row["group_sirna"] for row in tables["holdout"])
     off, quiet = case.assign(reference(known), new, enabled=False)

@@ -125,7 +125,9 @@ def test_rungs_share_the_tasks_that_do_not_differ(command, grown):
 def test_scores_are_those_of_the_named_wells(command, grown):
     _, _, content = grown
     truth = next(command.out.glob("work/tasks/*/simulated/truth.csv"))
-    tables = [folder / "named" for folder in command.out.glob("work/tasks/*") if (folder / "named").is_dir()]
+    tables = [
+        folder / "predictions" for folder in command.out.glob("work/tasks/*") if (folder / "predictions").is_dir()
+    ]
     possible = {accuracy({"HUVEC": table}, truth, "raw_sirna")["overall"] for table in tables}
     assert {rung["mean"] for rung in content["rungs"]} <= possible
     assert content["rungs"][0]["cell_types"]["7"].keys() == {"overall", "HUVEC"}
