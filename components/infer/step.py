@@ -26,7 +26,7 @@ from components.core.learning.prediction import (
     held_out_images,
     predict_fold,
     predict_held_out,
-    predicting,
+    predicting_networks,
 )
 from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_CODE, InferSettings
 from components.core.learning.team import Team
@@ -134,7 +134,7 @@ def _trained(
         raise InputError(f"{bases[1]}: finetune's output holds all backbones; give it alone")
     check_finetuned(bases[0], fold, cell_type)
     pairs, history = load_pairs(bases[0], settings, classes, screen.channels, device)
-    return FoldNetworks(predicting(pairs, settings), settings.predict.weights, history)
+    return FoldNetworks(predicting_networks(pairs, settings), settings.predict.weights, history)
 
 
 def _published(

@@ -18,7 +18,7 @@ from components.core.learning.fold_data import fold_wells, open_images
 from components.core.learning.inference import Images
 from components.core.learning.mean_teacher_run import MeanTeacherTraining
 from components.core.learning.network import pick_device
-from components.core.learning.prediction import Pieces, fold_meta, held_out_images, predict_fold, predicting
+from components.core.learning.prediction import Pieces, fold_meta, held_out_images, predict_fold, predicting_networks
 from components.core.learning.schedules import CycleSchedule
 from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_CODE, MeanTeacherSettings
 from components.core.learning.team import Team
@@ -107,7 +107,7 @@ def run(
 
     held_out = held_out_images(holdout, screen, cell_type, store, settings, device, team)
     predicted = predict_fold(
-        predicting(pairs, settings),
+        predicting_networks(pairs, settings),
         screen,
         images,
         wells,

@@ -1,8 +1,8 @@
 """Training views, batched on the training device: quarter turns, flips, shift/scale/aspect, crops, random erasing. torch only.
 
-Every random number comes from the generator that is passed in, a CPU's whatever the device: a seed then gives the same
-views on every device. What is drawn is a few numbers an image, so that the host chooses and the device never has to
-tell it anything: no step of a view makes the host wait. Images are standardised already, so zero fill is the mean.
+Every random number comes from the generator that is passed in, always on the CPU, so that a seed gives the same views on
+every device. Only a few numbers per image are drawn, and no step makes the host wait for the device. Images are
+standardised already, so zero fill is the mean.
 B batch, C channel, H and W pixels (square), M moved images.
 """
 
@@ -16,11 +16,11 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from components.core.config import AugmentConfig
-from components.core.learning.memory import room, sent
+from components.core.learning.memory import empty_tensor, to_device
 
 _PIECE_BYTES = 16 * 2**20
 _OUTSIDE = 4.0
-"""A coordinate more than a pixel outside of any image, whose edges are at -1 and 1."""
+"""A coordinate outside of any image by more than a pixel; image edges are at -1 and 1."""
 
 
 def dihedral(x_BCHW: Tensor, view: int) -> Tensor:
@@ -64,18 +64,18 @@ def hard_view(x_BCHW: Tensor, config: AugmentConfig, generator: Generator) -> Te
 def random_erasing(x_BCHW: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
     """Zeroes a rectangle of random area and aspect in some images (Zhong et al. 2020, arXiv 1708.04896)."""
     h, w = x_BCHW.shape[2:]
-    rows_BH, columns_BW = _erased(sent(_draw_rectangles(x_BCHW, config, generator), x_BCHW.device), h, w)
+    rows_BH, columns_BW = _erased(to_device(_draw_rectangles(x_BCHW, config, generator), x_BCHW.device), h, w)
     return x_BCHW.masked_fill((rows_BH[:, :, None] & columns_BW[:, None, :])[:, None], 0.0)
 
 
 @dataclass(frozen=True)
 class _Placement:
-    """Where a view's pixels come from, on the CPU: input = output * range + offset, in coordinates from -1 to 1.
+    """Sampling positions of a view, on the CPU: input = output * range + offset, in coordinates from -1 to 1.
 
     Attributes:
-        moved_B: which images are resampled at all.
-        range_B2: of x and y.
-        offset_B2: of x and y.
+        moved_B: whether an image is resampled.
+        range_B2: range in x and y.
+        offset_B2: offset in x and y.
     """
 
     moved_B: Tensor
@@ -94,7 +94,7 @@ def _draw_placement(x_BCHW: Tensor, config: AugmentConfig, generator: Generator,
     root_aspect_B = torch.sqrt(1.0 + _uniform(b, -config.aspect, config.aspect, x_BCHW, generator))
     shift_B2 = torch.stack([_uniform(b, -2.0 * config.shift, 2.0 * config.shift, x_BCHW, generator) for _ in "xy"], 1)
     moved_B = _uniform(b, 0.0, 1.0, x_BCHW, generator) < config.geometric_probability
-    # From output to input: a larger cell is a smaller sampled range.
+    # From output to input: larger cells are a smaller sampled range.
     range_B2 = torch.stack([1.0 / (scale_B * root_aspect_B), root_aspect_B / scale_B], 1)
     range_B2 = torch.where(moved_B[:, None], range_B2, torch.ones_like(range_B2))
     offset_B2 = torch.where(moved_B[:, None], shift_B2, torch.zeros_like(shift_B2))
@@ -110,7 +110,7 @@ def _draw_placement(x_BCHW: Tensor, config: AugmentConfig, generator: Generator,
 
 
 def _draw_rectangles(x_BCHW: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
-    """What random erasing erases, on the CPU, pixels: top, bottom, left, right of each image, (4, B); empty where nothing."""
+    """Rectangles to erase, in pixels, on the CPU: top, bottom, left, right of each image, (4, B); some are empty."""
     b, _, h, w = x_BCHW.shape
     area_B = _uniform(b, *config.erase_area, x_BCHW, generator) * (h * w)
     low, high = config.erase_aspect
@@ -132,19 +132,19 @@ def _viewed(x_BCHW: Tensor, view_B: Tensor, placement: _Placement, rectangle_4B:
 
 
 def _viewed_by_parts(x_BCHW: Tensor, view_B: Tensor, placement: _Placement, rectangle_4B: Tensor | None) -> Tensor:
-    """For the CPU, where interpolation is dear: only what moves is resampled, and symmetries are exact."""
+    """For the CPU, where interpolation is expensive: only moved images are resampled, and symmetries are exact."""
     h, w = x_BCHW.shape[2:]
-    # Erased batches have their channels first, as masked_fill leaves them: networks round differently in either format.
+    # Erased batches are channels first, as masked_fill leaves them: networks round differently in the two formats.
     last = x_BCHW.is_contiguous(memory_format=torch.channels_last)
-    out_BCHW = room(tuple(x_BCHW.shape), x_BCHW.dtype, channels_last=last and rectangle_4B is None)
+    out_BCHW = empty_tensor(tuple(x_BCHW.shape), x_BCHW.dtype, channels_last=last and rectangle_4B is None)
     moved = placement.moved_B.nonzero().squeeze(1)
-    source_MCHW = room((len(moved), *x_BCHW.shape[1:]), x_BCHW.dtype, channels_last=last)
+    source_MCHW = empty_tensor((len(moved), *x_BCHW.shape[1:]), x_BCHW.dtype, channels_last=last)
     sources = iter(source_MCHW)
     for out_CHW, one_CHW, view, moves in zip(
         out_BCHW, x_BCHW, view_B.tolist(), placement.moved_B.tolist(), strict=True
     ):
         (next(sources) if moves else out_CHW).copy_(dihedral(one_CHW[None], view)[0])
-    # Few at a time, a thread each: the allocator then gives the same memory again, without page faults.
+    # A few images at a time, one per thread, so that the allocator reuses memory without page faults.
     few = max(torch.get_num_threads(), _PIECE_BYTES // (x_BCHW[:1].nbytes or 1), 1)
     for source_FCHW, place_F in zip(torch.split(source_MCHW, few), torch.split(moved, few), strict=True):
         range_F2, offset_F2 = placement.range_B2[place_F], placement.offset_B2[place_F]
@@ -159,16 +159,16 @@ def _viewed_by_parts(x_BCHW: Tensor, view_B: Tensor, placement: _Placement, rect
 
 
 def _viewed_at_once(x_BCHW: Tensor, view_B: Tensor, placement: _Placement, rectangle_4B: Tensor | None) -> Tensor:
-    """For a GPU: one interpolation of all images turns, places and erases, and reads every pixel once.
+    """For a GPU: one interpolation turns, places and erases all images, and reads every pixel once.
 
-    Equal to _viewed_by_parts but for the rounding of coordinates, 1e-4 of a pixel at 512.
+    Equals _viewed_by_parts except for the rounding of coordinates, 1e-4 of a pixel at 512.
     """
     h, w = x_BCHW.shape[2:]
     mirror_B, flip_B = 1 - 2 * (view_B & 1), 1 - 2 * (view_B >> 1 & 1)
     host = [*placement.range_B2.T, *placement.offset_B2.T, mirror_B, flip_B, view_B >> 2]
     if rectangle_4B is not None:
         host += [*rectangle_4B]
-    numbers = sent(torch.stack([each.to(x_BCHW.dtype) for each in host]), x_BCHW.device)
+    numbers = to_device(torch.stack([each.to(x_BCHW.dtype) for each in host]), x_BCHW.device)
     range_x, range_y, offset_x, offset_y, mirror, flip, transposed = numbers[:7, :, None, None]
     column_B1W = _centres(w, numbers) * range_x + offset_x
     row_BH1 = _centres(h, numbers)[:, None] * range_y + offset_y
@@ -176,7 +176,7 @@ def _viewed_at_once(x_BCHW: Tensor, view_B: Tensor, placement: _Placement, recta
     grid_BHW2 = _grid(mirror * torch.where(turn, row_BH1, column_B1W), flip * torch.where(turn, column_B1W, row_BH1))
     if rectangle_4B is not None:
         rows_BH, columns_BW = _erased(numbers[7:], h, w)
-        # What is sampled from outside of the image is zero.
+        # Samples from outside of the image are zero.
         grid_BHW2.masked_fill_((rows_BH[:, :, None] & columns_BW[:, None, :])[..., None], _OUTSIDE)
     last = x_BCHW.is_contiguous(memory_format=torch.channels_last)
     out_BCHW = _sampled(x_BCHW, grid_BHW2)
@@ -186,10 +186,10 @@ def _viewed_at_once(x_BCHW: Tensor, view_B: Tensor, placement: _Placement, recta
 def _grid(x: Tensor, y: Tensor) -> Tensor:
     """Coordinates (M, H, W, 2) from x and y, each of a shape that broadcasts to (M, H, W).
 
-    Not by affine_grid: a matrix product, ten times as slow here, and on a GPU of ten bits where TF32 is allowed.
+    Not by affine_grid, a matrix product: ten times slower here, and of ten bits on a GPU that uses TF32.
     """
     m, h, w = (max(sizes) for sizes in zip(x.shape, y.shape, strict=True))
-    out = room((m, h, w, 2), x.dtype) if x.device.type == "cpu" else x.new_empty(m, h, w, 2)
+    out = empty_tensor((m, h, w, 2), x.dtype) if x.device.type == "cpu" else x.new_empty(m, h, w, 2)
     out[..., 0], out[..., 1] = x, y
     return out
 
@@ -204,7 +204,7 @@ def _centres(n: int, like: Tensor) -> Tensor:
 
 
 def _erased(rectangle_4B: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:
-    """Which rows (B, H) and which columns (B, W) have their centres in the rectangle."""
+    """Masks of the rows (B, H) and columns (B, W) whose centres are in the rectangle."""
     top_B1, bottom_B1, left_B1, right_B1 = rectangle_4B[:, :, None]
     row_H = torch.arange(h, device=rectangle_4B.device) + 0.5
     column_W = torch.arange(w, device=rectangle_4B.device) + 0.5

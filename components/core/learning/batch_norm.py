@@ -1,4 +1,4 @@
-"""BatchNorm by domain: which domain a well is of, and statistics recomputed on a domain's images (AdaBN). torch only.
+"""BatchNorm by domain: the domains of wells, and statistics recomputed on a domain's images (AdaBN). torch only.
 
 W wells, B batch, C channel of a layer.
 """
@@ -23,7 +23,7 @@ BatchDomain = Literal["none", "cell_type", "experiment", "plate"]
 
 
 def domain_of_wells(table: SiteTable, domain: BatchDomain) -> NDArray[np.intp]:
-    """A number for the domain of every well of the table, shape (W,); all alike for `none`."""
+    """The index of every well's domain, shape (W,); all zero for `none`."""
     if domain == "none":
         return np.zeros(table.wells, dtype=np.intp)
     of_W = {"cell_type": table.cell_type_W, "experiment": table.experiment_W, "plate": table.plate_W}[domain]
@@ -33,7 +33,7 @@ def domain_of_wells(table: SiteTable, domain: BatchDomain) -> NDArray[np.intp]:
 def statistics_wells(
     table: SiteTable, domain_W: NDArray[np.intp], which: int, statistics: Literal["all", "controls"]
 ) -> NDArray[np.intp]:
-    """The wells whose images give a domain's statistics, rows of the well table. Their labels are not used.
+    """The wells whose images a domain's statistics are computed from, rows of the well table. Labels are not used.
 
     Args:
         table: the screen.
@@ -42,7 +42,7 @@ def statistics_wells(
         statistics: all of its wells, or its controls.
 
     Raises:
-        InputError: controls are asked for, and the domain has none.
+        InputError: the domain has no controls, but its statistics need them.
     """
     chosen_W = domain_W == which
     if statistics == "controls":
@@ -68,7 +68,7 @@ class _Moments:
     """sum of squared deviations from the mean"""
 
     def add(self, count: float, mean_C: Tensor, variance_C: Tensor) -> None:
-        """Joins a batch by the law of total variance (Chan, Golub and LeVeque 1979)."""
+        """Adds a batch by the law of total variance (Chan, Golub and LeVeque 1979)."""
         mean_C, squares_C = mean_C.double(), variance_C.double() * count
         if self.mean_C is None or self.squares_C is None:
             self.count, self.mean_C, self.squares_C = count, mean_C, squares_C
@@ -82,16 +82,16 @@ class _Moments:
 
 @contextmanager
 def adapted(network: nn.Module, batches: Iterable[Tensor]) -> Iterator[None]:
-    """Evaluation mode with the BatchNorm statistics of some images; mode and running statistics are put back.
+    """Evaluation mode with the BatchNorm statistics of the given images; mode and running statistics are restored at the end.
 
-    One forward pass in train mode, batch by batch: a layer gets mean and population variance of its input over all
-    batches. Within the pass a batch is normalised by its own statistics, so the result is exact where the images are one
-    batch, and else as close as batches are alike; callers deal a domain's images evenly to few large batches. Exact
-    statistics over many batches would take a pass a layer, 40 of them for Xception.
+    In one forward pass in train mode, batch by batch, a layer gets mean and population variance of its input over all
+    batches. Within the pass a batch is normalised by its own statistics, so the result is exact for one batch, and else as
+    close as batches are similar; callers distribute a domain's images evenly over few large batches. Exact statistics over
+    many batches would take one pass per layer, 40 for Xception.
 
     Args:
         network: any network; without BatchNorm only the mode changes.
-        batches: standardised images, shape (B, C, H, W), more than one image in all.
+        batches: standardised images, shape (B, C, H, W), at least two images in total.
 
     Source: adaptive batch normalisation (Li et al. 2016, arXiv 1603.04779).
     """
@@ -114,10 +114,10 @@ def adapted(network: nn.Module, batches: Iterable[Tensor]) -> Iterator[None]:
 
 
 def _measure(network: nn.Module, layers: list[_BatchNorm], batches: Iterable[Tensor]) -> None:
-    """Gives every layer the statistics of its input over the batches."""
+    """Sets every layer's statistics to those of its input over the batches."""
     moments = {layer: _Moments() for layer in layers}
 
-    def seen(layer: nn.Module, inputs: tuple[Any, ...], _output: Any) -> None:
+    def add_batch(layer: nn.Module, inputs: tuple[Any, ...], _output: Any) -> None:
         assert isinstance(layer, _BatchNorm)
         assert layer.running_mean is not None
         assert layer.running_var is not None
@@ -125,7 +125,7 @@ def _measure(network: nn.Module, layers: list[_BatchNorm], batches: Iterable[Ten
         # With momentum 1 the running statistics are the batch's, the variance with Bessel's correction.
         moments[layer].add(count, layer.running_mean, layer.running_var * ((count - 1) / count))
 
-    hooks = [layer.register_forward_hook(seen) for layer in layers]
+    hooks = [layer.register_forward_hook(add_batch) for layer in layers]
     for layer in layers:
         layer.momentum = 1.0
     network.train()
@@ -136,7 +136,7 @@ def _measure(network: nn.Module, layers: list[_BatchNorm], batches: Iterable[Ten
         for hook in hooks:
             hook.remove()
     for layer, measured in moments.items():
-        assert measured.mean_C is not None, "a layer that no image passed"
+        assert measured.mean_C is not None, "a layer that no image passed through"
         assert measured.squares_C is not None
         assert layer.running_mean is not None
         assert layer.running_var is not None

@@ -1,4 +1,4 @@
-"""Logits of wells: averaged over sites and dihedral views, before any softmax. torch only.
+"""Logits and embeddings of wells: means over sites and dihedral views, before any softmax. torch only.
 
 W wells, B batch, K class.
 """
@@ -28,14 +28,14 @@ from components.core.screen.site_table import SiteTable
 
 @dataclass(frozen=True)
 class Images:
-    """Everything between a row of the site table and network input.
+    """Turns rows of the site table into network input.
 
     Attributes:
         table: the screen's sites and wells.
-        cache: their pixels.
-        standardise: pixels to input, by plate.
+        cache: reads their pixels.
+        standardise: standardises pixels by plate.
         augment: the training views.
-        batch_norm: whether batches and BatchNorm statistics are by domain.
+        batch_norm: domains of batches and BatchNorm statistics.
         team: the processes that share inference.
     """
 
@@ -48,12 +48,12 @@ class Images:
 
     @property
     def device(self) -> torch.device:
-        """Where batches are computed."""
+        """The device of the batches."""
         return self.standardise.device
 
     @property
     def batch_domains(self) -> NDArray[np.intp] | None:
-        """Domain of every well of the table, where a training batch holds one domain; None where it may hold any."""
+        """Domain of every well of the table; None if a training batch may hold wells of any domain."""
         domain = self.batch_norm.domain
         return None if domain == "none" else domain_of_wells(self.table, domain)
 
@@ -63,14 +63,14 @@ class Images:
         """Site batches and their standardised images, shape (B, C, H, W), channels last.
 
         Args:
-            sites: rows of the site table, a batch each.
-            generators: of the jitter, on the CPU, taken in turn; none leaves images without.
+            sites: rows of the site table, one array per batch.
+            generators: draw the jitter, on the CPU, used in turn; none for no jitter.
         """
         upload = Upload(self.device)
         for k, (chosen, pixels) in enumerate(zip(sites, self.cache.batches(sites), strict=True)):
             generator = generators[k % len(generators)] if generators else None
             plate_B = torch.from_numpy(self.table.plate_W[self.table.well_S[chosen]])
-            # Only what does not depend on random numbers is done ahead: jitter is drawn when a batch is taken.
+            # Only what needs no random numbers is done ahead; jitter is drawn when a batch is taken.
             yield chosen, self.standardise(upload(pixels), plate_B, generator)
 
 
@@ -81,7 +81,7 @@ def chunks(sites: NDArray[np.intp], size: int) -> list[NDArray[np.intp]]:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; the mode is put back."""
+    """Evaluation mode without gradients; the mode is restored at the end."""
     training = network.training
     network.eval()
     try:
@@ -96,18 +96,18 @@ def well_logits(
 ) -> NDArray[np.float32]:
     """Mean logits of each well over its sites and the first `views` dihedral views, shape (W, K).
 
-    Where `images.batch_norm` names a domain, BatchNorm takes the statistics of each well's domain (AdaBN).
+    With a domain in `images.batch_norm`, BatchNorm uses the statistics of each well's domain (AdaBN).
 
     Args:
-        network: standardised images to logits.
+        network: maps standardised images to logits.
         images: the screen's images.
         wells: rows of the well table.
         views: 1, 2, 4 or 8.
-        batch_size: sites a forward pass.
+        batch_size: sites per forward pass.
         classes: K.
 
     Raises:
-        InputError: a domain without the wells that its statistics are taken from.
+        InputError: a domain without the wells that its statistics are computed from.
     """
 
     def outputs(x_BCHW: Tensor) -> Tensor:
@@ -125,19 +125,19 @@ def well_outputs(
     batch_size: int,
     classes: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean logits and mean output of the backbone of each well, (W, K) and (W, E), from one pass through the backbone.
+    """Mean logits (W, K) and mean embeddings (W, E) of wells, from one pass through the backbone.
 
     Args:
         network: the classifier.
         images: the screen's images.
         wells: rows of the well table.
-        logit_views: dihedral views whose logits are averaged; 0 for no logits, (W, 0).
-        embedding_views: dihedral views whose embeddings are averaged; 0 for none, (W, 0).
-        batch_size: sites a forward pass.
+        logit_views: dihedral views whose logits are averaged; 0 returns none, (W, 0).
+        embedding_views: dihedral views whose embeddings are averaged; 0 returns none, (W, 0).
+        batch_size: sites per forward pass.
         classes: K.
 
     Raises:
-        InputError: as well_logits.
+        InputError: see well_logits.
     """
     widths = [classes if logit_views else 0, network.embedding_size if embedding_views else 0]
 
@@ -162,7 +162,7 @@ def _well_means(
     batch_size: int,
     width: int,
 ) -> NDArray[np.float32]:
-    """Mean over sites of what `outputs` says by the network, of each well, (W, width), shared by the team."""
+    """Mean of `outputs` over each well's sites, (W, width); the team shares the work."""
     sum_WK = torch.zeros((len(wells), width), dtype=torch.float64, device=images.device)
     table, domain, team = images.table, images.batch_norm.domain, images.team
     if domain == "none":
@@ -174,7 +174,7 @@ def _well_means(
         for which in np.unique(domain_W[wells])[team.rank :: team.size]:
             sources = statistics_wells(table, domain_W, int(which), images.batch_norm.statistics)
             rows = np.flatnonzero(domain_W[wells] == which)
-            with adapted(network, (x for _, x in images.batches(_dealt(table.sites_of(sources), batch_size)))):
+            with adapted(network, (x for _, x in images.batches(_distributed(table.sites_of(sources), batch_size)))):
                 _add_outputs(sum_WK, rows, outputs, images, wells[rows], batch_size)
     total_WK = team.summed(sum_WK.cpu().numpy())
     counts = (table.first_site_W[wells + 1] - table.first_site_W[wells]).astype(np.float64)
@@ -189,18 +189,18 @@ def _add_outputs(
     wells: NDArray[np.intp],
     batch_size: int,
 ) -> None:
-    """Adds the outputs of every site to the row of its well."""
+    """Adds the outputs of every site to its well's row."""
     row_W = np.zeros(images.table.wells, dtype=np.intp)
     row_W[wells] = rows
     sites = images.table.sites_of(wells).astype(np.intp)
     for chosen, x in images.batches(chunks(sites, batch_size)):
         row_B = torch.from_numpy(row_W[images.table.well_S[chosen]]).to(sum_WK.device)
-        # Summed on the device, in float64 and a fixed order: fetching each batch would let the device wait for the host.
+        # Summed on the device, in float64 and in a fixed order; copying each batch would make the device wait for the host.
         sum_WK.index_put_((row_B,), outputs(x).double(), accumulate=True)
 
 
-def _dealt(sites: NDArray[np.int64], size: int) -> list[NDArray[np.intp]]:
-    """Sites dealt round to as few batches of at most `size` as there must be, so that batches are alike."""
+def _distributed(sites: NDArray[np.int64], size: int) -> list[NDArray[np.intp]]:
+    """Sites distributed in turn over the smallest number of batches of at most `size`, so that batches are similar."""
     batches = -(-len(sites) // size)
     return [sites[k::batches].astype(np.intp) for k in range(batches)]
 
@@ -215,21 +215,21 @@ def adaptive_logits(
     generator: Generator,
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """Mean logits over passes of the easy view with BatchNorm in train mode, shape (W, K).
+    """Mean logits over several random easy views with BatchNorm in train mode, shape (W, K).
 
-    Batches in plate order, each of one plate, give BatchNorm that plate's statistics, in effect AdaBN (Li et al. 2016,
-    arXiv 1603.04779); where `images.batch_norm` names a domain, its wells are dealt evenly to batches instead.
-    The running statistics are left as they were.
+    A batch holds wells of one plate, so BatchNorm uses that plate's statistics, in effect AdaBN (Li et al. 2016,
+    arXiv 1603.04779). With a domain in `images.batch_norm`, the domain's wells are distributed evenly over batches instead.
+    Running statistics are not changed.
 
     Args:
-        network: standardised images to logits.
+        network: maps standardised images to logits.
         images: the screen's images.
         wells: rows of the well table, any order.
-        passes: passes over the wells, a random site each.
+        passes: passes over the wells, each with a random site per well.
         batch_size: largest batch; a batch never spans plates (domains).
         classes: K.
-        generator: of the views of this process's share, on the CPU.
-        rng: of the sites.
+        generator: draws the views of this process's share, on the CPU.
+        rng: draws the sites.
     """
     table = images.table
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
@@ -239,15 +239,15 @@ def adaptive_logits(
     domain = images.batch_norm.domain
     domain_w = domain_of_wells(table, "plate" if domain == "none" else domain)[wells]
     groups = [np.flatnonzero(domain_w == which) for which in np.unique(domain_w)]
-    # A wider domain is dealt evenly, as its training batches are drawn: in plate order each would be nearly one plate.
+    # A wider domain is distributed evenly, as in training: in plate order each batch would be nearly one plate.
     rows = [
         part
         for group in groups
         for part in (
-            np.array_split(group, -(-len(group) // batch_size)) if domain == "none" else _dealt(group, batch_size)
+            np.array_split(group, -(-len(group) // batch_size)) if domain == "none" else _distributed(group, batch_size)
         )
     ]
-    # All processes draw the sites of all batches, and each computes its share of them.
+    # All processes draw the sites of all batches, and each computes its share.
     own = range(images.team.rank, len(rows), images.team.size)
     try:
         with torch.no_grad():
@@ -255,7 +255,7 @@ def adaptive_logits(
                 sites = random_site_batches(table, [wells[part] for part in rows], rng)
                 for k, (_, x) in zip(own, images.batches([sites[k] for k in own]), strict=True):
                     part = rows[k]
-                    # BatchNorm has no variance of a single value, which a batch of one may give at 1 x 1 pixels.
+                    # BatchNorm cannot normalise a single value, which a batch of one image may be at 1 x 1 pixels.
                     network.train(len(part) > 1)
                     row_B = torch.from_numpy(part).to(sum_WK.device)
                     sum_WK.index_add_(0, row_B, network(easy_view(x, images.augment, generator)).double())

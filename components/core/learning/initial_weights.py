@@ -1,10 +1,10 @@
-"""Weights that a backbone starts from instead of random ones: read, renamed, and fitted to six channels. torch only.
+"""Weights that a network starts from: a file for a backbone, or an earlier run's pretrained network. torch only.
 
-O output channels, I input channels of a convolution.
+O output channels, I input channels of a convolution. E embedding, K classes.
 
-A file is safetensors or a torch state dict with the network's own names (timm's, for a timm model; pretrain's output,
-whose classifier is left out), or for `xception` with the names of timm's `legacy_xception`, which published ImageNet
-weights have (Chollet's network ported by R. Cadene):
+A backbone's file is safetensors or a torch state dict with the network's own names (timm's, for a timm model; pretrain's
+output, without its classifier), or for `xception` with the names of timm's `legacy_xception`, which published ImageNet
+weights use (Chollet's network ported by R. Cadene):
 
     theirs                           ours
     conv1, bn1                       stem.0, stem.1        3x3 there, set into the centre of the 7x7 here
@@ -37,21 +37,21 @@ from components.core.learning.network import Classifier
 from components.core.storage.source_run import OPTION
 
 CONTAINERS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema")
-"""Keys under which training programs put a state dict beside their own bookkeeping."""
+"""Keys under which training programs save a state dict next to other data."""
 
 _SHOWN = 4
 
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """What became of a file's tensors and the backbone's.
+    """Which tensors of a backbone were initialised from a file.
 
     Attributes:
-        taken: tensors of the backbone that hold the file's values, `adapted` among them.
-        adapted: convolutions whose input channels were fitted.
-        new: tensors of the backbone that keep their random start.
-        unused: the file's tensors that the backbone has no place for, classifiers left out.
-        expected: whether only the first layer and classifiers were left over, as where images have other channels.
+        taken: tensors of the backbone that now have the file's values, including `adapted`.
+        adapted: convolutions whose weights were adapted to the number of input channels.
+        new: tensors of the backbone that stay random.
+        unused: tensors of the file that the backbone does not have, except classifiers.
+        expected: whether only the first layer and classifiers did not match, as for images with other channels.
     """
 
     taken: tuple[str, ...]
@@ -61,9 +61,9 @@ class InitialWeights:
     expected: bool
 
     def sentence(self, backbone: str, source: str) -> str:
-        """What to tell the user, on one line."""
+        """The result in one line, for the user."""
         parts = [f"{backbone}: {len(self.taken)} of {len(self.taken) + len(self.new)} tensors start from {source}"]
-        for what, names in (("fitted to its channels", self.adapted), ("new", self.new), ("not used", self.unused)):
+        for what, names in (("adapted to its channels", self.adapted), ("new", self.new), ("not used", self.unused)):
             if names:
                 more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
                 parts.append(f"{what}: {', '.join(names[:_SHOWN])}{more}")
@@ -71,10 +71,10 @@ class InitialWeights:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file; no code in it is run.
+    """The state dict in a file; code in it is never run.
 
     Raises:
-        InputError: no such file, damaged, or holding anything but tensors.
+        InputError: the file does not exist, is damaged, or contains something else than tensors.
     """
     if path.is_dir():
         raise InputError(f"{path}: is a folder; give the weights file")
@@ -84,9 +84,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
-            f"{path}: not a file of plain tensors; save the state dict alone, better as .safetensors"
+            f"{path}: not a file of plain tensors; save only the state dict, preferably as .safetensors"
         ) from None
-    except Exception as error:  # bytes that are no state dict make an unpickler raise anything
+    except Exception as error:  # an unpickler may raise anything on bytes that are no state dict
         raise InputError(f"{path}: cannot read the weights ({' '.join(str(error).split())})") from None
     while isinstance(content, dict) and not _is_state_dict(content):
         inner = [content[key] for key in CONTAINERS if isinstance(content.get(key), dict)]
@@ -95,7 +95,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         content = inner[0]
     if not _is_state_dict(content):
         raise InputError(
-            f"{path}: holds no state dict (names and tensors), neither at its top nor under {', '.join(CONTAINERS)}"
+            f"{path}: contains no state dict (names and tensors), neither at its top level nor under {', '.join(CONTAINERS)}"
         )
     return dict(content)
 
@@ -103,17 +103,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def load_initial_weights(
     backbone: nn.Module, config: BackboneConfig, path: Path, channels: int, source: str | None = None
 ) -> InitialWeights:
-    """Overwrites a backbone's random weights by those of a file, where names and shapes agree.
+    """Overwrites a backbone's random weights with those of a file whose names and shapes match.
 
     Args:
         backbone: the network without its classifier.
-        config: what network it is.
+        config: configuration of the backbone.
         path: the file.
-        channels: of the images.
-        source: how the user named the file, for errors; None for its path.
+        channels: channels of the images.
+        source: the file's name in messages; None for its path.
 
     Raises:
-        InputError: the file cannot be read, a tensor has another shape or a value that is not finite, or no name agrees.
+        InputError: the file cannot be read, a tensor has another shape or a value that is not finite, or no name matches.
             The backbone is then unchanged.
     """
     source = source or str(path)
@@ -136,15 +136,15 @@ def load_initial_weights(
                 "give weights of the same architecture"
             )
         if not torch.isfinite(value).all():
-            raise InputError(f"{source}: tensor {name} has a value that is not finite; the file is of no use")
+            raise InputError(f"{source}: tensor {name} has a value that is not finite; use another file")
         values[name] = value
     if not any(name.endswith("weight") for name in values):
         raise InputError(
-            f"{source}: no tensor is named as one of backbone {config.name}'s ({', '.join(list(own)[:3])}, ...); the file "
+            f"{source}: no tensor has a name of backbone {config.name} ({', '.join(list(own)[:3])}, ...); the file "
             f"has {', '.join(sorted(given)[:3])}, ...: give weights of the same architecture"
         )
     backbone.load_state_dict({**own, **values})
-    # A counter that nothing reads, and that older files lack.
+    # num_batches_tracked is never read, and older files lack it.
     new = tuple(n for n in own if n not in values and not n.endswith("num_batches_tracked"))
     unused = tuple(n for n in sorted(given.keys() - own.keys()) if not _begins_with(n, classifiers))
     expected = not unused and all(_begins_with(n, [f.rpartition(".")[0] for f in first]) for n in new)
@@ -152,10 +152,10 @@ def load_initial_weights(
 
 
 def adapt_input_channels(weight_OIHW: Tensor, channels: int) -> Tensor:
-    """A convolution's weights for other input channels: the given ones in turn, scaled so that activations stay as large.
+    """A convolution's weights for another number of input channels: repeated in turn, scaled to keep the size of activations.
 
-    Input channel c gets the weights of channel c mod I, times I / channels. Where all channels of the image hold the same
-    values and `channels` is a multiple of I, the output is exactly as before.
+    Input channel c gets the weights of channel c mod I, times I / channels. If all channels of the image are equal and
+    `channels` is a multiple of I, the output does not change.
 
     Source: Wightman, timm (`adapt_input_conv`), for any I instead of 3.
     """
@@ -165,9 +165,9 @@ def adapt_input_channels(weight_OIHW: Tensor, channels: int) -> Tensor:
 
 
 def widen_kernel(weight_OIHW: Tensor, size: int) -> Tensor:
-    """A smaller odd kernel in the centre of a larger one, zeros around it: the same filter, with room to grow.
+    """A smaller odd kernel, centred in a larger one of zeros: the same filter.
 
-    Strided convolutions with padding (size - 1) / 2 give the same output, but for a shift where the small one was not padded.
+    With padding (size - 1) / 2 the output is the same, except for a shift if the small kernel was not padded.
     """
     margin, odd = divmod(size - weight_OIHW.shape[-1], 2)
     if odd or margin <= 0:
@@ -184,19 +184,19 @@ def _is_state_dict(content: Any) -> bool:
 
 
 def _own_names(tensors: Mapping[str, Tensor], config: BackboneConfig, own: Iterable[str]) -> dict[str, Tensor]:
-    """The file's tensors under the backbone's names, where it can be told."""
+    """The file's tensors under the backbone's names, as far as they can be recognised."""
     if all(name.startswith("module.") for name in tensors):  # DataParallel
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     mine = {n.removeprefix("backbone."): value for n, value in tensors.items() if n.startswith("backbone.")}
     if mine and not set(own) & tensors.keys():
-        return mine  # pretrain's output; its classifier is of that screen's siRNAs
+        return mine  # pretrain's output; its classifier belongs to that screen's siRNAs
     if config.kind == "xception" and any(re.match(r"block\d+\.rep\.", name) for name in tensors):
         return {_from_legacy(name, config): value for name, value in tensors.items()}
     return dict(tensors)
 
 
 def _from_legacy(name: str, config: BackboneConfig) -> str:
-    """Our name of a tensor of timm's legacy_xception; one that has no place keeps its own."""
+    """Our name of a tensor of timm's legacy_xception; unknown names stay."""
     entry, middle = len(config.entry) - 1, config.middle_blocks
     places = {
         "conv1": "stem.0", "bn1": "stem.1", "conv2": "stem.3", "bn2": "stem.4",
@@ -217,19 +217,19 @@ def _from_legacy(name: str, config: BackboneConfig) -> str:
 
 
 def _first_convolutions(backbone: nn.Module, config: BackboneConfig) -> set[str]:
-    """Names of the weights that read the image."""
+    """Names of the weights of the layer that reads the image."""
     if config.kind == "xception":
         return {"stem.0.weight"}
     return {f"{name}.weight" for name in _configured(backbone, "first_conv")}
 
 
 def _classifiers(backbone: nn.Module) -> list[str]:
-    """Names of the layers that name classes, in the files of this network."""
+    """Names of classification layers in files of this network."""
     return ["head", "fc", "classifier", "last_linear", *_configured(backbone, "classifier")]
 
 
 def _configured(backbone: nn.Module, what: str) -> list[str]:
-    """Layers that timm's description of a model names; one or several."""
+    """Names of layers in timm's description of a model."""
     known = getattr(backbone, "pretrained_cfg", None) or {}
     names = known.get(what) or ()
     return [names] if isinstance(names, str) else list(names)
@@ -244,12 +244,12 @@ _SHOWN = 4
 
 @dataclass(frozen=True)
 class CopiedWeights:
-    """What became of the classes.
+    """Which classes of a network kept an earlier run's weights.
 
     Attributes:
-        known: siRNAs of both screens, whose rows of the head were taken over.
-        new: siRNAs of this screen alone, whose rows start at random.
-        left_out: siRNAs of the earlier screen alone.
+        known: siRNAs of both screens, whose rows of the head were copied.
+        new: siRNAs of this screen only, whose rows stay random.
+        left_out: siRNAs of the earlier screen only.
     """
 
     known: tuple[str, ...]
@@ -257,7 +257,7 @@ class CopiedWeights:
     left_out: tuple[str, ...]
 
     def sentence(self, backbone: str, source: str) -> str:
-        """What to tell the user, on one line."""
+        """The result in one line, for the user."""
         parts = [f"{backbone}: starts from {source}; {len(self.known)} classes keep their rows of the head"]
         for what, names in (("start at random", self.new), ("are left out", self.left_out)):
             if names:
@@ -269,17 +269,17 @@ class CopiedWeights:
 def copy_pretrained(
     network: Classifier, file: Path, then: Sequence[str], now: Sequence[str], source: str
 ) -> CopiedWeights:
-    """Overwrites a network's random weights: the backbone whole, the head row by row of the siRNAs that both screens have.
+    """Overwrites a network's random weights: the whole backbone, and the head's rows of siRNAs that both screens have.
 
     Args:
-        network: of the new run, random; unchanged where an error is raised.
+        network: the new run's network; unchanged if an error is raised.
         file: weights.safetensors of the earlier run.
-        then: labels of the earlier classes, in class order.
+        then: labels of the earlier run's classes, in class order.
         now: labels of the network's classes, in class order.
-        source: how the user named the weights.
+        source: name of the weights in messages.
 
     Raises:
-        InputError: the file cannot be read, or holds another architecture.
+        InputError: the file cannot be read or has another architecture.
     """
     given, own = read_tensors(file), dict(network.state_dict())
     places = {label: k for k, label in enumerate(then)}

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-def room(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False) -> Tensor:
-    """An uninitialised tensor on the CPU, of huge pages where it is large.
+def empty_tensor(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False) -> Tensor:
+    """An uninitialised tensor on the CPU, in huge pages if it is large.
 
-    NumPy asks the kernel for them, torch does not by default: of a first pass over a fresh batch, half of the time is page faults.
+    NumPy requests huge pages, torch does not by default: half the time of a first pass over a new batch would be page faults.
 
     Args:
-        shape: (B, C, H, W) where channels are last, else any.
-        dtype: of the elements.
+        shape: any shape; (B, C, H, W) with `channels_last`.
+        dtype: type of the elements.
         channels_last: the memory format.
     """
     flat = torch.from_numpy(np.empty(math.prod(shape), dtype=str(dtype).removeprefix("torch.")))
@@ -29,11 +29,11 @@ def room(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False
     return flat.view(b, h, w, c).permute(0, 3, 1, 2)
 
 
-class Rooms:
-    """Memory of uint8 batches that is used again as soon as nothing refers to the batch that was in it. Safe in threads.
+class BatchMemory:
+    """Memory of uint8 batches, reused as soon as nothing refers to the batch in it. Thread-safe.
 
-    Fresh memory costs a quarter of what it costs to read and decode a site into it. There is never more of it than batches
-    were alive at once.
+    Allocating a site's memory costs a quarter of reading and decoding the site. There is never more memory than the
+    largest number of batches alive at once.
     """
 
     def __init__(self) -> None:
@@ -49,27 +49,30 @@ class Rooms:
         if memory.nbytes < size:
             memory = np.empty(size, dtype=np.uint8)
         view = memory[:size].reshape(shape)
-        # The tensor, its views and arrays of it keep this view alive; with the last of them it goes.
+        # The tensor and everything derived from it keep this view alive; when the last is gone, the memory is free again.
         weakref.finalize(view, self._free.append, memory).atexit = False
         return torch.from_numpy(view)
 
     def clear(self) -> None:
-        """Gives back what is not in use."""
+        """Releases memory that is not in use."""
         self._free.clear()
 
 
-def sent(host: Tensor, device: torch.device) -> Tensor:
-    """A small tensor of the host, on the device; one that is there already is returned as it is."""
+def to_device(host: Tensor, device: torch.device) -> Tensor:
+    """A small tensor, copied from the host to the device without waiting; returned as it is if it is there already."""
     if device.type != "cuda" or host.device.type == "cuda":
         return host.to(device)
     return host.pin_memory().to(device, non_blocking=True)
 
 
 class Upload:
-    """Copies batches on a stream of their own, so that a batch crosses while the device computes on the one before.
+    """Copies batches to a device on a separate stream, while the device computes on the previous batch.
+
+    On a CUDA device, a copy from ordinary memory makes the host wait for all the work it has queued. A copy from pinned memory
+    does not, and torch reuses a pinned block only after the copies from it have ended, so a buffer may be dropped at once.
 
     Args:
-        device: where batches go.
+        device: the target.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -77,12 +80,12 @@ class Upload:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def __call__(self, host: Tensor) -> Tensor:
-        """The batch on the device, safe to use in the current stream; pinned memory is not waited for."""
+        """The batch on the device, safe to use in the current stream; does not wait for pinned memory."""
         if self._stream is None:
             return host.to(self._device)
         with torch.cuda.stream(self._stream):
-            there = host.to(self._device, non_blocking=True)
+            copied = host.to(self._device, non_blocking=True)
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(self._stream)
-        there.record_stream(current)  # its memory is of the other stream, which must not reuse it too early
-        return there
+        copied.record_stream(current)  # allocated on the other stream, which must not reuse the memory too early
+        return copied

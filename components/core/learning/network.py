@@ -18,9 +18,9 @@ from components.core.learning.xception import Xception
 
 
 class ArcFaceHead(nn.Module):
-    """Additive angular margin: logits are scaled cosines; the true class is judged at an angle enlarged by the margin.
+    """Additive angular margin: logits are scaled cosines; the angle of the true class is enlarged by the margin.
 
-    The true class gets s cos(theta + m) where cos(theta) > cos(pi - m), else s (cos(theta) - m sin(pi - m)), which keeps
+    The true class gets s cos(theta + m) if cos(theta) > cos(pi - m), else s (cos(theta) - m sin(pi - m)), which keeps
     the logit monotonic in theta (Deng et al. 2019, section 2, and its authors' treatment of angles past pi - m).
 
     Args:
@@ -38,8 +38,8 @@ class ArcFaceHead(nn.Module):
         self.margin = margin
 
     def forward(self, embedding_BE: Tensor, target_B: Tensor | None = None) -> Tensor:
-        """Logits, shape (B, K), float32; the margin applies only where targets are given (training)."""
-        # Angles near 0 and pi lose all precision in half types, so the head runs in float32 under autocast too.
+        """Logits, shape (B, K), float32; the margin applies only with targets (training)."""
+        # Angles near 0 and pi lose all precision in half types, so the head runs in float32 even under autocast.
         with torch.autocast(embedding_BE.device.type, enabled=False):
             cosine_BK = F.linear(F.normalize(embedding_BE.float()), F.normalize(self.weight.float()))
             if target_B is None:
@@ -54,16 +54,16 @@ class ArcFaceHead(nn.Module):
 
 
 class SoftmaxHead(nn.Linear):
-    """Plain linear classifier with the same call as ArcFaceHead, in float32."""
+    """Plain linear classifier in float32, called as ArcFaceHead is."""
 
     def forward(self, embedding_BE: Tensor, target_B: Tensor | None = None) -> Tensor:
-        """Logits, shape (B, K), float32; targets change nothing."""
+        """Logits, shape (B, K), float32; targets are ignored."""
         with torch.autocast(embedding_BE.device.type, enabled=False):
             return F.linear(embedding_BE.float(), self.weight.float(), self.bias.float())
 
 
 def build_head(config: HeadConfig, embedding_size: int, classes: int) -> nn.Module:
-    """The head that the configuration names."""
+    """The configured head."""
     if config.kind == "arcface":
         return ArcFaceHead(embedding_size, classes, config.scale, config.margin)
     return SoftmaxHead(embedding_size, classes)
@@ -73,11 +73,11 @@ class Classifier(nn.Module):
     """Six-channel image in, logits over the screen's classes out.
 
     Args:
-        backbone: which network.
-        head: which classifier.
+        backbone: configuration of the backbone.
+        head: configuration of the classifier.
         classes: number of classes K.
         channels: input channels.
-        image_size: side of the images, pixels; vision transformers and their like are built for one size.
+        image_size: side of the images in pixels; vision transformers, for example, are built for one size.
 
     Attributes:
         embedding_size: E.
@@ -98,17 +98,17 @@ class Classifier(nn.Module):
         self._new_head = (head, size, classes)
 
     def forward(self, x_BCHW: Tensor, target_B: Tensor | None = None) -> Tensor:
-        """Logits, shape (B, K), float32, of standardised images; with targets the head may apply its margin."""
+        """Logits of standardised images, shape (B, K), float32; with targets, ArcFace applies its margin."""
         return cast(Tensor, self.head(self.embed(x_BCHW), target_B))
 
     def embed(self, x_BCHW: Tensor) -> Tensor:
-        """Output of the backbone, shape (B, E), float32; computed in bfloat16 where `autocasts` is set."""
+        """Output of the backbone, shape (B, E), float32; computed in bfloat16 if `autocasts` is set."""
         with torch.autocast(x_BCHW.device.type, torch.bfloat16, enabled=self.autocasts):
             embedding_BE = self.backbone(x_BCHW)
         return cast(Tensor, embedding_BE.float())
 
     def reset_head(self) -> None:
-        """Drops the classifier for a new, randomly initialised one."""
+        """Replaces the classifier by a new, randomly initialised one."""
         device = next(self.parameters()).device
         self.head = build_head(*self._new_head).to(device)
 
@@ -126,7 +126,7 @@ def build_backbone(config: BackboneConfig, channels: int, image_size: int) -> tu
 
 
 def _build_timm(config: BackboneConfig, channels: int, image_size: int) -> tuple[nn.Module, int]:
-    import timm  # a second's import that only runs with timm models pay
+    import timm  # takes a second, so it is imported only for timm models
 
     where = f"backbones.{config.name}.model"
     assert config.model is not None
@@ -138,14 +138,14 @@ def _build_timm(config: BackboneConfig, channels: int, image_size: int) -> tuple
         model = cast(nn.Module, timm.create_model(config.model, pretrained=False, **options))
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{where}: {' '.join(str(error).split())}") from None
-    # One empty image tells what no attribute tells of every model: that it takes this size, and how wide it embeds.
+    # An empty image shows what no attribute shows for every model: whether it takes this size, and the size of its embedding.
     try:
-        with torch.no_grad():  # no inference_mode: what a model caches here is used in training
+        with torch.no_grad():  # not inference_mode, because a model may cache tensors that training uses
             embedding = model.eval()(torch.zeros(1, channels, image_size, image_size))
     except (AssertionError, RuntimeError, ValueError) as error:
         raise InputError(
             f"{where}: {config.model} cannot take images of {image_size} x {image_size} pixels "
-            f"({' '.join(str(error).split())}); set another model"
+            f"({' '.join(str(error).split())}); choose another model"
         ) from None
     if embedding.ndim != 2:
         raise InputError(f"{where}: {config.model} gives an output of shape {tuple(embedding.shape)}, not one vector")
@@ -153,7 +153,7 @@ def _build_timm(config: BackboneConfig, channels: int, image_size: int) -> tuple
 
 
 def pick_device() -> torch.device:
-    """The first GPU where there is one, else the CPU."""
+    """The first GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -161,9 +161,9 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def precision_of(compute: ComputeConfig, device: torch.device) -> Precision:
-    """The arithmetic of the backbones: as configured, or bfloat16 where a GPU computes in it by itself.
+    """The arithmetic of the backbones: as configured, or for `auto` bfloat16 on a GPU that supports it natively.
 
-    bfloat16 has float32's range, so that gradients need no scaling (Kalamkar et al. 2019, arXiv 1905.12322).
+    bfloat16 has float32's range, so gradients need no scaling (Kalamkar et al. 2019, arXiv 1905.12322).
     """
     if compute.precision != "auto":
         return compute.precision
@@ -173,7 +173,7 @@ def precision_of(compute: ComputeConfig, device: torch.device) -> Precision:
 
 
 def arithmetic(compute: ComputeConfig, device: torch.device, processes: int) -> str:
-    """What decides a result's digits beside settings, data and code, as text for a key."""
+    """What affects a result's digits besides settings, data and code, as text for a work key."""
     compiled = ", compiled" if compute.compile else ""
     return (
         f"{device.type} {precision_of(compute, device)}, {processes} processes of {compute.accumulate} parts{compiled}"
@@ -181,15 +181,15 @@ def arithmetic(compute: ComputeConfig, device: torch.device, processes: int) -> 
 
 
 def prepare(network: Classifier, compute: ComputeConfig, device: torch.device) -> None:
-    """Memory format, arithmetic and, where wanted, compilation of a network on its device, in place.
+    """Sets memory format and arithmetic of a network for its device, and compiles it if configured; in place.
 
     Raises:
-        InputError: compilation is asked for and cannot be had here.
+        InputError: compilation is configured, but there is no GPU.
     """
     network.to(memory_format=torch.channels_last)
     network.autocasts = precision_of(compute, device) == "bfloat16"
     if device.type == "cuda":
-        # A killed step must end as an undisturbed one, so convolutions add up in one order; and float32 is float32.
+        # A resumed step must end as an uninterrupted one, so convolutions sum in a fixed order; and float32 must be float32.
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.allow_tf32 = False
     if compute.compile:

@@ -1,4 +1,4 @@
-"""What a fold's networks say about wells: logits where they never saw the labels, embeddings of all. torch only.
+"""Predictions of a fold's networks: logits of wells whose labels they never saw, embeddings of all wells. torch only.
 
 W wells, K class, E embedding.
 """
@@ -29,20 +29,20 @@ from components.core.storage.interface import ObjectReader
 from components.core.storage.logits import LogitsDirectory, WellLogits, write_logits
 from components.core.storage.manifest import Manifest
 
-_SHOWN = {"oof": "out-of-fold", "unlabelled": "unlabelled", "holdout": "held-out"}
-"""How progress names the wells of a role."""
+_ROLE_NAMES = {"oof": "out-of-fold", "unlabelled": "unlabelled", "holdout": "held-out"}
+"""Roles of wells in progress messages."""
 
 _PIECE = 4096
-"""Wells that are predicted between two looks at the clock; 8 views of them take a GPU half a minute."""
+"""Wells predicted between two opportunities for a checkpoint; 8 views of them take half a minute on a GPU."""
 
 
 class Pieces:
-    """Arrays that are computed one after the other, and not again after a kill.
+    """Arrays computed piece by piece, which a step that resumes does not compute again.
 
     Args:
-        checkpoints: where they are saved by time.
-        base: what else is needed to go on, saved with them.
-        found: what an earlier attempt had, by name.
+        checkpoints: where the pieces are saved by time.
+        base: returns the other state to save with them.
+        found: pieces of an earlier attempt, by name.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Pieces:
     def of_wells(
         self, name: str, wells: NDArray[np.intp], compute: Callable[[NDArray[np.intp]], NDArray[np.float32]]
     ) -> NDArray[np.float32]:
-        """What `compute` says of the wells, in their order; a piece of them at a time."""
+        """The rows that `compute` returns for the wells, in their order."""
         pieces = []
         for k, start in enumerate(range(0, len(wells), _PIECE)):
             key = f"{name} {k}"
@@ -71,11 +71,11 @@ class Pieces:
 
 @dataclass(frozen=True)
 class FoldPrediction:
-    """What the networks of one fold and cell type say.
+    """The predictions of one fold and cell type.
 
     Attributes:
-        logits: mean over sites, views and backbones, by role: oof, unlabelled, holdout.
-        embeddings: of all wells of the cell type, by backbone; empty where the configuration wants none.
+        logits: means over sites, views and backbones, by role: oof, unlabelled, holdout.
+        embeddings: embeddings of all wells of the cell type, by backbone; empty if they are disabled.
         screen: digest of the screen's manifest.
     """
 
@@ -90,10 +90,10 @@ class FoldPrediction:
 
         Args:
             logits: folder for logits.npz and meta.json.
-            embeddings: folder for Parquet files, see core.storage.embeddings; left empty where there are none.
+            embeddings: folder for Parquet files, see core.storage.embeddings; stays empty if embeddings are disabled.
             meta: content of meta.json, see fold_meta.
-            settings: views.
-            weights: whose weights predicted: student, teacher or pretrained.
+            settings: number of views.
+            weights: the weights that predicted: student, teacher or pretrained.
 
         Raises:
             InputError: an embedding is not finite.
@@ -114,8 +114,8 @@ class FoldPrediction:
             )
 
 
-def predicting(pairs: Sequence[Pair], settings: LearningSettings) -> dict[str, Classifier]:
-    """The network of each pair that predicts, student or teacher as configured, by backbone."""
+def predicting_networks(pairs: Sequence[Pair], settings: LearningSettings) -> dict[str, Classifier]:
+    """The network of each pair that predicts, by backbone: student or teacher, as configured."""
     return {pair.name: pair.student if settings.predict.weights == "student" else pair.teacher for pair in pairs}
 
 
@@ -128,7 +128,7 @@ def held_out_images(
     device: torch.device,
     team: Team | None = None,
 ) -> Images | None:
-    """Images of the held-out experiments, standardised as the training screen's; None without any of the cell type."""
+    """Images of the held-out experiments, standardised as the training screen's; None if none is of the cell type."""
     if all(plate.cell_type != cell_type for plate in holdout.plates):
         return None
     return open_images(settings, holdout, store, device, team, screen)
@@ -147,22 +147,24 @@ def predict_fold(
     """Logits of a fold's wells by role, averaged over sites, views and backbones, and embeddings of all wells.
 
     Args:
-        networks: one of each backbone by name, on the images' device.
+        networks: networks by backbone, on the images' device.
         screen: the manifest; held-out experiments have its vocabulary.
-        images: the training screen's.
-        wells: of the fold and cell type.
-        held_out: the held-out experiments' images; read here for the first time in a run.
-        cell_type: whose wells.
+        images: images of the training screen.
+        wells: wells of the fold and cell type.
+        held_out: images of the held-out experiments, which are read here for the first time in a run; None for none.
+        cell_type: the cell type to predict.
         settings: views and batch size.
-        pieces: remembers what is computed; None for what cannot be killed.
+        pieces: saves what is computed; None saves nothing.
     """
     pieces = pieces or Pieces()
-    asked = {"oof": wells.validation, "unlabelled": wells.unlabelled}
-    predicted, embedded = _say(networks, images, cell_type, asked, _roles(images, wells), screen, settings, pieces)
+    requested = {"oof": wells.validation, "unlabelled": wells.unlabelled}
+    predicted, embedded = _predict(
+        networks, images, cell_type, requested, _roles(images, wells), screen, settings, pieces
+    )
     if held_out is None:
         predicted["holdout"] = WellLogits((), np.empty((0, len(screen.vocabulary.classes)), dtype=np.float32))
         return FoldPrediction(predicted, embedded, screen.digest())
-    images.cache.release()  # two screens in memory at once would take twice loader.cache_gib
+    images.cache.release()  # two screens in memory would take twice loader.cache_gib
     more = predict_held_out(networks, screen, held_out, cell_type, settings, pieces)
     joined = {name: embedded[name].followed_by(more.embeddings[name]) for name in embedded}
     return FoldPrediction({**predicted, "holdout": more.logits["holdout"]}, joined, screen.digest())
@@ -176,28 +178,30 @@ def predict_held_out(
     settings: PredictingSettings,
     pieces: Pieces | None = None,
 ) -> FoldPrediction:
-    """Logits and embeddings of wells of which the networks know nothing: held-out experiments, or new plates.
+    """Logits and embeddings of wells that training has not seen: held-out experiments, or new plates.
 
     Args:
-        networks: one of each backbone by name, on the images' device.
-        screen: the training screen's manifest, or what stands for it.
+        networks: networks by backbone, on the images' device.
+        screen: the training screen's manifest, or a model's reference for it.
         held_out: the images.
-        cell_type: whose wells.
+        cell_type: the cell type to predict.
         settings: views and batch size.
-        pieces: remembers what is computed; None for what cannot be killed.
+        pieces: saves what is computed; None saves nothing.
     """
     treatment_W = held_out.table.well_type_W == TREATMENT
-    asked = {"holdout": np.flatnonzero(_of_type(held_out, cell_type) & treatment_W)}
+    requested = {"holdout": np.flatnonzero(_of_type(held_out, cell_type) & treatment_W)}
     roles = np.where(treatment_W, "holdout", "control")
-    said, embedded = _say(networks, held_out, cell_type, asked, roles, screen, settings, pieces or Pieces())
+    predicted, embedded = _predict(
+        networks, held_out, cell_type, requested, roles, screen, settings, pieces or Pieces()
+    )
     nothing = WellLogits((), np.empty((0, len(screen.vocabulary.classes)), dtype=np.float32))
-    return FoldPrediction({"oof": nothing, "unlabelled": nothing, **said}, embedded, screen.digest())
+    return FoldPrediction({"oof": nothing, "unlabelled": nothing, **predicted}, embedded, screen.digest())
 
 
 def fold_meta(
     cell_type: str, fold: int, validated: bool, history: list[dict[str, Any]]
 ) -> dict[str, str | int | list[dict[str, Any]]]:
-    """The content of a fold's meta.json beside its logits."""
+    """The content of a fold's meta.json."""
     return {
         "cell_type": cell_type,
         "fold": fold,
@@ -206,25 +210,25 @@ def fold_meta(
     }
 
 
-def _say(
+def _predict(
     networks: Mapping[str, Classifier],
     images: Images,
     cell_type: str,
-    asked: Mapping[str, NDArray[np.intp]],
+    requested: Mapping[str, NDArray[np.intp]],
     role_W: NDArray[Any],
     screen: Manifest,
     settings: PredictingSettings,
     pieces: Pieces,
 ) -> tuple[dict[str, WellLogits], dict[str, EmbeddedWells]]:
-    """Mean logits of the wells that are asked for, by role, and embeddings of the cell type's wells, by backbone.
+    """Mean logits of the requested wells, by role, and embeddings of all wells of the cell type, by backbone.
 
-    A well whose logits are asked for passes through a backbone once for both. No embeddings where none are wanted.
+    A requested well passes through a backbone once for both.
     """
     predict, table, classes = settings.predict, images.table, screen.vocabulary.classes
     views = settings.embeddings.views if settings.embeddings.enabled else 0
     wells = np.flatnonzero(_of_type(images, cell_type))
-    others = np.setdiff1d(wells, np.concatenate(list(asked.values())))
-    total = {role: np.zeros((len(of), len(classes)), dtype=np.float64) for role, of in asked.items()}
+    others = np.setdiff1d(wells, np.concatenate(list(requested.values())))
+    total = {role: np.zeros((len(of), len(classes)), dtype=np.float64) for role, of in requested.items()}
     embedded = {}
     for name, network in networks.items():
 
@@ -233,8 +237,8 @@ def _say(
             return np.concatenate(both, 1)
 
         embedding_WE = np.empty((table.wells, network.embedding_size if views else 0), dtype=np.float32)
-        for role, of in asked.items():
-            progress.note(f"predicting {len(of)} {_SHOWN[role]} wells by {name}")
+        for role, of in requested.items():
+            progress.note(f"predicting {len(of)} {_ROLE_NAMES[role]} wells by {name}")
             if len(of):
                 both = pieces.of_wells(f"{role} by {name}", of, partial(compute, predict.views))
                 total[role] += both[:, : len(classes)]
@@ -243,8 +247,8 @@ def _say(
             continue
         progress.note(f"embedding {len(others)} more wells by {name}")
         if len(others):
-            beside = " and ".join(asked)
-            embedding_WE[others] = pieces.of_wells(f"beside {beside} by {name}", others, partial(compute, 0))
+            roles = " and ".join(requested)
+            embedding_WE[others] = pieces.of_wells(f"besides {roles} by {name}", others, partial(compute, 0))
         embedded[name] = EmbeddedWells(
             id_code_W=table.id_code_W[wells].tolist(),
             experiment_W=[table.experiments[e] for e in table.experiment_W[wells]],
@@ -255,12 +259,14 @@ def _say(
             role_W=cast(list[Role], role_W[wells].tolist()),
             embedding_WE=embedding_WE[wells],
         )
-    ids = {role: tuple(str(id_code) for id_code in table.id_code_W[of]) for role, of in asked.items()}
-    return {role: WellLogits(ids[role], (total[role] / len(networks)).astype(np.float32)) for role in asked}, embedded
+    ids = {role: tuple(str(id_code) for id_code in table.id_code_W[of]) for role, of in requested.items()}
+    return {
+        role: WellLogits(ids[role], (total[role] / len(networks)).astype(np.float32)) for role in requested
+    }, embedded
 
 
 def _of_type(images: Images, cell_type: str) -> NDArray[np.bool_]:
-    """Which wells are of a cell type, (W,)."""
+    """Whether each well is of a cell type, (W,)."""
     table = images.table
     return np.asarray(table.cell_type_W == table.cell_types.index(cell_type))
 

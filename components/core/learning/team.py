@@ -25,17 +25,19 @@ from components.core.progress import warn
 
 T = TypeVar("T")
 _LONGEST_WAIT = timedelta(hours=1)
-"""Others wait while the leader fetches or writes; torchrun ends all when one dies, so that nobody waits in vain."""
+"""Processes wait while the leader fetches or writes; if one dies, torchrun ends all of them."""
 _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Team:
-    """One process's place among those that train together.
+    """A process and the others that train with it.
+
+    All methods are collective: every process must call them.
 
     Attributes:
-        rank: its number; 0 leads: it alone writes, and speaks.
-        size: how many there are.
+        rank: number of this process; 0 is the leader, the only one that writes and reports progress.
+        size: number of processes.
     """
 
     rank: int = 0
@@ -43,19 +45,19 @@ class Team:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes and speaks for all."""
+        """Whether this process is the leader."""
         return self.rank == 0
 
     def agreed(self, value: T) -> T:
-        """The leader's value, on all; every process must ask."""
+        """The leader's value, on all processes."""
         if self.size == 1:
             return value
-        told = [value]
-        distributed.broadcast_object_list(told, src=0, device=_CPU)
-        return told[0]
+        values = [value]
+        distributed.broadcast_object_list(values, src=0, device=_CPU)
+        return values[0]
 
     def gathered(self, value: T) -> list[T]:
-        """The values of all processes by rank, on all; every process must ask."""
+        """The values of all processes by rank, on all processes."""
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
@@ -63,7 +65,7 @@ class Team:
         return found
 
     def summed(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The sum of the processes' arrays of one shape, on all; every process must ask."""
+        """The sum of the processes' arrays of equal shape, on all processes."""
         if self.size == 1:
             return array
         total = torch.from_numpy(np.array(array))
@@ -71,7 +73,7 @@ class Team:
         return total.numpy()
 
     def average_(self, tensors: Sequence[Tensor]) -> None:
-        """Replaces tensors of one type by their mean over the processes, in place; every process must ask."""
+        """Replaces tensors of one dtype by their mean over the processes, in place."""
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])  # one exchange instead of hundreds
@@ -88,24 +90,24 @@ def is_started_by_torchrun() -> bool:
 
 @contextmanager
 def joined() -> Iterator[Team]:
-    """This process's team: the one that torchrun started, or itself alone."""
+    """This process's team: the processes that torchrun started, or this one alone."""
     if not is_started_by_torchrun():
         yield Team()
         return
     has_gpu = torch.cuda.is_available()
     if has_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # What all agree on is small and must not wait for the GPUs' queues, so it goes by gloo.
+    # Small objects must not wait for the GPUs' queues, so they are exchanged by gloo.
     distributed.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=_LONGEST_WAIT)
     yield Team(distributed.get_rank(), distributed.get_world_size())
-    # Not after an error: taking NCCL down waits for work of the others that will never come.
+    # Not after an error: destroying an NCCL group waits for work of the other processes that will never come.
     distributed.destroy_process_group()
 
 
 LEAST = 2
-"""Wells of a slot: BatchNorm has no variance of one value, which a single image may give at 1 x 1 pixels."""
+"""Smallest number of wells in a slot: BatchNorm cannot normalise one value, which one image may be at 1 x 1 pixels."""
 FEW = 8
-"""Images of a slot below which its mean and variance are poor."""
+"""Number of images in a slot below which BatchNorm statistics are poor."""
 _N = TypeVar("_N", bound=np.generic)
 
 
@@ -115,7 +117,7 @@ class Slots:
 
     Attributes:
         team: the processes.
-        accumulate: parts that each of them computes one after the other.
+        accumulate: parts that each process computes one after the other.
     """
 
     team: Team
@@ -123,23 +125,23 @@ class Slots:
 
     @property
     def count(self) -> int:
-        """Parts of a batch, over all processes."""
+        """Number of parts of a batch, over all processes."""
         return self.team.size * self.accumulate
 
     @property
     def own(self) -> range:
-        """This process's parts."""
+        """Indices of this process's parts."""
         return range(self.team.rank, self.count, self.team.size)
 
     def parts(self, batch: NDArray[_N]) -> list[NDArray[_N]]:
-        """This process's parts of a batch, nearly equal ones; a batch too small for all is filled by repetition."""
+        """This process's parts of a batch, of nearly equal size; a batch that is too small is filled by repetition."""
         if 0 < len(batch) < LEAST * self.count and self.count > 1:
             batch = np.resize(batch, LEAST * self.count)
         parts = np.array_split(batch, self.count)
         return [parts[slot] for slot in self.own]
 
     def warn_of_small_parts(self, **batches: int) -> None:
-        """Says where BatchNorm would have few images to go by; the batches are settings by name, in wells."""
+        """Warns if BatchNorm would see few images; the arguments are batch sizes by the name of their setting."""
         for name, wells in batches.items():
             if self.count > 1 and wells // self.count < FEW:
                 warn(
@@ -148,24 +150,24 @@ class Slots:
                 )
 
     def size(self, batch: NDArray[_N]) -> int:
-        """How many wells all parts of a batch hold together."""
+        """Number of wells of all parts of a batch."""
         return max(len(batch), LEAST * self.count) if len(batch) and self.count > 1 else len(batch)
 
     def weight(self, part: int, whole: int) -> float:
-        """What a part's mean loss counts, where processes average their gradients: parts weigh as many wells as they have."""
+        """Weight of a part's mean loss, so that averaging gradients over processes weights parts by their number of wells."""
         return part / whole * self.team.size if whole else 0.0
 
     def generators(self, seed: int) -> list[Generator]:
-        """One stream of random numbers for each own part; the first part's is that of an undivided batch."""
+        """One random stream for each of this process's parts; slot 0 has that of an undivided batch."""
         return [Generator().manual_seed(_slot_seed(seed, slot)) for slot in self.own]
 
     def states(self, generators: Sequence[Generator]) -> list[Tensor]:
-        """The states of all processes' generators, by slot; every process must ask."""
+        """The states of all processes' generators, by slot; every process must call it."""
         states = self.team.gathered([generator.get_state() for generator in generators])
         return [states[slot % self.team.size][slot // self.team.size] for slot in range(self.count)]
 
     def restore(self, generators: Sequence[Generator], states: Sequence[Tensor]) -> None:
-        """Puts the own generators back to what `states` told."""
+        """Restores this process's generators from what `states` returned."""
         for slot, generator in zip(self.own, generators, strict=True):
             generator.set_state(states[slot])
 
@@ -175,17 +177,17 @@ def _slot_seed(seed: int, slot: int) -> int:
 
 
 class Replica:
-    """A network that several processes train: gradients are averaged over them, running statistics too when asked.
+    """A network that several processes train, averaging gradients.
 
     Args:
-        network: this process's copy; alike on all.
+        network: this process's copy, equal on all processes.
         slots: the parts of a batch.
     """
 
     def __init__(self, network: nn.Module, slots: Slots) -> None:
         self.network = network
         self._slots = slots
-        # Every process keeps its own running statistics between two means of them: they are linear in the batches'.
+        # Running statistics are linear in those of the batches, so it suffices to average them once per epoch.
         self.forward: nn.Module = (
             DistributedDataParallel(network, forward_sync_buffers=False, gradient_as_bucket_view=True)
             if slots.team.size > 1
@@ -197,7 +199,7 @@ class Replica:
         return self.forward(*arguments)
 
     def part(self, k: int) -> AbstractContextManager[Any]:
-        """Around forward and backward of the k-th own part: gradients cross processes with the last one only."""
+        """Context for forward and backward of this process's k-th part; gradients are averaged with the last part only."""
         if isinstance(self.forward, DistributedDataParallel) and k + 1 < self._slots.accumulate:
             return self.forward.no_sync()
         return nullcontext()
@@ -210,23 +212,23 @@ def running_statistics(networks: Sequence[nn.Module]) -> list[Tensor]:
 
 
 def statistics_of_all(networks: Sequence[nn.Module], team: Team) -> list[list[Tensor]]:
-    """The running statistics of every process, by rank, not averaged; every process must ask. Empty for one by itself."""
+    """The running statistics of every process, by rank, not averaged; empty for one process. Every process must call it."""
     if team.size == 1:
         return []
     return team.gathered([buffer.cpu() for buffer in running_statistics(networks)])
 
 
 def restore_statistics(networks: Sequence[nn.Module], statistics: Sequence[Sequence[Tensor]], team: Team) -> None:
-    """Puts this process's running statistics back to what `statistics_of_all` told."""
+    """Restores this process's running statistics from what `statistics_of_all` returned."""
     if statistics:
         for buffer, own in zip(running_statistics(networks), statistics[team.rank], strict=True):
             buffer.copy_(own)
 
 
 class StatisticsOfParts:
-    """Running statistics of a step in parts: each part starts from the step's own, and the mean of all parts stays.
+    """Running statistics of a step in parts: each part starts from the same ones, and their mean is kept.
 
-    So they do not depend on how many processes there are. Nothing is done where a process has one part.
+    So they do not depend on the number of processes. Does nothing if a process has one part.
     """
 
     def __init__(self, networks: Sequence[nn.Module], parts: int) -> None:
@@ -235,7 +237,7 @@ class StatisticsOfParts:
 
     @contextmanager
     def step(self) -> Iterator[AbstractContextManager[None]]:
-        """Around a step; gives the context of a part, to be entered for each."""
+        """Context of a step; yields a context to enter for each part."""
         if not self._buffers:
             yield nullcontext()
             return
@@ -246,7 +248,7 @@ class StatisticsOfParts:
 
 
 class _Part(AbstractContextManager[None]):
-    """One part after the other: back to the start, then into the sum."""
+    """Context of a part: restores the statistics at its start, adds them to the total at its end."""
 
     def __init__(self, buffers: list[Tensor], before: list[Tensor], total: list[Tensor]) -> None:
         self._buffers, self._before, self._total = buffers, before, total

@@ -1,9 +1,9 @@
-"""Whether an earlier run's pretrained weights may start a run: the same networks, and no label that will score it. Pure.
+"""Whether a run may start from an earlier run's pretrained weights: same networks, and no label learned that will score it. Pure.
 
-A network that has learned a well's label names that well too well. So what a fold of the new run validates on must not have
-been trained on by the same fold of the earlier run, nor by a run that this one started from; and what is held out or has no
-labels must have had none there. Unlabelled wells of the earlier run did not teach: pretraining learns treatments' labels of
-labelled experiments alone, besides controls', which no score counts.
+A network classifies wells whose labels it has learned too well. So the wells that a fold of the new run validates on must not
+have been trained on by the same fold of the earlier run, nor by a run that that one started from; and wells that are held out
+or unlabelled must have had no label there. Pretraining learns labels of treatments in labelled experiments, and of controls,
+which no score counts.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from components.core.storage.run_record import Learned
 from components.core.storage.source_run import OPTION, SourceRun
 
 _NO_ARCHITECTURE = {"name", "weights"}
-AT_RANDOM = f"leave {OPTION} out to start at random"
+AT_RANDOM = f"leave {OPTION} out to start from random weights"
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Wells of an experiment that score a run, and how.
+    """Wells of an experiment that score a run.
 
     Attributes:
-        experiment: whose.
+        experiment: the experiment.
         how: `validation`, `unlabelled` or `held out`.
-        folds: of the wells, where they validate.
-        wells: id_codes; may be empty where all of the experiment's are meant and none validates.
+        folds: fold of each well, for validation.
+        wells: id_codes; empty stands for all wells of a held-out experiment.
     """
 
     experiment: str
@@ -43,16 +43,16 @@ class Scored:
 def check_networks(
     source: SourceRun, backbones: Sequence[BackboneConfig], head: HeadConfig, folds: Iterable[int]
 ) -> None:
-    """Refuses a run that has other networks, or lacks the weights of a fold.
+    """Refuses an earlier run that has other networks or lacks the weights of a fold.
 
     Args:
         source: the earlier run.
-        backbones: to start.
-        head: their classifier.
-        folds: to train.
+        backbones: the new run's backbones.
+        head: the new run's classifier.
+        folds: the folds to train.
 
     Raises:
-        InputError: names the backbone and the field, or the fold.
+        InputError: with the backbone and the field, or the fold.
     """
     run = f"run {source.key}"
     for backbone in backbones:
@@ -76,16 +76,16 @@ def check_networks(
             if (fold, backbone.name) not in source.weights:
                 raise InputError(
                     f"{OPTION}: {run} has no pretrained weights of fold {fold} and {backbone.name} (it has {there}); "
-                    "run it to its end, or train those folds alone (folds.train)"
+                    "finish that run, or train only the folds that it has (folds.train)"
                 )
 
 
 def scored_by(screen: Manifest, held_out: Iterable[str]) -> list[Scored]:
-    """What scores a run, by its packed screen.
+    """The wells that score a run, from its packed screen.
 
     Args:
         screen: the manifest.
-        held_out: experiments that are not in it.
+        held_out: held-out experiments, which the manifest does not contain.
     """
     found = [Scored(experiment, "held out") for experiment in held_out]
     for plate in screen.plates:
@@ -101,12 +101,12 @@ def scored_by(screen: Manifest, held_out: Iterable[str]) -> list[Scored]:
 
 
 def scored_by_tables(screen: Screen, folds: Mapping[str, int], well_folds: Mapping[str, int]) -> list[Scored]:
-    """What scores a run, by its tables alone.
+    """The wells that score a run, from its tables.
 
     Args:
-        screen: what they say.
-        folds: by experiment; empty where wells are dealt to folds.
-        well_folds: by id_code; empty where experiments are.
+        screen: the tables' content.
+        folds: fold by experiment; empty if folds hold out wells.
+        well_folds: fold by id_code; empty if folds hold out experiments.
     """
     found = []
     for plate in screen.plates:
@@ -122,7 +122,7 @@ def scored_by_tables(screen: Screen, folds: Mapping[str, int], well_folds: Mappi
 
 
 def learned_by(screen: Manifest, fold: int) -> Learned:
-    """Whose treatment labels pretraining of a fold learns: those that other folds validate on."""
+    """The experiments or wells whose treatment labels pretraining of a fold learns: those that other folds validate on."""
     validating = [each for each in scored_by(screen, ()) if each.how == "validation"]
     wells = [
         (each.experiment, well)
@@ -138,23 +138,23 @@ def learned_by(screen: Manifest, fold: int) -> Learned:
 def check_labels(
     source: SourceRun, screen: Manifest, scored: Sequence[Scored], folds: Iterable[int], backbones: Iterable[str]
 ) -> list[str]:
-    """Refuses to start from weights that have learned what will score them.
+    """Refuses weights that have learned labels of wells that score the new run.
 
     Args:
         source: the earlier run.
-        screen: its screen.
-        scored: what scores the new run.
-        folds: to train.
-        backbones: to start, by name.
+        screen: the earlier run's screen.
+        scored: wells that score the new run.
+        folds: the folds to train.
+        backbones: names of the backbones.
 
     Returns:
-        What the user should know though it is allowed.
+        Warnings about what is allowed but doubtful.
 
     Raises:
-        InputError: names an experiment, how it is scored, and what to do.
+        InputError: with an experiment, how it scores, and what to do.
     """
     names = list(backbones)
-    # Validation there selected the weights, which is more than a held-out experiment may have done.
+    # These experiments selected the earlier run's weights, so they cannot be held out now.
     dealt = {e.experiment for e in scored_by(screen, ()) if e.how == "validation" and max(e.folds, default=-1) >= 0}
     for fold in folds:
         for name in names:
@@ -167,18 +167,18 @@ def check_labels(
     unlabelled = {plate.experiment for plate in screen.plates if not plate.labelled}
     own = {name: source.backbones[name].weights for name in names if name in source.backbones}
     return [
-        f"{name} of run {source.key} had started from {file}; what that had learned is not known"
+        f"{name} of run {source.key} started from {file}; what these weights had learned is unknown"
         for name, file in own.items()
         if file
     ] + [
-        f"{each.experiment} is held out now, but run {source.key} had it as unlabelled: its controls may have been seen"
+        f"{each.experiment} is held out now, but was unlabelled in run {source.key}: its controls may have been trained on"
         for each in scored
         if each.how == "held out" and each.experiment in unlabelled
     ]
 
 
 def _leaks(learned: Learned, dealt: AbstractSet[str], scored: Sequence[Scored], fold: int) -> list[Scored]:
-    """What scores a fold though its labels are known, one of each experiment."""
+    """Wells that score a fold although their labels are known, one entry per experiment."""
     experiments, wells = frozenset(learned.experiments), frozenset(learned.wells)
     taught = experiments | dealt | {experiment_of(well) for well in wells}
     leaks: dict[str, Scored] = {}
@@ -195,20 +195,23 @@ def _leaks(learned: Learned, dealt: AbstractSet[str], scored: Sequence[Scored], 
 def _explained(run: str, screen: Manifest, leak: Scored, fold: int) -> str:
     if leak.how != "validation":
         state, instead = {
-            "held out": ("is held out now", "hold out an experiment that it never had (screen.holdout_experiments)"),
+            "held out": (
+                "is held out now",
+                "hold out an experiment that was not in that run (screen.holdout_experiments)",
+            ),
             "unlabelled": ("has no labels now", "take it out of the screen"),
         }[leak.how]
-        return f"{state}, but run {run} had its labels; {instead}, or {AT_RANDOM}"
-    said = f"validates in fold {fold} now, but fold {fold} of run {run} has learned its labels"
+        return f"{state}, but run {run} learned its labels; {instead}, or {AT_RANDOM}"
+    leak_text = f"validates in fold {fold} now, but fold {fold} of run {run} has learned its labels"
     there = screen.folds.get(leak.experiment)
     if there is not None and there != fold:
         return (
-            f"{said}, for it is of fold {there} there; let every experiment keep its fold (folds.known.{leak.experiment}="
-            f"{there}, and likewise the others), or {AT_RANDOM}"
+            f"{leak_text}, because it is in fold {there} there; let every experiment keep its fold (folds.known.{leak.experiment}="
+            f"{there}, and so on), or {AT_RANDOM}"
         )
     if there is None and screen.split == "well":
-        return f"{said}; deal wells as that run did (folds.count, folds.seed, the same wells), or {AT_RANDOM}"
-    return f"{said}, or those of a run that it started from; put it into another fold (folds.known), or {AT_RANDOM}"
+        return f"{leak_text}; assign wells to folds as that run did (folds.count, folds.seed, the same wells), or {AT_RANDOM}"
+    return f"{leak_text}, or a run that it started from has; put it into another fold (folds.known), or {AT_RANDOM}"
 
 
 def _shown(value: object) -> str:

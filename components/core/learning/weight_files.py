@@ -38,7 +38,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """Reads weights into a network of the same architecture.
 
     Raises:
-        InputError: no such file, not safetensors, or tensors of another architecture.
+        InputError: the file does not exist, is not safetensors, or has another architecture.
     """
     try:
         tensors = load_file(str(path))
@@ -54,26 +54,26 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """What a folder of weights is: fold, cell_type, and backbone where pretrain wrote it.
+    """The meta.json of a folder of weights: fold, cell_type, and for pretrain's output backbone.
 
     Raises:
-        InputError: no folder of weights, or a damaged one.
+        InputError: not a folder of weights, or a damaged one.
     """
     path = folder / "meta.json"
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise InputError(f"{path}: cannot be read; give a folder that pretrain or finetune wrote") from None
+        raise InputError(f"{path}: cannot be read; give an output folder of pretrain or finetune") from None
     if not isinstance(meta, dict) or "fold" not in meta or "cell_type" not in meta:
-        raise InputError(f"{path}: does not say which fold's weights these are; give an output of pretrain or finetune")
+        raise InputError(f"{path}: has no fold and cell type; give an output folder of pretrain or finetune")
     return meta
 
 
 def pretrained_folders(bases: Sequence[Path], fold: int, settings: LearningSettings) -> dict[str, Path]:
-    """The outputs of pretrain by the name of their backbone, in the configured order.
+    """The outputs of pretrain by backbone, in the configured order.
 
     Raises:
-        InputError: weights of another fold, or not one of each backbone.
+        InputError: weights of another fold, or not exactly one of each backbone.
     """
     found: dict[str, Path] = {}
     for base in bases:
@@ -95,7 +95,7 @@ def load_pretrained(
     """The networks that pretrain wrote, by backbone in the configured order, and the records of their epochs.
 
     Raises:
-        InputError: weights of another fold or architecture, or not one of each backbone.
+        InputError: weights of another fold or architecture, or not exactly one of each backbone.
     """
     networks, history = {}, []
     for name, folder in pretrained_folders(bases, fold, settings).items():
@@ -107,10 +107,10 @@ def load_pretrained(
 
 
 def check_finetuned(base: Path, fold: int, cell_type: str) -> None:
-    """Refuses pairs of another fold or cell type: they may have learned this fold's labels.
+    """Refuses pairs of another fold or cell type, which may have learned this fold's labels.
 
     Raises:
-        InputError: they are of another, or no pairs.
+        InputError: another fold or cell type, or no folder of weights.
     """
     meta = read_meta(base)
     if (meta["fold"], meta["cell_type"]) != (fold, cell_type):
@@ -120,10 +120,10 @@ def check_finetuned(base: Path, fold: int, cell_type: str) -> None:
 
 
 def weights_digest(folder: Path) -> str:
-    """Digest of a folder's weights and of what they are, without the timings that its history holds.
+    """Digest of a folder's weights and meta.json, without its history, which contains timings.
 
     Raises:
-        InputError: no folder of weights.
+        InputError: not a folder of weights.
     """
     read_meta(folder)
     return " ".join(
@@ -136,10 +136,10 @@ def save_pairs(pairs: Sequence[Pair], folder: Path, epoch: int, history: list[di
 
     Args:
         pairs: one of each backbone.
-        folder: created.
+        folder: the folder to write.
         epoch: epochs trained so far.
         history: records of all epochs, pretraining included.
-        **meta: what else the next step or a reader wants to know.
+        **meta: further content of meta.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for pair in pairs:
@@ -153,10 +153,10 @@ def save_pairs(pairs: Sequence[Pair], folder: Path, epoch: int, history: list[di
 def load_pairs(
     folder: Path, settings: LearningSettings, classes: int, channels: int, device: torch.device
 ) -> tuple[list[Pair], list[dict[str, Any]]]:
-    """Reads what save_pairs wrote, for the configured backbones; with it the history.
+    """The pairs of the configured backbones that save_pairs wrote, and the history.
 
     Raises:
-        InputError: weights missing or of another architecture.
+        InputError: weights are missing or have another architecture.
     """
     meta = read_meta(folder)
     pairs = []

@@ -24,12 +24,12 @@ class SeparableConv(nn.Sequential):
 
 
 class Block(nn.Module):
-    """Residual block of separable convolutions: ReLU, convolution, BatchNorm, repeated; then max pooling where it strides.
+    """Residual block of separable convolutions: ReLU, convolution, BatchNorm, repeated; then max pooling if it strides.
 
     Args:
         widths: channels before and after each separable convolution.
         stride: 1 keeps the size, 2 halves it; with stride 2 or a change of width the shortcut is a 1x1 convolution.
-        leading_relu: false in the first block, whose input is rectified already.
+        leading_relu: false for the first block, whose input is rectified already.
     """
 
     def __init__(self, widths: tuple[int, ...], stride: int, leading_relu: bool = True) -> None:
@@ -37,7 +37,7 @@ class Block(nn.Module):
         layers: list[nn.Module] = []
         for k, (inputs, outputs) in enumerate(pairwise(widths)):
             if k > 0 or leading_relu:
-                # The input is also the shortcut's, so its ReLU must not work in place.
+                # The shortcut reads the same input, so the first ReLU must not work in place.
                 layers.append(nn.ReLU(inplace=k > 0))
             layers += [SeparableConv(inputs, outputs), nn.BatchNorm2d(outputs)]
         if stride > 1:
@@ -50,8 +50,7 @@ class Block(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Adds the body to the shortcut."""
-        # A 1x1 convolution with a stride is one without of every other pixel; oneDNN's strided one corrupts memory in
-        # backward where it has few channels (torch 2.14, channels last).
+        # Equals a strided 1x1 convolution; oneDNN's corrupts memory in backward with few channels (torch 2.14, channels last).
         strided_BCHW = x_BCHW[:, :, :: self._stride, :: self._stride] if self._stride > 1 else x_BCHW
         out: Tensor = self.body(x_BCHW) + self.shortcut(strided_BCHW)
         return out
@@ -60,8 +59,8 @@ class Block(nn.Module):
 class Xception(nn.Module):
     """Entry, middle and exit flow, then global average pooling; no ReLU after the last BatchNorm.
 
-    Differs from Chollet's by a 7x7 stride-2 padding-3 stem without bias and by its number of input channels. The second
-    convolution and three strided blocks make the entry flow; `middle_blocks` blocks of three convolutions follow.
+    Unlike Chollet's, it has a 7x7 stride-2 padding-3 stem without bias, and another number of input channels. A second
+    convolution and three strided blocks complete the entry flow; `middle_blocks` blocks of three convolutions follow.
 
     Args:
         config: widths.
@@ -102,4 +101,4 @@ class Xception(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Embeddings, shape (B, E), of standardised images, shape (B, C, H, W)."""
         x = self.exit(self.middle(self.entry(self.stem(x_BCHW))))
-        return torch.mean(x.float(), dim=(2, 3))  # under autocast too: the mean is what the head and the user get
+        return torch.mean(x.float(), dim=(2, 3))  # in float32 under autocast too: head and user get this mean

@@ -99,7 +99,8 @@ def test_initial_weights_start_the_network_and_the_record_says_so(screen, tmp_pa
     said = capsys.readouterr().out
     names = start.state_dict().keys()
     assert (
-        f"slim: {len(names)} of {len(names)} tensors start from {path}; fitted to its channels: stem.0.weight\n" in said
+        f"slim: {len(names)} of {len(names)} tensors start from {path}; adapted to its channels: stem.0.weight\n"
+        in said
     )
     assert "warning" not in said
     record = json.loads((tmp_path / "started" / "meta.json").read_text())["initial_weights"]

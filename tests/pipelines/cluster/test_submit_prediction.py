@@ -107,7 +107,7 @@ class Predicting:
 
 
 @pytest.fixture
-def predicting(server: KfpServer, lab: Lab, store: ObjectStore) -> Predicting:
+def predicting_networks(server: KfpServer, lab: Lab, store: ObjectStore) -> Predicting:
     return Predicting(server, lab, store)
 
 
@@ -236,7 +236,7 @@ def test_what_is_made_once_is_named_as_a_prediction_and_the_same_content_is_foll
     predicting: Predicting, server: KfpServer
 ) -> None:
     server.script = [["RUNNING"]]
-    shown = predicting()
+    shown = predicting_networks()
     assert [each["display_name"] for each in server.pipelines] == ["cellsignal-tiny-predict"]
     (version,) = [each["display_name"] for each in server.versions if each["display_name"] != "cellsignal-tiny-predict"]
     assert next(yaml.safe_load_all(server.uploaded[version]))["pipelineInfo"]["name"] == "cellsignal-tiny-predict"
@@ -246,9 +246,9 @@ def test_what_is_made_once_is_named_as_a_prediction_and_the_same_content_is_foll
     assert run["runtime_config"]["parameters"]["experiments"] == json.dumps(list(NEW))
     assert run["runtime_config"]["parameters"]["any_cell_type"] is False
     same = predicting.wanted(experiments=[*reversed(NEW), NEW[0]], changes=["cluster.parallel_folds=1"])
-    assert "in progress with the same content" in predicting(same)
+    assert "in progress with the same content" in predicting_networks(same)
     for other in ({"experiments": [NEW[0]]}, {"changes": ["predict.views=1"]}, {"any_cell_type": True}):
-        predicting(predicting.wanted(**other))
+        predicting_networks(predicting.wanted(**other))
     assert len({key_of(each) for each in server.runs}) == len(server.runs) == 4
 
 
@@ -261,7 +261,7 @@ def test_a_configuration_may_be_given_as_a_file_or_as_itself(
     )
     (tmp_path / "machine.yaml").write_text(machine.dump())
     for config in (machine, str(tmp_path / "machine.yaml")):
-        predicting(predicting.wanted(config=config))
+        predicting_networks(predicting.wanted(config=config))
     (run,) = server.runs
     root = run["runtime_config"]["pipeline_root"]
     assert root == f"s3://{BUCKET}/{predicting.store.prefix}/kfp", "of the store that --set names"
@@ -276,12 +276,12 @@ def test_other_images_of_the_wanted_plates_are_another_run_and_those_of_others_a
     files = [path for path in (lab.run.folder / "screen").rglob("*") if path.is_file()]
     screen.put_many((path.relative_to(lab.run.folder / "screen").as_posix(), path.read_bytes()) for path in files)
     again = {"screen": screen.uri("")}
-    predicting(**again)
+    predicting_networks(**again)
     screen.put("train/RPE-01/Plate1/B02_s1_w1.png", b"another image")
-    predicting(**again)
+    predicting_networks(**again)
     assert len(server.runs) == 1
     screen.put("test/HUVEC-03/Plate1/B02_s1_w2.png", screen.get("test/HUVEC-03/Plate1/B02_s1_w1.png"))
-    predicting(**again)
+    predicting_networks(**again)
     assert len(server.runs) == 2
 
 
@@ -298,7 +298,7 @@ def test_a_failed_prediction_tells_what_its_task_said_and_what_is_kept(
     server.script, server.on_end = [["FAILED"]], ended
     told = r"^infer fold 1 HUVEC failed: out of memory; no report: 1 of 2 folds have predicted, and the same command resumes"
     with pytest.raises(StepError, match=told):
-        predicting(wait=True)
+        predicting_networks(wait=True)
     assert not Path("runs").exists()
 
 
@@ -314,7 +314,7 @@ def test_resubmit_goes_on_under_the_same_key_and_bad_input_ends_the_run(
     server.on_look = looked
     told = r"^infer fold 1 HUVEC failed: weights are damaged; not submitted again, because it would fail again; no report: the "
     with pytest.raises(InputError, match=told + "run failed before the plates were packed"):
-        predicting(wait=True, resubmit=3, timeout=60)
+        predicting_networks(wait=True, resubmit=3, timeout=60)
     assert len({key_of(run) for run in server.runs}) == 1
     assert len(server.runs) == 2
     assert len(server.asked("POST", ":terminate")) == 1
@@ -324,7 +324,7 @@ def test_bad_input_that_a_pod_finds_is_recorded_where_it_is_looked_for(
     predicting: Predicting, server: KfpServer, tmp_path: Path
 ) -> None:
     """The first step fails before the run has a record: it makes the key of the same parameters."""
-    predicting()
+    predicting_networks()
     (run,) = server.runs
     pods = CarriedOut(server, run, tmp_path)
     pods.parameters["model"] = predicting.lab.store.uri("models/" + "0" * 64)
@@ -358,7 +358,7 @@ def test_what_cannot_be_is_one_line_before_anything_is_sent_or_written(
         order = {"truth": predicting.store.uri("truth.csv")}
     before = predicting.store.list("")
     with pytest.raises(InputError, match=told):
-        predicting(predicting.wanted(**wanted), **order)
+        predicting_networks(predicting.wanted(**wanted), **order)
     assert server.requests == []
     assert predicting.store.list("") == before
 
@@ -367,7 +367,7 @@ def test_without_credentials_nothing_is_looked_at(predicting: Predicting, monkey
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     with pytest.raises(InputError, match=r"AWS_ACCESS_KEY_ID is not set, so the model and the new plates cannot be"):
-        predicting()
+        predicting_networks()
 
 
 OPTIONS = [

@@ -141,7 +141,7 @@ def test_a_three_channel_networks_first_convolution_is_fitted(tmp_path, config):
     assert torch.equal(own.pop(name), theirs.pop(name).repeat(1, 2, 1, 1) / 2)
     assert same(own, theirs)
     assert (found.new, found.expected) == ((), True)
-    assert "fitted to its channels: " + name in found.sentence("small", "w.pt")
+    assert "adapted to its channels: " + name in found.sentence("small", "w.pt")
     grey = torch.rand(2, 1, 64, 64)
     with torch.inference_mode():
         six, three = target.eval()(grey.expand(-1, 6, -1, -1)), source.eval()(grey.expand(-1, 3, -1, -1))
@@ -192,12 +192,12 @@ BAD = {
     "not finite": (lambda: {**weights_of(backbone()), "exit.2.bias": torch.full((12,), torch.nan)},
                    r"tensor exit\.2\.bias has a value that is not finite"),
     "other network": (lambda: timm.create_model("test_resnet").state_dict(),
-                      r"no tensor is named as one of backbone small's \(stem\.0\.weight, .*: give weights of the same"),
+                      r"no tensor has a name of backbone small \(stem\.0\.weight, .*: give weights of the same"),
     "an object": (lambda: {"stem.0.weight": Opaque()}, "not a file of plain tensors"),
     "a whole module": (lambda: nn.Linear(2, 2), "not a file of plain tensors"),
-    "numbers": (lambda: {"epoch": 3, "loss": 0.5}, "holds no state dict"),
-    "a tensor": (lambda: torch.zeros(3), "holds no state dict"),
-    "nothing": (dict, "holds no state dict"),
+    "numbers": (lambda: {"epoch": 3, "loss": 0.5}, "contains no state dict"),
+    "a tensor": (lambda: torch.zeros(3), "contains no state dict"),
+    "nothing": (dict, "contains no state dict"),
 }  # fmt: skip
 
 

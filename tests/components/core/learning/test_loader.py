@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from components.core.errors import InputError
 from components.core.learning.inference import Images
 from components.core.learning.loader import DecodedSites, SiteCache
-from components.core.learning.memory import Rooms, Upload
+from components.core.learning.memory import BatchMemory, Upload
 from components.core.learning.schedules import random_site_batches, random_sites
 from tests.components.core.learning.tiny_networks import images_of
 
@@ -161,15 +161,15 @@ def test_reading_ahead_is_bounded(ahead, size):
 
 def test_the_memory_of_batches_is_that_of_two_more_than_are_read_ahead(monkeypatch):
     alive, counts = weakref.WeakSet(), []
-    room = SiteCache._room
+    allocate = SiteCache._allocate
 
     def counted(self, count):
-        tensor = room(self, count)
+        tensor = allocate(self, count)
         alive.add(tensor)
         counts.append(len(alive))
         return tensor
 
-    monkeypatch.setattr(SiteCache, "_room", counted)
+    monkeypatch.setattr(SiteCache, "_allocate", counted)
     cache = cache_of(Source(), 20, 0, ahead=2)
     for batch in cache.batches([np.arange(5)] * 30):
         assert batch.shape[0] == 5
@@ -198,7 +198,7 @@ def test_requests_of_later_batches_do_not_wait_for_earlier_ones():
 def test_no_more_sites_are_fetched_at_a_time_than_there_are_threads():
     source = Source(delays=True)
     list(cache_of(source, 20, 0, ahead=9, threads=3).batches(np.split(np.arange(20), 10)))
-    assert source.most_side_by_side == len(source.threads) == 3
+    assert source.most_side_by_side <= len(source.threads) == 3
 
 
 @pytest.mark.parametrize("taken", [0, 1, 5])
@@ -251,7 +251,7 @@ def test_released_memory_is_given_back_and_sites_are_fetched_again():
 
 
 def test_memory_is_not_used_again_while_anything_refers_to_a_batch():
-    rooms = Rooms()
+    rooms = BatchMemory()
     first = rooms.take((4, 3))
     first[:] = 1
     held = [first[2:], first.numpy()[0], first.T]

@@ -10,7 +10,7 @@ import torch
 from components.core.config import BatchNormConfig, EmbeddingsConfig, StandardiseConfig
 from components.core.learning.fold_data import fold_wells
 from components.core.learning.mean_teacher import Pair
-from components.core.learning.prediction import fold_meta, held_out_images, predict_fold, predicting
+from components.core.learning.prediction import fold_meta, held_out_images, predict_fold, predicting_networks
 from components.core.learning.step_settings import InferSettings
 from components.core.screen.histograms import domain_statistics
 from components.core.screen.site_table import TREATMENT
@@ -195,7 +195,7 @@ def test_a_screen_without_held_out_wells_of_the_type_has_no_held_out_logits(scre
 def test_the_configured_weights_predict(which):
     pairs = [Pair(b.name, classifier(5, 1, b), classifier(5, 2, b), step=0) for b in (SMALL, SLIM)]
     settings = MEAN_TEACHER.model_copy(update={"predict": MEAN_TEACHER.predict.model_copy(update={"weights": which})})
-    assert predicting(pairs, settings) == {pair.name: getattr(pair, which) for pair in pairs}
+    assert predicting_networks(pairs, settings) == {pair.name: getattr(pair, which) for pair in pairs}
 
 
 def test_all_wells_are_covered_once_by_the_tables_roles(screen):

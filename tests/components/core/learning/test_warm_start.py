@@ -99,7 +99,7 @@ def test_an_experiment_that_changed_its_fold_is_refused_and_its_fold_is_told() -
         check(
             THEN, manifest({"E-2": 0, "E-1": 1, "E-4": 0, "E-5": 0}), folds=(0,), earlier=Learned(experiments=("E-5",))
         )
-    assert "for it is of fold 1 there; let every experiment keep its fold (folds.known.E-2=1" in str(e.value)
+    assert "because it is in fold 1 there; let every experiment keep its fold (folds.known.E-2=1" in str(e.value)
     assert "\n" not in str(e.value)
 
 
@@ -116,13 +116,13 @@ def test_only_the_trained_folds_count() -> None:
         (
             manifest({"E-1": 0, "E-4": 1}),
             ["E-2"],
-            "E-2 is held out now, but run old-1 had its labels; hold out an experim",
+            "E-2 is held out now, but run old-1 learned its labels; hold out an experim",
         ),
-        (manifest({"E-2": 1, "E-4": 0}), ["E-1"], "E-1 is held out now, but run old-1 had its labels"),
+        (manifest({"E-2": 1, "E-4": 0}), ["E-1"], "E-1 is held out now, but run old-1 learned its labels"),
         (
             manifest({"E-1": 0, "E-4": 1}, ["E-2"]),
             [],
-            "E-2 has no labels now, but run old-1 had its labels; take it out",
+            "E-2 has no labels now, but run old-1 learned its labels; take it out",
         ),
     ],
 )
@@ -137,21 +137,21 @@ def test_what_is_held_out_or_unlabelled_must_have_had_no_labels(
 
 def test_an_unlabelled_experiment_may_be_held_out_now_but_that_is_said() -> None:
     (said,) = check(THEN, manifest({"E-1": 0, "E-2": 1}), ["E-3", "E-9"])
-    assert said == "E-3 is held out now, but run old-1 had it as unlabelled: its controls may have been seen"
+    assert said == "E-3 is held out now, but was unlabelled in run old-1: its controls may have been trained on"
 
 
 def test_initial_weights_of_the_run_before_may_have_learned_anything_which_is_said() -> None:
     given = source(THEN)
     weighted = SourceRun(given.key, {"slim": SLIM.model_copy(update={"weights": "w.pt"})}, given.head, given.weights)
     said = check_labels(weighted, THEN, scored_by(THEN, ()), (0, 1), ["slim"])
-    assert said == ["slim of run old-1 had started from w.pt; what that had learned is not known"]
+    assert said == ["slim of run old-1 started from w.pt; what these weights had learned is unknown"]
 
 
 def test_what_the_run_before_had_learned_counts_though_its_screen_lacks_it() -> None:
     """E-4 was trained on two runs ago, left the screen, and comes back to validate."""
     now = manifest({"E-1": 0, "E-2": 1, "E-4": 0})
     for earlier in (Learned(experiments=("E-4",)), Learned(wells=("E-4_1_C02",))):
-        with pytest.raises(InputError, match=r"E-4 validates in fold 0 now, .* or those of a run that it started from"):
+        with pytest.raises(InputError, match=r"E-4 validates in fold 0 now, .* or a run that it started from has"):
             check(THEN, now, earlier=earlier)
         with pytest.raises(InputError, match="E-4 is held out now"):
             check(THEN, THEN, ["E-4"], earlier=earlier)
@@ -163,7 +163,8 @@ def test_single_wells_are_told_apart_where_folds_hold_out_wells() -> None:
     assert check(then, then) == []
     assert learned_by(then, 0) == Learned(wells=("E-1_1_B04", "E-2_1_B03", "E-2_1_C02"))
     with pytest.raises(
-        InputError, match=r"E-2 validates in fold 0 now, .*; deal wells as that run did \(folds.count, folds.se"
+        InputError,
+        match=r"E-2 validates in fold 0 now, .*; assign wells to folds as that run did \(folds.count, folds.se",
     ):
         check(then, manifest({"E-1": [0, 1, 0], "E-2": [0, 0, 1]}))
     # Whole experiments hold out what single wells have taught, and the other way round.
