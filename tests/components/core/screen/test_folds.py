@@ -1,15 +1,20 @@
-"""Folds of experiments: a partition, balanced by cell type, append-only."""
+"""Folds: a partition of experiments, balanced by cell type and append-only; or of wells, even in every respect."""
 
 from __future__ import annotations
 
+import random
 from collections import Counter
+from collections.abc import Callable, Hashable
+from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.core.config import ScreenConfig
 from components.core.errors import InputError
-from components.core.screen.folds import assign_folds
+from components.core.screen.folds import DealtWell, assign_folds, deal_wells, dealt_wells
+from components.core.screen.layouts import read_screen
 from components.core.screen.wells import natural_key
 
 sizes = st.dictionaries(st.sampled_from(["HEPG2", "HUVEC", "RPE", "U2OS"]), st.integers(1, 12), min_size=1)
@@ -54,31 +59,10 @@ def test_an_experiment_named_after_all_others_changes_no_earlier_fold(counts, co
     assert first.items() <= assign_folds(later, count, {}).items()
 
 
-def test_order_of_the_input_does_not_matter():
-    screen = experiments({"HUVEC": 11, "RPE": 4})
-    shuffled = {cell_type: names[::-1] for cell_type, names in reversed(screen.items())}
-    assert assign_folds(screen, 5, {}) == assign_folds(shuffled, 5, {})
-
-
 def test_rxrx1_has_u2os_in_three_folds_only():
     folds = assign_folds(experiments({"HUVEC": 16, "RPE": 7, "HEPG2": 7, "U2OS": 3}), 5, {})
     assert len({fold for name, fold in folds.items() if name.startswith("U2OS")}) == 3
     assert sorted(Counter(folds.values()).values()) == [6, 6, 7, 7, 7]
-
-
-def test_more_folds_than_experiments_is_an_error_that_names_both():
-    with pytest.raises(InputError, match=r"folds\.count is 5, but the screen has 3"):
-        assign_folds({"HUVEC": ["HUVEC-01", "HUVEC-02", "HUVEC-03"]}, 5, {})
-
-
-def test_a_known_fold_that_does_not_exist_is_an_error():
-    with pytest.raises(InputError, match=r"HUVEC-01 has fold 4, but folds\.count is 2"):
-        assign_folds({"HUVEC": ["HUVEC-01", "HUVEC-02"]}, 2, {"HUVEC-01": 4})
-
-
-def test_a_fold_that_known_ones_leave_empty_is_an_error():
-    with pytest.raises(InputError, match="leaves fold 1 without experiments"):
-        assign_folds({"HUVEC": ["HUVEC-01", "HUVEC-02"]}, 2, {"HUVEC-01": 0, "HUVEC-02": 0})
 
 
 @given(sizes, st.integers(2, 5), st.integers(1, 4))
@@ -103,3 +87,98 @@ def test_seeds_hold_different_experiments_out():
     assert len(set(held_out)) == 20
     # Every experiment gets its turn: none is out of fold 0 in all of 20 deals.
     assert len(frozenset.union(*held_out)) >= 30
+
+
+@pytest.mark.parametrize(
+    ("experiments", "count", "known", "message"),
+    [
+        (3, 5, {}, r"folds\.count is 5, but the screen has 3"),
+        (2, 2, {"HUVEC-1": 4}, r"HUVEC-1 has fold 4, but folds\.count is 2"),
+        (2, 2, {"HUVEC-1": 0, "HUVEC-2": 0}, "leaves fold 1 without experiments"),
+    ],
+)
+def test_rejects_folds_that_cannot_be(experiments, count, known, message):
+    with pytest.raises(InputError, match=message):
+        assign_folds({"HUVEC": [f"HUVEC-{n + 1}" for n in range(experiments)]}, count, known)
+
+
+def screen_of(experiments: int, sirnas: int, missing: float, seed: int, plates: int = 4) -> list[DealtWell]:
+    """Two cell types; each experiment holds every siRNA once, but for the missing wells."""
+    rng = random.Random(seed)
+    return [
+        DealtWell(f"{name}_{k % plates}_{k}", name, k % plates, cell_type, f"sirna_{k}")
+        for cell_type, count in (("HUVEC", experiments), ("U2OS", max(1, experiments // 2)))
+        for name in (f"{cell_type}-{n}" for n in range(count))
+        for k in rng.sample(range(sirnas), sirnas)
+        if rng.random() >= missing
+    ]
+
+
+def unevenness(
+    wells: list[DealtWell], folds: dict[str, int], count: int, owner: Callable[[DealtWell], Hashable]
+) -> int:
+    """The largest difference between two folds' shares of an owner's wells."""
+    shares: dict[Hashable, Counter[int]] = {}
+    for well in wells:
+        shares.setdefault(owner(well), Counter())[folds[well.id_code]] += 1
+    return max(max(share[f] for f in range(count)) - min(share[f] for f in range(count)) for share in shares.values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    experiments=st.integers(1, 9),
+    sirnas=st.integers(8, 40),
+    missing=st.sampled_from([0.0, 0.05, 0.4]),
+    count=st.integers(2, 7),
+    seed=st.integers(0, 5),
+)
+def test_every_well_has_a_fold_and_experiments_sirnas_and_plates_are_even(experiments, sirnas, missing, count, seed):
+    wells = screen_of(experiments, sirnas, missing, seed)
+    try:
+        folds = deal_wells(wells, count, seed)
+    except InputError:
+        assert len(wells) < 6 * count
+        return
+    assert sorted(folds) == sorted(well.id_code for well in wells)
+    assert set(folds.values()) == set(range(count))
+    assert unevenness(wells, folds, count, lambda well: well.experiment) <= 1
+    assert unevenness(wells, folds, count, lambda well: (well.cell_type, well.sirna)) <= 1
+    assert unevenness(wells, folds, count, lambda well: (well.experiment, well.plate)) <= 2
+
+
+@given(st.randoms(use_true_random=False))
+def test_the_order_of_the_wells_does_not_matter(shuffler):
+    wells = screen_of(3, 12, 0.1, 1)
+    other = list(wells)
+    shuffler.shuffle(other)
+    assert list(deal_wells(wells, 3, 4).items()) == list(deal_wells(other, 3, 4).items())
+
+
+def test_seeds_deal_wells_independently():
+    """Two deals agree in a well with probability 1 / count, and wells of a plate in neither more nor less."""
+    wells = screen_of(6, 60, 0.0, 0)
+    deals = [deal_wells(wells, 5, seed) for seed in range(8)]
+    agree = [sum(a[k] == b[k] for k in a) / len(a) for n, a in enumerate(deals) for b in deals[:n]]
+    assert 0.15 < min(agree) <= max(agree) < 0.25
+    together = [sum(deal[a.id_code] == deal[b.id_code] for deal in deals) / len(deals) for a, b in pairwise(wells)]
+    assert sum(together) / len(together) == pytest.approx(0.2, abs=0.03)
+
+
+def test_a_sirna_that_is_repeated_in_an_experiment_is_spread_too():
+    wells = [DealtWell(f"HUVEC-1_1_{n}", "HUVEC-1", 1, "HUVEC", f"sirna_{n % 2}") for n in range(12)]
+    folds = deal_wells(wells, 3, 1)
+    assert unevenness(wells, folds, 3, lambda well: well.sirna) == 0
+
+
+def test_rejects_fewer_wells_than_folds():
+    wells = screen_of(1, 3, 0.0, 0)[:3]
+    with pytest.raises(InputError, match=r"folds\.count is 4, but the screen has only 3 labelled treatment wells"):
+        deal_wells(wells, 4, 0)
+
+
+def test_wells_of_held_out_and_unlabelled_experiments_and_controls_take_no_part(tiny):
+    config = ScreenConfig(cell_types=("HUVEC", "RPE"), image_size=16, holdout_experiments=("HUVEC-02",))
+    wells = dealt_wells(read_screen(tiny.root, config))
+    assert {well.experiment for well in wells} == {"HUVEC-01", "RPE-01"}
+    assert len(wells) == 2 * 2 * 3
+    assert {(well.cell_type, well.sirna) for well in wells if well.id_code == "RPE-01_2_C02"} == {("RPE", "sirna_9")}

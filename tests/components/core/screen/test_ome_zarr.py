@@ -1,4 +1,4 @@
-"""Packed plates as other programs read them: zarr, ome-zarr's reader, and the specification's own models."""
+"""Packed plates as other programs read them (zarr, ome-zarr, the specification's models), and damaged chunks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from components.core.config import CHANNELS
+from components.core.config import CHANNELS, PackConfig
+from components.core.screen.ome_zarr import BadChunkError, decode_chunk, encode_chunk
 from components.core.storage.manifest import Manifest, PlateRecord
 from tests.tiny_screen import SIZE, MemoryStore, TinyScreen
 
@@ -33,7 +37,7 @@ def test_zarr_reads_every_site(on_disk: tuple[Path, PlateRecord]):
             assert np.array_equal(array[:], TinyScreen.pixels(plate.experiment, plate.plate, well.well, site.site))
 
 
-def test_every_metadata_object_of_the_hierarchy_is_there(packed_screen: tuple[MemoryStore, Manifest]):
+def test_the_metadata_is_complete(packed_screen: tuple[MemoryStore, Manifest]):
     store, manifest = packed_screen
     prefix = manifest.plates[0].prefix
     keys = {key.removeprefix(f"{prefix}/") for key in store.list(f"{prefix}/")}
@@ -73,3 +77,40 @@ def test_the_metadata_satisfies_the_models_of_the_specification(on_disk: tuple[P
     assert [well.path for well in attributes.plate.wells] == [f"{w.well[0]}/{w.well[1:]}" for w in plate.wells]
     image = models.Image.from_zarr(zarr.open_group(folder / "B/03/0", mode="r", zarr_format=3))
     assert [axis.name for axis in image.attributes.ome.multiscales[0].axes] == ["c", "y", "x"]
+
+
+packs = st.builds(
+    PackConfig,
+    codec=st.sampled_from(["lz4", "zstd"]),
+    level=st.integers(0, 9),
+    shuffle=st.sampled_from(["noshuffle", "shuffle", "bitshuffle"]),
+)
+
+
+@settings(deadline=None)
+@given(arrays(np.uint8, st.tuples(st.just(6), st.integers(1, 24), st.integers(1, 24))), packs)
+def test_every_codec_is_lossless(pixels, pack):
+    out = np.empty_like(pixels)
+    decode_chunk(encode_chunk(pixels, pack), out)
+    assert np.array_equal(out, pixels)
+
+
+PIXELS = np.random.default_rng(0).integers(0, 20, (6, 16, 16), dtype=np.uint8)
+CHUNK = encode_chunk(PIXELS, PackConfig())
+
+
+@given(st.integers(0, len(CHUNK) - 1))
+def test_rejects_a_chunk_cut_anywhere(end):
+    with pytest.raises(BadChunkError, match="truncated"):
+        decode_chunk(CHUNK[:end], np.empty_like(PIXELS))
+
+
+def test_rejects_a_chunk_of_another_size():
+    with pytest.raises(BadChunkError, match="holds 1536 bytes of pixels, expected 6144"):
+        decode_chunk(CHUNK, np.empty((6, 32, 32), np.uint8))
+
+
+def test_rejects_garbage_behind_a_good_header():
+    broken = CHUNK[:16] + b"\xff" * (len(CHUNK) - 16)
+    with pytest.raises(BadChunkError, match="damaged"):
+        decode_chunk(broken, np.empty_like(PIXELS))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from components.core.screen.site_table import WELL_TYPES, SiteTable
 
 
-def test_tables_say_what_the_manifest_says(packed_screen):
+def test_the_arrays_agree_with_the_manifest(packed_screen):
     _, manifest = packed_screen
     table = SiteTable.of(manifest)
     w = s = 0
@@ -53,13 +53,7 @@ def test_sites_of_wells_are_their_neighbours(packed_screen, wells):
     assert table.sites_of(np.array(wells, np.int64)).tolist() == expected
 
 
-def test_an_empty_manifest_has_empty_tables(packed_screen):
-    table = SiteTable.of(packed_screen[1].model_copy(update={"plates": ()}))
-    assert (table.wells, table.sites) == (0, 0)
-    assert table.sites_of(np.array([], np.int64)).tolist() == []
-
-
-def test_a_label_beyond_the_vocabulary_is_refused(packed_screen):
+def test_rejects_a_label_beyond_the_vocabulary(packed_screen):
     _, manifest = packed_screen
     vocabulary = manifest.vocabulary.model_copy(update={"treatments": ()})
     with pytest.raises(ValueError, match=r"well HUVEC-01_1_B03: siRNA 'sirna_7' is not in the manifest's vocabulary"):
