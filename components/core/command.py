@@ -22,7 +22,7 @@ DISK_ERRORS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is use
 
 
 def cancel_on_signals(advice: str) -> None:
-    """SIGINT and SIGTERM raise a StepError, once: a second signal must not disturb the clean-up of the first.
+    """Makes SIGINT and SIGTERM raise a StepError, once: a second signal must not disturb the clean-up after the first.
 
     Args:
         advice: what follows `cancelled; `.

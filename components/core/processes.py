@@ -1,4 +1,4 @@
-"""What a process must know of its surroundings: the cores it may use, and whether the one that started it is still there."""
+"""The cores that a process may use, ending it with its parent, and ending a child."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def cores() -> int:
-    """Cores that this process may use: in a container no more than its CPU limit, rounded up."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(there, cpu_limit(_CGROUPS))))
+    """Cores that this process may use; in a container at most its CPU limit, rounded up."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(available, cpu_limit(_CGROUPS))))
 
 
 def cpu_limit(cgroups: Path) -> float:
-    """The CPU limit of the container that this process is in, in cores; infinite where there is none.
+    """The CPU limit of this process's container, in cores; infinite if there is none.
 
     Args:
-        cgroups: where the container sees its own cgroup: version 2's `cpu.max`, or version 1's `cpu/cpu.cfs_quota_us`.
+        cgroups: mount point of the container's cgroup: version 2's `cpu.max`, or version 1's `cpu/cpu.cfs_quota_us`.
     """
     try:
         quota, period = (cgroups / "cpu.max").read_text().split()
@@ -42,36 +42,36 @@ def cpu_limit(cgroups: Path) -> float:
         limit = int(quota) / int(period)
     except (ValueError, ZeroDivisionError):  # `max`
         return math.inf
-    return limit if limit > 0 else math.inf  # -1 is none
+    return limit if limit > 0 else math.inf  # -1 means no limit
 
 
 def dies_with_parent(signal_number: int) -> Callable[[], None] | None:
-    """A `preexec_fn` by which a child gets a signal when its parent dies, however that happens.
+    """A `preexec_fn` that makes a child receive a signal when its parent dies, even by kill -9.
 
     Args:
         signal_number: the signal.
 
     Returns:
-        None where the system has no such thing (it is Linux's prctl 1).
+        None on systems other than Linux (it is prctl 1).
     """
     if sys.platform != "linux":
         return None
 
-    def ask() -> None:
+    def request_signal() -> None:
         ctypes.CDLL(None).prctl(1, signal_number)
 
-    return ask
+    return request_signal
 
 
 def end_with_parent(
     parent: int | None = None, end: Callable[[], object] = lambda: os._exit(1), seconds: float = 1.0
 ) -> None:
-    """Ends this process when the one that started it is gone, kill -9 included; a thread looks now and then.
+    """Ends this process when its parent is gone, even by kill -9; a thread checks regularly.
 
     Args:
-        parent: process id of the one that started it; None for the present parent.
-        end: what ends it.
-        seconds: between two looks.
+        parent: process id of the parent; None for the current one.
+        end: called to end this process.
+        seconds: time between two checks.
     """
     known = os.getppid() if parent is None else parent
 
@@ -119,7 +119,7 @@ def _start_worker() -> None:
 
 
 def stop(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """Ends a child where it still runs: SIGTERM, and SIGKILL after so many seconds."""
+    """Ends a child that is still running: SIGTERM, then SIGKILL after `seconds`."""
     if process.poll() is not None:
         return
     process.terminate()

@@ -1,7 +1,7 @@
-"""What a running step tells the person who waits: one line a message on stdout, and one JSON line in an events file.
+"""Progress of a running step: one line per message on stdout, and one JSON line per event in an events file.
 
-The events file is named by the environment variable CELLSIGNAL_EVENTS (set by `cellsignal run`, which draws the terminal
-display from it). Appends of one short line are atomic, so that steps running side by side share one file.
+The environment variable CELLSIGNAL_EVENTS is the path of the events file; `cellsignal run` sets it and draws the terminal
+display from the file. Appending one short line is atomic, so steps that run in parallel share the file.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from components.core.errors import InputError, StepError
 
 EVENTS_VARIABLE = "CELLSIGNAL_EVENTS"
 TASK_VARIABLE = "CELLSIGNAL_TASK"
-"""Tells tasks of equal labels apart, where a program runs many related configurations."""
-TOLD_WAIT = 0.03
-"""Share of an epoch from which on waiting for data is told."""
+"""Distinguishes tasks with equal labels if a program runs many related configurations."""
+REPORTED_WAIT = 0.03
+"""Smallest share of an epoch spent waiting for data that is printed."""
 _labels: dict[str, Any] = {}
 _silent = False
-_hears_of_failure: Callable[[dict[str, Any]], None] | None = None
+_on_failure: Callable[[dict[str, Any]], None] | None = None
 
 
 def silence() -> None:
-    """From now on this process says nothing: another one of its team speaks for it."""
+    """Stops all output of this process; another one of its team reports progress."""
     global _silent
     _silent = True
 
 
-def on_failure(tell: Callable[[dict[str, Any]], None]) -> None:
-    """Has the failure of the current task told to one more place, which must not raise.
+def on_failure(report: Callable[[dict[str, Any]], None]) -> None:
+    """Sets a function that is called if the current task fails.
 
     Args:
-        tell: hears the step and labels of the task, `kind` (input or step) and `message`.
+        report: called with the step and labels of the task, `kind` (input or step) and `message`; must not raise.
     """
-    global _hears_of_failure
-    _hears_of_failure = tell
+    global _on_failure
+    _on_failure = report
 
 
 def labels() -> dict[str, Any]:
@@ -50,7 +50,7 @@ def labels() -> dict[str, Any]:
 
 
 def emit(event: str, **fields: Any) -> None:
-    """Appends one event with the labels of the current task; does nothing where no events file is asked for."""
+    """Appends one event with the labels of the current task; does nothing without an events file."""
     path = os.environ.get(EVENTS_VARIABLE)
     if not path or _silent:
         return
@@ -64,34 +64,36 @@ def emit(event: str, **fields: Any) -> None:
 
 
 def say(message: str) -> None:
-    """One line on stdout, flushed, so that a log file or `kubectl logs` shows it at once."""
+    """Prints one line, flushed, so that a log file or `kubectl logs` shows it at once."""
     if not _silent:
-        print(message, flush=True)  # noqa: T201 - this module is where steps speak
+        print(message, flush=True)  # noqa: T201 - steps print here only
 
 
 def note(message: str) -> None:
-    """A sentence worth reading later, on stdout and in the events."""
+    """A message on stdout and in the events."""
     say(message)
     emit("note", message=message)
 
 
 def warn(message: str) -> None:
-    """Something the user should look at that does not stop the step."""
+    """A warning on stdout and in the events."""
     say(f"warning: {message}")
     emit("warning", message=message)
 
 
 def advance(what: str, done: int, total: int) -> None:
-    """Progress of a step that counts things: plates, wells, sites."""
+    """Progress of a step in units such as plates, wells or sites."""
     emit("advance", what=what, done=done, total=total)
 
 
 def epoch(**record: Any) -> None:
-    """One epoch: epoch, epochs, loss, accuracy (None where not validated), sites_per_s, seconds, seconds_left, data_wait."""
+    """One epoch: epoch, epochs, loss, accuracy (None if not validated), sites_per_s, seconds, seconds_left, data_wait."""
     accuracy = record.get("accuracy")
     shown = "" if accuracy is None else f"  validation accuracy {accuracy:.3f}"
     waited = (
-        f", {record['data_wait']:.0%} of the time waiting for data" if record.get("data_wait", 0) > TOLD_WAIT else ""
+        f", {record['data_wait']:.0%} of the time waiting for data"
+        if record.get("data_wait", 0) > REPORTED_WAIT
+        else ""
     )
     say(
         f"{record.get('backbone', '')}  epoch {record['epoch']}/{record['epochs']}  loss {record['loss']:.3f}{shown}"
@@ -102,11 +104,11 @@ def epoch(**record: Any) -> None:
 
 @contextmanager
 def task(step: str, **labels: Any) -> Iterator[None]:
-    """Marks the start, the end and a failure of a step; `labels` tell tasks of the same step apart."""
+    """Emits the start, the end and a failure of a step; `labels` distinguish tasks of the same step."""
     _labels.clear()
     _labels.update(step=step, **{k: v for k, v in labels.items() if v is not None})
-    global _hears_of_failure
-    _hears_of_failure = None
+    global _on_failure
+    _on_failure = None
     begun = time.monotonic()
     emit("start")
     try:
@@ -124,22 +126,22 @@ def task(step: str, **labels: Any) -> Iterator[None]:
 
 def _failed(kind: str, message: str) -> None:
     emit("failed", kind=kind, message=message)
-    if _hears_of_failure is not None and not _silent:
-        _hears_of_failure({**_labels, "kind": kind, "message": message})
+    if _on_failure is not None and not _silent:
+        _on_failure({**_labels, "kind": kind, "message": message})
 
 
 def finished_tasks(events: Path | None = None) -> list[dict[str, Any]]:
-    """The tasks finished so far: step, what tells it apart (fold, cell_type, backbone) and seconds, in order of their end.
+    """The tasks finished so far: step, labels (fold, cell_type, backbone) and seconds, in order of their end.
 
     Args:
-        events: an events file; None for the one of this process, where nothing is known without one.
+        events: an events file; None for that of this process, if any.
     """
     path = events or (Path(os.environ[EVENTS_VARIABLE]) if os.environ.get(EVENTS_VARIABLE) else None)
     if path is None or not path.is_file():
         return []
-    told = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [
         {key: event[key] for key in ("step", "fold", "cell_type", "backbone", "seconds") if key in event}
-        for event in told
+        for event in lines
         if event["event"] == "finish"
     ]

@@ -1,4 +1,4 @@
-"""python -m components.core.training_process JOB: one of a training step's processes, as torchrun starts them."""
+"""python -m components.core.training_process JOB: one of a training step's processes, started by torchrun."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from components.core.processes import end_with_parent
 
 
 def main(job: Path) -> int:
-    """Runs the step that a job file names; returns the exit code."""
+    """Runs the step of a job file; returns the exit code."""
     end_with_parent(seconds=0.2)
-    what = json.loads(job.read_text(encoding="utf-8"))
+    parsed = json.loads(job.read_text(encoding="utf-8"))
     try:
-        import_module(f"components.{what['step']}.step").main(**what["arguments"])
+        import_module(f"components.{parsed['step']}.step").main(**parsed["arguments"])
     except BaseException as error:
-        if not isinstance(error, InputError | StepError):  # those are told by the process that started all of them
+        if not isinstance(error, InputError | StepError):  # the process that started this one reports those
             traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
-        # At once: taking the process group down would wait for work of the others that will never come.
+        # Exits at once: destroying the process group would wait for work of the others that will never come.
         os._exit(1)
     return 0
 

@@ -1,4 +1,4 @@
-"""python -m components.finetune: the step by hand."""
+"""python -m components.finetune: runs the step from the command line."""
 
 from typing import Annotated
 
@@ -13,15 +13,15 @@ from components.core.storage.exchange import exchange
 def finetune(
     config: Annotated[str, Option(help="a shipped configuration's name, or a YAML file")],
     screen: Annotated[str, Option(help="manifest that normalize wrote: a path, or s3://BUCKET/KEY")],
-    base: Annotated[list[str], Option(help="pretrain's output, path or s3://; once for each backbone")],
+    base: Annotated[list[str], Option(help="output of pretrain: a path, or s3://BUCKET/KEY; once per backbone")],
     fold: Annotated[int, Option(help="the fold whose experiments validate")],
-    cell_type: Annotated[str, Option(help="whose wells")],
+    cell_type: Annotated[str, Option(help="the cell type to train on")],
     weights: Annotated[str, Option(help="folder to write: a path, or s3://BUCKET/KEY")],
     set: Annotated[list[str], Option(help="KEY=VALUE, changes the configuration")] = [],  # noqa: B006
 ) -> None:
     """Trains mean-teacher pairs on one cell type. The object store comes from the AWS environment variables."""
     settings = RunConfig.load(config, set).section(MeanTeacherSettings)
-    from components.finetune.step import main  # loads torch, for which a wrong configuration need not wait
+    from components.finetune.step import main  # imports torch, which a wrong configuration need not wait for
 
     with exchange() as given:
         bases = [given.input(each) for each in base]

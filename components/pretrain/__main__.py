@@ -1,4 +1,4 @@
-"""python -m components.pretrain: the step by hand."""
+"""python -m components.pretrain: runs the step from the command line."""
 
 from typing import Annotated
 
@@ -20,7 +20,7 @@ def pretrain(
 ) -> None:
     """Trains one backbone on all cell types of a fold. The object store comes from the AWS environment variables."""
     settings = RunConfig.load(config, set).section(PretrainSettings)
-    from components.pretrain.step import main  # loads torch, for which a wrong configuration need not wait
+    from components.pretrain.step import main  # imports torch, which a wrong configuration need not wait for
 
     with exchange() as given:
         main(settings.model_dump_json(), given.input(screen), fold, backbone, given.output(weights))

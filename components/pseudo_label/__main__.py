@@ -1,4 +1,4 @@
-"""python -m components.pseudo_label: the step by hand."""
+"""python -m components.pseudo_label: runs the step from the command line."""
 
 from typing import Annotated
 
@@ -13,10 +13,10 @@ from components.core.storage.exchange import exchange
 def pseudo_label(
     config: Annotated[str, Option(help="a shipped configuration's name, or a YAML file")],
     screen: Annotated[str, Option(help="manifest that normalize wrote: a path, or s3://BUCKET/KEY")],
-    holdout: Annotated[str, Option(help="manifest of the held-out experiments, likewise")],
-    base: Annotated[str, Option(help="finetune's output: a path, or s3://BUCKET/KEY")],
+    holdout: Annotated[str, Option(help="manifest of the held-out experiments: a path, or s3://BUCKET/KEY")],
+    base: Annotated[str, Option(help="output of finetune: a path, or s3://BUCKET/KEY")],
     fold: Annotated[int, Option(help="the fold whose experiments validate")],
-    cell_type: Annotated[str, Option(help="whose wells")],
+    cell_type: Annotated[str, Option(help="the cell type to train on and predict")],
     weights: Annotated[str, Option(help="folder to write, path or s3://: students, teachers, pseudo-labels")],
     logits: Annotated[str, Option(help="folder to write, path or s3://: logits of the fold")],
     embeddings: Annotated[str, Option(help="folder to write, path or s3://: embeddings of all wells, as Parquet")],
@@ -24,7 +24,7 @@ def pseudo_label(
 ) -> None:
     """Trains with pseudo-labels, then predicts. The object store comes from the AWS environment variables."""
     settings = RunConfig.load(config, set).section(MeanTeacherSettings)
-    from components.pseudo_label.step import main  # loads torch, for which a wrong configuration need not wait
+    from components.pseudo_label.step import main  # imports torch, which a wrong configuration need not wait for
 
     with exchange() as given:
         read = [given.input(each) for each in (screen, holdout, base)]

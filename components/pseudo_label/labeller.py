@@ -1,4 +1,4 @@
-"""Pseudo-labels of a fold's unlabelled wells, made anew in the course of training from the mean of the teachers.
+"""Pseudo-labels of a fold's unlabelled wells, recomputed during training from the mean of the teachers.
 
 W wells, K treatment classes.
 """
@@ -23,21 +23,21 @@ from components.core.prior.pseudo_labels import FusedLabels, PseudoLabels, read_
 from components.core.storage.manifest import Manifest
 
 _STREAM = zlib.crc32(b"pseudo-labels")
-"""Tells these random numbers from those of a training epoch, whose seed may be the same."""
+"""Distinguishes these random numbers from those of a training epoch with the same seed."""
 
 
 class PseudoLabeller:
-    """Makes pseudo-labels of the unlabelled wells from the mean of the teachers, remembering the last blend.
+    """Computes pseudo-labels of the unlabelled wells from the mean of the teachers; remembers the last blend.
 
     Args:
-        pairs: whose teachers judge.
+        pairs: the pairs, whose teachers predict.
         images: the screen's images.
         wells: unlabelled wells, rows of the well table.
         screen: the manifest.
-        groups: learned from the fold's training experiments; None without a plate design.
+        groups: plate groups learned from the fold's training experiments; None without a plate design.
         settings: passes, blend and prior.
-        seed: of views and sites.
-        fused: file of an earlier run's names of the unlabelled wells, which stay their labels; None labels them anew.
+        seed: seed of views and sites.
+        fused: file of an earlier run's predictions of the unlabelled wells, which are their labels throughout; None without.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class PseudoLabeller:
         fused: Path | None = None,
     ) -> None:
         table = images.table
-        # Plate order, so that a batch holds one plate and BatchNorm in train mode adapts to it.
+        # In plate order, so that a batch holds one plate and BatchNorm in train mode adapts to it.
         self.wells = wells[np.argsort(table.plate_W[wells], kind="stable")]
         self._pairs, self._images, self._screen, self._groups, self._settings = pairs, images, screen, groups, settings
         self._seed = seed
@@ -71,15 +71,15 @@ class PseudoLabeller:
             )
         self.last: PseudoLabels | None = None
         self._refreshes = 0
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def __call__(self, epoch: int) -> Tensor:
-        """Pseudo-labels before an epoch for every row of the well table: classes, -1 where none, or soft ones (W, K)."""
+        """Pseudo-labels before an epoch for every row of the well table: classes, -1 for none, or soft ones (W, K)."""
         config = self._settings.mean_teacher
         classes = len(self._screen.vocabulary.classes)
         rng = np.random.default_rng((self._seed, epoch, _STREAM))
         team = self._images.team
-        # Each process draws the views of its own share of the plates.
+        # Each process draws the views of its share of the plates.
         generator = torch.Generator().manual_seed(int(rng.integers(2**62, size=team.size)[team.rank]))
         mean_WK = np.zeros((len(self.wells), classes), dtype=np.float64)
         for pair in self._pairs:
@@ -109,14 +109,14 @@ class PseudoLabeller:
             self.last = self._fused.over(self.last, fraction)
         self._refreshes += 1
         for experiment, arrangement in self.last.arrangements.items():
-            if arrangement.problem and experiment not in self._told:
-                self._told.add(experiment)
-                progress.warn(f"{arrangement.problem}; its pseudo-labels are of all treatments")
+            if arrangement.problem and experiment not in self._warned:
+                self._warned.add(experiment)
+                progress.warn(f"{arrangement.problem}; its pseudo-labels may be any treatment")
         labelled = int((self.last.class_W >= 0).sum())
-        progress.note(f"pseudo-labels of {labelled} wells made anew before epoch {epoch + 1}")
+        progress.note(f"recomputed pseudo-labels for {labelled} wells before epoch {epoch + 1}")
         rows = torch.from_numpy(self.wells)
         if config.pseudo_labels == "soft":
-            # Controls are no pseudo-label: their classes come after the treatments.
+            # Controls are never pseudo-labels: their classes come after the treatments.
             pseudo_WK = torch.zeros((self._images.table.wells, classes))
             pseudo_WK[rows, :treatments] = torch.from_numpy(self.last.prob_WK)
             return pseudo_WK.to(self._images.device)
@@ -125,18 +125,18 @@ class PseudoLabeller:
         return pseudo_W.to(self._images.device)
 
     def state(self) -> dict[str, Any]:
-        """What the next refresh and the table of pseudo-labels need of the last one, plain."""
+        """What the next refresh and the table of pseudo-labels need of the last one, as plain data."""
         last = self.last
         found = None
         if last is not None:
             arrays = (last.class_W, last.prob_WK, last.confidence_W, last.logits_WK)
             found = [torch.from_numpy(array) for array in arrays]
-        return {"last": found, "refreshes": self._refreshes, "told": sorted(self._told)}
+        return {"last": found, "refreshes": self._refreshes, "warned": sorted(self._warned)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Remembers what `state` told; arrangements are inferred anew at the next refresh."""
+        """Restores what `state` returned; the next refresh infers arrangements again."""
         self.last = None
         if state["last"] is not None:
             class_W, prob_WK, confidence_W, logits_WK = (tensor.numpy() for tensor in state["last"])
             self.last = PseudoLabels(class_W, prob_WK, confidence_W, logits_WK, {})
-        self._refreshes, self._told = state["refreshes"], set(state["told"])
+        self._refreshes, self._warned = state["refreshes"], set(state["warned"])
