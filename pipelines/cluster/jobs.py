@@ -32,9 +32,11 @@ from pipelines.cluster.pod_settings import (
     toleration_fields,
     volume_name,
 )
-from pipelines.dag import GPU_STEPS
+from pipelines.dag import GPU_STEPS, OUTPUTS, NodeOutput, training_graph
 from pipelines.images.record import ImageRecord
 
+FLAGS = {"bases": "base", "uris": "uri", "averaged": "out", "predictions": "out", "results": "out"}
+"""Options of the steps that are not called like the input or output in the DAG."""
 ACCOUNT = "cellsignal-job"
 """Service account of these Jobs (k8s/base); it has no permissions."""
 CONFIG_MOUNT = "/etc/cellsignal"
@@ -47,9 +49,9 @@ ROOT_GIB = 1.0  # ephemeral storage besides the mounted folders: the log
 def step_jobs(
     config: RunConfig, source: str, changes: Sequence[str], record: ImageRecord | None
 ) -> dict[str, list[dict[str, Any]]]:
-    """Manifests by file name: a file for each step, and one for the configuration unless it is a shipped one.
+    """Manifests by file name: a file for each step of the DAG, and one for the configuration unless it is a shipped one.
 
-    The training steps are those of the first fold and cell type; the steps form a chain.
+    The tasks are those of the first fold and cell type; with a simulated screen at the beginning, they form a chain.
 
     Args:
         config: the run's configuration.
@@ -60,12 +62,9 @@ def step_jobs(
     config = on_cluster(config)
     shipped = (shipped_configs() / f"{source}.yaml").is_file()
     option = ["--config", source if shipped else f"{CONFIG_MOUNT}/{CONFIG_FILE}"]
-    bucket = (
-        ()
-        if any(change.startswith("store.bucket=") for change in changes)
-        else (f"store.bucket={config.store.bucket}",)
-    )
-    for change in (*changes, *bucket) if shipped else ():
+    if not any(change.startswith("store.bucket=") for change in changes):
+        changes = (*changes, f"store.bucket={config.store.bucket}")
+    for change in changes if shipped else ():
         option += ["--set", change]
     files: dict[str, list[dict[str, Any]]] = {}
     if not shipped:
@@ -105,37 +104,31 @@ HEAD = """\
 
 def _arguments(config: RunConfig) -> dict[str, dict[str, list[str]]]:
     """Arguments of every step's tasks, by a label that distinguishes them; each reads what the steps before it wrote."""
-    store = join_address(config.store.bucket, config.store.prefix)
-    prefix = f"{store}/by-hand/{config.name}"
+    prefix = f"{join_address(config.store.bucket, config.store.prefix)}/by-hand/{config.name}"
     fold, cell_type = config.folds.trained[0], config.screen.cell_types[0]
-    this = f"{prefix}/fold-{fold}"
-    of_type = f"{this}/{cell_type}"
-    manifests = ["--screen", f"{prefix}/screen.json", "--holdout", f"{prefix}/holdout.json"]
-    one = ["--fold", str(fold)]
-    cell = [*one, "--cell-type", cell_type]
-    backbones = {backbone.name: f"{this}/pretrained/{backbone.name}" for backbone in config.backbones}
-    bases = [part for address in backbones.values() for part in ("--base", address)]
-    tuned = f"{of_type}/finetuned"
-    results = ["--logits", f"{of_type}/logits", "--embeddings", f"{of_type}/embeddings"]
-    labels = ["--holdout-labels", f"{prefix}/holdout_labels.csv"]
-    return {
-        "simulate": {"": ["--out", f"{prefix}/simulated"]},
-        "normalize": {"": ["--source", f"{prefix}/simulated/screen", *manifests, *labels]},
-        "pretrain": {
-            name: ["--screen", f"{prefix}/screen.json", *one, "--backbone", name, "--weights", address]
-            for name, address in backbones.items()
-        },
-        "finetune": {"": ["--screen", f"{prefix}/screen.json", *bases, *cell, "--weights", tuned]},
-        "pseudo_label": {"": [*manifests, "--base", tuned, *cell, "--weights", f"{of_type}/weights", *results]},
-        "infer": {"": [*manifests, "--base", tuned, *cell, *results]},
-        "ensemble": {"": ["--logits", f"{of_type}/logits", "--out", f"{prefix}/{cell_type}/averaged"]},
-        "assign": {
-            "": [*manifests, "--logits", f"{prefix}/{cell_type}/averaged", "--out", f"{prefix}/{cell_type}/predictions"]
-        },
-        "report": {
-            "": [*manifests, *labels, "--uri", f"{prefix}/{cell_type}/predictions", "--out", f"{prefix}/report"]
-        },
-    }
+
+    def address(output: NodeOutput) -> str:
+        node = output.node
+        parts = (f"fold-{fold}" if node.loop else "", node.cell_type or "", node.step, node.backbone or "", output.name)
+        return "/".join(part for part in (prefix, *parts) if part)
+
+    found: dict[str, dict[str, list[str]]] = {"simulate": {"": ["--out", f"{prefix}/simulated"]}}
+    for node in training_graph(config).nodes:
+        if node.cell_type not in (None, cell_type):
+            continue
+        arguments = ["--source", f"{prefix}/simulated/screen"] if node.step == "normalize" else []
+        if node.loop:
+            arguments += ["--fold", str(fold), *(["--cell-type", node.cell_type] if node.cell_type else [])]
+            arguments += ["--backbone", node.backbone] if node.backbone else []
+        read = {name: value if isinstance(value, tuple) else (value,) for name, value in node.inputs.items()}
+        if node.step == "ensemble":
+            del read["screen"]  # compares the digests of manifests in a pipeline
+        for name, outputs in (*read.items(), *((name, (node.output(name),)) for name in OUTPUTS[node.step])):
+            for output in outputs:
+                if output.node.cell_type in (None, cell_type):
+                    arguments += [f"--{FLAGS.get(name, name.replace('_', '-'))}", address(output)]
+        found.setdefault(node.step, {})[node.backbone or ""] = arguments
+    return found
 
 
 def _job(

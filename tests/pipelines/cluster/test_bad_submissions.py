@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from components.core.errors import InputError
-from pipelines.cluster.checks import check_submission
+from pipelines.cluster.checks import check_submission, on_cluster
 from pipelines.cluster.endpoint import Endpoint, EndpointError, Login
 from tests.pipelines.cluster.conftest import Submitting
 from tests.pipelines.cluster.kfp_server import LOGIN_PAGE, Fault, KfpServer
@@ -214,7 +214,7 @@ def test_configurations_that_only_work_here(config_file: Path, screen: str, stor
 
     changes = [f"store.prefix={store.prefix}", *(f"{key}={value}" for key, value in change.items())]
     with pytest.raises(InputError, match=told):
-        check_submission(RunConfig.load(str(config_file), changes), screen, None)
+        check_submission(on_cluster(RunConfig.load(str(config_file), changes)), screen, None)
 
 
 def test_a_screen_that_is_not_there(submitting: Submitting, server: KfpServer):

@@ -1,4 +1,4 @@
-"""cellsignal compile: the pipeline as a cluster gets it. After a wanted change of the golden file's content:
+"""cellsignal compile: the pipeline for a cluster. After an intended change of the golden file's content:
 
 python -m tests.pipelines.cluster.test_compile
 """
@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 from components.core.config import RunConfig
-from components.core.errors import InputError
 from components.core.storage.run_record import RECIPE, cluster_run_key
 from pipelines.cluster import compile as compiling
 from pipelines.cluster.checks import on_cluster
@@ -62,7 +61,7 @@ class Pipeline:
         return [(self.executors[name]["container"], self.kubernetes[name]) for name in names]
 
     def retries(self, step: str) -> list[dict[str, Any]]:
-        """How every task of a step is tried again."""
+        """Retry policy of every task of a step."""
         return [
             task["retryPolicy"]
             for name, task in self.tasks.items()
@@ -86,7 +85,7 @@ def test_five_folds_two_backbones_and_four_cell_types_with_everything_stay_below
 
 
 @pytest.mark.parametrize("step", ["normalize", "pretrain", "finetune", "pseudo_label", "ensemble", "assign", "report"])
-def test_every_task_asks_for_its_steps_resources(step: str):
+def test_every_task_requests_its_steps_resources(step: str):
     whole = pipeline(*ALL_FIELDS)
     asked = resources_of(whole.config, step)
     for container, kubernetes in whole.of(step):
@@ -114,16 +113,16 @@ def test_every_task_asks_for_its_steps_resources(step: str):
 
 
 @pytest.mark.parametrize("step", ["normalize", "pretrain", "finetune", "pseudo_label", "ensemble", "assign", "report"])
-def test_a_pod_that_fails_after_its_whole_timeout_is_still_tried_again(step: str):
-    """Argo tries nothing again when backoffMaxDuration has passed since the first try began, however long that one worked."""
+def test_the_retry_policy_allows_for_whole_timeouts_and_queueing(step: str):
+    """Argo retries nothing after backoffMaxDuration has passed since the first attempt began."""
     whole = pipeline(*ALL_FIELDS)
     asked = resources_of(whole.config, step)
     assert whole.retries(step)
     for policy in whole.retries(step):
         wait, factor, most = (policy[f"backoff{name}"] for name in ("Duration", "Factor", "MaxDuration"))
-        assert factor == int(factor), "Argo reads no other"
+        assert factor == int(factor)
         waits = [int(wait.rstrip("s")) * factor**n for n in range(asked.retries)]
-        assert max(waits) <= 600, "a GPU may be idle meanwhile"
+        assert max(waits) <= 600
         assert int(most.rstrip("s")) > (asked.retries + 1) * asked.timeout_s + sum(waits) + 30 * 24 * 3600, (
             "of queueing"
         )
@@ -141,7 +140,7 @@ def test_images_are_pinned_by_digest_and_without_a_record_nothing_is_cached():
     assert pipeline(record=None).executors["exec-pretrain"]["container"]["image"] == "cellsignal-gpu:0.1.0"
 
 
-def test_a_run_must_say_which_data_it_is_on_and_normalize_is_told():
+def test_normalize_gets_the_runs_source_and_fingerprint():
     whole = pipeline()
     parameters = whole.spec["root"]["inputDefinitions"]["parameters"]
     assert {name for name, p in parameters.items() if "defaultValue" not in p} == {"source", "fingerprint"}
@@ -159,10 +158,10 @@ def test_folds_run_side_by_side_as_configured_for_the_cluster():
         assert whole.loop["iteratorPolicy"]["parallelismLimit"] == parallel
 
 
-def test_what_is_asked_of_the_cluster_reaches_no_configuration_of_a_step():
-    """Else Kubeflow would take a task with more memory for another one, and a run for another run."""
+def test_cluster_settings_are_in_no_steps_configuration():
+    """Otherwise Kubeflow's cache would take a task with more memory for another task."""
 
-    def told(*changes: str) -> dict[str, Any]:
+    def shown(*changes: str) -> dict[str, Any]:
         whole = pipeline(*changes)
         parameters = whole.spec["root"]["inputDefinitions"]["parameters"]
         constants = {
@@ -173,7 +172,7 @@ def test_what_is_asked_of_the_cluster_reaches_no_configuration_of_a_step():
         }
         return {**parameters, **constants}
 
-    assert told() == told("cluster.steps.pretrain.memory_gib=64", "local.threads=3", "cluster.queue=other")
+    assert shown() == shown("cluster.steps.pretrain.memory_gib=64", "local.threads=3", "cluster.queue=other")
     recipes = {
         known_lineage(RunConfig.load("rxrx1", changes), RECORD)[RECIPE]
         for changes in ([], ["cluster.steps.finetune.gpus=8"], ["local.threads=2"])
@@ -183,7 +182,7 @@ def test_what_is_asked_of_the_cluster_reaches_no_configuration_of_a_step():
     assert known_lineage(RunConfig.load("rxrx1"), None)[RECIPE] not in recipes, "other images, another run"
 
 
-def test_secrets_and_queues_are_named_as_in_the_manifests_and_none_is_held():
+def test_secrets_and_queues_have_the_names_in_the_manifests():
     whole, objects = pipeline(), built("base")
     role = one(objects, "Role", whole.config.cluster.service_account)
     (readable,) = (rule["resourceNames"] for rule in role["rules"] if rule["resources"] == ["secrets"])
@@ -199,7 +198,7 @@ def test_secrets_and_queues_are_named_as_in_the_manifests_and_none_is_held():
         assert labels.get("kueue.x-k8s.io/queue-name") == (queue if asks else None)
 
 
-def test_without_a_secret_pods_are_who_their_service_account_is():
+def test_without_a_secret_pods_have_no_credentials_of_their_own():
     whole = pipeline("cluster.store_secret=null")
     assert whole.kubernetes.keys() == whole.executors.keys()
     assert not any("secretAsEnv" in kubernetes for kubernetes in whole.kubernetes.values())
@@ -207,9 +206,9 @@ def test_without_a_secret_pods_are_who_their_service_account_is():
 
 
 def kfp_pod(container: dict[str, Any], kubernetes: dict[str, Any]) -> dict[str, Any]:
-    """The pod that KFP 2.17 makes of a task, as its documentation of set_security_context says; read there, never run.
+    """The pod that KFP 2.17 makes of a task, by its documentation of set_security_context.
 
-    Its own containers beside the step (launcher, Argo's executor) come from its templates and are not described here.
+    Its own containers beside the step (launcher, Argo's executor) come from its templates and are not in it.
     """
     given = kubernetes.get("securityContext", {})
     context = {
@@ -230,7 +229,7 @@ def kfp_pod(container: dict[str, Any], kubernetes: dict[str, Any]) -> dict[str, 
     }
 
 
-def test_the_pods_of_a_run_are_restricted_as_far_as_the_pipeline_decides():
+def test_pods_meet_the_restricted_standard():
     whole = pipeline(*ALL_FIELDS)
     for name, executor in whole.executors.items():
         assert violations(kfp_pod(executor["container"], whole.kubernetes[name])) == []
@@ -238,17 +237,12 @@ def test_the_pods_of_a_run_are_restricted_as_far_as_the_pipeline_decides():
         assert violations(kfp_pod(executor["container"], bare)) == ["main may run as root"]
 
 
-def test_tasks_are_named_for_people():
-    names = {task["taskInfo"]["name"] for task in pipeline().tasks.values()}
-    assert {"normalize", "pretrain xception_large", "finetune HUVEC", "pseudo_label U2OS", "assign RPE"} <= names
-
-
 def test_the_command_writes_the_file_and_warns(cellsignal: Cellsignal, config_file: Path, tmp_path: Path, monkeypatch):
     write_images(RECORD, tmp_path / "images.json")
     done = cellsignal("compile", "--config", config_file, "--set", "cluster.spot=true")
     assert (done.returncode, done.stderr) == (0, "")
     assert (
-        "warning: pretrain, finetune and pseudo_label may run on spot nodes, and Kubeflow tries no pod again"
+        "warning: pretrain, finetune and pseudo_label may run on spot nodes, and whether Kubeflow retries"
         in done.stdout
     )
     assert "pipeline.yaml: " in done.stdout
@@ -260,18 +254,18 @@ def test_the_command_writes_the_file_and_warns(cellsignal: Cellsignal, config_fi
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images.json", "pipeline.yaml", "tiny.yaml"]
 
 
-def test_a_tree_that_is_not_committed_is_a_warning_in_the_lineage(monkeypatch):
+def test_uncommitted_changes_are_a_warning_in_the_lineage(monkeypatch):
     for version, warned in (("0.1.0 (commit 000000000000)", False), ("0.1.0 (commit 000000000000+changes)", True)):
         monkeypatch.setattr(compiling, "code_version", lambda version=version: version)
         found = known_lineage(RunConfig.load("demo"), RECORD)
         assert (found["code_version"], bool(found["warnings"])) == (version, warned)
-        assert not warned or "not committed" in found["warnings"][0]
+        assert not warned or "uncommitted" in found["warnings"][0]
 
 
 REFUSED = [
     (["--images", "missing.json"], "--images missing.json: cannot be read (No such file or directory); `cellsignal images push`"),
-    (["--images", "broken.json"], "--images broken.json: not a record of images; `cellsignal images push` writes it anew; or give"),
-    (["--out", "none/pipeline.yaml"], "--out none/pipeline.yaml: there is no folder none; make it, or choose another"),
+    (["--images", "broken.json"], "--images broken.json: not a record of images; `cellsignal images push` rewrites it; or give"),
+    (["--out", "none/pipeline.yaml"], "--out none/pipeline.yaml: there is no folder none; create it, or choose another"),
     (["--out", "pipeline.json"], "--out pipeline.json: Kubeflow takes a file whose name ends in .yaml"),
     (["--out", "folder.yaml"], "--out folder.yaml: is a folder"),
     (["--set", f"name={'n' * 41}"], "name: string should have at most 40 characters"),
@@ -288,7 +282,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=[message[:40] for _, message in REFUSED])
-def test_bad_input_is_one_line_and_nothing_is_written(tmp_path: Path, monkeypatch, capsys, arguments, message: str):
+def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path, monkeypatch, capsys, arguments, message: str):
     from pipelines.cli import main
 
     monkeypatch.chdir(tmp_path)
@@ -300,18 +294,13 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path: Path, monkeypatc
     monkeypatch.setattr("sys.argv", ["cellsignal", "compile", "--config", "tiny.yaml", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
-    told = capsys.readouterr()
-    assert (ended.value.code, told.out, told.err.count("\n")) == (2, "", 1)
-    assert message in told.err
+    shown = capsys.readouterr()
+    assert (ended.value.code, shown.out, shown.err.count("\n")) == (2, "", 1)
+    assert message in shown.err
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path):
-    with pytest.raises(InputError, match=r"cannot be written \(.*\); choose another place"):
-        compiling._write(Path("/proc/pipeline.yaml"), "text")
-
-
-def test_the_same_pipeline_on_the_same_data_is_one_run_and_on_other_data_another():
+def test_a_runs_key_depends_on_pipeline_and_data():
     given = ("rxrx1", "recipe", "s3://bucket/screen", "fingerprint")
     key = cluster_run_key(*given)
     assert re.fullmatch(r"rxrx1-[0-9a-f]{12}", key)

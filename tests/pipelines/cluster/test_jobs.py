@@ -27,7 +27,7 @@ RECORD = ImageRecord(
     commit="0" * 40,
     images={t: Image(reference=f"registry.example/cellsignal-{t}@{DIGEST}", tag="0") for t in ("cpu", "gpu")},  # type: ignore[misc]
 )
-STEPS = ["assign", "ensemble", "finetune", "infer", "normalize", "pretrain", "pseudo-label", "report", "simulate"]
+STEPS = ["simulate", "normalize", "pretrain", "finetune", "pseudo-label", "ensemble", "assign", "report"]
 
 
 def command_of(step: str) -> Callable[..., Any]:
@@ -65,7 +65,8 @@ def test_the_steps_command_line_accepts_a_jobs_arguments(name: str):
 
 def test_each_reads_what_those_before_it_wrote():
     written: set[str] = set()
-    for step in ("simulate", "normalize", "pretrain", "finetune", "pseudo-label", "ensemble", "assign", "report"):
+    assert set(demo_jobs()) == set(STEPS)
+    for step in STEPS:
         for container in containers(demo_jobs()[step]):
             flags = list(zip(container["args"][::2], container["args"][1::2], strict=True))
             outputs = {"--out", "--weights", "--embeddings"}
@@ -110,7 +111,7 @@ def test_resources_and_names_are_those_of_the_configuration():
 def test_without_a_secret_pods_have_no_credentials_of_their_own():
     files = step_jobs(RunConfig.load("demo", ["cluster.store_secret=null"]), "demo", (), None)
     found = [container for documents in files.values() for container in containers(documents)]
-    assert len(found) == 10
+    assert len(found) == 9
     assert {variable["name"] for container in found for variable in container["env"]} == {"OMP_NUM_THREADS"}
 
 

@@ -1,4 +1,4 @@
-"""What a step asks for by the configuration, and what is said about figures that do not fit together."""
+"""What a step requests by the configuration, and remarks on settings that do not fit together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def asked(step: str, *changes: str):
     return resources_of(RunConfig.load("rxrx1", changes), step)
 
 
-def test_every_step_has_its_figures_and_those_without_networks_ask_for_no_gpu():
+def test_every_step_has_default_resources_and_only_networks_get_gpus():
     assert set(STEPS) == DEFAULT_RESOURCES.keys() == StepsConfig.model_fields.keys()
     for step in STEPS:
         assert asked(step).gpus == (1 if step in GPU_STEPS else 0)
@@ -23,14 +23,14 @@ def test_every_step_has_its_figures_and_those_without_networks_ask_for_no_gpu():
     assert check_cluster(RunConfig.load("rxrx1")) == check_cluster(RunConfig.load("demo")) == []
 
 
-def test_a_step_given_in_part_keeps_its_other_figures():
+def test_a_partly_configured_step_keeps_its_other_defaults():
     given = StepsConfig.model_validate({"pretrain": {"memory_gib": 64}})
     assert given.pretrain == DEFAULT_RESOURCES["pretrain"].model_copy(update={"memory_gib": 64.0})
     assert given.model_copy(update={"pretrain": DEFAULT_RESOURCES["pretrain"]}) == StepsConfig()
     assert asked("finetune", "cluster.steps.pretrain.memory_gib=64").memory_gib == 32
 
 
-def test_any_step_can_have_a_gpu_and_goes_where_gpus_are():
+def test_any_step_with_a_gpu_gets_the_settings_of_gpu_nodes():
     changes = ("cluster.steps.assign.gpus=1", "cluster.gpu_nodes={pool: gpu}", "cluster.cpu_nodes={pool: cpu}")
     assert dict(asked("assign", *changes).node_selector) == {"pool": "gpu"}
     assert [t.key for t in asked("assign", *changes).tolerations] == ["nvidia.com/gpu"]
@@ -42,7 +42,7 @@ def test_any_step_can_have_a_gpu_and_goes_where_gpus_are():
     ]
 
 
-def test_spot_nodes_are_for_steps_with_gpus_unless_a_step_says_otherwise():
+def test_spot_nodes_are_for_steps_with_gpus_unless_a_step_overrides_it():
     def spot(step: str, *changes: str) -> bool:
         return "cloud.google.com/gke-spot" in [t.key for t in asked(step, *changes).tolerations]
 
@@ -60,7 +60,7 @@ def test_threads_are_shared_among_the_processes_of_a_step():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "remark_start"),
     [
         (["cluster.steps.pretrain.gpus=4"], "pretrain needs about 5"),
         (["loader.cache_gib=40"], "pretrain needs about 4"),
@@ -68,9 +68,9 @@ def test_threads_are_shared_among_the_processes_of_a_step():
         (["cluster.steps.finetune.gpus=2", "cluster.steps.finetune.shm_gib=0"], "cluster.steps.finetune.shm_gib is 0, and NCCL"),
     ],
 )  # fmt: skip
-def test_figures_that_do_not_fit_together_are_remarked_upon(changes: list[str], told: str):
+def test_settings_that_do_not_fit_together_get_a_remark(changes: list[str], remark_start: str):
     found = check_cluster(RunConfig.load("rxrx1", changes))
-    assert any(remark.startswith(told) for remark in found), found
+    assert any(remark.startswith(remark_start) for remark in found), found
 
 
 def test_a_configurations_steps_are_those_of_its_dag():
@@ -82,6 +82,6 @@ def test_a_configurations_steps_are_those_of_its_dag():
     assert of("mean_teacher.enabled=false") == set(STEPS) - {"pseudo_label", "finetune"}
 
 
-def test_quantities_are_kubernetes_own():
+def test_quantities():
     assert [cpu_quantity(cores) for cores in (8.0, 0.5, 12.5)] == ["8", "500m", "12500m"]
     assert [memory_quantity(gib) for gib in (32.0, 0.5, 1.5)] == ["32Gi", "512Mi", "1536Mi"]
