@@ -1,1 +1,1 @@
-"""A run on a Kubeflow Pipelines cluster: checked, uploaded, started once, followed, its results fetched. Never imports torch."""
+"""Runs on a Kubeflow Pipelines cluster: compiled, submitted once, followed, their results fetched. Never imports torch."""

@@ -1,4 +1,4 @@
-"""Whether an object store does all that runs ask of it, under a prefix that is thrown away. Speaks to the store, prints nothing."""
+"""Whether an object store supports everything that runs need, tried under a temporary prefix."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import secrets
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from components.core.errors import InputError, StepError
@@ -17,11 +17,11 @@ from components.core.storage.interface import ObjectStorage
 from pipelines.doctor.checks import Finding, Level
 
 PARTS_MIB = 33
-"""A little more than a part of an upload, so that there are two."""
+"""A little more than one part of an upload, so that there are two."""
 
 
 def check_store(store: ObjectStorage) -> Iterator[Finding]:
-    """Checks the store that a run would use. A folder that is not there yet is tried on its disk, and not left behind."""
+    """Checks the store that a run would use. If its folder does not exist, a temporary one on the same disk is tried."""
     if isinstance(store, FolderStore) and not store.root.is_dir():
         with tempfile.TemporaryDirectory(prefix=".cellsignal-doctor-", dir=_nearest(store.root)) as folder:
             yield from check_operations(FolderStore(Path(folder)), store.uri(""))
@@ -30,58 +30,58 @@ def check_store(store: ObjectStorage) -> Iterator[Finding]:
 
 
 def check_operations(store: ObjectStorage, address: str) -> Iterator[Finding]:
-    """Tries each kind of request; what it writes it deletes, whatever happens."""
+    """Tries each kind of request, and deletes everything that it wrote."""
     store.check()
-    place = f"doctor-{uuid.uuid4().hex}"
+    prefix = f"doctor-{uuid.uuid4().hex}"
     yield Finding("object store", "ok", address)
     try:
         with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
-            yield _tried("put, get", lambda: _put_and_get(store, place))
-            yield _tried("multipart", lambda: _multipart(store, place, Path(folder)))
-            yield _tried("conditional put", lambda: _conditional(store, place))
-            # Runs write so nowhere: the champion of the models alone is replaced.
-            yield _tried("conditional replace", lambda: _replaced(store, place), "warning")
-            yield _tried("list, delete", lambda: _list_and_delete(store, place))
+            yield _tried("put, get", lambda: _put_and_get(store, prefix))
+            yield _tried("multipart", lambda: _multipart(store, prefix, Path(folder)))
+            yield _tried("conditional put", lambda: _conditional(store, prefix))
+            # A warning: runs replace nothing, only promotions of models do.
+            yield _tried("conditional replace", lambda: _replaced(store, prefix), "warning")
+            yield _tried("list, delete", lambda: _list_and_delete(store, prefix))
     finally:
         try:
-            store.delete_prefix(f"{place}/")
+            store.delete_prefix(f"{prefix}/")
         except (InputError, StepError) as error:
-            yield Finding("throw-away objects", "warning", f"{store.uri(place)} could not be deleted ({error})")
+            yield Finding("temporary objects", "warning", f"{store.uri(prefix)} could not be deleted ({error})")
 
 
-def _tried(what: str, attempt: object, otherwise: Level = "failed") -> Finding:
-    begun = time.monotonic()
+def _tried(subject: str, attempt: Callable[[], str], otherwise: Level = "failed") -> Finding:
+    started = time.monotonic()
     try:
-        said = attempt()  # type: ignore[operator]
+        problem = attempt()
     except (InputError, StepError, KeyError) as error:
-        return Finding(what, otherwise, " ".join(str(error).split()))
-    if said:
-        return Finding(what, otherwise, said)
-    return Finding(what, "ok", f"{(time.monotonic() - begun) * 1000:.0f} ms")
+        return Finding(subject, otherwise, " ".join(str(error).split()))
+    if problem:
+        return Finding(subject, otherwise, problem)
+    return Finding(subject, "ok", f"{(time.monotonic() - started) * 1000:.0f} ms")
 
 
-def _put_and_get(store: ObjectStorage, place: str) -> str:
+def _put_and_get(store: ObjectStorage, prefix: str) -> str:
     content = secrets.token_bytes(100_000)
-    store.put(f"{place}/small", content)
-    if store.get(f"{place}/small") != content or store.get_many([f"{place}/small"]) != [content]:
+    store.put(f"{prefix}/small", content)
+    if store.get(f"{prefix}/small") != content or store.get_many([f"{prefix}/small"]) != [content]:
         return "the object came back with other bytes; this store loses data, use another"
     return ""
 
 
-def _multipart(store: ObjectStorage, place: str, folder: Path) -> str:
+def _multipart(store: ObjectStorage, prefix: str, folder: Path) -> str:
     sent, back = folder / "sent", folder / "back"
     with sent.open("wb") as file:
         for _ in range(PARTS_MIB):
             file.write(os.urandom(1 << 20))
-    store.upload_file(sent, f"{place}/large")
-    store.download_file(f"{place}/large", back)
+    store.upload_file(sent, f"{prefix}/large")
+    store.download_file(f"{prefix}/large", back)
     if digest_file(sent) != digest_file(back):
         return f"{PARTS_MIB} MiB in parts came back with other bytes; this store loses data, use another"
     return ""
 
 
-def _conditional(store: ObjectStorage, place: str) -> str:
-    key = f"{place}/once"
+def _conditional(store: ObjectStorage, prefix: str) -> str:
+    key = f"{prefix}/once"
     if not store.put_if_absent(key, b"first"):
         return "a conditional put (If-None-Match: *) of a new object was refused; update the store"
     if store.put_if_absent(key, b"second") or store.get(key) != b"first":
@@ -89,8 +89,8 @@ def _conditional(store: ObjectStorage, place: str) -> str:
     return ""
 
 
-def _replaced(store: ObjectStorage, place: str) -> str:
-    key = f"{place}/twice"
+def _replaced(store: ObjectStorage, prefix: str) -> str:
+    key = f"{prefix}/twice"
     store.put(key, b"first")
     _, version = store.get_versioned(key)
     if not store.put_if_version(key, b"second", version) or store.get(key) != b"second":
@@ -100,16 +100,16 @@ def _replaced(store: ObjectStorage, place: str) -> str:
     return ""
 
 
-def _list_and_delete(store: ObjectStorage, place: str) -> str:
-    store.put(f"{place}/listed/a", b"a")
-    store.put(f"{place}/listed/b", b"b")
-    if list(store.list(f"{place}/listed/")) != [f"{place}/listed/a", f"{place}/listed/b"]:
+def _list_and_delete(store: ObjectStorage, prefix: str) -> str:
+    store.put(f"{prefix}/listed/a", b"a")
+    store.put(f"{prefix}/listed/b", b"b")
+    if list(store.list(f"{prefix}/listed/")) != [f"{prefix}/listed/a", f"{prefix}/listed/b"]:
         return "a listing lacks objects that were just written; use a consistent store"
-    store.delete(f"{place}/listed/a")
-    store.delete_prefix(f"{place}/listed/")
-    return "deleted objects are still listed; use a consistent store" if store.list(f"{place}/listed/") else ""
+    store.delete(f"{prefix}/listed/a")
+    store.delete_prefix(f"{prefix}/listed/")
+    return "deleted objects are still listed; use a consistent store" if store.list(f"{prefix}/listed/") else ""
 
 
 def _nearest(path: Path) -> Path:
-    """The nearest folder above that is there."""
+    """The nearest existing folder above."""
     return next(parent for parent in path.absolute().parents if parent.is_dir())
