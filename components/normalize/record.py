@@ -13,14 +13,14 @@ from components.core.storage.run_record import RECIPE, RunRecord, cluster_run_ke
 def record_of(
     config: RunConfig | None, lineage: str, source: str, fingerprint: str, predicts: bool = False
 ) -> RunRecord | None:
-    """The run's record; None where lineage names no run, or the configuration is not known.
+    """The run's record; None if lineage names no run, or the configuration is not known.
 
     Args:
-        config: of the whole run.
-        lineage: what is known of it, as JSON: its key as `run`, or on a cluster what that is made of.
+        config: the whole run's.
+        lineage: its lineage as JSON, with its key as `run` or, on a cluster, the recipe of the key.
         source: address of the screen.
-        fingerprint: of its files.
-        predicts: whether it is a prediction; by which model is for the caller to add.
+        fingerprint: digest of the screen's files.
+        predicts: whether it is a prediction; the caller adds the model.
 
     Raises:
         InputError: lineage is something else.
@@ -29,7 +29,7 @@ def record_of(
         known = dict(json.loads(lineage))
         if config is None or not {"run", RECIPE} & known.keys():
             return None
-        if "run" not in known:  # on a cluster, where source and fingerprint are known no earlier
+        if "run" not in known:  # on a cluster source and fingerprint are not known earlier
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             name = predicting_name(config.name) if predicts else config.name
             found = {"run": cluster_run_key(name, known[RECIPE], source, fingerprint), "screen": source}
@@ -42,8 +42,8 @@ def record_of(
 
 
 def is_waited_for(record: RunRecord | None) -> bool:
-    """Whether somebody may wait for the run on another machine, who hears of failures through the store alone.
+    """Whether a process on another machine may wait for the run, which learns of failures through the store alone.
 
-    A run on this machine tells them by its events, so that what is refused before anything is packed leaves nothing there.
+    A run on this machine reports them as events, so that a refused input leaves nothing in the store.
     """
     return record is not None and RECIPE in record.lineage

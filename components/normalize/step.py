@@ -5,16 +5,14 @@ With a model, the plates are new: no label of them is read, and the screen's man
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import pandas as pd
 
 from components.core import progress
 from components.core.config import PriorConfig, RunConfig, parse
@@ -25,14 +23,14 @@ from components.core.prior.plate_groups import check_design, labelled_treatments
 from components.core.registry.new_plates import check_first_image, plates_for, seen_before
 from components.core.registry.published_models import OpenedModel, open_model
 from components.core.registry.reference import reference_of
-from components.core.screen.folds import assign_folds, deal_wells, dealt_wells
+from components.core.screen.folds import screen_folds
 from components.core.screen.histograms import PlateKey
-from components.core.screen.images import list_plate
+from components.core.screen.images import check_files
 from components.core.screen.layouts import read_screen
-from components.core.screen.manifests import build_manifest, holdout_labels
+from components.core.screen.manifests import build_manifest, controls_warnings, holdout_labels
 from components.core.screen.packing import Packing, PackResult, pack_plates
 from components.core.screen.screen_source import ScreenSource, source_of
-from components.core.screen.wells import Plate, Screen
+from components.core.screen.wells import Screen
 from components.core.storage.artifacts import source_store
 from components.core.storage.interface import ObjectStorage, ObjectWriter
 from components.core.storage.opening import join_address, open_screen, open_store
@@ -42,25 +40,26 @@ from components.core.storage.source_run import read_source, read_source_screen
 from components.normalize.config import NormalizeConfig
 from components.normalize.record import is_waited_for, record_of
 
-_SHOWN = 5
-_LISTINGS = 8  # folders that are listed side by side
-
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run of normalize did.
+    """Counts of a run of normalize.
 
     Attributes:
         packed: plates written.
         reused: plates that were in the store already.
         written: objects written for the plates.
-        seconds: duration.
     """
 
     packed: int
     reused: int
     written: int
-    seconds: float
+
+    @classmethod
+    def of(cls, results: Mapping[PlateKey, PackResult]) -> Summary:
+        """Counts what packing did."""
+        reused = sum(result.reused for result in results.values())
+        return cls(len(results) - reused, reused, sum(result.written for result in results.values()))
 
 
 def run(
@@ -72,9 +71,9 @@ def run(
     holdout_labels_out: Path,
     record: RunRecord | None = None,
     prior: PriorConfig | None = None,
-    scored: Callable[[Sequence[Scored]], None] = lambda _: None,
+    check_scored: Callable[[Sequence[Scored]], None] = lambda _: None,
 ) -> Summary:
-    """Packs what is not packed yet and describes the screen.
+    """Packs the plates of a screen that are not in the store yet and describes the screen.
 
     Tables and file names of the whole screen are checked before the first image is read, and the three outputs appear
     after the last plate is packed.
@@ -82,36 +81,34 @@ def run(
     Args:
         config: its sections.
         source: the screen, in either layout; a path is a directory's.
-        store: receives plates and what leads to them.
+        store: receives plates and the pointers to them.
         screen_out: manifest of the training and unlabelled experiments.
         holdout_out: manifest of the held-out experiments, without their treatments' labels.
         holdout_labels_out: CSV of those labels, id_code and sirna.
-        record: the run that this is part of, written to the store beside its manifests; None where there is none.
-        prior: the labelled plates' design is checked for use with it; None checks nothing.
-        scored: hears what will score the run before anything is packed, and may refuse it.
+        record: the run that this is part of, written to the store beside its manifests; None if there is none.
+        prior: settings to check the labelled plates' design against; None checks nothing.
+        check_scored: called before anything is packed with the wells that will score the run; may raise to refuse it.
 
     Raises:
         InputError: something is wrong with the screen; names the file, the well and the field.
     """
-    begun = time.monotonic()
-    place = source_of(source)
-    screen = read_screen(place, config.screen)
+    source = source_of(source)
+    screen = read_screen(source, config.screen)
     if prior is not None:
         trained = [plate for plate in screen.plates if not plate.holdout]
         check_design(labelled_treatments(trained), screen.vocabulary.treatments, prior)
-    folds, well_folds = _folds(config, screen)
-    scored(scored_by_tables(screen, folds, well_folds))
-    check_files(place, screen, config.screen.sites)
+    folds, well_folds = screen_folds(screen, config.folds)
+    check_scored(scored_by_tables(screen, folds, well_folds))
+    check_files(source, screen.plates, config.screen.sites)
 
-    packed, warnings = pack(config, place, screen, store)
-    address = store.uri("").rstrip("/")
-    outputs = {holdout_labels_out: _table(holdout_labels(screen))}
+    packed, warnings = _pack(config, source, screen, store)
+    outputs = {holdout_labels_out: _csv(holdout_labels(screen))}
     for path, holdout in ((holdout_out, True), (screen_out, False)):
         manifest = build_manifest(
             screen,
             packed,
             holdout=holdout,
-            store=address,
+            store=store.uri("").rstrip("/"),
             image_size=config.screen.image_size,
             codec=config.pack,
             folds={} if holdout else folds,
@@ -122,8 +119,8 @@ def run(
         outputs[path] = manifest.model_dump_json().encode()
     if record:
         write_run(store, record, outputs[screen_out], outputs[holdout_out], outputs[holdout_labels_out])
-    write_all(outputs)
-    return _summary(packed, begun)
+    _write(outputs)
+    return Summary.of(packed)
 
 
 def run_new_plates(
@@ -148,7 +145,7 @@ def run_new_plates(
         source: the new plates.
         experiments: those to predict; none for all.
         any_cell_type: whether networks that learned all cell types may predict another one.
-        store: receives plates and what leads to them.
+        store: receives plates and the pointers to them.
         screen_out: the reference that stands for the training screen, see core.registry.new_plates.
         holdout_out: manifest of the new plates, without labels.
         holdout_labels_out: a table without rows, since no labels are known; None for none.
@@ -157,17 +154,16 @@ def run_new_plates(
     Raises:
         InputError: something is wrong with the plates, or the model cannot predict them; names the file, the well, the field.
     """
-    begun = time.monotonic()
-    known, key = model.manifest, record.key if record else ""
+    known, key, at = model.manifest, record.key if record else "", store.uri("").rstrip("/")
     plates = plates_for(known, source, experiments, any_cell_type, source.address())
     check_first_image(known, source, plates, config.screen.sites, source.address())
+    check_files(source, plates, config.screen.sites)
+
     screen = Screen(plates, known.vocabulary)
-    check_files(source, screen, config.screen.sites)
-    packed, warnings = pack(config, source, screen, store)
+    packed, warnings = _pack(config, source, screen, store)
     seen = seen_before(known, plates)
     for message in seen:
         progress.warn(message)
-    at = store.uri("").rstrip("/")
     described = build_manifest(
         screen,
         packed,
@@ -181,7 +177,7 @@ def run_new_plates(
         run=key,
     )
     reference = reference_of(known, model.plates(), address, at, config.pack, key)
-    outputs = {holdout_labels_out: _table([])} if holdout_labels_out else {}
+    outputs = {holdout_labels_out: _csv(holdout_labels(screen))} if holdout_labels_out else {}
     for path, manifest in ((holdout_out, described), (screen_out, reference)):
         outputs[path] = manifest.model_dump_json().encode()
     if record:
@@ -194,49 +190,19 @@ def run_new_plates(
         )
         record = record.model_copy(update={"prediction": prediction})
         write_run(store, record, outputs[screen_out], outputs[holdout_out], None)
-    write_all(outputs)
-    return _summary(packed, begun)
+    _write(outputs)
+    return Summary.of(packed)
 
 
-def _summary(packed: Mapping[PlateKey, PackResult], begun: float) -> Summary:
-    reused = sum(result.reused for result in packed.values())
-    return Summary(
-        len(packed) - reused, reused, sum(result.written for result in packed.values()), time.monotonic() - begun
-    )
-
-
-def _folds(config: NormalizeConfig, screen: Screen) -> tuple[dict[str, int], dict[str, int]]:
-    """Fold by experiment and fold by id_code, one of them empty."""
-    if config.folds.split == "well":
-        return {}, deal_wells(dealt_wells(screen), config.folds.count, config.folds.seed)
-    known = config.folds.known
-    return assign_folds(screen.training_experiments(), config.folds.count, known, config.folds.seed), {}
-
-
-def check_files(source: ScreenSource, screen: Screen, sites: int) -> None:
-    """Every image that the tables need is there; in a bucket each plate takes several requests to tell."""
-
-    def check(plate: Plate) -> None:
-        list_plate(source, plate, sites)
-
-    with ThreadPoolExecutor(_LISTINGS, thread_name_prefix="list") as pool:
-        checks = [pool.submit(check, plate) for plate in screen.plates]
-        try:
-            for done in checks:
-                done.result()
-        finally:
-            for waiting in checks:
-                waiting.cancel()
-
-
-def pack(
+def _pack(
     config: NormalizeConfig, source: ScreenSource, screen: Screen, store: ObjectWriter
 ) -> tuple[dict[PlateKey, PackResult], dict[bool, list[str]]]:
     """Packs all plates; returns the warnings of the screen (False) and of its held-out experiments (True)."""
     packed: dict[PlateKey, PackResult] = {}
-    warnings: dict[bool, list[str]] = {False: [], True: []}
-    for holdout, found in warnings.items():
-        found += _without_controls([plate for plate in screen.plates if plate.holdout == holdout])
+    warnings = {
+        holdout: controls_warnings([plate for plate in screen.plates if plate.holdout == holdout])
+        for holdout in (False, True)
+    }
     packing = Packing(source, config.screen.sites, config.screen.image_size, config.pack, store)
     for plate, result in zip(screen.plates, pack_plates(packing, screen.plates), strict=True):
         packed[plate.experiment, plate.plate] = result
@@ -247,23 +213,11 @@ def pack(
     return packed, warnings
 
 
-def _without_controls(plates: list[Plate]) -> list[str]:
-    bare = [plate.name for plate in plates if all(well.well_type == "treatment" for well in plate.wells)]
-    if not bare:
-        return []
-    more = f" and {len(bare) - _SHOWN} more" if len(bare) > _SHOWN else ""
-    return [f"no control wells on {', '.join(bare[:_SHOWN])}{more}"]
+def _csv(table: pd.DataFrame) -> bytes:
+    return table.to_csv(index=False, lineterminator="\n").encode()
 
 
-def _table(rows: list[tuple[str, str]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("id_code", "sirna"))
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
-def write_all(outputs: Mapping[Path, bytes]) -> None:
+def _write(outputs: Mapping[Path, bytes]) -> None:
     """Writes files atomically, one after the other."""
     for path, content in outputs.items():
         try:
@@ -274,7 +228,7 @@ def write_all(outputs: Mapping[Path, bytes]) -> None:
 
 
 def _check_start(config: RunConfig, own: ObjectStorage, scored: Sequence[Scored]) -> None:
-    """Refuses to pack for a run that pretrain would refuse to start from the weights that it names."""
+    """Refuses to pack for a run whose start from other weights pretrain would refuse."""
     store, key = source_store(own, config.init_from or "")
     source = read_source(store, key)
     check_networks(source, config.backbones, config.head, config.folds.trained)
@@ -309,8 +263,7 @@ def main(
         any_cell_type: whether networks that learned all cell types may predict another one.
         whole_config: RunConfig as JSON, for the run's record and the check of the plate design; empty if the step runs by
             hand.
-        lineage: what is known of the run as JSON; with its key as `run`, or what that is made of, the run is recorded in the
-            store.
+        lineage: the run's lineage as JSON; with its key as `run`, or the recipe of the key, the run is recorded in the store.
         fingerprint: digest of the screen's files, computed when the run was submitted; part of such a key.
     """
     with progress.task("normalize"):
@@ -342,10 +295,7 @@ def main(
                 whole.prior if whole else None,
                 partial(_check_start, whole, store) if whole and whole.init_from else lambda _: None,
             )
-        progress.note(
-            f"{summary.packed} plates packed, {summary.reused} reused, {summary.written} objects written, "
-            f"{summary.seconds:.1f} s"
-        )
+        progress.note(f"{summary.packed} plates packed, {summary.reused} reused, {summary.written} objects written")
     return summary
 
 

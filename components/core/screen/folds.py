@@ -12,8 +12,20 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from components.core.config import FoldsConfig
 from components.core.errors import InputError
 from components.core.screen.wells import Screen, natural_key
+
+
+def screen_folds(screen: Screen, config: FoldsConfig) -> tuple[dict[str, int], dict[str, int]]:
+    """Fold by experiment and fold by id_code, of which the one that the configuration does not choose is empty.
+
+    Raises:
+        InputError: too few labelled experiments, or wells, for the folds.
+    """
+    if config.split == "well":
+        return {}, deal_wells(dealt_wells(screen), config.count, config.seed)
+    return assign_folds(screen.training_experiments(), config.count, config.known, config.seed), {}
 
 
 def assign_folds(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ from components.core.tables import one_line
 
 _IMAGE = re.compile(r"(?P<well>[A-P]\d\d)_s(?P<site>\d+)_w(?P<channel>\d+)\.png")
 _SHOWN = 5
+_LISTINGS = 8
+"""Folders listed in parallel: in a bucket each takes several requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,17 @@ def list_plate(source: ScreenSource, plate: Plate, sites: int) -> PlateFiles:
         warnings.append(f"{plate.name}: images of wells that no table lists are left out, {_shown(strangers)}")
     of_sites = tuple(facts[name] for name in sorted(listed))
     return PlateFiles(source, plate.folder, tuple(found), of_sites, tuple(warnings))
+
+
+def check_files(source: ScreenSource, plates: Sequence[Plate], sites: int) -> None:
+    """Checks by name that the images of all plates are there; see `list_plate`, which reports the first plate's faults."""
+    with ThreadPoolExecutor(_LISTINGS, thread_name_prefix="list") as pool:
+        checks = [pool.submit(list_plate, source, plate, sites) for plate in plates]
+        try:
+            while checks:
+                checks.pop(0).result()  # not kept: a large screen has millions of files
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _images_of(names: Iterable[str]) -> dict[str, str]:

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import pandas as pd
+
 from components.core.config import CHANNELS, FoldsConfig, PackConfig
 from components.core.screen.folds import DealtWell, assign_folds, deal_wells
 from components.core.screen.histograms import PlateKey
 from components.core.screen.packing import PackResult
 from components.core.screen.wells import Plate, Screen
 from components.core.storage.manifest import Manifest, PlateRecord, WellRecord
+
+_SHOWN = 5
 
 
 def build_manifest(
@@ -91,14 +95,22 @@ def dealt_again(manifest: Manifest, folds: FoldsConfig) -> Manifest:
     return manifest.model_copy(update={"folds": of_experiments, "plates": tuple(plates)})
 
 
-def holdout_labels(screen: Screen) -> list[tuple[str, str]]:
-    """The labels that the held-out manifest hides: (id_code, siRNA) of every held-out treatment well."""
-    return [
+def holdout_labels(screen: Screen) -> pd.DataFrame:
+    """The labels that the held-out manifest hides: columns id_code and sirna, a row a held-out treatment well."""
+    rows = [
         (well.id_code, well.sirna)
         for plate in screen.plates
         for well in plate.wells
         if plate.holdout and well.well_type == "treatment" and well.sirna is not None
     ]
+    return pd.DataFrame(rows, columns=["id_code", "sirna"])
+
+
+def controls_warnings(plates: Sequence[Plate]) -> list[str]:
+    """A warning about plates without control wells, if there are any."""
+    bare = [plate.name for plate in plates if all(well.well_type == "treatment" for well in plate.wells)]
+    more = f" and {len(bare) - _SHOWN} more" if len(bare) > _SHOWN else ""
+    return [f"no control wells on {', '.join(bare[:_SHOWN])}{more}"] if bare else []
 
 
 def _join(plate: Plate, result: PackResult, well_folds: Mapping[str, int]) -> PlateRecord:

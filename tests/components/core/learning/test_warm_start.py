@@ -234,7 +234,7 @@ def test_tables_and_manifest_tell_the_same(tmp_path: Any) -> None:
     TinyScreen(tmp_path / "screen")
     told: list[Sequence[Scored]] = []
     paths = [tmp_path / name for name in ("s.json", "h.json", "l.csv")]
-    normalize(config, tmp_path / "screen", MemoryStore(), *paths, scored=told.append)
+    normalize(config, tmp_path / "screen", MemoryStore(), *paths, check_scored=told.append)
     (by_tables,) = told
     by_manifest = scored_by(Manifest.read(paths[0]), ["HUVEC-02"])
     assert sorted(by_tables, key=repr) == sorted(by_manifest, key=repr)
