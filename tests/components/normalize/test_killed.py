@@ -1,4 +1,4 @@
-"""normalize killed while it packs, and run again: no half plate is taken for a whole one, and no whole one is made twice."""
+"""normalize killed while it packs, and run again: no incomplete plate is used, and no complete one is packed twice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.tiny_screen import CONFIG, TinyScreen
 
 
 class SlowStore(FolderStore):
-    """Takes a while over every chunk, so that a test can end its process among them."""
+    """Writes chunks slowly, so that a test can kill its process among them."""
 
     def put(self, key: str, data: bytes) -> None:
         if "/c." in key:
@@ -35,7 +35,7 @@ def _normalize_slowly(root: Path, folder: Path, out: Path) -> None:
 
 
 @pytest.mark.parametrize("finished", [0, 3])
-def test_a_killed_run_is_gone_on_with(tmp_path: Path, finished: int):
+def test_a_killed_run_resumes(tmp_path: Path, finished: int):
     tiny, store = TinyScreen(tmp_path / "screen"), FolderStore(tmp_path / "store")
     process = multiprocessing.get_context("spawn").Process(
         target=_normalize_slowly, args=(tiny.root, store.root, tmp_path / "out")

@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from components.core.config import FoldsConfig, PriorConfig, RunConfig
 from components.core.errors import InputError
 from components.core.prior.plate_groups import LabelledWell
 from components.core.screen.packed import SiteReader
+from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_record import cluster_run_key, lineage_of, read_run
@@ -37,6 +39,16 @@ def normalize(
     assert sorted(folder.iterdir()) == sorted(paths), "nothing but the outputs"
     with paths[2].open(newline="") as file:
         return summary, Manifest.read(paths[0]), Manifest.read(paths[1]), list(csv.reader(file))
+
+
+def stored_in(store: FolderStore | ObjectStore, config: NormalizeConfig = CONFIG) -> NormalizeConfig:
+    bucket = store.uri("").rstrip("/")
+    return config.model_copy(update={"store": config.store.model_copy(update={"bucket": bucket})})
+
+
+@pytest.fixture
+def folder_store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "store")
 
 
 def holding_out(*experiments: str) -> NormalizeConfig:
@@ -82,10 +94,10 @@ def test_the_same_screen_makes_the_same_manifest_and_packs_nothing(tiny: TinyScr
     summary, second, *_ = normalize(tiny, store, out="again")
     assert (summary.packed, summary.reused) == (0, 8)
     assert second.digest() == first.digest()
-    leads = {key: store.objects.pop(key) for key in store.puts}
-    assert all(key.startswith("fingerprints/") for key in leads)
+    pointers = {key: store.objects.pop(key) for key in store.puts}
+    assert all(key.startswith("fingerprints/") for key in pointers)
     prefixes = sorted(plate.prefix for plate in first.plates)
-    assert sorted(json.loads(lead)["prefix"] for lead in leads.values()) == prefixes
+    assert sorted(json.loads(pointer)["prefix"] for pointer in pointers.values()) == prefixes
     assert store.objects == objects
 
 
@@ -131,7 +143,7 @@ def test_wells_instead_of_experiments_are_dealt_to_folds(tiny: TinyScreen):
     assert len({screen.digest(), other.digest(), by_experiment.digest()}) == 3
 
 
-def test_what_is_odd_but_usable_is_a_warning_in_the_manifest(tiny: TinyScreen, capsys: pytest.CaptureFixture[str]):
+def test_oddities_are_warnings_in_the_manifest_of_their_plates(tiny: TinyScreen, capsys: pytest.CaptureFixture[str]):
     tiny.drop_wells("train_controls.csv", "RPE-01_2")
     for channel in range(1, 7):
         tiny.image("HUVEC-02", 1, "B03", 2, channel).unlink()
@@ -141,20 +153,16 @@ def test_what_is_odd_but_usable_is_a_warning_in_the_manifest(tiny: TinyScreen, c
         "no control wells on RPE-01 plate 2",
         "HUVEC-01 plate 1: B03_s1_w2.png (ER) is all black",
         "HUVEC-02 plate 1: site 2 is missing in well B03",
-        "RPE-01 plate 2: images of wells that no table names are left out, wells B02, C03",
+        "RPE-01 plate 2: images of wells that no table lists are left out, wells B02, C03",
     )
     assert capsys.readouterr().out.count("warning: ") == 4
-
-
-def test_warnings_of_held_out_plates_stay_with_them(tiny: TinyScreen):
-    write_png(tiny.image("HUVEC-02", 1, "B03", 1, 2), np.zeros((SIZE, SIZE), np.uint8))
-    _, screen, holdout, _ = normalize(tiny, MemoryStore(), holding_out("HUVEC-02"))
-    assert screen.warnings == ()
-    assert holdout.warnings == ("HUVEC-02 plate 1: B03_s1_w2.png (ER) is all black",)
+    _, screen, holdout, _ = normalize(tiny, MemoryStore(), holding_out("HUVEC-01"), "other")
+    assert len(screen.warnings) == 3
+    assert holdout.warnings == ("HUVEC-01 plate 1: B03_s1_w2.png (ER) is all black",)
 
 
 def test_the_real_store_gives_the_pixels_back(tiny: TinyScreen, store: ObjectStore, tmp_path: Path):
-    config = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"bucket": store.uri("")})})
+    config = stored_in(store)
     outputs = [str(tmp_path / name) for name in ("screen.json", "holdout.json", "labels.csv")]
     summary = main(config.model_dump_json(), str(tiny.root), *outputs)
     assert (summary.packed, summary.reused) == (8, 0)
@@ -170,18 +178,11 @@ def test_the_real_store_gives_the_pixels_back(tiny: TinyScreen, store: ObjectSto
     assert main(config.model_dump_json(), str(tiny.root), *outputs).reused == 8
 
 
-def test_a_run_on_the_real_store_that_fails_leaves_no_chunk(tiny: TinyScreen, store: ObjectStore, tmp_path: Path):
-    tiny.image("HUVEC-01", 1, "C03", 2, 6).write_bytes(b"")
-    with pytest.raises(InputError, match=r"C03_s2_w6\.png"):
-        run(CONFIG, tiny.root, store, *(tmp_path / name for name in ("s.json", "h.json", "l.csv")))
-    assert list(store.list("")) == []
-
-
-def test_the_command_line_exits_with_2_and_one_line(tiny: TinyScreen, store: ObjectStore, tmp_path: Path):
+def test_the_command_line_exits_with_2_and_one_line(tiny: TinyScreen, folder_store: FolderStore, tmp_path: Path):
     config = tmp_path / "run.yaml"
     config.write_text(CONFIG.model_dump_json())  # JSON is YAML
     arguments = [sys.executable, "-m", "components.normalize", "--config", str(config), "--source", str(tiny.root)]
-    arguments += ["--set", f"store.bucket={store.uri('')}", "--screen", str(tmp_path / "screen.json")]
+    arguments += ["--set", f"store.bucket={folder_store.uri('')}", "--screen", str(tmp_path / "screen.json")]
     arguments += ["--holdout", str(tmp_path / "holdout.json"), "--holdout-labels", str(tmp_path / "labels.csv")]
     root = Path(__file__).resolve().parents[3]
 
@@ -200,7 +201,7 @@ def test_the_command_line_exits_with_2_and_one_line(tiny: TinyScreen, store: Obj
 
 
 def test_the_plate_design_is_checked_against_the_runs_configuration_before_an_image_is_read(
-    tmp_path: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folder_store: FolderStore, monkeypatch: pytest.MonkeyPatch
 ):
     seen = []
 
@@ -212,59 +213,65 @@ def test_the_plate_design_is_checked_against_the_runs_configuration_before_an_im
     without_images = TinyScreen(tmp_path / "screen", imaged=(), more=("HUVEC-04",))
     held_out = holding_out("HUVEC-04")
     whole = RunConfig(screen=held_out.screen, folds=CONFIG.folds, prior=PriorConfig(min_margin=7))
-    section = held_out.model_copy(update={"store": CONFIG.store.model_copy(update={"bucket": store.uri("")})})
+    section = stored_in(folder_store, held_out)
     outputs = [str(tmp_path / "out" / name) for name in ("a", "b", "c")]
     with pytest.raises(InputError, match="no rotations"):
-        main(section.model_dump_json(), str(without_images.root), *outputs, whole.model_dump_json())
+        main(section.model_dump_json(), str(without_images.root), *outputs, whole_config=whole.model_dump_json())
     ((wells, prior),) = seen
     assert prior.min_margin == 7
-    assert {well.experiment for well in wells} == set(LABELLED), "the held-out experiment's labels are not looked at"
+    assert {well.experiment for well in wells} == set(LABELLED), "the held-out experiment's labels are not read"
     assert len(wells) == 3 * 2 * 3, "experiments, plates, treatment wells"
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_is_recorded_under_its_key_and_the_manifests_name_it(tmp_path: Path, store: ObjectStore):
+def test_a_run_is_recorded_under_its_key(tmp_path: Path, folder_store: FolderStore):
     tiny = TinyScreen(tmp_path / "screen")
     whole = RunConfig(screen=CONFIG.screen, folds=CONFIG.folds)
-    section = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"bucket": store.uri("")})})
+    section = stored_in(folder_store)
     outputs = [tmp_path / "out" / name for name in ("screen.json", "holdout.json", "holdout_labels.csv")]
-    given = (section.model_dump_json(), str(tiny.root), *map(str, outputs), whole.model_dump_json())
-    main(*given, json.dumps({"run": "tiny-1", "seeds": {"run": 0}}))
+    step = partial(
+        main, section.model_dump_json(), str(tiny.root), *map(str, outputs), whole_config=whole.model_dump_json()
+    )
+    step(lineage=json.dumps({"run": "tiny-1", "seeds": {"run": 0}}))
     (tmp_path / "copy").mkdir()
-    record = read_run(store, "tiny-1", tmp_path / "copy")
+    record = read_run(folder_store, "tiny-1", tmp_path / "copy")
     assert RunConfig.model_validate(record.config) == whole
     assert record.lineage["seeds"] == {"run": 0}
     assert all((tmp_path / "copy" / path.name).read_bytes() == path.read_bytes() for path in outputs)
     assert [Manifest.read(path).run for path in outputs[:2]] == ["tiny-1", "tiny-1"]
-    main(*given)
+    step()
     assert Manifest.read(outputs[0]).run == ""
-    assert store.list("runs/") == [f"runs/tiny-1/{name}" for name in sorted(["run.json", *(p.name for p in outputs)])]
+    assert folder_store.list("runs/") == [
+        f"runs/tiny-1/{name}" for name in sorted(["run.json", *(p.name for p in outputs)])
+    ]
 
 
-def test_on_a_cluster_the_run_is_named_by_what_was_compiled_and_the_data(tmp_path: Path, store: ObjectStore):
+def test_on_a_cluster_the_key_is_derived_from_recipe_and_data(tmp_path: Path, folder_store: FolderStore):
     tiny = TinyScreen(tmp_path / "screen")
     whole = RunConfig(screen=CONFIG.screen, folds=CONFIG.folds)
-    section = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"bucket": store.uri("")})})
+    section = stored_in(folder_store)
     outputs = [tmp_path / "out" / name for name in ("screen.json", "holdout.json", "holdout_labels.csv")]
-    given = (section.model_dump_json(), str(tiny.root), *map(str, outputs), whole.model_dump_json())
+    step = partial(
+        main, section.model_dump_json(), str(tiny.root), *map(str, outputs), whole_config=whole.model_dump_json()
+    )
     known = {"recipe": "1a2b", "code_version": "0.1.0"}
     for fingerprint in ("one", "two", "one"):
-        main(*given, json.dumps(known), fingerprint)
+        step(lineage=json.dumps(known), fingerprint=fingerprint)
         key = cluster_run_key(whole.name, "1a2b", str(tiny.root), fingerprint)
         assert Manifest.read(outputs[0]).run == key
-        lineage = lineage_of(store, key)
+        lineage = lineage_of(folder_store, key)
         assert lineage.pop("started") > "2026"
         assert lineage == {**known, "run": key, "screen": str(tiny.root), "data_fingerprint": fingerprint}
-    assert len({key.split("/")[1] for key in store.list("runs/")}) == 2
-    assert lineage_of(store, "another") == {}
+    assert len({key.split("/")[1] for key in folder_store.list("runs/")}) == 2
+    assert lineage_of(folder_store, "another") == {}
 
 
 @pytest.mark.parametrize("lineage", ["{", "[1]", '{"run": "../up"}', '{"run": 3}'])
-def test_a_lineage_that_cannot_be_recorded_is_one_line(tmp_path: Path, store: ObjectStore, lineage: str):
-    section = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"bucket": store.uri("")})})
+def test_rejects_a_lineage_that_cannot_be_recorded(tmp_path: Path, folder_store: FolderStore, lineage: str):
+    section = stored_in(folder_store)
     tiny = TinyScreen(tmp_path / "screen", imaged=())
     outputs = [str(tmp_path / "out" / name) for name in ("a", "b", "c")]
     whole = RunConfig(screen=CONFIG.screen, folds=CONFIG.folds).model_dump_json()
     with pytest.raises(InputError, match="lineage: JSON is expected, with `run` of letters"):
-        main(section.model_dump_json(), str(tiny.root), *outputs, whole, lineage)
+        main(section.model_dump_json(), str(tiny.root), *outputs, whole_config=whole, lineage=lineage)
     assert not (tmp_path / "out").exists()
