@@ -1,4 +1,4 @@
-"""report by hand: `python -m components.report --config C --screen F --holdout F --uri DIR --out DIR ...`, new plates too."""
+"""`python -m components.report --config C --screen F --holdout F --uri DIR --out DIR ...`: of a run or of new plates."""
 
 from pathlib import Path
 from typing import Annotated

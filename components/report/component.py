@@ -20,8 +20,7 @@ def report(
     page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
 ):
-    from components.report.publish import publish
-    from components.report.step import main
+    from components.report.step import main, publish
 
     main(
         config=config,

@@ -1,1 +1,1 @@
-"""Metrics, calibration and figures."""
+"""Metrics, calibration, quality control, figures and the pages of reports."""

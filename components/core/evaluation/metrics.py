@@ -1,6 +1,6 @@
 """Well top-1 on arrays of class indices, and the validation accuracies that select checkpoints. Pure NumPy.
 
-W wells, K treatment classes. Tables over named wells, with labels and confidences, are in scores.py.
+W wells, K treatment classes. Free of pandas, for training; the numbers of a report are in scores.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Selection = Literal["balanced", "group", "raw"]
 
 
 def top1(predicted_W: NDArray[np.intp], truth_W: NDArray[np.intp]) -> float:
-    """The fraction of wells whose predicted class is the true one.
+    """The fraction of wells with the right prediction.
 
     Raises:
         ValueError: no wells, or different numbers of them.
@@ -63,12 +63,12 @@ def selection_accuracy(
     experiments are labelled, and an inferred arrangement that flips early in training would make epochs incomparable.
 
     Args:
-        kind: which of the three.
+        kind: raw, group or balanced.
         logits_WK: logits of the treatment classes, (W, K).
         truth_W: true treatment class of each well.
         experiments_W: the experiment of each well.
         plates_W: the plate number of each well.
-        groups: the plate groups; None where the screen has no plate design or the prior is off. Then all treatments are
+        groups: the plate groups; None if the screen has no plate design or the prior is off. Then all treatments are
             one group, so that `group` equals `raw` and `balanced` balances whole plates over all treatments.
         prior: method and limits of balancing.
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
@@ -86,51 +87,47 @@ def quantile(counts: Floats, q: float) -> Floats:
 
 @dataclass(frozen=True)
 class BatchEffect:
-    """How far channel means differ, as the standard deviation of their natural logarithm."""
+    """How far channel means differ, as the standard deviation of their natural logarithm.
+
+    Attributes:
+        between_experiments_C: None with fewer than two experiments.
+        between_plates_C: within an experiment, pooled; None if no experiment has two plates.
+    """
 
     cell_type: str
     experiments: int
     between_experiments_C: tuple[float, ...] | None
-    """None with fewer than two experiments"""
     between_plates_C: tuple[float, ...] | None
-    """within an experiment, pooled; None if no experiment has two plates"""
 
 
 def batch_effects(statistics: PlateStatistics, cell_types: Sequence[str]) -> list[BatchEffect]:
     """The spread of raw channel means between experiments and between the plates of one, by cell type."""
-    log_PC = np.log(np.maximum(statistics.mean_PC, 1e-6))
+    logs = pd.DataFrame(np.log(np.maximum(statistics.mean_PC, 1e-6)))
+    cell_type = pd.Series([plate.cell_type for plate in statistics.plates])
+    experiment = pd.Series([plate.experiment for plate in statistics.plates])
     found = []
     for name in cell_types:
-        experiments: dict[str, list[int]] = {}
-        for p, plate in enumerate(statistics.plates):
-            if plate.cell_type == name:
-                experiments.setdefault(plate.experiment, []).append(p)
-        if not experiments:
+        own = logs[cell_type == name]
+        if own.empty:
             continue
-        means_EC = np.array([log_PC[members].mean(axis=0) for members in experiments.values()])
-        repeated = [members for members in experiments.values() if len(members) > 1]
-        squares_C = sum(
-            (((log_PC[m] - log_PC[m].mean(axis=0)) ** 2).sum(axis=0) for m in repeated), np.zeros(log_PC.shape[1])
-        )
-        freedom = sum(len(m) - 1 for m in repeated)
+        by_experiment = own.groupby(experiment[own.index])
+        count, freedom = by_experiment.ngroups, len(own) - by_experiment.ngroups
+        within = (own - by_experiment.transform("mean")).pow(2).sum()
+        between = by_experiment.mean().std() if count > 1 else None
         found.append(
             BatchEffect(
                 cell_type=name,
-                experiments=len(experiments),
-                between_experiments_C=tuple(means_EC.std(axis=0, ddof=1)) if len(experiments) > 1 else None,
-                between_plates_C=tuple(np.sqrt(squares_C / freedom)) if freedom else None,
+                experiments=count,
+                between_experiments_C=None if between is None else tuple(between),
+                between_plates_C=tuple((within / freedom).pow(0.5)) if freedom else None,
             )
         )
     return found
 
 
 def _domain_of(plate: PlateRecord, domain: Domain) -> str:
-    return {
-        "global": "",
-        "cell_type": plate.cell_type,
-        "experiment": plate.experiment,
-        "plate": f"{plate.experiment}/{plate.plate}",
-    }[domain]
+    names = {"cell_type": plate.cell_type, "experiment": plate.experiment, "plate": f"{plate.experiment}/{plate.plate}"}
+    return names.get(domain, "")
 
 
 def draw_statistics(statistics: PlateStatistics, cell_types: Sequence[str], domain: str) -> str:
@@ -143,13 +140,9 @@ def draw_statistics(statistics: PlateStatistics, cell_types: Sequence[str], doma
     order = sorted(range(len(plates)), key=lambda p: (rank[plates[p].cell_type], plates[p].experiment, plates[p].plate))
     # A gap between experiments, a wider one between cell types, so that batches are seen as batches.
     x, at = np.zeros(len(plates)), 0.0
-    for before, p in zip([None, *order], order, strict=False):
-        if before is not None:
-            at += 1.0
-            if plates[before].experiment != plates[p].experiment:
-                at += 1.0
-            if plates[before].cell_type != plates[p].cell_type:
-                at += 2.0
+    for n, p in enumerate(order):
+        before = plates[order[n - 1]] if n else plates[p]
+        at += (n > 0) + (before.experiment != plates[p].experiment) + 2.0 * (before.cell_type != plates[p].cell_type)
         x[p] = at
     colours = [series_colour(rank[plate.cell_type]) for plate in plates]
     channels = statistics.mean_PC.shape[1]

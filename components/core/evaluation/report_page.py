@@ -1,4 +1,4 @@
-"""The report of a run: what its page says of the numbers. The words are in report_page.html.j2."""
+"""The report of a run: the content of its page. The words are in report_page.html.j2."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def accuracy_table(metrics: Mapping[str, Any], holdout: str = SCORE_NAMES["holdo
 
     Args:
         metrics: the content of metrics.json; scores that it lacks are left out.
-        holdout: what held-out wells are called; those of a prediction are new plates.
+        holdout: the title of the holdout score, which for a prediction is of new plates.
     """
     names = {**SCORE_NAMES, "holdout": holdout}
     scores = [name for name in names if name in metrics]

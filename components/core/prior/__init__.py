@@ -1,1 +1,1 @@
-"""What the plate design says about the labels: groups, balancing, assignment. Pure NumPy and SciPy."""
+"""The prior of the plate design: groups, balancing, assignment, pseudo-labels. Pure NumPy and SciPy."""

@@ -95,7 +95,7 @@ class WellPredictions:
     sirna_W: NDArray[np.intp]
     confidence_W: NDArray[np.float64]
     margin_W: NDArray[np.float64]
-    """confidence minus the largest other probability of the well; negative where another siRNA is more probable"""
+    """confidence minus the largest other probability of the well; negative if another siRNA is more probable"""
     raw_W: NDArray[np.intp]
     raw_confidence_W: NDArray[np.float64]
     raw_uncalibrated_W: NDArray[np.float64]
@@ -164,7 +164,7 @@ def temperature_of(part: Competition, temperatures: Temperatures) -> float:
 
 
 def _largest_other(prob_WK: NDArray[np.float64], chosen_W: NDArray[np.intp]) -> NDArray[np.float64]:
-    """The largest probability of each row outside the chosen column; 0 where there is no other."""
+    """The largest probability of each row outside the chosen column; 0 if there is no other."""
     others_WK = prob_WK.copy()
     others_WK[np.arange(len(prob_WK)), chosen_W] = 0.0
     return np.asarray(others_WK.max(axis=1, initial=0.0))

@@ -19,7 +19,7 @@ from components.core.config import PriorConfig
 # Scalings further apart than this (nats) are folded into the log-domain matrix. What has then underflowed in the kernel
 # is below exp(-87) in single and exp(-708) in double precision if a row's largest is 1: no scaling brings it back.
 WIDEST = {np.float32: 30.0, np.float64: 345.0}
-# Column errors below this share of W/K (at least 1) are left to double precision.
+# Column errors below this fraction of W/K (at least 1) are left to double precision.
 SINGLE_PRECISION = 2e-5
 # An extrapolation after every PERIOD sweeps, from MEMORY differences between sweeps.
 PERIOD, MEMORY = 4, 6

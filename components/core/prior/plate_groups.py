@@ -31,7 +31,7 @@ MOST_PLATES = 8
 # Two plates hold the same group when they share more than half of the smaller one's siRNAs: plates of one group differ
 # by a few missing wells, plates of two groups share nothing, so both are far from one half.
 SAME_GROUP_OVERLAP = 0.5
-# Up to this share of wells outside their siRNA's group is a labelling mistake to report; more is no plate design.
+# Up to this fraction of wells outside their siRNA's group is a labelling mistake to report; more is no plate design.
 MOST_STRAYS = 0.05
 
 

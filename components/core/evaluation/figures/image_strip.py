@@ -19,9 +19,9 @@ CHANNEL_COLOURS = (
     (0xF5, 0x6C, 0xD9),
     (0xFF, 0xC8, 0x3D),
 )
-"""RGB of nuclei, ER, actin, nucleoli, mitochondria, Golgi; pictures also stand in this order, named."""
+"""RGB of nuclei, ER, actin, nucleoli, mitochondria, Golgi, in the order of the pictures."""
 COMPOSITE = 3
-"""Channels in the composite, the first ones: all six together are grey, since most stains overlap in the cytoplasm."""
+"""The first channels form the composite: all six together are grey, because most stains overlap in the cytoplasm."""
 CONTRAST = (0.01, 0.997)
 """Quantiles of the plate's pixels that become black and full colour."""
 
@@ -41,9 +41,9 @@ def draw(image_CSS: NDArray[np.uint8], limits_C2: NDArray[np.float64], tile: int
 
     Args:
         image_CSS: one site, uint8, shape (C, S, S).
-        limits_C2: of `contrast_limits`.
-        tile: side of a picture, pixels. Of a site more than twice as large its centre is shown at half size, so that
-            cells stay recognisable; smaller ones are left alone.
+        limits_C2: from `contrast_limits`.
+        tile: side of a picture, pixels. A site more than twice as large is cropped to its centre, shown at half size, so
+            that cells stay recognisable; a site smaller than a tile keeps its size.
 
     Raises:
         ValueError: more channels than colours.

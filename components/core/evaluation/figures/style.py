@@ -12,9 +12,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-# Okabe & Ito 2008: told apart with every common form of colour blindness, and in grey by the order chosen here.
+# Okabe & Ito 2008: distinct with every common form of colour blindness, and in grey in this order.
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 INK, MUTED, RULE = "#1b2733", "#5b6875", "#d5dce3"
 
 _RC: dict[str, Any] = {
@@ -57,22 +56,17 @@ def styled(name: str) -> Iterator[None]:
 
 
 def series_colour(index: int) -> str:
-    """Colour of the index-th series; repeats after seven, where marker or dash must tell them apart."""
+    """Colour of the index-th series; repeats after seven."""
     return SERIES[index % len(SERIES)]
-
-
-def series_marker(index: int) -> str:
-    """Marker of the index-th series."""
-    return MARKERS[index % len(MARKERS)]
 
 
 def inline_svg(figure: Figure, name: str, alt: str) -> str:
     """The figure as an <svg> element for a page: no XML prolog, scales with the page, carries its description.
 
     Args:
-        figure: drawn inside `styled(name)`, and rendered inside it too.
+        figure: drawn inside `styled(name)`; call this inside it too.
         name: unique in the page.
-        alt: what a reader who does not see the figure should know.
+        alt: the figure in words.
     """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
