@@ -16,8 +16,8 @@ from pipelines.model_commands import models_app
 from pipelines.retrain_command import retrain
 from pipelines.run import Runner
 from pipelines.run.predict_command import predict
-from pipelines.store_commands import store_app
-from pipelines.store_options import Store, with_store
+from pipelines.store.command import store_app
+from pipelines.store.options import Store, with_store
 
 app = typer.Typer(
     name="cellsignal",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from components.core.errors import InputError
-from pipelines.store_options import (
+from pipelines.store.options import (
     Bucket,
     Changes,
     Config,
@@ -222,7 +222,7 @@ def gc(
     age = duration(older_than)
     from components.core.registry.removal import removable, remove
     from pipelines.model_tables import removable_table
-    from pipelines.store_tables import shown_size
+    from pipelines.store.tables import shown_size
 
     console = console_of_terminal()
     opened = opened_store(config, set, bucket, prefix, store)

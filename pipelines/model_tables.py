@@ -12,8 +12,8 @@ from rich.table import Table
 from components.core.registry.champion import Champion
 from components.core.registry.model_manifest import SHORT, ModelManifest
 from components.core.registry.published_models import ListedModel
-from components.core.registry.removal import Removable
-from pipelines.store_tables import shown_age, shown_size
+from components.core.registry.removal import StoredModel
+from pipelines.store.tables import shown_age, shown_size
 
 MARK = "*"
 """Before the champion."""
@@ -105,7 +105,7 @@ def history_table(champion: Champion) -> Table:
     return table
 
 
-def removable_table(items: Sequence[Removable]) -> Table:
+def removable_table(items: Sequence[StoredModel]) -> Table:
     """What would go."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("what", no_wrap=True)
@@ -118,7 +118,7 @@ def removable_table(items: Sequence[Removable]) -> Table:
         age = shown_age(now - item.newest)
         table.add_row(
             item.kind,
-            item.fingerprint[:SHORT] or "champion.json",
+            item.fingerprint[:SHORT],
             item.run or "–",
             f"{item.objects:,}",
             shown_size(item.size),

@@ -10,7 +10,7 @@ import typer
 from components.core.errors import InputError
 from pipelines.model_commands import NOT_PROMOTED
 from pipelines.run import Runner
-from pipelines.store_options import Store, with_store
+from pipelines.store.options import Store, with_store
 
 
 def retrain(

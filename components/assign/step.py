@@ -32,9 +32,9 @@ from components.core.prior.plate_groups import (
     renumbered,
 )
 from components.core.registry.reference import groups_of
-from components.core.storage.logits import META_FILE, ROLES, WellLogits, read_logits
+from components.core.storage.arrays import META_FILE, ROLES, WellLogits, read_logits
 from components.core.storage.manifest import Manifest, ReferenceModel
-from components.core.storage.run_outcome import tell_failures
+from components.core.storage.run_outcome import report_failures
 from components.core.tables import write_table
 
 TABLE = (
@@ -90,7 +90,7 @@ def run(config: AssignConfig, screen: Path, holdout: Path, logits: Path, out: Pa
             `prior.on_low_margin` is `refuse`.
     """
     manifest, held_out, content = Manifest.read(screen), Manifest.read(holdout), read_logits(logits)
-    tell_failures(manifest.store, manifest.run)
+    report_failures(manifest.store, manifest.run)
     vocabulary, prior = manifest.vocabulary, config.prior
     if content.classes != len(vocabulary.classes):
         raise InputError(

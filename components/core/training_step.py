@@ -29,12 +29,12 @@ from components.core.learning.network import arithmetic, pick_device
 from components.core.learning.step_settings import library_versions
 from components.core.learning.team import Team, is_started_by_torchrun, joined
 from components.core.processes import dies_with_parent, stop
-from components.core.storage.checkpoint_place import CheckpointPlace
+from components.core.storage.checkpoints import CheckpointStore
 from components.core.storage.finished import run_once, work_key
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import open_store
-from components.core.storage.run_outcome import tell_failures
+from components.core.storage.run_outcome import report_failures
 
 ERRORS_VARIABLE = "CELLSIGNAL_TEAM_ERRORS"
 """Folder in which a process of a team leaves the error that ended it."""
@@ -86,7 +86,7 @@ class TrainingStep:
             "libraries": library_versions(),
             "arithmetic": arithmetic(self.compute, pick_device(), self.team.size),
         }
-        saved = CheckpointPlace(self.store, self.name, work_key(self.name, key_inputs, outputs))
+        saved = CheckpointStore(self.store, self.name, work_key(self.name, key_inputs, outputs))
         if not self.team.leads:
             if self.team.agreed(False):
                 with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
@@ -136,7 +136,7 @@ def training_step(name: str, compute: ComputeConfig, screen: str, **labels: Any)
             progress.silence()
         with progress.task(name, **labels):
             manifest = Manifest.read(Path(screen))
-            tell_failures(manifest.store, manifest.run)
+            report_failures(manifest.store, manifest.run)
             yield TrainingStep(name, labels, compute, team, manifest, open_store(manifest.store))
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from components.core import progress
 from components.core.errors import InputError
 from components.core.files import atomic_directory
-from components.core.storage.logits import LogitsDirectory, WellLogits, read_logits, write_logits
+from components.core.storage.arrays import LogitsDirectory, WellLogits, read_logits, write_logits
 from components.core.storage.manifest import Manifest
-from components.core.storage.run_outcome import tell_failures
+from components.core.storage.run_outcome import report_failures
 
 
 def main(screen: str, logits: Sequence[str], averaged: str) -> None:
@@ -27,7 +27,7 @@ def main(screen: str, logits: Sequence[str], averaged: str) -> None:
     manifest = Manifest.read(Path(screen))
     folds = [Path(path) for path in logits]
     with progress.task("ensemble", cell_type=_cell_type(folds)):
-        tell_failures(manifest.store, manifest.run)
+        report_failures(manifest.store, manifest.run)
         run(folds, Path(averaged))
 
 

@@ -19,10 +19,10 @@ from components.core.learning.step_settings import TRAINING_CODE, MeanTeacherSet
 from components.core.learning.team import Team
 from components.core.learning.training_metrics import Validation, groups_of_fold, score_of
 from components.core.learning.weight_files import load_pretrained, save_pairs, weights_digest
-from components.core.storage.finished import code_digest
+from components.core.storage.digests import code_digest
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
-from components.core.storage.run_record import record_step
+from components.core.storage.runs import record_task
 from components.core.training_step import start_processes, training_step
 
 
@@ -100,5 +100,5 @@ def main(config: str, screen: str, bases: Sequence[str], fold: int, cell_type: s
             lambda out, checkpoints: run(
                 settings, step.store, step.screen, folders, fold, cell_type, out["weights"], checkpoints, step.team
             ),
-            lambda key: record_step(step.store, step.screen, key, "finetune", fold, cell_type),
+            lambda prefix: record_task(step.store, step.screen, prefix, "finetune", fold, cell_type),
         )

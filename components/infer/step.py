@@ -40,10 +40,10 @@ from components.core.learning.weight_files import (
 )
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.published_models import download_model, find_model
-from components.core.storage.finished import code_digest
+from components.core.storage.digests import code_digest
 from components.core.storage.interface import ObjectReader, ObjectStorage
 from components.core.storage.manifest import Manifest
-from components.core.storage.run_record import record_fold
+from components.core.storage.runs import record_task
 from components.core.training_step import start_processes, training_step
 
 
@@ -87,7 +87,7 @@ def run(
         fold: the fold that the networks were trained for.
         cell_type: whose wells.
         logits: folder to write: logits.npz and meta.json.
-        embeddings: folder to write: Parquet files, see core.storage.embeddings.
+        embeddings: folder to write: Parquet files, see core.storage.arrays.
         checkpoints: where prediction is saved by time; None saves none.
         team: the processes that share the work; None for this one alone.
         published: the model that predicts new plates, and the store that it is in.
@@ -262,5 +262,5 @@ def main(
                 step.team,
                 published,
             ),
-            lambda key: record_fold(step.store, manifest, held_out, cell_type, fold, key),
+            lambda prefix: record_task(step.store, manifest, prefix, "infer", fold, cell_type, holdout=held_out),
         )

@@ -1,4 +1,4 @@
-"""The record of the run that normalize is the first step of. Pure; core.storage.run_record writes it."""
+"""The record of the run that normalize is the first step of. Pure; core.storage.runs writes it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 
 from components.core.config import RunConfig
 from components.core.errors import InputError
-from components.core.storage.run_record import RECIPE, RunRecord, cluster_run_key, predicting_name
+from components.core.storage.runs import RECIPE, RunRecord, cluster_run_key, predicting_name
 
 
 def record_of(

@@ -31,12 +31,17 @@ from components.core.screen.manifests import build_manifest, controls_warnings, 
 from components.core.screen.packing import Packing, PackResult, pack_plates
 from components.core.screen.screen_source import ScreenSource, source_of
 from components.core.screen.wells import Screen
-from components.core.storage.artifacts import source_store
 from components.core.storage.interface import ObjectStorage, ObjectWriter
 from components.core.storage.opening import join_address, open_screen, open_store
-from components.core.storage.run_outcome import tell_failures
-from components.core.storage.run_record import PredictionRecord, RunRecord, write_run
-from components.core.storage.source_run import read_source, read_source_screen
+from components.core.storage.run_outcome import report_failures
+from components.core.storage.runs import (
+    PredictionRecord,
+    RunRecord,
+    read_source,
+    read_source_screen,
+    source_store,
+    write_run,
+)
 from components.normalize.config import NormalizeConfig
 from components.normalize.record import is_waited_for, record_of
 
@@ -118,7 +123,8 @@ def run(
         )
         outputs[path] = manifest.model_dump_json().encode()
     if record:
-        write_run(store, record, outputs[screen_out], outputs[holdout_out], outputs[holdout_labels_out])
+        plates = [result.prefix for result in packed.values()]
+        write_run(store, record, outputs[screen_out], outputs[holdout_out], outputs[holdout_labels_out], plates)
     _write(outputs)
     return Summary.of(packed)
 
@@ -189,7 +195,8 @@ def run_new_plates(
             folds={plate.cell_type: known.folds_of(plate.cell_type) for plate in plates},
         )
         record = record.model_copy(update={"prediction": prediction})
-        write_run(store, record, outputs[screen_out], outputs[holdout_out], None)
+        prefixes = [result.prefix for result in packed.values()]
+        write_run(store, record, outputs[screen_out], outputs[holdout_out], None, prefixes)
     _write(outputs)
     return Summary.of(packed)
 
@@ -271,7 +278,7 @@ def main(
         whole = parse(RunConfig, json.loads(whole_config), source="normalize") if whole_config else None
         record = record_of(whole, lineage, source, fingerprint, predicts=bool(model))
         at = join_address(settings.store.bucket, settings.store.prefix)
-        tell_failures(at, record.key if record and is_waited_for(record) else "")
+        report_failures(at, record.key if record and is_waited_for(record) else "")
         opened = open_screen(source)
         store = open_store(settings.store.bucket, settings.store.prefix)
         store.check()

@@ -13,13 +13,11 @@ from components.core import progress
 from components.core.errors import InputError
 from components.core.learning.step_settings import PretrainSettings
 from components.core.learning.warm_start import AT_RANDOM, check_labels, check_networks, scored_by
-from components.core.storage.artifacts import source_store
 from components.core.storage.digests import digest_file, digest_text
 from components.core.storage.finished import fetch_finished
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.manifest import Manifest
-from components.core.storage.run_record import Learned
-from components.core.storage.source_run import OPTION, read_source, read_source_screen
+from components.core.storage.runs import OPTION, Learned, read_source, read_source_screen, source_store
 
 
 @dataclass(frozen=True)
@@ -68,10 +66,10 @@ def open_start(
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
         label = f"fold {fold} of run {key}"
         try:
-            fetch_finished(store, record.place, {"weights": Path(folder) / "weights"})
+            fetch_finished(store, record.prefix, {"weights": Path(folder) / "weights"})
         except InputError:
             raise InputError(
-                f"{OPTION}: {store.uri(record.place)}: {backbone} of {label} is gone or damaged; repeat that run, or {AT_RANDOM}"
+                f"{OPTION}: {store.uri(record.prefix)}: {backbone} of {label} is gone or damaged; repeat that run, or {AT_RANDOM}"
             ) from None
         file = Path(folder) / "weights" / "weights.safetensors"
         yield Start(key, label, file, theirs.vocabulary.classes, record.learned)

@@ -21,12 +21,11 @@ from components.core.learning.team import Team
 from components.core.learning.training_metrics import Validation, groups_of_fold, score_of
 from components.core.learning.warm_start import learned_by
 from components.core.learning.weight_files import save_weights
-from components.core.storage.artifacts import local_file
-from components.core.storage.digests import digest_file
-from components.core.storage.finished import code_digest
+from components.core.storage.digests import code_digest, digest_file
+from components.core.storage.exchange import local_file
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
-from components.core.storage.run_record import Learned, record_step
+from components.core.storage.runs import Learned, record_task
 from components.core.training_step import start_processes, training_step
 from components.pretrain.start import Start, open_start
 
@@ -137,5 +136,7 @@ def main(config: str, screen: str, fold: int, backbone: str, weights: str) -> No
                 step.team,
                 start,
             ),
-            lambda key: record_step(step.store, step.screen, key, "pretrain", fold, backbone=backbone, learned=learned),
+            lambda prefix: record_task(
+                step.store, step.screen, prefix, "pretrain", fold, backbone=backbone, learned=learned
+            ),
         )

@@ -24,12 +24,11 @@ from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_COD
 from components.core.learning.team import Team
 from components.core.learning.training_metrics import Validation, groups_of_fold, score_of
 from components.core.learning.weight_files import check_finetuned, load_pairs, save_pairs, weights_digest
-from components.core.storage.artifacts import local_file
-from components.core.storage.digests import digest_file
-from components.core.storage.finished import code_digest
+from components.core.storage.digests import code_digest, digest_file
+from components.core.storage.exchange import local_file
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
-from components.core.storage.run_record import record_fold
+from components.core.storage.runs import record_task
 from components.core.training_step import start_processes, training_step
 from components.pseudo_label.labeller import PseudoLabeller
 
@@ -61,7 +60,7 @@ def run(
         cell_type: the cell type to train on.
         weights: folder to write, see core.learning.weight_files; also pseudo_labels.csv.
         logits: folder to write: logits.npz and meta.json.
-        embeddings: folder to write: Parquet files, see core.storage.embeddings.
+        embeddings: folder to write: Parquet files, see core.storage.arrays.
         fused: file of an earlier run's predictions of the unlabelled wells, see core.prior.pseudo_labels; None without.
         checkpoints: where training and prediction are saved by time; None saves none.
         team: the processes that share the work; None for this one alone.
@@ -178,5 +177,7 @@ def main(
                 checkpoints,
                 step.team,
             ),
-            lambda key: record_fold(step.store, step.screen, held_out, cell_type, fold, key),
+            lambda prefix: record_task(
+                step.store, step.screen, prefix, "pseudo_label", fold, cell_type, holdout=held_out
+            ),
         )

@@ -29,12 +29,12 @@ from components.core.evaluation.report_page import Picture, Report, render
 from components.core.evaluation.scores import build_metrics, choose_examples
 from components.core.files import atomic_directory
 from components.core.screen.packed import SiteReader
-from components.core.storage.artifacts import local_copy
+from components.core.storage.exchange import local_copy
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import join_address, open_store
-from components.core.storage.run_outcome import record_results, tell_failures
-from components.core.storage.run_record import RECIPE, lineage_of
+from components.core.storage.run_outcome import record_results, report_failures
+from components.core.storage.runs import RECIPE, lineage_of
 from components.core.tables import write_table
 from components.report.inputs import (
     AssignOutput,
@@ -260,7 +260,7 @@ def main(
         settings = parse(RunConfig, json_object(config, "config"), source="config")
         manifest = Manifest.read(Path(screen))
         known = with_start(json_object(lineage, "lineage"), manifest)
-        tell_failures(join_address(settings.store.bucket, settings.store.prefix), str(known.get("run", "")))
+        report_failures(join_address(settings.store.bucket, settings.store.prefix), str(known.get("run", "")))
         run(
             settings,
             Path(screen),

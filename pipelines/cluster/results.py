@@ -17,12 +17,12 @@ from rich.table import Table
 from components.core.config import RunConfig
 from components.core.errors import InputError, StepError
 from components.core.files import atomic_directory
-from components.core.storage.artifacts import local_file
+from components.core.storage.exchange import local_file
 from components.core.storage.finished import fetch_finished
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
 from components.core.storage.run_outcome import RESULTS, fetch_results
-from components.core.storage.run_record import HOLDOUT, MANIFEST, RUNS, FoldRecord, finished_folds
+from components.core.storage.runs import HOLDOUT, MANIFEST, RUNS, TaskRecord, finished_folds
 from pipelines.run.known_run import finish_command
 from pipelines.run.process import run_child
 
@@ -92,11 +92,11 @@ def _fetch_embeddings(store: ObjectStorage, key: str, folder: Path) -> list[str]
     """Joins the folds' embeddings, as a local run does."""
     found = []
     work = folder / ".folds"
-    for records in recorded_folds(store, key).values():
+    for cell_type, records in recorded_folds(store, key).items():
         for record in records:
-            part = work / record.cell_type / str(record.fold)
+            part = work / cell_type / str(record.fold)
             part.parent.mkdir(parents=True, exist_ok=True)
-            fetch_finished(store, record.place, {EMBEDDINGS: part})
+            fetch_finished(store, record.prefix, {EMBEDDINGS: part})
             for file in sorted(part.rglob("*.parquet")):
                 target = folder / EMBEDDINGS / file.relative_to(part)
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ def report_of_failed(
     return f"its report is {out / 'report.html'}" if code == 0 else "no report: the lines above say why"
 
 
-def recorded_folds(store: ObjectStorage, key: str) -> dict[str, list[FoldRecord]]:
+def recorded_folds(store: ObjectStorage, key: str) -> dict[str, list[TaskRecord]]:
     """Finished folds by cell type.
 
     Raises:

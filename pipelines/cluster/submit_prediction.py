@@ -15,10 +15,10 @@ from components.core.errors import InputError, StepError
 from components.core.evaluation.table import accuracy_table
 from components.core.registry.published_models import model_address
 from components.core.screen.wells import Screen
-from components.core.storage.artifacts import local_file
+from components.core.storage.exchange import local_file
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.opening import cluster_store, is_folder, open_screen, open_store
-from components.core.storage.run_record import predicting_name
+from components.core.storage.runs import predicting_name
 from pipelines.cluster.checks import (
     check_address,
     check_bucket,

@@ -19,10 +19,9 @@ from components.core.errors import InputError
 from components.core.screen.layouts import FOLDERS, TABLES
 from components.core.screen.screen_source import FileFacts, ScreenSource, UnreadableError
 from components.core.screen.wells import natural_key
-from components.core.storage.artifacts import source_store
 from components.core.storage.digests import digest_file, digest_text
 from components.core.storage.interface import MissingObjectError, ObjectStorage
-from components.core.storage.source_run import OPTION, read_source
+from components.core.storage.runs import OPTION, read_source, source_store
 from pipelines.checks import local_files, stored_files
 from pipelines.images.code_version import sources_digest
 
@@ -131,7 +130,7 @@ def _named(config: RunConfig, store: ObjectStorage) -> dict[str, str]:
             raise InputError(f"{field}: there is no object {address}; correct the address") from None
     if config.init_from:
         source = read_source(*source_store(store, config.init_from))
-        places = sorted((*of, record.place) for of, record in source.weights.items())
+        places = sorted((*of, record.prefix) for of, record in source.weights.items())
         found[OPTION] = digest_text(json.dumps(places))
     return found
 

@@ -23,7 +23,7 @@ from components.core.registry.published_models import trained_plates
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
 from components.core.storage.run_outcome import RESULTS
-from components.core.storage.run_record import HOLDOUT, HOLDOUT_LABELS, RUNS, read_run
+from components.core.storage.runs import HOLDOUT, HOLDOUT_LABELS, RUNS, fetch_run
 from pipelines.retraining.holdout import Comparable, comparable
 from pipelines.retraining.runs import Runs
 
@@ -72,7 +72,7 @@ class Judge:
         named = self.runs.name(self.store, champion, against(self.holdout, champion).experiments)
         with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
             work = Path(folder)
-            read_run(self.store, self.run, work, said="run")
+            fetch_run(self.store, self.run, work, label="run")
             plates = Manifest.read(work / HOLDOUT)
             found = self._without_twins(plates, champion, found)
             if not found.experiments:

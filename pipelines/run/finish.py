@@ -31,14 +31,14 @@ from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import open_store
 from components.core.storage.run_outcome import RESULTS, record_results
-from components.core.storage.run_record import (
+from components.core.storage.runs import (
     HOLDOUT,
     HOLDOUT_LABELS,
     MANIFEST,
     RUNS,
-    FoldRecord,
+    TaskRecord,
+    fetch_run,
     finished_folds,
-    read_run,
 )
 from components.ensemble.step import run as ensemble
 from components.report.step import run as report
@@ -120,14 +120,15 @@ def _compute(
     console: Console,
 ) -> tuple[dict[str, Any], dict[str, list[int]]]:
     """Writes the results into `making`; returns the metrics and the missing folds by cell type."""
-    record = read_run(store, key, work)
+    record = fetch_run(store, key, work)
     config = parse(RunConfig, record.config, source=f"run {key}")
     screen, holdout = Manifest.read(work / MANIFEST), Manifest.read(work / HOLDOUT)
     found = finished_folds(store, key, screen, holdout)
     folds = {cell_type: found.get(cell_type, []) for cell_type in config.screen.cell_types}
     _check_quorum(key, _numbers(folds), config.folds.trained, quorum)  # before anything is fetched
     folds = {
-        cell_type: [f for f in of_type if _fetched(store, f, work, console)] for cell_type, of_type in folds.items()
+        cell_type: [f for f in of_type if _fetched(store, cell_type, f, work, console)]
+        for cell_type, of_type in folds.items()
     }
     present = _numbers(folds)
     _check_quorum(key, present, config.folds.trained, quorum)
@@ -168,19 +169,19 @@ def _check_quorum(key: str, present: Mapping[str, Sequence[int]], trained: Seque
         raise InputError(f"--quorum {quorum} of {len(trained)} folds is not reached: {said}; run {key} again, {advice}")
 
 
-def _numbers(folds: Mapping[str, Sequence[FoldRecord]]) -> dict[str, list[int]]:
+def _numbers(folds: Mapping[str, Sequence[TaskRecord]]) -> dict[str, list[int]]:
     return {cell_type: [record.fold for record in of_type] for cell_type, of_type in folds.items()}
 
 
-def _fetched(store: ObjectStorage, record: FoldRecord, work: Path, console: Console) -> bool:
+def _fetched(store: ObjectStorage, cell_type: str, record: TaskRecord, work: Path, console: Console) -> bool:
     """Fetches a fold's logits and embeddings; a damaged one counts as missing, with a warning."""
-    outputs = {name: work / name / record.cell_type / str(record.fold) for name in ("logits", EMBEDDINGS)}
+    outputs = {name: work / name / cell_type / str(record.fold) for name in ("logits", EMBEDDINGS)}
     for path in outputs.values():
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        fetch_finished(store, record.place, outputs)
+        fetch_finished(store, record.prefix, outputs)
     except InputError as error:
-        console.print(f"{record.cell_type} fold {record.fold} is left out: {error}", style="yellow", soft_wrap=True)
+        console.print(f"{cell_type} fold {record.fold} is left out: {error}", style="yellow", soft_wrap=True)
         for path in outputs.values():
             shutil.rmtree(path, ignore_errors=True)
         return False

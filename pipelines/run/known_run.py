@@ -14,8 +14,7 @@ from components.core.config import RunConfig, StoreConfig, parse
 from components.core.errors import InputError
 from components.core.storage.object_store import parse_uri
 from components.core.storage.opening import FOLDER, choose_store, is_folder, join_address, open_existing
-from components.core.storage.run_record import RUNS
-from components.core.storage.source_run import OPTION
+from components.core.storage.runs import OPTION, RUNS
 from pipelines.images.code_version import code_version
 from pipelines.run.folder import JOB
 from pipelines.run.process import run_child

@@ -10,7 +10,7 @@ import typer
 
 from components.core.errors import InputError
 from pipelines.run import Runner
-from pipelines.store_options import Store
+from pipelines.store.options import Store
 
 
 def predict(

@@ -13,7 +13,7 @@ import typer
 
 from components.core.config import RunConfig
 from components.core.errors import InputError
-from components.core.storage.artifacts import UNFINISHED, local_copy
+from components.core.storage.exchange import UNFINISHED, local_copy
 from components.core.storage.object_store import ObjectStore
 from tests.pipelines.tiny_run import CONFIG
 from tests.tiny_screen import TinyScreen

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -24,9 +25,14 @@ from components.core.learning.network import Classifier
 from components.core.learning.step_settings import LearningSettings, PredictingSettings
 from components.core.learning.team import Team
 from components.core.screen.site_table import TREATMENT, WELL_TYPES
-from components.core.storage.embeddings import EmbeddedWells, Role, write_embeddings
+from components.core.storage.arrays import (
+    EmbeddedWells,
+    LogitsDirectory,
+    WellLogits,
+    write_embeddings,
+    write_logits,
+)
 from components.core.storage.interface import ObjectReader
-from components.core.storage.logits import LogitsDirectory, WellLogits, write_logits
 from components.core.storage.manifest import Manifest
 
 _ROLE_NAMES = {"oof": "out-of-fold", "unlabelled": "unlabelled", "holdout": "held-out"}
@@ -90,7 +96,7 @@ class FoldPrediction:
 
         Args:
             logits: folder for logits.npz and meta.json.
-            embeddings: folder for Parquet files, see core.storage.embeddings; stays empty if embeddings are disabled.
+            embeddings: folder for Parquet files, see core.storage.arrays; stays empty if embeddings are disabled.
             meta: content of meta.json, see fold_meta.
             settings: number of views.
             weights: the weights that predicted: student, teacher or pretrained.
@@ -249,16 +255,16 @@ def _predict(
         if len(others):
             roles = " and ".join(requested)
             embedding_WE[others] = pieces.of_wells(f"besides {roles} by {name}", others, partial(compute, 0))
-        embedded[name] = EmbeddedWells(
-            id_code_W=table.id_code_W[wells].tolist(),
-            experiment_W=[table.experiments[e] for e in table.experiment_W[wells]],
-            plate_W=table.plate_number_P[table.plate_W[wells]],
-            well_W=table.well_W[wells].tolist(),
-            well_type_W=[WELL_TYPES[t] for t in table.well_type_W[wells]],
-            sirna_W=[None if k < 0 else classes[k] for k in table.class_W[wells]],
-            role_W=cast(list[Role], role_W[wells].tolist()),
-            embedding_WE=embedding_WE[wells],
-        )
+        columns = {
+            "id_code": table.id_code_W[wells],
+            "experiment": [table.experiments[e] for e in table.experiment_W[wells]],
+            "plate": table.plate_number_P[table.plate_W[wells]],
+            "well": table.well_W[wells],
+            "well_type": [WELL_TYPES[t] for t in table.well_type_W[wells]],
+            "sirna": [None if k < 0 else classes[k] for k in table.class_W[wells]],
+            "role": role_W[wells],
+        }
+        embedded[name] = EmbeddedWells(pd.DataFrame(columns), embedding_WE[wells])
     ids = {role: tuple(str(id_code) for id_code in table.id_code_W[of]) for role, of in requested.items()}
     return {
         role: WellLogits(ids[role], (total[role] / len(networks)).astype(np.float32)) for role in requested

@@ -32,12 +32,12 @@ TRAINING_CODE = (
     "components.core.screen.histograms",
     "components.core.screen.packed",
     "components.core.screen.site_table",
-    "components.core.storage.logits",
+    "components.core.storage.arrays",
     "components.core.storage.manifest",
 )
 """Source code that a training step's result depends on, besides the step's own."""
 
-PREDICTING_CODE = ("components.core.storage.embeddings",)
+PREDICTING_CODE = ("components.core.storage.arrays",)
 """Source code besides TRAINING_CODE that the result of a predicting step depends on."""
 
 LIBRARIES = ("numpy", "scipy", "timm", "torch")

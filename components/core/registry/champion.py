@@ -45,7 +45,6 @@ class Champion(StoredRecord):
 
     now: Promotion
     history: tuple[Promotion, ...] = Field((), description="earlier ones, newest first")
-    removal: str = Field("", description="id of the last removal of models since the promotion; see fence")
 
     @property
     def promotions(self) -> tuple[Promotion, ...]:
@@ -154,29 +153,6 @@ def current_user(environment: Mapping[str, str] = os.environ) -> str:
         return f"user {os.getuid()}"  # a container's user has no name
 
 
-def fence(store: ObjectStorage, version: str | None) -> bool:
-    """Makes every promotion fail that was decided on this version of champion.json; returns False if it has changed.
-
-    A removal hides the models first and then calls this, so a promotion either is seen by the removal or sees that its model is
-    gone.
-
-    Args:
-        store: the registry's store.
-        version: from read_versioned; None if there was no champion.
-
-    Raises:
-        InputError: champion.json is damaged.
-        StepError: the store failed.
-    """
-    found, present = read_versioned(store)
-    if found is None or version is None:
-        return found is None and version is None
-    if present != version:
-        return False
-    fenced = found.model_copy(update={"removal": uuid.uuid4().hex})
-    return store.put_if_version(CHAMPION, fenced.model_dump_json(indent=1).encode(), version)
-
-
 def _replace(
     store: ObjectStorage,
     found: Champion | None,
@@ -186,31 +162,27 @@ def _replace(
     by: str | None,
     restores: int | None = None,
 ) -> PromotionResult:
+    _require_model(store, fingerprint)
     earlier = found.promotions if found else ()
-    while True:
-        # Checked after the champion was read: a removal of the model since then makes the write below fail.
-        _require_model(store, fingerprint)
-        promotion = Promotion(
-            generation=earlier[0].generation + 1 if earlier else 1,
-            fingerprint=fingerprint,
-            at=datetime.now(UTC),
-            why=why,
-            by=by or current_user(),
-            change=uuid.uuid4().hex,
-            restores=restores,
-        )
-        champion = Champion(now=promotion, history=earlier)
-        content = champion.model_dump_json(indent=1).encode()
-        if store.put_if_version(CHAMPION, content, version) if version else store.put_if_absent(CHAMPION, content):
-            return PromotionResult("promoted", champion)
-        found, version = read_versioned(store)
-        if found is None:
-            raise InputError(f"{store.uri(CHAMPION)}: was deleted just now; check the store, then promote again")
-        if any(each.change == promotion.change for each in found.promotions):
-            return PromotionResult("promoted", found)  # the store's answer was lost; others may have followed
-        if found.promotions != earlier:
-            return PromotionResult("overtaken", found)
-        # Only a removal of models has changed the object: try again.
+    promotion = Promotion(
+        generation=earlier[0].generation + 1 if earlier else 1,
+        fingerprint=fingerprint,
+        at=datetime.now(UTC),
+        why=why,
+        by=by or current_user(),
+        change=uuid.uuid4().hex,
+        restores=restores,
+    )
+    champion = Champion(now=promotion, history=earlier)
+    content = champion.model_dump_json(indent=1).encode()
+    if store.put_if_version(CHAMPION, content, version) if version else store.put_if_absent(CHAMPION, content):
+        return PromotionResult("promoted", champion)
+    found, _ = read_versioned(store)
+    if found is None:
+        raise InputError(f"{store.uri(CHAMPION)}: was deleted just now; check the store, then promote again")
+    # If the store's answer was lost, the change is there, and others may have followed.
+    mine = any(each.change == promotion.change for each in found.promotions)
+    return PromotionResult("promoted" if mine else "overtaken", found)
 
 
 def _require_model(store: ObjectStorage, fingerprint: str) -> None:

@@ -20,9 +20,9 @@ from components.core.config import RunConfig, parse
 from components.core.config.base import FrozenModel
 from components.core.errors import InputError
 from components.core.screen.wells import experiment_of
+from components.core.storage.finished import StoredFile
 from components.core.storage.manifest import PlateDesign, Vocabulary
-from components.core.storage.run_record import Learned
-from components.core.storage.stored_file import StoredFile
+from components.core.storage.runs import Learned
 from components.core.stored_record import StoredRecord
 
 MODELS = "models"

@@ -21,9 +21,9 @@ from components.core.registry.model_manifest import (
     ModelManifest,
     TrainedPlate,
 )
+from components.core.storage.finished import DamagedError, StoredFile, download_checked
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.opening import open_beside
-from components.core.storage.stored_file import DamagedError, StoredFile, download_checked
 
 THE_CHAMPION = "champion"
 _FEWEST = 4

@@ -15,8 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from components.core import progress
 from components.core.config import RunConfig, parse
 from components.core.config.result_config import result_config
@@ -35,22 +33,21 @@ from components.core.registry.model_manifest import (
 )
 from components.core.registry.reference import design_of
 from components.core.storage.digests import digest_bytes, digest_text
-from components.core.storage.finished import fetch_finished_file
+from components.core.storage.finished import StoredFile, fetch_finished_file
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
 from components.core.storage.run_outcome import RESULTS
-from components.core.storage.run_record import (
+from components.core.storage.runs import (
     HOLDOUT,
     RUNS,
-    FoldRecord,
     Learned,
     RunRecord,
-    StepRecord,
+    TaskRecord,
+    fetch_run,
     finished_folds,
-    read_run,
+    read_task,
 )
-from components.core.storage.run_record import MANIFEST as SCREEN
-from components.core.storage.stored_file import StoredFile
+from components.core.storage.runs import MANIFEST as SCREEN
 
 SCORES = ("out_of_fold", "unlabelled", "holdout")
 OUTPUT = "weights"
@@ -153,11 +150,11 @@ class _FinishedRun:
     screen: Manifest
     holdout: Manifest
     metrics: dict[str, Any]
-    folds: Mapping[str, Sequence[FoldRecord]]
+    folds: Mapping[str, Sequence[TaskRecord]]
 
     @classmethod
     def read(cls, store: ObjectStorage, key: str, work: Path) -> _FinishedRun:
-        record = read_run(store, key, work, "run")
+        record = fetch_run(store, key, work, "run")
         config = parse(RunConfig, record.config, source=f"run {key}")
         screen, holdout = Manifest.read(work / SCREEN), Manifest.read(work / HOLDOUT)
         metrics = _metrics(store, key, screen)
@@ -245,12 +242,12 @@ class _FinishedRun:
             for record in records:
                 for backbone in (each.name for each in self.config.backbones):
                     if not self.config.mean_teacher.enabled:
-                        trained = self._step(store, f"pretrain/{record.fold}/{backbone}").place
+                        trained = self._task(store, "pretrain", record.fold, backbone=backbone).prefix
                         network = _SourceNetwork(record.fold, None, backbone, trained, "weights.safetensors")
                     else:
-                        trained = record.place
+                        trained = record.prefix
                         if not self.config.has_pseudo_labels:
-                            trained = self._step(store, f"finetune/{record.fold}/{cell_type}").place
+                            trained = self._task(store, "finetune", record.fold, cell_type).prefix
                         file = f"{backbone}.{weights}.safetensors"
                         network = _SourceNetwork(record.fold, cell_type, backbone, trained, file)
                     found[network.path] = network
@@ -261,20 +258,13 @@ class _FinishedRun:
         learned = Learned()
         for fold in sorted({number for numbers in self.fold_numbers.values() for number in numbers}):
             for backbone in self.config.backbones:
-                learned |= self._step(store, f"pretrain/{fold}/{backbone.name}").learned
+                learned |= self._task(store, "pretrain", fold, backbone=backbone.name).learned
         return learned
 
-    def _step(self, store: ObjectStorage, name: str) -> StepRecord:
-        path = f"{RUNS}/{self.key}/steps/{name}.json"
-        try:
-            record = StepRecord.model_validate_json(store.get(path))
-        except (MissingObjectError, ValidationError):
-            raise InputError(f"{store.uri(path)}: missing or damaged; run {self.key} again") from None
-        if record.screen != self.screen.digest():
-            raise InputError(
-                f"{store.uri(path)}: of an earlier screen than the run's present one; run {self.key} again to its end"
-            )
-        return record
+    def _task(
+        self, store: ObjectStorage, step: str, fold: int, cell_type: str | None = None, backbone: str | None = None
+    ) -> TaskRecord:
+        return read_task(store, self.key, self.screen.digest(), step, fold, cell_type, backbone)
 
     def _copy(self, store: ObjectStorage, network: _SourceNetwork, attempt: str, work: Path) -> NetworkFile:
         """Copies one network, so that the local disk holds no more than one."""

@@ -1,54 +1,50 @@
-"""Which models may go, and taking them away: neither the champion, nor one of the last before it, nor young. Lists and deletes.
+"""Removes models of a registry: neither the champion, nor one of the last before it, nor recently published or used.
 
-    models/FINGERPRINT/manifest.json, ATTEMPT/...   a model; attempts that the manifest does not name are of no use
-    models/FINGERPRINT/ATTEMPT/...                  without a manifest: what a killed publisher left, or one that still works
+    models/FINGERPRINT/manifest.json, ATTEMPT/...   a model; attempts that its manifest does not name are unused
+    models/FINGERPRINT/ATTEMPT/...                  without a manifest: of an interrupted publication, or one in progress
 
-Keys of any other form are nobody's business here. A model's manifest goes first, so that a removal that is cut short
-leaves nothing that is taken for whole; champion.json is fenced then, so that no promotion of the model can slip between.
+Objects younger than an age are never removed. A model's manifest goes first, so an interrupted removal leaves no damaged model,
+and the next one removes the rest.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
 from components.core.errors import InputError
-from components.core.registry.champion import Champion, fence, read_versioned
+from components.core.registry.champion import Champion, read_champion
 from components.core.registry.model_manifest import FINGERPRINT, MANIFEST, MODELS, ModelManifest
-from components.core.storage.claims import get_present
-from components.core.storage.garbage import Pile
+from components.core.registry.published_models import read_model
+from components.core.storage.garbage import cutoff_of
 from components.core.storage.interface import ObjectStorage
-from components.core.storage.inventory import ObjectInventory, StoredObject, UnfinishedUpload
-from components.core.storage.sweeping import cutoff_of
+from components.core.storage.inventory import ObjectInventory
+from components.core.storage.recorded_runs import read_runs
 
-_OURS = re.compile(rf"{MODELS}/({FINGERPRINT})/(?:({MANIFEST})|([0-9a-f]{{32}})/.+)")
-_HIDDEN = re.compile(rf"{MODELS}/(?:{FINGERPRINT}/)?\.[^/]+\.partial")
-"""What a killed writer of a manifest or of champion.json leaves in a folder."""
-_ROUNDS = 10
+_KEY = re.compile(rf"{MODELS}/({FINGERPRINT})/(?:{MANIFEST}|([0-9a-f]{{32}})/.+)")
 
-Kind = Literal["model", "unfinished model", "unused copy", "unfinished upload"]
+Kind = Literal["model", "unfinished model", "unused copy"]
 
 
 class ModelStore(ObjectStorage, ObjectInventory, Protocol):
-    """A store that can be written conditionally and tidied up."""
+    """A store that can be written conditionally and listed with sizes and times."""
 
 
-@dataclass(frozen=True)
-class Removable:
-    """Something that may go, all of it or nothing.
+@dataclass
+class StoredModel:
+    """A model, or a part of one.
 
     Attributes:
         kind: what it is.
-        fingerprint: of the model; empty for an upload of champion.json.
-        prefix: everything below it goes.
+        fingerprint: the model's.
+        prefix: of its keys.
         objects: how many.
         size: bytes.
         newest: time of the youngest.
-        run: of a whole model, the run that it came from; empty where its manifest cannot be read.
-        upload: of an unfinished upload.
+        run: the run that trained a complete model; empty if its manifest cannot be read.
     """
 
     kind: Kind
@@ -58,20 +54,13 @@ class Removable:
     size: int
     newest: datetime
     run: str = ""
-    upload: UnfinishedUpload | None = None
-
-
-@dataclass
-class _Contents:
-    whole: Pile = field(default_factory=Pile)
-    attempts: dict[str, Pile] = field(default_factory=dict)
 
 
 def kept_models(champion: Champion | None, keep: int) -> list[str]:
     """The champion and the last different models before it.
 
     Args:
-        champion: None where none was promoted.
+        champion: None if none was promoted.
         keep: how many before the champion.
     """
     if champion is None:
@@ -79,136 +68,88 @@ def kept_models(champion: Champion | None, keep: int) -> list[str]:
     return list(dict.fromkeys(promotion.fingerprint for promotion in champion.promotions))[: keep + 1]
 
 
-def removable(store: ModelStore, keep: int, older_than: timedelta) -> list[Removable]:
-    """What may go. Without a champion nothing says which models are needed: then whole ones stay.
+def removable(store: ModelStore, keep: int, older_than: timedelta) -> list[StoredModel]:
+    """What may be removed. Without a champion it is not known which models are needed, and complete ones stay.
 
     Args:
-        store: of the registry.
+        store: the registry's.
         keep: how many champions before the present one stay.
-        older_than: what is younger stays.
+        older_than: younger objects stay, as do models that a prediction has used since.
 
     Raises:
         InputError: champion.json is damaged.
         StepError: the store failed.
     """
-    cutoff = cutoff_of(older_than)
-    champion, _ = read_versioned(store)
-    contents, uploads = _take_stock(store)
-    manifests = _manifests(store, [name for name, found in contents.items() if found.whole.whole])
-    kept = set(kept_models(champion, keep))
-    found: list[Removable] = []
-    for fingerprint, content in contents.items():
-        prefix = f"{MODELS}/{fingerprint}"
-        attempt, run = manifests.get(fingerprint, ("", ""))
-        old = content.whole.newest <= cutoff
-        if content.whole.whole and champion is not None and fingerprint not in kept and old:
-            found.append(_item("model", fingerprint, prefix, content.whole, run))
-        elif not content.whole.whole:
-            if old:
-                found.append(_item("unfinished model", fingerprint, prefix, content.whole))
-        elif attempt:
-            found += [
-                _item("unused copy", fingerprint, f"{prefix}/{name}", pile)
-                for name, pile in content.attempts.items()
-                if name != attempt and pile.newest <= cutoff
-            ]
-    for upload in uploads:
-        if upload.started <= cutoff:
-            name = upload.key.split("/")[1]
-            of = name if re.fullmatch(FINGERPRINT, name) else ""
-            found.append(Removable("unfinished upload", of, upload.key, 1, upload.size, upload.started, upload=upload))
-    return found
+    cutoff, champion = cutoff_of(older_than), read_champion(store)
+    kept = {*kept_models(champion, keep)}
+    kept |= {
+        run.record.prediction.model
+        for run in read_runs(store)
+        if run.active > cutoff and run.record and run.record.prediction
+    }
+    whole, parts = _list_models(store)
+    manifests: dict[str, ModelManifest | None] = {}
+    for fingerprint, model in whole.items():
+        if model.kind == "model":
+            try:
+                manifests[fingerprint] = manifest = read_model(store, fingerprint)
+                model.run = manifest.run
+            except InputError:
+                manifests[fingerprint] = None
+    found = [
+        model
+        for model in whole.values()
+        if model.kind == "unfinished model" or (champion and model.fingerprint not in kept)
+    ]
+    removed = {model.fingerprint for model in found if model.newest <= cutoff}
+    for part in parts:
+        used = manifests.get(part.fingerprint)
+        if part.fingerprint not in removed and used and part.prefix != used.key("").rstrip("/"):
+            found.append(part)
+    return [model for model in found if model.newest <= cutoff]
 
 
-def remove(store: ModelStore, items: Iterable[Removable], keep: int, older_than: timedelta) -> list[Removable]:
-    """Takes things away; returns those that are gone. What has come into use meanwhile stays.
+def remove(store: ModelStore, models: Iterable[StoredModel], keep: int, older_than: timedelta) -> list[StoredModel]:
+    """Removes models, except for those that have come into use since they were listed; returns those removed.
 
     Args:
-        store: of the registry.
-        items: from removable.
-        keep: as removable was given.
-        older_than: likewise.
+        store: the registry's.
+        models: from removable.
+        keep: as for removable.
+        older_than: as for removable.
 
     Raises:
         InputError: champion.json is damaged, or the store refuses to delete.
         StepError: the store failed.
     """
-    wanted = {(item.kind, item.prefix) for item in items}
-    for _ in range(_ROUNDS):
-        # Asked again, for the user may have thought for long.
-        still = [item for item in removable(store, keep, older_than) if (item.kind, item.prefix) in wanted]
-        models = [item for item in still if item.kind == "model"]
-        if models:
-            gone = _hide(store, models, keep)
-            if gone is None:
-                continue
-            for item in gone:
-                store.delete_many([found.key for found in _objects(store, item)])
-        return [item for item in still if item.kind == "model" or _clear_away(store, item, cutoff_of(older_than))]
-    raise InputError(f"{store.uri(MODELS)}: models are being promoted all the time; try again later")
+    requested = {(model.kind, model.prefix) for model in models}
+    still = [model for model in removable(store, keep, older_than) if (model.kind, model.prefix) in requested]
+    for model in still:
+        if model.kind == "model":
+            store.delete(f"{model.prefix}/{MANIFEST}")
+        store.delete_many([found.key for found in store.scan(f"{model.prefix}/") if _KEY.fullmatch(found.key)])
+    return still
 
 
-def _hide(store: ModelStore, models: Sequence[Removable], keep: int) -> Sequence[Removable] | None:
-    """Deletes the manifests of models; None, and all is as before, where a model was promoted meanwhile."""
-    champion, version = read_versioned(store)
-    kept = set(kept_models(champion, keep))
-    if champion is None or any(item.fingerprint in kept for item in models):
-        return None
-    keys = [f"{item.prefix}/{MANIFEST}" for item in models]
-    hidden = get_present(store, keys)
-    store.delete_many(keys)
-    if fence(store, version):
-        return models
-    for key, content in hidden.items():
-        store.put_if_absent(key, content)
-    return None
-
-
-def _clear_away(store: ModelStore, item: Removable, cutoff: datetime) -> bool:
-    """Deletes a leaving unless somebody has gone on with it; returns whether it is gone."""
-    if item.upload is not None:
-        store.give_up_upload(item.upload)
-        return True
-    objects = _objects(store, item)
-    if any(found.modified > cutoff or found.key.endswith(f"/{MANIFEST}") for found in objects):
-        return False
-    store.delete_many([found.key for found in objects])
-    return True
-
-
-def _objects(store: ModelStore, item: Removable) -> list[StoredObject]:
-    return [found for found in store.scan(f"{item.prefix}/") if _OURS.fullmatch(found.key)]
-
-
-def _take_stock(store: ModelStore) -> tuple[dict[str, _Contents], list[UnfinishedUpload]]:
-    contents: dict[str, _Contents] = {}
+def _list_models(store: ModelStore) -> tuple[dict[str, StoredModel], list[StoredModel]]:
+    """Models by fingerprint, and the attempts in them."""
+    whole: dict[str, StoredModel] = {}
+    parts: dict[str, StoredModel] = {}
     for found in store.scan(f"{MODELS}/"):
-        match = _OURS.fullmatch(found.key)
-        if match:
-            fingerprint, manifest, attempt = match.groups()
-            content = contents.setdefault(fingerprint, _Contents())
-            content.whole.add(found, bool(manifest))
-            if attempt:
-                content.attempts.setdefault(attempt, Pile()).add(found)
-    uploads = [
-        upload
-        for upload in store.unfinished_uploads(f"{MODELS}/")
-        if _OURS.fullmatch(upload.key) or _HIDDEN.fullmatch(upload.key)
-    ]
-    return contents, uploads
-
-
-def _manifests(store: ModelStore, whole: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Attempt and run of each model whose manifest can be read."""
-    known = {}
-    for key, content in get_present(store, [f"{MODELS}/{fingerprint}/{MANIFEST}" for fingerprint in whole]).items():
-        try:
-            model = ModelManifest.parse(content, key)
-        except InputError:
+        if not (match := _KEY.fullmatch(found.key)):
             continue
-        known[model.fingerprint] = (model.attempt, model.run)
-    return known
-
-
-def _item(kind: Kind, fingerprint: str, prefix: str, pile: Pile, run: str = "") -> Removable:
-    return Removable(kind, fingerprint, prefix, pile.objects, pile.size, pile.newest, run)
+        fingerprint, attempt = match.groups()
+        prefix = f"{MODELS}/{fingerprint}"
+        groups = [
+            whole.setdefault(fingerprint, StoredModel("unfinished model", fingerprint, prefix, 0, 0, found.modified))
+        ]
+        if attempt:
+            key = f"{prefix}/{attempt}"
+            groups.append(parts.setdefault(key, StoredModel("unused copy", fingerprint, key, 0, 0, found.modified)))
+        else:
+            groups[0].kind = "model"
+        for group in groups:
+            group.objects += 1
+            group.size += found.size
+            group.newest = max(group.newest, found.modified)
+    return whole, list(parts.values())

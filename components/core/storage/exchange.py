@@ -1,34 +1,89 @@
-"""Inputs and outputs of a step by hand, wherever they lie: paths, file:// or s3://. What a Kubernetes Job without KFP goes by.
+"""Artifacts by address, as steps read and write them without KFP: a path, file://, s3:// or minio:// (as KFP writes it).
 
-An output in object storage appears whole or not at all: a folder carries the object `.unfinished` while it is written, and
-`local_copy` refuses a folder that has one.
+`local_copy` brings inputs to this machine. `exchange` also delivers outputs, for a step started by hand or as a Kubernetes Job.
+An output in object storage is complete or refused: a folder has the object `.unfinished` while it is being written.
 """
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from components.core.errors import InputError, StepError
-from components.core.storage.artifacts import UNFINISHED, local_copy
+from components.core.files import atomic_directory
 from components.core.storage.digests import digest_text, file_names
 from components.core.storage.opening import is_bucket, is_folder
 
 if TYPE_CHECKING:
     from components.core.storage.object_store import ObjectStore
 
+UNFINISHED = ".unfinished"
 SMALL = 8 * 2**20
 """Bytes up to which files are sent many at a time, from memory."""
 
 
+def local_copy(uri: str, into: Path) -> Path:
+    """The artifact as a local file or folder.
+
+    Args:
+        uri: a local path, `file://`, `s3://bucket/key` or `minio://bucket/key`; the key is an object or a folder.
+        into: a folder for copies, created if missing. Artifacts of the same name do not overwrite each other.
+
+    Returns:
+        A local artifact's own path; for a stored one the path of its complete copy below `into`.
+
+    Raises:
+        InputError: nothing is there, it is unfinished, the address is of another kind, or the copy cannot be written.
+        StepError: the store failed.
+    """
+    if is_folder(uri) or "://" not in uri:
+        path = Path(unquote(urlsplit(uri).path)) if is_folder(uri) else Path(uri)
+        if not path.exists():
+            raise InputError(f"{uri}: no such file or folder")
+        return path
+    store, key = _stored(uri, "the artifact's key")
+    target = into / digest_text(uri)[:12] / key.rpartition("/")[2]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if store.exists(key):
+            store.download_file(key, target)
+            return target
+        below = store.list(f"{key}/")
+        if not below:
+            raise InputError(f"{uri}: there is neither an object nor a folder of this name in the store")
+        if f"{key}/{UNFINISHED}" in below:
+            raise InputError(f"{uri}: is unfinished; wait for the step that writes it, or run that step again")
+        with atomic_directory(target) as folder:
+            for each in below:
+                name = each[len(key) + 1 :]
+                if ".." in PurePosixPath(name).parts or name.startswith("/"):
+                    raise InputError(f"{store.uri(each)}: its name leads out of the folder; rename it")
+                copy = folder / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                store.download_file(each, copy)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror})") from None
+    return target
+
+
+@contextmanager
+def local_file(uri: str | None) -> Iterator[Path | None]:
+    """The file at an address, on this machine inside the block; None if there is no address.
+
+    Raises:
+        InputError: as local_copy.
+    """
+    with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
+        yield local_copy(uri, Path(folder)) if uri else None
+
+
 class Exchange:
-    """Where a step reads and writes on this machine, for what its user named by address."""
+    """Local paths of a step's inputs and outputs that the user gave by address."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -36,10 +91,10 @@ class Exchange:
         self._outputs: list[_Output] = []
 
     def input(self, uri: str) -> str:
-        """The local path of an input, fetched where it lies in object storage.
+        """The local path of an input, downloaded if it is in object storage.
 
         Raises:
-            InputError: nothing is there, it is not whole, or the address is of another kind.
+            InputError: nothing is there, it is unfinished, or the address is of another kind.
             StepError: the store failed.
         """
         path = local_copy(uri, self._folder / "inputs")
@@ -47,7 +102,7 @@ class Exchange:
         return str(path)
 
     def output(self, uri: str) -> str:
-        """The local path where a step writes an output, which goes to its address at the end.
+        """The local path where a step writes an output, which is delivered to its address at the end.
 
         Raises:
             InputError: an address of another kind, a whole bucket, or a store that cannot be used.
@@ -58,14 +113,8 @@ class Exchange:
             if "://" in uri:
                 raise InputError(f"{uri}: an output goes to a path, file:// or s3://BUCKET/KEY")
             return uri
-        from components.core.storage.object_store import ObjectStore, parse_uri
-
-        bucket, key = parse_uri(uri)
-        key = key.rstrip("/")
-        if not key:
-            raise InputError(f"{uri}: names a whole bucket; add a key for the output")
-        store = ObjectStore.connect(bucket)
-        if not any(output.store.bucket == bucket for output in self._outputs):
+        store, key = _stored(uri, "a key for the output")
+        if not any(output.store.bucket == store.bucket for output in self._outputs):
             store.check("create it, or correct the output's address")  # before the work, not after it
         path = self._folder / "outputs" / digest_text(uri)[:12] / key.rpartition("/")[2]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +123,7 @@ class Exchange:
         return str(path)
 
     def deliver(self) -> None:
-        """Brings the outputs to their addresses, all or none.
+        """Uploads the outputs, all or none.
 
         Raises:
             StepError: an output was not written, or the store failed.
@@ -96,11 +145,26 @@ class Exchange:
                 output.take_back()
             raise
 
-    def told(self, message: str) -> str:
-        """A message with the addresses that the user gave in place of paths of this machine."""
+    def with_addresses(self, message: str) -> str:
+        """A message with the user's addresses in place of temporary paths."""
         for path, uri in self._addresses.items():
             message = message.replace(str(path), uri)
         return message
+
+
+@contextmanager
+def exchange() -> Iterator[Exchange]:
+    """Inputs are local inside the block; when it ends without an error, outputs are delivered.
+
+    Errors name the user's addresses.
+    """
+    with tempfile.TemporaryDirectory(prefix="cellsignal-", ignore_cleanup_errors=True) as folder:
+        paths = Exchange(Path(folder))
+        try:
+            yield paths
+            paths.deliver()
+        except (InputError, StepError) as error:
+            raise type(error)(paths.with_addresses(str(error))) from None
 
 
 @dataclass(frozen=True)
@@ -114,11 +178,10 @@ class _Output:
         return f"{self.key}/{UNFINISHED}"
 
     def begin(self) -> None:
-        """From now on nobody takes the folder for a whole one; what was there goes."""
-        if not self.path.is_dir():
-            return
-        self.store.put(self._mark, b"")
-        self.store.delete_many([key for key in self.store.list(f"{self.key}/") if key != self._mark])
+        """Marks a folder as unfinished, and removes what was there."""
+        if self.path.is_dir():
+            self.store.put(self._mark, b"")
+            self._clear()
 
     def write(self) -> None:
         if not self.path.is_dir():
@@ -135,29 +198,26 @@ class _Output:
             self.store.delete(self._mark)
 
     def take_back(self) -> None:
-        """The mark goes last. A store that fails keeps it, and with it the folder is refused."""
+        """Removes the output; if the store fails, the mark stays and the folder is refused."""
         try:
             if self.path.is_dir():
-                self.store.delete_many([key for key in self.store.list(f"{self.key}/") if key != self._mark])
+                self._clear()
                 self.store.delete(self._mark)
             else:
                 self.store.delete(self.key)
         except (InputError, StepError):
-            return  # the error that led here is the one to tell
+            return  # the caller reports the error that led here
+
+    def _clear(self) -> None:
+        self.store.delete_many([key for key in self.store.list(f"{self.key}/") if key != self._mark])
 
 
-@contextmanager
-def exchange() -> Iterator[Exchange]:
-    """Inputs are here while the block lasts; when it ends well, outputs are where they belong.
+def _stored(uri: str, lacking: str) -> tuple[ObjectStore, str]:
+    """The store and key of an artifact in a bucket."""
+    from components.core.storage.object_store import ObjectStore, parse_uri
 
-    Errors name what the user named.
-    """
-    folder = Path(tempfile.mkdtemp(prefix="cellsignal-"))
-    given = Exchange(folder)
-    try:
-        yield given
-        given.deliver()
-    except (InputError, StepError) as error:
-        raise type(error)(given.told(str(error))) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    bucket, key = parse_uri(uri)
+    key = key.rstrip("/")
+    if not key:
+        raise InputError(f"{uri}: names a whole bucket; add {lacking}")
+    return ObjectStore.connect(bucket), key

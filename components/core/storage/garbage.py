@@ -1,139 +1,51 @@
-"""What in a store no run needs: a decision from listings and records. Pure; claims.py reads, sweeping.py deletes.
+"""Garbage collection of a store: removes plates, finished outputs and checkpoints that no recorded run needs.
 
-    plates/NAME_PlateN-DIGEST/...            a plate, whole with its plate.json
-    fingerprints/DIGEST.json, copies/DIGEST.json  lead from a screen's files to a plate: plate_record.py
-    finished/STEP/KEY/ATTEMPT/..., done.json a finished output; attempts that done.json does not name are of no use
-    checkpoints/STEP/KEY/...                 what a step goes on from after an interruption
+    plates/NAME_PlateN-DIGEST/...                  a plate; plate.json is written last
+    fingerprints/DIGEST.json, copies/DIGEST.json   point from a screen's files to a plate: see core.screen.plate_record
+    finished/STEP/KEY/...                          a finished output; done.json is written last
+    checkpoints/STEP/KEY/...                       state of an unfinished step
 
-Keys of any other form are nobody's business here. What is young stays, whatever the records say: a run that packs has no
-record yet, and the output of a step is there before its record. Of what lives and dies together the youngest object counts.
+Objects younger than an age are never removed, so that runs in progress are safe: a run that packs has no record yet, and the
+output of a step is stored before its record. Packing renews the pointer to a plate that it reuses. Nothing is locked, and an
+interrupted collection is simply run again: what makes a group complete is removed first. Other keys are left alone.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from components.core.storage.inventory import StoredObject, UnfinishedUpload
+from components.core.errors import InputError
+from components.core.storage.inventory import ObjectInventory, StoredObject
+from components.core.storage.recorded_runs import get_present, needed_by, read_runs
 
-PLACES = ("plates/", "finished/", "checkpoints/")
-LEADS = ("fingerprints/", "copies/")
-PLATE_RECORD, DONE = "plate.json", "done.json"
+Kind = Literal["plate", "finished output", "checkpoint", "plate pointer"]
 
-Kind = Literal[
-    "plate", "unfinished plate", "plate lead", "finished output", "unused attempt", "checkpoint", "unfinished upload"
-]
-
-_PREFIX = r"plates/[^/]+_Plate\d+-[0-9a-f]{32}"
-_PLATE = re.compile(rf"({_PREFIX})/(.+)")
-_FINISHED = re.compile(r"(finished/\w+/[0-9a-f]{64})/(?:(done\.json)|([0-9a-f]{32})/.+)")
-_CHECKPOINT = re.compile(r"(checkpoints/\w+/[0-9a-f]{64})/.+")
-_LEAD = re.compile(r"(fingerprints|copies)/[0-9a-f]{64}\.json")
-LONG_AGO = datetime.min.replace(tzinfo=UTC)
+_FORMS: dict[Kind, re.Pattern[str]] = {
+    "plate": re.compile(r"(plates/[^/]+_Plate\d+-[0-9a-f]{32})/.+"),
+    "finished output": re.compile(r"(finished/\w+/[0-9a-f]{64})/.+"),
+    "checkpoint": re.compile(r"(checkpoints/\w+/[0-9a-f]{64})/.+"),
+    "plate pointer": re.compile(r"((?:fingerprints|copies)/[0-9a-f]{64}\.json)"),
+}
+_FOLDERS = ("plates/", "finished/", "checkpoints/", "fingerprints/", "copies/")
+_LAST_WRITTEN = ("plate.json", "done.json")
 
 
 @dataclass
-class Pile:
-    """The objects below one prefix, added up.
+class StoredGroup:
+    """Objects that are removed together.
 
     Attributes:
+        kind: what they are.
+        prefix: of their keys; of a pointer the key itself.
         objects: how many.
         size: bytes.
         newest: time of the youngest.
-        whole: whether the record is there that makes them a plate or a finished output.
-    """
-
-    objects: int = 0
-    size: int = 0
-    newest: datetime = LONG_AGO
-    whole: bool = False
-
-    def add(self, found: StoredObject, is_record: bool = False) -> None:
-        """Counts one object."""
-        self.objects += 1
-        self.size += found.size
-        self.newest = max(self.newest, found.modified)
-        self.whole |= is_record
-
-
-@dataclass(frozen=True)
-class Lead:
-    """A fingerprint or a note of copies, and the prefix of the plate that it leads to."""
-
-    modified: datetime
-    size: int
-    plate: str
-
-
-@dataclass
-class Contents:
-    """What a store holds, added up by plate, output and checkpoint, so that millions of sites take little memory.
-
-    Attributes:
-        plates: by prefix.
-        finished: finished outputs with all attempts, by place.
-        attempts: the attempts of each, by name.
-        checkpoints: by place.
-        uploads: uploads that have not ended.
-        others: objects of another form below our prefixes, which are left alone.
-    """
-
-    plates: dict[str, Pile] = field(default_factory=dict)
-    finished: dict[str, Pile] = field(default_factory=dict)
-    attempts: dict[str, dict[str, Pile]] = field(default_factory=dict)
-    checkpoints: dict[str, Pile] = field(default_factory=dict)
-    uploads: list[UnfinishedUpload] = field(default_factory=list)
-    others: int = 0
-
-    def add(self, found: StoredObject) -> None:
-        """Counts one object where it belongs."""
-        if plate := _PLATE.fullmatch(found.key):
-            self.plates.setdefault(plate[1], Pile()).add(found, plate[2] == PLATE_RECORD)
-        elif finished := _FINISHED.fullmatch(found.key):
-            place, done, attempt = finished.groups()
-            self.finished.setdefault(place, Pile()).add(found, bool(done))
-            if attempt:
-                self.attempts.setdefault(place, {}).setdefault(attempt, Pile()).add(found)
-        elif checkpoint := _CHECKPOINT.fullmatch(found.key):
-            self.checkpoints.setdefault(checkpoint[1], Pile()).add(found)
-        else:
-            self.others += 1
-
-    def add_upload(self, upload: UnfinishedUpload) -> None:
-        """Counts an upload that has not ended, if it is one of ours."""
-        if is_ours(upload.key):
-            self.uploads.append(upload)
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What must stay.
-
-    Attributes:
-        plates: prefixes of plates.
-        finished: places of finished outputs.
-    """
-
-    plates: frozenset[str]
-    finished: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Garbage:
-    """Something to remove, all of it or nothing.
-
-    Attributes:
-        kind: what it is.
-        prefix: everything below it goes that is ours; the key itself of a lead and of an upload.
-        objects: how many.
-        size: bytes.
-        newest: time of the youngest.
-        plate: prefix that a lead leads to.
-        record: key that goes first, so that a removal that is cut short leaves nothing that is taken for whole.
-        upload: of an unfinished upload.
+        plate: prefix of the plate that a pointer points to; empty if it cannot be read.
     """
 
     kind: Kind
@@ -141,87 +53,83 @@ class Garbage:
     objects: int
     size: int
     newest: datetime
-    plate: str | None = None
-    record: str | None = None
-    upload: UnfinishedUpload | None = None
+    plate: str = ""
 
 
-def is_ours(key: str) -> bool:
-    """Whether an object is part of a plate, a finished output or a checkpoint."""
-    return any(form.fullmatch(key) for form in (_PLATE, _FINISHED, _CHECKPOINT))
+def group_objects(objects: Iterable[StoredObject]) -> dict[str, StoredGroup]:
+    """The groups of objects by prefix; objects of no group are left out."""
+    groups: dict[str, StoredGroup] = {}
+    for found in objects:
+        for kind, form in _FORMS.items():
+            if match := form.fullmatch(found.key):
+                group = groups.setdefault(match[1], StoredGroup(kind, match[1], 0, 0, found.modified))
+                group.objects += 1
+                group.size += found.size
+                group.newest = max(group.newest, found.modified)
+    return groups
 
 
-def is_lead(key: str) -> bool:
-    """Whether this is the key of a fingerprint or of a note of copies."""
-    return _LEAD.fullmatch(key) is not None
+def list_groups(store: ObjectInventory) -> list[StoredGroup]:
+    """Lists the store; of millions of objects only sums are kept."""
+    groups = group_objects(found for folder in _FOLDERS for found in store.scan(folder))
+    pointers = [group.prefix for group in groups.values() if group.kind == "plate pointer"]
+    for key, content in get_present(store, pointers).items():
+        try:
+            groups[key].plate = str(json.loads(content)["prefix"])
+        except (ValueError, KeyError, TypeError):
+            continue  # a power cut may leave half of a file in a folder
+    return list(groups.values())
 
 
-def is_plate(prefix: str) -> bool:
-    """Whether a plate may lie below this prefix."""
-    return re.fullmatch(_PREFIX, prefix) is not None
+def cutoff_of(older_than: timedelta) -> datetime:
+    """What was written after this time is younger than the age."""
+    try:
+        return datetime.now(UTC) - older_than
+    except OverflowError:
+        raise InputError(f"--older-than: {older_than.days} days is before all time; give less") from None
 
 
-def needs_of(plates: Iterable[str], finished: Iterable[str], leads: Mapping[str, Lead], cutoff: datetime) -> Needs:
-    """What runs need by their records, and the plates that a run may be about to name.
-
-    Args:
-        plates: prefixes in the manifests of recorded runs.
-        finished: places that recorded runs made or fetched.
-        leads: by key; packing renews the fingerprint of a plate that it uses again.
-        cutoff: what is younger stays.
-    """
-    renewed = {lead.plate for lead in leads.values() if lead.modified > cutoff}
-    return Needs(frozenset(plates) | renewed, frozenset(finished))
-
-
-def needed(item: Garbage, needs: Needs) -> bool:
-    """Whether something that was garbage a while ago is needed now."""
-    if item.kind == "finished output":
-        return item.prefix in needs.finished
-    return (item.plate if item.kind == "plate lead" else item.prefix) in needs.plates
-
-
-def find_garbage(
-    contents: Contents,
-    leads: Mapping[str, Lead],
-    needs: Needs,
-    winners: Mapping[str, str],
-    cutoff: datetime,
-) -> list[Garbage]:
-    """Everything that may go, plates before what leads to them.
+def find_garbage(groups: Sequence[StoredGroup], needed: Collection[str], cutoff: datetime) -> list[StoredGroup]:
+    """The groups to remove, plates before what points to them.
 
     Args:
-        contents: the store's, added up.
-        leads: by key.
-        needs: from needs_of.
-        winners: the attempt that done.json names, by place; where it is not known, all attempts stay.
-        cutoff: what is younger stays, but for checkpoints of steps that have finished.
+        groups: all of the store.
+        needed: prefixes that recorded runs need.
+        cutoff: what is younger stays, as does a plate that a younger pointer points to.
     """
-    found: list[Garbage] = []
-    for prefix, pile in contents.plates.items():
-        if prefix not in needs.plates and pile.newest <= cutoff:
-            found.append(_all(pile, "plate" if pile.whole else "unfinished plate", prefix, PLATE_RECORD))
-    stay = contents.plates.keys() - {item.prefix for item in found}
-    for key, lead in leads.items():
-        if lead.plate not in stay and lead.modified <= cutoff:
-            found.append(Garbage("plate lead", key, 1, lead.size, lead.modified, plate=lead.plate))
-    for place, pile in contents.finished.items():
-        if place not in needs.finished and pile.newest <= cutoff:
-            found.append(_all(pile, "finished output" if pile.whole else "unused attempt", place, DONE))
-        elif not pile.whole or place in winners:
-            for name, attempt in contents.attempts.get(place, {}).items():
-                if name != winners.get(place) and attempt.newest <= cutoff:
-                    found.append(_all(attempt, "unused attempt", f"{place}/{name}"))
-    for place, pile in contents.checkpoints.items():
-        output = contents.finished.get(place.replace("checkpoints/", "finished/", 1))
-        if (output is not None and output.whole) or pile.newest <= cutoff:
-            found.append(_all(pile, "checkpoint", place))
-    for upload in contents.uploads:
-        if upload.started <= cutoff:
-            found.append(Garbage("unfinished upload", upload.key, 1, upload.size, upload.started, upload=upload))
-    return found
+    kept = {*needed, *(group.plate for group in groups if group.newest > cutoff)}
+    old = [group for group in groups if group.newest <= cutoff]
+    garbage = [group for group in old if group.kind != "plate pointer" and group.prefix not in kept]
+    left = {group.prefix for group in groups if group.kind == "plate"} - {group.prefix for group in garbage}
+    return garbage + [group for group in old if group.kind == "plate pointer" and group.plate not in left]
 
 
-def _all(pile: Pile, kind: Kind, prefix: str, record: str = "") -> Garbage:
-    first = f"{prefix}/{record}" if record and pile.whole else None
-    return Garbage(kind, prefix, pile.objects, pile.size, pile.newest, record=first)
+def sweep(store: ObjectInventory, garbage: Sequence[StoredGroup], cutoff: datetime) -> tuple[int, int]:
+    """Removes garbage, except for what has come into use since it was found.
+
+    Args:
+        store: where it is.
+        garbage: from find_garbage.
+        cutoff: as there.
+
+    Returns:
+        How many objects were removed, and how many groups stay.
+
+    Raises:
+        InputError: the store refuses to delete, or a record cannot be read.
+        StepError: the store failed.
+    """
+    still = {group.prefix for group in find_garbage(list_groups(store), needed_by(read_runs(store)), cutoff)}
+    removed = stay = 0
+    for group in garbage:
+        objects = [found for found in store.scan(group.prefix) if group.prefix in group_objects([found])]
+        if group.prefix not in still or any(found.modified > cutoff for found in objects):
+            stay += 1
+            continue
+        keys = [found.key for found in objects]
+        first = [key for key in keys if key.removeprefix(f"{group.prefix}/") in _LAST_WRITTEN]
+        if first:
+            store.delete_many(first)
+        store.delete_many([key for key in keys if key not in first])
+        removed += len(keys)
+    return removed, stay

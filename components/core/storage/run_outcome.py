@@ -19,7 +19,7 @@ from components.core.config import FrozenModel
 from components.core.errors import InputError, StepError
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.opening import open_store
-from components.core.storage.run_record import RUNS
+from components.core.storage.runs import RUNS
 
 RESULTS, FAILED = "results", "failed"
 
@@ -42,7 +42,7 @@ class FailureRecord(FrozenModel):
         return " ".join(part for part in (self.step, fold, self.cell_type, self.backbone) if part)
 
 
-def tell_failures(address: str, run: str) -> None:
+def report_failures(address: str, run: str) -> None:
     """Has the failure of the current task recorded under its run; does nothing for a step by hand.
 
     Args:

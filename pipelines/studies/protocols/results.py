@@ -15,7 +15,7 @@ from rich.table import Table
 from components.core.errors import StepError
 from components.core.evaluation.metrics import top1_by_cell_type
 from components.core.files import write_atomically
-from components.core.storage.logits import read_logits
+from components.core.storage.arrays import read_logits
 from components.core.storage.manifest import Manifest
 from pipelines.studies.protocols.splits import Protocol, held_out_wells
 

@@ -12,7 +12,7 @@ from components.assign import step
 from components.assign.step import AssignConfig
 from components.core.config import PackConfig, PriorConfig, ScreenConfig
 from components.core.errors import InputError
-from components.core.storage.logits import ROLES, LogitsDirectory, WellLogits, write_logits
+from components.core.storage.arrays import ROLES, LogitsDirectory, WellLogits, write_logits
 from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, WellRecord
 
 SIZE = 10

@@ -14,7 +14,7 @@ from components.assign.step import AssignConfig, run
 from components.core.config import PackConfig, PriorConfig, ScreenConfig
 from components.core.errors import InputError
 from components.core.registry.reference import design_of
-from components.core.storage.logits import LogitsDirectory, WellLogits, write_logits
+from components.core.storage.arrays import LogitsDirectory, WellLogits, write_logits
 from components.core.storage.manifest import Manifest, PlateRecord, ReferenceModel, Vocabulary, WellRecord
 
 SIZE = 12

@@ -7,7 +7,7 @@ import pytest
 from components.assign.step import AssignConfig, main, run
 from components.core.config import PackConfig, PriorConfig, ScreenConfig
 from components.core.errors import InputError
-from components.core.storage.logits import LogitsDirectory, WellLogits, write_logits
+from components.core.storage.arrays import LogitsDirectory, WellLogits, write_logits
 from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, WellRecord
 
 SIZE = 16

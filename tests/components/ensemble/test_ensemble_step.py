@@ -6,8 +6,8 @@ import pytest
 
 from components.core.config import PackConfig
 from components.core.errors import InputError
+from components.core.storage.arrays import LogitsDirectory, WellLogits, read_logits, write_logits
 from components.core.storage.folder_store import FolderStore
-from components.core.storage.logits import LogitsDirectory, WellLogits, read_logits, write_logits
 from components.core.storage.manifest import Manifest, Vocabulary
 from components.core.storage.run_outcome import failure_keys, failures_at
 from components.ensemble.step import main, run

@@ -18,8 +18,8 @@ from components.core.learning.prediction import held_out_images, predict_fold
 from components.core.learning.step_settings import InferSettings
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.publishing import publish
+from components.core.storage.arrays import WellLogits, read_logits
 from components.core.storage.folder_store import FolderStore
-from components.core.storage.logits import WellLogits, read_logits
 from components.core.storage.manifest import Manifest
 from components.infer.step import main as infer
 from components.normalize.config import NormalizeConfig

@@ -14,10 +14,10 @@ from components.core.learning.step_settings import InferSettings, MeanTeacherSet
 from components.core.learning.training_metrics import groups_of_fold, score_of
 from components.core.learning.weight_files import load_pairs
 from components.core.screen.site_table import SiteTable
+from components.core.storage.arrays import read_logits
 from components.core.storage.finished import fetch_finished
-from components.core.storage.logits import read_logits
 from components.core.storage.manifest import Manifest
-from components.core.storage.run_record import finished_folds
+from components.core.storage.runs import finished_folds
 from components.finetune.step import main as finetune
 from components.infer.step import main as infer
 from tests.components.core.learning.tiny_networks import CPU, RUN, images_of
@@ -71,7 +71,7 @@ def test_pretrained_backbones_predict_in_any_order_and_finished_work_is_fetched(
     assert files(one) == files(two)
     (fold,) = finished_folds(store, "tiny-1", Manifest.read(run.screen), Manifest.read(run.holdout))["HUVEC"]
     assert fold.fold == 0
-    fetch_finished(store, fold.place, {"logits": tmp_path / "fetched"})
+    fetch_finished(store, fold.prefix, {"logits": tmp_path / "fetched"})
     assert files(tmp_path / "fetched") == files(one / "logits")
     # Done again instead of fetched, the files are the same to the byte.
     store.delete_prefix("finished/infer")

@@ -16,7 +16,7 @@ from components.core.storage.digests import digest_file
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.run_record import StepRecord
+from components.core.storage.runs import TaskRecord
 from components.normalize.config import NormalizeConfig
 from components.normalize.step import main as normalize
 from components.pretrain import step
@@ -54,8 +54,8 @@ class Trained:
         pretrain(part, str(self.screen), fold, "slim", str(self.weights))
         return self
 
-    def record(self, fold: int = 0) -> StepRecord:
-        return StepRecord.model_validate_json(self.store.get(f"runs/{self.key}/steps/pretrain/{fold}/slim.json"))
+    def record(self, fold: int = 0) -> TaskRecord:
+        return TaskRecord.model_validate_json(self.store.get(f"runs/{self.key}/tasks/pretrain/{fold}/slim.json"))
 
     def meta(self) -> dict[str, object]:
         found: dict[str, object] = json.loads((self.weights / "meta.json").read_text())
@@ -152,7 +152,9 @@ def test_runs_in_a_folder_and_in_a_bucket_start_from_each_other(
     assert [run.meta()["init_from"]["run"] for run in (again, away, back)] == ["old-1", "old-1", "new-2"]
     assert {run.meta()["init_from"]["sha256"] for run in (again, away, back)} == {sha256}
     lost = Trained(folder, tmp_path, "new-4", source, init_from="file:///nowhere/runs/old-1", folds=folds)
-    with pytest.raises(InputError, match=r"^init_from: no run old-1 below file:///nowhere \(there are no runs\)"):
+    with pytest.raises(
+        InputError, match=r"^init_from: run old-1: no such run below file:///nowhere \(there are no runs\)"
+    ):
         lost.normalize()
 
 
@@ -183,7 +185,7 @@ def test_a_chain_of_runs_remembers_what_the_first_one_learned(
         ({"screen": {"holdout_experiments": ("HUVEC-02",)}, "folds": KNOWN}, "HUVEC-02 is held out now, but run old-1 had"),
         ({"folds": FoldsConfig(count=2)}, r"no pretrained weights of fold 1 and slim \(it has slim of fold 0\)"),
         ({"backbones": (SLIM.model_copy(update={"stem": 6}),), "folds": KNOWN}, "slim has stem 6, but 4 in run old-1"),
-        ({"init_from": "old-2", "folds": KNOWN}, r"no run old-2 below s3://.* \(runs there: (new-1, )?old-1\)"),
+        ({"init_from": "old-2", "folds": KNOWN}, r"run old-2: no such run below s3://.* \(runs there: (new-1, )?old-1\)"),
         ({"init_from": "s3://elsewhere/old-1", "folds": KNOWN}, "neither a run's key nor its address"),
         ({"init_from": "s3://elsewhere/runs/old-1", "folds": KNOWN}, "elsewhere.* has no bucket elsewhere"),
     ],
@@ -213,9 +215,9 @@ def test_weights_that_are_gone_and_a_screen_that_changed_are_refused(
     new = Trained(
         store, tmp_path, "new-1", source, init_from="old-1", folds=FoldsConfig(count=2, train=(0,))
     ).normalize()
-    store.delete_prefix(old.record().place)
+    store.delete_prefix(old.record().prefix)
     with pytest.raises(
-        InputError, match="slim of fold 0 of run old-1 is gone or damaged; run that run again, or leave init_"
+        InputError, match="slim of fold 0 of run old-1 is gone or damaged; repeat that run, or leave init_"
     ):
         new.pretrain()
     table = source / "test.csv"
@@ -225,11 +227,11 @@ def test_weights_that_are_gone_and_a_screen_that_changed_are_refused(
         new.pretrain()
     store.delete("runs/old-1/screen.json")
     with pytest.raises(
-        InputError, match=r"runs/old-1/screen.json cannot be read, so what run old-1 has learned is not known"
+        InputError, match=r"runs/old-1/screen.json cannot be read, so the labels that run old-1 has learned are unknown"
     ):
         new.pretrain()
-    store.put("runs/old-1/steps/pretrain/0/slim.json", b"{}")
-    with pytest.raises(InputError, match=r"steps/pretrain/0/slim.json is damaged; run old-1 again"):
+    store.put("runs/old-1/tasks/pretrain/0/slim.json", b"{}")
+    with pytest.raises(InputError, match=r"tasks/pretrain/0/slim.json: damaged, not a"):
         new.pretrain()
     store.put("runs/old-1/run.json", b"{}")
     with pytest.raises(InputError, match=r"runs/old-1/run.json is not a run's record"):

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from datetime import timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,13 @@ import pytest
 
 from components.core.errors import InputError
 from components.core.progress import EVENTS_VARIABLE
-from components.core.storage.claims import Claims
+from components.core.storage.arrays import read_logits
 from components.core.storage.finished import fetch_finished
-from components.core.storage.logits import read_logits
+from components.core.storage.garbage import find_garbage, list_groups
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.run_record import finished_folds
-from components.core.storage.sweeping import garbage_of, take_stock
+from components.core.storage.recorded_runs import needed_by, read_runs
+from components.core.storage.runs import finished_folds
 from tests.components.pretrain.training_run import BACKBONES, TrainingRun, epochs_trained, files, weights
 from tests.tiny_screen import PLATES, TREATED_WELLS, TREATMENTS, TinyScreen, write_png
 
@@ -53,7 +53,7 @@ def test_from_plates_to_logits_and_again(run: TrainingRun, tmp_path: Path, store
 
     manifest = Manifest.read(run.screen)
     (fold,) = finished_folds(store, "tiny-1", manifest, Manifest.read(run.holdout))["HUVEC"]
-    fetch_finished(store, fold.place, {"logits": tmp_path / "fetched"})
+    fetch_finished(store, fold.prefix, {"logits": tmp_path / "fetched"})
     assert (fold.fold, files(tmp_path / "fetched")) == (0, files(run.logits))
     logits = read_logits(run.logits)
     assert logits.wells["oof"].ids_W == ids("HUVEC-01")
@@ -112,17 +112,13 @@ def test_the_run_names_every_output_that_it_made_or_fetched_and_tidying_up_keeps
     again = TrainingRun(tmp_path / "again", store.prefix)
     again.normalize(tmp_path / "screen", run="tiny-2")
     again.train()
-    claims = Claims(store)
-    claims.refresh()
     assert len(made) == 4
-    for key in ("tiny-1", "tiny-2"):
-        assert claims.runs[key].finished == made
-        names = [name.removeprefix(f"runs/{key}/") for name in claims.runs[key].objects]
-        assert {name for name in names if name.startswith(("steps/", "folds/"))} == {
-            "steps/pretrain/0/small.json", "steps/pretrain/0/slim.json", "steps/finetune/0/HUVEC.json", "folds/HUVEC/0.json"
-        }  # fmt: skip
-    garbage, waiting = garbage_of(store, claims, take_stock(store), timedelta())
-    assert (garbage, waiting) == ([], [])
+    runs = read_runs(store)
+    assert {run.key for run in runs} == {"tiny-1", "tiny-2"}
+    for run in runs:
+        assert run.needs == {*made, *run.record.plates}
+        assert [len(run.tasks), len(run.record.plates)] == [4, 8]
+    assert find_garbage(list_groups(store), needed_by(runs), datetime.now(UTC)) == []
 
 
 def test_weights_of_another_fold_or_cell_type_are_refused(run: TrainingRun):

@@ -17,7 +17,7 @@ import yaml
 from components.core.errors import ContactError, InputError, StepError
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_outcome import FailureRecord
-from components.core.storage.run_record import RECIPE, RunRecord, cluster_run_key
+from components.core.storage.runs import RECIPE, RunRecord, cluster_run_key
 from pipelines.cluster import follow
 from tests.pipelines.cluster.conftest import QUICK, Submitting
 from tests.pipelines.cluster.kfp_server import Fault, KfpServer

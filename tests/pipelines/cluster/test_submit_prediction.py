@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from components.core.storage.claims import Claims
 from rich.console import Console
 
 from components.assign.step import main as assign
@@ -26,10 +27,9 @@ from components.core.errors import InputError, StepError
 from components.core.registry.champion import promote
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.publishing import publish
-from components.core.storage.claims import Claims
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_outcome import FailureRecord
-from components.core.storage.run_record import RECIPE, RunRecord, cluster_run_key
+from components.core.storage.runs import RECIPE, RunRecord, cluster_run_key
 from components.ensemble.step import main as ensemble
 from components.infer.step import main as infer
 from components.normalize.step import main as normalize

@@ -12,7 +12,7 @@ from components.core.errors import InputError
 from components.core.screen.screen_source import ScreenDirectory
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.run_record import StepRecord
+from components.core.storage.runs import TaskRecord
 from components.core.storage.screen_bucket import ScreenBucket
 from pipelines.retraining.fingerprint import Fingerprint, changes, fingerprint_of
 from tests.components.core.registry.finished_run import KEY, FinishedRun
@@ -134,10 +134,10 @@ def test_a_run_to_start_from_that_was_trained_again_is_a_change(tmp_path: Path) 
 
     before = now()
     assert changes(before, now()) == []
-    path = f"runs/{KEY}/steps/pretrain/0/{config.backbones[0].name}.json"
-    record = StepRecord.model_validate_json(run.store.get(path))
-    run.store.put(path, record.model_copy(update={"place": f"{record.place}0"}).model_dump_json().encode())
+    path = f"runs/{KEY}/tasks/pretrain/0/{config.backbones[0].name}.json"
+    record = TaskRecord.model_validate_json(run.store.get(path))
+    run.store.put(path, record.model_copy(update={"prefix": f"{record.prefix}0"}).model_dump_json().encode())
     assert changes(before, now()) == ["configuration: init_from"]
     run.store.delete_prefix(f"runs/{KEY}/")
-    with pytest.raises(InputError, match=f"init_from: no run {KEY}"):
+    with pytest.raises(InputError, match=f"init_from: run {KEY}: no such run"):
         now()

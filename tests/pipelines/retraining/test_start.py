@@ -10,7 +10,7 @@ from components.core.config import RunConfig
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.publishing import publish
 from components.core.storage.folder_store import FolderStore
-from components.core.storage.run_record import Learned
+from components.core.storage.runs import Learned
 from pipelines.retraining.holdout import comparable
 from pipelines.retraining.records import read_start
 from pipelines.retraining.start import started, with_folds

@@ -15,12 +15,12 @@ from rich.console import Console
 
 from components.core.config import RunConfig
 from components.core.errors import InputError
+from components.core.storage.arrays import LogitsDirectory, WellLogits, write_logits
 from components.core.storage.finished import run_once
 from components.core.storage.folder_store import FolderStore
-from components.core.storage.logits import LogitsDirectory, WellLogits, write_logits
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.run_record import finished_folds, record_fold
+from components.core.storage.runs import finished_folds, record_task
 from components.normalize.config import NormalizeConfig
 from components.normalize.step import main as normalize
 from pipelines.run.finish import finish
@@ -86,7 +86,9 @@ class FoldedRun:
         outputs = {name: self.folder / f"{cell_type}{fold}" / name for name in ("logits", "embeddings", "weights")}
         run_once(
             self.store, "pseudo_label", {"cell_type": cell_type, "fold": str(fold)}, outputs, work,
-            finished=lambda place: record_fold(self.store, self.screen, self.holdout, cell_type, fold, place),
+            finished=lambda prefix: record_task(
+                self.store, self.screen, prefix, "infer", fold, cell_type, holdout=self.holdout
+            ),
         )  # fmt: skip
 
     def finish(
@@ -175,7 +177,7 @@ def test_results_are_kept_under_the_run_and_a_part_replaces_no_whole(run: Folded
     whole = (out / "metrics.json").read_bytes()
     assert kept() == whole
     assert kept("lineage.json") == (out / "lineage.json").read_bytes()
-    run.store.delete(f"runs/{KEY}/folds/RPE/1.json")
+    run.store.delete(f"runs/{KEY}/tasks/infer/1/RPE.json")
     run.finish(1)
     assert kept() == whole
     run.store.put(f"runs/{KEY}/results/lineage.json", json.dumps({"manifest_digest": "of an earlier screen"}).encode())
@@ -190,7 +192,8 @@ def test_a_quorum_that_is_not_reached_writes_nothing_and_says_who_is_short(run: 
 
 
 def test_a_cell_type_without_any_fold_cannot_be_finished(run: FoldedRun) -> None:
-    run.store.delete_prefix(f"runs/{KEY}/folds/RPE")
+    for fold in (0, 1):
+        run.store.delete(f"runs/{KEY}/tasks/infer/{fold}/RPE.json")
     with pytest.raises(InputError, match=r"RPE has none; run tiny-0123456789ab again, until each cell type has a fold"):
         run.finish(1)
 
@@ -231,7 +234,7 @@ def test_an_unknown_key_names_the_runs_there_are(run: FoldedRun) -> None:
 
 def test_a_fold_that_is_damaged_in_the_store_is_missing_and_that_is_said(run: FoldedRun) -> None:
     records = finished_folds(run.store, KEY, run.screen, run.holdout)["HUVEC"]
-    run.store.delete_prefix(f"{records[1].place}/")
+    run.store.delete_prefix(f"{records[1].prefix}/")
     metrics, out, said = run.finish(1)
     assert metrics["partial"]["missing"] == {"HUVEC": [1], "RPE": [1]}
     assert raw_names(out / "predictions.csv") == run.expected("HUVEC", (0,))

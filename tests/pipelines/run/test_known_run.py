@@ -11,7 +11,7 @@ from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.run_record import RunRecord, write_run
+from components.core.storage.runs import RunRecord, write_run
 from components.normalize.step import run as normalize
 from pipelines.run.known_run import with_address
 from tests.pipelines.tiny_run import Cellsignal
@@ -81,16 +81,16 @@ def test_a_run_that_cannot_start_is_refused_before_anything_is_made(
     paths = [tmp_path / name for name in ("s.json", "h.json", "l.csv")]
     normalize(CONFIG, tmp_path / "other", MemoryStore(), *paths)
     record = RunRecord(key="old-1", config=json.loads(config.model_dump_json()), lineage={})
-    write_run(store, record, *(path.read_bytes() for path in paths))
+    write_run(store, record, *(path.read_bytes() for path in paths), plates=[])
 
     def refused(*changes: str) -> str:
         given = [part for change in (here, *changes) for part in ("--set", change)]
         return cellsignal.refused("run", "--config", config_file, "--out", "out", *given, environment=environment)
 
-    assert f"init_from: no run old-2 below {store.uri('')} (runs there: old-1)" in refused("init_from=old-2")
+    assert f"init_from: run old-2: no such run below {store.uri('')} (runs there: old-1)" in refused("init_from=old-2")
     assert "has no pretrained weights of fold 0" in refused(f"init_from={store.uri('runs/old-1')}")
     nowhere = (tmp_path / "nowhere").as_uri()
-    assert f"no run old-1 below {nowhere} (there are no runs)" in refused(f"init_from={nowhere}/runs/old-1")
+    assert f"run old-1: no such run below {nowhere} (there are no runs)" in refused(f"init_from={nowhere}/runs/old-1")
     assert "file:///FOLDER/runs/KEY" in refused(f"init_from={nowhere}")
     assert "init_from: run old-1 has no pretrained weights of fold 0 and tiny (it has none)" in refused(
         "init_from=old-1"

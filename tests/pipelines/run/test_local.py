@@ -261,8 +261,9 @@ def test_finish_names_as_the_run_did_and_marks_what_lacks_a_fold(interrupted: In
 
     key = json.loads((run.out / "lineage.json").read_text())["run"]
     store = FolderStore(run.store)
-    assert store.list(f"runs/{key}/folds/") == [f"runs/{key}/folds/HUVEC/{fold}.json" for fold in (0, 1)]
-    store.delete(f"runs/{key}/folds/HUVEC/1.json")
+    folder = f"runs/{key}/tasks/pseudo_label"
+    assert store.list(f"{folder}/") == [f"{folder}/{fold}/HUVEC.json" for fold in (0, 1)]
+    store.delete(f"{folder}/1/HUVEC.json")
     line = run.cellsignal.refused("finish", "--run", run.out, "--quorum", 2)
     assert "HUVEC has fold 0" in line
     partial = run.cellsignal("finish", "--run", key, "--store", run.store, "--quorum", 1)

@@ -13,14 +13,12 @@ import pytest
 from components.core.learning.weight_files import save_weights
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.publishing import publish
-from components.core.storage.claims import Claims
 from components.core.storage.digests import digest_file
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest
+from components.core.storage.recorded_runs import read_runs
 from components.core.storage.run_outcome import fetch_results
-from components.core.storage.run_record import RunRecord, finished_folds
-from components.core.storage.run_summaries import summarise_runs
-from components.core.storage.sweeping import take_stock
+from components.core.storage.runs import RunRecord, finished_folds
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 from tests.pipelines.tiny_run import CONFIG, Cellsignal, error_line, only_huvec
 from tests.tiny_screen import LABELLED, UNLABELLED, TinyScreen
@@ -144,14 +142,12 @@ def recorded(store: FolderStore, lineage: dict[str, Any], folder: Path) -> None:
     assert {cell_type: [each.fold for each in folds] for cell_type, folds in finished.items()} == {"HUVEC": [0, 1]}
     (folder / "fetched").mkdir()
     assert sorted(fetch_results(store, key, folder / "fetched")) == sorted(RESULTS)
-    claims = Claims(store)
-    claims.refresh()
-    claim = claims.runs[key]
-    assert claim.plates == {plate.prefix for plate in plates.plates}
-    assert claim.finished == {each.place for each in finished["HUVEC"]}
-    summary = next(run for run in summarise_runs(store, claims, take_stock(store)) if run.key == key)
-    assert (summary.model, summary.folds, summary.of_folds, summary.plates) == (record.prediction.model, 2, 2, 4)
-    assert summary.alone, "the logits; its plates were packed by the training run as well"
+    (run,) = [run for run in read_runs(store) if run.key == key]
+    assert run.needs == {plate.prefix for plate in plates.plates} | {each.prefix for each in finished["HUVEC"]}
+    summary = run.summary()
+    assert [summary[name] for name in ("kind", "model", "finished_folds", "folds", "plates")] == [
+        "prediction", record.prediction.model, 2, 2, 4,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

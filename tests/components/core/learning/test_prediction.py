@@ -14,7 +14,7 @@ from components.core.learning.prediction import fold_meta, held_out_images, pred
 from components.core.learning.step_settings import InferSettings
 from components.core.screen.histograms import domain_statistics
 from components.core.screen.site_table import TREATMENT
-from components.core.storage.logits import read_logits
+from components.core.storage.arrays import read_logits
 from components.core.storage.manifest import Manifest
 from components.normalize.step import run as normalize
 from tests.components.core.learning.tiny_networks import CPU, MEAN_TEACHER, RUN, SLIM, SMALL, classifier, images_of
@@ -66,16 +66,12 @@ def test_every_well_of_the_cell_type_is_embedded_with_what_is_known_of_it(screen
     _, screen, _ = screens
     found = predicted(screens)
     assert set(found.embeddings) == {"small", "slim"}
-    for wells in found.embeddings.values():
-        known = {
-            i: (role, kind, sirna)
-            for i, role, kind, sirna in zip(
-                wells.id_code_W, wells.role_W, wells.well_type_W, wells.sirna_W, strict=True
-            )
-        }
-        assert len(known) == 3 * 2 * 5
-        places = zip(wells.experiment_W, wells.plate_W, wells.well_W, strict=True)
-        assert [f"{experiment}_{plate}_{well}" for experiment, plate, well in places] == list(wells.id_code_W)
+    for embedded in found.embeddings.values():
+        wells = embedded.wells
+        sirnas = [sirna if isinstance(sirna, str) else None for sirna in wells["sirna"]]
+        known = dict(zip(wells["id_code"], zip(wells["role"], wells["well_type"], sirnas, strict=True), strict=True))
+        assert len(known) == len(wells) == 3 * 2 * 5
+        assert (wells["experiment"] + "_" + wells["plate"].astype(str) + "_" + wells["well"] == wells["id_code"]).all()
         # With HUVEC-02 held out the folds are HUVEC-01: 0, RPE-01: 1, so that fold 1 trains on HUVEC-01.
         assert screen.folds["HUVEC-01"] == 0
         assert known["HUVEC-01_1_B03"] == ("training", "treatment", "sirna_7")
@@ -87,14 +83,14 @@ def test_every_well_of_the_cell_type_is_embedded_with_what_is_known_of_it(screen
     assert found.embeddings["small"].embedding_WE.shape == (30, 16)
     assert found.embeddings["slim"].embedding_WE.shape == (30, 12)
     validating = predicted(screens, fold=0, cell_type="RPE").embeddings["slim"]
-    assert set(validating.experiment_W) == {"RPE-01"}
+    assert set(validating.wells["experiment"]) == {"RPE-01"}
 
 
 def test_validation_wells_are_out_of_fold(screen):
     images = images_of(screen)
     wells = fold_wells(images.table, 0, "all", "HUVEC")
     found = predict_fold(networks(screen[1]), screen[1], images, wells, None, "HUVEC", SETTINGS)
-    role = dict(zip(found.embeddings["small"].id_code_W, found.embeddings["small"].role_W, strict=True))
+    role = found.embeddings["small"].wells.set_index("id_code")["role"]
     assert {role[f"HUVEC-01_{p}_{w}"] for p in (1, 2) for w in ("B03", "B04", "C02")} == {"out_of_fold"}
     assert {role[f"HUVEC-02_{p}_{w}"] for p in (1, 2) for w in ("B03", "B04", "C02")} == {"training"}
     assert len(role) == 30
@@ -109,7 +105,7 @@ def test_an_embedding_is_the_backbones_mean_output_and_logits_are_the_networks_m
     for name, wells in found.embeddings.items():
         for source, id_code in ((images, "HUVEC-01_1_B03"), (images, "HUVEC-03_2_B02"), (held_out, "HUVEC-02_2_C02")):
             (well,) = np.flatnonzero(source.table.id_code_W == id_code)
-            row = wells.id_code_W.index(id_code)
+            row = wells.wells["id_code"].tolist().index(id_code)
             expected = plain_embedding(nets[name], source, well)
             np.testing.assert_allclose(wells.embedding_WE[row], expected, rtol=1e-4, atol=1e-5)
     each = [predicted(screens, nets={name: network}) for name, network in nets.items()]
@@ -202,7 +198,7 @@ def test_all_wells_are_covered_once_by_the_tables_roles(screen):
     images = images_of(screen)
     wells = fold_wells(images.table, 0, "training", "HUVEC")
     found = predict_fold(networks(screen[1]), screen[1], images, wells, None, "HUVEC", SETTINGS)
-    roles = np.array(found.embeddings["slim"].role_W)
+    roles = np.array(found.embeddings["slim"].wells["role"])
     of_type = images.table.cell_type_W == images.table.cell_types.index("HUVEC")
     assert (roles == "control").sum() == (of_type & (images.table.well_type_W != TREATMENT)).sum()
     assert (roles == "out_of_fold").sum() == len(wells.validation)

@@ -21,8 +21,7 @@ from components.core.learning.warm_start import (
 )
 from components.core.screen.layouts import read_screen
 from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, WellRecord
-from components.core.storage.run_record import Learned, StepRecord
-from components.core.storage.source_run import SourceRun
+from components.core.storage.runs import Learned, SourceRun, TaskRecord
 from components.normalize.step import run as normalize
 from tests.components.core.learning.tiny_networks import RUN, SLIM, SMALL
 from tests.tiny_screen import CONFIG, MemoryStore, TinyScreen
@@ -65,7 +64,7 @@ def manifest(folds: Mapping[str, int | Sequence[int]], unlabelled: Sequence[str]
 def source(screen: Manifest, folds: Sequence[int] = (0, 1, 2), earlier: Learned | None = None) -> SourceRun:
     """A run that trained one backbone on a screen, perhaps from weights of a run before it."""
     weights = {
-        (fold, "slim"): StepRecord(
+        (fold, "slim"): TaskRecord(
             step="pretrain", fold=fold, backbone="slim", screen=screen.digest(), place="finished/x",
             learned=learned_by(screen, fold) | (earlier or Learned()),
         )

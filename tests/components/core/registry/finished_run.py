@@ -16,7 +16,7 @@ from components.core.storage.finished import run_once
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.run_record import Learned, record_fold, record_step
+from components.core.storage.runs import Learned, record_task
 from components.normalize.config import NormalizeConfig
 from components.normalize.step import main as normalize
 from tests.components.core.learning.tiny_networks import RUN
@@ -103,8 +103,8 @@ class FinishedRun:
             )
 
         training = [experiment for experiment, own in self.screen.folds.items() if own != fold]
-        self._once("pretrain", f"{fold}{name}", work, lambda place: record_step(
-            self.store, self.screen, place, "pretrain", fold, backbone=name, learned=Learned(experiments=tuple(training))
+        self._once("pretrain", f"{fold}{name}", work, lambda prefix: record_task(
+            self.store, self.screen, prefix, "pretrain", fold, backbone=name, learned=Learned(experiments=tuple(training))
         ))  # fmt: skip
 
     def train(self, cell_type: str, fold: int) -> None:
@@ -119,13 +119,14 @@ class FinishedRun:
         def logits(out: Mapping[str, Path]) -> None:
             out["weights"].mkdir()  # stands for logits, which publishing does not read
 
-        def of_fold(place: str) -> None:
-            record_fold(self.store, self.screen, self.holdout, cell_type, fold, place)
+        def of_fold(prefix: str) -> None:
+            step = "pseudo_label" if self.kind == "pseudo_label" else "infer"
+            record_task(self.store, self.screen, prefix, step, fold, cell_type, holdout=self.holdout)
 
         name = f"{cell_type}{fold}"
         if self.kind == "finetune":
-            self._once("finetune", name, pairs, lambda place: record_step(
-                self.store, self.screen, place, "finetune", fold, cell_type
+            self._once("finetune", name, pairs, lambda prefix: record_task(
+                self.store, self.screen, prefix, "finetune", fold, cell_type
             ))  # fmt: skip
         if self.kind == "pseudo_label":
             self._once("pseudo_label", name, pairs, of_fold)

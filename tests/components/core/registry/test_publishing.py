@@ -221,17 +221,17 @@ def _damaged_report(run: FinishedRun) -> None:
 
 
 def _lost_fold(run: FinishedRun) -> None:
-    run.store.delete(f"runs/{KEY}/folds/RPE/1.json")
+    run.store.delete(f"runs/{KEY}/tasks/pseudo_label/1/RPE.json")
 
 
 def _lost_part(run: FinishedRun) -> None:
     """A fold that the report of a partial run has the scores of is gone."""
-    run.store.delete(f"runs/{KEY}/folds/HUVEC/1.json")
+    run.store.delete(f"runs/{KEY}/tasks/pseudo_label/1/HUVEC.json")
     run.report(partial=PARTIAL)
 
 
 def _lost_step(run: FinishedRun) -> None:
-    run.store.delete(f"runs/{KEY}/steps/pretrain/1/slim.json")
+    run.store.delete(f"runs/{KEY}/tasks/pretrain/1/slim.json")
 
 
 def _lost_outputs(run: FinishedRun) -> None:
@@ -246,7 +246,7 @@ def _damaged_weights(run: FinishedRun) -> None:
 
 def _newer_record(run: FinishedRun) -> None:
     record = json.loads(run.store.get(f"runs/{KEY}/run.json"))
-    run.store.put(f"runs/{KEY}/run.json", json.dumps({**record, "record_schema": 2}).encode())
+    run.store.put(f"runs/{KEY}/run.json", json.dumps({**record, "schema_version": 2}).encode())
 
 
 @pytest.mark.parametrize(
@@ -257,10 +257,10 @@ def _newer_record(run: FinishedRun) -> None:
         (_damaged_report, f"damaged; run {KEY} again to its end"),
         (_lost_fold, f"run {KEY}: fold 1 of RPE has no networks for the run's present screen"),
         (_lost_part, f"run {KEY}: fold 1 of HUVEC has no networks for the run's present screen"),
-        (_lost_step, "steps/pretrain/1/slim.json: missing or damaged"),
+        (_lost_step, "tasks/pretrain/1/slim.json: missing; run"),
         (_lost_outputs, "the finished outputs are gone"),
         (_damaged_weights, "the finished outputs are damaged"),
-        (_newer_record, "of a newer version of cellsignal; upgrade"),
+        (_newer_record, "run's record of schema 2, newer than this version reads"),
     ],
 )
 def test_rejects_an_incomplete_run_and_publishes_nothing(in_folder: FinishedRun, spoil: Any, message: str) -> None:

@@ -7,13 +7,13 @@ from datetime import timedelta
 
 import pytest
 
-from components.core.errors import InputError
-from components.core.registry import removal
-from components.core.registry.champion import CHAMPION, promote, read_champion, rollback
-from components.core.registry.removal import Removable, removable, remove
+from components.core.errors import InputError, StepError
+from components.core.registry.champion import CHAMPION, promote, rollback
+from components.core.registry.removal import StoredModel, removable, remove
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
-from tests.components.core.registry.small_models import put_model, small_model
+from components.core.storage.runs import PredictionRecord, RunRecord, write_run
+from tests.components.core.registry.small_models import put_model
 
 NOW = timedelta()
 
@@ -27,7 +27,7 @@ def models_of(store: ObjectStore | FolderStore) -> set[str]:
     return {key.split("/")[1] for key in store.list("models/")} - {"champion.json"}
 
 
-def kinds(items: Sequence[Removable]) -> list[str]:
+def kinds(items: Sequence[StoredModel]) -> list[str]:
     return sorted(item.kind for item in items)
 
 
@@ -56,26 +56,6 @@ def test_what_is_young_stays(store: ObjectStore | FolderStore) -> None:
 def test_while_nothing_was_promoted_whole_models_stay(store: ObjectStore | FolderStore) -> None:
     put_model(store, 1)
     assert removable(store, 0, NOW) == []
-
-
-def test_leavings_of_killed_publishers_go_and_other_objects_stay(store: ObjectStore | FolderStore) -> None:
-    kept = put_model(store, 1)
-    promote(store, kept, "x")
-    theirs = ["models/README.md", f"models/{kept}/notes.txt", "models/short/manifest.json"]
-    store.put_many((key, b"theirs") for key in theirs)
-    before = set(store.list("models/"))
-    store.put(f"models/{kept}/{'b' * 32}/card.md", b"of a publisher that came second")
-    store.put(f"models/{'9' * 64}/{'a' * 32}/weights/0/a.safetensors", b"of one that was killed")
-    if isinstance(store, FolderStore):
-        for name in ("models", f"models/{kept}", f"models/{kept}/{'c' * 32}/weights"):
-            place = store.root / name
-            place.mkdir(parents=True, exist_ok=True)
-            (place / f".{'0' * 32}-1-1.partial").write_bytes(b"half")
-    found = removable(store, 0, NOW)
-    assert kinds(found)[:1] + kinds(found)[-1:] == ["unfinished model", "unused copy"]
-    assert len(remove(store, found, 0, NOW)) == len(found) == (5 if isinstance(store, FolderStore) else 2)
-    assert set(store.list("models/")) == before
-    assert list(store.unfinished_uploads("models/")) == []
 
 
 def test_a_model_whose_manifest_cannot_be_read_goes_with_age_but_no_part_of_it_before(
@@ -108,77 +88,45 @@ def test_what_came_into_use_after_it_was_shown_stays(store: ObjectStore | Folder
     }  # first was champion when it was shown, so nobody has agreed to its removal
 
 
-def test_a_model_that_is_promoted_while_it_is_hidden_comes_back(
-    store: ObjectStore | FolderStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The promoter had asked whether the model is there before its manifest was deleted, and writes after."""
-    first, second = put_model(store, 1), put_model(store, 2)
-    promote(store, first, "x")
-    found = removable(store, 0, NOW)
-    delete = type(store).delete_many
-    exists = type(store).exists
-
-    def deleting(self: ObjectStore | FolderStore, keys: Sequence[str]) -> None:
-        monkeypatch.undo()
-        delete(self, keys)
-        with monkeypatch.context() as patch:
-            patch.setattr(type(store), "exists", lambda self, key: True)
-            assert promote(store, second, "asked before").outcome == "promoted"
-        assert not exists(store, f"models/{second}/manifest.json")
-
-    monkeypatch.setattr(type(store), "delete_many", deleting)
-    assert remove(store, found, 0, NOW) == []
-    assert models_of(store) == {first, second}
-    assert store.get(f"models/{second}/manifest.json") == small_model(2).model_dump_json().encode()
-    champion = read_champion(store)
-    assert champion is not None
-    assert champion.now.fingerprint == second
-
-
-def test_a_promoter_that_looked_before_a_removal_does_not_write_after_it(
-    store: ObjectStore | FolderStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = put_model(store, 1), put_model(store, 2)
-    promote(store, first, "x")
-    write = type(store).put_if_version
-
-    def late(self: ObjectStore | FolderStore, key: str, data: bytes, version: str) -> bool:
-        monkeypatch.undo()
-        assert len(remove(store, removable(store, 0, NOW), 0, NOW)) == 1
-        return write(self, key, data, version)
-
-    monkeypatch.setattr(type(store), "put_if_version", late)
-    with pytest.raises(InputError, match=f"models/{second}: there is no such model"):
-        promote(store, second, "too late")
-    champion = read_champion(store)
-    assert champion is not None
-    assert champion.now.fingerprint == first
-
-
-def test_a_removal_in_between_does_not_count_as_another_promotion(
-    store: ObjectStore | FolderStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second, _ = (put_model(store, number) for number in range(3))
-    promote(store, first, "x")
-    items = [item for item in removable(store, 0, NOW) if item.fingerprint != second]
-    write = type(store).put_if_version
-
-    def late(self: ObjectStore | FolderStore, key: str, data: bytes, version: str) -> bool:
-        monkeypatch.undo()
-        assert len(remove(store, items, 0, NOW)) == 1
-        return write(self, key, data, version)
-
-    monkeypatch.setattr(type(store), "put_if_version", late)
-    assert promote(store, second, "better", expected=1).outcome == "promoted"
-
-
-def test_a_removal_gives_up_where_promotions_never_end(
+def test_an_interrupted_removal_leaves_no_damaged_model_and_is_run_again(
     store: ObjectStore | FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     promote(store, put_model(store, 1), "x")
-    model = put_model(store, 2)
-    monkeypatch.setattr(removal, "fence", lambda store, version: False)
-    with pytest.raises(InputError, match="models are being promoted all the time"):
-        remove(store, removable(store, 0, NOW), 0, NOW)
-    assert model in models_of(store)
-    assert store.exists(f"models/{model}/manifest.json")
+    put_model(store, 2)
+
+    def killed(self: ObjectStore | FolderStore, keys: Sequence[str]) -> None:
+        raise StepError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store), "delete_many", killed)
+        with pytest.raises(StepError, match="killed"):
+            remove(store, removable(store, 0, NOW), 0, NOW)
+    (left,) = removable(store, 0, NOW)
+    assert left.kind == "unfinished model"
+    assert remove(store, [left], 0, NOW) == [left]
+    assert len(models_of(store)) == 1
+
+
+def test_a_model_that_a_recent_prediction_uses_stays(store: ObjectStore | FolderStore) -> None:
+    promote(store, put_model(store, 1), "x")
+    used = put_model(store, 2)
+    prediction = PredictionRecord(model=used, address="s3://x", experiments=(), any_cell_type=False, folds={})
+    record = RunRecord(key="new-1", config={}, lineage={}, prediction=prediction)
+    write_run(store, record, b"{}", b"{}", None, [])
+    assert removable(store, 0, timedelta(seconds=-1)) != []  # the prediction is older than that
+    assert removable(store, 0, timedelta(hours=1)) == []
+
+
+def test_leavings_of_interrupted_publications_go_and_other_objects_stay(store: ObjectStore | FolderStore) -> None:
+    kept = put_model(store, 1)
+    promote(store, kept, "x")
+    store.put_many(
+        (key, b"theirs") for key in ["models/README.md", f"models/{kept}/notes.txt", "models/short/manifest.json"]
+    )
+    before = set(store.list("models/"))
+    store.put(f"models/{kept}/{'b' * 32}/card.md", b"of a second publication")
+    store.put(f"models/{'9' * 64}/{'a' * 32}/weights/0/a.safetensors", b"of one that was killed")
+    found = removable(store, 0, NOW)
+    assert kinds(found) == ["unfinished model", "unused copy"]
+    assert remove(store, found, 0, NOW) == found
+    assert set(store.list("models/")) == before

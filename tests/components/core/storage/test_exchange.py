@@ -8,8 +8,7 @@ import pytest
 
 from components.core.errors import InputError, StepError
 from components.core.storage import exchange as module
-from components.core.storage.artifacts import UNFINISHED, local_copy
-from components.core.storage.exchange import exchange
+from components.core.storage.exchange import UNFINISHED, exchange, local_copy
 from components.core.storage.object_store import ObjectStore
 
 
@@ -83,7 +82,7 @@ def test_a_writer_that_fails_on_the_way_takes_everything_back(store: ObjectStore
 def test_what_a_killed_writer_left_is_refused_until_it_is_written_again(store: ObjectStore, tmp_path: Path):
     store.put(f"folder/{UNFINISHED}", b"")
     store.put("folder/a", b"half")
-    with pytest.raises(InputError, match=r"/folder: is not whole; wait for the step that writes it"):
+    with pytest.raises(InputError, match=r"/folder: is unfinished; wait for the step that writes it"):
         local_copy(store.uri("folder"), tmp_path)
     with exchange() as given:
         write(given.output(store.uri("folder")), b=b"whole")
@@ -108,3 +107,38 @@ def test_messages_name_what_the_user_named(store: ObjectStore):
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(store: ObjectStore, address: str, message: str):
     with exchange() as given, pytest.raises(InputError, match=message):
         given.output(address)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("scheme", ["s3", "minio"])
+def test_stored_objects_and_folders_are_copied(store: ObjectStore, tmp_path: Path, scheme: str):
+    store.put("run/RPE/named/oof.csv", b"id_code\n")
+    store.put("run/RPE/named/deep/meta.json", b"{}")
+    store.put("run/RPE/named-too/other", b"not of the folder")
+    base = f"{scheme}://{store.bucket}/{store.prefix}/run/RPE"
+    folder = local_copy(f"{base}/named", tmp_path)
+    assert (folder.name, files_of(folder)) == ("named", {"oof.csv": b"id_code\n", "deep/meta.json": b"{}"})
+    file = local_copy(f"{base}/named/oof.csv", tmp_path)
+    assert (file.name, file.read_bytes()) == ("oof.csv", b"id_code\n")
+
+
+def test_copies_of_one_name_stay_apart_and_a_second_copy_replaces_the_first(store: ObjectStore, tmp_path: Path):
+    for cell_type in ("HUVEC", "RPE"):
+        store.put(f"{cell_type}/named/oof.csv", cell_type.encode())
+    uris = [store.uri(f"{cell_type}/named") for cell_type in ("HUVEC", "RPE")]
+    assert [files_of(local_copy(uri, tmp_path)) for uri in uris] == [{"oof.csv": b"HUVEC"}, {"oof.csv": b"RPE"}]
+    store.put("RPE/named/new.csv", b"2")
+    store.delete("RPE/named/oof.csv")
+    assert files_of(local_copy(uris[1], tmp_path)) == {"new.csv": b"2"}
+
+
+def test_a_missing_artifact_is_named(store: ObjectStore, tmp_path: Path):
+    with pytest.raises(InputError, match=f"{store.prefix}/gone: there is neither an object nor a folder"):
+        local_copy(store.uri("gone"), tmp_path)
+    with pytest.raises(InputError, match="nowhere: no such file or folder"):
+        local_copy(str(tmp_path / "nowhere"), tmp_path)
+    with pytest.raises(InputError, match="gs://bucket/key: not an object store address"):
+        local_copy("gs://bucket/key", tmp_path)

@@ -1,199 +1,249 @@
-"""What may go from a store, by drawn stores and records: never what a run needs, never what is young, all of the rest."""
+"""Garbage collection: nothing that a run needs, nothing young, all of the rest; and an interrupted one is run again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.core.storage.garbage import Contents, Garbage, Lead, find_garbage, is_lead, is_ours, needs_of
-from components.core.storage.inventory import StoredObject, UnfinishedUpload
+from components.core.errors import InputError, StepError
+from components.core.storage.finished import run_once
+from components.core.storage.folder_store import FolderStore
+from components.core.storage.garbage import StoredGroup, find_garbage, group_objects, list_groups, sweep
+from components.core.storage.inventory import StoredObject
+from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.recorded_runs import needed_by, read_runs
+from components.core.storage.runs import record_task
+from components.normalize.step import main as normalize
+from tests.components.core.learning.tiny_networks import RUN
+from tests.tiny_screen import CONFIG, TinyScreen
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 CUTOFF = NOW - timedelta(days=2)
-PLATES = [f"plates/HUVEC-0{n}_Plate1-{n:032x}" for n in range(4)]
-PLACES = [f"finished/{step}/{n:064x}" for n in range(2) for step in ("pretrain", "pseudo_label")]
-ATTEMPTS = [f"{n:032x}" for n in range(3)]
-LEADS = [f"{kind}/{n:064x}.json" for n in range(2) for kind in ("fingerprints", "copies")]
+PLATES = [f"plates/HUVEC-0{n}_Plate1-{n:032x}" for n in range(3)]
+OUTPUTS = [f"finished/{step}/{n:064x}" for n in range(2) for step in ("pretrain", "pseudo_label")]
+CHECKPOINTS = [f"checkpoints/pretrain/{n:064x}" for n in range(2)]
+POINTERS = [f"{kind}/{n:064x}.json" for n in range(2) for kind in ("fingerprints", "copies")]
 FOREIGN = [
-    "plates/notes.txt", "plates/HUVEC-01/plate.json", f"finished/pretrain/{1:064x}/readme", "finished/pretrain/short/x/y",
-    "checkpoints/pretrain/x/state", f"finished/pretrain/{1:063x}/{1:032x}/weights",
+    "plates/notes.txt", "plates/by-hand/plate.json", f"finished/pretrain/{1:063x}/{1:032x}/w", "finished/pretrain/short/x/y",
+    "checkpoints/pretrain/x/state", "copies/2026-11-24.tar", f"copies/of-mine/{1:064x}.json", "models/champion.json",
 ]  # fmt: skip
+TWO_DAYS = timedelta(days=2)
 
 times = st.integers(0, 96).map(lambda hours: NOW - timedelta(hours=hours))
 
 
 @dataclass(frozen=True)
-class Store:
-    """A drawn store, with what its runs name."""
+class Stored:
+    """A drawn store, with what its runs need."""
 
     objects: tuple[StoredObject, ...]
-    leads: dict[str, Lead]
-    plates: frozenset[str]
-    finished: frozenset[str]
-    winners: dict[str, str]
+    targets: Mapping[str, str]
+    needed: frozenset[str]
 
-    def contents(self) -> Contents:
-        contents = Contents()
-        for found in self.objects:
-            contents.add(found)
-        return contents
+    def groups(self) -> list[StoredGroup]:
+        groups = group_objects(self.objects)
+        for key, plate in self.targets.items():
+            if key in groups:
+                groups[key].plate = plate
+        return list(groups.values())
 
-    def garbage(self) -> list[Garbage]:
-        needs = needs_of(self.plates, self.finished, self.leads, CUTOFF)
-        return find_garbage(self.contents(), self.leads, needs, self.winners, CUTOFF)
-
-    def without(self, garbage: Sequence[Garbage]) -> Store:
-        gone = [item.prefix for item in garbage]
-        return Store(
-            tuple(o for o in self.objects if not (is_ours(o.key) and o.key.startswith(tuple(f"{p}/" for p in gone)))),
-            {key: lead for key, lead in self.leads.items() if key not in gone},
-            self.plates,
-            self.finished,
-            self.winners,
-        )
+    def without(self, garbage: Sequence[StoredGroup]) -> Stored:
+        gone = {group.prefix for group in garbage}
+        left = tuple(found for found in self.objects if not gone & group_objects([found]).keys())
+        return Stored(left, self.targets, self.needed)
 
 
 @st.composite
-def stores(draw: st.DrawFn) -> Store:
-    keys = [f"{plate}/{name}" for plate in PLATES for name in ("plate.json", "B/03/0/c", "zarr.json")]
-    keys += [f"{place}/{a}/weights/{n}" for place in PLACES for a in ATTEMPTS for n in ("meta.json", "w.safetensors")]
-    keys += [f"{place}/done.json" for place in PLACES]
-    keys += [f"{place.replace('finished', 'checkpoints')}/{n}" for place in PLACES for n in ("state", "latest.json")]
-    keys += FOREIGN
-    chosen = draw(st.lists(st.sampled_from(keys), unique=True))
+def stores(draw: st.DrawFn) -> Stored:
+    keys = [f"{group}/{name}" for group in (*PLATES, *OUTPUTS, *CHECKPOINTS) for name in ("done.json", "a/b", "c")]
+    chosen = draw(st.lists(st.sampled_from([*keys, *POINTERS, *FOREIGN]), unique=True))
     objects = tuple(StoredObject(key, draw(st.integers(0, 9)), draw(times)) for key in chosen)
-    pointing = draw(st.dictionaries(st.sampled_from(LEADS), st.tuples(times, st.sampled_from(PLATES))))
-    done = [place for place in PLACES if f"{place}/done.json" in chosen]
-    return Store(
-        objects,
-        {key: Lead(when, 9, plate) for key, (when, plate) in pointing.items()},
-        frozenset(draw(st.sets(st.sampled_from(PLATES)))),
-        frozenset(draw(st.sets(st.sampled_from(PLACES)))),
-        {place: draw(st.sampled_from(ATTEMPTS)) for place in done if draw(st.booleans())},
-    )
-
-
-def gone(store: Store) -> set[str]:
-    left = {found.key for found in store.without(store.garbage()).objects}
-    return {found.key for found in store.objects} - left
-
-
-def youngest(store: Store, prefix: str) -> datetime:
-    return max(o.modified for o in store.objects if o.key.startswith(f"{prefix}/") and o.key not in FOREIGN)
+    targets = draw(st.dictionaries(st.sampled_from(POINTERS), st.sampled_from(PLATES)))
+    return Stored(objects, targets, frozenset(draw(st.sets(st.sampled_from([*PLATES, *OUTPUTS])))))
 
 
 @given(stores())
-def test_nothing_that_a_run_needs_goes(store: Store) -> None:
-    for key in gone(store):
-        assert not key.startswith(tuple(f"{plate}/" for plate in store.plates))
-        place = "/".join(key.split("/")[:3])
-        if place in store.finished:
-            assert not key.endswith("/done.json")
-            assert place not in store.winners or key.split("/")[3] != store.winners[place]
+def test_only_what_is_old_and_of_no_use_is_garbage_and_all_of_that(stored: Stored) -> None:
+    groups = stored.groups()
+    garbage = find_garbage(groups, stored.needed, CUTOFF)
+    left = stored.without(garbage)
+    renewed = {group.plate for group in groups if group.newest > CUTOFF}
+    for group in garbage:
+        assert group.newest <= CUTOFF
+        assert group.prefix not in stored.needed | renewed
+        own = [found for found in stored.objects if group.prefix in group_objects([found])]
+        assert (group.objects, group.size) == (len(own), sum(found.size for found in own))
+    for group in left.groups():
+        useful = group.prefix in stored.needed | renewed
+        points = group.plate in {other.prefix for other in left.groups()}
+        assert group.newest > CUTOFF or useful or points
+    assert find_garbage(left.groups(), left.needed, CUTOFF) == []
+    assert {found.key for found in stored.objects} & set(FOREIGN) <= {found.key for found in left.objects}
 
 
-@given(stores())
-def test_nothing_young_goes_but_checkpoints_of_finished_steps(store: Store) -> None:
-    keys = {found.key for found in store.objects}
-    for found in store.objects:
-        if found.key in gone(store) and found.modified > CUTOFF:
-            assert found.key.startswith("checkpoints/")
-            assert "/".join(["finished", *found.key.split("/")[1:3], "done.json"]) in keys
-    for item in store.garbage():
-        if item.kind == "plate lead":
-            assert store.leads[item.prefix].modified <= CUTOFF
+class AgedStore:
+    """A store in which everything there now is days old, and which may fail after some deletes."""
+
+    def __init__(self, store: ObjectStore | FolderStore, days: float = 10) -> None:
+        self._store, self._age = store, timedelta(days=days)
+        self._old = set(store.scan(""))
+        self.deletes: int | None = None
+
+    def scan(self, prefix: str) -> list[StoredObject]:
+        found = self._store.scan(prefix)
+        return [each._replace(modified=each.modified - self._age) if each in self._old else each for each in found]
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        if self.deletes is not None:
+            if not self.deletes:
+                raise StepError("killed")
+            self.deletes -= 1
+        self._store.delete_many(keys)
+
+    def put(self, key: str, data: bytes) -> None:
+        """The object becomes young, also if a listing's time, to the second, is the same."""
+        self._old = {found for found in self._old if found.key != key}
+        self._store.put(key, data)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
 
 
-@given(stores())
-def test_a_plate_with_a_young_lead_stays(store: Store) -> None:
-    for lead in store.leads.values():
-        if lead.modified > CUTOFF:
-            assert not [key for key in gone(store) if key.startswith(f"{lead.plate}/")]
+def collect(store: ObjectStore | FolderStore, days: float = 10, deletes: int | None = None) -> list[StoredGroup]:
+    aged = AgedStore(store, days)
+    cutoff = datetime.now(UTC) - TWO_DAYS
+    garbage = find_garbage(list_groups(aged), needed_by(read_runs(aged)), cutoff)
+    aged.deletes = deletes
+    sweep(aged, garbage, cutoff)
+    return garbage
 
 
-@given(stores())
-def test_what_leads_to_a_plate_that_stays_stays(store: Store) -> None:
-    left = store.without(store.garbage())
-    for key, lead in store.leads.items():
-        if left.contents().plates.get(lead.plate):
-            assert left.leads[key] == lead
+def pack(store: ObjectStore | FolderStore, folder: Path, source: Path, run: str) -> Manifest:
+    config = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"bucket": store.uri("")})})
+    paths = [folder / name for name in ("s.json", "h.json", "l.csv")]
+    record = {"whole_config": RUN.model_dump_json(), "lineage": json.dumps({"run": run})} if run else {}
+    normalize(config.model_dump_json(), str(source), *map(str, paths), **record)
+    return Manifest.read(paths[0])
 
 
-@given(stores())
-def test_all_that_is_old_and_of_no_use_goes_at_once(store: Store) -> None:
-    left = store.without(store.garbage())
-    assert left.garbage() == []
-    renewed = {lead.plate for lead in store.leads.values() if lead.modified > CUTOFF}
-    for found in left.objects:
-        if found.key in FOREIGN:
-            continue
-        kind, *_ = found.key.split("/")
-        if kind == "plates":
-            plate = "/".join(found.key.split("/")[:2])
-            assert plate in store.plates | renewed or youngest(store, plate) > CUTOFF
-        if kind == "finished":
-            place, name = "/".join(found.key.split("/")[:3]), found.key.split("/")[3]
-            assert place in store.finished or youngest(store, place) > CUTOFF
-            whole = any(o.key == f"{place}/done.json" for o in store.objects)
-            if name != "done.json" and youngest(store, f"{place}/{name}") <= CUTOFF:
-                assert store.winners.get(place) == name or (whole and place not in store.winners)
-        if kind == "checkpoints":
-            place = "/".join(found.key.split("/")[:3])
-            assert youngest(store, place) > CUTOFF
-    for key, lead in left.leads.items():
-        there = any(o.key.startswith(f"{lead.plate}/") and is_ours(o.key) for o in left.objects)
-        assert key in store.leads
-        assert lead.modified > CUTOFF or there
+def finish_step(store: ObjectStore | FolderStore, folder: Path, name: str) -> str:
+    def work(out: Mapping[str, Path]) -> None:
+        out["weights"].write_text("weights")
+
+    prefixes: list[str] = []
+    run_once(store, "pretrain", {"name": name}, {"weights": folder / name}, work, prefixes.append)
+    return prefixes[0]
+
+
+@pytest.fixture(scope="module")
+def screen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return TinyScreen(tmp_path_factory.mktemp("screen") / "screen").root
+
+
+@pytest.fixture
+def store(either_store: ObjectStore | FolderStore) -> ObjectStore | FolderStore:
+    return either_store
+
+
+@pytest.fixture
+def needed(store: ObjectStore | FolderStore, screen: Path, tmp_path: Path) -> set[str]:
+    """A run with a finished step, beside a plate, an output and a checkpoint of no run; the keys that must stay."""
+    manifest = pack(store, tmp_path, screen, run="mine-1")
+    record_task(store, manifest, finish_step(store, tmp_path, "needed"), "pretrain", 0, backbone="a")
+    for key in FOREIGN:
+        store.put(key, b"theirs")
+    needed = set(store.list())
+    for name in ("plate.json", "B/03/0/c"):
+        store.put(f"{PLATES[1]}/{name}", b"x")
+    store.put(POINTERS[0], json.dumps({"prefix": PLATES[1]}).encode())
+    store.put(f"{CHECKPOINTS[0]}/state.pt", b"x")
+    finish_step(store, tmp_path, "unneeded")
+    return needed
+
+
+def test_everything_that_a_run_needs_stays_and_the_rest_goes(
+    store: ObjectStore | FolderStore, needed: set[str], tmp_path: Path
+) -> None:
+    assert sorted(group.kind for group in collect(store)) == [
+        "checkpoint", "finished output", "plate", "plate pointer",
+    ]  # fmt: skip
+    assert set(store.list()) == needed
+    assert collect(store) == []
+    store.delete_prefix("runs/mine-1/")  # forgotten
+    collect(store)
+    assert set(store.list()) == set(FOREIGN)
+
+
+def test_young_objects_stay(store: ObjectStore | FolderStore, needed: set[str], tmp_path: Path) -> None:
+    before = store.list()
+    assert collect(store, days=1) == []
+    assert store.list() == before
+
+
+def test_what_comes_into_use_after_it_was_found_stays(
+    store: ObjectStore | FolderStore, needed: set[str], tmp_path: Path
+) -> None:
+    aged, cutoff = AgedStore(store), datetime.now(UTC) - TWO_DAYS
+    garbage = find_garbage(list_groups(aged), needed_by(read_runs(aged)), cutoff)
+    output = next(group.prefix for group in garbage if group.kind == "finished output")
+    record_task(store, Manifest.read(tmp_path / "s.json"), output, "pretrain", 1, backbone="a")
+    aged.put(POINTERS[0], json.dumps({"prefix": PLATES[1]}).encode())  # packing reuses the plate
+    aged.put(f"{CHECKPOINTS[0]}/state.pt", b"newer")
+    before = store.list()
+    assert sweep(aged, garbage, cutoff) == (0, len(garbage))
+    assert store.list() == before
+
+
+@pytest.mark.parametrize("deletes", [0, 1, 3])
+def test_an_interrupted_collection_leaves_nothing_complete_and_is_run_again(
+    store: ObjectStore | FolderStore, needed: set[str], tmp_path: Path, deletes: int
+) -> None:
+    with pytest.raises(StepError, match="killed"):
+        collect(store, deletes=deletes)
+    left = store.list()
+    assert set(left) >= needed
+    if deletes:
+        assert f"{PLATES[1]}/plate.json" not in left
+    collect(store)
+    assert set(store.list()) == needed
+    finish_step(store, tmp_path, "unneeded")
+    assert (tmp_path / "unneeded").read_text() == "weights"
 
 
 @pytest.mark.parametrize(
-    ("key", "ours"),
+    ("name", "content", "message"),
     [
-        *((key, True) for key in LEADS),
-        ("copies/readme.txt", False),
-        (f"copies/{1:063x}.json", False),
-        (f"copies/{1:064x}.json.bak", False),
-        (f"copies/of-mine/{1:064x}.json", False),
-        (f"my-copies/{1:064x}.json", False),
-        (f"fingerprints/{'g' * 64}.json", False),
+        ("run.json", b"{", "damaged, not a run's record"),
+        (
+            "run.json",
+            b'{"record_schema": 1, "key": "mine-1"}',
+            "damaged, not a run's record; .* if an earlier version",
+        ),
+        ("tasks/pretrain/0/a.json", b"[]", "damaged, not a task's record"),
     ],
 )
-def test_leads_are_known_by_their_form(key: str, ours: bool) -> None:
-    assert is_lead(key) is ours
+def test_a_record_that_cannot_be_read_stops_everything(
+    store: ObjectStore | FolderStore, needed: set[str], name: str, content: bytes, message: str
+) -> None:
+    store.put(f"runs/mine-1/{name}", content)
+    before = store.list()
+    with pytest.raises(InputError, match=rf"runs/mine-1/{name}: {message}.*it is not known what run mine-1 needs"):
+        collect(store)
+    assert store.list() == before
 
 
-@given(stores())
-def test_objects_of_another_form_stay_and_are_counted(store: Store) -> None:
-    assert not gone(store) & set(FOREIGN)
-    assert store.contents().others == len([o for o in store.objects if o.key in FOREIGN])
-
-
-@given(stores())
-def test_sizes_add_up_and_what_makes_a_thing_whole_is_told(store: Store) -> None:
-    for item in store.garbage():
-        own = [o for o in store.objects if o.key.startswith(f"{item.prefix}/") and o.key not in FOREIGN]
-        if item.kind != "plate lead":
-            assert (item.objects, item.size) == (len(own), sum(o.size for o in own))
-            assert item.newest == max(o.modified for o in own)
-        record = {"plate": "plate.json", "finished output": "done.json"}.get(item.kind)
-        assert item.record == (f"{item.prefix}/{record}" if record else None)
-
-
-@pytest.mark.parametrize(
-    ("key", "hours", "goes"),
-    [
-        (f"{PLACES[0]}/{ATTEMPTS[0]}/weights", 49, True),
-        (f"{PLACES[0]}/{ATTEMPTS[0]}/weights", 47, False),
-        ("finished/elsewhere", 49, False),
-    ],
-)
-def test_uploads_that_never_ended_go_when_they_are_old_and_ours(key: str, hours: int, goes: bool) -> None:
-    contents = Contents()
-    contents.add_upload(UnfinishedUpload(key, "id", NOW - timedelta(hours=hours)))
-    found = find_garbage(contents, {}, needs_of((), (), {}, CUTOFF), {}, CUTOFF)
-    assert [item.kind for item in found] == ["unfinished upload"] * goes
+def test_plates_of_a_prediction_stay(store: ObjectStore | FolderStore, needed: set[str]) -> None:
+    record = json.loads(store.get("runs/mine-1/run.json"))
+    prediction = {"model": "ab" * 32, "address": "s3://x", "experiments": [], "any_cell_type": False, "folds": {}}
+    record |= {"key": "mine-predict", "plates": [PLATES[1]], "prediction": prediction}
+    store.put("runs/mine-predict/run.json", json.dumps(record).encode())
+    assert "plate" not in {group.kind for group in collect(store)}
+    assert [run.kind for run in read_runs(store)] == ["training", "prediction"]

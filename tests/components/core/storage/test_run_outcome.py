@@ -18,7 +18,7 @@ from components.core.storage.run_outcome import (
     fetch_results,
     forget_failures,
     record_results,
-    tell_failures,
+    report_failures,
 )
 
 KEY = "tiny-0123456789ab"
@@ -33,7 +33,7 @@ def failing(error: Exception, address: str, run: str, step: str, **labels: Any) 
 
     def task() -> None:
         with progress.task(step, **labels):
-            tell_failures(address, run)
+            report_failures(address, run)
             raise error
 
     with pytest.raises(type(error)) as raised:
@@ -71,7 +71,7 @@ def test_what_is_no_record_or_has_gone_since_it_was_listed_is_left_out(either_st
 def test_neither_success_nor_a_step_by_hand_nor_the_next_task_leaves_a_record(tmp_path: Path):
     store = FolderStore(tmp_path)
     with progress.task("assign"):
-        tell_failures(store.uri(""), KEY)
+        report_failures(store.uri(""), KEY)
     failing(StepError("by hand"), store.uri(""), "", "assign")
     with pytest.raises(StepError), progress.task("ensemble"):
         raise StepError("of the task before, this is none")

@@ -7,7 +7,7 @@ import pytest
 
 from components.core.config import PackConfig
 from components.core.errors import StepError
-from components.core.storage.logits import LogitsDirectory, WellLogits, write_logits
+from components.core.storage.arrays import LogitsDirectory, WellLogits, write_logits
 from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, WellRecord
 from pipelines.studies.protocols.results import held_out_accuracy
 

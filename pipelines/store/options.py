@@ -1,4 +1,4 @@
-"""How commands on an object store are told which one is meant, how old, and that they may remove. Imports neither torch nor kfp."""
+"""Options of commands on an object store, and the confirmation before they remove something. Imports neither torch nor kfp."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ Store = Annotated[
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="do not ask; for scripts")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout; everything else goes to stderr")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="only show what would be removed")]
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -49,11 +50,11 @@ def duration(text: str) -> timedelta:
     return timedelta(**{_UNITS[found[2]]: float(found[1])})
 
 
-def console_of_terminal() -> Console:
-    """Where results are shown."""
+def console_of_terminal(as_json: bool = False) -> Console:
+    """The console for results; with JSON on stdout, everything else goes to stderr."""
     from rich.console import Console
 
-    return Console()
+    return Console(stderr=as_json)
 
 
 def opened_store(
@@ -106,7 +107,7 @@ def agreed(console: Console, question: str, yes: bool, dry_run: bool) -> bool:
             "nothing was removed: this is no terminal, so nobody can be asked; give --yes to remove", soft_wrap=True
         )
         return False
-    if typer.confirm(question):
+    if typer.confirm(question, err=console.stderr):
         return True
     console.print("nothing was removed")
     return False

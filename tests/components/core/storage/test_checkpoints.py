@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import StepError
-from components.core.storage.checkpoint_place import CheckpointPlace
+from components.core.storage.checkpoints import CheckpointStore
 from components.core.storage.object_store import ObjectStore
 
 
@@ -16,8 +16,8 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "in.pt"
 
 
-def place(store: ObjectStore, key: str = "abc") -> CheckpointPlace:
-    return CheckpointPlace(store, "pretrain", key)
+def place(store: ObjectStore, key: str = "abc") -> CheckpointStore:
+    return CheckpointStore(store, "pretrain", key)
 
 
 def read(store: ObjectStore, tmp_path: Path, key: str = "abc") -> bytes | None:

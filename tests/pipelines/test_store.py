@@ -9,21 +9,26 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from components.core.config import PackConfig
 from components.core.errors import InputError
 from components.core.storage.folder_store import FolderStore
+from components.core.storage.manifest import Manifest, Vocabulary
 from components.core.storage.object_store import ObjectStore
+from components.core.storage.runs import record_task
 from pipelines.cli import app
-from pipelines.store_options import duration
-from pipelines.store_tables import shown_age, shown_size
+from pipelines.store.options import duration
+from pipelines.store.tables import shown_age, shown_size
 from tests.pipelines.tiny_run import ROOT, Cellsignal
 from tests.seaweedfs import S3Server
 
 PLATE, OTHER_PLATE, OLD_PLATE = (f"plates/HUVEC-0{n}_Plate1-{n:032x}" for n in (1, 2, 3))
 PLACE, OTHER_PLACE, LOST = (f"finished/pretrain/{n:064x}" for n in (1, 2, 3))
+VOCABULARY = Vocabulary(treatments=("a",), positives=(), negatives=())
 
 
 def options_of(store: ObjectStore | FolderStore) -> list[str]:
@@ -40,8 +45,9 @@ def invoke(store: ObjectStore | FolderStore, *arguments: str) -> Result:
 
 def write_record(store: ObjectStore | FolderStore, key: str, plate: str, place: str, **config: object) -> None:
     content = {
-        "record_schema": 1,
+        "schema_version": 1,
         "key": key,
+        "plates": [plate],
         "config": {
             "name": key[:-2],
             "folds": {"count": 5, "train": [0, 1]},
@@ -50,10 +56,18 @@ def write_record(store: ObjectStore | FolderStore, key: str, plate: str, place: 
         },
         "lineage": {"run": key, "started": "2026-11-20T08:30:00+00:00", "screen": "/data/screen"},
     }
-    for name, plates in (("screen", [plate]), ("holdout", [])):
-        store.put(f"runs/{key}/{name}.json", json.dumps({"plates": [{"prefix": p} for p in plates]}).encode())
-    store.put(f"runs/{key}/steps/pretrain/0/a.json", json.dumps({"place": place}).encode())
-    store.put(f"runs/{key}/folds/HUVEC/0.json", json.dumps({"place": place}).encode())
+    screen = Manifest(
+        store="s3://x",
+        channels=6,
+        image_size=8,
+        codec=PackConfig(),
+        vocabulary=VOCABULARY,
+        folds={},
+        plates=(),
+        run=key,
+    )
+    record_task(store, screen, place, "pretrain", 0, backbone="a")
+    record_task(store, screen, place, "infer", 0, "HUVEC", holdout=screen)
     store.put(f"runs/{key}/run.json", json.dumps(content).encode())
 
 
@@ -86,7 +100,7 @@ def test_gc_shows_what_it_would_remove_and_without_a_terminal_removes_nothing(
     rows = [" ".join(line.split()) for line in shown.splitlines()]
     assert "plates 1 2 1.0 kB a moment" in rows
     assert "finished outputs 1 2 1.0 kB a moment" in rows
-    assert "together 2 4 2.0 kB" in rows
+    assert "total 2 4 2.0 kB" in rows
     assert "kept: 4.1 kB (2 recorded runs)" in shown
     assert "nothing was removed: this is no terminal, so nobody can be asked; give --yes to remove" in shown
     assert groups(filled) == EVERYTHING
@@ -114,43 +128,69 @@ def test_an_empty_store_is_said_to_be_so(either_store: ObjectStore | FolderStore
     assert f"{store.uri('')}: no runs" in invoke(store, "runs").output
 
 
-def test_predictions_are_told_from_trainings_by_their_model(filled: ObjectStore | FolderStore) -> None:
-    assert "predicted by" not in invoke(filled, "runs").output
-    key = "runs/next-2/run.json"
-    predicted = {"model": "ab" * 32, "folds": {"HUVEC": [0, 1, 2], "RPE": [1]}}
-    filled.put(key, json.dumps({**json.loads(filled.get(key)), "prediction": predicted}).encode())
-    rows = [" ".join(line.split()) for line in invoke(filled, "runs").output.splitlines()]
-    assert any(row.startswith("run predicted by started") for row in rows)
-    assert "mine-1 2026-11-20 08:30 /data/screen 1/2 a moment" in rows
-    assert "next-2 abababababab 2026-11-20 08:30 /data/screen 1/4 a moment" in rows
+def rows_of(shown: Result) -> list[str]:
+    return [" ".join(line.split()) for line in shown.output.splitlines()]
 
 
-def test_runs_are_listed_with_what_they_are(filled: ObjectStore | FolderStore) -> None:
-    rows = [" ".join(line.split()) for line in invoke(filled, "runs").output.splitlines()]
-    assert "mine-1 2026-11-20 08:30 /data/screen 1/2 a moment" in rows
-    assert "next-2 2026-11-20 08:30 /data/screen 1/2 a moment" in rows
+def test_runs_are_listed_with_their_kind(filled: ObjectStore | FolderStore) -> None:
     write_record(filled, "else-9", PLATE, PLACE, name="elsewhere")
-    rows = [" ".join(line.split()) for line in invoke(filled, "runs").output.splitlines()]
-    assert "else-9 elsewhere 2026-11-20 08:30 /data/screen 1/2 a moment" in rows
-    filled.delete_prefix("runs/else-9/")
+    key = "runs/next-2/run.json"
+    predicted = {
+        "model": "ab" * 32, "address": "s3://x", "experiments": [], "any_cell_type": False,
+        "folds": {"HUVEC": [0, 1, 2], "RPE": [1]},
+    }  # fmt: skip
+    filled.put(key, json.dumps({**json.loads(filled.get(key)), "prediction": predicted}).encode())
+    filled.put("retrainings/demo/0a/outcome.json", b'{"run": "else-9"}')
+    rows = rows_of(invoke(filled, "runs"))
+    assert "mine-1 training mine 2026-11-20 08:30 /data/screen 1/2 a moment" in rows
+    assert "next-2 prediction by abababababab next 2026-11-20 08:30 /data/screen 1/4 a moment" in rows
+    assert "else-9 retraining elsewhere 2026-11-20 08:30 /data/screen 1/2 a moment" in rows
+
+
+def test_sizes_are_what_a_run_alone_keeps(filled: ObjectStore | FolderStore) -> None:
     write_record(filled, "same-3", OTHER_PLATE, OTHER_PLACE)
-    rows = [" ".join(line.split()) for line in invoke(filled, "runs", "--sizes").output.splitlines()]
-    assert [row.rsplit("moment ")[-1] for row in rows if row[:6] in ("mine-1", "next-2", "same-3")] == [
-        "2.0 kB",
-        "0 B",
-        "0 B",
-    ]
+    rows = rows_of(invoke(filled, "runs", "--sizes"))
+    sizes = {row[:6]: row.rsplit("moment ")[-1] for row in rows}
+    assert {key: sizes[key] for key in ("mine-1", "next-2", "same-3")} == {
+        "mine-1": "2.0 kB", "next-2": "0 B", "same-3": "0 B",
+    }  # fmt: skip
 
 
-def test_a_record_that_is_not_whole_or_not_understood_is_listed_and_can_be_forgotten(
-    filled: ObjectStore | FolderStore,
+def test_json_is_one_document_on_stdout(filled: ObjectStore | FolderStore) -> None:
+    def document(*arguments: str) -> dict[str, Any]:
+        return dict(json.loads(invoke(filled, *arguments, "--json").stdout))
+
+    shown = document("runs", "--sizes")
+    assert shown["store"] == filled.uri("")
+    first = next(run for run in shown["runs"] if run["key"] == "next-2")
+    known = {
+        "kind": "training",
+        "init_from": "s3://x/runs/mine-1",
+        "finished_folds": 1,
+        "folds": 2,
+        "bytes_alone": 2047,
+    }
+    assert first.items() >= known.items()
+    garbage = document("gc", "--older-than", "0m", "--yes")
+    assert [(each["kind"], each["objects"]) for each in garbage["garbage"]] == [("plate", 2), ("finished output", 2)]
+    assert garbage["removed_objects"] == 4
+    assert document("gc", "--older-than", "0m", "--yes")["garbage"] == []
+    assert document("forget", "mine-1", "--dry-run")["forgotten"] == []
+    assert document("forget", "mine-1", "--yes")["forgotten"] == ["mine-1"]
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "missing"), (b"{", "damaged, not a run's record")])
+def test_a_bad_record_stops_gc_until_its_run_is_forgotten(
+    filled: ObjectStore | FolderStore, content: bytes | None, message: str
 ) -> None:
-    filled.delete("runs/mine-1/run.json")
-    filled.put("runs/next-2/run.json", b"{")
-    filled.put("runs/next-2/screen.json", b"{")
-    shown = invoke(filled, "runs").output
-    assert shown.count("(record not whole)") == 2
-    with pytest.raises(InputError, match=r"runs/next-2/screen.json: damaged, .* `cellsignal store forget next-2`"):
+    if content is None:
+        filled.delete("runs/next-2/run.json")
+    else:
+        filled.put("runs/next-2/run.json", content)
+    assert "next-2 unknown (damaged record)" in " ".join(invoke(filled, "runs").output.split())
+    with pytest.raises(
+        InputError, match=rf"runs/next-2/run.json: {message}.*`cellsignal store forget`.*what run next-2 needs"
+    ):
         invoke(filled, "gc", "--older-than", "0m", "--yes")
     invoke(filled, "forget", "next-2", "--yes")
     invoke(filled, "gc", "--older-than", "0m", "--yes")
@@ -158,7 +198,6 @@ def test_a_record_that_is_not_whole_or_not_understood_is_listed_and_can_be_forgo
 
 
 def test_forget_shows_removes_the_record_and_gc_the_rest(filled: ObjectStore | FolderStore) -> None:
-    filled.put("runs/mine-1/notes.txt", b"not ours")
     shown = invoke(filled, "forget", "mine-1").output
     assert "mine-1 was active a moment ago; if it is still running, leave it alone" in shown
     assert "next-2 starts from its weights (init_from), and could not be run again" in shown
@@ -166,9 +205,9 @@ def test_forget_shows_removes_the_record_and_gc_the_rest(filled: ObjectStore | F
     assert groups(filled) == EVERYTHING
     shown = invoke(filled, "forget", "mine-1", "--yes").output
     assert "forgotten: mine-1; `cellsignal store gc` removes what only they needed" in shown
-    assert filled.list("runs/mine-1/") == ["runs/mine-1/notes.txt"]
+    assert filled.list("runs/mine-1/") == []
     invoke(filled, "gc", "--older-than", "0m", "--yes")
-    assert groups(filled) == {OTHER_PLATE, OTHER_PLACE, "runs/mine-1", "runs/next-2"}
+    assert groups(filled) == {OTHER_PLATE, OTHER_PLACE, "runs/next-2"}
 
 
 def test_forgetting_an_unknown_run_names_the_ones_there_are_and_forgets_none(filled: ObjectStore | FolderStore) -> None:

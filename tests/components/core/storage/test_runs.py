@@ -10,21 +10,21 @@ import pytest
 from components.core.config import PackConfig
 from components.core.errors import InputError
 from components.core.storage.manifest import Manifest, Vocabulary
-from components.core.storage.run_record import (
+from components.core.storage.runs import (
     Learned,
     PredictionRecord,
     RunRecord,
-    StepRecord,
+    TaskRecord,
+    fetch_run,
     finished_folds,
-    read_run,
-    record_fold,
-    record_step,
+    read_source,
+    record_task,
     run_address,
     write_run,
 )
-from components.core.storage.source_run import read_source
 from tests.tiny_screen import MemoryStore
 
+PLATES = ("plates/a", "plates/b")
 RECORD = RunRecord(key="demo-1a2b", config={"name": "demo"}, lineage={"run": "demo-1a2b", "seeds": {"run": 1}})
 FILES = {"screen.json": b"screen", "holdout.json": b"holdout", "holdout_labels.csv": b"id_code,sirna\n"}
 
@@ -43,20 +43,20 @@ SCREEN, HOLDOUT = manifest("screen"), manifest("holdout")
 @pytest.fixture
 def written() -> MemoryStore:
     store = MemoryStore()
-    write_run(store, RECORD, *FILES.values())
+    write_run(store, RECORD, *FILES.values(), PLATES)
     return store
 
 
 def test_a_run_reads_back_with_its_files(written: MemoryStore, tmp_path: Path) -> None:
-    assert read_run(written, RECORD.key, tmp_path) == RECORD
+    assert fetch_run(written, RECORD.key, tmp_path) == RECORD.model_copy(update={"plates": PLATES})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == FILES
 
 
 def test_an_unknown_run_is_refused_with_the_ones_there_are(written: MemoryStore, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--run demo-1a: no such run .* \(runs there: demo-1a2b\)"):
-        read_run(written, "demo-1a", tmp_path)
+        fetch_run(written, "demo-1a", tmp_path)
     with pytest.raises(InputError, match=r"there are no runs"):
-        read_run(MemoryStore(), RECORD.key, tmp_path)
+        fetch_run(MemoryStore(), RECORD.key, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_an_unknown_run_is_refused_with_the_ones_there_are(written: MemoryStore,
         (b"{", "not a run's record"),
         (b"[]", "not a run's record"),
         (b'{"key": "demo-1a2b"}', "not a run's record"),
-        (json.dumps({**RECORD.model_dump(), "record_schema": 2, "new": 1}).encode(), "newer version"),
+        (json.dumps({**RECORD.model_dump(), "schema_version": 2}).encode(), "newer than this version"),
     ],
 )
 def test_a_record_that_cannot_be_read_is_named(
@@ -73,7 +73,7 @@ def test_a_record_that_cannot_be_read_is_named(
 ) -> None:
     written.put("runs/demo-1a2b/run.json", content)
     with pytest.raises(InputError, match=rf"runs/demo-1a2b/run.json: .*{message}"):
-        read_run(written, RECORD.key, tmp_path)
+        fetch_run(written, RECORD.key, tmp_path)
 
 
 PREDICTION = PredictionRecord(
@@ -83,28 +83,22 @@ PREDICTION = PredictionRecord(
 
 def test_a_prediction_is_refused_where_a_training_is_meant(tmp_path: Path) -> None:
     store = MemoryStore()
-    write_run(store, RECORD.model_copy(update={"prediction": PREDICTION}), b"reference", b"plates", None)
+    write_run(store, RECORD.model_copy(update={"prediction": PREDICTION}), b"reference", b"plates", None, [])
     assert set(store.list(f"runs/{RECORD.key}/")) == {
         f"runs/{RECORD.key}/{name}.json" for name in ("run", "screen", "holdout")
     }
     said = f"demo-1a2b: is a prediction by model {'ab' * 6}, which trains nothing; give the key of a training "
     with pytest.raises(InputError, match=rf"^--run {said}"):
-        read_run(store, RECORD.key, tmp_path)
+        fetch_run(store, RECORD.key, tmp_path)
     with pytest.raises(InputError, match=rf"^init_from: run {said}"):
         read_source(store, RECORD.key)
 
 
-def test_the_record_of_a_training_is_as_it_was_before_there_were_predictions(written: MemoryStore) -> None:
-    assert json.loads(written.get(f"runs/{RECORD.key}/run.json")).keys() == {
-        "record_schema", "key", "config", "lineage"
-    }  # fmt: skip
-
-
 def test_folds_are_listed_by_cell_type_in_order(written: MemoryStore) -> None:
     for cell_type, fold in (("RPE", 10), ("HUVEC", 1), ("RPE", 2)):
-        record_fold(written, SCREEN, HOLDOUT, cell_type, fold, f"finished/infer/{cell_type}{fold}")
+        record_task(written, SCREEN, f"finished/infer/{cell_type}{fold}", "infer", fold, cell_type, holdout=HOLDOUT)
     found = finished_folds(written, RECORD.key, SCREEN, HOLDOUT)
-    assert {c: [(f.fold, f.place) for f in folds] for c, folds in found.items()} == {
+    assert {c: [(f.fold, f.prefix) for f in folds] for c, folds in found.items()} == {
         "HUVEC": [(1, "finished/infer/HUVEC1")],
         "RPE": [(2, "finished/infer/RPE2"), (10, "finished/infer/RPE10")],
     }
@@ -113,20 +107,20 @@ def test_folds_are_listed_by_cell_type_in_order(written: MemoryStore) -> None:
 
 def test_a_later_finish_of_the_same_fold_counts(written: MemoryStore) -> None:
     for place in ("finished/infer/old", "finished/infer/new"):
-        record_fold(written, SCREEN, HOLDOUT, "RPE", 0, place)
+        record_task(written, SCREEN, place, "infer", 0, "RPE", holdout=HOLDOUT)
     (fold,) = finished_folds(written, RECORD.key, SCREEN, HOLDOUT)["RPE"]
-    assert fold.place == "finished/infer/new"
+    assert fold.prefix == "finished/infer/new"
 
 
 @pytest.mark.parametrize(("screen", "holdout"), [(manifest("other"), HOLDOUT), (SCREEN, manifest("other"))])
 def test_folds_of_another_screen_do_not_count(written: MemoryStore, screen: Manifest, holdout: Manifest) -> None:
-    record_fold(written, SCREEN, HOLDOUT, "RPE", 0, "finished/infer/x")
+    record_task(written, SCREEN, "finished/infer/x", "infer", 0, "RPE", holdout=HOLDOUT)
     assert finished_folds(written, RECORD.key, screen, holdout) == {}
 
 
 def test_a_step_by_hand_is_of_no_run(written: MemoryStore) -> None:
     before = set(written.list(""))
-    record_fold(written, manifest("screen", run=""), HOLDOUT, "RPE", 0, "finished/infer/x")
+    record_task(written, manifest("screen", run=""), "finished/infer/x", "infer", 0, "RPE", holdout=HOLDOUT)
     assert set(written.list("")) == before
 
 
@@ -135,23 +129,23 @@ def test_the_run_is_no_part_of_what_a_screen_is() -> None:
 
 
 def test_a_damaged_fold_is_named(written: MemoryStore) -> None:
-    written.put("runs/demo-1a2b/folds/RPE/0.json", b'{"place": "../x"}')
-    with pytest.raises(InputError, match=r"runs/demo-1a2b/folds/RPE/0.json: not a fold's record"):
+    written.put("runs/demo-1a2b/tasks/infer/0/RPE.json", b'{"prefix": "../x"}')
+    with pytest.raises(InputError, match=r"runs/demo-1a2b/tasks/infer/0/RPE.json: damaged, not a task's record"):
         finished_folds(written, RECORD.key, SCREEN, HOLDOUT)
 
 
 def test_every_task_has_a_record_of_its_own_that_names_its_outputs(written: MemoryStore) -> None:
     place = f"finished/pretrain/{1:064x}"
-    record_step(written, SCREEN, place, "pretrain", 0, backbone="a", learned=Learned(experiments=("HUVEC-02",)))
-    record_step(written, SCREEN, place, "pretrain", 0, backbone="b")
-    record_step(written, SCREEN, place, "finetune", 0, cell_type="RPE")
+    record_task(written, SCREEN, place, "pretrain", 0, backbone="a", learned=Learned(experiments=("HUVEC-02",)))
+    record_task(written, SCREEN, place, "pretrain", 0, backbone="b")
+    record_task(written, SCREEN, place, "finetune", 0, cell_type="RPE")
     names = ("pretrain/0/a", "pretrain/0/b", "finetune/0/RPE")
-    keys = {f"runs/{RECORD.key}/steps/{name}.json" for name in names}
-    assert set(written.list(f"runs/{RECORD.key}/steps/")) == keys
-    first = StepRecord.model_validate_json(written.get(f"runs/{RECORD.key}/steps/pretrain/0/a.json"))
-    assert (first.place, first.screen, first.learned) == (place, SCREEN.digest(), Learned(experiments=("HUVEC-02",)))
-    record_step(written, manifest("screen", run=""), place, "finetune", 1, cell_type="RPE")
-    assert set(written.list(f"runs/{RECORD.key}/steps/")) == keys
+    keys = {f"runs/{RECORD.key}/tasks/{name}.json" for name in names}
+    assert set(written.list(f"runs/{RECORD.key}/tasks/")) == keys
+    first = TaskRecord.model_validate_json(written.get(f"runs/{RECORD.key}/tasks/pretrain/0/a.json"))
+    assert (first.prefix, first.screen, first.learned) == (place, SCREEN.digest(), Learned(experiments=("HUVEC-02",)))
+    record_task(written, manifest("screen", run=""), place, "finetune", 1, cell_type="RPE")
+    assert set(written.list(f"runs/{RECORD.key}/tasks/")) == keys
 
 
 @pytest.mark.parametrize(

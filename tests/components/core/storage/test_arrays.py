@@ -1,13 +1,12 @@
-from dataclasses import replace
-
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
 from components.core.errors import InputError
-from components.core.storage.embeddings import ROW_GROUP, EmbeddedWells, embeddings_path, write_embeddings
+from components.core.storage.arrays import ROW_GROUP, EmbeddedWells, embeddings_path, write_embeddings
 from components.image import VERSION
 
 COLUMNS = {
@@ -27,16 +26,16 @@ HOW = {"views": 4, "weights": "teacher", "screen": "5f0c"}
 
 def wells(count: int = 3, width: int = 4, seed: int = 0) -> EmbeddedWells:
     rng = np.random.default_rng(seed)
-    return EmbeddedWells(
-        id_code_W=[f"HUVEC-01_1_{k}" for k in range(count)],
-        experiment_W=["HUVEC-01"] * count,
-        plate_W=np.full(count, 1, np.int32),
-        well_W=[f"B{k:02d}" for k in range(count)],
-        well_type_W=["treatment"] * count,
-        sirna_W=[None if k % 3 == 1 else f"sirna_{k}" for k in range(count)],
-        role_W=["training"] * count,
-        embedding_WE=rng.standard_normal((count, width)).astype(np.float32),
-    )
+    rows = {
+        "id_code": [f"HUVEC-01_1_{k}" for k in range(count)],
+        "experiment": "HUVEC-01",
+        "plate": np.full(count, 1, np.int32),
+        "well": [f"B{k:02d}" for k in range(count)],
+        "well_type": "treatment",
+        "sirna": [None if k % 3 == 1 else f"sirna_{k}" for k in range(count)],
+        "role": "training",
+    }
+    return EmbeddedWells(pd.DataFrame(rows), rng.standard_normal((count, width)).astype(np.float32))
 
 
 def test_every_value_comes_back_under_its_column(tmp_path):
@@ -47,8 +46,8 @@ def test_every_value_comes_back_under_its_column(tmp_path):
     table = pq.read_table(path)
     assert {f.name: f.type for f in table.schema} == {**COLUMNS, "embedding": pa.list_(pa.float32(), 4)}
     rows = table.to_pylist()
-    assert [row["id_code"] for row in rows] == given.id_code_W
-    assert [row["well"] for row in rows] == given.well_W
+    assert [row["id_code"] for row in rows] == given.wells["id_code"].tolist()
+    assert [row["well"] for row in rows] == given.wells["well"].tolist()
     assert [row["sirna"] for row in rows] == ["sirna_0", None, "sirna_2"]
     for row in rows:
         expected = {"experiment": "HUVEC-01", "plate": 1, "cell_type": "HUVEC", "fold": 1, "backbone": "slim"}
@@ -77,7 +76,7 @@ def test_columns_are_compressed_with_zstd_in_row_groups_of_bounded_size(tmp_path
     assert [described.row_group(k).num_rows for k in range(described.num_row_groups)] == [ROW_GROUP, 5]
     group = described.row_group(0)
     assert {group.column(k).compression for k in range(group.num_columns)} == {"ZSTD"}
-    assert pq.read_table(path, columns=["id_code"])["id_code"].to_pylist() == wells(count).id_code_W
+    assert pq.read_table(path, columns=["id_code"])["id_code"].to_pylist() == wells(count).wells["id_code"].tolist()
 
 
 def test_a_backbones_folder_is_one_table_for_every_reader(tmp_path):
@@ -112,10 +111,9 @@ def test_an_embedding_that_is_not_finite_names_its_well(tmp_path, value):
     assert not (tmp_path / "new").exists()
 
 
-def test_wells_follow_each_other_column_by_column():
-    one, two = wells(2, seed=1), replace(wells(3, seed=2), role_W=["holdout"] * 3, sirna_W=[None] * 3)
+def test_wells_follow_each_other_row_by_row():
+    one, two = wells(2, seed=1), wells(3, seed=2)
     both = one.followed_by(two)
-    for name in ("id_code_W", "experiment_W", "well_W", "well_type_W", "sirna_W", "role_W"):
-        assert getattr(both, name) == [*getattr(one, name), *getattr(two, name)]
+    assert both.wells["id_code"].tolist() == [*one.wells["id_code"], *two.wells["id_code"]]
+    assert both.wells.index.tolist() == [0, 1, 2, 3, 4]
     assert np.array_equal(both.embedding_WE, np.concatenate([one.embedding_WE, two.embedding_WE]))
-    assert both.plate_W.tolist() == [1] * 5

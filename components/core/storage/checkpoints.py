@@ -30,7 +30,7 @@ class Latest(FrozenModel):
     sha256: str
 
 
-class CheckpointPlace:
+class CheckpointStore:
     """The checkpoint of one step and key.
 
     Args:

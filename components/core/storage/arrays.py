@@ -1,0 +1,227 @@
+"""Arrays between steps: the logits of a fold's wells, and embeddings as Parquet. Files only, no store.
+
+W wells, K all classes of the vocabulary, E embedding.
+
+A logits folder has `logits.npz`, which holds for each role the wells' id_codes and their logits, (W, K), and `meta.json` with
+the cell type, folds and training history. An embeddings folder has <backbone>/<cell type>/fold_<number>.parquet, one row a well,
+for pandas, polars, DuckDB and R. The files of a backbone are one table, whose embeddings have one length. Folder names are not
+hive's `key=value`: cell type, fold and backbone are columns of each file, and readers that derive a second column from a folder's
+name refuse the file's (pandas, pyarrow).
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from components.core.errors import InputError
+from components.image import VERSION
+
+ROLES = ("oof", "unlabelled", "holdout")
+LOGITS_FILE, META_FILE = "logits.npz", "meta.json"
+EMBEDDINGS_SCHEMA = 1
+ROW_GROUP = 4096
+"""Rows of a row group: 32 MiB at 2,048 numbers a well, so that a reader need not hold a whole file."""
+
+Role = Literal["training", "out_of_fold", "unlabelled", "holdout", "control"]
+"""How the networks of a fold know a well: trained on its label, validate on it, saw its images alone, or not at all.
+Controls are a role of their own, wherever they are."""
+
+
+@dataclass(frozen=True)
+class WellLogits:
+    """Logits of treatment wells of one role."""
+
+    ids_W: tuple[str, ...]
+    """id_codes, all different"""
+    logits_WK: NDArray[np.float32]
+    """logits over all classes of the vocabulary, (W, K)"""
+
+    def take(self, ids: tuple[str, ...]) -> NDArray[np.float32]:
+        """The logits in the order of `ids`, all of which must be here."""
+        row = {id_code: w for w, id_code in enumerate(self.ids_W)}
+        return self.logits_WK[[row[id_code] for id_code in ids]]
+
+
+@dataclass(frozen=True)
+class LogitsDirectory:
+    """The whole content of a logits folder."""
+
+    wells: Mapping[str, WellLogits]
+    """by role: oof, unlabelled, holdout"""
+    meta: Mapping[str, Any]
+    """cell_type, folds, history, and fold if it is one fold's"""
+
+    @property
+    def cell_type(self) -> str:
+        """The cell type of all its wells."""
+        return str(self.meta["cell_type"])
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return int(self.wells["oof"].logits_WK.shape[1])
+
+
+def write_logits(directory: Path, content: LogitsDirectory) -> None:
+    """Writes both files into an existing folder; not atomic, which is left to the caller."""
+    arrays: dict[str, Any] = {}
+    for role in ROLES:
+        arrays[f"{role}_ids"] = np.array(content.wells[role].ids_W, dtype=np.str_)
+        arrays[f"{role}_logits"] = content.wells[role].logits_WK.astype(np.float32)
+    np.savez(directory / LOGITS_FILE, **arrays)
+    (directory / META_FILE).write_text(json.dumps(content.meta, indent=1) + "\n", encoding="utf-8")
+
+
+def read_logits(directory: Path) -> LogitsDirectory:
+    """Reads and checks a logits folder.
+
+    Raises:
+        InputError: a file is missing, damaged or incomplete, shapes disagree, a value is not finite, or a well is
+            there twice.
+    """
+    meta = _read_meta(directory / META_FILE)
+    path = directory / LOGITS_FILE
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for role in ROLES for name in (f"{role}_ids", f"{role}_logits")}
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the logits ({error.strerror or error})") from None
+    except KeyError as error:
+        raise InputError(f"{path}: no array {error.args[0]!r}; not a logits file of this version") from None
+    except (ValueError, zipfile.BadZipFile, EOFError):
+        raise InputError(f"{path}: damaged; run the step that wrote it again") from None
+    wells = {role: _checked(path, role, arrays[f"{role}_ids"], arrays[f"{role}_logits"]) for role in ROLES}
+    widths = {role: content.logits_WK.shape[1] for role, content in wells.items()}
+    if len(set(widths.values())) != 1:
+        raise InputError(
+            f"{path}: roles have different numbers of classes ({widths}); run the step that wrote it again"
+        )
+    return LogitsDirectory(wells, meta)
+
+
+@dataclass(frozen=True)
+class EmbeddedWells:
+    """Embeddings of wells by one network.
+
+    Attributes:
+        wells: a row a well: id_code (EXPERIMENT_PLATE_WELL, unique), experiment, plate (int32), well (B03), well_type
+            (treatment, positive_control or negative_control), sirna (label in the input's encoding; None if hidden),
+            role (see Role).
+        embedding_WE: float32, (W, E), in the order of the rows.
+    """
+
+    wells: pd.DataFrame
+    embedding_WE: NDArray[np.float32]
+
+    def followed_by(self, other: EmbeddedWells) -> EmbeddedWells:
+        """These wells, then the other's, embedded by the same network."""
+        return EmbeddedWells(
+            pd.concat([self.wells, other.wells], ignore_index=True),
+            np.concatenate([self.embedding_WE, other.embedding_WE]),
+        )
+
+
+def embeddings_path(folder: Path, backbone: str, cell_type: str, fold: int) -> Path:
+    """The file of a backbone, cell type and fold."""
+    return folder / backbone / cell_type / f"fold_{fold}.parquet"
+
+
+def write_embeddings(
+    folder: Path,
+    embedded: EmbeddedWells,
+    backbone: str,
+    cell_type: str,
+    fold: int,
+    *,
+    views: int,
+    weights: str,
+    screen: str,
+) -> Path:
+    """Writes one file; the same wells and values give the same bytes. Not atomic, which is left to the caller.
+
+    Args:
+        folder: root of all files, see embeddings_path; created if missing.
+        embedded: one row each, in this order.
+        backbone: name of the network.
+        cell_type: of all wells.
+        fold: the network's fold.
+        views: dihedral views averaged, for the file's metadata.
+        weights: student, teacher or pretrained; for the file's metadata.
+        screen: digest of the screen's manifest; for the file's metadata.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: a value is not finite.
+    """
+    bad_W = ~np.isfinite(embedded.embedding_WE).all(axis=1)
+    if bad_W.any():
+        raise InputError(
+            f"backbone {backbone}, fold {fold}: the embedding of well {embedded.wells['id_code'].iloc[int(bad_W.argmax())]} is "
+            "not finite; training diverged, lower its learning rate"
+        )
+    table = embedded.wells.assign(cell_type=cell_type, fold=fold, backbone=backbone)
+    numbers = ("plate", "fold")
+    columns = ("id_code", "experiment", "plate", "well", "cell_type", "well_type", "sirna", "role", "fold", "backbone")
+    schema = pa.schema([(name, pa.int32() if name in numbers else pa.string()) for name in columns])
+    flat = pa.array(np.ascontiguousarray(embedded.embedding_WE, dtype=np.float32).reshape(-1))
+    metadata = {
+        "cellsignal.schema": str(EMBEDDINGS_SCHEMA),
+        "cellsignal.version": VERSION,
+        "cellsignal.views": str(views),
+        "cellsignal.weights": weights,
+        "cellsignal.screen": screen,
+    }
+    path = embeddings_path(folder, backbone, cell_type, fold)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(
+        pa.Table.from_pandas(table, schema=schema, preserve_index=False)
+        .append_column("embedding", pa.FixedSizeListArray.from_arrays(flat, embedded.embedding_WE.shape[1]))
+        .replace_schema_metadata(metadata),
+        path,
+        compression="zstd",
+        row_group_size=ROW_GROUP,
+        use_dictionary=list(columns),  # words repeat, embeddings never do
+    )
+    return path
+
+
+def _checked(path: Path, role: str, ids_W: NDArray[Any], logits_WK: NDArray[Any]) -> WellLogits:
+    if logits_WK.ndim != 2 or ids_W.shape != logits_WK.shape[:1]:
+        raise InputError(f"{path}: {role} has ids of shape {ids_W.shape} and logits of shape {logits_WK.shape}")
+    ids = tuple(str(id_code) for id_code in ids_W)
+    if len(set(ids)) != len(ids):
+        twice = next(id_code for n, id_code in enumerate(ids) if id_code in ids[:n])
+        raise InputError(f"{path}: {role} well {twice} is there twice; run the step that wrote it again")
+    bad = ~np.isfinite(logits_WK).all(axis=1)
+    if bad.any():
+        raise InputError(
+            f"{path}: {role} well {ids[int(bad.argmax())]} has a logit that is not finite; training diverged, "
+            "lower its learning rate"
+        )
+    return WellLogits(ids, logits_WK.astype(np.float32))
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot read it ({error.strerror})") from None
+    except ValueError:
+        raise InputError(f"{path}: not valid JSON; run the step that wrote it again") from None
+    missing = [name for name in ("cell_type", "folds", "history") if not isinstance(meta, dict) or name not in meta]
+    if missing:
+        raise InputError(f"{path}: no field {missing[0]!r}; not written by this version")
+    return dict(meta)
