@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 import yaml
-from components.core.storage.claims import Claims
 from rich.console import Console
 
 from components.assign.step import main as assign
@@ -28,6 +27,7 @@ from components.core.registry.champion import promote
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.publishing import publish
 from components.core.storage.object_store import ObjectStore
+from components.core.storage.recorded_runs import read_runs
 from components.core.storage.run_outcome import FailureRecord
 from components.core.storage.runs import RECIPE, RunRecord, cluster_run_key
 from components.ensemble.step import main as ensemble
@@ -225,10 +225,8 @@ def test_new_plates_are_named_by_the_champion_and_the_results_are_fetched(
     record = RunRecord.model_validate_json(store.get(f"runs/{lineage['run']}/run.json"))
     assert record.prediction is not None
     assert (record.prediction.model, record.prediction.experiments) == (lab.model.fingerprint, NEW)
-    claims = Claims(store)
-    claims.refresh()
-    claim = claims.runs[lineage["run"]]
-    assert (len(claim.plates), len(claim.finished)) == (4, 2)
+    (run,) = [run for run in read_runs(store) if run.key == lineage["run"]]
+    assert (run.kind, len(run.needs)) == ("prediction", 4 + 2)
     assert predict_on_cluster(wanted, order, console, QUICK) == Path("results"), "its own folder is taken again"
 
 

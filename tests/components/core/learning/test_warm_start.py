@@ -65,7 +65,7 @@ def source(screen: Manifest, folds: Sequence[int] = (0, 1, 2), earlier: Learned 
     """A run that trained one backbone on a screen, perhaps from weights of a run before it."""
     weights = {
         (fold, "slim"): TaskRecord(
-            step="pretrain", fold=fold, backbone="slim", screen=screen.digest(), place="finished/x",
+            step="pretrain", fold=fold, backbone="slim", screen=screen.digest(), prefix="finished/x",
             learned=learned_by(screen, fold) | (earlier or Learned()),
         )
         for fold in folds
