@@ -14,10 +14,11 @@ from components.core.errors import InputError
 from components.core.learning.step_settings import PretrainSettings
 from components.core.learning.warm_start import AT_RANDOM, check_labels, check_networks, scored_by
 from components.core.storage.digests import digest_file, digest_text
+from components.core.storage.exchange import source_store
 from components.core.storage.finished import fetch_finished
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.manifest import Manifest
-from components.core.storage.runs import OPTION, Learned, read_source, read_source_screen, source_store
+from components.core.storage.runs import OPTION, Learned, read_source, read_source_screen
 
 
 @dataclass(frozen=True)

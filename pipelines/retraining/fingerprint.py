@@ -20,8 +20,9 @@ from components.core.screen.layouts import FOLDERS, TABLES
 from components.core.screen.screen_source import FileFacts, ScreenSource, UnreadableError
 from components.core.screen.wells import natural_key
 from components.core.storage.digests import digest_file, digest_text
+from components.core.storage.exchange import source_store
 from components.core.storage.interface import MissingObjectError, ObjectStorage
-from components.core.storage.runs import OPTION, read_source, source_store
+from components.core.storage.runs import OPTION, read_source
 from pipelines.checks import local_files, stored_files
 from pipelines.images.code_version import sources_digest
 

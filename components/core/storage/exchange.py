@@ -17,7 +17,9 @@ from urllib.parse import unquote, urlsplit
 from components.core.errors import InputError, StepError
 from components.core.files import atomic_directory
 from components.core.storage.digests import digest_text, file_names
-from components.core.storage.opening import is_bucket, is_folder
+from components.core.storage.interface import ObjectStorage
+from components.core.storage.opening import is_bucket, is_folder, open_beside
+from components.core.storage.runs import OPTION, run_address
 
 if TYPE_CHECKING:
     from components.core.storage.object_store import ObjectStore
@@ -69,6 +71,24 @@ def local_copy(uri: str, into: Path) -> Path:
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror})") from None
     return target
+
+
+def source_store(own: ObjectStorage, init_from: str) -> tuple[ObjectStorage, str]:
+    """The store and the key of the run that another starts from.
+
+    Args:
+        own: the store of a run given by its key alone; a bucket's address is at its endpoint, if it has one.
+        init_from: a key, or s3://BUCKET[/PREFIX]/runs/KEY or file:///FOLDER/runs/KEY.
+
+    Raises:
+        InputError: neither, or no credentials in the environment for a bucket.
+    """
+    try:
+        address, key = run_address(init_from)
+    except InputError as error:
+        folder = "; `cellsignal run` also takes its folder" if Path(init_from).is_dir() else ""
+        raise InputError(f"{OPTION}: {error}{folder}") from None
+    return (open_beside(own, address) if address else own), key
 
 
 @contextmanager

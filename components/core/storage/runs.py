@@ -24,9 +24,8 @@ from pydantic import Field, ValidationError
 from components.core.config import BackboneConfig, FrozenModel, HeadConfig, parse
 from components.core.errors import InputError
 from components.core.storage.digests import digest_text
-from components.core.storage.interface import MissingObjectError, ObjectReader, ObjectStorage, ObjectWriter
+from components.core.storage.interface import MissingObjectError, ObjectReader, ObjectWriter
 from components.core.storage.manifest import Manifest
-from components.core.storage.opening import open_beside
 from components.core.stored_record import StoredRecord
 
 RUNS = "runs"
@@ -115,24 +114,6 @@ def run_address(text: str) -> tuple[str, str]:
             f"file:///FOLDER/{RUNS}/KEY"
         )
     return store, key
-
-
-def source_store(own: ObjectStorage, init_from: str) -> tuple[ObjectStorage, str]:
-    """The store and the key of the run that another starts from.
-
-    Args:
-        own: the store of a run given by its key alone; a bucket's address is at its endpoint, if it has one.
-        init_from: a key, or s3://BUCKET[/PREFIX]/runs/KEY or file:///FOLDER/runs/KEY.
-
-    Raises:
-        InputError: neither, or no credentials in the environment for a bucket.
-    """
-    try:
-        address, key = run_address(init_from)
-    except InputError as error:
-        folder = "; `cellsignal run` also takes its folder" if Path(init_from).is_dir() else ""
-        raise InputError(f"{OPTION}: {error}{folder}") from None
-    return (open_beside(own, address) if address else own), key
 
 
 def cluster_run_key(name: str, recipe: str, source: str, fingerprint: str) -> str:

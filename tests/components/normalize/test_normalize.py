@@ -19,7 +19,7 @@ from components.core.screen.packed import SiteReader
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.runs import cluster_run_key, lineage_of
+from components.core.storage.runs import cluster_run_key, fetch_run, lineage_of
 from components.normalize.config import NormalizeConfig
 from components.normalize.step import Summary, main, run
 from tests.tiny_screen import CONFIG, LABELLED, SIZE, MemoryStore, TinyScreen, write_png
@@ -234,7 +234,7 @@ def test_a_run_is_recorded_under_its_key(tmp_path: Path, folder_store: FolderSto
     )
     step(lineage=json.dumps({"run": "tiny-1", "seeds": {"run": 0}}))
     (tmp_path / "copy").mkdir()
-    record = read_run(folder_store, "tiny-1", tmp_path / "copy")
+    record = fetch_run(folder_store, "tiny-1", tmp_path / "copy")
     assert RunConfig.model_validate(record.config) == whole
     assert record.lineage["seeds"] == {"run": 0}
     assert all((tmp_path / "copy" / path.name).read_bytes() == path.read_bytes() for path in outputs)
