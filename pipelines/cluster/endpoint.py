@@ -112,7 +112,7 @@ class Login:
         return " ".join(text.split())
 
 
-class Endpoint:
+class KfpEndpoint:
     """The API of a Kubeflow Pipelines installation.
 
     Attributes:

@@ -21,7 +21,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponent
 from components.core.errors import ContactError, InputError, StepError
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.run_outcome import FailureRecord, failure_keys, failures_at
-from pipelines.cluster.endpoint import Endpoint, EndpointError
+from pipelines.cluster.endpoint import EndpointError, KfpEndpoint
 from pipelines.run.display import duration
 
 ENDED = frozenset({"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"})
@@ -71,7 +71,7 @@ class Follower:
         failures: recorded failures of this attempt so far, in order of time.
     """
 
-    endpoint: Endpoint
+    endpoint: KfpEndpoint
     store: ObjectStorage
     key: str
     deadline: float

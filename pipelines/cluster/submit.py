@@ -30,7 +30,7 @@ from components.core.storage.run_outcome import forget_failures
 from components.core.storage.runs import RECIPE, cluster_run_key, lineage_of
 from pipelines.cluster.checks import check_submission, on_cluster, preemption_remarks, steps_of
 from pipelines.cluster.compile import compiled, images_of, known_lineage
-from pipelines.cluster.endpoint import Endpoint, EndpointError, Login, quiet
+from pipelines.cluster.endpoint import EndpointError, KfpEndpoint, Login, quiet
 from pipelines.cluster.follow import CANCELING, DONE, ENDED, Follower, Pace, decisive, warn
 from pipelines.cluster.results import MetricsTable, check_out, fetch, has_results, report_of_failed
 from pipelines.images.code_version import code_commit
@@ -164,7 +164,7 @@ def submit_run(run: ClusterRun, request: SubmitRequest, console: Console, pace: 
     preemption = () if request.resubmit else preemption_remarks(config, run.steps)
     for remark in (*run.remarks, *preemption, *run.lineage["warnings"]):
         warn(console, remark)
-    endpoint = Endpoint(request.endpoint, Login.from_environment(), config.cluster.namespace)
+    endpoint = KfpEndpoint(request.endpoint, Login.from_environment(), config.cluster.namespace)
     if not endpoint.multi_user:
         warn(
             console,
@@ -218,7 +218,7 @@ def check_timeout(seconds: float) -> None:
 class _Submission:
     """Pipeline, version, experiment and run at an endpoint, each created only if it is not there."""
 
-    def __init__(self, run: ClusterRun, endpoint: Endpoint, key: str, console: Console, settle: float) -> None:
+    def __init__(self, run: ClusterRun, endpoint: KfpEndpoint, key: str, console: Console, settle: float) -> None:
         """Compiles the pipeline."""
         self.run, self.endpoint, self.key, self.console, self.settle = run, endpoint, key, console, settle
         self.parameters: dict[str, Any] = {}

@@ -224,10 +224,10 @@ def _in_registry(subject: str, reference: str) -> Finding:
 
 def check_endpoint(url: str, config: ClusterConfig) -> Iterator[Finding]:
     """Whether Kubeflow Pipelines answers, and gives access to the namespace, as `cellsignal submit` needs."""
-    from pipelines.cluster.endpoint import Endpoint, Login
+    from pipelines.cluster.endpoint import KfpEndpoint, Login
 
     login = Login.from_environment()
-    endpoint = Endpoint(url, login, config.namespace)
+    endpoint = KfpEndpoint(url, login, config.namespace)
     yield Finding("Kubeflow Pipelines", "ok", f"{endpoint.version} at {endpoint.url}, with {login.how}")
     ours, theirs = version("kfp"), endpoint.version.lstrip("v")
     if theirs[:1].isdigit() and theirs.split(".")[:1] != ours.split(".")[:1]:

@@ -1,4 +1,4 @@
-"""Bad usage of submit and bad endpoints: exit code 2 and one line that says what to do, and secrets in none of them."""
+"""Bad usage of submit and bad endpoints: one line that says what to do, without secrets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from components.core.errors import InputError
 from pipelines.cluster.checks import check_submission, on_cluster
-from pipelines.cluster.endpoint import Endpoint, EndpointError, Login
+from pipelines.cluster.endpoint import EndpointError, KfpEndpoint, Login
 from tests.pipelines.cluster.conftest import Submitting
 from tests.pipelines.cluster.kfp_server import LOGIN_PAGE, Fault, KfpServer
 from tests.pipelines.images.registry_server import record_at
@@ -20,12 +20,12 @@ from tests.pipelines.tiny_run import error_line
 SECRET = "s3cr3t-t0ken"
 
 
-def connect(server: KfpServer, **variables: str) -> Endpoint:
-    return Endpoint(server.url, Login.from_environment(variables), "cellsignal")
+def connect(server: KfpServer, **variables: str) -> KfpEndpoint:
+    return KfpEndpoint(server.url, Login.from_environment(variables), "cellsignal")
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "message"),
     [
         (
             Fault(401, body='{"error": "who", "code": 16, "message": "who"}'),
@@ -53,33 +53,33 @@ def connect(server: KfpServer, **variables: str) -> Endpoint:
         ),
     ],
 )
-def test_an_endpoint_that_does_not_do(server: KfpServer, fault: Fault, told: str):
+def test_errors_of_an_endpoint(server: KfpServer, fault: Fault, message: str):
     server.faults.append(fault)
-    with pytest.raises(EndpointError, match=told) as raised:
+    with pytest.raises(EndpointError, match=message) as raised:
         connect(server, KFP_TOKEN=SECRET)
     assert SECRET not in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-def test_an_endpoint_where_nothing_listens():
+def test_an_endpoint_without_a_server():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
         with pytest.raises(EndpointError, match=r"no answer .*Connection refused.*port-forward"):
-            Endpoint(url, Login(), "cellsignal")
+            KfpEndpoint(url, Login(), "cellsignal")
 
 
-def test_an_endpoint_that_takes_the_connection_and_stays_silent(monkeypatch: pytest.MonkeyPatch):
+def test_an_endpoint_that_does_not_answer_in_time(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("pipelines.cluster.endpoint.SECONDS", (0.2, 0.2))
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         with pytest.raises(EndpointError, match=r"no answer \(.*timed out"):
-            Endpoint(f"http://127.0.0.1:{silent.getsockname()[1]}", Login(), "cellsignal")
+            KfpEndpoint(f"http://127.0.0.1:{silent.getsockname()[1]}", Login(), "cellsignal")
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         ("kfp.example.org", "write it as http"),
         ("http://[::1", "write it as http"),
@@ -87,19 +87,19 @@ def test_an_endpoint_that_takes_the_connection_and_stays_silent(monkeypatch: pyt
         ("https://kfp.example.org/pipeline/#/runs", "leave out what follows"),
     ],
 )
-def test_addresses(url: str, told: str):
-    with pytest.raises(InputError, match=told) as raised:
-        Endpoint(url, Login(), "cellsignal")
+def test_rejects_invalid_addresses(url: str, message: str):
+    with pytest.raises(InputError, match=message) as raised:
+        KfpEndpoint(url, Login(), "cellsignal")
     assert SECRET not in str(raised.value)
 
 
-def test_secrets_that_the_server_quotes_are_blotted_out(server: KfpServer):
+def test_secrets_quoted_by_the_server_are_concealed(server: KfpServer):
     server.faults.append(Fault(403, body=f"token {SECRET} of cookie sid=abc123 is unknown", kind="text/plain"))
     with pytest.raises(EndpointError, match=r"token \*\*\* of cookie \*\*\* is unknown"):
         connect(server, KFP_TOKEN=SECRET, KFP_COOKIE="sid=abc123")
 
 
-def test_a_token_reaches_the_server_and_a_file_is_read_again(server: KfpServer, tmp_path: Path):
+def test_a_token_file_is_read_for_every_request(server: KfpServer, tmp_path: Path):
     server.token = SECRET
     connect(server, KFP_TOKEN=SECRET)
     file = tmp_path / "token"
@@ -116,7 +116,7 @@ def test_a_pod_uses_its_service_account(server: KfpServer, tmp_path: Path):
     server.token = SECRET
     file = tmp_path / "token"
     file.write_text(SECRET)
-    Endpoint(server.url, Login.from_environment({}, pod_token=file), "cellsignal")
+    KfpEndpoint(server.url, Login.from_environment({}, pod_token=file), "cellsignal")
 
 
 def test_a_cookie_reaches_the_server(server: KfpServer):
@@ -127,7 +127,7 @@ def test_a_cookie_reaches_the_server(server: KfpServer):
 
 
 @pytest.mark.parametrize(
-    ("variables", "told"),
+    ("variables", "message"),
     [
         ({"KFP_TOKEN": SECRET, "KFP_TOKEN_FILE": "x"}, "both set"),
         ({"KFP_TOKEN": f"{SECRET} twice"}, "KFP_TOKEN has a space"),
@@ -137,24 +137,20 @@ def test_a_cookie_reaches_the_server(server: KfpServer):
         ({"KF_PIPELINES_SA_TOKEN_PATH": "/nowhere/sa"}, "KF_PIPELINES_SA_TOKEN_PATH: /nowhere/sa cannot be read"),
     ],
 )
-def test_logins_that_cannot_be(variables: dict[str, str], told: str):
-    with pytest.raises(InputError, match=told) as raised:
+def test_rejects_invalid_logins(variables: dict[str, str], message: str):
+    with pytest.raises(InputError, match=message) as raised:
         Login.from_environment(variables)
     assert SECRET not in str(raised.value)
 
 
-def test_secrets_are_in_no_repr():
-    assert SECRET not in repr(Login(token=SECRET, cookie=f"a={SECRET}"))
-
-
-def test_a_namespace_that_is_not_ours(submitting: Submitting, server: KfpServer):
+def test_rejects_a_namespace_without_access(submitting: Submitting, server: KfpServer):
     server.multi_user, server.namespaces = True, ("somebody-else",)
     with pytest.raises(EndpointError, match=r"forbidden.*Namespace:cellsignal.*correct cluster.namespace"):
         submitting()
     assert server.runs == []
 
 
-def test_a_run_that_is_refused_is_bad_input(submitting: Submitting, server: KfpServer):
+def test_a_rejected_run_is_bad_input(submitting: Submitting, server: KfpServer):
     server.faults.append(
         Fault(400, path="/runs", method="POST", body='{"message": "Invalid input: bad service account"}')
     )
@@ -163,7 +159,7 @@ def test_a_run_that_is_refused_is_bad_input(submitting: Submitting, server: KfpS
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"screen": None}, "--screen is missing, and a cluster does not simulate"),
         ({"screen": "."}, r"--screen \.: is on this machine, which pods cannot read; copy it"),
@@ -175,17 +171,17 @@ def test_a_run_that_is_refused_is_bad_input(submitting: Submitting, server: KfpS
         ({"images": "nowhere.json"}, r"--images nowhere\.json: cannot be read.*images push.*--images tags"),
     ],
 )
-def test_options(submitting: Submitting, server: KfpServer, change: dict[str, Any], told: str):
-    with pytest.raises(InputError, match=told):
+def test_rejects_bad_options(submitting: Submitting, server: KfpServer, change: dict[str, Any], message: str):
+    with pytest.raises(InputError, match=message):
         submitting(**change)
     assert server.requests == []
 
 
-def test_an_image_that_is_not_in_its_registry(submitting: Submitting, server: KfpServer, registry, tmp_path: Path):
+def test_rejects_an_image_that_its_registry_lacks(submitting: Submitting, server: KfpServer, registry, tmp_path: Path):
     """A pod would wait for it until the deadline."""
-    place, statuses = registry
+    host, statuses = registry
     statuses |= {"cellsignal-cpu": 200, "cellsignal-gpu": 404}
-    record = str(record_at(place, tmp_path))
+    record = str(record_at(host, tmp_path))
     with pytest.raises(InputError, match=r"cellsignal-gpu has no sha256:.*; push again with `cellsignal images push`"):
         submitting(images=record)
     assert server.requests == []
@@ -195,7 +191,7 @@ def test_an_image_that_is_not_in_its_registry(submitting: Submitting, server: Kf
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (
             {"store.bucket": "file:///data"},
@@ -209,20 +205,22 @@ def test_an_image_that_is_not_in_its_registry(submitting: Submitting, server: Kf
         ({"folds.count": 9}, "folds.count is 9"),
     ],
 )
-def test_configurations_that_only_work_here(config_file: Path, screen: str, store, change: dict[str, Any], told: str):
+def test_rejects_configurations_that_only_work_on_this_machine(
+    config_file: Path, screen: str, store, change: dict[str, Any], message: str
+):
     from components.core.config import RunConfig
 
     changes = [f"store.prefix={store.prefix}", *(f"{key}={value}" for key, value in change.items())]
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         check_submission(on_cluster(RunConfig.load(str(config_file), changes)), screen, None)
 
 
-def test_a_screen_that_is_not_there(submitting: Submitting, server: KfpServer):
+def test_rejects_a_missing_screen(submitting: Submitting, server: KfpServer):
     with pytest.raises(InputError, match="holds no file"):
         submitting(screen=submitting.store.uri("elsewhere"))
 
 
-def test_without_credentials_of_the_store(submitting: Submitting, server: KfpServer, monkeypatch: pytest.MonkeyPatch):
+def test_rejects_missing_credentials(submitting: Submitting, server: KfpServer, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(InputError, match=r"AWS_SECRET_ACCESS_KEY is not set.*fingerprint.*secret cellsignal-store"):
         submitting()

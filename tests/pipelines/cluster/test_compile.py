@@ -152,12 +152,6 @@ def test_normalize_gets_the_runs_source_and_fingerprint():
     assert parameters["truth"]["defaultValue"] == ""
 
 
-def test_folds_run_side_by_side_as_configured_for_the_cluster():
-    for parallel in (1, 4):
-        whole = pipeline(f"cluster.parallel_folds={parallel}", "local.parallel_folds=2")
-        assert whole.loop["iteratorPolicy"]["parallelismLimit"] == parallel
-
-
 def test_cluster_settings_are_in_no_steps_configuration():
     """Otherwise Kubeflow's cache would take a task with more memory for another task."""
 

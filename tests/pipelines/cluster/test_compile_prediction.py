@@ -102,18 +102,6 @@ def test_every_task_requests_its_steps_resources(step: str):
         assert policy["maxRetryCount"] == asked.retries
 
 
-def test_a_run_needs_plates_and_a_model():
-    whole = pipeline()
-    parameters = whole.spec["root"]["inputDefinitions"]["parameters"]
-    assert {name for name, p in parameters.items() if "defaultValue" not in p} == {"source", "fingerprint", "model"}
-    given = whole.tasks["normalize"]["inputs"]["parameters"]
-    names = ("source", "fingerprint", "model", "experiments", "any_cell_type", "lineage")
-    assert {given[name]["componentInputParameter"] for name in names} == set(names)
-    assert parameters["experiments"]["defaultValue"] == "[]"
-    assert parameters["any_cell_type"]["defaultValue"] is False
-    assert json.loads(parameters["lineage"]["defaultValue"]) == LINEAGE
-
-
 def test_neither_secrets_nor_this_machine_are_in_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA-not-to-be-seen")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-not-to-be-seen")

@@ -1,4 +1,4 @@
-"""The fingerprint of a screen's files: another one when a table or an image is written again, and for nothing else."""
+"""The fingerprint of a screen changes if a table or an image is rewritten, and only then."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def of(tiny: TinyScreen) -> str:
     return fingerprint(place, read_screen(place, CONFIG), CONFIG.sites)
 
 
-def test_it_changes_with_every_file_and_with_nothing_else(tiny_screen: TinyScreen):
+def test_it_changes_with_every_file_and_nothing_else(tiny_screen: TinyScreen):
     first = of(tiny_screen)
     assert of(tiny_screen) == first
     image = tiny_screen.root / "train" / "HUVEC-02" / "Plate2" / "C02_s2_w6.png"

@@ -1,4 +1,4 @@
-"""The report of a failed run, from whatever lies under its key."""
+"""Results of a run, and the partial report of a failed one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def report(failed: FoldedRun, out: Path) -> str:
     return report_of_failed(failed.store, KEY, failed.config, None, out, Console(file=io.StringIO()))
 
 
-def test_without_a_fold_of_every_cell_type_there_is_no_report_and_it_is_said_why(failed: FoldedRun, tmp_path: Path):
+def test_no_report_without_a_fold_of_every_cell_type(failed: FoldedRun, tmp_path: Path):
     failed.train("HUVEC", 0)
     assert report(failed, tmp_path / "out") == (
         "no report: every cell type needs a finished fold, and there are HUVEC 1, RPE 0 of 2"
@@ -32,7 +32,7 @@ def test_without_a_fold_of_every_cell_type_there_is_no_report_and_it_is_said_why
     assert not (tmp_path / "out").exists()
 
 
-def test_folds_that_are_there_are_reported_as_partial(failed: FoldedRun, tmp_path: Path):
+def test_finished_folds_get_a_partial_report(failed: FoldedRun, tmp_path: Path):
     for cell_type, folds in (("HUVEC", (0, 1)), ("RPE", (1,))):
         for fold in folds:
             failed.train(cell_type, fold)

@@ -21,7 +21,6 @@ import yaml
 from rich.console import Console
 
 from components.assign.step import main as assign
-from components.core.config import LoaderConfig, StoreConfig
 from components.core.errors import InputError, StepError
 from components.core.registry.champion import promote
 from components.core.registry.model_manifest import ModelManifest
@@ -181,7 +180,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_new_plates_are_named_by_the_champion_and_the_results_are_fetched(
+def test_new_plates_are_predicted_by_the_champion_and_the_results_fetched(
     predicting: Predicting, server: KfpServer, tmp_path: Path
 ) -> None:
     """With experiments of a training screen, as retraining asks: one unlabelled, one whose labels stand in train.csv."""
@@ -230,7 +229,7 @@ def test_new_plates_are_named_by_the_champion_and_the_results_are_fetched(
     assert predict_on_cluster(wanted, order, console, QUICK) == Path("results"), "its own folder is taken again"
 
 
-def test_what_is_made_once_is_named_as_a_prediction_and_the_same_content_is_followed(
+def test_names_are_those_of_a_prediction_and_the_same_content_is_followed(
     predicting: Predicting, server: KfpServer
 ) -> None:
     server.script = [["RUNNING"]]
@@ -250,40 +249,7 @@ def test_what_is_made_once_is_named_as_a_prediction_and_the_same_content_is_foll
     assert len({key_of(each) for each in server.runs}) == len(server.runs) == 4
 
 
-def test_a_configuration_may_be_given_as_a_file_or_as_itself(
-    predicting: Predicting, server: KfpServer, tmp_path: Path
-) -> None:
-    server.script = [["RUNNING"]]
-    machine = predicting.lab.run.config.model_copy(
-        update={"store": StoreConfig(bucket=BUCKET, prefix="nowhere"), "loader": LoaderConfig(batches_ahead=3)}
-    )
-    (tmp_path / "machine.yaml").write_text(machine.dump())
-    for config in (machine, str(tmp_path / "machine.yaml")):
-        predicting_networks(predicting.wanted(config=config))
-    (run,) = server.runs
-    root = run["runtime_config"]["pipeline_root"]
-    assert root == f"s3://{BUCKET}/{predicting.store.prefix}/kfp", "of the store that --set names"
-    assert CarriedOut(server, run, tmp_path).config()["loader"]["batches_ahead"] == 3
-
-
-def test_other_images_of_the_wanted_plates_are_another_run_and_those_of_others_are_not(
-    predicting: Predicting, server: KfpServer, lab: Lab
-) -> None:
-    server.script = [["RUNNING"]]
-    screen = ObjectStore.connect(BUCKET, f"screen-{uuid.uuid4().hex}")
-    files = [path for path in (lab.run.folder / "screen").rglob("*") if path.is_file()]
-    screen.put_many((path.relative_to(lab.run.folder / "screen").as_posix(), path.read_bytes()) for path in files)
-    again = {"screen": screen.uri("")}
-    predicting_networks(**again)
-    screen.put("train/RPE-01/Plate1/B02_s1_w1.png", b"another image")
-    predicting_networks(**again)
-    assert len(server.runs) == 1
-    screen.put("test/HUVEC-03/Plate1/B02_s1_w2.png", screen.get("test/HUVEC-03/Plate1/B02_s1_w1.png"))
-    predicting_networks(**again)
-    assert len(server.runs) == 2
-
-
-def test_a_failed_prediction_tells_what_its_task_said_and_what_is_kept(
+def test_a_failed_prediction_reports_the_message_and_the_finished_folds(
     predicting: Predicting, server: KfpServer, tmp_path: Path
 ) -> None:
     def ended(run: dict[str, Any]) -> None:
@@ -300,25 +266,7 @@ def test_a_failed_prediction_tells_what_its_task_said_and_what_is_kept(
     assert not Path("runs").exists()
 
 
-def test_resubmit_goes_on_under_the_same_key_and_bad_input_ends_the_run(
-    predicting: Predicting, server: KfpServer
-) -> None:
-    server.script = [["FAILED"], ["RUNNING"]]
-
-    def looked(run: dict[str, Any]) -> None:
-        if len(server.runs) == 2:
-            predicting.fail(run, "input", "weights are damaged")
-
-    server.on_look = looked
-    told = r"^infer fold 1 HUVEC failed: weights are damaged; not submitted again, because it would fail again; no report: the "
-    with pytest.raises(InputError, match=told + "run failed before the plates were packed"):
-        predicting_networks(wait=True, resubmit=3, timeout=60)
-    assert len({key_of(run) for run in server.runs}) == 1
-    assert len(server.runs) == 2
-    assert len(server.asked("POST", ":terminate")) == 1
-
-
-def test_bad_input_that_a_pod_finds_is_recorded_where_it_is_looked_for(
+def test_bad_input_found_by_a_pod_is_recorded_under_the_runs_key(
     predicting: Predicting, server: KfpServer, tmp_path: Path
 ) -> None:
     """The first step fails before the run has a record: it makes the key of the same parameters."""
@@ -348,7 +296,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("wanted", "order", "told"), REFUSED)
-def test_what_cannot_be_is_one_line_before_anything_is_sent_or_written(
+def test_bad_input_is_one_line_before_anything_is_sent_or_written(
     predicting: Predicting, server: KfpServer, wanted: dict[str, Any], order: dict[str, Any], told: str
 ) -> None:
     if order.get("truth") == "TRUTH":
@@ -361,7 +309,7 @@ def test_what_cannot_be_is_one_line_before_anything_is_sent_or_written(
     assert predicting.store.list("") == before
 
 
-def test_without_credentials_nothing_is_looked_at(predicting: Predicting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_missing_credentials(predicting: Predicting, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     with pytest.raises(InputError, match=r"AWS_ACCESS_KEY_ID is not set, so the model and the new plates cannot be"):
@@ -380,9 +328,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(("given", "cluster", "told"), OPTIONS)
-def test_options_of_the_other_place_are_refused(
-    cellsignal: Cellsignal, given: list[str], cluster: bool, told: str
-) -> None:
+def test_rejects_options_of_the_other_place(cellsignal: Cellsignal, given: list[str], cluster: bool, told: str) -> None:
     endpoint = ["--endpoint", "http://127.0.0.1:9"] if cluster else []
     line = cellsignal.refused("predict", "--screen", "s3://lab/plates", *endpoint, *given)
     assert line.startswith(f"error: {told}")
