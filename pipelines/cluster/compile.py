@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import dropwhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -22,9 +22,6 @@ from pipelines.cluster.checks import check_cluster, on_cluster, preemption_remar
 from pipelines.dag import prediction_graph, training_graph
 from pipelines.images.code_version import UNCOMMITTED, code_version
 from pipelines.images.record import ImageRecord, read_images
-
-if TYPE_CHECKING:
-    from kfp.dsl.base_component import BaseComponent
 
 TAGS = "tags"
 """Value of --images for images by tag, on a cluster whose nodes already have them."""
@@ -87,19 +84,13 @@ def images_of(option: str) -> ImageRecord | None:
         raise InputError(f"--images {error}; or give --images {TAGS} for images of version {VERSION} by tag") from None
 
 
-def known_lineage(config: RunConfig, record: ImageRecord | None) -> dict[str, Any]:
-    """The lineage of a training before it is submitted: the default of the pipeline's parameter `lineage`.
+def known_lineage(
+    config: RunConfig, record: ImageRecord | None, prediction: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The lineage of a run before it is submitted: recipe, code version, image digests, seeds and warnings.
 
     It contains no time, so that the same configuration, code and images compile to the same bytes. normalize adds the run's
     key, the screen and the start.
-    """
-    return {**pinned_lineage(config, record), "seeds": {"run": config.seed}}
-
-
-def pinned_lineage(
-    config: RunConfig, record: ImageRecord | None, prediction: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """What is known of any compiled pipeline: its recipe, code version, image digests and warnings.
 
     Args:
         config: the run's configuration.
@@ -124,58 +115,40 @@ def pinned_lineage(
         "code_version": version,
         "image_digests": references,
         "warnings": found,
+        **({} if prediction else {"seeds": {"run": config.seed}}),
     }
 
 
-def compiled(config: RunConfig, record: ImageRecord | None, lineage: Mapping[str, Any]) -> str:
-    """The pipeline of a training as YAML: its specification, and its settings for Kubernetes.
-
-    Args:
-        config: the run's configuration.
-        record: images to pin; None for tags.
-        lineage: default of the parameter of that name.
-    """
-    from pipelines.kfp_pipeline import cluster_pipeline
-
-    graph = training_graph(config)
-    return _text(lambda: cluster_pipeline(config, graph, _references(record), _json(lineage)), HEAD)
-
-
-def compiled_prediction(
-    config: RunConfig, folds: Mapping[str, Sequence[int]], record: ImageRecord | None, lineage: Mapping[str, Any]
+def compiled(
+    config: RunConfig,
+    record: ImageRecord | None,
+    lineage: Mapping[str, Any],
+    folds: Mapping[str, Sequence[int]] | None = None,
 ) -> str:
-    """The pipeline of a prediction as YAML.
+    """The pipeline as YAML: its specification, and its settings for Kubernetes.
 
     Args:
-        config: the model's configuration, with what a prediction may change.
-        folds: the model's folds that predict, by cell type of the new plates.
+        config: the run's configuration; for a prediction the model's, with what a prediction may change.
         record: images to pin; None for tags.
         lineage: default of the parameter of that name.
+        folds: the model's folds that predict, by cell type of the new plates; None for a training.
     """
+    from kfp import compiler
+
     from pipelines.kfp_pipeline import cluster_pipeline
 
-    graph = prediction_graph(folds)
-    return _text(
-        lambda: cluster_pipeline(config, graph, _references(record), _json(lineage), predicts=True), HEAD_OF_PREDICTION
-    )
+    graph = training_graph(config) if folds is None else prediction_graph(folds)
+    text = json.dumps(lineage, sort_keys=True)
+    pipeline = cluster_pipeline(config, graph, _references(record), text, predicts=folds is not None)
+    with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        file = Path(folder) / "pipeline.yaml"
+        compiler.Compiler().compile(pipeline, str(file))
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    # kfp's own head repeats every default, configurations included.
+    head = HEAD if folds is None else HEAD_OF_PREDICTION
+    return head + "".join(dropwhile(lambda line: line.startswith("#"), lines))
 
 
 def _references(record: ImageRecord | None) -> dict[str, str]:
     return {target: image.reference for target, image in sorted(record.images.items())} if record else {}
-
-
-def _json(lineage: Mapping[str, Any]) -> str:
-    return json.dumps(lineage, sort_keys=True)
-
-
-def _text(build: Callable[[], BaseComponent], head: str) -> str:
-    """The compiled pipeline, with our own comment at its head."""
-    from kfp import compiler
-
-    with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        file = Path(folder) / "pipeline.yaml"
-        compiler.Compiler().compile(build(), str(file))
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    # kfp's own head repeats every default, configurations included.
-    return head + "".join(dropwhile(lambda line: line.startswith("#"), lines))

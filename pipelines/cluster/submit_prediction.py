@@ -1,4 +1,4 @@
-"""cellsignal predict --endpoint: new plates named by a published model in pods, started once. Wires this folder's parts."""
+"""cellsignal predict --endpoint: new plates are predicted by a published model on a cluster."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pipelines.cluster.checks import (
     fingerprint,
     truth_is_a_copy,
 )
-from pipelines.cluster.compile import compiled_prediction, pinned_lineage
+from pipelines.cluster.compile import compiled, known_lineage
 from pipelines.cluster.follow import Pace
 from pipelines.cluster.results import recorded_folds
 from pipelines.cluster.submit import ClusterRun, SubmitRequest, submit_run
@@ -38,21 +38,19 @@ from pipelines.run.predict_request import CheckedPrediction, PredictRequest, che
 def predict_on_cluster(
     request: PredictRequest, order: SubmitRequest, console: Console, pace: Pace | None = None
 ) -> Path:
-    """Predicts new plates on a cluster, and waits for it; the same content in progress is followed.
+    """Predicts new plates on a cluster, and waits for the results; a run of the same content in progress is followed.
 
     Args:
         request: the prediction; its experiments may be of a training screen, whose labels are not read.
-        order: where, with which images, and how it is followed; it is waited for in any case.
-        console: where it is shown.
-        pace: how patiently it is followed.
+        order: where, with which images, and how it is followed; it is always waited for.
+        console: where progress is printed.
+        pace: intervals of following.
 
     Returns:
         The folder of the results: predictions.csv, qc.csv, metrics.json, report.html, config.yaml, lineage.json, embeddings.
 
     Raises:
-        InputError: bad input, found here or by a task; an endpoint that does not do as asked before a run is started.
-        StepError: the run failed or was cancelled.
-        ContactError: contact or the deadline was lost; the run may go on.
+        As submit_run.
     """
     out = submit_prediction(request, replace(order, wait=True), console, pace)
     assert out is not None, "it was waited for"
@@ -62,21 +60,14 @@ def predict_on_cluster(
 def submit_prediction(
     request: PredictRequest, order: SubmitRequest, console: Console, pace: Pace | None = None
 ) -> Path | None:
-    """Submits a prediction, and follows it where that is asked for.
-
-    Returns:
-        The folder of the results; None where nobody waited for them.
-
-    Raises:
-        InputError, StepError, ContactError: as predict_on_cluster.
-    """
+    """Checks a prediction and submits it; returns and raises as submit_run."""
     images = order.checked_images()
     store, checked = _checked(request, order)
     config, params, folds = checked.config, checked.params, checked.folds
     steps = tuple(prediction_graph(folds).counts())
     remarks = check_cluster(config, steps)
     decides = {**params.plain(), "model": checked.model.fingerprint}  # wherever it is published
-    lineage = {**pinned_lineage(config, images, decides), "model": dict(checked.model_info)}
+    lineage = {**known_lineage(config, images, decides), "model": dict(checked.model_info)}
     run = ClusterRun(
         config=config,
         name=predicting_name(config.name),
@@ -88,7 +79,7 @@ def submit_prediction(
         lineage=lineage,
         remarks=remarks,
         images=images,
-        pipeline=lambda: compiled_prediction(config, folds, images, lineage),
+        pipeline=lambda: compiled(config, images, lineage, folds),
         parameters=params.parameters(),
         rescue=lambda key, _: _left(store, key, folds),
         table_of=_table,
@@ -126,7 +117,7 @@ def _store(request: PredictRequest) -> StoreConfig:
 
 
 def _left(store: ObjectStorage, key: str, folds: Mapping[str, Sequence[int]]) -> str:
-    """What there is of a prediction that failed: no report without all folds, whose names would be those of another model."""
+    """What a failed prediction left: no report, for an ensemble of fewer folds would be another model."""
     wanted = sum(map(len, folds.values()))
     try:
         done = sum(map(len, recorded_folds(store, key).values()))

@@ -14,7 +14,7 @@ import yaml
 from components.core.config import RunConfig
 from components.core.storage.runs import RECIPE
 from pipelines.cluster.checks import check_cluster
-from pipelines.cluster.compile import compiled_prediction, pinned_lineage
+from pipelines.cluster.compile import compiled, known_lineage
 from pipelines.cluster.pod_settings import OPTIONAL_KEYS, REQUIRED_KEYS, resources_of
 from pipelines.dag import prediction_graph
 from tests.k8s.pod_security import violations
@@ -30,7 +30,7 @@ class Prediction(Pipeline):
 
     def __init__(self, *changes: str, config: str = "rxrx1", record: Any = RECORD) -> None:
         self.config = RunConfig.load(config, changes)
-        self.text = compiled_prediction(self.config, FOLDS, record, LINEAGE)
+        self.text = compiled(self.config, record, LINEAGE, FOLDS)
         self.spec, self.platform = yaml.safe_load_all(self.text)
         self.executors: dict[str, Any] = self.spec["deploymentSpec"]["executors"]
         self.kubernetes: dict[str, Any] = self.platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
@@ -120,7 +120,7 @@ def test_neither_secrets_nor_this_machine_are_in_the_file(monkeypatch: pytest.Mo
 
 def test_the_recipe_depends_on_the_model_and_the_request_only():
     def recipe(decides: dict[str, Any], *changes: str, record: Any = RECORD) -> str:
-        return str(pinned_lineage(RunConfig.load("rxrx1", changes), record, decides)[RECIPE])
+        return str(known_lineage(RunConfig.load("rxrx1", changes), record, decides)[RECIPE])
 
     usual = {"model": "a" * 64, "experiments": [], "any_cell_type": False}
     assert recipe(usual) == recipe(usual, "cluster.parallel_folds=1", "local.threads=2")

@@ -65,7 +65,7 @@ def lab(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pipelines.cluster.submit.Pace", lambda: QUICK)
     monkeypatch.setattr("pipelines.cluster.submit.compiled", its_configuration)
-    monkeypatch.setattr("pipelines.cluster.submit_prediction.compiled_prediction", its_configuration)
+    monkeypatch.setattr("pipelines.cluster.submit_prediction.compiled", its_configuration)
     made = ClusterLab(laid, tmp_path, store, server)
     made.arrives(*FIRST)
     return made
