@@ -248,7 +248,7 @@ def submit(
     """Submits the training DAG to Kubeflow Pipelines. The same content again follows the run that is in progress.
 
     Login comes from the environment: KFP_TOKEN, KFP_TOKEN_FILE or KFP_COOKIE; in a pod the token of its service account.
-    KFP_CA_CERT names a file of certificates. The screen is looked through with the AWS variables' credentials.
+    KFP_CA_CERT names a file of certificates. The screen is listed with the credentials in the AWS variables.
 
     Exits with 0 when the run is done, 2 on bad input, 3 when it failed or was cancelled, 5 when contact or the deadline was lost.
     """

@@ -116,7 +116,7 @@ def check_bucket(store: StoreConfig) -> None:
     Raises:
         InputError: it is a folder.
     """
-    if store.bucket is None or is_folder(store.bucket):
+    if store.bucket is not None and is_folder(store.bucket):  # null means the bucket cellsignal here
         raise InputError(
             f"store.bucket: {store.bucket} is a folder, which the pods of a cluster do not share; give an S3 bucket"
         )

@@ -37,5 +37,5 @@ def test_it_changes_with_every_file_and_nothing_else(tiny_screen: TinyScreen):
 
 def test_a_missing_image_is_found_before_any_pod_starts(tiny_screen: TinyScreen):
     (tiny_screen.root / "train" / "HUVEC-02" / "Plate2" / "C02_s2_w6.png").unlink()
-    with pytest.raises(InputError, match=r"C02_s2_w6\.png: missing"):
+    with pytest.raises(InputError, match=r"C02_s2_w6\.png is missing"):
         of(tiny_screen)

@@ -106,7 +106,7 @@ class Predicting:
 
 
 @pytest.fixture
-def predicting_networks(server: KfpServer, lab: Lab, store: ObjectStore) -> Predicting:
+def predicting(server: KfpServer, lab: Lab, store: ObjectStore) -> Predicting:
     return Predicting(server, lab, store)
 
 
@@ -233,7 +233,7 @@ def test_names_are_those_of_a_prediction_and_the_same_content_is_followed(
     predicting: Predicting, server: KfpServer
 ) -> None:
     server.script = [["RUNNING"]]
-    shown = predicting_networks()
+    shown = predicting()
     assert [each["display_name"] for each in server.pipelines] == ["cellsignal-tiny-predict"]
     (version,) = [each["display_name"] for each in server.versions if each["display_name"] != "cellsignal-tiny-predict"]
     assert next(yaml.safe_load_all(server.uploaded[version]))["pipelineInfo"]["name"] == "cellsignal-tiny-predict"
@@ -243,9 +243,9 @@ def test_names_are_those_of_a_prediction_and_the_same_content_is_followed(
     assert run["runtime_config"]["parameters"]["experiments"] == json.dumps(list(NEW))
     assert run["runtime_config"]["parameters"]["any_cell_type"] is False
     same = predicting.wanted(experiments=[*reversed(NEW), NEW[0]], changes=["cluster.parallel_folds=1"])
-    assert "in progress with the same content" in predicting_networks(same)
+    assert "in progress with the same content" in predicting(same)
     for other in ({"experiments": [NEW[0]]}, {"changes": ["predict.views=1"]}, {"any_cell_type": True}):
-        predicting_networks(predicting.wanted(**other))
+        predicting(predicting.wanted(**other))
     assert len({key_of(each) for each in server.runs}) == len(server.runs) == 4
 
 
@@ -262,7 +262,7 @@ def test_a_failed_prediction_reports_the_message_and_the_finished_folds(
     server.script, server.on_end = [["FAILED"]], ended
     told = r"^infer fold 1 HUVEC failed: out of memory; no report: 1 of 2 folds have predicted, and the same command resumes"
     with pytest.raises(StepError, match=told):
-        predicting_networks(wait=True)
+        predicting(wait=True)
     assert not Path("runs").exists()
 
 
@@ -270,7 +270,7 @@ def test_bad_input_found_by_a_pod_is_recorded_under_the_runs_key(
     predicting: Predicting, server: KfpServer, tmp_path: Path
 ) -> None:
     """The first step fails before the run has a record: it makes the key of the same parameters."""
-    predicting_networks()
+    predicting()
     (run,) = server.runs
     pods = CarriedOut(server, run, tmp_path)
     pods.parameters["model"] = predicting.lab.store.uri("models/" + "0" * 64)
@@ -304,7 +304,7 @@ def test_bad_input_is_one_line_before_anything_is_sent_or_written(
         order = {"truth": predicting.store.uri("truth.csv")}
     before = predicting.store.list("")
     with pytest.raises(InputError, match=told):
-        predicting_networks(predicting.wanted(**wanted), **order)
+        predicting(predicting.wanted(**wanted), **order)
     assert server.requests == []
     assert predicting.store.list("") == before
 
@@ -313,16 +313,16 @@ def test_rejects_missing_credentials(predicting: Predicting, monkeypatch: pytest
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     with pytest.raises(InputError, match=r"AWS_ACCESS_KEY_ID is not set, so the model and the new plates cannot be"):
-        predicting_networks()
+        predicting()
 
 
 OPTIONS = [
-    (["--runner", "docker"], True, "--runner is of this machine; leave it out, or --endpoint"),
-    (["--store", "here"], True, "--store is of this machine"),
-    (["--wait"], False, "--wait is of a prediction on a cluster; give --endpoint as well, or leave it out"),
-    (["--images", "tags"], False, "--images is of a prediction on a cluster"),
-    (["--resubmit", "1"], False, "--resubmit is of a prediction on a cluster"),
-    (["--timeout", "3"], False, "--timeout is of a prediction on a cluster"),
+    (["--runner", "docker"], True, "--runner applies to this machine; leave it out, or --endpoint"),
+    (["--store", "here"], True, "--store applies to this machine"),
+    (["--wait"], False, "--wait applies to a cluster; give --endpoint as well, or leave it out"),
+    (["--images", "tags"], False, "--images applies to a cluster"),
+    (["--resubmit", "1"], False, "--resubmit applies to a cluster"),
+    (["--timeout", "3"], False, "--timeout applies to a cluster"),
     ([], False, "--out is missing: give the folder of the results"),
 ]
 

@@ -33,7 +33,6 @@ def test_a_run_connects_to_the_engine_before_it_writes_anything(
     )  # fmt: skip
     assert "container engine at tcp://127.0.0.1:1: no answer" in line
     assert not (tmp_path / "out").exists()
-    assert not (tmp_path / "store").exists()
 
 
 def test_an_engine_without_access_for_this_user(tmp_path: Path):
