@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -122,16 +122,13 @@ def check_bucket(store: StoreConfig) -> None:
         )
 
 
-def check_submission(
-    config: RunConfig, screen: str | None, truth: str | None, environment: Mapping[str, str] = os.environ
-) -> CheckedInput:
+def check_submission(config: RunConfig, screen: str | None, truth: str | None) -> CheckedInput:
     """Checks a training's input.
 
     Args:
         config: the run's configuration.
         screen: value of --screen.
         truth: value of --truth.
-        environment: variables with the store's credentials.
 
     Raises:
         InputError: names the option, file, row or field, and what to do.
@@ -145,7 +142,7 @@ def check_submission(
     if truth is not None:
         check_address("--truth", truth)
     remarks = check_cluster(config)
-    store = checked_store(config, "the screen's files cannot be listed for their fingerprint", environment)
+    store = checked_store(config, "the screen's files cannot be listed for their fingerprint")
     source = open_screen(screen)
     with truth_is_a_copy(), local_file(truth) as labels:
         tables = check_screen(config, source, labels)
@@ -153,19 +150,18 @@ def check_submission(
     return CheckedInput(store, fingerprint(source, tables, config.screen.sites), tuple(remarks))
 
 
-def checked_store(config: RunConfig, consequence: str, environment: Mapping[str, str] = os.environ) -> ObjectStorage:
+def checked_store(config: RunConfig, consequence: str) -> ObjectStorage:
     """The store of a run on a cluster, after it has answered.
 
     Args:
         config: the run's configuration.
         consequence: what cannot be done without credentials, for the message.
-        environment: variables with the credentials.
 
     Raises:
         InputError: no credentials, wrong ones, or no such bucket.
     """
     secret = config.cluster.store_secret
-    check_keys(consequence, f"secret {secret}" if secret else "their service account", environment)
+    check_keys(consequence, f"secret {secret}" if secret else "their service account")
     store = open_store(config.store.bucket, config.store.prefix)
     store.check()
     return store
@@ -180,19 +176,18 @@ def truth_is_a_copy() -> Iterator[None]:
         raise InputError(str(error).replace("--truth /", "--truth: a copy at /")) from None
 
 
-def check_keys(consequence: str, source: str, environment: Mapping[str, str] = os.environ) -> None:
+def check_keys(consequence: str, source: str) -> None:
     """Refuses an environment without credentials.
 
     Args:
         consequence: what cannot be done without them, for the message.
         source: where pods get theirs from, for the message.
-        environment: variables with the credentials.
 
     Raises:
         InputError: there are none.
     """
-    if not has_keys(environment):
-        missing = next(name for name in REQUIRED_KEYS if not environment.get(name))
+    if not has_keys(os.environ):
+        missing = next(name for name in REQUIRED_KEYS if not os.environ.get(name))
         raise InputError(
             f"{missing} is not set, so {consequence}; set {' and '.join(REQUIRED_KEYS)}, or AWS_PROFILE, and AWS_ENDPOINT_URL "
             f"unless it is Amazon S3 (the pods have their own, from {source})"

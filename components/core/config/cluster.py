@@ -61,9 +61,11 @@ class StepResources(FrozenModel):
     scratch_gib: Positive = Field(
         5.0, description="largest size of /tmp on the node's disk, GiB; a pod that exceeds it is evicted"
     )
-    timeout_hours: Positive = Field(6.0, description="hours after which a pod is stopped and retried")
+    timeout_hours: Positive = Field(6.0, description="hours after which a pod is stopped")
     retries: Annotated[int, Field(ge=0, le=20)] = Field(
-        3, description="retries of a failed pod; training resumes from its last checkpoint"
+        3,
+        description="how often Kubernetes may retry a task. Which failures Kubeflow retries depends on the installation: its own "
+        "manifests only deleted or evicted pods; `submit --wait --resubmit` works everywhere. Training resumes from its checkpoint",
     )
     node_selector: dict[LabelKey, LabelValue] | None = Field(
         None,
