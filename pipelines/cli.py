@@ -12,8 +12,8 @@ import typer
 from components.core.command import cancel_on_signals, run_app
 from components.core.errors import InputError
 from pipelines.images.command import images_app
-from pipelines.model_commands import models_app
-from pipelines.retrain_command import retrain
+from pipelines.models.command import models_app
+from pipelines.retrain.command import retrain
 from pipelines.run import Runner
 from pipelines.run.predict_command import predict
 from pipelines.store.command import store_app

@@ -1,9 +1,8 @@
-"""What a retraining goes by: the screen's files, the code, the configuration. Equal fingerprints need no second training.
+"""The fingerprint of a retraining: the screen's files, the code, the configuration. Equal fingerprints need no second training.
 
-Data are known by a listing (names, sizes, and ETags or modification times), so that no image is read and a bucket is asked
-once for every thousand objects. A screen that was copied counts as another one; its plates are recognised by their pixels. What
-the configuration names beside it counts by content: files by their digest, objects by their ETag, and the run that it starts
-from by its weights.
+Data are fingerprinted by a listing (names, sizes, and ETags or modification times): no image is read, and a bucket needs one
+request per thousand objects. A copied screen counts as another one; its plates are recognised by their pixels. Files that the
+configuration names count by content: local files by digest, objects by ETag, and the run to start from by its weights.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ _SHOWN = 6
 
 
 class Fingerprint(FrozenModel):
-    """What decides a model, in parts, so that a difference can be named."""
+    """Everything that determines a model, in parts, so that messages can name a difference."""
 
     tables: dict[str, str] = Field(description="digest by table of the screen")
     experiments: dict[str, str] = Field(description="digest of an experiment's images by its folder, train/HUVEC-01")
     files: dict[str, str] = Field(
-        description="digest by field of the files and of the run that the configuration names"
+        description="digest of the files and of the run that the configuration names, by field"
     )
     sources: str = Field(description="digest of this package's sources")
-    images: dict[str, str] = Field(description="of the steps, by target; libraries' versions where they are processes")
-    config: dict[str, Any] = Field(description="the configuration, as far as it decides a run")
+    images: dict[str, str] = Field(description="container images by target, or the libraries' versions")
+    config: dict[str, Any] = Field(description="the part of the configuration that affects results")
 
     @property
     def digest(self) -> str:
@@ -48,39 +47,38 @@ class Fingerprint(FrozenModel):
 
 
 def fingerprint_of(
-    place: ScreenSource, config: RunConfig, images: Mapping[str, str], store: ObjectStorage
+    source: ScreenSource, config: RunConfig, images: Mapping[str, str], store: ObjectStorage
 ) -> Fingerprint:
-    """The fingerprint of this moment.
+    """The present fingerprint.
 
     Args:
-        place: where the screen lies.
-        config: of the run.
-        images: what the steps run in.
-        store: of the run; at its endpoint are the objects that the configuration names.
+        source: the screen.
+        config: the run's.
+        images: container images by target, or the libraries' versions.
+        store: the run's; objects that the configuration names are at its endpoint.
 
     Raises:
         InputError: no screen there, or a file, object or run that the configuration names is missing.
         StepError: a store failed.
     """
-    place.check()
+    source.check()
     try:
-        tables = {facts.name: _digest([facts]) for facts in place.list_files() if facts.name in TABLES}
+        tables = {facts.name: _digest([facts]) for facts in source.list_files() if facts.name in TABLES}
     except UnreadableError as error:
-        raise InputError(f"{place.address()}: cannot be listed ({error.reason})") from None
+        raise InputError(f"{source.address()}: cannot be listed ({error.reason})") from None
     grouped: dict[str, list[FileFacts]] = {}
-    for facts in place.list_trees(FOLDERS):
+    for facts in source.list_trees(FOLDERS):
         if facts.name.endswith(".png"):
             grouped.setdefault("/".join(facts.name.split("/")[:2]), []).append(facts)
-    experiments = {folder: _digest(files) for folder, files in grouped.items()}
-    if not tables or not experiments:
+    if not tables or not grouped:
         raise InputError(
-            f"{place.address()}: holds no {'images' if tables else 'tables'} of a screen; give the folder that holds train.csv or "
+            f"{source.address()}: holds no {'images' if tables else 'tables'} of a screen; give the folder that holds train.csv or "
             "metadata.csv, and the images' folders beside it"
         )
     return Fingerprint(
         tables=tables,
-        experiments=experiments,
-        files=_named(config, store),
+        experiments={folder: _digest(files) for folder, files in grouped.items()},
+        files=_files(config, store),
         sources=sources_digest(),
         images=dict(images),
         config=json.loads(result_config(config)),
@@ -88,51 +86,51 @@ def fingerprint_of(
 
 
 def changes(earlier: Fingerprint, now: Fingerprint) -> list[str]:
-    """What has changed, a clause each; empty where nothing has.
+    """The differences of two fingerprints, a clause each; empty if they are equal.
 
     Args:
-        earlier: of the last retraining.
-        now: of this one.
+        earlier: the last retraining's.
+        now: the present one.
     """
-    said = []
-    before, after = _names(earlier.experiments), _names(now.experiments)
+    clauses = []
+    before, after = _by_experiment(earlier.experiments), _by_experiment(now.experiments)
     both = before.keys() & after.keys()
     for names, what in (
         (after.keys() - both, "new"),
         (before.keys() - both, "gone"),
-        ({name for name in both if before[name] != after[name]}, "written again"),
+        ({name for name in both if before[name] != after[name]}, "rewritten"),
     ):
         if names:
-            said.append(f"experiments {what}: {_listed(names)}")
+            clauses.append(f"experiments {what}: {_listed(names)}")
     tables = {name for name in {*earlier.tables, *now.tables} if earlier.tables.get(name) != now.tables.get(name)}
     if tables:
-        said.append(f"tables: {_listed(tables)}")
+        clauses.append(f"tables: {_listed(tables)}")
     if earlier.sources != now.sources:
-        said.append("the code")
+        clauses.append("the code")
     if earlier.images != now.images:
-        said.append("what the steps run in (images or libraries)")
-    fields = [*differences(earlier.config, now.config), *differences(earlier.files, now.files)]
+        clauses.append("images or libraries")
+    fields = {*differences(earlier.config, now.config), *differences(earlier.files, now.files)}
     if fields:
-        said.append(f"configuration: {_listed(set(fields))}")
-    return said
+        clauses.append(f"configuration: {_listed(fields)}")
+    return clauses
 
 
-def _named(config: RunConfig, store: ObjectStorage) -> dict[str, str]:
-    """What the configuration names beside the screen, by field."""
+def _files(config: RunConfig, store: ObjectStorage) -> dict[str, str]:
+    """Digest of the files and of the run that the configuration names, by field."""
     found = {field: digest_file(path) for field, path in local_files(config).items()}
     for field, address in stored_files(config).items():
         from components.core.storage.object_store import ObjectStore, parse_uri
 
         bucket, key = parse_uri(address)
-        at = store.elsewhere(f"s3://{bucket}") if isinstance(store, ObjectStore) else ObjectStore.connect(bucket)
+        there = store.elsewhere(f"s3://{bucket}") if isinstance(store, ObjectStore) else ObjectStore.connect(bucket)
         try:
-            found[field] = _digest([FileFacts(*at.facts(key))])
+            found[field] = _digest([FileFacts(*there.facts(key))])
         except MissingObjectError:
             raise InputError(f"{field}: there is no object {address}; correct the address") from None
     if config.init_from:
         source = read_source(*source_store(store, config.init_from))
-        places = sorted((*of, record.prefix) for of, record in source.weights.items())
-        found[OPTION] = digest_text(json.dumps(places))
+        weights = sorted((*network, record.prefix) for network, record in source.weights.items())
+        found[OPTION] = digest_text(json.dumps(weights))
     return found
 
 
@@ -140,8 +138,8 @@ def _digest(files: Iterable[FileFacts]) -> str:
     return digest_text(json.dumps(sorted(files)))
 
 
-def _names(experiments: Mapping[str, str]) -> dict[str, str]:
-    return {folder.rpartition("/")[2]: digest for folder, digest in experiments.items()}
+def _by_experiment(folders: Mapping[str, str]) -> dict[str, str]:
+    return {folder.rpartition("/")[2]: digest for folder, digest in folders.items()}
 
 
 def _listed(names: Iterable[str]) -> str:

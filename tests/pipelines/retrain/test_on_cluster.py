@@ -24,11 +24,11 @@ from components.core.registry.publishing import publish
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_outcome import record_results
 from pipelines.cluster.follow import Follower
-from pipelines.retraining.records import read_latest, read_start, write_outcome
+from pipelines.retrain.records import RetrainingStart, read_latest, write_outcome
 from tests.pipelines.cluster.conftest import LOGINS, QUICK
 from tests.pipelines.cluster.kfp_server import Fault, KfpServer, serve
 from tests.pipelines.images.registry_server import record_at
-from tests.pipelines.retraining.cluster_lab import (
+from tests.pipelines.retrain.cluster_lab import (
     FIRST,
     HELD_OUT,
     NEW,
@@ -38,8 +38,8 @@ from tests.pipelines.retraining.cluster_lab import (
     lay_out,
     predicts,
 )
-from tests.pipelines.retraining.counting_proxy import counting
-from tests.pipelines.retraining.outcomes import outcome
+from tests.pipelines.retrain.counting_proxy import counting
+from tests.pipelines.retrain.outcomes import outcome
 from tests.pipelines.tiny_run import Cellsignal, error_line
 
 
@@ -71,7 +71,7 @@ def lab(
     return made
 
 
-def test_the_first_model_is_promoted_and_unchanged_it_asks_kubeflow_nothing(
+def test_the_first_model_is_promoted_and_nothing_changed_costs_few_requests(
     lab: ClusterLab, server: KfpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert lab() == "promoted"
@@ -93,7 +93,7 @@ def test_the_first_model_is_promoted_and_unchanged_it_asks_kubeflow_nothing(
     assert lab.store.list("") == before
 
 
-def test_a_new_experiment_is_learned_and_compared_on_what_was_held_out(lab: ClusterLab, server: KfpServer) -> None:
+def test_a_new_experiment_is_learned_and_the_models_compared_on_the_holdout(lab: ClusterLab, server: KfpServer) -> None:
     champion = read_model(lab.store, lab.enthrone().now.fingerprint)
     lab.arrives(NEW)
     lab.right = {"challenger"}
@@ -144,7 +144,7 @@ def test_a_worse_challenger_is_published_and_not_promoted(lab: ClusterLab, serve
     assert lab.champion.now.generation == 2
 
 
-def test_an_older_state_of_the_screen_does_not_replace_what_a_later_one_came_to(
+def test_an_older_state_of_the_screen_does_not_replace_a_later_outcome(
     lab: ClusterLab, server: KfpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     champion = lab.enthrone()
@@ -161,11 +161,11 @@ def test_an_older_state_of_the_screen_does_not_replace_what_a_later_one_came_to(
     assert lab() == "not promoted"
     assert lab.champion == champion
     assert len(fingerprints(lab.store)) == 2
-    assert f"a later state of the screen was retrained meanwhile (run {later.run})" in lab.shown
+    assert f"a later state of the screen has been retrained since (run {later.run})" in lab.shown
     assert read_latest(lab.store, "tiny") == later
 
 
-def test_the_command_ends_with_4_where_the_challenger_is_refused(
+def test_exits_with_4_if_the_challenger_is_not_promoted(
     lab: ClusterLab, cellsignal: Cellsignal, s3_server: Any
 ) -> None:
     """The decision of a whole run in a process of its own; its runs have finished before."""
@@ -185,7 +185,7 @@ def test_the_command_ends_with_4_where_the_challenger_is_refused(
     assert "generation 1" in summary.read_text()
 
 
-def test_contact_is_lost_and_the_same_command_follows_to_the_decision(lab: ClusterLab, server: KfpServer) -> None:
+def test_after_lost_contact_the_same_command_follows_the_run(lab: ClusterLab, server: KfpServer) -> None:
     """Though another model is the champion by then: the start keeps the configuration, so that the key is the same."""
     first = lab.enthrone()
     lab.arrives(NEW)
@@ -208,13 +208,12 @@ def test_contact_is_lost_and_the_same_command_follows_to_the_decision(lab: Clust
     assert lab.asked(training).folds.known == known != {}
     models = [json.loads(json.dumps(run["runtime_config"]["parameters"]["model"])) for run in lab.predictions]
     assert models == [lab.store.uri(f"models/{name}") for name in (first.now.fingerprint, other)]
-    assert [reign.generation for reign in lab.champion.reigns] == [3, 2, 1]
+    assert [promotion.generation for promotion in lab.champion.promotions] == [3, 2, 1]
     latest = read_latest(lab.store, "tiny")
     assert latest is not None
     assert latest.champion == other
-    start = read_start(lab.store, "tiny", latest.fingerprint.digest)
-    assert start is not None
-    assert start.fold_source == first.now.fingerprint
+    path = f"retrainings/tiny/{latest.fingerprint.digest}/start.json"
+    assert RetrainingStart.parse(lab.store.get(path), path).fold_source == first.now.fingerprint
 
 
 def another_champion(lab: ClusterLab) -> str:
@@ -230,7 +229,7 @@ def another_champion(lab: ClusterLab) -> str:
     return model.fingerprint
 
 
-def test_what_ended_while_nobody_looked_is_not_started_again(lab: ClusterLab, server: KfpServer) -> None:
+def test_a_run_that_ended_unfollowed_is_not_started_again(lab: ClusterLab, server: KfpServer) -> None:
     lab.enthrone()
     lab.arrives(NEW)
     lab.after = lambda run: server.faults.append(Fault(503, times=10_000, path="/runs/", method="GET"))
@@ -246,7 +245,7 @@ def test_what_ended_while_nobody_looked_is_not_started_again(lab: ClusterLab, se
     assert len(server.runs) == 2
 
 
-def test_results_that_lack_folds_are_not_those_of_the_whole_run(lab: ClusterLab, server: KfpServer) -> None:
+def test_partial_results_are_not_reused(lab: ClusterLab, server: KfpServer) -> None:
     server.script = [["FAILED"], ["SUCCEEDED"]]
     with pytest.raises(StepError, match="failed"):
         lab()
@@ -259,9 +258,7 @@ def test_results_that_lack_folds_are_not_those_of_the_whole_run(lab: ClusterLab,
     assert len(server.runs) == 2
 
 
-def test_the_deadline_is_of_both_runs_together(
-    lab: ClusterLab, server: KfpServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_deadline_covers_both_runs(lab: ClusterLab, server: KfpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.enthrone()
     lab.arrives(NEW)
     given: list[float] = []
@@ -282,7 +279,7 @@ def test_a_deadline_that_the_prediction_has_used_up_starts_no_training(lab: Clus
     lab.enthrone()
     lab.arrives(NEW)
     lab.after = lambda run: time.sleep(2.0)
-    with pytest.raises(ContactError, match="deadline of --timeout has passed; the same command goes on where"):
+    with pytest.raises(ContactError, match="deadline of --timeout has passed; the same command resumes"):
         lab(timeout=1.9)
     assert lab.trainings == []
 
@@ -317,7 +314,7 @@ def test_a_failed_run_is_submitted_again_as_often_as_asked(lab: ClusterLab, serv
     assert [predicts(run) for run in server.runs] == [True, True, False, False]
 
 
-def test_two_at_once_share_the_runs_and_conclude_once(
+def test_two_at_once_share_the_runs_and_promote_once(
     lab: ClusterLab, server: KfpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On two machines, so that their folders differ; threads here, where signals cannot be caught."""
@@ -333,7 +330,7 @@ def test_two_at_once_share_the_runs_and_conclude_once(
             both.wait()
         return promote(*arguments, **named)
 
-    monkeypatch.setattr("pipelines.retraining.retrain.promote", decided)
+    monkeypatch.setattr("pipelines.retrain.retrain.promote", decided)
     labs = [dataclasses.replace(lab, folder=lab.folder / name) for name in ("a", "b")]
     server.on_end = lab.pods
     for each in labs:
@@ -345,7 +342,7 @@ def test_two_at_once_share_the_runs_and_conclude_once(
     assert sum(run["state"] == "SUCCEEDED" for run in server.runs) == 2
     now = lab.champion
     assert (now.now.generation, len(now.history)) == (2, 1)
-    assert sum("promoted this model meanwhile" in each.shown for each in labs) == 1
+    assert sum("has just promoted this model" in each.shown for each in labs) == 1
     latest = read_latest(lab.store, "tiny")
     assert latest is not None
     assert (latest.model, latest.generation, latest.promoted) == (now.now.fingerprint, 2, True)
@@ -357,22 +354,20 @@ def test_a_dry_run_asks_kubeflow_nothing(lab: ClusterLab, server: KfpServer) -> 
     champion = lab.enthrone()
     lab.arrives(NEW)
     before = lab.store.list("")
-    assert lab(dry_run=True) == "planned"
+    planned = lab.plan()
+    assert (planned.action, planned.compared_on) == ("train", (HELD_OUT,))
     assert server.requests == []
     assert lab.store.list("") == before
     assert f"would train a challenger at {server.url}" in lab.shown
     assert f"would compare it with champion {champion.now.fingerprint[:12]} on {HELD_OUT}" in lab.shown
 
 
-def test_images_by_digest_are_others_than_those_by_tag(
-    lab: ClusterLab, server: KfpServer, registry: tuple[str, dict[str, int]]
-) -> None:
+def test_pinned_images_are_a_change(lab: ClusterLab, server: KfpServer, registry: tuple[str, dict[str, int]]) -> None:
     place, statuses = registry
     statuses |= {"cellsignal-cpu": 200, "cellsignal-gpu": 404}
     assert lab() == "promoted"
     pinned = str(record_at(place, lab.folder))
-    assert lab(images=pinned, dry_run=True) == "planned"
-    assert "changed since the last retraining: what the steps run in (images or libraries)" in lab.shown
+    assert lab.plan(images=pinned).changes == ("images or libraries",)
     server.requests.clear()
     before = lab.registry()
     with pytest.raises(InputError, match=r"cellsignal-gpu has no sha256:.*; push again with `cellsignal images push`"):
@@ -391,7 +386,9 @@ def test_images_by_digest_are_others_than_those_by_tag(
         ({"timeout": float("nan")}, r"--timeout nan: give hours above 0"),
     ],
 )
-def test_options_that_pods_cannot_follow(lab: ClusterLab, server: KfpServer, change: dict[str, Any], said: str) -> None:
+def test_rejects_options_that_pods_cannot_use(
+    lab: ClusterLab, server: KfpServer, change: dict[str, Any], said: str
+) -> None:
     before, summary = lab.store.list(""), lab.folder / "summary.md"
     with pytest.raises(InputError, match=said) as raised:
         lab(summary=summary, **change)
@@ -401,14 +398,14 @@ def test_options_that_pods_cannot_follow(lab: ClusterLab, server: KfpServer, cha
     assert lab.store.list("") == before
 
 
-def test_a_store_that_pods_do_not_share(lab: ClusterLab, server: KfpServer) -> None:
+def test_rejects_a_store_that_pods_do_not_share(lab: ClusterLab, server: KfpServer) -> None:
     folder = lab.config.store.model_copy(update={"bucket": f"file://{lab.folder}/store", "prefix": ""})
     with pytest.raises(InputError, match=r"store\.bucket: file:.* is a folder, which the pods .* do not share"):
         lab({"store": folder})
     assert server.requests == []
 
 
-def test_credentials_that_are_missing_or_refused(
+def test_rejects_missing_and_wrong_credentials(
     lab: ClusterLab, server: KfpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
@@ -437,7 +434,7 @@ def test_without_an_endpoint_of_the_store_it_is_amazons_and_never_the_embedded_o
     assert opened == [None]
 
 
-def test_an_endpoint_that_does_not_answer_is_one_line(lab: ClusterLab, cellsignal: Cellsignal, s3_server: Any) -> None:
+def test_rejects_an_endpoint_that_does_not_answer(lab: ClusterLab, cellsignal: Cellsignal, s3_server: Any) -> None:
     file = lab.folder / "tiny.yaml"
     file.write_text(yaml.safe_dump(json.loads(lab.config.model_dump_json())))
     done = cellsignal(

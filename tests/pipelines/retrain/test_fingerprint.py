@@ -1,4 +1,4 @@
-"""A fingerprint changes with whatever decides a model, says what has changed, and costs a request for a thousand objects."""
+"""A fingerprint changes with everything that determines a model, and its changes are named."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import TaskRecord
 from components.core.storage.screen_bucket import ScreenBucket
-from pipelines.retraining.fingerprint import Fingerprint, changes, fingerprint_of
+from pipelines.retrain.fingerprint import Fingerprint, changes, fingerprint_of
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 from tests.tiny_screen import TinyScreen
 
@@ -31,7 +31,7 @@ def of(screen: TinyScreen, config: RunConfig = CONFIG, images: dict[str, str] = 
     return fingerprint_of(ScreenDirectory(screen.root), config, images, FolderStore(screen.root.parent / "store"))
 
 
-def test_nothing_changed_where_nothing_did(screen: TinyScreen) -> None:
+def test_equal_inputs_have_equal_fingerprints(screen: TinyScreen) -> None:
     first, second = of(screen), of(screen)
     assert first == second
     assert first.digest == second.digest
@@ -39,7 +39,7 @@ def test_nothing_changed_where_nothing_did(screen: TinyScreen) -> None:
     assert Fingerprint.model_validate_json(first.model_dump_json()) == first
 
 
-def test_what_decides_no_run_changes_nothing(screen: TinyScreen) -> None:
+def test_files_and_fields_without_effect_do_not_count(screen: TinyScreen) -> None:
     (screen.root / "notes.txt").write_text("seen")
     (screen.root / "predictions.csv").write_text("of last week")
     (screen.root / "train" / "Thumbs.db").write_text("x")
@@ -53,9 +53,9 @@ def test_each_change_is_named(screen: TinyScreen) -> None:
     data = image.read_bytes()
     image.write_bytes(data)  # the same again, later
     os.utime(image, ns=(1, 1))
-    assert changes(before, of(screen)) == ["experiments written again: HUVEC-02"]
+    assert changes(before, of(screen)) == ["experiments rewritten: HUVEC-02"]
     screen.image("RPE-01", 1, "B03", 1, 1).unlink()
-    assert changes(before, of(screen)) == ["experiments written again: HUVEC-02, RPE-01"]
+    assert changes(before, of(screen)) == ["experiments rewritten: HUVEC-02, RPE-01"]
     new = screen.root / "train" / "HUVEC-10" / "Plate1" / "B02_s1_w1.png"
     new.parent.mkdir(parents=True)
     new.write_bytes(data)
@@ -63,14 +63,14 @@ def test_each_change_is_named(screen: TinyScreen) -> None:
     said = changes(before, of(screen, images={**IMAGES, "gpu": "cellsignal-gpu@sha256:2"}))
     assert said == [
         "experiments new: HUVEC-10",
-        "experiments written again: HUVEC-02, RPE-01",
+        "experiments rewritten: HUVEC-02, RPE-01",
         "tables: train.csv",
-        "what the steps run in (images or libraries)",
+        "images or libraries",
     ]
     assert changes(of(screen), before)[0] == "experiments gone: HUVEC-10"
 
 
-def test_fields_of_the_configuration_are_named_and_files_count_by_content(screen: TinyScreen, tmp_path: Path) -> None:
+def test_configured_files_count_by_content(screen: TinyScreen, tmp_path: Path) -> None:
     weights = tmp_path / "weights.pt"
     weights.write_bytes(b"PK1")
     backbone = CONFIG.backbones[0].model_copy(update={"weights": str(weights)})
@@ -83,7 +83,7 @@ def test_fields_of_the_configuration_are_named_and_files_count_by_content(screen
     assert changes(of(screen, config), of(screen, other)) == ["configuration: pretrain.epochs, seed"]
 
 
-def test_a_copy_in_a_bucket_has_a_fingerprint_of_its_own_kind(screen: TinyScreen, store: ObjectStore) -> None:
+def test_a_screen_in_a_bucket(screen: TinyScreen, store: ObjectStore) -> None:
     for path in screen.root.rglob("*"):
         if path.is_file():
             store.put(path.relative_to(screen.root).as_posix(), path.read_bytes())
@@ -93,11 +93,11 @@ def test_a_copy_in_a_bucket_has_a_fingerprint_of_its_own_kind(screen: TinyScreen
     assert fingerprint_of(ScreenBucket(store), CONFIG, IMAGES, store).digest == first.digest
     store.put("train/RPE-01/Plate1/B03_s1_w1.png", b"other")
     assert changes(first, fingerprint_of(ScreenBucket(store), CONFIG, IMAGES, store)) == [
-        "experiments written again: RPE-01"
+        "experiments rewritten: RPE-01"
     ]
 
 
-def test_no_screen_is_told_in_one_line(tmp_path: Path) -> None:
+def test_rejects_a_folder_without_a_screen(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such directory"):
         fingerprint_of(ScreenDirectory(tmp_path / "none"), CONFIG, IMAGES, FolderStore(tmp_path))
     (tmp_path / "train.csv").write_text("id_code\n")
@@ -105,7 +105,7 @@ def test_no_screen_is_told_in_one_line(tmp_path: Path) -> None:
         fingerprint_of(ScreenDirectory(tmp_path), CONFIG, IMAGES, FolderStore(tmp_path))
 
 
-def test_objects_that_the_configuration_names_count_by_what_they_hold(screen: TinyScreen, store: ObjectStore) -> None:
+def test_configured_objects_count_by_content(screen: TinyScreen, store: ObjectStore) -> None:
     address = store.uri("labels.csv")
     labels = CONFIG.mean_teacher.model_copy(update={"fused_labels": address})
     config = CONFIG.model_copy(update={"mean_teacher": labels})
@@ -124,7 +124,7 @@ def test_objects_that_the_configuration_names_count_by_what_they_hold(screen: Ti
     assert changes(before, now()) == ["configuration: mean_teacher.fused_labels"]
 
 
-def test_a_run_to_start_from_that_was_trained_again_is_a_change(tmp_path: Path) -> None:
+def test_a_retrained_run_to_start_from_is_a_change(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     run = FinishedRun(tmp_path, FolderStore(tmp_path / "store"), "pretrain")
     config = run.config.model_copy(update={"init_from": KEY})

@@ -1,4 +1,4 @@
-"""cellsignal retrain: a challenger where something changed, and whether it becomes the champion. Imports neither torch nor kfp."""
+"""cellsignal retrain: trains a challenger if something changed, and promotes it unless it is worse than the champion."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from components.core.errors import InputError
-from pipelines.model_commands import NOT_PROMOTED
+from pipelines.models.command import NOT_PROMOTED
 from pipelines.run import Runner
 from pipelines.store.options import Store, with_store
 
@@ -23,22 +23,25 @@ def retrain(
     runner: Annotated[
         Runner | None, typer.Option(help="on this machine: tasks are processes, or containers of the images")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what changed and what would be done")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only report what changed and what would be done")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="with --dry-run: print one JSON document instead of lines")
+    ] = False,
     allow_no_holdout: Annotated[
         bool,
         typer.Option(
-            "--allow-no-holdout", help="promote without a comparison where no held-out experiment can be compared on"
+            "--allow-no-holdout", help="promote without a comparison if no held-out experiment can be compared on"
         ),
     ] = False,
-    again: Annotated[bool, typer.Option("--again", help="decide again though nothing has changed")] = False,
+    again: Annotated[bool, typer.Option("--again", help="decide again although nothing has changed")] = False,
     truth: Annotated[
-        str | None, typer.Option(help="labels of the unlabelled wells (id_code,sirna), for the report's scoring alone")
+        str | None, typer.Option(help="labels of the unlabelled wells (id_code,sirna), only for the report's scoring")
     ] = None,
     summary: Annotated[
-        Path | None, typer.Option(help="Markdown file that the decision is added to, for example $GITHUB_STEP_SUMMARY")
+        Path | None, typer.Option(help="Markdown file to append the decision to, for example $GITHUB_STEP_SUMMARY")
     ] = None,
     images: Annotated[
-        str | None, typer.Option(help="with --endpoint: images.json that `images push` wrote (usual), or `tags`")
+        str | None, typer.Option(help="with --endpoint: images.json that `images push` wrote (default), or `tags`")
     ] = None,
     resubmit: Annotated[
         int, typer.Option(min=0, help="with --endpoint: how often a failed run is submitted again")
@@ -47,7 +50,7 @@ def retrain(
         float | None,
         typer.Option(help="with --endpoint: hours until following ends (72), of all runs together; they go on"),
     ] = None,
-    out: Annotated[Path, typer.Option(help="folder of the results, one folder a fingerprint in it")] = Path(
+    out: Annotated[Path, typer.Option(help="folder of the results, with one folder per fingerprint")] = Path(
         "runs/retrain"
     ),
     store: Store = None,
@@ -55,21 +58,22 @@ def retrain(
         list[str] | None, typer.Option("--set", help="KEY=VALUE changes one field, for example pretrain.epochs=4")
     ] = None,
 ) -> None:
-    """Trains a challenger where data, code or configuration changed, and promotes it unless it is worse than the champion.
+    """Trains a challenger if data, code or configuration changed, and promotes it unless it is worse than the champion.
 
-    Both name the held-out experiments, which neither ever saw; `promotion` in the configuration says what is too much worse.
-    Where nothing has changed, nothing is started. The same while it is in progress follows that one.
+    Both predict the held-out experiments, which neither saw; `promotion` in the configuration sets how much worse is too much.
+    If nothing has changed, nothing is started. If the same retraining is in progress, it is followed.
 
-    Exits with 0 when promoted or nothing has changed, 2 on bad input, 3 when a step failed, 4 when not promoted, 5 when contact
-    or the deadline was lost: the run on the cluster may go on, and the same command follows it.
+    Exits with 0 if the challenger was promoted or nothing has changed, 2 on bad input, 3 if a step failed, 4 if it was not
+    promoted, 5 if contact or the deadline was lost: the run on the cluster may go on, and the same command follows it.
     """
     from rich.console import Console
 
     from components.core.config import RunConfig
     from pipelines.cluster.checks import on_cluster
     from pipelines.cluster.submit import HOURS
-    from pipelines.retraining.order import Order
-    from pipelines.retraining.retrain import retrain as retrain_model
+    from pipelines.retrain.retrain import plan
+    from pipelines.retrain.retrain import retrain as retrain_model
+    from pipelines.retrain.runs import RetrainRequest
     from pipelines.run.known_run import with_address
 
     if endpoint and runner is not None:
@@ -78,14 +82,20 @@ def retrain(
         raise InputError(
             f"--{'images' if images is not None else 'timeout'} goes with --endpoint; drop it, or give that too"
         )
+    if json and not dry_run:
+        raise InputError("--json goes with --dry-run; comparison.json has the decision of a retraining")
     if endpoint and store is not None:
         raise InputError("--store is of this machine; name the bucket by --set store.bucket, or leave out --endpoint")
     settings = RunConfig.load(config, set or [])
     settings = on_cluster(settings) if endpoint else with_address(with_store(settings, store))
-    order = Order(
+    request = RetrainRequest(
         screen=screen, endpoint=endpoint, containers=runner is Runner.DOCKER, truth=truth, images=images or "images.json", out=out,
-        summary=summary, dry_run=dry_run, allow_no_holdout=allow_no_holdout, again=again,
-        resubmit=resubmit, timeout=(HOURS if timeout is None else timeout) * 3600,
+        summary=summary, allow_no_holdout=allow_no_holdout, again=again, resubmit=resubmit,
+        timeout=(HOURS if timeout is None else timeout) * 3600,
     )  # fmt: skip
-    if retrain_model(settings, order, Console()) == "not promoted":
+    if dry_run:
+        found = plan(settings, request, Console(stderr=json))
+        if json:
+            typer.echo(found.model_dump_json(indent=1))
+    elif retrain_model(settings, request, Console()) == "not promoted":
         raise typer.Exit(NOT_PROMOTED)

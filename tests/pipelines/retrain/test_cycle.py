@@ -15,7 +15,7 @@ import pytest
 from components.core.registry.champion import read_champion
 from components.core.registry.published_models import fingerprints
 from components.core.storage.object_store import ObjectStore
-from tests.pipelines.retraining.counting_proxy import counting
+from tests.pipelines.retrain.counting_proxy import counting
 from tests.pipelines.tiny_run import CONFIG, ROOT, Cellsignal, error_line
 from tests.seaweedfs import S3Server
 
@@ -155,7 +155,7 @@ def test_new_experiments_come_are_learned_from_and_the_better_model_is_used(
     # The same under wider margins needs no training: promotion decides no run.
     decided = lab.retrain(*strict[:2], *SETTLED, "--again")
     assert decided.returncode == 0, decided.stderr
-    assert "it is decided again" in decided.stdout
+    assert "nothing has changed; deciding again" in decided.stdout
     after = read_champion(registry)
     assert after is not None
     assert after.now.generation == 3

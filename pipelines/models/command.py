@@ -1,9 +1,9 @@
-"""cellsignal models: which models are published, which is the champion, and changing that. Imports neither torch nor kfp."""
+"""cellsignal models: lists and shows published models, publishes runs, changes the champion. Imports neither torch nor kfp."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from pipelines.store.options import (
     Changes,
     Config,
     DryRun,
+    Json,
     Prefix,
     Store,
     Yes,
@@ -25,65 +26,72 @@ from pipelines.store.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from components.core.registry.champion import PromotionResult
+    from components.core.registry.champion import Champion, PromotionResult
     from components.core.registry.model_manifest import ModelManifest
+    from components.core.registry.published_models import ListedModel
     from components.core.storage.folder_store import FolderStore
+    from components.core.storage.interface import ObjectStorage
     from components.core.storage.object_store import ObjectStore
 
 NOT_PROMOTED = 4
-"""Exit code where another model was promoted meanwhile."""
+"""Exit code if another model was promoted in between."""
 
 models_app = typer.Typer(
-    help="Shows the published models of an object store, and says which of them is the champion.",
+    help="Shows the published models of an object store, and which of them is the champion.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="a finished run's key, its address, or its folder")]
+Reason = Annotated[str, typer.Option(help="why, for the champion's history")]
 Expected = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="generation of the champion that the decision was made on, as `models show` tells, 0 for none: where another was "
-        "promoted since, nothing is changed and the exit code is 4",
+        help="generation of the champion that the decision was based on (see `models show`), 0 for none: if another was promoted "
+        "since, nothing is changed and the exit code is 4",
     ),
 ]
 
 
 @models_app.command(name="list")
 def list_(
+    json: Json = False,
     config: Config = None,
     set: Changes = None,
     bucket: Bucket = None,
     prefix: Prefix = None,
     store: Store = None,
 ) -> None:
-    """Lists the published models, the newest at the end, with their scores without and with the prior."""
+    """Lists the published models, the newest last, with their scores without and with the prior."""
     from components.core.registry.champion import read_champion
     from components.core.registry.model_manifest import SHORT
     from components.core.registry.published_models import list_models
-    from pipelines.model_tables import LEGEND, models_table
+    from pipelines.models.tables import LEGEND, models_table
 
-    console = console_of_terminal()
+    console = console_of_terminal(json)
     opened = opened_store(config, set, bucket, prefix, store)
     models, champion, damaged = list_models(opened), None, None
     try:
         champion = read_champion(opened)
     except InputError as error:
-        damaged = error  # the models are shown all the same, for one of them is to be promoted
-    if not models:
-        console.print(f"{opened.uri('')}: no models", highlight=False, soft_wrap=True)
-    else:
-        console.print(models_table(models, champion))
-        console.print(LEGEND, highlight=False)
+        damaged = error  # the models are shown anyway, since one of them has to be promoted
     problems = [model.problem for model in models if model.problem]
     if champion is not None and champion.now.fingerprint not in {model.fingerprint for model in models}:
         problems.append(
             f"the champion {champion.now.fingerprint[:SHORT]} (generation {champion.now.generation}) is not there any more; "
             "publish its run again, or promote another model"
         )
-    for problem in problems:
-        console.print(problem, style="yellow", highlight=False, soft_wrap=True, markup=False)
+    if json:
+        _print_json(_listing(models, champion, problems))
+    elif models:
+        console.print(models_table(models, champion))
+        console.print(LEGEND, highlight=False)
+    else:
+        console.print(f"{opened.uri('')}: no models", highlight=False, soft_wrap=True)
+    if not json:
+        for problem in problems:
+            console.print(problem, style="yellow", highlight=False, soft_wrap=True, markup=False)
     if damaged is not None:
         raise damaged
     if models and champion is None:
@@ -96,31 +104,39 @@ def show(
         str, typer.Argument(metavar="MODEL", help="`champion`, the first digits of a fingerprint, or a model's address")
     ] = "champion",
     card: Annotated[bool, typer.Option("--card", help="print the model card (Markdown) instead")] = False,
+    json: Json = False,
     config: Config = None,
     set: Changes = None,
     bucket: Bucket = None,
     prefix: Prefix = None,
     store: Store = None,
 ) -> None:
-    """Shows what a model was trained on, its scores, and when it was champion."""
-    import json
+    """Shows a model's data and scores, and when it was champion."""
+    from json import loads
 
     from components.core.evaluation.table import accuracy_table
     from components.core.registry.champion import read_champion
     from components.core.registry.model_manifest import CARD, METRICS
     from components.core.registry.published_models import find_model, read_file
-    from pipelines.model_tables import facts_table, history_table
+    from pipelines.models.tables import facts_table, history_table
 
-    console = console_of_terminal()
+    if card and json:
+        raise InputError("--card prints Markdown, --json JSON; give one of them")
+    console = console_of_terminal(json)
     opened = opened_store(config, set, bucket, prefix, store)
-    place, found = find_model(opened, model)
+    registry, found = find_model(opened, model)
     if card:
-        typer.echo(read_file(place, found, CARD).decode(), nl=False)
+        typer.echo(read_file(registry, found, CARD).decode(), nl=False)
         return
-    champion = read_champion(place)
+    champion = read_champion(registry)
+    metrics = loads(read_file(registry, found, METRICS))
+    if json:
+        record = champion.model_dump(mode="json") if champion else None
+        _print_json({"model": found.model_dump(mode="json"), "metrics": metrics, "champion": record})
+        return
     console.print(facts_table(found, champion), highlight=False)
     console.print()
-    console.print(accuracy_table(json.loads(read_file(place, found, METRICS))))
+    console.print(accuracy_table(metrics))
     if champion is not None:
         console.print("Champions", highlight=False)
         console.print(history_table(champion), highlight=False)
@@ -131,7 +147,7 @@ def publish(
     run: Run,
     anew: Annotated[
         bool,
-        typer.Option("--anew", help="write the files of a published model again, where some are missing or damaged"),
+        typer.Option("--anew", help="write the files of a published model again, if some are missing or damaged"),
     ] = False,
     config: Config = None,
     set: Changes = None,
@@ -139,7 +155,7 @@ def publish(
     prefix: Prefix = None,
     store: Store = None,
 ) -> None:
-    """Makes a model of a finished run: its networks, scores, configuration and a card. Again, it does nothing."""
+    """Publishes a finished run as a model: its networks, scores, configuration and a card. A second time does nothing."""
     console = console_of_terminal()
     key, opened = _store_of_run(run, config, set, bucket, prefix, store)
     _publish(opened, key, console, anew)
@@ -154,7 +170,7 @@ def promote(
             help="the first digits of a model's fingerprint, or a finished run (key, address, folder), which is published first",
         ),
     ],
-    reason: Annotated[str, typer.Option(help="why, for whoever reads the history")],
+    reason: Reason,
     expect: Expected = None,
     config: Config = None,
     set: Changes = None,
@@ -164,25 +180,26 @@ def promote(
 ) -> None:
     """Makes a model the champion, which `cellsignal predict` uses, by a conditional write.
 
-    Exits with 4 where another model was promoted meanwhile; nothing is changed then.
+    Exits with 4 if another model was promoted in between; nothing is changed then.
     """
     from components.core.registry.champion import promote as promote_model
     from components.core.registry.published_models import is_fingerprint, resolve_fingerprint
 
     console = console_of_terminal()
-    reason = _reason(reason)
+    reason = _checked_reason(reason)
     if is_fingerprint(model):
         opened = opened_store(config, set, bucket, prefix, store)
-        _tell(promote_model(opened, resolve_fingerprint(opened, model), reason, expected=expect), console)
-        return
-    key, opened = _store_of_run(model, config, set, bucket, prefix, store)
-    published = _publish(opened, key, console)
-    _tell(promote_model(opened, published.fingerprint, reason, expected=expect), console)
+        result = promote_model(opened, resolve_fingerprint(opened, model), reason, expected=expect)
+    else:
+        key, opened = _store_of_run(model, config, set, bucket, prefix, store)
+        fingerprint = _publish(opened, key, console).fingerprint
+        result = promote_model(opened, fingerprint, reason, expected=expect)
+    _report(result, console)
 
 
 @models_app.command()
 def rollback(
-    reason: Annotated[str, typer.Option(help="why, for whoever reads the history")],
+    reason: Reason,
     expect: Expected = None,
     config: Config = None,
     set: Changes = None,
@@ -192,20 +209,20 @@ def rollback(
 ) -> None:
     """Makes the champion before the present one the champion again; twice goes back two.
 
-    Exits with 4 where another model was promoted meanwhile; nothing is changed then.
+    Exits with 4 if another model was promoted in between; nothing is changed then.
     """
     from components.core.registry.champion import rollback as roll_back
 
     console = console_of_terminal()
     opened = opened_store(config, set, bucket, prefix, store)
-    _tell(roll_back(opened, _reason(reason), expected=expect), console)
+    _report(roll_back(opened, _checked_reason(reason), expected=expect), console)
 
 
 @models_app.command()
 def gc(
-    keep: Annotated[int, typer.Option(min=0, help="champions before the present one that stay, to roll back to")] = 3,
+    keep: Annotated[int, typer.Option(min=0, help="champions before the present one to keep, for rollbacks")] = 3,
     older_than: Annotated[
-        str, typer.Option(help="keep what is younger, for example 36h, 14d; give more than any publishing takes")
+        str, typer.Option(help="keep what is younger, for example 36h, 14d; longer than publishing takes")
     ] = "30d",
     yes: Yes = False,
     dry_run: DryRun = False,
@@ -215,13 +232,13 @@ def gc(
     prefix: Prefix = None,
     store: Store = None,
 ) -> None:
-    """Removes old models that are neither the champion nor one of the last before it, and what killed publishers left.
+    """Removes old models other than the champion and the last ones before it, and remains of killed publishers.
 
-    Shows it first. While no model has been promoted, whole models stay.
+    Shows them first. While no model has been promoted, complete models stay.
     """
     age = duration(older_than)
     from components.core.registry.removal import removable, remove
-    from pipelines.model_tables import removable_table
+    from pipelines.models.tables import removable_table
     from pipelines.store.tables import shown_size
 
     console = console_of_terminal()
@@ -230,8 +247,8 @@ def gc(
     if not found:
         console.print(f"{opened.uri('models')}: nothing to remove", highlight=False, soft_wrap=True)
         return
-    where = f"{opened.uri('models')}: older than {older_than}, and neither the champion nor one of the {keep} before it"
-    console.print(where, highlight=False, soft_wrap=True)
+    what = f"{opened.uri('models')}: older than {older_than}, and neither the champion nor one of the {keep} before it"
+    console.print(what, highlight=False, soft_wrap=True)
     console.print(removable_table(found))
     size = shown_size(sum(item.size for item in found))
     if not agreed(console, f"Remove {sum(item.objects for item in found):,} objects, {size}?", yes, dry_run):
@@ -239,7 +256,13 @@ def gc(
     gone = remove(opened, found, keep, age)
     console.print(f"removed {sum(item.objects for item in gone):,} objects", highlight=False)
     if len(gone) < len(found):
-        console.print(f"{len(found) - len(gone)} stay: they came into use meanwhile", highlight=False)
+        console.print(f"{len(found) - len(gone)} stay: they came into use in between", highlight=False)
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    import json
+
+    typer.echo(json.dumps(document, indent=1))
 
 
 def _store_of_run(
@@ -250,45 +273,60 @@ def _store_of_run(
     prefix: str | None,
     store: str | None,
 ) -> tuple[str, FolderStore | ObjectStore]:
-    """A run's key and its store: that of its address or folder, or the one that the options mean."""
+    """A run's key and its store: that of its address or folder, or else the one of the options."""
     from pipelines.run.known_run import find_run
 
     known = find_run(run, "run")
     if known.key != run:
         if config is not None or bucket is not None or prefix is not None:
-            raise InputError(f"run {run}: tells its own store; leave --config, --bucket and --prefix out")
+            raise InputError(f"run {run}: names its own store; leave --config, --bucket and --prefix out")
         if store is None:
             bucket, prefix = known.store.bucket, known.store.prefix
     return known.key, opened_store(config, changes, bucket, prefix, store)
 
 
-def _publish(store: FolderStore | ObjectStore, key: str, console: Console, anew: bool = False) -> ModelManifest:
+def _publish(store: ObjectStorage, key: str, console: Console, anew: bool = False) -> ModelManifest:
     from components.core.registry.publishing import publish as publish_run
 
     published = publish_run(store, key, anew)
     model = published.model
-    where = store.uri(f"models/{model.fingerprint}")
-    said = "published" if published.new else f"was published{'' if model.run == key else f' as run {model.run}'} before"
-    console.print(f"model {model.short} {said}: {where}", highlight=False, soft_wrap=True)
+    address = store.uri(f"models/{model.fingerprint}")
+    done = "published" if published.new else f"was published{'' if model.run == key else f' as run {model.run}'} before"
+    console.print(f"model {model.short} {done}: {address}", highlight=False, soft_wrap=True)
     return model
 
 
-def _tell(change: PromotionResult, console: Console) -> None:
-    """Says what became of a promotion; ends with 4 where another came first."""
-    now = change.champion.now
-    if change.outcome == "overtaken":
+def _report(result: PromotionResult, console: Console) -> None:
+    """Prints the result of a promotion; exits with 4 if another came first."""
+    now = result.champion.now
+    if result.outcome == "overtaken":
         typer.echo(
-            f"not promoted: {now.by} promoted {now.fingerprint[:12]} meanwhile (generation {now.generation}); look at it with "
+            f"not promoted: {now.by} has promoted {now.fingerprint[:12]} (generation {now.generation}); look at it with "
             "`cellsignal models show`, then decide again",
             err=True,
         )
         raise typer.Exit(NOT_PROMOTED)
-    said = "is the champion already" if change.outcome == "already" else "is the champion"
-    console.print(f"model {now.fingerprint[:12]} {said}, generation {now.generation}", highlight=False)
+    state = "is the champion already" if result.outcome == "already" else "is the champion"
+    console.print(f"model {now.fingerprint[:12]} {state}, generation {now.generation}", highlight=False)
 
 
-def _reason(given: str) -> str:
-    reason = " ".join(given.split())
+def _checked_reason(text: str) -> str:
+    reason = " ".join(text.split())
     if not reason:
-        raise InputError("--reason: is empty; say why, for whoever reads the history")
+        raise InputError("--reason: is empty; give the reason for the champion's history")
     return reason
+
+
+def _listing(models: Sequence[ListedModel], champion: Champion | None, problems: Sequence[str]) -> dict[str, Any]:
+    """The JSON document of `models list`."""
+    fields = {"fingerprint", "name", "created", "run", "cell_types", "backbones", "partial", "scores"}
+    return {
+        "champion": champion.now.model_dump(mode="json") if champion else None,
+        "models": [
+            each.manifest.model_dump(mode="json", include=fields)
+            if each.manifest
+            else {"fingerprint": each.fingerprint, "problem": each.problem}
+            for each in models
+        ],
+        "problems": list(problems),
+    }

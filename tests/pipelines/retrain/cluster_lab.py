@@ -23,8 +23,9 @@ from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_outcome import FailureRecord, record_results
 from pipelines.images.record import ImageRecord
-from pipelines.retraining.order import Order
-from pipelines.retraining.retrain import retrain
+from pipelines.retrain.report import RetrainPlan
+from pipelines.retrain.retrain import plan, retrain
+from pipelines.retrain.runs import RetrainRequest
 from tests.components.core.registry.finished_run import CONFIG, KEY, METRICS, RUN, FinishedRun
 from tests.pipelines.cluster.kfp_server import KfpServer
 from tests.tiny_screen import TinyScreen
@@ -115,12 +116,22 @@ class ClusterLab:
     def __call__(self, config: Mapping[str, Any] | None = None, **more: Any) -> str:
         """Retrains in this process; what is shown is in `told`."""
         settings = self.config.model_copy(update=dict(config or {}))
+        return retrain(settings, self._request(**more), self._console())
+
+    def plan(self, **more: Any) -> RetrainPlan:
+        """A dry run in this process; what is shown is in `told`."""
+        return plan(self.config, self._request(**more), self._console())
+
+    def _request(self, **more: Any) -> RetrainRequest:
         usual = {
             "screen": self.store.uri("screen"), "endpoint": self.server.url, "images": "tags", "timeout": 120.0,
             "out": self.folder / "runs",
         }  # fmt: skip
+        return RetrainRequest(**{**usual, **more})
+
+    def _console(self) -> Console:
         self.told = io.StringIO()
-        return retrain(settings, Order(**{**usual, **more}), Console(file=self.told, width=400))
+        return Console(file=self.told, width=400)
 
     @property
     def shown(self) -> str:

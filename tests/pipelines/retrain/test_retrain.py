@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +20,9 @@ from components.core.registry.champion import promote
 from components.core.registry.publishing import publish
 from components.core.screen.screen_source import ScreenDirectory
 from components.core.storage.folder_store import FolderStore
-from pipelines.retraining.fingerprint import fingerprint_of
+from pipelines.retrain.fingerprint import Fingerprint, fingerprint_of
+from pipelines.retrain.records import RetrainingOutcome
+from pipelines.retrain.retrain import lock_file
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 from tests.pipelines.tiny_run import Cellsignal, error_line
 
@@ -62,7 +68,7 @@ def lab(trained: Path, tmp_path: Path, cellsignal: Cellsignal) -> Lab:
 MARGIN = ("--set", "promotion.min_plates=2")
 
 
-def test_a_dry_run_says_what_it_would_do_and_writes_nothing(lab: Lab) -> None:
+def test_a_dry_run_reports_the_plan_and_writes_nothing(lab: Lab) -> None:
     before, summary = lab.everything(), lab.folder / "summary.md"
     done = lab.cellsignal(*lab.arguments("--dry-run", "--summary", str(summary), *MARGIN))
     assert done.returncode == 0, done.stderr
@@ -80,12 +86,23 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(lab: Lab) -> None:
     assert f"- would compare it with champion {champion} on HUVEC-04" in text.replace("\\", "")
 
 
-def test_a_dry_run_makes_no_store(lab: Lab, cellsignal: Cellsignal) -> None:
+def test_a_dry_run_prints_its_plan_as_json(lab: Lab) -> None:
+    done = lab.cellsignal(*lab.arguments("--dry-run", "--json", *MARGIN))
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    champion = json.loads(lab.store.get(CHAMPION))["now"]["fingerprint"]
+    assert (plan["action"], plan["champion"], plan["compared_on"], plan["changes"]) == (
+        "train", champion, ["HUVEC-04"], None,
+    )  # fmt: skip
+    assert "would train a challenger" in done.stderr
+
+
+def test_a_dry_run_creates_no_store(lab: Lab, cellsignal: Cellsignal) -> None:
     nowhere = lab.folder / "nowhere"
     for more in (("--set", f"store.bucket=file://{nowhere}"), ("--store", str(nowhere))):
         done = cellsignal(*lab.arguments("--dry-run", *more))
         assert done.returncode == 0, done.stderr
-        assert "there is no champion yet, so that it would be promoted as the first model" in done.stdout
+        assert "there is no champion yet, so it would be promoted as the first model" in done.stdout
         assert not nowhere.exists()
 
 
@@ -159,16 +176,17 @@ def broken_tables(lab: Lab) -> None:
         (broken_tables, [], "train.csv line 2 (HUVEC-01_1_B03): field plate is 'one'"),
         (None, ["--screen", "nowhere"], "--screen nowhere: no such folder"),
         (None, ["--set", "screen.image_size=32", *MARGIN], "image size 32, but model"),
-        (None, ["--set", "screen.holdout_experiments=[]"], "screen.holdout_experiments names none"),
-        (None, [], "2 plates (HUVEC-04), where fewer than 5 (promotion.min_plates) show nothing; hold more"),
+        (None, ["--set", "screen.holdout_experiments=[]"], "screen.holdout_experiments is empty"),
+        (None, [], "2 plates (HUVEC-04), but fewer than 5 (promotion.min_plates) show nothing; hold out more"),
         (None, ["--set", "screen.holdout_experiments=[HUVEC-02]"], "HUVEC-02 is left out: the champion"),
-        (integers, MARGIN, "knows none of their siRNAs (it knows sirna_2, and so on)"),
+        (integers, MARGIN, "knows none of their siRNAs (it knows, for example, sirna_2)"),
         (
             single_plate,
             ["--set", "screen.holdout_experiments=[HUVEC-04,RPE-03]", *MARGIN],
             "screen.holdout_experiments: RPE would have a single held-out plate",
         ),
         (None, ["--endpoint", "http://127.0.0.1:9", "--runner", "docker"], "give one of them"),
+        (None, ["--json"], "--json goes with --dry-run"),
         (None, ["--resubmit", "2"], "--resubmit goes with --endpoint"),
         (None, ["--timeout", "3"], "--timeout goes with --endpoint"),
         (None, ["--images", "tags"], "--images goes with --endpoint"),
@@ -178,7 +196,7 @@ def broken_tables(lab: Lab) -> None:
         (None, ["--truth", "nowhere.csv", *MARGIN], "--truth nowhere.csv: cannot be read"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_the_store_as_it_was(
+def test_rejects_bad_input_in_one_line_and_leaves_the_store(
     lab: Lab, spoil: object, more: list[str], said: str
 ) -> None:
     if callable(spoil):
@@ -192,7 +210,7 @@ def test_bad_input_is_one_line_and_leaves_the_store_as_it_was(
     assert not any(path.is_file() for path in (lab.folder / "runs").rglob("report.html"))
 
 
-def test_a_bucket_without_credentials_is_one_line(lab: Lab, cellsignal: Cellsignal) -> None:
+def test_rejects_a_bucket_without_credentials(lab: Lab, cellsignal: Cellsignal) -> None:
     line = cellsignal.refused(
         *lab.arguments("--set", "store.bucket=lab"), environment={"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
     )
@@ -204,7 +222,7 @@ def test_a_bucket_without_credentials_is_one_line(lab: Lab, cellsignal: Cellsign
     assert "AWS_ACCESS_KEY_ID is not set" in line
 
 
-def test_what_failed_is_in_the_summary(lab: Lab) -> None:
+def test_a_failure_is_in_the_summary(lab: Lab) -> None:
     summary = lab.folder / "summary.md"
     summary.write_text("# Earlier\n")
     damage(lab)
@@ -214,16 +232,22 @@ def test_what_failed_is_in_the_summary(lab: Lab) -> None:
     assert "damaged" in text
 
 
-def test_the_tables_of_a_screen_that_nothing_changed_in_are_not_even_read(lab: Lab, cellsignal: Cellsignal) -> None:
-    """What was retrained last is known by a listing; this one was concluded elsewhere."""
-    dry = cellsignal(*lab.arguments("--dry-run", *MARGIN))
-    assert dry.returncode == 0, dry.stderr
-    outcome = {
-        "retraining_schema": 1, "name": "tiny", "run": KEY, "model": "a" * 64, "champion": None, "generation": 1,
-        "promoted": False, "reason": "worse", "at": "2026-01-02T03:04:05Z", "looked": "2026-01-02T01:00:00Z", "by": "somebody",
-        "fingerprint": fingerprint(lab),
-    }  # fmt: skip
-    lab.store.put("retrainings/tiny/latest.json", json.dumps(outcome).encode())
+def outcome(lab: Lab, fingerprint: Fingerprint) -> bytes:
+    record = RetrainingOutcome.model_validate({
+        "name": "tiny", "run": KEY, "model": "a" * 64, "champion": None, "generation": 1, "promoted": False,
+        "reason": "worse", "at": "2026-01-02T03:04:05Z", "looked": "2026-01-02T01:00:00Z", "by": "ada",
+        "fingerprint": fingerprint,
+    })  # fmt: skip
+    return record.model_dump_json().encode()
+
+
+def fingerprint(lab: Lab) -> Fingerprint:
+    config = RunConfig.load(str(lab.config), [*MARGIN[1:]])
+    return fingerprint_of(ScreenDirectory(lab.folder / "screen"), config, {"libraries": library_versions()}, lab.store)
+
+
+def test_if_nothing_changed_tables_are_not_read(lab: Lab, cellsignal: Cellsignal) -> None:
+    lab.store.put("retrainings/tiny/latest.json", outcome(lab, fingerprint(lab)))
     table = lab.folder / "screen" / "train.csv"
     content, facts = table.read_bytes(), table.stat()
     table.write_bytes(b"?" * len(content))
@@ -233,12 +257,35 @@ def test_the_tables_of_a_screen_that_nothing_changed_in_are_not_even_read(lab: L
     assert done.stdout.startswith("nothing has changed since 2026-01-02 03:04 UTC")
     assert f"run {KEY}, whose model aaaaaaaaaaaa was not promoted (worse)" in done.stdout
     table.write_bytes(content + b"\n")
-    said = cellsignal(*lab.arguments("--dry-run", *MARGIN)).stdout
-    assert "changed since the last retraining: tables: train.csv" in said
+    shown = cellsignal(*lab.arguments("--dry-run", *MARGIN)).stdout
+    assert "changed since the last retraining: tables: train.csv" in shown
 
 
-def fingerprint(lab: Lab) -> dict[str, object]:
-    config = RunConfig.load(str(lab.config), [])
-    images = {"libraries": library_versions()}
-    found = fingerprint_of(ScreenDirectory(lab.folder / "screen"), config, images, lab.store)
-    return found.model_dump()
+HOLDING = """
+import sys, time
+from pathlib import Path
+from components.core.files import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_second_retraining_waits_and_the_lock_of_a_killed_one_is_free(lab: Lab, cellsignal: Cellsignal) -> None:
+    present = fingerprint(lab)
+    lock = lock_file(lab.store.uri(""), "tiny", present.digest)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    holder = subprocess.Popen([sys.executable, "-c", HOLDING, str(lock)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout
+    assert holder.stdout.readline() == "held\n"
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(cellsignal, *lab.arguments(*MARGIN))
+        time.sleep(5)
+        assert not second.done()
+        lab.store.put(f"retrainings/tiny/{present.digest}/outcome.json", outcome(lab, present))
+        holder.kill()
+        holder.wait()
+        done = second.result(60)
+    assert done.returncode == 4, done.stderr
+    assert "another process retrains the same; waiting for its outcome" in done.stdout
+    assert f"model aaaaaaaaaaaa of run {KEY} was not promoted: worse" in done.stdout

@@ -1,4 +1,4 @@
-"""Fixtures of several files here."""
+"""Fixtures of this folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.components.core.registry.finished_run import FinishedRun
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """A run that nobody trained, in a store of its own."""
+    """An untrained run in a store of its own."""
     folder = tmp_path_factory.mktemp("lab")
     (folder / "store").mkdir()
     return FinishedRun(folder, FolderStore(folder / "store"))

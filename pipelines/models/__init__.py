@@ -1,0 +1,1 @@
+"""cellsignal models: lists, shows, publishes, promotes and removes published models."""

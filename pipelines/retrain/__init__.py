@@ -1,0 +1,1 @@
+"""cellsignal retrain: has anything changed, the challenger's run, its comparison with the champion, promotion."""

@@ -1,0 +1,153 @@
+"""What the store keeps of retrainings: the start, which fixes the challenger's configuration, and the outcome.
+
+retrainings/NAME/latest.json               outcome for the latest state of the screen
+retrainings/NAME/FINGERPRINT/start.json    configuration that every retraining of this fingerprint uses
+retrainings/NAME/FINGERPRINT/outcome.json  its outcome
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from pydantic import AwareDatetime, Field
+
+from components.core.config import NO_EFFECT_ON_RESULTS, RunConfig, parse
+from components.core.errors import InputError
+from components.core.registry.champion import current_user
+from components.core.registry.model_manifest import ModelManifest
+from components.core.screen.folds import assign_folds
+from components.core.storage.interface import MissingObjectError, ObjectStorage
+from components.core.stored_record import StoredRecord
+from pipelines.checks import check_folds
+from pipelines.retrain.fingerprint import Fingerprint
+
+RETRAININGS = "retrainings"
+_Record = TypeVar("_Record", bound=StoredRecord)
+
+
+class RetrainingStart(StoredRecord):
+    """The start of a retraining; the first one fixes it for all later attempts."""
+
+    KIND = "record of a retraining"
+    IF_DAMAGED = "delete it and retrain"
+
+    config: dict[str, Any] = Field(description="whole configuration of the challenger's run")
+    fold_source: str | None = Field(description="model whose folds the known experiments keep")
+    at: AwareDatetime
+    by: str
+
+
+class RetrainingOutcome(StoredRecord):
+    """The outcome of a retraining."""
+
+    KIND = "record of a retraining"
+    IF_DAMAGED = "delete it and retrain"
+
+    name: str = Field(description="the configuration's")
+    fingerprint: Fingerprint
+    run: str = Field(description="key of the challenger's run")
+    model: str = Field(description="fingerprint of the challenger")
+    champion: str | None = Field(description="fingerprint of the model that it was compared with")
+    generation: int = Field(description="of the champion afterwards; 0 for none")
+    promoted: bool = Field(description="whether the challenger became the champion")
+    reason: str = Field(description="one line")
+    looked: AwareDatetime = Field(description="when the screen was in the state of the fingerprint")
+    at: AwareDatetime = Field(description="when it was decided")
+    by: str
+
+
+def read_latest(store: ObjectStorage, name: str) -> RetrainingOutcome | None:
+    """The latest outcome of a configuration; None if there is none."""
+    return _read(store, f"{RETRAININGS}/{name}/latest.json", RetrainingOutcome)
+
+
+def read_outcome(store: ObjectStorage, name: str, digest: str) -> RetrainingOutcome | None:
+    """The outcome for a fingerprint; None if there is none yet."""
+    return _read(store, f"{RETRAININGS}/{name}/{digest}/outcome.json", RetrainingOutcome)
+
+
+def write_outcome(store: ObjectStorage, outcome: RetrainingOutcome) -> None:
+    """Writes an outcome; latest.json stays if it is about a later state of the screen."""
+    content, latest = outcome.model_dump_json(indent=1).encode(), f"{RETRAININGS}/{outcome.name}/latest.json"
+    store.put(f"{RETRAININGS}/{outcome.name}/{outcome.fingerprint.digest}/outcome.json", content)
+    while not store.put_if_absent(latest, content):
+        try:
+            there, version = store.get_versioned(latest)
+        except MissingObjectError:
+            continue
+        known = RetrainingOutcome.parse(there, store.uri(latest))
+        if known.looked > outcome.looked or store.put_if_version(latest, content, version):
+            return
+
+
+def start(
+    store: ObjectStorage,
+    config: RunConfig,
+    digest: str,
+    champion: ModelManifest | None,
+    experiments: Mapping[str, Sequence[str]],
+) -> RunConfig:
+    """The configuration of every retraining of this fingerprint, even if the champion changes in between.
+
+    Args:
+        store: the registry's store, which keeps it.
+        config: the user's.
+        digest: the fingerprint's.
+        champion: the present one.
+        experiments: those that this run trains with labels, by cell type.
+
+    Raises:
+        InputError: the record of an earlier start cannot be read.
+        StepError: the store failed.
+    """
+    own = with_champions_folds(config, champion, experiments)
+    fold_source = champion.fingerprint if champion is not None and own != config else None
+    record = RetrainingStart(
+        config=json.loads(own.model_dump_json()), fold_source=fold_source, at=datetime.now(UTC), by=current_user()
+    )
+    path = f"{RETRAININGS}/{config.name}/{digest}/start.json"
+    if not store.put_if_absent(path, record.model_dump_json(indent=1).encode()):
+        record = _read(store, path, RetrainingStart) or record
+    fixed = parse(RunConfig, record.config, source="retraining: configuration")
+    # Each caller decides where and with which resources it runs.
+    return fixed.model_copy(update={name: getattr(config, name) for name in NO_EFFECT_ON_RESULTS})
+
+
+def with_champions_folds(
+    config: RunConfig, champion: ModelManifest | None, experiments: Mapping[str, Sequence[str]]
+) -> RunConfig:
+    """The configuration with the champion's folds as `folds.known`, so that a new experiment changes no fold but its own.
+
+    Unchanged if it would assign the same folds anyway, so that the same data make the same model; if it names folds, or has
+    another number or kind of them than the champion; and if the champion's would leave a fold nothing to train or validate on.
+
+    Args:
+        config: the user's.
+        champion: the model whose folds are kept; None for none.
+        experiments: those that this run trains with labels, by cell type.
+    """
+    if champion is None or config.folds.known or config.folds.split != "experiment":
+        return config
+    folds = champion.run_config().folds
+    if (folds.split, folds.count) != (config.folds.split, config.folds.count):
+        return config
+    present = {name for names in experiments.values() for name in names}
+    known = {name: fold for name, fold in champion.experiment_folds.items() if name in present}
+    kept = config.model_copy(update={"folds": config.folds.model_copy(update={"known": known})})
+    count, seed = config.folds.count, config.folds.seed
+    try:
+        check_folds(kept, experiments)
+        same = assign_folds(experiments, count, known, seed) == assign_folds(experiments, count, {}, seed)
+    except InputError:
+        return config
+    return config if same else kept
+
+
+def _read(store: ObjectStorage, path: str, kind: type[_Record]) -> _Record | None:
+    try:
+        return kind.parse(store.get(path), store.uri(path))
+    except MissingObjectError:
+        return None

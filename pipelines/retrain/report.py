@@ -1,0 +1,155 @@
+"""The report of a retraining: lines in the terminal, comparison.json and comparison.md in its folder, and a CI job's summary."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from rich.console import Console
+from rich.markdown import Markdown
+
+from components.core.config import FrozenModel
+from components.core.errors import ContactError, InputError, StepError
+from components.core.evaluation.comparison.decision import Decision
+from components.core.evaluation.comparison.markdown import decision_markdown, escaped
+from components.core.files import write_atomically
+from components.core.registry.champion import Champion
+from components.core.registry.model_manifest import SHORT
+from pipelines.retrain.records import RetrainingOutcome
+
+
+class RetrainPlan(FrozenModel):
+    """What a retraining would do: the result of a dry run."""
+
+    name: str = Field(description="the configuration's")
+    fingerprint: str
+    changes: tuple[str, ...] | None = Field(
+        description="differences from the last retraining; None if there was none under this name"
+    )
+    action: Literal["train", "nothing"]
+    endpoint: str | None = Field(description="of Kubeflow Pipelines; None for this machine")
+    champion: str | None = Field(description="fingerprint of the present champion")
+    generation: int = Field(description="the present champion's; 0 for none")
+    compared_on: tuple[str, ...] = Field(description="held-out experiments that the challenger would be compared on")
+    remarks: tuple[str, ...] = Field(description="why others are left out")
+    last_run: str | None = Field(description="run of the last retraining")
+    last_model: str | None = Field(description="fingerprint of the model of the last retraining")
+    last_promoted: bool | None
+    last_reason: str | None
+
+
+@dataclass(frozen=True)
+class RetrainReporter:
+    """Reports a retraining.
+
+    Attributes:
+        console: the terminal.
+        summary: Markdown file to append to; None for none.
+    """
+
+    console: Console
+    summary: Path | None = None
+
+    def say(self, line: str) -> None:
+        """Prints a line."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def warn(self, line: str) -> None:
+        """Prints a warning."""
+        self.console.print(f"warning: {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def failures(self) -> Iterator[None]:
+        """Appends an error that ends this block to the summary."""
+        try:
+            yield
+        except (InputError, StepError, ContactError) as error:
+            heading = "Contact lost" if isinstance(error, ContactError) else "Retraining failed"
+            self._append(f"### {heading}\n\n{escaped(' '.join(str(error).split()))}\n")
+            raise
+
+    def unchanged(self, latest: RetrainingOutcome, champion: Champion | None) -> None:
+        """Nothing has changed, so nothing is started."""
+        line = (
+            f"nothing has changed since {latest.at:%Y-%m-%d %H:%M} UTC: data, code and configuration are those of run "
+            f"{latest.run}, whose model {latest.model[:SHORT]} "
+        )
+        if champion is not None and champion.now.fingerprint == latest.model:
+            line += f"is the champion ({champion.now.why})"
+        elif not latest.promoted:
+            line += f"was not promoted ({latest.reason}); --again decides again, for example after changing promotion.margin"
+        elif champion is not None:
+            now = champion.now
+            line += f"was promoted; {now.by} has promoted {now.fingerprint[:SHORT]} since ({now.why}); --again decides again"
+        else:
+            line += f"was promoted ({latest.reason}), but there is no champion any more; --again decides again"
+        self.say(line)
+        self._append(f"### Nothing to retrain\n\n{escaped(line)}\n")
+
+    def changed(self, clauses: Sequence[str] | None, digest: str) -> None:
+        """The reason for a retraining."""
+        if clauses is None:
+            why = "nothing was retrained before under this name"
+        elif clauses:
+            why = f"changed since the last retraining: {'; '.join(clauses)}"
+        else:
+            why = "nothing has changed; deciding again"
+        self.say(f"fingerprint {digest[:SHORT]}: {why}")
+
+    def plan(self, plan: RetrainPlan) -> None:
+        """What would be done."""
+        where = f"at {plan.endpoint}" if plan.endpoint else "on this machine"
+        lines = [f"would train a challenger {where}"]
+        if plan.champion is None:
+            lines.append("there is no champion yet, so it would be promoted as the first model")
+        elif plan.compared_on:
+            lines.append(f"would compare it with champion {plan.champion[:SHORT]} on {', '.join(plan.compared_on)}")
+        else:
+            lines.append("would promote it without a comparison (--allow-no-holdout)")
+        lines += plan.remarks
+        for line in lines:
+            self.say(line)
+        self.say("nothing was started (--dry-run)")
+        self._append("### Retraining, dry run\n\n" + "".join(f"- {escaped(line)}\n" for line in lines))
+
+    def followed(self, outcome: RetrainingOutcome) -> None:
+        """The outcome of the same retraining by another process."""
+        what = "is the champion" if outcome.promoted else "was not promoted"
+        line = f"model {outcome.model[:SHORT]} of run {outcome.run} {what}: {outcome.reason}"
+        self.say(line)
+        self._append(f"### Retrained by another process\n\n{escaped(line)}\n")
+
+    def decided(self, decision: Decision, outcome: RetrainingOutcome, remarks: Sequence[str], folder: Path) -> None:
+        """The decision, with its comparison.
+
+        Raises:
+            StepError: a file cannot be written; the decision stands.
+        """
+        text = decision_markdown(decision) + "".join(f"\n- {escaped(remark)}" for remark in remarks)
+        if decision.promote and not outcome.promoted:
+            text += f"\n\n**Not promoted nevertheless: {escaped(outcome.reason)}**"
+        after = "is the champion" if outcome.promoted else "is published and not promoted; the champion stays"
+        text += f"\n\nModel `{outcome.model[:SHORT]}` {after}: run `{outcome.run}`, generation {outcome.generation}.\n"
+        self.console.print(Markdown(text))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / "comparison.json", decision.model_dump_json(indent=1) + "\n")
+            write_atomically(folder / "comparison.md", text)
+        except OSError as error:
+            raise StepError(f"{folder}: cannot be written ({error.strerror}); the decision stands") from None
+        self.say(f"report: {(folder / 'challenger' / 'report.html').resolve()}")
+        self.say(f"comparison: {(folder / 'comparison.md').resolve()}")
+        self._append(text)
+
+    def _append(self, markdown: str) -> None:
+        if self.summary is None:
+            return
+        try:
+            with self.summary.open("a", encoding="utf-8") as file:
+                file.write(f"{markdown}\n")
+        except OSError as error:
+            self.say(f"--summary {self.summary}: cannot be written ({error.strerror})")

@@ -1,0 +1,378 @@
+"""cellsignal retrain: from a screen, a configuration and a champion to a decision. Imports neither torch nor kfp.
+
+Checks whether anything changed; predicts the held-out plates with the champion; trains the challenger; compares; promotes or not.
+The champion comes first, so that one that cannot predict is found before hours of training. Every part reuses what an earlier
+attempt finished, so the same command resumes an interrupted retraining.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from components.core.config import CHANNELS, RunConfig
+from components.core.errors import InputError, StepError
+from components.core.files import locked
+from components.core.learning.step_settings import library_versions
+from components.core.registry.champion import (
+    CHAMPION,
+    Champion,
+    PromotionResult,
+    current_user,
+    promote,
+    read_champion,
+)
+from components.core.registry.model_manifest import ModelManifest
+from components.core.registry.published_models import read_model
+from components.core.registry.publishing import publish
+from components.core.screen.screen_source import ScreenSource
+from components.core.screen.wells import Screen
+from components.core.storage.digests import digest_text
+from components.core.storage.folder_store import FolderStore
+from components.core.storage.interface import ObjectStorage
+from components.core.storage.opening import cache_folder, open_screen, open_store
+from pipelines.checks import check_screen, screen_source
+from pipelines.cluster.checks import check_cluster, checked_store
+from pipelines.cluster.compile import images_of
+from pipelines.retrain.fingerprint import Fingerprint, changes, fingerprint_of
+from pipelines.retrain.judge import Comparable, Judge, check_plates, comparable
+from pipelines.retrain.records import RetrainingOutcome, read_latest, read_outcome, start, write_outcome
+from pipelines.retrain.report import RetrainPlan, RetrainReporter
+from pipelines.retrain.runs import RetrainRequest, Runs
+from pipelines.run.containers import check_images
+
+ROUNDS = 20
+"""Comparisons with champions that are promoted during the comparison, before giving up."""
+
+Result = Literal["promoted", "not promoted", "unchanged"]
+
+
+def retrain(config: RunConfig, request: RetrainRequest, console: Console) -> Result:
+    """Retrains if something changed, and decides about the challenger.
+
+    Args:
+        config: the challenger's.
+        request: where, and what may be decided.
+        console: where progress is shown.
+
+    Raises:
+        InputError: bad input, or a registry that cannot be read; the registry is unchanged.
+        StepError: a step failed.
+        ContactError: contact was lost or the deadline has passed; a run on a cluster may go on.
+    """
+    report = RetrainReporter(console, request.summary)
+    with report.failures(), _prepared(config, request, console, report) as work:
+        if work.is_settled():
+            assert work.latest
+            report.unchanged(work.latest, work.champion.record)
+            return "unchanged"
+        report.changed(work.changes, work.fingerprint.digest)
+        work.check()
+        if request.endpoint:  # a run in progress on the cluster is followed, so no second one starts
+            return _result(work.conclude())
+        with _lock(work, report) as waited:
+            outcome = read_outcome(work.store, config.name, work.fingerprint.digest) if waited else None
+            if outcome is None:
+                return _result(work.conclude())
+            report.followed(outcome)
+            return _result(outcome)
+
+
+def plan(config: RunConfig, request: RetrainRequest, console: Console) -> RetrainPlan:
+    """Reports what `retrain` would do; writes nothing to the store.
+
+    Raises:
+        InputError: bad input, or a registry that cannot be read.
+        StepError: a store failed.
+    """
+    report = RetrainReporter(console, request.summary)
+    with report.failures(), _prepared(config, request, console, report, create=False) as work:
+        settled, latest, champion = work.is_settled(), work.latest, work.champion
+        if latest and settled:
+            report.unchanged(latest, champion.record)
+        else:
+            report.changed(work.changes, work.fingerprint.digest)
+            work.check()
+        found = Comparable((), ()) if settled else work.comparable()
+        result = RetrainPlan(
+            name=config.name,
+            fingerprint=work.fingerprint.digest,
+            changes=None if work.changes is None else tuple(work.changes),
+            action="nothing" if settled else "train",
+            endpoint=request.endpoint,
+            champion=champion.model.fingerprint if champion.model else None,
+            generation=champion.generation,
+            compared_on=found.experiments if champion.model else (),
+            remarks=found.remarks,
+            last_run=latest.run if latest else None,
+            last_model=latest.model if latest else None,
+            last_promoted=latest.promoted if latest else None,
+            last_reason=latest.reason if latest else None,
+        )
+        if not settled:
+            report.plan(result)
+        return result
+
+
+def _result(outcome: RetrainingOutcome) -> Result:
+    return "promoted" if outcome.promoted else "not promoted"
+
+
+@dataclass(frozen=True)
+class ChampionSnapshot:
+    """The champion at a moment.
+
+    Attributes:
+        record: champion.json; None if no model was promoted.
+        model: the champion's manifest.
+    """
+
+    record: Champion | None
+    model: ModelManifest | None
+
+    @classmethod
+    def read(cls, store: ObjectStorage) -> ChampionSnapshot:
+        """Reads both.
+
+        Raises:
+            InputError: either is damaged, or the champion's model is missing.
+        """
+        champion = read_champion(store)
+        if champion is None:
+            return cls(None, None)
+        try:
+            return cls(champion, read_model(store, champion.now.fingerprint))
+        except InputError as error:
+            raise InputError(
+                f"{store.uri(CHAMPION)} names a champion that cannot be read ({error}); promote another model with "
+                "`cellsignal models promote`"
+            ) from None
+
+    @property
+    def generation(self) -> int:
+        """0 if there is no champion."""
+        return self.record.now.generation if self.record else 0
+
+
+@dataclass(frozen=True)
+class _Retraining:
+    """A retraining of one fingerprint."""
+
+    config: RunConfig
+    request: RetrainRequest
+    store: ObjectStorage
+    source: ScreenSource
+    fingerprint: Fingerprint
+    looked: datetime
+    latest: RetrainingOutcome | None
+    champion: ChampionSnapshot
+    report: RetrainReporter
+    console: Console
+
+    @property
+    def changes(self) -> list[str] | None:
+        """Differences from the last retraining; None if there was none."""
+        return changes(self.latest.fingerprint, self.fingerprint) if self.latest else None
+
+    def is_settled(self) -> bool:
+        """Whether nothing is left to do: this fingerprint was retrained last, and the registry still has its result."""
+        if self.latest is None or self.request.again or self.latest.fingerprint != self.fingerprint:
+            return False
+        return self.champion.record is not None or not self.latest.promoted
+
+    def check(self) -> None:
+        """Rejects a retraining that cannot end in a decision, before anything is started.
+
+        Raises:
+            InputError: bad input; images that the champion cannot classify; or no experiment to compare on, unless allowed.
+        """
+        champion = self.champion.model
+        if champion is not None:
+            size = self.config.screen.image_size
+            champion.check_screen(len(CHANNELS), size, (), f"--screen {self.request.screen}")
+        found = self.comparable()
+        experiments = found.experiments
+        if not experiments and not self.request.allow_no_holdout:
+            why = "; ".join(found.remarks) or "screen.holdout_experiments is empty"
+            raise InputError(
+                f"no experiment is held out that could show whether the challenger is better ({why}); hold out labelled "
+                "experiments that no model was trained on, or give --allow-no-holdout to promote without a comparison"
+            )
+        plates = [plate for plate in self._screen.plates if plate.experiment in experiments]
+        fewest = self.config.promotion.min_plates
+        few = (
+            f"screen.holdout_experiments: {len(plates)} plates ({', '.join(experiments)}), but fewer than {fewest} "
+            f"(promotion.min_plates) show nothing{''.join(f'; {remark}' for remark in found.remarks)}"
+        )
+        if champion is None:
+            if experiments and len(plates) < fewest:
+                self.report.warn(f"{few}; the first model is promoted anyway, but no later one can be compared")
+            return
+        if champion.name != self.config.name:
+            self.report.warn(
+                f"the champion {champion.short} is of configuration {champion.name}: a store has one champion, whatever its "
+                "models are called; use another store.prefix for another champion"
+            )
+        if experiments and len(plates) < fewest:
+            raise InputError(f"{few}; hold out more experiments that the champion was not trained on")
+        if experiments:
+            check_plates(plates, champion)
+
+    def comparable(self) -> Comparable:
+        """The held-out experiments that a challenger can be compared on; all of them if there is no champion yet."""
+        if self.champion.model is None:
+            return Comparable(tuple(name for name, _ in self._holdout), ())
+        return comparable(self._holdout, self.champion.model)
+
+    def conclude(self) -> RetrainingOutcome:
+        """Trains, compares, promotes or not, and records the outcome."""
+        champion, digest = self.champion.model, self.fingerprint.digest
+        config = start(self.store, self.config, digest, champion, self._screen.training_experiments())
+        folder = self.request.out / digest[:12]
+        runs = Runs(config, self.request, folder, self.console, time.monotonic() + self.request.timeout)
+        if champion is not None and (experiments := self.comparable().experiments):
+            self.report.say(f"predicting the held-out {', '.join(experiments)} with champion {champion.short}")
+            runs.predict(self.store, champion, experiments)
+        run = runs.train()
+        challenger = publish(self.store, run).model
+        judge = Judge(config, self.store, runs, run, challenger, self._holdout, self.request.allow_no_holdout)
+        for _ in range(ROUNDS):
+            if (outcome := self._decide(judge, folder)) is not None:
+                return outcome
+        raise StepError(
+            f"{ROUNDS} other models were promoted while model {challenger.short} was compared; run the same command again"
+        )
+
+    def _decide(self, judge: Judge, folder: Path) -> RetrainingOutcome | None:
+        """One comparison and its outcome; None if another model was promoted during it."""
+        challenger, champion = judge.challenger, ChampionSnapshot.read(self.store)
+        decision, found = judge.decide(champion.model)
+        reason, compared_with = decision.reason, champion.model.fingerprint if champion.model else None
+        change: PromotionResult | None = None
+        if decision.outcome == "same_model" and champion.record:
+            # The process that promoted it recorded the reason, and which champion was before.
+            reason = champion.record.now.why
+            compared_with = next((promotion.fingerprint for promotion in champion.record.history), None)
+        elif decision.promote and (later := self._later()):
+            reason = (
+                f"a later state of the screen has been retrained since (run {later.run}), whose outcome an earlier state does not "
+                "replace; --again decides by the present state"
+            )
+        elif decision.promote:
+            change = promote(self.store, challenger.fingerprint, reason, expected=champion.generation)
+            if change.outcome == "overtaken":
+                now = change.champion.now
+                same = now.fingerprint == challenger.fingerprint
+                self.report.say(
+                    f"{now.by} has just promoted {'this model' if same else 'another model; comparing again with that one'}"
+                )
+                return None
+        outcome = RetrainingOutcome(
+            name=self.config.name,
+            fingerprint=self.fingerprint,
+            run=judge.run,
+            model=challenger.fingerprint,
+            champion=compared_with,
+            generation=change.champion.now.generation if change else champion.generation,
+            promoted=change is not None or decision.outcome == "same_model",
+            reason=reason,
+            looked=self.looked,
+            at=datetime.now(UTC),
+            by=current_user(),
+        )
+        write_outcome(self.store, outcome)
+        self.report.decided(decision, outcome, found.remarks, folder)
+        return outcome
+
+    def _later(self) -> RetrainingOutcome | None:
+        """An outcome for a later state of the screen than this one's; None if there is none."""
+        latest = read_latest(self.store, self.config.name)
+        later = latest is not None and latest.looked > self.looked and latest.fingerprint != self.fingerprint
+        return latest if later else None
+
+    @cached_property
+    def _screen(self) -> Screen:
+        """The screen's tables, checked."""
+        truth = Path(self.request.truth) if self.request.truth and not self.request.endpoint else None
+        return check_screen(self.config, self.source, truth)
+
+    @cached_property
+    def _holdout(self) -> Sequence[tuple[str, str]]:
+        """Held-out experiments with their cell types."""
+        plates = [plate for plate in self._screen.plates if plate.holdout]
+        return list(dict.fromkeys((plate.experiment, plate.cell_type) for plate in plates))
+
+
+@contextlib.contextmanager
+def _prepared(
+    config: RunConfig, request: RetrainRequest, console: Console, report: RetrainReporter, create: bool = True
+) -> Iterator[_Retraining]:
+    """Opens the store, and reads all that tells whether something has changed."""
+    request.check()
+    with contextlib.ExitStack() as stack:
+        store: ObjectStorage
+        if request.endpoint:
+            # As pods find them: by this environment alone, Amazon S3 if it names no endpoint.
+            check_cluster(config)
+            store = checked_store(config, "neither the screen nor the models can be looked at")
+            source = open_screen(request.screen)
+        else:
+            source = screen_source(request.screen)
+            store = stack.enter_context(_opened(config, create))
+        champion, looked = ChampionSnapshot.read(store), datetime.now(UTC)
+        fingerprint = fingerprint_of(source, config, _images(request), store)
+        latest = read_latest(store, config.name)
+        yield _Retraining(config, request, store, source, fingerprint, looked, latest, champion, report, console)
+
+
+def lock_file(store: str, name: str, digest: str) -> Path:
+    """The lock of a retraining on this machine, by the store's address, the configuration's name and the fingerprint."""
+    return cache_folder() / "locks" / f"retrain-{digest_text(f'{store} {name} {digest}')[:16]}.lock"
+
+
+@contextlib.contextmanager
+def _lock(work: _Retraining, report: RetrainReporter) -> Iterator[bool]:
+    """Allows one process of this user at a time to retrain a fingerprint; yields whether it had to wait."""
+    path = lock_file(work.store.uri(""), work.config.name, work.fingerprint.digest)
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(locked(path, wait=False))
+                waited = False
+            except BlockingIOError:
+                report.say("another process retrains the same; waiting for its outcome")
+                stack.enter_context(locked(path))
+                waited = True
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+        yield waited
+
+
+def _images(request: RetrainRequest) -> Mapping[str, str]:
+    """The steps' container images, or the libraries' versions."""
+    if request.endpoint:
+        record = images_of(request.images)
+        return {target: image.reference for target, image in record.images.items()} if record else {"tags": "unpinned"}
+    return dict[str, str](**check_images()) if request.containers else {"libraries": library_versions()}
+
+
+@contextlib.contextmanager
+def _opened(config: RunConfig, create: bool) -> Iterator[ObjectStorage]:
+    """The store of registry and runs on this machine; an empty one if it does not exist and must not be created."""
+    store = open_store(config.store.bucket, config.store.prefix)
+    if not create and isinstance(store, FolderStore) and not store.root.is_dir():
+        with tempfile.TemporaryDirectory(prefix="cellsignal-") as empty:
+            yield FolderStore(Path(empty))
+        return
+    store.check()
+    yield store

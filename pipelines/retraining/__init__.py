@@ -1,1 +1,0 @@
-"""cellsignal retrain: whether anything changed, the challenger's run, its comparison with the champion, promotion."""
