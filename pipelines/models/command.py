@@ -21,6 +21,7 @@ from pipelines.store.options import (
     console_of_terminal,
     duration,
     opened_store,
+    print_json,
 )
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def list_(
             "publish its run again, or promote another model"
         )
     if json:
-        _print_json(_listing(models, champion, problems))
+        print_json(**_listing(models, champion, problems))
     elif models:
         console.print(models_table(models, champion))
         console.print(LEGEND, highlight=False)
@@ -132,7 +133,7 @@ def show(
     metrics = loads(read_file(registry, found, METRICS))
     if json:
         record = champion.model_dump(mode="json") if champion else None
-        _print_json({"model": found.model_dump(mode="json"), "metrics": metrics, "champion": record})
+        print_json(model=found.model_dump(mode="json"), metrics=metrics, champion=record)
         return
     console.print(facts_table(found, champion), highlight=False)
     console.print()
@@ -257,12 +258,6 @@ def gc(
     console.print(f"removed {sum(item.objects for item in gone):,} objects", highlight=False)
     if len(gone) < len(found):
         console.print(f"{len(found) - len(gone)} stay: they came into use in between", highlight=False)
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    import json
-
-    typer.echo(json.dumps(document, indent=1))
 
 
 def _store_of_run(

@@ -10,7 +10,7 @@ import typer
 from components.core.errors import InputError
 from pipelines.models.command import NOT_PROMOTED
 from pipelines.run import Runner
-from pipelines.store.options import Store, with_store
+from pipelines.store.options import Json, Store, print_json, with_store
 
 
 def retrain(
@@ -24,9 +24,7 @@ def retrain(
         Runner | None, typer.Option(help="on this machine: tasks are processes, or containers of the images")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only report what changed and what would be done")] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="with --dry-run: print one JSON document instead of lines")
-    ] = False,
+    json: Json = False,
     allow_no_holdout: Annotated[
         bool,
         typer.Option(
@@ -96,6 +94,6 @@ def retrain(
     if dry_run:
         found = plan(settings, request, Console(stderr=json))
         if json:
-            typer.echo(found.model_dump_json(indent=1))
+            print_json(**found.model_dump(mode="json"))
     elif retrain_model(settings, request, Console()) == "not promoted":
         raise typer.Exit(NOT_PROMOTED)

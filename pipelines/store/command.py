@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -22,6 +21,7 @@ from pipelines.store.options import (
     console_of_terminal,
     duration,
     opened_store,
+    print_json,
 )
 
 store_app = typer.Typer(
@@ -90,7 +90,7 @@ def gc(
             console.print(f"{stay} stay: they came into use while this command ran", highlight=False)
     if as_json:
         found = {"garbage": garbage_json(garbage), "waiting": garbage_json(waiting), "kept": garbage_json(kept)}
-        _print_json(store=uri, older_than=older_than, **found, removed_objects=removed)
+        print_json(store=uri, older_than=older_than, **found, removed_objects=removed)
 
 
 @store_app.command()
@@ -116,7 +116,7 @@ def runs(
     alone = sizes_alone(found, list_groups(opened)) if sizes and found else {}
     if as_json:
         rows = [{**run.summary(), **({"bytes_alone": alone[run.key]} if sizes else {})} for run in found]
-        _print_json(store=opened.uri(""), runs=rows)
+        print_json(store=opened.uri(""), runs=rows)
     elif found:
         console.print(runs_table(found, alone))
     else:
@@ -160,14 +160,10 @@ def forget(
         opened.delete_prefix(f"{RUNS}/{run.key}/")
     names = [run.key for run in chosen] if agree else []
     if as_json:
-        _print_json(store=opened.uri(""), forgotten=names)
+        print_json(store=opened.uri(""), forgotten=names)
     elif agree:
         console.print(
             f"forgotten: {', '.join(names)}; `cellsignal store gc` removes what only they needed",
             highlight=False,
             soft_wrap=True,
         )
-
-
-def _print_json(**document: Any) -> None:
-    typer.echo(json.dumps({"schema": 1, **document}, indent=1))

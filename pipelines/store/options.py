@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -55,6 +55,13 @@ def console_of_terminal(as_json: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=as_json)
+
+
+def print_json(**document: Any) -> None:
+    """Prints the one JSON document of a command's --json."""
+    import json
+
+    typer.echo(json.dumps({"schema": 1, **document}, indent=1))
 
 
 def opened_store(
