@@ -1,9 +1,9 @@
-"""Packed sites as files on the node's own disk, up to a size, shared by the processes of the node. Local files only.
+"""Packed sites as files on the node's own disk, up to a total size, shared by the processes of the node. Local files only.
 
-A file's name is the SHA-256 of its content, so that a file is either right or damaged and never out of date. Files appear
-by rename; a process killed meanwhile leaves a temporary name, which the next eviction removes. The size in use is a number
-in a file beside them, changed under a lock and before the files are, so that a crash can only leave it too large; an
-eviction counts anew. The least recently read files go first.
+A file's name is the SHA-256 of its content, so a file is either right or damaged and never out of date. Files are written under
+a lock and appear by a rename; a killed process leaves a temporary file, which the next eviction removes. The size in use is a
+number in the lock file, raised before a file is written, so a crash can only leave it too large; an eviction counts again. The
+least recently read files are evicted first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import os
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,26 +20,24 @@ from pathlib import Path
 from components.core import progress
 
 _LOCK = ".lock"
-"""Holds the bytes in use, in digits; its lock is the cache's."""
+"""Locked with flock(2) itself: filelock polls, and a loader adds hundreds of files a second."""
 _PARTIAL = ".partial"
 _DIGEST = 64
 """Letters of a SHA-256."""
-_ABANDONED_NS = 600 * 10**9
-"""Age at which a temporary file is taken for a dead writer's; writing one takes milliseconds."""
 _KEPT = 0.95
-"""Share of the limit that an eviction leaves in use, so that the folder is read once in many additions."""
+"""Share of the limit that an eviction leaves in use, so that the folder is listed once in many additions."""
 
 Buffer = bytes | bytearray | memoryview
 
 
 class NodeCache:
-    """A folder of immutable files by digest; safe in threads, and among processes.
+    """A folder of immutable files by digest, for threads and processes.
 
-    Whatever goes wrong with its disk, reading goes on without it: a file that cannot be read is not there, and the first
-    one that cannot be written is told of once and is the last that this process tries.
+    If its disk fails, reading goes on without it: a file that cannot be read counts as missing, and after the first failed write
+    this process warns once and adds nothing more.
 
     Args:
-        folder: made when missing.
+        folder: created if missing.
         limit_bytes: largest sum of the files' sizes.
     """
 
@@ -59,7 +56,7 @@ class NodeCache:
             buffer: receives the content; one byte more than is expected shows a file that is too long.
 
         Returns:
-            Bytes read; -1 where there is no such file.
+            Bytes read; -1 if there is no such file.
         """
         try:
             descriptor = os.open(self._path(digest), os.O_RDONLY)
@@ -75,27 +72,16 @@ class NodeCache:
         return count
 
     def add(self, digest: str, data: Buffer) -> None:
-        """Keeps a file whose content the caller has verified; one that is larger than the limit is not kept."""
+        """Keeps a file whose content the caller has verified, unless it is larger than the limit."""
         size = memoryview(data).nbytes
         if not self._writes or size > self._limit:
             return
         path = self._path(digest)
-        partial = f"{path}.{uuid.uuid4().hex}{_PARTIAL}"
         try:
-            descriptor = self._reserve(path, partial, size)
-            if descriptor < 0:
-                return
-            try:
-                try:
-                    _write_all(descriptor, data)
-                finally:
-                    os.close(descriptor)
-                with self._locked():  # an eviction, which holds the lock, counts every file once
-                    os.rename(partial, path)  # noqa: PTH104 - a Path costs more than the rename
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(partial)  # noqa: PTH108
-                raise
+            with self._locked() as lock:
+                if not os.path.exists(path) and self._make_room(lock, size):  # noqa: PTH110
+                    os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+                    _write(path, data)
         except OSError as error:
             self._give_up(error)
 
@@ -109,38 +95,24 @@ class NodeCache:
 
     def _give_up(self, error: OSError) -> None:
         with self._lock:
-            told, self._writes = not self._writes, False
-        if not told:
+            warned, self._writes = not self._writes, False
+        if not warned:
             progress.warn(
-                f"loader.node_cache {self._folder}: cannot be written ({error.strerror}); going on without keeping more in it"
+                f"loader.node_cache {self._folder}: cannot be written ({error.strerror}); going on without adding to it"
             )
 
-    def _reserve(self, path: str, partial: str, size: int) -> int:
-        """Makes room, counts a file in and opens it under its temporary name, at its full size.
-
-        Returns:
-            The open file's descriptor; negative where the file is there already, or no room can be made.
-        """
-        with self._locked() as lock:
-            if os.path.exists(path):  # noqa: PTH110
-                return -1
-            os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
-            try:
-                used = int(os.pread(lock, 32, 0))
-            except ValueError:  # a new cache, or one whose count was lost
-                used = self._limit
+    def _make_room(self, lock: int, size: int) -> bool:
+        """Counts a file in, evicting others if necessary; False if there is no room for it."""
+        try:
+            used = int(os.pread(lock, 32, 0))
+        except ValueError:  # a new cache, or one whose count was lost
+            used = self._limit
+        if used + size > self._limit:
+            used = self._evict(min(self._limit - size, int(self._limit * _KEPT)))
             if used + size > self._limit:
-                used = self._evict(min(self._limit - size, int(self._limit * _KEPT)))
-                if used + size > self._limit:
-                    return -1
-            os.pwrite(lock, b"%032d" % (used + size), 0)
-            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            try:
-                os.ftruncate(descriptor, size)
-            except BaseException:
-                os.close(descriptor)
-                raise
-            return descriptor
+                return False
+        os.pwrite(lock, b"%032d" % (used + size), 0)
+        return True
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
@@ -157,16 +129,13 @@ class NodeCache:
 
     def _evict(self, target: int) -> int:
         """Removes the least recently read files until at most `target` bytes are left; returns how many bytes are."""
-        old = time.time_ns() - _ABANDONED_NS
         found = sorted(_files(self._folder))
         used = sum(size for _, size, _ in found)
-        for read_at, size, path in found:
-            writing = path.endswith(_PARTIAL)
-            if (writing and read_at > old) or (not writing and used <= target):
-                continue
-            with contextlib.suppress(OSError):
-                os.unlink(path)  # noqa: PTH108
-                used -= size
+        for _, size, path in found:
+            if used > target or path.endswith(_PARTIAL):  # of a killed process, since this one holds the lock
+                with contextlib.suppress(OSError):
+                    os.unlink(path)  # noqa: PTH108
+                    used -= size
         return used
 
 
@@ -183,8 +152,13 @@ def _files(folder: str) -> Iterator[tuple[int, int, str]]:
                                 yield of.st_mtime_ns, of.st_size, entry.path
 
 
-def _write_all(descriptor: int, data: Buffer) -> None:
-    """Writes every byte; one call may write fewer."""
-    left = memoryview(data).cast("B")
-    while left:
-        left = left[os.write(descriptor, left) :]
+def _write(path: str, data: Buffer) -> None:
+    partial = f"{path}.{uuid.uuid4().hex}{_PARTIAL}"
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+        os.rename(partial, path)  # noqa: PTH104 - a Path costs more than the rename
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)  # noqa: PTH108
+        raise

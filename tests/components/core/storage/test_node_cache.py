@@ -96,7 +96,7 @@ def test_adding_again_costs_no_room(tmp_path: Path):
 
 
 @pytest.mark.parametrize("lost", ["", "not digits", "-" * 40])
-def test_a_lost_count_is_taken_anew(tmp_path: Path, lost: str):
+def test_a_lost_count_is_recomputed(tmp_path: Path, lost: str):
     add(NodeCache(tmp_path, 5000), 0, 1, 2, 3)
     (tmp_path / ".lock").write_text(lost)
     cache = NodeCache(tmp_path, 5000)
@@ -167,7 +167,7 @@ def _write_for_ever(folder: Path) -> None:
         cache.drop(digest(content((number + 25) % 50, 1_000_000)))
 
 
-def test_a_killed_writer_leaves_nothing_that_is_believed_and_its_room_comes_back(tmp_path: Path, monkeypatch):
+def test_a_killed_writer_leaves_nothing_that_is_believed_and_its_room_comes_back(tmp_path: Path):
     context = multiprocessing.get_context("spawn")
     for delay in (0.05, 0.11, 0.17):
         process = context.Process(target=_write_for_ever, args=(tmp_path,))
@@ -184,33 +184,20 @@ def test_a_killed_writer_leaves_nothing_that_is_believed_and_its_room_comes_back
     torn.parent.mkdir(exist_ok=True)
     torn.write_bytes(b"x" * 39_000_000)
     cache = NodeCache(tmp_path, 40_000_000)
-    monkeypatch.setattr(node_cache, "_ABANDONED_NS", 0)
     add(cache, *range(50), size=1_000_000)
     assert not torn.exists()
     assert all(not path.name.endswith(".partial") for path in files(tmp_path))
     assert 30_000_000 < total(tmp_path) <= 40_000_000
 
 
-def test_a_file_that_another_process_is_writing_is_counted_and_left(tmp_path: Path):
-    cache = NodeCache(tmp_path, 5000)
-    add(cache, 0, 1, 2)
-    writing = tmp_path / "00" / f"{'00' * 32}.{'f' * 32}.partial"
-    writing.parent.mkdir(exist_ok=True)
-    writing.write_bytes(b"x" * 3500)
-    (tmp_path / ".lock").write_text("lost")
-    add(cache, 3)
-    assert writing.exists()
-    assert total(tmp_path) <= 5000
-
-
-def test_a_full_disk_is_told_of_once_and_reading_goes_on(tmp_path: Path, monkeypatch, capsys):
+def test_a_full_disk_warns_once_and_reading_goes_on(tmp_path: Path, monkeypatch, capsys):
     cache = NodeCache(tmp_path, 10**6)
     add(cache, 1)
 
-    def full(_descriptor: int, _data: object) -> None:
+    def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(node_cache, "_write_all", full)
+    monkeypatch.setattr(node_cache.os, "rename", full)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: add(cache, number), range(2, 12)))
     said = capsys.readouterr().out
@@ -221,7 +208,7 @@ def test_a_full_disk_is_told_of_once_and_reading_goes_on(tmp_path: Path, monkeyp
     assert len(list(files(tmp_path))) == 1, "no rest is left behind"
 
 
-def test_a_folder_that_cannot_be_made_is_told_of_once(tmp_path: Path, capsys):
+def test_a_folder_that_cannot_be_created_warns_once(tmp_path: Path, capsys):
     (tmp_path / "file").write_text("")
     cache = NodeCache(tmp_path / "file" / "cache", 10**6)
     add(cache, 1, 2, 3)
