@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from components.core.storage.folder_store import FolderStore
     from components.core.storage.object_store import ObjectStore
 
-Config = Annotated[str | None, typer.Option(help="configuration whose store.bucket and store.prefix are meant")]
+Config = Annotated[str | None, typer.Option(help="configuration with the store (store.bucket, store.prefix)")]
 Changes = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE changes one field of --config")]
 Bucket = Annotated[str | None, typer.Option(help="bucket or file:///FOLDER, instead of the configuration's")]
 Prefix = Annotated[str | None, typer.Option(help="key prefix in the bucket or folder, instead of the configuration's")]
@@ -71,7 +71,7 @@ def opened_store(
     prefix: str | None,
     option: str | None,
 ) -> FolderStore | ObjectStore:
-    """The store that the options mean, which exists.
+    """Opens the store that the options name; it must exist.
 
     Raises:
         InputError: options that contradict each other, or a store that is not there.
@@ -81,14 +81,14 @@ def opened_store(
 
     if changes and config is None:
         raise InputError("--set: changes a configuration; give --config as well, or --bucket and --prefix")
-    meant = RunConfig.load(config, changes or []).store if config is not None else StoreConfig()
-    given = {name: value for name, value in (("bucket", bucket), ("prefix", prefix)) if value is not None}
-    if given and option is not None:
-        raise InputError("--store: is a whole address; leave --bucket and --prefix out")
-    meant = parse(StoreConfig, {**meant.model_dump(), **given}, source="--bucket, --prefix")
-    if not given:
-        meant = choose_store(meant, option)
-    return open_existing(meant.bucket, meant.prefix)
+    chosen = RunConfig.load(config, changes or []).store if config is not None else StoreConfig()
+    parts = {name: value for name, value in (("bucket", bucket), ("prefix", prefix)) if value is not None}
+    if parts and option is not None:
+        raise InputError("--store is a whole address; leave --bucket and --prefix out")
+    chosen = parse(StoreConfig, {**chosen.model_dump(), **parts}, source="--bucket, --prefix")
+    if not parts:
+        chosen = choose_store(chosen, option)
+    return open_existing(chosen.bucket, chosen.prefix)
 
 
 def with_store(config: RunConfig, option: str | None) -> RunConfig:
@@ -103,16 +103,14 @@ def with_store(config: RunConfig, option: str | None) -> RunConfig:
 
 
 def agreed(console: Console, question: str, yes: bool, dry_run: bool) -> bool:
-    """Whether to go on; without a terminal nobody can be asked."""
+    """Asks for confirmation; False without a terminal."""
     if dry_run:
         console.print("nothing was removed (--dry-run)")
         return False
     if yes:
         return True
     if not sys.stdin.isatty():
-        console.print(
-            "nothing was removed: this is no terminal, so nobody can be asked; give --yes to remove", soft_wrap=True
-        )
+        console.print("nothing was removed: there is no terminal to confirm on; give --yes to remove", soft_wrap=True)
         return False
     if typer.confirm(question, err=console.stderr):
         return True

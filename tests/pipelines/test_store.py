@@ -102,7 +102,7 @@ def test_gc_shows_what_it_would_remove_and_without_a_terminal_removes_nothing(
     assert "finished outputs 1 2 1.0 kB a moment" in rows
     assert "total 2 4 2.0 kB" in rows
     assert "kept: 4.1 kB (2 recorded runs)" in shown
-    assert "nothing was removed: this is no terminal, so nobody can be asked; give --yes to remove" in shown
+    assert "nothing was removed: there is no terminal to confirm on; give --yes to remove" in shown
     assert groups(filled) == EVERYTHING
 
 
@@ -121,7 +121,7 @@ def test_gc_keeps_young_things_and_says_so(filled: ObjectStore | FolderStore) ->
     assert groups(filled) == EVERYTHING
 
 
-def test_an_empty_store_is_said_to_be_so(either_store: ObjectStore | FolderStore) -> None:
+def test_an_empty_store_is_reported(either_store: ObjectStore | FolderStore) -> None:
     store = either_store
     assert f"{store.uri('')}: nothing to remove" in invoke(store, "gc", "--yes").output
     assert "no run is recorded here" in invoke(store, "gc").output
@@ -201,7 +201,7 @@ def test_forget_shows_removes_the_record_and_gc_the_rest(filled: ObjectStore | F
     shown = invoke(filled, "forget", "mine-1").output
     assert "mine-1 was active a moment ago; if it is still running, leave it alone" in shown
     assert "next-2 starts from its weights (init_from), and could not be run again" in shown
-    assert "nothing was removed: this is no terminal" in shown
+    assert "nothing was removed: there is no terminal" in shown
     assert groups(filled) == EVERYTHING
     shown = invoke(filled, "forget", "mine-1", "--yes").output
     assert "forgotten: mine-1; `cellsignal store gc` removes what only they needed" in shown

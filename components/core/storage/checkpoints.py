@@ -1,10 +1,10 @@
-"""Where a step that works on a key keeps its checkpoint in the object store: one at a time, whole or not there.
+"""The checkpoint of an unfinished step in the object store: one at a time, complete or absent.
 
-checkpoints/<step>/<key>/<name>         what one save uploaded, whole
+checkpoints/<step>/<key>/<name>         the upload of one save
 checkpoints/<step>/<key>/latest.json    names the newest, with its size and digest; written after it
 
-<key> is the key of the step's finished outputs. Steps of one key side by side compute the same, so that it does not matter
-whose checkpoint is the newest; each deletes only what it wrote itself or went on from.
+<key> is the key of the step's finished outputs. Steps of one key side by side compute the same, so any of their checkpoints may be
+the newest; each deletes only those that it wrote itself or resumed from.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class CheckpointStore:
     """The checkpoint of one step and key.
 
     Args:
-        store: where finished outputs are kept, too.
-        step: name of the step.
+        store: where finished outputs are kept as well.
+        step: the step's name.
         key: digest of the step's inputs.
     """
 
@@ -45,7 +45,7 @@ class CheckpointStore:
         self._own: str | None = None
 
     def write(self, file: Path) -> None:
-        """Makes a file the newest checkpoint, then deletes the one before.
+        """Uploads a file as the newest checkpoint, then deletes the one before.
 
         Raises:
             StepError: the store failed; the checkpoint before is still there.
@@ -59,7 +59,7 @@ class CheckpointStore:
             self._store.delete(f"{self._folder}/{before}")
 
     def read(self, file: Path) -> bool:
-        """Brings the newest checkpoint to a file; False where there is none, or a damaged one, which is said.
+        """Downloads the newest checkpoint; False if there is none, or it is damaged, after a warning.
 
         Raises:
             StepError: the store failed.
@@ -90,7 +90,7 @@ class CheckpointStore:
         return True
 
     def clear(self) -> None:
-        """Deletes what lies here: the step has finished.
+        """Deletes all checkpoints of the key: the step has finished.
 
         Raises:
             StepError: the store failed.

@@ -1,4 +1,4 @@
-"""What makes two inputs the same: SHA-256 of files, folders and source code. Reads local files, nothing else."""
+"""SHA-256 of files, folders and source code, by which inputs count as the same. Reads local files only."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def file_names(folder: Path) -> list[str]:
 
 
 def code_digest(*packages_or_paths: str) -> str:
-    """SHA-256 of Python sources, so that a step runs again when the code behind it has changed. Imports nothing.
+    """SHA-256 of Python sources, so that a step runs again when its code has changed. Imports nothing.
 
     Args:
         packages_or_paths: modules or packages of this distribution (`components.core.learning`), or paths of a file
@@ -62,17 +62,18 @@ def code_digest(*packages_or_paths: str) -> str:
     Raises:
         InputError: there is no such module, file or folder.
     """
-    return digest_text(json.dumps(sorted(_sources(given) for given in set(packages_or_paths))))
+    return digest_text(json.dumps(sorted(_sources(name) for name in set(packages_or_paths))))
 
 
-def _sources(given: str) -> list[list[str]]:
-    """Name and digest of each source file; a path outside of the package counts by its last part, wherever it lies."""
-    module = _ROOT.joinpath(*given.split("."))
+def _sources(package_or_path: str) -> list[list[str]]:
+    """Name and digest of each source file; of a path outside the package only the last part counts."""
+    module = _ROOT.joinpath(*package_or_path.split("."))
     file = module.with_name(f"{module.name}.py")
-    for path, name in ((module, given), (file, given), (Path(given), Path(given).name)):
+    outside = Path(package_or_path)
+    for path, name in ((module, package_or_path), (file, package_or_path), (outside, outside.name)):
         if path.is_dir():
             sources = sorted(path.rglob("*.py"))
             return [[f"{name}/{source.relative_to(path).as_posix()}", digest_file(source)] for source in sources]
         if path.is_file():
             return [[name, digest_file(path)]]
-    raise InputError(f"code digest: {given!r} is neither a module of this package nor a file or folder")
+    raise InputError(f"code digest: {package_or_path!r} is neither a module of this package nor a file or folder")

@@ -1,7 +1,7 @@
-"""The manifest: all that a step must know of a packed screen, without opening the store. Pure data (pydantic).
+"""The manifest: everything that a step must know about a packed screen, without opening the store. Pure data (pydantic).
 
-`normalize` writes two of them, the screen and the held-out experiments. The second carries no treatment labels: those go
-to a table of their own that only the report reads.
+`normalize` writes two, for the screen and for the held-out experiments. The second has no treatment labels: those go to a
+table that only the report reads.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class SiteRecord(FrozenModel):
 
 
 class WellRecord(FrozenModel):
-    """One well and what may be known about it."""
+    """One well and what steps may know about it."""
 
     id_code: str = Field(description="EXPERIMENT_PLATE_WELL")
     well: str = Field(description="row letter and column, B03")
     well_type: WellType
-    sirna: str | None = Field(description="label in the input's encoding; None where hidden")
+    sirna: str | None = Field(description="label in the input's encoding; None if hidden")
     sites: tuple[SiteRecord, ...]
 
 
@@ -50,7 +50,7 @@ class PlateRecord(FrozenModel):
     histograms: tuple[tuple[int, ...], ...] = Field(description="(channels, 256) pixel counts over all its sites")
     wells: tuple[WellRecord, ...]
     well_folds: tuple[int, ...] = Field(
-        (), description="folds of the wells, in their order, -1 for none, where wells are dealt to folds; else empty"
+        (), description="folds of the wells, in their order, -1 for none; empty unless folds hold out wells"
     )
 
     @model_validator(mode="after")
@@ -88,18 +88,18 @@ class PlateDesign(FrozenModel):
 
 
 class ReferenceModel(FrozenModel):
-    """The published model whose training screen a manifest stands for, and what its labels taught besides networks."""
+    """The published model whose training screen a manifest represents, with the prior and temperatures fitted on its labels."""
 
     fingerprint: str
     address: str = Field(description="where it is published, ADDRESS_OF_STORE/models/FINGERPRINT")
-    design: PlateDesign | None = Field(description="None where its screen has none, or its prior was switched off")
+    design: PlateDesign | None = Field(description="None if its screen has none, or its prior was switched off")
     temperatures: dict[str, dict[str, float]] = Field(
         description="of confidences, fitted out of fold: raw, group, balanced by cell type"
     )
 
 
 class Manifest(FrozenModel):
-    """A packed screen; or, where new plates are predicted, what is left of the training screen: its plates without wells."""
+    """A packed screen; or, when new plates are predicted, the reference to the training screen: its plates without wells."""
 
     manifest_schema: int = SCHEMA
     store: str = Field(description="s3://bucket[/prefix] that the plates' prefixes are relative to")
@@ -108,7 +108,7 @@ class Manifest(FrozenModel):
     codec: PackConfig
     vocabulary: Vocabulary
     folds: dict[str, int] = Field(
-        description="fold by labelled experiment, the one that validates on it; empty where wells are dealt to folds"
+        description="fold by labelled experiment, the one that validates on it; empty if folds hold out wells"
     )
     plates: tuple[PlateRecord, ...]
     warnings: tuple[str, ...] = ()
@@ -117,9 +117,7 @@ class Manifest(FrozenModel):
     )
     model: ReferenceModel | None = Field(
         None,
-        exclude_if=lambda model: (
-            model is None
-        ),  # the manifests of screens, and their digests, are as they were without it
+        exclude_if=lambda model: model is None,  # digests of screens do not depend on this field
         description="the model that new plates are predicted with",
     )
 
@@ -129,9 +127,9 @@ class Manifest(FrozenModel):
         return "well" if any(plate.well_folds for plate in self.plates) else "experiment"
 
     def digest(self) -> str:
-        """SHA-256 of the manifest's content; where its plates lie and for which run are left out.
+        """SHA-256 of the manifest's content without the plates' addresses and the run.
 
-        So screens of the same pixels and tables have the same digest, whether they came from a disk or a bucket.
+        Screens of the same pixels and tables have the same digest, whether they came from a disk or a bucket.
         """
         content = self.model_dump_json(exclude={"store": True, "run": True, "plates": {"__all__": {"prefix"}}})
         return hashlib.sha256(content.encode()).hexdigest()
@@ -141,7 +139,7 @@ class Manifest(FrozenModel):
         """Reads a manifest file.
 
         Raises:
-            InputError: no such file, not a manifest, or one of a newer schema.
+            InputError: no such file, not a manifest, or one with a newer schema.
         """
         try:
             content = path.read_bytes()
@@ -149,7 +147,7 @@ class Manifest(FrozenModel):
         except OSError as error:
             raise InputError(f"{path}: cannot read the manifest ({error.strerror})") from None
         except ValidationError as error:
-            # A newer schema may have fields that this one has not.
+            # A newer schema may have fields that this one lacks.
             found = re.search(rb'"manifest_schema"\s*:\s*(\d+)', content[:100])
             _refuse_newer(path, int(found.group(1)) if found else SCHEMA)
             first = error.errors()[0]

@@ -1,7 +1,7 @@
-"""How a run ended, in the object store under its key, for whoever waits for it on another machine.
+"""How a run ended, in the object store under its key, for processes that wait for it on another machine.
 
-runs/KEY/results/FILE    what the report wrote: pods keep nothing, KFP's outputs need its credentials, models tell scores
-runs/KEY/failed/ID.json  a task that failed: KFP tells the state of a task, but not what it said
+runs/KEY/results/FILE    the report's files: pods keep nothing, KFP's outputs need its credentials, models include the scores
+runs/KEY/failed/ID.json  a failed task: KFP reports the state of a task, but not its message
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ class FailureRecord(FrozenModel):
     fold: int | None = None
     cell_type: str | None = None
     backbone: str | None = None
-    kind: Literal["input", "step"] = Field(description="input: trying again would fail again")
+    kind: Literal["input", "step"] = Field(description="input: a second attempt would fail as well")
     message: str = Field(description="one line: the file, well or field, and what to do")
     at: AwareDatetime = Field(description="when, by the pod's clock")
 
     @property
     def task(self) -> str:
-        """The task's name for people."""
+        """The task's name in messages."""
         fold = None if self.fold is None else f"fold {self.fold}"
         return " ".join(part for part in (self.step, fold, self.cell_type, self.backbone) if part)
 
 
 def report_failures(address: str, run: str) -> None:
-    """Has the failure of the current task recorded under its run; does nothing for a step by hand.
+    """Records a failure of the current task under its run; does nothing without a run (a step started by hand).
 
     Args:
-        address: of the store of the run's plates, as manifests name it.
+        address: the store of the run's plates, as in manifests.
         run: the run's key; may be empty.
     """
     if not run:
         return
 
-    def tell(failure: dict[str, Any]) -> None:
+    def record_failure(failure: dict[str, Any]) -> None:
         names = FailureRecord.model_fields.keys() & failure.keys()
         record = FailureRecord(**{name: failure[name] for name in names}, at=datetime.now(UTC))
         try:
@@ -61,16 +61,16 @@ def report_failures(address: str, run: str) -> None:
         except (InputError, StepError) as error:
             progress.warn(f"the failure could not be recorded in the store ({error})")
 
-    progress.on_failure(tell)
+    progress.on_failure(record_failure)
 
 
 def failure_keys(store: ObjectStorage, run: str) -> Sequence[str]:
-    """Where the recorded failures of a run lie: one listing."""
+    """Keys of a run's recorded failures: one listing."""
     return store.list(f"{RUNS}/{run}/{FAILED}/")
 
 
 def failures_at(store: ObjectStorage, keys: Sequence[str]) -> list[FailureRecord]:
-    """The failures at these keys; what is no such record, or has gone since it was listed, is left out."""
+    """The failures at these keys; objects that are no such record, or were deleted since, are left out."""
     found = []
     for key in keys:
         try:
@@ -86,28 +86,28 @@ def forget_failures(store: ObjectStorage, run: str) -> None:
 
 
 def record_results(store: ObjectStorage, run: str, folder: Path) -> None:
-    """Keeps a report's files under its run; lineage.json comes last, so that it tells that they are all there."""
-    place = f"{RUNS}/{run}/{RESULTS}"
-    store.delete(f"{place}/lineage.json")
+    """Keeps a report's files under its run; lineage.json comes last: if it is there, all are."""
+    prefix = f"{RUNS}/{run}/{RESULTS}"
+    store.delete(f"{prefix}/lineage.json")
     for file in sorted(folder.iterdir(), key=lambda file: (file.name == "lineage.json", file.name)):
         if file.is_file():
-            store.upload_file(file, f"{place}/{file.name}")
+            store.upload_file(file, f"{prefix}/{file.name}")
 
 
 def fetch_results(store: ObjectStorage, run: str, into: Path) -> Sequence[str]:
-    """Brings a report's files into a folder; returns their names.
+    """Downloads a report's files into a folder; returns their names.
 
     Raises:
-        InputError: there are none, or not all of them.
+        InputError: there are none, or some are missing.
     """
-    place = f"{RUNS}/{run}/{RESULTS}/"
-    names = [key.removeprefix(place) for key in store.list(place)]
+    prefix = f"{RUNS}/{run}/{RESULTS}/"
+    names = [key.removeprefix(prefix) for key in store.list(prefix)]
     if "lineage.json" not in names:
-        raise InputError(f"{store.uri(place)}: the results of run {run} are not there")
+        raise InputError(f"{store.uri(prefix)}: the results of run {run} are not there")
     try:
         for name in names:
             if len(PurePosixPath(name).parts) == 1 and name != "..":
-                store.download_file(f"{place}{name}", into / name)
+                store.download_file(f"{prefix}{name}", into / name)
     except MissingObjectError as missing:
-        raise InputError(f"{missing.args[0]}: went away while it was fetched; run the same command again") from None
+        raise InputError(f"{missing.args[0]}: was deleted during the download; run the same command again") from None
     return sorted(names)

@@ -167,7 +167,7 @@ def test_gc_shows_what_it_removes_and_keeps_champions(either_store: ObjectStore 
     assert [line for line in rows(shown) if line.startswith("model ")] == [
         line for line in rows(shown) if models[0][:12] in line or models[3][:12] in line
     ]
-    assert "nothing was removed: this is no terminal" in shown.output
+    assert "nothing was removed: there is no terminal" in shown.output
     assert "nothing was removed (--dry-run)" in invoke(store, "gc", "--older-than", "0m", "--dry-run").output
     assert store.list("models/") == everything
     assert "removed 4 objects" in invoke(store, "gc", "--older-than", "0m", "--keep", "1", "--yes").output
