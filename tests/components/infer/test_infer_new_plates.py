@@ -156,7 +156,7 @@ def test_an_unknown_cell_type_is_refused_unless_networks_learned_all(tmp_path: P
         ):
             prediction.normalize(("K562-03",))
         if name == "pseudo_label":
-            with pytest.raises(InputError, match=lead + r", and has networks for each of them but none for all; leave"):
+            with pytest.raises(InputError, match=lead + r", with networks for each of them but none for all; leave"):
                 prediction.normalize(("K562-03",), any_cell_type=True)
         else:
             prediction.normalize(("K562-03",), any_cell_type=True)

@@ -165,7 +165,9 @@ def test_weights_that_do_not_fit_are_refused_and_nothing_is_written(run, tmp_pat
     with pytest.raises(InputError, match=r"finetuned: weights of fold 0 and HUVEC, expected fold 0 and RPE"):
         predict(run, [run.finetuned], tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"empty/meta\.json: cannot be read; give a folder that pretrain or finetune"):
+    with pytest.raises(
+        InputError, match=r"empty/meta\.json: cannot be read; give an output folder of pretrain or finetune"
+    ):
         predict(run, [tmp_path / "empty"], tmp_path / "out")
     assert not (tmp_path / "out" / "logits").exists()
     assert not (tmp_path / "out" / "embeddings").exists()
