@@ -72,7 +72,7 @@ def test_rows_are_written_with_the_machine_they_hold_for(tmp_path, monkeypatch, 
     monkeypatch.setattr(bench, "THREADS", {})  # the suite's own stay
     monkeypatch.setattr(bench, "MODULES", ("balancing",))
     monkeypatch.setattr("tests.bench.balancing.rows", lambda: [Row("a figure", 2.0, "ms", 6.0, 3.0, "a note")])
-    bench.main()
+    bench.main([])
     written = json.loads((tmp_path / "bench.json").read_text())
     assert written["rows"] == [
         {"name": "a figure", "value": 2.0, "unit": "ms", "baseline": 6.0, "ratio": 3.0, "note": "a note"}

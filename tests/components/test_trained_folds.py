@@ -59,4 +59,4 @@ def test_only_trained_folds_have_out_of_fold_names(tmp_path):
     assert json.loads((out / "metrics.json").read_text())["wells"]["out_of_fold"]["overall"] == 12
     with (out / "predictions.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 6, "unlabelled wells are named by the trained folds together"
-    assert "6 labelled wells of HUVEC have no out-of-fold name" in (out / "report.html").read_text()
+    assert "6 labelled wells of HUVEC have no out-of-fold prediction" in (out / "report.html").read_text()
