@@ -54,16 +54,6 @@ def test_a_failure_is_told_as_input_or_step_and_goes_on(events, capsys):
     assert not any(e["event"] == "finish" for e in events())
 
 
-def test_notes_and_warnings_go_to_stdout_and_events(events, capsys):
-    progress.note("3 plates packed")
-    progress.warn("a channel is black")
-    assert capsys.readouterr().out == "3 plates packed\nwarning: a channel is black\n"
-    assert [(e["event"], e["message"]) for e in events()] == [
-        ("note", "3 plates packed"),
-        ("warning", "a channel is black"),
-    ]
-
-
 @pytest.mark.parametrize("accuracy", [None, 0.5])
 def test_an_epoch_is_one_line_and_one_record(events, capsys, accuracy):
     record = {"backbone": "small", "epoch": 2, "epochs": 9, "loss": 1.25, "accuracy": accuracy, "sites_per_s": 71.4}

@@ -98,17 +98,6 @@ def test_two_processes_give_the_weights_of_one_that_accumulates_their_parts(trai
 
 
 @pytest.mark.slow
-def test_finished_work_of_a_team_is_fetched(trained, tmp_path, monkeypatch):
-    events = tmp_path / "events.jsonl"
-    monkeypatch.setenv(EVENTS_VARIABLE, str(events))
-    run = trained("run", processes=2)
-    run.pretrain("slim")
-    before = epochs_trained(events)
-    run.pretrain("slim")
-    assert epochs_trained(events) == before
-
-
-@pytest.mark.slow
 def test_bad_input_in_a_team_is_one_clear_error(trained, store):
     run = trained("run", processes=2)
     # One site's: the other process waits for this one in vain.

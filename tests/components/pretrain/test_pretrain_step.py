@@ -42,27 +42,6 @@ def test_writes_weights_history_and_what_they_are(screen, tmp_path):
     assert all(torch.isfinite(tensor).all() for tensor in network.state_dict().values())
 
 
-def test_seed_fold_and_backbone_decide_the_weights(screen, tmp_path):
-    store, manifest = screen
-
-    def trained(name, seed=3, fold=0):
-        settings = PRETRAIN.model_copy(update={"seed": seed})
-        run(settings, store, manifest, fold, "slim", tmp_path / name)
-        return weights(tmp_path / name)
-
-    first = trained("a")
-    torch.rand(3)
-    assert trained("b") == first
-    assert trained("c", seed=4) != first
-    assert trained("d", fold=1) != first
-
-
-def test_an_unknown_backbone_is_an_error(screen, tmp_path):
-    store, manifest = screen
-    with pytest.raises(InputError, match=r"backbone 'big' is not configured; backbones are \['small', 'slim'\]"):
-        run(PRETRAIN, store, manifest, 0, "big", tmp_path / "w")
-
-
 def test_finished_work_is_fetched(store, tmp_path, monkeypatch):
     events = tmp_path / "events.jsonl"
     monkeypatch.setenv(EVENTS_VARIABLE, str(events))

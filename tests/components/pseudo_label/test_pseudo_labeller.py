@@ -58,15 +58,6 @@ def mean_of_teachers(judge: Judge, refresh: int = 0) -> NDArray[np.float64]:
     return np.asarray(np.mean(both, axis=0))
 
 
-@pytest.mark.parametrize("passes", [1, 3])
-def test_every_backbones_teacher_judges_with_the_configured_passes(labeller, passes):
-    judge = everyone(refreshes=2)
-    refresh = labeller(judge, pseudo_label_passes=passes)
-    for epoch in (1, 4):
-        refresh(epoch)
-    assert judge.calls == 2 * [("a.teacher", passes), ("b.teacher", passes)]
-
-
 def test_the_mean_of_the_teachers_decides_and_controls_are_no_label(labeller):
     judge = everyone()
     label_W = labeller(judge)(1).numpy()

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.config import HeadConfig
-from components.core.learning.network import ArcFaceHead, SoftmaxHead, build_head
+from components.core.learning.network import ArcFaceHead, build_head
 
 E, K = 5, 4
 
@@ -93,14 +93,3 @@ def test_the_head_computes_in_float32_under_autocast(kind, targets):
         logits_BK = head(embedding_BE, target_B)
     assert logits_BK.dtype == torch.float32
     assert torch.equal(logits_BK, head(embedding_BE.float(), target_B))
-
-
-def test_the_configuration_chooses_the_head():
-    arcface = build_head(HeadConfig(scale=12.0, margin=0.2), E, K)
-    assert isinstance(arcface, ArcFaceHead)
-    assert (arcface.scale, arcface.margin, tuple(arcface.weight.shape)) == (12.0, 0.2, (K, E))
-    softmax = build_head(HeadConfig(kind="softmax"), E, K)
-    assert isinstance(softmax, SoftmaxHead)
-    x_BE = torch.randn(3, E)
-    expected = x_BE @ softmax.weight.T + softmax.bias
-    torch.testing.assert_close(softmax(x_BE, torch.tensor([0, 1, 2])), expected)

@@ -1,6 +1,5 @@
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -50,15 +49,6 @@ def test_the_eight_views_are_the_symmetries_of_the_square():
         assert products == set(range(8)), "closed, and every view has an inverse"
 
 
-def test_random_symmetries_are_all_drawn_equally_often():
-    x = images(1).expand(8000, -1, -1, -1)
-    drawn = random_dihedral(x, generator())
-    index = {name(dihedral(x[:1], view)): view for view in range(8)}
-    counts = np.bincount([index[name(drawn[b : b + 1])] for b in range(8000)], minlength=8)
-    assert counts.sum() == 8000
-    assert (abs(counts - 1000) < 5 * np.sqrt(1000 * 7 / 8)).all()
-
-
 @pytest.mark.parametrize("view", VIEWS)
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**31), b=st.integers(1, 5), size=st.integers(2, 20))
@@ -76,12 +66,6 @@ def test_views_keep_shape_and_type_leave_their_input_alone_and_follow_the_genera
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_another_seed_is_another_view(view):
-    x = images()
-    assert not torch.equal(view(x, ALL_OF_IT, generator(1)), view(x, ALL_OF_IT, generator(2)))
-
-
-@pytest.mark.parametrize("view", VIEWS)
 def test_with_every_strength_zero_only_a_symmetry_is_left(view):
     none = AugmentConfig(
         geometric_probability=1.0, shift=0.0, scale=0.0, aspect=0.0, erase_probability=1.0,
@@ -89,12 +73,6 @@ def test_with_every_strength_zero_only_a_symmetry_is_left(view):
     )  # fmt: skip
     x = images(16)
     torch.testing.assert_close(view(x, none, generator(5)), random_dihedral(x, generator(5)), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("view", [easy_view, normal_view])
-def test_with_every_probability_zero_the_symmetry_is_exact(view):
-    x = images(16)
-    assert torch.equal(view(x, STILL, generator(5)), random_dihedral(x, generator(5)))
 
 
 def test_probabilities_choose_that_many_images():
@@ -128,15 +106,6 @@ def test_erasing_zeroes_one_rectangle_of_bounded_area_in_all_channels(seed):
         assert (rows - 1) * (columns - 1) <= high * size**2
         assert (rows + 1) / max(columns - 1, 1) >= 0.5
         assert (rows - 1) / (columns + 1) <= 2.0
-
-
-def test_erased_areas_fill_their_range():
-    config = AugmentConfig(erase_probability=1.0, erase_area=(0.02, 0.4), erase_aspect=(1.0, 1.0))
-    y = random_erasing(torch.ones(2000, 1, 64, 64), config, generator())
-    area_B = (y == 0).flatten(1).float().mean(1)
-    assert float(area_B.mean()) == pytest.approx(0.21, abs=0.02)
-    assert float(area_B.min()) < 0.04
-    assert float(area_B.max()) > 0.38
 
 
 def corner_mass(view, config, b=400, size=32):

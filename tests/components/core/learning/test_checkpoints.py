@@ -1,78 +1,112 @@
+"""When checkpoints are saved, that they are a picture of the moment, and that failures to save end nothing."""
+
+from __future__ import annotations
+
+import os
+import threading
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from torch import nn
 
-from components.core.errors import InputError, StepError
-from components.core.learning.weight_files import load_weights, save_weights
-from tests.components.core.learning.tiny_networks import SLIM, classifier, same, weights_of
+from components.core.learning import checkpoints as module
+from components.core.learning.checkpoints import Checkpoints
+from tests.components.core.learning.killed import LocalPlace
 
 
-def test_weights_come_back_bit_for_bit_with_their_statistics(tmp_path):
-    network = classifier(5, seed=1)
-    network.train()
-    network(torch.randn(4, 6, 16, 16))
-    path = tmp_path / "new" / "weights.safetensors"
-    save_weights(network.to(memory_format=torch.channels_last), path, {"epoch": "3"})
-    other = classifier(5, seed=2)
-    assert not same(weights_of(network), weights_of(other))
-    load_weights(other, path)
-    assert same(weights_of(network), weights_of(other))
-    with safe_open(str(path), "pt") as file:
-        assert file.metadata() == {"epoch": "3"}
-    assert [p.name for p in path.parent.iterdir()] == ["weights.safetensors"]
+def test_it_is_time_after_so_many_seconds_and_again_after_so_many_more(tmp_path, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    checkpoints = Checkpoints(LocalPlace(tmp_path), 300)
+    saved = []
+    for now in (100.0, 399.0, 400.0, 401.0, 699.0, 700.5):
+        checkpoints.save_if_due(lambda now=now: saved.append(now) or {})
+        checkpoints._wait()
+    assert saved == [400.0, 700.5]
+    checkpoints.close()
 
 
-@pytest.mark.parametrize(
-    ("network", "message"),
-    [
-        (lambda: classifier(6), r"head\.weight: expected \(6, 16\), got \(5, 16\)"),
-        (lambda: classifier(5, kind="softmax"), r"head\.bias: expected \(5,\), got nothing"),
-        (lambda: classifier(5, backbone=SLIM), r"backbone\.\S+: expected "),
-        (lambda: nn.Linear(2, 2), r"backbone\.\S+: expected nothing, got \("),
-    ],
-)
-def test_another_architecture_is_an_error_that_names_the_tensor_and_changes_nothing(tmp_path, network, message):
-    path = tmp_path / "weights.safetensors"
-    save_weights(classifier(5), path)
-    other = network()
-    before = weights_of(other)
-    with pytest.raises(InputError, match=r"weights\.safetensors: weights of another architecture \(" + message):
-        load_weights(other, path)
-    assert same(before, weights_of(other))
+def test_what_is_saved_is_found_by_another_and_is_of_the_moment(tmp_path, monkeypatch):
+    """Training goes on while a state is being written, and changes its tensors in place."""
+    may_write, write = threading.Event(), torch.save
+
+    def slow(*arguments: object) -> None:
+        may_write.wait(10)
+        write(*arguments)
+
+    monkeypatch.setattr(module.torch, "save", slow)
+    weights = torch.arange(4.0)
+    state = {"weights": weights, "nested": [{"x": weights}], "step": 3, "none": None, "pair": (0.9, 0.999)}
+    checkpoints = Checkpoints(LocalPlace(tmp_path), 0)
+    checkpoints.save(state)
+    weights += 100
+    may_write.set()
+    checkpoints.close()
+    found = Checkpoints(LocalPlace(tmp_path)).resume()
+    assert found is not None
+    assert found["weights"].tolist() == found["nested"][0]["x"].tolist() == [0, 1, 2, 3]
+    assert (found["step"], found["none"], found["pair"]) == (3, None, (0.9, 0.999))
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "text", "folder"])
-def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path, damage):
-    path = tmp_path / "weights.safetensors"
-    if damage == "truncated":
-        save_weights(classifier(5), path)
-        path.write_bytes(path.read_bytes()[:1000])
-    elif damage == "folder":
-        path.mkdir()
-    elif damage != "missing":
-        path.write_bytes(b"" if damage == "empty" else b"this is not a tensor" * 20)
-    with pytest.raises(InputError, match=r"weights\.safetensors: cannot read the weights") as caught:
-        load_weights(classifier(5), path)
-    assert "\n" not in str(caught.value)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_told_and_the_checkpoint_before_stays(tmp_path, capsys, monkeypatch):
+    checkpoints = Checkpoints(LocalPlace(tmp_path), 0)
+    checkpoints.save({"step": 1})
+    checkpoints.close()
+
+    class FullFolder:
+        def __init__(self, **_: object) -> None:
+            (tmp_path / "full").mkdir()
+            (tmp_path / "full" / "checkpoint.pt").symlink_to("/dev/full")
+
+        def __enter__(self) -> str:
+            return str(tmp_path / "full")
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module.tempfile, "TemporaryDirectory", FullFolder)
+        checkpoints.save({"step": 2, "weights": torch.zeros(1000, 1000)})
+        checkpoints.close()
+    assert "could not be saved" in capsys.readouterr().out
+    found = Checkpoints(LocalPlace(tmp_path)).resume()
+    assert found is not None
+    assert found["step"] == 1
 
 
-def test_a_write_that_fails_half_way_leaves_the_old_weights(tmp_path, monkeypatch):
-    path = tmp_path / "weights.safetensors"
-    save_weights(classifier(5, seed=1), path)
-    before = path.read_bytes()
+def test_a_file_that_is_no_state_is_told_and_training_starts_anew(tmp_path, capsys):
+    (tmp_path / "newest.pt").write_bytes(b"something else")
+    assert Checkpoints(LocalPlace(tmp_path)).resume() is None
+    assert "starting from the beginning" in capsys.readouterr().out
 
-    def full_disk(file: Path, data: bytes) -> int:
-        with file.open("wb") as half:
-            half.write(data[:100])
-        raise OSError(28, "no space left")
 
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(StepError, match="no space left"):
-        save_weights(classifier(5, seed=2), path)
-    assert path.read_bytes() == before
-    with pytest.raises(StepError, match="no space left"):
-        save_weights(classifier(5, seed=2), tmp_path / "new.safetensors")
-    assert not (tmp_path / "new.safetensors").exists()
+def test_reading_a_checkpoint_runs_no_code(tmp_path, capsys):
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    torch.save({"step": Trap()}, tmp_path / "newest.pt")
+    assert Checkpoints(LocalPlace(tmp_path)).resume() is None
+    assert not (tmp_path / "sprung").exists()
+    assert "starting from the beginning" in capsys.readouterr().out
+
+
+def test_training_does_not_wait_for_a_checkpoint_that_is_still_being_written(tmp_path, monkeypatch):
+    now, may_write = 0.0, threading.Event()
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+
+    class Slow(LocalPlace):
+        def write(self, file: Path) -> None:
+            may_write.wait(10)
+
+    checkpoints = Checkpoints(Slow(tmp_path), 300)
+    now = 301.0
+    assert checkpoints.due()
+    checkpoints.save({})
+    now = 700.0
+    assert not checkpoints.due()
+    may_write.set()
+    checkpoints._wait()
+    assert checkpoints.due()
+    checkpoints.close()

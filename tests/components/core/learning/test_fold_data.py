@@ -52,16 +52,6 @@ def test_the_wells_of_a_fold_of_wells_by_hand(images: Images):
         assert experiments(table, wells.unlabelled) == {"HUVEC-03"}
 
 
-def test_a_cell_type_is_the_fold_restricted_to_it(images: Images):
-    table = images.table
-    every, huvec = fold_wells(table, 1, "all"), fold_wells(table, 1, "all", "HUVEC")
-    of_type_W = table.cell_type_W == table.cell_types.index("HUVEC")
-    for role in ("training", "validation", "unlabelled"):
-        own = getattr(every, role)
-        assert np.array_equal(getattr(huvec, role), own[of_type_W[own]])
-    assert experiments(table, huvec.training) == {"HUVEC-01", "HUVEC-02", "HUVEC-03"}
-
-
 def test_a_cell_type_that_the_fold_holds_no_experiment_of_has_no_validation_wells(images: Images):
     wells = fold_wells(images.table, 1, "all", "RPE")
     assert len(wells.validation) == len(wells.unlabelled) == 0
@@ -117,9 +107,3 @@ def session_images(screen) -> Images:
 def test_nothing_to_train_on_is_an_error(images: Images, cell_type, message):
     with pytest.raises(InputError, match=message):
         fold_wells(images.table, 0, "all", cell_type)
-
-
-def test_a_screen_without_labels_is_an_error(images: Images):
-    bare = replace(images.table, labelled_W=np.zeros(images.table.wells, dtype=bool))
-    with pytest.raises(InputError, match="fold 2: no labelled treatment wells to train on; use fewer folds"):
-        fold_wells(bare, 2, "all")

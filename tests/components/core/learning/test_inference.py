@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from components.core.learning.augmentation import dihedral
-from components.core.learning.inference import Images, adaptive_logits, chunks, evaluating, well_logits
+from components.core.learning.inference import Images, adaptive_logits, well_logits
 from components.core.learning.loader import SiteCache
 from tests.components.core.learning.tiny_networks import SLIM, classifier, same, weights_of
 
@@ -60,7 +60,7 @@ def test_wells_may_have_different_numbers_of_sites(images: Images, network):
     np.testing.assert_allclose(one[1], well_logits(network, images, np.array([1]), 1, 8, K)[0], atol=1e-4)
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 16, 1000])
+@pytest.mark.parametrize("batch_size", [5, 1000])
 def test_batching_and_order_do_not_change_a_wells_logits(images: Images, network, batch_size):
     wells = np.arange(images.table.wells)
     expected_WK = well_logits(network, images, wells, 2, 7, K)
@@ -76,24 +76,6 @@ def test_prediction_leaves_the_network_as_it_was(images: Images, network, traini
     well_logits(network, images, np.arange(5), 1, 4, K)
     assert network.training == training
     assert same(before, weights_of(network))
-
-
-def test_the_mode_comes_back_after_an_error(network):
-    network.train()
-
-    def fail() -> None:
-        with evaluating(network):
-            assert not network.training
-            raise RuntimeError("inside")
-
-    with pytest.raises(RuntimeError, match="inside"):
-        fail()
-    assert network.training
-
-
-def test_chunks_are_consecutive():
-    assert [c.tolist() for c in chunks(np.arange(7), 3)] == [[0, 1, 2], [3, 4, 5], [6]]
-    assert chunks(np.arange(0), 3) == []
 
 
 def norm_by_hand(module: nn.Module) -> nn.Module:
@@ -159,20 +141,6 @@ def test_adaptive_logits_leave_running_statistics_and_mode(images: Images, netwo
     adapted(network, images, np.arange(images.table.wells), passes=2)
     assert network.training == training
     assert same(before, weights_of(network))
-
-
-def test_running_statistics_survive_a_failure_too(images: Images, network):
-    before = weights_of(network)
-    network.head.register_forward_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("inside")))
-    with pytest.raises(RuntimeError, match="inside"):
-        adapted(network, images, np.arange(10))
-    assert same(before, weights_of(network))
-
-
-def test_adaptive_logits_follow_their_generators(images: Images, network):
-    wells = np.arange(20)
-    assert np.array_equal(adapted(network, images, wells, seed=1), adapted(network, images, wells, seed=1))
-    assert not np.array_equal(adapted(network, images, wells, seed=1), adapted(network, images, wells, seed=2))
 
 
 def test_a_plate_of_one_well_at_one_pixel_uses_the_running_statistics(images: Images):

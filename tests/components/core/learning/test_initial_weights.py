@@ -1,16 +1,19 @@
+from __future__ import annotations
+
 import pickle
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from components.core.config import XCEPTION, BackboneConfig
 from components.core.errors import InputError
 from components.core.learning.initial_weights import (
     adapt_input_channels,
+    copy_pretrained,
     load_initial_weights,
     read_tensors,
     widen_kernel,
@@ -46,14 +49,6 @@ def test_own_names_are_taken_whole(tmp_path, suffix, wrapped):
     found = load_initial_weights(target, SMALL, path, 6)
     assert same(weights_of(target), weights_of(source))
     assert (found.adapted, found.new, found.unused, found.expected) == ((), (), (), True)
-
-
-@pytest.mark.parametrize("key", ["state_dict", "model"])
-def test_a_training_programs_bookkeeping_is_passed_over(tmp_path, key):
-    source, target = backbone(1), backbone(2)
-    content = {"epoch": 7, "best": 0.5, "optimizer": {"lr": [0.1]}, key: weights_of(source)}
-    load_initial_weights(target, SMALL, saved(content, tmp_path / "w.pt"), 6)
-    assert same(weights_of(target), weights_of(source))
 
 
 def test_pretrains_output_gives_its_backbone_and_not_its_classifier(tmp_path):
@@ -97,21 +92,6 @@ def test_imagenet_names_compute_what_timms_network_computes(tmp_path):
         x = theirs.bn4(theirs.conv4(theirs.act3(theirs.bn3(theirs.conv3(x)))))
     assert mine.std() > 0.01
     torch.testing.assert_close(mine, x, rtol=1e-4, atol=1e-5)
-
-
-def test_a_shallower_network_than_the_files_is_a_clash_that_names_tensor_and_file(tmp_path):
-    """block6 is the exit of a network with two middle blocks, but a middle block of the file's."""
-    with torch.device("meta"):
-        theirs = {name: tuple(t.shape) for name, t in timm.create_model("legacy_xception").state_dict().items()}
-    wider = BackboneConfig(name="wide", stem=32, entry=(64, 128, 256, 728), middle_blocks=2, exit=(8, 8, 8))
-    blocks = {name: torch.zeros(shape) for name, shape in theirs.items() if name.startswith("block6.")}
-    network = Xception(wider)
-    before = weights_of(network)
-    with pytest.raises(
-        InputError, match=r"w\.safetensors: tensor exit\.0\.body\.4\.1\.weight has shape \(728, 728, 1, 1\)"
-    ):
-        load_initial_weights(network, wider, saved(blocks, tmp_path / "w.safetensors"), 6)
-    assert same(before, weights_of(network))
 
 
 @pytest.mark.parametrize(("given", "channels"), [(3, 6), (1, 6), (2, 6), (3, 5), (6, 3)])
@@ -159,26 +139,6 @@ def test_timms_own_file_with_its_classifier_is_taken_but_for_the_classifier(tmp_
     assert (len(found.adapted), found.new, found.unused, found.expected) == (1, (), (), True)
     name = found.adapted[0]
     assert all(torch.equal(t, theirs.state_dict()[n]) for n, t in target.state_dict().items() if n != name)
-
-
-def test_what_was_left_over_is_said(tmp_path):
-    tensors = weights_of(backbone(1))
-    missing = [name for name in tensors if name.startswith("exit.")]
-    for name in missing:
-        del tensors[name]
-    tensors["attention.weight"] = torch.zeros(3)
-    tensors["fc.weight"] = torch.zeros(3, 3)
-    found = load_initial_weights(backbone(2), SMALL, saved(tensors, tmp_path / "w.pt"), 6)
-    assert set(found.new) == {name for name in missing if not name.endswith("num_batches_tracked")}
-    assert found.unused == ("attention.weight",)
-    assert not found.expected
-    said = found.sentence("small", "s3://bucket/w.pt")
-    assert said.startswith(
-        f"small: {len(found.taken)} of {len(found.taken) + len(found.new)} tensors start from s3://bucket/w"
-    )
-    assert f"new: {found.new[0]}, " in said
-    assert f"and {len(found.new) - 4} more" in said
-    assert said.endswith("not used: attention.weight")
 
 
 class Opaque:
@@ -249,3 +209,60 @@ def test_a_smaller_kernel_lies_in_the_centre_of_a_larger_one():
     assert widen_kernel(kernel, 3) is kernel
     even = torch.rand(2, 3, 4, 4)
     assert widen_kernel(even, 7) is even, "which has no centre, and is refused by its shape"
+
+
+THEN, NOW = ("a", "b", "c", "d"), ("d", "x", "b", "a", "y")
+
+
+@pytest.fixture(params=["arcface", "softmax"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def file(tmp_path: Path, kind: str) -> Path:
+    save_weights(classifier(len(THEN), 1, SLIM, kind=kind), tmp_path / "w.safetensors")
+    return tmp_path / "w.safetensors"
+
+
+def test_the_backbone_is_taken_whole_and_the_head_by_label(file: Path, kind: str) -> None:
+    then, network = load_file(str(file)), classifier(len(NOW), 2, SLIM, kind=kind)
+    before = weights_of(network)
+    taken = copy_pretrained(network, file, THEN, NOW, "fold 0 of run old-1")
+    after = weights_of(network)
+    for name, tensor in after.items():
+        if not name.startswith("head."):
+            assert torch.equal(tensor, then[name])
+            continue
+        for k, label in enumerate(NOW):
+            expected = then[name][THEN.index(label)] if label in THEN else before[name][k]
+            assert torch.equal(tensor[k], expected)
+    assert (taken.known, taken.new, taken.left_out) == (("d", "b", "a"), ("x", "y"), ("c",))
+    assert taken.sentence("slim", "fold 0 of run old-1") == (
+        "slim: starts from fold 0 of run old-1; 3 classes keep their rows of the head, 2 start at random (x, y), "
+        "1 are left out (c)"
+    )
+
+
+def test_no_class_in_common_leaves_the_head_random(file: Path, kind: str) -> None:
+    network = classifier(2, 2, SLIM, kind=kind)
+    head = weights_of(network)["head.weight"]
+    assert copy_pretrained(network, file, THEN, ("x", "y"), "it").known == ()
+    assert torch.equal(weights_of(network)["head.weight"], head)
+
+
+@pytest.mark.parametrize("change", ["another backbone", "a tensor less", "a tensor more", "other classes", "no file"])
+def test_another_architecture_is_refused_and_nothing_is_changed(file: Path, kind: str, change: str) -> None:
+    network = classifier(len(NOW), 2, SMALL if change == "another backbone" else SLIM, kind=kind)
+    tensors = load_file(str(file))
+    if change == "a tensor less":
+        del tensors["backbone.stem.0.weight"]
+    if change == "a tensor more":
+        tensors["backbone.more"] = torch.zeros(1)
+    save_file(tensors, str(file))
+    if change == "no file":
+        file.unlink()
+    before = weights_of(network)
+    with pytest.raises(InputError, match=r"is of another architecture \(tensor |cannot read the weights"):
+        copy_pretrained(network, file, THEN[:-1] if change == "other classes" else THEN, NOW, "it")
+    assert same(weights_of(network), before)

@@ -92,21 +92,6 @@ def test_the_teacher_starts_with_the_classifier_and_the_student_drops_it(keep):
     assert not any(p.requires_grad for p in pair.teacher.parameters())
 
 
-def test_an_epoch_takes_no_gradient_through_the_teacher_and_moves_both(moving, wells):
-    pair = pair_of()
-    before = weights_of(pair.student)
-    measured = epoch(pair, moving, wells, pseudo_W=labels(moving, wells))
-    assert all(p.grad is None for p in pair.teacher.parameters())
-    moved_student = not same(before, weights_of(pair.student))
-    moved_teacher = any(
-        not torch.equal(p, before[name]) for name, p in pair.teacher.named_parameters()
-    )  # buffers move by themselves
-    assert (moved_student, moved_teacher) == (True, True)
-    assert not torch.equal(pair.teacher.state_dict()["backbone.stem.1.running_mean"], torch.zeros(4))
-    assert measured["loss"] > 0
-    assert measured["sites_per_s"] > 0
-
-
 def test_an_epoch_is_a_function_of_seed_and_epoch(moving, wells):
     def after(epoch_number, seed):
         pair = pair_of()
@@ -136,7 +121,7 @@ class Recorder:
         return self._inner.batches(orders)
 
 
-@pytest.mark.parametrize(("labelled", "unlabelled"), [(4, 4), (5, 3), (3, 30), (100, 4)])
+@pytest.mark.parametrize(("labelled", "unlabelled"), [(5, 3), (3, 30)])
 def test_every_labelled_well_once_an_epoch_and_unlabelled_ones_go_round(images, wells, labelled, unlabelled):
     config = CONFIG.model_copy(update={"labelled_batch": labelled, "unlabelled_batch": unlabelled})
     recorder = Recorder(images)
@@ -155,18 +140,6 @@ def test_every_labelled_well_once_an_epoch_and_unlabelled_ones_go_round(images, 
     rounds = others[wells.hidden]
     assert rounds.max() - rounds.min() <= 1
     assert rounds.sum() == steps * unlabelled == others.sum()
-
-
-def test_without_unlabelled_wells_it_still_trains(images, wells):
-    pair = pair_of()
-    before = weights_of(pair.student)
-    epoch(
-        pair,
-        images,
-        FoldWells(wells.training, wells.validation[:0], wells.unlabelled[:0]),
-        pseudo_W=labels(images, wells),
-    )
-    assert not same(before, weights_of(pair.student))
 
 
 @pytest.mark.parametrize("with_pseudo_labels", [False, True])
@@ -244,14 +217,3 @@ def test_the_pseudo_label_loss_is_a_mean_over_all_wells_labelled_or_not():
     soft_BK[4] = torch.tensor([0.5, 0.5, 0.0])
     torch.testing.assert_close(pseudo_label_loss(logits_BK, soft_BK), expected - (log_prob_BK[4, :2].sum() / 2) / 5)
     assert float(pseudo_label_loss(logits_BK, torch.full((5,), -1))) == 0.0
-
-
-def test_soft_labels_train_as_hard_ones_where_they_are_certain(images: Images, wells):
-    hard, soft = pair_of(), pair_of()
-    pseudo_W = labels(images, wells, value=2)
-    pseudo_WK = torch.zeros(images.table.wells, K)
-    pseudo_WK[pseudo_W >= 0, 2] = 1.0
-    epoch(hard, images, wells, pseudo_W=pseudo_W)
-    epoch(soft, images, wells, pseudo_W=pseudo_WK)
-    for name, tensor in weights_of(hard.student).items():
-        torch.testing.assert_close(weights_of(soft.student)[name], tensor, atol=1e-5, rtol=1e-4)

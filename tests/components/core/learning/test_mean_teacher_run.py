@@ -85,15 +85,6 @@ def test_finetune_leaves_the_last_state_and_makes_no_labels(images: Images):
     assert kept[0].step == 4, "18 labelled wells in batches of about 8: two steps an epoch"
 
 
-def test_training_without_pseudo_labels_that_predicts_ends_at_its_best(images: Images):
-    own = pairs(SMALL)
-    before = weights_of(own[0].student), weights_of(own[0].teacher)
-    done = run(images, own, Scores(0.9, 0.9, 0.1, 0.1), range(1), keep_best=True)
-    assert (done.refreshes, done.pseudo_W) == ([], None)
-    assert same(weights_of(own[0].student), before[0])
-    assert same(weights_of(own[0].teacher), before[1])
-
-
 def test_without_validation_wells_labels_are_made_at_fixed_epochs_and_the_last_state_stays(images: Images):
     own = pairs(SMALL)
     labels = Labels(images, own)
@@ -102,12 +93,6 @@ def test_without_validation_wells_labels_are_made_at_fixed_epochs_and_the_last_s
     assert labels.epochs == done.refreshes == [1, 3, 5]
     assert {record["accuracy"] for record in done.history} == {None}
     assert not same(weights_of(own[0].student), labels.states[5][0][0])
-
-
-def test_validation_comes_every_few_epochs_and_at_the_end(images: Images):
-    own = pairs(SMALL)
-    done = run(images, own, Scores(0.1, 0.1, 0.2, 0.2), range(3), validate_every=2)
-    assert [record["accuracy"] for record in done.history] == [None, 0.1, 0.2]
 
 
 def test_backbones_share_scores_and_labels_and_nothing_else(images: Images):
@@ -132,15 +117,6 @@ def test_the_teachers_are_scored_by_their_mean_logits(images: Images):
     run(images, own, score, range(1, 2), Labels(images, own))
     np.testing.assert_allclose(seen[2], (seen[0] + seen[1]) / 2, atol=1e-4)
     assert not np.allclose(seen[0], seen[1], atol=1e-2)
-
-
-def test_two_runs_agree_bit_for_bit(images: Images):
-    one, two = pairs(SMALL, SLIM), pairs(SMALL, SLIM)
-    for own in (one, two):
-        run(images, own, Scores(*[0.0] * 100), range(2), Labels(images, own))
-    for left, right in zip(one, two, strict=True):
-        assert same(weights_of(left.student), weights_of(right.student))
-        assert same(weights_of(left.teacher), weights_of(right.teacher))
 
 
 def test_with_selection_last_validation_is_told_and_decides_nothing(images: Images):

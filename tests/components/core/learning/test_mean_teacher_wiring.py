@@ -150,13 +150,11 @@ def assert_decayed(images, wells, step, number, decay):
         torch.testing.assert_close(moved[name].double(), expected, atol=2e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("number", "decay"), [(0, 0.5), (1, 0.9), (9, 0.9), (10, 0.99), (19, 0.99), (20, 0.999), (50, 0.999)]
-)
+@pytest.mark.parametrize(("number", "decay"), [(0, 0.5), (1, 0.9), (10, 0.99), (20, 0.999)])
 def test_the_teachers_decay_grows_with_the_epochs(images, wells, number, decay):
     assert_decayed(images, wells, 10_000, number, decay)
 
 
-@pytest.mark.parametrize(("step", "decay"), [(0, 1 / 2), (3, 4 / 5), (48, 49 / 50)])
+@pytest.mark.parametrize(("step", "decay"), [(0, 1 / 2), (48, 49 / 50)])
 def test_the_teacher_follows_closely_for_as_long_as_there_were_few_steps(images, wells, step, decay):
     assert_decayed(images, wells, step, 20, decay)

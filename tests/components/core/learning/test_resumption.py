@@ -126,7 +126,7 @@ def test_finetune_and_pseudo_label(screen, bases, tmp_path):
 
     whole, saves = uninterrupted(tune, tmp_path / "finetune")
     assert saves >= 3
-    for n in range(1, saves):
+    for n in range(1, saves, 2):
         assert run_to_the_end(tune, tmp_path / f"finetune-{n}", [n]) == whole
 
     def label(out: Path, checkpoints: Any) -> None:

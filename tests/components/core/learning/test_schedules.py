@@ -1,9 +1,12 @@
 import math
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from components.core.config import MeanTeacherConfig
-from components.core.learning.schedules import CycleSchedule, ema_decay, ramp, step_rate
+from components.core.learning.schedules import CycleSchedule, ema_decay, ramp, step_rate, well_batches
 
 REFERENCE = MeanTeacherConfig()
 
@@ -13,10 +16,6 @@ REFERENCE = MeanTeacherConfig()
 )
 def test_step_rate_changes_at_the_milestones(epoch, rate):
     assert step_rate(epoch, (3e-4, 1e-4, 1e-5), (100, 140)) == rate
-
-
-def test_step_rate_without_milestones_is_constant():
-    assert [step_rate(epoch, (0.1,), ()) for epoch in (0, 1, 1000)] == [0.1] * 3
 
 
 @pytest.mark.parametrize(
@@ -46,10 +45,6 @@ def test_ramp_by_hand(epoch, value):
     assert ramp(epoch, 5.0) == pytest.approx(value, rel=1e-12)
 
 
-def test_no_ramp_is_full_strength_from_the_start():
-    assert ramp(0.0, 0.0) == 1.0
-
-
 @pytest.mark.parametrize(
     ("cell_type", "length"), [("U2OS", 40), ("RPE", 20), ("HEPG2", 20), ("HUVEC", 10), ("unheard of", 40)]
 )
@@ -76,3 +71,27 @@ def test_cosine_cycles_then_the_tail():
         assert schedule.rate(20 * (cycle + 1) - 1e-6) == pytest.approx(1e-3, rel=1e-6)
     assert {schedule.rate(epoch) for epoch in (80, 80.5, 84.999)} == {1e-4}
     assert schedule.total == 85
+
+
+domains = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(lambda values: np.array(values, dtype=np.intp))
+
+
+@given(domains, st.integers(2, 16), st.integers(0, 99))
+def test_a_batch_holds_one_domain_and_an_epoch_every_well_once(domain_W, size, seed):
+    batches = well_batches(np.arange(len(domain_W)), size, np.random.default_rng(seed), domain_W)
+    counts = np.bincount(domain_W)
+    drawn = np.concatenate([*batches, np.empty(0, dtype=np.intp)])
+    # A domain of one well would leave BatchNorm nothing to average.
+    assert sorted(drawn) == [w for w in range(len(domain_W)) if counts[domain_W[w]] > 1]
+    for batch in batches:
+        assert len(set(domain_W[batch])) == 1
+        assert 2 <= len(batch) <= max(3, 1.5 * size)
+
+
+@given(st.integers(1, 80), st.integers(1, 16), st.integers(0, 99))
+def test_without_domains_batches_are_nearly_equal(wells, size, seed):
+    batches = well_batches(np.arange(wells), size, np.random.default_rng(seed))
+    assert sorted(np.concatenate(batches)) == list(range(wells))
+    lengths = {len(batch) for batch in batches}
+    assert max(lengths) - min(lengths) <= 1
+    assert len(batches) == max(1, round(wells / size))

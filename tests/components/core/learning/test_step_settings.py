@@ -69,11 +69,6 @@ def test_a_backbone_decides_its_own_pretraining_and_everything_after_it():
     assert changed(backbones(width=48), backbones()) == ALL - {"pretrain small"}
 
 
-def test_initial_weights_act_through_pretraining_alone():
-    """What comes after reads the pretrained weights, whose own digest is in its key."""
-    assert changed(backbones(slim=", weights: /w.pt"), backbones()) == {"pretrain slim"}
-
-
 @pytest.mark.parametrize("kind", ["none", "hard"])
 def test_what_validation_measures_decides_finetunes_history_also_where_it_selects_nothing(kind: str):
     found = changed("mean_teacher.selection=raw", f"mean_teacher.pseudo_labels={kind}")

@@ -81,20 +81,6 @@ def test_the_network_ends_at_its_best_validated_epoch(toy):
     assert [same(weights_of(network), state) for state in states] == [False, True, False, False]
 
 
-def test_validation_comes_every_few_epochs_and_at_the_end(toy):
-    config = CONFIG.model_copy(update={"epochs": 5, "validate_every": 2})
-    _, history = train(toy, config, validation=Validation(np.arange(4), lambda _: 0.5, 16, K))
-    assert [record["accuracy"] for record in history] == [None, 0.5, None, 0.5, 0.5]
-
-
-def test_without_validation_wells_the_last_epoch_stays(toy):
-    states = []
-    network = classifier(K)
-    history = trained(network, toy, np.arange(20), NOBODY, CONFIG, 1, lambda _: states.append(weights_of(network)))
-    assert same(weights_of(network), states[-1])
-    assert {record["accuracy"] for record in history} == {None}
-
-
 def test_training_is_a_function_of_the_seed(screen):
     def weights(seed):
         moving = images_of(screen, AugmentConfig(), jitter=0.1)
@@ -104,27 +90,6 @@ def test_training_is_a_function_of_the_seed(screen):
 
     assert same(weights(1), weights(1))
     assert not same(weights(1), weights(2))
-
-
-def test_every_epoch_sees_each_well_once(toy):
-    orders = []
-    inner = toy.cache
-
-    class Recorder:
-        waited = 0.0
-
-        def batches(self, batches):
-            orders.append([toy.table.well_S[sites] for sites in batches])
-            return inner.batches(batches)
-
-    wells = np.arange(0, 40, 2)
-    train(replace(toy, cache=Recorder()), wells=wells)
-    assert len(orders) == 3
-    for batches in orders:
-        assert sorted(np.concatenate(batches)) == wells.tolist()
-        assert max(map(len, batches)) - min(map(len, batches)) <= 1
-        assert len(batches) == round(20 / 8)
-    assert not np.array_equal(np.concatenate(orders[0]), np.concatenate(orders[1]))
 
 
 def test_labels_of_other_wells_are_not_read(toy):
@@ -150,13 +115,3 @@ def test_the_schedule_and_warm_up_reach_the_optimiser(toy, monkeypatch):
     train(toy, config)  # two steps an epoch
     assert [rate for rate, _ in rates] == pytest.approx([0.25e-2, 0.5e-2, 0.75e-2, 1e-2, 1e-3, 1e-3])
     assert {decay for _, decay in rates} == {0.01}
-
-
-def test_records_say_what_an_epoch_took(toy):
-    told = []
-    _, history = train(toy, report=told.append)
-    assert told == history
-    assert [(r["epoch"], r["epochs"]) for r in history] == [(1, 3), (2, 3), (3, 3)]
-    for record in history:
-        assert record["sites_per_s"] == pytest.approx(40 / record["seconds"])
-    assert history[-1]["seconds_left"] == 0.0

@@ -77,21 +77,6 @@ def test_full_widths_layer_by_layer(config, stem, entry):
     assert embedding.shape == (2, 2048)
 
 
-def test_the_stem_reads_six_channels_by_7x7_stride_2_padding_3_without_bias():
-    stem = Xception(SMALL).stem[0]
-    assert (stem.in_channels, stem.kernel_size, stem.stride, stem.padding) == (6, (7, 7), (2, 2), (3, 3))
-    assert stem.bias is None
-    assert not any(m.bias is not None for m in Xception(SMALL).modules() if isinstance(m, nn.Conv2d))
-
-
-@pytest.mark.parametrize(("config", "size"), [(SMALL, 16), (SMALL, 48), (SLIM, 16), (SLIM, 64)])
-def test_tiny_widths_embed_small_images(config, size):
-    torch.manual_seed(0)
-    network = Xception(config)
-    assert network(torch.randn(3, 6, size, size)).shape == (3, config.exit[-1])
-    assert Xception(config, channels=3)(torch.randn(3, 3, size, size)).shape == (3, config.exit[-1])
-
-
 def test_nothing_rectifies_after_the_last_norm():
     torch.manual_seed(0)
     network = Xception(SMALL)

@@ -46,13 +46,6 @@ def test_weights_make_the_mean_over_processes_the_mean_over_wells(team, wells):
     assert np.mean(sums) == pytest.approx(value.mean())
 
 
-def test_a_batch_by_itself_is_left_alone():
-    batch = np.array([4, 2, 9])
-    (part,) = Slots(Team()).parts(batch)
-    assert part.tolist() == batch.tolist()
-    assert Slots(Team()).weight(3, 3) == 1.0
-
-
 @given(teams)
 def test_a_parts_random_numbers_do_not_depend_on_whose_it_is(team):
     size, accumulate = team
@@ -69,17 +62,6 @@ def test_the_first_part_draws_as_an_undivided_batch():
     first = Slots(Team(), 3).generators(11)[0]
     assert torch.equal(torch.rand(5, generator=whole), torch.rand(5, generator=first))
     assert torch.equal(torch.rand(5, generator=whole), torch.rand(10, generator=torch.Generator().manual_seed(11))[5:])
-
-
-def test_generators_go_on_from_their_states():
-    slots = Slots(Team(), 2)
-    generators = slots.generators(1)
-    torch.rand(3, generator=generators[1])
-    states = slots.states(generators)
-    expected = [torch.rand(4, generator=generator) for generator in generators]
-    others = slots.generators(99)
-    slots.restore(others, states)
-    assert all(torch.equal(torch.rand(4, generator=g), numbers) for g, numbers in zip(others, expected, strict=True))
 
 
 @pytest.mark.parametrize("passes", [1, 2])
@@ -103,16 +85,3 @@ def test_running_statistics_are_the_mean_of_what_the_parts_would_make_of_them(pa
                 network(x[step, part, k])
     for got, *own in zip(running_statistics([together]), *map(running_statistics, [[n] for n in apart]), strict=True):
         torch.testing.assert_close(got, torch.stack(own).mean(0), atol=1e-6, rtol=1e-5)
-
-
-def test_a_single_part_does_not_touch_running_statistics():
-    network = nn.Sequential(nn.BatchNorm2d(3)).train()
-    with StatisticsOfParts([network], 1).step() as part_of_step, part_of_step:
-        network(torch.ones(4, 3, 2, 2) * 10)
-    assert torch.allclose(network[0].running_mean, torch.ones(3))
-
-
-@pytest.mark.parametrize(("wells", "accumulate", "told"), [(16, 2, False), (15, 2, True), (4, 1, False)])
-def test_parts_that_leave_batch_norm_few_images_are_told(capsys, wells, accumulate, told):
-    Slots(Team(), accumulate).warn_of_small_parts(**{"pretrain.batch_size": wells})
-    assert ("pretrain.batch_size 15 in 2 parts" in capsys.readouterr().out) == told

@@ -1,11 +1,20 @@
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from components.core.config import PriorConfig
+from components.core.config import PretrainConfig, PriorConfig
 from components.core.errors import InputError
 from components.core.learning.fold_data import fold_wells
 from components.core.learning.inference import Images
-from components.core.learning.training_metrics import Best, groups_of_fold, score_of
+from components.core.learning.loader import SiteCache
+from components.core.learning.supervised import SupervisedTraining
+from components.core.learning.training_metrics import Validation, groups_of_fold, score_of
+from tests.components.core.learning.tiny_networks import classifier, images_of
 from tests.tiny_screen import TREATMENTS
 
 PRIOR = PriorConfig()
@@ -95,7 +104,24 @@ def test_scores_compare_with_the_wells_own_labels(screen, images: Images):
     assert score("balanced", leaning_WK) == 1.0
 
 
-def test_best_keeps_the_earlier_of_equal_scores():
-    best = Best()
-    assert [best.improved(score) for score in (0.0, 0.2, 0.2, 0.1, 0.3)] == [True, True, False, False, True]
-    assert best.score == 0.3
+CONFIG = PretrainConfig(epochs=1, batch_size=8, learning_rates=(3e-3,), milestones=())
+NOBODY = Validation(np.empty(0, dtype=np.intp), lambda _: 0.0, 16, 2)
+
+
+@pytest.mark.parametrize(("seconds", "least", "most"), [(0.2, 0.3, 1.0), (0.0, 0.0, 0.3)])
+def test_a_slow_source_is_waited_for_and_the_record_says_so(screen, seconds, least, most):
+    images = images_of(screen)
+    table = replace(images.table, class_W=np.zeros_like(images.table.class_W))
+
+    class Source:
+        def read_into(self, _sites: NDArray[np.intp], places: list[NDArray[np.uint8]]) -> None:
+            time.sleep(seconds)
+            for pixels in places:
+                pixels[:] = 0
+
+    fed = replace(images, table=table, cache=SiteCache(Source(), table, (6, 16, 16), 0, threads=1, ahead=0))
+    wells = np.arange(table.wells)
+    training = SupervisedTraining(classifier(2), fed, wells, NOBODY, CONFIG, 1)
+    training.run()
+    (record,) = training.history
+    assert least <= record["data_wait"] <= most
