@@ -1,5 +1,12 @@
 """Errors that users see. Each message is one line with the file, well or field, and what to do."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+SHOWN = 5
+"""Faults that a message quotes."""
+
 
 class InputError(ValueError):
     """Bad usage or bad input; the command line prints the message and exits with 2."""
@@ -11,3 +18,11 @@ class StepError(RuntimeError):
 
 class ContactError(RuntimeError):
     """A command that follows a run lost contact or reached its deadline; the run may continue. The command line exits with 5."""
+
+
+def one_line(faults: Sequence[str]) -> str:
+    """A single fault as it is; of several their number and the first five."""
+    if len(faults) == 1:
+        return faults[0]
+    more = f" | and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+    return f"{len(faults)} faults: {' | '.join(faults[:SHOWN])}{more}"

@@ -12,12 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from components.core.errors import InputError
+from components.core.errors import InputError, one_line
 
 ABSENT = frozenset({"", "nan", "na", "n/a", "null"})
 """What spreadsheet and data-frame programs write for a missing value, in lower case."""
-SHOWN = 5
-"""Faults that a message quotes."""
 
 
 def read_table_file(path: Path, needed: Sequence[str], name: str | None = None) -> pd.DataFrame:
@@ -155,11 +153,3 @@ def raise_faults(name: str, faults: Sequence[str]) -> None:
     """Raises InputError for a table's faults: their number and the first five, in one line; returns if there are none."""
     if faults:
         raise InputError(f"{name}{':' if len(faults) > 1 else ''} {one_line(faults)}")
-
-
-def one_line(faults: Sequence[str]) -> str:
-    """A single fault as it is; of several their number and the first five."""
-    if len(faults) == 1:
-        return faults[0]
-    more = f" | and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-    return f"{len(faults)} faults: {' | '.join(faults[:SHOWN])}{more}"

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.config import CHANNELS
-from components.core.errors import InputError
+from components.core.errors import InputError, one_line
 from components.core.screen.png import BadPngError, check_png, decode_png
 from components.core.screen.screen_source import FileFacts, ScreenSource, UnreadableError
 from components.core.screen.wells import Plate
-from components.core.tables import one_line
 
 _IMAGE = re.compile(r"(?P<well>[A-P]\d\d)_s(?P<site>\d+)_w(?P<channel>\d+)\.png")
 _SHOWN = 5
