@@ -22,8 +22,8 @@ def assign(
     """Predicts the treatment wells of one cell type."""
     section = RunConfig.load(config, changes).section(AssignConfig)
     with exchange() as files:
-        inputs = [Path(files.input(each)) for each in (screen, holdout, logits)]
-        run(section, *inputs, Path(files.output(out)))
+        manifest, held_out, read = (Path(files.input(each)) for each in (screen, holdout, logits))
+        run(section, manifest, held_out, read, Path(files.output(out)))
 
 
 if __name__ == "__main__":

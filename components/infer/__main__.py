@@ -32,10 +32,18 @@ def infer(
     from components.infer.step import main  # loads torch, for which a wrong configuration need not wait
 
     with exchange() as files:
-        read = [files.input(each) for each in (screen, holdout)]
+        manifest, held_out = (files.input(each) for each in (screen, holdout))
         bases = [files.input(each) for each in base]
-        written = [files.output(each) for each in (logits, embeddings)]
-        main(settings.model_dump_json(), *read, bases, fold, cell_type, *written)
+        main(
+            settings.model_dump_json(),
+            manifest,
+            held_out,
+            bases,
+            fold,
+            cell_type,
+            files.output(logits),
+            files.output(embeddings),
+        )
 
 
 if __name__ == "__main__":

@@ -56,9 +56,9 @@ def normalize(
         raise InputError("--holdout-labels is missing; give a path for them, or for new plates the --model")
     names = json.dumps([name.strip() for name in experiments.split(",") if name.strip()])
     with exchange() as files:
-        outputs = [files.output(each) if each else "" for each in (screen, holdout, holdout_labels)]
+        manifest, held_out, labels = (files.output(each) if each else "" for each in (screen, holdout, holdout_labels))
         address = _address(section.store, model) if model else ""
-        main(section.model_dump_json(), source, *outputs, address, names, any_cell_type)
+        main(section.model_dump_json(), source, manifest, held_out, labels, address, names, any_cell_type)
 
 
 def _address(store: StoreConfig, model: str) -> str:

@@ -27,9 +27,9 @@ def pseudo_label(
     from components.pseudo_label.step import main  # imports torch, which a wrong configuration need not wait for
 
     with exchange() as given:
-        read = [given.input(each) for each in (screen, holdout, base)]
-        written = [given.output(each) for each in (weights, logits, embeddings)]
-        main(settings.model_dump_json(), *read, fold, cell_type, *written)
+        manifest, held_out, pair = (given.input(each) for each in (screen, holdout, base))
+        trained, scores, vectors = (given.output(each) for each in (weights, logits, embeddings))
+        main(settings.model_dump_json(), manifest, held_out, pair, fold, cell_type, trained, scores, vectors)
 
 
 if __name__ == "__main__":

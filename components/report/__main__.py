@@ -38,9 +38,9 @@ def report(
     settings = RunConfig.load(config, changes or ())
     with exchange() as files, progress.task("report"):
         known = step.json_object(Path(files.input(lineage)).read_text(encoding="utf-8"), lineage) if lineage else {}
-        manifests = [Path(files.input(each)) for each in (screen, holdout)]
-        tables = [Path(files.input(each)) if each else None for each in (holdout_labels, truth)]
-        step.run(settings, *manifests, *tables, uri, Path(files.output(out)), known)
+        manifest, held_out = (Path(files.input(each)) for each in (screen, holdout))
+        labels, known_truth = (Path(files.input(each)) if each else None for each in (holdout_labels, truth))
+        step.run(settings, manifest, held_out, labels, known_truth, uri, Path(files.output(out)), known)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from components.core.errors import InputError
 from components.core.files import write_atomically
 from components.core.storage.digests import digest_text
 from components.core.storage.opening import join_address
-from components.image import CPU, GPU
 from pipelines.cluster.checks import on_cluster
 from pipelines.cluster.pod_settings import (
     OPTIONAL_KEYS,
@@ -33,6 +32,7 @@ from pipelines.cluster.pod_settings import (
     volume_name,
 )
 from pipelines.dag import GPU_STEPS, OUTPUTS, NodeOutput, training_graph
+from pipelines.images.code_version import CURRENT, Target
 from pipelines.images.record import ImageRecord
 
 FLAGS = {"bases": "base", "uris": "uri", "averaged": "out", "predictions": "out", "results": "out"}
@@ -136,8 +136,8 @@ def _job(
 ) -> dict[str, Any]:
     # simulate needs what normalize needs.
     resources = replace(resources_of(config, "normalize" if step == "simulate" else step), step=step)
-    target = "gpu" if step in GPU_STEPS else "cpu"
-    image = record.images[target].reference if record else (GPU if target == "gpu" else CPU)["base_image"]
+    target: Target = "gpu" if step in GPU_STEPS else "cpu"
+    image = record.images[target].reference if record else CURRENT[target]
     name = _job_name(step, label)
     return {
         "apiVersion": "batch/v1",

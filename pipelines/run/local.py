@@ -140,7 +140,7 @@ def _run(run: LocalRun, store: ObjectStorage, out: Path, console: Console, conta
         folder = held.enter_context(opened_folder(out, config, run.screen, run.truth, more, keep_tasks=keep))
         source = whole_address(run.screen) if run.screen else str(folder.simulated / "screen")
         truth = run.truth.resolve() if run.truth else folder.simulated / "truth.csv" if run.screen is None else None
-        lineage = {
+        lineage: dict[str, Any] = {
             "run": run_key(config, source, out, more),
             "code_version": code_version(),
             "image_digests": dict(images),
