@@ -20,7 +20,7 @@ from pipelines.plan.schedule import Schedule, critical_path, enough_pods, remain
 from pipelines.plan.work import (
     NetworkWork,
     ScreenWells,
-    packed_site_bytes,
+    packed_bytes,
     screen_wells,
     site_bytes,
     stored_bytes,
@@ -141,7 +141,7 @@ class RunPlan:
     @property
     def packed_bytes(self) -> float:
         """Size of the packed screen."""
-        return self.wells.count() * self.wells.sites * packed_site_bytes(self.config, self.rates)
+        return packed_bytes(self.config, self.wells, self.rates)
 
     @cached_property
     def critical_path(self) -> list[int]:
@@ -303,7 +303,7 @@ def _cpu_seconds(
         sites = wells.count() * wells.sites
         cores = config.cluster.steps.normalize.cpu
         packing = sites / (cpu.pack_sites_per_s * cores * (cpu.image_size / config.screen.image_size) ** 2)
-        writing = sites * packed_site_bytes(config, rates) / (rates.pods.store_mb_per_s * 1e6)
+        writing = packed_bytes(config, wells, rates) / (rates.pods.store_mb_per_s * 1e6)
         return max(packing, writing), "scaled" if packing > writing else "assumed"
     share = 0.05 if task.step == "ensemble" else 0.95  # a mean of arrays, beside the assignment
     return share * cpu.assign_s_per_1000_wells * wells.count(task.cell_type) / 1000, "assumed"

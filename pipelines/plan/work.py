@@ -56,7 +56,7 @@ class ExperimentWells:
 
 
 @dataclass(frozen=True)
-class FoldWells:
+class FoldCounts:
     """Numbers of wells of one fold: those that train, validate, and are unlabelled treatments."""
 
     training: int
@@ -84,20 +84,22 @@ class ScreenWells:
     by_well: int | None
     all_controls: bool
 
-    def count(self, cell_type: str | None = None, holdout: bool | None = None) -> int:
-        """Number of wells, of one cell type or all, held out or not or both."""
-        return sum(e.wells for e in self._of_type(cell_type) if holdout is None or e.holdout == holdout)
+    def count(self, cell_type: str | None = None) -> int:
+        """Number of wells, of one cell type or all."""
+        return sum(e.wells for e in self._of_type(cell_type))
 
-    def held_out_treatments(self, cell_type: str) -> int:
-        """Treatment wells that only prediction reads."""
-        return sum(e.treatments for e in self._of_type(cell_type) if e.holdout)
+    def predicted(self, fold: int, cell_type: str) -> int:
+        """Wells of a cell type whose labels the fold's networks never saw: validation, unlabelled, and held out."""
+        of_fold = self.fold(fold, cell_type)
+        held_out = sum(e.treatments for e in self._of_type(cell_type) if e.holdout)
+        return of_fold.validation + of_fold.unlabelled + held_out
 
     @property
     def plates(self) -> int:
         """Number of plates."""
         return sum(e.plates for e in self.experiments)
 
-    def fold(self, fold: int, cell_type: str | None = None) -> FoldWells:
+    def fold(self, fold: int, cell_type: str | None = None) -> FoldCounts:
         """Splits the wells for one fold, as core.learning.fold_data does.
 
         Raises:
@@ -120,7 +122,7 @@ class ScreenWells:
             )
         controls = sum(e.controls for e in (read if self.all_controls else trains))
         unlabelled = sum(e.treatments for e in read if not e.labelled)
-        return FoldWells(supervised + controls, validation, unlabelled)
+        return FoldCounts(supervised + controls, validation, unlabelled)
 
     def _of_type(self, cell_type: str | None) -> list[ExperimentWells]:
         return [e for e in self.experiments if cell_type in (None, e.cell_type)]
@@ -221,7 +223,7 @@ def task_work(config: RunConfig, wells: ScreenWells, task: DagTask) -> dict[str,
         if task.step == "pseudo_label" and others:
             forward += round(expected_refreshes(config, schedule, validations) * teacher.pseudo_label_passes * others)
     if task.step in ("pseudo_label", "infer"):
-        forward += _prediction(config, wells, of_fold, cell_type)
+        forward += _prediction(config, wells, task.fold, cell_type)
     return {backbone.name: NetworkWork(training, forward) for backbone in config.backbones}
 
 
@@ -239,10 +241,10 @@ def expected_refreshes(config: RunConfig, schedule: CycleSchedule, validations: 
     return 1 + math.sqrt(chances * sum(1 / k for k in range(2, chances + 2)))
 
 
-def _prediction(config: RunConfig, wells: ScreenWells, of_fold: FoldWells, cell_type: str) -> int:
-    """Passes for logits of wells whose labels the fold's networks never saw, and embeddings of all wells of the cell type."""
+def _prediction(config: RunConfig, wells: ScreenWells, fold: int, cell_type: str) -> int:
+    """Passes for logits of the predicted wells, and embeddings of all wells of the cell type."""
     embedded = config.embeddings.views if config.embeddings.enabled else 0
-    predicted = of_fold.validation + of_fold.unlabelled + wells.held_out_treatments(cell_type)
+    predicted = wells.predicted(fold, cell_type)
     others = wells.count(cell_type) - predicted if embedded else 0
     adapted = 0 if config.batch_norm.domain == "none" else predicted + others
     return (predicted * max(config.predict.views, embedded) + others * embedded + adapted) * wells.sites
@@ -253,9 +255,9 @@ def site_bytes(config: RunConfig) -> int:
     return len(CHANNELS) * config.screen.image_size**2
 
 
-def packed_site_bytes(config: RunConfig, rates: Rates) -> float:
-    """Bytes of one packed site, on average."""
-    return site_bytes(config) * rates.cpu.packed_share[config.pack.codec]
+def packed_bytes(config: RunConfig, wells: ScreenWells, rates: Rates) -> float:
+    """Bytes of the packed screen."""
+    return wells.count() * wells.sites * site_bytes(config) * rates.cpu.packed_share[config.pack.codec]
 
 
 def stored_bytes(
@@ -263,15 +265,14 @@ def stored_bytes(
 ) -> float:
     """Bytes that a task leaves in the store: packed sites; weights, logits and embeddings as finished output and artifact."""
     if task.step == "normalize":
-        return wells.count() * wells.sites * packed_site_bytes(config, rates)
+        return packed_bytes(config, wells, rates)
     if task.fold is None:
         return 0.0
     names = [task.backbone] if task.backbone else list(sizes)
-    weights = 4 * sum(sizes[name].parameters + sizes[name].embedding * wells.classes for name in names)
+    weights = sum(sizes[name].weight_bytes(wells.classes) for name in names)
     written = {"pretrain": weights, "finetune": 2 * weights, "pseudo_label": 2 * weights}.get(task.step, 0)
     if task.step in ("pseudo_label", "infer"):
-        of_fold = wells.fold(task.fold, task.cell_type)
-        predicted = of_fold.validation + of_fold.unlabelled + wells.held_out_treatments(str(task.cell_type))
+        predicted = wells.predicted(task.fold, str(task.cell_type))
         embedded = sum(size.embedding for size in sizes.values()) if config.embeddings.enabled else 0
         written += 4 * (predicted * wells.classes + wells.count(task.cell_type) * embedded)
     return 2.0 * written

@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from functools import cache
 
 from components.core.config import CHANNELS, BackboneConfig, RunConfig
 from components.core.errors import InputError
@@ -44,9 +45,13 @@ def network_sizes(config: RunConfig) -> dict[str, NetworkSize]:
     Raises:
         InputError: torch is not installed, or a timm model is unknown or cannot take the images.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", __name__], input=config.model_dump_json(), capture_output=True, text=True, check=False
-    )
+    return _sizes_in_a_process(config.model_dump_json(include={"backbones": True, "screen": {"image_size"}}))
+
+
+@cache  # a plan by the rates of a run sizes the networks of both, which are often the same
+def _sizes_in_a_process(config: str) -> dict[str, NetworkSize]:
+    """Sizes of the networks of a configuration, JSON with `backbones` and `screen.image_size`."""
+    done = subprocess.run([sys.executable, "-m", __name__], input=config, capture_output=True, text=True, check=False)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         raise InputError(f"the networks cannot be sized: {last[0].removeprefix('error: ')}")
