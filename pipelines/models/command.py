@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from components.core.errors import InputError
 from pipelines.store.options import (
-    Bucket,
-    Changes,
-    Config,
     DryRun,
     Json,
-    Prefix,
-    Store,
+    StoreOptions,
     Yes,
     agreed,
     console_of_terminal,
     duration,
-    opened_store,
     print_json,
+    with_store_options,
 )
 
 if TYPE_CHECKING:
@@ -56,13 +53,11 @@ Expected = Annotated[
 
 
 @models_app.command(name="list")
+@with_store_options
 def list_(
     json: Json = False,
-    config: Config = None,
-    set: Changes = None,
-    bucket: Bucket = None,
-    prefix: Prefix = None,
-    store: Store = None,
+    *,
+    options: StoreOptions,
 ) -> None:
     """Lists the published models, the newest last, with their scores without and with the prior."""
     from components.core.registry.champion import read_champion
@@ -71,7 +66,7 @@ def list_(
     from pipelines.models.tables import LEGEND, models_table
 
     console = console_of_terminal(json)
-    opened = opened_store(config, set, bucket, prefix, store)
+    opened = options.open()
     models, champion, damaged = list_models(opened), None, None
     try:
         champion = read_champion(opened)
@@ -100,17 +95,15 @@ def list_(
 
 
 @models_app.command()
+@with_store_options
 def show(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="`champion`, the first digits of a fingerprint, or a model's address")
     ] = "champion",
     card: Annotated[bool, typer.Option("--card", help="print the model card (Markdown) instead")] = False,
     json: Json = False,
-    config: Config = None,
-    set: Changes = None,
-    bucket: Bucket = None,
-    prefix: Prefix = None,
-    store: Store = None,
+    *,
+    options: StoreOptions,
 ) -> None:
     """Shows a model's data and scores, and when it was champion."""
     from json import loads
@@ -124,7 +117,7 @@ def show(
     if card and json:
         raise InputError("--card prints Markdown, --json JSON; give one of them")
     console = console_of_terminal(json)
-    opened = opened_store(config, set, bucket, prefix, store)
+    opened = options.open()
     registry, found = find_model(opened, model)
     if card:
         typer.echo(read_file(registry, found, CARD).decode(), nl=False)
@@ -144,25 +137,24 @@ def show(
 
 
 @models_app.command()
+@with_store_options
 def publish(
     run: Run,
     anew: Annotated[
         bool,
         typer.Option("--anew", help="write the files of a published model again, if some are missing or damaged"),
     ] = False,
-    config: Config = None,
-    set: Changes = None,
-    bucket: Bucket = None,
-    prefix: Prefix = None,
-    store: Store = None,
+    *,
+    options: StoreOptions,
 ) -> None:
     """Publishes a finished run as a model: its networks, scores, configuration and a card. A second time does nothing."""
     console = console_of_terminal()
-    key, opened = _store_of_run(run, config, set, bucket, prefix, store)
+    key, opened = _store_of_run(run, options)
     _publish(opened, key, console, anew)
 
 
 @models_app.command()
+@with_store_options
 def promote(
     model: Annotated[
         str,
@@ -173,11 +165,8 @@ def promote(
     ],
     reason: Reason,
     expect: Expected = None,
-    config: Config = None,
-    set: Changes = None,
-    bucket: Bucket = None,
-    prefix: Prefix = None,
-    store: Store = None,
+    *,
+    options: StoreOptions,
 ) -> None:
     """Makes a model the champion, which `cellsignal predict` uses, by a conditional write.
 
@@ -189,24 +178,22 @@ def promote(
     console = console_of_terminal()
     reason = _checked_reason(reason)
     if is_fingerprint(model):
-        opened = opened_store(config, set, bucket, prefix, store)
+        opened = options.open()
         result = promote_model(opened, resolve_fingerprint(opened, model), reason, expected=expect)
     else:
-        key, opened = _store_of_run(model, config, set, bucket, prefix, store)
+        key, opened = _store_of_run(model, options)
         fingerprint = _publish(opened, key, console).fingerprint
         result = promote_model(opened, fingerprint, reason, expected=expect)
     _report(result, console)
 
 
 @models_app.command()
+@with_store_options
 def rollback(
     reason: Reason,
     expect: Expected = None,
-    config: Config = None,
-    set: Changes = None,
-    bucket: Bucket = None,
-    prefix: Prefix = None,
-    store: Store = None,
+    *,
+    options: StoreOptions,
 ) -> None:
     """Makes the champion before the present one the champion again; twice goes back two.
 
@@ -215,11 +202,12 @@ def rollback(
     from components.core.registry.champion import rollback as roll_back
 
     console = console_of_terminal()
-    opened = opened_store(config, set, bucket, prefix, store)
+    opened = options.open()
     _report(roll_back(opened, _checked_reason(reason), expected=expect), console)
 
 
 @models_app.command()
+@with_store_options
 def gc(
     keep: Annotated[int, typer.Option(min=0, help="champions before the present one to keep, for rollbacks")] = 3,
     older_than: Annotated[
@@ -227,11 +215,8 @@ def gc(
     ] = "30d",
     yes: Yes = False,
     dry_run: DryRun = False,
-    config: Config = None,
-    set: Changes = None,
-    bucket: Bucket = None,
-    prefix: Prefix = None,
-    store: Store = None,
+    *,
+    options: StoreOptions,
 ) -> None:
     """Removes old models other than the champion and the last ones before it, and remains of killed publishers.
 
@@ -243,7 +228,7 @@ def gc(
     from pipelines.store.tables import shown_size
 
     console = console_of_terminal()
-    opened = opened_store(config, set, bucket, prefix, store)
+    opened = options.open()
     found = removable(opened, keep, age)
     if not found:
         console.print(f"{opened.uri('models')}: nothing to remove", highlight=False, soft_wrap=True)
@@ -260,24 +245,17 @@ def gc(
         console.print(f"{len(found) - len(gone)} stay: they came into use in between", highlight=False)
 
 
-def _store_of_run(
-    run: str,
-    config: str | None,
-    changes: Sequence[str] | None,
-    bucket: str | None,
-    prefix: str | None,
-    store: str | None,
-) -> tuple[str, FolderStore | ObjectStore]:
+def _store_of_run(run: str, options: StoreOptions) -> tuple[str, FolderStore | ObjectStore]:
     """A run's key and its store: that of its address or folder, or else the one of the options."""
     from pipelines.run.known_run import find_run
 
     known = find_run(run, "run")
     if known.key != run:
-        if config is not None or bucket is not None or prefix is not None:
+        if options.config is not None or options.bucket is not None or options.prefix is not None:
             raise InputError(f"run {run}: names its own store; leave --config, --bucket and --prefix out")
-        if store is None:
-            bucket, prefix = known.store.bucket, known.store.prefix
-    return known.key, opened_store(config, changes, bucket, prefix, store)
+        if options.store is None:
+            options = replace(options, bucket=known.store.bucket, prefix=known.store.prefix)
+    return known.key, options.open()
 
 
 def _publish(store: ObjectStorage, key: str, console: Console, anew: bool = False) -> ModelManifest:

@@ -9,19 +9,15 @@ import typer
 
 from components.core.errors import InputError
 from pipelines.store.options import (
-    Bucket,
-    Changes,
-    Config,
     DryRun,
     Json,
-    Prefix,
-    Store,
+    StoreOptions,
     Yes,
     agreed,
     console_of_terminal,
     duration,
-    opened_store,
     print_json,
+    with_store_options,
 )
 
 store_app = typer.Typer(
@@ -32,6 +28,7 @@ store_app = typer.Typer(
 
 
 @store_app.command()
+@with_store_options
 def gc(
     older_than: Annotated[
         str,
@@ -43,11 +40,8 @@ def gc(
     yes: Yes = False,
     dry_run: DryRun = False,
     as_json: Json = False,
-    config: Config = None,
-    set: Changes = None,
-    bucket: Bucket = None,
-    prefix: Prefix = None,
-    store: Store = None,
+    *,
+    options: StoreOptions,
 ) -> None:
     """Removes plates, finished outputs and checkpoints that no recorded run needs, after showing them.
 
@@ -61,7 +55,7 @@ def gc(
     from pipelines.store.tables import amount, garbage_json, garbage_table, kept_line
 
     console = console_of_terminal(as_json)
-    opened = opened_store(config, set, bucket, prefix, store)
+    opened = options.open()
     cutoff, uri = cutoff_of(age), opened.uri("")
     groups, runs = list_groups(opened), read_runs(opened)
     needed = needed_by(runs)
@@ -94,16 +88,14 @@ def gc(
 
 
 @store_app.command()
+@with_store_options
 def runs(
     sizes: Annotated[
         bool, typer.Option("--sizes", help="also the bytes that each run alone keeps in the store; lists every object")
     ] = False,
     as_json: Json = False,
-    config: Config = None,
-    set: Changes = None,
-    bucket: Bucket = None,
-    prefix: Prefix = None,
-    store: Store = None,
+    *,
+    options: StoreOptions,
 ) -> None:
     """Lists the recorded runs and their kind: training, retraining or prediction. The one that was active last is at the end."""
     from components.core.storage.garbage import list_groups
@@ -111,7 +103,7 @@ def runs(
     from pipelines.store.tables import runs_table, sizes_alone
 
     console = console_of_terminal(as_json)
-    opened = opened_store(config, set, bucket, prefix, store)
+    opened = options.open()
     found = read_runs(opened)
     alone = sizes_alone(found, list_groups(opened)) if sizes and found else {}
     if as_json:
@@ -124,16 +116,14 @@ def runs(
 
 
 @store_app.command()
+@with_store_options
 def forget(
     keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="keys of runs, as `cellsignal store runs` shows")],
     yes: Yes = False,
     dry_run: DryRun = False,
     as_json: Json = False,
-    config: Config = None,
-    set: Changes = None,
-    bucket: Bucket = None,
-    prefix: Prefix = None,
-    store: Store = None,
+    *,
+    options: StoreOptions,
 ) -> None:
     """Removes the records of runs, after showing them. `cellsignal store gc` may then remove what only they needed.
 
@@ -145,7 +135,7 @@ def forget(
     from pipelines.store.tables import caution_lines, runs_table, sizes_alone
 
     console = console_of_terminal(as_json)
-    opened = opened_store(config, set, bucket, prefix, store)
+    opened = options.open()
     found = {run.key: run for run in read_runs(opened)}
     for key in keys:
         if key not in found:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import wraps
+from inspect import Signature, signature
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -64,31 +67,50 @@ def print_json(**document: Any) -> None:
     typer.echo(json.dumps({"schema": 1, **document}, indent=1))
 
 
-def opened_store(
-    config: str | None,
-    changes: Sequence[str] | None,
-    bucket: str | None,
-    prefix: str | None,
-    option: str | None,
-) -> FolderStore | ObjectStore:
-    """Opens the store that the options name; it must exist.
+@dataclass(frozen=True)
+class StoreOptions:
+    """The options that choose an existing store."""
 
-    Raises:
-        InputError: options that contradict each other, or a store that is not there.
-    """
-    from components.core.config import RunConfig, StoreConfig, parse
-    from components.core.storage.opening import choose_store, open_existing
+    config: Config = None
+    set: Changes = None
+    bucket: Bucket = None
+    prefix: Prefix = None
+    store: Store = None
 
-    if changes and config is None:
-        raise InputError("--set: changes a configuration; give --config as well, or --bucket and --prefix")
-    chosen = RunConfig.load(config, changes or []).store if config is not None else StoreConfig()
-    parts = {name: value for name, value in (("bucket", bucket), ("prefix", prefix)) if value is not None}
-    if parts and option is not None:
-        raise InputError("--store is a whole address; leave --bucket and --prefix out")
-    chosen = parse(StoreConfig, {**chosen.model_dump(), **parts}, source="--bucket, --prefix")
-    if not parts:
-        chosen = choose_store(chosen, option)
-    return open_existing(chosen.bucket, chosen.prefix)
+    def open(self) -> FolderStore | ObjectStore:
+        """Opens the store, which must exist.
+
+        Raises:
+            InputError: options that contradict each other, or a store that is not there.
+        """
+        from components.core.config import RunConfig, StoreConfig, parse
+        from components.core.storage.opening import choose_store, open_existing
+
+        if self.set and self.config is None:
+            raise InputError("--set: changes a configuration; give --config as well, or --bucket and --prefix")
+        chosen = RunConfig.load(self.config, self.set or []).store if self.config is not None else StoreConfig()
+        parts = {name: value for name in ("bucket", "prefix") if (value := getattr(self, name)) is not None}
+        if parts and self.store is not None:
+            raise InputError("--store is a whole address; leave --bucket and --prefix out")
+        chosen = parse(StoreConfig, {**chosen.model_dump(), **parts}, source="--bucket, --prefix")
+        if not parts:
+            chosen = choose_store(chosen, self.store)
+        return open_existing(chosen.bucket, chosen.prefix)
+
+
+def with_store_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of StoreOptions after its own; it receives them as its parameter `options`."""
+    own = [each for each in signature(command, eval_str=True).parameters.values() if each.name != "options"]
+    added = signature(StoreOptions, eval_str=True).parameters
+
+    @wraps(command)
+    def with_options(**values: Any) -> None:
+        options = StoreOptions(**{name: values.pop(name) for name in added})
+        command(**values, options=options)
+
+    with_options.__signature__ = Signature([*own, *added.values()])  # type: ignore[attr-defined]
+    with_options.__annotations__ = {each.name: each.annotation for each in (*own, *added.values())}
+    return with_options
 
 
 def with_store(config: RunConfig, option: str | None) -> RunConfig:
