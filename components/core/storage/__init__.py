@@ -1,1 +1,1 @@
-"""Object storage, manifests and the embedded server."""
+"""Object storage: folders and buckets, manifests, finished outputs, run records."""
