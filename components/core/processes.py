@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import multiprocessing
 import os
@@ -48,6 +49,8 @@ def cpu_limit(cgroups: Path) -> float:
 def dies_with_parent(signal_number: int) -> Callable[[], None] | None:
     """A `preexec_fn` that makes a child receive a signal when its parent dies, even by kill -9.
 
+    The libraries' lock may be held by another thread when the process forks, so the child must not load or look up anything.
+
     Args:
         signal_number: the signal.
 
@@ -57,10 +60,7 @@ def dies_with_parent(signal_number: int) -> Callable[[], None] | None:
     if sys.platform != "linux":
         return None
 
-    def request_signal() -> None:
-        ctypes.CDLL(None).prctl(1, signal_number)
-
-    return request_signal
+    return functools.partial(ctypes.CDLL(None).prctl, 1, signal_number)
 
 
 def end_with_parent(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -42,3 +45,20 @@ def test_cores_are_no_more_than_the_limit_and_at_least_one(tmp_path: Path, monke
     for limit, expected in ((850_000, 9), (10_000, 1), (9_000_000, 64)):
         cgroup(tmp_path, cpu_max=f"{limit} 100000")
         assert cores() == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_a_child_dies_with_a_parent_that_is_killed():
+    program = (
+        "import os, signal, subprocess\n"
+        "from components.core.processes import dies_with_parent\n"
+        "child = subprocess.Popen(['sleep', '60'], preexec_fn=dies_with_parent(signal.SIGKILL))\n"
+        "print(child.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    output = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, timeout=60).stdout
+    child = Path(f"/proc/{int(output)}/status")
+    deadline = time.monotonic() + 10
+    while child.exists() and "(zombie)" not in child.read_text():
+        assert time.monotonic() < deadline, "the child still runs"
+        time.sleep(0.05)

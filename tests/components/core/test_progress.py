@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -74,22 +75,21 @@ def test_without_an_events_file_nothing_is_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def emit_many(path: str, who: int) -> None:
-    import os
-
+def emit_many(path: str, label: int) -> None:
     os.environ[progress.EVENTS_VARIABLE] = path
     for n in range(300):
-        progress.emit("epoch", who=who, n=n, padding="x" * 200)
+        progress.emit("epoch", label=label, n=n, padding="x" * 200)
 
 
-def test_steps_side_by_side_share_one_file_without_mixing_lines(tmp_path: Path):
+def test_parallel_steps_do_not_mix_their_lines_in_one_file(tmp_path: Path):
     path = tmp_path / "events.jsonl"
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=emit_many, args=(str(path), who)) for who in range(4)]
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=emit_many, args=(str(path), label), daemon=True) for label in range(3)]
     for process in processes:
         process.start()
     for process in processes:
-        process.join()
+        process.join(timeout=60)
+        assert process.exitcode == 0
     events = [json.loads(line) for line in path.read_text().splitlines()]
-    for who in range(4):
-        assert [e["n"] for e in events if e["who"] == who] == list(range(300))
+    for label in range(3):
+        assert [e["n"] for e in events if e["label"] == label] == list(range(300))
