@@ -35,6 +35,27 @@ class Notice:
     message: str
 
 
+def environment(package: str) -> Environment:
+    """The Jinja environment of every text that the product writes from a template.
+
+    Undefined names are errors; values are escaped in HTML templates only. Filters: `pct` (a fraction in percent), `count`
+    (a number with thousands separators, and the noun it counts if given), `duration` (seconds in words).
+
+    Args:
+        package: the package whose folder holds the templates.
+    """
+    found = Environment(
+        loader=PackageLoader(package, "."),
+        autoescape=lambda name: name is not None and ".html" in name,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    found.filters.update(pct=_percent, count=_count, duration=_duration)
+    return found
+
+
 def render_page(
     template: str, config: RunConfig, manifest: Manifest, lineage: Mapping[str, Any], **context: Any
 ) -> str:
@@ -47,24 +68,20 @@ def render_page(
         lineage: its `steps` give the durations.
         context: further variables of the template.
     """
-    environment = Environment(
-        loader=PackageLoader("components.core.evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(pct=_percent, count=lambda n: f"{n:,}", duration=_duration)
-    return environment.get_template(template).render(
-        config=config,
-        config_yaml=config.dump(),
-        channels=channel_names(manifest.channels),
-        durations=durations(lineage),
-        stage_words=STAGE_EXPLANATIONS,
-        unsure_below=UNSURE,
-        map_legend=_map_legend(),
-        groups=lambda numbers: [chr(ord("A") + g) if g < 26 else str(g) for g in numbers],
-        **context,
+    return (
+        environment("components.core.evaluation")
+        .get_template(template)
+        .render(
+            config=config,
+            config_yaml=config.dump(),
+            channels=channel_names(manifest.channels),
+            durations=durations(lineage),
+            stage_words=STAGE_EXPLANATIONS,
+            unsure_below=UNSURE,
+            map_legend=_map_legend(),
+            groups=lambda numbers: [chr(ord("A") + g) if g < 26 else str(g) for g in numbers],
+            **context,
+        )
     )
 
 
@@ -150,6 +167,11 @@ def _percent(fraction: float, digits: int = 1) -> str:
     if fraction > 0 and float(shown) <= 0:
         return f"{step:.{digits}f}"
     return shown
+
+
+def _count(number: int, noun: str = "") -> str:
+    """`1,234`, or `1,234 wells` with the noun `well`."""
+    return f"{number:,}" if not noun else f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _duration(seconds: float) -> str:

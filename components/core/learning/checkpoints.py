@@ -25,8 +25,8 @@ from components.core.progress import note, warn
 State = Mapping[str, Any]
 
 
-class CheckpointStore(Protocol):
-    """Keeps the newest checkpoint of one task; core.storage has the one of the object store."""
+class CheckpointBackend(Protocol):
+    """Keeps the newest checkpoint of one task; `core.storage.checkpoints.CheckpointStore` keeps it in the object store."""
 
     def write(self, file: Path) -> None:
         """Makes a file the newest checkpoint."""
@@ -44,7 +44,9 @@ class Checkpoints:
         team: the processes that share the step; the leader writes.
     """
 
-    def __init__(self, store: CheckpointStore | None = None, seconds: float = 300.0, team: Team | None = None) -> None:
+    def __init__(
+        self, store: CheckpointBackend | None = None, seconds: float = 300.0, team: Team | None = None
+    ) -> None:
         self._store, self._seconds, self._team = store, seconds, team or Team()
         self._saved = time.monotonic()
         self._writer: ThreadPoolExecutor | None = None
@@ -95,7 +97,7 @@ class Checkpoints:
             self._writing = None
 
     @staticmethod
-    def _write(store: CheckpointStore, state: State) -> None:
+    def _write(store: CheckpointBackend, state: State) -> None:
         try:
             with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
                 file = Path(folder) / "checkpoint.pt"
