@@ -102,6 +102,8 @@ def worker_processes(count: int, modules: Sequence[str]) -> ProcessPoolExecutor:
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A pool ends its workers by SIGTERM and waits for them: one that inherited "ignore" would make it wait forever.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with suppress(
         OSError, AttributeError
     ):  # glibc only: keep large freed blocks instead of taking fresh pages each time

@@ -1,4 +1,4 @@
-"""How many cores a process may use: a container's limit counts."""
+"""How many cores a process may use, and the end of a pool of worker processes."""
 
 from __future__ import annotations
 
@@ -62,3 +62,21 @@ def test_a_child_dies_with_a_parent_that_is_killed():
     while child.exists() and "(zombie)" not in child.read_text():
         assert time.monotonic() < deadline, "the child still runs"
         time.sleep(0.05)
+
+
+SIGNALS_OF_A_WORKER = """
+import signal
+from components.core.processes import worker_processes
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+with worker_processes(1, []) as pool:
+    print(*(pool.submit(signal.getsignal, each).result(20).name for each in (signal.SIGINT, signal.SIGTERM)))
+"""
+
+
+def test_worker_processes_end_by_sigterm_even_if_their_parent_ignores_it():
+    """A pool that lost a worker ends the others by SIGTERM and joins them; Ctrl-C is left to the parent."""
+    result = subprocess.run(
+        [sys.executable, "-c", SIGNALS_OF_A_WORKER], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stdout == "SIG_IGN SIG_DFL\n"
