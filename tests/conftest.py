@@ -24,7 +24,8 @@ def _own_default_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     """The default store of tests is theirs, and no choice in the shell counts."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patched.delenv("CELLSIGNAL_STORE", raising=False)
+        for name in ("CELLSIGNAL_STORE", "CELLSIGNAL_CONFIG"):
+            patched.delenv(name, raising=False)
         yield
 
 

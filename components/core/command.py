@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,35 @@ def cancel_on_signals(advice: str) -> None:
 
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, cancel)
+
+
+def list_items(option: str, values: Iterable[str]) -> list[str]:
+    """The items of an option that takes a list: `--x a,b`, `--x a --x b`, or both.
+
+    Args:
+        option: the option's name, for errors.
+        values: the option's values, as typer collects them.
+
+    Raises:
+        InputError: an item is empty.
+    """
+    items = [item.strip() for value in values for item in value.split(",")]
+    if "" in items:
+        raise InputError(f"{option}: one item is empty; write {option} A,B or {option} A {option} B")
+    return items
+
+
+def number_items(option: str, values: Iterable[str], least: int) -> list[int]:
+    """The same for whole numbers of at least `least`.
+
+    Raises:
+        InputError: an item is empty, or another value.
+    """
+    items = list_items(option, values)
+    for item in items:
+        if not item.isdecimal() or int(item) < least:
+            raise InputError(f"{option} {item}: expected whole numbers from {least}, for example {option} 1,4")
+    return [int(item) for item in items]
 
 
 def run_command(function: Callable[..., Any]) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from components.core.command import run_command
+from components.core.command import list_items, run_command
 from components.core.config import RunConfig, StoreConfig
 from components.core.errors import InputError
 from components.core.registry.model_manifest import MODELS
@@ -40,8 +40,8 @@ def normalize(
         typer.Option(help="the model that predicts new plates: champion, a fingerprint's first digits, or an address"),
     ] = None,
     experiments: Annotated[
-        str, typer.Option(help="with --model: those to predict, separated by commas; default all")
-    ] = "",
+        list[str] | None, typer.Option(help="with --model: experiments to predict, for example A,B; default: all")
+    ] = None,
     any_cell_type: Annotated[
         bool,
         typer.Option("--any-cell-type", help="with --model: predict unknown cell types by networks that learned all"),
@@ -54,7 +54,7 @@ def normalize(
         raise InputError("--experiments and --any-cell-type are for new plates; give the --model that predicts them")
     if model is None and holdout_labels is None:
         raise InputError("--holdout-labels is missing; give a path for them, or for new plates the --model")
-    names = json.dumps([name.strip() for name in experiments.split(",") if name.strip()])
+    names = json.dumps(list_items("--experiments", experiments or []))
     with exchange() as files:
         manifest, held_out, labels = (files.output(each) if each else "" for each in (screen, holdout, holdout_labels))
         address = _address(section.store, model) if model else ""

@@ -35,9 +35,8 @@ from pipelines.cluster.follow import CANCELING, DONE, ENDED, Follower, Pace, dec
 from pipelines.cluster.results import MetricsTable, check_out, fetch, has_results, report_of_failed
 from pipelines.images.code_version import code_commit
 from pipelines.images.record import RECORD, ImageRecord, check_pushed
+from pipelines.options import HOURS
 
-HOURS = 72.0
-"""Default of --timeout."""
 KFP_FOLDER = "kfp"
 """Prefix in the run's store under which Kubeflow keeps the artifacts that it passes from task to task."""
 CONFLICT = 409
@@ -77,7 +76,6 @@ class SubmitRequest:
         """
         if self.resubmit and not self.wait:
             raise InputError("--resubmit needs --wait, which notices that the run failed")
-        check_timeout(self.timeout)
         images = images_of(self.images)
         for _, image in sorted(images.images.items()) if images else ():
             check_pushed(image.reference)
@@ -203,16 +201,6 @@ def submit_run(run: ClusterRun, request: SubmitRequest, console: Console, pace: 
         message += "; not submitted again, because it would fail again"
     message += f"; {run.rescue(key, out)}; see {endpoint.run_page(ended.run_id)}"
     raise InputError(message) if follower.bad_input else StepError(message)
-
-
-def check_timeout(seconds: float) -> None:
-    """Refuses a timeout that is not above 0.
-
-    Raises:
-        InputError: it is not.
-    """
-    if not seconds > 0:  # nan is not either
-        raise InputError(f"--timeout {seconds / 3600:g}: give hours above 0")
 
 
 class _Submission:

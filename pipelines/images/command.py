@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from components.core.command import list_items
+from components.core.errors import InputError
 
 images_app = typer.Typer(
     help="Builds the images of the steps, and pushes them to a registry.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
-class BuildTarget(StrEnum):
-    """Which images to build."""
-
-    ALL = "all"
-    CPU = "cpu"
-    GPU = "gpu"
-
-
 @images_app.command()
 def build(
     target: Annotated[
-        list[BuildTarget] | None, typer.Option(help="all, cpu (without torch) or gpu; may be repeated; default all")
+        list[str] | None, typer.Option(help="cpu (without torch), gpu or all, or several; default: all")
     ] = None,
     base_image: Annotated[
         str | None, typer.Option(help="a Debian or Ubuntu with Python 3.11 instead of the Dockerfile's")
@@ -51,8 +45,10 @@ def build(
     log = cache_folder() / "images-build.log"
     settings = BuildSettings(base_image, network, pip_conf, ca_certificate, log)
     console = Console()
-    wanted = set(target or [BuildTarget.ALL])
-    for image in build_images([each for each in TARGETS if wanted & {BuildTarget.ALL, each}], settings, console):
+    targets = {*list_items("--target", target or ["all"])}
+    for name in targets - {*TARGETS, "all"}:
+        raise InputError(f"--target {name}: give cpu, gpu or all")
+    for image in build_images([each for each in TARGETS if targets & {"all", each}], settings, console):
         console.print(
             f"{image.name}: {image.size / 1e9:.2f} GB in {image.seconds:.0f} s", highlight=False, soft_wrap=True
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from components.core.errors import InputError
-from pipelines.store.options import (
+from pipelines.options import (
     DryRun,
     Json,
     StoreOptions,
@@ -246,13 +246,13 @@ def gc(
 
 
 def _store_of_run(run: str, options: StoreOptions) -> tuple[str, FolderStore | ObjectStore]:
-    """A run's key and its store: that of its address or folder, or else the one of the options."""
+    """A run's key and its store: the store in its address or folder, else the one that the options choose."""
     from pipelines.run.known_run import find_run
 
     known = find_run(run, "run")
     if known.key != run:
-        if options.config is not None or options.bucket is not None or options.prefix is not None:
-            raise InputError(f"run {run}: names its own store; leave --config, --bucket and --prefix out")
+        if options.bucket is not None or options.prefix is not None:
+            raise InputError(f"run {run}: is the address of a run in its own store; leave --bucket and --prefix out")
         if options.store is None:
             options = replace(options, bucket=known.store.bucket, prefix=known.store.prefix)
     return known.key, options.open()

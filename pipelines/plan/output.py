@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from components.core.command import number_items
 from components.core.config import CHANNELS, RunConfig
 from components.core.errors import InputError
 from pipelines.dag import STEPS
@@ -39,7 +40,7 @@ def run_plan(
     Args:
         config: the run.
         screen: folder of a screen; None for the sizes under `simulate`.
-        gpus: numbers of GPUs, each an item or separated by commas; empty for the usual ones.
+        gpus: values of --gpus; empty for the usual numbers.
         gpu: the kind; None for the one in the rates.
         throughput: YAML with fields over the shipped rates.
         measured: folder of a finished run, whose rates are used.
@@ -49,7 +50,7 @@ def run_plan(
     Raises:
         InputError: names the option, file or field, and what to do.
     """
-    counts = _counts(gpus)
+    counts = sorted({*number_items("--gpus", gpus, 1)})
     if screen is not None and not Path(screen).is_dir():
         reason = "a local folder is expected; its tables are enough" if "://" in screen else "no such folder"
         raise InputError(f"--screen {screen}: {reason}")
@@ -124,17 +125,6 @@ def plan_data(plan: RunPlan, gpus: Sequence[int]) -> dict[str, Any]:
             for e in plan.tasks
         ],
     }
-
-
-def _counts(gpus: Sequence[str]) -> list[int]:
-    counts: set[int] = set()
-    for text in (part.strip() for item in gpus for part in item.split(",")):
-        if not text.isdecimal() or int(text) < 1:
-            raise InputError(
-                f"--gpus {text}: expected a number of GPUs from 1, or several with commas, for example 1,4,8"
-            )
-        counts.add(int(text))
-    return sorted(counts)
 
 
 def _summary(plan: RunPlan) -> Text:

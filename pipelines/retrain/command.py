@@ -9,19 +9,31 @@ import typer
 
 from components.core.errors import InputError
 from pipelines.models.command import NOT_PROMOTED
+from pipelines.options import (
+    Changes,
+    Config,
+    Json,
+    Resubmit,
+    Screen,
+    Store,
+    Timeout,
+    Truth,
+    print_json,
+    timeout_seconds,
+    with_store,
+)
 from pipelines.run import Runner
-from pipelines.store.options import Json, Store, print_json, with_store
 
 
 def retrain(
-    config: Annotated[str, typer.Option(help="a shipped configuration's name (demo, growth, rxrx1) or a YAML file")],
-    screen: Annotated[str, typer.Option(help="folder of the screen, or s3://BUCKET/PREFIX")],
+    config: Config,
+    screen: Screen,
     endpoint: Annotated[
         str | None,
-        typer.Option(help="train on this Kubeflow Pipelines, http(s)://HOST[/pipeline]; else on this machine"),
+        typer.Option(help="train on a cluster: address of Kubeflow Pipelines, as for submit; default: on this machine"),
     ] = None,
     runner: Annotated[
-        Runner | None, typer.Option(help="on this machine: tasks are processes, or containers of the images")
+        Runner | None, typer.Option(help="on this machine: run tasks as processes (default), or in containers")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only report what changed and what would be done")] = False,
     json: Json = False,
@@ -32,34 +44,26 @@ def retrain(
         ),
     ] = False,
     again: Annotated[bool, typer.Option("--again", help="decide again although nothing has changed")] = False,
-    truth: Annotated[
-        str | None, typer.Option(help="labels of the unlabelled wells (id_code,sirna), only for the report's scoring")
-    ] = None,
+    truth: Truth = None,
     summary: Annotated[
         Path | None, typer.Option(help="Markdown file to append the decision to, for example $GITHUB_STEP_SUMMARY")
     ] = None,
     images: Annotated[
-        str | None, typer.Option(help="with --endpoint: images.json that `images push` wrote (default), or `tags`")
+        str | None, typer.Option(help="with --endpoint: file written by `images push` (default images.json), or `tags`")
     ] = None,
-    resubmit: Annotated[
-        int, typer.Option(min=0, help="with --endpoint: how often a failed run is submitted again")
-    ] = 0,
-    timeout: Annotated[
-        float | None,
-        typer.Option(help="with --endpoint: hours until following ends (72), of all runs together; they go on"),
-    ] = None,
+    resubmit: Resubmit = 0,
+    timeout: Timeout = None,
     out: Annotated[Path, typer.Option(help="folder of the results, with one folder per fingerprint")] = Path(
         "runs/retrain"
     ),
     store: Store = None,
-    set: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE changes one field, for example pretrain.epochs=4")
-    ] = None,
+    set: Changes = None,
 ) -> None:
     """Trains a challenger if data, code or configuration changed, and promotes it unless it is worse than the champion.
 
     Both predict the held-out experiments, which neither saw; `promotion` in the configuration sets how much worse is too much.
-    If nothing has changed, nothing is started. If the same retraining is in progress, it is followed.
+    If nothing has changed, nothing is started. If the same retraining is in progress, it is followed. --resubmit and --timeout
+    go with --endpoint; the timeout covers all runs together.
 
     Exits with 0 if the challenger was promoted or nothing has changed, 2 on bad input, 3 if a step failed, 4 if it was not
     promoted, 5 if contact or the deadline was lost: the run on the cluster may go on, and the same command follows it.
@@ -68,7 +72,6 @@ def retrain(
 
     from components.core.config import RunConfig
     from pipelines.cluster.checks import on_cluster
-    from pipelines.cluster.submit import HOURS
     from pipelines.retrain.retrain import plan
     from pipelines.retrain.retrain import retrain as retrain_model
     from pipelines.retrain.runs import RetrainRequest
@@ -78,18 +81,20 @@ def retrain(
         raise InputError("--runner goes with this machine, --endpoint with a cluster; give one of them")
     if not endpoint and (images is not None or timeout is not None):
         raise InputError(
-            f"--{'images' if images is not None else 'timeout'} goes with --endpoint; drop it, or give that too"
+            f"--{'images' if images is not None else 'timeout'} goes with --endpoint; leave it out, or give --endpoint as well"
         )
     if json and not dry_run:
         raise InputError("--json goes with --dry-run; comparison.json has the decision of a retraining")
     if endpoint and store is not None:
-        raise InputError("--store is of this machine; name the bucket by --set store.bucket, or leave out --endpoint")
+        raise InputError(
+            "--store applies to this machine; set the bucket by --set store.bucket, or leave out --endpoint"
+        )
     settings = RunConfig.load(config, set or [])
     settings = on_cluster(settings) if endpoint else with_address(with_store(settings, store))
     request = RetrainRequest(
         screen=screen, endpoint=endpoint, containers=runner is Runner.DOCKER, truth=truth, images=images or "images.json", out=out,
         summary=summary, allow_no_holdout=allow_no_holdout, again=again, resubmit=resubmit,
-        timeout=(HOURS if timeout is None else timeout) * 3600,
+        timeout=timeout_seconds(timeout),
     )  # fmt: skip
     if dry_run:
         found = plan(settings, request, Console(stderr=json))

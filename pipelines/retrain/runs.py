@@ -16,7 +16,8 @@ from components.core.registry.model_manifest import MODELS, ModelManifest
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.opening import join_address
 from pipelines.cluster.checks import check_address
-from pipelines.cluster.submit import HOURS, SubmitRequest, check_timeout
+from pipelines.cluster.submit import SubmitRequest
+from pipelines.options import HOURS
 from pipelines.run.known_run import find_run
 from pipelines.run.predict_request import PredictRequest
 
@@ -58,7 +59,6 @@ class RetrainRequest:
             InputError: names the option.
         """
         if self.endpoint:
-            check_timeout(self.timeout)
             for option, address in (("--screen", self.screen), ("--truth", self.truth)):
                 if address is not None:
                     check_address(option, address)

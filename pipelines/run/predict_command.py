@@ -1,4 +1,4 @@
-"""cellsignal predict: new plates predicted by a published model, here or on a cluster. Imports neither torch nor kfp."""
+"""cellsignal predict: new plates are predicted on this machine or on a cluster. Imports neither torch nor kfp."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import Annotated
 
 import typer
 
+from components.core.command import list_items
 from components.core.errors import InputError
+from pipelines.options import Changes, OptionalConfig, Resubmit, Store, Timeout, Truth, Wait, timeout_seconds
 from pipelines.run import Runner
-from pipelines.store.options import Store
 
 
 def predict(
-    screen: Annotated[str, typer.Option(help="folder of the new plates, or s3://BUCKET/PREFIX; no labels are needed")],
+    screen: Annotated[
+        str, typer.Option(help="directory of the new plates, or s3://BUCKET/PREFIX; labels are not needed")
+    ],
     out: Annotated[
-        Path | None,
-        typer.Option(help="folder of the results; of a prediction on a cluster with --wait, default runs/KEY"),
+        Path | None, typer.Option(help="folder of the results; default on a cluster with --wait: runs/KEY")
     ] = None,
     model: Annotated[
         str,
@@ -26,70 +28,60 @@ def predict(
             "file:///FOLDER/models/NAME"
         ),
     ] = "champion",
-    truth: Annotated[
-        str | None, typer.Option(help="labels of treatment wells (id_code,sirna), for the report's scoring alone")
+    truth: Truth = None,
+    experiments: Annotated[
+        list[str] | None, typer.Option(help="experiments to predict, for example HUVEC-25,RPE-12; default: all")
     ] = None,
-    experiments: Annotated[str, typer.Option(help="only these, for example HUVEC-25,RPE-12; all without")] = "",
     any_cell_type: Annotated[
         bool,
         typer.Option(
             "--any-cell-type",
-            help="predict cell types that the model does not know by networks that learned all of its own, if it has such",
+            help="predict cell types that the model was not trained on, by its networks trained on all of its cell types, if any",
         ),
     ] = False,
     store: Store = None,
     runner: Annotated[
         Runner | None,
-        typer.Option(help="here, tasks are processes (usual), or containers of the images that `images build` made"),
+        typer.Option(
+            help="run tasks as processes (default), or in containers of the images from `images build`; on this machine only"
+        ),
     ] = None,
     endpoint: Annotated[
         str | None,
         typer.Option(help="predict on a cluster: address of Kubeflow Pipelines, as for submit; all data in buckets"),
     ] = None,
     images: Annotated[
-        str | None, typer.Option(help="with --endpoint: images.json that `images push` wrote (usual), or `tags`")
+        str | None, typer.Option(help="with --endpoint: file written by `images push` (default images.json), or `tags`")
     ] = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="with --endpoint: follow the run, then fetch its results")
-    ] = False,
-    resubmit: Annotated[
-        int, typer.Option(min=0, help="with --wait: how often a failed run is submitted again; finished work is kept")
-    ] = 0,
-    timeout: Annotated[
-        float | None, typer.Option(help="with --wait: hours until following ends (72); the run goes on")
-    ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(
-            help="configuration whose store, loader, compute, local, cluster, pack and embeddings are used; else the defaults"
-        ),
-    ] = None,
-    set: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE changes one field, for example predict.views=4")
-    ] = None,
+    wait: Wait = False,
+    resubmit: Resubmit = 0,
+    timeout: Timeout = None,
+    config: OptionalConfig = None,
+    set: Changes = None,
 ) -> None:
-    """Predicts the wells of new plates with a published model, with quality control of the plates.
+    """Predicts the wells of new plates with a published model, and checks the quality of the plates.
 
-    Plates go to the store of the model, where they are packed once. The same --out again resumes; on a cluster the same
-    content follows the run that is in progress, with the logins and exit codes of submit.
+    Plates are packed once, in the model's store. Of --config only store, loader, compute, local, cluster, pack and embeddings
+    are used. The same command with the same --out resumes; on a cluster, a run of the same content in progress is followed.
+    --wait, --resubmit and --timeout go with --endpoint; logins and exit codes are those of submit.
     """
     from rich.console import Console
 
     from pipelines.run.predict_request import PredictRequest
 
-    names = [name.strip() for name in experiments.split(",") if name.strip()]
+    names = list_items("--experiments", experiments or [])
     request, console = PredictRequest(model, config, set or [], names, any_cell_type), Console()
-    of_cluster = {"--images": images, "--wait": wait, "--resubmit": resubmit, "--timeout": timeout is not None}
     if endpoint is not None:
         _refuse({"--runner": runner, "--store": store}, "applies to this machine; leave it out, or --endpoint")
-        from pipelines.cluster.submit import HOURS, SubmitRequest
+        from pipelines.cluster.submit import SubmitRequest
         from pipelines.cluster.submit_prediction import submit_prediction
 
-        hours = HOURS if timeout is None else timeout
-        order = SubmitRequest(endpoint, screen, truth, images or "images.json", out, wait, resubmit, hours * 3600)
+        seconds = timeout_seconds(timeout)
+        order = SubmitRequest(endpoint, screen, truth, images or "images.json", out, wait, resubmit, seconds)
         submit_prediction(request, order, console)
         return
-    _refuse(of_cluster, "applies to a cluster; give --endpoint as well, or leave it out")
+    on_cluster = {"--images": images, "--wait": wait, "--resubmit": resubmit, "--timeout": timeout is not None}
+    _refuse(on_cluster, "applies to a cluster; give --endpoint as well, or leave it out")
     if out is None:
         raise InputError("--out is missing: give the folder of the results")
     from components.core.evaluation.table import accuracy_table
@@ -105,7 +97,7 @@ def predict(
 
 
 def _refuse(given: Mapping[str, object], why: str) -> None:
-    """Refuses the first option that is given though it does not apply."""
+    """Refuses the first given option, because it does not apply."""
     for option, value in given.items():
         if value:
             raise InputError(f"{option} {why}")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from components.core.errors import InputError
-from pipelines.store.options import (
+from pipelines.options import (
     DryRun,
     Json,
     StoreOptions,

@@ -13,14 +13,15 @@ from pipelines.run.process import run_child
 from pipelines.studies.protocols.splits import asked_protocols, check_repeats, protocol_config
 
 
-def run_growth(config: str, changes: Sequence[str], seeds: str, out: Path, store: str | None) -> int:
+def run_growth(config: str, changes: Sequence[str], seeds: Sequence[str], out: Path, store: str | None) -> int:
     """Runs the rungs of the growth chart; returns the exit code.
 
     Raises:
         InputError: a wrong configuration, or an object store that cannot be used.
     """
     settings = RunConfig.load(config, changes)
-    return _run("growth", ["--config", config, "--out", str(out), "--seeds", seeds], changes, settings, store)
+    arguments = ["--config", config, "--out", str(out), *(part for seed in seeds for part in ("--seeds", seed))]
+    return _run("growth", arguments, changes, settings, store)
 
 
 def run_protocols(

@@ -21,7 +21,7 @@ from components.core.storage.manifest import Manifest, Vocabulary
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import record_task
 from pipelines.cli import app
-from pipelines.store.options import duration
+from pipelines.options import duration
 from pipelines.store.tables import shown_age, shown_size
 from tests.pipelines.tiny_run import ROOT, Cellsignal
 from tests.seaweedfs import S3Server
@@ -240,7 +240,7 @@ def test_bad_usage_is_one_line_and_exit_code_2(cellsignal: Cellsignal, s3_server
         (["gc", "--store", "nowhere"], "nowhere: there is no object store; correct --store"),
         (["runs", "--store", "file"], "file: there is no object store"),
         (["gc", "--older-than", "soon"], "--older-than 'soon': a number and m, h, d or w is expected"),
-        (["gc", "--set", "store.bucket=abc"], "--set: changes a configuration; give --config as well"),
+        (["gc", "--set", "store.bucket=abc"], "--set changes a configuration; give --config as well"),
         (["gc", "--bucket", "b"], "--bucket, --prefix: bucket: string should have at least 3 characters, got 'b'"),
     ):
         assert message in cellsignal.refused("store", *arguments), arguments

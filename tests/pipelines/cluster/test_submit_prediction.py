@@ -290,7 +290,6 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"experiments": ["HUVEC-77"]}, {}, r"there is no experiment 'HUVEC-77'"),
     ({"model": "champion"}, {}, r"no model has been promoted yet"),
     ({}, {"resubmit": 1}, r"--resubmit needs --wait"),
-    ({}, {"timeout": 0.0, "wait": True}, r"--timeout 0: give hours above 0"),
     ({"changes": ["cluster.steps.infer.shm_gib=64"]}, {}, r"cluster\.steps\.infer\.shm_gib: 64 GiB lie in the pod's memory"),
 ]  # fmt: skip
 

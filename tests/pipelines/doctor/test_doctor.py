@@ -86,7 +86,7 @@ def test_a_store_without_if_match_is_a_warning(tmp_path: Path, monkeypatch: pyte
 
 
 def test_rejects_a_change_without_a_configuration(cellsignal: Cellsignal):
-    assert "--set: changes a configuration" in cellsignal.refused("doctor", "--set", "store.bucket=file:///tmp")
+    assert "--set changes a configuration" in cellsignal.refused("doctor", "--set", "store.bucket=file:///tmp")
 
 
 def test_no_writable_folder_is_a_finding_among_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -72,7 +72,7 @@ def test_a_finished_run_is_planned_by_its_own_rates(cellsignal: Cellsignal):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--gpus", "0"], "--gpus 0: expected a number of GPUs from 1"),
+        (["--gpus", "0"], "--gpus 0: expected whole numbers from 1"),
         (["--gpus", "1,-2"], "--gpus -2"),
         (["--gpus", "8,2", "--set", "compute.processes=4"], "--gpus 2: a task takes 4 GPUs (compute.processes)"),
         (["--gpu", "tpu"], "--gpu tpu: unknown; known are l4"),

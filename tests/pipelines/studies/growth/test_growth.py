@@ -154,8 +154,8 @@ def test_the_same_command_again_computes_nothing(command, grown):
     ("arguments", "message"),
     [
         (("--set", "pretrain.epochs=2"), "holds results of another pretrain.epochs; use a new folder"),
-        (("--seeds", "1,x"), "--seeds: numbers separated by commas are expected, got '1,x'"),
-        (("--seeds", "1,1"), "--seeds: different numbers are expected, got [1, 1]"),
+        (("--seeds", "1,x"), "--seeds x: expected whole numbers from 0"),
+        (("--seeds", "7"), "--seeds: different numbers are expected, got [7, 7]"),
         (("--set", "head.kind=softmax"), "the configuration must be the last rung, with head.kind arcface"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Options of commands on an object store, and the confirmation before they remove something. Imports neither torch nor kfp."""
+"""Options that several commands share, and the confirmation before something is removed. Imports neither torch nor kfp."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import wraps
 from inspect import Signature, signature
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,27 +23,68 @@ if TYPE_CHECKING:
     from components.core.storage.folder_store import FolderStore
     from components.core.storage.object_store import ObjectStore
 
-Config = Annotated[str | None, typer.Option(help="configuration with the store (store.bucket, store.prefix)")]
-Changes = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE changes one field of --config")]
+CONFIG_VARIABLE = "CELLSIGNAL_CONFIG"
+_TRUTH = "CSV of labels (id_code,sirna), read only to score the report"
+_SCREEN = "directory of the screen, or s3://BUCKET/PREFIX"
+
+Config = Annotated[
+    str,
+    typer.Option("--config", envvar=CONFIG_VARIABLE, help="shipped configuration (demo, growth, rxrx1) or YAML file"),
+]
+OptionalConfig = Annotated[
+    str | None,
+    typer.Option(
+        "--config", envvar=CONFIG_VARIABLE, help="configuration for the store and other settings of the environment"
+    ),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="KEY=VALUE changes one field of the configuration, for example pretrain.epochs=4"),
+]
+Screen = Annotated[str, typer.Option(help=_SCREEN)]
+SimulatedScreen = Annotated[str | None, typer.Option(help=f"{_SCREEN}; default: simulate a screen")]
+Truth = Annotated[str | None, typer.Option(help=f"{_TRUTH}; a file, or s3://BUCKET/KEY")]
+TruthFile = Annotated[Path | None, typer.Option(help=_TRUTH)]
 Bucket = Annotated[str | None, typer.Option(help="bucket or file:///FOLDER, instead of the configuration's")]
 Prefix = Annotated[str | None, typer.Option(help="key prefix in the bucket or folder, instead of the configuration's")]
 Store = Annotated[
     str | None,
     typer.Option(
         "--store",
-        help="object store: a directory, file:///FOLDER or s3://BUCKET[/PREFIX]; default the variable CELLSIGNAL_STORE, then "
+        help="object store: a directory, file:///FOLDER or s3://BUCKET[/PREFIX]; default: the variable CELLSIGNAL_STORE, then "
         "store.bucket of the configuration, then a folder in the user's cache",
     ),
 ]
-Yes = Annotated[bool, typer.Option("--yes", help="do not ask; for scripts")]
+Endpoint = Annotated[
+    str,
+    typer.Option(help="address of Kubeflow Pipelines, http(s)://HOST[/pipeline]", envvar="KF_PIPELINES_ENDPOINT"),
+]
+Images = Annotated[
+    str,
+    typer.Option(
+        help="file written by `images push`, whose digests are pinned; or `tags`: images by tag that the nodes already have, "
+        "for which Kubeflow caches nothing"
+    ),
+]
+Wait = Annotated[bool, typer.Option("--wait", help="follow the run, then fetch its results")]
+Resubmit = Annotated[
+    int, typer.Option(min=0, help="how many times a failed run is submitted again; finished work is reused")
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(help="hours after which following ends, default 72; the run continues"),
+]
+Yes = Annotated[bool, typer.Option("--yes", help="do not ask for confirmation, for scripts")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout; everything else goes to stderr")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="only show what would be removed")]
 
+HOURS = 72.0
+"""Default of --timeout."""
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def duration(text: str) -> timedelta:
-    """A duration as people write it: 90m, 36h, 14d, 2w.
+    """Parses a duration such as 90m, 36h, 14d or 2w.
 
     Raises:
         InputError: anything else.
@@ -53,15 +95,27 @@ def duration(text: str) -> timedelta:
     return timedelta(**{_UNITS[found[2]]: float(found[1])})
 
 
+def timeout_seconds(hours: float | None) -> float:
+    """The value of --timeout in seconds.
+
+    Raises:
+        InputError: it is not above 0.
+    """
+    hours = HOURS if hours is None else hours
+    if not hours > 0:  # nan is not either
+        raise InputError(f"--timeout {hours:g}: give hours above 0")
+    return hours * 3600
+
+
 def console_of_terminal(as_json: bool = False) -> Console:
-    """The console for results; with JSON on stdout, everything else goes to stderr."""
+    """The console for a command's output; with JSON on stdout, it writes to stderr."""
     from rich.console import Console
 
     return Console(stderr=as_json)
 
 
 def print_json(**document: Any) -> None:
-    """Prints the one JSON document of a command's --json."""
+    """Prints the JSON document of --json."""
     import json
 
     typer.echo(json.dumps({"schema": 1, **document}, indent=1))
@@ -71,7 +125,7 @@ def print_json(**document: Any) -> None:
 class StoreOptions:
     """The options that choose an existing store."""
 
-    config: Config = None
+    config: OptionalConfig = None
     set: Changes = None
     bucket: Bucket = None
     prefix: Prefix = None
@@ -87,7 +141,7 @@ class StoreOptions:
         from components.core.storage.opening import choose_store, open_existing
 
         if self.set and self.config is None:
-            raise InputError("--set: changes a configuration; give --config as well, or --bucket and --prefix")
+            raise InputError("--set changes a configuration; give --config as well, or --bucket and --prefix")
         chosen = RunConfig.load(self.config, self.set or []).store if self.config is not None else StoreConfig()
         parts = {name: value for name in ("bucket", "prefix") if (value := getattr(self, name)) is not None}
         if parts and self.store is not None:
