@@ -3,13 +3,16 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all bench docs lint format lock images lock-images clean
+.PHONY: demo demo-s3 test test-all bench docs lint format lock images lock-images clean
 
 demo: $(VENV)/.installed  ## the whole DAG on a simulated screen, here; ends with the accuracy table and the report's path
 	$(BIN)/cellsignal run --config demo --out runs/demo
 
-test: $(VENV)/.installed  ## the fast tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+demo-s3: $(VENV)/.installed  ## the same, stored on a SeaweedFS server, which this starts and ends
+	$(BIN)/python -m tests.seaweedfs -- $(BIN)/cellsignal run --config demo --store s3://cellsignal/demo --out runs/demo-s3
+
+test: $(VENV)/.installed  ## the fast tests; COVERAGE=1 also measures which lines they run
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(if $(COVERAGE),--cov --cov-report=html --cov-report=term:skip-covered)
 
 test-all: $(VENV)/.installed  ## also the slow ones and whatever else this machine can run
 	$(BIN)/python -m pytest -m "not docker and not cluster and not gpu"
@@ -54,4 +57,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:  ## the environment and the runs; the object store in the user's cache folder stays
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site htmlcov
