@@ -94,9 +94,8 @@ def run(
 
     from components.core.config import RunConfig
     from components.core.evaluation.table import accuracy_table
-    from pipelines.run.known_run import with_address
+    from pipelines.run.folder import read_metrics, with_address
     from pipelines.run.local import run_here
-    from pipelines.run.results import read_metrics
 
     settings = with_address(with_store(RunConfig.load(config, set or []), store))
     folder = out or Path("runs") / settings.name
@@ -122,9 +121,11 @@ def finish(
     store: Store = None,
 ) -> None:
     """Completes a run from its finished folds if the others failed; its results are marked as partial."""
-    from pipelines.run.known_run import run_finish
+    from rich.console import Console
 
-    raise typer.Exit(run_finish(run, quorum, out, truth, store))
+    from pipelines.run.finish import run_finish
+
+    run_finish(run, quorum, out, truth, store, Console())
 
 
 @app.command()

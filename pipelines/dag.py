@@ -196,11 +196,11 @@ def training_graph(config: RunConfig) -> TaskGraph:
         else:
             last[cell_type] = DagNode("infer", {**manifests, "bases": networks}, loop, cell_type)
         nodes.append(last[cell_type])
-    named = []
+    predictions = []
     for cell_type, node in last.items():
-        nodes += _named(packed, node, cell_type)
-        named.append(nodes[-1].output("predictions"))
-    return TaskGraph((*nodes, _report(packed, named)))
+        nodes += _prediction_nodes(packed, node, cell_type)
+        predictions.append(nodes[-1].output("predictions"))
+    return TaskGraph((*nodes, _report(packed, predictions)))
 
 
 def prediction_graph(folds: Mapping[str, Sequence[int]]) -> TaskGraph:
@@ -211,25 +211,27 @@ def prediction_graph(folds: Mapping[str, Sequence[int]]) -> TaskGraph:
             so that each cell type has its own loop.
     """
     packed = DagNode("normalize", {})
-    nodes, named = [packed], []
+    nodes, predictions = [packed], []
     manifests = {"screen": packed.output("screen"), "holdout": packed.output("holdout")}
     for cell_type, numbers in folds.items():
         nodes.append(DagNode("infer", manifests, FoldLoop(tuple(numbers)), cell_type))
-        nodes += _named(packed, nodes[-1], cell_type)
-        named.append(nodes[-1].output("predictions"))
-    return TaskGraph((*nodes, _report(packed, named)))
+        nodes += _prediction_nodes(packed, nodes[-1], cell_type)
+        predictions.append(nodes[-1].output("predictions"))
+    return TaskGraph((*nodes, _report(packed, predictions)))
 
 
-def _named(packed: DagNode, last: DagNode, cell_type: str) -> list[DagNode]:
-    """From the folds' logits of a cell type to the predictions of its wells."""
+def _prediction_nodes(packed: DagNode, last: DagNode, cell_type: str) -> list[DagNode]:
+    """The nodes from the folds' logits of a cell type to the predictions of its wells."""
     screen, holdout = packed.output("screen"), packed.output("holdout")
     mean = DagNode("ensemble", {"screen": screen, "logits": last.output("logits")}, cell_type=cell_type)
     read = {"screen": screen, "holdout": holdout, "logits": mean.output("averaged")}
     return [mean, DagNode("assign", read, cell_type=cell_type)]
 
 
-def _report(packed: DagNode, named: Sequence[NodeOutput]) -> DagNode:
-    return DagNode("report", {**{name: packed.output(name) for name in OUTPUTS["normalize"]}, "uris": tuple(named)})
+def _report(packed: DagNode, predictions: Sequence[NodeOutput]) -> DagNode:
+    return DagNode(
+        "report", {**{name: packed.output(name) for name in OUTPUTS["normalize"]}, "uris": tuple(predictions)}
+    )
 
 
 def task_name(step: str, fold: object = None, cell_type: object = None, backbone: object = None) -> str:

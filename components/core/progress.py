@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,17 @@ def _failed(kind: str, message: str) -> None:
         _on_failure({**_labels, "kind": kind, "message": message})
 
 
+def parse_events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The events of an events file's lines; a line that a full disk or a killed step cut short is skipped."""
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and isinstance(event.get("event"), str):
+            yield event
+
+
 def finished_tasks(events: Path | None = None) -> list[dict[str, Any]]:
     """The tasks finished so far: step, labels (fold, cell_type, backbone) and seconds, in order of their end.
 
@@ -139,9 +150,8 @@ def finished_tasks(events: Path | None = None) -> list[dict[str, Any]]:
     path = events or (Path(os.environ[EVENTS_VARIABLE]) if os.environ.get(EVENTS_VARIABLE) else None)
     if path is None or not path.is_file():
         return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [
         {key: event[key] for key in ("step", "fold", "cell_type", "backbone", "seconds") if key in event}
-        for event in lines
-        if event["event"] == "finish"
+        for event in parse_events(path.read_text(encoding="utf-8", errors="replace").splitlines())
+        if event["event"] == "finish" and "step" in event
     ]

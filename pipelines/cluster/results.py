@@ -1,6 +1,6 @@
 """What a run on a cluster leaves: its results are downloaded from the object store, and a failed run gets a partial report.
 
-The steps from ensemble to report of a failed run are computed here by `python -m pipelines.run.finish`, from its finished folds.
+The steps from ensemble to report of a failed run are computed here, from its finished folds.
 """
 
 from __future__ import annotations
@@ -23,28 +23,10 @@ from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
 from components.core.storage.run_outcome import RESULTS, fetch_results
 from components.core.storage.runs import HOLDOUT, MANIFEST, RUNS, TaskRecord, finished_folds
-from pipelines.run.known_run import finish_command
-from pipelines.run.process import run_child
+from pipelines.run.folder import EMBEDDINGS, join_embeddings
 
-EMBEDDINGS = "embeddings"
 MetricsTable = Callable[[Mapping[str, Any]], Table | None]
 """From metrics.json to the table that is shown; None if there is nothing to show."""
-
-
-def check_out(out: Path, key: str) -> None:
-    """Refuses an output folder that holds anything but results of the same run.
-
-    Raises:
-        InputError: it does.
-    """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    try:
-        earlier = json.loads((out / "lineage.json").read_text(encoding="utf-8")).get("run")
-    except (OSError, ValueError, AttributeError):
-        earlier = None
-    if earlier != key:
-        raise InputError(f"--out {out}: not empty, and not results of run {key}; use a new folder")
 
 
 def has_results(store: ObjectStorage, key: str) -> bool:
@@ -90,20 +72,16 @@ def fetch(
 
 def _fetch_embeddings(store: ObjectStorage, key: str, folder: Path) -> list[str]:
     """Joins the folds' embeddings, as a local run does."""
-    found = []
     work = folder / ".folds"
+    parts = []
     for cell_type, records in recorded_folds(store, key).items():
         for record in records:
-            part = work / cell_type / str(record.fold)
-            part.parent.mkdir(parents=True, exist_ok=True)
-            fetch_finished(store, record.prefix, {EMBEDDINGS: part})
-            for file in sorted(part.rglob("*.parquet")):
-                target = folder / EMBEDDINGS / file.relative_to(part)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                file.rename(target)
-                found.append(target.relative_to(folder).as_posix())
+            parts.append(work / cell_type / str(record.fold))
+            parts[-1].parent.mkdir(parents=True, exist_ok=True)
+            fetch_finished(store, record.prefix, {EMBEDDINGS: parts[-1]})
+    found = join_embeddings(parts, folder / EMBEDDINGS)
     shutil.rmtree(work, ignore_errors=True)
-    return sorted(found)
+    return [f"{EMBEDDINGS}/{name}" for name in found]
 
 
 def report_of_failed(
@@ -119,6 +97,8 @@ def report_of_failed(
         out: folder of the results.
         console: where progress is shown.
     """
+    from pipelines.run.finish import finish  # loads pandas and the report
+
     try:
         folds = recorded_folds(store, key)
         counts = {cell_type: len(folds.get(cell_type, [])) for cell_type in config.screen.cell_types}
@@ -133,12 +113,12 @@ def report_of_failed(
                 f"the report of its finished folds ({common} of {len(config.folds.trained)}):", highlight=False
             )
             path = labels.resolve() if labels is not None else None
-            code = run_child(finish_command(config.store, key, common, out, path))
+            finish(store, key, common, out, path, console)
     except MissingObjectError:
         return "no report: the run failed before its screen was packed"
-    except (InputError, StepError) as error:
+    except (InputError, StepError, OSError) as error:
         return f"no report: {error}"
-    return f"its report is {out / 'report.html'}" if code == 0 else "no report: the lines above say why"
+    return f"its report is {out / 'report.html'}"
 
 
 def recorded_folds(store: ObjectStorage, key: str) -> dict[str, list[TaskRecord]]:

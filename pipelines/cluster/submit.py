@@ -32,10 +32,11 @@ from pipelines.cluster.checks import check_submission, on_cluster, preemption_re
 from pipelines.cluster.compile import compiled, images_of, known_lineage
 from pipelines.cluster.endpoint import EndpointError, KfpEndpoint, Login, quiet
 from pipelines.cluster.follow import CANCELING, DONE, ENDED, Follower, Pace, decisive, warn
-from pipelines.cluster.results import MetricsTable, check_out, fetch, has_results, report_of_failed
+from pipelines.cluster.results import MetricsTable, fetch, has_results, report_of_failed
 from pipelines.images.code_version import code_commit
 from pipelines.images.record import RECORD, ImageRecord, check_pushed
 from pipelines.options import HOURS
+from pipelines.run.folder import check_results_folder
 
 KFP_FOLDER = "kfp"
 """Prefix in the run's store under which Kubeflow keeps the artifacts that it passes from task to task."""
@@ -154,7 +155,7 @@ def submit_run(run: ClusterRun, request: SubmitRequest, console: Console, pace: 
     key = cluster_run_key(run.name, run.lineage[RECIPE], source, run.fingerprint)
     out = request.out or Path("runs") / key
     if request.wait:
-        check_out(out, key)
+        check_results_folder(out, key)
     if request.reuse_results and not request.truth and has_results(run.store, key):  # a truth changes the report
         _print(console, f"run {key} has finished before, so nothing is started")
         fetch(run.store, key, config, out, run.table_of, console)

@@ -247,7 +247,7 @@ def gc(
 
 def _store_of_run(run: str, options: StoreOptions) -> tuple[str, FolderStore | ObjectStore]:
     """A run's key and its store: the store in its address or folder, else the one that the options choose."""
-    from pipelines.run.known_run import find_run
+    from pipelines.run.folder import find_run
 
     known = find_run(run, "run")
     if known.key != run:

@@ -75,7 +75,7 @@ def retrain(
     from pipelines.retrain.retrain import plan
     from pipelines.retrain.retrain import retrain as retrain_model
     from pipelines.retrain.runs import RetrainRequest
-    from pipelines.run.known_run import with_address
+    from pipelines.run.folder import with_address
 
     if endpoint and runner is not None:
         raise InputError("--runner goes with this machine, --endpoint with a cluster; give one of them")

@@ -18,7 +18,7 @@ from components.core.storage.opening import join_address
 from pipelines.cluster.checks import check_address
 from pipelines.cluster.submit import SubmitRequest
 from pipelines.options import HOURS
-from pipelines.run.known_run import find_run
+from pipelines.run.folder import find_run
 from pipelines.run.predict_request import PredictRequest
 
 

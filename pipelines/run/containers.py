@@ -1,12 +1,13 @@
-"""Tasks of a local run as containers: images, mounts, limits, variables, and the end of every container.
+"""Tasks of a local run as containers: images, mounts, limits, variables, and how kfp.local's DockerRunner runs one.
 
-Every path is mounted at its own place, so that a path in a configuration, a screen's address or an artifact means the same
-inside and outside. What runs a task is container_tasks.
+Every path is mounted at the same path, so that a path in a configuration, a screen's address or an artifact means the same
+inside and outside. kfp and docker are imported by the functions that use them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,19 +17,22 @@ from urllib.parse import unquote, urlsplit
 from components.core.config import RunConfig, StoreConfig
 from components.core.config.cluster import StepsConfig
 from components.core.errors import InputError
+from components.core.progress import emit
 from components.core.storage.opening import is_bucket, is_folder, join_address
 from pipelines.checks import local_files
 from pipelines.cluster.pod_settings import resources_of
 from pipelines.images.code_version import CURRENT, Target, sources_digest
-from pipelines.images.engine import check_image, connect
+from pipelines.images.engine import check_image, connect, container_user, one_line
 
 if TYPE_CHECKING:
     from docker import DockerClient
+    from kfp.local import DockerRunner
 
 WORK_LABEL = "cellsignal.work"
 """Label of a container: the working folder of its run, in which one run works at a time."""
 CERTIFICATES = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 """Variables that hold the path of a file of certificates."""
+GIB = 2**30
 
 
 class Limits(TypedDict):
@@ -52,10 +56,10 @@ class Mount(TypedDict):
 
 
 def check_images() -> dict[Target, str]:
-    """The images that a run's containers start from, by target: their ids.
+    """The ids of the images that a run's containers start from, by target.
 
     Raises:
-        InputError: no engine, an image that is not there or contains other sources than this package.
+        InputError: no engine, an image that is missing or contains other sources than this package.
     """
     client, sources = connect(), sources_digest()
     return {
@@ -64,8 +68,24 @@ def check_images() -> dict[Target, str]:
     }
 
 
+def check_credentials(store: StoreConfig, variables: Mapping[str, str] = os.environ) -> None:
+    """Refuses a bucket whose credentials lie in files, before anything is written.
+
+    Raises:
+        InputError: they do.
+    """
+    from components.core.storage.endpoint import has_keys  # loads boto3
+
+    in_bucket = is_bucket(join_address(store.bucket, store.prefix))
+    if in_bucket and has_keys(variables) and not has_keys(container_environment(variables)):
+        raise InputError(
+            "--runner docker: containers see no files of credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (a profile's "
+            "are shown by `aws configure export-credentials --format env`)"
+        )
+
+
 @contextlib.contextmanager
-def ended_containers(work: Path) -> Iterator[None]:
+def containers_removed(work: Path) -> Iterator[None]:
     """Removes the containers of the run in this folder: those of an earlier process at the start, its own at the end."""
     client = connect()
     remove_containers(client, str(work))
@@ -76,11 +96,11 @@ def ended_containers(work: Path) -> Iterator[None]:
 
 
 def remove_containers(client: DockerClient, work: str) -> None:
-    """Kills and removes the containers of the run in a folder; steps are made to be killed at any moment."""
+    """Kills and removes the containers of the run in a folder; steps may be killed at any moment."""
     from docker.errors import DockerException
     from requests.exceptions import RequestException
 
-    with contextlib.suppress(DockerException, RequestException):  # an engine that has ended runs none
+    with contextlib.suppress(DockerException, RequestException):  # a stopped engine runs none
         for container in client.containers.list(
             all=True, ignore_removed=True, filters={"label": f"{WORK_LABEL}={work}"}
         ):
@@ -97,36 +117,36 @@ def container_settings(
     environment: Mapping[str, str],
     models: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What the process that runs the pipeline must know about its containers; no variable's value is in it.
+    """What the worker process must know about its containers; contains no variable's value.
 
     Args:
         config: the run's configuration.
         work: its working folder.
-        tmp: the tasks' temporary files, in it.
+        tmp: folder of the tasks' temporary files.
         source: address of the screen.
         truth: labels of the unlabelled wells.
-        environment: of the process that runs the pipeline.
+        environment: variables of the worker process.
         models: addresses of published models that are read.
     """
     if config.loader.node_cache:
-        with contextlib.suppress(OSError):  # then the steps work without it, and warn
+        with contextlib.suppress(OSError):  # without it the steps work too, and warn
             Path(config.loader.node_cache).mkdir(parents=True, exist_ok=True)
     return {
         "work": str(work),
         "tmp": str(tmp),
         "folder": str(Path.cwd()),
-        "mounts": mounts_of(config, work, source, str(truth or ""), environment_of(environment), models),
-        "limits": limits_of(config),
+        "mounts": mounts_of(config, work, source, str(truth or ""), container_environment(environment), models),
+        "limits": _limits(config),
     }
 
 
-def limits_of(config: RunConfig) -> dict[str, Limits]:
-    """The limits of every step's container: those of its pod on a cluster, but that a step takes all GPUs there are."""
+def _limits(config: RunConfig) -> dict[str, Limits]:
+    """Every step's limits: those of its pod on a cluster, but a step gets all GPUs of this machine."""
     has_gpus = any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg"))
-    asked = {step: resources_of(config, step) for step in StepsConfig.model_fields}
+    pods = {step: resources_of(config, step) for step in StepsConfig.model_fields}
     return {
-        step: Limits(memory_gib=one.memory_gib, shm_gib=one.shm_gib, gpus=has_gpus and one.gpus > 0)
-        for step, one in asked.items()
+        step: Limits(memory_gib=pod.memory_gib, shm_gib=pod.shm_gib, gpus=has_gpus and pod.gpus > 0)
+        for step, pod in pods.items()
     }
 
 
@@ -148,7 +168,7 @@ def mounts_of(
         environment: variables of the containers.
         models: addresses of published models that are read.
     """
-    read = list(_folder(source)) if "://" in source else [Path(source)]
+    read = _folder(source) if "://" in source else [Path(source)]
     read += [Path(truth)] if truth else []
     read += [path.resolve() for path in local_files(config).values()]
     read += _folder((config.init_from or "").partition("/runs/")[0])
@@ -156,55 +176,155 @@ def mounts_of(
     read += [Path(environment[name]) for name in CERTIFICATES if environment.get(name)]
     write = [work, *_folder(join_address(config.store.bucket, ""))]
     write += [Path(config.loader.node_cache).absolute()] if config.loader.node_cache else []
-    found: dict[str, bool] = {}
-    for path, writing in (*((path, False) for path in read), *((path, True) for path in write)):
-        if path.exists():
-            found[str(path)] = found.get(str(path), False) or writing
-    return [Mount(path=path, write=found[path]) for path in sorted(found) if not _covered(path, found)]
+    writable = {str(path): False for path in read if path.exists()}
+    writable |= {str(path): True for path in write if path.exists()}
+    return [Mount(path=path, write=writable[path]) for path in sorted(writable) if not _covered(path, writable)]
 
 
-def _folder(address: str) -> Iterator[Path]:
-    if is_folder(address):
-        yield Path(unquote(urlsplit(address).path)).absolute()
+def _folder(address: str) -> list[Path]:
+    return [Path(unquote(urlsplit(address).path)).absolute()] if is_folder(address) else []
 
 
-def _covered(path: str, found: dict[str, bool]) -> bool:
+def _covered(path: str, writable: Mapping[str, bool]) -> bool:
     """Whether a parent folder is mounted already, with the same rights."""
-    return any(
-        found.get(above, False) >= found[path]
-        for above in (str(parent) for parent in Path(path).parents)
-        if above in found
-    )
+    above = [str(parent) for parent in Path(path).parents]
+    return any(writable[parent] >= writable[path] for parent in above if parent in writable)
 
 
-def check_credentials(store: StoreConfig, variables: Mapping[str, str] = os.environ) -> None:
-    """Refuses a bucket whose credentials lie in files, before anything is written.
-
-    Raises:
-        InputError: they do.
-    """
-    from components.core.storage.endpoint import has_keys  # loads boto3
-
-    in_bucket = is_bucket(join_address(store.bucket, store.prefix))
-    if in_bucket and has_keys(variables) and not has_keys(environment_of(variables)):
-        raise InputError(
-            "--runner docker: containers see no files of credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (a profile's "
-            "are shown by `aws configure export-credentials --format env`)"
-        )
-
-
-def environment_of(variables: Mapping[str, str]) -> dict[str, str]:
+def container_environment(variables: Mapping[str, str]) -> dict[str, str]:
     """The variables of this process that a step needs: access to the object store, threads, the events file.
 
     Credentials among them go to the engine with the request, and are in no argument, file or log.
     """
-    named = ("AWS_", "CELLSIGNAL_", "OMP_", "MKL_", "NCCL_")
+    prefixes = ("AWS_", "CELLSIGNAL_", "OMP_", "MKL_", "NCCL_")
     single = {*CERTIFICATES, "http_proxy", "https_proxy", "no_proxy", "all_proxy", "PYTHONUNBUFFERED", "PYTHONSAFEPATH"}
-    # Files of credentials stay here: the store is reached by what the variables themselves say.
+    # Files of credentials are not mounted: containers reach the store with the other variables alone.
     unread = {"AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE"}
     kept = {
         name: value
         for name, value in variables.items()
-        if (name.startswith(named) or name in single or name.lower() in single) and name not in unread
+        if (name.startswith(prefixes) or name in single or name.lower() in single) and name not in unread
     }
     return {name: os.path.abspath(value) if name in CERTIFICATES and value else value for name, value in kept.items()}  # noqa: PTH100
+
+
+def docker_runner(settings: dict[str, Any]) -> DockerRunner:
+    """kfp.local's runner for containers; from now on this process runs its tasks by `run_task`.
+
+    kfp's own function lets the engine remove a container the moment it ends, and treats a task whose exit code is gone by then
+    as done; `run_task` removes it itself, once it has the code. It also gives every step its own limits.
+
+    Args:
+        settings: from `container_settings`.
+    """
+    from docker.types import Mount as EngineMount
+    from kfp import local
+    from kfp.local import docker_task_handler
+
+    client = connect()
+    unconfined = "name=selinux" in (client.info().get("SecurityOptions") or [])
+
+    # `volumes` is the pipeline's root, which lies in the run's folder; a path with a colon could not be written as one.
+    def run(client: DockerClient, image: str, command: Sequence[str], volumes: Any, **rest: Any) -> int:
+        return run_task(client, image, command, settings["limits"], **rest)
+
+    docker_task_handler.run_docker_container = run
+    return local.DockerRunner(
+        environment={**container_environment(os.environ), "TMPDIR": settings["tmp"]},
+        mounts=[
+            EngineMount(mount["path"], mount["path"], type="bind", read_only=not mount["write"])
+            for mount in settings["mounts"]
+        ],
+        working_dir=settings["folder"],
+        network_mode="host",  # an object store may listen on this machine's loopback
+        user=container_user(client),
+        group_add=[str(group) for group in os.getgroups()],
+        read_only=True,
+        tmpfs={"/tmp": "rw,exec,nosuid,nodev,mode=1777,size=1g"},
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges", *(["label=disable"] if unconfined else [])],
+        init=True,
+        labels={WORK_LABEL: settings["work"]},
+    )
+
+
+def run_task(
+    client: DockerClient, image: str, command: Sequence[str], limits: Mapping[str, Limits], **arguments: Any
+) -> int:
+    """Runs one task to its end, and prints its output.
+
+    Args:
+        client: the engine's client.
+        image: the image's name.
+        command: kfp's executor and its arguments.
+        limits: by step.
+        **arguments: the container's arguments, as docker-py names them.
+
+    Returns:
+        Its exit code; not 0 if an output is missing, or it was killed or did not start.
+    """
+    from docker.errors import DockerException
+    from docker.types import DeviceRequest
+    from requests.exceptions import RequestException
+
+    step = command[command.index("--function_to_execute") + 1]
+    task = json.loads(command[command.index("--executor_input") + 1])
+    parameters = task["inputs"].get("parameterValues", {})
+    labels = {name: parameters[name] for name in ("fold", "cell_type", "backbone") if name in parameters}
+    if "fold" in labels:
+        labels["fold"] = int(labels["fold"])  # kfp makes a float of an int
+
+    def failed(message: str) -> None:
+        emit("failed", kind="step", step=step, **labels, message=message)
+
+    own = limits[step]
+    if own["gpus"]:
+        arguments["device_requests"] = [DeviceRequest(count=-1, capabilities=[["gpu"]])]
+    if own["shm_gib"]:
+        arguments["shm_size"] = int(own["shm_gib"] * GIB)
+    memory = int(own["memory_gib"] * GIB)
+    container = None
+    try:
+        container = client.containers.create(image, list(command), mem_limit=memory, memswap_limit=memory, **arguments)
+        container.start()
+        for line in container.logs(stream=True):
+            print(line.decode(errors="replace"), end="")  # noqa: T201 - kfp indents it into the run's log
+        code = int(container.wait()["StatusCode"])
+        if code:
+            container.reload()
+            if container.attrs["State"].get("OOMKilled"):
+                failed(
+                    f"its container was killed at its limit of {own['memory_gib']:g} GiB of memory; raise "
+                    f"cluster.steps.{step}.memory_gib, or lower loader.cache_gib"
+                )
+            return code
+        missing = _missing_output(task["outputs"])
+        if missing:
+            failed(f"its container ended well but left no {missing}")
+            return 1
+        return 0
+    except (DockerException, RequestException) as error:
+        failed(_refusal(image, one_line(error)))
+        return 1
+    finally:
+        if container is not None:
+            with contextlib.suppress(DockerException, RequestException):  # the end of the run removes what is left
+                container.remove(force=True, v=True)
+
+
+def _missing_output(outputs: Mapping[str, Any]) -> str:
+    """The first output of a task that does not exist; metrics are in the executor's own file."""
+    paths = [("record of outputs", outputs["outputFile"])]
+    for name, artifacts in outputs.get("artifacts", {}).items():
+        for artifact in artifacts["artifacts"]:
+            if artifact["type"].get("schemaTitle") != "system.Metrics":
+                paths.append((name, artifact["uri"]))
+    return next((name for name, path in paths if not Path(path).exists()), "")
+
+
+def _refusal(image: str, message: str) -> str:
+    if "could not select device driver" in message:
+        return "the engine cannot give a container the GPU of this machine; install the NVIDIA Container Toolkit"
+    if "No such image" in message:
+        return f"{image} is gone from this machine; run `cellsignal images build`"
+    return f"the container engine could not run it ({message})"

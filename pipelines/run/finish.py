@@ -1,7 +1,7 @@
-"""python -m pipelines.run.finish: ends a run from the folds that finished, by what the store lists under the run's key.
+"""Ends a run from its finished folds, which the store lists under the run's key. Imports neither torch nor kfp.
 
 KFP offers no partial fan-in, so that a failed fold fails the whole run; this computes ensemble to report from the others and
-marks every result as `partial`. Needs neither torch nor the failed run's machine.
+marks every result as `partial`. It does not need the failed run's machine.
 """
 
 from __future__ import annotations
@@ -11,25 +11,22 @@ import datetime
 import io
 import json
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from rich.console import Console
-from typer import Option
 
 from components.assign.step import AssignConfig
 from components.assign.step import run as assign
-from components.core.command import cancel_on_signals, run_command
 from components.core.config import RunConfig, parse
-from components.core.errors import InputError, StepError
+from components.core.errors import InputError
 from components.core.evaluation.table import accuracy_table
 from components.core.files import atomic_directory
 from components.core.storage.finished import fetch_finished
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
-from components.core.storage.opening import open_store
+from components.core.storage.opening import choose_store, open_existing
 from components.core.storage.run_outcome import RESULTS, record_results
 from components.core.storage.runs import (
     HOLDOUT,
@@ -43,20 +40,40 @@ from components.core.storage.runs import (
 from components.ensemble.step import run as ensemble
 from components.report.step import run as report
 from pipelines.dag import OUTPUTS, DagTask, training_graph
+from pipelines.images.code_version import code_version
+from pipelines.run.folder import EMBEDDINGS, check_results_folder, find_run, join_embeddings
 
 MANIFESTS = {"screen": MANIFEST, "holdout": HOLDOUT, "holdout_labels": HOLDOUT_LABELS}
 LINEAGE = "lineage.json"
-EMBEDDINGS = "embeddings"
+
+
+def run_finish(
+    run: str, quorum: int, out: Path | None, truth: Path | None, store: str | None, console: Console
+) -> None:
+    """Ends a run from its finished folds.
+
+    Args:
+        run: the run's key, address or folder.
+        quorum: folds that every cell type must have.
+        out: folder of the results; None for runs/KEY.
+        truth: labels of the unlabelled wells; None for those that the run's folder names, if any.
+        store: value of --store, for a run given by its key; None for the default.
+        console: where progress is shown.
+
+    Raises:
+        InputError: no such run or folder, an object store that cannot be used, or as `finish`.
+    """
+    known = find_run(run)
+    truth = truth or known.truth
+    if truth is not None and not truth.is_file():
+        raise InputError(f"--truth {truth}: no such file")
+    chosen = choose_store(known.store, store) if known.key == run or store else known.store
+    opened = open_existing(chosen.bucket, chosen.prefix)
+    finish(opened, known.key, quorum, out or Path("runs") / known.key, truth, console)
 
 
 def finish(
-    store: ObjectStorage,
-    key: str,
-    quorum: int,
-    out: Path,
-    truth: Path | None,
-    code_version: str,
-    console: Console,
+    store: ObjectStorage, key: str, quorum: int, out: Path, truth: Path | None, console: Console
 ) -> Mapping[str, Any]:
     """Computes ensemble to report of a run from its finished folds.
 
@@ -66,29 +83,25 @@ def finish(
         quorum: folds that every cell type must have.
         out: folder of the results; an earlier result of the same run there is replaced.
         truth: labels of the unlabelled wells, for the report's scoring alone.
-        code_version: this program's, for lineage.json beside the run's.
         console: where progress is shown.
 
     Returns:
-        The content of metrics.json; `partial` says which folds are missing, and is left out where none is.
+        The content of metrics.json; it has `partial` if a fold is missing.
 
     Raises:
         InputError: no such run, a quorum that is not reached or impossible, or a folder of something else.
-        StepError: the disk was full.
     """
-    _check_out(out, key)
-    try:
-        with atomic_directory(out) as making:
-            # What is fetched lies beside the results, where there is room for them.
-            work = making / "work"
-            work.mkdir()
-            with contextlib.redirect_stdout(io.StringIO()) as said:  # paths in there are of the unfinished folder
-                metrics, missing = _compute(store, key, quorum, making, work, truth, code_version, console)
-            shutil.rmtree(work)
-    except OSError as error:
-        raise StepError(f"{error.filename or out}: cannot be written ({error.strerror}); make room") from None
+    check_results_folder(out, key)
+    with atomic_directory(out) as making:
+        # Inputs are fetched into a folder beside the results, on the disk that has room for them.
+        work = making / "work"
+        work.mkdir()
+        console.file = console.file  # stays the terminal while the steps' output is held back
+        with contextlib.redirect_stdout(io.StringIO()) as output:  # it has paths in the temporary folder
+            metrics, missing = _compute(store, key, quorum, making, work, truth, console)
+        shutil.rmtree(work)
     _record(store, key, out)
-    for line in said.getvalue().splitlines():
+    for line in output.getvalue().splitlines():
         if line.startswith("warning: "):
             console.print(line, style="yellow", soft_wrap=True, markup=False, highlight=False)
     console.print(accuracy_table(metrics))
@@ -116,7 +129,6 @@ def _compute(
     making: Path,
     work: Path,
     truth: Path | None,
-    code_version: str,
     console: Console,
 ) -> tuple[dict[str, Any], dict[str, list[int]]]:
     """Writes the results into `making`; returns the metrics and the missing folds by cell type."""
@@ -136,26 +148,15 @@ def _compute(
         cell_type: [fold for fold in config.folds.trained if fold not in there] for cell_type, there in present.items()
     }
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    lineage: dict[str, Any] = {**record.lineage, "finished": {"code_version": code_version, "at": now}}
+    lineage: dict[str, Any] = {**record.lineage, "finished": {"code_version": code_version(), "at": now}}
     if any(missing.values()):
         lineage["partial"] = {"quorum": quorum, "folds": present, "missing": missing}
-    lineage["embeddings"] = _embeddings(work, making)
+    embeddings = join_embeddings(sorted((work / EMBEDDINGS).glob("*/*")), making / EMBEDDINGS)
+    lineage["embeddings"] = [f"{EMBEDDINGS}/{name}" for name in embeddings]
     metrics = _rest(config, present, work, truth, lineage, store, console)
     for file in (work / "results").iterdir():
         file.rename(making / file.name)
     return metrics, missing
-
-
-def _check_out(out: Path, key: str) -> None:
-    """Refuses a folder that is not empty and holds no earlier result of the same run."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    try:
-        earlier = json.loads((out / LINEAGE).read_text(encoding="utf-8")).get("run")
-    except (OSError, ValueError, AttributeError):
-        earlier = None
-    if earlier != key or (out / "run").exists():
-        raise InputError(f"--out {out}: not empty, and not this run finished before; use a new folder")
 
 
 def _check_quorum(key: str, present: Mapping[str, Sequence[int]], trained: Sequence[int], quorum: int) -> None:
@@ -163,10 +164,10 @@ def _check_quorum(key: str, present: Mapping[str, Sequence[int]], trained: Seque
         raise InputError(f"--quorum {quorum}: run {key} trains {len(trained)} folds; give a number from 1 to that")
     short = {cell_type: there for cell_type, there in present.items() if len(there) < quorum}
     if short:
-        said = "; ".join(f"{cell_type} has {_folds(there) if there else 'none'}" for cell_type, there in short.items())
+        have = "; ".join(f"{cell_type} has {_folds(there) if there else 'none'}" for cell_type, there in short.items())
         enough = min(len(there) for there in present.values())
         advice = f"or give --quorum {enough}" if enough else "until each cell type has a fold"
-        raise InputError(f"--quorum {quorum} of {len(trained)} folds is not reached: {said}; run {key} again, {advice}")
+        raise InputError(f"--quorum {quorum} of {len(trained)} folds is not reached: {have}; run {key} again, {advice}")
 
 
 def _numbers(folds: Mapping[str, Sequence[TaskRecord]]) -> dict[str, list[int]]:
@@ -228,36 +229,5 @@ def _rest(
     return metrics
 
 
-def _embeddings(work: Path, making: Path) -> list[str]:
-    """Joins the folds' embeddings as a whole run does; returns their files, relative to `making`."""
-    found = []
-    for folder in sorted((work / EMBEDDINGS).glob("*/*")):
-        for file in sorted(folder.rglob("*.parquet")):
-            target = making / EMBEDDINGS / file.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(file, target)
-            found.append(target.relative_to(making).as_posix())
-    return sorted(found)
-
-
 def _folds(folds: Sequence[int]) -> str:
     return f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
-
-
-def command(
-    store: Annotated[str, Option(help="s3://BUCKET[/PREFIX] or file:///FOLDER of the run's plates")],
-    run: Annotated[str, Option(help="the run's key")],
-    quorum: Annotated[int, Option(help="folds that every cell type must have")],
-    out: Annotated[Path, Option(help="folder of the results")],
-    truth: Annotated[Path | None, Option(help="labels of the unlabelled wells, for the report's scoring alone")] = None,
-    code_version: Annotated[str, Option(help="for lineage.json")] = "unknown",
-) -> None:
-    """Ends a run from the folds that are finished: ensemble, assign, report."""
-    cancel_on_signals("run the same command again")
-    connected = open_store(store)
-    connected.check()
-    finish(connected, run, quorum, out, truth, code_version, Console(file=sys.stdout))
-
-
-if __name__ == "__main__":
-    run_command(command)

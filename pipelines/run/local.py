@@ -1,7 +1,7 @@
 """A training or a prediction on this machine: kfp.local, tasks as processes or containers. Imports neither torch nor kfp.
 
-The pipeline runs in a process of its own (pipelines.run.worker); this one follows its events, shows them, and puts the
-results in place. Everything that tables and the registry can refuse is refused before a folder is made.
+The pipeline runs in a process of its own (pipelines.run.worker); this one shows its events and collects its results.
+Everything that tables and the registry can refuse is refused before a folder is made.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import datetime
 import json
 import os
 import platform
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,20 +24,19 @@ from components.core.config import RunConfig, result_config
 from components.core.errors import InputError, StepError
 from components.core.files import write_atomically
 from components.core.learning.step_settings import library_versions
-from components.core.progress import EVENTS_VARIABLE
+from components.core.progress import EVENTS_VARIABLE, finished_tasks
 from components.core.storage.digests import code_digest, digest_file, digest_text
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.opening import choose_store, open_existing, open_store, whole_address
 from components.core.storage.runs import RUNS
 from pipelines.checks import check_input, check_start, local_files, screen_source
-from pipelines.dag import TaskGraph, prediction_graph, training_graph
+from pipelines.dag import OUTPUTS, TaskGraph, prediction_graph, training_graph
 from pipelines.images.code_version import code_version
-from pipelines.run.containers import check_credentials, check_images, container_settings, ended_containers
+from pipelines.run.containers import check_credentials, check_images, container_settings, containers_removed
 from pipelines.run.display import TaskDisplay
-from pipelines.run.folder import JOB, RunFolder, opened_folder
+from pipelines.run.folder import RunFolder, collect_results, opened_folder
 from pipelines.run.predict_request import CheckedPrediction, PredictRequest, check_prediction
-from pipelines.run.process import follow
-from pipelines.run.results import collect, finish_hint
+from pipelines.run.worker import follow
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def run_here(
         The folder of the results.
 
     Raises:
-        InputError: bad input, wherever it was found.
+        InputError: bad input, found here or by a step.
         StepError: a step failed; finished steps are kept.
     """
     check_input(config, screen, truth)
@@ -117,7 +117,7 @@ def predict_here(
         The folder of the results.
 
     Raises:
-        InputError: bad input, wherever it was found; then nothing stays in `out`.
+        InputError: bad input, found here or by a step; then nothing stays in `out`.
         StepError: a step failed; finished steps are kept.
     """
     chosen = choose_store(request.store(), store)
@@ -131,85 +131,80 @@ def predict_here(
 
 def _run(run: LocalRun, store: ObjectStorage, out: Path, console: Console, containers: bool) -> Path:
     """Runs a pipeline whose input has been checked; returns the folder of the results."""
-    config, more = run.config, run.prediction.params.plain() if run.prediction else None
+    config, prediction = run.config, run.prediction
+    params = prediction.params.plain() if prediction else None
     if containers:
         check_credentials(config.store)
     images = check_images() if containers else {}
-    keep = run.prediction is None
     with contextlib.ExitStack() as held:
-        folder = held.enter_context(opened_folder(out, config, run.screen, run.truth, more, keep_tasks=keep))
+        folder = held.enter_context(opened_folder(out, config, run.screen, run.truth, params))
         source = whole_address(run.screen) if run.screen else str(folder.simulated / "screen")
         truth = run.truth.resolve() if run.truth else folder.simulated / "truth.csv" if run.screen is None else None
         lineage: dict[str, Any] = {
-            "run": run_key(config, source, out, more),
+            "run": run_key(config, source, out, params),
             "code_version": code_version(),
             "image_digests": dict(images),
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "screen": source,
-            **({"model": dict(run.prediction.model_info)} if run.prediction else {"seeds": {"run": config.seed}}),
+            **({"model": dict(prediction.model_info)} if prediction else {"seeds": {"run": config.seed}}),
         }
-        if run.prediction:
+        if prediction:
             held.enter_context(_unrecorded_if_refused(store, str(lineage["run"])))
-        try:
-            _work(run, folder, source, truth, lineage, held, console, containers)
-            collect(folder)
-        except OSError as error:
-            raise StepError(
-                f"{error.filename or out}: cannot be written ({error.strerror}); make room and run the same command again"
-            ) from None
+        folder.events.unlink(missing_ok=True)
+        folder.events.touch()
+        shutil.rmtree(folder.artifacts, ignore_errors=True)
+        held.enter_context(_empty(folder.tmp))
+        environment = _environment(config, folder)
+        settings = None
+        if containers:
+            held.enter_context(containers_removed(folder.work))
+            models = [prediction.params.model] if prediction else []
+            settings = container_settings(config, folder.work, folder.tmp, source, truth, environment, models)
+        job = {
+            "config": json.loads(config.model_dump_json()),
+            "prediction": {"folds": dict(prediction.folds), "parameters": prediction.params.parameters()}
+            if prediction
+            else None,
+            "pipeline_root": str(folder.artifacts),
+            "source": source,
+            "truth": str(truth or ""),
+            "lineage": lineage,
+            "containers": settings,
+        }
+        write_atomically(folder.job, json.dumps(job))
+        _follow_processes(run, folder, environment, console)
+        collect_results(folder)
     return out
 
 
-def _work(
-    run: LocalRun,
-    folder: RunFolder,
-    source: str,
-    truth: Path | None,
-    lineage: Mapping[str, Any],
-    held: contextlib.ExitStack,
-    console: Console,
-    containers: bool,
-) -> None:
-    """Simulates the screen if there is none, then runs the pipeline in a process of its own and shows its progress."""
-    config = run.config
-    folder.events.unlink(missing_ok=True)
-    folder.events.touch()
-    held.enter_context(_empty(folder.tmp))
-    environment = _environment(config, folder)
-    settings = None
-    if containers:
-        held.enter_context(ended_containers(folder.work))
-        models = [run.prediction.params.model] if run.prediction else []
-        settings = container_settings(config, folder.work, folder.tmp, source, truth, environment, models)
-    prediction = run.prediction
-    root = folder.work / "kfp"
-    shutil.rmtree(root, ignore_errors=True)
-    job = {
-        "config": json.loads(config.model_dump_json()),
-        "prediction": {"folds": dict(prediction.folds), "parameters": prediction.params.parameters()}
-        if prediction
-        else None,
-        "pipeline_root": str(root),
-        "source": source,
-        "truth": str(truth or ""),
-        "lineage": lineage,
-        "containers": settings,
-    }
-    write_atomically(folder.work / JOB, json.dumps(job))
+def _follow_processes(run: LocalRun, folder: RunFolder, environment: Mapping[str, str], console: Console) -> None:
+    """Simulates the screen if there is none, then runs the pipeline; each is a process of its own."""
     counts = {**({"simulate": 1} if run.screen is None else {}), **run.graph.counts()}
     with (
-        TaskDisplay(config, counts, console) as display,
+        TaskDisplay(run.config, counts, console) as display,
         folder.log.open("ab") as log,
-        folder.events.open(encoding="utf-8") as events,
+        folder.events.open(encoding="utf-8", errors="replace") as events,
     ):
         if run.screen is None:
             command = ["-m", "components.simulate", "--config", str(folder.work / "config.yaml")]
             follow([*command, "--out", str(folder.simulated)], environment, events, display, log)
         try:
-            follow(["-m", "pipelines.run.worker", str(folder.work / JOB)], environment, events, display, log)
+            follow(["-m", "pipelines.run.worker", str(folder.job)], environment, events, display, log)
         except StepError as error:
-            hint = "" if prediction else finish_hint(config, folder.events, folder.out)
+            hint = "" if run.prediction else finish_hint(run.config, folder)
             raise StepError(f"{error}{hint}") from None
+
+
+def finish_hint(config: RunConfig, folder: RunFolder) -> str:
+    """How to end a failed training from the folds that every cell type has; empty if there is none."""
+    (last,) = {task.step for task in training_graph(config).tasks if "logits" in OUTPUTS[task.step]}
+    done = {(task.get("cell_type"), task.get("fold")) for task in finished_tasks(folder.events) if task["step"] == last}
+    common = min(sum(of == cell_type for of, _ in done) for cell_type in config.screen.cell_types)
+    if not common or common == len(config.folds.trained):
+        return ""  # with every fold there, none is to be left out
+    return (
+        f"; or end it without the other folds: cellsignal finish --run {shlex.quote(str(folder.out))} --quorum {common}"
+    )
 
 
 def _environment(config: RunConfig, folder: RunFolder) -> dict[str, str]:
@@ -228,7 +223,7 @@ def _environment(config: RunConfig, folder: RunFolder) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _empty(folder: Path) -> Iterator[None]:
-    """An empty folder, also without what killed tasks of an earlier run left; removed at the end."""
+    """An empty folder, cleared of files that killed tasks left; removed at the end."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
@@ -249,7 +244,7 @@ def _unrecorded_if_refused(store: ObjectStorage, key: str) -> Iterator[None]:
         raise
 
 
-def run_key(config: RunConfig, source: str, out: Path, more: Mapping[str, Any] | None = None) -> str:
+def run_key(config: RunConfig, source: str, out: Path, prediction: Mapping[str, Any] | None = None) -> str:
     """A run's key in the object store: the same as long as a folder's run would compute the same.
 
     Files that the configuration names count by content, those in an object store by address.
@@ -258,7 +253,7 @@ def run_key(config: RunConfig, source: str, out: Path, more: Mapping[str, Any] |
         config: the run's configuration.
         source: address of the screen.
         out: folder of the results; with the machine's name it distinguishes the runs of a shared store.
-        more: what else makes it another run.
+        prediction: parameters of a prediction; None for a training.
     """
     content = [
         result_config(config),
@@ -268,6 +263,6 @@ def run_key(config: RunConfig, source: str, out: Path, more: Mapping[str, Any] |
         code_digest("components", "pipelines"),
         library_versions(),
         *(digest_file(file) for file in local_files(config).values()),
-        *([dict(more)] if more else []),
+        *([dict(prediction)] if prediction else []),
     ]
     return f"{config.name}-{digest_text(json.dumps(content))[:12]}"

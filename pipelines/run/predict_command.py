@@ -85,8 +85,8 @@ def predict(
     if out is None:
         raise InputError("--out is missing: give the folder of the results")
     from components.core.evaluation.table import accuracy_table
+    from pipelines.run.folder import read_metrics
     from pipelines.run.local import predict_here
-    from pipelines.run.results import read_metrics
 
     labels = Path(truth) if truth is not None else None
     predict_here(request, screen, out, labels, store, console, containers=runner is Runner.DOCKER)

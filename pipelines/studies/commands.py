@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from components.core.config import RunConfig
+from components.core.errors import StepError
 from components.core.storage.opening import choose_store, open_store, store_changes
 from pipelines.checks import check_input
 from pipelines.images.code_version import code_version
-from pipelines.run.process import run_child
 from pipelines.studies.protocols.splits import asked_protocols, check_repeats, protocol_config
+
+OWN_CODES = (0, 2, 3)
+"""Exit codes of a study, which has printed itself what happened."""
 
 
 def run_growth(config: str, changes: Sequence[str], seeds: Sequence[str], out: Path, store: str | None) -> int:
@@ -58,3 +64,37 @@ def _run(study: str, arguments: Sequence[str], changes: Sequence[str], config: R
     for change in [*changes, *store_changes(chosen)]:
         command += ["--set", change]
     return run_child(command)
+
+
+def run_child(arguments: Sequence[str]) -> int:
+    """Runs `python ARGUMENTS`, which writes to this terminal.
+
+    Args:
+        arguments: the interpreter's arguments, for example -m pipelines.studies.growth ...
+
+    Returns:
+        Its exit code; 3 if it was cancelled.
+
+    Raises:
+        StepError: it was killed, perhaps for memory, or crashed.
+    """
+    environment = {
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONSAFEPATH": "1",
+        # numcodecs makes a semaphore in every worker; Python warns of it if a worker is terminated.
+        "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning",
+    }
+    process = subprocess.Popen([sys.executable, *arguments], env=environment)
+    try:
+        code = process.wait()
+    except StepError:  # cancelled: the program reports that itself; in a terminal it got the same signal
+        process.terminate()
+        code = process.wait()
+    finally:
+        process.kill()
+        process.wait()
+    if code not in OWN_CODES:
+        how = f"was killed by signal {-code}, perhaps for memory" if code < 0 else f"ended with code {code}"
+        raise StepError(f"{arguments[1]} {how}; run the same command again to resume from what is finished")
+    return code

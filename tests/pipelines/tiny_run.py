@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipelines.run.results import RESULTS
+from pipelines.run.folder import RESULTS
 from tests.tiny_screen import TinyScreen
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from components.core.progress import parse_events
 from pipelines.studies.shared_tasks import StudyTask
 
 INFER_SHARE = 0.1
@@ -117,10 +117,9 @@ class StudyDisplay:
         self._console.print(text, style="bold" if self._live else None, highlight=False, soft_wrap=True)
 
     def read(self) -> None:
-        """Takes in what steps have told since the last call."""
+        """Takes in the events since the last call."""
         *lines, self._rest = (self._rest + self._events.read()).split("\n")
-        for line in lines:
-            event = json.loads(line)
+        for event in parse_events(lines):
             running = self._running.get(event.get("task", ""))
             if running is not None:
                 self._take(running, event)

@@ -93,3 +93,19 @@ def test_parallel_steps_do_not_mix_their_lines_in_one_file(tmp_path: Path):
     events = [json.loads(line) for line in path.read_text().splitlines()]
     for label in range(3):
         assert [e["n"] for e in events if e["label"] == label] == list(range(300))
+
+
+def test_events_of_other_kinds_and_lines_cut_short_are_skipped(tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    done = {"event": "finish", "step": "infer", "fold": 1, "seconds": 2.0}
+    lines = [
+        b"{}",
+        b"[1]",
+        b"7",
+        b"\xff\xfe",
+        b'{"event": "invented", "x": 1}',
+        json.dumps(done).encode(),
+        b'{"event": "fini',
+    ]
+    file.write_bytes(b"\n".join(lines))
+    assert progress.finished_tasks(file) == [{"step": "infer", "fold": 1, "seconds": 2.0}]

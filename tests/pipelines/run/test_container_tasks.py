@@ -28,7 +28,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def task(image: str, folder: Path, *program: str, limits: Any = None, left: tuple[str, ...] = ()) -> int:
     """Runs a program under the name of pretrain, fold 1; `left` are outputs that it is to leave."""
-    from pipelines.run.container_tasks import run_task
+    from pipelines.run.containers import run_task
 
     artifacts = {
         name: {"artifacts": [{"uri": str(folder / name), "type": {"schemaTitle": f"system.{kind}"}}]}

@@ -8,7 +8,7 @@ import pytest
 
 from components.core.config import RunConfig, StoreConfig
 from components.core.errors import InputError
-from pipelines.run.containers import check_credentials, environment_of, mounts_of
+from pipelines.run.containers import check_credentials, container_environment, mounts_of
 
 
 @pytest.fixture
@@ -81,7 +81,10 @@ def test_a_container_gets_the_way_to_the_store_and_not_the_rest_of_the_shell(mon
         "LD_PRELOAD": "l",
         "AWS_PROFILE": "p",
     }
-    assert environment_of({**own, **shell, "SSL_CERT_FILE": "ca.pem"}) == {**own, "SSL_CERT_FILE": f"{tmp_path}/ca.pem"}
+    assert container_environment({**own, **shell, "SSL_CERT_FILE": "ca.pem"}) == {
+        **own,
+        "SSL_CERT_FILE": f"{tmp_path}/ca.pem",
+    }
 
 
 def test_credentials_in_files_are_refused_where_only_variables_get_into_a_container():

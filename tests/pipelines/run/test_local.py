@@ -26,9 +26,9 @@ from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from pipelines.dag import training_graph
 from pipelines.run.display import TaskDisplay
-from pipelines.run.local import run_key
-from pipelines.run.process import follow
-from pipelines.run.results import finish_hint
+from pipelines.run.folder import RunFolder
+from pipelines.run.local import finish_hint, run_key
+from pipelines.run.worker import follow
 from tests.pipelines.tiny_run import (
     CONFIG,
     ROOT,
@@ -274,22 +274,21 @@ def test_finish_names_as_the_run_did_and_marks_what_lacks_a_fold(interrupted: In
     assert processes_naming(run.cellsignal.folder) == []
 
 
-def test_a_failed_run_says_how_to_end_it_without_the_missing_folds(tmp_path: Path):
+def test_a_failed_run_suggests_to_finish_without_the_missing_folds(tmp_path: Path):
     config = RunConfig.load("demo")
-    events = tmp_path / "events.jsonl"
+    folder = RunFolder(tmp_path / "my runs", tmp_path)
     *finished, _ = [("pseudo_label", cell_type, fold) for cell_type in config.screen.cell_types for fold in (0, 1)]
     finished.append(("finetune", config.screen.cell_types[-1], 1))  # which lacks its second fold's end
-    events.write_text(
-        "".join(
-            json.dumps({"event": "finish", "step": step, "cell_type": cell_type, "fold": fold, "seconds": 1}) + "\n"
-            for step, cell_type, fold in finished
-        )
-    )
-    assert finish_hint(config, events, Path("my runs/x")).endswith("cellsignal finish --run 'my runs/x' --quorum 1")
+    lines = [
+        json.dumps({"event": "finish", "step": step, "cell_type": cell_type, "fold": fold, "seconds": 1})
+        for step, cell_type, fold in finished
+    ]
+    folder.events.write_text("\n".join([*lines, json.dumps({"event": "new"}), "[]", '{"event": "fin']))
+    assert finish_hint(config, folder).endswith(f"cellsignal finish --run '{folder.out}' --quorum 1")
     alone = RunConfig.load("demo", ["folds.train=[0]"])
-    assert finish_hint(alone, events, Path("runs/x")) == ""  # no fold is missing
-    events.write_text("")
-    assert finish_hint(config, events, Path("runs/x")) == ""
+    assert finish_hint(alone, folder) == ""  # no fold is missing
+    folder.events.write_text("")
+    assert finish_hint(config, folder) == ""
 
 
 @pytest.mark.slow
@@ -327,7 +326,7 @@ def test_a_step_that_was_killed_is_named(tmp_path: Path):
         events.open() as told,
         (tmp_path / "log.txt").open("ab") as log,
         TaskDisplay(RunConfig.load("demo"), {"simulate": 1}, Console(file=io.StringIO())) as display,
-        pytest.raises(StepError, match=r"^pretrain fold 1 a was ended from outside, perhaps for lack of memory"),
+        pytest.raises(StepError, match=r"^pretrain fold 1 a was killed, perhaps for lack of memory"),
     ):
         follow(["-c", program], environment, told, display, log)
 

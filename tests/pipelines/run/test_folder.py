@@ -13,7 +13,7 @@ from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import RunRecord, write_run
 from components.normalize.step import run as normalize
-from pipelines.run.known_run import with_address
+from pipelines.run.folder import with_address
 from tests.pipelines.tiny_run import Cellsignal
 from tests.seaweedfs import S3Server
 from tests.tiny_screen import CONFIG, MemoryStore, TinyScreen

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import StepError
-from pipelines.run.process import run_child
+from pipelines.studies.commands import run_child
 
 CLEANING = """
 import time
