@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 
-from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.evaluation.predictions import SCORES, Score
 from components.core.screen.wells import experiment_of
@@ -22,52 +21,33 @@ from components.core.tables import TableFaults, read_table_file
 FILES: dict[Score, str] = {"out_of_fold": "oof.csv", "unlabelled": "unlabelled.csv", "holdout": "holdout.csv"}
 LABELS = ("sirna", "raw_sirna", "group_sirna")
 PROBABILITIES = ("confidence", "raw_confidence", "group_confidence", "raw_confidence_uncalibrated")
-KINDS = {"unlabelled": "an unlabelled", "holdout": "a held-out", "out_of_fold": "a labelled"}
+KINDS: dict[Score, str] = {"unlabelled": "an unlabelled", "holdout": "a held-out", "out_of_fold": "a labelled"}
 
 
-@dataclass(frozen=True)
-class TreatmentWells:
-    """The treatment wells of a run's manifests.
+def treatment_wells(screen: Manifest, holdout: Manifest) -> pd.DataFrame:
+    """The treatment wells of a run: those of the screen, then those of the held-out experiments or new plates.
 
-    Attributes:
-        table: a row a well, in manifest order; columns score, id_code, experiment, plate, well, cell_type, fold (-1 if none
-            validates on it), label (None if hidden).
-        treatments: all treatment siRNAs.
+    Returns:
+        A row a well, in manifest order; columns score, id_code, experiment, plate, well, cell_type, fold (-1 if none
+        validates on it), label (None if hidden).
     """
-
-    table: pd.DataFrame
-    treatments: frozenset[str]
-
-    @classmethod
-    def of(cls, screen: Manifest, holdout: Manifest) -> TreatmentWells:
-        """The wells of the screen, then those of the held-out experiments or new plates."""
-        rows = [
-            {
-                "score": "holdout" if manifest is holdout else "out_of_fold" if plate.labelled else "unlabelled",
-                "id_code": well.id_code,
-                "experiment": plate.experiment,
-                "plate": plate.plate,
-                "well": well.well,
-                "cell_type": plate.cell_type,
-                "fold": plate.well_folds[n] if plate.well_folds else manifest.folds.get(plate.experiment, -1),
-                "label": well.sirna,
-            }
-            for manifest in (screen, holdout)
-            for plate in manifest.plates
-            for n, well in enumerate(plate.wells)
-            if well.well_type == "treatment"
-        ]
-        columns = ["score", "id_code", "experiment", "plate", "well", "cell_type", "fold", "label"]
-        return cls(pd.DataFrame(rows, columns=columns), frozenset(screen.vocabulary.treatments))
-
-    def of_score(self, score: Score) -> pd.DataFrame:
-        """The wells of a score."""
-        return self.table[self.table["score"] == score]
-
-    def labels(self) -> dict[str, str]:
-        """The labels of the labelled wells, by id_code."""
-        labelled = self.of_score("out_of_fold").dropna(subset="label")
-        return dict(zip(labelled["id_code"], labelled["label"], strict=True))
+    rows = [
+        {
+            "score": "holdout" if manifest is holdout else "out_of_fold" if plate.labelled else "unlabelled",
+            "id_code": well.id_code,
+            "experiment": plate.experiment,
+            "plate": plate.plate,
+            "well": well.well,
+            "cell_type": plate.cell_type,
+            "fold": plate.well_folds[n] if plate.well_folds else manifest.folds.get(plate.experiment, -1),
+            "label": well.sirna,
+        }
+        for manifest in (screen, holdout)
+        for plate in manifest.plates
+        for n, well in enumerate(plate.wells)
+        if well.well_type == "treatment"
+    ]
+    return pd.DataFrame(rows, columns=["score", "id_code", "experiment", "plate", "well", "cell_type", "fold", "label"])
 
 
 @dataclass(frozen=True)
@@ -86,41 +66,39 @@ class AssignOutput:
 
 
 def read_outputs(
-    uris: Sequence[str], wells: TreatmentWells, config: RunConfig
+    uris: Sequence[str], wells: pd.DataFrame, treatments: Collection[str], cell_types: Sequence[str]
 ) -> tuple[list[AssignOutput], pd.DataFrame]:
     """Reads the outputs of assign.
 
     Args:
         uris: output directories of assign, one a cell type, as paths or object-store URIs.
-        wells: the treatment wells of the manifests.
-        config: gives the order of cell types.
+        wells: from `treatment_wells`.
+        treatments: the screen's treatment siRNAs.
+        cell_types: the order of the outputs.
 
     Returns:
-        The outputs in the configuration's order of cell types, and the predictions of all, without the column truth.
+        The outputs in that order, and the predictions of all, without the column truth.
 
     Raises:
-        InputError: no output, two of one cell type, or a malformed one.
+        InputError: no output, or two of one cell type; a file is missing or malformed, a well or siRNA is not of the
+            screen, or an unlabelled or held-out well of the cell type has no prediction.
     """
     if not uris:
         raise InputError("--uri: no output of assign was given; give one a cell type")
     with tempfile.TemporaryDirectory() as copies:
-        outputs = [read_assign_output(local_copy(uri, Path(copies) / str(i)), wells) for i, uri in enumerate(uris)]
+        folders = [local_copy(uri, Path(copies) / str(n)) for n, uri in enumerate(uris)]
+        outputs = [_read_output(folder, wells, treatments) for folder in folders]
     names = [output.cell_type for output in outputs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise InputError(f"--uri: two outputs of assign are of {twice}; give one a cell type")
-    known = config.screen.cell_types
-    outputs.sort(key=lambda o: (known.index(o.cell_type) if o.cell_type in known else len(known), o.cell_type))
+    rank = {name: n for n, name in enumerate(cell_types)}
+    outputs.sort(key=lambda output: (rank.get(output.cell_type, len(rank)), output.cell_type))
     return outputs, pd.concat([output.predictions for output in outputs], ignore_index=True)
 
 
-def read_assign_output(folder: Path, wells: TreatmentWells) -> AssignOutput:
-    """Reads and checks one output directory of assign.
-
-    Raises:
-        InputError: a file is missing or malformed, a well or siRNA is not of the screen, or an unlabelled or held-out
-            well of the cell type has no prediction.
-    """
+def _read_output(folder: Path, wells: pd.DataFrame, treatments: Collection[str]) -> AssignOutput:
+    """Reads and checks one output directory of assign."""
     assign, meta = _read_json(folder / "assign.json"), _read_json(folder / "meta.json")
     cell_type = assign.get("cell_type")
     if not isinstance(cell_type, str):
@@ -128,10 +106,10 @@ def read_assign_output(folder: Path, wells: TreatmentWells) -> AssignOutput:
     parts = []
     for score in SCORES:
         path = folder / FILES[score]
-        own = wells.of_score(score)
-        part = _read_predictions(path, own[own["cell_type"] == cell_type], wells.treatments)
-        missing = own.loc[(own["cell_type"] == cell_type) & ~own["id_code"].isin(part["id_code"]), "id_code"]
-        # Out-of-fold wells may be fewer if a run is finished without some folds; the others cannot.
+        own = wells[(wells["score"] == score) & (wells["cell_type"] == cell_type)]
+        part = _read_predictions(path, own, treatments)
+        missing = own.loc[~own["id_code"].isin(part["id_code"]), "id_code"]
+        # A run that is finished without some folds has fewer out-of-fold wells; the others are complete.
         if len(missing) and score != "out_of_fold":
             raise InputError(
                 f"{path}: {len(missing)} wells of {cell_type} have no row, first {missing.iloc[0]}; run assign again on "
@@ -142,7 +120,7 @@ def read_assign_output(folder: Path, wells: TreatmentWells) -> AssignOutput:
 
 
 def _read_predictions(path: Path, wells: pd.DataFrame, treatments: Collection[str]) -> pd.DataFrame:
-    """One table of assign, joined with the wells it may have."""
+    """Reads one table of assign and joins it with the wells that it may have."""
     table = read_table_file(path, ("id_code", *LABELS, *PROBABILITIES, "margin", "top5"))
     faults = TableFaults(str(path), table)
     faults.require_one_of(
@@ -160,18 +138,23 @@ def _read_predictions(path: Path, wells: pd.DataFrame, treatments: Collection[st
 
 
 def read_labels(
-    path: Path, wells: TreatmentWells, score: Score, experiments: Collection[str] | None = None
+    path: Path,
+    wells: pd.DataFrame,
+    score: Score,
+    treatments: Collection[str],
+    experiments: Collection[str] | None = None,
 ) -> dict[str, str]:
     """Reads a table id_code,sirna: the truth of the unlabelled wells, or the labels of the held-out ones.
 
     Args:
         path: the table.
-        wells: the treatment wells of the manifests.
-        score: the wells that it may have.
+        wells: from `treatment_wells`.
+        score: the wells that the table may have.
+        treatments: the screen's treatment siRNAs.
         experiments: rows of other experiments are ignored; None ignores none.
 
     Raises:
-        InputError: a column is missing, a value is empty or NaN, an id_code is not a treatment well of `score` or comes
+        InputError: a column is missing, a value is empty or NaN, an id_code is not a treatment well of `score` or appears
             twice, or a siRNA is not one of the screen's treatments.
     """
     table = read_table_file(path, ("id_code", "sirna"))
@@ -180,15 +163,12 @@ def read_labels(
         table = table[of_experiments | (table["id_code"] == "")]
     faults = TableFaults(str(path), table)
     faults.require(("id_code", "sirna"))
+    allowed = wells.loc[wells["score"] == score, "id_code"]
     faults.require_one_of(
-        ["id_code"],
-        wells.of_score(score)["id_code"],
-        f"it is not a treatment well of {KINDS[score]} experiment of this screen",
+        ["id_code"], allowed, f"it is not a treatment well of {KINDS[score]} experiment of this screen"
     )
     faults.require_unique("id_code")
-    faults.require_one_of(
-        ["sirna"], wells.treatments, "it is not a treatment of this screen: use the encoding of train.csv"
-    )
+    faults.require_one_of(["sirna"], treatments, "it is not a treatment of this screen: use the encoding of train.csv")
     faults.check()
     return dict(zip(table["id_code"], table["sirna"], strict=True))
 

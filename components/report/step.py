@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,14 @@ from typing import Any
 import pandas as pd
 
 from components.core import progress
-from components.core.config import RunConfig, parse
+from components.core.config import CHANNELS, RunConfig, parse
 from components.core.errors import InputError, StepError
 from components.core.evaluation.figures import image_strip
-from components.core.evaluation.page import Notice
-from components.core.evaluation.prediction_page import Prediction
-from components.core.evaluation.prediction_page import render as render_prediction
+from components.core.evaluation.page import Report
+from components.core.evaluation.plate_quality import plate_quality
 from components.core.evaluation.predictions import SAVED, SCORES, UNSURE, Score, with_truth
-from components.core.evaluation.report_page import Picture, Report, render
+from components.core.evaluation.quality import columns
+from components.core.evaluation.report_page import render_prediction, render_report
 from components.core.evaluation.scores import build_metrics, choose_examples
 from components.core.files import atomic_directory
 from components.core.screen.packed import SiteReader
@@ -38,80 +38,19 @@ from components.core.storage.runs import RECIPE, lineage_of
 from components.core.tables import write_table
 from components.report.inputs import (
     AssignOutput,
-    TreatmentWells,
     merge_history,
     merge_validated,
     read_labels,
     read_outputs,
+    treatment_wells,
 )
-from components.report.quality import Quality, look_at, write_quality
+from components.report.quality import QUALITY_COLUMNS, measure_wells
 
 PREDICTIONS: dict[Score, str] = {
     "unlabelled": "predictions.csv",
     "out_of_fold": "predictions_oof.csv",
     "holdout": "predictions_holdout.csv",
 }
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a report is made from.
-
-    Attributes:
-        screen: manifest of the training and unlabelled experiments, or the reference that names the model of new plates.
-        holdout: manifest of the held-out experiments, or of the new plates.
-        wells: the treatment wells of both.
-        outputs: the outputs of assign.
-        predictions: a predictions table of all of them.
-        truth: number of wells in the user's truth; None without one.
-        store: where the packed plates are; None for the manifests' own store.
-    """
-
-    config: RunConfig
-    screen: Manifest
-    holdout: Manifest
-    wells: TreatmentWells
-    outputs: Sequence[AssignOutput]
-    predictions: pd.DataFrame
-    truth: int | None
-    store: ObjectReader | None
-
-    @property
-    def arrangements(self) -> list[dict[str, Any]]:
-        """`experiments` of all assign.json, each with its cell type."""
-        return [entry for output in self.outputs for entry in output.arrangements]
-
-    @property
-    def prior_used(self) -> bool:
-        """Whether the plate design took part in any prediction."""
-        return any(output.assign.get("prior_enabled") for output in self.outputs)
-
-    @property
-    def temperatures(self) -> dict[str, Any]:
-        """The temperatures of the confidences by cell type."""
-        return {o.cell_type: o.assign["temperature"] for o in self.outputs if o.assign.get("temperature")}
-
-    @property
-    def cell_types(self) -> list[str]:
-        """The cell types with predictions, in the configuration's order."""
-        return [output.cell_type for output in self.outputs]
-
-
-@dataclass(frozen=True)
-class Content:
-    """What a report consists of.
-
-    Attributes:
-        metrics: content of metrics.json.
-        lineage: content of lineage.json.
-        page: content of report.html.
-        quality: quality control of new plates; None for a training run.
-    """
-
-    metrics: dict[str, Any]
-    lineage: Mapping[str, Any]
-    page: str
-    quality: Quality | None = None
 
 
 def run(
@@ -152,39 +91,61 @@ def run(
             "--holdout-labels is missing; give the labels that normalize wrote, or as --screen a manifest that names a model, "
             f"not {screen}"
         )
-    wells = TreatmentWells.of(known, held_out)
+    wells, treatments = treatment_wells(known, held_out), known.vocabulary.treatments
+    of_truth: Score = "holdout" if new_plates else "unlabelled"
     experiments = {plate.experiment for plate in held_out.plates} if new_plates else None
-    truth_labels = read_labels(truth, wells, "holdout" if new_plates else "unlabelled", experiments) if truth else {}
+    truth_labels = read_labels(truth, wells, of_truth, treatments, experiments) if truth else {}
     labels = dict(truth_labels)
     if not new_plates and holdout_labels is not None:
-        labels |= wells.labels() | read_labels(holdout_labels, wells, "holdout")
-    outputs, predictions = read_outputs(uris, wells, config)
+        training = wells[wells["score"] == "out_of_fold"].dropna(subset="label")
+        labels |= dict(zip(training["id_code"], training["label"], strict=True))
+        labels |= read_labels(holdout_labels, wells, "holdout", treatments)
+    outputs, predictions = read_outputs(uris, wells, treatments, config.screen.cell_types)
     if new_plates:
         predictions = predictions[predictions["score"] == "holdout"]
     predictions = with_truth(predictions, labels)
-    inputs = Inputs(config, known, held_out, wells, outputs, predictions, len(truth_labels) if truth else None, store)
     lineage = {"code_version": installed_version(), **lineage}
-    content = _of_new_plates(inputs, lineage) if new_plates else _of_training(inputs, lineage)
+    notices = _notices(config, known, held_out, wells, outputs, predictions, lineage)
+    if truth and len(truth_labels) < (count := int((predictions["score"] == of_truth).sum())):
+        effect = "the score is of those" if truth_labels else "there is no score"
+        kind = "" if new_plates else "unlabelled "
+        notices.append(("report", f"the truth has {len(truth_labels):,} of {count:,} {kind}wells; {effect}"))
+    report = Report(
+        config=config,
+        screen=known,
+        holdout=held_out,
+        predictions=predictions,
+        arrangements=[entry for output in outputs for entry in output.arrangements],
+        temperatures={o.cell_type: o.assign["temperature"] for o in outputs if o.assign.get("temperature")},
+        prior_used=any(output.assign.get("prior_enabled") for output in outputs),
+        metrics={},
+        lineage=lineage,
+        notices=list(dict.fromkeys(notices)),
+    )
+    tables = {score: predictions[predictions["score"] == score][list(SAVED)] for score in SCORES}
+    if new_plates:
+        files = {"predictions.csv": tables["holdout"]}
+        report, page, files["qc.csv"] = _of_new_plates(report, outputs, store)
+    else:
+        files = {PREDICTIONS[score]: table for score, table in tables.items()}
+        report, page = _of_training(report, outputs, store)
     with atomic_directory(out) as folder:
-        if content.quality is not None:
-            write_predictions(folder / "predictions.csv", predictions)
-            write_quality(folder / "qc.csv", held_out, content.quality, predictions)
-        else:
-            for score in SCORES:
-                write_predictions(folder / PREDICTIONS[score], predictions[predictions["score"] == score])
-        (folder / "metrics.json").write_text(json.dumps(content.metrics, indent=2) + "\n", encoding="utf-8")
-        (folder / "lineage.json").write_text(json.dumps(content.lineage, indent=2) + "\n", encoding="utf-8")
+        for name, table in files.items():
+            write_table(folder / name, table)
+        (folder / "metrics.json").write_text(json.dumps(report.metrics, indent=2) + "\n", encoding="utf-8")
+        (folder / "lineage.json").write_text(json.dumps(report.lineage, indent=2) + "\n", encoding="utf-8")
         (folder / "config.yaml").write_text(config.dump(), encoding="utf-8")
-        (folder / "report.html").write_text(content.page, encoding="utf-8")
-    progress.note(f"report: {out / 'report.html'} ({len(content.page) / 1e6:.1f} MB)")
-    return content.metrics
+        (folder / "report.html").write_text(page, encoding="utf-8")
+    progress.note(f"report: {out / 'report.html'} ({max(1, round(len(page) / 1e3)):,} kB)")
+    return dict(report.metrics)
 
 
-def _of_training(inputs: Inputs, lineage: dict[str, Any]) -> Content:
-    """The report of a training run: scores of all kinds of wells, and its page."""
-    config, history = inputs.config, merge_history(inputs.outputs)
-    metrics = build_metrics(inputs.predictions, inputs.cell_types, history, merge_validated(inputs.outputs))
-    metrics["temperatures"] = inputs.temperatures
+def _of_training(report: Report, outputs: Sequence[AssignOutput], store: ObjectReader | None) -> tuple[Report, str]:
+    """The report of a training run with its metrics and lineage, and its page."""
+    config, lineage, history = report.config, dict(report.lineage), merge_history(outputs)
+    cell_types = [output.cell_type for output in outputs]
+    metrics = build_metrics(report.predictions, cell_types, history, merge_validated(outputs))
+    metrics["temperatures"] = report.temperatures
     if lineage.get("partial"):
         metrics["partial"] = lineage["partial"]
     if config.mean_teacher.fused_labels:
@@ -192,64 +153,36 @@ def _of_training(inputs: Inputs, lineage: dict[str, Any]) -> Content:
         progress.warn("out-of-fold scores of a further round are not independent of their own labels (see the report)")
     if config.init_from:
         lineage["init_from"] = config.init_from
-    lineage |= {"manifest_digest": inputs.screen.digest(), "holdout_manifest_digest": inputs.holdout.digest()}
-    pictures_of, pictures, note = _pictures(inputs)
-    page = render(
-        Report(
-            config=config,
-            screen=inputs.screen,
-            holdout=inputs.holdout,
-            predictions=inputs.predictions,
-            metrics=metrics,
-            history=history,
-            arrangements=inputs.arrangements,
-            temperatures=inputs.temperatures,
-            prior_used=inputs.prior_used,
-            pictures=pictures,
-            pictures_of=pictures_of,
-            pictures_note=note,
-            notices=_notices(inputs, lineage),
-            lineage=lineage,
-        )
-    )
-    return Content(metrics, lineage, page)
+    lineage |= {"manifest_digest": report.screen.digest(), "holdout_manifest_digest": report.holdout.digest()}
+    report = replace(report, metrics=metrics, lineage=lineage)
+    pictures_of, pictures, note = _pictures(report, store)
+    return report, render_report(report, history, pictures, pictures_of, note)
 
 
-def _of_new_plates(inputs: Inputs, lineage: dict[str, Any]) -> Content:
-    """The report of new plates: their predictions and quality control, and a score if there is a truth."""
-    plates, model = inputs.holdout, inputs.screen.model
+def _of_new_plates(
+    report: Report, outputs: Sequence[AssignOutput], store: ObjectReader | None
+) -> tuple[Report, str, pd.DataFrame]:
+    """The report of new plates with its metrics and lineage, its page, and the content of qc.csv."""
+    plates, model, predictions = report.holdout, report.screen.model, report.predictions
     assert model is not None
-    store = inputs.store if inputs.store is not None else open_store(plates.store)
-    quality = look_at(plates, inputs.screen, inputs.predictions, store)
-    scores = build_metrics(inputs.predictions, inputs.cell_types, [], {})
+    wells = measure_wells(plates, predictions, store if store is not None else open_store(plates.store))
+    quality = plate_quality(plates.plates, report.screen.plates, wells, predictions, CHANNELS)
+    scores = build_metrics(predictions, [output.cell_type for output in outputs], [], {})
     metrics: dict[str, Any] = {
         name: scores[name] for name in ("schema", "holdout", "wells", "calibration") if name in scores
     }
-    metrics["temperatures"] = inputs.temperatures
+    metrics["temperatures"] = report.temperatures
     metrics["quality"] = {
-        "wells_to_look_at": sum(map(bool, quality.reasons.values())),
-        "blurred_plates": sum(plate.blurred for plate in quality.plates),
-        "plates_that_drift": sum(any(plate.beyond_C) for plate in quality.plates),
-        "unsure": int((inputs.predictions["confidence"] < UNSURE).sum()),
+        "wells_to_look_at": int((wells["look_at"] != "").sum()),
+        "blurred_plates": int(quality["blurred"].sum()),
+        "plates_that_drift": int(quality[columns("beyond", CHANNELS)].any(axis=1).sum()),
+        "unsure": int((predictions["confidence"] < UNSURE).sum()),
     }
-    known = {**lineage.get("model", {}), "fingerprint": model.fingerprint, "address": model.address}
+    known = {**report.lineage.get("model", {}), "fingerprint": model.fingerprint, "address": model.address}
     known.setdefault("generation", None)
-    lineage |= {"model": known, "manifest_digest": plates.digest()}
-    page = render_prediction(
-        Prediction(
-            config=inputs.config,
-            plates=plates,
-            reference=inputs.screen,
-            predictions=inputs.predictions,
-            arrangements=inputs.arrangements,
-            prior_used=inputs.prior_used,
-            quality=quality.plates,
-            reasons=quality.reasons,
-            notices=_notices(inputs, lineage),
-            lineage=lineage,
-        )
-    )
-    return Content(metrics, lineage, page, quality)
+    lineage = {**report.lineage, "model": known, "manifest_digest": plates.digest()}
+    report = replace(report, metrics=metrics, lineage=lineage)
+    return report, render_prediction(report, quality, wells), wells[list(QUALITY_COLUMNS)]
 
 
 def main(
@@ -276,15 +209,15 @@ def main(
             record_results(open_store(manifest.store), manifest.run, Path(results))
 
 
-def _pictures(inputs: Inputs) -> tuple[Score | None, list[Picture], str | None]:
-    """The first site of each example well, drawn; a note if there are none. Plates may be gone from the store by now."""
-    score, table = choose_examples(inputs.predictions)
+def _pictures(report: Report, store: ObjectReader | None) -> tuple[Score | None, list[tuple[Any, bytes]], str | None]:
+    """The first site of each example well, drawn; a note if there are none. The store may have lost the plates by now."""
+    score, table = choose_examples(report.predictions)
     if score is None:
-        return None, [], "No well's truth is known, so there are no right and wrong predictions to show."
-    manifest = inputs.holdout if score == "holdout" else inputs.screen
+        return None, [], "No truth is known, so there are no right and wrong predictions to show."
+    manifest = report.holdout if score == "holdout" else report.screen
     chosen = list(table.itertuples(index=False))
     try:
-        reader = SiteReader(inputs.store if inputs.store is not None else open_store(manifest.store), manifest)
+        reader = SiteReader(store if store is not None else open_store(manifest.store), manifest)
         sites = reader.table
         row = {str(id_code): w for w, id_code in enumerate(sites.id_code_W)}
         rows = [row[str(well.id_code)] for well in chosen]
@@ -294,48 +227,46 @@ def _pictures(inputs: Inputs) -> tuple[Score | None, list[Picture], str | None]:
         return score, [], f"The images could not be read: {error}"
     limits = [image_strip.contrast_limits(manifest.plates[int(sites.plate_W[w])].histograms) for w in rows]
     strips = [image_strip.draw(image_CSS, limit) for image_CSS, limit in zip(images_BCSS, limits, strict=True)]
-    return score, [Picture(well, png) for well, png in zip(chosen, strips, strict=True)], None
+    return score, list(zip(chosen, strips, strict=True)), None
 
 
-def _notices(inputs: Inputs, lineage: Mapping[str, Any]) -> list[Notice]:
-    """Everything a reader should look at, in the order of the steps."""
-    new_plates = inputs.screen.model is not None
-    manifests = (inputs.holdout,) if new_plates else (inputs.screen, inputs.holdout)
-    notices = [Notice("compile", message) for message in lineage.get("warnings", [])]
-    notices += [Notice("normalize", message) for manifest in manifests for message in manifest.warnings]
-    fused = inputs.config.mean_teacher.fused_labels
+def _notices(
+    config: RunConfig,
+    screen: Manifest,
+    holdout: Manifest,
+    wells: pd.DataFrame,
+    outputs: Sequence[AssignOutput],
+    predictions: pd.DataFrame,
+    lineage: Mapping[str, Any],
+) -> list[tuple[str, str]]:
+    """The warnings of all steps, in the steps' order, each with its step."""
+    new_plates = screen.model is not None
+    manifests = (holdout,) if new_plates else (screen, holdout)
+    notices = [("compile", message) for message in lineage.get("warnings", [])]
+    notices += [("normalize", message) for manifest in manifests for message in manifest.warnings]
+    fused = config.mean_teacher.fused_labels
     if fused and not new_plates:
         message = (
             f"a further round on the predictions of {fused}: networks of all folds made them, so out-of-fold scores, and "
             "what is selected or calibrated by them, are not independent of their own labels"
         )
-        notices.append(Notice("pseudo_label", message))
-    predicted = inputs.predictions.groupby(["score", "cell_type"]).size()
-    for output in inputs.outputs:
+        notices.append(("pseudo_label", message))
+    labelled, predicted = (
+        table[table["score"] == "out_of_fold"].groupby("cell_type").size() for table in (wells, predictions)
+    )
+    for output in outputs:
         name = output.cell_type
-        notices += [Notice(f"assign {name}", message) for message in output.assign.get("warnings", [])]
-        labelled = int((inputs.wells.of_score("out_of_fold")["cell_type"] == name).sum())
-        missing = labelled - int(predicted.get(("out_of_fold", name), 0))
+        notices += [(f"assign {name}", message) for message in output.assign.get("warnings", [])]
+        missing = int(labelled.get(name, 0)) - int(predicted.get(name, 0))
         if missing and not new_plates:
             message = f"{missing:,} labelled wells of {name} have no out-of-fold prediction: folds are missing"
-            notices.append(Notice("report", message))
-    plates = [plate for manifest in manifests for plate in manifest.plates]
-    for name in dict.fromkeys(plate.cell_type for plate in plates):
-        if name not in inputs.cell_types:
+            notices.append(("report", message))
+    given = {output.cell_type for output in outputs}
+    for name in dict.fromkeys(plate.cell_type for manifest in manifests for plate in manifest.plates):
+        if name not in given:
             message = f"no output of assign was given for {name}; it is not in the predictions"
-            notices.append(Notice("report", message))
-    of_truth = "holdout" if new_plates else "unlabelled"
-    wells = int((inputs.predictions["score"] == of_truth).sum())
-    if inputs.truth is not None and inputs.truth < wells:
-        so = "the score is of those" if inputs.truth else "there is no score"
-        message = f"the truth has {inputs.truth:,} of {wells:,} {'unlabelled ' * (not new_plates)}wells; {so}"
-        notices.append(Notice("report", message))
-    return list(dict.fromkeys(notices))
-
-
-def write_predictions(path: Path, predictions: pd.DataFrame) -> None:
-    """Writes the columns of a predictions table that users get."""
-    write_table(path, predictions[list(SAVED)])
+            notices.append(("report", message))
+    return notices
 
 
 def with_start(lineage: dict[str, Any], screen: Manifest) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""What the report of a run and the report of new plates share: templates, plate maps, durations. Data in, HTML out.
+"""What the reports of a run and of new plates share: templates, plate maps, durations. Data in, HTML out.
 
-A page is one self-contained HTML file: figures inline, no script needed, nothing fetched. Words and layout are in the
+A page is one self-contained HTML file: figures inline, no script needed, nothing fetched. Text and layout are in the
 templates (*.html.j2): page is the frame, sections the parts that both reports show.
 """
 
@@ -14,9 +14,8 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from components.core.config import RunConfig
+from components.core.config import CHANNELS, RunConfig
 from components.core.evaluation.figures import plate_map
-from components.core.evaluation.plate_statistics import channel_names
 from components.core.evaluation.predictions import UNSURE, correct, scored
 from components.core.storage.manifest import Manifest, PlateRecord
 
@@ -28,11 +27,37 @@ STAGE_EXPLANATIONS = {
 
 
 @dataclass(frozen=True)
-class Notice:
-    """Something to look at, and the step or file it comes from."""
+class Report:
+    """What is reported of a run or of new plates.
 
-    source: str
-    message: str
+    Attributes:
+        config: the run's configuration.
+        screen: manifest of the training and unlabelled experiments, or the reference that names the model of new plates.
+        holdout: manifest of the held-out experiments, or of the new plates.
+        predictions: a predictions table, see evaluation.predictions.
+        arrangements: `experiments` of every assign.json, each with its cell_type.
+        temperatures: by cell type, then by the probabilities they calibrate: raw, group, balanced.
+        prior_used: whether the plate design took part in any prediction: enabled, and found in the screen.
+        metrics: the content of metrics.json.
+        lineage: the content of lineage.json.
+        notices: warnings, each with the step that it comes from.
+    """
+
+    config: RunConfig
+    screen: Manifest
+    holdout: Manifest
+    predictions: pd.DataFrame
+    arrangements: Sequence[Mapping[str, Any]]
+    temperatures: Mapping[str, Mapping[str, float]]
+    prior_used: bool
+    metrics: Mapping[str, Any]
+    lineage: Mapping[str, Any]
+    notices: Sequence[tuple[str, str]]
+
+
+def channel_names(channels: int) -> Sequence[str]:
+    """The names of the channels; numbers if there are not six."""
+    return CHANNELS if channels == len(CHANNELS) else [f"channel {c + 1}" for c in range(channels)]
 
 
 def environment(package: str) -> Environment:
@@ -56,71 +81,55 @@ def environment(package: str) -> Environment:
     return found
 
 
-def render_page(
-    template: str, config: RunConfig, manifest: Manifest, lineage: Mapping[str, Any], **context: Any
-) -> str:
+def render_page(template: str, report: Report, plates: Sequence[PlateRecord], **context: Any) -> str:
     """Renders a page from its template.
 
     Args:
         template: file name in this folder.
-        config: the run's configuration.
-        manifest: the manifest that defines the channels.
-        lineage: its `steps` give the durations.
+        report: all templates read it.
+        plates: those that the page counts.
         context: further variables of the template.
     """
-    return (
-        environment("components.core.evaluation")
-        .get_template(template)
-        .render(
-            config=config,
-            config_yaml=config.dump(),
-            channels=channel_names(manifest.channels),
-            durations=durations(lineage),
-            stage_words=STAGE_EXPLANATIONS,
-            unsure_below=UNSURE,
-            map_legend=_map_legend(),
-            groups=lambda numbers: [chr(ord("A") + g) if g < 26 else str(g) for g in numbers],
-            **context,
-        )
+    edges = (0.0, *plate_map.EDGES, 1.0)
+    legend = zip(plate_map.COLOURS, edges[:-1], edges[1:], strict=True)
+    page = environment("components.core.evaluation").get_template(template)
+    return page.render(
+        report=report,
+        experiments=len({plate.experiment for plate in plates}),
+        plates=len(plates),
+        wells=sum(len(plate.wells) for plate in plates),
+        sites=sum(len(well.sites) for plate in plates for well in plate.wells),
+        channels=channel_names(report.holdout.channels),
+        durations=durations(report.lineage),
+        stage_words=STAGE_EXPLANATIONS,
+        unsure_below=UNSURE,
+        map_legend=[(colour, f"{low:g}–{high:g}") for colour, low, high in legend],
+        groups=lambda numbers: [chr(ord("A") + g) if g < 26 else str(g) for g in numbers],
+        **context,
     )
 
 
-def count_wells(plates: Sequence[PlateRecord]) -> dict[str, int]:
-    """Numbers of experiments, plates, wells and sites."""
-    return {
-        "experiments": len({plate.experiment for plate in plates}),
-        "plates": len(plates),
-        "wells": sum(len(plate.wells) for plate in plates),
-        "sites": sum(len(well.sites) for plate in plates for well in plate.wells),
-    }
-
-
 def plate_maps(
-    plates: Sequence[PlateRecord],
-    predictions: pd.DataFrame,
-    arrangements: Sequence[Mapping[str, Any]],
-    titles: Mapping[str, str],
-    marked: Container[str] = (),
+    report: Report, plates: Sequence[PlateRecord], titles: Mapping[str, str], marked: Container[str] = ()
 ) -> list[dict[str, Any]]:
-    """For each experiment the maps of its plates, its arrangement, number of unsure wells and accuracy.
+    """The maps of each experiment's plates, with its arrangement, number of unsure wells and accuracy.
 
     Args:
+        report: its predictions and arrangements are shown.
         plates: in their order, those of an experiment together.
-        predictions: a predictions table.
-        arrangements: `experiments` of assign.json.
         titles: a title by experiment; may lack some.
         marked: id_codes of wells that get a frame.
     """
     if not plates:
         return []
     extent = plate_map.plate_extent(plates)
-    arrangement_of = {entry["experiment"]: entry for entry in arrangements}
-    by_experiment = dict(list(predictions.groupby("experiment")))
+    arrangement_of = {entry["experiment"]: entry for entry in report.arrangements}
+    by_experiment = dict(list(report.predictions.groupby("experiment")))
     found = []
     for experiment in dict.fromkeys(plate.experiment for plate in plates):
         arrangement = arrangement_of.get(experiment)
         groups = (arrangement["groups"] if arrangement else None) or []
-        wells = by_experiment.get(experiment, predictions[:0])
+        wells = by_experiment.get(experiment, report.predictions[:0])
         rows = {str(row.id_code): row for row in wells.itertuples(index=False)}
         members = [plate for plate in plates if plate.experiment == experiment]
         known = scored(wells)
@@ -138,15 +147,6 @@ def plate_maps(
             "accuracy": None if known.empty else float(correct(known)["assigned"].mean()),
         })  # fmt: skip
     return found
-
-
-def _map_legend() -> list[tuple[str, str]]:
-    """Colours of the confidence classes, and their bounds in words."""
-    edges = (0.0, *plate_map.EDGES, 1.0)
-    return [
-        (colour, f"{low:g}–{high:g}")
-        for colour, low, high in zip(plate_map.COLOURS, edges[:-1], edges[1:], strict=True)
-    ]
 
 
 def durations(lineage: Mapping[str, Any]) -> list[dict[str, Any]]:

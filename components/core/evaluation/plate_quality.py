@@ -5,53 +5,111 @@ P new plates, T training plates, E training experiments, C channels. Histograms 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from components.core.evaluation.predictions import UNSURE
-from components.core.evaluation.quality import WellQuality
+from components.core.evaluation.quality import columns
 from components.core.storage.manifest import PlateRecord
 
 Floats = NDArray[np.float64]
 BLURRED_PLATE = 0.6
-"""Sharpness of a channel, relative to the other plates, below which a plate is called blurred."""
+"""Sharpness of a channel, relative to the other plates, below which a plate counts as blurred."""
 
 
-@dataclass(frozen=True)
-class Drift:
+def plate_quality(
+    plates: Sequence[PlateRecord],
+    training: Sequence[PlateRecord],
+    wells: pd.DataFrame,
+    predictions: pd.DataFrame,
+    channels: Sequence[str],
+) -> pd.DataFrame:
+    """Quality of new plates.
+
+    Args:
+        plates: the new plates, each with wells.
+        training: the model's training plates.
+        wells: a row a well: experiment, plate, look_at, and the columns of `quality.well_quality`.
+        predictions: a predictions table of the plates' treatment wells.
+        channels: names of the channels.
+
+    Returns:
+        A row a plate, in order:
+        experiment, plate, cell_type.
+        wells, look_at: numbers of wells, and of those to look at.
+        nuclei_share: median over wells.
+        sharpness_*: by channel, the median focus of the wells over the median of that over these plates of the cell type; 1
+            is usual. NaN for a constant channel, and if the plate is the only one of its cell type.
+        blurred: whether a channel's sharpness is below BLURRED_PLATE.
+        saturated_*: by channel, the mean over wells of the saturated fraction.
+        drift_*, times_*, beyond_*: by channel, see `Drift`; NaN, NaN and False if the model has no plates of the cell type.
+        confidence, raw_confidence, unsure: of its predicted wells, the medians with and without the prior, and the fraction
+            below UNSURE; NaN if it has none.
+    """
+    key = ["experiment", "plate"]
+    table = pd.DataFrame([{name: getattr(plate, name) for name in (*key, "cell_type")} for plate in plates])
+    focus, saturated = columns("focus", channels), columns("saturated", channels)
+    by_plate = wells.assign(look_at=wells["look_at"] != "").groupby(key, sort=False)
+    measured = by_plate.agg(
+        wells=("plate", "size"), look_at=("look_at", "sum"), nuclei_share=("nuclei_share", "median")
+    )
+    measured = measured.join(by_plate[saturated].mean()).join(by_plate[focus].median())
+    predicted = predictions.assign(unsure=predictions["confidence"] < UNSURE).groupby(key)
+    medians = predicted[["confidence", "raw_confidence"]].median().join(predicted["unsure"].mean())
+    table = table.join(measured, on=key).join(medians, on=key)
+    by_type = table.groupby("cell_type")
+    sharpness = (table[focus] / by_type[focus].transform("median")).set_axis(columns("sharpness", channels), axis=1)
+    sharpness[by_type["plate"].transform("size") == 1] = np.nan
+    table = table.drop(columns=focus).join(sharpness).assign(blurred=(sharpness < BLURRED_PLATE).any(axis=1))
+    return table.join(_drift_table(plates, training, channels))
+
+
+def _drift_table(
+    plates: Sequence[PlateRecord], training: Sequence[PlateRecord], channels: Sequence[str]
+) -> pd.DataFrame:
+    """The columns drift_*, times_* and beyond_* of `plate_quality`."""
+    distance_PC = np.full((len(plates), len(channels)), np.nan)
+    times_PC, beyond_PC = distance_PC.copy(), np.zeros(distance_PC.shape, np.bool_)
+    for cell_type in {plate.cell_type for plate in training}:
+        own = [p for p, plate in enumerate(plates) if plate.cell_type == cell_type]
+        known = [plate for plate in training if plate.cell_type == cell_type]
+        if own:
+            found = drift(
+                np.array([plates[p].histograms for p in own]),
+                np.array([plate.histograms for plate in known]),
+                [plate.experiment for plate in known],
+            )
+            distance_PC[own], times_PC[own], beyond_PC[own] = found
+    parts = {"drift": distance_PC, "times": times_PC, "beyond": beyond_PC}
+    return pd.concat([pd.DataFrame(part, columns=columns(name, channels)) for name, part in parts.items()], axis=1)
+
+
+class Drift(NamedTuple):
     """How far new plates are from the training plates of their cell type.
 
     Attributes:
         distance_PC: from each plate to all training plates together: Wasserstein-1 distance of the natural logarithm of
-            grey level + 1. Ten percent more light make about 0.1.
-        usual_C: the same distance from a training plate to those of the other experiments together, the median over
-            plates; None if there is only one experiment.
-        largest_C: the largest such distance.
+            grey level + 1. Ten percent more light makes about 0.1.
+        times_PC: that as a multiple of the usual distance: from a training plate to those of the other experiments together,
+            the median over training plates. NaN if there is only one training experiment, or the usual distance is 0.
+        beyond_PC: whether it is larger than any such distance.
     """
 
     distance_PC: Floats
-    usual_C: Floats | None
-    largest_C: Floats | None
-
-    @property
-    def beyond(self) -> NDArray[np.bool_]:
-        """Whether a plate is farther away than any training plate is from the other experiments."""
-        if self.largest_C is None:
-            return np.zeros(self.distance_PC.shape, np.bool_)
-        return np.asarray(self.distance_PC > self.largest_C)
+    times_PC: Floats
+    beyond_PC: NDArray[np.bool_]
 
 
 def drift(new_PC256: NDArray[np.integer], training_TC256: NDArray[np.integer], experiment_T: Sequence[str]) -> Drift:
-    """Distances from new plates to the training plates, and between those.
+    """Compares new plates with the training plates of the same cell type.
 
     Args:
         new_PC256: pixels by grey level of each new plate, some in every channel.
-        training_TC256: the same of the training plates of the same cell type, at least one.
+        training_TC256: the same of the training plates, at least one.
         experiment_T: their experiments.
 
     Raises:
@@ -64,11 +122,13 @@ def drift(new_PC256: NDArray[np.integer], training_TC256: NDArray[np.integer], e
     all_C = of_experiment_EC.sum(axis=0)
     distance_PC = log_distance(new_PC256, all_C)
     if len(experiments_E) == 1:
-        return Drift(distance_PC, None, None)
-    # Plate by plate, as new ones are judged: the plates of an experiment together lie nearer to the rest than each of
-    # them. And without its own experiment, because a new plate's is not among them.
+        return Drift(distance_PC, np.full_like(distance_PC, np.nan), np.zeros(distance_PC.shape, np.bool_))
+    # Plate by plate, as new plates are compared: the sum of an experiment's plates is closer to the rest than each of them.
+    # Without its own experiment, because a new plate's experiment is not among the training plates either.
     apart_TC = log_distance(training_TC256, all_C - of_experiment_EC[own_T])
-    return Drift(distance_PC, np.median(apart_TC, axis=0), apart_TC.max(axis=0))
+    usual_C = np.median(apart_TC, axis=0)
+    times_PC = distance_PC / np.where(usual_C > 0, usual_C, np.nan)
+    return Drift(distance_PC, times_PC, distance_PC > apart_TC.max(axis=0))
 
 
 def log_distance(one: NDArray[np.integer], other: NDArray[np.integer]) -> Floats:
@@ -85,100 +145,3 @@ def log_distance(one: NDArray[np.integer], other: NDArray[np.integer]) -> Floats
 def _cumulative(counts: NDArray[np.integer]) -> Floats:
     summed = np.cumsum(counts, axis=-1, dtype=np.float64)
     return np.asarray(summed / summed[..., -1:], np.float64)
-
-
-@dataclass(frozen=True)
-class PlateQuality:
-    """One plate.
-
-    Attributes:
-        plate: its record.
-        sharpness_C: median focus of its wells over the median of that over the screen's plates of the cell type; 1 is
-            usual. NaN for a constant channel, and for a plate that is alone of its cell type.
-        saturated_C: mean over wells of the saturated fraction.
-        nuclei: median over wells of the fraction of pixels that are nuclei.
-        drift_C: distance from its grey levels to the training plates', see Drift; None if the model has none of its cell
-            type.
-        usual_C: that of a training plate; None if there is nothing to compare with.
-        beyond_C: whether it is farther away than any training plate is from the other experiments.
-        confidence: `median`, `raw_median` and the fraction `unsure` of its predicted wells; None if it has none.
-        wells_to_look_at: how many there are.
-    """
-
-    plate: PlateRecord
-    sharpness_C: tuple[float, ...]
-    saturated_C: tuple[float, ...]
-    nuclei: float
-    drift_C: tuple[float, ...] | None
-    usual_C: tuple[float, ...] | None
-    beyond_C: tuple[bool, ...]
-    confidence: Mapping[str, float] | None
-    wells_to_look_at: int
-
-    @property
-    def blurred(self) -> bool:
-        """Whether it is much less sharp than the other plates in some channel."""
-        return any(value < BLURRED_PLATE for value in self.sharpness_C)
-
-
-def plate_quality(
-    plates: Sequence[PlateRecord],
-    wells: Mapping[str, WellQuality],
-    reasons: Mapping[str, Sequence[str]],
-    drifts: Mapping[str, Drift | None],
-    predictions: pd.DataFrame,
-) -> list[PlateQuality]:
-    """All plates of a screen, in their order.
-
-    Args:
-        plates: each with wells.
-        wells: by id_code, all of them.
-        reasons: to look at a well, by id_code.
-        drifts: by cell type, with its plates in their order; None if the model has no plates of it.
-        predictions: a predictions table of their treatment wells.
-    """
-    focus_PC = np.array([_median([wells[well.id_code].focus_C for well in plate.wells]) for plate in plates])
-    confidence = confidence_by_plate(predictions)
-    found, place = [], dict.fromkeys(drifts, 0)
-    for p, plate in enumerate(plates):
-        alike = [q for q, other in enumerate(plates) if other.cell_type == plate.cell_type]
-        usual_C = _median(list(focus_PC[alike])) if len(alike) > 1 else np.full(focus_PC.shape[1], np.nan)
-        members = [wells[well.id_code] for well in plate.wells]
-        drift, n = drifts[plate.cell_type], place[plate.cell_type]
-        place[plate.cell_type] += 1
-        found.append(
-            PlateQuality(
-                plate=plate,
-                sharpness_C=tuple((focus_PC[p] / usual_C).tolist()),
-                saturated_C=tuple(np.mean([well.saturated_C for well in members], axis=0).tolist()),
-                nuclei=float(np.median([well.nuclei for well in members])),
-                drift_C=tuple(drift.distance_PC[n].tolist()) if drift else None,
-                usual_C=tuple(drift.usual_C.tolist()) if drift and drift.usual_C is not None else None,
-                beyond_C=tuple(drift.beyond[n].tolist()) if drift else (),
-                confidence=confidence.get((plate.experiment, plate.plate)),
-                wells_to_look_at=sum(bool(reasons[well.id_code]) for well in plate.wells),
-            )
-        )
-    return found
-
-
-def confidence_by_plate(predictions: pd.DataFrame) -> dict[tuple[str, int], dict[str, float]]:
-    """By experiment and plate: the `median` confidence, the `raw_median` without the prior, the fraction `unsure`."""
-    by_plate = predictions.assign(unsure=predictions["confidence"] < UNSURE).groupby(["experiment", "plate"])
-    table = by_plate.agg(
-        median=("confidence", "median"), raw_median=("raw_confidence", "median"), unsure=("unsure", "mean")
-    )
-    return {(experiment, int(plate)): row.to_dict() for (experiment, plate), row in _rows(table)}
-
-
-def _rows(table: pd.DataFrame) -> Any:
-    return table.iterrows()
-
-
-def _median(rows: Sequence[Floats]) -> Floats:
-    """By column, over the rows that know it; NaN if none does."""
-    values = np.array(rows)
-    known = ~np.isnan(values).all(axis=0)
-    median = np.full(values.shape[1], np.nan)
-    median[known] = np.nanmedian(values[:, known], axis=0)
-    return median

@@ -1,15 +1,15 @@
-"""Quality control of new plates, well by well: focus, saturation, cell density, and wells unlike their plate. Pure NumPy.
+"""Quality control of new plates, well by well: focus, saturation, cell density, and wells unlike their plate. Pure.
 
-S sites, W wells of a plate, C channels, H and W pixels of an image. No label is needed: a well is judged against the other
-wells of its plate.
+S sites, M measures, C channels, H and W pixels of an image. No label is needed: a well is compared with the other wells of
+its plate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from components.core.screen.histograms import histogram
@@ -17,12 +17,12 @@ from components.core.screen.histograms import histogram
 WHITE_NOISE = 20.0
 """Focus of pixels that do not depend on each other: the sum of the Laplacian's squared weights, 4 * 1 + 16."""
 LIMIT = 5.0
-"""Robust standard deviations from which a well is reported; of normal values one in 1.7 million is as far."""
+"""Robust standard deviations from which a well is flagged; one normal value in 1.7 million is as far."""
 LEAST_SATURATED = 0.001
-"""Fraction of saturated pixels below which none is worth a look, however clean the others are."""
+"""Fraction of saturated pixels below which no well is flagged, however clean the others are."""
 MOSTLY_NOISE = 0.75 * WHITE_NOISE
-"""Focus above which three quarters or more of the variance are the camera's noise, as if a stain or the cells are missing:
-no lens draws single pixels. 18 sites of RxRx1 are below 1.1."""
+"""Focus above which camera noise makes up three quarters of the variance, as if a stain or the cells were missing: no lens
+resolves single pixels. 18 sites of RxRx1 are below 1.1."""
 # Factors that turn the median and the mean absolute deviation of normal values into their standard deviation.
 _MAD, _MEAN_DEVIATION = 1.4826, 1.2533
 
@@ -37,7 +37,7 @@ def focus(pixels_CHW: NDArray[np.uint8]) -> NDArray[np.float64]:
         pixels_CHW: shape (C, H, W), at least 3 x 3 pixels.
 
     Returns:
-        Shape (C,), larger is sharper; NaN for a channel that is constant, which has no structure to be sharp or not.
+        Shape (C,), larger is sharper; NaN for a constant channel.
 
     Raises:
         ValueError: fewer than 3 pixels along a side.
@@ -96,109 +96,103 @@ def nuclear_fraction(counts_256: NDArray[np.integer], threshold: int) -> float:
     return float(counts_256[threshold + 1 :].sum() / counts_256.sum())
 
 
-@dataclass(frozen=True)
-class SiteQuality:
-    """One site: its focus and saturated fraction by channel, and the fraction of its pixels that are nuclei."""
-
-    focus_C: NDArray[np.float64]
-    saturated_C: NDArray[np.float64]
-    nuclei: float
-
-
-def site_quality(pixels_CHW: NDArray[np.uint8], threshold: int, nuclei: int = 0) -> SiteQuality:
+def site_quality(pixels_CHW: NDArray[np.uint8], threshold: int) -> NDArray[np.float64]:
     """Measures a site.
 
     Args:
-        pixels_CHW: its channels, uint8.
+        pixels_CHW: its channels, nuclei first.
         threshold: Otsu's, of the plate's nuclei channel.
-        nuclei: index of that channel.
+
+    Returns:
+        Focus by channel, saturated fraction by channel, and the fraction of pixels that are nuclei: M = 2 C + 1 values.
     """
     counts_C256 = histogram(pixels_CHW)
-    return SiteQuality(focus(pixels_CHW), saturated(counts_C256), nuclear_fraction(counts_C256[nuclei], threshold))
+    return np.concatenate([focus(pixels_CHW), saturated(counts_C256), [nuclear_fraction(counts_C256[0], threshold)]])
 
 
-@dataclass(frozen=True)
-class WellQuality:
-    """One well.
+def well_quality(sites_SM: NDArray[np.float64], well_S: NDArray[np.integer], channels: Sequence[str]) -> pd.DataFrame:
+    """Measures of wells from those of their sites.
 
-    Attributes:
-        focus_C: focus of its blurriest site, by channel; NaN if a site is constant.
-        noisiest_C: focus of its site with the largest.
-        saturated_C: saturated fraction of its most saturated site.
-        nuclei: mean over its sites.
+    Args:
+        sites_SM: rows of `site_quality`.
+        well_S: number of each site's well.
+        channels: names, in the order of the measures.
+
+    Returns:
+        A row a well, in the order of their numbers: nuclei_share (the mean over sites), and by channel focus_* (of the
+        blurriest site), saturated_* (of the most saturated site) and noisiest_* (the largest focus). focus_* and noisiest_*
+        are NaN if the channel is constant in any site.
     """
+    focus, saturated, noisiest = (columns(measure, channels) for measure in ("focus", "saturated", "noisiest"))
+    sites = pd.DataFrame(sites_SM, columns=[*focus, *saturated, "nuclei_share"])
+    by_well = sites.groupby(well_S)
+    constant = sites[focus].isna().groupby(well_S).any()
+    return pd.concat(
+        [
+            by_well["nuclei_share"].mean(),
+            by_well[focus].min().mask(constant),
+            by_well[saturated].max(),
+            by_well[focus].max().mask(constant).set_axis(noisiest, axis=1),
+        ],
+        axis=1,
+    )
 
-    focus_C: NDArray[np.float64]
-    noisiest_C: NDArray[np.float64]
-    saturated_C: NDArray[np.float64]
-    nuclei: float
+
+def columns(measure: str, channels: Sequence[str]) -> list[str]:
+    """The columns of a measure, one a channel."""
+    return [f"{measure}_{channel}" for channel in channels]
 
 
-def well_quality(sites: Sequence[SiteQuality]) -> WellQuality:
-    """One well from its sites, at least one."""
-    focus_SC = np.array([site.focus_C for site in sites])
-    # A constant channel of one site is not hidden by the other site's.
-    blurriest_C = np.where(np.isnan(focus_SC).any(axis=0), np.nan, focus_SC.min(axis=0))
-    saturated_C = np.array([site.saturated_C for site in sites]).max(axis=0)
-    return WellQuality(blurriest_C, focus_SC.max(axis=0), saturated_C, float(np.mean([site.nuclei for site in sites])))
+def by_channel(table: pd.DataFrame, measure: str, channels: Sequence[str]) -> pd.DataFrame:
+    """The columns of a measure, named by channel."""
+    return table[columns(measure, channels)].set_axis(list(channels), axis=1)
 
 
-def robust_scores(values_W: NDArray[np.float64]) -> NDArray[np.float64]:
+def robust_scores(values: pd.Series[float]) -> pd.Series[float]:
     """(x - median) / deviation, the deviation from the median absolute deviation, which outliers do not move.
 
-    If more than half of the values are equal, that is 0; then the mean absolute deviation takes its place. Equal values
-    all have the score 0. A NaN stays NaN, and the others are judged without it.
+    If more than half of the values are equal, that is 0; the mean absolute deviation then takes its place. Equal values all
+    have the score 0. A NaN stays NaN and does not affect the other scores.
 
     Source: Iglewicz and Hoaglin 1993, How to Detect and Handle Outliers, ISBN 978-0873892476.
     """
-    known_W = ~np.isnan(values_W)
-    if not known_W.any():
-        return np.full(len(values_W), np.nan)
-    apart_W = values_W - np.median(values_W[known_W])
-    size_W = np.abs(apart_W[known_W])
-    deviation = _MAD * np.median(size_W) or _MEAN_DEVIATION * size_W.mean()
-    return np.asarray(apart_W / deviation if deviation else apart_W * 0.0, np.float64)
+    apart = values - values.median()
+    deviation = _MAD * apart.abs().median() or _MEAN_DEVIATION * apart.abs().mean()
+    return apart / deviation if deviation else apart * 0.0
 
 
-def reasons_to_look(wells: Sequence[WellQuality], channels: Sequence[str]) -> list[list[str]]:
-    """What is odd about each well of a plate compared with its others; empty for most.
+def reasons_to_look(wells: pd.DataFrame, channels: Sequence[str]) -> list[str]:
+    """How each well of a plate differs from the others; empty for most.
 
-    A siRNA that kills cells is found as well as a fault of the microscope.
+    A siRNA that kills cells is flagged as well as a fault of the microscope.
 
     Args:
-        wells: the wells of one plate.
-        channels: names, in the order of the wells' values.
+        wells: the plate's rows of `well_quality`.
+        channels: names of the channels.
 
     Returns:
-        For each well its reasons, such as `blurred: nuclei, actin` or `few cells`.
+        For each well its reasons, such as `blurred: nuclei, actin; few cells`.
     """
-    if not wells:
-        return []
-    focus_WC = np.array([well.focus_C for well in wells])
-    saturated_WC = np.array([well.saturated_C for well in wells])
-    noise_WC = np.array([well.noisiest_C for well in wells]) > MOSTLY_NOISE
-    # Logarithms, because blur divides.
-    with np.errstate(divide="ignore"):
-        sharp_WC = np.apply_along_axis(robust_scores, 0, np.log(focus_WC))
-    odd_WC = {
-        "constant": np.isnan(focus_WC),
-        "little but noise": noise_WC,
-        "blurred": (sharp_WC < -LIMIT) & ~noise_WC,
-        "saturated": (np.apply_along_axis(robust_scores, 0, saturated_WC) > LIMIT) & (saturated_WC >= LEAST_SATURATED),
+    focus, saturated, noisiest = (by_channel(wells, name, channels) for name in ("focus", "saturated", "noisiest"))
+    noise = noisiest > MOSTLY_NOISE
+    with np.errstate(divide="ignore"):  # log 0
+        sharpness = focus.apply(np.log)  # because blur divides
+    odd = {
+        "constant": focus.isna(),
+        "little but noise": noise,
+        "blurred": (sharpness.apply(robust_scores) < -LIMIT) & ~noise,
+        "saturated": (saturated.apply(robust_scores) > LIMIT) & (saturated >= LEAST_SATURATED),
     }
-    nuclei_W = np.array([well.nuclei for well in wells])
+    nuclei = wells["nuclei_share"]
     # Square roots of counts have the same spread for few and for many cells (Bartlett 1936).
-    score_W = robust_scores(np.sqrt(nuclei_W))
-    few_W = (score_W < -LIMIT) | ((nuclei_W == 0.0) & (np.median(nuclei_W) > 0.0))
-    reasons = []
-    for w in range(len(wells)):
-        words = [f"{what}: {_listed(odd_WC[what][w], channels)}" for what in odd_WC if odd_WC[what][w].any()]
-        words += ["few cells"] * bool(few_W[w]) + ["many cells"] * bool(score_W[w] > LIMIT)
-        reasons.append(words)
-    return reasons
+    cells = robust_scores(nuclei**0.5)
+    reasons = pd.DataFrame({what: found.apply(_listed, axis=1) for what, found in odd.items()}, index=wells.index)
+    for what in odd:
+        reasons[what] = reasons[what].where(reasons[what] == "", f"{what}: " + reasons[what])
+    reasons["few"] = np.where((cells < -LIMIT) | ((nuclei == 0) & (nuclei.median() > 0)), "few cells", "")
+    reasons["many"] = np.where(cells > LIMIT, "many cells", "")
+    return ["; ".join(filter(None, row)) for row in reasons.itertuples(index=False)]
 
 
-def _listed(odd_C: NDArray[np.bool_], channels: Sequence[str]) -> str:
-    if odd_C.all() and len(channels) > 1:
-        return "all channels"
-    return ", ".join(channel for channel, odd in zip(channels, odd_C, strict=True) if odd)
+def _listed(odd: pd.Series[bool]) -> str:
+    return "all channels" if odd.all() and len(odd) > 1 else ", ".join(odd.index[odd])

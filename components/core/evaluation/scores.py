@@ -128,22 +128,6 @@ def throughput(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return found
 
 
-@dataclass(frozen=True)
-class Confusion:
-    """One siRNA over all wells that hold it."""
-
-    sirna: str
-    wells: int
-    recall: float
-    """fraction predicted correctly after assignment"""
-    raw_recall: float
-    """fraction predicted correctly before the plate design was used"""
-    by_cell_type: dict[str, tuple[int, int]]
-    """(correct after assignment, wells) by cell type"""
-    taken_for: tuple[tuple[str, int], ...]
-    """wrong predictions after assignment, most frequent first, with their number of wells"""
-
-
 def recall_by_sirna(wells: pd.DataFrame) -> pd.DataFrame:
     """For each true siRNA (index `truth`) its `wells`, and the fractions correct `assigned` and `raw`."""
     known = scored(wells)
@@ -151,32 +135,34 @@ def recall_by_sirna(wells: pd.DataFrame) -> pd.DataFrame:
     return by_sirna[["assigned", "raw"]].mean().assign(wells=by_sirna.size())
 
 
-def worst_sirnas(wells: pd.DataFrame, limit: int) -> list[Confusion]:
-    """The `limit` siRNAs of lowest recall after assignment that were missed at least once, worst first.
+def worst_sirnas(wells: pd.DataFrame, limit: int) -> list[dict[str, Any]]:
+    """The siRNAs of lowest recall after assignment that were missed at least once, worst first.
 
     Ties go to the lower raw recall, then to the larger number of wells, then to the label, so that the order is stable.
+
+    Args:
+        wells: a predictions table.
+        limit: the largest number of siRNAs.
+
+    Returns:
+        For each its `truth`, `wells`, recalls `assigned` and `raw`; `by_cell_type`, a dictionary from cell type to (correct
+        after assignment, wells); `mistaken_for`, pairs of a wrong prediction and its number of wells, most frequent first.
     """
-    known = scored(wells)
-    recall = recall_by_sirna(known)
+    recall = recall_by_sirna(wells)
     order, ascending = ["assigned", "raw", "wells", "truth"], [True, True, False, True]
     worst = recall[recall["assigned"] < 1].sort_values(order, ascending=ascending).head(limit)
-    found = []
-    for sirna, row in worst.iterrows():
-        members = known[known["truth"] == sirna]
+    known, found = scored(wells), []
+    for row in worst.reset_index().to_dict("records"):
+        members = known[known["truth"] == row["truth"]]
         hits = correct(members)["assigned"]
         by_type = hits.groupby(members["cell_type"]).agg(["sum", "size"])
-        wrong = {str(label): int(n) for label, n in members.loc[~hits, "sirna"].value_counts().items()}
-        found.append(
-            Confusion(
-                sirna=str(sirna),
-                wells=len(members),
-                recall=row["assigned"],
-                raw_recall=row["raw"],
-                by_cell_type={str(name): (int(right), int(size)) for name, right, size in by_type.itertuples()},
-                taken_for=tuple(sorted(wrong.items(), key=lambda item: (-item[1], item[0]))),
-            )
-        )
-    return found
+        wrong = members.loc[~hits, "sirna"].sort_values().value_counts()
+        found.append({
+            **row,
+            "by_cell_type": {str(name): (int(right), int(size)) for name, right, size in by_type.itertuples()},
+            "mistaken_for": [(str(label), int(count)) for label, count in wrong.items()],
+        })  # fmt: skip
+    return [{str(name): value for name, value in row.items()} for row in found]
 
 
 def choose_examples(predictions: pd.DataFrame, right: int = 3, wrong: int = 5) -> tuple[Score | None, pd.DataFrame]:

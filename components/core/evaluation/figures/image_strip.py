@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core.evaluation.plate_statistics import quantile
+from components.core.screen.histograms import percentile
 
 CHANNEL_COLOURS = (
     (0x56, 0x8C, 0xFF),
@@ -22,8 +22,8 @@ CHANNEL_COLOURS = (
 """RGB of nuclei, ER, actin, nucleoli, mitochondria, Golgi, in the order of the pictures."""
 COMPOSITE = 3
 """The first channels form the composite: all six together are grey, because most stains overlap in the cytoplasm."""
-CONTRAST = (0.01, 0.997)
-"""Quantiles of the plate's pixels that become black and full colour."""
+CONTRAST = (1.0, 99.7)
+"""Percentiles of the plate's pixels that become black and full colour."""
 
 
 def contrast_limits(histograms: tuple[tuple[int, ...], ...]) -> NDArray[np.float64]:
@@ -31,9 +31,8 @@ def contrast_limits(histograms: tuple[tuple[int, ...], ...]) -> NDArray[np.float
 
     Limits of the plate, not of the site: a dim site then looks dim beside others of its plate.
     """
-    counts_CV = np.array(histograms, np.float64)
-    low_C, high_C = (quantile(counts_CV, q) for q in CONTRAST)
-    return np.stack([low_C, np.maximum(high_C, low_C + 1)], axis=1)
+    low_C, high_C = (percentile(np.array(histograms), percent) for percent in CONTRAST)
+    return np.stack([low_C, np.maximum(high_C, low_C + 1)], axis=1).astype(np.float64)
 
 
 def draw(image_CSS: NDArray[np.uint8], limits_C2: NDArray[np.float64], tile: int = 132) -> bytes:

@@ -1,20 +1,22 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import wasserstein_distance
 
-from components.core.evaluation.plate_quality import confidence_by_plate, drift, log_distance
+from components.core.evaluation.plate_quality import drift, log_distance, plate_quality
+from components.core.storage.manifest import PlateRecord
 from tests.components.core.evaluation.predicted import predictions
 
 COUNTS = st.lists(st.integers(0, 9), min_size=256, max_size=256).map(np.array).filter(lambda counts: counts.any())
 
 
-def plates(*brightness: float, seed: int = 0) -> NDArray[np.int64]:
-    """Histograms of two channels of plates whose light is so many times the usual."""
+def histograms(*brightness: float, seed: int = 0) -> NDArray[np.int64]:
+    """Histograms of two channels of plates, by brightness relative to the usual."""
     rng = np.random.default_rng(seed)
     shapes = (rng.gamma(4, 10, (2, 5000)) for _ in brightness)
     levels = [(shape * light).clip(0, 255).astype(int) for shape, light in zip(shapes, brightness, strict=True)]
@@ -28,64 +30,96 @@ def test_distance_agrees_with_scipy(one: NDArray[np.int64], other: NDArray[np.in
 
 
 @given(COUNTS, COUNTS, st.integers(2, 50))
-def test_it_is_a_distance_and_how_many_pixels_there_are_does_not_matter(one, other, times) -> None:
+def test_the_number_of_pixels_does_not_change_the_distance(one, other, times) -> None:
     assert log_distance(one, one) == 0
     assert log_distance(one, other) == pytest.approx(log_distance(other, one), abs=1e-12)
     assert log_distance(one, times * other) == pytest.approx(log_distance(one, other), abs=1e-12)
 
 
-def test_more_light_is_farther_by_its_logarithm() -> None:
-    usual, brighter = plates(1.0, 1.5)
+def test_brightness_changes_the_distance_by_its_logarithm() -> None:
+    usual, brighter = histograms(1.0, 1.5)
     assert log_distance(brighter, usual) == pytest.approx([np.log(1.5)] * 2, rel=0.06)
 
 
-def test_a_plate_like_the_training_plates_is_not_beyond_them_and_a_dim_one_is() -> None:
-    training = plates(0.8, 0.8, 1.0, 1.0, 1.25, 1.25)
-    found = drift(plates(1.0, 0.3, seed=9), training, ["a", "a", "b", "b", "c", "c"])
-    assert found.beyond.tolist() == [[False, False], [True, True]]
-    assert (found.usual_C <= found.largest_C).all()
+def test_only_a_plate_unlike_the_training_plates_is_beyond_them() -> None:
+    training = histograms(0.8, 0.8, 1.0, 1.0, 1.25, 1.25)
+    found = drift(histograms(1.0, 0.3, seed=9), training, ["a", "a", "b", "b", "c", "c"])
+    assert found.beyond_PC.tolist() == [[False, False], [True, True]]
 
 
-def test_each_training_plate_is_compared_with_the_other_experiments_alone() -> None:
-    training = plates(0.8, 0.9, 1.0, 1.3)
+def test_each_training_plate_is_compared_with_the_other_experiments() -> None:
+    training = histograms(0.8, 0.9, 1.0, 1.3)
     found = drift(training[:1], training, ["a", "a", "b", "c"])
     others = ([2, 3], [2, 3], [0, 1, 3], [0, 1, 2])
     apart = [log_distance(training[k], training[rest].sum(axis=0)) for k, rest in enumerate(others)]
-    assert found.largest_C == pytest.approx(np.max(apart, axis=0))
-    assert found.usual_C == pytest.approx(np.median(apart, axis=0))
+    assert found.times_PC[0] == pytest.approx(found.distance_PC[0] / np.median(apart, axis=0))
+    assert found.beyond_PC[0].tolist() == (found.distance_PC[0] > np.max(apart, axis=0)).tolist()
 
 
 def test_a_plate_within_the_spread_of_training_plates_is_not_beyond_them() -> None:
-    """Experiments alike, whose plates are not: their sums lie together, and a plate like any of theirs is no news."""
-    training = plates(0.8, 1.0, 1.25, 0.8, 1.0, 1.25)
-    found = drift(plates(0.82, 1.22, seed=3), training, ["a"] * 3 + ["b"] * 3)
-    assert not found.beyond.any()
+    """The experiments are alike and their plates differ, so the sums of their plates are closer than the plates."""
+    training = histograms(0.8, 1.0, 1.25, 0.8, 1.0, 1.25)
+    assert not drift(histograms(0.82, 1.22, seed=3), training, ["a"] * 3 + ["b"] * 3).beyond_PC.any()
 
 
-def test_order_of_training_plates_does_not_matter() -> None:
-    training = plates(0.8, 0.9, 1.0, 1.3)
+def test_the_order_of_training_plates_does_not_matter() -> None:
+    training = histograms(0.8, 0.9, 1.0, 1.3)
     one = drift(training, training, ["a", "a", "b", "b"])
     other = drift(training, training[[2, 0, 3, 1]], ["b", "a", "b", "a"])
-    for name in ("distance_PC", "usual_C", "largest_C"):
-        assert getattr(one, name) == pytest.approx(getattr(other, name))
+    assert np.array(one) == pytest.approx(np.array(other))
 
 
-def test_one_training_experiment_says_nothing_of_the_usual() -> None:
-    found = drift(plates(0.1), plates(1.0, 1.0), ["a", "a"])
-    assert found.usual_C is None
-    assert not found.beyond.any()
+def test_a_single_training_experiment_has_no_usual_distance() -> None:
+    found = drift(histograms(0.1), histograms(1.0, 1.0), ["a", "a"])
+    assert np.isnan(found.times_PC).all()
+    assert not found.beyond_PC.any()
     assert (found.distance_PC > 1).all()
 
 
-def test_no_training_plates_are_an_error() -> None:
+def test_rejects_no_training_plates() -> None:
     with pytest.raises(ValueError, match="needs training plates"):
-        drift(plates(1.0), plates(1.0)[:0], [])
+        drift(histograms(1.0), histograms(1.0)[:0], [])
 
 
-def test_confidence_is_of_each_plates_own_wells() -> None:
+def record(experiment: str, plate: int, counts_C256: NDArray[np.int64]) -> PlateRecord:
+    counts = tuple(tuple(row) for row in counts_C256.tolist())
+    cell_type = experiment.split("-")[0]
+    return PlateRecord(
+        experiment=experiment, plate=plate, cell_type=cell_type, labelled=False, prefix="p", histograms=counts, wells=()
+    )
+
+
+def test_plates_are_compared_within_their_cell_type() -> None:
+    keys = [("RPE-02", 1), ("U2OS-01", 1), ("RPE-01", 2)]
+    new = [record(*key, counts) for key, counts in zip(keys, histograms(1.0, 1.0, 1.0), strict=True)]
+    training = [record("RPE-09", n, counts) for n, counts in enumerate(histograms(1.0, 1.2), 1)]
+    focus = {"RPE-02": 0.3, "U2OS-01": 0.5, "RPE-01": 0.9}
+    channels = ("nuclei", "actin")
+    wells = pd.DataFrame([
+        {"experiment": experiment, "plate": plate, "look_at": "few cells" * (n == 0), "nuclei_share": 0.1,
+         "focus_nuclei": focus[experiment] + 0.01 * n, "focus_actin": np.nan, "saturated_nuclei": 0.1 * n,
+         "saturated_actin": 0.0}
+        for experiment, plate in keys for n in range(3)
+    ])  # fmt: skip
     rows = [("RPE-02", 1, 0.9, 0.5), ("RPE-01", 2, 0.2, 0.1), ("RPE-02", 1, 0.5, 0.4), ("RPE-02", 1, 0.7, 0.1)]
     names = ("experiment", "plate", "confidence", "raw_confidence")
-    assert confidence_by_plate(predictions([dict(zip(names, row, strict=True)) for row in rows])) == {
-        ("RPE-01", 2): {"median": 0.2, "raw_median": 0.1, "unsure": 1.0},
-        ("RPE-02", 1): {"median": 0.7, "raw_median": 0.4, "unsure": 1 / 3},
+    predicted = predictions([dict(zip(names, row, strict=True)) for row in rows])
+    found = plate_quality(new, training, wells, predicted, channels)
+    assert list(zip(found["experiment"], found["plate"], strict=True)) == keys
+    assert found["wells"].tolist() == [3, 3, 3]
+    assert found["look_at"].tolist() == [1, 1, 1]
+    nan = np.nan
+    expected = {
+        "sharpness_nuclei": [0.31 / 0.61, nan, 0.91 / 0.61],
+        "sharpness_actin": [nan, nan, nan],
+        "saturated_nuclei": [0.1, 0.1, 0.1],
+        "confidence": [0.7, nan, 0.2],
+        "raw_confidence": [0.4, nan, 0.1],
+        "unsure": [1 / 3, nan, 1.0],
     }
+    for column, values in expected.items():
+        assert found[column].tolist() == pytest.approx(values, nan_ok=True), column
+    assert found["blurred"].tolist() == [True, False, False]
+    together = np.array([plate.histograms for plate in training]).sum(axis=0)
+    assert found["drift_actin"].isna().tolist() == [False, True, False]
+    assert found["drift_actin"][2] == pytest.approx(log_distance(np.array(new[2].histograms), together)[1])

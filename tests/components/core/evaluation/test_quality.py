@@ -1,9 +1,10 @@
-"""Measures of sites and wells, and from pixels to reasons: a plate of simulated sites, some of which are spoiled."""
+"""Measures of sites and wells, and the reasons to look at wells of a plate of simulated sites, some of them spoiled."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +13,6 @@ from scipy.ndimage import laplace
 
 from components.core.evaluation.quality import (
     WHITE_NOISE,
-    SiteQuality,
     focus,
     nuclear_fraction,
     otsu_threshold,
@@ -27,7 +27,7 @@ from components.core.screen.histograms import histogram
 CHANNELS = ("nuclei", "actin")
 WELLS = 40
 COUNTS = st.lists(st.integers(0, 50), min_size=256, max_size=256).map(np.array).filter(lambda counts: counts.any())
-VALUES = st.lists(st.integers(-1000, 1000), min_size=1, max_size=40).map(lambda each: np.array(each, np.float64))
+VALUES = st.lists(st.integers(-1000, 1000), min_size=1, max_size=40).map(lambda each: pd.Series(each, dtype=float))
 
 
 @pytest.fixture
@@ -59,13 +59,13 @@ def test_focus_of_noise_is_the_sum_of_the_squared_weights() -> None:
     assert focus(noise) == pytest.approx([WHITE_NOISE] * 2, rel=0.02)
 
 
-def test_light_and_contrast_do_not_change_focus(site) -> None:
-    assert focus(2 * site + 17) == pytest.approx(focus(site))
-
-
-@pytest.mark.parametrize("turned", [lambda x: x[:, ::-1], lambda x: x[:, :, ::-1], lambda x: np.rot90(x, axes=(1, 2))])
-def test_flips_and_turns_do_not_change_focus(site, turned) -> None:
-    assert focus(turned(site)) == pytest.approx(focus(site))
+@pytest.mark.parametrize(
+    "changed",
+    [lambda x: 2 * x + 17, lambda x: x[:, ::-1], lambda x: x[:, :, ::-1], lambda x: np.rot90(x, axes=(1, 2))],
+    ids=["brightness", "flip", "mirror", "turn"],
+)
+def test_brightness_flips_and_turns_do_not_change_focus(site, changed) -> None:
+    assert focus(changed(site)) == pytest.approx(focus(site))
 
 
 def test_a_constant_channel_has_no_focus(site) -> None:
@@ -134,34 +134,33 @@ def test_otsu_rejects_no_pixels() -> None:
 
 
 @given(VALUES, st.floats(0.1, 10), st.integers(-100, 100))
-def test_robust_scores_do_not_depend_on_unit_and_origin(values: NDArray[np.float64], scale: float, shift: int) -> None:
-    assert robust_scores(values * scale + shift) == pytest.approx(robust_scores(values), abs=1e-6)
+def test_robust_scores_do_not_depend_on_unit_and_origin(values: pd.Series, scale: float, shift: int) -> None:
+    assert robust_scores(values * scale + shift).tolist() == pytest.approx(robust_scores(values).tolist(), abs=1e-6)
 
 
 def test_robust_scores_of_normal_values_are_standard_scores() -> None:
-    values = np.random.default_rng(0).normal(5, 3, 20_000)
-    assert robust_scores(values) == pytest.approx((values - 5) / 3, abs=0.2)
+    values = pd.Series(np.random.default_rng(0).normal(5, 3, 20_000))
+    assert robust_scores(values).to_numpy() == pytest.approx(((values - 5) / 3).to_numpy(), abs=0.2)
 
 
 def test_outliers_do_not_hide_each_other() -> None:
-    values = np.r_[np.random.default_rng(0).normal(0, 1, 90), np.full(10, 100.0)]
+    values = pd.Series(np.r_[np.random.default_rng(0).normal(0, 1, 90), np.full(10, 100.0)])
     assert (robust_scores(values)[90:] > 50).all()
-    assert (np.abs((values - values.mean()) / values.std())[90:] < 4).all()  # as plain scores do
+    assert (((values - values.mean()) / values.std())[90:].abs() < 4).all()  # of plain scores
 
 
-def test_if_most_values_are_equal_the_others_still_count() -> None:
-    found = robust_scores(np.array([0.0] * 30 + [0.2]))
+def test_robust_scores_of_mostly_equal_values() -> None:
+    found = robust_scores(pd.Series([0.0] * 30 + [0.2]))
     assert (found[:30] == 0).all()
     assert found[30] == pytest.approx(31 / 1.2533)
-    assert (robust_scores(np.full(5, 3.0)) == 0).all()
+    assert (robust_scores(pd.Series([3.0] * 5)) == 0).all()
 
 
-def test_an_unknown_value_changes_no_other_score() -> None:
-    values = np.array([1.0, 2.0, 4.0, 9.0])
-    found = robust_scores(np.r_[values, np.nan])
-    assert np.isnan(found[-1])
-    assert found[:-1] == pytest.approx(robust_scores(values))
-    assert np.isnan(robust_scores(np.array([np.nan]))).all()
+def test_a_nan_changes_no_other_robust_score() -> None:
+    values = [1.0, 2.0, 4.0, 9.0]
+    found = robust_scores(pd.Series([*values, np.nan])).tolist()
+    assert found == pytest.approx([*robust_scores(pd.Series(values)), np.nan], nan_ok=True)
+    assert robust_scores(pd.Series([np.nan])).isna().all()
 
 
 @pytest.fixture
@@ -178,64 +177,57 @@ def plate() -> NDArray[np.uint8]:
     return wells + rng.integers(5, 15, wells.shape, np.uint8)
 
 
-def reasons(plate: NDArray[np.uint8]) -> list[list[str]]:
-    threshold = otsu_threshold(sum(histogram(site)[0] for well in plate for site in well))
-    wells = [well_quality([site_quality(site, threshold) for site in well]) for well in plate]
-    return reasons_to_look(wells, CHANNELS)
+def reasons(plate: NDArray[np.uint8]) -> list[str]:
+    sites = [site for well in plate for site in well]
+    threshold = otsu_threshold(sum(histogram(site)[0] for site in sites))
+    measures = np.array([site_quality(site, threshold) for site in sites])
+    return reasons_to_look(well_quality(measures, np.repeat(np.arange(len(plate)), 2), CHANNELS), CHANNELS)
 
 
 def test_a_good_plate_has_nothing_to_look_at(plate) -> None:
-    assert reasons(plate) == [[]] * WELLS
+    assert reasons(plate) == [""] * WELLS
 
 
-def test_each_spoiled_well_is_found_with_its_reason_and_no_other(plate) -> None:
-    plate[3, 1, 1] = cv2.GaussianBlur(plate[3, 1, 1], (0, 0), 3)  # one site, one channel
+def test_finds_each_spoiled_well_with_its_reason_and_no_other(plate) -> None:
+    plate[3, 1, 1] = cv2.GaussianBlur(plate[3, 1, 1], (0, 0), 3)  # one channel of one site
     plate[8, 0, 1, :8] = 255
     plate[11, :, 0] = np.random.default_rng(0).integers(5, 15, plate[11, :, 0].shape, np.uint8)
     plate[17, 1, 1] = 7
-    plate[29] = 12  # of everything
-    plate[23, 0, 1] = np.random.default_rng(1).integers(
-        5, 15, plate[23, 0, 1].shape, np.uint8
-    )  # one site without the stain
-    found = reasons(plate)
-    assert found[3] == ["blurred: actin"]
-    assert "saturated: actin" in found[8]
-    assert found[11] == ["little but noise: nuclei", "few cells"]
-    assert found[17] == ["constant: actin"]
-    assert found[29] == ["constant: all channels", "few cells"]
-    assert found[23] == ["little but noise: actin"]
-    assert [w for w, words in enumerate(found) if words] == [3, 8, 11, 17, 23, 29]
+    plate[23, 0, 1] = np.random.default_rng(1).integers(5, 15, plate[23, 0, 1].shape, np.uint8)
+    plate[29] = 12
+    found = {well: reason for well, reason in enumerate(reasons(plate)) if reason}
+    assert "saturated: actin" in found.pop(8)
+    assert found == {
+        3: "blurred: actin",
+        11: "little but noise: nuclei; few cells",
+        17: "constant: actin",
+        23: "little but noise: actin",
+        29: "constant: all channels; few cells",
+    }
 
 
-def test_wells_are_judged_the_same_in_any_order(plate) -> None:
+def test_the_order_of_wells_does_not_matter(plate) -> None:
     plate[3, 1, 1] = cv2.GaussianBlur(plate[3, 1, 1], (0, 0), 3)
     order = np.random.default_rng(1).permutation(WELLS)
-    whole = reasons(plate)
-    assert reasons(plate[order]) == [whole[w] for w in order]
+    in_order = reasons(plate)
+    assert reasons(plate[order]) == [in_order[w] for w in order]
 
 
-def test_a_blurred_plate_is_not_a_plate_of_blurred_wells(plate) -> None:
+def test_wells_of_a_blurred_plate_are_not_flagged(plate) -> None:
     blurred = np.array([[[cv2.GaussianBlur(c, (0, 0), 3) for c in site] for site in well] for well in plate])
-    assert reasons(blurred) == [[]] * WELLS
+    assert reasons(blurred) == [""] * WELLS
 
 
-def test_a_plate_without_a_stain_is_a_plate_of_wells_to_look_at(plate) -> None:
+def test_all_wells_of_a_plate_without_a_stain_are_flagged(plate) -> None:
     plate[:, :, 1] = np.random.default_rng(2).integers(5, 15, plate[:, :, 1].shape, np.uint8)
-    assert reasons(plate) == [["little but noise: actin"]] * WELLS
+    assert reasons(plate) == ["little but noise: actin"] * WELLS
 
 
-def test_a_well_is_as_good_as_its_worst_site_and_as_full_as_their_mean() -> None:
-    sites = [
-        SiteQuality(np.array([0.5, np.nan]), np.array([0.0, 0.1]), 0.2),
-        SiteQuality(np.array([0.3, 0.4]), np.array([0.2, 0.0]), 0.4),
-    ]
-    found = well_quality(sites)
-    assert found.focus_C[0] == 0.3
-    assert found.noisiest_C[0] == 0.5
-    assert np.isnan(found.focus_C[1])
-    assert found.saturated_C.tolist() == [0.2, 0.1]
-    assert found.nuclei == pytest.approx(0.3)
-
-
-def test_no_wells_have_no_reasons() -> None:
-    assert reasons_to_look([], CHANNELS) == []
+def test_a_well_has_the_focus_of_its_worst_site_and_the_mean_share_of_nuclei() -> None:
+    sites = np.array([[0.5, np.nan, 0.0, 0.1, 0.2], [0.3, 0.4, 0.2, 0.0, 0.4], [0.7, 0.6, 0.0, 0.0, 0.1]])
+    found = well_quality(sites, np.array([0, 0, 1]), CHANNELS)
+    assert found["focus_nuclei"].tolist() == [0.3, 0.7]
+    assert found["noisiest_nuclei"].tolist() == [0.5, 0.7]
+    assert found["focus_actin"].tolist() == pytest.approx([np.nan, 0.6], nan_ok=True)
+    assert found["saturated_nuclei"].tolist() == [0.2, 0.0]
+    assert found["nuclei_share"].tolist() == pytest.approx([0.3, 0.1])

@@ -11,8 +11,9 @@ import pytest
 from components.core.config import PackConfig
 from components.core.errors import InputError
 from components.core.evaluation.comparison.wells import count_plates, paired_wells
+from components.core.evaluation.predictions import SAVED
 from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, WellRecord
-from components.report.step import write_predictions
+from components.core.tables import write_table
 from tests.components.core.evaluation import predicted
 from tests.components.core.evaluation.comparison.screens import screen_wells
 
@@ -50,7 +51,8 @@ WELLS = [well.id_code for each in MANIFEST.plates for well in each.wells if well
 
 def predictions(path: Path, sirna: str, raw: str) -> None:
     """As the report writes them."""
-    write_predictions(path, predicted.predictions([{"id_code": i, "sirna": sirna, "raw_sirna": raw} for i in WELLS]))
+    table = predicted.predictions([{"id_code": i, "sirna": sirna, "raw_sirna": raw} for i in WELLS])
+    write_table(path, table[list(SAVED)])
 
 
 @pytest.fixture
