@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,15 +18,7 @@ from components.core.learning.network_size import NetworkSize, network_sizes
 from pipelines.dag import GPU_STEPS, DagTask, training_graph
 from pipelines.plan.rates import Basis, Rates, weakest
 from pipelines.plan.schedule import Schedule, critical_path, enough_pods, remaining_paths, schedule
-from pipelines.plan.work import (
-    NetworkWork,
-    ScreenWells,
-    packed_bytes,
-    screen_wells,
-    site_bytes,
-    stored_bytes,
-    task_work,
-)
+from pipelines.plan.work import NetworkWork, ScreenWells, packed_bytes, screen_wells, site_bytes, stored_bytes, task_work
 
 MEASURED_FACTOR = 1.25
 """How far off measured rates may be: the tasks of a demo run were within a quarter of their plan."""
@@ -48,84 +41,82 @@ class TaskEstimate:
     Attributes:
         task: the task.
         work: its site passes by backbone.
-        computing: seconds of them, or of CPU work.
+        computing: seconds of them on one GPU, or of CPU work.
+        seconds: duration of its pod: the start, and the work that the pod's GPUs share.
         basis: what `computing` rests on.
-        start: seconds before it works.
-        gpus: GPUs of its pod, which share its work.
+        gpus: GPUs of its pod.
         stored: bytes that it leaves in object storage.
     """
 
     task: DagTask
     work: Mapping[str, NetworkWork]
     computing: float
+    seconds: float
     basis: Basis
-    start: float
     gpus: int
     stored: float
-
-    @property
-    def seconds(self) -> float:
-        """Start and work, which the GPUs of a pod share."""
-        return self.start + self.computing / max(1, self.gpus)
 
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """What a finished run's folder tells about its speed.
+    """The speed of a finished run.
 
     Attributes:
-        folder: the folder.
-        seconds_per_pass: by step: seconds of one forward-pass equivalent per 1e9 multiply-accumulates; of a CPU step, seconds of
-            all its tasks.
-        spread: largest ratio, either way, between a task's duration and what its step's rate gives.
-        wells: number of wells of its screen.
+        folder: the run's folder.
+        seconds_per_gmac: by GPU step: seconds per 1e9 multiply-accumulates on one GPU.
+        seconds_per_well: by CPU step: seconds of all its tasks, divided by the screen's wells.
+        spread: largest ratio, either way, between a task's duration and the one by its step's rate.
     """
 
     folder: Path
-    seconds_per_pass: Mapping[str, float]
+    seconds_per_gmac: Mapping[str, float]
+    seconds_per_well: Mapping[str, float]
     spread: float
-    wells: int
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run will take: `tasks` in the order of the DAG, and what they were estimated from."""
+    """The estimates of a run's tasks, in the order of the DAG, and what they rest on."""
 
-    config: RunConfig
     wells: ScreenWells
     rates: Rates
     sizes: Mapping[str, NetworkSize]
     run: MeasuredRun | None
     tasks: tuple[TaskEstimate, ...]
 
+    @property
+    def config(self) -> RunConfig:
+        """The run's configuration."""
+        return self.wells.config
+
     @cached_property
     def dag(self) -> list[DagTask]:
         """The tasks themselves."""
-        return [estimate.task for estimate in self.tasks]
+        return [each.task for each in self.tasks]
 
     @cached_property
     def seconds(self) -> list[float]:
         """Duration of each task."""
-        return [estimate.seconds for estimate in self.tasks]
+        return [each.seconds for each in self.tasks]
 
     @cached_property
     def gpu_hours(self) -> float:
         """GPU-hours of all pods."""
-        return sum(estimate.seconds * estimate.gpus for estimate in self.tasks) / 3600
+        return sum(each.seconds * each.gpus for each in self.tasks) / 3600
 
     @cached_property
     def core_hours(self) -> float:
         """Core-hours of the pods without a GPU."""
         steps = self.config.cluster.steps
-        cores: dict[str, float] = {
-            estimate.task.step: getattr(steps, estimate.task.step).cpu for estimate in self.tasks
-        }
-        return sum((e.seconds * cores[e.task.step] for e in self.tasks if not e.task.on_gpu), 0.0) / 3600
+        hours: list[float] = [
+            each.seconds * getattr(steps, each.task.step).cpu for each in self.tasks if not each.task.on_gpu
+        ]
+        return sum(hours) / 3600
 
     @cached_property
     def basis(self) -> Basis:
         """What the GPU-hours rest on: the least certain of their parts."""
-        return weakest([estimate.basis for estimate in self.tasks if estimate.task.on_gpu])
+        return weakest(each.basis for each in self.tasks if each.task.on_gpu)
 
     @cached_property
     def factor(self) -> float:
@@ -135,13 +126,8 @@ class RunPlan:
 
     @property
     def stored_bytes(self) -> float:
-        """What the run leaves in object storage."""
-        return sum(estimate.stored for estimate in self.tasks)
-
-    @property
-    def packed_bytes(self) -> float:
-        """Size of the packed screen."""
-        return packed_bytes(self.config, self.wells, self.rates)
+        """Bytes that the run leaves in object storage."""
+        return sum(each.stored for each in self.tasks)
 
     @cached_property
     def critical_path(self) -> list[int]:
@@ -169,7 +155,7 @@ class RunPlan:
 
     @cached_property
     def cost(self) -> dict[str, float]:
-        """Cost by item, in prices.currency; pods give their GPU back, so that their number makes no difference."""
+        """Cost by item, in prices.currency; pods release their GPU, so that the number of GPUs makes no difference."""
         prices = self.rates.prices
         gpu = self.gpu_hours * self.rates.gpus[self.rates.gpu].price_per_hour
         rest = {
@@ -181,18 +167,11 @@ class RunPlan:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """What does not fit into memory."""
+        """The limits of memory that the run exceeds."""
         return [*_gpu_memory(self), *_pod_memory(self)]
 
 
-def make_plan(
-    config: RunConfig,
-    screen: Path | None,
-    rates: Rates,
-    measured: Path | None = None,
-    *,
-    sizes: Mapping[str, NetworkSize] | None = None,
-) -> RunPlan:
+def make_plan(config: RunConfig, screen: Path | None, rates: Rates, measured: Path | None = None) -> RunPlan:
     """Plans a run.
 
     Args:
@@ -200,24 +179,27 @@ def make_plan(
         screen: folder of its screen; None for the sizes under `simulate`.
         rates: rates and prices.
         measured: folder of a finished run whose rates are used; None for those of `rates`.
-        sizes: sizes of its networks; None counts them.
 
     Raises:
         InputError: wrong tables, a fold without wells to train on, or a folder that holds no finished run.
     """
-    wells, sizes = screen_wells(config, screen), sizes or network_sizes(config)
+    wells, sizes = screen_wells(config, screen), network_sizes(config)
     run = None if measured is None else read_measured_run(measured)
     estimates = []
     for task in training_graph(config).tasks:
-        work = task_work(config, wells, task)
-        if task.on_gpu:
-            computing, basis = _gpu_seconds(config, rates, sizes, run, task, work)
+        work, gpus = task_work(wells, task), max(1, config.compute.processes) if task.on_gpu else 0
+        if run is not None and task.on_gpu:
+            if task.step not in run.seconds_per_gmac:
+                raise InputError(f"--measured {run.folder}: that run had no {task.step}")
+            computing, basis = run.seconds_per_gmac[task.step] * _gmacs(sizes, work), "measured"
+        elif run is not None and task.step in run.seconds_per_well:
+            computing, basis = run.seconds_per_well[task.step] * wells.count(task.cell_type), "measured"
         else:
-            computing, basis = _cpu_seconds(config, wells, rates, run, task)
-        gpus = max(1, config.compute.processes) if task.on_gpu else 0
-        stored = stored_bytes(config, wells, rates, sizes, task)
-        estimates.append(TaskEstimate(task, work, computing, basis, rates.pods.start_s, gpus, stored))
-    return RunPlan(config, wells, rates, sizes, run, tuple(estimates))
+            computing, basis = _gpu_seconds(config, rates, sizes, work) if work else _cpu_seconds(wells, rates, task)
+        seconds = rates.pods.start_s + computing / max(1, gpus)
+        stored = stored_bytes(wells, rates, sizes, task)
+        estimates.append(TaskEstimate(task, work, computing, seconds, basis, gpus, stored))
+    return RunPlan(wells, rates, sizes, run, tuple(estimates))
 
 
 def read_measured_run(folder: Path) -> MeasuredRun:
@@ -227,37 +209,33 @@ def read_measured_run(folder: Path) -> MeasuredRun:
         InputError: no such folder, no finished run in it, or its screen is gone.
     """
     label = f"--measured {folder}"
+    taken: dict[tuple[Any, ...], float] = defaultdict(float)
     try:
         config = RunConfig.load(str(folder / "config.yaml"))
         lineage = json.loads((folder / "lineage.json").read_text(encoding="utf-8"))
-        taken: dict[tuple[Any, ...], float] = {}
         for step in lineage["steps"]:
             key = step["step"], step.get("fold"), step.get("cell_type"), step.get("backbone")
-            taken[key] = taken.get(key, 0.0) + float(step["seconds"])
+            taken[key] += float(step["seconds"])
         screen = None if any(step == "simulate" for step, *_ in taken) else Path(str(lineage["screen"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{label}: not the --out folder of a finished run ({type(error).__name__}: {error})") from None
     if screen is not None and not screen.is_dir():
         raise InputError(f"{label}: its screen {screen} is gone, so that its work cannot be counted")
     wells, sizes = screen_wells(config, screen), network_sizes(config)
-    rates: dict[str, list[float]] = {}
+    rates: dict[str, list[float]] = defaultdict(list)
+    per_well: dict[str, float] = defaultdict(float)
     for task in training_graph(config).tasks:
         seconds = taken.get((task.step, task.fold, task.cell_type, task.backbone))
-        if task.on_gpu and seconds:
-            rates.setdefault(task.step, []).append(seconds / _gmacs(sizes, task_work(config, wells, task)))
+        if seconds and task.on_gpu:
+            rates[task.step].append(seconds / _gmacs(sizes, task_work(wells, task)))
+        elif seconds:
+            per_well[task.step] += seconds / wells.count()
     if not rates:
-        raise InputError(f"{label}: lineage.json has no durations of pretrain, finetune, pseudo_label or infer")
-    processes = max(1, config.compute.processes)
+        raise InputError(f"{label}: lineage.json has no durations of {', '.join(GPU_STEPS)}")
     usual = {step: statistics.median(of_step) for step, of_step in rates.items()}
-    computed = [
-        rate / usual[step] for step, of_step in rates.items() for rate in of_step if rate > REUSED * usual[step]
-    ]
-    cpu = {
-        step: sum(s for (name, *_), s in taken.items() if name == step)
-        for step in ("normalize", "ensemble", "assign", "report")
-    }
-    per_pass = {**{step: rate * processes for step, rate in usual.items()}, **{step: s for step, s in cpu.items() if s}}
-    return MeasuredRun(folder, per_pass, max(max(ratio, 1 / ratio) for ratio in computed), wells.count())
+    ratios = [rate / usual[step] for step, of_step in rates.items() for rate in of_step if rate > REUSED * usual[step]]
+    per_gmac = {step: rate * max(1, config.compute.processes) for step, rate in usual.items()}
+    return MeasuredRun(folder, per_gmac, per_well, max(max(ratio, 1 / ratio) for ratio in ratios))
 
 
 def _gmacs(sizes: Mapping[str, NetworkSize], work: Mapping[str, NetworkWork]) -> float:
@@ -266,21 +244,10 @@ def _gmacs(sizes: Mapping[str, NetworkSize], work: Mapping[str, NetworkWork]) ->
 
 
 def _gpu_seconds(
-    config: RunConfig,
-    rates: Rates,
-    sizes: Mapping[str, NetworkSize],
-    run: MeasuredRun | None,
-    task: DagTask,
-    work: Mapping[str, NetworkWork],
+    config: RunConfig, rates: Rates, sizes: Mapping[str, NetworkSize], work: Mapping[str, NetworkWork]
 ) -> tuple[float, Basis]:
-    if run is not None:
-        if task.step not in run.seconds_per_pass:
-            raise InputError(f"--measured {run.folder}: that run had no {task.step}")
-        return run.seconds_per_pass[task.step] * _gmacs(sizes, work), "measured"
-    total, bases = 0.0, []
-    slower = (
-        2.0 if config.compute.precision == "float32" else 1.0
-    )  # rates are of bfloat16: half the bytes and operations
+    """Seconds of a step with networks on one GPU. Rates are of bfloat16: half the bytes and operations of float32."""
+    total, bases, slower = 0.0, [], 2.0 if config.compute.precision == "float32" else 1.0
     for name, passes in work.items():
         training, basis = rates.pass_seconds(sizes[name], config.screen.image_size, "training")
         forward, _ = rates.pass_seconds(sizes[name], config.screen.image_size, "forward")
@@ -289,28 +256,22 @@ def _gpu_seconds(
     return total, weakest(bases)
 
 
-def _cpu_seconds(
-    config: RunConfig, wells: ScreenWells, rates: Rates, run: MeasuredRun | None, task: DagTask
-) -> tuple[float, Basis]:
+def _cpu_seconds(wells: ScreenWells, rates: Rates, task: DagTask) -> tuple[float, Basis]:
     """Seconds of a step without networks."""
-    cpu = rates.cpu
-    if run is not None and task.step in run.seconds_per_pass:
-        tasks = 1 if task.step in ("normalize", "report") else len(config.screen.cell_types)
-        return run.seconds_per_pass[task.step] * wells.count() / run.wells / tasks, "measured"
+    cpu, config = rates.cpu, wells.config
     if task.step == "report":
         return cpu.report_s, "assumed"
     if task.step == "normalize":
-        sites = wells.count() * wells.sites
-        cores = config.cluster.steps.normalize.cpu
-        packing = sites / (cpu.pack_sites_per_s * cores * (cpu.image_size / config.screen.image_size) ** 2)
-        writing = packed_bytes(config, wells, rates) / (rates.pods.store_mb_per_s * 1e6)
+        scale = config.cluster.steps.normalize.cpu * (cpu.image_size / config.screen.image_size) ** 2
+        packing = wells.sites / (cpu.pack_sites_per_s * scale)
+        writing = packed_bytes(wells, rates) / (rates.pods.store_mb_per_s * 1e6)
         return max(packing, writing), "scaled" if packing > writing else "assumed"
-    share = 0.05 if task.step == "ensemble" else 0.95  # a mean of arrays, beside the assignment
+    share = 0.05 if task.step == "ensemble" else 0.95  # the mean of arrays takes far less than the assignment
     return share * cpu.assign_s_per_1000_wells * wells.count(task.cell_type) / 1000, "assumed"
 
 
 def gpu_memory_gb(config: RunConfig, size: NetworkSize, step: str, parts: int) -> float:
-    """GPU memory that a training step of one backbone takes, about, 1e9 bytes.
+    """Approximate GPU memory of a training step of one backbone, 1e9 bytes.
 
     Activations of the images that gradients go through, and float32 copies of the weights: weights, gradients and Adam's two
     moments in pretrain; student, gradient and teacher after it.
@@ -331,7 +292,7 @@ def gpu_memory_gb(config: RunConfig, size: NetworkSize, step: str, parts: int) -
 
 
 def pod_memory_gib(config: RunConfig, processes: int) -> float:
-    """Memory that the pod of a training step takes, about, GiB: processes with their caches, and batches."""
+    """Approximate memory of a training step's pod, GiB: processes with their caches, and batches."""
     teacher = config.mean_teacher
     batch = max(
         config.pretrain.batch_size, teacher.labelled_batch + teacher.unlabelled_batch, config.predict.batch_size
@@ -341,17 +302,18 @@ def pod_memory_gib(config: RunConfig, processes: int) -> float:
 
 def _gpu_memory(plan: RunPlan) -> list[str]:
     config, gpu = plan.config, plan.rates.gpus[plan.rates.gpu]
-    room, parts = MEMORY_SHARE * gpu.memory_gb, plan.pod_gpus * config.compute.accumulate
-    found = []
+    limit, found = MEMORY_SHARE * gpu.memory_gb, []
     for step in ("pretrain", "finetune") if config.mean_teacher.enabled else ("pretrain",):
-        size = max(plan.sizes.values(), key=lambda size: gpu_memory_gb(config, size, step, parts))
-        needed = gpu_memory_gb(config, size, step, parts)
-        if needed > room:
-            fits = (k for k in range(2, 65) if gpu_memory_gb(config, size, step, plan.pod_gpus * k) <= room)
-            suffices = next(fits, None)
-            advice = f"set compute.accumulate to {suffices}" if suffices else "use smaller batches"
+
+        def needed(size: NetworkSize, accumulate: int, step: str = step) -> float:
+            return gpu_memory_gb(config, size, step, plan.pod_gpus * accumulate)
+
+        size = max(plan.sizes.values(), key=lambda size: needed(size, config.compute.accumulate))
+        if (most := needed(size, config.compute.accumulate)) > limit:
+            enough = next((k for k in range(2, 65) if needed(size, k) <= limit), None)
+            advice = f"set compute.accumulate to {enough}" if enough else "use smaller batches"
             found.append(
-                f"{step} of {size.backbone} needs about {needed:.0f} GB of GPU memory (estimated from its layers), "
+                f"{step} of {size.backbone} needs about {most:.0f} GB of GPU memory (estimated from its layers), "
                 f"{plan.rates.gpu} has {gpu.memory_gb:.0f}: {advice}, or another GPU"
             )
     return found
@@ -360,14 +322,13 @@ def _gpu_memory(plan: RunPlan) -> list[str]:
 def _pod_memory(plan: RunPlan) -> list[str]:
     if plan.config.screen.image_size < 256:
         return []  # the figures are of full-sized images and GPUs
-    needed = pod_memory_gib(plan.config, plan.pod_gpus)
-    steps = {estimate.task.step for estimate in plan.tasks} & {*GPU_STEPS}
-    short = {step: m for step in steps if (m := getattr(plan.config.cluster.steps, step).memory_gib) < needed}
-    if not short:
+    steps, needed = plan.config.cluster.steps, pod_memory_gib(plan.config, plan.pod_gpus)
+    memory = {task.step: getattr(steps, task.step).memory_gib for task in plan.dag if task.on_gpu}
+    step = min(memory, key=memory.__getitem__)
+    if memory[step] >= needed:
         return []
-    step = min(short, key=lambda step: short[step])
     return [
         f"a GPU pod needs about {needed:.0f} GiB of memory ({plan.pod_gpus} x ({PROCESS_GIB:g} + loader.cache_gib "
-        f"{plan.config.loader.cache_gib:g}) and batches), cluster.steps.{step}.memory_gib is {short[step]:g}: raise it, or lower "
+        f"{plan.config.loader.cache_gib:g}) and batches), cluster.steps.{step}.memory_gib is {memory[step]:g}: raise it, or lower "
         "loader.cache_gib"
     ]

@@ -1,11 +1,11 @@
-"""Rates, sizes and prices of a plan: rates.yaml and measured_rates.yaml, with the fields of a --throughput file over them.
+"""Rates, sizes and prices of a plan: rates.yaml, with the fields of a --throughput file over them.
 
 They are separate from the run's configuration, so that no price or rate is part of a step's key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,14 +17,13 @@ from components.core.errors import InputError
 from components.core.learning.network_size import NetworkSize
 
 SHIPPED = Path(__file__).with_name("rates.yaml")
-MEASURED = Path(__file__).with_name("measured_rates.yaml")
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Basis = Literal["measured", "scaled", "assumed"]
 BASES: tuple[Basis, ...] = ("measured", "scaled", "assumed")
 """What a number rests on, from the most to the least certain."""
 
 
-def weakest(bases: list[Basis]) -> Basis:
+def weakest(bases: Iterable[Basis]) -> Basis:
     """The least certain basis of a sum's parts."""
     return max(bases, key=BASES.index, default="measured")
 
@@ -78,7 +77,7 @@ class Prices(FrozenModel):
 
 
 class Rates(FrozenModel):
-    """Everything that a plan assumes beside the run's configuration and screen."""
+    """Everything that a plan assumes besides the run's configuration and screen."""
 
     gpu: str = Field(..., description="the GPU that is planned for")
     gpus: dict[str, Gpu] = Field(..., min_length=1)
@@ -89,11 +88,10 @@ class Rates(FrozenModel):
 
     @model_validator(mode="after")
     def _known_gpus(self) -> Self:
-        for number, rate in enumerate(self.measured):
-            if rate.gpu not in self.gpus:
-                raise ValueError(f"measured.{number}.gpu: there is no {rate.gpu!r}; known are {', '.join(self.gpus)}")
-        if self.gpu not in self.gpus:
-            raise ValueError(f"gpu: there is no {self.gpu!r}; known are {', '.join(self.gpus)}, or add it under gpus")
+        used = {"gpu": self.gpu} | {f"measured.{n}.gpu": rate.gpu for n, rate in enumerate(self.measured)}
+        for field, name in used.items():
+            if name not in self.gpus:
+                raise ValueError(f"{field}: there is no {name!r}; known are {', '.join(self.gpus)}, or add it under gpus")
         return self
 
     def pass_seconds(
@@ -109,12 +107,12 @@ class Rates(FrozenModel):
             return rate.gpu != self.gpu, rate.backbone != network.backbone, rate.image_size != image_size
 
         rate = min(self.measured, key=distance)
+        size = network.macs / (rate.gmacs * 1e9)
+        seconds = size / getattr(rate, kind)
         other_gpu, other_network, other_size = distance(rate)
-        seconds = network.macs / (rate.gmacs * 1e9) / getattr(rate, kind)
         if other_gpu:
             return seconds * self.gpus[rate.gpu].gigabytes_per_s / self.gpus[self.gpu].gigabytes_per_s, "assumed"
-        same = not (other_network or other_size) and abs(network.macs / (rate.gmacs * 1e9) - 1) < 0.01
-        return seconds, "measured" if same else "scaled"
+        return seconds, "scaled" if other_network or other_size or abs(size - 1) >= 0.01 else "measured"
 
 
 def read_rates(file: Path | None = None, gpu: str | None = None) -> Rates:
@@ -127,7 +125,7 @@ def read_rates(file: Path | None = None, gpu: str | None = None) -> Rates:
     Raises:
         InputError: no such file, an unknown field, a value out of range, or an unknown GPU.
     """
-    data, source = {**read_yaml(SHIPPED), "measured": read_yaml(MEASURED)}, SHIPPED.name
+    data, source = read_yaml(SHIPPED), SHIPPED.name
     if file is not None:
         source = f"--throughput {file}"
         if not file.is_file():
@@ -139,12 +137,12 @@ def read_rates(file: Path | None = None, gpu: str | None = None) -> Rates:
     rates = parse(Rates, data, source)
     if gpu is None:
         return rates
-    gpu = next((name for name in rates.gpus if name.lower() == gpu.lower()), gpu)
-    if gpu not in rates.gpus:
+    known = {name.lower(): name for name in rates.gpus}
+    if gpu.lower() not in known:
         raise InputError(
             f"--gpu {gpu}: unknown; known are {', '.join(rates.gpus)}, others go under gpus in a file for --throughput"
         )
-    return rates.model_copy(update={"gpu": gpu})
+    return rates.model_copy(update={"gpu": known[gpu.lower()]})
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
