@@ -1,1 +1,1 @@
-"""What a run will take, before anything is started: work, hours, bytes, requests, money. Pure arithmetic over the DAG."""
+"""cellsignal plan: pods, hours, bytes and cost of a run before it starts. Pure arithmetic over the DAG."""

@@ -18,7 +18,15 @@ from components.core.learning.network_size import NetworkSize, network_sizes
 from pipelines.dag import GPU_STEPS, DagTask, training_graph
 from pipelines.plan.rates import Basis, Rates, weakest
 from pipelines.plan.schedule import Schedule, critical_path, enough_pods, remaining_paths, schedule
-from pipelines.plan.work import NetworkWork, ScreenWells, packed_bytes, screen_wells, site_bytes, stored_bytes, task_work
+from pipelines.plan.work import (
+    NetworkWork,
+    ScreenWells,
+    packed_bytes,
+    screen_wells,
+    site_bytes,
+    stored_bytes,
+    task_work,
+)
 
 MEASURED_FACTOR = 1.25
 """How far off measured rates may be: the tasks of a demo run were within a quarter of their plan."""
@@ -147,7 +155,7 @@ class RunPlan:
     @property
     def pod_gpus(self) -> int:
         """GPUs of a pod."""
-        return max(1, self.config.compute.processes)
+        return pod_gpus(self.config)
 
     def on(self, gpus: int) -> Schedule:
         """The schedule on a number of GPUs, at least those of a pod."""
@@ -171,6 +179,11 @@ class RunPlan:
         return [*_gpu_memory(self), *_pod_memory(self)]
 
 
+def pod_gpus(config: RunConfig) -> int:
+    """GPUs of a pod of a GPU step."""
+    return max(1, config.compute.processes)
+
+
 def make_plan(config: RunConfig, screen: Path | None, rates: Rates, measured: Path | None = None) -> RunPlan:
     """Plans a run.
 
@@ -183,17 +196,18 @@ def make_plan(config: RunConfig, screen: Path | None, rates: Rates, measured: Pa
     Raises:
         InputError: wrong tables, a fold without wells to train on, or a folder that holds no finished run.
     """
-    wells, sizes = screen_wells(config, screen), network_sizes(config)
     run = None if measured is None else read_measured_run(measured)
+    wells, sizes = screen_wells(config, screen), network_sizes(config)
     estimates = []
     for task in training_graph(config).tasks:
-        work, gpus = task_work(wells, task), max(1, config.compute.processes) if task.on_gpu else 0
+        work, gpus = task_work(wells, task), pod_gpus(config) if task.on_gpu else 0
+        basis: Basis = "measured"
         if run is not None and task.on_gpu:
             if task.step not in run.seconds_per_gmac:
                 raise InputError(f"--measured {run.folder}: that run had no {task.step}")
-            computing, basis = run.seconds_per_gmac[task.step] * _gmacs(sizes, work), "measured"
+            computing = run.seconds_per_gmac[task.step] * _gmacs(sizes, work)
         elif run is not None and task.step in run.seconds_per_well:
-            computing, basis = run.seconds_per_well[task.step] * wells.count(task.cell_type), "measured"
+            computing = run.seconds_per_well[task.step] * wells.count(task.cell_type)
         else:
             computing, basis = _gpu_seconds(config, rates, sizes, work) if work else _cpu_seconds(wells, rates, task)
         seconds = rates.pods.start_s + computing / max(1, gpus)
@@ -234,7 +248,7 @@ def read_measured_run(folder: Path) -> MeasuredRun:
         raise InputError(f"{label}: lineage.json has no durations of {', '.join(GPU_STEPS)}")
     usual = {step: statistics.median(of_step) for step, of_step in rates.items()}
     ratios = [rate / usual[step] for step, of_step in rates.items() for rate in of_step if rate > REUSED * usual[step]]
-    per_gmac = {step: rate * max(1, config.compute.processes) for step, rate in usual.items()}
+    per_gmac = {step: rate * pod_gpus(config) for step, rate in usual.items()}
     return MeasuredRun(folder, per_gmac, per_well, max(max(ratio, 1 / ratio) for ratio in ratios))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from components.core.command import number_items
-from components.core.config import CHANNELS, RunConfig
+from components.core.config import RunConfig
 from components.core.errors import InputError
 from pipelines.dag import STEPS
-from pipelines.plan.estimate import RunPlan, TaskEstimate, make_plan
+from pipelines.plan.estimate import RunPlan, TaskEstimate, make_plan, pod_gpus
 from pipelines.plan.rates import read_rates, weakest
+from pipelines.plan.work import packed_bytes
 
 WIDTH = 100
 USUAL_GPUS = (1, 4, 8, 20)
@@ -54,29 +55,18 @@ def run_plan(
     if screen is not None and not Path(screen).is_dir():
         reason = "a local folder is expected; its tables are enough" if "://" in screen else "no such folder"
         raise InputError(f"--screen {screen}: {reason}")
+    least = pod_gpus(config)
+    if counts and counts[0] < least:
+        raise InputError(f"--gpus {counts[0]}: a task takes {least} GPUs (compute.processes); give at least those")
     plan = make_plan(config, Path(screen) if screen else None, read_rates(throughput, gpu), measured)
-    for count in counts:
-        if count < plan.pod_gpus:
-            raise InputError(
-                f"--gpus {count}: a task takes {plan.pod_gpus} GPUs (compute.processes); give at least those"
-            )
-    usual = (plan.pod_gpus, *(count for count in USUAL_GPUS if count > plan.pod_gpus), plan.enough_gpus)
-    counts = counts or sorted({*usual})
+    counts = counts or sorted({least, *(count for count in USUAL_GPUS if count > least), plan.enough_gpus})
     if as_json:
         print(json.dumps(plan_data(plan, counts), indent=1))  # noqa: T201
         return
     if not console.is_terminal:
         console.width = WIDTH
-    for part in (
-        _summary(plan),
-        _steps(plan),
-        _networks(plan),
-        _wall(plan, counts),
-        _path(plan),
-        _cost(plan),
-        Text(),
-        *_notes(plan),
-    ):
+    tables = _steps(plan), _networks(plan), _wall(plan, counts), _path(plan), _cost(plan)
+    for part in (_summary(plan), *tables, Text(), *_notes(plan)):
         console.print(part, width=min(WIDTH, console.width), highlight=False)
 
 
@@ -93,10 +83,10 @@ def plan_data(plan: RunPlan, gpus: Sequence[int]) -> dict[str, Any]:
         "screen": {
             "source": plan.wells.source,
             "experiments": len(plan.wells.experiments),
-            "plates": plan.wells.plates,
+            "plates": int(plan.wells.experiments.plates.sum()),
             "wells": plan.wells.count(),
-            "sites": plan.wells.count() * plan.wells.sites,
-            "packed_bytes": round(plan.packed_bytes),
+            "sites": plan.wells.sites,
+            "packed_bytes": round(packed_bytes(plan.wells, plan.rates)),
         },
         "gpu": plan.rates.gpu,
         "basis": plan.basis,
@@ -128,16 +118,15 @@ def plan_data(plan: RunPlan, gpus: Sequence[int]) -> dict[str, Any]:
 
 
 def _summary(plan: RunPlan) -> Text:
-    wells, size = plan.wells, plan.config.screen.image_size
-    sites = wells.count() * wells.sites
+    wells = plan.wells
     low, high = plan.gpu_hours / plan.factor, plan.gpu_hours * plan.factor
     rates = f"the run in {plan.run.folder}" if plan.run else f"one {plan.rates.gpu}, {plan.basis}"
     return Text.assemble(
         (f"Plan of {plan.config.name}", "bold"),
-        f": {len(wells.experiments)} experiments, {wells.plates} plates, {wells.count():,} wells, "
-        f"{sites:,} sites of {size} pixels\n",
+        f": {len(wells.experiments)} experiments, {wells.experiments.plates.sum()} plates, {wells.count():,} wells, "
+        f"{wells.sites:,} sites of {plan.config.screen.image_size} pixels\n",
         ("  sizes  ", "bold"),
-        f"{wells.source}; {_bytes(sites * len(CHANNELS) * size**2)} of pixels, {_bytes(plan.packed_bytes)} packed\n",
+        f"{wells.source}; {_bytes(wells.pixel_bytes)} of pixels, {_bytes(packed_bytes(wells, plan.rates))} packed\n",
         ("  rates  ", "bold"),
         f"{rates}\n",
         ("  range  ", "bold"),
@@ -147,35 +136,40 @@ def _summary(plan: RunPlan) -> Text:
 
 def _steps(plan: RunPlan) -> Table:
     table = _table("Work by step", "step", "pods", "GPU h", "a pod takes", "passes", "stored", "basis")
+
+    def add(name: str, found: Sequence[TaskEstimate], basis: str, style: str | None = None) -> None:
+        hours = sum(each.gpus * each.seconds for each in found) / 3600
+        passes = sum(work.training + work.forward for each in found for work in each.work.values())
+        durations = dict.fromkeys(_duration(pick(each.seconds for each in found)) for pick in (min, max))
+        stored = _bytes(sum(each.stored for each in found))
+        takes = " - ".join(durations) if basis else ""
+        table.add_row(
+            name,
+            str(len(found)),
+            _number(hours) if hours else "-",
+            takes,
+            _quantity(passes),
+            stored,
+            basis,
+            style=style,
+        )
+
     for step in STEPS:
-        found = [estimate for estimate in plan.tasks if estimate.task.step == step]
-        if found:
-            table.add_row(step, *_step_cells(found), weakest([estimate.basis for estimate in found]))
+        if found := [each for each in plan.tasks if each.task.step == step]:
+            add(step, found, weakest(each.basis for each in found))
     table.add_section()
-    total = _step_cells(plan.tasks)
-    table.add_row("total", *total[:2], "", *total[3:], "", style="bold")
+    add("total", plan.tasks, "", "bold")
     return table
-
-
-def _step_cells(found: Sequence[TaskEstimate]) -> list[str]:
-    seconds = [estimate.seconds for estimate in found]
-    gpu_hours = sum(estimate.gpus * estimate.seconds for estimate in found) / 3600
-    passes = sum(p.training + p.forward for estimate in found for p in estimate.work.values())
-    low, high = _duration(min(seconds)), _duration(max(seconds))
-    return [
-        str(len(found)),
-        _number(gpu_hours) if gpu_hours else "-",
-        low if low == high else f"{low} - {high}",
-        _quantity(passes),
-        _bytes(sum(estimate.stored for estimate in found)),
-    ]
 
 
 def _networks(plan: RunPlan) -> Table:
     table = _table("Networks, one site", "backbone", "GMAC forward", "parameters", "training/s", "forward/s", "basis")
     for name, size in plan.sizes.items():
-        rates = [plan.rates.pass_seconds(size, plan.config.screen.image_size, kind) for kind in ("training", "forward")]
-        speed = ["-", "-", "measured"] if plan.run else [*(f"{1 / seconds:,.0f}" for seconds, _ in rates), rates[0][1]]
+        speed = ["-", "-", "measured"]
+        if plan.run is None:
+            training, basis = plan.rates.pass_seconds(size, plan.config.screen.image_size, "training")
+            forward, _ = plan.rates.pass_seconds(size, plan.config.screen.image_size, "forward")
+            speed = [f"{1 / training:,.0f}", f"{1 / forward:,.0f}", basis]
         table.add_row(name, f"{size.macs / 1e9:.3g}", _quantity(size.parameters), *speed)
     return table
 
@@ -201,22 +195,23 @@ def _path(plan: RunPlan) -> Table:
 
 def _cost(plan: RunPlan) -> Table:
     cost, prices, gpu = plan.cost, plan.rates.prices, plan.rates.gpu
-    table = _table(
-        f"Cost, {prices.currency} ({prices.note})", "item", "on demand", f"spot x {prices.spot_factor:g}", "for"
-    )
-    price = plan.rates.gpus[gpu].price_per_hour
+    title = f"Cost, {prices.currency} ({prices.note})"
+    table = _table(title, "item", "on demand", f"spot x {prices.spot_factor:g}", "for")
     for name, spot, text in (
-        ("gpu", "gpu_spot", f"{plan.gpu_hours:,.1f} hours of {gpu} at {price:g}"),
+        ("gpu", "gpu_spot", f"{plan.gpu_hours:,.1f} hours of {gpu} at {plan.rates.gpus[gpu].price_per_hour:g}"),
         ("cpu", "cpu", f"{plan.core_hours:,.1f} core-hours of the steps without a GPU"),
         ("storage_month", "storage_month", f"{_bytes(plan.stored_bytes)} for a month"),
-        ("total", "total_spot", "the same for any number of GPUs: pods give theirs back"),
+        ("total", "total_spot", "the same for any number of GPUs: pods release theirs"),
     ):
         table.add_row(name.replace("_month", ""), _number(cost[name]), _number(cost[spot]), text)
     return table
 
 
 def _notes(plan: RunPlan) -> list[Text]:
-    notes = []
+    notes = [
+        f"CPU rates: {plan.rates.cpu.source}; a pod takes {plan.rates.pods.start_s:g} s to start (assumed)",
+        "a packed screen is not packed again: normalize then takes seconds",
+    ]
     if plan.basis == "assumed":
         notes.append(
             f"assumed: no rate was measured on {plan.rates.gpu}; those of another GPU are scaled by memory bandwidth. "
@@ -225,11 +220,9 @@ def _notes(plan: RunPlan) -> list[Text]:
     if any(estimate.basis == "scaled" for estimate in plan.tasks):
         notes.append("scaled: measured on another network, image size, precision or number of cores")
     if plan.run:
-        notes.append("a run's rates are those of its machine, with whatever else ran on it")
-    notes.append(f"CPU rates: {plan.rates.cpu.source}; a pod takes {plan.rates.pods.start_s:g} s to start (assumed)")
+        notes.append("a run's rates are those of its machine under the load of that time")
     if plan.pod_gpus > 1:
         notes.append(f"{plan.pod_gpus} GPUs of a pod are assumed to be {plan.pod_gpus} times as fast")
-    notes.append("a packed screen is not packed again: normalize then takes seconds")
     return [
         *(Text.assemble(("warning: ", "bold yellow"), text) for text in plan.warnings),
         *(Text.assemble(("note: ", "bold"), text) for text in notes),
@@ -259,18 +252,18 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
-def _scaled(value: float, units: Sequence[tuple[str, float]], unit: str) -> str:
-    for name, factor in units:
-        if value >= factor:
-            return f"{value / factor:.3g} {name}" if value < 999.5 * factor else f"{value / factor:,.0f} {name}"
-    return f"{value:.0f}{unit}" if value else "-"
-
-
 def _bytes(size: float) -> str:
     """With a decimal unit."""
-    return _scaled(size, (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)), " B")
+    return _scaled(size, {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3}, " B")
 
 
 def _quantity(count: float) -> str:
-    """In thousands or millions."""
-    return _scaled(count, (("G", 1e9), ("M", 1e6), ("k", 1e3)), "")
+    """In thousands, millions or billions."""
+    return _scaled(count, {"G": 1e9, "M": 1e6, "k": 1e3}, "")
+
+
+def _scaled(value: float, units: Mapping[str, float], unit: str) -> str:
+    for name, factor in units.items():
+        if value >= factor:
+            return f"{value / factor:.3g} {name}" if value < 999.5 * factor else f"{value / factor:,.0f} {name}"
+    return f"{value:.0f}{unit}" if value else "-"

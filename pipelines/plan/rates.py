@@ -91,7 +91,9 @@ class Rates(FrozenModel):
         used = {"gpu": self.gpu} | {f"measured.{n}.gpu": rate.gpu for n, rate in enumerate(self.measured)}
         for field, name in used.items():
             if name not in self.gpus:
-                raise ValueError(f"{field}: there is no {name!r}; known are {', '.join(self.gpus)}, or add it under gpus")
+                raise ValueError(
+                    f"{field}: there is no {name!r}; known are {', '.join(self.gpus)}, or add it under gpus"
+                )
         return self
 
     def pass_seconds(

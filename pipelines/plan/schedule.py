@@ -1,4 +1,4 @@
-"""When the tasks of a DAG run on a number of GPU pods: list scheduling by the longest remaining path. Pure.
+"""Schedules of a DAG on a number of GPU pods: list scheduling by the longest remaining path. Pure.
 
 Tasks without a GPU never wait for one. No schedule beats the critical path, or all GPU work divided by the pods.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 
 from pipelines.dag import DagTask
 
@@ -20,8 +21,8 @@ class Schedule:
     """A schedule.
 
     Attributes:
-        start: of each task, seconds.
-        end: of each task, seconds.
+        start: seconds at which each task starts.
+        end: seconds at which each task ends.
         busy: share of the pods' time, from the first GPU task's start to the last one's end, in which they work.
     """
 
@@ -39,21 +40,18 @@ def schedule(tasks: Sequence[DagTask], seconds: Sequence[float], pods: int) -> S
     """Gives every free GPU pod the ready task with the longest remaining path.
 
     Args:
-        tasks: each after what it needs; task n is the n-th.
+        tasks: each after the tasks that it needs; task n is the n-th.
         seconds: duration of each task.
-        pods: GPU pods that run side by side, at least one.
+        pods: GPU pods in parallel, at least one.
 
     Source: critical-path list scheduling (Graham 1969): at most twice as long as the best schedule.
     """
     assert pods >= 1
     remaining = remaining_paths(tasks, seconds)
-    waiting = [len(task.needs) for task in tasks]
-    followers: list[list[int]] = [[] for _ in tasks]
-    for task in tasks:
-        for need in task.needs:
-            followers[need].append(task.number)
+    left = TopologicalSorter({task.number: task.needs for task in tasks})
+    left.prepare()
     start, end = [0.0] * len(tasks), [0.0] * len(tasks)
-    ready: list[tuple[float, int]] = []
+    queue: list[tuple[float, int]] = []  # GPU tasks that wait for a pod
     running: list[tuple[float, int]] = []
     free, now = pods, 0.0
 
@@ -61,25 +59,18 @@ def schedule(tasks: Sequence[DagTask], seconds: Sequence[float], pods: int) -> S
         start[number], end[number] = now, now + seconds[number]
         heapq.heappush(running, (end[number], number))
 
-    def arrive(number: int) -> None:
-        if tasks[number].on_gpu:
-            heapq.heappush(ready, (-remaining[number], number))
-        else:
-            begin(number)
-
-    for task in tasks:
-        if not task.needs:
-            arrive(task.number)
-    while ready or running:
-        while ready and free:
+    while left.is_active():
+        for number in left.get_ready():
+            if tasks[number].on_gpu:
+                heapq.heappush(queue, (-remaining[number], number))
+            else:
+                begin(number)
+        while queue and free:
             free -= 1
-            begin(heapq.heappop(ready)[1])
+            begin(heapq.heappop(queue)[1])
         now, number = heapq.heappop(running)
         free += tasks[number].on_gpu
-        for follower in followers[number]:
-            waiting[follower] -= 1
-            if not waiting[follower]:
-                arrive(follower)
+        left.done(number)
     on_gpu = [task.number for task in tasks if task.on_gpu]
     span = max((end[n] for n in on_gpu), default=0.0) - min((start[n] for n in on_gpu), default=0.0)
     work = sum(seconds[n] for n in on_gpu)

@@ -131,8 +131,10 @@ def screen_wells(config: RunConfig, folder: Path | None) -> ScreenWells:
     found["labelled"] &= ~found.holdout
     folds: dict[str, int] = {}
     if config.folds.split == "experiment":
-        names = found[found.labelled].groupby("cell_type", sort=False).experiment.apply(list).to_dict()
-        folds = assign_folds(names, config.folds.count, config.folds.known, config.folds.seed)
+        trained: dict[str, list[str]] = {}
+        for name, cell_type in found.loc[found.labelled, ["experiment", "cell_type"]].itertuples(index=False):
+            trained.setdefault(cell_type, []).append(name)
+        folds = assign_folds(trained, config.folds.count, config.folds.known, config.folds.seed)
     found["fold"] = [folds.get(name, -1) for name in found.experiment]
     return ScreenWells(config, source, found, classes)
 

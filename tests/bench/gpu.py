@@ -1,7 +1,7 @@
 """A GPU at RxRx1's networks and image size: training from packed sites beside training on tensors that lie on the device.
 
 `python -m tests.bench.gpu profile` prints where the device's time goes instead, and `python -m tests.bench.gpu rates KIND` writes
-the rates of this GPU into pipelines/plan/measured_rates.yaml, from which `cellsignal plan` takes them.
+the rates of this GPU into pipelines/plan/rates.yaml, from which `cellsignal plan` takes them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
@@ -34,7 +34,7 @@ from components.core.learning.supervised import SupervisedTraining
 from components.core.learning.training_metrics import Validation
 from components.core.processes import cores
 from components.core.screen.ome_zarr import encode_chunk
-from pipelines.plan.rates import MEASURED
+from pipelines.plan.rates import SHIPPED
 from tests.bench.one_training import CHANNELS, packed
 from tests.bench.row import Row
 from tests.bench.sites import SIZE, origin, png_sites
@@ -204,29 +204,30 @@ def _images(config: RunConfig) -> Iterator[Images]:
 
 
 def write_rates(kind: str) -> None:
-    """Replaces the rates of one kind of GPU in the file that plans read, and keeps the file's head."""
+    """Replaces the rates of one kind of GPU in the file that plans read; they are the last part of it."""
     config = RunConfig.load("rxrx1")
-    source = f"one {torch.cuda.get_device_name()}, bfloat16, torch {torch.__version__}, packed sites of a local folder, batches of "
-    source += f"{config.pretrain.batch_size}, {time.strftime('%B %Y')}"
-    entries = [entry for entry in yaml.safe_load(MEASURED.read_text()) if entry["gpu"] != kind]
+    batch = config.pretrain.batch_size
+    source = (
+        f"one {torch.cuda.get_device_name()}, bfloat16, torch {torch.__version__}, packed sites of a local folder, "
+    )
+    source += f"batches of {batch}, {time.strftime('%B %Y')}"
+    text = SHIPPED.read_text(encoding="utf-8")
+    entries = [entry for entry in yaml.safe_load(text)["measured"] if entry["gpu"] != kind]
     with _images(config) as images:
         for backbone in config.backbones:
-            batch, network = config.pretrain.batch_size, _network(images, backbone)
+            network = _network(images, backbone)
             training = _epochs(images, network, batch).sites_per_s
             prepare(network, ComputeConfig(), images.device)
-            entries.append(
-                {
-                    "gpu": kind,
-                    "backbone": backbone.name,
-                    "image_size": SIZE,
-                    "gmacs": round(measure_size(backbone, SIZE).macs / 1e9, 2),
-                    "training": round(training),
-                    "forward": round(_forward_rate(images, network, batch)),
-                    "source": source,
-                }
-            )
-    head = "".join(line for line in MEASURED.read_text().splitlines(keepends=True) if line.startswith("#"))
-    MEASURED.write_text(head + yaml.safe_dump(entries, sort_keys=False))
+            forward = _forward_rate(images, network, batch)
+            gmacs = round(measure_size(backbone, SIZE).macs / 1e9, 2)
+            rates = {"gmacs": gmacs, "training": round(training), "forward": round(forward)}
+            entries.append({"gpu": kind, "backbone": backbone.name, "image_size": SIZE, **rates, "source": source})
+    SHIPPED.write_text(with_rates(text, entries), encoding="utf-8")
+
+
+def with_rates(text: str, entries: Sequence[Mapping[str, object]]) -> str:
+    """The content of rates.yaml with other measured rates; its other lines, comments included, stay as they are."""
+    return text[: text.index("\nmeasured:") + 1] + yaml.safe_dump({"measured": [*entries]}, sort_keys=False)
 
 
 def print_profile() -> None:

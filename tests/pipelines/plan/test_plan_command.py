@@ -1,28 +1,41 @@
-"""`cellsignal plan` as a user starts it: what it prints, and one line for bad input."""
+"""The output of `cellsignal plan`, and one line for bad input."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from pipelines.plan.output import WIDTH
+from components.core.config import RunConfig
+from components.core.errors import InputError
+from pipelines.plan.output import WIDTH, run_plan
 from tests.pipelines.tiny_run import Cellsignal
 from tests.tiny_screen import TinyScreen
 
 RECORDED = Path(__file__).with_name("recorded_demo")
 
 
-def planned(cellsignal: Cellsignal, *arguments: object) -> dict[str, Any]:
-    done = cellsignal("plan", *arguments, "--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
+def plan(config: str | Path, *changes: str, as_json: bool = False, **options: Any) -> None:
+    usual = {"screen": None, "gpus": (), "gpu": None, "throughput": None, "measured": None}
+    run_plan(RunConfig.load(str(config), changes), **{**usual, **options}, as_json=as_json, console=Console())
 
 
-def test_the_plan_of_rxrx1(cellsignal: Cellsignal):
-    plan = planned(cellsignal, "--config", "rxrx1", "--gpu", "h200")
+@pytest.fixture
+def planned(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    def as_json(*arguments: Any, **options: Any) -> dict[str, Any]:
+        plan(*arguments, as_json=True, **options)
+        return json.loads(capsys.readouterr().out)  # type: ignore[no-any-return]
+
+    return as_json
+
+
+def test_the_plan_of_rxrx1(planned: Callable[..., dict[str, Any]]):
+    plan = planned("rxrx1", gpu="h200")
+    assert plan["gpu_hours"] == pytest.approx(101.4, abs=0.1), "docs/performance.md cites it"
     assert plan["basis"] == "measured"
     assert plan["screen"]["wells"] == 62_832
     steps = [task["step"] for task in plan["tasks"]]
@@ -39,18 +52,18 @@ def test_the_plan_of_rxrx1(cellsignal: Cellsignal):
     assert cost["total"] == pytest.approx(cost["gpu"] + cost["cpu"] + cost["storage_month"])
 
 
-def test_tables_fit_into_a_hundred_columns(cellsignal: Cellsignal):
-    done = cellsignal("plan", "--config", "rxrx1", "--gpu", "l4")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert max(map(len, done.stdout.splitlines())) <= WIDTH
-    assert "…" not in done.stdout, "no number may be cut off"
-    text = " ".join(done.stdout.split())
+def test_tables_fit_into_a_hundred_columns(capsys: pytest.CaptureFixture[str]):
+    plan("rxrx1", gpu="l4")
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= WIDTH
+    assert "…" not in shown, "no number may be cut off"
+    text = " ".join(shown.split())
     assert "GB of GPU memory (estimated from its layers), l4 has 24: set compute.accumulate to" in text
     assert "no rate was measured on l4" in text
 
 
-def test_the_tables_of_a_screen_are_counted(cellsignal: Cellsignal, config_file: Path, tables: TinyScreen):
-    plan = planned(cellsignal, "--config", config_file, "--screen", tables.root, "--gpus", "3,1")
+def test_counts_the_tables_of_a_screen(planned: Callable[..., dict[str, Any]], config_file: Path, tables: TinyScreen):
+    plan = planned(config_file, screen=str(tables.root), gpus=["3,1"])
     assert plan["screen"] == {
         "source": f"the tables in {tables.root}",
         "experiments": 3, "plates": 6, "wells": 30, "sites": 60, "packed_bytes": round(60 * 6 * 16 * 16 * 0.44),
@@ -58,8 +71,8 @@ def test_the_tables_of_a_screen_are_counted(cellsignal: Cellsignal, config_file:
     assert [row["gpus"] for row in plan["wall"]] == [1, 3]
 
 
-def test_a_finished_run_is_planned_by_its_own_rates(cellsignal: Cellsignal):
-    plan = planned(cellsignal, "--config", "demo", "--measured", RECORDED)
+def test_a_finished_run_is_planned_by_its_own_rates(planned: Callable[..., dict[str, Any]]):
+    plan = planned("demo", measured=RECORDED)
     assert plan["basis"] == "measured"
     taken: dict[str, float] = {}
     for task in json.loads((RECORDED / "lineage.json").read_text())["steps"]:
@@ -70,20 +83,26 @@ def test_a_finished_run_is_planned_by_its_own_rates(cellsignal: Cellsignal):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "problem"),
+    ("changes", "options", "problem"),
     [
-        (["--gpus", "0"], "--gpus 0: expected whole numbers from 1"),
-        (["--gpus", "1,-2"], "--gpus -2"),
-        (["--gpus", "8,2", "--set", "compute.processes=4"], "--gpus 2: a task takes 4 GPUs (compute.processes)"),
-        (["--gpu", "tpu"], "--gpu tpu: unknown; known are l4"),
-        (["--throughput", "nowhere.yaml"], "--throughput nowhere.yaml: no such file"),
-        (["--measured", "nowhere"], "--measured nowhere: not the --out folder of a finished run"),
-        (["--screen", "nowhere"], "--screen nowhere: no such folder"),
-        (["--screen", "s3://bucket/screen"], "--screen s3://bucket/screen: a local folder is expected"),
-        (["--set", "folds.count=40"], "folds.count is 40"),
-        (["--set", "simulate.labelled={HUVEC: 2}"], "screen.holdout_experiments"),
-        (["--set", "backbones=[{name: net, kind: timm, model: no_such_model}]"], "backbones.net.model"),
+        ([], {"gpus": ["0"]}, "--gpus 0"),
+        (["compute.processes=4"], {"gpus": ["8", "2"]}, "--gpus 2: a task takes 4 GPUs (compute.processes)"),
+        ([], {"gpu": "tpu"}, "--gpu tpu: unknown; known are l4"),
+        ([], {"throughput": Path("nowhere.yaml")}, "--throughput nowhere.yaml: no such file"),
+        ([], {"measured": Path("nowhere")}, "--measured nowhere: not the --out folder of a finished run"),
+        ([], {"screen": "nowhere"}, "--screen nowhere: no such folder"),
+        ([], {"screen": "s3://bucket/screen"}, "--screen s3://bucket/screen: a local folder is expected"),
+        (["folds.count=40"], {}, "folds.count is 40"),
+        (["simulate.labelled={HUVEC: 2}"], {}, "screen.holdout_experiments"),
+        (["backbones=[{name: net, kind: timm, model: no_such_model}]"], {}, "backbones.net.model"),
     ],
 )
-def test_bad_input_is_one_line(cellsignal: Cellsignal, arguments: list[str], problem: str):
-    assert problem in cellsignal.refused("plan", "--config", "demo", *arguments)
+def test_bad_input_is_one_line(changes: list[str], options: dict[str, Any], problem: str):
+    with pytest.raises(InputError) as caught:
+        plan("demo", *changes, **options)
+    assert problem in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_passes_its_options_on(cellsignal: Cellsignal):
+    assert "--gpu tpu: unknown" in cellsignal.refused("plan", "--config", "demo", "--gpus", "1,4", "--gpu", "tpu")

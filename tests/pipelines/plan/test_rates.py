@@ -1,4 +1,4 @@
-"""Rates: what is measured is used as it is; the rest follows from multiply-accumulates and memory bandwidth."""
+"""Rates: measured ones are used unchanged; others follow from multiply-accumulates and memory bandwidth."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from components.core.errors import InputError
 from components.core.learning.network_size import NetworkSize
-from pipelines.plan.rates import read_rates
+from pipelines.plan.rates import SHIPPED, read_rates
+from tests.bench.gpu import with_rates
 
 XCEPTION = NetworkSize("xception", 24_480_000_000, 20_800_000, 2048, 700_000_000)
 
 
-def test_a_measured_rate_is_used_as_it_is():
+def test_a_measured_rate_is_used_unchanged():
     seconds, basis = read_rates(gpu="H200").pass_seconds(XCEPTION, 512, "training")
     assert (seconds, basis) == (pytest.approx(1 / 586), "measured")
 
@@ -49,3 +51,11 @@ def test_a_wrong_file_is_one_line(tmp_path: Path, content: str, problem: str):
     with pytest.raises(InputError, match="--throughput") as caught:
         read_rates(file)
     assert problem in str(caught.value)
+
+
+def test_new_rates_leave_the_other_lines_of_the_file_as_they_are():
+    text = SHIPPED.read_text()
+    rate = {"gpu": "l4", "backbone": "b", "image_size": 8, "gmacs": 1.0, "training": 2, "forward": 3, "source": ""}
+    changed = with_rates(text, [rate])
+    assert yaml.safe_load(changed) == yaml.safe_load(text) | {"measured": [rate]}
+    assert changed.startswith(text[: text.index("measured:\n- ")])

@@ -1,35 +1,90 @@
-"""Site passes of a plan against real steps that count every image, and how the counts of wells follow the configuration."""
+"""Site passes of a plan against real steps whose networks count every image, and the wells of a fold."""
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
 
 from components.core.config import RunConfig
 from components.core.errors import InputError
+from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
+from components.core.learning.xception import Xception
+from components.core.storage.manifest import Manifest
+from components.finetune.step import run as finetune
+from components.infer.step import run as infer
+from components.normalize.config import NormalizeConfig
+from components.normalize.step import run as normalize
+from components.pretrain.step import run as pretrain
 from pipelines.dag import DagTask
 from pipelines.plan.work import screen_wells, task_work
 from tests.components.core.learning.tiny_networks import RUN, SLIM, SMALL
-from tests.pipelines.plan.counted_run import CountedScreen, Counts, counted
-from tests.tiny_screen import TinyScreen
+from tests.tiny_screen import MemoryStore, TinyScreen
 
 WIDTH = {SMALL.name: SMALL.exit[-1], SLIM.name: SLIM.exit[-1]}
+EXPERIMENTS = ("HUVEC-01", "HUVEC-02", "HUVEC-03", "HUVEC-04", "RPE-01")
 WITHIN = 0.2
-"""Batches of the tiny screen are incomplete or filled up, which the plan does not count."""
+"""The plan does not count the incomplete and filled-up batches of the tiny screen."""
+
+
+@dataclass
+class Counts:
+    """Images that passed through the networks, by width of the embedding: with and without gradients."""
+
+    student: Counter[int] = field(default_factory=Counter)
+    forward: Counter[int] = field(default_factory=Counter)
+
+
+def counted(patch: pytest.MonkeyPatch) -> Counts:
+    counts, forward = Counts(), Xception.forward
+
+    def counting(network: Xception, images: torch.Tensor) -> torch.Tensor:
+        (counts.student if torch.is_grad_enabled() else counts.forward)[network.embedding_size] += len(images)
+        return forward(network, images)
+
+    patch.setattr(Xception, "forward", counting)
+    return counts
+
+
+class CountedScreen:
+    """A packed screen, and steps on fold 0 of it that are compared with their plan."""
+
+    def __init__(self, folder: Path, config: RunConfig) -> None:
+        self.folder, self.config, self.store = folder, config, MemoryStore()
+        TinyScreen(folder / "screen", more=("HUVEC-04",), imaged=EXPERIMENTS)
+        paths = [folder / name for name in ("screen.json", "holdout.json", "labels.csv")]
+        normalize(config.section(NormalizeConfig), folder / "screen", self.store, *paths)
+        self.screen, self.holdout = Manifest.read(paths[0]), Manifest.read(paths[1])
+        self.wells = screen_wells(config, folder / "screen")
+
+    def run(self, step: str, bases: list[Path], cell_type: str | None = None, backbone: str | None = None) -> Path:
+        """Runs a step; returns the folder of its weights."""
+        out = self.folder / f"{step}-{backbone}"
+        with pytest.MonkeyPatch.context() as patch:
+            counts = counted(patch)
+            if step == "pretrain":
+                out.mkdir()
+                pretrain(self.config.section(PretrainSettings), self.store, self.screen, 0, backbone, out)
+            elif step == "finetune":
+                settings = self.config.section(MeanTeacherSettings)
+                finetune(settings, self.store, self.screen, bases, 0, cell_type, out)
+            else:
+                outputs = [out / name for name in ("logits", "embeddings")]
+                settings = self.config.section(InferSettings)
+                infer(settings, self.store, self.screen, self.holdout, bases, 0, cell_type, *outputs)
+        task = DagTask(0, step, 0, cell_type, backbone)
+        for name, planned in task_work(self.wells, task).items():
+            assert planned.training == pytest.approx(counts.student[WIDTH[name]], rel=WITHIN), (task.name, name)
+            assert planned.forward == pytest.approx(counts.forward[WIDTH[name]], rel=WITHIN), (task.name, name)
+        return out
 
 
 def changed(**sections: dict[str, object]) -> RunConfig:
     data = RUN.model_dump()
-    for name, fields in sections.items():
-        data[name] = {**data[name], **fields}
-    return RunConfig.model_validate(data)
-
-
-def compare(config: RunConfig, screen: CountedScreen, task: DagTask, counts: Counts) -> None:
-    for name, planned in task_work(config, screen_wells(config, screen.tables), task).items():
-        assert planned.training == pytest.approx(counts.student[WIDTH[name]], rel=WITHIN), (task.name, name)
-        assert planned.forward == pytest.approx(counts.forward[WIDTH[name]], rel=WITHIN), (task.name, name)
+    return RunConfig.model_validate(data | {name: data[name] | fields for name, fields in sections.items()})
 
 
 @pytest.mark.parametrize(
@@ -44,27 +99,17 @@ def compare(config: RunConfig, screen: CountedScreen, task: DagTask, counts: Cou
     ],
     ids=["as configured", "held-out experiment, embeddings in views"],
 )
-def test_steps_take_about_the_planned_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: RunConfig):
-    screen, bases = CountedScreen(tmp_path, config), []
-    for backbone in WIDTH:
-        with monkeypatch.context() as patch:
-            counts = counted(patch)
-            bases.append(screen.pretrain(0, backbone))
-        compare(config, screen, DagTask(0, "pretrain", 0, None, backbone), counts)
-    with monkeypatch.context() as patch:
-        counts = counted(patch)
-        bases = [screen.finetune(0, "HUVEC", bases)]
-    compare(config, screen, DagTask(0, "finetune", 0, "HUVEC"), counts)
-    with monkeypatch.context() as patch:
-        counts = counted(patch)
-        screen.infer(0, "HUVEC", bases)
-    compare(config, screen, DagTask(0, "infer", 0, "HUVEC"), counts)
+def test_steps_take_about_the_planned_passes(tmp_path: Path, config: RunConfig):
+    screen = CountedScreen(tmp_path, config)
+    bases = [screen.run("pretrain", [], backbone=backbone) for backbone in WIDTH]
+    tuned = screen.run("finetune", bases, "HUVEC")
+    screen.run("infer", [tuned], "HUVEC")
 
 
 def test_every_labelled_well_validates_in_one_fold():
     config = RunConfig.load("rxrx1")
     wells = screen_wells(config, None)
-    labelled = sum(e.treatments for e in wells.experiments if e.labelled)
+    labelled = wells.experiments.query("labelled").treatments.sum()
     assert sum(wells.fold(fold).validation for fold in range(config.folds.count)) == labelled
     assert all(
         sum(wells.fold(fold, cell_type).training for cell_type in config.screen.cell_types) == wells.fold(fold).training
@@ -82,8 +127,10 @@ def test_controls_of_training_experiments_alone():
 def test_tables_are_counted_by_experiment(tmp_path: Path):
     screen = TinyScreen(tmp_path / "screen", more=("HUVEC-04",), imaged=("HUVEC-01",))
     wells = screen_wells(RUN, screen.root)
-    assert wells.count() == sum(e.wells for e in wells.experiments)
-    assert {e.name: e.labelled for e in wells.experiments}["HUVEC-04"]
+    experiments = wells.experiments.set_index("experiment")
+    assert {*map(tuple, experiments[["plates", "treatments", "controls"]].to_numpy())} == {(2, 6, 4)}
+    assert wells.count() == 50
+    assert experiments.labelled.to_dict() == {name: name != "HUVEC-03" for name in EXPERIMENTS}
 
 
 def test_a_fold_without_training_wells_is_refused():
