@@ -25,7 +25,7 @@ from components.core.config import ComputeConfig, parse
 from components.core.errors import InputError, StepError
 from components.core.files import write_atomically
 from components.core.learning.checkpoints import Checkpoints
-from components.core.learning.network import arithmetic, pick_device
+from components.core.learning.device import arithmetic, pick_device
 from components.core.learning.step_settings import library_versions
 from components.core.learning.team import Team, is_started_by_torchrun, joined
 from components.core.processes import dies_with_parent, stop

@@ -10,14 +10,13 @@ import torch
 
 from components.core.config import parse
 from components.core.learning.checkpoints import Checkpoints
-from components.core.learning.fold_data import fold_wells, open_images
+from components.core.learning.device import pick_device
+from components.core.learning.fold_data import open_fold
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.mean_teacher_run import MeanTeacherTraining
-from components.core.learning.network import pick_device
 from components.core.learning.schedules import CycleSchedule
 from components.core.learning.step_settings import TRAINING_CODE, MeanTeacherSettings
-from components.core.learning.team import Team
-from components.core.learning.training_metrics import Validation, groups_of_fold, score_of
+from components.core.learning.team import ALONE, Team
 from components.core.learning.weight_files import load_pretrained, save_pairs, weights_digest
 from components.core.storage.digests import code_digest
 from components.core.storage.interface import ObjectReader
@@ -35,7 +34,7 @@ def run(
     cell_type: str,
     weights: Path,
     checkpoints: Checkpoints | None = None,
-    team: Team | None = None,
+    team: Team = ALONE,
 ) -> None:
     """Trains students and teachers of all backbones through the first cycles, or through all cycles without pseudo-labels.
 
@@ -48,27 +47,21 @@ def run(
         cell_type: the cell type to train on.
         weights: folder to write, see core.learning.weight_files.
         checkpoints: where the training is saved by time; None saves none.
-        team: the processes that share the work; None for this one alone.
+        team: the processes that share the work.
 
     Raises:
         InputError: a base of another fold, or not exactly one of each backbone.
     """
-    device = pick_device()
     classes = len(screen.vocabulary.classes)
     config = settings.mean_teacher
     torch.manual_seed(settings.fold_seed(fold))
-    networks, history = load_pretrained(bases, fold, settings, classes, screen.channels, device)
+    networks, history = load_pretrained(bases, fold, settings, classes, screen.channels, pick_device())
     pairs = [Pair.start(name, network, config.keep_classifier) for name, network in networks.items()]
-    images = open_images(settings, screen, store, device, team)
-    wells = fold_wells(images.table, fold, settings.screen.controls, cell_type)
-    groups = groups_of_fold(screen, fold, settings.prior)
-    score = score_of(images.table, screen, wells.validation, groups, settings.prior, config.selection)
+    data = open_fold(settings, screen, store, fold, config.selection, cell_type, team)
     schedule = CycleSchedule.of(config, cell_type)
     training = MeanTeacherTraining(
         pairs,
-        images,
-        wells,
-        Validation(wells.validation, score, settings.predict.batch_size, classes),
+        data,
         settings,
         range(schedule.cut),
         cell_type,
@@ -79,7 +72,7 @@ def run(
     training.run(checkpoints, checkpoints.resume() if checkpoints else None)
     labels = {"step": "finetune", "fold": fold, "cell_type": cell_type}
     history += [{**labels, **record} for record in training.history]
-    save_pairs(pairs, weights, schedule.cut, history, **labels, validated=bool(len(wells.validation)))
+    save_pairs(pairs, weights, schedule.cut, history, **labels, validated=bool(len(data.wells.validation)))
 
 
 def main(config: str, screen: str, bases: Sequence[str], fold: int, cell_type: str, weights: str) -> None:

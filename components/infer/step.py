@@ -18,8 +18,10 @@ import torch
 from components.core.config import parse
 from components.core.errors import InputError
 from components.core.learning.checkpoints import Checkpoints
-from components.core.learning.fold_data import fold_wells, open_images
-from components.core.learning.network import Classifier, pick_device, prepare
+from components.core.learning.device import pick_device
+from components.core.learning.fold_data import fold_wells
+from components.core.learning.images import open_images
+from components.core.learning.network import Classifier, prepare
 from components.core.learning.prediction import (
     Pieces,
     fold_meta,
@@ -29,7 +31,7 @@ from components.core.learning.prediction import (
     predicting_networks,
 )
 from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_CODE, InferSettings
-from components.core.learning.team import Team
+from components.core.learning.team import ALONE, Team
 from components.core.learning.weight_files import (
     check_finetuned,
     load_pairs,
@@ -73,7 +75,7 @@ def run(
     logits: Path,
     embeddings: Path,
     checkpoints: Checkpoints | None = None,
-    team: Team | None = None,
+    team: Team = ALONE,
     published: tuple[ObjectStorage, ModelManifest] | None = None,
 ) -> None:
     """Predicts the fold's out-of-fold, unlabelled and held-out wells, or new plates; embeds all wells, controls included.
@@ -89,7 +91,7 @@ def run(
         logits: folder to write: logits.npz and meta.json.
         embeddings: folder to write: Parquet files, see core.storage.arrays.
         checkpoints: where prediction is saved by time; None saves none.
-        team: the processes that share the work; None for this one alone.
+        team: the processes that share the work.
         published: the model that predicts new plates, and the store that it is in.
 
     Raises:

@@ -12,13 +12,13 @@ import torch
 from components.core import progress
 from components.core.config import parse
 from components.core.learning.checkpoints import Checkpoints
-from components.core.learning.fold_data import fold_wells, open_images
+from components.core.learning.device import pick_device
+from components.core.learning.fold_data import open_fold
 from components.core.learning.initial_weights import copy_pretrained, load_initial_weights
-from components.core.learning.network import Classifier, pick_device
+from components.core.learning.network import Classifier
 from components.core.learning.step_settings import TRAINING_CODE, PretrainSettings
 from components.core.learning.supervised import SupervisedTraining
-from components.core.learning.team import Team
-from components.core.learning.training_metrics import Validation, groups_of_fold, score_of
+from components.core.learning.team import ALONE, Team
 from components.core.learning.warm_start import learned_by
 from components.core.learning.weight_files import save_weights
 from components.core.storage.digests import code_digest, digest_file
@@ -39,7 +39,7 @@ def run(
     weights: Path,
     initial: Path | None = None,
     checkpoints: Checkpoints | None = None,
-    team: Team | None = None,
+    team: Team = ALONE,
     start: Start | None = None,
 ) -> None:
     """Trains one backbone on all cell types of a fold.
@@ -53,13 +53,12 @@ def run(
         weights: folder to write: weights.safetensors, history.json, meta.json.
         initial: file of weights to start from; None starts at random.
         checkpoints: where the training is saved by time; None saves none.
-        team: the processes that share the work; None for this one alone.
+        team: the processes that share the work.
         start: an earlier run's weights to start from; None starts without.
 
     Raises:
         InputError: weights to start from that cannot be read or have another architecture.
     """
-    device = pick_device()
     seed = settings.backbone_seed(fold, backbone)
     torch.manual_seed(seed)
     classes = len(screen.vocabulary.classes)
@@ -84,15 +83,8 @@ def run(
             "new_classes": copied.new,
             "left_out_classes": copied.left_out,
         }
-    network = network.to(device)
-    images = open_images(settings, screen, store, device, team)
-    wells = fold_wells(images.table, fold, settings.screen.controls)
-    groups = groups_of_fold(screen, fold, settings.prior)
-    score = score_of(images.table, screen, wells.validation, groups, settings.prior, settings.pretrain.selection)
-    validation = Validation(wells.validation, score, settings.predict.batch_size, classes)
-    training = SupervisedTraining(
-        network, images, wells.training, validation, settings.pretrain, seed, settings.compute
-    )
+    data = open_fold(settings, screen, store, fold, settings.pretrain.selection, team=team)
+    training = SupervisedTraining(network.to(pick_device()), data, settings.pretrain, seed, settings.compute)
     training.run(lambda record: progress.epoch(**record, backbone=backbone), checkpoints)
     save_weights(network, weights / "weights.safetensors")
     labels = {"step": "pretrain", "fold": fold, "cell_type": None, "backbone": backbone}
@@ -101,7 +93,7 @@ def run(
         for record in training.history
     ]
     (weights / "history.json").write_text(json.dumps(history))
-    (weights / "meta.json").write_text(json.dumps({**labels, "validated": bool(len(wells.validation)), **started}))
+    (weights / "meta.json").write_text(json.dumps({**labels, "validated": bool(len(data.wells.validation)), **started}))
 
 
 def main(config: str, screen: str, fold: int, backbone: str, weights: str) -> None:

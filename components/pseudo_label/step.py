@@ -5,7 +5,6 @@ Reads and writes; the method is core.learning (mean teacher, inference) and core
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,14 @@ import torch
 
 from components.core.config import parse
 from components.core.learning.checkpoints import Checkpoints
-from components.core.learning.fold_data import fold_wells, open_images
-from components.core.learning.inference import Images
+from components.core.learning.device import pick_device
+from components.core.learning.fold_data import open_fold
 from components.core.learning.mean_teacher_run import MeanTeacherTraining
-from components.core.learning.network import pick_device
 from components.core.learning.prediction import Pieces, fold_meta, held_out_images, predict_fold, predicting_networks
+from components.core.learning.pseudo_labeller import PseudoLabeller
 from components.core.learning.schedules import CycleSchedule
 from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_CODE, MeanTeacherSettings
-from components.core.learning.team import Team
-from components.core.learning.training_metrics import Validation, groups_of_fold, score_of
+from components.core.learning.team import ALONE, Team
 from components.core.learning.weight_files import check_finetuned, load_pairs, save_pairs, weights_digest
 from components.core.storage.digests import code_digest, digest_file
 from components.core.storage.exchange import local_file
@@ -30,7 +28,6 @@ from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.runs import record_task
 from components.core.training_step import start_processes, training_step
-from components.pseudo_label.labeller import PseudoLabeller
 
 
 def run(
@@ -46,7 +43,7 @@ def run(
     embeddings: Path,
     fused: Path | None = None,
     checkpoints: Checkpoints | None = None,
-    team: Team | None = None,
+    team: Team = ALONE,
 ) -> None:
     """Trains through the remaining cycles with pseudo-labels, then predicts.
 
@@ -63,7 +60,7 @@ def run(
         embeddings: folder to write: Parquet files, see core.storage.arrays.
         fused: file of an earlier run's predictions of the unlabelled wells, see core.prior.pseudo_labels; None without.
         checkpoints: where training and prediction are saved by time; None saves none.
-        team: the processes that share the work; None for this one alone.
+        team: the processes that share the work.
 
     Raises:
         InputError: fused labels that do not match the screen, or a base of another fold or cell type, which may have
@@ -75,21 +72,17 @@ def run(
     config = settings.mean_teacher
     schedule = CycleSchedule.of(config, cell_type)
     pairs, history = load_pairs(base, settings, classes, screen.channels, device)
-    images = open_images(settings, screen, store, device, team)
-    wells = fold_wells(images.table, fold, settings.screen.controls, cell_type)
-    groups = groups_of_fold(screen, fold, settings.prior)
-    score = score_of(images.table, screen, wells.validation, groups, settings.prior, config.selection)
+    data = open_fold(settings, screen, store, fold, config.selection, cell_type, team)
+    images, wells = data.images, data.wells
     seed = settings.fold_seed(fold)
-    labeller = PseudoLabeller(pairs, images, wells.hidden, screen, groups, settings, seed, fused)
+    labeller = PseudoLabeller(pairs, images, wells.hidden, screen, data.groups, settings, seed, fused)
     torch.manual_seed(seed)
     checkpoints = checkpoints or Checkpoints()
     saved = checkpoints.resume()
     pieces = None if saved is None else saved.get("pieces")
     training = MeanTeacherTraining(
         pairs,
-        images,
-        wells,
-        Validation(wells.validation, score, settings.predict.batch_size, classes),
+        data,
         settings,
         range(schedule.cut, schedule.total),
         cell_type,
@@ -102,7 +95,7 @@ def run(
     history += [{**labels, **record} for record in training.history]
     validated = bool(len(wells.validation))
     save_pairs(pairs, weights, schedule.total, history, **labels, validated=validated, refreshes=training.refreshes)
-    _write_pseudo_labels(weights / "pseudo_labels.csv", labeller, images, screen)
+    labeller.write(weights / "pseudo_labels.csv")
 
     held_out = held_out_images(holdout, screen, cell_type, store, settings, device, team)
     predicted = predict_fold(
@@ -117,19 +110,6 @@ def run(
     )
     meta = fold_meta(cell_type, fold, validated, history)
     predicted.write(logits, embeddings, meta, settings, settings.predict.weights)
-
-
-def _write_pseudo_labels(path: Path, labeller: PseudoLabeller, images: Images, screen: Manifest) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id_code", "sirna", "confidence"])
-        if labeller.last is None:
-            return
-        for well, label, confidence in zip(
-            labeller.wells, labeller.last.class_W, labeller.last.confidence_W, strict=True
-        ):
-            sirna = screen.vocabulary.treatments[label] if label >= 0 else ""
-            writer.writerow([images.table.id_code_W[well], sirna, f"{confidence:.6f}"])
 
 
 def main(

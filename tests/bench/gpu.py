@@ -26,18 +26,18 @@ from torch.profiler import ProfilerActivity, profile
 from components.core import progress
 from components.core.config import BackboneConfig, ComputeConfig, LoaderConfig, PackConfig, PretrainConfig, RunConfig
 from components.core.learning.augmentation import normal_view
-from components.core.learning.fold_data import open_images
-from components.core.learning.inference import Images, well_logits
+from components.core.learning.images import Images, open_images
+from components.core.learning.inference import well_logits
 from components.core.learning.network import Classifier, prepare
 from components.core.learning.network_size import measure_size
 from components.core.learning.supervised import SupervisedTraining
-from components.core.learning.training_metrics import Validation
 from components.core.processes import cores
 from components.core.screen.ome_zarr import encode_chunk
 from pipelines.plan.rates import SHIPPED
 from tests.bench.one_training import CHANNELS, packed
 from tests.bench.row import Row
 from tests.bench.sites import SIZE, origin, png_sites
+from tests.components.core.learning.tiny_networks import data_of
 
 PLATES, WELLS = 8, 308
 EPOCHS = 3
@@ -141,7 +141,7 @@ def ready_rate(
 
 
 def _step(images: Images, network: Classifier, batch: int) -> Callable[[], None]:
-    pixels_BCHW = next(images.cache.batches([np.arange(batch)])).to(images.device)
+    pixels_BCHW = next(images.loader.batches([np.arange(batch)])).to(images.device)
     plate_B = torch.from_numpy(images.table.plate_W[np.arange(batch)])
     target_B = torch.arange(batch, device=images.device)
     generator = torch.Generator().manual_seed(1)
@@ -161,9 +161,9 @@ def _epochs(images: Images, network: Classifier, batch: int) -> Trained:
     pretrain = PretrainConfig(
         epochs=EPOCHS + 1, batch_size=batch, learning_rates=(1e-3,), milestones=(), selection="last"
     )
-    nobody = Validation(np.empty(0, dtype=np.intp), lambda _: 0.0, batch, CLASSES)
     cpu: list[float] = []
-    training = SupervisedTraining(network, images, np.arange(images.table.wells), nobody, pretrain, 1)
+    data = data_of(images, np.arange(images.table.wells))
+    training = SupervisedTraining(network, data, pretrain, 1, ComputeConfig())
     training.run(lambda _: cpu.append(time.process_time()))
     counted = training.history[1:]
     return Trained(

@@ -20,8 +20,7 @@ import torch
 
 from components.core.config import AugmentConfig, FoldsConfig, LoaderConfig, RunConfig, ScreenConfig, StandardiseConfig
 from components.core.learning.augmentation import normal_view
-from components.core.learning.fold_data import open_images
-from components.core.learning.inference import Images
+from components.core.learning.images import Images, open_images
 from components.core.processes import cores
 from components.core.storage.endpoint import Endpoint
 from components.core.storage.folder_store import FolderStore
@@ -197,7 +196,7 @@ def _endless(images: Images) -> Iterator[Iterator[torch.Tensor]]:
             order = rng.permutation(images.table.sites)
             yield from np.split(order[: len(order) // BATCH * BATCH], len(order) // BATCH)
 
-    batches = images.cache.batches(orders())
+    batches = images.loader.batches(orders())
     try:
         yield batches
     finally:
@@ -212,7 +211,7 @@ def _order(images: Images) -> list[np.ndarray]:
 
 def _read(images: Images) -> None:
     """The host's part where a GPU does the rest."""
-    for _ in images.cache.batches(_order(images)):
+    for _ in images.loader.batches(_order(images)):
         pass
 
 

@@ -16,16 +16,15 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from components.core.config import LoaderConfig, PackConfig, PretrainConfig, RunConfig
+from components.core.config import ComputeConfig, LoaderConfig, PackConfig, PretrainConfig, RunConfig
 from components.core.learning.augmentation import normal_view
-from components.core.learning.fold_data import open_images
-from components.core.learning.inference import Images
+from components.core.learning.images import Images, open_images
 from components.core.learning.network import Classifier, prepare
 from components.core.learning.supervised import SupervisedTraining
-from components.core.learning.training_metrics import Validation
 from components.core.screen.ome_zarr import encode_chunk
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest, PlateRecord, SiteRecord, Vocabulary, WellRecord
+from tests.components.core.learning.tiny_networks import data_of
 
 WELLS = 60
 REPEATS = 5
@@ -102,8 +101,8 @@ def epochs(images: Images, network: Classifier, config: RunConfig, count: int) -
     pretrain = PretrainConfig(
         epochs=count, batch_size=config.pretrain.batch_size, learning_rates=(1e-3,), milestones=(), selection="last"
     )
-    nobody = Validation(np.empty(0, dtype=np.intp), lambda _: 0.0, 64, WELLS)
-    training = SupervisedTraining(network, images, np.arange(images.table.wells), nobody, pretrain, 1)
+    data = data_of(images, np.arange(images.table.wells))
+    training = SupervisedTraining(network, data, pretrain, 1, ComputeConfig())
     training.run()
     return training.history
 

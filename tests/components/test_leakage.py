@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from components.core.config import RunConfig
+from components.core.learning.fold_data import groups_of_fold
 from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
-from components.core.learning.training_metrics import groups_of_fold
 from components.core.storage.arrays import ROLES, read_logits
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest, PlateRecord, WellRecord

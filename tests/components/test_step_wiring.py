@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components.core.config import RunConfig
-from components.core.learning.fold_data import FoldWells, fold_wells, open_images
-from components.core.learning.inference import Images
+from components.core.learning import fold_data
+from components.core.learning.fold_data import fold_wells
+from components.core.learning.images import Images, open_images
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.network import Classifier
 from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
@@ -130,10 +131,14 @@ def given(screen: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gi
 
         with monkeypatch.context() as patch:
             patch.setattr(module, method, called)
-            patch.setattr(module, "pick_device", lambda: CPU)
+            for user in (module, fold_data):
+                patch.setattr(user, "pick_device", lambda: CPU)
             with pytest.raises(CalledError) as caught:
                 start(step, config, screen, tmp_path)
         found: dict[str, Any] = caught.value.args[0]
+        if step != "infer":
+            data = found["data"]
+            found |= {"images": data.images, "wells": data.wells, "validation": data.validation}
         return found
 
     return arguments
@@ -149,8 +154,7 @@ def test_the_configured_controls_join_the_labelled_wells(step, controls, given, 
     found = given(step, changed(USUAL, screen={"controls": controls}))
     wells, table = found["wells"], screen.table
     own = fold_wells(table, FOLD, controls, None if step == "pretrain" else CELL_TYPE)
-    if isinstance(wells, FoldWells):
-        wells = wells.training
+    wells = wells.training
     assert np.array_equal(wells, own.training)
     treated_W = table.well_type_W == TREATMENT
     assert experiments(table, wells[treated_W[wells]]) == {"HUVEC-02"}
@@ -226,6 +230,6 @@ def test_held_out_images_are_prepared_as_those_of_the_training_screen(given, scr
 @pytest.mark.parametrize("step", ["finetune", "pseudo_label"])
 def test_validation_measures_what_is_configured(step, given, screen, monkeypatch):
     asked = []
-    monkeypatch.setattr(METHODS[step][0], "score_of", lambda *args: asked.append(args[-1]))
+    monkeypatch.setattr(fold_data, "validation_score", lambda *args: asked.append(args[-1]))
     given(step, changed(USUAL, mean_teacher={"selection": "raw"}))
     assert asked == ["raw"]

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from components.core.config import AugmentConfig
-from components.core.learning.memory import empty_tensor, to_device
+from components.core.learning.device import empty_tensor, to_device
 
 _PIECE_BYTES = 16 * 2**20
 _OUTSIDE = 4.0
@@ -32,13 +32,6 @@ def dihedral(x_BCHW: Tensor, view: int) -> Tensor:
     if view & 4:
         x_BCHW = x_BCHW.transpose(2, 3)
     return x_BCHW
-
-
-def random_dihedral(x_BCHW: Tensor, generator: Generator) -> Tensor:
-    """A symmetry of the square for each image, all eight equally likely."""
-    nothing = torch.zeros(len(x_BCHW), 2, dtype=x_BCHW.dtype)
-    placement = _Placement(nothing[:, 0] > 0.0, nothing + 1.0, nothing)
-    return _viewed(x_BCHW, _draw_views(len(x_BCHW), generator), placement, None)
 
 
 def easy_view(x_BCHW: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
@@ -59,13 +52,6 @@ def hard_view(x_BCHW: Tensor, config: AugmentConfig, generator: Generator) -> Te
     view_B = _draw_views(len(x_BCHW), generator)
     placement = _draw_placement(x_BCHW, config, generator, crop=True)
     return _viewed(x_BCHW, view_B, placement, _draw_rectangles(x_BCHW, config, generator))
-
-
-def random_erasing(x_BCHW: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
-    """Zeroes a rectangle of random area and aspect in some images (Zhong et al. 2020, arXiv 1708.04896)."""
-    h, w = x_BCHW.shape[2:]
-    rows_BH, columns_BW = _erased(to_device(_draw_rectangles(x_BCHW, config, generator), x_BCHW.device), h, w)
-    return x_BCHW.masked_fill((rows_BH[:, :, None] & columns_BW[:, None, :])[:, None], 0.0)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Protocol
+from typing import Any
 from zipfile import is_zipfile
 
 import numpy as np
@@ -19,20 +19,11 @@ import torch
 from torch import Generator, Tensor
 
 from components.core.errors import StepError
-from components.core.learning.team import Slots, Team
+from components.core.learning.team import ALONE, Slots, Team
 from components.core.progress import note, warn
+from components.core.storage.checkpoints import CheckpointStore
 
 State = Mapping[str, Any]
-
-
-class CheckpointBackend(Protocol):
-    """Keeps the newest checkpoint of one task; `core.storage.checkpoints.CheckpointStore` keeps it in the object store."""
-
-    def write(self, file: Path) -> None:
-        """Makes a file the newest checkpoint."""
-
-    def read(self, file: Path) -> bool:
-        """Copies the newest checkpoint to a file; False if there is none."""
 
 
 class Checkpoints:
@@ -44,10 +35,8 @@ class Checkpoints:
         team: the processes that share the step; the leader writes.
     """
 
-    def __init__(
-        self, store: CheckpointBackend | None = None, seconds: float = 300.0, team: Team | None = None
-    ) -> None:
-        self._store, self._seconds, self._team = store, seconds, team or Team()
+    def __init__(self, store: CheckpointStore | None = None, seconds: float = 300.0, team: Team = ALONE) -> None:
+        self._store, self._seconds, self._team = store, seconds, team
         self._saved = time.monotonic()
         self._writer: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
@@ -97,7 +86,7 @@ class Checkpoints:
             self._writing = None
 
     @staticmethod
-    def _write(store: CheckpointBackend, state: State) -> None:
+    def _write(store: CheckpointStore, state: State) -> None:
         try:
             with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
                 file = Path(folder) / "checkpoint.pt"

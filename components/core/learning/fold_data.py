@@ -1,28 +1,34 @@
-"""The wells that a fold trains and validates on, and the screen's images for the training device. NumPy and torch."""
+"""The data of a fold's training: images, the wells to train on, and those that validate, with the score of their logits.
+
+W wells, K class.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from components.core.config import RunConfig
+from components.core.config import PriorConfig
 from components.core.errors import InputError
-from components.core.learning.inference import Images
-from components.core.learning.loader import SiteCache
-from components.core.learning.standardise import Standardiser
+from components.core.evaluation.metrics import selection_accuracy
+from components.core.learning.device import pick_device
+from components.core.learning.images import Images, open_images
+from components.core.learning.inference import well_logits
 from components.core.learning.step_settings import LearningSettings
-from components.core.learning.team import Team
-from components.core.screen.histograms import domain_statistics
-from components.core.screen.packed import CORES, SiteReader
+from components.core.learning.team import ALONE, Team
+from components.core.prior.plate_groups import PlateGroups, labelled_treatments, learn_groups
+from components.core.progress import warn
 from components.core.screen.site_table import TREATMENT, SiteTable
-from components.core.storage.interface import FileReader, ObjectReader
+from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
-from components.core.storage.node_cache import NodeCache
+
+Selection = Literal["balanced", "group", "raw", "last"]
+"""Which accuracy selects a checkpoint; `last`, which selects nothing, reports `group`."""
 
 
 @dataclass(frozen=True)
@@ -84,62 +90,110 @@ def fold_wells(
     )
 
 
-def open_images(
-    settings: LearningSettings | RunConfig,
-    manifest: Manifest,
-    store: ObjectReader,
-    device: torch.device,
-    team: Team | None = None,
-    reference: Manifest | None = None,
-) -> Images:
-    """The images of a manifest, read and standardised as configured.
-
-    Args:
-        settings: the sections standardise, batch_norm, augment and loader.
-        manifest: the packed screen.
-        store: where its plates are.
-        device: where batches are computed.
-        team: the processes that share inference; None for this one alone.
-        reference: the training screen, whose statistics are used for domains wider than an experiment; None for the
-            manifest's own.
+def groups_of_fold(manifest: Manifest, fold: int, prior: PriorConfig) -> PlateGroups | None:
+    """Plate groups learned from the training experiments of a fold; None without prior or without a plate design.
 
     Raises:
-        InputError: a cell type that the reference lacks.
+        InputError: folds of single wells, whose plates carry training labels.
     """
-    standardise, loader = settings.standardise, settings.loader
-    table = SiteTable.of(manifest)
-    statistics = domain_statistics(manifest, standardise.domain)
-    if reference is not None and standardise.domain in ("global", "cell_type"):
-        known = {p.cell_type: (p.experiment, p.plate) for p in reference.plates}
-        of_reference = domain_statistics(reference, standardise.domain)
-        for plate in manifest.plates:
-            if plate.cell_type not in known:
-                raise InputError(
-                    f"experiment {plate.experiment}: the training screen has no plates of cell type {plate.cell_type}, "
-                    f"whose statistics standardise.domain {standardise.domain} needs; use plate or experiment"
-                )
-        statistics = {(p.experiment, p.plate): of_reference[known[p.cell_type]] for p in manifest.plates}
-    means, deviations = zip(*(statistics[p.experiment, p.plate] for p in manifest.plates), strict=True)
-    shape = (manifest.channels, manifest.image_size, manifest.image_size)
-    node_cache = None
-    if loader.node_cache is not None:
-        node_cache = NodeCache(Path(loader.node_cache), int(loader.node_cache_gib * 2**30))
-    return Images(
-        table=table,
-        cache=SiteCache(
-            SiteReader(store, manifest, table, verify=True, node_cache=node_cache),
-            table,
-            shape,
-            loader.cache_gib * 2**30,
-            # Files have no latency to hide, and more threads than cores only evict each other's pixels from the processor's caches.
-            threads=min(loader.requests, 2 * CORES) if isinstance(store, FileReader) else loader.requests,
-            ahead=loader.batches_ahead,
-            pinned=device.type == "cuda",
-        ),
-        standardise=Standardiser(
-            torch.from_numpy(np.stack(means)), torch.from_numpy(np.stack(deviations)), standardise.jitter, device
-        ),
-        augment=settings.augment,
-        batch_norm=settings.batch_norm,
-        team=team or Team(),
+    if not prior.enabled:
+        return None
+    if manifest.split == "well":
+        raise InputError(
+            "the plate design would reveal held-out wells by their neighbours' labels; set prior.enabled to false"
+        )
+    training = {experiment for experiment, own in manifest.folds.items() if own != fold}
+    try:
+        return learn_groups(labelled_treatments(manifest.plates, training), manifest.vocabulary.treatments)
+    except InputError as error:
+        # A mistake in the plate design must not end a run after hours of training.
+        warn(f"fold {fold}: training without the plate design ({error})")
+        return None
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The wells that select the checkpoint; none if the fold holds no experiment back.
+
+    Attributes:
+        wells: rows of the well table.
+        score: from their logits, shape (W, K), to the accuracy that selects a checkpoint.
+        batch_size: sites per forward pass.
+        classes: K.
+    """
+
+    wells: NDArray[np.intp]
+    score: Callable[[NDArray[np.float32]], float]
+    batch_size: int
+    classes: int
+
+    def logits(self, network: torch.nn.Module, images: Images) -> NDArray[np.float32]:
+        """Logits of the wells from one view of all their sites, shape (W, K)."""
+        return well_logits(network, images, self.wells, 1, self.batch_size, self.classes)
+
+
+def validation_score(
+    table: SiteTable,
+    screen: Manifest,
+    wells: NDArray[np.intp],
+    groups: PlateGroups | None,
+    prior: PriorConfig,
+    selection: Selection,
+) -> Callable[[NDArray[np.float32]], float]:
+    """The accuracy of the validation wells, as a function of their logits over all classes."""
+    treatments = len(screen.vocabulary.treatments)
+    truth_W = table.class_W[wells].astype(np.intp)
+    experiments_W = [table.experiments[e] for e in table.experiment_W[wells]]
+    plates_W = [int(p) for p in table.plate_number_P[table.plate_W[wells]]]
+    kind = "group" if selection == "last" else selection
+    return lambda logits_WK: selection_accuracy(
+        kind, logits_WK[:, :treatments], truth_W, experiments_W, plates_W, groups, prior
     )
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """What a training of a fold reads.
+
+    Attributes:
+        images: the screen's images.
+        wells: the fold's wells, of one cell type or of all.
+        groups: plate groups learned from the fold's training experiments; None without a plate design.
+        validation: the wells that select the checkpoint.
+    """
+
+    images: Images
+    wells: FoldWells
+    groups: PlateGroups | None
+    validation: Validation
+
+
+def open_fold(
+    settings: LearningSettings,
+    screen: Manifest,
+    store: ObjectReader,
+    fold: int,
+    selection: Selection,
+    cell_type: str | None = None,
+    team: Team = ALONE,
+) -> FoldData:
+    """The data of a fold, for the training device.
+
+    Args:
+        settings: the step's configuration.
+        screen: the manifest.
+        store: the store of the packed plates.
+        fold: the fold whose experiments, or wells, validate.
+        selection: the accuracy that selects a checkpoint.
+        cell_type: the cell type to train on; None for all.
+        team: the processes that share the step.
+
+    Raises:
+        InputError: there is nothing to train on, or folds of single wells are combined with the plate design.
+    """
+    images = open_images(settings, screen, store, pick_device(), team)
+    wells = fold_wells(images.table, fold, settings.screen.controls, cell_type)
+    groups = groups_of_fold(screen, fold, settings.prior)
+    score = validation_score(images.table, screen, wells.validation, groups, settings.prior, selection)
+    classes = len(screen.vocabulary.classes)
+    return FoldData(images, wells, groups, Validation(wells.validation, score, settings.predict.batch_size, classes))

@@ -5,73 +5,19 @@ W wells, B batch, K class.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
-from components.core.config import AugmentConfig, BatchNormConfig
 from components.core.learning.augmentation import dihedral, easy_view
 from components.core.learning.batch_norm import adapted, domain_of_wells, statistics_wells
-from components.core.learning.loader import SiteCache
-from components.core.learning.memory import Upload
+from components.core.learning.images import Images
 from components.core.learning.network import Classifier
 from components.core.learning.schedules import random_site_batches
-from components.core.learning.standardise import Standardiser
-from components.core.learning.team import Team
-from components.core.screen.site_table import SiteTable
-
-
-@dataclass(frozen=True)
-class Images:
-    """Turns rows of the site table into network input.
-
-    Attributes:
-        table: the screen's sites and wells.
-        cache: reads their pixels.
-        standardise: standardises pixels by plate.
-        augment: the training views.
-        batch_norm: domains of batches and BatchNorm statistics.
-        team: the processes that share inference.
-    """
-
-    table: SiteTable
-    cache: SiteCache
-    standardise: Standardiser
-    augment: AugmentConfig
-    batch_norm: BatchNormConfig = field(default_factory=BatchNormConfig)
-    team: Team = field(default_factory=Team)
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the batches."""
-        return self.standardise.device
-
-    @property
-    def batch_domains(self) -> NDArray[np.intp] | None:
-        """Domain of every well of the table; None if a training batch may hold wells of any domain."""
-        domain = self.batch_norm.domain
-        return None if domain == "none" else domain_of_wells(self.table, domain)
-
-    def batches(
-        self, sites: list[NDArray[np.intp]], generators: Sequence[Generator] = ()
-    ) -> Iterator[tuple[NDArray[np.intp], Tensor]]:
-        """Site batches and their standardised images, shape (B, C, H, W), channels last.
-
-        Args:
-            sites: rows of the site table, one array per batch.
-            generators: draw the jitter, on the CPU, used in turn; none for no jitter.
-        """
-        upload = Upload(self.device)
-        for k, (chosen, pixels) in enumerate(zip(sites, self.cache.batches(sites), strict=True)):
-            generator = generators[k % len(generators)] if generators else None
-            plate_B = torch.from_numpy(self.table.plate_W[self.table.well_S[chosen]])
-            # Only what needs no random numbers is done ahead; jitter is drawn when a batch is taken.
-            yield chosen, self.standardise(upload(pixels), plate_B, generator)
 
 
 def chunks(sites: NDArray[np.intp], size: int) -> list[NDArray[np.intp]]:

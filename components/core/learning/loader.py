@@ -1,27 +1,55 @@
-"""Packed sites to uint8 batches: fetched and decoded by threads straight into the batch, some batches ahead.
+"""Packed sites to uint8 batches: threads fetch and decode them straight into the batch, some batches ahead.
 
 S sites of a screen, B sites of a batch, C channel, H and W pixels.
 """
 
 from __future__ import annotations
 
-import contextlib
+import math
 import threading
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from queue import Empty, SimpleQueue
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from components.core.learning.memory import BatchMemory
-from components.core.screen.site_table import SiteTable
+from components.core.screen.packed import SiteReader
 
+_TASK_BYTES = 2**20
+"""Bytes of sites that a thread reads at once: one site of 512 pixels, or 75 of 48."""
 _NONE, _COMING = -1, -2
+
+
+class BatchMemory:
+    """Memory of uint8 batches, reused as soon as nothing refers to the batch in it. Thread-safe.
+
+    Allocating a site's memory costs a quarter of reading and decoding the site. There is never more memory than the
+    largest number of batches alive at once.
+    """
+
+    def __init__(self) -> None:
+        self._free: deque[NDArray[np.uint8]] = deque()
+
+    def take(self, shape: tuple[int, ...]) -> Tensor:
+        """An uninitialised tensor."""
+        size = math.prod(shape)
+        memory = self._free.pop() if self._free else np.empty(0, dtype=np.uint8)
+        if memory.nbytes < size:
+            memory = np.empty(size, dtype=np.uint8)
+        view = memory[:size].reshape(shape)
+        # The tensor and everything derived from it keep this view alive; when the last is gone, the memory is free again.
+        weakref.finalize(view, self._free.append, memory).atexit = False
+        return torch.from_numpy(view)
+
+    def clear(self) -> None:
+        """Releases memory that is not in use."""
+        self._free.clear()
 
 
 class DecodedSites:
@@ -85,81 +113,30 @@ class DecodedSites:
             slot_S[sites[new]] = slots
 
 
-T = TypeVar("T")
-_LOOK_S = 0.5
-"""Seconds between checks of an idle thread whether the program is ending, which would wait for it forever."""
+@dataclass(frozen=True)
+class _Batch:
+    """A batch that threads are filling.
 
-
-class Workers(Generic[T]):
-    """Calls a function on each task, in order, in threads that start as tasks come and can be stopped at once.
-
-    The standard library's executor costs more per task.
-
-    Args:
-        work: the function; it must not raise.
-        most: largest number of threads.
-        name: name of the threads.
+    Attributes:
+        pixels: the batch's memory.
+        row_B: if a site occurs twice, the row that each site was read into; else None.
+        parts: one for each thread's share.
     """
 
-    def __init__(self, work: Callable[[T], None], most: int, name: str) -> None:
-        self._work = work
-        self._most = most
-        self._name = name
-        self._tasks: SimpleQueue[T | None] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
-
-    def submit(self, task: T) -> None:
-        """Appends a task to the queue."""
-        self._tasks.put(task)
-        if len(self._threads) < self._most:
-            thread = threading.Thread(target=self._run, name=f"{self._name} {len(self._threads)}")
-            self._threads.append(thread)
-            thread.start()
-
-    def close(self) -> None:
-        """Drops queued tasks, and returns when every thread has finished its current one."""
-        with contextlib.suppress(Empty):
-            while True:
-                self._tasks.get_nowait()
-        for _ in self._threads:
-            self._tasks.put(None)
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self) -> None:
-        while True:
-            try:
-                task = self._tasks.get(timeout=_LOOK_S)
-            except Empty:
-                if threading.main_thread().is_alive():
-                    continue
-                return
-            if task is None:
-                return
-            self._work(task)
-            del task  # else its batch would live until the next task
+    pixels: Tensor
+    row_B: NDArray[np.intp] | None
+    parts: list[Future[None]]
 
 
-_TASK_BYTES = 2**20
-"""Bytes of sites that a thread takes at once: one site of 512 pixels, or 75 of 48."""
-
-
-class SiteSource(Protocol):
-    """Decodes sites by their row in the site table."""
-
-    def read_into(self, sites: NDArray[np.intp], out: Sequence[NDArray[np.uint8]]) -> None:
-        """Decodes each of some different sites into its array of shape (C, H, W); called from several threads."""
-
-
-class SiteCache:
+class SiteLoader:
     """Batches of sites. Sites in memory are copied; the others are fetched, and kept if there is room.
 
     Memory: the limit for decoded sites; `ahead + 2` batches (the consumer's, the next, and those ahead of it), reused in the
-    next epoch; and one packed site per thread in the source.
+    next epoch; and one packed site per thread in the reader.
 
     Args:
-        source: reads and decodes sites.
-        table: the sites of the screen.
+        reader: fetches and decodes sites.
+        sites: S, the number of sites of the screen.
         shape: (C, H, W) of a site.
         limit_bytes: largest memory for decoded sites.
         threads: sites fetched concurrently.
@@ -172,8 +149,8 @@ class SiteCache:
 
     def __init__(
         self,
-        source: SiteSource,
-        table: SiteTable,
+        reader: SiteReader,
+        sites: int,
         shape: tuple[int, int, int],
         limit_bytes: float,
         threads: int = 8,
@@ -181,106 +158,67 @@ class SiteCache:
         pinned: bool = False,
     ) -> None:
         self.waited = 0.0
-        self._source = source
+        self._reader = reader
         self._shape = shape
-        self._memory = DecodedSites(table.sites, shape, limit_bytes)
+        self._decoded = DecodedSites(sites, shape, limit_bytes)
         self._batch_memory = BatchMemory()
         self._threads = threads
         self._ahead = ahead
         self._pinned = pinned
-        self._per_task = max(1, _TASK_BYTES // int(np.prod(shape)))
+        self._per_task = max(1, _TASK_BYTES // math.prod(shape))
 
     def release(self) -> None:
         """Releases the memory of decoded sites; from now on every site is fetched."""
-        self._memory.release()
+        self._decoded.release()
         self._batch_memory.clear()
 
-    def read(self, sites: NDArray[np.intp]) -> NDArray[np.uint8]:
-        """Pixels of the sites in the given order, shape (B, C, H, W); read by the calling thread."""
-        batch = _Batch(sites, self._allocate(len(sites)), self._per_task)
-        for part in batch.parts:
-            self._read((batch, part))
-        return batch.wait().numpy()
-
     def batches(self, orders: Iterable[NDArray[np.intp]]) -> Iterator[Tensor]:
-        """uint8 tensors of the site batches, in order. The reading threads end with the iterator."""
-        workers = Workers(self._read, self._threads, "loader")
+        """uint8 tensors of the site batches, in order. The reading threads end with the iterator.
+
+        Raises:
+            InputError: a site cannot be read; raised in place of its batch.
+        """
+        threads = ThreadPoolExecutor(self._threads, thread_name_prefix="loader")
         try:
             waiting: deque[_Batch] = deque()
             for sites in orders:
-                batch = _Batch(sites, self._allocate(len(sites)), self._per_task)
-                for part in batch.parts:
-                    workers.submit((batch, part))
-                waiting.append(batch)
+                waiting.append(self._start(sites, threads))
                 if len(waiting) > self._ahead:
-                    yield self._wait_for(waiting.popleft())
+                    yield self._finish(waiting.popleft())
             while waiting:
-                yield self._wait_for(waiting.popleft())
+                yield self._finish(waiting.popleft())
         finally:
-            workers.close()
+            threads.shutdown(cancel_futures=True)
 
-    def _allocate(self, count: int) -> Tensor:
-        """Memory for a batch."""
-        if self._pinned:
-            return torch.empty((count, *self._shape), dtype=torch.uint8, pin_memory=True)
-        return self._batch_memory.take((count, *self._shape))
+    def _start(self, sites: NDArray[np.intp], threads: ThreadPoolExecutor) -> _Batch:
+        """Starts to fill a batch. A site that occurs twice is read once."""
+        shape = (len(sites), *self._shape)
+        pinned = self._pinned
+        memory = torch.empty(shape, dtype=torch.uint8, pin_memory=True) if pinned else self._batch_memory.take(shape)
+        different, row_B = np.unique(sites, return_inverse=True)
+        repeats = len(different) < len(sites)
+        if repeats:
+            sites = different
+        out_BCHW = memory.numpy()
+        shares = [slice(k, min(k + self._per_task, len(sites))) for k in range(0, len(sites), self._per_task)]
+        parts = [threads.submit(self._read, sites[share], out_BCHW[share]) for share in shares]
+        return _Batch(memory, row_B if repeats else None, parts)
 
-    def _wait_for(self, batch: _Batch) -> Tensor:
+    def _finish(self, batch: _Batch) -> Tensor:
+        """Waits for a batch; raises the error of the first part that has one."""
         begun = time.perf_counter()
         try:
-            return batch.wait()
+            for part in batch.parts:
+                part.result()
         finally:
             self.waited += time.perf_counter() - begun
+        if batch.row_B is not None:
+            batch.pixels.copy_(batch.pixels[torch.from_numpy(batch.row_B)])
+        return batch.pixels
 
-    def _read(self, task: tuple[_Batch, slice]) -> None:
-        """Fills a part of a batch."""
-        batch, part = task
-        try:
-            sites, out_BCHW = batch.sites[part], batch.pixels[part]
-            missing = np.flatnonzero(~self._memory.copy_into(sites, out_BCHW))
-            if len(missing):
-                rows = [out_BCHW[k] for k in missing]
-                self._source.read_into(sites[missing], rows)
-                self._memory.keep(sites[missing], rows)
-        except BaseException as error:  # the consumer raises it
-            batch.finished(part, error)
-        else:
-            batch.finished(part, None)
-
-
-class _Batch:
-    """A batch that threads fill part by part. A site that occurs twice is read once and copied."""
-
-    def __init__(self, sites: NDArray[np.intp], memory: Tensor, per_task: int) -> None:
-        self._whole = memory
-        self._lock = threading.Lock()
-        self._complete = threading.Event()
-        self._errors: dict[int, BaseException] = {}
-        different, self._where = np.unique(sites, return_inverse=True)
-        self._repeats = len(different) < len(sites)
-        if self._repeats:
-            sites, memory = different, memory[: len(different)]
-        self.sites = sites
-        self.pixels: NDArray[np.uint8] = memory.numpy()
-        self.parts = [slice(k, k + per_task) for k in range(0, len(sites), per_task)]
-        self._left = len(self.parts)
-        if not self.parts:
-            self._complete.set()
-
-    def finished(self, part: slice, error: BaseException | None) -> None:
-        """Called by the thread that has filled a part, or failed to."""
-        with self._lock:
-            if error is not None:
-                self._errors[part.start] = error
-            self._left -= 1
-            if self._left == 0:
-                self._complete.set()
-
-    def wait(self) -> Tensor:
-        """Waits for all parts and returns the pixels; raises the error of the first part that has one."""
-        self._complete.wait()
-        if self._errors:
-            raise self._errors[min(self._errors)]
-        if self._repeats:
-            self._whole.copy_(torch.from_numpy(self.pixels[self._where]))
-        return self._whole
+    def _read(self, sites: NDArray[np.intp], out_BCHW: NDArray[np.uint8]) -> None:
+        missing = np.flatnonzero(~self._decoded.copy_into(sites, out_BCHW))
+        if len(missing):
+            rows = [out_BCHW[k] for k in missing]
+            self._reader.read_into(sites[missing], rows)
+            self._decoded.keep(sites[missing], rows)

@@ -7,7 +7,7 @@ B batch, K class.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +22,9 @@ from components.core.config import MeanTeacherConfig
 from components.core.learning.augmentation import easy_view, hard_view, normal_view
 from components.core.learning.checkpoints import RandomState
 from components.core.learning.fold_data import FoldWells
-from components.core.learning.inference import Images
+from components.core.learning.images import Images
 from components.core.learning.network import Classifier
-from components.core.learning.schedules import CycleSchedule, ema_decay, ramp, random_sites, well_batches
+from components.core.learning.schedules import CycleSchedule, concatenated, ema_decay, mixed_batches, ramp
 from components.core.learning.team import Replica, Slots, StatisticsOfParts, running_statistics
 from components.core.learning.training_metrics import EpochMeter
 
@@ -119,12 +119,9 @@ class PairEpoch:
         self._random = RandomState((seed, epoch), slots)
         domain_W = images.batch_domains
         self._by_domain = domain_W is not None
-        self._batches = list(_mixed_batches(images, wells, config, self._random.of_sites, domain_W))
-        self._losses = torch.zeros(len(self._batches), device=images.device)
-        self._done = 0
-        """steps of the epoch done"""
-        self._meter: EpochMeter | None = None
-        self._measured: tuple[float, float, int] | None = None
+        rng = self._random.of_sites
+        self._batches = mixed_batches(images.table, wells.training, wells.hidden, config, rng, domain_W)
+        self._meter = EpochMeter(images, len(self._batches))
 
     def run(self, after_step: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Runs the epoch, or the rest of it.
@@ -133,59 +130,52 @@ class PairEpoch:
             after_step: called after every step; it may call `state`.
 
         Returns:
-            loss, the mean over the epoch's steps, and what EpochMeter measures.
+            What EpochMeter measures.
         """
-        pair, images, config = self._pair, self._images, self._config
+        pair, images, config, meter = self._pair, self._images, self._config, self._meter
         optimiser = torch.optim.SGD(pair.student.parameters(), lr=0.0, weight_decay=config.weight_decay, fused=True)
-        parts = [self._parts(*batch) for batch in self._batches[self._done :]]
+        parts = [self._parts(*batch) for batch in self._batches[meter.done :]]
         flat = [sites for of_step in parts for sites, _ in of_step]
         # Wells of the epoch are copied to the device at once.
-        sites_S = np.concatenate(flat) if flat else np.empty(0, dtype=np.intp)
-        well_S = torch.from_numpy(images.table.well_S[sites_S]).to(images.device)
+        well_S = torch.from_numpy(images.table.well_S[concatenated(flat)]).to(images.device)
         wells = iter(torch.split(well_S, [len(sites) for sites in flat]))
         taken = images.batches(flat)
         statistics = StatisticsOfParts([pair.student, pair.teacher], len(self._slots.own))
-        meter = self._meter = EpochMeter(images, self._measured)
+        meter.start()
         pair.student.train()
         pair.teacher.train()
         for of_step in parts:
-            sizes = self._sizes(*self._batches[self._done])
+            batch, labelled = self._batches[meter.done]
+            sizes = self._slots.size(batch[:labelled]), self._slots.size(batch[labelled:])
             for group in optimiser.param_groups:
                 group["lr"] = self._schedule.rate(self._time)
             optimiser.zero_grad(set_to_none=True)
             with statistics.step() as part_of_step:
-                for k, ((_, labelled), generator) in enumerate(zip(of_step, self._random.of_views, strict=True)):
+                for k, ((_, own), generator) in enumerate(zip(of_step, self._random.of_views, strict=True)):
                     sites, x = next(taken)
-                    with part_of_step, self._student.part(k):
-                        loss = self._loss(x, next(wells), labelled, sizes, generator)
+                    with part_of_step(), self._student.part(k):
+                        loss = self._loss(x, next(wells), own, sizes, generator)
                         loss.backward()  # type: ignore[no-untyped-call]
-                    self._losses[self._done] += loss.detach()
-                    meter.add(len(sites))
+                    meter.add(loss, len(sites))
             optimiser.step()
             pair.step += 1
             decay = ema_decay(pair.step, self._epoch + 1, config.ema_decays, config.ema_epochs)
             update_teacher(pair.teacher, pair.student, decay)
-            self._done += 1
+            meter.done += 1
             after_step()
-        # Waits for the device, so that the seconds include all of its work.
-        own = self._losses.mean(0, keepdim=True).cpu().numpy()
         measured = meter.measured()
         images.team.average_(running_statistics([pair.student, pair.teacher]))
-        return {"loss": float(images.team.summed(own)[0]) / images.team.size, **measured}
+        return measured
 
     @property
     def _time(self) -> float:
         """Epochs since the start of finetune, fractional."""
-        return self._epoch + self._done / len(self._batches)
+        return self._epoch + self._meter.done / len(self._batches)
 
     def _parts(self, sites: NDArray[np.intp], labelled: int) -> list[tuple[NDArray[np.intp], int]]:
         """This process's parts of a batch, labelled sites first, with their number of labelled sites."""
         both = zip(self._slots.parts(sites[:labelled]), self._slots.parts(sites[labelled:]), strict=True)
         return [(np.concatenate([own, others]), len(own)) for own, others in both]
-
-    def _sizes(self, sites: NDArray[np.intp], labelled: int) -> tuple[int, int]:
-        """Number of labelled and of other wells of all parts of a batch."""
-        return self._slots.size(sites[:labelled]), self._slots.size(sites[labelled:])
 
     def _loss(self, x: Tensor, well_B: Tensor, labelled: int, sizes: tuple[int, int], generator: Generator) -> Tensor:
         """The loss of one part, weighted so that the mean over processes of their parts' sums is that of the batch.
@@ -225,52 +215,9 @@ class PairEpoch:
 
     def state(self) -> dict[str, Any]:
         """Progress of the epoch, without the networks; every process must call it."""
-        team = self._images.team
-        return {
-            "random": self._random.state(),
-            "done": self._done,
-            "losses": team.gathered(self._losses.cpu()),
-            "measured": None if self._meter is None else self._meter.state(),
-        }
+        return {"random": self._random.state(), "meter": self._meter.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restores what `state` returned; the batches follow from the seed."""
         self._random.restore(state["random"])
-        self._done = state["done"]
-        self._losses = state["losses"][self._images.team.rank].to(self._images.device)
-        self._measured = state["measured"]
-
-
-def _mixed_batches(
-    images: Images,
-    wells: FoldWells,
-    config: MeanTeacherConfig,
-    rng: np.random.Generator,
-    domain_W: NDArray[np.intp] | None,
-) -> Iterator[tuple[NDArray[np.intp], int]]:
-    """Site batches, labelled sites first, with their number of labelled sites; unlabelled wells repeat as often as needed.
-
-    With domains, the labelled part of a batch is from one domain, and so is the unlabelled part.
-    """
-    table = images.table
-    if domain_W is not None:
-        supervised = well_batches(wells.training, config.labelled_batch, rng, domain_W)
-        others_of: list[NDArray[np.intp]] = []
-        while len(wells.hidden) and len(others_of) < len(supervised):
-            found = well_batches(wells.hidden, config.unlabelled_batch, rng, domain_W)
-            if not found:
-                break
-            others_of += found
-        for k, batch in enumerate(supervised):
-            mixed = np.concatenate([batch, others_of[k]]) if others_of else batch
-            yield random_sites(table, mixed, rng), len(batch)
-        return
-    labelled = random_sites(table, rng.permutation(wells.training), rng)
-    parts = np.array_split(labelled, max(1, round(len(labelled) / config.labelled_batch)))
-    needed = len(parts) * config.unlabelled_batch if len(wells.hidden) else 0
-    rounds = -(-needed // max(1, len(wells.hidden)))
-    others = np.concatenate(
-        [random_sites(table, rng.permutation(wells.hidden), rng) for _ in range(rounds)] or [np.empty(0, dtype=np.intp)]
-    )[:needed]
-    for part, mixed in zip(parts, np.array_split(others, len(parts)), strict=True):
-        yield np.concatenate([part, mixed]), len(part)
+        self._meter.restore(state["meter"])

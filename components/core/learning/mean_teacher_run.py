@@ -9,34 +9,21 @@ import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from components.core import progress
 from components.core.learning.checkpoints import Checkpoints
-from components.core.learning.fold_data import FoldWells
-from components.core.learning.inference import Images
+from components.core.learning.fold_data import FoldData
 from components.core.learning.mean_teacher import Pair, PairEpoch
 from components.core.learning.network import prepare
+from components.core.learning.pseudo_labeller import PseudoLabeller
 from components.core.learning.schedules import CycleSchedule
 from components.core.learning.step_settings import MeanTeacherSettings
 from components.core.learning.team import Replica, Slots, restore_statistics, statistics_of_all
-from components.core.learning.training_metrics import Best, Validation
-
-
-class PseudoLabelSource(Protocol):
-    """Computes pseudo-labels before an epoch, and remembers what the next refresh needs of the last."""
-
-    def __call__(self, epoch: int) -> Tensor:
-        """For every row of the well table: classes or probabilities (pseudo_label_loss)."""
-
-    def state(self) -> dict[str, Any]:
-        """What it remembers, as plain data."""
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Restores what `state` returned."""
+from components.core.learning.training_metrics import BestScore
 
 
 @dataclass
@@ -45,7 +32,7 @@ class _BestWeights:
 
     student: dict[str, Any]
     teacher: dict[str, Any]
-    best: Best = field(default_factory=Best)
+    score: BestScore = field(default_factory=BestScore)
 
 
 class MeanTeacherTraining:
@@ -53,9 +40,7 @@ class MeanTeacherTraining:
 
     Args:
         pairs: one of each backbone.
-        images: the screen's images.
-        wells: the wells of one cell type in a fold.
-        validation: the wells that select the weights, and how.
+        data: images, wells of one cell type in the fold, and the wells that select the weights.
         settings: losses, schedules and inference.
         epochs: epochs to run, counted from the start of finetune.
         cell_type: determines the length of the cycles.
@@ -74,19 +59,17 @@ class MeanTeacherTraining:
     def __init__(
         self,
         pairs: Sequence[Pair],
-        images: Images,
-        wells: FoldWells,
-        validation: Validation,
+        data: FoldData,
         settings: MeanTeacherSettings,
         epochs: range,
         cell_type: str,
         fold: int,
-        refresh: PseudoLabelSource | None = None,
+        refresh: PseudoLabeller | None = None,
         keep_best: bool = False,
     ) -> None:
         config = settings.mean_teacher
-        self._pairs, self._images, self._wells = pairs, images, wells
-        self._validation, self._config, self._refresh = validation, config, refresh
+        images = data.images
+        self._pairs, self._data, self._images, self._config, self._refresh = pairs, data, images, config, refresh
         self._epochs, self._seed = epochs, settings.fold_seed(fold)
         self._schedule = CycleSchedule.of(config, cell_type)
         self._slots = Slots(images.team, settings.compute.accumulate)
@@ -100,13 +83,13 @@ class MeanTeacherTraining:
             }
         )
         self._replicas = [Replica(pair.student, self._slots) for pair in pairs]
-        self._selects = config.selection != "last" and len(validation.wells) > 0
+        self._selects = config.selection != "last" and len(data.validation.wells) > 0
         self._keeps = keep_best and self._selects
         self._best = {
             pair.name: _BestWeights(deepcopy(pair.student.state_dict()), deepcopy(pair.teacher.state_dict()))
             for pair in (pairs if self._selects else ())
         }
-        self._best_teachers = Best()
+        self._best_teachers = BestScore()
         self._current: PairEpoch | None = None
         self._records: list[dict[str, Any]] = []
         """records of the backbones that have finished the current epoch"""
@@ -155,7 +138,7 @@ class MeanTeacherTraining:
         teachers: float | None = None
         # Without selection, pseudo-labels are refreshed at fixed epochs.
         renew = not self._selects and since % config.refresh_epochs == 0
-        if len(self._validation.wells) and (since % config.validate_every == 0 or last):
+        if len(self._data.validation.wells) and (since % config.validate_every == 0 or last):
             students, teachers = self._validate()
             if self._selects and self._best_teachers.improved(teachers):
                 renew = True
@@ -177,7 +160,7 @@ class MeanTeacherTraining:
             self._pairs[k],
             self._replicas[k],
             self._images,
-            self._wells,
+            self._data.wells,
             self._config,
             self._schedule,
             self._epoch,
@@ -193,13 +176,13 @@ class MeanTeacherTraining:
 
     def _validate(self) -> tuple[dict[str, float], float]:
         """Accuracy of each student, and of the teachers' mean logits; keeps the best students."""
-        validation, images = self._validation, self._images
+        validation, images = self._data.validation, self._images
         students = {}
         teachers_WK = np.zeros((len(validation.wells), validation.classes))
         for pair in self._pairs:
-            students[pair.name] = validation.accuracy(pair.student, images)
+            students[pair.name] = validation.score(validation.logits(pair.student, images))
             teachers_WK += validation.logits(pair.teacher, images)
-            if self._selects and self._best[pair.name].best.improved(students[pair.name]):
+            if self._selects and self._best[pair.name].score.improved(students[pair.name]):
                 self._best[pair.name].student = deepcopy(pair.student.state_dict())
         return students, validation.score((teachers_WK / len(self._pairs)).astype(np.float32))
 
@@ -213,10 +196,10 @@ class MeanTeacherTraining:
                 for pair in self._pairs
             ],
             "best": [
-                {"student": each.student, "teacher": each.teacher, "score": float(each.best.score)}
+                {"student": each.student, "teacher": each.teacher, "score": float(each.score.value)}
                 for each in self._best.values()
             ],
-            "best_teachers": float(self._best_teachers.score),
+            "best_teachers": float(self._best_teachers.value),
             "records": self._records,
             "current": None if self._current is None else self._current.state(),
             "history": self.history,
@@ -234,8 +217,8 @@ class MeanTeacherTraining:
             pair.step = saved["step"]
         restore_statistics(self._networks, state["statistics"], self._images.team)
         for each, saved in zip(self._best.values(), state["best"], strict=True):
-            each.student, each.teacher, each.best.score = saved["student"], saved["teacher"], saved["score"]
-        self._best_teachers.score = state["best_teachers"]
+            each.student, each.teacher, each.score.value = saved["student"], saved["teacher"], saved["score"]
+        self._best_teachers.value = state["best_teachers"]
         self._epoch, self._records = state["epoch"], list(state["records"])
         self.history, self.refreshes = list(state["history"]), list(state["refreshes"])
         pseudo_W = state["pseudo_W"]

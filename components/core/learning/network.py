@@ -1,4 +1,4 @@
-"""The network of a step: backbone, classifier head and arithmetic. torch only; timm is imported if a config uses one of its models.
+"""The network of a step: backbone and classifier head. torch only; timm is imported if a config uses one of its models.
 
 B batch, E embedding, K class.
 """
@@ -6,7 +6,7 @@ B batch, E embedding, K class.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from components.core.config import BackboneConfig, ComputeConfig, HeadConfig
 from components.core.errors import InputError
+from components.core.learning.device import uses_bfloat16
 from components.core.learning.xception import Xception
 
 
@@ -62,13 +63,6 @@ class SoftmaxHead(nn.Linear):
             return F.linear(embedding_BE.float(), self.weight.float(), self.bias.float())
 
 
-def build_head(config: HeadConfig, embedding_size: int, classes: int) -> nn.Module:
-    """The configured head."""
-    if config.kind == "arcface":
-        return ArcFaceHead(embedding_size, classes, config.scale, config.margin)
-    return SoftmaxHead(embedding_size, classes)
-
-
 class Classifier(nn.Module):
     """Six-channel image in, logits over the screen's classes out.
 
@@ -92,10 +86,10 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, size = build_backbone(backbone, channels, image_size)
-        self.head = build_head(head, size, classes)
         self.embedding_size = size
         self.autocasts = False
-        self._new_head = (head, size, classes)
+        self._head_config, self._classes = head, classes
+        self.reset_head()
 
     def forward(self, x_BCHW: Tensor, target_B: Tensor | None = None) -> Tensor:
         """Logits of standardised images, shape (B, K), float32; with targets, ArcFace applies its margin."""
@@ -109,8 +103,9 @@ class Classifier(nn.Module):
 
     def reset_head(self) -> None:
         """Replaces the classifier by a new, randomly initialised one."""
-        device = next(self.parameters()).device
-        self.head = build_head(*self._new_head).to(device)
+        config, sizes = self._head_config, (self.embedding_size, self._classes)
+        head = ArcFaceHead(*sizes, config.scale, config.margin) if config.kind == "arcface" else SoftmaxHead(*sizes)
+        self.head: nn.Module = head.to(next(self.backbone.parameters()).device)
 
 
 def build_backbone(config: BackboneConfig, channels: int, image_size: int) -> tuple[nn.Module, int]:
@@ -152,34 +147,6 @@ def _build_timm(config: BackboneConfig, channels: int, image_size: int) -> tuple
     return model.train(), int(embedding.shape[1])
 
 
-def pick_device() -> torch.device:
-    """The first GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-Precision = Literal["float32", "bfloat16"]
-
-
-def precision_of(compute: ComputeConfig, device: torch.device) -> Precision:
-    """The arithmetic of the backbones: as configured, or for `auto` bfloat16 on a GPU that supports it natively.
-
-    bfloat16 has float32's range, so gradients need no scaling (Kalamkar et al. 2019, arXiv 1905.12322).
-    """
-    if compute.precision != "auto":
-        return compute.precision
-    return (
-        "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    )
-
-
-def arithmetic(compute: ComputeConfig, device: torch.device, processes: int) -> str:
-    """What affects a result's digits besides settings, data and code, as text for a work key."""
-    compiled = ", compiled" if compute.compile else ""
-    return (
-        f"{device.type} {precision_of(compute, device)}, {processes} processes of {compute.accumulate} parts{compiled}"
-    )
-
-
 def prepare(network: Classifier, compute: ComputeConfig, device: torch.device) -> None:
     """Sets memory format and arithmetic of a network for its device, and compiles it if configured; in place.
 
@@ -187,7 +154,7 @@ def prepare(network: Classifier, compute: ComputeConfig, device: torch.device) -
         InputError: compilation is configured, but there is no GPU.
     """
     network.to(memory_format=torch.channels_last)
-    network.autocasts = precision_of(compute, device) == "bfloat16"
+    network.autocasts = uses_bfloat16(compute, device)
     if device.type == "cuda":
         # A resumed step must end as an uninterrupted one, so convolutions sum in a fixed order; and float32 must be float32.
         torch.backends.cudnn.deterministic = True

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from components.core import progress
 from components.core.learning.checkpoints import Checkpoints
-from components.core.learning.fold_data import FoldWells, open_images
-from components.core.learning.inference import Images, well_outputs
+from components.core.learning.fold_data import FoldWells
+from components.core.learning.images import Images, open_images
+from components.core.learning.inference import well_outputs
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.network import Classifier
-from components.core.learning.step_settings import LearningSettings, PredictingSettings
-from components.core.learning.team import Team
+from components.core.learning.step_settings import InferSettings, LearningSettings
+from components.core.learning.team import ALONE, Team
 from components.core.screen.site_table import TREATMENT, WELL_TYPES
 from components.core.storage.arrays import (
     EmbeddedWells,
@@ -90,7 +91,7 @@ class FoldPrediction:
     screen: str
 
     def write(
-        self, logits: Path, embeddings: Path, meta: Mapping[str, Any], settings: PredictingSettings, weights: str
+        self, logits: Path, embeddings: Path, meta: Mapping[str, Any], settings: InferSettings, weights: str
     ) -> None:
         """Writes both folders.
 
@@ -132,7 +133,7 @@ def held_out_images(
     store: ObjectReader,
     settings: LearningSettings,
     device: torch.device,
-    team: Team | None = None,
+    team: Team = ALONE,
 ) -> Images | None:
     """Images of the held-out experiments, standardised as the training screen's; None if none is of the cell type."""
     if all(plate.cell_type != cell_type for plate in holdout.plates):
@@ -147,7 +148,7 @@ def predict_fold(
     wells: FoldWells,
     held_out: Images | None,
     cell_type: str,
-    settings: PredictingSettings,
+    settings: InferSettings,
     pieces: Pieces | None = None,
 ) -> FoldPrediction:
     """Logits of a fold's wells by role, averaged over sites, views and backbones, and embeddings of all wells.
@@ -170,7 +171,7 @@ def predict_fold(
     if held_out is None:
         predicted["holdout"] = WellLogits((), np.empty((0, len(screen.vocabulary.classes)), dtype=np.float32))
         return FoldPrediction(predicted, embedded, screen.digest())
-    images.cache.release()  # two screens in memory would take twice loader.cache_gib
+    images.loader.release()  # two screens in memory would take twice loader.cache_gib
     more = predict_held_out(networks, screen, held_out, cell_type, settings, pieces)
     joined = {name: embedded[name].followed_by(more.embeddings[name]) for name in embedded}
     return FoldPrediction({**predicted, "holdout": more.logits["holdout"]}, joined, screen.digest())
@@ -181,7 +182,7 @@ def predict_held_out(
     screen: Manifest,
     held_out: Images,
     cell_type: str,
-    settings: PredictingSettings,
+    settings: InferSettings,
     pieces: Pieces | None = None,
 ) -> FoldPrediction:
     """Logits and embeddings of wells that training has not seen: held-out experiments, or new plates.
@@ -223,7 +224,7 @@ def _predict(
     requested: Mapping[str, NDArray[np.intp]],
     role_W: NDArray[Any],
     screen: Manifest,
-    settings: PredictingSettings,
+    settings: InferSettings,
     pieces: Pieces,
 ) -> tuple[dict[str, WellLogits], dict[str, EmbeddedWells]]:
     """Mean logits of the requested wells, by role, and embeddings of all wells of the cell type, by backbone.

@@ -117,3 +117,50 @@ def random_site_batches(
         return []
     sites = random_sites(table, np.concatenate(batches), rng)
     return np.split(sites, np.cumsum([len(wells) for wells in batches])[:-1])
+
+
+def concatenated(batches: Sequence[NDArray[np.intp]]) -> NDArray[np.intp]:
+    """The batches one after the other; empty if there are none."""
+    return np.concatenate([*batches, np.empty(0, dtype=np.intp)])
+
+
+def mixed_batches(
+    table: SiteTable,
+    labelled: NDArray[np.intp],
+    unlabelled: NDArray[np.intp],
+    config: MeanTeacherConfig,
+    rng: np.random.Generator,
+    domain_W: NDArray[np.intp] | None = None,
+) -> list[tuple[NDArray[np.intp], int]]:
+    """An epoch's site batches for the mean teacher, labelled sites first, with their number of labelled sites.
+
+    Every labelled well occurs once; unlabelled wells repeat as often as needed. With domains, the labelled part of a batch
+    is from one domain, and so is the unlabelled part.
+
+    Args:
+        table: the screen.
+        labelled: rows of the well table.
+        unlabelled: rows of the well table; may be empty.
+        config: batch sizes.
+        rng: draws order and sites.
+        domain_W: domain of every well of the table; None if a batch may hold wells of any domain.
+    """
+    if domain_W is not None:
+        supervised = well_batches(labelled, config.labelled_batch, rng, domain_W)
+        others_of: list[NDArray[np.intp]] = []
+        while len(unlabelled) and len(others_of) < len(supervised):
+            found = well_batches(unlabelled, config.unlabelled_batch, rng, domain_W)
+            if not found:
+                break
+            others_of += found
+        mixed = [np.concatenate([own, others_of[k]]) if others_of else own for k, own in enumerate(supervised)]
+        return [(random_sites(table, both, rng), len(own)) for own, both in zip(supervised, mixed, strict=True)]
+    sites = random_sites(table, rng.permutation(labelled), rng)
+    parts = np.array_split(sites, max(1, round(len(sites) / config.labelled_batch)))
+    needed = len(parts) * config.unlabelled_batch if len(unlabelled) else 0
+    rounds = [
+        random_sites(table, rng.permutation(unlabelled), rng) for _ in range(-(-needed // max(1, len(unlabelled))))
+    ]
+    others = concatenated(rounds)[:needed]
+    pairs = zip(parts, np.array_split(others, len(parts)), strict=True)
+    return [(np.concatenate([own, more]), len(own)) for own, more in pairs]

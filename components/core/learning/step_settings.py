@@ -116,13 +116,13 @@ class PretrainSettings(LearningSettings):
         return own + self.model_dump_json(exclude=unread) + self.adapting_batch()
 
 
-class PredictingSettings(LearningSettings):
-    """The configuration of every step that may predict."""
+class InferSettings(LearningSettings):
+    """The configuration of infer, and of every step that may predict."""
 
     embeddings: EmbeddingsConfig
 
 
-class MeanTeacherSettings(PredictingSettings):
+class MeanTeacherSettings(InferSettings):
     """The configuration of finetune and pseudo_label."""
 
     mean_teacher: MeanTeacherConfig
@@ -158,7 +158,3 @@ class MeanTeacherSettings(PredictingSettings):
             "backbones": {"__all__": {"weights"}},
         }
         return self.model_dump_json(exclude={**unread, "mean_teacher": later}) + self.adapting_batch()
-
-
-class InferSettings(PredictingSettings):
-    """The configuration of infer."""

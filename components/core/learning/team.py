@@ -8,7 +8,7 @@ slot by itself, so two processes of one slot each and one process of two slots c
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -83,6 +83,10 @@ class Team:
             tensor.copy_(mean.view_as(tensor))
 
 
+ALONE = Team()
+"""The team of a single process."""
+
+
 def is_started_by_torchrun() -> bool:
     """Whether this process is one of several that torchrun started."""
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -92,7 +96,7 @@ def is_started_by_torchrun() -> bool:
 def joined() -> Iterator[Team]:
     """This process's team: the processes that torchrun started, or this one alone."""
     if not is_started_by_torchrun():
-        yield Team()
+        yield ALONE
         return
     has_gpu = torch.cuda.is_available()
     if has_gpu:
@@ -104,9 +108,9 @@ def joined() -> Iterator[Team]:
     distributed.destroy_process_group()
 
 
-LEAST = 2
+_LEAST = 2
 """Smallest number of wells in a slot: BatchNorm cannot normalise one value, which one image may be at 1 x 1 pixels."""
-FEW = 8
+_FEW = 8
 """Number of images in a slot below which BatchNorm statistics are poor."""
 _N = TypeVar("_N", bound=np.generic)
 
@@ -135,15 +139,15 @@ class Slots:
 
     def parts(self, batch: NDArray[_N]) -> list[NDArray[_N]]:
         """This process's parts of a batch, of nearly equal size; a batch that is too small is filled by repetition."""
-        if 0 < len(batch) < LEAST * self.count and self.count > 1:
-            batch = np.resize(batch, LEAST * self.count)
+        if 0 < len(batch) < _LEAST * self.count and self.count > 1:
+            batch = np.resize(batch, _LEAST * self.count)
         parts = np.array_split(batch, self.count)
         return [parts[slot] for slot in self.own]
 
     def warn_of_small_parts(self, **batches: int) -> None:
         """Warns if BatchNorm would see few images; the arguments are batch sizes by the name of their setting."""
         for name, wells in batches.items():
-            if self.count > 1 and wells // self.count < FEW:
+            if self.count > 1 and wells // self.count < _FEW:
                 warn(
                     f"{name} {wells} in {self.count} parts ({self.team.size} processes of {self.accumulate}) leaves BatchNorm "
                     f"{wells / self.count:.3g} images at a time; raise it, or lower compute.processes or compute.accumulate"
@@ -151,7 +155,7 @@ class Slots:
 
     def size(self, batch: NDArray[_N]) -> int:
         """Number of wells of all parts of a batch."""
-        return max(len(batch), LEAST * self.count) if len(batch) and self.count > 1 else len(batch)
+        return max(len(batch), _LEAST * self.count) if len(batch) and self.count > 1 else len(batch)
 
     def weight(self, part: int, whole: int) -> float:
         """Weight of a part's mean loss, so that averaging gradients over processes weights parts by their number of wells."""
@@ -229,6 +233,10 @@ class StatisticsOfParts:
     """Running statistics of a step in parts: each part starts from the same ones, and their mean is kept.
 
     So they do not depend on the number of processes. Does nothing if a process has one part.
+
+    Args:
+        networks: the networks whose running statistics these are.
+        parts: this process's parts of a batch.
     """
 
     def __init__(self, networks: Sequence[nn.Module], parts: int) -> None:
@@ -236,25 +244,19 @@ class StatisticsOfParts:
         self._parts = parts
 
     @contextmanager
-    def step(self) -> Iterator[AbstractContextManager[None]]:
-        """Context of a step; yields a context to enter for each part."""
+    def step(self) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+        """Context of a step; yields the context to enter for each part."""
         if not self._buffers:
-            yield nullcontext()
+            yield nullcontext
             return
         before = [buffer.clone() for buffer in self._buffers]
         total = [torch.zeros_like(buffer) for buffer in self._buffers]
-        yield _Part(self._buffers, before, total)
+
+        @contextmanager
+        def part() -> Iterator[None]:
+            torch._foreach_copy_(self._buffers, before)
+            yield
+            torch._foreach_add_(total, self._buffers)
+
+        yield part
         torch._foreach_copy_(self._buffers, torch._foreach_div(total, float(self._parts)))
-
-
-class _Part(AbstractContextManager[None]):
-    """Context of a part: restores the statistics at its start, adds them to the total at its end."""
-
-    def __init__(self, buffers: list[Tensor], before: list[Tensor], total: list[Tensor]) -> None:
-        self._buffers, self._before, self._total = buffers, before, total
-
-    def __enter__(self) -> None:
-        torch._foreach_copy_(self._buffers, self._before)
-
-    def __exit__(self, *_: object) -> None:
-        torch._foreach_add_(self._total, self._buffers)

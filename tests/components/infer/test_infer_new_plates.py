@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.core.errors import InputError
-from components.core.learning.fold_data import fold_wells, open_images
+from components.core.learning.fold_data import fold_wells
+from components.core.learning.images import open_images
 from components.core.learning.prediction import held_out_images, predict_fold
 from components.core.learning.step_settings import InferSettings
 from components.core.registry.model_manifest import ModelManifest

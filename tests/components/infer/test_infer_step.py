@@ -8,10 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.core.errors import InputError
-from components.core.learning.fold_data import fold_wells
+from components.core.learning.fold_data import fold_wells, groups_of_fold, validation_score
 from components.core.learning.inference import well_logits
 from components.core.learning.step_settings import InferSettings, MeanTeacherSettings
-from components.core.learning.training_metrics import groups_of_fold, score_of
 from components.core.learning.weight_files import load_pairs
 from components.core.screen.site_table import SiteTable
 from components.core.storage.arrays import read_logits
@@ -102,7 +101,9 @@ def test_finetune_that_is_the_last_training_ends_at_its_best_epoch(run, store, t
     manifest = Manifest.read(run.screen)
     table = SiteTable.of(manifest)
     wells = fold_wells(table, run.fold, "all", run.cell_type).validation
-    score = score_of(table, manifest, wells, groups_of_fold(manifest, run.fold, WITHOUT.prior), WITHOUT.prior, "group")
+    score = validation_score(
+        table, manifest, wells, groups_of_fold(manifest, run.fold, WITHOUT.prior), WITHOUT.prior, "group"
+    )
     # The last epochs' steps are so large that they destroy what was learned.
     teaching = WITHOUT.mean_teacher.model_copy(update={"final_epochs": 2, "final_learning_rate": 30.0})
     config = WITHOUT.model_copy(update={"mean_teacher": teaching})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from components.core.learning.inference import Images
+from components.core.learning.images import Images
 from components.core.storage.manifest import Manifest
 from components.normalize.step import run
 from tests.components.core.learning.tiny_networks import images_of

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from components.core.config import BatchNormConfig
-from components.core.learning.inference import Images
-from components.core.learning.loader import SiteCache
-from components.core.learning.standardise import Standardiser
+from components.core.learning.images import Images, Standardiser
+from components.core.learning.loader import SiteLoader
 from tests.components.core.learning.tiny_networks import CPU
 
 VIEWS = ("none", "easy_view", "normal_view", "hard_view")
@@ -65,7 +64,7 @@ def numbered(images: Images, domain: str = "none", jitter: float = 0.0) -> Image
     plates = len(table.plate_number_P)
     return replace(
         images,
-        cache=SiteCache(Numbers(), table, (6, 16, 16), 0),
+        loader=SiteLoader(Numbers(), table.sites, (6, 16, 16), 0),
         standardise=Standardiser(torch.zeros(plates, 6), torch.ones(plates, 6), jitter, CPU),
         batch_norm=BatchNormConfig(domain=domain),
     )

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.config import HeadConfig
-from components.core.learning.network import ArcFaceHead, build_head
+from components.core.learning.network import ArcFaceHead, Classifier
+from tests.components.core.learning.tiny_networks import SMALL
 
 E, K = 5, 4
 
@@ -86,9 +87,9 @@ def test_without_targets_there_is_no_margin():
 @pytest.mark.parametrize("targets", [True, False])
 def test_the_head_computes_in_float32_under_autocast(kind, targets):
     torch.manual_seed(1)
-    head = build_head(HeadConfig(kind=kind), E, K)
+    head = Classifier(SMALL, HeadConfig(kind=kind), K).head
     target_B = torch.arange(6) % K if targets else None
-    embedding_BE = torch.randn(6, E).bfloat16()
+    embedding_BE = torch.randn(6, SMALL.exit[-1]).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits_BK = head(embedding_BE, target_B)
     assert logits_BK.dtype == torch.float32

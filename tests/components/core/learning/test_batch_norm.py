@@ -10,7 +10,8 @@ from components.core.config import BatchNormConfig
 from components.core.errors import InputError
 from components.core.learning.augmentation import dihedral
 from components.core.learning.batch_norm import adapted, domain_of_wells, statistics_wells
-from components.core.learning.inference import Images, well_logits, well_outputs
+from components.core.learning.images import Images
+from components.core.learning.inference import well_logits, well_outputs
 from components.core.screen.site_table import TREATMENT
 from tests.components.core.learning.tiny_networks import classifier, same, weights_of
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from components.core.errors import InputError
 from components.core.learning.fold_data import fold_wells
-from components.core.learning.inference import Images
+from components.core.learning.images import Images
 from components.core.screen.site_table import TREATMENT
 from tests.components.core.learning.tiny_networks import images_of
 

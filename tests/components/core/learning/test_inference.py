@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from components.core.learning.augmentation import dihedral
-from components.core.learning.inference import Images, adaptive_logits, well_logits
-from components.core.learning.loader import SiteCache
-from tests.components.core.learning.tiny_networks import SLIM, classifier, same, weights_of
+from components.core.learning.images import Images
+from components.core.learning.inference import adaptive_logits, well_logits
+from components.core.learning.loader import SiteLoader
+from tests.components.core.learning.tiny_networks import SLIM, classifier, pixels_of, same, weights_of
 
 K = 9
 
@@ -50,10 +51,10 @@ def test_wells_may_have_different_numbers_of_sites(images: Images, network):
 
     class Moved:
         def read_into(self, sites, out):
-            for into, pixels in zip(out, images.cache.read(np.flatnonzero(kept)[sites]), strict=True):
+            for into, pixels in zip(out, pixels_of(images, np.flatnonzero(kept)[sites]), strict=True):
                 into[:] = pixels
 
-    fewer = replace(images, table=cut, cache=SiteCache(Moved(), cut, (6, 16, 16), 0))
+    fewer = replace(images, table=cut, loader=SiteLoader(Moved(), cut.sites, (6, 16, 16), 0))
     ((_, x),) = images.batches([np.array([0])])
     one = well_logits(network, fewer, np.array([0, 1]), 1, 8, K)
     np.testing.assert_allclose(one[0], network.eval()(x)[0].detach(), atol=1e-4)
@@ -105,10 +106,10 @@ def one_site_a_well(images: Images) -> Images:
     class First:
         def read_into(self, sites, out):
             first = images.table.first_site_W[images.table.well_S[sites]]
-            for into, pixels in zip(out, images.cache.read(first), strict=True):
+            for into, pixels in zip(out, pixels_of(images, first), strict=True):
                 into[:] = pixels
 
-    return replace(images, cache=SiteCache(First(), images.table, (6, 16, 16), 0))
+    return replace(images, loader=SiteLoader(First(), images.table.sites, (6, 16, 16), 0))
 
 
 def adapted(network, images, wells, passes=1, batch_size=16, seed=0):

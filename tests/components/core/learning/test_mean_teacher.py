@@ -9,7 +9,8 @@ from scipy.special import softmax
 from components.core.config import AugmentConfig, MeanTeacherConfig
 from components.core.learning import mean_teacher
 from components.core.learning.fold_data import FoldWells, fold_wells
-from components.core.learning.inference import Images, well_logits
+from components.core.learning.images import Images
+from components.core.learning.inference import well_logits
 from components.core.learning.mean_teacher import (
     Pair,
     consistency,
@@ -113,8 +114,8 @@ class Recorder:
 
     def __init__(self, images: Images) -> None:
         self.batches_of_sites: list[np.ndarray] = []
-        self._inner = images.cache
-        self.images = replace(images, cache=self)
+        self._inner = images.loader
+        self.images = replace(images, loader=self)
 
     def batches(self, orders):
         self.batches_of_sites += list(orders)

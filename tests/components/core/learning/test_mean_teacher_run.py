@@ -1,11 +1,10 @@
 import numpy as np
 import torch
 
-from components.core.learning.fold_data import fold_wells
-from components.core.learning.inference import Images
+from components.core.learning.fold_data import FoldData, Validation, fold_wells
+from components.core.learning.images import Images
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.mean_teacher_run import MeanTeacherTraining
-from components.core.learning.training_metrics import Validation
 from tests.components.core.learning.tiny_networks import MEAN_TEACHER, SLIM, SMALL, classifier, same, weights_of
 
 K = 8
@@ -31,8 +30,9 @@ def run(images: Images, own, score, epochs, refresh=None, validation=None, keep_
     wells = fold_wells(images.table, 0, "all", "HUVEC")
     settings = MEAN_TEACHER.model_copy(update={"mean_teacher": MEAN_TEACHER.mean_teacher.model_copy(update=changes)})
     measured = Validation(wells.validation if validation is None else validation, score, 16, K)
+    data = FoldData(images, wells, None, measured)
     keep_best = refresh is not None if keep_best is None else keep_best
-    training = MeanTeacherTraining(own, images, wells, measured, settings, epochs, "HUVEC", 0, refresh, keep_best)
+    training = MeanTeacherTraining(own, data, settings, epochs, "HUVEC", 0, refresh, keep_best)
     training.run()
     return training
 

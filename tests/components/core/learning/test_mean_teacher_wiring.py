@@ -10,7 +10,7 @@ import torch
 from components.core.learning import mean_teacher
 from components.core.learning.batch_norm import domain_of_wells
 from components.core.learning.fold_data import FoldWells, fold_wells
-from components.core.learning.inference import Images
+from components.core.learning.images import Images
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.schedules import CycleSchedule
 from tests.components.core.learning.recorded_passes import leave_views_out, mark_views, numbered, recorded

@@ -6,10 +6,11 @@ from torch import nn
 
 from components.core.config import BackboneConfig, ComputeConfig, HeadConfig
 from components.core.errors import InputError
-from components.core.learning.network import Classifier, precision_of, prepare
+from components.core.learning.device import uses_bfloat16
+from components.core.learning.network import Classifier, prepare
 from components.core.learning.supervised import SupervisedTraining
-from tests.components.core.learning.test_supervised import CONFIG, NOBODY, toy  # noqa: F401 - a fixture
-from tests.components.core.learning.tiny_networks import CPU, SMALL, classifier, same, weights_of
+from tests.components.core.learning.test_supervised import CONFIG, toy  # noqa: F401 - a fixture
+from tests.components.core.learning.tiny_networks import CPU, SMALL, classifier, data_of, same, weights_of
 
 
 # mobilenetv3 widens its features after pooling, so that its embedding is not what timm calls num_features.
@@ -80,14 +81,14 @@ def test_targets_reach_the_head():
 GPU = torch.device("cuda")
 
 
-def test_auto_is_bfloat16_on_gpus_that_have_it_alone(monkeypatch):
+def test_auto_precision_is_bfloat16_only_on_gpus_that_support_it(monkeypatch):
     auto = ComputeConfig()
-    assert precision_of(auto, CPU) == "float32"
-    for has, expected in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
-        assert precision_of(auto, GPU) == expected
-    assert precision_of(ComputeConfig(precision="bfloat16"), CPU) == "bfloat16"
-    assert precision_of(ComputeConfig(precision="float32"), GPU) == "float32"
+    assert not uses_bfloat16(auto, CPU)
+    for supported in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=supported: has)
+        assert uses_bfloat16(auto, GPU) == supported
+    assert uses_bfloat16(ComputeConfig(precision="bfloat16"), CPU)
+    assert not uses_bfloat16(ComputeConfig(precision="float32"), GPU)
 
 
 @pytest.mark.parametrize("head", ["arcface", "softmax"])
@@ -117,8 +118,8 @@ def test_training_in_bfloat16_learns_too(toy):  # noqa: F811
     for precision in ("float32", "bfloat16"):
         network = classifier(3)
         compute = ComputeConfig(precision=precision)
-        wells = torch.arange(toy.table.wells).numpy()
-        training = SupervisedTraining(network, toy, wells, NOBODY, config, 1, compute)
+        data = data_of(toy, torch.arange(toy.table.wells).numpy(), classes=3)
+        training = SupervisedTraining(network, data, config, 1, compute)
         training.run()
         history = training.history
         assert history[-1]["loss"] < 0.7 * history[0]["loss"]

@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.core.config import MeanTeacherConfig
-from components.core.learning.schedules import CycleSchedule, ema_decay, ramp, step_rate, well_batches
+from components.core.learning.images import Images
+from components.core.learning.schedules import (
+    CycleSchedule,
+    ema_decay,
+    ramp,
+    random_site_batches,
+    random_sites,
+    step_rate,
+    well_batches,
+)
 
 REFERENCE = MeanTeacherConfig()
 
@@ -95,3 +104,25 @@ def test_without_domains_batches_are_nearly_equal(wells, size, seed):
     lengths = {len(batch) for batch in batches}
     assert max(lengths) - min(lengths) <= 1
     assert len(batches) == max(1, round(wells / size))
+
+
+def test_random_sites_belong_to_their_wells_and_are_equally_likely(images: Images):
+    table = images.table
+    wells = np.tile(np.arange(table.wells), 200)
+    sites = random_sites(table, wells, np.random.default_rng(0))
+    assert np.array_equal(table.well_S[sites], wells)
+    counts = np.bincount(sites, minlength=table.sites)
+    assert counts.min() > 60
+    assert counts.max() < 140
+
+
+def test_random_sites_of_batches_are_drawn_as_batch_by_batch(images: Images):
+    rng = np.random.default_rng(3)
+    wells = [rng.permutation(40)[:size] for size in (5, 1, 16, 0, 7)]
+    one, all_ = np.random.default_rng(7), np.random.default_rng(7)
+    expected = [random_sites(images.table, batch, one) for batch in wells]
+    assert [batch.tolist() for batch in random_site_batches(images.table, wells, all_)] == [
+        b.tolist() for b in expected
+    ]
+    assert one.integers(2**60) == all_.integers(2**60)
+    assert random_site_batches(images.table, [], all_) == []

@@ -4,16 +4,23 @@ import numpy as np
 import pytest
 import torch
 
-from components.core.config import AugmentConfig, PretrainConfig
-from components.core.learning.inference import Images, well_logits
-from components.core.learning.loader import SiteCache
+from components.core.config import AugmentConfig, ComputeConfig, PretrainConfig
+from components.core.learning.images import Images
+from components.core.learning.inference import well_logits
+from components.core.learning.loader import SiteLoader
 from components.core.learning.supervised import SupervisedTraining
-from components.core.learning.training_metrics import Validation
-from tests.components.core.learning.tiny_networks import classifier, images_of, same, weights_of
+from tests.components.core.learning.tiny_networks import (
+    EMPTY,
+    classifier,
+    data_of,
+    images_of,
+    pixels_of,
+    same,
+    weights_of,
+)
 
 CONFIG = PretrainConfig(epochs=3, batch_size=8, learning_rates=(3e-3,), milestones=())
 K = 3
-NOBODY = Validation(np.empty(0, dtype=np.intp), lambda _: 0.0, 16, K)
 
 
 @pytest.fixture
@@ -23,24 +30,20 @@ def toy(images: Images) -> Images:
 
     class Brightened:
         def read_into(self, sites, out):
-            for site, pixels, into in zip(sites, images.cache.read(sites) // 2, out, strict=True):
+            for site, pixels, into in zip(sites, pixels_of(images, sites) // 2, out, strict=True):
                 pixels[class_W[images.table.well_S[site]]] += 110
                 into[:] = pixels
 
     table = replace(images.table, class_W=class_W)
-    return replace(images, table=table, cache=SiteCache(Brightened(), table, (6, 16, 16), 1e9))
+    return replace(images, table=table, loader=SiteLoader(Brightened(), table.sites, (6, 16, 16), 1e9))
 
 
-def train(images, config=CONFIG, wells=None, validation=NOBODY, seed=1, report=lambda _: None):
+def train(images, config=CONFIG, wells=None, validation=EMPTY, score=lambda _: 0.0, seed=1, report=lambda *_: None):
     network = classifier(K)
-    wells = np.arange(images.table.wells) if wells is None else wells
-    return network, trained(network, images, wells, validation, config, seed, report)
-
-
-def trained(network, images, wells, validation, config, seed, report):
-    training = SupervisedTraining(network, images, wells, validation, config, seed)
-    training.run(report)
-    return training.history
+    data = data_of(images, np.arange(images.table.wells) if wells is None else wells, validation, score, K)
+    training = SupervisedTraining(network, data, config, seed, ComputeConfig())
+    training.run(lambda _: report(network))
+    return network, training.history
 
 
 def test_the_loss_falls_and_unseen_wells_are_named(toy):
@@ -55,8 +58,7 @@ def test_the_loss_falls_and_unseen_wells_are_named(toy):
 def test_with_selection_last_the_network_ends_at_its_last_epoch_and_the_accuracy_is_told(toy):
     last = CONFIG.model_copy(update={"selection": "last", "validate_every": 2})
     script = iter([0.9, 0.1])
-    told = Validation(np.array([1, 2, 3]), lambda _: next(script), 16, K)
-    network, history = train(toy, last, validation=told)
+    network, history = train(toy, last, validation=np.array([1, 2, 3]), score=lambda _: next(script))
     unvalidated, _ = train(toy, last)
     assert [record["accuracy"] for record in history] == [None, 0.9, 0.1]
     assert same(weights_of(network), weights_of(unvalidated))
@@ -71,12 +73,10 @@ def test_the_network_ends_at_its_best_validated_epoch(toy):
         assert logits_WK.shape == (3, K)
         return next(script)
 
-    network = classifier(K)
     config = CONFIG.model_copy(update={"epochs": 4})
-    history = trained(
-        network, toy, np.arange(20), Validation(wells, score, 16, K), config, 1,
-        lambda _: states.append(weights_of(network)),
-    )  # fmt: skip
+    network, history = train(
+        toy, config, np.arange(20), wells, score, report=lambda network: states.append(weights_of(network))
+    )
     assert [record["accuracy"] for record in history] == [0.2, 0.7, 0.7, 0.1]
     assert [same(weights_of(network), state) for state in states] == [False, True, False, False]
 

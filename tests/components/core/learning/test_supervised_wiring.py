@@ -3,19 +3,17 @@
 import numpy as np
 import pytest
 
-from components.core.config import PretrainConfig
+from components.core.config import ComputeConfig, PretrainConfig
 from components.core.learning import supervised
 from components.core.learning.batch_norm import domain_of_wells
-from components.core.learning.inference import Images
+from components.core.learning.images import Images
 from components.core.learning.supervised import SupervisedTraining
-from components.core.learning.training_metrics import Validation
 from tests.components.core.learning.recorded_passes import leave_views_out, mark_views, numbered, recorded
-from tests.components.core.learning.tiny_networks import SLIM, classifier, with_classes
+from tests.components.core.learning.tiny_networks import SLIM, classifier, data_of, with_classes
 
 K = 8
 EPOCHS = 2
 CONFIG = PretrainConfig(epochs=EPOCHS, batch_size=4, learning_rates=(1e-3,), milestones=())
-NOBODY = Validation(np.empty(0, dtype=np.intp), lambda _: 0.0, 16, K)
 
 
 @pytest.fixture
@@ -33,7 +31,7 @@ def passes_of(images, wells):
         epochs.append(passes[:])
         passes.clear()
 
-    SupervisedTraining(network, images, wells, NOBODY, CONFIG, 1).run(report)
+    SupervisedTraining(network, data_of(images, wells, classes=K), CONFIG, 1, ComputeConfig()).run(report)
     assert len(epochs) == EPOCHS
     assert all(one.training for of_epoch in epochs for one in of_epoch)
     return epochs

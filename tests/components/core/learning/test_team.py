@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from components.core.learning.team import LEAST, Slots, StatisticsOfParts, Team, running_statistics
+from components.core.learning.team import Slots, StatisticsOfParts, Team, running_statistics
 
 teams = st.tuples(st.integers(1, 4), st.integers(1, 3))
 
@@ -29,17 +29,17 @@ def test_every_well_of_a_batch_is_in_one_part_and_parts_are_nearly_equal(team, w
     together = np.concatenate(parts)
     assert len(together) == slots[0].size(batch)
     assert set(together) == set(batch)
-    if wells >= LEAST * count or count == 1:
+    if wells >= 2 * count or count == 1:
         assert len(together) == wells
     if wells:
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
-        assert count == 1 or min(map(len, parts)) >= LEAST
+        assert count == 1 or min(map(len, parts)) >= 2
 
 
 @given(teams, st.integers(1, 60))
 def test_weights_make_the_mean_over_processes_the_mean_over_wells(team, wells):
     """What each process sums over its parts, averaged over processes, is the mean of all wells' values."""
-    batch = np.arange(max(wells, LEAST * team[0] * team[1]))
+    batch = np.arange(max(wells, 2 * team[0] * team[1]))
     value = np.random.default_rng(wells).standard_normal(len(batch))
     size = of_all(*team)[0].size(batch)
     sums = [sum(own.weight(len(part), size) * value[part].mean() for part in own.parts(batch)) for own in of_all(*team)]
@@ -75,7 +75,7 @@ def test_running_statistics_are_the_mean_of_what_the_parts_would_make_of_them(pa
     for step in range(2):
         with statistics.step() as part_of_step:
             for part in range(parts):
-                with part_of_step:
+                with part_of_step():
                     for k in range(passes):
                         together(x[step, part, k])
     apart = [nn.Sequential(nn.BatchNorm2d(3)).train() for _ in range(parts)]

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from components.core.config import PretrainConfig, PriorConfig
+from components.core.config import ComputeConfig, PretrainConfig, PriorConfig
 from components.core.errors import InputError
-from components.core.learning.fold_data import fold_wells
-from components.core.learning.inference import Images
-from components.core.learning.loader import SiteCache
+from components.core.learning.fold_data import fold_wells, groups_of_fold, validation_score
+from components.core.learning.images import Images
+from components.core.learning.loader import SiteLoader
 from components.core.learning.supervised import SupervisedTraining
-from components.core.learning.training_metrics import Validation, groups_of_fold, score_of
-from tests.components.core.learning.tiny_networks import classifier, images_of
+from tests.components.core.learning.tiny_networks import classifier, data_of, images_of
 from tests.tiny_screen import TREATMENTS
 
 PRIOR = PriorConfig()
@@ -90,7 +89,7 @@ def test_scores_compare_with_the_wells_own_labels(screen, images: Images):
         other_group_WK[row, other] = 9.0
 
     def score(kind, logits_WK, of=groups):
-        return score_of(table, manifest, wells, of, PRIOR, kind)(logits_WK)
+        return validation_score(table, manifest, wells, of, PRIOR, kind)(logits_WK)
 
     assert [score(kind, right_WK) for kind in ("raw", "group", "balanced")] == [1.0, 1.0, 1.0]
     assert [score(kind, other_group_WK) for kind in ("raw", "group", "balanced")] == [0.0, 1.0, 1.0]
@@ -105,7 +104,6 @@ def test_scores_compare_with_the_wells_own_labels(screen, images: Images):
 
 
 CONFIG = PretrainConfig(epochs=1, batch_size=8, learning_rates=(3e-3,), milestones=())
-NOBODY = Validation(np.empty(0, dtype=np.intp), lambda _: 0.0, 16, 2)
 
 
 @pytest.mark.parametrize(("seconds", "least", "most"), [(0.2, 0.3, 1.0), (0.0, 0.0, 0.3)])
@@ -119,9 +117,9 @@ def test_a_slow_source_is_waited_for_and_the_record_says_so(screen, seconds, lea
             for pixels in places:
                 pixels[:] = 0
 
-    fed = replace(images, table=table, cache=SiteCache(Source(), table, (6, 16, 16), 0, threads=1, ahead=0))
+    fed = replace(images, table=table, loader=SiteLoader(Source(), table.sites, (6, 16, 16), 0, threads=1, ahead=0))
     wells = np.arange(table.wells)
-    training = SupervisedTraining(classifier(2), fed, wells, NOBODY, CONFIG, 1)
+    training = SupervisedTraining(classifier(2), data_of(fed, wells), CONFIG, 1, ComputeConfig())
     training.run()
     (record,) = training.history
     assert least <= record["data_wait"] <= most

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +21,8 @@ from components.core.config import (
     RunConfig,
     StandardiseConfig,
 )
-from components.core.learning.fold_data import FoldWells, open_images
-from components.core.learning.inference import Images
+from components.core.learning.fold_data import FoldData, FoldWells, Validation
+from components.core.learning.images import Images, open_images
 from components.core.learning.mean_teacher import Pair, PairEpoch
 from components.core.learning.network import Classifier
 from components.core.learning.schedules import CycleSchedule
@@ -63,6 +64,27 @@ def images_of(screen: tuple[ObjectReader, Manifest], augment: AugmentConfig = ST
     store, manifest = screen
     settings = RUN.model_copy(update={"standardise": StandardiseConfig(jitter=jitter), "augment": augment})
     return open_images(settings, manifest, store, CPU)
+
+
+EMPTY = np.empty(0, dtype=np.intp)
+
+
+def data_of(
+    images: Images,
+    training: NDArray[np.intp],
+    validation: NDArray[np.intp] = EMPTY,
+    score: Callable[[NDArray[np.float32]], float] = lambda _: 0.0,
+    classes: int = 2,
+    batch_size: int = 16,
+) -> FoldData:
+    """Any wells as a fold, without plate groups."""
+    wells = FoldWells(training, validation, EMPTY)
+    return FoldData(images, wells, None, Validation(validation, score, batch_size, classes))
+
+
+def pixels_of(images: Images, sites: NDArray[np.intp]) -> NDArray[np.uint8]:
+    """Decoded sites, (B, C, H, W)."""
+    return next(images.loader.batches([sites])).numpy()
 
 
 def with_classes(images: Images, class_W: NDArray[np.int32]) -> Images:

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from components.core.config import PriorConfig
-from components.core.learning.training_metrics import groups_of_fold
+from components.core.learning import pseudo_labeller as labelling
+from components.core.learning.fold_data import groups_of_fold
+from components.core.learning.pseudo_labeller import PseudoLabeller
 from components.core.prior.plate_groups import PlateGroups
-from components.pseudo_label import labeller as labelling
-from components.pseudo_label.labeller import PseudoLabeller
-from tests.components.pseudo_label.small_design import (
+from tests.components.core.learning.small_design import (
     CLASSES,
     HELD,
     IMAGES,

@@ -1,15 +1,36 @@
-"""Memory for batches on the host, and copies from the host to the training device that do not wait. NumPy and torch."""
+"""The training device: which one, its arithmetic, and copies to it that do not wait. torch only."""
 
 from __future__ import annotations
 
 import math
-import weakref
-from collections import deque
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+from components.core.config import ComputeConfig
+
+
+def pick_device() -> torch.device:
+    """The first GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def uses_bfloat16(compute: ComputeConfig, device: torch.device) -> bool:
+    """Whether backbones compute in bfloat16: as configured, or for `auto` on a GPU that supports it natively.
+
+    bfloat16 has float32's range, so gradients need no scaling (Kalamkar et al. 2019, arXiv 1905.12322).
+    """
+    if compute.precision != "auto":
+        return compute.precision == "bfloat16"
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def arithmetic(compute: ComputeConfig, device: torch.device, processes: int) -> str:
+    """What affects a result's digits besides settings, data and code, as text for a work key."""
+    precision = "bfloat16" if uses_bfloat16(compute, device) else "float32"
+    compiled = ", compiled" if compute.compile else ""
+    return f"{device.type} {precision}, {processes} processes of {compute.accumulate} parts{compiled}"
 
 
 def empty_tensor(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False) -> Tensor:
@@ -29,35 +50,6 @@ def empty_tensor(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool
     return flat.view(b, h, w, c).permute(0, 3, 1, 2)
 
 
-class BatchMemory:
-    """Memory of uint8 batches, reused as soon as nothing refers to the batch in it. Thread-safe.
-
-    Allocating a site's memory costs a quarter of reading and decoding the site. There is never more memory than the
-    largest number of batches alive at once.
-    """
-
-    def __init__(self) -> None:
-        self._free: deque[NDArray[np.uint8]] = deque()
-
-    def take(self, shape: tuple[int, ...]) -> Tensor:
-        """An uninitialised tensor."""
-        size = math.prod(shape)
-        try:
-            memory = self._free.pop()
-        except IndexError:
-            memory = np.empty(0, dtype=np.uint8)
-        if memory.nbytes < size:
-            memory = np.empty(size, dtype=np.uint8)
-        view = memory[:size].reshape(shape)
-        # The tensor and everything derived from it keep this view alive; when the last is gone, the memory is free again.
-        weakref.finalize(view, self._free.append, memory).atexit = False
-        return torch.from_numpy(view)
-
-    def clear(self) -> None:
-        """Releases memory that is not in use."""
-        self._free.clear()
-
-
 def to_device(host: Tensor, device: torch.device) -> Tensor:
     """A small tensor, copied from the host to the device without waiting; returned as it is if it is there already."""
     if device.type != "cuda" or host.device.type == "cuda":
@@ -70,9 +62,6 @@ class Upload:
 
     On a CUDA device, a copy from ordinary memory makes the host wait for all the work it has queued. A copy from pinned memory
     does not, and torch reuses a pinned block only after the copies from it have ended, so a buffer may be dropped at once.
-
-    Args:
-        device: the target.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -3,8 +3,7 @@ import pytest
 import torch
 
 from components.core.config import StandardiseConfig
-from components.core.learning.fold_data import open_images
-from components.core.learning.standardise import SMALLEST_STD, Standardiser
+from components.core.learning.images import SMALLEST_STD, Standardiser, open_images
 from tests.components.core.learning.tiny_networks import CPU, RUN
 from tests.tiny_screen import TinyScreen
 

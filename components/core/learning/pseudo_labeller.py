@@ -5,6 +5,7 @@ W wells, K treatment classes.
 
 from __future__ import annotations
 
+import csv
 import zlib
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components.core import progress
-from components.core.learning.inference import Images, adaptive_logits
+from components.core.learning.images import Images
+from components.core.learning.inference import adaptive_logits
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.step_settings import MeanTeacherSettings
 from components.core.prior.plate_groups import PlateGroups
@@ -123,6 +125,17 @@ class PseudoLabeller:
         pseudo_W = torch.full((self._images.table.wells,), -1, dtype=torch.long)
         pseudo_W[rows] = torch.from_numpy(self.last.class_W).long()
         return pseudo_W.to(self._images.device)
+
+    def write(self, path: Path) -> None:
+        """Writes the last pseudo-labels as CSV: id_code, sirna (empty without a label), confidence."""
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id_code", "sirna", "confidence"])
+            if self.last is None:
+                return
+            for well, label, confidence in zip(self.wells, self.last.class_W, self.last.confidence_W, strict=True):
+                sirna = self._screen.vocabulary.treatments[label] if label >= 0 else ""
+                writer.writerow([self._images.table.id_code_W[well], sirna, f"{confidence:.6f}"])
 
     def state(self) -> dict[str, Any]:
         """What the next refresh and the table of pseudo-labels need of the last one, as plain data."""

@@ -1,0 +1,210 @@
+"""The screen's images as network input: sites from the loader, standardised on the training device. NumPy and torch.
+
+The few random numbers are drawn on the CPU, so that a seed gives the same views on every device. P plates, W wells, B batch,
+C channel, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from components.core.config import AugmentConfig, BatchNormConfig, RunConfig
+from components.core.errors import InputError
+from components.core.learning.batch_norm import domain_of_wells
+from components.core.learning.device import Upload, empty_tensor, to_device
+from components.core.learning.loader import SiteLoader
+from components.core.learning.step_settings import LearningSettings
+from components.core.learning.team import ALONE, Team
+from components.core.screen.histograms import domain_statistics
+from components.core.screen.packed import CORES, SiteReader
+from components.core.screen.site_table import SiteTable
+from components.core.storage.interface import FileReader, ObjectReader
+from components.core.storage.manifest import Manifest
+from components.core.storage.node_cache import NodeCache
+
+# A channel that is black over a whole domain has no spread; dividing by less than a tenth of a grey level would only
+# amplify quantisation.
+SMALLEST_STD = 0.1
+
+
+class Standardiser:
+    """Standardises batches by plate index.
+
+    Args:
+        mean_PC: mean of each channel over the plate's domain, grey levels.
+        std_PC: population standard deviation, same shape and unit.
+        jitter: in training, mean and std are multiplied by 1 + U(-jitter, jitter), per image and channel.
+        device: the device of the batches.
+    """
+
+    def __init__(self, mean_PC: Tensor, std_PC: Tensor, jitter: float, device: torch.device) -> None:
+        self._mean_PC = mean_PC.to(device, torch.float32)
+        self._std_PC = std_PC.to(device, torch.float32).clamp_min(SMALLEST_STD)
+        self._jitter = jitter
+        self.device = device
+
+    def __call__(self, pixels_BCHW: Tensor, plate_B: Tensor, generator: Generator | None = None) -> Tensor:
+        """Standardised float32 batch, shape (B, C, H, W), channels last, of uint8 pixels.
+
+        Args:
+            pixels_BCHW: pixels, on the device or the host.
+            plate_B: plate index of each image, on the device or the host.
+            generator: draws the jitter, on the CPU; None for no jitter.
+        """
+        mean_BC, std_BC = self._statistics(plate_B)
+        if generator is not None and self._jitter > 0:
+            mean_factor_BC, std_factor_BC = self._factors(mean_BC, generator)
+            mean_BC, std_BC = mean_BC * mean_factor_BC, std_BC * std_factor_BC
+        scale_BC = 1.0 / std_BC
+        # One fused multiply-add over the pixels, in place: x * scale - mean * scale.
+        if self.device.type == "cpu":
+            x = empty_tensor(tuple(pixels_BCHW.shape), torch.float32, channels_last=True).copy_(pixels_BCHW)
+        else:
+            pixels_BCHW = pixels_BCHW.to(self.device, non_blocking=True)
+            x = pixels_BCHW.to(torch.float32, memory_format=torch.channels_last)
+        return torch.addcmul((-mean_BC * scale_BC)[:, :, None, None], x, scale_BC[:, :, None, None], out=x)
+
+    def jittered(self, x_BCHW: Tensor, plate_B: Tensor, generator: Generator) -> Tensor:
+        """A standardised batch as if mean and std had been jittered: an affine map of each image's channels.
+
+        (x std + mean - mean (1 + a)) / (std (1 + b)) = (x - a mean / std) / (1 + b).
+
+        Args:
+            x_BCHW: standardised images, on the device.
+            plate_B: plate index of each image, on the device or the host.
+            generator: draws the jitter, on the CPU.
+        """
+        if self._jitter == 0:
+            return x_BCHW
+        mean_BC, std_BC = self._statistics(plate_B)
+        mean_factor_BC, std_factor_BC = self._factors(mean_BC, generator)
+        shift_BC = (mean_factor_BC - 1.0) * mean_BC / std_BC
+        scale_BC = 1.0 / std_factor_BC
+        return torch.addcmul((-shift_BC * scale_BC)[:, :, None, None], x_BCHW, scale_BC[:, :, None, None])
+
+    def _statistics(self, plate_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each image's domain, on the device."""
+        plate_B = to_device(plate_B, self.device)
+        return self._mean_PC[plate_B], self._std_PC[plate_B]
+
+    def _factors(self, like_BC: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """1 + U(-jitter, jitter) for mean and standard deviation, in one copy to the device."""
+        uniform_2BC = torch.stack([torch.rand(like_BC.shape, generator=generator) for _ in ("mean", "std")])
+        mean_factor_BC, std_factor_BC = to_device(1.0 + self._jitter * (2.0 * uniform_2BC - 1.0), self.device)
+        return mean_factor_BC, std_factor_BC
+
+
+@dataclass(frozen=True)
+class Images:
+    """Turns rows of the site table into network input.
+
+    Attributes:
+        table: the screen's sites and wells.
+        loader: reads their pixels.
+        standardise: standardises pixels by plate.
+        augment: the training views.
+        batch_norm: domains of batches and BatchNorm statistics.
+        team: the processes that share inference.
+    """
+
+    table: SiteTable
+    loader: SiteLoader
+    standardise: Standardiser
+    augment: AugmentConfig
+    batch_norm: BatchNormConfig = field(default_factory=BatchNormConfig)
+    team: Team = ALONE
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the batches."""
+        return self.standardise.device
+
+    @property
+    def batch_domains(self) -> NDArray[np.intp] | None:
+        """Domain of every well of the table; None if a training batch may hold wells of any domain."""
+        domain = self.batch_norm.domain
+        return None if domain == "none" else domain_of_wells(self.table, domain)
+
+    def batches(
+        self, sites: list[NDArray[np.intp]], generators: Sequence[Generator] = ()
+    ) -> Iterator[tuple[NDArray[np.intp], Tensor]]:
+        """Site batches and their standardised images, shape (B, C, H, W), channels last.
+
+        Args:
+            sites: rows of the site table, one array per batch.
+            generators: draw the jitter, on the CPU, used in turn; none for no jitter.
+        """
+        upload = Upload(self.device)
+        for k, (chosen, pixels) in enumerate(zip(sites, self.loader.batches(sites), strict=True)):
+            generator = generators[k % len(generators)] if generators else None
+            plate_B = torch.from_numpy(self.table.plate_W[self.table.well_S[chosen]])
+            # Only what needs no random numbers is done ahead; jitter is drawn when a batch is taken.
+            yield chosen, self.standardise(upload(pixels), plate_B, generator)
+
+
+def open_images(
+    settings: LearningSettings | RunConfig,
+    manifest: Manifest,
+    store: ObjectReader,
+    device: torch.device,
+    team: Team = ALONE,
+    reference: Manifest | None = None,
+) -> Images:
+    """The images of a manifest, read and standardised as configured.
+
+    Args:
+        settings: the sections standardise, batch_norm, augment and loader.
+        manifest: the packed screen.
+        store: where its plates are.
+        device: where batches are computed.
+        team: the processes that share inference.
+        reference: the training screen, whose statistics are used for domains wider than an experiment; None for the
+            manifest's own.
+
+    Raises:
+        InputError: a cell type that the reference lacks.
+    """
+    standardise, loading = settings.standardise, settings.loader
+    table = SiteTable.of(manifest)
+    statistics = domain_statistics(manifest, standardise.domain)
+    if reference is not None and standardise.domain in ("global", "cell_type"):
+        known = {p.cell_type: (p.experiment, p.plate) for p in reference.plates}
+        of_reference = domain_statistics(reference, standardise.domain)
+        for plate in manifest.plates:
+            if plate.cell_type not in known:
+                raise InputError(
+                    f"experiment {plate.experiment}: the training screen has no plates of cell type {plate.cell_type}, "
+                    f"whose statistics standardise.domain {standardise.domain} needs; use plate or experiment"
+                )
+        statistics = {(p.experiment, p.plate): of_reference[known[p.cell_type]] for p in manifest.plates}
+    means, deviations = zip(*(statistics[p.experiment, p.plate] for p in manifest.plates), strict=True)
+    shape = (manifest.channels, manifest.image_size, manifest.image_size)
+    node_cache = None
+    if loading.node_cache is not None:
+        node_cache = NodeCache(Path(loading.node_cache), int(loading.node_cache_gib * 2**30))
+    return Images(
+        table=table,
+        loader=SiteLoader(
+            SiteReader(store, manifest, table, verify=True, node_cache=node_cache),
+            table.sites,
+            shape,
+            loading.cache_gib * 2**30,
+            # Files have no latency to hide, and more threads than cores only evict each other's pixels from the processor's caches.
+            threads=min(loading.requests, 2 * CORES) if isinstance(store, FileReader) else loading.requests,
+            ahead=loading.batches_ahead,
+            pinned=device.type == "cuda",
+        ),
+        standardise=Standardiser(
+            torch.from_numpy(np.stack(means)), torch.from_numpy(np.stack(deviations)), standardise.jitter, device
+        ),
+        augment=settings.augment,
+        batch_norm=settings.batch_norm,
+        team=team,
+    )
