@@ -95,5 +95,5 @@ def _mark_switch(ax: Any, records: pd.DataFrame, *, label: bool) -> None:
     if label:
         ax.annotate(
             "pseudo-labels →", (first - 0.5, 1), xycoords=("data", "axes fraction"), xytext=(3, -8),
-            textcoords="offset points", fontsize=7.5, color=MUTED,
+            textcoords="offset points", fontsize=7.5, color=MUTED, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
         )  # fmt: skip

@@ -32,16 +32,16 @@ def draw(predictions: pd.DataFrame) -> str | None:
                 ax.plot([0, 1], [0, 1], color="#9aa7b3", linewidth=0.8, linestyle=(0, (3, 2)))
                 after = known[CONFIDENCE[stage]]
                 ece = expected_calibration_error(after, hits[stage])
-                lines = [f"ECE {ece:.3f} calibrated"]
+                shown = f"ECE {ece:.3f}"
                 if stage == "raw":
                     before = known["raw_confidence_uncalibrated"]
                     _draw_uncalibrated(ax, before, hits["raw"])
-                    lines.append(f"ECE {expected_calibration_error(before, hits['raw']):.3f} before")
+                    shown = f"ECE {expected_calibration_error(before, hits['raw']):.3f} → {ece:.3f}"
                 _draw_calibrated(ax, after, hits[stage])
                 ticks = (0, 0.25, 0.5, 0.75, 1)
                 ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=ticks, yticks=ticks)
                 ax.set_title(f"{TITLES[score]}, {stage}")
-                ax.text(0.03, 0.97, "\n".join(lines), transform=ax.transAxes, va="top", fontsize=8, color=MUTED)
+                ax.set_title(shown, loc="right", fontsize=8, fontweight="normal", color=MUTED)
                 if c == 0:
                     ax.set_ylabel("fraction correct")
                 if r == 1:
