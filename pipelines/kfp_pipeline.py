@@ -14,7 +14,7 @@ from kfp.dsl.base_component import BaseComponent
 
 from components.assign.component import assign
 from components.core.config import RunConfig, result_config
-from components.core.storage.runs import predicting_name
+from components.core.storage.run_records import predicting_name
 from components.ensemble.component import ensemble
 from components.finetune.component import finetune
 from components.infer.component import infer

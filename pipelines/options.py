@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import wraps
 from inspect import Signature, signature
 from pathlib import Path
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from components.core.config import RunConfig
     from components.core.storage.folder_store import FolderStore
+    from components.core.storage.garbage import StoredGroup
+    from components.core.storage.interface import ObjectStorage
     from components.core.storage.object_store import ObjectStore
 
 CONFIG_VARIABLE = "CELLSIGNAL_CONFIG"
@@ -176,6 +178,33 @@ def with_store(config: RunConfig, option: str | None) -> RunConfig:
     from components.core.storage.opening import choose_store
 
     return config.model_copy(update={"store": choose_store(config.store, option)})
+
+
+def print_line(console: Console, text: str, style: str | None = None) -> None:
+    """Prints text on one line, as it is."""
+    console.print(text, style=style, highlight=False, soft_wrap=True, markup=False)
+
+
+def remove_shown(
+    console: Console,
+    store: ObjectStorage,
+    shown: Sequence[StoredGroup],
+    find: Callable[[], Sequence[StoredGroup]],
+    cutoff: datetime,
+    yes: bool,
+    dry_run: bool,
+) -> int:
+    """Asks for confirmation, then removes garbage that was shown, as core.storage.garbage.sweep; returns how many objects."""
+    from components.core.storage.garbage import sweep
+    from pipelines.store.tables import amount
+
+    if not agreed(console, f"Remove {amount(shown)}?", yes, dry_run):
+        return 0
+    removed, stay = sweep(store, shown, find, cutoff)
+    print_line(console, f"removed {removed:,} objects")
+    if stay:
+        print_line(console, f"{stay} stay: they came into use while this command ran")
+    return removed
 
 
 def agreed(console: Console, question: str, yes: bool, dry_run: bool) -> bool:

@@ -34,7 +34,7 @@ from components.core.prior.plate_groups import (
 from components.core.registry.reference import groups_of
 from components.core.storage.arrays import META_FILE, ROLES, WellLogits, read_logits
 from components.core.storage.manifest import Manifest, ReferenceModel
-from components.core.storage.run_outcome import report_failures
+from components.core.storage.runs import report_failures
 from components.core.tables import write_table
 
 TABLE = (

@@ -1,4 +1,4 @@
-"""JSON records in the object store: one check for damage and for records of a newer version. Pydantic; reads nothing."""
+"""JSON records that another version of cellsignal may have written: one check for damage and for newer versions. Pydantic."""
 
 from __future__ import annotations
 
@@ -9,20 +9,31 @@ from pydantic import Field, ValidationError
 
 from components.core.config.base import FrozenModel
 from components.core.errors import InputError
+from components.core.storage.interface import ObjectWriter
 
 
 class StoredRecord(FrozenModel):
-    """Base of records that another version of cellsignal may have written.
+    """Base of these records. A subclass raises the default of `schema_version` with each change that earlier versions cannot read.
 
-    A subclass raises the default of `schema_version` with each change that earlier versions cannot read.
+    Attributes:
+        KIND: name of the record in errors.
+        IF_DAMAGED: advice in errors.
     """
 
     KIND: ClassVar[str] = "record"
-    """What errors call it."""
     IF_DAMAGED: ClassVar[str] = "delete it and run the same command again"
-    """What errors advise."""
 
     schema_version: int = Field(1, ge=1, description="version of the record's format")
+
+    @classmethod
+    def load(cls, store: ObjectWriter, key: str) -> Self:
+        """Reads a record from a store.
+
+        Raises:
+            MissingObjectError: there is none.
+            InputError: it is damaged, or of a newer version.
+        """
+        return cls.parse(store.get(key), store.uri(key))
 
     @classmethod
     def parse(cls, content: bytes, address: str) -> Self:
@@ -35,21 +46,33 @@ class StoredRecord(FrozenModel):
         Raises:
             InputError: the record is damaged, or of a newer version.
         """
-        supported = cls.model_fields["schema_version"].default
         try:
-            values = json.loads(content)
-            version = int(values["schema_version"])
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{address}: damaged, not a {cls.KIND}; {cls.IF_DAMAGED}") from None
-        if version > supported:
-            raise InputError(
-                f"{address}: {cls.KIND} of schema {version}, newer than this version reads ({supported}); upgrade cellsignal"
-            )
-        try:
-            return cls.model_validate(values)
+            record = cls.model_validate_json(content)
         except ValidationError as error:
+            cls._refuse_newer(_version_of(content), address)  # a newer one may have fields that this one lacks
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"])) or "record"
             raise InputError(
                 f"{address}: damaged, not a {cls.KIND} ({field}: {first['msg']}); {cls.IF_DAMAGED}"
             ) from None
+        cls._refuse_newer(record.schema_version, address)
+        return record
+
+    def to_json(self) -> bytes:
+        """The record's content in the store."""
+        return self.model_dump_json(indent=1).encode()
+
+    @classmethod
+    def _refuse_newer(cls, version: int, address: str) -> None:
+        supported = cls.model_fields["schema_version"].default
+        if version > supported:
+            raise InputError(
+                f"{address}: {cls.KIND} of schema {version}, newer than this version reads ({supported}); upgrade cellsignal"
+            )
+
+
+def _version_of(content: bytes) -> int:
+    try:
+        return int(json.loads(content)["schema_version"])
+    except (ValueError, KeyError, TypeError):
+        return 0

@@ -34,7 +34,7 @@ from components.core.storage.finished import run_once, work_key
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import open_store
-from components.core.storage.run_outcome import report_failures
+from components.core.storage.runs import report_failures
 
 ERRORS_VARIABLE = "CELLSIGNAL_TEAM_ERRORS"
 """Folder in which a process of a team leaves the error that ended it."""

@@ -13,7 +13,7 @@ from components.core.errors import InputError
 from components.core.files import atomic_directory
 from components.core.storage.arrays import LogitsDirectory, WellLogits, read_logits, write_logits
 from components.core.storage.manifest import Manifest
-from components.core.storage.run_outcome import report_failures
+from components.core.storage.runs import report_failures
 
 
 def main(screen: str, logits: Sequence[str], averaged: str) -> None:

@@ -7,7 +7,7 @@ import json
 
 from components.core.config import RunConfig
 from components.core.errors import InputError
-from components.core.storage.runs import RECIPE, RunRecord, cluster_run_key, predicting_name
+from components.core.storage.run_records import RECIPE, RunRecord, cluster_run_key, predicting_name
 
 
 def record_of(

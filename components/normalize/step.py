@@ -34,8 +34,8 @@ from components.core.screen.wells import Screen
 from components.core.storage.exchange import source_store
 from components.core.storage.interface import ObjectStorage, ObjectWriter
 from components.core.storage.opening import join_address, open_screen, open_store
-from components.core.storage.run_outcome import report_failures
-from components.core.storage.runs import PredictionRecord, RunRecord, read_source, read_source_screen, write_run
+from components.core.storage.run_records import PredictionRecord, RunRecord
+from components.core.storage.runs import read_source, read_source_screen, report_failures, write_run
 from components.normalize.config import NormalizeConfig
 from components.normalize.record import is_waited_for, record_of
 

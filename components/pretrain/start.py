@@ -18,7 +18,8 @@ from components.core.storage.exchange import source_store
 from components.core.storage.finished import fetch_finished
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.manifest import Manifest
-from components.core.storage.runs import OPTION, Learned, read_source, read_source_screen
+from components.core.storage.run_records import OPTION, Learned
+from components.core.storage.runs import read_source, read_source_screen
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from components.core.storage.digests import code_digest, digest_file
 from components.core.storage.exchange import local_file
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
-from components.core.storage.runs import Learned, record_task
+from components.core.storage.run_records import Learned
+from components.core.storage.runs import record_task
 from components.core.training_step import start_processes, training_step
 from components.pretrain.start import Start, open_start
 

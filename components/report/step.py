@@ -33,8 +33,8 @@ from components.core.storage.exchange import local_copy
 from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import join_address, open_store
-from components.core.storage.run_outcome import record_results, report_failures
-from components.core.storage.runs import RECIPE, lineage_of
+from components.core.storage.run_records import RECIPE
+from components.core.storage.runs import lineage_of, record_results, report_failures
 from components.core.tables import write_table
 from components.report.inputs import (
     AssignOutput,

@@ -16,7 +16,7 @@ from components.core.config import RunConfig, result_config
 from components.core.errors import InputError
 from components.core.files import write_atomically
 from components.core.storage.digests import code_digest, digest_text
-from components.core.storage.runs import RECIPE
+from components.core.storage.run_records import RECIPE
 from components.image import VERSION
 from pipelines.cluster.checks import check_cluster, on_cluster, preemption_remarks
 from pipelines.dag import prediction_graph, training_graph

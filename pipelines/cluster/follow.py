@@ -20,7 +20,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponent
 
 from components.core.errors import ContactError, InputError, StepError
 from components.core.storage.interface import ObjectStorage
-from components.core.storage.run_outcome import FailureRecord, failure_keys, failures_at
+from components.core.storage.run_records import FailureRecord
+from components.core.storage.runs import read_failures
 from pipelines.cluster.endpoint import EndpointError, KfpEndpoint
 from pipelines.run.display import duration
 
@@ -167,15 +168,15 @@ class Follower:
         """Reads the failures recorded since the attempt started, and prints new ones; earlier ones are of an earlier attempt."""
         self._next_read = time.monotonic() + self.pace.failures
         try:
-            keys = [key for key in failure_keys(self.store, self.key) if key not in self._read]
-            found = [record for record in failures_at(self.store, keys) if record.at >= started]
+            new = read_failures(self.store, self.key, self._read)
         except (InputError, StepError) as error:
             if self._store_answers:
                 self._say(f"failures of tasks cannot be read ({error}); the run is still followed")
             self._store_answers = False
             return
         self._store_answers = True
-        self._read.update(keys)
+        self._read.update(new)
+        found = [record for record in new.values() if record.at >= started]
         known = {(record.task, record.message) for record in self.failures}
         for record in sorted(found, key=lambda record: record.at):
             if (record.task, record.message) not in known:

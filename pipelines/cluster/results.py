@@ -21,8 +21,8 @@ from components.core.storage.exchange import local_file
 from components.core.storage.finished import fetch_finished
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
-from components.core.storage.run_outcome import RESULTS, fetch_results
-from components.core.storage.runs import HOLDOUT, MANIFEST, RUNS, TaskRecord, finished_folds
+from components.core.storage.run_records import HOLDOUT, MANIFEST, RESULTS, RUNS, TaskRecord
+from components.core.storage.runs import fetch_results, finished_folds
 from pipelines.run.folder import EMBEDDINGS, join_embeddings
 
 MetricsTable = Callable[[Mapping[str, Any]], Table | None]
@@ -128,5 +128,5 @@ def recorded_folds(store: ObjectStorage, key: str) -> dict[str, list[TaskRecord]
         MissingObjectError: the run has no record.
         InputError: a fold's record is damaged.
     """
-    screen, holdout = (Manifest.model_validate_json(store.get(f"{RUNS}/{key}/{name}")) for name in (MANIFEST, HOLDOUT))
+    screen, holdout = (Manifest.load(store, f"{RUNS}/{key}/{name}") for name in (MANIFEST, HOLDOUT))
     return finished_folds(store, key, screen, holdout)

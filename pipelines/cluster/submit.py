@@ -26,8 +26,8 @@ from components.core.evaluation.table import accuracy_table
 from components.core.storage.digests import digest_text
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.opening import join_address
-from components.core.storage.run_outcome import forget_failures
-from components.core.storage.runs import RECIPE, cluster_run_key, lineage_of
+from components.core.storage.run_records import RECIPE, cluster_run_key
+from components.core.storage.runs import forget_failures, lineage_of
 from pipelines.cluster.checks import check_submission, on_cluster, preemption_remarks, steps_of
 from pipelines.cluster.compile import compiled, images_of, known_lineage
 from pipelines.cluster.endpoint import EndpointError, KfpEndpoint, Login, quiet

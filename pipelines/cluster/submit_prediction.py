@@ -18,7 +18,7 @@ from components.core.screen.wells import Screen
 from components.core.storage.exchange import local_file
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.opening import cluster_store, is_folder, open_screen, open_store
-from components.core.storage.runs import predicting_name
+from components.core.storage.run_records import predicting_name
 from pipelines.cluster.checks import (
     check_address,
     check_bucket,

@@ -14,10 +14,11 @@ from pipelines.options import (
     Json,
     StoreOptions,
     Yes,
-    agreed,
     console_of_terminal,
     duration,
     print_json,
+    print_line,
+    remove_shown,
     with_store_options,
 )
 
@@ -218,31 +219,27 @@ def gc(
     *,
     options: StoreOptions,
 ) -> None:
-    """Removes old models other than the champion and the last ones before it, and remains of killed publishers.
+    """Removes old models other than the champion and the last ones before it, and what killed publishers left.
 
     Shows them first. While no model has been promoted, complete models stay.
     """
     age = duration(older_than)
-    from components.core.registry.removal import removable, remove
+    from components.core.registry.removal import removable_models
+    from components.core.storage.garbage import cutoff_of
     from pipelines.models.tables import removable_table
-    from pipelines.store.tables import shown_size
 
     console = console_of_terminal()
-    opened = options.open()
-    found = removable(opened, keep, age)
+    opened, cutoff = options.open(), cutoff_of(age)
+    found = removable_models(opened, keep, cutoff)
     if not found:
-        console.print(f"{opened.uri('models')}: nothing to remove", highlight=False, soft_wrap=True)
+        print_line(console, f"{opened.uri('models')}: nothing to remove")
         return
-    what = f"{opened.uri('models')}: older than {older_than}, and neither the champion nor one of the {keep} before it"
-    console.print(what, highlight=False, soft_wrap=True)
+    print_line(
+        console,
+        f"{opened.uri('models')}: older than {older_than}, and neither the champion nor one of the {keep} before it",
+    )
     console.print(removable_table(found))
-    size = shown_size(sum(item.size for item in found))
-    if not agreed(console, f"Remove {sum(item.objects for item in found):,} objects, {size}?", yes, dry_run):
-        return
-    gone = remove(opened, found, keep, age)
-    console.print(f"removed {sum(item.objects for item in gone):,} objects", highlight=False)
-    if len(gone) < len(found):
-        console.print(f"{len(found) - len(gone)} stay: they came into use in between", highlight=False)
+    remove_shown(console, opened, found, lambda: removable_models(opened, keep, cutoff), cutoff, yes, dry_run)
 
 
 def _store_of_run(run: str, options: StoreOptions) -> tuple[str, FolderStore | ObjectStore]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 
 from rich.box import SIMPLE_HEAD
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
 from components.core.registry.champion import Champion
 from components.core.registry.model_manifest import SHORT, ModelManifest
 from components.core.registry.published_models import ListedModel
-from components.core.registry.removal import StoredModel
-from pipelines.store.tables import shown_age, shown_size
+from components.core.registry.removal import fingerprint_of
+from components.core.storage.garbage import StoredGroup
+from pipelines.store.tables import shown_age
 
 LEGEND = "well top-1, %: raw→assigned, that is without→with the prior; * champion"
 
@@ -73,7 +75,7 @@ def facts_table(model: ModelManifest, champion: Champion | None) -> Table:
         "images": f"{model.channels} channels, {model.image_size} x {model.image_size} pixels",
         "folds": "; ".join(f"{name} {' '.join(map(str, numbers))}" for name, numbers in model.folds.items())
         + (" (others are missing)" if model.partial else ""),
-        "networks": f"{len(model.networks)}, {shown_size(sum(file.size for file in model.networks))}: "
+        "networks": f"{len(model.networks)}, {decimal(sum(file.size for file in model.networks))}: "
         f"{', '.join(model.backbones)}, {model.predicted_by}",
         "classes": f"{len(vocabulary.treatments):,} treatments, {len(vocabulary.positives)} positive and "
         f"{len(vocabulary.negatives)} negative controls",
@@ -106,7 +108,7 @@ def history_table(champion: Champion) -> Table:
     return table
 
 
-def removable_table(items: Sequence[StoredModel]) -> Table:
+def removable_table(items: Sequence[StoredGroup]) -> Table:
     """What would be removed."""
     table = _table()
     table.add_column("what", no_wrap=True)
@@ -114,15 +116,14 @@ def removable_table(items: Sequence[StoredModel]) -> Table:
     table.add_column("run", overflow="fold")
     for name in ("objects", "size", "age"):
         table.add_column(name, justify="right", no_wrap=True)
-    now = datetime.now(UTC)
     for item in items:
         table.add_row(
             item.kind,
-            item.fingerprint[:SHORT],
-            item.run or "–",
+            fingerprint_of(item)[:SHORT],
+            item.belongs_to or "–",
             f"{item.objects:,}",
-            shown_size(item.size),
-            shown_age(now - item.newest),
+            decimal(item.size),
+            shown_age(item.newest),
         )
     return table
 

@@ -21,7 +21,8 @@ from components.core.screen.wells import natural_key
 from components.core.storage.digests import digest_file, digest_text
 from components.core.storage.exchange import source_store
 from components.core.storage.interface import MissingObjectError, ObjectStorage
-from components.core.storage.runs import OPTION, read_source
+from components.core.storage.run_records import OPTION
+from components.core.storage.runs import read_source
 from pipelines.checks import local_files, stored_files
 from pipelines.images.code_version import sources_digest
 

@@ -28,8 +28,8 @@ from components.core.registry.published_models import trained_plates
 from components.core.screen.wells import Plate
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
-from components.core.storage.run_outcome import RESULTS
-from components.core.storage.runs import HOLDOUT, HOLDOUT_LABELS, RUNS, fetch_run
+from components.core.storage.run_records import HOLDOUT, HOLDOUT_LABELS, RESULTS, RUNS
+from components.core.storage.runs import fetch_run
 from pipelines.retrain.runs import Runs
 
 PREDICTIONS = "predictions_holdout.csv"

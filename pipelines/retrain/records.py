@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from components.core.registry.champion import current_user
 from components.core.registry.model_manifest import ModelManifest
 from components.core.screen.folds import assign_folds
 from components.core.storage.interface import MissingObjectError, ObjectStorage
+from components.core.storage.runs import get_present
 from components.core.stored_record import StoredRecord
 from pipelines.checks import check_folds
 from pipelines.retrain.fingerprint import Fingerprint
@@ -69,9 +71,19 @@ def read_outcome(store: ObjectStorage, name: str, digest: str) -> RetrainingOutc
     return _read(store, f"{RETRAININGS}/{name}/{digest}/outcome.json", RetrainingOutcome)
 
 
+def retrained_runs(store: ObjectStorage) -> set[str]:
+    """Keys of the challengers' runs; records that cannot be read are left out."""
+    keys = [key for key in store.list(f"{RETRAININGS}/") if key.endswith("/outcome.json")]
+    found = set()
+    for key, content in get_present(store, keys).items():
+        with suppress(InputError):
+            found.add(RetrainingOutcome.parse(content, store.uri(key)).run)
+    return found
+
+
 def write_outcome(store: ObjectStorage, outcome: RetrainingOutcome) -> None:
     """Writes an outcome; latest.json stays if it is about a later state of the screen."""
-    content, latest = outcome.model_dump_json(indent=1).encode(), f"{RETRAININGS}/{outcome.name}/latest.json"
+    content, latest = outcome.to_json(), f"{RETRAININGS}/{outcome.name}/latest.json"
     store.put(f"{RETRAININGS}/{outcome.name}/{outcome.fingerprint.digest}/outcome.json", content)
     while not store.put_if_absent(latest, content):
         try:
@@ -109,7 +121,7 @@ def start(
         config=json.loads(own.model_dump_json()), fold_source=fold_source, at=datetime.now(UTC), by=current_user()
     )
     path = f"{RETRAININGS}/{config.name}/{digest}/start.json"
-    if not store.put_if_absent(path, record.model_dump_json(indent=1).encode()):
+    if not store.put_if_absent(path, record.to_json()):
         record = _read(store, path, RetrainingStart) or record
     fixed = parse(RunConfig, record.config, source="retraining: configuration")
     # Each caller decides where and with which resources it runs.
@@ -148,6 +160,6 @@ def with_champions_folds(
 
 def _read(store: ObjectStorage, path: str, kind: type[_Record]) -> _Record | None:
     try:
-        return kind.parse(store.get(path), store.uri(path))
+        return kind.load(store, path)
     except MissingObjectError:
         return None

@@ -27,16 +27,8 @@ from components.core.storage.finished import fetch_finished
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
 from components.core.storage.opening import choose_store, open_existing
-from components.core.storage.run_outcome import RESULTS, record_results
-from components.core.storage.runs import (
-    HOLDOUT,
-    HOLDOUT_LABELS,
-    MANIFEST,
-    RUNS,
-    TaskRecord,
-    fetch_run,
-    finished_folds,
-)
+from components.core.storage.run_records import HOLDOUT, HOLDOUT_LABELS, MANIFEST, RESULTS, RUNS, TaskRecord
+from components.core.storage.runs import fetch_run, finished_folds, record_results
 from components.ensemble.step import run as ensemble
 from components.report.step import run as report
 from pipelines.dag import OUTPUTS, DagTask, training_graph

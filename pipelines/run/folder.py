@@ -26,7 +26,7 @@ from components.core.files import atomic_directory, locked, write_atomically
 from components.core.progress import finished_tasks
 from components.core.storage.object_store import parse_uri
 from components.core.storage.opening import FOLDER, is_folder, join_address, whole_address
-from components.core.storage.runs import OPTION, RUNS
+from components.core.storage.run_records import OPTION, RUNS
 
 RESULTS = (
     "predictions.csv",

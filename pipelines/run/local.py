@@ -28,7 +28,7 @@ from components.core.progress import EVENTS_VARIABLE, finished_tasks
 from components.core.storage.digests import code_digest, digest_file, digest_text
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.opening import choose_store, open_existing, open_store, whole_address
-from components.core.storage.runs import RUNS
+from components.core.storage.run_records import RUNS
 from pipelines.checks import check_input, check_start, local_files, screen_source
 from pipelines.dag import OUTPUTS, TaskGraph, prediction_graph, training_graph
 from pipelines.images.code_version import code_version

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,8 +16,13 @@ from pipelines.options import (
     console_of_terminal,
     duration,
     print_json,
+    print_line,
+    remove_shown,
     with_store_options,
 )
+
+if TYPE_CHECKING:
+    from components.core.storage.garbage import StoredGroup
 
 store_app = typer.Typer(
     help="Shows what an object store (a bucket, or a folder) holds, and removes what no run needs.",
@@ -33,8 +37,8 @@ def gc(
     older_than: Annotated[
         str,
         typer.Option(
-            help="keep whatever is younger, for example 36h, 14d; give more than any packing takes, since a run that packs has no "
-            "record yet"
+            help="keep everything younger, for example 36h, 14d; give more than any packing takes, since a run that packs has "
+            "no record yet"
         ),
     ] = "2d",
     yes: Yes = False,
@@ -50,40 +54,34 @@ def gc(
     them a --store of their own if they are to resume after a long break.
     """
     age = duration(older_than)
-    from components.core.storage.garbage import cutoff_of, find_garbage, list_groups, sweep
-    from components.core.storage.recorded_runs import needed_by, read_runs
-    from pipelines.store.tables import amount, garbage_json, garbage_table, kept_line
+    from components.core.storage.garbage import cutoff_of, find_garbage, list_groups, needed_by
+    from components.core.storage.runs import read_runs
+    from pipelines.store.tables import amount, garbage_rows, garbage_table
 
     console = console_of_terminal(as_json)
     opened = options.open()
     cutoff, uri = cutoff_of(age), opened.uri("")
     groups, runs = list_groups(opened), read_runs(opened)
-    needed = needed_by(runs)
-    garbage = find_garbage(groups, needed, cutoff)
+    garbage = find_garbage(groups, needed_by(runs), cutoff)
     prefixes = {group.prefix for group in garbage}
     kept = [group for group in groups if group.prefix not in prefixes]
-    waiting = [group for group in find_garbage(groups, needed, datetime.now(UTC)) if group.prefix not in prefixes]
+    waiting = [group for group in find_garbage(groups, needed_by(runs)) if group.prefix not in prefixes]
     if garbage:
-        say = f"{uri}: what no run needs and is older than {older_than}"
-        console.print(say, highlight=False, soft_wrap=True)
+        print_line(console, f"{uri}: needed by no run and older than {older_than}")
         console.print(garbage_table(garbage))
     else:
-        console.print(f"{uri}: nothing to remove", highlight=False, soft_wrap=True)
-    console.print(kept_line(kept, len(runs)), highlight=False, soft_wrap=True)
+        print_line(console, f"{uri}: nothing to remove")
+    print_line(console, f"kept: {amount(kept)} ({len(runs) or 'no'} recorded run{'s' if len(runs) != 1 else ''})")
     if waiting:
-        console.print(
-            f"of that, no record names {amount(waiting)}, which may belong to runs in progress (younger than {older_than})",
-            highlight=False,
-            soft_wrap=True,
-        )
-    removed = stay = 0
-    if garbage and agreed(console, f"Remove {amount(garbage)}?", yes, dry_run):
-        removed, stay = sweep(opened, garbage, cutoff)
-        console.print(f"removed {removed:,} objects", highlight=False)
-        if stay:
-            console.print(f"{stay} stay: they came into use while this command ran", highlight=False)
+        line = f"of these, {amount(waiting)} are in no run's record, but younger than {older_than}: runs in progress may need them"
+        print_line(console, line)
+
+    def find() -> list[StoredGroup]:
+        return find_garbage(list_groups(opened), needed_by(read_runs(opened)), cutoff)
+
+    removed = remove_shown(console, opened, garbage, find, cutoff, yes, dry_run) if garbage else 0
     if as_json:
-        found = {"garbage": garbage_json(garbage), "waiting": garbage_json(waiting), "kept": garbage_json(kept)}
+        found = {"garbage": garbage_rows(garbage), "waiting": garbage_rows(waiting), "kept": garbage_rows(kept)}
         print_json(store=uri, older_than=older_than, **found, removed_objects=removed)
 
 
@@ -99,20 +97,22 @@ def runs(
 ) -> None:
     """Lists the recorded runs and their kind: training, retraining or prediction. The one that was active last is at the end."""
     from components.core.storage.garbage import list_groups
-    from components.core.storage.recorded_runs import read_runs
-    from pipelines.store.tables import runs_table, sizes_alone
+    from components.core.storage.runs import read_runs
+    from pipelines.retrain.records import retrained_runs
+    from pipelines.store.tables import run_row, runs_table, sizes_alone
 
     console = console_of_terminal(as_json)
     opened = options.open()
-    found = read_runs(opened)
+    found, retrained = read_runs(opened), retrained_runs(opened)
+    rows = [run_row(run, retrained) for run in found]
     alone = sizes_alone(found, list_groups(opened)) if sizes and found else {}
     if as_json:
-        rows = [{**run.summary(), **({"bytes_alone": alone[run.key]} if sizes else {})} for run in found]
-        print_json(store=opened.uri(""), runs=rows)
-    elif found:
-        console.print(runs_table(found, alone))
+        sized = [{**row, **({"bytes_alone": alone[row["key"]]} if sizes else {})} for row in rows]
+        print_json(store=opened.uri(""), runs=sized)
+    elif rows:
+        console.print(runs_table(rows, alone))
     else:
-        console.print(f"{opened.uri('')}: no runs", highlight=False, soft_wrap=True)
+        print_line(console, f"{opened.uri('')}: no runs")
 
 
 @store_app.command()
@@ -130,30 +130,27 @@ def forget(
     Results in a run's folder stay. A forgotten run can neither be finished without its missing folds nor start another one.
     """
     from components.core.storage.garbage import list_groups
-    from components.core.storage.recorded_runs import read_runs
-    from components.core.storage.runs import RUNS, runs_there
-    from pipelines.store.tables import caution_lines, runs_table, sizes_alone
+    from components.core.storage.run_records import RUN, run_file
+    from components.core.storage.runs import known_runs, read_runs
+    from pipelines.store.tables import caution_lines, run_row, runs_table, sizes_alone
 
     console = console_of_terminal(as_json)
     opened = options.open()
     found = {run.key: run for run in read_runs(opened)}
     for key in keys:
         if key not in found:
-            raise InputError(f"{key}: no such run below {opened.uri('')} ({runs_there(found)})")
+            raise InputError(f"{key}: no such run below {opened.uri('')} ({known_runs(found)})")
     chosen = [run for run in found.values() if run.key in keys]
-    console.print(runs_table(chosen, sizes_alone(list(found.values()), list_groups(opened))))
+    alone = sizes_alone(list(found.values()), list_groups(opened))
+    console.print(runs_table([run_row(run) for run in chosen], alone))
     for line in caution_lines(chosen, found.values()):
-        console.print(line, style="yellow", highlight=False, soft_wrap=True)
+        print_line(console, line, style="yellow")
     agree = agreed(console, f"Forget {len(chosen)} run{'s' if len(chosen) > 1 else ''}?", yes, dry_run)
-    for run in chosen if agree else ():
-        opened.delete_prefix(f"{RUNS}/{run.key}/run.json")  # which makes it a run
-        opened.delete_prefix(f"{RUNS}/{run.key}/")
     names = [run.key for run in chosen] if agree else []
+    for name in names:
+        opened.delete(run_file(name, RUN))  # first, since gc would trust a record without its tasks
+        opened.delete_prefix(run_file(name, ""))
     if as_json:
         print_json(store=opened.uri(""), forgotten=names)
     elif agree:
-        console.print(
-            f"forgotten: {', '.join(names)}; `cellsignal store gc` removes what only they needed",
-            highlight=False,
-            soft_wrap=True,
-        )
+        print_line(console, f"forgotten: {', '.join(names)}; `cellsignal store gc` removes what only they needed")

@@ -1,59 +1,55 @@
-"""The tables of `cellsignal store`. Rich; their content comes from components.core.storage."""
+"""The tables and JSON of `cellsignal store`. Rich; their content comes from components.core.storage."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.filesize import decimal
 from rich.table import Table
 
 from components.core.storage.garbage import StoredGroup
-from components.core.storage.recorded_runs import RecordedRun
+from components.core.storage.run_records import PREDICTING_STEPS, RunRecord
+from components.core.storage.runs import RecordedRun
 
 LONGEST_PATH = 26
 RECENT = timedelta(hours=1)
 """A run that was active within this time may still be running."""
 
 
-def garbage_table(garbage: Sequence[StoredGroup]) -> Table:
+def garbage_rows(groups: Sequence[StoredGroup]) -> list[dict[str, Any]]:
+    """Numbers of groups, objects and bytes by kind."""
+    counts = Counter(group.kind for group in groups)
+    rows = []
+    for kind, count in counts.items():
+        own = [group for group in groups if group.kind == kind]
+        sums = {"objects": sum(group.objects for group in own), "bytes": sum(group.size for group in own)}
+        rows.append({"kind": kind, "count": count, **sums})
+    return rows
+
+
+def garbage_table(groups: Sequence[StoredGroup]) -> Table:
     """The garbage by kind."""
     table = Table(box=SIMPLE_HEAD)
     table.add_column("kind", no_wrap=True)
-    for name in ("count", "objects", "size", "age"):
+    for name in ("count", "objects", "size"):
         table.add_column(name, justify="right", no_wrap=True)
-    now = datetime.now(UTC)
-    for kind in dict.fromkeys(group.kind for group in garbage):
-        groups = [group for group in garbage if group.kind == kind]
-        ages = sorted(now - group.newest for group in groups)
-        table.add_row(f"{kind}s", *_sums(groups), _ages(ages[0], ages[-1]))
+    rows = garbage_rows(groups)
+    for row in rows:
+        table.add_row(f"{row['kind']}s", f"{row['count']:,}", f"{row['objects']:,}", decimal(row["bytes"]))
     table.add_section()
-    table.add_row("total", *_sums(garbage), "", style="bold")
+    count, objects, size = (sum(row[name] for row in rows) for name in ("count", "objects", "bytes"))
+    table.add_row("total", f"{count:,}", f"{objects:,}", decimal(size), style="bold")
     return table
-
-
-def garbage_json(groups: Sequence[StoredGroup]) -> list[dict[str, Any]]:
-    """The groups by kind, in plain values."""
-    found = []
-    for kind in dict.fromkeys(group.kind for group in groups):
-        own = [group for group in groups if group.kind == kind]
-        sums = {"objects": sum(group.objects for group in own), "bytes": sum(group.size for group in own)}
-        found.append({"kind": kind, "count": len(own), **sums})
-    return found
 
 
 def amount(groups: Sequence[StoredGroup]) -> str:
     """Number of objects and their size."""
     objects = sum(group.objects for group in groups)
-    return f"{objects:,} object{'s' if objects != 1 else ''}, {shown_size(sum(group.size for group in groups))}"
-
-
-def kept_line(kept: Sequence[StoredGroup], runs: int) -> str:
-    """What stays."""
-    owners = f"{runs} recorded run{'s' if runs != 1 else ''}" if runs else "no run is recorded here"
-    return f"kept: {shown_size(sum(group.size for group in kept))} ({owners})"
+    return f"{objects:,} object{'s' if objects != 1 else ''}, {decimal(sum(group.size for group in groups))}"
 
 
 def sizes_alone(runs: Sequence[RecordedRun], groups: Sequence[StoredGroup]) -> dict[str, int]:
@@ -63,87 +59,88 @@ def sizes_alone(runs: Sequence[RecordedRun], groups: Sequence[StoredGroup]) -> d
     return {run.key: sum(sizes.get(prefix, 0) for prefix in run.needs if users[prefix] == 1) for run in runs}
 
 
-def runs_table(runs: Sequence[RecordedRun], alone: Mapping[str, int]) -> Table:
-    """Runs, one a line.
+def run_row(run: RecordedRun, retrained: Collection[str] = ()) -> dict[str, Any]:
+    """A run in plain values, for the table and for JSON; `retrained` are the keys of runs that retrainings started."""
+    record = run.record or RunRecord(key=run.key, config={}, lineage={})
+    kind = "prediction" if record.prediction else "retraining" if run.key in retrained else "training"
+    return {
+        "key": run.key,
+        "kind": kind if run.record else "unknown",
+        "name": str(record.config.get("name") or ""),
+        "started": str(record.lineage.get("started") or ""),
+        "screen": str(record.lineage.get("screen") or ""),
+        "init_from": record.config.get("init_from") or None,
+        "model": record.prediction.model if record.prediction else None,
+        "finished_folds": sum(task.step in PREDICTING_STEPS for task in run.tasks),
+        "folds": _folds(run.record),
+        "last_active": run.active.isoformat(timespec="seconds"),
+        "plates": len(record.plates),
+        "outputs": len({task.prefix for task in run.tasks}),
+        "problem": run.problem or None,
+    }
+
+
+def _folds(record: RunRecord | None) -> int | None:
+    """Folds of all cell types that a run trains or predicts with; None without a record."""
+    if record is None:
+        return None
+    if record.prediction is not None:
+        return sum(len(numbers) for numbers in record.prediction.folds.values())
+    folds, screen = record.config.get("folds") or {}, record.config.get("screen") or {}
+    return len(folds.get("train") or range(folds.get("count") or 0)) * len(screen.get("cell_types") or ())
+
+
+def runs_table(rows: Sequence[Mapping[str, Any]], alone: Mapping[str, int]) -> Table:
+    """Runs, one per line.
 
     Args:
-        runs: in their order.
+        rows: from run_row, in their order.
         alone: from sizes_alone; empty to leave the sizes out.
     """
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    rows = [run.summary() for run in runs]
-    # A key usually begins with the name; a terminal has room for little more.
+    # A key usually begins with the name, and a terminal has room for little more.
     with_names = any(not row["key"].startswith(row["name"]) for row in rows)
-    table.add_column("run", no_wrap=True)
-    table.add_column("kind", no_wrap=True)
-    if with_names:
-        table.add_column("name", no_wrap=True)
-    table.add_column("started (UTC)", no_wrap=True)
+    for column in ("run", "kind", *(["name"] if with_names else []), "started (UTC)"):
+        table.add_column(column, no_wrap=True)
     table.add_column("screen", overflow="fold", min_width=8)
-    table.add_column("folds", justify="right", no_wrap=True)
-    table.add_column("idle for", justify="right", no_wrap=True)
-    if alone:
-        table.add_column("alone", justify="right", no_wrap=True)
-    now = datetime.now(UTC)
-    for run, row in zip(runs, rows, strict=True):
-        kind = f"{row['kind']} by {row['model'][:12]}" if row["model"] else row["kind"]
-        name = [row["name"]] if with_names else []
-        screen = _end_of(row["screen"]) if run.record else "(damaged record)" if run.problem else "(incomplete record)"
-        folds = f"{row['finished_folds']}/{row['folds']}" if row["folds"] else str(row["finished_folds"])
-        sizes = [shown_size(alone[run.key])] if alone else []
-        started = row["started"][:16].replace("T", " ")
-        table.add_row(run.key, kind, *name, started, screen, folds, shown_age(now - run.active), *sizes)
+    for column in ("folds", "idle for", *(["alone"] if alone else [])):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        screen = row["screen"] if len(row["screen"]) <= LONGEST_PATH else f"…{row['screen'][1 - LONGEST_PATH :]}"
+        if row["kind"] == "unknown":
+            screen = "(damaged record)" if row["problem"] else "(incomplete record)"
+        table.add_row(
+            row["key"],
+            f"prediction by {row['model'][:12]}" if row["model"] else row["kind"],
+            *([row["name"]] if with_names else []),
+            row["started"][:16].replace("T", " "),
+            screen,
+            f"{row['finished_folds']}/{row['folds']}" if row["folds"] else str(row["finished_folds"]),
+            shown_age(datetime.fromisoformat(row["last_active"])),
+            *([decimal(alone[row["key"]])] if alone else []),
+        )
     return table
 
 
 def caution_lines(chosen: Sequence[RecordedRun], runs: Iterable[RecordedRun]) -> list[str]:
     """What to consider before runs are forgotten: some may still be running, others start from them."""
     lines = []
-    now = datetime.now(UTC)
     keys = {run.key for run in chosen}
-    others = [run.summary() for run in runs if run.key not in keys]
     for run in chosen:
-        if now - run.active < RECENT:
-            lines.append(
-                f"{run.key} was active {shown_age(now - run.active)} ago; if it is still running, leave it alone"
-            )
-        for other in others:
-            if str(other["init_from"] or "").rsplit("/", 1)[-1] == run.key:
-                lines.append(f"{other['key']} starts from its weights (init_from), and could not be run again")
+        if datetime.now(UTC) - run.active < RECENT:
+            lines.append(f"{run.key} was active {shown_age(run.active)} ago; if it is still running, leave it alone")
+    for other in runs:
+        source = str((other.record.config.get("init_from") if other.record else "") or "").rsplit("/", 1)[-1]
+        if source in keys and other.key not in keys:
+            lines.append(f"{other.key} starts from the weights of {source} (init_from), and could not be run again")
     return lines
 
 
-def shown_size(size: int) -> str:
-    """Bytes with a decimal unit."""
-    value = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 999.5:
-            return f"{value:.0f} {unit}" if unit == "B" or value >= 99.5 else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
-
-
-def shown_age(age: timedelta) -> str:
-    """An age in its largest unit: 41 days."""
-    seconds = max(0.0, age.total_seconds())
+def shown_age(since: datetime) -> str:
+    """The time since then, in its largest unit: 41 days."""
+    seconds = max(0.0, (datetime.now(UTC) - since).total_seconds())
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= 2 * length or (unit == "minute" and seconds >= length):
             count = int(seconds // length)
             return f"{count} {unit}{'s' if count != 1 else ''}"
     return "a moment"
-
-
-def _ages(youngest: timedelta, oldest: timedelta) -> str:
-    low, high = shown_age(youngest), shown_age(oldest)
-    if low == high:
-        return low
-    return f"{low.removesuffix(' days') if high.endswith(' days') else low} to {high}"
-
-
-def _end_of(path: str) -> str:
-    """The end of a long path, which is more telling than its beginning."""
-    return path if len(path) <= LONGEST_PATH else f"…{path[1 - LONGEST_PATH :]}"
-
-
-def _sums(groups: Sequence[StoredGroup]) -> tuple[str, str, str]:
-    return f"{len(groups):,}", f"{sum(g.objects for g in groups):,}", shown_size(sum(g.size for g in groups))

@@ -1,4 +1,4 @@
-"""`cellsignal store`: what it shows, what it asks, what it removes, and what it refuses."""
+"""`cellsignal store`: what it shows, asks, removes, and rejects."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import pty
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,161 +16,118 @@ from typer.testing import CliRunner, Result
 
 from components.core.config import PackConfig
 from components.core.errors import InputError
-from components.core.storage.folder_store import FolderStore
+from components.core.storage.interface import ObjectStorage
 from components.core.storage.manifest import Manifest, Vocabulary
-from components.core.storage.object_store import ObjectStore
-from components.core.storage.runs import record_task
+from components.core.storage.opening import open_store
+from components.core.storage.run_records import RunRecord
+from components.core.storage.runs import record_task, write_run
 from pipelines.cli import app
 from pipelines.options import duration
-from pipelines.store.tables import shown_age, shown_size
+from pipelines.store.tables import shown_age
 from tests.pipelines.tiny_run import ROOT, Cellsignal
 from tests.seaweedfs import S3Server
 
 PLATE, OTHER_PLATE, OLD_PLATE = (f"plates/HUVEC-0{n}_Plate1-{n:032x}" for n in (1, 2, 3))
-PLACE, OTHER_PLACE, LOST = (f"finished/pretrain/{n:064x}" for n in (1, 2, 3))
-VOCABULARY = Vocabulary(treatments=("a",), positives=(), negatives=())
+OUTPUT, OTHER_OUTPUT, OLD_OUTPUT = (f"finished/pretrain/{n:064x}" for n in (1, 2, 3))
+EVERYTHING = {PLATE, OTHER_PLATE, OLD_PLATE, OUTPUT, OTHER_OUTPUT, OLD_OUTPUT, "runs/mine-1", "runs/next-2"}
+SCREEN = Manifest(
+    store="s3://x", channels=6, image_size=8, codec=PackConfig(), folds={}, plates=(),
+    vocabulary=Vocabulary(treatments=("a",), positives=(), negatives=()),
+)  # fmt: skip
 
 
-def options_of(store: ObjectStore | FolderStore) -> list[str]:
-    return ["--store", store.uri("")]
-
-
-def invoke(store: ObjectStore | FolderStore, *arguments: str) -> Result:
-    done = CliRunner().invoke(app, ["store", *arguments, *options_of(store)], env={"COLUMNS": "200"})
+def invoke(store: ObjectStorage, *arguments: str) -> Result:
+    done = CliRunner().invoke(app, ["store", *arguments, "--store", store.uri("")], env={"COLUMNS": "200"})
     if isinstance(done.exception, InputError):
         raise done.exception
     assert done.exit_code == 0, done.output
     return done
 
 
-def write_record(store: ObjectStore | FolderStore, key: str, plate: str, place: str, **config: object) -> None:
-    content = {
-        "schema_version": 1,
-        "key": key,
-        "plates": [plate],
-        "config": {
-            "name": key[:-2],
-            "folds": {"count": 5, "train": [0, 1]},
-            "screen": {"cell_types": ["HUVEC"]},
-            **config,
-        },
-        "lineage": {"run": key, "started": "2026-11-20T08:30:00+00:00", "screen": "/data/screen"},
-    }
-    screen = Manifest(
-        store="s3://x",
-        channels=6,
-        image_size=8,
-        codec=PackConfig(),
-        vocabulary=VOCABULARY,
-        folds={},
-        plates=(),
-        run=key,
-    )
-    record_task(store, screen, place, "pretrain", 0, backbone="a")
-    record_task(store, screen, place, "infer", 0, "HUVEC", holdout=screen)
-    store.put(f"runs/{key}/run.json", json.dumps(content).encode())
+def rows_of(result: Result) -> list[str]:
+    return [" ".join(line.split()) for line in result.output.splitlines()]
+
+
+def write_records(store: ObjectStorage, key: str, plate: str, output: str, **config: object) -> None:
+    folds = {"folds": {"count": 5, "train": [0, 1]}, "screen": {"cell_types": ["HUVEC"]}}
+    lineage = {"run": key, "started": "2026-11-20T08:30:00+00:00", "screen": "/data/screen"}
+    record = RunRecord(key=key, config={"name": key[:-2], **folds, **config}, lineage=lineage)
+    screen = SCREEN.model_copy(update={"run": key})
+    record_task(store, screen, output, "pretrain", 0, backbone="a")
+    record_task(store, screen, output, "infer", 0, "HUVEC", holdout=screen)
+    write_run(store, record, b"{}", b"{}", None, [plate])
 
 
 @pytest.fixture
-def filled(either_store: ObjectStore | FolderStore) -> ObjectStore | FolderStore:
-    """Two runs that share nothing, and a plate and an output of none."""
-    store = either_store
+def filled(tmp_path: Path) -> ObjectStorage:
+    """Two runs that share nothing, and a plate and an output that neither needs."""
+    store = open_store((tmp_path / "store").as_uri())
+    (tmp_path / "store").mkdir()
     for plate in (PLATE, OTHER_PLATE, OLD_PLATE):
         store.put_many((f"{plate}/{name}", b"x" * 500) for name in ("plate.json", "B/03/0/c"))
-    for place in (PLACE, OTHER_PLACE, LOST):
-        store.put(f"{place}/{1:032x}/weights", b"w" * 1000)
-        store.put(f"{place}/done.json", json.dumps({"attempt": f"{1:032x}"}).encode())
-    write_record(store, "mine-1", PLATE, PLACE)
-    write_record(store, "next-2", OTHER_PLATE, OTHER_PLACE, init_from="s3://x/runs/mine-1")
+    for output in (OUTPUT, OTHER_OUTPUT, OLD_OUTPUT):
+        store.put(f"{output}/{1:032x}/weights", b"w" * 1000)
+        store.put(f"{output}/done.json", b"d" * 50)
+    write_records(store, "mine-1", PLATE, OUTPUT)
+    write_records(store, "next-2", OTHER_PLATE, OTHER_OUTPUT, init_from="s3://x/runs/mine-1")
     return store
 
 
-def groups(store: ObjectStore | FolderStore) -> set[str]:
-    return {"/".join(key.split("/")[: 2 if key.startswith(("plates", "runs")) else 3]) for key in store.list()}
+def groups(store: ObjectStorage) -> set[str]:
+    return {"/".join(key.split("/")[: 2 if key.startswith(("plates", "runs")) else 3]) for key in store.list("")}
 
 
-EVERYTHING = {PLATE, OTHER_PLATE, OLD_PLATE, PLACE, OTHER_PLACE, LOST, "runs/mine-1", "runs/next-2"}
-
-
-def test_gc_shows_what_it_would_remove_and_without_a_terminal_removes_nothing(
-    filled: ObjectStore | FolderStore,
-) -> None:
-    shown = invoke(filled, "gc", "--older-than", "0m").output
-    assert f"{filled.uri('')}: what no run needs and is older than 0m\n" in shown
-    rows = [" ".join(line.split()) for line in shown.splitlines()]
-    assert "plates 1 2 1.0 kB a moment" in rows
-    assert "finished outputs 1 2 1.0 kB a moment" in rows
-    assert "total 2 4 2.0 kB" in rows
-    assert "kept: 4.1 kB (2 recorded runs)" in shown
-    assert "nothing was removed: there is no terminal to confirm on; give --yes to remove" in shown
+def test_gc_shows_what_it_would_remove_and_removes_nothing_without_a_terminal(filled: ObjectStorage) -> None:
+    shown = invoke(filled, "gc", "--older-than", "0m")
+    assert {"plates 1 2 1.0 kB", "finished outputs 1 2 1.1 kB", "total 2 4 2.0 kB"} <= {*rows_of(shown)}
+    assert "kept: 8 objects, 4.1 kB (2 recorded runs)" in shown.output
+    assert "nothing was removed: there is no terminal to confirm on; give --yes to remove" in shown.output
     assert groups(filled) == EVERYTHING
 
 
-def test_gc_with_yes_removes_what_no_run_needs(filled: ObjectStore | FolderStore) -> None:
+def test_gc_with_yes_removes_what_no_run_needs(filled: ObjectStorage) -> None:
     assert "nothing was removed (--dry-run)" in invoke(filled, "gc", "--older-than", "0m", "--yes", "--dry-run").output
     assert groups(filled) == EVERYTHING
     assert "removed 4 objects" in invoke(filled, "gc", "--older-than", "0m", "--yes").output
-    assert groups(filled) == EVERYTHING - {OLD_PLATE, LOST}
+    assert groups(filled) == EVERYTHING - {OLD_PLATE, OLD_OUTPUT}
     assert "nothing to remove" in invoke(filled, "gc", "--older-than", "0m", "--yes").output
 
 
-def test_gc_keeps_young_things_and_says_so(filled: ObjectStore | FolderStore) -> None:
+def test_gc_keeps_young_objects_and_reports_them(filled: ObjectStorage) -> None:
     shown = invoke(filled, "gc", "--yes").output
     assert "nothing to remove" in shown
-    assert "no record names 4 objects, 2.0 kB, which may belong to runs in progress (younger than 2d)" in shown
+    assert "of these, 4 objects, 2.0 kB are in no run's record, but younger than 2d" in shown
     assert groups(filled) == EVERYTHING
 
 
-def test_an_empty_store_is_reported(either_store: ObjectStore | FolderStore) -> None:
-    store = either_store
+def test_an_empty_bucket(store: ObjectStorage) -> None:
     assert f"{store.uri('')}: nothing to remove" in invoke(store, "gc", "--yes").output
-    assert "no run is recorded here" in invoke(store, "gc").output
     assert f"{store.uri('')}: no runs" in invoke(store, "runs").output
 
 
-def rows_of(shown: Result) -> list[str]:
-    return [" ".join(line.split()) for line in shown.output.splitlines()]
-
-
-def test_runs_are_listed_with_their_kind(filled: ObjectStore | FolderStore) -> None:
-    write_record(filled, "else-9", PLATE, PLACE, name="elsewhere")
+def test_runs_are_listed_with_their_kind_and_what_each_alone_keeps(filled: ObjectStorage) -> None:
+    write_records(filled, "else-9", PLATE, OUTPUT, name="elsewhere")
     key = "runs/next-2/run.json"
     predicted = {
         "model": "ab" * 32, "address": "s3://x", "experiments": [], "any_cell_type": False,
         "folds": {"HUVEC": [0, 1, 2], "RPE": [1]},
     }  # fmt: skip
     filled.put(key, json.dumps({**json.loads(filled.get(key)), "prediction": predicted}).encode())
-    filled.put("retrainings/demo/0a/outcome.json", b'{"run": "else-9"}')
-    rows = rows_of(invoke(filled, "runs"))
-    assert "mine-1 training mine 2026-11-20 08:30 /data/screen 1/2 a moment" in rows
-    assert "next-2 prediction by abababababab next 2026-11-20 08:30 /data/screen 1/4 a moment" in rows
-    assert "else-9 retraining elsewhere 2026-11-20 08:30 /data/screen 1/2 a moment" in rows
-
-
-def test_sizes_are_what_a_run_alone_keeps(filled: ObjectStore | FolderStore) -> None:
-    write_record(filled, "same-3", OTHER_PLATE, OTHER_PLACE)
     rows = rows_of(invoke(filled, "runs", "--sizes"))
-    sizes = {row[:6]: row.rsplit("moment ")[-1] for row in rows}
-    assert {key: sizes[key] for key in ("mine-1", "next-2", "same-3")} == {
-        "mine-1": "2.0 kB", "next-2": "0 B", "same-3": "0 B",
-    }  # fmt: skip
+    assert "mine-1 training mine 2026-11-20 08:30 /data/screen 1/2 a moment 0 bytes" in rows
+    assert "next-2 prediction by abababababab next 2026-11-20 08:30 /data/screen 1/4 a moment 2.0 kB" in rows
+    assert "else-9 training elsewhere 2026-11-20 08:30 /data/screen 1/2 a moment 0 bytes" in rows
 
 
-def test_json_is_one_document_on_stdout(filled: ObjectStore | FolderStore) -> None:
+def test_json_is_one_document_on_stdout(filled: ObjectStorage) -> None:
     def document(*arguments: str) -> dict[str, Any]:
         return dict(json.loads(invoke(filled, *arguments, "--json").stdout))
 
     shown = document("runs", "--sizes")
     assert shown["store"] == filled.uri("")
-    first = next(run for run in shown["runs"] if run["key"] == "next-2")
-    known = {
-        "kind": "training",
-        "init_from": "s3://x/runs/mine-1",
-        "finished_folds": 1,
-        "folds": 2,
-        "bytes_alone": 2047,
-    }
-    assert first.items() >= known.items()
+    run = next(run for run in shown["runs"] if run["key"] == "next-2")
+    known = {"kind": "training", "init_from": "s3://x/runs/mine-1", "finished_folds": 1, "folds": 2}
+    assert run.items() >= {**known, "bytes_alone": 2050}.items()
     garbage = document("gc", "--older-than", "0m", "--yes")
     assert [(each["kind"], each["objects"]) for each in garbage["garbage"]] == [("plate", 2), ("finished output", 2)]
     assert garbage["removed_objects"] == 4
@@ -179,50 +136,42 @@ def test_json_is_one_document_on_stdout(filled: ObjectStore | FolderStore) -> No
     assert document("forget", "mine-1", "--yes")["forgotten"] == ["mine-1"]
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "missing"), (b"{", "damaged, not a run's record")])
-def test_a_bad_record_stops_gc_until_its_run_is_forgotten(
-    filled: ObjectStore | FolderStore, content: bytes | None, message: str
-) -> None:
-    if content is None:
-        filled.delete("runs/next-2/run.json")
-    else:
-        filled.put("runs/next-2/run.json", content)
+def test_a_damaged_record_stops_gc_until_its_run_is_forgotten(filled: ObjectStorage) -> None:
+    filled.put("runs/next-2/run.json", b"{")
     assert "next-2 unknown (damaged record)" in " ".join(invoke(filled, "runs").output.split())
     with pytest.raises(
-        InputError, match=rf"runs/next-2/run.json: {message}.*`cellsignal store forget`.*what run next-2 needs"
+        InputError, match=r"runs/next-2/run.json: damaged.*`cellsignal store forget`.*what run next-2 needs"
     ):
         invoke(filled, "gc", "--older-than", "0m", "--yes")
     invoke(filled, "forget", "next-2", "--yes")
     invoke(filled, "gc", "--older-than", "0m", "--yes")
-    assert groups(filled) == {PLATE, PLACE, "runs/mine-1"}
+    assert groups(filled) == {PLATE, OUTPUT, "runs/mine-1"}
 
 
-def test_forget_shows_removes_the_record_and_gc_the_rest(filled: ObjectStore | FolderStore) -> None:
+def test_forget_removes_the_record_and_gc_the_rest(filled: ObjectStorage) -> None:
     shown = invoke(filled, "forget", "mine-1").output
     assert "mine-1 was active a moment ago; if it is still running, leave it alone" in shown
-    assert "next-2 starts from its weights (init_from), and could not be run again" in shown
-    assert "nothing was removed: there is no terminal" in shown
+    assert "next-2 starts from the weights of mine-1 (init_from), and could not be run again" in shown
     assert groups(filled) == EVERYTHING
     shown = invoke(filled, "forget", "mine-1", "--yes").output
     assert "forgotten: mine-1; `cellsignal store gc` removes what only they needed" in shown
     assert filled.list("runs/mine-1/") == []
     invoke(filled, "gc", "--older-than", "0m", "--yes")
-    assert groups(filled) == {OTHER_PLATE, OTHER_PLACE, "runs/next-2"}
+    assert groups(filled) == {OTHER_PLATE, OTHER_OUTPUT, "runs/next-2"}
 
 
-def test_forgetting_an_unknown_run_names_the_ones_there_are_and_forgets_none(filled: ObjectStore | FolderStore) -> None:
+def test_forget_rejects_an_unknown_run_and_forgets_none(filled: ObjectStorage) -> None:
     with pytest.raises(InputError, match=r"other: no such run below .* \(runs there: mine-1, next-2\)"):
         invoke(filled, "forget", "mine-1", "other", "--yes")
     assert groups(filled) == EVERYTHING
 
 
-@pytest.mark.parametrize(("answer", "removed"), [("y\n", True), ("n\n", False), ("\n", False)])
-def test_a_person_at_a_terminal_is_asked(filled: ObjectStore | FolderStore, answer: str, removed: bool) -> None:
+@pytest.mark.parametrize(("answer", "removed"), [("y\n", True), ("\n", False)])
+def test_asks_for_confirmation_at_a_terminal(filled: ObjectStorage, answer: str, removed: bool) -> None:
     leader, follower = pty.openpty()
-    arguments = ["store", "gc", "--older-than", "0m", *options_of(filled)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", *arguments], stdin=follower, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
+        [sys.executable, "-m", "pipelines.cli", "store", "gc", "--older-than", "0m", "--store", filled.uri("")],
+        stdin=follower, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
     )  # fmt: skip
     os.write(leader, answer.encode())
     out, errors = process.communicate(timeout=120)
@@ -234,88 +183,82 @@ def test_a_person_at_a_terminal_is_asked(filled: ObjectStore | FolderStore, answ
     assert (groups(filled) == EVERYTHING) is not removed
 
 
-def test_bad_usage_is_one_line_and_exit_code_2(cellsignal: Cellsignal, s3_server: S3Server, tmp_path: Path) -> None:
+def rejected(*arguments: str) -> str:
+    with pytest.raises(InputError) as error:
+        CliRunner().invoke(app, ["store", *arguments], catch_exceptions=False)
+    return str(error.value)
+
+
+def test_rejects_bad_usage(cellsignal: Cellsignal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     for arguments, message in (
-        (["gc", "--store", "nowhere"], "nowhere: there is no object store; correct --store"),
         (["runs", "--store", "file"], "file: there is no object store"),
+        (["runs", "--store", "gs://lab"], "write s3://BUCKET[/PREFIX], file:///FOLDER or a directory"),
         (["gc", "--older-than", "soon"], "--older-than 'soon': a number and m, h, d or w is expected"),
         (["gc", "--set", "store.bucket=abc"], "--set changes a configuration; give --config as well"),
         (["gc", "--bucket", "b"], "--bucket, --prefix: bucket: string should have at least 3 characters, got 'b'"),
+        (["gc", "--bucket", "file://lab"], "write file:///FOLDER"),
     ):
-        assert message in cellsignal.refused("store", *arguments), arguments
-    environment = s3_server.environment()
-    line = cellsignal.refused("store", "forget", "none-1", "--store", "s3://cellsignal/empty", environment=environment)
-    assert "none-1: no such run below s3://cellsignal/empty (there are no runs)" in line
-    line = cellsignal.refused("store", "gc", "--bucket", "elsewhere", environment=environment)
-    assert "no such bucket" in line
+        assert message in rejected(*arguments), arguments
+    assert "nowhere: there is no object store; correct --store" in cellsignal.refused(
+        "store", "gc", "--store", "nowhere"
+    )
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_rejects_a_missing_bucket_or_run(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    line = rejected("forget", "none-1", "--store", "s3://cellsignal/empty")
+    assert "none-1: no such run below s3://cellsignal/empty (there are no runs)" in line
+    assert "no such bucket" in rejected("gc", "--bucket", "elsewhere")
+
+
 def test_the_option_wins_over_the_environment_and_that_over_the_configuration(
-    cellsignal: Cellsignal, s3_server: S3Server, tmp_path: Path
+    s3_server: S3Server, tmp_path: Path
 ) -> None:
     for name in ("option", "environment", "configured", "usual/cellsignal/store"):
         (tmp_path / name).mkdir(parents=True)
     known = {"XDG_CACHE_HOME": str(tmp_path / "usual"), "CELLSIGNAL_STORE": str(tmp_path / "environment")}
     configured = ("--config", "demo", "--set", f"store.bucket={(tmp_path / 'configured').as_uri()}")
-    for more, environment, used in (
-        ((*configured, "--store", "option"), known, tmp_path / "option"),
-        (configured, known, tmp_path / "environment"),
-        (configured, {**known, "CELLSIGNAL_STORE": ""}, tmp_path / "configured"),
-        ((), {**known, "CELLSIGNAL_STORE": ""}, tmp_path / "usual/cellsignal/store"),
+    in_bucket = {**s3_server.environment(), "CELLSIGNAL_STORE": "s3://cellsignal/team/"}
+    for arguments, environment, used in (
+        ((*configured, "--store", str(tmp_path / "option")), known, (tmp_path / "option").as_uri()),
+        (configured, known, (tmp_path / "environment").as_uri()),
+        (configured, {**known, "CELLSIGNAL_STORE": ""}, (tmp_path / "configured").as_uri()),
+        ((), {**known, "CELLSIGNAL_STORE": ""}, (tmp_path / "usual/cellsignal/store").as_uri()),
+        ((), in_bucket, "s3://cellsignal/team"),
     ):
-        done = cellsignal("store", "runs", *more, environment=environment)
-        assert (done.returncode, done.stdout) == (0, f"{used.as_uri()}: no runs\n"), done.stderr
-    for address in ("s3://cellsignal/team", "s3://cellsignal/team/"):
-        done = cellsignal("store", "runs", environment={**s3_server.environment(), "CELLSIGNAL_STORE": address})
-        assert (done.returncode, done.stdout) == (0, "s3://cellsignal/team: no runs\n"), done.stderr
-    assert "write s3://BUCKET[/PREFIX], file:///FOLDER or a directory" in cellsignal.refused(
-        "store", "runs", "--store", "gs://lab"
-    )
+        done = CliRunner().invoke(app, ["store", "runs", *arguments], env=environment, catch_exceptions=False)
+        assert (done.exit_code, done.stdout) == (0, f"{used}: no runs\n")
 
 
-def test_a_folder_is_opened_by_a_configuration_and_nothing_is_made(cellsignal: Cellsignal, tmp_path: Path) -> None:
+def test_reading_a_configured_folder_creates_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "lab data"
     folder.mkdir()
     configured = ("--config", "demo", "--set", f"store.bucket={folder.as_uri()}", "--set", "store.prefix=team")
-    for command, said in (("runs", "no runs"), ("gc", "nothing to remove")):
-        done = cellsignal("store", command, *configured)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert f"{folder.as_uri()}/team: {said}" in done.stdout
-    line = cellsignal.refused("store", "forget", "none-1", *configured)
-    assert f"none-1: no such run below {folder.as_uri()}/team (there are no runs)" in line
-    line = cellsignal.refused("store", "gc", "--bucket", f"{folder.as_uri()}/unmounted")
+    for command, message in (("runs", "no runs"), ("gc", "nothing to remove")):
+        done = CliRunner().invoke(app, ["store", command, *configured], catch_exceptions=False)
+        assert f"{folder.as_uri()}/team: {message}" in done.stdout
+    line = rejected("gc", "--bucket", f"{folder.as_uri()}/unmounted")
     assert "unmounted: there is no object store; correct --store or CELLSIGNAL_STORE, or mount its file system" in line
-    assert "write file:///FOLDER" in cellsignal.refused("store", "gc", "--bucket", "file://lab")
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("90m", timedelta(minutes=90)),
-        ("36h", timedelta(hours=36)),
-        ("1.5d", timedelta(hours=36)),
-        ("2w", timedelta(14)),
-    ],
-)
-def test_durations(text: str, expected: timedelta) -> None:
-    assert duration(text) == expected
+@pytest.mark.parametrize(("text", "hours"), [("90m", 1.5), ("36h", 36), ("1.5d", 36), ("2w", 14 * 24)])
+def test_durations(text: str, hours: float) -> None:
+    assert duration(text) == timedelta(hours=hours)
 
 
 @pytest.mark.parametrize("text", ["", "2", "d", "-1d", "2 days", "1e9d", "9999999d"])
-def test_other_durations_are_refused(text: str) -> None:
+def test_rejects_other_durations(text: str) -> None:
     with pytest.raises(InputError, match="for example 36h or 14d"):
         duration(text)
 
 
-def test_sizes_and_ages_are_shown_with_their_largest_unit() -> None:
-    sizes = [0, 999, 1000, 999_499, 999_500, 1_500_000, 42_000_000_000, 5 * 10**12]
-    assert [shown_size(size) for size in sizes] == [
-        "0 B", "999 B", "1.0 kB", "999 kB", "1.0 MB", "1.5 MB", "42.0 GB", "5.0 TB",
-    ]  # fmt: skip
-    ages = [-5, 59, 60, 7199, 7200, 172799, 172800]
-    assert [shown_age(timedelta(seconds=age)) for age in ages] == [
+def test_ages_are_shown_in_their_largest_unit() -> None:
+    now = datetime.now(UTC)
+    assert [shown_age(now - timedelta(seconds=age)) for age in (-5, 50, 60, 7190, 7200, 172790, 172800)] == [
         "a moment", "a moment", "1 minute", "119 minutes", "2 hours", "47 hours", "2 days",
     ]  # fmt: skip

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from components.core.config import BackboneConfig
 from components.core.errors import InputError
 from components.core.learning.network import Classifier
-from components.core.storage.runs import OPTION
+from components.core.storage.run_records import OPTION
 
 CONTAINERS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema")
 """Keys under which training programs save a state dict next to other data."""

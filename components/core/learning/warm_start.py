@@ -16,7 +16,7 @@ from components.core.config import BackboneConfig, HeadConfig
 from components.core.errors import InputError
 from components.core.screen.wells import Screen, experiment_of
 from components.core.storage.manifest import Manifest
-from components.core.storage.runs import OPTION, Learned, SourceRun
+from components.core.storage.run_records import OPTION, Learned, SourceRun
 
 _NO_ARCHITECTURE = {"name", "weights"}
 AT_RANDOM = f"leave {OPTION} out to start from random weights"

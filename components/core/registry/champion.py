@@ -174,7 +174,7 @@ def _replace(
         restores=restores,
     )
     champion = Champion(now=promotion, history=earlier)
-    content = champion.model_dump_json(indent=1).encode()
+    content = champion.to_json()
     if store.put_if_version(CHAMPION, content, version) if version else store.put_if_absent(CHAMPION, content):
         return PromotionResult("promoted", champion)
     found, _ = read_versioned(store)

@@ -22,7 +22,7 @@ from components.core.errors import InputError
 from components.core.screen.wells import experiment_of
 from components.core.storage.finished import StoredFile
 from components.core.storage.manifest import PlateDesign, Vocabulary
-from components.core.storage.runs import Learned
+from components.core.storage.run_records import Learned
 from components.core.stored_record import StoredRecord
 
 MODELS = "models"

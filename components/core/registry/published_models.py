@@ -105,7 +105,7 @@ def read_model(store: ObjectStorage, fingerprint: str) -> ModelManifest:
     """
     path = f"{MODELS}/{fingerprint}/{MANIFEST}"
     try:
-        model = ModelManifest.parse(store.get(path), store.uri(path))
+        model = ModelManifest.load(store, path)
     except MissingObjectError:
         raise InputError(
             f"{store.uri(path)}: there is no such model; `cellsignal models list` shows those there"

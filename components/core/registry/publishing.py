@@ -36,18 +36,9 @@ from components.core.storage.digests import digest_bytes, digest_text
 from components.core.storage.finished import StoredFile, fetch_finished_file
 from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
-from components.core.storage.run_outcome import RESULTS
-from components.core.storage.runs import (
-    HOLDOUT,
-    RUNS,
-    Learned,
-    RunRecord,
-    TaskRecord,
-    fetch_run,
-    finished_folds,
-    read_task,
-)
-from components.core.storage.runs import MANIFEST as SCREEN
+from components.core.storage.run_records import HOLDOUT, RESULTS, RUNS, Learned, RunRecord, TaskRecord
+from components.core.storage.run_records import MANIFEST as SCREEN
+from components.core.storage.runs import fetch_run, finished_folds, read_task
 
 SCORES = ("out_of_fold", "unlabelled", "holdout")
 OUTPUT = "weights"
@@ -116,7 +107,7 @@ def publish(store: ObjectStorage, run: str, anew: bool = False) -> Published:
             _discard(store, f"{prefix}/{attempt}/")
             raise
         # If this write fails without an answer, the store may have the manifest: then the files must stay.
-        if _write(store, f"{prefix}/{MANIFEST}", model.model_dump_json(indent=1).encode(), replace=anew):
+        if _write(store, f"{prefix}/{MANIFEST}", model.to_json(), replace=anew):
             return Published(model, True)
         _discard(store, f"{prefix}/{attempt}/")
         found = _published(store, prefix)
@@ -264,7 +255,7 @@ class _FinishedRun:
     def _task(
         self, store: ObjectStorage, step: str, fold: int, cell_type: str | None = None, backbone: str | None = None
     ) -> TaskRecord:
-        return read_task(store, self.key, self.screen.digest(), step, fold, cell_type, backbone)
+        return read_task(store, self.key, self.screen, step, fold, cell_type, backbone)
 
     def _copy(self, store: ObjectStorage, network: _SourceNetwork, attempt: str, work: Path) -> NetworkFile:
         """Copies one network, so that the local disk holds no more than one."""
@@ -310,7 +301,7 @@ def _metrics(store: ObjectStorage, key: str, screen: Manifest) -> dict[str, Any]
 def _published(store: ObjectStorage, prefix: str) -> ModelManifest | None:
     path = f"{prefix}/{MANIFEST}"
     try:
-        return ModelManifest.parse(store.get(path), store.uri(path))
+        return ModelManifest.load(store, path)
     except MissingObjectError:
         return None
 

@@ -19,7 +19,7 @@ from components.core.files import atomic_directory
 from components.core.storage.digests import digest_text, file_names
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.opening import is_bucket, is_folder, open_beside
-from components.core.storage.runs import OPTION, run_address
+from components.core.storage.run_records import OPTION, run_address
 
 if TYPE_CHECKING:
     from components.core.storage.object_store import ObjectStore

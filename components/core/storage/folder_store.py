@@ -23,8 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 from components.core.errors import InputError, StepError
 from components.core.storage.file_swap import swap_if, version_of
-from components.core.storage.interface import MissingObjectError
-from components.core.storage.inventory import StoredObject, UnfinishedUpload
+from components.core.storage.interface import MissingObjectError, StoredObject
 from components.core.storage.side_by_side import side_by_side
 
 IN_FLIGHT = 16
@@ -237,22 +236,6 @@ class FolderStore:
         for folder in sorted({folder for key in keys for folder in Path(key).parents if folder.name}, reverse=True):
             with contextlib.suppress(OSError):  # another object is in it
                 (self.root / folder).rmdir()
-
-    def unfinished_uploads(self, prefix: str) -> Iterator[UnfinishedUpload]:
-        """Temporary files, of objects that are being written or whose writer was killed, by their own names.
-
-        Raises:
-            InputError: the folder may not be read.
-            StepError: the file system failed.
-        """
-        for key, hidden in self._walk(prefix):
-            found = self._facts(key) if hidden else None
-            if found is not None:
-                yield UnfinishedUpload(key, "", _modified(found), found.st_size)
-
-    def give_up_upload(self, upload: UnfinishedUpload) -> None:
-        """Deletes a temporary file; one that has become an object meanwhile is no error. Raises as `put`."""
-        self.delete_many([upload.key])
 
     def upload_file(self, path: Path, key: str) -> None:
         """Copies a file of any size into the store; the object appears whole.

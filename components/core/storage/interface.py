@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+
+class StoredObject(NamedTuple):
+    """An object in a listing; its time is the server's."""
+
+    key: str
+    size: int
+    modified: datetime
 
 
 class ObjectReader(Protocol):
@@ -77,6 +86,12 @@ class ObjectStorage(ObjectWriter, Protocol):
 
     def delete(self, key: str) -> None:
         """Deletes one object; a missing one is no error."""
+
+    def scan(self, prefix: str) -> Iterator[StoredObject]:
+        """All objects whose key starts with the prefix, read page by page, in no promised order."""
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Deletes objects; missing ones are no error."""
 
     def upload_file(self, path: Path, key: str) -> None:
         """Writes a file of any size; the object appears whole."""

@@ -7,16 +7,15 @@ table that only the report reads.
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from components.core.config import FrozenModel, PackConfig
 from components.core.errors import InputError
+from components.core.stored_record import StoredRecord
 
-SCHEMA = 1
 WellType = Literal["treatment", "positive_control", "negative_control"]
 
 
@@ -98,10 +97,12 @@ class ReferenceModel(FrozenModel):
     )
 
 
-class Manifest(FrozenModel):
+class Manifest(StoredRecord):
     """A packed screen; or, when new plates are predicted, the reference to the training screen: its plates without wells."""
 
-    manifest_schema: int = SCHEMA
+    KIND = "screen manifest"
+    IF_DAMAGED = "run again"
+
     store: str = Field(description="s3://bucket[/prefix] that the plates' prefixes are relative to")
     channels: int
     image_size: int
@@ -143,22 +144,6 @@ class Manifest(FrozenModel):
         """
         try:
             content = path.read_bytes()
-            manifest = cls.model_validate_json(content)
         except OSError as error:
             raise InputError(f"{path}: cannot read the manifest ({error.strerror})") from None
-        except ValidationError as error:
-            # A newer schema may have fields that this one lacks.
-            found = re.search(rb'"manifest_schema"\s*:\s*(\d+)', content[:100])
-            _refuse_newer(path, int(found.group(1)) if found else SCHEMA)
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"])) or "file"
-            raise InputError(f"{path}: not a screen manifest ({field}: {first['msg']})") from None
-        _refuse_newer(path, manifest.manifest_schema)
-        return manifest
-
-
-def _refuse_newer(path: Path, schema: int) -> None:
-    if schema > SCHEMA:
-        raise InputError(
-            f"{path}: manifest schema {schema} is newer than this version reads ({SCHEMA}); upgrade cellsignal"
-        )
+        return cls.parse(content, str(path))

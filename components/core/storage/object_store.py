@@ -23,8 +23,7 @@ from obstore.exceptions import BaseError
 
 from components.core.errors import InputError, StepError
 from components.core.storage.endpoint import IN_FLIGHT, TRANSFER, Endpoint
-from components.core.storage.interface import MissingObjectError
-from components.core.storage.inventory import StoredObject, UnfinishedUpload
+from components.core.storage.interface import MissingObjectError, StoredObject
 from components.core.storage.side_by_side import side_by_side
 
 if TYPE_CHECKING:
@@ -336,38 +335,6 @@ class ObjectStore:
                 answer = self._control.delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
                 for kept in answer.get("Errors", []):
                     raise StepError(f"s3://{self.bucket}/{kept.get('Key')}: delete failed ({kept.get('Code')})")
-
-    def unfinished_uploads(self, prefix: str) -> Iterator[UnfinishedUpload]:
-        """Uploads in parts that have neither ended nor been given up; none where the server does not list them.
-
-        Raises:
-            InputError: the store refuses the credentials.
-            StepError: the store failed.
-        """
-        strip = len(self.prefix) + 1 if self.prefix else 0
-        with self._errors(prefix, "list uploads"):
-            pages = self._control.get_paginator("list_multipart_uploads").paginate(
-                Bucket=self.bucket, Prefix=self._key(prefix)
-            )
-            try:
-                for page in pages:
-                    self._count("lists")
-                    for entry in page.get("Uploads", []):
-                        yield UnfinishedUpload(entry["Key"][strip:], entry["UploadId"], entry["Initiated"])
-            except ClientError as error:
-                if _code(error) not in ("NotImplemented", "MethodNotAllowed", "501", "405"):
-                    raise
-
-    def give_up_upload(self, upload: UnfinishedUpload) -> None:
-        """Frees the parts of an upload; one that has ended meanwhile is no error. Raises as `put`."""
-        with self._errors(upload.key, "abort upload"):
-            try:
-                self._control.abort_multipart_upload(
-                    Bucket=self.bucket, Key=self._key(upload.key), UploadId=upload.upload
-                )
-            except ClientError as error:
-                if _code(error) not in ("NoSuchUpload", "404"):
-                    raise
 
     def upload_file(self, path: Path, key: str) -> None:
         """Writes a file of any size, in parallel parts of 32 MiB; the object appears whole.

@@ -1,136 +1,42 @@
-"""What a run has finished so far, in the object store under the run's key: enough to report on it without its missing folds.
-
-runs/KEY/run.json                                       configuration, lineage, the plates it reads; of a prediction, its model
-runs/KEY/screen.json, holdout.json, holdout_labels.csv  normalize's outputs; of a prediction, the reference manifest of the
-                                                        model's screen, the new plates, and no labels
-runs/KEY/tasks/STEP/FOLD[/CELL_TYPE][/BACKBONE].json    a finished task: where the store keeps its outputs
-runs/KEY/results, failed                                how the run ended: run_outcome.py
-
-Records only point to finished outputs, so a task costs one request and nothing is stored twice. `cellsignal store gc` keeps the
-plates and outputs that records point to.
-"""
+"""The records of runs in an object store: written as a run proceeds, read by later steps and commands. See run_records."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import uuid
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from components.core.config import BackboneConfig, FrozenModel, HeadConfig, parse
-from components.core.errors import InputError
-from components.core.storage.digests import digest_text
-from components.core.storage.interface import MissingObjectError, ObjectReader, ObjectWriter
+from components.core import progress
+from components.core.config import BackboneConfig, HeadConfig, parse
+from components.core.errors import InputError, StepError
+from components.core.storage.interface import MissingObjectError, ObjectStorage, ObjectWriter
 from components.core.storage.manifest import Manifest
-from components.core.stored_record import StoredRecord
-
-RUNS = "runs"
-KEY = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
-RECIPE = "recipe"
-"""In the lineage of a compiled pipeline: digest of everything that decides a run except its screen; see cluster_run_key."""
-MANIFEST, HOLDOUT, HOLDOUT_LABELS = "screen.json", "holdout.json", "holdout_labels.csv"
-OPTION = "init_from"
-PREDICTING_STEPS = ("infer", "pseudo_label")
-"""The steps whose outputs are logits; a run has tasks of one of them."""
-_IF_DAMAGED = "run again, or forget the run (`cellsignal store forget`) if an earlier version of cellsignal wrote it"
-
-
-class PredictionRecord(FrozenModel):
-    """What makes a run a prediction: trained networks classify new plates."""
-
-    model: str = Field(description="fingerprint of the model that predicts")
-    address: str = Field(description="where it is published")
-    experiments: tuple[str, ...] = Field(description="the requested ones; empty for all")
-    any_cell_type: bool = Field(
-        description="whether wells of a cell type that the model was not trained on are classified"
-    )
-    folds: dict[str, tuple[int, ...]] = Field(
-        description="the model's folds that predict, by cell type of the new plates"
-    )
-
-
-class RunRecord(StoredRecord):
-    """One run: a training, or a prediction."""
-
-    KIND = "run's record"
-    IF_DAMAGED = _IF_DAMAGED
-
-    key: str = Field(pattern=f"^{KEY}$", description="name of the run's folder in the store")
-    config: dict[str, Any] = Field(description="the whole configuration")
-    lineage: dict[str, Any] = Field(description="code version, seeds, start")
-    plates: tuple[str, ...] = Field((), description="prefixes of the packed plates that the run reads")
-    prediction: PredictionRecord | None = Field(None, description="None for a training")
-
-
-class Learned(FrozenModel):
-    """The treatment labels that weights have learned, including those of the runs that they started from."""
-
-    experiments: tuple[str, ...] = Field((), description="whole experiments")
-    wells: tuple[str, ...] = Field((), description="id_codes of single wells, if folds hold out wells")
-
-    def __or__(self, other: Learned) -> Learned:
-        """What either has learned."""
-        return Learned(
-            experiments=tuple(sorted({*self.experiments, *other.experiments})),
-            wells=tuple(sorted({*self.wells, *other.wells})),
-        )
-
-
-class TaskRecord(StoredRecord):
-    """A finished task of a step."""
-
-    KIND = "task's record"
-    IF_DAMAGED = _IF_DAMAGED
-
-    step: str
-    fold: int
-    cell_type: str | None = None
-    backbone: str | None = None
-    screen: str = Field(description="digest of the manifest that its networks were trained with")
-    holdout: str | None = Field(
-        None, description="digest of the predicted held-out plates' manifest; None without logits"
-    )
-    prefix: str = Field(pattern=r"^finished/", description="key prefix of its outputs, for fetch_finished")
-    learned: Learned = Field(Learned(), description="by pretrain's weights, for runs that start from them")
-
-
-def run_address(text: str) -> tuple[str, str]:
-    """Store and key of a run's address, ADDRESS_OF_STORE/runs/KEY; the store is empty for a key alone.
-
-    Raises:
-        InputError: neither a key nor an address.
-    """
-    store, _, key = text.rstrip("/").rpartition("/")
-    if not store and re.fullmatch(KEY, key):
-        return "", key
-    store, _, folder = store.rpartition("/")
-    if "://" not in text or folder != RUNS or store.endswith(("/", ":")) or not re.fullmatch(KEY, key):
-        raise InputError(
-            f"{text}: neither a run's key nor its address, which looks like s3://BUCKET[/PREFIX]/{RUNS}/KEY or "
-            f"file:///FOLDER/{RUNS}/KEY"
-        )
-    return store, key
-
-
-def cluster_run_key(name: str, recipe: str, source: str, fingerprint: str) -> str:
-    """The key of a run on a cluster: the same whenever the same pipeline is submitted on the same data.
-
-    Args:
-        name: the configuration's name.
-        recipe: digest of everything else that decides the run: configuration, code, images.
-        source: address of the screen.
-        fingerprint: digest of its listing.
-    """
-    return f"{name}-{digest_text(json.dumps([recipe, source.rstrip('/'), fingerprint]))[:12]}"
-
-
-def predicting_name(name: str) -> str:
-    """The name of predictions on a cluster, in keys and in KFP, which tells them apart from trainings."""
-    return f"{name}-predict"
+from components.core.storage.opening import open_store
+from components.core.storage.run_records import (
+    FAILED,
+    HOLDOUT,
+    HOLDOUT_LABELS,
+    MANIFEST,
+    OPTION,
+    PREDICTING_STEPS,
+    RESULTS,
+    RUN,
+    RUNS,
+    FailureRecord,
+    Learned,
+    RunRecord,
+    SourceRun,
+    TaskRecord,
+    run_file,
+    task_key,
+)
 
 
 def write_run(
@@ -151,12 +57,11 @@ def write_run(
         holdout_labels: their labels, CSV; None for a prediction, which has none.
         plates: prefixes of all packed plates.
     """
-    folder = f"{RUNS}/{record.key}"
     for name, content in ((MANIFEST, screen), (HOLDOUT, holdout), (HOLDOUT_LABELS, holdout_labels)):
         if content is not None:
-            store.put(f"{folder}/{name}", content)
+            store.put(run_file(record.key, name), content)
     record = record.model_copy(update={"plates": tuple(sorted(set(plates)))})
-    store.put(f"{folder}/run.json", record.model_dump_json(indent=1).encode())
+    store.put(run_file(record.key, RUN), record.to_json())
 
 
 def record_task(
@@ -178,9 +83,9 @@ def record_task(
         screen: the manifest that the networks were trained with; it has the run's key.
         prefix: key prefix of the outputs, from `run_once`.
         step: the task's step.
-        fold: its fold.
-        cell_type: its cell type, if it has one.
-        backbone: its backbone, if it has one.
+        fold: the task's fold.
+        cell_type: the task's cell type, if it has one.
+        backbone: the task's backbone, if it has one.
         holdout: the held-out plates' manifest, for a task that predicts.
         learned: the labels that its weights have learned, if they may start another run.
     """
@@ -196,28 +101,21 @@ def record_task(
         prefix=prefix,
         learned=learned or Learned(),
     )
-    key = _task_key(screen.run, step, fold, cell_type, backbone)
-    store.put(key, record.model_dump_json(indent=1).encode())
+    store.put(task_key(screen.run, step, fold, cell_type, backbone), record.to_json())
 
 
 def read_run(store: ObjectWriter, key: str, label: str) -> RunRecord:
-    """A training's record.
-
-    Args:
-        store: where the run is recorded.
-        key: the run's key.
-        label: the option that names the run, for errors.
+    """A training's record; `label` is the option that names the run, for errors.
 
     Raises:
         InputError: there is no such run, it is a prediction, or its record cannot be read.
     """
-    path = f"{RUNS}/{key}/run.json"
     try:
-        record = RunRecord.parse(store.get(path), store.uri(path))
+        record = RunRecord.load(store, run_file(key, RUN))
     except MissingObjectError:
-        there = runs_there({name.split("/")[1] for name in store.list(f"{RUNS}/")})
+        known = known_runs({name.split("/")[1] for name in store.list(f"{RUNS}/")})
         raise InputError(
-            f"{label} {key}: no such run below {store.uri('')} ({there}); one in another store is "
+            f"{label} {key}: no such run below {store.uri('')} ({known}); one in another store is "
             f"s3://BUCKET/PREFIX/{RUNS}/KEY or file:///FOLDER/{RUNS}/KEY"
         ) from None
     if record.prediction is not None:
@@ -228,20 +126,14 @@ def read_run(store: ObjectWriter, key: str, label: str) -> RunRecord:
     return record
 
 
-def runs_there(keys: Iterable[str]) -> str:
-    """The keys of known runs, for messages."""
+def known_runs(keys: Iterable[str]) -> str:
+    """The keys of the runs in a store, for messages."""
     known = sorted(keys)
     return f"runs there: {', '.join(known)}" if known else "there are no runs"
 
 
 def fetch_run(store: ObjectWriter, key: str, folder: Path, label: str = "--run") -> RunRecord:
-    """Reads a training's record, and downloads its manifests and held-out labels.
-
-    Args:
-        store: where the run is recorded.
-        key: the run's key.
-        folder: receives screen.json, holdout.json and holdout_labels.csv.
-        label: the option that names the run, for errors.
+    """Reads a training's record, and downloads screen.json, holdout.json and holdout_labels.csv into a folder.
 
     Raises:
         InputError: as read_run, or a file of the run is missing.
@@ -249,28 +141,22 @@ def fetch_run(store: ObjectWriter, key: str, folder: Path, label: str = "--run")
     record = read_run(store, key, label)
     for name in (MANIFEST, HOLDOUT, HOLDOUT_LABELS):
         try:
-            (folder / name).write_bytes(store.get(f"{RUNS}/{key}/{name}"))
+            (folder / name).write_bytes(store.get(run_file(key, name)))
         except MissingObjectError as missing:
             raise InputError(f"{missing.args[0]}: missing; run {key} again") from None
     return record
 
 
-def lineage_of(store: ObjectReader, key: str) -> dict[str, Any]:
-    """The lineage that a run was recorded with; empty if it has no readable record."""
+def lineage_of(store: ObjectWriter, key: str) -> dict[str, Any]:
+    """The lineage in a run's record; empty if it has no readable record."""
     try:
-        return dict(RunRecord.parse(store.get(f"{RUNS}/{key}/run.json"), key).lineage)
+        return dict(RunRecord.load(store, run_file(key, RUN)).lineage)
     except (MissingObjectError, InputError):
         return {}
 
 
 def finished_folds(store: ObjectWriter, key: str, screen: Manifest, holdout: Manifest) -> dict[str, list[TaskRecord]]:
     """The tasks that have predicted with these manifests, by cell type, ascending by fold; not those of an earlier screen.
-
-    Args:
-        store: where the run is recorded.
-        key: the run's key.
-        screen: the run's manifest.
-        holdout: the run's held-out experiments.
 
     Raises:
         InputError: a record is damaged.
@@ -284,69 +170,45 @@ def finished_folds(store: ObjectWriter, key: str, screen: Manifest, holdout: Man
 
 
 def read_task(
-    store: ObjectReader,
-    key: str,
-    screen: str,
+    store: ObjectWriter,
+    run: str,
+    screen: Manifest,
     step: str,
     fold: int,
     cell_type: str | None = None,
     backbone: str | None = None,
 ) -> TaskRecord:
-    """One task's record.
-
-    Args:
-        store: where the run is recorded.
-        key: the run's key.
-        screen: digest of the run's present manifest.
-        step: the task's step; fold, cell type and backbone as in record_task.
-        fold: see step.
-        cell_type: see step.
-        backbone: see step.
+    """One task's record; the arguments are those of record_task.
 
     Raises:
-        InputError: it is missing, damaged, or of an earlier screen.
+        InputError: it is missing, damaged, or of another screen than the run's present one.
     """
-    path = _task_key(key, step, fold, cell_type, backbone)
+    key = task_key(run, step, fold, cell_type, backbone)
     try:
-        record = TaskRecord.parse(store.get(path), path)
+        record = TaskRecord.load(store, key)
     except MissingObjectError:
-        raise InputError(f"{path}: missing; run {key} again") from None
-    if record.screen != screen:
-        raise InputError(f"{path}: of an earlier screen than the run's present one; run {key} again to its end")
+        raise InputError(f"{store.uri(key)}: missing; run {run} again") from None
+    if record.screen != screen.digest():
+        raise InputError(
+            f"{store.uri(key)}: of an earlier screen than the run's present one; run {run} again to its end"
+        )
     return record
 
 
-@dataclass(frozen=True)
-class SourceRun:
-    """A recorded run whose pretrained weights may start another one; no weight has been fetched.
-
-    Attributes:
-        key: the run's key.
-        backbones: its networks by name.
-        head: its classifier.
-        weights: records of its pretrained weights by fold and backbone.
-    """
-
-    key: str
-    backbones: Mapping[str, BackboneConfig]
-    head: HeadConfig
-    weights: Mapping[tuple[int, str], TaskRecord]
-
-
 def read_source(store: ObjectWriter, key: str) -> SourceRun:
-    """Reads a run's configuration and where its pretrained weights are.
+    """A run's configuration and where its pretrained weights are.
 
     Raises:
         InputError: as read_run, or a task's record is damaged.
     """
-    record = read_run(store, key, f"{OPTION}: run")
-    label = f"{OPTION}: run {key}"
+    label = f"{OPTION}: run"
+    record = read_run(store, key, label)
     listed = record.config.get("backbones")
-    backbones = [parse(BackboneConfig, each, label) for each in (listed if isinstance(listed, list) else [])]
+    backbones = [parse(BackboneConfig, each, f"{label} {key}") for each in (listed if isinstance(listed, list) else [])]
     return SourceRun(
         key,
         {backbone.name: backbone for backbone in backbones},
-        parse(HeadConfig, record.config.get("head"), label),
+        parse(HeadConfig, record.config.get("head"), f"{label} {key}"),
         {(task.fold, task.backbone or ""): task for task in _tasks(store, key, "pretrain")},
     )
 
@@ -357,12 +219,12 @@ def read_source_screen(store: ObjectWriter, source: SourceRun) -> Manifest:
     Raises:
         InputError: it is missing, cannot be read, or is not the screen of every weight.
     """
-    path = f"{RUNS}/{source.key}/{MANIFEST}"
+    path = run_file(source.key, MANIFEST)
     try:
-        screen = Manifest.model_validate_json(store.get(path))
-    except (MissingObjectError, ValidationError):
+        screen = Manifest.load(store, path)
+    except MissingObjectError:
         raise InputError(
-            f"{OPTION}: {store.uri(path)} cannot be read, so the labels that run {source.key} has learned are unknown"
+            f"{OPTION}: {store.uri(path)} is missing, so the labels that run {source.key} has learned are unknown"
         ) from None
     digest = screen.digest()
     for (fold, backbone), record in source.weights.items():
@@ -374,12 +236,142 @@ def read_source_screen(store: ObjectWriter, source: SourceRun) -> Manifest:
     return screen
 
 
-def _task_key(run: str, step: str, fold: int, cell_type: str | None, backbone: str | None) -> str:
-    name = "/".join(part for part in (step, str(fold), cell_type, backbone) if part)
-    return f"{RUNS}/{run}/tasks/{name}.json"
+def report_failures(address: str, run: str) -> None:
+    """Records a failure of the current task under its run; does nothing without a run (a step started by hand).
+
+    Args:
+        address: the store of the run's plates, as in manifests.
+        run: the run's key; may be empty.
+    """
+    if not run:
+        return
+
+    def record_failure(failure: dict[str, Any]) -> None:
+        names = FailureRecord.model_fields.keys() & failure.keys()
+        record = FailureRecord(**{name: failure[name] for name in names}, at=datetime.now(UTC))
+        try:
+            content = record.model_dump_json(indent=1).encode()
+            open_store(address).put(run_file(run, f"{FAILED}/{uuid.uuid4().hex}.json"), content)
+        except (InputError, StepError) as error:
+            progress.warn(f"the failure could not be recorded in the store ({error})")
+
+    progress.on_failure(record_failure)
+
+
+def read_failures(store: ObjectStorage, run: str, known: Collection[str] = ()) -> dict[str, FailureRecord]:
+    """A run's recorded failures by key, without the known keys; objects that are no such record are left out."""
+    keys = [key for key in store.list(run_file(run, f"{FAILED}/")) if key not in known]
+    found = {}
+    for key, content in get_present(store, keys).items():
+        with suppress(ValidationError):
+            found[key] = FailureRecord.model_validate_json(content)
+    return found
+
+
+def forget_failures(store: ObjectStorage, run: str) -> None:
+    """Removes the failures of earlier attempts."""
+    store.delete_prefix(run_file(run, f"{FAILED}/"))
+
+
+def record_results(store: ObjectStorage, run: str, folder: Path) -> None:
+    """Keeps a report's files under its run; lineage.json comes last: if it is there, all are."""
+    prefix = run_file(run, RESULTS)
+    store.delete(f"{prefix}/lineage.json")
+    for file in sorted(folder.iterdir(), key=lambda file: (file.name == "lineage.json", file.name)):
+        if file.is_file():
+            store.upload_file(file, f"{prefix}/{file.name}")
+
+
+def fetch_results(store: ObjectStorage, run: str, into: Path) -> Sequence[str]:
+    """Downloads a report's files into a folder; returns their names.
+
+    Raises:
+        InputError: there are none, or some are missing.
+    """
+    prefix = run_file(run, f"{RESULTS}/")
+    names = [key.removeprefix(prefix) for key in store.list(prefix)]
+    if "lineage.json" not in names:
+        raise InputError(f"{store.uri(prefix)}: the results of run {run} are not there")
+    try:
+        for name in names:
+            if len(PurePosixPath(name).parts) == 1 and name != "..":
+                store.download_file(f"{prefix}{name}", into / name)
+    except MissingObjectError as missing:
+        raise InputError(f"{missing.args[0]}: was deleted during the download; run the same command again") from None
+    return sorted(names)
+
+
+@dataclass
+class RecordedRun:
+    """A run and its records.
+
+    Attributes:
+        key: the run's key.
+        active: time of its newest object.
+        record: content of run.json; None if that is missing or cannot be read.
+        tasks: its finished tasks.
+        problem: the message about a record that cannot be read; empty if there is none.
+    """
+
+    key: str
+    active: datetime
+    record: RunRecord | None = None
+    tasks: list[TaskRecord] = field(default_factory=list)
+    problem: str = ""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Prefixes of the plates and finished outputs that it needs."""
+        return frozenset((*(self.record.plates if self.record else ()), *(task.prefix for task in self.tasks)))
+
+
+def read_runs(store: ObjectStorage) -> list[RecordedRun]:
+    """The runs of a store, the one that was active last at the end.
+
+    Raises:
+        InputError: the store refuses the credentials.
+        StepError: the store failed.
+    """
+    runs: dict[str, RecordedRun] = {}
+    started, records = set(), []
+    for found in store.scan(f"{RUNS}/"):
+        if found.key.count("/") < 2:
+            continue
+        _, key, name = found.key.split("/", 2)
+        run = runs.setdefault(key, RecordedRun(key, found.modified))
+        run.active = max(run.active, found.modified)
+        if name.split("/")[0] not in (RESULTS, FAILED):
+            started.add(key)
+        if name == RUN or (name.startswith("tasks/") and name.endswith(".json")):
+            records.append(found.key)
+    for path, content in get_present(store, records).items():
+        run = runs[path.split("/")[1]]
+        try:
+            if path.endswith(f"/{RUN}"):
+                run.record = RunRecord.parse(content, store.uri(path))
+            else:
+                run.tasks.append(TaskRecord.parse(content, store.uri(path)))
+        except InputError as error:
+            run.problem = str(error)
+    for key in started:
+        if runs[key].record is None and not runs[key].problem:
+            runs[key].problem = f"{store.uri(run_file(key, RUN))}: missing; {RunRecord.IF_DAMAGED}"
+    return sorted(runs.values(), key=lambda run: (run.active, run.key))
+
+
+def get_present(store: ObjectWriter, keys: Sequence[str]) -> dict[str, bytes]:
+    """The objects that still exist, by key."""
+
+    def get(key: str) -> bytes | None:
+        try:
+            return store.get(key)
+        except MissingObjectError:
+            return None
+
+    with ThreadPoolExecutor(16) as pool:
+        return {key: content for key, content in zip(keys, pool.map(get, keys), strict=True) if content is not None}
 
 
 def _tasks(store: ObjectWriter, key: str, step: str) -> list[TaskRecord]:
-    keys = [path for path in store.list(f"{RUNS}/{key}/tasks/{step}/") if path.endswith(".json")]
-    contents = store.get_many(keys) if keys else []
-    return [TaskRecord.parse(content, store.uri(path)) for path, content in zip(keys, contents, strict=True)]
+    keys = [path for path in store.list(run_file(key, f"tasks/{step}/")) if path.endswith(".json")]
+    return [TaskRecord.parse(content, store.uri(path)) for path, content in get_present(store, keys).items()]

@@ -9,7 +9,6 @@ from components.core.errors import InputError
 from components.core.storage.arrays import LogitsDirectory, WellLogits, read_logits, write_logits
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest, Vocabulary
-from components.core.storage.run_outcome import failure_keys, failures_at
 from components.ensemble.step import main, run
 
 K = 5
@@ -64,14 +63,14 @@ def test_a_failure_is_recorded_under_the_run_that_the_manifest_names(folds, scre
     store = FolderStore(tmp_path / "store")
     given = [str(path) for path in folds]
     main(str(screen), given, str(tmp_path / "out"))
-    assert failure_keys(store, "tiny-1") == []
+    assert read_failures(store, "tiny-1") == {}
     (folds[1] / "logits.npz").write_bytes(b"")
     with pytest.raises(InputError):
         main(str(screen), given, str(tmp_path / "out"))
     (folds[0] / "meta.json").unlink()  # whose cell type is not known then
     with pytest.raises(InputError):
         main(str(screen), given, str(tmp_path / "out"))
-    records = {record.task: record for record in failures_at(store, failure_keys(store, "tiny-1"))}
+    records = {record.task: record for record in read_failures(store, "tiny-1").values()}
     assert {(task, record.kind) for task, record in records.items()} == {
         ("ensemble HUVEC", "input"),
         ("ensemble", "input"),

@@ -19,7 +19,8 @@ from components.core.screen.packed import SiteReader
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.runs import cluster_run_key, fetch_run, lineage_of
+from components.core.storage.run_records import cluster_run_key
+from components.core.storage.runs import fetch_run, lineage_of
 from components.normalize.config import NormalizeConfig
 from components.normalize.step import Summary, main, run
 from tests.tiny_screen import CONFIG, LABELLED, SIZE, MemoryStore, TinyScreen, write_png

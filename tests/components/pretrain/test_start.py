@@ -16,7 +16,7 @@ from components.core.storage.digests import digest_file
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.runs import TaskRecord
+from components.core.storage.run_records import TaskRecord
 from components.normalize.config import NormalizeConfig
 from components.normalize.step import main as normalize
 from components.pretrain import step

@@ -13,11 +13,10 @@ from components.core.errors import InputError
 from components.core.progress import EVENTS_VARIABLE
 from components.core.storage.arrays import read_logits
 from components.core.storage.finished import fetch_finished
-from components.core.storage.garbage import find_garbage, list_groups
+from components.core.storage.garbage import find_garbage, list_groups, needed_by
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.recorded_runs import needed_by, read_runs
-from components.core.storage.runs import finished_folds
+from components.core.storage.runs import finished_folds, read_runs
 from tests.components.pretrain.training_run import BACKBONES, TrainingRun, epochs_trained, files, weights
 from tests.tiny_screen import PLATES, TREATED_WELLS, TREATMENTS, TinyScreen, write_png
 

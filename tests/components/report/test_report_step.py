@@ -14,7 +14,7 @@ import pytest
 from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.storage.manifest import Manifest
-from components.core.storage.runs import RunRecord
+from components.core.storage.run_records import RunRecord
 from components.report.step import main, run
 from tests.components.report.page import Page
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from components.core.config import RunConfig
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_store
-from components.core.storage.run_outcome import record_results
+from components.core.storage.runs import record_results
 from pipelines.cluster.compile import compiled
 from pipelines.cluster.follow import Pace
 from pipelines.cluster.submit import SubmitRequest, submit_training

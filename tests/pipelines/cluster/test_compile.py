@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from components.core.config import RunConfig
-from components.core.storage.runs import RECIPE, cluster_run_key
+from components.core.storage.run_records import RECIPE, cluster_run_key
 from pipelines.cluster import compile as compiling
 from pipelines.cluster.checks import on_cluster
 from pipelines.cluster.compile import compiled, known_lineage

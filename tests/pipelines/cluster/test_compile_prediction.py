@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from components.core.config import RunConfig
-from components.core.storage.runs import RECIPE
+from components.core.storage.run_records import RECIPE
 from pipelines.cluster.checks import check_cluster
 from pipelines.cluster.compile import compiled, known_lineage
 from pipelines.cluster.pod_settings import OPTIONAL_KEYS, REQUIRED_KEYS, resources_of

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.run_outcome import record_results
+from components.core.storage.runs import record_results
 from pipelines.cluster.results import fetch, report_of_failed
 from tests.pipelines.run.test_finish import KEY, FoldedRun
 

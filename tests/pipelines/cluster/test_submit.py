@@ -16,8 +16,7 @@ import yaml
 
 from components.core.errors import ContactError, InputError, StepError
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.run_outcome import FailureRecord
-from components.core.storage.runs import RECIPE, RunRecord, cluster_run_key
+from components.core.storage.run_records import RECIPE, FailureRecord, RunRecord, cluster_run_key
 from pipelines.cluster import follow
 from tests.pipelines.cluster.conftest import QUICK, Submitting
 from tests.pipelines.cluster.kfp_server import Fault, KfpServer
@@ -260,7 +259,7 @@ def test_a_run_is_followed_while_the_store_does_not_answer(
     def down(*_: Any) -> Any:
         raise StepError("s3://cellsignal: no answer")
 
-    monkeypatch.setattr(follow, "failure_keys", down)
+    monkeypatch.setattr(follow, "read_failures", down)
     shown = submitting(wait=True, out=Path("results"))
     assert shown.count("failures of tasks cannot be read (s3://cellsignal: no answer)") == 1
 

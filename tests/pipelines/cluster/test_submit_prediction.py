@@ -26,9 +26,8 @@ from components.core.registry.champion import promote
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.publishing import publish
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.recorded_runs import read_runs
-from components.core.storage.run_outcome import FailureRecord
-from components.core.storage.runs import RECIPE, RunRecord, cluster_run_key
+from components.core.storage.run_records import RECIPE, FailureRecord, RunRecord, cluster_run_key
+from components.core.storage.runs import read_runs
 from components.ensemble.step import main as ensemble
 from components.infer.step import main as infer
 from components.normalize.step import main as normalize
@@ -225,7 +224,7 @@ def test_new_plates_are_predicted_by_the_champion_and_the_results_fetched(
     assert record.prediction is not None
     assert (record.prediction.model, record.prediction.experiments) == (lab.model.fingerprint, NEW)
     (run,) = [run for run in read_runs(store) if run.key == lineage["run"]]
-    assert (run.kind, len(run.needs)) == ("prediction", 4 + 2)
+    assert len(run.needs) == 4 + 2
     assert predict_on_cluster(wanted, order, console, QUICK) == Path("results"), "its own folder is taken again"
 
 

@@ -21,7 +21,8 @@ from components.core.registry.champion import Champion, promote, read_champion
 from components.core.registry.publishing import publish
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.run_outcome import FailureRecord, record_results
+from components.core.storage.run_records import FailureRecord
+from components.core.storage.runs import record_results
 from pipelines.images.record import ImageRecord
 from pipelines.retrain.report import RetrainPlan
 from pipelines.retrain.retrain import plan, retrain

@@ -12,7 +12,7 @@ from components.core.errors import InputError
 from components.core.screen.screen_source import ScreenDirectory
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.runs import TaskRecord
+from components.core.storage.run_records import TaskRecord
 from components.core.storage.screen_bucket import ScreenBucket
 from pipelines.retrain.fingerprint import Fingerprint, changes, fingerprint_of
 from tests.components.core.registry.finished_run import KEY, FinishedRun

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.publishing import publish
-from components.core.storage.runs import Learned
+from components.core.storage.run_records import Learned
 from pipelines.retrain.judge import Comparable, Judge, comparable
 from pipelines.retrain.runs import RetrainRequest, Runs
 from tests.components.core.registry.finished_run import KEY, FinishedRun

@@ -22,7 +22,7 @@ from components.core.registry.champion import promote
 from components.core.registry.published_models import fingerprints, read_model
 from components.core.registry.publishing import publish
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.run_outcome import record_results
+from components.core.storage.runs import record_results
 from pipelines.cluster.follow import Follower
 from pipelines.retrain.records import RetrainingStart, read_latest, write_outcome
 from tests.pipelines.cluster.conftest import LOGINS, QUICK

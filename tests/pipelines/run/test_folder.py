@@ -11,7 +11,8 @@ from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.runs import RunRecord, write_run
+from components.core.storage.run_records import RunRecord
+from components.core.storage.runs import write_run
 from components.normalize.step import run as normalize
 from pipelines.run.folder import with_address
 from tests.pipelines.tiny_run import Cellsignal

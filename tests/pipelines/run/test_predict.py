@@ -16,9 +16,9 @@ from components.core.registry.publishing import publish
 from components.core.storage.digests import digest_file
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest
-from components.core.storage.recorded_runs import read_runs
-from components.core.storage.run_outcome import fetch_results
-from components.core.storage.runs import RunRecord, finished_folds
+from components.core.storage.run_records import RunRecord
+from components.core.storage.runs import fetch_results, finished_folds, read_runs
+from pipelines.store.tables import run_row
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 from tests.pipelines.tiny_run import CONFIG, Cellsignal, error_line, only_huvec
 from tests.tiny_screen import LABELLED, UNLABELLED, TinyScreen
@@ -144,7 +144,7 @@ def recorded(store: FolderStore, lineage: dict[str, Any], folder: Path) -> None:
     assert sorted(fetch_results(store, key, folder / "fetched")) == sorted(RESULTS)
     (run,) = [run for run in read_runs(store) if run.key == key]
     assert run.needs == {plate.prefix for plate in plates.plates} | {each.prefix for each in finished["HUVEC"]}
-    summary = run.summary()
+    summary = run_row(run)
     assert [summary[name] for name in ("kind", "model", "finished_folds", "folds", "plates")] == [
         "prediction", record.prediction.model, 2, 2, 4,
     ]  # fmt: skip

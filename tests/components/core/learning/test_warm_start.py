@@ -21,7 +21,7 @@ from components.core.learning.warm_start import (
 )
 from components.core.screen.layouts import read_screen
 from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, WellRecord
-from components.core.storage.runs import Learned, SourceRun, TaskRecord
+from components.core.storage.run_records import Learned, SourceRun, TaskRecord
 from components.normalize.step import run as normalize
 from tests.components.core.learning.tiny_networks import RUN, SLIM, SMALL
 from tests.tiny_screen import CONFIG, MemoryStore, TinyScreen

@@ -16,7 +16,8 @@ from components.core.storage.finished import run_once
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.runs import Learned, record_task
+from components.core.storage.run_records import Learned
+from components.core.storage.runs import record_task
 from components.normalize.config import NormalizeConfig
 from components.normalize.step import main as normalize
 from tests.components.core.learning.tiny_networks import RUN

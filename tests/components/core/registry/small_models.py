@@ -10,7 +10,7 @@ from components.core.registry.model_manifest import ModelManifest
 from components.core.storage.digests import digest_text
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.manifest import Vocabulary
-from components.core.storage.runs import Learned
+from components.core.storage.run_records import Learned
 
 VOCABULARY = Vocabulary(treatments=("a", "b"), positives=("c",), negatives=("EMPTY",))
 

@@ -1,132 +1,140 @@
-"""Which models go: old ones that are no longer needed, and leavings; never one that is promoted at the same moment."""
+"""Models that are old and no longer needed are removed, and unused copies; never one that is promoted in between."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from components.core.errors import InputError, StepError
 from components.core.registry.champion import CHAMPION, promote, rollback
-from components.core.registry.removal import StoredModel, removable, remove
-from components.core.storage.folder_store import FolderStore
-from components.core.storage.object_store import ObjectStore
-from components.core.storage.runs import PredictionRecord, RunRecord, write_run
+from components.core.registry.removal import fingerprint_of, removable_models
+from components.core.storage.garbage import StoredGroup, sweep
+from components.core.storage.interface import ObjectStorage
+from components.core.storage.opening import open_store
+from components.core.storage.run_records import PredictionRecord, RunRecord
+from components.core.storage.runs import write_run
 from tests.components.core.registry.small_models import put_model
 
-NOW = timedelta()
+OTHER = f"models/{'9' * 64}/{'a' * 32}"
+DAY = timedelta(days=1)
 
 
 @pytest.fixture
-def store(either_store: ObjectStore | FolderStore) -> ObjectStore | FolderStore:
-    return either_store
+def store(tmp_path: Path) -> ObjectStorage:
+    return open_store(tmp_path.as_uri())
 
 
-def models_of(store: ObjectStore | FolderStore) -> set[str]:
+def found(store: ObjectStorage, keep: int = 0, age: timedelta = -DAY) -> list[StoredGroup]:
+    """What may be removed; by default everything is old enough."""
+    return removable_models(store, keep, datetime.now(UTC) - age)
+
+
+def remove(store: ObjectStorage, shown: Sequence[StoredGroup], keep: int = 0) -> tuple[int, int]:
+    return sweep(store, shown, lambda: found(store, keep), datetime.now(UTC) + DAY)
+
+
+def models_of(store: ObjectStorage) -> set[str]:
     return {key.split("/")[1] for key in store.list("models/")} - {"champion.json"}
 
 
-def kinds(items: Sequence[StoredModel]) -> list[str]:
-    return sorted(item.kind for item in items)
-
-
-def test_the_champion_and_the_last_before_it_stay(store: ObjectStore | FolderStore) -> None:
+def test_keeps_the_champion_and_the_last_before_it(store: ObjectStorage) -> None:
     a, b, c, d, never = (put_model(store, number) for number in range(5))
     for model in (a, b, c, b, d):
         promote(store, model, "x")
-    found = removable(store, 2, NOW)
-    assert {item.fingerprint for item in found} == {a, never}
-    assert {item.run for item in found} == {"tiny-0", "tiny-4"}
-    assert all(item.objects == 2 and item.size > 100 for item in found)
-    assert kinds(remove(store, found, 2, NOW)) == ["model", "model"]
+    shown = found(store, keep=2)
+    assert {(group.kind, fingerprint_of(group), group.belongs_to) for group in shown} == {
+        ("model", a, "tiny-0"), ("model", never, "tiny-4"),
+    }  # fmt: skip
+    assert all(group.objects == 2 and group.size > 100 for group in shown)
+    assert remove(store, shown, keep=2) == (4, 0)
     assert models_of(store) == {b, c, d}
     assert rollback(store, "still there").champion.now.fingerprint == b
-    assert {item.fingerprint for item in removable(store, 0, NOW)} == {c, d}
+    assert {fingerprint_of(group) for group in found(store)} == {c, d}
 
 
-def test_what_is_young_stays(store: ObjectStore | FolderStore) -> None:
+def test_keeps_young_models_and_copies(store: ObjectStorage) -> None:
     promote(store, put_model(store, 1), "x")
     put_model(store, 2)
-    store.put(f"models/{'9' * 64}/{'a' * 32}/weights/0/HUVEC/a.safetensors", b"x")
-    assert removable(store, 0, timedelta(hours=1)) == []
-    assert len(removable(store, 0, NOW)) == 2
+    store.put(f"{OTHER}/weights/0/HUVEC/a.safetensors", b"x")
+    assert found(store, age=DAY) == []
+    assert len(found(store)) == 2
 
 
-def test_while_nothing_was_promoted_whole_models_stay(store: ObjectStore | FolderStore) -> None:
+def test_keeps_complete_models_while_none_is_promoted(store: ObjectStorage) -> None:
     put_model(store, 1)
-    assert removable(store, 0, NOW) == []
+    assert found(store) == []
 
 
-def test_a_model_whose_manifest_cannot_be_read_goes_with_age_but_no_part_of_it_before(
-    store: ObjectStore | FolderStore,
-) -> None:
-    promote(store, put_model(store, 1), "x")
+def test_keeps_every_copy_of_a_model_with_a_damaged_manifest_until_the_model_goes(store: ObjectStorage) -> None:
     damaged = put_model(store, 2)
     store.put(f"models/{damaged}/manifest.json", b"{")
-    (item,) = removable(store, 0, NOW)
-    assert (item.kind, item.fingerprint, item.run) == ("model", damaged, "")
+    assert found(store) == []
+    promote(store, put_model(store, 1), "x")
+    (group,) = found(store)
+    assert (group.kind, fingerprint_of(group), group.belongs_to) == ("model", damaged, "")
 
 
-def test_a_damaged_champion_stops_everything(store: ObjectStore | FolderStore) -> None:
+def test_a_damaged_champion_stops_the_removal(store: ObjectStorage) -> None:
     put_model(store, 1)
     store.put(CHAMPION, b"{")
     with pytest.raises(InputError, match="damaged, not a champion's record"):
-        removable(store, 0, NOW)
+        found(store)
 
 
-def test_what_came_into_use_after_it_was_shown_stays(store: ObjectStore | FolderStore) -> None:
+def test_keeps_models_that_came_into_use_after_they_were_shown(store: ObjectStorage) -> None:
     first, second, third = (put_model(store, number) for number in range(3))
     promote(store, first, "x")
-    found = removable(store, 0, NOW)
-    promote(store, second, "while the user thought")
-    gone = remove(store, found, 0, NOW)
-    assert [item.fingerprint for item in gone] == [third]
-    assert models_of(store) == {
-        first,
-        second,
-    }  # first was champion when it was shown, so nobody has agreed to its removal
+    shown = found(store)
+    promote(store, second, "in between")
+    assert remove(store, shown) == (2, 1)
+    assert models_of(store) == {first, second}  # first was the champion when the user agreed
+    assert third not in models_of(store)
 
 
-def test_an_interrupted_removal_leaves_no_damaged_model_and_is_run_again(
-    store: ObjectStore | FolderStore, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_removal_leaves_no_damaged_model_and_is_finished_by_the_next(
+    store: ObjectStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    promote(store, put_model(store, 1), "x")
+    champion = put_model(store, 1)
+    promote(store, champion, "x")
     put_model(store, 2)
+    delete_many = type(store).delete_many
 
-    def killed(self: ObjectStore | FolderStore, keys: Sequence[str]) -> None:
-        raise StepError("killed")
+    def killed(self: ObjectStorage, keys: Sequence[str]) -> None:
+        if not keys[0].endswith("manifest.json"):
+            raise StepError("killed")
+        delete_many(self, keys)
 
     with monkeypatch.context() as patch:
         patch.setattr(type(store), "delete_many", killed)
         with pytest.raises(StepError, match="killed"):
-            remove(store, removable(store, 0, NOW), 0, NOW)
-    (left,) = removable(store, 0, NOW)
-    assert left.kind == "unfinished model"
-    assert remove(store, [left], 0, NOW) == [left]
-    assert len(models_of(store)) == 1
+            remove(store, found(store))
+    (left,) = found(store)
+    assert left.kind == "unused copy"
+    remove(store, [left])
+    assert models_of(store) == {champion}
 
 
-def test_a_model_that_a_recent_prediction_uses_stays(store: ObjectStore | FolderStore) -> None:
+def test_keeps_a_model_that_a_recent_prediction_uses(store: ObjectStorage) -> None:
     promote(store, put_model(store, 1), "x")
     used = put_model(store, 2)
     prediction = PredictionRecord(model=used, address="s3://x", experiments=(), any_cell_type=False, folds={})
-    record = RunRecord(key="new-1", config={}, lineage={}, prediction=prediction)
-    write_run(store, record, b"{}", b"{}", None, [])
-    assert removable(store, 0, timedelta(seconds=-1)) != []  # the prediction is older than that
-    assert removable(store, 0, timedelta(hours=1)) == []
+    write_run(store, RunRecord(key="new-1", config={}, lineage={}, prediction=prediction), b"{}", b"{}", None, [])
+    assert [fingerprint_of(group) for group in found(store)] == [used]  # the prediction is older than that
+    assert found(store, age=DAY) == []
 
 
-def test_leavings_of_interrupted_publications_go_and_other_objects_stay(store: ObjectStore | FolderStore) -> None:
+def test_removes_unused_copies_and_leaves_other_objects(store: ObjectStorage) -> None:
     kept = put_model(store, 1)
     promote(store, kept, "x")
-    store.put_many(
-        (key, b"theirs") for key in ["models/README.md", f"models/{kept}/notes.txt", "models/short/manifest.json"]
-    )
+    for key in ("models/README.md", f"models/{kept}/notes.txt", "models/short/manifest.json"):
+        store.put(key, b"theirs")
     before = set(store.list("models/"))
     store.put(f"models/{kept}/{'b' * 32}/card.md", b"of a second publication")
-    store.put(f"models/{'9' * 64}/{'a' * 32}/weights/0/a.safetensors", b"of one that was killed")
-    found = removable(store, 0, NOW)
-    assert kinds(found) == ["unfinished model", "unused copy"]
-    assert remove(store, found, 0, NOW) == found
+    store.put(f"{OTHER}/weights/0/a.safetensors", b"of one that was killed")
+    shown = found(store)
+    assert [group.kind for group in shown] == ["unused copy", "unused copy"]
+    assert remove(store, shown) == (2, 0)
     assert set(store.list("models/")) == before

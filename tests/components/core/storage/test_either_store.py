@@ -13,8 +13,7 @@ import pytest
 
 from components.core.errors import InputError
 from components.core.storage.folder_store import FolderStore
-from components.core.storage.interface import MissingObjectError
-from components.core.storage.inventory import StoredObject
+from components.core.storage.interface import MissingObjectError, StoredObject
 from components.core.storage.object_store import ObjectStore
 
 
@@ -107,7 +106,6 @@ def test_an_object_is_replaced_only_where_it_is_of_the_version_that_was_read(sto
     assert store.put_if_version("a/b", b"third", second)
     assert store.get("a/b") == b"third"
     assert store.list() == ["a/b"]
-    assert list(store.unfinished_uploads("")) == []
 
 
 def test_what_is_not_there_has_no_version_and_is_not_written(store: ObjectStore | FolderStore) -> None:
@@ -214,21 +212,3 @@ def test_many_are_deleted_and_missing_ones_are_no_error(store: ObjectStore | Fol
     store.delete_many([])
     if isinstance(store, FolderStore):
         assert sorted(path.name for path in store.root.rglob("*")) == ["a", "ab", "plates", "runs"]
-
-
-def test_unfinished_uploads_are_no_objects_and_can_be_given_up(store: ObjectStore | FolderStore) -> None:
-    begun = datetime.now(UTC) - timedelta(seconds=1)
-    store.put("finished/a/whole", b"x")
-    for key in ("finished/a/weights", "finished/b/weights", "other"):
-        begin_upload(store, key)
-    assert store.list() == ["finished/a/whole"]
-    assert len(list(store.unfinished_uploads(""))) == 3
-    assert len(list(store.unfinished_uploads("finished/"))) == 2
-    (upload,) = store.unfinished_uploads("finished/a/")
-    assert upload.key.startswith("finished/a/")
-    assert begun <= upload.started <= datetime.now(UTC)
-    for _ in range(2):  # the second time it is gone
-        store.give_up_upload(upload)
-        assert list(store.unfinished_uploads("finished/a/")) == []
-    assert store.list() == ["finished/a/whole"]
-    assert len(list(store.unfinished_uploads(""))) == 2

@@ -1,9 +1,9 @@
-"""Garbage collection: nothing that a run needs, nothing young, all of the rest; and an interrupted one is run again."""
+"""Garbage collection removes nothing that a run needs and nothing young, all of the rest, and can be interrupted."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,15 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.core.config import PackConfig
 from components.core.errors import InputError, StepError
-from components.core.storage.finished import run_once
-from components.core.storage.folder_store import FolderStore
-from components.core.storage.garbage import StoredGroup, find_garbage, group_objects, list_groups, sweep
-from components.core.storage.inventory import StoredObject
-from components.core.storage.manifest import Manifest
-from components.core.storage.object_store import ObjectStore
-from components.core.storage.recorded_runs import needed_by, read_runs
-from components.core.storage.runs import record_task
+from components.core.storage.garbage import (
+    StoredGroup,
+    find_garbage,
+    group_objects,
+    list_groups,
+    needed_by,
+    sweep,
+)
+from components.core.storage.interface import ObjectStorage, StoredObject
+from components.core.storage.manifest import Manifest, Vocabulary
+from components.core.storage.opening import open_store
+from components.core.storage.run_records import PredictionRecord, RunRecord
+from components.core.storage.runs import read_runs, record_task, write_run
 from components.normalize.step import main as normalize
 from tests.components.core.learning.tiny_networks import RUN
 from tests.tiny_screen import CONFIG, TinyScreen
@@ -35,8 +41,6 @@ FOREIGN = [
     "plates/notes.txt", "plates/by-hand/plate.json", f"finished/pretrain/{1:063x}/{1:032x}/w", "finished/pretrain/short/x/y",
     "checkpoints/pretrain/x/state", "copies/2026-11-24.tar", f"copies/of-mine/{1:064x}.json", "models/champion.json",
 ]  # fmt: skip
-TWO_DAYS = timedelta(days=2)
-
 times = st.integers(0, 96).map(lambda hours: NOW - timedelta(hours=hours))
 
 
@@ -52,7 +56,7 @@ class Stored:
         groups = group_objects(self.objects)
         for key, plate in self.targets.items():
             if key in groups:
-                groups[key].plate = plate
+                groups[key].belongs_to = plate
         return list(groups.values())
 
     def without(self, garbage: Sequence[StoredGroup]) -> Stored:
@@ -71,11 +75,11 @@ def stores(draw: st.DrawFn) -> Stored:
 
 
 @given(stores())
-def test_only_what_is_old_and_of_no_use_is_garbage_and_all_of_that(stored: Stored) -> None:
+def test_garbage_is_exactly_what_is_old_and_unneeded(stored: Stored) -> None:
     groups = stored.groups()
     garbage = find_garbage(groups, stored.needed, CUTOFF)
     left = stored.without(garbage)
-    renewed = {group.plate for group in groups if group.newest > CUTOFF}
+    renewed = {group.belongs_to for group in groups if group.newest > CUTOFF}
     for group in garbage:
         assert group.newest <= CUTOFF
         assert group.prefix not in stored.needed | renewed
@@ -83,167 +87,167 @@ def test_only_what_is_old_and_of_no_use_is_garbage_and_all_of_that(stored: Store
         assert (group.objects, group.size) == (len(own), sum(found.size for found in own))
     for group in left.groups():
         useful = group.prefix in stored.needed | renewed
-        points = group.plate in {other.prefix for other in left.groups()}
+        points = group.belongs_to in {other.prefix for other in left.groups()}
         assert group.newest > CUTOFF or useful or points
     assert find_garbage(left.groups(), left.needed, CUTOFF) == []
     assert {found.key for found in stored.objects} & set(FOREIGN) <= {found.key for found in left.objects}
 
 
 class AgedStore:
-    """A store in which everything there now is days old, and which may fail after some deletes."""
+    """A store whose present objects are ten days old, and which fails after a number of deletes."""
 
-    def __init__(self, store: ObjectStore | FolderStore, days: float = 10) -> None:
-        self._store, self._age = store, timedelta(days=days)
-        self._old = set(store.scan(""))
-        self.deletes: int | None = None
+    def __init__(self, store: ObjectStorage) -> None:
+        self._store = store
+        self._old = {found.key for found in store.scan("")}
+        self.deletes = 1000
 
-    def scan(self, prefix: str) -> list[StoredObject]:
-        found = self._store.scan(prefix)
-        return [each._replace(modified=each.modified - self._age) if each in self._old else each for each in found]
+    def scan(self, prefix: str) -> Iterator[StoredObject]:
+        age = timedelta(days=10)
+        for found in self._store.scan(prefix):
+            yield found._replace(modified=found.modified - age) if found.key in self._old else found
 
     def delete_many(self, keys: Sequence[str]) -> None:
-        if self.deletes is not None:
+        for key in keys:
             if not self.deletes:
                 raise StepError("killed")
             self.deletes -= 1
-        self._store.delete_many(keys)
+            self._store.delete_many([key])
 
     def put(self, key: str, data: bytes) -> None:
-        """The object becomes young, also if a listing's time, to the second, is the same."""
-        self._old = {found for found in self._old if found.key != key}
+        self._old.discard(key)
         self._store.put(key, data)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._store, name)
 
 
-def collect(store: ObjectStore | FolderStore, days: float = 10, deletes: int | None = None) -> list[StoredGroup]:
-    aged = AgedStore(store, days)
-    cutoff = datetime.now(UTC) - TWO_DAYS
-    garbage = find_garbage(list_groups(aged), needed_by(read_runs(aged)), cutoff)
-    aged.deletes = deletes
-    sweep(aged, garbage, cutoff)
-    return garbage
+def find(store: AgedStore, cutoff: datetime) -> list[StoredGroup]:
+    return find_garbage(list_groups(store), needed_by(read_runs(store)), cutoff)  # type: ignore[arg-type]
 
 
-def pack(store: ObjectStore | FolderStore, folder: Path, source: Path, run: str) -> Manifest:
-    config = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"bucket": store.uri("")})})
-    paths = [folder / name for name in ("s.json", "h.json", "l.csv")]
-    record = {"whole_config": RUN.model_dump_json(), "lineage": json.dumps({"run": run})} if run else {}
-    normalize(config.model_dump_json(), str(source), *map(str, paths), **record)
-    return Manifest.read(paths[0])
+def collect(store: AgedStore) -> tuple[int, int]:
+    cutoff = datetime.now(UTC) - timedelta(days=2)
+    return sweep(store, find(store, cutoff), lambda: find(store, cutoff), cutoff)  # type: ignore[arg-type]
 
 
-def finish_step(store: ObjectStore | FolderStore, folder: Path, name: str) -> str:
-    def work(out: Mapping[str, Path]) -> None:
-        out["weights"].write_text("weights")
-
-    prefixes: list[str] = []
-    run_once(store, "pretrain", {"name": name}, {"weights": folder / name}, work, prefixes.append)
-    return prefixes[0]
-
-
-@pytest.fixture(scope="module")
-def screen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return TinyScreen(tmp_path_factory.mktemp("screen") / "screen").root
+SCREEN = Manifest(
+    store="s3://x", channels=6, image_size=8, codec=PackConfig(), folds={}, plates=(), run="mine-1",
+    vocabulary=Vocabulary(treatments=("a",), positives=(), negatives=()),
+)  # fmt: skip
 
 
 @pytest.fixture
-def store(either_store: ObjectStore | FolderStore) -> ObjectStore | FolderStore:
-    return either_store
+def folder(tmp_path: Path) -> ObjectStorage:
+    return open_store(tmp_path.as_uri())
 
 
 @pytest.fixture
-def needed(store: ObjectStore | FolderStore, screen: Path, tmp_path: Path) -> set[str]:
-    """A run with a finished step, beside a plate, an output and a checkpoint of no run; the keys that must stay."""
-    manifest = pack(store, tmp_path, screen, run="mine-1")
-    record_task(store, manifest, finish_step(store, tmp_path, "needed"), "pretrain", 0, backbone="a")
+def needed(folder: ObjectStorage) -> set[str]:
+    """A run with a plate and an output, and objects of other programs; beside them garbage of each kind. The keys to keep."""
+    for prefix in (PLATES[0], OUTPUTS[0]):
+        fill(folder, prefix)
+    point(folder, POINTERS[0], PLATES[0])
+    write_run(folder, RunRecord(key="mine-1", config={}, lineage={}), b"{}", b"{}", b"", [PLATES[0]])
+    record_task(folder, SCREEN, OUTPUTS[0], "pretrain", 0, backbone="a")
     for key in FOREIGN:
-        store.put(key, b"theirs")
-    needed = set(store.list())
-    for name in ("plate.json", "B/03/0/c"):
-        store.put(f"{PLATES[1]}/{name}", b"x")
-    store.put(POINTERS[0], json.dumps({"prefix": PLATES[1]}).encode())
-    store.put(f"{CHECKPOINTS[0]}/state.pt", b"x")
-    finish_step(store, tmp_path, "unneeded")
+        folder.put(key, b"theirs")
+    needed = set(folder.list(""))
+    for prefix in (PLATES[1], OUTPUTS[1], CHECKPOINTS[0]):
+        fill(folder, prefix)
+    point(folder, POINTERS[1], PLATES[1])
     return needed
 
 
-def test_everything_that_a_run_needs_stays_and_the_rest_goes(
-    store: ObjectStore | FolderStore, needed: set[str], tmp_path: Path
-) -> None:
-    assert sorted(group.kind for group in collect(store)) == [
-        "checkpoint", "finished output", "plate", "plate pointer",
-    ]  # fmt: skip
-    assert set(store.list()) == needed
-    assert collect(store) == []
-    store.delete_prefix("runs/mine-1/")  # forgotten
-    collect(store)
-    assert set(store.list()) == set(FOREIGN)
+def fill(store: ObjectStorage, prefix: str) -> None:
+    for name in ("plate.json", "done.json", "a/b", "c"):
+        store.put(f"{prefix}/{name}", b"x")
 
 
-def test_young_objects_stay(store: ObjectStore | FolderStore, needed: set[str], tmp_path: Path) -> None:
-    before = store.list()
-    assert collect(store, days=1) == []
-    assert store.list() == before
+def point(store: ObjectStorage | AgedStore, pointer: str, plate: str) -> None:
+    store.put(pointer, json.dumps({"prefix": plate}).encode())
 
 
-def test_what_comes_into_use_after_it_was_found_stays(
-    store: ObjectStore | FolderStore, needed: set[str], tmp_path: Path
-) -> None:
-    aged, cutoff = AgedStore(store), datetime.now(UTC) - TWO_DAYS
-    garbage = find_garbage(list_groups(aged), needed_by(read_runs(aged)), cutoff)
-    output = next(group.prefix for group in garbage if group.kind == "finished output")
-    record_task(store, Manifest.read(tmp_path / "s.json"), output, "pretrain", 1, backbone="a")
-    aged.put(POINTERS[0], json.dumps({"prefix": PLATES[1]}).encode())  # packing reuses the plate
+def test_removes_garbage_of_every_kind_and_nothing_else(folder: ObjectStorage, needed: set[str]) -> None:
+    assert collect(AgedStore(folder)) == (13, 0)
+    assert set(folder.list("")) == needed
+    assert collect(AgedStore(folder)) == (0, 0)
+    folder.delete_prefix("runs/mine-1/")  # forgotten
+    collect(AgedStore(folder))
+    assert set(folder.list("")) == set(FOREIGN)
+
+
+def test_keeps_objects_that_come_into_use_after_they_were_found(folder: ObjectStorage, needed: set[str]) -> None:
+    aged, cutoff = AgedStore(folder), datetime.now(UTC) - timedelta(days=2)
+    garbage = find(aged, cutoff)
+    assert len(garbage) == 4
+    record_task(aged, SCREEN, OUTPUTS[1], "pretrain", 1, backbone="a")  # type: ignore[arg-type]
+    point(aged, POINTERS[1], PLATES[1])  # packing reuses the plate
     aged.put(f"{CHECKPOINTS[0]}/state.pt", b"newer")
-    before = store.list()
-    assert sweep(aged, garbage, cutoff) == (0, len(garbage))
-    assert store.list() == before
+    before = folder.list("")
+    assert sweep(aged, garbage, lambda: find(aged, cutoff), cutoff) == (0, 4)  # type: ignore[arg-type]
+    assert sweep(aged, garbage, lambda: garbage, cutoff)[1] == 2  # checkpoint and pointer are young
+    assert {*before} - {*folder.list("")} == {
+        f"{p}/{n}" for p in (PLATES[1], OUTPUTS[1]) for n in ("plate.json", "done.json", "a/b", "c")
+    }
 
 
-@pytest.mark.parametrize("deletes", [0, 1, 3])
-def test_an_interrupted_collection_leaves_nothing_complete_and_is_run_again(
-    store: ObjectStore | FolderStore, needed: set[str], tmp_path: Path, deletes: int
+@pytest.mark.parametrize("deletes", [0, 1, 3, 7, 12])
+def test_an_interrupted_collection_leaves_nothing_complete_and_is_finished_by_the_next(
+    folder: ObjectStorage, needed: set[str], deletes: int
 ) -> None:
+    aged = AgedStore(folder)
+    aged.deletes = deletes
     with pytest.raises(StepError, match="killed"):
-        collect(store, deletes=deletes)
-    left = store.list()
-    assert set(left) >= needed
-    if deletes:
-        assert f"{PLATES[1]}/plate.json" not in left
-    collect(store)
-    assert set(store.list()) == needed
-    finish_step(store, tmp_path, "unneeded")
-    assert (tmp_path / "unneeded").read_text() == "weights"
+        collect(aged)
+    left = set(folder.list(""))
+    assert left >= needed
+    for prefix, marker in ((PLATES[1], "plate.json"), (OUTPUTS[1], "done.json")):
+        assert (f"{prefix}/{marker}" in left) <= ({f"{prefix}/a/b", f"{prefix}/c"} <= left)
+    collect(AgedStore(folder))
+    assert set(folder.list("")) == needed
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("run.json", None, "missing"),
         ("run.json", b"{", "damaged, not a run's record"),
-        (
-            "run.json",
-            b'{"record_schema": 1, "key": "mine-1"}',
-            "damaged, not a run's record; .* if an earlier version",
-        ),
+        ("run.json", b'{"record_schema": 1, "key": "mine-1"}', "damaged, not a run's record .* if an earlier version"),
         ("tasks/pretrain/0/a.json", b"[]", "damaged, not a task's record"),
     ],
 )
-def test_a_record_that_cannot_be_read_stops_everything(
-    store: ObjectStore | FolderStore, needed: set[str], name: str, content: bytes, message: str
+def test_removes_nothing_while_a_record_cannot_be_read(
+    folder: ObjectStorage, needed: set[str], name: str, content: bytes | None, message: str
 ) -> None:
-    store.put(f"runs/mine-1/{name}", content)
-    before = store.list()
+    if content is None:
+        folder.delete(f"runs/mine-1/{name}")
+    else:
+        folder.put(f"runs/mine-1/{name}", content)
+    before = folder.list("")
     with pytest.raises(InputError, match=rf"runs/mine-1/{name}: {message}.*it is not known what run mine-1 needs"):
-        collect(store)
-    assert store.list() == before
+        collect(AgedStore(folder))
+    assert folder.list("") == before
 
 
-def test_plates_of_a_prediction_stay(store: ObjectStore | FolderStore, needed: set[str]) -> None:
-    record = json.loads(store.get("runs/mine-1/run.json"))
-    prediction = {"model": "ab" * 32, "address": "s3://x", "experiments": [], "any_cell_type": False, "folds": {}}
-    record |= {"key": "mine-predict", "plates": [PLATES[1]], "prediction": prediction}
-    store.put("runs/mine-predict/run.json", json.dumps(record).encode())
-    assert "plate" not in {group.kind for group in collect(store)}
-    assert [run.kind for run in read_runs(store)] == ["training", "prediction"]
+def test_keeps_the_plates_of_a_prediction(folder: ObjectStorage, needed: set[str]) -> None:
+    prediction = PredictionRecord(model="ab" * 32, address="s3://x", experiments=(), any_cell_type=False, folds={})
+    write_run(folder, RunRecord(key="p", config={}, lineage={}, prediction=prediction), b"", b"", None, [PLATES[1]])
+    collect(AgedStore(folder))
+    assert set(folder.list("")) >= {f"{PLATES[1]}/{name}" for name in ("plate.json", "a/b", "c")} | {POINTERS[1]}
+
+
+def test_a_packed_screen_keeps_everything_while_its_run_is_recorded(
+    either_store: ObjectStorage, tmp_path: Path
+) -> None:
+    source = TinyScreen(tmp_path / "screen").root
+    config = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"bucket": either_store.uri("")})})
+    outputs = [str(tmp_path / name) for name in ("screen.json", "holdout.json", "labels.csv")]
+    record = {"whole_config": RUN.model_dump_json(), "lineage": json.dumps({"run": "mine-1"})}
+    normalize(config.model_dump_json(), str(source), *outputs, **record)
+    before = either_store.list("")
+    assert collect(AgedStore(either_store)) == (0, 0)
+    assert either_store.list("") == before
+    either_store.delete_prefix("runs/mine-1/")
+    assert find(AgedStore(either_store), datetime.now(UTC) - timedelta(days=11)) == []  # too young
+    collect(AgedStore(either_store))
+    assert either_store.list("") == []

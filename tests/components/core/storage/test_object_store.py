@@ -62,19 +62,6 @@ def test_many_objects_are_deleted_and_missing_ones_are_no_error(store: ObjectSto
     assert store.list() == ["kept"]
 
 
-def test_unfinished_uploads_are_listed_below_a_prefix_and_given_up(store: ObjectStore) -> None:
-    client = store._control
-    for key in ("finished/a", "other/b"):
-        client.create_multipart_upload(Bucket=store.bucket, Key=f"{store.prefix}/{key}")
-    (found,) = store.unfinished_uploads("finished/")
-    assert found.key == "finished/a"
-    assert abs((datetime.now(UTC) - found.started).total_seconds()) < 60
-    store.give_up_upload(found)
-    store.give_up_upload(found)
-    assert list(store.unfinished_uploads("finished/")) == []
-    assert [upload.key for upload in store.unfinished_uploads("")] == ["other/b"]
-
-
 def test_the_whole_bucket_cannot_be_deleted(store: ObjectStore) -> None:
     whole = ObjectStore.connect(store.bucket)
     with pytest.raises(InputError, match="refusing to delete the whole bucket"):

@@ -1,35 +1,45 @@
-"""Records of runs: whole, tied to the screen they were made of, and of use to people who mistype a key."""
+"""Records of runs: complete, tied to the screen they were made from, and rejected with one clear line if they cannot be read."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from components.core import progress
 from components.core.config import PackConfig
-from components.core.errors import InputError
+from components.core.errors import InputError, StepError
+from components.core.storage.interface import ObjectStorage
 from components.core.storage.manifest import Manifest, Vocabulary
+from components.core.storage.opening import open_store
+from components.core.storage.run_records import Learned, PredictionRecord, RunRecord, TaskRecord, run_address
 from components.core.storage.runs import (
-    Learned,
-    PredictionRecord,
-    RunRecord,
-    TaskRecord,
+    fetch_results,
     fetch_run,
     finished_folds,
+    forget_failures,
+    read_failures,
     read_source,
+    read_source_screen,
+    record_results,
     record_task,
-    run_address,
+    report_failures,
     write_run,
 )
 from tests.tiny_screen import MemoryStore
 
+KEY = "demo-1a2b"
 PLATES = ("plates/a", "plates/b")
-RECORD = RunRecord(key="demo-1a2b", config={"name": "demo"}, lineage={"run": "demo-1a2b", "seeds": {"run": 1}})
+RECORD = RunRecord(key=KEY, config={"name": "demo"}, lineage={"run": KEY, "seeds": {"run": 1}})
 FILES = {"screen.json": b"screen", "holdout.json": b"holdout", "holdout_labels.csv": b"id_code,sirna\n"}
+PREDICTION = PredictionRecord(
+    model="ab" * 32, address="s3://x/models/ab", experiments=(), any_cell_type=False, folds={"HUVEC": (0, 2)}
+)
 
 
-def manifest(warning: str = "", run: str = RECORD.key) -> Manifest:
+def manifest(warning: str = "", run: str = KEY) -> Manifest:
     vocabulary = Vocabulary(treatments=("a",), positives=(), negatives=())
     return Manifest(
         store="s3://x", channels=6, image_size=8, codec=PackConfig(), vocabulary=vocabulary, folds={}, plates=(),
@@ -48,15 +58,16 @@ def written() -> MemoryStore:
 
 
 def test_a_run_reads_back_with_its_files(written: MemoryStore, tmp_path: Path) -> None:
-    assert fetch_run(written, RECORD.key, tmp_path) == RECORD.model_copy(update={"plates": PLATES})
+    assert written.puts[-1] == f"runs/{KEY}/run.json"
+    assert fetch_run(written, KEY, tmp_path) == RECORD.model_copy(update={"plates": PLATES})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == FILES
 
 
-def test_an_unknown_run_is_refused_with_the_ones_there_are(written: MemoryStore, tmp_path: Path) -> None:
+def test_rejects_an_unknown_run_and_lists_the_known_ones(written: MemoryStore, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--run demo-1a: no such run .* \(runs there: demo-1a2b\)"):
         fetch_run(written, "demo-1a", tmp_path)
     with pytest.raises(InputError, match=r"there are no runs"):
-        fetch_run(MemoryStore(), RECORD.key, tmp_path)
+        fetch_run(MemoryStore(), KEY, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -66,103 +77,151 @@ def test_an_unknown_run_is_refused_with_the_ones_there_are(written: MemoryStore,
         (b"[]", "not a run's record"),
         (b'{"key": "demo-1a2b"}', "not a run's record"),
         (json.dumps({**RECORD.model_dump(), "schema_version": 2}).encode(), "newer than this version"),
+        (b'{"schema_version": 2, "unknown": 1}', "newer than this version"),
     ],
 )
-def test_a_record_that_cannot_be_read_is_named(
-    written: MemoryStore, tmp_path: Path, content: bytes, message: str
-) -> None:
-    written.put("runs/demo-1a2b/run.json", content)
-    with pytest.raises(InputError, match=rf"runs/demo-1a2b/run.json: .*{message}"):
-        fetch_run(written, RECORD.key, tmp_path)
+def test_rejects_a_damaged_or_newer_record(written: MemoryStore, tmp_path: Path, content: bytes, message: str) -> None:
+    written.put(f"runs/{KEY}/run.json", content)
+    with pytest.raises(InputError, match=rf"runs/{KEY}/run.json: .*{message}"):
+        fetch_run(written, KEY, tmp_path)
 
 
-PREDICTION = PredictionRecord(
-    model="ab" * 32, address="s3://x/models/ab", experiments=(), any_cell_type=False, folds={"HUVEC": (0, 2)}
-)
-
-
-def test_a_prediction_is_refused_where_a_training_is_meant(tmp_path: Path) -> None:
+def test_rejects_a_prediction_in_place_of_a_training(tmp_path: Path) -> None:
     store = MemoryStore()
     write_run(store, RECORD.model_copy(update={"prediction": PREDICTION}), b"reference", b"plates", None, [])
-    assert set(store.list(f"runs/{RECORD.key}/")) == {
-        f"runs/{RECORD.key}/{name}.json" for name in ("run", "screen", "holdout")
-    }
-    said = f"demo-1a2b: is a prediction by model {'ab' * 6}, which trains nothing; give the key of a training "
-    with pytest.raises(InputError, match=rf"^--run {said}"):
-        fetch_run(store, RECORD.key, tmp_path)
-    with pytest.raises(InputError, match=rf"^init_from: run {said}"):
-        read_source(store, RECORD.key)
+    assert not store.exists(f"runs/{KEY}/holdout_labels.csv")
+    message = f"{KEY}: is a prediction by model {'ab' * 6}, which trains nothing; give the key of a training "
+    with pytest.raises(InputError, match=rf"^--run {message}"):
+        fetch_run(store, KEY, tmp_path)
+    with pytest.raises(InputError, match=rf"^init_from: run {message}"):
+        read_source(store, KEY)
 
 
-def test_folds_are_listed_by_cell_type_in_order(written: MemoryStore) -> None:
-    for cell_type, fold in (("RPE", 10), ("HUVEC", 1), ("RPE", 2)):
-        record_task(written, SCREEN, f"finished/infer/{cell_type}{fold}", "infer", fold, cell_type, holdout=HOLDOUT)
-    found = finished_folds(written, RECORD.key, SCREEN, HOLDOUT)
+def test_finished_folds_are_those_of_the_same_screen_in_order(written: MemoryStore) -> None:
+    for cell_type, fold, prefix in (("RPE", 10, "a"), ("HUVEC", 1, "old"), ("HUVEC", 1, "new"), ("RPE", 2, "b")):
+        record_task(written, SCREEN, f"finished/infer/{prefix}", "infer", fold, cell_type, holdout=HOLDOUT)
+    found = finished_folds(written, KEY, SCREEN, HOLDOUT)
     assert {c: [(f.fold, f.prefix) for f in folds] for c, folds in found.items()} == {
-        "HUVEC": [(1, "finished/infer/HUVEC1")],
-        "RPE": [(2, "finished/infer/RPE2"), (10, "finished/infer/RPE10")],
+        "HUVEC": [(1, "finished/infer/new")],
+        "RPE": [(2, "finished/infer/b"), (10, "finished/infer/a")],
     }
     assert finished_folds(written, "demo-1", SCREEN, HOLDOUT) == {}
+    assert finished_folds(written, KEY, manifest("other"), HOLDOUT) == {}
+    assert finished_folds(written, KEY, SCREEN, manifest("other")) == {}
+    written.put(f"runs/{KEY}/tasks/infer/2/RPE.json", b'{"prefix": "../x"}')
+    with pytest.raises(InputError, match=rf"runs/{KEY}/tasks/infer/2/RPE.json: damaged, not a task's record"):
+        finished_folds(written, KEY, SCREEN, HOLDOUT)
 
 
-def test_a_later_finish_of_the_same_fold_counts(written: MemoryStore) -> None:
-    for place in ("finished/infer/old", "finished/infer/new"):
-        record_task(written, SCREEN, place, "infer", 0, "RPE", holdout=HOLDOUT)
-    (fold,) = finished_folds(written, RECORD.key, SCREEN, HOLDOUT)["RPE"]
-    assert fold.prefix == "finished/infer/new"
+def test_every_task_of_a_run_has_its_own_record(written: MemoryStore) -> None:
+    prefix, learned = f"finished/pretrain/{1:064x}", Learned(experiments=("HUVEC-02",))
+    record_task(written, SCREEN, prefix, "pretrain", 0, backbone="a", learned=learned)
+    record_task(written, SCREEN, prefix, "pretrain", 0, backbone="b")
+    record_task(written, SCREEN, prefix, "finetune", 0, cell_type="RPE")
+    record_task(written, manifest("screen", run=""), prefix, "finetune", 1, cell_type="RPE")  # a step by hand
+    names = ("pretrain/0/a", "pretrain/0/b", "finetune/0/RPE")
+    assert set(written.list(f"runs/{KEY}/tasks/")) == {f"runs/{KEY}/tasks/{name}.json" for name in names}
+    first = TaskRecord.load(written, f"runs/{KEY}/tasks/pretrain/0/a.json")
+    assert (first.prefix, first.screen, first.learned) == (prefix, SCREEN.digest(), learned)
 
 
-@pytest.mark.parametrize(("screen", "holdout"), [(manifest("other"), HOLDOUT), (SCREEN, manifest("other"))])
-def test_folds_of_another_screen_do_not_count(written: MemoryStore, screen: Manifest, holdout: Manifest) -> None:
-    record_task(written, SCREEN, "finished/infer/x", "infer", 0, "RPE", holdout=HOLDOUT)
-    assert finished_folds(written, RECORD.key, screen, holdout) == {}
-
-
-def test_a_step_by_hand_is_of_no_run(written: MemoryStore) -> None:
-    before = set(written.list(""))
-    record_task(written, manifest("screen", run=""), "finished/infer/x", "infer", 0, "RPE", holdout=HOLDOUT)
-    assert set(written.list("")) == before
-
-
-def test_the_run_is_no_part_of_what_a_screen_is() -> None:
+def test_a_screen_has_the_same_digest_in_every_run() -> None:
     assert manifest("screen", run="").digest() == SCREEN.digest() != HOLDOUT.digest()
 
 
-def test_a_damaged_fold_is_named(written: MemoryStore) -> None:
-    written.put("runs/demo-1a2b/tasks/infer/0/RPE.json", b'{"prefix": "../x"}')
-    with pytest.raises(InputError, match=r"runs/demo-1a2b/tasks/infer/0/RPE.json: damaged, not a task's record"):
-        finished_folds(written, RECORD.key, SCREEN, HOLDOUT)
-
-
-def test_every_task_has_a_record_of_its_own_that_names_its_outputs(written: MemoryStore) -> None:
-    place = f"finished/pretrain/{1:064x}"
-    record_task(written, SCREEN, place, "pretrain", 0, backbone="a", learned=Learned(experiments=("HUVEC-02",)))
-    record_task(written, SCREEN, place, "pretrain", 0, backbone="b")
-    record_task(written, SCREEN, place, "finetune", 0, cell_type="RPE")
-    names = ("pretrain/0/a", "pretrain/0/b", "finetune/0/RPE")
-    keys = {f"runs/{RECORD.key}/tasks/{name}.json" for name in names}
-    assert set(written.list(f"runs/{RECORD.key}/tasks/")) == keys
-    first = TaskRecord.model_validate_json(written.get(f"runs/{RECORD.key}/tasks/pretrain/0/a.json"))
-    assert (first.prefix, first.screen, first.learned) == (place, SCREEN.digest(), Learned(experiments=("HUVEC-02",)))
-    record_task(written, manifest("screen", run=""), place, "finetune", 1, cell_type="RPE")
-    assert set(written.list(f"runs/{RECORD.key}/tasks/")) == keys
+def test_rejects_pretrained_weights_of_another_screen_or_without_one() -> None:
+    store = MemoryStore()
+    config = {"backbones": [], "head": {}}
+    write_run(store, RECORD.model_copy(update={"config": config}), SCREEN.to_json(), b"", b"", [])
+    record_task(store, SCREEN, "finished/pretrain/a", "pretrain", 0, backbone="a")
+    assert read_source_screen(store, read_source(store, KEY)) == SCREEN
+    record_task(store, HOLDOUT, "finished/pretrain/b", "pretrain", 1, backbone="a")
+    with pytest.raises(InputError, match=rf"^init_from: a of fold 1 of run {KEY} was trained with an earlier screen"):
+        read_source_screen(store, read_source(store, KEY))
+    store.objects.pop(f"runs/{KEY}/screen.json")
+    with pytest.raises(InputError, match=r"screen.json is missing, so the labels that run .* are unknown"):
+        read_source_screen(store, read_source(store, KEY))
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("text", "expected"),
     [
         ("demo-1a2b", ("", "demo-1a2b")),
         ("s3://bucket/runs/demo-1a2b", ("s3://bucket", "demo-1a2b")),
         ("s3://bucket/team/a/runs/demo-1a2b/", ("s3://bucket/team/a", "demo-1a2b")),
     ],
 )
-def test_a_run_is_named_by_key_or_address(given: str, expected: tuple[str, str]) -> None:
-    assert run_address(given) == expected
+def test_a_run_is_given_by_key_or_address(text: str, expected: tuple[str, str]) -> None:
+    assert run_address(text) == expected
 
 
 @pytest.mark.parametrize(
-    "given", ["", "runs/demo", "s3://runs/demo", "s3://bucket/demo", "s3://bucket/runs/", "../a", "s3://b/runs/a b"]
+    "text", ["", "runs/demo", "s3://runs/demo", "s3://bucket/demo", "s3://bucket/runs/", "../a", "s3://b/runs/a b"]
 )
-def test_other_names_of_runs_are_refused(given: str) -> None:
+def test_rejects_other_names_of_runs(text: str) -> None:
     with pytest.raises(InputError, match=r"neither a run's key nor its address, .* s3://BUCKET\[/PREFIX\]/runs/KEY"):
-        run_address(given)
+        run_address(text)
+
+
+def failing(error: Exception, address: str, run: str, step: str, **labels: Any) -> None:
+    """A task that fails once its run is known; its own error is raised."""
+
+    def task() -> None:
+        with progress.task(step, **labels):
+            report_failures(address, run)
+            raise error
+
+    with pytest.raises(type(error)) as raised:
+        task()
+    assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (InputError("train.csv row 7: no such well"), "input", "train.csv row 7: no such well"),
+        (StepError("disk full"), "step", "disk full"),
+        (RuntimeError("CUDA error:\n  lost"), "step", "RuntimeError: CUDA error: lost"),
+    ],
+)
+def test_a_failed_task_is_recorded_with_its_labels(tmp_path: Path, error: Exception, kind: str, message: str) -> None:
+    store = open_store(tmp_path.as_uri())
+    failing(error, store.uri(""), KEY, "pretrain", fold=2, backbone="xception", cell_type=None)
+    store.put(f"runs/{KEY}/failed/other.json", b'{"step": 7}')
+    ((key, record),) = read_failures(store, KEY).items()
+    assert (record.task, record.kind, record.message) == ("pretrain fold 2 xception", kind, message)
+    assert read_failures(store, KEY, [key]) == {}
+    forget_failures(store, KEY)
+    assert read_failures(store, KEY) == {}
+
+
+def test_records_no_success_no_step_by_hand_and_no_later_task(tmp_path: Path) -> None:
+    store = open_store(tmp_path.as_uri())
+    with progress.task("assign"):
+        report_failures(store.uri(""), KEY)
+    failing(StepError("by hand"), store.uri(""), "", "assign")
+    with pytest.raises(StepError), progress.task("ensemble"):
+        raise StepError("after the task that reported")
+    assert read_failures(store, KEY) == {}
+
+
+def test_an_unreachable_store_does_not_hide_the_failure(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    failing(StepError("the real one"), "s3://bucket", KEY, "pretrain", fold=0)
+    assert "could not be recorded" in capsys.readouterr().out
+
+
+def test_results_come_back_complete_or_not_at_all(either_store: ObjectStorage, tmp_path: Path) -> None:
+    made, back = tmp_path / "made", tmp_path / "back"
+    made.mkdir()
+    back.mkdir()
+    (made / "lineage.json").write_text("{}")
+    (made / "report.html").write_bytes(b"<html>\xff")
+    record_results(either_store, KEY, made)
+    assert fetch_results(either_store, KEY, back) == ["lineage.json", "report.html"]
+    assert (back / "report.html").read_bytes() == b"<html>\xff"
+    either_store.delete(f"runs/{KEY}/results/lineage.json")  # as while a later attempt writes
+    with pytest.raises(InputError, match=f"the results of run {KEY} are not there"):
+        fetch_results(either_store, KEY, back)

@@ -1,0 +1,180 @@
+"""What the store records about a run, below runs/KEY. Pure data (pydantic); core.storage.runs reads and writes it.
+
+run.json                                       configuration, lineage, the plates it reads; of a prediction, its model
+screen.json, holdout.json, holdout_labels.csv  normalize's outputs; of a prediction, the reference manifest of the model's
+                                               screen, the new plates, and no labels
+tasks/STEP/FOLD[/CELL_TYPE][/BACKBONE].json    a finished task: where the store keeps its outputs
+failed/ID.json                                 a failed task: KFP reports its state, but not its message
+results/FILE                                   the report's files: pods keep nothing, and KFP's outputs need its credentials
+
+Records only point to finished outputs, so a task costs one request and nothing is stored twice. `cellsignal store gc` keeps the
+plates and outputs that records point to.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from pydantic import AwareDatetime, Field
+
+from components.core.config import BackboneConfig, FrozenModel, HeadConfig
+from components.core.errors import InputError
+from components.core.storage.digests import digest_text
+from components.core.stored_record import StoredRecord
+
+RUNS = "runs"
+KEY = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+RUN, MANIFEST, HOLDOUT, HOLDOUT_LABELS = "run.json", "screen.json", "holdout.json", "holdout_labels.csv"
+RESULTS, FAILED = "results", "failed"
+RECIPE = "recipe"
+"""In the lineage of a compiled pipeline: digest of everything that decides a run except its screen; see cluster_run_key."""
+OPTION = "init_from"
+PREDICTING_STEPS = ("infer", "pseudo_label")
+"""The steps whose outputs are logits; a run has tasks of one of them."""
+
+
+class _RecordOfRun(StoredRecord):
+    IF_DAMAGED: ClassVar[str] = (
+        "run again, or forget the run (`cellsignal store forget`) if an earlier version of cellsignal wrote it"
+    )
+
+
+class PredictionRecord(FrozenModel):
+    """What makes a run a prediction: trained networks classify new plates."""
+
+    model: str = Field(description="fingerprint of the model that predicts")
+    address: str = Field(description="where it is published")
+    experiments: tuple[str, ...] = Field(description="the requested ones; empty for all")
+    any_cell_type: bool = Field(
+        description="whether wells of a cell type that the model was not trained on are classified"
+    )
+    folds: dict[str, tuple[int, ...]] = Field(
+        description="the model's folds that predict, by cell type of the new plates"
+    )
+
+
+class RunRecord(_RecordOfRun):
+    """One run: a training, or a prediction."""
+
+    KIND = "run's record"
+
+    key: str = Field(pattern=f"^{KEY}$", description="name of the run's folder in the store")
+    config: dict[str, Any] = Field(description="the whole configuration")
+    lineage: dict[str, Any] = Field(description="code version, seeds, start")
+    plates: tuple[str, ...] = Field((), description="prefixes of the packed plates that the run reads")
+    prediction: PredictionRecord | None = Field(None, description="None for a training")
+
+
+class Learned(FrozenModel):
+    """The treatment labels that weights have learned, including those of the runs that they started from."""
+
+    experiments: tuple[str, ...] = Field((), description="whole experiments")
+    wells: tuple[str, ...] = Field((), description="id_codes of single wells, if folds hold out wells")
+
+    def __or__(self, other: Learned) -> Learned:
+        """What either has learned."""
+        return Learned(
+            experiments=tuple(sorted({*self.experiments, *other.experiments})),
+            wells=tuple(sorted({*self.wells, *other.wells})),
+        )
+
+
+class TaskRecord(_RecordOfRun):
+    """A finished task of a step."""
+
+    KIND = "task's record"
+
+    step: str
+    fold: int
+    cell_type: str | None = None
+    backbone: str | None = None
+    screen: str = Field(description="digest of the manifest that its networks were trained with")
+    holdout: str | None = Field(
+        None, description="digest of the predicted held-out plates' manifest; None without logits"
+    )
+    prefix: str = Field(pattern=r"^finished/", description="key prefix of its outputs, for fetch_finished")
+    learned: Learned = Field(Learned(), description="by pretrain's weights, for runs that start from them")
+
+
+class FailureRecord(FrozenModel):
+    """A task that failed."""
+
+    step: str
+    fold: int | None = None
+    cell_type: str | None = None
+    backbone: str | None = None
+    kind: Literal["input", "step"] = Field(description="input: a second attempt would fail as well")
+    message: str = Field(description="one line: the file, well or field, and what to do")
+    at: AwareDatetime = Field(description="time, by the pod's clock")
+
+    @property
+    def task(self) -> str:
+        """The task's name in messages."""
+        fold = None if self.fold is None else f"fold {self.fold}"
+        return " ".join(part for part in (self.step, fold, self.cell_type, self.backbone) if part)
+
+
+@dataclass(frozen=True)
+class SourceRun:
+    """A recorded run whose pretrained weights may start another one; no weight has been fetched.
+
+    Attributes:
+        key: the run's key.
+        backbones: its networks by name.
+        head: its classifier.
+        weights: records of its pretrained weights by fold and backbone.
+    """
+
+    key: str
+    backbones: Mapping[str, BackboneConfig]
+    head: HeadConfig
+    weights: Mapping[tuple[int, str], TaskRecord]
+
+
+def run_file(run: str, name: str) -> str:
+    """The store's key of a file of a run; an empty name gives the prefix of all of them."""
+    return f"{RUNS}/{run}/{name}"
+
+
+def task_key(run: str, step: str, fold: int, cell_type: str | None = None, backbone: str | None = None) -> str:
+    """The store's key of a task's record."""
+    return run_file(run, "/".join(part for part in ("tasks", step, str(fold), cell_type, backbone) if part) + ".json")
+
+
+def run_address(text: str) -> tuple[str, str]:
+    """Store and key of a run's address, ADDRESS_OF_STORE/runs/KEY; the store is empty for a key alone.
+
+    Raises:
+        InputError: neither a key nor an address.
+    """
+    store, _, key = text.rstrip("/").rpartition("/")
+    if not store and re.fullmatch(KEY, key):
+        return "", key
+    store, _, folder = store.rpartition("/")
+    if "://" not in text or folder != RUNS or store.endswith(("/", ":")) or not re.fullmatch(KEY, key):
+        raise InputError(
+            f"{text}: neither a run's key nor its address, which looks like s3://BUCKET[/PREFIX]/{RUNS}/KEY or "
+            f"file:///FOLDER/{RUNS}/KEY"
+        )
+    return store, key
+
+
+def cluster_run_key(name: str, recipe: str, source: str, fingerprint: str) -> str:
+    """The key of a run on a cluster: the same whenever the same pipeline is submitted on the same data.
+
+    Args:
+        name: the configuration's name.
+        recipe: digest of everything else that decides the run: configuration, code, images.
+        source: address of the screen.
+        fingerprint: digest of its listing.
+    """
+    return f"{name}-{digest_text(json.dumps([recipe, source.rstrip('/'), fingerprint]))[:12]}"
+
+
+def predicting_name(name: str) -> str:
+    """The name of predictions on a cluster, in keys and in KFP, which distinguishes them from trainings."""
+    return f"{name}-predict"
