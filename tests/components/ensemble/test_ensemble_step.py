@@ -9,6 +9,7 @@ from components.core.errors import InputError
 from components.core.storage.arrays import LogitsDirectory, WellLogits, read_logits, write_logits
 from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest, Vocabulary
+from components.core.storage.runs import read_failures
 from components.ensemble.step import main, run
 
 K = 5
