@@ -226,7 +226,7 @@ def test_weights_that_are_gone_and_a_screen_that_changed_are_refused(
         new.pretrain()
     store.delete("runs/old-1/screen.json")
     with pytest.raises(
-        InputError, match=r"runs/old-1/screen.json cannot be read, so the labels that run old-1 has learned are unknown"
+        InputError, match=r"runs/old-1/screen.json is missing, so the labels that run old-1 has learned are unknown"
     ):
         new.pretrain()
     store.put("runs/old-1/tasks/pretrain/0/slim.json", b"{}")
