@@ -245,10 +245,11 @@ def submit(
     from rich.console import Console
 
     from components.core.config import RunConfig
-    from pipelines.cluster.submit import SubmitRequest, submit_training
+    from pipelines.cluster.submit import SubmitRequest
+    from pipelines.cluster.submit import submit as submit_run
 
     request = SubmitRequest(endpoint, screen, truth, images, out, wait, resubmit, timeout_seconds(timeout))
-    submit_training(RunConfig.load(config, set or []), request, Console())
+    submit_run(RunConfig.load(config, set or []), request, Console())
 
 
 @app.command()

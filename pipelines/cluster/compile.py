@@ -22,6 +22,7 @@ from pipelines.cluster.checks import check_cluster, on_cluster, preemption_remar
 from pipelines.dag import prediction_graph, training_graph
 from pipelines.images.code_version import UNCOMMITTED, code_version
 from pipelines.images.record import ImageRecord, read_images
+from pipelines.options import print_line
 
 TAGS = "tags"
 """Value of --images for images by tag, on a cluster whose nodes already have them."""
@@ -65,9 +66,9 @@ def run_compile(config: RunConfig, out: Path, images: str, console: Console) -> 
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written ({error.strerror}); choose another place") from None
     for remark in (*remarks, *lineage["warnings"]):
-        console.print(f"warning: {remark}", style="yellow", soft_wrap=True, highlight=False)
+        print_line(console, f"warning: {remark}", "yellow")
     size = len(text.encode()) / 1024
-    console.print(f"{out}: {size:.0f} KiB, recipe {lineage[RECIPE][:12]}", soft_wrap=True, highlight=False)
+    print_line(console, f"{out}: {size:.0f} KiB, recipe {lineage[RECIPE][:12]}")
 
 
 def images_of(option: str) -> ImageRecord | None:

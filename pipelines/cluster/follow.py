@@ -10,10 +10,10 @@ import contextlib
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
@@ -23,14 +23,13 @@ from components.core.storage.interface import ObjectStorage
 from components.core.storage.run_records import FailureRecord
 from components.core.storage.runs import read_failures
 from pipelines.cluster.endpoint import EndpointError, KfpEndpoint
+from pipelines.options import print_line
 from pipelines.run.display import duration
 
-ENDED = frozenset({"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"})
 DONE = frozenset({"SUCCEEDED", "SKIPPED"})
-CANCELING = "CANCELING"
-"""Not ended, but being terminated."""
+ENDED = DONE | {"FAILED", "CANCELED"}
 GONE = 404
-LOGGED_OUT = (401, 403)
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
@@ -38,24 +37,12 @@ class Pace:
     """Intervals of following a run, in seconds.
 
     Attributes:
-        settle: after a start, before looking for a run that was started at the same moment.
         poll: between two requests for the run's state.
-        retry: before the first retry of a failed request; doubled up to `longest_retry`.
-        longest_retry: between two retries.
-        outage: without a good answer until contact counts as lost.
-        logged_out: the same while the endpoint refuses the login; a token file may be renewed in the meantime.
-        ending: how long a terminated run is waited for.
-        failures: between two listings of the tasks' failures in the store.
+        outage: without an answer until contact counts as lost.
     """
 
-    settle: float = 2.0
     poll: float = 10.0
-    retry: float = 2.0
-    longest_retry: float = 60.0
     outage: float = 900.0
-    logged_out: float = 120.0
-    ending: float = 300.0
-    failures: float = 60.0
 
 
 @dataclass
@@ -80,10 +67,7 @@ class Follower:
     pace: Pace = Pace()
     failures: list[FailureRecord] = field(default_factory=list)
     _read: set[str] = field(default_factory=set)
-    _next_read: float = 0.0
     _store_answers: bool = True
-    _terminated: float | None = None
-    _may_terminate: bool = True
 
     @property
     def bad_input(self) -> FailureRecord | None:
@@ -91,124 +75,110 @@ class Follower:
         return next((failure for failure in self.failures if failure.kind == "input"), None)
 
     def follow(self, run: Any) -> Any:
-        """Waits until a run ends; terminates it once a task has failed of bad input.
+        """Waits until a run ends, or terminates it once a task has failed of bad input.
 
         Args:
             run: the run, as the API returns it.
 
         Returns:
-            The run as it ended, or as it is `pace.ending` seconds after it was terminated.
+            The run in its last known state.
 
         Raises:
             ContactError: no contact for too long, the deadline has passed, or a signal; the run may continue.
             StepError: the run was deleted.
         """
-        run_id, started, shown = run.run_id, started_at(run), ""
-        again = (
-            f"run {run_id} may go on: the same command follows it again; to end it, use Terminate at "
-            f"{self.endpoint.run_page(run_id)}"
-        )
+        run_id, shown = run.run_id, ""
+        page = self.endpoint.run_page(run_id)
+        again = f"run {run_id} may go on: the same command follows it again; to end it, use Terminate at {page}"
         with _interruptible(again), self.console.status("") as status:
             while True:
-                run = self._get(run_id, again)
+                try:
+                    run = answered(
+                        lambda: self.endpoint.client.get_run(run_id), self.pace, self.deadline, self.console, again
+                    )
+                except EndpointError as error:
+                    if error.status == GONE:
+                        raise StepError(f"run {run_id} was deleted in KFP; submit it again") from None
+                    raise ContactError(f"{error}; {again}") from None
                 state = str(run.state or "PENDING")
-                line = f"run {state.lower()}, {duration((datetime.now(UTC) - started).total_seconds())}"
+                line = f"run {state.lower()}, {duration((datetime.now(UTC) - _started(run)).total_seconds())}"
                 status.update(line)
                 if state != shown and not self.console.is_terminal:
                     self.console.print(line, highlight=False)
                 shown = state
-                if state in ENDED or self._too_long_ending():
-                    if state not in DONE:
-                        self._read_failures(started)
+                if state in DONE:
                     return run
-                if time.monotonic() >= self._next_read:
-                    self._read_failures(started)
-                if self.bad_input and self._may_terminate and state != CANCELING:
+                self._read_failures()
+                if state in ENDED:
+                    return run
+                if self.bad_input:
                     self._terminate(run_id, self.bad_input)
+                    return run
                 left = self.deadline - time.monotonic()
                 if left <= 0:
                     raise ContactError(f"the deadline of --timeout has passed; {again}")
                 time.sleep(min(self.pace.poll, left))
 
-    def _get(self, run_id: str, again: str) -> Any:
-        """The run as the API has it; short outages are waited out."""
-
-        def out_of_patience(state: RetryCallState) -> bool:
-            error = state.outcome.exception() if state.outcome else None
-            logged_out = isinstance(error, EndpointError) and error.status in LOGGED_OUT
-            patience = self.pace.logged_out if logged_out else self.pace.outage
-            return (state.seconds_since_start or 0.0) >= min(patience, left)
-
-        left = self.deadline - time.monotonic()
-
-        def announce(state: RetryCallState) -> None:
-            if state.attempt_number == 1 and state.outcome:
-                self._say(f"{state.outcome.exception()}; trying again")
-
-        retrying = Retrying(
-            retry=retry_if_exception(
-                lambda error: isinstance(error, EndpointError) and (error.passing or error.status in LOGGED_OUT)
-            ),
-            wait=wait_exponential(self.pace.retry, max=self.pace.longest_retry),
-            stop=out_of_patience,
-            before_sleep=announce,
-            reraise=True,
-        )
-        try:
-            run = retrying(self.endpoint.client.get_run, run_id)
-        except EndpointError as error:
-            if error.status == GONE:
-                raise StepError(f"run {run_id} was deleted in KFP; submit it again") from None
-            raise ContactError(f"{error}; {again}") from None
-        if retrying.statistics["attempt_number"] > 1:
-            self._say("the endpoint answers again")
-        return run
-
-    def _read_failures(self, started: datetime) -> None:
-        """Reads the failures recorded since the attempt started, and prints new ones; earlier ones are of an earlier attempt."""
-        self._next_read = time.monotonic() + self.pace.failures
+    def _read_failures(self) -> None:
+        """Reads the failures recorded since the last time, and prints them, each task's message once."""
         try:
             new = read_failures(self.store, self.key, self._read)
         except (InputError, StepError) as error:
             if self._store_answers:
-                self._say(f"failures of tasks cannot be read ({error}); the run is still followed")
+                warn(self.console, f"failures of tasks cannot be read ({error}); the run is still followed")
             self._store_answers = False
             return
         self._store_answers = True
         self._read.update(new)
-        found = [record for record in new.values() if record.at >= started]
-        known = {(record.task, record.message) for record in self.failures}
-        for record in sorted(found, key=lambda record: record.at):
-            if (record.task, record.message) not in known:
-                self._say(f"{record.task} failed: {record.message}")
-                known.add((record.task, record.message))
-        self.failures = sorted(self.failures + found, key=lambda record: record.at)
+        for record in sorted(new.values(), key=lambda record: record.at):
+            if (record.task, record.message) not in {(known.task, known.message) for known in self.failures}:
+                warn(self.console, f"{record.task} failed: {record.message}")
+            self.failures.append(record)
 
     def _terminate(self, run_id: str, failure: FailureRecord) -> None:
-        self._may_terminate = False
         try:
             self.endpoint.client.terminate_run(run_id)
+            warn(self.console, f"{failure.task} failed of bad input; the run is being terminated")
         except EndpointError as error:
-            self._may_terminate = error.passing
-            if not error.passing:
-                self._say(
-                    f"{failure.task} failed of bad input, but the run cannot be terminated ({error}); still followed"
-                )
-            return
-        self._terminated = time.monotonic()
-        self._say(f"{failure.task} failed of bad input; the run is being terminated")
-
-    def _too_long_ending(self) -> bool:
-        return self._terminated is not None and time.monotonic() - self._terminated >= self.pace.ending
-
-    def _say(self, text: str) -> None:
-        warn(self.console, text)
+            warn(self.console, f"{failure.task} failed of bad input, but the run cannot be terminated ({error})")
 
 
-def started_at(run: Any) -> datetime:
-    """When a run was started, in whole seconds as KFP records it."""
-    at: datetime = run.created_at
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).replace(microsecond=0)
+def answered(request: Callable[[], _Answer], pace: Pace, deadline: float, console: Console, again: str) -> _Answer:
+    """The result of a request to the endpoint, repeated until it answers.
+
+    Args:
+        request: the request.
+        pace: intervals.
+        deadline: when to give up, by time.monotonic().
+        console: where an outage is reported.
+        again: what the user can do, for errors.
+
+    Raises:
+        ContactError: no answer for `pace.outage`, or the deadline has passed.
+        EndpointError: it refuses.
+    """
+
+    def report(state: RetryCallState) -> None:
+        if state.attempt_number == 1 and state.outcome:
+            warn(console, f"{state.outcome.exception()}; trying again")
+
+    patience = min(pace.outage, deadline - time.monotonic())
+    retrying = Retrying(
+        retry=retry_if_exception(lambda error: isinstance(error, EndpointError) and error.passing),
+        wait=wait_exponential(pace.poll / 5, max=6 * pace.poll),
+        stop=lambda state: (state.seconds_since_start or 0.0) >= patience,
+        before_sleep=report,
+        reraise=True,
+    )
+    try:
+        found = retrying(request)
+    except EndpointError as error:
+        if error.passing:
+            raise ContactError(f"{error}; {again}") from None
+        raise
+    if retrying.statistics["attempt_number"] > 1:
+        warn(console, "the endpoint answers again")
+    return found
 
 
 def decisive(failures: Sequence[FailureRecord]) -> FailureRecord:
@@ -224,7 +194,12 @@ def decisive(failures: Sequence[FailureRecord]) -> FailureRecord:
 
 def warn(console: Console, text: str) -> None:
     """Prints a warning."""
-    console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    print_line(console, text, "yellow")
+
+
+def _started(run: Any) -> datetime:
+    at: datetime = run.created_at
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 @contextlib.contextmanager

@@ -1,21 +1,20 @@
-"""What a run on a cluster leaves: its results are downloaded from the object store, and a failed run gets a partial report.
+"""What a run on a cluster leaves: its results are downloaded from the object store, and a failed training gets a partial report.
 
-The steps from ensemble to report of a failed run are computed here, from its finished folds.
+The steps from ensemble to report of a failed training are computed here, from its finished folds.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from components.core.config import RunConfig
 from components.core.errors import InputError, StepError
+from components.core.evaluation.table import accuracy_table
 from components.core.files import atomic_directory
 from components.core.storage.exchange import local_file
 from components.core.storage.finished import fetch_finished
@@ -23,10 +22,11 @@ from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
 from components.core.storage.run_records import HOLDOUT, MANIFEST, RESULTS, RUNS, TaskRecord
 from components.core.storage.runs import fetch_results, finished_folds
+from pipelines.options import print_line
 from pipelines.run.folder import EMBEDDINGS, join_embeddings
 
-MetricsTable = Callable[[Mapping[str, Any]], Table | None]
-"""From metrics.json to the table that is shown; None if there is nothing to show."""
+Folds = Mapping[str, Sequence[int]]
+"""The model's folds that predict, by cell type of the new plates."""
 
 
 def has_results(store: ObjectStorage, key: str) -> bool:
@@ -39,17 +39,17 @@ def has_results(store: ObjectStorage, key: str) -> bool:
 
 
 def fetch(
-    store: ObjectStorage, key: str, config: RunConfig, out: Path, table_of: MetricsTable, console: Console
-) -> list[str]:
-    """Downloads the results of a run into a folder, atomically, and shows them; returns the names of the files.
+    store: ObjectStorage, key: str, config: RunConfig, out: Path, console: Console, predicts: bool = False
+) -> None:
+    """Downloads the results of a run into a folder, atomically, and shows them.
 
     Args:
         store: store of the run.
         key: the run's key.
         config: the run's configuration.
         out: the folder; earlier results of the same run are replaced.
-        table_of: makes the table of the metrics.
         console: where the results are shown.
+        predicts: whether the run predicted new plates.
 
     Raises:
         InputError: there are no results.
@@ -62,19 +62,20 @@ def fetch(
                 names += _fetch_embeddings(store, key, folder)
     except OSError as error:
         raise StepError(f"{error.filename or out}: cannot be written ({error.strerror}); make room") from None
-    table = table_of(json.loads((out / "metrics.json").read_text(encoding="utf-8")))
-    if table is not None:
-        console.print(table)
-    console.print(f"{len(names)} files of results in {out}", highlight=False, soft_wrap=True)
-    console.print(f"report: {(out / 'report.html').resolve()}", highlight=False, soft_wrap=True)
-    return names
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    if not predicts:
+        console.print(accuracy_table(metrics))
+    elif "holdout" in metrics:
+        console.print(accuracy_table(metrics, holdout="new plates"))
+    print_line(console, f"{len(names)} files of results in {out}")
+    print_line(console, f"report: {(out / 'report.html').resolve()}")
 
 
 def _fetch_embeddings(store: ObjectStorage, key: str, folder: Path) -> list[str]:
     """Joins the folds' embeddings, as a local run does."""
     work = folder / ".folds"
     parts = []
-    for cell_type, records in recorded_folds(store, key).items():
+    for cell_type, records in _recorded_folds(store, key).items():
         for record in records:
             parts.append(work / cell_type / str(record.fold))
             parts[-1].parent.mkdir(parents=True, exist_ok=True)
@@ -85,14 +86,23 @@ def _fetch_embeddings(store: ObjectStorage, key: str, folder: Path) -> list[str]
 
 
 def report_of_failed(
-    store: ObjectStorage, key: str, config: RunConfig, truth: str | None, out: Path, console: Console
+    store: ObjectStorage,
+    key: str,
+    config: RunConfig,
+    folds: Folds | None,
+    truth: str | None,
+    out: Path,
+    console: Console,
 ) -> str:
     """Writes the report of a failed training from its finished folds; returns a sentence about it, or why there is none.
+
+    A failed prediction gets none: an ensemble of fewer folds would be another model.
 
     Args:
         store: store of the run.
         key: the run's key.
         config: the run's configuration.
+        folds: the folds of a prediction; None for a training.
         truth: address of the labels of unlabelled wells.
         out: folder of the results.
         console: where progress is shown.
@@ -100,33 +110,28 @@ def report_of_failed(
     from pipelines.run.finish import finish  # loads pandas and the report
 
     try:
-        folds = recorded_folds(store, key)
-        counts = {cell_type: len(folds.get(cell_type, [])) for cell_type in config.screen.cell_types}
+        done = {cell_type: len(records) for cell_type, records in _recorded_folds(store, key).items()}
+        if folds is not None:
+            total = sum(map(len, folds.values()))
+            return f"no report: {sum(done.values())} of {total} folds have predicted, and the same command resumes"
+        total = len(config.folds.trained)
+        counts = {cell_type: done.get(cell_type, 0) for cell_type in config.screen.cell_types}
         common = min(counts.values())
         if not common:
             have = ", ".join(f"{cell_type} {count}" for cell_type, count in counts.items())
-            return (
-                f"no report: every cell type needs a finished fold, and there are {have} of {len(config.folds.trained)}"
-            )
+            return f"no report: every cell type needs a finished fold, and there are {have} of {total}"
         with local_file(truth) as labels:
-            console.print(
-                f"the report of its finished folds ({common} of {len(config.folds.trained)}):", highlight=False
-            )
+            print_line(console, f"the report of its finished folds ({common} of {total}):")
             path = labels.resolve() if labels is not None else None
             finish(store, key, common, out, path, console)
     except MissingObjectError:
-        return "no report: the run failed before its screen was packed"
+        return "no report: the run failed before the plates were packed"
     except (InputError, StepError, OSError) as error:
         return f"no report: {error}"
     return f"its report is {out / 'report.html'}"
 
 
-def recorded_folds(store: ObjectStorage, key: str) -> dict[str, list[TaskRecord]]:
-    """Finished folds by cell type.
-
-    Raises:
-        MissingObjectError: the run has no record.
-        InputError: a fold's record is damaged.
-    """
+def _recorded_folds(store: ObjectStorage, key: str) -> dict[str, list[TaskRecord]]:
+    """Finished folds by cell type; MissingObjectError if the run has no record."""
     screen, holdout = (Manifest.load(store, f"{RUNS}/{key}/{name}") for name in (MANIFEST, HOLDOUT))
     return finished_folds(store, key, screen, holdout)

@@ -323,7 +323,7 @@ def _prepared(
         if request.endpoint:
             # As pods find them: by this environment alone, Amazon S3 if it names no endpoint.
             check_cluster(config)
-            store = checked_store(config, "neither the screen nor the models can be looked at")
+            store = checked_store(config.store, config.cluster)
             source = open_screen(request.screen)
         else:
             source = screen_source(request.screen)

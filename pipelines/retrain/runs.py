@@ -15,8 +15,8 @@ from components.core.errors import ContactError, InputError
 from components.core.registry.model_manifest import MODELS, ModelManifest
 from components.core.storage.interface import ObjectStorage
 from components.core.storage.opening import join_address
-from pipelines.cluster.checks import check_address
-from pipelines.cluster.submit import SubmitRequest
+from pipelines.cluster.checks import check_addresses
+from pipelines.cluster.submit import SubmitRequest, submit
 from pipelines.options import HOURS
 from pipelines.run.folder import find_run
 from pipelines.run.predict_request import PredictRequest
@@ -59,9 +59,7 @@ class RetrainRequest:
             InputError: names the option.
         """
         if self.endpoint:
-            for option, address in (("--screen", self.screen), ("--truth", self.truth)):
-                if address is not None:
-                    check_address(option, address)
+            check_addresses(self.screen, self.truth)
         elif self.resubmit:
             raise InputError("--resubmit goes with --endpoint; on this machine the same command resumes")
         if self.summary is not None and self.summary.is_dir():
@@ -99,9 +97,7 @@ class Runs:
         """
         out, request = self.folder / "challenger", self.request
         if request.endpoint:
-            from pipelines.cluster.submit import submit_training
-
-            submit_training(self.config, self._submission(out, request.truth), self.console)
+            submit(self.config, self._submission(out, request.truth), self.console)
             return str(json.loads((out / "lineage.json").read_text(encoding="utf-8"))["run"])
         from pipelines.run.local import run_here
 
@@ -131,9 +127,7 @@ class Runs:
             experiments=tuple(experiments),
         )
         if request.endpoint:
-            from pipelines.cluster.submit_prediction import predict_on_cluster
-
-            predict_on_cluster(wanted, self._submission(out, None), self.console)
+            submit(wanted, self._submission(out, None), self.console)
         else:
             from pipelines.run.local import predict_here
 

@@ -73,12 +73,11 @@ def predict(
     request, console = PredictRequest(model, config, set or [], names, any_cell_type), Console()
     if endpoint is not None:
         _refuse({"--runner": runner, "--store": store}, "applies to this machine; leave it out, or --endpoint")
-        from pipelines.cluster.submit import SubmitRequest
-        from pipelines.cluster.submit_prediction import submit_prediction
+        from pipelines.cluster.submit import SubmitRequest, submit
 
         seconds = timeout_seconds(timeout)
         order = SubmitRequest(endpoint, screen, truth, images or "images.json", out, wait, resubmit, seconds)
-        submit_prediction(request, order, console)
+        submit(request, order, console)
         return
     on_cluster = {"--images": images, "--wait": wait, "--resubmit": resubmit, "--timeout": timeout is not None}
     _refuse(on_cluster, "applies to a cluster; give --endpoint as well, or leave it out")

@@ -20,13 +20,13 @@ from components.core.storage.opening import open_store
 from components.core.storage.runs import record_results
 from pipelines.cluster.compile import compiled
 from pipelines.cluster.follow import Pace
-from pipelines.cluster.submit import SubmitRequest, submit_training
+from pipelines.cluster.submit import SubmitRequest, submit
 from tests.pipelines.cluster.kfp_server import KfpServer, serve
 from tests.pipelines.tiny_run import Cellsignal, only_huvec
 from tests.seaweedfs import BUCKET, S3Server
 from tests.tiny_screen import TinyScreen
 
-QUICK = Pace(settle=0.0, poll=0.01, retry=0.01, longest_retry=0.02, outage=0.3, logged_out=0.1, failures=0.02)
+QUICK = Pace(poll=0.01, outage=0.3)
 COMPILED: dict[Any, str] = {}
 METRICS = {
     stage: {group: {"overall": 0.5, "HUVEC": 0.5} for group in ("raw", "group", "assigned")}
@@ -85,7 +85,7 @@ class Submitting:
         told = io.StringIO()
         request = SubmitRequest(**{"endpoint": self.server.url, "screen": self.screen, "images": "tags", **more})
         self.shown = told
-        submit_training(self.config, request, Console(file=told, width=300), pace)
+        submit(self.config, request, Console(file=told, width=300), pace)
         return told.getvalue()
 
     def results_of(self, run: dict[str, Any]) -> None:
@@ -110,10 +110,10 @@ class Submitting:
 def _compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real pipeline, compiled once for each configuration: that takes most of a submission, and has tests of its own."""
 
-    def once(config: RunConfig, record: Any, lineage: Any) -> str:
-        key = (config.model_dump_json(exclude={"store"}), repr(record))
+    def once(config: RunConfig, record: Any, lineage: Any, folds: Any) -> str:
+        key = (config.model_dump_json(exclude=None if folds else {"store"}), repr(record), repr(folds))
         if key not in COMPILED:
-            COMPILED[key] = compiled(config, record, lineage)
+            COMPILED[key] = compiled(config, record, lineage, folds)
         return COMPILED[key]
 
     monkeypatch.setattr("pipelines.cluster.submit.compiled", once)

@@ -240,7 +240,8 @@ class KfpServer:
 def _page(name: str, items: list[dict[str, Any]], request: Request) -> dict[str, Any]:
     for predicate in json.loads(request.query.get("filter") or "{}").get("predicates", []):
         wanted = predicate.get("string_value") or predicate["stringValue"]  # both are accepted
-        test = {"EQUALS": lambda value, w=wanted: value == w, "IS_SUBSTRING": lambda value, w=wanted: w in value}
+        equals = lambda value, w=wanted: value == w  # noqa: E731
+        test = {"EQUALS": equals, 1: equals, "IS_SUBSTRING": lambda value, w=wanted: w in value}
         items = [item for item in items if test[predicate["operation"]](item[predicate["key"]])]
     begin = int(request.query.get("page_token") or 0)
     end = begin + min(PAGE, int(request.query.get("page_size") or 10))

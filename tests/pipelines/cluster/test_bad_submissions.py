@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from components.core.config import RunConfig
 from components.core.errors import InputError
-from pipelines.cluster.checks import check_submission, on_cluster
 from pipelines.cluster.endpoint import EndpointError, KfpEndpoint, Login
 from tests.pipelines.cluster.conftest import Submitting
 from tests.pipelines.cluster.kfp_server import LOGIN_PAGE, Fault, KfpServer
@@ -36,20 +36,15 @@ def connect(server: KfpServer, **variables: str) -> KfpEndpoint:
         ),
         (
             Fault(404, body="<html>nginx</html>", kind="text/html"),
-            r"not found \(404\); correct the address",
+            r"not found \(404, used .*\); correct the address",
         ),
         (
             Fault(404, body='{"code": 5, "message": "Not Found"}', kind="application/json"),
-            r"not found \(404\): Not Found; correct the address",
+            r"not found \(404, used .*\): Not Found; correct the address",
         ),
-        (Fault(500, body='{"message": "database is gone"}'), r"answers 500: database is gone; try again"),
+        (Fault(500, body='{"message": "database is gone"}'), r"failed \(500, used .*\): database is gone; try again"),
         (Fault(0, times=9), r"no answer \(.*port-forward"),
-        (Fault(200, body=LOGIN_PAGE, kind="text/html"), r"a web page, perhaps of a login.*KFP_COOKIE"),
-        (Fault(200, body="OK", kind="text/plain"), "instead of the API"),
-        (
-            Fault(200, body='{"multi_user": ', kind="application/json"),
-            "cut short; try again",
-        ),
+        (Fault(200, body=LOGIN_PAGE, kind="text/html"), r"not JSON, perhaps a login page.*KFP_COOKIE"),
     ],
 )
 def test_errors_of_an_endpoint(server: KfpServer, fault: Fault, message: str):
@@ -69,7 +64,7 @@ def test_an_endpoint_without_a_server():
 
 
 def test_an_endpoint_that_does_not_answer_in_time(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pipelines.cluster.endpoint.SECONDS", (0.2, 0.2))
+    monkeypatch.setattr("pipelines.cluster.endpoint.TIMEOUTS", (0.2, 0.2))
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -83,7 +78,6 @@ def test_an_endpoint_that_does_not_answer_in_time(monkeypatch: pytest.MonkeyPatc
         ("kfp.example.org", "write it as http"),
         ("http://[::1", "write it as http"),
         ("https://ada:s3cr3t-t0ken@kfp.example.org", "must not contain a password"),
-        ("https://kfp.example.org/pipeline/#/runs", "leave out what follows"),
     ],
 )
 def test_rejects_invalid_addresses(url: str, message: str):
@@ -94,7 +88,7 @@ def test_rejects_invalid_addresses(url: str, message: str):
 
 def test_secrets_quoted_by_the_server_are_concealed(server: KfpServer):
     server.faults.append(Fault(403, body=f"token {SECRET} of cookie sid=abc123 is unknown", kind="text/plain"))
-    with pytest.raises(EndpointError, match=r"token \*\*\* of cookie \*\*\* is unknown"):
+    with pytest.raises(EndpointError, match=r"token \*\*\* of cookie sid=\*\*\* is unknown"):
         connect(server, KFP_TOKEN=SECRET, KFP_COOKIE="sid=abc123")
 
 
@@ -121,15 +115,14 @@ def test_a_pod_uses_its_service_account(server: KfpServer, tmp_path: Path):
 def test_a_cookie_reaches_the_server(server: KfpServer):
     server.cookie = "authservice_session=abc"
     assert connect(server, KFP_COOKIE="authservice_session=abc").version == "2.17.0"
-    with pytest.raises(EndpointError, match="web page"):
+    with pytest.raises(EndpointError, match="login page"):
         connect(server)
 
 
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"KFP_TOKEN": SECRET, "KFP_TOKEN_FILE": "x"}, "both set"),
-        ({"KFP_TOKEN": f"{SECRET} twice"}, "KFP_TOKEN has a space"),
+        ({"KFP_TOKEN": f"{SECRET}\ntwice"}, "KFP_TOKEN has a line break"),
         ({"KFP_COOKIE": SECRET}, "KFP_COOKIE must be NAME=VALUE"),
         ({"KFP_TOKEN_FILE": "/nowhere/token"}, "KFP_TOKEN_FILE: /nowhere/token cannot be read"),
         ({"KFP_CA_CERT": "/nowhere/ca"}, "KFP_CA_CERT: /nowhere/ca cannot be read"),
@@ -153,7 +146,7 @@ def test_a_rejected_run_is_bad_input(submitting: Submitting, server: KfpServer):
     server.faults.append(
         Fault(400, path="/runs", method="POST", body='{"message": "Invalid input: bad service account"}')
     )
-    with pytest.raises(EndpointError, match="400: Invalid input: bad service account"):
+    with pytest.raises(EndpointError, match=r"400, .*: Invalid input: bad service account"):
         submitting()
 
 
@@ -203,13 +196,13 @@ def test_rejects_an_image_that_its_registry_lacks(submitting: Submitting, server
     ],
 )
 def test_rejects_configurations_that_only_work_on_this_machine(
-    config_file: Path, screen: str, store, change: dict[str, Any], message: str
+    submitting: Submitting, server: KfpServer, config_file: Path, store, change: dict[str, Any], message: str
 ):
-    from components.core.config import RunConfig
-
     changes = [f"store.prefix={store.prefix}", *(f"{key}={value}" for key, value in change.items())]
+    submitting.config = RunConfig.load(str(config_file), changes)
     with pytest.raises(InputError, match=message):
-        check_submission(on_cluster(RunConfig.load(str(config_file), changes)), screen, None)
+        submitting()
+    assert server.requests == []
 
 
 def test_rejects_a_missing_screen(submitting: Submitting, server: KfpServer):
@@ -219,7 +212,7 @@ def test_rejects_a_missing_screen(submitting: Submitting, server: KfpServer):
 
 def test_rejects_missing_credentials(submitting: Submitting, server: KfpServer, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(InputError, match=r"AWS_SECRET_ACCESS_KEY is not set.*fingerprint.*secret cellsignal-store"):
+    with pytest.raises(InputError, match=r"AWS_SECRET_ACCESS_KEY is not set.*secret cellsignal-store"):
         submitting()
     assert server.requests == []
 

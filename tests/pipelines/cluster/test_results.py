@@ -21,7 +21,7 @@ def failed(tmp_path: Path, store: ObjectStore) -> FoldedRun:
 
 
 def report(failed: FoldedRun, out: Path) -> str:
-    return report_of_failed(failed.store, KEY, failed.config, None, out, Console(file=io.StringIO()))
+    return report_of_failed(failed.store, KEY, failed.config, None, None, out, Console(file=io.StringIO()))
 
 
 def test_no_report_without_a_fold_of_every_cell_type(failed: FoldedRun, tmp_path: Path):
@@ -51,11 +51,10 @@ def test_results_are_fetched_with_the_embeddings_of_all_folds(failed: FoldedRun,
     (made / "metrics.json").write_text("{}")
     record_results(failed.store, KEY, made)
     out = tmp_path / "out"
-    names = fetch(failed.store, KEY, failed.config, out, lambda metrics: None, Console(file=io.StringIO()))
-    assert names == [
-        "lineage.json",
-        "metrics.json",
+    fetch(failed.store, KEY, failed.config, out, Console(file=io.StringIO()), predicts=True)
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()) == [
         "embeddings/net/HUVEC/fold_0.parquet",
         "embeddings/net/RPE/fold_1.parquet",
+        "lineage.json",
+        "metrics.json",
     ]
-    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()) == sorted(names)

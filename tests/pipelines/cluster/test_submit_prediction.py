@@ -32,8 +32,7 @@ from components.ensemble.step import main as ensemble
 from components.infer.step import main as infer
 from components.normalize.step import main as normalize
 from components.report.step import main as report
-from pipelines.cluster.submit import SubmitRequest
-from pipelines.cluster.submit_prediction import predict_on_cluster, submit_prediction
+from pipelines.cluster.submit import SubmitRequest, submit
 from pipelines.run.predict_request import PredictRequest
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 from tests.pipelines.cluster.conftest import QUICK
@@ -94,7 +93,7 @@ class Predicting:
 
     def __call__(self, wanted: PredictRequest | None = None, **more: Any) -> str:
         self.shown = io.StringIO()
-        submit_prediction(wanted or self.wanted(), self.order(**more), Console(file=self.shown, width=300), pace=QUICK)
+        submit(wanted or self.wanted(), self.order(**more), Console(file=self.shown, width=300), pace=QUICK)
         return self.shown.getvalue()
 
     def fail(self, run: dict[str, Any], kind: str, message: str) -> None:
@@ -192,8 +191,8 @@ def test_new_plates_are_predicted_by_the_champion_and_the_results_fetched(
     predicting.store.put("truth.csv", table.encode())
     console = Console(file=predicting.shown, width=300)
     wanted = predicting.wanted(model=lab.store.uri("models/champion"))
-    order = predicting.order(out=Path("results"), truth=predicting.store.uri("truth.csv"))
-    assert predict_on_cluster(wanted, order, console, QUICK) == Path("results")
+    order = predicting.order(wait=True, out=Path("results"), truth=predicting.store.uri("truth.csv"))
+    assert submit(wanted, order, console, QUICK) == Path("results")
 
     shown = predicting.shown.getvalue()
     assert "run succeeded" in shown
@@ -225,7 +224,7 @@ def test_new_plates_are_predicted_by_the_champion_and_the_results_fetched(
     assert (record.prediction.model, record.prediction.experiments) == (lab.model.fingerprint, NEW)
     (run,) = [run for run in read_runs(store) if run.key == lineage["run"]]
     assert len(run.needs) == 4 + 2
-    assert predict_on_cluster(wanted, order, console, QUICK) == Path("results"), "its own folder is taken again"
+    assert submit(wanted, order, console, QUICK) == Path("results"), "its own folder is taken again"
 
 
 def test_names_are_those_of_a_prediction_and_the_same_content_is_followed(
@@ -310,7 +309,7 @@ def test_bad_input_is_one_line_before_anything_is_sent_or_written(
 def test_rejects_missing_credentials(predicting: Predicting, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    with pytest.raises(InputError, match=r"AWS_ACCESS_KEY_ID is not set, so the model and the new plates cannot be"):
+    with pytest.raises(InputError, match=r"AWS_ACCESS_KEY_ID is not set, so the store and the screen cannot be"):
         predicting()
 
 

@@ -141,7 +141,7 @@ def test_an_endpoint_has_a_version_and_a_namespace(tmp_path: Path, monkeypatch: 
         assert code == 2
         assert "correct cluster.namespace" in shown
         server.faults.append(Fault(500, body='{"message": "no database"}'))
-        assert "answers 500: no database" in diagnose(config, server.url)[1]
+        assert "(500, used the token in KFP_TOKEN): no database" in diagnose(config, server.url)[1]
 
 
 def test_room_and_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

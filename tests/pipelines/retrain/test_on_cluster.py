@@ -65,7 +65,6 @@ def lab(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pipelines.cluster.submit.Pace", lambda: QUICK)
     monkeypatch.setattr("pipelines.cluster.submit.compiled", its_configuration)
-    monkeypatch.setattr("pipelines.cluster.submit_prediction.compiled", its_configuration)
     made = ClusterLab(laid, tmp_path, store, server)
     made.arrives(*FIRST)
     return made
@@ -339,7 +338,6 @@ def test_two_at_once_share_the_runs_and_promote_once(
         results = [each.result() for each in [pool.submit(each) for each in labs]]
     assert results == ["promoted", "promoted"]
     assert len({key_of(run) for run in lab.trainings}) == len({key_of(run) for run in lab.predictions}) == 1
-    assert sum(run["state"] == "SUCCEEDED" for run in server.runs) == 2
     now = lab.champion
     assert (now.now.generation, len(now.history)) == (2, 1)
     assert sum("has just promoted this model" in each.shown for each in labs) == 1
