@@ -10,6 +10,7 @@ from components.core.command import run_command
 from components.core.config import RunConfig
 from components.core.storage.exchange import exchange
 from components.report import step
+from components.report.inputs import json_object
 
 
 def report(
@@ -37,7 +38,7 @@ def report(
     """Writes predictions, metrics and the report of a run, or of new plates with their quality control."""
     settings = RunConfig.load(config, changes or ())
     with exchange() as files, progress.task("report"):
-        known = step.json_object(Path(files.input(lineage)).read_text(encoding="utf-8"), lineage) if lineage else {}
+        known = json_object(Path(files.input(lineage)).read_text(encoding="utf-8"), lineage) if lineage else {}
         manifest, held_out = (Path(files.input(each)) for each in (screen, holdout))
         labels, known_truth = (Path(files.input(each)) if each else None for each in (holdout_labels, truth))
         step.run(settings, manifest, held_out, labels, known_truth, uri, Path(files.output(out)), known)

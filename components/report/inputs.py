@@ -192,13 +192,19 @@ def merge_validated(outputs: Sequence[AssignOutput]) -> Mapping[tuple[int, str],
     }
 
 
+def json_object(text: str, name: str) -> dict[str, Any]:
+    """Parses a JSON object, empty for an empty text; `name` is for errors."""
+    try:
+        data = json.loads(text or "{}")
+    except ValueError as error:
+        raise InputError(f"{name}: not valid JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{name}: a JSON object was expected")
+    return data
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return json_object(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); is this an output of assign?") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: a JSON object was expected")
-    return data

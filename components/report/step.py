@@ -38,6 +38,7 @@ from components.core.storage.runs import lineage_of, record_results, report_fail
 from components.core.tables import write_table
 from components.report.inputs import (
     AssignOutput,
+    json_object,
     merge_history,
     merge_validated,
     read_labels,
@@ -69,10 +70,10 @@ def run(
     Args:
         config: configuration of the whole run; it is written into the report.
         screen: manifest of the training and unlabelled experiments, or the reference that names the model of new plates.
-        holdout: manifest of the held-out experiments, which may have no plates; or of the new plates.
-        holdout_labels: labels of the held-out wells, id_code,sirna; not read for new plates, which have none.
-        truth: labels of unlabelled or new wells, id_code,sirna, if known. It may lack wells; for new plates it may also hold
-            wells of experiments that are not predicted, which are ignored.
+        holdout: manifest of the held-out experiments (may have no plates), or of the new plates.
+        holdout_labels: labels of the held-out wells, id_code,sirna; not read for new plates.
+        truth: labels of unlabelled or new wells, id_code,sirna, if known. It may lack wells; for new plates, wells of
+            experiments that are not predicted are ignored.
         uris: output directories of assign, one a cell type, as paths or object-store URIs.
         out: directory to write; an earlier report there is replaced.
         lineage: code_version, seeds, started, steps, image_digests, model as far as known; digests of manifests are added.
@@ -205,7 +206,7 @@ def main(
             with_durations(known),
         )
         if manifest.run:
-            # A process that waits on another machine cannot see a pod's files, and a published model needs its scores.
+            # A process that waits on another machine cannot read a pod's files, and a published model needs its scores.
             record_results(open_store(manifest.store), manifest.run, Path(results))
 
 
@@ -282,17 +283,6 @@ def with_durations(lineage: dict[str, Any]) -> dict[str, Any]:
     return {**lineage, "steps": steps} if steps else lineage
 
 
-def json_object(text: str, name: str) -> dict[str, Any]:
-    """Parses a JSON object, empty for an empty text; `name` is for errors."""
-    try:
-        data = json.loads(text or "{}")
-    except ValueError as error:
-        raise InputError(f"{name}: not valid JSON ({error})") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{name}: a JSON object was expected")
-    return data
-
-
 def installed_version() -> str:
     """The version of the installed package."""
     try:
@@ -302,7 +292,7 @@ def installed_version() -> str:
 
 
 def publish(results: str, page: str, log_metric: Callable[[str, float], None]) -> None:
-    """Shows a finished report in the KFP user interface: its page and its overall accuracies.
+    """Shows a finished report in KFP's user interface: its page and its overall accuracies.
 
     Args:
         results: folder that the report step wrote.

@@ -1,4 +1,4 @@
-"""Calibration of confidences: temperature scaling, reliability, calibration error. Pure NumPy and SciPy.
+"""Calibration of confidences: temperature scaling, reliability, calibration error. Pure.
 
 W wells, K classes that a well may be.
 """
@@ -6,13 +6,13 @@ W wells, K classes that a well may be.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
-# A fit on few wells that are all right would run away to zero; beyond these bounds a probability means nothing anyway.
+# A fit on a few wells that are all correct would diverge to zero; beyond these bounds a probability means nothing anyway.
 LOWEST, HIGHEST = 0.05, 20.0
 BINS = 10
 
@@ -22,8 +22,8 @@ def fit_temperature(logits: Sequence[NDArray[np.floating]], truth: Sequence[NDAr
 
     Args:
         logits: blocks of logits or log-probabilities, each (W, K); blocks may differ in their classes, as plates do.
-        truth: for each block the column of the true class of each well, (W,). Wells with -1, whose true class is not
-            among the columns, do not count: no temperature can mend them.
+        truth: for each block the column of the true class of each well, (W,); wells with -1, whose true class is not among
+            the columns, do not count.
 
     Returns:
         T in [0.05, 20].
@@ -57,31 +57,20 @@ def fit_temperature(logits: Sequence[NDArray[np.floating]], truth: Sequence[NDAr
     return float(np.exp(best.x))
 
 
-@dataclass(frozen=True)
-class Bin:
-    """Wells of similar confidence."""
-
-    confidence: float
-    """mean confidence"""
-    accuracy: float
-    wells: int
-
-
-def reliability_bins(confidence_W: ArrayLike, correct_W: ArrayLike, bins: int = BINS) -> list[Bin]:
+def reliability_bins(confidence_W: ArrayLike, correct_W: ArrayLike, bins: int = BINS) -> pd.DataFrame:
     """Wells in bins of equal width over [0, 1]; empty bins are left out.
 
     Args:
         confidence_W: probabilities in [0, 1], shape (W,).
         correct_W: whether each prediction is the truth, shape (W,).
         bins: number of bins.
+
+    Returns:
+        A row a bin, in order: mean `confidence`, `accuracy`, number of `wells`.
     """
-    p_W, hit_W = np.asarray(confidence_W, np.float64), np.asarray(correct_W, np.float64)
-    index_W = np.minimum((p_W * bins).astype(np.intp), bins - 1)
-    return [
-        Bin(float(p_W[chosen].mean()), float(hit_W[chosen].mean()), int(chosen.sum()))
-        for b in range(bins)
-        if (chosen := index_W == b).any()
-    ]
+    table = pd.DataFrame({"confidence": np.asarray(confidence_W, float), "accuracy": np.asarray(correct_W, float)})
+    by_bin = table.groupby((table["confidence"] * bins).astype(int).clip(upper=bins - 1))
+    return by_bin.mean().assign(wells=by_bin.size()).reset_index(drop=True)
 
 
 def expected_calibration_error(confidence_W: ArrayLike, correct_W: ArrayLike, bins: int = BINS) -> float:
@@ -90,19 +79,16 @@ def expected_calibration_error(confidence_W: ArrayLike, correct_W: ArrayLike, bi
     Raises:
         ValueError: no wells.
     """
-    parts = reliability_bins(confidence_W, correct_W, bins)
-    if not parts:
+    table = reliability_bins(confidence_W, correct_W, bins)
+    if table.empty:
         raise ValueError("the calibration error of no wells is not defined")
-    return sum(part.wells * abs(part.accuracy - part.confidence) for part in parts) / sum(part.wells for part in parts)
+    return float(np.average((table["accuracy"] - table["confidence"]).abs(), weights=table["wells"]))
 
 
 def kept_above(
     confidence_W: ArrayLike, correct_W: ArrayLike, thresholds: Sequence[float]
 ) -> list[tuple[float, float, float | None]]:
     """For each threshold: itself, the fraction of wells at or above it, and their accuracy (None if there are none)."""
-    p_W, hit_W = np.asarray(confidence_W, np.float64), np.asarray(correct_W, np.float64)
-    rows = []
-    for threshold in thresholds:
-        kept = p_W >= threshold
-        rows.append((threshold, float(kept.mean()), float(hit_W[kept].mean()) if kept.any() else None))
-    return rows
+    p_W, hit_W = np.asarray(confidence_W), np.asarray(correct_W)
+    kept = [(threshold, p_W >= threshold) for threshold in thresholds]
+    return [(t, float(kept_W.mean()), float(hit_W[kept_W].mean()) if kept_W.any() else None) for t, kept_W in kept]

@@ -55,19 +55,19 @@ def draw(predictions: pd.DataFrame) -> str | None:
 def _draw_uncalibrated(ax: Any, confidence: pd.Series[float], hits: pd.Series[bool]) -> None:
     bins = reliability_bins(confidence, hits)
     ax.plot(
-        [b.confidence for b in bins], [b.accuracy for b in bins], color=SERIES[1], marker="o", markersize=3.5,
-        markerfacecolor="white", linewidth=0.8, clip_on=False, label="before",
+        bins["confidence"], bins["accuracy"], color=SERIES[1], marker="o", markersize=3.5, markerfacecolor="white",
+        linewidth=0.8, clip_on=False, label="before",
     )  # fmt: skip
 
 
 def _draw_calibrated(ax: Any, confidence: pd.Series[float], hits: pd.Series[bool]) -> None:
     bins = reliability_bins(confidence, hits)
-    x, y = [b.confidence for b in bins], [b.accuracy for b in bins]
+    x, y = bins["confidence"], bins["accuracy"]
     # Intervals and areas, so that a stray bin of three wells does not look like evidence.
-    spans = [Accuracy(round(b.accuracy * b.wells), b.wells).interval() for b in bins]
+    spans = [Accuracy(round(share * wells), wells).interval() for share, wells in zip(y, bins["wells"], strict=True)]
     ax.vlines(x, *zip(*spans, strict=True), color=SERIES[0], alpha=0.5, linewidth=1)
     ax.plot(x, y, color=SERIES[0], linewidth=0.9, alpha=0.6)
     ax.scatter(
-        x, y, clip_on=False, label="calibrated", s=[10 + 90 * b.wells / len(hits) for b in bins], color=SERIES[0],
-        linewidths=0, zorder=3,
+        x, y, clip_on=False, label="calibrated", s=10 + 90 * bins["wells"] / len(hits), color=SERIES[0], linewidths=0,
+        zorder=3,
     )  # fmt: skip

@@ -69,7 +69,7 @@ def test_calibration_error_agrees_with_a_plain_loop(wells: list[tuple[float, boo
     plain = sum(abs(sum(p for p, _ in b) - sum(h for _, h in b)) for b in bins.values()) / len(wells)
     confidence, correct = zip(*wells, strict=True)
     assert expected_calibration_error(confidence, correct) == pytest.approx(plain, abs=1e-12)
-    assert sum(b.wells for b in reliability_bins(confidence, correct)) == len(wells)
+    assert reliability_bins(confidence, correct)["wells"].sum() == len(wells)
 
 
 def test_calibrated_confidences_have_no_error() -> None:
