@@ -18,7 +18,12 @@ import typer
 
 from components.core.errors import ContactError, InputError, StepError
 
-DISK_ERRORS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EIO: "the disk fails"}
+DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "the limit on the size of a file is reached",
+    errno.EIO: "the disk fails",
+}
 
 
 def cancel_on_signals(advice: str) -> None:

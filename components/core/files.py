@@ -21,12 +21,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         content: text is written as UTF-8.
 
     Raises:
-        OSError: the file cannot be written. Nothing of it is left.
+        OSError: the file, which the error names, cannot be written. Nothing of it is left.
     """
     partial = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.partial")
     try:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
         partial.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         with suppress(OSError):
             partial.unlink()

@@ -48,7 +48,8 @@ def run_compile(config: RunConfig, out: Path, images: str, console: Console) -> 
         console: where warnings are printed.
 
     Raises:
-        InputError: a configuration that no cluster can run, no record of images, or a file that cannot be written.
+        InputError: a configuration that no cluster can run, or no record of images.
+        OSError: the file cannot be written.
     """
     config = on_cluster(config)
     remarks = [*check_cluster(config), *preemption_remarks(config)]
@@ -61,10 +62,7 @@ def run_compile(config: RunConfig, out: Path, images: str, console: Console) -> 
     record = images_of(images)
     lineage = known_lineage(config, record)
     text = compiled(config, record, lineage)
-    try:
-        write_atomically(out, text)
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written ({error.strerror}); choose another place") from None
+    write_atomically(out, text)
     for remark in (*remarks, *lineage["warnings"]):
         print_line(console, f"warning: {remark}", "yellow")
     size = len(text.encode()) / 1024

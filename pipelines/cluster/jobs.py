@@ -16,7 +16,6 @@ import yaml
 
 from components.core.config import RunConfig
 from components.core.config.file import shipped_configs
-from components.core.errors import InputError
 from components.core.files import write_atomically
 from components.core.storage.digests import digest_text
 from components.core.storage.opening import join_address
@@ -78,17 +77,10 @@ def step_jobs(
 
 
 def write_jobs(manifests: Mapping[str, Sequence[Mapping[str, Any]]], folder: Path) -> None:
-    """Writes each file atomically.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, documents in manifests.items():
-            write_atomically(folder / f"{name.replace('_', '-')}.yaml", as_text(documents))
-    except OSError as error:
-        raise InputError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
+    """Writes each file atomically."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, documents in manifests.items():
+        write_atomically(folder / f"{name.replace('_', '-')}.yaml", as_text(documents))
 
 
 def as_text(documents: Sequence[Mapping[str, Any]]) -> str:

@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from components.core.config import FrozenModel
 from components.core.errors import InputError
@@ -59,11 +59,13 @@ def read_images(path: Path) -> ImageRecord:
     Raises:
         InputError: no such file, or not a record of both images.
     """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is not a file; `cellsignal images push` writes one")
     try:
         record = ImageRecord.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); `cellsignal images push` writes it") from None
-    except (ValidationError, ValueError):
+    except ValueError:
         raise InputError(f"{path}: not a record of images; `cellsignal images push` rewrites it") from None
     missing = {"cpu", "gpu"} - record.images.keys()
     if missing:

@@ -116,7 +116,8 @@ class ScreenDirectory:
     def _read(self, path: str) -> bytes:
         try:
             # A file object makes twice as many system calls; a plate has thousands of small files.
-            file = os.open(f"{self._prefix}{path}", os.O_RDONLY | os.O_CLOEXEC)
+            # O_NONBLOCK: a named pipe reads as empty instead of waiting for a writer.
+            file = os.open(f"{self._prefix}{path}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 left = os.fstat(file).st_size
                 parts = [os.read(file, left)]

@@ -1,0 +1,167 @@
+"""Odd paths, damaged state files and a full disk: every command ends with one line and an exit code, and never waits."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from components.core.command import run_app
+from pipelines.cli import app
+from tests.pipelines.tiny_run import CONFIG, only_huvec
+from tests.tiny_screen import TinyScreen
+
+SECONDS = 30
+Refuse = Callable[..., str]
+MAKE: dict[str, Callable[[Path], object]] = {
+    "pipe": os.mkfifo,
+    "directory": Path.mkdir,
+    "empty file": Path.touch,
+    "binary file": lambda path: path.write_bytes(b"\xff\0\xfe"),
+    "below a file": lambda _: None,
+    "long name": lambda _: None,
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a configuration and the tables of a screen."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    only_huvec(TinyScreen(tmp_path / "screen", imaged=()))
+    return tmp_path
+
+
+@pytest.fixture
+def refuse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Refuse]:
+    """Runs a command, which must end with an exit code, 2 by default, and one line on stderr; returns the line."""
+
+    def interrupt(*_: object) -> None:
+        pytest.fail(f"still running after {SECONDS} s")
+
+    def call(*arguments: str | Path, code: int = 2) -> str:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["cellsignal", *map(str, arguments)])
+        signal.alarm(SECONDS)
+        with pytest.raises(SystemExit) as exit_:
+            run_app(app)
+        signal.alarm(0)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert (exit_.value.code, line[:7]) == (code, "error: "), line
+        return line
+
+    earlier = signal.signal(signal.SIGALRM, interrupt)
+    yield call
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, earlier)
+
+
+RUN = ("run", "--config", "tiny.yaml", "--screen", "screen", "--store", "store")
+FILES = {
+    "--config": ("run", "--config", "PATH"),
+    "--truth": (*RUN, "--truth", "PATH"),
+    "weights": (*RUN, "--set", "backbones.0.weights=PATH"),
+    "fused labels": (*RUN, "--set", "mean_teacher.fused_labels=PATH"),
+    "--throughput": ("plan", "--config", "demo", "--throughput", "PATH"),
+    "--images": ("compile", "--config", "demo", "--images", "PATH"),
+    "finish --truth": ("finish", "--run", "key", "--quorum", "1", "--truth", "PATH"),
+}
+FOLDERS = {
+    "--screen": (*RUN[:3], "--screen", "PATH", "--store", "store"),
+    "--out": (*RUN, "--out", "PATH"),
+    "--store": (*RUN[:5], "--store", "PATH"),
+    "init_from": (*RUN, "--set", "init_from=PATH"),
+    "--measured": ("plan", "--config", "demo", "--measured", "PATH"),
+    "finish --run": ("finish", "--run", "PATH", "--quorum", "1"),
+    "predict --screen": ("predict", "--screen", "PATH", "--out", "out", "--store", "."),
+    "models --store": ("models", "list", "--store", "PATH"),
+    "jobs --out": ("jobs", "--config", "demo", "--images", "tags", "--out", "PATH"),
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    # An empty YAML file changes nothing.
+    [
+        (c, kind)
+        for c in FILES
+        for kind in MAKE
+        if (c, kind) not in product(("--config", "--throughput"), ["empty file"])
+    ]
+    + [(command, kind) for command in FOLDERS for kind in MAKE if kind != "directory"],
+)
+def test_a_path_of_another_kind_is_refused(folder: Path, refuse: Refuse, command: str, kind: str):
+    name = {"below a file": "tiny.yaml/below", "long name": "x" * 300}.get(kind, "odd")
+    MAKE[kind](folder / name)
+    before = {path.relative_to(folder) for path in folder.rglob("*")}
+    refuse(*(each.replace("PATH", str(folder / name)) for each in {**FILES, **FOLDERS}[command]))
+    left = {path.relative_to(folder) for path in folder.rglob("*")} - before - {Path("store"), Path("runs")}
+    assert left == set()
+
+
+@pytest.mark.parametrize("table", ["train.csv", "test.csv", "train_controls.csv"])
+@pytest.mark.parametrize("kind", ["pipe", "empty file", "binary file"])
+def test_a_table_of_another_kind_is_refused(folder: Path, refuse: Refuse, table: str, kind: str):
+    (folder / "screen" / table).unlink()
+    MAKE[kind](folder / "screen" / table)
+    assert table in refuse(*RUN, "--out", "out")
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["run.json", "events.jsonl", "log.txt", "lock", "config.yaml"])
+@pytest.mark.parametrize("kind", ["pipe", "directory"])
+def test_a_state_file_of_another_kind_neither_hangs_nor_crashes_a_run(
+    folder: Path, refuse: Refuse, name: str, kind: str
+):
+    (folder / "out" / "run").mkdir(parents=True)
+    MAKE[kind](folder / "out" / "run" / name)
+    line = refuse(*RUN, "--out", "out")
+    assert f"out/run/{name}: " in line or "out/run/run.json is damaged" in line or "HUVEC-01" in line, line
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "\0"])
+def test_a_damaged_state_file_is_reported(folder: Path, refuse: Refuse, content: str):
+    (folder / "out" / "run").mkdir(parents=True)
+    for name in ("run.json", "job.json"):
+        (folder / "out" / "run" / name).write_text(content)
+    assert "run.json is damaged" in refuse(*RUN, "--out", "out")
+    assert "not the folder of a run" in refuse("finish", "--run", "out", "--quorum", "1")
+    assert "init_from: out: not the folder of a run" in refuse(*RUN, "--out", "new", "--set", "init_from=out")
+    assert not (folder / "new").exists()
+
+
+@pytest.mark.parametrize("option", ["--config", "--screen", "--store", "--model"])
+def test_a_null_byte_in_a_path_is_refused(folder: Path, refuse: Refuse, option: str):
+    refuse("predict", "--screen", "screen", "--out", "out", "--store", "store", option, "a\0b")
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (*RUN, "--out", "out"),
+        ("run", "--config", "tiny.yaml", "--store", "store", "--out", "out"),
+        ("compile", "--config", "demo", "--images", "tags", "--out", "pipeline.yaml"),
+        ("jobs", "--config", "demo", "--images", "tags", "--out", "jobs"),
+    ],
+    ids=["run", "run that simulates", "compile", "jobs"],
+)
+@pytest.mark.parametrize("limit", [0, 500])
+def test_a_full_disk_is_a_failure_that_leaves_nothing_incomplete(
+    folder: Path, refuse: Refuse, arguments: tuple[str, ...], limit: int
+):
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))  # writing more fails, as on a full disk
+    try:
+        line = refuse(*arguments, code=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert "make room" in line, line
+    assert not list(folder.rglob("*.partial"))
+    assert not (folder / "pipeline.yaml").exists()
