@@ -34,9 +34,9 @@ from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_COD
 from components.core.learning.team import ALONE, Team
 from components.core.learning.weight_files import (
     check_finetuned,
+    load_network,
     load_pairs,
     load_pretrained,
-    load_weights,
     read_meta,
     weights_digest,
 )
@@ -159,15 +159,15 @@ def _published(
                     f"model {model.short}: has no {backbone.name} network of fold {fold} for cell type {cell_type}"
                 )
             classes = len(model.vocabulary.classes)
-            network = Classifier(backbone, settings.head, classes, model.channels, model.image_size)
             try:
-                load_weights(network, paths[backbone.name])
+                networks[backbone.name] = load_network(
+                    paths[backbone.name], backbone, settings, classes, model.channels, device
+                )
             except InputError as error:
                 reason = str(error).replace(f"{opened.folder}/", "")
                 raise InputError(
                     f"model {model.short}: {reason}; `cellsignal models publish {model.run} --anew`"
                 ) from None
-            networks[backbone.name] = network.to(device).to(memory_format=torch.channels_last)
     return FoldNetworks(networks, model.predicted_by, [])
 
 

@@ -33,13 +33,7 @@ def domain_of_wells(table: SiteTable, domain: BatchDomain) -> NDArray[np.intp]:
 def statistics_wells(
     table: SiteTable, domain_W: NDArray[np.intp], which: int, statistics: Literal["all", "controls"]
 ) -> NDArray[np.intp]:
-    """The wells whose images a domain's statistics are computed from, rows of the well table. Labels are not used.
-
-    Args:
-        table: the screen.
-        domain_W: domain of every well.
-        which: the domain.
-        statistics: all of its wells, or its controls.
+    """The wells of domain `which` whose images its statistics are computed from, rows of the well table. Labels are not used.
 
     Raises:
         InputError: the domain has no controls, but its statistics need them.
@@ -58,26 +52,33 @@ def statistics_wells(
     return np.flatnonzero(chosen_W)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Moments:
-    """Mean and variance of one layer's input over the batches seen so far."""
+    """Mean of a layer's input over some batches, and the sum of squared deviations from it."""
 
-    count: float = 0.0
-    mean_C: Tensor | None = None
-    squares_C: Tensor | None = None
-    """sum of squared deviations from the mean"""
+    count: float
+    mean_C: Tensor
+    squares_C: Tensor
 
-    def add(self, count: float, mean_C: Tensor, variance_C: Tensor) -> None:
-        """Adds a batch by the law of total variance (Chan, Golub and LeVeque 1979)."""
-        mean_C, squares_C = mean_C.double(), variance_C.double() * count
-        if self.mean_C is None or self.squares_C is None:
-            self.count, self.mean_C, self.squares_C = count, mean_C, squares_C
-            return
-        total = self.count + count
-        apart_C = mean_C - self.mean_C
-        self.mean_C = self.mean_C + apart_C * (count / total)
-        self.squares_C = self.squares_C + squares_C + apart_C.square() * (self.count * count / total)
-        self.count = total
+    def __add__(self, other: _Moments) -> _Moments:
+        """The moments of both, by the law of total variance (Chan, Golub and LeVeque 1979)."""
+        total = self.count + other.count
+        apart_C = other.mean_C - self.mean_C
+        mean_C = self.mean_C + apart_C * (other.count / total)
+        squares_C = self.squares_C + other.squares_C + apart_C.square() * (self.count * other.count / total)
+        return _Moments(total, mean_C, squares_C)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; the mode is restored at the end."""
+    training = network.training
+    network.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        network.train(training)
 
 
 @contextmanager
@@ -102,8 +103,7 @@ def adapted(network: nn.Module, batches: Iterable[Tensor]) -> Iterator[None]:
     try:
         with torch.no_grad():
             _measure(network, layers, batches)
-        network.eval()
-        with torch.inference_mode():
+        with evaluating(network):
             yield
     finally:
         network.train(training)
@@ -115,7 +115,7 @@ def adapted(network: nn.Module, batches: Iterable[Tensor]) -> Iterator[None]:
 
 def _measure(network: nn.Module, layers: list[_BatchNorm], batches: Iterable[Tensor]) -> None:
     """Sets every layer's statistics to those of its input over the batches."""
-    moments = {layer: _Moments() for layer in layers}
+    moments: dict[nn.Module, _Moments] = {}
 
     def add_batch(layer: nn.Module, inputs: tuple[Any, ...], _output: Any) -> None:
         assert isinstance(layer, _BatchNorm)
@@ -123,7 +123,9 @@ def _measure(network: nn.Module, layers: list[_BatchNorm], batches: Iterable[Ten
         assert layer.running_var is not None
         count = inputs[0].numel() / inputs[0].shape[1]
         # With momentum 1 the running statistics are the batch's, the variance with Bessel's correction.
-        moments[layer].add(count, layer.running_mean, layer.running_var * ((count - 1) / count))
+        variance_C = layer.running_var * ((count - 1) / count)
+        batch = _Moments(count, layer.running_mean.double(), variance_C.double() * count)
+        moments[layer] = moments[layer] + batch if layer in moments else batch
 
     hooks = [layer.register_forward_hook(add_batch) for layer in layers]
     for layer in layers:
@@ -135,10 +137,7 @@ def _measure(network: nn.Module, layers: list[_BatchNorm], batches: Iterable[Ten
     finally:
         for hook in hooks:
             hook.remove()
-    for layer, measured in moments.items():
-        assert measured.mean_C is not None, "a layer that no image passed through"
-        assert measured.squares_C is not None
-        assert layer.running_mean is not None
-        assert layer.running_var is not None
-        layer.running_mean.copy_(measured.mean_C)
-        layer.running_var.copy_(measured.squares_C / measured.count)
+    for layer in layers:
+        measured = moments[layer]
+        layer.get_buffer("running_mean").copy_(measured.mean_C)
+        layer.get_buffer("running_var").copy_(measured.squares_C / measured.count)

@@ -5,8 +5,7 @@ W wells, B batch, K class.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,27 +13,10 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from components.core.learning.augmentation import dihedral, easy_view
-from components.core.learning.batch_norm import adapted, domain_of_wells, statistics_wells
+from components.core.learning.batch_norm import adapted, domain_of_wells, evaluating, statistics_wells
 from components.core.learning.images import Images
 from components.core.learning.network import Classifier
 from components.core.learning.schedules import random_site_batches
-
-
-def chunks(sites: NDArray[np.intp], size: int) -> list[NDArray[np.intp]]:
-    """Consecutive pieces of at most `size`."""
-    return [sites[k : k + size] for k in range(0, len(sites), size)]
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; the mode is restored at the end."""
-    training = network.training
-    network.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        network.train(training)
 
 
 def well_logits(
@@ -139,7 +121,7 @@ def _add_outputs(
     row_W = np.zeros(images.table.wells, dtype=np.intp)
     row_W[wells] = rows
     sites = images.table.sites_of(wells).astype(np.intp)
-    for chosen, x in images.batches(chunks(sites, batch_size)):
+    for chosen, x in images.batches([sites[k : k + batch_size] for k in range(0, len(sites), batch_size)]):
         row_B = torch.from_numpy(row_W[images.table.well_S[chosen]]).to(sum_WK.device)
         # Summed on the device, in float64 and in a fixed order; copying each batch would make the device wait for the host.
         sum_WK.index_put_((row_B,), outputs(x).double(), accumulate=True)

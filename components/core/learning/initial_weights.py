@@ -34,12 +34,16 @@ from torch import Tensor, nn
 from components.core.config import BackboneConfig
 from components.core.errors import InputError
 from components.core.learning.network import Classifier
+from components.core.learning.weight_files import check_shapes
 from components.core.storage.run_records import OPTION
 
 CONTAINERS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema")
 """Keys under which training programs save a state dict next to other data."""
 
-_SHOWN = 4
+
+def _listed(names: Sequence[str], shown: int = 4) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,10 @@ class InitialWeights:
 
     def sentence(self, backbone: str, source: str) -> str:
         """The result in one line, for the user."""
-        parts = [f"{backbone}: {len(self.taken)} of {len(self.taken) + len(self.new)} tensors start from {source}"]
-        for what, names in (("adapted to its channels", self.adapted), ("new", self.new), ("not used", self.unused)):
-            if names:
-                more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-                parts.append(f"{what}: {', '.join(names[:_SHOWN])}{more}")
-        return "; ".join(parts)
+        total = len(self.taken) + len(self.new)
+        groups = {"adapted to its channels": self.adapted, "new": self.new, "not used": self.unused}
+        more = [f"; {what}: {_listed(names)}" for what, names in groups.items() if names]
+        return f"{backbone}: {len(self.taken)} of {total} tensors start from {source}{''.join(more)}"
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -119,13 +121,15 @@ def load_initial_weights(
     source = source or str(path)
     own = backbone.state_dict()
     given = _own_names(read_tensors(path), config, own)
-    first = _first_convolutions(backbone, config)
-    classifiers = _classifiers(backbone)
+    first = (
+        ["stem.0"] if config.kind == "xception" else _described(backbone, "first_conv")
+    )  # layers that read the image
+    classifiers = ["head", "fc", "classifier", "last_linear", *_described(backbone, "classifier")]
     values: dict[str, Tensor] = {}
     adapted = []
     for name in sorted(own.keys() & given.keys()):
         value, shape = given[name], tuple(own[name].shape)
-        if name in first and value.ndim == 4 and value.shape[1] != shape[1]:
+        if name.removesuffix(".weight") in first and value.ndim == 4 and value.shape[1] != shape[1]:
             value = adapt_input_channels(value, channels)
             adapted.append(name)
         if config.kind == "xception" and name == "stem.0.weight" and value.ndim == 4:
@@ -147,7 +151,7 @@ def load_initial_weights(
     # num_batches_tracked is never read, and older files lack it.
     new = tuple(n for n in own if n not in values and not n.endswith("num_batches_tracked"))
     unused = tuple(n for n in sorted(given.keys() - own.keys()) if not _begins_with(n, classifiers))
-    expected = not unused and all(_begins_with(n, [f.rpartition(".")[0] for f in first]) for n in new)
+    expected = not unused and all(_begins_with(n, first) for n in new)
     return InitialWeights(tuple(values), tuple(adapted), new, unused, expected)
 
 
@@ -216,30 +220,14 @@ def _from_legacy(name: str, config: BackboneConfig) -> str:
     return f"{places[top]}.{rest}"
 
 
-def _first_convolutions(backbone: nn.Module, config: BackboneConfig) -> set[str]:
-    """Names of the weights of the layer that reads the image."""
-    if config.kind == "xception":
-        return {"stem.0.weight"}
-    return {f"{name}.weight" for name in _configured(backbone, "first_conv")}
-
-
-def _classifiers(backbone: nn.Module) -> list[str]:
-    """Names of classification layers in files of this network."""
-    return ["head", "fc", "classifier", "last_linear", *_configured(backbone, "classifier")]
-
-
-def _configured(backbone: nn.Module, what: str) -> list[str]:
-    """Names of layers in timm's description of a model."""
-    known = getattr(backbone, "pretrained_cfg", None) or {}
-    names = known.get(what) or ()
+def _described(backbone: nn.Module, what: str) -> list[str]:
+    """Names of layers in timm's description of a model; none for an Xception."""
+    names = (getattr(backbone, "pretrained_cfg", None) or {}).get(what) or ()
     return [names] if isinstance(names, str) else list(names)
 
 
 def _begins_with(name: str, layers: Iterable[str]) -> bool:
     return any(name == layer or name.startswith(f"{layer}.") for layer in layers)
-
-
-_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -258,12 +246,9 @@ class CopiedWeights:
 
     def sentence(self, backbone: str, source: str) -> str:
         """The result in one line, for the user."""
-        parts = [f"{backbone}: starts from {source}; {len(self.known)} classes keep their rows of the head"]
-        for what, names in (("start at random", self.new), ("are left out", self.left_out)):
-            if names:
-                more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-                parts.append(f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{more})")
-        return ", ".join(parts)
+        groups = {"start at random": self.new, "are left out": self.left_out}
+        more = [f", {len(names)} {what} ({_listed(names)})" for what, names in groups.items() if names]
+        return f"{backbone}: starts from {source}; {len(self.known)} classes keep their rows of the head{''.join(more)}"
 
 
 def copy_pretrained(
@@ -282,20 +267,14 @@ def copy_pretrained(
         InputError: the file cannot be read or has another architecture.
     """
     given, own = read_tensors(file), dict(network.state_dict())
-    places = {label: k for k, label in enumerate(then)}
-    rows_now = [k for k, label in enumerate(now) if label in places]
-    rows_then = [places[now[k]] for k in rows_now]
-    values = {}
+    row_then = {label: k for k, label in enumerate(then)}
+    rows_now = [k for k, label in enumerate(now) if label in row_then]
+    rows_then = [row_then[now[k]] for k in rows_now]
     shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
     expected = {name: (len(then), *shape[1:]) if name.startswith("head.") else shape for name, shape in shapes.items()}
-    for name in sorted(own.keys() | given.keys()):
-        found = tuple(given[name].shape) if name in given else None
-        if expected.get(name) != found:
-            raise InputError(
-                f"{OPTION}: {source} is of another architecture (tensor {name}: expected {expected.get(name)}, got {found}); "
-                "make the backbones the same"
-            )
-        values[name] = given[name]
+    check_shapes(f"{OPTION}: {source}", given, expected)
+    values = dict(given)
+    for name in given:
         if name.startswith("head."):
             values[name] = own[name].clone()
             values[name][torch.tensor(rows_now, dtype=torch.long)] = given[name][rows_then].to(own[name].dtype)

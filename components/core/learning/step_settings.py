@@ -49,6 +49,11 @@ def library_versions() -> str:
     return " ".join(f"{name}=={version(name)}" for name in LIBRARIES)
 
 
+_NO_EFFECT: dict[str, Any] = {"loader": True, "compute": True, "backbones": {"__all__": {"weights"}}}
+"""Fields that affect no result: memory limits; `compute`, whose effect on the machine at hand is device.arithmetic; and initial
+weights, which act through pretrain."""
+
+
 class LearningSettings(FrozenModel):
     """The configuration of every training step."""
 
@@ -86,17 +91,13 @@ class LearningSettings(FrozenModel):
         """
         return self.seed * 1009 + fold * 31 + zlib.crc32(backbone.encode()) % 1009
 
-    def adapting_batch(self) -> str:
-        """Inference's batch size, as text for a work key, if validation depends on it: AdaBN measures a domain batch by batch."""
+    def _adapting_batch(self) -> str:
+        """Inference's batch size if validation depends on it: AdaBN measures a domain batch by batch."""
         return "" if self.batch_norm.domain == "none" else f"batches of {self.predict.batch_size}"
 
     def fingerprint(self) -> str:
-        """The fields that affect the result, as JSON.
-
-        Without memory limits; without initial weights, which act through pretrain; and without `compute`, whose effect on the
-        machine at hand is network.arithmetic.
-        """
-        return self.model_dump_json(exclude={"loader": True, "compute": True, "backbones": {"__all__": {"weights"}}})
+        """The fields that affect the result, as JSON for a work key."""
+        return self.model_dump_json(exclude=_NO_EFFECT)
 
 
 class PretrainSettings(LearningSettings):
@@ -106,14 +107,10 @@ class PretrainSettings(LearningSettings):
     init_from: str | None = None
 
     def fingerprint_of(self, backbone: str) -> str:
-        """The fields that affect the weights of one backbone, as JSON; not other backbones, nor how the result predicts.
-
-        The content of the weights that pretraining starts from is added by the step.
-        """
-        own = self.backbone(backbone).model_dump_json()
-        # Validation always takes one view, whatever `predict` says.
+        """The fields that affect one backbone's weights, as JSON; the step adds the content of the weights it starts from."""
+        # Neither other backbones nor `predict` matter: validation always takes one view.
         unread = {"loader", "compute", "backbones", "predict", "init_from"}
-        return own + self.model_dump_json(exclude=unread) + self.adapting_batch()
+        return self.backbone(backbone).model_dump_json() + self.model_dump_json(exclude=unread) + self._adapting_batch()
 
 
 class InferSettings(LearningSettings):
@@ -128,33 +125,14 @@ class MeanTeacherSettings(InferSettings):
     mean_teacher: MeanTeacherConfig
 
     def fingerprint(self) -> str:
-        """The fields that affect the result, as JSON; without the address of fused labels, whose content the step adds."""
-        return self.model_dump_json(
-            exclude={
-                "loader": True,
-                "compute": True,
-                "backbones": {"__all__": {"weights"}},
-                "mean_teacher": {"fused_labels"},
-            }
-        )
+        """The fields that affect pseudo_label's result, as JSON; the step adds the content of fused labels."""
+        return self.model_dump_json(exclude={**_NO_EFFECT, "mean_teacher": {"fused_labels"}})
 
     def finetune_fingerprint(self) -> str:
         """The fields that affect finetune's weights, as JSON; not how they predict, nor the pseudo-labels of the next step."""
-        later = {
-            "confident_fractions",
-            "pseudo_label_weight",
-            "pseudo_label_passes",
-            "pseudo_label_blend",
-            "refresh_epochs",
-            "fused_labels",
-        }
+        later = {"confident_fractions", "pseudo_label_weight", "pseudo_label_passes", "pseudo_label_blend"}
+        later |= {"refresh_epochs", "fused_labels"}
         if self.mean_teacher.pseudo_labels != "none":
             later |= {"pseudo_labels"}  # but `selection` counts, because validation uses it
-        unread: dict[str, Any] = {
-            "loader": True,
-            "compute": True,
-            "predict": True,
-            "embeddings": True,
-            "backbones": {"__all__": {"weights"}},
-        }
-        return self.model_dump_json(exclude={**unread, "mean_teacher": later}) + self.adapting_batch()
+        unread: dict[str, Any] = {**_NO_EFFECT, "predict": True, "embeddings": True, "mean_teacher": later}
+        return self.model_dump_json(exclude=unread) + self._adapting_batch()

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors of one network, and a folder with the students and teachers of a fold and cell type. torch only."""
+"""Trained weights on disk: a network's safetensors, and the folders that pretrain and finetune write. torch only."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from components.core.config import BackboneConfig
 from components.core.errors import InputError, StepError
 from components.core.files import write_atomically
 from components.core.learning.mean_teacher import Pair
@@ -44,13 +45,35 @@ def load_weights(module: nn.Module, path: Path) -> None:
         tensors = load_file(str(path))
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot read the weights ({' '.join(str(error).split())})") from None
-    own = module.state_dict()
-    for name in sorted(own.keys() | tensors.keys()):
-        given = tuple(tensors[name].shape) if name in tensors else "nothing"
-        expected = tuple(own[name].shape) if name in own else "nothing"
-        if given != expected:
-            raise InputError(f"{path}: weights of another architecture ({name}: expected {expected}, got {given})")
+    check_shapes(str(path), tensors, {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()})
     module.load_state_dict(tensors)
+
+
+def check_shapes(source: str, tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuses weights of another architecture.
+
+    Raises:
+        InputError: with the source and the first tensor that is missing, unknown or of another shape.
+    """
+    for name in sorted(expected.keys() | tensors.keys()):
+        given = tuple(tensors[name].shape) if name in tensors else "nothing"
+        if given != expected.get(name, "nothing"):
+            raise InputError(
+                f"{source}: weights of another architecture ({name}: expected {expected.get(name, 'nothing')}, got {given})"
+            )
+
+
+def load_network(
+    path: Path, backbone: BackboneConfig, settings: LearningSettings, classes: int, channels: int, device: torch.device
+) -> Classifier:
+    """A trained network on its device.
+
+    Raises:
+        InputError: see load_weights.
+    """
+    network = Classifier(backbone, settings.head, classes, channels, settings.screen.image_size)
+    load_weights(network, path)
+    return network.to(device).to(memory_format=torch.channels_last)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -69,11 +92,13 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def pretrained_folders(bases: Sequence[Path], fold: int, settings: LearningSettings) -> dict[str, Path]:
-    """The outputs of pretrain by backbone, in the configured order.
+def load_pretrained(
+    bases: Sequence[Path], fold: int, settings: LearningSettings, classes: int, channels: int, device: torch.device
+) -> tuple[dict[str, Classifier], list[dict[str, Any]]]:
+    """The networks that pretrain wrote, by backbone in the configured order, and the records of their epochs.
 
     Raises:
-        InputError: weights of another fold, or not exactly one of each backbone.
+        InputError: weights of another fold or architecture, or not exactly one of each backbone.
     """
     found: dict[str, Path] = {}
     for base in bases:
@@ -86,24 +111,13 @@ def pretrained_folders(bases: Sequence[Path], fold: int, settings: LearningSetti
     names = [backbone.name for backbone in settings.backbones]
     if sorted(found) != sorted(names):
         raise InputError(f"pretrained backbones {sorted(found)} do not match the configured ones {sorted(names)}")
-    return {name: found[name] for name in names}
-
-
-def load_pretrained(
-    bases: Sequence[Path], fold: int, settings: LearningSettings, classes: int, channels: int, device: torch.device
-) -> tuple[dict[str, Classifier], list[dict[str, Any]]]:
-    """The networks that pretrain wrote, by backbone in the configured order, and the records of their epochs.
-
-    Raises:
-        InputError: weights of another fold or architecture, or not exactly one of each backbone.
-    """
-    networks, history = {}, []
-    for name, folder in pretrained_folders(bases, fold, settings).items():
-        network = Classifier(settings.backbone(name), settings.head, classes, channels, settings.screen.image_size)
-        load_weights(network, folder / "weights.safetensors")
-        networks[name] = network.to(device).to(memory_format=torch.channels_last)
-        history += json.loads((folder / "history.json").read_text())
-    return networks, history
+    networks = {
+        backbone.name: load_network(
+            found[backbone.name] / "weights.safetensors", backbone, settings, classes, channels, device
+        )
+        for backbone in settings.backbones
+    }
+    return networks, [record for name in names for record in json.loads((found[name] / "history.json").read_text())]
 
 
 def check_finetuned(base: Path, fold: int, cell_type: str) -> None:
@@ -126,9 +140,8 @@ def weights_digest(folder: Path) -> str:
         InputError: not a folder of weights.
     """
     read_meta(folder)
-    return " ".join(
-        f"{path.name}={digest_path(path)}" for path in sorted([*folder.glob("*.safetensors"), folder / "meta.json"])
-    )
+    files = sorted([*folder.glob("*.safetensors"), folder / "meta.json"])
+    return " ".join(f"{path.name}={digest_path(path)}" for path in files)
 
 
 def save_pairs(pairs: Sequence[Pair], folder: Path, epoch: int, history: list[dict[str, Any]], **meta: Any) -> None:
@@ -161,12 +174,10 @@ def load_pairs(
     meta = read_meta(folder)
     pairs = []
     for backbone in settings.backbones:
-        networks = []
-        for role in ("student", "teacher"):
-            network = Classifier(backbone, settings.head, classes, channels, settings.screen.image_size)
-            load_weights(network, folder / f"{backbone.name}.{role}.safetensors")
-            networks.append(network.to(device).to(memory_format=torch.channels_last))
-        student, teacher = networks
+        student, teacher = (
+            load_network(folder / f"{backbone.name}.{role}.safetensors", backbone, settings, classes, channels, device)
+            for role in ("student", "teacher")
+        )
         teacher.requires_grad_(False)
         pairs.append(Pair(backbone.name, student, teacher, meta["steps"][backbone.name]))
     return pairs, json.loads((folder / "history.json").read_text())

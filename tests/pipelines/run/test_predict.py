@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,10 @@ def test_new_plates_get_the_names_that_the_training_run_gave_them(cellsignal: Ce
     held_out = f"screen.holdout_experiments=[{HOLDOUT}]"
     trained = cellsignal(
         "run", "--config", config, "--screen", screen.root, "--out", tmp_path / "run", "--set", store, "--set", held_out,
+        "--set", f"loader.node_cache={tmp_path / 'node'}",
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
+    shutil.rmtree(tmp_path / "node")  # a folder on the training's node, which predictions elsewhere must not create
     promoted = cellsignal("models", "promote", tmp_path / "run", "--reason", "the first")
     assert promoted.returncode == 0, promoted.stderr
     truth = tmp_path / "truth.csv"
@@ -78,6 +81,7 @@ def test_new_plates_get_the_names_that_the_training_run_gave_them(cellsignal: Ce
     arguments = ("predict", "--screen", screen.root, "--model", f"file://{tmp_path / 'lab'}/models/champion")
     done = cellsignal(*arguments, "--experiments", f"{UNLABELLED[0]},{HOLDOUT}", "--out", out, "--truth", truth)
     assert done.returncode == 0, done.stderr + (out / "run" / "log.txt").read_text()
+    assert not (tmp_path / "node").exists()
     assert sorted(path.name for path in out.iterdir()) == sorted([*RESULTS, "embeddings", "run"])
 
     expected = rows(tmp_path / "run" / "predictions.csv") + rows(tmp_path / "run" / "predictions_holdout.csv")

@@ -10,8 +10,8 @@ from components.core.errors import InputError, StepError
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.weight_files import (
     load_pairs,
+    load_pretrained,
     load_weights,
-    pretrained_folders,
     save_pairs,
     save_weights,
     weights_digest,
@@ -126,22 +126,28 @@ def test_missing_and_misfitting_weights_are_named(tmp_path):
         load_pairs(tmp_path, MEAN_TEACHER, 5, 6, CPU)
 
 
-def base(folder, **meta):
-    folder.mkdir()
-    (folder / "meta.json").write_text(json.dumps({"cell_type": None, **meta}))
-    return folder
+def test_pretrained_networks_come_in_the_configured_order_and_of_the_fold(tmp_path):
+    def base(name, network=None, **meta):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "meta.json").write_text(json.dumps({"cell_type": None, **meta}))
+        (folder / "history.json").write_text(json.dumps([name]))
+        if network is not None:
+            save_weights(network, folder / "weights.safetensors")
+        return folder
 
-
-def test_pretrained_folders_come_in_the_configured_order(tmp_path):
-    slim, small = (base(tmp_path / name, fold=1, backbone=name) for name in ("slim", "small"))
-    assert list(pretrained_folders([slim, small], 1, MEAN_TEACHER).items()) == [("small", small), ("slim", slim)]
+    slim = base("slim", classifier(5, 1, SLIM), fold=1, backbone="slim")
+    small = base("small", classifier(5, 2, SMALL), fold=1, backbone="small")
+    rest = (MEAN_TEACHER, 5, 6, CPU)
+    networks, history = load_pretrained([slim, small], 1, *rest)
+    assert list(networks) == history == ["small", "slim"]
+    assert same(weights_of(networks["slim"]), weights_of(classifier(5, 1, SLIM)))
     with pytest.raises(InputError, match=r"slim: weights of fold 1, expected fold 0"):
-        pretrained_folders([slim, small], 0, MEAN_TEACHER)
+        load_pretrained([slim, small], 0, *rest)
     with pytest.raises(InputError, match=r"backbones \['slim'\] do not match the configured ones \['slim', 'small'\]"):
-        pretrained_folders([slim], 1, MEAN_TEACHER)
-    tuned = base(tmp_path / "tuned", fold=1)
+        load_pretrained([slim], 1, *rest)
     with pytest.raises(InputError, match="tuned: not one backbone's weights"):
-        pretrained_folders([tuned], 1, MEAN_TEACHER)
+        load_pretrained([base("tuned", fold=1)], 1, *rest)
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"fold": 1}'])
