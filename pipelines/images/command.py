@@ -38,20 +38,14 @@ def build(
     from rich.console import Console
 
     from components.core.storage.opening import cache_folder
-    from pipelines.images.build import BuildSettings
-    from pipelines.images.build import build as build_images
-    from pipelines.images.push import TARGETS
+    from pipelines.images import build_and_push
 
-    log = cache_folder() / "images-build.log"
-    settings = BuildSettings(base_image, network, pip_conf, ca_certificate, log)
-    console = Console()
-    targets = {*list_items("--target", target or ["all"])}
-    for name in targets - {*TARGETS, "all"}:
+    names = {*list_items("--target", target or ["all"])}
+    for name in names - {*build_and_push.TARGETS, "all"}:
         raise InputError(f"--target {name}: give cpu, gpu or all")
-    for image in build_images([each for each in TARGETS if targets & {"all", each}], settings, console):
-        console.print(
-            f"{image.name}: {image.size / 1e9:.2f} GB in {image.seconds:.0f} s", highlight=False, soft_wrap=True
-        )
+    targets = [each for each in build_and_push.TARGETS if names & {"all", each}]
+    extra = {"docker/pip.conf": pip_conf, "docker/ca.crt": ca_certificate}
+    build_and_push.build(targets, base_image, network, extra, cache_folder() / "images-build.log", Console())
 
 
 @images_app.command()
@@ -64,9 +58,6 @@ def push(
     """Pushes both images of this commit, and records their digests."""
     from rich.console import Console
 
-    from pipelines.images.push import push as push_images
+    from pipelines.images import build_and_push
 
-    console = Console()
-    for image in push_images(registry, record, console).images.values():
-        console.print(image.reference, highlight=False, soft_wrap=True)
-    console.print(f"recorded in {record}", highlight=False, soft_wrap=True)
+    build_and_push.push(registry, record, Console())

@@ -75,18 +75,10 @@ def one_line(error: Exception) -> str:
 
 
 def _refusal(error: Exception) -> str:
-    address = os.environ.get("DOCKER_HOST") or "its usual socket"
-    causes: list[object] = [error]
-    for cause in causes:  # grows: requests and urllib3 wrap the cause in arguments, and chain it
-        if isinstance(cause, PermissionError):
-            return (
-                f"container engine at {address}: this user may not use it; join the group docker "
-                "(sudo usermod -aG docker $USER, then log in again), or run a rootless engine"
-            )
-        if isinstance(cause, BaseException):
-            chained = (cause.__cause__, cause.__context__, getattr(cause, "reason", None))
-            causes += [one for one in (*cause.args, *chained) if one is not None and one not in causes]
-    return (
-        f"container engine at {address}: no answer ({one_line(error)}); start it (sudo systemctl start docker), or set "
-        "DOCKER_HOST to another one"
-    )
+    engine = f"container engine at {os.environ.get('DOCKER_HOST') or 'its usual socket'}"
+    if "PermissionError" in str(error):  # the docker package wraps it in errors of other kinds
+        return (
+            f"{engine}: this user may not use it; join the group docker (sudo usermod -aG docker $USER, then log in again), or "
+            "run a rootless engine"
+        )
+    return f"{engine}: no answer ({one_line(error)}); start it (sudo systemctl start docker), or set DOCKER_HOST to another one"

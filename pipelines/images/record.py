@@ -11,7 +11,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -38,19 +38,19 @@ _ACCEPT = ", ".join(
 class Image(FrozenModel):
     """One image in a registry."""
 
-    reference: Annotated[str, Field(pattern=r"^[^@\s]+@sha256:[0-9a-f]{64}$")] = Field(
-        ..., description="REGISTRY/NAME@sha256:DIGEST, which no later push changes"
+    reference: str = Field(
+        pattern=r"^[^@\s]+@sha256:[0-9a-f]{64}$", description="REGISTRY/NAME@sha256:DIGEST, which no later push changes"
     )
-    tag: str = Field(..., description="the tag that was pushed: the git commit")
+    tag: str = Field(description="the tag that was pushed: the git commit")
 
 
 class ImageRecord(FrozenModel):
     """Both images of one build."""
 
     schema_: Literal[1] = Field(1, alias="schema")
-    version: str = Field(..., description="version of the package")
-    commit: str = Field(..., description="git commit; +changes if there were uncommitted changes")
-    images: dict[Target, Image] = Field(..., description="by target")
+    version: str = Field(description="version of the package")
+    commit: str = Field(description="git commit; +changes if there were uncommitted changes")
+    images: dict[Target, Image] = Field(description="by target")
 
 
 def read_images(path: Path) -> ImageRecord:

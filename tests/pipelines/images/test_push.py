@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from components.core.errors import InputError, StepError
+from pipelines.images.build_and_push import push
 from pipelines.images.code_version import code_commit, sources_digest, tag_of
 from pipelines.images.record import read_images
 from tests.container_engine import engine_or_skip
@@ -89,8 +90,6 @@ def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[s
 
 
 def test_the_record_has_the_registrys_digests(small, registry, tmp_path: Path):
-    from pipelines.images.push import push
-
     kind, host = registry
     record = tmp_path / "images.json"
     if kind == "closed":
@@ -113,8 +112,6 @@ def test_the_record_has_the_registrys_digests(small, registry, tmp_path: Path):
 
 
 def test_images_of_other_sources_and_missing_ones_are_not_pushed(small, tmp_path: Path):
-    from pipelines.images.push import push
-
     build_small(small[1], "0" * 16)
     with pytest.raises(InputError, match=r"cellsignal-small-gpu:\S+: contains other sources than this checkout"):
         push("127.0.0.1:1", tmp_path / "images.json", quiet())
@@ -126,8 +123,6 @@ def test_images_of_other_sources_and_missing_ones_are_not_pushed(small, tmp_path
 
 
 def test_a_registry_that_does_not_answer_or_cannot_be_one(small, tmp_path: Path):
-    from pipelines.images.push import push
-
     record = tmp_path / "images.json"
     with pytest.raises(StepError, match=r"cannot be pushed .*check --registry and the network"):
         push("127.0.0.1:1", record, quiet())
