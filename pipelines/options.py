@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from components.core.errors import InputError
+from components.core.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from components.core.config import RunConfig
-    from components.core.storage.folder_store import FolderStore
     from components.core.storage.garbage import StoredGroup
-    from components.core.storage.interface import ObjectStorage
     from components.core.storage.object_store import ObjectStore
 
 CONFIG_VARIABLE = "CELLSIGNAL_CONFIG"
@@ -133,7 +132,7 @@ class StoreOptions:
     prefix: Prefix = None
     store: Store = None
 
-    def open(self) -> FolderStore | ObjectStore:
+    def open(self) -> ObjectStore:
         """Opens the store, which must exist.
 
         Raises:
@@ -187,7 +186,7 @@ def print_line(console: Console, text: str, style: str | None = None) -> None:
 
 def remove_shown(
     console: Console,
-    store: ObjectStorage,
+    store: ObjectStore,
     shown: Sequence[StoredGroup],
     find: Callable[[], Sequence[StoredGroup]],
     cutoff: datetime,

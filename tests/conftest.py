@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from tests import seaweedfs
 from tests.seaweedfs import BUCKET, S3Server
@@ -50,13 +49,13 @@ def store(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     """An empty store: a prefix of its own in the session's bucket, the AWS variables set for this test."""
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
-    return ObjectStore.connect(BUCKET, f"test-{uuid.uuid4().hex}")
+    return ObjectStore(BUCKET, f"test-{uuid.uuid4().hex}")
 
 
 @pytest.fixture(params=["s3", "folder"])
-def either_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ObjectStore | FolderStore:
+def either_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ObjectStore:
     """An empty store of either kind, for what must hold of both: a prefix of a bucket, or a folder outside of the test's."""
     if request.param == "folder":
-        return FolderStore(tmp_path_factory.mktemp("store"))
+        return ObjectStore(tmp_path_factory.mktemp("store"))
     store: ObjectStore = request.getfixturevalue("store")
     return store

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.config import FoldsConfig, ScreenConfig
-from components.core.storage.interface import MissingObjectError
+from components.core.errors import MissingObjectError
 from components.normalize.config import NormalizeConfig
 
 SIZE = 16
@@ -123,7 +123,7 @@ def raw_png(size: int, stream: bytes) -> bytes:
 
 
 class MemoryStore:
-    """An ObjectWriter over a dictionary.
+    """An ObjectStore over a dictionary.
 
     Attributes:
         objects: bytes by key.
@@ -133,6 +133,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.puts: list[str] = []
+        self.root = None
 
     def __deepcopy__(self, _: object) -> MemoryStore:
         copied = MemoryStore()
@@ -146,6 +147,9 @@ class MemoryStore:
         if key not in self.objects:
             raise MissingObjectError(self.uri(key))
         return self.objects[key]
+
+    def view(self, key: str) -> memoryview:
+        return memoryview(self.get(key))
 
     def get_many(self, keys: Sequence[str]) -> list[bytes]:
         return [self.get(key) for key in keys]

@@ -20,6 +20,10 @@ class ContactError(RuntimeError):
     """A command that follows a run lost contact or reached its deadline; the run may continue. The command line exits with 5."""
 
 
+class MissingObjectError(KeyError):
+    """There is no object at this key of the store."""
+
+
 def one_line(faults: Sequence[str]) -> str:
     """A single fault as it is; of several their number and the first five."""
     if len(faults) == 1:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, ValidationError
 
 from components.core.config.base import FrozenModel
 from components.core.errors import InputError
-from components.core.storage.interface import ObjectWriter
+
+if TYPE_CHECKING:
+    from components.core.storage.object_store import ObjectStore
 
 
 class StoredRecord(FrozenModel):
@@ -26,7 +28,7 @@ class StoredRecord(FrozenModel):
     schema_version: int = Field(1, ge=1, description="version of the record's format")
 
     @classmethod
-    def load(cls, store: ObjectWriter, key: str) -> Self:
+    def load(cls, store: ObjectStore, key: str) -> Self:
         """Reads a record from a store.
 
         Raises:

@@ -31,8 +31,8 @@ from components.core.learning.team import Team, is_started_by_torchrun, joined
 from components.core.processes import dies_with_parent, stop
 from components.core.storage.checkpoints import CheckpointStore
 from components.core.storage.finished import run_once, work_key
-from components.core.storage.interface import ObjectStorage
 from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_store
 from components.core.storage.runs import report_failures
 
@@ -61,7 +61,7 @@ class TrainingStep:
     compute: ComputeConfig
     team: Team
     screen: Manifest
-    store: ObjectStorage
+    store: ObjectStore
 
     def run_once(
         self,

@@ -43,8 +43,8 @@ from components.core.learning.weight_files import (
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.published_models import download_model, find_model
 from components.core.storage.digests import code_digest
-from components.core.storage.interface import ObjectReader, ObjectStorage
 from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import record_task
 from components.core.training_step import start_processes, training_step
 
@@ -66,7 +66,7 @@ class FoldNetworks:
 
 def run(
     settings: InferSettings,
-    store: ObjectReader,
+    store: ObjectStore,
     screen: Manifest,
     holdout: Manifest,
     bases: Sequence[Path],
@@ -76,7 +76,7 @@ def run(
     embeddings: Path,
     checkpoints: Checkpoints | None = None,
     team: Team = ALONE,
-    published: tuple[ObjectStorage, ModelManifest] | None = None,
+    published: tuple[ObjectStore, ModelManifest] | None = None,
 ) -> None:
     """Predicts the fold's out-of-fold, unlabelled and held-out wells, or new plates; embeds all wells, controls included.
 
@@ -141,7 +141,7 @@ def _trained(
 
 def _published(
     settings: InferSettings,
-    registry: ObjectStorage,
+    registry: ObjectStore,
     model: ModelManifest,
     fold: int,
     cell_type: str,

@@ -32,7 +32,7 @@ from components.core.screen.packing import Packing, PackResult, pack_plates
 from components.core.screen.screen_source import ScreenSource, source_of
 from components.core.screen.wells import Screen
 from components.core.storage.exchange import source_store
-from components.core.storage.interface import ObjectStorage, ObjectWriter
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import join_address, open_screen, open_store
 from components.core.storage.run_records import PredictionRecord, RunRecord
 from components.core.storage.runs import read_source, read_source_screen, report_failures, write_run
@@ -64,7 +64,7 @@ class Summary:
 def run(
     config: NormalizeConfig,
     source: ScreenSource | Path,
-    store: ObjectWriter,
+    store: ObjectStore,
     screen_out: Path,
     holdout_out: Path,
     holdout_labels_out: Path,
@@ -130,7 +130,7 @@ def run_new_plates(
     source: ScreenSource,
     experiments: Sequence[str],
     any_cell_type: bool,
-    store: ObjectWriter,
+    store: ObjectStore,
     screen_out: Path,
     holdout_out: Path,
     holdout_labels_out: Path | None,
@@ -196,7 +196,7 @@ def run_new_plates(
 
 
 def _pack(
-    config: NormalizeConfig, source: ScreenSource, screen: Screen, store: ObjectWriter
+    config: NormalizeConfig, source: ScreenSource, screen: Screen, store: ObjectStore
 ) -> tuple[dict[PlateKey, PackResult], dict[bool, list[str]]]:
     """Packs all plates; returns the warnings of the screen (False) and of its held-out experiments (True)."""
     packed: dict[PlateKey, PackResult] = {}
@@ -228,7 +228,7 @@ def _write(outputs: Mapping[Path, bytes]) -> None:
             raise StepError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def _check_start(config: RunConfig, own: ObjectStorage, scored: Sequence[Scored]) -> None:
+def _check_start(config: RunConfig, own: ObjectStore, scored: Sequence[Scored]) -> None:
     """Refuses to pack for a run whose start from other weights pretrain would refuse."""
     store, key = source_store(own, config.init_from or "")
     source = read_source(store, key)

@@ -16,8 +16,8 @@ from components.core.learning.warm_start import AT_RANDOM, check_labels, check_n
 from components.core.storage.digests import digest_file, digest_text
 from components.core.storage.exchange import source_store
 from components.core.storage.finished import fetch_finished
-from components.core.storage.interface import ObjectStorage
 from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import OPTION, Learned
 from components.core.storage.runs import read_source, read_source_screen
 
@@ -47,7 +47,7 @@ class Start:
 
 @contextmanager
 def open_start(
-    settings: PretrainSettings, own: ObjectStorage, screen: Manifest, fold: int, backbone: str
+    settings: PretrainSettings, own: ObjectStore, screen: Manifest, fold: int, backbone: str
 ) -> Iterator[Start | None]:
     """The weights that the configuration starts from, as a local file while the context is open; None if it has none.
 

@@ -23,8 +23,8 @@ from components.core.learning.warm_start import learned_by
 from components.core.learning.weight_files import save_weights
 from components.core.storage.digests import code_digest, digest_file
 from components.core.storage.exchange import local_file
-from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import Learned
 from components.core.storage.runs import record_task
 from components.core.training_step import start_processes, training_step
@@ -33,7 +33,7 @@ from components.pretrain.start import Start, open_start
 
 def run(
     settings: PretrainSettings,
-    store: ObjectReader,
+    store: ObjectStore,
     screen: Manifest,
     fold: int,
     backbone: str,

@@ -24,15 +24,15 @@ from components.core.learning.team import ALONE, Team
 from components.core.learning.weight_files import check_finetuned, load_pairs, save_pairs, weights_digest
 from components.core.storage.digests import code_digest, digest_file
 from components.core.storage.exchange import local_file
-from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import record_task
 from components.core.training_step import start_processes, training_step
 
 
 def run(
     settings: MeanTeacherSettings,
-    store: ObjectReader,
+    store: ObjectStore,
     screen: Manifest,
     holdout: Manifest,
     base: Path,

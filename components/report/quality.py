@@ -13,8 +13,8 @@ from components.core.config import CHANNELS
 from components.core.evaluation.quality import columns, otsu_threshold, reasons_to_look, site_quality, well_quality
 from components.core.processes import cores
 from components.core.screen.packed import SiteReader
-from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
 
 _BATCH = 8
 """Sites that a thread reads and measures at a time."""
@@ -25,7 +25,7 @@ QUALITY_COLUMNS = (
 """The columns of qc.csv."""
 
 
-def measure_wells(plates: Manifest, predictions: pd.DataFrame, store: ObjectReader) -> pd.DataFrame:
+def measure_wells(plates: Manifest, predictions: pd.DataFrame, store: ObjectStore) -> pd.DataFrame:
     """Measures all wells of new plates, controls included.
 
     Args:

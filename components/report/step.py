@@ -30,8 +30,8 @@ from components.core.evaluation.scores import build_metrics, choose_examples
 from components.core.files import atomic_directory
 from components.core.screen.packed import SiteReader
 from components.core.storage.exchange import local_copy
-from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import join_address, open_store
 from components.core.storage.run_records import RECIPE
 from components.core.storage.runs import lineage_of, record_results, report_failures
@@ -63,7 +63,7 @@ def run(
     uris: Sequence[str],
     out: Path,
     lineage: Mapping[str, Any],
-    store: ObjectReader | None = None,
+    store: ObjectStore | None = None,
 ) -> dict[str, Any]:
     """Writes the report's directory atomically.
 
@@ -141,7 +141,7 @@ def run(
     return dict(report.metrics)
 
 
-def _of_training(report: Report, outputs: Sequence[AssignOutput], store: ObjectReader | None) -> tuple[Report, str]:
+def _of_training(report: Report, outputs: Sequence[AssignOutput], store: ObjectStore | None) -> tuple[Report, str]:
     """The report of a training run with its metrics and lineage, and its page."""
     config, lineage, history = report.config, dict(report.lineage), merge_history(outputs)
     cell_types = [output.cell_type for output in outputs]
@@ -161,7 +161,7 @@ def _of_training(report: Report, outputs: Sequence[AssignOutput], store: ObjectR
 
 
 def _of_new_plates(
-    report: Report, outputs: Sequence[AssignOutput], store: ObjectReader | None
+    report: Report, outputs: Sequence[AssignOutput], store: ObjectStore | None
 ) -> tuple[Report, str, pd.DataFrame]:
     """The report of new plates with its metrics and lineage, its page, and the content of qc.csv."""
     plates, model, predictions = report.holdout, report.screen.model, report.predictions
@@ -210,7 +210,7 @@ def main(
             record_results(open_store(manifest.store), manifest.run, Path(results))
 
 
-def _pictures(report: Report, store: ObjectReader | None) -> tuple[Score | None, list[tuple[Any, bytes]], str | None]:
+def _pictures(report: Report, store: ObjectStore | None) -> tuple[Score | None, list[tuple[Any, bytes]], str | None]:
     """The first site of each example well, drawn; a note if there are none. The store may have lost the plates by now."""
     score, table = choose_examples(report.predictions)
     if score is None:

@@ -20,10 +20,10 @@ from components.core.screen.layouts import TABLES
 from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Plate, Screen
 from components.core.storage.digests import digest_text
-from components.core.storage.endpoint import has_keys
 from components.core.storage.exchange import local_file
-from components.core.storage.interface import ObjectStorage
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import cluster_store, is_bucket, is_folder, open_screen, open_store
+from components.core.storage.s3 import has_keys
 from pipelines.checks import local_files
 from pipelines.cluster.pod_settings import REQUIRED_KEYS, SCRATCH, Resources, resources_of
 from pipelines.dag import GPU_STEPS, training_graph
@@ -151,7 +151,7 @@ def check_addresses(screen: str | None, truth: str | None) -> None:
         )
 
 
-def checked_store(store: StoreConfig, cluster: ClusterConfig) -> ObjectStorage:
+def checked_store(store: StoreConfig, cluster: ClusterConfig) -> ObjectStore:
     """The store of a run on a cluster, after it has answered.
 
     Raises:

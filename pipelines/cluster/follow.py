@@ -19,7 +19,7 @@ from rich.console import Console
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
 
 from components.core.errors import ContactError, InputError, StepError
-from components.core.storage.interface import ObjectStorage
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import FailureRecord
 from components.core.storage.runs import read_failures
 from pipelines.cluster.endpoint import EndpointError, KfpEndpoint
@@ -60,7 +60,7 @@ class Follower:
     """
 
     endpoint: KfpEndpoint
-    store: ObjectStorage
+    store: ObjectStore
     key: str
     deadline: float
     console: Console

@@ -13,13 +13,13 @@ from pathlib import Path
 from rich.console import Console
 
 from components.core.config import RunConfig
-from components.core.errors import InputError, StepError
+from components.core.errors import InputError, MissingObjectError, StepError
 from components.core.evaluation.table import accuracy_table
 from components.core.files import atomic_directory
 from components.core.storage.exchange import local_file
 from components.core.storage.finished import fetch_finished
-from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import HOLDOUT, MANIFEST, RESULTS, RUNS, TaskRecord
 from components.core.storage.runs import fetch_results, finished_folds
 from pipelines.options import print_line
@@ -29,7 +29,7 @@ Folds = Mapping[str, Sequence[int]]
 """The model's folds that predict, by cell type of the new plates."""
 
 
-def has_results(store: ObjectStorage, key: str) -> bool:
+def has_results(store: ObjectStore, key: str) -> bool:
     """Whether all results of a complete run are in the store; those of one that lacks folds do not count."""
     try:
         lineage = json.loads(store.get(f"{RUNS}/{key}/{RESULTS}/lineage.json"))  # written last
@@ -38,9 +38,7 @@ def has_results(store: ObjectStorage, key: str) -> bool:
         return False
 
 
-def fetch(
-    store: ObjectStorage, key: str, config: RunConfig, out: Path, console: Console, predicts: bool = False
-) -> None:
+def fetch(store: ObjectStore, key: str, config: RunConfig, out: Path, console: Console, predicts: bool = False) -> None:
     """Downloads the results of a run into a folder, atomically, and shows them.
 
     Args:
@@ -71,7 +69,7 @@ def fetch(
     print_line(console, f"report: {(out / 'report.html').resolve()}")
 
 
-def _fetch_embeddings(store: ObjectStorage, key: str, folder: Path) -> list[str]:
+def _fetch_embeddings(store: ObjectStore, key: str, folder: Path) -> list[str]:
     """Joins the folds' embeddings, as a local run does."""
     work = folder / ".folds"
     parts = []
@@ -86,7 +84,7 @@ def _fetch_embeddings(store: ObjectStorage, key: str, folder: Path) -> list[str]
 
 
 def report_of_failed(
-    store: ObjectStorage,
+    store: ObjectStore,
     key: str,
     config: RunConfig,
     folds: Folds | None,
@@ -131,7 +129,7 @@ def report_of_failed(
     return f"its report is {out / 'report.html'}"
 
 
-def _recorded_folds(store: ObjectStorage, key: str) -> dict[str, list[TaskRecord]]:
+def _recorded_folds(store: ObjectStore, key: str) -> dict[str, list[TaskRecord]]:
     """Finished folds by cell type; MissingObjectError if the run has no record."""
     screen, holdout = (Manifest.load(store, f"{RUNS}/{key}/{name}") for name in (MANIFEST, HOLDOUT))
     return finished_folds(store, key, screen, holdout)

@@ -24,7 +24,7 @@ from components.core.errors import InputError, StepError
 from components.core.registry.published_models import model_address
 from components.core.screen.wells import Screen
 from components.core.storage.digests import digest_text
-from components.core.storage.interface import ObjectStorage
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import cluster_store, is_folder, join_address
 from components.core.storage.run_records import RECIPE, cluster_run_key, predicting_name
 from components.core.storage.runs import forget_failures, lineage_of
@@ -103,7 +103,7 @@ class ClusterRun:
     config: RunConfig
     name: str
     steps: Sequence[str]
-    store: ObjectStorage
+    store: ObjectStore
     source: str
     fingerprint: str
     lineage: Mapping[str, Any]

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.text import Text
 
 from components.core.config import RunConfig
-from components.core.storage.folder_store import FolderStore
 from components.core.storage.opening import open_store
 from pipelines.doctor.checks import (
     Finding,
@@ -71,8 +70,7 @@ def _findings(config: RunConfig, endpoint: str | None, images: Path | None) -> I
     yield from guarded("GPU", check_gpu)
     yield from guarded("/dev/shm", check_shared_memory)
     store = open_store(config.store.bucket, config.store.prefix)
-    folder = store.root if isinstance(store, FolderStore) else None
-    yield from guarded("room", lambda: check_room(work_folders(folder)))
+    yield from guarded("room", lambda: check_room(work_folders(store.root)))
     yield from guarded("object store", lambda: check_store(store))
     record = images or (RECORD if RECORD.is_file() else None)
     if record is not None:

@@ -12,24 +12,23 @@ from pathlib import Path
 
 from components.core.errors import InputError, StepError
 from components.core.storage.digests import digest_file
-from components.core.storage.folder_store import FolderStore
-from components.core.storage.interface import ObjectStorage
+from components.core.storage.object_store import ObjectStore
 from pipelines.doctor.checks import Finding, Level
 
 PARTS_MIB = 33
 """A little more than one part of an upload, so that there are two."""
 
 
-def check_store(store: ObjectStorage) -> Iterator[Finding]:
+def check_store(store: ObjectStore) -> Iterator[Finding]:
     """Checks the store that a run would use. If its folder does not exist, a temporary one on the same disk is tried."""
-    if isinstance(store, FolderStore) and not store.root.is_dir():
+    if store.root is not None and not store.root.is_dir():
         with tempfile.TemporaryDirectory(prefix=".cellsignal-doctor-", dir=_nearest(store.root)) as folder:
-            yield from check_operations(FolderStore(Path(folder)), store.uri(""))
+            yield from check_operations(ObjectStore(Path(folder)), store.uri(""))
     else:
         yield from check_operations(store, store.uri(""))
 
 
-def check_operations(store: ObjectStorage, address: str) -> Iterator[Finding]:
+def check_operations(store: ObjectStore, address: str) -> Iterator[Finding]:
     """Tries each kind of request, and deletes everything that it wrote."""
     store.check()
     prefix = f"doctor-{uuid.uuid4().hex}"
@@ -60,7 +59,7 @@ def _tried(subject: str, attempt: Callable[[], str], otherwise: Level = "failed"
     return Finding(subject, "ok", f"{(time.monotonic() - started) * 1000:.0f} ms")
 
 
-def _put_and_get(store: ObjectStorage, prefix: str) -> str:
+def _put_and_get(store: ObjectStore, prefix: str) -> str:
     content = secrets.token_bytes(100_000)
     store.put(f"{prefix}/small", content)
     if store.get(f"{prefix}/small") != content or store.get_many([f"{prefix}/small"]) != [content]:
@@ -68,7 +67,7 @@ def _put_and_get(store: ObjectStorage, prefix: str) -> str:
     return ""
 
 
-def _multipart(store: ObjectStorage, prefix: str, folder: Path) -> str:
+def _multipart(store: ObjectStore, prefix: str, folder: Path) -> str:
     sent, back = folder / "sent", folder / "back"
     with sent.open("wb") as file:
         for _ in range(PARTS_MIB):
@@ -80,7 +79,7 @@ def _multipart(store: ObjectStorage, prefix: str, folder: Path) -> str:
     return ""
 
 
-def _conditional(store: ObjectStorage, prefix: str) -> str:
+def _conditional(store: ObjectStore, prefix: str) -> str:
     key = f"{prefix}/once"
     if not store.put_if_absent(key, b"first"):
         return "a conditional put (If-None-Match: *) of a new object was refused; update the store"
@@ -89,7 +88,7 @@ def _conditional(store: ObjectStorage, prefix: str) -> str:
     return ""
 
 
-def _replaced(store: ObjectStorage, prefix: str) -> str:
+def _replaced(store: ObjectStore, prefix: str) -> str:
     key = f"{prefix}/twice"
     store.put(key, b"first")
     _, version = store.get_versioned(key)
@@ -100,7 +99,7 @@ def _replaced(store: ObjectStorage, prefix: str) -> str:
     return ""
 
 
-def _list_and_delete(store: ObjectStorage, prefix: str) -> str:
+def _list_and_delete(store: ObjectStore, prefix: str) -> str:
     store.put(f"{prefix}/listed/a", b"a")
     store.put(f"{prefix}/listed/b", b"b")
     if list(store.list(f"{prefix}/listed/")) != [f"{prefix}/listed/a", f"{prefix}/listed/b"]:

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from components.core.registry.champion import Champion, PromotionResult
     from components.core.registry.model_manifest import ModelManifest
     from components.core.registry.published_models import ListedModel
-    from components.core.storage.folder_store import FolderStore
-    from components.core.storage.interface import ObjectStorage
     from components.core.storage.object_store import ObjectStore
 
 NOT_PROMOTED = 4
@@ -242,7 +240,7 @@ def gc(
     remove_shown(console, opened, found, lambda: removable_models(opened, keep, cutoff), cutoff, yes, dry_run)
 
 
-def _store_of_run(run: str, options: StoreOptions) -> tuple[str, FolderStore | ObjectStore]:
+def _store_of_run(run: str, options: StoreOptions) -> tuple[str, ObjectStore]:
     """A run's key and its store: the store in its address or folder, else the one that the options choose."""
     from pipelines.run.folder import find_run
 
@@ -255,7 +253,7 @@ def _store_of_run(run: str, options: StoreOptions) -> tuple[str, FolderStore | O
     return known.key, options.open()
 
 
-def _publish(store: ObjectStorage, key: str, console: Console, anew: bool = False) -> ModelManifest:
+def _publish(store: ObjectStore, key: str, console: Console, anew: bool = False) -> ModelManifest:
     from components.core.registry.publishing import publish as publish_run
 
     published = publish_run(store, key, anew)

@@ -14,13 +14,13 @@ from typing import Any
 from pydantic import Field
 
 from components.core.config import FrozenModel, RunConfig, differences, result_config
-from components.core.errors import InputError
+from components.core.errors import InputError, MissingObjectError
 from components.core.screen.layouts import FOLDERS, TABLES
 from components.core.screen.screen_source import FileFacts, ScreenSource, UnreadableError
 from components.core.screen.wells import natural_key
 from components.core.storage.digests import digest_file, digest_text
 from components.core.storage.exchange import source_store
-from components.core.storage.interface import MissingObjectError, ObjectStorage
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import OPTION
 from components.core.storage.runs import read_source
 from pipelines.checks import local_files, stored_files
@@ -48,7 +48,7 @@ class Fingerprint(FrozenModel):
 
 
 def fingerprint_of(
-    source: ScreenSource, config: RunConfig, images: Mapping[str, str], store: ObjectStorage
+    source: ScreenSource, config: RunConfig, images: Mapping[str, str], store: ObjectStore
 ) -> Fingerprint:
     """The present fingerprint.
 
@@ -116,18 +116,18 @@ def changes(earlier: Fingerprint, now: Fingerprint) -> list[str]:
     return clauses
 
 
-def _files(config: RunConfig, store: ObjectStorage) -> dict[str, str]:
+def _files(config: RunConfig, store: ObjectStore) -> dict[str, str]:
     """Digest of the files and of the run that the configuration names, by field."""
     found = {field: digest_file(path) for field, path in local_files(config).items()}
     for field, address in stored_files(config).items():
         from components.core.storage.object_store import ObjectStore, parse_uri
 
         bucket, key = parse_uri(address)
-        there = store.elsewhere(f"s3://{bucket}") if isinstance(store, ObjectStore) else ObjectStore.connect(bucket)
         try:
-            found[field] = _digest([FileFacts(*there.facts(key))])
+            there = ObjectStore(bucket).head(key)
         except MissingObjectError:
             raise InputError(f"{field}: there is no object {address}; correct the address") from None
+        found[field] = _digest([FileFacts(key, there.size, there.version)])
     if config.init_from:
         source = read_source(*source_store(store, config.init_from))
         weights = sorted((*network, record.prefix) for network, record in source.weights.items())

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.core.config import RunConfig
-from components.core.errors import InputError
+from components.core.errors import InputError, MissingObjectError
 from components.core.evaluation.comparison.decision import (
     Decision,
     compare,
@@ -26,8 +26,8 @@ from components.core.evaluation.comparison.wells import paired_wells
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.published_models import trained_plates
 from components.core.screen.wells import Plate
-from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import HOLDOUT, HOLDOUT_LABELS, RESULTS, RUNS
 from components.core.storage.runs import fetch_run
 from pipelines.retrain.runs import Runs
@@ -112,7 +112,7 @@ class Judge:
     """
 
     config: RunConfig
-    store: ObjectStorage
+    store: ObjectStore
     runs: Runs
     run: str
     challenger: ModelManifest

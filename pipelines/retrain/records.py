@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 from pydantic import AwareDatetime, Field
 
 from components.core.config import NO_EFFECT_ON_RESULTS, RunConfig, parse
-from components.core.errors import InputError
+from components.core.errors import InputError, MissingObjectError
 from components.core.registry.champion import current_user
 from components.core.registry.model_manifest import ModelManifest
 from components.core.screen.folds import assign_folds
-from components.core.storage.interface import MissingObjectError, ObjectStorage
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import get_present
 from components.core.stored_record import StoredRecord
 from pipelines.checks import check_folds
@@ -61,17 +61,17 @@ class RetrainingOutcome(StoredRecord):
     by: str
 
 
-def read_latest(store: ObjectStorage, name: str) -> RetrainingOutcome | None:
+def read_latest(store: ObjectStore, name: str) -> RetrainingOutcome | None:
     """The latest outcome of a configuration; None if there is none."""
     return _read(store, f"{RETRAININGS}/{name}/latest.json", RetrainingOutcome)
 
 
-def read_outcome(store: ObjectStorage, name: str, digest: str) -> RetrainingOutcome | None:
+def read_outcome(store: ObjectStore, name: str, digest: str) -> RetrainingOutcome | None:
     """The outcome for a fingerprint; None if there is none yet."""
     return _read(store, f"{RETRAININGS}/{name}/{digest}/outcome.json", RetrainingOutcome)
 
 
-def retrained_runs(store: ObjectStorage) -> set[str]:
+def retrained_runs(store: ObjectStore) -> set[str]:
     """Keys of the challengers' runs; records that cannot be read are left out."""
     keys = [key for key in store.list(f"{RETRAININGS}/") if key.endswith("/outcome.json")]
     found = set()
@@ -81,7 +81,7 @@ def retrained_runs(store: ObjectStorage) -> set[str]:
     return found
 
 
-def write_outcome(store: ObjectStorage, outcome: RetrainingOutcome) -> None:
+def write_outcome(store: ObjectStore, outcome: RetrainingOutcome) -> None:
     """Writes an outcome; latest.json stays if it is about a later state of the screen."""
     content, latest = outcome.to_json(), f"{RETRAININGS}/{outcome.name}/latest.json"
     store.put(f"{RETRAININGS}/{outcome.name}/{outcome.fingerprint.digest}/outcome.json", content)
@@ -96,7 +96,7 @@ def write_outcome(store: ObjectStorage, outcome: RetrainingOutcome) -> None:
 
 
 def start(
-    store: ObjectStorage,
+    store: ObjectStore,
     config: RunConfig,
     digest: str,
     champion: ModelManifest | None,
@@ -158,7 +158,7 @@ def with_champions_folds(
     return config if same else kept
 
 
-def _read(store: ObjectStorage, path: str, kind: type[_Record]) -> _Record | None:
+def _read(store: ObjectStore, path: str, kind: type[_Record]) -> _Record | None:
     try:
         return kind.load(store, path)
     except MissingObjectError:

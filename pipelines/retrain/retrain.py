@@ -37,8 +37,7 @@ from components.core.registry.publishing import publish
 from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Screen
 from components.core.storage.digests import digest_text
-from components.core.storage.folder_store import FolderStore
-from components.core.storage.interface import ObjectStorage
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import cache_folder, open_screen, open_store
 from pipelines.checks import check_screen, screen_source
 from pipelines.cluster.checks import check_cluster, checked_store
@@ -140,7 +139,7 @@ class ChampionSnapshot:
     model: ModelManifest | None
 
     @classmethod
-    def read(cls, store: ObjectStorage) -> ChampionSnapshot:
+    def read(cls, store: ObjectStore) -> ChampionSnapshot:
         """Reads both.
 
         Raises:
@@ -169,7 +168,7 @@ class _Retraining:
 
     config: RunConfig
     request: RetrainRequest
-    store: ObjectStorage
+    store: ObjectStore
     source: ScreenSource
     fingerprint: Fingerprint
     looked: datetime
@@ -319,7 +318,7 @@ def _prepared(
     """Opens the store, and reads all that tells whether something has changed."""
     request.check()
     with contextlib.ExitStack() as stack:
-        store: ObjectStorage
+        store: ObjectStore
         if request.endpoint:
             # As pods find them: by this environment alone, Amazon S3 if it names no endpoint.
             check_cluster(config)
@@ -367,12 +366,12 @@ def _images(request: RetrainRequest) -> Mapping[str, str]:
 
 
 @contextlib.contextmanager
-def _opened(config: RunConfig, create: bool) -> Iterator[ObjectStorage]:
+def _opened(config: RunConfig, create: bool) -> Iterator[ObjectStore]:
     """The store of registry and runs on this machine; an empty one if it does not exist and must not be created."""
     store = open_store(config.store.bucket, config.store.prefix)
-    if not create and isinstance(store, FolderStore) and not store.root.is_dir():
+    if not create and store.root is not None and not store.root.is_dir():
         with tempfile.TemporaryDirectory(prefix="cellsignal-") as empty:
-            yield FolderStore(Path(empty))
+            yield ObjectStore(Path(empty))
         return
     store.check()
     yield store

@@ -13,7 +13,7 @@ from rich.console import Console
 from components.core.config import RunConfig
 from components.core.errors import ContactError, InputError
 from components.core.registry.model_manifest import MODELS, ModelManifest
-from components.core.storage.interface import ObjectStorage
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import join_address
 from pipelines.cluster.checks import check_addresses
 from pipelines.cluster.submit import SubmitRequest, submit
@@ -105,7 +105,7 @@ class Runs:
         run_here(self.config, out, request.screen, truth, self.console, containers=containers)
         return find_run(str(out)).key
 
-    def predict(self, store: ObjectStorage, model: ModelManifest, experiments: Sequence[str]) -> Path:
+    def predict(self, store: ObjectStore, model: ModelManifest, experiments: Sequence[str]) -> Path:
         """Predicts held-out experiments with a model, once per model; returns its predictions.csv.
 
         Args:

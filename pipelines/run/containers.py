@@ -74,7 +74,7 @@ def check_credentials(store: StoreConfig, variables: Mapping[str, str] = os.envi
     Raises:
         InputError: they do.
     """
-    from components.core.storage.endpoint import has_keys  # loads boto3
+    from components.core.storage.s3 import has_keys  # loads boto3
 
     in_bucket = is_bucket(join_address(store.bucket, store.prefix))
     if in_bucket and has_keys(variables) and not has_keys(container_environment(variables)):

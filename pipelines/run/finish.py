@@ -20,12 +20,12 @@ from rich.console import Console
 from components.assign.step import AssignConfig
 from components.assign.step import run as assign
 from components.core.config import RunConfig, parse
-from components.core.errors import InputError
+from components.core.errors import InputError, MissingObjectError
 from components.core.evaluation.table import accuracy_table
 from components.core.files import atomic_directory
 from components.core.storage.finished import fetch_finished
-from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import choose_store, open_existing
 from components.core.storage.run_records import HOLDOUT, HOLDOUT_LABELS, MANIFEST, RESULTS, RUNS, TaskRecord
 from components.core.storage.runs import fetch_run, finished_folds, record_results
@@ -65,7 +65,7 @@ def run_finish(
 
 
 def finish(
-    store: ObjectStorage, key: str, quorum: int, out: Path, truth: Path | None, console: Console
+    store: ObjectStore, key: str, quorum: int, out: Path, truth: Path | None, console: Console
 ) -> Mapping[str, Any]:
     """Computes ensemble to report of a run from its finished folds.
 
@@ -103,7 +103,7 @@ def finish(
     return metrics
 
 
-def _record(store: ObjectStorage, key: str, out: Path) -> None:
+def _record(store: ObjectStore, key: str, out: Path) -> None:
     """Stores the results under the run, for publishing a model, unless those of the whole run are there."""
     own = json.loads((out / LINEAGE).read_text(encoding="utf-8"))
     try:
@@ -115,7 +115,7 @@ def _record(store: ObjectStorage, key: str, out: Path) -> None:
 
 
 def _compute(
-    store: ObjectStorage,
+    store: ObjectStore,
     key: str,
     quorum: int,
     making: Path,
@@ -166,7 +166,7 @@ def _numbers(folds: Mapping[str, Sequence[TaskRecord]]) -> dict[str, list[int]]:
     return {cell_type: [record.fold for record in of_type] for cell_type, of_type in folds.items()}
 
 
-def _fetched(store: ObjectStorage, cell_type: str, record: TaskRecord, work: Path, console: Console) -> bool:
+def _fetched(store: ObjectStore, cell_type: str, record: TaskRecord, work: Path, console: Console) -> bool:
     """Fetches a fold's logits and embeddings; a damaged one counts as missing, with a warning."""
     outputs = {name: work / name / cell_type / str(record.fold) for name in ("logits", EMBEDDINGS)}
     for path in outputs.values():
@@ -187,7 +187,7 @@ def _rest(
     work: Path,
     truth: Path | None,
     lineage: Mapping[str, Any],
-    store: ObjectStorage,
+    store: ObjectStore,
     console: Console,
 ) -> dict[str, Any]:
     """Runs the tasks of the DAG that follow the folds, on the outputs that there are; returns the report's metrics."""

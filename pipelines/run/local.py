@@ -26,7 +26,7 @@ from components.core.files import write_atomically
 from components.core.learning.step_settings import library_versions
 from components.core.progress import EVENTS_VARIABLE, finished_tasks
 from components.core.storage.digests import code_digest, digest_file, digest_text
-from components.core.storage.interface import ObjectStorage
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import choose_store, open_existing, open_store, whole_address
 from components.core.storage.run_records import RUNS
 from pipelines.checks import check_input, check_start, local_files, screen_source
@@ -129,7 +129,7 @@ def predict_here(
     return _run(LocalRun(checked.config, graph, screen, truth, checked), own, out, console, containers)
 
 
-def _run(run: LocalRun, store: ObjectStorage, out: Path, console: Console, containers: bool) -> Path:
+def _run(run: LocalRun, store: ObjectStore, out: Path, console: Console, containers: bool) -> Path:
     """Runs a pipeline whose input has been checked; returns the folder of the results."""
     config, prediction = run.config, run.prediction
     params = prediction.params.plain() if prediction else None
@@ -233,7 +233,7 @@ def _empty(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _unrecorded_if_refused(store: ObjectStorage, key: str) -> Iterator[None]:
+def _unrecorded_if_refused(store: ObjectStore, key: str) -> Iterator[None]:
     """Removes the record of a refused prediction from the store, unless one was there before."""
     known = store.exists(f"{RUNS}/{key}/run.json")
     try:

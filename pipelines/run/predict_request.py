@@ -21,8 +21,7 @@ from components.core.registry.published_models import THE_CHAMPION, find_model, 
 from components.core.screen.layouts import read_new_plates
 from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Plate
-from components.core.storage.interface import ObjectStorage
-from components.core.storage.object_store import parse_uri
+from components.core.storage.object_store import ObjectStore, parse_uri
 from components.core.storage.opening import is_folder
 from pipelines.checks import check_truth
 
@@ -135,7 +134,7 @@ class CheckedPrediction:
 def check_prediction(
     request: PredictRequest,
     chosen: StoreConfig,
-    store: ObjectStorage,
+    store: ObjectStore,
     source: ScreenSource,
     truth: Path | None,
     source_name: str,
@@ -213,7 +212,7 @@ def _changed(data: dict[str, Any], changes: Sequence[str], source: str) -> RunCo
     return parse(RunConfig, data, source=source, changes=changes)
 
 
-def _check_networks(registry: ObjectStorage, model: ModelManifest, cell_types: Collection[str]) -> None:
+def _check_networks(registry: ObjectStore, model: ModelManifest, cell_types: Collection[str]) -> None:
     """Refuses a model that lacks a network; infer checks their content when it reads them."""
     for network in model.networks:
         key = model.key(network.path)

@@ -6,6 +6,7 @@ is of the client process with all its threads.
 
 from __future__ import annotations
 
+import os
 import statistics
 import tempfile
 import time
@@ -22,9 +23,6 @@ from components.core.config import AugmentConfig, FoldsConfig, LoaderConfig, Run
 from components.core.learning.augmentation import normal_view
 from components.core.learning.images import Images, open_images
 from components.core.processes import cores
-from components.core.storage.endpoint import Endpoint
-from components.core.storage.folder_store import FolderStore
-from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.normalize.config import NormalizeConfig
@@ -32,7 +30,7 @@ from components.normalize.step import run as normalize
 from tests.bench.baseline import PngSites, endless
 from tests.bench.row import Row
 from tests.bench.sites import SIZE, Timing, interleaved, origin, write_screen
-from tests.seaweedfs import s3_server
+from tests.seaweedfs import BUCKET, s3_server
 
 PLATES, WELLS = 2, 24
 BATCH = 16
@@ -241,14 +239,14 @@ def _sources() -> Iterator[Sources]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = write_screen(folder / "screen", PLATES, WELLS)
-        packed = FolderStore(folder / "packed")
+        packed = ObjectStore(folder / "packed")
         config = NormalizeConfig(
             screen=ScreenConfig(cell_types=("HUVEC",), image_size=SIZE, sites=1), folds=FoldsConfig(count=2)
         )
         normalize(config, source, packed, folder / "screen.json", folder / "holdout.json", folder / "holdout.csv")
         manifest = Manifest.read(folder / "screen.json")
 
-        def images(store: ObjectReader, **loader: object) -> Images:
+        def images(store: ObjectStore, **loader: object) -> Images:
             # Without memory of decoded sites, which would hold all of so small a screen.
             sections = {"standardise": STANDARDISE, "augment": AUGMENT, "loader": LoaderConfig(cache_gib=0.0, **loader)}
             return open_images(RunConfig().model_copy(update=sections), manifest, store, CPU)
@@ -266,7 +264,8 @@ def _sources() -> Iterator[Sources]:
             AUGMENT,
         )
         with s3_server(folder / "objects") as server:
-            store = ObjectStore(Endpoint.from_environment(server.environment()), "cellsignal")
+            os.environ.update(server.environment())
+            store = ObjectStore(BUCKET)
             store.put_many((key, packed.get(key)) for key in packed.list())
             node = images(store, node_cache=str(folder / "node"))
             yield Sources(png, images(packed), node, images(store), lambda: images(packed))

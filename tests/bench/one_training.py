@@ -22,8 +22,8 @@ from components.core.learning.images import Images, open_images
 from components.core.learning.network import Classifier, prepare
 from components.core.learning.supervised import SupervisedTraining
 from components.core.screen.ome_zarr import encode_chunk
-from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest, PlateRecord, SiteRecord, Vocabulary, WellRecord
+from components.core.storage.object_store import ObjectStore
 from tests.components.core.learning.tiny_networks import data_of
 
 WELLS = 60
@@ -34,7 +34,7 @@ CHANNELS = 6
 
 def packed(
     folder: Path, config: RunConfig, plates: int, chunks: Iterator[bytes] | None = None, wells_of_plate: int = WELLS
-) -> tuple[FolderStore, Manifest]:
+) -> tuple[ObjectStore, Manifest]:
     """A packed screen in a folder: treatment wells, a site each.
 
     Args:
@@ -44,7 +44,7 @@ def packed(
         chunks: packed sites, as many as there are wells; None for noise.
         wells_of_plate: wells of a plate, at most 308.
     """
-    store, size = FolderStore(folder), config.screen.image_size
+    store, size = ObjectStore(folder), config.screen.image_size
     chunks = _noise(size) if chunks is None else chunks
     records = []
     for p in range(plates):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from components.core.config import PackConfig
-from components.core.storage.folder_store import FolderStore
+from components.core.storage.object_store import ObjectStore
 from tests.bench import codecs, packing
 from tests.bench.sites import write_screen
 
@@ -30,7 +30,7 @@ def test_a_child_packs_the_whole_screen_and_tells_its_cost(small_sites: object, 
     seconds, megabytes = packing.measured_child(str(source), tmp_path / "out")
     assert 0 < seconds < 60
     assert 20 < megabytes < 1000
-    keys = FolderStore(tmp_path / "out" / "store").list("plates/")
+    keys = ObjectStore(tmp_path / "out" / "store").list("plates/")
     assert sum(key.endswith("/c.0.0.0") for key in keys) == 6
     assert sum(key.endswith("/plate.json") for key in keys) == 2
 

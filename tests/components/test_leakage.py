@@ -19,8 +19,8 @@ from components.core.config import RunConfig
 from components.core.learning.fold_data import groups_of_fold
 from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
 from components.core.storage.arrays import ROLES, read_logits
-from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest, PlateRecord, WellRecord
+from components.core.storage.object_store import ObjectStore
 from components.finetune.step import run as finetune
 from components.infer.step import run as infer
 from components.normalize.config import NormalizeConfig
@@ -57,7 +57,7 @@ BEST = changed(LAST, pretrain={"selection": "group"}, mean_teacher={"selection":
 class Screen:
     """A screen as normalize leaves it."""
 
-    store: ObjectReader
+    store: ObjectStore
     training: Manifest
     holdout: Manifest
 

@@ -27,8 +27,8 @@ from components.core.learning.network import Classifier
 from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
 from components.core.learning.weight_files import save_pairs, save_weights
 from components.core.screen.site_table import TREATMENT, SiteTable
-from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
 from components.finetune import step as finetune
 from components.infer import step as infer
 from components.normalize.config import NormalizeConfig
@@ -56,7 +56,7 @@ USUAL = changed(RUN.model_copy(update={"backbones": (SLIM,)}), screen={"holdout_
 class Screen:
     """A screen as normalize leaves it, and weights that training could have left."""
 
-    store: ObjectReader
+    store: ObjectStore
     training: Manifest
     holdout: Manifest
     pretrained: Classifier

@@ -53,7 +53,7 @@ def test_its_user_is_that_of_the_secret_and_its_bucket_is_there(tmp_path: Path):
             assert weed.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()  # noqa: PT018
             time.sleep(0.2)
         known = {"AWS_ENDPOINT_URL": url, **credentials}
-        store = ObjectStore.connect("cellsignal", environment=known)
+        store = ObjectStore("cellsignal", environment=known)
         while True:
             try:
                 store.put("key", b"content")
@@ -64,7 +64,7 @@ def test_its_user_is_that_of_the_secret_and_its_bucket_is_there(tmp_path: Path):
         assert store.get("key") == b"content"
         for wrong in ({"AWS_SECRET_ACCESS_KEY": "guessed"}, {"AWS_ACCESS_KEY_ID": "another"}):
             with pytest.raises(InputError, match="refused the credentials"):
-                ObjectStore.connect("cellsignal", environment={**known, **wrong}).check()
+                ObjectStore("cellsignal", environment={**known, **wrong}).check()
     finally:
         stop(weed, 3.0)
         ports.remove_sockets()

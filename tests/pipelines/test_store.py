@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 
 from components.core.config import PackConfig
 from components.core.errors import InputError
-from components.core.storage.interface import ObjectStorage
 from components.core.storage.manifest import Manifest, Vocabulary
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_store
 from components.core.storage.run_records import RunRecord
 from components.core.storage.runs import record_task, write_run
@@ -36,7 +36,7 @@ SCREEN = Manifest(
 )  # fmt: skip
 
 
-def invoke(store: ObjectStorage, *arguments: str) -> Result:
+def invoke(store: ObjectStore, *arguments: str) -> Result:
     done = CliRunner().invoke(app, ["store", *arguments, "--store", store.uri("")], env={"COLUMNS": "200"})
     if isinstance(done.exception, InputError):
         raise done.exception
@@ -48,7 +48,7 @@ def rows_of(result: Result) -> list[str]:
     return [" ".join(line.split()) for line in result.output.splitlines()]
 
 
-def write_records(store: ObjectStorage, key: str, plate: str, output: str, **config: object) -> None:
+def write_records(store: ObjectStore, key: str, plate: str, output: str, **config: object) -> None:
     folds = {"folds": {"count": 5, "train": [0, 1]}, "screen": {"cell_types": ["HUVEC"]}}
     lineage = {"run": key, "started": "2026-11-20T08:30:00+00:00", "screen": "/data/screen"}
     record = RunRecord(key=key, config={"name": key[:-2], **folds, **config}, lineage=lineage)
@@ -59,7 +59,7 @@ def write_records(store: ObjectStorage, key: str, plate: str, output: str, **con
 
 
 @pytest.fixture
-def filled(tmp_path: Path) -> ObjectStorage:
+def filled(tmp_path: Path) -> ObjectStore:
     """Two runs that share nothing, and a plate and an output that neither needs."""
     store = open_store((tmp_path / "store").as_uri())
     (tmp_path / "store").mkdir()
@@ -73,11 +73,11 @@ def filled(tmp_path: Path) -> ObjectStorage:
     return store
 
 
-def groups(store: ObjectStorage) -> set[str]:
+def groups(store: ObjectStore) -> set[str]:
     return {"/".join(key.split("/")[: 2 if key.startswith(("plates", "runs")) else 3]) for key in store.list("")}
 
 
-def test_gc_shows_what_it_would_remove_and_removes_nothing_without_a_terminal(filled: ObjectStorage) -> None:
+def test_gc_shows_what_it_would_remove_and_removes_nothing_without_a_terminal(filled: ObjectStore) -> None:
     shown = invoke(filled, "gc", "--older-than", "0m")
     assert {"plates 1 2 1.0 kB", "finished outputs 1 2 1.1 kB", "total 2 4 2.0 kB"} <= {*rows_of(shown)}
     assert "kept: 8 objects, 4.1 kB (2 recorded runs)" in shown.output
@@ -85,7 +85,7 @@ def test_gc_shows_what_it_would_remove_and_removes_nothing_without_a_terminal(fi
     assert groups(filled) == EVERYTHING
 
 
-def test_gc_with_yes_removes_what_no_run_needs(filled: ObjectStorage) -> None:
+def test_gc_with_yes_removes_what_no_run_needs(filled: ObjectStore) -> None:
     assert "nothing was removed (--dry-run)" in invoke(filled, "gc", "--older-than", "0m", "--yes", "--dry-run").output
     assert groups(filled) == EVERYTHING
     assert "removed 4 objects" in invoke(filled, "gc", "--older-than", "0m", "--yes").output
@@ -93,19 +93,19 @@ def test_gc_with_yes_removes_what_no_run_needs(filled: ObjectStorage) -> None:
     assert "nothing to remove" in invoke(filled, "gc", "--older-than", "0m", "--yes").output
 
 
-def test_gc_keeps_young_objects_and_reports_them(filled: ObjectStorage) -> None:
+def test_gc_keeps_young_objects_and_reports_them(filled: ObjectStore) -> None:
     shown = invoke(filled, "gc", "--yes").output
     assert "nothing to remove" in shown
     assert "of these, 4 objects, 2.0 kB are in no run's record, but younger than 2d" in shown
     assert groups(filled) == EVERYTHING
 
 
-def test_an_empty_bucket(store: ObjectStorage) -> None:
+def test_an_empty_bucket(store: ObjectStore) -> None:
     assert f"{store.uri('')}: nothing to remove" in invoke(store, "gc", "--yes").output
     assert f"{store.uri('')}: no runs" in invoke(store, "runs").output
 
 
-def test_runs_are_listed_with_their_kind_and_what_each_alone_keeps(filled: ObjectStorage) -> None:
+def test_runs_are_listed_with_their_kind_and_what_each_alone_keeps(filled: ObjectStore) -> None:
     write_records(filled, "else-9", PLATE, OUTPUT, name="elsewhere")
     key = "runs/next-2/run.json"
     predicted = {
@@ -119,7 +119,7 @@ def test_runs_are_listed_with_their_kind_and_what_each_alone_keeps(filled: Objec
     assert "else-9 training elsewhere 2026-11-20 08:30 /data/screen 1/2 a moment 0 bytes" in rows
 
 
-def test_json_is_one_document_on_stdout(filled: ObjectStorage) -> None:
+def test_json_is_one_document_on_stdout(filled: ObjectStore) -> None:
     def document(*arguments: str) -> dict[str, Any]:
         return dict(json.loads(invoke(filled, *arguments, "--json").stdout))
 
@@ -136,7 +136,7 @@ def test_json_is_one_document_on_stdout(filled: ObjectStorage) -> None:
     assert document("forget", "mine-1", "--yes")["forgotten"] == ["mine-1"]
 
 
-def test_a_damaged_record_stops_gc_until_its_run_is_forgotten(filled: ObjectStorage) -> None:
+def test_a_damaged_record_stops_gc_until_its_run_is_forgotten(filled: ObjectStore) -> None:
     filled.put("runs/next-2/run.json", b"{")
     assert "next-2 unknown (damaged record)" in " ".join(invoke(filled, "runs").output.split())
     with pytest.raises(
@@ -148,7 +148,7 @@ def test_a_damaged_record_stops_gc_until_its_run_is_forgotten(filled: ObjectStor
     assert groups(filled) == {PLATE, OUTPUT, "runs/mine-1"}
 
 
-def test_forget_removes_the_record_and_gc_the_rest(filled: ObjectStorage) -> None:
+def test_forget_removes_the_record_and_gc_the_rest(filled: ObjectStore) -> None:
     shown = invoke(filled, "forget", "mine-1").output
     assert "mine-1 was active a moment ago; if it is still running, leave it alone" in shown
     assert "next-2 starts from the weights of mine-1 (init_from), and could not be run again" in shown
@@ -160,14 +160,14 @@ def test_forget_removes_the_record_and_gc_the_rest(filled: ObjectStorage) -> Non
     assert groups(filled) == {OTHER_PLATE, OTHER_OUTPUT, "runs/next-2"}
 
 
-def test_forget_rejects_an_unknown_run_and_forgets_none(filled: ObjectStorage) -> None:
+def test_forget_rejects_an_unknown_run_and_forgets_none(filled: ObjectStore) -> None:
     with pytest.raises(InputError, match=r"other: no such run below .* \(runs there: mine-1, next-2\)"):
         invoke(filled, "forget", "mine-1", "other", "--yes")
     assert groups(filled) == EVERYTHING
 
 
 @pytest.mark.parametrize(("answer", "removed"), [("y\n", True), ("\n", False)])
-def test_asks_for_confirmation_at_a_terminal(filled: ObjectStorage, answer: str, removed: bool) -> None:
+def test_asks_for_confirmation_at_a_terminal(filled: ObjectStore, answer: str, removed: bool) -> None:
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli", "store", "gc", "--older-than", "0m", "--store", filled.uri("")],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -24,11 +24,13 @@ from components.core.learning.team import ALONE, Team
 from components.core.prior.plate_groups import PlateGroups, labelled_treatments, learn_groups
 from components.core.progress import warn
 from components.core.screen.site_table import TREATMENT, SiteTable
-from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
 
 Selection = Literal["balanced", "group", "raw", "last"]
 """Which accuracy selects a checkpoint; `last`, which selects nothing, reports `group`."""
+
+if TYPE_CHECKING:
+    from components.core.storage.object_store import ObjectStore
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ class FoldData:
 def open_fold(
     settings: LearningSettings,
     screen: Manifest,
-    store: ObjectReader,
+    store: ObjectStore,
     fold: int,
     selection: Selection,
     cell_type: str | None = None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,9 +26,11 @@ from components.core.learning.team import ALONE, Team
 from components.core.screen.histograms import domain_statistics
 from components.core.screen.packed import CORES, SiteReader
 from components.core.screen.site_table import SiteTable
-from components.core.storage.interface import FileReader, ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.node_cache import NodeCache
+
+if TYPE_CHECKING:
+    from components.core.storage.object_store import ObjectStore
 
 # A channel that is black over a whole domain has no spread; dividing by less than a tenth of a grey level would only
 # amplify quantisation.
@@ -152,7 +155,7 @@ class Images:
 def open_images(
     settings: LearningSettings | RunConfig,
     manifest: Manifest,
-    store: ObjectReader,
+    store: ObjectStore,
     device: torch.device,
     team: Team = ALONE,
     reference: Manifest | None = None,
@@ -197,7 +200,7 @@ def open_images(
             shape,
             loading.cache_gib * 2**30,
             # Files have no latency to hide, and more threads than cores only evict each other's pixels from the processor's caches.
-            threads=min(loading.requests, 2 * CORES) if isinstance(store, FileReader) else loading.requests,
+            threads=min(loading.requests, 2 * CORES) if store.root is not None else loading.requests,
             ahead=loading.batches_ahead,
             pinned=device.type == "cuda",
         ),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -33,8 +33,10 @@ from components.core.storage.arrays import (
     write_embeddings,
     write_logits,
 )
-from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
+
+if TYPE_CHECKING:
+    from components.core.storage.object_store import ObjectStore
 
 _ROLE_NAMES = {"oof": "out-of-fold", "unlabelled": "unlabelled", "holdout": "held-out"}
 """Roles of wells in progress messages."""
@@ -130,7 +132,7 @@ def held_out_images(
     holdout: Manifest,
     screen: Manifest,
     cell_type: str,
-    store: ObjectReader,
+    store: ObjectStore,
     settings: LearningSettings,
     device: torch.device,
     team: Team = ALONE,

@@ -17,9 +17,9 @@ from typing import Literal
 from pydantic import Field
 
 from components.core.config.base import FrozenModel
-from components.core.errors import InputError
+from components.core.errors import InputError, MissingObjectError
 from components.core.registry.model_manifest import FINGERPRINT, MANIFEST, MODELS
-from components.core.storage.interface import MissingObjectError, ObjectStorage
+from components.core.storage.object_store import ObjectStore
 from components.core.stored_record import StoredRecord
 
 CHAMPION = f"{MODELS}/champion.json"
@@ -73,7 +73,7 @@ class PromotionResult:
     champion: Champion
 
 
-def read_champion(store: ObjectStorage) -> Champion | None:
+def read_champion(store: ObjectStore) -> Champion | None:
     """The champion; None if no model was ever promoted.
 
     Raises:
@@ -82,7 +82,7 @@ def read_champion(store: ObjectStorage) -> Champion | None:
     return read_versioned(store)[0]
 
 
-def read_versioned(store: ObjectStorage) -> tuple[Champion | None, str | None]:
+def read_versioned(store: ObjectStore) -> tuple[Champion | None, str | None]:
     """Like read_champion, with the object's version."""
     try:
         content, version = store.get_versioned(CHAMPION)
@@ -92,7 +92,7 @@ def read_versioned(store: ObjectStorage) -> tuple[Champion | None, str | None]:
 
 
 def promote(
-    store: ObjectStorage, fingerprint: str, why: str, by: str | None = None, expected: int | None = None
+    store: ObjectStore, fingerprint: str, why: str, by: str | None = None, expected: int | None = None
 ) -> PromotionResult:
     """Makes a model the champion, unless another is promoted at the same time.
 
@@ -118,7 +118,7 @@ def promote(
     return _replace(store, found, version, fingerprint, why, by)
 
 
-def rollback(store: ObjectStorage, why: str, by: str | None = None, expected: int | None = None) -> PromotionResult:
+def rollback(store: ObjectStore, why: str, by: str | None = None, expected: int | None = None) -> PromotionResult:
     """Makes the champion before the present one the champion again.
 
     Args:
@@ -154,7 +154,7 @@ def current_user(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def _replace(
-    store: ObjectStorage,
+    store: ObjectStore,
     found: Champion | None,
     version: str | None,
     fingerprint: str,
@@ -185,6 +185,6 @@ def _replace(
     return PromotionResult("promoted" if mine else "overtaken", found)
 
 
-def _require_model(store: ObjectStorage, fingerprint: str) -> None:
+def _require_model(store: ObjectStore, fingerprint: str) -> None:
     if not store.exists(f"{MODELS}/{fingerprint}/{MANIFEST}"):
         raise InputError(f"{store.uri(f'{MODELS}/{fingerprint}')}: there is no such model; publish its run")

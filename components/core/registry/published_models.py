@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from components.core.errors import InputError
+from components.core.errors import InputError, MissingObjectError
 from components.core.registry.champion import CHAMPION, read_champion
 from components.core.registry.model_manifest import (
     FINGERPRINT,
@@ -22,8 +22,8 @@ from components.core.registry.model_manifest import (
     TrainedPlate,
 )
 from components.core.storage.finished import DamagedError, StoredFile, download_checked
-from components.core.storage.interface import MissingObjectError, ObjectStorage
-from components.core.storage.opening import open_beside
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.opening import open_store
 
 THE_CHAMPION = "champion"
 _FEWEST = 4
@@ -78,13 +78,13 @@ class OpenedModel:
         return _parse_plates(path.read_bytes(), str(path))
 
 
-def fingerprints(store: ObjectStorage) -> list[str]:
+def fingerprints(store: ObjectStore) -> list[str]:
     """The complete models of a registry, sorted."""
     found = (re.fullmatch(rf"{MODELS}/({FINGERPRINT})/{MANIFEST}", key) for key in store.list(f"{MODELS}/"))
     return [match[1] for match in found if match]
 
 
-def list_models(store: ObjectStorage) -> list[ListedModel]:
+def list_models(store: ObjectStore) -> list[ListedModel]:
     """All models: those whose manifest cannot be read first, then by age, the newest last."""
     models = []
     for fingerprint in fingerprints(store):
@@ -97,7 +97,7 @@ def list_models(store: ObjectStorage) -> list[ListedModel]:
     )
 
 
-def read_model(store: ObjectStorage, fingerprint: str) -> ModelManifest:
+def read_model(store: ObjectStore, fingerprint: str) -> ModelManifest:
     """One model's manifest.
 
     Raises:
@@ -115,7 +115,7 @@ def read_model(store: ObjectStorage, fingerprint: str) -> ModelManifest:
     return model
 
 
-def resolve_fingerprint(store: ObjectStorage, name: str) -> str:
+def resolve_fingerprint(store: ObjectStore, name: str) -> str:
     """The whole fingerprint of a model.
 
     Args:
@@ -172,7 +172,7 @@ def model_address(address: str) -> tuple[str, str]:
     return store, name
 
 
-def find_model(own: ObjectStorage, name: str) -> tuple[ObjectStorage, ModelManifest]:
+def find_model(own: ObjectStore, name: str) -> tuple[ObjectStore, ModelManifest]:
     """A model, and the store that it is in.
 
     Args:
@@ -183,12 +183,12 @@ def find_model(own: ObjectStorage, name: str) -> tuple[ObjectStorage, ModelManif
         InputError: as `resolve_fingerprint` and `read_model`, or no credentials in the environment for a bucket.
     """
     address, name = model_address(name)
-    store = open_beside(own, address) if address else own
+    store = open_store(address) if address else own
     return store, read_model(store, resolve_fingerprint(store, name))
 
 
 def open_model(
-    store: ObjectStorage,
+    store: ObjectStore,
     name: str,
     folder: Path,
     cell_types: Collection[str] | None = None,
@@ -199,7 +199,7 @@ def open_model(
 
 
 def download_model(
-    registry: ObjectStorage,
+    registry: ObjectStore,
     model: ModelManifest,
     folder: Path,
     cell_types: Collection[str] | None = None,
@@ -235,7 +235,7 @@ def download_model(
     return OpenedModel(model, folder, weights)
 
 
-def read_file(store: ObjectStorage, model: ModelManifest, name: str) -> bytes:
+def read_file(store: ObjectStore, model: ModelManifest, name: str) -> bytes:
     """One of a model's small files, checked.
 
     Args:
@@ -253,7 +253,7 @@ def read_file(store: ObjectStorage, model: ModelManifest, name: str) -> bytes:
     raise InputError(f"model {model.short}: has no {name}; its manifest is damaged")
 
 
-def trained_plates(store: ObjectStorage, model: ModelManifest) -> tuple[TrainedPlate, ...]:
+def trained_plates(store: ObjectStore, model: ModelManifest) -> tuple[TrainedPlate, ...]:
     """The plates that a model's networks saw.
 
     Raises:
@@ -269,7 +269,7 @@ def _parse_plates(content: bytes, label: str) -> tuple[TrainedPlate, ...]:
         raise InputError(f"{label}: cannot be read ({error.errors()[0]['msg']}); publish the run again") from None
 
 
-def _download(store: ObjectStorage, model: ModelManifest, file: StoredFile, folder: Path) -> Path:
+def _download(store: ObjectStore, model: ModelManifest, file: StoredFile, folder: Path) -> Path:
     target = folder / file.path
     target.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -18,7 +18,7 @@ from typing import Any
 from components.core import progress
 from components.core.config import RunConfig, parse
 from components.core.config.result_config import result_config
-from components.core.errors import InputError, StepError
+from components.core.errors import InputError, MissingObjectError, StepError
 from components.core.registry.model_card import model_card
 from components.core.registry.model_manifest import (
     CARD,
@@ -34,8 +34,8 @@ from components.core.registry.model_manifest import (
 from components.core.registry.reference import design_of
 from components.core.storage.digests import digest_bytes, digest_text
 from components.core.storage.finished import StoredFile, fetch_finished_file
-from components.core.storage.interface import MissingObjectError, ObjectStorage
 from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import HOLDOUT, RESULTS, RUNS, Learned, RunRecord, TaskRecord
 from components.core.storage.run_records import MANIFEST as SCREEN
 from components.core.storage.runs import fetch_run, finished_folds, read_task
@@ -81,7 +81,7 @@ def model_fingerprint(
     return digest_text(json.dumps(content, sort_keys=True))
 
 
-def publish(store: ObjectStorage, run: str, anew: bool = False) -> Published:
+def publish(store: ObjectStore, run: str, anew: bool = False) -> Published:
     """Publishes a run; publishing it again does nothing.
 
     Args:
@@ -144,7 +144,7 @@ class _FinishedRun:
     folds: Mapping[str, Sequence[TaskRecord]]
 
     @classmethod
-    def read(cls, store: ObjectStorage, key: str, work: Path) -> _FinishedRun:
+    def read(cls, store: ObjectStore, key: str, work: Path) -> _FinishedRun:
         record = fetch_run(store, key, work, "run")
         config = parse(RunConfig, record.config, source=f"run {key}")
         screen, holdout = Manifest.read(work / SCREEN), Manifest.read(work / HOLDOUT)
@@ -177,7 +177,7 @@ class _FinishedRun:
             self.config, self.screen.digest(), self.holdout.digest(), self.code_version, self.fold_numbers
         )
 
-    def upload(self, store: ObjectStorage, attempt: str, work: Path) -> ModelManifest:
+    def upload(self, store: ObjectStore, attempt: str, work: Path) -> ModelManifest:
         """Writes everything but the manifest into the store; returns the manifest."""
         networks = [self._copy(store, network, attempt, work) for network in self._networks(store)]
         config, screen = self.config, self.screen
@@ -225,7 +225,7 @@ class _FinishedRun:
             files.append(StoredFile(path=name, size=len(data), sha256=digest_bytes(data)))
         return model.model_copy(update={"files": tuple(files)})
 
-    def _networks(self, store: ObjectStorage) -> list[_SourceNetwork]:
+    def _networks(self, store: ObjectStore) -> list[_SourceNetwork]:
         """One per fold, cell type and backbone; if training ended with pretrain, one per fold and backbone."""
         found: dict[str, _SourceNetwork] = {}
         weights = self.config.predict.weights
@@ -244,7 +244,7 @@ class _FinishedRun:
                     found[network.path] = network
         return list(found.values())
 
-    def _learned(self, store: ObjectStorage) -> Learned:
+    def _learned(self, store: ObjectStore) -> Learned:
         """Treatment labels that any of its networks learned, including those of earlier runs."""
         learned = Learned()
         for fold in sorted({number for numbers in self.fold_numbers.values() for number in numbers}):
@@ -253,11 +253,11 @@ class _FinishedRun:
         return learned
 
     def _task(
-        self, store: ObjectStorage, step: str, fold: int, cell_type: str | None = None, backbone: str | None = None
+        self, store: ObjectStore, step: str, fold: int, cell_type: str | None = None, backbone: str | None = None
     ) -> TaskRecord:
         return read_task(store, self.key, self.screen, step, fold, cell_type, backbone)
 
-    def _copy(self, store: ObjectStorage, network: _SourceNetwork, attempt: str, work: Path) -> NetworkFile:
+    def _copy(self, store: ObjectStore, network: _SourceNetwork, attempt: str, work: Path) -> NetworkFile:
         """Copies one network, so that the local disk holds no more than one."""
         progress.note(f"publishing {network.path}")
         local = work / "network.safetensors"
@@ -274,7 +274,7 @@ class _FinishedRun:
         )
 
 
-def _metrics(store: ObjectStorage, key: str, screen: Manifest) -> dict[str, Any]:
+def _metrics(store: ObjectStore, key: str, screen: Manifest) -> dict[str, Any]:
     """The metrics of a run's report.
 
     Raises:
@@ -298,7 +298,7 @@ def _metrics(store: ObjectStorage, key: str, screen: Manifest) -> dict[str, Any]
     return metrics
 
 
-def _published(store: ObjectStorage, prefix: str) -> ModelManifest | None:
+def _published(store: ObjectStore, prefix: str) -> ModelManifest | None:
     path = f"{prefix}/{MANIFEST}"
     try:
         return ModelManifest.load(store, path)
@@ -306,7 +306,7 @@ def _published(store: ObjectStorage, prefix: str) -> ModelManifest | None:
         return None
 
 
-def _write(store: ObjectStorage, path: str, content: bytes, replace: bool) -> bool:
+def _write(store: ObjectStore, path: str, content: bytes, replace: bool) -> bool:
     """Writes a manifest; False if another process wrote it at the same moment, or it exists and is not to be replaced."""
     if replace:
         try:
@@ -316,7 +316,7 @@ def _write(store: ObjectStorage, path: str, content: bytes, replace: bool) -> bo
     return store.put_if_absent(path, content)
 
 
-def _discard(store: ObjectStorage, prefix: str) -> None:
+def _discard(store: ObjectStore, prefix: str) -> None:
     try:
         store.delete_prefix(prefix)
     except (InputError, StepError) as error:

@@ -18,7 +18,7 @@ from components.core.registry.champion import read_champion
 from components.core.registry.model_manifest import FINGERPRINT, MANIFEST, MODELS
 from components.core.registry.published_models import read_model
 from components.core.storage.garbage import StoredGroup, group_objects
-from components.core.storage.interface import ObjectStorage
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import read_runs
 
 MODEL, COPY = "model", "unused copy"
@@ -28,7 +28,7 @@ _FORMS = {
 }
 
 
-def removable_models(store: ObjectStorage, keep: int, cutoff: datetime) -> list[StoredGroup]:
+def removable_models(store: ObjectStore, keep: int, cutoff: datetime) -> list[StoredGroup]:
     """Models and unused copies to remove. Without a champion it is not known which models are needed, and complete ones stay.
 
     Args:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,9 @@ from components.core.screen import ome_zarr
 from components.core.screen.histograms import BINS, count_greys
 from components.core.screen.images import PlateFiles, PlateFolder, SiteFiles, check_image, decode_image, read_sites
 from components.core.screen.screen_source import ScreenSource
-from components.core.storage.interface import ObjectWriter
+
+if TYPE_CHECKING:
+    from components.core.storage.object_store import ObjectStore
 
 BATCH = 4
 """Sites of a batch: with six images each, enough requests in flight together."""
@@ -86,7 +89,7 @@ class BatchPacker:
     def __init__(
         self,
         source: ScreenSource,
-        store: ObjectWriter,
+        store: ObjectStore,
         image_size: int,
         pack: PackConfig,
         computing: AbstractContextManager[object] | None = None,

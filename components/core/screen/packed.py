@@ -1,4 +1,4 @@
-"""Reads packed sites from the node's cache, a file or by request, decompressed into place. Reads through ObjectReader.
+"""Reads packed sites from the node's cache, a file or by request, decompressed into place.
 
 B sites of a batch, C channels, S side.
 """
@@ -9,17 +9,20 @@ import hashlib
 import threading
 from collections.abc import Sequence
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core.errors import InputError
+from components.core.errors import InputError, MissingObjectError
 from components.core.processes import cores
 from components.core.screen.ome_zarr import BadChunkError, decode_chunk
 from components.core.screen.site_table import SiteTable
-from components.core.storage.interface import BufferReader, FileReader, MissingObjectError, ObjectReader
 from components.core.storage.manifest import Manifest
 from components.core.storage.node_cache import NodeCache
+
+if TYPE_CHECKING:
+    from components.core.storage.object_store import ObjectStore
 
 CORES = cores()
 _slots: SimpleQueue[None] = SimpleQueue()
@@ -40,7 +43,7 @@ class SiteReader:
 
     def __init__(
         self,
-        store: ObjectReader,
+        store: ObjectStore,
         manifest: Manifest,
         table: SiteTable | None = None,
         verify: bool = False,
@@ -91,10 +94,7 @@ class SiteReader:
         keys = [self.table.key_S[site] for site, _ in elsewhere]
         chunks: Sequence[memoryview | bytes]
         try:
-            if len(keys) == 1 and isinstance(self._store, BufferReader):
-                chunks = [self._store.view(keys[0])]
-            else:
-                chunks = self._store.get_many(keys)
+            chunks = [self._store.view(keys[0])] if len(keys) == 1 else self._store.get_many(keys)
         except MissingObjectError:
             raise self._first_missing([site for site, _ in elsewhere]) from None
         for (site, out_CSS), chunk in zip(elsewhere, chunks, strict=True):
@@ -117,11 +117,11 @@ class SiteReader:
 
     def _from_file(self, site: int, out_CSS: NDArray[np.uint8]) -> bool:
         """Reads from the store's own file; False if that fails, so that the store reports why."""
-        if not isinstance(self._store, FileReader):
+        if self._store.root is None:
             return False
         buffer = self._buffer(site)
         try:
-            with open(self._store.local_path(self.table.key_S[site]), "rb", buffering=0) as file:
+            with open(f"{self._store.root}/{self.table.key_S[site]}", "rb", buffering=0) as file:
                 count = file.readinto(buffer) or 0
         except OSError:
             return False

@@ -1,4 +1,4 @@
-"""Packs plates' PNGs into an object store, each once. Reads through ScreenSource, writes through ObjectWriter; knows no labels.
+"""Packs plates' PNGs into an object store, each once. Reads through ScreenSource, writes through ObjectStore; knows no labels.
 
 A plate is packed in batches of a few sites (batches.py), many at a time, and no more images than theirs are in memory,
 however large plate and screen are. Large screens are packed by worker processes, small ones by threads. The batches of the
@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +43,10 @@ from components.core.screen.plate_record import (
 )
 from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Plate
-from components.core.storage.interface import ObjectWriter
 from components.core.storage.manifest import SiteRecord
+
+if TYPE_CHECKING:
+    from components.core.storage.object_store import ObjectStore
 
 PLATES = 2
 """Plates whose batches are queued: one that is being finished, and the next."""
@@ -92,7 +95,7 @@ class Packing:
     sites: int
     image_size: int
     pack: PackConfig
-    store: ObjectWriter
+    store: ObjectStore
 
 
 @dataclass(frozen=True, slots=True)

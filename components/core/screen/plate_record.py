@@ -14,15 +14,18 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationError
 
 from components.core.config import FrozenModel, PackConfig
-from components.core.errors import StepError
+from components.core.errors import MissingObjectError, StepError
 from components.core.screen.images import PlateFiles
 from components.core.screen.wells import Plate
-from components.core.storage.interface import MissingObjectError, ObjectWriter
 from components.core.storage.manifest import SiteRecord
+
+if TYPE_CHECKING:
+    from components.core.storage.object_store import ObjectStore
 
 PACKING = 2
 """Version of what is written under a plate's prefix; part of every digest, so that a change packs all plates again."""
@@ -87,7 +90,7 @@ def images_digest(checksums: Iterable[tuple[str, str]]) -> str:
     return _digest(sorted(checksums))
 
 
-def find_record(store: ObjectWriter, prefix: str) -> PackedPlate | None:
+def find_record(store: ObjectStore, prefix: str) -> PackedPlate | None:
     """The record of the plate under a prefix; None if there is none.
 
     Raises:
@@ -102,7 +105,7 @@ def find_record(store: ObjectWriter, prefix: str) -> PackedPlate | None:
         raise StepError(f"{store.uri(key)}: not the record of a packed plate; delete the plate and run again") from None
 
 
-def follow_pointer(store: ObjectWriter, key: str) -> tuple[str, PackedPlate] | None:
+def follow_pointer(store: ObjectStore, key: str) -> tuple[str, PackedPlate] | None:
     """Prefix and record of the plate that the pointer at a key leads to; None without pointer or plate."""
     try:
         prefix = PlatePointer.model_validate_json(store.get(key)).prefix
@@ -112,7 +115,7 @@ def follow_pointer(store: ObjectWriter, key: str) -> tuple[str, PackedPlate] | N
     return None if found is None else (prefix, found)
 
 
-def write_pointer(store: ObjectWriter, key: str, prefix: str) -> None:
+def write_pointer(store: ObjectStore, key: str, prefix: str) -> None:
     """Makes a key point to a plate."""
     store.put(key, json.dumps({"prefix": prefix}).encode())
 

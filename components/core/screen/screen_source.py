@@ -1,17 +1,21 @@
-"""The files of a screen, in a directory here or as objects of a bucket (components.core.storage).
-
-Paths are relative to the screen, with forward slashes.
-"""
+"""The files of a screen, in a directory or as objects of a bucket. Paths are relative to the screen, with forward slashes."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from components.core.errors import InputError
+from components.core.errors import InputError, MissingObjectError
+
+if TYPE_CHECKING:
+    from components.core.storage.object_store import ObjectStore
+
+LISTINGS = 12
+"""Folders of a bucket that are listed in parallel; the pages of one listing come one after the other."""
 
 
 class FileFacts(NamedTuple):
@@ -130,6 +134,51 @@ class ScreenDirectory:
         except OSError as error:
             raise UnreadableError(path, error.strerror or "cannot be read") from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class ScreenBucket:
+    """A screen below a prefix of a bucket."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def check(self) -> None:
+        """See ScreenSource.check; also if the store cannot be used."""
+        self._store.check(instead="correct the address of the screen")
+        if not self._store.list_level("")[0]:
+            raise InputError(
+                f"{self.address()}: holds no file; give the address of the folder that holds train.csv or metadata.csv"
+            )
+
+    def address(self, path: str = "") -> str:
+        """See ScreenSource.address."""
+        return self._store.uri(path)
+
+    def list_files(self, folder: str = "") -> Sequence[FileFacts]:
+        """See ScreenSource.list_files."""
+        prefix = f"{folder}/" if folder else ""
+        found = self._store.list_level(prefix)[0]
+        if not found:  # a bucket has no folders, only names that begin alike
+            raise UnreadableError(folder, "there is no object")
+        return [FileFacts(each.key[len(prefix) :], each.size, each.version) for each in found]
+
+    def list_trees(self, folders: Sequence[str]) -> Sequence[FileFacts]:
+        """See ScreenSource.list_trees; the folders directly in each are listed in parallel."""
+        with ThreadPoolExecutor(LISTINGS, thread_name_prefix="list") as pool:
+            levels = list(pool.map(lambda folder: self._store.list_level(f"{folder}/"), folders))
+            found = [each for objects, _ in levels for each in objects]
+            below = [f"{folder}/{name}/" for folder, (_, names) in zip(folders, levels, strict=True) for name in names]
+            for part in pool.map(lambda folder: list(self._store.scan(folder)), below):
+                found += part
+        return [FileFacts(each.key, each.size, each.version) for each in found]
+
+    def read_many(self, paths: Sequence[str]) -> list[bytes]:
+        """See ScreenSource.read_many."""
+        try:
+            return self._store.get_many(paths)
+        except MissingObjectError as missing:
+            uri = missing.args[0]
+            raise UnreadableError(next(path for path in paths if self.address(path) == uri), "no such object") from None
 
 
 def source_of(source: ScreenSource | Path) -> ScreenSource:

@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationError
 
 from components.core.config import FrozenModel
+from components.core.errors import MissingObjectError
 from components.core.progress import warn
 from components.core.storage.digests import digest_file
-from components.core.storage.interface import MissingObjectError, ObjectStorage
+
+if TYPE_CHECKING:
+    from components.core.storage.object_store import ObjectStore
 
 CHECKPOINTS = "checkpoints"
 
@@ -39,7 +43,7 @@ class CheckpointStore:
         key: digest of the step's inputs.
     """
 
-    def __init__(self, store: ObjectStorage, step: str, key: str) -> None:
+    def __init__(self, store: ObjectStore, step: str, key: str) -> None:
         self._store = store
         self._folder = f"{CHECKPOINTS}/{step}/{key}"
         self._own: str | None = None

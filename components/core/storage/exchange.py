@@ -17,8 +17,7 @@ from urllib.parse import unquote, urlsplit
 from components.core.errors import InputError, StepError
 from components.core.files import atomic_directory
 from components.core.storage.digests import digest_text, file_names
-from components.core.storage.interface import ObjectStorage
-from components.core.storage.opening import is_bucket, is_folder, open_beside
+from components.core.storage.opening import is_bucket, is_folder, open_store
 from components.core.storage.run_records import OPTION, run_address
 
 if TYPE_CHECKING:
@@ -73,11 +72,11 @@ def local_copy(uri: str, into: Path) -> Path:
     return target
 
 
-def source_store(own: ObjectStorage, init_from: str) -> tuple[ObjectStorage, str]:
+def source_store(own: ObjectStore, init_from: str) -> tuple[ObjectStore, str]:
     """The store and the key of the run that another starts from.
 
     Args:
-        own: the store of a run given by its key alone; a bucket's address is at its endpoint, if it has one.
+        own: the store of a run given by its key alone; not used for an address.
         init_from: a key, or s3://BUCKET[/PREFIX]/runs/KEY or file:///FOLDER/runs/KEY.
 
     Raises:
@@ -88,7 +87,7 @@ def source_store(own: ObjectStorage, init_from: str) -> tuple[ObjectStorage, str
     except InputError as error:
         folder = "; `cellsignal run` also takes its folder" if Path(init_from).is_dir() else ""
         raise InputError(f"{OPTION}: {error}{folder}") from None
-    return (open_beside(own, address) if address else own), key
+    return (open_store(address) if address else own), key
 
 
 @contextmanager
@@ -240,4 +239,4 @@ def _stored(uri: str, lacking: str) -> tuple[ObjectStore, str]:
     key = key.rstrip("/")
     if not key:
         raise InputError(f"{uri}: names a whole bucket; add {lacking}")
-    return ObjectStore.connect(bucket), key
+    return ObjectStore(bucket), key

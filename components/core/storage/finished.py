@@ -16,10 +16,10 @@ from pathlib import Path, PurePosixPath
 from pydantic import Field, ValidationError
 
 from components.core.config import FrozenModel
-from components.core.errors import InputError, StepError
+from components.core.errors import InputError, MissingObjectError, StepError
 from components.core.progress import warn
 from components.core.storage.digests import digest_file, digest_text, file_names
-from components.core.storage.interface import MissingObjectError, ObjectStorage
+from components.core.storage.object_store import ObjectStore
 
 
 class StoredFile(FrozenModel):
@@ -54,7 +54,7 @@ def work_key(step: str, inputs: Mapping[str, str], outputs: Iterable[str]) -> st
 
 
 def run_once(
-    store: ObjectStorage,
+    store: ObjectStore,
     step: str,
     inputs: Mapping[str, str],
     outputs: Mapping[str, Path],
@@ -109,7 +109,7 @@ def run_once(
         return False
 
 
-def fetch_finished(store: ObjectStorage, prefix: str, outputs: Mapping[str, Path]) -> None:
+def fetch_finished(store: ObjectStore, prefix: str, outputs: Mapping[str, Path]) -> None:
     """Downloads some outputs of a finished step to free paths.
 
     Args:
@@ -124,7 +124,7 @@ def fetch_finished(store: ObjectStorage, prefix: str, outputs: Mapping[str, Path
         _fetch(store, prefix, _parse(store.get(f"{prefix}/done.json"), outputs, some=True), outputs)
 
 
-def fetch_finished_file(store: ObjectStorage, prefix: str, output: str, path: str, target: Path) -> StoredFile:
+def fetch_finished_file(store: ObjectStore, prefix: str, output: str, path: str, target: Path) -> StoredFile:
     """Downloads one file of a finished step's output to a free path; returns its record.
 
     Args:
@@ -146,7 +146,7 @@ def fetch_finished_file(store: ObjectStorage, prefix: str, output: str, path: st
         raise DamagedError(f"{output} has no file {path}")
 
 
-def download_checked(store: ObjectStorage, key: str, file: StoredFile, target: Path) -> None:
+def download_checked(store: ObjectStore, key: str, file: StoredFile, target: Path) -> None:
     """Downloads a file, and compares it with its record.
 
     Raises:
@@ -161,7 +161,7 @@ def download_checked(store: ObjectStorage, key: str, file: StoredFile, target: P
 
 
 @contextmanager
-def _explained(store: ObjectStorage, prefix: str) -> Iterator[None]:
+def _explained(store: ObjectStore, prefix: str) -> Iterator[None]:
     """Turns missing and damaged objects into a line for the user."""
     try:
         yield
@@ -173,7 +173,7 @@ def _explained(store: ObjectStorage, prefix: str) -> Iterator[None]:
         ) from None
 
 
-def _record(store: ObjectStorage, prefix: str, paths: Mapping[str, Path], damaged: bytes | None) -> None:
+def _record(store: ObjectStore, prefix: str, paths: Mapping[str, Path], damaged: bytes | None) -> None:
     """Uploads the outputs as a new attempt, then makes it the finished one unless there is another."""
     attempt = uuid.uuid4().hex
     settled = False
@@ -196,7 +196,7 @@ def _record(store: ObjectStorage, prefix: str, paths: Mapping[str, Path], damage
             _forget(store, prefix, attempt)
 
 
-def _discard(store: ObjectStorage, prefix: str, damaged: bytes) -> None:
+def _discard(store: ObjectStore, prefix: str, damaged: bytes) -> None:
     """Deletes a damaged record and its files, unless another run has replaced it."""
     try:
         if store.get(f"{prefix}/done.json") != damaged:
@@ -210,7 +210,7 @@ def _discard(store: ObjectStorage, prefix: str, damaged: bytes) -> None:
         return  # its attempt is unknown, and stays
 
 
-def _forget(store: ObjectStorage, prefix: str, attempt: str) -> None:
+def _forget(store: ObjectStore, prefix: str, attempt: str) -> None:
     try:
         store.delete_prefix(f"{prefix}/{attempt}/")
     except (InputError, StepError) as error:
@@ -229,7 +229,7 @@ def _parse(content: bytes, names: Iterable[str], some: bool = False) -> DoneReco
     return done
 
 
-def _fetch(store: ObjectStorage, prefix: str, done: DoneRecord, targets: Mapping[str, Path]) -> None:
+def _fetch(store: ObjectStore, prefix: str, done: DoneRecord, targets: Mapping[str, Path]) -> None:
     """Downloads and verifies every file of the outputs that have a target."""
     for name in targets:
         output = done.outputs[name]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from components.core.errors import InputError
-from components.core.storage.interface import ObjectStorage, StoredObject
+from components.core.storage.object_store import ObjectStore, StoredObject
 from components.core.storage.runs import RecordedRun, get_present
 
 PLATE, OUTPUT, CHECKPOINT, POINTER = "plate", "finished output", "checkpoint", "plate pointer"
@@ -69,7 +69,7 @@ def group_objects(
     return groups
 
 
-def list_groups(store: ObjectStorage) -> list[StoredGroup]:
+def list_groups(store: ObjectStore) -> list[StoredGroup]:
     """The store's groups; of millions of objects only sums are kept."""
     groups = group_objects(found for folder in _FOLDERS for found in store.scan(folder))
     pointers = [group.prefix for group in groups.values() if group.kind == POINTER]
@@ -122,7 +122,7 @@ def find_garbage(
 
 
 def sweep(
-    store: ObjectStorage, shown: Sequence[StoredGroup], find: Callable[[], Sequence[StoredGroup]], cutoff: datetime
+    store: ObjectStore, shown: Sequence[StoredGroup], find: Callable[[], Sequence[StoredGroup]], cutoff: datetime
 ) -> tuple[int, int]:
     """Removes garbage, except for what has come into use since it was shown.
 

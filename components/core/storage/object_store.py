@@ -1,425 +1,481 @@
-"""One bucket and prefix of an S3 store: the only module that talks to object storage on behalf of the steps.
+"""The one store of packed plates, outputs and records: objects below a prefix of an S3 bucket, or files below a folder.
 
-Keys are relative to the prefix. Every client error leaves here as one line that names the bucket and key.
+obstore reads and writes both; what boto3 does better in a bucket is in s3.py, which is loaded only for one. A folder is for one
+machine, or several that share a file system. A file appears complete, by a rename from a temporary name (NAME#1). Nothing is
+synced to disk: after a power cut, the digests in manifests and records show what was lost.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
+import shutil
 import threading
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 import obstore
-from boto3.exceptions import Boto3Error
-from botocore.exceptions import BotoCoreError, ClientError
-from obstore.exceptions import BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.store import LocalStore
 
-from components.core.errors import InputError, StepError
-from components.core.storage.endpoint import IN_FLIGHT, TRANSFER, Endpoint
-from components.core.storage.interface import MissingObjectError, StoredObject
-from components.core.storage.side_by_side import side_by_side
+from components.core.errors import InputError, MissingObjectError, StepError
+from components.core.files import locked
+from components.core.storage.digests import digest_bytes
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
+    from obstore.store import S3Store
 
-_MISSING_KEY = {"NoSuchKey", "404", "NotFound"}
-_REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ExpiredToken", "InvalidToken", "401", "403"}
-_CONFLICT = {"ConditionalRequestConflict", "409"}
-_CONDITION = {"PreconditionFailed", "412"} | _CONFLICT
-_CONFLICTS = 5  # answers 409 to one conditional write before another writer is taken to have won
-_DELETE_BATCH = 1000  # the S3 protocol's limit for one DeleteObjects
-
+    from components.core.storage.s3 import S3Bucket
 
 PAGE = 1000
 """Objects that one request lists."""
+_REQUESTS_IN_FLIGHT, _FILES_IN_FLIGHT = 32, 16  # a network file system has latency, too
+_TEMPORARY = re.compile(r".+#\d+")  # obstore's name of a file that it is writing
+_LOCK = ".lock"  # for conditional writes in its folder; no object
+_ATTEMPTS = 20
+_NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, *_NO_FILE}
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+
+
+class StoredObject(NamedTuple):
+    """An object in a listing; its time is the server's, its version changes with its content."""
+
+    key: str
+    size: int
+    modified: datetime
+    version: str = ""
+
+
+class UnfinishedUpload(NamedTuple):
+    """An upload in parts, or a temporary file of a folder; it takes space that no listing of objects shows."""
+
+    key: str
+    upload: str
+    started: datetime
+    size: int = 0  # bytes, if known
 
 
 class ObjectStore:
-    """Reads and writes objects under one prefix of a bucket; safe in threads, and pickled without its credentials.
+    """Reads and writes objects by key, relative to the store's address; safe in threads and, as a folder, among processes.
+
+    Pickled, it is its address: another process connects with its own credentials.
 
     Attributes:
-        bucket: name of the bucket.
-        prefix: prefix of every key, without slashes at its ends; may be empty.
-        requests: object requests made so far: "gets", "puts" (a multipart upload counts once) and "lists" (each page).
+        root: the folder, absolute, in which each object is the file at its key; None for a bucket.
+        bucket: name of the bucket; empty for a folder.
+        prefix: prefix of every key in the bucket, without slashes at its ends; may be empty.
+        requests: requests made so far: "gets", "puts" (an upload in parts counts once) and "lists" (pages of a thousand).
     """
 
-    def __init__(self, endpoint: Endpoint, bucket: str, prefix: str = "") -> None:
-        self.bucket = bucket
-        self.prefix = prefix.strip("/")
-        self.requests = {"gets": 0, "puts": 0, "lists": 0}
-        self._endpoint = endpoint
-        self._control = endpoint.control_client()
-        self._bulk = endpoint.bulk_client(bucket)
-        self._counting = threading.Lock()
-        self._requests = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="store")
-
-    @classmethod
-    def connect(cls, uri_or_bucket: str, prefix: str = "", environment: Mapping[str, str] | None = None) -> ObjectStore:
-        """Opens a store by bucket name or URI, at the endpoint that the AWS environment variables name.
-
-        No request is made; `check` says whether the store can be used.
+    def __init__(self, address: str | Path, prefix: str = "", parents: bool = False) -> None:
+        """Opens a store without any request; `check` reports whether it can be used.
 
         Args:
-            uri_or_bucket: `bucket`, `s3://bucket[/prefix]` or, as KFP writes it, `minio://bucket[/prefix]`.
-            prefix: further prefix below that of the URI.
-            environment: variables that lead to the store; None for this process's own.
+            address: a folder's path or file:///FOLDER; `bucket`, `s3://bucket[/prefix]` or, as KFP writes it, `minio://...`.
+            prefix: further prefix below that of the address.
+            parents: whether `check` also creates the folders above a folder.
 
         Raises:
-            InputError: not a bucket or such a URI, or no credentials in the environment.
+            InputError: not such an address, or no usable credentials for a bucket.
         """
-        bucket, inner = parse_uri(uri_or_bucket) if "://" in uri_or_bucket else (uri_or_bucket, "")
-        if not bucket or "/" in bucket:
-            raise InputError(f"object store {uri_or_bucket!r}: write a bucket name or s3://BUCKET/PREFIX")
-        endpoint = Endpoint.from_environment(os.environ if environment is None else environment)
-        return cls(endpoint, bucket, "/".join(p for p in (inner.strip("/"), prefix.strip("/")) if p))
+        self.root: Path | None = None
+        self._parents = parents
+        self.bucket, self.prefix = "", prefix.strip("/")
+        self.requests = {"gets": 0, "puts": 0, "lists": 0}
+        self._objects: LocalStore | S3Store
+        self._s3: S3Bucket | None = None
+        if isinstance(address, Path) or address.startswith("file:"):
+            # Not resolved: a link to a mounted disk stays as the user wrote it.
+            self._known = parse_folder(address) if isinstance(address, str) else Path(os.path.abspath(address))  # noqa: PTH100
+            self.root = self._known / self.prefix
+            self._base, self._objects = f"{self.root.as_posix()[1:]}/", LocalStore()
+        else:
+            self.bucket, inner = parse_uri(address) if "://" in address else (address, "")
+            if not self.bucket or "/" in self.bucket:
+                raise InputError(f"object store {address!r}: write a bucket name or s3://BUCKET/PREFIX")
+            self.prefix = "/".join(part for part in (inner.strip("/"), self.prefix) if part)
+            self._base = f"{self.prefix}/" if self.prefix else ""
+            from components.core.storage.s3 import S3Bucket  # loads boto3
+
+            self._s3 = S3Bucket(self.bucket)
+            self._objects = self._s3.objects
+        self._failures = (OSError, BaseError, *(self._s3.FAILURES if self._s3 else ()))
+        self._in_flight = _REQUESTS_IN_FLIGHT if self._s3 else _FILES_IN_FLIGHT
+        self._counting = threading.Lock()
+        self._pool = ThreadPoolExecutor(self._in_flight, thread_name_prefix="store")
 
     def __repr__(self) -> str:
         return f"ObjectStore({self.uri('')!r})"
 
-    def __reduce__(self) -> tuple[Callable[[str, str], ObjectStore], tuple[str, str]]:
-        # The other process connects again from its own environment: credentials never travel in a pickle.
-        return ObjectStore.connect, (self.bucket, self.prefix)
+    def __reduce__(self) -> tuple[Callable[..., ObjectStore], tuple[str | Path, str]]:
+        # Credentials never travel in a pickle.
+        return type(self), (self.root or self.bucket, "" if self.root else self.prefix)
 
     def below(self, prefix: str) -> ObjectStore:
         """The store under a further prefix, with its own request count."""
-        return ObjectStore(self._endpoint, self.bucket, self._key(prefix))
-
-    def elsewhere(self, uri: str) -> ObjectStore:
-        """The store of another s3://bucket[/prefix] at the same endpoint, with its own request count.
-
-        Raises:
-            InputError: not such an address.
-        """
-        return ObjectStore(self._endpoint, *parse_uri(uri))
+        return ObjectStore(self.root / prefix.strip("/")) if self.root else ObjectStore(self.uri(prefix))
 
     def uri(self, key: str) -> str:
-        """The object's address, s3://bucket/key."""
-        return f"s3://{self.bucket}/{self._key(key)}".rstrip("/")
+        """The object's address, s3://bucket/key or file:///folder/key."""
+        if self.root:
+            return (self.root / key).as_uri() if key else self.root.as_uri()
+        return f"s3://{self.bucket}/{self._base}{key}".rstrip("/")
 
     def check(self, instead: str = "create it, or correct --store or store.bucket") -> None:
-        """Asks the store for one listing, impatiently.
+        """Checks within seconds that the store can be used. A missing folder is created, unless the one above it is missing, too.
 
         Args:
-            instead: what to do where there is no such bucket.
+            instead: what to do if there is no such bucket.
 
         Raises:
-            InputError: the endpoint does not answer, refuses the credentials or has no such bucket.
+            InputError: a folder that cannot be written; an endpoint that does not answer, refuses the credentials or has no such
+                bucket.
+            StepError: the folder's disk is full or failed.
         """
-        where = self._endpoint.address
+        if self._s3:
+            self._s3.check(self.prefix, instead)
+            return
+        assert self.root is not None, "a store is a bucket or a folder"
+        probe = self.root / f".{uuid.uuid4().hex}#0"
         try:
-            self._endpoint.control_client(impatient=True).list_objects_v2(
-                Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1
-            )
-        except ClientError as error:
-            code = _code(error)
-            if code == "NoSuchBucket":
-                raise InputError(f"s3://{self.bucket}: {where} has no such bucket; {instead}") from None
-            if code in _REFUSED:
-                raise InputError(
-                    f"s3://{self.bucket}: {where} refused the credentials ({code}); "
-                    f"{self._endpoint.correct}, or let them list this bucket"
-                ) from None
-            raise InputError(f"s3://{self.bucket}: {where} cannot be used ({self._say(error)})") from None
-        except (BotoCoreError, ValueError) as error:
+            # No deeper: a file system that is not mounted must not be replaced by folders on another disk.
+            self._known.mkdir(exist_ok=True, parents=self._parents)
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"x")
+        except OSError as error:
+            if error.errno not in _REFUSED:
+                raise self._file_error(error, self.uri(""), "write") from None
             raise InputError(
-                f"s3://{self.bucket}: no answer from {where} ({type(error).__name__}); "
-                "start the store or correct AWS_ENDPOINT_URL"
+                f"{self.uri('')}: the object store cannot be written here ({error.strerror}); create the folder, or choose another "
+                "with --store"
             ) from None
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
 
     def get(self, key: str) -> bytes:
         """The object's bytes.
 
         Raises:
             MissingObjectError: there is none.
-            InputError: the store refuses the credentials.
+            InputError: access is refused.
             StepError: the store failed.
         """
         return bytes(self.view(key))
 
     def view(self, key: str) -> memoryview:
-        """The object's bytes where the client received them. Raises as `get`."""
+        """The object's bytes in the client's own buffer. Raises as `get`."""
         self._count("gets")
         with self._errors(key, "get"):
-            return memoryview(obstore.get(self._bulk, self._key(key)).bytes())
+            return memoryview(obstore.get(self._objects, self._path(key)).bytes())
 
     def get_many(self, keys: Sequence[str]) -> list[bytes]:
-        """The objects' bytes in the order of the keys, 32 requests in flight. Raises as `get`."""
-        # Threads, because awaiting obstore costs the client five times the CPU time of waiting for it.
-        return list(self._requests.map(self.get, keys))
+        """The objects' bytes in the order of the keys, with many requests in flight. Raises as `get`."""
+        # Threads, because awaiting obstore costs the client five times the processor time of waiting for it.
+        return list(self._pool.map(self.get, keys))
 
     def put(self, key: str, data: bytes) -> None:
-        """Writes the object whole, replacing an earlier one.
+        """Writes the object, replacing an earlier one; readers see the earlier or the complete new one.
 
         Raises:
-            InputError: the store refuses the credentials.
-            StepError: the store failed.
+            InputError: access is refused.
+            StepError: the store failed, or its disk is full.
         """
         self._count("puts")
         with self._errors(key, "put"):
-            obstore.put(self._bulk, self._key(key), data, use_multipart=False)
+            self._put(key, data, use_multipart=False)
 
     def put_many(self, items: Iterable[tuple[str, bytes]]) -> None:
-        """Writes objects, 32 requests in flight; returns when all are acknowledged. Raises as `put`.
+        """Writes objects with many requests in flight; returns when all are acknowledged. Raises as `put`.
 
-        The items are drawn as requests finish, so a generator keeps no more than those in memory.
+        A generator is drawn as requests finish, so no more items than those are in memory. The first error, of a request or of the
+        generator, stops the rest; it is raised once no request is in flight, so nothing is written after the caller has cleaned up.
         """
-        # Threads, as get_many's, and for the same reason.
-        side_by_side(self.put, items, self._requests, IN_FLIGHT)
+        window: deque[Future[None]] = deque()
+        try:
+            for key, data in items:
+                if len(window) >= self._in_flight:
+                    window.popleft().result()
+                window.append(self._pool.submit(self.put, key, data))
+            while window:
+                window.popleft().result()
+        finally:
+            for future in window:
+                future.cancel()
+            for future in window:
+                with contextlib.suppress(BaseException):
+                    future.result()
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Writes the object only where there is none; of several writers one gets True.
+        """Writes the object only if there is none; of several writers one gets True.
 
-        Raises:
-            InputError: the store refuses the credentials.
-            StepError: the store failed.
+        An object that holds exactly these data counts as written, by an earlier attempt whose answer was lost. So writers that must
+        know which of them came first write different data. Raises as `put`.
         """
-        return self._put_where(key, data, IfNoneMatch="*") == "done"
+        self._count("puts")
+        with self._errors(key, "conditional put"):
+            try:
+                self._put(key, data, mode="create")
+            except AlreadyExistsError:
+                return self._holds(key, data)
+            return True
 
     def get_versioned(self, key: str) -> tuple[bytes, str]:
-        """The object's bytes and its ETag, from one answer. Raises as `get`."""
+        """The object's bytes and their version: the ETag, or in a folder the digest. Raises as `get`."""
+        if self.root:
+            content = self.get(key)
+            return content, digest_bytes(content)
         self._count("gets")
         with self._errors(key, "get"):
-            answer = self._control.get_object(Bucket=self.bucket, Key=self._key(key))
-            return answer["Body"].read(), answer["ETag"]
+            found = obstore.get(self._objects, self._path(key))
+            return bytes(found.bytes()), found.meta["e_tag"] or ""
 
     def put_if_version(self, key: str, data: bytes, version: str) -> bool:
-        """Replaces the object only where it still has this ETag; of several writers one gets True.
-
-        Where an answer was lost, what is there tells who wrote it: data that no other writer would write make that exact.
-
-        Raises:
-            InputError: the store refuses the credentials.
-            StepError: the store failed.
-        """
-        for _ in range(_CONFLICTS):
-            outcome = self._put_where(key, data, IfMatch=version)
-            if outcome != "conflict":
-                return outcome == "done"
-        return False
+        """Replaces the object only if it still has this version; of several writers one gets True. As put_if_absent otherwise."""
+        self._count("puts")
+        with self._errors(key, "conditional put"):
+            if self.root:
+                return self._replace_file(key, data, version)
+            try:
+                obstore.put(self._objects, self._path(key), data, mode={"e_tag": version})
+            except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
+                if isinstance(error, FileNotFoundError) and "NoSuchBucket" in str(error):
+                    raise
+                return self._holds(key, data)
+            return True
 
     def exists(self, key: str) -> bool:
         """Whether there is an object at the key. Raises as `get`, but no MissingObjectError."""
+        try:
+            self.head(key)
+        except MissingObjectError:
+            return False
+        return True
+
+    def head(self, key: str) -> StoredObject:
+        """Size, time and version of one object. Raises as `get`."""
         self._count("gets")
         with self._errors(key, "head"):
-            try:
-                self._control.head_object(Bucket=self.bucket, Key=self._key(key))
-            except ClientError as error:
-                if _code(error) in _MISSING_KEY:
-                    return False
-                raise
-            return True
+            return _stored(key, obstore.head(self._objects, self._path(key)))
 
     def list(self, prefix: str = "") -> Sequence[str]:
-        """All keys that start with the prefix, sorted; keys that end in a slash (folder markers) left out.
-
-        Raises:
-            InputError: the store refuses the credentials.
-            StepError: the store failed.
-        """
+        """All keys that start with the prefix, sorted. Raises as `get`, but no MissingObjectError."""
         return sorted(found.key for found in self.scan(prefix))
 
     def scan(self, prefix: str = "") -> Iterator[StoredObject]:
-        """What `list` names, with size and time, page by page: memory does not grow with the number of objects.
-
-        Raises:
-            InputError: the store refuses the credentials.
-            StepError: the store failed.
-        """
-        strip = len(self.prefix) + 1 if self.prefix else 0
+        """All objects whose key starts with the prefix, a page at a time, in no promised order. Raises as `list`."""
+        folder = prefix.rpartition("/")[0]
+        if self.root and not (self.root / folder).is_dir():
+            return
         with self._errors(prefix, "list"):
-            pages = self._control.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=self._key(prefix)
-            )
-            for page in pages:
-                self._count("lists")
-                for entry in page.get("Contents", []):
-                    if not entry["Key"].endswith("/"):
-                        yield StoredObject(entry["Key"][strip:], entry["Size"], entry["LastModified"])
-
-    def list_folder(self, prefix: str) -> Sequence[tuple[str, int, str]]:
-        """Name, size and ETag of the objects below a prefix, without those that have a further slash in their names.
-
-        Args:
-            prefix: empty, or ends in a slash.
-
-        Raises:
-            InputError: the store refuses the credentials.
-            StepError: the store failed.
-        """
-        return self.list_level(prefix)[0]
-
-    def list_level(self, prefix: str) -> tuple[Sequence[tuple[str, int, str]], Sequence[str]]:
-        """What lies directly below a prefix: name, size and ETag of its objects; names of its folders.
-
-        Args:
-            prefix: empty, or ends in a slash.
-
-        Raises:
-            InputError: the store refuses the credentials.
-            StepError: the store failed.
-        """
-        below = self._key(prefix)
-        objects: list[tuple[str, int, str]] = []
-        folders: list[str] = []
-        with self._errors(prefix, "list"):
-            pages = self._control.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=below, Delimiter="/"
-            )
-            for page in pages:
-                self._count("lists")
-                objects += _facts(page, len(below))
-                folders += [found["Prefix"][len(below) :].rstrip("/") for found in page.get("CommonPrefixes", [])]
-        return objects, folders
-
-    def scan_facts(self, folder: str) -> Iterator[tuple[str, int, str]]:
-        """Key, size and ETag of all objects in a folder and those in it, page by page; a twentieth of scan's processor time.
-
-        Args:
-            folder: without a slash at its end; a key that only begins alike is not in it.
-
-        Raises:
-            InputError: the store refuses the credentials.
-            StepError: the store failed.
-        """
-        strip = len(self.prefix) + 1 if self.prefix else 0
-        with self._errors(folder, "list"):
-            for page in obstore.list(self._bulk, self._key(folder), chunk_size=PAGE):
+            held: StoredObject | None = None
+            for page in obstore.list(self._objects, f"{self._base}{folder}", chunk_size=PAGE):
                 self._count("lists")
                 for found in page:
-                    yield found["path"][strip:], found["size"], (found["e_tag"] or "").strip('"')
+                    key = found["path"][len(self._base) :]  # empty for a folder marker of the store itself
+                    # obstore drops the slash of "a/", which consoles create as a folder; a bucket lists its content next.
+                    if held and not key.startswith(f"{held.key}/"):
+                        yield held
+                    is_object = key and key.startswith(prefix) and key.rpartition("/")[2] != _LOCK
+                    held = _stored(key, found) if is_object else None
+            if held:
+                yield held
 
-    def facts(self, key: str) -> tuple[str, int, str]:
-        """Key, size and ETag of one object. Raises as `get`."""
-        self._count("gets")
-        with self._errors(key, "head"):
-            found = obstore.head(self._bulk, self._key(key))
-        return key, found["size"], (found["e_tag"] or "").strip('"')
+    def list_level(self, prefix: str) -> tuple[Sequence[StoredObject], Sequence[str]]:
+        """The objects and the folders directly below a prefix, folders by name. Raises as `list`.
+
+        Args:
+            prefix: empty, or ends in a slash.
+        """
+        self._count("lists")
+        with self._errors(prefix, "list"):
+            found = obstore.list_with_delimiter(self._objects, f"{self._base}{prefix}".rstrip("/"))
+        folders = {path[len(self._base) :] for path in found["common_prefixes"]}
+        objects = [_stored(each["path"][len(self._base) :], each) for each in found["objects"]]
+        below = [each for each in objects if each.key.startswith(prefix) and each.key not in folders]
+        return below, sorted(folder[len(prefix) :] for folder in folders)
 
     def delete(self, key: str) -> None:
         """Deletes one object; a missing one is no error. Raises as `put`."""
         with self._errors(key, "delete"):
-            self._control.delete_object(Bucket=self.bucket, Key=self._key(key))
+            if self.root is None:
+                obstore.delete(self._objects, self._path(key))
+                return
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                self._file(key).unlink()
 
     def delete_prefix(self, prefix: str) -> int:
         """Deletes every object whose key starts with the prefix; returns how many.
 
         Raises:
-            InputError: the prefix would be the whole bucket, or the store refuses the credentials.
+            InputError: the prefix is the whole bucket or folder, or access is refused.
             StepError: the store failed, or kept an object.
         """
-        if not self._key(prefix):
-            raise InputError(f"s3://{self.bucket}: refusing to delete the whole bucket; name a prefix")
+        if not f"{'' if self.root else self._base}{prefix}".strip("/"):
+            raise InputError(f"{self.uri('')}: refusing to delete the whole store; name a prefix")
         keys = self.list(prefix)
         self.delete_many(keys)
         return len(keys)
 
     def delete_many(self, keys: Sequence[str]) -> None:
-        """Deletes objects, a thousand a request; missing ones are no error.
+        """Deletes objects; missing ones are no error. Folders that this empties are deleted, too. Raises as `delete_prefix`."""
+        if self.root is None:
+            with self._errors(keys[0] if keys else "", "delete"):
+                obstore.delete(self._objects, [self._path(key) for key in keys])
+            return
+        list(self._pool.map(self.delete, keys))
+        for folder in sorted({folder for key in keys for folder in Path(key).parents if folder.name}, reverse=True):
+            with contextlib.suppress(OSError):  # not empty
+                self._file(folder.as_posix()).rmdir()
+
+    def unfinished_uploads(self, prefix: str) -> Iterator[UnfinishedUpload]:
+        """Uploads in parts that have neither ended nor been aborted, if the server lists them; temporary files of a folder.
 
         Raises:
-            InputError: the store refuses the credentials.
-            StepError: the store failed, or kept an object.
+            InputError: access is refused.
+            StepError: the store failed.
         """
-        for start in range(0, len(keys), _DELETE_BATCH):
-            with self._errors(keys[start], "delete"):
-                batch: list[ObjectIdentifierTypeDef] = [
-                    {"Key": self._key(key)} for key in keys[start : start + _DELETE_BATCH]
-                ]
-                answer = self._control.delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
-                for kept in answer.get("Errors", []):
-                    raise StepError(f"s3://{self.bucket}/{kept.get('Key')}: delete failed ({kept.get('Code')})")
+        with self._errors(prefix, "list uploads"):
+            if self.root is None:
+                assert self._s3 is not None, "a store is a bucket or a folder"
+                for upload in self._s3.unfinished_uploads(f"{self._base}{prefix}"):
+                    yield upload._replace(key=upload.key[len(self._base) :])
+                return
+            for file in sorted((self.root / prefix.rpartition("/")[0]).rglob("*#*")):
+                key = file.relative_to(self.root).as_posix()
+                if key.startswith(prefix) and _TEMPORARY.fullmatch(file.name):
+                    with contextlib.suppress(FileNotFoundError):
+                        facts = file.stat()
+                        yield UnfinishedUpload(key, "", datetime.fromtimestamp(facts.st_mtime, UTC), facts.st_size)
+
+    def give_up_upload(self, upload: UnfinishedUpload) -> None:
+        """Frees the space of an unfinished upload; one that has ended is no error. Raises as `put`."""
+        if self._s3 is None:
+            self.delete_many([upload.key])
+            return
+        with self._errors(upload.key, "abort upload"):
+            self._s3.give_up_upload(self._path(upload.key), upload.upload)
 
     def upload_file(self, path: Path, key: str) -> None:
-        """Writes a file of any size, in parallel parts of 32 MiB; the object appears whole.
+        """Writes a file of any size; the object appears complete.
 
         Raises:
-            InputError: the file cannot be read, or the store refuses the credentials.
-            StepError: the store failed.
+            InputError: the file cannot be read, or access is refused.
+            StepError: the store failed, or its disk is full.
         """
         self._count("puts")
         try:
-            with self._errors(key, "upload"):
-                self._control.upload_file(str(path), self.bucket, self._key(key), Config=TRANSFER)
+            path.open("rb").close()
         except OSError as error:
             raise InputError(f"{path}: cannot be read for upload ({error.strerror})") from None
+        with self._errors(key, "upload"):
+            if self._s3:
+                self._s3.upload(path, self._path(key))
+            else:
+                self._put(key, path, use_multipart=True)
 
     def download_file(self, key: str, path: Path) -> None:
-        """Reads an object of any size into a file, which appears whole or not at all.
+        """Reads an object of any size into a file, which appears complete or not at all.
 
         Raises:
             MissingObjectError: there is no such object.
-            InputError: the file cannot be written, or the store refuses the credentials.
-            StepError: the store failed.
+            InputError: the file cannot be written, or access is refused.
+            StepError: the store failed, or the file's disk is full.
         """
         self._count("gets")
         partial = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.partial")
         try:
-            with self._errors(key, "download"):
-                self._control.download_file(self.bucket, self._key(key), str(partial), Config=TRANSFER)
+            with self._errors(key, "download", own=partial):
+                if self._s3:
+                    self._s3.download(self._path(key), partial)
+                else:
+                    shutil.copyfile(self._file(key), partial)
             partial.replace(path)
         except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise StepError(f"{path}: {error.strerror}; make room and run the same command again") from None
             raise InputError(f"{path}: cannot be written ({error.strerror})") from None
         finally:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
 
-    def _put_where(self, key: str, data: bytes, **condition: Any) -> Literal["done", "refused", "conflict"]:
-        """Writes on a condition; "conflict" where another write of the key was under way, whatever has become of that."""
-        self._count("puts")
-        with self._errors(key, "conditional put"):
+    def _put(self, key: str, data: bytes | Path, **options: Any) -> None:
+        """Writes an object; in a folder again, if another process deleted the directory in between."""
+        for left in reversed(range(_ATTEMPTS)):
             try:
-                self._control.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **condition)
-            except ClientError as error:
-                code = _code(error)
-                if code not in (_CONDITION | _MISSING_KEY if "IfMatch" in condition else _CONDITION):
+                obstore.put(self._objects, self._path(key), data, **options)
+                return
+            except (OSError, BaseError) as error:
+                if not (left and self.root and _errno(error) == errno.ENOENT):
                     raise
-                # An earlier attempt of this very call may have written the object and lost its answer.
-                retried = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
-                if retried and self.exists(key) and self.get(key) == data:
-                    return "done"
-                return "conflict" if code in _CONFLICT else "refused"
-            return "done"
 
-    def _key(self, key: str) -> str:
-        return f"{self.prefix}/{key}" if self.prefix else key
+    def _replace_file(self, key: str, data: bytes, version: str) -> bool:
+        """Compare-and-swap of a file among processes, under a lock in its folder."""
+        path = self._file(key)
+        if not path.is_file():
+            return False
+        with locked(path.with_name(_LOCK)):
+            try:
+                if digest_bytes(path.read_bytes()) != version:
+                    return False
+            except FileNotFoundError:
+                return False
+            self._put(key, data, use_multipart=False)
+            return True
 
-    def _count(self, kind: str, requests: int = 1) -> None:
+    def _holds(self, key: str, data: bytes) -> bool:
+        """Whether the object holds exactly these data."""
+        try:
+            return self.get(key) == data
+        except MissingObjectError:
+            return False
+
+    def _path(self, key: str) -> str:
+        """The key as obstore takes it."""
+        if self.root and any(part in ("", ".", "..") for part in key.split("/")):
+            raise InputError(f"{self.root}: {key!r} is not the key of an object")
+        return f"{self._base}{key}"
+
+    def _file(self, key: str) -> Path:
+        return Path(f"/{self._path(key)}")
+
+    def _count(self, kind: str) -> None:
         with self._counting:
-            self.requests[kind] += requests
-
-    def _say(self, error: BaseException) -> str:
-        # obstore appends a dump of its internals, which may hold what the server answered.
-        return self._endpoint.conceal(f"{type(error).__name__}: {error}".partition("Debug source")[0])[:300]
+            self.requests[kind] += 1
 
     @contextmanager
-    def _errors(self, key: str, action: str) -> Iterator[None]:
-        """Turns what the two clients raise into this package's errors; local file errors pass."""
+    def _errors(self, key: str, action: str, own: Path | None = None) -> Iterator[None]:
+        """Turns errors of the clients and of the store's files into this package's; those of the caller's `own` file pass."""
         try:
             yield
-        except (ClientError, BotoCoreError, Boto3Error, BaseError, FileNotFoundError, PermissionError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
+        except (InputError, StepError, MissingObjectError):
+            raise
+        except self._failures as error:
+            if own is not None and isinstance(error, OSError) and str(error.filename).startswith(str(own)):
                 raise
-            raise self._translate(error, key, action) from None
+            translated = self._s3.translated if self._s3 else self._file_error
+            raise translated(error, self.uri(key), action) from None
 
-    def _translate(self, error: Exception, key: str, action: str) -> Exception:
-        uri, where = self.uri(key), self._endpoint.address
-        said = str(error)
-        code = _code(error) if isinstance(error, ClientError) else _quoted_code(said)
-        if code == "NoSuchBucket":
-            return InputError(f"{uri}: {action} failed, {where} has no bucket {self.bucket}; create it")
-        if code in _REFUSED:
-            return InputError(
-                f"{uri}: {action} refused by {where} ({code}); {self._endpoint.correct} or the rights of that user"
-            )
-        if code in _MISSING_KEY or isinstance(error, FileNotFoundError):
+    def _file_error(self, error: Exception, uri: str, action: str) -> Exception:
+        """What a command reports of an error of the file system."""
+        number = _errno(error)
+        if action in ("get", "head", "download") and (number in _NO_FILE or isinstance(error, FileNotFoundError)):
             return MissingObjectError(uri)
-        return StepError(f"{uri}: {action} failed at {where} ({self._say(error)})")
+        reason = os.strerror(number) if number else " ".join(str(error).partition("Debug source")[0].split())
+        if number in _REFUSED:
+            return InputError(f"{uri}: {action} refused ({reason}); correct the folder or its rights")
+        advice = f"; make room on the disk of {self.root} and run the same command again" if number in _NO_ROOM else ""
+        return StepError(f"{uri}: {action} failed ({reason}){advice}")
 
 
 def parse_uri(uri: str) -> tuple[str, str]:
@@ -430,34 +486,34 @@ def parse_uri(uri: str) -> tuple[str, str]:
     """
     try:
         parts = urlsplit(uri, allow_fragments=False)
-    except ValueError:  # brackets, which a host of its own form would have
-        raise InputError(f"{uri}: not an object store address; write s3://BUCKET/KEY") from None
-    if parts.scheme not in ("s3", "minio") or not parts.netloc:
+    except ValueError:  # brackets, as around an IPv6 address
+        parts = None
+    if parts is None or parts.scheme not in ("s3", "minio") or not parts.netloc:
         raise InputError(f"{uri}: not an object store address; write s3://BUCKET/KEY")
     # A pipeline root may carry its provider's settings as a query, which is no part of the key.
     return parts.netloc, parts.path.lstrip("/")
 
 
-def _facts(page: Mapping[str, Any], strip: int) -> list[tuple[str, int, str]]:
-    """Key without its first characters, size and ETag of the objects of a page, folder markers left out."""
-    return [
-        (entry["Key"][strip:], entry["Size"], entry["ETag"].strip('"'))
-        for entry in page.get("Contents", [])
-        if not entry["Key"].endswith("/")
-    ]
+def parse_folder(uri: str) -> Path:
+    """The folder of file:///FOLDER.
 
-
-def _quoted_code(said: str) -> str:
-    """The S3 error code in the message of obstore or boto3's transfers, which quote the server's answer; else empty.
-
-    Only the place of the code counts: the answer also holds a request id, whose digits may look like one.
+    Raises:
+        InputError: not such an address.
     """
-    for pattern in (r"<Code>(\w+)</Code>", r"An error occurred \((\w+)\)", r"status code: (\d{3})\b"):
-        found = re.search(pattern, said)
-        if found:
-            return found.group(1)
-    return ""
+    parts = urlsplit(uri, allow_fragments=False)
+    path = unquote(parts.path)
+    if parts.scheme != "file" or parts.netloc or not path.startswith("/") or not path.strip("/"):
+        raise InputError(f"object store {uri!r}: write file:///FOLDER, the folder's whole path after file://")
+    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
-def _code(error: ClientError) -> str:
-    return error.response.get("Error", {}).get("Code", "")
+def _errno(error: Exception) -> int | None:
+    """The number of an error of the file system, which obstore quotes."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    quoted = re.search(r"\(os error (\d+)\)", str(error))
+    return int(quoted[1]) if quoted else None
+
+
+def _stored(key: str, meta: Mapping[str, Any]) -> StoredObject:
+    return StoredObject(key, meta["size"], meta["last_modified"], (meta["e_tag"] or "").strip('"'))

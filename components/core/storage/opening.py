@@ -1,7 +1,4 @@
-"""The object store and the screen at an address: in an S3 bucket, or in a folder of a file system.
-
-The S3 clients are loaded where a bucket is named, and not before.
-"""
+"""Which object store a command uses, and opening a store or a screen by its address: in an S3 bucket, or in a folder."""
 
 from __future__ import annotations
 
@@ -9,16 +6,13 @@ import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 from components.core.errors import InputError
-from components.core.screen.screen_source import ScreenDirectory, ScreenSource
-from components.core.storage.folder_store import FolderStore
-from components.core.storage.interface import ObjectStorage
+from components.core.screen.screen_source import ScreenBucket, ScreenDirectory, ScreenSource
+from components.core.storage.object_store import ObjectStore, parse_folder
 
 if TYPE_CHECKING:
     from components.core.config import StoreConfig
-    from components.core.storage.object_store import ObjectStore
 
 FOLDER = "file://"
 STORE_VARIABLE = "CELLSIGNAL_STORE"
@@ -72,8 +66,8 @@ def is_folder(address: str) -> bool:
     return address.startswith(FOLDER)
 
 
-def open_store(address: str | None, prefix: str = "") -> FolderStore | ObjectStore:
-    """Opens a store without asking it anything; `check` says whether it can be used.
+def open_store(address: str | None, prefix: str = "") -> ObjectStore:
+    """Opens a store without any request; `check` tells whether it can be used.
 
     Args:
         address: `bucket`, `s3://bucket[/prefix]`, `minio://bucket[/prefix]`, or `file:///FOLDER`; None for the default folder.
@@ -83,21 +77,17 @@ def open_store(address: str | None, prefix: str = "") -> FolderStore | ObjectSto
         InputError: no such address, or no credentials in the environment for a bucket.
     """
     address = address or default_address()
-    if is_folder(address):
-        return FolderStore.connect(address, prefix, parents=address == default_address())
-    from components.core.storage.object_store import ObjectStore
-
-    return ObjectStore.connect(address, prefix)
+    return ObjectStore(address, prefix, parents=address == default_address())
 
 
-def open_existing(address: str | None, prefix: str = "") -> FolderStore | ObjectStore:
+def open_existing(address: str | None, prefix: str = "") -> ObjectStore:
     """As open_store, for a command that reads: the store must exist and answer.
 
     Raises:
         InputError: no such address, folder or bucket, or a bucket that cannot be used; the prefix may be missing.
     """
     address = address or default_address()
-    if is_folder(address) and not FolderStore.connect(address).root.is_dir():
+    if is_folder(address) and not parse_folder(address).is_dir():
         raise InputError(
             f"{address}: there is no object store; correct --store or {STORE_VARIABLE}, or mount its file system"
         )
@@ -105,19 +95,6 @@ def open_existing(address: str | None, prefix: str = "") -> FolderStore | Object
     if not is_folder(address):
         store.check()
     return store
-
-
-def open_beside(own: ObjectStorage, address: str) -> FolderStore | ObjectStore:
-    """The store at the address of another one; of two buckets both are at the same endpoint.
-
-    Raises:
-        InputError: no such address, or no credentials in the environment for a bucket.
-    """
-    if is_folder(address):
-        return FolderStore.connect(address)
-    from components.core.storage.object_store import ObjectStore
-
-    return own.elsewhere(address) if isinstance(own, ObjectStore) else ObjectStore.connect(address)
 
 
 def join_address(bucket: str | None, prefix: str) -> str:
@@ -142,12 +119,9 @@ def open_screen(address: str) -> ScreenSource:
         InputError: an address of another kind, or no credentials in the environment for a bucket.
     """
     if is_bucket(address):
-        from components.core.storage.object_store import ObjectStore
-        from components.core.storage.screen_bucket import ScreenBucket
-
-        return ScreenBucket(ObjectStore.connect(address))
+        return ScreenBucket(ObjectStore(address))
     if is_folder(address):
-        return ScreenDirectory(Path(unquote(urlsplit(address).path)))
+        return ScreenDirectory(parse_folder(address))
     if "://" in address:
         raise InputError(f"{address}: a screen is a directory or at s3://BUCKET/PREFIX")
     return ScreenDirectory(Path(address))

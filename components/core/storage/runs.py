@@ -15,9 +15,9 @@ from pydantic import ValidationError
 
 from components.core import progress
 from components.core.config import BackboneConfig, HeadConfig, parse
-from components.core.errors import InputError, StepError
-from components.core.storage.interface import MissingObjectError, ObjectStorage, ObjectWriter
+from components.core.errors import InputError, MissingObjectError, StepError
 from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_store
 from components.core.storage.run_records import (
     FAILED,
@@ -40,7 +40,7 @@ from components.core.storage.run_records import (
 
 
 def write_run(
-    store: ObjectWriter,
+    store: ObjectStore,
     record: RunRecord,
     screen: bytes,
     holdout: bytes,
@@ -65,7 +65,7 @@ def write_run(
 
 
 def record_task(
-    store: ObjectWriter,
+    store: ObjectStore,
     screen: Manifest,
     prefix: str,
     step: str,
@@ -104,7 +104,7 @@ def record_task(
     store.put(task_key(screen.run, step, fold, cell_type, backbone), record.to_json())
 
 
-def read_run(store: ObjectWriter, key: str, label: str) -> RunRecord:
+def read_run(store: ObjectStore, key: str, label: str) -> RunRecord:
     """A training's record; `label` is the option that names the run, for errors.
 
     Raises:
@@ -132,7 +132,7 @@ def known_runs(keys: Iterable[str]) -> str:
     return f"runs there: {', '.join(known)}" if known else "there are no runs"
 
 
-def fetch_run(store: ObjectWriter, key: str, folder: Path, label: str = "--run") -> RunRecord:
+def fetch_run(store: ObjectStore, key: str, folder: Path, label: str = "--run") -> RunRecord:
     """Reads a training's record, and downloads screen.json, holdout.json and holdout_labels.csv into a folder.
 
     Raises:
@@ -147,7 +147,7 @@ def fetch_run(store: ObjectWriter, key: str, folder: Path, label: str = "--run")
     return record
 
 
-def lineage_of(store: ObjectWriter, key: str) -> dict[str, Any]:
+def lineage_of(store: ObjectStore, key: str) -> dict[str, Any]:
     """The lineage in a run's record; empty if it has no readable record."""
     try:
         return dict(RunRecord.load(store, run_file(key, RUN)).lineage)
@@ -155,7 +155,7 @@ def lineage_of(store: ObjectWriter, key: str) -> dict[str, Any]:
         return {}
 
 
-def finished_folds(store: ObjectWriter, key: str, screen: Manifest, holdout: Manifest) -> dict[str, list[TaskRecord]]:
+def finished_folds(store: ObjectStore, key: str, screen: Manifest, holdout: Manifest) -> dict[str, list[TaskRecord]]:
     """The tasks that have predicted with these manifests, by cell type, ascending by fold; not those of an earlier screen.
 
     Raises:
@@ -170,7 +170,7 @@ def finished_folds(store: ObjectWriter, key: str, screen: Manifest, holdout: Man
 
 
 def read_task(
-    store: ObjectWriter,
+    store: ObjectStore,
     run: str,
     screen: Manifest,
     step: str,
@@ -195,7 +195,7 @@ def read_task(
     return record
 
 
-def read_source(store: ObjectWriter, key: str) -> SourceRun:
+def read_source(store: ObjectStore, key: str) -> SourceRun:
     """A run's configuration and where its pretrained weights are.
 
     Raises:
@@ -213,7 +213,7 @@ def read_source(store: ObjectWriter, key: str) -> SourceRun:
     )
 
 
-def read_source_screen(store: ObjectWriter, source: SourceRun) -> Manifest:
+def read_source_screen(store: ObjectStore, source: SourceRun) -> Manifest:
     """The screen that the run's pretrained weights were trained with.
 
     Raises:
@@ -258,7 +258,7 @@ def report_failures(address: str, run: str) -> None:
     progress.on_failure(record_failure)
 
 
-def read_failures(store: ObjectStorage, run: str, known: Collection[str] = ()) -> dict[str, FailureRecord]:
+def read_failures(store: ObjectStore, run: str, known: Collection[str] = ()) -> dict[str, FailureRecord]:
     """A run's recorded failures by key, without the known keys; objects that are no such record are left out."""
     keys = [key for key in store.list(run_file(run, f"{FAILED}/")) if key not in known]
     found = {}
@@ -268,12 +268,12 @@ def read_failures(store: ObjectStorage, run: str, known: Collection[str] = ()) -
     return found
 
 
-def forget_failures(store: ObjectStorage, run: str) -> None:
+def forget_failures(store: ObjectStore, run: str) -> None:
     """Removes the failures of earlier attempts."""
     store.delete_prefix(run_file(run, f"{FAILED}/"))
 
 
-def record_results(store: ObjectStorage, run: str, folder: Path) -> None:
+def record_results(store: ObjectStore, run: str, folder: Path) -> None:
     """Keeps a report's files under its run; lineage.json comes last: if it is there, all are."""
     prefix = run_file(run, RESULTS)
     store.delete(f"{prefix}/lineage.json")
@@ -282,7 +282,7 @@ def record_results(store: ObjectStorage, run: str, folder: Path) -> None:
             store.upload_file(file, f"{prefix}/{file.name}")
 
 
-def fetch_results(store: ObjectStorage, run: str, into: Path) -> Sequence[str]:
+def fetch_results(store: ObjectStore, run: str, into: Path) -> Sequence[str]:
     """Downloads a report's files into a folder; returns their names.
 
     Raises:
@@ -325,7 +325,7 @@ class RecordedRun:
         return frozenset((*(self.record.plates if self.record else ()), *(task.prefix for task in self.tasks)))
 
 
-def read_runs(store: ObjectStorage) -> list[RecordedRun]:
+def read_runs(store: ObjectStore) -> list[RecordedRun]:
     """The runs of a store, the one that was active last at the end.
 
     Raises:
@@ -359,7 +359,7 @@ def read_runs(store: ObjectStorage) -> list[RecordedRun]:
     return sorted(runs.values(), key=lambda run: (run.active, run.key))
 
 
-def get_present(store: ObjectWriter, keys: Sequence[str]) -> dict[str, bytes]:
+def get_present(store: ObjectStore, keys: Sequence[str]) -> dict[str, bytes]:
     """The objects that still exist, by key."""
 
     def get(key: str) -> bytes | None:
@@ -372,6 +372,6 @@ def get_present(store: ObjectWriter, keys: Sequence[str]) -> dict[str, bytes]:
         return {key: content for key, content in zip(keys, pool.map(get, keys), strict=True) if content is not None}
 
 
-def _tasks(store: ObjectWriter, key: str, step: str) -> list[TaskRecord]:
+def _tasks(store: ObjectStore, key: str, step: str) -> list[TaskRecord]:
     keys = [path for path in store.list(run_file(key, f"tasks/{step}/")) if path.endswith(".json")]
     return [TaskRecord.parse(content, store.uri(path)) for path, content in get_present(store, keys).items()]

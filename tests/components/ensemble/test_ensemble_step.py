@@ -7,8 +7,8 @@ import pytest
 from components.core.config import PackConfig
 from components.core.errors import InputError
 from components.core.storage.arrays import LogitsDirectory, WellLogits, read_logits, write_logits
-from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest, Vocabulary
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import read_failures
 from components.ensemble.step import main, run
 
@@ -61,7 +61,7 @@ def screen(tmp_path):
 
 
 def test_a_failure_is_recorded_under_the_run_that_the_manifest_names(folds, screen, tmp_path):
-    store = FolderStore(tmp_path / "store")
+    store = ObjectStore(tmp_path / "store")
     given = [str(path) for path in folds]
     main(str(screen), given, str(tmp_path / "out"))
     assert read_failures(store, "tiny-1") == {}

@@ -20,8 +20,8 @@ from components.core.learning.step_settings import InferSettings
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.publishing import publish
 from components.core.storage.arrays import WellLogits, read_logits
-from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
 from components.infer.step import main as infer
 from components.normalize.config import NormalizeConfig
 from components.normalize.step import main as normalize
@@ -38,7 +38,7 @@ class Prediction:
 
     def __init__(self, folder: Path, kind: Kind = "pseudo_label", **config: Any) -> None:
         (folder / "store").mkdir()
-        self.folder, self.store = folder, FolderStore(folder / "store")
+        self.folder, self.store = folder, ObjectStore(folder / "store")
         self.run = FinishedRun(folder, self.store, kind, **config)
         self.model: ModelManifest = publish(self.store, KEY).model
         self.address = self.store.uri(f"models/{self.model.fingerprint}")

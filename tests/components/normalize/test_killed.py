@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from components.core.screen.packed import SiteReader
-from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
 from components.normalize.step import Summary, run
 from tests.tiny_screen import CONFIG, TinyScreen
 
 
-class SlowStore(FolderStore):
+class SlowStore(ObjectStore):
     """Writes chunks slowly, so that a test can kill its process among them."""
 
     def put(self, key: str, data: bytes) -> None:
@@ -26,7 +26,7 @@ class SlowStore(FolderStore):
         super().put(key, data)
 
 
-def normalize(root: Path, store: FolderStore, out: Path) -> Summary:
+def normalize(root: Path, store: ObjectStore, out: Path) -> Summary:
     return run(CONFIG, root, store, out / "screen.json", out / "holdout.json", out / "labels.csv")
 
 
@@ -36,7 +36,7 @@ def _normalize_slowly(root: Path, folder: Path, out: Path) -> None:
 
 @pytest.mark.parametrize("finished", [0, 3])
 def test_a_killed_run_resumes(tmp_path: Path, finished: int):
-    tiny, store = TinyScreen(tmp_path / "screen"), FolderStore(tmp_path / "store")
+    tiny, store = TinyScreen(tmp_path / "screen"), ObjectStore(tmp_path / "store")
     process = multiprocessing.get_context("spawn").Process(
         target=_normalize_slowly, args=(tiny.root, store.root, tmp_path / "out")
     )
@@ -53,15 +53,15 @@ def test_a_killed_run_resumes(tmp_path: Path, finished: int):
     process.join()
     whole = records()
     assert finished <= len(whole) < 8, "killed among the plates"
-    before = {key: (store.local_path(key).stat().st_ino, store.get(key)) for key in whole}
+    before = {key: ((store.root / key).stat().st_ino, store.get(key)) for key in whole}
 
     summary = normalize(tiny.root, store, tmp_path / "out")
     assert (summary.packed, summary.reused) == (8 - len(whole), len(whole))
-    assert {key: (store.local_path(key).stat().st_ino, store.get(key)) for key in whole} == before
+    assert {key: ((store.root / key).stat().st_ino, store.get(key)) for key in whole} == before
     manifest = Manifest.read(tmp_path / "out" / "screen.json")
     reader = SiteReader(store, manifest, verify=True)
     assert len(reader.read(range(80))) == 80
-    undisturbed = FolderStore(tmp_path / "undisturbed")
+    undisturbed = ObjectStore(tmp_path / "undisturbed")
     normalize(tiny.root, undisturbed, tmp_path / "other")
     assert Manifest.read(tmp_path / "other" / "screen.json").digest() == manifest.digest()
     assert store.list("plates/") == undisturbed.list("plates/"), "the same keys, and none besides"

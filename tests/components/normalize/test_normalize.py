@@ -16,7 +16,6 @@ from components.core.config import FoldsConfig, PriorConfig, RunConfig
 from components.core.errors import InputError
 from components.core.prior.plate_groups import LabelledWell
 from components.core.screen.packed import SiteReader
-from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import cluster_run_key
@@ -42,14 +41,14 @@ def normalize(
         return summary, Manifest.read(paths[0]), Manifest.read(paths[1]), list(csv.reader(file))
 
 
-def stored_in(store: FolderStore | ObjectStore, config: NormalizeConfig = CONFIG) -> NormalizeConfig:
+def stored_in(store: ObjectStore, config: NormalizeConfig = CONFIG) -> NormalizeConfig:
     bucket = store.uri("").rstrip("/")
     return config.model_copy(update={"store": config.store.model_copy(update={"bucket": bucket})})
 
 
 @pytest.fixture
-def folder_store(tmp_path: Path) -> FolderStore:
-    return FolderStore(tmp_path / "store")
+def folder_store(tmp_path: Path) -> ObjectStore:
+    return ObjectStore(tmp_path / "store")
 
 
 def holding_out(*experiments: str) -> NormalizeConfig:
@@ -179,7 +178,7 @@ def test_the_real_store_gives_the_pixels_back(tiny: TinyScreen, store: ObjectSto
     assert main(config.model_dump_json(), str(tiny.root), *outputs).reused == 8
 
 
-def test_the_command_line_exits_with_2_and_one_line(tiny: TinyScreen, folder_store: FolderStore, tmp_path: Path):
+def test_the_command_line_exits_with_2_and_one_line(tiny: TinyScreen, folder_store: ObjectStore, tmp_path: Path):
     config = tmp_path / "run.yaml"
     config.write_text(CONFIG.model_dump_json())  # JSON is YAML
     arguments = [sys.executable, "-m", "components.normalize", "--config", str(config), "--source", str(tiny.root)]
@@ -202,7 +201,7 @@ def test_the_command_line_exits_with_2_and_one_line(tiny: TinyScreen, folder_sto
 
 
 def test_the_plate_design_is_checked_against_the_runs_configuration_before_an_image_is_read(
-    tmp_path: Path, folder_store: FolderStore, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folder_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ):
     seen = []
 
@@ -225,7 +224,7 @@ def test_the_plate_design_is_checked_against_the_runs_configuration_before_an_im
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_is_recorded_under_its_key(tmp_path: Path, folder_store: FolderStore):
+def test_a_run_is_recorded_under_its_key(tmp_path: Path, folder_store: ObjectStore):
     tiny = TinyScreen(tmp_path / "screen")
     whole = RunConfig(screen=CONFIG.screen, folds=CONFIG.folds)
     section = stored_in(folder_store)
@@ -247,7 +246,7 @@ def test_a_run_is_recorded_under_its_key(tmp_path: Path, folder_store: FolderSto
     ]
 
 
-def test_on_a_cluster_the_key_is_derived_from_recipe_and_data(tmp_path: Path, folder_store: FolderStore):
+def test_on_a_cluster_the_key_is_derived_from_recipe_and_data(tmp_path: Path, folder_store: ObjectStore):
     tiny = TinyScreen(tmp_path / "screen")
     whole = RunConfig(screen=CONFIG.screen, folds=CONFIG.folds)
     section = stored_in(folder_store)
@@ -268,7 +267,7 @@ def test_on_a_cluster_the_key_is_derived_from_recipe_and_data(tmp_path: Path, fo
 
 
 @pytest.mark.parametrize("lineage", ["{", "[1]", '{"run": "../up"}', '{"run": 3}'])
-def test_rejects_a_lineage_that_cannot_be_recorded(tmp_path: Path, folder_store: FolderStore, lineage: str):
+def test_rejects_a_lineage_that_cannot_be_recorded(tmp_path: Path, folder_store: ObjectStore, lineage: str):
     section = stored_in(folder_store)
     tiny = TinyScreen(tmp_path / "screen", imaged=())
     outputs = [str(tmp_path / "out" / name) for name in ("a", "b", "c")]

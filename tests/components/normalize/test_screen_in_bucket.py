@@ -10,12 +10,10 @@ import pytest
 
 from components.core.errors import InputError
 from components.core.screen.screen_source import ScreenDirectory, ScreenSource
-from components.core.storage.endpoint import Endpoint
-from components.core.storage.folder_store import FolderStore
-from components.core.storage.interface import ObjectWriter
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_screen, open_store
+from components.core.storage.s3 import S3Endpoint
 from components.normalize.step import Summary, main, run
 from tests.rxrx_screen import to_rxrx
 from tests.tiny_screen import CONFIG, MemoryStore, TinyScreen
@@ -33,12 +31,12 @@ def upload(root: Path, store: ObjectStore) -> str:
     return store.uri("screen")
 
 
-def normalize(source: ScreenSource, store: ObjectWriter, out: Path) -> tuple[Summary, Manifest]:
+def normalize(source: ScreenSource, store: ObjectStore, out: Path) -> tuple[Summary, Manifest]:
     summary = run(CONFIG, source, store, out / "screen.json", out / "holdout.json", out / "labels.csv")
     return summary, Manifest.read(out / "screen.json")
 
 
-def chunks(manifest: Manifest, store: ObjectWriter) -> list[bytes]:
+def chunks(manifest: Manifest, store: ObjectStore) -> list[bytes]:
     return store.get_many(
         [f"{plate.prefix}/{site.key}" for plate in manifest.plates for well in plate.wells for site in well.sites]
     )
@@ -51,7 +49,7 @@ def test_the_same_screen_makes_the_same_manifest_from_a_disk_and_from_a_bucket(
     root = to_rxrx(tiny) if layout == "rxrx" else tiny.root
     address = upload(root, store)
     summary, in_bucket = normalize(open_screen(address), open_store(store.uri("packed")), tmp_path / "a")
-    _, on_disk = normalize(ScreenDirectory(root), FolderStore(tmp_path / "folder"), tmp_path / "b")
+    _, on_disk = normalize(ScreenDirectory(root), ObjectStore(tmp_path / "folder"), tmp_path / "b")
     assert (summary.packed, summary.reused) == (8, 0)
     assert in_bucket.digest() == on_disk.digest()
     assert in_bucket.store == store.uri("packed") != on_disk.store == (tmp_path / "folder").as_uri()
@@ -125,7 +123,7 @@ def test_rejects_an_image_that_vanished(tiny: TinyScreen, store: ObjectStore):
 def test_rejects_a_missing_bucket_and_wrong_credentials(
     tiny: TinyScreen, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    where = Endpoint.from_environment().address
+    where = S3Endpoint.from_environment().address
     outputs = [str(tmp_path / "out" / name) for name in "abc"]
     section = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"bucket": tmp_path.as_uri()})})
     with pytest.raises(InputError) as caught:

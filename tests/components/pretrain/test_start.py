@@ -13,7 +13,6 @@ from components.core.errors import InputError
 from components.core.learning.step_settings import PretrainSettings
 from components.core.progress import EVENTS_VARIABLE
 from components.core.storage.digests import digest_file
-from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import TaskRecord
@@ -31,9 +30,7 @@ IMAGED = (*LABELLED, *UNLABELLED, "HUVEC-04")
 class Trained:
     """A run of one backbone: normalize, and pretrain of a fold."""
 
-    def __init__(
-        self, store: ObjectStore | FolderStore, folder: Path, key: str, source: Path, **changes: object
-    ) -> None:
+    def __init__(self, store: ObjectStore, folder: Path, key: str, source: Path, **changes: object) -> None:
         self.store, self.folder, self.key, self.source = store, folder / key, key, source
         # The tiny plates are no groups that a new siRNA could join.
         prior = RUN.prior.model_copy(update={"enabled": False})
@@ -139,7 +136,7 @@ def test_the_content_of_the_weights_is_part_of_the_key_and_their_address_is_not(
 def test_runs_in_a_folder_and_in_a_bucket_start_from_each_other(
     store: ObjectStore, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    folder, folds = FolderStore(tmp_path / "lab data"), FoldsConfig(count=2, train=(0,))
+    folder, folds = ObjectStore(tmp_path / "lab data"), FoldsConfig(count=2, train=(0,))
     first = Trained(folder, tmp_path, "old-1", source).normalize().pretrain()
     monkeypatch.setattr(step.SupervisedTraining, "run", lambda *_: None)
     again = Trained(folder, tmp_path, "new-1", source, init_from="old-1", folds=folds, seed=9)

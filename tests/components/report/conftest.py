@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from components.core.config import PackConfig, RunConfig
+from components.core.errors import MissingObjectError
 from components.core.screen.ome_zarr import encode_chunk
-from components.core.storage.interface import MissingObjectError
 from components.core.storage.manifest import Manifest, PlateRecord, SiteRecord, Vocabulary, WellRecord
 
 COLUMNS = (
@@ -35,15 +35,19 @@ SKILL = {"HUVEC": 0.95, "RPE": 0.85, "HEPG2": 0.8, "U2OS": 0.6}
 
 
 class Chunks:
-    """Packed sites in memory, as an ObjectReader."""
+    """Packed sites in memory, as an ObjectStore."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+        self.root = None
 
     def get(self, key: str) -> bytes:
         if key not in self.objects:
             raise MissingObjectError(key)
         return self.objects[key]
+
+    def view(self, key: str) -> memoryview:
+        return memoryview(self.get(key))
 
     def get_many(self, keys: Sequence[str]) -> list[bytes]:
         return [self.get(key) for key in keys]

@@ -14,7 +14,7 @@ import pytest
 from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.evaluation.predictions import UNSURE
-from components.core.storage.folder_store import FolderStore
+from components.core.storage.object_store import ObjectStore
 from components.report.step import main, run
 from tests.components.report.new_plates_run import MODEL, NewPlates, make_new_plates
 from tests.components.report.page import Page
@@ -151,7 +151,7 @@ def test_the_strings_of_the_component_make_the_same_report_from_the_manifests_ow
     report: Path, new: NewPlates, tmp_path: Path
 ) -> None:
     (tmp_path / "store").mkdir()
-    store = FolderStore(tmp_path / "store")
+    store = ObjectStore(tmp_path / "store")
     for key, chunk in new.chunks.objects.items():
         store.put(key, chunk)
     new.plates = new.plates.model_copy(update={"store": store.uri("")})

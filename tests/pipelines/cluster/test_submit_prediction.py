@@ -64,11 +64,11 @@ def lab(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with pytest.MonkeyPatch.context() as patched:
         for name, value in s3_server.environment().items():
             patched.setenv(name, value)
-        store = ObjectStore.connect(BUCKET, f"lab-{uuid.uuid4().hex}")
+        store = ObjectStore(BUCKET, f"lab-{uuid.uuid4().hex}")
         run = FinishedRun(folder, store)
         model = publish(store, KEY).model
         promote(store, model.fingerprint, "the first")
-        screen = ObjectStore.connect(BUCKET, f"screen-{uuid.uuid4().hex}")
+        screen = ObjectStore(BUCKET, f"screen-{uuid.uuid4().hex}")
         files = [path for path in (folder / "screen").rglob("*") if path.is_file()]
         screen.put_many((path.relative_to(folder / "screen").as_posix(), path.read_bytes()) for path in files)
         yield Lab(run, model, store, screen.uri("").rstrip("/"))

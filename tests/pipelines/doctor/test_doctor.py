@@ -14,7 +14,6 @@ import pytest
 from rich.console import Console
 
 from components.core.config import RunConfig
-from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from pipelines.doctor import checks
 from pipelines.doctor.checks import check_gpu, check_images, check_room, check_shared_memory
@@ -52,7 +51,7 @@ def diagnose(config: RunConfig, endpoint: str | None = None) -> tuple[int, str]:
     return code, shown.getvalue()
 
 
-def test_a_good_store_passes_and_is_left_empty(either_store: ObjectStore | FolderStore):
+def test_a_good_store_passes_and_is_left_empty(either_store: ObjectStore):
     findings = found(check_store(either_store))
     assert list(findings) == OPERATIONS
     assert {level for level, _ in findings.values()} == {"ok"}
@@ -60,7 +59,7 @@ def test_a_good_store_passes_and_is_left_empty(either_store: ObjectStore | Folde
 
 
 def test_a_store_that_ignores_conditions_or_loses_bytes_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    store = FolderStore(tmp_path)
+    store = ObjectStore(tmp_path)
     monkeypatch.setattr(store, "put_if_absent", lambda key, data: store.put(key, data) or True)
     monkeypatch.setattr(store, "get_many", lambda keys: [b"other" for _ in keys])
     findings = found(check_store(store))
@@ -72,7 +71,7 @@ def test_a_store_that_ignores_conditions_or_loses_bytes_is_found(tmp_path: Path,
 
 @pytest.mark.parametrize("replaced", [True, False])
 def test_a_store_without_if_match_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool):
-    store = FolderStore(tmp_path)
+    store = ObjectStore(tmp_path)
 
     def put(key: str, data: bytes, _version: str) -> bool:
         if replaced:

@@ -10,7 +10,6 @@ from typer.testing import CliRunner, Result
 
 from components.core.errors import InputError
 from components.core.registry.champion import CHAMPION, promote, read_champion
-from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from pipelines.cli import app
 from tests.components.core.registry.finished_run import KEY, FinishedRun
@@ -19,11 +18,11 @@ from tests.pipelines.tiny_run import Cellsignal
 from tests.seaweedfs import S3Server
 
 
-def options_of(store: ObjectStore | FolderStore) -> list[str]:
+def options_of(store: ObjectStore) -> list[str]:
     return ["--store", store.uri("")]
 
 
-def invoke(store: ObjectStore | FolderStore, *arguments: str, code: int = 0, width: int = 200) -> Result:
+def invoke(store: ObjectStore, *arguments: str, code: int = 0, width: int = 200) -> Result:
     done = CliRunner().invoke(app, ["models", *arguments, *options_of(store)], env={"COLUMNS": str(width)})
     if isinstance(done.exception, InputError):
         raise done.exception
@@ -38,15 +37,15 @@ def rows(done: Result) -> list[str]:
 @pytest.fixture
 def run(tmp_path: Path) -> FinishedRun:
     (tmp_path / "lab").mkdir()
-    return FinishedRun(tmp_path, FolderStore(tmp_path / "lab"))
+    return FinishedRun(tmp_path, ObjectStore(tmp_path / "lab"))
 
 
-def generation(store: ObjectStore | FolderStore) -> int:
+def generation(store: ObjectStore) -> int:
     champion = read_champion(store)
     return champion.now.generation if champion else 0
 
 
-def test_a_run_is_published_promoted_listed_and_shown(tmp_path: Path, either_store: ObjectStore | FolderStore) -> None:
+def test_a_run_is_published_promoted_listed_and_shown(tmp_path: Path, either_store: ObjectStore) -> None:
     store = either_store
     FinishedRun(tmp_path, store)
     assert f"{store.uri('')}: no models" in invoke(store, "list").output
@@ -75,7 +74,7 @@ def test_a_run_is_published_promoted_listed_and_shown(tmp_path: Path, either_sto
 
 
 def test_json_is_one_document(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
+    store = ObjectStore(tmp_path)
     FinishedRun(tmp_path / "run", store)
     invoke(store, "promote", KEY, "--reason", "the first")
     listed = json.loads(invoke(store, "list", "--json").stdout)
@@ -92,7 +91,7 @@ def test_json_is_one_document(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_tables_fit_the_terminal(tmp_path: Path, width: int) -> None:
-    store = FolderStore(tmp_path)
+    store = ObjectStore(tmp_path)
     four = ("HUVEC", "RPE", "HEPG2", "U2OS")
     best = {stage: {"overall": 1.0} for stage in ("raw", "assigned")}
     scores = {"out_of_fold": best, "holdout": best}
@@ -112,14 +111,14 @@ def test_tables_fit_the_terminal(tmp_path: Path, width: int) -> None:
 
 
 def test_a_reason_is_shown_literally(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
-    fingerprint = FinishedRun(tmp_path / "run", FolderStore(tmp_path)).key
+    store = ObjectStore(tmp_path)
+    fingerprint = FinishedRun(tmp_path / "run", ObjectStore(tmp_path)).key
     invoke(store, "promote", fingerprint, "--reason", "better  on [both]\nexperiments")
     assert any(line.endswith("better on [both] experiments") for line in rows(invoke(store, "show")))
 
 
 def test_exits_with_4_if_another_model_was_promoted_since(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
+    store = ObjectStore(tmp_path)
     first, second = put_model(store, 1), put_model(store, 2)
     invoke(store, "promote", first[:8], "--reason", "x", "--expect", "0")
     before = store.get(CHAMPION)
@@ -130,7 +129,7 @@ def test_exits_with_4_if_another_model_was_promoted_since(tmp_path: Path) -> Non
 
 
 def test_an_unreadable_model_is_listed(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
+    store = ObjectStore(tmp_path)
     damaged = put_model(store, 1)
     store.put(f"models/{damaged}/manifest.json", b'{"schema_version": 2}')
     listed = rows(invoke(store, "list"))
@@ -140,7 +139,7 @@ def test_an_unreadable_model_is_listed(tmp_path: Path) -> None:
 
 def test_models_are_listed_without_a_readable_champion(tmp_path: Path) -> None:
     (tmp_path / "lab").mkdir()
-    store = FolderStore(tmp_path / "lab")
+    store = ObjectStore(tmp_path / "lab")
     first, second = put_model(store, 1), put_model(store, 2)
     promote(store, first, "the first")
     store.delete_prefix(f"models/{first}/")
@@ -155,7 +154,7 @@ def test_models_are_listed_without_a_readable_champion(tmp_path: Path) -> None:
     assert "champion.json: damaged, not a champion's record" in str(done.exception)
 
 
-def test_gc_shows_what_it_removes_and_keeps_champions(either_store: ObjectStore | FolderStore) -> None:
+def test_gc_shows_what_it_removes_and_keeps_champions(either_store: ObjectStore) -> None:
     store = either_store
     models = [put_model(store, number) for number in range(4)]
     for model in models[:3]:
@@ -189,7 +188,7 @@ def test_rejects_bad_usage_in_one_line_and_leaves_the_registry(
     cellsignal: Cellsignal, s3_server: S3Server, tmp_path: Path
 ) -> None:
     (tmp_path / "lab").mkdir()
-    store = FolderStore(tmp_path / "lab")
+    store = ObjectStore(tmp_path / "lab")
     model = put_model(store, 1)[:8]
     before = store.list("")
     for arguments, message in (

@@ -19,7 +19,6 @@ from rich.console import Console
 from components.core.config import RunConfig
 from components.core.registry.champion import Champion, promote, read_champion
 from components.core.registry.publishing import publish
-from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import FailureRecord
 from components.core.storage.runs import record_results
@@ -54,7 +53,7 @@ def lay_out(folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(path)
     (folder / "store").mkdir()
-    store = FolderStore(folder / "store")
+    store = ObjectStore(folder / "store")
     FinishedRun(folder / "first", store, **BASE)
     promote(store, publish(store, KEY).model.fingerprint, "the first", by="ada")
 
@@ -110,7 +109,7 @@ class ClusterLab:
 
     def enthrone(self) -> Champion:
         """Brings the champion into the registry."""
-        registry = FolderStore(self.laid / "store")
+        registry = ObjectStore(self.laid / "store")
         self.store.put_many((key, registry.get(key)) for key in registry.list("models/"))
         return self.champion
 

@@ -78,8 +78,8 @@ def test_new_experiments_come_are_learned_from_and_the_better_model_is_used(
     environment = s3_server.environment()
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    lab = Lab(tmp_path, ObjectStore.connect(BUCKET), environment)
-    registry = ObjectStore.connect(BUCKET, "cs")
+    lab = Lab(tmp_path, ObjectStore(BUCKET), environment)
+    registry = ObjectStore(BUCKET, "cs")
 
     lab.arrives(*HOLDOUT, *FIRST, UNLABELLED)
     first = lab.retrain()

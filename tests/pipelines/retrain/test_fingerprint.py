@@ -9,11 +9,9 @@ import pytest
 
 from components.core.config import RunConfig
 from components.core.errors import InputError
-from components.core.screen.screen_source import ScreenDirectory
-from components.core.storage.folder_store import FolderStore
+from components.core.screen.screen_source import ScreenBucket, ScreenDirectory
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import TaskRecord
-from components.core.storage.screen_bucket import ScreenBucket
 from pipelines.retrain.fingerprint import Fingerprint, changes, fingerprint_of
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 from tests.tiny_screen import TinyScreen
@@ -28,7 +26,7 @@ def screen(tmp_path: Path) -> TinyScreen:
 
 
 def of(screen: TinyScreen, config: RunConfig = CONFIG, images: dict[str, str] = IMAGES) -> Fingerprint:
-    return fingerprint_of(ScreenDirectory(screen.root), config, images, FolderStore(screen.root.parent / "store"))
+    return fingerprint_of(ScreenDirectory(screen.root), config, images, ObjectStore(screen.root.parent / "store"))
 
 
 def test_equal_inputs_have_equal_fingerprints(screen: TinyScreen) -> None:
@@ -99,10 +97,10 @@ def test_a_screen_in_a_bucket(screen: TinyScreen, store: ObjectStore) -> None:
 
 def test_rejects_a_folder_without_a_screen(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such directory"):
-        fingerprint_of(ScreenDirectory(tmp_path / "none"), CONFIG, IMAGES, FolderStore(tmp_path))
+        fingerprint_of(ScreenDirectory(tmp_path / "none"), CONFIG, IMAGES, ObjectStore(tmp_path))
     (tmp_path / "train.csv").write_text("id_code\n")
     with pytest.raises(InputError, match="holds no images of a screen"):
-        fingerprint_of(ScreenDirectory(tmp_path), CONFIG, IMAGES, FolderStore(tmp_path))
+        fingerprint_of(ScreenDirectory(tmp_path), CONFIG, IMAGES, ObjectStore(tmp_path))
 
 
 def test_configured_objects_count_by_content(screen: TinyScreen, store: ObjectStore) -> None:
@@ -126,7 +124,7 @@ def test_configured_objects_count_by_content(screen: TinyScreen, store: ObjectSt
 
 def test_a_retrained_run_to_start_from_is_a_change(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
-    run = FinishedRun(tmp_path, FolderStore(tmp_path / "store"), "pretrain")
+    run = FinishedRun(tmp_path, ObjectStore(tmp_path / "store"), "pretrain")
     config = run.config.model_copy(update={"init_from": KEY})
 
     def now() -> Fingerprint:

@@ -83,7 +83,7 @@ def test_the_first_model_is_promoted_and_nothing_changed_costs_few_requests(
 
     server.requests.clear()
     before, objects = lab.store.list(""), len(lab.store.list("screen/"))
-    with counting(lab.store._endpoint.url or "") as (url, requests):
+    with counting(lab.store._s3.endpoint.url or "") as (url, requests):
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         assert lab() == "unchanged"
     assert lab.shown.startswith("nothing has changed since")
@@ -420,7 +420,7 @@ def test_without_an_endpoint_of_the_store_it_is_amazons_and_never_the_embedded_o
     opened: list[str | None] = []
 
     def checked(store: ObjectStore, *_: object, **__: object) -> None:
-        opened.append(store._endpoint.url)
+        opened.append(store._s3.endpoint.url)
         raise InputError("no such bucket")
 
     monkeypatch.delenv("AWS_ENDPOINT_URL")

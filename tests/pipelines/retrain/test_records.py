@@ -11,7 +11,6 @@ from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.publishing import publish
-from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from pipelines.retrain.records import (
     RetrainingStart,
@@ -72,7 +71,7 @@ def test_the_champions_folds_are_not_kept_if_they_leave_nothing_to_train_on(
 def test_the_first_start_fixes_the_configuration_but_not_where_it_runs(
     lab: FinishedRun, champion: ModelManifest, tmp_path: Path
 ) -> None:
-    store = FolderStore(tmp_path / "own")
+    store = ObjectStore(tmp_path / "own")
     first = start(store, lab.config, "0" * 64, champion, LABELLED)
     elsewhere = lab.config.model_copy(update={"local": lab.config.local.model_copy(update={"parallel_folds": 1})})
     second = start(store, elsewhere, "0" * 64, None, LABELLED)
@@ -85,7 +84,7 @@ def test_the_first_start_fixes_the_configuration_but_not_where_it_runs(
     assert record.fold_source == champion.fingerprint
 
 
-def test_the_latest_outcome_is_for_the_latest_state_of_the_screen(either_store: ObjectStore | FolderStore) -> None:
+def test_the_latest_outcome_is_for_the_latest_state_of_the_screen(either_store: ObjectStore) -> None:
     assert read_latest(either_store, "tiny") is None
     first, second, late = (outcome(name, DAY + timedelta(hours=n)) for name, n in (("a", 0), ("b", 2), ("c", 1)))
     write_outcome(either_store, first)
@@ -100,7 +99,7 @@ def test_the_latest_outcome_is_for_the_latest_state_of_the_screen(either_store: 
     assert read_latest(either_store, "other") is None
 
 
-def test_rejects_a_damaged_or_newer_record(either_store: ObjectStore | FolderStore) -> None:
+def test_rejects_a_damaged_or_newer_record(either_store: ObjectStore) -> None:
     path = "retrainings/tiny/latest.json"
     for content, said in (
         (b"{", "damaged, not a record of a retraining; delete it and retrain"),

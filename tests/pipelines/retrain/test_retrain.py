@@ -19,7 +19,7 @@ from components.core.learning.step_settings import library_versions
 from components.core.registry.champion import promote
 from components.core.registry.publishing import publish
 from components.core.screen.screen_source import ScreenDirectory
-from components.core.storage.folder_store import FolderStore
+from components.core.storage.object_store import ObjectStore
 from pipelines.retrain.fingerprint import Fingerprint, fingerprint_of
 from pipelines.retrain.records import RetrainingOutcome
 from pipelines.retrain.retrain import lock_file
@@ -34,7 +34,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a screen and a store whose champion nobody trained; HUVEC-04 is held out."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "store").mkdir()
-    run = FinishedRun(folder, FolderStore(folder / "store"))
+    run = FinishedRun(folder, ObjectStore(folder / "store"))
     model = publish(run.store, KEY).model
     promote(run.store, model.fingerprint, "the first")
     return folder
@@ -47,7 +47,7 @@ class Lab:
         self.folder, self.cellsignal = folder, cellsignal
         for name in ("store", "screen"):
             shutil.copytree(trained / name, folder / name)
-        self.store = FolderStore(folder / "store")
+        self.store = ObjectStore(folder / "store")
         self.config = folder / "lab.yaml"
         run = json.loads(self.store.get(f"runs/{KEY}/run.json"))["config"]
         run["store"] = {"bucket": f"file://{folder / 'store'}", "prefix": ""}
@@ -265,6 +265,7 @@ HOLDING = """
 import sys, time
 from pathlib import Path
 from components.core.files import locked
+from components.core.storage.object_store import ObjectStore
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

@@ -17,7 +17,6 @@ from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.storage.arrays import LogitsDirectory, WellLogits, write_logits
 from components.core.storage.finished import run_once
-from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import finished_folds, record_task
@@ -33,7 +32,7 @@ KEY = "tiny-0123456789ab"
 class FoldedRun:
     """A normalised screen of two cell types whose folds have random logits, as if trained."""
 
-    def __init__(self, folder: Path, store: ObjectStore | FolderStore) -> None:
+    def __init__(self, folder: Path, store: ObjectStore) -> None:
         self.folder, self.store = folder, store
         self.config = RunConfig(
             name="tiny",
@@ -118,7 +117,7 @@ def run(tmp_path: Path, store: ObjectStore) -> FoldedRun:
     return folded(tmp_path, store)
 
 
-def folded(tmp_path: Path, store: ObjectStore | FolderStore) -> FoldedRun:
+def folded(tmp_path: Path, store: ObjectStore) -> FoldedRun:
     """HUVEC has both folds, RPE the first alone."""
     run = FoldedRun(tmp_path, store)
     for cell_type, fold in (("HUVEC", 1), ("HUVEC", 0), ("RPE", 0)):
@@ -247,7 +246,7 @@ def test_a_fold_that_is_damaged_in_the_store_is_missing_and_that_is_said(run: Fo
 
 
 def test_a_run_whose_store_is_a_folder_is_finished_from_it(tmp_path: Path) -> None:
-    run = folded(tmp_path, FolderStore(tmp_path / "lab data"))
+    run = folded(tmp_path, ObjectStore(tmp_path / "lab data"))
     metrics, out, _ = run.finish(1)
     assert metrics["partial"]["missing"] == {"HUVEC": [], "RPE": [1]}
     assert raw_names(out / "predictions.csv") == run.expected("HUVEC", (0, 1))

@@ -9,7 +9,6 @@ import pytest
 
 from components.core.config import RunConfig
 from components.core.errors import InputError
-from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import RunRecord
 from components.core.storage.runs import write_run
@@ -69,14 +68,14 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_a_run_that_cannot_start_is_refused_before_anything_is_made(
     cellsignal: Cellsignal,
     config_file: Path,
-    either_store: ObjectStore | FolderStore,
+    either_store: ObjectStore,
     s3_server: S3Server,
     tmp_path: Path,
 ) -> None:
     """No --screen: it would be simulated first, which takes longer than to look at the other run."""
     store, config = either_store, RunConfig.load(str(config_file))
     here, environment = f"store.bucket={store.uri('')}", {}
-    if isinstance(store, ObjectStore):
+    if store.bucket:
         environment = s3_server.environment()
     TinyScreen(tmp_path / "other")
     paths = [tmp_path / name for name in ("s.json", "h.json", "l.csv")]

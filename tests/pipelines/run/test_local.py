@@ -22,7 +22,6 @@ from components.core.learning.network import Classifier
 from components.core.learning.weight_files import load_weights
 from components.core.progress import EVENTS_VARIABLE
 from components.core.registry.published_models import open_model
-from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from pipelines.dag import training_graph
 from pipelines.run.display import TaskDisplay
@@ -235,7 +234,7 @@ def test_a_finished_run_becomes_a_model_whose_networks_load(interrupted: Interru
     done = run.cellsignal("models", "promote", run.out, "--reason", "the first")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1].endswith("is the champion, generation 1")
-    opened = open_model(FolderStore(run.store), "champion", run.out.parent / "model")
+    opened = open_model(ObjectStore(run.store), "champion", run.out.parent / "model")
     model, metrics = opened.manifest, json.loads((run.out / "metrics.json").read_text())
     assert (model.run, model.folds) == (key, {"HUVEC": (0, 1)})
     assert model.scores == {score: metrics[score] for score in ("out_of_fold", "unlabelled")}
@@ -260,7 +259,7 @@ def test_finish_names_as_the_run_did_and_marks_what_lacks_a_fold(interrupted: In
     assert json.loads((run.out.parent / "whole" / "lineage.json").read_text())["embeddings"] == files
 
     key = json.loads((run.out / "lineage.json").read_text())["run"]
-    store = FolderStore(run.store)
+    store = ObjectStore(run.store)
     folder = f"runs/{key}/tasks/pseudo_label"
     assert store.list(f"{folder}/") == [f"{folder}/{fold}/HUVEC.json" for fold in (0, 1)]
     store.delete(f"{folder}/1/HUVEC.json")
@@ -352,7 +351,7 @@ def test_a_run_from_a_bucket_into_a_folder(tmp_path: Path, s3_server: S3Server, 
     environment = s3_server.environment()
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    bucket = ObjectStore.connect("cellsignal", "whole-run/screen")
+    bucket = ObjectStore("cellsignal", "whole-run/screen")
     root = run.screen
     bucket.put_many((p.relative_to(root).as_posix(), p.read_bytes()) for p in root.rglob("*") if p.is_file())
     arguments = [address if argument == root else argument for argument in run.arguments]

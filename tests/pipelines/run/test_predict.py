@@ -15,8 +15,8 @@ from components.core.learning.weight_files import save_weights
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.publishing import publish
 from components.core.storage.digests import digest_file
-from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import RunRecord
 from components.core.storage.runs import fetch_results, finished_folds, read_runs
 from pipelines.store.tables import run_row
@@ -33,7 +33,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def everything(store: FolderStore) -> dict[str, bytes]:
+def everything(store: ObjectStore) -> dict[str, bytes]:
     return {key: store.get(key) for key in store.list("")}
 
 
@@ -41,7 +41,7 @@ def everything(store: FolderStore) -> dict[str, bytes]:
 def lab(tmp_path: Path) -> FinishedRun:
     """A run that nobody trained, in a store of its own."""
     (tmp_path / "store").mkdir()
-    return FinishedRun(tmp_path, FolderStore(tmp_path / "store"))
+    return FinishedRun(tmp_path, ObjectStore(tmp_path / "store"))
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_new_plates_get_the_names_that_the_training_run_gave_them(cellsignal: Ce
     assert {task["step"] for task in lineage["steps"]} == {"normalize", "infer", "ensemble", "assign", "report"}
     page = (out / "report.html").read_text()
     assert lineage["model"]["fingerprint"] in page
-    recorded(FolderStore(tmp_path / "lab"), lineage, tmp_path)
+    recorded(ObjectStore(tmp_path / "lab"), lineage, tmp_path)
 
     again = cellsignal(*arguments, "--experiments", f"{UNLABELLED[0]},{HOLDOUT}", "--out", out, "--truth", truth)
     assert again.returncode == 0, again.stderr
@@ -129,7 +129,7 @@ def test_new_plates_get_the_names_that_the_training_run_gave_them(cellsignal: Ce
     assert "holds a run with another experiments" in line or "holds a run with another truth" in line
 
 
-def recorded(store: FolderStore, lineage: dict[str, Any], folder: Path) -> None:
+def recorded(store: ObjectStore, lineage: dict[str, Any], folder: Path) -> None:
     """The prediction is a run of the store, which keeps its plates and logits until it is forgotten."""
     key = lineage["run"]
     record = RunRecord.model_validate_json(store.get(f"runs/{key}/run.json"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.core.registry.publishing import publish
-from components.core.storage.folder_store import FolderStore
+from components.core.storage.object_store import ObjectStore
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 from tests.container_engine import images_or_skip
 from tests.pipelines.run.test_docker_run import containers
@@ -23,7 +23,7 @@ NEW = "HUVEC-03,HUVEC-04"
 def test_new_plates_are_named_as_by_processes_and_nothing_is_left(cellsignal: Cellsignal, tmp_path: Path) -> None:
     images = images_or_skip()
     (tmp_path / "lab").mkdir()
-    run = FinishedRun(tmp_path, FolderStore(tmp_path / "lab"))
+    run = FinishedRun(tmp_path, ObjectStore(tmp_path / "lab"))
     address = run.store.uri(f"models/{publish(run.store, KEY).model.fingerprint}")
     usual = ("predict", "--screen", tmp_path / "screen", "--model", address, "--experiments", NEW)
     plain = cellsignal(*usual, "--out", tmp_path / "plain")
@@ -41,7 +41,7 @@ def test_new_plates_are_named_as_by_processes_and_nothing_is_left(cellsignal: Ce
     assert lineage["image_digests"] == images
     assert {path.stat().st_uid for path in out.rglob("*")} == {os.getuid()}
     assert containers(out) == []
-    recorded = FolderStore(tmp_path / "other").list(f"runs/{lineage['run']}/results/")
+    recorded = ObjectStore(tmp_path / "other").list(f"runs/{lineage['run']}/results/")
     assert {key.rpartition("/")[2] for key in recorded} == set(RESULTS)
     assert {key: run.store.get(key) for key in run.store.list("")} == before, "the model's store is read alone"
 

@@ -115,7 +115,7 @@ def main(kills: int, seed: int) -> None:
 
 
 def _expect_nothing(prefix: str) -> None:
-    assert ObjectStore.connect(BUCKET, prefix).list("checkpoints/") == []
+    assert ObjectStore(BUCKET, prefix).list("checkpoints/") == []
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ from components.core.learning.network import Classifier
 from components.core.learning.schedules import CycleSchedule
 from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
 from components.core.learning.team import Replica, Slots
-from components.core.storage.interface import ObjectReader
 from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
 from tests.tiny_screen import CONFIG
 
 CPU = torch.device("cpu")
@@ -60,7 +60,7 @@ PRETRAIN = RUN.section(PretrainSettings)
 MEAN_TEACHER = RUN.section(MeanTeacherSettings)
 
 
-def images_of(screen: tuple[ObjectReader, Manifest], augment: AugmentConfig = STILL, jitter: float = 0.0) -> Images:
+def images_of(screen: tuple[ObjectStore, Manifest], augment: AugmentConfig = STILL, jitter: float = 0.0) -> Images:
     store, manifest = screen
     settings = RUN.model_copy(update={"standardise": StandardiseConfig(jitter=jitter), "augment": augment})
     return open_images(settings, manifest, store, CPU)

@@ -13,7 +13,6 @@ from components.core.config import HeadConfig, RunConfig
 from components.core.learning.network import Classifier
 from components.core.learning.weight_files import save_weights
 from components.core.storage.finished import run_once
-from components.core.storage.folder_store import FolderStore
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import Learned
@@ -50,7 +49,7 @@ class FinishedRun:
     def __init__(
         self,
         folder: Path,
-        store: ObjectStore | FolderStore,
+        store: ObjectStore,
         kind: Kind = "pseudo_label",
         key: str = KEY,
         weights: str = "student",

@@ -8,8 +8,8 @@ from typing import Any
 from components.core.config import RunConfig
 from components.core.registry.model_manifest import ModelManifest
 from components.core.storage.digests import digest_text
-from components.core.storage.interface import ObjectStorage
 from components.core.storage.manifest import Vocabulary
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import Learned
 
 VOCABULARY = Vocabulary(treatments=("a", "b"), positives=("c",), negatives=("EMPTY",))
@@ -49,7 +49,7 @@ def small_model(number: int, **changes: Any) -> ModelManifest:
     return ModelManifest(**{**given, **changes})
 
 
-def put_model(store: ObjectStorage, number: int, **changes: Any) -> str:
+def put_model(store: ObjectStore, number: int, **changes: Any) -> str:
     """Publishes one, with an object beside the manifest; returns its fingerprint."""
     model = small_model(number, **changes)
     store.put(model.key("card.md"), b"card of %d" % number)

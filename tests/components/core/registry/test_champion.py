@@ -13,7 +13,6 @@ import pytest
 
 from components.core.errors import InputError
 from components.core.registry.champion import CHAMPION, Champion, current_user, promote, read_champion, rollback
-from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from tests.components.core.registry.promoters import CONTEXT, for_ever, in_rounds, until_promoted
 from tests.components.core.registry.small_models import put_model
@@ -23,28 +22,26 @@ PROMOTERS, ROUNDS = 20, 6
 
 
 @pytest.fixture
-def store(either_store: ObjectStore | FolderStore) -> ObjectStore | FolderStore:
+def store(either_store: ObjectStore) -> ObjectStore:
     return either_store
 
 
 @pytest.fixture
-def environment(store: ObjectStore | FolderStore, request: pytest.FixtureRequest) -> Mapping[str, str]:
+def environment(store: ObjectStore, request: pytest.FixtureRequest) -> Mapping[str, str]:
     """What leads another process to the store."""
-    if isinstance(store, FolderStore):
+    if store.root:
         return {}
     server: S3Server = request.getfixturevalue("s3_server")
     return server.environment()
 
 
-def champion_of(store: ObjectStore | FolderStore) -> Champion:
+def champion_of(store: ObjectStore) -> Champion:
     found = read_champion(store)
     assert found is not None
     return found
 
 
-def test_one_of_twenty_promoters_wins_each_round(
-    store: ObjectStore | FolderStore, environment: Mapping[str, str]
-) -> None:
+def test_one_of_twenty_promoters_wins_each_round(store: ObjectStore, environment: Mapping[str, str]) -> None:
     models = [put_model(store, number) for number in range(PROMOTERS)]
     barrier, told = CONTEXT.Barrier(PROMOTERS), CONTEXT.Queue()
     processes = [
@@ -73,7 +70,7 @@ def test_one_of_twenty_promoters_wins_each_round(
 
 
 def test_every_promotion_is_in_the_history_once_and_readers_see_complete_records(
-    store: ObjectStore | FolderStore, environment: Mapping[str, str]
+    store: ObjectStore, environment: Mapping[str, str]
 ) -> None:
     models = [put_model(store, number) for number in range(PROMOTERS)]
     barrier, told = CONTEXT.Barrier(PROMOTERS), CONTEXT.Queue()
@@ -101,7 +98,7 @@ def test_every_promotion_is_in_the_history_once_and_readers_see_complete_records
 
 
 def test_killed_promoters_leave_a_readable_champion_and_block_no_other(
-    store: ObjectStore | FolderStore, environment: Mapping[str, str]
+    store: ObjectStore, environment: Mapping[str, str]
 ) -> None:
     models = tuple(put_model(store, number) for number in range(3))
     for attempt in range(5):
@@ -124,7 +121,7 @@ def test_killed_promoters_leave_a_readable_champion_and_block_no_other(
         assert (change.outcome, change.champion.now.generation) == ("promoted", before.now.generation + 1)
 
 
-def test_a_promotion_based_on_an_earlier_champion_changes_nothing(store: ObjectStore | FolderStore) -> None:
+def test_a_promotion_based_on_an_earlier_champion_changes_nothing(store: ObjectStore) -> None:
     first, second, third = (put_model(store, number) for number in range(3))
     assert promote(store, first, "first", expected=0).outcome == "promoted"
     assert promote(store, second, "second", expected=1).outcome == "promoted"
@@ -136,15 +133,13 @@ def test_a_promotion_based_on_an_earlier_champion_changes_nothing(store: ObjectS
     assert store.get(CHAMPION) == before
 
 
-def test_a_write_without_an_answer_is_found_in_the_history(
-    store: ObjectStore | FolderStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_without_an_answer_is_found_in_the_history(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """The write was done, its answer was lost, and another promoter has followed before anybody looked."""
     first, second, third = (put_model(store, number) for number in range(3))
     promote(store, first, "first")
     write = type(store).put_if_version
 
-    def losing(self: ObjectStore | FolderStore, key: str, data: bytes, version: str) -> bool:
+    def losing(self: ObjectStore, key: str, data: bytes, version: str) -> bool:
         monkeypatch.undo()
         assert write(self, key, data, version)
         assert promote(store, third, "third").outcome == "promoted"
@@ -156,7 +151,7 @@ def test_a_write_without_an_answer_is_found_in_the_history(
     assert [promotion.why for promotion in champion_of(store).promotions] == ["third", "second", "first"]
 
 
-def test_rollbacks_go_back_one_champion_each_and_stop_at_the_first(store: ObjectStore | FolderStore) -> None:
+def test_rollbacks_go_back_one_champion_each_and_stop_at_the_first(store: ObjectStore) -> None:
     a, b, c, d = (put_model(store, number) for number in range(4))
     for model in (a, b, c):
         promote(store, model, "better")
@@ -171,7 +166,7 @@ def test_rollbacks_go_back_one_champion_each_and_stop_at_the_first(store: Object
     assert [promotion.fingerprint for promotion in champion_of(store).promotions] == [a, d, a, b, c, b, a]
 
 
-def test_without_a_champion_or_model_nothing_is_written(store: ObjectStore | FolderStore) -> None:
+def test_without_a_champion_or_model_nothing_is_written(store: ObjectStore) -> None:
     model = put_model(store, 1)
     assert read_champion(store) is None
     for call, message in (
@@ -184,7 +179,7 @@ def test_without_a_champion_or_model_nothing_is_written(store: ObjectStore | Fol
     assert not store.exists(CHAMPION)
 
 
-def test_rejects_a_rollback_to_a_removed_model(store: ObjectStore | FolderStore) -> None:
+def test_rejects_a_rollback_to_a_removed_model(store: ObjectStore) -> None:
     first, second = put_model(store, 1), put_model(store, 2)
     promote(store, first, "x")
     promote(store, second, "x")
@@ -204,9 +199,7 @@ def test_rejects_a_rollback_to_a_removed_model(store: ObjectStore | FolderStore)
         (b'{"schema_version": 2, "new": 1}', r"champion's record of schema 2, newer than this version reads \(1\)"),
     ],
 )
-def test_rejects_a_damaged_champion_and_leaves_it(
-    store: ObjectStore | FolderStore, content: bytes, message: str
-) -> None:
+def test_rejects_a_damaged_champion_and_leaves_it(store: ObjectStore, content: bytes, message: str) -> None:
     model = put_model(store, 1)
     store.put(CHAMPION, content)
     for call in (lambda: read_champion(store), lambda: promote(store, model, "x"), lambda: rollback(store, "x")):

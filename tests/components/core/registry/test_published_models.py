@@ -13,7 +13,6 @@ from components.core.registry.champion import CHAMPION, promote
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.published_models import open_model
 from components.core.registry.publishing import publish
-from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 from tests.components.core.registry.small_models import put_model, small_model
@@ -22,7 +21,7 @@ from tests.components.core.registry.small_models import put_model, small_model
 @pytest.fixture
 def run(tmp_path: Path) -> FinishedRun:
     (tmp_path / "store").mkdir()
-    return FinishedRun(tmp_path, FolderStore(tmp_path / "store"))
+    return FinishedRun(tmp_path, ObjectStore(tmp_path / "store"))
 
 
 @pytest.fixture
@@ -34,14 +33,12 @@ def everything(store: Any) -> dict[str, bytes]:
     return {key: store.get(key) for key in store.list("")}
 
 
-def test_a_model_is_found_as_champion_by_digits_and_by_address(
-    either_store: ObjectStore | FolderStore, tmp_path: Path
-) -> None:
+def test_a_model_is_found_as_champion_by_digits_and_by_address(either_store: ObjectStore, tmp_path: Path) -> None:
     store = either_store
     first, second = put_model(store, 1), put_model(store, 2)
     promote(store, second, "x")
-    elsewhere = FolderStore(tmp_path / "empty")
-    own = elsewhere if isinstance(store, FolderStore) else store.below("empty")
+    elsewhere = ObjectStore(tmp_path / "empty")
+    own = elsewhere if store.root else store.below("empty")
     for place, which, expected in (
         (store, "champion", second),
         (store, first[:5], first),
@@ -55,7 +52,7 @@ def test_a_model_is_found_as_champion_by_digits_and_by_address(
 
 
 def test_rejects_names_of_no_model(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path / "store")
+    store = ObjectStore(tmp_path / "store")
     put_model(store, 1)
     before = everything(store)
     for which, message in (
@@ -78,7 +75,7 @@ def test_rejects_names_of_no_model(tmp_path: Path) -> None:
 
 
 def test_rejects_digits_of_several_models(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
+    store = ObjectStore(tmp_path)
     for number, end in enumerate("ab"):
         put_model(store, number, fingerprint="12345" + end * 59)
     with pytest.raises(InputError, match=r"1234: 12345aaaaaaa, 12345bbbbbbb begin with it; give more digits"):

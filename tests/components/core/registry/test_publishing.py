@@ -19,14 +19,13 @@ from components.core.registry.published_models import open_model
 from components.core.registry.publishing import model_fingerprint, publish
 from components.core.registry.reference import groups_of, reference_of
 from components.core.screen.histograms import domain_statistics
-from components.core.storage.folder_store import FolderStore
 from components.core.storage.object_store import ObjectStore
 from tests.components.core.learning.tiny_networks import weights_of
 from tests.components.core.registry.finished_run import CELL_TYPES, KEY, SCORES, FinishedRun, Kind
 
 
 @pytest.fixture
-def run(tmp_path: Path, either_store: ObjectStore | FolderStore) -> FinishedRun:
+def run(tmp_path: Path, either_store: ObjectStore) -> FinishedRun:
     return FinishedRun(tmp_path, either_store)
 
 
@@ -34,7 +33,7 @@ def run(tmp_path: Path, either_store: ObjectStore | FolderStore) -> FinishedRun:
 def in_folder(tmp_path: Path) -> FinishedRun:
     """For what does not depend on the store."""
     (tmp_path / "store").mkdir()
-    return FinishedRun(tmp_path, FolderStore(tmp_path / "store"))
+    return FinishedRun(tmp_path, ObjectStore(tmp_path / "store"))
 
 
 def below_models(store: Any) -> list[str]:
@@ -47,7 +46,7 @@ def below_models(store: Any) -> list[str]:
 )
 def test_networks_are_restored_bit_for_bit(tmp_path: Path, kind: Kind, role: str) -> None:
     (tmp_path / "store").mkdir()
-    run = FinishedRun(tmp_path, FolderStore(tmp_path / "store"), kind, weights=role)
+    run = FinishedRun(tmp_path, ObjectStore(tmp_path / "store"), kind, weights=role)
     role = "pretrained" if kind == "pretrain" else role
     model = publish(run.store, KEY).model
     assert model.predicted_by == role
@@ -120,7 +119,7 @@ def test_plate_design_and_statistics_are_restored(run: FinishedRun, tmp_path: Pa
 
 def test_without_the_prior_a_model_has_no_design(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
-    run = FinishedRun(tmp_path, FolderStore(tmp_path / "store"), prior={"enabled": False})
+    run = FinishedRun(tmp_path, ObjectStore(tmp_path / "store"), prior={"enabled": False})
     assert publish(run.store, KEY).model.design is None
 
 
@@ -142,7 +141,7 @@ def test_the_card_has_scores_limits_and_licence(in_folder: FinishedRun, tmp_path
 
 def test_a_licence_is_in_the_card_and_not_in_the_fingerprint(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
-    store = FolderStore(tmp_path / "store")
+    store = ObjectStore(tmp_path / "store")
     first = FinishedRun(tmp_path, store)
     fingerprint = publish(store, KEY).model.fingerprint
     stated = FinishedRun(tmp_path, store, key="tiny-2", card={"data_licence": "CC BY 4.0"})
@@ -175,15 +174,15 @@ def test_of_concurrent_publishers_one_leaves_its_files(run: FinishedRun, tmp_pat
 
 def test_a_failed_publisher_leaves_nothing(in_folder: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     store = in_folder.store
-    upload, calls = FolderStore.upload_file, []
+    upload, calls = ObjectStore.upload_file, []
 
-    def failing(self: FolderStore, path: Path, key: str) -> None:
+    def failing(self: ObjectStore, path: Path, key: str) -> None:
         calls.append(key)
         if len(calls) == 5:
             raise StepError("the disk is full")
         upload(self, path, key)
 
-    monkeypatch.setattr(FolderStore, "upload_file", failing)
+    monkeypatch.setattr(ObjectStore, "upload_file", failing)
     with pytest.raises(StepError, match="the disk is full"):
         publish(store, KEY)
     assert len(calls) == 5

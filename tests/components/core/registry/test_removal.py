@@ -12,7 +12,7 @@ from components.core.errors import InputError, StepError
 from components.core.registry.champion import CHAMPION, promote, rollback
 from components.core.registry.removal import fingerprint_of, removable_models
 from components.core.storage.garbage import StoredGroup, sweep
-from components.core.storage.interface import ObjectStorage
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_store
 from components.core.storage.run_records import PredictionRecord, RunRecord
 from components.core.storage.runs import write_run
@@ -23,24 +23,24 @@ DAY = timedelta(days=1)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ObjectStorage:
+def store(tmp_path: Path) -> ObjectStore:
     return open_store(tmp_path.as_uri())
 
 
-def found(store: ObjectStorage, keep: int = 0, age: timedelta = -DAY) -> list[StoredGroup]:
+def found(store: ObjectStore, keep: int = 0, age: timedelta = -DAY) -> list[StoredGroup]:
     """What may be removed; by default everything is old enough."""
     return removable_models(store, keep, datetime.now(UTC) - age)
 
 
-def remove(store: ObjectStorage, shown: Sequence[StoredGroup], keep: int = 0) -> tuple[int, int]:
+def remove(store: ObjectStore, shown: Sequence[StoredGroup], keep: int = 0) -> tuple[int, int]:
     return sweep(store, shown, lambda: found(store, keep), datetime.now(UTC) + DAY)
 
 
-def models_of(store: ObjectStorage) -> set[str]:
+def models_of(store: ObjectStore) -> set[str]:
     return {key.split("/")[1] for key in store.list("models/")} - {"champion.json"}
 
 
-def test_keeps_the_champion_and_the_last_before_it(store: ObjectStorage) -> None:
+def test_keeps_the_champion_and_the_last_before_it(store: ObjectStore) -> None:
     a, b, c, d, never = (put_model(store, number) for number in range(5))
     for model in (a, b, c, b, d):
         promote(store, model, "x")
@@ -55,7 +55,7 @@ def test_keeps_the_champion_and_the_last_before_it(store: ObjectStorage) -> None
     assert {fingerprint_of(group) for group in found(store)} == {c, d}
 
 
-def test_keeps_young_models_and_copies(store: ObjectStorage) -> None:
+def test_keeps_young_models_and_copies(store: ObjectStore) -> None:
     promote(store, put_model(store, 1), "x")
     put_model(store, 2)
     store.put(f"{OTHER}/weights/0/HUVEC/a.safetensors", b"x")
@@ -63,12 +63,12 @@ def test_keeps_young_models_and_copies(store: ObjectStorage) -> None:
     assert len(found(store)) == 2
 
 
-def test_keeps_complete_models_while_none_is_promoted(store: ObjectStorage) -> None:
+def test_keeps_complete_models_while_none_is_promoted(store: ObjectStore) -> None:
     put_model(store, 1)
     assert found(store) == []
 
 
-def test_keeps_every_copy_of_a_model_with_a_damaged_manifest_until_the_model_goes(store: ObjectStorage) -> None:
+def test_keeps_every_copy_of_a_model_with_a_damaged_manifest_until_the_model_goes(store: ObjectStore) -> None:
     damaged = put_model(store, 2)
     store.put(f"models/{damaged}/manifest.json", b"{")
     assert found(store) == []
@@ -77,14 +77,14 @@ def test_keeps_every_copy_of_a_model_with_a_damaged_manifest_until_the_model_goe
     assert (group.kind, fingerprint_of(group), group.belongs_to) == ("model", damaged, "")
 
 
-def test_a_damaged_champion_stops_the_removal(store: ObjectStorage) -> None:
+def test_a_damaged_champion_stops_the_removal(store: ObjectStore) -> None:
     put_model(store, 1)
     store.put(CHAMPION, b"{")
     with pytest.raises(InputError, match="damaged, not a champion's record"):
         found(store)
 
 
-def test_keeps_models_that_came_into_use_after_they_were_shown(store: ObjectStorage) -> None:
+def test_keeps_models_that_came_into_use_after_they_were_shown(store: ObjectStore) -> None:
     first, second, third = (put_model(store, number) for number in range(3))
     promote(store, first, "x")
     shown = found(store)
@@ -95,14 +95,14 @@ def test_keeps_models_that_came_into_use_after_they_were_shown(store: ObjectStor
 
 
 def test_an_interrupted_removal_leaves_no_damaged_model_and_is_finished_by_the_next(
-    store: ObjectStorage, monkeypatch: pytest.MonkeyPatch
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     champion = put_model(store, 1)
     promote(store, champion, "x")
     put_model(store, 2)
     delete_many = type(store).delete_many
 
-    def killed(self: ObjectStorage, keys: Sequence[str]) -> None:
+    def killed(self: ObjectStore, keys: Sequence[str]) -> None:
         if not keys[0].endswith("manifest.json"):
             raise StepError("killed")
         delete_many(self, keys)
@@ -117,7 +117,7 @@ def test_an_interrupted_removal_leaves_no_damaged_model_and_is_finished_by_the_n
     assert models_of(store) == {champion}
 
 
-def test_keeps_a_model_that_a_recent_prediction_uses(store: ObjectStorage) -> None:
+def test_keeps_a_model_that_a_recent_prediction_uses(store: ObjectStore) -> None:
     promote(store, put_model(store, 1), "x")
     used = put_model(store, 2)
     prediction = PredictionRecord(model=used, address="s3://x", experiments=(), any_cell_type=False, folds={})
@@ -126,7 +126,7 @@ def test_keeps_a_model_that_a_recent_prediction_uses(store: ObjectStorage) -> No
     assert found(store, age=DAY) == []
 
 
-def test_removes_unused_copies_and_leaves_other_objects(store: ObjectStorage) -> None:
+def test_removes_unused_copies_and_leaves_other_objects(store: ObjectStore) -> None:
     kept = put_model(store, 1)
     promote(store, kept, "x")
     for key in ("models/README.md", f"models/{kept}/notes.txt", "models/short/manifest.json"):

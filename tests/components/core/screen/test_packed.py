@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from components.core.errors import InputError
 from components.core.screen.packed import SiteReader
-from components.core.storage.folder_store import FolderStore
 from components.core.storage.node_cache import NodeCache
+from components.core.storage.object_store import ObjectStore
 from tests.tiny_screen import SIZE, TinyScreen
 
 INDICES = st.lists(st.integers(0, 79), max_size=12)
@@ -72,7 +72,9 @@ def test_a_changed_pixel_is_noticed_if_digests_are_verified(packed_screen):
 
 
 class Counted:
-    """A store that records requests, and offers views."""
+    """A store that records requests."""
+
+    root = None
 
     def __init__(self, store):
         self.requested = []
@@ -141,11 +143,11 @@ def test_nothing_wrong_enters_the_nodes_cache(packed_screen, tmp_path, verify):
 def test_files_of_a_folder_are_read_directly(packed_screen, tmp_path, monkeypatch):
     memory, manifest = packed_screen
     memory.dump(tmp_path)
-    store = FolderStore(tmp_path)
+    store = ObjectStore(tmp_path)
     monkeypatch.setattr(store, "get_many", None)
     reader = SiteReader(store, manifest, verify=True)
     assert np.array_equal(reader.read(np.arange(80)), SiteReader(memory, manifest).read(np.arange(80)))
-    file = store.local_path(reader.table.key_S[13])
+    file = store.root / reader.table.key_S[13]
     for change, message in (
         (lambda data: data[:-5], "the manifest says"),
         (lambda data: data + b"more", "bytes or more, the manifest says"),

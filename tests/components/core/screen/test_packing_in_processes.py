@@ -19,7 +19,7 @@ from components.core.screen import packing
 from components.core.screen.layouts import read_screen
 from components.core.screen.packing import Packing, PackResult, pack_plates
 from components.core.screen.screen_source import ScreenDirectory
-from components.core.storage.folder_store import FolderStore
+from components.core.storage.object_store import ObjectStore
 from tests.tiny_screen import CONFIG, SIZE, TinyScreen, raw_png
 
 ROOT = Path(__file__).parents[4]
@@ -52,7 +52,7 @@ def gate(tmp_path: Path) -> Path:
     return tmp_path / "gate"
 
 
-def pack(root: Path, store: FolderStore) -> list[PackResult]:
+def pack(root: Path, store: ObjectStore) -> list[PackResult]:
     plates = read_screen(root, CONFIG.screen).plates
     return list(pack_plates(Packing(GatedScreen(root), 2, SIZE, CONFIG.pack, store), plates))
 
@@ -60,7 +60,7 @@ def pack(root: Path, store: FolderStore) -> list[PackResult]:
 def main(root: str, store: str) -> None:
     """Packs in processes; the program of the tests that kill it."""
     packing.PROCESSES_FROM, packing.cores = 0, lambda: 2
-    pack(Path(root), FolderStore(Path(store)))
+    pack(Path(root), ObjectStore(Path(store)))
 
 
 def workers_of(parent: int) -> list[int]:
@@ -93,7 +93,7 @@ def wait_for(done: Callable[[], object], what: str) -> None:
 
 
 def test_processes_write_the_same_bytes_as_threads(tiny: TinyScreen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    stores = [FolderStore(tmp_path / name) for name in ("threads", "processes")]
+    stores = [ObjectStore(tmp_path / name) for name in ("threads", "processes")]
     threads = pack(tiny.root, stores[0])
     monkeypatch.setattr(packing, "PROCESSES_FROM", 0)
     monkeypatch.setattr(packing, "cores", lambda: 2)
@@ -112,7 +112,7 @@ def test_processes_write_the_same_bytes_as_threads(tiny: TinyScreen, tmp_path: P
 def test_a_bad_image_leaves_nothing_of_its_plate_and_those_before_it_complete(
     tiny: TinyScreen, tmp_path: Path, in_processes: None, monkeypatch: pytest.MonkeyPatch
 ):
-    store = FolderStore(tmp_path / "store")
+    store = ObjectStore(tmp_path / "store")
     # All its checksums are right, so only the decoder notices.
     tiny.image("HUVEC-02", 1, "C02", 2, 5).write_bytes(raw_png(SIZE, zlib.compress(b"\0" * SIZE)))
     with pytest.raises(InputError) as in_process:
@@ -123,7 +123,7 @@ def test_a_bad_image_leaves_nothing_of_its_plate_and_those_before_it_complete(
     assert sum("/c." in key for key in store.list("plates/")) == 20
     monkeypatch.setattr(packing, "PROCESSES_FROM", 1e99)
     with pytest.raises(InputError) as in_thread:
-        pack(tiny.root, FolderStore(tmp_path / "other"))
+        pack(tiny.root, ObjectStore(tmp_path / "other"))
     assert str(in_process.value) == str(in_thread.value)
     assert "C02_s2_w5.png: channel w5 (mitochondria) of well C02, site 2: the image data cannot" in str(in_thread.value)
 
@@ -131,7 +131,7 @@ def test_a_bad_image_leaves_nothing_of_its_plate_and_those_before_it_complete(
 def test_a_killed_worker_is_one_clear_error_and_the_next_run_finishes(
     tiny: TinyScreen, tmp_path: Path, in_processes: None, gate: Path
 ):
-    store = FolderStore(tmp_path / "store")
+    store = ObjectStore(tmp_path / "store")
 
     def kill_one() -> None:
         wait_for(lambda: workers_of(os.getpid()), "workers")
@@ -153,7 +153,7 @@ def test_a_killed_worker_is_one_clear_error_and_the_next_run_finishes(
 def test_workers_end_with_their_parent_and_a_rerun_finishes(
     tiny: TinyScreen, tmp_path: Path, gate: Path, how: signal.Signals
 ):
-    store = FolderStore(tmp_path / "store")
+    store = ObjectStore(tmp_path / "store")
     program = f"from {__name__} import main; import sys; main(*sys.argv[1:])"
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(tiny.root), str(store.root)],
@@ -171,6 +171,6 @@ def test_workers_end_with_their_parent_and_a_rerun_finishes(
     wait_for(lambda: not any(map(running, workers)), f"{workers} outlive their parent")
     gate.unlink(missing_ok=True)
     assert len(pack(tiny.root, store)) == 8
-    undisturbed = FolderStore(tmp_path / "undisturbed")
+    undisturbed = ObjectStore(tmp_path / "undisturbed")
     pack(tiny.root, undisturbed)
     assert store.list("plates/") == undisturbed.list("plates/")

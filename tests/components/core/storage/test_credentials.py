@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import InputError
-from components.core.storage.endpoint import Endpoint, has_keys
+from components.core.storage.s3 import S3Endpoint, has_keys
 from tests.seaweedfs import S3Server
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -26,14 +26,14 @@ from pathlib import Path
 from components.core.storage.object_store import ObjectStore
 assert "AWS_ACCESS_KEY_ID" not in os.environ
 try:
-    store = pickle.loads(pickle.dumps(ObjectStore.connect("cellsignal", sys.argv[1])))
+    store = pickle.loads(pickle.dumps(ObjectStore("cellsignal", sys.argv[1])))
     store.check()
     store.put("a", b"1")
     assert store.get_many(["a", "a"]) == [b"1", b"1"]
     store.upload_file(Path(__file__ if "__file__" in globals() else "/etc/hostname"), "file")
     store.download_file("file", Path("back"))
     assert store.list("") == ["a", "file"]
-    print("all well in", store._endpoint.region)
+    print("all well in", store._s3.endpoint.region)
 except ValueError as error:
     print(type(error).__name__, error)
 """
@@ -164,7 +164,6 @@ def test_a_service_accounts_role_is_taken_by_its_token(elsewhere: Callable[..., 
     ("variables", "told"),
     [
         ({"AWS_ROLE_ARN": "arn:aws:iam::1:role/r", "AWS_WEB_IDENTITY_TOKEN_FILE": "none"}, "No such file"),
-        ({"AWS_PROFILE": "nobody"}, "nobody"),
         ({"AWS_SHARED_CREDENTIALS_FILE": "none"}, "there are none"),
     ],
 )
@@ -175,15 +174,44 @@ def test_none_where_they_should_be_is_one_line(elsewhere: Callable[..., str], va
     assert "\n" not in line
 
 
-def test_the_chain_is_asked_only_where_there_is_no_key_and_something_names_it():
+def test_the_chain_is_asked_only_without_keys_and_if_a_variable_leads_to_some(monkeypatch: pytest.MonkeyPatch):
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
     role = {"AWS_ROLE_ARN": "r", "AWS_WEB_IDENTITY_TOKEN_FILE": "f"}
     assert has_keys(role)
     for variables in ({}, {"AWS_ROLE_ARN": "r"}, {**role, "AWS_ACCESS_KEY_ID": "k"}):
         assert not has_keys(variables)
-        with pytest.raises(InputError, match="is not set; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
-            Endpoint.from_environment(variables)
-    given = Endpoint.from_environment(
-        {**role, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t"}
+        with monkeypatch.context() as given:
+            for name, value in variables.items():
+                given.setenv(name, value)
+            with pytest.raises(InputError, match="is not set; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
+                S3Endpoint.from_environment()
+    for name, value in {**role, "AWS_SESSION_TOKEN": "t"}.items():
+        monkeypatch.setenv(name, value)
+    assert S3Endpoint.from_environment().session_token is None
+    for name, value in {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}.items():
+        monkeypatch.setenv(name, value)
+    endpoint = S3Endpoint.from_environment()
+    assert (endpoint.access_key, endpoint.secret_key, endpoint.session_token) == ("k", "s", "t")
+
+
+def test_the_endpoint_is_found_in_boto3s_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    assert S3Endpoint.from_environment().url is None
+    (tmp_path / "config").write_text("[profile lab]\nendpoint_url = http://profile:1\nregion = eu-north-1\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    assert (S3Endpoint.from_environment().url, S3Endpoint.from_environment().region) == (
+        "http://profile:1",
+        "eu-north-1",
     )
-    assert (given.access_key, given.secret_key, given.session_token) == ("k", "s", "t")
-    assert Endpoint.from_environment({**role, "AWS_SESSION_TOKEN": "t"}).session_token is None
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://general:2")
+    assert S3Endpoint.from_environment().url == "http://general:2"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://service:3")
+    assert S3Endpoint.from_environment().url == "http://service:3"
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(InputError, match=r"^object store: .*nobody.* could not be found; correct AWS_PROFILE"):
+        S3Endpoint.from_environment()

@@ -13,13 +13,13 @@ import pytest
 from components.core.errors import InputError, StepError
 from components.core.storage.digests import digest_path
 from components.core.storage.finished import fetch_finished, run_once
-from components.core.storage.interface import ObjectStorage
+from components.core.storage.object_store import ObjectStore
 
 INPUTS = {"config": '{"epochs": 2}', "screen": "5f0c", "code": "77aa"}
 
 
 @pytest.fixture
-def store(either_store: ObjectStorage) -> ObjectStorage:
+def store(either_store: ObjectStore) -> ObjectStore:
     return either_store
 
 
@@ -42,11 +42,11 @@ def _outputs(folder: Path) -> dict[str, Path]:
     return {"model": folder / "model", "logits": folder / "logits"}
 
 
-def _stored(store: ObjectStorage, suffix: str) -> str:
+def _stored(store: ObjectStore, suffix: str) -> str:
     return next(key for key in store.list("finished/") if key.endswith(suffix))
 
 
-def test_the_same_inputs_work_once_and_bring_the_same_outputs(store: ObjectStorage, tmp_path: Path) -> None:
+def test_the_same_inputs_work_once_and_bring_the_same_outputs(store: ObjectStore, tmp_path: Path) -> None:
     work = Work()
     assert run_once(store, "finetune", INPUTS, _outputs(tmp_path / "one"), work) is False
     assert run_once(store, "finetune", dict(reversed(INPUTS.items())), _outputs(tmp_path / "two"), work) is True
@@ -56,7 +56,7 @@ def test_the_same_inputs_work_once_and_bring_the_same_outputs(store: ObjectStora
 
 
 @pytest.mark.parametrize("change", ["config", "screen", "code", "step", "outputs"])
-def test_whatever_changes_makes_the_work_be_done_again(store: ObjectStorage, tmp_path: Path, change: str) -> None:
+def test_whatever_changes_makes_the_work_be_done_again(store: ObjectStore, tmp_path: Path, change: str) -> None:
     run_once(store, "finetune", INPUTS, _outputs(tmp_path), Work())
     inputs = {**INPUTS, change: "other"} if change in INPUTS else INPUTS
     outputs = _outputs(tmp_path) | ({"third": tmp_path / "third"} if change == "outputs" else {})
@@ -70,7 +70,7 @@ def test_whatever_changes_makes_the_work_be_done_again(store: ObjectStorage, tmp
     assert (tmp_path / "model").read_text() == "new"
 
 
-def test_what_lies_at_an_output_is_replaced(store: ObjectStorage, tmp_path: Path) -> None:
+def test_what_lies_at_an_output_is_replaced(store: ObjectStore, tmp_path: Path) -> None:
     outputs = _outputs(tmp_path)
     for _ in range(2):  # by work, then from the store
         outputs["logits"].mkdir(exist_ok=True)
@@ -84,7 +84,7 @@ def test_what_lies_at_an_output_is_replaced(store: ObjectStorage, tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["logits", "model"]
 
 
-def test_a_crash_leaves_what_was_there_and_nothing_else(store: ObjectStorage, tmp_path: Path) -> None:
+def test_a_crash_leaves_what_was_there_and_nothing_else(store: ObjectStore, tmp_path: Path) -> None:
     outputs = _outputs(tmp_path)
     outputs["model"].write_text("earlier")
 
@@ -99,27 +99,27 @@ def test_a_crash_leaves_what_was_there_and_nothing_else(store: ObjectStorage, tm
     assert store.list() == []
 
 
-def test_an_output_that_was_not_written_is_named(store: ObjectStorage, tmp_path: Path) -> None:
+def test_an_output_that_was_not_written_is_named(store: ObjectStore, tmp_path: Path) -> None:
     with pytest.raises(StepError, match="finetune: its output 'logits' was not written"):
         run_once(store, "finetune", INPUTS, _outputs(tmp_path), lambda paths: paths["model"].touch())
     assert list(tmp_path.iterdir()) == []
     assert store.list() == []
 
 
-def _replace_content(store: ObjectStorage) -> None:
+def _replace_content(store: ObjectStore) -> None:
     store.put(_stored(store, "/model"), b"Weights")  # same size
 
 
-def _delete_file(store: ObjectStorage) -> None:
+def _delete_file(store: ObjectStore) -> None:
     store.delete(_stored(store, "/logits.npz"))
 
 
-def _cut_record(store: ObjectStorage) -> None:
+def _cut_record(store: ObjectStore) -> None:
     key = _stored(store, "/done.json")
     store.put(key, store.get(key)[:50])
 
 
-def _escape(store: ObjectStorage) -> None:
+def _escape(store: ObjectStore) -> None:
     key = _stored(store, "/done.json")
     record = json.loads(store.get(key))
     record["outputs"]["logits"]["files"][0]["path"] = "../../escaped"
@@ -128,7 +128,7 @@ def _escape(store: ObjectStorage) -> None:
 
 @pytest.mark.parametrize("damage", [_replace_content, _delete_file, _cut_record, _escape])
 def test_what_is_damaged_in_the_store_is_noticed_and_made_anew(
-    store: ObjectStorage, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[ObjectStorage], None]
+    store: ObjectStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[ObjectStore], None]
 ) -> None:
     work = Work()
     run_once(store, "finetune", INPUTS, _outputs(tmp_path / "one"), work)
@@ -141,7 +141,7 @@ def test_what_is_damaged_in_the_store_is_noticed_and_made_anew(
     assert not (tmp_path.parent / "escaped").exists()
 
 
-def test_two_runs_side_by_side_record_one_whole_result(store: ObjectStorage, tmp_path: Path) -> None:
+def test_two_runs_side_by_side_record_one_whole_result(store: ObjectStore, tmp_path: Path) -> None:
     together = Barrier(2)
 
     def run(name: str) -> bool:
@@ -159,7 +159,7 @@ def test_two_runs_side_by_side_record_one_whole_result(store: ObjectStorage, tmp
     assert digest_path(tmp_path / "later") in (digest_path(tmp_path / "one"), digest_path(tmp_path / "two"))
 
 
-def test_some_outputs_can_be_brought_from_where_they_are_kept(store: ObjectStorage, tmp_path: Path) -> None:
+def test_some_outputs_can_be_brought_from_where_they_are_kept(store: ObjectStore, tmp_path: Path) -> None:
     places: list[str] = []
     for name in ("one", "two"):  # by work, then from the store
         run_once(store, "finetune", INPUTS, _outputs(tmp_path / name), Work(), finished=places.append)

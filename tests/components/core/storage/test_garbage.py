@@ -22,8 +22,8 @@ from components.core.storage.garbage import (
     needed_by,
     sweep,
 )
-from components.core.storage.interface import ObjectStorage, StoredObject
 from components.core.storage.manifest import Manifest, Vocabulary
+from components.core.storage.object_store import ObjectStore, StoredObject
 from components.core.storage.opening import open_store
 from components.core.storage.run_records import PredictionRecord, RunRecord
 from components.core.storage.runs import read_runs, record_task, write_run
@@ -96,7 +96,7 @@ def test_garbage_is_exactly_what_is_old_and_unneeded(stored: Stored) -> None:
 class AgedStore:
     """A store whose present objects are ten days old, and which fails after a number of deletes."""
 
-    def __init__(self, store: ObjectStorage) -> None:
+    def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self._old = {found.key for found in store.scan("")}
         self.deletes = 1000
@@ -137,12 +137,12 @@ SCREEN = Manifest(
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> ObjectStorage:
+def folder(tmp_path: Path) -> ObjectStore:
     return open_store(tmp_path.as_uri())
 
 
 @pytest.fixture
-def needed(folder: ObjectStorage) -> set[str]:
+def needed(folder: ObjectStore) -> set[str]:
     """A run with a plate and an output, and objects of other programs; beside them garbage of each kind. The keys to keep."""
     for prefix in (PLATES[0], OUTPUTS[0]):
         fill(folder, prefix)
@@ -158,16 +158,16 @@ def needed(folder: ObjectStorage) -> set[str]:
     return needed
 
 
-def fill(store: ObjectStorage, prefix: str) -> None:
+def fill(store: ObjectStore, prefix: str) -> None:
     for name in ("plate.json", "done.json", "a/b", "c"):
         store.put(f"{prefix}/{name}", b"x")
 
 
-def point(store: ObjectStorage | AgedStore, pointer: str, plate: str) -> None:
+def point(store: ObjectStore | AgedStore, pointer: str, plate: str) -> None:
     store.put(pointer, json.dumps({"prefix": plate}).encode())
 
 
-def test_removes_garbage_of_every_kind_and_nothing_else(folder: ObjectStorage, needed: set[str]) -> None:
+def test_removes_garbage_of_every_kind_and_nothing_else(folder: ObjectStore, needed: set[str]) -> None:
     assert collect(AgedStore(folder)) == (13, 0)
     assert set(folder.list("")) == needed
     assert collect(AgedStore(folder)) == (0, 0)
@@ -176,7 +176,7 @@ def test_removes_garbage_of_every_kind_and_nothing_else(folder: ObjectStorage, n
     assert set(folder.list("")) == set(FOREIGN)
 
 
-def test_keeps_objects_that_come_into_use_after_they_were_found(folder: ObjectStorage, needed: set[str]) -> None:
+def test_keeps_objects_that_come_into_use_after_they_were_found(folder: ObjectStore, needed: set[str]) -> None:
     aged, cutoff = AgedStore(folder), datetime.now(UTC) - timedelta(days=2)
     garbage = find(aged, cutoff)
     assert len(garbage) == 4
@@ -193,7 +193,7 @@ def test_keeps_objects_that_come_into_use_after_they_were_found(folder: ObjectSt
 
 @pytest.mark.parametrize("deletes", [0, 1, 3, 7, 12])
 def test_an_interrupted_collection_leaves_nothing_complete_and_is_finished_by_the_next(
-    folder: ObjectStorage, needed: set[str], deletes: int
+    folder: ObjectStore, needed: set[str], deletes: int
 ) -> None:
     aged = AgedStore(folder)
     aged.deletes = deletes
@@ -217,7 +217,7 @@ def test_an_interrupted_collection_leaves_nothing_complete_and_is_finished_by_th
     ],
 )
 def test_removes_nothing_while_a_record_cannot_be_read(
-    folder: ObjectStorage, needed: set[str], name: str, content: bytes | None, message: str
+    folder: ObjectStore, needed: set[str], name: str, content: bytes | None, message: str
 ) -> None:
     if content is None:
         folder.delete(f"runs/mine-1/{name}")
@@ -229,16 +229,14 @@ def test_removes_nothing_while_a_record_cannot_be_read(
     assert folder.list("") == before
 
 
-def test_keeps_the_plates_of_a_prediction(folder: ObjectStorage, needed: set[str]) -> None:
+def test_keeps_the_plates_of_a_prediction(folder: ObjectStore, needed: set[str]) -> None:
     prediction = PredictionRecord(model="ab" * 32, address="s3://x", experiments=(), any_cell_type=False, folds={})
     write_run(folder, RunRecord(key="p", config={}, lineage={}, prediction=prediction), b"", b"", None, [PLATES[1]])
     collect(AgedStore(folder))
     assert set(folder.list("")) >= {f"{PLATES[1]}/{name}" for name in ("plate.json", "a/b", "c")} | {POINTERS[1]}
 
 
-def test_a_packed_screen_keeps_everything_while_its_run_is_recorded(
-    either_store: ObjectStorage, tmp_path: Path
-) -> None:
+def test_a_packed_screen_keeps_everything_while_its_run_is_recorded(either_store: ObjectStore, tmp_path: Path) -> None:
     source = TinyScreen(tmp_path / "screen").root
     config = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"bucket": either_store.uri("")})})
     outputs = [str(tmp_path / name) for name in ("screen.json", "holdout.json", "labels.csv")]

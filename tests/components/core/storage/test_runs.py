@@ -11,8 +11,8 @@ import pytest
 from components.core import progress
 from components.core.config import PackConfig
 from components.core.errors import InputError, StepError
-from components.core.storage.interface import ObjectStorage
 from components.core.storage.manifest import Manifest, Vocabulary
+from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_store
 from components.core.storage.run_records import Learned, PredictionRecord, RunRecord, TaskRecord, run_address
 from components.core.storage.runs import (
@@ -213,7 +213,7 @@ def test_an_unreachable_store_does_not_hide_the_failure(
     assert "could not be recorded" in capsys.readouterr().out
 
 
-def test_results_come_back_complete_or_not_at_all(either_store: ObjectStorage, tmp_path: Path) -> None:
+def test_results_come_back_complete_or_not_at_all(either_store: ObjectStore, tmp_path: Path) -> None:
     made, back = tmp_path / "made", tmp_path / "back"
     made.mkdir()
     back.mkdir()

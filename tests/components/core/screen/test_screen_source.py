@@ -1,43 +1,17 @@
-"""All files of a screen's folder by few requests: the same in a bucket as in a directory."""
+"""A screen's files are listed alike in a bucket and in a directory."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from components.core.screen.screen_source import ScreenDirectory
-from components.core.storage import listing
-from components.core.storage.listing import SPARE, parts
+from components.core.screen.screen_source import ScreenBucket, ScreenDirectory
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.screen_bucket import ScreenBucket
-
-SIZES = st.dictionaries(st.sampled_from(["train", "test", "images"]), st.integers(0, 40), min_size=1)
-
-
-@given(sizes=SIZES, most=st.integers(3, 60))
-def test_every_folder_is_listed_once_in_no_more_parts_than_allowed(sizes: dict[str, int], most: int) -> None:
-    inside = {folder: [f"E{n}" for n in range(count)] for folder, count in sizes.items()}
-    found = parts(inside, most)
-    assert found.keys() == inside.keys()
-    assert sum(map(len, found.values())) <= max(most, len(inside))
-    for folder, names in inside.items():
-        assert found[folder] in ([folder], [f"{folder}/{name}" for name in names])
-
-
-def test_the_folder_that_holds_most_is_split_first() -> None:
-    inside = {"test": [f"E{n}" for n in range(18)], "train": [f"E{n}" for n in range(33)]}
-    found = parts(inside, SPARE)
-    assert (len(found["train"]), found["test"]) == (33, ["test"])
 
 
 @pytest.mark.parametrize("prefix", ["", "screens/week-48"])
-def test_a_bucket_tells_what_the_directory_tells_in_few_requests(
-    store: ObjectStore, tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bucket_and_a_directory_list_the_same_files(store: ObjectStore, tmp_path: Path, prefix: str) -> None:
     bucket = store.below(prefix) if prefix else store
     files = {
         f"train/{experiment}/Plate{plate}/B{well:02d}_s1_w{channel}.png": experiment.encode() * well
@@ -53,17 +27,14 @@ def test_a_bucket_tells_what_the_directory_tells_in_few_requests(
         target.write_bytes(data)
     bucket.put_many({**files, **others}.items())
     wanted = [("train/notes.txt", 1), *((path, len(data)) for path, data in files.items())]
-    place = ScreenBucket(bucket)
-    before = bucket.requests["lists"]
-    found = place.list_trees(["train", "nowhere"])
-    assert bucket.requests["lists"] - before <= math.ceil(len(files) / 1000) + SPARE + 2
+    source = ScreenBucket(bucket)
+    found = source.list_trees(["train", "nowhere"])
     assert sorted(facts[:2] for facts in found) == sorted(wanted)
     assert sorted(facts[:2] for facts in ScreenDirectory(tmp_path).list_trees(["train"])) == sorted(wanted)
-    assert place.list_trees(["nowhere"]) == ScreenDirectory(tmp_path).list_trees(["nowhere"]) == []
+    assert source.list_trees(["nowhere"]) == ScreenDirectory(tmp_path).list_trees(["nowhere"]) == []
     versions = {facts.name: facts.version for facts in found}
     bucket.put("train/U2OS/Plate1/B01_s1_w1.png", b"SOTU")  # of the same size
-    monkeypatch.setattr(listing, "SPARE", 1)  # the folder as a whole
-    again = {facts.name: facts.version for facts in place.list_trees(["train"])}
+    again = {facts.name: facts.version for facts in source.list_trees(["train"])}
     assert again.keys() == versions.keys()
     assert {name for name in again if again[name] != versions[name]} == {"train/U2OS/Plate1/B01_s1_w1.png"}
 
