@@ -142,9 +142,9 @@ def growth(
 
     The same command with the same --out resumes.
     """
-    from pipelines.studies.commands import run_growth
+    from pipelines.studies.growth import run_growth
 
-    raise typer.Exit(run_growth(config, set or [], seeds or ["1,2,3"], out, store))
+    run_growth(config, set or [], seeds or ["1,2,3"], out, store)
 
 
 @app.command()
@@ -166,11 +166,11 @@ def protocols(
     --out resumes.
     """
     from components.core.config import RunConfig
-    from pipelines.studies.commands import run_protocols
+    from pipelines.studies.protocols import run_protocols
 
     changes = set or []
     folder = out or Path("runs") / f"{RunConfig.load(config, changes).name}-protocols"
-    raise typer.Exit(run_protocols(config, changes, screen, protocol, repeats, backbones, folder, store))
+    run_protocols(config, changes, screen, protocol, repeats, backbones, folder, store)
 
 
 @app.command()

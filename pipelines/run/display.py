@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.core.config import RunConfig
+from components.core.progress import parse_events
 from pipelines.dag import task_name
 
 QUIET_SECONDS = 10.0
@@ -47,18 +48,24 @@ class TaskDisplay:
         counts: tasks by step.
         console: where to draw.
         clock: seconds that only grow.
+        names: names of tasks whose events have a `task`, by that, for programs that run many related configurations; their warnings
+            are not printed.
+        table: results so far, drawn above the tasks in a terminal.
     """
 
     config: RunConfig
     counts: Mapping[str, int]
     console: Console
     clock: Callable[[], float] = time.monotonic
+    names: dict[str, str] = field(default_factory=dict)
+    table: Callable[[], Table] | None = None
     finished: int = 0
     running: dict[str, ShownTask] = field(default_factory=dict)
     warnings: int = 0
     _begun: float = field(init=False)
     _done_work: float = 0.0
     _fetched_work: float = 0.0
+    _unfinished: str = ""
     _live: Live | None = None
 
     def __post_init__(self) -> None:
@@ -74,17 +81,26 @@ class TaskDisplay:
         if self._live is not None:
             self._live.stop()
 
+    def read(self, events: TextIO) -> list[dict[str, Any]]:
+        """Shows and returns the events that were added to the events file since the last call."""
+        *lines, self._unfinished = (self._unfinished + events.read()).split("\n")
+        found = list(parse_events(lines))
+        for event in found:
+            self.event(event)
+        return found
+
     def event(self, event: dict[str, Any]) -> None:
         """Takes in one event of the events file."""
-        name = event_name(event)
+        key = event.get("task") or event_name(event)
+        name = self.names.get(key) or event_name(event)
         kind = event["event"]
         if kind == "start":
             work = expected_work(self.config, event.get("step", ""))
-            self.running[name] = ShownTask(name, event.get("step", ""), work)
+            self.running[key] = ShownTask(name, event.get("step", ""), work)
             self._line(f"{name}: started")
             return
-        task = self.running.get(name)
-        if kind == "warning":
+        task = self.running.get(key)
+        if kind == "warning" and not self.names:
             self.warnings += 1
             if self._live is None or self.warnings <= WARNINGS_SHOWN:
                 # One line each where output goes to a file; a terminal wraps between words.
@@ -104,11 +120,11 @@ class TaskDisplay:
             self._done_work += task.work
             if task.step in TRAINING and not task.fraction:
                 self._fetched_work += task.work  # no epoch: an earlier run did it
-            del self.running[name]
+            del self.running[key]
             self._line(f"{name}: done in {duration(event['seconds'])}")
             return
         elif kind == "failed":
-            del self.running[name]
+            del self.running[key]
             return
         if self.clock() - task.printed >= QUIET_SECONDS and task.detail:
             task.printed = self.clock()
@@ -154,13 +170,14 @@ class TaskDisplay:
         """Two lines a task, so that its numbers fit into 80 columns; at most two tasks run at a time."""
         left = None if self.finished == self.total else self.seconds_left()
         lines: list[Text | Table] = [
+            *([self.table()] if self.table else []),
             Text.assemble(
                 (f" {self.finished}/{self.total} steps ", "bold"),
                 f" {duration(self.clock() - self._begun)} elapsed",
                 "" if left is None else f", about {duration(left)} left",
                 overflow="ellipsis",
                 no_wrap=True,
-            )
+            ),
         ]
         if self.warnings:
             many = "1 warning" if self.warnings == 1 else f"{self.warnings} warnings"

@@ -21,7 +21,6 @@ from typing import Any, TextIO
 from components.core.config import RunConfig, parse
 from components.core.errors import InputError, StepError
 from components.core.processes import end_with_parent
-from components.core.progress import parse_events
 from pipelines.dag import prediction_graph, training_graph
 from pipelines.run.display import TaskDisplay, event_name
 
@@ -55,15 +54,10 @@ def follow(
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    unfinished = ""
     try:
         while True:
             ended = process.poll() is not None
-            *lines, unfinished = (unfinished + events.read()).split("\n")
-            for event in parse_events(lines):
-                display.event(event)
-                if event["event"] == "failed":
-                    failed.append(event)
+            failed += [event for event in display.read(events) if event["event"] == "failed"]
             if ended:
                 break
             time.sleep(POLL_SECONDS)

@@ -1,8 +1,8 @@
-"""Runs shared tasks in worker processes that stay, so that each loads torch once. Reads and writes below one folder.
+"""Runs the tasks of a study in worker processes that stay, so that each loads torch once. Reads and writes below one folder.
 
-FOLDER/tasks/DIGEST/<outputs>     what a task wrote
-FOLDER/tasks/DIGEST/done.json     written last: the task is finished, and how long it took
-FOLDER/log.txt                    what the steps print
+OUT/work/tasks/DIGEST/<outputs>     outputs of a task
+OUT/work/tasks/DIGEST/done.json     written last: the task is finished, and its seconds
+OUT/work/events.jsonl, log.txt      events and output of the steps
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,47 +22,62 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.core.config import first_difference
+from rich.console import Console
+from rich.table import Table
+
+from components.core.config import RunConfig, first_difference
 from components.core.errors import InputError, StepError
 from components.core.files import locked, write_atomically
 from components.core.processes import end_with_parent
-from components.core.progress import TASK_VARIABLE
-from pipelines.studies.shared_tasks import StudyOutput, StudyTask
+from components.core.progress import EVENTS_VARIABLE, TASK_VARIABLE
+from components.core.storage.opening import choose_store, open_store
+from pipelines.run.display import TaskDisplay
+from pipelines.studies.tasks import StudyOutput, StudyTask
+
+POLL_SECONDS = 0.2
+
+
+def with_store(config: RunConfig, store: str | None) -> RunConfig:
+    """The configuration with the object store that a command chose, which works.
+
+    Raises:
+        InputError: the store cannot be used.
+    """
+    chosen = choose_store(config.store, store)
+    open_store(chosen.bucket, chosen.prefix).check()
+    return config.model_copy(update={"store": chosen})
 
 
 @dataclass(frozen=True)
-class TaskFolder:
-    """The folder below which tasks keep their outputs."""
+class StudyFolder:
+    """The folder below which the tasks of a study keep their outputs."""
 
     folder: Path
 
     def path(self, output: StudyOutput) -> Path:
-        """The file or folder of an output; `name/below` is a part of the output `name`."""
+        """The file or folder of an output."""
         name, _, below = output.name.partition("/")
         return self._of(output.task) / output.task.outputs[name] / below
 
-    def done(self, task: StudyTask) -> dict[str, Any] | None:
-        """Step and seconds of a finished task; None if it is not finished."""
+    def seconds(self, task: StudyTask) -> float | None:
+        """Seconds of a finished task; None if it is not finished."""
         try:
-            found: dict[str, Any] = json.loads((self._of(task) / "done.json").read_text(encoding="utf-8"))
+            return float(json.loads((self._of(task) / "done.json").read_text(encoding="utf-8"))["seconds"])
         except (OSError, ValueError):
             return None
-        return found
 
     def forget(self, task: StudyTask) -> None:
-        """Makes a task run again though it may be finished: one whose inputs no digest covers."""
+        """Makes a finished task run again, for one with inputs that its digest does not cover."""
         (self._of(task) / "done.json").unlink(missing_ok=True)
 
     def prepare(self, task: StudyTask) -> dict[str, Any]:
-        """An empty folder for a task, and the arguments of its step."""
+        """Empties a task's folder; returns the arguments of its step."""
         shutil.rmtree(self._of(task), ignore_errors=True)
         self._of(task).mkdir(parents=True)
         arguments: dict[str, Any] = dict(task.values)
         for name, value in task.inputs.items():
-            if isinstance(value, StudyOutput):
-                arguments[name] = str(self.path(value))
-            else:
-                arguments[name] = [str(self.path(each)) for each in value]
+            paths = [str(self.path(each)) for each in (value if isinstance(value, tuple) else (value,))]
+            arguments[name] = paths if isinstance(value, tuple) else paths[0]
         arguments.update({name: str(self._of(task) / file) for name, file in task.outputs.items()})
         return arguments
 
@@ -74,8 +90,8 @@ class TaskFolder:
 
 
 @contextmanager
-def study_folder(out: Path, described: Mapping[str, Any]) -> Iterator[Path]:
-    """Locks a study's output folder for this process and gives its work folder.
+def study_folder(out: Path, described: Mapping[str, Any]) -> Iterator[StudyFolder]:
+    """Locks a study's output folder for this process.
 
     Args:
         out: created if it does not exist.
@@ -85,7 +101,7 @@ def study_folder(out: Path, described: Mapping[str, Any]) -> Iterator[Path]:
         InputError: the folder cannot be written, another process works in it, or it belongs to another description.
         StepError: the disk was full later.
     """
-    work = out / "work"
+    work = out.resolve() / "work"
     with ExitStack() as held:
         try:
             work.mkdir(parents=True, exist_ok=True)
@@ -102,7 +118,7 @@ def study_folder(out: Path, described: Mapping[str, Any]) -> Iterator[Path]:
                     raise InputError(f"--out {out}: holds results of another {changed}; use a new folder")
             else:
                 write_atomically(path, json.dumps(dict(described)))
-            yield work
+            yield StudyFolder(work)
         except OSError as error:
             raise StepError(
                 f"{error.filename or out}: cannot be written ({error.strerror}); make room and run again"
@@ -118,89 +134,96 @@ def _described(path: Path, out: Path) -> Any:
 
 def run_tasks(
     tasks: Iterable[StudyTask],
-    folder: TaskFolder,
+    folder: StudyFolder,
     workers: int,
-    finished: Callable[[StudyTask, float, bool], None],
-    started: Callable[[StudyTask], None] = lambda _: None,
+    config: RunConfig,
+    console: Console,
+    finished: Callable[[StudyTask, float], None] = lambda *_: None,
+    table: Callable[[], Table] | None = None,
 ) -> None:
-    """Runs what is not finished yet, earlier tasks first, as many side by side as there are workers.
+    """Runs the tasks that are not finished yet, earlier ones first, as many in parallel as there are workers.
 
     Args:
-        tasks: each after what it needs.
+        tasks: each after those that it needs.
         folder: where outputs go.
         workers: processes, of one torch thread each.
-        finished: called with every task, its seconds, and whether an earlier run finished it.
-        started: called with every task that a worker takes; the task's events carry its digest.
+        config: decides how the tasks' work compares, for the time left.
+        console: where progress is shown.
+        finished: called with every task and its seconds, also with those that an earlier run finished.
+        table: the results so far, for a live display.
 
     Raises:
         InputError: a task found bad input.
         StepError: a task failed, or its process died; finished tasks are kept.
     """
-    waiting = list(tasks)
     done: set[str] = set()
     left = []
-    for task in waiting:
-        known = folder.done(task)
+    for task in tasks:
+        known = folder.seconds(task)
         if known is None:
             left.append(task)
         else:
             done.add(task.digest)
-            finished(task, float(known["seconds"]), True)
+            finished(task, known)
+    if done:
+        console.print(f"{len(done)} tasks were finished before", highlight=False)
     if not left:
         return
-    folder.folder.mkdir(parents=True, exist_ok=True)
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin,
-        initargs=(str(folder.folder / "log.txt"), os.getpid()),
-    )
+    display = TaskDisplay(config, Counter(task.step for task in left), console, table=table)
+    display.names.update({task.digest: task.name for task in left})
+    events, log = folder.folder / "events.jsonl", folder.folder / "log.txt"
+    events.write_text("", encoding="utf-8")
+    # numcodecs makes a semaphore in every worker; Python warns of it if a worker is terminated.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, spawn, initializer=_begin, initargs=(str(log), str(events), os.getpid()))
     running: dict[Future[float], StudyTask] = {}
     try:
-        while left or running:
-            ready = [task for task in left if all(need.digest in done for need in task.needs)]
-            for task in ready[: workers - len(running)]:
-                left.remove(task)
-                running[pool.submit(_call, task.step, folder.prepare(task), task.digest)] = task
-                started(task)
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                task = running.pop(future)
-                try:
-                    seconds = round(future.result(), 3)  # as recorded, so that a later run reports the same
-                except BrokenProcessPool:
-                    raise StepError(
-                        f"{task.step}: its process was killed, perhaps for memory (see {folder.folder / 'log.txt'}); "
-                        "run the same command again to resume"
-                    ) from None
-                except (InputError, StepError):
-                    raise
-                except Exception as error:
-                    what = " ".join(f"{type(error).__name__}: {error}".split())
-                    raise StepError(f"{task.step} failed: {what} (see {folder.folder / 'log.txt'})") from None
-                folder.finish(task, seconds)
-                done.add(task.digest)
-                finished(task, seconds, False)
+        with events.open(encoding="utf-8") as lines, display:
+            while left or running:
+                ready = [task for task in left if all(need.digest in done for need in task.needs)]
+                for task in ready[: workers - len(running)]:
+                    left.remove(task)
+                    running[pool.submit(_call, task.step, folder.prepare(task), task.digest)] = task
+                ended = wait(running, POLL_SECONDS, FIRST_COMPLETED).done
+                display.read(lines)
+                for future in ended:
+                    task = running.pop(future)
+                    seconds = _seconds(future, task, log)
+                    folder.finish(task, seconds)
+                    done.add(task.digest)
+                    finished(task, seconds)
     except BaseException:
-        _end(pool)
+        # The next run writes the unfinished outputs of the workers again.
+        for process in list(pool._processes.values()):
+            process.terminate()
+        pool.shutdown(wait=False, cancel_futures=True)
         raise
     pool.shutdown()
 
 
-def _end(pool: ProcessPoolExecutor) -> None:
-    """Ends the workers at once: the next run writes their unfinished outputs again."""
-    for process in list(pool._processes.values()):
-        process.terminate()
-    pool.shutdown(wait=False, cancel_futures=True)
+def _seconds(future: Future[float], task: StudyTask, log: Path) -> float:
+    """Seconds of an ended task, rounded as they are recorded."""
+    try:
+        return round(future.result(), 3)
+    except BrokenProcessPool:
+        raise StepError(
+            f"{task.name}: its process was killed, perhaps for memory (see {log}); run the same command again to resume"
+        ) from None
+    except (InputError, StepError):
+        raise
+    except Exception as error:
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        raise StepError(f"{task.name} failed: {message} (see {log})") from None
 
 
-def _begin(log: str, parent: int) -> None:
-    """Readies a worker: what steps print goes to the log, and the worker ends when the program is gone."""
+def _begin(log: str, events: str, parent: int) -> None:
+    """Prepares a worker: the steps' output goes to the log, and the worker ends with its parent."""
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-
     end_with_parent(parent)
-    os.environ["OMP_NUM_THREADS"] = "1"  # read when a step loads torch
+    os.environ |= {"OMP_NUM_THREADS": "1", EVENTS_VARIABLE: events}  # torch reads the number of threads when it loads
 
 
 def _call(step: str, arguments: dict[str, Any], digest: str) -> float:

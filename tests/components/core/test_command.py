@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -92,3 +95,40 @@ def test_rejects_items_that_are_no_numbers_in_range():
     for bad in ("0", "-1", "a", "1.5"):
         with pytest.raises(InputError, match=f"--x {bad}: expected whole numbers from 1"):
             number_items("--x", [bad], 1)
+
+
+CLEANING = """
+import time
+from components.core.command import cancel_on_signals, run_command
+from pathlib import Path
+
+def work(marks: Path) -> None:
+    "Waits to be cancelled, then cleans up slowly."
+    cancel_on_signals("run again")
+    (marks / "started").touch()
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(1.0)
+        (marks / "cleaned").touch()
+
+run_command(work)
+"""
+
+
+def test_further_signals_do_not_disturb_the_clean_up_of_the_first(tmp_path: Path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLEANING, str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])},
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+        process.send_signal(each)
+        time.sleep(0.1)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (3, "error: cancelled; run again\n")
+    assert (tmp_path / "cleaned").exists()

@@ -196,3 +196,15 @@ def test_a_finished_run_has_no_time_left_to_tell():
     screen = Screenful()
     feed_whole_run(screen, 1.0)
     assert screen.drawn()[0].rstrip().endswith("elapsed")
+
+
+def test_equal_tasks_of_many_configurations_are_distinguished():
+    one = Screenful()
+    one.display.names |= {"a": "first: pretrain", "b": "second: pretrain"}
+    for task in ("a", "b"):
+        one.event("start", task=task, **PRETRAIN)
+    one.event("epoch", task="b", **PRETRAIN, **epoch(2))
+    assert [task.fraction for task in one.display.running.values()] == [0.0, 0.5]
+    one.event("finish", task="a", **PRETRAIN, seconds=3.0)
+    assert [task.name for task in one.display.running.values()] == ["second: pretrain"]
+    assert "first: pretrain: done in 3 s" in one.lines()[-1]

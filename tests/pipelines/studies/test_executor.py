@@ -11,12 +11,12 @@ from components.core.errors import InputError, StepError
 from pipelines.studies.executor import study_folder
 
 
-def test_the_same_description_goes_on_and_another_is_refused_by_the_field(tmp_path):
+def test_refuses_a_folder_of_another_description(tmp_path):
     out = tmp_path / "out"
-    with study_folder(out, {"config": {"a": 1, "b": [2, 3]}, "screen": None}) as work:
-        (work / "kept").write_text("")
-    with study_folder(out, {"config": {"a": 1, "b": [2, 3]}, "screen": None}) as work:
-        assert (work / "kept").exists()
+    with study_folder(out, {"config": {"a": 1, "b": [2, 3]}, "screen": None}) as folder:
+        (folder.folder / "kept").write_text("")
+    with study_folder(out, {"config": {"a": 1, "b": [2, 3]}, "screen": None}) as folder:
+        assert (folder.folder / "kept").exists()
     with (
         pytest.raises(InputError, match=r"out: holds results of another config\.b; use a new folder"),
         study_folder(out, {"config": {"a": 1, "b": [2, 4]}, "screen": None}),
@@ -25,7 +25,7 @@ def test_the_same_description_goes_on_and_another_is_refused_by_the_field(tmp_pa
     assert json.loads((out / "work" / "described.json").read_text())["config"] == {"a": 1, "b": [2, 3]}
 
 
-def test_two_processes_do_not_share_a_folder(tmp_path):
+def test_refuses_a_folder_that_another_process_works_in(tmp_path):
     with (
         study_folder(tmp_path, {}),
         pytest.raises(InputError, match="another run works in this folder"),
@@ -36,7 +36,7 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
         pass  # free again
 
 
-def test_a_file_in_the_way_and_a_full_disk_are_told(tmp_path):
+def test_a_file_in_the_way_and_a_full_disk_are_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(InputError, match=r"file: cannot be written \(Not a directory\)"),

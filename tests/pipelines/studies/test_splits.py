@@ -1,4 +1,4 @@
-"""What a protocol holds out: the deals that normalize makes, without packing the screen again."""
+"""Wells that a protocol holds out: the folds that normalize deals, without packing the screen again."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from components.core.errors import InputError
 from components.core.screen.manifests import dealt_again
 from components.core.storage.manifest import Manifest
 from components.normalize.step import run
-from pipelines.studies.protocols.splits import (
-    asked_protocols,
+from pipelines.studies.splits import (
     check_repeats,
+    chosen_protocols,
     held_out_experiments,
     held_out_types,
     held_out_wells,
@@ -51,7 +51,7 @@ def test_folds_dealt_again_are_those_that_normalize_deals(normalised, folds):
         assert dealt_again(normalised(before), folds) == normalised(folds)
 
 
-def test_whole_experiments_are_held_out_and_unlabelled_wells_take_no_part(normalised):
+def test_whole_experiments_are_held_out_and_unlabelled_treatments_are_left_out(normalised):
     whole = normalised(FoldsConfig(count=2))
     split, fold = split_screen(whole, FoldsConfig(count=2, seed=1))
     experiments = held_out_experiments(split, fold)
@@ -82,7 +82,7 @@ def test_random_wells_are_held_out_of_every_experiment(normalised):
     assert all(labels[id_code] == sirna for _, id_code, sirna in wells)
 
 
-def test_a_protocol_trains_without_anything_that_looks_at_scored_wells():
+def test_nothing_in_a_protocols_training_uses_the_scored_wells():
     config = RunConfig.load("demo", ["folds.known={HUVEC-01: 1}"])
     for protocol, split in (("batch", "experiment"), ("random", "well")):
         own = protocol_config(config, protocol, 7)
@@ -99,11 +99,11 @@ def test_a_protocol_trains_without_anything_that_looks_at_scored_wells():
     assert protocol_config(config, "batch", 1, backbones=2).backbones == config.backbones
 
 
-def test_what_cannot_be_measured_is_one_line():
-    assert asked_protocols("both") == ("batch", "random")
-    assert asked_protocols("random") == ("random",)
+def test_bad_options_are_one_line():
+    assert chosen_protocols("both") == ("batch", "random")
+    assert chosen_protocols("random") == ("random",)
     with pytest.raises(InputError, match=r"--protocol 'plate': no such protocol; use batch, random or both"):
-        asked_protocols("plate")
+        chosen_protocols("plate")
     with pytest.raises(InputError, match=r"--repeats 0: at least one is needed"):
         check_repeats(0)
     for backbones in (0, 3):

@@ -1,7 +1,7 @@
 """The tasks of many related configurations, equal ones once, derived from the DAG. Pure.
 
-A task's digest identifies what it computes: its step, the settings that decide its result, and the digests of what it reads.
-So configurations that agree in a part of the DAG share its tasks.
+A task's digest identifies its result: its step, the settings that decide it, and the digests of its inputs. So configurations
+that agree in a part of the DAG share its tasks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from components.core.config import RunConfig
 from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
 from components.core.screen.simulation.plate_design import SimulationSettings
 from components.normalize.config import NormalizeConfig
-from pipelines.dag import OUTPUTS, DagTask, TaskGraph, TaskOutput, step_configs, task_name, training_graph
+from pipelines.dag import OUTPUTS, DagTask, TaskGraph, step_configs
 
 FILES = {"screen": "screen.json", "holdout": "holdout.json", "holdout_labels": "holdout_labels.csv"}
 """Outputs whose file has another name than the parameter."""
@@ -39,7 +39,7 @@ class StudyTask:
 
     Attributes:
         step: the step's name; its module is components.STEP.step.
-        labels: fold, cell type and backbone, as far as it has them.
+        name: the task's name in messages.
         values: arguments that are values.
         inputs: arguments that are outputs of other tasks; a tuple becomes a list of paths.
         outputs: arguments that are paths to write, with their names below the task's folder.
@@ -47,16 +47,11 @@ class StudyTask:
     """
 
     step: str
-    labels: Mapping[str, int | str]
+    name: str
     values: Mapping[str, Any]
     inputs: Mapping[str, StudyInput]
     outputs: Mapping[str, str]
     digest: str
-
-    @property
-    def name(self) -> str:
-        """For people: `finetune fold 0 HUVEC`."""
-        return task_name(self.step, *(self.labels.get(name) for name in ("fold", "cell_type", "backbone")))
 
     @property
     def needs(self) -> tuple[StudyTask, ...]:
@@ -66,10 +61,10 @@ class StudyTask:
 
 @dataclass
 class SharedTasks:
-    """Tasks in an order in which each comes after what it needs.
+    """Tasks, each after those that it needs.
 
     Attributes:
-        code: what else decides results: digest of the code, versions of libraries.
+        code: decides all results: digest of the code, versions of libraries.
         tasks: by digest.
     """
 
@@ -79,39 +74,40 @@ class SharedTasks:
     def add(
         self,
         step: str,
+        name: str,
         decisive: str,
-        labels: Mapping[str, int | str],
         values: Mapping[str, Any],
         inputs: Mapping[str, StudyInput],
         outputs: Mapping[str, str],
     ) -> StudyTask:
-        """Adds a task unless an equal one is there already; returns either.
+        """Adds a task; returns it, or an equal one that was added before.
 
         Args:
             step: the step's name.
-            decisive: the part of its settings that decides its result.
-            labels: fold, cell type and backbone.
-            values: arguments; all but `config` count.
+            name: the task's name in messages.
+            decisive: the settings and labels that decide its result.
+            values: arguments; all but `config` decide its result, too.
             inputs: arguments that other tasks write.
-            outputs: file names of what it writes.
+            outputs: names of the files that it writes.
         """
         read = {name: [[o.task.digest, o.name] for o in _tuple(value)] for name, value in inputs.items()}
         plain = {name: value for name, value in values.items() if name != "config"}
-        content = json.dumps([self.code, step, decisive, dict(labels), plain, read], sort_keys=True)
+        content = json.dumps([self.code, step, decisive, plain, read], sort_keys=True)
         digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-        return self.tasks.setdefault(digest, StudyTask(step, labels, values, inputs, outputs, digest))
+        return self.tasks.setdefault(digest, StudyTask(step, name, values, inputs, outputs, digest))
 
-    def simulate(self, config: RunConfig) -> StudyTask:
+    def simulate(self, config: RunConfig, label: str = "") -> StudyTask:
         """Adds the simulation of a configuration's screen: out/screen and out/truth.csv."""
         settings = config.section(SimulationSettings).model_dump_json()
-        return self.add("simulate", settings, {}, {"config": settings}, {}, {"out": "simulated"})
+        return self.add("simulate", f"{label}simulate", settings, {"config": settings}, {}, {"out": "simulated"})
 
     def add_graph(
         self,
         config: RunConfig,
         graph: TaskGraph,
+        label: str = "",
         source: StudyOutput | str = "",
-        wanted: Callable[[DagTask], bool] = lambda task: task.step != "report",
+        included: Callable[[DagTask], bool] = lambda task: task.step != "report",
         files: Mapping[str, str] | None = None,
         content: str = "",
     ) -> dict[DagTask, StudyTask]:
@@ -120,61 +116,36 @@ class SharedTasks:
         Args:
             config: the configuration.
             graph: its DAG.
+            label: put before the names of the tasks.
             source: the screen that normalize reads.
-            wanted: which tasks to add; the others' outputs are `files`.
-            files: paths by output name, in place of tasks that are not added.
+            included: which tasks to add; `files` replace the outputs of the others.
+            files: paths by output name.
             content: digest of those files.
         """
-        configs = step_configs(config)
-        made: dict[DagTask, StudyTask] = {}
-        for task in filter(wanted, graph.tasks):
+        configs, made = step_configs(config), dict[DagTask, StudyTask]()
+        for task in filter(included, graph.tasks):
             values: dict[str, Any] = {"config": configs[task.step]} if task.step in configs else {}
             inputs: dict[str, StudyInput] = {}
-            labels = task.labels
             if task.on_gpu:
-                values |= labels
-            if task.step == "normalize":
-                if isinstance(source, StudyOutput):
-                    inputs["source"] = source
-                else:
-                    values["source"] = source
+                values |= task.labels
+            if task.step == "normalize" and isinstance(source, StudyOutput):
+                inputs["source"] = source
+            elif task.step == "normalize":
+                values["source"] = source
             for name, value in task.inputs.items():
-                if isinstance(value, TaskOutput) and value.task not in made:
-                    values[name] = (files or {})[value.name]
+                if isinstance(value, tuple):
+                    inputs[name] = tuple(StudyOutput(made[each.task], each.name) for each in value)
+                elif value.task in made:
+                    inputs[name] = StudyOutput(made[value.task], value.name)
                 else:
-                    outputs = tuple(StudyOutput(made[each.task], each.name) for each in _dag_tuple(value))
-                    inputs[name] = outputs[0] if isinstance(value, TaskOutput) else outputs
-            written = {name: FILES.get(name, name) for name in OUTPUTS[task.step]}
-            made[task] = self.add(task.step, decisive(config, task) + content, labels, values, inputs, written)
+                    values[name] = (files or {})[value.name]
+            outputs = {name: FILES.get(name, name) for name in OUTPUTS[task.step]}
+            decisive = json.dumps([_decisive(config, task), content, task.labels])
+            made[task] = self.add(task.step, f"{label}{task.name}", decisive, values, inputs, outputs)
         return made
 
 
-@dataclass(frozen=True)
-class StudyRun:
-    """Where the results of one configuration will be.
-
-    Attributes:
-        truth: truth.csv of the simulated screen.
-        predictions: output of assign by cell type.
-        tasks: all tasks of the run, shared ones included.
-    """
-
-    truth: StudyOutput
-    predictions: Mapping[str, StudyOutput]
-    tasks: tuple[StudyTask, ...]
-
-
-def add_training(shared: SharedTasks, config: RunConfig) -> StudyRun:
-    """Adds a configuration's DAG on its own simulated screen, up to the predictions."""
-    simulated = shared.simulate(config)
-    made = shared.add_graph(config, training_graph(config), StudyOutput(simulated, "out/screen"))
-    predictions = {
-        str(task.cell_type): StudyOutput(own, "predictions") for task, own in made.items() if task.step == "assign"
-    }
-    return StudyRun(StudyOutput(simulated, "out/truth.csv"), predictions, (simulated, *made.values()))
-
-
-def decisive(config: RunConfig, task: DagTask) -> str:
+def _decisive(config: RunConfig, task: DagTask) -> str:
     """The part of the configuration that decides a task's result, as text."""
     match task.step:
         case "normalize":
@@ -193,8 +164,4 @@ def decisive(config: RunConfig, task: DagTask) -> str:
 
 
 def _tuple(value: StudyInput) -> tuple[StudyOutput, ...]:
-    return value if isinstance(value, tuple) else (value,)
-
-
-def _dag_tuple(value: TaskOutput | tuple[TaskOutput, ...]) -> tuple[TaskOutput, ...]:
     return value if isinstance(value, tuple) else (value,)

@@ -1,6 +1,6 @@
-"""What a protocol holds out, and the configuration that it trains with. Pure; imports neither torch nor kfp.
+"""The wells that a protocol holds out, and the configuration that it trains with. Pure; imports neither torch nor kfp.
 
-A repeat is a deal of the folds with its number as seed; one fold of it is held out and scored.
+A repeat deals the folds with its number as seed; one fold of it is held out and scored.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 SPLITS: dict[Protocol, Literal["experiment", "well"]] = {"batch": "experiment", "random": "well"}
 
 
-def asked_protocols(name: str) -> tuple[Protocol, ...]:
-    """The protocols that a command names: one of them, or `both`.
+def chosen_protocols(name: str) -> tuple[Protocol, ...]:
+    """The protocols of a command's --protocol: one of them, or `both`.
 
     Raises:
         InputError: another name.
@@ -33,19 +33,19 @@ def asked_protocols(name: str) -> tuple[Protocol, ...]:
 
 
 def check_repeats(repeats: int) -> None:
-    """Raises InputError where nothing would be measured."""
+    """Raises InputError if there is nothing to measure."""
     if repeats < 1:
         raise InputError(f"--repeats {repeats}: at least one is needed")
 
 
 def protocol_config(config: RunConfig, protocol: Protocol, repeat: int, backbones: int = 1) -> RunConfig:
-    """A configuration with what a protocol sets: supervised training alone, and nothing selected on scored wells.
+    """A configuration as a protocol needs it: supervised training alone, and nothing selected on scored wells.
 
     Args:
-        config: of the networks and their training.
-        protocol: what is held out.
-        repeat: seed of the deal.
-        backbones: how many of the configured networks train and predict together.
+        config: the networks and their training.
+        protocol: decides what is held out.
+        repeat: seed of the folds.
+        backbones: number of configured networks in the ensemble.
 
     Raises:
         InputError: fewer backbones are configured.
@@ -55,7 +55,7 @@ def protocol_config(config: RunConfig, protocol: Protocol, repeat: int, backbone
             f"--backbones {backbones}: the configuration has {len(config.backbones)}; use 1 to {len(config.backbones)}"
         )
     folds = FoldsConfig(count=config.folds.count, split=SPLITS[protocol], seed=repeat)
-    # Validated at the end alone, for the record: what is scored must not have been chosen on.
+    # Scored wells must not select a checkpoint; one validation at the end is for the record.
     pretrain = config.pretrain.model_copy(update={"selection": "last", "validate_every": config.pretrain.epochs})
     return config.model_copy(
         update={
@@ -72,9 +72,8 @@ def protocol_config(config: RunConfig, protocol: Protocol, repeat: int, backbone
 def split_screen(manifest: Manifest, folds: FoldsConfig) -> tuple[Manifest, int]:
     """The screen of a repeat, and the fold that it holds out.
 
-    The wells of unlabelled experiments, which cannot be scored, are left out, their controls not. Of a screen's folds
-    the first of those with the most cell types is held out: where a cell type has fewer experiments than folds, some
-    folds have none of it.
+    The treatments of unlabelled experiments, which cannot be scored, are left out; their controls stay. The first fold with the
+    most cell types is held out: if a cell type has fewer experiments than folds, some folds have none of it.
 
     Raises:
         InputError: too few labelled experiments, or wells, for the folds.
@@ -92,7 +91,7 @@ def split_screen(manifest: Manifest, folds: FoldsConfig) -> tuple[Manifest, int]
 
 
 def held_out_types(manifest: Manifest, fold: int) -> list[str]:
-    """The cell types that a fold holds wells out of, sorted."""
+    """The cell types of a fold's held-out wells, sorted."""
     return sorted({cell_type for cell_type, _, _ in held_out_wells(manifest, fold)})
 
 
@@ -108,5 +107,5 @@ def held_out_wells(manifest: Manifest, fold: int) -> list[tuple[str, str, str]]:
 
 
 def held_out_experiments(manifest: Manifest, fold: int) -> Sequence[str]:
-    """The experiments that a fold holds out whole; empty where it holds out wells."""
+    """The experiments that a fold holds out; empty if it holds out single wells."""
     return [experiment for experiment, own in manifest.folds.items() if own == fold]

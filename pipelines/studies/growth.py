@@ -1,0 +1,259 @@
+"""The growth chart: accuracy of every rung on a simulated screen, beside the method's published curve.
+
+`grow` trains the rungs, seed by seed, and writes growth.json and growth.png. The truth of a simulated screen is read in this
+module and in no step.
+"""
+
+from __future__ import annotations
+
+import datetime
+import io
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from components.core.command import number_items
+from components.core.config import RunConfig
+from components.core.errors import InputError
+from components.core.evaluation.figures.growth_chart import Point, draw_growth
+from components.core.files import write_atomically
+from components.core.learning.step_settings import library_versions
+from components.core.storage.digests import code_digest
+from pipelines.dag import training_graph
+from pipelines.images.code_version import code_version
+from pipelines.studies.executor import StudyFolder, run_tasks, study_folder, with_store
+from pipelines.studies.rungs import Rung, rungs
+from pipelines.studies.scores import Scores, accuracies, summary
+from pipelines.studies.tasks import SharedTasks, StudyOutput, StudyTask
+
+SCHEMA = 1
+LAST = "folds"
+ASSIGNED = "assigned"
+PUBLISHED_END = 0.996
+"""Five folds and post-processing, public score of the method's authors."""
+PAIRS = {
+    "plate domain over experiment domain": ("plate", "experiment"),
+    "ArcFace over softmax": ("arcface", "plate"),
+    "mean teacher over ArcFace": ("mean_teacher", "arcface"),
+    "mean teacher and pseudo-labels over ArcFace": ("pseudo_labels", "arcface"),
+    "second backbone over one": ("dual_pseudo_labels", "pseudo_labels"),
+}
+
+
+def run_growth(config: str, changes: Sequence[str], seeds: Sequence[str], out: Path, store: str | None) -> None:
+    """Runs the rungs of the growth chart and prints their scores.
+
+    Raises:
+        InputError: a wrong configuration or seed, or an object store that cannot be used.
+        StepError: a task failed; finished tasks are kept.
+    """
+    settings, numbers = RunConfig.load(config, changes), number_items("--seeds", seeds, 0)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    growth = grow(with_store(settings, store), numbers, out, os.cpu_count() or 1, console)
+    console.print(growth.table())
+    for pair, gains in growth.gains().items():
+        shown = ", ".join(f"{gain:+.3f} (seed {seed})" for seed, gain in gains.items())
+        console.print(f"{pair}: {shown}", highlight=False, soft_wrap=True)
+    console.print(f"chart: {(out / 'growth.png').resolve()}", soft_wrap=True, highlight=False)
+
+
+@dataclass(frozen=True)
+class RungRun:
+    """One rung with one seed.
+
+    Attributes:
+        rung: the rung.
+        seed: the seed.
+        truth: truth.csv of the simulated screen.
+        predictions: output of assign by cell type.
+        tasks: all tasks of the run, by digest.
+        added: digests of the tasks that no rung before has.
+    """
+
+    rung: Rung
+    seed: int
+    truth: StudyOutput
+    predictions: Mapping[str, StudyOutput]
+    tasks: frozenset[str]
+    added: frozenset[str]
+
+
+@dataclass
+class Growth:
+    """The scores of all rungs so far; scores are `overall`, cell types, `assigned` and `seconds` of the tasks added."""
+
+    config: RunConfig
+    seeds: Sequence[int]
+    ladder: Sequence[Rung]
+    lineage: Mapping[str, Any]
+    scores: Scores = field(default_factory=Scores)
+
+    def of(self, rung: str, score: str = "overall") -> dict[int, float]:
+        """One score of a rung by seed, in the order of the seeds."""
+        found = self.scores.of(rung, score)
+        return {seed: found[seed] for seed in self.seeds if seed in found}
+
+    def route(self, name: str) -> list[Rung]:
+        """The rungs of a route, in order."""
+        return [rung for rung in self.ladder if rung.route == name]
+
+    def gains(self) -> dict[str, dict[str, float]]:
+        """Paired gains by seed, if both rungs are known."""
+        pairs = {pair: (self.of(after), self.of(before)) for pair, (after, before) in PAIRS.items()}
+        return {
+            pair: {str(seed): late[seed] - early[seed] for seed in self.seeds if seed in late and seed in early}
+            for pair, (late, early) in pairs.items()
+        }
+
+    def write(self, out: Path) -> None:
+        """Writes growth.json, and growth.png once every rung has a seed, each atomically."""
+        content = {
+            "schema": SCHEMA,
+            "rungs": [self._entry(rung) for rung in self.route("standardise")],
+            "adabn": [self._entry(rung) for rung in self.route("adabn")],
+            "asides": [self._entry(rung) for rung in self.route("aside")],
+            "assigned": summary(self.of(LAST, ASSIGNED), "seed"),
+            "paired_gains": self.gains(),
+            "seeds": list(self.seeds),
+            "config": json.loads(self.config.model_dump_json()),
+            **self.lineage,
+        }
+        write_atomically(out / "growth.json", json.dumps(content, indent=1) + "\n")
+        if all(self.of(rung.name) for rung in self.ladder):
+            chart, adabn = (
+                [Point(rung.label, list(self.of(rung.name).values()), rung.published) for rung in self.route(name)]
+                for name in ("standardise", "adabn")
+            )
+            end = Point("folds +\nassignment", list(self.of(LAST, ASSIGNED).values()), PUBLISHED_END)
+            picture = io.BytesIO()
+            draw_growth(chart, adabn, end).savefig(picture, dpi=160, metadata={"Software": None})
+            write_atomically(out / "growth.png", picture.getvalue())
+
+    def _entry(self, rung: Rung) -> dict[str, Any]:
+        rows = {seed: self.scores.row(rung.name, seed) for seed in self.of(rung.name)}
+        return {
+            "name": rung.name,
+            **summary(self.of(rung.name), "seed"),
+            "cell_types": {
+                str(seed): {name: value for name, value in row.items() if name not in (ASSIGNED, "seconds")}
+                for seed, row in rows.items()
+            },
+            "seconds": round(sum(row["seconds"] for row in rows.values()), 1),
+            "config_difference": {name: list(sides) for name, sides in rung.difference.items()},
+            "published": rung.published,
+        }
+
+    def table(self) -> Table:
+        """The rungs with their means, deviations and seeds."""
+        table = Table(title="Top-1 on wells of unlabelled experiments", title_justify="left")
+        table.add_column("rung")
+        for heading in ("mean", "sd", *(f"seed {seed}" for seed in self.seeds), "published", "minutes"):
+            table.add_column(heading, justify="right")
+
+        def add(name: str, values: Mapping[int, float], published: float | None, minutes: str) -> None:
+            found = summary(values, "seed")
+            by_seed = (values.get(seed) for seed in self.seeds)
+            table.add_row(name, *accuracies([found["mean"], found["sd"], *by_seed, published]), minutes)
+
+        for rung in self.ladder:
+            if rung.route != "standardise" and rung is self.route(rung.route)[0]:
+                table.add_section()
+            seconds = sum(self.of(rung.name, "seconds").values())
+            add(rung.title, self.of(rung.name), rung.published, f"{seconds / 60:.1f}" if seconds else "")
+        table.add_section()
+        add("folds, assigned", self.of(LAST, ASSIGNED), PUBLISHED_END, "")
+        return table
+
+
+def grow(config: RunConfig, seeds: Sequence[int], out: Path, workers: int, console: Console) -> Growth:
+    """Trains and scores every rung for every seed; finished tasks below `out` are reused.
+
+    Args:
+        config: with everything on, the last rung.
+        seeds: each changes the simulated screen and the training.
+        out: folder of growth.json, growth.png and the work.
+        workers: processes in parallel.
+        console: where progress is shown.
+
+    Raises:
+        InputError: a configuration without a part that a rung adds, or a folder of another one.
+        StepError: a task failed; finished tasks are kept.
+    """
+    ladder = rungs(config)
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise InputError(f"--seeds: different numbers are expected, got {list(seeds)}")
+    described = json.loads(config.model_dump_json())
+    del described["seed"]  # the rungs have seeds of their own, and more of them may be added
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    growth = Growth(config, seeds, ladder, {"code_version": code_version(), "started": started})
+    with study_folder(out, described) as folder:
+        # Finer keys below, in the object store, still find the steps that a change of code leaves alone.
+        shared = SharedTasks(code_digest("components") + library_versions())
+        runs = [run for seed in seeds for run in _rung_runs(shared, ladder, seed)]
+        seconds: dict[str, float] = {}
+
+        def finished(task: StudyTask, taken: float) -> None:
+            seconds[task.digest] = taken
+            for run in runs:
+                if task.digest in run.tasks and run.tasks <= seconds.keys():
+                    _score(growth, run, folder, math.fsum(seconds[digest] for digest in run.added), console)
+                    growth.write(out)
+
+        run_tasks(shared.tasks.values(), folder, workers, config, console, finished, growth.table)
+    return growth
+
+
+def _rung_runs(shared: SharedTasks, ladder: Sequence[Rung], seed: int) -> list[RungRun]:
+    """Adds the tasks of all rungs with one seed."""
+    found: list[RungRun] = []
+    before: frozenset[str] = frozenset()
+    for rung in ladder:
+        label, config = f"seed {seed}, {rung.name}: ", rung.config.model_copy(update={"seed": seed})
+        simulated = shared.simulate(config, label)
+        made = shared.add_graph(config, training_graph(config), label, StudyOutput(simulated, "out/screen"))
+        predictions = {
+            str(task.cell_type): StudyOutput(own, "predictions") for task, own in made.items() if task.step == "assign"
+        }
+        tasks = frozenset(task.digest for task in (simulated, *made.values()))
+        found.append(RungRun(rung, seed, StudyOutput(simulated, "out/truth.csv"), predictions, tasks, tasks - before))
+        before |= tasks
+    return found
+
+
+def _score(growth: Growth, run: RungRun, folder: StudyFolder, seconds: float, console: Console) -> None:
+    tables = {cell_type: folder.path(output) for cell_type, output in run.predictions.items()}
+    raw = accuracy(tables, folder.path(run.truth), "raw_sirna")
+    growth.scores.add(run.rung.name, run.seed, {**raw, "seconds": seconds})
+    text = f"seed {run.seed}  {run.rung.title}: {raw['overall']:.3f}"
+    if run.rung.name == LAST:
+        assigned = accuracy(tables, folder.path(run.truth), "sirna")["overall"]
+        growth.scores.add(LAST, run.seed, {ASSIGNED: assigned})
+        text += f", after assignment: {assigned:.3f}"
+    console.print(text, style="bold", highlight=False)
+
+
+def accuracy(predictions: Mapping[str, Path], truth: Path, column: str) -> dict[str, float]:
+    """Well top-1 on the unlabelled treatment wells, over all wells (`overall`) and by cell type.
+
+    Args:
+        predictions: output folder of assign by cell type.
+        truth: id_code,sirna.
+        column: `raw_sirna` before the prior, `sirna` after assignment.
+    """
+    true = pd.read_csv(truth, dtype=str).set_index("id_code").sirna
+    hits = {}
+    for cell_type, folder in predictions.items():
+        table = pd.read_csv(folder / "unlabelled.csv", dtype=str).set_index("id_code")
+        hits[cell_type] = table[column] == true[table.index]
+    return {"overall": float(pd.concat([*hits.values()]).mean())} | {
+        name: float(hit.mean()) for name, hit in hits.items()
+    }

@@ -1,0 +1,332 @@
+"""The organisers' protocols: packs a screen once, then trains and scores every repeat on its own split of it.
+
+Writes protocols.json, and shows the figures beside the organisers' published ones.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from components.core.config import RunConfig
+from components.core.errors import StepError
+from components.core.evaluation.metrics import top1_by_cell_type
+from components.core.files import write_atomically
+from components.core.learning.step_settings import library_versions
+from components.core.storage.arrays import read_logits
+from components.core.storage.digests import code_digest, digest_text
+from components.core.storage.manifest import Manifest
+from components.core.storage.opening import whole_address
+from pipelines.checks import check_input
+from pipelines.dag import training_graph
+from pipelines.images.code_version import code_version
+from pipelines.studies.executor import StudyFolder, run_tasks, study_folder, with_store
+from pipelines.studies.scores import Scores, percent, summary
+from pipelines.studies.splits import (
+    PROTOCOLS,
+    Protocol,
+    check_repeats,
+    chosen_protocols,
+    held_out_experiments,
+    held_out_types,
+    held_out_wells,
+    protocol_config,
+    split_screen,
+)
+from pipelines.studies.tasks import SharedTasks, StudyOutput, StudyTask
+
+RESULTS = "protocols.json"
+SCHEMA = 1
+ORGANISERS: dict[Protocol, dict[str, tuple[float, float | None]]] = {
+    "batch": {
+        "overall": (0.441, 0.057),
+        "HUVEC": (0.567, 0.084),
+        "RPE": (0.312, 0.027),
+        "HEPG2": (0.308, 0.040),
+        "U2OS": (0.024, 0.010),
+    },
+    "random": {
+        "overall": (0.528, None),
+        "HUVEC": (0.689, 0.003),
+        "RPE": (0.400, 0.009),
+        "HEPG2": (0.397, 0.002),
+        "U2OS": (0.220, 0.004),
+    },
+}
+"""Mean and deviation of the baseline that the challenge's organisers published for RxRx1."""
+SOURCE = "organisers' baseline on the real RxRx1, 1,108 siRNAs"
+
+
+def run_protocols(
+    config: str,
+    changes: Sequence[str],
+    screen: str | None,
+    protocol: str,
+    repeats: int,
+    backbones: int,
+    out: Path,
+    store: str | None,
+) -> None:
+    """Scores a configuration by the organisers' protocols and prints the scores.
+
+    Raises:
+        InputError: a wrong configuration or screen, or an object store that cannot be used.
+        StepError: a task failed; finished tasks are kept.
+    """
+    settings, chosen = RunConfig.load(config, changes), chosen_protocols(protocol)
+    check_repeats(repeats)
+    for name in chosen:
+        for repeat in range(1, repeats + 1):
+            check_input(protocol_config(settings, name, repeat, backbones), screen, None)
+    console, basic = Console(), protocol_config(with_store(settings, store), "batch", 0, backbones)
+    # A second process would only share the GPU.
+    workers = 1 if any(Path("/dev").glob("nvidia[0-9]*")) else os.cpu_count() or 1
+    results = measure(basic, chosen, repeats, screen, out, workers, console)
+    console.print(results.table())
+    console.print(f"results: {(out / RESULTS).resolve()}", soft_wrap=True, highlight=False)
+
+
+@dataclass
+class ProtocolResults:
+    """The scores of protocols: `overall` and cell types; a repeat that holds out no well of a cell type lacks its score.
+
+    Attributes:
+        cell_types: in the order of the rows.
+        protocols: those that were measured, by this run or before.
+        scores: by protocol and repeat.
+        held_out: by protocol and repeat: fold, number of wells, and the experiments if whole ones are held out.
+    """
+
+    cell_types: Sequence[str]
+    protocols: Sequence[Protocol]
+    scores: Scores = field(default_factory=Scores)
+    held_out: dict[Protocol, dict[int, dict[str, Any]]] = field(default_factory=dict)
+
+    def add(self, protocol: Protocol, repeat: int, scores: Mapping[str, float], held_out: dict[str, Any]) -> None:
+        """Adds a repeat."""
+        self.scores.add(protocol, repeat, scores)
+        self.held_out.setdefault(protocol, {})[repeat] = held_out
+
+    def add_earlier(self, content: Mapping[str, Any], protocol: Protocol) -> None:
+        """Adds the repeats of a protocol from an earlier protocols.json."""
+        for repeat, held_out in content["held_out"][protocol].items():
+            rows = content["protocols"][protocol].items()
+            scores = {name: row["per_repeat"][repeat] for name, row in rows if repeat in row["per_repeat"]}
+            self.add(protocol, int(repeat), scores, held_out)
+
+    def as_json(self, lineage: Mapping[str, Any]) -> dict[str, Any]:
+        """The content of protocols.json."""
+        protocols = {}
+        for protocol in self.protocols:
+            rows = {name: self.scores.of(protocol, name) for name in ("overall", *self.cell_types)}
+            protocols[protocol] = {name: summary(row, "repeat") for name, row in rows.items() if row}
+        published: dict[str, Any] = {
+            protocol: {name: {"mean": value, "sd": deviation} for name, (value, deviation) in rows.items()}
+            for protocol, rows in ORGANISERS.items()
+        }
+        held_out = {
+            protocol: {str(repeat): held for repeat, held in sorted(self.held_out.get(protocol, {}).items())}
+            for protocol in self.protocols
+        }
+        organisers = {"source": SOURCE, **published}
+        return {"schema": SCHEMA, "protocols": protocols, "held_out": held_out, "organisers": organisers, **lineage}
+
+    def table(self) -> Table:
+        """Percent, mean and deviation over the repeats, each protocol beside the organisers' figures."""
+        table = Table(
+            title="Raw top-1 of held-out wells, %",
+            title_justify="left",
+            caption="batch holds out whole experiments, random holds out wells. Mean ± sample standard deviation over "
+            f"repeats, n/a for one. Published: {SOURCE}.",
+            caption_justify="left",
+        )
+        table.add_column("")
+        for protocol in self.protocols:
+            repeats = len(self.held_out.get(protocol, {}))
+            table.add_column(f"{protocol}\n{repeats} repeat{'s' * (repeats != 1)}", justify="right", style="bold")
+            table.add_column(f"{protocol},\npublished", justify="right", style="dim")
+        for name in ("overall", *self.cell_types):
+            cells = []
+            for protocol in self.protocols:
+                own = summary(self.scores.of(protocol, name), "repeat")
+                cells.append(percent(own["mean"], own["sd"], "n/a"))
+                cells.append(percent(*ORGANISERS[protocol].get(name, (None, None))))
+            table.add_row("All" if name == "overall" else name, *cells, end_section=name == "overall")
+        return table
+
+
+@dataclass
+class ProtocolSplit:
+    """One repeat of a protocol.
+
+    Attributes:
+        protocol: the protocol.
+        config: with the repeat's number as seed of its folds, and the held-out fold alone to train for.
+        manifest: the split screen.
+        fold: the one that is held out.
+        logits: output of infer for the held-out wells, by cell type.
+        missing: digests of the tasks that still have to write them.
+    """
+
+    protocol: Protocol
+    config: RunConfig
+    manifest: Manifest
+    fold: int
+    logits: dict[str, StudyOutput] = field(default_factory=dict)
+    missing: set[str] = field(default_factory=set)
+
+    @property
+    def repeat(self) -> int:
+        """Number of the repeat."""
+        return self.config.folds.seed
+
+
+def measure(
+    config: RunConfig,
+    protocols: Sequence[Protocol],
+    repeats: int,
+    screen: str | None,
+    out: Path,
+    workers: int,
+    console: Console,
+) -> ProtocolResults:
+    """Trains and scores; finished results below `out` and in the object store are reused.
+
+    Args:
+        config: the configuration that all repeats share (`protocol_config`).
+        protocols: the protocols to measure.
+        repeats: repeats of each; the first has the seed 1.
+        screen: directory of a screen or its address in a bucket; None simulates the configured one.
+        out: folder of protocols.json and the work.
+        workers: processes in parallel.
+        console: where progress is shown.
+
+    Raises:
+        InputError: bad input, or a folder of another configuration or screen.
+        StepError: a task failed; finished tasks are kept.
+    """
+    described = {"config": json.loads(config.model_dump_json()), "screen": whole_address(screen) if screen else None}
+    code = code_digest("components") + library_versions()
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    with study_folder(out, described) as folder:
+        whole = _packed(config, screen, folder, console)
+        lineage = {"code_version": code_version(), "started": started, "code": digest_text(code)}
+        lineage |= {"screen": whole.digest(), "config": described["config"]}
+        earlier = _earlier(out / RESULTS, lineage)
+        kept = [p for p in PROTOCOLS if p in earlier.get("protocols", {}) and p not in protocols]
+        results = ProtocolResults(config.screen.cell_types, [p for p in PROTOCOLS if p in (*protocols, *kept)])
+        for protocol in kept:
+            results.add_earlier(earlier, protocol)
+        shared = SharedTasks(code)
+        splits = [
+            _add_split(
+                shared, protocol_config(config, protocol, number, len(config.backbones)), protocol, whole, folder
+            )
+            for number in range(1, repeats + 1)
+            for protocol in protocols
+        ]
+
+        def finished(task: StudyTask, _seconds: float) -> None:
+            for split in splits:
+                if task.digest in split.missing:
+                    split.missing.remove(task.digest)
+                    if not split.missing:
+                        _score(split, folder, results, console)
+                        write_atomically(out / RESULTS, json.dumps(results.as_json(lineage), indent=1) + "\n")
+
+        run_tasks(shared.tasks.values(), folder, workers, config, console, finished, results.table)
+    return results
+
+
+def _packed(config: RunConfig, screen: str | None, folder: StudyFolder, console: Console) -> Manifest:
+    """The manifest of the whole screen, which is simulated first if `screen` is None."""
+    shared = SharedTasks(code_digest("components"))
+    source = StudyOutput(shared.simulate(config), "out/screen") if screen is None else whole_address(screen)
+    graph = training_graph(config)
+    (packed,) = shared.add_graph(config, graph, "", source, lambda task: task.step == "normalize").values()
+    folder.forget(packed)  # only the step itself can tell whether its images are unchanged, and in the store
+    run_tasks(shared.tasks.values(), folder, 1, config, console)
+    return Manifest.read(folder.path(StudyOutput(packed, "screen")))
+
+
+def _earlier(path: Path, lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """The results of an earlier run of the same code on the same screen; empty if there are none."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if all(content.get(key) == lineage[key] for key in ("code", "screen", "config")) else {}
+
+
+def _add_split(
+    shared: SharedTasks, config: RunConfig, protocol: Protocol, whole: Manifest, folder: StudyFolder
+) -> ProtocolSplit:
+    """Deals the folds of a repeat, writes its manifests, and adds its training and the prediction of its held-out wells."""
+    manifest, fold = split_screen(whole, config.folds)
+    config = config.model_copy(update={"folds": config.folds.model_copy(update={"train": (fold,)})})
+    split, cell_types = ProtocolSplit(protocol, config, manifest, fold), held_out_types(manifest, fold)
+    no_holdout = manifest.model_copy(update={"folds": {}, "plates": ()})
+    files = {}
+    for name, content in (("screen", manifest), ("holdout", no_holdout)):
+        path = folder.folder / "splits" / f"{protocol}-{split.repeat}-{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content.model_dump_json(), encoding="utf-8")
+        files[name] = str(path)
+    made = shared.add_graph(
+        config,
+        training_graph(config),
+        f"{protocol} {split.repeat}: ",
+        included=lambda task: task.step == "pretrain" or (task.step == "infer" and task.cell_type in cell_types),
+        files=files,
+        content=manifest.digest(),
+    )
+    split.logits = {str(t.cell_type): StudyOutput(own, "logits") for t, own in made.items() if t.step == "infer"}
+    split.missing = {output.task.digest for output in split.logits.values()}
+    return split
+
+
+def _score(split: ProtocolSplit, folder: StudyFolder, results: ProtocolResults, console: Console) -> None:
+    logits = {cell_type: folder.path(output) for cell_type, output in split.logits.items()}
+    accuracy = held_out_accuracy(split.manifest, split.fold, logits)
+    wells = len(held_out_wells(split.manifest, split.fold))
+    experiments = list(held_out_experiments(split.manifest, split.fold))
+    held_out = {"fold": split.fold, "wells": wells, "experiments": experiments}
+    results.add(split.protocol, split.repeat, accuracy, held_out)
+    shown = ", ".join(f"{'all' if name == 'overall' else name} {100 * value:.1f}" for name, value in accuracy.items())
+    text = f"{split.protocol} {split.repeat}: {shown} % of {wells:,} wells"
+    console.print(text, style="bold", highlight=False, soft_wrap=True)
+
+
+def held_out_accuracy(manifest: Manifest, fold: int, logits: Mapping[str, Path]) -> dict[str, float]:
+    """Well top-1 of the fold's wells, over all of them (`overall`) and by cell type.
+
+    Args:
+        manifest: the split screen, with the siRNAs of its wells.
+        fold: the held-out one.
+        logits: output folder of infer by cell type.
+
+    Raises:
+        StepError: the logits are not those of exactly the held-out wells.
+    """
+    treatments = manifest.vocabulary.treatments
+    predicted: dict[str, int] = {}
+    for folder in logits.values():
+        oof = read_logits(folder).wells["oof"]
+        best_W = oof.logits_WK[:, : len(treatments)].argmax(axis=1)
+        predicted.update(zip(oof.ids_W, best_W.tolist(), strict=True))
+    wells = held_out_wells(manifest, fold)
+    if predicted.keys() != {id_code for _, id_code, _ in wells}:
+        raise StepError(f"infer predicted {len(predicted)} wells, but fold {fold} holds out {len(wells)} others")
+    index = manifest.vocabulary.index()
+    predicted_W = np.array([predicted[id_code] for _, id_code, _ in wells], dtype=np.intp)
+    truth_W = np.array([index[sirna] for _, _, sirna in wells], dtype=np.intp)
+    return top1_by_cell_type(predicted_W, truth_W, [cell_type for cell_type, _, _ in wells])

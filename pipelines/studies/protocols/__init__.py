@@ -1,1 +1,0 @@
-"""The challenge organisers' two ways to measure a network: whole experiments held out, or random wells."""

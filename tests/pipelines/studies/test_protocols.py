@@ -1,0 +1,254 @@
+"""The organisers' protocols: from a screen to protocols.json on tiny networks; their scores and table."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from components.core.config import PackConfig
+from components.core.errors import InputError, StepError
+from components.core.storage.arrays import LogitsDirectory, WellLogits, write_logits
+from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, WellRecord
+from pipelines.studies.protocols import ORGANISERS, ProtocolResults, held_out_accuracy, run_protocols
+from tests.pipelines.tiny_run import CONFIG, Cellsignal, error_line, only_huvec
+from tests.tiny_screen import TinyScreen
+
+
+class Command:
+    """`cellsignal protocols` on the tiny screen, in the session's store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.out, self._cellsignal = folder / "out", Cellsignal(folder)
+        (folder / "tiny.yaml").write_text(CONFIG)
+        self.screen = only_huvec(TinyScreen(folder / "screen", imaged=("HUVEC-01", "HUVEC-02", "HUVEC-03")))
+
+    def __call__(self, *arguments: str):
+        options = ["--config", "tiny.yaml", "--screen", self.screen.root, "--out", self.out, "--store", "store"]
+        return self._cellsignal("protocols", *options, *arguments)
+
+    def content(self) -> dict:
+        return json.loads((self.out / "protocols.json").read_text())
+
+    def trained(self) -> int:
+        """Networks trained so far."""
+        done = [json.loads(file.read_text()) for file in self.out.glob("work/tasks/*/done.json")]
+        return sum(task["step"] == "pretrain" for task in done)
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    return Command(tmp_path_factory.mktemp("protocols"))
+
+
+@pytest.fixture(scope="module")
+def first(command):
+    """Both protocols once."""
+    done = command("--repeats", "1")
+    assert done.returncode == 0, done.stderr
+    return done, command.content()
+
+
+def test_both_protocols_are_measured_on_wells_that_they_hold_out(command, first):
+    done, content = first
+    assert command.trained() == 2
+    assert content["held_out"] == {
+        "batch": {"1": {"fold": 0, "wells": 6, "experiments": content["held_out"]["batch"]["1"]["experiments"]}},
+        "random": {"1": {"fold": 0, "wells": 6, "experiments": []}},
+    }
+    assert len(content["held_out"]["batch"]["1"]["experiments"]) == 1
+    for protocol in ("batch", "random"):
+        rows = content["protocols"][protocol]
+        assert list(rows) == ["overall", "HUVEC"]
+        assert rows["overall"] == rows["HUVEC"]
+        assert rows["overall"]["sd"] is None
+        assert rows["overall"]["mean"] * 6 == pytest.approx(round(rows["overall"]["mean"] * 6)), "of six wells"
+    assert done.stderr == ""
+    assert "normalize: done" in done.stdout
+    assert "random 1: infer fold 0 HUVEC: done" in done.stdout
+    assert "n/a" in done.stdout
+    assert "44.1 ± 5.7" in done.stdout
+    assert str(command.out / "protocols.json") in done.stdout
+
+
+@pytest.mark.slow  # starts everything again
+def test_more_repeats_of_one_protocol_train_only_new_ones_and_keep_the_other(command, first):
+    _, before = first
+    done = command("--repeats", "2", "--protocol", "batch")
+    assert done.returncode == 0, done.stderr
+    after = command.content()
+    assert command.trained() == 3
+    assert after["protocols"]["random"] == before["protocols"]["random"]
+    repeats = after["protocols"]["batch"]["overall"]["per_repeat"]
+    assert list(repeats) == ["1", "2"]
+    assert repeats["1"] == before["protocols"]["batch"]["overall"]["mean"]
+    assert after["protocols"]["batch"]["overall"]["sd"] is not None
+
+
+def test_another_configuration_in_the_same_folder_is_refused(command, first):
+    done = command("--repeats", "1", "--set", "pretrain.batch_size=4")
+    assert done.returncode == 2
+    assert "holds results of another config.pretrain.batch_size; use a new folder" in error_line(done)
+
+
+@pytest.mark.parametrize(
+    ("changes", "protocol", "repeats", "backbones", "message"),
+    [
+        ([], "plates", 1, 1, r"--protocol 'plates': no such protocol; use batch, random or both"),
+        ([], "both", 0, 1, r"--repeats 0: at least one is needed"),
+        ([], "both", 1, 2, r"--backbones 2: the configuration has 1; use 1 to 1"),
+        (["folds.count=3"], "batch", 1, 1, r"folds\.count is 3, but the screen has 2 labelled experiments"),
+        (
+            ["folds.count=13"],
+            "random",
+            1,
+            1,
+            r"folds\.count is 13, but the screen has only 12 labelled treatment wells",
+        ),
+        (
+            ["screen.holdout_experiments=[HUVEC-01]"],
+            "both",
+            1,
+            1,
+            r"folds\.count is 2, but the screen has 1 labelled exp",
+        ),
+    ],
+)
+def test_bad_input_is_found_before_anything_starts(
+    tmp_path, tables, config_file, changes, protocol, repeats, backbones, message
+):
+    out, store = tmp_path / "out", tmp_path / "store"
+    given = (str(config_file), changes, str(tables.root), protocol, repeats, backbones, out, str(store))
+    with pytest.raises(InputError, match=message) as caught:
+        run_protocols(*given)
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
+    assert not store.exists()
+
+
+def test_the_command_refuses_bad_input_in_one_line(tmp_path, tables, config_file):
+    given = ["--config", config_file, "--screen", tables.root, "--out", tmp_path / "out", "--protocol", "plates"]
+    assert "use batch, random or both" in Cellsignal(tmp_path).refused("protocols", *given)
+
+
+@pytest.fixture
+def results() -> ProtocolResults:
+    found = ProtocolResults(("HUVEC", "U2OS", "RPE"), ("batch", "random"))
+    scores = {
+        2: {"overall": 0.5, "HUVEC": 0.6},
+        1: {"overall": 0.3, "HUVEC": 0.2, "U2OS": 0.1},
+        3: {"overall": 0.4, "HUVEC": 0.4},
+    }
+    for repeat, values in scores.items():
+        found.add("batch", repeat, values, {"fold": 0, "wells": 10 * repeat, "experiments": [f"HUVEC-0{repeat}"]})
+    found.add("random", 1, {"overall": 0.55, "HUVEC": 0.7, "U2OS": 0.2}, {"fold": 0, "wells": 9, "experiments": []})
+    return found
+
+
+def shown(results: ProtocolResults) -> list[str]:
+    file = io.StringIO()
+    Console(file=file, width=80).print(results.table())
+    return file.getvalue().splitlines()
+
+
+def test_the_file_has_means_and_sample_deviations(results):
+    content = results.as_json({"code_version": "v"})
+    assert (content["schema"], content["code_version"]) == (1, "v")
+    batch = content["protocols"]["batch"]
+    assert list(batch) == ["overall", "HUVEC", "U2OS"], "no row for a cell type that was never held out"
+    assert batch["overall"] == {
+        "mean": pytest.approx(0.4),
+        "sd": pytest.approx(0.1),  # sqrt((0.01 + 0.01 + 0) / 2)
+        "per_repeat": {"1": 0.3, "2": 0.5, "3": 0.4},
+    }
+    assert batch["HUVEC"]["sd"] == pytest.approx(0.2)
+    assert batch["U2OS"] == {"mean": 0.1, "sd": None, "per_repeat": {"1": 0.1}}
+    assert content["protocols"]["random"]["overall"] == {"mean": 0.55, "sd": None, "per_repeat": {"1": 0.55}}
+    assert content["held_out"]["batch"]["2"]["wells"] == 20
+    assert content["organisers"]["batch"]["HEPG2"] == {"mean": 0.308, "sd": 0.04}
+    assert content["organisers"]["random"]["overall"] == {"mean": 0.528, "sd": None}
+
+
+def test_earlier_results_are_read_back(results):
+    content = json.loads(json.dumps(results.as_json({})))
+    again = ProtocolResults(results.cell_types, results.protocols)
+    for protocol in results.protocols:
+        again.add_earlier(content, protocol)
+    assert again.as_json({}) == results.as_json({})
+
+
+def test_the_table_has_the_figures_beside_the_published_ones(results):
+    lines = shown(results)
+    cells = {
+        row[0]: row[1:]
+        for row in ([cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│"))
+    }
+    assert cells["All"] == ["40.0 ± 10.0", "44.1 ± 5.7", "55.0 ± n/a", "52.8"]
+    assert cells["HUVEC"] == ["40.0 ± 20.0", "56.7 ± 8.4", "70.0 ± n/a", "68.9 ± 0.3"]
+    assert cells["U2OS"] == ["10.0 ± n/a", "2.4 ± 1.0", "20.0 ± n/a", "22.0 ± 0.4"]
+    assert cells["RPE"] == ["–", "31.2 ± 2.7", "–", "40.0 ± 0.9"]
+    caption = " ".join(line.strip() for line in lines)
+    assert "organisers' baseline on the real RxRx1" in caption
+    assert "n/a for one" in caption
+    assert max(map(len, lines)) <= 80
+    assert set(ORGANISERS) == {"batch", "random"}
+
+
+LABELS = {"HUVEC-01": "abcd", "HUVEC-02": "abcd", "RPE-01": "ab"}
+VOCABULARY = Vocabulary(treatments=("a", "b", "c", "d"), positives=("p",), negatives=("n",))
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    plates = tuple(
+        PlateRecord(
+            experiment=experiment,
+            plate=1,
+            cell_type=experiment.split("-")[0],
+            labelled=True,
+            prefix="x",
+            histograms=(),
+            wells=tuple(
+                WellRecord(id_code=f"{experiment}_1_{label}", well="B03", well_type="treatment", sirna=label, sites=())
+                for label in labels
+            ),
+        )
+        for experiment, labels in LABELS.items()
+    )
+    folds = {"HUVEC-01": 0, "HUVEC-02": 1, "RPE-01": 0}
+    return Manifest(store="s3://x", channels=6, image_size=8, codec=PackConfig(), vocabulary=VOCABULARY, folds=folds,
+                    plates=plates)  # fmt: skip
+
+
+def logits(folder, cell_type, predicted: dict[str, str]):
+    """A folder of logits whose best treatment is the predicted one; controls score higher."""
+    values_WK = np.zeros((len(predicted), 6), dtype=np.float32)
+    for w, label in enumerate(predicted.values()):
+        values_WK[w, VOCABULARY.treatments.index(label)] = 1.0
+    values_WK[:, 4:] = 9.0
+    empty = WellLogits((), np.empty((0, 6), dtype=np.float32))
+    wells = {"oof": WellLogits(tuple(predicted), values_WK), "unlabelled": empty, "holdout": empty}
+    folder.mkdir()
+    write_logits(folder, LogitsDirectory(wells, {"cell_type": cell_type, "folds": [], "history": []}))
+    return folder
+
+
+def test_overall_is_over_wells_and_not_over_cell_types(tmp_path, manifest):
+    huvec = {f"HUVEC-01_1_{label}": named for label, named in zip("dcba", "dcca", strict=True)}
+    rpe = {"RPE-01_1_b": "a", "RPE-01_1_a": "b"}
+    found = held_out_accuracy(
+        manifest,
+        0,
+        {"HUVEC": logits(tmp_path / "h", "HUVEC", huvec), "RPE": logits(tmp_path / "r", "RPE", rpe)},
+    )
+    assert found == {"overall": 0.5, "HUVEC": 0.75, "RPE": 0.0}
+
+
+def test_refuses_logits_of_other_wells_than_the_held_out_ones(tmp_path, manifest):
+    huvec = {f"HUVEC-01_1_{label}": label for label in "abc"}
+    with pytest.raises(StepError, match=r"infer predicted 3 wells, but fold 0 holds out 6 others"):
+        held_out_accuracy(manifest, 0, {"HUVEC": logits(tmp_path / "h", "HUVEC", huvec)})
