@@ -46,7 +46,7 @@ TABLE = (
 
 @dataclass(frozen=True)
 class RoleWells:
-    """The wells of one role: their places, treatment logits, and classes as far as a label is known."""
+    """The wells of one role: their plates, treatment logits, and classes if labelled."""
 
     ids_W: tuple[str, ...]
     experiments_W: tuple[str, ...]
@@ -57,7 +57,7 @@ class RoleWells:
 
 
 def main(config: str, screen: str, holdout: str, logits: str, predictions: str) -> None:
-    """The step as the pipeline calls it.
+    """Runs the step as the pipeline calls it.
 
     Args:
         config: an AssignConfig as JSON.
@@ -110,7 +110,7 @@ def run(config: AssignConfig, screen: Path, holdout: Path, logits: Path, out: Pa
     parts: dict[str, list[Competition]] = {role: [] for role in ROLES}
     if groups is not None:
         for role in ROLES:
-            for chosen_w, known in _knowledge(role, wells[role], groups, manifest, prior, warnings):
+            for chosen_w, known in _wells_and_groups(role, wells[role], groups, manifest, prior, warnings):
                 experiments_w = [wells[role].experiments_W[w] for w in chosen_w]
                 plates_w = [wells[role].plates_W[w] for w in chosen_w]
                 found = infer_arrangements(
@@ -161,7 +161,7 @@ def predictions_table(ids_W: Sequence[str], found: WellPredictions, treatments: 
     return table.sort_values("id_code")
 
 
-def _locate(logits: WellLogits, manifest: Manifest, source: Path, treatments: Sequence[str], where: str) -> RoleWells:
+def _locate(logits: WellLogits, manifest: Manifest, source: Path, treatments: Sequence[str], label: str) -> RoleWells:
     """Finds the wells in a manifest and keeps the treatment columns of their logits."""
     index = {label: k for k, label in enumerate(treatments)}
     known = {
@@ -172,7 +172,7 @@ def _locate(logits: WellLogits, manifest: Manifest, source: Path, treatments: Se
     }
     for id_code in logits.ids_W:
         if id_code not in known:
-            raise InputError(f"{where} well {id_code} is no treatment well of {source}; give the manifest of this run")
+            raise InputError(f"{label} well {id_code} is no treatment well of {source}; give the manifest of this run")
     rows = [known[id_code] for id_code in logits.ids_W]
     return RoleWells(
         ids_W=logits.ids_W,
@@ -184,10 +184,10 @@ def _locate(logits: WellLogits, manifest: Manifest, source: Path, treatments: Se
     )
 
 
-def _knowledge(
+def _wells_and_groups(
     role: str, wells: RoleWells, groups: PlateGroups, manifest: Manifest, prior: PriorConfig, warnings: list[str]
 ) -> Iterator[tuple[NDArray[np.intp], PlateGroups]]:
-    """Wells with the plate groups to use: for out-of-fold wells those learned without their own labels."""
+    """Pairs of wells and the plate groups to use; out-of-fold wells get the groups learned without their own labels."""
     if role != "oof":
         yield np.arange(len(wells.ids_W)), groups
         return
@@ -273,7 +273,7 @@ def _fit_restricted(
 
 
 def _columns(part: Competition, truth_W: NDArray[np.intp]) -> NDArray[np.intp]:
-    """The column of each well's true class among the part's classes, -1 if it is not among them."""
+    """The column of each well's true class among the part's classes; -1 if it is not one of them."""
     column_of = {int(k): column for column, k in enumerate(part.classes_k)}
     return np.array([column_of.get(int(truth), -1) for truth in truth_W[part.wells_w]], dtype=np.intp)
 

@@ -17,7 +17,7 @@ from components.core.storage.runs import report_failures
 
 
 def main(screen: str, logits: Sequence[str], averaged: str) -> None:
-    """The step as the pipeline calls it.
+    """Runs the step as the pipeline calls it.
 
     Args:
         screen: manifest of the run, under whose key a failure is recorded.
@@ -42,8 +42,8 @@ def _cell_type(folds: Sequence[Path]) -> str | None:
 def run(folds: Sequence[Path], out: Path) -> None:
     """Joins the folds of a cell type: out-of-fold wells are concatenated, the logits of all others averaged.
 
-    An out-of-fold well is predicted by its own fold only, whose models never saw its label. The mean is of logits, before
-    any softmax, and does not depend on the order of the folds.
+    An out-of-fold well is predicted by its own fold only, whose models never saw its label. Logits are averaged, before any
+    softmax; the order of the folds does not matter.
 
     Args:
         folds: one logits directory a fold, in any order; meta.json holds its fold.
@@ -79,7 +79,7 @@ def _in_fold_order(parts: Sequence[Part]) -> list[Part]:
         seen[fold] = path
         if content.cell_type != first.cell_type:
             raise InputError(
-                f"{path}: cell type {content.cell_type}, but {first_path} is of {first.cell_type}; "
+                f"{path}: cell type {content.cell_type}, but {first_path} has {first.cell_type}; "
                 "ensemble one cell type at a time"
             )
         if content.classes != first.classes:
@@ -112,7 +112,7 @@ def _mean(parts: Sequence[Part], role: str) -> WellLogits:
         differing = set(ids) ^ set(content.wells[role].ids_W)
         if differing:
             raise InputError(
-                f"{path}: {role} well {min(differing)} is in only one of it and {first_path}; "
+                f"{path}: {role} well {min(differing)} is only here or only in {first_path}; "
                 "run the folds on one screen manifest"
             )
         total_WK += content.wells[role].take(ids)

@@ -1,1 +1,1 @@
-"""infer: logits of a fold's wells by networks that are trained already."""
+"""infer: logits of a fold's wells by trained networks."""

@@ -1,4 +1,4 @@
-"""python -m components.infer: the step by hand; without --base new plates by a published model."""
+"""`python -m components.infer` runs the step; without --base it predicts new plates with a published model."""
 
 from typing import Annotated
 
@@ -15,19 +15,19 @@ def infer(
     screen: Annotated[str, Option(help="manifest that normalize wrote: a path, or s3://BUCKET/KEY")],
     holdout: Annotated[str, Option(help="manifest of the held-out experiments, or of the new plates: path or s3://")],
     fold: Annotated[int, Option(help="the fold that the networks were trained for")],
-    cell_type: Annotated[str, Option(help="whose wells")],
+    cell_type: Annotated[str, Option(help="cell type of the wells")],
     logits: Annotated[str, Option(help="folder to write, path or s3://: logits of the fold")],
     embeddings: Annotated[str, Option(help="folder to write, path or s3://: embeddings of all wells, as Parquet")],
     base: Annotated[
         list[str],
         Option(
-            help="finetune's output, path or s3://, or pretrain's, once a backbone; none for new plates, which the model "
-            "predicts that --screen names"
+            help="finetune's output, or pretrain's of each backbone: path or s3://; none for new plates, which the model "
+            "named in --screen predicts"
         ),
     ] = [],  # noqa: B006
     set: Annotated[list[str], Option(help="KEY=VALUE, changes the configuration")] = [],  # noqa: B006
 ) -> None:
-    """Predicts with trained networks. The object store comes from the AWS environment variables."""
+    """Predicts with trained networks."""
     settings = RunConfig.load(config, set).section(InferSettings)
     from components.infer.step import main  # loads torch, for which a wrong configuration need not wait
 

@@ -1,7 +1,7 @@
 """infer: a fold's networks in, logits of one cell type out. Reads and writes; the method is core.learning.prediction.
 
-The networks are finetuned pairs or pretrained backbones of the same run, when training ends before `pseudo_label` (which
-predicts itself); or, to predict new plates, those of the published model that the screen's manifest names.
+The networks are finetuned pairs or pretrained backbones of the same run, if training ends before `pseudo_label` (which
+predicts as well); for new plates, those of the published model that the screen's manifest names.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class FoldNetworks:
 
     Attributes:
         by_backbone: in the configured order, in which logits are summed.
-        weights: whose weights they are: student, teacher or pretrained.
+        weights: the weights' source: student, teacher or pretrained.
         history: the records of all epochs that trained them, if known.
     """
 
@@ -87,12 +87,12 @@ def run(
         holdout: the held-out experiments or the new plates, without treatment labels.
         bases: finetune's output, or pretrain's, one of each backbone, any order; none for a published model.
         fold: the fold that the networks were trained for.
-        cell_type: whose wells.
+        cell_type: the wells' cell type.
         logits: folder to write: logits.npz and meta.json.
         embeddings: folder to write: Parquet files, see core.storage.arrays.
         checkpoints: where prediction is saved by time; None saves none.
         team: the processes that share the work.
-        published: the model that predicts new plates, and the store that it is in.
+        published: the store of the published model that predicts new plates, and its manifest.
 
     Raises:
         InputError: weights of another fold or cell type, or not one of each backbone; files of a published model that are
@@ -172,7 +172,7 @@ def _published(
 
 
 def _check_settings(settings: InferSettings, model: ModelManifest) -> None:
-    """Refuses a configuration that is not the model's: its predictions would be wrong without any other sign."""
+    """Rejects a configuration other than the model's, with which predictions would be silently wrong."""
     own = model.run_config().section(InferSettings)
     for part in ("standardise", "batch_norm", "head", "backbones"):
         if _without_weights(settings, part) != _without_weights(own, part):
@@ -182,13 +182,13 @@ def _check_settings(settings: InferSettings, model: ModelManifest) -> None:
 
 
 def _without_weights(settings: InferSettings, part: str) -> object:
-    """A part of the settings without the weights that only training starts from."""
+    """A part of the settings without the initial weights, which matter only to training."""
     found = settings.model_dump(include={part})[part]
     return [{**each, "weights": None} for each in found] if part == "backbones" else found
 
 
 def _network_digests(model: ModelManifest, fold: int, cell_type: str) -> str:
-    """Which networks predict, for the key of finished work."""
+    """The digests of the networks that predict, for the key of the finished output."""
     files = [each for each in model.networks if each.fold == fold and each.cell_type in (None, cell_type)]
     return " ".join(sorted(f"{file.backbone}={file.sha256}" for file in files))
 
@@ -203,20 +203,20 @@ def main(
     logits: str,
     embeddings: str,
 ) -> None:
-    """The step with paths and JSON, as the pipeline calls it; finished work is copied from the store.
+    """Runs the step as the pipeline calls it, with paths and JSON; a finished output is copied from the store.
 
     Args:
         config: InferSettings as JSON.
         screen: path of the screen's manifest; one that names a model predicts new plates with it.
         holdout: path of the manifest of held-out experiments, or of new plates.
         bases: folders of the networks; none if the manifest names a model.
-        fold: whose networks.
-        cell_type: whose wells.
+        fold: the networks' fold.
+        cell_type: the wells' cell type.
         logits: folder to write.
         embeddings: folder to write.
 
     Raises:
-        InputError: also if there are both weights and a model, or neither.
+        InputError: both weights and a model are given, or neither; or as `run`.
     """
     if start_processes("infer", config, locals()):
         return

@@ -69,7 +69,7 @@ def selection_accuracy(
         experiments_W: the experiment of each well.
         plates_W: the plate number of each well.
         groups: the plate groups; None if the screen has no plate design or the prior is off. Then all treatments are
-            one group, so that `group` equals `raw` and `balanced` balances whole plates over all treatments.
+            one group, so that `group` equals `raw` and `balanced` balances every plate over all treatments.
         prior: method and limits of balancing.
 
     Raises:
@@ -85,7 +85,7 @@ def selection_accuracy(
     predicted_W = np.empty(len(truth_W), dtype=np.intp)
     for experiment, plate in sorted(set(zip(experiments_W, plates_W, strict=True))):
         wells_w = np.flatnonzero((experiment_W == experiment) & (plate_W == plate))
-        # A plate holds one group; the majority decides, so that one mislabelled well does not move the whole plate.
+        # A plate holds one group; the majority decides, so that one mislabelled well does not move the plate.
         group = np.bincount(group_K[truth_W[wells_w]]).argmax()
         classes_k = np.flatnonzero(group_K == group)
         balanced_wk = balanced(logits_WK[np.ix_(wells_w, classes_k)].astype(np.float64), prior)

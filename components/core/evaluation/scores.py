@@ -168,9 +168,8 @@ def worst_sirnas(wells: pd.DataFrame, limit: int) -> list[dict[str, Any]]:
 def choose_examples(predictions: pd.DataFrame, right: int = 3, wrong: int = 5) -> tuple[Score | None, pd.DataFrame]:
     """Wells worth showing, of one score: unlabelled if its truth is known, else out of fold, else holdout.
 
-    The surest first, in turn over cell types, so that one easy cell type does not take all places. Wrong predictions
-    that the model was sure of teach more than unsure ones: they point at siRNAs with one phenotype, or at a swapped
-    plate.
+    The most confident first, in turn over cell types, so that an easy cell type does not fill the selection. Confident wrong
+    predictions are the most informative: they suggest siRNAs with the same phenotype, or a swapped plate.
 
     Returns:
         The score of the wells (None if no truth is known) and their rows, correct ones first.
@@ -184,7 +183,7 @@ def choose_examples(predictions: pd.DataFrame, right: int = 3, wrong: int = 5) -
 
 
 def _in_turn(wells: pd.DataFrame, limit: int) -> pd.DataFrame:
-    """The surest wells, the best of each cell type before the second best of any."""
-    surest = wells.sort_values(["confidence", "id_code"], ascending=[False, True])
-    rank = surest.groupby("cell_type").cumcount()
-    return surest.loc[rank.sort_values(kind="stable").index[:limit]]
+    """The most confident wells, the best of each cell type before the second best of any."""
+    by_confidence = wells.sort_values(["confidence", "id_code"], ascending=[False, True])
+    rank = by_confidence.groupby("cell_type").cumcount()
+    return by_confidence.loc[rank.sort_values(kind="stable").index[:limit]]

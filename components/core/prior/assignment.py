@@ -1,6 +1,7 @@
 """The three predictions of a well: raw, within its plate's group, assigned one to one. Pure NumPy and SciPy.
 
-Wells of a plate compete for the siRNAs of its group; without a clear arrangement, those of a whole experiment for all.
+The wells of a plate compete for the siRNAs of its group; without a clear arrangement, all wells of an experiment compete for
+all treatments.
 
 W wells, K treatment siRNAs; lower case w and k for the wells and siRNAs of one competition.
 """
@@ -47,7 +48,7 @@ def competitions(
     groups: PlateGroups,
     prior: PriorConfig,
 ) -> list[Competition]:
-    """Splits wells into competitions: a plate and its group if the arrangement is accepted, else the whole experiment.
+    """Splits wells into competitions: a plate and its group if the arrangement is accepted, else all of the experiment.
 
     An experiment without an accepted arrangement competes for all treatments. If it has more wells than there are
     treatments, siRNAs repeat and its wells are in no competition.
@@ -103,7 +104,7 @@ class WellPredictions:
     group_W: NDArray[np.intp]
     group_confidence_W: NDArray[np.float64]
     top_W5: NDArray[np.intp]
-    """the five most probable treatments before the prior, best first; fewer columns if there are fewer treatments"""
+    """the five most probable treatments before the prior, best first; fewer if there are fewer treatments"""
 
 
 def predict_wells(
@@ -121,8 +122,8 @@ def predict_wells(
     """
     prob_WK = scipy.special.softmax(logits_WK.astype(np.float64) / temperatures.raw, axis=1)
     everyone = np.arange(len(prob_WK))
-    # Of logits, since a low temperature rounds small probabilities to ties. A stable sort of the negated values puts
-    # ties in class order, like argmax.
+    # Sorted by logits, because a low temperature rounds small probabilities to ties; stable, so that ties are in class
+    # order, as argmax breaks them.
     top_W5 = np.argsort(-logits_WK, axis=1, kind="stable")[:, :TOP]
     raw_W = logits_WK.argmax(axis=1)
     raw_confidence_W = prob_WK[everyone, raw_W]
@@ -136,11 +137,11 @@ def predict_wells(
         best_w = part.log_prob(logits_WK).argmax(axis=1)
         group_W[part.wells_w] = part.classes_k[best_w]
         group_confidence_W[part.wells_w] = np.exp(restricted_wk[rows_w, best_w])
-        # At temperature 1: temperatures are fitted on labels, which must not decide a prediction on a plate that lacks wells.
+        # At temperature 1: temperatures are fitted on labels, which must not affect a prediction on a plate with missing wells.
         balanced_wk = balanced(part.log_prob(logits_WK), prior)
-        # If wells are missing, column scalings matter: those of a sharp balance would crowd the present siRNAs together.
-        whole = len(part.wells_w) == len(part.classes_k)
-        assigned_w = assign_plate(balanced_wk if whole else expected(part.log_prob(logits_WK), balanced_wk, prior))
+        # With missing wells, column scalings matter: those of a sharp balance would crowd the present siRNAs together.
+        complete = len(part.wells_w) == len(part.classes_k)
+        assigned_w = assign_plate(balanced_wk if complete else expected(part.log_prob(logits_WK), balanced_wk, prior))
         prob_wk = scipy.special.softmax(balanced_wk / temperatures.balanced, axis=1)
         sirna_W[part.wells_w] = part.classes_k[assigned_w]
         confidence_W[part.wells_w] = prob_wk[rows_w, assigned_w]

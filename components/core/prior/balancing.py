@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from components.core.config import PriorConfig
 
-# Scalings further apart than this (nats) are folded into the log-domain matrix. What has then underflowed in the kernel
-# is below exp(-87) in single and exp(-708) in double precision if a row's largest is 1: no scaling brings it back.
+# Scalings further apart than this (nats) are folded into the log-domain matrix. Kernel values that have underflowed by then
+# are below exp(-87) in single and exp(-708) in double precision, relative to the row's largest: no scaling restores them.
 WIDEST = {np.float32: 30.0, np.float64: 345.0}
 # Column errors below this fraction of W/K (at least 1) are left to double precision.
 SINGLE_PRECISION = 2e-5
@@ -102,7 +102,7 @@ def sinkhorn(log_prob_WK: NDArray[np.float64], iterations: int, tolerance: float
     single_limit = SINGLE_PRECISION * max(1.0, target)
     enough_single, single_will_do = max(0.9 * tolerance, single_limit), 0.9 * tolerance >= single_limit
     scaled_WK = np.multiply(log_prob_WK, sharpness, dtype=np.float64)
-    memory_WK = np.empty(scaled_WK.shape)  # of every kernel: fresh memory costs as much as the exponentials
+    memory_WK = np.empty(scaled_WK.shape)  # reused by every kernel: fresh memory costs as much as the exponentials
     single_WK = memory_WK.reshape(-1).view(np.float32)[: scaled_WK.size].reshape(scaled_WK.shape)
     done = 0
     kernel_WK: NDArray[np.floating] = single_WK
@@ -150,7 +150,7 @@ def _sweep(kernel_WK: NDArray[np.floating], most: int, enough: float) -> _Sweeps
     target, kind = wells / sirnas, kernel_WK.dtype.type
     smallest, slack = 1e8 * np.finfo(kind).tiny, 8 * wells * np.finfo(kind).eps
     log_K = plain_K = np.zeros(sirnas)
-    trail_2MK = np.empty((2, MEMORY + 1, sirnas))  # of past sweeps, the last last: log scalings after, and their step
+    trail_2MK = np.empty((2, MEMORY + 1, sirnas))  # past sweeps, oldest first: log scalings and steps
     known, least, sweeps = 0, -np.inf, 0
     while True:
         path_PK = np.empty((min(PERIOD, most - sweeps) + 1, sirnas), kind)

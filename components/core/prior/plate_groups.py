@@ -26,12 +26,12 @@ from components.core.screen.wells import Plate
 from components.core.storage.manifest import PlateRecord
 
 Permutations = Literal["cyclic", "all"]
-# Candidates are listed one by one; 8! = 40,320 is the most that stays instant.
+# Candidates are enumerated; 8! = 40,320 of them still take no noticeable time.
 MOST_PLATES = 8
-# Two plates hold the same group when they share more than half of the smaller one's siRNAs: plates of one group differ
+# Two plates hold the same group if they share more than half of the smaller one's siRNAs: plates of one group differ
 # by a few missing wells, plates of two groups share nothing, so both are far from one half.
 SAME_GROUP_OVERLAP = 0.5
-# Up to this fraction of wells outside their siRNA's group is a labelling mistake to report; more is no plate design.
+# Up to this fraction of wells outside their siRNA's group is a labelling mistake to report; with more there is no design.
 MOST_STRAYS = 0.05
 
 
@@ -44,7 +44,7 @@ class LabelledWell(NamedTuple):
 
 
 class NoPlateDesignError(InputError):
-    """The labelled plates show no groups, so the prior does not apply; callers may continue without it and warn."""
+    """The labelled plates show no groups, so the prior does not apply; a caller may continue without it and warn."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def learn_groups(wells: Iterable[LabelledWell], treatments: Sequence[str]) -> Pl
     group_N = _cluster(holds_NK)
     groups = int(group_N.max()) + 1
     home_K = _home(holds_NK, group_N, groups)
-    _refuse_strays(holds_NK, group_N, home_K, rows, treatments)
+    _check_strays(holds_NK, group_N, home_K, rows, treatments)
     arrangements = _arrange(group_N, rows)
     plates = tuple(sorted({plate for _, plate in rows}))
     if groups != len(plates):
@@ -158,7 +158,7 @@ def _home(holds_NK: NDArray[np.bool_], group_N: NDArray[np.intp], groups: int) -
     return np.where(votes_GK.any(axis=0), votes_GK.argmax(axis=0), -1).astype(np.intp)
 
 
-def _refuse_strays(
+def _check_strays(
     holds_NK: NDArray[np.bool_],
     group_N: NDArray[np.intp],
     home_K: NDArray[np.intp],
@@ -402,14 +402,14 @@ def renumbered(arrangement: Arrangement, learned: PlateGroups, reference: PlateG
     return replace(arrangement, groups={plate: int(number_G[group]) for plate, group in arrangement.groups.items()})
 
 
-def _group_scores(logits_WK: NDArray[np.floating], groups: PlateGroups, where: str) -> NDArray[np.float64]:
+def _group_scores(logits_WK: NDArray[np.floating], groups: PlateGroups, label: str) -> NDArray[np.float64]:
     """Each well's log-probability in the best assignment of a plate within each group, nats, (G, W); -inf without room."""
     if logits_WK.ndim != 2 or logits_WK.shape[1] != groups.treatments:
-        raise ValueError(f"{where}: logits of shape {logits_WK.shape}, expected (wells, {groups.treatments})")
+        raise ValueError(f"{label}: logits of shape {logits_WK.shape}, expected (wells, {groups.treatments})")
     largest = max(len(classes) for classes in groups.members)
     if len(logits_WK) > largest:
         raise InputError(
-            f"{where} has {len(logits_WK)} treatment wells, but no plate group has more than {largest} siRNAs; "
+            f"{label} has {len(logits_WK)} treatment wells, but no plate group has more than {largest} siRNAs; "
             "correct its wells, or set prior.enabled to false"
         )
     log_prob_WK = scipy.special.log_softmax(logits_WK.astype(np.float64), axis=1)

@@ -1,8 +1,9 @@
-"""Pseudo-labels of unlabelled wells: by a fold's own teachers under the plate design, or from a whole earlier run.
+"""Pseudo-labels of unlabelled wells: by a fold's own teachers under the plate design, or from an earlier run.
 
-The earlier run's predictions are means of all folds after assignment, better than those of one fold's teachers. They
-replace labels of unlabelled wells only: the other folds know a fold's validation wells. Even so those networks learned from
-their labels, so out-of-fold scores of such a further round are not independent of them; unlabelled and holdout scores are.
+An earlier run's predictions are assigned means over all folds, so they are better than those of one fold's teachers. They
+replace the labels of unlabelled wells only, because the other folds trained on a fold's validation wells. The networks behind
+them learned from all labels, so out-of-fold scores of such a further round are not independent of the labels; unlabelled and
+holdout scores are.
 
 W wells, K treatment siRNAs; lower case w for the wells that an earlier run labels.
 """
@@ -90,7 +91,7 @@ def select(
         left_w = least_confident(confidence_W, fraction)
         return _labels(prob_WK.argmax(axis=1), prob_WK, confidence_W, left_w, blended_WK, {})
     arrangements = infer_arrangements(blended_WK, experiments_W, plates_W, groups, prior.permutations)
-    # Wells of no competition, where siRNAs repeat, keep their arg-max.
+    # Wells in no competition, because siRNAs repeat, keep their arg-max.
     prob_WK = scipy.special.softmax(blended_WK.astype(np.float64), axis=1)
     class_W, confidence_W = prob_WK.argmax(axis=1), prob_WK.max(axis=1)
     left: list[NDArray[np.intp]] = []
@@ -145,7 +146,7 @@ class FusedLabels:
     """experiment and plate of each"""
 
     def over(self, found: PseudoLabels, fraction: float) -> PseudoLabels:
-        """The same pseudo-labels with the earlier run's predictions in place of those wells' own.
+        """The same pseudo-labels, but the earlier run's predictions for those wells.
 
         Args:
             found: pseudo-labels of all wells by this fold's teachers.

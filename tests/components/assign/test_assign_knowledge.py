@@ -1,7 +1,6 @@
-"""assign: whose labels teach the plate groups that a well is named with, and the prior's settings in the whole step."""
+"""Labels that assign learns plate groups from, and its settings of the prior."""
 
 import csv
-import inspect
 import json
 import zlib
 
@@ -25,7 +24,7 @@ HELD = {
     "HUVEC-01": (0, 1, 2, 3), "HUVEC-02": (1, 2, 3, 0), "RPE-01": (2, 3, 0, 1), "RPE-02": (0, 1, 2, 3),
     "HUVEC-03": (3, 0, 1, 2), "HUVEC-04": (1, 2, 3, 0),
 }  # fmt: skip
-# Any lead is accepted, so that labels can not act through the calibration of the margin.
+# Any lead is accepted, so that labels cannot act through the calibration of the margin.
 ACCEPTING = {"min_margin": 0.0, "min_separation": 0.0}
 
 
@@ -37,7 +36,7 @@ def screen(tmp_path):
         truth: dict[str, str] = {}  # noqa: RUF012
 
         def write(self, held=HELD, claimed=None, absent=None, scattered=False):
-            """`claimed`: other arrangements that labels show than `held`. `absent`: siRNAs that an experiment lacks."""
+            """`claimed`: arrangements according to the labels, if not `held`. `absent`: siRNAs that an experiment lacks."""
             index, self.truth = VOCABULARY.index(), {}
             plates: dict[str, list[PlateRecord]] = {"screen": [], "holdout": []}
             wells: dict[str, tuple[list[str], list[np.ndarray]]] = {role: ([], []) for role in ROLES}
@@ -97,40 +96,14 @@ def screen(tmp_path):
     return Screen()
 
 
-def test_out_of_fold_experiments_use_groups_of_the_other_folds_only(screen, monkeypatch):
-    taught, used = [], {}
-
-    def learn_groups(wells, *rest):
-        taught.append({well.experiment for well in wells})
-        return real_learning(wells, *rest)
-
-    def infer_arrangements(*args, **kwargs):
-        given = inspect.signature(real_inference).bind(*args, **kwargs).arguments
-        used.update({experiment: set(given["groups"].arrangements) for experiment in given["experiments_W"]})
-        return real_inference(*args, **kwargs)
-
-    real_learning, real_inference = step.learn_groups, step.infer_arrangements
-    monkeypatch.setattr(step, "learn_groups", learn_groups)
-    monkeypatch.setattr(step, "infer_arrangements", infer_arrangements)
-    screen.write().run()
-    # Fold 0 holds out an experiment of another cell type as well, which teaches it nothing either.
-    assert used == {
-        "HUVEC-01": {"HUVEC-02", "RPE-01"},
-        "HUVEC-02": {"HUVEC-01", "RPE-01", "RPE-02"},
-        "HUVEC-03": set(FOLDS),
-        "HUVEC-04": set(FOLDS),
-    }
-    assert all(experiments in taught for experiments in used.values())
-
-
-def test_labels_of_a_fold_do_not_change_predictions_of_its_wells(screen):
+def test_a_folds_own_labels_do_not_change_its_predictions(screen):
     """The other folds leave every cycle of groups open; the fold's own labels, true or not, would leave one."""
     alike = {"HUVEC-02": (0, 1, 2, 3), "RPE-01": (0, 1, 2, 3), "RPE-02": (0, 1, 2, 3)}
     held = {**HELD, **alike, "HUVEC-01": (1, 2, 3, 0)}
     true, _ = screen.write(held).run(**ACCEPTING)
     assert screen.accuracy(true, "HUVEC-01", "raw_sirna") < screen.accuracy(true, "HUVEC-01", "group_sirna")
     assert screen.accuracy(true, "HUVEC-01") > 0.9
-    # A cycle that the wells' own arrangement is not in.
+    # A cycle without the wells' own arrangement.
     other, _ = screen.write(held, claimed={"HUVEC-01": (2, 0, 3, 1)}).run(**ACCEPTING)
     for column in ("raw_sirna", "group_sirna", "sirna"):
         assert {i: row[column] for i, row in other.items() if i.startswith("HUVEC-01")} == {
@@ -139,15 +112,15 @@ def test_labels_of_a_fold_do_not_change_predictions_of_its_wells(screen):
 
 
 def lacking(experiment):
-    """One siRNA of each of two groups is in this experiment alone, so the others can not tell where they belong."""
+    """One siRNA of each of two groups is in this experiment alone, so the others do not show their group."""
     return {other: {"sirna_0", f"sirna_{SIZE}"} for other in FOLDS if other != experiment}
 
 
-def test_a_fold_whose_other_folds_lack_the_groups_is_predicted_without_the_prior(screen):
+def test_a_fold_without_groups_in_the_other_folds_is_predicted_without_the_prior(screen):
     rows, summary = screen.write(absent=lacking("HUVEC-01")).run(on_low_margin="all_classes")
-    said = [warning for warning in summary["warnings"] if "predicted without the prior" in warning]
-    assert len(said) == 1
-    assert said[0].startswith(
+    found = [warning for warning in summary["warnings"] if "predicted without the prior" in warning]
+    assert len(found) == 1
+    assert found[0].startswith(
         "out-of-fold wells of fold 0 are predicted without the prior: sirna_0 is on no labelled plate"
     )
     assert summary["prior_enabled"] is True
@@ -158,7 +131,7 @@ def test_a_fold_whose_other_folds_lack_the_groups_is_predicted_without_the_prior
         assert screen.accuracy(rows, experiment) > screen.accuracy(rows, experiment, "raw_sirna")
 
 
-def test_a_fold_whose_other_folds_lack_the_groups_is_rejected_under_refuse(screen, tmp_path):
+def test_rejects_a_fold_without_groups_in_the_other_folds_under_refuse(screen, tmp_path):
     screen.write(absent=lacking("HUVEC-01"))
     with pytest.raises(InputError, match="sirna_0 is on no labelled plate"):
         screen.run(on_low_margin="refuse")
@@ -177,8 +150,8 @@ def test_a_screen_without_plate_design_is_rejected_or_predicted_without_the_prio
 
 
 @pytest.mark.parametrize(("permutations", "found"), [("all", True), ("cyclic", False)])
-def test_the_arrangements_to_choose_among_are_the_configured_ones(screen, permutations, found):
-    """An unlabelled experiment that is no rotation of the labelled ones is named right among all permutations only."""
+def test_only_the_configured_permutations_are_considered(screen, permutations, found):
+    """An unlabelled experiment that is no rotation of the labelled ones is predicted correctly among all permutations only."""
     held = {**HELD, "HUVEC-03": (1, 0, 3, 2)}
     rows, summary = screen.write(held).run(permutations=permutations, **ACCEPTING)
     groups = {entry["experiment"]: tuple(entry["groups"]) for entry in summary["experiments"]}

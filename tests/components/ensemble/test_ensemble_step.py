@@ -54,23 +54,23 @@ def screen(tmp_path):
     """Manifest of a run whose store is a folder."""
     path = tmp_path / "screen.json"
     classes = Vocabulary(treatments=tuple("abc"), positives=("p",), negatives=("n",))
-    place = {"store": f"file://{tmp_path}/store", "run": "tiny-1"}
-    of_run = Manifest(channels=6, image_size=8, codec=PackConfig(), vocabulary=classes, folds={}, plates=(), **place)
+    of_store = {"store": f"file://{tmp_path}/store", "run": "tiny-1"}
+    of_run = Manifest(channels=6, image_size=8, codec=PackConfig(), vocabulary=classes, folds={}, plates=(), **of_store)
     path.write_text(of_run.model_dump_json())
     return path
 
 
-def test_a_failure_is_recorded_under_the_run_that_the_manifest_names(folds, screen, tmp_path):
+def test_a_failure_is_recorded_under_the_run(folds, screen, tmp_path):
     store = ObjectStore(tmp_path / "store")
-    given = [str(path) for path in folds]
-    main(str(screen), given, str(tmp_path / "out"))
+    inputs = [str(path) for path in folds]
+    main(str(screen), inputs, str(tmp_path / "out"))
     assert read_failures(store, "tiny-1") == {}
     (folds[1] / "logits.npz").write_bytes(b"")
     with pytest.raises(InputError):
-        main(str(screen), given, str(tmp_path / "out"))
-    (folds[0] / "meta.json").unlink()  # whose cell type is not known then
+        main(str(screen), inputs, str(tmp_path / "out"))
+    (folds[0] / "meta.json").unlink()  # so that the cell type is unknown
     with pytest.raises(InputError):
-        main(str(screen), given, str(tmp_path / "out"))
+        main(str(screen), inputs, str(tmp_path / "out"))
     records = {record.task: record for record in read_failures(store, "tiny-1").values()}
     assert {(task, record.kind) for task, record in records.items()} == {
         ("ensemble HUVEC", "input"),
@@ -91,7 +91,7 @@ def test_the_order_of_the_folds_does_not_matter(folds, screen, tmp_path):
         np.testing.assert_array_equal(one.wells[role].logits_WK, two.wells[role].take(order))
 
 
-def test_meta_says_which_folds_were_validated_and_keeps_all_history(folds, tmp_path):
+def test_meta_joins_folds_and_history(folds, tmp_path):
     run(folds, tmp_path / "out")
     meta = read_logits(tmp_path / "out").meta
     assert [(entry["fold"], entry["validated"]) for entry in meta["folds"]] == [(0, True), (1, True), (2, False)]
@@ -102,14 +102,14 @@ def test_meta_says_which_folds_were_validated_and_keeps_all_history(folds, tmp_p
     ("change", "message"),
     [
         ({"fold": 0}, r"fold 0 is also in .*f0; give each fold once"),
-        ({"cell_type": "RPE"}, "cell type RPE, but .*f0 is of HUVEC"),
+        ({"cell_type": "RPE"}, "cell type RPE, but .*f0 has HUVEC"),
         ({"classes": 6}, "6 classes, but .*f0 has 5"),
         ({"oof": ["A_1_B"]}, "well A_1_B is out of fold here and in .*f0"),
-        ({"unlabelled": ["U_1_A"]}, "unlabelled well U_1_B is in only one of it and .*f0"),
+        ({"unlabelled": ["U_1_A"]}, "unlabelled well U_1_B is only here or only in .*f0"),
         ({"scale": np.inf}, "oof well D_1_A has a logit that is not finite"),
     ],
 )
-def test_folds_that_do_not_fit_are_an_error_and_nothing_is_written(folds, tmp_path, change, message):
+def test_rejects_folds_that_do_not_match(folds, tmp_path, change, message):
     odd = fold_directory(tmp_path / "odd", **{"fold": 3, "oof": ["D_1_A"], "holdout": ["H_1_A"], **change})
     with pytest.raises(InputError, match=message) as caught:
         run([*folds, odd], tmp_path / "out")
@@ -117,7 +117,7 @@ def test_folds_that_do_not_fit_are_an_error_and_nothing_is_written(folds, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f0", "f1", "f2", "odd"]
 
 
-def test_a_damaged_or_missing_file_is_named(folds, tmp_path):
+def test_rejects_a_damaged_or_missing_file(folds, tmp_path):
     (folds[1] / "logits.npz").write_bytes((folds[1] / "logits.npz").read_bytes()[:100])
     with pytest.raises(InputError, match=r"f1/logits\.npz: damaged"):
         run(folds, tmp_path / "out")
@@ -128,21 +128,12 @@ def test_a_damaged_or_missing_file_is_named(folds, tmp_path):
         run([], tmp_path / "out")
 
 
-def test_a_second_run_replaces_the_output_as_a_whole(folds, tmp_path):
-    run(folds, tmp_path / "out")
-    (tmp_path / "out" / "stale").touch()
-    run(folds[:2], tmp_path / "out")
-    assert len(read_logits(tmp_path / "out").meta["folds"]) == 2
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["logits.npz", "meta.json"]
-    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
-
-
-def test_runs_by_hand_and_bad_input_is_one_line_and_exit_code_2(folds, tmp_path):
+def test_the_command_prints_one_line_for_bad_input(folds, tmp_path):
     command = [sys.executable, "-m", "components.ensemble", "--out", str(tmp_path / "out")]
-    asked = subprocess.run(
+    failed = subprocess.run(
         [*command, "--logits", str(folds[0]), "--logits", str(folds[0])], capture_output=True, text=True
     )
-    assert (asked.returncode, len(asked.stderr.splitlines())) == (2, 1)
-    assert asked.stderr.startswith("error: ")
+    assert (failed.returncode, len(failed.stderr.splitlines())) == (2, 1)
+    assert failed.stderr.startswith("error: ")
     subprocess.run([*command, "--logits", str(folds[0]), "--logits", str(folds[1])], check=True, capture_output=True)
     assert (tmp_path / "out" / "logits.npz").is_file()

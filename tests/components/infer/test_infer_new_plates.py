@@ -1,4 +1,4 @@
-"""New plates, from a published model's networks: what a training run would have said of them, and what is refused."""
+"""infer predicts new plates with a published model's networks as the training run predicted them, and rejects bad input."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class Prediction:
 
     def normalize(self, experiments: tuple[str, ...] = NEW, any_cell_type: bool = False) -> Manifest:
         section = self.run.config.section(NormalizeConfig).model_dump_json()
-        wanted = json.dumps(list(experiments))
+        chosen = json.dumps(list(experiments))
         outputs = (str(self.reference), str(self.plates), str(self.folder / "labels.csv"))
-        normalize(section, str(self.source), *outputs, self.address, wanted, any_cell_type)
+        normalize(section, str(self.source), *outputs, self.address, chosen, any_cell_type)
         return Manifest.read(self.plates)
 
     def infer(self, fold: int = 0, cell_type: str = "HUVEC", name: str = "out") -> Path:
@@ -62,7 +62,7 @@ class Prediction:
         return out
 
     def expected(self, fold: int, cell_type: str = "HUVEC") -> dict[str, WellLogits]:
-        """What the training run's own prediction says, by role, with networks made anew."""
+        """The training run's own predictions, by role, with rebuilt networks."""
         role = {"pretrain": "pretrained"}.get(self.run.kind, "student")
         networks = {
             backbone.name: self.run.network(self.run.seed(fold, cell_type, n, role), n)
@@ -84,9 +84,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize(("kind", "config"), KINDS)
-def test_each_new_well_has_the_logits_that_the_training_run_gave_it(
-    tmp_path: Path, kind: Kind, config: dict[str, Any]
-) -> None:
+def test_new_wells_get_the_logits_of_the_training_run(tmp_path: Path, kind: Kind, config: dict[str, Any]) -> None:
     prediction = Prediction(tmp_path, kind, **config)
     plates = prediction.normalize()
     assert {well.sirna for plate in plates.plates for well in plate.wells} == {None}
@@ -101,7 +99,7 @@ def test_each_new_well_has_the_logits_that_the_training_run_gave_it(
             assert new.take(own[role].ids_W) == pytest.approx(own[role].logits_WK, abs=1e-5)
 
 
-def test_embeddings_are_of_all_wells_and_tell_no_label(tmp_path: Path) -> None:
+def test_embeds_all_wells_without_labels(tmp_path: Path) -> None:
     prediction = Prediction(tmp_path)
     prediction.normalize(("HUVEC-04",))
     out = prediction.infer()
@@ -112,7 +110,7 @@ def test_embeddings_are_of_all_wells_and_tell_no_label(tmp_path: Path) -> None:
         assert set(table["sirna"].to_pylist()) == {None}
 
 
-def test_finished_work_is_fetched_but_not_that_of_other_plates_or_networks(
+def test_reuses_the_output_of_the_same_plates_and_networks_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prediction = Prediction(tmp_path)
@@ -131,18 +129,18 @@ def test_finished_work_is_fetched_but_not_that_of_other_plates_or_networks(
         shutil.rmtree(tmp_path / "again")
 
 
-def test_plates_that_are_packed_are_not_packed_again_and_the_registry_is_only_read(tmp_path: Path) -> None:
+def test_packed_plates_are_reused_and_the_registry_is_only_read(tmp_path: Path) -> None:
     prediction = Prediction(tmp_path)
     before = {key: prediction.store.get(key) for key in prediction.store.list("")}
     prediction.normalize()
     prediction.infer()
     after = {key: prediction.store.get(key) for key in prediction.store.list("")}
     changed = {key.split("/")[0] for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
-    # The training run packed the same plates, which are found by what their files are.
+    # The training run packed the same plates, which are found by the digests of their files.
     assert changed == {"finished", "fingerprints"}
 
 
-def test_an_unknown_cell_type_is_refused_unless_networks_learned_all(tmp_path: Path) -> None:
+def test_rejects_an_unknown_cell_type_unless_networks_learned_all(tmp_path: Path) -> None:
     for name in ("pretrain", "pseudo_label"):
         (tmp_path / name).mkdir()
         prediction = Prediction(tmp_path / name, name)  # type: ignore[arg-type]
@@ -168,7 +166,7 @@ def test_an_unknown_cell_type_is_refused_unless_networks_learned_all(tmp_path: P
             assert found.logits_WK == pytest.approx(own.logits_WK, abs=1e-5)
 
 
-def test_images_of_another_size_are_refused_in_words_of_the_model(tmp_path: Path) -> None:
+def test_rejects_images_of_another_size(tmp_path: Path) -> None:
     prediction = Prediction(tmp_path)
     image = prediction.source / "test" / "HUVEC-03" / "Plate1" / "B02_s1_w1.png"
     cv2.imwrite(str(image), np.zeros((32, 32), np.uint8))
@@ -180,7 +178,7 @@ def test_images_of_another_size_are_refused_in_words_of_the_model(tmp_path: Path
     assert not prediction.reference.exists()
 
 
-def test_experiments_that_the_model_knows_are_named_in_a_warning(tmp_path: Path) -> None:
+def test_warns_of_experiments_that_the_model_was_trained_on(tmp_path: Path) -> None:
     prediction = Prediction(tmp_path)
     warnings = prediction.normalize(("HUVEC-01", "HUVEC-03", "HUVEC-04")).warnings
     assert any(each.startswith("the model learned the labels of HUVEC-01; where") for each in warnings)
@@ -188,7 +186,7 @@ def test_experiments_that_the_model_knows_are_named_in_a_warning(tmp_path: Path)
     assert not any("HUVEC-04" in each for each in warnings)
 
 
-def test_damaged_networks_and_screens_manifests_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+def test_rejects_damaged_networks_and_a_screens_manifest(tmp_path: Path) -> None:
     prediction = Prediction(tmp_path)
     prediction.normalize()
     network = next(n for n in prediction.model.networks if (n.fold, n.cell_type) == (0, "HUVEC"))

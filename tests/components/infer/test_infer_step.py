@@ -51,7 +51,7 @@ def embedded(out: Path, backbone: str) -> dict[str, list[float]]:
     return dict(zip(table["id_code"].to_pylist(), table["embedding"].to_pylist(), strict=True))
 
 
-def test_pretrained_backbones_predict_in_any_order_and_finished_work_is_fetched(run, store, tmp_path, capsys):
+def test_pretrained_backbones_predict_in_any_order_and_outputs_are_reused(run, store, tmp_path, capsys):
     bases = [run.base(name) for name in BACKBONES]
     one = predict(run, bases, tmp_path / "one")
     logits = read_logits(one / "logits")
@@ -72,14 +72,14 @@ def test_pretrained_backbones_predict_in_any_order_and_finished_work_is_fetched(
     assert fold.fold == 0
     fetch_finished(store, fold.prefix, {"logits": tmp_path / "fetched"})
     assert files(tmp_path / "fetched") == files(one / "logits")
-    # Done again instead of fetched, the files are the same to the byte.
+    # Recomputed, the files are identical.
     store.delete_prefix("finished/infer")
     three = predict(run, bases[::-1], tmp_path / "three")
     assert "predicting" in capsys.readouterr().out
     assert files(one) == files(three)
 
 
-def test_finetune_without_pseudo_labels_trains_all_cycles_and_its_pairs_predict(run, tmp_path):
+def test_finetuned_pairs_predict_without_pseudo_labels(run, tmp_path):
     bases = [str(run.base(name)) for name in BACKBONES]
     settings = WITHOUT.section(MeanTeacherSettings)
     finetune(settings.model_dump_json(), str(run.screen), bases, run.fold, run.cell_type, str(run.finetuned))
@@ -97,14 +97,14 @@ def test_finetune_without_pseudo_labels_trains_all_cycles_and_its_pairs_predict(
     assert len([r for r in student.meta["history"] if r["step"] == "finetune"]) == 3 * len(BACKBONES)
 
 
-def test_finetune_that_is_the_last_training_ends_at_its_best_epoch(run, store, tmp_path):
+def test_finetune_as_the_last_training_keeps_its_best_epoch(run, store, tmp_path):
     manifest = Manifest.read(run.screen)
     table = SiteTable.of(manifest)
     wells = fold_wells(table, run.fold, "all", run.cell_type).validation
     score = validation_score(
         table, manifest, wells, groups_of_fold(manifest, run.fold, WITHOUT.prior), WITHOUT.prior, "group"
     )
-    # The last epochs' steps are so large that they destroy what was learned.
+    # The last epochs diverge.
     teaching = WITHOUT.mean_teacher.model_copy(update={"final_epochs": 2, "final_learning_rate": 30.0})
     config = WITHOUT.model_copy(update={"mean_teacher": teaching})
     bases = [str(run.base(name)) for name in BACKBONES]
@@ -124,8 +124,8 @@ def test_finetune_that_is_the_last_training_ends_at_its_best_epoch(run, store, t
     assert max(gained) > 0.0, "the last epoch was not the best"
 
 
-def test_the_finished_finetune_serves_whatever_comes_after_it(run, store):
-    """How its weights predict, what is embedded, and what pseudo-labels will be do not make it train again."""
+def test_settings_of_later_steps_do_not_repeat_finetune(run, store):
+    """Prediction, embeddings and pseudo-labels do not change its key."""
     run.finetune()
     before = weights(run.finetuned)
     (key,) = {name.split("/")[2] for name in store.list("finished/finetune/")}
@@ -150,7 +150,7 @@ def test_the_finished_finetune_serves_whatever_comes_after_it(run, store):
     assert weights(run.finetuned) != before
 
 
-def test_weights_that_do_not_fit_are_refused_and_nothing_is_written(run, tmp_path):
+def test_rejects_weights_that_do_not_match(run, tmp_path):
     bases = [run.base(name) for name in BACKBONES]
     run.finetune()
     with pytest.raises(InputError, match=r"pretrained-small: finetune's output holds all backbones; give it alone"):

@@ -38,7 +38,7 @@ def _draw(name: str, records: pd.DataFrame, column: str, what: str) -> str:
     folds, backbones = sorted(records["fold"].unique()), list(records["backbone"].unique())
     columns = min(COLUMNS, len(panels))
     bands = math.ceil(len(panels) / columns)
-    # A lone panel would be absurdly wide at full width, so it gets the width of two columns at most.
+    # One or two panels would be too wide at full width.
     width = 11.0 if columns > 2 else 3.6 * columns + 0.6
     dashed = column != "backbone"
     with styled(name):
@@ -60,7 +60,7 @@ def _draw(name: str, records: pd.DataFrame, column: str, what: str) -> str:
                     known = line.dropna(subset="accuracy")
                     look = {"color": series_colour(i), "linestyle": DASHES[b % 2] if dashed else "-"}
                     loss_ax.plot(line["epoch"], line["loss"], **look)
-                    # Few validations make a short line: mark its points, or a single one would be invisible.
+                    # With few validations, mark the points: a single one would be invisible.
                     marker = "o" if len(known) <= 12 else None
                     accuracy_ax.plot(known["epoch"], known["accuracy"], **look, marker=marker, markersize=2.5)
             loss_ax.set_title(panel)

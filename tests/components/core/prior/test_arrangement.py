@@ -49,17 +49,17 @@ def rng():
     return np.random.default_rng(20190)
 
 
-def test_cyclic_candidates_are_the_rotations_of_the_cycle_that_labelled_experiments_show():
+def test_cyclic_candidates_are_the_rotations_of_the_labelled_experiments():
     assert set(candidates(design(2, (0, 1, 2, 3), (2, 3, 0, 1), (1, 2, 3, 0)), "cyclic")) == {
         (0, 1, 2, 3), (1, 2, 3, 0), (2, 3, 0, 1), (3, 0, 1, 2)
     }  # fmt: skip
-    # Plates 1 and 3, 3 and 2, 2 and 4 follow each other: a cycle that plate numbers would not suggest.
+    # Plates 1 and 3, 3 and 2, 2 and 4 follow each other: not the cycle of the plate numbers.
     ring = design(2, (0, 1, 2, 3), (2, 3, 1, 0))
     assert (2, 3, 1, 0) in candidates(ring, "cyclic")
     assert len(candidates(ring, "cyclic")) == 4
 
 
-def test_one_known_arrangement_leaves_every_cycle_open():
+def test_one_labelled_arrangement_allows_every_cycle():
     found = candidates(design(2, (0, 1, 2, 3)), "cyclic")
     # The powers of all 4-cycles: the identity, six 4-cycles, three double swaps.
     assert len(found) == 10
@@ -67,7 +67,7 @@ def test_one_known_arrangement_leaves_every_cycle_open():
     assert (1, 0, 2, 3) not in found
 
 
-def test_labelled_experiments_that_are_no_rotations_are_an_error_and_all_permutations_the_way_out():
+def test_rejects_labelled_experiments_that_are_no_rotations():
     groups = design(2, (0, 1, 2, 3), (1, 0, 2, 3))
     with pytest.raises(InputError, match=r"set prior\.permutations to all"):
         candidates(groups, "cyclic")
@@ -91,19 +91,19 @@ def test_agrees_with_scoring_every_permutation_plate_by_plate(rng):
     assert tuple(found.groups.values()) == max(slow, key=slow.__getitem__)
 
 
-def test_a_clear_experiment_is_found_also_with_plates_and_wells_missing(rng):
+def test_finds_the_arrangement_with_missing_plates_and_wells(rng):
     groups = design(12, (0, 1, 2, 3), (1, 2, 3, 0))
     logits, _ = draw(rng, groups, (3, 0, 1, 2), [12, 11, 12, 9], 5.0)
     del logits[2]
     found = infer_arrangement(logits, groups, "cyclic", "E-9")
     assert found.groups == {1: 3, 3: 1, 4: 2}
     assert found.accepted(PriorConfig())
-    # With one plate of two missing, swapping it changes nothing that can be seen: the candidates are told apart once.
+    # Arrangements that differ only on missing plates count once.
     del logits[4]
     assert len(infer_arrangement(logits, groups, "all", "E-9").scores) == 4 * 3
 
 
-def test_separation_does_not_change_with_the_scale_of_the_logits_but_the_margin_does(rng):
+def test_separation_does_not_depend_on_the_scale_of_the_logits(rng):
     groups = design(12, (0, 1, 2, 3), (1, 2, 3, 0))
     logits, _ = draw(rng, groups, (1, 2, 3, 0), [12] * 4, 0.0)
     plain = infer_arrangement(logits, groups, "cyclic", "E-9")
@@ -115,18 +115,7 @@ def test_separation_does_not_change_with_the_scale_of_the_logits_but_the_margin_
     assert loud.accepted(PriorConfig(min_separation=plain.separation - 0.1))
 
 
-def test_noise_is_hardly_ever_accepted_at_any_scale(rng):
-    groups = design(16, (0, 1, 2, 3), (1, 2, 3, 0))
-    accepted = 0
-    for _ in range(60):
-        logits, _ = draw(rng, groups, (0, 1, 2, 3), [16] * 4, 0.0)
-        accepted += infer_arrangement({p: 20 * x for p, x in logits.items()}, groups, "cyclic", "E-9").accepted(
-            PriorConfig()
-        )
-    assert accepted <= 5
-
-
-def test_experiments_are_inferred_apart_whatever_the_order_of_wells(rng):
+def test_each_experiment_is_inferred_alone_in_any_order_of_wells(rng):
     groups = design(8, (0, 1), (1, 0))
     one, _ = draw(rng, groups, (0, 1), [8, 8], 6.0)
     two, _ = draw(rng, groups, (1, 0), [8, 7], 6.0)
@@ -140,7 +129,7 @@ def test_experiments_are_inferred_apart_whatever_the_order_of_wells(rng):
     assert {name: dict(a.groups) for name, a in found.items()} == {"X": {1: 0, 2: 1}, "Y": {1: 1, 2: 0}}
 
 
-def test_unknown_plates_and_overfull_plates_are_errors_that_name_them(rng):
+def test_rejects_unknown_and_overfull_plates(rng):
     groups = design(4, (0, 1))
     with pytest.raises(InputError, match="experiment E-9 has a plate 7"):
         infer_arrangement({7: rng.standard_normal((4, 8))}, groups, "all", "E-9")
@@ -160,7 +149,7 @@ def rxrx1_test_plates():
 
 
 @pytest.mark.parametrize(("kind", "shift", "accuracy"), [("cyclic", 1.65, 0.06), ("all", 2.05, 0.12)])
-def test_rxrx1_arrangements_are_right_in_19_of_20_draws(rng, rxrx1_test_plates, kind, shift, accuracy):
+def test_rxrx1_arrangements_are_correct_in_19_of_20_draws(rng, rxrx1_test_plates, kind, shift, accuracy):
     groups = design(277, (0, 1, 2, 3), (2, 3, 0, 1), (1, 2, 3, 0))
     options, hits, right = candidates(groups, kind), [], 0
     for n in range(20):
@@ -172,7 +161,7 @@ def test_rxrx1_arrangements_are_right_in_19_of_20_draws(rng, rxrx1_test_plates, 
     assert right >= 19
 
 
-def test_rxrx1_arrangements_near_chance_are_refused_unless_right(rng, rxrx1_test_plates):
+def test_no_wrong_rxrx1_arrangement_is_accepted_near_chance(rng, rxrx1_test_plates):
     groups = design(277, (0, 1, 2, 3), (2, 3, 0, 1), (1, 2, 3, 0))
     wrong = hits = 0.0
     for n in range(8):
@@ -199,7 +188,7 @@ def labelled(*arrangements: tuple[int, ...]) -> list[LabelledWell]:
 TREATMENTS = [f"s{group}_{k}" for group in range(4) for k in range(10)]
 
 
-def test_a_design_is_checked_for_mistakes_and_rotations_before_it_is_used():
+def test_check_design_rejects_mistakes():
     check_design(labelled((0, 1, 2, 3), (1, 2, 3, 0)), TREATMENTS, PriorConfig())
     swapped = labelled((0, 1, 2, 3), (1, 0, 2, 3))
     with pytest.raises(InputError, match=r"set prior\.permutations to all"):
@@ -209,7 +198,7 @@ def test_a_design_is_checked_for_mistakes_and_rotations_before_it_is_used():
     with pytest.raises(InputError, match="s1_0 is in two plate groups"):
         check_design(wrong, TREATMENTS, PriorConfig(permutations="all"))
     check_design(wrong, TREATMENTS, PriorConfig(enabled=False))
-    # No groups at all is a screen of another design, which is named without the prior.
+    # A screen without groups is predicted without the prior.
     no_groups = [LabelledWell("E-0", 1 + k % 2, name) for k, name in enumerate(TREATMENTS)] * 2
     with pytest.raises(NoPlateDesignError):
         check_design(no_groups, TREATMENTS, PriorConfig(on_low_margin="refuse"))

@@ -18,7 +18,7 @@ def logits():
     return 2 * np.random.default_rng(7).standard_normal((11, 12))
 
 
-def test_each_stage_is_what_it_says(logits):
+def test_each_stage_follows_its_definition(logits):
     found = predict_wells(logits, PARTS, Temperatures(), PRIOR)
     assert (found.raw_W == logits.argmax(axis=1)).all()
     assert (found.top_W5[:, 0] == found.raw_W).all()
@@ -34,7 +34,7 @@ def test_each_stage_is_what_it_says(logits):
 
 def test_a_negative_margin_marks_wells_overruled_by_the_assignment(logits):
     found = predict_wells(logits, PARTS[:1], Temperatures(), PRIOR)
-    # Balanced by hand: repeated column and row normalisation of the six wells of the square plate.
+    # Reference: repeated column and row normalisation of the six wells of the square plate.
     prob = softmax(logits[:6, ::2], axis=1)
     for _ in range(5000):
         prob /= prob.sum(axis=0)
@@ -64,11 +64,7 @@ def test_temperatures_change_confidences_but_no_prediction_on_a_square_plate(log
     assert warm.group_confidence_W[:6].mean() < cold.group_confidence_W[:6].mean()
 
 
-def test_no_wells_give_no_predictions():
-    assert predict_wells(np.zeros((0, 12), np.float32), [], Temperatures(), PRIOR).top_W5.shape == (0, 5)
-
-
-def test_a_plate_that_lacks_wells_is_assigned_by_the_plain_balance_at_any_sharpness():
+def test_a_plate_with_missing_wells_is_assigned_by_the_plain_balance():
     # Eight of twelve wells: sharp column scalings would change many predictions.
     logits = 2 * np.random.default_rng(3).standard_normal((40, 8, 12))
     part = Competition("E-1", 1, np.arange(8), np.arange(12))

@@ -74,7 +74,7 @@ def test_agrees_with_the_assignment_on_sure_wells_if_plain_exponentials_vanish()
 
 @settings(max_examples=60, deadline=None)
 @given(shapes, st.sampled_from([50.0, 400.0, 3000.0]), st.sampled_from([0, 1, 5, 200]))
-def test_neither_overflows_nor_loses_a_class_at_hundreds_of_nats(case, scale, sweeps):
+def test_logits_of_hundreds_of_nats_do_not_overflow(case, scale, sweeps):
     wells, sirnas, seed, _ = case
     rng = np.random.default_rng(seed)
     logits = scale * (rng.standard_normal((wells, sirnas)) + rng.standard_normal(sirnas))
@@ -95,7 +95,7 @@ def test_scalings_may_grow_past_what_a_float_holds():
     assert found.error <= 1.01 * np.abs(np.exp(plain).sum(axis=0) - 1).max()
 
 
-def test_a_sirna_that_no_well_could_be_changes_nothing():
+def test_an_impossible_sirna_changes_nothing():
     logits = biased_plate(np.random.default_rng(5), 50)
     before = logits.copy()
     usual = sinkhorn(logits, 400, 1e-8)
@@ -108,7 +108,7 @@ def test_a_sirna_that_no_well_could_be_changes_nothing():
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(15, 300), st.integers(15, 300), st.integers(0, 2**32 - 1), st.sampled_from([1.0, 4.0, 30.0, 200.0]))
-def test_whole_plates_of_any_shape_and_spread_stay_usable_within_the_default_limits(wells, sirnas, seed, scale):
+def test_plates_of_any_shape_are_balanced_within_the_default_limits(wells, sirnas, seed, scale):
     rng = np.random.default_rng(seed)
     logits = scale * (rng.standard_normal((wells, sirnas)) + rng.standard_normal(sirnas))
     prior = PriorConfig()
@@ -174,7 +174,7 @@ def test_rejects_empty_and_infinite_input():
         sinkhorn(np.array([[0.0, -np.inf]]), 10, 1e-3)
 
 
-def test_either_method_is_chosen_by_the_configuration():
+def test_the_configuration_chooses_the_method():
     logits = biased_plate(np.random.default_rng(4), 40)
     greedy = balanced(logits, PriorConfig(balancing="greedy", greedy_step=0.05, greedy_iterations=2000))
     by_sinkhorn = balanced(logits, PriorConfig())

@@ -1,4 +1,4 @@
-"""Labels of an earlier run: read for unlabelled wells alone, kept in place of the fold's own."""
+"""Pseudo-labels from the predictions of an earlier run."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def own_labels() -> PseudoLabels:
     return PseudoLabels(np.zeros(5, dtype=np.intp), prob_WK, np.full(5, 0.5), np.zeros((5, 3), dtype=np.float32), {})
 
 
-def test_unlabelled_wells_get_the_earlier_predictions_and_validation_wells_keep_their_own(tmp_path: Path):
-    # A prediction of a validation well, which other folds' networks knew, is not even read.
+def test_only_unlabelled_wells_get_the_earlier_predictions(tmp_path: Path):
+    # Predictions of validation wells, which other folds trained on, are not even read.
     found = read(written(tmp_path / "p.csv", {**ROWS, "V-1_1_B02": "no siRNA,x", "other": "b,1"}))
     before = own_labels()
     after = found.over(before, 1.0)
@@ -64,7 +64,7 @@ def test_rejects_a_wrong_row(tmp_path: Path, change: dict[str, str], message: st
         read(written(tmp_path / "p.csv", {**ROWS, **change}))
 
 
-def test_rejects_a_table_that_does_not_fit(tmp_path: Path):
+def test_rejects_a_wrong_table(tmp_path: Path):
     path = written(tmp_path / "p.csv", {i: rest for i, rest in ROWS.items() if "_2_" in i})
     with pytest.raises(InputError, match=r"s3://b/p.csv: has no row for 2 unlabelled wells, first U-1_1_B02"):
         read(path, "s3://b/p.csv")
