@@ -1,6 +1,6 @@
-"""Measurements: a table here, and bench.json in the current folder. `make bench`, `make bench ROWS=loading`.
+"""Measurements: a table, and bench.json in the current folder. `make bench`, `make bench ROWS=loading`.
 
-To measure something else, add a module with `rows()` to this folder and its name to MODULES.
+A module of this folder with `rows()` takes part if its name is in MODULES.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from rich.console import Console
 from rich.table import Table
 
 from components.core import progress
-from tests.bench.row import report
+from tests.bench.measure import report
 
-MODULES = ("codecs", "packing", "loading", "training", "gpu", "balancing")
+MODULES = ("packing", "loading", "training", "gpu", "balancing")
 # One thread for everything that is compared. Set before a module below loads NumPy.
 THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def machine() -> dict[str, str | int | None]:
-    """What the figures hold for."""
+    """The machine and the versions of the figures."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

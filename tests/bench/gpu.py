@@ -1,6 +1,6 @@
-"""A GPU at RxRx1's networks and image size: training from packed sites beside training on tensors that lie on the device.
+"""A GPU with RxRx1's networks and image size: training from packed sites beside training on tensors in GPU memory.
 
-`python -m tests.bench.gpu profile` prints where the device's time goes instead, and `python -m tests.bench.gpu rates KIND` writes
+`python -m tests.bench.gpu profile` prints a profile instead, and `python -m tests.bench.gpu rates KIND` writes
 the rates of this GPU into pipelines/plan/rates.yaml, from which `cellsignal plan` takes them.
 """
 
@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 import yaml
@@ -24,25 +23,23 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from components.core import progress
-from components.core.config import BackboneConfig, ComputeConfig, LoaderConfig, PackConfig, PretrainConfig, RunConfig
+from components.core.config import BackboneConfig, ComputeConfig, LoaderConfig, PackConfig, RunConfig
 from components.core.learning.augmentation import normal_view
 from components.core.learning.images import Images, open_images
 from components.core.learning.inference import well_logits
 from components.core.learning.network import Classifier, prepare
 from components.core.learning.network_size import measure_size
-from components.core.learning.supervised import SupervisedTraining
 from components.core.processes import cores
 from components.core.screen.ome_zarr import encode_chunk
 from pipelines.plan.rates import SHIPPED
-from tests.bench.one_training import CHANNELS, packed
-from tests.bench.row import Row
-from tests.bench.sites import SIZE, origin, png_sites
-from tests.components.core.learning.tiny_networks import data_of
+from tests.bench.measure import Row
+from tests.bench.sites import CHANNELS, SIZE, origin, packed_screen, pixel_sites
+from tests.bench.training import unvalidated
 
 PLATES, WELLS = 8, 308
 EPOCHS = 3
 STEPS = 15
-"""Steps of a timing on ready tensors, after as many uncounted ones as make caches and kernels ready."""
+"""Steps of a timing on ready tensors, after WARM uncounted ones."""
 WARM = 4
 CLASSES = 1139
 VIEWS = 8
@@ -60,12 +57,12 @@ class Trained:
 
 
 def rows() -> list[Row]:
-    """Both networks; none where there is no GPU."""
+    """Both networks; none without a GPU."""
     return list(measured())
 
 
 def measured() -> Iterator[Row]:
-    """One after the other as they are known; what takes minutes last."""
+    """Rows as they are measured."""
     if not torch.cuda.is_available():
         return
     config = RunConfig.load("rxrx1")
@@ -86,7 +83,7 @@ def _training(images: Images, config: RunConfig, backbone: BackboneConfig) -> li
     return [
         Row(f"gpu_training {backbone.name}", found.sites_per_s, "sites/s", ready, found.sites_per_s / ready,
             f"epochs of pretrain on packed {SIZE} px {origin()}, batches of {batch}, bfloat16; baseline the same steps on "
-            f"pixels that lie on the device; {found.wait:.1%} of the time waiting for data, {found.cpu_ms:.2f} CPU-ms a "
+            f"pixels in GPU memory; {found.wait:.1%} of the time waiting for data, {found.cpu_ms:.2f} CPU-ms a "
             f"site on {cores()} cores, {found.peak_gib:.1f} GiB; {card}"),
         Row(f"gpu_forward {backbone.name}", forward, "passes/s", ready, forward / ready,
             f"{VIEWS} views of packed sites, as predictions are made; baseline training passes; {card}"),
@@ -94,7 +91,7 @@ def _training(images: Images, config: RunConfig, backbone: BackboneConfig) -> li
 
 
 def _variants(images: Images, config: RunConfig, backbone: BackboneConfig) -> Iterator[Row]:
-    """What other ways of computing would give, on pixels that lie on the device, against the default."""
+    """Other ways of computing against the default, on pixels in GPU memory."""
     batch = config.pretrain.batch_size
     for name, compute, deterministic in (
         ("convolutions by trial", ComputeConfig(), False),
@@ -118,8 +115,8 @@ def ready_rate(
     """Sites a second of training steps on pixels of the device: standardised, viewed, forward, backward, Adam.
 
     Args:
-        images: give pixels and how they are standardised and viewed.
-        network: on the device; trained.
+        images: the pixels, and how they are standardised and viewed.
+        network: on the GPU; it is trained.
         batch: sites a step.
         compute: precision and compilation.
         deterministic: as training is; otherwise cuDNN tries which convolution is fastest.
@@ -158,12 +155,8 @@ def _step(images: Images, network: Classifier, batch: int) -> Callable[[], None]
 
 
 def _epochs(images: Images, network: Classifier, batch: int) -> Trained:
-    pretrain = PretrainConfig(
-        epochs=EPOCHS + 1, batch_size=batch, learning_rates=(1e-3,), milestones=(), selection="last"
-    )
     cpu: list[float] = []
-    data = data_of(images, np.arange(images.table.wells))
-    training = SupervisedTraining(network, data, pretrain, 1, ComputeConfig())
+    training = unvalidated(network, images, batch, EPOCHS + 1)
     training.run(lambda _: cpu.append(time.process_time()))
     counted = training.history[1:]
     return Trained(
@@ -191,14 +184,9 @@ def _network(images: Images, backbone: BackboneConfig) -> Classifier:
 @contextmanager
 def _images(config: RunConfig) -> Iterator[Images]:
     """Packed sites in a folder, none of them kept in memory, on the GPU."""
-    known = [
-        encode_chunk(
-            np.stack([cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE) for png in site]), PackConfig()
-        )
-        for site in png_sites()
-    ]
+    chunks = cycle([encode_chunk(pixels_CSS, PackConfig()) for pixels_CSS in pixel_sites()])
     with tempfile.TemporaryDirectory(prefix="cellsignal-bench-") as folder:
-        store, manifest = packed(Path(folder), config, PLATES, cycle(known), WELLS)
+        store, manifest = packed_screen(Path(folder), SIZE, PLATES, WELLS, chunks)
         uncached = config.model_copy(update={"loader": LoaderConfig(cache_gib=0)})
         yield open_images(uncached, manifest, store, torch.device("cuda"))
 
@@ -231,7 +219,7 @@ def with_rates(text: str, entries: Sequence[Mapping[str, object]]) -> str:
 
 
 def print_profile() -> None:
-    """Where the device's and the host's time of a training step goes, by kernel and by operation."""
+    """Prints the GPU's and the host's time of a training step, by kernel and by operation."""
     config = RunConfig.load("rxrx1")
     with _images(config) as images:
         for backbone in config.backbones:
@@ -258,5 +246,5 @@ if __name__ == "__main__":
         write_rates(sys.argv[2])
     else:
         for row in measured():
-            said = f"{row.name}: {row.value:.1f} {row.unit}, {row.baseline:.1f}, {row.ratio:.3f}; {row.note}"
-            print(said, flush=True)  # noqa: T201
+            text = f"{row.name}: {row.value:.1f} {row.unit}, {row.baseline:.1f}, {row.ratio:.3f}; {row.note}"
+            print(text, flush=True)  # noqa: T201

@@ -1,4 +1,4 @@
-"""How much of the host a site costs, and how fast sites can be fed: this project's loader beside a PNG Dataset.
+"""CPU time of the host per site, and the highest feed rate: this project's loader beside a PNG Dataset.
 
 512-pixel sites, packed as by default; files lie in the page cache, the object store is SeaweedFS on loopback. The CPU time
 is of the client process with all its threads.
@@ -28,8 +28,8 @@ from components.core.storage.object_store import ObjectStore
 from components.normalize.config import NormalizeConfig
 from components.normalize.step import run as normalize
 from tests.bench.baseline import PngSites, endless
-from tests.bench.row import Row
-from tests.bench.sites import SIZE, Timing, interleaved, origin, write_screen
+from tests.bench.measure import Row, Timing, interleaved
+from tests.bench.sites import SIZE, origin, write_screen
 from tests.seaweedfs import BUCKET, s3_server
 
 PLATES, WELLS = 2, 24

@@ -1,36 +1,37 @@
-"""Packing a screen: sites a second against decoding its PNGs and nothing else, memory, and how both grow with the screen.
+"""Packing a screen: rate against decoding its PNGs and nothing else, memory, growth with the screen, and codecs.
 
-Everything goes through normalize's own code. The baseline is what no packing can beat: cores x the rate at which one thread
-decodes the PNGs from memory. Both are timed in turn; on a machine with other work the ratio of CPU-seconds is the better
-one, and is in the note. Sizes are measured in child processes, one a size, by CPU time and highest memory of them and of the
-processes that they pack with.
+Everything goes through normalize's own code. The baseline is a bound that no packing can beat: cores x the rate at which one
+thread decodes the PNGs from memory. Both are timed in turn; on a machine with other work the ratio of CPU-seconds, in the note,
+is the better one. Growth is measured in child processes, one a size: CPU time and peak memory, workers included.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-import math
 import os
 import shutil
-import subprocess
+import statistics
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 
-from components.core.config import FoldsConfig, ScreenConfig
+from components.core.config import FoldsConfig, PackConfig, ScreenConfig
 from components.core.processes import cores
-from components.core.screen.png import decode_png
+from components.core.screen.ome_zarr import decode_chunk, encode_chunk
 from components.core.storage.opening import open_screen, open_store
 from components.normalize.config import NormalizeConfig
 from components.normalize.step import run
-from tests.bench.row import Row
-from tests.bench.sites import SIZE, children, cpu_seconds, interleaved, origin, png_sites, write_screen
+from tests.bench.measure import Row, children, cpu_seconds, in_child, interleaved, report, slope
+from tests.bench.sites import SIZE, origin, pixel_sites, png_sites, write_screen
 from tests.seaweedfs import BUCKET, s3_server
 
 SITES = 2
@@ -39,8 +40,11 @@ CONFIG = NormalizeConfig(screen=ScreenConfig(cell_types=("HUVEC",), sites=SITES)
 WELLS, PLATES, REPEATS = 24, 6, 5
 SIZES, ROUNDS = (1, 2, 4, 8), 2
 PLATES_OF_ONE, GROWN_WELLS = 4, 96
-"""Plates of the smallest screen of SIZES, and wells of each: more than packing has under way, and enough for processes."""
-ROOT = Path(__file__).resolve().parents[2]
+"""Plates of the smallest screen of SIZES, and wells of each: more than packing handles at a time."""
+LEVELS: dict[Literal["lz4", "zstd"], tuple[int, ...]] = {"lz4": (1, 5, 9), "zstd": (1, 3, 5)}
+FILTERS: tuple[Literal["noshuffle", "bitshuffle"], ...] = ("bitshuffle", "noshuffle")
+"""Blosc's filter `shuffle` is left out: it reorders the bytes of a value, and these values have one."""
+CODEC_REPEATS = 3
 
 
 def decode_all() -> None:
@@ -50,14 +54,6 @@ def decode_all() -> None:
             cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
 
 
-def decode_all_as_packing_does() -> None:
-    """The same with the decoder that packing calls."""
-    pixels_SS = np.empty((SIZE, SIZE), np.uint8)
-    for site in png_sites():
-        for data in site:
-            decode_png(data, pixels_SS)
-
-
 def pack(source: str, store: str, out: Path) -> int:
     """Packs a screen from one address to another; returns the objects written."""
     outputs = (out / name for name in ("screen.json", "holdout.json", "labels.csv"))
@@ -65,14 +61,14 @@ def pack(source: str, store: str, out: Path) -> int:
 
 
 def rows() -> list[Row]:
-    """Disk to disk, bucket to bucket, and growth."""
+    """Disk to disk, bucket to bucket, growth, and codecs."""
     with tempfile.TemporaryDirectory(prefix="cellsignal-bench-") as folder:
-        return [*_speed(Path(folder)), *_growth(Path(folder))]
+        return [*_speed(Path(folder)), *_growth(Path(folder)), *codec_rows()]
 
 
 def _speed(folder: Path) -> list[Row]:
     source, sites = write_screen(folder / "screen", PLATES, WELLS, SITES), PLATES * WELLS * SITES
-    made = iter(range(10**6))
+    made = itertools.count()
     requests: list[int] = []
 
     def to_disk() -> None:
@@ -83,16 +79,13 @@ def _speed(folder: Path) -> list[Row]:
         def to_bucket() -> None:
             pack(f"{address}/screen", f"{address}/packed-{next(made)}", folder / "out")
 
-        taken = interleaved(
-            {"decode": decode_all, "own": decode_all_as_packing_does, "disk": to_disk, "bucket": to_bucket}, REPEATS
-        )
+        taken = interleaved({"decode": decode_all, "disk": to_disk, "bucket": to_bucket}, REPEATS)
     decode, disk, bucket = taken["decode"], taken["disk"], taken["bucket"]
     best = cores() * len(png_sites()) / decode.wall
     by_cpu = (sites / disk.cpu) / (len(png_sites()) / decode.cpu)
     spread = f"spread {100 * disk.wall_spread:.0f} %, of decoding {100 * decode.wall_spread:.0f} %"
-    own = cores() * len(png_sites()) / taken["own"].wall
     note = f"disk to disk, {sites} {origin()}; by CPU-seconds {by_cpu:.2f}; "
-    note += f"{sites / disk.wall / own:.2f} of what its own decoder could; {requests[0] / sites:.2f} writes a site; {spread}"
+    note += f"{requests[0] / sites:.2f} writes a site; {spread}"
     busy = f"load {os.getloadavg()[0]:.1f} on {cores()} cores"
     return [
         Row("packing_vs_decode", sites / disk.wall, "sites/s", best, sites / disk.wall / best, f"{note}; {busy}"),
@@ -132,39 +125,26 @@ def _growth(folder: Path) -> list[Row]:
             memory[size].append(megabytes)
     least = {size: min(values) for size, values in cpu.items()}  # other programs only ever add
     peak = {size: max(values) for size, values in memory.items()}
-    slope = float(np.polyfit([math.log(size) for size in SIZES], [math.log(least[size]) for size in SIZES], 1)[0])
     sites = PLATES_OF_ONE * GROWN_WELLS
     at = ", ".join(f"{size * sites} sites {least[size]:.2f} s" for size in SIZES)
     peaks = ", ".join(f"{size}x {peak[size]:.0f} MB" for size in SIZES)
     return [
-        Row("scaling_packing", slope, "slope of log CPU-seconds", 1.0, None, f"{at}; 1 is linear"),
+        Row("scaling_packing", slope(SIZES, [*least.values()]), "slope of log CPU-seconds", 1.0, None, f"{at}; 1 is linear"),
         Row("packing_memory", peak[4], "MB", peak[1], peak[4] / peak[1],
             f"highest resident memory, all processes, at 4x the screen, beside that at 1x: {peaks}; "
             f"largest over smallest {max(peak.values()) / min(peak.values()):.3f}"),
     ]  # fmt: skip
 
 
-def measured_child(source: str, folder: Path, wells_sites: int = 1) -> tuple[float, float]:
-    """Packs a screen in a process of its own; returns CPU-seconds in packing and highest memory in MB, its workers' included."""
+def measured_child(source: str, folder: Path) -> tuple[float, float]:
+    """Packs a screen in a process of its own; returns CPU-seconds in packing and peak memory in MB, its workers' included."""
     folder.mkdir()
-    command = [
-        sys.executable,
-        "-m",
-        "tests.bench.packing",
-        source,
-        (folder / "store").as_uri(),
-        str(folder),
-        str(wells_sites),
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
-    answer = json.loads(done.stdout.splitlines()[-1])
-    return answer["cpu"], answer["megabytes"]
+    found = in_child("tests.bench.packing", source, (folder / "store").as_uri(), folder)
+    return found["cpu"], found["megabytes"]
 
 
-def _child(source: str, store: str, out: str, sites: str) -> None:
-    screen = CONFIG.screen.model_copy(update={"sites": int(sites)})
-    config = CONFIG.model_copy(update={"screen": screen})
+def _child(source: str, store: str, out: str) -> None:
+    config = CONFIG.model_copy(update={"screen": CONFIG.screen.model_copy(update={"sites": 1})})
     outputs = (Path(out) / name for name in ("screen.json", "holdout.json", "labels.csv"))
     kilobytes: dict[int, int] = {}
     ended = threading.Event()
@@ -185,7 +165,7 @@ def _child(source: str, store: str, out: str, sites: str) -> None:
 
 
 def peaks(process: int) -> dict[int, int]:
-    """Highest resident memory of a process and of all below it, in kB by process id; what they share counts for each."""
+    """Peak resident memory of a process and its descendants, in kB by process id; shared pages count for each."""
     found = {}
     with suppress(OSError):  # a process may end at any moment
         status = Path(f"/proc/{process}/status").read_text()
@@ -193,6 +173,43 @@ def peaks(process: int) -> dict[int, int]:
         for child in children(process):
             found |= peaks(child)
     return found
+
+
+def codec_rows() -> list[Row]:
+    """Bytes beside the PNGs' and CPU time of one thread for every setting that PackConfig takes; the shipped one is marked."""
+    pngs = png_sites()
+    png_bytes = sum(len(data) for site in pngs for data in site)
+    sites = pixel_sites()
+    settings = [
+        PackConfig(codec=codec, level=level, shuffle=shuffle)
+        for shuffle in FILTERS
+        for codec, levels in LEVELS.items()
+        for level in levels
+    ]
+    out_CSS = np.empty((6, SIZE, SIZE), np.uint8)
+    found = []
+    for pack in settings:
+        report(f"codec {pack.codec} {pack.level} {pack.shuffle}")
+        chunks = [encode_chunk(pixels_CSS, pack) for pixels_CSS in sites]
+        encode = _milliseconds(lambda n, pack=pack: encode_chunk(sites[n], pack), len(sites))
+        decode = _milliseconds(lambda n, chunks=chunks: decode_chunk(chunks[n], out_CSS), len(sites))
+        shipped = "; shipped" if pack == PackConfig() else ""
+        size = sum(map(len, chunks)) / png_bytes
+        name = f"codec {pack.codec} {pack.level} {pack.shuffle}"
+        note = f"{encode:.2f} ms to pack a site, {decode:.2f} ms to read it; {origin()}{shipped}"
+        found.append(Row(name, size, "x PNG bytes", 1.0, 1 / size, note))
+    return found
+
+
+def _milliseconds(work: Callable[[int], object], sites: int) -> float:
+    """Median over repeats of the mean CPU time of a site."""
+    taken = []
+    for _ in range(CODEC_REPEATS):
+        begun = time.thread_time()
+        for n in range(sites):
+            work(n)
+        taken.append((time.thread_time() - begun) / sites * 1e3)
+    return statistics.median(taken)
 
 
 if __name__ == "__main__":

@@ -1,32 +1,30 @@
-"""Inputs of the measurements: PNGs of 512-pixel sites, the real RxRx1 ones if they lie beside the repository, else simulated.
+"""Inputs of the measurements: sites of 512 pixels, the real RxRx1 ones if they lie beside the repository, else simulated.
 
-Also a screen of any size that repeats them, and interleaved repeats, so that a busy minute affects all measurements alike.
+Also a screen of any size that repeats them, as PNGs and packed.
 """
 
 from __future__ import annotations
 
 import functools
-import os
-import resource
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from components.core.config import ScreenConfig
-from components.core.screen.simulation.plate_design import SimulationSettings, design_screen
+from components.core.config import PackConfig, ScreenConfig
+from components.core.screen.ome_zarr import encode_chunk
+from components.core.screen.simulation.plate_design import USED_WELLS, SimulationSettings, design_screen
 from components.core.screen.simulation.rendering import render_site
-from tests.bench.row import report
+from components.core.storage.manifest import Manifest, PlateRecord, SiteRecord, Vocabulary, WellRecord
+from components.core.storage.object_store import ObjectStore
 
 SIZE = 512
+CHANNELS = 6
 RXRX1 = Path(__file__).resolve().parents[3] / "shared" / "rxrx1" / "images"
 _SIMULATED = 18
-_WELLS = [f"{row}{column:02d}" for row in "BCDEFGHIJKLMNO" for column in range(2, 24)]
-"""The wells of a 384-well plate without its edge, as RxRx1 uses them."""
 
 
 @functools.cache
@@ -43,6 +41,14 @@ def png_sites() -> tuple[tuple[bytes, ...], ...]:
     )
 
 
+def pixel_sites() -> list[NDArray[np.uint8]]:
+    """The pixels of each site, (C, SIZE, SIZE)."""
+    return [
+        np.stack([cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) for data in site])
+        for site in png_sites()
+    ]
+
+
 def origin() -> str:
     """The origin of the sites, for a note."""
     return "real RxRx1 sites" if RXRX1.is_dir() else "simulated sites"
@@ -52,7 +58,7 @@ def write_screen(root: Path, plates: int, wells: int = 16, sites: int = 1) -> Pa
     """A labelled screen in the Kaggle layout that repeats the sites; its plates are of different experiments.
 
     Args:
-        root: folder to make.
+        root: folder to create.
         plates: plates, of HUVEC.
         wells: treatment wells of a plate, at most 308.
         sites: sites of a well.
@@ -64,7 +70,7 @@ def write_screen(root: Path, plates: int, wells: int = 16, sites: int = 1) -> Pa
         experiment = f"HUVEC-{p + 1:02d}"
         folder = root / "train" / experiment / "Plate1"
         folder.mkdir(parents=True)
-        for w, well in enumerate(_WELLS[:wells]):
+        for w, well in enumerate(USED_WELLS[:wells]):
             rows.append(f"{experiment}_1_{well},{experiment},1,{well},sirna_{w}")
             for site in range(1, sites + 1):
                 for channel, data in enumerate(pngs[count % len(pngs)], start=1):
@@ -74,60 +80,43 @@ def write_screen(root: Path, plates: int, wells: int = 16, sites: int = 1) -> Pa
     return root
 
 
-def cpu_seconds() -> float:
-    """CPU time so far of this process and of all that it started, directly or not; of grandchildren, of those that ended."""
-    used = (resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    ended = sum(each.ru_utime + each.ru_stime for each in used)
-    return ended + sum(_ticks(child) for child in children(os.getpid())) / os.sysconf("SC_CLK_TCK")
+def packed_screen(
+    folder: Path, image_size: int, plates: int, wells: int, chunks: Iterator[bytes] | None = None
+) -> tuple[ObjectStore, Manifest]:
+    """A packed screen in a folder: treatment wells of one site each.
 
-
-def children(parent: int) -> list[int]:
-    """Process ids of a process's children."""
-    tasks = Path(f"/proc/{parent}/task").glob("*/children")
-    return [int(child) for task in tasks for child in task.read_text().split()]
-
-
-def _ticks(process: int) -> int:
-    """Clock ticks of a process and of its children that ended."""
-    return sum(map(int, Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:15]))
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Repeats of one measurement: median and spread of CPU-seconds, worker processes included, and of seconds passed."""
-
-    cpu: float
-    cpu_spread: float
-    wall: float
-    wall_spread: float
-
-
-def interleaved(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
-    """Runs every work once uncounted, then all of them in turn, `repeats` times.
-
-    Returns:
-        By name. Spread is half the range between the quartiles, relative to the median.
+    Args:
+        folder: where.
+        image_size: side, pixels.
+        plates: plates.
+        wells: wells of a plate, at most 308.
+        chunks: packed sites, one a well; None for noise.
     """
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
-    for round_ in range(repeats + 1):
-        report(f"{', '.join(works)}: {f'round {round_} of {repeats}' if round_ else 'warm-up'}")
-        for name, work in works.items():
-            cpu, wall = cpu_seconds(), time.perf_counter()
-            work()
-            if round_:
-                taken[name].append((cpu_seconds() - cpu, time.perf_counter() - wall))
-    return {
-        name: Timing(*_median_and_spread([c for c, _ in times]), *_median_and_spread([w for _, w in times]))
-        for name, times in taken.items()
-    }
+    store, chunks, records = ObjectStore(folder), chunks or _noise(image_size), []
+    for p in range(plates):
+        own = []
+        for w, well in enumerate(USED_WELLS[:wells]):
+            chunk, key = next(chunks), str(w)
+            store.put(f"plates/{p}/{key}", chunk)
+            site = SiteRecord(site=1, key=key, size=len(chunk), sha256=hashlib.sha256(chunk).hexdigest())
+            name = f"HUVEC-{p}_1_{well}"
+            own.append(WellRecord(id_code=name, well=well, well_type="treatment", sirna=f"s{w}", sites=(site,)))
+        histograms = tuple(tuple([1] * 60 + [0] * 196) for _ in range(CHANNELS))
+        records.append(
+            PlateRecord(
+                experiment=f"HUVEC-{p}", plate=1, cell_type="HUVEC", labelled=True, prefix=f"plates/{p}", histograms=histograms,
+                wells=tuple(own),
+            )
+        )  # fmt: skip
+    vocabulary = Vocabulary(treatments=tuple(f"s{w}" for w in range(wells)), positives=(), negatives=())
+    manifest = Manifest(
+        store="s3://memory", channels=CHANNELS, image_size=image_size, codec=PackConfig(), vocabulary=vocabulary, folds={},
+        plates=tuple(records),
+    )  # fmt: skip
+    return store, manifest
 
 
-def _median_and_spread(values: list[float]) -> tuple[float, float]:
-    middle = statistics.median(values)
-    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else (middle, middle, middle)
-    return middle, (high - low) / 2 / middle if middle else 0.0
-
-
-def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """Log-log slope by least squares: 1 where values grow in line with sizes."""
-    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+def _noise(size: int) -> Iterator[bytes]:
+    rng = np.random.default_rng(0)
+    while True:
+        yield encode_chunk(rng.integers(0, 60, (CHANNELS, size, size), dtype=np.uint8), PackConfig())
