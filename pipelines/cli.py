@@ -272,7 +272,7 @@ def doctor(
     from rich.console import Console
 
     from components.core.config import RunConfig
-    from pipelines.doctor.run import run_doctor
+    from pipelines.doctor import run_doctor
 
     if set and config is None:
         raise InputError("--set changes a configuration; give --config as well")
