@@ -33,9 +33,18 @@ class Cellsignal:
         self.folder = folder
 
     def start(self, *arguments: str | Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        return self._start("-m", "pipelines.cli", *arguments, environment=environment)
+
+    def python(
+        self, *arguments: str | Path, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a script, as `__call__` does a command."""
+        return self._end(self._start(*arguments, environment=environment))
+
+    def _start(self, *arguments: str | Path, environment: Mapping[str, str] | None) -> subprocess.Popen[str]:
         known = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         return subprocess.Popen(
-            [sys.executable, "-m", "pipelines.cli", *map(str, arguments)],
+            [sys.executable, *map(str, arguments)],
             cwd=self.folder,
             env={**known, "PYTHONPATH": str(ROOT), **(environment or {})},
             stdin=subprocess.DEVNULL,
@@ -47,7 +56,10 @@ class Cellsignal:
     def __call__(
         self, *arguments: str | Path, environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        process = self.start(*arguments, environment=environment)
+        return self._end(self.start(*arguments, environment=environment))
+
+    @staticmethod
+    def _end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
         out, errors = process.communicate(timeout=300)
         return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 

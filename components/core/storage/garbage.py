@@ -4,6 +4,7 @@
     fingerprints/DIGEST.json, copies/DIGEST.json   point from a screen's files to a plate: see core.screen.plate_record
     finished/STEP/KEY/...                          a finished output; done.json is written last
     checkpoints/STEP/KEY/...                       state of an unfinished step
+    uploads that a killed process left unfinished: parts in a bucket, temporary files in a folder
 
 Objects younger than an age are never removed, which protects runs in progress: a run that packs has no record yet, and a step's
 output is stored before its record. Packing renews the pointer to a plate that it reuses. Nothing is locked. The object that makes
@@ -19,10 +20,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from components.core.errors import InputError
-from components.core.storage.object_store import ObjectStore, StoredObject
+from components.core.storage.object_store import ObjectStore, StoredObject, UnfinishedUpload
 from components.core.storage.runs import RecordedRun, get_present
 
 PLATE, OUTPUT, CHECKPOINT, POINTER = "plate", "finished output", "checkpoint", "plate pointer"
+UPLOAD = "unfinished upload"
 _FORMS = {
     PLATE: re.compile(r"(plates/[^/]+_Plate\d+-[0-9a-f]{32})/.+"),
     OUTPUT: re.compile(r"(finished/\w+/[0-9a-f]{64})/.+"),
@@ -30,6 +32,7 @@ _FORMS = {
     POINTER: re.compile(r"((?:fingerprints|copies)/[0-9a-f]{64}\.json)"),
 }
 _FOLDERS = ("plates/", "finished/", "checkpoints/", "fingerprints/", "copies/")
+_UPLOADED = (*_FOLDERS, "models/", "runs/", "retrainings/")
 _LAST_WRITTEN = ("plate.json", "done.json", "manifest.json")
 
 
@@ -44,6 +47,7 @@ class StoredGroup:
         objects: how many.
         size: bytes.
         belongs_to: of a pointer, the plate that it points to; of a model, the run that trained it. Empty if not known.
+        upload: the unfinished upload, which is no object; its prefix is its key and id.
     """
 
     kind: str
@@ -52,6 +56,7 @@ class StoredGroup:
     objects: int = 0
     size: int = 0
     belongs_to: str = ""
+    upload: UnfinishedUpload | None = None
 
 
 def group_objects(
@@ -78,7 +83,11 @@ def list_groups(store: ObjectStore) -> list[StoredGroup]:
             groups[key].belongs_to = str(json.loads(content)["prefix"])
         except (ValueError, KeyError, TypeError):
             continue  # a power cut may leave half of a file in a folder
-    return list(groups.values())
+    uploads = [upload for folder in _UPLOADED for upload in store.unfinished_uploads(folder)]
+    return [
+        *groups.values(),
+        *(StoredGroup(UPLOAD, " ".join(each[:2]).strip(), each.started, 1, each.size, upload=each) for each in uploads),
+    ]
 
 
 def needed_by(runs: Iterable[RecordedRun]) -> frozenset[str]:
@@ -142,6 +151,11 @@ def sweep(
     still = {group.prefix for group in find()}
     removed = stay = 0
     for group in shown:
+        if group.upload:
+            if group.prefix in still:
+                store.give_up_upload(group.upload)
+                removed += 1
+            continue
         found = [each for each in store.scan(group.prefix) if f"{each.key}/".startswith(f"{group.prefix}/")]
         if group.prefix not in still or any(each.modified > cutoff for each in found):
             stay += 1

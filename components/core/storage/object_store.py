@@ -351,12 +351,13 @@ class ObjectStore:
                 for upload in self._s3.unfinished_uploads(f"{self._base}{prefix}"):
                     yield upload._replace(key=upload.key[len(self._base) :])
                 return
-            for file in sorted((self.root / prefix.rpartition("/")[0]).rglob("*#*")):
-                key = file.relative_to(self.root).as_posix()
-                if key.startswith(prefix) and _TEMPORARY.fullmatch(file.name):
-                    with contextlib.suppress(FileNotFoundError):
-                        facts = file.stat()
-                        yield UnfinishedUpload(key, "", datetime.fromtimestamp(facts.st_mtime, UTC), facts.st_size)
+            for directory, _, names in os.walk(self.root / prefix.rpartition("/")[0]):
+                for file in (Path(directory, name) for name in names if _TEMPORARY.fullmatch(name)):
+                    key = file.relative_to(self.root).as_posix()
+                    if key.startswith(prefix):
+                        with contextlib.suppress(FileNotFoundError):
+                            facts = file.stat()
+                            yield UnfinishedUpload(key, "", datetime.fromtimestamp(facts.st_mtime, UTC), facts.st_size)
 
     def give_up_upload(self, upload: UnfinishedUpload) -> None:
         """Frees the space of an unfinished upload; one that has ended is no error. Raises as `put`."""
@@ -442,8 +443,8 @@ class ObjectStore:
 
     def _path(self, key: str) -> str:
         """The key as obstore takes it."""
-        if self.root and any(part in ("", ".", "..") for part in key.split("/")):
-            raise InputError(f"{self.root}: {key!r} is not the key of an object")
+        if not key.isprintable() or (self.root and any(part in ("", ".", "..") for part in key.split("/"))):
+            raise InputError(f"{self.uri('')}: {key!r} cannot be the key of an object")
         return f"{self._base}{key}"
 
     def _file(self, key: str) -> Path:

@@ -14,14 +14,15 @@ from hypothesis.extra.numpy import arrays
 from components.core.config import CHANNELS, PackConfig
 from components.core.screen.ome_zarr import BadChunkError, decode_chunk, encode_chunk
 from components.core.storage.manifest import Manifest, PlateRecord
+from components.core.storage.object_store import ObjectStore
 from tests.tiny_screen import SIZE, MemoryStore, TinyScreen
 
 
 @pytest.fixture
 def on_disk(packed_screen: tuple[MemoryStore, Manifest], tmp_path: Path) -> tuple[Path, PlateRecord]:
-    """The first packed plate as files."""
-    store, manifest = packed_screen
-    store.dump(tmp_path)
+    """The first packed plate in a folder store."""
+    memory, manifest = packed_screen
+    ObjectStore(tmp_path).put_many(memory.objects.items())
     return tmp_path / manifest.plates[0].prefix, manifest.plates[0]
 
 

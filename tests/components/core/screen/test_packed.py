@@ -142,8 +142,8 @@ def test_nothing_wrong_enters_the_nodes_cache(packed_screen, tmp_path, verify):
 
 def test_files_of_a_folder_are_read_directly(packed_screen, tmp_path, monkeypatch):
     memory, manifest = packed_screen
-    memory.dump(tmp_path)
     store = ObjectStore(tmp_path)
+    store.put_many(memory.objects.items())
     monkeypatch.setattr(store, "get_many", None)
     reader = SiteReader(store, manifest, verify=True)
     assert np.array_equal(reader.read(np.arange(80)), SiteReader(memory, manifest).read(np.arange(80)))

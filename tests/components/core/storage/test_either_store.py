@@ -38,11 +38,13 @@ def test_what_is_put_comes_back_and_a_second_put_replaces_it(store: ObjectStore,
 
 
 def test_keys_with_unusual_characters_come_back(store: ObjectStore) -> None:
-    keys = ["with space", "plus+and%20percent", "ümlaut", "a=b&c", "tilde~(1)"]
+    keys = ["with space", "plus+and%20percent", "ümlaut/日本", "a=b&c", "tilde~(1)", "a#b", "50%"]
     store.put_many((key, key.encode()) for key in keys)
     assert store.list() == sorted(keys)
     assert store.get_many(keys) == [key.encode() for key in keys]
     assert all(store.exists(key) for key in keys)
+    if store.root:
+        assert [(store.root / key).read_bytes() for key in keys] == [key.encode() for key in keys]
     assert sum(store.delete_prefix(key) for key in keys) == len(keys)
 
 

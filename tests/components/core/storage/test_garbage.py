@@ -249,3 +249,20 @@ def test_a_packed_screen_keeps_everything_while_its_run_is_recorded(either_store
     assert find(AgedStore(either_store), datetime.now(UTC) - timedelta(days=11)) == []  # too young
     collect(AgedStore(either_store))
     assert either_store.list("") == []
+
+
+def test_unfinished_uploads_of_killed_processes_are_removed(store: ObjectStore, tmp_path: Path) -> None:
+    folder = ObjectStore(tmp_path)
+    key = f"{OUTPUTS[0]}/{1:032x}/weights"
+    store._s3.control.create_multipart_upload(Bucket=store.bucket, Key=f"{store.prefix}/{key}")
+    (tmp_path / key).parent.mkdir(parents=True)
+    (tmp_path / f"{key}#1").write_bytes(b"half")
+    for each in (store, folder):
+        assert find_garbage(list_groups(each), set(), datetime.now(UTC) - timedelta(hours=1)) == []
+        cutoff = datetime.now(UTC) + timedelta(seconds=1)
+        shown = find_garbage(list_groups(each), set(), cutoff)
+        assert [group.kind for group in shown] == ["unfinished upload"]
+        assert sweep(
+            each, shown, lambda each=each, cutoff=cutoff: find_garbage(list_groups(each), set(), cutoff), cutoff
+        ) == (1, 0)
+        assert list(each.unfinished_uploads("")) == []

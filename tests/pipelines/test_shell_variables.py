@@ -1,0 +1,74 @@
+"""Variables of the shell: a folder store is out of their reach; of a bucket, an unusable one is reported at once."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from components.core.storage.object_store import ObjectStore
+from tests.pipelines.tiny_run import Cellsignal
+from tests.seaweedfs import S3Server
+
+DEAD = "http://127.0.0.1:9"
+PROXIES = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), DEAD) | {
+    "NO_PROXY": "",
+    "no_proxy": "",
+}
+HOSTILE = {"AWS_ENDPOINT_URL": "nonsense", "AWS_ENDPOINT_URL_S3": DEAD, "AWS_PROFILE": "nobody", **PROXIES}
+USE = """
+import sys
+from pathlib import Path
+from components.core.storage.opening import open_existing, open_store
+store = open_store(sys.argv[1])
+store.check()
+assert store.put_if_absent("a", b"1") and store.put_if_version("a", b"2", store.get_versioned("a")[1])
+store.upload_file(Path(sys.argv[2]), "b")
+assert open_existing(sys.argv[1]).list() == ["a", "b"]
+assert "boto3" not in sys.modules
+"""
+
+
+def test_a_folder_is_out_of_reach(tmp_path: Path) -> None:
+    cellsignal = Cellsignal(tmp_path)
+    store = tmp_path / "store"
+    (tmp_path / "use.py").write_text(USE)
+    done = cellsignal.python("use.py", store.as_uri(), "use.py", environment=HOSTILE)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = cellsignal("store", "gc", "--store", store, environment=HOSTILE)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"AWS_PROFILE": "nobody"}, r"profile \(nobody\) could not be found; correct AWS_PROFILE"),
+        ({"AWS_ENDPOINT_URL_S3": DEAD}, r"no answer from http://127.0.0.1:9 .*correct AWS_ENDPOINT_URL_S3"),
+        ({"AWS_ENDPOINT_URL_S3": "nonsense"}, "AWS_ENDPOINT_URL_S3 'nonsense': write it as http://HOST:PORT"),
+        ({"AWS_ENDPOINT_URL": "http://store.invalid", **PROXIES}, "correct HTTPS_PROXY and HTTP_PROXY"),
+    ],
+)
+@pytest.mark.parametrize("command", [("store", "runs"), ("run", "--config", "demo", "--out", "out")])
+def test_an_unusable_variable_of_a_bucket_is_reported_at_once(
+    s3_server: S3Server, tmp_path: Path, variables: dict[str, str], message: str, command: tuple[str, ...]
+) -> None:
+    begun = time.monotonic()
+    environment = {**s3_server.environment(), **variables}
+    line = Cellsignal(tmp_path).refused(*command, "--store", "s3://cellsignal/mine", environment=environment)
+    assert re.search(message, line)
+    assert time.monotonic() - begun < 30
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_proxy_is_not_asked_for_a_store_on_this_machine(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in PROXIES.items():
+        monkeypatch.setenv(name, value)
+    behind = ObjectStore(store.uri(""))
+    behind.check()
+    behind.put("a", b"1")
+    behind.download_file("a", tmp_path / "a")
+    assert behind.list() == ["a"]
