@@ -29,9 +29,9 @@ from pipelines.plan.work import (
 )
 
 MEASURED_FACTOR = 1.25
-"""How far off measured rates may be: the tasks of a demo run were within a quarter of their plan."""
+"""Error of measured rates, a factor: the tasks of a demo run were within a quarter of their plan."""
 ASSUMED_FACTOR = 2.0
-"""How far off rates may be that were measured on another GPU."""
+"""Error of rates that were measured on another GPU, a factor."""
 REUSED = 0.25
 """A task that took less than this share of its planned seconds reused finished outputs."""
 PROCESS_GIB = 4.0
@@ -51,7 +51,7 @@ class TaskEstimate:
         work: its site passes by backbone.
         computing: seconds of them on one GPU, or of CPU work.
         seconds: duration of its pod: the start, and the work that the pod's GPUs share.
-        basis: what `computing` rests on.
+        basis: basis of `computing`.
         gpus: GPUs of its pod.
         stored: bytes that it leaves in object storage.
     """
@@ -73,7 +73,7 @@ class MeasuredRun:
         folder: the run's folder.
         seconds_per_gmac: by GPU step: seconds per 1e9 multiply-accumulates on one GPU.
         seconds_per_well: by CPU step: seconds of all its tasks, divided by the screen's wells.
-        spread: largest ratio, either way, between a task's duration and the one by its step's rate.
+        spread: largest factor between a task's duration and the one by its step's rate.
     """
 
     folder: Path
@@ -84,7 +84,7 @@ class MeasuredRun:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The estimates of a run's tasks, in the order of the DAG, and what they rest on."""
+    """The estimates of a run's tasks, in the order of the DAG, and their inputs."""
 
     wells: ScreenWells
     rates: Rates
@@ -123,12 +123,12 @@ class RunPlan:
 
     @cached_property
     def basis(self) -> Basis:
-        """What the GPU-hours rest on: the least certain of their parts."""
+        """Basis of the GPU-hours: that of their least certain part."""
         return weakest(each.basis for each in self.tasks if each.task.on_gpu)
 
     @cached_property
     def factor(self) -> float:
-        """How far off the GPU-hours may be, either way."""
+        """Factor by which the GPU-hours may be too high or too low."""
         least = ASSUMED_FACTOR if self.basis == "assumed" else MEASURED_FACTOR
         return max(least, self.run.spread if self.run else 1.0)
 

@@ -20,7 +20,7 @@ SHIPPED = Path(__file__).with_name("rates.yaml")
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Basis = Literal["measured", "scaled", "assumed"]
 BASES: tuple[Basis, ...] = ("measured", "scaled", "assumed")
-"""What a number rests on, from the most to the least certain."""
+"""Bases of a number, from the most to the least certain."""
 
 
 def weakest(bases: Iterable[Basis]) -> Basis:
@@ -51,7 +51,7 @@ class MeasuredRate(FrozenModel):
 class CpuRates(FrozenModel):
     """Rates of CPU cores and durations of the small steps."""
 
-    source: str = Field(..., description="what was measured, and on what")
+    source: str = Field(..., description="the measured sites and machine")
     image_size: Count = Field(..., description="side of the measured images; rates scale with pixels")
     pack_sites_per_s: Positive = Field(..., description="sites that a core packs per second")
     packed_share: dict[Literal["lz4", "zstd"], Share] = Field(..., description="packed bytes per byte of pixels")
@@ -99,7 +99,7 @@ class Rates(FrozenModel):
     def pass_seconds(
         self, network: NetworkSize, image_size: int, kind: Literal["training", "forward"]
     ) -> tuple[float, Basis]:
-        """Seconds of one pass of one site on the planned GPU, and what they rest on.
+        """Seconds of one pass of one site on the planned GPU, and their basis.
 
         The nearest measured rate is scaled by multiply-accumulates to the network and image size (`scaled`), and by memory
         bandwidth to the GPU if none was measured on it (`assumed`).

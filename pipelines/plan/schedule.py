@@ -78,7 +78,7 @@ def schedule(tasks: Sequence[DagTask], seconds: Sequence[float], pods: int) -> S
 
 
 def remaining_paths(tasks: Sequence[DagTask], seconds: Sequence[float]) -> list[float]:
-    """Seconds from the start of each task to the end of the run, given a GPU for every task."""
+    """Seconds from the start of each task to the end of the run, with a GPU for every task."""
     paths = list(seconds)
     for task in reversed(tasks):
         for need in task.needs:

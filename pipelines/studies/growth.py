@@ -196,7 +196,7 @@ def grow(config: RunConfig, seeds: Sequence[int], out: Path, workers: int, conso
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     growth = Growth(config, seeds, ladder, {"code_version": code_version(), "started": started})
     with study_folder(out, described) as folder:
-        # Finer keys below, in the object store, still find the steps that a change of code leaves alone.
+        # After a change of code, the object store's finer keys still find the results of the steps that it does not touch.
         shared = SharedTasks(code_digest("components") + library_versions())
         runs = [run for seed in seeds for run in _rung_runs(shared, ladder, seed)]
         seconds: dict[str, float] = {}

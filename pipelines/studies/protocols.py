@@ -170,7 +170,7 @@ class ProtocolSplit:
 
     Attributes:
         protocol: the protocol.
-        config: with the repeat's number as seed of its folds, and the held-out fold alone to train for.
+        config: with the repeat's number as seed of its folds, trained for the held-out fold only.
         manifest: the split screen.
         fold: the one that is held out.
         logits: output of infer for the held-out wells, by cell type.

@@ -1,7 +1,7 @@
 """The rungs of the growth chart as changes of one configuration. Pure.
 
 The user's configuration has everything on; it is the last rung. Every other rung is that configuration with parts switched
-off, so that each differs from the one before by configuration alone.
+off, so that rungs differ only by their configuration.
 """
 
 from __future__ import annotations

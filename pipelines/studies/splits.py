@@ -39,7 +39,7 @@ def check_repeats(repeats: int) -> None:
 
 
 def protocol_config(config: RunConfig, protocol: Protocol, repeat: int, backbones: int = 1) -> RunConfig:
-    """A configuration as a protocol needs it: supervised training alone, and nothing selected on scored wells.
+    """A configuration as a protocol needs it: supervised training only, and nothing selected on scored wells.
 
     Args:
         config: the networks and their training.

@@ -69,5 +69,5 @@ def main(chosen: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    progress.silence()  # progress of the steps is not what is measured here
+    progress.silence()  # of the measured steps
     main(sys.argv[1:])

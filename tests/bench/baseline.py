@@ -1,7 +1,7 @@
-"""What image-classification projects usually do: a torch Dataset of PNGs, all host work in NumPy and OpenCV, a DataLoader.
+"""The baseline of loading: a torch Dataset of PNGs with all host work in NumPy and OpenCV, and a DataLoader.
 
-Plain and without waste: channels interleaved, as OpenCV and the libraries around it have them, one OpenCV thread a worker,
-arithmetic in place, interpolation only of the images that move. H height, W width, C channel.
+The usual design of image classifiers, without waste: interleaved channels as in OpenCV, one OpenCV thread per worker,
+arithmetic in place, interpolation only for images that a view moves. H height, W width, C channel.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class PngSites(Dataset[Tensor]):
 
     Args:
         sites: the files of each site, in channel order.
-        mean_C: of the pixels; one domain is enough to measure.
-        std_C: likewise.
-        jitter: of both, by image and channel.
-        augment: the same strengths as the product's normal view.
+        mean_C: mean of the pixels; one domain for all sites is enough here.
+        std_C: their standard deviation.
+        jitter: relative change of both, by image and channel.
+        augment: strengths of the normal view, as in the product.
     """
 
     def __init__(

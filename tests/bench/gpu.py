@@ -86,7 +86,7 @@ def _training(images: Images, config: RunConfig, backbone: BackboneConfig) -> li
             f"pixels in GPU memory; {found.wait:.1%} of the time waiting for data, {found.cpu_ms:.2f} CPU-ms a "
             f"site on {cores()} cores, {found.peak_gib:.1f} GiB; {card}"),
         Row(f"gpu_forward {backbone.name}", forward, "passes/s", ready, forward / ready,
-            f"{VIEWS} views of packed sites, as predictions are made; baseline training passes; {card}"),
+            f"{VIEWS} views of packed sites, as in prediction; baseline training passes; {card}"),
     ]  # fmt: skip
 
 

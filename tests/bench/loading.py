@@ -1,7 +1,7 @@
 """CPU time of the host per site, and the highest feed rate: this project's loader beside a PNG Dataset.
 
-512-pixel sites, packed as by default; files lie in the page cache, the object store is SeaweedFS on loopback. The CPU time
-is of the client process with all its threads.
+512-pixel sites, packed by default settings; files are in the page cache, the object store is SeaweedFS on loopback. CPU time
+is that of the client process with all its threads.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Sources:
 
     @property
     def sites(self) -> int:
-        """How many."""
+        """Number of sites."""
         return self.folder.table.sites
 
 
@@ -89,7 +89,7 @@ def _costs(sources: Sources) -> list[Row]:
     )
     ms = {name: timing.cpu / sources.sites * 1e3 for name, timing in timed.items()}
     theirs = _spread(timed["png"], "baseline")
-    what = {
+    sources_of = {
         "loader_local": ("local", f"from a folder; hashed, as in a first epoch: {statistics.median(first):.2f} ms"),
         "loader_node_cache": ("node", "from the node's cache, sites of an object store"),
         "loader_s3": ("s3", "from SeaweedFS on loopback, the client's part"),
@@ -101,10 +101,10 @@ def _costs(sources: Sources) -> list[Row]:
             "CPU ms/site",
             ms["png"],
             ms["png"] / ms[key],
-            f"host work where a GPU does the arithmetic: uint8 batches {note}; {_spread(timed[key])}; {theirs}; "
+            f"host work if a GPU does the arithmetic: uint8 batches {note}; {_spread(timed[key])}; {theirs}; "
             f"{SIZE} px {origin()}",
         )
-        for name, (key, note) in what.items()
+        for name, (key, note) in sources_of.items()
     ]
     rate, rate_png = 1e3 / ms["cpu"], 1e3 / ms["png"]
     note = f"everything on the CPU, to augmented float32 batches; {_spread(timed['cpu'])}; {theirs}"
@@ -112,7 +112,7 @@ def _costs(sources: Sources) -> list[Row]:
 
 
 def _rates(sources: Sources) -> list[Row]:
-    """Highest rates of a consumer that waits less than 3 % of its time, searches in turn."""
+    """Highest rates at which a consumer waits less than 3 % of its time, searched in turn."""
     with ExitStack() as stack:
         feeds: dict[str, tuple[Iterator[object], float]] = {
             "local": (stack.enter_context(_endless(sources.folder)), 300.0),
@@ -145,7 +145,7 @@ def highest_rate(feed: Iterator[object], guess: float) -> float:
 
     Args:
         feed: batches without end.
-        guess: where the search begins: by halves and doubles to an interval, then by bisection.
+        guess: start of the search: halving and doubling find an interval, then bisection.
     """
     low = guess
     while waiting(feed, low) >= WAIT:
@@ -177,9 +177,9 @@ def _consume(feed: Iterator[object], rate: float, batches: int) -> float:
     """Takes batches and works on each, as a GPU does, without the host's cores; returns the seconds waited."""
     waited = 0.0
     for _ in range(batches):
-        asked = time.perf_counter()
+        begun = time.perf_counter()
         next(feed)
-        waited += time.perf_counter() - asked
+        waited += time.perf_counter() - begun
         time.sleep(BATCH / rate)
     return waited
 
@@ -208,7 +208,7 @@ def _order(images: Images) -> list[np.ndarray]:
 
 
 def _read(images: Images) -> None:
-    """The host's part where a GPU does the rest."""
+    """The host's part if a GPU does the rest."""
     for _ in images.loader.batches(_order(images)):
         pass
 

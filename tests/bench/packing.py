@@ -68,16 +68,16 @@ def rows() -> list[Row]:
 
 def _speed(folder: Path) -> list[Row]:
     source, sites = write_screen(folder / "screen", PLATES, WELLS, SITES), PLATES * WELLS * SITES
-    made = itertools.count()
+    numbers = itertools.count()
     requests: list[int] = []
 
     def to_disk() -> None:
-        requests.append(pack(str(source), (folder / f"packed-{next(made)}").as_uri(), folder / "out"))
+        requests.append(pack(str(source), (folder / f"packed-{next(numbers)}").as_uri(), folder / "out"))
 
     with _bucket(folder, source) as address:
 
         def to_bucket() -> None:
-            pack(f"{address}/screen", f"{address}/packed-{next(made)}", folder / "out")
+            pack(f"{address}/screen", f"{address}/packed-{next(numbers)}", folder / "out")
 
         taken = interleaved({"decode": decode_all, "disk": to_disk, "bucket": to_bucket}, REPEATS)
     decode, disk, bucket = taken["decode"], taken["disk"], taken["bucket"]

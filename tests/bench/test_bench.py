@@ -81,7 +81,7 @@ def test_the_highest_rate_excludes_batches_read_ahead(monkeypatch: pytest.Monkey
 
     def feed():
         nonlocal now
-        free_at = [-1.0] * 3  # when each place of the buffer is filled
+        free_at = [-1.0] * 3  # the time at which each slot of the buffer is filled
         while True:
             ready = free_at.pop(0)
             now = max(now, ready)

@@ -117,7 +117,7 @@ def test_every_labelled_well_validates_in_one_fold():
     )
 
 
-def test_controls_of_training_experiments_alone():
+def test_controls_can_be_limited_to_training_experiments():
     everywhere = screen_wells(RunConfig.load("rxrx1"), None).fold(0)
     training = screen_wells(RunConfig.load("rxrx1", ["screen.controls=training"]), None).fold(0)
     assert training.training < everywhere.training

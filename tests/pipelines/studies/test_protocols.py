@@ -122,17 +122,17 @@ def test_bad_input_is_found_before_anything_starts(
     tmp_path, tables, config_file, changes, protocol, repeats, backbones, message
 ):
     out, store = tmp_path / "out", tmp_path / "store"
-    given = (str(config_file), changes, str(tables.root), protocol, repeats, backbones, out, str(store))
+    arguments = (str(config_file), changes, str(tables.root), protocol, repeats, backbones, out, str(store))
     with pytest.raises(InputError, match=message) as caught:
-        run_protocols(*given)
+        run_protocols(*arguments)
     assert "\n" not in str(caught.value)
     assert not out.exists()
     assert not store.exists()
 
 
 def test_the_command_refuses_bad_input_in_one_line(tmp_path, tables, config_file):
-    given = ["--config", config_file, "--screen", tables.root, "--out", tmp_path / "out", "--protocol", "plates"]
-    assert "use batch, random or both" in Cellsignal(tmp_path).refused("protocols", *given)
+    arguments = ["--config", config_file, "--screen", tables.root, "--out", tmp_path / "out", "--protocol", "plates"]
+    assert "use batch, random or both" in Cellsignal(tmp_path).refused("protocols", *arguments)
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def logits(folder, cell_type, predicted: dict[str, str]):
 
 
 def test_overall_is_over_wells_and_not_over_cell_types(tmp_path, manifest):
-    huvec = {f"HUVEC-01_1_{label}": named for label, named in zip("dcba", "dcca", strict=True)}
+    huvec = {f"HUVEC-01_1_{label}": predicted for label, predicted in zip("dcba", "dcca", strict=True)}
     rpe = {"RPE-01_1_b": "a", "RPE-01_1_a": "b"}
     found = held_out_accuracy(
         manifest,

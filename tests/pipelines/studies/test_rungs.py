@@ -81,7 +81,7 @@ def test_refuses_a_configuration_without_a_part_that_a_rung_adds(change, message
         rungs(RunConfig.load("growth", [change]))
 
 
-def test_the_shipped_screen_differs_from_the_simulators_defaults_in_size_and_effect_alone(full):
+def test_the_shipped_screen_changes_only_size_and_effect_of_the_simulator(full):
     simulate = differences(RunConfig().simulate.model_dump(mode="json"), full.simulate.model_dump(mode="json"))
     # Spreads of experiments and plates, noise and missing wells are the calibrated ones.
     assert {name.split(".")[0] for name in simulate} == {
