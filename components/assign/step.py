@@ -31,7 +31,7 @@ from components.core.prior.plate_groups import (
     learn_groups,
     renumbered,
 )
-from components.core.registry.reference import groups_of
+from components.core.registry.new_plates import groups_of
 from components.core.storage.arrays import META_FILE, ROLES, WellLogits, read_logits
 from components.core.storage.manifest import Manifest, ReferenceModel
 from components.core.storage.runs import report_failures

@@ -41,7 +41,7 @@ from components.core.learning.weight_files import (
     weights_digest,
 )
 from components.core.registry.model_manifest import ModelManifest
-from components.core.registry.published_models import download_model, find_model
+from components.core.registry.published_models import download_networks, find_model
 from components.core.storage.digests import code_digest
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
@@ -151,8 +151,7 @@ def _published(
     _check_settings(settings, model)
     networks = {}
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
-        opened = download_model(registry, model, Path(folder), [cell_type], [fold])
-        paths = opened.networks(cell_type).get(fold, {})
+        paths = download_networks(registry, model, fold, cell_type, Path(folder))
         for backbone in settings.backbones:
             if backbone.name not in paths:
                 raise InputError(
@@ -164,7 +163,7 @@ def _published(
                     paths[backbone.name], backbone, settings, classes, model.channels, device
                 )
             except InputError as error:
-                reason = str(error).replace(f"{opened.folder}/", "")
+                reason = str(error).replace(f"{folder}/", "")
                 raise InputError(
                     f"model {model.short}: {reason}; `cellsignal models publish {model.run} --anew`"
                 ) from None

@@ -6,7 +6,6 @@ With a model, the plates are new: no label of them is read, and the screen's man
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +19,9 @@ from components.core.errors import InputError, StepError
 from components.core.files import write_atomically
 from components.core.learning.warm_start import Scored, check_labels, check_networks, scored_by_tables
 from components.core.prior.plate_groups import check_design, labelled_treatments
-from components.core.registry.new_plates import check_first_image, plates_for, seen_before
-from components.core.registry.published_models import OpenedModel, open_model
-from components.core.registry.reference import reference_of
+from components.core.registry.model_manifest import ModelManifest, TrainedPlate
+from components.core.registry.new_plates import check_first_image, plates_for, reference_of, seen_before
+from components.core.registry.published_models import find_model, trained_plates
 from components.core.screen.folds import screen_folds
 from components.core.screen.histograms import PlateKey
 from components.core.screen.images import check_files
@@ -125,7 +124,8 @@ def run(
 
 def run_new_plates(
     config: NormalizeConfig,
-    model: OpenedModel,
+    model: ModelManifest,
+    trained: Sequence[TrainedPlate],
     address: str,
     source: ScreenSource,
     experiments: Sequence[str],
@@ -140,7 +140,8 @@ def run_new_plates(
 
     Args:
         config: its sections.
-        model: the model that predicts; its networks are not needed.
+        model: the model that predicts.
+        trained: the plates that it was trained on.
         address: where the model is published.
         source: the new plates.
         experiments: those to predict; none for all.
@@ -154,14 +155,14 @@ def run_new_plates(
     Raises:
         InputError: something is wrong with the plates, or the model cannot predict them; names the file, the well, the field.
     """
-    known, key, at = model.manifest, record.key if record else "", store.uri("").rstrip("/")
-    plates = plates_for(known, source, experiments, any_cell_type, source.address())
-    check_first_image(known, source, plates, config.screen.sites, source.address())
+    key, at = record.key if record else "", store.uri("").rstrip("/")
+    plates = plates_for(model, source, experiments, any_cell_type, source.address())
+    check_first_image(model, source, plates, config.screen.sites, source.address())
     check_files(source, plates, config.screen.sites)
 
-    screen = Screen(plates, known.vocabulary)
+    screen = Screen(plates, model.vocabulary)
     packed, warnings = _pack(config, source, screen, store)
-    seen = seen_before(known, plates)
+    seen = seen_before(model, plates)
     for message in seen:
         progress.warn(message)
     described = build_manifest(
@@ -169,24 +170,24 @@ def run_new_plates(
         packed,
         holdout=False,
         store=at,
-        image_size=known.image_size,
+        image_size=model.image_size,
         codec=config.pack,
         folds={},
         well_folds={},
         warnings=[*seen, *warnings[False]],
         run=key,
     )
-    reference = reference_of(known, model.plates(), address, at, config.pack, key)
+    reference = reference_of(model, trained, address, at, config.pack, key)
     outputs = {holdout_labels_out: _csv(holdout_labels(screen))} if holdout_labels_out else {}
     for path, manifest in ((holdout_out, described), (screen_out, reference)):
         outputs[path] = manifest.model_dump_json().encode()
     if record:
         prediction = PredictionRecord(
-            model=known.fingerprint,
+            model=model.fingerprint,
             address=address,
             experiments=tuple(experiments),
             any_cell_type=any_cell_type,
-            folds={plate.cell_type: known.folds_of(plate.cell_type) for plate in plates},
+            folds={plate.cell_type: model.folds_of(plate.cell_type) for plate in plates},
         )
         record = record.model_copy(update={"prediction": prediction})
         prefixes = [result.prefix for result in packed.values()]
@@ -280,11 +281,11 @@ def main(
         if model:
             labels = Path(holdout_labels) if holdout_labels else None
             wanted = _names(experiments)
-            with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
-                published = open_model(store, model, Path(folder), cell_types=())
-                summary = run_new_plates(
-                    settings, published, model, opened, wanted, any_cell_type, store, *outputs, labels, record
-                )
+            registry, published = find_model(store, model)
+            trained = trained_plates(registry, published)
+            summary = run_new_plates(
+                settings, published, trained, model, opened, wanted, any_cell_type, store, *outputs, labels, record
+            )
         else:
             summary = run(
                 settings,

@@ -72,9 +72,9 @@ def retrain(
 
     from components.core.config import RunConfig
     from pipelines.cluster.checks import on_cluster
+    from pipelines.retrain.challenge import RetrainRequest
     from pipelines.retrain.retrain import plan
     from pipelines.retrain.retrain import retrain as retrain_model
-    from pipelines.retrain.runs import RetrainRequest
     from pipelines.run.folder import with_address
 
     if endpoint and runner is not None:

@@ -1,7 +1,7 @@
-"""What the store keeps of retrainings: the start, which fixes the challenger's configuration, and the outcome.
+"""What the store keeps of retrainings: the challenger's configuration, fixed by the first attempt, and the outcome.
 
-retrainings/NAME/latest.json               outcome for the latest state of the screen
-retrainings/NAME/FINGERPRINT/start.json    configuration that every retraining of this fingerprint uses
+retrainings/NAME/latest.json               the last outcome
+retrainings/NAME/FINGERPRINT/config.json   configuration that every attempt of this fingerprint uses
 retrainings/NAME/FINGERPRINT/outcome.json  its outcome
 """
 
@@ -10,14 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
-from typing import Any, TypeVar
 
 from pydantic import AwareDatetime, Field
 
 from components.core.config import NO_EFFECT_ON_RESULTS, RunConfig, parse
 from components.core.errors import InputError, MissingObjectError
-from components.core.registry.champion import current_user
 from components.core.registry.model_manifest import ModelManifest
 from components.core.screen.folds import assign_folds
 from components.core.storage.object_store import ObjectStore
@@ -27,19 +24,6 @@ from pipelines.checks import check_folds
 from pipelines.retrain.fingerprint import Fingerprint
 
 RETRAININGS = "retrainings"
-_Record = TypeVar("_Record", bound=StoredRecord)
-
-
-class RetrainingStart(StoredRecord):
-    """The start of a retraining; the first one fixes it for all later attempts."""
-
-    KIND = "record of a retraining"
-    IF_DAMAGED = "delete it and retrain"
-
-    config: dict[str, Any] = Field(description="whole configuration of the challenger's run")
-    fold_source: str | None = Field(description="model whose folds the known experiments keep")
-    at: AwareDatetime
-    by: str
 
 
 class RetrainingOutcome(StoredRecord):
@@ -56,19 +40,18 @@ class RetrainingOutcome(StoredRecord):
     generation: int = Field(description="of the champion afterwards; 0 for none")
     promoted: bool = Field(description="whether the challenger became the champion")
     reason: str = Field(description="one line")
-    looked: AwareDatetime = Field(description="when the screen was in the state of the fingerprint")
     at: AwareDatetime = Field(description="when it was decided")
     by: str
 
 
 def read_latest(store: ObjectStore, name: str) -> RetrainingOutcome | None:
-    """The latest outcome of a configuration; None if there is none."""
-    return _read(store, f"{RETRAININGS}/{name}/latest.json", RetrainingOutcome)
+    """The last outcome of a configuration; None if there is none."""
+    return _read(store, f"{RETRAININGS}/{name}/latest.json")
 
 
 def read_outcome(store: ObjectStore, name: str, digest: str) -> RetrainingOutcome | None:
     """The outcome for a fingerprint; None if there is none yet."""
-    return _read(store, f"{RETRAININGS}/{name}/{digest}/outcome.json", RetrainingOutcome)
+    return _read(store, f"{RETRAININGS}/{name}/{digest}/outcome.json")
 
 
 def retrained_runs(store: ObjectStore) -> set[str]:
@@ -82,49 +65,34 @@ def retrained_runs(store: ObjectStore) -> set[str]:
 
 
 def write_outcome(store: ObjectStore, outcome: RetrainingOutcome) -> None:
-    """Writes an outcome; latest.json stays if it is about a later state of the screen."""
-    content, latest = outcome.to_json(), f"{RETRAININGS}/{outcome.name}/latest.json"
-    store.put(f"{RETRAININGS}/{outcome.name}/{outcome.fingerprint.digest}/outcome.json", content)
-    while not store.put_if_absent(latest, content):
-        try:
-            there, version = store.get_versioned(latest)
-        except MissingObjectError:
-            continue
-        known = RetrainingOutcome.parse(there, store.uri(latest))
-        if known.looked > outcome.looked or store.put_if_version(latest, content, version):
-            return
+    """Writes an outcome, which is the last one of its configuration."""
+    content, folder = outcome.to_json(), f"{RETRAININGS}/{outcome.name}"
+    store.put(f"{folder}/{outcome.fingerprint.digest}/outcome.json", content)
+    store.put(f"{folder}/latest.json", content)
 
 
-def start(
-    store: ObjectStore,
-    config: RunConfig,
-    digest: str,
-    champion: ModelManifest | None,
-    experiments: Mapping[str, Sequence[str]],
-) -> RunConfig:
-    """The configuration of every retraining of this fingerprint, even if the champion changes in between.
+def fix_config(store: ObjectStore, digest: str, config: RunConfig) -> RunConfig:
+    """The configuration of every attempt of a retraining: the first attempt's, even if the champion changes in between.
+
+    So an attempt that resumes finds the same run under the same key.
 
     Args:
         store: the registry's store, which keeps it.
-        config: the user's.
         digest: the fingerprint's.
-        champion: the present one.
-        experiments: those that this run trains with labels, by cell type.
+        config: this attempt's.
 
     Raises:
-        InputError: the record of an earlier start cannot be read.
+        InputError: the stored configuration cannot be read.
         StepError: the store failed.
     """
-    own = with_champions_folds(config, champion, experiments)
-    fold_source = champion.fingerprint if champion is not None and own != config else None
-    record = RetrainingStart(
-        config=json.loads(own.model_dump_json()), fold_source=fold_source, at=datetime.now(UTC), by=current_user()
-    )
-    path = f"{RETRAININGS}/{config.name}/{digest}/start.json"
-    if not store.put_if_absent(path, record.to_json()):
-        record = _read(store, path, RetrainingStart) or record
-    fixed = parse(RunConfig, record.config, source="retraining: configuration")
-    # Each caller decides where and with which resources it runs.
+    path = f"{RETRAININGS}/{config.name}/{digest}/config.json"
+    if store.put_if_absent(path, config.model_dump_json(indent=1).encode()):
+        return config
+    try:
+        fixed = parse(RunConfig, json.loads(store.get(path)), source=store.uri(path))
+    except (MissingObjectError, ValueError):
+        raise InputError(f"{store.uri(path)}: damaged, not a configuration; delete it and retrain") from None
+    # Each attempt decides where and with which resources it runs.
     return fixed.model_copy(update={name: getattr(config, name) for name in NO_EFFECT_ON_RESULTS})
 
 
@@ -134,7 +102,7 @@ def with_champions_folds(
     """The configuration with the champion's folds as `folds.known`, so that a new experiment changes no fold but its own.
 
     Unchanged if it would assign the same folds anyway, so that the same data make the same model; if it names folds, or has
-    another number or kind of them than the champion; and if the champion's would leave a fold nothing to train or validate on.
+    another number or kind of folds than the champion; and if the champion's would leave a fold nothing to train or validate on.
 
     Args:
         config: the user's.
@@ -158,8 +126,8 @@ def with_champions_folds(
     return config if same else kept
 
 
-def _read(store: ObjectStore, path: str, kind: type[_Record]) -> _Record | None:
+def _read(store: ObjectStore, path: str) -> RetrainingOutcome | None:
     try:
-        return kind.load(store, path)
+        return RetrainingOutcome.load(store, path)
     except MissingObjectError:
         return None

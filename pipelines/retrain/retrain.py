@@ -8,7 +8,6 @@ attempt finished, so the same command resumes an interrupted retraining.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,14 +22,7 @@ from components.core.config import CHANNELS, RunConfig
 from components.core.errors import InputError, StepError
 from components.core.files import locked
 from components.core.learning.step_settings import library_versions
-from components.core.registry.champion import (
-    CHAMPION,
-    Champion,
-    PromotionResult,
-    current_user,
-    promote,
-    read_champion,
-)
+from components.core.registry.champion import CHAMPION, Champion, current_user, promote, read_champion
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.published_models import read_model
 from components.core.registry.publishing import publish
@@ -42,11 +34,18 @@ from components.core.storage.opening import cache_folder, open_screen, open_stor
 from pipelines.checks import check_screen, screen_source
 from pipelines.cluster.checks import check_cluster, checked_store
 from pipelines.cluster.compile import images_of
+from pipelines.retrain.challenge import Challenge, RetrainRequest
+from pipelines.retrain.comparable import Comparable, check_plates, comparable
 from pipelines.retrain.fingerprint import Fingerprint, changes, fingerprint_of
-from pipelines.retrain.judge import Comparable, Judge, check_plates, comparable
-from pipelines.retrain.records import RetrainingOutcome, read_latest, read_outcome, start, write_outcome
+from pipelines.retrain.records import (
+    RetrainingOutcome,
+    fix_config,
+    read_latest,
+    read_outcome,
+    with_champions_folds,
+    write_outcome,
+)
 from pipelines.retrain.report import RetrainPlan, RetrainReporter
-from pipelines.retrain.runs import RetrainRequest, Runs
 from pipelines.run.containers import check_images
 
 ROUNDS = 20
@@ -69,21 +68,22 @@ def retrain(config: RunConfig, request: RetrainRequest, console: Console) -> Res
         ContactError: contact was lost or the deadline has passed; a run on a cluster may go on.
     """
     report = RetrainReporter(console, request.summary)
-    with report.failures(), _prepared(config, request, console, report) as work:
-        if work.is_settled():
-            assert work.latest
+    with report.failures():
+        work = _Retraining.prepare(config, request, report)
+        if work.latest and work.is_settled():
             report.unchanged(work.latest, work.champion.record)
             return "unchanged"
         report.changed(work.changes, work.fingerprint.digest)
         work.check()
+        outcome = None
         if request.endpoint:  # a run in progress on the cluster is followed, so no second one starts
-            return _result(work.conclude())
-        with _lock(work, report) as waited:
-            outcome = read_outcome(work.store, config.name, work.fingerprint.digest) if waited else None
-            if outcome is None:
-                return _result(work.conclude())
-            report.followed(outcome)
-            return _result(outcome)
+            outcome = work.conclude()
+        else:
+            with _lock(work) as waited:
+                if waited and (outcome := read_outcome(work.store, config.name, work.fingerprint.digest)):
+                    report.followed(outcome)
+                outcome = outcome or work.conclude()
+        return "promoted" if outcome.promoted else "not promoted"
 
 
 def plan(config: RunConfig, request: RetrainRequest, console: Console) -> RetrainPlan:
@@ -94,14 +94,15 @@ def plan(config: RunConfig, request: RetrainRequest, console: Console) -> Retrai
         StepError: a store failed.
     """
     report = RetrainReporter(console, request.summary)
-    with report.failures(), _prepared(config, request, console, report, create=False) as work:
+    with report.failures():
+        work = _Retraining.prepare(config, request, report, dry_run=True)
         settled, latest, champion = work.is_settled(), work.latest, work.champion
         if latest and settled:
             report.unchanged(latest, champion.record)
         else:
             report.changed(work.changes, work.fingerprint.digest)
             work.check()
-        found = Comparable((), ()) if settled else work.comparable()
+        found = Comparable() if settled else work.comparable()
         result = RetrainPlan(
             name=config.name,
             fingerprint=work.fingerprint.digest,
@@ -120,10 +121,6 @@ def plan(config: RunConfig, request: RetrainRequest, console: Console) -> Retrai
         if not settled:
             report.plan(result)
         return result
-
-
-def _result(outcome: RetrainingOutcome) -> Result:
-    return "promoted" if outcome.promoted else "not promoted"
 
 
 @dataclass(frozen=True)
@@ -164,18 +161,49 @@ class ChampionSnapshot:
 
 @dataclass(frozen=True)
 class _Retraining:
-    """A retraining of one fingerprint."""
+    """A retraining of one fingerprint.
+
+    Attributes:
+        config: the user's.
+        request: where, and what may be decided.
+        store: of registry and runs.
+        source: the screen.
+        fingerprint: the present one.
+        latest: the last outcome of this configuration.
+        champion: the champion at the start.
+        report: shows progress.
+    """
 
     config: RunConfig
     request: RetrainRequest
     store: ObjectStore
     source: ScreenSource
     fingerprint: Fingerprint
-    looked: datetime
     latest: RetrainingOutcome | None
     champion: ChampionSnapshot
     report: RetrainReporter
-    console: Console
+
+    @classmethod
+    def prepare(
+        cls, config: RunConfig, request: RetrainRequest, report: RetrainReporter, dry_run: bool = False
+    ) -> _Retraining:
+        """Opens screen and store, and reads all that shows whether something has changed."""
+        request.check()
+        store: ObjectStore
+        if request.endpoint:
+            # As pods find them: by this environment alone, Amazon S3 if it names no endpoint.
+            check_cluster(config)
+            store = checked_store(config.store, config.cluster)
+            source = open_screen(request.screen)
+        else:
+            source = screen_source(request.screen)
+            store = open_store(config.store.bucket, config.store.prefix)
+            if not (dry_run and store.root):  # the check would create the folder
+                store.check()
+        champion = ChampionSnapshot.read(store)
+        fingerprint = fingerprint_of(source, config, _images(request), store)
+        latest = read_latest(store, config.name)
+        return cls(config, request, store, source, fingerprint, latest, champion, report)
 
     @property
     def changes(self) -> list[str] | None:
@@ -235,68 +263,57 @@ class _Retraining:
     def conclude(self) -> RetrainingOutcome:
         """Trains, compares, promotes or not, and records the outcome."""
         champion, digest = self.champion.model, self.fingerprint.digest
-        config = start(self.store, self.config, digest, champion, self._screen.training_experiments())
-        folder = self.request.out / digest[:12]
-        runs = Runs(config, self.request, folder, self.console, time.monotonic() + self.request.timeout)
+        config = with_champions_folds(self.config, champion, self._screen.training_experiments())
+        config = fix_config(self.store, digest, config)
+        folder, deadline = self.request.out / digest[:12], time.monotonic() + self.request.timeout
+        challenge = Challenge(config, self.request, self.store, self._holdout, folder, self.report.console, deadline)
         if champion is not None and (experiments := self.comparable().experiments):
-            self.report.say(f"predicting the held-out {', '.join(experiments)} with champion {champion.short}")
-            runs.predict(self.store, champion, experiments)
-        run = runs.train()
+            challenge.predict(champion, experiments)
+        run = challenge.train()
         challenger = publish(self.store, run).model
-        judge = Judge(config, self.store, runs, run, challenger, self._holdout, self.request.allow_no_holdout)
         for _ in range(ROUNDS):
-            if (outcome := self._decide(judge, folder)) is not None:
+            if (outcome := self._decide(challenge, run, challenger)) is not None:
                 return outcome
         raise StepError(
             f"{ROUNDS} other models were promoted while model {challenger.short} was compared; run the same command again"
         )
 
-    def _decide(self, judge: Judge, folder: Path) -> RetrainingOutcome | None:
+    def _decide(self, challenge: Challenge, run: str, challenger: ModelManifest) -> RetrainingOutcome | None:
         """One comparison and its outcome; None if another model was promoted during it."""
-        challenger, champion = judge.challenger, ChampionSnapshot.read(self.store)
-        decision, found = judge.decide(champion.model)
-        reason, compared_with = decision.reason, champion.model.fingerprint if champion.model else None
-        change: PromotionResult | None = None
-        if decision.outcome == "same_model" and champion.record:
+        champion = ChampionSnapshot.read(self.store)
+        decision, remarks = challenge.decide(run, challenger, champion.model)
+        reason, generation = decision.reason, champion.generation
+        compared_with = champion.model.fingerprint if champion.model else None
+        promoted = decision.outcome == "same_model"
+        if promoted and champion.record:
             # The process that promoted it recorded the reason, and which champion was before.
             reason = champion.record.now.why
             compared_with = next((promotion.fingerprint for promotion in champion.record.history), None)
-        elif decision.promote and (later := self._later()):
-            reason = (
-                f"a later state of the screen has been retrained since (run {later.run}), whose outcome an earlier state does not "
-                "replace; --again decides by the present state"
-            )
-        elif decision.promote:
-            change = promote(self.store, challenger.fingerprint, reason, expected=champion.generation)
+        if decision.promote:
+            change = promote(self.store, challenger.fingerprint, reason, expected=generation)
+            now = change.champion.now
             if change.outcome == "overtaken":
-                now = change.champion.now
                 same = now.fingerprint == challenger.fingerprint
                 self.report.say(
                     f"{now.by} has just promoted {'this model' if same else 'another model; comparing again with that one'}"
                 )
                 return None
+            promoted, generation = True, now.generation
         outcome = RetrainingOutcome(
             name=self.config.name,
             fingerprint=self.fingerprint,
-            run=judge.run,
+            run=run,
             model=challenger.fingerprint,
             champion=compared_with,
-            generation=change.champion.now.generation if change else champion.generation,
-            promoted=change is not None or decision.outcome == "same_model",
+            generation=generation,
+            promoted=promoted,
             reason=reason,
-            looked=self.looked,
             at=datetime.now(UTC),
             by=current_user(),
         )
         write_outcome(self.store, outcome)
-        self.report.decided(decision, outcome, found.remarks, folder)
+        self.report.decided(decision, outcome, remarks, challenge.folder)
         return outcome
-
-    def _later(self) -> RetrainingOutcome | None:
-        """An outcome for a later state of the screen than this one's; None if there is none."""
-        latest = read_latest(self.store, self.config.name)
-        later = latest is not None and latest.looked > self.looked and latest.fingerprint != self.fingerprint
-        return latest if later else None
 
     @cached_property
     def _screen(self) -> Screen:
@@ -311,35 +328,13 @@ class _Retraining:
         return list(dict.fromkeys((plate.experiment, plate.cell_type) for plate in plates))
 
 
-@contextlib.contextmanager
-def _prepared(
-    config: RunConfig, request: RetrainRequest, console: Console, report: RetrainReporter, create: bool = True
-) -> Iterator[_Retraining]:
-    """Opens the store, and reads all that tells whether something has changed."""
-    request.check()
-    with contextlib.ExitStack() as stack:
-        store: ObjectStore
-        if request.endpoint:
-            # As pods find them: by this environment alone, Amazon S3 if it names no endpoint.
-            check_cluster(config)
-            store = checked_store(config.store, config.cluster)
-            source = open_screen(request.screen)
-        else:
-            source = screen_source(request.screen)
-            store = stack.enter_context(_opened(config, create))
-        champion, looked = ChampionSnapshot.read(store), datetime.now(UTC)
-        fingerprint = fingerprint_of(source, config, _images(request), store)
-        latest = read_latest(store, config.name)
-        yield _Retraining(config, request, store, source, fingerprint, looked, latest, champion, report, console)
-
-
 def lock_file(store: str, name: str, digest: str) -> Path:
     """The lock of a retraining on this machine, by the store's address, the configuration's name and the fingerprint."""
     return cache_folder() / "locks" / f"retrain-{digest_text(f'{store} {name} {digest}')[:16]}.lock"
 
 
 @contextlib.contextmanager
-def _lock(work: _Retraining, report: RetrainReporter) -> Iterator[bool]:
+def _lock(work: _Retraining) -> Iterator[bool]:
     """Allows one process of this user at a time to retrain a fingerprint; yields whether it had to wait."""
     path = lock_file(work.store.uri(""), work.config.name, work.fingerprint.digest)
     with contextlib.ExitStack() as stack:
@@ -349,7 +344,7 @@ def _lock(work: _Retraining, report: RetrainReporter) -> Iterator[bool]:
                 stack.enter_context(locked(path, wait=False))
                 waited = False
             except BlockingIOError:
-                report.say("another process retrains the same; waiting for its outcome")
+                work.report.say("another process retrains the same; waiting for its outcome")
                 stack.enter_context(locked(path))
                 waited = True
         except OSError as error:
@@ -363,15 +358,3 @@ def _images(request: RetrainRequest) -> Mapping[str, str]:
         record = images_of(request.images)
         return {target: image.reference for target, image in record.images.items()} if record else {"tags": "unpinned"}
     return dict[str, str](**check_images()) if request.containers else {"libraries": library_versions()}
-
-
-@contextlib.contextmanager
-def _opened(config: RunConfig, create: bool) -> Iterator[ObjectStore]:
-    """The store of registry and runs on this machine; an empty one if it does not exist and must not be created."""
-    store = open_store(config.store.bucket, config.store.prefix)
-    if not create and store.root is not None and not store.root.is_dir():
-        with tempfile.TemporaryDirectory(prefix="cellsignal-") as empty:
-            yield ObjectStore(Path(empty))
-        return
-    store.check()
-    yield store

@@ -79,10 +79,10 @@ def read_champion(store: ObjectStore) -> Champion | None:
     Raises:
         InputError: champion.json is damaged, or of a newer version.
     """
-    return read_versioned(store)[0]
+    return _read_versioned(store)[0]
 
 
-def read_versioned(store: ObjectStore) -> tuple[Champion | None, str | None]:
+def _read_versioned(store: ObjectStore) -> tuple[Champion | None, str | None]:
     """Like read_champion, with the object's version."""
     try:
         content, version = store.get_versioned(CHAMPION)
@@ -107,7 +107,7 @@ def promote(
         InputError: no such model, or champion.json is damaged.
         StepError: the store failed.
     """
-    found, version = read_versioned(store)
+    found, version = _read_versioned(store)
     _require_model(store, fingerprint)
     if found is None and expected:
         raise InputError(f"{store.uri(CHAMPION)}: there is no champion, but generation {expected} is expected")
@@ -131,7 +131,7 @@ def rollback(store: ObjectStore, why: str, by: str | None = None, expected: int 
         InputError: there is no champion before it, its model was removed, or champion.json is damaged.
         StepError: the store failed.
     """
-    found, version = read_versioned(store)
+    found, version = _read_versioned(store)
     if found is None:
         raise InputError(f"{store.uri(CHAMPION)}: there is no champion to go back from; promote a model first")
     if expected is not None and found.now.generation != expected:
@@ -177,7 +177,7 @@ def _replace(
     content = champion.to_json()
     if store.put_if_version(CHAMPION, content, version) if version else store.put_if_absent(CHAMPION, content):
         return PromotionResult("promoted", champion)
-    found, _ = read_versioned(store)
+    found, _ = _read_versioned(store)
     if found is None:
         raise InputError(f"{store.uri(CHAMPION)}: was deleted just now; check the store, then promote again")
     # If the store's answer was lost, the change is there, and others may have followed.

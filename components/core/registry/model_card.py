@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from components.core.registry.model_manifest import ModelManifest
 from components.core.storage.manifest import Manifest
 
@@ -33,31 +31,29 @@ def model_card(model: ModelManifest, metrics: Mapping[str, Any], screen: Manifes
         metrics: content of the run's metrics.json.
         screen: the training screen's manifest.
     """
-    environment = Environment(
-        loader=PackageLoader("components.core.registry", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["count"] = lambda number, what: f"{number:,} {what}{'' if number == 1 else 's'}"
+    from components.core.evaluation.page import environment  # imports Matplotlib, which only publishing needs
+
     cell_types = []
     for cell_type in model.cell_types:
         plates = [plate for plate in screen.plates if plate.cell_type == cell_type]
         labelled = {plate.experiment for plate in plates if plate.labelled}
         others = {plate.experiment for plate in plates} - labelled
         cell_types.append((cell_type, len(labelled), len(others), len(plates)))
-    return environment.get_template("model_card.md.j2").render(
-        model=model,
-        config=model.run_config(),
-        vocabulary=model.vocabulary,
-        cell_types=cell_types,
-        scores=[(title, *_table(model, score, metrics)) for score, title in _SCORES.items()],
+    return (
+        environment("components.core.registry")
+        .get_template("model_card.md.j2")
+        .render(
+            model=model,
+            config=model.run_config(),
+            vocabulary=model.vocabulary,
+            cell_types=cell_types,
+            scores=[(title, *_table(model, score, metrics)) for score, title in _SCORES.items()],
+        )
     )
 
 
 def _table(model: ModelManifest, score: str, metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of a kind of score; none if the run does not have it."""
+    """Columns and rows of a kind of score; empty if the run does not have it."""
     stages = model.scores.get(score)
     if not stages:
         return [], []

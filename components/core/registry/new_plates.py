@@ -1,82 +1,155 @@
-"""Plates that a model is to predict: what the tables say of them, and whether its networks can. Reads tables and one image."""
+"""New plates and the model that predicts them: checks, the model's plate design, and the manifest in place of a training screen.
+
+Reads tables and one image.
+"""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
 
-from components.core.config import CHANNELS
-from components.core.registry.model_manifest import ModelManifest
+import numpy as np
+
+from components.core.config import CHANNELS, PackConfig, PriorConfig
+from components.core.prior.plate_groups import NoPlateDesignError, PlateGroups, labelled_treatments, learn_groups
+from components.core.registry.model_manifest import ModelManifest, TrainedPlate
 from components.core.screen.images import list_plate, read_sites
 from components.core.screen.layouts import read_new_plates
 from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Plate
+from components.core.storage.manifest import Manifest, PlateDesign, PlateRecord, ReferenceModel
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_SIDES = 16
-"""Where the header of a PNG tells its width and height."""
+_SIZE_AT = 16
+"""Offset of width and height in a PNG file."""
 _SHOWN = 5
 
 
 def plates_for(
-    model: ModelManifest, place: ScreenSource, experiments: Sequence[str], any_cell_type: bool, said: str = "screen"
+    model: ModelManifest,
+    source: ScreenSource,
+    experiments: Sequence[str],
+    any_cell_type: bool,
+    source_name: str = "screen",
 ) -> tuple[Plate, ...]:
-    """The plates that are to be predicted, by the tables; no label is read.
+    """The plates to predict, by the tables; no label is read.
 
     Args:
         model: the model.
-        place: where the tables are.
-        experiments: the wanted ones; none for all.
-        any_cell_type: whether networks that learned all cell types may name wells of another one.
-        said: how the user named the screen.
+        source: the screen.
+        experiments: those to predict; none for all.
+        any_cell_type: whether networks that learned all cell types may classify another one.
+        source_name: what errors call the screen.
 
     Raises:
         InputError: as read_new_plates, or a cell type that the model does not know.
     """
-    plates = read_new_plates(place, experiments)
+    plates = read_new_plates(source, experiments)
     cell_types = {plate.cell_type for plate in plates}
-    model.check_screen(model.channels, model.image_size, cell_types, said, any_cell_type)
+    model.check_screen(model.channels, model.image_size, cell_types, source_name, any_cell_type)
     return plates
 
 
 def check_first_image(
-    model: ModelManifest, place: ScreenSource, plates: Sequence[Plate], sites: int, said: str = "screen"
+    model: ModelManifest, source: ScreenSource, plates: Sequence[Plate], sites: int, source_name: str = "screen"
 ) -> None:
-    """Refuses images of another size before all of them are listed; each is looked at where it is packed.
+    """Refuses images of another size before all of them are listed; packing checks each image.
 
     Args:
         model: the model.
-        place: where the images are.
+        source: the screen.
         plates: at least one.
-        sites: largest number of sites a well has.
-        said: how the user named the screen.
+        sites: largest number of sites per well.
+        source_name: what errors call the screen.
 
     Raises:
-        InputError: its images cannot be listed or read, or are of another size than the model knows.
+        InputError: its images cannot be listed or read, or have another size than those that the model was trained with.
     """
-    files = list_plate(place, plates[0], sites)
-    first = read_sites(files, files.sites[:1])[0][0]
-    if first.startswith(_PNG) and len(first) >= _SIDES + 8:
-        width, height = struct.unpack_from(">II", first, _SIDES)
-        if width == height:  # else packing says what is wrong with the file
-            model.check_screen(len(CHANNELS), width, (), said)
+    files = list_plate(source, plates[0], sites)
+    image = read_sites(files, files.sites[:1])[0][0]
+    if image.startswith(_PNG) and len(image) >= _SIZE_AT + 8:
+        width, height = struct.unpack_from(">II", image, _SIZE_AT)
+        if width == height:  # otherwise packing reports what is wrong with the file
+            model.check_screen(len(CHANNELS), width, (), source_name)
 
 
 def seen_before(model: ModelManifest, plates: Sequence[Plate]) -> list[str]:
-    """What to say of plates that go by the name of an experiment that the networks saw; empty where there are none."""
+    """Warnings about plates whose experiment has the name of one that the networks were trained on."""
     messages = []
-    for names, what, so in (
+    for names, how, consequence in (
         (
             model.learned_from,
             "learned the labels of",
-            "its names tell nothing of how well new plates are named",
+            "these predictions do not show how well it classifies new plates",
         ),
-        (set(model.unlabelled), "was trained on images of", "its names are not those of plates that it never saw"),
+        (set(model.unlabelled), "was trained on images of", "these are not predictions of plates that it never saw"),
     ):
         found = list(dict.fromkeys(plate.experiment for plate in plates if plate.experiment in names))
         if found:
             more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
             messages.append(
-                f"the model {what} {', '.join(found[:_SHOWN])}{more}; where it is the same experiment, {so}"
+                f"the model {how} {', '.join(found[:_SHOWN])}{more}; if it is the same experiment, {consequence}"
             )
     return messages
+
+
+def design_of(screen: Manifest, prior: PriorConfig) -> PlateDesign | None:
+    """The plate design of a screen's labelled plates; None if they have none, or the prior is off.
+
+    Raises:
+        InputError: a design with a mistake in it.
+    """
+    if not prior.enabled:
+        return None
+    treatments = screen.vocabulary.treatments
+    try:
+        groups = learn_groups(labelled_treatments(screen.plates), treatments)
+    except NoPlateDesignError:
+        return None
+    return PlateDesign(
+        plates=groups.plates,
+        groups=tuple(tuple(treatments[k] for k in members) for members in groups.members),
+        arrangements={experiment: dict(held) for experiment, held in groups.arrangements.items()},
+    )
+
+
+def groups_of(design: PlateDesign, treatments: Sequence[str]) -> PlateGroups:
+    """A model's plate design with class indices instead of labels.
+
+    Args:
+        design: the model's.
+        treatments: its vocabulary's, in class order.
+    """
+    index = {label: k for k, label in enumerate(treatments)}
+    members = tuple(np.array(sorted(index[label] for label in group), dtype=np.intp) for group in design.groups)
+    return PlateGroups(design.plates, members, design.arrangements)
+
+
+def reference_of(
+    model: ModelManifest, plates: Sequence[TrainedPlate], address: str, store: str, codec: PackConfig, run: str = ""
+) -> Manifest:
+    """A manifest in place of the training screen's: vocabulary, pixel histograms and plate design, and no wells.
+
+    So the prediction of new plates reads no label and no image of a training well.
+
+    Args:
+        model: the model that predicts.
+        plates: those that its networks were trained on.
+        address: the model's address.
+        store: address of the store that receives the new plates.
+        codec: how they are packed.
+        run: key of the run that packs them, under which finished folds are listed; may be empty.
+    """
+    return Manifest(
+        store=store,
+        channels=model.channels,
+        image_size=model.image_size,
+        codec=codec,
+        vocabulary=model.vocabulary,
+        folds={},
+        plates=tuple(PlateRecord(**plate.model_dump(), prefix="", wells=()) for plate in plates),
+        run=run,
+        model=ReferenceModel(
+            fingerprint=model.fingerprint, address=address, design=model.design, temperatures=model.temperatures
+        ),
+    )

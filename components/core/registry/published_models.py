@@ -1,10 +1,10 @@
-"""The models of a registry: a list, the model that a name means, and its files with their digests checked. Reads only."""
+"""Reads the published models of a registry: a list, one model by any of its names, and its files with their digests checked."""
 
 from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from components.core.storage.opening import open_store
 
 THE_CHAMPION = "champion"
 _FEWEST = 4
-"""Digits of an abbreviated fingerprint."""
+"""Least digits of an abbreviated fingerprint."""
 _PLATES = TypeAdapter(tuple[TrainedPlate, ...])
 
 
@@ -44,38 +44,6 @@ class ListedModel:
     fingerprint: str
     manifest: ModelManifest | None
     problem: str = ""
-
-
-@dataclass(frozen=True)
-class OpenedModel:
-    """A model's files in a local folder.
-
-    Attributes:
-        manifest: the model's.
-        folder: with metrics.json, config.yaml, card.md, plates.json, weights/.
-        weights: safetensors files by fold, cell type and backbone, of the cell types that were requested.
-    """
-
-    manifest: ModelManifest
-    folder: Path
-    weights: Mapping[tuple[int, str, str], Path]
-
-    def networks(self, cell_type: str) -> dict[int, dict[str, Path]]:
-        """The networks that classify wells of a cell type, by fold and backbone."""
-        found: dict[int, dict[str, Path]] = {}
-        for (fold, of, backbone), path in self.weights.items():
-            if of == cell_type:
-                found.setdefault(fold, {})[backbone] = path
-        return found
-
-    def plates(self) -> tuple[TrainedPlate, ...]:
-        """The plates that the networks saw, for statistics and drift.
-
-        Raises:
-            InputError: the file is of another version.
-        """
-        path = self.folder / PLATES
-        return _parse_plates(path.read_bytes(), str(path))
 
 
 def fingerprints(store: ObjectStore) -> list[str]:
@@ -97,21 +65,33 @@ def list_models(store: ObjectStore) -> list[ListedModel]:
     )
 
 
+def model_if_published(store: ObjectStore, fingerprint: str) -> ModelManifest | None:
+    """One model's manifest; None if there is no such model.
+
+    Raises:
+        InputError: the manifest is damaged or of a newer version.
+    """
+    path = f"{MODELS}/{fingerprint}/{MANIFEST}"
+    try:
+        model = ModelManifest.load(store, path)
+    except MissingObjectError:
+        return None
+    if model.fingerprint != fingerprint:
+        raise InputError(f"{store.uri(path)}: damaged, it is the manifest of model {model.short}")
+    return model
+
+
 def read_model(store: ObjectStore, fingerprint: str) -> ModelManifest:
     """One model's manifest.
 
     Raises:
         InputError: no such model, or its manifest is damaged or of a newer version.
     """
-    path = f"{MODELS}/{fingerprint}/{MANIFEST}"
-    try:
-        model = ModelManifest.load(store, path)
-    except MissingObjectError:
+    model = model_if_published(store, fingerprint)
+    if model is None:
         raise InputError(
-            f"{store.uri(path)}: there is no such model; `cellsignal models list` shows those there"
-        ) from None
-    if model.fingerprint != fingerprint:
-        raise InputError(f"{store.uri(path)}: damaged, it is the manifest of model {model.short}")
+            f"{store.uri(f'{MODELS}/{fingerprint}/{MANIFEST}')}: there is no such model; `cellsignal models list` shows those there"
+        )
     return model
 
 
@@ -154,7 +134,7 @@ def is_fingerprint(name: str) -> bool:
 
 
 def model_address(address: str) -> tuple[str, str]:
-    """Store and name of a model's address, ADDRESS_OF_STORE/models/NAME; the store is empty for a name alone.
+    """Splits a model's address, ADDRESS_OF_STORE/models/NAME, into store and name; the store is empty for a name alone.
 
     Raises:
         InputError: not such an address.
@@ -187,52 +167,32 @@ def find_model(own: ObjectStore, name: str) -> tuple[ObjectStore, ModelManifest]
     return store, read_model(store, resolve_fingerprint(store, name))
 
 
-def open_model(
-    store: ObjectStore,
-    name: str,
-    folder: Path,
-    cell_types: Collection[str] | None = None,
-    folds: Collection[int] | None = None,
-) -> OpenedModel:
-    """Finds a model as find_model does, and downloads it as download_model does."""
-    return download_model(*find_model(store, name), folder, cell_types, folds)
-
-
-def download_model(
-    registry: ObjectStore,
-    model: ModelManifest,
-    folder: Path,
-    cell_types: Collection[str] | None = None,
-    folds: Collection[int] | None = None,
-) -> OpenedModel:
-    """Downloads a model's files and compares them with their digests.
+def download_networks(
+    store: ObjectStore, model: ModelManifest, fold: int, cell_type: str, folder: Path
+) -> dict[str, Path]:
+    """Downloads the networks of one fold that classify wells of one cell type, and compares them with their digests.
 
     Args:
-        registry: the store that it is in.
-        model: its manifest.
-        folder: receives its files; created if missing.
-        cell_types: whose networks to download; None for all.
-        folds: whose networks to download; None for all.
+        store: the registry's store.
+        model: the model.
+        fold: the fold.
+        cell_type: the cell type.
+        folder: receives the files; created if missing.
+
+    Returns:
+        safetensors files by backbone; empty if the model has none.
 
     Raises:
-        InputError: files are missing or damaged, or the folder cannot be written.
+        InputError: a file is missing or damaged, or the folder cannot be written.
         StepError: the store failed.
     """
-    wanted = model.cell_types if cell_types is None else tuple(cell_types)
-    weights: dict[tuple[int, str, str], Path] = {}
-    try:
-        for file in model.files:
-            _download(registry, model, file, folder)
-        for network in model.networks:
-            if folds is not None and network.fold not in folds:
-                continue
-            of = [each for each in wanted if network.cell_type in (None, each) and network.fold in model.folds_of(each)]
-            if of:
-                path = _download(registry, model, network, folder)
-                weights |= {(network.fold, each, network.backbone): path for each in of}
-    except OSError as error:
-        raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
-    return OpenedModel(model, folder, weights)
+    if fold not in model.folds_of(cell_type):
+        return {}
+    return {
+        network.backbone: _download(store, model, network, folder)
+        for network in model.networks
+        if network.fold == fold and network.cell_type in (None, cell_type)
+    }
 
 
 def read_file(store: ObjectStore, model: ModelManifest, name: str) -> bytes:
@@ -254,28 +214,27 @@ def read_file(store: ObjectStore, model: ModelManifest, name: str) -> bytes:
 
 
 def trained_plates(store: ObjectStore, model: ModelManifest) -> tuple[TrainedPlate, ...]:
-    """The plates that a model's networks saw.
+    """The plates that a model's networks were trained on, for statistics, drift and comparisons.
 
     Raises:
         InputError: their file is missing, damaged or of another version.
     """
-    return _parse_plates(read_file(store, model, PLATES), f"model {model.short}, {PLATES}")
-
-
-def _parse_plates(content: bytes, label: str) -> tuple[TrainedPlate, ...]:
     try:
-        return _PLATES.validate_json(content)
+        return _PLATES.validate_json(read_file(store, model, PLATES))
     except ValidationError as error:
-        raise InputError(f"{label}: cannot be read ({error.errors()[0]['msg']}); publish the run again") from None
+        reason = error.errors()[0]["msg"]
+        raise InputError(f"model {model.short}, {PLATES}: cannot be read ({reason}); publish the run again") from None
 
 
 def _download(store: ObjectStore, model: ModelManifest, file: StoredFile, folder: Path) -> Path:
     target = folder / file.path
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         download_checked(store, model.key(file.path), file, target)
     except DamagedError as damage:
         raise InputError(f"model {model.short}: {damage}; `cellsignal models publish {model.run} --anew`") from None
+    except OSError as error:
+        raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
     return target
 
 

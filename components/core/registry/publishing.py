@@ -31,7 +31,8 @@ from components.core.registry.model_manifest import (
     NetworkFile,
     TrainedPlate,
 )
-from components.core.registry.reference import design_of
+from components.core.registry.new_plates import design_of
+from components.core.registry.published_models import model_if_published, read_model
 from components.core.storage.digests import digest_bytes, digest_text
 from components.core.storage.finished import StoredFile, fetch_finished_file
 from components.core.storage.manifest import Manifest
@@ -58,10 +59,45 @@ class Published:
     new: bool
 
 
+def publish(store: ObjectStore, run: str, anew: bool = False) -> Published:
+    """Publishes a run; publishing it again does nothing.
+
+    Args:
+        store: the store that has the run's records, and the registry.
+        run: the run's key.
+        anew: whether to write the files of a published model again and replace its manifest, if they are damaged. The old files
+            go with `cellsignal models gc`.
+
+    Raises:
+        InputError: no such run, one that is not finished, or its outputs are missing or damaged.
+        StepError: the store failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
+        source = _FinishedRun.read(store, run, Path(folder))
+        fingerprint = source.fingerprint
+        if not anew and (found := model_if_published(store, fingerprint)):
+            return Published(found, False)
+        prefix = f"{MODELS}/{fingerprint}"
+        attempt = uuid.uuid4().hex
+        try:
+            model = source.upload(attempt)
+        except BaseException:
+            _discard(store, f"{prefix}/{attempt}/")
+            raise
+        content = model.to_json()
+        # If a write of the manifest fails without an answer, the store may have it: then the files must stay.
+        if anew:
+            store.put(f"{prefix}/{MANIFEST}", content)
+        elif not store.put_if_absent(f"{prefix}/{MANIFEST}", content):
+            _discard(store, f"{prefix}/{attempt}/")
+            return Published(read_model(store, fingerprint), False)
+        return Published(model, True)
+
+
 def model_fingerprint(
     config: RunConfig, screen: str, holdout: str, code_version: str, folds: Mapping[str, Sequence[int]]
 ) -> str:
-    """Digest of what determines a model: configuration, screen, code, and its folds; not where and when it was trained.
+    """Digest of what determines a model: configuration, screen, code and folds; not where and when it was trained.
 
     Args:
         config: the run's.
@@ -81,61 +117,23 @@ def model_fingerprint(
     return digest_text(json.dumps(content, sort_keys=True))
 
 
-def publish(store: ObjectStore, run: str, anew: bool = False) -> Published:
-    """Publishes a run; publishing it again does nothing.
-
-    Args:
-        store: the store that has the run's records, and the registry.
-        run: its key.
-        anew: whether to write the files of a published model again and replace its manifest, if they are damaged. The old files
-            go with `cellsignal models gc`.
-
-    Raises:
-        InputError: no such run, one that is not finished, or its outputs are gone or damaged.
-        StepError: the store failed.
-    """
-    with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
-        work = Path(folder)
-        source = _FinishedRun.read(store, run, work)
-        prefix = f"{MODELS}/{source.fingerprint}"
-        if not anew and (found := _published(store, prefix)):
-            return Published(found, False)
-        attempt = uuid.uuid4().hex
-        try:
-            model = source.upload(store, attempt, work)
-        except BaseException:
-            _discard(store, f"{prefix}/{attempt}/")
-            raise
-        # If this write fails without an answer, the store may have the manifest: then the files must stay.
-        if _write(store, f"{prefix}/{MANIFEST}", model.to_json(), replace=anew):
-            return Published(model, True)
-        _discard(store, f"{prefix}/{attempt}/")
-        found = _published(store, prefix)
-        if found is None:
-            raise StepError(f"{store.uri(prefix)}: was removed while it was published; publish run {run} again")
-        return Published(found, False)
-
-
-@dataclass(frozen=True)
-class _SourceNetwork:
-    """A network among the outputs of the step that trained it."""
-
-    fold: int
-    cell_type: str | None
-    backbone: str
-    finished: str
-    file: str
-
-    @property
-    def path(self) -> str:
-        """Its path in the model."""
-        names = (OUTPUT, str(self.fold), self.cell_type, f"{self.backbone}.safetensors")
-        return "/".join(name for name in names if name)
-
-
 @dataclass(frozen=True)
 class _FinishedRun:
-    key: str
+    """A run with everything that publishing reads of it.
+
+    Attributes:
+        store: where it is recorded.
+        work: a temporary folder.
+        record: run.json.
+        config: its configuration.
+        screen: manifest of the training screen.
+        holdout: manifest of the held-out experiments.
+        metrics: metrics.json of its report.
+        folds: records of the tasks that predicted, by cell type: one per fold that has networks.
+    """
+
+    store: ObjectStore
+    work: Path
     record: RunRecord
     config: RunConfig
     screen: Manifest
@@ -161,7 +159,7 @@ class _FinishedRun:
                     f"run {key}: fold {missing[0]} of {cell_type} has no networks for the run's present screen; run it again "
                     "to its end first"
                 )
-        return cls(key, record, config, screen, holdout, metrics, folds)
+        return cls(store, work, record, config, screen, holdout, metrics, folds)
 
     @property
     def fold_numbers(self) -> dict[str, tuple[int, ...]]:
@@ -177,9 +175,10 @@ class _FinishedRun:
             self.config, self.screen.digest(), self.holdout.digest(), self.code_version, self.fold_numbers
         )
 
-    def upload(self, store: ObjectStore, attempt: str, work: Path) -> ModelManifest:
+    def upload(self, attempt: str) -> ModelManifest:
         """Writes everything but the manifest into the store; returns the manifest."""
-        networks = [self._copy(store, network, attempt, work) for network in self._networks(store)]
+        prefix = f"{MODELS}/{self.fingerprint}/{attempt}"
+        networks, learned = self._upload_networks(prefix)
         config, screen = self.config, self.screen
         labelled = {plate.experiment for plate in screen.plates if plate.labelled}
         model = ModelManifest(
@@ -187,8 +186,8 @@ class _FinishedRun:
             attempt=attempt,
             name=config.name,
             created=datetime.now(UTC),
-            run=self.key,
-            store=store.uri(""),
+            run=self.record.key,
+            store=self.store.uri(""),
             code_version=self.code_version,
             lineage=self.record.lineage,
             config=json.loads(config.model_dump_json()),
@@ -203,7 +202,7 @@ class _FinishedRun:
             design=design_of(screen, config.prior),
             temperatures=self.metrics.get("temperatures", {}),
             experiment_folds=screen.folds,
-            taught=self._learned(store),
+            taught=learned,
             unlabelled=tuple(sorted({plate.experiment for plate in screen.plates} - labelled)),
             held_out=tuple(sorted({plate.experiment for plate in self.holdout.plates})),
             partial=bool(self.metrics.get("partial")),
@@ -221,56 +220,48 @@ class _FinishedRun:
         files = []
         for name, text in contents.items():
             data = text.encode()
-            store.put(model.key(name), data)
+            self.store.put(model.key(name), data)
             files.append(StoredFile(path=name, size=len(data), sha256=digest_bytes(data)))
         return model.model_copy(update={"files": tuple(files)})
 
-    def _networks(self, store: ObjectStore) -> list[_SourceNetwork]:
-        """One per fold, cell type and backbone; if training ended with pretrain, one per fold and backbone."""
-        found: dict[str, _SourceNetwork] = {}
-        weights = self.config.predict.weights
-        for cell_type, records in self.folds.items():
-            for record in records:
-                for backbone in (each.name for each in self.config.backbones):
-                    if not self.config.mean_teacher.enabled:
-                        trained = self._task(store, "pretrain", record.fold, backbone=backbone).prefix
-                        network = _SourceNetwork(record.fold, None, backbone, trained, "weights.safetensors")
-                    else:
-                        trained = record.prefix
-                        if not self.config.has_pseudo_labels:
-                            trained = self._task(store, "finetune", record.fold, cell_type).prefix
-                        file = f"{backbone}.{weights}.safetensors"
-                        network = _SourceNetwork(record.fold, cell_type, backbone, trained, file)
-                    found[network.path] = network
-        return list(found.values())
+    def _upload_networks(self, prefix: str) -> tuple[list[NetworkFile], Learned]:
+        """Copies the networks that predict; returns them, and the labels that any of them learned, also in earlier runs.
 
-    def _learned(self, store: ObjectStore) -> Learned:
-        """Treatment labels that any of its networks learned, including those of earlier runs."""
-        learned = Learned()
+        They are one per fold, cell type and backbone; if training ended with pretrain, one per fold and backbone.
+        """
+        networks, learned = [], Learned()
+        config, weights = self.config, self.config.predict.weights
         for fold in sorted({number for numbers in self.fold_numbers.values() for number in numbers}):
-            for backbone in self.config.backbones:
-                learned |= self._task(store, "pretrain", fold, backbone=backbone.name).learned
-        return learned
+            for backbone in config.backbones:
+                pretrained = self._task("pretrain", fold, backbone=backbone.name)
+                learned |= pretrained.learned
+                if not config.mean_teacher.enabled:
+                    networks.append(self._copy(prefix, pretrained, "weights.safetensors", fold, None, backbone.name))
+        if config.mean_teacher.enabled:
+            for cell_type, records in self.folds.items():
+                for record in records:
+                    fold = record.fold
+                    trained = record if config.has_pseudo_labels else self._task("finetune", fold, cell_type)
+                    for backbone in config.backbones:
+                        file = f"{backbone.name}.{weights}.safetensors"
+                        networks.append(self._copy(prefix, trained, file, fold, cell_type, backbone.name))
+        return networks, learned
 
-    def _task(
-        self, store: ObjectStore, step: str, fold: int, cell_type: str | None = None, backbone: str | None = None
-    ) -> TaskRecord:
-        return read_task(store, self.key, self.screen, step, fold, cell_type, backbone)
+    def _task(self, step: str, fold: int, cell_type: str | None = None, backbone: str | None = None) -> TaskRecord:
+        return read_task(self.store, self.record.key, self.screen, step, fold, cell_type, backbone)
 
-    def _copy(self, store: ObjectStore, network: _SourceNetwork, attempt: str, work: Path) -> NetworkFile:
+    def _copy(
+        self, prefix: str, trained: TaskRecord, file: str, fold: int, cell_type: str | None, backbone: str
+    ) -> NetworkFile:
         """Copies one network, so that the local disk holds no more than one."""
-        progress.note(f"publishing {network.path}")
-        local = work / "network.safetensors"
-        file = fetch_finished_file(store, network.finished, OUTPUT, network.file, local)
-        store.upload_file(local, f"{MODELS}/{self.fingerprint}/{attempt}/{network.path}")
+        path = "/".join(part for part in (OUTPUT, str(fold), cell_type, f"{backbone}.safetensors") if part)
+        progress.note(f"publishing {path}")
+        local = self.work / "network.safetensors"
+        stored = fetch_finished_file(self.store, trained.prefix, OUTPUT, file, local)
+        self.store.upload_file(local, f"{prefix}/{path}")
         local.unlink()
         return NetworkFile(
-            fold=network.fold,
-            cell_type=network.cell_type,
-            backbone=network.backbone,
-            path=network.path,
-            size=file.size,
-            sha256=file.sha256,
+            fold=fold, cell_type=cell_type, backbone=backbone, path=path, size=stored.size, sha256=stored.sha256
         )
 
 
@@ -296,24 +287,6 @@ def _metrics(store: ObjectStore, key: str, screen: Manifest) -> dict[str, Any]:
             f"{store.uri(prefix)}: the report is of an earlier screen than the run's present one; run {key} again to its end"
         )
     return metrics
-
-
-def _published(store: ObjectStore, prefix: str) -> ModelManifest | None:
-    path = f"{prefix}/{MANIFEST}"
-    try:
-        return ModelManifest.load(store, path)
-    except MissingObjectError:
-        return None
-
-
-def _write(store: ObjectStore, path: str, content: bytes, replace: bool) -> bool:
-    """Writes a manifest; False if another process wrote it at the same moment, or it exists and is not to be replaced."""
-    if replace:
-        try:
-            return store.put_if_version(path, content, store.get_versioned(path)[1])
-        except MissingObjectError:
-            pass
-    return store.put_if_absent(path, content)
 
 
 def _discard(store: ObjectStore, prefix: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from components.assign.step import AssignConfig, run
 from components.core.config import PackConfig, PriorConfig, ScreenConfig
 from components.core.errors import InputError
-from components.core.registry.reference import design_of
+from components.core.registry.new_plates import design_of
 from components.core.storage.arrays import LogitsDirectory, WellLogits, write_logits
 from components.core.storage.manifest import Manifest, PlateRecord, ReferenceModel, Vocabulary, WellRecord
 

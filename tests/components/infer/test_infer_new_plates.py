@@ -181,8 +181,8 @@ def test_rejects_images_of_another_size(tmp_path: Path) -> None:
 def test_warns_of_experiments_that_the_model_was_trained_on(tmp_path: Path) -> None:
     prediction = Prediction(tmp_path)
     warnings = prediction.normalize(("HUVEC-01", "HUVEC-03", "HUVEC-04")).warnings
-    assert any(each.startswith("the model learned the labels of HUVEC-01; where") for each in warnings)
-    assert any(each.startswith("the model was trained on images of HUVEC-03; where") for each in warnings)
+    assert any(each.startswith("the model learned the labels of HUVEC-01; if") for each in warnings)
+    assert any(each.startswith("the model was trained on images of HUVEC-03; if") for each in warnings)
     assert not any("HUVEC-04" in each for each in warnings)
 
 

@@ -1,6 +1,6 @@
-"""A lab that retrains on a cluster: a screen and a registry in a bucket, and pods that are played. Nothing is trained. For tests.
+"""Retraining on a simulated cluster: a screen and a registry in a bucket, and results in place of pods. Nothing is trained.
 
-What stands for the compiled pipeline is its configuration, so that the pods know what they were asked for.
+In place of the compiled pipeline its configuration is uploaded, from which the results of a run are made.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import FailureRecord
 from components.core.storage.runs import record_results
 from pipelines.images.record import ImageRecord
+from pipelines.retrain.challenge import RetrainRequest
 from pipelines.retrain.report import RetrainPlan
 from pipelines.retrain.retrain import plan, retrain
-from pipelines.retrain.runs import RetrainRequest
 from tests.components.core.registry.finished_run import CONFIG, KEY, METRICS, RUN, FinishedRun
 from tests.pipelines.cluster.kfp_server import KfpServer
 from tests.tiny_screen import TinyScreen
@@ -41,8 +41,8 @@ BASE: dict[str, Any] = {
 }
 
 
-def lay_out(folder: Path) -> None:
-    """A screen with all experiments, and a store with a champion that was taught the first of them."""
+def prepare(folder: Path) -> None:
+    """Writes a screen with all experiments, and a store with a champion that learned the labels of the first ones."""
     TinyScreen(folder / "whole", imaged=(*FIRST, NEW), more=("RPE-02", HELD_OUT, NEW))
     screen = folder / "first" / "screen"
     screen.mkdir(parents=True)
@@ -77,65 +77,65 @@ class ClusterLab:
     """The lab.
 
     Attributes:
-        laid: folder that `lay_out` has filled.
+        prepared: folder that `prepare` has filled.
         folder: of this test.
         store: of screen and registry.
         server: Kubeflow.
-        right: models that name held-out wells right: `champion`, `challenger`.
-        after: called with a run of each kind after its pods have left their results.
+        accurate: models that classify all held-out wells correctly: `champion`, `challenger`.
+        after: called with a run after its results have been written.
     """
 
-    laid: Path
+    prepared: Path
     folder: Path
     store: ObjectStore
     server: KfpServer
-    right: set[str] = field(default_factory=lambda: {"champion", "challenger"})
+    accurate: set[str] = field(default_factory=lambda: {"champion", "challenger"})
     after: Callable[[dict[str, Any]], None] = lambda run: None
 
     def __post_init__(self) -> None:
-        self.there: tuple[str, ...] = ()
-        self.server.on_end = self.pods
-        self.told = io.StringIO()
+        self.experiments: tuple[str, ...] = ()
+        self.server.on_end = self.finish
+        self.output = io.StringIO()
         self.config = RunConfig.model_validate({**BASE, "store": {"bucket": self.store.uri("")}})
 
-    def arrives(self, *experiments: str) -> None:
-        """Their images, then the tables of all that are there."""
-        self.there += experiments
-        whole = self.laid / "whole"
+    def add(self, *experiments: str) -> None:
+        """Adds experiments to the screen: their images, then the tables of all."""
+        self.experiments += experiments
+        whole = self.prepared / "whole"
         files = images(whole, experiments)
         self.store.put_many((f"screen/{path.relative_to(whole)}", path.read_bytes()) for path in files)
-        for name, content in tables(whole, self.there).items():
+        for name, content in tables(whole, self.experiments).items():
             self.store.put(f"screen/{name}", content)
 
-    def enthrone(self) -> Champion:
-        """Brings the champion into the registry."""
-        registry = ObjectStore(self.laid / "store")
+    def with_champion(self) -> Champion:
+        """Copies the champion into the registry."""
+        registry = ObjectStore(self.prepared / "store")
         self.store.put_many((key, registry.get(key)) for key in registry.list("models/"))
         return self.champion
 
     def __call__(self, config: Mapping[str, Any] | None = None, **more: Any) -> str:
-        """Retrains in this process; what is shown is in `told`."""
+        """Retrains in this process; the output is in `shown`."""
         settings = self.config.model_copy(update=dict(config or {}))
         return retrain(settings, self._request(**more), self._console())
 
     def plan(self, **more: Any) -> RetrainPlan:
-        """A dry run in this process; what is shown is in `told`."""
+        """A dry run in this process; the output is in `shown`."""
         return plan(self.config, self._request(**more), self._console())
 
     def _request(self, **more: Any) -> RetrainRequest:
-        usual = {
+        defaults = {
             "screen": self.store.uri("screen"), "endpoint": self.server.url, "images": "tags", "timeout": 120.0,
             "out": self.folder / "runs",
         }  # fmt: skip
-        return RetrainRequest(**{**usual, **more})
+        return RetrainRequest(**{**defaults, **more})
 
     def _console(self) -> Console:
-        self.told = io.StringIO()
-        return Console(file=self.told, width=400)
+        self.output = io.StringIO()
+        return Console(file=self.output, width=400)
 
     @property
     def shown(self) -> str:
-        return self.told.getvalue()
+        return self.output.getvalue()
 
     @property
     def champion(self) -> Champion:
@@ -144,7 +144,7 @@ class ClusterLab:
         return found
 
     def registry(self) -> dict[str, bytes]:
-        """All that is in the registry."""
+        """All objects of the registry."""
         return {key: self.store.get(key) for key in self.store.list("models/")}
 
     @property
@@ -155,32 +155,32 @@ class ClusterLab:
     def predictions(self) -> list[dict[str, Any]]:
         return [run for run in self.server.runs if predicts(run)]
 
-    def asked(self, run: Mapping[str, Any]) -> RunConfig:
-        """The configuration that a run was compiled from."""
+    def config_of(self, run: Mapping[str, Any]) -> RunConfig:
+        """The configuration that a run was submitted with."""
         version = run["pipeline_version_reference"]["pipeline_version_id"]
         (name,) = (each["display_name"] for each in self.server.versions if each["pipeline_version_id"] == version)
         return RunConfig.model_validate(yaml.safe_load(self.server.uploaded[name]))
 
-    def pods(self, run: dict[str, Any]) -> None:
-        """What a run's pods leave in the bucket when it succeeds."""
+    def finish(self, run: dict[str, Any]) -> None:
+        """Writes what the pods of a successful run leave in the bucket."""
         if run["state"] == "SUCCEEDED":
             self._predict(run) if predicts(run) else self._train(run)
             self.after(run)
 
     def _train(self, run: dict[str, Any]) -> None:
-        key, config = key_of(run), self.asked(run)
+        key, config = key_of(run), self.config_of(run)
         place = self.folder / key
         if not (place / "screen").exists():
             place.mkdir(parents=True, exist_ok=True)
-            (place / "screen").symlink_to(self.laid / ("whole" if NEW in self.there else "first/screen"))
+            (place / "screen").symlink_to(self.prepared / ("whole" if NEW in self.experiments else "first/screen"))
         made = FinishedRun(place, self.store, key=key, **config.model_dump(exclude={"store"}))
         lineage = {**self._lineage(run), "manifest_digest": made.screen.digest()}
-        names = self._names(self.config.screen.holdout_experiments, "challenger" in self.right)
+        names = self._predictions(self.config.screen.holdout_experiments, "challenger" in self.accurate)
         self._results(key, lineage, {**METRICS}, {"predictions_holdout.csv": names})
 
     def _predict(self, run: dict[str, Any]) -> None:
         experiments = json.loads(run["runtime_config"]["parameters"]["experiments"])
-        names = self._names(experiments, "champion" in self.right)
+        names = self._predictions(experiments, "champion" in self.accurate)
         self._results(key_of(run), self._lineage(run), {"schema": 1}, {"predictions.csv": names})
 
     def _results(
@@ -197,9 +197,9 @@ class ClusterLab:
             (folder / name).write_text(content)
         record_results(self.store, key, folder)
 
-    def _names(self, experiments: tuple[str, ...], right: bool) -> str:
-        """Names of treatment wells, as a report writes them; two of them exchanged where they are not right."""
-        with (self.laid / "whole" / "train.csv").open(newline="") as file:
+    def _predictions(self, experiments: tuple[str, ...], right: bool) -> str:
+        """Predictions of treatment wells, as a report writes them; two of them exchanged if they are not to be correct."""
+        with (self.prepared / "whole" / "train.csv").open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["experiment"] in experiments]
         names = [row["sirna"] for row in rows]
         if not right:
@@ -211,7 +211,7 @@ class ClusterLab:
         return {**json.loads(run["runtime_config"]["parameters"]["lineage"]), "run": key_of(run)}
 
     def fail(self, run: Mapping[str, Any], kind: str, message: str) -> None:
-        """What a pod says that fails."""
+        """Records the failure of a pod."""
         record = FailureRecord.model_validate(
             {"step": "pretrain", "fold": 1, "kind": kind, "message": message, "at": run["created_at"]}
         )
@@ -228,6 +228,6 @@ def predicts(run: Mapping[str, Any]) -> bool:
     return key_of(run).startswith("tiny-predict-")
 
 
-def its_configuration(config: RunConfig, *_: Mapping[str, Any] | ImageRecord | None) -> str:
-    """Instead of the compiled pipeline."""
+def as_configuration(config: RunConfig, *_: Mapping[str, Any] | ImageRecord | None) -> str:
+    """In place of the compiled pipeline."""
     return config.dump()

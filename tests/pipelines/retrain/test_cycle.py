@@ -1,4 +1,4 @@
-"""The daily use, all of it in a bucket of a real object store: new experiments, retraining, promotion, prediction, and again."""
+"""The cycle in a bucket of a real object store: new experiments, retraining, promotion, prediction, and again."""
 
 from __future__ import annotations
 
@@ -25,33 +25,38 @@ HOLDOUT = ("HUVEC-01", "HUVEC-02")
 FIRST, SECOND, THIRD = ("HUVEC-03", "HUVEC-04"), "HUVEC-05", "HUVEC-06"
 UNLABELLED = "HUVEC-07"
 PLATES = 4
-SETTLED = ("--set", "promotion.margin=1", "--set", "promotion.cell_type_margin=1")  # networks of one epoch tell nothing
+SETTLED = (
+    "--set",
+    "promotion.margin=1",
+    "--set",
+    "promotion.cell_type_margin=1",
+)  # whatever networks of one epoch predict
 
 
 class Lab:
-    """A simulated screen that arrives in a bucket experiment by experiment, and the command."""
+    """A simulated screen in a bucket, to which experiments are added one by one, and the command."""
 
     def __init__(self, folder: Path, store: ObjectStore, environment: Mapping[str, str]) -> None:
         self.folder, self.store, self.environment = folder, store, dict(environment)
         self.command = Cellsignal(folder)
         self.config = folder / "tiny.yaml"
-        # Networks end with pretrain: what comes after it would only take longer.
+        # Training ends with pretrain, to save time.
         text = re.sub(r"simulate: .*", SIMULATED, CONFIG).replace("mean_teacher: {", "mean_teacher: {enabled: false, ")
         held = f"holdout_experiments: [{', '.join(HOLDOUT)}]"
         self.config.write_text(text.replace("image_size: 16", f"image_size: 16, {held}"))
         arguments = ["--config", str(self.config), "--out", str(folder / "simulated")]
         subprocess.run([sys.executable, "-m", "components.simulate", *arguments], check=True, cwd=ROOT)
         self.screen = folder / "simulated" / "screen"
-        self.there: list[str] = []
+        self.experiments: list[str] = []
 
-    def arrives(self, *experiments: str) -> None:
-        """Their images, then the tables of all that are there."""
-        self.there += experiments
+    def add(self, *experiments: str) -> None:
+        """Adds experiments to the screen: their images, then the tables of all."""
+        self.experiments += experiments
         images = [path for path in self.screen.rglob("*.png") if path.parts[-3] in experiments]
         self.store.put_many((f"screen/{path.relative_to(self.screen)}", path.read_bytes()) for path in images)
         for table in self.screen.glob("*.csv"):
             head, *rows = table.read_text().splitlines(keepends=True)
-            kept = [row for row in rows if row.split(",")[1] in self.there]
+            kept = [row for row in rows if row.split(",")[1] in self.experiments]
             self.store.put(f"screen/{table.name}", "".join([head, *kept]).encode())
 
     def __call__(self, *arguments: str, url: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -64,14 +69,14 @@ class Lab:
         return self("retrain", *usual, *in_bucket, *more, url=url)
 
     def packed(self) -> list[tuple[int, int]]:
-        """Plates that each normalize packed and found, in the order of the runs."""
+        """Numbers of plates that each normalize packed and reused, in the order of the runs."""
         logs = sorted((self.folder / "runs").glob("*/*/run/log.txt"), key=lambda log: log.stat().st_mtime)
         found = [re.search(r"(\d+) plates packed, (\d+) reused", log.read_text()) for log in logs]
         return [(int(match[1]), int(match[2])) for match in found if match]
 
 
 @pytest.mark.slow
-def test_new_experiments_come_are_learned_from_and_the_better_model_is_used(
+def test_cycle_of_new_experiments_retraining_promotion_and_prediction(
     tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     s3_server.create_bucket(BUCKET)
@@ -81,7 +86,7 @@ def test_new_experiments_come_are_learned_from_and_the_better_model_is_used(
     lab = Lab(tmp_path, ObjectStore(BUCKET), environment)
     registry = ObjectStore(BUCKET, "cs")
 
-    lab.arrives(*HOLDOUT, *FIRST, UNLABELLED)
+    lab.add(*HOLDOUT, *FIRST, UNLABELLED)
     first = lab.retrain()
     assert first.returncode == 0, first.stderr
     assert "the first model" in first.stdout
@@ -100,8 +105,8 @@ def test_new_experiments_come_are_learned_from_and_the_better_model_is_used(
     assert requests.total() <= objects / 1000 + 50
     assert registry.list("") == before
 
-    # A new experiment: only its plates are packed, and both models name what neither saw.
-    lab.arrives(SECOND)
+    # A new experiment: only its plates are packed, and both models predict experiments that neither saw.
+    lab.add(SECOND)
     second = lab.retrain(*SETTLED)
     assert second.returncode == 0, second.stderr
     assert f"experiments new: {SECOND}; tables: " in second.stdout
@@ -122,7 +127,7 @@ def test_new_experiments_come_are_learned_from_and_the_better_model_is_used(
     assert rows[0]["plates"] == 2 * PLATES
     assert champion.now.why == comparison["reason"]
 
-    # The champion names new plates; on what was held out it is as good as its run said.
+    # The champion predicts the held-out experiments as well as its run did.
     truth = tmp_path / "truth.csv"
     with (lab.screen / "train.csv").open(newline="") as file:
         held = [row for row in csv.DictReader(file) if row["experiment"] in HOLDOUT]
@@ -138,8 +143,8 @@ def test_new_experiments_come_are_learned_from_and_the_better_model_is_used(
     assert metrics["holdout"]["assigned"]["overall"] == pytest.approx(rows[0]["challenger"], abs=1e-5)
     assert metrics["holdout"]["raw"]["overall"] == pytest.approx(raw["challenger"], abs=1e-5)
 
-    # A further one, and a challenger that learned nothing: it is published, and the champion stays.
-    lab.arrives(THIRD)
+    # One more, and a challenger that learned nothing: it is published, and the champion stays.
+    lab.add(THIRD)
     strict = ("--set", "pretrain.learning_rates=[1.0e-12]", "--set", "promotion.margin=0")
     third = lab.retrain(*strict)
     assert third.returncode == 4, third.stderr
@@ -152,7 +157,7 @@ def test_new_experiments_come_are_learned_from_and_the_better_model_is_used(
     assert again.returncode == 0
     assert "was not promoted" in again.stdout
 
-    # The same under wider margins needs no training: promotion decides no run.
+    # Deciding again under wider margins needs no training.
     decided = lab.retrain(*strict[:2], *SETTLED, "--again")
     assert decided.returncode == 0, decided.stderr
     assert "nothing has changed; deciding again" in decided.stdout

@@ -38,8 +38,8 @@ def test_equal_inputs_have_equal_fingerprints(screen: TinyScreen) -> None:
 
 
 def test_files_and_fields_without_effect_do_not_count(screen: TinyScreen) -> None:
-    (screen.root / "notes.txt").write_text("seen")
-    (screen.root / "predictions.csv").write_text("of last week")
+    (screen.root / "notes.txt").write_text("x")
+    (screen.root / "predictions.csv").write_text("x")
     (screen.root / "train" / "Thumbs.db").write_text("x")
     elsewhere = CONFIG.model_copy(update={"local": CONFIG.local.model_copy(update={"parallel_folds": 1})})
     assert changes(of(screen), of(screen, elsewhere)) == []
@@ -49,7 +49,7 @@ def test_each_change_is_named(screen: TinyScreen) -> None:
     before = of(screen)
     image = screen.image("HUVEC-02", 1, "B03", 1, 1)
     data = image.read_bytes()
-    image.write_bytes(data)  # the same again, later
+    image.write_bytes(data)  # the same content with another time
     os.utime(image, ns=(1, 1))
     assert changes(before, of(screen)) == ["experiments rewritten: HUVEC-02"]
     screen.image("RPE-01", 1, "B03", 1, 1).unlink()
@@ -58,8 +58,8 @@ def test_each_change_is_named(screen: TinyScreen) -> None:
     new.parent.mkdir(parents=True)
     new.write_bytes(data)
     screen.edit("train.csv", "sirna_7", "sirna_8")
-    said = changes(before, of(screen, images={**IMAGES, "gpu": "cellsignal-gpu@sha256:2"}))
-    assert said == [
+    found = changes(before, of(screen, images={**IMAGES, "gpu": "cellsignal-gpu@sha256:2"}))
+    assert found == [
         "experiments new: HUVEC-10",
         "experiments rewritten: HUVEC-02, RPE-01",
         "tables: train.csv",
@@ -81,7 +81,7 @@ def test_configured_files_count_by_content(screen: TinyScreen, tmp_path: Path) -
     assert changes(of(screen, config), of(screen, other)) == ["configuration: pretrain.epochs, seed"]
 
 
-def test_a_screen_in_a_bucket(screen: TinyScreen, store: ObjectStore) -> None:
+def test_a_rewritten_object_of_a_screen_in_a_bucket_is_a_change(screen: TinyScreen, store: ObjectStore) -> None:
     for path in screen.root.rglob("*"):
         if path.is_file():
             store.put(path.relative_to(screen.root).as_posix(), path.read_bytes())
@@ -122,13 +122,12 @@ def test_configured_objects_count_by_content(screen: TinyScreen, store: ObjectSt
     assert changes(before, now()) == ["configuration: mean_teacher.fused_labels"]
 
 
-def test_a_retrained_run_to_start_from_is_a_change(tmp_path: Path) -> None:
-    (tmp_path / "store").mkdir()
-    run = FinishedRun(tmp_path, ObjectStore(tmp_path / "store"), "pretrain")
+def test_a_retrained_run_to_start_from_is_a_change(template: FinishedRun, tmp_path: Path) -> None:
+    run = template.copy_to(ObjectStore(tmp_path))
     config = run.config.model_copy(update={"init_from": KEY})
 
     def now() -> Fingerprint:
-        return fingerprint_of(ScreenDirectory(tmp_path / "screen"), config, IMAGES, run.store)
+        return fingerprint_of(ScreenDirectory(template.folder / "screen"), config, IMAGES, run.store)
 
     before = now()
     assert changes(before, now()) == []

@@ -1,4 +1,4 @@
-"""`cellsignal retrain --endpoint`: runs that a server like Kubeflow's starts and played pods finish, and what comes of them."""
+"""`cellsignal retrain --endpoint` against a server like Kubeflow's: which runs it starts, resumes and reuses, and its decisions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ from components.core.registry.publishing import publish
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import record_results
 from pipelines.cluster.follow import Follower
-from pipelines.retrain.records import RetrainingStart, read_latest, write_outcome
+from pipelines.retrain.records import read_latest
+from tests.components.core.registry.finished_run import FinishedRun
 from tests.pipelines.cluster.conftest import LOGINS, QUICK
 from tests.pipelines.cluster.kfp_server import Fault, KfpServer, serve
 from tests.pipelines.images.registry_server import record_at
@@ -33,20 +33,19 @@ from tests.pipelines.retrain.cluster_lab import (
     HELD_OUT,
     NEW,
     ClusterLab,
-    its_configuration,
+    as_configuration,
     key_of,
-    lay_out,
     predicts,
+    prepare,
 )
 from tests.pipelines.retrain.counting_proxy import counting
-from tests.pipelines.retrain.outcomes import outcome
 from tests.pipelines.tiny_run import Cellsignal, error_line
 
 
 @pytest.fixture(scope="module")
-def laid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("laid")
-    lay_out(folder)
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare(folder)
     return folder
 
 
@@ -58,15 +57,16 @@ def server() -> Iterator[KfpServer]:
 
 @pytest.fixture
 def lab(
-    laid: Path, tmp_path: Path, store: ObjectStore, server: KfpServer, monkeypatch: pytest.MonkeyPatch
+    prepared: Path, tmp_path: Path, store: ObjectStore, server: KfpServer, monkeypatch: pytest.MonkeyPatch
 ) -> ClusterLab:
     for name in LOGINS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pipelines.cluster.submit.Pace", lambda: QUICK)
-    monkeypatch.setattr("pipelines.cluster.submit.compiled", its_configuration)
-    made = ClusterLab(laid, tmp_path, store, server)
-    made.arrives(*FIRST)
+    monkeypatch.setattr("pipelines.cluster.submit.compiled", as_configuration)
+    monkeypatch.setattr("pipelines.cluster.submit_prediction.compiled", as_configuration)
+    made = ClusterLab(prepared, tmp_path, store, server)
+    made.add(*FIRST)
     return made
 
 
@@ -92,10 +92,12 @@ def test_the_first_model_is_promoted_and_nothing_changed_costs_few_requests(
     assert lab.store.list("") == before
 
 
-def test_a_new_experiment_is_learned_and_the_models_compared_on_the_holdout(lab: ClusterLab, server: KfpServer) -> None:
-    champion = read_model(lab.store, lab.enthrone().now.fingerprint)
-    lab.arrives(NEW)
-    lab.right = {"challenger"}
+def test_a_new_experiment_is_trained_on_and_the_models_compared_on_the_holdout(
+    lab: ClusterLab, server: KfpServer
+) -> None:
+    champion = read_model(lab.store, lab.with_champion().now.fingerprint)
+    lab.add(NEW)
+    lab.accurate = {"challenger"}
     assert lab() == "promoted"
 
     prediction, training = server.runs
@@ -104,7 +106,7 @@ def test_a_new_experiment_is_learned_and_the_models_compared_on_the_holdout(lab:
     assert parameters["model"] == lab.store.uri(f"models/{champion.fingerprint}")
     assert json.loads(parameters["experiments"]) == [HELD_OUT]
     assert parameters["truth"] == ""
-    assert lab.asked(training).folds.known == champion.experiment_folds
+    assert lab.config_of(training).folds.known == champion.experiment_folds
     assert set(champion.experiment_folds) == {*FIRST} - {HELD_OUT, "HUVEC-03"}
 
     now = lab.champion
@@ -124,9 +126,9 @@ def test_a_new_experiment_is_learned_and_the_models_compared_on_the_holdout(lab:
 
 
 def test_a_worse_challenger_is_published_and_not_promoted(lab: ClusterLab, server: KfpServer) -> None:
-    champion = lab.enthrone()
-    lab.arrives(NEW)
-    lab.right = {"champion"}
+    champion = lab.with_champion()
+    lab.add(NEW)
+    lab.accurate = {"champion"}
     assert lab() == "not promoted"
     assert lab.champion == champion
     assert len(fingerprints(lab.store)) == 2
@@ -135,7 +137,7 @@ def test_a_worse_challenger_is_published_and_not_promoted(lab: ClusterLab, serve
     assert lab() == "unchanged"
     assert server.requests == []
 
-    # What decides no run needs none: the results of both are in the store.
+    # Wider margins need no run: the results of both models are in the store.
     wide = lab.config.promotion.model_copy(update={"margin": 1.0, "cell_type_margin": 1.0})
     assert lab({"promotion": wide}, again=True) == "promoted"
     assert server.requests == []
@@ -143,40 +145,19 @@ def test_a_worse_challenger_is_published_and_not_promoted(lab: ClusterLab, serve
     assert lab.champion.now.generation == 2
 
 
-def test_an_older_state_of_the_screen_does_not_replace_a_later_outcome(
-    lab: ClusterLab, server: KfpServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    champion = lab.enthrone()
-    lab.arrives(NEW)
-    lab.right = {"challenger"}
-    later = outcome("b", datetime.now(UTC) + timedelta(hours=1))
-    train = ClusterLab._train
-
-    def slowly(self: ClusterLab, run: dict[str, Any]) -> None:
-        write_outcome(lab.store, later)  # somebody looked later and was quicker
-        train(self, run)
-
-    monkeypatch.setattr(ClusterLab, "_train", slowly)
-    assert lab() == "not promoted"
-    assert lab.champion == champion
-    assert len(fingerprints(lab.store)) == 2
-    assert f"a later state of the screen has been retrained since (run {later.run})" in lab.shown
-    assert read_latest(lab.store, "tiny") == later
-
-
 def test_exits_with_4_if_the_challenger_is_not_promoted(
     lab: ClusterLab, cellsignal: Cellsignal, s3_server: Any
 ) -> None:
-    """The decision of a whole run in a process of its own; its runs have finished before."""
-    lab.enthrone()
-    lab.right = {"champion"}
+    """In a process of its own, whose runs have finished before."""
+    lab.with_champion()
+    lab.accurate = {"champion"}
     assert lab() == "not promoted"
     file = lab.folder / "tiny.yaml"
     file.write_text(lab.config.dump())
     summary = lab.folder / "summary.md"
-    given = ("--config", file, "--screen", lab.store.uri("screen"), "--endpoint", lab.server.url, "--images", "tags")
+    options = ("--config", file, "--screen", lab.store.uri("screen"), "--endpoint", lab.server.url, "--images", "tags")
     done = cellsignal(
-        "retrain", *given, "--again", "--out", lab.folder / "elsewhere", "--summary", summary,
+        "retrain", *options, "--again", "--out", lab.folder / "elsewhere", "--summary", summary,
         environment=s3_server.environment(),
     )  # fmt: skip
     assert done.returncode == 4, done.stderr
@@ -185,9 +166,9 @@ def test_exits_with_4_if_the_challenger_is_not_promoted(
 
 
 def test_after_lost_contact_the_same_command_follows_the_run(lab: ClusterLab, server: KfpServer) -> None:
-    """Though another model is the champion by then: the start keeps the configuration, so that the key is the same."""
-    first = lab.enthrone()
-    lab.arrives(NEW)
+    """Even if another model is the champion by then: the configuration stays, and with it the run's key."""
+    first = lab.with_champion()
+    lab.add(NEW)
     server.script = [["SUCCEEDED"], ["RUNNING", "RUNNING", "SUCCEEDED"], ["SUCCEEDED"]]
     lab.after = lambda run: server.faults.append(Fault(503, times=10_000, path="/runs/", method="GET"))
     before = lab.registry()
@@ -196,7 +177,7 @@ def test_after_lost_contact_the_same_command_follows_the_run(lab: ClusterLab, se
     assert lab.registry() == before
     (training,) = lab.trainings
     assert training["state"] == "PENDING"
-    known = lab.asked(training).folds.known
+    known = lab.config_of(training).folds.known
 
     other = another_champion(lab)
     server.faults.clear()
@@ -204,40 +185,38 @@ def test_after_lost_contact_the_same_command_follows_the_run(lab: ClusterLab, se
     assert lab() == "promoted"
     assert lab.trainings == [training]
     assert f"run {training['display_name']} is in progress with the same content" in lab.shown
-    assert lab.asked(training).folds.known == known != {}
+    assert lab.config_of(training).folds.known == known != {}
     models = [json.loads(json.dumps(run["runtime_config"]["parameters"]["model"])) for run in lab.predictions]
     assert models == [lab.store.uri(f"models/{name}") for name in (first.now.fingerprint, other)]
     assert [promotion.generation for promotion in lab.champion.promotions] == [3, 2, 1]
     latest = read_latest(lab.store, "tiny")
     assert latest is not None
     assert latest.champion == other
-    path = f"retrainings/tiny/{latest.fingerprint.digest}/start.json"
-    assert RetrainingStart.parse(lab.store.get(path), path).fold_source == first.now.fingerprint
 
 
 def another_champion(lab: ClusterLab) -> str:
-    """A model of another seed that was taught the same."""
-    from tests.components.core.registry.finished_run import FinishedRun
-
-    place = lab.folder / "another"
-    place.mkdir()
-    (place / "screen").symlink_to(lab.laid / "first" / "screen")
-    made = FinishedRun(place, lab.store, key="tiny-another", **{**lab.config.model_dump(exclude={"store"}), "seed": 77})
+    """Promotes a model of another seed that learned the same labels."""
+    folder = lab.folder / "another"
+    folder.mkdir()
+    (folder / "screen").symlink_to(lab.prepared / "first" / "screen")
+    made = FinishedRun(
+        folder, lab.store, key="tiny-another", **{**lab.config.model_dump(exclude={"store"}), "seed": 77}
+    )
     model = publish(lab.store, made.key).model
-    promote(lab.store, model.fingerprint, "by hand", by="grace")
+    promote(lab.store, model.fingerprint, "manually", by="grace")
     return model.fingerprint
 
 
-def test_a_run_that_ended_unfollowed_is_not_started_again(lab: ClusterLab, server: KfpServer) -> None:
-    lab.enthrone()
-    lab.arrives(NEW)
+def test_a_run_that_finished_after_lost_contact_is_not_started_again(lab: ClusterLab, server: KfpServer) -> None:
+    lab.with_champion()
+    lab.add(NEW)
     lab.after = lambda run: server.faults.append(Fault(503, times=10_000, path="/runs/", method="GET"))
     with pytest.raises(ContactError, match="may go on"):
         lab()
     (training,) = lab.trainings
     lab.after = lambda run: None
     training["state"] = "SUCCEEDED"
-    lab.pods(training)
+    lab.finish(training)
     server.requests.clear()
     assert lab() == "promoted"
     assert server.requests == []
@@ -258,25 +237,25 @@ def test_partial_results_are_not_reused(lab: ClusterLab, server: KfpServer) -> N
 
 
 def test_the_deadline_covers_both_runs(lab: ClusterLab, server: KfpServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    lab.enthrone()
-    lab.arrives(NEW)
-    given: list[float] = []
+    lab.with_champion()
+    lab.add(NEW)
+    remaining: list[float] = []
     follow = Follower.follow
 
     def followed(own: Follower, run: Any) -> Any:
-        given.append(own.deadline - time.monotonic())
+        remaining.append(own.deadline - time.monotonic())
         return follow(own, run)
 
     monkeypatch.setattr(Follower, "follow", followed)
     lab.after = lambda run: time.sleep(1.0)
     assert lab(timeout=300.0) == "promoted"
-    prediction, training = given
+    prediction, training = remaining
     assert training < prediction - 1.0 < 299.0
 
 
-def test_a_deadline_that_the_prediction_has_used_up_starts_no_training(lab: ClusterLab, server: KfpServer) -> None:
-    lab.enthrone()
-    lab.arrives(NEW)
+def test_no_training_starts_after_the_deadline(lab: ClusterLab, server: KfpServer) -> None:
+    lab.with_champion()
+    lab.add(NEW)
     lab.after = lambda run: time.sleep(2.0)
     with pytest.raises(ContactError, match="deadline of --timeout has passed; the same command resumes"):
         lab(timeout=1.9)
@@ -287,11 +266,11 @@ def test_a_deadline_that_the_prediction_has_used_up_starts_no_training(lab: Clus
 def test_a_failed_run_leaves_the_registry_as_it_was(
     lab: ClusterLab, server: KfpServer, kind: str, error: type[Exception]
 ) -> None:
-    lab.enthrone()
-    lab.arrives(NEW)
+    lab.with_champion()
+    lab.add(NEW)
     server.script = [["SUCCEEDED"], ["FAILED"]]
-    played = lab.pods
-    server.on_end = lambda run: lab.fail(run, kind, "loss is not finite") if run["state"] == "FAILED" else played(run)
+    finish = lab.finish
+    server.on_end = lambda run: lab.fail(run, kind, "loss is not finite") if run["state"] == "FAILED" else finish(run)
     before = lab.registry()
     summary = lab.folder / "summary.md"
     with pytest.raises(error, match="pretrain fold 1 failed: loss is not finite"):
@@ -299,15 +278,15 @@ def test_a_failed_run_leaves_the_registry_as_it_was(
     assert lab.registry() == before
     assert read_latest(lab.store, "tiny") is None
     assert "### Retraining failed" in summary.read_text()
-    server.on_end, server.script = played, [["SUCCEEDED"]]
+    server.on_end, server.script = finish, [["SUCCEEDED"]]
     assert lab() == "promoted"
     assert [key_of(run) for run in lab.trainings] == [key_of(lab.trainings[0])] * 2
     assert len(lab.predictions) == 1
 
 
-def test_a_failed_run_is_submitted_again_as_often_as_asked(lab: ClusterLab, server: KfpServer) -> None:
-    lab.enthrone()
-    lab.arrives(NEW)
+def test_a_failed_run_is_submitted_again_as_often_as_resubmit_allows(lab: ClusterLab, server: KfpServer) -> None:
+    lab.with_champion()
+    lab.add(NEW)
     server.script = [["FAILED"], ["SUCCEEDED"], ["FAILED"], ["SUCCEEDED"]]
     assert lab(resubmit=1) == "promoted"
     assert [predicts(run) for run in server.runs] == [True, True, False, False]
@@ -316,9 +295,9 @@ def test_a_failed_run_is_submitted_again_as_often_as_asked(lab: ClusterLab, serv
 def test_two_at_once_share_the_runs_and_promote_once(
     lab: ClusterLab, server: KfpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On two machines, so that their folders differ; threads here, where signals cannot be caught."""
-    champion = lab.enthrone()
-    lab.arrives(NEW)
+    """Like two machines, with different folders; in threads, which cannot catch signals."""
+    champion = lab.with_champion()
+    lab.add(NEW)
     monkeypatch.setattr("pipelines.cluster.follow._interruptible", lambda again: contextlib.nullcontext())
     server.script = [["RUNNING"] * 40 + ["SUCCEEDED"]]
     both = threading.Barrier(2, timeout=60)
@@ -331,7 +310,7 @@ def test_two_at_once_share_the_runs_and_promote_once(
 
     monkeypatch.setattr("pipelines.retrain.retrain.promote", decided)
     labs = [dataclasses.replace(lab, folder=lab.folder / name) for name in ("a", "b")]
-    server.on_end = lab.pods
+    server.on_end = lab.finish
     for each in labs:
         each.folder.mkdir()
     with ThreadPoolExecutor(2) as pool:
@@ -344,13 +323,13 @@ def test_two_at_once_share_the_runs_and_promote_once(
     latest = read_latest(lab.store, "tiny")
     assert latest is not None
     assert (latest.model, latest.generation, latest.promoted) == (now.now.fingerprint, 2, True)
-    # Whoever came second wrote down what the first decided, and not that the model is as good as itself.
+    # The second records the decision of the first, not a comparison of the model with itself.
     assert (latest.reason, latest.champion) == (now.now.why, champion.now.fingerprint)
 
 
-def test_a_dry_run_asks_kubeflow_nothing(lab: ClusterLab, server: KfpServer) -> None:
-    champion = lab.enthrone()
-    lab.arrives(NEW)
+def test_a_dry_run_sends_kubeflow_no_request(lab: ClusterLab, server: KfpServer) -> None:
+    champion = lab.with_champion()
+    lab.add(NEW)
     before = lab.store.list("")
     planned = lab.plan()
     assert (planned.action, planned.compared_on) == ("train", (HELD_OUT,))
@@ -361,10 +340,10 @@ def test_a_dry_run_asks_kubeflow_nothing(lab: ClusterLab, server: KfpServer) -> 
 
 
 def test_pinned_images_are_a_change(lab: ClusterLab, server: KfpServer, registry: tuple[str, dict[str, int]]) -> None:
-    place, statuses = registry
+    address, statuses = registry
     statuses |= {"cellsignal-cpu": 200, "cellsignal-gpu": 404}
     assert lab() == "promoted"
-    pinned = str(record_at(place, lab.folder))
+    pinned = str(record_at(address, lab.folder))
     assert lab.plan(images=pinned).changes == ("images or libraries",)
     server.requests.clear()
     before = lab.registry()
@@ -375,7 +354,7 @@ def test_pinned_images_are_a_change(lab: ClusterLab, server: KfpServer, registry
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"screen": "."}, r"--screen \.: is on this machine, which pods cannot read; copy it"),
         ({"truth": "truth.csv"}, r"--truth truth\.csv: is not an address in a bucket"),
@@ -383,10 +362,10 @@ def test_pinned_images_are_a_change(lab: ClusterLab, server: KfpServer, registry
     ],
 )
 def test_rejects_options_that_pods_cannot_use(
-    lab: ClusterLab, server: KfpServer, change: dict[str, Any], said: str
+    lab: ClusterLab, server: KfpServer, change: dict[str, Any], message: str
 ) -> None:
     before, summary = lab.store.list(""), lab.folder / "summary.md"
-    with pytest.raises(InputError, match=said) as raised:
+    with pytest.raises(InputError, match=message) as raised:
         lab(summary=summary, **change)
     assert "### Retraining failed" in summary.read_text()
     assert "\n" not in str(raised.value)
@@ -414,9 +393,7 @@ def test_rejects_missing_and_wrong_credentials(
     assert server.requests == []
 
 
-def test_without_an_endpoint_of_the_store_it_is_amazons_and_never_the_embedded_one(
-    lab: ClusterLab, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_an_endpoint_of_the_store_it_is_amazon_s3(lab: ClusterLab, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str | None] = []
 
     def checked(store: ObjectStore, *_: object, **__: object) -> None:

@@ -1,9 +1,10 @@
-"""`cellsignal retrain` as a user starts it, up to where training would begin: what it says, and what it refuses in one line."""
+"""`cellsignal retrain` up to where training would begin: what it reports, and what it rejects in one line."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,38 +14,40 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner, Result
 
 from components.core.config import RunConfig
+from components.core.errors import InputError
 from components.core.learning.step_settings import library_versions
 from components.core.registry.champion import promote
 from components.core.registry.publishing import publish
 from components.core.screen.screen_source import ScreenDirectory
 from components.core.storage.object_store import ObjectStore
+from pipelines.cli import app
 from pipelines.retrain.fingerprint import Fingerprint, fingerprint_of
 from pipelines.retrain.records import RetrainingOutcome
 from pipelines.retrain.retrain import lock_file
 from tests.components.core.registry.finished_run import KEY, FinishedRun
-from tests.pipelines.tiny_run import Cellsignal, error_line
+from tests.pipelines.tiny_run import Cellsignal
 
 CHAMPION = "models/champion.json"
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a screen and a store whose champion nobody trained; HUVEC-04 is held out."""
+def trained(template: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a screen and a store whose champion was never trained; HUVEC-04 is held out."""
     folder = tmp_path_factory.mktemp("trained")
-    (folder / "store").mkdir()
-    run = FinishedRun(folder, ObjectStore(folder / "store"))
-    model = publish(run.store, KEY).model
-    promote(run.store, model.fingerprint, "the first")
+    shutil.copytree(template.folder / "screen", folder / "screen")
+    run = template.copy_to(ObjectStore(folder / "store"))
+    promote(run.store, publish(run.store, KEY).model.fingerprint, "the first")
     return folder
 
 
 class Lab:
-    """A copy of it, and the command on it."""
+    """A copy of it, and the command on it, in this process or one of its own."""
 
-    def __init__(self, trained: Path, folder: Path, cellsignal: Cellsignal) -> None:
-        self.folder, self.cellsignal = folder, cellsignal
+    def __init__(self, trained: Path, folder: Path) -> None:
+        self.folder = folder
         for name in ("store", "screen"):
             shutil.copytree(trained / name, folder / name)
         self.store = ObjectStore(folder / "store")
@@ -56,13 +59,23 @@ class Lab:
     def arguments(self, *more: str) -> list[str]:
         return ["retrain", "--config", str(self.config), "--screen", str(self.folder / "screen"), *more]
 
+    def __call__(self, *more: str) -> Result:
+        """Retrains in this process; bad input is raised."""
+        done = CliRunner().invoke(app, self.arguments(*more), env={"COLUMNS": "200"})
+        if done.exception and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return done
+
     def everything(self) -> dict[str, bytes]:
         return {key: self.store.get(key) for key in self.store.list("")}
 
 
 @pytest.fixture
-def lab(trained: Path, tmp_path: Path, cellsignal: Cellsignal) -> Lab:
-    return Lab(trained, tmp_path, cellsignal)
+def lab(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return Lab(trained, tmp_path)
 
 
 MARGIN = ("--set", "promotion.min_plates=2")
@@ -70,38 +83,31 @@ MARGIN = ("--set", "promotion.min_plates=2")
 
 def test_a_dry_run_reports_the_plan_and_writes_nothing(lab: Lab) -> None:
     before, summary = lab.everything(), lab.folder / "summary.md"
-    done = lab.cellsignal(*lab.arguments("--dry-run", "--summary", str(summary), *MARGIN))
-    assert done.returncode == 0, done.stderr
-    champion = json.loads(lab.store.get(CHAMPION))["now"]["fingerprint"][:12]
+    done = lab("--dry-run", "--summary", str(summary), *MARGIN)
+    champion = json.loads(lab.store.get(CHAMPION))["now"]["fingerprint"]
+    compared = f"would compare it with champion {champion[:12]} on HUVEC-04"
     assert done.stdout.splitlines()[1:] == [
         "would train a challenger on this machine",
-        f"would compare it with champion {champion} on HUVEC-04",
+        compared,
         "nothing was started (--dry-run)",
     ]
     assert "nothing was retrained before under this name" in done.stdout
-    assert lab.everything() == before
-    assert not (lab.folder / "runs").exists()
     text = summary.read_text()
     assert text.startswith("### Retraining, dry run")
-    assert f"- would compare it with champion {champion} on HUVEC-04" in text.replace("\\", "")
+    assert f"- {compared}" in text.replace("\\", "")
+    shown = lab("--dry-run", "--json", *MARGIN)
+    plan = json.loads(shown.stdout)
+    assert (plan["action"], plan["champion"], plan["compared_on"]) == ("train", champion, ["HUVEC-04"])
+    assert plan["changes"] is None
+    assert "would train a challenger" in shown.stderr
+    assert lab.everything() == before
+    assert not (lab.folder / "runs").exists()
 
 
-def test_a_dry_run_prints_its_plan_as_json(lab: Lab) -> None:
-    done = lab.cellsignal(*lab.arguments("--dry-run", "--json", *MARGIN))
-    assert done.returncode == 0, done.stderr
-    plan = json.loads(done.stdout)
-    champion = json.loads(lab.store.get(CHAMPION))["now"]["fingerprint"]
-    assert (plan["action"], plan["champion"], plan["compared_on"], plan["changes"]) == (
-        "train", champion, ["HUVEC-04"], None,
-    )  # fmt: skip
-    assert "would train a challenger" in done.stderr
-
-
-def test_a_dry_run_creates_no_store(lab: Lab, cellsignal: Cellsignal) -> None:
+def test_a_dry_run_creates_no_store(lab: Lab) -> None:
     nowhere = lab.folder / "nowhere"
     for more in (("--set", f"store.bucket=file://{nowhere}"), ("--store", str(nowhere))):
-        done = cellsignal(*lab.arguments("--dry-run", *more))
-        assert done.returncode == 0, done.stderr
+        done = lab("--dry-run", *more)
         assert "there is no champion yet, so it would be promoted as the first model" in done.stdout
         assert not nowhere.exists()
 
@@ -157,7 +163,7 @@ def broken_tables(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "more", "said"),
+    ("spoil", "more", "message"),
     [
         (damage, [], "champion.json: damaged, not a champion's record"),
         (
@@ -191,42 +197,37 @@ def broken_tables(lab: Lab) -> None:
         (None, ["--timeout", "3"], "--timeout goes with --endpoint"),
         (None, ["--images", "tags"], "--images goes with --endpoint"),
         (None, ["--summary", "."], "--summary .: is a folder; give the name of a file in it"),
-        (None, ["--out", "/proc/nowhere", *MARGIN], "--out /proc/nowhere"),
+        (None, ["--out", "/proc/nowhere", *MARGIN], "/proc/nowhere"),
         (None, ["--summary", "nowhere/summary.md"], "--summary nowhere/summary.md: there is no folder nowhere"),
         (None, ["--truth", "nowhere.csv", *MARGIN], "--truth nowhere.csv: cannot be read"),
     ],
 )
 def test_rejects_bad_input_in_one_line_and_leaves_the_store(
-    lab: Lab, spoil: object, more: list[str], said: str
+    lab: Lab, spoil: object, more: list[str], message: str
 ) -> None:
     if callable(spoil):
         spoil(lab)
     before = lab.everything()
-    done = lab.cellsignal(*lab.arguments(*more))
-    assert done.returncode == 2, done.stderr
-    assert said in error_line(done)
+    with pytest.raises((InputError, OSError), match=re.escape(message)) as raised:
+        lab(*more)
+    assert "\n" not in str(raised.value)
     kept = {key: data for key, data in lab.everything().items() if not key.startswith("retrainings/")}
     assert kept == before
     assert not any(path.is_file() for path in (lab.folder / "runs").rglob("report.html"))
 
 
-def test_rejects_a_bucket_without_credentials(lab: Lab, cellsignal: Cellsignal) -> None:
-    line = cellsignal.refused(
-        *lab.arguments("--set", "store.bucket=lab"), environment={"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
-    )
-    assert "AWS_ACCESS_KEY_ID is not set" in line
-    line = cellsignal.refused(
-        "retrain", "--config", lab.config, "--screen", "s3://lab/screen", "--endpoint", "http://127.0.0.1:9", "--images", "tags",
-        "--set", "store.bucket=lab", environment={"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
-    )  # fmt: skip
-    assert "AWS_ACCESS_KEY_ID is not set" in line
+def test_rejects_a_bucket_without_credentials(lab: Lab) -> None:
+    bucket = ("--set", "store.bucket=lab")
+    for more in ((), ("--screen", "s3://lab/screen", "--endpoint", "http://127.0.0.1:9", "--images", "tags")):
+        with pytest.raises(InputError, match="AWS_ACCESS_KEY_ID is not set"):
+            lab(*bucket, *more)
 
 
-def test_a_failure_is_in_the_summary(lab: Lab) -> None:
+def test_a_failure_is_in_the_summary_and_ends_with_2(lab: Lab, cellsignal: Cellsignal) -> None:
     summary = lab.folder / "summary.md"
     summary.write_text("# Earlier\n")
     damage(lab)
-    assert lab.cellsignal(*lab.arguments("--summary", str(summary))).returncode == 2
+    assert "damaged" in cellsignal.refused(*lab.arguments("--summary", str(summary)))
     text = summary.read_text()
     assert text.startswith("# Earlier\n### Retraining failed\n")
     assert "damaged" in text
@@ -235,7 +236,7 @@ def test_a_failure_is_in_the_summary(lab: Lab) -> None:
 def outcome(lab: Lab, fingerprint: Fingerprint) -> bytes:
     record = RetrainingOutcome.model_validate({
         "name": "tiny", "run": KEY, "model": "a" * 64, "champion": None, "generation": 1, "promoted": False,
-        "reason": "worse", "at": "2026-01-02T03:04:05Z", "looked": "2026-01-02T01:00:00Z", "by": "ada",
+        "reason": "worse", "at": "2026-01-02T03:04:05Z", "by": "ada",
         "fingerprint": fingerprint,
     })  # fmt: skip
     return record.model_dump_json().encode()
@@ -246,26 +247,24 @@ def fingerprint(lab: Lab) -> Fingerprint:
     return fingerprint_of(ScreenDirectory(lab.folder / "screen"), config, {"libraries": library_versions()}, lab.store)
 
 
-def test_if_nothing_changed_tables_are_not_read(lab: Lab, cellsignal: Cellsignal) -> None:
+def test_if_nothing_changed_tables_are_not_read(lab: Lab) -> None:
     lab.store.put("retrainings/tiny/latest.json", outcome(lab, fingerprint(lab)))
     table = lab.folder / "screen" / "train.csv"
     content, facts = table.read_bytes(), table.stat()
     table.write_bytes(b"?" * len(content))
     os.utime(table, ns=(facts.st_mtime_ns, facts.st_mtime_ns))
-    done = cellsignal(*lab.arguments(*MARGIN))
-    assert done.returncode == 0, done.stderr
+    done = lab(*MARGIN)
+    assert done.exit_code == 0
     assert done.stdout.startswith("nothing has changed since 2026-01-02 03:04 UTC")
     assert f"run {KEY}, whose model aaaaaaaaaaaa was not promoted (worse)" in done.stdout
     table.write_bytes(content + b"\n")
-    shown = cellsignal(*lab.arguments("--dry-run", *MARGIN)).stdout
-    assert "changed since the last retraining: tables: train.csv" in shown
+    assert "changed since the last retraining: tables: train.csv" in lab("--dry-run", *MARGIN).stdout
 
 
 HOLDING = """
 import sys, time
 from pathlib import Path
 from components.core.files import locked
-from components.core.storage.object_store import ObjectStore
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
@@ -285,7 +284,7 @@ def test_a_second_retraining_waits_and_the_lock_of_a_killed_one_is_free(lab: Lab
         assert not second.done()
         lab.store.put(f"retrainings/tiny/{present.digest}/outcome.json", outcome(lab, present))
         holder.kill()
-        holder.wait()
+        holder.wait(60)
         done = second.result(60)
     assert done.returncode == 4, done.stderr
     assert "another process retrains the same; waiting for its outcome" in done.stdout

@@ -21,7 +21,7 @@ from components.core.errors import StepError
 from components.core.learning.network import Classifier
 from components.core.learning.weight_files import load_weights
 from components.core.progress import EVENTS_VARIABLE
-from components.core.registry.published_models import open_model
+from components.core.registry.published_models import download_networks, find_model
 from components.core.storage.object_store import ObjectStore
 from pipelines.dag import training_graph
 from pipelines.run.display import TaskDisplay
@@ -234,8 +234,8 @@ def test_a_finished_run_becomes_a_model_whose_networks_load(interrupted: Interru
     done = run.cellsignal("models", "promote", run.out, "--reason", "the first")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1].endswith("is the champion, generation 1")
-    opened = open_model(ObjectStore(run.store), "champion", run.out.parent / "model")
-    model, metrics = opened.manifest, json.loads((run.out / "metrics.json").read_text())
+    registry, model = find_model(ObjectStore(run.store), "champion")
+    metrics = json.loads((run.out / "metrics.json").read_text())
     assert (model.run, model.folds) == (key, {"HUVEC": (0, 1)})
     assert model.scores == {score: metrics[score] for score in ("out_of_fold", "unlabelled")}
     assert model.temperatures == metrics["temperatures"]
@@ -244,9 +244,12 @@ def test_a_finished_run_becomes_a_model_whose_networks_load(interrupted: Interru
     for meta in (run.out / "run" / "kfp").rglob("pseudo-label/**/meta.json"):
         if (student := meta.with_name("tiny.student.safetensors")).exists():
             trained[json.loads(meta.read_text())["fold"]] = student.read_bytes()
-    assert {fold: networks["tiny"].read_bytes() for fold, networks in opened.networks("HUVEC").items()} == trained
+    files = {
+        fold: download_networks(registry, model, fold, "HUVEC", run.out.parent / "model")["tiny"] for fold in (0, 1)
+    }
+    assert {fold: file.read_bytes() for fold, file in files.items()} == trained
     network = Classifier(backbone, HeadConfig(), len(model.vocabulary.classes), model.channels, model.image_size)
-    load_weights(network, opened.networks("HUVEC")[0]["tiny"])
+    load_weights(network, files[0])
 
 
 def test_finish_names_as_the_run_did_and_marks_what_lacks_a_fold(interrupted: Interrupted):

@@ -1,12 +1,14 @@
-"""A finished run of the tiny screen as the registry finds it in a store: real manifests and networks, none of them trained."""
+"""A finished run of the tiny screen as the registry finds it in a store: real manifests, networks that were never trained."""
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import pytest
 import torch
 
 from components.core.config import HeadConfig, RunConfig
@@ -84,6 +86,13 @@ class FinishedRun:
                 self.train(cell_type, fold)
         self.report()
 
+    def copy_to(self, store: ObjectStore) -> FinishedRun:
+        """The same run in another store, where its manifests still have the address of the first."""
+        store.put_many((key, self.store.get(key)) for key in self.store.list(""))
+        other = copy.copy(self)
+        other.store = store
+        return other
+
     def network(self, seed: int, backbone: int = 0, **changes: Any) -> Classifier:
         """An untrained network of the run's own architecture, or of another one."""
         torch.manual_seed(seed)
@@ -91,7 +100,7 @@ class FinishedRun:
         return Classifier(config, HeadConfig(), len(self.screen.vocabulary.classes), 6, 16)
 
     def seed(self, fold: int, cell_type: str, backbone: int, role: str) -> int:
-        """Of the network that predicts."""
+        """The seed of the network that predicts."""
         return hash_of(fold, cell_type if self.kind != "pretrain" else "", backbone, role)
 
     def pretrain(self, fold: int, name: str) -> None:
@@ -108,7 +117,7 @@ class FinishedRun:
         ))  # fmt: skip
 
     def train(self, cell_type: str, fold: int) -> None:
-        """What comes after pretrain, and the fold's record."""
+        """The steps after pretrain, and the fold's record."""
 
         def pairs(out: Mapping[str, Path]) -> None:
             for number, backbone in enumerate(self.config.backbones):
@@ -117,7 +126,7 @@ class FinishedRun:
                     save_weights(network, out["weights"] / f"{backbone.name}.{role}.safetensors")
 
         def logits(out: Mapping[str, Path]) -> None:
-            out["weights"].mkdir()  # stands for logits, which publishing does not read
+            out["weights"].mkdir()  # in place of logits, which publishing does not read
 
         def of_fold(prefix: str) -> None:
             step = "pseudo_label" if self.kind == "pseudo_label" else "infer"
@@ -134,11 +143,11 @@ class FinishedRun:
             self._once("infer", name, logits, of_fold)
 
     def report(self, **changes: Any) -> None:
-        """Results under the run's key; `changes` are of metrics.json."""
-        place = f"runs/{self.key}/results"
-        self.store.put(f"{place}/metrics.json", json.dumps({**METRICS, **changes}).encode())
+        """Writes results under the run's key; `changes` go into metrics.json."""
+        prefix = f"runs/{self.key}/results"
+        self.store.put(f"{prefix}/metrics.json", json.dumps({**METRICS, **changes}).encode())
         lineage = {"run": self.key, "manifest_digest": self.screen.digest()}
-        self.store.put(f"{place}/lineage.json", json.dumps(lineage).encode())
+        self.store.put(f"{prefix}/lineage.json", json.dumps(lineage).encode())
 
     def _once(self, step: str, name: str, work: Any, finished: Any) -> None:
         out = self.folder / "work" / self.key / step / name / "weights"
@@ -147,5 +156,13 @@ class FinishedRun:
 
 
 def hash_of(*parts: object) -> int:
-    """A seed that tells networks apart."""
+    """A different seed for each network."""
     return sum(ord(letter) * 31**n for n, letter in enumerate(repr(parts))) % 2**31
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """A finished run that tests copy and never change."""
+    folder = tmp_path_factory.mktemp("template")
+    (folder / "store").mkdir()
+    return FinishedRun(folder, ObjectStore(folder / "store"))

@@ -1,4 +1,4 @@
-"""Promoters as CI runs are: processes of their own, that know nothing of each other. For tests."""
+"""Processes that promote models at the same time, as CI runs do. For tests."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def in_rounds(
     fingerprint: str,
     rounds: int,
     barrier: Barrier,
-    told: Any,
+    results: Any,
 ) -> None:
-    """Promotes its model once a round, on the champion that all have seen at its beginning."""
+    """Promotes its model once per round, expecting the champion that all promoters read at the round's beginning."""
     os.environ.update(environment)
     store = open_store(address)
     for n in range(rounds):
@@ -33,24 +33,23 @@ def in_rounds(
         barrier.wait(120)
         generation = seen.now.generation if seen else 0
         change = promote(store, fingerprint, f"round {n}", by=f"promoter {number}", expected=generation)
-        told.put((n, number, change.outcome, change.champion.now.by))
+        results.put((n, number, change.outcome, change.champion.now.by))
         barrier.wait(120)
 
 
 def until_promoted(
-    address: str, environment: Mapping[str, str], number: int, fingerprint: str, barrier: Barrier, told: Any
+    address: str, environment: Mapping[str, str], number: int, fingerprint: str, barrier: Barrier, results: Any
 ) -> None:
-    """Promotes its model once, trying again as long as others come first; tells how often it tried."""
+    """Promotes its model once, trying again while others come first."""
     os.environ.update(environment)
     store = open_store(address)
     barrier.wait(120)
-    tries = 1
     while promote(store, fingerprint, "mine", by=f"promoter {number}").outcome == "overtaken":
-        tries += 1
-    told.put((number, tries))
+        pass
+    results.put(number)
 
 
-def for_ever(
+def until_killed(
     address: str, environment: Mapping[str, str], number: int, fingerprints: tuple[str, ...], ready: Any
 ) -> None:
     """Promotes its models in turn until it is killed."""

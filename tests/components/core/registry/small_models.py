@@ -1,4 +1,4 @@
-"""Models that are a manifest and nothing else, for what does not look at weights."""
+"""Models that consist of a manifest alone, for tests that read no weights."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ VOCABULARY = Vocabulary(treatments=("a", "b"), positives=("c",), negatives=("EMP
 
 
 def small_model(number: int, **changes: Any) -> ModelManifest:
-    """A model of its own fingerprint."""
-    given = {
+    """A model; each number has its own fingerprint."""
+    fields = {
         "fingerprint": digest_text(str(number)),
         "attempt": f"{number:032x}",
         "name": "tiny",
@@ -46,7 +46,7 @@ def small_model(number: int, **changes: Any) -> ModelManifest:
         "files": (),
         "networks": (),
     }
-    return ModelManifest(**{**given, **changes})
+    return ModelManifest(**{**fields, **changes})
 
 
 def put_model(store: ObjectStore, number: int, **changes: Any) -> str:

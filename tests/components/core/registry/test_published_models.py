@@ -1,7 +1,8 @@
-"""Finding a model by its names, downloading it for prediction, and everything that is refused in one line."""
+"""A model is found by any of its names and downloaded for prediction; damage and wrong names are rejected in one line."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,11 @@ import pytest
 from components.core.errors import InputError
 from components.core.registry.champion import CHAMPION, promote
 from components.core.registry.model_manifest import ModelManifest
-from components.core.registry.published_models import open_model
+from components.core.registry.published_models import download_networks, find_model
 from components.core.registry.publishing import publish
 from components.core.storage.object_store import ObjectStore
-from tests.components.core.registry.finished_run import KEY, FinishedRun
+from tests.components.core.registry.finished_run import CELL_TYPES, KEY, FinishedRun
 from tests.components.core.registry.small_models import put_model, small_model
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> FinishedRun:
-    (tmp_path / "store").mkdir()
-    return FinishedRun(tmp_path, ObjectStore(tmp_path / "store"))
 
 
 @pytest.fixture
@@ -38,8 +33,8 @@ def test_a_model_is_found_as_champion_by_digits_and_by_address(either_store: Obj
     first, second = put_model(store, 1), put_model(store, 2)
     promote(store, second, "x")
     elsewhere = ObjectStore(tmp_path / "empty")
-    own = elsewhere if store.root else store.below("empty")
-    for place, which, expected in (
+    own = elsewhere if isinstance(store, ObjectStore) else store.below("empty")
+    for searched, name, expected in (
         (store, "champion", second),
         (store, first[:5], first),
         (store, first, first),
@@ -48,14 +43,15 @@ def test_a_model_is_found_as_champion_by_digits_and_by_address(either_store: Obj
         (own, f"{store.uri('models')}/{first}/", first),
         (own, f"{store.uri('models')}/{first[:8]}", first),
     ):
-        assert open_model(place, which, tmp_path / "here").manifest.fingerprint == expected
+        registry, model = find_model(searched, name)
+        assert (registry.uri(""), model.fingerprint) == (store.uri(""), expected)
 
 
 def test_rejects_names_of_no_model(tmp_path: Path) -> None:
     store = ObjectStore(tmp_path / "store")
     put_model(store, 1)
     before = everything(store)
-    for which, message in (
+    for name, message in (
         (
             "champion",
             "models/champion.json: no model has been promoted yet; promote one with `cellsignal models promote`",
@@ -68,10 +64,9 @@ def test_rejects_names_of_no_model(tmp_path: Path) -> None:
         (f"{store.uri('')}/models/newest", "not a model's address"),
     ):
         with pytest.raises(InputError, match=message) as raised:
-            open_model(store, which, tmp_path / "here")
+            find_model(store, name)
         assert "\n" not in str(raised.value)
     assert everything(store) == before
-    assert not (tmp_path / "here").exists()
 
 
 def test_rejects_digits_of_several_models(tmp_path: Path) -> None:
@@ -79,7 +74,7 @@ def test_rejects_digits_of_several_models(tmp_path: Path) -> None:
     for number, end in enumerate("ab"):
         put_model(store, number, fingerprint="12345" + end * 59)
     with pytest.raises(InputError, match=r"1234: 12345aaaaaaa, 12345bbbbbbb begin with it; give more digits"):
-        open_model(store, "1234", tmp_path / "here")
+        find_model(store, "1234")
 
 
 def _rewritten(run: FinishedRun, model: ModelManifest, **changes: Any) -> None:
@@ -130,6 +125,12 @@ def _removed_champion(run: FinishedRun, model: ModelManifest) -> None:
     run.store.delete_prefix(f"models/{model.fingerprint}/")
 
 
+def download_champion(store: ObjectStore, folder: Path) -> None:
+    registry, model = find_model(store, "champion")
+    for fold, cell_type in itertools.product((0, 1), CELL_TYPES):
+        download_networks(registry, model, fold, cell_type, folder)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -155,7 +156,7 @@ def test_rejects_an_incomplete_champion_in_one_line(
     spoil(run, model)
     before = everything(run.store)
     with pytest.raises(InputError, match=message) as raised:
-        open_model(run.store, "champion", tmp_path / "here")
+        download_champion(run.store, tmp_path / "here")
     assert "\n" not in str(raised.value)
     assert everything(run.store) == before
     assert not (tmp_path / "escaped").exists()
@@ -180,13 +181,11 @@ def test_rejects_a_screen_that_the_networks_cannot_classify(screen: tuple[int, i
 def test_rejects_a_folder_that_cannot_be_written(run: FinishedRun, model: ModelManifest, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file.*cannot be written"):
-        open_model(run.store, model.short, tmp_path / "file")
+        download_networks(run.store, model, 0, "RPE", tmp_path / "file")
 
 
 def test_only_the_requested_networks_are_downloaded(run: FinishedRun, model: ModelManifest, tmp_path: Path) -> None:
-    opened = open_model(run.store, model.short, tmp_path / "here", cell_types=["HUVEC"])
-    files = sorted(path.relative_to(opened.folder).as_posix() for path in opened.folder.rglob("*") if path.is_file())
-    assert files == sorted(
-        [file.path for file in model.files] + [file.path for file in model.networks if file.cell_type == "HUVEC"]
-    )
-    assert {of for _, of, _ in opened.weights} == {"HUVEC"}
+    files = download_networks(run.store, model, 1, "HUVEC", tmp_path)
+    assert set(files) == {"small", "slim"}
+    downloaded = {path for path in tmp_path.rglob("*.safetensors") if "store" not in path.parts}
+    assert downloaded == set(files.values())

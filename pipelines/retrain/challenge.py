@@ -1,0 +1,230 @@
+"""A challenger against a champion: trains the one, has both predict the held-out plates, compares. Promotes nothing.
+
+The runs are on this machine or on a cluster.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from components.core.config import RunConfig
+from components.core.errors import ContactError, InputError, MissingObjectError
+from components.core.evaluation.comparison.decision import (
+    Decision,
+    compare,
+    compared,
+    first_model,
+    same_model,
+    without_holdout,
+)
+from components.core.evaluation.comparison.wells import paired_wells
+from components.core.registry.model_manifest import MODELS, ModelManifest
+from components.core.registry.published_models import trained_plates
+from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.opening import join_address
+from components.core.storage.run_records import HOLDOUT, HOLDOUT_LABELS, RESULTS, RUNS
+from components.core.storage.runs import fetch_run
+from pipelines.cluster.checks import check_addresses
+from pipelines.cluster.submit import SubmitRequest, submit
+from pipelines.options import HOURS
+from pipelines.retrain.comparable import Comparable, comparable, without_twins
+from pipelines.run.folder import find_run
+from pipelines.run.predict_request import PredictRequest
+
+PREDICTIONS = "predictions_holdout.csv"
+
+
+@dataclass(frozen=True)
+class RetrainRequest:
+    """The options of `cellsignal retrain`.
+
+    Attributes:
+        screen: address of the screen.
+        endpoint: of Kubeflow Pipelines; None for this machine.
+        containers: on this machine: whether each task is a container of its step's image.
+        truth: labels of unlabelled wells, for reports only; None for none.
+        images: on a cluster: record of the images, or `tags`.
+        out: folder of the results, with one folder per fingerprint.
+        summary: file to which the result is appended in Markdown; None for none.
+        allow_no_holdout: whether a challenger may be promoted without a comparison if nothing is held out.
+        again: whether to decide again although nothing has changed.
+        resubmit: on a cluster: how often a failed run is submitted again.
+        timeout: on a cluster: seconds until following ends, of all runs together.
+    """
+
+    screen: str
+    endpoint: str | None = None
+    containers: bool = False
+    truth: str | None = None
+    images: str = "images.json"
+    out: Path = Path("runs/retrain")
+    summary: Path | None = None
+    allow_no_holdout: bool = False
+    again: bool = False
+    resubmit: int = 0
+    timeout: float = HOURS * 3600.0
+
+    def check(self) -> None:
+        """Rejects options that do not apply here, or that pods cannot read.
+
+        Raises:
+            InputError: names the option.
+        """
+        if self.endpoint:
+            check_addresses(self.screen, self.truth)
+        elif self.resubmit:
+            raise InputError("--resubmit goes with --endpoint; on this machine the same command resumes")
+        if self.summary is not None and self.summary.is_dir():
+            raise InputError(f"--summary {self.summary}: is a folder; give the name of a file in it")
+        if self.summary is not None and not self.summary.absolute().parent.is_dir():
+            raise InputError(f"--summary {self.summary}: there is no folder {self.summary.parent}; create it")
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """The runs of a retraining, and the comparison of what they predicted.
+
+    Attributes:
+        config: the challenger's.
+        request: where and how.
+        store: of runs and models.
+        holdout: held-out experiments, with their cell types.
+        folder: of this retraining.
+        console: where progress is shown.
+        deadline: on a cluster, by time.monotonic(): when following ends, for all runs together.
+    """
+
+    config: RunConfig
+    request: RetrainRequest
+    store: ObjectStore
+    holdout: Sequence[tuple[str, str]]
+    folder: Path
+    console: Console
+    deadline: float
+    _predicted: dict[str, Path] = field(default_factory=dict)
+
+    def train(self) -> str:
+        """Trains the challenger; returns the key of its run.
+
+        Raises:
+            InputError: bad input.
+            StepError: a step failed.
+            ContactError: contact was lost or the deadline has passed; a run on a cluster may go on.
+        """
+        out, request = self.folder / "challenger", self.request
+        if request.endpoint:
+            submit(self.config, self._submission(out, request.truth), self.console)
+            return str(json.loads((out / "lineage.json").read_text(encoding="utf-8"))["run"])
+        from pipelines.run.local import run_here
+
+        truth = Path(request.truth) if request.truth else None
+        run_here(self.config, out, request.screen, truth, self.console, containers=request.containers)
+        return find_run(str(out)).key
+
+    def predict(self, model: ModelManifest, experiments: Sequence[str]) -> Path:
+        """Predicts held-out experiments with a model, once per model; returns its predictions.csv. Raises as train."""
+        if model.fingerprint in self._predicted:
+            return self._predicted[model.fingerprint]
+        request, out = self.request, self.folder / f"predictions-{model.short}"
+        # With the challenger's machine, store and codec, so that plates are packed once; embeddings are not compared.
+        prediction = PredictRequest(
+            model=self.store.uri(f"{MODELS}/{model.fingerprint}"),
+            config=self.config,
+            changes=("embeddings.enabled=false",),
+            experiments=tuple(experiments),
+        )
+        if request.endpoint:
+            submit(prediction, self._submission(out, None), self.console)
+        else:
+            from pipelines.run.local import predict_here
+
+            own = join_address(self.config.store.bucket, self.config.store.prefix)
+            predict_here(prediction, request.screen, out, None, own, self.console, containers=request.containers)
+        return self._predicted.setdefault(model.fingerprint, out / "predictions.csv")
+
+    def decide(
+        self, run: str, challenger: ModelManifest, champion: ModelManifest | None
+    ) -> tuple[Decision, tuple[str, ...]]:
+        """The decision against a champion, and why held-out experiments were left out.
+
+        Args:
+            run: key of the challenger's run.
+            challenger: the published challenger.
+            champion: None if there is none.
+
+        Raises:
+            InputError: predictions of either model are missing or damaged, or the champion cannot classify the plates.
+            StepError: a step of the champion's prediction failed, or the store did.
+            ContactError: contact with the cluster was lost.
+        """
+        if champion is None:
+            return first_model(challenger.short), ()
+        if champion.fingerprint == challenger.fingerprint:
+            return same_model(champion.short), ()
+        found = comparable(self.holdout, champion, challenger)
+        with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
+            work = Path(folder)
+            if found.experiments:
+                fetch_run(self.store, run, work, "run")
+                plates = Manifest.read(work / HOLDOUT)
+                found = self._without_twins(found, plates, challenger, champion)
+            if not found.experiments:
+                why = "; ".join(found.remarks) or "no experiment is held out"
+                allowed = self.request.allow_no_holdout
+                return without_holdout(why, allowed, challenger.short, champion.short), found.remarks
+            wells = paired_wells(
+                plates,
+                work / HOLDOUT_LABELS,
+                self.predict(champion, comparable(self.holdout, champion).experiments),
+                self.challengers_predictions(run, challenger, work, found.experiments),
+                found.experiments,
+                champion_knows=champion.vocabulary.treatments,
+            )
+        comparison = compare(wells, self.config.promotion, self.config.seed, self.config.screen.cell_types)
+        return compared(comparison, challenger.short, champion.short), found.remarks
+
+    def challengers_predictions(
+        self, run: str, challenger: ModelManifest, folder: Path, experiments: Sequence[str]
+    ) -> Path:
+        """The published networks' predictions: their run's, or new ones if another run of the same content trained them."""
+        if challenger.run != run:
+            return self.predict(challenger, experiments)
+        path, key = folder / PREDICTIONS, f"{RUNS}/{run}/{RESULTS}/{PREDICTIONS}"
+        try:
+            self.store.download_file(key, path)
+        except MissingObjectError:
+            raise InputError(f"{self.store.uri(key)}: is missing; run {run} again to its end") from None
+        return path
+
+    def _without_twins(
+        self, found: Comparable, plates: Manifest, challenger: ModelManifest, champion: ModelManifest
+    ) -> Comparable:
+        named = (("the challenger", challenger), ("the champion", champion))
+        models = [(f"{label} {model.short}", trained_plates(self.store, model)) for label, model in named]
+        return without_twins(found, plates, models)
+
+    def _submission(self, out: Path, truth: str | None) -> SubmitRequest:
+        """A run on a cluster, within the time left."""
+        assert self.request.endpoint
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise ContactError("the deadline of --timeout has passed; the same command resumes here")
+        return SubmitRequest(
+            endpoint=self.request.endpoint,
+            screen=self.request.screen,
+            truth=truth,
+            images=self.request.images,
+            out=out,
+            wait=True,
+            resubmit=self.request.resubmit,
+            timeout=left,
+            reuse_results=True,
+        )

@@ -1,0 +1,98 @@
+"""Which held-out experiments a challenger and the champion can be compared on.
+
+Only those count that neither model was trained on, by labels, images or under another name, and whose cell type both know.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from components.core.errors import InputError
+from components.core.registry.model_manifest import ModelManifest, TrainedPlate
+from components.core.screen.wells import Plate
+from components.core.storage.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Comparable:
+    """The held-out experiments that models can be compared on.
+
+    Attributes:
+        experiments: in the order of the configuration.
+        remarks: why others are left out, a sentence each.
+    """
+
+    experiments: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def comparable(
+    holdout: Iterable[tuple[str, str]], champion: ModelManifest, challenger: ModelManifest | None = None
+) -> Comparable:
+    """The held-out experiments that neither model saw, of cell types that both know.
+
+    Args:
+        holdout: held-out experiments, with their cell types.
+        champion: the champion.
+        challenger: None before it is trained.
+    """
+    models = [("the champion", champion)] + ([("the challenger", challenger)] if challenger is not None else [])
+    seen = [(label, model, model.learned_from | {*model.unlabelled}) for label, model in models]
+    kept, remarks = [], []
+    for experiment, cell_type in holdout:
+        for label, model, experiments in seen:
+            if experiment in experiments or cell_type not in model.folds:
+                why = "was trained with it" if experiment in experiments else f"does not know {cell_type}"
+                remarks.append(f"{experiment} is left out: {label} {model.short} {why}")
+                break
+        else:
+            kept.append(experiment)
+    return Comparable(tuple(kept), tuple(remarks))
+
+
+def without_twins(
+    found: Comparable, plates: Manifest, models: Sequence[tuple[str, Collection[TrainedPlate]]]
+) -> Comparable:
+    """Leaves out experiments that a model was trained on under another name: a plate has exactly the same pixel counts.
+
+    Args:
+        found: experiments that can be compared by their names.
+        plates: manifest of the held-out plates.
+        models: the plates that each model was trained on, with what remarks call the model.
+    """
+    trained = {
+        plate.histograms: f"{label} was trained on the same images as {plate.experiment}"
+        for label, own in models
+        for plate in own
+    }
+    twins = {plate.experiment: trained[plate.histograms] for plate in plates.plates if plate.histograms in trained}
+    kept = tuple(name for name in found.experiments if name not in twins)
+    more = tuple(f"{name} is left out: {twins[name]}" for name in found.experiments if name in twins)
+    return Comparable(kept, (*found.remarks, *more))
+
+
+def check_plates(plates: Collection[Plate], champion: ModelManifest) -> None:
+    """Rejects held-out plates on which no challenger could be promoted, before one is trained.
+
+    Args:
+        plates: of the experiments that are compared on; at least one.
+        champion: the champion.
+
+    Raises:
+        InputError: a cell type has a single plate, or the champion knows none of the siRNAs.
+    """
+    single = [name for name, count in Counter(plate.cell_type for plate in plates).items() if count == 1]
+    if single:
+        raise InputError(
+            f"screen.holdout_experiments: {' and '.join(single)} would have a single held-out plate, which does not show how "
+            "plates differ; hold out two or more, or none"
+        )
+    labels = {well.sirna for plate in plates for well in plate.wells if well.well_type == "treatment"} - {None}
+    if labels.isdisjoint(champion.vocabulary.treatments):
+        raise InputError(
+            f"screen.holdout_experiments: champion {champion.short} knows none of their siRNAs (it knows, for example, "
+            f"{champion.vocabulary.treatments[0]}); give labels in the encoding of its screen, or a screen of another library its "
+            "own store.prefix"
+        )

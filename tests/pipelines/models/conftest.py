@@ -1,0 +1,7 @@
+"""Fixtures of this folder."""
+
+from __future__ import annotations
+
+from tests.components.core.registry.finished_run import template
+
+__all__ = ["template"]
