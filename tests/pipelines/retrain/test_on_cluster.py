@@ -64,7 +64,6 @@ def lab(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pipelines.cluster.submit.Pace", lambda: QUICK)
     monkeypatch.setattr("pipelines.cluster.submit.compiled", as_configuration)
-    monkeypatch.setattr("pipelines.cluster.submit_prediction.compiled", as_configuration)
     made = ClusterLab(prepared, tmp_path, store, server)
     made.add(*FIRST)
     return made

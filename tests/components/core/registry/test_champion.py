@@ -31,7 +31,7 @@ def store(either_store: ObjectStore) -> ObjectStore:
 @pytest.fixture
 def environment(store: ObjectStore, request: pytest.FixtureRequest) -> Mapping[str, str]:
     """The variables by which another process opens the store."""
-    if isinstance(store, ObjectStore):
+    if store.root:
         return {}
     server: S3Server = request.getfixturevalue("s3_server")
     return server.environment()
@@ -187,7 +187,10 @@ def test_rejects_a_rollback_to_a_removed_model(store: ObjectStore) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{", "damaged, not a champion's record; restore an earlier version of this object, or delete it and promote"),
+        (
+            b"{",
+            "damaged, not a champion's record .*; restore an earlier version of this object, or delete it and promote",
+        ),
         (b"[]", "damaged"),
         (b'{"schema_version": 1}', "damaged"),
         (b'{"schema_version": 2, "new": 1}', r"champion's record of schema 2, newer than this version reads \(1\)"),
