@@ -1,4 +1,4 @@
-"""cellsignal compile: from a configuration to the pipeline for a cluster. Imports kfp only to compile, torch never."""
+"""cellsignal compile: a configuration becomes a pipeline for a cluster. Imports kfp only to compile, never torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pipelines.images.record import ImageRecord, read_images
 from pipelines.options import print_line
 
 TAGS = "tags"
-"""Value of --images for images by tag, on a cluster whose nodes already have them."""
+"""Value of --images for images by tag, which the cluster's nodes already have."""
 
 HEAD_OF_PREDICTION = """\
 # Compiled by `cellsignal predict`. A run gives source (s3:// address of the new plates), fingerprint (a different one if their
@@ -54,11 +54,7 @@ def run_compile(config: RunConfig, out: Path, images: str, console: Console) -> 
     config = on_cluster(config)
     remarks = [*check_cluster(config), *preemption_remarks(config)]
     if out.suffix not in (".yaml", ".yml"):
-        raise InputError(f"--out {out}: Kubeflow takes a file whose name ends in .yaml; give it that ending")
-    if out.is_dir():
-        raise InputError(f"--out {out}: is a folder; give the name of a file in it")
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.parent}; create it, or choose another")
+        raise InputError(f"--out {out}: Kubeflow requires a file name that ends in .yaml")
     record = images_of(images)
     lineage = known_lineage(config, record)
     text = compiled(config, record, lineage)
@@ -88,25 +84,25 @@ def known_lineage(
 ) -> dict[str, Any]:
     """The lineage of a run before it is submitted: recipe, code version, image digests, seeds and warnings.
 
-    It contains no time, so that the same configuration, code and images compile to the same bytes. normalize adds the run's
-    key, the screen and the start.
+    It contains no time, so the same configuration, code and images compile to the same bytes. normalize adds the run's key,
+    the screen and the start time.
 
     Args:
         config: the run's configuration.
         record: images to pin; None for tags.
-        prediction: what else identifies a prediction; None for a training.
+        prediction: what identifies a prediction besides its configuration; None for a training.
     """
     references = _references(record)
     version = code_version()
     found = []
     if UNCOMMITTED in version:
-        found.append("compiled from a tree with uncommitted changes, so no commit identifies the code")
+        found.append("compiled from a tree with uncommitted changes: no commit identifies the code")
     if record is None:
         found.append(
-            f"images are named by the tag {VERSION}, which may be moved: nothing is pinned, and nothing cached by KFP"
+            f"images are named by the tag {VERSION}, which may be moved: nothing is pinned, and KFP caches nothing"
         )
     elif f"commit {record.commit[:12]}" not in version:
-        found.append(f"the images are of commit {record.commit}, the pipeline of {version}")
+        found.append(f"the images are built from commit {record.commit}, the pipeline from {version}")
     content: list[Any] = [result_config(config), code_digest("components", "pipelines"), references or VERSION]
     content += [dict(prediction)] if prediction else []
     return {
@@ -127,7 +123,7 @@ def compiled(
     """The pipeline as YAML: its specification, and its settings for Kubernetes.
 
     Args:
-        config: the run's configuration; for a prediction the model's, with what a prediction may change.
+        config: the run's configuration; for a prediction the model's, with the changes that a prediction may make.
         record: images to pin; None for tags.
         lineage: default of the parameter of that name.
         folds: the model's folds that predict, by cell type of the new plates; None for a training.
@@ -144,7 +140,7 @@ def compiled(
         file = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(pipeline, str(file))
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    # kfp's own head repeats every default, configurations included.
+    # kfp's own header repeats every default, including configurations.
     head = HEAD if folds is None else HEAD_OF_PREDICTION
     return head + "".join(dropwhile(lambda line: line.startswith("#"), lines))
 

@@ -6,7 +6,6 @@ Names, resources and security are those of the configuration's section `cluster`
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +14,7 @@ from typing import Any
 import yaml
 
 from components.core.config import RunConfig
-from components.core.config.file import shipped_configs
 from components.core.files import write_atomically
-from components.core.storage.digests import digest_text
 from components.core.storage.opening import join_address
 from pipelines.cluster.checks import on_cluster
 from pipelines.cluster.pod_settings import (
@@ -35,43 +32,37 @@ from pipelines.images.code_version import CURRENT, Target
 from pipelines.images.record import ImageRecord
 
 FLAGS = {"bases": "base", "uris": "uri", "averaged": "out", "predictions": "out", "results": "out"}
-"""Options of the steps that are not called like the input or output in the DAG."""
+"""The steps' options whose names differ from those of inputs and outputs in the DAG."""
 ACCOUNT = "cellsignal-job"
-"""Service account of these Jobs (k8s/base); it has no permissions."""
+"""Service account of the Jobs (k8s/base); it has no permissions."""
+CONFIG_MAP = "cellsignal-config"
 CONFIG_MOUNT = "/etc/cellsignal"
 CONFIG_FILE = "run.yaml"
 BAD_INPUT = 2  # the exit code that no retry changes
-NAME_LENGTH = 63  # a Job's name is a label of its pods
 ROOT_GIB = 1.0  # ephemeral storage besides the mounted folders: the log
 
 
-def step_jobs(
-    config: RunConfig, source: str, changes: Sequence[str], record: ImageRecord | None
-) -> dict[str, list[dict[str, Any]]]:
-    """Manifests by file name: a file for each step of the DAG, and one for the configuration unless it is a shipped one.
+def step_jobs(config: RunConfig, record: ImageRecord | None) -> dict[str, list[dict[str, Any]]]:
+    """Manifests by file name: one file for the configuration, as a ConfigMap, and one for each step of the DAG.
 
     The tasks are those of the first fold and cell type; with a simulated screen at the beginning, they form a chain.
 
     Args:
         config: the run's configuration.
-        source: the name or file that it was read from.
-        changes: the values of --set.
         record: images to pin; None for tags.
     """
     config = on_cluster(config)
-    shipped = (shipped_configs() / f"{source}.yaml").is_file()
-    option = ["--config", source if shipped else f"{CONFIG_MOUNT}/{CONFIG_FILE}"]
-    if not any(change.startswith("store.bucket=") for change in changes):
-        changes = (*changes, f"store.bucket={config.store.bucket}")
-    for change in changes if shipped else ():
-        option += ["--set", change]
-    files: dict[str, list[dict[str, Any]]] = {}
-    if not shipped:
-        files["config"] = [_config_map(config)]
+    metadata = {"name": CONFIG_MAP, "namespace": config.cluster.namespace}
+    files: dict[str, list[dict[str, Any]]] = {
+        "config": [
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {CONFIG_FILE: config.dump()}}
+        ]
+    }
     for step, tasks in _arguments(config).items():
+        names = [f"cellsignal-{step}-{n}" if len(tasks) > 1 else f"cellsignal-{step}" for n in range(1, len(tasks) + 1)]
         files[step] = [
-            _job(config, step, label, [*([] if step == "ensemble" else option), *arguments], record, not shipped)
-            for label, arguments in tasks.items()
+            _job(config, step, name.replace("_", "-"), arguments, record)
+            for name, arguments in zip(names, tasks, strict=True)
         ]
     return files
 
@@ -94,21 +85,24 @@ HEAD = """\
 """
 
 
-def _arguments(config: RunConfig) -> dict[str, dict[str, list[str]]]:
-    """Arguments of every step's tasks, by a label that distinguishes them; each reads what the steps before it wrote."""
+def _arguments(config: RunConfig) -> dict[str, list[list[str]]]:
+    """Arguments of every step's tasks; each reads what the steps before it wrote."""
     prefix = f"{join_address(config.store.bucket, config.store.prefix)}/by-hand/{config.name}"
     fold, cell_type = config.folds.trained[0], config.screen.cell_types[0]
+    option = ["--config", f"{CONFIG_MOUNT}/{CONFIG_FILE}"]
 
     def address(output: NodeOutput) -> str:
         node = output.node
         parts = (f"fold-{fold}" if node.loop else "", node.cell_type or "", node.step, node.backbone or "", output.name)
         return "/".join(part for part in (prefix, *parts) if part)
 
-    found: dict[str, dict[str, list[str]]] = {"simulate": {"": ["--out", f"{prefix}/simulated"]}}
+    found = {"simulate": [[*option, "--out", f"{prefix}/simulated"]]}
     for node in training_graph(config).nodes:
         if node.cell_type not in (None, cell_type):
             continue
-        arguments = ["--source", f"{prefix}/simulated/screen"] if node.step == "normalize" else []
+        arguments = [] if node.step == "ensemble" else [*option]
+        if node.step == "normalize":
+            arguments += ["--source", f"{prefix}/simulated/screen"]
         if node.loop:
             arguments += ["--fold", str(fold), *(["--cell-type", node.cell_type] if node.cell_type else [])]
             arguments += ["--backbone", node.backbone] if node.backbone else []
@@ -119,18 +113,16 @@ def _arguments(config: RunConfig) -> dict[str, dict[str, list[str]]]:
             for output in outputs:
                 if output.node.cell_type in (None, cell_type):
                     arguments += [f"--{FLAGS.get(name, name.replace('_', '-'))}", address(output)]
-        found.setdefault(node.step, {})[node.backbone or ""] = arguments
+        found.setdefault(node.step, []).append(arguments)
     return found
 
 
-def _job(
-    config: RunConfig, step: str, label: str, arguments: list[str], record: ImageRecord | None, mounts_config: bool
-) -> dict[str, Any]:
+def _job(config: RunConfig, step: str, name: str, arguments: list[str], record: ImageRecord | None) -> dict[str, Any]:
     # simulate needs what normalize needs.
     resources = replace(resources_of(config, "normalize" if step == "simulate" else step), step=step)
     target: Target = "gpu" if step in GPU_STEPS else "cpu"
     image = record.images[target].reference if record else CURRENT[target]
-    name = _job_name(step, label)
+    exit_codes = {"containerName": "step", "operator": "In", "values": [BAD_INPUT]}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -139,45 +131,29 @@ def _job(
             "backoffLimit": resources.retries,
             "podFailurePolicy": {
                 "rules": [
-                    {
-                        "action": "FailJob",
-                        "onExitCodes": {"containerName": "step", "operator": "In", "values": [BAD_INPUT]},
-                    },
+                    {"action": "FailJob", "onExitCodes": exit_codes},
                     # A preempted pod, or one whose node is removed, does not count as a failed attempt.
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
                 ]
             },
             "template": {
                 "metadata": {"labels": resources.own_labels},
-                "spec": _pod(config, image, arguments, resources, mounts_config),
+                "spec": _pod(config, image, arguments, resources),
             },
         },
     }
 
 
-def _job_name(step: str, label: str) -> str:
-    """A valid name; a label that does not fit is cut and gets a digest."""
-    whole = "-".join(part for part in ("cellsignal", step, label) if part).replace("_", "-").lower()
-    if len(whole) <= NAME_LENGTH and not whole.endswith("-"):
-        return whole
-    return f"{whole[: NAME_LENGTH - 9].rstrip('-')}-{digest_text(label)[:8]}"
-
-
-def _pod(
-    config: RunConfig, image: str, arguments: list[str], resources: Resources, mounts_config: bool
-) -> dict[str, Any]:
-    volumes: list[dict[str, Any]] = [
-        {"name": volume_name(path), "emptyDir": {"sizeLimit": memory_quantity(gib)}}
-        for path, gib in resources.volumes.items()
-    ]
-    mounts: list[dict[str, Any]] = [{"name": volume_name(path), "mountPath": path} for path in resources.volumes]
+def _pod(config: RunConfig, image: str, arguments: list[str], resources: Resources) -> dict[str, Any]:
+    volumes: list[dict[str, Any]] = [{"name": "config", "configMap": {"name": CONFIG_MAP}}]
+    mounts: list[dict[str, Any]] = [{"name": "config", "mountPath": CONFIG_MOUNT, "readOnly": True}]
+    for path, gib in resources.volumes.items():
+        volumes.append({"name": volume_name(path), "emptyDir": {"sizeLimit": memory_quantity(gib)}})
+        mounts.append({"name": volume_name(path), "mountPath": path})
     if resources.shm_gib:
         shm = {"medium": "Memory", "sizeLimit": memory_quantity(resources.shm_gib)}
         volumes.append({"name": "shm", "emptyDir": shm})
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})
-    if mounts_config and resources.step != "ensemble":
-        volumes.append({"name": "config", "configMap": {"name": _config_name(config)}})
-        mounts.append({"name": "config", "mountPath": CONFIG_MOUNT, "readOnly": True})
     storage = memory_quantity(math.ceil(sum(resources.volumes.values()) + ROOT_GIB))
     requests = {
         "cpu": cpu_quantity(resources.cpu),
@@ -225,16 +201,3 @@ def _from_secret(secret: str) -> Iterator[dict[str, Any]]:
     for keys, optional in ((REQUIRED_KEYS, {}), (OPTIONAL_KEYS, {"optional": True})):
         for key in keys:
             yield {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, **optional}}}
-
-
-def _config_name(config: RunConfig) -> str:
-    return "cellsignal-" + re.sub(r"[^a-z0-9]+", "-", config.name.lower()).strip("-")
-
-
-def _config_map(config: RunConfig) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": _config_name(config), "namespace": config.cluster.namespace},
-        "data": {CONFIG_FILE: config.dump()},
-    }

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from components.core.config import RunConfig
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
     from kfp.dsl import PipelineTask
 
 REQUIRED_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-"""Keys of the store's Secret, and the variables that steps read them from."""
+"""Keys of the store's Secret, and the environment variables of the steps."""
 OPTIONAL_KEYS = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_SESSION_TOKEN")
-"""Keys that may be missing: Amazon S3 needs no endpoint, and permanent keys need no token."""
+"""Keys that may be missing: Amazon S3 needs no endpoint, permanent keys need no token."""
 SCRATCH = "/tmp"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 RETRY: dict[str, Any] = {
@@ -31,9 +30,9 @@ RETRY: dict[str, Any] = {
     "backoff_factor": 1.0,
     "backoff_max_duration": f"{365 * 24 * 3600}s",
 }
-"""Two minutes before each retry. Which failures are retried is the installation's choice (Argo's retryPolicy): by KFP's own
-manifests a deleted or evicted pod is, a process that fails is not. `backoff_max_duration` limits the time since the first attempt
-began, queueing and work included, not the sum of the waits (KFP's default is an hour)."""
+"""Two minutes before each retry. The installation chooses which failures are retried (Argo's retryPolicy): with KFP's own
+manifests deleted and evicted pods, but not processes that fail. `backoff_max_duration` limits the time since the first attempt
+began, including queueing and work (KFP's default is an hour)."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Resources:
 
     @property
     def own_labels(self) -> dict[str, str]:
-        """Labels that identify the step."""
+        """Labels of every pod of the step."""
         return {"app.kubernetes.io/name": "cellsignal", "app.kubernetes.io/component": self.step.replace("_", "-")}
 
     @property
@@ -98,7 +97,7 @@ def resources_of(config: RunConfig, step: str) -> Resources:
     )
     volumes = {SCRATCH: own.scratch_gib}
     if config.loader.node_cache and step in GPU_STEPS:
-        # The restricted pod security standard forbids a hostPath: the cache is the pod's own, and serves its later epochs.
+        # The restricted pod security standard forbids a hostPath: the cache belongs to the pod and serves its later epochs.
         volumes[config.loader.node_cache] = config.loader.node_cache_gib * 1.05
     threads = str(max(1, math.floor(own.cpu / max(1, own.gpus))))
     return Resources(
@@ -108,13 +107,13 @@ def resources_of(config: RunConfig, step: str) -> Resources:
         gpus=own.gpus,
         gpu_resource=cluster.gpu_resource,
         shm_gib=own.shm_gib,
-        volumes=MappingProxyType(volumes),
+        volumes=volumes,
         timeout_s=round(own.timeout_hours * 3600),
         retries=own.retries,
-        node_selector=MappingProxyType(dict(nodes)),
+        node_selector=dict(nodes),
         tolerations=tuple(dict.fromkeys(tolerations)),
         queue=cluster.queue if on_gpu else None,
-        environment=MappingProxyType({"OMP_NUM_THREADS": threads}),
+        environment={"OMP_NUM_THREADS": threads},
     )
 
 

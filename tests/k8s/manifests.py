@@ -39,7 +39,7 @@ def one(documents: tuple[Document, ...], kind: str, name: str) -> Document:
 @cache
 def demo_jobs() -> dict[str, list[Document]]:
     """The Jobs that `cellsignal jobs --config demo` writes, by file name, as YAML reads them."""
-    files = step_jobs(RunConfig.load("demo"), "demo", (), None)
+    files = step_jobs(RunConfig.load("demo"), None)
     return {name.replace("_", "-"): list(yaml.safe_load_all(as_text(files[name]))) for name in sorted(files)}
 
 

@@ -243,7 +243,7 @@ def test_the_command_writes_the_file_and_warns(cellsignal: Cellsignal, config_fi
     spec, _ = yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text())
     lineage = json.loads(spec["root"]["inputDefinitions"]["parameters"]["lineage"]["defaultValue"])
     assert lineage["image_digests"]["gpu"] == RECORD.images["gpu"].reference
-    assert f"the images are of commit {'0' * 40}" in lineage["warnings"][-1]
+    assert f"the images are built from commit {'0' * 40}" in lineage["warnings"][-1]
     assert all(f"warning: {warning}" in done.stdout for warning in lineage["warnings"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images.json", "pipeline.yaml", "tiny.yaml"]
 
@@ -259,9 +259,9 @@ def test_uncommitted_changes_are_a_warning_in_the_lineage(monkeypatch):
 REFUSED = [
     (["--images", "missing.json"], "--images missing.json: cannot be read (No such file or directory); `cellsignal images push`"),
     (["--images", "broken.json"], "--images broken.json: not a record of images; `cellsignal images push` rewrites it; or give"),
-    (["--out", "none/pipeline.yaml"], "--out none/pipeline.yaml: there is no folder none; create it, or choose another"),
-    (["--out", "pipeline.json"], "--out pipeline.json: Kubeflow takes a file whose name ends in .yaml"),
-    (["--out", "folder.yaml"], "--out folder.yaml: is a folder"),
+    (["--out", "none/pipeline.yaml"], "none/pipeline.yaml: No such file or directory"),
+    (["--out", "pipeline.json"], "--out pipeline.json: Kubeflow requires a file name that ends in .yaml"),
+    (["--out", "folder.yaml"], "folder.yaml: Is a directory"),
     (["--set", f"name={'n' * 41}"], "name: string should have at most 40 characters"),
     (["--set", "cluster.store_secret=My_Secret"], "cluster.store_secret: string should match pattern"),
     (["--set", "cluster.steps.pretrain.memory_gib=0"], "cluster.steps.pretrain.memory_gib: input should be greater than or"),
@@ -269,7 +269,7 @@ REFUSED = [
     (["--set", "cluster.steps.pretrain.shm_gib=64"], "cluster.steps.pretrain.shm_gib: 64 GiB lie in the pod's memory"),
     (["--set", "compute.processes=4"], "compute.processes is 4, but cluster.steps.pretrain.gpus 1"),
     (["--set", "store.bucket=file:///data"], "store.bucket: file:///data is a folder, which the pods of a cluster do not share"),
-    (["--set", "loader.node_cache=cache"], "loader.node_cache: cache is mounted into pods as an empty folder, so give an absolute"),
+    (["--set", "loader.node_cache=cache"], "loader.node_cache: cache is mounted into pods as an empty folder; give an absolute"),
     (["--set", "backbones.0.weights=w.pt"], "backbones[0].weights: w.pt is a file of this machine; upload it"),
     (["--set", "init_from=folder.yaml"], "init_from: folder.yaml is a folder of this machine; give the run's key"),
 ]  # fmt: skip
