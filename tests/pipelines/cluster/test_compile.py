@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,12 @@ from tests.pipelines.tiny_run import CONFIG, Cellsignal
 GOLDEN = Path(__file__).parent / "golden" / "pipeline.yaml"
 LINEAGE = {"recipe": "0" * 64, "code_version": "golden", "warnings": []}
 LIMIT = 128 * 1024
+FOLDS = {"HUVEC": [0, 1, 2, 3, 4], "RPE": [0, 1, 2, 3, 4], "HEPG2": [0, 1, 2, 3, 4], "U2OS": [0, 2]}
+SMALL = ("screen.cell_types=[HUVEC]", "screen.holdout_experiments=[]")
 ALL_FIELDS = (
     "cluster.spot=true", "cluster.gpu_nodes={nvidia.com/gpu.product: NVIDIA-A100-SXM4-80GB}",
     "cluster.image_pull_secrets=[registry]", "loader.node_cache=/node-cache",
 )  # fmt: skip
-STEP = re.compile(r"exec-(.*?)(-\d+)?$")
 
 
 def golden_text() -> str:
@@ -42,106 +44,135 @@ def golden_text() -> str:
 
 
 class Pipeline:
-    """A compiled pipeline, read back."""
+    """A compiled pipeline, read back: a training, or with `folds` a prediction."""
 
-    def __init__(self, *changes: str, config: str = "rxrx1", record: Any = RECORD) -> None:
-        self.config = RunConfig.load(config, changes)
-        self.text = compiled(self.config, record, LINEAGE)
+    def __init__(self, *changes: str, record: Any = RECORD, folds: Any = None) -> None:
+        self.config = RunConfig.load("rxrx1", changes)
+        self.text = compiled(self.config, record, LINEAGE, folds)
         self.spec, self.platform = yaml.safe_load_all(self.text)
         self.executors: dict[str, Any] = self.spec["deploymentSpec"]["executors"]
         self.kubernetes: dict[str, Any] = self.platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
         root = self.spec["root"]["dag"]["tasks"]
-        (self.loop,) = (task for task in root.values() if "parameterIterator" in task)
-        inside = self.spec["components"][self.loop["componentRef"]["name"]]["dag"]["tasks"]
-        self.tasks: dict[str, Any] = {**{k: v for k, v in root.items() if v is not self.loop}, **inside}
+        self.loops = [task for task in root.values() if "parameterIterator" in task]
+        self.tasks: dict[str, Any] = {name: task for name, task in root.items() if task not in self.loops}
+        for loop in self.loops:
+            self.tasks |= self.spec["components"][loop["componentRef"]["name"]]["dag"]["tasks"]
 
     def of(self, step: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """Container and Kubernetes settings of every task of a step."""
-        names = [n for n in self.executors if STEP.match(n).group(1).replace("-", "_") == step]  # type: ignore[union-attr]
+        names = [name for name in self.executors if step_of(name.removeprefix("exec-")) == step]
         return [(self.executors[name]["container"], self.kubernetes[name]) for name in names]
 
     def retries(self, step: str) -> list[dict[str, Any]]:
         """Retry policy of every task of a step."""
-        return [
-            task["retryPolicy"]
-            for name, task in self.tasks.items()
-            if re.sub(r"-\d+$", "", name) == step.replace("_", "-")
-        ]
+        return [task["retryPolicy"] for name, task in self.tasks.items() if step_of(name) == step]
 
 
-pipeline = cache(Pipeline)
+def step_of(name: str) -> str:
+    return re.sub(r"-\d+$", "", name).replace("-", "_")
 
 
-def test_the_golden_file():
+@cache
+def training(*changes: str) -> Pipeline:
+    return Pipeline(*changes)
+
+
+@cache
+def prediction(*changes: str) -> Pipeline:
+    return Pipeline(*changes, folds=FOLDS)
+
+
+def test_the_golden_file_wherever_it_is_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """The same bytes each time; neither credentials nor this machine are in the file."""
     assert golden_text() == GOLDEN.read_text(encoding="utf-8")
-    assert golden_text() == golden_text(), "the same bytes each time"
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+        monkeypatch.setenv(name, "http://127.0.0.1:8333")
+    monkeypatch.chdir(tmp_path)
+    assert golden_text() == GOLDEN.read_text(encoding="utf-8")
 
 
-def test_five_folds_two_backbones_and_four_cell_types_with_everything_stay_below_the_limit():
+@pytest.mark.parametrize(
+    ("pipeline", "executors"), [(training, 1 + 2 + 4 + 4 + 4 + 4 + 1), (prediction, 1 + 4 + 4 + 4 + 1)]
+)
+def test_rxrx1_with_every_setting_stays_below_argos_limit(pipeline: Callable[..., Pipeline], executors: int):
     whole = pipeline(*ALL_FIELDS)
     assert len(whole.config.folds.trained) == 5
-    assert len(whole.executors) == 1 + 2 + 4 + 4 + 4 + 4 + 1
+    assert len(whole.executors) == executors
     assert len(whole.text.encode()) < LIMIT
 
 
-@pytest.mark.parametrize("step", ["normalize", "pretrain", "finetune", "pseudo_label", "ensemble", "assign", "report"])
-def test_every_task_requests_its_steps_resources(step: str):
+def test_each_cell_type_of_a_prediction_has_a_loop_over_its_own_folds():
+    whole = prediction(*ALL_FIELDS)
+    assert [json.loads(loop["parameterIterator"]["items"]["raw"]) for loop in whole.loops] == [
+        [{"fold": fold} for fold in folds] for folds in FOLDS.values()
+    ]
+    assert {loop["iteratorPolicy"]["parallelismLimit"] for loop in whole.loops} == {whole.config.cluster.parallel_folds}
+
+
+TRAINS = ("pretrain", "finetune", "pseudo_label")
+TASKS = [(training, step) for step in ("normalize", *TRAINS, "ensemble", "assign", "report")]
+TASKS += [(prediction, step) for step in ("normalize", "infer", "ensemble", "assign", "report")]
+
+
+@pytest.mark.parametrize(("pipeline", "step"), TASKS)
+def test_every_task_gets_its_steps_pod_settings(pipeline: Callable[..., Pipeline], step: str):
     whole = pipeline(*ALL_FIELDS)
-    asked = resources_of(whole.config, step)
-    for container, kubernetes in whole.of(step):
+    settings, on_gpu = resources_of(whole.config, step), step in (*TRAINS, "infer")
+    tasks = whole.of(step)
+    assert tasks
+    for container, kubernetes in tasks:
         resources = container["resources"]
-        assert resources["resourceCpuLimit"] == resources["resourceCpuRequest"] == f"{asked.cpu:g}"
-        assert resources["resourceMemoryLimit"] == resources["resourceMemoryRequest"] == f"{asked.memory_gib:g}Gi"
-        if step in ("pretrain", "finetune", "pseudo_label"):
-            assert resources["accelerator"]["resourceType"] == "nvidia.com/gpu"
-            assert resources["accelerator"]["resourceCount"] == "1"
-        else:
-            assert "accelerator" not in resources
-        assert int(kubernetes["activeDeadlineSeconds"]) == asked.timeout_s
-        assert kubernetes["podMetadata"]["labels"] == asked.labels
-        assert kubernetes.get("nodeSelector", {}).get("labels", {}) == dict(asked.node_selector)
-        assert [t["key"] for t in kubernetes.get("tolerations", [])] == [t.key for t in asked.tolerations]
+        assert resources["resourceCpuLimit"] == resources["resourceCpuRequest"] == f"{settings.cpu:g}"
+        assert resources["resourceMemoryLimit"] == resources["resourceMemoryRequest"] == f"{settings.memory_gib:g}Gi"
+        gpu = {"resourceType": "nvidia.com/gpu", "resourceCount": "1"}
+        assert {key: resources.get("accelerator", {}).get(key) for key in gpu if on_gpu} == (gpu if on_gpu else {})
+        assert ("accelerator" in resources) == on_gpu
+        assert int(kubernetes["activeDeadlineSeconds"]) == settings.timeout_s
+        assert kubernetes["podMetadata"]["labels"] == settings.labels
+        assert ("kueue.x-k8s.io/queue-name" in settings.labels) == on_gpu
+        assert kubernetes.get("nodeSelector", {}).get("labels", {}) == dict(settings.node_selector)
+        assert [t["key"] for t in kubernetes.get("tolerations", [])] == [t.key for t in settings.tolerations]
         assert kubernetes["imagePullSecret"][0]["secretName"] == "registry"
         sizes = {m["mountPath"]: (m.get("medium"), m["sizeLimit"]) for m in kubernetes["emptyDirMounts"]}
-        assert sizes["/tmp"] == (None, f"{asked.volumes['/tmp']:g}Gi")
-        trains = step in ("pretrain", "finetune", "pseudo_label")
-        assert sizes.get("/dev/shm") == (("Memory", "1Gi") if trains else None)
-        assert ("/node-cache" in sizes) == trains
-        assert {e["name"]: e["value"] for e in container["env"]} == dict(asked.environment)
-    for policy in whole.retries(step):
-        assert policy["maxRetryCount"] == asked.retries
-
-
-@pytest.mark.parametrize("step", ["normalize", "pretrain", "finetune", "pseudo_label", "ensemble", "assign", "report"])
-def test_the_retry_policy_allows_for_whole_timeouts_and_queueing(step: str):
-    """Argo retries nothing after backoffMaxDuration has passed since the first attempt began."""
-    whole = pipeline(*ALL_FIELDS)
-    asked = resources_of(whole.config, step)
+        assert sizes["/tmp"] == (None, f"{settings.volumes['/tmp']:g}Gi")
+        assert sizes.get("/dev/shm") == (("Memory", "1Gi") if on_gpu else None)
+        assert ("/node-cache" in sizes) == on_gpu
+        assert {e["name"]: e["value"] for e in container["env"]} == dict(settings.environment)
+        assert container["image"] == f"registry.example/cellsignal-{'gpu' if on_gpu else 'cpu'}@{DIGEST}"
+        assert violations(kfp_pod(container, kubernetes)) == []
+        assert violations(kfp_pod(container, {**kubernetes, "securityContext": {}})) == ["main may run as root"]
     assert whole.retries(step)
     for policy in whole.retries(step):
-        wait, factor, most = (policy[f"backoff{name}"] for name in ("Duration", "Factor", "MaxDuration"))
-        assert factor == int(factor)
-        waits = [int(wait.rstrip("s")) * factor**n for n in range(asked.retries)]
-        assert max(waits) <= 600
-        assert int(most.rstrip("s")) > (asked.retries + 1) * asked.timeout_s + sum(waits) + 30 * 24 * 3600, (
-            "of queueing"
-        )
+        # Argo retries nothing after backoffMaxDuration has passed since the first attempt began, so it covers all attempts.
+        assert policy["maxRetryCount"] == settings.retries
+        wait, longest = (int(policy[f"backoff{name}"].rstrip("s")) for name in ("Duration", "MaxDuration"))
+        assert (wait, policy["backoffFactor"]) == (120, 1.0)
+        assert longest > (settings.retries + 1) * settings.timeout_s + settings.retries * wait + 30 * 24 * 3600
 
 
-def test_images_are_pinned_by_digest_and_without_a_record_nothing_is_cached():
-    whole = pipeline()
-    for name, executor in whole.executors.items():
-        target = "gpu" if re.match(r"exec-(pretrain|finetune|pseudo-label)", name) else "cpu"
-        assert executor["container"]["image"] == f"registry.example/cellsignal-{target}@{DIGEST}"
-    cached = {name for name, task in whole.tasks.items() if task["cachingOptions"].get("enableCache")}
-    assert cached == whole.tasks.keys() - {"report"}, "the truth that report reads may change under its name"
-    for never in (pipeline(record=None), pipeline("cluster.caching=false")):
-        assert not [name for name, task in never.tasks.items() if task["cachingOptions"].get("enableCache")]
-    assert pipeline(record=None).executors["exec-pretrain"]["container"]["image"] == "cellsignal-gpu:0.1.0"
+def test_a_steps_configuration_is_in_a_prediction_once():
+    constants = [
+        (name, key)
+        for name, task in prediction(*ALL_FIELDS).tasks.items()
+        for key, value in task["inputs"].get("parameters", {}).items()
+        if '{"' in str(value.get("runtimeValue", {}).get("constant", ""))
+    ]
+    assert constants == [("normalize", "config"), ("normalize", "whole_config"), ("report", "config")]
+
+
+def test_tasks_are_cached_only_with_pinned_images():
+    def cached(whole: Pipeline) -> set[str]:
+        return {name for name, task in whole.tasks.items() if task["cachingOptions"].get("enableCache")}
+
+    whole = training(*ALL_FIELDS)
+    assert cached(whole) == whole.tasks.keys() - {"report"}, "the truth that report reads may change under its name"
+    unpinned = Pipeline(*SMALL, record=None)
+    assert cached(unpinned) == cached(training(*SMALL, "cluster.caching=false")) == set()
+    assert unpinned.executors["exec-pretrain"]["container"]["image"] == "cellsignal-gpu:0.1.0"
 
 
 def test_normalize_gets_the_runs_source_and_fingerprint():
-    whole = pipeline()
+    whole = training(*ALL_FIELDS)
     parameters = whole.spec["root"]["inputDefinitions"]["parameters"]
     assert {name for name, p in parameters.items() if "defaultValue" not in p} == {"source", "fingerprint"}
     given = whole.tasks["normalize"]["inputs"]["parameters"]
@@ -156,7 +187,7 @@ def test_cluster_settings_are_in_no_steps_configuration():
     """Otherwise Kubeflow's cache would take a task with more memory for another task."""
 
     def shown(*changes: str) -> dict[str, Any]:
-        whole = pipeline(*changes)
+        whole = training(*SMALL, *changes)
         parameters = whole.spec["root"]["inputDefinitions"]["parameters"]
         constants = {
             f"{name}.{key}": value["runtimeValue"]
@@ -177,7 +208,7 @@ def test_cluster_settings_are_in_no_steps_configuration():
 
 
 def test_secrets_and_queues_have_the_names_in_the_manifests():
-    whole, objects = pipeline(), built("base")
+    whole, objects = training(*ALL_FIELDS), built("base")
     role = one(objects, "Role", whole.config.cluster.service_account)
     (readable,) = (rule["resourceNames"] for rule in role["rules"] if rule["resources"] == ["secrets"])
     queue = one(objects, "LocalQueue", whole.config.cluster.queue or "")["metadata"]["name"]
@@ -193,7 +224,7 @@ def test_secrets_and_queues_have_the_names_in_the_manifests():
 
 
 def test_without_a_secret_pods_have_no_credentials_of_their_own():
-    whole = pipeline("cluster.store_secret=null")
+    whole = training(*SMALL, "cluster.store_secret=null")
     assert whole.kubernetes.keys() == whole.executors.keys()
     assert not any("secretAsEnv" in kubernetes for kubernetes in whole.kubernetes.values())
     assert "AWS_" not in whole.text
@@ -223,22 +254,11 @@ def kfp_pod(container: dict[str, Any], kubernetes: dict[str, Any]) -> dict[str, 
     }
 
 
-def test_pods_meet_the_restricted_standard():
-    whole = pipeline(*ALL_FIELDS)
-    for name, executor in whole.executors.items():
-        assert violations(kfp_pod(executor["container"], whole.kubernetes[name])) == []
-        bare = {**whole.kubernetes[name], "securityContext": {}}
-        assert violations(kfp_pod(executor["container"], bare)) == ["main may run as root"]
-
-
 def test_the_command_writes_the_file_and_warns(cellsignal: Cellsignal, config_file: Path, tmp_path: Path, monkeypatch):
     write_images(RECORD, tmp_path / "images.json")
     done = cellsignal("compile", "--config", config_file, "--set", "cluster.spot=true")
     assert (done.returncode, done.stderr) == (0, "")
-    assert (
-        "warning: pretrain, finetune and pseudo_label may run on spot nodes, and whether Kubeflow retries"
-        in done.stdout
-    )
+    assert "warning: pretrain, finetune, pseudo_label may run on spot nodes" in done.stdout
     assert "pipeline.yaml: " in done.stdout
     spec, _ = yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text())
     lineage = json.loads(spec["root"]["inputDefinitions"]["parameters"]["lineage"]["defaultValue"])
@@ -256,16 +276,27 @@ def test_uncommitted_changes_are_a_warning_in_the_lineage(monkeypatch):
         assert not warned or "uncommitted" in found["warnings"][0]
 
 
+def test_the_recipe_of_a_prediction_depends_on_the_model_and_the_request_only():
+    def recipe(decides: dict[str, Any], *changes: str, record: Any = RECORD) -> str:
+        return str(known_lineage(RunConfig.load("rxrx1", changes), record, decides)[RECIPE])
+
+    usual = {"model": "a" * 64, "experiments": [], "any_cell_type": False}
+    assert recipe(usual) == recipe(usual, "cluster.parallel_folds=1", "local.threads=2")
+    others = [
+        recipe({**usual, "model": "b" * 64}),
+        recipe({**usual, "experiments": ["HUVEC-25"]}),
+        recipe(usual, "predict.views=1"),
+        recipe(usual, record=None),
+    ]
+    assert len({recipe(usual), *others}) == 5
+
+
 REFUSED = [
     (["--images", "missing.json"], "--images missing.json: cannot be read (No such file or directory); `cellsignal images push`"),
     (["--images", "broken.json"], "--images broken.json: not a record of images; `cellsignal images push` rewrites it; or give"),
     (["--out", "none/pipeline.yaml"], "none/pipeline.yaml: No such file or directory"),
     (["--out", "pipeline.json"], "--out pipeline.json: Kubeflow requires a file name that ends in .yaml"),
     (["--out", "folder.yaml"], "folder.yaml: Is a directory"),
-    (["--set", f"name={'n' * 41}"], "name: string should have at most 40 characters"),
-    (["--set", "cluster.store_secret=My_Secret"], "cluster.store_secret: string should match pattern"),
-    (["--set", "cluster.steps.pretrain.memory_gib=0"], "cluster.steps.pretrain.memory_gib: input should be greater than or"),
-    (["--set", "cluster.steps.pretrian.cpu=1"], "cluster.steps.pretrian: unknown key"),
     (["--set", "cluster.steps.pretrain.shm_gib=64"], "cluster.steps.pretrain.shm_gib: 64 GiB lie in the pod's memory"),
     (["--set", "compute.processes=4"], "compute.processes is 4, but cluster.steps.pretrain.gpus 1"),
     (["--set", "store.bucket=file:///data"], "store.bucket: file:///data is a folder, which the pods of a cluster do not share"),

@@ -85,3 +85,9 @@ def test_a_configurations_steps_are_those_of_its_dag():
 def test_quantities():
     assert [cpu_quantity(cores) for cores in (8.0, 0.5, 12.5)] == ["8", "500m", "12500m"]
     assert [memory_quantity(gib) for gib in (32.0, 0.5, 1.5)] == ["32Gi", "512Mi", "1536Mi"]
+
+
+def test_only_the_steps_that_run_are_checked():
+    config = RunConfig.load("rxrx1", ["cluster.steps.pretrain.memory_gib=4"])
+    assert any("pretrain" in remark for remark in check_cluster(config))
+    assert check_cluster(config, ["normalize", "infer"]) == []
