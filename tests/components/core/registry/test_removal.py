@@ -13,7 +13,6 @@ from components.core.registry.champion import CHAMPION, promote, rollback
 from components.core.registry.removal import fingerprint_of, removable_models
 from components.core.storage.garbage import StoredGroup, sweep
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import open_store
 from components.core.storage.run_records import PredictionRecord, RunRecord
 from components.core.storage.runs import write_run
 from tests.components.core.registry.small_models import put_model
@@ -24,7 +23,7 @@ DAY = timedelta(days=1)
 
 @pytest.fixture
 def store(tmp_path: Path) -> ObjectStore:
-    return open_store(tmp_path.as_uri())
+    return ObjectStore(tmp_path)
 
 
 def found(store: ObjectStore, keep: int = 0, age: timedelta = -DAY) -> list[StoredGroup]:

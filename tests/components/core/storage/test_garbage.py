@@ -24,7 +24,6 @@ from components.core.storage.garbage import (
 )
 from components.core.storage.manifest import Manifest, Vocabulary
 from components.core.storage.object_store import ObjectStore, StoredObject
-from components.core.storage.opening import open_store
 from components.core.storage.run_records import PredictionRecord, RunRecord
 from components.core.storage.runs import read_runs, record_task, write_run
 from components.normalize.step import main as normalize
@@ -93,41 +92,38 @@ def test_garbage_is_exactly_what_is_old_and_unneeded(stored: Stored) -> None:
     assert {found.key for found in stored.objects} & set(FOREIGN) <= {found.key for found in left.objects}
 
 
-class AgedStore:
+class AgedStore(ObjectStore):
     """A store whose present objects are ten days old, and which fails after a number of deletes."""
 
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
-        self._old = {found.key for found in store.scan("")}
-        self.deletes = 1000
+    def __init__(self, store: ObjectStore, deletes: int = 1000) -> None:
+        super().__init__(store.uri(""))
+        self._old = {found.key for found in store.scan()}
+        self._deletes = deletes
 
-    def scan(self, prefix: str) -> Iterator[StoredObject]:
-        age = timedelta(days=10)
-        for found in self._store.scan(prefix):
-            yield found._replace(modified=found.modified - age) if found.key in self._old else found
+    def scan(self, prefix: str = "") -> Iterator[StoredObject]:
+        for found in super().scan(prefix):
+            age = timedelta(days=10 if found.key in self._old else 0)
+            yield found._replace(modified=found.modified - age)
 
     def delete_many(self, keys: Sequence[str]) -> None:
         for key in keys:
-            if not self.deletes:
+            if not self._deletes:
                 raise StepError("killed")
-            self.deletes -= 1
-            self._store.delete_many([key])
+            self._deletes -= 1
+            super().delete_many([key])
 
     def put(self, key: str, data: bytes) -> None:
         self._old.discard(key)
-        self._store.put(key, data)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._store, name)
+        super().put(key, data)
 
 
-def find(store: AgedStore, cutoff: datetime) -> list[StoredGroup]:
-    return find_garbage(list_groups(store), needed_by(read_runs(store)), cutoff)  # type: ignore[arg-type]
+def find(store: ObjectStore, cutoff: datetime) -> list[StoredGroup]:
+    return find_garbage(list_groups(store), needed_by(read_runs(store)), cutoff)
 
 
-def collect(store: AgedStore) -> tuple[int, int]:
+def collect(store: ObjectStore) -> tuple[int, int]:
     cutoff = datetime.now(UTC) - timedelta(days=2)
-    return sweep(store, find(store, cutoff), lambda: find(store, cutoff), cutoff)  # type: ignore[arg-type]
+    return sweep(store, find(store, cutoff), lambda: find(store, cutoff), cutoff)
 
 
 SCREEN = Manifest(
@@ -138,7 +134,7 @@ SCREEN = Manifest(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> ObjectStore:
-    return open_store(tmp_path.as_uri())
+    return ObjectStore(tmp_path)
 
 
 @pytest.fixture
@@ -163,7 +159,7 @@ def fill(store: ObjectStore, prefix: str) -> None:
         store.put(f"{prefix}/{name}", b"x")
 
 
-def point(store: ObjectStore | AgedStore, pointer: str, plate: str) -> None:
+def point(store: ObjectStore, pointer: str, plate: str) -> None:
     store.put(pointer, json.dumps({"prefix": plate}).encode())
 
 
@@ -180,11 +176,11 @@ def test_keeps_objects_that_come_into_use_after_they_were_found(folder: ObjectSt
     aged, cutoff = AgedStore(folder), datetime.now(UTC) - timedelta(days=2)
     garbage = find(aged, cutoff)
     assert len(garbage) == 4
-    record_task(aged, SCREEN, OUTPUTS[1], "pretrain", 1, backbone="a")  # type: ignore[arg-type]
+    record_task(aged, SCREEN, OUTPUTS[1], "pretrain", 1, backbone="a")
     point(aged, POINTERS[1], PLATES[1])  # packing reuses the plate
     aged.put(f"{CHECKPOINTS[0]}/state.pt", b"newer")
     before = folder.list("")
-    assert sweep(aged, garbage, lambda: find(aged, cutoff), cutoff) == (0, 4)  # type: ignore[arg-type]
+    assert sweep(aged, garbage, lambda: find(aged, cutoff), cutoff) == (0, 4)
     assert sweep(aged, garbage, lambda: garbage, cutoff)[1] == 2  # checkpoint and pointer are young
     assert {*before} - {*folder.list("")} == {
         f"{p}/{n}" for p in (PLATES[1], OUTPUTS[1]) for n in ("plate.json", "done.json", "a/b", "c")
@@ -195,10 +191,8 @@ def test_keeps_objects_that_come_into_use_after_they_were_found(folder: ObjectSt
 def test_an_interrupted_collection_leaves_nothing_complete_and_is_finished_by_the_next(
     folder: ObjectStore, needed: set[str], deletes: int
 ) -> None:
-    aged = AgedStore(folder)
-    aged.deletes = deletes
     with pytest.raises(StepError, match="killed"):
-        collect(aged)
+        collect(AgedStore(folder, deletes))
     left = set(folder.list(""))
     assert left >= needed
     for prefix, marker in ((PLATES[1], "plate.json"), (OUTPUTS[1], "done.json")):

@@ -13,7 +13,6 @@ from components.core.config import PackConfig
 from components.core.errors import InputError, StepError
 from components.core.storage.manifest import Manifest, Vocabulary
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import open_store
 from components.core.storage.run_records import Learned, PredictionRecord, RunRecord, TaskRecord, run_address
 from components.core.storage.runs import (
     fetch_results,
@@ -185,7 +184,7 @@ def failing(error: Exception, address: str, run: str, step: str, **labels: Any) 
     ],
 )
 def test_a_failed_task_is_recorded_with_its_labels(tmp_path: Path, error: Exception, kind: str, message: str) -> None:
-    store = open_store(tmp_path.as_uri())
+    store = ObjectStore(tmp_path)
     failing(error, store.uri(""), KEY, "pretrain", fold=2, backbone="xception", cell_type=None)
     store.put(f"runs/{KEY}/failed/other.json", b'{"step": 7}')
     ((key, record),) = read_failures(store, KEY).items()
@@ -196,7 +195,7 @@ def test_a_failed_task_is_recorded_with_its_labels(tmp_path: Path, error: Except
 
 
 def test_records_no_success_no_step_by_hand_and_no_later_task(tmp_path: Path) -> None:
-    store = open_store(tmp_path.as_uri())
+    store = ObjectStore(tmp_path)
     with progress.task("assign"):
         report_failures(store.uri(""), KEY)
     failing(StepError("by hand"), store.uri(""), "", "assign")
