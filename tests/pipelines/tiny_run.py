@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
+from pipelines.cli import main
 from pipelines.run.folder import RESULTS
 from tests.tiny_screen import TinyScreen
 
@@ -64,10 +69,22 @@ class Cellsignal:
         return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
     def refused(self, *arguments: str | Path, environment: Mapping[str, str] | None = None) -> str:
-        """Runs a command that must end with 2 and one line on stderr; returns the line."""
-        done = self(*arguments, environment=environment)
-        assert done.returncode == 2, done.stderr
-        return error_line(done)
+        """Runs a command in this process; it must end with 2 and one line on stderr. Returns the line."""
+        errors = io.StringIO()
+        with pytest.MonkeyPatch.context() as patched:
+            for name in [name for name in os.environ if name.startswith("AWS_")]:
+                patched.delenv(name)
+            for name, value in {"PYTHONPATH": str(ROOT), **(environment or {})}.items():
+                patched.setenv(name, value)
+            patched.chdir(self.folder)
+            patched.setattr(sys, "argv", ["cellsignal", *map(str, arguments)])
+            output = contextlib.redirect_stdout(io.StringIO())
+            with output, contextlib.redirect_stderr(errors), pytest.raises(SystemExit) as ended:
+                main()
+        assert ended.value.code == 2, errors.getvalue()
+        (line,) = errors.getvalue().splitlines()
+        assert line.startswith("error: ")
+        return line
 
 
 def error_line(done: subprocess.CompletedProcess[str]) -> str:
