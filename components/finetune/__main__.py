@@ -23,9 +23,9 @@ def finetune(
     settings = RunConfig.load(config, set).section(MeanTeacherSettings)
     from components.finetune.step import main  # imports torch, which a wrong configuration need not wait for
 
-    with exchange() as given:
-        bases = [given.input(each) for each in base]
-        main(settings.model_dump_json(), given.input(screen), bases, fold, cell_type, given.output(weights))
+    with exchange() as files:
+        bases = [files.input(each) for each in base]
+        main(settings.model_dump_json(), files.input(screen), bases, fold, cell_type, files.output(weights))
 
 
 if __name__ == "__main__":

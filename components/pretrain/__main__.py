@@ -22,8 +22,8 @@ def pretrain(
     settings = RunConfig.load(config, set).section(PretrainSettings)
     from components.pretrain.step import main  # imports torch, which a wrong configuration need not wait for
 
-    with exchange() as given:
-        main(settings.model_dump_json(), given.input(screen), fold, backbone, given.output(weights))
+    with exchange() as files:
+        main(settings.model_dump_json(), files.input(screen), fold, backbone, files.output(weights))
 
 
 if __name__ == "__main__":

@@ -26,9 +26,9 @@ def pseudo_label(
     settings = RunConfig.load(config, set).section(MeanTeacherSettings)
     from components.pseudo_label.step import main  # imports torch, which a wrong configuration need not wait for
 
-    with exchange() as given:
-        manifest, held_out, pair = (given.input(each) for each in (screen, holdout, base))
-        trained, scores, vectors = (given.output(each) for each in (weights, logits, embeddings))
+    with exchange() as files:
+        manifest, held_out, pair = (files.input(each) for each in (screen, holdout, base))
+        trained, scores, vectors = (files.output(each) for each in (weights, logits, embeddings))
         main(settings.model_dump_json(), manifest, held_out, pair, fold, cell_type, trained, scores, vectors)
 
 

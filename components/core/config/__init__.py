@@ -2,7 +2,7 @@
 
 from components.core.config.base import Count, Fraction, FrozenModel, NonNegative, Positive
 from components.core.config.cluster import ClusterConfig
-from components.core.config.file import find_config, parse
+from components.core.config.file import differences, find_config, first_difference, parse
 from components.core.config.method import (
     PUBLISHED,
     XCEPTION,
@@ -20,9 +20,9 @@ from components.core.config.method import (
     StandardiseConfig,
 )
 from components.core.config.promotion import PromotionConfig
-from components.core.config.result_config import NO_EFFECT_ON_RESULTS, differences, first_difference, result_config
 from components.core.config.run import (
     CHANNELS,
+    NO_EFFECT_ON_RESULTS,
     CardConfig,
     ComputeConfig,
     FoldsConfig,
@@ -33,6 +33,7 @@ from components.core.config.run import (
     ScreenConfig,
     SimulateConfig,
     StoreConfig,
+    result_config,
 )
 
 __all__ = [

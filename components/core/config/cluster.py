@@ -79,44 +79,30 @@ class StepResources(FrozenModel):
     )
 
 
-# For RxRx1 at 512 px: a site is 1.5 MiB decoded, a plate 616 sites.
-DEFAULT_RESOURCES = {
-    # Packing decodes PNGs on every core (51 sites per second and core, 130 MB of memory whatever the screen's size).
-    "normalize": StepResources(cpu=16.0, memory_gib=16.0, timeout_hours=12.0),
-    # A process takes about 4 GiB (torch, CUDA, tables), loader.cache_gib (8 in rxrx1.yaml), five batches (1 GiB) of sites;
-    # scratch holds the weights (0.2 GiB) and a checkpoint: weights, gradient moments and the best weights.
-    # An epoch takes minutes to an hour; `cellsignal plan` estimates 9 h on an A100 to pretrain xception_large.
-    "pretrain": StepResources(
-        cpu=8.0, memory_gib=32.0, gpus=1, shm_gib=1.0, scratch_gib=20.0, timeout_hours=48.0, retries=8
-    ),
-    "finetune": StepResources(
-        cpu=8.0, memory_gib=32.0, gpus=1, shm_gib=1.0, scratch_gib=20.0, timeout_hours=24.0, retries=8
-    ),
-    "pseudo_label": StepResources(
-        cpu=8.0, memory_gib=32.0, gpus=1, shm_gib=1.0, scratch_gib=20.0, timeout_hours=48.0, retries=8
-    ),
-    "infer": StepResources(
-        cpu=8.0, memory_gib=32.0, gpus=1, shm_gib=1.0, scratch_gib=20.0, timeout_hours=12.0, retries=8
-    ),
-    # Logits of a fold and cell type are at most 20,000 wells x 1,139 classes of float32, 90 MB; no network is run.
-    "ensemble": StepResources(cpu=2.0, memory_gib=8.0),
-    "assign": StepResources(cpu=2.0, memory_gib=8.0),
-    "report": StepResources(cpu=2.0, memory_gib=8.0),
-}
-"""Default resources of each step."""
+_TRAINING = StepResources(
+    cpu=8.0, memory_gib=32.0, gpus=1, shm_gib=1.0, scratch_gib=20.0, timeout_hours=48.0, retries=8
+)
 
 
 class StepsConfig(FrozenModel):
-    """Resources of the steps' pods. A field that is left out keeps the step's own default."""
+    """Resources of the steps' pods. A field that is left out keeps the step's own default.
 
-    normalize: StepResources = DEFAULT_RESOURCES["normalize"]
-    pretrain: StepResources = DEFAULT_RESOURCES["pretrain"]
-    finetune: StepResources = DEFAULT_RESOURCES["finetune"]
-    pseudo_label: StepResources = DEFAULT_RESOURCES["pseudo_label"]
-    infer: StepResources = DEFAULT_RESOURCES["infer"]
-    ensemble: StepResources = DEFAULT_RESOURCES["ensemble"]
-    assign: StepResources = DEFAULT_RESOURCES["assign"]
-    report: StepResources = DEFAULT_RESOURCES["report"]
+    The defaults are for RxRx1 at 512 pixels: a site is 1.5 MiB decoded, a plate 616 sites.
+    """
+
+    # Packing decodes PNGs on every core (51 sites per second and core, 130 MB of memory whatever the screen's size).
+    normalize: StepResources = StepResources(cpu=16.0, memory_gib=16.0, timeout_hours=12.0)
+    # A process takes about 4 GiB (torch, CUDA, tables), loader.cache_gib (8 in rxrx1.yaml), five batches (1 GiB) of sites;
+    # scratch holds the weights (0.2 GiB) and a checkpoint: weights, gradient moments and the best weights.
+    # An epoch takes minutes to an hour; `cellsignal plan` estimates 9 h on an A100 to pretrain xception_large.
+    pretrain: StepResources = _TRAINING
+    finetune: StepResources = _TRAINING.model_copy(update={"timeout_hours": 24.0})
+    pseudo_label: StepResources = _TRAINING
+    infer: StepResources = _TRAINING.model_copy(update={"timeout_hours": 12.0})
+    # Logits of a fold and cell type are at most 20,000 wells x 1,139 classes of float32, 90 MB; no network is run.
+    ensemble: StepResources = StepResources(cpu=2.0, memory_gib=8.0)
+    assign: StepResources = StepResources(cpu=2.0, memory_gib=8.0)
+    report: StepResources = StepResources(cpu=2.0, memory_gib=8.0)
 
     @model_validator(mode="before")
     @classmethod
@@ -124,10 +110,9 @@ class StepsConfig(FrozenModel):
         """A partly given step keeps its own defaults, not those of StepResources."""
         if not isinstance(data, Mapping):
             return data
+        own = {name: field.default.model_dump() for name, field in cls.model_fields.items()}
         return {
-            step: {**DEFAULT_RESOURCES[step].model_dump(), **given}
-            if step in DEFAULT_RESOURCES and isinstance(given, Mapping)
-            else given
+            step: {**own[step], **given} if step in own and isinstance(given, Mapping) else given
             for step, given in data.items()
         }
 

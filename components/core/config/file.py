@@ -160,3 +160,27 @@ def apply_change(data: Any, change: str, defaults: Any = None) -> None:
         node[last] = parsed
     else:
         raise InputError(f"--set {change!r}: {key} does not exist")
+
+
+def differences(earlier: Any, now: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """The fields in which two configurations differ.
+
+    Args:
+        earlier: plain data, for example a dumped configuration. A missing key counts as None.
+        now: the other side.
+        prefix: dotted name of the compared part.
+
+    Returns:
+        Dotted name -> (earlier value, value now). Lists are compared whole.
+    """
+    if isinstance(earlier, dict) and isinstance(now, dict):
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in {**earlier, **now}:
+            found.update(differences(earlier.get(key), now.get(key), f"{prefix}.{key}" if prefix else str(key)))
+        return found
+    return {} if earlier == now else {prefix: (earlier, now)}
+
+
+def first_difference(earlier: Any, now: Any) -> str:
+    """The first field, by name, in which two configurations differ; empty if they are equal."""
+    return min(differences(earlier, now), default="")

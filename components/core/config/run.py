@@ -226,6 +226,9 @@ class CardConfig(FrozenModel):
 
 S = TypeVar("S", bound=FrozenModel)
 
+NO_EFFECT_ON_RESULTS = ("local", "cluster", "card", "promotion")
+"""Sections that change where a run computes, what is reported and how its model is judged, but no result."""
+
 
 class RunConfig(FrozenModel):
     """The whole configuration of a run."""
@@ -293,19 +296,8 @@ class RunConfig(FrozenModel):
         return self.mean_teacher.enabled and self.mean_teacher.pseudo_labels != "none"
 
     def section(self, kind: type[S]) -> S:
-        """The sections of the configuration that a step reads, as a model of their own.
-
-        Args:
-            kind: a FrozenModel model whose fields are a subset of RunConfig's, by name and type.
-        """
-        return kind.model_validate(
-            {
-                name: getattr(self, name).model_dump()
-                if isinstance(getattr(self, name), FrozenModel)
-                else getattr(self, name)
-                for name in kind.model_fields
-            }
-        )
+        """The sections that a step reads, as a model whose fields are a subset of RunConfig's, by name and type."""
+        return kind.model_validate(self.model_dump(include=set(kind.model_fields)))
 
     @classmethod
     def load(cls, name_or_file: str, changes: Iterable[str] = ()) -> RunConfig:
@@ -330,6 +322,11 @@ class RunConfig(FrozenModel):
     def dump(self) -> str:
         """The configuration as YAML; `load` reads it back to an equal one."""
         return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False)
+
+
+def result_config(config: RunConfig) -> str:
+    """The sections that affect results, as JSON: equal for two runs that compute the same."""
+    return config.model_dump_json(exclude=set(NO_EFFECT_ON_RESULTS))
 
 
 def _known_backbones(data: Any) -> dict[str, Any]:

@@ -126,7 +126,7 @@ class MeanTeacherTraining:
         config, epoch = self._config, self._epoch
         for k, pair in list(enumerate(self._pairs))[len(self._records) :]:
             if self._current is None:
-                self._current = self._epoch_of(k)
+                self._current = self._pair_epoch(k)
             measured = self._current.run(lambda: checkpoints.save_if_due(self.state))
             self._current = None
             self._records.append(
@@ -154,7 +154,7 @@ class MeanTeacherTraining:
         self.history += self._records
         self._epoch, self._records = epoch + 1, []
 
-    def _epoch_of(self, k: int) -> PairEpoch:
+    def _pair_epoch(self, k: int) -> PairEpoch:
         """The k-th backbone's epoch, at its first step."""
         return PairEpoch(
             self._pairs[k],
@@ -226,6 +226,6 @@ class MeanTeacherTraining:
         if self._refresh is not None:
             self._refresh.restore(state["refresh"])
         if state["current"] is not None:
-            self._current = self._epoch_of(len(self._records))
+            self._current = self._pair_epoch(len(self._records))
             self._current.restore(state["current"])
         self._begun = time.monotonic() - state["seconds"]

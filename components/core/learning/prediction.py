@@ -25,7 +25,7 @@ from components.core.learning.mean_teacher import Pair
 from components.core.learning.network import Classifier
 from components.core.learning.step_settings import InferSettings, LearningSettings
 from components.core.learning.team import ALONE, Team
-from components.core.screen.site_table import TREATMENT, WELL_TYPES
+from components.core.screen.site_table import TREATMENT, WELL_TYPES, SiteTable
 from components.core.storage.arrays import (
     EmbeddedWells,
     LogitsDirectory,
@@ -46,7 +46,7 @@ _PIECE = 4096
 
 
 class Pieces:
-    """Arrays computed piece by piece, which a step that resumes does not compute again.
+    """Arrays computed piece by piece; a step that resumes reuses the pieces that a checkpoint holds.
 
     Args:
         checkpoints: where the pieces are saved by time.
@@ -171,7 +171,7 @@ def predict_fold(
         networks, images, cell_type, requested, _roles(images, wells), screen, settings, pieces
     )
     if held_out is None:
-        predicted["holdout"] = WellLogits((), np.empty((0, len(screen.vocabulary.classes)), dtype=np.float32))
+        predicted["holdout"] = _no_logits(screen)
         return FoldPrediction(predicted, embedded, screen.digest())
     images.loader.release()  # two screens in memory would take twice loader.cache_gib
     more = predict_held_out(networks, screen, held_out, cell_type, settings, pieces)
@@ -189,34 +189,26 @@ def predict_held_out(
 ) -> FoldPrediction:
     """Logits and embeddings of wells that training has not seen: held-out experiments, or new plates.
 
-    Args:
-        networks: networks by backbone, on the images' device.
-        screen: the training screen's manifest, or a model's reference for it.
-        held_out: the images.
-        cell_type: the cell type to predict.
-        settings: views and batch size.
-        pieces: saves what is computed; None saves nothing.
+    The arguments are those of predict_fold; the manifest may be a model's reference for its training screen.
     """
     treatment_W = held_out.table.well_type_W == TREATMENT
-    requested = {"holdout": np.flatnonzero(_of_type(held_out, cell_type) & treatment_W)}
+    requested = {"holdout": np.flatnonzero(_of_type(held_out.table, cell_type) & treatment_W)}
     roles = np.where(treatment_W, "holdout", "control")
     predicted, embedded = _predict(
         networks, held_out, cell_type, requested, roles, screen, settings, pieces or Pieces()
     )
-    nothing = WellLogits((), np.empty((0, len(screen.vocabulary.classes)), dtype=np.float32))
-    return FoldPrediction({"oof": nothing, "unlabelled": nothing, **predicted}, embedded, screen.digest())
+    none = _no_logits(screen)
+    return FoldPrediction({"oof": none, "unlabelled": none, **predicted}, embedded, screen.digest())
 
 
-def fold_meta(
-    cell_type: str, fold: int, validated: bool, history: list[dict[str, Any]]
-) -> dict[str, str | int | list[dict[str, Any]]]:
+def _no_logits(screen: Manifest) -> WellLogits:
+    return WellLogits((), np.empty((0, len(screen.vocabulary.classes)), dtype=np.float32))
+
+
+def fold_meta(cell_type: str, fold: int, validated: bool, history: list[dict[str, Any]]) -> dict[str, Any]:
     """The content of a fold's meta.json."""
-    return {
-        "cell_type": cell_type,
-        "fold": fold,
-        "folds": [{"fold": fold, "validated": validated}],
-        "history": history,
-    }
+    folds = [{"fold": fold, "validated": validated}]
+    return {"cell_type": cell_type, "fold": fold, "folds": folds, "history": history}
 
 
 def _predict(
@@ -235,7 +227,7 @@ def _predict(
     """
     predict, table, classes = settings.predict, images.table, screen.vocabulary.classes
     views = settings.embeddings.views if settings.embeddings.enabled else 0
-    wells = np.flatnonzero(_of_type(images, cell_type))
+    wells = np.flatnonzero(_of_type(table, cell_type))
     others = np.setdiff1d(wells, np.concatenate(list(requested.values())))
     total = {role: np.zeros((len(of), len(classes)), dtype=np.float64) for role, of in requested.items()}
     embedded = {}
@@ -274,9 +266,8 @@ def _predict(
     }, embedded
 
 
-def _of_type(images: Images, cell_type: str) -> NDArray[np.bool_]:
+def _of_type(table: SiteTable, cell_type: str) -> NDArray[np.bool_]:
     """Whether each well is of a cell type, (W,)."""
-    table = images.table
     return np.asarray(table.cell_type_W == table.cell_types.index(cell_type))
 
 

@@ -181,12 +181,7 @@ def _slot_seed(seed: int, slot: int) -> int:
 
 
 class Replica:
-    """A network that several processes train, averaging gradients.
-
-    Args:
-        network: this process's copy, equal on all processes.
-        slots: the parts of a batch.
-    """
+    """A network that several processes train, averaging gradients; all start from equal copies."""
 
     def __init__(self, network: nn.Module, slots: Slots) -> None:
         self.network = network

@@ -1,8 +1,8 @@
 """Whether a run may start from an earlier run's pretrained weights: same networks, and no label learned that will score it. Pure.
 
 A network classifies wells whose labels it has learned too well. So the wells that a fold of the new run validates on must not
-have been trained on by the same fold of the earlier run, nor by a run that that one started from; and wells that are held out
-or unlabelled must have had no label there. Pretraining learns labels of treatments in labelled experiments, and of controls,
+have been trained on by the same fold of the earlier run, nor by a run that the earlier one started from; and wells that are held
+out or unlabelled must have had no label there. Pretraining learns labels of treatments in labelled experiments, and of controls,
 which no score counts.
 """
 
@@ -80,20 +80,15 @@ def check_networks(
 
 
 def scored_by(screen: Manifest, held_out: Iterable[str]) -> list[Scored]:
-    """The wells that score a run, from its packed screen.
-
-    Args:
-        screen: the manifest.
-        held_out: held-out experiments, which the manifest does not contain.
-    """
+    """The wells that score a run, from its packed screen; `held_out` names the experiments that the manifest lacks."""
     found = [Scored(experiment, "held out") for experiment in held_out]
     for plate in screen.plates:
         wells = tuple(well.id_code for well in plate.wells if well.well_type == "treatment")
         if not plate.labelled:
             found.append(Scored(plate.experiment, "unlabelled", wells=wells))
             continue
-        dealt = zip(plate.wells, plate.well_folds, strict=True) if plate.well_folds else ()
-        fold_of = {well.id_code: fold for well, fold in dealt}
+        by_well = zip(plate.wells, plate.well_folds, strict=True) if plate.well_folds else ()
+        fold_of = {well.id_code: fold for well, fold in by_well}
         folds = tuple(fold_of.get(id_code, screen.folds.get(plate.experiment, -1)) for id_code in wells)
         found.append(Scored(plate.experiment, "validation", folds, wells))
     return found
@@ -154,10 +149,10 @@ def check_labels(
     """
     names = list(backbones)
     # These experiments selected the earlier run's weights, so they cannot be held out now.
-    dealt = {e.experiment for e in scored_by(screen, ()) if e.how == "validation" and max(e.folds, default=-1) >= 0}
+    validated = {e.experiment for e in scored_by(screen, ()) if e.how == "validation" and max(e.folds, default=-1) >= 0}
     for fold in folds:
         for name in names:
-            leaks = _leaks(source.weights[fold, name].learned, dealt, scored, fold)
+            leaks = _leaks(source.weights[fold, name].learned, validated, scored, fold)
             if leaks:
                 more = f" (and {len(leaks) - 1} more)" if len(leaks) > 1 else ""
                 raise InputError(
@@ -176,17 +171,17 @@ def check_labels(
     ]
 
 
-def _leaks(learned: Learned, dealt: AbstractSet[str], scored: Sequence[Scored], fold: int) -> list[Scored]:
-    """Wells that score a fold although their labels are known, one entry per experiment."""
+def _leaks(learned: Learned, validated: AbstractSet[str], scored: Sequence[Scored], fold: int) -> list[Scored]:
+    """Wells that score a fold although the earlier weights have learned their labels, one entry per experiment."""
     experiments, wells = frozenset(learned.experiments), frozenset(learned.wells)
-    taught = experiments | dealt | {experiment_of(well) for well in wells}
+    known = experiments | validated | {experiment_of(well) for well in wells}
     leaks: dict[str, Scored] = {}
     for each in scored:
         if each.how == "validation":
             own = [well for well, of in zip(each.wells, each.folds, strict=True) if of == fold]
             if own and (each.experiment in experiments or not wells.isdisjoint(own)):
                 leaks.setdefault(each.experiment, each)
-        elif each.experiment in taught:
+        elif each.experiment in known:
             leaks.setdefault(each.experiment, each)
     return list(leaks.values())
 

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from components.core import progress
-from components.core.config import RunConfig, parse
-from components.core.config.result_config import result_config
+from components.core.config import RunConfig, parse, result_config
 from components.core.errors import InputError, MissingObjectError, StepError
 from components.core.registry.model_card import model_card
 from components.core.registry.model_manifest import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from components.core.config import RunConfig
-from components.core.config.cluster import DEFAULT_RESOURCES, StepsConfig
+from components.core.config.cluster import StepsConfig
 from pipelines.cluster.checks import check_cluster, steps_of
 from pipelines.cluster.pod_settings import cpu_quantity, memory_quantity, resources_of
 from pipelines.dag import GPU_STEPS, STEPS
@@ -16,7 +16,7 @@ def asked(step: str, *changes: str):
 
 
 def test_every_step_has_default_resources_and_only_networks_get_gpus():
-    assert set(STEPS) == DEFAULT_RESOURCES.keys() == StepsConfig.model_fields.keys()
+    assert set(STEPS) == StepsConfig.model_fields.keys()
     for step in STEPS:
         assert asked(step).gpus == (1 if step in GPU_STEPS else 0)
         assert (asked(step).queue is None) == (step not in GPU_STEPS)
@@ -25,8 +25,8 @@ def test_every_step_has_default_resources_and_only_networks_get_gpus():
 
 def test_a_partly_configured_step_keeps_its_other_defaults():
     given = StepsConfig.model_validate({"pretrain": {"memory_gib": 64}})
-    assert given.pretrain == DEFAULT_RESOURCES["pretrain"].model_copy(update={"memory_gib": 64.0})
-    assert given.model_copy(update={"pretrain": DEFAULT_RESOURCES["pretrain"]}) == StepsConfig()
+    assert given.pretrain == StepsConfig().pretrain.model_copy(update={"memory_gib": 64.0})
+    assert given.model_copy(update={"pretrain": StepsConfig().pretrain}) == StepsConfig()
     assert asked("finetune", "cluster.steps.pretrain.memory_gib=64").memory_gib == 32
 
 

@@ -15,7 +15,9 @@ from components.core.config import (
     BackboneConfig,
     FrozenModel,
     RunConfig,
+    differences,
     find_config,
+    first_difference,
     parse,
 )
 from components.core.config.file import shipped_configs
@@ -276,3 +278,13 @@ def test_a_change_inside_of_what_the_file_leaves_out_keeps_the_rest_of_it(tmp_pa
     named = write(tmp_path, "mean_teacher: {ratio: {RPE: 2}}")
     assert RunConfig.load(named, ["mean_teacher.ratio.HUVEC=0.5"]).mean_teacher.ratio == {"RPE": 2, "HUVEC": 0.5}
     assert RunConfig() == usual
+
+
+def test_differences_have_dotted_names_and_both_values():
+    assert differences({"a": {"b": 1}, "c": [1]}, {"a": {"b": 1}, "c": [1]}) == {}
+    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "d": 2}}) == {"a.c": (2, None), "a.d": (None, 2)}
+
+
+def test_the_first_difference_is_the_first_by_name():
+    assert first_difference({"a": {"b": 1}}, {"a": {"b": 1}}) == ""
+    assert first_difference({"z": 1, "a": {"b": 1, "c": 2}}, {"a": {"b": 1, "d": 2}}) == "a.c"
