@@ -20,7 +20,7 @@ from components.core.screen.folds import assign_folds, deal_wells, dealt_wells
 from components.core.screen.layouts import read_screen
 from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Plate, Screen
-from components.core.storage.exchange import source_store
+from components.core.storage.artifacts import source_store
 from components.core.storage.opening import is_bucket, open_screen, open_store
 from components.core.storage.runs import read_source
 from components.core.tables import TableFaults, read_table_file

@@ -8,7 +8,7 @@ import typer
 from components.assign.step import AssignConfig, run
 from components.core.command import run_command
 from components.core.config import RunConfig
-from components.core.storage.exchange import exchange
+from components.core.storage.artifacts import step_files
 
 
 def assign(
@@ -21,7 +21,7 @@ def assign(
 ) -> None:
     """Predicts the treatment wells of one cell type."""
     section = RunConfig.load(config, changes).section(AssignConfig)
-    with exchange() as files:
+    with step_files() as files:
         manifest, held_out, read = (Path(files.input(each)) for each in (screen, holdout, logits))
         run(section, manifest, held_out, read, Path(files.output(out)))
 

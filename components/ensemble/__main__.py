@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from components.core.command import run_command
-from components.core.storage.exchange import exchange
+from components.core.storage.artifacts import step_files
 from components.ensemble.step import run
 
 
@@ -15,7 +15,7 @@ def ensemble(
     out: Annotated[str, typer.Option(help="directory to create: a path, or s3://BUCKET/KEY")],
 ) -> None:
     """Joins the folds of one cell type."""
-    with exchange() as files:
+    with step_files() as files:
         run([Path(files.input(fold)) for fold in logits], Path(files.output(out)))
 
 

@@ -7,7 +7,7 @@ from typer import Option
 from components.core.command import run_command
 from components.core.config import RunConfig
 from components.core.learning.step_settings import MeanTeacherSettings
-from components.core.storage.exchange import exchange
+from components.core.storage.artifacts import step_files
 
 
 def finetune(
@@ -23,7 +23,7 @@ def finetune(
     settings = RunConfig.load(config, set).section(MeanTeacherSettings)
     from components.finetune.step import main  # imports torch, which a wrong configuration need not wait for
 
-    with exchange() as files:
+    with step_files() as files:
         bases = [files.input(each) for each in base]
         main(settings.model_dump_json(), files.input(screen), bases, fold, cell_type, files.output(weights))
 

@@ -7,7 +7,7 @@ from typer import Option
 from components.core.command import run_command
 from components.core.config import RunConfig
 from components.core.learning.step_settings import InferSettings
-from components.core.storage.exchange import exchange
+from components.core.storage.artifacts import step_files
 
 
 def infer(
@@ -31,7 +31,7 @@ def infer(
     settings = RunConfig.load(config, set).section(InferSettings)
     from components.infer.step import main  # loads torch, for which a wrong configuration need not wait
 
-    with exchange() as files:
+    with step_files() as files:
         manifest, held_out = (files.input(each) for each in (screen, holdout))
         bases = [files.input(each) for each in base]
         main(

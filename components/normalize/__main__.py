@@ -10,7 +10,7 @@ from components.core.config import RunConfig, StoreConfig
 from components.core.errors import InputError
 from components.core.registry.model_manifest import MODELS
 from components.core.registry.published_models import find_model
-from components.core.storage.exchange import exchange
+from components.core.storage.artifacts import step_files
 from components.core.storage.opening import open_store
 from components.normalize.config import NormalizeConfig
 from components.normalize.step import main
@@ -55,7 +55,7 @@ def normalize(
     if model is None and holdout_labels is None:
         raise InputError("--holdout-labels is missing; give a path for them, or for new plates the --model")
     names = json.dumps(list_items("--experiments", experiments or []))
-    with exchange() as files:
+    with step_files() as files:
         manifest, held_out, labels = (files.output(each) if each else "" for each in (screen, holdout, holdout_labels))
         address = _address(section.store, model) if model else ""
         main(section.model_dump_json(), source, manifest, held_out, labels, address, names, any_cell_type)

@@ -30,7 +30,7 @@ from components.core.screen.manifests import build_manifest, controls_warnings, 
 from components.core.screen.packing import Packing, PackResult, pack_plates
 from components.core.screen.screen_source import ScreenSource, source_of
 from components.core.screen.wells import Screen
-from components.core.storage.exchange import source_store
+from components.core.storage.artifacts import source_store
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import join_address, open_screen, open_store
 from components.core.storage.run_records import PredictionRecord, RunRecord

@@ -7,7 +7,7 @@ from typer import Option
 from components.core.command import run_command
 from components.core.config import RunConfig
 from components.core.learning.step_settings import PretrainSettings
-from components.core.storage.exchange import exchange
+from components.core.storage.artifacts import step_files
 
 
 def pretrain(
@@ -22,7 +22,7 @@ def pretrain(
     settings = RunConfig.load(config, set).section(PretrainSettings)
     from components.pretrain.step import main  # imports torch, which a wrong configuration need not wait for
 
-    with exchange() as files:
+    with step_files() as files:
         main(settings.model_dump_json(), files.input(screen), fold, backbone, files.output(weights))
 
 

@@ -13,8 +13,8 @@ from components.core import progress
 from components.core.errors import InputError
 from components.core.learning.step_settings import PretrainSettings
 from components.core.learning.warm_start import AT_RANDOM, check_labels, check_networks, scored_by
+from components.core.storage.artifacts import source_store
 from components.core.storage.digests import digest_file, digest_text
-from components.core.storage.exchange import source_store
 from components.core.storage.finished import fetch_finished
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore

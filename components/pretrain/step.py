@@ -21,8 +21,8 @@ from components.core.learning.supervised import SupervisedTraining
 from components.core.learning.team import ALONE, Team
 from components.core.learning.warm_start import learned_by
 from components.core.learning.weight_files import save_weights
+from components.core.storage.artifacts import local_file
 from components.core.storage.digests import code_digest, digest_file
-from components.core.storage.exchange import local_file
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import Learned

@@ -7,7 +7,7 @@ from typer import Option
 from components.core.command import run_command
 from components.core.config import RunConfig
 from components.core.learning.step_settings import MeanTeacherSettings
-from components.core.storage.exchange import exchange
+from components.core.storage.artifacts import step_files
 
 
 def pseudo_label(
@@ -26,7 +26,7 @@ def pseudo_label(
     settings = RunConfig.load(config, set).section(MeanTeacherSettings)
     from components.pseudo_label.step import main  # imports torch, which a wrong configuration need not wait for
 
-    with exchange() as files:
+    with step_files() as files:
         manifest, held_out, pair = (files.input(each) for each in (screen, holdout, base))
         trained, scores, vectors = (files.output(each) for each in (weights, logits, embeddings))
         main(settings.model_dump_json(), manifest, held_out, pair, fold, cell_type, trained, scores, vectors)

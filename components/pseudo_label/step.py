@@ -22,8 +22,8 @@ from components.core.learning.schedules import CycleSchedule
 from components.core.learning.step_settings import PREDICTING_CODE, TRAINING_CODE, MeanTeacherSettings
 from components.core.learning.team import ALONE, Team
 from components.core.learning.weight_files import check_finetuned, load_pairs, save_pairs, weights_digest
+from components.core.storage.artifacts import local_file
 from components.core.storage.digests import code_digest, digest_file
-from components.core.storage.exchange import local_file
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import record_task

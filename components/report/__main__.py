@@ -8,7 +8,7 @@ import typer
 from components.core import progress
 from components.core.command import run_command
 from components.core.config import RunConfig
-from components.core.storage.exchange import exchange
+from components.core.storage.artifacts import step_files
 from components.report import step
 from components.report.inputs import json_object
 
@@ -37,7 +37,7 @@ def report(
 ) -> None:
     """Writes predictions, metrics and the report of a run, or of new plates with their quality control."""
     settings = RunConfig.load(config, changes or ())
-    with exchange() as files, progress.task("report"):
+    with step_files() as files, progress.task("report"):
         known = json_object(Path(files.input(lineage)).read_text(encoding="utf-8"), lineage) if lineage else {}
         manifest, held_out = (Path(files.input(each)) for each in (screen, holdout))
         labels, known_truth = (Path(files.input(each)) if each else None for each in (holdout_labels, truth))

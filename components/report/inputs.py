@@ -14,7 +14,7 @@ import pandas as pd
 from components.core.errors import InputError
 from components.core.evaluation.predictions import SCORES, Score
 from components.core.screen.wells import experiment_of
-from components.core.storage.exchange import local_copy
+from components.core.storage.artifacts import local_copy
 from components.core.storage.manifest import Manifest
 from components.core.tables import TableFaults, read_table_file
 

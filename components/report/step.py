@@ -29,7 +29,7 @@ from components.core.evaluation.report_page import render_prediction, render_rep
 from components.core.evaluation.scores import build_metrics, choose_examples
 from components.core.files import atomic_directory
 from components.core.screen.packed import SiteReader
-from components.core.storage.exchange import local_copy
+from components.core.storage.artifacts import local_copy
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import join_address, open_store

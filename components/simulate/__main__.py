@@ -8,7 +8,7 @@ import typer
 from components.core.command import run_command
 from components.core.config import RunConfig
 from components.core.screen.simulation.plate_design import SimulationSettings
-from components.core.storage.exchange import exchange
+from components.core.storage.artifacts import step_files
 from components.simulate.step import run
 
 
@@ -19,8 +19,8 @@ def simulate(
 ) -> None:
     """Writes a simulated screen in the Kaggle layout, and truth.csv beside it."""
     settings = RunConfig.load(config, changes).section(SimulationSettings)
-    with exchange() as given:
-        run(settings, Path(given.output(out)))
+    with step_files() as files:
+        run(settings, Path(files.output(out)))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from components.core.screen.images import PlateFiles, list_plate
 from components.core.screen.layouts import TABLES
 from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Plate, Screen
+from components.core.storage.artifacts import local_file
 from components.core.storage.digests import digest_text
-from components.core.storage.exchange import local_file
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import cluster_store, is_bucket, is_folder, open_screen, open_store
 from components.core.storage.s3 import has_keys

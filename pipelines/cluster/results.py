@@ -16,7 +16,7 @@ from components.core.config import RunConfig
 from components.core.errors import InputError, MissingObjectError, StepError
 from components.core.evaluation.table import accuracy_table
 from components.core.files import atomic_directory
-from components.core.storage.exchange import local_file
+from components.core.storage.artifacts import local_file
 from components.core.storage.finished import fetch_finished
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore

@@ -18,8 +18,8 @@ from components.core.errors import InputError, MissingObjectError
 from components.core.screen.layouts import FOLDERS, TABLES
 from components.core.screen.screen_source import FileFacts, ScreenSource, UnreadableError
 from components.core.screen.wells import natural_key
+from components.core.storage.artifacts import source_store
 from components.core.storage.digests import digest_file, digest_text
-from components.core.storage.exchange import source_store
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import OPTION
 from components.core.storage.runs import read_source

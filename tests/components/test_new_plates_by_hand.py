@@ -12,7 +12,7 @@ from components.core.errors import InputError
 from components.core.registry.champion import promote
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.publishing import publish
-from components.core.storage.exchange import local_copy
+from components.core.storage.artifacts import local_copy
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from tests.components.core.registry.finished_run import KEY, FinishedRun

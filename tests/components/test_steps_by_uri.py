@@ -13,7 +13,7 @@ import typer
 
 from components.core.config import RunConfig
 from components.core.errors import InputError
-from components.core.storage.exchange import UNFINISHED, local_copy
+from components.core.storage.artifacts import UNFINISHED, local_copy
 from components.core.storage.object_store import ObjectStore
 from tests.pipelines.tiny_run import CONFIG
 from tests.tiny_screen import TinyScreen
@@ -88,7 +88,7 @@ def test_from_a_screen_to_its_report_by_uri_alone(tmp_path: Path, store: ObjectS
 def test_bad_input_names_the_address_and_leaves_nothing(store: ObjectStore, config: str):
     store.put("o/screen.json", b"{}")
     arguments = ("--config", config, "--screen", store.uri("o/screen.json"), "--fold", "0", "--backbone", "tiny")
-    with pytest.raises(InputError, match=rf"^{store.uri('o/screen.json')}: not a screen manifest"):
+    with pytest.raises(InputError, match=rf"^{store.uri('o/screen.json')}: damaged, not a screen manifest"):
         call("pretrain", *arguments, "--weights", store.uri("o/weights"))
     assert store.list("o/") == ["o/screen.json"]
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import InputError, StepError
-from components.core.storage import exchange as module
-from components.core.storage.exchange import UNFINISHED, exchange, local_copy
+from components.core.storage.artifacts import UNFINISHED, local_copy, step_files
 from components.core.storage.object_store import ObjectStore
 
 
@@ -21,8 +20,8 @@ def write(folder: str, **files: bytes) -> None:
 
 def step(*outputs: str, leaves_out: str = "", fails: Exception | None = None) -> None:
     """A step that writes a folder to each address but one, or a file where the key ends in .json, and may then fail."""
-    with exchange() as given:
-        for path, uri in [(given.output(uri), uri) for uri in outputs]:
+    with step_files() as files:
+        for path, uri in [(files.output(uri), uri) for uri in outputs]:
             if uri.endswith(".json"):
                 Path(path).write_bytes(b"{}")
             elif uri != leaves_out:
@@ -32,27 +31,26 @@ def step(*outputs: str, leaves_out: str = "", fails: Exception | None = None) ->
 
 
 def test_folders_and_files_come_and_go_by_address(store: ObjectStore, tmp_path: Path):
-    with exchange() as given:
-        write(given.output(store.uri("out/weights")), a=b"1", deep__b=b"2")
-        Path(given.output(store.uri("out/screen.json"))).write_bytes(b"{}")
-        Path(given.output((tmp_path / "with space").as_uri())).write_bytes(b"3")
+    with step_files() as files:
+        write(files.output(store.uri("out/weights")), a=b"1", deep__b=b"2")
+        Path(files.output(store.uri("out/screen.json"))).write_bytes(b"{}")
+        Path(files.output((tmp_path / "with space").as_uri())).write_bytes(b"3")
         assert store.list("out/") == [], "nothing before the step has ended"
     assert {key: store.get(key) for key in store.list("out/")} == {
         "out/screen.json": b"{}", "out/weights/a": b"1", "out/weights/deep/b": b"2",
     }  # fmt: skip
     assert (tmp_path / "with space").read_bytes() == b"3"
-    with exchange() as given:
-        folder = Path(given.input(store.uri("out/weights")))
+    with step_files() as files:
+        folder = Path(files.input(store.uri("out/weights")))
         assert (folder / "deep" / "b").read_bytes() == b"2"
-        assert given.input(str(tmp_path / "with space")) == str(tmp_path / "with space")
+        assert files.input(str(tmp_path / "with space")) == str(tmp_path / "with space")
     assert not folder.exists(), "copies go with the block"
 
 
-def test_an_earlier_output_is_replaced_as_a_whole_and_large_files_go_too(store: ObjectStore, monkeypatch):
-    monkeypatch.setattr(module, "SMALL", 3)
-    for files in ({"old": b"1", "same": b"1"}, {"same": b"22", "large": b"4444"}):
-        with exchange() as given:
-            write(given.output(store.uri("folder")), **files)
+def test_an_earlier_output_is_replaced(store: ObjectStore):
+    for content in ({"old": b"1", "same": b"1"}, {"same": b"22", "large": b"4444"}):
+        with step_files() as files:
+            write(files.output(store.uri("folder")), **content)
     assert {key: store.get(key) for key in store.list("folder/")} == {"folder/large": b"4444", "folder/same": b"22"}
 
 
@@ -64,19 +62,15 @@ def test_a_failing_step_leaves_no_output(store: ObjectStore):
     assert store.list("") == []
 
 
-def test_a_writer_that_fails_on_the_way_takes_everything_back(store: ObjectStore, monkeypatch):
-    """The second of two outputs fails: neither is there, also not the one that was written."""
-    real = ObjectStore.upload_file
-
-    def upload(self: ObjectStore, path: Path, key: str) -> None:
-        if path.name == "second.json":
-            raise StepError("the store went away")
-        real(self, path, key)
+def test_an_output_whose_upload_fails_is_refused(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def upload(_self: ObjectStore, _path: Path, _key: str) -> None:
+        raise StepError("the store went away")
 
     monkeypatch.setattr(ObjectStore, "upload_file", upload)
     with pytest.raises(StepError, match="went away"):
-        step(store.uri("first"), store.uri("second.json"))
-    assert store.list("") == []
+        step(store.uri("folder"))
+    with pytest.raises(InputError, match="/folder: is unfinished"):
+        local_copy(store.uri("folder"), tmp_path)
 
 
 def test_what_a_killed_writer_left_is_refused_until_it_is_written_again(store: ObjectStore, tmp_path: Path):
@@ -84,15 +78,15 @@ def test_what_a_killed_writer_left_is_refused_until_it_is_written_again(store: O
     store.put("folder/a", b"half")
     with pytest.raises(InputError, match=r"/folder: is unfinished; wait for the step that writes it"):
         local_copy(store.uri("folder"), tmp_path)
-    with exchange() as given:
-        write(given.output(store.uri("folder")), b=b"whole")
+    with step_files() as files:
+        write(files.output(store.uri("folder")), b=b"whole")
     assert [p.name for p in local_copy(store.uri("folder"), tmp_path).iterdir()] == ["b"]
 
 
 def test_messages_name_what_the_user_named(store: ObjectStore):
     store.put("screen.json", b"{}")
-    with pytest.raises(InputError) as refused, exchange() as given:
-        raise InputError(f"{given.input(store.uri('screen.json'))}: not a screen manifest")
+    with pytest.raises(InputError) as refused, step_files() as files:
+        raise InputError(f"{files.input(store.uri('screen.json'))}: not a screen manifest")
     assert str(refused.value) == f"{store.uri('screen.json')}: not a screen manifest"
 
 
@@ -105,8 +99,8 @@ def test_messages_name_what_the_user_named(store: ObjectStore):
     ],
 )
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(store: ObjectStore, address: str, message: str):
-    with exchange() as given, pytest.raises(InputError, match=message):
-        given.output(address)
+    with step_files() as files, pytest.raises(InputError, match=message):
+        files.output(address)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
