@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,11 @@ def cpu_seconds() -> float:
 
 def children(parent: int) -> list[int]:
     """Process ids of a process's children."""
-    tasks = Path(f"/proc/{parent}/task").glob("*/children")
-    return [int(child) for task in tasks for child in task.read_text().split()]
+    found: list[int] = []
+    for task in Path(f"/proc/{parent}/task").glob("*/children"):
+        with suppress(FileNotFoundError):  # the thread has just ended
+            found += map(int, task.read_text().split())
+    return found
 
 
 def _ticks(process: int) -> int:
