@@ -1,7 +1,7 @@
 """The configuration's section for promotion: what a challenger must show on held-out experiments to replace the champion.
 
 No step reads it, so a change here recomputes nothing. Imports pydantic only. The defaults are for RxRx1's plates: 277 treatment
-wells each, four per experiment, two or more experiments held out. There an equal challenger passes nine times of ten as long as
+wells each, four per experiment, two or more experiments held out. There an equal challenger passes nine times out of ten as long as
 at most 1.8 % of wells are classified correctly by only one of the models. A smaller holdout, or predictions that differ more,
 need wider margins, or equal challengers are refused by chance.
 """

@@ -34,24 +34,17 @@ def rows(done: Result) -> list[str]:
     return [" ".join(line.split()) for line in done.output.splitlines()]
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> FinishedRun:
-    (tmp_path / "lab").mkdir()
-    return FinishedRun(tmp_path, ObjectStore(tmp_path / "lab"))
-
-
 def generation(store: ObjectStore) -> int:
     champion = read_champion(store)
     return champion.now.generation if champion else 0
 
 
-def test_a_run_is_published_promoted_listed_and_shown(tmp_path: Path, either_store: ObjectStore) -> None:
-    store = either_store
-    FinishedRun(tmp_path, store)
+def test_a_run_is_published_promoted_listed_and_shown(template: FinishedRun, either_store: ObjectStore) -> None:
+    store = template.copy_to(either_store).store
     assert f"{store.uri('')}: no models" in invoke(store, "list").output
-    said = invoke(store, "publish", KEY).output.splitlines()[-1]
-    short = said.split()[1]
-    assert said.startswith(f"model {short} published: {store.uri('models')}/{short}")
+    line = invoke(store, "publish", KEY).output.splitlines()[-1]
+    short = line.split()[1]
+    assert line.startswith(f"model {short} published: {store.uri('models')}/{short}")
     assert f"model {short} was published before" in invoke(store, "publish", KEY).output
     listed = rows(invoke(store, "list"))
     assert any(
@@ -73,9 +66,8 @@ def test_a_run_is_published_promoted_listed_and_shown(tmp_path: Path, either_sto
     assert card == store.get(next(key for key in store.list("models/") if key.endswith("/card.md"))).decode()
 
 
-def test_json_is_one_document(tmp_path: Path) -> None:
-    store = ObjectStore(tmp_path)
-    FinishedRun(tmp_path / "run", store)
+def test_json_is_one_document(template: FinishedRun, tmp_path: Path) -> None:
+    store = template.copy_to(ObjectStore(tmp_path)).store
     invoke(store, "promote", KEY, "--reason", "the first")
     listed = json.loads(invoke(store, "list", "--json").stdout)
     (model,) = listed["models"]
@@ -110,10 +102,9 @@ def test_tables_fit_the_terminal(tmp_path: Path, width: int) -> None:
     assert f"{key}(partial)" in column.replace(" ", "")
 
 
-def test_a_reason_is_shown_literally(tmp_path: Path) -> None:
-    store = ObjectStore(tmp_path)
-    fingerprint = FinishedRun(tmp_path / "run", ObjectStore(tmp_path)).key
-    invoke(store, "promote", fingerprint, "--reason", "better  on [both]\nexperiments")
+def test_a_reason_is_shown_literally(template: FinishedRun, tmp_path: Path) -> None:
+    store = template.copy_to(ObjectStore(tmp_path)).store
+    invoke(store, "promote", KEY, "--reason", "better  on [both]\nexperiments")
     assert any(line.endswith("better on [both] experiments") for line in rows(invoke(store, "show")))
 
 
@@ -173,7 +164,8 @@ def test_gc_shows_what_it_removes_and_keeps_champions(either_store: ObjectStore)
     assert {key.split("/")[1] for key in store.list("models/")} == {"champion.json", models[1], models[2]}
 
 
-def test_store_gc_leaves_models(run: FinishedRun) -> None:
+def test_store_gc_leaves_models(template: FinishedRun, tmp_path: Path) -> None:
+    run = template.copy_to(ObjectStore(tmp_path))
     invoke(run.store, "promote", KEY, "--reason", "x")
     before = {key: run.store.get(key) for key in run.store.list("models/")}
     for arguments in (["forget", KEY], ["gc", "--older-than", "0m"]):

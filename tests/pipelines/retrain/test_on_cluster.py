@@ -22,7 +22,6 @@ from components.core.registry.published_models import fingerprints, read_model
 from components.core.registry.publishing import publish
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import record_results
-from pipelines.cluster.follow import Follower
 from pipelines.retrain.records import read_latest
 from tests.components.core.registry.finished_run import FinishedRun
 from tests.pipelines.cluster.conftest import LOGINS, QUICK
@@ -56,7 +55,7 @@ def server() -> Iterator[KfpServer]:
 
 
 @pytest.fixture
-def lab(
+def empty_lab(
     prepared: Path, tmp_path: Path, store: ObjectStore, server: KfpServer, monkeypatch: pytest.MonkeyPatch
 ) -> ClusterLab:
     for name in LOGINS:
@@ -64,9 +63,13 @@ def lab(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pipelines.cluster.submit.Pace", lambda: QUICK)
     monkeypatch.setattr("pipelines.cluster.submit.compiled", as_configuration)
-    made = ClusterLab(prepared, tmp_path, store, server)
-    made.add(*FIRST)
-    return made
+    return ClusterLab(prepared, tmp_path, store, server)
+
+
+@pytest.fixture
+def lab(empty_lab: ClusterLab) -> ClusterLab:
+    empty_lab.add(*FIRST)
+    return empty_lab
 
 
 def test_the_first_model_is_promoted_and_nothing_changed_costs_few_requests(
@@ -235,24 +238,7 @@ def test_partial_results_are_not_reused(lab: ClusterLab, server: KfpServer) -> N
     assert len(server.runs) == 2
 
 
-def test_the_deadline_covers_both_runs(lab: ClusterLab, server: KfpServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    lab.with_champion()
-    lab.add(NEW)
-    remaining: list[float] = []
-    follow = Follower.follow
-
-    def followed(own: Follower, run: Any) -> Any:
-        remaining.append(own.deadline - time.monotonic())
-        return follow(own, run)
-
-    monkeypatch.setattr(Follower, "follow", followed)
-    lab.after = lambda run: time.sleep(1.0)
-    assert lab(timeout=300.0) == "promoted"
-    prediction, training = remaining
-    assert training < prediction - 1.0 < 299.0
-
-
-def test_no_training_starts_after_the_deadline(lab: ClusterLab, server: KfpServer) -> None:
+def test_the_deadline_covers_both_runs(lab: ClusterLab) -> None:
     lab.with_champion()
     lab.add(NEW)
     lab.after = lambda run: time.sleep(2.0)
@@ -361,38 +347,40 @@ def test_pinned_images_are_a_change(lab: ClusterLab, server: KfpServer, registry
     ],
 )
 def test_rejects_options_that_pods_cannot_use(
-    lab: ClusterLab, server: KfpServer, change: dict[str, Any], message: str
+    empty_lab: ClusterLab, server: KfpServer, change: dict[str, Any], message: str
 ) -> None:
-    before, summary = lab.store.list(""), lab.folder / "summary.md"
+    before, summary = empty_lab.store.list(""), empty_lab.folder / "summary.md"
     with pytest.raises(InputError, match=message) as raised:
-        lab(summary=summary, **change)
+        empty_lab(summary=summary, **change)
     assert "### Retraining failed" in summary.read_text()
     assert "\n" not in str(raised.value)
     assert server.requests == []
-    assert lab.store.list("") == before
+    assert empty_lab.store.list("") == before
 
 
-def test_rejects_a_store_that_pods_do_not_share(lab: ClusterLab, server: KfpServer) -> None:
-    folder = lab.config.store.model_copy(update={"bucket": f"file://{lab.folder}/store", "prefix": ""})
+def test_rejects_a_store_that_pods_do_not_share(empty_lab: ClusterLab, server: KfpServer) -> None:
+    folder = empty_lab.config.store.model_copy(update={"bucket": f"file://{empty_lab.folder}/store", "prefix": ""})
     with pytest.raises(InputError, match=r"store\.bucket: file:.* is a folder, which the pods .* do not share"):
-        lab({"store": folder})
+        empty_lab({"store": folder})
     assert server.requests == []
 
 
 def test_rejects_missing_and_wrong_credentials(
-    lab: ClusterLab, server: KfpServer, monkeypatch: pytest.MonkeyPatch
+    empty_lab: ClusterLab, server: KfpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(InputError, match="correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") as raised:
-        lab()
+        empty_lab()
     assert "\n" not in str(raised.value)
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(InputError, match=r"AWS_SECRET_ACCESS_KEY is not set.*secret cellsignal-store"):
-        lab()
+        empty_lab()
     assert server.requests == []
 
 
-def test_without_an_endpoint_of_the_store_it_is_amazon_s3(lab: ClusterLab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_endpoint_of_the_store_it_is_amazon_s3(
+    empty_lab: ClusterLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened: list[str | None] = []
 
     def checked(store: ObjectStore, *_: object, **__: object) -> None:
@@ -402,7 +390,7 @@ def test_without_an_endpoint_of_the_store_it_is_amazon_s3(lab: ClusterLab, monke
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     monkeypatch.setattr(ObjectStore, "check", checked)
     with pytest.raises(InputError, match="no such bucket"):
-        lab()
+        empty_lab()
     assert opened == [None]
 
 

@@ -3,8 +3,8 @@
 P plates of a cell type, R resamples. The wells of a plate share its batch effect, and assignment predicts them jointly, so plates
 are drawn and never wells, with all their wells and for both models at once. Cell types are strata: each keeps its number of plates.
 
-The limit of this: plates of one experiment also share a batch effect and an arrangement of plate groups, and too few experiments
-are held out to draw from. The interval is about other plates of these experiments, not about another experiment.
+Limit: plates of one experiment also share a batch effect and an arrangement of plate groups, and too few experiments are held out
+to draw from. The interval is about other plates of these experiments, not about another experiment.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Comparison(FrozenModel):
     )
     known_sirnas: ComparisonRow | None = Field(
         None,
-        description="the wells whose siRNA the champion knows, if there are others; those others can hide that a challenger is "
-        "worse on these. Shown, not deciding",
+        description="the wells whose siRNA the champion knows, if there are others, which can hide that a challenger is worse on "
+        "these. Shown, not deciding",
     )
     not_compared: tuple[str, ...] = Field((), description="cell types that have no held-out well")
     stages: dict[ComparedStage, tuple[ComparisonRow, ...]] = Field(
@@ -73,7 +73,7 @@ class Comparison(FrozenModel):
 
 
 class Decision(FrozenModel):
-    """What was decided about a challenger: the content of comparison.json.
+    """The decision about a challenger: the content of comparison.json.
 
     The outcomes: compared; first_model, there is no champion; without_holdout, no experiment is left that neither model saw;
     same_model, the challenger is the champion.
@@ -89,7 +89,7 @@ class Decision(FrozenModel):
 
 
 def compared(comparison: Comparison, challenger: str, champion: str) -> Decision:
-    """The decision that a comparison comes to."""
+    """The decision of a comparison."""
     return Decision(
         outcome="compared",
         promote=comparison.promote,
@@ -141,7 +141,7 @@ def compare(
         wells: from paired_wells, at least one.
         settings: the stage, the margins and the bootstrap.
         seed: of the bootstrap; the same wells, settings and seed make the same decision.
-        cell_types: of the screen, in the order of the rows.
+        cell_types: the screen's, in the order of the rows.
     """
     assert len(wells)
     present = list(dict.fromkeys(wells["cell_type"]))
@@ -236,9 +236,9 @@ def resample(counts: pd.DataFrame, name: str, resamples: int, seed: int) -> Resa
 
     Args:
         counts: its plates, from count_plates.
-        name: the cell type, which seeds the draws, so that they do not depend on which other cell types there are.
+        name: the cell type; it seeds the draws, so that they do not depend on other cell types.
         resamples: R, an even number.
-        seed: of all draws.
+        seed: the seed of all draws.
     """
     assert resamples % 2 == 0
     wells_P, champion_P, challenger_P = (
@@ -284,9 +284,9 @@ def tail(confidence: float, plates: int, strata: int) -> float:
     """The share of resamples beyond a one-sided bound.
 
     Args:
-        confidence: of the bound, above 0.5.
-        plates: of all strata.
-        strata: cell types, fewer than plates.
+        confidence: the bound's, above 0.5.
+        plates: number of plates in all strata.
+        strata: number of cell types, less than plates.
     """
     free = plates - strata
     return float(ndtr(-stdtrit(free, confidence) * math.sqrt(plates / free)))

@@ -12,7 +12,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!&$])")
 _STAGES: dict[ComparedStage, str] = {"assigned": "assigned, what users get", "raw": "raw, the networks alone"}
 _NO_VALUE = "–"
 _FEW = "*"
-"""Behind an interval of fewer plates than the promotion rules accept."""
+"""Marks an interval of fewer plates than the promotion rules accept."""
 
 
 def decision_markdown(decision: Decision) -> str:
@@ -72,7 +72,7 @@ def _cell(text: str) -> str:
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    """How to read the figures, a sentence or two each."""
+    """How to read the figures."""
     settings, overall = comparison.settings, comparison.rows[0]
     notes = [
         "Well top-1 in percent; change in points, challenger less champion; as good: percent of resamples in which the "

@@ -1,4 +1,4 @@
-"""Compared wells from counts: how many wells of each plate both models get right."""
+"""Tables of compared wells from counts of correct wells per plate."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from components.core.evaluation.comparison.decision import Comparison, compare
 
 QUICK = PromotionConfig(resamples=1000)
 Plate = tuple[int, int, int]
-"""Wells, and how many of them the champion and the challenger get right."""
+"""Number of wells, and of those that the champion and the challenger classify correctly."""
 
 
 def screen_wells(experiments: Mapping[str, Sequence[Plate]]) -> pd.DataFrame:
-    """The champion is right in the first wells and the challenger in the last, so that they differ in which are wrong."""
+    """The champion classifies the first wells correctly and the challenger the last, so that their errors differ."""
     rows = [
         {
             "id_code": f"{experiment}_{plate}_B{n:03d}",

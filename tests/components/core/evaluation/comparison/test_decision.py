@@ -197,7 +197,7 @@ def test_the_lower_bound_must_be_above_the_margin(low, passes):
     assert verdict([row(half=-low), row("RPE")], DEFAULTS)[0] is passes
 
 
-def test_the_reason_says_whether_it_is_or_may_be_worse():
+def test_the_reason_distinguishes_is_worse_from_may_be_worse():
     assert verdict([row(difference=0.012, half=0.016), row("RPE", -0.02)], DEFAULTS) == (
         True,
         "overall +1.20 (90 % interval -0.40 to +2.80 points) is not worse by more than 1 point, and no cell type by more than "
@@ -210,7 +210,7 @@ def test_the_reason_says_whether_it_is_or_may_be_worse():
     assert verdict([row(difference=-0.02), row("RPE")], DEFAULTS)[1].endswith("is worse by more than 1 point")
 
 
-def test_no_gain_elsewhere_pays_for_a_cell_type():
+def test_a_gain_elsewhere_does_not_make_up_for_a_worse_cell_type():
     assert verdict([row(difference=0.05), row("HUVEC", 0.2), row("RPE", -0.048), row("U2OS", -0.0301)], DEFAULTS) == (
         False,
         "RPE -4.80, U2OS -3.01: a cell type may be worse by 3 points at most",
@@ -218,14 +218,14 @@ def test_no_gain_elsewhere_pays_for_a_cell_type():
     assert verdict([row(difference=0.05), row("RPE", -0.03)], DEFAULTS)[0], "as much as the margin is not more"
 
 
-def test_a_margin_of_zero_asks_for_proof_that_it_is_better():
+def test_a_margin_of_zero_requires_a_better_challenger():
     strict = PromotionConfig(margin=0)
     assert not verdict([row(half=0.0), row("RPE")], strict)[0]
     assert not verdict([row(difference=0.004), row("RPE")], strict)[0]
     assert verdict([row(difference=0.006), row("RPE")], strict)[0]
 
 
-def test_too_few_plates_are_refused_whatever_they_show():
+def test_too_few_plates_are_refused_at_any_difference():
     promote, reason = verdict([row(difference=0.1, half=0, plates=4), row("RPE", 0.1, plates=4)], DEFAULTS)
     assert not promote
     assert reason.startswith("4 held-out plates: fewer than 5 (promotion.min_plates)")

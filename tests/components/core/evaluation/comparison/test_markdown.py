@@ -1,4 +1,4 @@
-"""A decision as people see it: in a job's summary and in a terminal."""
+"""A decision in Markdown: in a job's summary and in a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The three tables of a comparison: what is paired, and what is refused."""
+"""The three tables of a comparison: wells are paired, wrong tables rejected."""
 
 from __future__ import annotations
 
@@ -119,16 +119,16 @@ def test_sirnas_that_the_champion_lacks_are_marked(tables):
 
 
 def test_a_well_without_a_row_is_named(tables):
-    for who in ("champion", "challenger"):
-        text = tables[who].read_text()
+    for name in ("champion", "challenger"):
+        text = tables[name].read_text()
         rows = [line for line in text.splitlines(True) if not line.startswith(("RPE-04_1_B03", "RPE-04_2_B02"))]
-        tables[who].write_text("".join(rows))
+        tables[name].write_text("".join(rows))
         assert error(tables) == (
-            f"{tables[who]}: no row for 2 of 12 held-out wells, first RPE-04_1_B03; give the {who}'s predictions of all of "
+            f"{tables[name]}: no row for 2 of 12 held-out wells, first RPE-04_1_B03; give the {name}'s predictions of all of "
             "HUVEC-05, RPE-04"
         )
         assert len(read(tables, ["HUVEC-05"])) == 6
-        tables[who].write_text(text)
+        tables[name].write_text(text)
 
 
 def test_an_experiment_without_plates_or_labels_is_named(tables):
@@ -154,14 +154,14 @@ def test_a_label_of_no_treatment_well_is_named(tables):
         tables["truth"].write_text(text)
 
 
-def test_labels_in_another_encoding_are_refused(tables):
+def test_labels_in_another_encoding_are_rejected(tables):
     assert error(tables, knows=("1", "2", "3")) == (
         f"{tables['truth']}: the champion knows none of these siRNAs, first sirna_1; give labels in the encoding of its screen, "
         "or promote manually if the library is another one"
     )
 
 
-def test_predictions_of_another_champion_are_refused(tables):
+def test_predictions_of_another_champion_are_rejected(tables):
     assert error(tables, knows=("sirna_1", "sirna_3")) == (
         f"{tables['champion']} (HUVEC-05_1_B02): raw_sirna 'sirna_2' is no siRNA that the champion knows; give predictions of "
         "the champion itself"
@@ -169,19 +169,19 @@ def test_predictions_of_another_champion_are_refused(tables):
 
 
 @pytest.mark.parametrize(
-    ("who", "old", "new", "message"),
+    ("name", "old", "new", "message"),
     [
         ("challenger", ",raw_sirna", ",raw", " line 1: column raw_sirna is missing"),
         ("truth", "HUVEC-05_1_B02,sirna_1", "HUVEC-05_1_B02,", " line 2 (HUVEC-05_1_B02): field sirna is ''"),
         ("champion", "HUVEC-05_1_B03,", "HUVEC-05_1_B02,", " line 3 (HUVEC-05_1_B02): field id_code is 'HUVEC-05_1_B02'"),
     ],
 )  # fmt: skip
-def test_a_malformed_table_is_named_with_its_line_and_field(tables, who, old, new, message):
-    edit(tables[who], old, new)
-    assert error(tables).startswith(f"{tables[who]}{message}")
+def test_a_malformed_table_is_named_with_its_line_and_field(tables, name, old, new, message):
+    edit(tables[name], old, new)
+    assert error(tables).startswith(f"{tables[name]}{message}")
 
 
-@pytest.mark.parametrize("who", ["truth", "champion", "challenger"])
-def test_a_missing_table_is_named(tables, who):
-    tables[who].unlink()
-    assert error(tables) == f"{tables[who]}: cannot be read (No such file or directory)"
+@pytest.mark.parametrize("name", ["truth", "champion", "challenger"])
+def test_a_missing_table_is_named(tables, name):
+    tables[name].unlink()
+    assert error(tables) == f"{tables[name]}: cannot be read (No such file or directory)"
