@@ -8,8 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -276,16 +274,20 @@ def test_a_second_retraining_waits_and_the_lock_of_a_killed_one_is_free(lab: Lab
     lock = lock_file(lab.store.uri(""), "tiny", present.digest)
     lock.parent.mkdir(parents=True, exist_ok=True)
     holder = subprocess.Popen([sys.executable, "-c", HOLDING, str(lock)], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout
-    assert holder.stdout.readline() == "held\n"
-    with ThreadPoolExecutor(1) as pool:
-        second = pool.submit(cellsignal, *lab.arguments(*MARGIN))
-        time.sleep(5)
-        assert not second.done()
+    second = None
+    try:
+        assert holder.stdout
+        assert holder.stdout.readline() == "held\n"
+        second = cellsignal.start(*lab.arguments(*MARGIN))
+        assert second.stdout
+        assert any("another process retrains the same; waiting for its outcome" in line for line in second.stdout)
         lab.store.put(f"retrainings/tiny/{present.digest}/outcome.json", outcome(lab, present))
         holder.kill()
-        holder.wait(60)
-        done = second.result(60)
-    assert done.returncode == 4, done.stderr
-    assert "another process retrains the same; waiting for its outcome" in done.stdout
-    assert f"model aaaaaaaaaaaa of run {KEY} was not promoted: worse" in done.stdout
+        shown, errors = second.communicate(timeout=60)
+    finally:
+        for process in (holder, second):
+            if process is not None:
+                process.kill()
+                process.wait(60)
+    assert second.returncode == 4, errors
+    assert f"model aaaaaaaaaaaa of run {KEY} was not promoted: worse" in shown
