@@ -1,4 +1,4 @@
-"""A plausible finished run without training: manifests, packed sites, assign outputs, histories, truth."""
+"""A synthetic finished run, without training: manifests, packed sites, outputs of assign, histories, truth."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COLUMNS = (
     "raw_confidence_uncalibrated",
 )
 SKILL = {"HUVEC": 0.95, "RPE": 0.85, "HEPG2": 0.8, "U2OS": 0.6}
-"""Mean raw confidence by cell type; the names drawn with it are calibrated by construction."""
+"""Mean raw confidence by cell type; predictions drawn with it are calibrated by construction."""
 
 
 class Chunks:
@@ -96,10 +96,10 @@ def make_run(
     """Writes a run of four cell types.
 
     Args:
-        folder: where.
-        seed: of everything random.
-        labelled: experiments of each cell type with labels; U2OS gets one of them fewer.
-        unlabelled: experiments of each cell type without.
+        folder: to write to.
+        seed: of all random numbers.
+        labelled: labelled experiments of each cell type; U2OS has one fewer.
+        unlabelled: unlabelled experiments of each cell type.
         holdout: held-out experiments of the first cell type.
         group_size: siRNAs of a plate group; 277 makes plates of the real size.
         folds: number of folds.
@@ -139,9 +139,11 @@ def make_run(
             turn = int(rng.integers(4))
             for plate in range(1, 5):
                 group = (plate - 1 + turn) % 4
-                named = [vocabulary.treatments[i] for i in rng.permutation(np.arange(group_size) + group * group_size)]
+                treated = [
+                    vocabulary.treatments[i] for i in rng.permutation(np.arange(group_size) + group * group_size)
+                ]
                 labels = [
-                    *((s, "treatment") for s in named),
+                    *((s, "treatment") for s in treated),
                     *((s, "positive_control") for s in vocabulary.positives),
                     ("EMPTY", "negative_control"),
                 ]
@@ -236,7 +238,7 @@ def make_run(
                     if plate.cell_type != cell_type:
                         continue
                     wells = [w.id_code for w in plate.wells if w.well_type == "treatment"]
-                    writer.writerows(_named(wells, truth, vocabulary.treatments, skill, rng))
+                    writer.writerows(_assigned(wells, truth, vocabulary.treatments, skill, rng))
                     if plate.plate == 1:
                         margin = float(rng.gamma(4, 900 * skill**3)) if cell_type != "U2OS" or role == "oof" else 2.3
                         experiments.append(
@@ -250,7 +252,7 @@ def make_run(
                             }
                         )
         if cell_type == "HUVEC" and experiments[-1]["role"] == "holdout":
-            experiments[-1]["margin"] = None  # nothing to choose among: one arrangement only
+            experiments[-1]["margin"] = None  # the only possible arrangement
         refused = [e for e in experiments if not e["accepted"]]
         cycles = 5 if cell_type == "HUVEC" else 10
         history = pretrain + [
@@ -332,24 +334,24 @@ def _picture(rng: np.random.Generator, side: int) -> np.ndarray:
     return image
 
 
-def _named(
+def _assigned(
     wells: list[str], truth: dict[str, str], treatments: Sequence[str], skill: float, rng: np.random.Generator
 ) -> list[tuple[Any, ...]]:
     group = sorted({truth[w] for w in wells})
     rows = []
     for well in wells:
-        # Some siRNAs are hard everywhere, so that the confusion table has something to say.
+        # Some siRNAs are hard everywhere, so that the confusion table has rows.
         hard = int(hashlib.sha256(truth[well].encode()).hexdigest(), 16) % 17 == 0
         p_raw = rng.beta(8 * skill, 8 * (1 - skill)) * (0.55 if hard else 1)
         p_group, p = p_raw**0.6, p_raw**0.25
         luck = rng.random()
         rival = group[(group.index(truth[well]) + 1) % len(group)] if hard else str(rng.choice(group))
-        raw, grouped, named = (truth[well] if luck < q else rival for q in (p_raw, p_group, p))
+        raw, grouped, assigned = (truth[well] if luck < q else rival for q in (p_raw, p_group, p))
         top5 = list(dict.fromkeys([raw, truth[well], *map(str, rng.choice(treatments, 5, replace=False))]))[:5]
         rows.append(
             (
                 well,
-                named,
+                assigned,
                 f"{p:.5f}",
                 f"{p - (1 - p) / 2:.5f}",
                 raw,

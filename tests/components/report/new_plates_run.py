@@ -1,4 +1,4 @@
-"""New plates as report finds them, made of the synthetic run: no label in their manifest, no well in the reference."""
+"""Inputs of report for new plates, made from the synthetic run: no label in their manifest, no well in the reference."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MODEL = ReferenceModel(
     fingerprint="4c30" * 16, address="s3://cellsignal/models/" + "4c30" * 16, design=None, temperatures={}
 )
 FROM = {"HUVEC": "holdout", "RPE": "unlabelled"}
-"""Where the new plates of each cell type come from."""
+"""The role, in the synthetic run, of the new plates of each cell type."""
 
 
 @dataclass
 class NewPlates:
-    """The arguments of `report.step.run`, on disk, and the plates beside them."""
+    """The arguments of `report.step.run`, on disk, and their plates."""
 
     arguments: dict[str, Any]
     plates: Manifest
@@ -35,12 +35,12 @@ class NewPlates:
     chunks: Chunks
 
     def write(self) -> None:
-        """Both manifests, as they are now."""
+        """Writes both manifests."""
         for name, manifest in (("holdout", self.plates), ("screen", self.reference)):
             Path(self.arguments[name]).write_text(manifest.model_dump_json())
 
     def truth(self, path: Path, labels: Mapping[str, str] | None = None) -> Path:
-        """A table of labels, by default of all treatment wells; the report is given it."""
+        """Writes a table of labels, by default of all treatment wells, and passes it to the report."""
         known = self.labels if labels is None else labels
         path.write_text("".join(f"{id_code},{sirna}\n" for id_code, sirna in {"id_code": "sirna", **known}.items()))
         self.arguments["truth"] = path
@@ -52,7 +52,7 @@ class NewPlates:
         return reader.read(np.arange(reader.table.sites))
 
     def replace_site(self, plate: int, well: int, site: int, pixels_CSS: NDArray[np.uint8]) -> str:
-        """Other pixels in place of a site's, by numbers from 0; returns the well's id_code. `write` afterwards."""
+        """Replaces a site's pixels; plate, well and site count from 0. Returns the well's id_code."""
         of_plate = self.plates.plates[plate]
         of_well = of_plate.wells[well]
         chunk = encode_chunk(pixels_CSS, PackConfig())

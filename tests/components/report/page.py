@@ -1,7 +1,8 @@
-"""Reads a report's page as a browser would, far enough to see what is wrong with it."""
+"""Checks the HTML of a report's page."""
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 
 
@@ -40,3 +41,14 @@ class Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag not in self.VOID:
             assert self.open.pop() == tag
+
+
+def check_page(text: str) -> None:
+    """Fails if the page is not well formed, fetches anything, or has a dead link or an image without a description."""
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert page.fetched == []
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert {anchor[1:] for anchor in page.anchors} <= set(page.ids)
+    assert all(image.get("alt") or image.get("aria-label") for image in page.images)

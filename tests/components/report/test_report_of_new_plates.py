@@ -1,10 +1,9 @@
-"""report of new plates: the tables and the page agree with what assign said and the plates show; what does not fit is refused."""
+"""report of new plates: tables and page agree with assign and the plates; inputs that do not match are rejected."""
 
 from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from components.core.evaluation.predictions import UNSURE
 from components.core.storage.object_store import ObjectStore
 from components.report.step import main, run
 from tests.components.report.new_plates_run import MODEL, NewPlates, make_new_plates
-from tests.components.report.page import Page
+from tests.components.report.page import check_page
 
 FILES = {"predictions.csv", "qc.csv", "metrics.json", "lineage.json", "config.yaml", "report.html"}
 
@@ -38,29 +37,25 @@ def report(new: NewPlates) -> Path:
     return Path(new.arguments["out"])
 
 
-def named(new: NewPlates) -> list[dict[str, str]]:
-    """What assign said, cell type by cell type."""
+def assigned(new: NewPlates) -> list[dict[str, str]]:
+    """The rows of assign, cell type by cell type."""
     return [row for uri in new.arguments["uris"] for row in rows(Path(uri) / "holdout.csv")]
 
 
-def test_the_directory_is_whole_and_nothing_lies_beside_it(report: Path) -> None:
+def test_predictions_are_those_of_assign(report: Path, new: NewPlates) -> None:
     assert {path.name for path in report.iterdir()} == FILES
-    assert not [path for path in report.parent.iterdir() if path.name.startswith((".out", "out."))]
-
-
-def test_predictions_are_what_assign_said_of_each_treatment_well(report: Path, new: NewPlates) -> None:
     table = rows(report / "predictions.csv")
     columns = ["id_code", "sirna", "confidence", "margin", "raw_sirna", "raw_confidence", "top5"]
     assert list(table[0]) == columns
     assert {row["id_code"] for row in table} == set(new.labels)
-    for row, said in zip(table, named(new), strict=True):
+    for row, expected in zip(table, assigned(new), strict=True):
         for column in ("id_code", "sirna", "raw_sirna", "top5"):
-            assert row[column] == said[column]
+            assert row[column] == expected[column]
         for column in ("confidence", "margin", "raw_confidence"):
-            assert float(row[column]) == pytest.approx(float(said[column]), abs=1e-5)
+            assert float(row[column]) == pytest.approx(float(expected[column]), abs=1e-5)
 
 
-def test_without_truth_there_is_no_score_and_the_page_says_so(report: Path) -> None:
+def test_there_is_no_score_without_truth(report: Path) -> None:
     metrics, text = json.loads((report / "metrics.json").read_text()), (report / "report.html").read_text()
     assert "holdout" not in metrics
     assert "no truth was given" in text
@@ -68,13 +63,13 @@ def test_without_truth_there_is_no_score_and_the_page_says_so(report: Path) -> N
     assert "wrong prediction" not in text
 
 
-def test_truth_gives_the_score_of_counting_and_changes_no_name(report: Path, new: NewPlates, tmp_path: Path) -> None:
+def test_truth_adds_a_score_and_changes_no_prediction(report: Path, new: NewPlates, tmp_path: Path) -> None:
     new.truth(tmp_path / "truth.csv")
     out = new.arguments["out"] = tmp_path / "scored"
     metrics = run(**new.arguments)
     for stage, column in (("raw", "raw_sirna"), ("group", "group_sirna"), ("assigned", "sirna")):
         hits: dict[str, list[bool]] = {"overall": [], "HUVEC": [], "RPE": []}
-        for row in named(new):
+        for row in assigned(new):
             hit = row[column] == new.labels[row["id_code"]]
             hits["overall"].append(hit)
             hits[row["id_code"].split("-")[0]].append(hit)
@@ -85,28 +80,23 @@ def test_truth_gives_the_score_of_counting_and_changes_no_name(report: Path, new
     assert shown in (out / "report.html").read_text()
 
 
-def test_a_score_of_some_wells_is_told_as_one(new: NewPlates, tmp_path: Path) -> None:
+def test_a_truth_of_some_wells_or_of_other_experiments_is_a_warning(new: NewPlates, tmp_path: Path) -> None:
     some = dict(list(new.labels.items())[:5])
     new.truth(tmp_path / "truth.csv", some)
     metrics = run(**new.arguments)
     assert metrics["wells"]["holdout"]["overall"] == 5
-    told = f"the truth has 5 of {len(new.labels)} wells; the score is of those"
-    assert told in (new.arguments["out"] / "report.html").read_text()
-
-
-def test_a_truth_may_be_that_of_more_experiments(new: NewPlates, tmp_path: Path) -> None:
-    new.truth(tmp_path / "truth.csv", {"U2OS-01_1_B02": "sirna_1", **new.labels})
-    metrics = run(**new.arguments)
-    assert metrics["wells"]["holdout"]["overall"] == len(new.labels)
+    page = new.arguments["out"] / "report.html"
+    assert f"the truth has 5 of {len(new.labels)} wells; the score is of those" in page.read_text()
+    new.truth(tmp_path / "truth.csv", {"U2OS-01_1_B02": "sirna_1", **some})
+    assert run(**new.arguments) == metrics
     new.truth(tmp_path / "truth.csv", {"U2OS-01_1_B02": "sirna_1"})
     assert "holdout" not in run(**new.arguments)
-    told = f"the truth has 0 of {len(new.labels)} wells; there is no score"
-    assert told in (new.arguments["out"] / "report.html").read_text()
+    assert f"the truth has 0 of {len(new.labels)} wells; there is no score" in page.read_text()
 
 
-def test_metrics_count_what_the_tables_show(report: Path, new: NewPlates) -> None:
+def test_metrics_agree_with_the_tables(report: Path, new: NewPlates) -> None:
     metrics = json.loads((report / "metrics.json").read_text())
-    assert metrics["quality"]["unsure"] == sum(float(row["confidence"]) < UNSURE for row in named(new))
+    assert metrics["quality"]["unsure"] == sum(float(row["confidence"]) < UNSURE for row in assigned(new))
     assert metrics["quality"]["wells_to_look_at"] == sum(bool(row["look_at"]) for row in rows(report / "qc.csv"))
     assert metrics["temperatures"] == {
         name: {"raw": 1.31, "group": 1.12, "balanced": 0.94} for name in ("HUVEC", "RPE")
@@ -115,13 +105,7 @@ def test_metrics_count_what_the_tables_show(report: Path, new: NewPlates) -> Non
 
 def test_the_page_is_well_formed_and_fetches_nothing(report: Path, new: NewPlates) -> None:
     text = (report / "report.html").read_text()
-    page = Page()
-    page.feed(text)
-    assert page.open == []
-    assert page.fetched == []
-    assert not re.search(r"@import|url\((?!#)", text)
-    assert {anchor[1:] for anchor in page.anchors} <= set(page.ids)
-    assert all(image.get("alt") or image.get("aria-label") for image in page.images)
+    check_page(text)
     assert text.count('<svg class="plate" role="img"') == len(new.plates.plates)
     assert f"below {UNSURE}" in text
     assert "HUVEC-05 plate 2: no negative control" in text  # of the manifest
@@ -129,7 +113,7 @@ def test_the_page_is_well_formed_and_fetches_nothing(report: Path, new: NewPlate
     assert "champion of generation 3" in text
 
 
-def test_lineage_names_the_model_and_the_plates_and_the_config_comes_back(report: Path, new: NewPlates) -> None:
+def test_lineage_holds_the_model_and_the_plates(report: Path, new: NewPlates) -> None:
     lineage = json.loads((report / "lineage.json").read_text())
     address = {"fingerprint": MODEL.fingerprint, "address": MODEL.address}
     assert lineage["model"] == {"name": "lab", "run": "lab-1", "generation": 3, **address}
@@ -137,19 +121,17 @@ def test_lineage_names_the_model_and_the_plates_and_the_config_comes_back(report
     assert RunConfig.load(str(report / "config.yaml")) == new.arguments["config"]
 
 
-def test_a_cell_type_without_an_output_of_assign_is_not_passed_over_in_silence(new: NewPlates) -> None:
+def test_a_cell_type_without_an_output_of_assign_is_a_warning(new: NewPlates) -> None:
     del new.arguments["uris"][1]
     run(**new.arguments)
     out = new.arguments["out"]
     assert {row["id_code"].split("-")[0] for row in rows(out / "predictions.csv")} == {"HUVEC"}
     assert "no output of assign was given for RPE; it is not in the predictions" in (out / "report.html").read_text()
-    # Its plates are looked at all the same.
+    # Its plates are measured nevertheless.
     assert {row["id_code"].split("-")[0] for row in rows(out / "qc.csv")} == {"HUVEC", "RPE"}
 
 
-def test_the_strings_of_the_component_make_the_same_report_from_the_manifests_own_store(
-    report: Path, new: NewPlates, tmp_path: Path
-) -> None:
+def test_main_writes_the_same_report_from_the_manifests_own_store(report: Path, new: NewPlates, tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     store = ObjectStore(tmp_path / "store")
     for key, chunk in new.chunks.objects.items():
@@ -169,11 +151,6 @@ def foreign_well(new: NewPlates, folder: Path) -> None:
     new.truth(folder / "truth.csv", {"HUVEC-04_1_Z99": "sirna_1"})
 
 
-def control_with_truth(new: NewPlates, folder: Path) -> None:
-    well = next(w for w in new.plates.plates[0].wells if w.well_type != "treatment")
-    new.truth(folder / "truth.csv", {well.id_code: "sirna_1"})
-
-
 def unknown_sirna(new: NewPlates, folder: Path) -> None:
     new.truth(folder / "truth.csv", {next(iter(new.labels)): "sirna_9999"})
 
@@ -184,10 +161,6 @@ def no_output(new: NewPlates, folder: Path) -> None:
 
 def missing_output(new: NewPlates, folder: Path) -> None:
     (folder / "assign-RPE" / "assign.json").unlink()
-
-
-def missing_table(new: NewPlates, folder: Path) -> None:
-    (folder / "assign-RPE" / "holdout.csv").unlink()
 
 
 def output_twice(new: NewPlates, folder: Path) -> None:
@@ -211,11 +184,9 @@ def missing_site(new: NewPlates, folder: Path) -> None:
 
 BAD: dict[Callable[[NewPlates, Path], None], str] = {
     foreign_well: r"truth\.csv line 2 \(HUVEC-04_1_Z99\): field id_code .* not a treatment well of a held-out experiment",
-    control_with_truth: r"truth\.csv line 2 \(\S+\): field id_code is '\S+'; it is not a treatment well of",
     unknown_sirna: r"truth\.csv line 2 \(\S+\): field sirna is 'sirna_9999'; it is not a treatment",
     no_output: r"^--uri: no output of assign was given; give one a cell type",
     missing_output: r"assign-RPE/assign\.json: cannot be read .*; is this an output of assign\?",
-    missing_table: r"assign-RPE/holdout\.csv: cannot be read",
     output_twice: r"^--uri: two outputs of assign are of HUVEC; give one a cell type",
     missing_row: r"assign-HUVEC/holdout\.csv: 1 wells of HUVEC have no row, first HUVEC-04_4_\w+; run assign again",
     other_plates: r"holdout\.csv: \d+ faults: line 2 \(\S+\): field id_code .* not a treatment well of this screen's holdout wells",
@@ -224,7 +195,7 @@ BAD: dict[Callable[[NewPlates, Path], None], str] = {
 
 
 @pytest.mark.parametrize("spoil", BAD, ids=lambda spoil: spoil.__name__)
-def test_what_does_not_fit_is_one_error_and_leaves_nothing(
+def test_rejects_inputs_that_do_not_match(
     new: NewPlates, tmp_path: Path, spoil: Callable[[NewPlates, Path], None]
 ) -> None:
     spoil(new, tmp_path)

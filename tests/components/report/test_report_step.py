@@ -16,7 +16,7 @@ from components.core.errors import InputError
 from components.core.storage.manifest import Manifest
 from components.core.storage.run_records import RunRecord
 from components.report.step import main, run
-from tests.components.report.page import Page
+from tests.components.report.page import check_page
 
 FILES = {
     "predictions.csv",
@@ -38,7 +38,7 @@ def report(finished_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def changed(finished_run: Any, tmp_path: Path) -> Any:
-    """Arguments of a run whose files a test may spoil."""
+    """Arguments of a run whose files a test may change."""
     folder = tmp_path / "in"
     shutil.copytree(finished_run.screen.parent, folder)
     arguments = finished_run.arguments(tmp_path / "out")
@@ -62,12 +62,7 @@ def edit(path: Path, row: int, field: str, value: str) -> None:
         writer.writerows(table)
 
 
-def test_the_directory_is_complete(report: Path) -> None:
-    assert {path.name for path in report.iterdir()} == FILES
-    assert list(report.parent.iterdir()) == [report]
-
-
-def test_scores_agree_with_counting_in_the_tables(report: Path, finished_run: Any) -> None:
+def test_scores_agree_with_counting(report: Path, finished_run: Any) -> None:
     metrics = json.loads((report / "metrics.json").read_text())
     for score, name in (("out_of_fold", "oof"), ("unlabelled", "unlabelled"), ("holdout", "holdout")):
         for stage, column in (("raw", "raw_sirna"), ("group", "group_sirna"), ("assigned", "sirna")):
@@ -101,11 +96,11 @@ def test_a_fold_counts_its_own_experiments_only(report: Path, finished_run: Any)
 
 
 def test_throughput_counts_the_epochs_of_pretraining_once(report: Path) -> None:
-    # Two folds at 400 and 450 sites/s for equal times; every cell type repeats pretrain's records.
+    # Two folds at 400 and 450 sites/s, for equally long; every cell type repeats pretrain's records.
     assert json.loads((report / "metrics.json").read_text())["throughput"]["pretrain_sites_per_s"] == 425.0
 
 
-def test_predictions_name_every_unlabelled_treatment_well_and_no_control(report: Path, finished_run: Any) -> None:
+def test_predictions_hold_every_unlabelled_treatment_well_and_no_control(report: Path, finished_run: Any) -> None:
     expected = {
         w.id_code
         for p in Manifest.read(finished_run.screen).plates
@@ -130,19 +125,7 @@ def test_truth_changes_scores_and_nothing_else(report: Path, finished_run: Any, 
     assert "Unlabelled (transductive)" not in (out / "report.html").read_text()
 
 
-def test_the_page_is_well_formed_and_fetches_nothing(report: Path) -> None:
-    text = (report / "report.html").read_text()
-    page = Page()
-    page.feed(text)
-    assert page.open == []
-    assert page.fetched == []
-    assert not re.search(r"@import|url\((?!#)", text)
-    assert {anchor[1:] for anchor in page.anchors} <= set(page.ids)
-    assert all(image.get("alt") or image.get("aria-label") for image in page.images)
-    assert len(text) < 5_000_000
-
-
-def test_the_page_shows_what_the_inputs_say(report: Path) -> None:
+def test_the_page_shows_warnings_pictures_and_accuracy(report: Path) -> None:
     text = (report / "report.html").read_text()
     assert "RPE-02 plate 3: no negative control" in text  # of the manifest
     assert "margin 2.3 is below 5.0" in text  # of assign
@@ -152,7 +135,7 @@ def test_the_page_shows_what_the_inputs_say(report: Path) -> None:
     assert f"<b>{100 * metrics['unlabelled']['assigned']['overall']:.1f} %</b>" in text
 
 
-def test_lineage_and_config_come_back(report: Path, finished_run: Any) -> None:
+def test_lineage_and_config_are_written(report: Path, finished_run: Any) -> None:
     lineage = json.loads((report / "lineage.json").read_text())
     assert lineage["manifest_digest"] == Manifest.read(finished_run.screen).digest()
     assert lineage["steps"] == finished_run.lineage["steps"]
@@ -183,17 +166,17 @@ def test_an_earlier_report_is_replaced(troubled: Path) -> None:
     assert sorted(path.name for path in troubled.parent.iterdir()) == ["assign", "out"]
 
 
-def test_names_in_the_input_cannot_break_out_of_the_page(troubled: Path) -> None:
+def test_text_of_the_input_is_escaped_in_the_page(troubled: Path) -> None:
     text = (troubled / "report.html").read_text()
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert" in text
 
 
-def test_a_missing_fold_is_reported_not_refused(troubled: Path) -> None:
+def test_a_missing_fold_is_a_warning(troubled: Path) -> None:
     assert "48 labelled wells of HUVEC have no out-of-fold prediction" in (troubled / "report.html").read_text()
 
 
-def test_missing_plates_are_said_on_the_page(troubled: Path) -> None:
+def test_missing_images_are_mentioned_on_the_page(troubled: Path) -> None:
     assert re.search(r"The images could not be read: .* is missing", (troubled / "report.html").read_text())
 
 
@@ -213,20 +196,6 @@ def test_rejects_a_bad_truth_and_writes_nothing(changed: Any, field: str, value:
     assert [path.name for path in changed["out"].parent.iterdir()] == ["in"]
 
 
-def test_reports_all_faults_of_a_truth_at_once(changed: Any) -> None:
-    labelled = rows(Path(changed["uris"][0]) / "oof.csv")[0]["id_code"]
-    edit(changed["truth"], 3, "id_code", labelled)
-    edit(changed["truth"], 7, "sirna", "")
-    with pytest.raises(InputError, match=rf"2 faults: line 5 \({labelled}\): .* \| line 9 .* it is empty"):
-        run(**changed)
-
-
-def test_rejects_a_truth_without_its_column(changed: Any) -> None:
-    changed["truth"].write_text("id_code,label\nA,B\n")
-    with pytest.raises(InputError, match=r"truth\.csv line 1: column sirna is missing"):
-        run(**changed)
-
-
 def test_rejects_an_unlabelled_well_without_a_prediction(changed: Any) -> None:
     path = Path(changed["uris"][1]) / "unlabelled.csv"
     lines = path.read_text().splitlines(keepends=True)
@@ -244,74 +213,7 @@ def test_rejects_a_confidence_that_is_no_probability(changed: Any) -> None:
         run(**changed)
 
 
-def test_rejects_a_cell_type_given_twice(changed: Any) -> None:
-    with pytest.raises(InputError, match="two outputs of assign are of HUVEC"):
-        run(**{**changed, "uris": [*changed["uris"], changed["uris"][0]]})
-
-
-def test_kfp_words_and_another_order_of_cell_types_make_the_same_report(
-    report: Path, finished_run: Any, tmp_path: Path, store: Any
-) -> None:
-    """`main` takes strings, and finds the plates in the manifest's own store."""
-    store.put_many(finished_run.chunks.objects.items())
-    manifests = {}
-    for name in ("screen", "holdout"):
-        manifest = Manifest.read(getattr(finished_run, name)).model_copy(update={"store": store.uri("")})
-        manifests[name] = tmp_path / f"{name}.json"
-        manifests[name].write_text(manifest.model_dump_json())
-    main(
-        config=finished_run.config.model_dump_json(),
-        screen=str(manifests["screen"]),
-        holdout=str(manifests["holdout"]),
-        holdout_labels=str(finished_run.holdout_labels),
-        truth=str(finished_run.truth),
-        uris=finished_run.uris[::-1],
-        lineage=json.dumps(finished_run.lineage),
-        results=str(tmp_path / "out"),
-    )
-    assert store.list("runs/") == [], "a step by hand is no run"
-    for name in FILES - {"report.html"}:
-        assert (tmp_path / "out" / name).read_bytes() == (report / name).read_bytes(), name
-    assert (tmp_path / "out" / "report.html").read_text().count("data:image/png;base64,") == 8
-
-
-def test_a_report_on_a_cluster_learns_key_and_start_from_the_runs_record(
-    finished_run: Any, tmp_path: Path, store: Any
-) -> None:
-    manifests = {}
-    for name in ("screen", "holdout"):
-        found = Manifest.read(getattr(finished_run, name)).model_copy(
-            update={"store": store.uri(""), "run": "synthetic-1"}
-        )
-        manifests[name] = tmp_path / f"{name}.json"
-        manifests[name].write_text(found.model_dump_json())
-    known = {
-        "run": "synthetic-1",
-        "screen": "s3://plates/one",
-        "data_fingerprint": "f",
-        "started": "2026-11-25T04:00:00",
-    }
-    record = RunRecord(key="synthetic-1", config={}, lineage=known)
-    store.put("runs/synthetic-1/run.json", record.model_dump_json().encode())
-    compiled = {"recipe": "1a2b", "code_version": "0.1.0", "warnings": ["compiled from a tree that is not committed"]}
-    main(
-        config=finished_run.config.model_dump_json(),
-        screen=str(manifests["screen"]),
-        holdout=str(manifests["holdout"]),
-        holdout_labels=str(finished_run.holdout_labels),
-        truth="",
-        uris=finished_run.uris,
-        lineage=json.dumps(compiled),
-        results=str(tmp_path / "out"),
-    )
-    lineage = json.loads((tmp_path / "out" / "lineage.json").read_text())
-    assert lineage.items() >= {**compiled, **known}.items()
-    for name in FILES:
-        assert store.get(f"runs/synthetic-1/results/{name}") == (tmp_path / "out" / name).read_bytes(), name
-    assert "compiled from a tree that is not committed" in (tmp_path / "out" / "report.html").read_text()
-
-
-def test_bad_input_on_the_command_line_is_one_line_and_exit_2(changed: Any, tmp_path: Path) -> None:
+def test_the_command_prints_one_line_for_bad_input(changed: Any, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(changed["config"].dump())
     edit(changed["truth"], 0, "sirna", "sirna_9999")
@@ -338,26 +240,62 @@ def test_bad_input_on_the_command_line_is_one_line_and_exit_2(changed: Any, tmp_
     assert "truth.csv line 2 (" in done.stderr
 
 
-def test_a_further_round_says_that_its_out_of_fold_scores_know_their_labels(finished_run: Any, tmp_path: Path) -> None:
+def test_the_page_is_well_formed_and_fetches_nothing(report: Path) -> None:
+    text = (report / "report.html").read_text()
+    check_page(text)
+    assert len(text) < 5_000_000
+
+
+def test_main_writes_the_same_report_and_records_it_under_the_run(
+    report: Path, finished_run: Any, tmp_path: Path, store: Any
+) -> None:
+    """With plates from the manifest's own store, cell types in another order, and key and start from the run's record."""
+    store.put_many(finished_run.chunks.objects.items())
+    for name in ("screen", "holdout"):
+        manifest = Manifest.read(getattr(finished_run, name))
+        manifest = manifest.model_copy(update={"store": store.uri(""), "run": "synthetic-1"})
+        (tmp_path / f"{name}.json").write_text(manifest.model_dump_json())
+    known = {
+        "run": "synthetic-1",
+        "screen": "s3://plates/one",
+        "data_fingerprint": "f",
+        "started": "2026-11-25T04:00:00",
+    }
+    record = RunRecord(key="synthetic-1", config={}, lineage=known)
+    store.put("runs/synthetic-1/run.json", record.model_dump_json().encode())
+    compiled = {"recipe": "1a2b", "code_version": "0.1.0", "warnings": ["compiled from a tree that is not committed"]}
+    out = tmp_path / "out"
+    main(
+        config=finished_run.config.model_dump_json(),
+        screen=str(tmp_path / "screen.json"),
+        holdout=str(tmp_path / "holdout.json"),
+        holdout_labels=str(finished_run.holdout_labels),
+        truth=str(finished_run.truth),
+        uris=finished_run.uris[::-1],
+        lineage=json.dumps(compiled),
+        results=str(out),
+    )
+    for name in FILES - {"report.html", "lineage.json"}:
+        assert (out / name).read_bytes() == (report / name).read_bytes(), name
+    assert json.loads((out / "lineage.json").read_text()).items() >= {**compiled, **known}.items()
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 8
+    assert "compiled from a tree that is not committed" in page
+    for name in FILES:
+        assert store.get(f"runs/synthetic-1/results/{name}") == (out / name).read_bytes(), name
+
+
+def test_a_run_from_earlier_weights_or_predictions_reports_them(
+    finished_run: Any, report: Path, tmp_path: Path
+) -> None:
     arguments = finished_run.arguments(tmp_path / "out")
-    teacher = arguments["config"].mean_teacher.model_copy(update={"fused_labels": "first/predictions.csv"})
-    metrics = run(**{**arguments, "config": arguments["config"].model_copy(update={"mean_teacher": teacher})})
+    config = arguments["config"]
+    teacher = config.mean_teacher.model_copy(update={"fused_labels": "first/predictions.csv"})
+    changed = config.model_copy(update={"mean_teacher": teacher, "init_from": "s3://b/runs/old-1"})
+    metrics = run(**{**arguments, "config": changed})
     assert metrics["fused_labels"] == "first/predictions.csv"
+    assert json.loads((tmp_path / "out" / "lineage.json").read_text())["init_from"] == "s3://b/runs/old-1"
     page = (tmp_path / "out" / "report.html").read_text()
     assert "a further round on the predictions of first/predictions.csv" in page
-    assert "are not independent of their own labels" in page
-
-
-def test_the_run_that_pretraining_started_from_is_in_lineage_and_page(finished_run: Any, tmp_path: Path) -> None:
-    arguments = finished_run.arguments(tmp_path / "out")
-    run(**{**arguments, "config": arguments["config"].model_copy(update={"init_from": "s3://b/runs/old-1"})})
-    assert json.loads((tmp_path / "out" / "lineage.json").read_text())["init_from"] == "s3://b/runs/old-1"
-    assert (
-        "<dt>pretrained from</dt><dd><code>s3://b/runs/old-1</code></dd>"
-        in (tmp_path / "out" / "report.html").read_text()
-    )
-
-
-def test_a_run_that_started_at_random_says_nothing_of_another(report: Path) -> None:
-    assert "init_from" not in json.loads((report / "lineage.json").read_text())
+    assert "<dt>pretrained from</dt><dd><code>s3://b/runs/old-1</code></dd>" in page
     assert "pretrained from" not in (report / "report.html").read_text()
