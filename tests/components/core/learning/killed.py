@@ -1,4 +1,4 @@
-"""Checkpoints that are saved after every step, and a kill at the n-th of them. For tests."""
+"""Checkpoints that are saved at every opportunity, and a kill at the n-th save. For tests."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from components.core.learning.checkpoints import Checkpoints
 
 
 class KilledError(Exception):
-    """The process is gone."""
+    """Stands for the end of the process."""
 
 
-class LocalPlace:
+class LocalCheckpoint:
     """Keeps the newest checkpoint as a file."""
 
     def __init__(self, folder: Path) -> None:
@@ -29,14 +29,14 @@ class LocalPlace:
 
 
 class KilledAt(Checkpoints):
-    """Saves whenever asked, and dies when it has saved so often; None lives on.
+    """Saves at every opportunity, and raises KilledError at the given number of saves; None never does.
 
     Attributes:
-        saves: how often it has saved.
+        saves: number of saves so far.
     """
 
     def __init__(self, folder: Path, saves: int | None = None) -> None:
-        super().__init__(LocalPlace(folder), 0.0)
+        super().__init__(LocalCheckpoint(folder), 0.0)
         self._last = saves
         self.saves = 0
 

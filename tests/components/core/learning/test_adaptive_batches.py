@@ -32,7 +32,7 @@ def batches_of(images, domain: str, batch_size: int, in_plate_order: bool = Fals
 
 @pytest.mark.parametrize("domain", ["plate", "experiment", "cell_type"])
 @pytest.mark.parametrize("batch_size", [4, 40])
-def test_a_batch_is_of_one_domain_where_one_is_configured(images, domain, batch_size):
+def test_a_batch_holds_one_domain_if_one_is_configured(images, domain, batch_size):
     of_W = domain_of_wells(images.table, domain)
     domains = [set(of_W[batch]) for batch in batches_of(images, domain, batch_size)]
     assert {len(found) for found in domains} == {1}
@@ -41,14 +41,14 @@ def test_a_batch_is_of_one_domain_where_one_is_configured(images, domain, batch_
 
 
 @pytest.mark.parametrize("batch_size", [4, 40])
-def test_batches_follow_the_plates_where_no_domain_is_configured(images, batch_size):
+def test_batches_follow_the_plates_without_a_domain(images, batch_size):
     seen = np.concatenate(batches_of(images, "none", batch_size))
     for part in np.array_split(seen, PASSES):
         assert (np.diff(images.table.plate_W[part]) >= 0).all()
 
 
 @pytest.mark.parametrize("domain", ["experiment", "cell_type"])
-def test_a_domain_of_several_plates_is_dealt_evenly_to_its_batches(images, domain):
+def test_a_domain_of_several_plates_is_distributed_evenly_over_batches(images, domain):
     table = images.table
     for batch in batches_of(images, domain, 5, in_plate_order=True):
         of_domain = np.flatnonzero(domain_of_wells(table, domain) == domain_of_wells(table, domain)[batch[0]])

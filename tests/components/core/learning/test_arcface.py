@@ -64,7 +64,7 @@ def test_the_reference_margin_reaches_its_second_branch_and_stays_monotonic():
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_gradients_are_finite_where_the_embedding_lies_on_the_weight(sign):
+def test_gradients_are_finite_if_the_embedding_equals_the_weight(sign):
     head = ArcFaceHead(E, K, scale=30.0, margin=0.1)
     embedding_BE = (sign * 3.0 * head.weight.detach()).requires_grad_()
     torch.nn.functional.cross_entropy(head(embedding_BE, torch.arange(K)), torch.arange(K)).backward()

@@ -89,7 +89,7 @@ def test_batches_of_unequal_size_are_joined_by_the_law_of_total_variance(plain, 
     assert float((got - reference).detach().abs().mean()) < 0.1 * float(reference.std())
 
 
-def test_the_network_is_left_as_it_was(plain, domain):
+def test_the_network_is_unchanged_afterwards(plain, domain):
     plain.train()
     before, momentum = weights_of(plain), plain.norms[0].momentum
     with adapted(plain, [domain]):
@@ -130,14 +130,7 @@ def test_wells_are_predicted_with_the_statistics_of_their_own_domain(images: Ima
         np.testing.assert_allclose(got_WK[row], expected, atol=1e-4)
 
 
-def test_wells_predicted_together_do_not_change_each_other(images: Images):
-    network, adaptive = classifier(K), by_domain(images, "plate")
-    together = well_logits(network, adaptive, np.arange(12), 1, 4, K)
-    alone = np.concatenate([well_logits(network, adaptive, np.array([w]), 1, 4, K) for w in range(12)])
-    np.testing.assert_allclose(together, alone, atol=1e-5)
-
-
-def test_a_brighter_plate_is_named_as_before_where_statistics_are_its_own(images: Images):
+def test_a_brighter_plate_is_classified_as_before_with_its_own_statistics(images: Images):
     """The gain of a plate passes through the first convolution into BatchNorm, which takes it out."""
     network = classifier(K, kind="softmax")
     plate = int(images.table.plate_W[0])
@@ -171,7 +164,7 @@ def test_embeddings_are_what_the_head_sees(images: Images):
         np.testing.assert_allclose(alone_WE, embedding_WE, atol=1e-5)
 
 
-def test_a_domain_without_controls_is_named(images: Images):
+def test_rejects_controls_statistics_for_a_domain_without_controls(images: Images):
     table = images.table
     bare = replace(table, well_type_W=np.where(table.plate_W == 1, TREATMENT, table.well_type_W))
     with pytest.raises(InputError, match=r"HUVEC-01 plate 2: no control wells .* use all, or a wider"):

@@ -11,13 +11,13 @@ import torch
 
 from components.core.learning import checkpoints as module
 from components.core.learning.checkpoints import Checkpoints
-from tests.components.core.learning.killed import LocalPlace
+from tests.components.core.learning.killed import LocalCheckpoint
 
 
-def test_it_is_time_after_so_many_seconds_and_again_after_so_many_more(tmp_path, monkeypatch):
+def test_saves_when_the_interval_has_passed(tmp_path, monkeypatch):
     now = 100.0
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
-    checkpoints = Checkpoints(LocalPlace(tmp_path), 300)
+    checkpoints = Checkpoints(LocalCheckpoint(tmp_path), 300)
     saved = []
     for now in (100.0, 399.0, 400.0, 401.0, 699.0, 700.5):
         checkpoints.save_if_due(lambda now=now: saved.append(now) or {})
@@ -26,7 +26,7 @@ def test_it_is_time_after_so_many_seconds_and_again_after_so_many_more(tmp_path,
     checkpoints.close()
 
 
-def test_what_is_saved_is_found_by_another_and_is_of_the_moment(tmp_path, monkeypatch):
+def test_a_checkpoint_is_a_snapshot_of_the_moment_it_is_saved(tmp_path, monkeypatch):
     """Training goes on while a state is being written, and changes its tensors in place."""
     may_write, write = threading.Event(), torch.save
 
@@ -37,20 +37,20 @@ def test_what_is_saved_is_found_by_another_and_is_of_the_moment(tmp_path, monkey
     monkeypatch.setattr(module.torch, "save", slow)
     weights = torch.arange(4.0)
     state = {"weights": weights, "nested": [{"x": weights}], "step": 3, "none": None, "pair": (0.9, 0.999)}
-    checkpoints = Checkpoints(LocalPlace(tmp_path), 0)
+    checkpoints = Checkpoints(LocalCheckpoint(tmp_path), 0)
     checkpoints.save(state)
     weights += 100
     may_write.set()
     checkpoints.close()
-    found = Checkpoints(LocalPlace(tmp_path)).resume()
+    found = Checkpoints(LocalCheckpoint(tmp_path)).resume()
     assert found is not None
     assert found["weights"].tolist() == found["nested"][0]["x"].tolist() == [0, 1, 2, 3]
     assert (found["step"], found["none"], found["pair"]) == (3, None, (0.9, 0.999))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_disk_is_told_and_the_checkpoint_before_stays(tmp_path, capsys, monkeypatch):
-    checkpoints = Checkpoints(LocalPlace(tmp_path), 0)
+def test_a_full_disk_is_a_warning_and_keeps_the_previous_checkpoint(tmp_path, capsys, monkeypatch):
+    checkpoints = Checkpoints(LocalCheckpoint(tmp_path), 0)
     checkpoints.save({"step": 1})
     checkpoints.close()
 
@@ -70,14 +70,14 @@ def test_a_full_disk_is_told_and_the_checkpoint_before_stays(tmp_path, capsys, m
         checkpoints.save({"step": 2, "weights": torch.zeros(1000, 1000)})
         checkpoints.close()
     assert "could not be saved" in capsys.readouterr().out
-    found = Checkpoints(LocalPlace(tmp_path)).resume()
+    found = Checkpoints(LocalCheckpoint(tmp_path)).resume()
     assert found is not None
     assert found["step"] == 1
 
 
-def test_a_file_that_is_no_state_is_told_and_training_starts_anew(tmp_path, capsys):
+def test_a_damaged_checkpoint_is_a_warning_and_training_starts_over(tmp_path, capsys):
     (tmp_path / "newest.pt").write_bytes(b"something else")
-    assert Checkpoints(LocalPlace(tmp_path)).resume() is None
+    assert Checkpoints(LocalCheckpoint(tmp_path)).resume() is None
     assert "starting from the beginning" in capsys.readouterr().out
 
 
@@ -87,7 +87,7 @@ def test_reading_a_checkpoint_runs_no_code(tmp_path, capsys):
             return os.mkdir, (str(tmp_path / "sprung"),)
 
     torch.save({"step": Trap()}, tmp_path / "newest.pt")
-    assert Checkpoints(LocalPlace(tmp_path)).resume() is None
+    assert Checkpoints(LocalCheckpoint(tmp_path)).resume() is None
     assert not (tmp_path / "sprung").exists()
     assert "starting from the beginning" in capsys.readouterr().out
 
@@ -96,7 +96,7 @@ def test_training_does_not_wait_for_a_checkpoint_that_is_still_being_written(tmp
     now, may_write = 0.0, threading.Event()
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
 
-    class Slow(LocalPlace):
+    class Slow(LocalCheckpoint):
         def write(self, file: Path) -> None:
             may_write.wait(10)
 

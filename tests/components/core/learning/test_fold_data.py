@@ -17,7 +17,7 @@ def experiments(table, wells) -> set[str]:
 
 
 @pytest.mark.parametrize("controls", ["all", "training"])
-def test_the_wells_of_a_fold_by_hand(images: Images, controls):
+def test_wells_of_a_fold_of_experiments(images: Images, controls):
     table = images.table  # folds {HUVEC-01: 0, HUVEC-02: 1, RPE-01: 0}; HUVEC-03 has no labels
     wells = fold_wells(table, 0, controls)
     treatment_W = table.well_type_W == TREATMENT
@@ -35,7 +35,7 @@ def test_the_wells_of_a_fold_by_hand(images: Images, controls):
     assert treatment_W[wells.unlabelled].all()
 
 
-def test_the_wells_of_a_fold_of_wells_by_hand(images: Images):
+def test_wells_of_a_fold_of_wells(images: Images):
     """Every second treatment well of labelled experiments is held out; experiments are on both sides."""
     table = images.table
     dealt_W = (table.well_type_W == TREATMENT) & table.labelled_W
@@ -52,7 +52,7 @@ def test_the_wells_of_a_fold_of_wells_by_hand(images: Images):
         assert experiments(table, wells.unlabelled) == {"HUVEC-03"}
 
 
-def test_a_cell_type_that_the_fold_holds_no_experiment_of_has_no_validation_wells(images: Images):
+def test_a_cell_type_without_experiments_in_the_fold_has_no_validation_wells(images: Images):
     wells = fold_wells(images.table, 1, "all", "RPE")
     assert len(wells.validation) == len(wells.unlabelled) == 0
     assert experiments(images.table, wells.training) == {"RPE-01"}
@@ -104,6 +104,6 @@ def session_images(screen) -> Images:
         ("U2OS", r"cell type 'U2OS' has no plates in the screen; it holds \['HUVEC', 'RPE'\]"),
     ],
 )
-def test_nothing_to_train_on_is_an_error(images: Images, cell_type, message):
+def test_rejects_a_fold_without_training_wells(images: Images, cell_type, message):
     with pytest.raises(InputError, match=message):
         fold_wells(images.table, 0, "all", cell_type)

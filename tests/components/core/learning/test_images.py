@@ -15,7 +15,7 @@ def pixels(b: int = 4) -> torch.Tensor:
     return torch.randint(0, 256, (b, C, 5, 5), dtype=torch.uint8)
 
 
-def test_is_the_plain_formula_with_each_plates_statistics():
+def test_standardises_by_each_plates_statistics():
     x, plate_B = pixels(), torch.tensor([2, 0, 0, 1])
     got = Standardiser(MEAN_PC, STD_PC, 0.1, CPU)(x, plate_B)
     expected = [

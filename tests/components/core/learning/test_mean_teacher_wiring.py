@@ -82,7 +82,7 @@ def test_each_pass_is_jittered_by_itself(images, wells, monkeypatch):
 
 
 @pytest.mark.parametrize("domain", ["plate", "experiment"])
-def test_every_pass_is_of_one_domain_where_batches_are(images, wells, domain, monkeypatch):
+def test_every_pass_holds_one_domain_if_batches_do(images, wells, domain, monkeypatch):
     leave_views_out(monkeypatch, mean_teacher)
     by_domain = numbered(images, domain)
     of_W = domain_of_wells(images.table, domain)
@@ -156,5 +156,5 @@ def test_the_teachers_decay_grows_with_the_epochs(images, wells, number, decay):
 
 
 @pytest.mark.parametrize(("step", "decay"), [(0, 1 / 2), (48, 49 / 50)])
-def test_the_teacher_follows_closely_for_as_long_as_there_were_few_steps(images, wells, step, decay):
+def test_the_teachers_decay_is_small_in_the_first_steps(images, wells, step, decay):
     assert_decayed(images, wells, step, 20, decay)

@@ -36,7 +36,7 @@ def test_parameters_and_activations_of_a_real_network():
     assert abs(2 * size.activation_bytes / real - 1) < 0.05
 
 
-def test_any_timm_model_is_sized_in_another_process():
+def test_sizes_a_timm_model_in_another_process():
     config = RunConfig.load("demo", ["backbones=[{name: resnet, kind: timm, model: resnet18}]"])
     sizes = network_sizes(config)
     assert sizes["resnet"].embedding == 512

@@ -62,7 +62,7 @@ def plain_embedding(network, images, well) -> np.ndarray:
     return (total / seen).numpy()
 
 
-def test_every_well_of_the_cell_type_is_embedded_with_what_is_known_of_it(screens):
+def test_every_well_of_the_cell_type_is_embedded_with_its_metadata(screens):
     _, screen, _ = screens
     found = predicted(screens)
     assert set(found.embeddings) == {"small", "slim"}
@@ -139,19 +139,6 @@ def test_held_out_images_are_standardised_by_the_training_screens_statistics(scr
             np.testing.assert_allclose(got_C.numpy(), (200 - mean_C) / std_C, rtol=1e-5)
 
 
-@pytest.mark.parametrize("batch_norm", [BatchNormConfig(), BatchNormConfig(domain="plate", statistics="controls")])
-def test_batch_norm_of_a_domain_reaches_the_held_out_images(screens, batch_norm):
-    store, screen, holdout = screens
-    settings = SETTINGS.model_copy(update={"batch_norm": batch_norm})
-    held_out = held_out_images(holdout, screen, "HUVEC", store, settings, CPU)
-    assert held_out.batch_norm == batch_norm
-    assert held_out.augment == settings.augment
-    nets = networks(screen)
-    adapted, plain = (predicted(screens, settings=s, nets=nets).logits["holdout"] for s in (settings, SETTINGS))
-    assert adapted.ids_W == plain.ids_W
-    assert np.allclose(adapted.logits_WK, plain.logits_WK, atol=1e-3) == (batch_norm == SETTINGS.batch_norm)
-
-
 def test_the_files_hold_the_prediction(screens, tmp_path):
     found = predicted(screens)
     found.write(tmp_path / "l", tmp_path / "e", fold_meta("HUVEC", 1, False, []), SETTINGS, "teacher")
@@ -171,7 +158,7 @@ def test_the_files_hold_the_prediction(screens, tmp_path):
     assert read_logits(tmp_path / "l").meta["fold"] == 1
 
 
-def test_no_embeddings_where_none_are_wanted(screens, tmp_path):
+def test_writes_no_embeddings_if_disabled(screens, tmp_path):
     off = SETTINGS.model_copy(update={"embeddings": EmbeddingsConfig(enabled=False)})
     found = predicted(screens, settings=off)
     assert found.embeddings == {}

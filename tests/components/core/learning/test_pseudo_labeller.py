@@ -92,7 +92,7 @@ def test_the_first_refresh_is_all_new_and_later_ones_blend_with_the_last_blend(l
 
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])
-def test_each_refresh_labels_its_share_and_the_last_share_stays(labeller, kind):
+def test_each_refresh_labels_its_configured_fraction(labeller, kind):
     refresh = labeller(everyone(refreshes=4), confident_fractions=(0.25, 0.5), pseudo_labels=kind)
     counts = []
     for epoch in range(4):
@@ -120,7 +120,7 @@ def test_soft_labels_are_probabilities_of_treatments_and_hard_ones_their_most_pr
 
 
 @pytest.mark.parametrize(("permutations", "found"), [("all", True), ("cyclic", False)])
-def test_the_arrangements_to_choose_among_are_the_configured_ones(labeller, permutations, found):
+def test_uses_the_configured_permutations(labeller, permutations, found):
     """The unlabelled experiment is no rotation of the labelled ones, so that only all permutations hold it."""
     prior = PriorConfig(permutations=permutations, min_margin=0.0, min_separation=0.0)
     judge = Judge(a_teacher=[logits(1, shift=4.0)], b_teacher=[logits(2, shift=4.0)])

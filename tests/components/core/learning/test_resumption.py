@@ -1,4 +1,4 @@
-"""A training that is killed between any two steps and started again ends as if nothing had been, bit for bit."""
+"""A training that is killed between any two steps and resumes ends as an uninterrupted one, bit for bit."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def dropping(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def results(folder: Path) -> dict[str, Any]:
-    """What lies in the folder, without what depends on the clock."""
+    """The files of a folder, without timings."""
     found: dict[str, Any] = {}
     for name, content in files(folder).items():
         if name.endswith(".json"):
@@ -146,7 +146,7 @@ def test_finetune_and_pseudo_label(screen, bases, tmp_path):
 def test_kills_at_random_moments_and_full_disks():
     """The three steps as the pipeline calls them, on a real object store; see killed_training."""
     command = [sys.executable, "-m", "tests.components.core.learning.killed_training", "8", "7"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=1800)
     found = json.loads(done.stdout)
     assert found["identical"] == found["tries"] == 8, found["different"]
     assert found["killed"] >= 4

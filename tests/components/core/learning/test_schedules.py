@@ -43,14 +43,14 @@ def test_step_rate_changes_at_the_milestones(epoch, rate):
         (10**6, 21, 0.999),
     ],
 )
-def test_ema_decay_by_hand(step, epoch, decay):
+def test_ema_decay_values(step, epoch, decay):
     assert ema_decay(step, epoch, REFERENCE.ema_decays, REFERENCE.ema_epochs) == pytest.approx(decay, rel=1e-12)
 
 
 @pytest.mark.parametrize(
     ("epoch", "value"), [(0.0, math.exp(-5)), (2.5, math.exp(-1.25)), (4.0, math.exp(-0.2)), (5.0, 1.0), (80.0, 1.0)]
 )
-def test_ramp_by_hand(epoch, value):
+def test_ramp_values(epoch, value):
     assert ramp(epoch, 5.0) == pytest.approx(value, rel=1e-12)
 
 

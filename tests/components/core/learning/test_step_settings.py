@@ -56,7 +56,7 @@ def changed(change: str, *also: str) -> set[str]:
         ("embeddings.enabled=false", {"pseudo_label", "infer"}),
     ],
 )
-def test_a_change_makes_those_steps_work_again_whose_results_it_decides(change: str, keys: set[str]):
+def test_a_change_recomputes_exactly_the_steps_it_affects(change: str, keys: set[str]):
     assert changed(change) == keys
 
 
@@ -65,15 +65,15 @@ def backbones(slim: str = "", width: int = 32) -> str:
     return f"backbones=[{small}, {{name: xception_slim, stem: 12, entry: [24, {width}], exit: [64, 64, 64]{slim}}}]"
 
 
-def test_a_backbone_decides_its_own_pretraining_and_everything_after_it():
+def test_a_backbone_affects_its_own_pretraining_and_all_later_steps():
     assert changed(backbones(width=48), backbones()) == ALL - {"pretrain small"}
 
 
 @pytest.mark.parametrize("kind", ["none", "hard"])
-def test_what_validation_measures_decides_finetunes_history_also_where_it_selects_nothing(kind: str):
+def test_the_validation_score_affects_finetune_even_if_it_selects_nothing(kind: str):
     found = changed("mean_teacher.selection=raw", f"mean_teacher.pseudo_labels={kind}")
     assert found == {"finetune", "pseudo_label"}
 
 
-def test_the_batch_size_of_inference_decides_validation_where_batch_norm_adapts_by_domain():
+def test_inference_batch_size_affects_validation_with_adabn():
     assert changed("predict.batch_size=7", "batch_norm.domain=plate") == ALL

@@ -46,7 +46,7 @@ def train(images, config=CONFIG, wells=None, validation=EMPTY, score=lambda _: 0
     return network, training.history
 
 
-def test_the_loss_falls_and_unseen_wells_are_named(toy):
+def test_the_loss_falls_and_unseen_wells_are_classified(toy):
     config = CONFIG.model_copy(update={"epochs": 12})
     seen, unseen = np.arange(30), np.arange(30, 40)
     network, history = train(toy, config, seen)
@@ -55,7 +55,7 @@ def test_the_loss_falls_and_unseen_wells_are_named(toy):
     assert (well_logits(network, toy, unseen, 1, 16, K).argmax(1) == toy.table.class_W[unseen]).mean() >= 0.9
 
 
-def test_with_selection_last_the_network_ends_at_its_last_epoch_and_the_accuracy_is_told(toy):
+def test_with_selection_last_the_network_ends_at_its_last_epoch(toy):
     last = CONFIG.model_copy(update={"selection": "last", "validate_every": 2})
     script = iter([0.9, 0.1])
     network, history = train(toy, last, validation=np.array([1, 2, 3]), score=lambda _: next(script))

@@ -48,7 +48,7 @@ def test_the_normal_view_of_every_well_comes_with_its_class(labelled, monkeypatc
             assert one.target_B == labelled.table.class_W[one.wells].tolist()
 
 
-def test_every_image_is_jittered_anew(labelled, monkeypatch):
+def test_every_image_gets_its_own_jitter(labelled, monkeypatch):
     leave_views_out(monkeypatch, supervised)
     wells = np.arange(20)
     plain, jittered = (passes_of(numbered(labelled, jitter=jitter), wells) for jitter in (0.0, 0.1))
@@ -63,7 +63,7 @@ def test_every_image_is_jittered_anew(labelled, monkeypatch):
 
 
 @pytest.mark.parametrize("domain", ["plate", "experiment", "cell_type"])
-def test_every_batch_is_of_one_domain_where_batches_are(labelled, domain, monkeypatch):
+def test_every_batch_holds_one_domain_if_configured(labelled, domain, monkeypatch):
     leave_views_out(monkeypatch, supervised)
     of_W = domain_of_wells(labelled.table, domain)
     for of_epoch in passes_of(numbered(labelled, domain), np.arange(labelled.table.wells)):

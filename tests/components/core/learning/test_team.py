@@ -47,7 +47,7 @@ def test_weights_make_the_mean_over_processes_the_mean_over_wells(team, wells):
 
 
 @given(teams)
-def test_a_parts_random_numbers_do_not_depend_on_whose_it_is(team):
+def test_a_parts_random_numbers_do_not_depend_on_its_process(team):
     size, accumulate = team
     (alone,) = of_all(1, size * accumulate)
     expected = [torch.rand(2, generator=generator) for generator in alone.generators(5)]
@@ -66,7 +66,7 @@ def test_the_first_part_draws_as_an_undivided_batch():
 
 @pytest.mark.parametrize("passes", [1, 2])
 @pytest.mark.parametrize("parts", [2, 3])
-def test_running_statistics_are_the_mean_of_what_the_parts_would_make_of_them(parts, passes):
+def test_running_statistics_are_the_mean_over_parts(parts, passes):
     """As if each part were a process's own, whose statistics are averaged afterwards; over two steps."""
     torch.manual_seed(0)
     x = torch.randn(2, parts, passes, 5, 3, 4, 4) * 3 + 1

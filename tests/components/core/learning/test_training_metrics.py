@@ -54,7 +54,7 @@ def test_labels_of_the_folds_own_experiments_do_not_reach_the_groups(screen):
     assert groups_of_fold(wrong, 1, PRIOR) is None, "the same labels in training are no plate design"
 
 
-def test_without_prior_or_design_there_are_no_groups_and_the_second_is_a_warning(screen, capsys):
+def test_no_groups_without_prior_or_plate_design(screen, capsys):
     manifest = screen[1]
     assert groups_of_fold(manifest, 0, PriorConfig(enabled=False)) is None
     assert capsys.readouterr().out == ""
@@ -63,7 +63,7 @@ def test_without_prior_or_design_there_are_no_groups_and_the_second_is_a_warning
     assert capsys.readouterr().out.startswith("warning: fold 0: training without the plate design (")
 
 
-def test_folds_of_wells_and_the_plate_design_exclude_each_other(screen):
+def test_rejects_folds_of_wells_with_the_plate_design(screen):
     manifest = screen[1]
     dealt = manifest.plates[0].model_copy(update={"well_folds": (0, 1, 0, 1, 0)})
     dealt = manifest.model_copy(update={"folds": {}, "plates": (dealt, *manifest.plates[1:])})
@@ -107,7 +107,7 @@ CONFIG = PretrainConfig(epochs=1, batch_size=8, learning_rates=(3e-3,), mileston
 
 
 @pytest.mark.parametrize(("seconds", "least", "most"), [(0.2, 0.3, 1.0), (0.0, 0.0, 0.3)])
-def test_a_slow_source_is_waited_for_and_the_record_says_so(screen, seconds, least, most):
+def test_data_wait_reports_a_slow_reader(screen, seconds, least, most):
     images = images_of(screen)
     table = replace(images.table, class_W=np.zeros_like(images.table.class_W))
 

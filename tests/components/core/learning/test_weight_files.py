@@ -19,7 +19,7 @@ from components.core.learning.weight_files import (
 from tests.components.core.learning.tiny_networks import CPU, MEAN_TEACHER, SLIM, SMALL, classifier, same, weights_of
 
 
-def test_weights_come_back_bit_for_bit_with_their_statistics(tmp_path):
+def test_weights_round_trip_bit_for_bit(tmp_path):
     network = classifier(5, seed=1)
     network.train()
     network(torch.randn(4, 6, 16, 16))
@@ -43,7 +43,7 @@ def test_weights_come_back_bit_for_bit_with_their_statistics(tmp_path):
         (lambda: nn.Linear(2, 2), r"backbone\.\S+: expected nothing, got \("),
     ],
 )
-def test_another_architecture_is_an_error_that_names_the_tensor_and_changes_nothing(tmp_path, network, message):
+def test_rejects_another_architecture_naming_the_tensor(tmp_path, network, message):
     path = tmp_path / "weights.safetensors"
     save_weights(classifier(5), path)
     other = network()
@@ -54,7 +54,7 @@ def test_another_architecture_is_an_error_that_names_the_tensor_and_changes_noth
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "text", "folder"])
-def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path, damage):
+def test_rejects_a_damaged_weights_file(tmp_path, damage):
     path = tmp_path / "weights.safetensors"
     if damage == "truncated":
         save_weights(classifier(5), path)
@@ -94,7 +94,7 @@ def pairs(classes: int = 5) -> list[Pair]:
     ]
 
 
-def test_pairs_come_back_with_steps_and_history(tmp_path):
+def test_pairs_round_trip_with_steps_and_history(tmp_path):
     saved, history = pairs(), [{"epoch": 1, "loss": 2.5, "accuracy": None}]
     save_pairs(saved, tmp_path / "out", 3, history, fold=1, cell_type="HUVEC")
     loaded, records = load_pairs(tmp_path / "out", MEAN_TEACHER, 5, 6, CPU)
@@ -111,13 +111,7 @@ def test_pairs_come_back_with_steps_and_history(tmp_path):
     assert meta == {"fold": 1, "cell_type": "HUVEC", "epoch": 3, "steps": {"small": 40, "slim": 41}}
 
 
-def test_a_run_of_one_backbone_loads_its_own(tmp_path):
-    save_pairs(pairs(), tmp_path, 1, [], fold=0, cell_type="HUVEC")
-    only = MEAN_TEACHER.model_copy(update={"backbones": (SLIM,)})
-    assert [p.name for p in load_pairs(tmp_path, only, 5, 6, CPU)[0]] == ["slim"]
-
-
-def test_missing_and_misfitting_weights_are_named(tmp_path):
+def test_rejects_missing_or_mismatched_pairs(tmp_path):
     save_pairs(pairs(), tmp_path, 1, [], fold=0, cell_type="HUVEC")
     with pytest.raises(InputError, match=r"small\.student\.safetensors: weights of another architecture \(head"):
         load_pairs(tmp_path, MEAN_TEACHER, 7, 6, CPU)
@@ -151,7 +145,7 @@ def test_pretrained_networks_come_in_the_configured_order_and_of_the_fold(tmp_pa
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"fold": 1}'])
-def test_a_folder_that_is_not_of_weights_is_named(tmp_path, content):
+def test_rejects_a_folder_without_weights(tmp_path, content):
     if content is not None:
         (tmp_path / "meta.json").write_text(content)
     with pytest.raises(InputError, match=r"meta\.json: .*pretrain"):
