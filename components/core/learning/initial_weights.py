@@ -6,8 +6,8 @@ A backbone's file is safetensors or a torch state dict with the network's own na
 output, without its classifier), or for `xception` with the names of timm's `legacy_xception`, which published ImageNet
 weights use (Chollet's network ported by R. Cadene):
 
-    theirs                           ours
-    conv1, bn1                       stem.0, stem.1        3x3 there, set into the centre of the 7x7 here
+    legacy_xception                  Xception
+    conv1, bn1                       stem.0, stem.1        3x3, placed in the centre of the 7x7
     conv2, bn2                       stem.3, stem.4
     block1 ... (entry)               entry.0 ...
     the next blocks                  middle.0 ...
@@ -163,9 +163,9 @@ def adapt_input_channels(weight_OIHW: Tensor, channels: int) -> Tensor:
 
     Source: Wightman, timm (`adapt_input_conv`), for any I instead of 3.
     """
-    given = weight_OIHW.shape[1]
-    repeated = weight_OIHW.repeat(1, -(-channels // given), 1, 1)[:, :channels]
-    return repeated * (given / channels)
+    inputs = weight_OIHW.shape[1]
+    repeated = weight_OIHW.repeat(1, -(-channels // inputs), 1, 1)[:, :channels]
+    return repeated * (inputs / channels)
 
 
 def widen_kernel(weight_OIHW: Tensor, size: int) -> Tensor:
@@ -193,23 +193,23 @@ def _own_names(tensors: Mapping[str, Tensor], config: BackboneConfig, own: Itera
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     mine = {n.removeprefix("backbone."): value for n, value in tensors.items() if n.startswith("backbone.")}
     if mine and not set(own) & tensors.keys():
-        return mine  # pretrain's output; its classifier belongs to that screen's siRNAs
+        return mine  # pretrain's output; its classifier is for that screen's siRNAs
     if config.kind == "xception" and any(re.match(r"block\d+\.rep\.", name) for name in tensors):
         return {_from_legacy(name, config): value for name, value in tensors.items()}
     return dict(tensors)
 
 
 def _from_legacy(name: str, config: BackboneConfig) -> str:
-    """Our name of a tensor of timm's legacy_xception; unknown names stay."""
+    """The Xception's name of a tensor of timm's legacy_xception; unknown names stay."""
     entry, middle = len(config.entry) - 1, config.middle_blocks
-    places = {
+    layers = {
         "conv1": "stem.0", "bn1": "stem.1", "conv2": "stem.3", "bn2": "stem.4",
         "conv3": "exit.1", "bn3": "exit.2", "conv4": "exit.4", "bn4": "exit.5",
     }  # fmt: skip
     blocks = [f"entry.{k}" for k in range(entry)] + [f"middle.{k}" for k in range(middle)] + ["exit.0"]
-    places |= {f"block{number}": place for number, place in enumerate(blocks, start=1)}
+    layers |= {f"block{number}": block for number, block in enumerate(blocks, start=1)}
     top, _, rest = name.partition(".")
-    if top not in places:
+    if top not in layers:
         return name
     if top.startswith("block"):
         rest = re.sub(r"^rep\.", "body.", rest)
@@ -217,7 +217,7 @@ def _from_legacy(name: str, config: BackboneConfig) -> str:
         rest = re.sub(r"^skipbn\.", "shortcut.1.", rest)
     rest = re.sub(r"(^|\.)conv1\.", r"\g<1>0.", rest)
     rest = re.sub(r"(^|\.)pointwise\.", r"\g<1>1.", rest)
-    return f"{places[top]}.{rest}"
+    return f"{layers[top]}.{rest}"
 
 
 def _described(backbone: nn.Module, what: str) -> list[str]:

@@ -61,10 +61,6 @@ def _sizes_in_a_process(config: str) -> dict[str, NetworkSize]:
 def measure_size(backbone: BackboneConfig, image_size: int) -> NetworkSize:
     """Builds a backbone without memory for its weights, and runs two sites through it.
 
-    Args:
-        backbone: which.
-        image_size: side of the images, pixels.
-
     Raises:
         InputError: no such timm model, or images that the network cannot take.
     """

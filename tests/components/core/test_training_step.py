@@ -63,7 +63,7 @@ def difference(one: Path, other: Path) -> float:
     return max(float((left[name].double() - right[name].double()).abs().max()) for name in left)
 
 
-def test_two_processes_give_the_weights_of_one_that_accumulates_their_parts(trained, tmp_path, monkeypatch):
+def test_two_processes_equal_one_that_accumulates_two_parts(trained, tmp_path, monkeypatch):
     events = tmp_path / "events.jsonl"
     monkeypatch.setenv(EVENTS_VARIABLE, str(events))
     together, alone = trained("together", processes=2, accumulate=2), trained("alone", processes=1, accumulate=4)
@@ -109,14 +109,14 @@ def test_bad_input_in_a_team_is_one_clear_error(trained, store):
         run.pretrain("slim")
 
 
-def test_more_processes_than_gpus_are_refused(trained, monkeypatch):
+def test_rejects_more_processes_than_gpus(trained, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError, match=r"compute.processes is 3, but there are 2 GPUs"):
         trained("run", processes=3).pretrain("slim")
 
 
 @pytest.mark.slow
-def test_a_team_that_is_killed_goes_on_from_its_checkpoint(trained, store, tmp_path):
+def test_a_killed_team_resumes_from_its_checkpoint(trained, store, tmp_path):
     run, whole = (
         trained("run", processes=2, checkpoint_seconds=0),
         trained("whole", processes=2, checkpoint_seconds=1e9),

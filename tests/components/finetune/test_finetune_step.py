@@ -23,7 +23,7 @@ def run(tmp_path, store) -> TrainingRun:
     return run
 
 
-def test_the_pairs_go_on_from_the_pretrained_weights_whatever_their_order(run, store, tmp_path):
+def test_pairs_start_from_the_pretrained_weights_in_any_order(run, store, tmp_path):
     manifest = Manifest.read(run.screen)
     bases = [run.base(name) for name in BACKBONES]
     for name, order in (("one", bases), ("two", bases[::-1])):
@@ -76,7 +76,7 @@ def test_labels_of_the_folds_own_experiments_change_no_weight(run, store, tmp_pa
     assert weights(tmp_path / "true") == weights(tmp_path / "swapped")
 
 
-def test_bases_that_do_not_fit_are_refused_and_nothing_is_written(run):
+def test_rejects_unsuitable_bases_and_writes_nothing(run):
     run.fold = 1
     with pytest.raises(InputError, match=r"pretrained-small: weights of fold 0, expected fold 1"):
         run.finetune()

@@ -67,7 +67,7 @@ def test_bad_input_is_one_line_and_exit_code_2(step, tmp_path):
     assert "pretrain.epoch: unknown key" in done.stderr
 
 
-def test_a_screen_that_is_no_manifest_is_named(tmp_path):
+def test_rejects_a_screen_that_is_no_manifest(tmp_path):
     (tmp_path / "screen.json").write_text("{}")
     values = {"--config": "demo", "--screen": str(tmp_path / "screen.json"), "--fold": "0"}
     flags = [flag for flag in FLAGS["pretrain"] if flag != "--set"]

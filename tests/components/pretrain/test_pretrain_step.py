@@ -26,7 +26,7 @@ def screen(tmp_path_factory) -> tuple[MemoryStore, Manifest]:
     return store, Manifest.read(folder / "s.json")
 
 
-def test_writes_weights_history_and_what_they_are(screen, tmp_path):
+def test_writes_weights_history_and_meta(screen, tmp_path):
     store, manifest = screen
     run(PRETRAIN, store, manifest, 1, "slim", tmp_path / "w")
     assert set(files(tmp_path / "w")) == {"weights.safetensors", "history.json", "meta.json"}
@@ -65,7 +65,7 @@ def starting_from(path: str) -> str:
     return settings.model_dump_json()
 
 
-def test_initial_weights_start_the_network_and_the_record_says_so(screen, tmp_path, capsys):
+def test_starts_from_initial_weights_and_records_them(screen, tmp_path, capsys):
     store, manifest = screen
     path = tmp_path / "initial.safetensors"
     torch.manual_seed(77)
@@ -92,7 +92,7 @@ def test_initial_weights_start_the_network_and_the_record_says_so(screen, tmp_pa
     assert f"warning: slim: {len(some)} of " in capsys.readouterr().out
 
 
-def test_the_content_of_the_initial_weights_decides_whether_finished_work_is_fetched(store, tmp_path, monkeypatch):
+def test_other_initial_weights_repeat_the_work(store, tmp_path, monkeypatch):
     events = tmp_path / "events.jsonl"
     monkeypatch.setenv(EVENTS_VARIABLE, str(events))
     TinyScreen(tmp_path / "screen")
@@ -114,7 +114,7 @@ def test_the_content_of_the_initial_weights_decides_whether_finished_work_is_fet
     assert epochs_trained(events) == 6
 
 
-def test_initial_weights_may_lie_in_the_object_store(store, tmp_path):
+def test_reads_initial_weights_from_the_object_store(store, tmp_path):
     TinyScreen(tmp_path / "screen")
     one = TrainingRun(tmp_path / "one", store.prefix)
     one.normalize(tmp_path / "screen")

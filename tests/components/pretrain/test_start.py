@@ -156,9 +156,7 @@ def test_runs_in_a_folder_and_in_a_bucket_start_from_each_other(
         lost.normalize()
 
 
-def test_a_chain_of_runs_remembers_what_the_first_one_learned(
-    old: Trained, store: ObjectStore, tmp_path: Path, larger: Path
-):
+def test_a_chain_of_runs_records_all_learned_labels(old: Trained, store: ObjectStore, tmp_path: Path, larger: Path):
     """HUVEC-02 taught the first run, is gone from the second, and may not validate in the third."""
     tables = {name: (larger / name).read_text() for name in ("train.csv", "train_controls.csv")}
     for name, text in tables.items():
@@ -186,7 +184,7 @@ def test_a_chain_of_runs_remembers_what_the_first_one_learned(
         ({"init_from": "s3://elsewhere/runs/old-1", "folds": KNOWN}, "elsewhere.* has no bucket elsewhere"),
     ],
 )  # fmt: skip
-def test_what_must_not_be_is_found_before_anything_is_packed_and_by_pretrain_itself(
+def test_normalize_and_pretrain_both_reject_an_unsuitable_earlier_run(
     old: Trained, store: ObjectStore, tmp_path: Path, larger: Path, changes, message
 ):
     if "screen" in changes:
@@ -205,9 +203,7 @@ def test_what_must_not_be_is_found_before_anything_is_packed_and_by_pretrain_its
     assert not new.weights.exists()
 
 
-def test_weights_that_are_gone_and_a_screen_that_changed_are_refused(
-    old: Trained, store: ObjectStore, tmp_path: Path, source: Path
-):
+def test_rejects_missing_weights_and_a_changed_screen(old: Trained, store: ObjectStore, tmp_path: Path, source: Path):
     new = Trained(
         store, tmp_path, "new-1", source, init_from="old-1", folds=FoldsConfig(count=2, train=(0,))
     ).normalize()

@@ -35,7 +35,7 @@ def run(tmp_path: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> 
     return run
 
 
-def test_from_plates_to_logits_and_again(run: TrainingRun, tmp_path: Path, store: ObjectStore):
+def test_trains_from_plates_to_logits_and_reuses_finished_outputs(run: TrainingRun, tmp_path: Path, store: ObjectStore):
     events = tmp_path / "events.jsonl"
     run.train()
     trained = epochs_trained(events)
@@ -103,7 +103,7 @@ def test_from_plates_to_logits_and_again(run: TrainingRun, tmp_path: Path, store
         assert np.array_equal(wells.logits_WK, logits.wells[role].logits_WK)
 
 
-def test_the_run_names_every_output_that_it_made_or_fetched_and_tidying_up_keeps_them(
+def test_a_runs_records_protect_its_outputs_from_garbage_collection(
     run: TrainingRun, tmp_path: Path, store: ObjectStore
 ):
     run.train()
@@ -120,7 +120,7 @@ def test_the_run_names_every_output_that_it_made_or_fetched_and_tidying_up_keeps
     assert find_garbage(list_groups(store), needed_by(runs), datetime.now(UTC)) == []
 
 
-def test_weights_of_another_fold_or_cell_type_are_refused(run: TrainingRun):
+def test_rejects_weights_of_another_fold_or_cell_type(run: TrainingRun):
     """They may have learned the labels that this fold validates on."""
     for backbone in BACKBONES:
         run.pretrain(backbone)
@@ -144,7 +144,7 @@ def test_a_fold_without_validation_wells_of_a_cell_type_still_predicts(run: Trai
     assert (run.weights / "pseudo_labels.csv").read_text().split() == ["id_code,sirna,confidence"]
 
 
-def test_held_out_experiments_reach_their_own_logits_and_nothing_else(
+def test_held_out_experiments_only_affect_their_own_logits(
     tmp_path: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv(EVENTS_VARIABLE, str(tmp_path / "events.jsonl"))
@@ -178,7 +178,9 @@ def test_held_out_experiments_reach_their_own_logits_and_nothing_else(
     assert not np.array_equal(left.wells["holdout"].logits_WK, right.wells["holdout"].logits_WK)
 
 
-def test_a_further_round_trains_on_the_names_of_an_earlier_run(run: TrainingRun, tmp_path: Path, store: ObjectStore):
+def test_a_further_round_trains_on_the_predictions_of_an_earlier_run(
+    run: TrainingRun, tmp_path: Path, store: ObjectStore
+):
     for backbone in BACKBONES:
         run.pretrain(backbone)
     run.finetune()

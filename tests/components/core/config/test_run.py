@@ -144,7 +144,7 @@ def test_an_invalid_change_is_one_line(tmp_path, change, message):
     assert message in error(tmp_path, "seed: 1\nbackbones: [{name: a}]", change)
 
 
-def test_a_mistake_is_reported_with_the_change_that_made_it_or_else_with_the_file(tmp_path):
+def test_a_mistake_is_reported_with_its_change_or_the_file(tmp_path):
     line = error(tmp_path, "seed: 1\npretrain: {epoch: 3}", "pretrain.epochs=few", "pretrain.epochs=0", "seed=2")
     of_change, of_file = "--set pretrain.epochs=0: pretrain.epochs: ", ".yaml: pretrain.epoch: unknown key"
     assert of_change in line
@@ -176,7 +176,7 @@ SECTIONS = st.fixed_dictionaries(
 
 @settings(max_examples=60, deadline=None)
 @given(data=SECTIONS)
-def test_what_is_dumped_loads_as_an_equal_configuration(tmp_path_factory, data):
+def test_a_dump_loads_as_an_equal_configuration(tmp_path_factory, data):
     config = RunConfig.model_validate(data)
     path = tmp_path_factory.mktemp("dump") / "config.yaml"
     path.write_text(config.dump(), encoding="utf-8")
@@ -204,7 +204,7 @@ def test_a_section_has_the_fields_of_the_step_only(kind):
     assert changed.section(kind) == part, "a change elsewhere changes no step"
 
 
-def test_memory_limits_do_not_make_training_run_again():
+def test_memory_limits_do_not_repeat_training():
     demo, pretrain = RunConfig.load("demo"), RunConfig.load("demo").section(PretrainSettings)
     roomier = RunConfig.load("demo", ["loader.cache_gib=9"]).section(PretrainSettings)
     assert roomier != pretrain
@@ -265,7 +265,7 @@ def test_backbones_may_be_given_by_name():
     assert XCEPTION.stem == 32
 
 
-def test_a_change_inside_of_what_the_file_leaves_out_keeps_the_rest_of_it(tmp_path: Path):
+def test_a_change_inside_an_omitted_section_keeps_its_other_defaults(tmp_path: Path):
     usual = RunConfig()
     short = write(tmp_path, "name: short")
     ratio = RunConfig.load(short, ["mean_teacher.ratio.HUVEC=0.5"]).mean_teacher.ratio
