@@ -30,7 +30,7 @@ def cancel_on_signals(advice: str) -> None:
     """Makes SIGINT and SIGTERM raise a StepError, once: a second signal must not disturb the clean-up after the first.
 
     Args:
-        advice: what follows `cancelled; `.
+        advice: follows `cancelled; ` in the message.
     """
 
     def cancel(_signal: int, _frame: object) -> None:
@@ -116,7 +116,7 @@ def describe_error(error: Exception) -> tuple[int, str]:
 
 
 def _mount_point(path: Any) -> Path:
-    """Where the disk that holds a path is mounted."""
+    """Mount point of a path's disk."""
     found = Path(os.fsdecode(path)).absolute()
     while not os.path.ismount(found):
         found = found.parent
@@ -124,7 +124,7 @@ def _mount_point(path: Any) -> Path:
 
 
 def _write_traceback(error: Exception) -> str:
-    """Writes an error's traceback and the command line to a new file; returns its path, or why there is none."""
+    """Writes an error's traceback and the command line to a new file; returns its path, or the reason if it cannot be written."""
     text = json.dumps(sys.argv) + "\n" + "".join(traceback.format_exception(error))
     try:
         with tempfile.NamedTemporaryFile(

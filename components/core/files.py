@@ -38,7 +38,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def atomic_directory(out: Path) -> Iterator[Path]:
     """Yields an empty folder that becomes `out` when the block ends, and is removed if the block raises.
 
-    An earlier `out` stays as it is until the new one is complete, then is replaced. Temporary folders are hidden siblings of
+    An earlier `out` stays unchanged until the new one is complete, then is replaced. Temporary folders are hidden siblings of
     `out`; the next call removes those of killed processes.
     """
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The cores that a process may use, ending it with its parent, and ending a child."""
+"""Cores that a process may use, worker processes, and processes that end with their parent."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def dies_with_parent(signal_number: int) -> Callable[[], None] | None:
 def end_with_parent(
     parent: int | None = None, end: Callable[[], object] = lambda: os._exit(1), seconds: float = 1.0
 ) -> None:
-    """Ends this process when its parent is gone, even by kill -9; a thread checks regularly.
+    """Ends this process when its parent is gone, even after kill -9; a thread checks regularly.
 
     Args:
         parent: process id of the parent; None for the current one.
@@ -86,14 +86,14 @@ def end_with_parent(
 def worker_processes(count: int, modules: Sequence[str]) -> ProcessPoolExecutor:
     """A pool of worker processes that end with this one, kill -9 included, and leave Ctrl-C to it.
 
-    They are forked from a clean server process that has no threads (this one may have, of torch or of a store's client).
+    They are forked from a server process without threads; this process may have threads of torch or of a store's client.
 
     Args:
         count: workers at most; they start with the first tasks.
-        modules: what the tasks need, imported once for all workers.
+        modules: modules that the tasks use, imported once for all workers.
     """
     context = multiprocessing.get_context("forkserver")
-    # Workers look for classes of the main module, if it was started with python -m, and would import it one by one.
+    # Every worker would import the main module again if it was started with python -m.
     main = getattr(sys.modules["__main__"], "__spec__", None)
     own = [main.name] if main is not None and main.name.rpartition(".")[2] != "__main__" else []
     context.set_forkserver_preload([*modules, *own])

@@ -22,14 +22,14 @@ EVENTS_VARIABLE = "CELLSIGNAL_EVENTS"
 TASK_VARIABLE = "CELLSIGNAL_TASK"
 """Distinguishes tasks with equal labels if a program runs many related configurations."""
 REPORTED_WAIT = 0.03
-"""Smallest share of an epoch spent waiting for data that is printed."""
+"""An epoch's share of time spent waiting for data is printed from this on."""
 _labels: dict[str, Any] = {}
 _silent = False
 _on_failure: Callable[[dict[str, Any]], None] | None = None
 
 
 def silence() -> None:
-    """Stops all output of this process; another one of its team reports progress."""
+    """Stops all output of this process; another process of its team reports progress."""
     global _silent
     _silent = True
 

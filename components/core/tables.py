@@ -1,6 +1,6 @@
-"""CSV tables of wells: read strictly into pandas, check every row, report all faults in one line. Pure; no layout knowledge.
+"""CSV tables of wells: strict reading into pandas, checks of every row, all faults in one line. Pure; no layout knowledge.
 
-Every value stays text as it is in the file, without outer blanks: labels such as NA, 007 or 1e5 mean what they say.
+Every value stays the file's text without outer blanks: NA, 007 and 1e5 are labels.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pandas as pd
 from components.core.errors import InputError, one_line
 
 ABSENT = frozenset({"", "nan", "na", "n/a", "null"})
-"""What spreadsheet and data-frame programs write for a missing value, in lower case."""
+"""Texts for a missing value in spreadsheets and data frames, in lower case."""
 
 
 def read_table_file(path: Path, needed: Sequence[str], name: str | None = None) -> pd.DataFrame:
@@ -33,12 +33,11 @@ def read_table(content: bytes, name: str, needed: Sequence[str]) -> pd.DataFrame
 
     Args:
         content: the file's bytes.
-        name: how messages call the file.
-        needed: columns that must be there, once each.
+        name: the file's name in messages.
+        needed: required columns, once each.
 
     Returns:
-        One row a record, the index `line` holding its line in the file. All columns that the header names once, as
-        text stripped of outer blanks.
+        A row a record, indexed by its `line` in the file, with every column that is once in the header, as stripped text.
 
     Raises:
         InputError: not UTF-8, not CSV, a needed column is missing or appears twice, or records with more or fewer fields
@@ -93,7 +92,7 @@ class TableFaults:
     """Collects the faults of a table, one for each field of a row, to report them together.
 
     Args:
-        name: how messages call the file.
+        name: the file's name in messages.
         table: as `read_table` returned it.
         id_column: the column that names a row in messages.
     """
@@ -108,7 +107,7 @@ class TableFaults:
         Args:
             field: a column of the table.
             wrong: whether a row is at fault, indexed like the table.
-            advice: what is wrong or expected, one text or one a row; follows the field's value in the message.
+            advice: the fault or the expected value, one text or one a row; follows the field's value in the message.
         """
         for line in self._table.index[wrong]:
             self.add_at(line, field, advice if isinstance(advice, str) else str(advice.at[line]))
@@ -118,7 +117,7 @@ class TableFaults:
         self._found.setdefault((line, field), f"field {field} is {self._table.at[line, field]!r}; {advice}")
 
     def require(self, fields: Sequence[str]) -> None:
-        """Records the rows in which one of the fields is empty, or holds what programs write for a missing value."""
+        """Records the rows in which one of the fields is empty, or a text for a missing value."""
         for field in fields:
             missing = self._table[field].str.lower().isin(ABSENT)
             self.add(field, missing, "it is empty: fill it in or remove the row")
@@ -133,9 +132,9 @@ class TableFaults:
         self.add(field, self._table[field].duplicated(), "it appears twice: remove one of the rows")
 
     def numbers(self, field: str, low: float = 0.0, high: float = 1.0) -> pd.Series[float]:
-        """The field's numbers; records the rows in which it is none from `low` to `high`.
+        """The field's numbers; records the rows in which it is no number from `low` to `high`.
 
-        Values beyond a bound by less than 1e-6, as rounding makes them, are moved to it.
+        Values beyond a bound by less than 1e-6, a rounding error, are moved to it.
         """
         values = pd.to_numeric(self._table[field], errors="coerce").astype(float)
         self.add(field, ~values.between(low - 1e-6, high + 1e-6), f"expected a number from {low:g} to {high:g}")

@@ -24,7 +24,7 @@ def main(job: Path) -> int:
             traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
-        # Exits at once: destroying the process group would wait for work of the others that will never come.
+        # Exits at once: destroying the process group would wait for work of the other processes that will never come.
         os._exit(1)
     return 0
 

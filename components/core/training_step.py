@@ -1,4 +1,4 @@
-"""What every training step does around its work: uses all GPUs of its pod, reuses finished outputs, resumes after a kill.
+"""The frame of every training step: it uses all GPUs of its pod, reuses finished outputs, and resumes after a kill.
 
 A step's `main` calls `start_processes` first; if that starts several processes, each runs the same `main` and this one is done.
 """
@@ -37,7 +37,7 @@ from components.core.storage.opening import open_store
 from components.core.storage.runs import report_failures
 
 ERRORS_VARIABLE = "CELLSIGNAL_TEAM_ERRORS"
-"""Folder in which a process of a team leaves the error that ended it."""
+"""Folder in which a process of a team saves the error that ended it."""
 _STOP_SECONDS = 10.0
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Work = Callable[[Mapping[str, Path], Checkpoints], None]
@@ -49,7 +49,7 @@ class TrainingStep:
 
     Attributes:
         name: the step's name.
-        labels: what distinguishes tasks of the same step: fold, cell_type, backbone.
+        labels: distinguish tasks of the same step: fold, cell_type, backbone.
         compute: how the step uses its machine.
         team: the processes that share the step.
         screen: the manifest that the step reads.
@@ -77,7 +77,7 @@ class TrainingStep:
         Args:
             inputs: everything that the outputs depend on besides labels, libraries and arithmetic, as text by name.
             outputs: path of each output, by name.
-            work: writes the outputs to the paths it is given; saves to the checkpoints.
+            work: writes the outputs to its paths; saves to the checkpoints.
             finished: called with the prefix under which the store keeps the outputs.
         """
         key_inputs = {
@@ -128,7 +128,7 @@ def training_step(name: str, compute: ComputeConfig, screen: str, **labels: Any)
         name: the step's name.
         compute: how the step uses its machine.
         screen: path of the manifest that normalize wrote.
-        **labels: what distinguishes tasks of the same step.
+        **labels: distinguish tasks of the same step.
     """
     # An error is saved before the team is taken down, because the other processes then fail too.
     with joined() as team, _saved_errors():
@@ -141,7 +141,7 @@ def training_step(name: str, compute: ComputeConfig, screen: str, **labels: Any)
 
 
 def start_processes(step: str, config: str, arguments: Mapping[str, Any]) -> bool:
-    """Runs a step in several processes if it is configured so and this is not one of them.
+    """Runs a step in several processes if the configuration has several and this is not one of them.
 
     Args:
         step: the step's name; `components.STEP.step.main` runs in each process.
@@ -149,7 +149,7 @@ def start_processes(step: str, config: str, arguments: Mapping[str, Any]) -> boo
         arguments: arguments of its main, plain data.
 
     Returns:
-        Whether it did, so that nothing is left to do.
+        Whether it did; then the step is done.
 
     Raises:
         InputError: one of the processes found bad input, or there are fewer GPUs than processes.

@@ -70,7 +70,7 @@ def _startup_rows() -> list[Row]:
     found = []
     for step in STEPS:
         seconds = sorted(_start_of(step) for _ in range(STARTS))
-        note = f"from the start of the process until it reads its first input; up to {seconds[-1]:.2f}"
+        note = f"from the start of the process until the step is imported; up to {seconds[-1]:.2f}"
         found.append(Row(f"step_startup_s {step}", statistics.median(seconds), "CPU-s", note=note))
     return found
 

@@ -72,7 +72,7 @@ with atomic_directory(out): pass
 
 
 @pytest.mark.parametrize("program", [KILLED_WHILE_WRITING, KILLED_BETWEEN_THE_RENAMES])
-def test_the_next_call_repairs_what_a_killed_process_left(tmp_path: Path, program: str):
+def test_the_next_call_repairs_the_remains_of_a_killed_process(tmp_path: Path, program: str):
     out = tmp_path / "out"
     with atomic_directory(out) as new:
         (new / "kept").touch()

@@ -36,7 +36,7 @@ def test_a_task_labels_its_events_and_ends_with_its_duration(events):
     assert start["time"] <= finish["time"]
 
 
-def test_a_failure_is_told_as_input_or_step_and_goes_on(events, capsys):
+def test_a_failure_is_reported_by_kind_and_raised_again(events, capsys):
     with pytest.raises(InputError), progress.task("normalize"):
         raise InputError("train.csv: field plate is 'one'")
     assert capsys.readouterr().err == "", "an input error speaks for itself"

@@ -6,7 +6,7 @@ from components.core.tables import TableFaults, read_table, read_table_file, wri
 COLUMNS = ("id_code", "sirna")
 
 
-def test_values_stay_the_text_they_are():
+def test_values_stay_text():
     table = read_table(b"id_code,sirna,other\na,NA,1\nb,007,\nc,1e5,x\nd,,nan\n", "t.csv", COLUMNS)
     assert table["sirna"].tolist() == ["NA", "007", "1e5", ""]
     assert table["other"].tolist() == ["1", "", "x", "nan"]
@@ -44,12 +44,12 @@ def test_a_table_without_rows_has_its_columns():
         (b"id_code,sirna\na,b\nc\nd,e,f\n", r"2 faults: line 3 \(c\): 1 fields, .* has 2 \| line 4"),
     ],
 )
-def test_rejects_what_is_no_table(content, words):
+def test_rejects_content_that_is_not_a_table(content, words):
     with pytest.raises(InputError, match=words):
         read_table(content, "t.csv", COLUMNS)
 
 
-def test_rejects_a_file_that_is_not_there(tmp_path):
+def test_rejects_a_missing_file(tmp_path):
     with pytest.raises(InputError, match=r"absent\.csv: cannot be read"):
         read_table_file(tmp_path / "absent.csv", COLUMNS)
 
@@ -81,7 +81,7 @@ def test_a_single_fault_names_file_line_well_and_field():
     assert str(caught.value) == "t.csv line 3 (b): field sirna is 's2'; not a treatment"
 
 
-def test_numbers_accept_what_rounding_carries_past_a_bound():
+def test_numbers_accept_rounding_errors_beyond_a_bound():
     table = read_table(b"id_code,p\na,1.0000001\nb,-1e-9\n", "t.csv", ("id_code", "p"))
     faults = TableFaults("t.csv", table)
     assert faults.numbers("p").tolist() == [1.0, 0.0]

@@ -1,4 +1,4 @@
-"""Several processes at one step: the weights of one process that accumulates the same parts; errors; a kill of all."""
+"""A step in several processes: the weights of one process that accumulates the same parts; errors; a kill of all."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from tests.tiny_screen import TinyScreen
 
 @pytest.fixture
 def trained(store: ObjectStore, tmp_path: Path):
-    """Makes a run whose steps compute as told, on the same screen and store."""
+    """Creates runs with their own `compute` on the same screen and store."""
     TinyScreen(tmp_path / "screen")
 
     def make(name: str, **compute: Any) -> TrainingRun:
-        # A place of its own in the store: what computes alike would fetch what the other has finished.
+        # Each has its own prefix in the store: with a shared one, equal settings would reuse finished outputs.
         run = TrainingRun(tmp_path / name, f"{store.prefix}/{name}")
         configured = ComputeConfig(**compute).model_dump(mode="json")
         for field in ("pretrain_json", "mean_teacher_json"):
             settings = {**json.loads(getattr(run, field)), "compute": configured}
-            # Four parts of a batch still have four images each.
+            # A quarter of a batch is four images.
             if "pretrain" in settings:
                 settings["pretrain"]["batch_size"] = 16
             else:
@@ -47,7 +47,7 @@ def trained(store: ObjectStore, tmp_path: Path):
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """All weights below a folder; how many batches BatchNorm has counted decides nothing."""
+    """All weights below a folder, without BatchNorm's counts of batches."""
     return {
         f"{file.name} {name}": tensor
         for file in sorted(folder.glob("*.safetensors"))
@@ -70,9 +70,9 @@ def test_two_processes_equal_one_that_accumulates_two_parts(trained, tmp_path, m
     for run in (together, alone):
         run.pretrain("small")
         run.pretrain("slim")
-    assert epochs_trained(events) == 2 * 2 * 2  # the leader alone tells of its epochs
-    # Adam makes whole steps of gradients that are all but zero, so that digits drift apart; but parts are normalised by
-    # themselves, which is another training than the undivided batch's.
+    assert epochs_trained(events) == 2 * 2 * 2  # only the leader reports its epochs
+    # Adam turns rounding errors of tiny gradients into whole steps, so weights drift apart; an undivided batch, whose BatchNorm
+    # sees all images, drifts much further.
     undivided = trained("undivided", processes=1)
     undivided.pretrain("slim")
     apart = difference(undivided.base("slim"), alone.base("slim"))
@@ -91,16 +91,16 @@ def test_two_processes_equal_one_that_accumulates_two_parts(trained, tmp_path, m
     together.finetune()
     alone.finetune()
     assert difference(together.finetuned, alone.finetuned) < 2e-5
-    # The team predicts, too: a share of the wells each, all logits on the leader.
+    # In prediction each process has a share of the wells, and the leader all logits.
     together.pseudo_label()
     assert (together.logits / "logits.npz").exists()
     assert len(list(together.embeddings.rglob("*.parquet"))) == 2
 
 
 @pytest.mark.slow
-def test_bad_input_in_a_team_is_one_clear_error(trained, store):
+def test_bad_input_in_a_team_is_one_line(trained, store):
     run = trained("run", processes=2)
-    # One site's: the other process waits for this one in vain.
+    # Only one process reads the bad site; the other one waits for it.
     key = next(key for key in store.list("run/plates/") if "/c" in key)
     store.put(key, store.get(key)[:-1])
     settings = json.loads(run.pretrain_json)
@@ -121,7 +121,7 @@ def test_a_killed_team_resumes_from_its_checkpoint(trained, store, tmp_path):
         trained("run", processes=2, checkpoint_seconds=0),
         trained("whole", processes=2, checkpoint_seconds=1e9),
     )
-    for each in (run, whole):  # long enough to be killed in the midst of it
+    for each in (run, whole):  # long enough to be killed during training
         settings = json.loads(each.pretrain_json)
         each.pretrain_json = json.dumps({**settings, "pretrain": {**settings["pretrain"], "epochs": 16}})
     program = "import sys, json; from components.pretrain.step import main; main(**json.loads(sys.argv[1]))"
@@ -131,15 +131,15 @@ def test_a_killed_team_resumes_from_its_checkpoint(trained, store, tmp_path):
     process = subprocess.Popen([sys.executable, "-c", program, json.dumps(arguments)], start_new_session=True)
     deadline = time.monotonic() + 120
     while not any(key.endswith("latest.json") for key in store.list("run/checkpoints/")):
-        assert process.poll() is None, "it ended before it could be killed"
+        assert process.poll() is None, "it ended before the kill"
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)  # torchrun too; its processes end when it is gone
-    process.wait()
+    process.wait(timeout=60)
     time.sleep(1)
     assert not run.base("slim").exists()
     resumed = subprocess.run(
-        [sys.executable, "-c", program, json.dumps(arguments)], check=True, capture_output=True, text=True
+        [sys.executable, "-c", program, json.dumps(arguments)], check=True, capture_output=True, text=True, timeout=300
     )
     assert "resuming from the last checkpoint" in resumed.stdout
     whole.pretrain("slim")
