@@ -1,4 +1,4 @@
-"""What `cellsignal run` shows while steps work: a live table in a terminal, plain lines elsewhere. Rich; reads events only."""
+"""The progress display of a local run: a live table in a terminal, plain lines elsewhere. Reads events only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TRAINING = ("pretrain", "finetune", "pseudo_label")
 
 @dataclass
 class ShownTask:
-    """One running task, as its events tell."""
+    """One running task, as its events report it."""
 
     name: str
     step: str
@@ -146,7 +146,7 @@ class TaskDisplay:
         """Time left of the whole run, from the work done in this one; None before there is any."""
         done = self._done_work + sum(task.work * task.fraction for task in self.running.values())
         total = sum(expected_work(self.config, step) * count for step, count in self.counts.items())
-        # Fetched results take no time to speak of: they shorten what is left, but say nothing about the pace.
+        # Fetching a result takes no time: it shortens what is left, but does not show the pace.
         worked = done - self._fetched_work
         if worked < 0.02 * total:
             return None
@@ -158,7 +158,7 @@ class TaskDisplay:
         return sum(self.counts.values())
 
     def _line(self, text: str) -> None:
-        """One plain line, where there is no live table."""
+        """One plain line, unless there is a live table."""
         if self._live is None:
             left = self.seconds_left()
             whole = "" if left is None else f"  [run: about {duration(left)} left]"

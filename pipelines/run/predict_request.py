@@ -30,7 +30,7 @@ FROM_THE_MODEL = (
 )  # fmt: skip
 """Fields that define the networks and their inputs, and how their logits become predictions."""
 FROM_THE_USER = ("pack", "store", "loader", "compute", "local", "cluster", "embeddings")
-"""Sections that say where and with what a prediction runs: of the user's configuration, or the defaults, never of the model."""
+"""Sections about where and with what resources a prediction runs: the user's, or the defaults, never the model's."""
 CHANGEABLE = ("name", "screen.sites", "predict.views", "predict.batch_size", "prior", *FROM_THE_USER)
 """Fields that --set may change."""
 
@@ -188,7 +188,7 @@ def prediction_config(
 
     Args:
         model: the model.
-        user: the configuration of where it runs.
+        user: the user's configuration, for the sections FROM_THE_USER.
         store: the store of new plates.
         changes: KEY=VALUE, checked.
         cell_types: the cell types of the new plates.

@@ -1,18 +1,24 @@
-"""What a run's containers see of this machine."""
+"""What a run's containers see of this machine, and one task in a container."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from components.core.config import RunConfig, StoreConfig
 from components.core.errors import InputError
-from pipelines.run.containers import check_credentials, container_environment, mounts_of
+from components.core.progress import EVENTS_VARIABLE
+from pipelines.run.containers import check_credentials, container_environment, mounts_of, run_task
+from tests.container_engine import engine_or_skip, images_or_skip
+
+LIMITS = {"pretrain": {"memory_gib": 1.0, "shm_gib": 0.25, "gpus": False}}
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def folder(tmp_path: Path) -> Path:
     for name in ("run/simulated/screen", "screen", "store", "other store/runs/KEY", "cache"):
         (tmp_path / name).mkdir(parents=True)
     for name in ("w.pt", "fused.csv", "truth.csv", "ca.pem", "run/simulated/truth.csv"):
@@ -20,54 +26,54 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def mounted(config: RunConfig, place: Path, source: str, truth: str = "", **environment: str) -> dict[str, bool]:
-    found = mounts_of(config, place / "run", source, truth, environment)
+def mounted(config: RunConfig, folder: Path, source: str, truth: str = "", **environment: str) -> dict[str, bool]:
+    found = mounts_of(config, folder / "run", source, truth, environment)
     assert [one["path"] for one in found] == sorted({one["path"] for one in found})
-    return {one["path"].removeprefix(f"{place}/"): one["write"] for one in found}
+    return {one["path"].removeprefix(f"{folder}/"): one["write"] for one in found}
 
 
-def test_everything_that_a_configuration_names_is_there_and_only_outputs_are_writable(place: Path, monkeypatch):
-    monkeypatch.chdir(place)
+def test_all_files_of_a_configuration_are_mounted_and_only_outputs_writable(folder: Path, monkeypatch):
+    monkeypatch.chdir(folder)
     config = RunConfig.load(
         "demo",
         [
             "backbones.0.weights=w.pt",
-            f"mean_teacher.fused_labels=file://{place}/fused.csv",
-            f"store.bucket=file://{place}/store",
-            f"loader.node_cache={place}/cache",
+            f"mean_teacher.fused_labels=file://{folder}/fused.csv",
+            f"store.bucket=file://{folder}/store",
+            f"loader.node_cache={folder}/cache",
         ],
     )
-    given = mounted(config, place, f"{place}/screen", f"{place}/truth.csv", AWS_CA_BUNDLE=f"{place}/ca.pem")
-    assert given == {
+    found = mounted(config, folder, f"{folder}/screen", f"{folder}/truth.csv", AWS_CA_BUNDLE=f"{folder}/ca.pem")
+    assert found == {
         "ca.pem": False, "fused.csv": False, "screen": False, "truth.csv": False, "w.pt": False,
         "cache": True, "run": True, "store": True,
     }  # fmt: skip
 
 
-def test_the_store_of_an_earlier_run_is_readable(place: Path):
-    config = RunConfig.load("demo", [f"init_from=file://{place}/other%20store/runs/KEY"])
-    assert mounted(config, place, f"file://{place}/screen") == {"other store": False, "run": True, "screen": False}
+def test_the_store_of_an_earlier_run_is_readable(folder: Path):
+    config = RunConfig.load("demo", [f"init_from=file://{folder}/other%20store/runs/KEY"])
+    assert mounted(config, folder, f"file://{folder}/screen") == {"other store": False, "run": True, "screen": False}
 
 
-def test_what_lies_in_a_folder_that_is_there_is_not_mounted_again(place: Path):
-    simulated = place / "run" / "simulated"
-    assert mounted(RunConfig.load("demo"), place, str(simulated / "screen"), str(simulated / "truth.csv")) == {
+def test_a_path_inside_a_mounted_folder_is_not_mounted_again(folder: Path):
+    simulated = folder / "run" / "simulated"
+    assert mounted(RunConfig.load("demo"), folder, str(simulated / "screen"), str(simulated / "truth.csv")) == {
         "run": True
     }
 
 
-def test_a_writable_folder_inside_of_a_readable_one_stays_writable(place: Path):
-    (place / "screen" / "store").mkdir()
-    config = RunConfig.load("demo", [f"store.bucket=file://{place}/screen/store"])
-    assert mounted(config, place, f"{place}/screen") == {"run": True, "screen": False, "screen/store": True}
+def test_a_writable_folder_inside_of_a_readable_one_stays_writable(folder: Path):
+    (folder / "screen" / "store").mkdir()
+    config = RunConfig.load("demo", [f"store.bucket=file://{folder}/screen/store"])
+    assert mounted(config, folder, f"{folder}/screen") == {"run": True, "screen": False, "screen/store": True}
 
 
-def test_addresses_in_object_storage_need_no_mount(place: Path):
+def test_addresses_in_object_storage_need_no_mount(folder: Path):
     config = RunConfig.load("demo", ["backbones.0.weights=s3://bucket/w.pt", "init_from=null"])
-    assert mounted(config, place, "s3://bucket/screen") == {"run": True}
+    assert mounted(config, folder, "s3://bucket/screen") == {"run": True}
 
 
-def test_a_container_gets_the_way_to_the_store_and_not_the_rest_of_the_shell(monkeypatch, tmp_path: Path):
+def test_a_container_gets_only_variables_that_a_step_needs(monkeypatch, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
     own = {
         "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_REGION": "r",
@@ -87,7 +93,7 @@ def test_a_container_gets_the_way_to_the_store_and_not_the_rest_of_the_shell(mon
     }
 
 
-def test_credentials_in_files_are_refused_where_only_variables_get_into_a_container():
+def test_credentials_in_files_are_refused():
     bucket = StoreConfig(bucket="s3://lab/team")
     role = {"AWS_ROLE_ARN": "r", "AWS_WEB_IDENTITY_TOKEN_FILE": "/token"}
     for variables in ({"AWS_PROFILE": "p"}, {"AWS_SHARED_CREDENTIALS_FILE": "/c"}, role):
@@ -99,3 +105,79 @@ def test_credentials_in_files_are_refused_where_only_variables_get_into_a_contai
     for variables in ({}, {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_PROFILE": "p"}):
         check_credentials(bucket, variables)
     check_credentials(bucket, {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://169.254.170.23/v1/credentials"})
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    return images_or_skip()["cpu"]
+
+
+@pytest.fixture
+def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(EVENTS_VARIABLE, str(tmp_path / "events.jsonl"))
+    return tmp_path / "events.jsonl"
+
+
+def task(image: str, folder: Path, *program: str, limits: Any = None, left: tuple[str, ...] = ()) -> int:
+    """Runs a program under the name of pretrain, fold 1; `left` are outputs that it is to leave."""
+    artifacts = {
+        name: {"artifacts": [{"uri": str(folder / name), "type": {"schemaTitle": f"system.{kind}"}}]}
+        for name, kind in (("weights", "Model"), ("metrics", "Metrics"))
+    }
+    outputs = {"outputFile": str(folder / "executor_output.json"), "artifacts": artifacts}
+    inputs = {"inputs": {"parameterValues": {"fold": 1.0, "backbone": "a", "config": "{}"}}, "outputs": outputs}
+    for name in left:
+        (folder / name).write_text("")
+    command = [*program, "--executor_input", json.dumps(inputs), "--function_to_execute", "pretrain"]
+    return run_task(engine_or_skip(), image, command, limits or LIMITS, network_mode="none")
+
+
+def failures(events: Path) -> list[dict[str, Any]]:
+    lines = events.read_text().splitlines() if events.exists() else []
+    return [event for event in map(json.loads, lines) if event["event"] == "failed"]
+
+
+@pytest.mark.docker
+def test_a_task_that_fails_at_once_never_counts_as_done(image: str, tmp_path: Path, events: Path):
+    everything = ("executor_output.json", "weights")
+    assert {task(image, tmp_path, "sh", "-c", "exit 7", left=everything) for _ in range(15)} == {7}
+    assert task(image, tmp_path, "sh", "-c", "exit 0", left=everything) == 0
+    assert failures(events) == [], "a program reports its own failure"
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize(("left", "missing"), [((), "record of outputs"), (("executor_output.json",), "weights")])
+def test_a_task_without_an_output_has_failed(image: str, tmp_path: Path, events: Path, left, missing: str):
+    assert task(image, tmp_path, "true", left=left) == 1
+    (failure,) = failures(events)
+    assert failure["message"] == f"its container ended well but left no {missing}"
+    assert (failure["step"], failure["fold"], failure["backbone"]) == ("pretrain", 1, "a")
+
+
+@pytest.mark.docker
+def test_memory_beyond_the_limit_is_told_with_the_field_to_raise(image: str, tmp_path: Path, events: Path):
+    small = {"pretrain": {"memory_gib": 0.0625, "shm_gib": 0.0, "gpus": False}}
+    assert task(image, tmp_path, "python3", "-c", "print(len(b'1' * 2**28))", limits=small) == 137
+    (failure,) = failures(events)
+    assert "limit of 0.0625 GiB" in failure["message"]
+    assert "cluster.steps.pretrain.memory_gib" in failure["message"]
+
+
+@pytest.mark.docker
+def test_shared_memory_has_the_configured_size(image: str, tmp_path: Path, capsys):
+    assert task(image, tmp_path, "sh", "-c", "df -m /dev/shm | tail -1; exit 3") == 3
+    assert capsys.readouterr().out.split()[1] == "256"
+
+
+@pytest.mark.docker
+def test_an_image_that_is_gone(tmp_path: Path, events: Path, image: str):
+    assert task("cellsignal-cpu:none", tmp_path, "true") == 1
+    (failure,) = failures(events)
+    assert failure["message"] == "cellsignal-cpu:none is gone from this machine; run `cellsignal images build`"
+
+
+@pytest.mark.docker
+def test_a_container_is_removed_when_it_has_ended(image: str, tmp_path: Path):
+    before = {one.id for one in engine_or_skip().containers.list(all=True)}
+    task(image, tmp_path, "sh", "-c", "exit 7")
+    assert {one.id for one in engine_or_skip().containers.list(all=True)} <= before

@@ -1,4 +1,4 @@
-"""Whole runs whose tasks are containers: as by processes, killed, cancelled. Mostly the start-up of ten small tasks."""
+"""Runs and predictions whose tasks are containers: results as by processes, killed, cancelled."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from typing import Any
 
 import pytest
 
+from components.core.registry.publishing import publish
 from components.core.storage.digests import digest_file
+from components.core.storage.object_store import ObjectStore
+from tests.components.core.registry.finished_run import KEY, FinishedRun
 from tests.container_engine import engine_or_skip, images_or_skip
 from tests.pipelines.run.test_local import PREDICTIONS, Run, events, prepare, results
-from tests.pipelines.tiny_run import error_line, processes_naming
+from tests.pipelines.run.test_predict import RESULTS as PREDICTION_RESULTS
+from tests.pipelines.tiny_run import Cellsignal, error_line, processes_naming
 
 pytestmark = pytest.mark.docker
 EPOCHS = 15
@@ -56,8 +60,8 @@ def weights(out: Path) -> list[str]:
 
 def fold_of(container: Any) -> int | None:
     command = container.attrs["Config"]["Cmd"]
-    given = json.loads(command[command.index("--executor_input") + 1])["inputs"]["parameterValues"]
-    return given.get("fold")
+    parameters = json.loads(command[command.index("--executor_input") + 1])["inputs"]["parameterValues"]
+    return parameters.get("fold")
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, images: dict[str, str]) -> 
     done = reference.cellsignal(*reference.arguments, *LONGER)
     assert (done.returncode, done.stderr) == (0, "")
 
-    run = prepare(folder / "in: containers", integers=False)  # a place that a volume could not be named by
+    run = prepare(folder / "in: containers", integers=False)  # a volume could not have this name
     process = run.cellsignal.start(*run.arguments, *LONGER, *DOCKER)
     wait_for(lambda: len(epochs(run.out, 0)) >= 3, process)
     (target,) = [one for one in containers(run.out) if fold_of(one) == 0]
@@ -94,12 +98,12 @@ def killed(tmp_path_factory: pytest.TempPathFactory, images: dict[str, str]) -> 
 
 def test_a_killed_container_ends_the_run_with_its_name(killed: Killed):
     assert killed.code == 3
-    assert killed.message.startswith("error: pretrain fold 0 tiny was ended from outside")
+    assert killed.message.startswith("error: pretrain fold 0 tiny was killed, perhaps for lack of memory")
     assert len(killed.message.splitlines()) == 1
     assert killed.left == []
 
 
-def test_started_again_it_goes_on_from_its_checkpoint_to_the_same_weights(killed: Killed):
+def test_resumes_from_its_checkpoint_to_the_same_weights(killed: Killed):
     assert 3 <= len(killed.before) < EPOCHS
     resumed = epochs(killed.run.out, 0)
     assert resumed[-1] == EPOCHS
@@ -108,7 +112,7 @@ def test_started_again_it_goes_on_from_its_checkpoint_to_the_same_weights(killed
     assert weights(killed.run.out) == weights(killed.reference.out)
 
 
-def test_predictions_are_those_of_processes(killed: Killed):
+def test_predictions_of_a_training_are_those_of_processes(killed: Killed):
     assert results(killed.run.out) == results(killed.reference.out)
     for name in PREDICTIONS:
         assert (killed.run.out / name).read_bytes() == (killed.reference.out / name).read_bytes(), name
@@ -127,7 +131,7 @@ def test_the_lineage_names_the_images(killed: Killed):
 
 
 def test_no_secret_of_the_store_is_in_an_argument_or_a_file_of_the_run(tmp_path: Path, images):
-    """A run whose store is in the environment's hands: the secret is nowhere but in the request to the engine."""
+    """The secret is only in the request to the engine."""
     from tests.seaweedfs import s3_server
 
     run = prepare(tmp_path / "run", integers=False)
@@ -136,7 +140,7 @@ def test_no_secret_of_the_store_is_in_an_argument_or_a_file_of_the_run(tmp_path:
         arguments = ["s3://cellsignal" if a == run.store else a for a in run.arguments]
         process = run.cellsignal.start(*arguments, *DOCKER, environment=environment)
         one = wait_for(lambda: containers(run.out), process)[0]
-        told = json.dumps([one.attrs["Config"]["Cmd"], one.attrs["Config"]["Labels"], one.attrs["Args"]])
+        shown = json.dumps([one.attrs["Config"]["Cmd"], one.attrs["Config"]["Labels"], one.attrs["Args"]])
         assert one.attrs["HostConfig"]["ReadonlyRootfs"] is True
         assert one.attrs["HostConfig"]["CapDrop"] == ["ALL"]
         assert one.attrs["Config"]["User"] == f"{os.getuid()}:{os.getgid()}"
@@ -147,7 +151,7 @@ def test_no_secret_of_the_store_is_in_an_argument_or_a_file_of_the_run(tmp_path:
     assert errors == "error: cancelled; run the same command again to resume from the finished steps\n"
     assert containers(run.out) == []
     assert processes_naming(run.cellsignal.folder) == []
-    written = told + out + "".join(p.read_text(errors="replace") for p in run.out.rglob("*") if p.is_file())
+    written = shown + out + "".join(p.read_text(errors="replace") for p in run.out.rglob("*") if p.is_file())
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"):
         assert environment[name] not in written
 
@@ -185,3 +189,34 @@ def test_an_image_of_other_sources_is_refused(tmp_path: Path, images, monkeypatc
     monkeypatch.setattr("pipelines.run.containers.CURRENT", {"cpu": "cellsignal-cpu:none"})
     with pytest.raises(InputError, match=r"^cellsignal-cpu:none: there is no such image on this machine; run `cellsig"):
         check_images()
+
+
+def test_predictions_of_new_plates_are_those_of_processes(
+    cellsignal: Cellsignal, tmp_path: Path, images: dict[str, str]
+) -> None:
+    (tmp_path / "lab").mkdir()
+    run = FinishedRun(tmp_path, ObjectStore(tmp_path / "lab"))
+    address = run.store.uri(f"models/{publish(run.store, KEY).model.fingerprint}")
+    usual = ("predict", "--screen", tmp_path / "screen", "--model", address, "--experiments", "HUVEC-03,HUVEC-04")
+    plain = cellsignal(*usual, "--out", tmp_path / "plain")
+    assert plain.returncode == 0, plain.stderr
+
+    before = {key: run.store.get(key) for key in run.store.list("")}
+    (tmp_path / "other").mkdir()
+    out = tmp_path / "out"
+    elsewhere = ("--set", f"store.bucket=file://{tmp_path / 'other'}", "--out", out, "--runner", "docker")
+    done = cellsignal(*usual, *elsewhere)
+    assert done.returncode == 0, done.stderr + (out / "run" / "log.txt").read_text()
+    for name in ("predictions.csv", "qc.csv", "metrics.json"):
+        assert (out / name).read_bytes() == (tmp_path / "plain" / name).read_bytes(), name
+    lineage = json.loads((out / "lineage.json").read_text())
+    assert lineage["image_digests"] == images
+    assert {path.stat().st_uid for path in out.rglob("*")} == {os.getuid()}
+    assert containers(out) == []
+    recorded = ObjectStore(tmp_path / "other").list(f"runs/{lineage['run']}/results/")
+    assert {key.rpartition("/")[2] for key in recorded} == set(PREDICTION_RESULTS)
+    assert {key: run.store.get(key) for key in run.store.list("")} == before, "the model's store is read alone"
+
+    refused = cellsignal(*usual, *elsewhere, "--set", "prior.enabled=false")
+    assert refused.returncode == 2
+    assert "another config.prior.enabled" in error_line(refused)

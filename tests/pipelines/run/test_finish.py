@@ -1,10 +1,12 @@
-"""A run ended without its missing folds: what it names, what it says of itself, and what it refuses."""
+"""A run finished without its missing folds: predictions, record of the missing folds, and refusals."""
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,10 +96,10 @@ class FoldedRun:
     def finish(
         self, quorum: int, out: str = "out", key: str = KEY, truth: Path | None = None
     ) -> tuple[Mapping[str, Any], Path, str]:
-        said = io.StringIO()
+        output = io.StringIO()
         path = self.folder / out
-        metrics = finish(self.store, key, quorum, path, truth, Console(file=said, width=200))
-        return metrics, path, said.getvalue()
+        metrics = finish(self.store, key, quorum, path, truth, Console(file=output, width=200))
+        return metrics, path, output.getvalue()
 
     def expected(self, cell_type: str, folds: Sequence[int], role: str = "unlabelled") -> dict[str, str]:
         """The most probable treatment of a role's wells, by the mean of some folds' logits."""
@@ -107,41 +109,49 @@ class FoldedRun:
         return {i: treatments[k] for i, k in zip(wells[0].ids_W, mean_WK.argmax(axis=1), strict=True)}
 
 
-def raw_names(path: Path) -> dict[str, str]:
+def raw_predictions(path: Path) -> dict[str, str]:
     with path.open(newline="") as file:
         return {row["id_code"]: row["raw_sirna"] for row in csv.DictReader(file)}
 
 
-@pytest.fixture
-def run(tmp_path: Path, store: ObjectStore) -> FoldedRun:
-    return folded(tmp_path, store)
-
-
-def folded(tmp_path: Path, store: ObjectStore) -> FoldedRun:
+@pytest.fixture(scope="module")
+def folded(tmp_path_factory: pytest.TempPathFactory) -> FoldedRun:
     """HUVEC has both folds, RPE the first alone."""
-    run = FoldedRun(tmp_path, store)
+    folder = tmp_path_factory.mktemp("folded")
+    run = FoldedRun(folder, ObjectStore(folder / "lab data"))
     for cell_type, fold in (("HUVEC", 1), ("HUVEC", 0), ("RPE", 0)):
         run.train(cell_type, fold)
     return run
 
 
-def test_a_quorum_names_the_wells_by_the_folds_there_are_and_says_what_is_missing(run: FoldedRun) -> None:
-    named = run.expected("HUVEC", (0, 1))
+@pytest.fixture
+def run(folded: FoldedRun, tmp_path: Path) -> FoldedRun:
+    """A copy for one test."""
+    shutil.copytree(folded.folder, tmp_path, dirs_exist_ok=True)
+    copied = copy.copy(folded)
+    copied.folder, copied.store = tmp_path, ObjectStore(tmp_path / "lab data")
+    own = folded.config.store.model_copy(update={"bucket": copied.store.uri("")})
+    copied.config = folded.config.model_copy(update={"store": own})
+    return copied
+
+
+def test_predictions_come_from_the_finished_folds_and_the_missing_ones_are_recorded(run: FoldedRun) -> None:
+    predicted = run.expected("HUVEC", (0, 1))
     truth = run.folder / "truth.csv"
-    rows = [f"{id_code},{sirna if n else 'sirna_7'}" for n, (id_code, sirna) in enumerate(named.items())]
+    rows = [f"{id_code},{sirna if n else 'sirna_7'}" for n, (id_code, sirna) in enumerate(predicted.items())]
     truth.write_text("\n".join(["id_code,sirna", *rows]) + "\n")
-    metrics, out, said = run.finish(1, truth=truth)
-    assert raw_names(out / "predictions.csv") == named
-    right = [named[row.split(",")[0]] == row.split(",")[1] for row in rows]
+    metrics, out, output = run.finish(1, truth=truth)
+    assert raw_predictions(out / "predictions.csv") == predicted
+    right = [predicted[row.split(",")[0]] == row.split(",")[1] for row in rows]
     assert metrics["unlabelled"]["raw"]["overall"] == pytest.approx(sum(right) / len(right))
     held_out = run.expected("HUVEC", (0, 1), "holdout")
     assert len(held_out) == 6
-    assert raw_names(out / "predictions_holdout.csv") == held_out
+    assert raw_predictions(out / "predictions_holdout.csv") == held_out
     labels = dict(line.split(",") for line in (run.folder / "labels.csv").read_text().split()[1:])
     right = [labels[id_code] == sirna for id_code, sirna in held_out.items()]
     assert metrics["holdout"]["raw"]["overall"] == pytest.approx(sum(right) / len(right))
     of_fold_0 = {e for e, fold in run.screen.folds.items() if fold == 0}
-    assert {i.split("_")[0] for i in raw_names(out / "predictions_oof.csv")} == {
+    assert {i.split("_")[0] for i in raw_predictions(out / "predictions_oof.csv")} == {
         *(e for e in run.screen.folds if e.startswith("HUVEC")),
         *(e for e in of_fold_0 if e.startswith("RPE")),
     }
@@ -152,7 +162,7 @@ def test_a_quorum_names_the_wells_by_the_folds_there_are_and_says_what_is_missin
     assert lineage["finished"]["code_version"] == code_version()
     assert json.loads((out / "metrics.json").read_text())["partial"] == partial
     assert "Missing: RPE fold 1." in (out / "report.html").read_text()
-    assert "partial: RPE lacks fold 1\n" in said
+    assert "partial: RPE lacks fold 1\n" in output
     names = [f"embeddings/net/{fold}.parquet" for fold in ("HUVEC/fold_0", "HUVEC/fold_1", "RPE/fold_0")]
     assert lineage["embeddings"] == names == sorted(str(p.relative_to(out)) for p in out.rglob("*.parquet"))
     assert (out / names[1]).read_text() == "HUVEC 1"
@@ -160,14 +170,14 @@ def test_a_quorum_names_the_wells_by_the_folds_there_are_and_says_what_is_missin
 
 def test_with_every_fold_nothing_is_partial(run: FoldedRun) -> None:
     run.train("RPE", 1)
-    metrics, out, said = run.finish(2)
+    metrics, out, output = run.finish(2)
     assert "partial" not in metrics
     assert "partial" not in json.loads((out / "lineage.json").read_text())
     assert ">partial<" not in (out / "report.html").read_text()
-    assert "all folds are there" in said
+    assert "all folds are there" in output
 
 
-def test_results_are_kept_under_the_run_and_a_part_replaces_no_whole(run: FoldedRun) -> None:
+def test_results_are_stored_and_partial_ones_never_replace_complete_ones(run: FoldedRun) -> None:
     def kept(name: str = "metrics.json") -> bytes:
         return run.store.get(f"runs/{KEY}/results/{name}")
 
@@ -186,9 +196,16 @@ def test_results_are_kept_under_the_run_and_a_part_replaces_no_whole(run: Folded
     assert kept() == (out / "metrics.json").read_bytes() != whole
 
 
-def test_a_quorum_that_is_not_reached_writes_nothing_and_says_who_is_short(run: FoldedRun) -> None:
-    with pytest.raises(InputError, match=r"--quorum 2 of 2 folds is not reached: RPE has fold 0; .* --quorum 1"):
-        run.finish(2)
+@pytest.mark.parametrize(
+    ("quorum", "message"),
+    [
+        (2, "--quorum 2 of 2 folds is not reached: RPE has fold 0; .* --quorum 1"),
+        *((quorum, f"--quorum {quorum}: run {KEY} trains 2 folds; give a number from 1") for quorum in (0, -1, 3)),
+    ],
+)
+def test_a_quorum_that_is_not_reached_or_impossible_writes_nothing(run: FoldedRun, quorum: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        run.finish(quorum)
     assert not (run.folder / "out").exists()
 
 
@@ -197,12 +214,6 @@ def test_a_cell_type_without_any_fold_cannot_be_finished(run: FoldedRun) -> None
         run.store.delete(f"runs/{KEY}/tasks/infer/{fold}/RPE.json")
     with pytest.raises(InputError, match=r"RPE has none; run tiny-0123456789ab again, until each cell type has a fold"):
         run.finish(1)
-
-
-@pytest.mark.parametrize("quorum", [0, -1, 3])
-def test_an_impossible_quorum_is_refused(run: FoldedRun, quorum: int) -> None:
-    with pytest.raises(InputError, match=rf"--quorum {quorum}: run {KEY} trains 2 folds; give a number from 1"):
-        run.finish(quorum)
 
 
 def test_folds_of_a_screen_that_changed_do_not_count(run: FoldedRun) -> None:
@@ -228,29 +239,20 @@ def test_the_same_run_replaces_its_results_and_nothing_else_is_touched(run: Fold
     assert [path.name for path in other.iterdir()] == ["notes.txt"]
 
 
-def test_an_unknown_key_names_the_runs_there_are(run: FoldedRun) -> None:
-    with pytest.raises(InputError, match=rf"--run other: no such run .*runs there: {KEY}"):
-        run.finish(1, key="other")
-
-
-def test_a_fold_that_is_damaged_in_the_store_is_missing_and_that_is_said(run: FoldedRun) -> None:
-    records = finished_folds(run.store, KEY, run.screen, run.holdout)["HUVEC"]
-    run.store.delete_prefix(f"{records[1].prefix}/")
-    metrics, out, said = run.finish(1)
-    assert metrics["partial"]["missing"] == {"HUVEC": [1], "RPE": [1]}
-    assert raw_names(out / "predictions.csv") == run.expected("HUVEC", (0,))
-    assert "HUVEC fold 1 is left out: " in said
-    assert not (out / "work").exists()
-    with pytest.raises(InputError, match=r"--quorum 2 of 2 folds is not reached: RPE has fold 0"):
-        run.finish(2)
-
-
-def test_a_run_whose_store_is_a_folder_is_finished_from_it(tmp_path: Path) -> None:
-    run = folded(tmp_path, ObjectStore(tmp_path / "lab data"))
-    metrics, out, _ = run.finish(1)
-    assert metrics["partial"]["missing"] == {"HUVEC": [], "RPE": [1]}
-    assert raw_names(out / "predictions.csv") == run.expected("HUVEC", (0, 1))
+def test_an_unknown_key_is_refused_with_the_known_ones(run: FoldedRun) -> None:
     with pytest.raises(
         InputError, match=rf"--run other: no such run below file:///.*/lab%20data \(runs there: {KEY}\)"
     ):
-        run.finish(1, out="other", key="other")
+        run.finish(1, key="other")
+
+
+def test_a_fold_damaged_in_the_store_counts_as_missing_with_a_warning(run: FoldedRun) -> None:
+    records = finished_folds(run.store, KEY, run.screen, run.holdout)["HUVEC"]
+    run.store.delete_prefix(f"{records[1].prefix}/")
+    metrics, out, output = run.finish(1)
+    assert metrics["partial"]["missing"] == {"HUVEC": [1], "RPE": [1]}
+    assert raw_predictions(out / "predictions.csv") == run.expected("HUVEC", (0,))
+    assert "HUVEC fold 1 is left out: " in output
+    assert not (out / "work").exists()
+    with pytest.raises(InputError, match=r"--quorum 2 of 2 folds is not reached: RPE has fold 0"):
+        run.finish(2)

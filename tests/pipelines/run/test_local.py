@@ -1,4 +1,4 @@
-"""Whole runs through the command line: interrupted, gone on with, repeated. Mostly the start-up of ten small tasks."""
+"""Whole runs through the command line: interrupted, resumed, repeated."""
 
 from __future__ import annotations
 
@@ -131,13 +131,13 @@ def test_ctrl_c_ends_with_one_line_no_result_and_no_process(interrupted: Interru
     assert interrupted.results == []
 
 
-def test_the_same_command_goes_on_from_the_finished_steps(interrupted: Interrupted):
+def test_the_same_command_reuses_the_finished_steps(interrupted: Interrupted):
     again = interrupted.again
     assert (again.returncode, again.stderr) == (0, "")
     before = {e["fold"] for e in interrupted.finished if e["step"] == "pretrain"}
     # A fetched task has no epoch; each of the others has.
     worked = {e["fold"] for e in events(interrupted.run.out) if e["step"] == "pretrain" and e["event"] == "epoch"}
-    # A task that was killed between storing its outputs and saying so is fetched as well.
+    # A task that was killed between storing its outputs and its last event is fetched as well.
     assert worked <= {0, 1} - before
     assert "6 reused" in "".join(e["message"] for e in events(interrupted.run.out) if e["event"] == "note")
     assert processes_naming(interrupted.run.cellsignal.folder) == []
@@ -145,8 +145,8 @@ def test_the_same_command_goes_on_from_the_finished_steps(interrupted: Interrupt
 
 def test_every_file_of_the_contract_is_there_with_its_columns(interrupted: Interrupted):
     out = interrupted.run.out
-    named = {"metrics.json", "report.html", "config.yaml", "lineage.json", *PREDICTIONS}
-    assert set(results(out)) == named
+    names = {"metrics.json", "report.html", "config.yaml", "lineage.json", *PREDICTIONS}
+    assert set(results(out)) == names
     treatments = {row["sirna"] for row in table(interrupted.run.screen / "train.csv")}
     for name, wells in PREDICTIONS.items():
         rows = table(out / name)
@@ -158,14 +158,14 @@ def test_every_file_of_the_contract_is_there_with_its_columns(interrupted: Inter
             assert all(0.0 <= float(row[field]) <= 1.0 for field in ("confidence", "raw_confidence"))
             assert -1.0 <= float(row["margin"]) <= 1.0
             assert row["top5"].split()[0] == row["raw_sirna"]
-    asked = {row["id_code"] for row in table(interrupted.run.screen / "test.csv")}
-    assert {row["id_code"] for row in table(out / "predictions.csv")} == asked
+    unlabelled = {row["id_code"] for row in table(interrupted.run.screen / "test.csv")}
+    assert {row["id_code"] for row in table(out / "predictions.csv")} == unlabelled
     assert (out / "report.html").read_text().startswith("<!doctype html>")
     store = f"store.bucket={interrupted.run.store.as_uri()}"
     assert RunConfig.load(str(out / "config.yaml")) == RunConfig.load(str(out.parent / "tiny.yaml"), [store])
 
 
-def test_the_embeddings_of_all_folds_are_one_folder_and_the_lineage_names_them(interrupted: Interrupted):
+def test_the_embeddings_of_all_folds_are_in_one_folder_and_in_the_lineage(interrupted: Interrupted):
     out = interrupted.run.out
     files = [f"embeddings/tiny/HUVEC/fold_{fold}.parquet" for fold in (0, 1)]
     assert sorted(p.relative_to(out).as_posix() for p in (out / "embeddings").rglob("*") if p.is_file()) == files
@@ -175,12 +175,12 @@ def test_the_embeddings_of_all_folds_are_one_folder_and_the_lineage_names_them(i
     for fold, validated in ((0, "HUVEC-01"), (1, "HUVEC-02")):
         role = {w["id_code"]: w["role"] for w in wells if w["fold"] == fold and w["well_type"] == "treatment"}
         assert {w for w, r in role.items() if r == "out_of_fold"} == {w for w in role if w.startswith(validated)}
-    asked = {row["id_code"] for row in table(interrupted.run.screen / "test.csv")}
-    assert {w["id_code"] for w in wells if w["role"] == "unlabelled"} == asked
+    unlabelled = {row["id_code"] for row in table(interrupted.run.screen / "test.csv")}
+    assert {w["id_code"] for w in wells if w["role"] == "unlabelled"} == unlabelled
     assert {w["sirna"] for w in wells if w["role"] == "unlabelled"} == {None}
 
 
-def test_the_metrics_are_shares_of_the_wells_named_right(interrupted: Interrupted):
+def test_the_metrics_are_shares_of_correctly_predicted_wells(interrupted: Interrupted):
     out = interrupted.run.out
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["schema"] == 1
@@ -205,7 +205,7 @@ def test_the_metrics_are_shares_of_the_wells_named_right(interrupted: Interrupte
     assert {f"{step}_data_wait" for step in ("pretrain", "finetune", "pseudo_label")} <= metrics["throughput"].keys()
 
 
-def test_the_lineage_says_what_made_the_results_and_how_long_each_task_took(interrupted: Interrupted):
+def test_the_lineage_has_the_inputs_and_the_duration_of_each_task(interrupted: Interrupted):
     lineage = json.loads((interrupted.run.out / "lineage.json").read_text())
     assert {"code_version", "image_digests", "manifest_digest", "seeds", "started", "steps"} <= lineage.keys()
     expected = training_graph(RunConfig.load(str(interrupted.run.out.parent / "tiny.yaml"))).counts()
@@ -252,7 +252,7 @@ def test_a_finished_run_becomes_a_model_whose_networks_load(interrupted: Interru
     load_weights(network, files[0])
 
 
-def test_finish_names_as_the_run_did_and_marks_what_lacks_a_fold(interrupted: Interrupted):
+def test_finish_predicts_as_the_run_did_and_marks_a_missing_fold(interrupted: Interrupted):
     run = interrupted.run
     done = run.cellsignal("finish", "--run", run.out, "--quorum", 2, "--out", run.out.parent / "whole")
     assert (done.returncode, done.stderr) == (0, "")
@@ -304,9 +304,7 @@ def test_a_finished_run_repeats_without_work_and_byte_for_byte(interrupted: Inte
 
 
 @pytest.mark.slow
-def test_neither_the_interruption_nor_the_labels_encoding_changes_a_prediction(
-    interrupted: Interrupted, tmp_path: Path
-):
+def test_interruption_and_label_encoding_change_no_prediction(interrupted: Interrupted, tmp_path: Path):
     fresh = prepare(tmp_path / "fresh", integers=False)
     done = fresh.cellsignal(*fresh.arguments)
     assert (done.returncode, done.stderr) == (0, "")
@@ -316,7 +314,7 @@ def test_neither_the_interruption_nor_the_labels_encoding_changes_a_prediction(
         assert text.replace("sirna_", "") == (interrupted.run.out / name).read_text()
 
 
-def test_a_step_that_was_killed_is_named(tmp_path: Path):
+def test_a_killed_step_is_reported_by_name(tmp_path: Path):
     events = tmp_path / "events.jsonl"
     events.touch()
     program = (
@@ -325,15 +323,15 @@ def test_a_step_that_was_killed_is_named(tmp_path: Path):
     )
     environment = {**os.environ, EVENTS_VARIABLE: str(events), "PYTHONPATH": str(ROOT)}
     with (
-        events.open() as told,
+        events.open() as lines,
         (tmp_path / "log.txt").open("ab") as log,
         TaskDisplay(RunConfig.load("demo"), {"simulate": 1}, Console(file=io.StringIO())) as display,
         pytest.raises(StepError, match=r"^pretrain fold 1 a was killed, perhaps for lack of memory"),
     ):
-        follow(["-c", program], environment, told, display, log)
+        follow(["-c", program], environment, lines, display, log)
 
 
-def test_a_runs_key_changes_with_all_that_decides_its_results(tmp_path: Path):
+def test_a_run_key_changes_with_everything_that_affects_results(tmp_path: Path):
     weights = tmp_path / "w.pt"
     weights.write_bytes(b"one")
     config = RunConfig.load("demo", [f"backbones.0.weights={weights}"])

@@ -1,4 +1,4 @@
-"""`cellsignal predict` as a user starts it: the same names as the training run's own, and what is refused in one line."""
+"""`cellsignal predict` as a user starts it: the predictions of the training run itself, and bad input."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def everything(store: ObjectStore) -> dict[str, bytes]:
 
 @pytest.fixture
 def lab(tmp_path: Path) -> FinishedRun:
-    """A run that nobody trained, in a store of its own."""
+    """A run with random networks, in a store of its own."""
     (tmp_path / "store").mkdir()
     return FinishedRun(tmp_path, ObjectStore(tmp_path / "store"))
 
@@ -53,7 +53,7 @@ def address(lab: FinishedRun, name: str = "champion") -> str:
     return lab.store.uri(f"models/{name}")
 
 
-def test_new_plates_get_the_names_that_the_training_run_gave_them(cellsignal: Cellsignal, tmp_path: Path) -> None:
+def test_new_plates_are_predicted_as_by_the_training_run(cellsignal: Cellsignal, tmp_path: Path) -> None:
     screen = only_huvec(TinyScreen(tmp_path / "screen", imaged=(*LABELLED, *UNLABELLED, HOLDOUT), more=(HOLDOUT,)))
     config = tmp_path / "tiny.yaml"
     config.write_text(CONFIG)
@@ -110,7 +110,7 @@ def test_new_plates_get_the_names_that_the_training_run_gave_them(cellsignal: Ce
     assert {task["step"] for task in lineage["steps"]} == {"normalize", "infer", "ensemble", "assign", "report"}
     page = (out / "report.html").read_text()
     assert lineage["model"]["fingerprint"] in page
-    recorded(ObjectStore(tmp_path / "lab"), lineage, tmp_path)
+    check_record(ObjectStore(tmp_path / "lab"), lineage, tmp_path)
 
     again = cellsignal(*arguments, "--experiments", f"{UNLABELLED[0]},{HOLDOUT}", "--out", out, "--truth", truth)
     assert again.returncode == 0, again.stderr
@@ -122,14 +122,14 @@ def test_new_plates_get_the_names_that_the_training_run_gave_them(cellsignal: Ce
     assert f"run {lineage['run']}: {what}" in cellsignal.refused("models", "publish", run)
     started = ("run", "--config", config, "--out", tmp_path / "next", "--set", store)
     assert f"init_from: run {lineage['run']}: {what}" in cellsignal.refused(*started, "--set", f"init_from={run}")
-    said = f"{out}: the folder of a prediction, which trains nothing; give that of a training"
-    assert f"--run {said}" in cellsignal.refused("finish", "--run", out, "--quorum", "1")
-    assert f"init_from: {said}" in cellsignal.refused(*started, "--set", f"init_from={out}")
+    message = f"{out}: the folder of a prediction, which trains nothing; give that of a training"
+    assert f"--run {message}" in cellsignal.refused("finish", "--run", out, "--quorum", "1")
+    assert f"init_from: {message}" in cellsignal.refused(*started, "--set", f"init_from={out}")
     line = cellsignal.refused(*arguments, "--experiments", HOLDOUT, "--out", out)
     assert "holds a run with another experiments" in line or "holds a run with another truth" in line
 
 
-def recorded(store: ObjectStore, lineage: dict[str, Any], folder: Path) -> None:
+def check_record(store: ObjectStore, lineage: dict[str, Any], folder: Path) -> None:
     """The prediction is a run of the store, which keeps its plates and logits until it is forgotten."""
     key = lineage["run"]
     record = RunRecord.model_validate_json(store.get(f"runs/{key}/run.json"))
@@ -155,7 +155,7 @@ def recorded(store: ObjectStore, lineage: dict[str, Any], folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         (["--model", "MODELS/champion"], "no model has been promoted yet; promote one with `cellsignal models promote`"),
         (["--model", "MODELS/00000000"], "no such model below"),
@@ -166,8 +166,8 @@ def recorded(store: ObjectStore, lineage: dict[str, Any], folder: Path) -> None:
         (["--truth", "TRUTH"], "field id_code is 'HUVEC-03_1_B99'; it is not a treatment well of these plates: remove the row"),
     ],
 )  # fmt: skip
-def test_a_wrong_option_is_one_line_and_leaves_nothing(
-    cellsignal: Cellsignal, lab: FinishedRun, model: ModelManifest, tmp_path: Path, more: list[str], said: str
+def test_rejects_a_wrong_option_and_leaves_nothing(
+    cellsignal: Cellsignal, lab: FinishedRun, model: ModelManifest, tmp_path: Path, more: list[str], message: str
 ) -> None:
     (tmp_path / "truth.csv").write_text("id_code,sirna\nHUVEC-03_1_B99,sirna_7\n")
     before = everything(lab.store)
@@ -176,7 +176,7 @@ def test_a_wrong_option_is_one_line_and_leaves_nothing(
         more = [word.replace(name, value) for word in more]
     usual = {"--screen": str(tmp_path / "screen"), "--model": address(lab, model.short), "--out": str(tmp_path / "out")}
     given = [word for name, value in usual.items() if name not in more for word in (name, value)]
-    assert said in cellsignal.refused("predict", *given, *more)
+    assert message in cellsignal.refused("predict", *given, *more)
     assert not (tmp_path / "out").exists()
     assert everything(lab.store) == before
 
@@ -217,24 +217,22 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("how", SPOILED)
-def test_a_spoiled_model_is_one_line_and_leaves_nothing(
+def test_rejects_a_spoiled_model_and_leaves_nothing(
     cellsignal: Cellsignal, lab: FinishedRun, model: ModelManifest, tmp_path: Path, how: str
 ) -> None:
-    spoil, said = SPOILED[how]
+    spoil, message = SPOILED[how]
     spoil(lab, model, tmp_path)
     before = {key: data for key, data in everything(lab.store).items() if key.startswith(("models/", "runs/"))}
     line = cellsignal.refused(
         "predict", "--screen", tmp_path / "screen", "--model", address(lab, model.short), "--out", tmp_path / "out",
         "--experiments", "HUVEC-03",
     )  # fmt: skip
-    assert said in line
+    assert message in line
     assert not (tmp_path / "out").exists()
     assert {key: data for key, data in everything(lab.store).items() if key.startswith(("models/", "runs/"))} == before
 
 
-def test_without_the_champion_a_damaged_record_of_it_is_told(
-    cellsignal: Cellsignal, lab: FinishedRun, tmp_path: Path
-) -> None:
+def test_rejects_a_damaged_record_of_the_champion(cellsignal: Cellsignal, lab: FinishedRun, tmp_path: Path) -> None:
     lab.store.put("models/champion.json", b"{}")
     done = cellsignal("predict", "--screen", tmp_path / "screen", "--model", address(lab), "--out", tmp_path / "out")
     assert done.returncode == 2
