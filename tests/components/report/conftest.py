@@ -13,23 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from components.assign.step import TABLE
 from components.core.config import PackConfig, RunConfig
 from components.core.errors import MissingObjectError
 from components.core.screen.ome_zarr import encode_chunk
 from components.core.storage.manifest import Manifest, PlateRecord, SiteRecord, Vocabulary, WellRecord
 
-COLUMNS = (
-    "id_code",
-    "sirna",
-    "confidence",
-    "margin",
-    "raw_sirna",
-    "raw_confidence",
-    "group_sirna",
-    "group_confidence",
-    "top5",
-    "raw_confidence_uncalibrated",
-)
 SKILL = {"HUVEC": 0.95, "RPE": 0.85, "HEPG2": 0.8, "U2OS": 0.6}
 """Mean raw confidence by cell type; predictions drawn with it are calibrated by construction."""
 
@@ -233,7 +222,7 @@ def make_run(
         for role, members in by_role.items():
             with (output / f"{role}.csv").open("w", newline="") as file:
                 writer = csv.writer(file)
-                writer.writerow(COLUMNS)
+                writer.writerow(TABLE)
                 for plate in members:
                     if plate.cell_type != cell_type:
                         continue
@@ -336,7 +325,7 @@ def _picture(rng: np.random.Generator, side: int) -> np.ndarray:
 
 def _assigned(
     wells: list[str], truth: dict[str, str], treatments: Sequence[str], skill: float, rng: np.random.Generator
-) -> list[tuple[Any, ...]]:
+) -> list[tuple[str, ...]]:
     group = sorted({truth[w] for w in wells})
     rows = []
     for well in wells:
@@ -348,20 +337,8 @@ def _assigned(
         rival = group[(group.index(truth[well]) + 1) % len(group)] if hard else str(rng.choice(group))
         raw, grouped, assigned = (truth[well] if luck < q else rival for q in (p_raw, p_group, p))
         top5 = list(dict.fromkeys([raw, truth[well], *map(str, rng.choice(treatments, 5, replace=False))]))[:5]
-        rows.append(
-            (
-                well,
-                assigned,
-                f"{p:.5f}",
-                f"{p - (1 - p) / 2:.5f}",
-                raw,
-                f"{p_raw:.5f}",
-                grouped,
-                f"{p_group:.5f}",
-                " ".join(top5),
-                f"{p_raw**0.55:.5f}",
-            )
-        )
+        numbers = [f"{value:.5f}" for value in (p, p - (1 - p) / 2, p_raw, p_group, p_raw**0.55)]
+        rows.append((well, assigned, *numbers[:2], raw, numbers[2], grouped, numbers[3], " ".join(top5), numbers[4]))
     return rows
 
 

@@ -17,7 +17,7 @@ ROW: dict[str, Any] = {
 
 
 def predictions(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """A table of wells that are like ROW except for what each says; `truth` is "a" unless given, None for unknown."""
+    """A table of wells with the values of ROW, changed by each row; `truth` is "a" unless given, None if unknown."""
     table = pd.DataFrame([{"id_code": f"w{n:02d}", **ROW, **row} for n, row in enumerate(rows)])
     truth = {code: row.get("truth", "a") for code, row in zip(table["id_code"], rows, strict=True)}
     return with_truth(table, {code: label for code, label in truth.items() if label is not None})

@@ -45,6 +45,6 @@ def test_top1_by_cell_type_weighs_wells_not_cell_types():
     assert top1_by_cell_type(predicted, truth, ["A", "A", "A", "B"]) == {"overall": 0.75, "A": 1.0, "B": 0.0}
 
 
-def test_no_wells_have_no_accuracy():
+def test_rejects_no_wells():
     with pytest.raises(ValueError, match="at least one"):
         top1(np.array([], dtype=np.intp), np.array([], dtype=np.intp))

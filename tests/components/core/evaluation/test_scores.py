@@ -30,7 +30,7 @@ def test_wells_without_truth_do_not_count() -> None:
     assert score_table(predictions([{"truth": None}]), ["RPE"]) == {}
 
 
-def test_metrics_leave_out_a_score_without_truth() -> None:
+def test_metrics_omit_a_score_without_truth() -> None:
     table = predictions([{"fold": 1}, {"score": "unlabelled", "truth": None}])
     metrics = build_metrics(table, ["RPE"], [], {(0, "RPE"): False, (1, "RPE"): True})
     assert set(metrics) == {"schema", "out_of_fold", "folds", "throughput", "wells", "calibration"}
@@ -39,7 +39,7 @@ def test_metrics_leave_out_a_score_without_truth() -> None:
     assert metrics["calibration"]["out_of_fold"]["assigned_ece"] == pytest.approx(0.1)
 
 
-def test_throughput_weighs_by_time() -> None:
+def test_throughput_is_weighted_by_time() -> None:
     slow = {"step": "finetune", "sites_per_s": 100.0, "seconds": 1.0, "data_wait": 0.5, "peak_memory_gib": 2.0}
     fast = {"step": "finetune", "sites_per_s": 200.0, "seconds": 3.0, "data_wait": 0.1, "peak_memory_gib": 1.5}
     speed = {"finetune_sites_per_s": 175.0}
@@ -57,7 +57,7 @@ def test_wilson_interval_agrees_with_published_values() -> None:
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_the_interval_contains_the_value_and_mirrors(counts: tuple[int, int]) -> None:
+def test_the_interval_contains_the_value_and_is_symmetric(counts: tuple[int, int]) -> None:
     correct, wells = counts
     low, high = Accuracy(correct, wells).interval()
     assert 0 <= low <= correct / wells + 1e-12
@@ -91,16 +91,10 @@ def test_confusions_are_worst_first_for_any_order_of_wells() -> None:
     assert recall_by_sirna(table)["assigned"].to_dict() == {"a": 0.25, "b": 0.5, "c": 1.0}
 
 
-def test_examples_take_cell_types_in_turn_and_the_surest_first() -> None:
+def test_examples_alternate_over_cell_types_the_most_confident_first() -> None:
     rows = [{"confidence": p} for p in (0.99, 0.98, 0.97)] + [{"cell_type": "U2OS", "confidence": 0.4}]
     rows += [{"sirna": "b", "confidence": p} for p in (0.3, 0.6)]
     score, chosen = choose_examples(predictions(rows), right=3, wrong=1)
     assert score == "out_of_fold"
     expected = [("RPE", 0.99), ("U2OS", 0.4), ("RPE", 0.98), ("RPE", 0.6)]
     assert list(zip(chosen["cell_type"], chosen["confidence"], strict=True)) == expected
-
-
-def test_no_truth_gives_no_examples() -> None:
-    score, chosen = choose_examples(predictions([{"truth": None}]))
-    assert score is None
-    assert chosen.empty

@@ -32,7 +32,7 @@ def test_the_terminal_shows_every_score_in_percent() -> None:
     assert "transductive" not in text
 
 
-def test_held_out_wells_of_a_prediction_go_by_another_name() -> None:
+def test_the_title_of_the_holdout_score_can_be_changed() -> None:
     console = Console(file=io.StringIO(), width=100)
     console.print(accuracy_table({"holdout": {s: {"overall": 0.5} for s in STAGE_NAMES}}, holdout="new plates"))
     text = console.file.getvalue()  # type: ignore[attr-defined]

@@ -149,16 +149,16 @@ def rxrx1_test_plates():
 
 
 @pytest.mark.parametrize(("kind", "shift", "accuracy"), [("cyclic", 1.65, 0.06), ("all", 2.05, 0.12)])
-def test_rxrx1_arrangements_are_correct_in_19_of_20_draws(rng, rxrx1_test_plates, kind, shift, accuracy):
+def test_rxrx1_arrangements_are_correct_in_9_of_10_draws(rng, rxrx1_test_plates, kind, shift, accuracy):
     groups = design(277, (0, 1, 2, 3), (2, 3, 0, 1), (1, 2, 3, 0))
     options, hits, right = candidates(groups, kind), [], 0
-    for n in range(20):
+    for n in range(10):
         held = options[rng.integers(len(options))]
         logits, hit = draw(rng, groups, held, rxrx1_test_plates[n % len(rxrx1_test_plates)], shift)
         hits.append(hit.mean())
         right += tuple(infer_arrangement(logits, groups, kind, "E-9").groups.values()) == held
-    assert np.mean(hits) == pytest.approx(accuracy, abs=0.01)
-    assert right >= 19
+    assert np.mean(hits) == pytest.approx(accuracy, abs=0.012)
+    assert right >= 9
 
 
 def test_no_wrong_rxrx1_arrangement_is_accepted_near_chance(rng, rxrx1_test_plates):

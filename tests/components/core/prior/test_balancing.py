@@ -41,9 +41,9 @@ def test_rows_sum_to_one_and_columns_to_wells_over_sirnas(case):
     assert found.converged or found.iterations == 5000
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(shapes)
-def test_agrees_with_plain_sweeps_in_the_log_domain_once_both_have_converged(case):
+def test_agrees_with_plain_sweeps_in_the_log_domain(case):
     wells, sirnas, seed, scale = case
     logits = scale * np.random.default_rng(seed).standard_normal((wells, sirnas))
     found = sinkhorn(logits, 5000, 1e-10)

@@ -28,7 +28,7 @@ def test_shades_follow_confidence(confidence: float, index: int) -> None:
     assert shade(confidence) == index
 
 
-def test_wells_are_drawn_in_their_places() -> None:
+def test_wells_are_drawn_at_their_positions() -> None:
     plate = record({"B02": "treatment", "D05": "treatment", "O23": "positive_control", "C03": "treatment"})
     table = predictions([
         {"id_code": "B02", "sirna": "<a>", "confidence": 0.1, "truth": None},
@@ -50,6 +50,6 @@ def test_wells_are_drawn_in_their_places() -> None:
     assert "3 wells, 1 with confidence below 0.6" in svg.get("aria-label")
 
 
-def test_a_well_without_a_prediction_is_empty() -> None:
+def test_draws_a_well_without_a_prediction_empty() -> None:
     svg = ElementTree.fromstring(draw(record({"B02": "treatment"}), {}, ("B", "B", 2, 2)))
     assert [r.get("class") for r in svg.iter("rect")] == ["e"]
