@@ -25,8 +25,8 @@ def draw_growth(route: Sequence[Point], adabn: Sequence[Point], assigned: Point 
 
     Args:
         route: rungs by standardised pixels, the baseline first.
-        adabn: rungs of the AdaBN route, which stand at the places of the second rung and on.
-        assigned: after post-processing, a point of its own at the end.
+        adabn: rungs of the AdaBN route, drawn from the second rung on.
+        assigned: after post-processing, drawn last.
     """
     ours, theirs, other = series_colour(0), MUTED, series_colour(1)
     with styled("growth"):
@@ -42,12 +42,12 @@ def draw_growth(route: Sequence[Point], adabn: Sequence[Point], assigned: Point 
             label="published (RxRx1, public leaderboard)",
         )  # fmt: skip
         if adabn:
-            places = np.arange(1, len(adabn) + 1)
+            positions = np.arange(1, len(adabn) + 1)
             axes.plot(
-                [0, *places], [mean[0], *(np.mean(point.per_seed) for point in adabn)], color=other, marker="s",
+                [0, *positions], [mean[0], *(np.mean(point.per_seed) for point in adabn)], color=other, marker="s",
                 markersize=5, linestyle="-", label="AdaBN route (simulated)",
             )  # fmt: skip
-            _seeds(axes, places + 0.08, adabn, other)
+            _seeds(axes, positions + 0.08, adabn, other)
         axes.plot(x, mean, color=ours, marker="o", markersize=7, linewidth=2.2, label="standardised pixels (simulated)")
         _seeds(axes, x - 0.08, route, ours)
         for k, value in enumerate(mean):
@@ -79,7 +79,7 @@ def draw_growth(route: Sequence[Point], adabn: Sequence[Point], assigned: Point 
     return figure
 
 
-def _seeds(axes, places, points: Sequence[Point], colour: str) -> None:  # type: ignore[no-untyped-def]
-    for place, point in zip(places, points, strict=True):
+def _seeds(axes, positions, points: Sequence[Point], colour: str) -> None:  # type: ignore[no-untyped-def]
+    for position, point in zip(positions, points, strict=True):
         if len(point.per_seed) > 1:
-            axes.plot([place] * len(point.per_seed), point.per_seed, ".", color=colour, alpha=0.55, markersize=5)
+            axes.plot([position] * len(point.per_seed), point.per_seed, ".", color=colour, alpha=0.55, markersize=5)
