@@ -1,6 +1,6 @@
-"""Checks of a run's input that are cheap: of the configuration, the files it refers to, and the screen's tables.
+"""Cheap checks of a run's input: the configuration, the files it refers to, and the screen's tables.
 
-They come before anything is written and before hours of training. No image is read. Imports neither torch nor kfp.
+They run before anything is written and before hours of training. No image is read. Imports neither torch nor kfp.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from components.core.tables import TableFaults, read_table_file
 
 FUSED = "mean_teacher.fused_labels"
 MOST_SIMULATED_GB = 50
-"""A larger simulated screen is probably a mistake; `cellsignal simulate` writes it all the same."""
+"""A larger simulated screen is probably a mistake; `cellsignal simulate` still writes it."""
 
 
 def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> None:
@@ -35,7 +35,7 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
 
     Args:
         config: the run's configuration.
-        screen: directory of a screen or its address in a bucket; None if one will be simulated.
+        screen: directory of a screen or its address in a bucket; None to simulate one.
         truth: labels of its unlabelled wells.
 
     Raises:
@@ -46,7 +46,9 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
     _check_ratio(config)
     if screen is None:
         if truth is not None:
-            raise InputError("--truth: a simulated screen brings its own truth; give --screen as well, or drop --truth")
+            raise InputError(
+                "--truth: a simulated screen has its own truth; give --screen as well, or leave out --truth"
+            )
         _check_simulated(config)
         return
     check_screen(config, screen_source(screen), truth)
@@ -58,7 +60,7 @@ def check_screen(config: RunConfig, source: ScreenSource, truth: Path | None) ->
     Args:
         config: the run's configuration.
         source: the screen.
-        truth: labels of its unlabelled wells, if known.
+        truth: labels of its unlabelled wells, or None.
 
     Raises:
         InputError: names the option, file, row or field, and what to do.
@@ -78,9 +80,9 @@ def check_screen(config: RunConfig, source: ScreenSource, truth: Path | None) ->
 
 
 def check_start(config: RunConfig) -> None:
-    """Checks the run that a new run starts from: it exists, and has the same networks and folds.
+    """Checks the run whose weights a new run starts from: it exists, and has the same networks and folds.
 
-    Whether the new run may know its labels is checked by normalize and pretrain, which read the screen's tables.
+    normalize and pretrain, which read the screen's tables, check whether the new run may use what it learned.
 
     Args:
         config: the new run's configuration.
@@ -104,10 +106,10 @@ def _check_ratio(config: RunConfig) -> None:
 
 
 def screen_source(screen: str) -> ScreenSource:
-    """The screen of --screen, opened.
+    """Opens --screen.
 
     Raises:
-        InputError: no such folder, or not an address.
+        InputError: no such folder, or an invalid address.
     """
     if "://" not in screen and not Path(screen).is_dir():
         raise InputError(f"--screen {screen}: no such folder")
@@ -161,7 +163,7 @@ def _may_be_weights(path: Path) -> bool:
 
 
 def _refuse_interpreter(value: Any, field: str = "") -> None:
-    """Refuses a word that kfp.local replaces by the interpreter's path in every argument of a task."""
+    """Refuses `python3`, which kfp.local replaces by the interpreter's path in every argument of a task."""
     if isinstance(value, dict):
         for key, inner in value.items():
             _refuse_interpreter(key, field)
@@ -176,7 +178,7 @@ def _refuse_interpreter(value: Any, field: str = "") -> None:
 
 
 def _check_fused(source: str, path: Path, screen: Screen) -> None:
-    """Checks an earlier run's predictions, which pseudo_label reads after hours of training."""
+    """Checks the predictions of an earlier run, which pseudo_label reads only after hours of training."""
     wells = [
         (well.id_code, plate.experiment, plate.plate)
         for plate in screen.plates
@@ -239,7 +241,7 @@ def check_folds(config: RunConfig, experiments: Mapping[str, Sequence[str]]) -> 
         if not names:
             raise InputError(
                 f"screen.cell_types: {cell_type} has no labelled experiment that is not held out; "
-                "add one, or take the cell type off the list"
+                "add one, or remove the cell type from the list"
             )
         of_type = {folds.get(name) for name in names}
         if len(of_type) == 1 and not of_type.isdisjoint(config.folds.trained):
@@ -256,17 +258,17 @@ def check_truth(
     of: str = "an unlabelled experiment of this screen",
     others: Iterable[Plate] = (),
 ) -> None:
-    """Checks the table that the report will score by, before anything is trained or predicted.
+    """Checks the labels that the report scores by, before anything is trained or predicted.
 
     Args:
         truth: table id_code,sirna.
         plates: plates whose treatment wells are scored.
         treatments: all treatment siRNAs.
-        of: what those plates are, for errors.
-        others: plates whose wells may be in the table without being scored.
+        of: name of those plates in errors.
+        others: plates whose wells may be in the table but are not scored.
 
     Raises:
-        InputError: it cannot be read, or has another well or siRNA, or a well twice.
+        InputError: it cannot be read, or has an unknown well or siRNA, or a duplicate well.
     """
     name = f"--truth {truth}"
     if truth.exists() and not truth.is_file():

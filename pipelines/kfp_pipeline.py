@@ -1,8 +1,8 @@
 """The DAG as a KFP pipeline, for this machine and for a cluster. Imports kfp, never torch.
 
 The nodes of a loop become one ParallelFor over its folds, cell types and backbones are unrolled, and one Collected per cell
-type feeds ensemble: the shape that kfp.local and clusters both run. KFP reads the annotations of the pipelines here, so that
-this module must not postpone them.
+type feeds ensemble: kfp.local and clusters both run this shape. KFP reads the annotations of the pipelines below, so this module
+must not use `from __future__ import annotations`.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,7 +36,7 @@ COMPONENTS: Mapping[str, Callable[..., dsl.PipelineTask]] = {
     "report": report,
 }
 TaskSettings = Callable[[dsl.PipelineTask, DagNode], object]
-"""Puts on a task what it needs where it runs."""
+"""Applies the settings of the machine or cluster to a task."""
 
 
 def local_pipeline(config: RunConfig, graph: TaskGraph, predicts: bool = False) -> BaseComponent:
@@ -53,7 +53,7 @@ def local_pipeline(config: RunConfig, graph: TaskGraph, predicts: bool = False) 
     """
 
     def uncached(task: dsl.PipelineTask, node: DagNode) -> None:
-        # Only the step itself can tell whether the images under the same name are still the same.
+        # Only the step itself can check whether images under the same name have changed.
         if node.step in ("normalize", "report"):
             task.set_caching_options(enable_caching=False)
 
@@ -69,19 +69,19 @@ def cluster_pipeline(
     Args:
         config: the run's configuration.
         graph: its DAG.
-        images: references with digests, by target; empty leaves the tags, and then nothing is cached, for a tag may be moved.
-        lineage: what is known of the run as JSON, the default of the parameter `lineage`.
+        images: references with digests, by target; empty keeps the tags, and KFP then caches nothing, since a tag may be moved.
+        lineage: JSON, the default of the parameter `lineage`.
         predicts: whether it predicts new plates.
 
     Returns:
-        A pipeline with the parameters of `local_pipeline`. `fingerprint` decides whether normalize may be skipped: another one
-        if images or tables have changed.
+        A pipeline with the parameters of `local_pipeline`. KFP skips normalize unless `fingerprint` changes, as it must if images
+        or tables change.
     """
 
     def settings(task: dsl.PipelineTask, node: DagNode) -> None:
         image = images.get("gpu" if node.step in GPU_STEPS else "cpu")
         apply_pod_settings(task, resources_of(config, node.step), config.cluster, image)
-        # The truth that the report reads may change under its name.
+        # The truth that report reads may change under its address.
         cached = config.cluster.caching and image is not None and node.step != "report"
         task.set_caching_options(enable_caching=cached)
         task.set_display_name(" ".join(part for part in (node.step, node.cell_type, node.backbone) if part))
@@ -103,9 +103,9 @@ def _pipeline(
     parallel: int,
     settings: TaskSettings,
 ) -> BaseComponent:
-    """Both pipelines differ in their parameters alone.
+    """The pipeline of a training, or of a prediction.
 
-    Configurations of steps with several tasks are parameters, so that each is in the pipeline once; their defaults are fixed.
+    Configurations of steps with several tasks are parameters, so each is in the file once; users leave their defaults.
     """
     part = step_configs(config)
     last = "pseudo_label" if config.has_pseudo_labels else "infer"
@@ -168,8 +168,8 @@ def _add_tasks(
         graph: the DAG.
         configs: each step's configuration.
         more: further arguments by step.
-        jobs: the folds of the only loop as a pipeline parameter; None to fix those of every loop.
-        parallel: folds that run side by side.
+        jobs: pipeline parameter with the folds of the only loop; None for the folds in the graph.
+        parallel: folds that run in parallel.
         settings: called with each task.
     """
     made: dict[DagNode, dsl.PipelineTask] = {}
