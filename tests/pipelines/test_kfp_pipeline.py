@@ -195,11 +195,6 @@ def test_a_name_with_capitals_dots_and_underscores_compiles(compiled):
     assert dag.spec["pipelineInfo"]["name"] == "cellsignal-screen-2-b"
 
 
-def test_the_sources_of_the_pipeline_keep_their_annotations():
-    text = (Path(__file__).resolve().parents[2] / "pipelines" / "kfp_pipeline.py").read_text(encoding="utf-8")
-    assert "from __future__ import annotations" not in text
-
-
 @pytest.mark.parametrize("step", PARSERS)
 def test_a_steps_section_is_what_its_parser_takes_and_says_the_same_as_the_run(step: str):
     config = RunConfig.load("demo")

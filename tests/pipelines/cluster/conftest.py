@@ -1,4 +1,4 @@
-"""A server that speaks KFP's API, a tiny screen in a bucket, and submit in this process or as a command."""
+"""A server that speaks KFP's API, a tiny screen in a bucket, and submit in this process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipelines.cluster.compile import compiled
 from pipelines.cluster.follow import Pace
 from pipelines.cluster.submit import SubmitRequest, submit
 from tests.pipelines.cluster.kfp_server import KfpServer, serve
-from tests.pipelines.tiny_run import Cellsignal, only_huvec
+from tests.pipelines.tiny_run import only_huvec
 from tests.seaweedfs import BUCKET, S3Server
 from tests.tiny_screen import TinyScreen
 
@@ -44,7 +44,7 @@ LOGINS = (
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No login of whoever runs the tests, and no images.json of the folder they are started in."""
+    """No login from the environment, and an empty working directory."""
     for name in LOGINS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -58,7 +58,7 @@ def server() -> Iterator[KfpServer]:
 
 @pytest.fixture(scope="session")
 def screen(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Address of a screen in the tests' bucket, which no test changes."""
+    """Address of a screen in the tests' bucket; read only."""
     tiny = only_huvec(
         TinyScreen(tmp_path_factory.mktemp("screens") / "screen", imaged=("HUVEC-01", "HUVEC-02", "HUVEC-03"))
     )
@@ -81,16 +81,16 @@ class Submitting:
     store: ObjectStore
 
     def __call__(self, pace: Pace = QUICK, **more: Any) -> str:
-        """Submits in this process; returns what was shown."""
-        told = io.StringIO()
+        """Submits in this process; returns the console's text."""
+        console = io.StringIO()
         request = SubmitRequest(**{"endpoint": self.server.url, "screen": self.screen, "images": "tags", **more})
-        self.shown = told
-        submit(self.config, request, Console(file=told, width=300), pace)
-        return told.getvalue()
+        self.shown = console
+        submit(self.config, request, Console(file=console, width=300), pace)
+        return console.getvalue()
 
     def results_of(self, run: dict[str, Any]) -> None:
-        """What report leaves under the run's key."""
-        folder = Path("made-by-report")
+        """Writes what report leaves under the run's key."""
+        folder = Path("report-output")
         folder.mkdir(exist_ok=True)
         lineage = {
             **json.loads(run["runtime_config"]["parameters"]["lineage"]),
@@ -108,7 +108,7 @@ class Submitting:
 
 @pytest.fixture(autouse=True)
 def _compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real pipeline, compiled once for each configuration: that takes most of a submission, and has tests of its own."""
+    """Compiles the real pipeline once per configuration; compiling takes most of a submission."""
 
     def once(config: RunConfig, record: Any, lineage: Any, folds: Any) -> str:
         key = (config.model_dump_json(exclude=None if folds else {"store"}), repr(record), repr(folds))
@@ -131,13 +131,5 @@ def submitting(server: KfpServer, config_file: Path, screen: str, store: ObjectS
 
 @pytest.fixture
 def key() -> Callable[[str], str]:
-    """The run's key in what was shown."""
+    """Finds the run's key in the console's text."""
     return lambda shown: re.search(r"run (tiny-[0-9a-f]{12}) ", shown)[1]  # type: ignore[index]
-
-
-@pytest.fixture
-def command(cellsignal: Cellsignal, server: KfpServer, config_file: Path) -> Callable[..., Any]:
-    """`cellsignal submit` in a process of its own."""
-    return lambda *more, environment=None: cellsignal(
-        "submit", "--config", config_file, "--endpoint", server.url, "--images", "tags", *more, environment=environment
-    )

@@ -88,7 +88,7 @@ class KfpServer:
         return [each for each in self.requests if each.method == method and re.search(path, each.path)]
 
     def add_run(self, name: str, state: str, experiment: str = "") -> dict[str, Any]:
-        """A run that somebody else has started."""
+        """A run that another process has started."""
         run = self._new_run({"display_name": name, "experiment_id": experiment}, [state])
         run["state"] = state
         return run
@@ -291,8 +291,8 @@ def serve(server: KfpServer) -> Iterator[KfpServer]:
             try:
                 self._send(200, json.dumps(server.answer(request)).encode(), "application/json")
             except RefusedError as refused:
-                told = {"error": refused.message, "code": refused.code, "message": refused.message, "details": []}
-                self._send(refused.status, json.dumps(told).encode(), "application/json")
+                error = {"error": refused.message, "code": refused.code, "message": refused.message, "details": []}
+                self._send(refused.status, json.dumps(error).encode(), "application/json")
 
         def _send(self, status: int, body: bytes, kind: str) -> None:
             self.send_response(status)

@@ -302,14 +302,6 @@ def test_ctrl_c_stops_following_and_not_the_run(submitting: Submitting, server: 
     assert signal.getsignal(signal.SIGINT) is before
 
 
-@pytest.mark.parametrize("secret", ["keys", None])
-def test_the_account_and_secret_that_pods_need_are_named(submitting: Submitting, secret: str | None):
-    cluster = submitting.config.cluster.model_copy(update={"store_secret": secret})
-    submitting.config = submitting.config.model_copy(update={"cluster": cluster})
-    account = "service account cellsignal-run and"
-    assert f"{account} {'secret keys' if secret else 'the role of that account'} must be" in submitting()
-
-
 def test_multi_user_installations_get_the_namespace(
     submitting: Submitting, server: KfpServer, monkeypatch: pytest.MonkeyPatch
 ):
