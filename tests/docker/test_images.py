@@ -1,4 +1,4 @@
-"""The built images: who runs in them, what they hold and what they must not."""
+"""The built images: their user, their content, and what they must not contain."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_runs_as_a_numeric_user_on_a_read_only_root_as_any_user(images, target: 
     assert engine_or_skip().images.get(images[target]).attrs["Config"]["User"] == "10001:10001"
     assert run(images[target], "id", "-u").strip() == "10001"
     for user in ("10001:10001", "4711:4712"):
-        told = run(
+        output = run(
             images[target],
             "python3",
             "-c",
@@ -46,7 +46,7 @@ def test_runs_as_a_numeric_user_on_a_read_only_root_as_any_user(images, target: 
             "matplotlib.pyplot.figure().savefig(tempfile.mkdtemp() + '/a.png'); print(getpass.getuser())",
             user=user,
         )
-        assert told.splitlines()[-1] == "cellsignal"
+        assert output.splitlines()[-1] == "cellsignal"
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -76,7 +76,7 @@ def test_gpu_has_what_training_needs_at_the_tested_versions(images):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_labels_tell_version_commit_and_sources(images, target: str):
+def test_labels_have_version_commit_and_sources(images, target: str):
     image = engine_or_skip().images.get(images[target])
     labels = image.labels
     assert labels["org.opencontainers.image.version"] == VERSION
@@ -90,12 +90,12 @@ def test_labels_tell_version_commit_and_sources(images, target: str):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_neither_settings_of_pip_nor_a_credential_is_in_an_image_or_its_history(images, target: str):
-    """The build got a pip.conf and certificates (.ci/docker); the search is of all names, and of what could hold an address."""
+    """The build uses a pip.conf and certificates (.ci/docker); file names, history and configuration are searched."""
     client = engine_or_skip()
     image = client.images.get(images[target])
-    told = json.dumps([image.history(), image.attrs["Config"]])
+    metadata = json.dumps([image.history(), image.attrs["Config"]])
     for word in ("pip.conf", "ca.crt", "PIP_", "index-url", "find-links", "AWS_", "127.0.0.1", "TOKEN", "SECRET"):
-        assert word not in told, word
+        assert word not in metadata, word
     left = run(
         images[target],
         "find", "/", "-xdev", "(", "-name", "pip.conf", "-o", "-name", "ca.crt", "-o", "-name", ".netrc",
@@ -109,11 +109,11 @@ def test_neither_settings_of_pip_nor_a_credential_is_in_an_image_or_its_history(
 def test_both_images_share_their_layers_up_to_torch(images):
     cpu, gpu = (engine_or_skip().images.get(images[target]).attrs["RootFS"]["Layers"] for target in TARGETS)
     shared = [one for one, other in zip(cpu, gpu, strict=False) if one == other]
-    # cpu is base, environment, dependencies, the package; of gpu torch comes in between.
+    # cpu is base, environment, dependencies, package; gpu has torch before the package.
     assert len(shared) == len(cpu) - 1
     assert cpu[-1] == gpu[-1], "the package is the last layer, so that a change of source sends nothing else"
 
 
-def test_the_package_is_not_the_users_to_change(images):
+def test_the_package_is_read_only(images):
     program = "import os, components; print(os.access(components.__path__[0], os.W_OK), os.access('/opt/cellsignal', os.W_OK))"
     assert run(images["cpu"], "python3", "-c", program, read_only=False) == "False False\n"

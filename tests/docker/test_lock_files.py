@@ -1,4 +1,4 @@
-"""What the images are made of, as far as it shows without an engine: locks, the Dockerfile, and the folder's name."""
+"""Lock files, the Dockerfile and the folder's name; needs no container engine."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_every_version_is_pinned_with_hashes_and_no_address(lock: str):
     assert "--index" not in text
 
 
-def test_what_needs_torch_is_apart():
+def test_torch_and_its_dependencies_are_in_the_gpu_lock_only():
     assert not names("cpu") & names("gpu")
     assert {"torch", "torchvision", "timm", "safetensors"} <= names("gpu")
     assert not [name for name in names("cpu") if name.startswith(("torch", "nvidia", "triton", "cuda"))]
@@ -71,7 +71,7 @@ def test_every_dependency_is_locked():
 
 def test_the_folder_does_not_hide_the_docker_package():
     assert not list((ROOT / "docker").rglob("__init__.py"))
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", "import sys; sys.path.insert(0, '.'); import docker; print(docker.DockerClient)"],
         cwd=ROOT,
         env={},
@@ -79,7 +79,7 @@ def test_the_folder_does_not_hide_the_docker_package():
         text=True,
         check=True,
     )
-    assert "docker.client.DockerClient" in told.stdout
+    assert "docker.client.DockerClient" in done.stdout
 
 
 def test_hadolint_finds_nothing():

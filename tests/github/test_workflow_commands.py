@@ -1,4 +1,4 @@
-"""The workflows' scripts, run by bash with stand-ins for the programs that they call: arguments, exit codes, tokens."""
+"""Runs the workflows' scripts in bash with stand-ins for the programs that they call: arguments, exit codes, tokens."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Ran:
     Attributes:
         code: its exit code.
         out: what it printed.
-        calls: arguments of the stand-ins, in turn.
-        outputs: of the step.
-        summary: of the job.
+        calls: arguments of the stand-ins, in order.
+        outputs: the step's outputs.
+        summary: the job's summary.
     """
 
     code: int
@@ -64,7 +64,7 @@ class Ran:
 
 
 class Machine:
-    """A folder in which a step's script runs, with stand-ins that note how they were called."""
+    """A folder in which a step's script runs, with stand-ins that record their arguments."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -112,14 +112,14 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def retraining(machine: Machine, exits: int = 0, does: str = "", **environment: str) -> Ran:
-    """The step that retrains, with a command that exits so."""
+    """Runs the step `Retrain` with a stand-in that exits with `exits`."""
     machine.stand_in("../.venv/bin/cellsignal", f"{does}\nsys.exit({exits})")
     script = job("retrain.yml", "retrain").step("Retrain")["run"]
     return machine.run(script, {**SETTINGS, **WITHOUT_TOKEN, **environment})
 
 
 def check_parses(arguments: list[str]) -> None:
-    """That the command line knows the command and each of its options; nothing is run."""
+    """Asserts that the command line knows the command and each of its options; nothing is run."""
     command = typer.main.get_command(app)
     context = command.make_context("cellsignal", [], resilient_parsing=True)
     while hasattr(command, "resolve_command"):
@@ -246,14 +246,6 @@ def test_settings_reach_the_command_unchanged(machine: Machine):
 def test_inputs_become_options(machine: Machine, given: dict[str, str], options: list[str]):
     (arguments,) = cellsignal_calls(retraining(machine, **given))
     assert arguments[arguments.index("runs/retrain") + 1 :] == options
-
-
-@pytest.mark.parametrize(
-    "wrong", [["images", "push"], ["images", "push", "--registry", "x", "--tag", "y"], ["images", "pull"], ["train"]]
-)
-def test_the_check_notices_a_wrong_command_line(wrong: list[str]):
-    with pytest.raises(Exception, match=r"Missing parameter|No such option|no command"):
-        check_parses(wrong)
 
 
 @pytest.mark.parametrize(

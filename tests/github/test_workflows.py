@@ -1,4 +1,4 @@
-"""What must hold of every workflow: GitHub's schema, pinned actions, least rights, and nothing from outside inside a script."""
+"""Every workflow fits GitHub's schema, pins its actions, has least rights, and puts no outside value into a script."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ every_file = pytest.mark.parametrize("file", FILES, ids=[file.name for file in F
 
 
 def of_schema(name: str, content: object) -> list[str]:
-    """What is wrong with a document by a schema that check-jsonschema ships."""
+    """Errors of a document by a schema that check-jsonschema ships."""
     schema = json.loads((files("check_jsonschema") / "builtin_schemas" / "vendor" / f"{name}.json").read_text())
     return [error.message for error in jsonschema.Draft7Validator(schema).iter_errors(content)]
 
@@ -45,7 +45,7 @@ def test_dependabots_configuration_fits_its_schema():
 
 
 def test_zizmor_finds_nothing():
-    # Offline: what asks GitHub (known advisories, whether a digest is of the action's repository) is not among it.
+    # Offline, so audits that query GitHub (advisories, whether a digest belongs to the repository) do not run.
     program = Path(sys.executable).with_name("zizmor")
     command = [program, "--offline", "--no-progress", "--quiet", "--strict-collection", "--format", "json", "."]
     done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True)
@@ -98,7 +98,7 @@ def test_jobs_have_a_timeout_and_keep_no_token(each: Job):
 def test_jobs_of_one_kind_are_serialised(each: Job):
     concurrency = each.content.get("concurrency") or load(FOLDER / each.workflow)["concurrency"]
     assert "${{" in concurrency["group"]
-    # Only what a pull request asks for may be cut short: an image may be half pushed, a model half promoted.
+    # Only runs of a pull request may be cancelled: an image may be half pushed, a model half promoted.
     expected = "${{ github.event_name == 'pull_request' }}" if each.workflow == "ci.yml" else False
     assert concurrency["cancel-in-progress"] == expected
 

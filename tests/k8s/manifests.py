@@ -44,7 +44,7 @@ def demo_jobs() -> dict[str, list[Document]]:
 
 
 def pods(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The spec of every pod that an object makes."""
+    """The spec of every pod that an object creates."""
     if document["kind"] == "Pod":
         yield document["spec"]
     elif "template" in document.get("spec", {}):

@@ -1,4 +1,4 @@
-"""Kubernetes' restricted Pod Security Standard, as its controls are published: what of a pod they refuse. For tests."""
+"""Checks a pod against the controls of Kubernetes' restricted Pod Security Standard. For tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HANDLERS = ("livenessProbe", "readinessProbe", "startupProbe")
 
 
 def violations(pod: Mapping[str, Any]) -> list[str]:
-    """What of a pod's spec the standard refuses, one sentence each; empty where it passes."""
+    """Violations of the standard in a pod's spec, a sentence each; empty if there are none."""
     return list(_of_pod(pod))
 
 
@@ -70,15 +70,15 @@ def _handlers(container: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return [*probes, *container.get("lifecycle", {}).values()]
 
 
-def _identity(who: str, context: Mapping[str, Any]) -> Iterator[str]:
+def _identity(subject: str, context: Mapping[str, Any]) -> Iterator[str]:
     if context.get("runAsUser") == 0:
-        yield f"{who} runs as root"
+        yield f"{subject} runs as root"
     if context.get("runAsNonRoot") is False:
-        yield f"{who} may run as root"
+        yield f"{subject} may run as root"
     selinux = context.get("seLinuxOptions", {})
     if selinux.get("type") not in SELINUX or selinux.get("user") or selinux.get("role"):
-        yield f"{who} sets SELinux options"
+        yield f"{subject} sets SELinux options"
     if context.get("appArmorProfile", {}).get("type", "RuntimeDefault") not in ("RuntimeDefault", "Localhost"):
-        yield f"{who} is without AppArmor"
+        yield f"{subject} is without AppArmor"
     if context.get("windowsOptions", {}).get("hostProcess"):
-        yield f"{who} is a Windows host process"
+        yield f"{subject} is a Windows host process"

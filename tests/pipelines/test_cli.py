@@ -250,7 +250,20 @@ def test_a_path_that_kfp_local_would_change_is_refused(cellsignal: Cellsignal, c
     assert "use another folder name" in line
 
 
-COMMANDS = "simulate run predict retrain finish growth protocols plan compile submit doctor jobs".split()
+COMMANDS = [
+    "simulate",
+    "run",
+    "predict",
+    "retrain",
+    "finish",
+    "growth",
+    "protocols",
+    "plan",
+    "compile",
+    "submit",
+    "doctor",
+    "jobs",
+]
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "store gc", "models show", "images build"])
