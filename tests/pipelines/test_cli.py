@@ -41,7 +41,7 @@ def test_neither_torch_nor_kfp_is_loaded_to_answer(arguments: list[str]):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("arguments", "expected"),
     [
         (["--config", "nowhere"], ["'nowhere'", "demo"]),
         (["--config", "demo", "--set", "pretrain.epoch=3"], ["--set pretrain.epoch=3: pretrain.epoch: unknown key"]),
@@ -57,9 +57,9 @@ def test_neither_torch_nor_kfp_is_loaded_to_answer(arguments: list[str]):
         ),
     ],
 )
-def test_bad_usage_names_the_field(cellsignal: Cellsignal, arguments: list[str], named: list[str]):
+def test_bad_usage_is_reported_by_field(cellsignal: Cellsignal, arguments: list[str], expected: list[str]):
     line = cellsignal.refused("run", *arguments, "--out", "out", "--store", "store")
-    assert all(name in line for name in named), line
+    assert all(name in line for name in expected), line
     assert not (cellsignal.folder / "out").exists()
     assert not (cellsignal.folder / "store").exists()
 
@@ -68,26 +68,6 @@ def test_bad_usage_names_the_field(cellsignal: Cellsignal, arguments: list[str],
 def test_a_file_that_is_no_configuration(cellsignal: Cellsignal, tmp_path: Path, text: str):
     (tmp_path / "bad.yaml").write_bytes(text.encode("latin-1"))
     assert "bad.yaml: " in cellsignal.refused("run", "--config", "bad.yaml", "--out", "out", "--store", "store")
-
-
-def test_an_out_that_cannot_be_written(cellsignal: Cellsignal, config_file: Path, tables: TinyScreen, tmp_path: Path):
-    (tmp_path / "file").write_text("mine")
-    for out in (tmp_path / "file" / "below", tmp_path / "file"):
-        line = cellsignal.refused(
-            "run", "--config", config_file, "--screen", tables.root, "--out", out, "--store", tmp_path / "store"
-        )
-        assert str(out) in line
-    assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_a_store_that_cannot_be_written(cellsignal: Cellsignal, config_file: Path, tables: TinyScreen, tmp_path: Path):
-    (tmp_path / "file").write_text("mine")
-    line = cellsignal.refused(
-        "run", "--config", config_file, "--screen", tables.root, "--out", "out", "--store", tmp_path / "file" / "store"
-    )
-    assert str(tmp_path / "file" / "store") in line
-    assert "--store" in line
-    assert results(tmp_path / "out") == []
 
 
 def test_an_out_that_holds_something_else_is_left_alone(
@@ -112,7 +92,7 @@ def refuse_input(cellsignal: Cellsignal, config: Path, screen: Path, *more: str 
 
 
 @pytest.mark.parametrize(
-    ("table", "old", "new", "named"),
+    ("table", "old", "new", "expected"),
     [
         ("train.csv", "id_code,experiment,plate,well,sirna", "id_code", "train.csv line 1: column experiment is missing"),
         ("test.csv", "HUVEC-03_1_B04,HUVEC-03,1,B04", "HUVEC-03_1_B03,HUVEC-03,1,B03", "HUVEC-03_1_B03'; the well appe"),
@@ -120,12 +100,12 @@ def refuse_input(cellsignal: Cellsignal, config: Path, screen: Path, *more: str 
     ],
 )  # fmt: skip
 def test_a_bad_table(
-    cellsignal: Cellsignal, config_file: Path, tables: TinyScreen, table: str, old: str, new: str, named: str
+    cellsignal: Cellsignal, config_file: Path, tables: TinyScreen, table: str, old: str, new: str, expected: str
 ):
     tables.edit(table, old, new)
     line = refuse_input(cellsignal, config_file, tables.root)
     assert str(tables.root / table) in line
-    assert named in line
+    assert expected in line
     assert not (cellsignal.folder / "store").exists()
 
 
@@ -148,7 +128,7 @@ def test_a_missing_channel(cellsignal: Cellsignal, config_file: Path, tiny_scree
 
 
 @pytest.mark.parametrize(
-    ("damage", "named"),
+    ("damage", "expected"),
     [
         (lambda path: path.write_bytes(path.read_bytes()[:100]), "truncated"),
         (lambda path: write_png(path, np.zeros((SIZE, SIZE), np.uint16)), "expected an 8-bit grey image, found 16-bit"),
@@ -161,19 +141,19 @@ def test_a_bad_image(
     tiny_screen: TinyScreen,
     s3_server: S3Server,
     damage: Callable[[Path], object],
-    named: str,
+    expected: str,
 ):
     image = tiny_screen.image("HUVEC-02", 1, "B04", 1, 5)
     damage(image)
     line = refuse_input(cellsignal, config_file, tiny_screen.root, **s3_server.environment())
     assert f"{image}: channel w5 (mitochondria) of well B04, site 1: " in line
-    assert named in line
+    assert expected in line
     assert not (cellsignal.folder / "out").exists(), "bad input leaves nothing behind"
 
 
 def test_an_object_store_that_does_not_answer(cellsignal: Cellsignal, config_file: Path, tables: TinyScreen):
     with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # bound, not listening: nobody answers, and nobody else takes the port
+        closed.bind(("127.0.0.1", 0))  # bound, not listening: the port stays taken, and nothing answers
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
         line = refuse_input(
             cellsignal,
@@ -195,7 +175,7 @@ def test_credentials_that_are_missing_or_refused_are_not_repeated(
     line = refuse_input(cellsignal, config_file, tables.root, **{**known, "AWS_SECRET_ACCESS_KEY": secret})
     assert f"s3://{BUCKET}: {known['AWS_ENDPOINT_URL']} refused the credentials" in line
     assert secret not in line
-    assert not [p for p in (cellsignal.folder / "out").rglob("*") if p.is_file() and secret in p.read_text()]
+    assert not (cellsignal.folder / "out").exists()
     del known["AWS_SECRET_ACCESS_KEY"]
     assert "AWS_SECRET_ACCESS_KEY is not set" in refuse_input(cellsignal, config_file, tables.root, **known)
 
@@ -206,15 +186,7 @@ def test_a_bucket_that_is_missing(cellsignal: Cellsignal, config_file: Path, tab
     assert "no such bucket; create it, or correct --store or store.bucket" in line
 
 
-def test_a_refused_store_leaves_no_folder(
-    cellsignal: Cellsignal, config_file: Path, tables: TinyScreen, s3_server: S3Server
-):
-    nowhere = {**s3_server.environment(), "AWS_SECRET_ACCESS_KEY": "wrong"}
-    refuse_input(cellsignal, config_file, tables.root, **nowhere)
-    assert not (cellsignal.folder / "out").exists()
-
-
-def test_an_out_of_other_settings_names_the_first_that_differs(
+def test_an_out_of_other_settings_is_refused_with_the_first_difference(
     cellsignal: Cellsignal, config_file: Path, tables: TinyScreen
 ):
     store = f"store.bucket={(cellsignal.folder / 'store').as_uri()}"
@@ -225,7 +197,7 @@ def test_an_out_of_other_settings_names_the_first_that_differs(
         pass  # nothing was computed with the other seed
     work = folder.work
     (work / "events.jsonl").write_text('{"event": "finish", "step": "normalize", "seconds": 1.0}\n')
-    # Where and with what it runs is not what it computes.
+    # These sections do not affect results.
     other_place = [store, "local.threads=7", "cluster.steps.pretrain.memory_gib=64"]
     with opened_folder(out, RunConfig.load(str(config_file), other_place), str(tables.root), None):
         pass

@@ -174,10 +174,10 @@ def _typed(table: pd.DataFrame, faults: TableFaults, id_column: str, cell_types:
     faults.require([id_column, "experiment", "plate", "well"])
     matches = {name: _EXPERIMENT.fullmatch(name) for name in experiment.unique()}
     cell_type = experiment.map({name: match[1] for name, match in matches.items() if match})
-    named = cell_type.notna()
-    faults.add("experiment", ~named, "expected CELLTYPE-NUMBER, for example HUVEC-01")
+    known_form = cell_type.notna()
+    faults.add("experiment", ~known_form, "expected CELLTYPE-NUMBER, for example HUVEC-01")
     if cell_types is not None:
-        unknown = named & ~cell_type.isin(list(cell_types))
+        unknown = known_form & ~cell_type.isin(list(cell_types))
         known = f"known are {', '.join(cell_types)} (screen.cell_types)"
         texts = cell_type[unknown].map(lambda name: f"of the unknown cell type {name!r}; {known}")
         faults.add("experiment", unknown, texts)
@@ -186,7 +186,7 @@ def _typed(table: pd.DataFrame, faults: TableFaults, id_column: str, cell_types:
     placed = well.isin([text for text in well.unique() if is_well_name(text)])
     faults.add("well", ~placed, "expected a row A-P and a column 01-24, for example B03")
     expected = experiment + "_" + plate + "_" + well
-    other = (table[id_column] != expected) & named & numbered & placed
+    other = (table[id_column] != expected) & known_form & numbered & placed
     faults.add(id_column, other, expected[other].map(lambda id_code: f"experiment, plate and well make {id_code}"))
     return pd.DataFrame(
         {

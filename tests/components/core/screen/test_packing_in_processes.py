@@ -149,7 +149,7 @@ def test_a_killed_worker_is_one_clear_error_and_the_next_run_finishes(
     assert len(pack(tiny.root, store)) == 8
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_workers_end_with_their_parent_and_a_rerun_finishes(
     tiny: TinyScreen, tmp_path: Path, gate: Path, how: signal.Signals
 ):
