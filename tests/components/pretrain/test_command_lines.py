@@ -45,7 +45,7 @@ def command(step: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {"COLUMNS": "200", "TERM": "dumb", "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
     return subprocess.run(
         [sys.executable, "-m", f"components.{step}", *arguments],
-        capture_output=True, text=True, cwd=ROOT, env=environment, check=False,
+        capture_output=True, text=True, cwd=ROOT, env=environment, check=False, timeout=120,
     )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def test_help_names_the_flags(step):
         assert flag in done.stdout
 
 
-@pytest.mark.parametrize("step", ["pretrain", "finetune", "pseudo_label", "infer"])
+@pytest.mark.parametrize("step", ["pretrain", "infer"])
 def test_bad_input_is_one_line_and_exit_code_2(step, tmp_path):
     values = {"--config": "demo", "--set": "pretrain.epoch=3", "--fold": "0"}
     done = command(step, *(part for flag in FLAGS[step] for part in (flag, values.get(flag, str(tmp_path)))))

@@ -246,7 +246,9 @@ def test_reading_a_configuration_loads_neither_torch_nor_kfp():
     code = (
         "import sys, components.core.config as c; c.RunConfig.load('demo'); print({'torch', 'kfp'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True, timeout=120
+    )
     assert done.stdout.strip() == "set()"
 
 
