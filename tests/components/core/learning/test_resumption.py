@@ -137,9 +137,9 @@ def test_finetune_and_pseudo_label(screen, bases, tmp_path):
     whole, saves = uninterrupted(label, tmp_path / "label")
     assert any(name.startswith("logits") for name in whole)
     assert saves >= 10  # steps of two backbones and epochs, then pieces of the prediction
-    for n in range(1, saves, 2):
+    for n in (1, saves // 2, saves - 1):
         assert run_to_the_end(label, tmp_path / f"label-{n}", [n]) == whole
-    assert run_to_the_end(label, tmp_path / "label-often", [3] * (saves // 3 - 1)) == whole
+    assert run_to_the_end(label, tmp_path / "label-often", [2] * (saves // 2 - 1)) == whole
 
 
 @pytest.mark.slow
