@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from components.core.errors import InputError
-from components.core.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
     from rich.console import Console

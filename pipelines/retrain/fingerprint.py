@@ -20,7 +20,7 @@ from components.core.screen.screen_source import FileFacts, ScreenSource, Unread
 from components.core.screen.wells import natural_key
 from components.core.storage.artifacts import source_store
 from components.core.storage.digests import digest_file, digest_text
-from components.core.storage.object_store import ObjectStore
+from components.core.storage.object_store import ObjectStore, parse_uri
 from components.core.storage.run_records import OPTION
 from components.core.storage.runs import read_source
 from pipelines.checks import local_files, stored_files
@@ -120,8 +120,6 @@ def _files(config: RunConfig, store: ObjectStore) -> dict[str, str]:
     """Digest of the files and of the run that the configuration names, by field."""
     found = {field: digest_file(path) for field, path in local_files(config).items()}
     for field, address in stored_files(config).items():
-        from components.core.storage.object_store import ObjectStore, parse_uri
-
         bucket, key = parse_uri(address)
         try:
             there = ObjectStore(bucket).head(key)

@@ -22,7 +22,7 @@ class FileFacts(NamedTuple):
     """What a listing knows about a file.
 
     Attributes:
-        name: without its folder; its path where whole trees are listed.
+        name: without its folder; its path in list_trees.
         size: bytes.
         version: changes when the file is written again: its modification time, or its ETag.
     """

@@ -31,7 +31,7 @@ ROLES = ("oof", "unlabelled", "holdout")
 LOGITS_FILE, META_FILE = "logits.npz", "meta.json"
 EMBEDDINGS_SCHEMA = 1
 ROW_GROUP = 4096
-"""Rows of a row group: 32 MiB at 2,048 numbers a well, so that a reader need not hold a whole file."""
+"""Rows of a row group: 32 MiB at 2,048 numbers a well, so a reader can read a file in parts."""
 
 Role = Literal["training", "out_of_fold", "unlabelled", "holdout", "control"]
 """How the networks of a fold know a well: trained on its label, validate on it, saw its images alone, or not at all.
@@ -55,7 +55,7 @@ class WellLogits:
 
 @dataclass(frozen=True)
 class LogitsDirectory:
-    """The whole content of a logits folder."""
+    """The content of a logits folder."""
 
     wells: Mapping[str, WellLogits]
     """by role: oof, unlabelled, holdout"""

@@ -67,7 +67,7 @@ def is_folder(address: str) -> bool:
 
 
 def open_store(address: str | None, prefix: str = "") -> ObjectStore:
-    """Opens a store without any request; `check` tells whether it can be used.
+    """Opens a store without any request; `check` reports whether it can be used.
 
     Args:
         address: `bucket`, `s3://bucket[/prefix]`, `minio://bucket[/prefix]`, or `file:///FOLDER`; None for the default folder.
@@ -100,8 +100,8 @@ def open_existing(address: str | None, prefix: str = "") -> ObjectStore:
 def join_address(bucket: str | None, prefix: str) -> str:
     """The address of a prefix of `store.bucket`, as one text."""
     bucket = bucket or default_address()
-    whole = bucket if "://" in bucket else f"s3://{bucket}"
-    return "/".join(part for part in (whole.rstrip("/"), prefix.strip("/")) if part)
+    address = bucket if "://" in bucket else f"s3://{bucket}"
+    return "/".join(part for part in (address.rstrip("/"), prefix.strip("/")) if part)
 
 
 def is_bucket(address: str) -> bool:
@@ -110,7 +110,7 @@ def is_bucket(address: str) -> bool:
 
 
 def open_screen(address: str) -> ScreenSource:
-    """The place of a screen; nothing is asked of it.
+    """Opens a screen without any request.
 
     Args:
         address: a directory, `file:///DIRECTORY`, `s3://bucket[/prefix]` or `minio://bucket[/prefix]`.

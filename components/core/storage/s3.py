@@ -55,7 +55,7 @@ _REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "Expi
 _UNAVAILABLE = (BotoCoreError, ClientError, OSError)
 _RENEWAL = timedelta(
     minutes=5
-)  # obstore asks the chain again, which renews credentials 10 to 15 minutes before they expire
+)  # obstore then asks the chain again, which renews credentials 10 to 15 minutes before they expire
 _IMPATIENT = Config(connect_timeout=2, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 1})
 _session_lock = threading.Lock()  # a boto3 session is not thread-safe, its clients are
 
