@@ -92,7 +92,7 @@ DAMAGE: dict[str, tuple[Callable[[ObjectStore], object], str]] = {
     "missing channel": (lambda store: store.delete(f"{PLATE}/B04_s2_w3.png"),
                         f"{PLATE}: B04_s2_w3.png is missing: site 2 of well B04 lacks channel w3 (actin); add the file"),
     "missing plate": (lambda store: store.delete_prefix(PLATE),
-                      f"{PLATE}: cannot list the images of HUVEC-02 plate 1 (no object lies there); put them there"),
+                      f"{PLATE}: cannot list the images of HUVEC-02 plate 1 (there is no object); put them there"),
     "missing table": (lambda store: store.delete("screen/train.csv"), "screen/train.csv: cannot be read (no such object)"),
     "bad field": (lambda store: store.put("screen/test.csv", store.get("screen/test.csv").replace(b",1,B03", b",one,B03", 1)),
                   "screen/test.csv line 2 (HUVEC-03_1_B03): field plate is 'one'; expected a whole number from 1"),
