@@ -94,14 +94,16 @@ def children(parent: int) -> list[int]:
     """Process ids of a process's children."""
     found: list[int] = []
     for task in Path(f"/proc/{parent}/task").glob("*/children"):
-        with suppress(FileNotFoundError):  # the thread has just ended
+        with suppress(OSError):  # a thread may end at any moment
             found += map(int, task.read_text().split())
     return found
 
 
 def _ticks(process: int) -> int:
-    """Clock ticks of a process and of its children that ended."""
-    return sum(map(int, Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:15]))
+    """Clock ticks of a process and of its children that ended; 0 if it has just ended itself."""
+    with suppress(OSError):
+        return sum(map(int, Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:15]))
+    return 0
 
 
 def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
