@@ -1,6 +1,6 @@
 """What the store keeps of retrainings: the challenger's configuration, fixed by the first attempt, and the outcome.
 
-retrainings/NAME/latest.json               the last outcome
+retrainings/NAME/latest.json               outcome for the latest state of the screen
 retrainings/NAME/FINGERPRINT/config.json   configuration that every attempt of this fingerprint uses
 retrainings/NAME/FINGERPRINT/outcome.json  its outcome
 """
@@ -40,12 +40,13 @@ class RetrainingOutcome(StoredRecord):
     generation: int = Field(description="of the champion afterwards; 0 for none")
     promoted: bool = Field(description="whether the challenger became the champion")
     reason: str = Field(description="one line")
+    looked: AwareDatetime = Field(description="when the screen was in the state of the fingerprint")
     at: AwareDatetime = Field(description="when it was decided")
     by: str
 
 
 def read_latest(store: ObjectStore, name: str) -> RetrainingOutcome | None:
-    """The last outcome of a configuration; None if there is none."""
+    """The outcome of a configuration for the latest state of the screen; None if there is none."""
     return _read(store, f"{RETRAININGS}/{name}/latest.json")
 
 
@@ -65,10 +66,18 @@ def retrained_runs(store: ObjectStore) -> set[str]:
 
 
 def write_outcome(store: ObjectStore, outcome: RetrainingOutcome) -> None:
-    """Writes an outcome, which is the last one of its configuration."""
+    """Writes an outcome; latest.json stays if it is about a later state of the screen."""
     content, folder = outcome.to_json(), f"{RETRAININGS}/{outcome.name}"
     store.put(f"{folder}/{outcome.fingerprint.digest}/outcome.json", content)
-    store.put(f"{folder}/latest.json", content)
+    latest = f"{folder}/latest.json"
+    while not store.put_if_absent(latest, content):
+        try:
+            present, version = store.get_versioned(latest)
+        except MissingObjectError:
+            continue
+        known = RetrainingOutcome.parse(present, store.uri(latest))
+        if known.looked > outcome.looked or store.put_if_version(latest, content, version):
+            return
 
 
 def fix_config(store: ObjectStore, digest: str, config: RunConfig) -> RunConfig:

@@ -169,7 +169,8 @@ class _Retraining:
         store: of registry and runs.
         source: the screen.
         fingerprint: the present one.
-        latest: the last outcome of this configuration.
+        looked: when the screen was in its state.
+        latest: the outcome of this configuration for the latest state of the screen.
         champion: the champion at the start.
         report: shows progress.
     """
@@ -179,6 +180,7 @@ class _Retraining:
     store: ObjectStore
     source: ScreenSource
     fingerprint: Fingerprint
+    looked: datetime
     latest: RetrainingOutcome | None
     champion: ChampionSnapshot
     report: RetrainReporter
@@ -200,10 +202,10 @@ class _Retraining:
             store = open_store(config.store.bucket, config.store.prefix)
             if not (dry_run and store.root):  # the check would create the folder
                 store.check()
-        champion = ChampionSnapshot.read(store)
+        champion, looked = ChampionSnapshot.read(store), datetime.now(UTC)
         fingerprint = fingerprint_of(source, config, _images(request), store)
         latest = read_latest(store, config.name)
-        return cls(config, request, store, source, fingerprint, latest, champion, report)
+        return cls(config, request, store, source, fingerprint, looked, latest, champion, report)
 
     @property
     def changes(self) -> list[str] | None:
@@ -289,7 +291,13 @@ class _Retraining:
             # The process that promoted it recorded the reason, and which champion was before.
             reason = champion.record.now.why
             compared_with = next((promotion.fingerprint for promotion in champion.record.history), None)
-        if decision.promote:
+        latest = read_latest(self.store, self.config.name) if decision.promote else None
+        if latest and latest.looked > self.looked and latest.fingerprint != self.fingerprint:
+            reason = (
+                f"a later state of the screen has been retrained since (run {latest.run}), whose outcome an earlier state does "
+                "not replace; --again decides by the present state"
+            )
+        elif decision.promote:
             change = promote(self.store, challenger.fingerprint, reason, expected=generation)
             now = change.champion.now
             if change.outcome == "overtaken":
@@ -308,6 +316,7 @@ class _Retraining:
             generation=generation,
             promoted=promoted,
             reason=reason,
+            looked=self.looked,
             at=datetime.now(UTC),
             by=current_user(),
         )

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from components.core.registry.published_models import fingerprints, read_model
 from components.core.registry.publishing import publish
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import record_results
-from pipelines.retrain.records import read_latest
+from pipelines.retrain.records import read_latest, write_outcome
 from tests.components.core.registry.finished_run import FinishedRun
 from tests.pipelines.cluster.conftest import LOGINS, QUICK
 from tests.pipelines.cluster.kfp_server import Fault, KfpServer, serve
@@ -145,6 +146,23 @@ def test_a_worse_challenger_is_published_and_not_promoted(lab: ClusterLab, serve
     assert server.requests == []
     assert lab.shown.count("has finished before, so nothing is started") == 2
     assert lab.champion.now.generation == 2
+
+
+def test_an_older_state_of_the_screen_does_not_replace_a_later_outcome(lab: ClusterLab) -> None:
+    assert lab() == "promoted"
+    champion, first = lab.champion, read_latest(lab.store, "tiny")
+    assert first is not None
+    later = first.model_copy(update={"run": "tiny-later", "looked": first.looked + timedelta(hours=1)})
+    lab.after = lambda run: write_outcome(lab.store, later)  # another process looked later and was quicker
+    lab.add(NEW)
+    lab.accurate = {"challenger"}
+    assert lab() == "not promoted"
+    assert lab.champion == champion
+    assert len(fingerprints(lab.store)) == 2
+    assert (
+        "Not promoted nevertheless: a later state of the screen has been retrained since (run tiny-later)" in lab.shown
+    )
+    assert read_latest(lab.store, "tiny") == later
 
 
 def test_exits_with_4_if_the_challenger_is_not_promoted(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -85,7 +85,10 @@ def test_the_first_attempt_fixes_the_configuration_but_not_where_it_runs(
         fix_config(store, "0" * 64, elsewhere)
 
 
-def outcome(sources: str) -> RetrainingOutcome:
+DAY = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+def outcome(sources: str, looked: datetime = DAY) -> RetrainingOutcome:
     return RetrainingOutcome(
         name="tiny",
         fingerprint=Fingerprint(tables={}, experiments={}, files={}, sources=sources, images={}, config={}),
@@ -95,19 +98,25 @@ def outcome(sources: str) -> RetrainingOutcome:
         generation=1,
         promoted=True,
         reason="better",
-        at=datetime(2026, 1, 2, tzinfo=UTC),
+        looked=looked,
+        at=DAY + timedelta(days=9),
         by="ada",
     )
 
 
-def test_outcomes_are_kept_by_fingerprint_and_the_last_one_is_known(tmp_path: Path) -> None:
-    store, first, second = ObjectStore(tmp_path), outcome("a"), outcome("b")
-    assert read_latest(store, "tiny") is None
-    write_outcome(store, first)
-    write_outcome(store, second)
-    assert read_latest(store, "tiny") == second
-    assert read_outcome(store, "tiny", first.fingerprint.digest) == first
-    assert read_latest(store, "other") is None
+def test_the_latest_outcome_is_for_the_latest_state_of_the_screen(either_store: ObjectStore) -> None:
+    assert read_latest(either_store, "tiny") is None
+    first, second, late = (outcome(name, DAY + timedelta(hours=n)) for name, n in (("a", 0), ("b", 2), ("c", 1)))
+    write_outcome(either_store, first)
+    assert read_latest(either_store, "tiny") == first
+    write_outcome(either_store, second)
+    write_outcome(either_store, late)
+    assert read_latest(either_store, "tiny") == second
+    assert read_outcome(either_store, "tiny", late.fingerprint.digest) == late
+    again = outcome("a", DAY + timedelta(hours=3))
+    write_outcome(either_store, again)
+    assert read_latest(either_store, "tiny") == again
+    assert read_latest(either_store, "other") is None
 
 
 def test_rejects_a_damaged_or_newer_record(tmp_path: Path) -> None:
@@ -119,3 +128,5 @@ def test_rejects_a_damaged_or_newer_record(tmp_path: Path) -> None:
         store.put("retrainings/tiny/latest.json", content)
         with pytest.raises(InputError, match=message):
             read_latest(store, "tiny")
+        with pytest.raises(InputError, match=message):
+            write_outcome(store, outcome("a"))
