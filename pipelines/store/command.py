@@ -54,14 +54,19 @@ def gc(
     them a --store of their own if they are to resume after a long break.
     """
     age = duration(older_than)
-    from components.core.storage.garbage import cutoff_of, find_garbage, list_groups, needed_by
+    from components.core.storage.garbage import cutoff_of, find_garbage, list_groups, list_uploads, needed_by
     from components.core.storage.runs import read_runs
     from pipelines.store.tables import amount, garbage_rows, garbage_table
 
     console = console_of_terminal(as_json)
     opened = options.open()
     cutoff, uri = cutoff_of(age), opened.uri("")
-    groups, runs = list_groups(opened), read_runs(opened)
+    groups, runs, uploads = list_groups(opened), read_runs(opened), []
+    try:
+        uploads = list_uploads(opened)
+    except InputError as error:
+        print_line(console, f"unfinished uploads are left alone: {error}", style="yellow")
+    groups += uploads
     garbage = find_garbage(groups, needed_by(runs), cutoff)
     prefixes = {group.prefix for group in garbage}
     kept = [group for group in groups if group.prefix not in prefixes]
@@ -77,7 +82,8 @@ def gc(
         print_line(console, line)
 
     def find() -> list[StoredGroup]:
-        return find_garbage(list_groups(opened), needed_by(read_runs(opened)), cutoff)
+        groups = [*list_groups(opened), *(list_uploads(opened) if uploads else ())]
+        return find_garbage(groups, needed_by(read_runs(opened)), cutoff)
 
     removed = remove_shown(console, opened, garbage, find, cutoff, yes, dry_run) if garbage else 0
     if as_json:

@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typer.testing import CliRunner, Result
 from components.core.config import PackConfig
 from components.core.errors import InputError
 from components.core.storage.manifest import Manifest, Vocabulary
-from components.core.storage.object_store import ObjectStore
+from components.core.storage.object_store import ObjectStore, UnfinishedUpload
 from components.core.storage.opening import open_store
 from components.core.storage.run_records import RunRecord
 from components.core.storage.runs import record_task, write_run
@@ -98,6 +99,20 @@ def test_gc_keeps_young_objects_and_reports_them(filled: ObjectStore) -> None:
     assert "nothing to remove" in shown
     assert "of these, 4 objects, 2.0 kB are in no run's record, but younger than 2d" in shown
     assert groups(filled) == EVERYTHING
+
+
+def test_only_gc_lists_unfinished_uploads_and_goes_on_without_the_right_to(
+    filled: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_self: ObjectStore, _prefix: str) -> Iterator[UnfinishedUpload]:
+        raise InputError("list uploads refused")
+
+    monkeypatch.setattr(ObjectStore, "unfinished_uploads", refuse)
+    done = invoke(filled, "gc", "--older-than", "0m", "--yes").output
+    assert "unfinished uploads are left alone: list uploads refused" in done
+    assert "removed 4 objects" in done
+    invoke(filled, "runs", "--sizes")
+    invoke(filled, "forget", "mine-1", "--yes")
 
 
 def test_an_empty_bucket(store: ObjectStore) -> None:

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from components.core.errors import InputError
+from components.core.errors import InputError, MissingObjectError
 from components.core.storage.object_store import ObjectStore, StoredObject, UnfinishedUpload
 from components.core.storage.runs import RecordedRun, get_present
 
@@ -34,6 +35,7 @@ _FORMS = {
 _FOLDERS = ("plates/", "finished/", "checkpoints/", "fingerprints/", "copies/")
 _UPLOADED = (*_FOLDERS, "models/", "runs/", "retrainings/")
 _LAST_WRITTEN = ("plate.json", "done.json", "manifest.json")
+_VALID = 30.0  # seconds for which a sweep trusts what it found
 
 
 @dataclass
@@ -83,10 +85,19 @@ def list_groups(store: ObjectStore) -> list[StoredGroup]:
             groups[key].belongs_to = str(json.loads(content)["prefix"])
         except (ValueError, KeyError, TypeError):
             continue  # a power cut may leave half of a file in a folder
+    return list(groups.values())
+
+
+def list_uploads(store: ObjectStore) -> list[StoredGroup]:
+    """The store's unfinished uploads, as groups of one.
+
+    Raises:
+        InputError: these credentials may not list them, which is a right of its own.
+        StepError: the store failed.
+    """
     uploads = [upload for folder in _UPLOADED for upload in store.unfinished_uploads(folder)]
     return [
-        *groups.values(),
-        *(StoredGroup(UPLOAD, " ".join(each[:2]).strip(), each.started, 1, each.size, upload=each) for each in uploads),
+        StoredGroup(UPLOAD, " ".join(each[:2]).strip(), each.started, 1, each.size, upload=each) for each in uploads
     ]
 
 
@@ -138,7 +149,7 @@ def sweep(
     Args:
         store: the store.
         shown: the garbage that was shown to the user.
-        find: finds the garbage again.
+        find: finds the garbage again; called now, and again during a long removal.
         cutoff: groups with younger objects stay.
 
     Returns:
@@ -149,14 +160,18 @@ def sweep(
         StepError: the store failed.
     """
     still = {group.prefix for group in find()}
+    found_at = time.monotonic()
     removed = stay = 0
     for group in shown:
+        if time.monotonic() - found_at > _VALID:
+            still = {found.prefix for found in find()}
+            found_at = time.monotonic()
         if group.upload:
             if group.prefix in still:
                 store.give_up_upload(group.upload)
                 removed += 1
             continue
-        found = [each for each in store.scan(group.prefix) if f"{each.key}/".startswith(f"{group.prefix}/")]
+        found = _objects_of(store, group)
         if group.prefix not in still or any(each.modified > cutoff for each in found):
             stay += 1
             continue
@@ -166,3 +181,12 @@ def sweep(
         store.delete_many([key for key in keys if key not in first])
         removed += len(keys)
     return removed, stay
+
+
+def _objects_of(store: ObjectStore, group: StoredGroup) -> list[StoredObject]:
+    if group.kind != POINTER:
+        return list(store.scan(f"{group.prefix}/"))
+    try:
+        return [store.head(group.prefix)]
+    except MissingObjectError:
+        return []

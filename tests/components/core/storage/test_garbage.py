@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import components.core.storage.garbage as garbage_module
 from components.core.config import PackConfig
 from components.core.errors import InputError, StepError
 from components.core.storage.garbage import (
@@ -19,6 +21,7 @@ from components.core.storage.garbage import (
     find_garbage,
     group_objects,
     list_groups,
+    list_uploads,
     needed_by,
     sweep,
 )
@@ -105,6 +108,10 @@ class AgedStore(ObjectStore):
             age = timedelta(days=10 if found.key in self._old else 0)
             yield found._replace(modified=found.modified - age)
 
+    def head(self, key: str) -> StoredObject:
+        found = super().head(key)
+        return found._replace(modified=found.modified - timedelta(days=10 if key in self._old else 0))
+
     def delete_many(self, keys: Sequence[str]) -> None:
         for key in keys:
             if not self._deletes:
@@ -187,6 +194,25 @@ def test_keeps_objects_that_come_into_use_after_they_were_found(folder: ObjectSt
     }
 
 
+def test_a_long_removal_looks_again_and_lists_only_what_it_removes(
+    folder: ObjectStore, needed: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aged, cutoff = AgedStore(folder), datetime.now(UTC) - timedelta(days=2)
+    garbage, before = find(aged, cutoff), folder.list("")
+    found = iter([garbage, [], [], [], []])
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(garbage_module, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    listed: list[str] = []
+    scan = aged.scan
+    monkeypatch.setattr(aged, "scan", lambda prefix="": listed.append(prefix) or scan(prefix))
+    assert sweep(aged, garbage, lambda: next(found), cutoff)[1] == len(garbage) - 1
+    assert {key.rpartition("/")[0] for key in {*before} - {*folder.list("")}} <= {
+        garbage[0].prefix,
+        f"{garbage[0].prefix}/a",
+    }
+    assert listed == [f"{group.prefix}/" for group in garbage if group.kind != "plate pointer"]
+
+
 @pytest.mark.parametrize("deletes", [0, 1, 3, 7, 12])
 def test_an_interrupted_collection_leaves_nothing_complete_and_is_finished_by_the_next(
     folder: ObjectStore, needed: set[str], deletes: int
@@ -252,11 +278,12 @@ def test_unfinished_uploads_of_killed_processes_are_removed(store: ObjectStore, 
     (tmp_path / key).parent.mkdir(parents=True)
     (tmp_path / f"{key}#1").write_bytes(b"half")
     for each in (store, folder):
-        assert find_garbage(list_groups(each), set(), datetime.now(UTC) - timedelta(hours=1)) == []
+        assert find_garbage(list_uploads(each), set(), datetime.now(UTC) - timedelta(hours=1)) == []
         cutoff = datetime.now(UTC) + timedelta(seconds=1)
-        shown = find_garbage(list_groups(each), set(), cutoff)
+        shown = find_garbage(list_uploads(each), set(), cutoff)
+        assert list_groups(each) == []
         assert [group.kind for group in shown] == ["unfinished upload"]
         assert sweep(
-            each, shown, lambda each=each, cutoff=cutoff: find_garbage(list_groups(each), set(), cutoff), cutoff
+            each, shown, lambda each=each, cutoff=cutoff: find_garbage(list_uploads(each), set(), cutoff), cutoff
         ) == (1, 0)
         assert list(each.unfinished_uploads("")) == []
