@@ -89,7 +89,7 @@ def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[s
         process.wait(20)
 
 
-def test_the_record_has_the_registrys_digests(small, registry, tmp_path: Path):
+def test_the_record_has_the_digests_of_the_registry(small, registry, tmp_path: Path):
     kind, host = registry
     record = tmp_path / "images.json"
     if kind == "closed":
@@ -111,7 +111,7 @@ def test_the_record_has_the_registrys_digests(small, registry, tmp_path: Path):
         assert engine_or_skip().images.get_registry_data(image.reference).id == digest
 
 
-def test_images_of_other_sources_and_missing_ones_are_not_pushed(small, tmp_path: Path):
+def test_rejects_images_of_other_sources_and_missing_ones(small, tmp_path: Path):
     build_small(small[1], "0" * 16)
     with pytest.raises(InputError, match=r"cellsignal-small-gpu:\S+: contains other sources than this checkout"):
         push("127.0.0.1:1", tmp_path / "images.json", quiet())
@@ -122,7 +122,7 @@ def test_images_of_other_sources_and_missing_ones_are_not_pushed(small, tmp_path
         push("127.0.0.1:1", tmp_path / "images.json", quiet())
 
 
-def test_a_registry_that_does_not_answer_or_cannot_be_one(small, tmp_path: Path):
+def test_rejects_a_registry_that_does_not_answer_or_has_an_impossible_name(small, tmp_path: Path):
     record = tmp_path / "images.json"
     with pytest.raises(StepError, match=r"cannot be pushed .*check --registry and the network"):
         push("127.0.0.1:1", record, quiet())
