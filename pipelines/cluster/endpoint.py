@@ -38,7 +38,8 @@ class EndpointError(InputError):
 
     Attributes:
         status: HTTP status; 0 without a response.
-        passing: whether a retry may help: no response, a server error, or a name that another process has just taken.
+        passing: whether a retry may help: no response, an overloaded server or gateway, or a name that another process has just
+            taken. Not status 500: Kubeflow answers so to requests that it can never serve.
     """
 
     def __init__(self, message: str, status: int = 0, *, passing: bool = False) -> None:
@@ -77,6 +78,8 @@ class Login:
                 raise InputError(f"{name} has a line break inside; set it to the secret alone")
         if cookie and "=" not in cookie:
             raise InputError(f"{COOKIE} must be NAME=VALUE, for example authservice_session=...")
+        if token and environment.get(TOKEN_FILE, "").strip():
+            raise InputError(f"{TOKEN} and {TOKEN_FILE} are both set; unset one")
         token_file = None if token else _file(environment, TOKEN_FILE) or _file(environment, POD_TOKEN_VARIABLE)
         if not token and token_file is None and pod_token.is_file():
             token_file = pod_token
@@ -213,7 +216,7 @@ class KfpEndpoint:
             body = str(content.get("message") or content.get("error") or content.get("error_message") or "")
         except (ValueError, AttributeError):
             body = "" if body.lstrip().startswith("<") else body
-        passing = status in (408, 409, 429) or status >= 500
+        passing = status in (408, 409, 429, 502, 503, 504)
         usual = "try again, or look at the log of its ml-pipeline pod" if passing else "correct what it names"
         what, advice = REFUSALS.get(status, ("failed", usual))
         why = f": {self._login.conceal(body)[:300]}" if body else ""

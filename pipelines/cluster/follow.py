@@ -7,6 +7,7 @@ workflow above 1 MB, which KFP does not read), and kfp's wait_for_run_completion
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
 from collections import Counter
@@ -38,11 +39,15 @@ class Pace:
 
     Attributes:
         poll: between two requests for the run's state.
+        settle: after a start, before looking for a run that another process started at the same moment.
         outage: without an answer until contact counts as lost.
+        terminate: until a terminated run is left to end by itself.
     """
 
     poll: float = 10.0
+    settle: float = 2.0
     outage: float = 900.0
+    terminate: float = 300.0
 
 
 @dataclass
@@ -81,20 +86,25 @@ class Follower:
             run: the run, as the API returns it.
 
         Returns:
-            The run in its last known state.
+            The run in its last known state. One that was terminated has ended by then, or takes more than five minutes to end.
 
         Raises:
             ContactError: no contact for too long, the deadline has passed, or a signal; the run may continue.
             StepError: the run was deleted.
         """
-        run_id, shown = run.run_id, ""
+        run_id, shown, give_up = run.run_id, "", None
         page = self.endpoint.run_page(run_id)
         again = f"run {run_id} may go on: the same command follows it again; to end it, use Terminate at {page}"
-        with _interruptible(again), self.console.status("") as status:
+        with interruptible(again), self.console.status("") as status:
             while True:
                 try:
                     run = answered(
-                        lambda: self.endpoint.client.get_run(run_id), self.pace, self.deadline, self.console, again
+                        lambda: self.endpoint.client.get_run(run_id),
+                        self.pace,
+                        self.deadline,
+                        self.console,
+                        again,
+                        lambda error: error.status != GONE,  # a restarting login proxy refuses, too
                     )
                 except EndpointError as error:
                     if error.status == GONE:
@@ -111,8 +121,10 @@ class Follower:
                 self._read_failures()
                 if state in ENDED:
                     return run
-                if self.bad_input:
-                    self._terminate(run_id, self.bad_input)
+                if self.bad_input and give_up is None:
+                    terminated = self._terminate(run_id, self.bad_input, page)
+                    give_up = time.monotonic() + self.pace.terminate if terminated else math.inf
+                if give_up is not None and time.monotonic() >= give_up:
                     return run
                 left = self.deadline - time.monotonic()
                 if left <= 0:
@@ -135,15 +147,29 @@ class Follower:
                 warn(self.console, f"{record.task} failed: {record.message}")
             self.failures.append(record)
 
-    def _terminate(self, run_id: str, failure: FailureRecord) -> None:
+    def _terminate(self, run_id: str, failure: FailureRecord, page: str) -> bool:
+        """Terminates the run; False if that is refused."""
+        failed = f"{failure.task} failed of bad input"
+        by_hand = f"to end the run, use Terminate at {page}"
         try:
-            self.endpoint.client.terminate_run(run_id)
-            warn(self.console, f"{failure.task} failed of bad input; the run is being terminated")
+            answered(
+                lambda: self.endpoint.client.terminate_run(run_id), self.pace, self.deadline, self.console, by_hand
+            )
         except EndpointError as error:
-            warn(self.console, f"{failure.task} failed of bad input, but the run cannot be terminated ({error})")
+            warn(self.console, f"{failed}, but the run cannot be terminated ({error}); {by_hand}")
+            return False
+        warn(self.console, f"{failed}; the run is being terminated")
+        return True
 
 
-def answered(request: Callable[[], _Answer], pace: Pace, deadline: float, console: Console, again: str) -> _Answer:
+def answered(
+    request: Callable[[], _Answer],
+    pace: Pace,
+    deadline: float,
+    console: Console,
+    again: str,
+    passing: Callable[[EndpointError], bool] = lambda error: error.passing,
+) -> _Answer:
     """The result of a request to the endpoint, repeated until it answers.
 
     Args:
@@ -152,6 +178,7 @@ def answered(request: Callable[[], _Answer], pace: Pace, deadline: float, consol
         deadline: when to give up, by time.monotonic().
         console: where an outage is reported.
         again: what the user can do, for errors.
+        passing: whether an error may pass.
 
     Raises:
         ContactError: no answer for `pace.outage`, or the deadline has passed.
@@ -164,7 +191,7 @@ def answered(request: Callable[[], _Answer], pace: Pace, deadline: float, consol
 
     patience = min(pace.outage, deadline - time.monotonic())
     retrying = Retrying(
-        retry=retry_if_exception(lambda error: isinstance(error, EndpointError) and error.passing),
+        retry=retry_if_exception(lambda error: isinstance(error, EndpointError) and passing(error)),
         wait=wait_exponential(pace.poll / 5, max=6 * pace.poll),
         stop=lambda state: (state.seconds_since_start or 0.0) >= patience,
         before_sleep=report,
@@ -173,7 +200,7 @@ def answered(request: Callable[[], _Answer], pace: Pace, deadline: float, consol
     try:
         found = retrying(request)
     except EndpointError as error:
-        if error.passing:
+        if passing(error):
             raise ContactError(f"{error}; {again}") from None
         raise
     if retrying.statistics["attempt_number"] > 1:
@@ -203,7 +230,7 @@ def _started(run: Any) -> datetime:
 
 
 @contextlib.contextmanager
-def _interruptible(again: str) -> Iterator[None]:
+def interruptible(again: str) -> Iterator[None]:
     """Ctrl-C and SIGTERM end the following, never the run."""
 
     def leave(_signal: int, _frame: object) -> None:

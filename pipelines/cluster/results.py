@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from components.core.config import RunConfig
-from components.core.errors import InputError, MissingObjectError, StepError
+from components.core.errors import MissingObjectError, StepError
 from components.core.evaluation.table import accuracy_table
 from components.core.files import atomic_directory
 from components.core.storage.artifacts import local_file
@@ -124,7 +124,7 @@ def report_of_failed(
             finish(store, key, common, out, path, console)
     except MissingObjectError:
         return "no report: the run failed before the plates were packed"
-    except (InputError, StepError, OSError) as error:
+    except Exception as error:  # whatever it is, the run's own failure must be reported
         return f"no report: {error}"
     return f"its report is {out / 'report.html'}"
 

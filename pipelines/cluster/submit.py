@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from components.core.config import RunConfig
-from components.core.errors import InputError, StepError
+from components.core.errors import ContactError, InputError, StepError
 from components.core.registry.published_models import model_address
 from components.core.screen.wells import Screen
 from components.core.storage.digests import digest_text
@@ -29,6 +29,7 @@ from components.core.storage.opening import cluster_store, is_folder, join_addre
 from components.core.storage.run_records import RECIPE, cluster_run_key, predicting_name
 from components.core.storage.runs import forget_failures, lineage_of
 from pipelines.checks import check_screen, check_start
+from pipelines.cluster import follow
 from pipelines.cluster.checks import (
     check_addresses,
     check_bucket,
@@ -41,7 +42,7 @@ from pipelines.cluster.checks import (
     steps_of,
 )
 from pipelines.cluster.compile import compiled, images_of, known_lineage
-from pipelines.cluster.endpoint import KfpEndpoint, Login, quiet
+from pipelines.cluster.endpoint import EndpointError, KfpEndpoint, Login, quiet
 from pipelines.cluster.follow import DONE, ENDED, Follower, Pace, answered, decisive, warn
 from pipelines.cluster.results import Folds, fetch, has_results, report_of_failed
 from pipelines.dag import prediction_graph
@@ -165,10 +166,12 @@ def submit(
     def upload() -> _Submission:
         return _Submission(run, text, endpoint, request.truth or "", console)
 
-    submission = answered(upload, pace, deadline, console, again)
+    with follow.interruptible(again):
+        submission = answered(upload, pace, deadline, console, again)
     resubmissions = request.resubmit
     while True:
-        started = answered(submission.start, pace, deadline, console, again)
+        with follow.interruptible(again):
+            started = answered(lambda: submission.start(pace.settle), pace, deadline, console, again)
         if not request.wait:
             print_line(console, "to follow it and fetch its results: the same command with --wait")
             return None
@@ -284,27 +287,44 @@ class _Submission:
             "lineage": self._lineage(version_name),
         }
 
-    def start(self) -> Any:
+    def start(self, settle: float) -> Any:
         """The run in progress with the same content, else a new one.
 
+        Args:
+            settle: seconds after a start. If another process started the same run in this time, the older one stays.
+
         Raises:
-            EndpointError: the endpoint refuses or fails. A run may have started although the response was lost; a second call
-                finds it.
+            EndpointError: the endpoint refuses or fails.
+            ContactError: the response was lost, and no run is found.
         """
         run = self._in_progress()
         if run is None:
             forget_failures(self.run.store, self.run.key)
             store, cluster = self.run.config.store, self.run.config.cluster
-            with quiet():
-                run = self.endpoint.client.run_pipeline(
-                    job_name=self.name,
-                    params=dict(self.parameters),
-                    # A namespace's default root may be another bucket, for which the pods have no credentials.
-                    pipeline_root=f"{join_address(store.bucket, store.prefix)}/{KFP_FOLDER}",
-                    service_account=cluster.service_account,
-                    **self.ids,
+            mine = None
+            try:
+                with quiet():
+                    mine = self.endpoint.client.run_pipeline(
+                        job_name=self.name,
+                        params=dict(self.parameters),
+                        # A namespace's default root may be another bucket, for which the pods have no credentials.
+                        pipeline_root=f"{join_address(store.bucket, store.prefix)}/{KFP_FOLDER}",
+                        service_account=cluster.service_account,
+                        **self.ids,
+                    )
+            except EndpointError as error:
+                if not error.passing:
+                    raise
+                warn(self.console, f"{error}; looking whether the run has started")
+            time.sleep(settle)
+            run, state = self._in_progress() or mine, "started"
+            if run is None:  # a second start might make two
+                raise ContactError(
+                    f"whether run {self.name} has started is unknown: the same command follows it if it has, else starts it"
                 )
-            state = "started"
+            if mine is not None and run.run_id != mine.run_id:
+                self.endpoint.client.terminate_run(mine.run_id)
+                state = "was started by another process at the same moment"
         else:
             state = "is in progress with the same content, so no second one is started"
             earlier = (run.runtime_config.parameters or {}) if run.runtime_config else self.parameters

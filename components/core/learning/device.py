@@ -1,4 +1,4 @@
-"""The training device: which one, its arithmetic, and copies to it that do not wait. torch only."""
+"""The training device: which one, its arithmetic, and tensors for it. torch only."""
 
 from __future__ import annotations
 
@@ -55,26 +55,3 @@ def to_device(host: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda" or host.device.type == "cuda":
         return host.to(device)
     return host.pin_memory().to(device, non_blocking=True)
-
-
-class Upload:
-    """Copies batches to a device on a separate stream, while the device computes on the previous batch.
-
-    On a CUDA device, a copy from ordinary memory makes the host wait for all the work it has queued. A copy from pinned memory
-    does not, and torch reuses a pinned block only after the copies from it have ended, so a buffer may be dropped at once.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-
-    def __call__(self, host: Tensor) -> Tensor:
-        """The batch on the device, safe to use in the current stream; does not wait for pinned memory."""
-        if self._stream is None:
-            return host.to(self._device)
-        with torch.cuda.stream(self._stream):
-            copied = host.to(self._device, non_blocking=True)
-        current = torch.cuda.current_stream(self._device)
-        current.wait_stream(self._stream)
-        copied.record_stream(current)  # allocated on the other stream, which must not reuse the memory too early
-        return copied

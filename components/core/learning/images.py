@@ -19,8 +19,8 @@ from torch import Generator, Tensor
 from components.core.config import AugmentConfig, BatchNormConfig, RunConfig
 from components.core.errors import InputError
 from components.core.learning.batch_norm import domain_of_wells
-from components.core.learning.device import Upload, empty_tensor, to_device
-from components.core.learning.loader import SiteLoader
+from components.core.learning.device import empty_tensor, to_device
+from components.core.learning.loader import SiteLoader, Upload
 from components.core.learning.step_settings import LearningSettings
 from components.core.learning.team import ALONE, Team
 from components.core.screen.histograms import domain_statistics

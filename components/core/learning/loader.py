@@ -222,3 +222,26 @@ class SiteLoader:
             rows = [out_BCHW[k] for k in missing]
             self._reader.read_into(sites[missing], rows)
             self._decoded.keep(sites[missing], rows)
+
+
+class Upload:
+    """Copies batches to a device on a separate stream, while the device computes on the previous batch.
+
+    On a CUDA device, a copy from ordinary memory makes the host wait for all the work it has queued. A copy from pinned memory
+    does not, and torch reuses a pinned block only after the copies from it have ended, so a buffer may be dropped at once.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def __call__(self, host: Tensor) -> Tensor:
+        """The batch on the device, safe to use in the current stream; does not wait for pinned memory."""
+        if self._stream is None:
+            return host.to(self._device)
+        with torch.cuda.stream(self._stream):
+            copied = host.to(self._device, non_blocking=True)
+        current = torch.cuda.current_stream(self._device)
+        current.wait_stream(self._stream)
+        copied.record_stream(current)  # allocated on the other stream, which must not reuse the memory too early
+        return copied

@@ -26,7 +26,7 @@ from tests.pipelines.tiny_run import only_huvec
 from tests.seaweedfs import BUCKET, S3Server
 from tests.tiny_screen import TinyScreen
 
-QUICK = Pace(poll=0.01, outage=0.3)
+QUICK = Pace(poll=0.01, settle=0.0, outage=0.3, terminate=10.0)
 COMPILED: dict[Any, str] = {}
 METRICS = {
     stage: {group: {"overall": 0.5, "HUVEC": 0.5} for group in ("raw", "group", "assigned")}

@@ -105,6 +105,17 @@ def test_a_run_whose_start_was_not_answered_is_found_and_not_started_twice(submi
     assert server.runs[0]["run_id"] in shown
 
 
+@pytest.mark.parametrize(("status", "error"), [(500, InputError), (504, ContactError)])
+def test_a_start_that_fails_is_not_repeated(
+    submitting: Submitting, server: KfpServer, status: int, error: type[Exception]
+):
+    """Kubeflow answers 500 to what it can never serve; after a gateway's 504, a second request might start a second run."""
+    server.faults.append(Fault(status, times=100, path="/runs", method="POST"))
+    with pytest.raises(error):
+        submitting(pace=dataclasses.replace(QUICK, outage=20))
+    assert len(server.asked("POST", "/runs")) == 1
+
+
 def test_kubeflows_cache_recognises_a_run_as_long_as_the_store_has_its_record(
     submitting: Submitting, server: KfpServer
 ):
@@ -231,12 +242,21 @@ def test_a_run_is_terminated_once_a_task_fails_of_bad_input(
     with pytest.raises(InputError, match=line):
         submitting(wait=True, resubmit=3, timeout=60)
     assert len(server.asked("POST", ":terminate")) == len(server.runs) == 1
-    assert server.runs[0]["state"] == "CANCELING"
+    assert server.runs[0]["state"] == "CANCELED"
     assert "pretrain fold 1 tiny failed of bad input; the run is being terminated" in submitting.shown.getvalue()
 
 
-def test_a_run_that_cannot_be_terminated_is_reported(submitting: Submitting, server: KfpServer, store):
+def test_terminating_a_run_is_tried_again(submitting: Submitting, server: KfpServer, store):
     server.script = [["RUNNING"]]
+    server.on_look = lambda run: fail(store, key_of(run), "input", "no such well")
+    server.faults.append(Fault(503, path=":terminate"))
+    with pytest.raises(InputError, match="no such well"):
+        submitting(wait=True, pace=dataclasses.replace(QUICK, outage=20))
+    assert server.runs[0]["state"] == "CANCELED"
+
+
+def test_a_run_that_cannot_be_terminated_is_followed_to_its_end(submitting: Submitting, server: KfpServer, store):
+    server.script = [["RUNNING"] * 5 + ["FAILED"]]
     server.on_look = lambda run: fail(store, key_of(run), "input", "no such well")
     server.faults.append(Fault(403, times=100, path=":terminate"))
     with pytest.raises(InputError, match="no such well"):

@@ -301,7 +301,9 @@ def test_two_at_once_share_the_runs_and_promote_once(
     """Like two machines, with different folders; in threads, which cannot catch signals."""
     champion = lab.with_champion()
     lab.add(NEW)
-    monkeypatch.setattr("pipelines.cluster.follow._interruptible", lambda again: contextlib.nullcontext())
+    monkeypatch.setattr("pipelines.cluster.follow.interruptible", lambda again: contextlib.nullcontext())
+    # One may be refused a name that the other has just taken, and tries again.
+    monkeypatch.setattr("pipelines.cluster.submit.Pace", lambda: dataclasses.replace(QUICK, outage=30.0))
     server.script = [["RUNNING"] * 40 + ["SUCCEEDED"]]
     both = threading.Barrier(2, timeout=60)
 
@@ -320,6 +322,7 @@ def test_two_at_once_share_the_runs_and_promote_once(
         results = [each.result() for each in [pool.submit(each) for each in labs]]
     assert results == ["promoted", "promoted"]
     assert len({key_of(run) for run in lab.trainings}) == len({key_of(run) for run in lab.predictions}) == 1
+    assert sum(run["state"] == "SUCCEEDED" for run in server.runs) == 2
     now = lab.champion
     assert (now.now.generation, len(now.history)) == (2, 1)
     assert sum("has just promoted this model" in each.shown for each in labs) == 1

@@ -14,8 +14,8 @@ from components.core.learning.augmentation import (
     hard_view,
     normal_view,
 )
-from components.core.learning.device import Upload
 from components.core.learning.images import Standardiser
+from components.core.learning.loader import Upload
 from tests.components.core.learning.tiny_networks import STILL
 
 VIEWS = [easy_view, normal_view, hard_view]

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from components.core.config import LoaderConfig
 from components.core.errors import InputError
-from components.core.learning.device import Upload
 from components.core.learning.images import open_images
-from components.core.learning.loader import BatchMemory, DecodedSites, SiteLoader
+from components.core.learning.loader import BatchMemory, DecodedSites, SiteLoader, Upload
 from tests.components.core.learning.tiny_networks import CPU, RUN, images_of
 
 SHAPE = (2, 3, 3)
