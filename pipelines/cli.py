@@ -130,7 +130,8 @@ def finish(
 
 @app.command()
 def growth(
-    config: Config = "growth",
+    # Not CELLSIGNAL_CONFIG: the chart has a screen and a schedule of its own.
+    config: Annotated[str, typer.Option(help="shipped configuration or YAML file")] = "growth",
     out: Annotated[Path, typer.Option(help="folder of growth.json and growth.png")] = Path("runs/growth"),
     seeds: Annotated[
         list[str] | None, typer.Option(help="seeds of the simulated screens and of training; default: 1,2,3")
