@@ -107,9 +107,9 @@ class S3Endpoint:
             with _session_lock:
                 url, region = _configured(_session())
         except (BotoCoreError, ValueError) as error:
-            raise InputError(
-                f"object store: {' '.join(str(error).split())}; correct AWS_PROFILE and its files"
-            ) from None
+            of_variable = environment.get(name) and str(error).startswith("Invalid endpoint")  # such as http://a_b
+            holder = name if of_variable else "AWS_PROFILE and its files"
+            raise InputError(f"object store: {_one_line(str(error))}; correct {holder}") from None
         return cls(
             url=url,
             region=environment.get("AWS_REGION") or region or "us-east-1",
@@ -142,7 +142,7 @@ class S3Endpoint:
                 secrets = (found.secret_key, found.token, found.access_key)
         for secret in filter(None, secrets):
             message = message.replace(secret, "***")
-        return " ".join(message.split())
+        return _one_line(message)
 
     def control_client(self, *, impatient: bool = False) -> S3Client:
         """A boto3 client; thread-safe.
@@ -349,7 +349,7 @@ def _chain_credentials() -> Credentials:
             return found
         why = "there are none"
     except _UNAVAILABLE as error:
-        why = " ".join(str(error).split())
+        why = _one_line(str(error))
     raise InputError(
         f"object store: no credentials by {' and '.join(_chain_variables())} ({why}); correct it, let this service account take "
         f"the role, or set {' and '.join(KEYS)}"
@@ -368,6 +368,11 @@ def _is_http(url: str) -> bool:
     except ValueError:  # a port that is no number, or half of the brackets of an IPv6 address
         return False
     return parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
+def _one_line(message: str) -> str:
+    """The message on one line, its addresses without user names and passwords."""
+    return re.sub(r"://[^/\s]*@", "://", " ".join(message.split()))
 
 
 def _without_userinfo(url: str) -> str:

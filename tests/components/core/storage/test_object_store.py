@@ -143,6 +143,21 @@ def test_a_dead_endpoint_is_noticed_at_once(store: ObjectStore, monkeypatch: pyt
     _assert_one_clean_line(str(caught.value), "password")
 
 
+def test_no_message_holds_a_password_of_the_endpoint(
+    store: ObjectStore, local_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:p@ssword@127.0.0.1:{closed.getsockname()[1]}")
+    with pytest.raises(StepError, match="upload failed at") as caught:
+        ObjectStore("cellsignal").upload_file(local_file, "a")
+    _assert_one_clean_line(str(caught.value), "ssword")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:password@a_b:9000")
+    with pytest.raises(InputError, match=r"Invalid endpoint: http://a_b:9000; correct AWS_ENDPOINT_URL$") as refused:
+        ObjectStore("cellsignal")
+    _assert_one_clean_line(str(refused.value), "password")
+
+
 def test_a_silent_endpoint_is_noticed_in_seconds(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
