@@ -19,6 +19,7 @@ from components.core.storage.opening import is_bucket, is_folder, open_store
 from components.core.storage.run_records import OPTION, run_address
 
 UNFINISHED = ".unfinished"
+_SMALL = 8 * 1024 * 1024  # bytes; up to this size files are uploaded many at a time
 
 
 def local_copy(uri: str, into: Path) -> Path:
@@ -144,8 +145,11 @@ class StepFiles:
             mark = f"{key}/{UNFINISHED}"
             store.put(mark, b"")
             store.delete_many([each for each in store.list(f"{key}/") if each != mark])
-            for name in file_names(path):
-                store.upload_file(path / name, f"{key}/{name}")
+            sizes = {name: (path / name).stat().st_size for name in file_names(path)}
+            store.put_many((f"{key}/{name}", _read(path / name)) for name, size in sizes.items() if size <= _SMALL)
+            for name, size in sizes.items():
+                if size > _SMALL:
+                    store.upload_file(path / name, f"{key}/{name}")
             store.delete(mark)
 
     def with_addresses(self, message: str) -> str:
@@ -168,6 +172,13 @@ def step_files() -> Iterator[StepFiles]:
             files.upload()
         except (InputError, StepError) as error:
             raise type(error)(files.with_addresses(str(error))) from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read for upload ({error.strerror})") from None
 
 
 def _stored(uri: str, lacking: str) -> tuple[ObjectStore, str]:

@@ -462,7 +462,11 @@ class ObjectStore:
         except (InputError, StepError, MissingObjectError):
             raise
         except self._failures as error:
-            if own is not None and isinstance(error, OSError) and str(error.filename).startswith(str(own)):
+            if (
+                own is not None
+                and isinstance(error, OSError)
+                and (error.errno in _NO_ROOM or str(error.filename).startswith(str(own)))  # a full disk names no file
+            ):
                 raise
             translated = self._s3.translated if self._s3 else self._file_error
             raise translated(error, self.uri(key), action) from None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -144,3 +146,15 @@ def test_a_folder_without_rights_is_named(store: ObjectStore):
     with pytest.raises(InputError, match=r"a/c: put refused \(Permission denied\); correct the folder or its rights"):
         store.put("a/c", b"1")
     (store.root / "a").chmod(0o700)
+
+
+def test_a_download_that_fills_the_disk_names_the_local_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ObjectStore(tmp_path / "store")
+    store.put("a", b"1")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # a write names no file
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(StepError, match=f"^{tmp_path}/copy: No space left on device; make room"):
+        store.download_file("a", tmp_path / "copy")
