@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import Field
 
 from components.core.config.base import FrozenModel
-from components.core.errors import InputError, MissingObjectError
+from components.core.errors import InputError, MissingObjectError, StepError
 from components.core.registry.model_manifest import FINGERPRINT, MANIFEST, MODELS
 from components.core.storage.object_store import ObjectStore
 from components.core.stored_record import StoredRecord
@@ -176,6 +176,11 @@ def _replace(
     champion = Champion(now=promotion, history=earlier)
     content = champion.to_json()
     if store.put_if_version(CHAMPION, content, version) if version else store.put_if_absent(CHAMPION, content):
+        if not _has_model(store, fingerprint):  # a collection that did not know of this promotion
+            raise StepError(
+                f"{store.uri(f'{MODELS}/{fingerprint}')}: was removed while it was promoted, so the champion has no model; "
+                "promote another model"
+            )
         return PromotionResult("promoted", champion)
     found, _ = _read_versioned(store)
     if found is None:
@@ -185,6 +190,10 @@ def _replace(
     return PromotionResult("promoted" if mine else "overtaken", found)
 
 
+def _has_model(store: ObjectStore, fingerprint: str) -> bool:
+    return store.exists(f"{MODELS}/{fingerprint}/{MANIFEST}")
+
+
 def _require_model(store: ObjectStore, fingerprint: str) -> None:
-    if not store.exists(f"{MODELS}/{fingerprint}/{MANIFEST}"):
+    if not _has_model(store, fingerprint):
         raise InputError(f"{store.uri(f'{MODELS}/{fingerprint}')}: there is no such model; publish its run")

@@ -171,6 +171,8 @@ def _batch_pool(packing: Packing, plates: Sequence[Plate]) -> tuple[Executor, Ca
         with suppress(TypeError):  # source or store exist in this process alone
             pickled = pickle.dumps(BatchPacker(*shared))
             modules = {BatchPacker.__module__, type(packing.source).__module__, type(packing.store).__module__}
+            if packing.store.root is None:
+                modules.add("components.core.storage.s3")  # which a store imports only for a bucket
             return worker_processes(TASKS * cores(), sorted(modules)), partial(_pack_in_worker, pickled)
     pool = ThreadPoolExecutor(TASKS * cores(), thread_name_prefix="pack")
     return pool, BatchPacker(*shared, threading.Semaphore(cores()))

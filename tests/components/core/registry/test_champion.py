@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from components.core.errors import InputError
+from components.core.errors import InputError, StepError
 from components.core.registry.champion import CHAMPION, Champion, current_user, promote, read_champion, rollback
 from components.core.storage.object_store import ObjectStore
 from tests.components.core.registry.promoters import CONTEXT, in_rounds, until_killed, until_promoted
@@ -48,6 +48,20 @@ def started(target: Callable[..., None], arguments: Iterable[tuple[Any, ...]]) -
     for process in processes:
         process.start()
     return processes
+
+
+def test_a_model_that_is_removed_while_it_is_promoted_is_reported(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, write = put_model(store, 1), store.put_if_absent
+
+    def collected(key: str, data: bytes) -> bool:
+        store.delete_prefix(f"models/{model}/")
+        return write(key, data)
+
+    monkeypatch.setattr(store, "put_if_absent", collected)
+    with pytest.raises(StepError, match=f"{model}: was removed while it was promoted"):
+        promote(store, model, "because")
 
 
 def test_one_of_several_promoters_wins_each_round(store: ObjectStore, environment: Mapping[str, str]) -> None:
