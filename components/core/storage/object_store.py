@@ -43,8 +43,8 @@ _TEMPORARY = re.compile(r".+#\d+")  # obstore's name of a file that it is writin
 _LOCK = ".lock"  # for conditional writes in its folder; no object
 _ATTEMPTS = 20
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, *_NO_FILE}
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, *_NO_FILE}
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class StoredObject(NamedTuple):

@@ -73,4 +73,4 @@ def test_rejects_a_screen_that_is_no_manifest(tmp_path):
     flags = [flag for flag in FLAGS["pretrain"] if flag != "--set"]
     done = command("pretrain", *(part for flag in flags for part in (flag, values.get(flag, str(tmp_path)))))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert done.stderr.startswith(f"error: {tmp_path / 'screen.json'}: not a screen manifest (")
+    assert done.stderr.startswith(f"error: {tmp_path / 'screen.json'}: damaged, not a screen manifest (")
