@@ -131,8 +131,8 @@ class _Batch:
 class SiteLoader:
     """Batches of sites. Sites in memory are copied; the others are fetched, and kept if there is room.
 
-    Memory: the limit for decoded sites; `ahead + 2` batches (the consumer's, the next, and those ahead of it), reused in the
-    next epoch; and one packed site per thread in the reader.
+    Memory: the limit for decoded sites; `ahead + 3` batches (the consumer's, the next, those ahead of it, and one that a thread
+    has just filled), reused in the next epoch; and one packed site per thread in the reader.
 
     Args:
         reader: fetches and decodes sites.
