@@ -217,7 +217,11 @@ class KfpEndpoint:
         except (ValueError, AttributeError):
             body = "" if body.lstrip().startswith("<") else body
         passing = status in (408, 409, 429, 502, 503, 504)
-        usual = "try again, or look at the log of its ml-pipeline pod" if passing else "correct what it names"
+        usual = (
+            "try again, or look at the log of its ml-pipeline pod"
+            if passing or status >= 500
+            else "correct what it names"
+        )
         what, advice = REFUSALS.get(status, ("failed", usual))
         why = f": {self._login.conceal(body)[:300]}" if body else ""
         message = f"--endpoint {self.url}: {what} ({status}, used {self._login.how}){why}; {advice}"
