@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 SHOWN = 5
 """Faults that a message quotes."""
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of the operating system that more room mends: a full disk, a quota, a limit on the size of a file."""
 
 
 class InputError(ValueError):

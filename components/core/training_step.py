@@ -5,7 +5,6 @@ A step's `main` calls `start_processes` first; if that starts several processes,
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
@@ -22,7 +21,7 @@ import torch
 
 from components.core import progress
 from components.core.config import ComputeConfig, parse
-from components.core.errors import InputError, StepError
+from components.core.errors import NO_ROOM, InputError, StepError
 from components.core.files import write_atomically
 from components.core.learning.checkpoints import Checkpoints
 from components.core.learning.device import arithmetic, pick_device
@@ -39,7 +38,6 @@ from components.core.storage.runs import report_failures
 ERRORS_VARIABLE = "CELLSIGNAL_TEAM_ERRORS"
 """Folder in which a process of a team saves the error that ended it."""
 _STOP_SECONDS = 10.0
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Work = Callable[[Mapping[str, Path], Checkpoints], None]
 
 
@@ -101,7 +99,7 @@ class TrainingStep:
             try:
                 work(paths, checkpoints)
             except OSError as error:
-                if error.errno not in _NO_ROOM:
+                if error.errno not in NO_ROOM:
                     raise
                 raise StepError(
                     f"{error.filename or self.name}: cannot be written ({error.strerror}); make room and run again to resume "

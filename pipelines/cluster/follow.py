@@ -106,10 +106,8 @@ class Follower:
                         again,
                         lambda error: error.status != GONE,  # a restarting login proxy refuses, too
                     )
-                except EndpointError as error:
-                    if error.status == GONE:
-                        raise StepError(f"run {run_id} was deleted in KFP; submit it again") from None
-                    raise ContactError(f"{error}; {again}") from None
+                except EndpointError:  # all others are retried
+                    raise StepError(f"run {run_id} was deleted in KFP; submit it again") from None
                 state = str(run.state or "PENDING")
                 line = f"run {state.lower()}, {duration((datetime.now(UTC) - _started(run)).total_seconds())}"
                 status.update(line)
@@ -181,7 +179,7 @@ def answered(
         passing: whether an error may pass.
 
     Raises:
-        ContactError: no answer for `pace.outage`, or the deadline has passed.
+        ContactError: no answer for `pace.outage`, the deadline has passed, or a signal.
         EndpointError: it refuses.
     """
 
@@ -198,7 +196,8 @@ def answered(
         reraise=True,
     )
     try:
-        found = retrying(request)
+        with interruptible(again):
+            found = retrying(request)
     except EndpointError as error:
         if passing(error):
             raise ContactError(f"{error}; {again}") from None

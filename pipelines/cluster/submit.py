@@ -29,7 +29,6 @@ from components.core.storage.opening import cluster_store, is_folder, join_addre
 from components.core.storage.run_records import RECIPE, cluster_run_key, predicting_name
 from components.core.storage.runs import forget_failures, lineage_of
 from pipelines.checks import check_screen, check_start
-from pipelines.cluster import follow
 from pipelines.cluster.checks import (
     check_addresses,
     check_bucket,
@@ -166,12 +165,10 @@ def submit(
     def upload() -> _Submission:
         return _Submission(run, text, endpoint, request.truth or "", console)
 
-    with follow.interruptible(again):
-        submission = answered(upload, pace, deadline, console, again)
+    submission = answered(upload, pace, deadline, console, again)
     resubmissions = request.resubmit
     while True:
-        with follow.interruptible(again):
-            started = answered(lambda: submission.start(pace.settle), pace, deadline, console, again)
+        started = answered(lambda: submission.start(pace.settle), pace, deadline, console, again)
         if not request.wait:
             print_line(console, "to follow it and fetch its results: the same command with --wait")
             return None

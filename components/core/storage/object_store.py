@@ -27,7 +27,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import LocalStore
 
-from components.core.errors import InputError, MissingObjectError, StepError
+from components.core.errors import NO_ROOM, InputError, MissingObjectError, StepError
 from components.core.files import locked
 from components.core.storage.digests import digest_bytes
 
@@ -44,7 +44,6 @@ _LOCK = ".lock"  # for conditional writes in its folder; no object
 _ATTEMPTS = 20
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, *_NO_FILE}
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class StoredObject(NamedTuple):
@@ -403,7 +402,7 @@ class ObjectStore:
                     shutil.copyfile(self._file(key), partial)
             partial.replace(path)
         except OSError as error:
-            if error.errno in _NO_ROOM:
+            if error.errno in NO_ROOM:
                 raise StepError(f"{path}: {error.strerror}; make room and run the same command again") from None
             raise InputError(f"{path}: cannot be written ({error.strerror})") from None
         finally:
@@ -465,7 +464,7 @@ class ObjectStore:
             if (
                 own is not None
                 and isinstance(error, OSError)
-                and (error.errno in _NO_ROOM or str(error.filename).startswith(str(own)))  # a full disk names no file
+                and (error.errno in NO_ROOM or str(error.filename).startswith(str(own)))  # a full disk names no file
             ):
                 raise
             translated = self._s3.translated if self._s3 else self._file_error
@@ -479,7 +478,7 @@ class ObjectStore:
         reason = os.strerror(number) if number else " ".join(str(error).partition("Debug source")[0].split())
         if number in _REFUSED:
             return InputError(f"{uri}: {action} refused ({reason}); correct the folder or its rights")
-        advice = f"; make room on the disk of {self.root} and run the same command again" if number in _NO_ROOM else ""
+        advice = f"; make room on the disk of {self.root} and run the same command again" if number in NO_ROOM else ""
         return StepError(f"{uri}: {action} failed ({reason}){advice}")
 
 
