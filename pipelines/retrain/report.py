@@ -15,7 +15,8 @@ from rich.markdown import Markdown
 from components.core.config import FrozenModel
 from components.core.errors import ContactError, InputError, StepError
 from components.core.evaluation.comparison.decision import Decision
-from components.core.evaluation.comparison.markdown import decision_markdown, escaped
+from components.core.evaluation.comparison.markdown import decision_markdown
+from components.core.evaluation.table import escaped
 from components.core.files import write_atomically
 from components.core.registry.champion import Champion
 from components.core.registry.model_manifest import SHORT

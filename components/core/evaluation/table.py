@@ -1,11 +1,12 @@
-"""The accuracy table for a terminal, from the content of metrics.json. Imports nothing heavier than rich."""
+"""The accuracy table as Markdown, which rich shows in a terminal. Imports nothing heavier than rich."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
+from rich.markdown import Markdown
 
 SCORE_NAMES = {
     "out_of_fold": "out of fold",
@@ -13,9 +14,10 @@ SCORE_NAMES = {
     "holdout": "holdout (inductive)",
 }
 STAGE_NAMES = {"raw": "raw", "group": "plate group", "assigned": "assigned"}
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!&$])")
 
 
-def accuracy_table(metrics: Mapping[str, Any], holdout: str = SCORE_NAMES["holdout"]) -> Table:
+def accuracy_table(metrics: Mapping[str, Any], holdout: str = SCORE_NAMES["holdout"]) -> Markdown:
     """Well top-1 in percent: a row for each score and stage, a column for each cell type.
 
     Args:
@@ -25,21 +27,25 @@ def accuracy_table(metrics: Mapping[str, Any], holdout: str = SCORE_NAMES["holdo
     names = {**SCORE_NAMES, "holdout": holdout}
     scores = [name for name in names if name in metrics]
     # A cell type may be missing from one score (no holdout of it), so the columns are those of all scores.
-    cell_types = list(dict.fromkeys(n for s in scores for n in metrics[s]["raw"] if n != "overall"))
-    table = Table(title="Well top-1 accuracy, %", title_justify="left")
-    table.add_column("score")
-    table.add_column("stage")
-    for name in ("overall", *cell_types):
-        table.add_column(name, justify="right")
-    table.add_column("wells", justify="right")
+    columns = list(dict.fromkeys(["overall", *(name for score in scores for name in metrics[score]["raw"])]))
+    rows = []
     for score in scores:
-        for i, stage in enumerate(STAGE_NAMES):
-            row = metrics[score][stage]
-            table.add_row(
-                names[score] if i == 0 else "",
-                STAGE_NAMES[stage],
-                *(f"{100 * row[name]:.1f}" if name in row else "–" for name in ("overall", *cell_types)),
-                f"{metrics['wells'][score]['overall']:,}" if i == 0 and "wells" in metrics else "",
-                end_section=stage == "assigned",
-            )
-    return table
+        wells = f"{metrics['wells'][score]['overall']:,}" if "wells" in metrics else ""
+        for stage, title in STAGE_NAMES.items():
+            found = metrics[score][stage]
+            values = [f"{100 * found[name]:.1f}" if name in found else "–" for name in columns]
+            first = stage == "raw"
+            rows.append([names[score] if first else "", title, *values, wells if first else ""])
+    header = ["score", "stage", *map(escaped, columns), "wells"]
+    return Markdown("Well top-1 accuracy, %\n\n" + markdown_table(header, rows, labels=2))
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], labels: int = 1) -> str:
+    """A table of Markdown cells; the first `labels` columns are text, the others numbers."""
+    rule = ["---"] * labels + ["---:"] * (len(header) - labels)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *rows))
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown shows literally, on one line, also in a table's cell."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

@@ -220,7 +220,7 @@ def test_the_output_ends_with_the_table_and_the_reports_path(interrupted: Interr
     lines = interrupted.again.stdout.splitlines()
     assert lines[-1] == f"report: {(interrupted.run.out / 'report.html').resolve()}"
     assert lines[-2] == f"start another run from its weights: --set init_from={interrupted.run.out}"
-    assert lines[-3].startswith("└")
+    assert lines[-4].split()[0] == "assigned"
     assert any("out of fold" in line for line in lines[-12:])
     assert lines[0] == "[0/10 steps] normalize: started"
     assert any(line.startswith("[10/10 steps] report: done in ") for line in lines)

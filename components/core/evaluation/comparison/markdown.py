@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-
 from components.core.evaluation.comparison.decision import Comparison, ComparisonRow, Decision, interval_name, signed
 from components.core.evaluation.comparison.wells import ComparedStage
+from components.core.evaluation.table import escaped, markdown_table
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!&$])")
 _STAGES: dict[ComparedStage, str] = {"assigned": "assigned, what users get", "raw": "raw, the networks alone"}
 _NO_VALUE = "–"
 _FEW = "*"
@@ -34,18 +31,11 @@ def decision_markdown(decision: Decision) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def escaped(text: str) -> str:
-    """Text that Markdown shows literally, on one line, also in a table's cell."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
-
-
 def _table(comparison: Comparison, stage: ComparedStage) -> str:
     interval = interval_name(comparison.settings)
     header = ("", "plates", "wells", "champion", "challenger", "change", interval, "as good")
-    rule = ("---", *("---:" for _ in header[1:]))
-    cells = [[_cell(text) for text in _cells(row, comparison)] for row in comparison.stages[stage]]
-    lines: list[Sequence[str]] = [[_cell(text) for text in header], rule, *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rows = [[_cell(text) for text in _cells(row, comparison)] for row in comparison.stages[stage]]
+    return markdown_table([_cell(text) for text in header], rows)
 
 
 def _cells(row: ComparisonRow, comparison: Comparison) -> tuple[str, ...]:

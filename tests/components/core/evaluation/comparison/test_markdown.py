@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from components.core.evaluation.comparison.decision import compare, compared, first_model, same_model, without_holdout
-from components.core.evaluation.comparison.markdown import decision_markdown, escaped
+from components.core.evaluation.comparison.markdown import decision_markdown
+from components.core.evaluation.table import escaped
 from tests.components.core.evaluation.comparison.screens import QUICK, decided, screen_wells
 
 SCREEN = {
