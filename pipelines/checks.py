@@ -119,6 +119,17 @@ def screen_source(screen: str) -> ScreenSource:
         raise InputError(f"--screen {screen}: {error}") from None
 
 
+def truth_file(truth: str | None) -> Path | None:
+    """The file of --truth on this machine.
+
+    Raises:
+        InputError: an address.
+    """
+    if truth is not None and "://" in truth:
+        raise InputError(f"--truth {truth}: an address is read on a cluster only; download it and give the file")
+    return Path(truth) if truth is not None else None
+
+
 def local_files(config: RunConfig) -> dict[str, Path]:
     """Files on this machine that the configuration refers to, by field."""
     found = {}

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import wraps
 from inspect import Signature, signature
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from components.core.storage.object_store import ObjectStore
 
 CONFIG_VARIABLE = "CELLSIGNAL_CONFIG"
-_TRUTH = "CSV of labels (id_code,sirna), read only to score the report"
 _SCREEN = "directory of the screen, or s3://BUCKET/PREFIX"
 
 Config = Annotated[
@@ -43,8 +41,12 @@ Changes = Annotated[
 ]
 Screen = Annotated[str, typer.Option(help=_SCREEN)]
 SimulatedScreen = Annotated[str | None, typer.Option(help=f"{_SCREEN}; default: simulate a screen")]
-Truth = Annotated[str | None, typer.Option(help=f"{_TRUTH}; a file, or s3://BUCKET/KEY")]
-TruthFile = Annotated[Path | None, typer.Option(help=_TRUTH)]
+Truth = Annotated[
+    str | None,
+    typer.Option(
+        help="CSV of labels (id_code,sirna), read only to score the report: a file, or on a cluster s3://BUCKET/KEY"
+    ),
+]
 Bucket = Annotated[str | None, typer.Option(help="bucket or file:///FOLDER, instead of the configuration's")]
 Prefix = Annotated[str | None, typer.Option(help="key prefix in the bucket or folder, instead of the configuration's")]
 Store = Annotated[

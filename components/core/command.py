@@ -78,20 +78,20 @@ def run_command(function: Callable[..., Any]) -> None:
     run_app(app)
 
 
-def run_app(app: Callable[[], object]) -> None:
-    """Runs a command line, and exits: 2 on bad input, 3 on a failure, 5 on lost contact, each after one line.
+def run_app(app: typer.Typer) -> None:
+    """Runs a command line, and exits: 2 on wrong usage or bad input, 3 on a failure, 5 on lost contact, each after one line.
 
     An error of the operating system that names a path is bad input, unless the disk is the cause. The traceback of anything
     unexpected goes to a file, which the line names.
     """
     try:
-        app()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe has enough: `... | head`
-        sys.exit(0)
+        sys.exit(app(standalone_mode=False))
     except Exception as error:
         code, message = describe_error(error)
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+        if message.startswith("Usage:"):  # a command without arguments: its help
+            print(message, file=sys.stderr)  # noqa: T201
+        else:
+            print(f"error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
         sys.exit(code)
 
 
@@ -100,6 +100,11 @@ def describe_error(error: Exception) -> tuple[int, str]:
     match error:
         case InputError():
             return 2, str(error)
+        case typer.TyperException():
+            message = error.format_message()
+            return 2, message if message.startswith("Usage:") else f"{message.rstrip('.')}; see --help"
+        case typer.Abort():
+            return 3, "cancelled"
         case StepError():
             return 3, str(error)
         case ContactError():

@@ -32,6 +32,7 @@ from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import join_address
 from components.core.storage.run_records import HOLDOUT, HOLDOUT_LABELS, RESULTS, RUNS
 from components.core.storage.runs import fetch_run
+from pipelines.checks import truth_file
 from pipelines.cluster.checks import check_addresses
 from pipelines.cluster.submit import SubmitRequest, submit
 from pipelines.options import HOURS
@@ -80,8 +81,10 @@ class RetrainRequest:
         """
         if self.endpoint:
             check_addresses(self.screen, self.truth)
-        elif self.resubmit:
-            raise InputError("--resubmit goes with --endpoint; on this machine the same command resumes")
+        else:
+            truth_file(self.truth)
+            if self.resubmit:
+                raise InputError("--resubmit goes with --endpoint; on this machine the same command resumes")
         if self.summary is not None and self.summary.is_dir():
             raise InputError(f"--summary {self.summary}: is a folder; give the name of a file in it")
         if self.summary is not None and not self.summary.absolute().parent.is_dir():
@@ -125,7 +128,7 @@ class Challenge:
             return str(json.loads((out / "lineage.json").read_text(encoding="utf-8"))["run"])
         from pipelines.run.local import run_here
 
-        truth = Path(request.truth) if request.truth else None
+        truth = truth_file(request.truth)
         run_here(self.config, out, request.screen, truth, self.console, containers=request.containers)
         return find_run(str(out)).key
 

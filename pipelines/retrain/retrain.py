@@ -31,7 +31,7 @@ from components.core.screen.wells import Screen
 from components.core.storage.digests import digest_text
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import cache_folder, open_screen, open_store
-from pipelines.checks import check_screen, screen_source
+from pipelines.checks import check_screen, screen_source, truth_file
 from pipelines.cluster.checks import check_cluster, checked_store
 from pipelines.cluster.compile import images_of
 from pipelines.retrain.challenge import Challenge, RetrainRequest
@@ -327,7 +327,7 @@ class _Retraining:
     @cached_property
     def _screen(self) -> Screen:
         """The screen's tables, checked."""
-        truth = Path(self.request.truth) if self.request.truth and not self.request.endpoint else None
+        truth = None if self.request.endpoint else truth_file(self.request.truth)
         return check_screen(self.config, self.source, truth)
 
     @cached_property

@@ -64,6 +64,34 @@ def test_bad_usage_is_reported_by_field(cellsignal: Cellsignal, arguments: list[
     assert not (cellsignal.folder / "store").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "--bogus"], "No such option: --bogus"),
+        (["run"], "Missing option '--config'"),
+        (["run", "--config"], "Option '--config' requires an argument"),
+        (["finish", "--run", "key", "--quorum", "two"], "Invalid value for '--quorum'"),
+        (["store", "bogus"], "No such command 'bogus'"),
+    ],
+)
+def test_wrong_usage_is_one_line(cellsignal: Cellsignal, arguments: list[str], expected: str):
+    assert expected in cellsignal.refused(*arguments, environment={"CELLSIGNAL_CONFIG": ""})
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "--config", "demo", "--screen", "."),
+        ("predict", "--screen", ".", "--out", "out"),
+        ("retrain", "--config", "demo", "--screen", "."),
+        ("finish", "--run", "key", "--quorum", "1"),
+    ],
+)
+def test_rejects_a_truth_in_a_bucket_on_this_machine(cellsignal: Cellsignal, command: tuple[str, ...]):
+    line = cellsignal.refused(*command, "--truth", "s3://bucket/truth.csv")
+    assert "--truth s3://bucket/truth.csv: an address is read on a cluster only; download it" in line
+
+
 @pytest.mark.parametrize("text", ["name: [unclosed", "- a list", "\xff\xfe"])
 def test_a_file_that_is_no_configuration(cellsignal: Cellsignal, tmp_path: Path, text: str):
     (tmp_path / "bad.yaml").write_bytes(text.encode("latin-1"))

@@ -12,16 +12,22 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
 from components.core.command import list_items, number_items, run_app
 from components.core.errors import ContactError, InputError, StepError
 
 
 def fail(error: Exception) -> None:
-    def app() -> None:
+    app = typer.Typer()
+
+    @app.callback(invoke_without_command=True)
+    def work() -> None:
         raise error
 
-    run_app(app)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", ["command"])
+        run_app(app)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +50,8 @@ def fail(error: Exception) -> None:
         (OSError(errno.ENOSPC, "No space left on device"), 3, "a file: the disk is full; make room"),
         (OSError(errno.EIO, "Input/output error", "/tmp/a"), 3, "/tmp/a: the disk fails"),
         (ValueError("embedded null byte"), 2, "a path holds a null byte"),
+        (typer.Abort(), 3, "cancelled"),
+        (typer.BadParameter("no number."), 2, "Invalid value: no number; see --help"),
     ],
 )
 def test_one_line_and_the_exit_code(capsys: pytest.CaptureFixture[str], error: Exception, code: int, line: str):
@@ -69,14 +77,14 @@ def test_the_traceback_of_an_unexpected_error_is_in_a_file(
 
 
 def test_a_pipe_whose_reader_left_is_no_error():
-    code = "from components.core.command import run_app\ndef app():\n    for n in range(200000): print(n)\nrun_app(app)"
+    code = "from components.core.command import run_command\ndef app():\n    for n in range(200000): print(n)\nrun_command(app)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait() == 0
+        assert process.wait() == 1
 
 
 @pytest.mark.parametrize("values", [["a,b", "c"], ["a", "b", "c"], ["a, b ,c"]])
