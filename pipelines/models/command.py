@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,11 +22,7 @@ from pipelines.options import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from components.core.registry.champion import Champion, PromotionResult
-    from components.core.registry.model_manifest import ModelManifest
-    from components.core.registry.published_models import ListedModel
+    from components.core.registry.champion import PromotionResult
     from components.core.storage.object_store import ObjectStore
 
 NOT_PROMOTED = 4
@@ -53,44 +48,45 @@ Expected = Annotated[
 
 @models_app.command(name="list")
 @with_store_options
-def list_(
-    json: Json = False,
-    *,
-    options: StoreOptions,
-) -> None:
+def list_(json: Json = False, *, options: StoreOptions) -> None:
     """Lists the published models, the newest last, with their scores without and with the prior."""
     from components.core.registry.champion import read_champion
     from components.core.registry.model_manifest import SHORT
     from components.core.registry.published_models import list_models
     from pipelines.models.tables import LEGEND, models_table
 
-    console = console_of_terminal(json)
-    opened = options.open()
-    models, champion, damaged = list_models(opened), None, None
+    console, opened = console_of_terminal(json), options.open()
+    (models, unreadable), champion, damaged = list_models(opened), None, None
     try:
         champion = read_champion(opened)
     except InputError as error:
         damaged = error  # the models are shown anyway, since one of them has to be promoted
-    problems = [model.problem for model in models if model.problem]
-    if champion is not None and champion.now.fingerprint not in {model.fingerprint for model in models}:
+    problems = list(unreadable.values())
+    if champion is not None and champion.now.fingerprint not in {*unreadable, *(each.fingerprint for each in models)}:
         problems.append(
             f"the champion {champion.now.fingerprint[:SHORT]} (generation {champion.now.generation}) is not there any more; "
             "publish its run again, or promote another model"
         )
     if json:
-        print_json(**_listing(models, champion, problems))
-    elif models:
-        console.print(models_table(models, champion))
-        console.print(LEGEND, highlight=False)
+        fields = {"fingerprint", "name", "created", "run", "cell_types", "backbones", "partial", "scores"}
+        print_json(
+            champion=champion.now.model_dump(mode="json") if champion else None,
+            models=[{"fingerprint": name, "problem": problem} for name, problem in unreadable.items()]
+            + [model.model_dump(mode="json", include=fields) for model in models],
+            problems=problems,
+        )
     else:
-        console.print(f"{opened.uri('')}: no models", highlight=False, soft_wrap=True)
-    if not json:
+        if models or unreadable:
+            console.print(models_table(models, unreadable, champion))
+            print_line(console, LEGEND)
+        else:
+            print_line(console, f"{opened.uri('')}: no models")
         for problem in problems:
-            console.print(problem, style="yellow", highlight=False, soft_wrap=True, markup=False)
+            print_line(console, problem, style="yellow")
     if damaged is not None:
         raise damaged
     if models and champion is None:
-        console.print("no model has been promoted yet", highlight=False)
+        print_line(console, "no model has been promoted yet")
 
 
 @models_app.command()
@@ -116,8 +112,7 @@ def show(
     if card and json:
         raise InputError("--card prints Markdown, --json JSON; give one of them")
     console = console_of_terminal(json)
-    opened = options.open()
-    registry, found = find_model(opened, model)
+    registry, found = find_model(options.open(), model)
     if card:
         typer.echo(read_file(registry, found, CARD).decode(), nl=False)
         return
@@ -140,16 +135,13 @@ def show(
 def publish(
     run: Run,
     anew: Annotated[
-        bool,
-        typer.Option("--anew", help="write the files of a published model again, if some are missing or damaged"),
+        bool, typer.Option("--anew", help="write the files of a published model again, if some are missing or damaged")
     ] = False,
     *,
     options: StoreOptions,
 ) -> None:
     """Publishes a finished run as a model: its networks, scores, configuration and a card. A second time does nothing."""
-    console = console_of_terminal()
-    key, opened = _store_of_run(run, options)
-    _publish(opened, key, console, anew)
+    _publish(*_store_of_run(run, options), anew)
 
 
 @models_app.command()
@@ -159,7 +151,7 @@ def promote(
         str,
         typer.Argument(
             metavar="MODEL_OR_RUN",
-            help="the first digits of a model's fingerprint, or a finished run (key, address, folder), which is published first",
+            help="the first digits of a model's fingerprint, or a finished run (key, address or folder), which is published first",
         ),
     ],
     reason: Reason,
@@ -174,35 +166,26 @@ def promote(
     from components.core.registry.champion import promote as promote_model
     from components.core.registry.published_models import is_fingerprint, resolve_fingerprint
 
-    console = console_of_terminal()
     reason = _checked_reason(reason)
     if is_fingerprint(model):
         opened = options.open()
-        result = promote_model(opened, resolve_fingerprint(opened, model), reason, expected=expect)
+        fingerprint = resolve_fingerprint(opened, model)
     else:
-        key, opened = _store_of_run(model, options)
-        fingerprint = _publish(opened, key, console).fingerprint
-        result = promote_model(opened, fingerprint, reason, expected=expect)
-    _report(result, console)
+        opened, key = _store_of_run(model, options)
+        fingerprint = _publish(opened, key)
+    _report(promote_model(opened, fingerprint, reason, expected=expect))
 
 
 @models_app.command()
 @with_store_options
-def rollback(
-    reason: Reason,
-    expect: Expected = None,
-    *,
-    options: StoreOptions,
-) -> None:
+def rollback(reason: Reason, expect: Expected = None, *, options: StoreOptions) -> None:
     """Makes the champion before the present one the champion again; twice goes back two.
 
     Exits with 4 if another model was promoted in between; nothing is changed then.
     """
     from components.core.registry.champion import rollback as roll_back
 
-    console = console_of_terminal()
-    opened = options.open()
-    _report(roll_back(opened, _checked_reason(reason), expected=expect), console)
+    _report(roll_back(options.open(), _checked_reason(reason), expected=expect))
 
 
 @models_app.command()
@@ -217,31 +200,27 @@ def gc(
     *,
     options: StoreOptions,
 ) -> None:
-    """Removes old models other than the champion and the last ones before it, and what killed publishers left.
+    """Removes old models other than the champion and the last ones before it, and files of killed publications.
 
     Shows them first. While no model has been promoted, complete models stay.
     """
-    age = duration(older_than)
     from components.core.registry.removal import removable_models
     from components.core.storage.garbage import cutoff_of
     from pipelines.models.tables import removable_table
 
-    console = console_of_terminal()
-    opened, cutoff = options.open(), cutoff_of(age)
-    found = removable_models(opened, keep, cutoff)
+    console, cutoff = console_of_terminal(), cutoff_of(duration(older_than))
+    opened = options.open()
+    models, found = opened.uri("models"), removable_models(opened, keep, cutoff)
     if not found:
-        print_line(console, f"{opened.uri('models')}: nothing to remove")
+        print_line(console, f"{models}: nothing to remove")
         return
-    print_line(
-        console,
-        f"{opened.uri('models')}: older than {older_than}, and neither the champion nor one of the {keep} before it",
-    )
+    print_line(console, f"{models}: older than {older_than}, and neither the champion nor one of the {keep} before it")
     console.print(removable_table(found))
     remove_shown(console, opened, found, lambda: removable_models(opened, keep, cutoff), cutoff, yes, dry_run)
 
 
-def _store_of_run(run: str, options: StoreOptions) -> tuple[str, ObjectStore]:
-    """A run's key and its store: the store in its address or folder, else the one that the options choose."""
+def _store_of_run(run: str, options: StoreOptions) -> tuple[ObjectStore, str]:
+    """A run's store and key: the store in its address or folder, else the one that the options choose."""
     from pipelines.run.folder import find_run
 
     known = find_run(run, "run")
@@ -250,21 +229,20 @@ def _store_of_run(run: str, options: StoreOptions) -> tuple[str, ObjectStore]:
             raise InputError(f"run {run}: is the address of a run in its own store; leave --bucket and --prefix out")
         if options.store is None:
             options = replace(options, bucket=known.store.bucket, prefix=known.store.prefix)
-    return known.key, options.open()
+    return options.open(), known.key
 
 
-def _publish(store: ObjectStore, key: str, console: Console, anew: bool = False) -> ModelManifest:
+def _publish(store: ObjectStore, key: str, anew: bool = False) -> str:
+    """Publishes a run; returns the model's fingerprint."""
     from components.core.registry.publishing import publish as publish_run
 
-    published = publish_run(store, key, anew)
-    model = published.model
-    address = store.uri(f"models/{model.fingerprint}")
-    done = "published" if published.new else f"was published{'' if model.run == key else f' as run {model.run}'} before"
-    console.print(f"model {model.short} {done}: {address}", highlight=False, soft_wrap=True)
-    return model
+    model, new = publish_run(store, key, anew)
+    done = "published" if new else f"was published{'' if model.run == key else f' as run {model.run}'} before"
+    print_line(console_of_terminal(), f"model {model.short} {done}: {store.uri(f'models/{model.fingerprint}')}")
+    return model.fingerprint
 
 
-def _report(result: PromotionResult, console: Console) -> None:
+def _report(result: PromotionResult) -> None:
     """Prints the result of a promotion; exits with 4 if another came first."""
     now = result.champion.now
     if result.outcome == "overtaken":
@@ -274,8 +252,10 @@ def _report(result: PromotionResult, console: Console) -> None:
             err=True,
         )
         raise typer.Exit(NOT_PROMOTED)
-    state = "is the champion already" if result.outcome == "already" else "is the champion"
-    console.print(f"model {now.fingerprint[:12]} {state}, generation {now.generation}", highlight=False)
+    already = " already" if result.outcome == "already" else ""
+    print_line(
+        console_of_terminal(), f"model {now.fingerprint[:12]} is the champion{already}, generation {now.generation}"
+    )
 
 
 def _checked_reason(text: str) -> str:
@@ -283,18 +263,3 @@ def _checked_reason(text: str) -> str:
     if not reason:
         raise InputError("--reason: is empty; give the reason for the champion's history")
     return reason
-
-
-def _listing(models: Sequence[ListedModel], champion: Champion | None, problems: Sequence[str]) -> dict[str, Any]:
-    """The JSON document of `models list`."""
-    fields = {"fingerprint", "name", "created", "run", "cell_types", "backbones", "partial", "scores"}
-    return {
-        "champion": champion.now.model_dump(mode="json") if champion else None,
-        "models": [
-            each.manifest.model_dump(mode="json", include=fields)
-            if each.manifest
-            else {"fingerprint": each.fingerprint, "problem": each.problem}
-            for each in models
-        ],
-        "problems": list(problems),
-    }

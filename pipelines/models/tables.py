@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.filesize import decimal
@@ -12,36 +13,37 @@ from rich.table import Table
 
 from components.core.registry.champion import Champion
 from components.core.registry.model_manifest import SHORT, ModelManifest
-from components.core.registry.published_models import ListedModel
 from components.core.registry.removal import fingerprint_of
 from components.core.storage.garbage import StoredGroup
 from pipelines.store.tables import shown_age
 
+_PLAIN: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}
 LEGEND = "well top-1, %: raw→assigned, that is without→with the prior; * champion"
 
 
-def models_table(models: Sequence[ListedModel], champion: Champion | None) -> Table:
-    """Models, one per line, with their scores without and with the prior."""
+def models_table(models: Sequence[ModelManifest], unreadable: Iterable[str], champion: Champion | None) -> Table:
+    """Models, one per line, with their scores without and with the prior; first those whose manifest cannot be read."""
 
     def both(model: ModelManifest, score: str) -> str:
         found = [model.score(score, stage) for stage in ("raw", "assigned")]
         return "→".join(f"{100 * value:.1f}" for value in found if value is not None) or "–"
 
-    table = _table()
+    def marked(fingerprint: str) -> str:
+        mark = "*" if champion and champion.now.fingerprint == fingerprint else " "
+        return f"{mark}{fingerprint[:SHORT]}"
+
+    table = Table(**_PLAIN)
     table.add_column(" model", no_wrap=True)
     table.add_column("created", no_wrap=True)
     table.add_column("run", overflow="fold", min_width=10)
     table.add_column("cell types", min_width=5)
     for score in ("out of fold", "holdout"):
         table.add_column(score, justify="right", no_wrap=True)
-    for each in models:
-        mark = "*" if champion and champion.now.fingerprint == each.fingerprint else " "
-        model = each.manifest
-        if model is None:
-            table.add_row(f"{mark}{each.fingerprint[:SHORT]}", "–", "(cannot be read)", "", "", "")
-            continue
+    for fingerprint in unreadable:
+        table.add_row(marked(fingerprint), "–", "(cannot be read)", "", "", "")
+    for model in models:
         table.add_row(
-            f"{mark}{model.short}",
+            marked(model.fingerprint),
             f"{model.created.astimezone(UTC):%Y-%m-%d}",
             f"{model.run}{' (partial)' if model.partial else ''}",
             " ".join(model.cell_types),
@@ -54,11 +56,9 @@ def models_table(models: Sequence[ListedModel], champion: Champion | None) -> Ta
 def facts_table(model: ModelManifest, champion: Champion | None) -> Table:
     """The facts about one model."""
     own = [each for each in (champion.promotions if champion else ()) if each.fingerprint == model.fingerprint]
-    standing = "never"
-    if own:
-        standing = f"was, generation {', '.join(str(each.generation) for each in reversed(own))}"
-        if champion and own[0] == champion.now:
-            standing = f"since {own[0].at.astimezone(UTC):%Y-%m-%d %H:%M} UTC, generation {own[0].generation}"
+    standing = f"was, generation {', '.join(str(each.generation) for each in reversed(own))}" if own else "never"
+    if champion and champion.now in own:
+        standing = f"since {champion.now.at.astimezone(UTC):%Y-%m-%d %H:%M} UTC, generation {champion.now.generation}"
     vocabulary, config = model.vocabulary, model.run_config()
     wells = f", {len(model.taught.wells):,} single wells" if model.taught.wells else ""
     temperatures = (
@@ -95,7 +95,7 @@ def facts_table(model: ModelManifest, champion: Champion | None) -> Table:
 
 def history_table(champion: Champion) -> Table:
     """All champions, the present one first."""
-    table = _table()
+    table = Table(**_PLAIN)
     table.add_column("generation", justify="right", no_wrap=True)
     table.add_column("model", no_wrap=True)
     table.add_column("promoted (UTC)", no_wrap=True)
@@ -110,7 +110,7 @@ def history_table(champion: Champion) -> Table:
 
 def removable_table(items: Sequence[StoredGroup]) -> Table:
     """What would be removed."""
-    table = _table()
+    table = Table(**_PLAIN)
     table.add_column("what", no_wrap=True)
     table.add_column("model", no_wrap=True)
     table.add_column("run", overflow="fold")
@@ -126,8 +126,3 @@ def removable_table(items: Sequence[StoredGroup]) -> Table:
             shown_age(item.newest),
         )
     return table
-
-
-def _table() -> Table:
-
-    return Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)

@@ -18,7 +18,7 @@ from typing import Literal
 
 from rich.console import Console
 
-from components.core.config import CHANNELS, RunConfig
+from components.core.config import RunConfig
 from components.core.errors import InputError, StepError
 from components.core.files import locked
 from components.core.learning.step_settings import library_versions
@@ -227,7 +227,7 @@ class _Retraining:
         champion = self.champion.model
         if champion is not None:
             size = self.config.screen.image_size
-            champion.check_screen(len(CHANNELS), size, (), f"--screen {self.request.screen}")
+            champion.check_images(size, f"--screen {self.request.screen}")
         found = self.comparable()
         experiments = found.experiments
         if not experiments and not self.request.allow_no_holdout:

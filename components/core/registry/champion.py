@@ -1,4 +1,4 @@
-"""Which model is the champion: models/champion.json, replaced only by conditional write. The store is passed in.
+"""Which model is the champion: models/champion.json, replaced only by conditional write.
 
 A caller states the generation its decision was based on; if another model has been promoted since, nothing is written. Each change
 has an id, by which a writer that got no answer from the store finds out whether its change was made.
@@ -10,9 +10,8 @@ import getpass
 import os
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -60,13 +59,10 @@ class Champion(StoredRecord):
         return next((promotion for promotion in self.history if promotion.generation < generation), None)
 
 
-@dataclass(frozen=True)
-class PromotionResult:
-    """The result of an attempt to change the champion.
+class PromotionResult(NamedTuple):
+    """The result of an attempt to change the champion, and the champion afterwards.
 
-    Attributes:
-        outcome: promoted; already: it is the champion; overtaken: another was promoted since, nothing was written.
-        champion: the champion afterwards.
+    The outcomes: promoted; already, it was the champion; overtaken, another was promoted since and nothing was written.
     """
 
     outcome: Literal["promoted", "already", "overtaken"]
@@ -83,7 +79,7 @@ def read_champion(store: ObjectStore) -> Champion | None:
 
 
 def _read_versioned(store: ObjectStore) -> tuple[Champion | None, str | None]:
-    """Like read_champion, with the object's version."""
+    """The champion, and the version of champion.json."""
     try:
         content, version = store.get_versioned(CHAMPION)
     except MissingObjectError:
@@ -94,21 +90,20 @@ def _read_versioned(store: ObjectStore) -> tuple[Champion | None, str | None]:
 def promote(
     store: ObjectStore, fingerprint: str, why: str, by: str | None = None, expected: int | None = None
 ) -> PromotionResult:
-    """Makes a model the champion, unless another is promoted at the same time.
+    """Makes a published model the champion, unless another is promoted at the same time.
 
     Args:
-        store: the registry's store.
-        fingerprint: a published model's.
+        store: the registry.
+        fingerprint: the model's.
         why: the reason, for the history.
         by: the user; None takes it from the environment.
         expected: generation that the decision was based on, 0 for no champion; None for the present one.
 
     Raises:
         InputError: no such model, or champion.json is damaged.
-        StepError: the store failed.
+        StepError: the store failed, or the model was removed during the promotion.
     """
     found, version = _read_versioned(store)
-    _require_model(store, fingerprint)
     if found is None and expected:
         raise InputError(f"{store.uri(CHAMPION)}: there is no champion, but generation {expected} is expected")
     if found and expected is not None and found.now.generation != expected:
@@ -119,17 +114,10 @@ def promote(
 
 
 def rollback(store: ObjectStore, why: str, by: str | None = None, expected: int | None = None) -> PromotionResult:
-    """Makes the champion before the present one the champion again.
-
-    Args:
-        store: the registry's store.
-        why: the reason, for the history.
-        by: the user; None takes it from the environment.
-        expected: generation of the champion to be replaced; None for the present one.
+    """Makes the champion before the present one the champion again; parameters and errors are those of promote.
 
     Raises:
-        InputError: there is no champion before it, its model was removed, or champion.json is damaged.
-        StepError: the store failed.
+        InputError: also if there is no champion before the present one.
     """
     found, version = _read_versioned(store)
     if found is None:
@@ -162,7 +150,11 @@ def _replace(
     by: str | None,
     restores: int | None = None,
 ) -> PromotionResult:
-    _require_model(store, fingerprint)
+    """Writes the next generation unless champion.json has another version by now."""
+    model = store.uri(f"{MODELS}/{fingerprint}")
+    manifest = f"{MODELS}/{fingerprint}/{MANIFEST}"
+    if not store.exists(manifest):
+        raise InputError(f"{model}: there is no such model; publish its run")
     earlier = found.promotions if found else ()
     promotion = Promotion(
         generation=earlier[0].generation + 1 if earlier else 1,
@@ -176,10 +168,9 @@ def _replace(
     champion = Champion(now=promotion, history=earlier)
     content = champion.to_json()
     if store.put_if_version(CHAMPION, content, version) if version else store.put_if_absent(CHAMPION, content):
-        if not _has_model(store, fingerprint):  # a collection that did not know of this promotion
+        if not store.exists(manifest):  # a garbage collection that did not know of this promotion
             raise StepError(
-                f"{store.uri(f'{MODELS}/{fingerprint}')}: was removed while it was promoted, so the champion has no model; "
-                "promote another model"
+                f"{model}: was removed while it was promoted, so the champion has no model; promote another model"
             )
         return PromotionResult("promoted", champion)
     found, _ = _read_versioned(store)
@@ -188,12 +179,3 @@ def _replace(
     # If the store's answer was lost, the change is there, and others may have followed.
     mine = any(each.change == promotion.change for each in found.promotions)
     return PromotionResult("promoted" if mine else "overtaken", found)
-
-
-def _has_model(store: ObjectStore, fingerprint: str) -> bool:
-    return store.exists(f"{MODELS}/{fingerprint}/{MANIFEST}")
-
-
-def _require_model(store: ObjectStore, fingerprint: str) -> None:
-    if not _has_model(store, fingerprint):
-        raise InputError(f"{store.uri(f'{MODELS}/{fingerprint}')}: there is no such model; publish its run")

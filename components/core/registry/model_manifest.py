@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.core.config import RunConfig, parse
+from components.core.config import CHANNELS, RunConfig, parse
 from components.core.config.base import FrozenModel
 from components.core.errors import InputError
 from components.core.screen.wells import experiment_of
@@ -107,8 +107,7 @@ class ModelManifest(StoredRecord):
     def learned_from(self) -> frozenset[str]:
         """Experiments whose labels affected the model, including those of the runs it started from.
 
-        If not all folds were trained, the labels of the missing folds taught no network, but they selected checkpoints, fitted
-        temperatures, and are in the plate design.
+        The labels of a missing fold taught no network, but they selected checkpoints and are in the plate design.
         """
         return frozenset({*self.taught.experiments, *map(experiment_of, self.taught.wells), *self.experiment_folds})
 
@@ -137,32 +136,39 @@ class ModelManifest(StoredRecord):
             return self.folds.get(cell_type, ())
         return tuple(sorted({network.fold for network in self.networks}))
 
-    def check_screen(
-        self,
-        channels: int,
-        image_size: int,
-        cell_types: Collection[str],
-        source_name: str = "screen",
-        any_cell_type: bool = False,
-    ) -> None:
-        """Refuses a screen that the networks cannot classify.
+    def check_images(self, image_size: int, source_name: str = "screen") -> None:
+        """Refuses images that the networks cannot classify.
 
         Args:
-            channels: of its images.
-            image_size: side of its images, pixels.
-            cell_types: of its experiments.
+            image_size: side of the images, pixels.
             source_name: what errors call the screen.
-            any_cell_type: whether networks that learned all cell types may classify wells of another one.
 
         Raises:
-            InputError: other channels or another image size, or a cell type without networks.
+            InputError: another image size, or another number of channels.
         """
-        for what, own, other in (("channels", self.channels, channels), ("image size", self.image_size, image_size)):
+        for what, own, other in (
+            ("channels", self.channels, len(CHANNELS)),
+            ("image size", self.image_size, image_size),
+        ):
             if own != other:
                 raise InputError(
                     f"{source_name}: {what} {other}, but model {self.short} was trained with {own}; give images of that kind, or "
                     "train a model on these"
                 )
+
+    def check_cell_types(
+        self, cell_types: Collection[str], source_name: str = "screen", any_cell_type: bool = False
+    ) -> None:
+        """Refuses cell types that the networks cannot classify.
+
+        Args:
+            cell_types: the screen's.
+            source_name: what errors call the screen.
+            any_cell_type: whether networks that learned all cell types may classify wells of another one.
+
+        Raises:
+            InputError: a cell type without networks.
+        """
         unknown = sorted(set(cell_types) - self.folds.keys())
         if not unknown:
             return

@@ -1,7 +1,4 @@
-"""New plates and the model that predicts them: checks, the model's plate design, and the manifest in place of a training screen.
-
-Reads tables and one image.
-"""
+"""New plates and the model that predicts them: checks, its plate design, and a manifest in place of the training screen's."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from components.core.config import CHANNELS, PackConfig, PriorConfig
+from components.core.config import PackConfig, PriorConfig
 from components.core.prior.plate_groups import NoPlateDesignError, PlateGroups, labelled_treatments, learn_groups
 from components.core.registry.model_manifest import ModelManifest, TrainedPlate
 from components.core.screen.images import list_plate, read_sites
@@ -32,12 +29,12 @@ def plates_for(
     any_cell_type: bool,
     source_name: str = "screen",
 ) -> tuple[Plate, ...]:
-    """The plates to predict, by the tables; no label is read.
+    """The plates to predict, from the tables; no label is read.
 
     Args:
-        model: the model.
+        model: the model that predicts.
         source: the screen.
-        experiments: those to predict; none for all.
+        experiments: those to predict; empty for all.
         any_cell_type: whether networks that learned all cell types may classify another one.
         source_name: what errors call the screen.
 
@@ -45,8 +42,7 @@ def plates_for(
         InputError: as read_new_plates, or a cell type that the model does not know.
     """
     plates = read_new_plates(source, experiments)
-    cell_types = {plate.cell_type for plate in plates}
-    model.check_screen(model.channels, model.image_size, cell_types, source_name, any_cell_type)
+    model.check_cell_types({plate.cell_type for plate in plates}, source_name, any_cell_type)
     return plates
 
 
@@ -56,33 +52,31 @@ def check_first_image(
     """Refuses images of another size before all of them are listed; packing checks each image.
 
     Args:
-        model: the model.
+        model: the model that predicts.
         source: the screen.
-        plates: at least one.
+        plates: its plates, at least one.
         sites: largest number of sites per well.
         source_name: what errors call the screen.
 
     Raises:
-        InputError: its images cannot be listed or read, or have another size than those that the model was trained with.
+        InputError: the first image cannot be read, or has another size than those that the model was trained with.
     """
     files = list_plate(source, plates[0], sites)
     image = read_sites(files, files.sites[:1])[0][0]
     if image.startswith(_PNG) and len(image) >= _SIZE_AT + 8:
         width, height = struct.unpack_from(">II", image, _SIZE_AT)
         if width == height:  # otherwise packing reports what is wrong with the file
-            model.check_screen(len(CHANNELS), width, (), source_name)
+            model.check_images(width, source_name)
 
 
 def seen_before(model: ModelManifest, plates: Sequence[Plate]) -> list[str]:
     """Warnings about plates whose experiment has the name of one that the networks were trained on."""
+    labelled = "these predictions do not show how well it classifies new plates"
+    unlabelled = "these are not predictions of plates that it never saw"
     messages = []
     for names, how, consequence in (
-        (
-            model.learned_from,
-            "learned the labels of",
-            "these predictions do not show how well it classifies new plates",
-        ),
-        (set(model.unlabelled), "was trained on images of", "these are not predictions of plates that it never saw"),
+        (model.learned_from, "learned the labels of", labelled),
+        (model.unlabelled, "was trained on images of", unlabelled),
     ):
         found = list(dict.fromkeys(plate.experiment for plate in plates if plate.experiment in names))
         if found:
@@ -114,12 +108,7 @@ def design_of(screen: Manifest, prior: PriorConfig) -> PlateDesign | None:
 
 
 def groups_of(design: PlateDesign, treatments: Sequence[str]) -> PlateGroups:
-    """A model's plate design with class indices instead of labels.
-
-    Args:
-        design: the model's.
-        treatments: its vocabulary's, in class order.
-    """
+    """A model's plate design with class indices instead of labels; `treatments` are in class order."""
     index = {label: k for k, label in enumerate(treatments)}
     members = tuple(np.array(sorted(index[label] for label in group), dtype=np.intp) for group in design.groups)
     return PlateGroups(design.plates, members, design.arrangements)
@@ -138,7 +127,7 @@ def reference_of(
         address: the model's address.
         store: address of the store that receives the new plates.
         codec: how they are packed.
-        run: key of the run that packs them, under which finished folds are listed; may be empty.
+        run: key of the run that packs them; may be empty.
     """
     return Manifest(
         store=store,

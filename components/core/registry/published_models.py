@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -31,54 +29,21 @@ _FEWEST = 4
 _PLATES = TypeAdapter(tuple[TrainedPlate, ...])
 
 
-@dataclass(frozen=True)
-class ListedModel:
-    """A model of a listing.
-
-    Attributes:
-        fingerprint: the model's.
-        manifest: None if it cannot be read.
-        problem: why it cannot; empty if it can.
-    """
-
-    fingerprint: str
-    manifest: ModelManifest | None
-    problem: str = ""
-
-
 def fingerprints(store: ObjectStore) -> list[str]:
     """The complete models of a registry, sorted."""
     found = (re.fullmatch(rf"{MODELS}/({FINGERPRINT})/{MANIFEST}", key) for key in store.list(f"{MODELS}/"))
     return [match[1] for match in found if match]
 
 
-def list_models(store: ObjectStore) -> list[ListedModel]:
-    """All models: those whose manifest cannot be read first, then by age, the newest last."""
-    models = []
+def list_models(store: ObjectStore) -> tuple[list[ModelManifest], dict[str, str]]:
+    """All models, the newest last, and by fingerprint why the manifests of others cannot be read."""
+    models, problems = [], {}
     for fingerprint in fingerprints(store):
         try:
-            models.append(ListedModel(fingerprint, read_model(store, fingerprint)))
+            models.append(read_model(store, fingerprint))
         except InputError as error:
-            models.append(ListedModel(fingerprint, None, str(error)))
-    return sorted(
-        models, key=lambda each: (each.manifest.created.timestamp() if each.manifest else 0, each.fingerprint)
-    )
-
-
-def model_if_published(store: ObjectStore, fingerprint: str) -> ModelManifest | None:
-    """One model's manifest; None if there is no such model.
-
-    Raises:
-        InputError: the manifest is damaged or of a newer version.
-    """
-    path = f"{MODELS}/{fingerprint}/{MANIFEST}"
-    try:
-        model = ModelManifest.load(store, path)
-    except MissingObjectError:
-        return None
-    if model.fingerprint != fingerprint:
-        raise InputError(f"{store.uri(path)}: damaged, it is the manifest of model {model.short}")
-    return model
+            problems[fingerprint] = str(error)
+    return sorted(models, key=lambda model: (model.created.timestamp(), model.fingerprint)), problems
 
 
 def read_model(store: ObjectStore, fingerprint: str) -> ModelManifest:
@@ -87,11 +52,15 @@ def read_model(store: ObjectStore, fingerprint: str) -> ModelManifest:
     Raises:
         InputError: no such model, or its manifest is damaged or of a newer version.
     """
-    model = model_if_published(store, fingerprint)
-    if model is None:
+    path = f"{MODELS}/{fingerprint}/{MANIFEST}"
+    try:
+        model = ModelManifest.load(store, path)
+    except MissingObjectError:
         raise InputError(
-            f"{store.uri(f'{MODELS}/{fingerprint}/{MANIFEST}')}: there is no such model; `cellsignal models list` shows those there"
-        )
+            f"{store.uri(path)}: there is no such model; `cellsignal models list` shows those there"
+        ) from None
+    if model.fingerprint != fingerprint:
+        raise InputError(f"{store.uri(path)}: damaged, it is the manifest of model {model.short}")
     return model
 
 
@@ -99,7 +68,7 @@ def resolve_fingerprint(store: ObjectStore, name: str) -> str:
     """The whole fingerprint of a model.
 
     Args:
-        store: the registry's store.
+        store: the registry.
         name: `champion`, or the first digits of a fingerprint.
 
     Raises:
@@ -116,15 +85,15 @@ def resolve_fingerprint(store: ObjectStore, name: str) -> str:
         raise InputError(
             f"{name}: neither `{THE_CHAMPION}` nor the first digits of a model's fingerprint (at least {_FEWEST})"
         )
-    there = fingerprints(store)
-    found = [each for each in there if each.startswith(name)]
+    known = fingerprints(store)
+    found = [each for each in known if each.startswith(name)]
     if len(found) == 1:
         return found[0]
+    shown = ", ".join(each[:SHORT] for each in found or known)
     if found:
-        raise InputError(f"{name}: {_shortened(found)} begin with it; give more digits")
+        raise InputError(f"{name}: {shown} begin with it; give more digits")
     raise InputError(
-        f"{name}: no such model below {store.uri(MODELS)} "
-        f"({f'there are {_shortened(there)}' if there else 'there are none'})"
+        f"{name}: no such model below {store.uri(MODELS)} ({f'there are {shown}' if known else 'there are none'})"
     )
 
 
@@ -157,10 +126,10 @@ def find_model(own: ObjectStore, name: str) -> tuple[ObjectStore, ModelManifest]
 
     Args:
         own: store to search if the name is no address.
-        name: `champion`, the first digits of a fingerprint, or the address of either; see model_address.
+        name: `champion`, the first digits of a fingerprint, or the address of either.
 
     Raises:
-        InputError: as `resolve_fingerprint` and `read_model`, or no credentials in the environment for a bucket.
+        InputError: no such model, it cannot be read, or the environment has no credentials for its bucket.
     """
     address, name = model_address(name)
     store = open_store(address) if address else own
@@ -173,10 +142,10 @@ def download_networks(
     """Downloads the networks of one fold that classify wells of one cell type, and compares them with their digests.
 
     Args:
-        store: the registry's store.
+        store: the registry.
         model: the model.
-        fold: the fold.
-        cell_type: the cell type.
+        fold: the networks' fold.
+        cell_type: the wells' cell type.
         folder: receives the files; created if missing.
 
     Returns:
@@ -196,12 +165,7 @@ def download_networks(
 
 
 def read_file(store: ObjectStore, model: ModelManifest, name: str) -> bytes:
-    """One of a model's small files, checked.
-
-    Args:
-        store: the registry's store.
-        model: the model.
-        name: metrics.json, config.yaml, card.md or plates.json.
+    """A model's metrics.json, config.yaml, card.md or plates.json, compared with its digest.
 
     Raises:
         InputError: it is missing or damaged.
@@ -236,7 +200,3 @@ def _download(store: ObjectStore, model: ModelManifest, file: StoredFile, folder
     except OSError as error:
         raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
     return target
-
-
-def _shortened(found: Sequence[str]) -> str:
-    return ", ".join(each[:SHORT] for each in found)

@@ -1,6 +1,6 @@
-"""Publishes a finished run as a model: copies its networks and describes them, completely or not at all. The store is passed in.
+"""Publishes a finished run as a model: copies its networks and describes them, completely or not at all.
 
-A model does not depend on its run any more: the run's records and outputs may be removed.
+A model does not depend on its run: the run's records and outputs may be removed afterwards.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from components.core import progress
 from components.core.config import RunConfig, parse, result_config
@@ -31,7 +31,7 @@ from components.core.registry.model_manifest import (
     TrainedPlate,
 )
 from components.core.registry.new_plates import design_of
-from components.core.registry.published_models import model_if_published, read_model
+from components.core.registry.published_models import read_model
 from components.core.storage.digests import digest_bytes, digest_text
 from components.core.storage.finished import StoredFile, fetch_finished_file
 from components.core.storage.manifest import Manifest
@@ -45,14 +45,8 @@ OUTPUT = "weights"
 """The output of pretrain, finetune and pseudo_label that holds their networks."""
 
 
-@dataclass(frozen=True)
-class Published:
-    """A published model.
-
-    Attributes:
-        model: its manifest.
-        new: whether this call published it; False if it was published before.
-    """
+class Published(NamedTuple):
+    """A published model's manifest, and whether this call published it."""
 
     model: ModelManifest
     new: bool
@@ -62,33 +56,31 @@ def publish(store: ObjectStore, run: str, anew: bool = False) -> Published:
     """Publishes a run; publishing it again does nothing.
 
     Args:
-        store: the store that has the run's records, and the registry.
+        store: the store of the run, and the registry.
         run: the run's key.
-        anew: whether to write the files of a published model again and replace its manifest, if they are damaged. The old files
-            go with `cellsignal models gc`.
+        anew: whether to write the files of a published model again, if some are damaged, and to replace its manifest; `cellsignal
+            models gc` removes the old files.
 
     Raises:
-        InputError: no such run, one that is not finished, or its outputs are missing or damaged.
+        InputError: no such run, it is not finished, or its outputs are missing or damaged.
         StepError: the store failed.
     """
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
         source = _FinishedRun.read(store, run, Path(folder))
         fingerprint = source.fingerprint
-        if not anew and (found := model_if_published(store, fingerprint)):
-            return Published(found, False)
-        prefix = f"{MODELS}/{fingerprint}"
-        attempt = uuid.uuid4().hex
+        manifest, attempt = f"{MODELS}/{fingerprint}/{MANIFEST}", uuid.uuid4().hex
+        if not anew and store.exists(manifest):
+            return Published(read_model(store, fingerprint), False)
         try:
             model = source.upload(attempt)
         except BaseException:
-            _discard(store, f"{prefix}/{attempt}/")
+            _discard(store, f"{MODELS}/{fingerprint}/{attempt}/")
             raise
-        content = model.to_json()
         # If a write of the manifest fails without an answer, the store may have it: then the files must stay.
         if anew:
-            store.put(f"{prefix}/{MANIFEST}", content)
-        elif not store.put_if_absent(f"{prefix}/{MANIFEST}", content):
-            _discard(store, f"{prefix}/{attempt}/")
+            store.put(manifest, model.to_json())
+        elif not store.put_if_absent(manifest, model.to_json()):
+            _discard(store, model.key(""))
             return Published(read_model(store, fingerprint), False)
         return Published(model, True)
 
@@ -99,7 +91,7 @@ def model_fingerprint(
     """Digest of what determines a model: configuration, screen, code and folds; not where and when it was trained.
 
     Args:
-        config: the run's.
+        config: the run's configuration.
         screen: digest of the training screen's manifest.
         holdout: digest of the held-out experiments' manifest.
         code_version: as in the lineage; if it has a digest of the sources, only that counts.
@@ -118,17 +110,9 @@ def model_fingerprint(
 
 @dataclass(frozen=True)
 class _FinishedRun:
-    """A run with everything that publishing reads of it.
+    """A run with everything that publishing reads of it; `work` is a temporary folder.
 
-    Attributes:
-        store: where it is recorded.
-        work: a temporary folder.
-        record: run.json.
-        config: its configuration.
-        screen: manifest of the training screen.
-        holdout: manifest of the held-out experiments.
-        metrics: metrics.json of its report.
-        folds: records of the tasks that predicted, by cell type: one per fold that has networks.
+    `folds` are the records of the tasks that predicted, by cell type: one per fold that has networks.
     """
 
     store: ObjectStore
@@ -176,12 +160,11 @@ class _FinishedRun:
 
     def upload(self, attempt: str) -> ModelManifest:
         """Writes everything but the manifest into the store; returns the manifest."""
-        prefix = f"{MODELS}/{self.fingerprint}/{attempt}"
-        networks, learned = self._upload_networks(prefix)
-        config, screen = self.config, self.screen
+        fingerprint, config, screen = self.fingerprint, self.config, self.screen
+        networks, learned = self._upload_networks(f"{MODELS}/{fingerprint}/{attempt}")
         labelled = {plate.experiment for plate in screen.plates if plate.labelled}
         model = ModelManifest(
-            fingerprint=self.fingerprint,
+            fingerprint=fingerprint,
             attempt=attempt,
             name=config.name,
             created=datetime.now(UTC),

@@ -1,10 +1,10 @@
-"""Removes models of a registry: neither the champion, nor one of the last before it, nor recently published or used ones.
+"""Which models of a registry to remove: not the champion, nor one of the last before it, nor recently published or used ones.
 
     models/FINGERPRINT/manifest.json, ATTEMPT/...   a model; attempts other than its manifest's are unused copies
     models/FINGERPRINT/ATTEMPT/...                  without a manifest: of an interrupted publication, or one in progress
 
-Objects younger than an age are never removed. A model's manifest is removed first, so what an interrupted removal leaves is an
-unused copy, which the next one removes.
+Objects younger than an age are never removed. A model's manifest is removed first, so an interrupted removal leaves an unused
+copy, which the next one removes.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _FORMS = {
 
 
 def removable_models(store: ObjectStore, keep: int, cutoff: datetime) -> list[StoredGroup]:
-    """Models and unused copies to remove. Without a champion it is not known which models are needed, and complete ones stay.
+    """Models and unused copies to remove. Without a champion it is unknown which models are needed, and complete ones stay.
 
     Args:
-        store: the registry's.
+        store: the registry.
         keep: how many champions before the present one stay.
         cutoff: younger models stay, as do those that a prediction has used since.
 
@@ -50,8 +50,8 @@ def removable_models(store: ObjectStore, keep: int, cutoff: datetime) -> list[St
     keys = {found.key for found in objects}
     groups = group_objects(objects, _FORMS)
     removed, in_use = [], set()
-    for model in (group for group in groups.values() if group.kind == MODEL):
-        if f"{model.prefix}/{MANIFEST}" not in keys:
+    for model in groups.values():
+        if model.kind != MODEL or f"{model.prefix}/{MANIFEST}" not in keys:
             continue
         own = model.prefix  # if its manifest is damaged, it is not known which copy is unused
         with suppress(InputError):
@@ -61,12 +61,12 @@ def removable_models(store: ObjectStore, keep: int, cutoff: datetime) -> list[St
             removed.append(model)
             own = model.prefix
         in_use.add(own)
-    for copy in (group for group in groups.values() if group.kind == COPY):
-        if copy.newest <= cutoff and not in_use & {copy.prefix, copy.prefix.rpartition("/")[0]}:
+    for copy in groups.values():
+        if copy.kind == COPY and copy.newest <= cutoff and not in_use & {copy.prefix, copy.prefix.rpartition("/")[0]}:
             removed.append(copy)
     return removed
 
 
 def fingerprint_of(group: StoredGroup) -> str:
-    """Fingerprint of the model that a group is of."""
+    """Fingerprint of the model that a group belongs to."""
     return group.prefix.split("/")[1]
