@@ -52,30 +52,6 @@ def test_pairs_start_from_the_pretrained_weights_in_any_order(run, store, tmp_pa
         assert any(not torch.equal(norms[name], student[name]) for name in norms)
 
 
-def test_labels_of_the_folds_own_experiments_change_no_weight(run, store, tmp_path):
-    """The same plates with other labels on HUVEC-01: only validation may see them, and it selects nothing here."""
-    manifest = Manifest.read(run.screen)
-    names = manifest.vocabulary.treatments
-
-    def swapped(well):
-        if well.well_type != "treatment":
-            return well
-        return well.model_copy(update={"sirna": names[(names.index(well.sirna) + 1) % len(names)]})
-
-    plates = tuple(
-        plate.model_copy(update={"wells": tuple(map(swapped, plate.wells))})
-        if plate.experiment == "HUVEC-01"
-        else plate
-        for plate in manifest.plates
-    )
-    bases = [run.base(name) for name in BACKBONES]
-    run_step(MEAN_TEACHER, store, manifest, bases, 0, "HUVEC", tmp_path / "true")
-    run_step(
-        MEAN_TEACHER, store, manifest.model_copy(update={"plates": plates}), bases, 0, "HUVEC", tmp_path / "swapped"
-    )
-    assert weights(tmp_path / "true") == weights(tmp_path / "swapped")
-
-
 def test_rejects_unsuitable_bases_and_writes_nothing(run):
     run.fold = 1
     with pytest.raises(InputError, match=r"pretrained-small: weights of fold 0, expected fold 1"):

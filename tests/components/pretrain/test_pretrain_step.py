@@ -10,20 +10,10 @@ from components.core.learning.step_settings import PretrainSettings
 from components.core.learning.weight_files import load_weights, save_weights
 from components.core.progress import EVENTS_VARIABLE
 from components.core.storage.digests import digest_file
-from components.core.storage.manifest import Manifest
-from components.normalize.step import run as normalize
 from components.pretrain.step import run
 from tests.components.core.learning.tiny_networks import PRETRAIN
 from tests.components.pretrain.training_run import TrainingRun, epochs_trained, files, weights
-from tests.tiny_screen import CONFIG, MemoryStore, TinyScreen
-
-
-@pytest.fixture(scope="module")
-def screen(tmp_path_factory) -> tuple[MemoryStore, Manifest]:
-    folder, store = tmp_path_factory.mktemp("packed"), MemoryStore()
-    TinyScreen(folder / "screen")
-    normalize(CONFIG, folder / "screen", store, folder / "s.json", folder / "h.json", folder / "l.csv")
-    return store, Manifest.read(folder / "s.json")
+from tests.tiny_screen import TinyScreen
 
 
 def test_writes_weights_history_and_meta(screen, tmp_path):

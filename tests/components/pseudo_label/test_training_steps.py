@@ -18,7 +18,7 @@ from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import finished_folds, read_runs
 from tests.components.pretrain.training_run import BACKBONES, TrainingRun, epochs_trained, files, weights
-from tests.tiny_screen import PLATES, TREATED_WELLS, TREATMENTS, TinyScreen, write_png
+from tests.tiny_screen import PLATES, TREATED_WELLS, TREATMENTS, TinyScreen
 
 
 def ids(experiment: str) -> tuple[str, ...]:
@@ -142,40 +142,6 @@ def test_a_fold_without_validation_wells_of_a_cell_type_still_predicts(run: Trai
     assert logits.meta["folds"] == [{"fold": 1, "validated": False}]
     assert {role: len(wells.ids_W) for role, wells in logits.wells.items()} == {"oof": 0, "unlabelled": 0, "holdout": 0}
     assert (run.weights / "pseudo_labels.csv").read_text().split() == ["id_code,sirna,confidence"]
-
-
-def test_held_out_experiments_only_affect_their_own_logits(
-    tmp_path: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv(EVENTS_VARIABLE, str(tmp_path / "events.jsonl"))
-    results = {}
-    for name in ("one", "two"):
-        tiny = TinyScreen(tmp_path / name / "screen")
-        if name == "two":
-            rng = np.random.default_rng(8)
-            for plate in PLATES:
-                for well in ("B02", *TREATED_WELLS):
-                    for channel in range(1, 7):
-                        image = rng.integers(0, 256, (16, 16), dtype=np.uint8)
-                        write_png(tiny.image("HUVEC-02", plate, well, 1, channel), image)
-        # A prefix of its own, so that nothing of the first run can be fetched by the second; fold 1 trains on HUVEC-01.
-        run = TrainingRun(tmp_path / name, f"{store.prefix}/{name}", fold=1)
-        run.normalize(tiny.root, holdout=["HUVEC-02"])
-        run.train()
-        results[name] = run
-    one, two = results["one"], results["two"]
-    assert Manifest.read(one.holdout).digest() != Manifest.read(two.holdout).digest()
-    assert Manifest.read(one.screen).digest() == Manifest.read(two.screen).digest()
-    for backbone in BACKBONES:
-        assert weights(one.base(backbone)) == weights(two.base(backbone))
-    assert weights(one.finetuned) == weights(two.finetuned)
-    assert weights(one.weights) == weights(two.weights)
-    assert (one.weights / "pseudo_labels.csv").read_bytes() == (two.weights / "pseudo_labels.csv").read_bytes()
-    left, right = read_logits(one.logits), read_logits(two.logits)
-    for role in ("oof", "unlabelled"):
-        assert np.array_equal(left.wells[role].logits_WK, right.wells[role].logits_WK)
-    assert left.wells["holdout"].ids_W == right.wells["holdout"].ids_W == ids("HUVEC-02")
-    assert not np.array_equal(left.wells["holdout"].logits_WK, right.wells["holdout"].logits_WK)
 
 
 def test_a_further_round_trains_on_the_predictions_of_an_earlier_run(

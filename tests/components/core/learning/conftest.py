@@ -1,4 +1,4 @@
-"""The tiny screen, packed in memory, as every test of learning reads it."""
+"""Images of the tiny screen, as most tests of learning read them."""
 
 from __future__ import annotations
 
@@ -6,22 +6,11 @@ import pytest
 
 from components.core.learning.images import Images
 from components.core.storage.manifest import Manifest
-from components.normalize.step import run
 from tests.components.core.learning.tiny_networks import images_of
-from tests.tiny_screen import CONFIG, MemoryStore, TinyScreen
+from tests.tiny_screen import MemoryStore
 
 
 @pytest.fixture(scope="session")
-def screen(tmp_path_factory: pytest.TempPathFactory) -> tuple[MemoryStore, Manifest]:
-    """Store and manifest, to be read only: folds {HUVEC-01: 0, HUVEC-02: 1, RPE-01: 0}, HUVEC-03 unlabelled."""
-    folder = tmp_path_factory.mktemp("packed")
-    store = MemoryStore()
-    TinyScreen(folder / "screen")
-    run(CONFIG, folder / "screen", store, folder / "screen.json", folder / "holdout.json", folder / "holdout.csv")
-    return store, Manifest.read(folder / "screen.json")
-
-
-@pytest.fixture
 def images(screen: tuple[MemoryStore, Manifest]) -> Images:
-    """Without augmentation and jitter."""
+    """Without augmentation and jitter; to be read only."""
     return images_of(screen)

@@ -14,14 +14,21 @@ from components.core.learning.checkpoints import Checkpoints
 from tests.components.core.learning.killed import LocalCheckpoint
 
 
-def test_saves_when_the_interval_has_passed(tmp_path, monkeypatch):
-    now = 100.0
+def test_saves_when_the_interval_has_passed_unless_the_last_is_still_being_written(tmp_path, monkeypatch):
+    now, may_write = 100.0, threading.Event()
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
-    checkpoints = Checkpoints(LocalCheckpoint(tmp_path), 300)
-    saved = []
+
+    class Slow(LocalCheckpoint):
+        def write(self, file: Path) -> None:
+            may_write.wait(10)
+
+    checkpoints, saved = Checkpoints(Slow(tmp_path), 300), []
     for now in (100.0, 399.0, 400.0, 401.0, 699.0, 700.5):
         checkpoints.save_if_due(lambda now=now: saved.append(now) or {})
-        checkpoints._wait()
+    assert saved == [400.0]
+    may_write.set()
+    checkpoints._wait()
+    checkpoints.save_if_due(lambda: saved.append(now) or {})
     assert saved == [400.0, 700.5]
     checkpoints.close()
 
@@ -90,23 +97,3 @@ def test_reading_a_checkpoint_runs_no_code(tmp_path, capsys):
     assert Checkpoints(LocalCheckpoint(tmp_path)).resume() is None
     assert not (tmp_path / "sprung").exists()
     assert "starting from the beginning" in capsys.readouterr().out
-
-
-def test_training_does_not_wait_for_a_checkpoint_that_is_still_being_written(tmp_path, monkeypatch):
-    now, may_write = 0.0, threading.Event()
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
-
-    class Slow(LocalCheckpoint):
-        def write(self, file: Path) -> None:
-            may_write.wait(10)
-
-    checkpoints = Checkpoints(Slow(tmp_path), 300)
-    now = 301.0
-    assert checkpoints.due()
-    checkpoints.save({})
-    now = 700.0
-    assert not checkpoints.due()
-    may_write.set()
-    checkpoints._wait()
-    assert checkpoints.due()
-    checkpoints.close()

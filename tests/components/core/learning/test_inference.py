@@ -70,15 +70,6 @@ def test_batching_and_order_do_not_change_a_wells_logits(images: Images, network
     np.testing.assert_allclose(back_WK[::-1], expected_WK, atol=1e-4)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_prediction_leaves_the_network_as_it_was(images: Images, network, training):
-    network.train(training)
-    before = weights_of(network)
-    well_logits(network, images, np.arange(5), 1, 4, K)
-    assert network.training == training
-    assert same(before, weights_of(network))
-
-
 def norm_by_hand(module: nn.Module) -> nn.Module:
     """A copy whose BatchNorm is written out: every batch is normalised by its own mean and biased variance."""
 
@@ -136,9 +127,10 @@ def test_adaptive_logits_normalise_by_each_plates_own_batch(images: Images, netw
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_adaptive_logits_leave_running_statistics_and_mode(images: Images, network, training):
+def test_prediction_leaves_running_statistics_and_mode(images: Images, network, training):
     network.train(training)
     before = weights_of(network)
+    well_logits(network, images, np.arange(5), 1, 4, K)
     adapted(network, images, np.arange(images.table.wells), passes=2)
     assert network.training == training
     assert same(before, weights_of(network))

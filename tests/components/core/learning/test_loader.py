@@ -1,4 +1,3 @@
-import copy
 import gc
 import subprocess
 import sys
@@ -11,11 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.core.config import LoaderConfig
-from components.core.errors import InputError
-from components.core.learning.images import open_images
 from components.core.learning.loader import BatchMemory, DecodedSites, SiteLoader, Upload
-from tests.components.core.learning.tiny_networks import CPU, RUN, images_of
+from tests.components.core.learning.tiny_networks import images_of
 
 SHAPE = (2, 3, 3)
 BYTES = int(np.prod(SHAPE))
@@ -140,31 +136,6 @@ def test_reading_ahead_is_bounded(ahead, size):
     assert threading.get_ident() not in reader.threads
 
 
-def test_batches_take_the_memory_of_two_more_than_are_read_ahead():
-    loader = loader_of(Reader(), ahead=2, threads=1)
-    places = {batch.data_ptr() for _ in range(2) for batch in loader.batches([np.arange(5)] * 30)}
-    assert len(places) <= 2 + 2 + 1, "a thread may hold the batch that it has just filled"
-
-
-def test_later_batches_are_fetched_while_the_first_is_incomplete():
-    together = threading.Barrier(6)
-
-    class Meeting(Reader):
-        def read_into(self, sites, out):
-            together.wait(timeout=10)
-            super().read_into(sites, out)
-
-    orders = np.split(np.arange(12), 6)
-    found = list(loader_of(Meeting(), ahead=5, threads=6).batches(orders))
-    assert [batch[:, 0, 0, 0].tolist() for batch in found] == [order.tolist() for order in orders]
-
-
-def test_at_most_one_fetch_per_thread_is_in_flight():
-    reader = Reader(delays=True)
-    list(loader_of(reader, ahead=9, threads=3).batches(np.split(np.arange(20), 10)))
-    assert reader.most_concurrent <= len(reader.threads) <= 3
-
-
 @pytest.mark.parametrize("taken", [0, 5])
 def test_abandoned_batches_end_the_threads_at_once(taken):
     reader = Reader(delays=True)
@@ -180,24 +151,6 @@ def test_abandoned_batches_end_the_threads_at_once(taken):
         train()
     assert loader_threads() == []
     assert len(reader.read) <= 20 * (taken + 1 + 4)
-
-
-def test_waiting_time_excludes_the_consumers_own_work():
-    class Slow(Reader):
-        def read_into(self, sites, out):
-            time.sleep(0.05)
-
-    loader = loader_of(Slow(), threads=1, ahead=1)
-    batches = loader.batches([np.array([k]) for k in range(4)])
-    next(batches)
-    assert 0.04 < loader.waited < 0.5
-    before = loader.waited
-    time.sleep(0.3)
-    next(batches)
-    assert loader.waited - before < 0.04
-    next(batches)
-    next(batches)
-    assert loader.waited - before > 0.04
 
 
 def test_batch_memory_is_not_reused_while_anything_refers_to_a_batch():
@@ -228,28 +181,6 @@ def test_jitter_is_drawn_when_a_batch_is_taken(screen):
     rest = [x for _, x in images.batches(sites[3:], [generator])]
     assert all(torch.equal(a, b) for a, b in zip([*first, *rest], whole, strict=True))
     assert not torch.equal(whole[0], next(images.batches(sites))[1])
-
-
-def test_a_broken_chunk_is_reported_with_plate_and_well(screen):
-    store, manifest = screen
-    store = copy.deepcopy(store)
-    key = images_of(screen).table.key_S[13]
-    store.objects[key] = store.objects[key][:-5]
-    batches = images_of((store, manifest)).batches([np.arange(8), np.arange(8, 16)])
-    assert len(next(batches)[0]) == 8
-    with pytest.raises(InputError, match=r"HUVEC-01 plate 2, well B03, site 2: its chunk plates/"):
-        next(batches)
-    assert loader_threads() == []
-
-
-def test_a_node_cache_serves_sites_that_are_gone_from_the_store(screen, tmp_path):
-    store, manifest = copy.deepcopy(screen[0]), screen[1]
-    settings = RUN.model_copy(update={"loader": LoaderConfig(node_cache=str(tmp_path / "node"))})
-    sites = np.arange(8)
-    first = next(open_images(settings, manifest, store, CPU).loader.batches([sites])).clone()
-    store.objects.clear()
-    again = next(open_images(settings, manifest, store, CPU).loader.batches([sites]))
-    assert torch.equal(first, again)
 
 
 @pytest.mark.gpu

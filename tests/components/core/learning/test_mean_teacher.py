@@ -12,9 +12,7 @@ from components.core.learning.fold_data import FoldWells, fold_wells
 from components.core.learning.images import Images
 from components.core.learning.mean_teacher import (
     Pair,
-    consistency,
     pseudo_label_loss,
-    update_teacher,
 )
 from components.core.learning.schedules import CycleSchedule
 from tests.components.core.learning.tiny_networks import (
@@ -24,7 +22,6 @@ from tests.components.core.learning.tiny_networks import (
     same,
     train_epoch,
     weights_of,
-    with_classes,
 )
 
 CONFIG = MEAN_TEACHER.mean_teacher
@@ -55,29 +52,6 @@ def labels(images, wells, value: int = 0) -> torch.Tensor:
     pseudo_W = torch.full((images.table.wells,), -1, dtype=torch.long)
     pseudo_W[torch.from_numpy(wells.hidden)] = value
     return pseudo_W
-
-
-def test_the_teacher_moves_by_one_minus_the_decay_and_keeps_its_own_statistics():
-    teacher, student = (torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.BatchNorm1d(1)) for _ in range(2))
-    with torch.no_grad():
-        for network, weight, mean in ((teacher, 1.0, 7.0), (student, 5.0, 9.0)):
-            network[0].weight.fill_(weight)
-            network[1].running_mean.fill_(mean)
-    update_teacher(teacher, student, 0.75)
-    assert float(teacher[0].weight.detach()) == 0.75 * 1.0 + 0.25 * 5.0
-    update_teacher(teacher, student, 0.5)
-    assert float(teacher[0].weight.detach()) == 0.5 * 2.0 + 0.5 * 5.0
-    assert float(student[0].weight.detach()) == 5.0
-    assert (float(teacher[1].running_mean), float(student[1].running_mean)) == (7.0, 9.0)
-
-
-def test_consistency_is_the_mean_squared_difference_of_probabilities():
-    rng = np.random.default_rng(0)
-    student_BK, teacher_BK = rng.standard_normal((2, 5, 7)) * 3
-    expected = ((softmax(student_BK, axis=1) - softmax(teacher_BK, axis=1)) ** 2).mean()
-    got = consistency(torch.from_numpy(student_BK), torch.from_numpy(teacher_BK))
-    assert float(got) == pytest.approx(expected, rel=1e-12)
-    assert float(consistency(torch.from_numpy(student_BK), torch.from_numpy(student_BK + 4.0))) < 1e-20
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -140,23 +114,6 @@ def test_an_epoch_has_every_labelled_well_once_and_unlabelled_wells_in_rounds(im
     rounds = others[wells.hidden]
     assert rounds.max() - rounds.min() <= 1
     assert rounds.sum() == steps * unlabelled == others.sum()
-
-
-@pytest.mark.parametrize("with_pseudo_labels", [False, True])
-def test_labels_of_unlabelled_wells_are_never_read(moving, wells, with_pseudo_labels):
-    def after(images):
-        pair = pair_of()
-        epoch(pair, images, wells, pseudo_W=labels(images, wells) if with_pseudo_labels else None)
-        return {**weights_of(pair.student), **{f"t.{k}": v for k, v in weights_of(pair.teacher).items()}}
-
-    reference = after(moving)
-    for hidden in (-1, 0, 10**6):
-        class_W = moving.table.class_W.copy()
-        class_W[np.setdiff1d(np.arange(len(class_W)), wells.training)] = hidden
-        assert same(reference, after(with_classes(moving, class_W)))
-    class_W = moving.table.class_W.copy()
-    class_W[wells.training] = np.roll(class_W[wells.training], 1)
-    assert not same(reference, after(with_classes(moving, class_W)))
 
 
 def test_the_pseudo_label_term_uses_the_given_classes_with_its_weight(images, wells, monkeypatch):

@@ -7,13 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from components.core.config import BatchNormConfig, EmbeddingsConfig, StandardiseConfig
+from components.core.config import BatchNormConfig, EmbeddingsConfig
 from components.core.learning.fold_data import fold_wells
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.prediction import fold_meta, held_out_images, predict_fold, predicting_networks
 from components.core.learning.step_settings import InferSettings
-from components.core.screen.histograms import domain_statistics
-from components.core.screen.site_table import TREATMENT
 from components.core.storage.arrays import read_logits
 from components.core.storage.manifest import Manifest
 from components.normalize.step import run as normalize
@@ -122,23 +120,6 @@ def test_batch_norm_of_a_domain_reaches_the_embeddings(screens):
         assert not np.allclose(plain.embeddings[name].embedding_WE, other.embeddings[name].embedding_WE, atol=1e-3)
 
 
-def test_held_out_images_are_standardised_by_the_training_screens_statistics(screens):
-    """Where the domain is wider than an experiment; else by their own."""
-    store, screen, holdout = screens
-    for domain in ("global", "cell_type", "experiment", "plate"):
-        standardise = StandardiseConfig(domain=domain, jitter=0.0)
-        held_out = held_out_images(
-            holdout, screen, "HUVEC", store, SETTINGS.model_copy(update={"standardise": standardise}), CPU
-        )
-        known = domain_statistics(screen if domain in ("global", "cell_type") else holdout, domain)
-        x = torch.full((1, 6, 1, 1), 200, dtype=torch.uint8)
-        for index, plate in enumerate(holdout.plates):
-            of_domain = ("HUVEC-01", 1) if domain in ("global", "cell_type") else (plate.experiment, plate.plate)
-            mean_C, std_C = known[of_domain]
-            got_C = held_out.standardise(x, torch.tensor([index])).flatten()
-            np.testing.assert_allclose(got_C.numpy(), (200 - mean_C) / std_C, rtol=1e-5)
-
-
 def test_the_files_hold_the_prediction(screens, tmp_path):
     found = predicted(screens)
     found.write(tmp_path / "l", tmp_path / "e", fold_meta("HUVEC", 1, False, []), SETTINGS, "teacher")
@@ -168,26 +149,8 @@ def test_writes_no_embeddings_if_disabled(screens, tmp_path):
         assert np.array_equal(wells.logits_WK, found.logits[role].logits_WK)
 
 
-def test_a_screen_without_held_out_wells_of_the_type_has_no_held_out_logits(screens):
-    found = predicted(screens, cell_type="RPE", fold=0)
-    assert found.logits["holdout"].ids_W == ()
-    assert found.logits["holdout"].logits_WK.shape == (0, len(screens[1].vocabulary.classes))
-
-
 @pytest.mark.parametrize("which", ["student", "teacher"])
 def test_the_configured_weights_predict(which):
     pairs = [Pair(b.name, classifier(5, 1, b), classifier(5, 2, b), step=0) for b in (SMALL, SLIM)]
     settings = MEAN_TEACHER.model_copy(update={"predict": MEAN_TEACHER.predict.model_copy(update={"weights": which})})
     assert predicting_networks(pairs, settings) == {pair.name: getattr(pair, which) for pair in pairs}
-
-
-def test_all_wells_are_covered_once_by_the_tables_roles(screen):
-    images = images_of(screen)
-    wells = fold_wells(images.table, 0, "training", "HUVEC")
-    found = predict_fold(networks(screen[1]), screen[1], images, wells, None, "HUVEC", SETTINGS)
-    roles = np.array(found.embeddings["slim"].wells["role"])
-    of_type = images.table.cell_type_W == images.table.cell_types.index("HUVEC")
-    assert (roles == "control").sum() == (of_type & (images.table.well_type_W != TREATMENT)).sum()
-    assert (roles == "out_of_fold").sum() == len(wells.validation)
-    assert (roles == "unlabelled").sum() == len(wells.unlabelled)
-    assert len(roles) == of_type.sum()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -140,14 +138,3 @@ def test_finetune_and_pseudo_label(screen, bases, tmp_path):
     for n in (1, saves // 2, saves - 1):
         assert run_to_the_end(label, tmp_path / f"label-{n}", [n]) == whole
     assert run_to_the_end(label, tmp_path / "label-often", [2] * (saves // 2 - 1)) == whole
-
-
-@pytest.mark.slow
-def test_kills_at_random_moments_and_full_disks():
-    """The three steps as the pipeline calls them, on a real object store; see killed_training."""
-    command = [sys.executable, "-m", "tests.components.core.learning.killed_training", "8", "7"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=1800)
-    found = json.loads(done.stdout)
-    assert found["identical"] == found["tries"] == 8, found["different"]
-    assert found["killed"] >= 4
-    assert found["full"] == 2

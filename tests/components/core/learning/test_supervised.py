@@ -92,14 +92,6 @@ def test_training_is_a_function_of_the_seed(screen):
     assert not same(weights(1), weights(2))
 
 
-def test_labels_of_other_wells_are_not_read(toy):
-    wells = np.arange(0, 40, 2)
-    class_W = toy.table.class_W.copy()
-    class_W[1::2] = 10**6
-    blind = replace(toy, table=replace(toy.table, class_W=class_W))
-    assert same(weights_of(train(toy, wells=wells)[0]), weights_of(train(blind, wells=wells)[0]))
-
-
 def test_the_schedule_and_warm_up_reach_the_optimiser(toy, monkeypatch):
     rates = []
     step = torch.optim.Adam.step

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from components.core.config import XCEPTION, XCEPTION_LARGE, BackboneConfig
-from components.core.learning.xception import Block, Xception
+from components.core.learning.xception import Xception
 from tests.components.core.learning.tiny_networks import SMALL
 
 
@@ -80,17 +80,3 @@ def test_no_relu_after_the_last_batch_norm():
     assert (seen[0] < 0).float().mean() == pytest.approx(0.5, abs=0.15)
     assert (embedding_BE < 0).any()
     torch.testing.assert_close(embedding_BE, seen[0].flatten(2).mean(2))
-
-
-def test_a_block_does_not_change_its_input():
-    torch.manual_seed(0)
-    block = Block((4, 4, 4, 4), stride=1)
-    x = torch.randn(2, 4, 5, 5)
-    before = x.clone()
-    out = block(x)
-    assert torch.equal(x, before)
-    torch.testing.assert_close(out, x + block.body(x.clone()))
-    assert isinstance(block.shortcut, nn.Identity)
-    assert isinstance(block.body[0], nn.ReLU)
-    assert not isinstance(Block((4, 6, 6), stride=2, leading_relu=False).body[0], nn.ReLU)
-    assert Block((4, 6, 6), stride=2)(x).shape == (2, 6, 3, 3)

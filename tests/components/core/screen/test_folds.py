@@ -24,30 +24,6 @@ def experiments(counts: dict[str, int]) -> dict[str, list[str]]:
     return {cell_type: [f"{cell_type}-{i}" for i in range(1, n + 1)] for cell_type, n in counts.items()}
 
 
-@given(sizes, st.integers(1, 6))
-def test_each_experiment_has_one_fold_and_cell_types_are_spread_evenly(counts, count):
-    screen = experiments(counts)
-    if sum(counts.values()) < count:
-        return
-    folds = assign_folds(screen, count, {})
-    assert sorted(folds) == sorted(name for names in screen.values() for name in names)
-    assert set(folds.values()) == set(range(count))
-    for names in screen.values():
-        per_fold = Counter(folds[name] for name in names)
-        assert max(per_fold[f] for f in range(count)) - min(per_fold[f] for f in range(count)) <= 1
-
-
-@given(sizes, sizes, st.integers(2, 5))
-def test_known_experiments_keep_their_fold_whatever_is_added(counts, more, count):
-    if sum(counts.values()) < count:
-        return
-    first = assign_folds(experiments(counts), count, {})
-    grown = {c: max(counts.get(c, 0), more.get(c, 0)) for c in {*counts, *more}}
-    second = assign_folds(experiments(grown), count, first)
-    assert first.items() <= second.items()
-    assert len(second) == sum(grown.values())
-
-
 @given(sizes, st.integers(2, 5), st.integers(1, 5))
 def test_an_experiment_named_after_all_others_changes_no_earlier_fold(counts, count, added):
     screen = experiments(counts)
@@ -57,12 +33,6 @@ def test_an_experiment_named_after_all_others_changes_no_earlier_fold(counts, co
     last = max(screen, key=natural_key)
     later = {**screen, last: screen[last] + [f"{last}-{100 + i}" for i in range(added)]}
     assert first.items() <= assign_folds(later, count, {}).items()
-
-
-def test_rxrx1_has_u2os_in_three_folds_only():
-    folds = assign_folds(experiments({"HUVEC": 16, "RPE": 7, "HEPG2": 7, "U2OS": 3}), 5, {})
-    assert len({fold for name, fold in folds.items() if name.startswith("U2OS")}) == 3
-    assert sorted(Counter(folds.values()).values()) == [6, 6, 7, 7, 7]
 
 
 @given(sizes, st.integers(2, 5), st.integers(1, 4))
@@ -162,12 +132,6 @@ def test_seeds_deal_wells_independently():
     assert 0.15 < min(agree) <= max(agree) < 0.25
     together = [sum(deal[a.id_code] == deal[b.id_code] for deal in deals) / len(deals) for a, b in pairwise(wells)]
     assert sum(together) / len(together) == pytest.approx(0.2, abs=0.03)
-
-
-def test_a_sirna_that_is_repeated_in_an_experiment_is_spread_too():
-    wells = [DealtWell(f"HUVEC-1_1_{n}", "HUVEC-1", 1, "HUVEC", f"sirna_{n % 2}") for n in range(12)]
-    folds = deal_wells(wells, 3, 1)
-    assert unevenness(wells, folds, 3, lambda well: well.sirna) == 0
 
 
 def test_rejects_fewer_wells_than_folds():

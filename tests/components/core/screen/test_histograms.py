@@ -29,13 +29,6 @@ def test_counts_mean_and_deviation_are_those_of_the_pixels(pixels_CHW):
     np.testing.assert_allclose(std, flat.std(1), rtol=1e-12, atol=1e-12)
 
 
-@given(images, st.data())
-def test_merging_is_adding(pixels_CHW, data):
-    cut = data.draw(st.integers(0, pixels_CHW.shape[1]))
-    parts = [part for part in (pixels_CHW[:, :cut], pixels_CHW[:, cut:]) if part.size]
-    assert np.array_equal(sum(histogram(np.ascontiguousarray(part)) for part in parts), histogram(pixels_CHW))
-
-
 @given(images, st.integers(0, 1000))
 def test_percentile_agrees_with_numpy(pixels_CHW, permille):
     ours = percentile(histogram(pixels_CHW), permille / 10)
@@ -59,14 +52,9 @@ def test_large_images_are_counted_exactly_too(monkeypatch):
     assert np.array_equal(histogram(pixels_CHW), small)
 
 
-def test_no_pixels_have_no_mean():
-    with pytest.raises(ValueError, match="without pixels"):
-        mean_std(np.zeros((1, 256), np.int64))
-
-
 @pytest.mark.parametrize("domain", ["global", "cell_type", "experiment", "plate"])
-def test_domain_statistics_are_those_of_all_the_domains_pixels(packed_screen, domain):
-    store, manifest = packed_screen
+def test_domain_statistics_are_those_of_all_the_domains_pixels(screen, domain):
+    store, manifest = screen
     reader = SiteReader(store, manifest)
     table = reader.table
     pixels = reader.read(range(table.sites))
@@ -87,15 +75,8 @@ def test_domain_statistics_are_those_of_all_the_domains_pixels(packed_screen, do
         np.testing.assert_allclose(std, chosen.std(1), rtol=1e-12)
 
 
-def test_domain_none_looks_at_no_pixel(packed_screen):
-    _, manifest = packed_screen
-    for mean, std in domain_statistics(manifest, "none").values():
-        assert np.array_equal(mean, np.zeros(6))
-        assert np.array_equal(std, np.full(6, 255.0))
-
-
-def test_a_constant_channel_does_not_divide_by_zero(packed_screen):
-    _, manifest = packed_screen
+def test_a_constant_channel_does_not_divide_by_zero(screen):
+    _, manifest = screen
     plate = manifest.plates[0]
     black = (256, *[0] * 255)
     dark = manifest.model_copy(update={"plates": (plate.model_copy(update={"histograms": (black,) * 6}),)})

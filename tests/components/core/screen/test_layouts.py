@@ -16,7 +16,7 @@ from components.core.errors import InputError
 from components.core.screen.images import list_plate
 from components.core.screen.layouts import read_new_plates, read_screen
 from components.core.screen.screen_source import ScreenDirectory
-from components.core.screen.wells import Plate, is_well_name, natural_key
+from components.core.screen.wells import Plate, natural_key
 from tests.rxrx_screen import CONTROL_IDS, IDS, to_rxrx
 from tests.tiny_screen import CONFIG, LABELLED, PLATES, UNLABELLED, TinyScreen
 
@@ -103,12 +103,6 @@ def test_natural_order_is_total_and_counts_numbers(texts):
     backwards = texts[::-1]
     assert sorted(texts, key=natural_key) == sorted(backwards, key=natural_key)
     assert natural_key("a2b") < natural_key("a10b")
-
-
-@given(st.text("ABPQ0123459b ", max_size=4))
-def test_well_names_are_those_of_a_384_well_plate(text):
-    names = {f"{row}{column:02d}" for row in "ABCDEFGHIJKLMNOP" for column in range(1, 25)}
-    assert is_well_name(text) == (text in names)
 
 
 @pytest.mark.skipif(not RXRX1.is_dir(), reason="the RxRx1 metadata is not beside the repository")

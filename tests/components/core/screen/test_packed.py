@@ -20,8 +20,8 @@ INDICES = st.lists(st.integers(0, 79), max_size=12)
 
 @settings(max_examples=30, deadline=None)
 @given(indices=INDICES)
-def test_sites_come_in_the_requested_order(packed_screen, indices):
-    store, manifest = packed_screen
+def test_sites_come_in_the_requested_order(screen, indices):
+    store, manifest = screen
     reader = SiteReader(store, manifest, verify=True)
     table = reader.table
     assert table.sites == 80
@@ -34,9 +34,9 @@ def test_sites_come_in_the_requested_order(packed_screen, indices):
         assert np.array_equal(pixels, expected)
 
 
-def damaged(packed_screen, index, change):
+def damaged(screen, index, change):
     """A reader of a copy of the store in which one chunk is changed (or, with None, missing)."""
-    store, manifest = packed_screen
+    store, manifest = screen
     store = copy.deepcopy(store)
     reader = SiteReader(store, manifest)
     key = reader.table.key_S[index]
@@ -55,17 +55,17 @@ def damaged(packed_screen, index, change):
         (lambda data: b"\0" * len(data), "truncated or damaged"),
     ],
 )
-def test_rejects_a_missing_or_broken_chunk(packed_screen, change, message):
-    store, manifest = damaged(packed_screen, 13, change)
+def test_rejects_a_missing_or_broken_chunk(screen, change, message):
+    store, manifest = damaged(screen, 13, change)
     with pytest.raises(InputError, match=rf"HUVEC-01 plate 2, well B03, site 2: its chunk plates/.* ({message})"):
         SiteReader(store, manifest).read([2, 13, 40])
     assert SiteReader(store, manifest).read([2, 40]).shape[0] == 2
 
 
-def test_a_changed_pixel_is_noticed_if_digests_are_verified(packed_screen):
-    store, manifest = packed_screen
+def test_a_changed_pixel_is_noticed_if_digests_are_verified(screen):
+    store, manifest = screen
     # Random pixels do not compress, so Blosc stores them as they are, and a changed byte decodes to a changed pixel.
-    other = damaged(packed_screen, 0, lambda data: data[:-1] + bytes([data[-1] ^ 1]))
+    other = damaged(screen, 0, lambda data: data[:-1] + bytes([data[-1] ^ 1]))
     assert not np.array_equal(SiteReader(*other).read([0]), SiteReader(store, manifest).read([0]))
     with pytest.raises(InputError, match="does not match its SHA-256"):
         SiteReader(*other, verify=True).read([0])
@@ -92,17 +92,17 @@ class Counted:
 
 
 @pytest.fixture
-def cached(packed_screen, tmp_path):
+def cached(screen, tmp_path):
     """A counted store and a reader with a node cache in a folder of its own."""
-    store, manifest = packed_screen
+    store, manifest = screen
     counted = Counted(store)
     return counted, SiteReader(counted, manifest, verify=True, node_cache=NodeCache(tmp_path / "node", 10**9))
 
 
 @pytest.mark.parametrize("sites", [[5], [5, 13, 40]])
-def test_the_nodes_cache_gives_the_same_pixels_and_saves_the_requests(packed_screen, cached, sites):
+def test_the_nodes_cache_gives_the_same_pixels_and_saves_the_requests(screen, cached, sites):
     counted, reader = cached
-    expected = SiteReader(*packed_screen).read(sites)
+    expected = SiteReader(*screen).read(sites)
     for _ in range(3):
         assert np.array_equal(reader.read(sites), expected)
     assert sorted(counted.requested) == sorted(reader.table.key_S[site] for site in sites)
@@ -117,13 +117,13 @@ def test_the_nodes_cache_gives_the_same_pixels_and_saves_the_requests(packed_scr
         (lambda data: data[:-1] + bytes([data[-1] ^ 1]), True),  # noticed by its digest
     ],
 )
-def test_a_damaged_file_of_the_nodes_cache_is_fetched_again(packed_screen, cached, tmp_path, damage, other_process):
+def test_a_damaged_file_of_the_nodes_cache_is_fetched_again(screen, cached, tmp_path, damage, other_process):
     counted, reader = cached
     expected = reader.read([5, 13])
     (file,) = tmp_path.rglob(reader.table.sha256_S[5])
     file.write_bytes(damage(file.read_bytes()))
     if other_process:
-        reader = SiteReader(counted, packed_screen[1], verify=True, node_cache=NodeCache(tmp_path / "node", 10**9))
+        reader = SiteReader(counted, screen[1], verify=True, node_cache=NodeCache(tmp_path / "node", 10**9))
     counted.requested.clear()
     assert np.array_equal(reader.read([5, 13]), expected)
     assert counted.requested == [reader.table.key_S[5]]
@@ -132,16 +132,16 @@ def test_a_damaged_file_of_the_nodes_cache_is_fetched_again(packed_screen, cache
 
 
 @pytest.mark.parametrize("verify", [False, True])
-def test_nothing_wrong_enters_the_nodes_cache(packed_screen, tmp_path, verify):
-    store, manifest = damaged(packed_screen, 0, lambda data: data[:-1] + bytes([data[-1] ^ 1]))
+def test_nothing_wrong_enters_the_nodes_cache(screen, tmp_path, verify):
+    store, manifest = damaged(screen, 0, lambda data: data[:-1] + bytes([data[-1] ^ 1]))
     reader = SiteReader(store, manifest, verify=verify, node_cache=NodeCache(tmp_path, 10**9))
     with pytest.raises(InputError, match="does not match its SHA-256"):
         reader.read([0])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_of_a_folder_are_read_directly(packed_screen, tmp_path, monkeypatch):
-    memory, manifest = packed_screen
+def test_files_of_a_folder_are_read_directly(screen, tmp_path, monkeypatch):
+    memory, manifest = screen
     store = ObjectStore(tmp_path)
     store.put_many(memory.objects.items())
     monkeypatch.setattr(store, "get_many", None)

@@ -99,17 +99,6 @@ def test_a_damaged_pointer_is_written_again(tiny: TinyScreen):
         assert store.objects[fingerprint] == sound
 
 
-def test_one_changed_image_makes_another_plate_and_leaves_the_first(tiny: TinyScreen):
-    store = MemoryStore()
-    first = pack(tiny, store)
-    before = {key: data for key, data in store.objects.items() if key.startswith("plates/")}
-    write_png(tiny.image("HUVEC-01", 1, "B03", 2, 4), np.full((SIZE, SIZE), 9, np.uint8))
-    second = pack(tiny, store)
-    assert second.prefix != first.prefix
-    assert not second.reused
-    assert before.items() <= store.objects.items()
-
-
 def test_labels_do_not_matter(tiny: TinyScreen):
     store = MemoryStore()
     first = pack(tiny, store)
@@ -151,16 +140,6 @@ def test_a_file_that_fails_while_decoding_leaves_nothing_of_the_plate(tiny: Tiny
         pack(tiny, store)
     assert chunks(store), "the test means to fail after the first writes"
     assert store.objects == {}
-
-
-def test_the_record_identifies_its_images_in_any_folder(tiny: TinyScreen, tmp_path):
-    other = TinyScreen(tmp_path / "elsewhere", imaged=["HUVEC-01"])
-    assert pack(tiny, MemoryStore()).packed == pack(other, MemoryStore()).packed
-    a, b = (other.image("HUVEC-01", 1, "B03", 1, channel) for channel in (1, 2))
-    first = a.read_bytes()
-    a.write_bytes(b.read_bytes())
-    b.write_bytes(first)
-    assert pack(tiny, MemoryStore()).packed.images != pack(other, MemoryStore()).packed.images
 
 
 def test_a_changed_image_of_the_same_size_is_no_copy(tiny: TinyScreen):

@@ -80,16 +80,3 @@ def test_statistics_are_numpys_and_near_those_of_the_whole_plate(real: tuple[Mem
             # One well without treatment against the mean of 616 sites.
             assert 1 / 4 < mean[channel] / float(row["mean"]) < 4
             assert 1 / 4 < std[channel] / float(row["std"]) < 4
-
-
-def test_the_ome_zarr_reader_opens_a_real_plate(real: tuple[MemoryStore, Manifest], tmp_path: Path):
-    from ome_zarr.io import parse_url
-    from ome_zarr.reader import Reader
-
-    store, manifest = real
-    store.dump(tmp_path)
-    plate = manifest.plates[0]
-    location = parse_url(str(tmp_path / plate.prefix))
-    assert location is not None
-    mosaic = next(iter(Reader(location)())).data[0]
-    assert np.array_equal(np.asarray(mosaic[:, :512, :512]), pixels(plate.experiment, plate.plate))

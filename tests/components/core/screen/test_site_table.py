@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from components.core.screen.site_table import WELL_TYPES, SiteTable
 
 
-def test_the_arrays_agree_with_the_manifest(packed_screen):
-    _, manifest = packed_screen
+def test_the_arrays_agree_with_the_manifest(screen):
+    _, manifest = screen
     table = SiteTable.of(manifest)
     w = s = 0
     for p, plate in enumerate(manifest.plates):
@@ -38,8 +38,8 @@ def test_the_arrays_agree_with_the_manifest(packed_screen):
     assert (table.class_W < 0).any()
 
 
-def test_folds_of_wells_go_before_those_of_experiments(packed_screen):
-    _, manifest = packed_screen
+def test_folds_of_wells_go_before_those_of_experiments(screen):
+    _, manifest = screen
     dealt = manifest.plates[0].model_copy(update={"well_folds": (1, 0, -1, 1, -1)})
     table = SiteTable.of(manifest.model_copy(update={"plates": (dealt, *manifest.plates[1:])}))
     assert table.fold_W[:5].tolist() == [1, 0, -1, 1, -1]
@@ -47,14 +47,14 @@ def test_folds_of_wells_go_before_those_of_experiments(packed_screen):
 
 
 @given(wells=st.lists(st.integers(0, 39)))
-def test_sites_of_wells_are_their_neighbours(packed_screen, wells):
-    table = SiteTable.of(packed_screen[1])
+def test_sites_of_wells_are_their_neighbours(screen, wells):
+    table = SiteTable.of(screen[1])
     expected = [s for w in wells for s in range(table.first_site_W[w], table.first_site_W[w + 1])]
     assert table.sites_of(np.array(wells, np.int64)).tolist() == expected
 
 
-def test_rejects_a_label_beyond_the_vocabulary(packed_screen):
-    _, manifest = packed_screen
+def test_rejects_a_label_beyond_the_vocabulary(screen):
+    _, manifest = screen
     vocabulary = manifest.vocabulary.model_copy(update={"treatments": ()})
     with pytest.raises(ValueError, match=r"well HUVEC-01_1_B03: siRNA 'sirna_7' is not in the manifest's vocabulary"):
         SiteTable.of(manifest.model_copy(update={"vocabulary": vocabulary}))

@@ -11,7 +11,6 @@ from components.core.screen.simulation.plate_design import (
     SimulationSettings,
     design_screen,
     label_sirnas,
-    treatment_wells,
 )
 
 
@@ -98,9 +97,3 @@ def test_a_screen_with_one_more_experiment_contains_the_smaller_one():
     small = design_screen(screen(labelled={"RPE": 2}, unlabelled={}))
     large = design_screen(screen(labelled={"RPE": 3}, unlabelled={}))
     assert large[: len(small)] == small
-
-
-def test_treatment_wells_avoid_the_controls():
-    wells = treatment_wells(0, 277)
-    assert len(set(wells)) == 277
-    assert not {"B02", *POSITIVE_WELLS} & set(wells)

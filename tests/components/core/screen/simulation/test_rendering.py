@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from components.core.config import ScreenConfig, SimulateConfig
-from components.core.screen.simulation.cells import TRAITS, cell_properties, grow, sirna_shifts
+from components.core.screen.simulation.cells import TRAITS, grow, sirna_shifts
 from components.core.screen.simulation.plate_design import SimulationSettings, design_screen
 from components.core.screen.simulation.rendering import draw, render_site
 
@@ -54,17 +54,6 @@ def test_shifts_share_the_configured_part_between_cell_types():
     one_ST, two_ST = (sirna_shifts(0, cell_type, 400, 1.0, specific) for cell_type in ("RPE", "U2OS"))
     assert np.corrcoef(one_ST.ravel(), two_ST.ravel())[0, 1] == pytest.approx(shared, abs=0.05)
     assert one_ST.std() == pytest.approx(1.0, abs=0.03)
-
-
-def test_a_trait_moves_its_own_property_only():
-    traits_NT = np.zeros((1, len(TRAITS)), dtype=np.float32)
-    base = cell_properties("RPE", traits_NT)
-    for t, name in enumerate(TRAITS):
-        moved_NT = traits_NT.copy()
-        moved_NT[0, t] = 1.0
-        moved = cell_properties("RPE", moved_NT)
-        assert {n for n in TRAITS if moved[n][0] != base[n][0]} == {name}
-        assert moved[name][0] / base[name][0] == pytest.approx(np.exp(TRAITS[name].scale), rel=1e-4)
 
 
 def test_the_phenotype_survives_standardisation_by_plate():
