@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from components.core.errors import InputError
-from components.core.evaluation.predictions import SCORES, Score
+from components.core.evaluation.scores import SCORES, Score
 from components.core.screen.wells import experiment_of
 from components.core.storage.artifacts import local_copy
 from components.core.storage.manifest import Manifest

@@ -21,12 +21,10 @@ from components.core import progress
 from components.core.config import CHANNELS, RunConfig, parse
 from components.core.errors import InputError, StepError
 from components.core.evaluation.figures import image_strip
-from components.core.evaluation.page import Report
+from components.core.evaluation.page import Report, render_prediction, render_report
 from components.core.evaluation.plate_quality import plate_quality
-from components.core.evaluation.predictions import SAVED, SCORES, UNSURE, Score, with_truth
 from components.core.evaluation.quality import columns
-from components.core.evaluation.report_page import render_prediction, render_report
-from components.core.evaluation.scores import build_metrics, choose_examples
+from components.core.evaluation.scores import SAVED, SCORES, UNSURE, Score, build_metrics, choose_examples
 from components.core.files import atomic_directory
 from components.core.screen.packed import SiteReader
 from components.core.storage.artifacts import local_copy
@@ -104,7 +102,7 @@ def run(
     outputs, predictions = read_outputs(uris, wells, treatments, config.screen.cell_types)
     if new_plates:
         predictions = predictions[predictions["score"] == "holdout"]
-    predictions = with_truth(predictions, labels)
+    predictions = predictions.assign(truth=predictions["id_code"].map(labels))
     lineage = {"code_version": installed_version(), **lineage}
     notices = _notices(config, known, held_out, wells, outputs, predictions, lineage)
     if truth and len(truth_labels) < (count := int((predictions["score"] == of_truth).sum())):

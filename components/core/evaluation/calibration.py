@@ -1,7 +1,4 @@
-"""Calibration of confidences: temperature scaling, reliability, calibration error. Pure.
-
-W wells, K classes that a well may be.
-"""
+"""Calibration of confidences: temperature scaling, reliability, calibration error. Pure. W wells, K classes of a well."""
 
 from __future__ import annotations
 
@@ -18,25 +15,19 @@ BINS = 10
 
 
 def fit_temperature(logits: Sequence[NDArray[np.floating]], truth: Sequence[NDArray[np.intp]]) -> float:
-    """The temperature T that makes softmax(logits / T) most likely on wells whose class is known.
+    """The temperature T in [0.05, 20] that makes softmax(logits / T) most likely on wells whose class is known.
 
     Args:
         logits: blocks of logits or log-probabilities, each (W, K); blocks may differ in their classes, as plates do.
-        truth: for each block the column of the true class of each well, (W,); wells with -1, whose true class is not among
-            the columns, do not count.
-
-    Returns:
-        T in [0.05, 20].
+        truth: for each block the column of each well's true class, (W,); a well with -1, which has none, does not count.
 
     Raises:
-        ValueError: no well counts, or shapes differ.
+        ValueError: no well counts.
 
     Source: Guo et al. 2017 (arXiv:1706.04599), minimising the negative log-likelihood over log T.
     """
     kept = []
     for logits_WK, truth_W in zip(logits, truth, strict=True):
-        if logits_WK.shape[:1] != truth_W.shape:
-            raise ValueError(f"{len(logits_WK)} rows of logits but {len(truth_W)} true classes")
         known_W = truth_W >= 0
         if known_W.any():
             kept.append((logits_WK[known_W].astype(np.float64), truth_W[known_W]))
@@ -57,29 +48,25 @@ def fit_temperature(logits: Sequence[NDArray[np.floating]], truth: Sequence[NDAr
     return float(np.exp(best.x))
 
 
-def reliability_bins(confidence_W: ArrayLike, correct_W: ArrayLike, bins: int = BINS) -> pd.DataFrame:
-    """Wells in bins of equal width over [0, 1]; empty bins are left out.
+def reliability_bins(confidence_W: ArrayLike, correct_W: ArrayLike) -> pd.DataFrame:
+    """Wells in ten bins of equal width over [0, 1]: mean `confidence`, `accuracy`, number of `wells`; no empty bins.
 
     Args:
         confidence_W: probabilities in [0, 1], shape (W,).
         correct_W: whether each prediction is the truth, shape (W,).
-        bins: number of bins.
-
-    Returns:
-        A row a bin, in order: mean `confidence`, `accuracy`, number of `wells`.
     """
     table = pd.DataFrame({"confidence": np.asarray(confidence_W, float), "accuracy": np.asarray(correct_W, float)})
-    by_bin = table.groupby((table["confidence"] * bins).astype(int).clip(upper=bins - 1))
+    by_bin = table.groupby((table["confidence"] * BINS).astype(int).clip(upper=BINS - 1))
     return by_bin.mean().assign(wells=by_bin.size()).reset_index(drop=True)
 
 
-def expected_calibration_error(confidence_W: ArrayLike, correct_W: ArrayLike, bins: int = BINS) -> float:
+def expected_calibration_error(confidence_W: ArrayLike, correct_W: ArrayLike) -> float:
     """Mean distance of accuracy and confidence over bins, weighted by wells (Naeini et al. 2015).
 
     Raises:
         ValueError: no wells.
     """
-    table = reliability_bins(confidence_W, correct_W, bins)
+    table = reliability_bins(confidence_W, correct_W)
     if table.empty:
         raise ValueError("the calibration error of no wells is not defined")
     return float(np.average((table["accuracy"] - table["confidence"]).abs(), weights=table["wells"]))

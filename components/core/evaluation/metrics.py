@@ -19,26 +19,20 @@ Selection = Literal["balanced", "group", "raw"]
 
 
 def top1(predicted_W: NDArray[np.intp], truth_W: NDArray[np.intp]) -> float:
-    """The fraction of wells with the right prediction.
+    """The fraction of wells that are predicted correctly.
 
     Raises:
-        ValueError: no wells, or different numbers of them.
+        ValueError: no wells.
     """
-    if predicted_W.shape != truth_W.shape or len(truth_W) == 0:
-        raise ValueError(
-            f"top-1 needs as many predictions as truths and at least one, got {predicted_W.shape}, {truth_W.shape}"
-        )
+    if not len(truth_W):
+        raise ValueError("top-1 needs at least one well")
     return float((predicted_W == truth_W).mean())
 
 
 def top1_by_cell_type(
     predicted_W: NDArray[np.intp], truth_W: NDArray[np.intp], cell_types_W: Sequence[str]
 ) -> dict[str, float]:
-    """Top-1 over all wells (`overall`), then by cell type in sorted order.
-
-    Raises:
-        ValueError: as `top1`.
-    """
+    """Top-1 over all wells (`overall`), then by cell type in sorted order; at least one well."""
     cell_type_W = np.asarray(cell_types_W)
     table = {"overall": top1(predicted_W, truth_W)}
     for cell_type in sorted(set(cell_types_W)):
@@ -58,22 +52,19 @@ def selection_accuracy(
 ) -> float:
     """Validation top-1 that selects a checkpoint.
 
-    `raw`: arg-max over all treatments. `group`: arg-max over the group of the well's plate. `balanced`: arg-max after
-    balancing of every validation plate over its group. The plate's group is the true one: validation
-    experiments are labelled, and an inferred arrangement that flips early in training would make epochs incomparable.
+    The plate's group is the true one: validation experiments are labelled, and an inferred arrangement that flips early in
+    training would make epochs incomparable.
 
     Args:
-        kind: raw, group or balanced.
-        logits_WK: logits of the treatment classes, (W, K).
+        kind: `raw`, arg-max over all treatments; `group`, over the group of the well's plate; `balanced`, after balancing
+            of every plate over its group.
+        logits_WK: logits of the treatment classes, (W, K), at least one well.
         truth_W: true treatment class of each well.
         experiments_W: the experiment of each well.
         plates_W: the plate number of each well.
         groups: the plate groups; None if the screen has no plate design or the prior is off. Then all treatments are
-            one group, so that `group` equals `raw` and `balanced` balances every plate over all treatments.
+            one group.
         prior: method and limits of balancing.
-
-    Raises:
-        ValueError: no wells.
     """
     if kind == "raw" or (kind == "group" and groups is None):
         return top1(logits_WK.argmax(axis=1), truth_W)

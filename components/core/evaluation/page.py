@@ -1,11 +1,12 @@
-"""What the reports of a run and of new plates share: templates, plate maps, durations. Data in, HTML out.
+"""The page of a run and the page of new plates. Data in, HTML out.
 
 A page is one self-contained HTML file: figures inline, no script needed, nothing fetched. Text and layout are in the
-templates (*.html.j2): page is the frame, sections the parts that both reports show.
+templates: report_page.html.j2 and prediction_page.html.j2, page.html.j2 the frame, sections.html.j2 the parts of both.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +16,39 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from components.core.config import CHANNELS, RunConfig
-from components.core.evaluation.figures import plate_map
-from components.core.evaluation.predictions import UNSURE, correct, scored
+from components.core.evaluation.calibration import kept_above
+from components.core.evaluation.figures import learning_curves, plate_map, reliability
+from components.core.evaluation.figures.plate_statistics import channel_spread, draw_statistics, plate_statistics
+from components.core.evaluation.plate_quality import BLURRED_PLATE
+from components.core.evaluation.quality import LIMIT, by_channel
+from components.core.evaluation.scores import (
+    SCORES,
+    UNSURE,
+    Score,
+    correct,
+    recall_by_sirna,
+    score_table,
+    scored,
+    worst_sirnas,
+)
 from components.core.storage.manifest import Manifest, PlateRecord
 
+WORST = 15
+"""Rows of the confusion table."""
+SHOWN_WELLS = 200
+"""Rows of the table of wells to look at; qc.csv has all."""
+THRESHOLDS = (0.5, 0.8, 0.9, 0.95, 0.99)
 STAGE_EXPLANATIONS = {
     "raw": "arg-max over all treatments",
     "group": "restricted to the plate's siRNA group",
     "assigned": "balanced, one well per siRNA and plate",
+}
+KINDS: dict[Score, str] = {"out_of_fold": "", "unlabelled": "transductive", "holdout": "inductive"}
+EXPLANATIONS: dict[Score, str] = {
+    "out_of_fold": "Labelled wells, predicted only by models that never saw their labels; checkpoints were selected on "
+    "them, so this is slightly optimistic.",
+    "unlabelled": "Wells whose images took part in training without labels; their truth is read for this table only.",
+    "holdout": "Experiments that no step but prediction read, not even as images: what to expect of a new batch.",
 }
 
 
@@ -34,7 +60,7 @@ class Report:
         config: the run's configuration.
         screen: manifest of the training and unlabelled experiments, or the reference that names the model of new plates.
         holdout: manifest of the held-out experiments, or of the new plates.
-        predictions: a predictions table, see evaluation.predictions.
+        predictions: a predictions table, see evaluation.scores.
         arrangements: `experiments` of every assign.json, each with its cell_type.
         temperatures: by cell type, then by the probabilities they calibrate: raw, group, balanced.
         prior_used: whether the plate design took part in any prediction: enabled, and found in the screen.
@@ -55,19 +81,105 @@ class Report:
     notices: Sequence[tuple[str, str]]
 
 
-def channel_names(channels: int) -> Sequence[str]:
-    """The names of the channels; numbers if there are not six."""
-    return CHANNELS if channels == len(CHANNELS) else [f"channel {c + 1}" for c in range(channels)]
+def render_report(
+    report: Report,
+    history: Sequence[Mapping[str, Any]],
+    pictures: Sequence[tuple[Any, bytes]],
+    pictures_of: Score | None,
+    pictures_note: str | None,
+) -> str:
+    """The page of a training run as HTML.
+
+    Args:
+        report: what is reported.
+        history: the record of every epoch.
+        pictures: example wells, rows of the predictions table, each with its strip of images as PNG.
+        pictures_of: the score of those wells; None if no truth is known.
+        pictures_note: why there are no pictures; None if there are some.
+    """
+    predictions, domain = report.predictions, report.config.standardise.domain
+    plates = (*report.screen.plates, *report.holdout.plates)
+    found = {plate.cell_type for plate in plates}
+    order = dict.fromkeys((*report.config.screen.cell_types, *(plate.cell_type for plate in plates)))
+    cell_types = [name for name in order if name in found]
+    unlabelled = [plate for plate in report.screen.plates if not plate.labelled]
+    mapped = [
+        plate
+        for of_score in (unlabelled, report.holdout.plates)
+        for plate in sorted(of_score, key=lambda plate: (plate.experiment, plate.plate))
+    ]
+    imaged, standardised = plate_statistics(report.screen.model_copy(update={"plates": plates}), domain)
+    channels = _channel_names(report.screen.channels)
+    curves = {
+        "Pretraining": learning_curves.draw_pretrain(history),
+        "Mean teacher, by cell type": learning_curves.draw_mean_teacher(history, cell_types),
+    }
+    return _render(
+        "report_page.html.j2",
+        report,
+        plates,
+        cell_types=cell_types,
+        blocks=_score_blocks(predictions, cell_types),
+        titles=reliability.TITLES,
+        kinds=KINDS,
+        not_validated=_not_validated(report.metrics["folds"]),
+        roles={"oof": "out of fold"},
+        curves=[(title, Markup(svg)) for title, svg in curves.items() if svg],
+        maps=_plate_maps(report, mapped),
+        reliability=Markup(reliability.draw(predictions) or ""),
+        statistics=Markup(draw_statistics(plates, imaged, standardised, cell_types, channels, domain)),
+        spread=channel_spread(plates, imaged[0], cell_types),
+        pictures=[(well, base64.b64encode(png).decode()) for well, png in pictures],
+        pictures_of=pictures_of,
+        pictures_note=pictures_note,
+        **_confusions(predictions),
+    )
+
+
+def render_prediction(report: Report, plates: pd.DataFrame, wells: pd.DataFrame) -> str:
+    """The page of new plates as HTML.
+
+    Args:
+        report: what is reported.
+        plates: from `plate_quality`, in the order of the manifest.
+        wells: a row a well: id_code, well_type and look_at.
+    """
+    records = report.holdout.plates
+    cell_types = list(dict.fromkeys(plate.cell_type for plate in records))
+    predicted = {str(row.id_code): row for row in report.predictions.itertuples(index=False)}
+    marked = wells[wells["look_at"] != ""]
+    channels = _channel_names(report.holdout.channels)
+    plates = plates.copy()
+    for worst, measure in (("min", "sharpness"), ("max", "saturated")):
+        values = by_channel(plates, measure, channels)
+        plates[measure] = values.agg(worst, axis=1)
+        plates[f"{measure}_channel"] = values.dropna(how="all").agg(f"idx{worst}", axis=1)
+    return _render(
+        "prediction_page.html.j2",
+        report,
+        records,
+        model=report.screen.model,
+        cell_types=cell_types,
+        classified=len(predicted),
+        unsure=int((report.predictions["confidence"] < UNSURE).sum()),
+        table=score_table(report.predictions, cell_types),
+        roles={"holdout": "new plates"},
+        maps=_plate_maps(report, records, set(marked["id_code"])),
+        rows=plates.astype(object).where(plates.notna(), None).to_dict("records"),
+        drifting=report.metrics["quality"]["plates_that_drift"],
+        blurred_plates=report.metrics["quality"]["blurred_plates"],
+        marked=[(well, predicted.get(str(well.id_code))) for well in marked.head(SHOWN_WELLS).itertuples()],
+        more_marked=max(0, len(marked) - SHOWN_WELLS),
+        limit=LIMIT,
+        blurred=BLURRED_PLATE,
+    )
 
 
 def environment(package: str) -> Environment:
-    """The Jinja environment of every text that the product writes from a template.
+    """The Jinja environment of the templates in a package's folder; values are escaped in HTML only.
 
-    Undefined names are errors; values are escaped in HTML templates only. Filters: `pct` (a fraction in percent), `count`
-    (a number with thousands separators, and the noun it counts if given), `duration` (seconds in words).
-
-    Args:
-        package: the package whose folder holds the templates.
+    Filters: `pct` (a fraction in percent), `count` (a number with thousands separators, and the noun it counts if given),
+    `duration` (seconds in words).
     """
     found = Environment(
         loader=PackageLoader(package, "."),
@@ -81,15 +193,8 @@ def environment(package: str) -> Environment:
     return found
 
 
-def render_page(template: str, report: Report, plates: Sequence[PlateRecord], **context: Any) -> str:
-    """Renders a page from its template.
-
-    Args:
-        template: file name in this folder.
-        report: all templates read it.
-        plates: those that the page counts.
-        context: further variables of the template.
-    """
+def _render(template: str, report: Report, plates: Sequence[PlateRecord], **context: Any) -> str:
+    """Renders a page that counts these plates."""
     edges = (0.0, *plate_map.EDGES, 1.0)
     legend = zip(plate_map.COLOURS, edges[:-1], edges[1:], strict=True)
     page = environment("components.core.evaluation").get_template(template)
@@ -99,8 +204,8 @@ def render_page(template: str, report: Report, plates: Sequence[PlateRecord], **
         plates=len(plates),
         wells=sum(len(plate.wells) for plate in plates),
         sites=sum(len(well.sites) for plate in plates for well in plate.wells),
-        channels=channel_names(report.holdout.channels),
-        durations=durations(report.lineage),
+        channels=_channel_names(report.holdout.channels),
+        durations=_durations(report.lineage),
         stage_words=STAGE_EXPLANATIONS,
         unsure_below=UNSURE,
         map_legend=[(colour, f"{low:g}–{high:g}") for colour, low, high in legend],
@@ -109,33 +214,63 @@ def render_page(template: str, report: Report, plates: Sequence[PlateRecord], **
     )
 
 
-def plate_maps(
-    report: Report, plates: Sequence[PlateRecord], titles: Mapping[str, str], marked: Container[str] = ()
-) -> list[dict[str, Any]]:
-    """The maps of each experiment's plates, with its arrangement, number of unsure wells and accuracy.
+def _score_blocks(predictions: pd.DataFrame, cell_types: Sequence[str]) -> list[dict[str, Any]]:
+    """For each score with truth its accuracies, and the fractions of wells that confidence thresholds keep."""
+    return [
+        {
+            "score": score,
+            "table": score_table(known, cell_types),
+            "explanation": EXPLANATIONS[score],
+            "wells": len(known),
+            "experiments": known["experiment"].nunique(),
+            "kept": kept_above(known["confidence"], correct(known)["assigned"], THRESHOLDS),
+        }
+        for score in SCORES
+        if not (known := scored(predictions, score)).empty
+    ]
 
-    Args:
-        report: its predictions and arrangements are shown.
-        plates: in their order, those of an experiment together.
-        titles: a title by experiment; may lack some.
-        marked: id_codes of wells that get a frame.
-    """
+
+def _not_validated(folds: Sequence[Mapping[str, Any]]) -> list[str]:
+    by_type: dict[str, list[str]] = {}
+    for fold in folds:
+        for name in fold["not_validated"]:
+            by_type.setdefault(name, []).append(str(fold["fold"]))
+    return [f"{name} in fold{'s' if len(ns) > 1 else ''} {', '.join(ns)}" for name, ns in by_type.items()]
+
+
+def _confusions(predictions: pd.DataFrame) -> dict[str, Any]:
+    """The worst siRNAs, in the score with the most wells: an experiment has only one well of a siRNA."""
+    best = max(SCORES, key=lambda score: len(scored(predictions, score)))
+    wells = scored(predictions, best)
+    recall = recall_by_sirna(wells)
+    return {
+        "confused_in": None if wells.empty else best,
+        "confusions": worst_sirnas(wells, WORST),
+        "always_right": int((recall["assigned"] == 1).sum()),
+        "sirnas_seen": len(recall),
+    }
+
+
+def _plate_maps(report: Report, plates: Sequence[PlateRecord], marked: Container[str] = ()) -> list[dict[str, Any]]:
+    """By experiment: the maps of its plates, its arrangement, number of unsure wells and accuracy; `marked` wells get a frame."""
     if not plates:
         return []
     extent = plate_map.plate_extent(plates)
-    arrangement_of = {entry["experiment"]: entry for entry in report.arrangements}
-    by_experiment = dict(list(report.predictions.groupby("experiment")))
+    arrangements = {entry["experiment"]: entry for entry in report.arrangements}
+    predicted = dict(list(report.predictions.groupby("experiment")))
+    held_out = {plate.experiment for plate in report.holdout.plates}
     found = []
     for experiment in dict.fromkeys(plate.experiment for plate in plates):
-        arrangement = arrangement_of.get(experiment)
+        arrangement = arrangements.get(experiment)
         groups = (arrangement["groups"] if arrangement else None) or []
-        wells = by_experiment.get(experiment, report.predictions[:0])
+        wells = predicted.get(experiment, report.predictions[:0])
         rows = {str(row.id_code): row for row in wells.itertuples(index=False)}
         members = [plate for plate in plates if plate.experiment == experiment]
         known = scored(wells)
+        score: Score = "holdout" if experiment in held_out else "unlabelled"
         found.append({
             "experiment": experiment,
-            "title": titles.get(experiment),
+            "title": None if report.screen.model else reliability.TITLES[score],
             "arrangement": arrangement,
             # Groups are in plate order.
             "plates": [
@@ -149,13 +284,18 @@ def plate_maps(
     return found
 
 
-def durations(lineage: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _durations(lineage: Mapping[str, Any]) -> list[dict[str, Any]]:
     """By step: its number of `tasks`, their `seconds` in all, the `longest`, and its `share` of the longest step."""
     tasks = pd.DataFrame(lineage.get("steps", []), columns=["step", "seconds"])
     by_step = tasks.groupby("step", sort=False)["seconds"]
     table = pd.DataFrame({"seconds": by_step.sum(), "longest": by_step.max(), "tasks": by_step.size()})
     table["share"] = (table["seconds"] / table["seconds"].max()).fillna(0.0)
     return [{str(name): value for name, value in row.items()} for row in table.reset_index().to_dict("records")]
+
+
+def _channel_names(channels: int) -> Sequence[str]:
+    """The names of the channels; numbers if there are not six."""
+    return CHANNELS if channels == len(CHANNELS) else [f"channel {c + 1}" for c in range(channels)]
 
 
 def _percent(fraction: float, digits: int = 1) -> str:

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from components.core.evaluation.predictions import UNSURE
 from components.core.evaluation.quality import columns
+from components.core.evaluation.scores import UNSURE
 from components.core.storage.manifest import PlateRecord
 
 Floats = NDArray[np.float64]
@@ -38,17 +38,12 @@ def plate_quality(
         channels: names of the channels.
 
     Returns:
-        A row a plate, in order:
-        experiment, plate, cell_type.
-        wells, look_at: numbers of wells, and of those to look at.
-        nuclei_share: median over wells.
-        sharpness_*: by channel, the median focus of the wells over the median of that over these plates of the cell type; 1
-            is usual. NaN for a constant channel, and if the plate is the only one of its cell type.
-        blurred: whether a channel's sharpness is below BLURRED_PLATE.
-        saturated_*: by channel, the mean over wells of the saturated fraction.
-        drift_*, times_*, beyond_*: by channel, see `Drift`; NaN, NaN and False if the model has no plates of the cell type.
-        confidence, raw_confidence, unsure: of its predicted wells, the medians with and without the prior, and the fraction
-            below UNSURE; NaN if it has none.
+        A row a plate, in order: experiment, plate, cell_type; wells and look_at, numbers of wells and of those to look at;
+        nuclei_share, median over wells; confidence, raw_confidence and unsure, of its predicted wells the medians with and
+        without the prior and the fraction below UNSURE; blurred, whether a channel's sharpness is below BLURRED_PLATE. By
+        channel: sharpness_*, the median focus of the wells over its median over these plates of the cell type, NaN for a
+        constant channel and a single plate; saturated_*, the mean over wells; drift_*, times_*, beyond_*, see `Drift`, NaN
+        and False if the model has no plates of the cell type.
     """
     key = ["experiment", "plate"]
     table = pd.DataFrame([{name: getattr(plate, name) for name in (*key, "cell_type")} for plate in plates])
@@ -109,7 +104,7 @@ def drift(new_PC256: NDArray[np.integer], training_TC256: NDArray[np.integer], e
 
     Args:
         new_PC256: pixels by grey level of each new plate, some in every channel.
-        training_TC256: the same of the training plates, at least one.
+        training_TC256: the same of the training plates.
         experiment_T: their experiments.
 
     Raises:

@@ -28,16 +28,10 @@ _MAD, _MEAN_DEVIATION = 1.4826, 1.2533
 
 
 def focus(pixels_CHW: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Variance of the Laplacian over the variance of the grey levels, by channel.
+    """Variance of the Laplacian over the variance of the grey levels, by channel, (C,); NaN for a constant channel.
 
     Blur lowers it; brightness, contrast, flips and quarter turns do not change it. Camera noise raises it, so that values
     compare within a channel of a plate and not between channels.
-
-    Args:
-        pixels_CHW: shape (C, H, W), at least 3 x 3 pixels.
-
-    Returns:
-        Shape (C,), larger is sharper; NaN for a constant channel.
 
     Raises:
         ValueError: fewer than 3 pixels along a side.
@@ -61,12 +55,10 @@ def saturated(counts_C256: NDArray[np.integer]) -> NDArray[np.float64]:
 
 
 def otsu_threshold(counts_256: NDArray[np.integer]) -> int:
-    """The grey level that separates dark from bright best: levels above it are bright.
-
-    It maximises the variance between the two classes; of equally good levels the lowest.
+    """The grey level that separates dark from bright best: the variance between the two classes is largest.
 
     Args:
-        counts_256: pixels by grey level, shape (256,), at least one pixel.
+        counts_256: pixels by grey level, shape (256,).
 
     Raises:
         ValueError: no pixels.
@@ -87,24 +79,21 @@ def otsu_threshold(counts_256: NDArray[np.integer]) -> int:
 
 
 def nuclear_fraction(counts_256: NDArray[np.integer], threshold: int) -> float:
-    """The fraction of a site's pixels brighter than the threshold: a proxy of cell density, without segmentation.
+    """The fraction of the nuclei channel's pixels above the threshold: a proxy of cell density, without segmentation.
 
     Args:
-        counts_256: the site's nuclei channel by grey level, shape (256,), at least one pixel.
-        threshold: Otsu's, of the plate's nuclei channel. The site's own would find nuclei in an empty well.
+        counts_256: pixels of a site by grey level, shape (256,).
+        threshold: Otsu's, of the plate. The site's own would find nuclei in an empty well.
     """
     return float(counts_256[threshold + 1 :].sum() / counts_256.sum())
 
 
 def site_quality(pixels_CHW: NDArray[np.uint8], threshold: int) -> NDArray[np.float64]:
-    """Measures a site.
+    """Focus by channel, saturated fraction by channel, and the nuclear fraction of a site: M = 2 C + 1 values.
 
     Args:
-        pixels_CHW: its channels, nuclei first.
+        pixels_CHW: the site's channels, nuclei first.
         threshold: Otsu's, of the plate's nuclei channel.
-
-    Returns:
-        Focus by channel, saturated fraction by channel, and the fraction of pixels that are nuclei: M = 2 C + 1 values.
     """
     counts_C256 = histogram(pixels_CHW)
     return np.concatenate([focus(pixels_CHW), saturated(counts_C256), [nuclear_fraction(counts_C256[0], threshold)]])
@@ -119,9 +108,9 @@ def well_quality(sites_SM: NDArray[np.float64], well_S: NDArray[np.integer], cha
         channels: names, in the order of the measures.
 
     Returns:
-        A row a well, in the order of their numbers: nuclei_share (the mean over sites), and by channel focus_* (of the
-        blurriest site), saturated_* (of the most saturated site) and noisiest_* (the largest focus). focus_* and noisiest_*
-        are NaN if the channel is constant in any site.
+        A row a well, by number: nuclei_share (the mean over sites), and by channel focus_* (of the blurriest site),
+        saturated_* (of the most saturated site) and noisiest_* (the largest focus). focus_* and noisiest_* are NaN if the
+        channel is constant in any site.
     """
     focus, saturated, noisiest = (columns(measure, channels) for measure in ("focus", "saturated", "noisiest"))
     sites = pd.DataFrame(sites_SM, columns=[*focus, *saturated, "nuclei_share"])
@@ -149,10 +138,10 @@ def by_channel(table: pd.DataFrame, measure: str, channels: Sequence[str]) -> pd
 
 
 def robust_scores(values: pd.Series[float]) -> pd.Series[float]:
-    """(x - median) / deviation, the deviation from the median absolute deviation, which outliers do not move.
+    """(x - median) / deviation, where the deviation comes from the median absolute deviation, which outliers do not move.
 
-    If more than half of the values are equal, that is 0; the mean absolute deviation then takes its place. Equal values all
-    have the score 0. A NaN stays NaN and does not affect the other scores.
+    If that is 0, because more than half of the values are equal, the mean absolute deviation takes its place. Equal values
+    have the score 0. A NaN stays NaN and does not affect the others.
 
     Source: Iglewicz and Hoaglin 1993, How to Detect and Handle Outliers, ISBN 978-0873892476.
     """
@@ -162,16 +151,11 @@ def robust_scores(values: pd.Series[float]) -> pd.Series[float]:
 
 
 def reasons_to_look(wells: pd.DataFrame, channels: Sequence[str]) -> list[str]:
-    """How each well of a plate differs from the others; empty for most.
-
-    A siRNA that kills cells is flagged as well as a fault of the microscope.
+    """How each well of a plate differs from the others, such as `blurred: nuclei, actin; few cells`; empty for most.
 
     Args:
         wells: the plate's rows of `well_quality`.
         channels: names of the channels.
-
-    Returns:
-        For each well its reasons, such as `blurred: nuclei, actin; few cells`.
     """
     focus, saturated, noisiest = (by_channel(wells, name, channels) for name in ("focus", "saturated", "noisiest"))
     noise = noisiest > MOSTLY_NOISE

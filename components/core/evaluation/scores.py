@@ -1,19 +1,60 @@
-"""The numbers of a report from a predictions table: accuracies as metrics.json holds them, confusions, example wells. Pure."""
+"""The predictions of a run as one table, and the numbers of its report: accuracies, confusions, example wells. Pure pandas.
+
+Columns of a predictions table, a row a treatment well, none missing unless noted:
+    score: out_of_fold, unlabelled or holdout, see SCORES.
+    id_code, experiment, plate (int), well, cell_type.
+    fold: int, the fold that validates on the well; -1 if none does.
+    sirna, raw_sirna, group_sirna: labels in the screen's encoding, see LABEL.
+    confidence, raw_confidence, group_confidence: calibrated probabilities of those, float.
+    margin: lead of the assigned siRNA over the most probable other one, float.
+    raw_confidence_uncalibrated: raw confidence at temperature 1, float.
+    top5: the most probable treatments before the prior, separated by blanks.
+    truth: the true label; NaN if unknown.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from components.core.evaluation.calibration import expected_calibration_error
-from components.core.evaluation.predictions import CONFIDENCE, SCORES, STAGES, Score, Stage, correct, scored
 
 SCHEMA = 1
 OVERALL = "overall"
+
+Stage = Literal["raw", "group", "assigned"]
+Score = Literal["out_of_fold", "unlabelled", "holdout"]
+STAGES: tuple[Stage, ...] = ("raw", "group", "assigned")
+SCORES: tuple[Score, ...] = ("out_of_fold", "unlabelled", "holdout")
+"""What training saw of the wells; the scores are never mixed.
+
+out_of_fold: labelled wells, predicted by models that never saw their labels; checkpoints were selected on them.
+unlabelled: transductive; the images were trained on, the labels never seen.
+holdout: inductive; neither images nor labels were seen by any step but prediction.
+"""
+LABEL: dict[Stage, str] = {"raw": "raw_sirna", "group": "group_sirna", "assigned": "sirna"}
+"""The column of the predicted siRNA at each stage."""
+CONFIDENCE: dict[Stage, str] = {"raw": "raw_confidence", "group": "group_confidence", "assigned": "confidence"}
+"""The column of its calibrated probability."""
+UNSURE = 0.6
+"""A prediction of a lower confidence is called unsure, and its colour on the plate maps is a warm one."""
+SAVED = ("id_code", "sirna", "confidence", "margin", "raw_sirna", "raw_confidence", "top5")
+"""Columns of predictions.csv and its siblings."""
+
+
+def scored(predictions: pd.DataFrame, score: Score | None = None) -> pd.DataFrame:
+    """The wells whose truth is known, of one score or of all."""
+    known = predictions["truth"].notna()
+    return predictions[known if score is None else known & (predictions["score"] == score)]
+
+
+def correct(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Whether each well's prediction is its truth: one column of booleans a stage; False if the truth is unknown."""
+    return pd.DataFrame({stage: predictions[LABEL[stage]] == predictions["truth"] for stage in STAGES})
 
 
 @dataclass(frozen=True)
@@ -66,17 +107,13 @@ def build_metrics(
     history: Sequence[Mapping[str, Any]],
     validated: Mapping[tuple[int, str], bool],
 ) -> dict[str, Any]:
-    """The content of metrics.json.
+    """The content of metrics.json: accuracies by score, stage and cell type, folds, throughput, wells, calibration errors.
 
     Args:
         predictions: a predictions table; wells without truth do not count.
         cell_types: in the order of the columns.
         history: one record an epoch, each once.
         validated: by fold and cell type, whether the fold had validation wells of it.
-
-    Returns:
-        `schema`, one table a score (fractions by stage and cell type), `folds`, `throughput`, `wells` (counts by score)
-        and `calibration` (expected calibration error by score and stage).
     """
     wells = {score: known for score in SCORES if not (known := scored(predictions, score)).empty}
     tables = {score: score_table(known, cell_types) for score, known in wells.items()}
@@ -108,12 +145,7 @@ def _calibration_errors(known: pd.DataFrame) -> dict[str, float]:
 
 
 def throughput(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Training speed over folds and cell types.
-
-    Returns:
-        For each step STEP_sites_per_s, all its sites over all its seconds; STEP_data_wait, the fraction of its seconds
-        spent waiting for pixels; STEP_peak_memory_gib, the largest of an epoch. The last two only if recorded.
-    """
+    """For each step STEP_sites_per_s, and if recorded STEP_data_wait (fraction of its seconds) and STEP_peak_memory_gib."""
     found: dict[str, float] = {}
     if not history:
         return found
@@ -136,13 +168,7 @@ def recall_by_sirna(wells: pd.DataFrame) -> pd.DataFrame:
 
 
 def worst_sirnas(wells: pd.DataFrame, limit: int) -> list[dict[str, Any]]:
-    """The siRNAs of lowest recall after assignment that were missed at least once, worst first.
-
-    Ties go to the lower raw recall, then to the larger number of wells, then to the label, so that the order is stable.
-
-    Args:
-        wells: a predictions table.
-        limit: the largest number of siRNAs.
+    """The siRNAs of lowest recall after assignment, worst first; ties by lower raw recall, more wells, label.
 
     Returns:
         For each its `truth`, `wells`, recalls `assigned` and `raw`; `by_cell_type`, a dictionary from cell type to (correct
@@ -168,8 +194,7 @@ def worst_sirnas(wells: pd.DataFrame, limit: int) -> list[dict[str, Any]]:
 def choose_examples(predictions: pd.DataFrame, right: int = 3, wrong: int = 5) -> tuple[Score | None, pd.DataFrame]:
     """Wells worth showing, of one score: unlabelled if its truth is known, else out of fold, else holdout.
 
-    The most confident first, in turn over cell types, so that an easy cell type does not fill the selection. Confident wrong
-    predictions are the most informative: they suggest siRNAs with the same phenotype, or a swapped plate.
+    The most confident first: confident wrong predictions suggest siRNAs with the same phenotype, or a swapped plate.
 
     Returns:
         The score of the wells (None if no truth is known) and their rows, correct ones first.
@@ -183,7 +208,7 @@ def choose_examples(predictions: pd.DataFrame, right: int = 3, wrong: int = 5) -
 
 
 def _in_turn(wells: pd.DataFrame, limit: int) -> pd.DataFrame:
-    """The most confident wells, the best of each cell type before the second best of any."""
+    """The most confident wells, the best of each cell type before the second best of any: an easy one must not fill the page."""
     by_confidence = wells.sort_values(["confidence", "id_code"], ascending=[False, True])
     rank = by_confidence.groupby("cell_type").cumcount()
     return by_confidence.loc[rank.sort_values(kind="stable").index[:limit]]

@@ -12,7 +12,7 @@ import pytest
 
 from components.core.config import RunConfig
 from components.core.errors import InputError
-from components.core.evaluation.predictions import UNSURE
+from components.core.evaluation.scores import UNSURE
 from components.core.storage.object_store import ObjectStore
 from components.report.step import main, run
 from tests.components.report.new_plates_run import MODEL, NewPlates, make_new_plates

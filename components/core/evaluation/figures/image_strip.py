@@ -27,10 +27,7 @@ CONTRAST = (1.0, 99.7)
 
 
 def contrast_limits(histograms: tuple[tuple[int, ...], ...]) -> NDArray[np.float64]:
-    """Black and full-colour grey level of each channel, shape (C, 2), from the plate's histograms.
-
-    Limits of the plate, not of the site: a dim site then looks dim beside others of its plate.
-    """
+    """Black and full-colour grey level of each channel, (C, 2): those of the plate, so that a dim site looks dim."""
     low_C, high_C = (percentile(np.array(histograms), percent) for percent in CONTRAST)
     return np.stack([low_C, np.maximum(high_C, low_C + 1)], axis=1).astype(np.float64)
 
@@ -39,7 +36,7 @@ def draw(image_CSS: NDArray[np.uint8], limits_C2: NDArray[np.float64], tile: int
     """The strip as PNG: composite first, then the channels in order.
 
     Args:
-        image_CSS: one site, uint8, shape (C, S, S).
+        image_CSS: one site.
         limits_C2: from `contrast_limits`.
         tile: side of a picture, pixels. A site more than twice as large is cropped to its centre, shown at half size, so
             that cells stay recognisable; a site smaller than a tile keeps its size.

@@ -83,7 +83,7 @@ def _draw(name: str, records: pd.DataFrame, column: str, what: str) -> str:
             row = records.sort_values("accuracy", kind="stable", ascending=False).iloc[0]
             best = f"Best validation accuracy {row['accuracy']:.3f} (fold {row['fold']}, epoch {row['epoch']})."
         alt = f"{what}: training loss and validation accuracy by epoch for {listed(panels)}; {len(folds)} folds. {best}"
-        return inline_svg(figure, name, alt)
+        return inline_svg(figure, alt)
 
 
 def _mark_switch(ax: Any, records: pd.DataFrame, *, label: bool) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Container, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from components.core.evaluation.predictions import UNSURE
+from components.core.evaluation.scores import UNSURE
 from components.core.storage.manifest import PlateRecord
 
 CELL = 11
@@ -45,8 +45,7 @@ def draw(
 
     Args:
         plate: the plate's record.
-        predictions: rows of a predictions table (as itertuples yields them) by id_code; a treatment well without one is
-            drawn empty.
+        predictions: rows of a predictions table by id_code, as itertuples yields them; a treatment well without one is empty.
         extent: rows and columns to draw, from `plate_extent`.
         marked: id_codes of wells, controls too, that get a frame.
     """

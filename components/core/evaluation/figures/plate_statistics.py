@@ -22,20 +22,15 @@ Floats = NDArray[np.float64]
 
 
 def plate_statistics(manifest: Manifest, domain: Domain) -> tuple[Floats, Floats]:
-    """The mean and the 5th and 95th percentiles of every plate's pixels, before and after standardisation.
+    """Mean, 5th and 95th percentile of every plate's pixels, as imaged (grey levels) and as standardised, each (3, P, C).
 
     Args:
-        manifest: at least one plate, each with pixels in every channel.
+        manifest: at least one plate.
         domain: the set of plates whose mean and deviation standardise a plate; `none` divides by 255.
 
-    Returns:
-        As imaged (grey levels) and as standardised, each of shape (3, P, C).
-
     Raises:
-        ValueError: no plates, or a channel without pixels.
+        ValueError: a channel without pixels.
     """
-    if not manifest.plates:
-        raise ValueError("statistics of no plates are not defined")
     counts_PC256 = [np.array(plate.histograms, np.int64) for plate in manifest.plates]
     imaged_3PC = np.array(
         [
@@ -57,8 +52,7 @@ def channel_spread(plates: Sequence[PlateRecord], mean_PC: Floats, cell_types: S
         cell_types: in the order of the rows.
 
     Returns:
-        Two rows a cell type, a column a channel; indexed by cell type and what is compared. The spread between plates is
-        within an experiment, pooled over experiments. NaN with fewer than two experiments, or no experiment with two plates.
+        Two rows a cell type (experiments; plates within an experiment, pooled), a column a channel; NaN if there are no two.
     """
     logs = pd.DataFrame(np.log(np.maximum(mean_PC, 1e-6)))
     cell_type = pd.Series([plate.cell_type for plate in plates])
@@ -85,14 +79,7 @@ def draw_statistics(
     """Inline SVG: a column a channel; grey levels as imaged above, as the network sees them below.
 
     A dot is a plate's mean, its line the 5th to 95th percentile of the pixels; plates of an experiment are adjacent.
-
-    Args:
-        plates: in the order of the statistics.
-        imaged_3PC: from `plate_statistics`.
-        standardised_3PC: from `plate_statistics`.
-        cell_types: in the order of their colours.
-        channels: names of the channels.
-        domain: the domain of standardisation.
+    The statistics are those of `plate_statistics`; the order of `cell_types` is that of their colours.
     """
     rank = {name: i for i, name in enumerate(cell_types)}
     order = sorted(range(len(plates)), key=lambda p: (rank[plates[p].cell_type], plates[p].experiment, plates[p].plate))
@@ -131,4 +118,4 @@ def draw_statistics(
             f"standardisation. As imaged, the brightest plate's mean is {spread.min():.1f} to {spread.max():.1f} times "
             f"the dimmest's, depending on the channel."
         )
-        return inline_svg(figure, "plate_statistics", alt)
+        return inline_svg(figure, alt)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from components.core.evaluation.calibration import expected_calibration_error, reliability_bins
 from components.core.evaluation.figures.style import MUTED, SERIES, inline_svg, styled
-from components.core.evaluation.predictions import CONFIDENCE, SCORES, Score, Stage, correct, scored
-from components.core.evaluation.scores import Accuracy
+from components.core.evaluation.scores import CONFIDENCE, SCORES, Accuracy, Score, Stage, correct, scored
 
 TITLES: dict[Score, str] = {"out_of_fold": "Out of fold", "unlabelled": "Unlabelled", "holdout": "Holdout"}
 ROWS: tuple[Stage, ...] = ("raw", "assigned")
@@ -30,14 +28,18 @@ def draw(predictions: pd.DataFrame) -> str | None:
             for r, stage in enumerate(ROWS):
                 ax = axes[r][c]
                 ax.plot([0, 1], [0, 1], color="#9aa7b3", linewidth=0.8, linestyle=(0, (3, 2)))
-                after = known[CONFIDENCE[stage]]
-                ece = expected_calibration_error(after, hits[stage])
+                calibrated = known[CONFIDENCE[stage]]
+                ece = expected_calibration_error(calibrated, hits[stage])
                 shown = f"ECE {ece:.3f}"
                 if stage == "raw":
                     before = known["raw_confidence_uncalibrated"]
-                    _draw_uncalibrated(ax, before, hits["raw"])
+                    bins = reliability_bins(before, hits["raw"])
+                    ax.plot(
+                        bins["confidence"], bins["accuracy"], color=SERIES[1], marker="o", markersize=3.5,
+                        markerfacecolor="white", linewidth=0.8, clip_on=False, label="before",
+                    )  # fmt: skip
                     shown = f"ECE {expected_calibration_error(before, hits['raw']):.3f} → {ece:.3f}"
-                _draw_calibrated(ax, after, hits[stage])
+                _draw_calibrated(ax, calibrated, hits[stage])
                 ticks = (0, 0.25, 0.5, 0.75, 1)
                 ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=ticks, yticks=ticks)
                 ax.set_title(f"{TITLES[score]}, {stage}")
@@ -49,18 +51,10 @@ def draw(predictions: pd.DataFrame) -> str | None:
                 if stage == "raw" and c == 0:
                     ax.legend(loc="lower right", markerscale=0.8)
                 sentences.append(f"{TITLES[score]}, {stage}: expected calibration error {ece:.3f}.")
-        return inline_svg(figure, "reliability", "Accuracy against confidence in ten bins. " + " ".join(sentences))
+        return inline_svg(figure, "Accuracy against confidence in ten bins. " + " ".join(sentences))
 
 
-def _draw_uncalibrated(ax: Any, confidence: pd.Series[float], hits: pd.Series[bool]) -> None:
-    bins = reliability_bins(confidence, hits)
-    ax.plot(
-        bins["confidence"], bins["accuracy"], color=SERIES[1], marker="o", markersize=3.5, markerfacecolor="white",
-        linewidth=0.8, clip_on=False, label="before",
-    )  # fmt: skip
-
-
-def _draw_calibrated(ax: Any, confidence: pd.Series[float], hits: pd.Series[bool]) -> None:
+def _draw_calibrated(ax: Axes, confidence: pd.Series[float], hits: pd.Series[bool]) -> None:
     bins = reliability_bins(confidence, hits)
     x, y = bins["confidence"], bins["accuracy"]
     # Intervals and areas, so that a stray bin of three wells does not look like evidence.

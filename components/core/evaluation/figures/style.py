@@ -60,14 +60,8 @@ def series_colour(index: int) -> str:
     return SERIES[index % len(SERIES)]
 
 
-def inline_svg(figure: Figure, name: str, alt: str) -> str:
-    """The figure as an <svg> element for a page: no XML prolog, scales with the page, carries its description.
-
-    Args:
-        figure: drawn inside `styled(name)`; call this inside it too.
-        name: unique in the page.
-        alt: the figure in words.
-    """
+def inline_svg(figure: Figure, alt: str) -> str:
+    """A figure as an <svg> element that scales with the page; `alt` describes it. Call this inside its `styled`."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()

@@ -7,8 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from components.core.evaluation.predictions import with_truth
-
 ROW: dict[str, Any] = {
     "score": "out_of_fold", "experiment": "RPE-01", "plate": 1, "well": "B02", "cell_type": "RPE", "fold": 0,
     "sirna": "a", "confidence": 0.9, "margin": 0.5, "raw_sirna": "a", "raw_confidence": 0.8,
@@ -19,5 +17,4 @@ ROW: dict[str, Any] = {
 def predictions(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """A table of wells with the values of ROW, changed by each row; `truth` is "a" unless given, None if unknown."""
     table = pd.DataFrame([{"id_code": f"w{n:02d}", **ROW, **row} for n, row in enumerate(rows)])
-    truth = {code: row.get("truth", "a") for code, row in zip(table["id_code"], rows, strict=True)}
-    return with_truth(table, {code: label for code, label in truth.items() if label is not None})
+    return table.assign(truth=[row.get("truth", "a") for row in rows])

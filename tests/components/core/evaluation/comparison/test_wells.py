@@ -11,7 +11,7 @@ import pytest
 from components.core.config import PackConfig
 from components.core.errors import InputError
 from components.core.evaluation.comparison.wells import count_plates, paired_wells
-from components.core.evaluation.predictions import SAVED
+from components.core.evaluation.scores import SAVED
 from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, WellRecord
 from components.core.tables import write_table
 from tests.components.core.evaluation import predicted
