@@ -84,7 +84,7 @@ def in_child(module: str, *arguments: object) -> Any:
 
 
 def cpu_seconds() -> float:
-    """CPU time so far of this process and its descendants; of a grandchild only once it has ended."""
+    """CPU time so far of this process and its descendants without an S3 server; of a grandchild only once it has ended."""
     used = (resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     ended = sum(each.ru_utime + each.ru_stime for each in used)
     return ended + sum(_ticks(child) for child in children(os.getpid())) / os.sysconf("SC_CLK_TCK")
@@ -100,9 +100,10 @@ def children(parent: int) -> list[int]:
 
 
 def _ticks(process: int) -> int:
-    """Clock ticks of a process and of its children that ended; 0 if it has just ended itself."""
+    """Clock ticks of a process and of its children that ended; 0 if it has just ended itself, or is the S3 server."""
     with suppress(OSError):
-        return sum(map(int, Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:15]))
+        name, _, fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")
+        return 0 if name.endswith("(weed") else sum(map(int, fields.split()[11:15]))
     return 0
 
 
