@@ -33,7 +33,7 @@ from components.core.registry.model_manifest import (
 from components.core.registry.new_plates import design_of
 from components.core.registry.published_models import read_model
 from components.core.storage.digests import digest_bytes, digest_text
-from components.core.storage.finished import StoredFile, fetch_finished_file
+from components.core.storage.finished import StoredFile, fetch_finished
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import HOLDOUT, RESULTS, RUNS, Learned, RunRecord, TaskRecord
@@ -239,7 +239,7 @@ class _FinishedRun:
         path = "/".join(part for part in (OUTPUT, str(fold), cell_type, f"{backbone}.safetensors") if part)
         progress.note(f"publishing {path}")
         local = self.work / "network.safetensors"
-        stored = fetch_finished_file(self.store, trained.prefix, OUTPUT, file, local)
+        (stored,) = fetch_finished(self.store, trained.prefix, {f"{OUTPUT}/{file}": local})
         self.store.upload_file(local, f"{prefix}/{path}")
         local.unlink()
         return NetworkFile(

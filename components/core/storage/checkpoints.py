@@ -13,39 +13,23 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from components.core.config import FrozenModel
 from components.core.errors import MissingObjectError
 from components.core.progress import warn
 from components.core.storage.digests import digest_file
+from components.core.storage.finished import DamagedError, StoredFile, download_checked
 
 if TYPE_CHECKING:
     from components.core.storage.object_store import ObjectStore
 
-CHECKPOINTS = "checkpoints"
-
-
-class Latest(FrozenModel):
-    """The content of latest.json."""
-
-    name: str = Field(pattern=r"^[0-9a-f]+\.pt$")
-    size: int
-    sha256: str
-
 
 class CheckpointStore:
-    """The checkpoint of one step and key.
-
-    Args:
-        store: where finished outputs are kept as well.
-        step: the step's name.
-        key: digest of the step's inputs.
-    """
+    """The checkpoint of one step and key, in the store of its finished outputs."""
 
     def __init__(self, store: ObjectStore, step: str, key: str) -> None:
         self._store = store
-        self._folder = f"{CHECKPOINTS}/{step}/{key}"
+        self._folder = f"checkpoints/{step}/{key}"
         self._own: str | None = None
 
     def write(self, file: Path) -> None:
@@ -55,10 +39,10 @@ class CheckpointStore:
             StepError: the store failed; the checkpoint before is still there.
             InputError: the store refuses the credentials.
         """
-        latest = Latest(name=f"{uuid.uuid4().hex}.pt", size=file.stat().st_size, sha256=digest_file(file))
-        self._store.upload_file(file, f"{self._folder}/{latest.name}")
+        latest = StoredFile(path=f"{uuid.uuid4().hex}.pt", size=file.stat().st_size, sha256=digest_file(file))
+        self._store.upload_file(file, f"{self._folder}/{latest.path}")
         self._store.put(f"{self._folder}/latest.json", latest.model_dump_json().encode())
-        before, self._own = self._own, latest.name
+        before, self._own = self._own, latest.path
         if before is not None:
             self._store.delete(f"{self._folder}/{before}")
 
@@ -69,29 +53,24 @@ class CheckpointStore:
             StepError: the store failed.
             InputError: the store refuses the credentials, or the file cannot be written.
         """
-        missing = ""
+        damaged = b""
         while True:
             try:
-                latest = Latest.model_validate_json(self._store.get(f"{self._folder}/latest.json"))
+                content = self._store.get(f"{self._folder}/latest.json")
             except MissingObjectError:
-                return False
-            except ValidationError:
-                warn(f"{self._store.uri(self._folder)}/latest.json: cannot be read; starting from the beginning")
                 return False
             try:
-                self._store.download_file(f"{self._folder}/{latest.name}", file)
-                break
-            except MissingObjectError:
-                # A step of the same key may have put a newer one in its place since.
-                if latest.name == missing:
-                    warn(f"{self._store.uri(self._folder)}/{latest.name}: missing; starting from the beginning")
-                    return False
-                missing = latest.name
-        if file.stat().st_size != latest.size or digest_file(file) != latest.sha256:
-            warn(f"{self._store.uri(self._folder)}/{latest.name}: damaged; starting from the beginning")
-            return False
-        self._own = latest.name
-        return True
+                latest = StoredFile.model_validate_json(content)
+                download_checked(self._store, f"{self._folder}/{latest.path}", latest, file)
+            except (ValidationError, DamagedError) as error:
+                if content != damaged:  # a step of the same key may have put a newer one in its place
+                    damaged = content
+                    continue
+                reason = error if isinstance(error, DamagedError) else "latest.json cannot be read"
+                warn(f"{self._store.uri(self._folder)}: {reason}; starting from the beginning")
+                return False
+            self._own = latest.path
+            return True
 
     def clear(self) -> None:
         """Deletes all checkpoints of the key: the step has finished.

@@ -12,7 +12,6 @@ import errno
 import os
 import re
 import shutil
-import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from components.core.files import locked
 from components.core.storage.digests import digest_bytes
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import S3Store
 
     from components.core.storage.s3 import S3Bucket
@@ -40,7 +40,7 @@ PAGE = 1000
 """Objects that one request lists."""
 _REQUESTS_IN_FLIGHT, _FILES_IN_FLIGHT = 32, 16  # a network file system has latency, too
 _TEMPORARY = re.compile(r".+#\d+")  # obstore's name of a file that it is writing
-_LOCK = ".lock"  # for conditional writes in its folder; no object
+_LOCK = ".lock#0"  # for conditional writes in its folder; obstore lists no such names
 _ATTEMPTS = 20
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, *_NO_FILE}
@@ -73,24 +73,20 @@ class ObjectStore:
         root: the folder, absolute, in which each object is the file at its key; None for a bucket.
         bucket: name of the bucket; empty for a folder.
         prefix: prefix of every key in the bucket, without slashes at its ends; may be empty.
-        requests: requests made so far: "gets", "puts" (an upload in parts counts once) and "lists" (pages of a thousand).
     """
 
-    def __init__(self, address: str | Path, prefix: str = "", parents: bool = False) -> None:
+    def __init__(self, address: str | Path, prefix: str = "") -> None:
         """Opens a store without any request; `check` reports whether it can be used.
 
         Args:
             address: a folder's path or file:///FOLDER; `bucket`, `s3://bucket[/prefix]` or, as KFP writes it, `minio://...`.
             prefix: further prefix below that of the address.
-            parents: whether `check` also creates the folders above a folder.
 
         Raises:
             InputError: not such an address, or no usable credentials for a bucket.
         """
         self.root: Path | None = None
-        self._parents = parents
         self.bucket, self.prefix = "", prefix.strip("/")
-        self.requests = {"gets": 0, "puts": 0, "lists": 0}
         self._objects: LocalStore | S3Store
         self._s3: S3Bucket | None = None
         if isinstance(address, Path) or address.startswith("file:"):
@@ -110,7 +106,6 @@ class ObjectStore:
             self._objects = self._s3.objects
         self._failures = (OSError, BaseError, *(self._s3.FAILURES if self._s3 else ()))
         self._in_flight = _REQUESTS_IN_FLIGHT if self._s3 else _FILES_IN_FLIGHT
-        self._counting = threading.Lock()
         self._pool = ThreadPoolExecutor(self._in_flight, thread_name_prefix="store")
 
     def __repr__(self) -> str:
@@ -119,10 +114,6 @@ class ObjectStore:
     def __reduce__(self) -> tuple[Callable[..., ObjectStore], tuple[str | Path, str]]:
         # Credentials never travel in a pickle.
         return type(self), (self.root or self.bucket, "" if self.root else self.prefix)
-
-    def below(self, prefix: str) -> ObjectStore:
-        """The store under a further prefix, with its own request count."""
-        return ObjectStore(self.root / prefix.strip("/")) if self.root else ObjectStore(self.uri(prefix))
 
     def uri(self, key: str) -> str:
         """The object's address, s3://bucket/key or file:///folder/key."""
@@ -148,7 +139,7 @@ class ObjectStore:
         probe = self.root / f".{uuid.uuid4().hex}#0"
         try:
             # No deeper: a file system that is not mounted must not be replaced by folders on another disk.
-            self._known.mkdir(exist_ok=True, parents=self._parents)
+            self._known.mkdir(exist_ok=True)
             self.root.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"x")
         except OSError as error:
@@ -173,8 +164,7 @@ class ObjectStore:
         return bytes(self.view(key))
 
     def view(self, key: str) -> memoryview:
-        """The object's bytes in the client's own buffer. Raises as `get`."""
-        self._count("gets")
+        """The object's bytes in the client's own buffer, not copied. Raises as `get`."""
         with self._errors(key, "get"):
             return memoryview(obstore.get(self._objects, self._path(key)).bytes())
 
@@ -190,7 +180,6 @@ class ObjectStore:
             InputError: access is refused.
             StepError: the store failed, or its disk is full.
         """
-        self._count("puts")
         with self._errors(key, "put"):
             self._put(key, data, use_multipart=False)
 
@@ -221,7 +210,6 @@ class ObjectStore:
         An object that holds exactly these data counts as written, by an earlier attempt whose answer was lost. So writers that must
         know which of them came first write different data. Raises as `put`.
         """
-        self._count("puts")
         with self._errors(key, "conditional put"):
             try:
                 self._put(key, data, mode="create")
@@ -231,17 +219,13 @@ class ObjectStore:
 
     def get_versioned(self, key: str) -> tuple[bytes, str]:
         """The object's bytes and their version: the ETag, or in a folder the digest. Raises as `get`."""
-        if self.root:
-            content = self.get(key)
-            return content, digest_bytes(content)
-        self._count("gets")
         with self._errors(key, "get"):
             found = obstore.get(self._objects, self._path(key))
-            return bytes(found.bytes()), found.meta["e_tag"] or ""
+            content = bytes(found.bytes())
+            return content, digest_bytes(content) if self.root else found.meta["e_tag"] or ""
 
     def put_if_version(self, key: str, data: bytes, version: str) -> bool:
         """Replaces the object only if it still has this version; of several writers one gets True. As put_if_absent otherwise."""
-        self._count("puts")
         with self._errors(key, "conditional put"):
             if self.root:
                 return self._replace_file(key, data, version)
@@ -263,7 +247,6 @@ class ObjectStore:
 
     def head(self, key: str) -> StoredObject:
         """Size, time and version of one object. Raises as `get`."""
-        self._count("gets")
         with self._errors(key, "head"):
             return _stored(key, obstore.head(self._objects, self._path(key)))
 
@@ -277,18 +260,8 @@ class ObjectStore:
         if self.root and not (self.root / folder).is_dir():
             return
         with self._errors(prefix, "list"):
-            held: StoredObject | None = None
             for page in obstore.list(self._objects, f"{self._base}{folder}", chunk_size=PAGE):
-                self._count("lists")
-                for found in page:
-                    key = found["path"][len(self._base) :]  # empty for a folder marker of the store itself
-                    # obstore drops the slash of "a/", which consoles create as a folder; a bucket lists its content next.
-                    if held and not key.startswith(f"{held.key}/"):
-                        yield held
-                    is_object = key and key.startswith(prefix) and key.rpartition("/")[2] != _LOCK
-                    held = _stored(key, found) if is_object else None
-            if held:
-                yield held
+                yield from self._listed(page, prefix)
 
     def list_level(self, prefix: str) -> tuple[Sequence[StoredObject], Sequence[str]]:
         """The objects and the folders directly below a prefix, folders by name. Raises as `list`.
@@ -296,22 +269,21 @@ class ObjectStore:
         Args:
             prefix: empty, or ends in a slash.
         """
-        self._count("lists")
         with self._errors(prefix, "list"):
             found = obstore.list_with_delimiter(self._objects, f"{self._base}{prefix}".rstrip("/"))
-        folders = {path[len(self._base) :] for path in found["common_prefixes"]}
-        objects = [_stored(each["path"][len(self._base) :], each) for each in found["objects"]]
-        below = [each for each in objects if each.key.startswith(prefix) and each.key not in folders]
-        return below, sorted(folder[len(prefix) :] for folder in folders)
+            folders = sorted(path[len(f"{self._base}{prefix}") :] for path in found["common_prefixes"])
+            return list(self._listed(found["objects"], prefix)), folders
+
+    def _listed(self, page: Iterable[ObjectMeta], prefix: str) -> Iterator[StoredObject]:
+        for found in page:
+            key = found["path"][len(self._base) :]
+            # obstore drops the slash of an empty object "a/", which consoles create as a folder.
+            if key and key.startswith(prefix) and (found["size"] or self.root or self.exists(key)):
+                yield _stored(key, found)
 
     def delete(self, key: str) -> None:
         """Deletes one object; a missing one is no error. Raises as `put`."""
-        with self._errors(key, "delete"):
-            if self.root is None:
-                obstore.delete(self._objects, self._path(key))
-                return
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                self._file(key).unlink()
+        self.delete_many([key])
 
     def delete_prefix(self, prefix: str) -> int:
         """Deletes every object whose key starts with the prefix; returns how many.
@@ -332,10 +304,13 @@ class ObjectStore:
             with self._errors(keys[0] if keys else "", "delete"):
                 obstore.delete(self._objects, [self._path(key) for key in keys])
             return
-        list(self._pool.map(self.delete, keys))
+        list(self._pool.map(self._delete_file, keys))
         for folder in sorted({folder for key in keys for folder in Path(key).parents if folder.name}, reverse=True):
+            path = self._file(folder.as_posix())
             with contextlib.suppress(OSError):  # not empty
-                self._file(folder.as_posix()).rmdir()
+                if os.listdir(path) == [_LOCK]:  # noqa: PTH208
+                    (path / _LOCK).unlink()
+                path.rmdir()
 
     def unfinished_uploads(self, prefix: str) -> Iterator[UnfinishedUpload]:
         """Uploads in parts that have neither ended nor been aborted, if the server lists them; temporary files of a folder.
@@ -351,7 +326,7 @@ class ObjectStore:
                     yield upload._replace(key=upload.key[len(self._base) :])
                 return
             for directory, _, names in os.walk(self.root / prefix.rpartition("/")[0]):
-                for file in (Path(directory, name) for name in names if _TEMPORARY.fullmatch(name)):
+                for file in (Path(directory, name) for name in names if _TEMPORARY.fullmatch(name) and name != _LOCK):
                     key = file.relative_to(self.root).as_posix()
                     if key.startswith(prefix):
                         with contextlib.suppress(FileNotFoundError):
@@ -373,7 +348,6 @@ class ObjectStore:
             InputError: the file cannot be read, or access is refused.
             StepError: the store failed, or its disk is full.
         """
-        self._count("puts")
         try:
             path.open("rb").close()
         except OSError as error:
@@ -392,7 +366,6 @@ class ObjectStore:
             InputError: the file cannot be written, or access is refused.
             StepError: the store failed, or the file's disk is full.
         """
-        self._count("gets")
         partial = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.partial")
         try:
             with self._errors(key, "download", own=partial):
@@ -433,6 +406,10 @@ class ObjectStore:
             self._put(key, data, use_multipart=False)
             return True
 
+    def _delete_file(self, key: str) -> None:
+        with self._errors(key, "delete"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            self._file(key).unlink()
+
     def _holds(self, key: str, data: bytes) -> bool:
         """Whether the object holds exactly these data."""
         try:
@@ -448,10 +425,6 @@ class ObjectStore:
 
     def _file(self, key: str) -> Path:
         return Path(f"/{self._path(key)}")
-
-    def _count(self, kind: str) -> None:
-        with self._counting:
-            self.requests[kind] += 1
 
     @contextmanager
     def _errors(self, key: str, action: str, own: Path | None = None) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -77,7 +78,10 @@ def open_store(address: str | None, prefix: str = "") -> ObjectStore:
         InputError: no such address, or no credentials in the environment for a bucket.
     """
     address = address or default_address()
-    return ObjectStore(address, prefix, parents=address == default_address())
+    if address == default_address():
+        with contextlib.suppress(OSError):  # `check` reports why
+            cache_folder().mkdir(parents=True, exist_ok=True)
+    return ObjectStore(address, prefix)
 
 
 def open_existing(address: str | None, prefix: str = "") -> ObjectStore:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,6 @@ from components.core.screen.screen_source import ScreenDirectory, ScreenSource
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_screen, open_store
-from components.core.storage.s3 import S3Endpoint
 from components.normalize.step import Summary, main, run
 from tests.rxrx_screen import to_rxrx
 from tests.tiny_screen import CONFIG, MemoryStore, TinyScreen
@@ -123,12 +123,14 @@ def test_rejects_an_image_that_vanished(tiny: TinyScreen, store: ObjectStore):
 def test_rejects_a_missing_bucket_and_wrong_credentials(
     tiny: TinyScreen, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    where = S3Endpoint.from_environment().address
     outputs = [str(tmp_path / "out" / name) for name in "abc"]
     section = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"bucket": tmp_path.as_uri()})})
     with pytest.raises(InputError) as caught:
         main(section.model_dump_json(), "s3://no-such-bucket/screen", *outputs)
-    assert str(caught.value) == f"s3://no-such-bucket: {where} has no such bucket; correct the address of the screen"
+    assert (
+        str(caught.value)
+        == f"s3://no-such-bucket: {os.environ['AWS_ENDPOINT_URL']} has no such bucket; correct the address of the screen"
+    )
     address = upload(tiny.root, store)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(

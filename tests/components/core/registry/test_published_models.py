@@ -32,8 +32,7 @@ def test_a_model_is_found_as_champion_by_digits_and_by_address(either_store: Obj
     store = either_store
     first, second = put_model(store, 1), put_model(store, 2)
     promote(store, second, "x")
-    elsewhere = ObjectStore(tmp_path / "empty")
-    own = elsewhere if isinstance(store, ObjectStore) else store.below("empty")
+    own = ObjectStore(tmp_path / "empty")
     for searched, name, expected in (
         (store, "champion", second),
         (store, first[:5], first),

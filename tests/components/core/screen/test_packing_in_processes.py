@@ -100,10 +100,9 @@ def test_processes_write_the_same_bytes_as_threads(tiny: TinyScreen, tmp_path: P
     processes = pack(tiny.root, stores[1])
     assert [each.written for each in threads] == [each.written for each in processes]
     assert threads == processes
-    assert stores[0].requests["puts"] - stores[1].requests["puts"] == 80, "the chunks, which workers write"
     contents = [{key: store.get(key) for key in store.list("")} for store in stores]
     assert contents[0] == contents[1]
-    assert len(contents[0]) == stores[0].requests["puts"] == sum(each.written for each in threads)
+    assert len(contents[0]) == sum(each.written for each in threads)
     for path in tiny.root.rglob("*.png"):
         os.utime(path, ns=(1, 1))
     assert all(each.reused for each in pack(tiny.root, stores[1])), "copies are found by checksum"

@@ -12,7 +12,7 @@ from components.core.storage.object_store import ObjectStore
 
 @pytest.mark.parametrize("prefix", ["", "screens/week-48"])
 def test_a_bucket_and_a_directory_list_the_same_files(store: ObjectStore, tmp_path: Path, prefix: str) -> None:
-    bucket = store.below(prefix) if prefix else store
+    bucket = ObjectStore(store.uri(prefix))
     files = {
         f"train/{experiment}/Plate{plate}/B{well:02d}_s1_w{channel}.png": experiment.encode() * well
         for experiment in ("HUVEC-01", "HUVEC-02", "HUVEC-02b", "RPE-01", "U2OS")

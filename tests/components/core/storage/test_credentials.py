@@ -1,4 +1,4 @@
-"""Credentials that are not in the environment itself: by boto3's default chain, each in a process of its own, as in a pod."""
+"""Credentials from files and services, found by boto3's chain, each in a process of its own as in a pod."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import InputError
-from components.core.storage.s3 import S3Endpoint, has_keys
+from components.core.storage.s3 import S3Bucket, has_keys
 from tests.seaweedfs import S3Server
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -33,7 +33,7 @@ try:
     store.upload_file(Path(__file__ if "__file__" in globals() else "/etc/hostname"), "file")
     store.download_file("file", Path("back"))
     assert store.list("") == ["a", "file"]
-    print("all well in", store._s3.endpoint.region)
+    print("all well in", store._s3.region)
 except ValueError as error:
     print(type(error).__name__, error)
 """
@@ -99,7 +99,7 @@ def profile(tmp_path: Path, key: str, secret: str) -> str:
     return str(file)
 
 
-def test_a_file_of_credentials_serves_every_client(elsewhere: Callable[..., str], keys, tmp_path: Path):
+def test_a_credentials_file_serves_every_client(elsewhere: Callable[..., str], keys, tmp_path: Path):
     assert elsewhere(AWS_SHARED_CREDENTIALS_FILE=profile(tmp_path, *keys)) == "all well in us-east-1"
 
 
@@ -112,14 +112,14 @@ def test_a_profile_brings_its_region(elsewhere: Callable[..., str], keys, tmp_pa
     assert elsewhere(**given, AWS_REGION="us-west-2") == "all well in us-west-2"
 
 
-def test_refused_ones_are_told_by_where_they_came_from(elsewhere: Callable[..., str], keys, tmp_path: Path):
+def test_refused_credentials_are_reported_with_their_variable(elsewhere: Callable[..., str], keys, tmp_path: Path):
     line = elsewhere(AWS_SHARED_CREDENTIALS_FILE=profile(tmp_path, keys[0], "wrong-secret"))
     assert "refused the credentials" in line
     assert "correct AWS_SHARED_CREDENTIALS_FILE, or let them list" in line
     assert "wrong-secret" not in line
 
 
-def test_a_pods_identity_is_asked_for_as_eks_offers_it(elsewhere: Callable[..., str], keys, tmp_path: Path):
+def test_eks_pod_identity_gives_credentials(elsewhere: Callable[..., str], keys, tmp_path: Path):
     """EKS Pod Identity: an address on the node, and a token in a file."""
     (tmp_path / "token").write_text("of-this-pod")
     asked: list[str] = []
@@ -144,7 +144,7 @@ STS = """<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc
 </AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"""
 
 
-def test_a_service_accounts_role_is_taken_by_its_token(elsewhere: Callable[..., str], tmp_path: Path):
+def test_a_service_account_takes_its_role_by_token(elsewhere: Callable[..., str], tmp_path: Path):
     """IRSA. The store of the tests knows no roles, and refuses the keys of this one."""
     (tmp_path / "token").write_text("of-this-account")
     asked: list[str] = []
@@ -167,14 +167,16 @@ def test_a_service_accounts_role_is_taken_by_its_token(elsewhere: Callable[..., 
         ({"AWS_SHARED_CREDENTIALS_FILE": "none"}, "there are none"),
     ],
 )
-def test_none_where_they_should_be_is_one_line(elsewhere: Callable[..., str], variables: dict[str, str], told: str):
+def test_missing_credentials_are_reported_in_one_line(
+    elsewhere: Callable[..., str], variables: dict[str, str], told: str
+):
     line = elsewhere(**variables)
     assert line.startswith(f"InputError object store: no credentials by {' and '.join(variables)} (")
     assert told in line
     assert "\n" not in line
 
 
-def test_the_chain_is_asked_only_without_keys_and_if_a_variable_leads_to_some(monkeypatch: pytest.MonkeyPatch):
+def test_the_chain_is_used_only_without_keys_and_if_a_variable_asks_for_it(monkeypatch: pytest.MonkeyPatch):
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     role = {"AWS_ROLE_ARN": "r", "AWS_WEB_IDENTITY_TOKEN_FILE": "f"}
@@ -185,33 +187,28 @@ def test_the_chain_is_asked_only_without_keys_and_if_a_variable_leads_to_some(mo
             for name, value in variables.items():
                 given.setenv(name, value)
             with pytest.raises(InputError, match="is not set; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
-                S3Endpoint.from_environment()
-    for name, value in {**role, "AWS_SESSION_TOKEN": "t"}.items():
-        monkeypatch.setenv(name, value)
-    assert S3Endpoint.from_environment().session_token is None
-    for name, value in {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}.items():
-        monkeypatch.setenv(name, value)
-    endpoint = S3Endpoint.from_environment()
-    assert (endpoint.access_key, endpoint.secret_key, endpoint.session_token) == ("k", "s", "t")
+                S3Bucket("lab")
 
 
-def test_the_endpoint_is_found_in_boto3s_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_endpoint_and_region_have_boto3s_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
+
+    def endpoint() -> tuple[str | None, str]:
+        bucket = S3Bucket("lab")
+        return bucket.url, bucket.region
+
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
-    assert S3Endpoint.from_environment().url is None
+    assert endpoint() == (None, "us-east-1")
     (tmp_path / "config").write_text("[profile lab]\nendpoint_url = http://profile:1\nregion = eu-north-1\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_PROFILE", "lab")
-    assert (S3Endpoint.from_environment().url, S3Endpoint.from_environment().region) == (
-        "http://profile:1",
-        "eu-north-1",
-    )
+    assert endpoint() == ("http://profile:1", "eu-north-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://general:2")
-    assert S3Endpoint.from_environment().url == "http://general:2"
+    assert endpoint() == ("http://general:2", "eu-north-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://service:3")
-    assert S3Endpoint.from_environment().url == "http://service:3"
+    assert endpoint() == ("http://service:3", "eu-north-1")
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(InputError, match=r"^object store: .*nobody.* could not be found; correct AWS_PROFILE"):
-        S3Endpoint.from_environment()
+        endpoint()

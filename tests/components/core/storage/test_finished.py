@@ -122,7 +122,7 @@ def _cut_record(store: ObjectStore) -> None:
 def _escape(store: ObjectStore) -> None:
     key = _stored(store, "/done.json")
     record = json.loads(store.get(key))
-    record["outputs"]["logits"]["files"][0]["path"] = "../../escaped"
+    record["files"][0]["path"] = "logits/../../escaped"
     store.put(key, json.dumps(record).encode())
 
 
@@ -168,7 +168,9 @@ def test_some_outputs_can_be_brought_from_where_they_are_kept(store: ObjectStore
     fetch_finished(store, places[0], {"logits": tmp_path / "logits"})
     assert digest_path(tmp_path / "logits") == digest_path(tmp_path / "one" / "logits")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["logits", "one", "two"]
-    with pytest.raises(InputError, match=r"the finished outputs are damaged \(done.json names other outputs\)"):
+    (file,) = fetch_finished(store, places[0], {"logits/logits.npz": tmp_path / "one.npz"})
+    assert (file.path, file.size, (tmp_path / "one.npz").stat().st_size) == ("logits/logits.npz", 1000, 1000)
+    with pytest.raises(InputError, match=r"the finished outputs are damaged \(done.json has no embeddings\)"):
         fetch_finished(store, places[0], {"embeddings": tmp_path / "embeddings"})
     _delete_file(store)
     with pytest.raises(InputError, match=r"the finished outputs are damaged .* is missing"):

@@ -1,4 +1,4 @@
-"""A folder as object store: addresses, files as they lie there, and what a killed writer leaves behind."""
+"""A folder as object store: addresses, its files, killed writers, several processes."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ def store(tmp_path: Path) -> ObjectStore:
     return ObjectStore(tmp_path / "lab data")
 
 
-def test_an_object_is_a_file_at_its_path_and_its_address_leads_back(store: ObjectStore):
+def test_an_object_is_a_file_at_its_key(store: ObjectStore):
     store.put("plates/a/zarr.json", b"{}")
     assert (store.root / "plates/a/zarr.json").read_bytes() == b"{}"
     assert store.uri("plates/a") == f"file://{store.root.parent}/lab%20data/plates/a"
     assert open_store(store.uri("")).get("plates/a/zarr.json") == b"{}"
     assert open_store(store.uri(""), "plates/").get("a/zarr.json") == b"{}"
     assert open_store(join_address(store.uri(""), "plates")).list() == ["a/zarr.json"]
-    assert store.below("plates").requests == {"gets": 0, "puts": 0, "lists": 0}
     assert pickle.loads(pickle.dumps(store)).list("plates/") == ["plates/a/zarr.json"]
 
 
 @pytest.mark.parametrize("address", ["file://", "file:///", "file://server/folder", "file:relative"])
-def test_what_is_no_folders_address_is_refused(address: str):
+def test_rejects_an_address_of_no_folder(address: str):
     with pytest.raises(InputError, match="write file:///FOLDER"):
         ObjectStore(address)
 
@@ -47,7 +46,7 @@ def test_rejects_a_key_that_is_no_path_in_the_folder(store: ObjectStore, key: st
     assert not store.root.exists()
 
 
-def test_a_prefix_is_a_beginning_of_names_as_in_a_bucket(store: ObjectStore):
+def test_a_prefix_may_end_inside_a_name_as_in_a_bucket(store: ObjectStore):
     keys = ["runs/a-1/x", "runs/a-2/y", "runs/a-1.json", "runs/b/a-1", "plates/z"]
     store.put_many((key, b"") for key in keys)
     assert store.list("runs/a-1") == ["runs/a-1.json", "runs/a-1/x"]
@@ -67,7 +66,7 @@ def _write_forever(root: Path) -> None:
 
 
 def test_a_killed_writer_leaves_whole_objects_and_nothing_else_that_is_listed(store: ObjectStore):
-    for _ in range(3):
+    for _ in range(2):
         writer = multiprocessing.get_context("spawn").Process(target=_write_forever, args=(store.root,))
         writer.start()
         while not store.list("plate/"):
@@ -96,17 +95,17 @@ def _count_up(root: Path, times: int) -> None:
 
 def test_no_change_of_several_processes_is_lost(store: ObjectStore):
     store.put("models/count", b"0")
-    writers = [multiprocessing.get_context("spawn").Process(target=_count_up, args=(store.root, 25)) for _ in range(3)]
+    writers = [multiprocessing.get_context("spawn").Process(target=_count_up, args=(store.root, 25)) for _ in range(2)]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join(60)
         assert writer.exitcode == 0
-    assert store.get("models/count") == b"75"
+    assert store.get("models/count") == b"50"
     assert store.list() == ["models/count"]
 
 
-def test_writers_and_deleters_of_one_prefix_do_not_trip_each_other(store: ObjectStore):
+def test_writers_and_deleters_of_one_prefix_do_not_disturb_each_other(store: ObjectStore):
     def write(n: int) -> None:
         for i in range(40):
             store.put(f"plate/{n}/{i}", b"x")
@@ -117,7 +116,7 @@ def test_writers_and_deleters_of_one_prefix_do_not_trip_each_other(store: Object
     assert store.list() == []
 
 
-def test_a_folder_where_an_object_is_expected_is_no_object(store: ObjectStore):
+def test_a_folder_is_no_object(store: ObjectStore):
     store.put("a/b", b"1")
     assert not store.exists("a")
     with pytest.raises(MissingObjectError, match=r"/a.$"):
@@ -128,7 +127,7 @@ def test_a_folder_where_an_object_is_expected_is_no_object(store: ObjectStore):
         store.put("x" * 300, b"1")
 
 
-def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path):
+def test_check_names_a_folder_that_cannot_be_used(tmp_path: Path):
     ObjectStore(tmp_path / "new").check()
     assert list((tmp_path / "new").iterdir()) == []
     (tmp_path / "file").touch()
