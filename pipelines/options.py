@@ -94,7 +94,8 @@ def duration(text: str) -> timedelta:
     found = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)([mhdw])", text.strip())
     if not found:
         raise InputError(f"--older-than {text!r}: a number and m, h, d or w is expected, for example 36h or 14d")
-    return timedelta(**{_UNITS[found[2]]: float(found[1])})
+    # At most a century: datetime has no time before the year 1.
+    return min(timedelta(**{_UNITS[found[2]]: float(found[1])}), timedelta(days=36_500))
 
 
 def timeout_seconds(hours: float | None) -> float:

@@ -26,8 +26,8 @@ from components.core.screen.wells import Screen
 from components.core.storage.digests import digest_text
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import cluster_store, is_folder, join_address
-from components.core.storage.run_records import RECIPE, cluster_run_key, predicting_name
-from components.core.storage.runs import forget_failures, lineage_of
+from components.core.storage.run_records import FAILED, RECIPE, cluster_run_key, predicting_name, run_file
+from components.core.storage.runs import lineage_of
 from pipelines.checks import check_screen, check_start
 from pipelines.cluster.checks import (
     check_addresses,
@@ -296,7 +296,7 @@ class _Submission:
         """
         run = self._in_progress()
         if run is None:
-            forget_failures(self.run.store, self.run.key)
+            self.run.store.delete_prefix(run_file(self.run.key, f"{FAILED}/"))  # of earlier attempts
             store, cluster = self.run.config.store, self.run.config.cluster
             mine = None
             try:

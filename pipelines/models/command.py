@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -205,10 +206,9 @@ def gc(
     Shows them first. While no model has been promoted, complete models stay.
     """
     from components.core.registry.removal import removable_models
-    from components.core.storage.garbage import cutoff_of
     from pipelines.models.tables import removable_table
 
-    console, cutoff = console_of_terminal(), cutoff_of(duration(older_than))
+    console, cutoff = console_of_terminal(), datetime.now(UTC) - duration(older_than)
     opened = options.open()
     models, found = opened.uri("models"), removable_models(opened, keep, cutoff)
     if not found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -54,13 +55,13 @@ def gc(
     them a --store of their own if they are to resume after a long break.
     """
     age = duration(older_than)
-    from components.core.storage.garbage import cutoff_of, find_garbage, list_groups, list_uploads, needed_by
+    from components.core.storage.garbage import find_garbage, list_groups, list_uploads, needed_by
     from components.core.storage.runs import read_runs
     from pipelines.store.tables import amount, garbage_rows, garbage_table
 
     console = console_of_terminal(as_json)
     opened = options.open()
-    cutoff, uri = cutoff_of(age), opened.uri("")
+    cutoff, uri = datetime.now(UTC) - age, opened.uri("")
     groups, runs, uploads = list_groups(opened), read_runs(opened), []
     try:
         uploads = list_uploads(opened)

@@ -90,22 +90,22 @@ def read_logits(directory: Path) -> LogitsDirectory:
         InputError: a file is missing, damaged or incomplete, shapes disagree, a value is not finite, or a well is
             there twice.
     """
-    meta = _read_meta(directory / META_FILE)
-    path = directory / LOGITS_FILE
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for role in ROLES for name in (f"{role}_ids", f"{role}_logits")}
+        meta = json.loads((directory / META_FILE).read_text(encoding="utf-8"))
+        with np.load(directory / LOGITS_FILE, allow_pickle=False) as archive:
+            arrays = {role: (archive[f"{role}_ids"], archive[f"{role}_logits"]) for role in ROLES}
+        _ = [meta[name] for name in ("cell_type", "folds", "history")]
     except OSError as error:
-        raise InputError(f"{path}: cannot read the logits ({error.strerror or error})") from None
-    except KeyError as error:
-        raise InputError(f"{path}: no array {error.args[0]!r}; not a logits file of this version") from None
-    except (ValueError, zipfile.BadZipFile, EOFError):
-        raise InputError(f"{path}: damaged; run the step that wrote it again") from None
-    wells = {role: _checked(path, role, arrays[f"{role}_ids"], arrays[f"{role}_logits"]) for role in ROLES}
+        raise InputError(f"{error.filename or directory}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{directory}: damaged, or of another version ({error}); run the step that wrote it again"
+        ) from None
+    wells = {role: _checked(directory, role, *arrays[role]) for role in ROLES}
     widths = {role: content.logits_WK.shape[1] for role, content in wells.items()}
     if len(set(widths.values())) != 1:
         raise InputError(
-            f"{path}: roles have different numbers of classes ({widths}); run the step that wrote it again"
+            f"{directory}: roles have different numbers of classes ({widths}); run the step that wrote it again"
         )
     return LogitsDirectory(wells, meta)
 
@@ -132,11 +132,6 @@ class EmbeddedWells:
         )
 
 
-def embeddings_path(folder: Path, backbone: str, cell_type: str, fold: int) -> Path:
-    """The file of a backbone, cell type and fold."""
-    return folder / backbone / cell_type / f"fold_{fold}.parquet"
-
-
 def write_embeddings(
     folder: Path,
     embedded: EmbeddedWells,
@@ -148,20 +143,10 @@ def write_embeddings(
     weights: str,
     screen: str,
 ) -> Path:
-    """Writes one file; the same wells and values give the same bytes. Not atomic, which is left to the caller.
+    """Writes the file of a backbone, cell type and fold; returns its path. The same wells and values give the same bytes.
 
-    Args:
-        folder: root of all files, see embeddings_path; created if missing.
-        embedded: one row each, in this order.
-        backbone: name of the network.
-        cell_type: of all wells.
-        fold: the network's fold.
-        views: dihedral views averaged, for the file's metadata.
-        weights: student, teacher or pretrained; for the file's metadata.
-        screen: digest of the screen's manifest; for the file's metadata.
-
-    Returns:
-        The file.
+    Not atomic, which is left to the caller. The file's metadata holds the dihedral views averaged, the weights (student, teacher or
+    pretrained), and the digest of the screen's manifest.
 
     Raises:
         InputError: a value is not finite.
@@ -184,7 +169,7 @@ def write_embeddings(
         "cellsignal.weights": weights,
         "cellsignal.screen": screen,
     }
-    path = embeddings_path(folder, backbone, cell_type, fold)
+    path = folder / backbone / cell_type / f"fold_{fold}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(
         pa.Table.from_pandas(table, schema=schema, preserve_index=False)
@@ -198,30 +183,18 @@ def write_embeddings(
     return path
 
 
-def _checked(path: Path, role: str, ids_W: NDArray[Any], logits_WK: NDArray[Any]) -> WellLogits:
+def _checked(directory: Path, role: str, ids_W: NDArray[Any], logits_WK: NDArray[Any]) -> WellLogits:
+    where = f"{directory / LOGITS_FILE}: {role}"
     if logits_WK.ndim != 2 or ids_W.shape != logits_WK.shape[:1]:
-        raise InputError(f"{path}: {role} has ids of shape {ids_W.shape} and logits of shape {logits_WK.shape}")
+        raise InputError(f"{where} has ids of shape {ids_W.shape} and logits of shape {logits_WK.shape}")
     ids = tuple(str(id_code) for id_code in ids_W)
     if len(set(ids)) != len(ids):
         twice = next(id_code for n, id_code in enumerate(ids) if id_code in ids[:n])
-        raise InputError(f"{path}: {role} well {twice} is there twice; run the step that wrote it again")
-    bad = ~np.isfinite(logits_WK).all(axis=1)
-    if bad.any():
+        raise InputError(f"{where} well {twice} is there twice; run the step that wrote it again")
+    bad_W = ~np.isfinite(logits_WK).all(axis=1)
+    if bad_W.any():
+        well = ids[int(bad_W.argmax())]
         raise InputError(
-            f"{path}: {role} well {ids[int(bad.argmax())]} has a logit that is not finite; training diverged, "
-            "lower its learning rate"
+            f"{where} well {well} has a logit that is not finite; training diverged, lower its learning rate"
         )
     return WellLogits(ids, logits_WK.astype(np.float32))
-
-
-def _read_meta(path: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot read it ({error.strerror})") from None
-    except ValueError:
-        raise InputError(f"{path}: not valid JSON; run the step that wrote it again") from None
-    missing = [name for name in ("cell_type", "folds", "history") if not isinstance(meta, dict) or name not in meta]
-    if missing:
-        raise InputError(f"{path}: no field {missing[0]!r}; not written by this version")
-    return dict(meta)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from components.core.errors import InputError, StepError
 from components.core.files import atomic_directory
@@ -19,7 +20,7 @@ from components.core.storage.opening import is_bucket, is_folder, open_store
 from components.core.storage.run_records import OPTION, run_address
 
 UNFINISHED = ".unfinished"
-_SMALL = 8 * 1024 * 1024  # bytes; up to this size files are uploaded many at a time
+_TRANSFERS = 8  # files under way at a time
 
 
 def local_copy(uri: str, into: Path) -> Path:
@@ -54,13 +55,13 @@ def local_copy(uri: str, into: Path) -> Path:
         if f"{key}/{UNFINISHED}" in below:
             raise InputError(f"{uri}: is unfinished; wait for the step that writes it, or run that step again")
         with atomic_directory(target) as folder:
-            for each in below:
-                name = each[len(key) + 1 :]
-                if ".." in PurePosixPath(name).parts or name.startswith("/"):
+            copies = {each: folder / each[len(key) + 1 :] for each in below}
+            for each, copy in copies.items():
+                if ".." in copy.parts or not copy.is_relative_to(folder):
                     raise InputError(f"{store.uri(each)}: its name leads out of the folder; rename it")
-                copy = folder / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                store.download_file(each, copy)
+            with ThreadPoolExecutor(_TRANSFERS) as pool:
+                list(pool.map(store.download_file, copies, copies.values()))
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror})") from None
     return target
@@ -138,19 +139,19 @@ class StepFiles:
         for path in self._outputs:
             if not path.exists():
                 raise StepError(f"{self._addresses[path]}: the step has not written it")
-        for path, (store, key) in self._outputs.items():
-            if not path.is_dir():
-                store.upload_file(path, key)
-                continue
-            mark = f"{key}/{UNFINISHED}"
-            store.put(mark, b"")
-            store.delete_many([each for each in store.list(f"{key}/") if each != mark])
-            sizes = {name: (path / name).stat().st_size for name in file_names(path)}
-            store.put_many((f"{key}/{name}", _read(path / name)) for name, size in sizes.items() if size <= _SMALL)
-            for name, size in sizes.items():
-                if size > _SMALL:
-                    store.upload_file(path / name, f"{key}/{name}")
-            store.delete(mark)
+        folders = [(store, f"{key}/") for path, (store, key) in self._outputs.items() if path.is_dir()]
+        for store, folder in folders:  # none is complete before all are
+            store.put(folder + UNFINISHED, b"")
+            store.delete_many([each for each in store.list(folder) if each != folder + UNFINISHED])
+        uploads = [
+            (store, path / name, f"{key}/{name}".rstrip("/"))
+            for path, (store, key) in self._outputs.items()
+            for name in (file_names(path) if path.is_dir() else [""])
+        ]
+        with ThreadPoolExecutor(_TRANSFERS) as pool:
+            list(pool.map(lambda upload: upload[0].upload_file(*upload[1:]), uploads))
+        for store, folder in folders:
+            store.delete(folder + UNFINISHED)
 
     def with_addresses(self, message: str) -> str:
         """A message with the user's addresses in place of temporary paths."""
@@ -172,13 +173,6 @@ def step_files() -> Iterator[StepFiles]:
             files.upload()
         except (InputError, StepError) as error:
             raise type(error)(files.with_addresses(str(error))) from None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read for upload ({error.strerror})") from None
 
 
 def _stored(uri: str, lacking: str) -> tuple[ObjectStore, str]:

@@ -18,7 +18,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from components.core.errors import InputError, MissingObjectError
 from components.core.storage.object_store import ObjectStore, StoredObject, UnfinishedUpload
@@ -113,14 +113,6 @@ def needed_by(runs: Iterable[RecordedRun]) -> frozenset[str]:
             raise InputError(f"{run.problem}; nothing is removed while it is not known what run {run.key} needs")
         needed |= run.needs
     return frozenset(needed)
-
-
-def cutoff_of(older_than: timedelta) -> datetime:
-    """The time since which objects are younger than an age."""
-    try:
-        return datetime.now(UTC) - older_than
-    except OverflowError:
-        raise InputError(f"--older-than: {older_than.days} days is before all time; give less") from None
 
 
 def find_garbage(

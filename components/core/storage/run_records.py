@@ -17,7 +17,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import AwareDatetime, Field
 
@@ -35,12 +35,7 @@ RECIPE = "recipe"
 OPTION = "init_from"
 PREDICTING_STEPS = ("infer", "pseudo_label")
 """The steps whose outputs are logits; a run has tasks of one of them."""
-
-
-class _RecordOfRun(StoredRecord):
-    IF_DAMAGED: ClassVar[str] = (
-        "run again, or forget the run (`cellsignal store forget`) if an earlier version of cellsignal wrote it"
-    )
+_IF_DAMAGED = "run again, or forget the run (`cellsignal store forget`) if an earlier version of cellsignal wrote it"
 
 
 class PredictionRecord(FrozenModel):
@@ -57,10 +52,10 @@ class PredictionRecord(FrozenModel):
     )
 
 
-class RunRecord(_RecordOfRun):
+class RunRecord(StoredRecord):
     """One run: a training, or a prediction."""
 
-    KIND = "run's record"
+    KIND, IF_DAMAGED = "run's record", _IF_DAMAGED
 
     key: str = Field(pattern=f"^{KEY}$", description="name of the run's folder in the store")
     config: dict[str, Any] = Field(description="the whole configuration")
@@ -83,10 +78,10 @@ class Learned(FrozenModel):
         )
 
 
-class TaskRecord(_RecordOfRun):
+class TaskRecord(StoredRecord):
     """A finished task of a step."""
 
-    KIND = "task's record"
+    KIND, IF_DAMAGED = "task's record", _IF_DAMAGED
 
     step: str
     fold: int
@@ -166,11 +161,7 @@ def run_address(text: str) -> tuple[str, str]:
 def cluster_run_key(name: str, recipe: str, source: str, fingerprint: str) -> str:
     """The key of a run on a cluster: the same whenever the same pipeline is submitted on the same data.
 
-    Args:
-        name: the configuration's name.
-        recipe: digest of everything else that decides the run: configuration, code, images.
-        source: address of the screen.
-        fingerprint: digest of its listing.
+    `recipe` is the digest of configuration, code and images, `source` the screen's address, `fingerprint` that of its listing.
     """
     return f"{name}-{digest_text(json.dumps([recipe, source.rstrip('/'), fingerprint]))[:12]}"
 

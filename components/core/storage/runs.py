@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -49,13 +49,7 @@ def write_run(
 ) -> None:
     """Writes what a run starts from; run.json comes last, so a run with a record is complete.
 
-    Args:
-        store: where the run's plates are.
-        record: the run.
-        screen: content of the screen's manifest.
-        holdout: content of the held-out experiments' manifest.
-        holdout_labels: their labels, CSV; None for a prediction, which has none.
-        plates: prefixes of all packed plates.
+    The manifests are JSON, `holdout_labels` is CSV (None for a prediction), `plates` are the prefixes of the packed plates.
     """
     for name, content in ((MANIFEST, screen), (HOLDOUT, holdout), (HOLDOUT_LABELS, holdout_labels)):
         if content is not None:
@@ -76,18 +70,10 @@ def record_task(
     holdout: Manifest | None = None,
     learned: Learned | None = None,
 ) -> None:
-    """Records a finished task; does nothing if the manifest belongs to no run (a step started by hand).
+    """Records a finished task under the run of its screen's manifest; does nothing if that has none (a step started by hand).
 
-    Args:
-        store: where finished outputs are kept.
-        screen: the manifest that the networks were trained with; it has the run's key.
-        prefix: key prefix of the outputs, from `run_once`.
-        step: the task's step.
-        fold: the task's fold.
-        cell_type: the task's cell type, if it has one.
-        backbone: the task's backbone, if it has one.
-        holdout: the held-out plates' manifest, for a task that predicts.
-        learned: the labels that its weights have learned, if they may start another run.
+    `prefix` is the key prefix of its outputs, from `run_once`. A task that predicts gives its held-out plates' manifest, one whose
+    weights may start another run the labels that they have learned.
     """
     if not screen.run:
         return
@@ -162,11 +148,11 @@ def finished_folds(store: ObjectStore, key: str, screen: Manifest, holdout: Mani
         InputError: a record is damaged.
     """
     found: dict[str, list[TaskRecord]] = {}
-    for step in PREDICTING_STEPS:
-        for record in _tasks(store, key, step):
-            if (record.screen, record.holdout) == (screen.digest(), holdout.digest()) and record.cell_type:
-                found.setdefault(record.cell_type, []).append(record)
-    return {cell_type: sorted(records, key=lambda record: record.fold) for cell_type, records in found.items()}
+    tasks = [record for step in PREDICTING_STEPS for record in _tasks(store, key, step)]
+    for record in sorted(tasks, key=lambda record: record.fold):
+        if (record.screen, record.holdout) == (screen.digest(), holdout.digest()) and record.cell_type:
+            found.setdefault(record.cell_type, []).append(record)
+    return found
 
 
 def read_task(
@@ -178,7 +164,7 @@ def read_task(
     cell_type: str | None = None,
     backbone: str | None = None,
 ) -> TaskRecord:
-    """One task's record; the arguments are those of record_task.
+    """One task's record.
 
     Raises:
         InputError: it is missing, damaged, or of another screen than the run's present one.
@@ -203,8 +189,7 @@ def read_source(store: ObjectStore, key: str) -> SourceRun:
     """
     label = f"{OPTION}: run"
     record = read_run(store, key, label)
-    listed = record.config.get("backbones")
-    backbones = [parse(BackboneConfig, each, f"{label} {key}") for each in (listed if isinstance(listed, list) else [])]
+    backbones = [parse(BackboneConfig, each, f"{label} {key}") for each in record.config.get("backbones") or ()]
     return SourceRun(
         key,
         {backbone.name: backbone for backbone in backbones},
@@ -237,12 +222,7 @@ def read_source_screen(store: ObjectStore, source: SourceRun) -> Manifest:
 
 
 def report_failures(address: str, run: str) -> None:
-    """Records a failure of the current task under its run; does nothing without a run (a step started by hand).
-
-    Args:
-        address: the store of the run's plates, as in manifests.
-        run: the run's key; may be empty.
-    """
+    """Records a failure of the current task under its run, in the store at an address; does nothing without a run."""
     if not run:
         return
 
@@ -259,18 +239,13 @@ def report_failures(address: str, run: str) -> None:
 
 
 def read_failures(store: ObjectStore, run: str, known: Collection[str] = ()) -> dict[str, FailureRecord]:
-    """A run's recorded failures by key, without the known keys; objects that are no such record are left out."""
+    """A run's recorded failures by key, except those known; objects that are no such record are left out."""
     keys = [key for key in store.list(run_file(run, f"{FAILED}/")) if key not in known]
     found = {}
     for key, content in get_present(store, keys).items():
         with suppress(ValidationError):
             found[key] = FailureRecord.model_validate_json(content)
     return found
-
-
-def forget_failures(store: ObjectStore, run: str) -> None:
-    """Removes the failures of earlier attempts."""
-    store.delete_prefix(run_file(run, f"{FAILED}/"))
 
 
 def record_results(store: ObjectStore, run: str, folder: Path) -> None:
@@ -294,11 +269,11 @@ def fetch_results(store: ObjectStore, run: str, into: Path) -> Sequence[str]:
         raise InputError(f"{store.uri(prefix)}: the results of run {run} are not there")
     try:
         for name in names:
-            if len(PurePosixPath(name).parts) == 1 and name != "..":
+            if "/" not in name and name != "..":
                 store.download_file(f"{prefix}{name}", into / name)
     except MissingObjectError as missing:
         raise InputError(f"{missing.args[0]}: was deleted during the download; run the same command again") from None
-    return sorted(names)
+    return names
 
 
 @dataclass

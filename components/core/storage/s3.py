@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import boto3
@@ -191,6 +191,7 @@ class S3Bucket:
             )
 
     def _bulk_client(self) -> S3Store:
+        endpoint: dict[str, Any] = {} if self.url is None else {"endpoint": self.url}
         client: ClientConfig = {"connect_timeout": "5s", "timeout": "60s", "allow_http": True}
         if self._loopback:  # a proxy that no host uses, instead of the variables'
             client |= {"proxy_url": "http://127.0.0.1:9", "proxy_excludes": ",".join(LOOPBACK)}
@@ -202,14 +203,14 @@ class S3Bucket:
             # Long enough for a store that restarts, short enough that a dead one fails the step within a minute.
             retry_config={"max_retries": 8, "retry_timeout": timedelta(seconds=60)},
             credential_provider=self._obstore_credentials,
-            **({} if self.url is None else {"endpoint": self.url}),
+            **endpoint,
         )
 
     def _obstore_credentials(self) -> S3Credential:
         found = self._credentials.get_frozen_credentials()
         return {
-            "access_key_id": found.access_key,
-            "secret_access_key": found.secret_key,
+            "access_key_id": found.access_key or "",
+            "secret_access_key": found.secret_key or "",
             "token": found.token or None,  # the variable may be empty
             "expires_at": datetime.now(UTC) + _RENEWAL,
         }

@@ -1,4 +1,4 @@
-"""Inputs and outputs of a step by hand: by path, file:// or s3://, on a real object store; whole or not at all."""
+"""Inputs and outputs of a step started by hand: by path, file:// or s3://, on a real object store; complete or refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import InputError, StepError
-from components.core.storage.artifacts import UNFINISHED, local_copy, step_files
+from components.core.storage.artifacts import local_copy, step_files
 from components.core.storage.object_store import ObjectStore
 
 
@@ -30,7 +30,7 @@ def step(*outputs: str, leaves_out: str = "", fails: Exception | None = None) ->
             raise fails
 
 
-def test_folders_and_files_come_and_go_by_address(store: ObjectStore, tmp_path: Path):
+def test_folders_and_files_are_read_and_written_by_address(store: ObjectStore, tmp_path: Path):
     with step_files() as files:
         write(files.output(store.uri("out/weights")), a=b"1", deep__b=b"2")
         Path(files.output(store.uri("out/screen.json"))).write_bytes(b"{}")
@@ -47,12 +47,11 @@ def test_folders_and_files_come_and_go_by_address(store: ObjectStore, tmp_path: 
     assert not folder.exists(), "copies go with the block"
 
 
-def test_an_earlier_output_is_replaced(store: ObjectStore, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("components.core.storage.artifacts._SMALL", 3)  # `large` goes by another way
-    for content in ({"old": b"1", "same": b"1"}, {"same": b"22", "large": b"4444"}):
+def test_an_earlier_output_is_replaced(store: ObjectStore):
+    for content in ({"old": b"1", "same": b"1"}, {"same": b"22", "new": b"4444"}):
         with step_files() as files:
             write(files.output(store.uri("folder")), **content)
-    assert {key: store.get(key) for key in store.list("folder/")} == {"folder/large": b"4444", "folder/same": b"22"}
+    assert {key: store.get(key) for key in store.list("folder/")} == {"folder/new": b"4444", "folder/same": b"22"}
 
 
 def test_a_failing_step_leaves_no_output(store: ObjectStore):
@@ -63,28 +62,29 @@ def test_a_failing_step_leaves_no_output(store: ObjectStore):
     assert store.list("") == []
 
 
-def test_an_output_whose_upload_fails_is_refused(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def put_many(_self: ObjectStore, _items: object) -> None:
-        raise StepError("the store went away")
+def test_if_an_upload_fails_every_output_folder_is_refused_until_it_is_written_again(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    upload = ObjectStore.upload_file
 
-    monkeypatch.setattr(ObjectStore, "put_many", put_many)
-    with pytest.raises(StepError, match="went away"):
-        step(store.uri("folder"))
-    with pytest.raises(InputError, match="/folder: is unfinished"):
-        local_copy(store.uri("folder"), tmp_path)
+    def broken(self: ObjectStore, path: Path, key: str) -> None:
+        if key.endswith("/second/a"):
+            raise StepError("the store went away")
+        upload(self, path, key)
 
-
-def test_what_a_killed_writer_left_is_refused_until_it_is_written_again(store: ObjectStore, tmp_path: Path):
-    store.put(f"folder/{UNFINISHED}", b"")
-    store.put("folder/a", b"half")
-    with pytest.raises(InputError, match=r"/folder: is unfinished; wait for the step that writes it"):
-        local_copy(store.uri("folder"), tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(ObjectStore, "upload_file", broken)
+        with pytest.raises(StepError, match="went away"):
+            step(store.uri("first"), store.uri("second"))
+    for name in ("first", "second"):
+        with pytest.raises(InputError, match=f"/{name}: is unfinished; wait for the step that writes it"):
+            local_copy(store.uri(name), tmp_path)
     with step_files() as files:
-        write(files.output(store.uri("folder")), b=b"whole")
-    assert [p.name for p in local_copy(store.uri("folder"), tmp_path).iterdir()] == ["b"]
+        write(files.output(store.uri("first")), b=b"complete")
+    assert [path.name for path in local_copy(store.uri("first"), tmp_path).iterdir()] == ["b"]
 
 
-def test_messages_name_what_the_user_named(store: ObjectStore):
+def test_messages_name_the_addresses_of_the_user(store: ObjectStore):
     store.put("screen.json", b"{}")
     with pytest.raises(InputError) as refused, step_files() as files:
         raise InputError(f"{files.input(store.uri('screen.json'))}: not a screen manifest")
@@ -99,7 +99,7 @@ def test_messages_name_what_the_user_named(store: ObjectStore):
         ("s3://no-such-bucket/key", "has no such bucket; create it, or correct the output's address"),
     ],
 )
-def test_an_output_that_cannot_be_written_is_refused_before_the_work(store: ObjectStore, address: str, message: str):
+def test_rejects_an_output_that_cannot_be_written_before_the_work(store: ObjectStore, address: str, message: str):
     with step_files() as files, pytest.raises(InputError, match=message):
         files.output(address)
 
@@ -120,7 +120,7 @@ def test_stored_objects_and_folders_are_copied(store: ObjectStore, tmp_path: Pat
     assert (file.name, file.read_bytes()) == ("oof.csv", b"id_code\n")
 
 
-def test_copies_of_one_name_stay_apart_and_a_second_copy_replaces_the_first(store: ObjectStore, tmp_path: Path):
+def test_a_second_copy_replaces_the_first_but_not_another_of_its_name(store: ObjectStore, tmp_path: Path):
     for cell_type in ("HUVEC", "RPE"):
         store.put(f"{cell_type}/named/oof.csv", cell_type.encode())
     uris = [store.uri(f"{cell_type}/named") for cell_type in ("HUVEC", "RPE")]
@@ -130,7 +130,7 @@ def test_copies_of_one_name_stay_apart_and_a_second_copy_replaces_the_first(stor
     assert files_of(local_copy(uris[1], tmp_path)) == {"new.csv": b"2"}
 
 
-def test_a_missing_artifact_is_named(store: ObjectStore, tmp_path: Path):
+def test_rejects_a_missing_artifact(store: ObjectStore, tmp_path: Path):
     with pytest.raises(InputError, match=f"{store.prefix}/gone: there is neither an object nor a folder"):
         local_copy(store.uri("gone"), tmp_path)
     with pytest.raises(InputError, match="nowhere: no such file or folder"):

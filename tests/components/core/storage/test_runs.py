@@ -18,7 +18,6 @@ from components.core.storage.runs import (
     fetch_results,
     fetch_run,
     finished_folds,
-    forget_failures,
     read_failures,
     read_source,
     read_source_screen,
@@ -190,8 +189,6 @@ def test_a_failed_task_is_recorded_with_its_labels(tmp_path: Path, error: Except
     ((key, record),) = read_failures(store, KEY).items()
     assert (record.task, record.kind, record.message) == ("pretrain fold 2 xception", kind, message)
     assert read_failures(store, KEY, [key]) == {}
-    forget_failures(store, KEY)
-    assert read_failures(store, KEY) == {}
 
 
 def test_records_no_success_no_step_by_hand_and_no_later_task(tmp_path: Path) -> None:
