@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationError
 
@@ -19,7 +20,9 @@ from components.core.config import FrozenModel
 from components.core.errors import InputError, MissingObjectError, StepError
 from components.core.progress import warn
 from components.core.storage.digests import digest_file, digest_text, file_names
-from components.core.storage.object_store import ObjectStore
+
+if TYPE_CHECKING:
+    from components.core.storage.object_store import ObjectStore
 
 
 class StoredFile(FrozenModel):
