@@ -1,4 +1,4 @@
-"""A challenger against a champion: trains the one, has both predict the held-out plates, compares. Promotes nothing.
+"""A challenger against a champion: trains the challenger, has both predict the held-out plates, and compares. Promotes nothing.
 
 The runs are on this machine or on a cluster.
 """
@@ -10,20 +10,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from components.core.config import RunConfig
 from components.core.errors import ContactError, InputError, MissingObjectError
-from components.core.evaluation.comparison.decision import (
-    Decision,
-    compare,
-    compared,
-    first_model,
-    same_model,
-    without_holdout,
-)
+from components.core.evaluation.comparison.decision import Decision, compare
 from components.core.evaluation.comparison.wells import paired_wells
 from components.core.registry.model_manifest import MODELS, ModelManifest
 from components.core.registry.published_models import trained_plates
@@ -36,11 +30,16 @@ from pipelines.checks import truth_file
 from pipelines.cluster.checks import check_addresses
 from pipelines.cluster.submit import SubmitRequest, submit
 from pipelines.options import HOURS
-from pipelines.retrain.comparable import Comparable, comparable, without_twins
+from pipelines.retrain.comparable import comparable, without_twins
 from pipelines.run.folder import find_run
 from pipelines.run.predict_request import PredictRequest
 
 PREDICTIONS = "predictions_holdout.csv"
+_ALLOWED = "promoted without a comparison, as allowed"
+_NOT_ALLOWED = (
+    "nothing shows that the challenger is not worse; hold out experiments that neither model saw "
+    "(screen.holdout_experiments), or allow promotion without a comparison"
+)
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,12 @@ class RetrainRequest:
 
     Attributes:
         screen: address of the screen.
-        endpoint: of Kubeflow Pipelines; None for this machine.
+        endpoint: address of Kubeflow Pipelines; None for this machine.
         containers: on this machine: whether each task is a container of its step's image.
-        truth: labels of unlabelled wells, for reports only; None for none.
+        truth: labels of unlabelled wells, for reports only.
         images: on a cluster: record of the images, or `tags`.
         out: folder of the results, with one folder per fingerprint.
-        summary: file to which the result is appended in Markdown; None for none.
+        summary: Markdown file to which the result is appended.
         allow_no_holdout: whether a challenger may be promoted without a comparison if nothing is held out.
         again: whether to decide again although nothing has changed.
         resubmit: on a cluster: how often a failed run is submitted again.
@@ -93,14 +92,14 @@ class RetrainRequest:
 
 @dataclass(frozen=True)
 class Challenge:
-    """The runs of a retraining, and the comparison of what they predicted.
+    """The runs of a retraining, and the comparison of their predictions.
 
     Attributes:
-        config: the challenger's.
-        request: where and how.
+        config: the challenger's configuration.
+        request: where and how they run.
         store: of runs and models.
         holdout: held-out experiments, with their cell types.
-        folder: of this retraining.
+        folder: receives the runs' folders.
         console: where progress is shown.
         deadline: on a cluster, by time.monotonic(): when following ends, for all runs together.
     """
@@ -168,21 +167,28 @@ class Challenge:
             StepError: a step of the champion's prediction failed, or the store did.
             ContactError: contact with the cluster was lost.
         """
+        decision = partial(Decision, challenger=challenger.short, champion=champion.short if champion else None)
         if champion is None:
-            return first_model(challenger.short), ()
+            reason = "the first model: there is no champion to compare with"
+            return decision(outcome="first_model", promote=True, reason=reason), ()
         if champion.fingerprint == challenger.fingerprint:
-            return same_model(champion.short), ()
+            reason = "the challenger is the champion: the same data, configuration and code"
+            return decision(outcome="same_model", promote=False, reason=reason), ()
         found = comparable(self.holdout, champion, challenger)
         with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
             work = Path(folder)
             if found.experiments:
                 fetch_run(self.store, run, work, "run")
                 plates = Manifest.read(work / HOLDOUT)
-                found = self._without_twins(found, plates, challenger, champion)
+                for label, model in (("challenger", challenger), ("champion", champion)):
+                    found = without_twins(
+                        found, plates, trained_plates(self.store, model), f"the {label} {model.short}"
+                    )
             if not found.experiments:
-                why = "; ".join(found.remarks) or "no experiment is held out"
                 allowed = self.request.allow_no_holdout
-                return without_holdout(why, allowed, challenger.short, champion.short), found.remarks
+                reason = "; ".join(found.remarks) or "no experiment is held out"
+                reason += f"; {_ALLOWED if allowed else _NOT_ALLOWED}"
+                return decision(outcome="without_holdout", promote=allowed, reason=reason), found.remarks
             wells = paired_wells(
                 plates,
                 work / HOLDOUT_LABELS,
@@ -191,8 +197,10 @@ class Challenge:
                 found.experiments,
                 champion_knows=champion.vocabulary.treatments,
             )
-        comparison = compare(wells, self.config.promotion, self.config.seed, self.config.screen.cell_types)
-        return compared(comparison, challenger.short, champion.short), found.remarks
+        result = compare(wells, self.config.promotion, self.config.seed, self.config.screen.cell_types)
+        return decision(
+            outcome="compared", promote=result.promote, reason=result.reason, comparison=result
+        ), found.remarks
 
     def challengers_predictions(
         self, run: str, challenger: ModelManifest, folder: Path, experiments: Sequence[str]
@@ -206,13 +214,6 @@ class Challenge:
         except MissingObjectError:
             raise InputError(f"{self.store.uri(key)}: is missing; run {run} again to its end") from None
         return path
-
-    def _without_twins(
-        self, found: Comparable, plates: Manifest, challenger: ModelManifest, champion: ModelManifest
-    ) -> Comparable:
-        named = (("the challenger", challenger), ("the champion", champion))
-        models = [(f"{label} {model.short}", trained_plates(self.store, model)) for label, model in named]
-        return without_twins(found, plates, models)
 
     def _submission(self, out: Path, truth: str | None) -> SubmitRequest:
         """A run on a cluster, within the time left."""

@@ -6,8 +6,8 @@ Only those count that neither model was trained on, by labels, images or under a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
 
 from components.core.errors import InputError
 from components.core.registry.model_manifest import ModelManifest, TrainedPlate
@@ -15,14 +15,8 @@ from components.core.screen.wells import Plate
 from components.core.storage.manifest import Manifest
 
 
-@dataclass(frozen=True)
-class Comparable:
-    """The held-out experiments that models can be compared on.
-
-    Attributes:
-        experiments: in the order of the configuration.
-        remarks: why others are left out, a sentence each.
-    """
+class Comparable(NamedTuple):
+    """The held-out experiments that models can be compared on, in the configuration's order, and why others are left out."""
 
     experiments: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -38,38 +32,37 @@ def comparable(
         champion: the champion.
         challenger: None before it is trained.
     """
-    models = [("the champion", champion)] + ([("the challenger", challenger)] if challenger is not None else [])
-    seen = [(label, model, model.learned_from | {*model.unlabelled}) for label, model in models]
+    models = [("champion", champion)] + ([("challenger", challenger)] if challenger is not None else [])
+    known = [(label, model, model.learned_from | {*model.unlabelled}) for label, model in models]
     kept, remarks = [], []
     for experiment, cell_type in holdout:
-        for label, model, experiments in seen:
-            if experiment in experiments or cell_type not in model.folds:
-                why = "was trained with it" if experiment in experiments else f"does not know {cell_type}"
-                remarks.append(f"{experiment} is left out: {label} {model.short} {why}")
+        for label, model, seen in known:
+            if experiment in seen or cell_type not in model.folds:
+                why = "was trained with it" if experiment in seen else f"does not know {cell_type}"
+                remarks.append(f"{experiment} is left out: the {label} {model.short} {why}")
                 break
         else:
             kept.append(experiment)
     return Comparable(tuple(kept), tuple(remarks))
 
 
-def without_twins(
-    found: Comparable, plates: Manifest, models: Sequence[tuple[str, Collection[TrainedPlate]]]
-) -> Comparable:
+def without_twins(found: Comparable, plates: Manifest, trained: Iterable[TrainedPlate], label: str) -> Comparable:
     """Leaves out experiments that a model was trained on under another name: a plate has exactly the same pixel counts.
 
     Args:
         found: experiments that can be compared by their names.
         plates: manifest of the held-out plates.
-        models: the plates that each model was trained on, with what remarks call the model.
+        trained: the plates that the model was trained on.
+        label: what remarks call the model.
     """
-    trained = {
-        plate.histograms: f"{label} was trained on the same images as {plate.experiment}"
-        for label, own in models
-        for plate in own
-    }
-    twins = {plate.experiment: trained[plate.histograms] for plate in plates.plates if plate.histograms in trained}
+    known = {plate.histograms: plate.experiment for plate in trained}
+    twins = {plate.experiment: known[plate.histograms] for plate in plates.plates if plate.histograms in known}
     kept = tuple(name for name in found.experiments if name not in twins)
-    more = tuple(f"{name} is left out: {twins[name]}" for name in found.experiments if name in twins)
+    more = tuple(
+        f"{name} is left out: {label} was trained on the same images as {twins[name]}"
+        for name in found.experiments
+        if name in twins
+    )
     return Comparable(kept, (*found.remarks, *more))
 
 
@@ -77,7 +70,7 @@ def check_plates(plates: Collection[Plate], champion: ModelManifest) -> None:
     """Rejects held-out plates on which no challenger could be promoted, before one is trained.
 
     Args:
-        plates: of the experiments that are compared on; at least one.
+        plates: the plates of the experiments that are compared on; at least one.
         champion: the champion.
 
     Raises:

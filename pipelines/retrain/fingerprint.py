@@ -86,15 +86,12 @@ def fingerprint_of(
     )
 
 
-def changes(earlier: Fingerprint, now: Fingerprint) -> list[str]:
-    """The differences of two fingerprints, a clause each; empty if they are equal.
-
-    Args:
-        earlier: the last retraining's.
-        now: the present one.
-    """
+def changes(earlier: Fingerprint, now: Fingerprint) -> tuple[str, ...]:
+    """The differences of two fingerprints, a clause each; empty if they are equal."""
     clauses = []
-    before, after = _by_experiment(earlier.experiments), _by_experiment(now.experiments)
+    before, after = (
+        {folder.rpartition("/")[2]: digest for folder, digest in each.experiments.items()} for each in (earlier, now)
+    )
     both = before.keys() & after.keys()
     for names, what in (
         (after.keys() - both, "new"),
@@ -103,8 +100,7 @@ def changes(earlier: Fingerprint, now: Fingerprint) -> list[str]:
     ):
         if names:
             clauses.append(f"experiments {what}: {_listed(names)}")
-    tables = {name for name in {*earlier.tables, *now.tables} if earlier.tables.get(name) != now.tables.get(name)}
-    if tables:
+    if tables := differences(earlier.tables, now.tables):
         clauses.append(f"tables: {_listed(tables)}")
     if earlier.sources != now.sources:
         clauses.append("the code")
@@ -113,7 +109,7 @@ def changes(earlier: Fingerprint, now: Fingerprint) -> list[str]:
     fields = {*differences(earlier.config, now.config), *differences(earlier.files, now.files)}
     if fields:
         clauses.append(f"configuration: {_listed(fields)}")
-    return clauses
+    return tuple(clauses)
 
 
 def _files(config: RunConfig, store: ObjectStore) -> dict[str, str]:
@@ -135,10 +131,6 @@ def _files(config: RunConfig, store: ObjectStore) -> dict[str, str]:
 
 def _digest(files: Iterable[FileFacts]) -> str:
     return digest_text(json.dumps(sorted(files)))
-
-
-def _by_experiment(folders: Mapping[str, str]) -> dict[str, str]:
-    return {folder.rpartition("/")[2]: digest for folder, digest in folders.items()}
 
 
 def _listed(names: Iterable[str]) -> str:

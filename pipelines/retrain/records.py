@@ -1,8 +1,9 @@
-"""What the store keeps of retrainings: the challenger's configuration, fixed by the first attempt, and the outcome.
+"""What the store keeps of retrainings: the challenger's configuration, fixed by the first attempt, and the outcomes.
 
-retrainings/NAME/latest.json               outcome for the latest state of the screen
-retrainings/NAME/FINGERPRINT/config.json   configuration that every attempt of this fingerprint uses
-retrainings/NAME/FINGERPRINT/outcome.json  its outcome
+retrainings/NAME/FINGERPRINT/config.json         configuration that every attempt of this fingerprint uses
+retrainings/NAME/outcomes/TIME-FINGERPRINT.json  an outcome; by TIME the screen was in the state of the fingerprint
+
+The outcome with the latest time counts, whichever process was the first to finish.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC
 
 from pydantic import AwareDatetime, Field
 
@@ -23,7 +25,7 @@ from components.core.stored_record import StoredRecord
 from pipelines.checks import check_folds
 from pipelines.retrain.fingerprint import Fingerprint
 
-RETRAININGS = "retrainings"
+RETRAININGS, OUTCOMES = "retrainings", "outcomes"
 
 
 class RetrainingOutcome(StoredRecord):
@@ -46,38 +48,29 @@ class RetrainingOutcome(StoredRecord):
 
 
 def read_latest(store: ObjectStore, name: str) -> RetrainingOutcome | None:
-    """The outcome of a configuration for the latest state of the screen; None if there is none."""
-    return _read(store, f"{RETRAININGS}/{name}/latest.json")
+    """The outcome of a configuration for the latest state of the screen; None if there is none.
+
+    Raises:
+        InputError: it is damaged, or of a newer version.
+    """
+    keys = store.list(f"{RETRAININGS}/{name}/{OUTCOMES}/")
+    return RetrainingOutcome.load(store, max(keys)) if keys else None
 
 
-def read_outcome(store: ObjectStore, name: str, digest: str) -> RetrainingOutcome | None:
-    """The outcome for a fingerprint; None if there is none yet."""
-    return _read(store, f"{RETRAININGS}/{name}/{digest}/outcome.json")
+def write_outcome(store: ObjectStore, outcome: RetrainingOutcome) -> None:
+    """Adds an outcome."""
+    time = f"{outcome.looked.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}"
+    store.put(f"{RETRAININGS}/{outcome.name}/{OUTCOMES}/{time}-{outcome.fingerprint.digest}.json", outcome.to_json())
 
 
 def retrained_runs(store: ObjectStore) -> set[str]:
     """Keys of the challengers' runs; records that cannot be read are left out."""
-    keys = [key for key in store.list(f"{RETRAININGS}/") if key.endswith("/outcome.json")]
+    keys = [key for key in store.list(f"{RETRAININGS}/") if f"/{OUTCOMES}/" in key]
     found = set()
     for key, content in get_present(store, keys).items():
         with suppress(InputError):
             found.add(RetrainingOutcome.parse(content, store.uri(key)).run)
     return found
-
-
-def write_outcome(store: ObjectStore, outcome: RetrainingOutcome) -> None:
-    """Writes an outcome; latest.json stays if it is about a later state of the screen."""
-    content, folder = outcome.to_json(), f"{RETRAININGS}/{outcome.name}"
-    store.put(f"{folder}/{outcome.fingerprint.digest}/outcome.json", content)
-    latest = f"{folder}/latest.json"
-    while not store.put_if_absent(latest, content):
-        try:
-            present, version = store.get_versioned(latest)
-        except MissingObjectError:
-            continue
-        known = RetrainingOutcome.parse(present, store.uri(latest))
-        if known.looked > outcome.looked or store.put_if_version(latest, content, version):
-            return
 
 
 def fix_config(store: ObjectStore, digest: str, config: RunConfig) -> RunConfig:
@@ -86,9 +79,9 @@ def fix_config(store: ObjectStore, digest: str, config: RunConfig) -> RunConfig:
     So an attempt that resumes finds the same run under the same key.
 
     Args:
-        store: the registry's store, which keeps it.
-        digest: the fingerprint's.
-        config: this attempt's.
+        store: the registry, which keeps it.
+        digest: the fingerprint's digest.
+        config: this attempt's configuration.
 
     Raises:
         InputError: the stored configuration cannot be read.
@@ -110,7 +103,7 @@ def with_champions_folds(
 ) -> RunConfig:
     """The configuration with the champion's folds as `folds.known`, so that a new experiment changes no fold but its own.
 
-    Unchanged if it would assign the same folds anyway, so that the same data make the same model; if it names folds, or has
+    Unchanged if it would assign the same folds anyway, so that the same data make the same model; if it sets `folds.known`, or has
     another number or kind of folds than the champion; and if the champion's would leave a fold nothing to train or validate on.
 
     Args:
@@ -133,10 +126,3 @@ def with_champions_folds(
     except InputError:
         return config
     return config if same else kept
-
-
-def _read(store: ObjectStore, path: str) -> RetrainingOutcome | None:
-    try:
-        return RetrainingOutcome.load(store, path)
-    except MissingObjectError:
-        return None

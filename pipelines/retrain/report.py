@@ -24,33 +24,26 @@ from pipelines.retrain.records import RetrainingOutcome
 
 
 class RetrainPlan(FrozenModel):
-    """What a retraining would do: the result of a dry run."""
+    """What a retraining would do: the result of a dry run. The fields last_... are the last retraining's outcome."""
 
     name: str = Field(description="the configuration's")
     fingerprint: str
-    changes: tuple[str, ...] | None = Field(
-        description="differences from the last retraining; None if there was none under this name"
-    )
+    changes: tuple[str, ...] | None = Field(description="since the last retraining under this name; None without one")
     action: Literal["train", "nothing"]
-    endpoint: str | None = Field(description="of Kubeflow Pipelines; None for this machine")
+    endpoint: str | None = Field(description="address of Kubeflow Pipelines; None for this machine")
     champion: str | None = Field(description="fingerprint of the present champion")
     generation: int = Field(description="the present champion's; 0 for none")
     compared_on: tuple[str, ...] = Field(description="held-out experiments that the challenger would be compared on")
     remarks: tuple[str, ...] = Field(description="why others are left out")
-    last_run: str | None = Field(description="run of the last retraining")
-    last_model: str | None = Field(description="fingerprint of the model of the last retraining")
+    last_run: str | None
+    last_model: str | None
     last_promoted: bool | None
     last_reason: str | None
 
 
 @dataclass(frozen=True)
 class RetrainReporter:
-    """Reports a retraining.
-
-    Attributes:
-        console: the terminal.
-        summary: Markdown file to append to; None for none.
-    """
+    """Reports a retraining in the terminal, and in a Markdown file to which it appends."""
 
     console: Console
     summary: Path | None = None
@@ -75,19 +68,17 @@ class RetrainReporter:
 
     def unchanged(self, latest: RetrainingOutcome, champion: Champion | None) -> None:
         """Nothing has changed, so nothing is started."""
+        now = champion.now if champion else None
+        if now and now.fingerprint == latest.model:
+            state = f"is the champion ({now.why})"
+        elif now and latest.promoted:
+            state = f"was promoted; {now.by} has promoted {now.fingerprint[:SHORT]} since ({now.why}); --again decides again"
+        else:
+            state = f"was not promoted ({latest.reason}); --again decides again, for example after changing promotion.margin"
         line = (
             f"nothing has changed since {latest.at:%Y-%m-%d %H:%M} UTC: data, code and configuration are those of run "
-            f"{latest.run}, whose model {latest.model[:SHORT]} "
+            f"{latest.run}, whose model {latest.model[:SHORT]} {state}"
         )
-        if champion is not None and champion.now.fingerprint == latest.model:
-            line += f"is the champion ({champion.now.why})"
-        elif not latest.promoted:
-            line += f"was not promoted ({latest.reason}); --again decides again, for example after changing promotion.margin"
-        elif champion is not None:
-            now = champion.now
-            line += f"was promoted; {now.by} has promoted {now.fingerprint[:SHORT]} since ({now.why}); --again decides again"
-        else:
-            line += f"was promoted ({latest.reason}), but there is no champion any more; --again decides again"
         self.say(line)
         self._append(f"### Nothing to retrain\n\n{escaped(line)}\n")
 

@@ -1,8 +1,8 @@
 """cellsignal retrain: from a screen, a configuration and a champion to a decision. Imports neither torch nor kfp.
 
 Checks whether anything changed; predicts the held-out plates with the champion; trains the challenger; compares; promotes or not.
-The champion comes first, so that one that cannot predict is found before hours of training. Every part reuses what an earlier
-attempt finished, so the same command resumes an interrupted retraining.
+The champion predicts first, so that one that cannot is found before hours of training. Every part reuses what an earlier attempt
+finished, so the same command resumes an interrupted retraining.
 """
 
 from __future__ import annotations
@@ -31,20 +31,13 @@ from components.core.screen.wells import Screen
 from components.core.storage.digests import digest_text
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import cache_folder, open_screen, open_store
-from pipelines.checks import check_screen, screen_source, truth_file
+from pipelines.checks import check_screen, screen_source
 from pipelines.cluster.checks import check_cluster, checked_store
 from pipelines.cluster.compile import images_of
 from pipelines.retrain.challenge import Challenge, RetrainRequest
 from pipelines.retrain.comparable import Comparable, check_plates, comparable
 from pipelines.retrain.fingerprint import Fingerprint, changes, fingerprint_of
-from pipelines.retrain.records import (
-    RetrainingOutcome,
-    fix_config,
-    read_latest,
-    read_outcome,
-    with_champions_folds,
-    write_outcome,
-)
+from pipelines.retrain.records import RetrainingOutcome, fix_config, read_latest, with_champions_folds, write_outcome
 from pipelines.retrain.report import RetrainPlan, RetrainReporter
 from pipelines.run.containers import check_images
 
@@ -58,8 +51,8 @@ def retrain(config: RunConfig, request: RetrainRequest, console: Console) -> Res
     """Retrains if something changed, and decides about the challenger.
 
     Args:
-        config: the challenger's.
-        request: where, and what may be decided.
+        config: the challenger's configuration.
+        request: where it is trained, and what may be decided.
         console: where progress is shown.
 
     Raises:
@@ -70,93 +63,39 @@ def retrain(config: RunConfig, request: RetrainRequest, console: Console) -> Res
     report = RetrainReporter(console, request.summary)
     with report.failures():
         work = _Retraining.prepare(config, request, report)
-        if work.latest and work.is_settled():
-            report.unchanged(work.latest, work.champion.record)
+        if not work.has_to_train():
             return "unchanged"
-        report.changed(work.changes, work.fingerprint.digest)
-        work.check()
-        outcome = None
-        if request.endpoint:  # a run in progress on the cluster is followed, so no second one starts
-            outcome = work.conclude()
-        else:
-            with _lock(work) as waited:
-                if waited and (outcome := read_outcome(work.store, config.name, work.fingerprint.digest)):
-                    report.followed(outcome)
-                outcome = outcome or work.conclude()
+        with _lock(work):
+            outcome = work.finished_by_another() or work.conclude()
         return "promoted" if outcome.promoted else "not promoted"
 
 
 def plan(config: RunConfig, request: RetrainRequest, console: Console) -> RetrainPlan:
-    """Reports what `retrain` would do; writes nothing to the store.
-
-    Raises:
-        InputError: bad input, or a registry that cannot be read.
-        StepError: a store failed.
-    """
+    """Reports what `retrain` would do; writes nothing to the store. Raises as retrain."""
     report = RetrainReporter(console, request.summary)
     with report.failures():
         work = _Retraining.prepare(config, request, report, dry_run=True)
-        settled, latest, champion = work.is_settled(), work.latest, work.champion
-        if latest and settled:
-            report.unchanged(latest, champion.record)
-        else:
-            report.changed(work.changes, work.fingerprint.digest)
-            work.check()
-        found = Comparable() if settled else work.comparable()
+        train = work.has_to_train()
+        found = work.comparable if train else Comparable()
+        latest, champion = work.latest, work.champion
         result = RetrainPlan(
             name=config.name,
             fingerprint=work.fingerprint.digest,
-            changes=None if work.changes is None else tuple(work.changes),
-            action="nothing" if settled else "train",
+            changes=work.changes,
+            action="train" if train else "nothing",
             endpoint=request.endpoint,
-            champion=champion.model.fingerprint if champion.model else None,
-            generation=champion.generation,
-            compared_on=found.experiments if champion.model else (),
+            champion=champion.fingerprint if champion else None,
+            generation=_generation(work.promotions),
+            compared_on=found.experiments if champion else (),
             remarks=found.remarks,
             last_run=latest.run if latest else None,
             last_model=latest.model if latest else None,
             last_promoted=latest.promoted if latest else None,
             last_reason=latest.reason if latest else None,
         )
-        if not settled:
+        if train:
             report.plan(result)
         return result
-
-
-@dataclass(frozen=True)
-class ChampionSnapshot:
-    """The champion at a moment.
-
-    Attributes:
-        record: champion.json; None if no model was promoted.
-        model: the champion's manifest.
-    """
-
-    record: Champion | None
-    model: ModelManifest | None
-
-    @classmethod
-    def read(cls, store: ObjectStore) -> ChampionSnapshot:
-        """Reads both.
-
-        Raises:
-            InputError: either is damaged, or the champion's model is missing.
-        """
-        champion = read_champion(store)
-        if champion is None:
-            return cls(None, None)
-        try:
-            return cls(champion, read_model(store, champion.now.fingerprint))
-        except InputError as error:
-            raise InputError(
-                f"{store.uri(CHAMPION)} names a champion that cannot be read ({error}); promote another model with "
-                "`cellsignal models promote`"
-            ) from None
-
-    @property
-    def generation(self) -> int:
-        """0 if there is no champion."""
-        return self.record.now.generation if self.record else 0
 
 
 @dataclass(frozen=True)
@@ -164,14 +103,15 @@ class _Retraining:
     """A retraining of one fingerprint.
 
     Attributes:
-        config: the user's.
-        request: where, and what may be decided.
+        config: the user's configuration.
+        request: where the challenger is trained, and what may be decided.
         store: of registry and runs.
         source: the screen.
         fingerprint: the present one.
         looked: when the screen was in its state.
         latest: the outcome of this configuration for the latest state of the screen.
-        champion: the champion at the start.
+        promotions: champion.json at the start; None if no model was promoted.
+        champion: its model.
         report: shows progress.
     """
 
@@ -182,7 +122,8 @@ class _Retraining:
     fingerprint: Fingerprint
     looked: datetime
     latest: RetrainingOutcome | None
-    champion: ChampionSnapshot
+    promotions: Champion | None
+    champion: ModelManifest | None
     report: RetrainReporter
 
     @classmethod
@@ -202,75 +143,91 @@ class _Retraining:
             store = open_store(config.store.bucket, config.store.prefix)
             if not (dry_run and store.root):  # the check would create the folder
                 store.check()
-        champion, looked = ChampionSnapshot.read(store), datetime.now(UTC)
+        champion, looked = _read_champion(store), datetime.now(UTC)
         fingerprint = fingerprint_of(source, config, _images(request), store)
         latest = read_latest(store, config.name)
-        return cls(config, request, store, source, fingerprint, looked, latest, champion, report)
+        return cls(config, request, store, source, fingerprint, looked, latest, *champion, report)
 
     @property
-    def changes(self) -> list[str] | None:
+    def changes(self) -> tuple[str, ...] | None:
         """Differences from the last retraining; None if there was none."""
         return changes(self.latest.fingerprint, self.fingerprint) if self.latest else None
 
-    def is_settled(self) -> bool:
-        """Whether nothing is left to do: this fingerprint was retrained last, and the registry still has its result."""
-        if self.latest is None or self.request.again or self.latest.fingerprint != self.fingerprint:
-            return False
-        return self.champion.record is not None or not self.latest.promoted
+    def has_to_train(self) -> bool:
+        """Reports what changed; False if this fingerprint was retrained last, and the registry still has its result.
 
-    def check(self) -> None:
+        Raises:
+            InputError: as _check.
+        """
+        latest = None if self.request.again else self.latest
+        lost = latest is not None and latest.promoted and self.promotions is None
+        if latest is not None and latest.fingerprint == self.fingerprint and not lost:
+            self.report.unchanged(latest, self.promotions)
+            return False
+        self.report.changed(self.changes, self.fingerprint.digest)
+        self._check()
+        return True
+
+    def _check(self) -> None:
         """Rejects a retraining that cannot end in a decision, before anything is started.
 
         Raises:
             InputError: bad input; images that the champion cannot classify; or no experiment to compare on, unless allowed.
         """
-        champion = self.champion.model
+        champion, found = self.champion, self.comparable
         if champion is not None:
-            size = self.config.screen.image_size
-            champion.check_images(size, f"--screen {self.request.screen}")
-        found = self.comparable()
-        experiments = found.experiments
-        if not experiments and not self.request.allow_no_holdout:
+            champion.check_images(self.config.screen.image_size, f"--screen {self.request.screen}")
+            if champion.name != self.config.name:
+                self.report.warn(
+                    f"the champion {champion.short} is of configuration {champion.name}: a store has one champion, whatever its "
+                    "models are called; use another store.prefix for another champion"
+                )
+        if not found.experiments:
+            if self.request.allow_no_holdout:
+                return
             why = "; ".join(found.remarks) or "screen.holdout_experiments is empty"
             raise InputError(
                 f"no experiment is held out that could show whether the challenger is better ({why}); hold out labelled "
                 "experiments that no model was trained on, or give --allow-no-holdout to promote without a comparison"
             )
-        plates = [plate for plate in self._screen.plates if plate.experiment in experiments]
+        plates = [plate for plate in self._screen.plates if plate.experiment in found.experiments]
         fewest = self.config.promotion.min_plates
         few = (
-            f"screen.holdout_experiments: {len(plates)} plates ({', '.join(experiments)}), but fewer than {fewest} "
+            f"screen.holdout_experiments: {len(plates)} plates ({', '.join(found.experiments)}), but fewer than {fewest} "
             f"(promotion.min_plates) show nothing{''.join(f'; {remark}' for remark in found.remarks)}"
         )
         if champion is None:
-            if experiments and len(plates) < fewest:
+            if len(plates) < fewest:
                 self.report.warn(f"{few}; the first model is promoted anyway, but no later one can be compared")
             return
-        if champion.name != self.config.name:
-            self.report.warn(
-                f"the champion {champion.short} is of configuration {champion.name}: a store has one champion, whatever its "
-                "models are called; use another store.prefix for another champion"
-            )
-        if experiments and len(plates) < fewest:
+        if len(plates) < fewest:
             raise InputError(f"{few}; hold out more experiments that the champion was not trained on")
-        if experiments:
-            check_plates(plates, champion)
+        check_plates(plates, champion)
 
+    @cached_property
     def comparable(self) -> Comparable:
         """The held-out experiments that a challenger can be compared on; all of them if there is no champion yet."""
-        if self.champion.model is None:
-            return Comparable(tuple(name for name, _ in self._holdout), ())
-        return comparable(self._holdout, self.champion.model)
+        if self.champion is None:
+            return Comparable(tuple(name for name, _ in self._holdout))
+        return comparable(self._holdout, self.champion)
+
+    def finished_by_another(self) -> RetrainingOutcome | None:
+        """The outcome of this fingerprint that another process recorded since the start; None if there is none."""
+        latest = read_latest(self.store, self.config.name)
+        if latest is None or latest == self.latest or latest.fingerprint != self.fingerprint:
+            return None
+        self.report.followed(latest)
+        return latest
 
     def conclude(self) -> RetrainingOutcome:
         """Trains, compares, promotes or not, and records the outcome."""
-        champion, digest = self.champion.model, self.fingerprint.digest
-        config = with_champions_folds(self.config, champion, self._screen.training_experiments())
+        digest, deadline = self.fingerprint.digest, time.monotonic() + self.request.timeout
+        config = with_champions_folds(self.config, self.champion, self._screen.training_experiments())
         config = fix_config(self.store, digest, config)
-        folder, deadline = self.request.out / digest[:12], time.monotonic() + self.request.timeout
+        folder = self.request.out / digest[:12]
         challenge = Challenge(config, self.request, self.store, self._holdout, folder, self.report.console, deadline)
-        if champion is not None and (experiments := self.comparable().experiments):
-            challenge.predict(champion, experiments)
+        if self.champion is not None and self.comparable.experiments:
+            challenge.predict(self.champion, self.comparable.experiments)
         run = challenge.train()
         challenger = publish(self.store, run).model
         for _ in range(ROUNDS):
@@ -282,15 +239,15 @@ class _Retraining:
 
     def _decide(self, challenge: Challenge, run: str, challenger: ModelManifest) -> RetrainingOutcome | None:
         """One comparison and its outcome; None if another model was promoted during it."""
-        champion = ChampionSnapshot.read(self.store)
-        decision, remarks = challenge.decide(run, challenger, champion.model)
-        reason, generation = decision.reason, champion.generation
-        compared_with = champion.model.fingerprint if champion.model else None
+        promotions, champion = _read_champion(self.store)
+        decision, remarks = challenge.decide(run, challenger, champion)
+        reason, generation = decision.reason, _generation(promotions)
+        compared_with = champion.fingerprint if champion else None
         promoted = decision.outcome == "same_model"
-        if promoted and champion.record:
+        if promoted and promotions:
             # The process that promoted it recorded the reason, and which champion was before.
-            reason = champion.record.now.why
-            compared_with = next((promotion.fingerprint for promotion in champion.record.history), None)
+            reason = promotions.now.why
+            compared_with = next((promotion.fingerprint for promotion in promotions.history), None)
         latest = read_latest(self.store, self.config.name) if decision.promote else None
         if latest and latest.looked > self.looked and latest.fingerprint != self.fingerprint:
             reason = (
@@ -327,7 +284,7 @@ class _Retraining:
     @cached_property
     def _screen(self) -> Screen:
         """The screen's tables, checked."""
-        truth = None if self.request.endpoint else truth_file(self.request.truth)
+        truth = Path(self.request.truth) if self.request.truth and not self.request.endpoint else None
         return check_screen(self.config, self.source, truth)
 
     @cached_property
@@ -337,28 +294,52 @@ class _Retraining:
         return list(dict.fromkeys((plate.experiment, plate.cell_type) for plate in plates))
 
 
+def _read_champion(store: ObjectStore) -> tuple[Champion | None, ModelManifest | None]:
+    """champion.json and the champion's manifest; None if no model was promoted.
+
+    Raises:
+        InputError: either is damaged, or the champion's model is missing.
+    """
+    promotions = read_champion(store)
+    if promotions is None:
+        return None, None
+    try:
+        return promotions, read_model(store, promotions.now.fingerprint)
+    except InputError as error:
+        raise InputError(
+            f"{store.uri(CHAMPION)} names a champion that cannot be read ({error}); promote another model with "
+            "`cellsignal models promote`"
+        ) from None
+
+
+def _generation(promotions: Champion | None) -> int:
+    """0 if there is no champion."""
+    return promotions.now.generation if promotions else 0
+
+
 def lock_file(store: str, name: str, digest: str) -> Path:
     """The lock of a retraining on this machine, by the store's address, the configuration's name and the fingerprint."""
     return cache_folder() / "locks" / f"retrain-{digest_text(f'{store} {name} {digest}')[:16]}.lock"
 
 
 @contextlib.contextmanager
-def _lock(work: _Retraining) -> Iterator[bool]:
-    """Allows one process of this user at a time to retrain a fingerprint; yields whether it had to wait."""
+def _lock(work: _Retraining) -> Iterator[None]:
+    """Allows one process of this user at a time to retrain a fingerprint on this machine; a cluster's run is followed instead."""
+    if work.request.endpoint:
+        yield
+        return
     path = lock_file(work.store.uri(""), work.config.name, work.fingerprint.digest)
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 stack.enter_context(locked(path, wait=False))
-                waited = False
             except BlockingIOError:
                 work.report.say("another process retrains the same; waiting for its outcome")
                 stack.enter_context(locked(path))
-                waited = True
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-        yield waited
+        yield
 
 
 def _images(request: RetrainRequest) -> Mapping[str, str]:

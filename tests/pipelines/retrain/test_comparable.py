@@ -20,12 +20,12 @@ def model(template: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> Mo
 
 
 def test_experiments_trained_on_under_another_name_are_left_out(template: FinishedRun) -> None:
-    trained = [("the champion", template.screen.plates)]
-    assert without_twins(HELD_OUT, template.holdout, trained) == HELD_OUT
+    trained = template.screen.plates
+    assert without_twins(HELD_OUT, template.holdout, trained, "the champion") == HELD_OUT
     first, *others = template.holdout.plates
     twin = next(plate for plate in template.screen.plates if plate.experiment == "HUVEC-02")
     plates = (first.model_copy(update={"histograms": twin.histograms}), *others)
-    found = without_twins(HELD_OUT, template.holdout.model_copy(update={"plates": plates}), trained)
+    found = without_twins(HELD_OUT, template.holdout.model_copy(update={"plates": plates}), trained, "the champion")
     assert found.experiments == ()
     assert found.remarks == (
         *HELD_OUT.remarks,

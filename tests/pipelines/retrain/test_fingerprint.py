@@ -33,7 +33,7 @@ def test_equal_inputs_have_equal_fingerprints(screen: TinyScreen) -> None:
     first, second = of(screen), of(screen)
     assert first == second
     assert first.digest == second.digest
-    assert changes(first, second) == []
+    assert changes(first, second) == ()
     assert Fingerprint.model_validate_json(first.model_dump_json()) == first
 
 
@@ -42,7 +42,7 @@ def test_files_and_fields_without_effect_do_not_count(screen: TinyScreen) -> Non
     (screen.root / "predictions.csv").write_text("x")
     (screen.root / "train" / "Thumbs.db").write_text("x")
     elsewhere = CONFIG.model_copy(update={"local": CONFIG.local.model_copy(update={"parallel_folds": 1})})
-    assert changes(of(screen), of(screen, elsewhere)) == []
+    assert changes(of(screen), of(screen, elsewhere)) == ()
 
 
 def test_each_change_is_named(screen: TinyScreen) -> None:
@@ -51,20 +51,20 @@ def test_each_change_is_named(screen: TinyScreen) -> None:
     data = image.read_bytes()
     image.write_bytes(data)  # the same content with another time
     os.utime(image, ns=(1, 1))
-    assert changes(before, of(screen)) == ["experiments rewritten: HUVEC-02"]
+    assert changes(before, of(screen)) == ("experiments rewritten: HUVEC-02",)
     screen.image("RPE-01", 1, "B03", 1, 1).unlink()
-    assert changes(before, of(screen)) == ["experiments rewritten: HUVEC-02, RPE-01"]
+    assert changes(before, of(screen)) == ("experiments rewritten: HUVEC-02, RPE-01",)
     new = screen.root / "train" / "HUVEC-10" / "Plate1" / "B02_s1_w1.png"
     new.parent.mkdir(parents=True)
     new.write_bytes(data)
     screen.edit("train.csv", "sirna_7", "sirna_8")
     found = changes(before, of(screen, images={**IMAGES, "gpu": "cellsignal-gpu@sha256:2"}))
-    assert found == [
+    assert found == (
         "experiments new: HUVEC-10",
         "experiments rewritten: HUVEC-02, RPE-01",
         "tables: train.csv",
         "images or libraries",
-    ]
+    )
     assert changes(of(screen), before)[0] == "experiments gone: HUVEC-10"
 
 
@@ -75,10 +75,10 @@ def test_configured_files_count_by_content(screen: TinyScreen, tmp_path: Path) -
     config = CONFIG.model_copy(update={"backbones": (backbone,)})
     before = of(screen, config)
     weights.write_bytes(b"PK2")
-    assert changes(before, of(screen, config)) == ["configuration: backbones[0].weights"]
+    assert changes(before, of(screen, config)) == ("configuration: backbones[0].weights",)
     pretrain = config.pretrain.model_copy(update={"epochs": 7})
     other = config.model_copy(update={"pretrain": pretrain, "seed": 3})
-    assert changes(of(screen, config), of(screen, other)) == ["configuration: pretrain.epochs, seed"]
+    assert changes(of(screen, config), of(screen, other)) == ("configuration: pretrain.epochs, seed",)
 
 
 def test_a_rewritten_object_of_a_screen_in_a_bucket_is_a_change(screen: TinyScreen, store: ObjectStore) -> None:
@@ -90,9 +90,9 @@ def test_a_rewritten_object_of_a_screen_in_a_bucket_is_a_change(screen: TinyScre
     assert first.experiments.keys() == here.experiments.keys()
     assert fingerprint_of(ScreenBucket(store), CONFIG, IMAGES, store).digest == first.digest
     store.put("train/RPE-01/Plate1/B03_s1_w1.png", b"other")
-    assert changes(first, fingerprint_of(ScreenBucket(store), CONFIG, IMAGES, store)) == [
-        "experiments rewritten: RPE-01"
-    ]
+    assert changes(first, fingerprint_of(ScreenBucket(store), CONFIG, IMAGES, store)) == (
+        "experiments rewritten: RPE-01",
+    )
 
 
 def test_rejects_a_folder_without_a_screen(tmp_path: Path) -> None:
@@ -117,9 +117,9 @@ def test_configured_objects_count_by_content(screen: TinyScreen, store: ObjectSt
     store.put("labels.csv.old", b"zero")
     before = now()
     store.put("labels.csv.old", b"nothing")
-    assert changes(before, now()) == []
+    assert changes(before, now()) == ()
     store.put("labels.csv", b"two")
-    assert changes(before, now()) == ["configuration: mean_teacher.fused_labels"]
+    assert changes(before, now()) == ("configuration: mean_teacher.fused_labels",)
 
 
 def test_a_retrained_run_to_start_from_is_a_change(template: FinishedRun, tmp_path: Path) -> None:
@@ -130,11 +130,11 @@ def test_a_retrained_run_to_start_from_is_a_change(template: FinishedRun, tmp_pa
         return fingerprint_of(ScreenDirectory(template.folder / "screen"), config, IMAGES, run.store)
 
     before = now()
-    assert changes(before, now()) == []
+    assert changes(before, now()) == ()
     path = f"runs/{KEY}/tasks/pretrain/0/{config.backbones[0].name}.json"
     record = TaskRecord.model_validate_json(run.store.get(path))
     run.store.put(path, record.model_copy(update={"prefix": f"{record.prefix}0"}).model_dump_json().encode())
-    assert changes(before, now()) == ["configuration: init_from"]
+    assert changes(before, now()) == ("configuration: init_from",)
     run.store.delete_prefix(f"runs/{KEY}/")
     with pytest.raises(InputError, match=f"init_from: run {KEY}: no such run"):
         now()

@@ -23,7 +23,7 @@ from components.core.screen.screen_source import ScreenDirectory
 from components.core.storage.object_store import ObjectStore
 from pipelines.cli import app
 from pipelines.retrain.fingerprint import Fingerprint, fingerprint_of
-from pipelines.retrain.records import RetrainingOutcome
+from pipelines.retrain.records import RetrainingOutcome, write_outcome
 from pipelines.retrain.retrain import lock_file
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 from tests.pipelines.tiny_run import Cellsignal
@@ -231,13 +231,12 @@ def test_a_failure_is_in_the_summary_and_ends_with_2(lab: Lab, cellsignal: Cells
     assert "damaged" in text
 
 
-def outcome(lab: Lab, fingerprint: Fingerprint) -> bytes:
-    record = RetrainingOutcome.model_validate({
+def outcome(fingerprint: Fingerprint) -> RetrainingOutcome:
+    return RetrainingOutcome.model_validate({
         "name": "tiny", "run": KEY, "model": "a" * 64, "champion": None, "generation": 1, "promoted": False,
         "reason": "worse", "at": "2026-01-02T03:04:05Z", "looked": "2026-01-02T01:00:00Z", "by": "ada",
         "fingerprint": fingerprint,
     })  # fmt: skip
-    return record.model_dump_json().encode()
 
 
 def fingerprint(lab: Lab) -> Fingerprint:
@@ -246,7 +245,7 @@ def fingerprint(lab: Lab) -> Fingerprint:
 
 
 def test_if_nothing_changed_tables_are_not_read(lab: Lab) -> None:
-    lab.store.put("retrainings/tiny/latest.json", outcome(lab, fingerprint(lab)))
+    write_outcome(lab.store, outcome(fingerprint(lab)))
     table = lab.folder / "screen" / "train.csv"
     content, facts = table.read_bytes(), table.stat()
     table.write_bytes(b"?" * len(content))
@@ -281,7 +280,7 @@ def test_a_second_retraining_waits_and_the_lock_of_a_killed_one_is_free(lab: Lab
         second = cellsignal.start(*lab.arguments(*MARGIN))
         assert second.stdout
         assert any("another process retrains the same; waiting for its outcome" in line for line in second.stdout)
-        lab.store.put(f"retrainings/tiny/{present.digest}/outcome.json", outcome(lab, present))
+        write_outcome(lab.store, outcome(present))
         holder.kill()
         shown, errors = second.communicate(timeout=60)
     finally:

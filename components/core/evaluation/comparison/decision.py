@@ -75,8 +75,8 @@ class Comparison(FrozenModel):
 class Decision(FrozenModel):
     """The decision about a challenger: the content of comparison.json.
 
-    The outcomes: compared; first_model, there is no champion; without_holdout, no experiment is left that neither model saw;
-    same_model, the challenger is the champion.
+    The outcomes: compared; first_model, there is no champion, and the challenger is promoted whatever its accuracy;
+    without_holdout, no experiment is left that neither model saw; same_model, the challenger is the champion.
     """
 
     decision_schema: int = SCHEMA
@@ -86,50 +86,6 @@ class Decision(FrozenModel):
     challenger: str = Field(description="short fingerprint")
     champion: str | None = Field(description="short fingerprint; None if there is none")
     comparison: Comparison | None = Field(None, description="if the models were compared")
-
-
-def compared(comparison: Comparison, challenger: str, champion: str) -> Decision:
-    """The decision of a comparison."""
-    return Decision(
-        outcome="compared",
-        promote=comparison.promote,
-        reason=comparison.reason,
-        challenger=challenger,
-        champion=champion,
-        comparison=comparison,
-    )
-
-
-def first_model(challenger: str) -> Decision:
-    """Without a champion, the challenger is promoted whatever its accuracy."""
-    reason = "the first model: there is no champion to compare with"
-    return Decision(outcome="first_model", promote=True, reason=reason, challenger=challenger, champion=None)
-
-
-def without_holdout(why: str, allowed: bool, challenger: str, champion: str) -> Decision:
-    """If nothing can be compared, the challenger is promoted only if the user allowed that.
-
-    Args:
-        why: no experiment can be compared, for example "no experiment is held out".
-        allowed: whether the user allowed promotion without a comparison.
-        challenger: short fingerprint.
-        champion: short fingerprint.
-    """
-    so = (
-        "promoted without a comparison, as allowed"
-        if allowed
-        else "nothing shows that the challenger is not worse; hold out experiments that neither model saw "
-        "(screen.holdout_experiments), or allow promotion without a comparison"
-    )
-    return Decision(
-        outcome="without_holdout", promote=allowed, reason=f"{why}; {so}", challenger=challenger, champion=champion
-    )
-
-
-def same_model(champion: str) -> Decision:
-    """The challenger's fingerprint is the champion's: there is nothing to compare or to promote."""
-    reason = "the challenger is the champion: the same data, configuration and code"
-    return Decision(outcome="same_model", promote=False, reason=reason, challenger=champion, champion=champion)
 
 
 def compare(

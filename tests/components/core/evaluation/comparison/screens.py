@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from components.core.config import PromotionConfig
-from components.core.evaluation.comparison.decision import Comparison, compare
+from components.core.evaluation.comparison.decision import Comparison, Decision, compare
 
 QUICK = PromotionConfig(resamples=1000)
 Plate = tuple[int, int, int]
@@ -38,3 +38,10 @@ def screen_wells(experiments: Mapping[str, Sequence[Plate]]) -> pd.DataFrame:
 
 def decided(experiments: Mapping[str, Sequence[Plate]], settings: PromotionConfig = QUICK, seed: int = 0) -> Comparison:
     return compare(screen_wells(experiments), settings, seed)
+
+
+def compared(comparison: Comparison) -> Decision:
+    return Decision(
+        outcome="compared", promote=comparison.promote, reason=comparison.reason, challenger="1a2b3c4d5e6f",
+        champion="9f8e7d6c5b4a", comparison=comparison,
+    )  # fmt: skip

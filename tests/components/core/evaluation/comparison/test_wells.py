@@ -90,6 +90,7 @@ def test_wells_are_paired_in_the_manifests_order(tables):
         "champion_assigned": "sirna_1", "champion_raw": "sirna_2", "challenger_assigned": "sirna_3",
         "challenger_raw": "sirna_1", "champion_knows": True,
     }  # fmt: skip
+    assert list(read(tables, knows=("sirna_1", "sirna_2"))["champion_knows"]) == [True, True, False] * 4
     only = read(tables, ["RPE-04"])
     pd.testing.assert_frame_equal(only, wells[wells["experiment"] == "RPE-04"].reset_index(drop=True))
 
@@ -114,11 +115,7 @@ def test_rows_may_come_in_any_order_and_wells_without_label_are_left_out(tables)
     assert list(read(tables)["id_code"]) == [i for i in expected["id_code"] if i != "HUVEC-05_1_B03"]
 
 
-def test_sirnas_that_the_champion_lacks_are_marked(tables):
-    assert list(read(tables, knows=("sirna_1", "sirna_2"))["champion_knows"]) == [True, True, False] * 4
-
-
-def test_a_well_without_a_row_is_named(tables):
+def test_rejects_predictions_that_lack_a_well(tables):
     for name in ("champion", "challenger"):
         text = tables[name].read_text()
         rows = [line for line in text.splitlines(True) if not line.startswith(("RPE-04_1_B03", "RPE-04_2_B02"))]
@@ -131,40 +128,29 @@ def test_a_well_without_a_row_is_named(tables):
         tables[name].write_text(text)
 
 
-def test_an_experiment_without_plates_or_labels_is_named(tables):
-    assert error(tables, ["HUVEC-05", "U2OS-01"]) == (
-        "held-out experiment U2OS-01: the manifest has no treatment well of it; give the manifest of the plates that were "
-        "predicted"
+def test_rejects_an_experiment_without_plates_or_labels(tables):
+    assert error(tables, ["HUVEC-05", "U2OS-01"]).startswith(
+        "held-out experiment U2OS-01: the manifest has no treatment well of it"
     )
     kept = [line for line in tables["truth"].read_text().splitlines(True) if not line.startswith("RPE")]
     tables["truth"].write_text("".join(kept))
-    assert error(tables) == (
-        f"{tables['truth']}: no label of held-out experiment RPE-04; add its labels or leave it out of the comparison"
-    )
+    assert error(tables).startswith(f"{tables['truth']}: no label of held-out experiment RPE-04")
 
 
-def test_a_label_of_no_treatment_well_is_named(tables):
+def test_rejects_a_label_of_no_treatment_well(tables):
+    text = tables["truth"].read_text()
     for stray in ("RPE-04_1_C02", "RPE-04_9_B02"):
-        text = tables["truth"].read_text()
         tables["truth"].write_text(f"{text}{stray},sirna_1\n")
-        assert error(tables) == (
-            f"{tables['truth']} ({stray}): the manifest has no such treatment well; give labels and manifest of the same screen"
-        )
+        assert error(tables).startswith(f"{tables['truth']} ({stray}): the manifest has no such treatment well")
         assert len(read(tables, ["HUVEC-05"])) == 6, "labels of other experiments do not matter"
-        tables["truth"].write_text(text)
 
 
-def test_labels_in_another_encoding_are_rejected(tables):
-    assert error(tables, knows=("1", "2", "3")) == (
-        f"{tables['truth']}: the champion knows none of these siRNAs, first sirna_1; give labels in the encoding of its screen, "
-        "or promote manually if the library is another one"
+def test_rejects_labels_in_another_encoding_and_predictions_of_another_champion(tables):
+    assert error(tables, knows=("1", "2", "3")).startswith(
+        f"{tables['truth']}: the champion knows none of these siRNAs, first sirna_1; give labels in the encoding of its screen"
     )
-
-
-def test_predictions_of_another_champion_are_rejected(tables):
-    assert error(tables, knows=("sirna_1", "sirna_3")) == (
-        f"{tables['champion']} (HUVEC-05_1_B02): raw_sirna 'sirna_2' is no siRNA that the champion knows; give predictions of "
-        "the champion itself"
+    assert error(tables, knows=("sirna_1", "sirna_3")).startswith(
+        f"{tables['champion']} (HUVEC-05_1_B02): raw_sirna 'sirna_2' is no siRNA that the champion knows"
     )
 
 
@@ -176,12 +162,6 @@ def test_predictions_of_another_champion_are_rejected(tables):
         ("champion", "HUVEC-05_1_B03,", "HUVEC-05_1_B02,", " line 3 (HUVEC-05_1_B02): field id_code is 'HUVEC-05_1_B02'"),
     ],
 )  # fmt: skip
-def test_a_malformed_table_is_named_with_its_line_and_field(tables, name, old, new, message):
+def test_rejects_a_malformed_table(tables, name, old, new, message):
     edit(tables[name], old, new)
     assert error(tables).startswith(f"{tables[name]}{message}")
-
-
-@pytest.mark.parametrize("name", ["truth", "champion", "challenger"])
-def test_a_missing_table_is_named(tables, name):
-    tables[name].unlink()
-    assert error(tables) == f"{tables[name]}: cannot be read (No such file or directory)"
