@@ -16,7 +16,7 @@ from components.core.config import CHANNELS, MeanTeacherConfig, RunConfig
 from components.core.errors import InputError
 from components.core.learning.warm_start import check_networks
 from components.core.prior.pseudo_labels import read_fused_labels
-from components.core.screen.folds import assign_folds, deal_wells, dealt_wells
+from components.core.screen.folds import assign_folds, screen_folds
 from components.core.screen.layouts import read_screen
 from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Plate, Screen
@@ -69,7 +69,7 @@ def check_screen(config: RunConfig, source: ScreenSource, truth: Path | None) ->
     found = read_screen(source, config.screen)
     check_folds(config, found.training_experiments())
     if config.folds.split == "well":
-        deal_wells(dealt_wells(found), config.folds.count, config.folds.seed)
+        screen_folds(found.training_plates, config.folds)
     if truth is not None:
         unlabelled = [plate for plate in found.plates if not plate.labelled]
         check_truth(truth, unlabelled, found.vocabulary.treatments)

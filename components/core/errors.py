@@ -27,6 +27,12 @@ class MissingObjectError(KeyError):
     """There is no object at this key of the store."""
 
 
+def shortened(names: Sequence[str]) -> str:
+    """The first five names, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
 def one_line(faults: Sequence[str]) -> str:
     """A single fault as it is; of several their number and the first five."""
     if len(faults) == 1:

@@ -92,13 +92,13 @@ class TableFaults:
     """Collects the faults of a table, one for each field of a row, to report them together.
 
     Args:
-        name: the file's name in messages.
+        name: the file's name in messages; also an attribute.
         table: as `read_table` returned it.
         id_column: the column that names a row in messages.
     """
 
     def __init__(self, name: str, table: pd.DataFrame, id_column: str = "id_code") -> None:
-        self._name, self._table, self._id_column = name, table, id_column
+        self.name, self._table, self._id_column = name, table, id_column
         self._found: dict[tuple[int, str], str] = {}
 
     def add(self, field: str, wrong: pd.Series[bool], advice: str | pd.Series[str]) -> None:
@@ -145,7 +145,7 @@ class TableFaults:
         rows = self._table[self._id_column]
         found = sorted(self._found.items(), key=lambda item: item[0][0])
         texts = [f"line {line} ({rows[line]}): {fault}" for (line, _), fault in found]
-        raise_faults(self._name, texts)
+        raise_faults(self.name, texts)
 
 
 def raise_faults(name: str, faults: Sequence[str]) -> None:

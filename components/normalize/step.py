@@ -22,12 +22,13 @@ from components.core.prior.plate_groups import check_design, labelled_treatments
 from components.core.registry.model_manifest import ModelManifest, TrainedPlate
 from components.core.registry.new_plates import check_first_image, plates_for, reference_of, seen_before
 from components.core.registry.published_models import find_model, trained_plates
+from components.core.screen.batches import Packing
 from components.core.screen.folds import screen_folds
 from components.core.screen.histograms import PlateKey
 from components.core.screen.images import check_files
 from components.core.screen.layouts import read_screen
 from components.core.screen.manifests import build_manifest, controls_warnings, holdout_labels
-from components.core.screen.packing import Packing, PackResult, pack_plates
+from components.core.screen.packing import PackResult, pack_plates
 from components.core.screen.screen_source import ScreenSource, source_of
 from components.core.screen.wells import Screen
 from components.core.storage.artifacts import source_store
@@ -95,7 +96,7 @@ def run(
     if prior is not None:
         trained = [plate for plate in screen.plates if not plate.holdout]
         check_design(labelled_treatments(trained), screen.vocabulary.treatments, prior)
-    folds, well_folds = screen_folds(screen, config.folds)
+    folds, well_folds = screen_folds(screen.training_plates, config.folds)
     check_scored(scored_by_tables(screen, folds, well_folds))
     check_files(source, screen.plates, config.screen.sites)
 

@@ -36,22 +36,25 @@ def dihedral(x_BCHW: Tensor, view: int) -> Tensor:
 
 def easy_view(x_BCHW: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
     """Flips, turns and shift/scale/aspect; no erasing."""
-    view_B = _draw_views(len(x_BCHW), generator)
-    return _viewed(x_BCHW, view_B, _draw_placement(x_BCHW, config, generator, crop=False), None)
+    return _drawn_view(x_BCHW, config, generator, crops=False, erases=False)
 
 
 def normal_view(x_BCHW: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
     """The easy view with random erasing."""
-    view_B = _draw_views(len(x_BCHW), generator)
-    placement = _draw_placement(x_BCHW, config, generator, crop=False)
-    return _viewed(x_BCHW, view_B, placement, _draw_rectangles(x_BCHW, config, generator))
+    return _drawn_view(x_BCHW, config, generator, crops=False, erases=True)
 
 
 def hard_view(x_BCHW: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
     """The normal view, cropped and resized back."""
-    view_B = _draw_views(len(x_BCHW), generator)
-    placement = _draw_placement(x_BCHW, config, generator, crop=True)
-    return _viewed(x_BCHW, view_B, placement, _draw_rectangles(x_BCHW, config, generator))
+    return _drawn_view(x_BCHW, config, generator, crops=True, erases=True)
+
+
+def _drawn_view(x_BCHW: Tensor, config: AugmentConfig, generator: Generator, crops: bool, erases: bool) -> Tensor:
+    view_B = torch.randint(8, (len(x_BCHW),), generator=generator)
+    placement = _draw_placement(x_BCHW, config, generator, crops)
+    rectangle_4B = _draw_rectangles(x_BCHW, config, generator) if erases else None
+    viewed = _viewed_by_parts if x_BCHW.device.type == "cpu" else _viewed_at_once
+    return viewed(x_BCHW, view_B, placement, rectangle_4B)
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,6 @@ class _Placement:
     moved_B: Tensor
     range_B2: Tensor
     offset_B2: Tensor
-
-
-def _draw_views(b: int, generator: Generator) -> Tensor:
-    return torch.randint(8, (b,), generator=generator)
 
 
 def _draw_placement(x_BCHW: Tensor, config: AugmentConfig, generator: Generator, crop: bool) -> _Placement:
@@ -108,13 +107,6 @@ def _draw_rectangles(x_BCHW: Tensor, config: AugmentConfig, generator: Generator
     chosen_B = _uniform(b, 0.0, 1.0, x_BCHW, generator) < config.erase_probability
     bottom_B = torch.where(chosen_B, top_B + rows_B, top_B)
     return torch.stack([top_B, bottom_B, left_B, left_B + columns_B])
-
-
-def _viewed(x_BCHW: Tensor, view_B: Tensor, placement: _Placement, rectangle_4B: Tensor | None) -> Tensor:
-    """The images turned, placed and erased."""
-    if x_BCHW.device.type == "cpu":
-        return _viewed_by_parts(x_BCHW, view_B, placement, rectangle_4B)
-    return _viewed_at_once(x_BCHW, view_B, placement, rectangle_4B)
 
 
 def _viewed_by_parts(x_BCHW: Tensor, view_B: Tensor, placement: _Placement, rectangle_4B: Tensor | None) -> Tensor:

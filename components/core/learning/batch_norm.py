@@ -83,16 +83,12 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def adapted(network: nn.Module, batches: Iterable[Tensor]) -> Iterator[None]:
-    """Evaluation mode with the BatchNorm statistics of the given images; mode and running statistics are restored at the end.
+    """Evaluation mode with BatchNorm statistics of standardised images; mode and statistics are restored at the end.
 
     In one forward pass in train mode, batch by batch, a layer gets mean and population variance of its input over all
     batches. Within the pass a batch is normalised by its own statistics, so the result is exact for one batch, and else as
     close as batches are similar; callers distribute a domain's images evenly over few large batches. Exact statistics over
     many batches would take one pass per layer, 40 for Xception.
-
-    Args:
-        network: any network; without BatchNorm only the mode changes.
-        batches: standardised images, shape (B, C, H, W), at least two images in total.
 
     Source: adaptive batch normalisation (Li et al. 2016, arXiv 1603.04779).
     """

@@ -34,14 +34,9 @@ def arithmetic(compute: ComputeConfig, device: torch.device, processes: int) -> 
 
 
 def empty_tensor(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False) -> Tensor:
-    """An uninitialised tensor on the CPU, in huge pages if it is large.
+    """An uninitialised tensor on the CPU, in huge pages if it is large; its shape is (B, C, H, W) with `channels_last`.
 
     NumPy requests huge pages, torch does not by default: half the time of a first pass over a new batch would be page faults.
-
-    Args:
-        shape: any shape; (B, C, H, W) with `channels_last`.
-        dtype: type of the elements.
-        channels_last: the memory format.
     """
     flat = torch.from_numpy(np.empty(math.prod(shape), dtype=str(dtype).removeprefix("torch.")))
     if not channels_last:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from components.core.config import PriorConfig
@@ -19,6 +18,7 @@ from components.core.evaluation.metrics import selection_accuracy
 from components.core.learning.device import pick_device
 from components.core.learning.images import Images, open_images
 from components.core.learning.inference import well_logits
+from components.core.learning.network import Classifier
 from components.core.learning.step_settings import LearningSettings
 from components.core.learning.team import ALONE, Team
 from components.core.prior.plate_groups import PlateGroups, labelled_treatments, learn_groups
@@ -61,8 +61,8 @@ def fold_wells(
     Args:
         table: the screen, without held-out experiments.
         fold: the fold whose experiments, or wells, validate.
-        controls: the labelled controls that join training: of all experiments, or of those with treatments to train on.
-        cell_type: only wells of this one; None for all.
+        controls: which labelled controls join training: of all experiments, or of those with treatments to train on.
+        cell_type: only its wells; None for all.
 
     Raises:
         InputError: there is nothing to train on.
@@ -129,7 +129,7 @@ class Validation:
     batch_size: int
     classes: int
 
-    def logits(self, network: torch.nn.Module, images: Images) -> NDArray[np.float32]:
+    def logits(self, network: Classifier, images: Images) -> NDArray[np.float32]:
         """Logits of the wells from one view of all their sites, shape (W, K)."""
         return well_logits(network, images, self.wells, 1, self.batch_size, self.classes)
 
@@ -179,16 +179,7 @@ def open_fold(
     cell_type: str | None = None,
     team: Team = ALONE,
 ) -> FoldData:
-    """The data of a fold, for the training device.
-
-    Args:
-        settings: the step's configuration.
-        screen: the manifest.
-        store: the store of the packed plates.
-        fold: the fold whose experiments, or wells, validate.
-        selection: the accuracy that selects a checkpoint.
-        cell_type: the cell type to train on; None for all.
-        team: the processes that share the step.
+    """The data of a fold and cell type (None for all), for the training device.
 
     Raises:
         InputError: there is nothing to train on, or folds of single wells are combined with the plate design.

@@ -56,10 +56,7 @@ class Standardiser:
     def __call__(self, pixels_BCHW: Tensor, plate_B: Tensor, generator: Generator | None = None) -> Tensor:
         """Standardised float32 batch, shape (B, C, H, W), channels last, of uint8 pixels.
 
-        Args:
-            pixels_BCHW: pixels, on the device or the host.
-            plate_B: plate index of each image, on the device or the host.
-            generator: draws the jitter, on the CPU; None for no jitter.
+        Pixels and plate indices may be on the device or the host. The generator draws the jitter, on the CPU; None for none.
         """
         mean_BC, std_BC = self._statistics(plate_B)
         if generator is not None and self._jitter > 0:
@@ -78,11 +75,6 @@ class Standardiser:
         """A standardised batch as if mean and std had been jittered: an affine map of each image's channels.
 
         (x std + mean - mean (1 + a)) / (std (1 + b)) = (x - a mean / std) / (1 + b).
-
-        Args:
-            x_BCHW: standardised images, on the device.
-            plate_B: plate index of each image, on the device or the host.
-            generator: draws the jitter, on the CPU.
         """
         if self._jitter == 0:
             return x_BCHW

@@ -20,28 +20,10 @@ from components.core.learning.schedules import random_site_batches
 
 
 def well_logits(
-    network: nn.Module, images: Images, wells: NDArray[np.intp], views: int, batch_size: int, classes: int
+    network: Classifier, images: Images, wells: NDArray[np.intp], views: int, batch_size: int, classes: int
 ) -> NDArray[np.float32]:
-    """Mean logits of each well over its sites and the first `views` dihedral views, shape (W, K).
-
-    With a domain in `images.batch_norm`, BatchNorm uses the statistics of each well's domain (AdaBN).
-
-    Args:
-        network: maps standardised images to logits.
-        images: the screen's images.
-        wells: rows of the well table.
-        views: 1, 2, 4 or 8.
-        batch_size: sites per forward pass.
-        classes: K.
-
-    Raises:
-        InputError: a domain without the wells that its statistics are computed from.
-    """
-
-    def outputs(x_BCHW: Tensor) -> Tensor:
-        return torch.stack([network(dihedral(x_BCHW, view)) for view in range(views)]).mean(0)
-
-    return _well_means(outputs, network, images, wells, batch_size, classes)
+    """Mean logits of each well over its sites and the first `views` (1, 2, 4 or 8) dihedral views; see `well_outputs`."""
+    return well_outputs(network, images, wells, views, 0, batch_size, classes)[0]
 
 
 def well_outputs(
@@ -55,6 +37,8 @@ def well_outputs(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean logits (W, K) and mean embeddings (W, E) of wells, from one pass through the backbone.
 
+    With a domain in `images.batch_norm`, BatchNorm uses the statistics of each well's domain (AdaBN).
+
     Args:
         network: the classifier.
         images: the screen's images.
@@ -65,7 +49,7 @@ def well_outputs(
         classes: K.
 
     Raises:
-        InputError: see well_logits.
+        InputError: a domain without the wells that its statistics are computed from.
     """
     widths = [classes if logit_views else 0, network.embedding_size if embedding_views else 0]
 
@@ -154,7 +138,7 @@ def adaptive_logits(
         images: the screen's images.
         wells: rows of the well table, any order.
         passes: passes over the wells, each with a random site per well.
-        batch_size: largest batch; a batch never spans plates (domains).
+        batch_size: largest batch, in sites.
         classes: K.
         generator: draws the views of this process's share, on the CPU.
         rng: draws the sites.

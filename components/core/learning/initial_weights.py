@@ -20,30 +20,19 @@ weights use (Chollet's network ported by R. Cadene):
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from components.core.config import BackboneConfig
-from components.core.errors import InputError
+from components.core.errors import InputError, shortened
 from components.core.learning.network import Classifier
-from components.core.learning.weight_files import check_shapes
+from components.core.learning.weight_files import check_shapes, read_tensors
 from components.core.storage.run_records import OPTION
-
-CONTAINERS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema")
-"""Keys under which training programs save a state dict next to other data."""
-
-
-def _listed(names: Sequence[str], shown: int = 4) -> str:
-    """The first names, and how many more there are."""
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 @dataclass(frozen=True)
@@ -51,9 +40,9 @@ class InitialWeights:
     """Which tensors of a backbone were initialised from a file.
 
     Attributes:
-        taken: tensors of the backbone that now have the file's values, including `adapted`.
+        taken: tensors that now have the file's values, including `adapted`.
         adapted: convolutions whose weights were adapted to the number of input channels.
-        new: tensors of the backbone that stay random.
+        new: tensors that stay random.
         unused: tensors of the file that the backbone does not have, except classifiers.
         expected: whether only the first layer and classifiers did not match, as for images with other channels.
     """
@@ -68,38 +57,8 @@ class InitialWeights:
         """The result in one line, for the user."""
         total = len(self.taken) + len(self.new)
         groups = {"adapted to its channels": self.adapted, "new": self.new, "not used": self.unused}
-        more = [f"; {what}: {_listed(names)}" for what, names in groups.items() if names]
+        more = [f"; {what}: {shortened(names)}" for what, names in groups.items() if names]
         return f"{backbone}: {len(self.taken)} of {total} tensors start from {source}{''.join(more)}"
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file; code in it is never run.
-
-    Raises:
-        InputError: the file does not exist, is damaged, or contains something else than tensors.
-    """
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; give the weights file")
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(str(path)))
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(
-            f"{path}: not a file of plain tensors; save only the state dict, preferably as .safetensors"
-        ) from None
-    except Exception as error:  # an unpickler may raise anything on bytes that are no state dict
-        raise InputError(f"{path}: cannot read the weights ({' '.join(str(error).split())})") from None
-    while isinstance(content, dict) and not _is_state_dict(content):
-        inner = [content[key] for key in CONTAINERS if isinstance(content.get(key), dict)]
-        if not inner:
-            break
-        content = inner[0]
-    if not _is_state_dict(content):
-        raise InputError(
-            f"{path}: contains no state dict (names and tensors), neither at its top level nor under {', '.join(CONTAINERS)}"
-        )
-    return dict(content)
 
 
 def load_initial_weights(
@@ -109,7 +68,7 @@ def load_initial_weights(
 
     Args:
         backbone: the network without its classifier.
-        config: configuration of the backbone.
+        config: its configuration.
         path: the file.
         channels: channels of the images.
         source: the file's name in messages; None for its path.
@@ -120,15 +79,14 @@ def load_initial_weights(
     """
     source = source or str(path)
     own = backbone.state_dict()
-    given = _own_names(read_tensors(path), config, own)
-    first = (
-        ["stem.0"] if config.kind == "xception" else _described(backbone, "first_conv")
-    )  # layers that read the image
+    tensors = _own_names(read_tensors(path), config, own)
+    # Layers that read the image.
+    first = ["stem.0"] if config.kind == "xception" else _described(backbone, "first_conv")
     classifiers = ["head", "fc", "classifier", "last_linear", *_described(backbone, "classifier")]
     values: dict[str, Tensor] = {}
     adapted = []
-    for name in sorted(own.keys() & given.keys()):
-        value, shape = given[name], tuple(own[name].shape)
+    for name in sorted(own.keys() & tensors.keys()):
+        value, shape = tensors[name], tuple(own[name].shape)
         if name.removesuffix(".weight") in first and value.ndim == 4 and value.shape[1] != shape[1]:
             value = adapt_input_channels(value, channels)
             adapted.append(name)
@@ -136,7 +94,7 @@ def load_initial_weights(
             value = widen_kernel(value, shape[-1])
         if tuple(value.shape) != shape:
             raise InputError(
-                f"{source}: tensor {name} has shape {tuple(given[name].shape)}, but backbone {config.name} needs {shape}; "
+                f"{source}: tensor {name} has shape {tuple(tensors[name].shape)}, but backbone {config.name} needs {shape}; "
                 "give weights of the same architecture"
             )
         if not torch.isfinite(value).all():
@@ -145,12 +103,12 @@ def load_initial_weights(
     if not any(name.endswith("weight") for name in values):
         raise InputError(
             f"{source}: no tensor has a name of backbone {config.name} ({', '.join(list(own)[:3])}, ...); the file "
-            f"has {', '.join(sorted(given)[:3])}, ...: give weights of the same architecture"
+            f"has {', '.join(sorted(tensors)[:3])}, ...: give weights of the same architecture"
         )
     backbone.load_state_dict({**own, **values})
     # num_batches_tracked is never read, and older files lack it.
     new = tuple(n for n in own if n not in values and not n.endswith("num_batches_tracked"))
-    unused = tuple(n for n in sorted(given.keys() - own.keys()) if not _begins_with(n, classifiers))
+    unused = tuple(n for n in sorted(tensors.keys() - own.keys()) if not _begins_with(n, classifiers))
     expected = not unused and all(_begins_with(n, first) for n in new)
     return InitialWeights(tuple(values), tuple(adapted), new, unused, expected)
 
@@ -177,14 +135,6 @@ def widen_kernel(weight_OIHW: Tensor, size: int) -> Tensor:
     if odd or margin <= 0:
         return weight_OIHW
     return torch.nn.functional.pad(weight_OIHW, (margin,) * 4)
-
-
-def _is_state_dict(content: Any) -> bool:
-    return (
-        isinstance(content, Mapping)
-        and len(content) > 0
-        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
-    )
 
 
 def _own_names(tensors: Mapping[str, Tensor], config: BackboneConfig, own: Iterable[str]) -> dict[str, Tensor]:
@@ -247,7 +197,7 @@ class CopiedWeights:
     def sentence(self, backbone: str, source: str) -> str:
         """The result in one line, for the user."""
         groups = {"start at random": self.new, "are left out": self.left_out}
-        more = [f", {len(names)} {what} ({_listed(names)})" for what, names in groups.items() if names]
+        more = [f", {len(names)} {what} ({shortened(names)})" for what, names in groups.items() if names]
         return f"{backbone}: starts from {source}; {len(self.known)} classes keep their rows of the head{''.join(more)}"
 
 
@@ -266,18 +216,18 @@ def copy_pretrained(
     Raises:
         InputError: the file cannot be read or has another architecture.
     """
-    given, own = read_tensors(file), dict(network.state_dict())
+    tensors, own = read_tensors(file), dict(network.state_dict())
     row_then = {label: k for k, label in enumerate(then)}
     rows_now = [k for k, label in enumerate(now) if label in row_then]
     rows_then = [row_then[now[k]] for k in rows_now]
     shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
     expected = {name: (len(then), *shape[1:]) if name.startswith("head.") else shape for name, shape in shapes.items()}
-    check_shapes(f"{OPTION}: {source}", given, expected)
-    values = dict(given)
-    for name in given:
+    check_shapes(f"{OPTION}: {source}", tensors, expected)
+    values = dict(tensors)
+    for name in tensors:
         if name.startswith("head."):
             values[name] = own[name].clone()
-            values[name][torch.tensor(rows_now, dtype=torch.long)] = given[name][rows_then].to(own[name].dtype)
+            values[name][torch.tensor(rows_now, dtype=torch.long)] = tensors[name][rows_then].to(own[name].dtype)
     network.load_state_dict(values)
     kept = {now[k] for k in rows_now}
     return CopiedWeights(

@@ -29,8 +29,7 @@ _NONE, _COMING = -1, -2
 class BatchMemory:
     """Memory of uint8 batches, reused as soon as nothing refers to the batch in it. Thread-safe.
 
-    Allocating a site's memory costs a quarter of reading and decoding the site. There is never more memory than the
-    largest number of batches alive at once.
+    Allocating a site's memory costs a quarter of reading and decoding the site.
     """
 
     def __init__(self) -> None:
@@ -53,14 +52,9 @@ class BatchMemory:
 
 
 class DecodedSites:
-    """Decoded sites in memory: the first ones that were read, up to a limit. Thread-safe.
+    """Decoded sites in memory: the first ones that were read, up to a limit in bytes. Thread-safe.
 
     They are never replaced: an epoch reads every site about once, so replacing some by later ones would only cost copies.
-
-    Args:
-        sites: S, the number of sites of the screen.
-        shape: (C, H, W) of a site.
-        limit_bytes: largest memory for pixels.
     """
 
     def __init__(self, sites: int, shape: tuple[int, int, int], limit_bytes: float) -> None:

@@ -89,7 +89,7 @@ class PairEpoch:
         pair: the networks, on the images' device.
         replica: the student as all processes train it.
         images: the screen's images.
-        wells: the wells of the cell type in the fold.
+        wells: the fold's wells of the cell type.
         config: losses and weights.
         schedule: learning rates.
         epoch: counted from the start of finetune, from 0.
@@ -124,14 +124,7 @@ class PairEpoch:
         self._meter = EpochMeter(images, len(self._batches))
 
     def run(self, after_step: Callable[[], None] = lambda: None) -> dict[str, float]:
-        """Runs the epoch, or the rest of it.
-
-        Args:
-            after_step: called after every step; it may call `state`.
-
-        Returns:
-            What EpochMeter measures.
-        """
+        """Runs the epoch, or the rest of it; returns what EpochMeter measures. `after_step` may call `state`."""
         pair, images, config, meter = self._pair, self._images, self._config, self._meter
         optimiser = torch.optim.SGD(pair.student.parameters(), lr=0.0, weight_decay=config.weight_decay, fused=True)
         parts = [self._parts(*batch) for batch in self._batches[meter.done :]]
@@ -180,12 +173,7 @@ class PairEpoch:
     def _loss(self, x: Tensor, well_B: Tensor, labelled: int, sizes: tuple[int, int], generator: Generator) -> Tensor:
         """The loss of one part, weighted so that the mean over processes of their parts' sums is that of the batch.
 
-        Args:
-            x: standardised images, labelled ones first.
-            well_B: their rows in the well table.
-            labelled: number of labelled ones.
-            sizes: number of labelled and of other wells of the whole batch.
-            generator: draws the views.
+        `labelled` images come first in `x`; `sizes` are the labelled and other wells of the whole batch.
         """
         images, config, pair = self._images, self._config, self._pair
         plate_B = self._plate_W[well_B]

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,16 +21,7 @@ from components.core.learning.pseudo_labeller import PseudoLabeller
 from components.core.learning.schedules import CycleSchedule
 from components.core.learning.step_settings import MeanTeacherSettings
 from components.core.learning.team import Replica, Slots, restore_statistics, statistics_of_all
-from components.core.learning.training_metrics import BestScore
-
-
-@dataclass
-class _BestWeights:
-    """The best weights of a backbone so far."""
-
-    student: dict[str, Any]
-    teacher: dict[str, Any]
-    score: BestScore = field(default_factory=BestScore)
+from components.core.learning.training_metrics import BestWeights
 
 
 class MeanTeacherTraining:
@@ -83,13 +72,9 @@ class MeanTeacherTraining:
             }
         )
         self._replicas = [Replica(pair.student, self._slots) for pair in pairs]
-        self._selects = config.selection != "last" and len(data.validation.wells) > 0
-        self._keeps = keep_best and self._selects
-        self._best = {
-            pair.name: _BestWeights(deepcopy(pair.student.state_dict()), deepcopy(pair.teacher.state_dict()))
-            for pair in (pairs if self._selects else ())
-        }
-        self._best_teachers = BestScore()
+        self._selects = keep_best and config.selection != "last" and len(data.validation.wells) > 0
+        self._best_students = {pair.name: BestWeights(pair.student) for pair in pairs}
+        self._best_teachers = BestWeights(*(pair.teacher for pair in pairs))
         self._current: PairEpoch | None = None
         self._records: list[dict[str, Any]] = []
         """records of the backbones that have finished the current epoch"""
@@ -112,14 +97,12 @@ class MeanTeacherTraining:
         else:
             if self._refresh is not None:
                 self._renew(self._epoch)
-            if self._keeps:
+            if self._selects:
                 self._best_teachers.improved(self._validate()[1])
         while self._epoch < self._epochs.stop:
             self._run_epoch(checkpoints)
-        if self._keeps:
-            for pair in self._pairs:
-                pair.student.load_state_dict(self._best[pair.name].student)
-                pair.teacher.load_state_dict(self._best[pair.name].teacher)
+        for best in (*self._best_students.values(), self._best_teachers):
+            best.load()
 
     def _run_epoch(self, checkpoints: Checkpoints) -> None:
         """Runs an epoch of all backbones, or the rest of it."""
@@ -140,10 +123,7 @@ class MeanTeacherTraining:
         renew = not self._selects and since % config.refresh_epochs == 0
         if len(self._data.validation.wells) and (since % config.validate_every == 0 or last):
             students, teachers = self._validate()
-            if self._selects and self._best_teachers.improved(teachers):
-                renew = True
-                for pair in self._pairs:
-                    self._best[pair.name].teacher = deepcopy(pair.teacher.state_dict())
+            renew = renew or (self._selects and self._best_teachers.improved(teachers))
         if self._refresh is not None and renew and not last:
             self._renew(epoch + 1)
         left = (time.monotonic() - self._begun) / since * (self._epochs.stop - epoch - 1)
@@ -182,8 +162,8 @@ class MeanTeacherTraining:
         for pair in self._pairs:
             students[pair.name] = validation.score(validation.logits(pair.student, images))
             teachers_WK += validation.logits(pair.teacher, images)
-            if self._selects and self._best[pair.name].score.improved(students[pair.name]):
-                self._best[pair.name].student = deepcopy(pair.student.state_dict())
+            if self._selects:
+                self._best_students[pair.name].improved(students[pair.name])
         return students, validation.score((teachers_WK / len(self._pairs)).astype(np.float32))
 
     def state(self) -> dict[str, Any]:
@@ -195,11 +175,8 @@ class MeanTeacherTraining:
                 {"student": pair.student.state_dict(), "teacher": pair.teacher.state_dict(), "step": pair.step}
                 for pair in self._pairs
             ],
-            "best": [
-                {"student": each.student, "teacher": each.teacher, "score": float(each.score.value)}
-                for each in self._best.values()
-            ],
-            "best_teachers": float(self._best_teachers.value),
+            "best_students": [best.state() for best in self._best_students.values()],
+            "best_teachers": self._best_teachers.state(),
             "records": self._records,
             "current": None if self._current is None else self._current.state(),
             "history": self.history,
@@ -216,9 +193,9 @@ class MeanTeacherTraining:
             pair.teacher.load_state_dict(saved["teacher"])
             pair.step = saved["step"]
         restore_statistics(self._networks, state["statistics"], self._images.team)
-        for each, saved in zip(self._best.values(), state["best"], strict=True):
-            each.student, each.teacher, each.score.value = saved["student"], saved["teacher"], saved["score"]
-        self._best_teachers.value = state["best_teachers"]
+        for best, saved in zip(self._best_students.values(), state["best_students"], strict=True):
+            best.restore(saved)
+        self._best_teachers.restore(state["best_teachers"])
         self._epoch, self._records = state["epoch"], list(state["records"])
         self.history, self.refreshes = list(state["history"]), list(state["refreshes"])
         pseudo_W = state["pseudo_W"]

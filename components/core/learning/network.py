@@ -69,9 +69,9 @@ class Classifier(nn.Module):
     Args:
         backbone: configuration of the backbone.
         head: configuration of the classifier.
-        classes: number of classes K.
+        classes: K.
         channels: input channels.
-        image_size: side of the images in pixels; vision transformers, for example, are built for one size.
+        image_size: side of the images, pixels; vision transformers are built for one size.
 
     Attributes:
         embedding_size: E.
@@ -109,11 +109,7 @@ class Classifier(nn.Module):
 
 
 def build_backbone(config: BackboneConfig, channels: int, image_size: int) -> tuple[nn.Module, int]:
-    """A backbone and the size of its embedding.
-
-    Raises:
-        InputError: no such timm model, or one that cannot take these images.
-    """
+    """A backbone and the size of its embedding; raises InputError for an unknown or unsuitable timm model."""
     if config.kind == "xception":
         network = Xception(config, channels)
         return network, network.embedding_size

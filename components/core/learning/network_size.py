@@ -12,6 +12,7 @@ import sys
 from dataclasses import asdict, dataclass
 from functools import cache
 
+from components.core.command import run_command
 from components.core.config import CHANNELS, BackboneConfig, RunConfig
 from components.core.errors import InputError
 
@@ -91,20 +92,15 @@ def measure_size(backbone: BackboneConfig, image_size: int) -> NetworkSize:
     return NetworkSize(backbone.name, counter.get_total_flops() // 4, parameters, embedding, activations)
 
 
-def main() -> int:
-    """Reads a configuration, writes its networks' sizes; returns the exit code."""
+def main() -> None:
+    """Reads a configuration, writes its networks' sizes."""
+    config = RunConfig.model_validate_json(sys.stdin.read())
     try:
-        config = RunConfig.model_validate_json(sys.stdin.read())
         sizes = [asdict(measure_size(backbone, config.screen.image_size)) for backbone in config.backbones]
     except ModuleNotFoundError as error:
-        print(f"error: {error.name} is not installed; install cellsignal[train]", file=sys.stderr)  # noqa: T201
-        return 2
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
+        raise InputError(f"{error.name} is not installed; install cellsignal[train]") from None
     print(json.dumps(sizes))  # noqa: T201
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -6,7 +6,7 @@ W wells, K class, E embedding.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,11 +95,11 @@ class FoldPrediction:
     def write(
         self, logits: Path, embeddings: Path, meta: Mapping[str, Any], settings: InferSettings, weights: str
     ) -> None:
-        """Writes both folders.
+        """Writes logits.npz and meta.json into one folder, Parquet files of the embeddings, if any, into the other.
 
         Args:
-            logits: folder for logits.npz and meta.json.
-            embeddings: folder for Parquet files, see core.storage.arrays; stays empty if embeddings are disabled.
+            logits: the folder of logits.
+            embeddings: the folder of embeddings.
             meta: content of meta.json, see fold_meta.
             settings: number of views.
             weights: the weights that predicted: student, teacher or pretrained.
@@ -156,27 +156,24 @@ def predict_fold(
     """Logits of a fold's wells by role, averaged over sites, views and backbones, and embeddings of all wells.
 
     Args:
-        networks: networks by backbone, on the images' device.
+        networks: by backbone, on the images' device.
         screen: the manifest; held-out experiments have its vocabulary.
         images: images of the training screen.
         wells: wells of the fold and cell type.
-        held_out: images of the held-out experiments, which are read here for the first time in a run; None for none.
+        held_out: images of the held-out experiments, which a run reads here for the first time; None for none.
         cell_type: the cell type to predict.
         settings: views and batch size.
         pieces: saves what is computed; None saves nothing.
     """
     pieces = pieces or Pieces()
     requested = {"oof": wells.validation, "unlabelled": wells.unlabelled}
-    predicted, embedded = _predict(
-        networks, images, cell_type, requested, _roles(images, wells), screen, settings, pieces
-    )
+    found = _predict(networks, images, cell_type, requested, _roles(images, wells), screen, settings, pieces)
     if held_out is None:
-        predicted["holdout"] = _no_logits(screen)
-        return FoldPrediction(predicted, embedded, screen.digest())
+        return replace(found, logits={**found.logits, "holdout": _no_logits(screen)})
     images.loader.release()  # two screens in memory would take twice loader.cache_gib
     more = predict_held_out(networks, screen, held_out, cell_type, settings, pieces)
-    joined = {name: embedded[name].followed_by(more.embeddings[name]) for name in embedded}
-    return FoldPrediction({**predicted, "holdout": more.logits["holdout"]}, joined, screen.digest())
+    joined = {name: own.followed_by(more.embeddings[name]) for name, own in found.embeddings.items()}
+    return replace(found, logits={**found.logits, "holdout": more.logits["holdout"]}, embeddings=joined)
 
 
 def predict_held_out(
@@ -194,11 +191,9 @@ def predict_held_out(
     treatment_W = held_out.table.well_type_W == TREATMENT
     requested = {"holdout": np.flatnonzero(_of_type(held_out.table, cell_type) & treatment_W)}
     roles = np.where(treatment_W, "holdout", "control")
-    predicted, embedded = _predict(
-        networks, held_out, cell_type, requested, roles, screen, settings, pieces or Pieces()
-    )
+    found = _predict(networks, held_out, cell_type, requested, roles, screen, settings, pieces or Pieces())
     none = _no_logits(screen)
-    return FoldPrediction({"oof": none, "unlabelled": none, **predicted}, embedded, screen.digest())
+    return replace(found, logits={"oof": none, "unlabelled": none, **found.logits})
 
 
 def _no_logits(screen: Manifest) -> WellLogits:
@@ -220,11 +215,8 @@ def _predict(
     screen: Manifest,
     settings: InferSettings,
     pieces: Pieces,
-) -> tuple[dict[str, WellLogits], dict[str, EmbeddedWells]]:
-    """Mean logits of the requested wells, by role, and embeddings of all wells of the cell type, by backbone.
-
-    A requested well passes through a backbone once for both.
-    """
+) -> FoldPrediction:
+    """Mean logits of the requested wells and embeddings of all wells; a requested well passes through a backbone once."""
     predict, table, classes = settings.predict, images.table, screen.vocabulary.classes
     views = settings.embeddings.views if settings.embeddings.enabled else 0
     wells = np.flatnonzero(_of_type(table, cell_type))
@@ -261,9 +253,8 @@ def _predict(
         }
         embedded[name] = EmbeddedWells(pd.DataFrame(columns), embedding_WE[wells])
     ids = {role: tuple(str(id_code) for id_code in table.id_code_W[of]) for role, of in requested.items()}
-    return {
-        role: WellLogits(ids[role], (total[role] / len(networks)).astype(np.float32)) for role in requested
-    }, embedded
+    logits = {role: WellLogits(ids[role], (total[role] / len(networks)).astype(np.float32)) for role in requested}
+    return FoldPrediction(logits, embedded, screen.digest())
 
 
 def _of_type(table: SiteTable, cell_type: str) -> NDArray[np.bool_]:

@@ -25,11 +25,7 @@ def step_rate(epoch: int, rates: Sequence[float], milestones: Sequence[int]) -> 
 def ema_decay(step: int, epoch: int, decays: Sequence[float], epochs: Sequence[int]) -> float:
     """Decay of the teacher, min(1 - 1/(step + 1), a), a by epoch (Tarvainen & Valpola 2017, arXiv 1703.01780).
 
-    Args:
-        step: optimiser steps taken so far, from 1.
-        epoch: the epoch, from 1.
-        decays: the values of a.
-        epochs: last epoch of each value but the last.
+    `step` and `epoch` count from 1; `decays` are the values of a, `epochs` the last epoch of each but the last.
     """
     a = decays[sum(epoch > last for last in epochs)]
     return min(1.0 - 1.0 / (step + 1), a)
@@ -134,16 +130,8 @@ def mixed_batches(
 ) -> list[tuple[NDArray[np.intp], int]]:
     """An epoch's site batches for the mean teacher, labelled sites first, with their number of labelled sites.
 
-    Every labelled well occurs once; unlabelled wells repeat as often as needed. With domains, the labelled part of a batch
-    is from one domain, and so is the unlabelled part.
-
-    Args:
-        table: the screen.
-        labelled: rows of the well table.
-        unlabelled: rows of the well table; may be empty.
-        config: batch sizes.
-        rng: draws order and sites.
-        domain_W: domain of every well of the table; None if a batch may hold wells of any domain.
+    Every labelled well occurs once; unlabelled wells, if any, repeat as often as needed. With a domain of every well, the
+    labelled part of a batch is from one domain, and so is the unlabelled part.
     """
     if domain_W is not None:
         supervised = well_batches(labelled, config.labelled_batch, rng, domain_W)

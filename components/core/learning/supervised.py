@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from components.core.learning.team import (
     running_statistics,
     statistics_of_all,
 )
-from components.core.learning.training_metrics import BestScore, EpochMeter
+from components.core.learning.training_metrics import BestWeights, EpochMeter
 
 
 class SupervisedTraining:
@@ -59,8 +58,7 @@ class SupervisedTraining:
         self._slots.warn_of_small_parts(**{"pretrain.batch_size": config.batch_size})
         self._replica = Replica(network, self._slots)
         self._random = RandomState(seed, self._slots)
-        self._best = BestScore()
-        self._best_state: dict[str, Any] | None = None
+        self._best = BestWeights(network)
         self.history: list[dict[str, Any]] = []
         self._epoch = 0
         self._step = 0
@@ -86,8 +84,7 @@ class SupervisedTraining:
             self.restore(saved)
         while self._epoch < self._config.epochs:
             report(self._run_epoch(checkpoints))
-        if self._best_state is not None:
-            self._network.load_state_dict(self._best_state)
+        self._best.load()
 
     def _run_epoch(self, checkpoints: Checkpoints) -> dict[str, Any]:
         """Runs an epoch, or the rest of it; returns its record."""
@@ -147,8 +144,8 @@ class SupervisedTraining:
         if not len(validation.wells) or ((self._epoch + 1) % config.validate_every and not last):
             return None
         accuracy = validation.score(validation.logits(self._network, self._images))
-        if config.selection != "last" and self._best.improved(accuracy):
-            self._best_state = deepcopy(self._network.state_dict())
+        if config.selection != "last":
+            self._best.improved(accuracy)
         return accuracy
 
     def state(self) -> dict[str, Any]:
@@ -162,8 +159,7 @@ class SupervisedTraining:
             "epoch": self._epoch,
             "step": self._step,
             "meter": self._meter.state(),
-            "best": float(self._best.value),
-            "best_state": self._best_state,
+            "best": self._best.state(),
             "history": self.history,
             "seconds": time.monotonic() - self._begun,
         }
@@ -175,6 +171,6 @@ class SupervisedTraining:
         self._optimiser.load_state_dict(state["optimiser"])
         self._random.restore(state["random"])
         self._epoch, self._step, self._saved_meter = state["epoch"], state["step"], state["meter"]
-        self._best.value, self._best_state = state["best"], state["best_state"]
+        self._best.restore(state["best"])
         self.history = state["history"]
         self._begun = time.monotonic() - state["seconds"]

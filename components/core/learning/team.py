@@ -163,7 +163,11 @@ class Slots:
 
     def generators(self, seed: int) -> list[Generator]:
         """One random stream for each of this process's parts; slot 0 has that of an undivided batch."""
-        return [Generator().manual_seed(_slot_seed(seed, slot)) for slot in self.own]
+
+        def of_slot(slot: int) -> int:
+            return int(np.random.SeedSequence([seed, slot]).generate_state(1, np.uint64)[0] >> 2) if slot else seed
+
+        return [Generator().manual_seed(of_slot(slot)) for slot in self.own]
 
     def states(self, generators: Sequence[Generator]) -> list[Tensor]:
         """The states of all processes' generators, by slot; every process must call it."""
@@ -174,10 +178,6 @@ class Slots:
         """Restores this process's generators from what `states` returned."""
         for slot, generator in zip(self.own, generators, strict=True):
             generator.set_state(states[slot])
-
-
-def _slot_seed(seed: int, slot: int) -> int:
-    return seed if slot == 0 else int(np.random.SeedSequence([seed, slot]).generate_state(1, np.uint64)[0] >> 2)
 
 
 class Replica:
@@ -228,10 +228,6 @@ class StatisticsOfParts:
     """Running statistics of a step in parts: each part starts from the same ones, and their mean is kept.
 
     So they do not depend on the number of processes. Does nothing if a process has one part.
-
-    Args:
-        networks: the networks whose running statistics these are.
-        parts: this process's parts of a batch.
     """
 
     def __init__(self, networks: Sequence[nn.Module], parts: int) -> None:

@@ -1,30 +1,47 @@
-"""What is measured during training: the loss and speed of an epoch, and the best score so far. torch only."""
+"""What is measured during training: the loss and speed of an epoch, and the best weights so far. torch only."""
 
 from __future__ import annotations
 
+import math
 import resource
 import time
+from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.core.learning.images import Images
 
 
-class BestScore:
-    """The best score so far; ties keep the earlier one."""
+class BestWeights:
+    """The weights of networks at their best score so far; ties keep the earlier ones."""
 
-    def __init__(self) -> None:
-        self.value = -np.inf
+    def __init__(self, *networks: nn.Module) -> None:
+        self._networks = networks
+        self._score = -math.inf
+        self._weights: list[dict[str, Any]] = []
 
     def improved(self, score: float) -> bool:
-        """Whether the score is a new best; if so, it is kept."""
-        if score > self.value:
-            self.value = score
-            return True
-        return False
+        """Whether the score is a new best; if so, keeps it and the present weights."""
+        if not score > self._score:
+            return False
+        self._score, self._weights = score, [deepcopy(network.state_dict()) for network in self._networks]
+        return True
+
+    def load(self) -> None:
+        """Restores the networks' best weights; without a score they stay as they are."""
+        for network, weights in zip(self._networks, self._weights, strict=False):
+            network.load_state_dict(weights)
+
+    def state(self) -> dict[str, Any]:
+        """The best score and weights so far."""
+        return {"score": float(self._score), "weights": self._weights}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restores what `state` returned."""
+        self._score, self._weights = state["score"], state["weights"]
 
 
 class EpochMeter:

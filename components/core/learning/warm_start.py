@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from components.core.config import BackboneConfig, HeadConfig
 from components.core.errors import InputError
-from components.core.screen.wells import Screen, experiment_of
-from components.core.storage.manifest import Manifest
+from components.core.screen.wells import Plate, Screen, experiment_of
+from components.core.storage.manifest import Manifest, PlateRecord
 from components.core.storage.run_records import OPTION, Learned, SourceRun
 
 _NO_ARCHITECTURE = {"name", "weights"}
@@ -42,27 +42,17 @@ class Scored:
 def check_networks(
     source: SourceRun, backbones: Sequence[BackboneConfig], head: HeadConfig, folds: Iterable[int]
 ) -> None:
-    """Refuses an earlier run that has other networks or lacks the weights of a fold.
-
-    Args:
-        source: the earlier run.
-        backbones: the new run's backbones.
-        head: the new run's classifier.
-        folds: the folds to train.
-
-    Raises:
-        InputError: with the backbone and the field, or the fold.
-    """
+    """Raises InputError for an earlier run that has other networks than the new one or lacks the weights of a fold."""
     run = f"run {source.key}"
     for backbone in backbones:
         theirs = source.backbones.get(backbone.name)
         if theirs is None:
             raise InputError(f"{OPTION}: {run} has no backbone {backbone.name}; it has {', '.join(source.backbones)}")
-        own, given = (each.model_dump(exclude=_NO_ARCHITECTURE) for each in (backbone, theirs))
-        for name, value in own.items():
-            if value != given[name]:
+        ours, other = (each.model_dump(exclude=_NO_ARCHITECTURE) for each in (backbone, theirs))
+        for name, value in ours.items():
+            if value != other[name]:
                 raise InputError(
-                    f"{OPTION}: backbone {backbone.name} has {name} {_shown(value)}, but {_shown(given[name])} in {run}; "
+                    f"{OPTION}: backbone {backbone.name} has {name} {_shown(value)}, but {_shown(other[name])} in {run}; "
                     f"make the architectures the same, or {AT_RANDOM}"
                 )
     if head.kind != source.head.kind:
@@ -81,17 +71,8 @@ def check_networks(
 
 def scored_by(screen: Manifest, held_out: Iterable[str]) -> list[Scored]:
     """The wells that score a run, from its packed screen; `held_out` names the experiments that the manifest lacks."""
-    found = [Scored(experiment, "held out") for experiment in held_out]
-    for plate in screen.plates:
-        wells = tuple(well.id_code for well in plate.wells if well.well_type == "treatment")
-        if not plate.labelled:
-            found.append(Scored(plate.experiment, "unlabelled", wells=wells))
-            continue
-        by_well = zip(plate.wells, plate.well_folds, strict=True) if plate.well_folds else ()
-        fold_of = {well.id_code: fold for well, fold in by_well}
-        folds = tuple(fold_of.get(id_code, screen.folds.get(plate.experiment, -1)) for id_code in wells)
-        found.append(Scored(plate.experiment, "validation", folds, wells))
-    return found
+    well_folds = {w.id_code: fold for p in screen.plates for w, fold in zip(p.wells, p.well_folds, strict=False)}
+    return _scored(screen.plates, held_out, screen.folds, well_folds)
 
 
 def scored_by_tables(screen: Screen, folds: Mapping[str, int], well_folds: Mapping[str, int]) -> list[Scored]:
@@ -102,17 +83,25 @@ def scored_by_tables(screen: Screen, folds: Mapping[str, int], well_folds: Mappi
         folds: fold by experiment; empty if folds hold out wells.
         well_folds: fold by id_code; empty if folds hold out experiments.
     """
-    found = []
-    for plate in screen.plates:
+    held_out = dict.fromkeys(plate.experiment for plate in screen.plates if plate.holdout)
+    return _scored([plate for plate in screen.plates if not plate.holdout], held_out, folds, well_folds)
+
+
+def _scored(
+    plates: Iterable[Plate | PlateRecord],
+    held_out: Iterable[str],
+    folds: Mapping[str, int],
+    well_folds: Mapping[str, int],
+) -> list[Scored]:
+    found = [Scored(experiment, "held out") for experiment in held_out]
+    for plate in plates:
         wells = tuple(well.id_code for well in plate.wells if well.well_type == "treatment")
-        if plate.holdout:
-            found.append(Scored(plate.experiment, "held out"))
-        elif not plate.labelled:
+        if not plate.labelled:
             found.append(Scored(plate.experiment, "unlabelled", wells=wells))
         else:
             own = tuple(well_folds.get(well, folds.get(plate.experiment, -1)) for well in wells)
             found.append(Scored(plate.experiment, "validation", own, wells))
-    return list(dict.fromkeys(found))
+    return found
 
 
 def learned_by(screen: Manifest, fold: int) -> Learned:

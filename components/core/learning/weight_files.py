@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -19,6 +19,9 @@ from components.core.learning.mean_teacher import Pair
 from components.core.learning.network import Classifier
 from components.core.learning.step_settings import LearningSettings
 from components.core.storage.digests import digest_path
+
+CONTAINERS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema")
+"""Keys under which training programs save a state dict next to other data."""
 
 
 def save_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -39,22 +42,53 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """Reads weights into a network of the same architecture.
 
     Raises:
-        InputError: the file does not exist, is not safetensors, or has another architecture.
+        InputError: the file cannot be read, or has another architecture.
     """
-    try:
-        tensors = load_file(str(path))
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot read the weights ({' '.join(str(error).split())})") from None
+    tensors = read_tensors(path)
     check_shapes(str(path), tensors, {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()})
     module.load_state_dict(tensors)
 
 
-def check_shapes(source: str, tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuses weights of another architecture.
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file; code in it is never run.
 
     Raises:
-        InputError: with the source and the first tensor that is missing, unknown or of another shape.
+        InputError: the file does not exist, is damaged, or contains something else than tensors.
     """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give the weights file")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(str(path)))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path}: not a file of plain tensors; save only the state dict, preferably as .safetensors"
+        ) from None
+    except Exception as error:  # an unpickler may raise anything on bytes that are no state dict
+        raise InputError(f"{path}: cannot read the weights ({' '.join(str(error).split())})") from None
+    while isinstance(content, dict) and not _is_state_dict(content):
+        inner = [content[key] for key in CONTAINERS if isinstance(content.get(key), dict)]
+        if not inner:
+            break
+        content = inner[0]
+    if not _is_state_dict(content):
+        raise InputError(
+            f"{path}: contains no state dict (names and tensors), neither at its top level nor under {', '.join(CONTAINERS)}"
+        )
+    return dict(content)
+
+
+def _is_state_dict(content: Any) -> bool:
+    return (
+        isinstance(content, Mapping)
+        and len(content) > 0
+        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+    )
+
+
+def check_shapes(source: str, tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises InputError with the source and the first tensor that is missing, unknown or of another shape."""
     for name in sorted(expected.keys() | tensors.keys()):
         given = tuple(tensors[name].shape) if name in tensors else "nothing"
         if given != expected.get(name, "nothing"):
@@ -66,11 +100,7 @@ def check_shapes(source: str, tensors: Mapping[str, Tensor], expected: Mapping[s
 def load_network(
     path: Path, backbone: BackboneConfig, settings: LearningSettings, classes: int, channels: int, device: torch.device
 ) -> Classifier:
-    """A trained network on its device.
-
-    Raises:
-        InputError: see load_weights.
-    """
+    """A trained network on its device; raises as `load_weights`."""
     network = Classifier(backbone, settings.head, classes, channels, settings.screen.image_size)
     load_weights(network, path)
     return network.to(device).to(memory_format=torch.channels_last)
@@ -121,11 +151,7 @@ def load_pretrained(
 
 
 def check_finetuned(base: Path, fold: int, cell_type: str) -> None:
-    """Refuses pairs of another fold or cell type, which may have learned this fold's labels.
-
-    Raises:
-        InputError: another fold or cell type, or no folder of weights.
-    """
+    """Raises InputError for pairs of another fold or cell type, which may have learned this fold's labels."""
     meta = read_meta(base)
     if (meta["fold"], meta["cell_type"]) != (fold, cell_type):
         raise InputError(
@@ -134,11 +160,7 @@ def check_finetuned(base: Path, fold: int, cell_type: str) -> None:
 
 
 def weights_digest(folder: Path) -> str:
-    """Digest of a folder's weights and meta.json, without its history, which contains timings.
-
-    Raises:
-        InputError: not a folder of weights.
-    """
+    """Digest of a folder's weights and meta.json, without its history, which contains timings."""
     read_meta(folder)
     files = sorted([*folder.glob("*.safetensors"), folder / "meta.json"])
     return " ".join(f"{path.name}={digest_path(path)}" for path in files)
@@ -147,12 +169,7 @@ def weights_digest(folder: Path) -> str:
 def save_pairs(pairs: Sequence[Pair], folder: Path, epoch: int, history: list[dict[str, Any]], **meta: Any) -> None:
     """Writes `BACKBONE.student.safetensors`, `BACKBONE.teacher.safetensors`, history.json and meta.json.
 
-    Args:
-        pairs: one of each backbone.
-        folder: the folder to write.
-        epoch: epochs trained so far.
-        history: records of all epochs, pretraining included.
-        **meta: further content of meta.json.
+    `epoch` counts the epochs trained so far, `history` has the records of all, pretraining included; `meta` joins meta.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for pair in pairs:

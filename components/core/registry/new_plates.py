@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from components.core.config import PackConfig, PriorConfig
+from components.core.errors import shortened
 from components.core.prior.plate_groups import NoPlateDesignError, PlateGroups, labelled_treatments, learn_groups
 from components.core.registry.model_manifest import ModelManifest, TrainedPlate
 from components.core.screen.images import list_plate, read_sites
@@ -19,7 +20,6 @@ from components.core.storage.manifest import Manifest, PlateDesign, PlateRecord,
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SIZE_AT = 16
 """Offset of width and height in a PNG file."""
-_SHOWN = 5
 
 
 def plates_for(
@@ -62,7 +62,7 @@ def check_first_image(
         InputError: the first image cannot be read, or has another size than those that the model was trained with.
     """
     files = list_plate(source, plates[0], sites)
-    image = read_sites(files, files.sites[:1])[0][0]
+    image = read_sites(source, files.folder, files.sites[:1])[0][0]
     if image.startswith(_PNG) and len(image) >= _SIZE_AT + 8:
         width, height = struct.unpack_from(">II", image, _SIZE_AT)
         if width == height:  # otherwise packing reports what is wrong with the file
@@ -80,10 +80,7 @@ def seen_before(model: ModelManifest, plates: Sequence[Plate]) -> list[str]:
     ):
         found = list(dict.fromkeys(plate.experiment for plate in plates if plate.experiment in names))
         if found:
-            more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-            messages.append(
-                f"the model {how} {', '.join(found[:_SHOWN])}{more}; if it is the same experiment, {consequence}"
-            )
+            messages.append(f"the model {how} {shortened(found)}; if it is the same experiment, {consequence}")
     return messages
 
 

@@ -1,7 +1,7 @@
 """Packs a few sites of a plate: image files in, chunks in the store out. All of the packing that takes time.
 
-A batch's task and result hold names, sizes, digests and counts, so that another process can pack it and no pixel crosses over.
-A third of the work holds Python's lock (png.py), which is why several cores pack in processes. C channels, S side.
+A batch and its result hold names, sizes, digests and counts: if another process packs it, no pixel crosses over. A third of
+the work holds Python's lock (png.py), which is why several cores pack in processes. C channels, S side.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from components.core.config import CHANNELS, PackConfig
 from components.core.screen import ome_zarr
 from components.core.screen.histograms import BINS, count_greys
-from components.core.screen.images import PlateFiles, PlateFolder, SiteFiles, check_image, decode_image, read_sites
+from components.core.screen.images import PlateFiles, SiteFiles, read_image, read_sites
 from components.core.screen.screen_source import ScreenSource
+from components.core.storage.manifest import SiteRecord
 
 if TYPE_CHECKING:
     from components.core.storage.object_store import ObjectStore
@@ -31,39 +32,63 @@ BATCH = 4
 
 
 @dataclass(frozen=True, slots=True)
+class Packing:
+    """How a screen is packed.
+
+    Attributes:
+        source: the screen.
+        sites: largest number of sites a well has.
+        image_size: side of the images, pixels.
+        pack: codec settings.
+        store: receives the plates.
+    """
+
+    source: ScreenSource
+    sites: int
+    image_size: int
+    pack: PackConfig
+    store: ObjectStore
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """A task.
+    """Some sites of a plate.
 
     Attributes:
         folder: the plate's, relative to the screen.
-        keys: keys of the sites' chunks; empty if the files are only to be checked.
+        prefix: the plate's key prefix; empty if the files are only to be checked.
     """
 
     folder: str
     sites: tuple[SiteFiles, ...]
-    keys: tuple[str, ...] = ()
+    prefix: str
+
+
+def batches(files: PlateFiles, prefix: str) -> Iterator[Batch]:
+    """A plate's sites in order, a few a batch."""
+    sites = iter(files.sites)
+    while some := tuple(islice(sites, BATCH)):
+        yield Batch(files.folder, some, prefix)
 
 
 @dataclass(frozen=True, slots=True)
 class PackedSite:
-    """A packed site; of one that was only checked, `images` alone.
+    """A packed or checked site.
 
     Attributes:
         images: checksum of each image file, in channel order.
-        size: of the chunk, bytes.
-        sha256: of the chunk.
+        record: the chunk; None if the site was only checked.
         black: channels that are all black, from 0.
     """
 
     images: tuple[str, ...]
-    size: int = 0
-    sha256: str = ""
+    record: SiteRecord | None = None
     black: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """A result.
+    """What packing a batch returns.
 
     Attributes:
         sites: in the batch's order.
@@ -75,28 +100,16 @@ class PackedBatch:
 
 
 class BatchPacker:
-    """Packs batches from one source into one store; several threads may call it, and it pickles for other processes.
+    """Packs batches; several threads may call it, and it pickles for other processes.
 
     Args:
-        source: the screen.
-        store: receives the chunks.
-        image_size: side of the images, pixels.
-        pack: codec settings.
+        packing: how.
         computing: held while a site is decoded and compressed; a semaphore keeps threads that compute down to the number
             of cores, since more would push each other's pixels out of the caches.
     """
 
-    def __init__(
-        self,
-        source: ScreenSource,
-        store: ObjectStore,
-        image_size: int,
-        pack: PackConfig,
-        computing: AbstractContextManager[object] | None = None,
-    ) -> None:
-        self._source, self._store = source, store
-        self._image_size, self._pack = image_size, pack
-        self._computing = computing or nullcontext()
+    def __init__(self, packing: Packing, computing: AbstractContextManager[object] | None = None) -> None:
+        self._packing, self._computing = packing, computing or nullcontext()
 
     def __call__(self, batch: Batch) -> PackedBatch:
         """Reads, checks, decodes, counts, compresses and writes the sites; returns when all are written.
@@ -104,56 +117,42 @@ class BatchPacker:
         Raises:
             InputError: an image cannot be read, is damaged or of another kind or size; sites before it are written.
         """
-        folder = PlateFolder(self._source, batch.folder)
-        contents = read_sites(folder, batch.sites)
+        source, size = self._packing.source, self._packing.image_size
+        contents = read_sites(source, batch.folder, batch.sites)
         total_C256 = np.zeros((len(CHANNELS), BINS), np.int64)
         packed: list[PackedSite] = []
-        if not batch.keys:
+        if not batch.prefix:
             for site, files in zip(batch.sites, contents, strict=True):
-                checksums = (check_image(folder, site, *each, self._image_size) for each in enumerate(files))
+                checksums = (read_image(source, batch.folder, site, *each, size) for each in enumerate(files))
                 packed.append(PackedSite(tuple(checksums)))
             return PackedBatch(tuple(packed), total_C256)
 
         def chunks() -> Iterator[tuple[str, bytes]]:
-            for site, files, key in zip(batch.sites, contents, batch.keys, strict=True):
+            for site, files in zip(batch.sites, contents, strict=True):
                 with self._computing:
-                    chunk, result, counts_C256 = encode_site(folder, site, files, self._image_size, self._pack)
+                    key, chunk, result, counts_C256 = self._encode(batch.folder, site, files)
                 np.add(total_C256, counts_C256, out=total_C256)
                 packed.append(result)
-                yield key, chunk
+                yield f"{batch.prefix}/{key}", chunk
 
-        self._store.put_many(chunks())
+        self._packing.store.put_many(chunks())
         return PackedBatch(tuple(packed), total_C256)
 
-
-def encode_site(
-    plate: PlateFolder, site: SiteFiles, contents: Sequence[bytes], image_size: int, pack: PackConfig
-) -> tuple[bytes, PackedSite, NDArray[np.int64]]:
-    """Checks, decodes, counts and compresses a site.
-
-    Args:
-        plate: the site's plate.
-        site: names of its files.
-        contents: their bytes in channel order.
-        image_size: expected side, pixels.
-        pack: codec settings.
-
-    Returns:
-        The chunk, its description and the pixel counts, int64 (C, 256).
-
-    Raises:
-        InputError: an image is damaged or of another kind or size.
-    """
-    pixels_CSS = _pixels(len(contents), image_size)
-    counts_C256 = np.empty((len(contents), BINS), np.int64)
-    images = []
-    for channel, content in enumerate(contents):
-        images.append(check_image(plate, site, channel, content, image_size))
-        decode_image(plate, site, channel, content, pixels_CSS[channel])
-        count_greys(pixels_CSS[channel], counts_C256[channel])  # now, while it is in the cache
-    chunk = ome_zarr.encode_chunk(pixels_CSS, pack)
-    black = tuple(np.flatnonzero(counts_C256[:, 0] == image_size * image_size).tolist())
-    return chunk, PackedSite(tuple(images), len(chunk), hashlib.sha256(chunk).hexdigest(), black), counts_C256
+    def _encode(
+        self, folder: str, site: SiteFiles, contents: Sequence[bytes]
+    ) -> tuple[str, bytes, PackedSite, NDArray[np.int64]]:
+        """A site's key relative to the plate, its chunk, description and pixel counts, int64 (C, 256)."""
+        size = self._packing.image_size
+        pixels_CSS = _pixels(len(contents), size)
+        counts_C256 = np.empty((len(contents), BINS), np.int64)
+        images = []
+        for channel, content in enumerate(contents):
+            images.append(read_image(self._packing.source, folder, site, channel, content, size, pixels_CSS[channel]))
+            count_greys(pixels_CSS[channel], counts_C256[channel])  # now, while it is in the cache
+        chunk, key = ome_zarr.encode_chunk(pixels_CSS, self._packing.pack), ome_zarr.chunk_key(site.well, site.field)
+        record = SiteRecord(site=site.site, key=key, size=len(chunk), sha256=hashlib.sha256(chunk).hexdigest())
+        black = tuple(np.flatnonzero(counts_C256[:, 0] == size * size).tolist())
+        return key, chunk, PackedSite(tuple(images), record, black), counts_C256
 
 
 _scratch = threading.local()
@@ -165,25 +164,3 @@ def _pixels(channels: int, size: int) -> NDArray[np.uint8]:
     if known is None or known.shape != (channels, size, size):
         known = _scratch.pixels_CSS = np.empty((channels, size, size), np.uint8)
     return known
-
-
-def batches(files: PlateFiles, keys: Sequence[str] = ()) -> Iterator[Batch]:
-    """A plate's sites in order, a few a batch.
-
-    Args:
-        files: the plate's.
-        keys: keys of the sites' chunks; none if the files are only to be checked.
-    """
-    sites, rest = iter(files.sites), iter(keys)
-    while some := tuple(islice(sites, BATCH)):
-        yield Batch(files.folder, some, tuple(islice(rest, len(some))))
-
-
-def chunk_keys(files: PlateFiles) -> list[str]:
-    """The key of each site's chunk, relative to the plate; a site's field is its index among the sites of its well."""
-    keys, fields = [], dict[str, int]()
-    for site in files.sites:
-        field = fields.get(site.well, 0)
-        fields[site.well] = field + 1
-        keys.append(ome_zarr.chunk_key(site.well, field))
-    return keys

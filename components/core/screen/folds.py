@@ -14,18 +14,23 @@ from typing import NamedTuple
 
 from components.core.config import FoldsConfig
 from components.core.errors import InputError
-from components.core.screen.wells import Screen, natural_key
+from components.core.screen.wells import Plate, experiments_by_cell_type, natural_key
+from components.core.storage.manifest import PlateRecord
 
 
-def screen_folds(screen: Screen, config: FoldsConfig) -> tuple[dict[str, int], dict[str, int]]:
+def screen_folds(plates: Sequence[Plate | PlateRecord], config: FoldsConfig) -> tuple[dict[str, int], dict[str, int]]:
     """Fold by experiment and fold by id_code, of which the one that the configuration does not choose is empty.
+
+    Args:
+        plates: labelled plates that are not held out, from a screen's tables or its manifest.
+        config: number and kind of folds.
 
     Raises:
         InputError: too few labelled experiments, or wells, for the folds.
     """
     if config.split == "well":
-        return {}, deal_wells(dealt_wells(screen), config.count, config.seed)
-    return assign_folds(screen.training_experiments(), config.count, config.known, config.seed), {}
+        return {}, deal_wells(dealt_wells(plates), config.count, config.seed)
+    return assign_folds(experiments_by_cell_type(plates), config.count, config.known, config.seed), {}
 
 
 def assign_folds(
@@ -98,12 +103,11 @@ class DealtWell(NamedTuple):
     sirna: str
 
 
-def dealt_wells(screen: Screen) -> list[DealtWell]:
-    """The wells that take part: treatments of labelled experiments, held-out experiments left out."""
+def dealt_wells(plates: Iterable[Plate | PlateRecord]) -> list[DealtWell]:
+    """The labelled treatment wells of plates."""
     return [
         DealtWell(well.id_code, plate.experiment, plate.plate, plate.cell_type, well.sirna)
-        for plate in screen.plates
-        if plate.labelled and not plate.holdout
+        for plate in plates
         for well in plate.wells
         if well.well_type == "treatment" and well.sirna is not None
     ]

@@ -24,14 +24,7 @@ PlateKey = tuple[str, int]
 
 
 def histogram(pixels_CHW: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Counts the grey values of each channel.
-
-    Args:
-        pixels_CHW: shape (C, H, W), uint8.
-
-    Returns:
-        Shape (C, 256), int64.
-    """
+    """Counts the grey values of each channel, int64 (C, 256)."""
     counts_C256 = np.empty((len(pixels_CHW), BINS), np.int64)
     for channel_HW, counts_256 in zip(pixels_CHW, counts_C256, strict=True):
         count_greys(channel_HW, counts_256)
@@ -39,12 +32,7 @@ def histogram(pixels_CHW: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def count_greys(channel_HW: NDArray[np.uint8], out_256: NDArray[np.int64]) -> None:
-    """Counts the grey values of one channel.
-
-    Args:
-        channel_HW: uint8.
-        out_256: receives the counts, int64.
-    """
+    """Counts the grey values of one channel."""
     if channel_HW.size > _EXACT_IN_FLOAT32:
         out_256[:] = np.bincount(channel_HW.ravel(), minlength=BINS)
     else:
@@ -53,24 +41,13 @@ def count_greys(channel_HW: NDArray[np.uint8], out_256: NDArray[np.int64]) -> No
 
 
 def mean_std(histogram_C256: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and population standard deviation of the counted pixels.
+    """Mean and population standard deviation of the counted pixels, grey values, (C,) each; no channel may be empty.
 
     The sums are exact (Python integers), so the result does not depend on the number or order of pixels.
-
-    Args:
-        histogram_C256: shape (C, 256), int64.
-
-    Returns:
-        Two arrays of shape (C,), float64, grey values; the deviation of a constant channel is 0.
-
-    Raises:
-        ValueError: a channel has no pixels.
     """
     means, deviations = [], []
     for counts in histogram_C256.tolist():
         n = sum(counts)
-        if n == 0:
-            raise ValueError("a histogram without pixels has no mean")
         first = sum(value * count for value, count in enumerate(counts))
         second = sum(value * value * count for value, count in enumerate(counts))
         means.append(first / n)
@@ -79,14 +56,9 @@ def mean_std(histogram_C256: NDArray[np.int64]) -> tuple[NDArray[np.float64], ND
 
 
 def percentile(histogram_C256: NDArray[np.int64], percent: float) -> NDArray[np.int64]:
-    """The smallest grey value that at least `percent` % of a channel's pixels do not exceed.
+    """The smallest grey value that at least `percent` % of a channel's pixels do not exceed, (C,); no channel may be empty.
 
-    Args:
-        histogram_C256: shape (C, 256), int64, every channel with pixels.
-        percent: 0 to 100.
-
-    Returns:
-        Shape (C,), int64. Agrees with numpy.percentile, method "inverted_cdf".
+    Agrees with numpy.percentile, method "inverted_cdf".
     """
     cumulative_C256 = np.cumsum(histogram_C256, axis=1)
     rank_C1 = np.maximum(np.ceil(cumulative_C256[:, -1:] * (percent / 100.0)), 1)
@@ -110,23 +82,13 @@ def domain_statistics(
     if domain == "none":
         fixed = np.zeros(manifest.channels), np.full(manifest.channels, float(BINS - 1))
         return {(plate.experiment, plate.plate): fixed for plate in manifest.plates}
-    merged: dict[object, NDArray[np.int64]] = {}
+    plates_of: dict[object, list[PlateRecord]] = {}
     for plate in manifest.plates:
-        key = _domain_of(plate, domain)
-        counts_C256 = np.array(plate.histograms, np.int64)
-        merged[key] = merged[key] + counts_C256 if key in merged else counts_C256
-    statistics = {}
-    for key, counts_C256 in merged.items():
-        mean_C, std_C = mean_std(counts_C256)
-        statistics[key] = mean_C, np.where(std_C > 0, std_C, 1.0)
-    return {(plate.experiment, plate.plate): statistics[_domain_of(plate, domain)] for plate in manifest.plates}
-
-
-def _domain_of(plate: PlateRecord, domain: Domain) -> object:
-    keys: dict[Domain, object] = {
-        "global": None,
-        "cell_type": plate.cell_type,
-        "experiment": plate.experiment,
-        "plate": (plate.experiment, plate.plate),
-    }
-    return keys[domain]
+        keys = {"global": None, "cell_type": plate.cell_type, "experiment": plate.experiment}
+        plates_of.setdefault(keys.get(domain, (plate.experiment, plate.plate)), []).append(plate)
+    statistics: dict[PlateKey, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
+    for plates in plates_of.values():
+        mean_C, std_C = mean_std(np.sum([plate.histograms for plate in plates], axis=0, dtype=np.int64))
+        both = mean_C, np.where(std_C > 0, std_C, 1.0)
+        statistics |= {(plate.experiment, plate.plate): both for plate in plates}
+    return statistics

@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.config import CHANNELS
-from components.core.errors import InputError, one_line
+from components.core.errors import InputError, one_line, shortened
 from components.core.screen.png import BadPngError, check_png, decode_png
 from components.core.screen.screen_source import FileFacts, ScreenSource, UnreadableError
 from components.core.screen.wells import Plate
 
 _IMAGE = re.compile(r"(?P<well>[A-P]\d\d)_s(?P<site>\d+)_w(?P<channel>\d+)\.png")
-_SHOWN = 5
 _LISTINGS = 8
 """Folders listed in parallel: in a bucket each takes several requests."""
 
@@ -28,32 +27,28 @@ class SiteFiles:
 
     Attributes:
         site: site number, from 1.
+        field: index among the well's sites, from 0.
         names: file names in channel order, relative to the plate's folder.
     """
 
     well: str
     site: int
+    field: int
     names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class PlateFolder:
-    """The folder of a plate's files, relative to its screen."""
-
-    source: ScreenSource
-    folder: str
-
-
-@dataclass(frozen=True, slots=True)
-class PlateFiles(PlateFolder):
+class PlateFiles:
     """The files of a plate's wells.
 
     Attributes:
+        folder: the plate's, relative to the screen.
         sites: row-major by well, then by site.
         facts: the listing's facts about their files, by name.
-        warnings: what is missing or superfluous without being an error.
+        warnings: missing sites and superfluous images, which are no errors.
     """
 
+    folder: str
     sites: tuple[SiteFiles, ...]
     facts: tuple[FileFacts, ...]
     warnings: tuple[str, ...]
@@ -88,12 +83,12 @@ def list_plate(source: ScreenSource, plate: Plate, sites: int) -> PlateFiles:
     missing: dict[int, list[str]] = {}
     faults: list[str] = []
     for well in plate.wells:
-        before = len(found) + len(faults)
+        found_before, faults_before = len(found), len(faults)
         for site in range(1, sites + 1):
             expected = tuple(image_name(well.well, site, channel) for channel in range(1, len(CHANNELS) + 1))
             absent = [name for name in expected if name not in facts]
             if not absent:
-                found.append(SiteFiles(well.well, site, expected))
+                found.append(SiteFiles(well.well, site, len(found) - found_before, expected))
             elif len(absent) == len(expected):
                 missing.setdefault(site, []).append(well.well)
             else:
@@ -102,7 +97,7 @@ def list_plate(source: ScreenSource, plate: Plate, sites: int) -> PlateFiles:
                     f"{absent[0]} is missing: site {site} of well {well.well} lacks channel w{channel + 1} "
                     f"({CHANNELS[channel]}); add the file or remove the site's other files"
                 )
-        if len(found) + len(faults) == before:
+        if (len(found), len(faults)) == (found_before, faults_before):
             faults.append(
                 f"well {well.well} has no images ({image_name(well.well, 1, 1)} ...): add them or remove {well.id_code} "
                 "from the tables"
@@ -121,12 +116,12 @@ def list_plate(source: ScreenSource, plate: Plate, sites: int) -> PlateFiles:
         raise InputError(f"{folder}: {one_line(faults)}")
     strangers = sorted(set(unlisted.values()) - wells)
     warnings = [
-        f"{plate.name}: site {site} is missing in {_shown(lacking)}" for site, lacking in sorted(missing.items())
+        f"{plate.name}: site {site} is missing in {_wells(lacking)}" for site, lacking in sorted(missing.items())
     ]
     if strangers:
-        warnings.append(f"{plate.name}: images of wells that no table lists are left out, {_shown(strangers)}")
+        warnings.append(f"{plate.name}: images of wells that no table lists are left out, {_wells(strangers)}")
     of_sites = tuple(facts[name] for name in sorted(listed))
-    return PlateFiles(source, plate.folder, tuple(found), of_sites, tuple(warnings))
+    return PlateFiles(plate.folder, tuple(found), of_sites, tuple(warnings))
 
 
 def check_files(source: ScreenSource, plates: Sequence[Plate], sites: int) -> None:
@@ -146,36 +141,49 @@ def _images_of(names: Iterable[str]) -> dict[str, str]:
     return {name: match["well"] for name, match in matches.items() if match}
 
 
-def _shown(wells: Sequence[str]) -> str:
-    more = f" and {len(wells) - _SHOWN} more" if len(wells) > _SHOWN else ""
-    return f"well{'s' if len(wells) > 1 else ''} {', '.join(wells[:_SHOWN])}{more}"
+def _wells(names: Sequence[str]) -> str:
+    return f"well{'s' if len(names) > 1 else ''} {shortened(names)}"
 
 
-def read_sites(plate: PlateFolder, sites: Sequence[SiteFiles]) -> list[list[bytes]]:
+def read_sites(source: ScreenSource, folder: str, sites: Sequence[SiteFiles]) -> list[list[bytes]]:
     """The bytes of some sites' files in channel order, read together.
+
+    Args:
+        source: the screen.
+        folder: the plate's.
+        sites: the sites.
 
     Raises:
         InputError: a file cannot be read; names file, channel and well.
     """
-    paths = [f"{plate.folder}/{name}" for site in sites for name in site.names]
+    paths = [f"{folder}/{name}" for site in sites for name in site.names]
     try:
-        contents = iter(plate.source.read_many(paths))
+        contents = iter(source.read_many(paths))
     except UnreadableError as error:
-        which = paths.index(error.path)
-        site = sites[which // len(CHANNELS)]
-        raise _bad_image(plate, site, which % len(CHANNELS), error.reason) from None
+        which, channel = divmod(paths.index(error.path), len(CHANNELS))
+        raise _bad_image(source, folder, sites[which], channel, error.reason) from None
     return [[next(contents) for _ in site.names] for site in sites]
 
 
-def check_image(plate: PlateFolder, site: SiteFiles, channel: int, content: bytes, size: int) -> str:
-    """Checks an image file without decompressing it.
+def read_image(
+    source: ScreenSource,
+    folder: str,
+    site: SiteFiles,
+    channel: int,
+    content: bytes,
+    size: int,
+    out_HW: NDArray[np.uint8] | None = None,
+) -> str:
+    """Checks an image file, and decodes it if there is an array for the pixels.
 
     Args:
-        plate: the site's plate.
-        site: names of its files.
-        channel: index into the names, from 0.
+        source: the screen.
+        folder: the plate's.
+        site: the site.
+        channel: index into its files, from 0.
         content: the file's bytes.
         size: expected side, pixels.
+        out_HW: receives the pixels, shape (size, size), uint8.
 
     Returns:
         Checksums in hexadecimal; files of the same size and checksums are the same.
@@ -184,25 +192,16 @@ def check_image(plate: PlateFolder, site: SiteFiles, channel: int, content: byte
         InputError: the file is truncated, damaged or of another kind or size; names file, channel and well.
     """
     try:
-        return check_png(content, size).hex()
+        checksums = check_png(content, size)
+        if out_HW is not None:
+            decode_png(content, out_HW)
     except BadPngError as error:
-        raise _bad_image(plate, site, channel, error) from None
+        raise _bad_image(source, folder, site, channel, error) from None
+    return checksums.hex()
 
 
-def decode_image(plate: PlateFolder, site: SiteFiles, channel: int, content: bytes, out_HW: NDArray[np.uint8]) -> None:
-    """Decodes an image file that `check_image` accepted into an array, shape (size, size), uint8.
-
-    Raises:
-        InputError: it cannot be decoded; names file, channel and well.
-    """
-    try:
-        decode_png(content, out_HW)
-    except BadPngError as error:
-        raise _bad_image(plate, site, channel, error) from None
-
-
-def _bad_image(plate: PlateFolder, site: SiteFiles, channel: int, reason: object) -> InputError:
+def _bad_image(source: ScreenSource, folder: str, site: SiteFiles, channel: int, reason: object) -> InputError:
     return InputError(
-        f"{plate.source.address(f'{plate.folder}/{site.names[channel]}')}: channel w{channel + 1} ({CHANNELS[channel]}) of "
+        f"{source.address(f'{folder}/{site.names[channel]}')}: channel w{channel + 1} ({CHANNELS[channel]}) of "
         f"well {site.well}, site {site.site}: {reason}"
     )

@@ -48,12 +48,10 @@ class WellTable:
     Attributes:
         wells: columns id_code, experiment, cell_type, well, split (Split), well_type (WellType) and sirna, all text, and
             plate, int64. sirna is None for treatments of unlabelled experiments, and if labels are not read.
-        address: how messages call the file.
         faults: collects what is wrong with the file.
     """
 
     wells: pd.DataFrame
-    address: str
     faults: TableFaults
 
 
@@ -91,25 +89,13 @@ def read_screen(source: ScreenSource | Path, config: ScreenConfig) -> Screen:
             experiment is in both halves, or a held-out experiment is not labelled. All faults of a table are in one line.
     """
     source = source_of(source)
-    names = _files(source)
-    # The tables of the Kaggle layout win: a screen in that layout may keep a metadata.csv of its own.
-    layout = RXRX if RXRX.tables[0] in names and "train.csv" not in names else KAGGLE
-    tables = layout.read(source, names, config.cell_types, True)
-    wells = _joined(tables)
-    train = source.address(layout.treatments["train"])
-    if wells.empty:
-        raise InputError(f"{train}: the screen is empty, the table has no wells")
-    check = _Checks(layout, source, tables, wells)
-    check.unique()
-    check.experiments()
-    check.labels()
-    check.finish()
+    layout, wells = _read(source, config.cell_types, labels=True)
     labelled = set(wells.experiment[wells.split == "train"])
     for experiment in config.holdout_experiments:
         if experiment not in labelled:
             raise InputError(
-                f"screen.holdout_experiments: {experiment!r} is not a labelled experiment of {train}; "
-                "correct its spelling or take it off the list"
+                f"screen.holdout_experiments: {experiment!r} is not a labelled experiment of "
+                f"{source.address(layout.treatments['train'])}; correct its spelling or take it off the list"
             )
     return Screen(_plates(layout, wells, frozenset(config.holdout_experiments)), _vocabulary(wells))
 
@@ -126,19 +112,10 @@ def read_new_plates(source: ScreenSource | Path, experiments: Sequence[str] = ()
 
     Raises:
         InputError: there are no tables, a row is malformed, a well appears twice, an experiment is in both halves or has
-            controls alone, or a wanted one is not there.
+            controls alone, or a wanted one is missing.
     """
     source = source_of(source)
-    names = _files(source)
-    layout = RXRX if RXRX.tables[0] in names and not names & {"train.csv", "test.csv"} else KAGGLE
-    tables = layout.read(source, names, None, False)
-    wells = _joined(tables)
-    if wells.empty:
-        raise InputError(f"{source.address()}: the tables have no wells")
-    check = _Checks(layout, source, tables, wells)
-    check.unique()
-    check.experiments()
-    check.finish()
+    layout, wells = _read(source, None, labels=False)
     known = sorted(set(wells.experiment), key=natural_key)
     for experiment in experiments:
         if experiment not in known:
@@ -147,13 +124,28 @@ def read_new_plates(source: ScreenSource | Path, experiments: Sequence[str] = ()
     return tuple(replace(plate, labelled=False) for plate in _plates(layout, wanted, frozenset()))
 
 
-def _files(source: ScreenSource) -> set[str]:
-    """Names of the files beside the tables."""
+def _read(source: ScreenSource, cell_types: Sequence[str] | None, labels: bool) -> tuple[Layout, pd.DataFrame]:
+    """The layout of a screen and the checked wells of all its tables, treatments first."""
     source.check()
     try:
-        return {facts.name for facts in source.list_files()}
+        names = {facts.name for facts in source.list_files()}
     except UnreadableError as error:
         raise InputError(f"{source.address()}: cannot be listed ({error.reason})") from None
+    # The tables of the Kaggle layout win: a screen in that layout may keep a metadata.csv of its own.
+    needed = {"train.csv"} if labels else {"train.csv", "test.csv"}
+    layout = RXRX if RXRX.tables[0] in names and not names & needed else KAGGLE
+    tables = layout.read(source, names, cell_types, labels)
+    wells = pd.concat([table.wells for table in tables], keys=range(len(tables)), names=["file", "line"]).reset_index()
+    if wells.empty:
+        raise InputError(f"{source.address()}: the screen is empty, its tables have no wells")
+    wells = wells.sort_values("well_type", key=lambda kind: kind != "treatment", kind="stable", ignore_index=True)
+    check = _Checks(layout, source, [table.faults for table in tables], wells)
+    check.unique()
+    check.experiments()
+    if labels:
+        check.labels()
+    check.finish()
+    return layout, wells
 
 
 def _read_file(
@@ -223,7 +215,7 @@ def _read_kaggle(
         wells["split"] = split
         wells["well_type"] = table["well_type"] if "well_type" in columns else "treatment"
         wells["sirna"] = table["sirna"].astype(object) if "sirna" in columns else None
-        tables.append(WellTable(wells, source.address(name), faults))
+        tables.append(WellTable(wells, faults))
     return tables
 
 
@@ -262,7 +254,7 @@ def _read_rxrx(
         texts = first[differs].map(lambda line: f"another site of the well differs, line {line}: correct one of them")
         faults.add(field, differs, texts)
     faults.check()
-    return [WellTable(wells[~wells["id_code"].duplicated()], source.address("metadata.csv"), faults)]
+    return [WellTable(wells[~wells["id_code"].duplicated()], faults)]
 
 
 KAGGLE = Layout(
@@ -287,22 +279,25 @@ TABLES = frozenset(KAGGLE.tables + RXRX.tables)
 """Files that either layout reads besides; other files may be there."""
 
 
-def _joined(tables: Sequence[WellTable]) -> pd.DataFrame:
-    """The wells of all tables, treatments first, with the columns `file`, position among the tables, and `line`."""
-    wells = pd.concat([table.wells for table in tables], keys=range(len(tables)), names=["file", "line"]).reset_index()
-    return wells.sort_values("well_type", key=lambda kind: kind != "treatment", kind="stable", ignore_index=True)
-
-
 class _Checks:
-    """What the wells of a screen must be together. Collects faults for each file; `finish` raises them."""
+    """The conditions on the wells of a screen together. Collects faults for each file; `finish` raises them.
 
-    def __init__(self, layout: Layout, source: ScreenSource, tables: Sequence[WellTable], wells: pd.DataFrame) -> None:
-        self._layout, self._source, self._tables, self._wells = layout, source, tables, wells
+    Args:
+        layout: the screen's form.
+        source: the screen.
+        faults: of each file.
+        wells: of all files, with the columns `file`, position among the files, and `line`.
+    """
+
+    def __init__(
+        self, layout: Layout, source: ScreenSource, faults: Sequence[TableFaults], wells: pd.DataFrame
+    ) -> None:
+        self._layout, self._source, self._faults, self._wells = layout, source, faults, wells
 
     def finish(self) -> None:
         """Raises InputError for the first file that has faults."""
-        for table in self._tables:
-            table.faults.check()
+        for faults in self._faults:
+            faults.check()
 
     def unique(self) -> None:
         """Each well appears once in all tables."""
@@ -362,10 +357,10 @@ class _Checks:
         return {getattr(row, column): row for row in rows.itertuples()}
 
     def _place(self, well: Any) -> str:
-        return f"{self._tables[well.file].address} line {well.line}"
+        return f"{self._faults[well.file].name} line {well.line}"
 
     def _add(self, well: Any, field: str, advice: str) -> None:
-        self._tables[well.file].faults.add_at(well.line, field, advice)
+        self._faults[well.file].add_at(well.line, field, advice)
 
 
 def _vocabulary(wells: pd.DataFrame) -> Vocabulary:

@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from components.core.config import CHANNELS, FoldsConfig, PackConfig
-from components.core.screen.folds import DealtWell, assign_folds, deal_wells
+from components.core.errors import shortened
+from components.core.screen.folds import screen_folds
 from components.core.screen.histograms import PlateKey
 from components.core.screen.packing import PackResult
 from components.core.screen.wells import Plate, Screen
 from components.core.storage.manifest import Manifest, PlateRecord, WellRecord
-
-_SHOWN = 5
 
 
 def build_manifest(
@@ -70,29 +69,9 @@ def dealt_again(manifest: Manifest, folds: FoldsConfig) -> Manifest:
     Raises:
         InputError: too few labelled experiments, or wells, for the folds.
     """
-    labelled = [plate for plate in manifest.plates if plate.labelled]
-    of_experiments: dict[str, int] = {}
-    of_wells: dict[str, int] = {}
-    if folds.split == "well":
-        wells = [
-            DealtWell(well.id_code, plate.experiment, plate.plate, plate.cell_type, well.sirna)
-            for plate in labelled
-            for well in plate.wells
-            if well.well_type == "treatment" and well.sirna is not None
-        ]
-        of_wells = deal_wells(wells, folds.count, folds.seed)
-    else:
-        experiments: dict[str, dict[str, None]] = {}
-        for plate in labelled:
-            experiments.setdefault(plate.cell_type, {})[plate.experiment] = None
-        of_experiments = assign_folds(
-            {cell_type: list(names) for cell_type, names in experiments.items()}, folds.count, folds.known, folds.seed
-        )
-    plates = [
-        plate.model_copy(update={"well_folds": _well_folds([well.id_code for well in plate.wells], of_wells)})
-        for plate in manifest.plates
-    ]
-    return manifest.model_copy(update={"folds": of_experiments, "plates": tuple(plates)})
+    experiments, wells = screen_folds([plate for plate in manifest.plates if plate.labelled], folds)
+    plates = (plate.model_copy(update={"well_folds": _well_folds(plate, wells)}) for plate in manifest.plates)
+    return manifest.model_copy(update={"folds": experiments, "plates": tuple(plates)})
 
 
 def holdout_labels(screen: Screen) -> pd.DataFrame:
@@ -109,8 +88,7 @@ def holdout_labels(screen: Screen) -> pd.DataFrame:
 def controls_warnings(plates: Sequence[Plate]) -> list[str]:
     """A warning about plates without control wells, if there are any."""
     bare = [plate.name for plate in plates if all(well.well_type == "treatment" for well in plate.wells)]
-    more = f" and {len(bare) - _SHOWN} more" if len(bare) > _SHOWN else ""
-    return [f"no control wells on {', '.join(bare[:_SHOWN])}{more}"] if bare else []
+    return [f"no control wells on {shortened(bare)}"] if bare else []
 
 
 def _join(plate: Plate, result: PackResult, well_folds: Mapping[str, int]) -> PlateRecord:
@@ -132,11 +110,11 @@ def _join(plate: Plate, result: PackResult, well_folds: Mapping[str, int]) -> Pl
             )
             for well in plate.wells
         ),
-        well_folds=_well_folds([well.id_code for well in plate.wells], well_folds),
+        well_folds=_well_folds(plate, well_folds),
     )
 
 
-def _well_folds(ids: Sequence[str], fold_of: Mapping[str, int]) -> tuple[int, ...]:
+def _well_folds(plate: Plate | PlateRecord, fold_of: Mapping[str, int]) -> tuple[int, ...]:
     """The folds of a plate's wells; empty if none of them has one."""
-    folds = tuple(fold_of.get(id_code, -1) for id_code in ids)
+    folds = tuple(fold_of.get(well.id_code, -1) for well in plate.wells)
     return folds if any(fold >= 0 for fold in folds) else ()

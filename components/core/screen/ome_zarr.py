@@ -53,10 +53,10 @@ def plate_documents(
 
     Args:
         name: the plate's display name.
-        fields_by_well: wells in row-major order, each with the site number of its fields in field order.
+        fields_by_well: wells in row-major order, each with the site numbers of its fields in field order.
         image_size: side, pixels.
         pack: the codec that the chunks were written with.
-        windows: display range, one a channel.
+        windows: display ranges of the channels.
 
     Yields:
         Key relative to the plate, and the JSON document's bytes. The plate's own comes last.
@@ -187,21 +187,12 @@ class BadChunkError(ValueError):
 
 
 def encode_chunk(pixels_CSS: NDArray[np.uint8], pack: PackConfig) -> bytes:
-    """Compresses a site.
-
-    Args:
-        pixels_CSS: shape (C, S, S), uint8, C order.
-        pack: codec, level and filter.
-    """
+    """Compresses a site, uint8, C order."""
     return bytes(blosc.compress(pixels_CSS, pack.codec.encode(), pack.level, _SHUFFLES[pack.shuffle]))
 
 
 def decode_chunk(data: bytes | memoryview, out_CSS: NDArray[np.uint8]) -> None:
-    """Decompresses a site into place.
-
-    Args:
-        data: what `encode_chunk` returned; a view of it is not copied.
-        out_CSS: receives the pixels, shape (C, S, S), uint8, C-contiguous.
+    """Decompresses a site, which `encode_chunk` returned, into an array, uint8, C-contiguous.
 
     Raises:
         BadChunkError: the bytes are truncated, damaged or of another size.

@@ -39,6 +39,13 @@ class SiteReader:
     cache. Packed plates are immutable, so this finds whatever was packed, written or cached wrongly; hashing again each epoch
     would cost as much as decoding, and transport and memory have their own checks. Size, Blosc's header and its stream are
     always checked.
+
+    Args:
+        store: the store that the manifest's prefixes are relative to.
+        manifest: the packed screen.
+        table: SiteTable.of(manifest), if the caller has it already.
+        verify: compare chunks with their SHA-256.
+        node_cache: packed sites on this node's disk; filled with what is fetched.
     """
 
     def __init__(
@@ -49,15 +56,6 @@ class SiteReader:
         verify: bool = False,
         node_cache: NodeCache | None = None,
     ) -> None:
-        """Prepares to read.
-
-        Args:
-            store: the store that the manifest's prefixes are relative to.
-            manifest: the packed screen.
-            table: SiteTable.of(manifest), if the caller has it already.
-            verify: compare chunks with their SHA-256.
-            node_cache: packed sites on this node's disk; filled with what is fetched.
-        """
         self._store = store
         self._shape = (manifest.channels, manifest.image_size, manifest.image_size)
         self.table = SiteTable.of(manifest) if table is None else table
@@ -67,13 +65,7 @@ class SiteReader:
         self._own = threading.local()
 
     def read(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
-        """Reads sites.
-
-        Args:
-            indices: which sites, as the table numbers them; any order, repeats allowed.
-
-        Returns:
-            Shape (B, C, S, S), uint8.
+        """Reads sites, as the table numbers them, in any order, repeats allowed; uint8 (B, C, S, S).
 
         Raises:
             InputError: a chunk is missing or broken; names plate, well and site.

@@ -17,19 +17,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core.config import CHANNELS, PackConfig
+from components.core.config import CHANNELS
 from components.core.errors import InputError, StepError
 from components.core.processes import cores, worker_processes
 from components.core.screen import ome_zarr
-from components.core.screen.batches import Batch, BatchPacker, PackedBatch, batches, chunk_keys
+from components.core.screen.batches import Batch, BatchPacker, PackedBatch, Packing, batches
 from components.core.screen.histograms import BINS, percentile
 from components.core.screen.images import PlateFiles, list_plate
 from components.core.screen.plate_record import (
@@ -41,12 +40,8 @@ from components.core.screen.plate_record import (
     images_digest,
     write_pointer,
 )
-from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Plate
 from components.core.storage.manifest import SiteRecord
-
-if TYPE_CHECKING:
-    from components.core.storage.object_store import ObjectStore
 
 PLATES = 2
 """Plates whose batches are queued: one that is being finished, and the next."""
@@ -80,40 +75,19 @@ class PackResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Packing:
-    """How a screen is packed.
+class _PlateTask:
+    """A plate whose files are listed.
 
     Attributes:
-        source: the screen.
-        sites: largest number of sites a well has.
-        image_size: side of the images, pixels.
-        pack: codec settings.
-        store: receives the plates.
+        found: prefix and record of the plate in the store; None if it is to be packed.
+        batches: its queued batches; none if it was found.
     """
-
-    source: ScreenSource
-    sites: int
-    image_size: int
-    pack: PackConfig
-    store: ObjectStore
-
-
-@dataclass(frozen=True, slots=True)
-class _ListedPlate:
-    """A plate whose files are listed, and what the store has of it."""
 
     plate: Plate
     files: PlateFiles
     keys: PlateKeys
     found: tuple[str, PackedPlate] | None
-
-
-@dataclass(frozen=True, slots=True)
-class _QueuedPlate:
-    """A plate whose batches are queued; none if it was found."""
-
-    listed: _ListedPlate
-    batches: tuple[tuple[Batch, Future[PackedBatch]], ...]
+    batches: tuple[tuple[Batch, Future[PackedBatch]], ...] = ()
 
 
 def pack_plates(packing: Packing, plates: Sequence[Plate]) -> Iterator[PackResult]:
@@ -127,7 +101,7 @@ def pack_plates(packing: Packing, plates: Sequence[Plate]) -> Iterator[PackResul
             left of the others.
         StepError: a worker process was killed.
     """
-    queued: deque[_QueuedPlate] = deque()
+    queued: deque[_PlateTask] = deque()
     pool, pack_batch = _batch_pool(packing, plates)
     lookups = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="look-up")
     packer = _PlatePacker(packing, lambda batch: pool.submit(pack_batch, batch))
@@ -153,8 +127,8 @@ def pack_plates(packing: Packing, plates: Sequence[Plate]) -> Iterator[PackResul
             pool.shutdown(cancel_futures=True)
             lookups.shutdown()
     except InputError:
-        for each in queued:
-            packer.delete(each)
+        for task in queued:
+            packer.delete(task)
         raise
     except BrokenProcessPool:
         raise StepError(
@@ -164,18 +138,17 @@ def pack_plates(packing: Packing, plates: Sequence[Plate]) -> Iterator[PackResul
 
 
 def _batch_pool(packing: Packing, plates: Sequence[Plate]) -> tuple[Executor, Callable[[Batch], PackedBatch]]:
-    """Where batches are packed, and the function that packs one there."""
-    shared = packing.source, packing.store, packing.image_size, packing.pack
+    """The pool that packs batches, and the function that packs one in it."""
     pixels = sum(len(plate.wells) for plate in plates) * packing.sites * len(CHANNELS) * packing.image_size**2
     if cores() > 1 and pixels >= PROCESSES_FROM:
         with suppress(TypeError):  # source or store exist in this process alone
-            pickled = pickle.dumps(BatchPacker(*shared))
+            pickled = pickle.dumps(BatchPacker(packing))
             modules = {BatchPacker.__module__, type(packing.source).__module__, type(packing.store).__module__}
             if packing.store.root is None:
                 modules.add("components.core.storage.s3")  # which a store imports only for a bucket
             return worker_processes(TASKS * cores(), sorted(modules)), partial(_pack_in_worker, pickled)
     pool = ThreadPoolExecutor(TASKS * cores(), thread_name_prefix="pack")
-    return pool, BatchPacker(*shared, threading.Semaphore(cores()))
+    return pool, BatchPacker(packing, threading.Semaphore(cores()))
 
 
 def _pack_in_worker(pickled: bytes, batch: Batch) -> PackedBatch:
@@ -191,60 +164,57 @@ def _unpickled(pickled: bytes) -> BatchPacker:
 
 
 class _PlatePacker:
-    """The life of a plate: look_up, queue, finish, and delete if an error comes between."""
+    """The life of a plate: look_up, queue, finish; or delete, if an error comes between."""
 
     def __init__(self, packing: Packing, submit: Callable[[Batch], Future[PackedBatch]]) -> None:
         self._packing, self._store, self._submit = packing, packing.store, submit
 
-    def look_up(self, plate: Plate) -> _ListedPlate:
-        """Lists a plate's files and looks for it in the store, where copies of the same files may have been packed."""
+    def _submitted(self, files: PlateFiles, prefix: str) -> tuple[tuple[Batch, Future[PackedBatch]], ...]:
+        return tuple((batch, self._submit(batch)) for batch in batches(files, prefix))
+
+    def look_up(self, plate: Plate) -> _PlateTask:
+        """Lists a plate's files and looks for it in the store, which may hold the plate of copies of them."""
         files = list_plate(self._packing.source, plate, self._packing.sites)
-        keys = PlateKeys.of(plate, files, self._packing.image_size, self._packing.pack)
+        keys = PlateKeys.of(plate, files, self._packing)
         record = find_record(self._store, keys.prefix)
         found = (keys.prefix, record) if record else follow_pointer(self._store, keys.fingerprint)
         found = found or self._find_copy(keys, files)
         if found:
             # No run's record names the plate yet; a young pointer to it keeps `store gc` from deleting it.
             write_pointer(self._store, keys.fingerprint, found[0])
-        return _ListedPlate(plate, files, keys, found)
+        return _PlateTask(plate, files, keys, found)
 
     def _find_copy(self, keys: PlateKeys, files: PlateFiles) -> tuple[str, PackedPlate] | None:
-        """The plate of files of the same names and sizes, if their checksums are the same too, for which they are read."""
+        """The plate of files of the same names and sizes, if the files' checksums, for which they are read, are the same."""
         found = follow_pointer(self._store, keys.copies)
         if found is None:
             return None
-        checked = [(batch, self._submit(batch)) for batch in batches(files)]
         checksums: list[tuple[str, str]] = []
-        for batch, future in checked:
+        for batch, future in self._submitted(files, ""):
             for site, packed in zip(batch.sites, future.result().sites, strict=True):
                 checksums.extend(zip(site.names, packed.images, strict=True))
         return found if images_digest(checksums) == found[1].images else None
 
-    def queue(self, listed: _ListedPlate) -> _QueuedPlate:
+    def queue(self, task: _PlateTask) -> _PlateTask:
         """Queues the batches of a plate that is not in the store."""
-        if listed.found:
-            return _QueuedPlate(listed, ())
-        keys = [f"{listed.keys.prefix}/{key}" for key in chunk_keys(listed.files)]
-        return _QueuedPlate(listed, tuple((batch, self._submit(batch)) for batch in batches(listed.files, keys)))
+        return task if task.found else replace(task, batches=self._submitted(task.files, task.keys.prefix))
 
-    def finish(self, queued: _QueuedPlate) -> PackResult:
+    def finish(self, task: _PlateTask) -> PackResult:
         """Waits for a plate's batches, then writes its metadata and, last, its record."""
-        listed = queued.listed
-        plate, files, keys = listed.plate, listed.files, listed.keys
-        if listed.found:
-            prefix, packed = listed.found
+        plate, files, keys = task.plate, task.files, task.keys
+        if task.found:
+            prefix, packed = task.found
             return PackResult(prefix, packed, True, (*files.warnings, *packed.warnings), written=1)
         total_C256 = np.zeros((len(CHANNELS), BINS), np.int64)
         sites_by_well: dict[str, list[SiteRecord]] = {}
         images: list[tuple[str, str]] = []
         black: list[str] = []
-        names = iter(chunk_keys(files))
-        for batch, future in queued.batches:
+        for batch, future in task.batches:
             done = future.result()
             total_C256 += done.histogram_C256
             for site, packed_site in zip(batch.sites, done.sites, strict=True):
-                record = SiteRecord(site=site.site, key=next(names), size=packed_site.size, sha256=packed_site.sha256)
-                sites_by_well.setdefault(site.well, []).append(record)
+                assert packed_site.record is not None
+                sites_by_well.setdefault(site.well, []).append(packed_site.record)
                 images.extend(zip(site.names, packed_site.images, strict=True))
                 black.extend(f"{site.names[channel]} ({CHANNELS[channel]})" for channel in packed_site.black)
         documents = list(self._documents(plate, keys.prefix, sites_by_well, total_C256))
@@ -278,9 +248,9 @@ class _PlatePacker:
         for key, document in ome_zarr.plate_documents(plate.name, fields, size, pack, windows):
             yield f"{prefix}/{key}", document
 
-    def delete(self, queued: _QueuedPlate) -> None:
+    def delete(self, task: _PlateTask) -> None:
         """Deletes what was written of an unfinished plate: files that were bad may never come back under these keys."""
-        if queued.batches:
+        if task.batches:
             # An error of the store here would hide the first one; without a record there is no plate anyway.
             with suppress(InputError, StepError):
-                self._store.delete_prefix(f"{queued.listed.keys.prefix}/")
+                self._store.delete_prefix(f"{task.keys.prefix}/")

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationError
 
-from components.core.config import FrozenModel, PackConfig
+from components.core.config import FrozenModel
 from components.core.errors import MissingObjectError, StepError
+from components.core.screen.batches import Packing
 from components.core.screen.images import PlateFiles
 from components.core.screen.wells import Plate
 from components.core.storage.manifest import SiteRecord
@@ -51,12 +52,6 @@ class PackedPlate(FrozenModel):
     warnings: tuple[str, ...] = ()
 
 
-class PlatePointer(FrozenModel):
-    """What a key under fingerprints/ or copies/ holds."""
-
-    prefix: str = Field(description="of the plate that it points to")
-
-
 @dataclass(frozen=True, slots=True)
 class PlateKeys:
     """The keys of a plate whose files are listed.
@@ -72,9 +67,9 @@ class PlateKeys:
     copies: str
 
     @classmethod
-    def of(cls, plate: Plate, files: PlateFiles, image_size: int, pack: PackConfig) -> PlateKeys:
+    def of(cls, plate: Plate, files: PlateFiles, packing: Packing) -> PlateKeys:
         """The keys that follow from a listing and the settings."""
-        settings = [PACKING, image_size, pack.model_dump(), plate.experiment, plate.plate]
+        settings = [PACKING, packing.image_size, packing.pack.model_dump(), plate.experiment, plate.plate]
         exact = _digest([settings, files.facts])
         similar = _digest([settings, [(file.name, file.size) for file in files.facts]])
         prefix = f"plates/{plate.experiment}_Plate{plate.plate}-{exact[:32]}"
@@ -108,8 +103,8 @@ def find_record(store: ObjectStore, prefix: str) -> PackedPlate | None:
 def follow_pointer(store: ObjectStore, key: str) -> tuple[str, PackedPlate] | None:
     """Prefix and record of the plate that the pointer at a key leads to; None without pointer or plate."""
     try:
-        prefix = PlatePointer.model_validate_json(store.get(key)).prefix
-    except (MissingObjectError, ValidationError):  # a power cut may leave half a file in a folder
+        prefix = json.loads(store.get(key))["prefix"]
+    except (MissingObjectError, ValueError, TypeError, KeyError):  # a power cut may leave half a file in a folder
         return None
     found = find_record(store, prefix)
     return None if found is None else (prefix, found)

@@ -27,7 +27,6 @@ class SiteTable:
         experiments: names, in the manifest's order; experiment_P and experiment_W index it.
         cell_types: names, sorted; cell_type_P and cell_type_W index it.
         plate_number_P: the plates' numbers, int32.
-        prefix_P: the plates' key prefixes.
         experiment_P: int32.
         cell_type_P: int32.
         id_code_W: str.
@@ -51,7 +50,6 @@ class SiteTable:
     experiments: tuple[str, ...]
     cell_types: tuple[str, ...]
     plate_number_P: NDArray[np.int32]
-    prefix_P: tuple[str, ...]
     experiment_P: NDArray[np.int32]
     cell_type_P: NDArray[np.int32]
     id_code_W: NDArray[np.str_]
@@ -96,7 +94,6 @@ class SiteTable:
             experiments=experiments,
             cell_types=cell_types,
             plate_number_P=np.array([plate.plate for plate in plates], np.int32),
-            prefix_P=tuple(plate.prefix for plate in plates),
             experiment_P=experiment_P,
             cell_type_P=cell_type_P,
             id_code_W=np.array([well.id_code for _, well in wells], np.str_),
@@ -127,14 +124,7 @@ class SiteTable:
         return len(self.key_S)
 
     def sites_of(self, wells: NDArray[np.integer]) -> NDArray[np.int64]:
-        """The sites of some wells, well by well.
-
-        Args:
-            wells: indices of wells, any order, repeats allowed.
-
-        Returns:
-            Indices of sites, int64.
-        """
+        """Indices of the sites of some wells, well by well; wells in any order, repeats allowed."""
         first = self.first_site_W[wells]
         counts = self.first_site_W[np.asarray(wells) + 1] - first
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

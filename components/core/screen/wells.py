@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from components.core.storage.manifest import Vocabulary, WellType
+from components.core.storage.manifest import PlateRecord, Vocabulary, WellType
 
 ROWS = tuple("ABCDEFGHIJKLMNOP")
 COLUMNS = tuple(f"{column:02d}" for column in range(1, 25))
@@ -69,14 +70,22 @@ class Screen:
     plates: tuple[Plate, ...]
     vocabulary: Vocabulary
 
+    @property
+    def training_plates(self) -> tuple[Plate, ...]:
+        """Plates of labelled experiments that are not held out."""
+        return tuple(plate for plate in self.plates if plate.labelled and not plate.holdout)
+
     def training_experiments(self) -> dict[str, list[str]]:
-        """Labelled experiments that are not held out, by cell type, in natural order."""
-        found: dict[str, list[str]] = {}
-        for plate in self.plates:
-            names = found.setdefault(plate.cell_type, []) if plate.labelled and not plate.holdout else None
-            if names is not None and plate.experiment not in names:
-                names.append(plate.experiment)
-        return found
+        """Experiments of the training plates by cell type, in natural order."""
+        return experiments_by_cell_type(self.training_plates)
+
+
+def experiments_by_cell_type(plates: Iterable[Plate | PlateRecord]) -> dict[str, list[str]]:
+    """The plates' experiments by cell type, in the order of the plates."""
+    found: dict[str, dict[str, None]] = {}
+    for plate in plates:
+        found.setdefault(plate.cell_type, {})[plate.experiment] = None
+    return {cell_type: list(names) for cell_type, names in found.items()}
 
 
 def is_well_name(text: str) -> bool:

@@ -1,10 +1,8 @@
 import json
 
-import pytest
 import torch
 from safetensors.torch import save_file
 
-from components.core.errors import InputError
 from components.core.learning.network import Classifier
 from components.core.learning.step_settings import PretrainSettings
 from components.core.learning.weight_files import load_weights, save_weights
@@ -30,22 +28,6 @@ def test_writes_weights_history_and_meta(screen, tmp_path):
     network = Classifier(PRETRAIN.backbone("slim"), PRETRAIN.head, len(manifest.vocabulary.classes))
     load_weights(network, tmp_path / "w" / "weights.safetensors")
     assert all(torch.isfinite(tensor).all() for tensor in network.state_dict().values())
-
-
-def test_finished_work_is_fetched(store, tmp_path, monkeypatch):
-    events = tmp_path / "events.jsonl"
-    monkeypatch.setenv(EVENTS_VARIABLE, str(events))
-    TinyScreen(tmp_path / "screen")
-    one = TrainingRun(tmp_path / "one", store.prefix)
-    one.normalize(tmp_path / "screen")
-    one.pretrain("slim")
-    assert epochs_trained(events) == 2
-    before = files(one.base("slim"))
-    one.pretrain("slim")
-    assert (epochs_trained(events), files(one.base("slim"))) == (2, before)
-    one.fold = 1
-    one.pretrain("slim")
-    assert epochs_trained(events) == 4
 
 
 def starting_from(path: str) -> str:
@@ -82,45 +64,25 @@ def test_starts_from_initial_weights_and_records_them(screen, tmp_path, capsys):
     assert f"warning: slim: {len(some)} of " in capsys.readouterr().out
 
 
-def test_other_initial_weights_repeat_the_work(store, tmp_path, monkeypatch):
+def test_initial_weights_of_other_content_repeat_the_work_wherever_they_are(store, tmp_path, monkeypatch):
     events = tmp_path / "events.jsonl"
     monkeypatch.setenv(EVENTS_VARIABLE, str(events))
     TinyScreen(tmp_path / "screen")
     one = TrainingRun(tmp_path / "one", store.prefix)
     one.normalize(tmp_path / "screen")
     path, results = tmp_path / "initial.safetensors", []
-    for seed, trained in ((1, 2), (1, 2), (2, 4)):
+    stored = store.uri("models/w.safetensors")
+    for seed, address, trained in ((1, str(path), 2), (1, stored, 2), (2, str(path), 4)):
         torch.manual_seed(seed)
         save_weights(Classifier(PRETRAIN.backbone("slim"), PRETRAIN.head, 3).backbone, path)
-        one.pretrain_json = starting_from(str(path))
+        store.upload_file(path, "models/w.safetensors")
+        one.pretrain_json = starting_from(address)
         one.pretrain("slim")
         assert epochs_trained(events) == trained
         results.append(weights(one.base("slim")))
     assert results[0] == results[1] != results[2]
-    # The other backbone's weights are no business of this one's.
+    # They do not concern the other backbone.
     one.pretrain("small")
     one.pretrain_json = PRETRAIN.model_dump_json()
     one.pretrain("small")
     assert epochs_trained(events) == 6
-
-
-def test_reads_initial_weights_from_the_object_store(store, tmp_path):
-    TinyScreen(tmp_path / "screen")
-    one = TrainingRun(tmp_path / "one", store.prefix)
-    one.normalize(tmp_path / "screen")
-    torch.manual_seed(1)
-    save_weights(Classifier(PRETRAIN.backbone("slim"), PRETRAIN.head, 3).backbone, tmp_path / "w.safetensors")
-    store.upload_file(tmp_path / "w.safetensors", "models/w.safetensors")
-    results = []
-    for uri in (str(tmp_path / "w.safetensors"), store.uri("models/w.safetensors")):
-        one.pretrain_json = starting_from(uri)
-        one.pretrain("slim")
-        results.append(weights(one.base("slim")))
-    assert results[0] == results[1]
-    for uri, message in (
-        (store.uri("models/none.pt"), r"none\.pt: there is neither an object"),
-        (str(tmp_path / "none.pt"), r"none\.pt: no such file"),
-    ):
-        one.pretrain_json = starting_from(uri)
-        with pytest.raises(InputError, match=message):
-            one.pretrain("slim")

@@ -83,12 +83,20 @@ def test_trains_from_plates_to_logits_and_reuses_finished_outputs(run: TrainingR
     assert all(0.0 < float(row["confidence"]) <= 1.0 for row in rows)
 
     # The same inputs again are fetched, also to other paths: no epoch is trained, and every byte is the same.
+    made = {key.removesuffix("/done.json") for key in store.list("finished/") if key.endswith("/done.json")}
     other = TrainingRun(tmp_path / "other", store.prefix)
-    other.normalize(tmp_path / "screen")
+    other.normalize(tmp_path / "screen", run="tiny-2")
     other.train()
     assert epochs_trained(events) == trained
     for folder in ("finetuned", "weights", "logits", "embeddings"):
         assert files(other.out / folder) == files(run.out / folder)
+    # Both runs are recorded, and need all that is in the store.
+    recorded = read_runs(store)
+    assert {each.key for each in recorded} == {"tiny-1", "tiny-2"}
+    for each in recorded:
+        assert each.needs == {*made, *each.record.plates}
+        assert [len(each.tasks), len(each.record.plates)] == [4, 8]
+    assert find_garbage(list_groups(store), needed_by(recorded), datetime.now(UTC)) == []
 
     # The same work done again from the same seed, instead of fetched, gives the same bits.
     store.delete_prefix("finished")
@@ -101,23 +109,6 @@ def test_trains_from_plates_to_logits_and_reuses_finished_outputs(run: TrainingR
     assert (again.weights / "pseudo_labels.csv").read_bytes() == (run.weights / "pseudo_labels.csv").read_bytes()
     for role, wells in read_logits(again.logits).wells.items():
         assert np.array_equal(wells.logits_WK, logits.wells[role].logits_WK)
-
-
-def test_a_runs_records_protect_its_outputs_from_garbage_collection(
-    run: TrainingRun, tmp_path: Path, store: ObjectStore
-):
-    run.train()
-    made = {key.removesuffix("/done.json") for key in store.list("finished/") if key.endswith("/done.json")}
-    again = TrainingRun(tmp_path / "again", store.prefix)
-    again.normalize(tmp_path / "screen", run="tiny-2")
-    again.train()
-    assert len(made) == 4
-    runs = read_runs(store)
-    assert {run.key for run in runs} == {"tiny-1", "tiny-2"}
-    for run in runs:
-        assert run.needs == {*made, *run.record.plates}
-        assert [len(run.tasks), len(run.record.plates)] == [4, 8]
-    assert find_garbage(list_groups(store), needed_by(runs), datetime.now(UTC)) == []
 
 
 def test_rejects_weights_of_another_fold_or_cell_type(run: TrainingRun):

@@ -69,14 +69,9 @@ class BatchEffect:
 
 @lru_cache(maxsize=64)
 def plate_effect(seed: int, cell_type: str, experiment: int, plate: int, strength: float) -> BatchEffect:
-    """The batch effect of one plate: its experiment's and its own.
+    """The batch effect of one plate: its experiment's and its own. Experiments count within their cell type, from 1.
 
-    Args:
-        seed: the run's seed.
-        cell_type: one of phenotypes.CELL_TYPES.
-        experiment: number of the experiment within its cell type, from 1.
-        plate: number of the plate, from 1.
-        strength: factor of all deviations; 0 makes all plates alike.
+    `strength` is a factor of all deviations; 0 makes all plates alike.
     """
     of_experiment = stream(seed, "batch", cell_type, experiment)
     of_plate = stream(seed, "batch", cell_type, experiment, plate)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core.errors import InputError
 from components.core.screen.simulation.plate_design import stream
 
 CELL_TYPES = ("HUVEC", "RPE", "HEPG2", "U2OS")
@@ -67,20 +66,6 @@ _EXTREME = 3.0
 """Traits are clipped here: beyond, cells would grow out of any plausible morphology."""
 
 
-def known_cell_type(cell_type: str) -> str:
-    """Returns the cell type itself.
-
-    Raises:
-        InputError: the simulator has no morphology for it.
-    """
-    if cell_type not in CELL_TYPES:
-        raise InputError(
-            f"simulate.labelled / simulate.unlabelled: no simulated morphology for cell type {cell_type!r}; "
-            f"choose among {', '.join(CELL_TYPES)}"
-        )
-    return cell_type
-
-
 @lru_cache(maxsize=16)
 def sirna_shifts(seed: int, cell_type: str, sirnas: int, effect: float, specificity: float) -> NDArray[np.float64]:
     """The phenotype shift of every siRNA in one cell type, read-only, (S, T).
@@ -92,7 +77,7 @@ def sirna_shifts(seed: int, cell_type: str, sirnas: int, effect: float, specific
         seed: the run's seed.
         cell_type: one of CELL_TYPES.
         sirnas: S.
-        effect: deviation of a trait over siRNAs, in trait units.
+        effect: standard deviation of a trait over siRNAs, in trait units.
         specificity: share of the variance that is particular to the cell type, 0 to 1.
     """
     shared_ST = stream(seed, "shared phenotype").standard_normal((sirnas, len(TRAITS)))
@@ -112,14 +97,18 @@ def cell_properties(cell_type: str, traits_NT: NDArray[np.float32]) -> dict[str,
 
 
 class Textures(NamedTuple):
-    """Square textures of mean 0 and deviation 1, float32, side a power of two; wavelengths in cell diameters."""
+    """Square textures of mean 0 and deviation 1, float32, side a power of two."""
 
     coarse: NDArray[np.float32]
-    """Wavelength 0.6: outlines of cells, bending of filaments."""
+    """Outlines of cells, bending of filaments."""
     medium: NDArray[np.float32]
-    """Wavelength 0.28: chromatin, ER."""
+    """Chromatin, ER."""
     fine: NDArray[np.float32]
-    """Wavelength 0.17: mitochondrial network."""
+    """Mitochondrial network."""
+
+
+_WAVELENGTHS = {"coarse": 0.6, "medium": 0.28, "fine": 0.17}
+"""In cell diameters."""
 
 
 @lru_cache(maxsize=2)
@@ -127,9 +116,6 @@ def textures(diameter: float) -> Textures:
     """The textures for cells of a diameter in pixels; the same in every process."""
     side = 1 << max(7, int(np.ceil(np.log2(8.0 * diameter))))
     return Textures(*(_band(side, diameter * wavelength, name) for name, wavelength in _WAVELENGTHS.items()))
-
-
-_WAVELENGTHS = {"coarse": 0.6, "medium": 0.28, "fine": 0.17}
 
 
 def _band(side: int, wavelength: float, name: str) -> NDArray[np.float32]:
@@ -185,18 +171,15 @@ def grow(
     diameter: float,
     density: float,
 ) -> Cells:
-    """The cells of one site: a jittered lattice, whose fullest positions are taken.
+    """The cells of one site, at least one: a jittered lattice, whose fullest positions are taken.
 
     Args:
         rng: generator of the site.
-        cell_type: one of phenotypes.CELL_TYPES.
+        cell_type: one of CELL_TYPES.
         traits_T: phenotype of the well.
         size: side of the image, pixels.
         diameter: typical cell diameter, pixels.
         density: expected sum of cell areas over the image area, before the phenotype's crowding.
-
-    Returns:
-        At least one cell; their number grows linearly with the image's area.
     """
     typical = cell_properties(cell_type, traits_T[None])
     cell_diameter = diameter * float(typical["cell_size"][0])

@@ -28,12 +28,7 @@ class SimulationSettings(FrozenModel):
 
 
 def stream(seed: int, *position: str | int) -> np.random.Generator:
-    """The random generator of one position in the screen.
-
-    Args:
-        seed: the run's seed.
-        position: names and numbers that identify it, for example ("site", "HUVEC-01", 2, "B03", 1).
-    """
+    """The random generator of a position in the screen, which names and numbers identify: "site", "HUVEC-01", 2, "B03", 1."""
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in position]
     return np.random.default_rng(np.random.SeedSequence([seed, *words]))
 

@@ -40,11 +40,7 @@ _CELL_BRIGHTNESS = 0.15
 def draw(rng: np.random.Generator, cells: Cells, size: int, diameter: float) -> Array:
     """The stains before optics and camera, float32 (C, size, size), in units of a typical cell's brightness.
 
-    Args:
-        rng: generator of the site.
-        cells: the cells, in image coordinates.
-        size: side of the image, pixels.
-        diameter: typical cell diameter, pixels.
+    `size` and the typical cell `diameter` are in pixels.
     """
     reach = int(np.ceil(_REACH * float(_semi_axes(cells.properties, diameter)[0].max()))) + 1
     side = 2 * reach + 1

@@ -19,7 +19,7 @@ import pandas as pd
 from components.core.errors import InputError
 from components.core.files import atomic_directory
 from components.core.processes import cores, worker_processes
-from components.core.screen.simulation.cells import known_cell_type
+from components.core.screen.simulation.cells import CELL_TYPES
 from components.core.screen.simulation.plate_design import (
     SimulatedPlate,
     SimulatedWell,
@@ -60,7 +60,11 @@ def simulate(
         InputError: an unknown cell type, or `out` holds something else.
     """
     for cell_type in (*settings.simulate.labelled, *settings.simulate.unlabelled):
-        known_cell_type(cell_type)
+        if cell_type not in CELL_TYPES:
+            raise InputError(
+                f"simulate.labelled / simulate.unlabelled: no simulated morphology for cell type {cell_type!r}; "
+                f"choose among {', '.join(CELL_TYPES)}"
+            )
     record = _record(settings)
     if out.exists() and _holds(out, record):
         return False

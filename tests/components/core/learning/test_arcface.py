@@ -1,3 +1,5 @@
+"""ArcFace against a plain loop, its gradients, and float32 under autocast."""
+
 import math
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Training views: symmetries, bounds, and agreement with a plain definition, on the CPU and a GPU."""
+
 import math
 
 import pytest

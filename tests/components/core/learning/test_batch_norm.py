@@ -1,3 +1,5 @@
+"""BatchNorm statistics of a domain, against a computation from scratch."""
+
 from dataclasses import replace
 
 import numpy as np

@@ -55,12 +55,6 @@ def test_wells_of_a_fold_of_wells(images: Images):
         assert experiments(table, wells.unlabelled) == {"HUVEC-03"}
 
 
-def test_a_cell_type_without_experiments_in_the_fold_has_no_validation_wells(images: Images):
-    wells = fold_wells(images.table, 1, "all", "RPE")
-    assert len(wells.validation) == len(wells.unlabelled) == 0
-    assert experiments(images.table, wells.training) == {"RPE-01"}
-
-
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_hidden_labels_never_train(images: Images, data):
@@ -135,14 +129,6 @@ def test_groups_are_learned_from_the_training_experiments(screen, fold):
     assert set(groups.arrangements) == {e for e, own in manifest.folds.items() if own != fold}
     names = manifest.vocabulary.treatments
     assert [{names[k] for k in members} for members in groups.members] == [set(TREATMENTS[1]), set(TREATMENTS[2])]
-
-
-def test_labels_of_the_folds_own_experiments_do_not_reach_the_groups(screen):
-    manifest = screen[1]
-    wrong = relabelled(manifest, "HUVEC-01", lambda _: manifest.vocabulary.treatments[0])
-    honest, blind = groups_of_fold(manifest, 0, PRIOR), groups_of_fold(wrong, 0, PRIOR)
-    assert [m.tolist() for m in honest.members] == [m.tolist() for m in blind.members]
-    assert groups_of_fold(wrong, 1, PRIOR) is None, "the same labels in training are no plate design"
 
 
 def test_no_groups_without_prior_or_plate_design(screen, capsys):

@@ -1,3 +1,5 @@
+"""Standardised images and their jitter."""
+
 import numpy as np
 import pytest
 import torch
@@ -51,26 +53,6 @@ def test_a_screens_images_are_standardised_by_their_domain(screen, domain):
         ((_, x),) = images.batches([np.array([first])])
         expected = (source(plate)[0] - mean[:, None, None]) / std[:, None, None]
         np.testing.assert_allclose(x[0], expected, atol=1e-4)
-
-
-def test_other_manifests_take_wide_statistics_from_the_training_screen(screen):
-    store, manifest = screen
-    few = manifest.model_copy(update={"plates": manifest.plates[:1]})
-
-    def standardised(domain, reference):
-        images = open_images(standardised_by(domain), few, store, CPU, reference=reference)
-        ((_, x),) = images.batches([np.array([0])])
-        return x
-
-    def in_whole_screen(domain):
-        ((_, x),) = open_images(standardised_by(domain), manifest, store, CPU).batches([np.array([0])])
-        return x
-
-    for domain in ("global", "cell_type"):
-        assert torch.equal(standardised(domain, manifest), in_whole_screen(domain))
-        assert not torch.equal(standardised(domain, None), in_whole_screen(domain))
-    for domain in ("plate", "none"):
-        assert torch.equal(standardised(domain, manifest), standardised(domain, None))
 
 
 def test_jitter_after_standardising_is_jitter_of_mean_and_deviation():

@@ -12,13 +12,11 @@ from torch import nn
 from components.core.config import XCEPTION, BackboneConfig
 from components.core.errors import InputError
 from components.core.learning.initial_weights import (
-    adapt_input_channels,
     copy_pretrained,
     load_initial_weights,
-    read_tensors,
 )
 from components.core.learning.network import Classifier
-from components.core.learning.weight_files import save_weights
+from components.core.learning.weight_files import read_tensors, save_weights
 from components.core.learning.xception import Xception
 from tests.components.core.learning.tiny_networks import PRETRAIN, SLIM, SMALL, classifier, same, weights_of
 
@@ -38,13 +36,10 @@ def backbone(seed: int = 0, config: BackboneConfig = SMALL, channels: int = 6) -
     return Classifier(config, PRETRAIN.head, 5, channels, image_size=64).backbone
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
-@pytest.mark.parametrize(
-    "wrapped", [lambda t: t, lambda t: {f"module.{name}": value for name, value in t.items()}], ids=["plain", "module"]
-)
-def test_loads_a_file_with_the_networks_own_names(tmp_path, suffix, wrapped):
+@pytest.mark.parametrize(("suffix", "prefix"), [(".safetensors", ""), (".pt", ""), (".pth", "module.")])
+def test_loads_a_file_with_the_networks_own_names(tmp_path, suffix, prefix):
     source, target = backbone(1), backbone(2)
-    path = saved(wrapped(weights_of(source)), tmp_path / f"w{suffix}")
+    path = saved({f"{prefix}{name}": value for name, value in weights_of(source).items()}, tmp_path / f"w{suffix}")
     found = load_initial_weights(target, SMALL, path, 6)
     assert same(weights_of(target), weights_of(source))
     assert (found.adapted, found.new, found.unused, found.expected) == ((), (), (), True)
@@ -93,24 +88,6 @@ def test_imagenet_names_compute_what_timms_network_computes(tmp_path):
     torch.testing.assert_close(mine, x, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("given", "channels"), [(3, 6), (1, 6), (2, 6), (3, 5), (6, 3)])
-def test_input_channels_repeat_in_turn_and_keep_the_size_of_activations(given, channels):
-    torch.manual_seed(0)
-    weight = torch.randn(8, given, 7, 7)
-    fitted = adapt_input_channels(weight, channels)
-    assert fitted.shape == (8, channels, 7, 7)
-    for c in range(channels):
-        torch.testing.assert_close(fitted[:, c], weight[:, c % given] * given / channels)
-    if channels % given == 0:
-        grey = torch.randn(2, 1, 20, 20)
-        torch.testing.assert_close(
-            nn.functional.conv2d(grey.expand(-1, channels, -1, -1), fitted),
-            nn.functional.conv2d(grey.expand(-1, given, -1, -1), weight),
-            rtol=1e-4,
-            atol=1e-4,
-        )
-
-
 @pytest.mark.parametrize("config", [SMALL, RESNET], ids=["xception", "timm"])
 def test_adapts_the_first_convolution_of_a_three_channel_network(tmp_path, config):
     source, target = backbone(1, config, channels=3), backbone(2, config)
@@ -147,7 +124,6 @@ class Opaque:
 BAD = {
     "other shape": (lambda: {**weights_of(backbone()), "entry.0.body.1.weight": torch.zeros(5)},
                     r"tensor entry\.0\.body\.1\.weight has shape \(5,\), but backbone small needs \(\d+,\)"),
-    "other widths": (lambda: weights_of(backbone(config=SLIM)), r"tensor \S+ has shape .* but backbone small needs"),
     "not finite": (lambda: {**weights_of(backbone()), "exit.2.bias": torch.full((12,), torch.nan)},
                    r"tensor exit\.2\.bias has a value that is not finite"),
     "other network": (lambda: timm.create_model("test_resnet").state_dict(),
@@ -155,8 +131,6 @@ BAD = {
     "an object": (lambda: {"stem.0.weight": Opaque()}, "not a file of plain tensors"),
     "a whole module": (lambda: nn.Linear(2, 2), "not a file of plain tensors"),
     "numbers": (lambda: {"epoch": 3, "loss": 0.5}, "contains no state dict"),
-    "a tensor": (lambda: torch.zeros(3), "contains no state dict"),
-    "nothing": (dict, "contains no state dict"),
 }  # fmt: skip
 
 
@@ -185,7 +159,7 @@ def test_never_runs_code_in_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
-@pytest.mark.parametrize("damage", ["missing", "empty", "text", "folder", "truncated"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "folder", "truncated"])
 def test_a_damaged_file_is_one_line(tmp_path, name, damage):
     path = tmp_path / name
     if damage == "folder":
@@ -193,8 +167,8 @@ def test_a_damaged_file_is_one_line(tmp_path, name, damage):
     elif damage == "truncated":
         saved(weights_of(backbone()), path)
         path.write_bytes(path.read_bytes()[:500])
-    elif damage != "missing":
-        path.write_bytes(b"" if damage == "empty" else b"this is not a tensor " * 20)
+    elif damage == "empty":
+        path.touch()
     with pytest.raises(InputError, match=name.replace(".", r"\.") + ": ") as caught:
         read_tensors(path)
     assert "\n" not in str(caught.value)
@@ -227,24 +201,12 @@ def test_copies_the_whole_backbone_and_the_heads_rows_by_label(file: Path, kind:
             expected = then[name][THEN.index(label)] if label in THEN else before[name][k]
             assert torch.equal(tensor[k], expected)
     assert (taken.known, taken.new, taken.left_out) == (("d", "b", "a"), ("x", "y"), ("c",))
-    assert taken.sentence("slim", "fold 0 of run old-1") == (
-        "slim: starts from fold 0 of run old-1; 3 classes keep their rows of the head, 2 start at random (x, y), "
-        "1 are left out (c)"
-    )
 
 
-@pytest.mark.parametrize("change", ["another backbone", "a tensor less", "a tensor more", "other classes", "no file"])
-def test_rejects_another_architecture_and_changes_nothing(file: Path, kind: str, change: str) -> None:
-    network = classifier(len(NOW), 2, SMALL if change == "another backbone" else SLIM, kind=kind)
-    tensors = load_file(str(file))
-    if change == "a tensor less":
-        del tensors["backbone.stem.0.weight"]
-    if change == "a tensor more":
-        tensors["backbone.more"] = torch.zeros(1)
-    save_file(tensors, str(file))
-    if change == "no file":
-        file.unlink()
+@pytest.mark.parametrize(("config", "then"), [(SMALL, THEN), (SLIM, THEN[:-1])], ids=["backbone", "classes"])
+def test_rejects_another_architecture_and_changes_nothing(file: Path, kind: str, config, then) -> None:
+    network = classifier(len(NOW), 2, config, kind=kind)
     before = weights_of(network)
-    with pytest.raises(InputError, match=r"weights of another architecture \(|cannot read the weights"):
-        copy_pretrained(network, file, THEN[:-1] if change == "other classes" else THEN, NOW, "it")
+    with pytest.raises(InputError, match=r"weights of another architecture \("):
+        copy_pretrained(network, file, then, NOW, "it")
     assert same(weights_of(network), before)

@@ -1,3 +1,5 @@
+"""An epoch of a pair: its batches and its loss."""
+
 from copy import deepcopy
 from dataclasses import replace
 
@@ -6,7 +8,6 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from components.core.config import AugmentConfig
 from components.core.learning import mean_teacher
 from components.core.learning.fold_data import FoldWells, fold_wells
 from components.core.learning.images import Images
@@ -18,21 +19,12 @@ from components.core.learning.schedules import CycleSchedule
 from tests.components.core.learning.tiny_networks import (
     MEAN_TEACHER,
     classifier,
-    images_of,
-    same,
     train_epoch,
-    weights_of,
 )
 
 CONFIG = MEAN_TEACHER.mean_teacher
 SCHEDULE = CycleSchedule.of(CONFIG, "HUVEC")
 K = 8  # six treatments, a positive and a negative control
-
-
-@pytest.fixture
-def moving(screen) -> Images:
-    """With all augmentation and jitter."""
-    return images_of(screen, AugmentConfig(), jitter=0.1)
 
 
 @pytest.fixture
@@ -52,32 +44,6 @@ def labels(images, wells, value: int = 0) -> torch.Tensor:
     pseudo_W = torch.full((images.table.wells,), -1, dtype=torch.long)
     pseudo_W[torch.from_numpy(wells.hidden)] = value
     return pseudo_W
-
-
-@pytest.mark.parametrize("keep", [True, False])
-def test_the_teacher_starts_with_the_classifier_and_the_student_drops_it(keep):
-    pretrained = classifier(K)
-    before = weights_of(pretrained)
-    pair = Pair.start("small", pretrained, keep_classifier=keep)
-    assert same(before, weights_of(pair.teacher))
-    changed = [name for name, tensor in weights_of(pair.student).items() if not torch.equal(tensor, before[name])]
-    assert changed == ([] if keep else ["head.weight"])
-    assert all(p.requires_grad for p in pair.student.parameters())
-    assert not any(p.requires_grad for p in pair.teacher.parameters())
-
-
-def test_an_epoch_is_a_function_of_seed_and_epoch(moving, wells):
-    def after(epoch_number, seed):
-        pair = pair_of()
-        np.random.default_rng()  # other generators' states play no part
-        torch.rand(3)
-        epoch(pair, moving, wells, epoch=epoch_number, seed=seed, pseudo_W=labels(moving, wells))
-        return {**weights_of(pair.student), **{f"t.{k}": v for k, v in weights_of(pair.teacher).items()}}
-
-    first = after(1, 5)
-    assert same(first, after(1, 5))
-    assert not same(first, after(2, 5))
-    assert not same(first, after(1, 6))
 
 
 class Recorder:

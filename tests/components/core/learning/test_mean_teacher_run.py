@@ -1,3 +1,5 @@
+"""When pseudo-labels are refreshed, and which weights are kept."""
+
 import numpy as np
 import torch
 
@@ -74,15 +76,6 @@ def test_the_start_counts_as_a_validated_epoch(images: Images):
     run(images, own, Scores(0.9, 0.9, 0.1, 0.1, 0.2, 0.2), range(1, 3), Labels(images, own))
     assert same(weights_of(own[0].student), before[0])
     assert same(weights_of(own[0].teacher), before[1])
-
-
-def test_finetune_ends_at_the_last_state_without_pseudo_labels(images: Images):
-    kept, scored = pairs(SMALL), pairs(SMALL)
-    one = run(images, kept, Scores(0.9, 0.9, 0.1, 0.1), range(2))
-    run(images, scored, Scores(0.1, 0.1, 0.9, 0.9), range(2))
-    assert (one.refreshes, one.pseudo_W) == ([], None)
-    assert same(weights_of(kept[0].student), weights_of(scored[0].student)), "scores decide nothing"
-    assert kept[0].step == 4, "18 labelled wells in batches of about 8: two steps an epoch"
 
 
 def test_without_validation_wells_labels_refresh_at_fixed_epochs(images: Images):

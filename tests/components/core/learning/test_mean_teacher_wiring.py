@@ -107,17 +107,9 @@ def test_learning_rate_and_weight_decay_reach_the_optimiser(images, wells, monke
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.SGD, "step", noted)
-    config = CONFIG.model_copy(
-        update={
-            "cycle_epochs": 2,
-            "cycles": 2,
-            "final_epochs": 1,
-            "learning_rate": 0.08,
-            "learning_rate_low": 0.002,
-            "final_learning_rate": 3e-4,
-            "weight_decay": 0.0125,
-        }
-    )
+    cycles = {"cycle_epochs": 2, "cycles": 2, "final_epochs": 1, "weight_decay": 0.0125}
+    rates = {"learning_rate": 0.08, "learning_rate_low": 0.002, "final_learning_rate": 3e-4}
+    config = CONFIG.model_copy(update={**cycles, **rates})
     pair = pair_of()
     for number in range(5):
         epoch(pair, images, wells, config, number)
@@ -128,17 +120,14 @@ def test_learning_rate_and_weight_decay_reach_the_optimiser(images, wells, monke
     assert {group["params"] for group in taken} == {len(list(pair.student.parameters()))}
 
 
-def assert_decayed(images, wells, step, number, decay):
+@pytest.mark.parametrize(
+    ("step", "number", "decay"),
+    [(10_000, 0, 0.5), (10_000, 1, 0.9), (10_000, 20, 0.999), (0, 20, 1 / 2), (48, 20, 49 / 50)],
+)
+def test_the_teachers_decay_grows_with_steps_and_epochs(images, wells, step, number, decay):
     """After one step the teacher is decay x what it was + (1 - decay) x what the student has become."""
-    config = CONFIG.model_copy(
-        update={
-            "labelled_batch": 100,
-            "learning_rate": 0.5,
-            "cycle_epochs": 100,
-            "ema_decays": (0.5, 0.9, 0.99, 0.999),
-            "ema_epochs": (1, 10, 20),
-        }
-    )
+    ema = {"ema_decays": (0.5, 0.9, 0.99, 0.999), "ema_epochs": (1, 10, 20)}
+    config = CONFIG.model_copy(update={"labelled_batch": 100, "learning_rate": 0.5, "cycle_epochs": 100, **ema})
     pair = pair_of(step)
     old, before = deepcopy(pair.teacher), weights_of(pair.student)
     epoch(pair, images, wells, config, number)
@@ -148,13 +137,3 @@ def assert_decayed(images, wells, step, number, decay):
         assert not torch.equal(student[name], before[name])
         expected = decay * was.double() + (1.0 - decay) * student[name].detach().double()
         torch.testing.assert_close(moved[name].double(), expected, atol=2e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("number", "decay"), [(0, 0.5), (1, 0.9), (10, 0.99), (20, 0.999)])
-def test_the_teachers_decay_grows_with_the_epochs(images, wells, number, decay):
-    assert_decayed(images, wells, 10_000, number, decay)
-
-
-@pytest.mark.parametrize(("step", "decay"), [(0, 1 / 2), (48, 49 / 50)])
-def test_the_teachers_decay_is_small_in_the_first_steps(images, wells, step, decay):
-    assert_decayed(images, wells, step, 20, decay)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from components.core.config import BackboneConfig, RunConfig
+from components.core.config import RunConfig
 from components.core.learning.network import build_backbone
 from components.core.learning.network_size import measure_size, network_sizes
 
@@ -36,8 +36,7 @@ def test_parameters_and_activations_of_a_real_network():
     assert abs(2 * size.activation_bytes / real - 1) < 0.05
 
 
-def test_sizes_a_timm_model_in_another_process():
-    config = RunConfig.load("demo", ["backbones=[{name: resnet, kind: timm, model: resnet18}]"])
-    sizes = network_sizes(config)
-    assert sizes["resnet"].embedding == 512
-    assert sizes["resnet"] == measure_size(BackboneConfig(name="resnet", kind="timm", model="resnet18"), 64)
+def test_networks_are_sized_in_another_process():
+    config = RunConfig.load("demo")
+    expected = {each.name: measure_size(each, config.screen.image_size) for each in config.backbones}
+    assert network_sizes(config) == expected

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from components.core.config import BatchNormConfig, EmbeddingsConfig
+from components.core.config import EmbeddingsConfig
 from components.core.learning.fold_data import fold_wells
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.prediction import fold_meta, held_out_images, predict_fold, predicting_networks
@@ -84,16 +84,6 @@ def test_every_well_of_the_cell_type_is_embedded_with_its_metadata(screens):
     assert set(validating.wells["experiment"]) == {"RPE-01"}
 
 
-def test_validation_wells_are_out_of_fold(screen):
-    images = images_of(screen)
-    wells = fold_wells(images.table, 0, "all", "HUVEC")
-    found = predict_fold(networks(screen[1]), screen[1], images, wells, None, "HUVEC", SETTINGS)
-    role = found.embeddings["small"].wells.set_index("id_code")["role"]
-    assert {role[f"HUVEC-01_{p}_{w}"] for p in (1, 2) for w in ("B03", "B04", "C02")} == {"out_of_fold"}
-    assert {role[f"HUVEC-02_{p}_{w}"] for p in (1, 2) for w in ("B03", "B04", "C02")} == {"training"}
-    assert len(role) == 30
-
-
 def test_an_embedding_is_the_backbones_mean_output_and_logits_are_the_networks_mean(screens):
     store, screen, holdout = screens
     nets = networks(screen)
@@ -111,13 +101,6 @@ def test_an_embedding_is_the_backbones_mean_output_and_logits_are_the_networks_m
         mean_WK = np.mean([one.logits[role].logits_WK for one in each], axis=0)
         np.testing.assert_allclose(wells.logits_WK, mean_WK, rtol=1e-5, atol=1e-6)
     assert found.logits["holdout"].ids_W == tuple(f"HUVEC-02_{p}_{w}" for p in (1, 2) for w in ("B03", "B04", "C02"))
-
-
-def test_batch_norm_of_a_domain_reaches_the_embeddings(screens):
-    adapted = SETTINGS.model_copy(update={"batch_norm": BatchNormConfig(domain="plate")})
-    plain, other = predicted(screens), predicted(screens, settings=adapted)
-    for name in plain.embeddings:
-        assert not np.allclose(plain.embeddings[name].embedding_WE, other.embeddings[name].embedding_WE, atol=1e-3)
 
 
 def test_the_files_hold_the_prediction(screens, tmp_path):

@@ -153,16 +153,6 @@ def test_the_mean_of_the_teachers_decides_and_controls_are_no_label(labeller):
         assert (alone_W[UNLABELLED] != expected_W[UNLABELLED]).any(), "the mean differs from every network alone"
 
 
-def test_wells_that_are_not_unlabelled_have_no_label(labeller):
-    label_W = labeller(everyone())(1)
-    assert label_W.shape == (TABLE.wells,)
-    assert not label_W.is_floating_point()
-    assert (label_W[OTHERS] == -1).all()
-    soft_WK = labeller(everyone(), pseudo_labels="soft")(1)
-    assert soft_WK.shape == (TABLE.wells, CLASSES)
-    assert (soft_WK[OTHERS] == 0).all()
-
-
 def test_the_first_refresh_is_all_new_and_later_ones_blend_with_the_last_blend(labeller):
     judge = everyone(refreshes=3)
     refresh = labeller(judge, pseudo_label_blend=0.6)

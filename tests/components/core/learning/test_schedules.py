@@ -1,3 +1,5 @@
+"""Learning rates, EMA decay, ramps, and batches of wells."""
+
 import math
 
 import numpy as np
@@ -11,20 +13,11 @@ from components.core.learning.schedules import (
     CycleSchedule,
     ema_decay,
     ramp,
-    random_site_batches,
     random_sites,
-    step_rate,
     well_batches,
 )
 
 REFERENCE = MeanTeacherConfig()
-
-
-@pytest.mark.parametrize(
-    ("epoch", "rate"), [(0, 3e-4), (99, 3e-4), (100, 1e-4), (139, 1e-4), (140, 1e-5), (159, 1e-5), (500, 1e-5)]
-)
-def test_step_rate_changes_at_the_milestones(epoch, rate):
-    assert step_rate(epoch, (3e-4, 1e-4, 1e-5), (100, 140)) == rate
 
 
 @pytest.mark.parametrize(
@@ -114,15 +107,3 @@ def test_random_sites_belong_to_their_wells_and_are_equally_likely(images: Image
     counts = np.bincount(sites, minlength=table.sites)
     assert counts.min() > 60
     assert counts.max() < 140
-
-
-def test_random_sites_of_batches_are_drawn_as_batch_by_batch(images: Images):
-    rng = np.random.default_rng(3)
-    wells = [rng.permutation(40)[:size] for size in (5, 1, 16, 0, 7)]
-    one, all_ = np.random.default_rng(7), np.random.default_rng(7)
-    expected = [random_sites(images.table, batch, one) for batch in wells]
-    assert [batch.tolist() for batch in random_site_batches(images.table, wells, all_)] == [
-        b.tolist() for b in expected
-    ]
-    assert one.integers(2**60) == all_.integers(2**60)
-    assert random_site_batches(images.table, [], all_) == []

@@ -1,3 +1,5 @@
+"""Supervised training: what it learns and keeps, and the images and labels that reach the network."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -5,18 +7,23 @@ import pytest
 import torch
 
 from components.core.config import AugmentConfig, ComputeConfig, PretrainConfig
+from components.core.learning import supervised
+from components.core.learning.batch_norm import domain_of_wells
 from components.core.learning.images import Images
 from components.core.learning.inference import well_logits
 from components.core.learning.loader import SiteLoader
 from components.core.learning.supervised import SupervisedTraining
+from tests.components.core.learning.recorded_passes import leave_views_out, mark_views, numbered, recorded
 from tests.components.core.learning.tiny_networks import (
     EMPTY,
+    SLIM,
     classifier,
     data_of,
     images_of,
     pixels_of,
     same,
     weights_of,
+    with_classes,
 )
 
 CONFIG = PretrainConfig(epochs=3, batch_size=8, learning_rates=(3e-3,), milestones=())
@@ -107,3 +114,48 @@ def test_the_schedule_and_warm_up_reach_the_optimiser(toy, monkeypatch):
     train(toy, config)  # two steps an epoch
     assert [rate for rate, _ in rates] == pytest.approx([0.25e-2, 0.5e-2, 0.75e-2, 1e-2, 1e-3, 1e-3])
     assert {decay for _, decay in rates} == {0.01}
+
+
+PASSES_CONFIG = PretrainConfig(epochs=2, batch_size=4, learning_rates=(1e-3,), milestones=())
+
+
+@pytest.fixture
+def labelled(images: Images) -> Images:
+    """Every well has a class."""
+    return with_classes(images, (np.arange(images.table.wells) * 3 % 8).astype(np.int32))
+
+
+def passes_of(images, wells):
+    """Epoch by epoch."""
+    network = classifier(8, backbone=SLIM)
+    passes, epochs = recorded(network), []
+
+    def report(_record):
+        epochs.append(passes[:])
+        passes.clear()
+
+    SupervisedTraining(network, data_of(images, wells, classes=8), PASSES_CONFIG, 1, ComputeConfig()).run(report)
+    assert len(epochs) == 2
+    assert all(one.training for of_epoch in epochs for one in of_epoch)
+    return epochs
+
+
+def test_the_normal_view_of_every_well_comes_with_its_class(labelled, monkeypatch):
+    plain = numbered(labelled)
+    mark_views(monkeypatch, supervised, plain)
+    wells = np.arange(0, labelled.table.wells, 2)
+    for of_epoch in passes_of(plain, wells):
+        assert sorted(well for one in of_epoch for well in one.wells) == wells.tolist()
+        for one in of_epoch:
+            assert one.views == {"normal_view"}
+            assert one.target_B == labelled.table.class_W[one.wells].tolist()
+
+
+@pytest.mark.parametrize("domain", ["plate", "cell_type"])
+def test_every_batch_holds_one_domain_if_configured(labelled, domain, monkeypatch):
+    leave_views_out(monkeypatch, supervised)
+    of_W = domain_of_wells(labelled.table, domain)
+    for of_epoch in passes_of(numbered(labelled, domain), np.arange(labelled.table.wells)):
+        assert sorted(well for one in of_epoch for well in one.wells) == list(range(labelled.table.wells))
+        for one in of_epoch:
+            assert len(set(of_W[one.wells])) == 1

@@ -57,13 +57,6 @@ def test_a_parts_random_numbers_do_not_depend_on_its_process(team):
     assert len({tuple(numbers.tolist()) for numbers in expected}) == size * accumulate
 
 
-def test_the_first_part_draws_as_an_undivided_batch():
-    (whole,) = Slots(Team()).generators(11)
-    first = Slots(Team(), 3).generators(11)[0]
-    assert torch.equal(torch.rand(5, generator=whole), torch.rand(5, generator=first))
-    assert torch.equal(torch.rand(5, generator=whole), torch.rand(10, generator=torch.Generator().manual_seed(11))[5:])
-
-
 @pytest.mark.parametrize("passes", [1, 2])
 @pytest.mark.parametrize("parts", [2, 3])
 def test_running_statistics_are_the_mean_over_parts(parts, passes):

@@ -1,12 +1,13 @@
+"""Weights on disk."""
+
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from torch import nn
 
-from components.core.errors import InputError, StepError
+from components.core.errors import InputError
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.weight_files import (
     load_pairs,
@@ -39,7 +40,6 @@ def test_weights_round_trip_bit_for_bit(tmp_path):
     [
         (lambda: classifier(6), r"head\.weight: expected \(6, 16\), got \(5, 16\)"),
         (lambda: classifier(5, kind="softmax"), r"head\.bias: expected \(5,\), got nothing"),
-        (lambda: classifier(5, backbone=SLIM), r"backbone\.\S+: expected "),
         (lambda: nn.Linear(2, 2), r"backbone\.\S+: expected nothing, got \("),
     ],
 )
@@ -51,25 +51,6 @@ def test_rejects_another_architecture_naming_the_tensor(tmp_path, network, messa
     with pytest.raises(InputError, match=r"weights\.safetensors: weights of another architecture \(" + message):
         load_weights(other, path)
     assert same(before, weights_of(other))
-
-
-def test_a_write_that_fails_half_way_leaves_the_old_weights(tmp_path, monkeypatch):
-    path = tmp_path / "weights.safetensors"
-    save_weights(classifier(5, seed=1), path)
-    before = path.read_bytes()
-
-    def full_disk(file: Path, data: bytes) -> int:
-        with file.open("wb") as half:
-            half.write(data[:100])
-        raise OSError(28, "no space left")
-
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(StepError, match="no space left"):
-        save_weights(classifier(5, seed=2), path)
-    assert path.read_bytes() == before
-    with pytest.raises(StepError, match="no space left"):
-        save_weights(classifier(5, seed=2), tmp_path / "new.safetensors")
-    assert not (tmp_path / "new.safetensors").exists()
 
 
 def pairs(classes: int = 5) -> list[Pair]:
@@ -94,15 +75,6 @@ def test_pairs_round_trip_with_steps_and_history(tmp_path):
         torch.testing.assert_close(old.student.eval()(x), new.student.eval()(x))  # memory formats differ
     meta = json.loads((tmp_path / "out" / "meta.json").read_text())
     assert meta == {"fold": 1, "cell_type": "HUVEC", "epoch": 3, "steps": {"small": 40, "slim": 41}}
-
-
-def test_rejects_missing_or_mismatched_pairs(tmp_path):
-    save_pairs(pairs(), tmp_path, 1, [], fold=0, cell_type="HUVEC")
-    with pytest.raises(InputError, match=r"small\.student\.safetensors: weights of another architecture \(head"):
-        load_pairs(tmp_path, MEAN_TEACHER, 7, 6, CPU)
-    (tmp_path / "slim.teacher.safetensors").unlink()
-    with pytest.raises(InputError, match=r"slim\.teacher\.safetensors: cannot read"):
-        load_pairs(tmp_path, MEAN_TEACHER, 5, 6, CPU)
 
 
 def test_pretrained_networks_come_in_the_configured_order_and_of_the_fold(tmp_path):

@@ -35,12 +35,14 @@ def test_an_experiment_named_after_all_others_changes_no_earlier_fold(counts, co
     assert first.items() <= assign_folds(later, count, {}).items()
 
 
-@given(sizes, st.integers(2, 5), st.integers(1, 4))
+@given(sizes, st.integers(2, 5), st.integers(0, 4))
 def test_any_seed_spreads_cell_types_evenly_and_keeps_known_folds(counts, count, seed):
     screen = experiments(counts)
     if sum(counts.values()) < count:
         return
     folds = assign_folds(screen, count, {}, seed)
+    assert sorted(folds) == sorted(name for names in screen.values() for name in names)
+    assert set(folds.values()) == set(range(count))
     for names in screen.values():
         per_fold = Counter(folds[name] for name in names)
         assert max(per_fold[f] for f in range(count)) - min(per_fold[f] for f in range(count)) <= 1
@@ -48,15 +50,6 @@ def test_any_seed_spreads_cell_types_evenly_and_keeps_known_folds(counts, count,
     assert list(assign_folds(shuffled, count, {}, seed).items()) == list(folds.items())
     grown = {cell_type: [*names, f"{cell_type}-99"] for cell_type, names in screen.items()}
     assert folds.items() <= assign_folds(grown, count, folds, seed).items()
-
-
-def test_seeds_hold_different_experiments_out():
-    screen = experiments({"HUVEC": 16, "RPE": 7, "HEPG2": 7, "U2OS": 3})
-    deals = [assign_folds(screen, 5, {}, seed) for seed in range(20)]
-    held_out = [frozenset(name for name, fold in deal.items() if fold == 0) for deal in deals]
-    assert len(set(held_out)) == 20
-    # Every experiment gets its turn: none is out of fold 0 in all of 20 deals.
-    assert len(frozenset.union(*held_out)) >= 30
 
 
 @pytest.mark.parametrize(
@@ -142,7 +135,7 @@ def test_rejects_fewer_wells_than_folds():
 
 def test_wells_of_held_out_and_unlabelled_experiments_and_controls_take_no_part(tiny):
     config = ScreenConfig(cell_types=("HUVEC", "RPE"), image_size=16, holdout_experiments=("HUVEC-02",))
-    wells = dealt_wells(read_screen(tiny.root, config))
+    wells = dealt_wells(read_screen(tiny.root, config).training_plates)
     assert {well.experiment for well in wells} == {"HUVEC-01", "RPE-01"}
     assert len(wells) == 2 * 2 * 3
     assert {(well.cell_type, well.sirna) for well in wells if well.id_code == "RPE-01_2_C02"} == {("RPE", "sirna_9")}

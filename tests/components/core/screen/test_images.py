@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from components.core.errors import InputError
-from components.core.screen.images import decode_image, list_plate, read_sites
+from components.core.screen.images import list_plate, read_image, read_sites
 from components.core.screen.layouts import read_screen
 from components.core.screen.screen_source import ScreenDirectory
 from components.core.screen.wells import Plate
@@ -19,17 +19,18 @@ def plate(tiny: TinyScreen) -> Plate:
 
 
 def test_sites_are_listed_well_by_well_and_read_to_the_pixels_in_channel_order(tiny: TinyScreen, plate: Plate):
-    files = list_plate(ScreenDirectory(tiny.root), plate, 2)
-    assert [(s.well, s.site) for s in files.sites] == [
-        (well, site) for well in ("B02", "B03", "B04", "C02", "C03") for site in (1, 2)
+    source = ScreenDirectory(tiny.root)
+    files = list_plate(source, plate, 2)
+    assert [(s.well, s.site, s.field) for s in files.sites] == [
+        (well, site, site - 1) for well in ("B02", "B03", "B04", "C02", "C03") for site in (1, 2)
     ]
     assert files.warnings == ()
     for site in files.sites:
         expected = tiny.pixels("HUVEC-01", 1, site.well, site.site)
         pixels = np.empty_like(expected)
-        (contents,) = read_sites(files, [site])
+        (contents,) = read_sites(source, files.folder, [site])
         for channel, content in enumerate(contents):
-            decode_image(files, site, channel, content, pixels[channel])
+            read_image(source, files.folder, site, channel, content, SIZE, pixels[channel])
         assert np.array_equal(pixels, expected)
 
 
@@ -37,7 +38,7 @@ def test_a_missing_site_is_a_warning_that_names_the_well(tiny: TinyScreen, plate
     for channel in range(1, 7):
         tiny.image("HUVEC-01", 1, "B04", 1, channel).unlink()
     files = list_plate(ScreenDirectory(tiny.root), plate, 2)
-    assert [s.site for s in files.sites if s.well == "B04"] == [2]
+    assert [(s.site, s.field) for s in files.sites if s.well == "B04"] == [(2, 0)]
     assert files.warnings == ("HUVEC-01 plate 1: site 1 is missing in well B04",)
 
 
@@ -60,4 +61,4 @@ def test_rejects_a_file_that_vanished(tiny: TinyScreen, plate: Plate):
     files = list_plate(ScreenDirectory(tiny.root), plate, 2)
     tiny.image("HUVEC-01", 1, "B02", 1, 3).unlink()
     with pytest.raises(InputError, match=r"B02_s1_w3\.png: channel w3 \(actin\) of well B02, site 1: No such file"):
-        read_sites(files, files.sites)
+        read_sites(ScreenDirectory(tiny.root), files.folder, files.sites)

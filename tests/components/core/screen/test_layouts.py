@@ -89,14 +89,6 @@ def test_a_screen_without_unlabelled_experiments_is_read(tiny: TinyScreen):
     assert {plate.experiment for plate in read_screen(tiny.root, CONFIG.screen).plates} == set(LABELLED)
 
 
-def test_held_out_experiments_are_no_training_experiments(tiny: TinyScreen):
-    config = CONFIG.screen.model_copy(update={"holdout_experiments": ("HUVEC-02",)})
-    screen = read_screen(tiny.root, config)
-    assert screen.training_experiments() == {"HUVEC": ["HUVEC-01"], "RPE": ["RPE-01"]}
-    assert {plate.experiment for plate in screen.plates if plate.holdout} == {"HUVEC-02"}
-    assert screen.vocabulary == read_screen(tiny.root, CONFIG.screen).vocabulary
-
-
 @given(st.lists(st.text("ab019_-²", max_size=6)))
 def test_natural_order_is_total_and_counts_numbers(texts):
     assert len({natural_key(text) for text in texts}) == len(set(texts))
@@ -115,10 +107,6 @@ def test_the_tables_of_rxrx1_are_read():
     training = {cell_type: len(names) for cell_type, names in screen.training_experiments().items()}
     assert training == {"HEPG2": 7, "HUVEC": 15, "RPE": 6, "U2OS": 3}
     assert sum(len(plate.wells) for plate in screen.plates) == 62759
-    with pytest.raises(
-        InputError, match=r"train\.csv: \d+ faults: line 2 .*unknown cell type 'HEPG2'; known are HUVEC"
-    ):
-        read_screen(RXRX1, ScreenConfig(cell_types=("HUVEC",)))
 
 
 def test_both_layouts_make_the_same_screen(tiny: TinyScreen, rxrx: Path):
@@ -203,7 +191,7 @@ KAGGLE: dict[str, tuple[Callable[[TinyScreen], object], str]] = {
         r"train_controls\.csv line 2 \(HUVEC-09_1_B02\): .* controls but no treatment well in .*/train\.csv"),
     "labelled and unlabelled": (edit("test.csv", "HUVEC-03_1_B03,HUVEC-03,1,B03", "HUVEC-01_1_D03,HUVEC-01,1,D03"),
                                 r"test\.csv line 2 \(HUVEC-01_1_D03\): field experiment is 'HUVEC-01'; it is in the test half"),
-    "empty screen": (lambda tiny: [header_only(p) for p in tiny.root.glob("*.csv")], r"train\.csv: the screen is empty"),
+    "empty screen": (lambda tiny: [header_only(p) for p in tiny.root.glob("*.csv")], r"screen: the screen is empty"),
     "no train.csv": (lambda tiny: (tiny.root / "train.csv").unlink(), r"train\.csv: cannot be read \(No such file"),
     "no directory": (lambda tiny: shutil.rmtree(tiny.root), r"screen: no such directory"),
     "not UTF-8": (lambda tiny: (tiny.root / "train.csv").write_bytes(b"id_code\xff"), r"train\.csv line 1: is not UTF-8"),
@@ -218,18 +206,6 @@ def test_rejects_a_bad_table(tiny: TinyScreen, case: str):
     with pytest.raises(InputError, match=message) as caught:
         read_screen(tiny.root, CONFIG.screen)
     assert "\n" not in str(caught.value)
-
-
-def test_reports_all_faults_of_a_table_in_one_line(tiny: TinyScreen):
-    for well in ("B03", "B04", "C02"):
-        path = tiny.root / "train.csv"
-        path.write_text(path.read_text().replace(f",1,{well},", f",one,{well},").replace("RPE-01,2", "RPE-01,0"))
-    with pytest.raises(InputError) as caught:
-        read_screen(tiny.root, CONFIG.screen)
-    name, count, *faults, rest = str(caught.value).replace(": ", " | ", 2).split(" | ")
-    assert (name, count, rest) == (str(tiny.root / "train.csv"), "12 faults", "and 7 more")
-    assert faults[0] == "line 2 (HUVEC-01_1_B03): field plate is 'one'; expected a whole number from 1"
-    assert [fault.split()[1] for fault in faults] == ["2", "3", "4", "8", "9"]
 
 
 SITE = "HUVEC-01_1_B03_1,HUVEC-01_1_B03,HUVEC,train,HUVEC-01,1,B03,1,treatment,s799,7\n"
@@ -301,18 +277,6 @@ def test_new_plates_need_one_table_of_treatments(tiny: TinyScreen):
     (tiny.root / "test.csv").unlink()
     with pytest.raises(InputError, match=r"screen/train\.csv: cannot be read"):
         read_new_plates(tiny.root)
-
-
-def test_new_plates_of_the_rxrx_layout_need_no_labels_either(tmp_path: Path):
-    rows = ["site_id,well_id,cell_type,dataset,experiment,plate,well,site,well_type"]
-    for site in (1, 2):
-        rows.append(f"HUVEC-09_1_B02_{site},HUVEC-09_1_B02,HUVEC,train,HUVEC-09,1,B02,{site},negative_control")
-        rows.append(f"HUVEC-09_1_B03_{site},HUVEC-09_1_B03,HUVEC,train,HUVEC-09,1,B03,{site},treatment")
-    (tmp_path / "metadata.csv").write_text("\n".join(rows) + "\n")
-    (plate,) = read_new_plates(tmp_path)
-    assert (plate.folder, plate.labelled) == ("images/HUVEC-09/Plate1", False)
-    found = [(well.well, well.well_type, well.sirna) for well in plate.wells]
-    assert found == [("B02", "negative_control", None), ("B03", "treatment", None)]
 
 
 def test_new_plates_can_be_chosen_and_be_of_any_cell_type(tiny: TinyScreen):

@@ -56,18 +56,6 @@ def test_the_ome_zarr_reader_shows_the_plate_as_a_mosaic(on_disk: tuple[Path, Pl
     assert node.metadata["channel_names"] == list(CHANNELS)
 
 
-def test_the_metadata_satisfies_the_models_of_the_specification(on_disk: tuple[Path, PlateRecord]):
-    models = pytest.importorskip("ome_zarr_models.v05", reason="ome-zarr-models is not installed")
-    folder, plate = on_disk
-    hcs = models.HCS.from_zarr(zarr.open_group(folder, mode="r", zarr_format=3))
-    attributes = hcs.attributes.ome
-    assert attributes.version == "0.5"
-    assert attributes.plate.name == f"{plate.experiment} plate {plate.plate}"
-    assert [well.path for well in attributes.plate.wells] == [f"{w.well[0]}/{w.well[1:]}" for w in plate.wells]
-    image = models.Image.from_zarr(zarr.open_group(folder / "B/03/0", mode="r", zarr_format=3))
-    assert [axis.name for axis in image.attributes.ome.multiscales[0].axes] == ["c", "y", "x"]
-
-
 packs = st.builds(
     PackConfig,
     codec=st.sampled_from(["lz4", "zstd"]),

@@ -112,7 +112,6 @@ def test_the_nodes_cache_gives_the_same_pixels_and_saves_the_requests(screen, ca
     ("damage", "other_process"),
     [
         (lambda data: data[:-1], False),
-        (lambda data: data + b"x", False),
         (lambda data: bytes(len(data)), False),
         (lambda data: data[:-1] + bytes([data[-1] ^ 1]), True),  # noticed by its digest
     ],
@@ -148,16 +147,11 @@ def test_files_of_a_folder_are_read_directly(screen, tmp_path, monkeypatch):
     reader = SiteReader(store, manifest, verify=True)
     assert np.array_equal(reader.read(np.arange(80)), SiteReader(memory, manifest).read(np.arange(80)))
     file = store.root / reader.table.key_S[13]
-    for change, message in (
-        (lambda data: data[:-5], "the manifest says"),
-        (lambda data: data + b"more", "bytes or more, the manifest says"),
-        (lambda data: b"", "has 0 bytes"),
-    ):
-        data = file.read_bytes()
-        file.write_bytes(change(data))
+    data = file.read_bytes()
+    for damaged, message in ((data[:-5], "the manifest says"), (data + b"more", "bytes or more, the manifest says")):
+        file.write_bytes(damaged)
         with pytest.raises(InputError, match=rf"HUVEC-01 plate 2, well B03, site 2: its chunk plates/.* {message}"):
             reader.read([2, 13])
-        file.write_bytes(data)
     file.unlink()
     monkeypatch.undo()
     with pytest.raises(InputError, match=r"HUVEC-01 plate 2, well B03, site 2: its chunk plates/.* is missing"):

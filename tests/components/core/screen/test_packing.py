@@ -12,13 +12,14 @@ import pytest
 
 from components.core.config import PackConfig
 from components.core.errors import InputError, StepError
+from components.core.screen.batches import Packing
 from components.core.screen.histograms import histogram
 from components.core.screen.layouts import read_screen
 from components.core.screen.ome_zarr import decode_chunk
-from components.core.screen.packing import Packing, PackResult, pack_plates
+from components.core.screen.packing import PackResult, pack_plates
 from components.core.screen.plate_record import PackedPlate
 from components.core.screen.screen_source import ScreenDirectory
-from tests.tiny_screen import CONFIG, SIZE, MemoryStore, TinyScreen, raw_png, write_png
+from tests.tiny_screen import CONFIG, SIZE, MemoryStore, TinyScreen, raw_png
 
 
 def pack(tiny: TinyScreen, store: MemoryStore, codec: PackConfig = CONFIG.pack) -> PackResult:
@@ -107,28 +108,12 @@ def test_labels_do_not_matter(tiny: TinyScreen):
     assert not any(b"sirna" in data for data in store.objects.values())
 
 
-def test_a_plate_without_its_record_is_packed_again(tiny: TinyScreen):
-    store = MemoryStore()
-    first = pack(tiny, store)
-    del store.objects[f"{first.prefix}/plate.json"]
-    again = pack(tiny, store)
-    assert again == first
-    assert f"{first.prefix}/plate.json" in store.objects
-
-
 def test_rejects_a_damaged_record(tiny: TinyScreen):
     store = MemoryStore()
     first = pack(tiny, store)
     store.objects[f"{first.prefix}/plate.json"] = b"{}"
     with pytest.raises(StepError, match=r"plate\.json: not the record of a packed plate"):
         pack(tiny, store)
-
-
-def test_black_channels_and_the_order_of_wells_are_in_the_record(tiny: TinyScreen):
-    write_png(tiny.image("HUVEC-01", 1, "C02", 2, 6), np.zeros((SIZE, SIZE), np.uint8))
-    packed = pack(tiny, MemoryStore()).packed
-    assert packed.warnings == ("HUVEC-01 plate 1: C02_s2_w6.png (Golgi) is all black",)
-    assert [well.well for well in packed.wells] == ["B02", "B03", "B04", "C02", "C03"]
 
 
 def test_a_file_that_fails_while_decoding_leaves_nothing_of_the_plate(tiny: TinyScreen):

@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 
 from components.core.config import FoldsConfig, ScreenConfig
-from components.core.screen.histograms import domain_statistics
 from components.core.screen.packed import SiteReader
 from components.core.storage.manifest import Manifest
 from components.normalize.config import NormalizeConfig
@@ -64,19 +63,3 @@ def test_all_real_sites_come_back_bit_for_bit(real: tuple[MemoryStore, Manifest]
     for site, read in zip(controls, reader.read(controls), strict=True):
         plate = manifest.plates[table.plate_W[table.well_S[site]]]
         assert np.array_equal(read, pixels(plate.experiment, plate.plate))
-
-
-def test_statistics_are_numpys_and_near_those_of_the_whole_plate(real: tuple[MemoryStore, Manifest]):
-    _, manifest = real
-    statistics = domain_statistics(manifest, "plate")
-    with (RXRX1 / "plate_pixel_stats.csv").open(newline="") as file:
-        published = {(row["experiment"], int(row["plate"]), int(row["channel"])): row for row in csv.DictReader(file)}
-    for (experiment, plate), (mean, std) in statistics.items():
-        flat = pixels(experiment, plate).reshape(6, -1)
-        assert np.array_equal(mean, flat.mean(1))
-        np.testing.assert_allclose(std, flat.std(1), rtol=1e-12)
-        for channel in range(6):
-            row = published[experiment, plate, channel + 1]
-            # One well without treatment against the mean of 616 sites.
-            assert 1 / 4 < mean[channel] / float(row["mean"]) < 4
-            assert 1 / 4 < std[channel] / float(row["std"]) < 4

@@ -17,7 +17,7 @@ def test_the_arrays_agree_with_the_manifest(screen):
     for p, plate in enumerate(manifest.plates):
         assert table.experiments[table.experiment_P[p]] == plate.experiment
         assert table.cell_types[table.cell_type_P[p]] == plate.cell_type
-        assert (table.plate_number_P[p], table.prefix_P[p]) == (plate.plate, plate.prefix)
+        assert table.plate_number_P[p] == plate.plate
         for well in plate.wells:
             label = None if table.class_W[w] < 0 else manifest.vocabulary.classes[table.class_W[w]]
             assert (table.id_code_W[w], table.well_W[w], label) == (well.id_code, well.well, well.sirna)

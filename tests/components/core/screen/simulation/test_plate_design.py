@@ -1,3 +1,5 @@
+"""The plate design of a simulated screen: groups, rotations, wells, labels."""
+
 from collections import Counter, defaultdict
 
 import pytest
@@ -61,14 +63,6 @@ def test_a_plate_of_full_size_fills_all_308_used_wells():
     )
     assert len(USED_WELLS) == 308
     assert all(sorted(USED_WELLS) == [well.well for well in plate.wells] for plate in plates)
-
-
-def test_integer_labels_are_treatments_then_positives_then_the_negative():
-    config = SimulateConfig(treatments_per_group=5, positive_controls=3, label_style="integer")
-    labels = label_sirnas(0, config)
-    assert sorted(map(int, labels.sirnas[:20])) == list(range(20))
-    assert list(map(int, labels.sirnas[20:])) == [20, 21, 22]
-    assert labels.negative == "23"
 
 
 @pytest.mark.parametrize("style", ["string", "integer"])

@@ -1,7 +1,10 @@
+"""Rendered sites, the phenotypes in them, and batch effects."""
+
 import numpy as np
 import pytest
 
 from components.core.config import ScreenConfig, SimulateConfig
+from components.core.screen.simulation.batch_effects import plate_effect
 from components.core.screen.simulation.cells import TRAITS, grow, sirna_shifts
 from components.core.screen.simulation.plate_design import SimulationSettings, design_screen
 from components.core.screen.simulation.rendering import draw, render_site
@@ -19,15 +22,6 @@ def test_a_site_is_the_same_each_time_and_sites_and_seeds_differ():
     assert (first != render_site(settings, plate, plate.wells[1], 2)).mean() > 0.2
     other = settings.model_copy(update={"seed": 1})
     assert (first != render_site(other, plate, plate.wells[1], 1)).mean() > 0.2
-
-
-@pytest.mark.parametrize("size", [16, 33, 128])
-def test_any_image_side(size):
-    settings = settings_of(size)
-    plate = design_screen(settings)[0]
-    image = render_site(settings, plate, plate.wells[0], 1)
-    assert image.shape == (6, size, size)
-    assert image.dtype == np.uint8
 
 
 def test_the_number_of_cells_grows_with_the_area():
@@ -58,7 +52,7 @@ def test_shifts_share_the_configured_part_between_cell_types():
 
 def test_the_phenotype_survives_standardisation_by_plate():
     """Wells of a siRNA in two experiments are nearest to each other, in simple per-plate features."""
-    settings = settings_of(labelled={"RPE": 2}, unlabelled={}, treatments_per_group=20, missing_wells=0.0)
+    settings = settings_of(labelled={"RPE": 2}, unlabelled={}, treatments_per_group=12, missing_wells=0.0)
     features = {1: {}, 2: {}}
     for plate in design_screen(settings):
         wells = [well for well in plate.wells if well.well_type == "treatment"]
@@ -76,3 +70,16 @@ def test_the_phenotype_survives_standardisation_by_plate():
     one, two = (np.stack([features[e][s] for s in sorted(features[e])]) for e in (1, 2))
     nearest = ((one[:, None] - two[None]) ** 2).sum(-1).argmin(1)
     assert (nearest == np.arange(len(one))).mean() > 8 / len(one)
+
+
+def test_strength_scales_every_deviation_and_zero_makes_plates_alike():
+    none, half, full = (plate_effect(5, "RPE", 2, 3, strength) for strength in (0.0, 0.5, 1.0))
+    for name in ("log_gain_C", "log_offset_C", "log_blur_C", "gradient_C2", "log_density", "culture_T"):
+        assert not np.any(getattr(none, name))
+        np.testing.assert_allclose(2 * np.asarray(getattr(half, name)), getattr(full, name), rtol=1e-6, atol=1e-9)
+        assert np.any(getattr(full, name))
+
+
+def test_plates_of_an_experiment_share_its_conditions():
+    one, two, other = (plate_effect(0, "HEPG2", e, p, 1.0) for e, p in ((1, 1), (1, 2), (2, 1)))
+    assert np.abs(one.culture_T - two.culture_T).mean() < 0.6 * np.abs(one.culture_T - other.culture_T).mean()

@@ -1,3 +1,5 @@
+"""The files of a simulated screen."""
+
 import csv
 import hashlib
 from pathlib import Path
