@@ -38,16 +38,7 @@ def run(
 ) -> None:
     """Trains students and teachers of all backbones through the first cycles, or through all cycles without pseudo-labels.
 
-    Args:
-        settings: the step's configuration.
-        store: the store of the packed plates.
-        screen: the manifest.
-        bases: outputs of pretrain, one of each backbone, in any order.
-        fold: the fold whose experiments validate.
-        cell_type: the cell type to train on.
-        weights: folder to write, see core.learning.weight_files.
-        checkpoints: where the training is saved by time; None saves none.
-        team: the processes that share the work.
+    `bases` are outputs of pretrain, one of each backbone, in any order; core.learning.weight_files describes the folder `weights`.
 
     Raises:
         InputError: a base of another fold, or not exactly one of each backbone.

@@ -100,18 +100,17 @@ def run(
     check_scored(scored_by_tables(screen, folds, well_folds))
     check_files(source, screen.plates, config.screen.sites)
 
-    packed, warnings = _pack(config, source, screen, store)
+    packing = Packing(source, config.screen.sites, config.screen.image_size, config.pack, store)
+    packed, warnings = _pack(packing, screen)
     outputs = {holdout_labels_out: _csv(holdout_labels(screen))}
     for path, holdout in ((holdout_out, True), (screen_out, False)):
         manifest = build_manifest(
             screen,
             packed,
+            packing,
             holdout=holdout,
-            store=store.uri("").rstrip("/"),
-            image_size=config.screen.image_size,
-            codec=config.pack,
-            folds={} if holdout else folds,
-            well_folds={} if holdout else well_folds,
+            folds=folds,
+            well_folds=well_folds,
             warnings=warnings[holdout],
             run=record.key if record else "",
         )
@@ -156,29 +155,28 @@ def run_new_plates(
     Raises:
         InputError: something is wrong with the plates, or the model cannot predict them; names the file, the well, the field.
     """
-    key, at = record.key if record else "", store.uri("").rstrip("/")
+    key = record.key if record else ""
     plates = plates_for(model, source, experiments, any_cell_type, source.address())
     check_first_image(model, source, plates, config.screen.sites, source.address())
     check_files(source, plates, config.screen.sites)
 
     screen = Screen(plates, model.vocabulary)
-    packed, warnings = _pack(config, source, screen, store)
+    packing = Packing(source, config.screen.sites, model.image_size, config.pack, store)
+    packed, warnings = _pack(packing, screen)
     seen = seen_before(model, plates)
     for message in seen:
         progress.warn(message)
     described = build_manifest(
         screen,
         packed,
+        packing,
         holdout=False,
-        store=at,
-        image_size=model.image_size,
-        codec=config.pack,
         folds={},
         well_folds={},
         warnings=[*seen, *warnings[False]],
         run=key,
     )
-    reference = reference_of(model, trained, address, at, config.pack, key)
+    reference = reference_of(model, trained, address, described.store, config.pack, key)
     outputs = {holdout_labels_out: _csv(holdout_labels(screen))} if holdout_labels_out else {}
     for path, manifest in ((holdout_out, described), (screen_out, reference)):
         outputs[path] = manifest.model_dump_json().encode()
@@ -197,16 +195,13 @@ def run_new_plates(
     return Summary.of(packed)
 
 
-def _pack(
-    config: NormalizeConfig, source: ScreenSource, screen: Screen, store: ObjectStore
-) -> tuple[dict[PlateKey, PackResult], dict[bool, list[str]]]:
+def _pack(packing: Packing, screen: Screen) -> tuple[dict[PlateKey, PackResult], dict[bool, list[str]]]:
     """Packs all plates; returns the warnings of the screen (False) and of its held-out experiments (True)."""
     packed: dict[PlateKey, PackResult] = {}
     warnings = {
         holdout: controls_warnings([plate for plate in screen.plates if plate.holdout == holdout])
         for holdout in (False, True)
     }
-    packing = Packing(source, config.screen.sites, config.screen.image_size, config.pack, store)
     for plate, result in zip(screen.plates, pack_plates(packing, screen.plates), strict=True):
         packed[plate.experiment, plate.plate] = result
         warnings[plate.holdout] += result.warnings

@@ -24,21 +24,13 @@ from components.core.storage.runs import read_source, read_source_screen
 
 @dataclass(frozen=True)
 class Start:
-    """An earlier run's weights of the same fold and backbone.
+    """An earlier run's weights of the same fold and backbone."""
 
-    Attributes:
-        run: the run's key.
-        label: name of the weights in messages.
-        file: weights.safetensors.
-        classes: labels of the run's classes, in class order.
-        learned: experiments or wells whose labels the weights have learned.
-    """
-
-    run: str
-    label: str
-    file: Path
-    classes: tuple[str, ...]
-    learned: Learned
+    run: str  # the run's key
+    label: str  # name of the weights in messages
+    file: Path  # weights.safetensors
+    classes: tuple[str, ...]  # labels of the run's classes, in class order
+    learned: Learned  # experiments or wells whose labels the weights have learned
 
     def digest(self) -> str:
         """Digest of the weights and their classes, wherever they are stored."""

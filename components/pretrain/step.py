@@ -43,19 +43,9 @@ def run(
     team: Team = ALONE,
     start: Start | None = None,
 ) -> None:
-    """Trains one backbone on all cell types of a fold.
+    """Trains one backbone on all cell types of a fold; writes weights.safetensors, history.json and meta.json into a folder.
 
-    Args:
-        settings: the step's configuration.
-        store: the store of the packed plates.
-        screen: the manifest.
-        fold: the fold whose experiments validate.
-        backbone: the configured name.
-        weights: folder to write: weights.safetensors, history.json, meta.json.
-        initial: file of weights to start from; None starts at random.
-        checkpoints: where the training is saved by time; None saves none.
-        team: the processes that share the work.
-        start: an earlier run's weights to start from; None starts without.
+    Training starts from a file of `initial` weights or from an earlier run's (`start`), else at random.
 
     Raises:
         InputError: weights to start from that cannot be read or have another architecture.

@@ -51,14 +51,14 @@ def run(
         settings: the step's configuration.
         store: the store of the packed plates.
         screen: the manifest.
-        holdout: the held-out experiments, read after training and only for prediction; it has no treatment labels.
+        holdout: the held-out experiments, without treatment labels, which only prediction reads.
         base: output of finetune.
         fold: the fold whose experiments validate.
         cell_type: the cell type to train on.
         weights: folder to write, see core.learning.weight_files; also pseudo_labels.csv.
         logits: folder to write: logits.npz and meta.json.
         embeddings: folder to write: Parquet files, see core.storage.arrays.
-        fused: file of an earlier run's predictions of the unlabelled wells, see core.prior.pseudo_labels; None without.
+        fused: an earlier run's predictions of the unlabelled wells, see core.prior.pseudo_labels; None without.
         checkpoints: where training and prediction are saved by time; None saves none.
         team: the processes that share the work.
 

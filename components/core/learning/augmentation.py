@@ -59,17 +59,11 @@ def _drawn_view(x_BCHW: Tensor, config: AugmentConfig, generator: Generator, cro
 
 @dataclass(frozen=True)
 class _Placement:
-    """Sampling positions of a view, on the CPU: input = output * range + offset, in coordinates from -1 to 1.
+    """Sampling positions of a view, on the CPU: input = output * range + offset, in coordinates from -1 to 1."""
 
-    Attributes:
-        moved_B: whether an image is resampled.
-        range_B2: range in x and y.
-        offset_B2: offset in x and y.
-    """
-
-    moved_B: Tensor
-    range_B2: Tensor
-    offset_B2: Tensor
+    moved_B: Tensor  # whether an image is resampled
+    range_B2: Tensor  # range in x and y
+    offset_B2: Tensor  # offset in x and y
 
 
 def _draw_placement(x_BCHW: Tensor, config: AugmentConfig, generator: Generator, crop: bool) -> _Placement:

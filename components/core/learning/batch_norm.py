@@ -33,7 +33,7 @@ def domain_of_wells(table: SiteTable, domain: BatchDomain) -> NDArray[np.intp]:
 def statistics_wells(
     table: SiteTable, domain_W: NDArray[np.intp], which: int, statistics: Literal["all", "controls"]
 ) -> NDArray[np.intp]:
-    """The wells of domain `which` whose images its statistics are computed from, rows of the well table. Labels are not used.
+    """The wells from whose images the statistics of domain `which` are computed, rows of the well table; no label is used.
 
     Raises:
         InputError: the domain has no controls, but its statistics need them.

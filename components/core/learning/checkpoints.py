@@ -27,12 +27,12 @@ State = Mapping[str, Any]
 
 
 class Checkpoints:
-    """The checkpoints of a step.
+    """The checkpoints of a step, which the team's leader writes.
 
     Args:
-        store: where they are kept; None keeps none.
+        store: None keeps none.
         seconds: time between two checkpoints; 0 saves at every opportunity.
-        team: the processes that share the step; the leader writes.
+        team: the processes that share the step.
     """
 
     def __init__(self, store: CheckpointStore | None = None, seconds: float = 300.0, team: Team = ALONE) -> None:
@@ -47,8 +47,8 @@ class Checkpoints:
             return None
         return self._team.agreed(self._read() if self._team.leads else None)
 
-    def due(self) -> bool:
-        """Whether it is time to save. Every process must call it; all get the leader's answer."""
+    def _due(self) -> bool:
+        """Whether it is time to save; all processes get the leader's answer."""
         if self._store is None:
             return False
         # Training does not wait for a checkpoint that is still being written.
@@ -70,7 +70,7 @@ class Checkpoints:
 
     def save_if_due(self, state: Callable[[], State]) -> None:
         """Saves if it is time; every process must call it."""
-        if self.due():
+        if self._due():
             self.save(state())
 
     def close(self) -> None:
@@ -133,10 +133,6 @@ class RandomState:
     Attributes:
         of_sites: order of wells and their sites; drawn at the start of an epoch, equal on all processes.
         of_views: views and jitter, on the CPU, one stream for each of this process's parts of a batch.
-
-    Args:
-        seed: seed of both.
-        slots: the parts of a batch.
     """
 
     def __init__(self, seed: int | tuple[int, ...], slots: Slots) -> None:

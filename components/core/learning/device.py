@@ -27,7 +27,7 @@ def uses_bfloat16(compute: ComputeConfig, device: torch.device) -> bool:
 
 
 def arithmetic(compute: ComputeConfig, device: torch.device, processes: int) -> str:
-    """What affects a result's digits besides settings, data and code, as text for a work key."""
+    """What affects a result's digits in addition to settings, data and code, as text for a work key."""
     precision = "bfloat16" if uses_bfloat16(compute, device) else "float32"
     compiled = ", compiled" if compute.compile else ""
     return f"{device.type} {precision}, {processes} processes of {compute.accumulate} parts{compiled}"

@@ -35,17 +35,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FoldWells:
-    """Wells of one fold, as rows of the well table.
+    """Wells of one fold, as rows of the well table."""
 
-    Attributes:
-        training: wells whose labels may be used: treatments of the other folds, and controls.
-        validation: treatment wells of the fold itself; their labels select checkpoints and nothing else.
-        unlabelled: treatment wells of unlabelled experiments.
-    """
-
-    training: NDArray[np.intp]
-    validation: NDArray[np.intp]
-    unlabelled: NDArray[np.intp]
+    training: NDArray[np.intp]  # wells whose labels may be used: treatments of the other folds, and controls
+    validation: NDArray[np.intp]  # treatment wells of the fold itself; their labels select checkpoints and nothing else
+    unlabelled: NDArray[np.intp]  # treatment wells of unlabelled experiments
 
     @property
     def hidden(self) -> NDArray[np.intp]:
@@ -155,19 +149,12 @@ def validation_score(
 
 @dataclass(frozen=True)
 class FoldData:
-    """What a training of a fold reads.
-
-    Attributes:
-        images: the screen's images.
-        wells: the fold's wells, of one cell type or of all.
-        groups: plate groups learned from the fold's training experiments; None without a plate design.
-        validation: the wells that select the checkpoint.
-    """
+    """What a training of a fold reads."""
 
     images: Images
-    wells: FoldWells
-    groups: PlateGroups | None
-    validation: Validation
+    wells: FoldWells  # of one cell type or of all
+    groups: PlateGroups | None  # learned from the fold's training experiments; None without a plate design
+    validation: Validation  # the wells that select the checkpoint
 
 
 def open_fold(

@@ -98,23 +98,14 @@ class Standardiser:
 
 @dataclass(frozen=True)
 class Images:
-    """Turns rows of the site table into network input.
-
-    Attributes:
-        table: the screen's sites and wells.
-        loader: reads their pixels.
-        standardise: standardises pixels by plate.
-        augment: the training views.
-        batch_norm: domains of batches and BatchNorm statistics.
-        team: the processes that share inference.
-    """
+    """Turns rows of the site table into network input."""
 
     table: SiteTable
     loader: SiteLoader
     standardise: Standardiser
     augment: AugmentConfig
-    batch_norm: BatchNormConfig = field(default_factory=BatchNormConfig)
-    team: Team = ALONE
+    batch_norm: BatchNormConfig = field(default_factory=BatchNormConfig)  # domains of batches and BatchNorm statistics
+    team: Team = ALONE  # the processes that share inference
 
     @property
     def device(self) -> torch.device:
@@ -130,11 +121,9 @@ class Images:
     def batches(
         self, sites: list[NDArray[np.intp]], generators: Sequence[Generator] = ()
     ) -> Iterator[tuple[NDArray[np.intp], Tensor]]:
-        """Site batches and their standardised images, shape (B, C, H, W), channels last.
+        """Site batches, rows of the site table, with their standardised images, shape (B, C, H, W), channels last.
 
-        Args:
-            sites: rows of the site table, one array per batch.
-            generators: draw the jitter, on the CPU, used in turn; none for no jitter.
+        The generators draw the jitter, on the CPU, used in turn; none for no jitter.
         """
         upload = Upload(self.device)
         for k, (chosen, pixels) in enumerate(zip(sites, self.loader.batches(sites), strict=True)):

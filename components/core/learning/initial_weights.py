@@ -37,21 +37,13 @@ from components.core.storage.run_records import OPTION
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Which tensors of a backbone were initialised from a file.
+    """Which tensors of a backbone were initialised from a file."""
 
-    Attributes:
-        taken: tensors that now have the file's values, including `adapted`.
-        adapted: convolutions whose weights were adapted to the number of input channels.
-        new: tensors that stay random.
-        unused: tensors of the file that the backbone does not have, except classifiers.
-        expected: whether only the first layer and classifiers did not match, as for images with other channels.
-    """
-
-    taken: tuple[str, ...]
-    adapted: tuple[str, ...]
-    new: tuple[str, ...]
-    unused: tuple[str, ...]
-    expected: bool
+    taken: tuple[str, ...]  # tensors that now have the file's values, including `adapted`
+    adapted: tuple[str, ...]  # convolutions whose weights were adapted to the number of input channels
+    new: tuple[str, ...]  # tensors that stay random
+    unused: tuple[str, ...]  # tensors of the file that the backbone does not have, except classifiers
+    expected: bool  # whether only the first layer and classifiers did not match, as for images with other channels
 
     def sentence(self, backbone: str, source: str) -> str:
         """The result in one line, for the user."""
@@ -182,17 +174,11 @@ def _begins_with(name: str, layers: Iterable[str]) -> bool:
 
 @dataclass(frozen=True)
 class CopiedWeights:
-    """Which classes of a network kept an earlier run's weights.
+    """Which classes of a network kept an earlier run's weights."""
 
-    Attributes:
-        known: siRNAs of both screens, whose rows of the head were copied.
-        new: siRNAs of this screen only, whose rows stay random.
-        left_out: siRNAs of the earlier screen only.
-    """
-
-    known: tuple[str, ...]
-    new: tuple[str, ...]
-    left_out: tuple[str, ...]
+    known: tuple[str, ...]  # siRNAs of both screens, whose rows of the head were copied
+    new: tuple[str, ...]  # siRNAs of this screen only, whose rows stay random
+    left_out: tuple[str, ...]  # siRNAs of the earlier screen only
 
     def sentence(self, backbone: str, source: str) -> str:
         """The result in one line, for the user."""
@@ -207,14 +193,14 @@ def copy_pretrained(
     """Overwrites a network's random weights: the whole backbone, and the head's rows of siRNAs that both screens have.
 
     Args:
-        network: the new run's network; unchanged if an error is raised.
+        network: the new run's network.
         file: weights.safetensors of the earlier run.
         then: labels of the earlier run's classes, in class order.
         now: labels of the network's classes, in class order.
         source: name of the weights in messages.
 
     Raises:
-        InputError: the file cannot be read or has another architecture.
+        InputError: the file cannot be read or has another architecture; the network is then unchanged.
     """
     tensors, own = read_tensors(file), dict(network.state_dict())
     row_then = {label: k for k, label in enumerate(then)}

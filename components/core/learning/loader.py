@@ -109,17 +109,11 @@ class DecodedSites:
 
 @dataclass(frozen=True)
 class _Batch:
-    """A batch that threads are filling.
-
-    Attributes:
-        pixels: the batch's memory.
-        row_B: if a site occurs twice, the row that each site was read into; else None.
-        parts: one for each thread's share.
-    """
+    """A batch that threads are filling."""
 
     pixels: Tensor
-    row_B: NDArray[np.intp] | None
-    parts: list[Future[None]]
+    row_B: NDArray[np.intp] | None  # if a site occurs twice, the row that each site was read into; else None
+    parts: list[Future[None]]  # one for each thread's share
 
 
 class SiteLoader:
@@ -130,7 +124,7 @@ class SiteLoader:
 
     Args:
         reader: fetches and decodes sites.
-        sites: S, the number of sites of the screen.
+        sites: S.
         shape: (C, H, W) of a site.
         limit_bytes: largest memory for decoded sites.
         threads: sites fetched concurrently.

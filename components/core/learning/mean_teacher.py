@@ -31,19 +31,12 @@ from components.core.learning.training_metrics import EpochMeter
 
 @dataclass
 class Pair:
-    """Student and teacher of one backbone, and the number of their steps.
+    """Student and teacher of one backbone, and the number of their steps."""
 
-    Attributes:
-        name: name of the backbone.
-        student: trained by gradients.
-        teacher: exponential moving average of the student's parameters; its BatchNorm follows its own input.
-        step: optimiser steps taken, running on from finetune into pseudo_label.
-    """
-
-    name: str
-    student: Classifier
-    teacher: Classifier
-    step: int = 0
+    name: str  # of the backbone
+    student: Classifier  # trained by gradients
+    teacher: Classifier  # exponential moving average of the student's parameters; its BatchNorm follows its own input
+    step: int = 0  # optimiser steps taken, running on from finetune into pseudo_label
 
     @classmethod
     def start(cls, name: str, pretrained: Classifier, keep_classifier: bool) -> Pair:
@@ -68,14 +61,10 @@ def consistency(student_BK: Tensor, teacher_BK: Tensor) -> Tensor:
 
 
 def pseudo_label_loss(logits_BK: Tensor, label: Tensor) -> Tensor:
-    """Cross-entropy of margin-free logits, a mean over all wells.
+    """Cross-entropy of the easy view's margin-free logits, a mean over all wells.
 
     Wells without a label add nothing to the sum but count in the mean, so that labels of half the wells weigh half as much.
-
-    Args:
-        logits_BK: logits of the easy view.
-        label: hard: the class of each well, (B,), -1 if it has none; or soft: probabilities of the classes, (B, K), zero
-            rows for wells that have none.
+    Labels are hard: the class of each well, (B,), -1 for none; or soft: probabilities of the classes, (B, K), zeros for none.
     """
     if label.dim() == 1:
         return F.cross_entropy(logits_BK, label, ignore_index=-1, reduction="none").mean()

@@ -25,11 +25,11 @@ from components.core.learning.training_metrics import BestWeights
 
 
 class MeanTeacherTraining:
-    """A training that trains its pairs in place and can be interrupted after any step.
+    """Trains pairs, one of each backbone, in place; can be interrupted after any step.
 
     Args:
-        pairs: one of each backbone.
-        data: images, wells of one cell type in the fold, and the wells that select the weights.
+        pairs: the pairs.
+        data: images, the fold's wells of the cell type, and the wells that select the weights.
         settings: losses, schedules and inference.
         epochs: epochs to run, counted from the start of finetune.
         cell_type: determines the length of the cycles.
@@ -85,12 +85,7 @@ class MeanTeacherTraining:
         self.refreshes: list[int] = []
 
     def run(self, checkpoints: Checkpoints | None = None, resumed: Mapping[str, Any] | None = None) -> None:
-        """Trains.
-
-        Args:
-            checkpoints: where the state is saved by time; None saves none.
-            resumed: the state to resume from; None starts at the first epoch.
-        """
+        """Trains, from the `resumed` state if there is one; saves the state to the checkpoints by time."""
         checkpoints = checkpoints or Checkpoints()
         if resumed is not None:
             self.restore(resumed)

@@ -22,13 +22,8 @@ class ArcFaceHead(nn.Module):
     """Additive angular margin: logits are scaled cosines; the angle of the true class is enlarged by the margin.
 
     The true class gets s cos(theta + m) if cos(theta) > cos(pi - m), else s (cos(theta) - m sin(pi - m)), which keeps
-    the logit monotonic in theta (Deng et al. 2019, section 2, and its authors' treatment of angles past pi - m).
-
-    Args:
-        embedding_size: E.
-        classes: K.
-        scale: s.
-        margin: m, radians.
+    the logit monotonic in theta (Deng et al. 2019, section 2, and its authors' treatment of angles past pi - m); s is the
+    scale, m the margin in radians.
     """
 
     def __init__(self, embedding_size: int, classes: int, scale: float, margin: float) -> None:
@@ -66,19 +61,14 @@ class SoftmaxHead(nn.Linear):
 class Classifier(nn.Module):
     """Six-channel image in, logits over the screen's classes out.
 
-    Args:
-        backbone: configuration of the backbone.
-        head: configuration of the classifier.
-        classes: K.
-        channels: input channels.
-        image_size: side of the images, pixels; vision transformers are built for one size.
+    Vision transformers are built for one image size, a side in pixels.
 
     Attributes:
         embedding_size: E.
         autocasts: whether the backbone computes in bfloat16; the head never does.
 
     Raises:
-        InputError: no such timm model, or one that cannot take these images.
+        InputError: an unknown timm model, or one that does not accept these images.
     """
 
     def __init__(

@@ -19,21 +19,13 @@ from components.core.errors import InputError
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """A backbone at one image size.
-
-    Attributes:
-        backbone: its name.
-        macs: multiply-accumulates of a forward pass of one site.
-        parameters: trained numbers, without the head.
-        embedding: E, numbers of an embedding.
-        activation_bytes: what training keeps of one site for the backward pass, in float32.
-    """
+    """A backbone at one image size."""
 
     backbone: str
-    macs: int
-    parameters: int
-    embedding: int
-    activation_bytes: int
+    macs: int  # multiply-accumulates of a forward pass of one site
+    parameters: int  # trained numbers, without the head
+    embedding: int  # E
+    activation_bytes: int  # what training keeps of one site for the backward pass, in float32
 
     def weight_bytes(self, classes: int) -> int:
         """Bytes of the backbone's and the head's weights, float32."""

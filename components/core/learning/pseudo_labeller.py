@@ -39,7 +39,7 @@ class PseudoLabeller:
         groups: plate groups learned from the fold's training experiments; None without a plate design.
         settings: passes, blend and prior.
         seed: seed of views and sites.
-        fused: file of an earlier run's predictions of the unlabelled wells, which are their labels throughout; None without.
+        fused: an earlier run's predictions of the unlabelled wells, which are their labels throughout; None without.
     """
 
     def __init__(

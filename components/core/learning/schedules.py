@@ -41,18 +41,12 @@ def ramp(epoch: float, length: float) -> float:
 
 @dataclass(frozen=True)
 class CycleSchedule:
-    """Cosine cycles of equal length, then a constant tail; epochs count from 0.
-
-    Attributes:
-        cycle_epochs: epochs of one cycle.
-        cut: first epoch of `pseudo_label`; equal to `total` if the configuration has no pseudo-labels.
-        total: epochs of `finetune` and `pseudo_label` together.
-    """
+    """Cosine cycles of equal length, then a constant tail; epochs count from 0."""
 
     config: MeanTeacherConfig
-    cycle_epochs: int
-    cut: int
-    total: int
+    cycle_epochs: int  # epochs of one cycle
+    cut: int  # first epoch of `pseudo_label`; equal to `total` if the configuration has no pseudo-labels
+    total: int  # epochs of `finetune` and `pseudo_label` together
 
     @classmethod
     def of(cls, config: MeanTeacherConfig, cell_type: str) -> CycleSchedule:
@@ -74,16 +68,10 @@ class CycleSchedule:
 def well_batches(
     wells: NDArray[np.intp], size: int, rng: np.random.Generator, domain_W: NDArray[np.intp] | None = None
 ) -> list[NDArray[np.intp]]:
-    """An epoch's batches: every well once, in random order, batches of nearly equal size.
+    """An epoch's batches of about `size` wells: every well once, in random order, batches of nearly equal size.
 
-    With domains a batch holds wells of one domain, so that BatchNorm normalises each domain separately; batches of all
-    domains come in random order. A domain of a single well is left out, because BatchNorm cannot normalise one image.
-
-    Args:
-        wells: rows of the well table.
-        size: approximate wells of a batch: a domain is cut into the nearest number of equal parts.
-        rng: draws the order.
-        domain_W: domain of every well of the table; None if a batch may hold wells of any domain.
+    With a domain of every well of the table, a batch holds wells of one, so that BatchNorm normalises each domain separately;
+    batches of all domains come in random order. A domain of a single well is left out: BatchNorm cannot normalise one image.
     """
     order = rng.permutation(wells)
     if domain_W is None:

@@ -50,8 +50,8 @@ def library_versions() -> str:
 
 
 _NO_EFFECT: dict[str, Any] = {"loader": True, "compute": True, "backbones": {"__all__": {"weights"}}}
-"""Fields that affect no result: memory limits; `compute`, whose effect on the machine at hand is device.arithmetic; and initial
-weights, which act through pretrain."""
+"""Fields that affect no result: memory limits; `compute`, whose effect depends on the machine (device.arithmetic); and the
+address of initial weights, whose content pretrain's key includes."""
 
 
 class LearningSettings(FrozenModel):
@@ -110,7 +110,8 @@ class PretrainSettings(LearningSettings):
         """The fields that affect one backbone's weights, as JSON; the step adds the content of the weights it starts from."""
         # Neither other backbones nor `predict` matter: validation always takes one view.
         unread = {"loader", "compute", "backbones", "predict", "init_from"}
-        return self.backbone(backbone).model_dump_json() + self.model_dump_json(exclude=unread) + self._adapting_batch()
+        own = self.backbone(backbone).model_dump_json(exclude={"weights"})
+        return own + self.model_dump_json(exclude=unread) + self._adapting_batch()
 
 
 class InferSettings(LearningSettings):

@@ -27,14 +27,7 @@ from components.core.learning.training_metrics import BestWeights, EpochMeter
 
 
 class SupervisedTraining:
-    """A training that trains its network in place and can be interrupted after any step.
-
-    Args:
-        network: the network, on the images' device.
-        data: images, training wells, and the wells that select the checkpoint.
-        config: schedule.
-        seed: seed of sites, order and views.
-        compute: precision, and parts of a batch.
+    """Trains a network, on the images' device, in place; can be interrupted after any step.
 
     Attributes:
         history: one record per epoch: epoch, epochs, accuracy, seconds_left, and what EpochMeter measures.
@@ -72,11 +65,7 @@ class SupervisedTraining:
     ) -> None:
         """Trains, from the last checkpoint if there is one, and leaves the network at its best validated epoch.
 
-        With selection `last`, or without validation wells, the network stays at the last epoch.
-
-        Args:
-            report: called with every epoch's record.
-            checkpoints: where the state is saved by time; None saves none.
+        With selection `last`, or without validation wells, it stays at the last epoch. `report` gets every epoch's record.
         """
         checkpoints = checkpoints or Checkpoints()
         saved = checkpoints.resume()

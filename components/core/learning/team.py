@@ -34,13 +34,9 @@ class Team:
     """A process and the others that train with it.
 
     All methods are collective: every process must call them.
-
-    Attributes:
-        rank: number of this process; 0 is the leader, the only one that writes and reports progress.
-        size: number of processes.
     """
 
-    rank: int = 0
+    rank: int = 0  # number of this process; 0 is the leader, the only one that writes and reports progress
     size: int = 1
 
     @property
@@ -117,15 +113,10 @@ _N = TypeVar("_N", bound=np.generic)
 
 @dataclass(frozen=True)
 class Slots:
-    """The parts of a batch that this process computes.
-
-    Attributes:
-        team: the processes.
-        accumulate: parts that each process computes one after the other.
-    """
+    """The parts of a batch that this process computes."""
 
     team: Team
-    accumulate: int = 1
+    accumulate: int = 1  # parts that each process computes one after the other
 
     @property
     def count(self) -> int:

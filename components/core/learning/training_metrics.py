@@ -47,12 +47,8 @@ class BestWeights:
 class EpochMeter:
     """Loss, speed, share of time spent waiting for data, and peak memory of an epoch, which may be interrupted and resumed.
 
-    Args:
-        images: their loader counts the seconds waited.
-        steps: optimiser steps of the epoch.
-
     Attributes:
-        done: steps done.
+        done: optimiser steps done.
     """
 
     def __init__(self, images: Images, steps: int) -> None:

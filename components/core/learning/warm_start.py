@@ -24,19 +24,12 @@ AT_RANDOM = f"leave {OPTION} out to start from random weights"
 
 @dataclass(frozen=True)
 class Scored:
-    """Wells of an experiment that score a run.
-
-    Attributes:
-        experiment: the experiment.
-        how: `validation`, `unlabelled` or `held out`.
-        folds: fold of each well, for validation.
-        wells: id_codes; empty stands for all wells of a held-out experiment.
-    """
+    """Wells of an experiment that score a run."""
 
     experiment: str
-    how: str
-    folds: tuple[int, ...] = ()
-    wells: tuple[str, ...] = ()
+    how: str  # `validation`, `unlabelled` or `held out`
+    folds: tuple[int, ...] = ()  # fold of each well, for validation
+    wells: tuple[str, ...] = ()  # id_codes; empty stands for all wells of a held-out experiment
 
 
 def check_networks(
@@ -121,14 +114,7 @@ def learned_by(screen: Manifest, fold: int) -> Learned:
 def check_labels(
     source: SourceRun, screen: Manifest, scored: Sequence[Scored], folds: Iterable[int], backbones: Iterable[str]
 ) -> list[str]:
-    """Refuses weights that have learned labels of wells that score the new run.
-
-    Args:
-        source: the earlier run.
-        screen: the earlier run's screen.
-        scored: wells that score the new run.
-        folds: the folds to train.
-        backbones: names of the backbones.
+    """Refuses weights of an earlier run, on its `screen`, that have learned labels of wells that score the new run.
 
     Returns:
         Warnings about what is allowed but doubtful.

@@ -61,10 +61,6 @@ class Xception(nn.Module):
 
     Unlike Chollet's, it has a 7x7 stride-2 padding-3 stem without bias, and another number of input channels. A second
     convolution and three strided blocks complete the entry flow; `middle_blocks` blocks of three convolutions follow.
-
-    Args:
-        config: widths.
-        channels: input channels.
     """
 
     def __init__(self, config: BackboneConfig, channels: int = 6) -> None:

@@ -33,35 +33,22 @@ BATCH = 4
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How a screen is packed.
-
-    Attributes:
-        source: the screen.
-        sites: largest number of sites a well has.
-        image_size: side of the images, pixels.
-        pack: codec settings.
-        store: receives the plates.
-    """
+    """How a screen is packed."""
 
     source: ScreenSource
-    sites: int
-    image_size: int
+    sites: int  # largest number of sites of a well
+    image_size: int  # side of the images, pixels
     pack: PackConfig
-    store: ObjectStore
+    store: ObjectStore  # receives the plates
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some sites of a plate.
+    """Some sites of a plate."""
 
-    Attributes:
-        folder: the plate's, relative to the screen.
-        prefix: the plate's key prefix; empty if the files are only to be checked.
-    """
-
-    folder: str
+    folder: str  # the plate's, relative to the screen
     sites: tuple[SiteFiles, ...]
-    prefix: str
+    prefix: str  # the plate's key prefix; empty if the files are only to be checked
 
 
 def batches(files: PlateFiles, prefix: str) -> Iterator[Batch]:
@@ -73,30 +60,19 @@ def batches(files: PlateFiles, prefix: str) -> Iterator[Batch]:
 
 @dataclass(frozen=True, slots=True)
 class PackedSite:
-    """A packed or checked site.
+    """A packed or checked site."""
 
-    Attributes:
-        images: checksum of each image file, in channel order.
-        record: the chunk; None if the site was only checked.
-        black: channels that are all black, from 0.
-    """
-
-    images: tuple[str, ...]
-    record: SiteRecord | None = None
-    black: tuple[int, ...] = ()
+    images: tuple[str, ...]  # checksum of each image file, in channel order
+    record: SiteRecord | None = None  # of the chunk; None if the site was only checked
+    black: tuple[int, ...] = ()  # channels that are all black, from 0
 
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """What packing a batch returns.
+    """What packing a batch returns."""
 
-    Attributes:
-        sites: in the batch's order.
-        histogram_C256: pixel counts over all of them, int64.
-    """
-
-    sites: tuple[PackedSite, ...]
-    histogram_C256: NDArray[np.int64]
+    sites: tuple[PackedSite, ...]  # in the batch's order
+    histogram_C256: NDArray[np.int64]  # pixel counts over all of them
 
 
 class BatchPacker:

@@ -19,7 +19,7 @@ from components.core.storage.manifest import PlateRecord
 
 
 def screen_folds(plates: Sequence[Plate | PlateRecord], config: FoldsConfig) -> tuple[dict[str, int], dict[str, int]]:
-    """Fold by experiment and fold by id_code, of which the one that the configuration does not choose is empty.
+    """Fold by experiment and fold by id_code, one of them empty, as configured.
 
     Args:
         plates: labelled plates that are not held out, from a screen's tables or its manifest.
@@ -39,15 +39,15 @@ def assign_folds(
     """Gives each experiment the fold that validates on it.
 
     Known experiments keep their fold. The others each go to the fold with the fewest experiments of their cell type, then
-    the fewest of all, then the lowest number. They come in natural order of their names with seed 0, so that an experiment
-    named after all others changes no fold but its own; other seeds deal them in an order that only seed and name decide.
-    With the earlier folds given as `known` no new experiment changes a fold, whatever the seed.
+    the fewest of all, then the lowest number. With seed 0 they are dealt in natural order of their names, so that a new
+    experiment that sorts last changes no earlier fold; with other seeds in an order that depends on seed and name alone. If the
+    earlier folds are `known`, no new experiment changes one, whatever the seed.
 
     Args:
         experiments_by_cell_type: the labelled experiments of each cell type, held-out ones left out.
         count: number of folds.
         known: folds from an earlier run; experiments that have left the screen are ignored.
-        seed: another one deals the experiments differently.
+        seed: order in which experiments are dealt.
 
     Returns:
         Fold by experiment, in natural order of the names.
@@ -118,12 +118,7 @@ def deal_wells(wells: Iterable[DealtWell], count: int, seed: int) -> dict[str, i
 
     The folds' shares of an experiment differ by at most one well, and so do their shares of a siRNA's wells within a cell
     type: a siRNA with no more wells than folds is never held out twice by the same fold. Plates are even to two wells.
-    Only seed and wells decide, not the wells' order.
-
-    Args:
-        wells: labelled treatment wells.
-        count: number of folds.
-        seed: another one deals the wells differently.
+    The order of the wells does not matter.
 
     Returns:
         Fold by id_code.

@@ -23,35 +23,22 @@ _LISTINGS = 8
 
 @dataclass(frozen=True, slots=True)
 class SiteFiles:
-    """The files of one imaged site.
-
-    Attributes:
-        site: site number, from 1.
-        field: index among the well's sites, from 0.
-        names: file names in channel order, relative to the plate's folder.
-    """
+    """The files of one imaged site."""
 
     well: str
-    site: int
-    field: int
-    names: tuple[str, ...]
+    site: int  # site number, from 1
+    field: int  # index among the well's sites, from 0
+    names: tuple[str, ...]  # in channel order, relative to the plate's folder
 
 
 @dataclass(frozen=True, slots=True)
 class PlateFiles:
-    """The files of a plate's wells.
+    """The files of a plate's wells."""
 
-    Attributes:
-        folder: the plate's, relative to the screen.
-        sites: row-major by well, then by site.
-        facts: the listing's facts about their files, by name.
-        warnings: missing sites and superfluous images, which are no errors.
-    """
-
-    folder: str
-    sites: tuple[SiteFiles, ...]
-    facts: tuple[FileFacts, ...]
-    warnings: tuple[str, ...]
+    folder: str  # the plate's, relative to the screen
+    sites: tuple[SiteFiles, ...]  # row-major by well, then by site
+    facts: tuple[FileFacts, ...]  # of their files, by name
+    warnings: tuple[str, ...]  # missing sites and superfluous images
 
 
 def image_name(well: str, site: int, channel: int) -> str:
@@ -60,12 +47,7 @@ def image_name(well: str, site: int, channel: int) -> str:
 
 
 def list_plate(source: ScreenSource, plate: Plate, sites: int) -> PlateFiles:
-    """Finds the image files of a plate's wells by name; opens none.
-
-    Args:
-        source: the screen.
-        plate: the plate whose folder is listed.
-        sites: largest number of sites a well has.
+    """Finds the image files of a plate's wells, of at most so many sites each, by name; opens none.
 
     Raises:
         InputError: no folder, wells without any site, sites without one of their channels, or files of sites or channels
@@ -146,12 +128,7 @@ def _wells(names: Sequence[str]) -> str:
 
 
 def read_sites(source: ScreenSource, folder: str, sites: Sequence[SiteFiles]) -> list[list[bytes]]:
-    """The bytes of some sites' files in channel order, read together.
-
-    Args:
-        source: the screen.
-        folder: the plate's.
-        sites: the sites.
+    """The bytes of some sites' files in channel order, read together from a plate's folder.
 
     Raises:
         InputError: a file cannot be read; names file, channel and well.
@@ -174,16 +151,9 @@ def read_image(
     size: int,
     out_HW: NDArray[np.uint8] | None = None,
 ) -> str:
-    """Checks an image file, and decodes it if there is an array for the pixels.
+    """Checks the content of an image file, and decodes it if there is an array for the pixels.
 
-    Args:
-        source: the screen.
-        folder: the plate's.
-        site: the site.
-        channel: index into its files, from 0.
-        content: the file's bytes.
-        size: expected side, pixels.
-        out_HW: receives the pixels, shape (size, size), uint8.
+    Channels count from 0; `size` is the expected side, pixels.
 
     Returns:
         Checksums in hexadecimal; files of the same size and checksums are the same.

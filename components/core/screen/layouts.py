@@ -45,10 +45,8 @@ _CONTROLS = ("positive_control", "negative_control")
 class WellTable:
     """The wells of one file, one a row, indexed by their line.
 
-    Attributes:
-        wells: columns id_code, experiment, cell_type, well, split (Split), well_type (WellType) and sirna, all text, and
-            plate, int64. sirna is None for treatments of unlabelled experiments, and if labels are not read.
-        faults: collects what is wrong with the file.
+    Columns: id_code, experiment, cell_type, well, split (Split), well_type (WellType) and sirna, all text, and plate, int64.
+    sirna is None for treatments of unlabelled experiments, and if labels are not read.
     """
 
     wells: pd.DataFrame
@@ -59,21 +57,15 @@ class WellTable:
 class Layout:
     """A form of screen.
 
-    Attributes:
-        tables: names of the files that are read.
-        folders: where the experiments' folders of images are.
-        treatments: the file of the treatments of either half.
-        id_column: the column of id_codes.
-        label: the column of labels.
-        read: makes tables of wells; arguments are the source, the names of the files there, the known cell types (None for
-            any) and whether labels are read.
+    `read` makes tables of wells from the source, the names of the files there, the known cell types (None for any), and
+    whether labels are read.
     """
 
-    tables: tuple[str, ...]
-    folders: Mapping[Split, str]
-    treatments: Mapping[Split, str]
+    tables: tuple[str, ...]  # names of the files that are read
+    folders: Mapping[Split, str]  # of the experiments' folders of images
+    treatments: Mapping[Split, str]  # the file of the treatments of either half
     id_column: str
-    label: str
+    label: str  # the column of labels
     read: Callable[[ScreenSource, Collection[str], Sequence[str] | None, bool], list[WellTable]]
 
 
@@ -276,7 +268,7 @@ RXRX = Layout(
 FOLDERS = sorted({folder for layout in (KAGGLE, RXRX) for folder in layout.folders.values()})
 """Folders of images of either layout."""
 TABLES = frozenset(KAGGLE.tables + RXRX.tables)
-"""Files that either layout reads besides; other files may be there."""
+"""Tables of either layout; a screen may hold other files."""
 
 
 class _Checks:

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from components.core.config import CHANNELS, FoldsConfig, PackConfig
+from components.core.config import CHANNELS, FoldsConfig
 from components.core.errors import shortened
+from components.core.screen.batches import Packing
 from components.core.screen.folds import screen_folds
 from components.core.screen.histograms import PlateKey
 from components.core.screen.packing import PackResult
@@ -21,10 +22,8 @@ from components.core.storage.manifest import Manifest, PlateRecord, WellRecord
 def build_manifest(
     screen: Screen,
     packed: Mapping[PlateKey, PackResult],
+    packing: Packing,
     holdout: bool,
-    store: str,
-    image_size: int,
-    codec: PackConfig,
     folds: Mapping[str, int],
     well_folds: Mapping[str, int],
     warnings: Sequence[str],
@@ -35,28 +34,26 @@ def build_manifest(
     Args:
         screen: the tables.
         packed: the packed plates by experiment and plate.
+        packing: how they were packed.
         holdout: whether the manifest is that of the held-out experiments, which are unlabelled with their treatments' labels
             hidden, or of all others.
-        store: address that the plates' prefixes are relative to.
-        image_size: side, pixels.
-        codec: how the chunks are packed.
         folds: fold by experiment; empty if wells are dealt to folds.
         well_folds: fold by id_code; empty if experiments are.
         warnings: what the user should check in this half.
         run: the run's key; empty if the step runs by hand.
     """
-    plates = [
+    plates = (
         _join(plate, packed[plate.experiment, plate.plate], well_folds)
         for plate in screen.plates
         if plate.holdout == holdout
-    ]
+    )
     return Manifest(
-        store=store,
+        store=packing.store.uri("").rstrip("/"),
         channels=len(CHANNELS),
-        image_size=image_size,
-        codec=codec,
+        image_size=packing.image_size,
+        codec=packing.pack,
         vocabulary=screen.vocabulary,
-        folds=dict(folds),
+        folds={} if holdout else dict(folds),
         plates=tuple(plates),
         warnings=tuple(warnings),
         run=run,

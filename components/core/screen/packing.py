@@ -57,37 +57,24 @@ _DISPLAY_PERCENTILES = (1.0, 99.9)
 
 @dataclass(frozen=True, slots=True)
 class PackResult:
-    """A plate in the store.
-
-    Attributes:
-        prefix: its key prefix.
-        packed: its record.
-        reused: whether it was there before.
-        warnings: about its files and their pixels.
-        written: objects written for it.
-    """
+    """A plate in the store."""
 
     prefix: str
     packed: PackedPlate
-    reused: bool
-    warnings: tuple[str, ...] = ()
-    written: int = field(default=0, compare=False)
+    reused: bool  # whether it was in the store before
+    warnings: tuple[str, ...] = ()  # about its files and their pixels
+    written: int = field(default=0, compare=False)  # objects written for it
 
 
 @dataclass(frozen=True, slots=True)
 class _PlateTask:
-    """A plate whose files are listed.
-
-    Attributes:
-        found: prefix and record of the plate in the store; None if it is to be packed.
-        batches: its queued batches; none if it was found.
-    """
+    """A plate whose files are listed."""
 
     plate: Plate
     files: PlateFiles
     keys: PlateKeys
-    found: tuple[str, PackedPlate] | None
-    batches: tuple[tuple[Batch, Future[PackedBatch]], ...] = ()
+    found: tuple[str, PackedPlate] | None  # prefix and record in the store; None if the plate is to be packed
+    batches: tuple[tuple[Batch, Future[PackedBatch]], ...] = ()  # queued; none if the plate was found
 
 
 def pack_plates(packing: Packing, plates: Sequence[Plate]) -> Iterator[PackResult]:

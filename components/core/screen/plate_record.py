@@ -54,17 +54,11 @@ class PackedPlate(FrozenModel):
 
 @dataclass(frozen=True, slots=True)
 class PlateKeys:
-    """The keys of a plate whose files are listed.
+    """The keys of a plate whose files are listed."""
 
-    Attributes:
-        prefix: of the plate, if it is packed from these very files.
-        fingerprint: key of the pointer from these files; each use of the plate renews it.
-        copies: key of the pointer from files of the same names and sizes.
-    """
-
-    prefix: str
-    fingerprint: str
-    copies: str
+    prefix: str  # of the plate, if it is packed from these very files
+    fingerprint: str  # of the pointer from these files; each use of the plate renews it
+    copies: str  # of the pointer from files of the same names and sizes
 
     @classmethod
     def of(cls, plate: Plate, files: PlateFiles, packing: Packing) -> PlateKeys:
@@ -80,7 +74,7 @@ def images_digest(checksums: Iterable[tuple[str, str]]) -> str:
     """The digest that two plates share if their images are the same, given equal names and sizes.
 
     Args:
-        checksums: name and `check_image` result of each file, in any order.
+        checksums: name and `read_image` result of each file, in any order.
     """
     return _digest(sorted(checksums))
 

@@ -31,11 +31,7 @@ class BadPngError(ValueError):
 
 
 def check_png(data: bytes, size: int) -> bytes:
-    """Checks everything that is visible without decompressing.
-
-    Args:
-        data: the file's bytes.
-        size: expected side of the square image, pixels.
+    """Checks everything that is visible without decompressing; `size` is the expected side, pixels.
 
     Returns:
         The file's own CRC-32 checksums, one a PNG chunk, all verified: files of the same size and checksums count as the
@@ -65,7 +61,7 @@ def check_png(data: bytes, size: int) -> bytes:
         if deflate_crc32(data[position + 4 : end - 4]) != int.from_bytes(checksums[-1], "big"):
             raise BadPngError("the file is damaged (a checksum does not match); copy it again")
         if (kind == b"IHDR") != (position == len(_SIGNATURE)):
-            raise BadPngError("the file is damaged (its header is not where it belongs); copy it again")
+            raise BadPngError("the file is damaged (its header is misplaced); copy it again")
         if kind == b"IHDR":
             _check_header(bytes(view[position + 8 : end - 4]), size)
         has_pixels = has_pixels or kind == b"IDAT"
@@ -91,10 +87,6 @@ def _check_header(header: bytes, size: int) -> None:
 
 def decode_png(data: bytes, out_HW: NDArray[np.uint8]) -> None:
     """Decodes a PNG that `check_png` accepted.
-
-    Args:
-        data: the file's bytes.
-        out_HW: receives the pixels, shape (size, size), uint8.
 
     Raises:
         BadPngError: the compressed stream is broken although its checksums match.

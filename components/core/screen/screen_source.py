@@ -19,26 +19,15 @@ LISTINGS = 12
 
 
 class FileFacts(NamedTuple):
-    """What a listing knows about a file.
+    """An entry of a listing."""
 
-    Attributes:
-        name: without its folder; its path in list_trees.
-        size: bytes.
-        version: changes when the file is written again: its modification time, or its ETag.
-    """
-
-    name: str
-    size: int
-    version: str
+    name: str  # without its folder; its path in list_trees
+    size: int  # bytes
+    version: str  # changes when the file is written again: its modification time, or its ETag
 
 
 class UnreadableError(Exception):
-    """A file or folder of the screen cannot be read; the caller adds its purpose.
-
-    Attributes:
-        path: the requested path.
-        reason: why, in a few words.
-    """
+    """A file or folder (`path`) of the screen cannot be read, and why (`reason`); the caller adds its purpose."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{path}: {reason}")

@@ -21,52 +21,28 @@ TREATMENT, POSITIVE_CONTROL, NEGATIVE_CONTROL = range(len(WELL_TYPES))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SiteTable:
-    """Plates, wells and sites of a manifest.
+    """Plates, wells and sites of a manifest."""
 
-    Attributes:
-        experiments: names, in the manifest's order; experiment_P and experiment_W index it.
-        cell_types: names, sorted; cell_type_P and cell_type_W index it.
-        plate_number_P: the plates' numbers, int32.
-        experiment_P: int32.
-        cell_type_P: int32.
-        id_code_W: str.
-        well_W: well names, str.
-        class_W: index into Vocabulary.classes, -1 if the label is hidden, int32.
-        well_type_W: TREATMENT, POSITIVE_CONTROL or NEGATIVE_CONTROL, int8.
-        plate_W: index of the plate, int32.
-        experiment_W: int32.
-        cell_type_W: int32.
-        fold_W: fold that validates on the well's experiment, or on the well itself if single wells are held out; -1 if none
-            does, int32.
-        labelled_W: whether the well's experiment is labelled, bool; controls are labelled in any case.
-        first_site_W: shape (W + 1,), int64.
-        well_S: index of the well, int32.
-        site_S: site number, from 1, int16.
-        size_S: bytes of the chunk, int64.
-        key_S: chunk keys relative to the store.
-        sha256_S: digests of the chunks.
-    """
-
-    experiments: tuple[str, ...]
-    cell_types: tuple[str, ...]
+    experiments: tuple[str, ...]  # in the manifest's order; experiment_P and experiment_W index it
+    cell_types: tuple[str, ...]  # sorted; cell_type_P and cell_type_W index it
     plate_number_P: NDArray[np.int32]
     experiment_P: NDArray[np.int32]
     cell_type_P: NDArray[np.int32]
     id_code_W: NDArray[np.str_]
     well_W: NDArray[np.str_]
-    class_W: NDArray[np.int32]
-    well_type_W: NDArray[np.int8]
+    class_W: NDArray[np.int32]  # index into Vocabulary.classes, -1 if the label is hidden
+    well_type_W: NDArray[np.int8]  # TREATMENT, POSITIVE_CONTROL or NEGATIVE_CONTROL
     plate_W: NDArray[np.int32]
     experiment_W: NDArray[np.int32]
     cell_type_W: NDArray[np.int32]
-    fold_W: NDArray[np.int32]
-    labelled_W: NDArray[np.bool_]
-    first_site_W: NDArray[np.int64]
+    fold_W: NDArray[np.int32]  # validates on the well's experiment, or on the well if folds hold out wells; -1 for none
+    labelled_W: NDArray[np.bool_]  # whether the well's experiment is labelled; controls always have labels
+    first_site_W: NDArray[np.int64]  # shape (W + 1,)
     well_S: NDArray[np.int32]
-    site_S: NDArray[np.int16]
-    size_S: NDArray[np.int64]
-    key_S: tuple[str, ...]
-    sha256_S: tuple[str, ...]
+    site_S: NDArray[np.int16]  # site number, from 1
+    size_S: NDArray[np.int64]  # bytes of the chunk
+    key_S: tuple[str, ...]  # of the chunk, relative to the store
+    sha256_S: tuple[str, ...]  # of the chunk
 
     @classmethod
     def of(cls, manifest: Manifest) -> SiteTable:

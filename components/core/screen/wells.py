@@ -18,39 +18,25 @@ _DIGITS = re.compile(r"(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Well:
-    """One row of a table.
+    """One well of a table."""
 
-    Attributes:
-        id_code: EXPERIMENT_PLATE_WELL.
-        well: row letter and two-digit column, B03.
-        well_type: what was put into the well.
-        sirna: label in the input's encoding; None if it is unknown or must stay unread.
-    """
-
-    id_code: str
-    well: str
+    id_code: str  # EXPERIMENT_PLATE_WELL
+    well: str  # row letter and two-digit column, B03
     well_type: WellType
-    sirna: str | None
+    sirna: str | None  # in the input's encoding; None if it is unknown or must stay unread
 
 
 @dataclass(frozen=True, slots=True)
 class Plate:
-    """One plate of an experiment: its folder of images and the wells that the tables list.
-
-    Attributes:
-        labelled: whether the labels of its treatments are known.
-        holdout: whether the configuration holds its experiment out of training.
-        folder: of the plate's image files, relative to the screen.
-        wells: in row-major order.
-    """
+    """One plate of an experiment: its folder of images and the wells that the tables list."""
 
     experiment: str
     plate: int
     cell_type: str
-    labelled: bool
-    holdout: bool
-    folder: str
-    wells: tuple[Well, ...]
+    labelled: bool  # whether the labels of its treatments are known
+    holdout: bool  # whether the configuration holds its experiment out of training
+    folder: str  # of its image files, relative to the screen
+    wells: tuple[Well, ...]  # in row-major order
 
     @property
     def name(self) -> str:
@@ -60,15 +46,10 @@ class Plate:
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """The contents of the tables, checked.
+    """The contents of the tables, checked."""
 
-    Attributes:
-        plates: experiments in natural order, plates ascending.
-        vocabulary: the classes of the whole screen, held-out experiments included.
-    """
-
-    plates: tuple[Plate, ...]
-    vocabulary: Vocabulary
+    plates: tuple[Plate, ...]  # experiments in natural order, plates ascending
+    vocabulary: Vocabulary  # classes of the whole screen, held-out experiments included
 
     @property
     def training_plates(self) -> tuple[Plate, ...]:

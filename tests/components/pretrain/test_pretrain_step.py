@@ -47,17 +47,17 @@ def test_starts_from_initial_weights_and_records_them(screen, tmp_path, capsys):
     run(PRETRAIN, store, manifest, 0, "slim", tmp_path / "random")
     run(settings, store, manifest, 0, "slim", tmp_path / "started", path)
     assert weights(tmp_path / "random") != weights(tmp_path / "started")
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     names = start.state_dict().keys()
     assert (
         f"slim: {len(names)} of {len(names)} tensors start from {path}; adapted to its channels: stem.0.weight\n"
-        in said
+        in output
     )
-    assert "warning" not in said
+    assert "warning" not in output
     record = json.loads((tmp_path / "started" / "meta.json").read_text())["initial_weights"]
     assert record["sha256"] == digest_file(path)
     assert (set(record["taken"]), record["new"], record["unused"]) == (set(names), [], [])
-    # Half a network's weights may be meant, but the user is told.
+    # Weights of half a network may be intended, but the user is warned.
     some = {name: tensor for name, tensor in start.state_dict().items() if not name.startswith("exit.")}
     save_file(some, str(path))
     run(settings, store, manifest, 0, "slim", tmp_path / "half", path)

@@ -18,7 +18,7 @@ BACKBONES = [backbone.name for backbone in PRETRAIN.backbones]
 
 
 class TrainingRun:
-    """Paths and calls of one run; every step's output lies below `out`."""
+    """Paths and calls of one run; every step writes below `out`."""
 
     def __init__(self, out: Path, prefix: str, fold: int = 0, cell_type: str = "HUVEC", seed: int = 3) -> None:
         self.out, self.prefix, self.fold, self.cell_type = out, prefix, fold, cell_type

@@ -48,23 +48,14 @@ _STEPS = np.array([0.6180339887, *(np.sqrt([2.0, 3.0, 5.0, 7.0, 11.0, 13.0]) % 1
 
 @dataclass(frozen=True)
 class BatchEffect:
-    """The conditions under which a plate was grown, stained and imaged.
+    """The conditions under which a plate was grown, stained and imaged."""
 
-    Attributes:
-        log_gain_C: natural-log factor of the channel means.
-        log_offset_C: natural-log factor of the background.
-        log_blur_C: natural-log factor of the optical blur.
-        gradient_C2: relative change of illumination from the centre to the lower and the right edge.
-        log_density: natural-log factor of the area that cells cover.
-        culture_T: phenotype shift of all cells.
-    """
-
-    log_gain_C: NDArray[np.float64]
-    log_offset_C: NDArray[np.float64]
-    log_blur_C: NDArray[np.float64]
-    gradient_C2: NDArray[np.float64]
-    log_density: float
-    culture_T: NDArray[np.float64]
+    log_gain_C: NDArray[np.float64]  # natural-log factor of the channel means
+    log_offset_C: NDArray[np.float64]  # natural-log factor of the background
+    log_blur_C: NDArray[np.float64]  # natural-log factor of the optical blur
+    gradient_C2: NDArray[np.float64]  # relative change of illumination from the centre to the lower and the right edge
+    log_density: float  # natural-log factor of the area that cells cover
+    culture_T: NDArray[np.float64]  # phenotype shift of all cells
 
 
 @lru_cache(maxsize=64)

@@ -10,7 +10,7 @@ from components.core.learning.checkpoints import Checkpoints
 
 
 class KilledError(Exception):
-    """Stands for the end of the process."""
+    """Simulates the end of the process."""
 
 
 class LocalCheckpoint:
@@ -29,7 +29,7 @@ class LocalCheckpoint:
 
 
 class KilledAt(Checkpoints):
-    """Saves at every opportunity, and raises KilledError at the given number of saves; None never does.
+    """Saves at every opportunity, and raises KilledError after a number of saves; None never does.
 
     Attributes:
         saves: number of saves so far.

@@ -1,4 +1,4 @@
-"""Which wells, in which view, each forward pass got: constant images that carry their well's number. For tests.
+"""Records the wells and views of each forward pass, by constant images that carry their well's number. For tests.
 
 B batch, C channel.
 """
@@ -32,7 +32,7 @@ class Pass:
 
     Attributes:
         x_BC: the value of each image's channels.
-        target_B: the targets it was given; None without.
+        target_B: the targets; None without.
         training: whether the network was in train mode.
     """
 
@@ -42,17 +42,17 @@ class Pass:
 
     @property
     def wells(self) -> list[int]:
-        """Rows of the well table, where there is no jitter."""
+        """Rows of the well table, if there is no jitter."""
         return [round(value) % MARK - 1 for value in self.x_BC[:, 0].tolist()]
 
     @property
     def views(self) -> set[str]:
-        """The marked views that its images have been through, where there is no jitter."""
+        """The marked views of its images, if there is no jitter."""
         return {VIEWS[round(value) // MARK] for value in self.x_BC[:, 0].tolist()}
 
 
 def numbered(images: Images, domain: str = "none", jitter: float = 0.0) -> Images:
-    """Every pixel of well w is w + 1, and standardisation leaves it at that but for jitter, which is a factor."""
+    """Every pixel of well w is w + 1, which standardisation changes only by the factor of the jitter."""
     table = images.table
     assert table.wells < MARK
 
@@ -71,7 +71,7 @@ def numbered(images: Images, domain: str = "none", jitter: float = 0.0) -> Image
 
 
 def mark_views(monkeypatch: pytest.MonkeyPatch, module: ModuleType, images: Images) -> None:
-    """The module's views add their mark, and must be asked for with the images' augmentation."""
+    """Makes the module's views add their mark, and checks that they get the images' augmentation."""
     for number, name in enumerate(VIEWS):
         if not hasattr(module, name):
             continue
@@ -91,7 +91,7 @@ def leave_views_out(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None
 
 
 def recorded(network: nn.Module) -> list[Pass]:
-    """Fills up with the network's passes from now on."""
+    """A list that records the network's passes from now on."""
     passes: list[Pass] = []
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

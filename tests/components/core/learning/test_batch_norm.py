@@ -1,4 +1,4 @@
-"""BatchNorm statistics of a domain, against a computation from scratch."""
+"""BatchNorm statistics of a domain, against a plain computation."""
 
 from dataclasses import replace
 

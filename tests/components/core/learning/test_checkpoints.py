@@ -34,7 +34,7 @@ def test_saves_when_the_interval_has_passed_unless_the_last_is_still_being_writt
 
 
 def test_a_checkpoint_is_a_snapshot_of_the_moment_it_is_saved(tmp_path, monkeypatch):
-    """Training goes on while a state is being written, and changes its tensors in place."""
+    """While a state is being written, training changes its tensors in place."""
     may_write, write = threading.Event(), torch.save
 
     def slow(*arguments: object) -> None:

@@ -140,13 +140,6 @@ def test_prediction_leaves_running_statistics_and_mode(images: Images, network, 
     assert same(before, weights_of(network))
 
 
-def test_a_plate_of_one_well_at_one_pixel_uses_the_running_statistics(images: Images):
-    lonely = classifier(K, backbone=SLIM)  # 16 pixels end at 1 x 1
-    lonely.train()
-    lonely(torch.randn(8, 6, 16, 16))
-    assert np.isfinite(adapted(lonely, images, np.array([0, 12]), passes=2)).all()
-
-
 def batches_of(images, domain: str, batch_size: int, in_plate_order: bool = False) -> list[list[int]]:
     """The wells of every batch, of all wells in plate order or in any."""
     wells = np.random.default_rng(4).permutation(images.table.wells)
@@ -170,7 +163,7 @@ def test_a_batch_holds_one_domain_if_one_is_configured(images, domain, batch_siz
     of_W = domain_of_wells(images.table, domain)
     domains = [set(of_W[batch]) for batch in batches_of(images, domain, batch_size)]
     assert {len(found) for found in domains} == {1}
-    if batch_size == 40:  # and is all of it, where a batch has room
+    if batch_size == 40:  # and is all of it, if a batch has room
         assert len(domains) == 2 * len(np.unique(of_W))
 
 

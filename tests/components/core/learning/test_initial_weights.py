@@ -104,19 +104,6 @@ def test_adapts_the_first_convolution_of_a_three_channel_network(tmp_path, confi
     torch.testing.assert_close(six, three, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("model", ["test_resnet", "test_vit"])
-def test_loads_timms_own_file_without_its_classifier(tmp_path, model):
-    config = BackboneConfig(name="other", kind="timm", model=model)
-    torch.manual_seed(1)
-    size = {"img_size": 64} if model == "test_vit" else {}
-    theirs = timm.create_model(model, num_classes=11, **size)
-    target = backbone(2, config)
-    found = load_initial_weights(target, config, saved(theirs.state_dict(), tmp_path / "w.safetensors"), 6)
-    assert (len(found.adapted), found.new, found.unused, found.expected) == (1, (), (), True)
-    name = found.adapted[0]
-    assert all(torch.equal(t, theirs.state_dict()[n]) for n, t in target.state_dict().items() if n != name)
-
-
 class Opaque:
     """What a pickle may hold beside tensors."""
 

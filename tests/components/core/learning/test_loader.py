@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.learning.loader import BatchMemory, DecodedSites, SiteLoader, Upload
-from tests.components.core.learning.tiny_networks import images_of
 
 SHAPE = (2, 3, 3)
 BYTES = int(np.prod(SHAPE))
@@ -171,18 +170,6 @@ def test_batch_memory_is_not_reused_while_anything_refers_to_a_batch():
     gc.collect()
     assert {memory.take((2, 3)).data_ptr() for _ in range(3)} <= {place, memory.take((4, 3)).data_ptr()}
     assert memory.take((5, 3)).shape == (5, 3), "larger than any before"
-
-
-def test_jitter_is_drawn_when_a_batch_is_taken(screen):
-    """Never ahead: the batches consumed so far determine the generator's state, from which training resumes."""
-    images = images_of(screen, jitter=0.1)
-    sites = [np.arange(k, k + 4) for k in range(0, 32, 4)]
-    whole = [x for _, x in images.batches(sites, [torch.Generator().manual_seed(5)])]
-    generator = torch.Generator().manual_seed(5)
-    first = [x for _, (_, x) in zip(range(3), images.batches(sites, [generator]), strict=False)]
-    rest = [x for _, x in images.batches(sites[3:], [generator])]
-    assert all(torch.equal(a, b) for a, b in zip([*first, *rest], whole, strict=True))
-    assert not torch.equal(whole[0], next(images.batches(sites))[1])
 
 
 @pytest.mark.gpu

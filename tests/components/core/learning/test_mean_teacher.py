@@ -1,5 +1,6 @@
-"""An epoch of a pair: its batches and its loss."""
+"""An epoch of the mean teacher: batches, views, jitter, domains, losses, learning rates, decays."""
 
+import math
 from copy import deepcopy
 from dataclasses import replace
 
@@ -9,22 +10,17 @@ import torch
 from scipy.special import softmax
 
 from components.core.learning import mean_teacher
+from components.core.learning.batch_norm import domain_of_wells
 from components.core.learning.fold_data import FoldWells, fold_wells
 from components.core.learning.images import Images
-from components.core.learning.mean_teacher import (
-    Pair,
-    pseudo_label_loss,
-)
+from components.core.learning.mean_teacher import Pair, pseudo_label_loss
 from components.core.learning.schedules import CycleSchedule
-from tests.components.core.learning.tiny_networks import (
-    MEAN_TEACHER,
-    classifier,
-    train_epoch,
-)
+from tests.components.core.learning.recorded_passes import leave_views_out, mark_views, numbered, recorded
+from tests.components.core.learning.tiny_networks import MEAN_TEACHER, SLIM, classifier, train_epoch, weights_of
 
-CONFIG = MEAN_TEACHER.mean_teacher
-SCHEDULE = CycleSchedule.of(CONFIG, "HUVEC")
+CONFIG = MEAN_TEACHER.mean_teacher.model_copy(update={"labelled_batch": 6, "unlabelled_batch": 5})
 K = 8  # six treatments, a positive and a negative control
+STEPS = 3  # of an epoch: 18 labelled wells
 
 
 @pytest.fixture
@@ -32,22 +28,122 @@ def wells(images: Images) -> FoldWells:
     return fold_wells(images.table, 0, "all", "HUVEC")
 
 
-def pair_of(seed: int = 0) -> Pair:
-    return Pair.start("small", classifier(K, seed), keep_classifier=True)
+def pair_of(step: int = 0) -> Pair:
+    """Teacher and student far apart."""
+    pair = Pair("slim", classifier(K, 1, SLIM), classifier(K, 2, SLIM), step)
+    pair.teacher.requires_grad_(False)
+    return pair
 
 
-def epoch(pair, images, wells, config=CONFIG, epoch=0, pseudo_W=None, seed=5):
-    return train_epoch(pair, images, wells, config, CycleSchedule.of(config, "HUVEC"), epoch, pseudo_W, seed)
+def epoch(pair, images, wells, config=CONFIG, epoch=0, pseudo_W=None):
+    schedule = CycleSchedule.of(config, "HUVEC")
+    return train_epoch(pair, images, wells, config, schedule, epoch, pseudo_W, seed=5)
 
 
-def labels(images, wells, value: int = 0) -> torch.Tensor:
-    pseudo_W = torch.full((images.table.wells,), -1, dtype=torch.long)
-    pseudo_W[torch.from_numpy(wells.hidden)] = value
-    return pseudo_W
+def passes_of(images, wells):
+    """Of one epoch: the student's supervised passes, its second ones, the teacher's."""
+    pair = pair_of()
+    student, teacher = recorded(pair.student), recorded(pair.teacher)
+    epoch(pair, images, wells)
+    assert all(one.training for one in [*student, *teacher]), "BatchNorm normalises each pass by its own input"
+    return [one for one in student if one.target_B], [one for one in student if one.target_B is None], teacher
+
+
+def test_each_pass_has_its_own_view_of_its_own_wells(images, wells, monkeypatch):
+    plain = numbered(images)
+    mark_views(monkeypatch, mean_teacher, plain)
+    supervised, second, teacher = passes_of(plain, wells)
+    assert len(supervised) == len(second) == len(teacher) == STEPS
+    for labelled, every, taught in zip(supervised, second, teacher, strict=True):
+        assert (labelled.views, every.views, taught.views) == ({"normal_view"}, {"easy_view"}, {"hard_view"})
+        assert set(labelled.wells) <= set(wells.training)
+        assert labelled.target_B == images.table.class_W[labelled.wells].tolist()
+        assert every.wells == taught.wells, "the consistency compares the same wells"
+        count = len(labelled.wells)
+        assert every.wells[:count] == labelled.wells
+        assert set(every.wells[count:]) <= set(wells.hidden)
+        assert len(every.wells) == count + CONFIG.unlabelled_batch
+    assert sorted(well for one in supervised for well in one.wells) == sorted(wells.training)
+
+
+def test_each_pass_is_jittered_by_itself(images, wells, monkeypatch):
+    leave_views_out(monkeypatch, mean_teacher)
+    # The order of wells does not depend on the jitter, so the same epoch without it shows the images before jitter.
+    plain = passes_of(numbered(images), wells)
+    jittered = passes_of(numbered(images, jitter=0.1), wells)
+    for clean, noisy in zip(plain, jittered, strict=True):
+        for before, after in zip(clean, noisy, strict=True):
+            factor_BC = after.x_BC / before.x_BC
+            assert (np.abs(1.0 / factor_BC - 1.0) <= 0.1 + 1e-6).all()
+            assert (factor_BC != 1.0).all()
+            assert len(np.unique(factor_BC.round(6))) > 0.9 * factor_BC.size, "drawn for each image and channel"
+    for labelled, every, taught in zip(*jittered, strict=True):
+        count = len(labelled.x_BC)
+        assert (labelled.x_BC != every.x_BC[:count]).all()
+        assert (labelled.x_BC != taught.x_BC[:count]).all()
+        assert (every.x_BC != taught.x_BC).all()
+
+
+@pytest.mark.parametrize("domain", ["plate", "experiment"])
+def test_every_pass_holds_one_domain_if_batches_do(images, wells, domain, monkeypatch):
+    leave_views_out(monkeypatch, mean_teacher)
+    by_domain = numbered(images, domain)
+    of_W = domain_of_wells(images.table, domain)
+    supervised, second, teacher = passes_of(by_domain, wells)
+    for one in [*supervised, *second, *teacher]:
+        assert len(set(of_W[one.wells])) == 1
+    # The parts of a batch are of different domains, and together they are all of its wells.
+    seen = [well for one in second for well in one.wells]
+    assert seen == [well for one in teacher for well in one.wells]
+    assert sorted(well for well in seen if well in wells.training) == sorted(wells.training)
+    assert {well for well in seen if well not in wells.training} <= set(wells.hidden)
+    assert len(second) == len(teacher) == 2 * len(supervised)
+
+
+def test_learning_rate_and_weight_decay_reach_the_optimiser(images, wells, monkeypatch):
+    """Two cosine cycles of two epochs and a final epoch, three steps each."""
+    taken = []
+    step = torch.optim.SGD.step
+
+    def noted(self, *args, **kwargs):
+        taken.extend(dict(group, params=len(group["params"])) for group in self.param_groups)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", noted)
+    cycles = {"cycle_epochs": 2, "cycles": 2, "final_epochs": 1, "weight_decay": 0.0125}
+    rates = {"learning_rate": 0.08, "learning_rate_low": 0.002, "final_learning_rate": 3e-4}
+    config = CONFIG.model_copy(update={**cycles, **rates})
+    pair = pair_of()
+    for number in range(5):
+        epoch(pair, images, wells, config, number)
+    cycle = [0.002 + 0.078 * (1 + math.cos(math.pi * k / (2 * STEPS))) / 2 for k in range(2 * STEPS)]
+    assert [float(group["lr"]) for group in taken] == pytest.approx(cycle + cycle + [3e-4] * STEPS)
+    assert {group["weight_decay"] for group in taken} == {0.0125}
+    assert {group["momentum"] for group in taken} == {0}
+    assert {group["params"] for group in taken} == {len(list(pair.student.parameters()))}
+
+
+@pytest.mark.parametrize(
+    ("step", "number", "decay"),
+    [(10_000, 0, 0.5), (10_000, 1, 0.9), (10_000, 20, 0.999), (0, 20, 1 / 2), (48, 20, 49 / 50)],
+)
+def test_the_teachers_decay_grows_with_steps_and_epochs(images, wells, step, number, decay):
+    """After one step the teacher is decay x what it was + (1 - decay) x what the student has become."""
+    ema = {"ema_decays": (0.5, 0.9, 0.99, 0.999), "ema_epochs": (1, 10, 20)}
+    config = CONFIG.model_copy(update={"labelled_batch": 100, "learning_rate": 0.5, "cycle_epochs": 100, **ema})
+    pair = pair_of(step)
+    old, before = deepcopy(pair.teacher), weights_of(pair.student)
+    epoch(pair, images, wells, config, number)
+    assert pair.step == step + 1
+    moved, student = dict(pair.teacher.named_parameters()), dict(pair.student.named_parameters())
+    for name, was in old.named_parameters():
+        assert not torch.equal(student[name], before[name])
+        expected = decay * was.double() + (1.0 - decay) * student[name].detach().double()
+        torch.testing.assert_close(moved[name].double(), expected, atol=2e-6, rtol=1e-5)
 
 
 class Recorder:
-    """A cache that notes the site batches it is asked for, and the images that read through it."""
+    """A loader that records the requested site batches, and the images that read through it."""
 
     waited = 0.0
 
@@ -83,14 +179,14 @@ def test_an_epoch_has_every_labelled_well_once_and_unlabelled_wells_in_rounds(im
 
 
 def test_the_pseudo_label_term_uses_the_given_classes_with_its_weight(images, wells, monkeypatch):
-    """One step without augmentation: the loss by hand, from the three passes of an untouched copy."""
+    """One step without augmentation: the loss computed from the three passes of an untouched copy."""
     config = CONFIG.model_copy(
         update={"labelled_batch": 100, "unlabelled_batch": 6, "ramp_epochs": 5.0, "consistency_weight": 40.0}
     )
     recorder = Recorder(images)
     pair = pair_of()
     student, teacher = deepcopy(pair.student).train(), deepcopy(pair.teacher).train()
-    pseudo_W = labels(images, wells)
+    pseudo_W = torch.full((images.table.wells,), -1, dtype=torch.long)
     pseudo_W[torch.from_numpy(wells.hidden)] = torch.arange(len(wells.hidden)) % 6
     # Symmetries are always on, so the views themselves are taken away.
     for name in ("normal_view", "easy_view", "hard_view"):

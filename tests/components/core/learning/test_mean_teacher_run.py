@@ -1,6 +1,7 @@
 """When pseudo-labels are refreshed, and which weights are kept."""
 
 import numpy as np
+import pytest
 import torch
 
 from components.core.learning.fold_data import FoldData, Validation, fold_wells
@@ -13,7 +14,7 @@ K = 8
 
 
 class Scores:
-    """Scripted accuracies in the order they are asked for; each pair's student first, then the teachers."""
+    """Scripted accuracies in the order of the calls: each pair's student first, then the teachers."""
 
     def __init__(self, *values: float) -> None:
         self.left = list(values)
@@ -40,7 +41,7 @@ def run(images: Images, own, score, epochs, refresh=None, validation=None, keep_
 
 
 class Labels:
-    """A refresh that remembers when it was asked and what the pairs were then."""
+    """A refresh that records its epochs and the pairs' weights at each."""
 
     def __init__(self, images: Images, own) -> None:
         self.epochs: list[int] = []
@@ -78,13 +79,15 @@ def test_the_start_counts_as_a_validated_epoch(images: Images):
     assert same(weights_of(own[0].teacher), before[1])
 
 
-def test_without_validation_wells_labels_refresh_at_fixed_epochs(images: Images):
+@pytest.mark.parametrize("selection", ["last", "group"])
+def test_without_selection_or_validation_wells_labels_refresh_at_fixed_epochs(images: Images, selection):
     own = pairs(SMALL)
     labels = Labels(images, own)
-    nobody = np.empty(0, dtype=np.intp)
-    done = run(images, own, Scores(), range(1, 6), labels, validation=nobody, refresh_epochs=2)
+    none = np.empty(0, dtype=np.intp) if selection == "group" else None
+    scores = Scores(*[0.9] * 2, *[0.1] * 8)
+    done = run(images, own, scores, range(1, 6), labels, validation=none, refresh_epochs=2, selection=selection)
     assert labels.epochs == done.refreshes == [1, 3, 5]
-    assert {record["accuracy"] for record in done.history} == {None}
+    assert {record["accuracy"] for record in done.history} == ({None} if selection == "group" else {0.9, 0.1})
     assert not same(weights_of(own[0].student), labels.states[5][0][0])
 
 
@@ -96,18 +99,3 @@ def test_backbones_share_scores_and_labels_and_nothing_else(images: Images):
     assert [(r["backbone"], r["epoch"]) for r in done.history] == [("small", 1), ("slim", 1), ("small", 2), ("slim", 2)]
     assert len(scores.shapes) == 3 * 3, "two students and one mean of teachers, three times"
     assert same(weights_of(both[0].student), weights_of(alone[0].student))
-
-
-def test_with_selection_last_validation_decides_nothing(images: Images):
-    runs = []
-    for score in (Scores(0.9, 0.9, 0.1, 0.2, 0.3, 0.3), Scores(0.1, 0.1, 0.5, 0.9, 0.2, 0.1)):
-        own = pairs(SMALL)
-        labels = Labels(images, own)
-        done = run(images, own, score, range(1, 4), labels, selection="last", refresh_epochs=2)
-        assert labels.epochs == done.refreshes == [1, 3], "at the start, and every second epoch"
-        runs.append((weights_of(own[0].student), weights_of(own[0].teacher), [r["accuracy"] for r in done.history]))
-    (student, teacher, told), (other_student, other_teacher, other_told) = runs
-    assert same(student, other_student)
-    assert same(teacher, other_teacher)
-    assert (told, other_told) == ([0.9, 0.1, 0.3], [0.1, 0.5, 0.2])
-    assert not same(student, labels.states[3][0][0]), "trained beyond the last refresh"

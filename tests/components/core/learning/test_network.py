@@ -13,7 +13,7 @@ from tests.components.core.learning.tiny_networks import CPU, classifier
 
 # Vision transformers are built for one image size, convolutional networks are not; both must embed the screen's.
 @pytest.mark.parametrize(
-    ("model", "width", "size"), [("test_vit_relpos", 96, 64), ("test_coatnet", 128, 96), ("resnet10t", 512, 96)]
+    ("model", "width", "size"), [("test_vit_relpos", 96, 64), ("test_coatnet", 128, 96), ("test_resnet", 96, 96)]
 )
 def test_a_timm_model_takes_the_screens_channels_and_image_size(model, width, size):
     torch.manual_seed(0)

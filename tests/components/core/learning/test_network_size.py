@@ -1,4 +1,4 @@
-"""Sizes counted on the meta device against sums by hand and real networks."""
+"""Sizes counted on the meta device against published counts and real networks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from components.core.learning.network_size import measure_size, network_sizes
 def test_published_networks():
     first, second = RunConfig.load("rxrx1").backbones
     sizes = [measure_size(backbone, 512) for backbone in (first, second)]
-    # 2 x 3 x 3 x ... by hand: 24.48 and 53.55 GMAC with the head's 2048 x 1139.
+    # 24.48 and 53.55 GMAC with the head's 2048 x 1139.
     assert [round((size.macs + 2048 * 1139) / 1e9, 2) for size in sizes] == [24.48, 53.55]
     # The reference's 23,148,168 and 38,122,880 parameters count a bias-free head of 1,139 classes.
     assert [size.parameters + 2048 * 1139 for size in sizes] == [23_140_776 + 7392, 38_122_880]

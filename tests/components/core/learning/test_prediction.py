@@ -1,4 +1,4 @@
-"""What a fold's networks say, against the plain sum over sites and views."""
+"""Logits and embeddings of a fold, against the plain sum over sites and views."""
 
 from dataclasses import replace
 
@@ -120,16 +120,6 @@ def test_the_files_hold_the_prediction(screens, tmp_path):
             assert row["experiment"] in (*LABELLED, *UNLABELLED)
             assert row["sirna"] is not None
     assert read_logits(tmp_path / "l").meta["fold"] == 1
-
-
-def test_writes_no_embeddings_if_disabled(screens, tmp_path):
-    off = SETTINGS.model_copy(update={"embeddings": EmbeddingsConfig(enabled=False)})
-    found = predicted(screens, settings=off)
-    assert found.embeddings == {}
-    found.write(tmp_path / "l", tmp_path / "e", fold_meta("HUVEC", 1, False, []), off, "student")
-    assert list((tmp_path / "e").iterdir()) == []
-    for role, wells in predicted(screens).logits.items():
-        assert np.array_equal(wells.logits_WK, found.logits[role].logits_WK)
 
 
 @pytest.mark.parametrize("which", ["student", "teacher"])

@@ -1,4 +1,4 @@
-"""PseudoLabeller: whose logits judge, how refreshes follow one another, and what training is handed."""
+"""PseudoLabeller: the logits it uses, how refreshes blend, and the labels that training gets."""
 
 import inspect
 from types import SimpleNamespace
@@ -12,7 +12,6 @@ from scipy.special import softmax
 
 from components.core.config import PackConfig, PriorConfig
 from components.core.learning import pseudo_labeller as labelling
-from components.core.learning.fold_data import groups_of_fold
 from components.core.learning.inference import adaptive_logits
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.pseudo_labeller import PseudoLabeller
@@ -63,7 +62,7 @@ TABLE = SiteTable.of(SCREEN)
 CLASSES = len(SCREEN.vocabulary.classes)
 IMAGES: Any = SimpleNamespace(table=TABLE, device=torch.device("cpu"), team=Team())
 PAIRS: Any = [Pair(name, f"{name}.student", f"{name}.teacher") for name in ("a", "b")]  # type: ignore[arg-type]
-"""Two backbones whose networks are their names: only the stand-in below looks at them."""
+"""Two backbones with their names in place of networks, for the stand-in below."""
 
 
 def wells_of(*experiments: str) -> NDArray[np.intp]:
@@ -88,8 +87,8 @@ def settings(prior: PriorConfig | None = None, **mean_teacher: Any) -> MeanTeach
     return MEAN_TEACHER.model_copy(update={"mean_teacher": changed, "prior": prior or PriorConfig()})
 
 
-class Judge:
-    """Stands for `adaptive_logits`: answers from prepared logits and remembers who was asked.
+class PreparedLogits:
+    """Stands for `adaptive_logits`: returns prepared logits and records its calls.
 
     Attributes:
         logits: of every well by network, one array (W, K) a refresh.
@@ -103,13 +102,13 @@ class Judge:
         self.draws: list[tuple[int, int]] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> NDArray[np.float32]:
-        given = inspect.signature(adaptive_logits).bind(*args, **kwargs).arguments
-        network = given["network"]
-        asked = sum(name == network for name, _ in self.calls)
-        self.calls.append((network, given["passes"]))
-        views = int(torch.randint(2**31, (1,), generator=given["generator"]))
-        self.draws.append((int(given["rng"].integers(2**31)), views))
-        return self.logits[network][asked][given["wells"]]
+        arguments = inspect.signature(adaptive_logits).bind(*args, **kwargs).arguments
+        network = arguments["network"]
+        call = sum(name == network for name, _ in self.calls)
+        self.calls.append((network, arguments["passes"]))
+        views = int(torch.randint(2**31, (1,), generator=arguments["generator"]))
+        self.draws.append((int(arguments["rng"].integers(2**31)), views))
+        return self.logits[network][call][arguments["wells"]]
 
 
 K = len(TREATMENTS)
@@ -120,55 +119,59 @@ OTHERS = np.setdiff1d(np.arange(TABLE.wells), UNLABELLED)
 
 @pytest.fixture
 def labeller(monkeypatch):
-    """Makes a labeller of the unlabelled wells over two backbones whose networks a judge answers for."""
+    """Makes a labeller of the unlabelled wells over two backbones with prepared logits."""
 
     def make(
-        judge: Judge, groups: PlateGroups | None = None, prior: PriorConfig | None = None, seed: int = 5, **config: Any
+        prepared: PreparedLogits,
+        groups: PlateGroups | None = None,
+        prior: PriorConfig | None = None,
+        seed: int = 5,
+        **config: Any,
     ) -> PseudoLabeller:
-        monkeypatch.setattr(labelling, "adaptive_logits", judge)
+        monkeypatch.setattr(labelling, "adaptive_logits", prepared)
         return PseudoLabeller(PAIRS, IMAGES, UNLABELLED, SCREEN, groups, settings(prior, **config), seed)
 
     return make
 
 
-def everyone(refreshes: int = 1) -> Judge:
-    """Four networks of different opinions at every refresh."""
+def four_networks(refreshes: int = 1) -> PreparedLogits:
+    """Four networks with different logits at every refresh."""
     names = ("a_teacher", "b_teacher", "a_student", "b_student")
-    return Judge(**{name: [logits(10 * n + k) for k in range(refreshes)] for n, name in enumerate(names)})
+    return PreparedLogits(**{name: [logits(10 * n + k) for k in range(refreshes)] for n, name in enumerate(names)})
 
 
-def mean_of_teachers(judge: Judge, refresh: int = 0) -> NDArray[np.float64]:
+def mean_of_teachers(prepared: PreparedLogits, refresh: int = 0) -> NDArray[np.float64]:
     """Of every well, over treatments, (W, K)."""
-    both = [judge.logits[name][refresh][:, :K].astype(np.float64) for name in ("a.teacher", "b.teacher")]
+    both = [prepared.logits[name][refresh][:, :K].astype(np.float64) for name in ("a.teacher", "b.teacher")]
     return np.asarray(np.mean(both, axis=0))
 
 
-def test_the_mean_of_the_teachers_decides_and_controls_are_no_label(labeller):
-    judge = everyone()
-    label_W = labeller(judge)(1).numpy()
-    expected_W = mean_of_teachers(judge).argmax(axis=1)
+def test_labels_come_from_the_mean_of_the_teachers_and_are_never_controls(labeller):
+    prepared = four_networks()
+    label_W = labeller(prepared)(1).numpy()
+    expected_W = mean_of_teachers(prepared).argmax(axis=1)
     assert (label_W[UNLABELLED] == expected_W[UNLABELLED]).all()
-    for network in judge.logits.values():
+    for network in prepared.logits.values():
         alone_W = network[0][:, :K].argmax(axis=1)
         assert (alone_W[UNLABELLED] != expected_W[UNLABELLED]).any(), "the mean differs from every network alone"
 
 
 def test_the_first_refresh_is_all_new_and_later_ones_blend_with_the_last_blend(labeller):
-    judge = everyone(refreshes=3)
-    refresh = labeller(judge, pseudo_label_blend=0.6)
-    new = [mean_of_teachers(judge, k) for k in range(3)]
+    prepared = four_networks(refreshes=3)
+    refresh = labeller(prepared, pseudo_label_blend=0.6)
+    new = [mean_of_teachers(prepared, k) for k in range(3)]
     blended = [new[0], 0.6 * new[1] + 0.4 * new[0]]
     blended.append(0.6 * new[2] + 0.4 * blended[1])
     for k in range(3):
         label_W = refresh(k).numpy()
         np.testing.assert_allclose(refresh.last.logits_WK, blended[k][refresh.wells], rtol=1e-5, atol=1e-5)
         assert (label_W[UNLABELLED] == blended[k].argmax(axis=1)[UNLABELLED]).all()
-    assert (label_W[UNLABELLED] != new[2].argmax(axis=1)[UNLABELLED]).any(), "the new logits alone say otherwise"
+    assert (label_W[UNLABELLED] != new[2].argmax(axis=1)[UNLABELLED]).any(), "the new logits alone give other labels"
 
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 def test_each_refresh_labels_its_configured_fraction(labeller, kind):
-    refresh = labeller(everyone(refreshes=4), confident_fractions=(0.25, 0.5), pseudo_labels=kind)
+    refresh = labeller(four_networks(refreshes=4), confident_fractions=(0.25, 0.5), pseudo_labels=kind)
     counts = []
     for epoch in range(4):
         pseudo = refresh(epoch).numpy()
@@ -182,41 +185,26 @@ def test_each_refresh_labels_its_configured_fraction(labeller, kind):
 
 
 def test_soft_labels_are_probabilities_of_treatments_and_hard_ones_their_most_probable(labeller):
-    hard_W = labeller(everyone(), confident_fractions=(0.5,))(1).numpy()
-    judge = everyone()
-    soft_WK = labeller(judge, confident_fractions=(0.5,), pseudo_labels="soft")(1).numpy()
+    hard_W = labeller(four_networks(), confident_fractions=(0.5,))(1).numpy()
+    prepared = four_networks()
+    soft_WK = labeller(prepared, confident_fractions=(0.5,), pseudo_labels="soft")(1).numpy()
     labelled_W = hard_W >= 0
     assert labelled_W.sum() == len(UNLABELLED) / 2
-    expected_WK = softmax(mean_of_teachers(judge), axis=1)
+    expected_WK = softmax(mean_of_teachers(prepared), axis=1)
     np.testing.assert_allclose(soft_WK[labelled_W, :K], expected_WK[labelled_W], rtol=1e-4)
     assert (soft_WK[labelled_W].argmax(axis=1) == hard_W[labelled_W]).all()
     assert (soft_WK[:, K:] == 0).all(), "controls"
     assert (soft_WK[~labelled_W] == 0).all()
 
 
-@pytest.mark.parametrize(("permutations", "found"), [("all", True), ("cyclic", False)])
-def test_uses_the_configured_permutations(labeller, permutations, found):
-    """The unlabelled experiment is no rotation of the labelled ones, so that only all permutations hold it."""
-    prior = PriorConfig(permutations=permutations, min_margin=0.0, min_separation=0.0)
-    judge = Judge(a_teacher=[logits(1, shift=4.0)], b_teacher=[logits(2, shift=4.0)])
-    refresh = labeller(judge, groups_of_fold(SCREEN, 0, prior), prior)
-    label_W = refresh(1).numpy()
-    wells = wells_of("HUVEC-04")
-    truth = np.array([TRUTH[str(TABLE.id_code_W[well])] for well in wells])
-    assert ((label_W[wells] == truth).mean() > 0.9) == found
-    # Group 0 is on the first plate of the first labelled experiment: HUVEC-02 here, whose plate 1 holds group 1.
-    named = {plate: (group + 1) % 4 for plate, group in refresh.last.arrangements["HUVEC-04"].groups.items()}
-    assert (tuple(named[plate] for plate in (1, 2, 3, 4)) == HELD["HUVEC-04"]) == found
-
-
 def test_wells_are_in_plate_order_and_an_epochs_views_depend_on_seed_and_epoch_alone(labeller):
     draws = []
     for seed, epochs in ((5, (1, 4)), (5, (4,)), (6, (4,))):
-        judge = everyone(refreshes=2)
-        refresh = labeller(judge, seed=seed)
+        prepared = four_networks(refreshes=2)
+        refresh = labeller(prepared, seed=seed)
         for epoch in epochs:
             refresh(epoch)
-        draws.append(judge.draws)
+        draws.append(prepared.draws)
     assert (np.diff(TABLE.plate_W[refresh.wells]) >= 0).all()
     assert sorted(refresh.wells) == sorted(UNLABELLED)
     assert draws[0][2:] == draws[1]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.core.config import AugmentConfig, ComputeConfig, PretrainConfig
+from components.core.config import ComputeConfig, PretrainConfig
 from components.core.learning import supervised
 from components.core.learning.batch_norm import domain_of_wells
 from components.core.learning.images import Images
@@ -19,7 +19,6 @@ from tests.components.core.learning.tiny_networks import (
     SLIM,
     classifier,
     data_of,
-    images_of,
     pixels_of,
     same,
     weights_of,
@@ -62,15 +61,6 @@ def test_the_loss_falls_and_unseen_wells_are_classified(toy):
     assert (well_logits(network, toy, unseen, 1, 16, K).argmax(1) == toy.table.class_W[unseen]).mean() >= 0.9
 
 
-def test_with_selection_last_the_network_ends_at_its_last_epoch(toy):
-    last = CONFIG.model_copy(update={"selection": "last", "validate_every": 2})
-    script = iter([0.9, 0.1])
-    network, history = train(toy, last, validation=np.array([1, 2, 3]), score=lambda _: next(script))
-    unvalidated, _ = train(toy, last)
-    assert [record["accuracy"] for record in history] == [None, 0.9, 0.1]
-    assert same(weights_of(network), weights_of(unvalidated))
-
-
 def test_the_network_ends_at_its_best_validated_epoch(toy):
     """Scores are scripted; the kept weights are those of the epoch that got the best, the first of two equal ones."""
     states, script = [], iter([0.2, 0.7, 0.7, 0.1])
@@ -86,17 +76,6 @@ def test_the_network_ends_at_its_best_validated_epoch(toy):
     )
     assert [record["accuracy"] for record in history] == [0.2, 0.7, 0.7, 0.1]
     assert [same(weights_of(network), state) for state in states] == [False, True, False, False]
-
-
-def test_training_is_a_function_of_the_seed(screen):
-    def weights(seed):
-        moving = images_of(screen, AugmentConfig(), jitter=0.1)
-        moving = replace(moving, table=replace(moving.table, class_W=(moving.table.class_W % K).astype(np.int32)))
-        torch.rand(5)
-        return weights_of(train(moving, seed=seed)[0])
-
-    assert same(weights(1), weights(1))
-    assert not same(weights(1), weights(2))
 
 
 def test_the_schedule_and_warm_up_reach_the_optimiser(toy, monkeypatch):

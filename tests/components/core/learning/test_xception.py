@@ -6,34 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from components.core.config import XCEPTION, XCEPTION_LARGE, BackboneConfig
+from components.core.config import XCEPTION, XCEPTION_LARGE
 from components.core.learning.xception import Xception
 from tests.components.core.learning.tiny_networks import SMALL
-
-
-def parameters(config: BackboneConfig, channels: int = 6) -> int:
-    """Weights of the network as a sum over its layers."""
-
-    def norm(width: int) -> int:
-        return 2 * width
-
-    def separable(inputs: int, outputs: int) -> int:
-        return 9 * inputs + inputs * outputs + norm(outputs)
-
-    first = config.entry[0]
-    total = 49 * channels * config.stem + norm(config.stem) + 9 * config.stem * first + norm(first)
-    for i, o in pairwise(config.entry):
-        total += separable(i, o) + separable(o, o) + i * o + norm(o)
-    width = config.entry[-1]
-    total += config.middle_blocks * 3 * separable(width, width)
-    a, b, c = config.exit
-    total += separable(width, width) + separable(width, a) + width * a + norm(a)
-    return total + separable(a, b) + separable(b, c)
-
-
-def test_full_width_equals_chollets_network_except_the_stem():
-    # Keras' Xception without its classifier has 20,806,952 trainable weights, of which 3 x 3 x 3 x 32 in its stem.
-    assert parameters(XCEPTION) == 20_806_952 + 32 * (7 * 7 * 6 - 3 * 3 * 3)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Hashable
-from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -115,16 +114,6 @@ def test_the_order_of_the_wells_does_not_matter(shuffler):
     other = list(wells)
     shuffler.shuffle(other)
     assert list(deal_wells(wells, 3, 4).items()) == list(deal_wells(other, 3, 4).items())
-
-
-def test_seeds_deal_wells_independently():
-    """Two deals agree in a well with probability 1 / count, and wells of a plate in neither more nor less."""
-    wells = screen_of(6, 60, 0.0, 0)
-    deals = [deal_wells(wells, 5, seed) for seed in range(8)]
-    agree = [sum(a[k] == b[k] for k in a) / len(a) for n, a in enumerate(deals) for b in deals[:n]]
-    assert 0.15 < min(agree) <= max(agree) < 0.25
-    together = [sum(deal[a.id_code] == deal[b.id_code] for deal in deals) / len(deals) for a, b in pairwise(wells)]
-    assert sum(together) / len(together) == pytest.approx(0.2, abs=0.03)
 
 
 def test_rejects_fewer_wells_than_folds():

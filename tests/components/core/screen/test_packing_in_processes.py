@@ -39,7 +39,7 @@ def in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class GatedScreen(ScreenDirectory):
-    """A screen whose images of RPE-01 are not read while there is a file `gate` beside it."""
+    """A screen whose images of RPE-01 are not read while the file `gate` exists."""
 
     def read_many(self, paths: Sequence[str]) -> list[bytes]:
         while self.root.with_name("gate").exists() and any("RPE-01" in path for path in paths):

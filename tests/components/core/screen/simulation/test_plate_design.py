@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from components.core.config import ScreenConfig, SimulateConfig
 from components.core.screen.simulation.plate_design import (
-    POSITIVE_WELLS,
     USED_WELLS,
     SimulationSettings,
     design_screen,
@@ -43,18 +42,6 @@ def test_rotations_are_cyclic_and_only_unlabelled_experiments_use_the_fourth():
         assert groups == [(groups[0] + i) % 4 for i in range(4)]
         rotations["RPE" if "RPE" in experiment else "HUVEC"].add(groups[0])
     assert rotations == {"HUVEC": {0, 1, 2}, "RPE": {0, 1, 2, 3}}
-
-
-def test_treatments_change_their_wells_between_experiments_and_positives_do_not():
-    plates = design_screen(screen(labelled={"HUVEC": 12}, unlabelled={}))
-    wells = defaultdict(set)
-    for plate in plates:
-        for well in plate.wells:
-            if well.well_type == "treatment":
-                wells[well.sirna].add(well.well)
-        assert {w.well for w in plate.wells if w.well_type == "positive_control"} == set(POSITIVE_WELLS[:4])
-        assert next(w.well for w in plate.wells if w.label == "UNTREATED") == "B02"
-    assert min(len(places) for places in wells.values()) > 1
 
 
 def test_a_plate_of_full_size_fills_all_308_used_wells():
