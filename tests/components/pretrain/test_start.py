@@ -1,4 +1,4 @@
-"""pretrain from an earlier run's weights, in a real store: what it starts with, what its key counts, what it refuses."""
+"""pretrain from an earlier run's weights, in a real store: the first weights, the key, and unsuitable runs."""
 
 from __future__ import annotations
 

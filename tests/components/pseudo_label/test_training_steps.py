@@ -1,4 +1,4 @@
-"""normalize, pretrain, finetune and pseudo_label as the pipeline calls them, on a real store."""
+"""normalize, pretrain, finetune and pseudo_label as the pipeline calls them, with a real store."""
 
 import csv
 import json

@@ -74,10 +74,10 @@ def test_batching_and_order_do_not_change_a_wells_logits(images: Images, network
     np.testing.assert_allclose(back_WK[::-1], expected_WK, atol=1e-4)
 
 
-def norm_by_hand(module: nn.Module) -> nn.Module:
+def with_explicit_norm(module: nn.Module) -> nn.Module:
     """A copy whose BatchNorm is written out: every batch is normalised by its own mean and biased variance."""
 
-    class ByHand(nn.Module):
+    class ExplicitNorm(nn.Module):
         def __init__(self, norm: nn.BatchNorm2d) -> None:
             super().__init__()
             self.norm = norm
@@ -91,7 +91,7 @@ def norm_by_hand(module: nn.Module) -> nn.Module:
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d):
-                setattr(parent, name, ByHand(child))
+                setattr(parent, name, ExplicitNorm(child))
     return module
 
 
@@ -117,7 +117,7 @@ def test_adaptive_logits_normalise_by_each_plates_own_batch(images: Images, netw
     steady = one_site_a_well(images)
     wells = np.array([9, 3, 0, 7, 5, 4, 1, 8, 2, 6])  # plates 0 and 1 mixed
     got_WK = adapted(network, steady, wells, passes=3)
-    plain = norm_by_hand(network)
+    plain = with_explicit_norm(network)
     for plate in (0, 1):
         own = np.flatnonzero(images.table.plate_W[wells] == plate)
         assert len(own) == 5

@@ -21,11 +21,11 @@ from tests.components.core.learning.tiny_networks import MEAN_TEACHER, PRETRAIN
 from tests.components.pretrain.training_run import files
 
 # Everything that draws random numbers is on.
-LIVELY: dict[str, Any] = {"augment": AugmentConfig(), "standardise": StandardiseConfig(jitter=0.1)}
-PRETRAINING: PretrainSettings = PRETRAIN.model_copy(update=LIVELY)
+RANDOM: dict[str, Any] = {"augment": AugmentConfig(), "standardise": StandardiseConfig(jitter=0.1)}
+PRETRAINING: PretrainSettings = PRETRAIN.model_copy(update=RANDOM)
 TEACHING: MeanTeacherSettings = MEAN_TEACHER.model_copy(
     update={
-        **LIVELY,
+        **RANDOM,
         "mean_teacher": MEAN_TEACHER.mean_teacher.model_copy(update={"pseudo_labels": "soft", "labelled_batch": 12}),
     }
 )
@@ -33,7 +33,7 @@ TEACHING: MeanTeacherSettings = MEAN_TEACHER.model_copy(
 
 @pytest.fixture(autouse=True)
 def dropping(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks that draw random numbers themselves, from torch's own stream."""
+    """Makes networks draw random numbers from torch's own stream."""
     embed = Classifier.embed
 
     def dropped(network: Classifier, x_BCHW: Tensor) -> Tensor:

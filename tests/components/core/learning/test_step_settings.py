@@ -1,4 +1,4 @@
-"""What decides a training step's result, and what does not: the keys of finished work are made of it."""
+"""The fields that affect each training step's result, and so the key of its finished work."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A batch in parts: who gets which, that they add up, and running statistics that do not depend on how many there are."""
+"""Parts of a batch: their wells, weights, random numbers and running statistics do not depend on the number of processes."""
 
 from __future__ import annotations
 

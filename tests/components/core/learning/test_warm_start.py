@@ -1,4 +1,4 @@
-"""Which runs may start from which: never a network that has learned what will score it, nor another network."""
+"""The earlier runs that a run may start from: the same networks, which have learned no label that scores it."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def screens(draw: st.DrawFn) -> Manifest:
 
 
 def roles(screen: Manifest, fold: int) -> dict[str, set[str]]:
-    """Wells by what the fold does with them, worked out plainly."""
+    """Wells by their role in the fold, from plain loops."""
     found: dict[str, set[str]] = {"trains": set(), "validates": set(), "unlabelled": set(), "dealt": set()}
     for plate in screen.plates:
         for n, well in enumerate(plate.wells[1:], start=1):

@@ -59,7 +59,7 @@ def test_any_seed_spreads_cell_types_evenly_and_keeps_known_folds(counts, count,
         (2, 2, {"HUVEC-1": 0, "HUVEC-2": 0}, "leaves fold 1 without experiments"),
     ],
 )
-def test_rejects_folds_that_cannot_be(experiments, count, known, message):
+def test_rejects_impossible_folds(experiments, count, known, message):
     with pytest.raises(InputError, match=message):
         assign_folds({"HUVEC": [f"HUVEC-{n + 1}" for n in range(experiments)]}, count, known)
 
@@ -122,7 +122,7 @@ def test_rejects_fewer_wells_than_folds():
         deal_wells(wells, 4, 0)
 
 
-def test_wells_of_held_out_and_unlabelled_experiments_and_controls_take_no_part(tiny):
+def test_wells_of_held_out_and_unlabelled_experiments_and_controls_are_not_dealt(tiny):
     config = ScreenConfig(cell_types=("HUVEC", "RPE"), image_size=16, holdout_experiments=("HUVEC-02",))
     wells = dealt_wells(read_screen(tiny.root, config).training_plates)
     assert {well.experiment for well in wells} == {"HUVEC-01", "RPE-01"}

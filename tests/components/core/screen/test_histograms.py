@@ -45,7 +45,7 @@ def test_sums_are_exact_for_a_whole_screen():
     assert std[0] ** 2 == pytest.approx(float(Fraction(3 * 10**14, n * n)), rel=1e-12)
 
 
-def test_large_images_are_counted_exactly_too(monkeypatch):
+def test_counts_of_large_images_are_exact(monkeypatch):
     pixels_CHW = np.random.default_rng(0).integers(0, 256, (2, 8, 8), dtype=np.uint8)
     small = histogram(pixels_CHW)
     monkeypatch.setattr(histograms, "_EXACT_IN_FLOAT32", 1)

@@ -100,7 +100,7 @@ def test_a_damaged_pointer_is_written_again(tiny: TinyScreen):
         assert store.objects[fingerprint] == sound
 
 
-def test_labels_do_not_matter(tiny: TinyScreen):
+def test_labels_affect_no_packed_plate(tiny: TinyScreen):
     store = MemoryStore()
     first = pack(tiny, store)
     tiny.edit("train.csv", "B03,sirna_7", "B03,sirna_9")
@@ -123,7 +123,7 @@ def test_a_file_that_fails_while_decoding_leaves_nothing_of_the_plate(tiny: Tiny
     last.write_bytes(raw_png(SIZE, zlib.compress(b"\0" * SIZE)))
     with pytest.raises(InputError, match=r"C03_s2_w5\.png: channel w5 \(mitochondria\) of well C03, site 2: .*decoded"):
         pack(tiny, store)
-    assert chunks(store), "the test means to fail after the first writes"
+    assert chunks(store), "the failure comes after the first writes"
     assert store.objects == {}
 
 

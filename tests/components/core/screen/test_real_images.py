@@ -1,4 +1,4 @@
-"""The 18 real RxRx1 sites beside the repository: statistics, packing, and how other programs see them."""
+"""The 18 real RxRx1 sites beside the repository: packed without loss."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not RXRX1.is_dir(), reason="the RxRx1 images are
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[MemoryStore, Manifest]:
-    """The imaged wells as a screen of their own. Experiments need a treatment, so B03 borrows the images of B02."""
+    """The imaged wells as a screen. Experiments need a treatment, so B03 has the images of B02."""
     root = tmp_path_factory.mktemp("rxrx1")
     for table in ("train", "test", "train_controls", "test_controls"):
         with (RXRX1 / f"{table}.csv").open(newline="") as file:

@@ -1,4 +1,4 @@
-"""A screen's files are listed alike in a bucket and in a directory."""
+"""A screen's files have the same listing in a bucket and in a directory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_bucket_and_a_directory_list_the_same_files(store: ObjectStore, tmp_pa
     assert {name for name in again if again[name] != versions[name]} == {"train/U2OS/Plate1/B01_s1_w1.png"}
 
 
-def test_a_link_to_nowhere_hides_no_other_file(tmp_path: Path) -> None:
+def test_a_dangling_link_hides_no_other_file(tmp_path: Path) -> None:
     plate = tmp_path / "train" / "HUVEC-01" / "Plate1"
     plate.mkdir(parents=True)
     names = [f"B{well:02d}_s1_w1.png" for well in range(1, 60)]

@@ -38,7 +38,7 @@ def test_the_arrays_agree_with_the_manifest(screen):
     assert (table.class_W < 0).any()
 
 
-def test_folds_of_wells_go_before_those_of_experiments(screen):
+def test_folds_of_wells_override_folds_of_experiments(screen):
     _, manifest = screen
     dealt = manifest.plates[0].model_copy(update={"well_folds": (1, 0, -1, 1, -1)})
     table = SiteTable.of(manifest.model_copy(update={"plates": (dealt, *manifest.plates[1:])}))
@@ -47,7 +47,7 @@ def test_folds_of_wells_go_before_those_of_experiments(screen):
 
 
 @given(wells=st.lists(st.integers(0, 39)))
-def test_sites_of_wells_are_their_neighbours(screen, wells):
+def test_sites_of_wells_agree_with_a_loop(screen, wells):
     table = SiteTable.of(screen[1])
     expected = [s for w in wells for s in range(table.first_site_W[w], table.first_site_W[w + 1])]
     assert table.sites_of(np.array(wells, np.int64)).tolist() == expected
