@@ -69,11 +69,6 @@ class DecodedSites:
         self._slot_S = np.full(self._sites, _NONE, dtype=np.intp)
         self._used = 0
 
-    @property
-    def nbytes(self) -> int:
-        """Largest memory of the pixels."""
-        return self._pixels.nbytes
-
     def release(self) -> None:
         """Releases the memory; no site is kept from now on."""
         with self._lock:

@@ -24,7 +24,7 @@ CONTAINERS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "mode
 """Keys under which training programs save a state dict next to other data."""
 
 
-def save_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+def save_weights(module: nn.Module, path: Path) -> None:
     """Writes parameters and buffers as safetensors, atomically.
 
     Raises:
@@ -33,7 +33,7 @@ def save_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | No
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
     try:
-        write_atomically(path, save(tensors, metadata=dict(metadata or {})))
+        write_atomically(path, save(tensors))
     except OSError as error:
         raise StepError(f"{path}: cannot be written ({error.strerror}); make room and run again") from None
 

@@ -40,17 +40,14 @@ _PROCESS_SITES = 300
 _PNG_LEVEL = 1
 
 
-def simulate(
-    settings: SimulationSettings, out: Path, processes: int | None = None, progress: Progress | None = None
-) -> bool:
+def simulate(settings: SimulationSettings, out: Path, progress: Progress | None = None) -> bool:
     """Writes the screen, the truth and simulation.json; does nothing if `out` holds this very screen.
 
-    The pixels depend on the settings alone, not on the number of processes.
+    The pixels depend on the settings alone, not on the number of processes, one a core.
 
     Args:
         settings: seed, image size, sites and the screen's design.
         out: folder to create; it appears when complete.
-        processes: worker processes; None for one a core this process may use.
         progress: called with the number of sites written and their total.
 
     Returns:
@@ -70,7 +67,7 @@ def simulate(
         return False
     with atomic_directory(out) as new:
         plates = design_screen(settings)
-        _write_images(settings, plates, new / "screen", processes, progress or (lambda done, total: None))
+        _write_images(settings, plates, new / "screen", progress or (lambda done, total: None))
         _write_tables(plates, new)
         (new / "simulation.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return True
@@ -120,11 +117,7 @@ def _folder(plate: SimulatedPlate) -> Path:
 
 
 def _write_images(
-    settings: SimulationSettings,
-    plates: Sequence[SimulatedPlate],
-    screen: Path,
-    processes: int | None,
-    progress: Progress,
+    settings: SimulationSettings, plates: Sequence[SimulatedPlate], screen: Path, progress: Progress
 ) -> None:
     tasks: list[tuple[SimulatedPlate, tuple[SimulatedWell, ...]]] = []
     step = max(1, _TASK_SITES // settings.screen.sites)
@@ -132,14 +125,13 @@ def _write_images(
         (screen / _folder(plate)).mkdir(parents=True)
         tasks += [(plate, plate.wells[start : start + step]) for start in range(0, len(plate.wells), step)]
     total = sum(len(well.sites) for plate in plates for well in plate.wells)
-    workers = cores() if processes is None else processes
     done = 0
-    if workers <= 1 or (processes is None and total < _PROCESS_SITES):
+    if cores() == 1 or total < _PROCESS_SITES:
         for plate, wells in tasks:
             done += write_wells(settings, plate, wells, screen)
             progress(done, total)
         return
-    with worker_processes(workers, [__name__]) as pool:
+    with worker_processes(cores(), [__name__]) as pool:
         pending = {pool.submit(write_wells, settings, plate, wells, screen) for plate, wells in tasks}
         try:
             while pending:

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.core.learning.loader import BatchMemory, DecodedSites, SiteLoader, Upload
+from components.core.learning.loader import BatchMemory, SiteLoader, Upload
 
 SHAPE = (2, 3, 3)
 BYTES = int(np.prod(SHAPE))
@@ -86,7 +86,6 @@ def test_batches_hold_the_requested_sites_in_order(limit, orders, ahead, threads
 def test_decoded_sites_stay_within_the_limit_and_are_not_read_again(limit, kept):
     reader = Reader()
     loader = loader_of(reader, limit)
-    assert DecodedSites(20, SHAPE, limit).nbytes == kept * BYTES <= max(limit, 0)
     assert read(loader, np.arange(20)) == read(loader, np.arange(20)[::-1])[::-1]
     assert len(reader.read) == 20 + 20 - kept
     loader.release()

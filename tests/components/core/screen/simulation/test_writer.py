@@ -10,6 +10,7 @@ import pytest
 
 from components.core.config import ScreenConfig, SimulateConfig
 from components.core.errors import InputError
+from components.core.screen.simulation import writer
 from components.core.screen.simulation.plate_design import SimulationSettings, design_screen
 from components.core.screen.simulation.rendering import render_site
 from components.core.screen.simulation.writer import simulate
@@ -38,7 +39,7 @@ def digest(folder):
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("simulated") / "out"
-    assert simulate(SMALL, folder, processes=1)
+    assert simulate(SMALL, folder)
     return folder
 
 
@@ -69,28 +70,37 @@ def test_images_are_the_rendered_sites(out):
     np.testing.assert_array_equal(read, render_site(SMALL, plate, well, 2)[3])
 
 
-def test_the_files_do_not_depend_on_the_number_of_processes(out, tmp_path):
-    simulate(SMALL, tmp_path / "parallel", processes=2)
+def in_processes(monkeypatch):
+    monkeypatch.setattr(writer, "_PROCESS_SITES", 0)
+    monkeypatch.setattr(writer, "cores", lambda: 2)
+
+
+def test_the_files_do_not_depend_on_the_number_of_processes(out, tmp_path, monkeypatch):
+    in_processes(monkeypatch)
+    simulate(SMALL, tmp_path / "parallel")
     assert digest(tmp_path / "parallel") == digest(out)
 
 
 def test_the_same_settings_write_nothing_and_others_are_refused(out):
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    assert not simulate(SMALL, out, processes=1)
+    assert not simulate(SMALL, out)
     of_later_steps = SMALL.model_copy(update={"screen": ScreenConfig(image_size=24, controls="training")})
-    assert not simulate(of_later_steps, out, processes=1)
+    assert not simulate(of_later_steps, out)
     with pytest.raises(InputError, match=r"other settings \(seed\)"):
-        simulate(SMALL.model_copy(update={"seed": 8}), out, processes=1)
+        simulate(SMALL.model_copy(update={"seed": 8}), out)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_failure_leaves_nothing_behind(tmp_path, processes):
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch, parallel):
+    if parallel:
+        in_processes(monkeypatch)
+
     def cancel(done, total):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        simulate(SMALL, tmp_path / "out", processes=processes, progress=cancel)
+        simulate(SMALL, tmp_path / "out", progress=cancel)
     assert list(tmp_path.iterdir()) == []
 
 
