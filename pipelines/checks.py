@@ -42,7 +42,7 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
         InputError: names the option, file, row or field, and what to do.
     """
     _check_files(config)
-    _refuse_interpreter(config.model_dump(mode="json"))
+    refuse_interpreter(config.model_dump(mode="json"))
     _check_ratio(config)
     if screen is None:
         if truth is not None:
@@ -173,15 +173,15 @@ def _may_be_weights(path: Path) -> bool:
     return start.startswith((b"PK", b"\x80"))
 
 
-def _refuse_interpreter(value: Any, field: str = "") -> None:
-    """Refuses `python3`, which kfp.local replaces by the interpreter's path in every argument of a task."""
+def refuse_interpreter(value: Any, field: str = "") -> None:
+    """Raises InputError for a value with `python3`, which kfp.local replaces by the interpreter's path in a task's arguments."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            _refuse_interpreter(key, field)
-            _refuse_interpreter(inner, f"{field}.{key}" if field else key)
+            refuse_interpreter(key, field)
+            refuse_interpreter(inner, f"{field}.{key}" if field else key)
     elif isinstance(value, list):
         for n, inner in enumerate(value):
-            _refuse_interpreter(inner, f"{field}.{n}")
+            refuse_interpreter(inner, f"{field}.{n}")
     elif isinstance(value, str) and "python3" in value:
         raise InputError(
             f"{field}: kfp.local cannot take a value with 'python3' in it, got {value!r}; use another name"

@@ -8,7 +8,7 @@ Without pseudo-labels, `infer` follows finetune; without a mean teacher, it foll
 
 A node inside of a loop stands for one task a fold. It reads the outputs of its own fold alone; a node after the loop reads
 those of all folds. So no fold can reach another one's labels before `ensemble`. The KFP pipeline (kfp_pipeline), task counts,
-studies, the plan, `finish` and the Kubernetes Jobs are derived from these nodes.
+studies, the plan and the Kubernetes Jobs are derived from these nodes.
 """
 
 from __future__ import annotations

@@ -231,7 +231,7 @@ def _checked_run(wanted: RunConfig | PredictRequest, request: SubmitRequest) -> 
         steps, name = tuple(prediction_graph(folds).counts()), predicting_name(config.name)
         remarks = check_cluster(config, steps)
         tables = Screen(checked.plates, checked.model.vocabulary)
-        decides = {**checked.params.plain(), "model": checked.model.fingerprint}  # at whatever address
+        decides = {**checked.params.model_dump(mode="json"), "model": checked.model.fingerprint}  # at whatever address
         lineage = {**known_lineage(config, images, decides), "model": dict(checked.model_info)}
     digest = fingerprint(source, tables, config.screen.sites)
     source_address = request.screen.rstrip("/")

@@ -11,11 +11,10 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from components.core.config import RunConfig, StoreConfig
-from components.core.config.cluster import StepsConfig
 from components.core.errors import InputError
 from components.core.progress import emit
 from components.core.storage.opening import is_bucket, is_folder, join_address
@@ -23,6 +22,7 @@ from pipelines.checks import local_files
 from pipelines.cluster.pod_settings import resources_of
 from pipelines.images.code_version import CURRENT, Target, sources_digest
 from pipelines.images.engine import check_image, connect, container_user, one_line
+from pipelines.run.folder import LocalRun, RunFolder
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -33,26 +33,6 @@ WORK_LABEL = "cellsignal.work"
 CERTIFICATES = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 """Variables that hold the path of a file of certificates."""
 GIB = 2**30
-
-
-class Limits(TypedDict):
-    """Limits of one step's container.
-
-    memory_gib: GiB, beyond which it is killed; /dev/shm counts.
-    shm_gib: size of /dev/shm, GiB; 0 for the engine's own.
-    gpus: whether it gets this machine's GPUs.
-    """
-
-    memory_gib: float
-    shm_gib: float
-    gpus: bool
-
-
-class Mount(TypedDict):
-    """A folder or file in a container, at its own path."""
-
-    path: str
-    write: bool
 
 
 def check_images() -> dict[Target, str]:
@@ -88,14 +68,14 @@ def check_credentials(store: StoreConfig, variables: Mapping[str, str] = os.envi
 def containers_removed(work: Path) -> Iterator[None]:
     """Removes the containers of the run in this folder: those of an earlier process at the start, its own at the end."""
     client = connect()
-    remove_containers(client, str(work))
+    remove_containers(client, work)
     try:
         yield
     finally:
-        remove_containers(client, str(work))
+        remove_containers(client, work)
 
 
-def remove_containers(client: DockerClient, work: str) -> None:
+def remove_containers(client: DockerClient, work: Path) -> None:
     """Kills and removes the containers of the run in a folder; steps may be killed at any moment."""
     from docker.errors import DockerException
     from requests.exceptions import RequestException
@@ -108,77 +88,35 @@ def remove_containers(client: DockerClient, work: str) -> None:
                 container.remove(force=True, v=True)
 
 
-def container_settings(
-    config: RunConfig,
-    work: Path,
-    tmp: Path,
-    source: str,
-    truth: Path | None,
-    environment: Mapping[str, str],
-    models: Sequence[str] = (),
-) -> dict[str, Any]:
-    """What the worker process must know about its containers; contains no variable's value.
-
-    Args:
-        config: the run's configuration.
-        work: its working folder.
-        tmp: folder of the tasks' temporary files.
-        source: address of the screen.
-        truth: labels of the unlabelled wells.
-        environment: variables of the worker process.
-        models: addresses of published models that are read.
-    """
-    if config.loader.node_cache:
-        with contextlib.suppress(OSError):  # without it the steps work too, and warn
-            Path(config.loader.node_cache).mkdir(parents=True, exist_ok=True)
-    return {
-        "work": str(work),
-        "tmp": str(tmp),
-        "folder": str(Path.cwd()),
-        "mounts": mounts_of(config, work, source, str(truth or ""), container_environment(environment), models),
-        "limits": _limits(config),
-    }
-
-
-def _limits(config: RunConfig) -> dict[str, Limits]:
-    """Every step's limits: those of its pod on a cluster, but a step gets all GPUs of this machine."""
-    has_gpus = any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg"))
-    pods = {step: resources_of(config, step) for step in StepsConfig.model_fields}
-    return {
-        step: Limits(memory_gib=pod.memory_gib, shm_gib=pod.shm_gib, gpus=has_gpus and pod.gpus > 0)
-        for step, pod in pods.items()
-    }
-
-
 def mounts_of(
     config: RunConfig,
     work: Path,
     source: str,
-    truth: str,
+    truth: Path | None,
     environment: Mapping[str, str],
-    models: Sequence[str] = (),
-) -> list[Mount]:
-    """The paths of this machine that a run's containers see, each once.
+    model: str = "",
+) -> dict[str, bool]:
+    """The paths of this machine that a run's containers see, and whether they may write to them.
 
     Args:
         config: the run's configuration.
         work: its working folder.
         source: address of the screen.
-        truth: file of labels, empty for none.
+        truth: file of labels.
         environment: variables of the containers.
-        models: addresses of published models that are read.
+        model: address of the model that predicts.
     """
     read = _folder(source) if "://" in source else [Path(source)]
-    read += [Path(truth)] if truth else []
+    read += [truth] if truth else []
     read += [path.resolve() for path in local_files(config).values()]
     read += _folder((config.init_from or "").partition("/runs/")[0])
-    read += [path for model in models for path in _folder(model)]
+    read += _folder(model)
     read += [Path(environment[name]) for name in CERTIFICATES if environment.get(name)]
     write = [work, *_folder(join_address(config.store.bucket, ""))]
     write += [Path(config.loader.node_cache).absolute()] if config.loader.node_cache else []
     writable = {str(path): False for path in read if path.exists()}
     writable |= {str(path): True for path in write if path.exists()}
-    return [Mount(path=path, write=writable[path]) for path in sorted(writable) if not _covered(path, writable)]
+    return {path: writable[path] for path in sorted(writable) if not _covered(path, writable)}
 
 
 def _folder(address: str) -> list[Path]:
@@ -208,34 +146,33 @@ def container_environment(variables: Mapping[str, str]) -> dict[str, str]:
     return {name: os.path.abspath(value) if name in CERTIFICATES and value else value for name, value in kept.items()}  # noqa: PTH100
 
 
-def docker_runner(settings: dict[str, Any]) -> DockerRunner:
+def docker_runner(run: LocalRun, folder: RunFolder) -> DockerRunner:
     """kfp.local's runner for containers; from now on this process runs its tasks by `run_task`.
 
     kfp's own function lets the engine remove a container the moment it ends, and treats a task whose exit code is gone by then
     as done; `run_task` removes it itself, once it has the code. It also gives every step its own limits.
-
-    Args:
-        settings: from `container_settings`.
     """
-    from docker.types import Mount as EngineMount
+    from docker.types import Mount
     from kfp import local
     from kfp.local import docker_task_handler
 
     client = connect()
     unconfined = "name=selinux" in (client.info().get("SecurityOptions") or [])
+    if run.config.loader.node_cache:
+        with contextlib.suppress(OSError):  # without it the steps work too, and warn
+            Path(run.config.loader.node_cache).mkdir(parents=True, exist_ok=True)
+    environment, model = container_environment(os.environ), run.prediction.model if run.prediction else ""
+    mounts = mounts_of(run.config, folder.work, folder.source(run.screen), folder.truth(run), environment, model)
 
     # `volumes` is the pipeline's root, which lies in the run's folder; a path with a colon could not be written as one.
-    def run(client: DockerClient, image: str, command: Sequence[str], volumes: Any, **rest: Any) -> int:
-        return run_task(client, image, command, settings["limits"], **rest)
+    def run_container(client: DockerClient, image: str, command: Sequence[str], volumes: Any, **rest: Any) -> int:
+        return run_task(client, image, command, run.config, **rest)
 
-    docker_task_handler.run_docker_container = run
+    docker_task_handler.run_docker_container = run_container
     return local.DockerRunner(
-        environment={**container_environment(os.environ), "TMPDIR": settings["tmp"]},
-        mounts=[
-            EngineMount(mount["path"], mount["path"], type="bind", read_only=not mount["write"])
-            for mount in settings["mounts"]
-        ],
-        working_dir=settings["folder"],
+        environment={**environment, "TMPDIR": str(folder.tmp)},
+        mounts=[Mount(path, path, type="bind", read_only=not writable) for path, writable in mounts.items()],
+        working_dir=str(Path.cwd()),
         network_mode="host",  # an object store may listen on this machine's loopback
         user=container_user(client),
         group_add=[str(group) for group in os.getgroups()],
@@ -244,20 +181,18 @@ def docker_runner(settings: dict[str, Any]) -> DockerRunner:
         cap_drop=["ALL"],
         security_opt=["no-new-privileges", *(["label=disable"] if unconfined else [])],
         init=True,
-        labels={WORK_LABEL: settings["work"]},
+        labels={WORK_LABEL: str(folder.work)},
     )
 
 
-def run_task(
-    client: DockerClient, image: str, command: Sequence[str], limits: Mapping[str, Limits], **arguments: Any
-) -> int:
-    """Runs one task to its end, and prints its output.
+def run_task(client: DockerClient, image: str, command: Sequence[str], config: RunConfig, **arguments: Any) -> int:
+    """Runs one task to its end within the limits of its pod on a cluster, but with all GPUs of this machine; prints its output.
 
     Args:
         client: the engine's client.
         image: the image's name.
         command: kfp's executor and its arguments.
-        limits: by step.
+        config: the run's configuration.
         **arguments: the container's arguments, as docker-py names them.
 
     Returns:
@@ -277,12 +212,12 @@ def run_task(
     def failed(message: str) -> None:
         emit("failed", kind="step", step=step, **labels, message=message)
 
-    own = limits[step]
-    if own["gpus"]:
+    limits = resources_of(config, step)
+    if limits.gpus and any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg")):
         arguments["device_requests"] = [DeviceRequest(count=-1, capabilities=[["gpu"]])]
-    if own["shm_gib"]:
-        arguments["shm_size"] = int(own["shm_gib"] * GIB)
-    memory = int(own["memory_gib"] * GIB)
+    if limits.shm_gib:
+        arguments["shm_size"] = int(limits.shm_gib * GIB)
+    memory = int(limits.memory_gib * GIB)  # with /dev/shm
     container = None
     try:
         container = client.containers.create(image, list(command), mem_limit=memory, memswap_limit=memory, **arguments)
@@ -294,7 +229,7 @@ def run_task(
             container.reload()
             if container.attrs["State"].get("OOMKilled"):
                 failed(
-                    f"its container was killed at its limit of {own['memory_gib']:g} GiB of memory; raise "
+                    f"its container was killed at its limit of {limits.memory_gib:g} GiB of memory; raise "
                     f"cluster.steps.{step}.memory_gib, or lower loader.cache_gib"
                 )
             return code

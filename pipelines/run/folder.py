@@ -1,11 +1,11 @@
-"""The folder of a run on this machine: its lock, its configuration, its results, and how a later command finds the run.
+"""The folder of a run on this machine: its lock, what its run is, its results, and how a later command finds the run.
 
 OUT/<results>           files of the report, and embeddings
-OUT/run/run.json        what the folder's run is: configuration, screen, truth
-OUT/run/job.json        what the worker process runs
+OUT/run/run.json        what the folder's run is (LocalRun)
 OUT/run/config.yaml     the configuration
 OUT/run/events.jsonl    progress of the tasks of the last start
 OUT/run/log.txt         what tasks print, of all starts
+OUT/run/simulated       the simulated screen, and truth.csv beside it
 OUT/run/kfp             artifacts of the last start
 OUT/run/tmp             temporary files, removed at the end
 """
@@ -20,13 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.core.config import NO_EFFECT_ON_RESULTS, RunConfig, StoreConfig, first_difference, parse
+from pydantic import Field
+
+from components.core.config import NO_EFFECT_ON_RESULTS, FrozenModel, RunConfig, StoreConfig, first_difference, parse
 from components.core.errors import InputError, StepError
 from components.core.files import atomic_directory, locked, write_atomically
 from components.core.progress import finished_tasks
-from components.core.storage.object_store import parse_uri
-from components.core.storage.opening import FOLDER, is_folder, join_address, whole_address
+from components.core.storage.opening import is_bucket, is_folder, join_address
 from components.core.storage.run_records import OPTION, RUNS
+from pipelines.checks import refuse_interpreter
+from pipelines.dag import TaskGraph, prediction_graph, training_graph
+from pipelines.run.predict_request import PredictParams
 
 RESULTS = (
     "predictions.csv",
@@ -42,22 +46,57 @@ RESULTS = (
 EMBEDDINGS = "embeddings"
 
 
+class LocalRun(FrozenModel):
+    """A run on this machine, with checked input: a training, or a prediction of new plates.
+
+    Attributes:
+        config: the run's configuration.
+        screen: directory of the screen or the new plates, or their address in a bucket; None to simulate a screen first.
+        truth: labels of unlabelled or new wells, for the report's scoring alone; absolute.
+        lineage: what is known when the run starts; `run` is its key.
+        prediction: parameters of a prediction; None for a training.
+        folds: a prediction's folds of the model, by cell type.
+        containers: whether each task is a container of its step's image.
+    """
+
+    config: RunConfig
+    screen: str | None
+    truth: Path | None
+    lineage: dict[str, Any]
+    prediction: PredictParams | None = None
+    folds: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    containers: bool = False
+
+    @property
+    def graph(self) -> TaskGraph:
+        """The run's DAG."""
+        return prediction_graph(self.folds) if self.prediction else training_graph(self.config)
+
+
 @dataclass(frozen=True)
 class RunFolder:
-    """An opened folder.
+    """The paths of a run's folder.
 
     Attributes:
         out: folder of the results.
-        work: its working folder, OUT/run, absolute.
     """
 
     out: Path
-    work: Path
 
     @property
-    def job(self) -> Path:
-        """What the worker process runs."""
-        return self.work / "job.json"
+    def work(self) -> Path:
+        """The working folder, absolute."""
+        return (self.out / "run").resolve()
+
+    @property
+    def run(self) -> Path:
+        """What the folder's run is."""
+        return self.work / "run.json"
+
+    @property
+    def config(self) -> Path:
+        """The configuration."""
+        return self.work / "config.yaml"
 
     @property
     def events(self) -> Path:
@@ -75,14 +114,22 @@ class RunFolder:
         return self.work / "tmp"
 
     @property
+    def artifacts(self) -> Path:
+        """The tasks' artifacts, written by kfp.local."""
+        return self.work / "kfp"
+
+    @property
     def simulated(self) -> Path:
         """The simulated screen, and truth.csv beside it."""
         return self.work / "simulated"
 
-    @property
-    def artifacts(self) -> Path:
-        """The tasks' artifacts, written by kfp.local."""
-        return self.work / "kfp"
+    def source(self, screen: str | None) -> str:
+        """Address of the screen that normalize reads."""
+        return screen or str(self.simulated / "screen")
+
+    def truth(self, run: LocalRun) -> Path | None:
+        """Labels that report reads; a simulated screen has its own."""
+        return self.simulated / "truth.csv" if run.screen is None else run.truth
 
     def has_results(self) -> bool:
         """Whether a run in this folder got as far as a report."""
@@ -94,90 +141,65 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def opened_folder(
-    out: Path,
-    config: RunConfig,
-    screen: str | None,
-    truth: Path | None,
-    prediction: Mapping[str, Any] | None = None,
-) -> Iterator[RunFolder]:
-    """Locks the folder of a run for this process.
+def opened_folder(out: Path, run: LocalRun) -> Iterator[RunFolder]:
+    """Locks the folder of a run for this process, and writes what the run is.
 
     Bad input leaves no folder, unless a training has finished a task in it, or a prediction has results.
-
-    Args:
-        out: folder of the results.
-        config: the run's configuration.
-        screen: its screen; None if it is simulated.
-        truth: its labels.
-        prediction: parameters of a prediction; None for a training.
 
     Raises:
         InputError: the folder cannot be written, is in use, or holds something else.
     """
-    described = {
-        "config": json.loads(config.model_dump_json()),
-        "screen": whole_address(screen) if screen else None,
-        "truth": str(truth.resolve()) if truth else None,
-        **(prediction or {}),
-    }
-    # kfp.local replaces this word in every argument of a task by the interpreter's path.
-    for path in (str(out.resolve()), described["screen"] or "", described["truth"] or ""):
-        if "python3" in path:
-            raise InputError(f"{path}: kfp.local cannot take a path with 'python3' in it; use another folder name")
-    folder = RunFolder(out, (out / "run").resolve())
+    refuse_interpreter({"--out": str(out.resolve()), "--screen": run.screen, "--truth": str(run.truth)})
+    folder = RunFolder(out)
     with contextlib.ExitStack() as held:
         try:
             if out.exists() and not folder.work.is_dir() and any(out.iterdir()):
                 raise InputError(f"--out {out}: not empty, and not a run; use a new folder")
             folder.work.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(folder.work / "lock", wait=False))
-            _describe(folder, described)
-            write_atomically(folder.work / "config.yaml", config.dump())
-            for path in (folder.events, folder.log):
-                if path.exists() and not path.is_file():
-                    raise InputError(f"{path}: is not a file; remove it, or use a new folder")
         except BlockingIOError:
             raise InputError(
                 f"--out {out}: another run is working in this folder; wait for it or use another"
             ) from None
+        for path in (folder.events, folder.log):
+            if path.exists() and not path.is_file():
+                raise InputError(f"{path}: is not a file; remove it, or use a new folder")
+        _write_run(folder, run)
         try:
             yield folder
         except InputError:
-            if not (folder.has_results() if prediction else folder.has_finished_tasks()):
+            if not (folder.has_results() if run.prediction else folder.has_finished_tasks()):
                 shutil.rmtree(folder.work)
                 with contextlib.suppress(OSError):
                     out.rmdir()
             raise
 
 
-def _describe(folder: RunFolder, described: dict[str, Any]) -> None:
+def _write_run(folder: RunFolder, run: LocalRun) -> None:
     """Records what the folder's run is; refuses another run once a task has finished."""
-    path = folder.work / "run.json"
-    if path.exists():
-        changed = first_difference(_result_part(_read(path, folder.out)), _result_part(described))
+    content = run.model_dump_json(indent=1)
+    if folder.run.exists():
+        try:
+            earlier = _result_part(json.loads(folder.run.read_text(encoding="utf-8")) if folder.run.is_file() else {})
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise InputError(
+                f"--out {folder.out}: {folder.run} is damaged, so its run is not known; use a new folder"
+            ) from None
+        changed = first_difference(earlier, _result_part(json.loads(content)))
         if changed and folder.has_finished_tasks():
             raise InputError(
                 f"--out {folder.out}: holds a run with another {changed}; use a new folder, or the same settings"
             )
-        if changed:
-            # Nothing was computed with the earlier settings, so there is nothing to protect.
+        if changed:  # nothing was computed with the earlier settings
             shutil.rmtree(folder.simulated, ignore_errors=True)
-    write_atomically(path, json.dumps(described, indent=1))
+    write_atomically(folder.run, content)
+    write_atomically(folder.config, run.config.dump())
 
 
-def _read(path: Path, out: Path) -> dict[str, Any]:
-    try:
-        earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return {**earlier, "config": dict(earlier["config"])}
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"--out {out}: {path} is damaged, so its run is not known; use a new folder") from None
-
-
-def _result_part(described: Mapping[str, Any]) -> dict[str, Any]:
-    """A description without the sections that may change before a run resumes."""
-    kept = {name: section for name, section in described["config"].items() if name not in NO_EFFECT_ON_RESULTS}
-    return {**described, "config": kept}
+def _result_part(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What must not change before a run resumes."""
+    config = {name: section for name, section in run["config"].items() if name not in NO_EFFECT_ON_RESULTS}
+    return {"config": config, "screen": run["screen"], "truth": run["truth"], **(run["prediction"] or {})}
 
 
 def collect_results(folder: RunFolder) -> None:
@@ -287,30 +309,25 @@ def find_run(name: str, option: str = "--run") -> KnownRun:
         if "/" in name:
             raise InputError(f"{option} {name}: neither a key nor a folder of a run")
         return KnownRun(name, StoreConfig())
-    file = RunFolder(out, out / "run").job
+    file = RunFolder(out).run
     try:
-        job: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        config = parse(RunConfig, job["config"], source=str(file))
-        known = KnownRun(job["lineage"]["run"], config.store, Path(job["truth"]) if job["truth"] else None)
-    except InputError:  # a configuration of another version
-        raise
+        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        content["config"], content["lineage"]["run"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{option} {name}: not the folder of a run that got as far as its steps") from None
-    if job.get("prediction"):
+        raise InputError(f"{option} {name}: not the folder of a run") from None
+    run = parse(LocalRun, content, source=str(file))
+    if run.prediction:
         raise InputError(f"{option} {name}: the folder of a prediction, which trains nothing; give that of a training")
-    return known
+    return KnownRun(run.lineage["run"], run.config.store, RunFolder(out).truth(run))
 
 
 def _run_at(address: str, option: str) -> KnownRun:
-    bucket, path = ("", address.removeprefix(FOLDER)) if is_folder(address) else parse_uri(address)
-    *prefix, runs, key = ["", *path.split("/")]
-    if runs != RUNS:
+    store, _, key = address.rpartition(f"/{RUNS}/")
+    if not (is_folder(store) or is_bucket(store)) or "/" in key:
         raise InputError(
             f"{option}: an address looks like s3://BUCKET[/PREFIX]/{RUNS}/KEY or file:///FOLDER/{RUNS}/KEY"
         )
-    if is_folder(address):
-        return KnownRun(key, StoreConfig(bucket=FOLDER + "/".join(prefix)[1:]))
-    return KnownRun(key, StoreConfig(bucket=bucket, prefix="/".join(part for part in prefix if part)))
+    return KnownRun(key, StoreConfig(bucket=store))
 
 
 def with_address(config: RunConfig) -> RunConfig:

@@ -13,8 +13,7 @@ import os
 import platform
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from rich.console import Console
 
 from components.core.config import RunConfig, result_config
 from components.core.errors import InputError, StepError
-from components.core.files import write_atomically
 from components.core.learning.step_settings import library_versions
 from components.core.progress import EVENTS_VARIABLE, finished_tasks
 from components.core.storage.digests import code_digest, digest_file, digest_text
@@ -30,32 +28,13 @@ from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import choose_store, open_existing, open_store, whole_address
 from components.core.storage.run_records import RUNS
 from pipelines.checks import check_input, check_start, local_files, screen_source
-from pipelines.dag import OUTPUTS, TaskGraph, prediction_graph, training_graph
+from pipelines.dag import OUTPUTS, training_graph
 from pipelines.images.code_version import code_version
-from pipelines.run.containers import check_credentials, check_images, container_settings, containers_removed
+from pipelines.run.containers import check_credentials, check_images, containers_removed
 from pipelines.run.display import TaskDisplay
-from pipelines.run.folder import RunFolder, collect_results, opened_folder
-from pipelines.run.predict_request import CheckedPrediction, PredictRequest, check_prediction
+from pipelines.run.folder import LocalRun, RunFolder, collect_results, opened_folder
+from pipelines.run.predict_request import CheckedPrediction, PredictParams, PredictRequest, check_prediction
 from pipelines.run.worker import follow
-
-
-@dataclass(frozen=True)
-class LocalRun:
-    """A run whose input has been checked.
-
-    Attributes:
-        config: its configuration.
-        graph: its DAG.
-        screen: directory of the screen or the new plates, or their address in a bucket; None to simulate a screen first.
-        truth: labels of unlabelled or new wells, for the report's scoring alone.
-        prediction: what a prediction of new plates is; None for a training.
-    """
-
-    config: RunConfig
-    graph: TaskGraph
-    screen: str | None
-    truth: Path | None
-    prediction: CheckedPrediction | None = None
 
 
 def run_here(
@@ -89,7 +68,8 @@ def run_here(
     store = open_store(config.store.bucket, config.store.prefix)
     store.check()
     check_start(config)
-    return _run(LocalRun(config, training_graph(config), screen, truth), store, out, console, containers)
+    run = _prepared(config, screen, truth, out, containers)
+    return _run(run, store, out, console)
 
 
 def predict_here(
@@ -125,74 +105,74 @@ def predict_here(
     source.check()
     own = open_existing(chosen.bucket, chosen.prefix)
     checked = check_prediction(request, chosen, own, source, truth, f"--screen {screen}")
-    graph = prediction_graph(checked.folds)
-    return _run(LocalRun(checked.config, graph, screen, truth, checked), own, out, console, containers)
+    run = _prepared(checked.config, screen, truth, out, containers, checked)
+    return _run(run, own, out, console)
 
 
-def _run(run: LocalRun, store: ObjectStore, out: Path, console: Console, containers: bool) -> Path:
-    """Runs a pipeline whose input has been checked; returns the folder of the results."""
-    config, prediction = run.config, run.prediction
-    params = prediction.params.plain() if prediction else None
+def _prepared(
+    config: RunConfig,
+    screen: str | None,
+    truth: Path | None,
+    out: Path,
+    containers: bool,
+    prediction: CheckedPrediction | None = None,
+) -> LocalRun:
+    """The run, with its key and lineage.
+
+    Raises:
+        InputError: containers cannot be started.
+    """
     if containers:
         check_credentials(config.store)
     images = check_images() if containers else {}
+    screen = whole_address(screen) if screen else None
+    source, params = RunFolder(out).source(screen), prediction.params if prediction else None
+    lineage: dict[str, Any] = {
+        "run": run_key(config, source, out, params),
+        "code_version": code_version(),
+        "image_digests": {**images},
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "screen": source,
+        **({"model": {**prediction.model_info}} if prediction else {"seeds": {"run": config.seed}}),
+    }
+    return LocalRun(
+        config=config,
+        screen=screen,
+        truth=truth.resolve() if truth else None,
+        lineage=lineage,
+        prediction=params,
+        folds={**prediction.folds} if prediction else {},
+        containers=containers,
+    )
+
+
+def _run(run: LocalRun, store: ObjectStore, out: Path, console: Console) -> Path:
+    """Runs the pipeline, after simulating the screen if there is none, each in a process; returns the folder of the results."""
     with contextlib.ExitStack() as held:
-        folder = held.enter_context(opened_folder(out, config, run.screen, run.truth, params))
-        source = whole_address(run.screen) if run.screen else str(folder.simulated / "screen")
-        truth = run.truth.resolve() if run.truth else folder.simulated / "truth.csv" if run.screen is None else None
-        lineage: dict[str, Any] = {
-            "run": run_key(config, source, out, params),
-            "code_version": code_version(),
-            "image_digests": dict(images),
-            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "screen": source,
-            **({"model": dict(prediction.model_info)} if prediction else {"seeds": {"run": config.seed}}),
-        }
-        if prediction:
-            held.enter_context(_unrecorded_if_refused(store, str(lineage["run"])))
+        folder = held.enter_context(opened_folder(out, run))
+        if run.prediction:
+            held.enter_context(_unrecorded_if_refused(store, run.lineage["run"]))
         folder.events.unlink(missing_ok=True)
         folder.events.touch()
         shutil.rmtree(folder.artifacts, ignore_errors=True)
         held.enter_context(_empty(folder.tmp))
-        environment = _environment(config, folder)
-        settings = None
-        if containers:
+        if run.containers:
             held.enter_context(containers_removed(folder.work))
-            models = [prediction.params.model] if prediction else []
-            settings = container_settings(config, folder.work, folder.tmp, source, truth, environment, models)
-        job = {
-            "config": json.loads(config.model_dump_json()),
-            "prediction": {"folds": dict(prediction.folds), "parameters": prediction.params.parameters()}
-            if prediction
-            else None,
-            "pipeline_root": str(folder.artifacts),
-            "source": source,
-            "truth": str(truth or ""),
-            "lineage": lineage,
-            "containers": settings,
-        }
-        write_atomically(folder.job, json.dumps(job))
-        _follow_processes(run, folder, environment, console)
-        collect_results(folder)
-    return out
-
-
-def _follow_processes(run: LocalRun, folder: RunFolder, environment: Mapping[str, str], console: Console) -> None:
-    """Simulates the screen if there is none, then runs the pipeline; each is a process of its own."""
-    counts = {**({"simulate": 1} if run.screen is None else {}), **run.graph.counts()}
-    with (
-        TaskDisplay(run.config, counts, console) as display,
-        folder.log.open("ab") as log,
-        folder.events.open(encoding="utf-8", errors="replace") as events,
-    ):
+        counts = {**({"simulate": 1} if run.screen is None else {}), **run.graph.counts()}
+        display = held.enter_context(TaskDisplay(run.config, counts, console))
+        log = held.enter_context(folder.log.open("ab"))
+        events = held.enter_context(folder.events.open(encoding="utf-8", errors="replace"))
+        environment = _environment(run.config, folder)
         if run.screen is None:
-            command = ["-m", "components.simulate", "--config", str(folder.work / "config.yaml")]
-            follow([*command, "--out", str(folder.simulated)], environment, events, display, log)
+            command = ["-m", "components.simulate", "--config", str(folder.config), "--out", str(folder.simulated)]
+            follow(command, environment, events, display, log)
         try:
-            follow(["-m", "pipelines.run.worker", str(folder.job)], environment, events, display, log)
+            follow(["-m", "pipelines.run.worker", str(folder.out)], environment, events, display, log)
         except StepError as error:
             hint = "" if run.prediction else finish_hint(run.config, folder)
             raise StepError(f"{error}{hint}") from None
+        collect_results(folder)
+    return out
 
 
 def finish_hint(config: RunConfig, folder: RunFolder) -> str:
@@ -244,7 +224,7 @@ def _unrecorded_if_refused(store: ObjectStore, key: str) -> Iterator[None]:
         raise
 
 
-def run_key(config: RunConfig, source: str, out: Path, prediction: Mapping[str, Any] | None = None) -> str:
+def run_key(config: RunConfig, source: str, out: Path, prediction: PredictParams | None = None) -> str:
     """A run's key in the object store: the same as long as a folder's run would compute the same.
 
     Files that the configuration names count by content, those in an object store by address.
@@ -263,6 +243,6 @@ def run_key(config: RunConfig, source: str, out: Path, prediction: Mapping[str, 
         code_digest("components", "pipelines"),
         library_versions(),
         *(digest_file(file) for file in local_files(config).values()),
-        *([dict(prediction)] if prediction else []),
+        *([prediction.model_dump()] if prediction else []),
     ]
     return f"{config.name}-{digest_text(json.dumps(content))[:12]}"

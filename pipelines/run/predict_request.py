@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.core.config import RunConfig, StoreConfig
+from components.core.config import FrozenModel, RunConfig, StoreConfig
 from components.core.config.file import apply_change, parse
 from components.core.errors import InputError
 from components.core.registry.champion import read_champion
@@ -87,13 +87,12 @@ class PredictRequest:
         return parse(StoreConfig, data["store"], source="--set store")
 
 
-@dataclass(frozen=True)
-class PredictParams:
-    """What makes a prediction another one, beside its configuration, screen and truth.
+class PredictParams(FrozenModel):
+    """What distinguishes a prediction, beside its configuration, screen and truth.
 
     Attributes:
-        model: address of the model, by its whole fingerprint: another model may be promoted any time.
-        experiments: those to predict, sorted; none for all.
+        model: address of the model, with its whole fingerprint: another model may be promoted any time.
+        experiments: those to predict, sorted; empty for all.
         any_cell_type: whether networks that learned all cell types may predict another one.
     """
 
@@ -101,13 +100,9 @@ class PredictParams:
     experiments: tuple[str, ...]
     any_cell_type: bool
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return dict(json.loads(json.dumps(asdict(self))))
-
     def parameters(self) -> dict[str, Any]:
-        """As the pipeline takes it."""
-        return {**asdict(self), "experiments": json.dumps(self.experiments)}
+        """The parameters of the pipeline."""
+        return {**self.model_dump(), "experiments": json.dumps(self.experiments)}
 
 
 @dataclass(frozen=True)
@@ -116,7 +111,7 @@ class CheckedPrediction:
 
     Attributes:
         config: the configuration of its steps.
-        params: what makes it another one.
+        params: the pipeline's parameters.
         model: the model's manifest.
         plates: the plates to predict, by the tables.
         folds: the model's folds that predict, by cell type.
@@ -168,10 +163,14 @@ def check_prediction(
     promoted = champion and champion.now.fingerprint == model.fingerprint
     return CheckedPrediction(
         config=config,
-        params=PredictParams(address, tuple(sorted({*request.experiments})), request.any_cell_type),
+        params=PredictParams(
+            model=address,
+            experiments=tuple(sorted({*request.experiments})),
+            any_cell_type=request.any_cell_type,
+        ),
         model=model,
         plates=plates,
-        folds={cell_type: list(model.folds_of(cell_type)) for cell_type in cell_types},
+        folds={cell_type: tuple(model.folds_of(cell_type)) for cell_type in cell_types},
         model_info={
             "name": model.name,
             "run": model.run,

@@ -18,11 +18,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from components.core.config import RunConfig, parse
+from components.core.config import parse
 from components.core.errors import InputError, StepError
 from components.core.processes import end_with_parent
-from pipelines.dag import prediction_graph, training_graph
 from pipelines.run.display import TaskDisplay, event_name
+from pipelines.run.folder import LocalRun, RunFolder
 
 STOP_SECONDS = 10.0
 POLL_SECONDS = 0.2
@@ -93,50 +93,41 @@ def _end_session(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def main(job: Path) -> int:
-    """Runs the pipeline that a job file describes, of a training run or a prediction; returns the process's exit code."""
-    what = json.loads(job.read_text(encoding="utf-8"))
-    end_with_parent(end=lambda: _end_tasks(what))
+def main(out: Path) -> int:
+    """Runs the pipeline of the run in a folder; returns the process's exit code."""
+    folder = RunFolder(out)
+    run = parse(LocalRun, json.loads(folder.run.read_text(encoding="utf-8")), source=str(folder.run))
+    end_with_parent(end=lambda: _end_tasks(run, folder))
     from kfp import local
+
+    from pipelines.kfp_pipeline import local_pipeline
 
     # kfp warns of every image whose name lacks the word python, though a subprocess needs no image.
     warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"kfp\.local")
-    config = parse(RunConfig, what["config"], source=str(job))
     runner: local.SubprocessRunner | local.DockerRunner = local.SubprocessRunner(use_venv=False)
-    if what["containers"]:
+    if run.containers:
         from pipelines.run.containers import docker_runner
 
-        runner = docker_runner(what["containers"])
-    local.init(runner=runner, pipeline_root=what["pipeline_root"], enable_caching=False)
+        runner = docker_runner(run, folder)
+    local.init(runner=runner, pipeline_root=str(folder.artifacts), enable_caching=False)
+    arguments = run.prediction.parameters() if run.prediction else {}
+    arguments |= {"source": folder.source(run.screen), "fingerprint": "", "truth": str(folder.truth(run) or "")}
     try:
-        _run_pipeline(what, config)
+        local_pipeline(run.config, run.graph, run.prediction is not None)(**arguments, lineage=json.dumps(run.lineage))
     except RuntimeError as error:
         print(f"pipeline failed: {error}", file=sys.stderr)  # noqa: T201
         return 3
     return 0
 
 
-def _run_pipeline(what: dict[str, Any], config: RunConfig) -> None:
-    from pipelines.kfp_pipeline import local_pipeline
-
-    arguments = {"source": what["source"], "fingerprint": "", "truth": what["truth"]}
-    arguments["lineage"] = json.dumps(what["lineage"])
-    prediction = what["prediction"]
-    if prediction is None:
-        local_pipeline(config, training_graph(config))(**arguments)
-    else:
-        graph = prediction_graph(prediction["folds"])
-        local_pipeline(config, graph, predicts=True)(**arguments, **prediction["parameters"])
-
-
-def _end_tasks(what: dict[str, Any]) -> None:
-    if what["containers"]:
+def _end_tasks(run: LocalRun, folder: RunFolder) -> None:
+    if run.containers:
         from pipelines.images.engine import connect
         from pipelines.run.containers import remove_containers
 
         # Containers are children of the engine; the signal to this process group does not reach them.
         with contextlib.suppress(InputError):
-            remove_containers(connect(), what["containers"]["work"])
+            remove_containers(connect(), folder.work)
     os.killpg(os.getpgid(0), signal.SIGTERM)
 
 

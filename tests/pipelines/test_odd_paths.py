@@ -128,8 +128,7 @@ def test_a_state_file_of_another_kind_neither_hangs_nor_crashes_a_run(
 @pytest.mark.parametrize("content", ["", "[]", "{}", "\0"])
 def test_a_damaged_state_file_is_reported(folder: Path, refuse: Refuse, content: str):
     (folder / "out" / "run").mkdir(parents=True)
-    for name in ("run.json", "job.json"):
-        (folder / "out" / "run" / name).write_text(content)
+    (folder / "out" / "run" / "run.json").write_text(content)
     assert "run.json is damaged" in refuse(*RUN, "--out", "out")
     assert "not the folder of a run" in refuse("finish", "--run", "out", "--quorum", "1")
     assert "init_from: out: not the folder of a run" in refuse(*RUN, "--out", "new", "--set", "init_from=out")

@@ -14,7 +14,7 @@ from components.core.progress import EVENTS_VARIABLE
 from pipelines.run.containers import check_credentials, container_environment, mounts_of, run_task
 from tests.container_engine import engine_or_skip, images_or_skip
 
-LIMITS = {"pretrain": {"memory_gib": 1.0, "shm_gib": 0.25, "gpus": False}}
+LIMITS = ["cluster.steps.pretrain.memory_gib=1", "cluster.steps.pretrain.shm_gib=0.25", "cluster.steps.pretrain.gpus=0"]
 
 
 @pytest.fixture
@@ -27,9 +27,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def mounted(config: RunConfig, folder: Path, source: str, truth: str = "", **environment: str) -> dict[str, bool]:
-    found = mounts_of(config, folder / "run", source, truth, environment)
-    assert [one["path"] for one in found] == sorted({one["path"] for one in found})
-    return {one["path"].removeprefix(f"{folder}/"): one["write"] for one in found}
+    found = mounts_of(config, folder / "run", source, Path(truth) if truth else None, environment)
+    return {path.removeprefix(f"{folder}/"): write for path, write in found.items()}
 
 
 def test_all_files_of_a_configuration_are_mounted_and_only_outputs_writable(folder: Path, monkeypatch):
@@ -118,7 +117,7 @@ def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "events.jsonl"
 
 
-def task(image: str, folder: Path, *program: str, limits: Any = None, left: tuple[str, ...] = ()) -> int:
+def task(image: str, folder: Path, *program: str, limits: list[str] = LIMITS, left: tuple[str, ...] = ()) -> int:
     """Runs a program under the name of pretrain, fold 1; `left` are outputs that it is to leave."""
     artifacts = {
         name: {"artifacts": [{"uri": str(folder / name), "type": {"schemaTitle": f"system.{kind}"}}]}
@@ -129,7 +128,7 @@ def task(image: str, folder: Path, *program: str, limits: Any = None, left: tupl
     for name in left:
         (folder / name).write_text("")
     command = [*program, "--executor_input", json.dumps(inputs), "--function_to_execute", "pretrain"]
-    return run_task(engine_or_skip(), image, command, limits or LIMITS, network_mode="none")
+    return run_task(engine_or_skip(), image, command, RunConfig.load("demo", limits), network_mode="none")
 
 
 def failures(events: Path) -> list[dict[str, Any]]:
@@ -155,11 +154,11 @@ def test_a_task_without_an_output_has_failed(image: str, tmp_path: Path, events:
 
 
 @pytest.mark.docker
-def test_memory_beyond_the_limit_is_told_with_the_field_to_raise(image: str, tmp_path: Path, events: Path):
-    small = {"pretrain": {"memory_gib": 0.0625, "shm_gib": 0.0, "gpus": False}}
-    assert task(image, tmp_path, "python3", "-c", "print(len(b'1' * 2**28))", limits=small) == 137
+def test_a_task_beyond_its_memory_names_the_field_to_raise(image: str, tmp_path: Path, events: Path):
+    small = [*LIMITS, "cluster.steps.pretrain.memory_gib=0.25", "cluster.steps.pretrain.shm_gib=0"]
+    assert task(image, tmp_path, "python3", "-c", "print(len(b'1' * 2**30))", limits=small) == 137
     (failure,) = failures(events)
-    assert "limit of 0.0625 GiB" in failure["message"]
+    assert "limit of 0.25 GiB" in failure["message"]
     assert "cluster.steps.pretrain.memory_gib" in failure["message"]
 
 

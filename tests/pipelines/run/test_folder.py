@@ -13,7 +13,7 @@ from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import RunRecord
 from components.core.storage.runs import write_run
 from components.normalize.step import run as normalize
-from pipelines.run.folder import with_address
+from pipelines.run.folder import LocalRun, opened_folder, with_address
 from tests.pipelines.tiny_run import Cellsignal
 from tests.seaweedfs import S3Server
 from tests.tiny_screen import CONFIG, MemoryStore, TinyScreen
@@ -26,14 +26,10 @@ def started(tmp_path: Path) -> Path:
 
 
 def leave_run(tmp_path: Path, *changes: str) -> Path:
-    config = RunConfig.load("demo", list(changes))
-    job = {
-        "config": json.loads(config.model_dump_json()), "truth": "",
-        "lineage": {"run": "demo-1a2b"},
-    }  # fmt: skip
-    (tmp_path / "runs" / "demo" / "run").mkdir(parents=True)
-    (tmp_path / "runs" / "demo" / "run" / "job.json").write_text(json.dumps(job))
-    return tmp_path / "runs" / "demo"
+    folder = tmp_path / "runs" / "demo"
+    run = LocalRun(config=RunConfig.load("demo", list(changes)), screen=None, truth=None, lineage={"run": "demo-1a2b"})
+    with opened_folder(folder, run):
+        return folder
 
 
 def address(given: str, *changes: str) -> str | None:

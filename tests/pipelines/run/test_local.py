@@ -1,4 +1,4 @@
-"""Whole runs through the command line: interrupted, resumed, repeated."""
+"""Whole runs through the command line: a training interrupted, resumed and repeated, and a prediction with its model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import time
 from dataclasses import dataclass
@@ -22,12 +23,16 @@ from components.core.learning.network import Classifier
 from components.core.learning.weight_files import load_weights
 from components.core.progress import EVENTS_VARIABLE
 from components.core.registry.published_models import download_networks, find_model
+from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
+from components.core.storage.run_records import RunRecord
+from components.core.storage.runs import finished_folds, read_runs
 from pipelines.dag import training_graph
 from pipelines.run.display import TaskDisplay
 from pipelines.run.folder import RunFolder
 from pipelines.run.local import finish_hint, run_key
 from pipelines.run.worker import follow
+from pipelines.store.tables import run_row
 from tests.pipelines.tiny_run import (
     CONFIG,
     ROOT,
@@ -42,7 +47,8 @@ from tests.seaweedfs import S3Server
 from tests.tiny_screen import TinyScreen
 
 COLUMNS = ["id_code", "sirna", "confidence", "margin", "raw_sirna", "raw_confidence", "top5"]
-PREDICTIONS = {"predictions.csv": 6, "predictions_oof.csv": 12, "predictions_holdout.csv": 0}
+PREDICTIONS = {"predictions.csv": 6, "predictions_oof.csv": 12, "predictions_holdout.csv": 6}
+HOLDOUT = "HUVEC-04"
 
 
 def events(out: Path) -> list[dict[str, Any]]:
@@ -75,14 +81,16 @@ class Run:
 def prepare(folder: Path, *, integers: bool) -> Run:
     """A screen, its truth and a configuration in a new folder; labels as the release writes them, or as numbers."""
     folder.mkdir()
-    screen = only_huvec(TinyScreen(folder / "screen", imaged=("HUVEC-01", "HUVEC-02", "HUVEC-03")))
+    imaged = ("HUVEC-01", "HUVEC-02", "HUVEC-03", HOLDOUT)
+    screen = only_huvec(TinyScreen(folder / "screen", imaged, more=[HOLDOUT]))
     if integers:
         for name in ("train.csv", "train_controls.csv", "test_controls.csv"):
             path = screen.root / name
             path.write_text(path.read_text().replace("sirna_", ""))
     truth = write_truth(folder / "truth.csv", truth_of(screen))
     config = folder / "tiny.yaml"
-    config.write_text(CONFIG)
+    held_out = CONFIG.replace("image_size: 16", f"image_size: 16, holdout_experiments: [{HOLDOUT}]")
+    config.write_text(f"{held_out}loader: {{node_cache: {json.dumps(str(folder / 'node'))}}}\n")
     options = {
         "config": config,
         "screen": screen.root,
@@ -171,7 +179,7 @@ def test_the_embeddings_of_all_folds_are_in_one_folder_and_in_the_lineage(interr
     assert sorted(p.relative_to(out).as_posix() for p in (out / "embeddings").rglob("*") if p.is_file()) == files
     assert json.loads((out / "lineage.json").read_text())["embeddings"] == files
     wells = pq.read_table(out / "embeddings" / "tiny").to_pylist()
-    assert len(wells) == 2 * 3 * 2 * 5, "folds, experiments, plates, wells"
+    assert len(wells) == 2 * 4 * 2 * 5, "folds, experiments, plates, wells"
     for fold, validated in ((0, "HUVEC-01"), (1, "HUVEC-02")):
         role = {w["id_code"]: w["role"] for w in wells if w["fold"] == fold and w["well_type"] == "treatment"}
         assert {w for w, r in role.items() if r == "out_of_fold"} == {w for w in role if w.startswith(validated)}
@@ -184,10 +192,14 @@ def test_the_metrics_are_shares_of_correctly_predicted_wells(interrupted: Interr
     out = interrupted.run.out
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["schema"] == 1
-    assert {"out_of_fold", "unlabelled", "folds", "throughput"} <= metrics.keys()
+    assert {"out_of_fold", "unlabelled", "holdout", "folds", "throughput"} <= metrics.keys()
     labels = {
         "out_of_fold": (
             "predictions_oof.csv",
+            {r["id_code"]: r["sirna"] for r in table(out.parent / "screen/train.csv")},
+        ),
+        "holdout": (
+            "predictions_holdout.csv",
             {r["id_code"]: r["sirna"] for r in table(out.parent / "screen/train.csv")},
         ),
         "unlabelled": ("predictions.csv", {r["id_code"]: r["sirna"] for r in table(out.parent / "truth.csv")}),
@@ -237,7 +249,7 @@ def test_a_finished_run_becomes_a_model_whose_networks_load(interrupted: Interru
     registry, model = find_model(ObjectStore(run.store), "champion")
     metrics = json.loads((run.out / "metrics.json").read_text())
     assert (model.run, model.folds) == (key, {"HUVEC": (0, 1)})
-    assert model.scores == {score: metrics[score] for score in ("out_of_fold", "unlabelled")}
+    assert model.scores == {score: metrics[score] for score in ("out_of_fold", "unlabelled", "holdout")}
     assert model.temperatures == metrics["temperatures"]
     (backbone,) = model.run_config().backbones
     trained = {}
@@ -250,6 +262,96 @@ def test_a_finished_run_becomes_a_model_whose_networks_load(interrupted: Interru
     assert {fold: file.read_bytes() for fold, file in files.items()} == trained
     network = Classifier(backbone, HeadConfig(), len(model.vocabulary.classes), model.channels, model.image_size)
     load_weights(network, files[0])
+
+
+def test_new_plates_are_predicted_as_by_the_training_run(interrupted: Interrupted, tmp_path: Path) -> None:
+    run, screen, truth = interrupted.run, tmp_path / "plates", tmp_path / "truth.csv"
+    shutil.rmtree(run.out.parent / "node")  # a folder of the training's machine, which predictions must not create
+    shutil.copytree(run.screen, screen)
+    labels = {row["id_code"]: row["sirna"] for row in table(screen / "train.csv")}  # of other experiments, too
+    write_truth(truth, labels)
+    for name in ("train.csv", "train_controls.csv", "test_controls.csv"):  # no label is left that could be read
+        head, *lines = [line.split(",") for line in (screen / name).read_text().splitlines()]
+        rows = [[*line[:4], "hidden", *line[5:]] for line in lines]
+        (screen / name).write_text("".join(",".join(row) + "\n" for row in [head, *rows]))
+    out = tmp_path / "predicted"
+    usual = ("predict", "--screen", screen, "--model", f"{run.store.as_uri()}/models/champion", "--truth", truth)
+    done = run.cellsignal(*usual, "--experiments", f"HUVEC-03,{HOLDOUT}", "--out", out)
+    assert done.returncode == 0, done.stderr + (out / "run" / "log.txt").read_text()
+    assert not (run.out.parent / "node").exists()
+    names = [
+        "predictions.csv",
+        "qc.csv",
+        "metrics.json",
+        "report.html",
+        "config.yaml",
+        "lineage.json",
+        "embeddings",
+        "run",
+    ]
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
+
+    expected = table(run.out / "predictions.csv") + table(run.out / "predictions_holdout.csv")
+    found = {row["id_code"]: row for row in table(out / "predictions.csv")}
+    assert found.keys() == {row["id_code"] for row in expected}
+    for row in expected:
+        other = found[row["id_code"]]
+        assert (other["sirna"], other["raw_sirna"], other["top5"]) == (row["sirna"], row["raw_sirna"], row["top5"])
+        assert float(other["raw_confidence"]) == pytest.approx(float(row["raw_confidence"]), abs=1e-5)
+        # Other batches round logits otherwise in the sixth digit, and balancing stops within prior.sinkhorn_tolerance.
+        for column in ("confidence", "margin"):
+            assert float(other[column]) == pytest.approx(float(row[column]), abs=5e-3)
+    metrics, of_run = (json.loads((folder / "metrics.json").read_text()) for folder in (out, run.out))
+    assert metrics["holdout"] == of_run["holdout"]
+    assert metrics["wells"]["holdout"] == {"overall": 6, "HUVEC": 6}
+    quality = table(out / "qc.csv")
+    assert len(quality) == 2 * 2 * 5
+    assert {row["id_code"] for row in quality if row["confidence"]} == found.keys()
+    embeddings = sorted(out.glob("embeddings/*/HUVEC/*.parquet"))
+    assert [path.name for path in embeddings] == ["fold_0.parquet", "fold_1.parquet"]
+    assert all(len(pq.read_table(path)) == 20 for path in embeddings)
+    lineage = json.loads((out / "lineage.json").read_text())
+    assert (lineage["model"]["generation"], lineage["model"]["name"]) == (1, "tiny")
+    assert {task["step"] for task in lineage["steps"]} == {"normalize", "infer", "ensemble", "assign", "report"}
+    assert lineage["model"]["fingerprint"] in (out / "report.html").read_text()
+    check_record(ObjectStore(run.store), lineage)
+
+    refused, address = run.cellsignal.refused, f"{run.store.as_uri()}/runs/{lineage['run']}"
+    what = (
+        f"run {lineage['run']}: is a prediction by model {lineage['model']['fingerprint'][:12]}, which trains nothing"
+    )
+    started = [tmp_path / "next" if argument == run.out else argument for argument in run.arguments]
+    assert f"--{what}" in refused("finish", "--run", address, "--quorum", "1")
+    assert what in refused("models", "publish", address)
+    assert f"init_from: {what}" in refused(*started, "--set", f"init_from={address}")
+    message = f"{out}: the folder of a prediction, which trains nothing; give that of a training"
+    assert f"--run {message}" in refused("finish", "--run", out, "--quorum", "1")
+    assert f"init_from: {message}" in refused(*started, "--set", f"init_from={out}")
+    line = refused(*usual, "--experiments", HOLDOUT, "--out", out)
+    assert "holds a run with another experiments" in line
+
+
+def check_record(store: ObjectStore, lineage: dict[str, Any]) -> None:
+    """The prediction is a run of the store, which keeps its plates and logits until it is forgotten."""
+    key = lineage["run"]
+    record = RunRecord.model_validate_json(store.get(f"runs/{key}/run.json"))
+    assert record.lineage["model"] == {**record.lineage["model"], "name": "tiny", "generation": 1}
+    assert record.prediction is not None
+    assert record.prediction.model == lineage["model"]["fingerprint"]
+    assert record.prediction.experiments == ("HUVEC-03", HOLDOUT)
+    assert record.prediction.folds == {"HUVEC": (0, 1)}
+    reference, plates = (
+        Manifest.model_validate_json(store.get(f"runs/{key}/{name}.json")) for name in ("screen", "holdout")
+    )
+    assert plates.digest() == lineage["manifest_digest"]
+    finished = finished_folds(store, key, reference, plates)
+    assert {cell_type: [each.fold for each in folds] for cell_type, folds in finished.items()} == {"HUVEC": [0, 1]}
+    (run,) = [run for run in read_runs(store) if run.key == key]
+    assert run.needs == {plate.prefix for plate in plates.plates} | {each.prefix for each in finished["HUVEC"]}
+    summary = run_row(run)
+    assert [summary[name] for name in ("kind", "model", "finished_folds", "folds", "plates")] == [
+        "prediction", record.prediction.model, 2, 2, 4,
+    ]  # fmt: skip
 
 
 def test_finish_predicts_as_the_run_did_and_marks_a_missing_fold(interrupted: Interrupted):
@@ -265,6 +367,7 @@ def test_finish_predicts_as_the_run_did_and_marks_a_missing_fold(interrupted: In
     store = ObjectStore(run.store)
     folder = f"runs/{key}/tasks/pseudo_label"
     assert store.list(f"{folder}/") == [f"{folder}/{fold}/HUVEC.json" for fold in (0, 1)]
+    record = store.get(f"{folder}/1/HUVEC.json")
     store.delete(f"{folder}/1/HUVEC.json")
     line = run.cellsignal.refused("finish", "--run", run.out, "--quorum", 2)
     assert "HUVEC has fold 0" in line
@@ -273,12 +376,14 @@ def test_finish_predicts_as_the_run_did_and_marks_a_missing_fold(interrupted: In
     out = run.cellsignal.folder / "runs" / key
     assert json.loads((out / "metrics.json").read_text())["partial"]["missing"] == {"HUVEC": [1]}
     assert len(table(out / "predictions_oof.csv")) == 6
+    store.put(f"{folder}/1/HUVEC.json", record)
     assert processes_naming(run.cellsignal.folder) == []
 
 
 def test_a_failed_run_suggests_to_finish_without_the_missing_folds(tmp_path: Path):
     config = RunConfig.load("demo")
-    folder = RunFolder(tmp_path / "my runs", tmp_path)
+    folder = RunFolder(tmp_path / "my runs")
+    folder.work.mkdir(parents=True)
     *finished, _ = [("pseudo_label", cell_type, fold) for cell_type in config.screen.cell_types for fold in (0, 1)]
     finished.append(("finetune", config.screen.cell_types[-1], 1))  # which lacks its second fold's end
     lines = [
