@@ -3,21 +3,21 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from components.assign.step import AssignConfig, run
-from components.core.command import run_command
+from components.core.command import ConfigOption, HoldoutOption, OutOption, ScreenOption, SetOption, run_command
 from components.core.config import RunConfig
 from components.core.storage.artifacts import step_files
 
 
 def assign(
-    config: Annotated[str, typer.Option(help="shipped name or YAML file")],
-    screen: Annotated[str, typer.Option(help="manifest of the screen, screen.json: a path, or s3://BUCKET/KEY")],
-    holdout: Annotated[str, typer.Option(help="manifest of the held-out experiments, holdout.json: a path or s3://")],
-    logits: Annotated[str, typer.Option(help="logits directory, from ensemble, or s3://")],
-    out: Annotated[str, typer.Option(help="directory to create: a path, or s3://BUCKET/KEY")],
-    changes: Annotated[list[str], typer.Option("--set", help="KEY=VALUE, for example prior.enabled=false")] = [],  # noqa: B006
+    config: ConfigOption,
+    screen: ScreenOption,
+    holdout: HoldoutOption,
+    logits: Annotated[str, Option(help="logits directory, from ensemble: a path, or s3://BUCKET/KEY")],
+    out: OutOption,
+    changes: SetOption = [],  # noqa: B006
 ) -> None:
     """Predicts the treatment wells of one cell type."""
     section = RunConfig.load(config, changes).section(AssignConfig)

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,22 @@ DISK_ERRORS = {
     errno.EFBIG: "the limit on the size of a file is reached",
     errno.EIO: "the disk fails",
 }
+
+
+# Options that the command lines of several steps share.
+ConfigOption = Annotated[
+    str, typer.Option(help="shipped name or YAML file; for new plates the config.yaml of the model's run")
+]
+ScreenOption = Annotated[str, typer.Option(help="manifest of the screen, from normalize: a path, or s3://BUCKET/KEY")]
+HoldoutOption = Annotated[
+    str, typer.Option(help="manifest of the held-out experiments, or of new plates: a path, or s3://BUCKET/KEY")
+]
+OutOption = Annotated[str, typer.Option(help="folder to write: a path, or s3://BUCKET/KEY")]
+LogitsOption = Annotated[str, typer.Option(help="folder to write, path or s3://: logits of the fold")]
+EmbeddingsOption = Annotated[
+    str, typer.Option(help="folder to write, path or s3://: embeddings of all wells, as Parquet")
+]
+SetOption = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, changes a field of the configuration")]
 
 
 def cancel_on_signals(advice: str) -> None:

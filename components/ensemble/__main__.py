@@ -3,16 +3,15 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
-from components.core.command import run_command
+from components.core.command import OutOption, run_command
 from components.core.storage.artifacts import step_files
 from components.ensemble.step import run
 
 
 def ensemble(
-    logits: Annotated[list[str], typer.Option(help="logits of a fold, directory or s3://; give one a fold")],
-    out: Annotated[str, typer.Option(help="directory to create: a path, or s3://BUCKET/KEY")],
+    logits: Annotated[list[str], Option(help="logits of a fold, directory or s3://; give one a fold")], out: OutOption
 ) -> None:
     """Joins the folds of one cell type."""
     with step_files() as files:

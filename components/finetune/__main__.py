@@ -4,23 +4,23 @@ from typing import Annotated
 
 from typer import Option
 
-from components.core.command import run_command
+from components.core.command import ConfigOption, OutOption, ScreenOption, SetOption, run_command
 from components.core.config import RunConfig
 from components.core.learning.step_settings import MeanTeacherSettings
 from components.core.storage.artifacts import step_files
 
 
 def finetune(
-    config: Annotated[str, Option(help="a shipped configuration's name, or a YAML file")],
-    screen: Annotated[str, Option(help="manifest that normalize wrote: a path, or s3://BUCKET/KEY")],
+    config: ConfigOption,
+    screen: ScreenOption,
     base: Annotated[list[str], Option(help="output of pretrain: a path, or s3://BUCKET/KEY; once per backbone")],
     fold: Annotated[int, Option(help="the fold whose experiments validate")],
     cell_type: Annotated[str, Option(help="the cell type to train on")],
-    weights: Annotated[str, Option(help="folder to write: a path, or s3://BUCKET/KEY")],
-    set: Annotated[list[str], Option(help="KEY=VALUE, changes the configuration")] = [],  # noqa: B006
+    weights: OutOption,
+    changes: SetOption = [],  # noqa: B006
 ) -> None:
     """Trains mean-teacher pairs on one cell type. The object store comes from the AWS environment variables."""
-    settings = RunConfig.load(config, set).section(MeanTeacherSettings)
+    settings = RunConfig.load(config, changes).section(MeanTeacherSettings)
     from components.finetune.step import main  # imports torch, which a wrong configuration need not wait for
 
     with step_files() as files:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from components.core.command import list_items, run_command
+from components.core.command import ConfigOption, SetOption, list_items, run_command
 from components.core.config import RunConfig, StoreConfig
 from components.core.errors import InputError
 from components.core.registry.model_manifest import MODELS
@@ -17,16 +17,14 @@ from components.normalize.step import main
 
 
 def normalize(
-    config: Annotated[
-        str, typer.Option(help="shipped name or YAML file; for new plates the config.yaml of the model's run")
-    ],
+    config: ConfigOption,
     source: Annotated[
         str, typer.Option(help="screen in the Kaggle or the rxrx.ai layout: a directory, or s3://BUCKET/PREFIX")
     ],
     screen: Annotated[
         str,
         typer.Option(
-            help="output: manifest of the screen, or for new plates the reference made from the model; path or s3://BUCKET/KEY"
+            help="output: manifest of the screen, or for new plates the model's reference; path or s3://BUCKET/KEY"
         ),
     ],
     holdout: Annotated[
@@ -46,10 +44,10 @@ def normalize(
         bool,
         typer.Option("--any-cell-type", help="with --model: predict unknown cell types by networks that learned all"),
     ] = False,
-    change: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, a change of one field")] = None,
+    changes: SetOption = [],  # noqa: B006
 ) -> None:
     """Packs a screen's plates into the object store and writes its manifests; with --model those of new plates."""
-    section = RunConfig.load(config, change or []).section(NormalizeConfig)
+    section = RunConfig.load(config, changes).section(NormalizeConfig)
     if model is None and (experiments or any_cell_type):
         raise InputError("--experiments and --any-cell-type are for new plates; give the --model that predicts them")
     if model is None and holdout_labels is None:

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from components.core import progress
-from components.core.command import run_command
+from components.core.command import ConfigOption, HoldoutOption, OutOption, ScreenOption, SetOption, run_command
 from components.core.config import RunConfig
 from components.core.storage.artifacts import step_files
 from components.report import step
@@ -14,29 +14,20 @@ from components.report.inputs import json_object
 
 
 def report(
-    config: Annotated[
-        str, typer.Option(help="shipped name or YAML file; for new plates the config.yaml of the model's run")
-    ],
-    screen: Annotated[
-        str, typer.Option(help="manifest of the screen that normalize wrote: a path, or s3://BUCKET/KEY")
-    ],
-    holdout: Annotated[
-        str, typer.Option(help="manifest of the held-out experiments, or of the new plates: path or s3://")
-    ],
-    uri: Annotated[list[str], typer.Option(help="output of assign, path or s3://; once a cell type")],
-    out: Annotated[str, typer.Option(help="directory to write: a path, or s3://BUCKET/KEY")],
+    config: ConfigOption,
+    screen: ScreenOption,
+    holdout: HoldoutOption,
+    uri: Annotated[list[str], Option(help="output of assign, path or s3://; once a cell type")],
+    out: OutOption,
     holdout_labels: Annotated[
-        str | None,
-        typer.Option(help="labels of the held-out wells, id_code,sirna, path or s3://; new plates have none"),
+        str | None, Option(help="labels of the held-out wells, id_code,sirna, path or s3://; new plates have none")
     ] = None,
-    truth: Annotated[
-        str | None, typer.Option(help="labels of unlabelled or new wells, id_code,sirna, path or s3://")
-    ] = None,
-    lineage: Annotated[str | None, typer.Option(help="lineage so far, JSON, path or s3://")] = None,
-    changes: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, changes the configuration")] = None,
+    truth: Annotated[str | None, Option(help="labels of unlabelled or new wells, id_code,sirna, path or s3://")] = None,
+    lineage: Annotated[str | None, Option(help="lineage so far, JSON, path or s3://")] = None,
+    changes: SetOption = [],  # noqa: B006
 ) -> None:
     """Writes predictions, metrics and the report of a run, or of new plates with their quality control."""
-    settings = RunConfig.load(config, changes or ())
+    settings = RunConfig.load(config, changes)
     with step_files() as files, progress.task("report"):
         known = json_object(Path(files.input(lineage)).read_text(encoding="utf-8"), lineage) if lineage else {}
         manifest, held_out = (Path(files.input(each)) for each in (screen, holdout))

@@ -1,4 +1,4 @@
-"""Reads the report's inputs: outputs of assign, labels of held-out wells, truth. Errors name file, line, well and field."""
+"""Reads the report's inputs: outputs of assign, labels of held-out wells, truth."""
 
 from __future__ import annotations
 
@@ -25,29 +25,30 @@ KINDS: dict[Score, str] = {"unlabelled": "an unlabelled", "holdout": "a held-out
 
 
 def treatment_wells(screen: Manifest, holdout: Manifest) -> pd.DataFrame:
-    """The treatment wells of a run: those of the screen, then those of the held-out experiments or new plates.
+    """The treatment wells of a run, first the screen's, then those held out or new.
 
     Returns:
         A row a well, in manifest order; columns score, id_code, experiment, plate, well, cell_type, fold (-1 if none
         validates on it), label (None if hidden).
     """
+    columns = ["score", "id_code", "experiment", "plate", "well", "cell_type", "fold", "label"]
     rows = [
-        {
-            "score": "holdout" if manifest is holdout else "out_of_fold" if plate.labelled else "unlabelled",
-            "id_code": well.id_code,
-            "experiment": plate.experiment,
-            "plate": plate.plate,
-            "well": well.well,
-            "cell_type": plate.cell_type,
-            "fold": plate.well_folds[n] if plate.well_folds else manifest.folds.get(plate.experiment, -1),
-            "label": well.sirna,
-        }
+        (
+            "holdout" if manifest is holdout else "out_of_fold" if plate.labelled else "unlabelled",
+            well.id_code,
+            plate.experiment,
+            plate.plate,
+            well.well,
+            plate.cell_type,
+            plate.well_folds[n] if plate.well_folds else manifest.folds.get(plate.experiment, -1),
+            well.sirna,
+        )
         for manifest in (screen, holdout)
         for plate in manifest.plates
         for n, well in enumerate(plate.wells)
         if well.well_type == "treatment"
     ]
-    return pd.DataFrame(rows, columns=["score", "id_code", "experiment", "plate", "well", "cell_type", "fold", "label"])
+    return pd.DataFrame(rows, columns=columns)
 
 
 @dataclass(frozen=True)
@@ -68,16 +69,13 @@ class AssignOutput:
 def read_outputs(
     uris: Sequence[str], wells: pd.DataFrame, treatments: Collection[str], cell_types: Sequence[str]
 ) -> tuple[list[AssignOutput], pd.DataFrame]:
-    """Reads the outputs of assign.
+    """The outputs of assign in the order of the cell types, and the predictions of all.
 
     Args:
         uris: output directories of assign, one a cell type, as paths or object-store URIs.
         wells: from `treatment_wells`.
         treatments: the screen's treatment siRNAs.
-        cell_types: the order of the outputs.
-
-    Returns:
-        The outputs in that order, and the predictions of all, without the column truth.
+        cell_types: the configured order.
 
     Raises:
         InputError: no output, or two of one cell type; a file is missing or malformed, a well or siRNA is not of the
@@ -154,8 +152,7 @@ def read_labels(
         experiments: rows of other experiments are ignored; None ignores none.
 
     Raises:
-        InputError: a column is missing, a value is empty or NaN, an id_code is not a treatment well of `score` or appears
-            twice, or a siRNA is not one of the screen's treatments.
+        InputError: a column or value is missing, or an id_code or siRNA is not of the screen; names line and well.
     """
     table = read_table_file(path, ("id_code", "sirna"))
     if experiments is not None:
@@ -175,12 +172,9 @@ def read_labels(
 
 def merge_history(outputs: Sequence[AssignOutput]) -> list[dict[str, Any]]:
     """The epochs of all outputs, each once: pretrain's are in the history of every cell type."""
-    unique: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for output in outputs:
-        for record in output.meta.get("history", []):
-            key = tuple(record.get(name) for name in ("step", "fold", "cell_type", "backbone", "epoch"))
-            unique.setdefault(key, record)
-    return list(unique.values())
+    key = ("step", "fold", "cell_type", "backbone", "epoch")
+    records = [record for output in outputs for record in output.meta.get("history", [])]
+    return list({tuple(record.get(name) for name in key): record for record in records}.values())
 
 
 def merge_validated(outputs: Sequence[AssignOutput]) -> Mapping[tuple[int, str], bool]:

@@ -31,11 +31,11 @@ def measure_wells(plates: Manifest, predictions: pd.DataFrame, store: ObjectStor
     Args:
         plates: their manifest.
         predictions: a predictions table of their treatment wells.
-        store: where the packed plates are.
+        store: the store of the packed plates.
 
     Returns:
-        A row a well, in the manifest's order: QUALITY_COLUMNS, and noisiest_* of `quality.well_quality`. look_at holds the
-        reasons to look at the well, empty for most; confidence is NaN for controls.
+        A row a well, in the manifest's order: QUALITY_COLUMNS (confidence is NaN for controls), and noisiest_* of
+        `quality.well_quality`.
 
     Raises:
         InputError: a site is missing or broken.
@@ -43,17 +43,11 @@ def measure_wells(plates: Manifest, predictions: pd.DataFrame, store: ObjectStor
     reader = SiteReader(store, plates)
     measures = well_quality(_measure_sites(reader, plates), reader.table.well_S, CHANNELS)
     rows = [
-        {
-            "id_code": well.id_code,
-            "experiment": plate.experiment,
-            "plate": plate.plate,
-            "well": well.well,
-            "well_type": well.well_type,
-        }
+        (well.id_code, plate.experiment, plate.plate, well.well, well.well_type)
         for plate in plates.plates
         for well in plate.wells
     ]
-    wells = pd.DataFrame(rows).join(measures)
+    wells = pd.DataFrame(rows, columns=["id_code", "experiment", "plate", "well", "well_type"]).join(measures)
     wells["confidence"] = wells["id_code"].map(predictions.set_index("id_code")["confidence"])
     wells["look_at"] = ""
     for _, of_plate in wells.groupby(["experiment", "plate"]):

@@ -1,7 +1,6 @@
-"""report: outputs of assign, manifests and truth in; predictions, metrics and one page out. Numbers are core.evaluation.
+"""report: outputs of assign, manifests and truth in; predictions, metrics and one page out. The numbers are core.evaluation's.
 
 Truth of unlabelled, held-out and new wells is read here and nowhere else, and only compared with finished predictions.
-The report of new plates is another page, with quality control.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +32,7 @@ from components.core.storage.opening import join_address, open_store
 from components.core.storage.run_records import RECIPE
 from components.core.storage.runs import lineage_of, record_results, report_failures
 from components.core.tables import write_table
+from components.image import VERSION
 from components.report.inputs import (
     AssignOutput,
     json_object,
@@ -75,7 +74,7 @@ def run(
         uris: output directories of assign, one a cell type, as paths or object-store URIs.
         out: directory to write; an earlier report there is replaced.
         lineage: code_version, seeds, started, steps, image_digests, model as far as known; digests of manifests are added.
-        store: where the packed plates are, instead of the manifest's own store.
+        store: the store of the packed plates, instead of the manifest's own.
 
     Returns:
         The content of metrics.json; the score of new plates is called `holdout`.
@@ -85,30 +84,28 @@ def run(
     """
     known, held_out = Manifest.read(screen), Manifest.read(holdout)
     new_plates = known.model is not None
-    if not new_plates and holdout_labels is None:
-        raise InputError(
-            "--holdout-labels is missing; give the labels that normalize wrote, or as --screen a manifest that names a model, "
-            f"not {screen}"
-        )
     wells, treatments = treatment_wells(known, held_out), known.vocabulary.treatments
     of_truth: Score = "holdout" if new_plates else "unlabelled"
     experiments = {plate.experiment for plate in held_out.plates} if new_plates else None
-    truth_labels = read_labels(truth, wells, of_truth, treatments, experiments) if truth else {}
-    labels = dict(truth_labels)
-    if not new_plates and holdout_labels is not None:
+    labels = read_labels(truth, wells, of_truth, treatments, experiments) if truth else {}
+    labelled = len(labels)
+    if not new_plates:
+        if holdout_labels is None:
+            raise InputError(
+                "--holdout-labels is missing; give the labels that normalize wrote, or as --screen a manifest that names a "
+                f"model, not {screen}"
+            )
         training = wells[wells["score"] == "out_of_fold"].dropna(subset="label")
         labels |= dict(zip(training["id_code"], training["label"], strict=True))
         labels |= read_labels(holdout_labels, wells, "holdout", treatments)
     outputs, predictions = read_outputs(uris, wells, treatments, config.screen.cell_types)
-    if new_plates:
-        predictions = predictions[predictions["score"] == "holdout"]
     predictions = predictions.assign(truth=predictions["id_code"].map(labels))
-    lineage = {"code_version": installed_version(), **lineage}
+    lineage = {"code_version": VERSION, **lineage}
     notices = _notices(config, known, held_out, wells, outputs, predictions, lineage)
-    if truth and len(truth_labels) < (count := int((predictions["score"] == of_truth).sum())):
-        effect = "the score is of those" if truth_labels else "there is no score"
+    if truth and labelled < (count := int((predictions["score"] == of_truth).sum())):
+        effect = "the score is of those" if labelled else "there is no score"
         kind = "" if new_plates else "unlabelled "
-        notices.append(("report", f"the truth has {len(truth_labels):,} of {count:,} {kind}wells; {effect}"))
+        notices.append(("report", f"the truth has {labelled:,} of {count:,} {kind}wells; {effect}"))
     report = Report(
         config=config,
         screen=known,
@@ -121,18 +118,17 @@ def run(
         lineage=lineage,
         notices=list(dict.fromkeys(notices)),
     )
-    tables = {score: predictions[predictions["score"] == score][list(SAVED)] for score in SCORES}
+    names: dict[Score, str] = {"holdout": "predictions.csv"} if new_plates else PREDICTIONS
+    files = {name: predictions[predictions["score"] == score][list(SAVED)] for score, name in names.items()}
     if new_plates:
-        files = {"predictions.csv": tables["holdout"]}
         report, page, files["qc.csv"] = _of_new_plates(report, outputs, store)
     else:
-        files = {PREDICTIONS[score]: table for score, table in tables.items()}
         report, page = _of_training(report, outputs, store)
     with atomic_directory(out) as folder:
         for name, table in files.items():
             write_table(folder / name, table)
-        (folder / "metrics.json").write_text(json.dumps(report.metrics, indent=2) + "\n", encoding="utf-8")
-        (folder / "lineage.json").write_text(json.dumps(report.lineage, indent=2) + "\n", encoding="utf-8")
+        for name, content in (("metrics.json", report.metrics), ("lineage.json", report.lineage)):
+            (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         (folder / "config.yaml").write_text(config.dump(), encoding="utf-8")
         (folder / "report.html").write_text(page, encoding="utf-8")
     progress.note(f"report: {out / 'report.html'} ({max(1, round(len(page) / 1e3)):,} kB)")
@@ -140,7 +136,7 @@ def run(
 
 
 def _of_training(report: Report, outputs: Sequence[AssignOutput], store: ObjectStore | None) -> tuple[Report, str]:
-    """The report of a training run with its metrics and lineage, and its page."""
+    """Completes the report of a training run by metrics and lineage; also returns its page."""
     config, lineage, history = report.config, dict(report.lineage), merge_history(outputs)
     cell_types = [output.cell_type for output in outputs]
     metrics = build_metrics(report.predictions, cell_types, history, merge_validated(outputs))
@@ -161,7 +157,7 @@ def _of_training(report: Report, outputs: Sequence[AssignOutput], store: ObjectS
 def _of_new_plates(
     report: Report, outputs: Sequence[AssignOutput], store: ObjectStore | None
 ) -> tuple[Report, str, pd.DataFrame]:
-    """The report of new plates with its metrics and lineage, its page, and the content of qc.csv."""
+    """Completes the report of new plates by metrics and lineage; also returns its page and the content of qc.csv."""
     plates, model, predictions = report.holdout, report.screen.model, report.predictions
     assert model is not None
     wells = measure_wells(plates, predictions, store if store is not None else open_store(plates.store))
@@ -178,7 +174,7 @@ def _of_new_plates(
         "unsure": int((predictions["confidence"] < UNSURE).sum()),
     }
     known = {**report.lineage.get("model", {}), "fingerprint": model.fingerprint, "address": model.address}
-    known.setdefault("generation", None)
+    known["generation"] = known.get("generation")
     lineage = {**report.lineage, "model": known, "manifest_digest": plates.digest()}
     report = replace(report, metrics=metrics, lineage=lineage)
     return report, render_prediction(report, quality, wells), wells[list(QUALITY_COLUMNS)]
@@ -191,7 +187,12 @@ def main(
     with progress.task("report"), tempfile.TemporaryDirectory() as copies:
         settings = parse(RunConfig, json_object(config, "config"), source="config")
         manifest = Manifest.read(Path(screen))
-        known = with_start(json_object(lineage, "lineage"), manifest)
+        known = json_object(lineage, "lineage")
+        if RECIPE in known and "run" not in known and manifest.run:
+            # On a cluster key, screen and start of the run are not known at submission.
+            known |= {"run": manifest.run, **lineage_of(open_store(manifest.store), manifest.run)}
+        if steps := progress.finished_tasks():
+            known["steps"] = steps
         report_failures(join_address(settings.store.bucket, settings.store.prefix), str(known.get("run", "")))
         run(
             settings,
@@ -201,7 +202,7 @@ def main(
             local_copy(truth, Path(copies)) if truth else None,
             uris,
             Path(results),
-            with_durations(known),
+            known,
         )
         if manifest.run:
             # A process that waits on another machine cannot read a pod's files, and a published model needs its scores.
@@ -239,69 +240,37 @@ def _notices(
     lineage: Mapping[str, Any],
 ) -> list[tuple[str, str]]:
     """The warnings of all steps, in the steps' order, each with its step."""
-    new_plates = screen.model is not None
-    manifests = (holdout,) if new_plates else (screen, holdout)
+    manifests = (holdout,) if screen.model else (screen, holdout)
     notices = [("compile", message) for message in lineage.get("warnings", [])]
     notices += [("normalize", message) for manifest in manifests for message in manifest.warnings]
     fused = config.mean_teacher.fused_labels
-    if fused and not new_plates:
+    if fused and not screen.model:
         message = (
             f"a further round on the predictions of {fused}: networks of all folds made them, so out-of-fold scores, and "
             "what is selected or calibrated by them, are not independent of their own labels"
         )
         notices.append(("pseudo_label", message))
-    labelled, predicted = (
-        table[table["score"] == "out_of_fold"].groupby("cell_type").size() for table in (wells, predictions)
-    )
+    labelled = wells[(wells["score"] == "out_of_fold") & ~wells["id_code"].isin(predictions["id_code"])]
+    missing = labelled.groupby("cell_type").size()
     for output in outputs:
         name = output.cell_type
         notices += [(f"assign {name}", message) for message in output.assign.get("warnings", [])]
-        missing = int(labelled.get(name, 0)) - int(predicted.get(name, 0))
-        if missing and not new_plates:
-            message = f"{missing:,} labelled wells of {name} have no out-of-fold prediction: folds are missing"
+        if name in missing:
+            message = f"{missing[name]:,} labelled wells of {name} have no out-of-fold prediction: folds are missing"
             notices.append(("report", message))
-    given = {output.cell_type for output in outputs}
+    present = {output.cell_type for output in outputs}
     for name in dict.fromkeys(plate.cell_type for manifest in manifests for plate in manifest.plates):
-        if name not in given:
-            message = f"no output of assign was given for {name}; it is not in the predictions"
-            notices.append(("report", message))
+        if name not in present:
+            notices.append(("report", f"no output of assign was given for {name}; it is not in the predictions"))
     return notices
 
 
-def with_start(lineage: dict[str, Any], screen: Manifest) -> dict[str, Any]:
-    """The lineage with key, screen and start from the run's record: on a cluster they are not known at submission."""
-    if RECIPE not in lineage or "run" in lineage or not screen.run:
-        return lineage
-    return {**lineage, "run": screen.run, **lineage_of(open_store(screen.store), screen.run)}
-
-
-def with_durations(lineage: dict[str, Any]) -> dict[str, Any]:
-    """The lineage with the durations of the tasks finished so far, if this process ran them."""
-    steps = progress.finished_tasks()
-    return {**lineage, "steps": steps} if steps else lineage
-
-
-def installed_version() -> str:
-    """The version of the installed package."""
-    try:
-        return version("cellsignal")
-    except PackageNotFoundError:
-        return "not installed"
-
-
 def publish(results: str, page: str, log_metric: Callable[[str, float], None]) -> None:
-    """Shows a finished report in KFP's user interface: its page and its overall accuracies.
-
-    Args:
-        results: folder that the report step wrote.
-        page: path of the HTML artifact.
-        log_metric: called with name and value, for example `unlabelled_assigned`.
-    """
+    """Shows a report in KFP's user interface: copies its page, and logs its overall accuracies, such as `unlabelled_raw`."""
     folder = Path(results)
     Path(page).parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "report.html", page)
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    for score in ("out_of_fold", "unlabelled", "holdout"):
+    for score in SCORES:
         for stage, values in metrics.get(score, {}).items():
-            if isinstance(values, dict) and values.get("overall") is not None:
-                log_metric(f"{score}_{stage}", float(values["overall"]))
+            log_metric(f"{score}_{stage}", values["overall"])
