@@ -57,15 +57,7 @@ class RoleWells:
 
 
 def main(config: str, screen: str, holdout: str, logits: str, predictions: str) -> None:
-    """Runs the step as the pipeline calls it.
-
-    Args:
-        config: an AssignConfig as JSON.
-        screen: path of screen.json.
-        holdout: path of holdout.json.
-        logits: directory that ensemble wrote.
-        predictions: directory to create.
-    """
+    """Runs the step on paths, with AssignConfig as JSON."""
     section = parse(AssignConfig, json.loads(config), source="assign")
     with progress.task("assign", cell_type=read_logits(Path(logits)).cell_type):
         run(section, Path(screen), Path(holdout), Path(logits), Path(predictions))
@@ -74,12 +66,12 @@ def main(config: str, screen: str, holdout: str, logits: str, predictions: str) 
 def run(config: AssignConfig, screen: Path, holdout: Path, logits: Path, out: Path) -> None:
     """Predicts all treatment wells of a cell type: before the prior, within the plate's group, and one to one.
 
-    Plate groups are learned from the labelled plates of all cell types; for out-of-fold wells only from those of the other
-    folds. For new plates, groups and temperatures are those of the model. Each experiment's arrangement is inferred from
-    its logits, for out-of-fold experiments too, so that their accuracy is representative of new ones.
+    Plate groups are learned from the labelled plates of all cell types; for out-of-fold wells only from the other
+    folds. For new plates, groups and temperatures come from the model. Every experiment's arrangement is inferred from
+    its logits, so that out-of-fold accuracy is representative of new experiments.
 
     Args:
-        config: the sections screen and prior.
+        config: the sections that assign reads.
         screen: manifest of the training and unlabelled experiments, or the reference of new plates.
         holdout: manifest of the held-out experiments, or of new plates, without treatment labels.
         logits: directory that ensemble wrote.
@@ -142,13 +134,7 @@ def run(config: AssignConfig, screen: Path, holdout: Path, logits: Path, out: Pa
 
 
 def predictions_table(ids_W: Sequence[str], found: WellPredictions, treatments: Sequence[str]) -> pd.DataFrame:
-    """The predictions of wells as a table with the columns TABLE and labels in the input's encoding, by id_code.
-
-    Args:
-        ids_W: id_code of each well.
-        found: their predictions.
-        treatments: labels in class order.
-    """
+    """Predictions as a table with the columns TABLE and labels in the input's encoding, sorted by id_code."""
     label_K = np.array(treatments, dtype=object)
     table = pd.DataFrame({
         "id_code": ids_W,
@@ -263,19 +249,14 @@ def _fit_restricted(
     raw: float, parts: list[Competition], oof: RoleWells, prior: PriorConfig, warnings: list[str]
 ) -> Temperatures:
     """Temperatures of group and balanced probabilities; wells of a wrong or unclear arrangement do not count."""
-    truth = [_columns(part, oof.truth_W) for part in parts]
+    # The column of each well's true class among the part's classes; -1 if it is not one of them.
+    truth = [pd.Index(part.classes_k).get_indexer(pd.Index(oof.truth_W[part.wells_w])) for part in parts]
     restricted = [n for n, part in enumerate(parts) if part.plate is not None]
     group = _fit(
         [parts[n].log_prob(oof.logits_WK) for n in restricted], [truth[n] for n in restricted], "group", warnings
     )
     spread = [balanced(part.log_prob(oof.logits_WK), prior) for part in parts]
     return Temperatures(raw, group, _fit(spread, truth, "balanced", warnings))
-
-
-def _columns(part: Competition, truth_W: NDArray[np.intp]) -> NDArray[np.intp]:
-    """The column of each well's true class among the part's classes; -1 if it is not one of them."""
-    column_of = {int(k): column for column, k in enumerate(part.classes_k)}
-    return np.array([column_of.get(int(truth), -1) for truth in truth_W[part.wells_w]], dtype=np.intp)
 
 
 def _fit(logits: list[NDArray[Any]], truth: list[NDArray[np.intp]], name: str, warnings: list[str]) -> float:
@@ -302,9 +283,7 @@ def _summary(role: str, experiment: str, arrangement: Arrangement, prior: PriorC
 
 def _note_accuracy(cell_type: str, oof: RoleWells, found: WellPredictions) -> None:
     if len(oof.ids_W):
-        raw, group, assigned = (
-            float((predicted_W == oof.truth_W).mean()) for predicted_W in (found.raw_W, found.group_W, found.sirna_W)
-        )
+        raw, group, assigned = ((each == oof.truth_W).mean() for each in (found.raw_W, found.group_W, found.sirna_W))
         progress.note(
             f"{cell_type}: out-of-fold top-1 {raw:.3f} raw, {group:.3f} in its group, {assigned:.3f} assigned"
         )

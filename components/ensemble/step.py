@@ -17,33 +17,22 @@ from components.core.storage.runs import report_failures
 
 
 def main(screen: str, logits: Sequence[str], averaged: str) -> None:
-    """Runs the step as the pipeline calls it.
-
-    Args:
-        screen: manifest of the run, under whose key a failure is recorded.
-        logits: the folds' logits directories.
-        averaged: directory to create.
-    """
-    manifest = Manifest.read(Path(screen))
-    folds = [Path(path) for path in logits]
-    with progress.task("ensemble", cell_type=_cell_type(folds)):
+    """Runs the step on paths; a failure is recorded under the run that the screen's manifest names."""
+    manifest, folds = Manifest.read(Path(screen)), [Path(path) for path in logits]
+    try:
+        cell_type = read_logits(folds[0]).cell_type if folds else None
+    except InputError:  # `run` raises it, inside the task
+        cell_type = None
+    with progress.task("ensemble", cell_type=cell_type):
         report_failures(manifest.store, manifest.run)
         run(folds, Path(averaged))
-
-
-def _cell_type(folds: Sequence[Path]) -> str | None:
-    """The cell type that labels the task; None if it cannot be read, which makes `run` fail."""
-    try:
-        return read_logits(folds[0]).cell_type if folds else None
-    except InputError:
-        return None
 
 
 def run(folds: Sequence[Path], out: Path) -> None:
     """Joins the folds of a cell type: out-of-fold wells are concatenated, the logits of all others averaged.
 
     An out-of-fold well is predicted by its own fold only, whose models never saw its label. Logits are averaged, before any
-    softmax; the order of the folds does not matter.
+    softmax.
 
     Args:
         folds: one logits directory a fold, in any order; meta.json holds its fold.

@@ -29,8 +29,8 @@ def infer(
     base: Annotated[
         list[str],
         Option(
-            help="finetune's output, or pretrain's of each backbone: path or s3://; none for new plates, which the model "
-            "named in --screen predicts"
+            help="output of finetune, or of pretrain for each backbone: path or s3://; none for new plates, which the model "
+            "of --screen predicts"
         ),
     ] = [],  # noqa: B006
     changes: SetOption = [],  # noqa: B006

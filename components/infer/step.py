@@ -1,7 +1,7 @@
 """infer: a fold's networks in, logits of one cell type out. Reads and writes; the method is core.learning.prediction.
 
 The networks are finetuned pairs or pretrained backbones of the same run, if training ends before `pseudo_label` (which
-predicts as well); for new plates, those of the published model that the screen's manifest names.
+predicts as well); for new plates they come from the published model that the screen's manifest names.
 """
 
 from __future__ import annotations
@@ -51,17 +51,14 @@ from components.core.training_step import start_processes, training_step
 
 @dataclass(frozen=True)
 class FoldNetworks:
-    """Networks that predict.
-
-    Attributes:
-        by_backbone: in the configured order, in which logits are summed.
-        weights: the weights' source: student, teacher or pretrained.
-        history: the records of all epochs that trained them, if known.
-    """
+    """Networks that predict."""
 
     by_backbone: dict[str, Classifier]
+    """in the configured order, in which logits are summed"""
     weights: str
+    """student, teacher or pretrained"""
     history: list[dict[str, Any]]
+    """the records of all epochs that trained them; empty if not known"""
 
 
 def run(
@@ -81,18 +78,18 @@ def run(
     """Predicts the fold's out-of-fold, unlabelled and held-out wells, or new plates; embeds all wells, controls included.
 
     Args:
-        settings: the configuration's part that this step reads.
-        store: where the packed plates are.
-        screen: the training screen's manifest, or the reference that stands for it when new plates are predicted.
+        settings: the sections of the configuration that this step reads.
+        store: the store of the packed plates.
+        screen: the training screen's manifest, or its reference if new plates are predicted.
         holdout: the held-out experiments or the new plates, without treatment labels.
-        bases: finetune's output, or pretrain's, one of each backbone, any order; none for a published model.
+        bases: the output of finetune, or of pretrain for each backbone, in any order; none for a published model.
         fold: the fold that the networks were trained for.
         cell_type: the wells' cell type.
         logits: folder to write: logits.npz and meta.json.
         embeddings: folder to write: Parquet files, see core.storage.arrays.
-        checkpoints: where prediction is saved by time; None saves none.
+        checkpoints: saves predictions from time to time; None saves none.
         team: the processes that share the work.
-        published: the store of the published model that predicts new plates, and its manifest.
+        published: the published model that predicts new plates: its store and manifest.
 
     Raises:
         InputError: weights of another fold or cell type, or not one of each backbone; files of a published model that are
@@ -127,7 +124,6 @@ def run(
 def _trained(
     settings: InferSettings, bases: Sequence[Path], fold: int, cell_type: str, screen: Manifest, device: torch.device
 ) -> FoldNetworks:
-    """The networks that this run trained."""
     classes = len(screen.vocabulary.classes)
     if "backbone" in read_meta(bases[0]):
         networks, history = load_pretrained(bases, fold, settings, classes, screen.channels, device)
@@ -147,9 +143,8 @@ def _published(
     cell_type: str,
     device: torch.device,
 ) -> FoldNetworks:
-    """The networks of a published model."""
     _check_settings(settings, model)
-    networks = {}
+    networks, classes = {}, len(model.vocabulary.classes)
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
         paths = download_networks(registry, model, fold, cell_type, Path(folder))
         for backbone in settings.backbones:
@@ -157,7 +152,6 @@ def _published(
                 raise InputError(
                     f"model {model.short}: has no {backbone.name} network of fold {fold} for cell type {cell_type}"
                 )
-            classes = len(model.vocabulary.classes)
             try:
                 networks[backbone.name] = load_network(
                     paths[backbone.name], backbone, settings, classes, model.channels, device
@@ -186,12 +180,6 @@ def _without_weights(settings: InferSettings, part: str) -> object:
     return [{**each, "weights": None} for each in found] if part == "backbones" else found
 
 
-def _network_digests(model: ModelManifest, fold: int, cell_type: str) -> str:
-    """The digests of the networks that predict, for the key of the finished output."""
-    files = [each for each in model.networks if each.fold == fold and each.cell_type in (None, cell_type)]
-    return " ".join(sorted(f"{file.backbone}={file.sha256}" for file in files))
-
-
 def main(
     config: str,
     screen: str,
@@ -202,20 +190,12 @@ def main(
     logits: str,
     embeddings: str,
 ) -> None:
-    """Runs the step as the pipeline calls it, with paths and JSON; a finished output is copied from the store.
+    """Runs the step on paths, with InferSettings as JSON; a finished output is copied from the store.
 
-    Args:
-        config: InferSettings as JSON.
-        screen: path of the screen's manifest; one that names a model predicts new plates with it.
-        holdout: path of the manifest of held-out experiments, or of new plates.
-        bases: folders of the networks; none if the manifest names a model.
-        fold: the networks' fold.
-        cell_type: the wells' cell type.
-        logits: folder to write.
-        embeddings: folder to write.
+    A screen manifest that names a model predicts the new plates in `holdout` with it, without `bases`.
 
     Raises:
-        InputError: both weights and a model are given, or neither; or as `run`.
+        InputError: both weights and a model, or neither; or as `run`.
     """
     if start_processes("infer", config, locals()):
         return
@@ -229,18 +209,15 @@ def main(
                 raise InputError(
                     f"no networks: give trained weights, or as screen a manifest that names a model, not {screen}"
                 )
-            networks = {
-                "screen": manifest.digest(),
-                "bases": " ".join(sorted(weights_digest(base) for base in folders)),
-            }
+            bases_digest = " ".join(sorted(weights_digest(base) for base in folders))
+            networks = {"screen": manifest.digest(), "bases": bases_digest}
         else:
             if folders:
                 raise InputError(f"{screen} names a model, whose networks predict; leave the weights {folders[0]} out")
             published = find_model(step.store, manifest.model.address)
-            networks = {
-                "model": manifest.model.fingerprint,
-                "networks": _network_digests(published[1], fold, cell_type),
-            }
+            files = [each for each in published[1].networks if each.fold == fold]
+            digests = sorted(f"{f.backbone}={f.sha256}" for f in files if f.cell_type in (None, cell_type))
+            networks = {"model": manifest.model.fingerprint, "networks": " ".join(digests)}
         step.run_once(
             {
                 "settings": settings.fingerprint(),

@@ -1,4 +1,4 @@
-"""normalize by hand: `python -m components.normalize --config demo --source SCREEN --screen F ...`; new plates with --model."""
+"""`python -m components.normalize --config demo --source SCREEN --screen F ...`: packs a screen, or new plates with --model."""
 
 import json
 from typing import Annotated
@@ -46,7 +46,7 @@ def normalize(
     ] = False,
     changes: SetOption = [],  # noqa: B006
 ) -> None:
-    """Packs a screen's plates into the object store and writes its manifests; with --model those of new plates."""
+    """Packs a screen's plates into the object store and writes its manifests; with --model the same for new plates."""
     section = RunConfig.load(config, changes).section(NormalizeConfig)
     if model is None and (experiments or any_cell_type):
         raise InputError("--experiments and --any-cell-type are for new plates; give the --model that predicts them")
@@ -60,7 +60,7 @@ def normalize(
 
 
 def _address(store: StoreConfig, model: str) -> str:
-    """The model's address by its whole fingerprint: later steps find the same one, even after another promotion."""
+    """The model's address with its full fingerprint, so that a later promotion changes nothing."""
     registry, found = find_model(open_store(store.bucket, store.prefix), model)
     return registry.uri(f"{MODELS}/{found.fingerprint}")
 

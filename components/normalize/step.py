@@ -1,10 +1,11 @@
 """normalize: a screen's tables and PNGs in, packed plates and manifests out. The method is in core.screen.
 
-With a model, the plates are new: no label of them is read, and the screen's manifest is a reference made from the model.
+With a model, the plates are new: their labels are not read, and the screen's manifest is a reference made from the model.
 """
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,21 +35,14 @@ from components.core.screen.wells import Screen
 from components.core.storage.artifacts import source_store
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import join_address, open_screen, open_store
-from components.core.storage.run_records import PredictionRecord, RunRecord
+from components.core.storage.run_records import RECIPE, PredictionRecord, RunRecord, cluster_run_key, predicting_name
 from components.core.storage.runs import read_source, read_source_screen, report_failures, write_run
 from components.normalize.config import NormalizeConfig
-from components.normalize.record import is_waited_for, record_of
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Counts of a run of normalize.
-
-    Attributes:
-        packed: plates written.
-        reused: plates that were in the store already.
-        written: objects written for the plates.
-    """
+    """Numbers of plates packed and found in the store, and of objects written."""
 
     packed: int
     reused: int
@@ -56,7 +50,7 @@ class Summary:
 
     @classmethod
     def of(cls, results: Mapping[PlateKey, PackResult]) -> Summary:
-        """Counts what packing did."""
+        """Counts results of packing."""
         reused = sum(result.reused for result in results.values())
         return cls(len(results) - reused, reused, sum(result.written for result in results.values()))
 
@@ -78,15 +72,15 @@ def run(
     after the last plate is packed.
 
     Args:
-        config: its sections.
+        config: the sections that normalize reads.
         source: the screen, in either layout; a path is a directory's.
         store: receives plates and the pointers to them.
         screen_out: manifest of the training and unlabelled experiments.
         holdout_out: manifest of the held-out experiments, without their treatments' labels.
         holdout_labels_out: CSV of those labels, id_code and sirna.
-        record: the run that this is part of, written to the store beside its manifests; None if there is none.
+        record: the run, written to the store with its manifests; None without a run.
         prior: settings to check the labelled plates' design against; None checks nothing.
-        check_scored: called before anything is packed with the wells that will score the run; may raise to refuse it.
+        check_scored: called before packing with the wells that will score the run; may raise.
 
     Raises:
         InputError: something is wrong with the screen; names the file, the well and the field.
@@ -139,18 +133,18 @@ def run_new_plates(
     """Packs new plates and describes them for their prediction by a model.
 
     Args:
-        config: its sections.
+        config: the sections that normalize reads.
         model: the model that predicts.
         trained: the plates that it was trained on.
-        address: where the model is published.
+        address: the model's address.
         source: the new plates.
         experiments: those to predict; none for all.
         any_cell_type: whether networks that learned all cell types may predict another one.
         store: receives plates and the pointers to them.
-        screen_out: the reference that stands for the training screen, see core.registry.new_plates.
+        screen_out: the reference for the training screen, see core.registry.new_plates.
         holdout_out: manifest of the new plates, without labels.
-        holdout_labels_out: a table without rows, since no labels are known; None for none.
-        record: the run that this is part of, written to the store beside its manifests; None if there is none.
+        holdout_labels_out: a table without rows, since no labels are known; None writes none.
+        record: the run, written to the store with its manifests; None without a run.
 
     Raises:
         InputError: something is wrong with the plates, or the model cannot predict them; names the file, the well, the field.
@@ -226,13 +220,41 @@ def _write(outputs: Mapping[Path, bytes]) -> None:
 
 
 def _check_start(config: RunConfig, own: ObjectStore, scored: Sequence[Scored]) -> None:
-    """Refuses to pack for a run whose start from other weights pretrain would refuse."""
+    """Raises, before anything is packed, if pretrain could not start from the configured weights."""
     store, key = source_store(own, config.init_from or "")
     source = read_source(store, key)
     check_networks(source, config.backbones, config.head, config.folds.trained)
     names = [backbone.name for backbone in config.backbones]
     for remark in check_labels(source, read_source_screen(store, source), scored, config.folds.trained, names):
         progress.warn(remark)
+
+
+def _record_of(
+    config: RunConfig | None, lineage: str, source: str, fingerprint: str, predicts: bool = False
+) -> RunRecord | None:
+    """The record of the run that this step starts; None if the lineage has neither its key, `run`, nor the key's recipe."""
+    try:
+        known = dict(json.loads(lineage))
+        if config is None or not {"run", RECIPE} & known.keys():
+            return None
+        if "run" not in known:  # on a cluster source and fingerprint are not known earlier
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            name = predicting_name(config.name) if predicts else config.name
+            found = {"run": cluster_run_key(name, known[RECIPE], source, fingerprint), "screen": source}
+            known = {**known, **found, "data_fingerprint": fingerprint, "started": now}
+        return RunRecord(key=known["run"], config=json.loads(config.model_dump_json()), lineage=known)
+    except (ValueError, TypeError):
+        raise InputError(
+            f"lineage: JSON is expected, with `run` of letters, digits, dots, dashes and underscores; got {lineage!r}"
+        ) from None
+
+
+def _is_waited_for(record: RunRecord | None) -> bool:
+    """Whether a process on another machine may wait for the run: it learns of failures through the store alone.
+
+    A run on this machine reports them as events, so that rejected input leaves nothing in the store.
+    """
+    return record is not None and RECIPE in record.lineage
 
 
 def main(
@@ -253,34 +275,35 @@ def main(
     Args:
         config: NormalizeConfig as JSON.
         source: directory of the screen, or its address in a bucket.
-        screen: path of the screen's manifest; with a model, of the reference that stands for the training screen.
+        screen: path of the screen's manifest; with a model, of the reference for the training screen.
         holdout: path of the held-out experiments' manifest; with a model, of the new plates'.
         holdout_labels: path of the held-out labels; with a model, of a table without rows, and may be empty.
         model: address of the published model that predicts new plates; empty for a training screen.
         experiments: new plates' experiments to predict as a JSON list; an empty one for all.
         any_cell_type: whether networks that learned all cell types may predict another one.
-        whole_config: RunConfig as JSON, for the run's record and the check of the plate design; empty if the step runs by
-            hand.
-        lineage: the run's lineage as JSON; with its key as `run`, or the recipe of the key, the run is recorded in the store.
-        fingerprint: digest of the screen's files, computed when the run was submitted; part of such a key.
+        whole_config: RunConfig as JSON, for the run's record and the check of the plate design; empty outside a run.
+        lineage: the run's lineage as JSON; the run is recorded if it holds the run's key or its recipe.
+        fingerprint: digest of the screen's files, part of a key that is derived from a recipe.
     """
     with progress.task("normalize"):
         settings = parse(NormalizeConfig, json.loads(config), source="normalize")
         whole = parse(RunConfig, json.loads(whole_config), source="normalize") if whole_config else None
-        record = record_of(whole, lineage, source, fingerprint, predicts=bool(model))
+        record = _record_of(whole, lineage, source, fingerprint, predicts=bool(model))
         at = join_address(settings.store.bucket, settings.store.prefix)
-        report_failures(at, record.key if record and is_waited_for(record) else "")
+        report_failures(at, record.key if record and _is_waited_for(record) else "")
         opened = open_screen(source)
         store = open_store(settings.store.bucket, settings.store.prefix)
         store.check()
         outputs = (Path(screen), Path(holdout))
         if model:
             labels = Path(holdout_labels) if holdout_labels else None
-            wanted = _names(experiments)
+            names = json.loads(experiments)
+            if not isinstance(names, list):
+                raise InputError(f"experiments: a JSON list of names is expected, got {experiments!r}")
             registry, published = find_model(store, model)
             trained = trained_plates(registry, published)
             summary = run_new_plates(
-                settings, published, trained, model, opened, wanted, any_cell_type, store, *outputs, labels, record
+                settings, published, trained, model, opened, names, any_cell_type, store, *outputs, labels, record
             )
         else:
             summary = run(
@@ -295,10 +318,3 @@ def main(
             )
         progress.note(f"{summary.packed} plates packed, {summary.reused} reused, {summary.written} objects written")
     return summary
-
-
-def _names(experiments: str) -> list[str]:
-    names = json.loads(experiments)
-    if not isinstance(names, list):
-        raise InputError(f"experiments: a JSON list of names is expected, got {experiments!r}")
-    return names

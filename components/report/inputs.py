@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,17 +53,12 @@ def treatment_wells(screen: Manifest, holdout: Manifest) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class AssignOutput:
-    """The output directory of assign for one cell type; `predictions` lacks the column truth."""
+    """The output of assign for one cell type: contents of assign.json and meta.json, predictions without the column truth."""
 
     cell_type: str
     predictions: pd.DataFrame
     assign: dict[str, Any]
     meta: dict[str, Any]
-
-    @property
-    def arrangements(self) -> list[dict[str, Any]]:
-        """The inferred arrangements of its experiments, with the cell type; none without the prior."""
-        return [{**entry, "cell_type": self.cell_type} for entry in self.assign.get("experiments", [])]
 
 
 def read_outputs(
@@ -168,22 +163,6 @@ def read_labels(
     faults.require_one_of(["sirna"], treatments, "it is not a treatment of this screen: use the encoding of train.csv")
     faults.check()
     return dict(zip(table["id_code"], table["sirna"], strict=True))
-
-
-def merge_history(outputs: Sequence[AssignOutput]) -> list[dict[str, Any]]:
-    """The epochs of all outputs, each once: pretrain's are in the history of every cell type."""
-    key = ("step", "fold", "cell_type", "backbone", "epoch")
-    records = [record for output in outputs for record in output.meta.get("history", [])]
-    return list({tuple(record.get(name) for name in key): record for record in records}.values())
-
-
-def merge_validated(outputs: Sequence[AssignOutput]) -> Mapping[tuple[int, str], bool]:
-    """Whether each fold had validation wells, by fold and cell type."""
-    return {
-        (int(f["fold"]), output.cell_type): bool(f["validated"])
-        for output in outputs
-        for f in output.meta.get("folds", [])
-    }
 
 
 def json_object(text: str, name: str) -> dict[str, Any]:

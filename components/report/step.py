@@ -33,15 +33,7 @@ from components.core.storage.run_records import RECIPE
 from components.core.storage.runs import lineage_of, record_results, report_failures
 from components.core.tables import write_table
 from components.image import VERSION
-from components.report.inputs import (
-    AssignOutput,
-    json_object,
-    merge_history,
-    merge_validated,
-    read_labels,
-    read_outputs,
-    treatment_wells,
-)
+from components.report.inputs import AssignOutput, json_object, read_labels, read_outputs, treatment_wells
 from components.report.quality import QUALITY_COLUMNS, measure_wells
 
 PREDICTIONS: dict[Score, str] = {
@@ -111,7 +103,9 @@ def run(
         screen=known,
         holdout=held_out,
         predictions=predictions,
-        arrangements=[entry for output in outputs for entry in output.arrangements],
+        arrangements=[
+            {**entry, "cell_type": o.cell_type} for o in outputs for entry in o.assign.get("experiments", [])
+        ],
         temperatures={o.cell_type: o.assign["temperature"] for o in outputs if o.assign.get("temperature")},
         prior_used=any(output.assign.get("prior_enabled") for output in outputs),
         metrics={},
@@ -137,9 +131,14 @@ def run(
 
 def _of_training(report: Report, outputs: Sequence[AssignOutput], store: ObjectStore | None) -> tuple[Report, str]:
     """Completes the report of a training run by metrics and lineage; also returns its page."""
-    config, lineage, history = report.config, dict(report.lineage), merge_history(outputs)
+    config, lineage = report.config, dict(report.lineage)
+    # Each epoch once: pretrain's are in the history of every cell type.
+    key = ("step", "fold", "cell_type", "backbone", "epoch")
+    records = [record for output in outputs for record in output.meta.get("history", [])]
+    history = list({tuple(record.get(name) for name in key): record for record in records}.values())
     cell_types = [output.cell_type for output in outputs]
-    metrics = build_metrics(report.predictions, cell_types, history, merge_validated(outputs))
+    validated = {(f["fold"], o.cell_type): f["validated"] for o in outputs for f in o.meta.get("folds", [])}
+    metrics = build_metrics(report.predictions, cell_types, history, validated)
     metrics["temperatures"] = report.temperatures
     if lineage.get("partial"):
         metrics["partial"] = lineage["partial"]

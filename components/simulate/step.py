@@ -12,11 +12,7 @@ from components.core.screen.simulation.writer import simulate
 
 
 def run(config: SimulationSettings, out: Path) -> None:
-    """Simulates the screen of a configuration into a folder, or finds it there already.
-
-    Args:
-        config: `RunConfig.section(SimulationSettings)`.
-        out: folder that gets `screen/`, `truth.csv` and `simulation.json`.
+    """Simulates a screen into a folder, as `screen/`, `truth.csv` and `simulation.json`, or finds it there.
 
     Raises:
         InputError: an unknown cell type, or `out` holds something else.

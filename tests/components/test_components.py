@@ -1,4 +1,4 @@
-"""The contract of every component: what its signature takes reaches the step's `main`, whole and under the right name.
+"""The contract of every component: every parameter of its signature reaches the step's `main` under its own name.
 
 The sources are read, not imported: importing a training step costs seconds of torch.
 """
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2] / "components"
 STEPS = sorted(path.parent.name for path in ROOT.glob("*/component.py"))
-# Where a keyword of main is made of a component parameter with another name.
+# Keywords of main that come from component parameters of other names.
 RENAMED = {
     ("finetune", "bases"): {"base", "second_base"},
     ("infer", "bases"): {"base", "second_base"},
@@ -52,30 +52,21 @@ def test_every_step_of_the_dag_is_here():
 
 
 @each_component
-def test_main_gets_all_its_parameters_by_name(step: str):
-    call = call_of_main(function(tree(step, "component.py"), step))
+def test_main_gets_every_parameter_under_its_own_name(step: str):
+    component = function(tree(step, "component.py"), step)
+    call = call_of_main(component)
     assert call.args == []
     assert [keyword.arg for keyword in call.keywords] == parameters(function(tree(step, "step.py"), "main"))
-
-
-@each_component
-def test_each_keyword_is_made_of_the_parameter_it_is_named_after(step: str):
-    component = function(tree(step, "component.py"), step)
     assigned = {
         node.targets[0].id: node.value
         for node in component.body
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
     }
-    for keyword in call_of_main(component).keywords:
+    for keyword in call.keywords:
         assert keyword.arg is not None
         value = assigned[keyword.value.id] if getattr(keyword.value, "id", None) in assigned else keyword.value  # type: ignore[attr-defined]
         expected = RENAMED.get((step, keyword.arg), {keyword.arg})
         assert names_in(value) & set(parameters(component)) == expected, keyword.arg
-
-
-@each_component
-def test_no_parameter_of_the_component_is_dropped(step: str):
-    component = function(tree(step, "component.py"), step)
     used = set().union(*(names_in(statement) for statement in component.body))
     assert set(parameters(component)) <= used
 
@@ -85,6 +76,7 @@ def test_a_component_is_a_signature_a_few_imports_and_a_call(step: str):
     """KFP ships the function's source alone: what it uses it must import inside, and its module imports only kfp."""
     module = tree(step, "component.py")
     outer = [node for node in module.body if isinstance(node, ast.ImportFrom | ast.Import)]
+    # Not __future__: KFP reads the annotations as objects.
     assert {getattr(node, "module", None) for node in outer} <= {"kfp", "components.image", "typing"}
     component = function(module, step)
     imported = {
@@ -96,9 +88,3 @@ def test_a_component_is_a_signature_a_few_imports_and_a_call(step: str):
     stored = {n.id for n in ast.walk(component) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     body = set().union(*(names_in(statement) for statement in component.body))
     assert body <= imported | stored | set(parameters(component)) | {"int"}
-
-
-@pytest.mark.parametrize("step", STEPS)
-def test_annotations_are_objects_because_kfp_reads_them(step: str):
-    futures = [n for n in tree(step, "component.py").body if isinstance(n, ast.ImportFrom) and n.module == "__future__"]
-    assert futures == []

@@ -51,34 +51,24 @@ def test_from_a_screen_to_its_report_by_uri_alone(tmp_path: Path, store: ObjectS
         here, one = f"o/{fold}", ("--fold", fold)
         cell = (*one, "--cell-type", "HUVEC")
         call("pretrain", *read, *manifests[:2], *one, "--backbone", "tiny", "--weights", at(f"{here}/pretrained"))
-        call(
-            "finetune",
-            *read,
-            *manifests[:2],
-            "--base",
-            at(f"{here}/pretrained"),
-            *cell,
-            "--weights",
-            at(f"{here}/tuned"),
-        )
-        base, results = (
-            ("--base", at(f"{here}/tuned")),
-            ("--logits", at(f"{here}/logits"), "--embeddings", at(f"{here}/e")),
-        )
+        base = ("--base", at(f"{here}/pretrained"))
+        call("finetune", *read, *manifests[:2], *base, *cell, "--weights", at(f"{here}/tuned"))
+        base = ("--base", at(f"{here}/tuned"))
+        results = ("--logits", at(f"{here}/logits"), "--embeddings", at(f"{here}/e"))
         call("pseudo_label", *read, *manifests, *base, *cell, "--weights", at(f"{here}/weights"), *results)
         logits += ["--logits", at(f"{here}/logits")]
     call("ensemble", *logits, "--out", at("o/averaged"))
-    call("assign", *read, *manifests, "--logits", at("o/averaged"), "--out", at("o/named"))
-    call("report", *read, *manifests, *labels, "--uri", at("o/named"), "--out", at("o/report"))
+    call("assign", *read, *manifests, "--logits", at("o/averaged"), "--out", at("o/assigned"))
+    call("report", *read, *manifests, *labels, "--uri", at("o/assigned"), "--out", at("o/report"))
 
     report = local_copy(at("o/report"), tmp_path / "copies")
-    asked = (tiny.root / "test.csv").read_text().splitlines()[1:]
-    named = (report / "predictions.csv").read_text().splitlines()[1:]
-    assert {row.split(",")[0] for row in named} == {row.split(",")[0] for row in asked}
+    wells = (tiny.root / "test.csv").read_text().splitlines()[1:]
+    predicted = (report / "predictions.csv").read_text().splitlines()[1:]
+    assert {row.split(",")[0] for row in predicted} == {row.split(",")[0] for row in wells}
     assert {fold["fold"] for fold in json.loads((report / "metrics.json").read_text())["folds"]} == {0, 1}
     assert [key for key in store.list("o/") if UNFINISHED in key] == []
 
-    # infer is another end of the same chain, and takes finetune's output by address, too.
+    # infer is another end of the same chain.
     cell = ("--fold", "0", "--cell-type", "HUVEC")
     results = ("--logits", at("o/inferred"), "--embeddings", at("o/inferred-e"))
     call("infer", *read, *manifests, "--base", at("o/0/tuned"), *cell, *results)

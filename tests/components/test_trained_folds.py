@@ -1,4 +1,4 @@
-"""A run that trains some of its folds: the others' wells have no out-of-fold names, and everything else is whole."""
+"""A run that trains some of its folds: wells of the others have no out-of-fold prediction, and everything else is complete."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CONFIG = RunConfig.model_validate(
 )
 
 
-def test_only_trained_folds_have_out_of_fold_names(tmp_path):
+def test_only_trained_folds_have_out_of_fold_predictions(tmp_path):
     tiny = TinyScreen(tmp_path / "in", imaged=("HUVEC-01", "HUVEC-02", "HUVEC-03", "HUVEC-04"), more=["HUVEC-04"])
     for table in ("train.csv", "train_controls.csv"):
         tiny.drop_wells(table, "RPE")
@@ -48,15 +48,15 @@ def test_only_trained_folds_have_out_of_fold_names(tmp_path):
         infer(settings, store, manifest, held_out, [base], fold, "HUVEC", logits, tmp_path / f"embeddings-{fold}")
         folds.append(logits)
     ensemble(folds, tmp_path / "averaged")
-    assign(CONFIG.section(AssignConfig), screen, holdout, tmp_path / "averaged", tmp_path / "named")
+    assign(CONFIG.section(AssignConfig), screen, holdout, tmp_path / "averaged", tmp_path / "assigned")
     out = tmp_path / "out"
-    metrics = report(CONFIG, screen, holdout, labels, None, [str(tmp_path / "named")], out, {}, store)
+    metrics = report(CONFIG, screen, holdout, labels, None, [str(tmp_path / "assigned")], out, {}, store)
     with (out / "predictions_oof.csv").open(newline="") as file:
-        named = [row["id_code"] for row in csv.DictReader(file)]
-    assert {id_code.split("_")[0] for id_code in named} == {"HUVEC-01", "HUVEC-04"}
-    assert len(named) == 12
+        predicted = [row["id_code"] for row in csv.DictReader(file)]
+    assert {id_code.split("_")[0] for id_code in predicted} == {"HUVEC-01", "HUVEC-04"}
+    assert len(predicted) == 12
     assert [fold["fold"] for fold in metrics["folds"]] == [0, 2]
     assert json.loads((out / "metrics.json").read_text())["wells"]["out_of_fold"]["overall"] == 12
     with (out / "predictions.csv").open(newline="") as file:
-        assert len(list(csv.DictReader(file))) == 6, "unlabelled wells are named by the trained folds together"
+        assert len(list(csv.DictReader(file))) == 6, "the trained folds predict unlabelled wells together"
     assert "6 labelled wells of HUVEC have no out-of-fold prediction" in (out / "report.html").read_text()

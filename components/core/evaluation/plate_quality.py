@@ -89,8 +89,8 @@ class Drift(NamedTuple):
     Attributes:
         distance_PC: from each plate to all training plates together: Wasserstein-1 distance of the natural logarithm of
             grey level + 1. Ten percent more light makes about 0.1.
-        times_PC: that as a multiple of the usual distance: from a training plate to those of the other experiments together,
-            the median over training plates. NaN if there is only one training experiment, or the usual distance is 0.
+        times_PC: the distance as a multiple of the usual one: from a training plate to all plates of the other experiments
+            together, the median over training plates. NaN if there is only one training experiment, or the usual distance is 0.
         beyond_PC: whether it is larger than any such distance.
     """
 

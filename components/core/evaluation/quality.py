@@ -100,7 +100,7 @@ def site_quality(pixels_CHW: NDArray[np.uint8], threshold: int) -> NDArray[np.fl
 
 
 def well_quality(sites_SM: NDArray[np.float64], well_S: NDArray[np.integer], channels: Sequence[str]) -> pd.DataFrame:
-    """Measures of wells from those of their sites.
+    """Measures of wells, from their sites.
 
     Args:
         sites_SM: rows of `site_quality`.

@@ -26,7 +26,7 @@ def accuracy_table(metrics: Mapping[str, Any], holdout: str = SCORE_NAMES["holdo
     """
     names = {**SCORE_NAMES, "holdout": holdout}
     scores = [name for name in names if name in metrics]
-    # A cell type may be missing from one score (no holdout of it), so the columns are those of all scores.
+    # A cell type may be missing from one score (no holdout of it), so the columns come from all scores.
     columns = list(dict.fromkeys(["overall", *(name for score in scores for name in metrics[score]["raw"])]))
     rows = []
     for score in scores:

@@ -48,15 +48,14 @@ def competitions(
     groups: PlateGroups,
     prior: PriorConfig,
 ) -> list[Competition]:
-    """Splits wells into competitions: a plate and its group if the arrangement is accepted, else all of the experiment.
+    """Splits wells into competitions: each plate for its group, or a whole experiment without a clear arrangement for all.
 
-    An experiment without an accepted arrangement competes for all treatments. If it has more wells than there are
-    treatments, siRNAs repeat and its wells are in no competition.
+    Such an experiment with more wells than there are treatments is in no competition, because siRNAs repeat.
 
     Args:
         experiments_W: the experiment of each well.
         plates_W: the plate number of each well.
-        arrangements: by experiment, for every experiment among the wells.
+        arrangements: of every experiment among the wells.
         groups: the groups learned from labelled plates.
         prior: the margin and separation to accept.
     """
@@ -139,7 +138,7 @@ def predict_wells(
         group_confidence_W[part.wells_w] = np.exp(restricted_wk[rows_w, best_w])
         # At temperature 1: temperatures are fitted on labels, which must not affect a prediction on a plate with missing wells.
         balanced_wk = balanced(part.log_prob(logits_WK), prior)
-        # With missing wells, column scalings matter: those of a sharp balance would crowd the present siRNAs together.
+        # With missing wells, column scalings matter: a sharp balance's would crowd the present siRNAs together.
         complete = len(part.wells_w) == len(part.classes_k)
         assigned_w = assign_plate(balanced_wk if complete else expected(part.log_prob(logits_WK), balanced_wk, prior))
         prob_wk = scipy.special.softmax(balanced_wk / temperatures.balanced, axis=1)
@@ -147,20 +146,14 @@ def predict_wells(
         confidence_W[part.wells_w] = prob_wk[rows_w, assigned_w]
         margin_W[part.wells_w] = prob_wk[rows_w, assigned_w] - _largest_other(prob_wk, assigned_w)
     return WellPredictions(
-        sirna_W,
-        confidence_W,
-        margin_W,
-        raw_W,
-        raw_confidence_W,
-        raw_uncalibrated_W,
-        group_W,
-        group_confidence_W,
-        top_W5,
-    )
+        sirna_W, confidence_W, margin_W,
+        raw_W, raw_confidence_W, raw_uncalibrated_W,
+        group_W, group_confidence_W, top_W5,
+    )  # fmt: skip
 
 
 def temperature_of(part: Competition, temperatures: Temperatures) -> float:
-    """The temperature of a competition's logits: that of raw ones if it is not restricted to a group."""
+    """The temperature of a competition's logits: `raw` if it is not restricted to a group."""
     return temperatures.raw if part.plate is None else temperatures.group
 
 

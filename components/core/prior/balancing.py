@@ -35,8 +35,6 @@ class Balanced:
     """Sinkhorn sweeps done"""
     error: float
     """largest distance of a column sum from W/K, within 1e-5"""
-    converged: bool
-    """whether the error is within the tolerance"""
 
 
 def balanced(
@@ -47,7 +45,7 @@ def balanced(
     Args:
         log_prob_WK: natural-log probabilities or logits, shape (W, K), finite.
         prior: `balancing`, and the limits of either method.
-        sharpness: of Sinkhorn, in place of the configured one.
+        sharpness: replaces the configured sharpness of Sinkhorn.
 
     Raises:
         ValueError: empty, or a value that is not finite.
@@ -64,13 +62,7 @@ def balanced(
 def expected(
     log_prob_WK: NDArray[np.float64], balanced_WK: NDArray[np.float64], prior: PriorConfig
 ) -> NDArray[np.float64]:
-    """The balance at sharpness 1, as confident as the networks; a sharper one is overconfident.
-
-    Args:
-        log_prob_WK: the argument of `balanced`.
-        balanced_WK: its result, returned if the configured balance is not sharper.
-        prior: the method and its limits.
-    """
+    """The balance at sharpness 1, as confident as the networks: `balanced_WK`, the configured one, is overconfident if sharper."""
     sharper = prior.balancing == "sinkhorn" and prior.sinkhorn_sharpness != 1.0
     return balanced(log_prob_WK, prior, sharpness=1.0) if sharper else balanced_WK
 
@@ -81,8 +73,7 @@ def sinkhorn(log_prob_WK: NDArray[np.float64], iterations: int, tolerance: float
     A sweep is two matrix-vector products with one kernel, exp of the logits less their row maxima, in single precision
     until double is needed; every few sweeps the logs of the column scalings are extrapolated. Scalings that would become
     extreme are folded into the logits; if a column of the kernel vanishes, one sweep is done in the log domain. None of
-    this moves the fixed point, which is unique. If the tolerance is finer than single precision, the last sweeps are in
-    double.
+    this moves the fixed point, which is unique.
 
     Args:
         log_prob_WK: natural-log probabilities or logits, shape (W, K), finite.
@@ -117,7 +108,7 @@ def sinkhorn(log_prob_WK: NDArray[np.float64], iterations: int, tolerance: float
         # A tolerance within single precision needs no check in double, which would cost as much as all the rest.
         if found.finished and (kernel_WK is not single_WK or (single_will_do and found.error <= enough_single)):
             scaled_WK += (found.log_scale_W - largest_W)[:, None]
-            return Balanced(scaled_WK, done, found.error, found.error <= tolerance)
+            return Balanced(scaled_WK, done, found.error)
         if found.finished:
             kernel_WK = memory_WK
         elif found.vanished:
@@ -192,18 +183,14 @@ def _sweep(kernel_WK: NDArray[np.floating], most: int, enough: float) -> _Sweeps
 
 
 def greedy_balance(log_prob_WK: NDArray[np.float64], step: float, iterations: int) -> NDArray[np.float64]:
-    """Log class weights under which arg-max predictions spread evenly: repeatedly lowers the most predicted class.
-
-    The slow counterpart of `sinkhorn`, as the CellSignal 2nd-place method balances: thousands of small steps, each with
-    an arg-max of its own.
+    """Log class weights, (K,), that spread arg-max predictions evenly, by lowering the most predicted class again and again.
 
     Args:
         log_prob_WK: natural-log probabilities, shape (W, K).
         step: how much one step lowers a log weight, nats.
         iterations: number of steps; it stops early if no class is predicted more than ceil(W/K) times.
 
-    Returns:
-        Log weights, shape (K,), to be added to the log-probabilities; at most 0.
+    Source: the CellSignal 2nd-place method.
     """
     wells, sirnas = log_prob_WK.shape
     log_weight_K = np.zeros(sirnas)
@@ -224,7 +211,7 @@ def greedy_balance(log_prob_WK: NDArray[np.float64], step: float, iterations: in
 
 
 def assign_plate(log_prob_WK: NDArray[np.float64]) -> NDArray[np.intp]:
-    """The most probable siRNAs of a plate's wells if no siRNA appears twice.
+    """The most probable siRNAs of a plate's wells, (W,), if no siRNA appears twice.
 
     Row constants (any softmax normaliser) do not change it; nor do column constants on a square plate, so balanced and
     plain log-probabilities give the same result there.
@@ -232,17 +219,12 @@ def assign_plate(log_prob_WK: NDArray[np.float64]) -> NDArray[np.intp]:
     Args:
         log_prob_WK: natural-log probabilities, or logits, shape (W, K), finite.
 
-    Returns:
-        For each well the index of its siRNA, shape (W,), all different.
-
     Raises:
-        ValueError: more wells than siRNAs, a value that is not finite, or not two axes.
+        ValueError: more wells than siRNAs, or a value that is not finite.
 
     Source: linear sum assignment (Crouse 2016, doi:10.1109/TAES.2016.140952), as the CellSignal 2nd-place method
         post-processes.
     """
-    if log_prob_WK.ndim != 2:
-        raise ValueError(f"log-probabilities need shape (wells, siRNAs), got {log_prob_WK.shape}")
     wells, sirnas = log_prob_WK.shape
     if wells > sirnas:
         raise ValueError(f"{wells} wells cannot each hold a different one of {sirnas} siRNAs")

@@ -1,8 +1,7 @@
 """The plate design: which siRNAs share a plate, and which plate of an experiment holds which group. Pure NumPy and SciPy.
 
-A design has as many plate groups as an experiment has plates: each plate holds one group, and experiments differ in their
-arrangement, which plate holds which. Groups are learned from labelled plates; the arrangement of an experiment is inferred
-from its logits, never from its labels.
+Each plate of an experiment holds one plate group; experiments differ in their arrangement, which plate holds which. Groups are
+learned from labelled plates; the arrangement of an experiment is inferred from its logits, never from its labels.
 
 N labelled plates, K treatment siRNAs, W wells of a plate, P plates of the design, G = P groups.
 """
@@ -81,7 +80,7 @@ def labelled_treatments(
 
     Args:
         plates: plates from a manifest or from a screen's tables.
-        experiments: the experiments whose labels may be read (a fold's training experiments); None for all labelled.
+        experiments: the experiments whose labels may be read, such as a fold's training experiments; None for all labelled.
     """
     return [
         LabelledWell(plate.experiment, plate.plate, well.sirna)
@@ -97,13 +96,13 @@ def learn_groups(wells: Iterable[LabelledWell], treatments: Sequence[str]) -> Pl
 
     Args:
         wells: labelled treatment wells.
-        treatments: the treatment labels in class order, K of them.
+        treatments: the treatment labels in class order.
 
     Raises:
         NoPlateDesignError: the layout has no groups: no labelled wells, siRNAs repeated on a plate, plates of one
             experiment that share their siRNAs, or siRNAs scattered over plates.
-        InputError: a design with a mistake in it: a siRNA in two groups, a number of groups that is not the number of
-            plates, a label that is no treatment, or a siRNA on no labelled plate whose group cannot be inferred.
+        InputError: a design with a mistake in it: a siRNA in two groups or of unknown group, a number of groups that is not
+            the number of plates, or a label that is no treatment.
     """
     index = {label: k for k, label in enumerate(treatments)}
     wells = list(wells)
@@ -127,7 +126,9 @@ def learn_groups(wells: Iterable[LabelledWell], treatments: Sequence[str]) -> Pl
 
     group_N = _cluster(holds_NK)
     groups = int(group_N.max()) + 1
-    home_K = _home(holds_NK, group_N, groups)
+    # A siRNA's home is the group on whose plates it is seen most often; -1 if it is on no plate.
+    votes_GK = np.stack([holds_NK[group_N == group].sum(axis=0) for group in range(groups)])
+    home_K = np.where(votes_GK.any(axis=0), votes_GK.argmax(axis=0), -1).astype(np.intp)
     _check_strays(holds_NK, group_N, home_K, rows, treatments)
     arrangements = _arrange(group_N, rows)
     plates = tuple(sorted({plate for _, plate in rows}))
@@ -150,12 +151,6 @@ def _cluster(holds_NK: NDArray[np.bool_]) -> NDArray[np.intp]:
     _, group_N = scipy.sparse.csgraph.connected_components(scipy.sparse.csr_array(same_NN), directed=False)
     _, first, inverse = np.unique(group_N, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse].astype(np.intp)
-
-
-def _home(holds_NK: NDArray[np.bool_], group_N: NDArray[np.intp], groups: int) -> NDArray[np.intp]:
-    """The group on whose plates each siRNA is seen most often, -1 if it is on no plate, shape (K,)."""
-    votes_GK = np.stack([holds_NK[group_N == group].sum(axis=0) for group in range(groups)])
-    return np.where(votes_GK.any(axis=0), votes_GK.argmax(axis=0), -1).astype(np.intp)
 
 
 def _check_strays(
@@ -220,8 +215,6 @@ class Arrangement:
     """lead over the second best arrangement in summed log-probability, nats; infinite if there is only one"""
     separation: float
     """the margin in units of its standard error over wells, which does not grow with the logits' scale"""
-    scores: tuple[tuple[tuple[int, ...], float], ...]
-    """every arrangement (groups in plate order) with its summed log-probability in nats, best first"""
     problem: str = ""
     """why the experiment fits no arrangement, in which case margin and separation are NaN; empty if it fits one"""
 
@@ -234,11 +227,6 @@ def check_design(wells: Iterable[LabelledWell], treatments: Sequence[str], prior
     """Checks before training whether the labelled plates' design can be used with this configuration.
 
     Labelled plates without groups are accepted unless `on_low_margin` is `refuse`: they are predicted without the prior.
-
-    Args:
-        wells: all labelled treatment wells.
-        treatments: the treatment labels in class order.
-        prior: with `enabled` false there is nothing to check.
 
     Raises:
         InputError: a mistake in the design, or experiments whose plates are no rotations of one another.
@@ -255,10 +243,9 @@ def check_design(wells: Iterable[LabelledWell], treatments: Sequence[str], prior
 def candidates(groups: PlateGroups, permutations: Permutations) -> tuple[tuple[int, ...], ...]:
     """The arrangements an experiment may have, each as group indices in the order of `groups.plates`.
 
-    `cyclic`: the rotations of every cycle through the plates of which all labelled experiments are rotations. RxRx1's three
-    labelled rotations leave one cycle, hence four arrangements, of which one is seen in unlabelled experiments only.
-    Labelled experiments that are all arranged alike leave several cycles.
-    `all`: every permutation.
+    `all`: every permutation. `cyclic`: the rotations of every cycle through the plates that explains all labelled
+    experiments. RxRx1's three labelled rotations leave one cycle, hence four arrangements; labelled experiments that are
+    all arranged alike leave several cycles.
 
     Raises:
         InputError: no cycle explains the labelled experiments, or more than eight plates.
@@ -271,7 +258,7 @@ def candidates(groups: PlateGroups, permutations: Permutations) -> tuple[tuple[i
         )
     if permutations == "all":
         return tuple(orders(range(count)))
-    known = {full for placed in groups.arrangements.values() if (full := _complete(placed, groups.plates)) is not None}
+    known = {full for placed in groups.arrangements.values() if (full := _complete(placed, groups.plates))}
     if not known:
         return tuple(orders(range(count)))
     first = min(known)
@@ -297,23 +284,20 @@ def infer_arrangement(
     """The arrangement with the largest total assignment score over the experiment's plates.
 
     The score of a group on a plate is the largest summed log-probability of a one-to-one assignment of its wells within
-    the group; it is computed once for each of the P x G pairs, so permutations cost additions only.
+    the group; it is computed once for each pair of plate and group.
 
     Args:
-        logits_by_plate: treatment logits or log-probabilities by plate number, each (W, K); plates may be missing. Raw,
-            because a temperature fitted on labels would let labels decide which arrangement is accepted.
+        logits_by_plate: treatment logits by plate number, at least one plate, each (W, K) and finite. Raw, because a
+            temperature fitted on labels would let labels decide which arrangement is accepted.
         groups: the groups learned from labelled plates.
         permutations: the arrangements to choose among.
         experiment: its name, for errors.
 
     Raises:
         InputError: a plate number the labelled experiments do not have, or more wells than any group has siRNAs.
-        ValueError: no plates, logits of the wrong shape, or not finite.
 
     Source: the plate restriction of the CellSignal 2nd-place method, here for any group-to-plate permutation.
     """
-    if not logits_by_plate:
-        raise ValueError(f"experiment {experiment} has no plates")
     for plate in logits_by_plate:
         if plate not in groups.plates:
             raise InputError(
@@ -321,38 +305,31 @@ def infer_arrangement(
                 f"{', '.join(map(str, groups.plates))}; set prior.enabled to false"
             )
     present = [p for p, plate in enumerate(groups.plates) if plate in logits_by_plate]
-    score_PGW = {
-        p: _group_scores(logits_by_plate[plate], groups, f"experiment {experiment} plate {plate}")
-        for p, plate in enumerate(groups.plates)
-        if p in present
-    }
-    total_PG = {p: score_GW.sum(axis=1) for p, score_GW in score_PGW.items()}
+    numbers = [groups.plates[p] for p in present]
+    score_PGW = [_group_scores(logits_by_plate[n], groups, f"experiment {experiment} plate {n}") for n in numbers]
+    total_PG = [score_GW.sum(axis=1) for score_GW in score_PGW]
     # With plates missing, arrangements that agree on the present ones are one and the same.
-    distinct = sorted({tuple(held[p] for p in present) for held in candidates(groups, permutations)})
-    total = [float(sum(total_PG[p][group] for p, group in zip(present, held, strict=True))) for held in distinct]
-    ranked = sorted(zip(distinct, total, strict=True), key=lambda item: (-item[1], item[0]))
-    best, best_score = ranked[0]
+    distinct = {tuple(held[p] for p in present) for held in candidates(groups, permutations)}
+    total = {
+        held: float(sum(total_G[group] for total_G, group in zip(total_PG, held, strict=True))) for held in distinct
+    }
+    best, *others = sorted(distinct, key=lambda held: (-total[held], held))
+    best_score = total[best]
     if best_score == -np.inf:
         raise InputError(
             f"experiment {experiment}: no arrangement of the plate groups has room for all its wells; "
             "set prior.enabled to false"
         )
     margin = separation = float("inf")
-    if len(ranked) > 1 and ranked[1][1] > -np.inf:
-        second, second_score = ranked[1]
-        margin = best_score - second_score
+    if others and total[others[0]] > -np.inf:
+        margin = best_score - total[others[0]]
         lead_W = np.concatenate(
-            [score_PGW[p][a] - score_PGW[p][b] for p, a, b in zip(present, best, second, strict=True)]
+            [score_GW[a] - score_GW[b] for score_GW, a, b in zip(score_PGW, best, others[0], strict=True)]
         )
         # Wells of an assignment are not independent, so the sum varies less than this estimate: it is cautious.
         error = float(np.sqrt(len(lead_W)) * lead_W.std())
         separation = margin / error if error > 0 else float("inf" if margin > 0 else 0)
-    return Arrangement(
-        groups={groups.plates[p]: group for p, group in zip(present, best, strict=True)},
-        margin=margin,
-        separation=separation,
-        scores=tuple(ranked),
-    )
+    return Arrangement(dict(zip(numbers, best, strict=True)), margin, separation)
 
 
 def infer_arrangements(
@@ -362,16 +339,9 @@ def infer_arrangements(
     groups: PlateGroups,
     permutations: Permutations,
 ) -> dict[str, Arrangement]:
-    """The arrangement of every experiment among the wells, by experiment in sorted order; see `infer_arrangement`.
+    """The arrangement of every experiment among the wells, in sorted order; see `infer_arrangement`.
 
     An experiment that fits no arrangement (unknown plate, more wells than a group has siRNAs) has a `problem` instead.
-
-    Args:
-        logits_WK: treatment logits, (W, K).
-        experiments_W: the experiment of each well.
-        plates_W: the plate number of each well.
-        groups: the groups learned from labelled plates.
-        permutations: the arrangements to choose among.
     """
     found = {}
     experiment_W, plate_W = np.asarray(experiments_W), np.asarray(plates_W)
@@ -383,20 +353,12 @@ def infer_arrangements(
         try:
             found[experiment] = infer_arrangement(by_plate, groups, permutations, experiment)
         except InputError as error:
-            found[experiment] = Arrangement({}, math.nan, math.nan, (), str(error))
+            found[experiment] = Arrangement({}, math.nan, math.nan, str(error))
     return found
 
 
 def renumbered(arrangement: Arrangement, learned: PlateGroups, reference: PlateGroups) -> Arrangement:
-    """The same arrangement with the group numbers of another learning of the same design.
-
-    Two learnings may number groups differently; groups that share most siRNAs are the same.
-
-    Args:
-        arrangement: its groups numbered as in `learned`.
-        learned: the groups it was inferred with.
-        reference: the groups whose numbers to use.
-    """
+    """An arrangement of `learned` groups with the numbers of `reference`, the groups that share most siRNAs with them."""
     shared_GG = np.array([[len(np.intersect1d(own, other)) for other in reference.members] for own in learned.members])
     number_G = shared_GG.argmax(axis=1)
     return replace(arrangement, groups={plate: int(number_G[group]) for plate, group in arrangement.groups.items()})
@@ -404,8 +366,6 @@ def renumbered(arrangement: Arrangement, learned: PlateGroups, reference: PlateG
 
 def _group_scores(logits_WK: NDArray[np.floating], groups: PlateGroups, label: str) -> NDArray[np.float64]:
     """Each well's log-probability in the best assignment of a plate within each group, nats, (G, W); -inf without room."""
-    if logits_WK.ndim != 2 or logits_WK.shape[1] != groups.treatments:
-        raise ValueError(f"{label}: logits of shape {logits_WK.shape}, expected (wells, {groups.treatments})")
     largest = max(len(classes) for classes in groups.members)
     if len(logits_WK) > largest:
         raise InputError(

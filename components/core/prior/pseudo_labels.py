@@ -1,9 +1,8 @@
 """Pseudo-labels of unlabelled wells: by a fold's own teachers under the plate design, or from an earlier run.
 
-An earlier run's predictions are assigned means over all folds, so they are better than those of one fold's teachers. They
-replace the labels of unlabelled wells only, because the other folds trained on a fold's validation wells. The networks behind
-them learned from all labels, so out-of-fold scores of such a further round are not independent of the labels; unlabelled and
-holdout scores are.
+An earlier run's predictions are assigned means over all folds, so they are better than labels by one fold's teachers. They
+replace the labels of unlabelled wells only, because the other folds trained on a fold's validation wells. Out-of-fold scores
+of such a further round are not independent of the labels, which its networks learned; unlabelled and holdout scores are.
 
 W wells, K treatment siRNAs; lower case w for the wells that an earlier run labels.
 """
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from components.core.config import PriorConfig
 from components.core.errors import InputError
-from components.core.prior.assignment import competitions
+from components.core.prior.assignment import Competition, competitions
 from components.core.prior.balancing import balanced, expected
 from components.core.prior.plate_groups import Arrangement, PlateGroups, infer_arrangements
 
@@ -54,9 +53,9 @@ def select(
 ) -> PseudoLabels:
     """Labels wells by their blended logits, each plate restricted to its group and balanced.
 
-    The arrangement of every experiment is inferred from the blended logits, never read from labels. If it is not clear,
-    or the experiment fits none, its wells are balanced over all treatments together, also under `refuse`, which concerns
-    final predictions. Several wells may get the same label: this is an arg-max, not an assignment.
+    Every experiment's arrangement is inferred from the blended logits, never read from labels. If none is clear, its wells
+    are balanced over all treatments together, also under `refuse`, which concerns final predictions. Several wells may get
+    the same label: this is an arg-max, not an assignment.
 
     Args:
         logits_WK: new logits of the treatment classes, averaged over teachers and passes, (W, K).
@@ -66,9 +65,8 @@ def select(
         prior: with `enabled` false, or without groups, labels are the arg-max of a plain softmax over treatments.
         previous_WK: the last refresh's `logits_WK`; None at the first.
         blend: weight of the new logits.
-        fraction: fraction of the wells that get a label, the most confident of each competition first (rounded up): plates
-            differ in quality, and a screen-wide fraction would leave the groups of weak plates without labels. Without the
-            prior, the most confident of all.
+        fraction: fraction of the wells that get a label, rounded up: the most confident of each competition, because a
+            screen-wide fraction would leave the groups of weak plates without labels; without the prior the most confident of all.
 
     Raises:
         ValueError: shapes that do not fit, or logits that are not finite.
@@ -85,18 +83,17 @@ def select(
             raise ValueError(f"previous logits have shape {previous_WK.shape}, new ones {logits_WK.shape}")
         logits_WK = blend * logits_WK.astype(np.float64) + (1 - blend) * previous_WK.astype(np.float64)
     blended_WK = np.asarray(logits_WK, dtype=np.float32)
-    if not prior.enabled or groups is None:
-        prob_WK = scipy.special.softmax(blended_WK.astype(np.float64), axis=1)
-        confidence_W = prob_WK.max(axis=1)
-        left_w = least_confident(confidence_W, fraction)
-        return _labels(prob_WK.argmax(axis=1), prob_WK, confidence_W, left_w, blended_WK, {})
-    arrangements = infer_arrangements(blended_WK, experiments_W, plates_W, groups, prior.permutations)
-    # Wells in no competition, because siRNAs repeat, keep their arg-max.
+    arrangements: dict[str, Arrangement] = {}
+    parts: list[Competition] = []
+    if prior.enabled and groups is not None:
+        arrangements = infer_arrangements(blended_WK, experiments_W, plates_W, groups, prior.permutations)
+        parts = competitions(experiments_W, plates_W, arrangements, groups, prior)
+    # Wells in no competition, without the prior or because siRNAs repeat, keep their arg-max.
     prob_WK = scipy.special.softmax(blended_WK.astype(np.float64), axis=1)
     class_W, confidence_W = prob_WK.argmax(axis=1), prob_WK.max(axis=1)
     left: list[NDArray[np.intp]] = []
     free_W = np.ones(wells, dtype=bool)
-    for part in competitions(experiments_W, plates_W, arrangements, groups, prior):
+    for part in parts:
         log_prob_wk = part.log_prob(blended_WK)
         balanced_wk = balanced(log_prob_wk, prior)
         best_w = balanced_wk.argmax(axis=1)
@@ -109,27 +106,16 @@ def select(
         left.append(part.wells_w[least_confident(confidence_W[part.wells_w], fraction)])
         free_W[part.wells_w] = False
     free_w = np.flatnonzero(free_W)
-    left.append(free_w[least_confident(confidence_W[free_w], fraction)])
-    return _labels(class_W, prob_WK, confidence_W, np.concatenate(left), blended_WK, arrangements)
+    left_w = np.concatenate([*left, free_w[least_confident(confidence_W[free_w], fraction)]])
+    class_W[left_w] = -1
+    prob_WK[left_w] = 0.0
+    return PseudoLabels(class_W, prob_WK.astype(np.float32), confidence_W, blended_WK, arrangements)
 
 
 def least_confident(confidence_W: NDArray[np.float64], fraction: float) -> NDArray[np.intp]:
     """The wells beyond the most confident fraction; of equally confident wells the first are kept."""
     kept = math.ceil(fraction * len(confidence_W) - 1e-9)
     return np.argsort(-confidence_W, kind="stable")[kept:]
-
-
-def _labels(
-    class_W: NDArray[np.intp],
-    prob_WK: NDArray[np.float64],
-    confidence_W: NDArray[np.float64],
-    left_w: NDArray[np.intp],
-    blended_WK: NDArray[np.float32],
-    arrangements: Mapping[str, Arrangement],
-) -> PseudoLabels:
-    class_W[left_w] = -1
-    prob_WK[left_w] = 0.0
-    return PseudoLabels(class_W, prob_WK.astype(np.float32), confidence_W, blended_WK, arrangements)
 
 
 @dataclass(frozen=True)
@@ -146,12 +132,7 @@ class FusedLabels:
     """experiment and plate of each"""
 
     def over(self, found: PseudoLabels, fraction: float) -> PseudoLabels:
-        """The same pseudo-labels, but the earlier run's predictions for those wells.
-
-        Args:
-            found: pseudo-labels of all wells by this fold's teachers.
-            fraction: fraction of each plate that is labelled, the most confident first; their soft labels are one-hot.
-        """
+        """Pseudo-labels of the fold's teachers with these wells replaced: soft labels one-hot, a `fraction` of each plate."""
         class_W, confidence_W, prob_WK = found.class_W.copy(), found.confidence_W.copy(), found.prob_WK.copy()
         class_W[self.row_w], confidence_W[self.row_w] = self.class_w, self.confidence_w
         prob_WK[self.row_w] = 0.0

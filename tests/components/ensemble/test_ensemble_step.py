@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -47,6 +44,8 @@ def test_joins_out_of_fold_wells_and_averages_the_others_by_id(folds, tmp_path):
         expected = sum(part.wells[role].take(ids).astype(np.float64) for part in parts) / 3
         np.testing.assert_allclose(merged.wells[role].take(ids), expected, rtol=1e-6)
         assert merged.wells[role].logits_WK.dtype == np.float32
+    assert [(entry["fold"], entry["validated"]) for entry in merged.meta["folds"]] == [(0, True), (1, True), (2, False)]
+    assert [record["fold"] for record in merged.meta["history"]] == [0, 1, 2]
 
 
 @pytest.fixture
@@ -91,13 +90,6 @@ def test_the_order_of_the_folds_does_not_matter(folds, screen, tmp_path):
         np.testing.assert_array_equal(one.wells[role].logits_WK, two.wells[role].take(order))
 
 
-def test_meta_joins_folds_and_history(folds, tmp_path):
-    run(folds, tmp_path / "out")
-    meta = read_logits(tmp_path / "out").meta
-    assert [(entry["fold"], entry["validated"]) for entry in meta["folds"]] == [(0, True), (1, True), (2, False)]
-    assert [record["fold"] for record in meta["history"]] == [0, 1, 2]
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -126,13 +118,3 @@ def test_rejects_a_damaged_or_missing_file(folds, tmp_path):
         run(folds, tmp_path / "out")
     with pytest.raises(InputError, match="at least one"):
         run([], tmp_path / "out")
-
-
-def test_the_command_prints_one_line_for_bad_input(folds, tmp_path):
-    command = [sys.executable, "-m", "components.ensemble", "--out", str(tmp_path / "out")]
-    failed = subprocess.run(
-        [*command, "--logits", str(folds[0]), "--logits", str(folds[0])], capture_output=True, text=True
-    )
-    assert (failed.returncode, len(failed.stderr.splitlines())) == (2, 1)
-    assert failed.stderr.startswith("error: ")
-    assert not (tmp_path / "out").exists()

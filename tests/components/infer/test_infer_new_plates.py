@@ -77,8 +77,7 @@ class Prediction:
 
 KINDS = [
     ("pseudo_label", {}),
-    ("pretrain", {}),
-    ("pseudo_label", {"standardise": {"domain": "global"}}),
+    ("pretrain", {"standardise": {"domain": "global"}}),
     ("pseudo_label", {"standardise": {"domain": "experiment"}, "batch_norm": {"domain": "plate"}}),
 ]
 
@@ -99,10 +98,15 @@ def test_new_wells_get_the_logits_of_the_training_run(tmp_path: Path, kind: Kind
             assert new.take(own[role].ids_W) == pytest.approx(own[role].logits_WK, abs=1e-5)
 
 
-def test_embeds_all_wells_without_labels(tmp_path: Path) -> None:
+def test_embeds_all_wells_without_labels_and_only_reads_the_registry(tmp_path: Path) -> None:
     prediction = Prediction(tmp_path)
+    before = {key: prediction.store.get(key) for key in prediction.store.list("")}
     prediction.normalize(("HUVEC-04",))
     out = prediction.infer()
+    after = {key: prediction.store.get(key) for key in prediction.store.list("")}
+    changed = {key.split("/")[0] for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+    # The training run packed the same plates, which are found by the digests of their files.
+    assert changed == {"finished", "fingerprints"}
     for backbone in prediction.model.backbones:
         table = pq.read_table(out / "embeddings" / backbone / "HUVEC" / "fold_0.parquet")
         assert len(table) == 10
@@ -127,17 +131,6 @@ def test_reuses_the_output_of_the_same_plates_and_networks_only(
                 *(read_logits(out / "logits").wells["holdout"].logits_WK for out in (first, tmp_path / "again"))
             )
         shutil.rmtree(tmp_path / "again")
-
-
-def test_packed_plates_are_reused_and_the_registry_is_only_read(tmp_path: Path) -> None:
-    prediction = Prediction(tmp_path)
-    before = {key: prediction.store.get(key) for key in prediction.store.list("")}
-    prediction.normalize()
-    prediction.infer()
-    after = {key: prediction.store.get(key) for key in prediction.store.list("")}
-    changed = {key.split("/")[0] for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
-    # The training run packed the same plates, which are found by the digests of their files.
-    assert changed == {"finished", "fingerprints"}
 
 
 def test_rejects_an_unknown_cell_type_unless_networks_learned_all(tmp_path: Path) -> None:
@@ -166,24 +159,20 @@ def test_rejects_an_unknown_cell_type_unless_networks_learned_all(tmp_path: Path
             assert found.logits_WK == pytest.approx(own.logits_WK, abs=1e-5)
 
 
-def test_rejects_images_of_another_size(tmp_path: Path) -> None:
+def test_warns_of_trained_experiments_and_rejects_images_of_another_size(tmp_path: Path) -> None:
     prediction = Prediction(tmp_path)
+    warnings = prediction.normalize(("HUVEC-01", "HUVEC-03", "HUVEC-04")).warnings
+    assert any(each.startswith("the model learned the labels of HUVEC-01; if") for each in warnings)
+    assert any(each.startswith("the model was trained on images of HUVEC-03; if") for each in warnings)
+    assert not any("HUVEC-04" in each for each in warnings)
+    before = prediction.plates.read_bytes()
     image = prediction.source / "test" / "HUVEC-03" / "Plate1" / "B02_s1_w1.png"
     cv2.imwrite(str(image), np.zeros((32, 32), np.uint8))
     with pytest.raises(
         InputError, match=rf"image size 32, but model {prediction.model.short} was trained with 16; give images"
     ):
         prediction.normalize()
-    assert not prediction.plates.exists()
-    assert not prediction.reference.exists()
-
-
-def test_warns_of_experiments_that_the_model_was_trained_on(tmp_path: Path) -> None:
-    prediction = Prediction(tmp_path)
-    warnings = prediction.normalize(("HUVEC-01", "HUVEC-03", "HUVEC-04")).warnings
-    assert any(each.startswith("the model learned the labels of HUVEC-01; if") for each in warnings)
-    assert any(each.startswith("the model was trained on images of HUVEC-03; if") for each in warnings)
-    assert not any("HUVEC-04" in each for each in warnings)
+    assert prediction.plates.read_bytes() == before
 
 
 def test_rejects_damaged_networks_and_a_screens_manifest(tmp_path: Path) -> None:

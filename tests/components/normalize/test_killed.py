@@ -1,4 +1,4 @@
-"""normalize killed while it packs, and run again: no incomplete plate is used, and no complete one is packed twice."""
+"""normalize killed while it packs, and run again: no incomplete plate is used, and no complete plate is packed twice."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -178,26 +179,18 @@ def test_the_real_store_gives_the_pixels_back(tiny: TinyScreen, store: ObjectSto
     assert main(config.model_dump_json(), str(tiny.root), *outputs).reused == 8
 
 
-def test_the_command_line_exits_with_2_and_one_line(tiny: TinyScreen, folder_store: ObjectStore, tmp_path: Path):
+def test_the_command_line_exits_with_2_and_one_line(tiny: TinyScreen, tmp_path: Path):
+    tiny.edit("train.csv", "HUVEC-02_1_B03,HUVEC-02,1", "HUVEC-02_1_B03,HUVEC-02,one")
     config = tmp_path / "run.yaml"
     config.write_text(CONFIG.model_dump_json())  # JSON is YAML
-    arguments = [sys.executable, "-m", "components.normalize", "--config", str(config), "--source", str(tiny.root)]
-    arguments += ["--set", f"store.bucket={folder_store.uri('')}", "--screen", str(tmp_path / "screen.json")]
-    arguments += ["--holdout", str(tmp_path / "holdout.json"), "--holdout-labels", str(tmp_path / "labels.csv")]
-    root = Path(__file__).resolve().parents[3]
-
-    done = subprocess.run(arguments, capture_output=True, text=True, cwd=root, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "8 plates packed, 0 reused" in done.stdout
-    assert json.loads((tmp_path / "screen.json").read_text())["folds"]
-
-    (tmp_path / "screen.json").unlink()
-    tiny.edit("train.csv", "HUVEC-02_1_B03,HUVEC-02,1", "HUVEC-02_1_B03,HUVEC-02,one")
-    done = subprocess.run(arguments, capture_output=True, text=True, cwd=root, check=False)
+    options = {"config": config, "source": tiny.root, "set": f"store.bucket={tmp_path.as_uri()}"}
+    options |= {name: tmp_path / f"{name}.out" for name in ("screen", "holdout", "holdout-labels")}
+    command = [sys.executable, "-m", "components.normalize", *(f"--{name}={value}" for name, value in options.items())]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "(HUVEC-02_1_B03): field plate is 'one'" in done.stderr
-    assert not (tmp_path / "screen.json").exists()
+    assert not list(tmp_path.glob("*.out"))
 
 
 def test_the_plate_design_is_checked_against_the_runs_configuration_before_an_image_is_read(
@@ -224,54 +217,49 @@ def test_the_plate_design_is_checked_against_the_runs_configuration_before_an_im
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_is_recorded_under_its_key(tmp_path: Path, folder_store: ObjectStore):
-    tiny = TinyScreen(tmp_path / "screen")
-    whole = RunConfig(screen=CONFIG.screen, folds=CONFIG.folds)
-    section = stored_in(folder_store)
-    outputs = [tmp_path / "out" / name for name in ("screen.json", "holdout.json", "holdout_labels.csv")]
-    step = partial(
-        main, section.model_dump_json(), str(tiny.root), *map(str, outputs), whole_config=whole.model_dump_json()
-    )
+@pytest.fixture
+def step(tmp_path: Path, folder_store: ObjectStore) -> Callable[..., Summary]:
+    """The step with the configuration of a whole run; outputs are in `out`."""
+    tiny, whole = TinyScreen(tmp_path / "screen"), RunConfig(screen=CONFIG.screen, folds=CONFIG.folds)
+    outputs = [str(tmp_path / "out" / name) for name in ("screen.json", "holdout.json", "holdout_labels.csv")]
+    section = stored_in(folder_store).model_dump_json()
+    return partial(main, section, str(tiny.root), *outputs, whole_config=whole.model_dump_json())
+
+
+def test_a_run_is_recorded_under_its_key(step: Callable[..., Summary], tmp_path: Path, folder_store: ObjectStore):
     step(lineage=json.dumps({"run": "tiny-1", "seeds": {"run": 0}}))
     (tmp_path / "copy").mkdir()
     record = fetch_run(folder_store, "tiny-1", tmp_path / "copy")
-    assert RunConfig.model_validate(record.config) == whole
+    assert RunConfig.model_validate(record.config) == RunConfig(screen=CONFIG.screen, folds=CONFIG.folds)
     assert record.lineage["seeds"] == {"run": 0}
+    outputs = sorted((tmp_path / "out").iterdir())
     assert all((tmp_path / "copy" / path.name).read_bytes() == path.read_bytes() for path in outputs)
-    assert [Manifest.read(path).run for path in outputs[:2]] == ["tiny-1", "tiny-1"]
+    manifests = [tmp_path / "out" / name for name in ("screen.json", "holdout.json")]
+    assert [Manifest.read(path).run for path in manifests] == ["tiny-1", "tiny-1"]
     step()
-    assert Manifest.read(outputs[0]).run == ""
+    assert Manifest.read(manifests[0]).run == ""
     assert folder_store.list("runs/") == [
-        f"runs/tiny-1/{name}" for name in sorted(["run.json", *(p.name for p in outputs)])
+        f"runs/tiny-1/{name}" for name in sorted(["run.json", *(path.name for path in outputs)])
     ]
 
 
-def test_on_a_cluster_the_key_is_derived_from_recipe_and_data(tmp_path: Path, folder_store: ObjectStore):
-    tiny = TinyScreen(tmp_path / "screen")
-    whole = RunConfig(screen=CONFIG.screen, folds=CONFIG.folds)
-    section = stored_in(folder_store)
-    outputs = [tmp_path / "out" / name for name in ("screen.json", "holdout.json", "holdout_labels.csv")]
-    step = partial(
-        main, section.model_dump_json(), str(tiny.root), *map(str, outputs), whole_config=whole.model_dump_json()
-    )
-    known = {"recipe": "1a2b", "code_version": "0.1.0"}
+def test_on_a_cluster_the_key_is_derived_from_recipe_and_data(
+    step: Callable[..., Summary], tmp_path: Path, folder_store: ObjectStore
+):
+    known, source = {"recipe": "1a2b", "code_version": "0.1.0"}, str(tmp_path / "screen")
     for fingerprint in ("one", "two", "one"):
         step(lineage=json.dumps(known), fingerprint=fingerprint)
-        key = cluster_run_key(whole.name, "1a2b", str(tiny.root), fingerprint)
-        assert Manifest.read(outputs[0]).run == key
+        key = cluster_run_key(RunConfig().name, "1a2b", source, fingerprint)
+        assert Manifest.read(tmp_path / "out" / "screen.json").run == key
         lineage = lineage_of(folder_store, key)
         assert lineage.pop("started") > "2026"
-        assert lineage == {**known, "run": key, "screen": str(tiny.root), "data_fingerprint": fingerprint}
+        assert lineage == {**known, "run": key, "screen": source, "data_fingerprint": fingerprint}
     assert len({key.split("/")[1] for key in folder_store.list("runs/")}) == 2
     assert lineage_of(folder_store, "another") == {}
 
 
-@pytest.mark.parametrize("lineage", ["{", "[1]", '{"run": "../up"}', '{"run": 3}'])
-def test_rejects_a_lineage_that_cannot_be_recorded(tmp_path: Path, folder_store: ObjectStore, lineage: str):
-    section = stored_in(folder_store)
-    tiny = TinyScreen(tmp_path / "screen", imaged=())
-    outputs = [str(tmp_path / "out" / name) for name in ("a", "b", "c")]
-    whole = RunConfig(screen=CONFIG.screen, folds=CONFIG.folds).model_dump_json()
+@pytest.mark.parametrize("lineage", ["{", '{"run": "../up"}'])
+def test_rejects_a_lineage_that_cannot_be_recorded(step: Callable[..., Summary], tmp_path: Path, lineage: str):
     with pytest.raises(InputError, match="lineage: JSON is expected, with `run` of letters"):
-        main(section.model_dump_json(), str(tiny.root), *outputs, whole_config=whole, lineage=lineage)
+        step(lineage=lineage)
     assert not (tmp_path / "out").exists()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
 import pytest
 
 from components.core.config import RunConfig
@@ -15,144 +14,124 @@ from components.core.errors import InputError
 from components.core.evaluation.scores import UNSURE
 from components.core.storage.object_store import ObjectStore
 from components.report.step import main, run
+from tests.components.report.conftest import TEMPERATURE, SyntheticRun
 from tests.components.report.new_plates_run import MODEL, NewPlates, make_new_plates
 from tests.components.report.page import check_page
+from tests.components.report.test_report_step import COLUMNS, read_metrics
 
 FILES = {"predictions.csv", "qc.csv", "metrics.json", "lineage.json", "config.yaml", "report.html"}
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.fixture
-def new(finished_run: Any, tmp_path: Path) -> NewPlates:
+def new(finished_run: SyntheticRun, tmp_path: Path) -> NewPlates:
+    """Inputs that a test may change."""
     return make_new_plates(finished_run, tmp_path)
 
 
-@pytest.fixture
-def report(new: NewPlates) -> Path:
-    run(**new.arguments)
-    return Path(new.arguments["out"])
+@pytest.fixture(scope="module")
+def finished(finished_run: SyntheticRun, tmp_path_factory: pytest.TempPathFactory) -> NewPlates:
+    """Inputs, and their report."""
+    made = make_new_plates(finished_run, tmp_path_factory.mktemp("new"))
+    run(**made.arguments)
+    return made
 
 
-def assigned(new: NewPlates) -> list[dict[str, str]]:
+@pytest.fixture(scope="module")
+def report(finished: NewPlates) -> Path:
+    return Path(finished.arguments["out"])
+
+
+def assigned(new: NewPlates) -> pd.DataFrame:
     """The rows of assign, cell type by cell type."""
-    return [row for uri in new.arguments["uris"] for row in rows(Path(uri) / "holdout.csv")]
+    return pd.concat([pd.read_csv(Path(uri) / "holdout.csv") for uri in new.arguments["uris"]], ignore_index=True)
 
 
-def test_predictions_are_those_of_assign(report: Path, new: NewPlates) -> None:
+def test_predictions_are_those_of_assign(report: Path, finished: NewPlates) -> None:
     assert {path.name for path in report.iterdir()} == FILES
-    table = rows(report / "predictions.csv")
-    columns = ["id_code", "sirna", "confidence", "margin", "raw_sirna", "raw_confidence", "top5"]
-    assert list(table[0]) == columns
-    assert {row["id_code"] for row in table} == set(new.labels)
-    for row, expected in zip(table, assigned(new), strict=True):
-        for column in ("id_code", "sirna", "raw_sirna", "top5"):
-            assert row[column] == expected[column]
-        for column in ("confidence", "margin", "raw_confidence"):
-            assert float(row[column]) == pytest.approx(float(expected[column]), abs=1e-5)
+    table, expected = pd.read_csv(report / "predictions.csv"), assigned(finished)
+    assert list(table) == ["id_code", "sirna", "confidence", "margin", "raw_sirna", "raw_confidence", "top5"]
+    pd.testing.assert_frame_equal(table, expected[list(table)], atol=1e-5)
+    assert set(table["id_code"]) == set(finished.labels)
 
 
-def test_there_is_no_score_without_truth(report: Path) -> None:
-    metrics, text = json.loads((report / "metrics.json").read_text()), (report / "report.html").read_text()
-    assert "holdout" not in metrics
-    assert "no truth was given" in text
-    assert 'id="accuracy"' not in text
-    assert "wrong prediction" not in text
+def test_metrics_agree_with_the_tables(report: Path, finished: NewPlates) -> None:
+    metrics = read_metrics(report)
+    assert metrics["quality"]["unsure"] == (assigned(finished)["confidence"] < UNSURE).sum()
+    assert metrics["quality"]["wells_to_look_at"] == pd.read_csv(report / "qc.csv")["look_at"].notna().sum()
+    assert metrics["temperatures"] == {"HUVEC": TEMPERATURE, "RPE": TEMPERATURE}
 
 
-def test_truth_adds_a_score_and_changes_no_prediction(report: Path, new: NewPlates, tmp_path: Path) -> None:
-    new.truth(tmp_path / "truth.csv")
-    out = new.arguments["out"] = tmp_path / "scored"
-    metrics = run(**new.arguments)
-    for stage, column in (("raw", "raw_sirna"), ("group", "group_sirna"), ("assigned", "sirna")):
-        hits: dict[str, list[bool]] = {"overall": [], "HUVEC": [], "RPE": []}
-        for row in assigned(new):
-            hit = row[column] == new.labels[row["id_code"]]
-            hits["overall"].append(hit)
-            hits[row["id_code"].split("-")[0]].append(hit)
-        assert metrics["holdout"][stage] == pytest.approx({p: sum(h) / len(h) for p, h in hits.items()}, abs=1e-6)
-    for name in ("predictions.csv", "qc.csv", "config.yaml", "lineage.json"):
-        assert (out / name).read_bytes() == (report / name).read_bytes()
-    shown = f"<b>{100 * metrics['holdout']['assigned']['overall']:.1f} %</b>"
-    assert shown in (out / "report.html").read_text()
-
-
-def test_a_truth_of_some_wells_or_of_other_experiments_is_a_warning(new: NewPlates, tmp_path: Path) -> None:
-    some = dict(list(new.labels.items())[:5])
-    new.truth(tmp_path / "truth.csv", some)
-    metrics = run(**new.arguments)
-    assert metrics["wells"]["holdout"]["overall"] == 5
-    page = new.arguments["out"] / "report.html"
-    assert f"the truth has 5 of {len(new.labels)} wells; the score is of those" in page.read_text()
-    new.truth(tmp_path / "truth.csv", {"U2OS-01_1_B02": "sirna_1", **some})
-    assert run(**new.arguments) == metrics
-    new.truth(tmp_path / "truth.csv", {"U2OS-01_1_B02": "sirna_1"})
-    assert "holdout" not in run(**new.arguments)
-    assert f"the truth has 0 of {len(new.labels)} wells; there is no score" in page.read_text()
-
-
-def test_metrics_agree_with_the_tables(report: Path, new: NewPlates) -> None:
-    metrics = json.loads((report / "metrics.json").read_text())
-    assert metrics["quality"]["unsure"] == sum(float(row["confidence"]) < UNSURE for row in assigned(new))
-    assert metrics["quality"]["wells_to_look_at"] == sum(bool(row["look_at"]) for row in rows(report / "qc.csv"))
-    assert metrics["temperatures"] == {
-        name: {"raw": 1.31, "group": 1.12, "balanced": 0.94} for name in ("HUVEC", "RPE")
-    }
-
-
-def test_the_page_is_well_formed_and_fetches_nothing(report: Path, new: NewPlates) -> None:
+def test_the_page_without_truth_has_no_score(report: Path, finished: NewPlates) -> None:
     text = (report / "report.html").read_text()
     check_page(text)
-    assert text.count('<svg class="plate" role="img"') == len(new.plates.plates)
+    assert text.count('<svg class="plate" role="img"') == len(finished.plates.plates)
     assert f"below {UNSURE}" in text
     assert "HUVEC-05 plate 2: no negative control" in text  # of the manifest
     assert MODEL.fingerprint in text
     assert "champion of generation 3" in text
+    assert "no truth was given" in text
+    assert "holdout" not in read_metrics(report)
+    assert 'id="accuracy"' not in text
+    assert "wrong prediction" not in text
 
 
-def test_lineage_holds_the_model_and_the_plates(report: Path, new: NewPlates) -> None:
+def test_lineage_holds_the_model_and_the_plates(report: Path, finished: NewPlates) -> None:
     lineage = json.loads((report / "lineage.json").read_text())
     address = {"fingerprint": MODEL.fingerprint, "address": MODEL.address}
     assert lineage["model"] == {"name": "lab", "run": "lab-1", "generation": 3, **address}
-    assert lineage["manifest_digest"] == new.plates.digest()
-    assert RunConfig.load(str(report / "config.yaml")) == new.arguments["config"]
+    assert lineage["manifest_digest"] == finished.plates.digest()
+    assert RunConfig.load(str(report / "config.yaml")) == finished.arguments["config"]
+
+
+def test_truth_adds_a_score_and_changes_no_prediction(report: Path, new: NewPlates, tmp_path: Path) -> None:
+    new.truth(tmp_path / "truth.csv")
+    out = new.arguments["out"]
+    metrics, table = run(**new.arguments), assigned(new)
+    cell_type, truth = table["id_code"].str.split("-").str[0], table["id_code"].map(new.labels)
+    for stage, column in COLUMNS.items():
+        hits = table[column] == truth
+        expected = {"overall": hits.mean(), **hits.groupby(cell_type).mean()}
+        assert metrics["holdout"][stage] == pytest.approx(expected, abs=1e-6)
+    for name in ("predictions.csv", "qc.csv", "config.yaml", "lineage.json"):
+        assert (out / name).read_bytes() == (report / name).read_bytes()
+    assert f"<b>{100 * metrics['holdout']['assigned']['overall']:.1f} %</b>" in (out / "report.html").read_text()
+
+
+def test_a_truth_of_some_wells_or_of_other_experiments_is_a_warning(new: NewPlates, tmp_path: Path) -> None:
+    page, path = new.arguments["out"] / "report.html", tmp_path / "truth.csv"
+    new.truth(path, {"U2OS-01_1_B02": "sirna_1", **dict(list(new.labels.items())[:5])})
+    assert run(**new.arguments)["wells"]["holdout"]["overall"] == 5
+    assert f"the truth has 5 of {len(new.labels)} wells; the score is of those" in page.read_text()
+    new.truth(path, {"U2OS-01_1_B02": "sirna_1"})
+    assert "holdout" not in run(**new.arguments)
+    assert f"the truth has 0 of {len(new.labels)} wells; there is no score" in page.read_text()
 
 
 def test_a_cell_type_without_an_output_of_assign_is_a_warning(new: NewPlates) -> None:
     del new.arguments["uris"][1]
     run(**new.arguments)
     out = new.arguments["out"]
-    assert {row["id_code"].split("-")[0] for row in rows(out / "predictions.csv")} == {"HUVEC"}
+    assert set(pd.read_csv(out / "predictions.csv")["id_code"].str.split("-").str[0]) == {"HUVEC"}
     assert "no output of assign was given for RPE; it is not in the predictions" in (out / "report.html").read_text()
     # Its plates are measured nevertheless.
-    assert {row["id_code"].split("-")[0] for row in rows(out / "qc.csv")} == {"HUVEC", "RPE"}
+    assert set(pd.read_csv(out / "qc.csv")["experiment"]) == {"HUVEC-04", "RPE-03"}
 
 
 def test_main_writes_the_same_report_from_the_manifests_own_store(report: Path, new: NewPlates, tmp_path: Path) -> None:
-    (tmp_path / "store").mkdir()
     store = ObjectStore(tmp_path / "store")
-    for key, chunk in new.chunks.objects.items():
-        store.put(key, chunk)
+    store.put_many(new.store.objects.items())
     new.plates = new.plates.model_copy(update={"store": store.uri("")})
     new.write()
-    config = new.arguments["config"].model_dump_json()
-    files = [str(new.arguments[name]) for name in ("screen", "holdout")]
-    main(
-        config, *files, str(new.arguments["holdout_labels"]), "", new.arguments["uris"], "{}", str(tmp_path / "strings")
-    )
+    (tmp_path / "labels.csv").write_text("id_code,sirna\n")
+    files = [str(path) for path in (new.arguments["screen"], new.arguments["holdout"], tmp_path / "labels.csv")]
+    config, out = new.arguments["config"].model_dump_json(), tmp_path / "strings"
+    main(config, *files, "", new.arguments["uris"], "{}", str(out))
     for name in ("predictions.csv", "qc.csv", "metrics.json", "config.yaml"):
-        assert (tmp_path / "strings" / name).read_bytes() == (report / name).read_bytes()
+        assert (out / name).read_bytes() == (report / name).read_bytes()
 
 
 def foreign_well(new: NewPlates, folder: Path) -> None:
     new.truth(folder / "truth.csv", {"HUVEC-04_1_Z99": "sirna_1"})
-
-
-def unknown_sirna(new: NewPlates, folder: Path) -> None:
-    new.truth(folder / "truth.csv", {next(iter(new.labels)): "sirna_9999"})
 
 
 def no_output(new: NewPlates, folder: Path) -> None:
@@ -179,12 +158,11 @@ def other_plates(new: NewPlates, folder: Path) -> None:
 
 def missing_site(new: NewPlates, folder: Path) -> None:
     plate = new.plates.plates[3]
-    del new.chunks.objects[f"{plate.prefix}/{plate.wells[2].sites[1].key}"]
+    del new.store.objects[f"{plate.prefix}/{plate.wells[2].sites[1].key}"]
 
 
 BAD: dict[Callable[[NewPlates, Path], None], str] = {
     foreign_well: r"truth\.csv line 2 \(HUVEC-04_1_Z99\): field id_code .* not a treatment well of a held-out experiment",
-    unknown_sirna: r"truth\.csv line 2 \(\S+\): field sirna is 'sirna_9999'; it is not a treatment",
     no_output: r"^--uri: no output of assign was given; give one a cell type",
     missing_output: r"assign-RPE/assign\.json: cannot be read .*; is this an output of assign\?",
     output_twice: r"^--uri: two outputs of assign are of HUVEC; give one a cell type",

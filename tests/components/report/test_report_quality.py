@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,24 +10,24 @@ import pandas as pd
 import pytest
 
 from components.core.config import CHANNELS
-from components.core.errors import InputError
 from components.core.evaluation.plate_quality import plate_quality
 from components.core.evaluation.quality import by_channel, focus, nuclear_fraction, otsu_threshold, saturated
 from components.core.screen.histograms import histogram
 from components.report.quality import QUALITY_COLUMNS, measure_wells
 from tests.components.core.evaluation.predicted import predictions
+from tests.components.report.conftest import SyntheticRun
 from tests.components.report.new_plates_run import NewPlates, make_new_plates
 
 NONE = predictions([{}])[:0]
 
 
 @pytest.fixture
-def new(finished_run: Any, tmp_path: Any) -> NewPlates:
+def new(finished_run: SyntheticRun, tmp_path: Path) -> NewPlates:
     return make_new_plates(finished_run, tmp_path)
 
 
 def measured(new: NewPlates) -> pd.DataFrame:
-    return measure_wells(new.plates, NONE, new.chunks).set_index("id_code", drop=False)
+    return measure_wells(new.plates, NONE, new.store).set_index("id_code", drop=False)
 
 
 def test_each_well_has_the_measures_of_its_own_sites(new: NewPlates) -> None:
@@ -86,10 +86,3 @@ def test_a_blurred_plate_is_flagged_but_not_its_wells(new: NewPlates) -> None:
     assert plates["blurred"].tolist() == [n == 6 for n in range(8)]
     ids = [well.id_code for well in new.plates.plates[6].wells]
     assert not wells.loc[ids, "look_at"].str.contains("blurred").any()
-
-
-def test_a_missing_site_is_an_error_with_its_plate_and_well(new: NewPlates) -> None:
-    plate = new.plates.plates[2]
-    del new.chunks.objects[f"{plate.prefix}/{plate.wells[4].sites[0].key}"]
-    with pytest.raises(InputError, match=rf"{plate.experiment}.*plate 3.*{plate.wells[4].well}"):
-        measured(new)

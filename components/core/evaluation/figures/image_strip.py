@@ -27,7 +27,7 @@ CONTRAST = (1.0, 99.7)
 
 
 def contrast_limits(histograms: tuple[tuple[int, ...], ...]) -> NDArray[np.float64]:
-    """Black and full-colour grey level of each channel, (C, 2): those of the plate, so that a dim site looks dim."""
+    """Grey levels of each channel that become black and full colour, (C, 2), from the plate: a dim site then looks dim."""
     low_C, high_C = (percentile(np.array(histograms), percent) for percent in CONTRAST)
     return np.stack([low_C, np.maximum(high_C, low_C + 1)], axis=1).astype(np.float64)
 

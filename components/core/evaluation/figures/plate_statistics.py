@@ -79,7 +79,7 @@ def draw_statistics(
     """Inline SVG: a column a channel; grey levels as imaged above, as the network sees them below.
 
     A dot is a plate's mean, its line the 5th to 95th percentile of the pixels; plates of an experiment are adjacent.
-    The statistics are those of `plate_statistics`; the order of `cell_types` is that of their colours.
+    The statistics come from `plate_statistics`; the order of `cell_types` determines their colours.
     """
     rank = {name: i for i, name in enumerate(cell_types)}
     order = sorted(range(len(plates)), key=lambda p: (rank[plates[p].cell_type], plates[p].experiment, plates[p].plate))

@@ -36,11 +36,6 @@ def test_the_number_of_pixels_does_not_change_the_distance(one, other, times) ->
     assert log_distance(one, times * other) == pytest.approx(log_distance(one, other), abs=1e-12)
 
 
-def test_brightness_changes_the_distance_by_its_logarithm() -> None:
-    usual, brighter = histograms(1.0, 1.5)
-    assert log_distance(brighter, usual) == pytest.approx([np.log(1.5)] * 2, rel=0.06)
-
-
 def test_only_a_plate_unlike_the_training_plates_is_beyond_them() -> None:
     training = histograms(0.8, 0.8, 1.0, 1.0, 1.25, 1.25)
     found = drift(histograms(1.0, 0.3, seed=9), training, ["a", "a", "b", "b", "c", "c"])
@@ -62,23 +57,11 @@ def test_a_plate_within_the_spread_of_training_plates_is_not_beyond_them() -> No
     assert not drift(histograms(0.82, 1.22, seed=3), training, ["a"] * 3 + ["b"] * 3).beyond_PC.any()
 
 
-def test_the_order_of_training_plates_does_not_matter() -> None:
-    training = histograms(0.8, 0.9, 1.0, 1.3)
-    one = drift(training, training, ["a", "a", "b", "b"])
-    other = drift(training, training[[2, 0, 3, 1]], ["b", "a", "b", "a"])
-    assert np.array(one) == pytest.approx(np.array(other))
-
-
 def test_a_single_training_experiment_has_no_usual_distance() -> None:
     found = drift(histograms(0.1), histograms(1.0, 1.0), ["a", "a"])
     assert np.isnan(found.times_PC).all()
     assert not found.beyond_PC.any()
     assert (found.distance_PC > 1).all()
-
-
-def test_rejects_no_training_plates() -> None:
-    with pytest.raises(ValueError, match="needs training plates"):
-        drift(histograms(1.0), histograms(1.0)[:0], [])
 
 
 def record(experiment: str, plate: int, counts_C256: NDArray[np.int64]) -> PlateRecord:

@@ -57,11 +57,8 @@ def test_cyclic_candidates_are_the_rotations_of_the_labelled_experiments():
     ring = design(2, (0, 1, 2, 3), (2, 3, 1, 0))
     assert (2, 3, 1, 0) in candidates(ring, "cyclic")
     assert len(candidates(ring, "cyclic")) == 4
-
-
-def test_one_labelled_arrangement_allows_every_cycle():
+    # One labelled arrangement leaves all powers of all 4-cycles: the identity, six 4-cycles, three double swaps.
     found = candidates(design(2, (0, 1, 2, 3)), "cyclic")
-    # The powers of all 4-cycles: the identity, six 4-cycles, three double swaps.
     assert len(found) == 10
     assert (1, 0, 3, 2) in found
     assert (1, 0, 2, 3) not in found
@@ -85,7 +82,6 @@ def test_agrees_with_scoring_every_permutation_plate_by_plate(rng):
             within = log_softmax(logits[plate], axis=1)[:, groups.members[group]]
             total += within[np.arange(len(within)), assign_plate(within)].sum()
         slow[held] = total
-    assert dict(found.scores) == pytest.approx(slow)
     ordered = sorted(slow.values(), reverse=True)
     assert found.margin == pytest.approx(ordered[0] - ordered[1])
     assert tuple(found.groups.values()) == max(slow, key=slow.__getitem__)
@@ -98,9 +94,9 @@ def test_finds_the_arrangement_with_missing_plates_and_wells(rng):
     found = infer_arrangement(logits, groups, "cyclic", "E-9")
     assert found.groups == {1: 3, 3: 1, 4: 2}
     assert found.accepted(PriorConfig())
-    # Arrangements that differ only on missing plates count once.
+    # Arrangements that differ only on missing plates are one, so that the second best is another.
     del logits[4]
-    assert len(infer_arrangement(logits, groups, "all", "E-9").scores) == 4 * 3
+    assert infer_arrangement(logits, groups, "all", "E-9").accepted(PriorConfig())
 
 
 def test_separation_does_not_depend_on_the_scale_of_the_logits(rng):
@@ -152,9 +148,9 @@ def rxrx1_test_plates():
 def test_rxrx1_arrangements_are_correct_in_9_of_10_draws(rng, rxrx1_test_plates, kind, shift, accuracy):
     groups = design(277, (0, 1, 2, 3), (2, 3, 0, 1), (1, 2, 3, 0))
     options, hits, right = candidates(groups, kind), [], 0
-    for n in range(10):
+    for wells in rxrx1_test_plates[:10]:
         held = options[rng.integers(len(options))]
-        logits, hit = draw(rng, groups, held, rxrx1_test_plates[n % len(rxrx1_test_plates)], shift)
+        logits, hit = draw(rng, groups, held, wells, shift)
         hits.append(hit.mean())
         right += tuple(infer_arrangement(logits, groups, kind, "E-9").groups.values()) == held
     assert np.mean(hits) == pytest.approx(accuracy, abs=0.012)
@@ -198,10 +194,7 @@ def test_check_design_rejects_mistakes():
     with pytest.raises(InputError, match="s1_0 is in two plate groups"):
         check_design(wrong, TREATMENTS, PriorConfig(permutations="all"))
     check_design(wrong, TREATMENTS, PriorConfig(enabled=False))
-    # A screen without groups is predicted without the prior.
     no_groups = [LabelledWell("E-0", 1 + k % 2, name) for k, name in enumerate(TREATMENTS)] * 2
     with pytest.raises(NoPlateDesignError):
         check_design(no_groups, TREATMENTS, PriorConfig(on_low_margin="refuse"))
-    check_design(
-        [LabelledWell("E-0", 1 + k % 2, name) for k, name in enumerate(TREATMENTS)] * 2, TREATMENTS, PriorConfig()
-    )
+    check_design(no_groups, TREATMENTS, PriorConfig())

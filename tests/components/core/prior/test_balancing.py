@@ -37,8 +37,7 @@ def test_rows_sum_to_one_and_columns_to_wells_over_sirnas(case):
     prob = np.exp(found.log_prob_WK)
     assert prob.sum(axis=1) == pytest.approx(1.0)
     assert np.abs(prob.sum(axis=0) - wells / sirnas).max() == pytest.approx(found.error, abs=1e-12)
-    assert found.converged == (found.error <= 1e-6)
-    assert found.converged or found.iterations == 5000
+    assert found.error <= 1e-6 or found.iterations == 5000
 
 
 @settings(max_examples=12, deadline=None)
@@ -48,25 +47,15 @@ def test_agrees_with_plain_sweeps_in_the_log_domain(case):
     logits = scale * np.random.default_rng(seed).standard_normal((wells, sirnas))
     found = sinkhorn(logits, 5000, 1e-10)
     plain = plain_log_domain(logits, 1000)
-    assume(found.converged and np.abs(np.exp(plain).sum(axis=0) - wells / sirnas).max() < 1e-9)
+    assume(found.error <= 1e-10 and np.abs(np.exp(plain).sum(axis=0) - wells / sirnas).max() < 1e-9)
     np.testing.assert_allclose(found.log_prob_WK, plain, atol=1e-5)
-
-
-def test_extrapolation_saves_most_of_the_sweeps_and_moves_nothing():
-    logits = biased_plate(np.random.default_rng(2), 60)
-    found = sinkhorn(logits, 5000, 1e-9, 2.0)
-    plain = plain_log_domain(2 * logits, 10 * found.iterations)
-    assert found.converged
-    np.testing.assert_allclose(found.log_prob_WK, plain, atol=1e-3)
-    behind = np.abs(np.exp(plain_log_domain(2 * logits, found.iterations)).sum(axis=0) - 1).max()
-    assert behind > 1e-6
 
 
 def test_agrees_with_the_assignment_on_sure_wells_if_plain_exponentials_vanish():
     logits = 400 * np.random.default_rng(3).standard_normal((40, 40))
     assert np.exp(log_softmax(logits, axis=1)).min() == 0
     found = sinkhorn(logits, 3000, 1e-4)
-    assert found.converged
+    assert found.error <= 1e-4
     sure = found.log_prob_WK.max(axis=1) > np.log(0.6)  # the others have two answers within a few nats
     assert sure.sum() >= 38
     assert (found.log_prob_WK.argmax(axis=1) == linear_sum_assignment(-logits)[1])[sure].all()
@@ -95,17 +84,6 @@ def test_scalings_may_grow_past_what_a_float_holds():
     assert found.error <= 1.01 * np.abs(np.exp(plain).sum(axis=0) - 1).max()
 
 
-def test_an_impossible_sirna_changes_nothing():
-    logits = biased_plate(np.random.default_rng(5), 50)
-    before = logits.copy()
-    usual = sinkhorn(logits, 400, 1e-8)
-    assert (logits == before).all()
-    logits[:, 7] -= 2000
-    found = sinkhorn(logits, 400, 1e-8)
-    assert found.converged
-    np.testing.assert_allclose(found.log_prob_WK, usual.log_prob_WK, atol=1e-6)  # a column's own scale is immaterial
-
-
 @settings(max_examples=20, deadline=None)
 @given(st.integers(15, 300), st.integers(15, 300), st.integers(0, 2**32 - 1), st.sampled_from([1.0, 4.0, 30.0, 200.0]))
 def test_plates_of_any_shape_are_balanced_within_the_default_limits(wells, sirnas, seed, scale):
@@ -119,7 +97,6 @@ def test_plates_of_any_shape_are_balanced_within_the_default_limits(wells, sirna
     np.testing.assert_allclose(prob.sum(axis=1), 1.0, atol=1e-5)
     columns = np.abs(prob.sum(axis=0) - wells / sirnas).max()
     assert columns == pytest.approx(found.error, abs=1e-5 * max(1, wells / sirnas))
-    assert columns <= prior.sinkhorn_tolerance or not found.converged
     before = np.abs(np.exp(log_softmax(prior.sinkhorn_sharpness * logits, axis=1)).sum(axis=0) - wells / sirnas).max()
     assert found.error < before
 
@@ -143,48 +120,15 @@ def test_balancing_a_biased_plate_predicts_more_wells_right():
     assert after > before + 0.15
 
 
-def test_greedy_search_reaches_the_same_balance_slowly():
-    rng = np.random.default_rng(1)
-    log_prob = log_softmax(biased_plate(rng, 60), axis=1)
-    weight = greedy_balance(log_prob, 0.01, 20_000)
-    greedy = (log_prob + weight).argmax(axis=1)
-    balanced = sinkhorn(log_prob, 200, 1e-4).log_prob_WK.argmax(axis=1)
-
-    def most(assigned):
-        return np.bincount(assigned, minlength=60).max()
-
-    def right(assigned):
-        return (assigned == np.arange(60)).mean()
-
-    raw = log_prob.argmax(axis=1)
-    assert most(greedy) < most(raw)
-    assert most(balanced) < most(raw)
-    assert right(greedy) > right(raw)
-    assert right(balanced) >= right(greedy) - 0.05
-
-
-def test_greedy_search_stops_at_even_predictions():
-    assert (greedy_balance(np.log(np.full((5, 5), 0.1) + 0.5 * np.eye(5)), 0.1, 100) == 0).all()
-
-
-def test_rejects_empty_and_infinite_input():
-    with pytest.raises(ValueError, match="nothing to balance"):
-        sinkhorn(np.zeros((0, 3)), 10, 1e-3)
-    with pytest.raises(ValueError, match="finite"):
-        sinkhorn(np.array([[0.0, -np.inf]]), 10, 1e-3)
-
-
-def test_the_configuration_chooses_the_method():
-    logits = biased_plate(np.random.default_rng(4), 40)
-    greedy = balanced(logits, PriorConfig(balancing="greedy", greedy_step=0.05, greedy_iterations=2000))
-    by_sinkhorn = balanced(logits, PriorConfig())
-    np.testing.assert_allclose(by_sinkhorn, sinkhorn(logits, 200, 1e-3, 4.0).log_prob_WK)
-    np.testing.assert_allclose(np.exp(greedy).sum(axis=1), 1.0)
-    weight = greedy_balance(log_softmax(logits, axis=1), 0.05, 2000)
-    assert (greedy.argmax(axis=1) == (log_softmax(logits, axis=1) + weight).argmax(axis=1)).all()
-    for method in ("greedy", "sinkhorn"):
-        with pytest.raises(ValueError, match="finite"):
-            balanced(np.array([[0.0, np.inf]]), PriorConfig(balancing=method))
+def test_greedy_search_reaches_a_similar_balance():
+    log_prob = log_softmax(biased_plate(np.random.default_rng(1), 60), axis=1)
+    greedy = (log_prob + greedy_balance(log_prob, 0.01, 20_000)).argmax(axis=1)
+    by_sinkhorn = sinkhorn(log_prob, 200, 1e-4).log_prob_WK.argmax(axis=1)
+    most = [np.bincount(found).max() for found in (greedy, by_sinkhorn, log_prob.argmax(axis=1))]
+    correct = [(found == np.arange(60)).mean() for found in (greedy, by_sinkhorn, log_prob.argmax(axis=1))]
+    assert max(most[:2]) < most[2]
+    assert correct[0] > correct[2]
+    assert correct[1] >= correct[0] - 0.05
 
 
 plates = st.tuples(st.integers(1, 7), st.integers(0, 3), st.integers(0, 2**32 - 1))
@@ -224,18 +168,27 @@ def test_row_and_column_constants_do_not_change_a_square_plate(plate):
     assert (assign_plate(shifted) == assign_plate(log_prob)).all()
 
 
-def test_one_to_one_moves_the_less_certain_of_two_rivals():
-    assert assign_plate(np.log([[0.9, 0.1], [0.6, 0.4]])).tolist() == [0, 1]
-
-
-def test_assignment_rejects_more_wells_than_sirnas():
-    with pytest.raises(ValueError, match="3 wells cannot each hold a different one of 2 siRNAs"):
-        assign_plate(np.zeros((3, 2)))
+def test_the_configuration_chooses_the_method():
+    logits = biased_plate(np.random.default_rng(4), 40)
+    greedy = balanced(logits, PriorConfig(balancing="greedy", greedy_step=0.05, greedy_iterations=2000))
+    np.testing.assert_allclose(balanced(logits, PriorConfig()), sinkhorn(logits, 200, 1e-3, 4.0).log_prob_WK)
+    np.testing.assert_allclose(np.exp(greedy).sum(axis=1), 1.0)
+    weight = greedy_balance(log_softmax(logits, axis=1), 0.05, 2000)
+    assert (greedy.argmax(axis=1) == (log_softmax(logits, axis=1) + weight).argmax(axis=1)).all()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_assignment_rejects_values_that_are_not_finite(value):
-    log_prob = np.zeros((2, 3))
-    log_prob[1, 2] = value
+def test_rejects_values_that_are_not_finite(value):
+    logits = np.array([[0.0, value]])
+    for method in ("greedy", "sinkhorn"):
+        with pytest.raises(ValueError, match="finite"):
+            balanced(logits, PriorConfig(balancing=method))
     with pytest.raises(ValueError, match="finite"):
-        assign_plate(log_prob)
+        assign_plate(logits)
+
+
+def test_rejects_empty_input_and_more_wells_than_sirnas():
+    with pytest.raises(ValueError, match="nothing to balance"):
+        sinkhorn(np.zeros((0, 3)), 10, 1e-3)
+    with pytest.raises(ValueError, match="3 wells cannot each hold a different one of 2 siRNAs"):
+        assign_plate(np.zeros((3, 2)))

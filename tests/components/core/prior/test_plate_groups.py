@@ -47,7 +47,7 @@ def test_groups_do_not_depend_on_order_or_a_few_missing_wells(seed, missing):
             assert on_plate <= {labels[k] for k in groups.members[group]}
 
 
-def test_a_missing_plate_does_not_change_the_other_plates():
+def test_tolerates_a_missing_plate():
     wells = [w for w in screen({"A-1": 0, "A-2": 1}) if (w.experiment, w.plate) != ("A-2", 3)]
     assert learn_groups(wells, TREATMENTS).arrangements["A-2"] == {1: 1, 2: 2, 4: 0}
 

@@ -44,7 +44,7 @@ def test_without_the_prior_labels_are_the_plain_arg_max(groups, prior):
     assert found.arrangements == {}
 
 
-def test_an_unclear_arrangement_allows_all_treatments_even_under_refuse():
+def test_an_unclear_arrangement_allows_all_treatments_if_final_predictions_are_refused():
     logits, _ = wells(2, 0.0)
     prior = PriorConfig(min_margin=1e6, on_low_margin="refuse")
     found = select(logits, EXPERIMENTS, PLATES, GROUPS, prior)
@@ -60,14 +60,6 @@ def test_new_logits_are_blended_with_the_last_ones():
     alone = select(old, EXPERIMENTS, PLATES, GROUPS, PriorConfig())
     assert (kept.class_W == alone.class_W).all()
     assert (found.class_W == truth).mean() > 0.9
-
-
-def test_the_order_of_wells_does_not_matter():
-    logits, _ = wells(5, 2.5)
-    order = np.random.default_rng(0).permutation(len(logits))
-    plain = select(logits, EXPERIMENTS, PLATES, GROUPS, PriorConfig())
-    mixed = select(logits[order], EXPERIMENTS, [PLATES[i] for i in order], GROUPS, PriorConfig())
-    assert (mixed.class_W == plain.class_W[order]).all()
 
 
 def test_rejects_wrong_shapes_and_nan():
@@ -128,16 +120,6 @@ def test_an_experiment_without_arrangement_is_labelled_among_all_treatments():
     assert (GROUPS.group_of_class()[both.class_W[len(PLATES) :]] == np.repeat(HELD, SIZE)).all()
 
 
-def test_wells_beyond_the_number_of_treatments_keep_their_arg_max():
-    logits, _ = wells(6, 3.0)
-    twice = np.concatenate([logits, logits])
-    found = select(twice, ["V-1"] * len(twice), [9] * len(twice), GROUPS, PriorConfig(), fraction=0.5)
-    labelled = found.class_W >= 0
-    assert labelled.sum() == len(twice) // 2
-    assert (found.class_W[labelled] == twice.argmax(axis=1)[labelled]).all()
-    np.testing.assert_allclose(found.prob_WK[labelled], softmax(twice, axis=1)[labelled], rtol=1e-4)
-
-
 def test_labels_come_from_a_sharp_balance_and_probabilities_from_a_plain_one():
     logits, truth = wells(7, 1.2)
     sharp = select(logits, EXPERIMENTS, PLATES, GROUPS, PriorConfig(min_margin=0, min_separation=0))
@@ -154,7 +136,7 @@ def test_soft_labels_are_not_overconfident_if_logits_are_likelihoods():
     # Normal noise of unit variance and a shift d: the log-likelihood ratio of a class is d times its value.
     rng, shift, hits, plain, sharp = np.random.default_rng(11), 2.0, [], [], []
     prior = PriorConfig(min_margin=0, min_separation=0)
-    for _ in range(20):
+    for _ in range(8):
         truth = np.concatenate([rng.permutation(GROUPS.members[group]) for group in HELD])
         x = rng.standard_normal((4 * SIZE, 4 * SIZE))
         x[np.arange(len(truth)), truth] += shift
@@ -167,13 +149,3 @@ def test_soft_labels_are_not_overconfident_if_logits_are_likelihoods():
     # to a plain balance, so that it may be correct more often; the sharp balance is overconfident.
     assert np.mean(hits) - 0.15 < np.mean(plain) < np.mean(hits) + 0.01
     assert np.mean(sharp) > np.mean(hits) + 0.1
-
-
-@pytest.mark.parametrize(("permutations", "right"), [("all", True), ("cyclic", False)])
-def test_an_arrangement_that_is_no_rotation_is_found_among_all_permutations_only(permutations, right):
-    held = (1, 0, 3, 2)
-    logits, truth = wells(6, 6.0, held)
-    prior = PriorConfig(permutations=permutations, min_margin=0.0, min_separation=0.0)
-    found = select(logits, EXPERIMENTS, PLATES, GROUPS, prior)
-    assert (tuple(found.arrangements["V-1"].groups.values()) == held) == right
-    assert ((found.class_W == truth).mean() > 0.9) == right

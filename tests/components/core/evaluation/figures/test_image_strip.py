@@ -44,11 +44,6 @@ def test_a_large_site_shows_its_centre() -> None:
     assert abs(int(first.any(axis=2).sum()) - 50 * 50) <= 200
 
 
-def test_rejects_more_channels_than_colours() -> None:
-    with pytest.raises(ValueError, match="at most 6 channels, got 7"):
-        draw(np.zeros((7, 8, 8), np.uint8), np.array([[0.0, 1.0]] * 7))
-
-
 def test_a_real_site_is_neither_dark_nor_washed_out() -> None:
     first = sorted((RXRX1 / "images").glob("train/*/Plate*/*_s1_w1.png"))
     if not first:

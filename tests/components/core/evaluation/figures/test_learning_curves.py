@@ -35,6 +35,7 @@ def test_a_panel_for_each_cell_type_in_the_given_order() -> None:
 
 def test_marks_the_start_of_the_pseudo_labels() -> None:
     both = [epoch(1), epoch(2), epoch(3, step="pseudo_label")]
+    assert draw_pretrain(both) is None
     assert "pseudo-labels →" in texts(draw_mean_teacher(both, ["RPE"]) or "")
     assert "pseudo-labels →" not in texts(draw_mean_teacher(both[:2], ["RPE"]) or "")
 
@@ -43,14 +44,3 @@ def test_mentions_a_fold_without_validation() -> None:
     svg = draw_mean_teacher([epoch(n, accuracy=None) for n in (1, 2)], ["RPE"]) or ""
     assert "not validated" in texts(svg)
     assert "No fold was validated." in ElementTree.fromstring(svg).get("aria-label", "")
-
-
-def test_the_description_holds_the_best_epoch() -> None:
-    history = [epoch(n, step="pretrain", cell_type=None) for n in (1, 2, 3)]
-    svg = ElementTree.fromstring(draw_pretrain(history) or "")
-    assert "Best validation accuracy 0.300 (fold 0, epoch 3)" in svg.get("aria-label", "")
-
-
-def test_draws_nothing_without_training() -> None:
-    assert draw_pretrain([epoch(1)]) is None
-    assert draw_mean_teacher([], ["RPE"]) is None

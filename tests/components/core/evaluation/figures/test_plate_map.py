@@ -2,9 +2,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-import pytest
-
-from components.core.evaluation.figures.plate_map import draw, plate_extent, shade
+from components.core.evaluation.figures.plate_map import draw, plate_extent
 from components.core.storage.manifest import PlateRecord, WellRecord
 from tests.components.core.evaluation.predicted import predictions
 
@@ -21,11 +19,6 @@ def record(wells: dict[str, str]) -> PlateRecord:
             WellRecord(id_code=well, well=well, well_type=kind, sirna=None, sites=()) for well, kind in wells.items()
         ),
     )
-
-
-@pytest.mark.parametrize(("confidence", "index"), [(0.0, 0), (0.2, 1), (0.59, 2), (0.6, 3), (0.95, 5), (1.0, 5)])
-def test_shades_follow_confidence(confidence: float, index: int) -> None:
-    assert shade(confidence) == index
 
 
 def test_wells_are_drawn_at_their_positions() -> None:

@@ -74,8 +74,3 @@ def test_spread_is_the_deviation_of_log_means(pixels: dict) -> None:
     assert found.iloc[0].isna().all()
     np.testing.assert_allclose(found.iloc[2], logs.mean(axis=1).std(axis=0, ddof=1))
     np.testing.assert_allclose(found.iloc[3], np.sqrt(logs.var(axis=1, ddof=1).mean(axis=0)))
-
-
-def test_rejects_a_channel_without_pixels() -> None:
-    with pytest.raises(ValueError, match="without pixels"):
-        plate_statistics(manifest({("RPE-01", 1): np.zeros((6, 0), int)}), "plate")
