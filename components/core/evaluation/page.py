@@ -54,31 +54,25 @@ EXPLANATIONS: dict[Score, str] = {
 
 @dataclass(frozen=True)
 class Report:
-    """What is reported of a run or of new plates.
-
-    Attributes:
-        config: the run's configuration.
-        screen: manifest of the training and unlabelled experiments, or the reference that names the model of new plates.
-        holdout: manifest of the held-out experiments, or of the new plates.
-        predictions: a predictions table, see evaluation.scores.
-        arrangements: `experiments` of every assign.json, each with its cell_type.
-        temperatures: by cell type, then by the probabilities they calibrate: raw, group, balanced.
-        prior_used: whether the plate design took part in any prediction: enabled, and found in the screen.
-        metrics: the content of metrics.json.
-        lineage: the content of lineage.json.
-        notices: warnings, each with the step that it comes from.
-    """
+    """The content of the report of a run or of new plates."""
 
     config: RunConfig
     screen: Manifest
+    """of the training and unlabelled experiments, or the reference that names the model of new plates"""
     holdout: Manifest
+    """of the held-out experiments, or of the new plates"""
     predictions: pd.DataFrame
+    """see evaluation.scores"""
     arrangements: Sequence[Mapping[str, Any]]
+    """`experiments` of every assign.json, each with its cell_type"""
     temperatures: Mapping[str, Mapping[str, float]]
+    """by cell type, then by the probabilities they calibrate: raw, group, balanced"""
     prior_used: bool
+    """whether the plate design was enabled, and found in the screen"""
     metrics: Mapping[str, Any]
     lineage: Mapping[str, Any]
     notices: Sequence[tuple[str, str]]
+    """warnings, each with its step first"""
 
 
 def render_report(
@@ -91,7 +85,7 @@ def render_report(
     """The page of a training run as HTML.
 
     Args:
-        report: what is reported.
+        report: its content.
         history: the record of every epoch.
         pictures: example wells, rows of the predictions table, each with its strip of images as PNG.
         pictures_of: the score of those wells; None if no truth is known.
@@ -137,13 +131,7 @@ def render_report(
 
 
 def render_prediction(report: Report, plates: pd.DataFrame, wells: pd.DataFrame) -> str:
-    """The page of new plates as HTML.
-
-    Args:
-        report: what is reported.
-        plates: from `plate_quality`, in the order of the manifest.
-        wells: a row a well: id_code, well_type and look_at.
-    """
+    """The page of new plates as HTML, with a row a plate from `plate_quality` and a row a well: id_code, well_type, look_at."""
     records = report.holdout.plates
     cell_types = list(dict.fromkeys(plate.cell_type for plate in records))
     predicted = {str(row.id_code): row for row in report.predictions.itertuples(index=False)}

@@ -84,34 +84,19 @@ def _drift_table(
 
 
 class Drift(NamedTuple):
-    """How far new plates are from the training plates of their cell type.
-
-    Attributes:
-        distance_PC: from each plate to all training plates together: Wasserstein-1 distance of the natural logarithm of
-            grey level + 1. Ten percent more light makes about 0.1.
-        times_PC: the distance as a multiple of the usual one: from a training plate to all plates of the other experiments
-            together, the median over training plates. NaN if there is only one training experiment, or the usual distance is 0.
-        beyond_PC: whether it is larger than any such distance.
-    """
+    """How far new plates are from the training plates of their cell type."""
 
     distance_PC: Floats
+    """to all training plates together, see `log_distance`; ten percent more light makes about 0.1"""
     times_PC: Floats
+    """as a multiple of the usual distance, from a training plate to the other experiments together (median over training
+    plates); NaN if there is only one training experiment, or the usual distance is 0"""
     beyond_PC: NDArray[np.bool_]
+    """whether it is larger than any such distance"""
 
 
 def drift(new_PC256: NDArray[np.integer], training_TC256: NDArray[np.integer], experiment_T: Sequence[str]) -> Drift:
-    """Compares new plates with the training plates of the same cell type.
-
-    Args:
-        new_PC256: pixels by grey level of each new plate, some in every channel.
-        training_TC256: the same of the training plates.
-        experiment_T: their experiments.
-
-    Raises:
-        ValueError: no training plates.
-    """
-    if not len(training_TC256):
-        raise ValueError("drift needs training plates to compare with")
+    """Compares the histograms of new plates with those of training plates of the same cell type, at least one."""
     experiments_E, own_T = np.unique(np.array(experiment_T), return_inverse=True)
     of_experiment_EC = np.array([training_TC256[own_T == e].sum(axis=0) for e in range(len(experiments_E))])
     all_C = of_experiment_EC.sum(axis=0)

@@ -43,15 +43,12 @@ class LabelledWell(NamedTuple):
 
 
 class NoPlateDesignError(InputError):
-    """The labelled plates show no groups, so the prior does not apply; a caller may continue without it and warn."""
+    """The labelled plates show no groups; a caller may continue without the prior and warn."""
 
 
 @dataclass(frozen=True)
 class PlateGroups:
-    """The partition of the treatments into plate groups, and the arrangements of the labelled experiments.
-
-    Groups are numbered by appearance: group g is the one on the g-th plate of the first labelled experiment.
-    """
+    """The partition of the treatments into plate groups, numbered by first appearance, and the labelled arrangements."""
 
     plates: tuple[int, ...]
     """plate numbers of the design, ascending"""

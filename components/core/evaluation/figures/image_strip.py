@@ -36,17 +36,11 @@ def draw(image_CSS: NDArray[np.uint8], limits_C2: NDArray[np.float64], tile: int
     """The strip as PNG: composite first, then the channels in order.
 
     Args:
-        image_CSS: one site.
+        image_CSS: one site, at most six channels.
         limits_C2: from `contrast_limits`.
         tile: side of a picture, pixels. A site more than twice as large is cropped to its centre, shown at half size, so
             that cells stay recognisable; a site smaller than a tile keeps its size.
-
-    Raises:
-        ValueError: more channels than colours.
     """
-    channels = image_CSS.shape[0]
-    if channels > len(CHANNEL_COLOURS):
-        raise ValueError(f"pictures need at most {len(CHANNEL_COLOURS)} channels, got {channels}")
     side = image_CSS.shape[1]
     shown = min(side, 2 * tile)
     start = (side - shown) // 2

@@ -97,7 +97,7 @@ def draw_statistics(
         for r, (mean_PC, low_PC, high_PC) in enumerate((imaged_3PC, standardised_3PC)):
             for c, channel in enumerate(channels):
                 ax = axes[r][c]
-                width = min(1.6, 140 / at + 0.3)
+                width = min(1.6, 140 / max(at, 1.0) + 0.3)
                 ax.vlines(x, low_PC[:, c], high_PC[:, c], colors=colours, alpha=0.45, linewidth=width)
                 ax.scatter(x, mean_PC[:, c], s=size, c=colours, linewidths=0, zorder=3)
                 ax.set_xticks([])
@@ -107,8 +107,9 @@ def draw_statistics(
         axes[0][0].set_ylim(bottom=0)
         axes[1][0].set_ylabel(f"standardised by {domain.replace('_', ' ')}" if domain != "none" else "divided by 255")
         present = [name for name in cell_types if any(plate.cell_type == name for plate in plates)]
+        dots = [series_colour(rank[name]) for name in present]
         handles = [
-            Line2D([], [], color=series_colour(rank[name]), marker="o", markersize=4, label=name) for name in present
+            Line2D([], [], color=c, marker="o", markersize=4, label=n) for c, n in zip(dots, present, strict=True)
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=min(8, len(handles)))
         figure.supxlabel("plates, by cell type and experiment", fontsize=8, color=MUTED)
