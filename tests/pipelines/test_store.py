@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from components.core.config import PackConfig
 from components.core.errors import InputError
 from components.core.storage.manifest import Manifest, Vocabulary
-from components.core.storage.object_store import ObjectStore, UnfinishedUpload
+from components.core.storage.object_store import ObjectStore, StoredObject
 from components.core.storage.opening import open_store
 from components.core.storage.run_records import RunRecord
 from components.core.storage.runs import record_task, write_run
@@ -104,7 +104,7 @@ def test_gc_keeps_young_objects_and_reports_them(filled: ObjectStore) -> None:
 def test_only_gc_lists_unfinished_uploads_and_goes_on_without_the_right_to(
     filled: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_self: ObjectStore, _prefix: str) -> Iterator[UnfinishedUpload]:
+    def refuse(_self: ObjectStore, _prefix: str) -> Iterator[StoredObject]:
         raise InputError("list uploads refused")
 
     monkeypatch.setattr(ObjectStore, "unfinished_uploads", refuse)

@@ -35,7 +35,6 @@ def local_copy(uri: str, into: Path) -> Path:
 
     Raises:
         InputError: nothing is there, it is unfinished, the address is of another kind, or the copy cannot be written.
-        StepError: the store failed.
     """
     if is_folder(uri) or "://" not in uri:
         path = parse_folder(uri) if is_folder(uri) else Path(uri)
@@ -68,15 +67,7 @@ def local_copy(uri: str, into: Path) -> Path:
 
 
 def source_store(own: ObjectStore, init_from: str) -> tuple[ObjectStore, str]:
-    """The store and the key of the run that another starts from.
-
-    Args:
-        own: the store of a run whose key alone is known.
-        init_from: a key, or s3://BUCKET[/PREFIX]/runs/KEY or file:///FOLDER/runs/KEY.
-
-    Raises:
-        InputError: neither, or no credentials in the environment for a bucket.
-    """
+    """Store and key of the run that another starts from: `init_from` is its address, or its key in the run's own store."""
     try:
         address, key = run_address(init_from)
     except InputError as error:
@@ -87,11 +78,7 @@ def source_store(own: ObjectStore, init_from: str) -> tuple[ObjectStore, str]:
 
 @contextmanager
 def local_file(uri: str | None) -> Iterator[Path | None]:
-    """The file at an address, on this machine inside the block; None if there is no address.
-
-    Raises:
-        InputError: as local_copy.
-    """
+    """The file at an address, on this machine inside the block; None if there is no address. Raises as `local_copy`."""
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
         yield local_copy(uri, Path(folder)) if uri else None
 
@@ -111,11 +98,7 @@ class StepFiles:
         return str(path)
 
     def output(self, uri: str) -> str:
-        """The local path where a step writes an output, which is uploaded when the step has ended.
-
-        Raises:
-            InputError: an address of another kind, a whole bucket, or a store that cannot be used.
-        """
+        """The local path where a step writes an output; InputError if the address or its store cannot be used."""
         if is_folder(uri):
             return str(parse_folder(uri))
         if not is_bucket(uri):
@@ -131,11 +114,7 @@ class StepFiles:
         return str(path)
 
     def upload(self) -> None:
-        """Uploads the outputs, if all are there.
-
-        Raises:
-            StepError: an output was not written, or the store failed.
-        """
+        """Uploads the outputs; StepError if one was not written."""
         for path in self._outputs:
             if not path.exists():
                 raise StepError(f"{self._addresses[path]}: the step has not written it")
@@ -162,10 +141,7 @@ class StepFiles:
 
 @contextmanager
 def step_files() -> Iterator[StepFiles]:
-    """Inputs are local inside the block; when it ends without an error, outputs are uploaded.
-
-    Errors name the user's addresses.
-    """
+    """Inputs are local inside the block, outputs are uploaded if it does not raise. Errors name the user's addresses."""
     with tempfile.TemporaryDirectory(prefix="cellsignal-", ignore_cleanup_errors=True) as folder:
         files = StepFiles(Path(folder))
         try:

@@ -33,12 +33,7 @@ class CheckpointStore:
         self._own: str | None = None
 
     def write(self, file: Path) -> None:
-        """Uploads a file as the newest checkpoint, then deletes the one before.
-
-        Raises:
-            StepError: the store failed; the checkpoint before is still there.
-            InputError: the store refuses the credentials.
-        """
+        """Uploads a file as the newest checkpoint, then deletes the one before, which stays if the store fails."""
         latest = StoredFile(path=f"{uuid.uuid4().hex}.pt", size=file.stat().st_size, sha256=digest_file(file))
         self._store.upload_file(file, f"{self._folder}/{latest.path}")
         self._store.put(f"{self._folder}/latest.json", latest.model_dump_json().encode())
@@ -47,12 +42,7 @@ class CheckpointStore:
             self._store.delete(f"{self._folder}/{before}")
 
     def read(self, file: Path) -> bool:
-        """Downloads the newest checkpoint; False if there is none, or it is damaged, after a warning.
-
-        Raises:
-            StepError: the store failed.
-            InputError: the store refuses the credentials, or the file cannot be written.
-        """
+        """Downloads the newest checkpoint; False if there is none, or it is damaged, after a warning."""
         damaged = b""
         while True:
             try:
@@ -73,9 +63,5 @@ class CheckpointStore:
             return True
 
     def clear(self) -> None:
-        """Deletes all checkpoints of the key: the step has finished.
-
-        Raises:
-            StepError: the store failed.
-        """
+        """Deletes all checkpoints of the key: the step has finished."""
         self._store.delete_prefix(f"{self._folder}/")

@@ -12,11 +12,7 @@ _ROOT = Path(__file__).resolve().parents[3]
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
+    """SHA-256 of a file's bytes, in hexadecimal; InputError if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -25,11 +21,7 @@ def digest_file(path: Path) -> str:
 
 
 def digest_path(path: Path) -> str:
-    """SHA-256 of a file's bytes, or of a folder's file names and bytes; the path's own name does not count.
-
-    Raises:
-        InputError: there is no such file or folder, or it cannot be read.
-    """
+    """SHA-256 of a file's bytes, or of a folder's file names and bytes, whatever its own name; InputError if there is none."""
     if path.is_dir():
         return digest_text(json.dumps([[name, digest_file(path / name)] for name in file_names(path)]))
     if not path.exists():
@@ -57,10 +49,7 @@ def code_digest(*packages_or_paths: str) -> str:
 
     Args:
         packages_or_paths: modules or packages of this distribution (`components.core.learning`), or paths of a file
-            or folder. A package counts with all modules below it, by name and content.
-
-    Raises:
-        InputError: there is no such module, file or folder.
+            or folder. A package counts with all modules below it, by name and content. InputError if there is none.
     """
     return digest_text(json.dumps(sorted(_sources(name) for name in set(packages_or_paths))))
 

@@ -121,11 +121,7 @@ def fetch_finished(store: ObjectStore, prefix: str, targets: Mapping[str, Path])
 
 
 def download_checked(store: ObjectStore, key: str, file: StoredFile, target: Path) -> None:
-    """Downloads a file, and compares it with its record.
-
-    Raises:
-        DamagedError: it is missing, or has other content.
-    """
+    """Downloads a file, and compares it with its record; DamagedError if it is missing or differs."""
     try:
         store.download_file(key, target)
     except MissingObjectError:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from components.core.errors import InputError, MissingObjectError
-from components.core.storage.object_store import ObjectStore, StoredObject, UnfinishedUpload
+from components.core.storage.object_store import ObjectStore, StoredObject
 from components.core.storage.runs import RecordedRun, get_present
 
 PLATE, OUTPUT, CHECKPOINT, POINTER = "plate", "finished output", "checkpoint", "plate pointer"
@@ -58,7 +58,7 @@ class StoredGroup:
     objects: int = 0
     size: int = 0
     belongs_to: str = ""
-    upload: UnfinishedUpload | None = None
+    upload: StoredObject | None = None
 
 
 def group_objects(
@@ -89,30 +89,20 @@ def list_groups(store: ObjectStore) -> list[StoredGroup]:
 
 
 def list_uploads(store: ObjectStore) -> list[StoredGroup]:
-    """The store's unfinished uploads, as groups of one.
-
-    Raises:
-        InputError: these credentials may not list them, which is a right of its own.
-        StepError: the store failed.
-    """
+    """The store's unfinished uploads, as groups of one; InputError if these credentials may not list them."""
     uploads = [upload for folder in _UPLOADED for upload in store.unfinished_uploads(folder)]
     return [
-        StoredGroup(UPLOAD, " ".join(each[:2]).strip(), each.started, 1, each.size, upload=each) for each in uploads
+        StoredGroup(UPLOAD, f"{each.key} {each.version}".strip(), each.modified, 1, each.size, upload=each)
+        for each in uploads
     ]
 
 
-def needed_by(runs: Iterable[RecordedRun]) -> frozenset[str]:
-    """Prefixes of everything that runs need.
-
-    Raises:
-        InputError: a record cannot be read, so it is not known what its run needs.
-    """
-    needed: set[str] = set()
+def needed_by(runs: Sequence[RecordedRun]) -> frozenset[str]:
+    """Prefixes of everything that runs need; InputError if a record cannot be read, so that it is not known what its run needs."""
     for run in runs:
         if run.problem:
             raise InputError(f"{run.problem}; nothing is removed while it is not known what run {run.key} needs")
-        needed |= run.needs
-    return frozenset(needed)
+    return frozenset(prefix for run in runs for prefix in run.needs)
 
 
 def find_garbage(
@@ -136,20 +126,12 @@ def find_garbage(
 def sweep(
     store: ObjectStore, shown: Sequence[StoredGroup], find: Callable[[], Sequence[StoredGroup]], cutoff: datetime
 ) -> tuple[int, int]:
-    """Removes garbage, except for what has come into use since it was shown.
+    """Removes garbage that was shown to the user, except for what has come into use or has young objects since.
 
-    Args:
-        store: the store.
-        shown: the garbage that was shown to the user.
-        find: finds the garbage again; called now, and again during a long removal.
-        cutoff: groups with younger objects stay.
+    `find` finds the garbage again; it is called now, and again during a long removal.
 
     Returns:
         How many objects were removed, and how many groups stay.
-
-    Raises:
-        InputError: the store refuses to delete, or a record cannot be read.
-        StepError: the store failed.
     """
     still = {group.prefix for group in find()}
     found_at = time.monotonic()

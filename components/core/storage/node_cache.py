@@ -1,9 +1,9 @@
 """Packed sites as files on the node's own disk, up to a total size, shared by the processes of the node. Local files only.
 
-A file's name is the SHA-256 of its content, so a file is either right or damaged and never out of date. Files are written under
-a lock and appear by a rename; a killed process leaves a temporary file, which the next eviction removes. The size in use is a
-number in the lock file, raised before a file is written, so a crash can only leave it too large; an eviction counts again. The
-least recently read files are evicted first.
+A file's name is the SHA-256 of its content, so a file may be damaged but never out of date. Files are written under a lock and
+appear by a rename; the next eviction removes the temporary file of a killed process. The size in use is a number in the lock file,
+raised before a file is written, so a crash can only leave it too large; an eviction counts again. The least recently read files are
+evicted first.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from components.core import progress
 _LOCK = ".lock"
 """Locked with flock(2) itself: filelock polls, and a loader adds hundreds of files a second."""
 _PARTIAL = ".partial"
-_DIGEST = 64
-"""Letters of a SHA-256."""
+_DIGEST = 64  # letters of a SHA-256
 _KEPT = 0.95
 """Share of the limit that an eviction leaves in use, so that the folder is listed once in many additions."""
 
@@ -49,14 +48,9 @@ class NodeCache:
         self._descriptor = -1
 
     def read_into(self, digest: str, buffer: bytearray | memoryview) -> int:
-        """Reads a file, and marks it as used.
+        """Reads a file, and marks it as used; returns the number of bytes read, -1 if there is no such file.
 
-        Args:
-            digest: its name.
-            buffer: receives the content; one byte more than is expected shows a file that is too long.
-
-        Returns:
-            Bytes read; -1 if there is no such file.
+        With one byte more than expected, the buffer shows that a file is too long.
         """
         try:
             descriptor = os.open(self._path(digest), os.O_RDONLY)
@@ -141,15 +135,13 @@ class NodeCache:
 
 def _files(folder: str) -> Iterator[tuple[int, int, str]]:
     """When each file of the cache was last read or written, in nanoseconds, its size and its path."""
-    with os.scandir(folder) as folders:
-        for one in folders:
-            if len(one.name) == 2 and one.is_dir(follow_symlinks=False):
-                with os.scandir(one.path) as entries:
-                    for entry in entries:
-                        if entry.name.startswith(one.name) and len(entry.name) >= _DIGEST:
-                            with contextlib.suppress(OSError):
-                                of = entry.stat(follow_symlinks=False)
-                                yield of.st_mtime_ns, of.st_size, entry.path
+    for one in os.scandir(folder):
+        if len(one.name) == 2 and one.is_dir(follow_symlinks=False):
+            for entry in os.scandir(one.path):
+                if entry.name.startswith(one.name) and len(entry.name) >= _DIGEST:
+                    with contextlib.suppress(OSError):
+                        facts = entry.stat(follow_symlinks=False)
+                        yield facts.st_mtime_ns, facts.st_size, entry.path
 
 
 def _write(path: str, data: Buffer) -> None:

@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 
     from components.core.storage.s3 import S3Bucket
 
-PAGE = 1000
-"""Objects that one request lists."""
+PAGE = 1000  # objects that one request lists
 _REQUESTS_IN_FLIGHT, _FILES_IN_FLIGHT = 32, 16  # a network file system has latency, too
 _TEMPORARY = re.compile(r".+#\d+")  # obstore's name of a file that it is writing
 _LOCK = ".lock#0"  # for conditional writes in its folder; obstore lists no such names
@@ -47,7 +46,10 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENAMETOO
 
 
 class StoredObject(NamedTuple):
-    """An object in a listing; its time is the server's, its version changes with its content."""
+    """An object in a listing; its time is the server's, its version changes with its content.
+
+    Or an unfinished upload: an upload in parts, whose version is its id, or a temporary file of a folder.
+    """
 
     key: str
     size: int
@@ -55,19 +57,11 @@ class StoredObject(NamedTuple):
     version: str = ""
 
 
-class UnfinishedUpload(NamedTuple):
-    """An upload in parts, or a temporary file of a folder; it takes space that no listing of objects shows."""
-
-    key: str
-    upload: str
-    started: datetime
-    size: int = 0  # bytes, if known
-
-
 class ObjectStore:
     """Reads and writes objects by key, relative to the store's address; safe in threads and, as a folder, among processes.
 
-    Pickled, it is its address: another process connects with its own credentials.
+    Pickled, it is its address: another process connects with its own credentials. Every method may raise InputError if access is
+    refused, and StepError if the store failed.
 
     Attributes:
         root: the folder, absolute, in which each object is the file at its key; None for a bucket.
@@ -124,13 +118,7 @@ class ObjectStore:
     def check(self, instead: str = "create it, or correct --store or store.bucket") -> None:
         """Checks within seconds that the store can be used. A missing folder is created, unless the one above it is missing, too.
 
-        Args:
-            instead: what to do if there is no such bucket.
-
-        Raises:
-            InputError: a folder that cannot be written; an endpoint that does not answer, refuses the credentials or has no such
-                bucket.
-            StepError: the folder's disk is full or failed.
+        `instead` is the advice if there is no such bucket.
         """
         if self._s3:
             self._s3.check(self.prefix, instead)
@@ -154,37 +142,26 @@ class ObjectStore:
                 probe.unlink(missing_ok=True)
 
     def get(self, key: str) -> bytes:
-        """The object's bytes.
-
-        Raises:
-            MissingObjectError: there is none.
-            InputError: access is refused.
-            StepError: the store failed.
-        """
+        """The object's bytes; MissingObjectError if there is none."""
         return bytes(self.view(key))
 
     def view(self, key: str) -> memoryview:
-        """The object's bytes in the client's own buffer, not copied. Raises as `get`."""
+        """As `get`, in the client's own buffer, not copied."""
         with self._errors(key, "get"):
             return memoryview(obstore.get(self._objects, self._path(key)).bytes())
 
     def get_many(self, keys: Sequence[str]) -> list[bytes]:
-        """The objects' bytes in the order of the keys, with many requests in flight. Raises as `get`."""
+        """The objects' bytes in the order of the keys, with many requests in flight; MissingObjectError if one is missing."""
         # Threads, because awaiting obstore costs the client five times the processor time of waiting for it.
         return list(self._pool.map(self.get, keys))
 
     def put(self, key: str, data: bytes) -> None:
-        """Writes the object, replacing an earlier one; readers see the earlier or the complete new one.
-
-        Raises:
-            InputError: access is refused.
-            StepError: the store failed, or its disk is full.
-        """
+        """Writes the object, replacing an earlier one; readers see the earlier or the complete new one."""
         with self._errors(key, "put"):
             self._put(key, data, use_multipart=False)
 
     def put_many(self, items: Iterable[tuple[str, bytes]]) -> None:
-        """Writes objects with many requests in flight; returns when all are acknowledged. Raises as `put`.
+        """Writes objects with many requests in flight; returns when all are acknowledged.
 
         A generator is drawn as requests finish, so no more items than those are in memory. The first error, of a request or of the
         generator, stops the rest; it is raised once no request is in flight, so nothing is written after the caller has cleaned up.
@@ -208,7 +185,7 @@ class ObjectStore:
         """Writes the object only if there is none; of several writers one gets True.
 
         An object that holds exactly these data counts as written, by an earlier attempt whose answer was lost. So writers that must
-        know which of them came first write different data. Raises as `put`.
+        know which of them came first write different data.
         """
         with self._errors(key, "conditional put"):
             try:
@@ -218,7 +195,7 @@ class ObjectStore:
             return True
 
     def get_versioned(self, key: str) -> tuple[bytes, str]:
-        """The object's bytes and their version: the ETag, or in a folder the digest. Raises as `get`."""
+        """The object's bytes and their version: the ETag, or in a folder the digest; MissingObjectError if there is none."""
         with self._errors(key, "get"):
             found = obstore.get(self._objects, self._path(key))
             content = bytes(found.bytes())
@@ -238,7 +215,7 @@ class ObjectStore:
             return True
 
     def exists(self, key: str) -> bool:
-        """Whether there is an object at the key. Raises as `get`, but no MissingObjectError."""
+        """Whether there is an object at the key."""
         try:
             self.head(key)
         except MissingObjectError:
@@ -246,16 +223,16 @@ class ObjectStore:
         return True
 
     def head(self, key: str) -> StoredObject:
-        """Size, time and version of one object. Raises as `get`."""
+        """Size, time and version of one object; MissingObjectError if there is none."""
         with self._errors(key, "head"):
             return _stored(key, obstore.head(self._objects, self._path(key)))
 
     def list(self, prefix: str = "") -> Sequence[str]:
-        """All keys that start with the prefix, sorted. Raises as `get`, but no MissingObjectError."""
+        """All keys that start with the prefix, sorted."""
         return sorted(found.key for found in self.scan(prefix))
 
     def scan(self, prefix: str = "") -> Iterator[StoredObject]:
-        """All objects whose key starts with the prefix, a page at a time, in no promised order. Raises as `list`."""
+        """All objects whose key starts with the prefix, a page at a time, in no promised order."""
         folder = prefix.rpartition("/")[0]
         if self.root and not (self.root / folder).is_dir():
             return
@@ -264,11 +241,7 @@ class ObjectStore:
                 yield from self._listed(page, prefix)
 
     def list_level(self, prefix: str) -> tuple[Sequence[StoredObject], Sequence[str]]:
-        """The objects and the folders directly below a prefix, folders by name. Raises as `list`.
-
-        Args:
-            prefix: empty, or ends in a slash.
-        """
+        """The objects and the names of the folders directly below a prefix, which is empty or ends in a slash."""
         with self._errors(prefix, "list"):
             found = obstore.list_with_delimiter(self._objects, f"{self._base}{prefix}".rstrip("/"))
             folders = sorted(path[len(f"{self._base}{prefix}") :] for path in found["common_prefixes"])
@@ -282,16 +255,11 @@ class ObjectStore:
                 yield _stored(key, found)
 
     def delete(self, key: str) -> None:
-        """Deletes one object; a missing one is no error. Raises as `put`."""
+        """Deletes one object; a missing one is no error."""
         self.delete_many([key])
 
     def delete_prefix(self, prefix: str) -> int:
-        """Deletes every object whose key starts with the prefix; returns how many.
-
-        Raises:
-            InputError: the prefix is the whole bucket or folder, or access is refused.
-            StepError: the store failed, or kept an object.
-        """
+        """Deletes every object whose key starts with the prefix; returns how many. InputError for a whole bucket or folder."""
         if not f"{'' if self.root else self._base}{prefix}".strip("/"):
             raise InputError(f"{self.uri('')}: refusing to delete the whole store; name a prefix")
         keys = self.list(prefix)
@@ -299,7 +267,7 @@ class ObjectStore:
         return len(keys)
 
     def delete_many(self, keys: Sequence[str]) -> None:
-        """Deletes objects; missing ones are no error. Folders that this empties are deleted, too. Raises as `delete_prefix`."""
+        """Deletes objects; missing ones are no error. Folders that this empties are deleted, too."""
         if self.root is None:
             with self._errors(keys[0] if keys else "", "delete"):
                 obstore.delete(self._objects, [self._path(key) for key in keys])
@@ -312,13 +280,8 @@ class ObjectStore:
                     (path / _LOCK).unlink()
                 path.rmdir()
 
-    def unfinished_uploads(self, prefix: str) -> Iterator[UnfinishedUpload]:
-        """Uploads in parts that have neither ended nor been aborted, if the server lists them; temporary files of a folder.
-
-        Raises:
-            InputError: access is refused.
-            StepError: the store failed.
-        """
+    def unfinished_uploads(self, prefix: str) -> Iterator[StoredObject]:
+        """Uploads in parts that have neither ended nor been aborted, if the server lists them; temporary files of a folder."""
         with self._errors(prefix, "list uploads"):
             if self.root is None:
                 assert self._s3 is not None, "a store is a bucket or a folder"
@@ -331,23 +294,18 @@ class ObjectStore:
                     if key.startswith(prefix):
                         with contextlib.suppress(FileNotFoundError):
                             facts = file.stat()
-                            yield UnfinishedUpload(key, "", datetime.fromtimestamp(facts.st_mtime, UTC), facts.st_size)
+                            yield StoredObject(key, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
 
-    def give_up_upload(self, upload: UnfinishedUpload) -> None:
-        """Frees the space of an unfinished upload; one that has ended is no error. Raises as `put`."""
+    def give_up_upload(self, upload: StoredObject) -> None:
+        """Frees the space of an unfinished upload; one that has ended is no error."""
         if self._s3 is None:
             self.delete_many([upload.key])
             return
         with self._errors(upload.key, "abort upload"):
-            self._s3.give_up_upload(self._path(upload.key), upload.upload)
+            self._s3.give_up_upload(self._path(upload.key), upload.version)
 
     def upload_file(self, path: Path, key: str) -> None:
-        """Writes a file of any size; the object appears complete.
-
-        Raises:
-            InputError: the file cannot be read, or access is refused.
-            StepError: the store failed, or its disk is full.
-        """
+        """Writes a file of any size; the object appears complete. InputError if the file cannot be read."""
         try:
             path.open("rb").close()
         except OSError as error:
@@ -363,8 +321,8 @@ class ObjectStore:
 
         Raises:
             MissingObjectError: there is no such object.
-            InputError: the file cannot be written, or access is refused.
-            StepError: the store failed, or the file's disk is full.
+            InputError: the file cannot be written.
+            StepError: the file's disk is full.
         """
         partial = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.partial")
         try:
@@ -456,11 +414,7 @@ class ObjectStore:
 
 
 def parse_uri(uri: str) -> tuple[str, str]:
-    """Bucket and key of `s3://bucket/key` or `minio://bucket/key`.
-
-    Raises:
-        InputError: another scheme, or no bucket.
-    """
+    """Bucket and key of `s3://bucket/key` or `minio://bucket/key`; InputError for anything else."""
     try:
         parts = urlsplit(uri, allow_fragments=False)
     except ValueError:  # brackets, as around an IPv6 address
@@ -472,11 +426,7 @@ def parse_uri(uri: str) -> tuple[str, str]:
 
 
 def parse_folder(uri: str) -> Path:
-    """The folder of file:///FOLDER.
-
-    Raises:
-        InputError: not such an address.
-    """
+    """The folder of file:///FOLDER; InputError for anything else."""
     parts = urlsplit(uri, allow_fragments=False)
     path = unquote(parts.path)
     if parts.scheme != "file" or parts.netloc or not path.startswith("/") or not path.strip("/"):

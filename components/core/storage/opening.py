@@ -28,14 +28,8 @@ def cache_folder() -> Path:
 def choose_store(store: StoreConfig, option: str | None = None) -> StoreConfig:
     """The store of a command on this machine, with an explicit address.
 
-    The order is: the option, the variable CELLSIGNAL_STORE, the configuration, a folder in the user's cache.
-
-    Args:
-        store: section of the configuration.
-        option: value of --store: a directory, file:///FOLDER or s3://BUCKET[/PREFIX].
-
-    Raises:
-        InputError: an address of another kind.
+    The order is: --store (a directory, file:///FOLDER or s3://BUCKET[/PREFIX]), the variable CELLSIGNAL_STORE, the configuration, a
+    folder in the user's cache. InputError for an address of another kind.
     """
     for source, address in (("--store", option), (STORE_VARIABLE, os.environ.get(STORE_VARIABLE))):
         if address:
@@ -68,15 +62,7 @@ def is_folder(address: str) -> bool:
 
 
 def open_store(address: str | None, prefix: str = "") -> ObjectStore:
-    """Opens a store without any request; `check` reports whether it can be used.
-
-    Args:
-        address: `bucket`, `s3://bucket[/prefix]`, `minio://bucket[/prefix]`, or `file:///FOLDER`; None for the default folder.
-        prefix: further prefix below that of the address.
-
-    Raises:
-        InputError: no such address, or no credentials in the environment for a bucket.
-    """
+    """As ObjectStore; the default folder if there is no address."""
     address = address or default_address()
     if address == default_address():
         with contextlib.suppress(OSError):  # `check` reports why
@@ -85,11 +71,7 @@ def open_store(address: str | None, prefix: str = "") -> ObjectStore:
 
 
 def open_existing(address: str | None, prefix: str = "") -> ObjectStore:
-    """As open_store, for a command that reads: the store must exist and answer.
-
-    Raises:
-        InputError: no such address, folder or bucket, or a bucket that cannot be used; the prefix may be missing.
-    """
+    """As open_store, for a command that reads: InputError unless the store exists and answers. The prefix may be missing."""
     address = address or default_address()
     if is_folder(address) and not parse_folder(address).is_dir():
         raise InputError(
@@ -114,10 +96,7 @@ def is_bucket(address: str) -> bool:
 
 
 def open_screen(address: str) -> ScreenSource:
-    """Opens a screen without any request.
-
-    Args:
-        address: a directory, `file:///DIRECTORY`, `s3://bucket[/prefix]` or `minio://bucket[/prefix]`.
+    """Opens a screen without any request, by a directory, `file:///DIRECTORY`, `s3://bucket[/prefix]` or `minio://...`.
 
     Raises:
         InputError: an address of another kind, or no credentials in the environment for a bucket.

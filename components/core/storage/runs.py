@@ -119,11 +119,7 @@ def known_runs(keys: Iterable[str]) -> str:
 
 
 def fetch_run(store: ObjectStore, key: str, folder: Path, label: str = "--run") -> RunRecord:
-    """Reads a training's record, and downloads screen.json, holdout.json and holdout_labels.csv into a folder.
-
-    Raises:
-        InputError: as read_run, or a file of the run is missing.
-    """
+    """As `read_run`; also downloads screen.json, holdout.json and holdout_labels.csv into a folder."""
     record = read_run(store, key, label)
     for name in (MANIFEST, HOLDOUT, HOLDOUT_LABELS):
         try:
@@ -142,11 +138,7 @@ def lineage_of(store: ObjectStore, key: str) -> dict[str, Any]:
 
 
 def finished_folds(store: ObjectStore, key: str, screen: Manifest, holdout: Manifest) -> dict[str, list[TaskRecord]]:
-    """The tasks that have predicted with these manifests, by cell type, ascending by fold; not those of an earlier screen.
-
-    Raises:
-        InputError: a record is damaged.
-    """
+    """The tasks that have predicted with these manifests, by cell type, ascending by fold; not those of an earlier screen."""
     found: dict[str, list[TaskRecord]] = {}
     tasks = [record for step in PREDICTING_STEPS for record in _tasks(store, key, step)]
     for record in sorted(tasks, key=lambda record: record.fold):
@@ -164,11 +156,7 @@ def read_task(
     cell_type: str | None = None,
     backbone: str | None = None,
 ) -> TaskRecord:
-    """One task's record.
-
-    Raises:
-        InputError: it is missing, damaged, or of another screen than the run's present one.
-    """
+    """One task's record; InputError if it is missing, or of another screen than the run's present one."""
     key = task_key(run, step, fold, cell_type, backbone)
     try:
         record = TaskRecord.load(store, key)
@@ -182,11 +170,7 @@ def read_task(
 
 
 def read_source(store: ObjectStore, key: str) -> SourceRun:
-    """A run's configuration and where its pretrained weights are.
-
-    Raises:
-        InputError: as read_run, or a task's record is damaged.
-    """
+    """A run's configuration and where its pretrained weights are. Raises as `read_run`."""
     label = f"{OPTION}: run"
     record = read_run(store, key, label)
     backbones = [parse(BackboneConfig, each, f"{label} {key}") for each in record.config.get("backbones") or ()]
@@ -199,11 +183,7 @@ def read_source(store: ObjectStore, key: str) -> SourceRun:
 
 
 def read_source_screen(store: ObjectStore, source: SourceRun) -> Manifest:
-    """The screen that the run's pretrained weights were trained with.
-
-    Raises:
-        InputError: it is missing, cannot be read, or is not the screen of every weight.
-    """
+    """The screen that the run's pretrained weights were trained with; InputError if it is missing or not that of every weight."""
     path = run_file(source.key, MANIFEST)
     try:
         screen = Manifest.load(store, path)
@@ -258,11 +238,7 @@ def record_results(store: ObjectStore, run: str, folder: Path) -> None:
 
 
 def fetch_results(store: ObjectStore, run: str, into: Path) -> Sequence[str]:
-    """Downloads a report's files into a folder; returns their names.
-
-    Raises:
-        InputError: there are none, or some are missing.
-    """
+    """Downloads a report's files into a folder; returns their names. InputError if there are none, or some are missing."""
     prefix = run_file(run, f"{RESULTS}/")
     names = [key.removeprefix(prefix) for key in store.list(prefix)]
     if "lineage.json" not in names:
@@ -301,12 +277,7 @@ class RecordedRun:
 
 
 def read_runs(store: ObjectStore) -> list[RecordedRun]:
-    """The runs of a store, the one that was active last at the end.
-
-    Raises:
-        InputError: the store refuses the credentials.
-        StepError: the store failed.
-    """
+    """The runs of a store, the one that was active last at the end."""
     runs: dict[str, RecordedRun] = {}
     started, records = set(), []
     for found in store.scan(f"{RUNS}/"):

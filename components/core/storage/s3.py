@@ -26,7 +26,7 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from components.core.errors import InputError, MissingObjectError, StepError
-from components.core.storage.object_store import UnfinishedUpload
+from components.core.storage.object_store import StoredObject
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
@@ -121,13 +121,13 @@ class S3Bucket:
                 advice = f"correct HTTPS_PROXY and HTTP_PROXY, or add the host to NO_PROXY ({self._detail(error)})"
             raise InputError(f"{store}: no answer from {endpoint} ({type(error).__name__}); {advice}") from None
 
-    def unfinished_uploads(self, prefix: str) -> Iterator[UnfinishedUpload]:
+    def unfinished_uploads(self, prefix: str) -> Iterator[StoredObject]:
         """Uploads in parts that have neither ended nor been aborted; none if the server does not list them."""
         pages = self.control.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=prefix)
         try:
             for page in pages:
                 for found in page.get("Uploads", []):
-                    yield UnfinishedUpload(found["Key"], found["UploadId"], found["Initiated"])
+                    yield StoredObject(found["Key"], 0, found["Initiated"], found["UploadId"])
         except ClientError as error:
             if _code(error) not in ("NotImplemented", "MethodNotAllowed", "501", "405"):
                 raise

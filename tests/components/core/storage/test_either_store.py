@@ -189,7 +189,7 @@ def test_unfinished_uploads_are_no_objects_and_can_be_given_up(store: ObjectStor
     assert len(list(store.unfinished_uploads("finished/"))) == 2
     (upload,) = store.unfinished_uploads("finished/a/")
     assert upload.key.startswith("finished/a/")
-    assert begun <= upload.started <= datetime.now(UTC)
+    assert begun <= upload.modified <= datetime.now(UTC)
     for _ in range(2):  # the second time it is gone
         store.give_up_upload(upload)
         assert list(store.unfinished_uploads("finished/a/")) == []
