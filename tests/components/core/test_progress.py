@@ -55,15 +55,13 @@ def test_a_failure_is_reported_by_kind_and_raised_again(events, capsys):
     assert not any(e["event"] == "finish" for e in events())
 
 
-@pytest.mark.parametrize("accuracy", [None, 0.5])
-def test_an_epoch_is_one_line_and_one_record(events, capsys, accuracy):
-    record = {"backbone": "small", "epoch": 2, "epochs": 9, "loss": 1.25, "accuracy": accuracy, "sites_per_s": 71.4}
+def test_an_epoch_is_one_line_and_one_record(events, capsys):
+    record = {"backbone": "small", "epoch": 2, "epochs": 9, "loss": 1.25, "accuracy": 0.5, "sites_per_s": 71.4}
     progress.epoch(**record, seconds=1.0, seconds_left=12.3)
     line = capsys.readouterr().out
     assert line.count("\n") == 1
-    for part in ("small", "epoch 2/9", "loss 1.250", "71 sites/s", "12 s left"):
+    for part in ("small", "epoch 2/9", "loss 1.250", "validation accuracy 0.500", "71 sites/s", "12 s left"):
         assert part in line
-    assert ("validation accuracy 0.500" in line) == (accuracy is not None)
     assert events()[0].items() >= record.items()
 
 
@@ -77,7 +75,7 @@ def test_without_an_events_file_nothing_is_written(tmp_path, monkeypatch):
 
 def emit_many(path: str, label: int) -> None:
     os.environ[progress.EVENTS_VARIABLE] = path
-    for n in range(300):
+    for n in range(200):
         progress.emit("epoch", label=label, n=n, padding="x" * 200)
 
 
@@ -92,7 +90,7 @@ def test_parallel_steps_do_not_mix_their_lines_in_one_file(tmp_path: Path):
         assert process.exitcode == 0
     events = [json.loads(line) for line in path.read_text().splitlines()]
     for label in range(3):
-        assert [e["n"] for e in events if e["label"] == label] == list(range(300))
+        assert [e["n"] for e in events if e["label"] == label] == list(range(200))
 
 
 def test_events_of_other_kinds_and_lines_cut_short_are_skipped(tmp_path: Path) -> None:

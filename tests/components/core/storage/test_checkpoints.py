@@ -1,4 +1,4 @@
-"""Where checkpoints lie: one at a time, whole, and nobody's but one's own deleted."""
+"""Checkpoints in the store: one at a time, complete; a step deletes only its own."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "in.pt"
 
 
-def place(store: ObjectStore, key: str = "abc") -> CheckpointStore:
+def checkpoints(store: ObjectStore, key: str = "abc") -> CheckpointStore:
     return CheckpointStore(store, "pretrain", key)
 
 
 def read(store: ObjectStore, tmp_path: Path, key: str = "abc") -> bytes | None:
     target = tmp_path / "out.pt"
     target.unlink(missing_ok=True)
-    return target.read_bytes() if place(store, key).read(target) else None
+    return target.read_bytes() if checkpoints(store, key).read(target) else None
 
 
-def test_the_newest_checkpoint_is_found_and_the_one_before_is_gone(store, file, tmp_path):
+def test_only_the_newest_checkpoint_is_kept(store, file, tmp_path):
     assert read(store, tmp_path) is None
-    ours = place(store)
+    ours = checkpoints(store)
     for content in (b"first", b"second"):
         file.write_bytes(content)
         ours.write(file)
@@ -40,10 +40,10 @@ def test_the_newest_checkpoint_is_found_and_the_one_before_is_gone(store, file, 
     assert store.list("checkpoints/") == []
 
 
-def test_what_one_went_on_from_is_replaced_and_another_runs_is_not_touched(store, file, tmp_path):
+def test_a_step_replaces_the_checkpoint_it_resumed_from_and_leaves_those_of_others(store, file, tmp_path):
     file.write_bytes(b"of a run that was killed")
-    place(store).write(file)
-    second, other = place(store), place(store)
+    checkpoints(store).write(file)
+    second, other = checkpoints(store), checkpoints(store)
     assert second.read(tmp_path / "found.pt")
     file.write_bytes(b"of another run at the same key")
     other.write(file)
@@ -54,8 +54,8 @@ def test_what_one_went_on_from_is_replaced_and_another_runs_is_not_touched(store
     assert sorted(store.get(key) for key in left) == [b"of another run at the same key", b"second"]
 
 
-def test_an_upload_that_fails_leaves_the_checkpoint_before(store, file, tmp_path, monkeypatch):
-    ours = place(store)
+def test_a_failed_upload_keeps_the_earlier_checkpoint(store, file, tmp_path, monkeypatch):
+    ours = checkpoints(store)
     file.write_bytes(b"first")
     ours.write(file)
     file.write_bytes(b"second")
@@ -72,9 +72,9 @@ def test_an_upload_that_fails_leaves_the_checkpoint_before(store, file, tmp_path
 
 
 @pytest.mark.parametrize("damage", ["content", "pointer", "missing"])
-def test_a_damaged_checkpoint_is_none(store, file, tmp_path, capsys, damage):
+def test_ignores_a_damaged_checkpoint(store, file, tmp_path, capsys, damage):
     file.write_bytes(b"first")
-    place(store).write(file)
+    checkpoints(store).write(file)
     (key,) = [key for key in store.list("checkpoints/") if key.endswith(".pt")]
     if damage == "content":
         store.put(key, b"f1rst")
@@ -86,8 +86,8 @@ def test_a_damaged_checkpoint_is_none(store, file, tmp_path, capsys, damage):
     assert "starting from the beginning" in capsys.readouterr().out
 
 
-def test_a_checkpoint_that_is_replaced_while_it_is_read_gives_the_newer_one(store, file, tmp_path, monkeypatch):
-    other = place(store)
+def test_reads_the_newer_checkpoint_if_it_is_replaced_while_reading(store, file, tmp_path, monkeypatch):
+    other = checkpoints(store)
     file.write_bytes(b"first")
     other.write(file)
     download = store.download_file

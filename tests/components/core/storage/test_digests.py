@@ -1,4 +1,4 @@
-"""Digests change with what they digest, and with nothing else."""
+"""Digests change with their content, and with nothing else."""
 
 from __future__ import annotations
 
@@ -43,20 +43,14 @@ def test_a_folders_digest_follows_names_and_contents_only(files: dict[str, bytes
             assert _write(Path(top) / "less", rest) != digest
 
 
-def test_bytes_moved_from_one_file_to_the_next_change_the_digest(tmp_path: Path) -> None:
+def test_a_file_counts_by_its_bytes_wherever_it_is(tmp_path: Path) -> None:
     assert _write(tmp_path / "a", [("x", b"12"), ("y", b"3")]) != _write(tmp_path / "b", [("x", b"1"), ("y", b"23")])
-
-
-def test_a_file_counts_by_its_bytes_wherever_it_lies(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_bytes(b"same")
     other.write_bytes(b"same")
     assert digest_path(one) == digest_path(other)
     other.write_bytes(b"else")
     assert digest_path(one) != digest_path(other)
-
-
-def test_a_missing_path_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone: no such file or folder"):
         digest_path(tmp_path / "gone")
 

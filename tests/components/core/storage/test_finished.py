@@ -1,4 +1,4 @@
-"""Finished outputs: work is done once, whatever is damaged is done again, and nothing half-written is ever seen."""
+"""Finished outputs: work is done once, damaged outputs are made again, and nothing half-written is ever seen."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _stored(store: ObjectStore, suffix: str) -> str:
     return next(key for key in store.list("finished/") if key.endswith(suffix))
 
 
-def test_the_same_inputs_work_once_and_bring_the_same_outputs(store: ObjectStore, tmp_path: Path) -> None:
+def test_the_same_inputs_are_worked_on_once(store: ObjectStore, tmp_path: Path) -> None:
     work = Work()
     assert run_once(store, "finetune", INPUTS, _outputs(tmp_path / "one"), work) is False
     assert run_once(store, "finetune", dict(reversed(INPUTS.items())), _outputs(tmp_path / "two"), work) is True
@@ -56,7 +56,7 @@ def test_the_same_inputs_work_once_and_bring_the_same_outputs(store: ObjectStore
 
 
 @pytest.mark.parametrize("change", ["config", "screen", "code", "step", "outputs"])
-def test_whatever_changes_makes_the_work_be_done_again(store: ObjectStore, tmp_path: Path, change: str) -> None:
+def test_a_change_of_anything_means_new_work(store: ObjectStore, tmp_path: Path, change: str) -> None:
     run_once(store, "finetune", INPUTS, _outputs(tmp_path), Work())
     inputs = {**INPUTS, change: "other"} if change in INPUTS else INPUTS
     outputs = _outputs(tmp_path) | ({"third": tmp_path / "third"} if change == "outputs" else {})
@@ -70,7 +70,7 @@ def test_whatever_changes_makes_the_work_be_done_again(store: ObjectStore, tmp_p
     assert (tmp_path / "model").read_text() == "new"
 
 
-def test_what_lies_at_an_output_is_replaced(store: ObjectStore, tmp_path: Path) -> None:
+def test_outputs_replace_what_is_at_their_paths(store: ObjectStore, tmp_path: Path) -> None:
     outputs = _outputs(tmp_path)
     for _ in range(2):  # by work, then from the store
         outputs["logits"].mkdir(exist_ok=True)
@@ -84,7 +84,7 @@ def test_what_lies_at_an_output_is_replaced(store: ObjectStore, tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["logits", "model"]
 
 
-def test_a_crash_leaves_what_was_there_and_nothing_else(store: ObjectStore, tmp_path: Path) -> None:
+def test_a_crash_keeps_the_earlier_output_and_leaves_nothing_else(store: ObjectStore, tmp_path: Path) -> None:
     outputs = _outputs(tmp_path)
     outputs["model"].write_text("earlier")
 
@@ -99,7 +99,7 @@ def test_a_crash_leaves_what_was_there_and_nothing_else(store: ObjectStore, tmp_
     assert store.list() == []
 
 
-def test_an_output_that_was_not_written_is_named(store: ObjectStore, tmp_path: Path) -> None:
+def test_reports_an_output_that_was_not_written(store: ObjectStore, tmp_path: Path) -> None:
     with pytest.raises(StepError, match="finetune: its output 'logits' was not written"):
         run_once(store, "finetune", INPUTS, _outputs(tmp_path), lambda paths: paths["model"].touch())
     assert list(tmp_path.iterdir()) == []
@@ -127,7 +127,7 @@ def _escape(store: ObjectStore) -> None:
 
 
 @pytest.mark.parametrize("damage", [_replace_content, _delete_file, _cut_record, _escape])
-def test_what_is_damaged_in_the_store_is_noticed_and_made_anew(
+def test_a_damaged_output_is_made_again(
     store: ObjectStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[ObjectStore], None]
 ) -> None:
     work = Work()
@@ -141,7 +141,7 @@ def test_what_is_damaged_in_the_store_is_noticed_and_made_anew(
     assert not (tmp_path.parent / "escaped").exists()
 
 
-def test_two_runs_side_by_side_record_one_whole_result(store: ObjectStore, tmp_path: Path) -> None:
+def test_two_runs_side_by_side_record_one_complete_result(store: ObjectStore, tmp_path: Path) -> None:
     together = Barrier(2)
 
     def run(name: str) -> bool:
@@ -159,22 +159,22 @@ def test_two_runs_side_by_side_record_one_whole_result(store: ObjectStore, tmp_p
     assert digest_path(tmp_path / "later") in (digest_path(tmp_path / "one"), digest_path(tmp_path / "two"))
 
 
-def test_some_outputs_can_be_brought_from_where_they_are_kept(store: ObjectStore, tmp_path: Path) -> None:
-    places: list[str] = []
+def test_single_outputs_and_files_are_fetched(store: ObjectStore, tmp_path: Path) -> None:
+    prefixes: list[str] = []
     for name in ("one", "two"):  # by work, then from the store
-        run_once(store, "finetune", INPUTS, _outputs(tmp_path / name), Work(), finished=places.append)
-    assert len(places) == 2
-    assert places[0] == places[1]
-    fetch_finished(store, places[0], {"logits": tmp_path / "logits"})
+        run_once(store, "finetune", INPUTS, _outputs(tmp_path / name), Work(), finished=prefixes.append)
+    assert len(prefixes) == 2
+    assert prefixes[0] == prefixes[1]
+    fetch_finished(store, prefixes[0], {"logits": tmp_path / "logits"})
     assert digest_path(tmp_path / "logits") == digest_path(tmp_path / "one" / "logits")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["logits", "one", "two"]
-    (file,) = fetch_finished(store, places[0], {"logits/logits.npz": tmp_path / "one.npz"})
+    (file,) = fetch_finished(store, prefixes[0], {"logits/logits.npz": tmp_path / "one.npz"})
     assert (file.path, file.size, (tmp_path / "one.npz").stat().st_size) == ("logits/logits.npz", 1000, 1000)
     with pytest.raises(InputError, match=r"the finished outputs are damaged \(done.json has no embeddings\)"):
-        fetch_finished(store, places[0], {"embeddings": tmp_path / "embeddings"})
+        fetch_finished(store, prefixes[0], {"embeddings": tmp_path / "embeddings"})
     _delete_file(store)
     with pytest.raises(InputError, match=r"the finished outputs are damaged .* is missing"):
-        fetch_finished(store, places[0], {"logits": tmp_path / "again"})
-    store.delete_prefix(places[0])
+        fetch_finished(store, prefixes[0], {"logits": tmp_path / "again"})
+    store.delete_prefix(prefixes[0])
     with pytest.raises(InputError, match="the finished outputs are gone"):
-        fetch_finished(store, places[0], {"logits": tmp_path / "more"})
+        fetch_finished(store, prefixes[0], {"logits": tmp_path / "more"})

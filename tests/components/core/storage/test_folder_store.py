@@ -107,7 +107,7 @@ def test_no_change_of_several_processes_is_lost(store: ObjectStore):
 
 def test_writers_and_deleters_of_one_prefix_do_not_disturb_each_other(store: ObjectStore):
     def write(n: int) -> None:
-        for i in range(40):
+        for i in range(20):
             store.put(f"plate/{n}/{i}", b"x")
             store.delete_prefix(f"plate/{n}/")
 
