@@ -75,7 +75,7 @@ def list_items(option: str, values: Iterable[str]) -> list[str]:
 
 
 def number_items(option: str, values: Iterable[str], least: int) -> list[int]:
-    """The same for whole numbers of at least `least`.
+    """As `list_items`, for whole numbers of at least `least`.
 
     Raises:
         InputError: an item is empty, or another value.

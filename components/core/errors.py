@@ -8,7 +8,7 @@ from collections.abc import Sequence
 SHOWN = 5
 """Faults that a message quotes."""
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Errors of the operating system that more room mends: a full disk, a quota, a limit on the size of a file."""
+"""Errors of the operating system that go away with more room: a full disk, a quota, a limit on the size of a file."""
 
 
 class InputError(ValueError):

@@ -39,7 +39,7 @@ def atomic_directory(out: Path) -> Iterator[Path]:
     """Yields an empty folder that becomes `out` when the block ends, and is removed if the block raises.
 
     An earlier `out` stays unchanged until the new one is complete, then is replaced. Temporary folders are hidden siblings of
-    `out`; the next call removes those of killed processes.
+    `out`; the next call removes the temporary folders of killed processes.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     for lock in out.parent.glob(f".{glob.escape(out.name)}.*.partial/lock"):

@@ -145,7 +145,7 @@ def finished_tasks(events: Path | None = None) -> list[dict[str, Any]]:
     """The tasks finished so far: step, labels (fold, cell_type, backbone) and seconds, in order of their end.
 
     Args:
-        events: an events file; None for that of this process, if any.
+        events: an events file; None for this process's own, if it has one.
     """
     path = events or (Path(os.environ[EVENTS_VARIABLE]) if os.environ.get(EVENTS_VARIABLE) else None)
     if path is None or not path.is_file():

@@ -102,7 +102,7 @@ def runs(
     *,
     options: StoreOptions,
 ) -> None:
-    """Lists the recorded runs and their kind: training, retraining or prediction. The one that was active last is at the end."""
+    """Lists the recorded runs and their kind: training, retraining or prediction. The most recently active is last."""
     from components.core.storage.garbage import list_groups
     from components.core.storage.runs import read_runs
     from pipelines.retrain.records import retrained_runs

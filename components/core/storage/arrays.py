@@ -48,7 +48,7 @@ class WellLogits:
     """logits over all classes of the vocabulary, (W, K)"""
 
     def take(self, ids: tuple[str, ...]) -> NDArray[np.float32]:
-        """The logits in the order of `ids`, all of which must be here."""
+        """The logits in the order of `ids`; a well without logits is a bug."""
         row = {id_code: w for w, id_code in enumerate(self.ids_W)}
         return self.logits_WK[[row[id_code] for id_code in ids]]
 
@@ -184,17 +184,17 @@ def write_embeddings(
 
 
 def _checked(directory: Path, role: str, ids_W: NDArray[Any], logits_WK: NDArray[Any]) -> WellLogits:
-    where = f"{directory / LOGITS_FILE}: {role}"
+    source = f"{directory / LOGITS_FILE}: {role}"
     if logits_WK.ndim != 2 or ids_W.shape != logits_WK.shape[:1]:
-        raise InputError(f"{where} has ids of shape {ids_W.shape} and logits of shape {logits_WK.shape}")
+        raise InputError(f"{source} has ids of shape {ids_W.shape} and logits of shape {logits_WK.shape}")
     ids = tuple(str(id_code) for id_code in ids_W)
     if len(set(ids)) != len(ids):
         twice = next(id_code for n, id_code in enumerate(ids) if id_code in ids[:n])
-        raise InputError(f"{where} well {twice} is there twice; run the step that wrote it again")
+        raise InputError(f"{source} well {twice} appears twice; run the step that wrote it again")
     bad_W = ~np.isfinite(logits_WK).all(axis=1)
     if bad_W.any():
         well = ids[int(bad_W.argmax())]
         raise InputError(
-            f"{where} well {well} has a logit that is not finite; training diverged, lower its learning rate"
+            f"{source} well {well} has a logit that is not finite; training diverged, lower its learning rate"
         )
     return WellLogits(ids, logits_WK.astype(np.float32))

@@ -297,7 +297,7 @@ class ObjectStore:
                             yield StoredObject(key, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
 
     def give_up_upload(self, upload: StoredObject) -> None:
-        """Frees the space of an unfinished upload; one that has ended is no error."""
+        """Frees the space of an unfinished upload; if it has ended, that is no error."""
         if self._s3 is None:
             self.delete_many([upload.key])
             return
@@ -386,7 +386,7 @@ class ObjectStore:
 
     @contextmanager
     def _errors(self, key: str, action: str, own: Path | None = None) -> Iterator[None]:
-        """Turns errors of the clients and of the store's files into this package's; those of the caller's `own` file pass."""
+        """Turns errors of the clients and of the store's files into this package's; errors of the caller's `own` file pass."""
         try:
             yield
         except (InputError, StepError, MissingObjectError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,11 +38,6 @@ def choose_store(store: StoreConfig, option: str | None = None) -> StoreConfig:
                 raise InputError(f"{source} {address}: write s3://BUCKET[/PREFIX], file:///FOLDER or a directory")
             return store.model_copy(update={"bucket": address, "prefix": ""})
     return store if store.bucket else store.model_copy(update={"bucket": default_address()})
-
-
-def store_changes(store: StoreConfig) -> tuple[str, ...]:
-    """The values of --set that give a program this store, however its configuration has it."""
-    return f"store.bucket={store.bucket}", f"store.prefix={store.prefix or json.dumps('')}"
 
 
 def cluster_store(store: StoreConfig) -> StoreConfig:

@@ -65,7 +65,7 @@ class RunRecord(StoredRecord):
 
 
 class Learned(FrozenModel):
-    """The treatment labels that weights have learned, including those of the runs that they started from."""
+    """The treatment labels that weights have learned, including labels of the runs that they started from."""
 
     experiments: tuple[str, ...] = Field((), description="whole experiments")
     wells: tuple[str, ...] = Field((), description="id_codes of single wells, if folds hold out wells")
@@ -161,7 +161,7 @@ def run_address(text: str) -> tuple[str, str]:
 def cluster_run_key(name: str, recipe: str, source: str, fingerprint: str) -> str:
     """The key of a run on a cluster: the same whenever the same pipeline is submitted on the same data.
 
-    `recipe` is the digest of configuration, code and images, `source` the screen's address, `fingerprint` that of its listing.
+    `recipe` is the digest of configuration, code and images, `source` the screen's address, `fingerprint` its listing's digest.
     """
     return f"{name}-{digest_text(json.dumps([recipe, source.rstrip('/'), fingerprint]))[:12]}"
 

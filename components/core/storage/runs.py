@@ -138,7 +138,7 @@ def lineage_of(store: ObjectStore, key: str) -> dict[str, Any]:
 
 
 def finished_folds(store: ObjectStore, key: str, screen: Manifest, holdout: Manifest) -> dict[str, list[TaskRecord]]:
-    """The tasks that have predicted with these manifests, by cell type, ascending by fold; not those of an earlier screen."""
+    """The tasks that have predicted with these manifests, by cell type, ascending by fold."""
     found: dict[str, list[TaskRecord]] = {}
     tasks = [record for step in PREDICTING_STEPS for record in _tasks(store, key, step)]
     for record in sorted(tasks, key=lambda record: record.fold):
@@ -183,7 +183,7 @@ def read_source(store: ObjectStore, key: str) -> SourceRun:
 
 
 def read_source_screen(store: ObjectStore, source: SourceRun) -> Manifest:
-    """The screen that the run's pretrained weights were trained with; InputError if it is missing or not that of every weight."""
+    """The screen that the run's pretrained weights were trained with; InputError if it is missing or a weight has another."""
     path = run_file(source.key, MANIFEST)
     try:
         screen = Manifest.load(store, path)
@@ -277,7 +277,7 @@ class RecordedRun:
 
 
 def read_runs(store: ObjectStore) -> list[RecordedRun]:
-    """The runs of a store, the one that was active last at the end."""
+    """The runs of a store, the most recently active last."""
     runs: dict[str, RecordedRun] = {}
     started, records = set(), []
     for found in store.scan(f"{RUNS}/"):

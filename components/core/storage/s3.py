@@ -133,7 +133,7 @@ class S3Bucket:
                 raise
 
     def give_up_upload(self, key: str, upload: str) -> None:
-        """Frees the parts of an upload; one that has ended is no error."""
+        """Frees the parts of an upload; if it has ended, that is no error."""
         try:
             self.control.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload)
         except ClientError as error:
