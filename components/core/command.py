@@ -43,10 +43,9 @@ SetOption = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, changes 
 
 
 def cancel_on_signals(advice: str) -> None:
-    """Makes SIGINT and SIGTERM raise a StepError, once: a second signal must not disturb the clean-up after the first.
+    """Makes SIGINT and SIGTERM raise a StepError, `cancelled; ` and the advice.
 
-    Args:
-        advice: follows `cancelled; ` in the message.
+    Only once: a second signal must not disturb the clean-up after the first.
     """
 
     def cancel(_signal: int, _frame: object) -> None:
@@ -59,15 +58,7 @@ def cancel_on_signals(advice: str) -> None:
 
 
 def list_items(option: str, values: Iterable[str]) -> list[str]:
-    """The items of an option that takes a list: `--x a,b`, `--x a --x b`, or both.
-
-    Args:
-        option: the option's name, for errors.
-        values: the option's values, as typer collects them.
-
-    Raises:
-        InputError: an item is empty.
-    """
+    """The items of an option that takes a list: `--x a,b`, `--x a --x b`, or both. InputError if an item is empty."""
     items = [item.strip() for value in values for item in value.split(",")]
     if "" in items:
         raise InputError(f"{option}: one item is empty; write {option} A,B or {option} A {option} B")
@@ -75,11 +66,7 @@ def list_items(option: str, values: Iterable[str]) -> list[str]:
 
 
 def number_items(option: str, values: Iterable[str], least: int) -> list[int]:
-    """As `list_items`, for whole numbers of at least `least`.
-
-    Raises:
-        InputError: an item is empty, or another value.
-    """
+    """As `list_items`, for whole numbers of at least `least`; InputError for anything else."""
     items = list_items(option, values)
     for item in items:
         if not item.isdecimal() or int(item) < least:

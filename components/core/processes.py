@@ -50,29 +50,17 @@ def dies_with_parent(signal_number: int) -> Callable[[], None] | None:
     """A `preexec_fn` that makes a child receive a signal when its parent dies, even by kill -9.
 
     The libraries' lock may be held by another thread when the process forks, so the child must not load or look up anything.
-
-    Args:
-        signal_number: the signal.
-
-    Returns:
-        None on systems other than Linux (it is prctl 1).
+    None on systems other than Linux (it is prctl 1).
     """
     if sys.platform != "linux":
         return None
-
     return functools.partial(ctypes.CDLL(None).prctl, 1, signal_number)
 
 
 def end_with_parent(
     parent: int | None = None, end: Callable[[], object] = lambda: os._exit(1), seconds: float = 1.0
 ) -> None:
-    """Ends this process when its parent is gone, even after kill -9; a thread checks regularly.
-
-    Args:
-        parent: process id of the parent; None for the current one.
-        end: called to end this process.
-        seconds: time between two checks.
-    """
+    """Ends this process by `end` when its parent (None: the current one) is gone, even after kill -9; a thread checks regularly."""
     known = os.getppid() if parent is None else parent
 
     def watch() -> None:

@@ -102,18 +102,15 @@ class TableFaults:
         self._found: dict[tuple[int, str], str] = {}
 
     def add(self, field: str, wrong: pd.Series[bool], advice: str | pd.Series[str]) -> None:
-        """Records a fault of `field` in every row that `wrong` marks and that has no fault of this field yet.
+        """Records a fault of `field` in every row that `wrong` marks, unless the row has one of this field already.
 
-        Args:
-            field: a column of the table.
-            wrong: whether a row is at fault, indexed like the table.
-            advice: the fault or the expected value, one text or one a row; follows the field's value in the message.
+        The advice, the fault or the expected value, follows the field's value in the message; it is one text, or one a row.
         """
         for line in self._table.index[wrong]:
             self.add_at(line, field, advice if isinstance(advice, str) else str(advice.at[line]))
 
     def add_at(self, line: int, field: str, advice: str) -> None:
-        """Records a fault of one row, if its field has none yet."""
+        """Records a fault of one row, unless its field has one already."""
         self._found.setdefault((line, field), f"field {field} is {self._table.at[line, field]!r}; {advice}")
 
     def require(self, fields: Sequence[str]) -> None:

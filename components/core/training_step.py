@@ -142,10 +142,10 @@ def training_step(name: str, compute: ComputeConfig, screen: str, **labels: Any)
 
 
 def start_processes(step: str, config: str, arguments: Mapping[str, Any]) -> bool:
-    """Runs a step in several processes if the configuration has several and this is not one of them.
+    """Runs `components.STEP.step.main` in several processes if the configuration has several and this is not one of them.
 
     Args:
-        step: the step's name; `components.STEP.step.main` runs in each process.
+        step: the step's name.
         config: the step's settings as JSON.
         arguments: arguments of its main, plain data.
 

@@ -1,4 +1,4 @@
-"""Variables of the shell: a folder store is out of their reach; of a bucket, an unusable one is reported at once."""
+"""Variables of the shell do not reach a folder store; an unusable one is reported at once for a bucket."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROXIES = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy
     "NO_PROXY": "",
     "no_proxy": "",
 }
-HOSTILE = {"AWS_ENDPOINT_URL": "nonsense", "AWS_ENDPOINT_URL_S3": DEAD, "AWS_PROFILE": "nobody", **PROXIES}
+HOSTILE = {"AWS_ENDPOINT_URL": "nonsense", "AWS_ENDPOINT_URL_S3": DEAD, "AWS_PROFILE": "unknown", **PROXIES}
 USE = """
 import sys
 from pathlib import Path
@@ -31,7 +31,7 @@ assert "boto3" not in sys.modules
 """
 
 
-def test_a_folder_is_out_of_reach(tmp_path: Path) -> None:
+def test_a_folder_store_ignores_all_variables(tmp_path: Path) -> None:
     cellsignal = Cellsignal(tmp_path)
     store = tmp_path / "store"
     (tmp_path / "use.py").write_text(USE)
@@ -41,18 +41,24 @@ def test_a_folder_is_out_of_reach(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+RUNS = ("store", "runs")
+
+
 @pytest.mark.parametrize(
-    ("variables", "message"),
+    ("command", "variables", "message"),
     [
-        ({"AWS_PROFILE": "nobody"}, r"profile \(nobody\) could not be found; correct AWS_PROFILE"),
-        ({"AWS_ENDPOINT_URL_S3": DEAD}, r"no answer from http://127.0.0.1:9 .*correct AWS_ENDPOINT_URL_S3"),
-        ({"AWS_ENDPOINT_URL_S3": "nonsense"}, "AWS_ENDPOINT_URL_S3 'nonsense': write it as http://HOST:PORT"),
-        ({"AWS_ENDPOINT_URL": "http://store.invalid", **PROXIES}, "correct HTTPS_PROXY and HTTP_PROXY"),
+        (RUNS, {"AWS_PROFILE": "unknown"}, r"profile \(unknown\) could not be found; correct AWS_PROFILE"),
+        (RUNS, {"AWS_ENDPOINT_URL_S3": DEAD}, r"no answer from http://127.0.0.1:9 .*correct AWS_ENDPOINT_URL_S3"),
+        (RUNS, {"AWS_ENDPOINT_URL": "http://store.invalid", **PROXIES}, "correct HTTPS_PROXY and HTTP_PROXY"),
+        (
+            ("run", "--config", "demo", "--out", "out"),
+            {"AWS_ENDPOINT_URL_S3": "nonsense"},
+            "Invalid endpoint: nonsense; write AWS_ENDPOINT_URL_S3 as http://HOST:PORT",
+        ),
     ],
 )
-@pytest.mark.parametrize("command", [("store", "runs"), ("run", "--config", "demo", "--out", "out")])
 def test_an_unusable_variable_of_a_bucket_is_reported_at_once(
-    s3_server: S3Server, tmp_path: Path, variables: dict[str, str], message: str, command: tuple[str, ...]
+    s3_server: S3Server, tmp_path: Path, command: tuple[str, ...], variables: dict[str, str], message: str
 ) -> None:
     begun = time.monotonic()
     environment = {**s3_server.environment(), **variables}
@@ -62,7 +68,7 @@ def test_an_unusable_variable_of_a_bucket_is_reported_at_once(
     assert not any(tmp_path.iterdir())
 
 
-def test_a_proxy_is_not_asked_for_a_store_on_this_machine(
+def test_a_store_on_this_machine_is_reached_without_the_proxy(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name, value in PROXIES.items():

@@ -222,9 +222,6 @@ def _endpoint() -> tuple[str | None, str]:
     Raises:
         InputError: an unknown profile, or a URL that is no http(s) address.
     """
-    name = _endpoint_variable()
-    if (url := os.environ.get(name)) and not _is_http(url):
-        raise InputError(f"{name} {_one_line(url)!r}: write it as http://HOST:PORT or https://HOST")
     try:
         with _session_lock:
             session = _session()
@@ -232,8 +229,10 @@ def _endpoint() -> tuple[str | None, str]:
             # A client is the public way to ask; its keys keep it from fetching credentials.
             client = session.client("s3", region_name=region, aws_access_key_id="-", aws_secret_access_key="-")
     except (BotoCoreError, ValueError) as error:
-        of_variable = url and str(error).startswith("Invalid endpoint")  # such as http://a_b
-        advice = f"correct {name if of_variable else 'AWS_PROFILE and its files'}"
+        name = _endpoint_variable()
+        advice = "correct AWS_PROFILE and its files"
+        if isinstance(error, ValueError) and os.environ.get(name):  # boto3 says "Invalid endpoint"
+            advice = f"write {name} as http://HOST:PORT or https://HOST"
         raise InputError(f"object store: {_one_line(str(error))}; {advice}") from None
     found = client.meta.endpoint_url
     amazon = (urlsplit(found).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
@@ -297,15 +296,6 @@ def _quoted_code(message: str) -> str:
 
 def _code(error: ClientError) -> str:
     return error.response.get("Error", {}).get("Code", "")
-
-
-def _is_http(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:  # a port that is no number, or half of the brackets of an IPv6 address
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def _one_line(message: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import subprocess
 import sys
 import time
@@ -11,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core import processes
-from components.core.processes import cores, cpu_limit
+from components.core.processes import cpu_limit
 
 
 def cgroup(folder: Path, **files: str) -> Path:
@@ -35,15 +33,6 @@ def cgroup(folder: Path, **files: str) -> Path:
 )
 def test_the_limit_of_either_version_of_cgroups(tmp_path: Path, files: dict[str, str], limit: float):
     assert cpu_limit(cgroup(tmp_path, **files)) == limit
-
-
-def test_cores_are_no_more_than_the_limit_and_at_least_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(processes, "_CGROUPS", tmp_path)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
-    assert cores() == 64
-    for limit, expected in ((850_000, 9), (10_000, 1), (9_000_000, 64)):
-        cgroup(tmp_path, cpu_max=f"{limit} 100000")
-        assert cores() == expected
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")

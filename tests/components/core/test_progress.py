@@ -65,14 +65,6 @@ def test_an_epoch_is_one_line_and_one_record(events, capsys):
     assert events()[0].items() >= record.items()
 
 
-def test_without_an_events_file_nothing_is_written(tmp_path, monkeypatch):
-    monkeypatch.delenv(progress.EVENTS_VARIABLE, raising=False)
-    monkeypatch.chdir(tmp_path)
-    with progress.task("pretrain"):
-        progress.advance("sites", 1, 2)
-    assert list(tmp_path.iterdir()) == []
-
-
 def emit_many(path: str, label: int) -> None:
     os.environ[progress.EVENTS_VARIABLE] = path
     for n in range(200):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from obstore.store import MemoryStore
 
 from components.core.errors import InputError, StepError
 from components.core.storage.object_store import ObjectStore
@@ -80,6 +81,14 @@ def test_folder_markers_are_no_objects(store: ObjectStore) -> None:
     assert [found.key for found in store.list_level("full/")[0]] == ["full/empty.txt"]
 
 
+def test_an_object_is_listed_beside_objects_below_its_name(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_objects", MemoryStore())  # SeaweedFS has either a file or a folder of one name
+    store.put_many([("a", b"1"), ("a/b", b"2")])
+    assert store.list() == ["a", "a/b"]
+    objects, folders = store.list_level("")
+    assert ([each.key for each in objects], folders) == (["a"], ["a"])
+
+
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
 def test_every_operation_reports_refused_credentials(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch, local_file: Path, name: str
@@ -117,17 +126,18 @@ def test_a_dead_or_silent_endpoint_is_reported_in_seconds(store: ObjectStore, mo
 
 
 @pytest.mark.parametrize(
-    ("url", "message"),
+    ("url", "problem"),
     [
-        ("localhost:9000", "AWS_ENDPOINT_URL 'localhost:9000': write it as http://HOST:PORT or https://HOST"),
-        ("http://[::1", "AWS_ENDPOINT_URL 'http://[::1': write it as http://HOST:PORT or https://HOST"),
-        ("http://user:password@a_b:9000", "object store: Invalid endpoint: http://a_b:9000; correct AWS_ENDPOINT_URL"),
+        ("localhost:9000", "Invalid endpoint: localhost:9000"),
+        ("http://[::1", "Invalid IPv6 URL"),
+        ("http://user:password@a_b:9000", "Invalid endpoint: http://a_b:9000"),
     ],
 )
 def test_rejects_an_endpoint_that_is_no_address(
-    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, url: str, message: str
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, url: str, problem: str
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    message = f"object store: {problem}; write AWS_ENDPOINT_URL as http://HOST:PORT or https://HOST"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         ObjectStore("cellsignal")
 
