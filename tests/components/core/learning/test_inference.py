@@ -165,13 +165,3 @@ def test_a_batch_holds_one_domain_if_one_is_configured(images, domain, batch_siz
     assert {len(found) for found in domains} == {1}
     if batch_size == 40:  # and is all of it, if a batch has room
         assert len(domains) == 2 * len(np.unique(of_W))
-
-
-@pytest.mark.parametrize("domain", ["experiment", "cell_type"])
-def test_a_domain_of_several_plates_is_distributed_evenly_over_batches(images, domain):
-    table = images.table
-    for batch in batches_of(images, domain, 5, in_plate_order=True):
-        of_domain = np.flatnonzero(domain_of_wells(table, domain) == domain_of_wells(table, domain)[batch[0]])
-        for plate in np.unique(table.plate_W[of_domain]):
-            share = (table.plate_W[of_domain] == plate).mean()
-            assert abs((table.plate_W[batch] == plate).sum() - share * len(batch)) <= 1, "as training batches are drawn"

@@ -104,17 +104,6 @@ def test_warns_of_doubtful_starts() -> None:
     assert remarks == ["slim of run old-1 started from w.pt; what these weights had learned is unknown"]
 
 
-def test_labels_learned_by_still_earlier_runs_count() -> None:
-    """E-4 was trained on two runs ago, left the screen, and comes back to validate."""
-    now = manifest({"E-1": 0, "E-2": 1, "E-4": 0})
-    for earlier in (Learned(experiments=("E-4",)), Learned(wells=("E-4_1_C02",))):
-        with pytest.raises(InputError, match=r"E-4 validates in fold 0 now, .* or a run that it started from has"):
-            check(THEN, now, earlier=earlier)
-        with pytest.raises(InputError, match="E-4 is held out now"):
-            check(THEN, THEN, ["E-4"], earlier=earlier)
-    assert check(THEN, now, earlier=Learned(wells=("E-5_1_C02",))) == []
-
-
 @st.composite
 def screens(draw: st.DrawFn) -> Manifest:
     names = draw(st.lists(st.sampled_from(EXPERIMENTS), unique=True, min_size=1))
