@@ -79,7 +79,7 @@ class BatchPacker:
     """Packs batches; several threads may call it, and it pickles for other processes.
 
     Args:
-        packing: how.
+        packing: source, store and settings.
         computing: held while a site is decoded and compressed; a semaphore keeps threads that compute down to the number
             of cores, since more would push each other's pixels out of the caches.
     """

@@ -47,7 +47,7 @@ def image_name(well: str, site: int, channel: int) -> str:
 
 
 def list_plate(source: ScreenSource, plate: Plate, sites: int) -> PlateFiles:
-    """Finds the image files of a plate's wells, of at most so many sites each, by name; opens none.
+    """Finds the image files of a plate's wells by name, of at most `sites` sites a well; opens none.
 
     Raises:
         InputError: no folder, wells without any site, sites without one of their channels, or files of sites or channels
