@@ -1,8 +1,8 @@
 """The record of a packed plate, and the keys under which a later run finds it without reading an image.
 
     plates/EXPERIMENT_PlateP-DIGEST/plate.json  the record, written last: a prefix without it holds no plate
-    fingerprints/DIGEST.json                    pointer from files to the plate that they were last packed as, or found to be
-    copies/DIGEST.json                          pointer from files of these names and sizes to the plate last packed from them
+    fingerprints/DIGEST.json                    the plate last used for files of this listing
+    copies/DIGEST.json                          the plate last packed from files of these names and sizes
 
 DIGEST is computed from a listing: names, sizes and versions of the plate's files, and the packing settings. Unlike a digest
 of the pixels it is known before the first image is read, so that chunks can be written as they are made.
