@@ -18,7 +18,7 @@ from components.core.files import write_atomically
 from components.core.storage.digests import code_digest, digest_text
 from components.core.storage.run_records import RECIPE
 from components.image import VERSION
-from pipelines.cluster.checks import check_cluster, on_cluster, preemption_remarks
+from pipelines.cluster.checks import check_cluster, on_cluster
 from pipelines.dag import prediction_graph, training_graph
 from pipelines.images.code_version import UNCOMMITTED, code_version
 from pipelines.images.record import ImageRecord, read_images
@@ -27,32 +27,23 @@ from pipelines.options import print_line
 TAGS = "tags"
 """Value of --images for images by tag, which the cluster's nodes already have."""
 
-HEAD_OF_PREDICTION = """\
-# Compiled by `cellsignal predict`. A run gives source (s3:// address of the new plates), fingerprint (a different one if their
-# files have changed), model (address of a published one of the same folds and cell types), experiments (a JSON list, empty for
-# all) and truth (s3:// address of labels, or empty); leave the other parameters as they are.
-"""
 HEAD = """\
-# Compiled by `cellsignal compile`. A run gives source (s3:// address of the screen), fingerprint (a different one if its files
-# have changed) and truth (s3:// address of the unlabelled wells' labels, or empty); leave the other parameters as they are.
+# Compiled by cellsignal. A run gives source (s3:// address of the screen), fingerprint (a different one if its files have
+# changed) and truth (s3:// address of the unlabelled wells' labels, or empty); leave the other parameters as they are. A
+# prediction also gives model (address of a published one of the same folds and cell types) and experiments (a JSON list, empty
+# for all).
 """
 
 
 def run_compile(config: RunConfig, out: Path, images: str, console: Console) -> None:
-    """Compiles a configuration into a file.
-
-    Args:
-        config: the run's configuration.
-        out: the file; it is written atomically, and an earlier one is replaced.
-        images: the record of the images, or TAGS.
-        console: where warnings are printed.
+    """Compiles a configuration into a file, which is written atomically; images: the file of their record, or TAGS.
 
     Raises:
         InputError: a configuration that no cluster can run, or no record of images.
         OSError: the file cannot be written.
     """
     config = on_cluster(config)
-    remarks = [*check_cluster(config), *preemption_remarks(config)]
+    remarks = check_cluster(config)
     if out.suffix not in (".yaml", ".yml"):
         raise InputError(f"--out {out}: Kubeflow requires a file name that ends in .yaml")
     record = images_of(images)
@@ -92,7 +83,7 @@ def known_lineage(
         record: images to pin; None for tags.
         prediction: what identifies a prediction besides its configuration; None for a training.
     """
-    references = _references(record)
+    references = record.references if record else {}
     version = code_version()
     found = []
     if UNCOMMITTED in version:
@@ -134,16 +125,11 @@ def compiled(
 
     graph = training_graph(config) if folds is None else prediction_graph(folds)
     text = json.dumps(lineage, sort_keys=True)
-    pipeline = cluster_pipeline(config, graph, _references(record), text, predicts=folds is not None)
+    pipeline = cluster_pipeline(config, graph, record.references if record else {}, text, predicts=folds is not None)
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         file = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(pipeline, str(file))
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     # kfp's own header repeats every default, including configurations.
-    head = HEAD if folds is None else HEAD_OF_PREDICTION
-    return head + "".join(dropwhile(lambda line: line.startswith("#"), lines))
-
-
-def _references(record: ImageRecord | None) -> dict[str, str]:
-    return {target: image.reference for target, image in sorted(record.images.items())} if record else {}
+    return HEAD + "".join(dropwhile(lambda line: line.startswith("#"), lines))

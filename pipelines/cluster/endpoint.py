@@ -31,6 +31,11 @@ REFUSALS = {
     403: ("forbidden", "correct cluster.namespace, or request access to it"),
     404: ("not found", "correct the address"),
 }
+PASSING = (0, 408, 409, 429, 502, 503, 504)
+"""Statuses after which a retry may help: no response, an overloaded server or gateway, a name that another process has just taken.
+Not 500: Kubeflow answers so to requests that it can never serve."""
+NOT_FOUND = 5
+"""gRPC's code in Kubeflow's own 404; a proxy in front of it answers 404 without it."""
 
 
 class EndpointError(InputError):
@@ -38,27 +43,24 @@ class EndpointError(InputError):
 
     Attributes:
         status: HTTP status; 0 without a response.
-        passing: whether a retry may help: no response, an overloaded server or gateway, or a name that another process has just
-            taken. Not status 500: Kubeflow answers so to requests that it can never serve.
+        missing: whether Kubeflow itself reports that the requested object does not exist.
     """
 
-    def __init__(self, message: str, status: int = 0, *, passing: bool = False) -> None:
+    def __init__(self, message: str, status: int = 0, missing: bool = False) -> None:
         """Takes the line that the user reads."""
         super().__init__(message)
         self.status = status
-        self.passing = passing
+        self.missing = missing
+
+    @property
+    def passing(self) -> bool:
+        """Whether a retry may help."""
+        return self.status in PASSING
 
 
 @dataclass(frozen=True)
 class Login:
-    """Credentials for an endpoint; the secrets stay out of the repr.
-
-    Attributes:
-        token: a bearer token, or None.
-        token_file: a file with one, or None; it is read for every request, so that a renewed token is used.
-        cookie: NAME=VALUE, or None.
-        ca_file: certificates to trust; None for the usual ones.
-    """
+    """Credentials for an endpoint; the secrets stay out of the repr. The file with a token is read for every request."""
 
     token: str | None = field(default=None, repr=False)
     token_file: Path | None = None
@@ -88,12 +90,9 @@ class Login:
     @property
     def how(self) -> str:
         """The credentials in use, without the secrets."""
-        ways = [
-            f"the token in {TOKEN}" if self.token else "",
-            f"the token in {self.token_file}" if self.token_file else "",
-            f"the cookie in {COOKIE}" if self.cookie else "",
-        ]
-        return " and ".join(way for way in ways if way) or "no credentials"
+        token = f"the token in {TOKEN if self.token else self.token_file}" if self.token or self.token_file else ""
+        cookie = f"the cookie in {COOKIE}" if self.cookie else ""
+        return " and ".join(filter(None, (token, cookie))) or "no credentials"
 
     def arguments(self) -> dict[str, Any]:
         """Arguments for kfp.Client."""
@@ -121,10 +120,7 @@ class KfpEndpoint:
 
     Attributes:
         client: kfp.Client, whose requests have time limits and raise EndpointError.
-        url: its address.
-        namespace: namespace of experiments and runs; None if the installation is for a single user.
-        multi_user: whether the installation has namespaces.
-        version: the server's version.
+        namespace: that of experiments and runs; None if the installation is for a single user.
     """
 
     def __init__(self, url: str, login: Login, namespace: str) -> None:
@@ -133,11 +129,11 @@ class KfpEndpoint:
         Args:
             url: http(s)://HOST[:PORT][/PATH].
             login: credentials.
-            namespace: namespace of the configuration.
+            namespace: that of the configuration; an installation for a single user has none.
 
         Raises:
             EndpointError: no connection, no permission, or not Kubeflow Pipelines.
-            InputError: not such an address.
+            InputError: an invalid address.
         """
         self.url = _checked(url)
         self._login = login
@@ -152,8 +148,7 @@ class KfpEndpoint:
         self._request = api.rest_client.request
         api.rest_client.request = self._checked_request
         health = self.client.get_kfp_healthz()
-        self.multi_user = bool(health.multi_user)
-        self.namespace = namespace if self.multi_user else None
+        self.namespace = namespace if health.multi_user else None
         self.client._context_setting["namespace"] = self.namespace
         # kfp's model of this response lacks the version.
         self.version = str(json.loads(api.last_response.data).get("tag_name") or "unknown")
@@ -180,7 +175,7 @@ class KfpEndpoint:
                 return
 
     def _checked_request(self, *arguments: Any, **named: Any) -> Any:
-        """The request of kfp with time limits; the response is JSON, whatever proxy or login page is on the way."""
+        """The request of kfp with time limits; the response must be JSON, not the page of a proxy or a login."""
         import urllib3
         from kfp_server_api import ApiException
 
@@ -205,27 +200,24 @@ class KfpEndpoint:
     def _no_answer(self, reason: object) -> EndpointError:
         return EndpointError(
             f"--endpoint {self.url}: no answer ({self._login.conceal(str(reason))}); start it, correct the address, or forward "
-            "its port with `kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80`",
-            passing=True,
+            "its port with `kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80`"
         )
 
     def _refusal(self, status: int, body: str) -> EndpointError:
         """The error of a response, with the server's message if it is not a web page."""
+        missing = False
         try:
             content = json.loads(body)
             body = str(content.get("message") or content.get("error") or content.get("error_message") or "")
+            missing = status == 404 and content.get("code") == NOT_FOUND
         except (ValueError, AttributeError):
             body = "" if body.lstrip().startswith("<") else body
-        passing = status in (408, 409, 429, 502, 503, 504)
-        usual = (
-            "try again, or look at the log of its ml-pipeline pod"
-            if passing or status >= 500
-            else "correct what it names"
-        )
+        may_pass = status in PASSING or status >= 500
+        usual = "try again, or look at the log of its ml-pipeline pod" if may_pass else "correct what it names"
         what, advice = REFUSALS.get(status, ("failed", usual))
         why = f": {self._login.conceal(body)[:300]}" if body else ""
         message = f"--endpoint {self.url}: {what} ({status}, used {self._login.how}){why}; {advice}"
-        return EndpointError(message, status, passing=passing)
+        return EndpointError(message, status, missing)
 
 
 @contextlib.contextmanager

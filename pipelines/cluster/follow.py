@@ -7,12 +7,11 @@ workflow above 1 MB, which KFP does not read), and kfp's wait_for_run_completion
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -29,7 +28,6 @@ from pipelines.run.display import duration
 
 DONE = frozenset({"SUCCEEDED", "SKIPPED"})
 ENDED = DONE | {"FAILED", "CANCELED"}
-GONE = 404
 _Answer = TypeVar("_Answer")
 
 
@@ -50,26 +48,64 @@ class Pace:
     terminate: float = 300.0
 
 
-@dataclass
-class Follower:
-    """Follows one attempt of a run.
+@dataclass(frozen=True)
+class Contact:
+    """Requests to an endpoint that are repeated while it does not answer.
 
     Attributes:
-        endpoint: where it runs.
-        store: object store of the run.
-        key: the run's key in the store.
-        deadline: when following ends, by time.monotonic().
-        console: where progress is printed.
         pace: intervals.
-        failures: recorded failures of this attempt so far, in order of time.
+        deadline: when to give up, by time.monotonic().
+        console: where an outage is reported.
+        advice: what the user can do once contact is lost.
     """
+
+    pace: Pace
+    deadline: float
+    console: Console
+    advice: str
+
+    def answered(
+        self, request: Callable[[], _Answer], passing: Callable[[EndpointError], bool] = lambda error: error.passing
+    ) -> _Answer:
+        """The result of a request, repeated while its error may pass.
+
+        Raises:
+            ContactError: no answer for `pace.outage`, the deadline has passed, or a signal.
+            EndpointError: it refuses.
+        """
+
+        def report(state: RetryCallState) -> None:
+            if state.attempt_number == 1 and state.outcome:
+                warn(self.console, f"{state.outcome.exception()}; trying again")
+
+        patience = min(self.pace.outage, self.deadline - time.monotonic())
+        retrying = Retrying(
+            retry=retry_if_exception(lambda error: isinstance(error, EndpointError) and passing(error)),
+            wait=wait_exponential(self.pace.poll / 5, max=6 * self.pace.poll),
+            stop=lambda state: (state.seconds_since_start or 0.0) >= patience,
+            before_sleep=report,
+            reraise=True,
+        )
+        try:
+            with interruptible(self.advice):
+                answer = retrying(request)
+        except EndpointError as error:
+            if passing(error):
+                raise ContactError(f"{error}; {self.advice}") from None
+            raise
+        if retrying.statistics["attempt_number"] > 1:
+            warn(self.console, "the endpoint answers again")
+        return answer
+
+
+@dataclass
+class Follower:
+    """Follows one attempt of a run, whose key in the store is `key`; `failures` are those that its tasks recorded, by time."""
 
     endpoint: KfpEndpoint
     store: ObjectStore
     key: str
-    deadline: float
-    console: Console
-    pace: Pace = Pace()
+    contact: Contact
     failures: list[FailureRecord] = field(default_factory=list)
     _read: set[str] = field(default_factory=set)
     _store_answers: bool = True
@@ -92,42 +128,55 @@ class Follower:
             ContactError: no contact for too long, the deadline has passed, or a signal; the run may continue.
             StepError: the run was deleted.
         """
-        run_id, shown, give_up = run.run_id, "", None
+        run_id, console, pace = run.run_id, self.contact.console, self.contact.pace
         page = self.endpoint.run_page(run_id)
         again = f"run {run_id} may go on: the same command follows it again; to end it, use Terminate at {page}"
-        with interruptible(again), self.console.status("") as status:
+        contact = replace(self.contact, advice=again)
+        shown, terminated = "", None
+        with interruptible(again), console.status("") as status:
             while True:
                 try:
-                    run = answered(
-                        lambda: self.endpoint.client.get_run(run_id),
-                        self.pace,
-                        self.deadline,
-                        self.console,
-                        again,
-                        lambda error: error.status != GONE,  # a restarting login proxy refuses, too
+                    # A login proxy that restarts refuses, too.
+                    run = contact.answered(
+                        lambda: self.endpoint.client.get_run(run_id), lambda error: not error.missing
                     )
-                except EndpointError:  # all others are retried
+                except EndpointError:
                     raise StepError(f"run {run_id} was deleted in KFP; submit it again") from None
                 state = str(run.state or "PENDING")
-                line = f"run {state.lower()}, {duration((datetime.now(UTC) - _started(run)).total_seconds())}"
+                line = f"run {state.lower()}, {duration((datetime.now(UTC) - run.created_at).total_seconds())}"
                 status.update(line)
-                if state != shown and not self.console.is_terminal:
-                    self.console.print(line, highlight=False)
+                if state != shown and not console.is_terminal:
+                    console.print(line, highlight=False)
                 shown = state
-                if state in DONE:
-                    return run
-                self._read_failures()
+                if state not in DONE:
+                    self._read_failures()
                 if state in ENDED:
                     return run
-                if self.bad_input and give_up is None:
+                if self.bad_input and terminated is None:
                     terminated = self._terminate(run_id, self.bad_input, page)
-                    give_up = time.monotonic() + self.pace.terminate if terminated else math.inf
-                if give_up is not None and time.monotonic() >= give_up:
+                    give_up = time.monotonic() + pace.terminate
+                if terminated and time.monotonic() >= give_up:
                     return run
-                left = self.deadline - time.monotonic()
+                left = self.contact.deadline - time.monotonic()
                 if left <= 0:
                     raise ContactError(f"the deadline of --timeout has passed; {again}")
-                time.sleep(min(self.pace.poll, left))
+                time.sleep(min(pace.poll, left))
+
+    def explanation(self, run: Any) -> str:
+        """Why a run ended without results: the message of the failed task, else that of the API.
+
+        Every attempt at a task is recorded, even if a later one succeeded: the task that failed most often is the one that used
+        up its retries. Bad input comes first, for other tasks may have failed because of it.
+        """
+        if self.failures:
+            attempts = Counter(failure.task for failure in self.failures)
+            often = max(self.failures, key=lambda failure: attempts[failure.task])
+            failure = self.bad_input or often
+            return f"{failure.task} failed: {failure.message}"
+        error = " ".join(str(run.error.message).split()) if run.error and run.error.message else ""
+        return (
+            f"run {run.run_id} failed: {error or 'no task left a message, as when a pod is evicted or out of memory'}"
+        )
 
     def _read_failures(self) -> None:
         """Reads the failures recorded since the last time, and prints them, each task's message once."""
@@ -135,14 +184,14 @@ class Follower:
             new = read_failures(self.store, self.key, self._read)
         except (InputError, StepError) as error:
             if self._store_answers:
-                warn(self.console, f"failures of tasks cannot be read ({error}); the run is still followed")
+                warn(self.contact.console, f"failures of tasks cannot be read ({error}); the run is still followed")
             self._store_answers = False
             return
         self._store_answers = True
         self._read.update(new)
         for record in sorted(new.values(), key=lambda record: record.at):
             if (record.task, record.message) not in {(known.task, known.message) for known in self.failures}:
-                warn(self.console, f"{record.task} failed: {record.message}")
+                warn(self.contact.console, f"{record.task} failed: {record.message}")
             self.failures.append(record)
 
     def _terminate(self, run_id: str, failure: FailureRecord, page: str) -> bool:
@@ -150,72 +199,12 @@ class Follower:
         failed = f"{failure.task} failed of bad input"
         by_hand = f"to end the run, use Terminate at {page}"
         try:
-            answered(
-                lambda: self.endpoint.client.terminate_run(run_id), self.pace, self.deadline, self.console, by_hand
-            )
+            replace(self.contact, advice=by_hand).answered(lambda: self.endpoint.client.terminate_run(run_id))
         except EndpointError as error:
-            warn(self.console, f"{failed}, but the run cannot be terminated ({error}); {by_hand}")
+            warn(self.contact.console, f"{failed}, but the run cannot be terminated ({error}); {by_hand}")
             return False
-        warn(self.console, f"{failed}; the run is being terminated")
+        warn(self.contact.console, f"{failed}; the run is being terminated")
         return True
-
-
-def answered(
-    request: Callable[[], _Answer],
-    pace: Pace,
-    deadline: float,
-    console: Console,
-    again: str,
-    passing: Callable[[EndpointError], bool] = lambda error: error.passing,
-) -> _Answer:
-    """The result of a request to the endpoint, repeated until it answers.
-
-    Args:
-        request: the request.
-        pace: intervals.
-        deadline: when to give up, by time.monotonic().
-        console: where an outage is reported.
-        again: what the user can do, for errors.
-        passing: whether an error may pass.
-
-    Raises:
-        ContactError: no answer for `pace.outage`, the deadline has passed, or a signal.
-        EndpointError: it refuses.
-    """
-
-    def report(state: RetryCallState) -> None:
-        if state.attempt_number == 1 and state.outcome:
-            warn(console, f"{state.outcome.exception()}; trying again")
-
-    patience = min(pace.outage, deadline - time.monotonic())
-    retrying = Retrying(
-        retry=retry_if_exception(lambda error: isinstance(error, EndpointError) and passing(error)),
-        wait=wait_exponential(pace.poll / 5, max=6 * pace.poll),
-        stop=lambda state: (state.seconds_since_start or 0.0) >= patience,
-        before_sleep=report,
-        reraise=True,
-    )
-    try:
-        with interruptible(again):
-            found = retrying(request)
-    except EndpointError as error:
-        if passing(error):
-            raise ContactError(f"{error}; {again}") from None
-        raise
-    if retrying.statistics["attempt_number"] > 1:
-        warn(console, "the endpoint answers again")
-    return found
-
-
-def decisive(failures: Sequence[FailureRecord]) -> FailureRecord:
-    """The failure that explains why a run failed.
-
-    Every attempt at a task is recorded, even if a later one succeeded: the task that failed most often is the one that used up
-    its retries. Bad input comes first, for other tasks may have failed because of it.
-    """
-    attempts = Counter(failure.task for failure in failures)
-    often = [failure for failure in failures if attempts[failure.task] == max(attempts.values())]
-    return next((failure for failure in failures if failure.kind == "input"), often[0])
 
 
 def warn(console: Console, text: str) -> None:
@@ -223,17 +212,12 @@ def warn(console: Console, text: str) -> None:
     print_line(console, text, "yellow")
 
 
-def _started(run: Any) -> datetime:
-    at: datetime = run.created_at
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
 @contextlib.contextmanager
-def interruptible(again: str) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the following, never the run."""
+def interruptible(advice: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the waiting, never the run."""
 
     def leave(_signal: int, _frame: object) -> None:
-        raise ContactError(f"no longer followed; {again}")
+        raise ContactError(f"no longer followed; {advice}")
 
     earlier = {each: signal.signal(each, leave) for each in (signal.SIGINT, signal.SIGTERM)}
     try:

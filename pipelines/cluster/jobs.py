@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ import yaml
 
 from components.core.config import RunConfig
 from components.core.files import write_atomically
+from components.core.storage.digests import digest_text
 from components.core.storage.opening import join_address
-from pipelines.cluster.checks import on_cluster
 from pipelines.cluster.pod_settings import (
     OPTIONAL_KEYS,
     REQUIRED_KEYS,
@@ -24,8 +23,6 @@ from pipelines.cluster.pod_settings import (
     cpu_quantity,
     memory_quantity,
     resources_of,
-    toleration_fields,
-    volume_name,
 )
 from pipelines.dag import GPU_STEPS, OUTPUTS, NodeOutput, training_graph
 from pipelines.images.code_version import CURRENT, Target
@@ -35,11 +32,16 @@ FLAGS = {"bases": "base", "uris": "uri", "averaged": "out", "predictions": "out"
 """The steps' options whose names differ from those of inputs and outputs in the DAG."""
 ACCOUNT = "cellsignal-job"
 """Service account of the Jobs (k8s/base); it has no permissions."""
-CONFIG_MAP = "cellsignal-config"
 CONFIG_MOUNT = "/etc/cellsignal"
 CONFIG_FILE = "run.yaml"
 BAD_INPUT = 2  # the exit code that no retry changes
 ROOT_GIB = 1.0  # ephemeral storage besides the mounted folders: the log
+
+
+HEAD = """\
+# Written by `cellsignal jobs`. kubectl apply -f THIS_FILE; kubectl -n NAMESPACE logs -f job/NAME
+# A Job cannot be changed: kubectl delete -f THIS_FILE before you apply it again, also to run it a second time.
+"""
 
 
 def step_jobs(config: RunConfig, record: ImageRecord | None) -> dict[str, list[dict[str, Any]]]:
@@ -48,21 +50,21 @@ def step_jobs(config: RunConfig, record: ImageRecord | None) -> dict[str, list[d
     The tasks are those of the first fold and cell type; with a simulated screen at the beginning, they form a chain.
 
     Args:
-        config: the run's configuration.
+        config: the run's configuration, with the store of a cluster.
         record: images to pin; None for tags.
     """
-    config = on_cluster(config)
-    metadata = {"name": CONFIG_MAP, "namespace": config.cluster.namespace}
+    text = config.dump()
+    # Each configuration has a ConfigMap of its own, so that the Jobs of several can run in a namespace.
+    name = f"cellsignal-config-{digest_text(text)[:8]}"
+    metadata = {"name": name, "namespace": config.cluster.namespace}
     files: dict[str, list[dict[str, Any]]] = {
-        "config": [
-            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {CONFIG_FILE: config.dump()}}
-        ]
+        "config": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {CONFIG_FILE: text}}]
     }
     for step, tasks in _arguments(config).items():
-        names = [f"cellsignal-{step}-{n}" if len(tasks) > 1 else f"cellsignal-{step}" for n in range(1, len(tasks) + 1)]
-        files[step] = [
-            _job(config, step, name.replace("_", "-"), arguments, record)
-            for name, arguments in zip(names, tasks, strict=True)
+        numbers = [f"-{n + 1}" for n in range(len(tasks))] if len(tasks) > 1 else [""]
+        files[step.replace("_", "-")] = [
+            _job(config, step, number, name, arguments, record)
+            for number, arguments in zip(numbers, tasks, strict=True)
         ]
     return files
 
@@ -71,18 +73,12 @@ def write_jobs(manifests: Mapping[str, Sequence[Mapping[str, Any]]], folder: Pat
     """Writes each file atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, documents in manifests.items():
-        write_atomically(folder / f"{name.replace('_', '-')}.yaml", as_text(documents))
+        write_atomically(folder / f"{name}.yaml", as_text(documents))
 
 
 def as_text(documents: Sequence[Mapping[str, Any]]) -> str:
     """Documents as YAML, fields in their own order."""
-    return HEAD + yaml.safe_dump_all(documents, sort_keys=False, width=110)
-
-
-HEAD = """\
-# Written by `cellsignal jobs`. kubectl apply -f THIS_FILE; kubectl -n NAMESPACE logs -f job/NAME
-# A Job cannot be changed: kubectl delete -f THIS_FILE before you apply it again, also to run it a second time.
-"""
+    return f"{HEAD}{yaml.safe_dump_all(documents, sort_keys=False, width=110)}"
 
 
 def _arguments(config: RunConfig) -> dict[str, list[list[str]]]:
@@ -117,18 +113,35 @@ def _arguments(config: RunConfig) -> dict[str, list[list[str]]]:
     return found
 
 
-def _job(config: RunConfig, step: str, name: str, arguments: list[str], record: ImageRecord | None) -> dict[str, Any]:
+def _job(
+    config: RunConfig, step: str, number: str, config_map: str, arguments: list[str], record: ImageRecord | None
+) -> dict[str, Any]:
     # simulate needs what normalize needs.
-    resources = replace(resources_of(config, "normalize" if step == "simulate" else step), step=step)
+    resources = resources_of(config, "normalize" if step == "simulate" else step)
+    labels = {**resources.labels, "app.kubernetes.io/component": step.replace("_", "-")}
     target: Target = "gpu" if step in GPU_STEPS else "cpu"
-    image = record.images[target].reference if record else CURRENT[target]
+    container = {
+        "name": "step",
+        "image": record.images[target].reference if record else CURRENT[target],
+        "command": ["python", "-m", f"components.{step}"],
+        "args": arguments,
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
     exit_codes = {"containerName": "step", "operator": "In", "values": [BAD_INPUT]}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": name, "namespace": config.cluster.namespace, "labels": resources.labels},
+        "metadata": {
+            "name": f"cellsignal-{step.replace('_', '-')}{number}",
+            "namespace": config.cluster.namespace,
+            "labels": {**labels, **resources.queue_label},
+        },
         "spec": {
-            "backoffLimit": resources.retries,
+            "backoffLimit": resources.own.retries,
             "podFailurePolicy": {
                 "rules": [
                     {"action": "FailJob", "onExitCodes": exit_codes},
@@ -136,40 +149,36 @@ def _job(config: RunConfig, step: str, name: str, arguments: list[str], record: 
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
                 ]
             },
-            "template": {
-                "metadata": {"labels": resources.own_labels},
-                "spec": _pod(config, image, arguments, resources),
-            },
+            "template": {"metadata": {"labels": labels}, "spec": _pod(config, resources, container, config_map)},
         },
     }
 
 
-def _pod(config: RunConfig, image: str, arguments: list[str], resources: Resources) -> dict[str, Any]:
-    volumes: list[dict[str, Any]] = [{"name": "config", "configMap": {"name": CONFIG_MAP}}]
+def _pod(config: RunConfig, resources: Resources, container: dict[str, Any], config_map: str) -> dict[str, Any]:
+    own = resources.own
+    volumes: list[dict[str, Any]] = [{"name": "config", "configMap": {"name": config_map}}]
     mounts: list[dict[str, Any]] = [{"name": "config", "mountPath": CONFIG_MOUNT, "readOnly": True}]
-    for path, gib in resources.volumes.items():
-        volumes.append({"name": volume_name(path), "emptyDir": {"sizeLimit": memory_quantity(gib)}})
-        mounts.append({"name": volume_name(path), "mountPath": path})
-    if resources.shm_gib:
-        shm = {"medium": "Memory", "sizeLimit": memory_quantity(resources.shm_gib)}
-        volumes.append({"name": "shm", "emptyDir": shm})
-        mounts.append({"name": "shm", "mountPath": "/dev/shm"})
-    storage = memory_quantity(math.ceil(sum(resources.volumes.values()) + ROOT_GIB))
+    for folder in resources.folders:
+        medium = {"medium": folder.medium} if folder.medium else {}
+        volumes.append({"name": folder.name, "emptyDir": {**medium, "sizeLimit": memory_quantity(folder.gib)}})
+        mounts.append({"name": folder.name, "mountPath": folder.path})
+    on_disk = sum(folder.gib for folder in resources.folders if not folder.medium)
     requests = {
-        "cpu": cpu_quantity(resources.cpu),
-        "memory": memory_quantity(resources.memory_gib),
-        "ephemeral-storage": storage,
-        **({resources.gpu_resource: str(resources.gpus)} if resources.gpus else {}),
+        "cpu": cpu_quantity(own.cpu),
+        "memory": memory_quantity(own.memory_gib),
+        "ephemeral-storage": memory_quantity(math.ceil(on_disk + ROOT_GIB)),
+        **({config.cluster.gpu_resource: str(own.gpus)} if own.gpus else {}),
     }
     environment = [
         *({"name": name, "value": value} for name, value in resources.environment.items()),
         *(_from_secret(config.cluster.store_secret) if config.cluster.store_secret else ()),
     ]
     optional = {
-        "nodeSelector": dict(resources.node_selector),
-        "tolerations": [toleration_fields(toleration) for toleration in resources.tolerations],
+        "nodeSelector": resources.node_selector,
+        "tolerations": resources.tolerations,
         "imagePullSecrets": [{"name": name} for name in config.cluster.image_pull_secrets],
     }
+    limits = {"requests": requests, "limits": dict(requests)}
     return {
         "serviceAccountName": ACCOUNT,
         "automountServiceAccountToken": False,
@@ -177,22 +186,7 @@ def _pod(config: RunConfig, image: str, arguments: list[str], resources: Resourc
         "activeDeadlineSeconds": resources.timeout_s,
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         **{name: value for name, value in optional.items() if value},
-        "containers": [
-            {
-                "name": "step",
-                "image": image,
-                "command": ["python", "-m", f"components.{resources.step}"],
-                "args": arguments,
-                "env": environment,
-                "resources": {"requests": requests, "limits": dict(requests)},
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
-                "volumeMounts": mounts,
-            }
-        ],
+        "containers": [{**container, "env": environment, "resources": limits, "volumeMounts": mounts}],
         "volumes": volumes,
     }
 

@@ -6,7 +6,7 @@ The steps from ensemble to report of a failed training are computed here, from i
 from __future__ import annotations
 
 import json
-import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -39,15 +39,7 @@ def has_results(store: ObjectStore, key: str) -> bool:
 
 
 def fetch(store: ObjectStore, key: str, config: RunConfig, out: Path, console: Console, predicts: bool = False) -> None:
-    """Downloads the results of a run into a folder, atomically, and shows them.
-
-    Args:
-        store: store of the run.
-        key: the run's key.
-        config: the run's configuration.
-        out: the folder; earlier results of the same run are replaced.
-        console: where the results are shown.
-        predicts: whether the run predicted new plates.
+    """Downloads the results of a run into a folder, atomically, and shows them; earlier results of the run are replaced.
 
     Raises:
         InputError: there are no results.
@@ -71,16 +63,14 @@ def fetch(store: ObjectStore, key: str, config: RunConfig, out: Path, console: C
 
 def _fetch_embeddings(store: ObjectStore, key: str, folder: Path) -> list[str]:
     """Joins the folds' embeddings, as a local run does."""
-    work = folder / ".folds"
-    parts = []
-    for cell_type, records in _recorded_folds(store, key).items():
-        for record in records:
-            parts.append(work / cell_type / str(record.fold))
-            parts[-1].parent.mkdir(parents=True, exist_ok=True)
-            fetch_finished(store, record.prefix, {EMBEDDINGS: parts[-1]})
-    found = join_embeddings(parts, folder / EMBEDDINGS)
-    shutil.rmtree(work, ignore_errors=True)
-    return [f"{EMBEDDINGS}/{name}" for name in found]
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        parts = []
+        for cell_type, records in _recorded_folds(store, key).items():
+            for record in records:
+                parts.append(Path(work) / cell_type / str(record.fold))
+                parts[-1].parent.mkdir(parents=True, exist_ok=True)
+                fetch_finished(store, record.prefix, {EMBEDDINGS: parts[-1]})
+        return [f"{EMBEDDINGS}/{name}" for name in join_embeddings(parts, folder / EMBEDDINGS)]
 
 
 def report_of_failed(
@@ -94,16 +84,7 @@ def report_of_failed(
 ) -> str:
     """Writes the report of a failed training from its finished folds; returns a sentence about it, or why there is none.
 
-    A failed prediction gets none: an ensemble of fewer folds would be another model.
-
-    Args:
-        store: store of the run.
-        key: the run's key.
-        config: the run's configuration.
-        folds: the folds of a prediction; None for a training.
-        truth: address of the labels of unlabelled wells.
-        out: folder of the results.
-        console: where progress is shown.
+    A failed prediction, whose `folds` are given, gets none: an ensemble of fewer folds would be another model.
     """
     from pipelines.run.finish import finish  # loads pandas and the report
 
@@ -112,16 +93,14 @@ def report_of_failed(
         if folds is not None:
             total = sum(map(len, folds.values()))
             return f"no report: {sum(done.values())} of {total} folds have predicted, and the same command resumes"
-        total = len(config.folds.trained)
         counts = {cell_type: done.get(cell_type, 0) for cell_type in config.screen.cell_types}
-        common = min(counts.values())
+        common, total = min(counts.values()), len(config.folds.trained)
         if not common:
             have = ", ".join(f"{cell_type} {count}" for cell_type, count in counts.items())
             return f"no report: every cell type needs a finished fold, and there are {have} of {total}"
+        print_line(console, f"the report of its finished folds ({common} of {total}):")
         with local_file(truth) as labels:
-            print_line(console, f"the report of its finished folds ({common} of {total}):")
-            path = labels.resolve() if labels is not None else None
-            finish(store, key, common, out, path, console)
+            finish(store, key, common, out, labels, console)
     except MissingObjectError:
         return "no report: the run failed before the plates were packed"
     except Exception as error:  # whatever it is, the run's own failure must be reported

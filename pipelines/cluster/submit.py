@@ -11,7 +11,7 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,30 +19,21 @@ from typing import Any
 
 from rich.console import Console
 
-from components.core.config import RunConfig
+from components.core.config import RunConfig, StoreConfig
 from components.core.errors import ContactError, InputError, StepError
 from components.core.registry.published_models import model_address
 from components.core.screen.wells import Screen
+from components.core.storage.artifacts import local_file
 from components.core.storage.digests import digest_text
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import cluster_store, is_folder, join_address
+from components.core.storage.opening import cluster_store, is_folder, join_address, open_store
 from components.core.storage.run_records import FAILED, RECIPE, cluster_run_key, predicting_name, run_file
 from components.core.storage.runs import lineage_of
-from pipelines.checks import check_screen, check_start
-from pipelines.cluster.checks import (
-    check_addresses,
-    check_bucket,
-    check_cluster,
-    checked_store,
-    fingerprint,
-    on_cluster,
-    opened_input,
-    preemption_remarks,
-    steps_of,
-)
+from pipelines.checks import check_screen, check_start, screen_source
+from pipelines.cluster.checks import check_addresses, check_cluster, fingerprint, on_cluster
 from pipelines.cluster.compile import compiled, images_of, known_lineage
 from pipelines.cluster.endpoint import EndpointError, KfpEndpoint, Login, quiet
-from pipelines.cluster.follow import DONE, ENDED, Follower, Pace, answered, decisive, warn
+from pipelines.cluster.follow import DONE, ENDED, Contact, Follower, Pace, warn
 from pipelines.cluster.results import Folds, fetch, has_results, report_of_failed
 from pipelines.dag import prediction_graph
 from pipelines.images.code_version import code_commit
@@ -60,12 +51,8 @@ class SubmitRequest:
     """Where a training or a prediction is submitted, on which data, and how it is followed.
 
     Attributes:
-        endpoint: address of Kubeflow Pipelines.
-        screen: address of the screen, or of new plates.
-        truth: address of labels that only the report reads; None for none.
         images: record of the images, or `tags`.
         out: folder of the results; None for runs/KEY.
-        wait: whether the run is followed.
         resubmit: how many times a failed run is submitted again.
         timeout: seconds until following ends.
         reuse_results: whether results of the same content in the store are fetched instead of starting a run.
@@ -87,27 +74,21 @@ class ClusterRun:
     """A training or a prediction whose input has been checked.
 
     Attributes:
-        config: the run's configuration.
         name: name of its pipeline, and the beginning of its key.
-        steps: the steps that run.
-        store: object store of the run.
         source: address of the screen.
         fingerprint: digest of the screen's files.
-        lineage: what is known of the run.
-        remarks: warnings, a sentence each.
+        lineage: what is known of the run before it starts, warnings included.
         images: images to pin; None for tags.
         folds: the model's folds that predict, by cell type; None for a training.
-        parameters: of the pipeline of a prediction, besides those of a training.
+        parameters: parameters of a prediction's pipeline that a training lacks.
     """
 
     config: RunConfig
     name: str
-    steps: Sequence[str]
     store: ObjectStore
     source: str
     fingerprint: str
     lineage: Mapping[str, Any]
-    remarks: Sequence[str]
     images: ImageRecord | None
     folds: Folds | None
     parameters: Mapping[str, Any]
@@ -131,7 +112,7 @@ def submit(
         pace: intervals of following.
 
     Returns:
-        The folder of the results; None if the run is not waited for.
+        The folder of the results; None if the run is not followed.
 
     Raises:
         InputError: bad input, the endpoint refuses, or a task failed of bad input.
@@ -139,7 +120,7 @@ def submit(
         ContactError: contact or the deadline was lost; the run may continue.
     """
     pace = pace or Pace()
-    run = _checked_run(wanted, request)
+    run, remarks = _checked_run(wanted, request)
     config, key, predicts = run.config, run.key, run.folds is not None
     out = request.out or Path("runs") / key
     if request.wait:
@@ -148,37 +129,36 @@ def submit(
         print_line(console, f"run {key} has finished before, so nothing is started")
         fetch(run.store, key, config, out, console, predicts)
         return out
-    preemption = () if request.resubmit else preemption_remarks(config, run.steps)
-    for remark in (*run.remarks, *preemption, *run.lineage["warnings"]):
+    for remark in (*remarks, *run.lineage["warnings"]):
         warn(console, remark)
-    endpoint = KfpEndpoint(request.endpoint, Login.from_environment(), config.cluster.namespace)
-    if not endpoint.multi_user:
+    advice = f"whether run {key} has started is unknown: the same command follows it if it has"
+    contact = Contact(pace, time.monotonic() + request.timeout, console, advice)
+    login = Login.from_environment()
+    endpoint = contact.answered(
+        lambda: KfpEndpoint(request.endpoint, login, config.cluster.namespace),
+        lambda error: error.passing and error.status != 0,  # without any response, the address may be wrong
+    )
+    if endpoint.namespace is None:
         warn(
             console,
             f"this Kubeflow Pipelines {endpoint.version} has no namespaces: pods start in its own, where service account "
             f"{config.cluster.service_account} and {config.cluster.credentials} must be",
         )
-    deadline = time.monotonic() + request.timeout
-    again = f"whether run {key} has started is unknown: the same command follows it if it has"
     text = compiled(config, run.images, run.lineage, run.folds)
-
-    def upload() -> _Submission:
-        return _Submission(run, text, endpoint, request.truth or "", console)
-
-    submission = answered(upload, pace, deadline, console, again)
+    submission = contact.answered(lambda: _Submission(run, text, endpoint, request.truth or "", console))
     resubmissions = request.resubmit
     while True:
-        started = answered(lambda: submission.start(pace.settle), pace, deadline, console, again)
+        started = contact.answered(lambda: submission.start(pace.settle))
         if not request.wait:
             print_line(console, "to follow it and fetch its results: the same command with --wait")
             return None
-        follower = Follower(endpoint, run.store, key, deadline, console, pace)
+        follower = Follower(endpoint, run.store, key, contact)
         ended = follower.follow(started)
         if str(ended.state) in DONE:
             fetch(run.store, key, config, out, console, predicts)
             return out
         cancelled = str(ended.state) == "CANCELED" and not follower.bad_input
-        message = _explanation(ended, follower, cancelled)
+        message = f"run {ended.run_id} was cancelled" if cancelled else follower.explanation(ended)
         if not resubmissions or follower.bad_input or cancelled:
             break
         resubmissions -= 1
@@ -190,29 +170,27 @@ def submit(
     raise InputError(message) if follower.bad_input else StepError(message)
 
 
-def _checked_run(wanted: RunConfig | PredictRequest, request: SubmitRequest) -> ClusterRun:
-    """Checks the input of a run; nothing is written.
-
-    Raises:
-        InputError: names the option, file, row or field, and what to do.
-    """
+def _checked_run(wanted: RunConfig | PredictRequest, request: SubmitRequest) -> tuple[ClusterRun, list[str]]:
+    """Checks the input of a run, and returns it with warnings; nothing is written."""
     if request.resubmit and not request.wait:
         raise InputError("--resubmit needs --wait, which notices that the run failed")
     images = images_of(request.images)
-    for _, image in sorted(images.images.items()) if images else ():
-        check_pushed(image.reference)
+    for _, reference in sorted(images.references.items()) if images else ():
+        check_pushed(reference)
     if request.screen is None:
         raise InputError(
             "--screen is missing, and a cluster does not simulate: give its s3:// address; for a simulated one run "
             "`cellsignal simulate --config NAME --out DIR` and copy DIR/screen into the bucket"
         )
     check_addresses(request.screen, request.truth)
+    source = screen_source(request.screen)
+    source.check()
+    folds, parameters = None, {}
     if isinstance(wanted, RunConfig):
-        config, folds, parameters = on_cluster(wanted), None, {}
-        steps, name = steps_of(config), config.name
-        remarks = check_cluster(config)
-        store = checked_store(config.store, config.cluster)
-        with opened_input(request.screen, request.truth) as (source, labels):
+        config = on_cluster(wanted)
+        name, remarks = config.name, check_cluster(config, resubmits=request.resubmit > 0)
+        store = _opened(config.store)
+        with local_file(request.truth) as labels:
             tables = check_screen(config, source, labels)
         check_start(config)
         lineage = known_lineage(config, images)
@@ -223,38 +201,37 @@ def _checked_run(wanted: RunConfig | PredictRequest, request: SubmitRequest) -> 
                 "and give s3://BUCKET[/PREFIX]/models/NAME"
             )
         chosen = cluster_store(wanted.store())
-        check_bucket(chosen)
-        store = checked_store(chosen, wanted.user_config().cluster)
-        with opened_input(request.screen, request.truth) as (source, labels):
+        store = _opened(chosen)
+        with local_file(request.truth) as labels:
             checked = check_prediction(wanted, chosen, store, source, labels, f"--screen {request.screen}")
         config, folds, parameters = checked.config, checked.folds, checked.params.parameters()
-        steps, name = tuple(prediction_graph(folds).counts()), predicting_name(config.name)
-        remarks = check_cluster(config, steps)
+        steps = tuple(prediction_graph(folds).counts())
+        name, remarks = predicting_name(config.name), check_cluster(config, steps, request.resubmit > 0)
         tables = Screen(checked.plates, checked.model.vocabulary)
         decides = {**checked.params.model_dump(mode="json"), "model": checked.model.fingerprint}  # at whatever address
         lineage = {**known_lineage(config, images, decides), "model": dict(checked.model_info)}
     digest = fingerprint(source, tables, config.screen.sites)
-    source_address = request.screen.rstrip("/")
-    return ClusterRun(config, name, steps, store, source_address, digest, lineage, remarks, images, folds, parameters)
+    address = request.screen.rstrip("/")
+    return ClusterRun(config, name, store, address, digest, lineage, images, folds, parameters), remarks
+
+
+def _opened(chosen: StoreConfig) -> ObjectStore:
+    store = open_store(chosen.bucket, chosen.prefix)
+    store.check()
+    return store
 
 
 class _Submission:
     """Pipeline, version and experiment at an endpoint, each created unless it exists, and the runs of the same content."""
 
     def __init__(self, run: ClusterRun, text: str, endpoint: KfpEndpoint, truth: str, console: Console) -> None:
-        """Uploads the compiled pipeline.
-
-        Raises:
-            EndpointError: the endpoint refuses or fails.
-            InputError: the experiment is archived, so that no run can be started in it.
-        """
+        """Uploads the compiled pipeline; InputError if the experiment is archived, so that no run can be started in it."""
         self.run, self.endpoint, self.console = run, endpoint, console
-        commit = _short(run.images.commit) if run.images else code_commit()
+        commit = run.images.commit if run.images else code_commit()
         self.name = f"{run.key} {commit or 'no commit'}"
         # KFP may keep versions as Kubernetes objects, whose names have letters, digits, dots and hyphens only.
-        label = _label(commit.replace("+", "-")) or "no-commit"
         pipeline_name = f"cellsignal-{_label(run.name)}"
-        version_name = f"{pipeline_name}-{label}-{digest_text(text)[:12]}"
+        version_name = f"{pipeline_name}-{_label(commit) or 'no-commit'}-{digest_text(text)[:12]}"
         client, own, experiment = endpoint.client, {"namespace": endpoint.namespace}, run.config.cluster.experiment
         with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder, quiet():
             file = Path(folder) / "pipeline.yaml"
@@ -285,20 +262,19 @@ class _Submission:
         }
 
     def start(self, settle: float) -> Any:
-        """The run in progress with the same content, else a new one.
+        """The run in progress with the same content, else a new one; ContactError if it is unknown whether it has started.
 
-        Args:
-            settle: seconds after a start. If another process started the same run in this time, the older one stays.
-
-        Raises:
-            EndpointError: the endpoint refuses or fails.
-            ContactError: the response was lost, and no run is found.
+        If another process starts the same run within `settle` seconds, the older one stays.
         """
-        run = self._in_progress()
-        if run is None:
+        run, mine = self._in_progress(), None
+        if run is not None:
+            state = "is in progress with the same content, so no second one is started"
+            earlier = (run.runtime_config.parameters or {}) if run.runtime_config else self.parameters
+            if earlier.get("truth", "") != self.parameters["truth"]:
+                warn(self.console, "the run in progress was given another --truth, which its report will score by")
+        else:
             self.run.store.delete_prefix(run_file(self.run.key, f"{FAILED}/"))  # of earlier attempts
-            store, cluster = self.run.config.store, self.run.config.cluster
-            mine = None
+            store = self.run.config.store
             try:
                 with quiet():
                     mine = self.endpoint.client.run_pipeline(
@@ -306,7 +282,7 @@ class _Submission:
                         params=dict(self.parameters),
                         # A namespace's default root may be another bucket, for which the pods have no credentials.
                         pipeline_root=f"{join_address(store.bucket, store.prefix)}/{KFP_FOLDER}",
-                        service_account=cluster.service_account,
+                        service_account=self.run.config.cluster.service_account,
                         **self.ids,
                     )
             except EndpointError as error:
@@ -322,11 +298,6 @@ class _Submission:
             if mine is not None and run.run_id != mine.run_id:
                 self.endpoint.client.terminate_run(mine.run_id)
                 state = "was started by another process at the same moment"
-        else:
-            state = "is in progress with the same content, so no second one is started"
-            earlier = (run.runtime_config.parameters or {}) if run.runtime_config else self.parameters
-            if earlier.get("truth", "") != self.parameters["truth"]:
-                warn(self.console, "the run in progress was given another --truth, which its report will score by")
         print_line(self.console, f"run {self.name} {state}")
         print_line(self.console, self.endpoint.run_page(run.run_id))
         return run
@@ -334,43 +305,22 @@ class _Submission:
     def _in_progress(self) -> Any | None:
         """The oldest run of the same content that has not ended; None if there is none."""
         # The server can only search for a substring.
-        found = self.endpoint.matching(
-            self.endpoint.client.list_runs,
-            "runs",
-            "IS_SUBSTRING",
-            self.run.key,
-            experiment_id=self.ids["experiment_id"],
-        )
+        list_runs, experiment = self.endpoint.client.list_runs, self.ids["experiment_id"]
+        found = self.endpoint.matching(list_runs, "runs", "IS_SUBSTRING", self.run.key, experiment_id=experiment)
         running = [
             run
             for run in found
-            if (run.display_name or "").split(" ")[0] == self.run.key and str(run.state) not in ENDED | {"CANCELING"}
+            if run.display_name.split(" ")[0] == self.run.key and str(run.state) not in ENDED | {"CANCELING"}
         ]
-        return min(running, key=lambda run: (str(run.created_at), run.run_id), default=None)
+        return min(running, key=lambda run: (run.created_at, run.run_id), default=None)
 
     def _lineage(self, version: str) -> str:
-        """The parameter `lineage`, without a time of this attempt: Kubeflow's cache would recognise no task."""
+        """The parameter `lineage`. Kubeflow's cache recognises no task if it has the time of this attempt."""
         earlier = lineage_of(self.run.store, self.run.key)
         # The first submission that the store has a record of. Without the record, what Kubeflow's cache refers to is gone too.
         begun = str(earlier.get("submitted", {}).get("begun", "")) if earlier else datetime.now(UTC).isoformat()
         submitted = {"pipeline_version": version, "namespace": self.endpoint.namespace or "", "begun": begun}
         return json.dumps({**self.run.lineage, "submitted": submitted}, sort_keys=True)
-
-
-def _explanation(run: Any, follower: Follower, cancelled: bool) -> str:
-    """Why a run ended without results: the message of the failed task, else that of the API."""
-    if cancelled:
-        return f"run {run.run_id} was cancelled"
-    if follower.failures:
-        failure = decisive(follower.failures)
-        return f"{failure.task} failed: {failure.message}"
-    error = " ".join(str(run.error.message).split()) if run.error and run.error.message else ""
-    return f"run {run.run_id} failed: {error or 'no task left a message, as when a pod is evicted or out of memory'}"
-
-
-def _short(commit: str) -> str:
-    plain, plus, rest = commit.partition("+")
-    return f"{plain[:12]}{plus}{rest}"
 
 
 def _label(text: str) -> str:

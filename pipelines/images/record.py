@@ -52,6 +52,11 @@ class ImageRecord(FrozenModel):
     commit: str = Field(description="git commit; +changes if there were uncommitted changes")
     images: dict[Target, Image] = Field(description="by target")
 
+    @property
+    def references(self) -> dict[str, str]:
+        """References with digests, by target."""
+        return {target: image.reference for target, image in sorted(self.images.items())}
+
 
 def read_images(path: Path) -> ImageRecord:
     """Reads a record.

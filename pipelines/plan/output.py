@@ -16,6 +16,7 @@ from rich.text import Text
 from components.core.command import number_items
 from components.core.config import RunConfig
 from components.core.errors import InputError
+from components.core.learning.network_size import NetworkSize
 from pipelines.dag import STEPS
 from pipelines.plan.estimate import RunPlan, TaskEstimate, make_plan, pod_gpus
 from pipelines.plan.rates import read_rates, weakest
@@ -36,17 +37,7 @@ def run_plan(
     as_json: bool,
     console: Console,
 ) -> None:
-    """Plans a run and prints the plan.
-
-    Args:
-        config: the run.
-        screen: folder of a screen; None for the sizes under `simulate`.
-        gpus: values of --gpus; empty for the usual numbers.
-        gpu: the kind; None for the one in the rates.
-        throughput: YAML with fields over the shipped rates.
-        measured: folder of a finished run, whose rates are used.
-        as_json: print one JSON document instead of tables.
-        console: where tables are printed.
+    """Plans a run and prints the plan; the arguments are those of the command line.
 
     Raises:
         InputError: names the option, file or field, and what to do.
@@ -65,18 +56,12 @@ def run_plan(
         return
     if not console.is_terminal:
         console.width = WIDTH
-    tables = _steps(plan), _networks(plan), _wall(plan, counts), _path(plan), _cost(plan)
-    for part in (_summary(plan), *tables, Text(), *_notes(plan)):
+    for part in (_summary(plan), _steps(plan), _wall(plan, counts), Text(), *_notes(plan)):
         console.print(part, width=min(WIDTH, console.width), highlight=False)
 
 
 def plan_data(plan: RunPlan, gpus: Sequence[int]) -> dict[str, Any]:
-    """The plan as plain data; units are in the keys.
-
-    Args:
-        plan: the plan.
-        gpus: numbers of GPUs to schedule on.
-    """
+    """The plan on some numbers of GPUs as plain data; units are in the keys."""
     return {
         "schema": SCHEMA,
         "config": plan.config.name,
@@ -90,9 +75,9 @@ def plan_data(plan: RunPlan, gpus: Sequence[int]) -> dict[str, Any]:
         },
         "gpu": plan.rates.gpu,
         "basis": plan.basis,
-        "gpus_of_a_pod": plan.pod_gpus,
+        "gpus_of_a_pod": pod_gpus(plan.config),
         "gpu_hours": plan.gpu_hours,
-        "gpu_hours_range": [plan.gpu_hours / plan.factor, plan.gpu_hours * plan.factor],
+        "gpu_hours_range": list(plan.gpu_hours_range),
         "networks": [asdict(size) for size in plan.sizes.values()],
         "wall": [
             {"gpus": count, "hours": (done := plan.on(count)).seconds / 3600, "gpus_at_work": done.busy}
@@ -118,20 +103,39 @@ def plan_data(plan: RunPlan, gpus: Sequence[int]) -> dict[str, Any]:
 
 
 def _summary(plan: RunPlan) -> Text:
-    wells = plan.wells
-    low, high = plan.gpu_hours / plan.factor, plan.gpu_hours * plan.factor
-    rates = f"the run in {plan.run.folder}" if plan.run else f"one {plan.rates.gpu}, {plan.basis}"
+    wells, cost, prices = plan.wells, plan.cost, plan.rates.prices
+    low, high = plan.gpu_hours_range
+    path = ", ".join(f"{plan.dag[n].name} {_duration(plan.seconds[n])}" for n in plan.critical_path)
+    networks = (
+        f"{name} {size.macs / 1e9:.3g} GMAC a site, {_quantity(size.parameters)} parameters{_speed(plan, size)}"
+        for name, size in plan.sizes.items()
+    )
+    hourly = plan.rates.gpus[plan.rates.gpu].price_per_hour
+    lines = {
+        "sizes": f"{wells.source}; {_bytes(wells.pixel_bytes)} of pixels, {_bytes(packed_bytes(wells, plan.rates))} packed",
+        "rates": f"the run in {plan.measured}" if plan.measured else f"one {plan.rates.gpu}, {plan.basis}",
+        "networks": "; ".join(networks),
+        "range": f"{_number(low)} to {_number(high)} GPU-hours: rates may be wrong by a factor of {high / plan.gpu_hours:.3g}",
+        "path": f"{_duration(plan.shortest)} at least: {path}",
+        "cost": f"{_number(cost['total'])} {prices.currency}, {_number(cost['total_spot'])} on spot GPUs ({prices.note}): "
+        f"{plan.gpu_hours:,.1f} GPU-hours at {hourly:g}, {plan.core_hours:,.1f} core-hours at {prices.cpu_core_hour:g}, "
+        f"{_bytes(plan.stored_bytes)} stored for a month; the same for any number of GPUs, because pods release theirs",
+    }
     return Text.assemble(
         (f"Plan of {plan.config.name}", "bold"),
         f": {len(wells.experiments)} experiments, {wells.experiments.plates.sum()} plates, {wells.count():,} wells, "
-        f"{wells.sites:,} sites of {plan.config.screen.image_size} pixels\n",
-        ("  sizes  ", "bold"),
-        f"{wells.source}; {_bytes(wells.pixel_bytes)} of pixels, {_bytes(packed_bytes(wells, plan.rates))} packed\n",
-        ("  rates  ", "bold"),
-        f"{rates}\n",
-        ("  range  ", "bold"),
-        f"{_number(low)} to {_number(high)} GPU-hours: rates may be off by a factor of {plan.factor:.3g} either way",
+        f"{wells.sites:,} sites of {plan.config.screen.image_size} pixels",
+        *(part for name, line in lines.items() for part in ((f"\n  {name}  ", "bold"), line)),
     )
+
+
+def _speed(plan: RunPlan, size: NetworkSize) -> str:
+    """Rates of a network, unless those of a finished run are used."""
+    if plan.measured:
+        return ""
+    training, basis = plan.rates.pass_seconds(size, plan.config.screen.image_size, "training")
+    forward, _ = plan.rates.pass_seconds(size, plan.config.screen.image_size, "forward")
+    return f", {1 / training:,.0f} sites/s in training, {1 / forward:,.0f} forward ({basis})"
 
 
 def _steps(plan: RunPlan) -> Table:
@@ -143,34 +147,14 @@ def _steps(plan: RunPlan) -> Table:
         durations = dict.fromkeys(_duration(pick(each.seconds for each in found)) for pick in (min, max))
         stored = _bytes(sum(each.stored for each in found))
         takes = " - ".join(durations) if basis else ""
-        table.add_row(
-            name,
-            str(len(found)),
-            _number(hours) if hours else "-",
-            takes,
-            _quantity(passes),
-            stored,
-            basis,
-            style=style,
-        )
+        hours_text = _number(hours) if hours else "-"
+        table.add_row(name, str(len(found)), hours_text, takes, _quantity(passes), stored, basis, style=style)
 
     for step in STEPS:
         if found := [each for each in plan.tasks if each.task.step == step]:
             add(step, found, weakest(each.basis for each in found))
     table.add_section()
     add("total", plan.tasks, "", "bold")
-    return table
-
-
-def _networks(plan: RunPlan) -> Table:
-    table = _table("Networks, one site", "backbone", "GMAC forward", "parameters", "training/s", "forward/s", "basis")
-    for name, size in plan.sizes.items():
-        speed = ["-", "-", "measured"]
-        if plan.run is None:
-            training, basis = plan.rates.pass_seconds(size, plan.config.screen.image_size, "training")
-            forward, _ = plan.rates.pass_seconds(size, plan.config.screen.image_size, "forward")
-            speed = [f"{1 / training:,.0f}", f"{1 / forward:,.0f}", basis]
-        table.add_row(name, f"{size.macs / 1e9:.3g}", _quantity(size.parameters), *speed)
     return table
 
 
@@ -184,30 +168,8 @@ def _wall(plan: RunPlan, gpus: Sequence[int]) -> Table:
     return table
 
 
-def _path(plan: RunPlan) -> Table:
-    table = _table(f"Critical path, {_duration(plan.shortest)}", "task", "takes", "ends after")
-    after = 0.0
-    for number in plan.critical_path:
-        after += plan.seconds[number]
-        table.add_row(plan.dag[number].name, _duration(plan.seconds[number]), _duration(after))
-    return table
-
-
-def _cost(plan: RunPlan) -> Table:
-    cost, prices, gpu = plan.cost, plan.rates.prices, plan.rates.gpu
-    title = f"Cost, {prices.currency} ({prices.note})"
-    table = _table(title, "item", "on demand", f"spot x {prices.spot_factor:g}", "for")
-    for name, spot, text in (
-        ("gpu", "gpu_spot", f"{plan.gpu_hours:,.1f} hours of {gpu} at {plan.rates.gpus[gpu].price_per_hour:g}"),
-        ("cpu", "cpu", f"{plan.core_hours:,.1f} core-hours of the steps without a GPU"),
-        ("storage_month", "storage_month", f"{_bytes(plan.stored_bytes)} for a month"),
-        ("total", "total_spot", "the same for any number of GPUs: pods release theirs"),
-    ):
-        table.add_row(name.replace("_month", ""), _number(cost[name]), _number(cost[spot]), text)
-    return table
-
-
 def _notes(plan: RunPlan) -> list[Text]:
+    gpus = pod_gpus(plan.config)
     notes = [
         f"CPU rates: {plan.rates.cpu.source}; a pod takes {plan.rates.pods.start_s:g} s to start (assumed)",
         "a packed screen is not packed again: normalize then takes seconds",
@@ -219,10 +181,10 @@ def _notes(plan: RunPlan) -> list[Text]:
         )
     if any(estimate.basis == "scaled" for estimate in plan.tasks):
         notes.append("scaled: measured on another network, image size, precision or number of cores")
-    if plan.run:
+    if plan.measured:
         notes.append("a run's rates are those of its machine under the load of that time")
-    if plan.pod_gpus > 1:
-        notes.append(f"{plan.pod_gpus} GPUs of a pod are assumed to be {plan.pod_gpus} times as fast")
+    if gpus > 1:
+        notes.append(f"{gpus} GPUs of a pod are assumed to be {gpus} times as fast")
     return [
         *(Text.assemble(("warning: ", "bold yellow"), text) for text in plan.warnings),
         *(Text.assemble(("note: ", "bold"), text) for text in notes),
@@ -235,7 +197,7 @@ def _table(title: str, *columns: str) -> Table:
         padding=(0, 1, 0, 0), header_style="dim",
     )  # fmt: skip
     for number, name in enumerate(columns):
-        left = number == 0 or name in ("basis", "for", "")
+        left = number == 0 or name in ("basis", "")
         table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=number == 0)
     return table
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from components.core.config import CHANNELS, RunConfig
+from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.learning.network_size import NetworkSize
 from components.core.learning.schedules import CycleSchedule
@@ -22,6 +22,7 @@ from components.core.screen.folds import assign_folds
 from components.core.screen.layouts import read_screen
 from components.core.screen.simulation.plate_design import PLATES
 from pipelines.dag import DagTask
+from pipelines.plan.memory import site_bytes
 from pipelines.plan.rates import Rates
 
 
@@ -218,11 +219,6 @@ def expected_refreshes(config: RunConfig, schedule: CycleSchedule, validations: 
         return 1 + (schedule.total - schedule.cut - 1) // teacher.refresh_epochs
     chances = validations - 1
     return 1 + math.sqrt(chances * sum(1 / k for k in range(2, chances + 2)))
-
-
-def site_bytes(config: RunConfig) -> int:
-    """Bytes of one decoded site."""
-    return len(CHANNELS) * config.screen.image_size**2
 
 
 def packed_bytes(wells: ScreenWells, rates: Rates) -> float:

@@ -30,9 +30,9 @@ from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Screen
 from components.core.storage.digests import digest_text
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import cache_folder, open_screen, open_store
+from components.core.storage.opening import cache_folder, open_store
 from pipelines.checks import check_screen, screen_source
-from pipelines.cluster.checks import check_cluster, checked_store
+from pipelines.cluster.checks import check_cluster
 from pipelines.cluster.compile import images_of
 from pipelines.retrain.challenge import Challenge, RetrainRequest
 from pipelines.retrain.comparable import Comparable, check_plates, comparable
@@ -132,17 +132,12 @@ class _Retraining:
     ) -> _Retraining:
         """Opens screen and store, and reads all that shows whether something has changed."""
         request.check()
-        store: ObjectStore
         if request.endpoint:
-            # As pods find them: by this environment alone, Amazon S3 if it names no endpoint.
             check_cluster(config)
-            store = checked_store(config.store, config.cluster)
-            source = open_screen(request.screen)
-        else:
-            source = screen_source(request.screen)
-            store = open_store(config.store.bucket, config.store.prefix)
-            if not (dry_run and store.root):  # the check would create the folder
-                store.check()
+        source = screen_source(request.screen)
+        store = open_store(config.store.bucket, config.store.prefix)
+        if not (dry_run and store.root):  # the check would create the folder
+            store.check()
         champion, looked = _read_champion(store), datetime.now(UTC)
         fingerprint = fingerprint_of(source, config, _images(request), store)
         latest = read_latest(store, config.name)
@@ -346,5 +341,5 @@ def _images(request: RetrainRequest) -> Mapping[str, str]:
     """The steps' container images, or the libraries' versions."""
     if request.endpoint:
         record = images_of(request.images)
-        return {target: image.reference for target, image in record.images.items()} if record else {"tags": "unpinned"}
+        return record.references if record else {"tags": "unpinned"}
     return dict[str, str](**check_images()) if request.containers else {"libraries": library_versions()}

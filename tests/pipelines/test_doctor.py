@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from components.core.config import RunConfig
+from components.core.errors import InputError
 from components.core.storage.object_store import ObjectStore
 from pipelines import doctor
+from pipelines.cli import app
 from tests.pipelines.cluster.kfp_server import Fault, KfpServer, serve
 from tests.pipelines.images.registry_server import record_at
-from tests.pipelines.tiny_run import Cellsignal
 
 OPERATIONS = ["object store", "put, get", "multipart", "conditional put", "conditional replace", "list, delete"]
 NO_TORCH = "raise ModuleNotFoundError(\"No module named 'torch'\")"
@@ -57,6 +59,20 @@ def test_a_good_store_passes_and_is_left_empty(either_store: ObjectStore) -> Non
     assert list(either_store.list("")) == []
 
 
+def test_a_missing_folder_is_tried_and_not_left_behind(no_torch: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "store").rmdir()
+    code, shown = diagnose(no_torch)
+    assert code == 0, shown
+    levels = {line[8:30].strip(): line.split()[0] for line in shown.splitlines()}
+    assert {levels[what] for what in (*OPERATIONS, "kfp", "python")} == {"ok"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rejects_a_change_without_a_configuration() -> None:
+    with pytest.raises(InputError, match="--set changes a configuration"):
+        CliRunner().invoke(app, ["doctor", "--set", "store.bucket=file:///tmp"], catch_exceptions=False)
+
+
 def test_finds_a_store_that_ignores_conditions_or_loses_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = ObjectStore(tmp_path)
     monkeypatch.setattr(store, "put_if_absent", lambda key, data: store.put(key, data) or True)
@@ -68,19 +84,8 @@ def test_finds_a_store_that_ignores_conditions_or_loses_bytes(tmp_path: Path, mo
         "conditional replace": "warning", "list, delete": "ok",
     }  # fmt: skip
     assert "use a store that honours If-None-Match" in findings["conditional put"][1]
+    assert "models" in findings["conditional replace"][1]  # a run needs no champion
     assert list(store.list("")) == []
-
-
-def test_a_store_that_refuses_to_replace_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = ObjectStore(tmp_path)
-    monkeypatch.setattr(store, "put_if_version", lambda key, data, version: False)
-    level, message = found(doctor.check_store(store))["conditional replace"]
-    assert level == "warning"  # a run needs no champion
-    assert "models" in message
-
-
-def test_rejects_a_change_without_a_configuration(cellsignal: Cellsignal) -> None:
-    assert "--set changes a configuration" in cellsignal.refused("doctor", "--set", "store.bucket=file:///tmp")
 
 
 def test_no_writable_folder_is_one_finding_among_others(
@@ -96,15 +101,6 @@ def test_no_writable_folder_is_one_finding_among_others(
     assert "failed  object store          No usable temporary directory" in shown
     assert shown.splitlines()[-1].startswith("2 failed")
     assert list((tmp_path / "store").iterdir()) == []
-
-
-def test_a_missing_folder_is_tried_and_not_left_behind(cellsignal: Cellsignal, tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    done = cellsignal("doctor", "--store", tmp_path / "data" / "store")
-    assert done.returncode == 0, done.stdout
-    levels = {line[8:30].strip(): line.split()[0] for line in done.stdout.splitlines()}
-    assert {levels[what] for what in (*OPERATIONS, "kfp", "python", "torch")} == {"ok"}
-    assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_wrong_credentials_and_a_missing_bucket_fail(

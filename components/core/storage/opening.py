@@ -41,7 +41,15 @@ def choose_store(store: StoreConfig, option: str | None = None) -> StoreConfig:
 
 
 def cluster_store(store: StoreConfig) -> StoreConfig:
-    """The store of a run on a cluster, whose pods share no folder: null means the bucket `cellsignal`."""
+    """The store of a run on a cluster: null means the bucket `cellsignal`.
+
+    Raises:
+        InputError: it is a folder.
+    """
+    if store.bucket and is_folder(store.bucket):
+        raise InputError(
+            f"store.bucket: {store.bucket} is a folder, which the pods of a cluster do not share; give an S3 bucket"
+        )
     return store if store.bucket else store.model_copy(update={"bucket": CLUSTER_BUCKET})
 
 

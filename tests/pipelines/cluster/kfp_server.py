@@ -11,7 +11,7 @@ import json
 import re
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -95,156 +95,108 @@ class KfpServer:
 
     def answer(self, request: Request) -> Any:
         """The JSON of an answer."""
+        if self.token and request.headers.get("authorization") != f"Bearer {self.token}":
+            raise RefusedError(401, "Request header error: there is no user identity header.", 16)
         with self._lock:
-            if self.token and request.headers.get("authorization") != f"Bearer {self.token}":
-                raise RefusedError(401, "Request header error: there is no user identity header.", 16)
-            method, path = request.method, request.path.removeprefix(API)
-            if path == "/healthz":
-                store = {"commit_sha": "0123abc", "tag_name": "2.17.0", "pipeline_store": "database"}
-                return {**store, "multi_user": self.multi_user}
-            for known, wanted, handle in (
-                ("GET", r"/pipelines", lambda: self._list("pipelines", self.pipelines, request)),
-                ("POST", r"/pipelines/upload", lambda: self._upload_pipeline(request)),
-                ("POST", r"/pipelines/upload_version", lambda: self._upload_version(request)),
-                ("GET", r"/pipelines/([^/]+)/versions", lambda: self._list_versions(request)),
-                ("GET", r"/experiments", lambda: self._list("experiments", self.experiments, request)),
-                ("POST", r"/experiments", lambda: self._create_experiment(request)),
-                ("GET", r"/runs", lambda: self._list_runs(request)),
-                ("POST", r"/runs", lambda: self._create_run(request)),
-                (
-                    "POST",
-                    r"/runs/([^/:]+):terminate",
-                    lambda: self._terminate(path.rpartition("/")[2].partition(":")[0]),
-                ),
-                ("GET", r"/runs/([^/:]+)", lambda: self._get_run(path.rpartition("/")[2])),
-            ):
-                if method == known and re.fullmatch(wanted, path):
-                    return handle()
+            query = request.query
+            match request.method, *request.path.removeprefix(f"{API}/").split("/"):
+                case "GET", "healthz":
+                    return {"commit_sha": "0123abc", "tag_name": "2.17.0", "multi_user": self.multi_user}
+                case "GET", "pipelines" | "experiments" as name:
+                    self._authorise(query, f"List {name}")
+                    return _page(name, self.pipelines if name == "pipelines" else self.experiments, query)
+                case "GET", "pipelines", pipeline, "versions":
+                    mine = [version for version in self.versions if version["pipeline_id"] == pipeline]
+                    return _page("pipeline_versions", mine, query)
+                case "GET", "runs":
+                    mine = [run for run in self.runs if run["experiment_id"] == query.get("experiment_id")]
+                    return _page("runs", sorted(mine, key=lambda run: run["created_at"], reverse=True), query)
+                case "GET", "runs", run_id:
+                    return self._look(self._run(run_id))
+                case "POST", "pipelines", "upload":
+                    self._authorise(query, "upload")
+                    made = {"pipeline_id": str(uuid.uuid4()), "display_name": query["name"], "created_at": _now()}
+                    _add(self.pipelines, made)
+                    # As the real one: a new pipeline has a first version of the same name.
+                    self._add_version(made["pipeline_id"], query["name"], request.body)
+                    return made
+                case "POST", "pipelines", "upload_version":
+                    return self._add_version(query["pipelineid"], query["name"], request.body)
+                case "POST", "experiments":
+                    body = json.loads(request.body)
+                    self._authorise(body, "CreateExperiment")
+                    made = {"experiment_id": str(uuid.uuid4()), "storage_state": "AVAILABLE", **body}
+                    return _add(self.experiments, {**made, "created_at": _now()})
+                case "POST", "runs":
+                    body = json.loads(request.body)
+                    version = body["pipeline_version_reference"]["pipeline_version_id"]
+                    if not any(each["pipeline_version_id"] == version for each in self.versions):
+                        raise RefusedError(404, f"PipelineVersion {version} not found", 5)
+                    script = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+                    return self._new_run(body, list(script))
+                case "POST", "runs", action if action.endswith(":terminate"):
+                    run = self._run(action.partition(":")[0])
+                    run["state"] = "CANCELING"
+                    self._states[run["run_id"]] = ["CANCELING", "CANCELED"]
+                    return {}
             raise RefusedError(404, "Not Found", 5)
 
-    def _authorise(self, namespace: str, what: str) -> None:
-        if not self.multi_user:
-            if namespace:
-                raise RefusedError(400, f"In single-user mode, {what} cannot filter by namespace.", 3)
-            return
-        if not namespace:
-            raise RefusedError(400, f"Invalid input error: {what} requires a namespace.", 3)
-        if namespace not in self.namespaces:
-            raise RefusedError(
-                403,
-                f"User 'ada@example.org' is not authorized with reason:  (request: Namespace:{namespace}, Verb:list)",
-                7,
-            )
-
-    def _list(self, name: str, items: list[dict[str, Any]], request: Request) -> dict[str, Any]:
-        self._authorise(request.query.get("namespace", ""), f"List {name}")
-        return _page(name, items, request)
-
-    def _list_versions(self, request: Request) -> dict[str, Any]:
-        pipeline = request.path.split("/")[-2]
-        mine = [version for version in self.versions if version["pipeline_id"] == pipeline]
-        return _page("pipeline_versions", mine, request)
-
-    def _list_runs(self, request: Request) -> dict[str, Any]:
-        mine = [run for run in self.runs if run["experiment_id"] == request.query.get("experiment_id")]
-        newest_first = sorted(mine, key=lambda run: run["created_at"], reverse=True)
-        return _page("runs", newest_first, request)
-
-    def _upload_pipeline(self, request: Request) -> dict[str, Any]:
-        query = request.query
-        self._authorise(query.get("namespace", ""), "upload")
-        if any(each["display_name"] == query["name"] for each in self.pipelines):
-            raise RefusedError(409, "Failed to create a pipeline and a pipeline version")
-        made = {
-            "pipeline_id": str(uuid.uuid4()),
-            "display_name": query["name"],
-            "name": query["name"],
-            "created_at": _now(),
-        }
-        self.pipelines.append(made)
-        # As the real one: a new pipeline has a first version of the same name.
-        self._add_version(made["pipeline_id"], query["name"], request.body)
-        return made
-
-    def _upload_version(self, request: Request) -> dict[str, Any]:
-        name, pipeline = request.query["name"], request.query["pipelineid"]
-        if any((each["display_name"], each["pipeline_id"]) == (name, pipeline) for each in self.versions):
-            raise RefusedError(409, "Failed to create a pipeline version")
-        return self._add_version(pipeline, name, request.body)
+    def _authorise(self, source: Mapping[str, str], what: str) -> None:
+        namespace = source.get("namespace", "")
+        if bool(namespace) != self.multi_user:
+            problem = "requires a namespace" if self.multi_user else "cannot filter by namespace in single-user mode"
+            raise RefusedError(400, f"Invalid input error: {what} {problem}.", 3)
+        if self.multi_user and namespace not in self.namespaces:
+            raise RefusedError(403, f"User 'ada@example.org' is not authorized (Namespace:{namespace}, Verb:list)", 7)
 
     def _add_version(self, pipeline: str, name: str, form: bytes) -> dict[str, Any]:
-        made = {
-            "pipeline_id": pipeline,
-            "pipeline_version_id": str(uuid.uuid4()),
-            "display_name": name,
-            "created_at": _now(),
-        }
-        self.versions.append(made)
+        ids = {"pipeline_id": pipeline, "pipeline_version_id": str(uuid.uuid4())}
+        made = _add(self.versions, {**ids, "display_name": name, "created_at": _now()}, "pipeline_id")
         self.uploaded[name] = form.partition(b"\r\n\r\n")[2].rpartition(b"\r\n--")[0]
         return made
 
-    def _create_experiment(self, request: Request) -> dict[str, Any]:
-        body = json.loads(request.body)
-        self._authorise(body.get("namespace", ""), "CreateExperiment")
-        if any(each["display_name"] == body["display_name"] for each in self.experiments):
-            raise RefusedError(409, "Already exist error: Failed to create a new experiment", 6)
-        made = {"experiment_id": str(uuid.uuid4()), "storage_state": "AVAILABLE", "created_at": _now(), **body}
-        self.experiments.append(made)
-        return made
-
-    def _create_run(self, request: Request) -> dict[str, Any]:
-        body = json.loads(request.body)
-        version = body["pipeline_version_reference"]["pipeline_version_id"]
-        if not any(each["pipeline_version_id"] == version for each in self.versions):
-            raise RefusedError(404, f"PipelineVersion {version} not found", 5)
-        script = self.script.pop(0) if len(self.script) > 1 else self.script[0]
-        return self._new_run(body, list(script))
-
     def _new_run(self, body: dict[str, Any], states: list[str]) -> dict[str, Any]:
-        made = {
-            **body,
-            "run_id": str(uuid.uuid4()),
-            "storage_state": "AVAILABLE",
-            # Seconds apart, as KFP counts them, and none of them later than what the tests leave in the store.
-            "created_at": (datetime.now(UTC) + timedelta(seconds=len(self.runs), hours=-1)).isoformat(),
-            "state": "PENDING",
-        }
+        # Seconds apart, as KFP counts them, and none of them later than what the tests leave in the store.
+        at = datetime.now(UTC) + timedelta(seconds=len(self.runs), hours=-1)
+        made = {**body, "run_id": str(uuid.uuid4()), "created_at": at.isoformat(), "state": "PENDING"}
         self._states[made["run_id"]] = states
         self.runs.append(made)
         return made
 
-    def _terminate(self, run_id: str) -> dict[str, Any]:
+    def _run(self, run_id: str) -> dict[str, Any]:
         for run in self.runs:
             if run["run_id"] == run_id:
-                run["state"] = "CANCELING"
-                self._states[run_id] = ["CANCELING", "CANCELED"]
-                return {}
+                return run
         raise RefusedError(404, f"Run {run_id} not found", 5)
 
-    def _get_run(self, run_id: str) -> dict[str, Any]:
-        for run in self.runs:
-            if run["run_id"] == run_id:
-                states = self._states[run_id]
-                run["state"] = states[0]
-                if len(states) > 1:
-                    states.pop(0)
-                elif not run.get("_ended"):
-                    run["_ended"] = True
-                    self.on_end(run)
-                shown = {key: value for key, value in run.items() if not key.startswith("_")}
-                self.on_look(run)
-                return shown
-        raise RefusedError(404, f"Run {run_id} not found", 5)
+    def _look(self, run: dict[str, Any]) -> dict[str, Any]:
+        states = self._states[run["run_id"]]
+        run["state"] = states[0]
+        if len(states) > 1:
+            states.pop(0)
+        elif not run.get("_ended"):
+            run["_ended"] = True
+            self.on_end(run)
+        shown = {key: value for key, value in run.items() if not key.startswith("_")}
+        self.on_look(run)
+        return shown
 
 
-def _page(name: str, items: list[dict[str, Any]], request: Request) -> dict[str, Any]:
-    for predicate in json.loads(request.query.get("filter") or "{}").get("predicates", []):
+def _add(items: list[dict[str, Any]], made: dict[str, Any], *scope: str) -> dict[str, Any]:
+    """Adds an item, unless its name is taken."""
+    if any(all(each[key] == made[key] for key in ("display_name", *scope)) for each in items):
+        raise RefusedError(409, f"Already exist error: {made['display_name']}", 6)
+    items.append(made)
+    return made
+
+
+def _page(name: str, items: list[dict[str, Any]], query: Mapping[str, str]) -> dict[str, Any]:
+    for predicate in json.loads(query.get("filter") or "{}").get("predicates", []):
         wanted = predicate.get("string_value") or predicate["stringValue"]  # both are accepted
-        equals = lambda value, w=wanted: value == w  # noqa: E731
-        test = {"EQUALS": equals, 1: equals, "IS_SUBSTRING": lambda value, w=wanted: w in value}
-        items = [item for item in items if test[predicate["operation"]](item[predicate["key"]])]
-    begin = int(request.query.get("page_token") or 0)
-    end = begin + min(PAGE, int(request.query.get("page_size") or 10))
+        part = predicate["operation"] == "IS_SUBSTRING"
+        items = [item for item in items if (value := item[predicate["key"]]) == wanted or (part and wanted in value)]
+    begin = int(query.get("page_token") or 0)
+    end = begin + min(PAGE, int(query.get("page_size") or 10))
     more = {"next_page_token": str(end)} if end < len(items) else {}
     return {name: items[begin:end], "total_size": len(items), **more}
 

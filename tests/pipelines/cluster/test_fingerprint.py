@@ -17,8 +17,8 @@ CONFIG = ScreenConfig(cell_types=("HUVEC",), image_size=SIZE, sites=2)
 
 
 def of(tiny: TinyScreen) -> str:
-    place = ScreenDirectory(tiny.root)
-    return fingerprint(place, read_screen(place, CONFIG), CONFIG.sites)
+    source = ScreenDirectory(tiny.root)
+    return fingerprint(source, read_screen(source, CONFIG), CONFIG.sites)
 
 
 def test_it_changes_with_every_file_and_nothing_else(tiny_screen: TinyScreen):

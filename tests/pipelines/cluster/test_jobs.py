@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from typer.testing import CliRunner
 
 from components.core.config import RunConfig
+from pipelines.cli import app
+from pipelines.cluster.checks import on_cluster
 from pipelines.cluster.jobs import step_jobs
 from pipelines.cluster.pod_settings import resources_of
 from pipelines.images.record import Image, ImageRecord, write_images
 from tests.k8s.manifests import demo_jobs
 from tests.k8s.pod_security import violations
-from tests.pipelines.tiny_run import Cellsignal
 
 DIGEST = "sha256:" + "5" * 64
 RECORD = ImageRecord(
@@ -81,7 +83,7 @@ def test_resources_and_names_are_those_of_the_configuration():
         "cluster.gpu_nodes={nvidia.com/gpu.product: A100}", "cluster.store_secret=keys", "cluster.namespace=screens",
         "cluster.image_pull_secrets=[registry]", "loader.node_cache=/node-cache", "loader.node_cache_gib=100",
     ]  # fmt: skip
-    files = step_jobs(RunConfig.load("rxrx1", changes), RECORD)
+    files = step_jobs(on_cluster(RunConfig.load("rxrx1", changes)), RECORD)
     first, second = files["pretrain"]
     assert [job["metadata"]["name"] for job in (first, second)] == ["cellsignal-pretrain-1", "cellsignal-pretrain-2"]
     pod = first["spec"]["template"]["spec"]
@@ -107,19 +109,28 @@ def test_resources_and_names_are_those_of_the_configuration():
     assert "kueue.x-k8s.io/queue-name" not in packing["metadata"]["labels"]
 
 
+def test_another_configuration_has_another_config_map():
+    names = set()
+    for changes in ([], ["pretrain.epochs=3"]):
+        files = step_jobs(on_cluster(RunConfig.load("demo", changes)), None)
+        names.add(files["config"][0]["metadata"]["name"])
+        volumes = [volume for job in files["assign"] for volume in job["spec"]["template"]["spec"]["volumes"]]
+        assert {volume["configMap"]["name"] for volume in volumes if "configMap" in volume} <= names
+    assert len(names) == 2
+
+
 def test_without_a_secret_pods_have_no_credentials_of_their_own():
-    files = step_jobs(RunConfig.load("demo", ["cluster.store_secret=null"]), None)
+    files = step_jobs(on_cluster(RunConfig.load("demo", ["cluster.store_secret=null"])), None)
     found = [container for documents in files.values() for container in containers(documents)]
     assert len(found) == 9
     assert {variable["name"] for container in found for variable in container["env"]} == {"OMP_NUM_THREADS"}
 
 
-def test_the_command_writes_the_configuration_and_a_file_for_each_step(
-    cellsignal: Cellsignal, config_file: Path, tmp_path: Path
-):
+def test_the_command_writes_the_configuration_and_a_file_for_each_step(config_file: Path, tmp_path: Path):
     write_images(RECORD, tmp_path / "images.json")
-    done = cellsignal("jobs", "--config", config_file, "--out", tmp_path / "jobs", "--set", "pretrain.epochs=3")
-    assert (done.returncode, done.stderr) == (0, "")
+    options = ["--config", config_file, "--out", tmp_path / "jobs", "--images", tmp_path / "images.json"]
+    done = CliRunner().invoke(app, ["jobs", *map(str, options), "--set", "pretrain.epochs=3"])
+    assert done.exit_code == 0, done.output
     (config_map,) = yaml.safe_load_all((tmp_path / "jobs" / "config.yaml").read_text())
     config = tmp_path / "read-back.yaml"
     config.write_text(config_map["data"]["run.yaml"])
@@ -141,4 +152,4 @@ def test_bad_input_fails_a_job_at_once_and_a_preempted_pod_does_not_count():
     assert fail["onExitCodes"]["containerName"] == job["spec"]["template"]["spec"]["containers"][0]["name"]
     assert ignore["onPodConditions"][0]["type"] == "DisruptionTarget"
     assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never"
-    assert job["spec"]["backoffLimit"] == resources_of(RunConfig.load("demo"), "finetune").retries
+    assert job["spec"]["backoffLimit"] == resources_of(RunConfig.load("demo"), "finetune").own.retries

@@ -6,57 +6,64 @@ import pytest
 
 from components.core.config import RunConfig
 from components.core.config.cluster import StepsConfig
-from pipelines.cluster.checks import check_cluster, steps_of
-from pipelines.cluster.pod_settings import cpu_quantity, memory_quantity, resources_of
+from pipelines.cluster.checks import check_cluster
+from pipelines.cluster.pod_settings import Resources, cpu_quantity, memory_quantity, resources_of
 from pipelines.dag import GPU_STEPS, STEPS
 
 
-def asked(step: str, *changes: str):
+def resources(step: str, *changes: str) -> Resources:
     return resources_of(RunConfig.load("rxrx1", changes), step)
 
 
 def test_every_step_has_default_resources_and_only_networks_get_gpus():
     assert set(STEPS) == StepsConfig.model_fields.keys()
     for step in STEPS:
-        assert asked(step).gpus == (1 if step in GPU_STEPS else 0)
-        assert (asked(step).queue is None) == (step not in GPU_STEPS)
+        assert resources(step).own.gpus == (1 if step in GPU_STEPS else 0)
+        assert bool(resources(step).queue_label) == (step in GPU_STEPS)
     assert check_cluster(RunConfig.load("rxrx1")) == check_cluster(RunConfig.load("demo")) == []
 
 
 def test_a_partly_configured_step_keeps_its_other_defaults():
-    given = StepsConfig.model_validate({"pretrain": {"memory_gib": 64}})
-    assert given.pretrain == StepsConfig().pretrain.model_copy(update={"memory_gib": 64.0})
-    assert given.model_copy(update={"pretrain": StepsConfig().pretrain}) == StepsConfig()
-    assert asked("finetune", "cluster.steps.pretrain.memory_gib=64").memory_gib == 32
+    changed = StepsConfig.model_validate({"pretrain": {"memory_gib": 64}})
+    assert changed.pretrain == StepsConfig().pretrain.model_copy(update={"memory_gib": 64.0})
+    assert changed.model_copy(update={"pretrain": StepsConfig().pretrain}) == StepsConfig()
 
 
 def test_any_step_with_a_gpu_gets_the_settings_of_gpu_nodes():
     changes = ("cluster.steps.assign.gpus=1", "cluster.gpu_nodes={pool: gpu}", "cluster.cpu_nodes={pool: cpu}")
-    assert dict(asked("assign", *changes).node_selector) == {"pool": "gpu"}
-    assert [t.key for t in asked("assign", *changes).tolerations] == ["nvidia.com/gpu"]
-    assert asked("assign", *changes).queue == "cellsignal"
-    assert dict(asked("report", *changes).node_selector) == {"pool": "cpu"}
-    assert dict(asked("report", *changes, "cluster.steps.report.node_selector={}").node_selector) == {}
+    assign = resources("assign", *changes)
+    assert assign.node_selector == {"pool": "gpu"}
+    assert [toleration["key"] for toleration in assign.tolerations] == ["nvidia.com/gpu"]
+    assert assign.queue_label == {"kueue.x-k8s.io/queue-name": "cellsignal"}
+    assert resources("report", *changes).node_selector == {"pool": "cpu"}
+    assert resources("report", *changes, "cluster.steps.report.node_selector={}").node_selector == {}
     assert check_cluster(RunConfig.load("rxrx1", changes)) == [
         "cluster.steps.assign.gpus is 1, but this step computes on CPUs alone"
     ]
 
 
-def test_spot_nodes_are_for_steps_with_gpus_unless_a_step_overrides_it():
-    def spot(step: str, *changes: str) -> bool:
-        return "cloud.google.com/gke-spot" in [t.key for t in asked(step, *changes).tolerations]
-
-    assert not spot("pretrain")
-    assert spot("pretrain", "cluster.spot=true")
-    assert not spot("report", "cluster.spot=true")
-    assert spot("report", "cluster.steps.report.spot=true")
-    assert not spot("pretrain", "cluster.spot=true", "cluster.steps.pretrain.spot=false")
+@pytest.mark.parametrize(
+    ("step", "changes", "spot"),
+    [
+        ("pretrain", (), False),
+        ("pretrain", ("cluster.spot=true",), True),
+        ("pretrain", ("cluster.spot=true", "cluster.steps.pretrain.spot=false"), False),
+        ("report", ("cluster.spot=true",), False),
+        ("report", ("cluster.steps.report.spot=true",), True),
+    ],
+)
+def test_spot_nodes_are_for_steps_with_gpus_unless_a_step_overrides_it(step: str, changes: tuple[str, ...], spot: bool):
+    keys = [toleration["key"] for toleration in resources(step, *changes).tolerations]
+    assert ("cloud.google.com/gke-spot" in keys) == spot
+    config = RunConfig.load("rxrx1", changes)
+    assert any(f"{step}" in remark and "spot nodes" in remark for remark in check_cluster(config)) == spot
+    assert check_cluster(config, resubmits=True) == []
 
 
 def test_threads_are_shared_among_the_processes_of_a_step():
-    assert asked("pretrain").environment["OMP_NUM_THREADS"] == "8"
-    assert asked("pretrain", "cluster.steps.pretrain.gpus=4").environment["OMP_NUM_THREADS"] == "2"
-    assert asked("pretrain", "cluster.steps.pretrain.cpu=0.5").environment["OMP_NUM_THREADS"] == "1"
+    assert resources("pretrain").environment["OMP_NUM_THREADS"] == "8"
+    assert resources("pretrain", "cluster.steps.pretrain.gpus=4").environment["OMP_NUM_THREADS"] == "2"
+    assert resources("pretrain", "cluster.steps.pretrain.cpu=0.5").environment["OMP_NUM_THREADS"] == "1"
 
 
 @pytest.mark.parametrize(
@@ -71,15 +78,6 @@ def test_threads_are_shared_among_the_processes_of_a_step():
 def test_settings_that_do_not_fit_together_get_a_remark(changes: list[str], remark_start: str):
     found = check_cluster(RunConfig.load("rxrx1", changes))
     assert any(remark.startswith(remark_start) for remark in found), found
-
-
-def test_a_configurations_steps_are_those_of_its_dag():
-    def of(*changes: str) -> set[str]:
-        return set(steps_of(RunConfig.load("demo", changes)))
-
-    assert of() == set(STEPS) - {"infer"}
-    assert of("mean_teacher.pseudo_labels=none") == set(STEPS) - {"pseudo_label"}
-    assert of("mean_teacher.enabled=false") == set(STEPS) - {"pseudo_label", "finetune"}
 
 
 def test_quantities():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -82,12 +83,11 @@ def test_other_content_starts_another_run_and_other_resources_do_not(submitting:
     assert len(server.runs) == 2
 
 
-@pytest.mark.parametrize("state", ["SUCCEEDED", "CANCELING"])
-def test_a_run_that_has_ended_is_not_followed(submitting: Submitting, server: KfpServer, state: str):
-    submitting()
-    server.runs[0]["state"] = state
-    submitting()
-    assert len(server.runs) == 2
+def test_a_run_that_has_ended_is_not_followed(submitting: Submitting, server: KfpServer):
+    for n, state in enumerate(["SUCCEEDED", "CANCELING"], 1):
+        submitting()
+        assert len(server.runs) == n
+        server.runs[-1]["state"] = state
 
 
 def test_names_that_another_process_takes_at_the_same_time_are_used(submitting: Submitting, server: KfpServer):
@@ -227,6 +227,7 @@ def test_a_run_is_terminated_once_a_task_fails_of_bad_input(
 ):
     """Failures that a retry may overcome terminate nothing."""
     server.script = [["RUNNING"]]
+    server.faults.append(Fault(503, path=":terminate"))
     looks: list[str] = []
 
     def looked(run: dict[str, Any]) -> None:
@@ -240,19 +241,10 @@ def test_a_run_is_terminated_once_a_task_fails_of_bad_input(
     server.on_look = looked
     line = r"^pretrain fold 1 tiny failed: train\.csv row 7: no such well; not submitted again, .*; no report: .*/#/runs/details/"
     with pytest.raises(InputError, match=line):
-        submitting(wait=True, resubmit=3, timeout=60)
-    assert len(server.asked("POST", ":terminate")) == len(server.runs) == 1
+        submitting(wait=True, resubmit=3, timeout=60, pace=dataclasses.replace(QUICK, outage=20))
+    assert (len(server.asked("POST", ":terminate")), len(server.runs)) == (2, 1)
     assert server.runs[0]["state"] == "CANCELED"
     assert "pretrain fold 1 tiny failed of bad input; the run is being terminated" in submitting.shown.getvalue()
-
-
-def test_terminating_a_run_is_tried_again(submitting: Submitting, server: KfpServer, store):
-    server.script = [["RUNNING"]]
-    server.on_look = lambda run: fail(store, key_of(run), "input", "no such well")
-    server.faults.append(Fault(503, path=":terminate"))
-    with pytest.raises(InputError, match="no such well"):
-        submitting(wait=True, pace=dataclasses.replace(QUICK, outage=20))
-    assert server.runs[0]["state"] == "CANCELED"
 
 
 def test_a_run_that_cannot_be_terminated_is_followed_to_its_end(submitting: Submitting, server: KfpServer, store):
@@ -303,6 +295,23 @@ def test_following_has_a_deadline(submitting: Submitting, server: KfpServer):
     server.script = [["RUNNING"]]
     with pytest.raises(ContactError, match=r"deadline of --timeout.*the same command follows it again"):
         submitting(wait=True, timeout=0.2)
+
+
+@pytest.mark.parametrize(("times", "error"), [(3, None), (10_000, ContactError)])
+def test_an_endpoint_that_is_down_at_first_is_waited_for(
+    submitting: Submitting, server: KfpServer, times: int, error: type[Exception] | None
+):
+    server.faults.append(Fault(503, times=times, path="/healthz"))
+    with pytest.raises(error, match="the same command follows it") if error else contextlib.nullcontext():
+        submitting(pace=dataclasses.replace(QUICK, outage=0.5 if error else 20))
+    assert len(server.runs) == (0 if error else 1)
+
+
+@pytest.mark.parametrize("body", ["<html>nginx</html>", '{"error": "no such service"}'])
+def test_a_404_of_a_proxy_is_an_outage(submitting: Submitting, server: KfpServer, body: str):
+    server.faults.append(Fault(404, times=2, path="/runs/", body=body))
+    shown = submitting(wait=True, out=Path("results"), pace=dataclasses.replace(QUICK, outage=20))
+    assert "the endpoint answers again" in shown
 
 
 def test_a_deleted_run_ends_following(submitting: Submitting, server: KfpServer):

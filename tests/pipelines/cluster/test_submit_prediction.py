@@ -39,7 +39,6 @@ from pipelines.run.predict_request import PredictRequest
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 from tests.pipelines.cluster.conftest import QUICK
 from tests.pipelines.cluster.kfp_server import KfpServer
-from tests.pipelines.tiny_run import Cellsignal
 from tests.seaweedfs import BUCKET, S3Server
 
 NEW = ("HUVEC-03", "HUVEC-04")
@@ -181,29 +180,33 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def test_new_plates_are_predicted_by_the_champion_and_the_results_fetched(
-    predicting: Predicting, server: KfpServer, tmp_path: Path
+    predicting: Predicting, server: KfpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lab = predicting.lab
+    lab, store = predicting.lab, predicting.store
     server.script = [["RUNNING", "SUCCEEDED"]]
     server.on_end = lambda run: Pods(server, run, tmp_path / "pods").whole()
     (tmp_path / "pods").mkdir()
     labels = [row for row in rows(lab.run.folder / "screen" / "train.csv") if row["experiment"] == "HUVEC-04"]
     table = "id_code,sirna\n" + "".join(f"{row['id_code']},{row['sirna']}\n" for row in labels)
-    predicting.store.put("truth.csv", table.encode())
-    console = Console(file=predicting.shown, width=300)
-    wanted = predicting.request(model=lab.store.uri("models/champion"))
-    order = predicting.order(wait=True, out=Path("results"), truth=predicting.store.uri("truth.csv"))
-    assert submit(wanted, order, console, QUICK) == Path("results")
+    store.put("truth.csv", table.encode())
+    monkeypatch.setattr("pipelines.cluster.submit.Pace", lambda: QUICK)
+    changes = [word for change in predicting.request().changes for word in ("--set", change)]
+    command = [
+        "predict", "--screen", lab.screen, "--model", lab.store.uri("models/champion"), "--experiments", ",".join(NEW),
+        "--endpoint", server.url, "--images", "tags", "--wait", "--out", "results", "--truth", store.uri("truth.csv"), *changes,
+    ]  # fmt: skip
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
 
-    shown = predicting.shown.getvalue()
+    shown = done.output
+    assert f"report: {Path('results/report.html').resolve()}" in shown
     assert "run succeeded" in shown
     assert "overall" in shown, "the accuracy by the truth"
     assert {path.name for path in Path("results").iterdir()} == {
         "predictions.csv", "qc.csv", "metrics.json", "report.html", "config.yaml", "lineage.json", "embeddings"
     }  # fmt: skip
     assert len(list(Path("results/embeddings").rglob("*.parquet"))) == 2 * len(lab.model.backbones)
-    named = {row["id_code"].rpartition("_")[0].rpartition("_")[0] for row in rows(Path("results/predictions.csv"))}
-    assert named == set(NEW)
+    predicted = {row["id_code"].rpartition("_")[0].rpartition("_")[0] for row in rows(Path("results/predictions.csv"))}
+    assert predicted == set(NEW)
     (run,) = server.runs
     lineage = json.loads(Path("results/lineage.json").read_text())
     assert "images are named by the tag" in Path("results/report.html").read_text()
@@ -219,13 +222,13 @@ def test_new_plates_are_predicted_by_the_champion_and_the_results_fetched(
     )
     assert json.loads(Path("results/metrics.json").read_text())["wells"]["holdout"]["overall"] == len(labels)
 
-    store = predicting.store
     record = RunRecord.model_validate_json(store.get(f"runs/{lineage['run']}/run.json"))
     assert record.prediction is not None
     assert (record.prediction.model, record.prediction.experiments) == (lab.model.fingerprint, NEW)
     (run,) = [run for run in read_runs(store) if run.key == lineage["run"]]
     assert len(run.needs) == 4 + 2
-    assert submit(wanted, order, console, QUICK) == Path("results"), "the folder of the same run may be used again"
+    again = predicting.request(model=lab.store.uri("models/champion"))
+    predicting(again, wait=True, out=Path("results"), truth=store.uri("truth.csv"))  # the same run's folder is accepted
 
 
 def test_names_are_those_of_a_prediction_and_the_same_content_is_followed(
@@ -259,8 +262,8 @@ def test_a_failed_prediction_reports_the_message_and_the_finished_folds(
         predicting.fail(run, "step", "out of memory")
 
     server.script, server.on_end = [["FAILED"]], ended
-    told = r"^infer fold 1 HUVEC failed: out of memory; no report: 1 of 2 folds have predicted, and the same command resumes"
-    with pytest.raises(StepError, match=told):
+    message = r"^infer fold 1 HUVEC failed: out of memory; no report: 1 of 2 folds have predicted, and the same command resumes"
+    with pytest.raises(StepError, match=message):
         predicting(wait=True)
     assert not Path("runs").exists()
 
@@ -281,7 +284,7 @@ def test_bad_input_found_by_a_pod_is_recorded_under_the_runs_key(
 
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"truth": "truth.csv"}, r"--truth truth\.csv: is not an address in a bucket"),
-    ({}, {"truth": "TRUTH"}, r"--truth: a copy at /.* line 2 \(HUVEC-01_1_Z99\): field id_code is .*; it is not a tr"),
+    ({}, {"truth": "TRUTH"}, r"--truth /.*truth\.csv line 2 \(HUVEC-01_1_Z99\): field id_code is .*; it is not a tr"),
     ({"model": "file:///data/models/champion"}, {}, r"--model file:///data/models/champion: is in a folder of this machine"),
     ({"changes": ["store.bucket=file:///data"]}, {}, r"store\.bucket: file:///data is a folder, which the pods of a cluster"),
     ({"changes": ["cluster.steps.infer.shm_gib=64"]}, {}, r"cluster\.steps\.infer\.shm_gib: 64 GiB lie in the pod's memory"),
@@ -321,21 +324,3 @@ def test_rejects_options_of_the_other_place(arguments: list[str], message: str) 
     done = CliRunner().invoke(app, ["predict", "--screen", "s3://lab/plates", *arguments])
     assert isinstance(done.exception, InputError)
     assert str(done.exception).startswith(message)
-
-
-def test_the_command_follows_and_fetches(
-    cellsignal: Cellsignal, predicting: Predicting, server: KfpServer, lab: Lab, tmp_path: Path,
-    s3_server: S3Server,
-) -> None:  # fmt: skip
-    (tmp_path / "pods").mkdir()
-    server.script = [["SUCCEEDED"]]
-    server.on_end = lambda run: Pods(server, run, tmp_path / "pods").whole()
-    changes = [word for change in predicting.request().changes for word in ("--set", change)]
-    done = cellsignal(
-        "predict", "--screen", lab.screen, "--model", lab.address, "--experiments", NEW[0], "--endpoint", server.url,
-        "--images", "tags", "--wait", *changes, environment=s3_server.environment(),
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-    out = tmp_path / "runs" / key_of(server.runs[0])
-    assert f"report: {out / 'report.html'}" in done.stdout
-    assert {row["id_code"].split("_")[0] for row in rows(out / "predictions.csv")} == {NEW[0]}

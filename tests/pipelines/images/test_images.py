@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -66,26 +65,10 @@ def test_rejects_an_engine_that_does_not_run(
     monkeypatch.setenv("DOCKER_HOST", address)
     line = rejected(*command)
     assert f"container engine at {address}: no answer" in line
-    assert "start it (sudo systemctl start docker)" in line
-
-
-@pytest.mark.parametrize("address", ["nonsense://x", "tcp://[::1"])
-def test_rejects_an_invalid_address_of_an_engine(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    monkeypatch.setenv("DOCKER_HOST", address)
-    with pytest.raises(InputError, match=re.escape(f"container engine at {address}: no answer")):
+    monkeypatch.setenv("DOCKER_HOST", "tcp://[::1")
+    with pytest.raises(InputError, match=r"container engine at tcp://\[::1: no answer"):
         connect()
-
-
-def test_a_run_connects_to_the_engine_before_it_writes_anything(
-    monkeypatch: pytest.MonkeyPatch, config_file: Path, tiny_screen: Path, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
-    line = rejected(
-        "run", "--config", config_file, "--screen", tiny_screen.root, "--out", tmp_path / "out",
-        "--store", tmp_path / "store", "--runner", "docker",
-    )  # fmt: skip
-    assert "container engine at tcp://127.0.0.1:1: no answer" in line
-    assert not (tmp_path / "out").exists()
+    assert "start it (sudo systemctl start docker)" in line
 
 
 def test_rejects_an_engine_without_access_for_this_user(tmp_path: Path) -> None:
