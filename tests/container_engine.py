@@ -1,6 +1,6 @@
-"""A real engine and the images of these sources, for tests marked docker; they skip with the reason where either is missing.
+"""A real engine and the images of these sources, for tests marked docker; they skip if either is missing.
 
-Where CELLSIGNAL_DOCKER_TESTS is `required`, as .ci/docker sets it, they fail instead.
+If CELLSIGNAL_DOCKER_TESTS is `required`, as .ci/docker sets it, they fail instead.
 """
 
 from __future__ import annotations

@@ -48,9 +48,8 @@ class TaskDisplay:
         counts: tasks by step.
         console: where to draw.
         clock: seconds that only grow.
-        names: names of tasks whose events have a `task`, by that, for programs that run many related configurations; their warnings
-            are not printed.
-        table: results so far, drawn above the tasks in a terminal.
+        names: a study's names of tasks, by the `task` of their events; its warnings are not printed.
+        table: a study's results so far, drawn above the tasks in a terminal.
     """
 
     config: RunConfig
@@ -103,7 +102,7 @@ class TaskDisplay:
         if kind == "warning" and not self.names:
             self.warnings += 1
             if self._live is None or self.warnings <= WARNINGS_SHOWN:
-                # One line each where output goes to a file; a terminal wraps between words.
+                # One line each in a file; a terminal wraps between words.
                 text = Text(f"warning: {event['message']}", style="yellow")
                 self.console.print(text, soft_wrap=self._live is None)
         if task is None:
@@ -196,7 +195,7 @@ class TaskDisplay:
 def event_name(event: dict[str, Any]) -> str:
     """The name of the task that an event is about.
 
-    An epoch of a step that trains several backbones names the one at work, which is no part of the task's name.
+    An epoch of a step that trains several backbones has the current one, which is no part of the task's name.
     """
     backbone = event.get("backbone")
     if event["event"] == "epoch" and event.get("cell_type"):

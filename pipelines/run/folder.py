@@ -73,55 +73,31 @@ class LocalRun(FrozenModel):
         return prediction_graph(self.folds) if self.prediction else training_graph(self.config)
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """The paths of a run's folder.
 
     Attributes:
         out: folder of the results.
+        work: the working folder, absolute.
+        run: what the folder's run is.
+        config: the configuration.
+        events: progress of the tasks.
+        log: what tasks print.
+        tmp: temporary files of tasks: beside the artifacts, since a checkpoint should not lie in memory as /tmp may.
+        artifacts: the tasks' artifacts, written by kfp.local.
+        simulated: the simulated screen, and truth.csv beside it.
     """
 
-    out: Path
-
-    @property
-    def work(self) -> Path:
-        """The working folder, absolute."""
-        return (self.out / "run").resolve()
-
-    @property
-    def run(self) -> Path:
-        """What the folder's run is."""
-        return self.work / "run.json"
-
-    @property
-    def config(self) -> Path:
-        """The configuration."""
-        return self.work / "config.yaml"
-
-    @property
-    def events(self) -> Path:
-        """Progress of the tasks."""
-        return self.work / "events.jsonl"
-
-    @property
-    def log(self) -> Path:
-        """What tasks print."""
-        return self.work / "log.txt"
-
-    @property
-    def tmp(self) -> Path:
-        """Temporary files of tasks: beside the artifacts, since a checkpoint should not lie in memory as /tmp may."""
-        return self.work / "tmp"
-
-    @property
-    def artifacts(self) -> Path:
-        """The tasks' artifacts, written by kfp.local."""
-        return self.work / "kfp"
-
-    @property
-    def simulated(self) -> Path:
-        """The simulated screen, and truth.csv beside it."""
-        return self.work / "simulated"
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.work = (out / "run").resolve()
+        self.run = self.work / "run.json"
+        self.config = self.work / "config.yaml"
+        self.events = self.work / "events.jsonl"
+        self.log = self.work / "log.txt"
+        self.tmp = self.work / "tmp"
+        self.artifacts = self.work / "kfp"
+        self.simulated = self.work / "simulated"
 
     def source(self, screen: str | None) -> str:
         """Address of the screen that normalize reads."""
@@ -132,7 +108,7 @@ class RunFolder:
         return self.simulated / "truth.csv" if run.screen is None else run.truth
 
     def has_results(self) -> bool:
-        """Whether a run in this folder got as far as a report."""
+        """Whether a run in this folder has written a report."""
         return (self.out / "report.html").exists()
 
     def has_finished_tasks(self) -> bool:

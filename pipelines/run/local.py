@@ -181,7 +181,7 @@ def finish_hint(config: RunConfig, folder: RunFolder) -> str:
     done = {(task.get("cell_type"), task.get("fold")) for task in finished_tasks(folder.events) if task["step"] == last}
     common = min(sum(of == cell_type for of, _ in done) for cell_type in config.screen.cell_types)
     if not common or common == len(config.folds.trained):
-        return ""  # with every fold there, none is to be left out
+        return ""  # no fold is missing
     return (
         f"; or end it without the other folds: cellsignal finish --run {shlex.quote(str(folder.out))} --quorum {common}"
     )

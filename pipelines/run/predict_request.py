@@ -30,7 +30,7 @@ FROM_THE_MODEL = (
 )  # fmt: skip
 """Fields that define the networks and their inputs, and how their logits become predictions."""
 FROM_THE_USER = ("pack", "store", "loader", "compute", "local", "cluster", "embeddings")
-"""Sections about where and with what resources a prediction runs: the user's, or the defaults, never the model's."""
+"""Sections about the machine and store of a prediction: the user's, or the defaults, never the model's."""
 CHANGEABLE = ("name", "screen.sites", "predict.views", "predict.batch_size", "prior", *FROM_THE_USER)
 """Fields that --set may change."""
 
@@ -54,7 +54,7 @@ class PredictRequest:
     any_cell_type: bool = False
 
     def user_config(self) -> RunConfig:
-        """The configuration of where this runs, changes included.
+        """The configuration of machine and store, changes included.
 
         Raises:
             InputError: no such configuration, or a change of what the networks were trained with.
@@ -145,7 +145,7 @@ def check_prediction(
         source_name: how errors call the new plates.
 
     Raises:
-        InputError: no such model, one that lacks a network, tables or images that are wrong or that it cannot predict, or a
+        InputError: a model that does not exist or lacks a network; tables or images that are wrong, or that it cannot predict; a
             truth of other plates.
     """
     registry, model = find_model(store, request.model)

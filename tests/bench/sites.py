@@ -86,7 +86,7 @@ def packed_screen(
     """A packed screen in a folder: treatment wells of one site each.
 
     Args:
-        folder: where.
+        folder: the store's folder.
         image_size: side, pixels.
         plates: plates.
         wells: wells of a plate, at most 308.

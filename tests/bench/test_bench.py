@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.core.config import AugmentConfig, PackConfig, PriorConfig
+from components.core.config import AugmentConfig
 from components.core.prior.balancing import greedy_balance
 from components.core.storage.object_store import ObjectStore
 from tests.bench import __main__ as bench
@@ -42,13 +42,6 @@ def test_a_child_packs_the_whole_screen_and_measures_its_cost(small_sites: None,
     keys = ObjectStore(tmp_path / "out" / "store").list("plates/")
     assert sum(key.endswith("/c.0.0.0") for key in keys) == 6
     assert sum(key.endswith("/plate.json") for key in keys) == 2
-
-
-def test_the_shipped_codec_is_in_the_table_once(small_sites: None):
-    rows = packing.codec_rows()
-    (shipped,) = (row for row in rows if row.note.endswith("; shipped"))
-    assert shipped.name == f"codec {PackConfig().codec} {PackConfig().level} {PackConfig().shuffle}"
-    assert len({row.name for row in rows}) == len(rows) == 12
 
 
 def test_the_baselines_images_are_standardised_symmetries_of_the_pngs(tmp_path: Path):
@@ -98,31 +91,6 @@ def test_the_plain_greedy_search_agrees_with_the_incremental_one(step: float, it
     weight_K = greedy_balance(log_prob_WK, step, iterations)
     assert weight_K.min() < 0
     np.testing.assert_allclose(balancing.searched(log_prob_WK, step, iterations), log_prob_WK + weight_K, atol=1e-9)
-
-
-def test_sinkhorn_predicts_at_least_as_many_wells_correctly_as_the_greedy_search():
-    prior = PriorConfig()
-    plates = [balancing.plate(seed, balancing.SHIFTS["biased plates"]) for seed in range(4)]
-    methods = {
-        "raw": np.asarray,
-        "sinkhorn": balancing.balanced,
-        "greedy": lambda x: x + greedy_balance(x, prior.greedy_step, prior.greedy_iterations),
-        "assignment": balancing.assigned,
-    }
-    found = balancing.measured(plates, methods).groupby(level="method").mean()
-    assert 0.4 < found.right["raw"] < 0.6
-    assert found.right["raw"] < found.right["greedy"] <= found.right["sinkhorn"] <= found.right["assignment"]
-    assert found.error["sinkhorn"] <= 1e-3
-
-
-def test_the_baseline_is_the_cheapest_setting_close_to_the_best(monkeypatch: pytest.MonkeyPatch):
-    plates = [balancing.plate(seed, 3.0, size=30) for seed in range(2)]
-    monkeypatch.setattr(balancing, "STEPS", (0.05, 0.1))
-    monkeypatch.setattr(balancing, "ITERATIONS", (1, 400))
-    monkeypatch.setattr(balancing, "CLOSE", 1.0)
-    assert balancing.chosen_setting(plates)[1] == 1
-    monkeypatch.setattr(balancing, "CLOSE", 0.0)
-    assert balancing.chosen_setting(plates)[1] == 400
 
 
 def test_rows_are_written_with_their_machine(

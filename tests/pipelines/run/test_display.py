@@ -112,7 +112,7 @@ def test_a_warning_is_one_line_in_a_log_however_long():
 
 
 def feed_whole_run(screen: Screenful, pace: float) -> list[float]:
-    """All tasks one after another at a constant pace; returns the time left after each event, where known."""
+    """All tasks one after another at a constant pace; returns the time left after each event, if known."""
     left: list[float] = []
 
     def look() -> None:
