@@ -108,15 +108,14 @@ def test_rejects_a_table_of_another_kind(folder: Path, refuse: Refuse, table: st
         assert not (folder / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["run.json", "events.jsonl", "log.txt", "lock", "config.yaml"])
 @pytest.mark.parametrize("kind", ["pipe", "directory"])
-def test_a_state_file_of_another_kind_neither_hangs_nor_crashes_a_run(
-    folder: Path, refuse: Refuse, name: str, kind: str
-):
-    (folder / "out" / "run").mkdir(parents=True)
-    MAKE[kind](folder / "out" / "run" / name)
-    line = refuse(*RUN, "--out", "out")
-    assert f"out/run/{name}: " in line or "out/run/run.json is damaged" in line or "HUVEC-01" in line, line
+def test_a_state_file_of_another_kind_neither_hangs_nor_crashes_a_run(folder: Path, refuse: Refuse, kind: str):
+    for name in ("run.json", "events.jsonl", "log.txt", *(["lock", "config.yaml"] if kind == "directory" else [])):
+        work = folder / name / "run"
+        work.mkdir(parents=True)
+        MAKE[kind](work / name)
+        line = refuse(*RUN, "--out", folder / name)
+        assert f"run/{name}: " in line or "run/run.json is damaged" in line, line
 
 
 def test_reports_a_damaged_state_file(folder: Path, refuse: Refuse):
@@ -140,10 +139,9 @@ def test_rejects_a_null_byte_in_a_path(folder: Path, refuse: Refuse):
     [
         (*RUN, "--out", "out"),
         ("run", "--config", "tiny.yaml", "--store", "store", "--out", "out"),
-        ("compile", "--config", "demo", "--images", "tags", "--out", "pipeline.yaml"),
         ("jobs", "--config", "demo", "--images", "tags", "--out", "jobs"),
     ],
-    ids=["run", "run that simulates", "compile", "jobs"],
+    ids=["run", "run that simulates", "jobs"],
 )
 def test_a_full_disk_is_a_failure_that_leaves_nothing_incomplete(
     folder: Path, refuse: Refuse, arguments: tuple[str, ...]
@@ -156,4 +154,3 @@ def test_a_full_disk_is_a_failure_that_leaves_nothing_incomplete(
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert "make room" in line, line
     assert not list(folder.rglob("*.partial"))
-    assert not (folder / "pipeline.yaml").exists()
