@@ -6,7 +6,6 @@ table that only the report reads.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Literal, Self
 
@@ -14,6 +13,7 @@ from pydantic import Field, model_validator
 
 from components.core.config import FrozenModel, PackConfig
 from components.core.errors import InputError
+from components.core.storage.digests import digest_text
 from components.core.stored_record import StoredRecord
 
 WellType = Literal["treatment", "positive_control", "negative_control"]
@@ -133,7 +133,7 @@ class Manifest(StoredRecord):
         Screens of the same pixels and tables have the same digest, whether they came from a disk or a bucket.
         """
         content = self.model_dump_json(exclude={"store": True, "run": True, "plates": {"__all__": {"prefix"}}})
-        return hashlib.sha256(content.encode()).hexdigest()
+        return digest_text(content)
 
     @classmethod
     def read(cls, path: Path) -> Manifest:

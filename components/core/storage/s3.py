@@ -46,13 +46,13 @@ CHAIN = (
     ("AWS_PROFILE",),
     ("AWS_SHARED_CREDENTIALS_FILE",),
 )
-"""Variables that lead boto3's chain to other credentials: of a pod's service account (IRSA, EKS Pod Identity), or in a file. One of
-them must be set: the metadata service of a cloud's machine, the last of the chain, would give a pod the rights of its node."""
+"""Variables that lead boto3's chain to other credentials: a pod's service account (IRSA, EKS Pod Identity), or a file. One of them
+must be set, since the end of the chain, the metadata service of a cloud's machine, would give a pod the rights of its node."""
 _MISSING_KEY = {"NoSuchKey", "404", "NotFound"}
 _REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ExpiredToken", "InvalidToken", "401", "403"}
 _UNAVAILABLE = (BotoCoreError, ClientError, OSError)
 _RENEWAL = timedelta(minutes=5)
-"""obstore then asks boto3 again, which renews credentials 10 to 15 minutes before they expire."""
+"""obstore then fetches credentials again from boto3, which renews them 10 to 15 minutes before they expire."""
 _IMPATIENT = Config(connect_timeout=2, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 1})
 """For checks and credentials, which give up on a dead endpoint within seconds; otherwise a store may restart under a run."""
 _session_lock = threading.Lock()  # a boto3 session is not thread-safe, its clients are
@@ -226,7 +226,7 @@ def _endpoint() -> tuple[str | None, str]:
         with _session_lock:
             session = _session()
             region = os.environ.get("AWS_REGION") or session.region_name or "us-east-1"
-            # A client is the public way to ask; its keys keep it from fetching credentials.
+            # A client is the public way to resolve the endpoint; its keys keep it from fetching credentials.
             client = session.client("s3", region_name=region, aws_access_key_id="-", aws_secret_access_key="-")
     except (BotoCoreError, ValueError) as error:
         name = _endpoint_variable()

@@ -103,15 +103,6 @@ def test_a_credentials_file_serves_every_client(elsewhere: Callable[..., str], k
     assert elsewhere(AWS_SHARED_CREDENTIALS_FILE=profile(tmp_path, *keys)) == "all well in us-east-1"
 
 
-def test_a_profile_brings_its_region(elsewhere: Callable[..., str], keys, tmp_path: Path):
-    (tmp_path / "config").write_text("[profile lab]\nregion = eu-north-1\n")
-    (tmp_path / "credentials").write_text(Path(profile(tmp_path, *keys)).read_text().replace("default", "lab"))
-    given = {"AWS_PROFILE": "lab", "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials")}
-    given |= {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_DEFAULT_REGION": ""}
-    assert elsewhere(**given, AWS_REGION="") == "all well in eu-north-1"
-    assert elsewhere(**given, AWS_REGION="us-west-2") == "all well in us-west-2"
-
-
 def test_eks_pod_identity_gives_credentials(elsewhere: Callable[..., str], keys, tmp_path: Path):
     """EKS Pod Identity: an address on the node, and a token in a file."""
     (tmp_path / "token").write_text("of-this-pod")
