@@ -21,7 +21,7 @@ from components.core.tables import TableFaults, read_table_file
 FILES: dict[Score, str] = {"out_of_fold": "oof.csv", "unlabelled": "unlabelled.csv", "holdout": "holdout.csv"}
 LABELS = ("sirna", "raw_sirna", "group_sirna")
 PROBABILITIES = ("confidence", "raw_confidence", "group_confidence", "raw_confidence_uncalibrated")
-KINDS: dict[Score, str] = {"unlabelled": "an unlabelled", "holdout": "a held-out", "out_of_fold": "a labelled"}
+KINDS: dict[Score, str] = {"unlabelled": "an unlabelled", "holdout": "a held-out"}
 
 
 def treatment_wells(screen: Manifest, holdout: Manifest) -> pd.DataFrame:
@@ -64,13 +64,7 @@ class AssignOutput:
 def read_outputs(
     uris: Sequence[str], wells: pd.DataFrame, treatments: Collection[str], cell_types: Sequence[str]
 ) -> tuple[list[AssignOutput], pd.DataFrame]:
-    """The outputs of assign in the order of the cell types, and the predictions of all.
-
-    Args:
-        uris: output directories of assign, one a cell type, as paths or object-store URIs.
-        wells: from `treatment_wells`.
-        treatments: the screen's treatment siRNAs.
-        cell_types: the configured order.
+    """The outputs of assign in the configured order of the cell types, and the predictions of all.
 
     Raises:
         InputError: no output, or two of one cell type; a file is missing or malformed, a well or siRNA is not of the
@@ -91,7 +85,6 @@ def read_outputs(
 
 
 def _read_output(folder: Path, wells: pd.DataFrame, treatments: Collection[str]) -> AssignOutput:
-    """Reads and checks one output directory of assign."""
     assign, meta = _read_json(folder / "assign.json"), _read_json(folder / "meta.json")
     cell_type = assign.get("cell_type")
     if not isinstance(cell_type, str):
@@ -137,14 +130,7 @@ def read_labels(
     treatments: Collection[str],
     experiments: Collection[str] | None = None,
 ) -> dict[str, str]:
-    """Reads a table id_code,sirna: the truth of the unlabelled wells, or the labels of the held-out ones.
-
-    Args:
-        path: the table.
-        wells: from `treatment_wells`.
-        score: the wells that the table may have.
-        treatments: the screen's treatment siRNAs.
-        experiments: rows of other experiments are ignored; None ignores none.
+    """Reads a table id_code,sirna: labels of the wells of one score; rows of other experiments, if given, are ignored.
 
     Raises:
         InputError: a column or value is missing, or an id_code or siRNA is not of the screen; names line and well.

@@ -64,7 +64,7 @@ def run(
         truth: labels of unlabelled or new wells, id_code,sirna, if known. It may lack wells; for new plates, wells of
             experiments that are not predicted are ignored.
         uris: output directories of assign, one a cell type, as paths or object-store URIs.
-        out: directory to write; an earlier report there is replaced.
+        out: directory; an earlier report there is replaced.
         lineage: code_version, seeds, started, steps, image_digests, model as far as known; digests of manifests are added.
         store: the store of the packed plates, instead of the manifest's own.
 

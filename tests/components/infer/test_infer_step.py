@@ -10,11 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.core.errors import InputError
-from components.core.learning.fold_data import fold_wells, groups_of_fold, validation_score
-from components.core.learning.inference import well_logits
 from components.core.learning.step_settings import InferSettings, MeanTeacherSettings
-from components.core.learning.weight_files import load_pairs
-from components.core.screen.site_table import SiteTable
 from components.core.storage.arrays import read_logits
 from components.core.storage.finished import fetch_finished
 from components.core.storage.manifest import Manifest
@@ -22,8 +18,8 @@ from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import finished_folds
 from components.finetune.step import main as finetune
 from components.infer.step import main as infer
-from tests.components.core.learning.tiny_networks import CPU, RUN, images_of
-from tests.components.pretrain.training_run import BACKBONES, TrainingRun, files, weights
+from tests.components.core.learning.tiny_networks import RUN
+from tests.components.pretrain.training_run import BACKBONES, TrainingRun, files
 from tests.seaweedfs import BUCKET, S3Server
 from tests.tiny_screen import TinyScreen
 
@@ -118,62 +114,6 @@ def test_finetuned_pairs_predict_without_pseudo_labels(run, tmp_path):
     assert len([r for r in student.meta["history"] if r["step"] == "finetune"]) == 3 * len(BACKBONES)
 
 
-def test_finetune_as_the_last_training_keeps_its_best_epoch(run, store, tmp_path):
-    manifest = Manifest.read(run.screen)
-    table = SiteTable.of(manifest)
-    wells = fold_wells(table, run.fold, "all", run.cell_type).validation
-    score = validation_score(
-        table, manifest, wells, groups_of_fold(manifest, run.fold, WITHOUT.prior), WITHOUT.prior, "group"
-    )
-    # The last epochs diverge.
-    teaching = WITHOUT.mean_teacher.model_copy(update={"final_epochs": 2, "final_learning_rate": 30.0})
-    config = WITHOUT.model_copy(update={"mean_teacher": teaching})
-    bases = [str(run.base(name)) for name in BACKBONES]
-    settings = config.section(MeanTeacherSettings).model_dump_json()
-    finetune(settings, str(run.screen), bases, run.fold, run.cell_type, str(run.finetuned))
-    history = json.loads((run.finetuned / "history.json").read_text())
-    images = images_of((store, manifest), augment=config.augment)
-    classes = len(manifest.vocabulary.classes)
-    pairs, _ = load_pairs(run.finetuned, config.section(MeanTeacherSettings), classes, manifest.channels, CPU)
-    gained = []
-    for pair in pairs:
-        epochs = [r["accuracy"] for r in history if r["step"] == "finetune" and r["backbone"] == pair.name]
-        assert len(epochs) == 5
-        kept = score(well_logits(pair.student, images, wells, 1, 16, classes))
-        assert kept >= max(epochs)
-        gained.append(kept - epochs[-1])
-    assert max(gained) > 0.0, "the last epoch was not the best"
-
-
-def test_settings_of_later_steps_do_not_repeat_finetune(run, store):
-    """Prediction, embeddings and pseudo-labels do not change its key."""
-
-    def keys() -> set[str]:
-        return {name.split("/")[2] for name in store.list("finished/finetune/")}
-
-    run.finetune()
-    before, known = weights(run.finetuned), keys()
-    teacher = RUN.mean_teacher.model_copy(
-        update={"pseudo_labels": "soft", "pseudo_label_weight": 0.5, "confident_fractions": (0.5,), "refresh_epochs": 2}
-    )
-    other = RUN.model_copy(
-        update={
-            "mean_teacher": teacher,
-            "embeddings": RUN.embeddings.model_copy(update={"views": 1}),
-            "predict": RUN.predict.model_copy(update={"weights": "teacher", "views": 1}),
-        }
-    )
-    run.mean_teacher_json = other.section(MeanTeacherSettings).model_dump_json()
-    run.finetune()
-    assert keys() == known
-    assert weights(run.finetuned) == before
-    faster = RUN.model_copy(update={"mean_teacher": teacher.model_copy(update={"learning_rate": 0.05})})
-    run.mean_teacher_json = faster.section(MeanTeacherSettings).model_dump_json()
-    run.finetune()
-    assert len(keys() - known) == 1
-    assert weights(run.finetuned) != before
-
-
 def test_rejects_weights_that_do_not_match(run, tmp_path):
     bases = [run.base(name) for name in BACKBONES]
     run.finetune()
@@ -191,4 +131,4 @@ def test_rejects_weights_that_do_not_match(run, tmp_path):
         predict(run, [run.finetuned], tmp_path / "out")
     with pytest.raises(InputError, match=r"meta\.json: cannot be read; give an output folder of pretrain or finetune"):
         predict(run, [tmp_path], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / "logits").exists()

@@ -10,9 +10,9 @@ from scipy.stats import wasserstein_distance
 
 from components.core.evaluation.plate_quality import drift, log_distance, plate_quality
 from components.core.storage.manifest import PlateRecord
-from tests.components.core.evaluation.predicted import predictions
+from tests.components.core.evaluation.predicted import histogram_of, predictions
 
-COUNTS = st.lists(st.integers(0, 9), min_size=256, max_size=256).map(np.array).filter(lambda counts: counts.any())
+COUNTS = st.integers(0, 2**32 - 1).map(histogram_of).filter(np.any)
 
 
 def histograms(*brightness: float, seed: int = 0) -> NDArray[np.int64]:

@@ -22,10 +22,11 @@ from components.core.evaluation.quality import (
     well_quality,
 )
 from components.core.screen.histograms import histogram
+from tests.components.core.evaluation.predicted import histogram_of
 
 CHANNELS = ("nuclei", "actin")
 WELLS = 40
-COUNTS = st.lists(st.integers(0, 50), min_size=256, max_size=256).map(np.array).filter(lambda counts: counts.any())
+COUNTS = st.integers(0, 2**32 - 1).map(histogram_of).filter(np.any)
 VALUES = st.lists(st.integers(-1000, 1000), min_size=1, max_size=40).map(lambda each: pd.Series(each, dtype=float))
 
 

@@ -56,14 +56,6 @@ def test_without_competitions_the_three_predictions_agree(logits):
     assert (found.margin_W >= 0).all()
 
 
-def test_temperatures_change_confidences_but_no_prediction_on_a_square_plate(logits):
-    cold = predict_wells(logits, PARTS[:1], Temperatures(), PRIOR)
-    warm = predict_wells(logits, PARTS[:1], Temperatures(raw=3.0, group=3.0, balanced=2.0), PRIOR)
-    assert (cold.sirna_W[:6] == warm.sirna_W[:6]).all()
-    assert (cold.group_W == warm.group_W).all()
-    assert warm.group_confidence_W[:6].mean() < cold.group_confidence_W[:6].mean()
-
-
 def test_a_plate_with_missing_wells_is_assigned_by_the_plain_balance():
     # Eight of twelve wells: sharp column scalings would change many predictions.
     logits = 2 * np.random.default_rng(3).standard_normal((40, 8, 12))

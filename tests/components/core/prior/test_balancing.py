@@ -76,14 +76,6 @@ def test_logits_of_hundreds_of_nats_do_not_overflow(case, scale, sweeps):
     assert np.abs(prob.sum(axis=0) - wells / sirnas).max() == pytest.approx(found.error, abs=1e-9)
 
 
-def test_scalings_may_grow_past_what_a_float_holds():
-    # Every well prefers the siRNA before its own, so the scalings drift apart over many sweeps.
-    logits = -100.0 * (np.arange(12)[:, None] - np.arange(12) + 1.0) ** 2
-    found = sinkhorn(logits, 1000, 1e-9)
-    plain = plain_log_domain(logits, found.iterations)
-    assert found.error <= 1.01 * np.abs(np.exp(plain).sum(axis=0) - 1).max()
-
-
 @settings(max_examples=20, deadline=None)
 @given(st.integers(15, 300), st.integers(15, 300), st.integers(0, 2**32 - 1), st.sampled_from([1.0, 4.0, 30.0, 200.0]))
 def test_plates_of_any_shape_are_balanced_within_the_default_limits(wells, sirnas, seed, scale):
@@ -110,14 +102,6 @@ def test_only_row_and_column_scalings_are_applied(case):
     # A sum of a row and a column term has no interaction: its doubly centred part is zero.
     rest = added - added.mean(axis=0) - added.mean(axis=1, keepdims=True) + added.mean()
     assert np.abs(rest).max() < 1e-8
-
-
-def test_balancing_a_biased_plate_predicts_more_wells_right():
-    rng = np.random.default_rng(0)
-    logits = biased_plate(rng, 120)
-    before = (logits.argmax(axis=1) == np.arange(120)).mean()
-    after = (sinkhorn(logits, 200, 1e-4).log_prob_WK.argmax(axis=1) == np.arange(120)).mean()
-    assert after > before + 0.15
 
 
 def test_greedy_search_reaches_a_similar_balance():
