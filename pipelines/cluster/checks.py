@@ -48,6 +48,7 @@ def check_cluster(config: RunConfig, steps: Sequence[str] = (), resubmits: bool 
     Raises:
         InputError: names the field, and what to do.
     """
+    cluster_store(config.store)  # refuses a folder
     for field, path in local_files(config).items():
         raise InputError(f"{field}: {path} is a file of this machine; upload it and give its s3:// address")
     start = config.init_from
