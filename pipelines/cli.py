@@ -33,6 +33,7 @@ from pipelines.options import (
 from pipelines.retrain.command import retrain
 from pipelines.run import Runner
 from pipelines.store.command import store_app
+from pipelines.studies import ProtocolChoice
 
 app = typer.Typer(
     name="cellsignal",
@@ -233,9 +234,10 @@ def growth(
 
     The same command with the same --out resumes.
     """
+    from components.core.config import RunConfig
     from pipelines.studies.growth import run_growth
 
-    run_growth(config, set or [], seeds or ["1,2,3"], out, store)
+    run_growth(with_store(RunConfig.load(config, set or []), store), seeds or ["1,2,3"], out)
 
 
 @app.command()
@@ -243,9 +245,9 @@ def protocols(
     config: Config,
     screen: SimulatedScreen = None,
     protocol: Annotated[
-        str, typer.Option(help="batch: hold out whole experiments; random: hold out random wells; or both")
-    ] = "both",
-    repeats: Annotated[int, typer.Option(help="number of random splits per protocol")] = 3,
+        ProtocolChoice, typer.Option(help="batch: hold out whole experiments; random: hold out random wells; or both")
+    ] = ProtocolChoice.BOTH,
+    repeats: Annotated[int, typer.Option(min=1, help="number of random splits per protocol")] = 3,
     backbones: Annotated[int, typer.Option(help="number of configured backbones in the ensemble")] = 1,
     out: Annotated[Path | None, typer.Option(help="folder of protocols.json; default: runs/NAME-protocols")] = None,
     store: Store = None,
@@ -257,11 +259,11 @@ def protocols(
     --out resumes.
     """
     from components.core.config import RunConfig
-    from pipelines.studies.protocols import run_protocols
+    from pipelines.studies.protocols import ORGANISERS, run_protocols
 
-    changes = set or []
-    folder = out or Path("runs") / f"{RunConfig.load(config, changes).name}-protocols"
-    run_protocols(config, changes, screen, protocol, repeats, backbones, folder, store)
+    settings = with_store(RunConfig.load(config, set or []), store)
+    protocols = [name for name in ORGANISERS if protocol in (name, ProtocolChoice.BOTH)]
+    run_protocols(settings, screen, protocols, repeats, backbones, out or Path("runs") / f"{settings.name}-protocols")
 
 
 @app.command()

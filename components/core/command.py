@@ -104,7 +104,7 @@ def describe_error(error: Exception) -> tuple[int, str]:
         case InputError():
             return 2, str(error)
         case typer.TyperException():
-            message = error.format_message()
+            message = error.format_message().replace("Value error, ", "")
             return 2, message if message.startswith("Usage:") else f"{message.rstrip('.')}; see --help"
         case typer.Abort():
             return 3, "cancelled"

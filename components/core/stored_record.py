@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, ValidationError
 
-from components.core.config.base import FrozenModel
+from components.core.config.file import FrozenModel
 from components.core.errors import InputError
 
 if TYPE_CHECKING:

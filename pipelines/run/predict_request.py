@@ -67,7 +67,7 @@ class PredictRequest:
                 )
         if isinstance(self.config, str):
             return RunConfig.load(self.config, self.changes)
-        return _changed((self.config or RunConfig()).model_dump(mode="json"), self.changes, "--set")
+        return (self.config or RunConfig()).changed(self.changes, "--set")
 
     def store(self) -> StoreConfig:
         """The store of new plates: the configuration's, else that of the model's address.
@@ -200,15 +200,9 @@ def prediction_config(
     # Weights that training started from are not read again, and new plates hold out nothing.
     data["backbones"] = [{**backbone, "weights": None} for backbone in data["backbones"]]
     data["screen"] |= {"cell_types": list(cell_types), "holdout_experiments": []}
-    found = _changed(data, changes, f"model {model.short}")
+    source = f"model {model.short}"
+    found = parse(RunConfig, data, source=source).changed(changes, source)
     return found.model_copy(update={"store": store})
-
-
-def _changed(data: dict[str, Any], changes: Sequence[str], source: str) -> RunConfig:
-    defaults = RunConfig().model_dump(mode="json")
-    for change in changes:
-        apply_change(data, change, defaults)
-    return parse(RunConfig, data, source=source, changes=changes)
 
 
 def _check_networks(registry: ObjectStore, model: ModelManifest, cell_types: Collection[str]) -> None:

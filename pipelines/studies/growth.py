@@ -26,14 +26,11 @@ from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.evaluation.figures.growth_chart import Point, draw_growth
 from components.core.files import write_atomically
-from components.core.learning.step_settings import library_versions
-from components.core.storage.digests import code_digest
+from components.core.storage.opening import open_store
 from pipelines.dag import training_graph
 from pipelines.images.code_version import code_version
-from pipelines.studies.executor import StudyFolder, run_tasks, study_folder, with_store
 from pipelines.studies.rungs import Rung, rungs
-from pipelines.studies.scores import Scores, accuracies, summary
-from pipelines.studies.tasks import SharedTasks, StudyOutput, StudyTask
+from pipelines.studies.study import Scores, Study, StudyTask, opened_study, summary
 
 SCHEMA = 1
 LAST = "folds"
@@ -49,16 +46,12 @@ PAIRS = {
 }
 
 
-def run_growth(config: str, changes: Sequence[str], seeds: Sequence[str], out: Path, store: str | None) -> None:
-    """Runs the rungs of the growth chart and prints their scores.
-
-    Raises:
-        InputError: a wrong configuration or seed, or an object store that cannot be used.
-        StepError: a task failed; finished tasks are kept.
-    """
-    settings, numbers = RunConfig.load(config, changes), number_items("--seeds", seeds, 0)
+def run_growth(config: RunConfig, seeds: Sequence[str], out: Path) -> None:
+    """Runs the rungs of the growth chart and prints their scores. Raises as `grow`, and if the object store cannot be used."""
+    numbers = number_items("--seeds", seeds, 0)
+    open_store(config.store.bucket, config.store.prefix).check()
     console = Console(width=None if sys.stdout.isatty() else 120)
-    growth = grow(with_store(settings, store), numbers, out, os.cpu_count() or 1, console)
+    growth = grow(config, numbers, out, os.cpu_count() or 1, console)
     console.print(growth.table())
     for pair, gains in growth.gains().items():
         shown = ", ".join(f"{gain:+.3f} (seed {seed})" for seed, gain in gains.items())
@@ -74,17 +67,17 @@ class RungRun:
         rung: the rung.
         seed: the seed.
         truth: truth.csv of the simulated screen.
-        predictions: output of assign by cell type.
-        tasks: all tasks of the run, by digest.
-        added: digests of the tasks that no rung before has.
+        predictions: output folder of assign by cell type.
+        tasks: all tasks of the run.
+        added: the tasks that no rung before has.
     """
 
     rung: Rung
     seed: int
-    truth: StudyOutput
-    predictions: Mapping[str, StudyOutput]
-    tasks: frozenset[str]
-    added: frozenset[str]
+    truth: Path
+    predictions: Mapping[str, Path]
+    tasks: frozenset[StudyTask]
+    added: frozenset[StudyTask]
 
 
 @dataclass
@@ -161,8 +154,8 @@ class Growth:
 
         def add(name: str, values: Mapping[int, float], published: float | None, minutes: str) -> None:
             found = summary(values, "seed")
-            by_seed = (values.get(seed) for seed in self.seeds)
-            table.add_row(name, *accuracies([found["mean"], found["sd"], *by_seed, published]), minutes)
+            accuracies = (found["mean"], found["sd"], *(values.get(seed) for seed in self.seeds), published)
+            table.add_row(name, *("" if value is None else f"{value:.3f}" for value in accuracies), minutes)
 
         for rung in self.ladder:
             if rung.route != "standardise" and rung is self.route(rung.route)[0]:
@@ -195,49 +188,46 @@ def grow(config: RunConfig, seeds: Sequence[int], out: Path, workers: int, conso
     del described["seed"]  # the rungs have seeds of their own, and more of them may be added
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     growth = Growth(config, seeds, ladder, {"code_version": code_version(), "started": started})
-    with study_folder(out, described) as folder:
-        # After a change of code, the object store's finer keys still find the results of the steps that it does not touch.
-        shared = SharedTasks(code_digest("components") + library_versions())
-        runs = [run for seed in seeds for run in _rung_runs(shared, ladder, seed)]
-        seconds: dict[str, float] = {}
+    with opened_study(out, described, workers, console) as study:
+        runs = [run for seed in seeds for run in _rung_runs(study, ladder, seed)]
+        seconds: dict[StudyTask, float] = {}
 
         def finished(task: StudyTask, taken: float) -> None:
-            seconds[task.digest] = taken
+            seconds[task] = taken
             for run in runs:
-                if task.digest in run.tasks and run.tasks <= seconds.keys():
-                    _score(growth, run, folder, math.fsum(seconds[digest] for digest in run.added), console)
+                if task in run.tasks and run.tasks <= seconds.keys():
+                    _score(growth, run, math.fsum(seconds[each] for each in run.added), console)
                     growth.write(out)
 
-        run_tasks(shared.tasks.values(), folder, workers, config, console, finished, growth.table)
+        study.run(config, finished, growth.table)
     return growth
 
 
-def _rung_runs(shared: SharedTasks, ladder: Sequence[Rung], seed: int) -> list[RungRun]:
+def _rung_runs(study: Study, ladder: Sequence[Rung], seed: int) -> list[RungRun]:
     """Adds the tasks of all rungs with one seed."""
     found: list[RungRun] = []
-    before: frozenset[str] = frozenset()
+    before: frozenset[StudyTask] = frozenset()
     for rung in ladder:
         label, config = f"seed {seed}, {rung.name}: ", rung.config.model_copy(update={"seed": seed})
-        simulated = shared.simulate(config, label)
-        made = shared.add_graph(config, training_graph(config), label, StudyOutput(simulated, "out/screen"))
+        simulated = study.simulate(config, label)
+        made = study.add_graph(config, training_graph(config), simulated, label)
         predictions = {
-            str(task.cell_type): StudyOutput(own, "predictions") for task, own in made.items() if task.step == "assign"
+            str(task.cell_type): own.path("predictions") for task, own in made.items() if task.step == "assign"
         }
-        tasks = frozenset(task.digest for task in (simulated, *made.values()))
-        found.append(RungRun(rung, seed, StudyOutput(simulated, "out/truth.csv"), predictions, tasks, tasks - before))
+        tasks = frozenset([simulated, *made.values()])
+        found.append(RungRun(rung, seed, simulated.path("out") / "truth.csv", predictions, tasks, tasks - before))
         before |= tasks
     return found
 
 
-def _score(growth: Growth, run: RungRun, folder: StudyFolder, seconds: float, console: Console) -> None:
-    tables = {cell_type: folder.path(output) for cell_type, output in run.predictions.items()}
-    raw = accuracy(tables, folder.path(run.truth), "raw_sirna")
-    growth.scores.add(run.rung.name, run.seed, {**raw, "seconds": seconds})
+def _score(growth: Growth, run: RungRun, seconds: float, console: Console) -> None:
+    raw = accuracy(run.predictions, run.truth, "raw_sirna")
+    scores = growth.scores.row(run.rung.name, run.seed)
+    scores |= {**raw, "seconds": seconds}
     text = f"seed {run.seed}  {run.rung.title}: {raw['overall']:.3f}"
     if run.rung.name == LAST:
-        assigned = accuracy(tables, folder.path(run.truth), "sirna")["overall"]
-        growth.scores.add(LAST, run.seed, {ASSIGNED: assigned})
-        text += f", after assignment: {assigned:.3f}"
+        scores[ASSIGNED] = accuracy(run.predictions, run.truth, "sirna")["overall"]
+        text += f", after assignment: {scores[ASSIGNED]:.3f}"
     console.print(text, style="bold", highlight=False)
 
 

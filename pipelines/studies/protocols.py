@@ -21,28 +21,22 @@ from components.core.config import RunConfig
 from components.core.errors import StepError
 from components.core.evaluation.metrics import top1_by_cell_type
 from components.core.files import write_atomically
-from components.core.learning.step_settings import library_versions
 from components.core.storage.arrays import read_logits
-from components.core.storage.digests import code_digest, digest_text
+from components.core.storage.digests import digest_text
 from components.core.storage.manifest import Manifest
-from components.core.storage.opening import whole_address
+from components.core.storage.opening import open_store, whole_address
 from pipelines.checks import check_input
 from pipelines.dag import training_graph
 from pipelines.images.code_version import code_version
-from pipelines.studies.executor import StudyFolder, run_tasks, study_folder, with_store
-from pipelines.studies.scores import Scores, percent, summary
 from pipelines.studies.splits import (
-    PROTOCOLS,
     Protocol,
-    check_repeats,
-    chosen_protocols,
     held_out_experiments,
     held_out_types,
     held_out_wells,
     protocol_config,
     split_screen,
 )
-from pipelines.studies.tasks import SharedTasks, StudyOutput, StudyTask
+from pipelines.studies.study import Scores, Study, StudyTask, opened_study, summary
 
 RESULTS = "protocols.json"
 SCHEMA = 1
@@ -67,14 +61,7 @@ SOURCE = "organisers' baseline on the real RxRx1, 1,108 siRNAs"
 
 
 def run_protocols(
-    config: str,
-    changes: Sequence[str],
-    screen: str | None,
-    protocol: str,
-    repeats: int,
-    backbones: int,
-    out: Path,
-    store: str | None,
+    config: RunConfig, screen: str | None, protocols: Sequence[Protocol], repeats: int, backbones: int, out: Path
 ) -> None:
     """Scores a configuration by the organisers' protocols and prints the scores.
 
@@ -82,15 +69,14 @@ def run_protocols(
         InputError: a wrong configuration or screen, or an object store that cannot be used.
         StepError: a task failed; finished tasks are kept.
     """
-    settings, chosen = RunConfig.load(config, changes), chosen_protocols(protocol)
-    check_repeats(repeats)
-    for name in chosen:
+    for protocol in protocols:
         for repeat in range(1, repeats + 1):
-            check_input(protocol_config(settings, name, repeat, backbones), screen, None)
-    console, basic = Console(), protocol_config(with_store(settings, store), "batch", 0, backbones)
+            check_input(protocol_config(config, protocol, repeat, backbones), screen, None)
+    open_store(config.store.bucket, config.store.prefix).check()
+    console, basic = Console(), protocol_config(config, "batch", 0, backbones)
     # A second process would only share the GPU.
     workers = 1 if any(Path("/dev").glob("nvidia[0-9]*")) else os.cpu_count() or 1
-    results = measure(basic, chosen, repeats, screen, out, workers, console)
+    results = measure(basic, protocols, repeats, screen, out, workers, console)
     console.print(results.table())
     console.print(f"results: {(out / RESULTS).resolve()}", soft_wrap=True, highlight=False)
 
@@ -101,7 +87,7 @@ class ProtocolResults:
 
     Attributes:
         cell_types: in the order of the rows.
-        protocols: those that were measured, by this run or before.
+        protocols: those that are measured.
         scores: by protocol and repeat.
         held_out: by protocol and repeat: fold, number of wells, and the experiments if whole ones are held out.
     """
@@ -113,32 +99,25 @@ class ProtocolResults:
 
     def add(self, protocol: Protocol, repeat: int, scores: Mapping[str, float], held_out: dict[str, Any]) -> None:
         """Adds a repeat."""
-        self.scores.add(protocol, repeat, scores)
+        self.scores.row(protocol, repeat).update(scores)
         self.held_out.setdefault(protocol, {})[repeat] = held_out
 
-    def add_earlier(self, content: Mapping[str, Any], protocol: Protocol) -> None:
-        """Adds the repeats of a protocol from an earlier protocols.json."""
-        for repeat, held_out in content["held_out"][protocol].items():
-            rows = content["protocols"][protocol].items()
-            scores = {name: row["per_repeat"][repeat] for name, row in rows if repeat in row["per_repeat"]}
-            self.add(protocol, int(repeat), scores, held_out)
-
-    def as_json(self, lineage: Mapping[str, Any]) -> dict[str, Any]:
-        """The content of protocols.json."""
-        protocols = {}
+    def as_json(self, lineage: Mapping[str, Any], earlier: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The content of protocols.json; of an earlier content, the protocols that are not measured again are kept."""
+        content: dict[str, Any] = {
+            "schema": SCHEMA,
+            **{name: {**(earlier or {}).get(name, {})} for name in ("protocols", "held_out")},
+            "organisers": {"source": SOURCE},
+            **lineage,
+        }
+        for protocol, published in ORGANISERS.items():
+            content["organisers"][protocol] = {name: {"mean": m, "sd": sd} for name, (m, sd) in published.items()}
         for protocol in self.protocols:
             rows = {name: self.scores.of(protocol, name) for name in ("overall", *self.cell_types)}
-            protocols[protocol] = {name: summary(row, "repeat") for name, row in rows.items() if row}
-        published: dict[str, Any] = {
-            protocol: {name: {"mean": value, "sd": deviation} for name, (value, deviation) in rows.items()}
-            for protocol, rows in ORGANISERS.items()
-        }
-        held_out = {
-            protocol: {str(repeat): held for repeat, held in sorted(self.held_out.get(protocol, {}).items())}
-            for protocol in self.protocols
-        }
-        organisers = {"source": SOURCE, **published}
-        return {"schema": SCHEMA, "protocols": protocols, "held_out": held_out, "organisers": organisers, **lineage}
+            content["protocols"][protocol] = {name: summary(row, "repeat") for name, row in rows.items() if row}
+            held_out = sorted(self.held_out.get(protocol, {}).items())
+            content["held_out"][protocol] = {str(repeat): held for repeat, held in held_out}
+        return content
 
     def table(self) -> Table:
         """Percent, mean and deviation over the repeats, each protocol beside the organisers' figures."""
@@ -158,8 +137,8 @@ class ProtocolResults:
             cells = []
             for protocol in self.protocols:
                 own = summary(self.scores.of(protocol, name), "repeat")
-                cells.append(percent(own["mean"], own["sd"], "n/a"))
-                cells.append(percent(*ORGANISERS[protocol].get(name, (None, None))))
+                cells.append(_percent(own["mean"], own["sd"], "n/a"))
+                cells.append(_percent(*ORGANISERS[protocol].get(name, (None, None))))
             table.add_row("All" if name == "overall" else name, *cells, end_section=name == "overall")
         return table
 
@@ -173,16 +152,16 @@ class ProtocolSplit:
         config: with the repeat's number as seed of its folds, trained for the held-out fold only.
         manifest: the split screen.
         fold: the one that is held out.
-        logits: output of infer for the held-out wells, by cell type.
-        missing: digests of the tasks that still have to write them.
+        predicting: the tasks that predict the held-out wells, by cell type.
+        missing: those of them that are not finished.
     """
 
     protocol: Protocol
     config: RunConfig
     manifest: Manifest
     fold: int
-    logits: dict[str, StudyOutput] = field(default_factory=dict)
-    missing: set[str] = field(default_factory=set)
+    predicting: Mapping[str, StudyTask]
+    missing: set[StudyTask]
 
     @property
     def repeat(self) -> int:
@@ -215,47 +194,38 @@ def measure(
         StepError: a task failed; finished tasks are kept.
     """
     described = {"config": json.loads(config.model_dump_json()), "screen": whole_address(screen) if screen else None}
-    code = code_digest("components") + library_versions()
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    with study_folder(out, described) as folder:
-        whole = _packed(config, screen, folder, console)
-        lineage = {"code_version": code_version(), "started": started, "code": digest_text(code)}
+    with opened_study(out, described, workers, console) as study:
+        whole = _packed(study, config, screen)
+        lineage = {"code_version": code_version(), "started": started, "code": digest_text(study.code)}
         lineage |= {"screen": whole.digest(), "config": described["config"]}
-        earlier = _earlier(out / RESULTS, lineage)
-        kept = [p for p in PROTOCOLS if p in earlier.get("protocols", {}) and p not in protocols]
-        results = ProtocolResults(config.screen.cell_types, [p for p in PROTOCOLS if p in (*protocols, *kept)])
-        for protocol in kept:
-            results.add_earlier(earlier, protocol)
-        shared = SharedTasks(code)
+        earlier, results = _earlier(out / RESULTS, lineage), ProtocolResults(config.screen.cell_types, protocols)
         splits = [
-            _add_split(
-                shared, protocol_config(config, protocol, number, len(config.backbones)), protocol, whole, folder
-            )
+            _add_split(study, protocol_config(config, protocol, number, len(config.backbones)), protocol, whole)
             for number in range(1, repeats + 1)
             for protocol in protocols
         ]
 
         def finished(task: StudyTask, _seconds: float) -> None:
             for split in splits:
-                if task.digest in split.missing:
-                    split.missing.remove(task.digest)
+                if task in split.missing:
+                    split.missing.remove(task)
                     if not split.missing:
-                        _score(split, folder, results, console)
-                        write_atomically(out / RESULTS, json.dumps(results.as_json(lineage), indent=1) + "\n")
+                        _score(split, results, console)
+                        write_atomically(out / RESULTS, json.dumps(results.as_json(lineage, earlier), indent=1) + "\n")
 
-        run_tasks(shared.tasks.values(), folder, workers, config, console, finished, results.table)
+        study.run(config, finished, results.table)
     return results
 
 
-def _packed(config: RunConfig, screen: str | None, folder: StudyFolder, console: Console) -> Manifest:
+def _packed(study: Study, config: RunConfig, screen: str | None) -> Manifest:
     """The manifest of the whole screen, which is simulated first if `screen` is None."""
-    shared = SharedTasks(code_digest("components"))
-    source = StudyOutput(shared.simulate(config), "out/screen") if screen is None else whole_address(screen)
+    source = study.simulate(config) if screen is None else whole_address(screen)
     graph = training_graph(config)
-    (packed,) = shared.add_graph(config, graph, "", source, lambda task: task.step == "normalize").values()
-    folder.forget(packed)  # only the step itself can tell whether its images are unchanged, and in the store
-    run_tasks(shared.tasks.values(), folder, 1, config, console)
-    return Manifest.read(folder.path(StudyOutput(packed, "screen")))
+    (packed,) = study.add_graph(config, graph, source, included=lambda task: task.step == "normalize").values()
+    packed.forget()  # only the step itself can tell whether its images are unchanged, and in the store
+    study.run(config)
+    return Manifest.read(packed.path("screen"))
 
 
 def _earlier(path: Path, lineage: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,35 +237,31 @@ def _earlier(path: Path, lineage: Mapping[str, Any]) -> dict[str, Any]:
     return content if all(content.get(key) == lineage[key] for key in ("code", "screen", "config")) else {}
 
 
-def _add_split(
-    shared: SharedTasks, config: RunConfig, protocol: Protocol, whole: Manifest, folder: StudyFolder
-) -> ProtocolSplit:
+def _add_split(study: Study, config: RunConfig, protocol: Protocol, whole: Manifest) -> ProtocolSplit:
     """Deals the folds of a repeat, writes its manifests, and adds its training and the prediction of its held-out wells."""
     manifest, fold = split_screen(whole, config.folds)
     config = config.model_copy(update={"folds": config.folds.model_copy(update={"train": (fold,)})})
-    split, cell_types = ProtocolSplit(protocol, config, manifest, fold), held_out_types(manifest, fold)
+    cell_types = held_out_types(manifest, fold)
     no_holdout = manifest.model_copy(update={"folds": {}, "plates": ()})
-    files = {}
-    for name, content in (("screen", manifest), ("holdout", no_holdout)):
-        path = folder.folder / "splits" / f"{protocol}-{split.repeat}-{name}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(content.model_dump_json(), encoding="utf-8")
-        files[name] = str(path)
-    made = shared.add_graph(
+    name, files = f"{protocol} {config.folds.seed}", {}
+    for output, content in (("screen", manifest), ("holdout", no_holdout)):
+        files[output] = study.folder / "splits" / name / f"{output}.json"
+        files[output].parent.mkdir(parents=True, exist_ok=True)
+        files[output].write_text(content.model_dump_json(), encoding="utf-8")
+    made = study.add_graph(
         config,
         training_graph(config),
-        f"{protocol} {split.repeat}: ",
+        label=f"{name}: ",
         included=lambda task: task.step == "pretrain" or (task.step == "infer" and task.cell_type in cell_types),
         files=files,
         content=manifest.digest(),
     )
-    split.logits = {str(t.cell_type): StudyOutput(own, "logits") for t, own in made.items() if t.step == "infer"}
-    split.missing = {output.task.digest for output in split.logits.values()}
-    return split
+    predicting = {str(task.cell_type): own for task, own in made.items() if task.step == "infer"}
+    return ProtocolSplit(protocol, config, manifest, fold, predicting, {*predicting.values()})
 
 
-def _score(split: ProtocolSplit, folder: StudyFolder, results: ProtocolResults, console: Console) -> None:
-    logits = {cell_type: folder.path(output) for cell_type, output in split.logits.items()}
+def _score(split: ProtocolSplit, results: ProtocolResults, console: Console) -> None:
+    logits = {cell_type: task.path("logits") for cell_type, task in split.predicting.items()}
     accuracy = held_out_accuracy(split.manifest, split.fold, logits)
     wells = len(held_out_wells(split.manifest, split.fold))
     experiments = list(held_out_experiments(split.manifest, split.fold))
@@ -330,3 +296,11 @@ def held_out_accuracy(manifest: Manifest, fold: int, logits: Mapping[str, Path])
     predicted_W = np.array([predicted[id_code] for _, id_code, _ in wells], dtype=np.intp)
     truth_W = np.array([index[sirna] for _, _, sirna in wells], dtype=np.intp)
     return top1_by_cell_type(predicted_W, truth_W, [cell_type for cell_type, _, _ in wells])
+
+
+def _percent(mean: float | None, deviation: float | None, missing: str = "") -> str:
+    """`44.1 ± 5.7`; `missing` stands for a deviation that is None."""
+    if mean is None:
+        return "–"
+    spread = missing if deviation is None else f"{100 * deviation:.1f}"
+    return f"{100 * mean:.1f}" + (f" ± {spread}" if spread else "")

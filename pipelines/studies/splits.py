@@ -6,7 +6,7 @@ A repeat deals the folds with its number as seed; one fold of it is held out and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 from components.core.config import FoldsConfig, RunConfig
 from components.core.errors import InputError
@@ -14,28 +14,7 @@ from components.core.screen.manifests import dealt_again
 from components.core.storage.manifest import Manifest
 
 Protocol = Literal["batch", "random"]
-PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 SPLITS: dict[Protocol, Literal["experiment", "well"]] = {"batch": "experiment", "random": "well"}
-
-
-def chosen_protocols(name: str) -> tuple[Protocol, ...]:
-    """The protocols of a command's --protocol: one of them, or `both`.
-
-    Raises:
-        InputError: another name.
-    """
-    if name == "both":
-        return PROTOCOLS
-    for protocol in PROTOCOLS:
-        if name == protocol:
-            return (protocol,)
-    raise InputError(f"--protocol {name!r}: no such protocol; use {', '.join(PROTOCOLS)} or both")
-
-
-def check_repeats(repeats: int) -> None:
-    """Raises InputError if there is nothing to measure."""
-    if repeats < 1:
-        raise InputError(f"--repeats {repeats}: at least one is needed")
 
 
 def protocol_config(config: RunConfig, protocol: Protocol, repeat: int, backbones: int = 1) -> RunConfig:

@@ -1,8 +1,17 @@
 """The configuration of a run: typed, frozen, self-validating, loaded from YAML. Imports neither torch nor kfp."""
 
-from components.core.config.base import Count, Fraction, FrozenModel, NonNegative, Positive
 from components.core.config.cluster import ClusterConfig
-from components.core.config.file import differences, find_config, first_difference, parse
+from components.core.config.file import (
+    Count,
+    Fraction,
+    FrozenModel,
+    NonNegative,
+    Positive,
+    differences,
+    find_config,
+    first_difference,
+    parse,
+)
 from components.core.config.method import (
     PUBLISHED,
     XCEPTION,
@@ -19,7 +28,6 @@ from components.core.config.method import (
     PriorConfig,
     StandardiseConfig,
 )
-from components.core.config.promotion import PromotionConfig
 from components.core.config.run import (
     CHANNELS,
     NO_EFFECT_ON_RESULTS,
@@ -29,6 +37,7 @@ from components.core.config.run import (
     LoaderConfig,
     LocalConfig,
     PackConfig,
+    PromotionConfig,
     RunConfig,
     ScreenConfig,
     SimulateConfig,

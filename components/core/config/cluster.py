@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.core.config.base import Count, FrozenModel, NonNegative, Positive
+from components.core.config.file import Count, FrozenModel, NonNegative, Positive
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 """A Kubernetes name (RFC 1123 label)."""

@@ -1,22 +1,30 @@
-"""Configuration files: found by name or path, read as YAML, changed field by field; mistakes become one line.
-
-Works for any pydantic model. Reads files, writes none.
-"""
+"""Configuration sections and files: found by name or path, read as YAML, changed field by field; mistakes become one line."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from difflib import get_close_matches
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from components.core.errors import InputError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class FrozenModel(BaseModel):
+    """An immutable pydantic model that rejects unknown keys and numbers that are not finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -120,14 +128,8 @@ def read_yaml(path: Path) -> Any:
     return {} if data is None else data
 
 
-def apply_change(data: Any, change: str, defaults: Any = None) -> None:
-    """Applies one KEY=VALUE to plain data, in place; the value is YAML, list items are addressed by index.
-
-    Args:
-        data: content of a file, which may leave fields out.
-        change: KEY=VALUE.
-        defaults: the complete defaults: a change inside a list or mapping that the file leaves out keeps the rest of
-            its default.
+def apply_change(data: Any, change: str) -> None:
+    """Applies one KEY=VALUE to a dumped configuration, in place; the value is YAML, list items are addressed by index.
 
     Raises:
         InputError: not KEY=VALUE, a value that is not YAML, or a field inside something that has no fields.
@@ -140,26 +142,26 @@ def apply_change(data: Any, change: str, defaults: Any = None) -> None:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError:
         raise InputError(f"--set {change!r}: the value is not valid YAML") from None
-    node, usual = data, defaults
+    node = data
     for name in parents:
-        if isinstance(usual, list) and name.isdigit():
-            usual = usual[int(name)] if int(name) < len(usual) else None
-        else:
-            usual = usual.get(name) if isinstance(usual, dict) else None
-        child = (
-            node[int(name)]
-            if isinstance(node, list) and name.isdigit() and int(name) < len(node)
-            else (node.setdefault(name, deepcopy(usual) or {}) if isinstance(node, dict) else None)
-        )
-        if not isinstance(child, dict | list):
+        if isinstance(node, dict):
+            node[name] = {} if node.get(name) is None else node[name]
+        node = _child(node, name)
+        if not isinstance(node, dict | list):
             raise InputError(f"--set {change!r}: {name} has no fields")
-        node = child
-    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
-        node[int(last)] = parsed
-    elif isinstance(node, dict):
+    if isinstance(node, dict):
         node[last] = parsed
+    elif _child(node, last) is not None:
+        node[int(last)] = parsed
     else:
         raise InputError(f"--set {change!r}: {key} does not exist")
+
+
+def _child(node: Any, name: str) -> Any:
+    """A part of plain data; None if it does not exist."""
+    if isinstance(node, list):
+        return node[int(name)] if name.isdigit() and int(name) < len(node) else None
+    return node.get(name)
 
 
 def differences(earlier: Any, now: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:

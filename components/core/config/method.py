@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.core.config.base import Count, Fraction, FrozenModel, NonNegative, Positive
+from components.core.config.file import Count, Fraction, FrozenModel, NonNegative, Positive
 
 Domain = Literal["none", "global", "cell_type", "experiment", "plate"]
 

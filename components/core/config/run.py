@@ -7,15 +7,24 @@ the sections that it reads (`RunConfig.section`), so that a change elsewhere doe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import Field, model_validator
 
-from components.core.config.base import Count, Fraction, FrozenModel, NonNegative, Positive
 from components.core.config.cluster import ClusterConfig
-from components.core.config.file import apply_change, find_config, parse, read_yaml
+from components.core.config.file import (
+    Count,
+    Fraction,
+    FrozenModel,
+    NonNegative,
+    Positive,
+    apply_change,
+    find_config,
+    parse,
+    read_yaml,
+)
 from components.core.config.method import (
     PUBLISHED,
     XCEPTION,
@@ -31,7 +40,6 @@ from components.core.config.method import (
     PriorConfig,
     StandardiseConfig,
 )
-from components.core.config.promotion import PromotionConfig
 from components.core.errors import InputError
 
 CHANNELS = ("nuclei", "ER", "actin", "nucleoli", "mitochondria", "Golgi")
@@ -224,6 +232,46 @@ class CardConfig(FrozenModel):
     )
 
 
+class PromotionConfig(FrozenModel):
+    """When a challenger is promoted: not worse overall by more than a margin, and no cell type much worse.
+
+    The defaults are for RxRx1's plates: 277 treatment wells each, four per experiment, two or more experiments held out. There an
+    equal challenger passes nine times out of ten as long as at most 1.8 % of wells are classified correctly by only one of the
+    models. A smaller holdout, or predictions that differ more, need wider margins, or equal challengers are refused by chance.
+    """
+
+    stage: Literal["assigned", "raw"] = Field(
+        "assigned",
+        description="which predictions decide: assigned, what users get, or raw, the networks alone, if the plate design should "
+        "not count. Raw predictions of two equal models differ in many more wells, so they need wider margins. The other "
+        "stage is shown as well",
+    )
+    margin: Fraction = Field(
+        0.01,
+        description="well top-1, as a fraction, by which the challenger may be worse overall: the lower bound of its difference "
+        "must be above -margin (non-inferiority). 0 asks for proof that it is better. Each promotion may lose this much "
+        "again, so a series of them can drift",
+    )
+    cell_type_margin: Fraction = Field(
+        0.03,
+        description="well top-1, as a fraction, by which the measured accuracy of any cell type may be lower. Wider than margin, "
+        "as a cell type has fewer wells; its confidence bound does not count, or most equal challengers would be refused",
+    )
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = Field(
+        0.95,
+        description="of the one-sided lower bound; reports show the two-sided interval with this lower end, 90 % for 0.95",
+    )
+    resamples: Annotated[int, Field(ge=1000, multiple_of=2)] = Field(
+        10_000, description="bootstrap resamples, an even number; with fewer the bound depends more on their seed"
+    )
+    min_plates: Annotated[int, Field(ge=2)] = Field(
+        5,
+        description="smallest number of held-out plates that decides. No resample is worse than the worst plate alone, so k "
+        "plates can show at most 1 - 1/2^k: 5 for 0.95, 7 for 0.99. Five are more than one experiment of four, whose plates "
+        "share a batch effect. Each cell type also needs two",
+    )
+
+
 S = TypeVar("S", bound=FrozenModel)
 
 NO_EFFECT_ON_RESULTS = ("local", "cluster", "card", "promotion")
@@ -308,16 +356,28 @@ class RunConfig(FrozenModel):
         Raises:
             InputError: no such file, not YAML, an unknown key, a wrong type or an invalid combination.
         """
-        path = find_config(name_or_file)
+        path, changes = find_config(name_or_file), tuple(changes)
         data = read_yaml(path)
+        _name_backbones(data, _known_backbones(data), str(path))
+        config = parse(cls, data, source=str(path))
+        return config.changed(changes, str(path)) if changes else config
+
+    def changed(self, changes: Sequence[str], source: str) -> RunConfig:
+        """The configuration after `KEY=VALUE` changes.
+
+        Args:
+            changes: applied in order.
+            source: the configuration's name in messages.
+
+        Raises:
+            InputError: an unknown key, a wrong type or an invalid combination.
+        """
+        data = self.model_dump(mode="json")
         known = _known_backbones(data)
-        _name_backbones(data, known, str(path))
-        defaults = cls().model_dump(mode="json")
-        changes = tuple(changes)
         for change in changes:
-            apply_change(data, change, defaults)
+            apply_change(data, change)
             _name_backbones(data, known, f"--set {change}")
-        return parse(cls, data, source=str(path), changes=changes)
+        return parse(RunConfig, data, source=source, changes=changes)
 
     def dump(self) -> str:
         """The configuration as YAML; `load` reads it back to an equal one."""

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from components.core.config.base import FrozenModel
+from components.core.config.file import FrozenModel
 from components.core.errors import InputError, MissingObjectError, StepError
 from components.core.registry.model_manifest import FINGERPRINT, MANIFEST, MODELS
 from components.core.storage.object_store import ObjectStore

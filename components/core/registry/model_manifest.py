@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from components.core.config import CHANNELS, RunConfig, parse
-from components.core.config.base import FrozenModel
+from components.core.config.file import FrozenModel
 from components.core.errors import InputError
 from components.core.screen.wells import experiment_of
 from components.core.storage.finished import StoredFile

@@ -14,6 +14,7 @@ from rich.console import Console
 from components.core.config import RunConfig
 from pipelines.studies import growth as growing
 from pipelines.studies.rungs import rungs
+from pipelines.studies.study import Study
 from tests.pipelines.tiny_run import Cellsignal
 
 CONFIG = """
@@ -187,26 +188,26 @@ def scored(ladder, tmp_path, monkeypatch):
         with path.open("w", newline="") as file:
             csv.writer(file).writerows([columns, *rows])
 
-    def run_tasks(tasks, folder, workers, config, console, finished, table):
+    def run_tasks(study, config, finished, table):
         for run in runs:
             right = f"sirna_{run.seed}"
             wells = [f"{kind}_{n}" for kind in CELL_TYPES for n in range(WELLS[kind])]
-            write(folder.path(run.truth), ["id_code", "sirna"], [(well, right) for well in wells])
+            write(run.truth, ["id_code", "sirna"], [(well, right) for well in wells])
             for column in COLUMNS:
                 hits[run.seed, run.rung.name, column] = {"HUVEC": len(hits) + 1, "U2OS": (len(hits) + 1) // 2}
-            for kind, output in run.predictions.items():
+            for kind, folder in run.predictions.items():
                 counts = [hits[run.seed, run.rung.name, column][kind] for column in COLUMNS]
                 rows = [
                     (f"{kind}_{n}", *(right if n < count else "sirna_0" for count in counts))
                     for n in range(WELLS[kind])
                 ]
-                write(folder.path(output) / "unlabelled.csv", ["id_code", *COLUMNS], rows)
-        for task in tasks:
+                write(folder / "unlabelled.csv", ["id_code", *COLUMNS], rows)
+        for task in study.tasks.values():
             finished(task, 1.0)
 
     real = growing._rung_runs
     monkeypatch.setattr(growing, "_rung_runs", rung_runs)
-    monkeypatch.setattr(growing, "run_tasks", run_tasks)
+    monkeypatch.setattr(Study, "run", run_tasks)
     monkeypatch.setattr(growing, "draw_growth", lambda *_: Picture())
     full = next(rung.config for rung in ladder if rung.name == "folds")
     growing.grow(full, SEEDS, tmp_path, 1, Console(file=io.StringIO()))

@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 from components.core.config import PackConfig
-from components.core.errors import InputError, StepError
+from components.core.errors import StepError
 from components.core.storage.arrays import LogitsDirectory, WellLogits, write_logits
 from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, WellRecord
-from pipelines.studies.protocols import ORGANISERS, ProtocolResults, held_out_accuracy, run_protocols
+from pipelines.studies.protocols import ORGANISERS, ProtocolResults, held_out_accuracy
 from tests.pipelines.tiny_run import CONFIG, Cellsignal, error_line, only_huvec
 from tests.tiny_screen import TinyScreen
 
@@ -96,43 +96,24 @@ def test_another_configuration_in_the_same_folder_is_refused(command, first):
 
 
 @pytest.mark.parametrize(
-    ("changes", "protocol", "repeats", "backbones", "message"),
+    ("options", "message"),
     [
-        ([], "plates", 1, 1, r"--protocol 'plates': no such protocol; use batch, random or both"),
-        ([], "both", 0, 1, r"--repeats 0: at least one is needed"),
-        ([], "both", 1, 2, r"--backbones 2: the configuration has 1; use 1 to 1"),
-        (["folds.count=3"], "batch", 1, 1, r"folds\.count is 3, but the screen has 2 labelled experiments"),
+        (["--protocol", "plates"], "Invalid value for '--protocol': 'plates' is not one of 'batch', 'random', 'both'"),
+        (["--repeats", "0"], "Invalid value for '--repeats'"),
+        (["--backbones", "2"], "--backbones 2: the configuration has 1; use 1 to 1"),
+        (["--set", "folds.count=3", "--protocol", "batch"], "folds.count is 3, but the screen has 2 labelled experim"),
         (
-            ["folds.count=13"],
-            "random",
-            1,
-            1,
-            r"folds\.count is 13, but the screen has only 12 labelled treatment wells",
+            ["--set", "folds.count=13", "--protocol", "random"],
+            "folds.count is 13, but the screen has only 12 labelled treatment wells",
         ),
-        (
-            ["screen.holdout_experiments=[HUVEC-01]"],
-            "both",
-            1,
-            1,
-            r"folds\.count is 2, but the screen has 1 labelled exp",
-        ),
+        (["--set", "screen.holdout_experiments=[HUVEC-01]"], "folds.count is 2, but the screen has 1 labelled exp"),
     ],
 )
-def test_bad_input_is_found_before_anything_starts(
-    tmp_path, tables, config_file, changes, protocol, repeats, backbones, message
-):
-    out, store = tmp_path / "out", tmp_path / "store"
-    arguments = (str(config_file), changes, str(tables.root), protocol, repeats, backbones, out, str(store))
-    with pytest.raises(InputError, match=message) as caught:
-        run_protocols(*arguments)
-    assert "\n" not in str(caught.value)
-    assert not out.exists()
-    assert not store.exists()
-
-
-def test_the_command_refuses_bad_input_in_one_line(tmp_path, tables, config_file):
-    arguments = ["--config", config_file, "--screen", tables.root, "--out", tmp_path / "out", "--protocol", "plates"]
-    assert "use batch, random or both" in Cellsignal(tmp_path).refused("protocols", *arguments)
+def test_rejects_bad_input_before_anything_starts(cellsignal, tmp_path, tables, config_file, options, message):
+    usual = ["--config", config_file, "--screen", tables.root, "--out", "out", "--store", "store"]
+    assert message in cellsignal.refused("protocols", *usual, *options)
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "store").exists()
 
 
 @pytest.fixture
@@ -173,12 +154,15 @@ def test_the_file_has_means_and_sample_deviations(results):
     assert content["organisers"]["random"]["overall"] == {"mean": 0.528, "sd": None}
 
 
-def test_earlier_results_are_read_back(results):
-    content = json.loads(json.dumps(results.as_json({})))
-    again = ProtocolResults(results.cell_types, results.protocols)
-    for protocol in results.protocols:
-        again.add_earlier(content, protocol)
-    assert again.as_json({}) == results.as_json({})
+def test_keeps_an_earlier_protocol_that_is_not_measured_again(results):
+    earlier = results.as_json({})
+    again = ProtocolResults(results.cell_types, ["random"])
+    again.add("random", 1, {"overall": 0.9}, {"fold": 1, "wells": 9, "experiments": []})
+    content = again.as_json({}, json.loads(json.dumps(earlier)))
+    for part in ("protocols", "held_out"):
+        assert content[part]["batch"] == earlier[part]["batch"]
+    assert content["protocols"]["random"]["overall"]["mean"] == 0.9
+    assert content["held_out"]["random"]["1"]["fold"] == 1
 
 
 def test_the_table_has_the_figures_beside_the_published_ones(results):

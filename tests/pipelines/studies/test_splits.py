@@ -10,8 +10,6 @@ from components.core.screen.manifests import dealt_again
 from components.core.storage.manifest import Manifest
 from components.normalize.step import run
 from pipelines.studies.splits import (
-    check_repeats,
-    chosen_protocols,
     held_out_experiments,
     held_out_types,
     held_out_wells,
@@ -99,13 +97,7 @@ def test_nothing_in_a_protocols_training_uses_the_scored_wells():
     assert protocol_config(config, "batch", 1, backbones=2).backbones == config.backbones
 
 
-def test_bad_options_are_one_line():
-    assert chosen_protocols("both") == ("batch", "random")
-    assert chosen_protocols("random") == ("random",)
-    with pytest.raises(InputError, match=r"--protocol 'plate': no such protocol; use batch, random or both"):
-        chosen_protocols("plate")
-    with pytest.raises(InputError, match=r"--repeats 0: at least one is needed"):
-        check_repeats(0)
+def test_rejects_another_number_of_backbones():
     for backbones in (0, 3):
         with pytest.raises(InputError, match=rf"--backbones {backbones}: the configuration has 2; use 1 to 2"):
             protocol_config(RunConfig.load("demo"), "batch", 1, backbones)

@@ -21,7 +21,7 @@ from pydantic import Field
 from scipy.special import ndtr, stdtrit
 
 from components.core.config import PromotionConfig
-from components.core.config.base import Count, Fraction, FrozenModel
+from components.core.config.file import Count, Fraction, FrozenModel
 from components.core.evaluation.comparison.wells import COMPARED_STAGES, ComparedStage, count_plates
 from components.core.evaluation.scores import OVERALL
 
