@@ -1,6 +1,7 @@
 """A challenger against a champion: trains the challenger, has both predict the held-out plates, and compares. Promotes nothing.
 
-The runs are on this machine or on a cluster.
+They are compared on held-out experiments that neither was trained on, by labels, images or under another name, and whose cell type
+both know. The runs are on this machine or on a cluster.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -19,8 +22,9 @@ from components.core.config import RunConfig
 from components.core.errors import ContactError, InputError, MissingObjectError
 from components.core.evaluation.comparison.decision import Decision, compare
 from components.core.evaluation.comparison.wells import paired_wells
-from components.core.registry.model_manifest import MODELS, ModelManifest
+from components.core.registry.model_manifest import MODELS, ModelManifest, TrainedPlate
 from components.core.registry.published_models import trained_plates
+from components.core.screen.wells import Plate
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import join_address
@@ -30,7 +34,6 @@ from pipelines.checks import truth_file
 from pipelines.cluster.checks import check_addresses
 from pipelines.cluster.submit import SubmitRequest, submit
 from pipelines.options import HOURS
-from pipelines.retrain.comparable import comparable, without_twins
 from pipelines.run.folder import find_run
 from pipelines.run.predict_request import PredictRequest
 
@@ -44,19 +47,11 @@ _NOT_ALLOWED = (
 
 @dataclass(frozen=True)
 class RetrainRequest:
-    """The options of `cellsignal retrain`.
+    """The options of `cellsignal retrain`, described there.
 
     Attributes:
-        screen: address of the screen.
         endpoint: address of Kubeflow Pipelines; None for this machine.
         containers: on this machine: whether each task is a container of its step's image.
-        truth: labels of unlabelled wells, for reports only.
-        images: on a cluster: record of the images, or `tags`.
-        out: folder of the results, with one folder per fingerprint.
-        summary: Markdown file to which the result is appended.
-        allow_no_holdout: whether a challenger may be promoted without a comparison if nothing is held out.
-        again: whether to decide again although nothing has changed.
-        resubmit: on a cluster: how often a failed run is submitted again.
         timeout: on a cluster: seconds until following ends, of all runs together.
     """
 
@@ -96,11 +91,8 @@ class Challenge:
 
     Attributes:
         config: the challenger's configuration.
-        request: where and how they run.
-        store: of runs and models.
         holdout: held-out experiments, with their cell types.
         folder: receives the runs' folders.
-        console: where progress is shown.
         deadline: on a cluster, by time.monotonic(): when following ends, for all runs together.
     """
 
@@ -155,12 +147,7 @@ class Challenge:
     def decide(
         self, run: str, challenger: ModelManifest, champion: ModelManifest | None
     ) -> tuple[Decision, tuple[str, ...]]:
-        """The decision against a champion, and why held-out experiments were left out.
-
-        Args:
-            run: key of the challenger's run.
-            challenger: the published challenger.
-            champion: None if there is none.
+        """The decision about the challenger of a run, and why held-out experiments were left out.
 
         Raises:
             InputError: predictions of either model are missing or damaged, or the champion cannot classify the plates.
@@ -231,4 +218,73 @@ class Challenge:
             resubmit=self.request.resubmit,
             timeout=left,
             reuse_results=True,
+        )
+
+
+class Comparable(NamedTuple):
+    """The held-out experiments that models can be compared on, in the configuration's order, and why others are left out."""
+
+    experiments: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def comparable(
+    holdout: Iterable[tuple[str, str]], champion: ModelManifest, challenger: ModelManifest | None = None
+) -> Comparable:
+    """The held-out experiments (with their cell types) that neither model saw, of cell types that both know.
+
+    The challenger is None before it is trained.
+    """
+    models = [("champion", champion)] + ([("challenger", challenger)] if challenger is not None else [])
+    known = [(label, model, model.learned_from | {*model.unlabelled}) for label, model in models]
+    kept, remarks = [], []
+    for experiment, cell_type in holdout:
+        for label, model, seen in known:
+            if experiment in seen or cell_type not in model.folds:
+                why = "was trained with it" if experiment in seen else f"does not know {cell_type}"
+                remarks.append(f"{experiment} is left out: the {label} {model.short} {why}")
+                break
+        else:
+            kept.append(experiment)
+    return Comparable(tuple(kept), tuple(remarks))
+
+
+def without_twins(found: Comparable, plates: Manifest, trained: Iterable[TrainedPlate], label: str) -> Comparable:
+    """Leaves out experiments that a model was trained on under another name: a plate has exactly the same pixel counts.
+
+    Args:
+        found: experiments that can be compared by their names.
+        plates: manifest of the held-out plates.
+        trained: the plates that the model was trained on.
+        label: what remarks call the model.
+    """
+    known = {plate.histograms: plate.experiment for plate in trained}
+    twins = {plate.experiment: known[plate.histograms] for plate in plates.plates if plate.histograms in known}
+    kept = tuple(name for name in found.experiments if name not in twins)
+    more = tuple(
+        f"{name} is left out: {label} was trained on the same images as {twins[name]}"
+        for name in found.experiments
+        if name in twins
+    )
+    return Comparable(kept, (*found.remarks, *more))
+
+
+def check_plates(plates: Collection[Plate], champion: ModelManifest) -> None:
+    """Rejects held-out plates on which no challenger could be promoted, before one is trained.
+
+    Raises:
+        InputError: a cell type has a single plate, or the champion knows none of the siRNAs.
+    """
+    single = [name for name, count in Counter(plate.cell_type for plate in plates).items() if count == 1]
+    if single:
+        raise InputError(
+            f"screen.holdout_experiments: {' and '.join(single)} would have a single held-out plate, which does not show how "
+            "plates differ; hold out two or more, or none"
+        )
+    labels = {well.sirna for plate in plates for well in plate.wells if well.well_type == "treatment"} - {None}
+    if labels.isdisjoint(champion.vocabulary.treatments):
+        raise InputError(
+            f"screen.holdout_experiments: champion {champion.short} knows none of their siRNAs (it knows, for example, "
+            f"{champion.vocabulary.treatments[0]}); give labels in the encoding of its screen, or a screen of another library its "
+            "own store.prefix"
         )

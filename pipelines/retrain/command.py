@@ -99,6 +99,6 @@ def retrain(
     if dry_run:
         found = plan(settings, request, Console(stderr=json))
         if json:
-            print_json(**found.model_dump(mode="json"))
+            print_json(**found)
     elif retrain_model(settings, request, Console()) == "not promoted":
         raise typer.Exit(NOT_PROMOTED)

@@ -1,8 +1,8 @@
 """The fingerprint of a retraining: the screen's files, the code, the configuration. Equal fingerprints need no second training.
 
 Data are fingerprinted by a listing (names, sizes, and ETags or modification times): no image is read, and a bucket needs one
-request per thousand objects. A copied screen counts as another one; its plates are recognised by their pixels. Files that the
-configuration names count by content: local files by digest, objects by ETag, and the run to start from by its weights.
+request per thousand objects. A copied screen counts as another one. Files in the configuration count by content: local files by
+digest, objects by ETag, and the run to start from by its weights.
 """
 
 from __future__ import annotations
@@ -50,13 +50,7 @@ class Fingerprint(FrozenModel):
 def fingerprint_of(
     source: ScreenSource, config: RunConfig, images: Mapping[str, str], store: ObjectStore
 ) -> Fingerprint:
-    """The present fingerprint.
-
-    Args:
-        source: the screen.
-        config: the run's.
-        images: container images by target, or the libraries' versions.
-        store: the run's; objects that the configuration names are at its endpoint.
+    """The present fingerprint; `images` are container images by target, or the libraries' versions.
 
     Raises:
         InputError: no screen there, or a file, object or run that the configuration names is missing.

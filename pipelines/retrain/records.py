@@ -76,16 +76,10 @@ def retrained_runs(store: ObjectStore) -> set[str]:
 def fix_config(store: ObjectStore, digest: str, config: RunConfig) -> RunConfig:
     """The configuration of every attempt of a retraining: the first attempt's, even if the champion changes in between.
 
-    So an attempt that resumes finds the same run under the same key.
-
-    Args:
-        store: the registry, which keeps it.
-        digest: the fingerprint's digest.
-        config: this attempt's configuration.
+    So an attempt that resumes finds the same run under the same key. `config` is this attempt's, `digest` the fingerprint's.
 
     Raises:
         InputError: the stored configuration cannot be read.
-        StepError: the store failed.
     """
     path = f"{RETRAININGS}/{config.name}/{digest}/config.json"
     if store.put_if_absent(path, config.model_dump_json(indent=1).encode()):
@@ -107,9 +101,9 @@ def with_champions_folds(
     another number or kind of folds than the champion; and if the champion's would leave a fold nothing to train or validate on.
 
     Args:
-        config: the user's.
-        champion: the model whose folds are kept; None for none.
-        experiments: those that this run trains with labels, by cell type.
+        config: the user's configuration.
+        champion: the model whose folds are kept, if there is one.
+        experiments: the experiments that this run trains with labels, by cell type.
     """
     if champion is None or config.folds.known or config.folds.split != "experiment":
         return config

@@ -6,39 +6,19 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from pydantic import Field
 from rich.console import Console
 from rich.markdown import Markdown
 
-from components.core.config import FrozenModel
 from components.core.errors import ContactError, InputError, StepError
 from components.core.evaluation.comparison.decision import Decision
 from components.core.evaluation.comparison.markdown import decision_markdown
 from components.core.evaluation.table import escaped
 from components.core.files import write_atomically
 from components.core.registry.champion import Champion
-from components.core.registry.model_manifest import SHORT
+from components.core.registry.model_manifest import SHORT, ModelManifest
+from pipelines.retrain.challenge import Comparable
 from pipelines.retrain.records import RetrainingOutcome
-
-
-class RetrainPlan(FrozenModel):
-    """What a retraining would do: the result of a dry run. The fields last_... are the last retraining's outcome."""
-
-    name: str = Field(description="the configuration's")
-    fingerprint: str
-    changes: tuple[str, ...] | None = Field(description="since the last retraining under this name; None without one")
-    action: Literal["train", "nothing"]
-    endpoint: str | None = Field(description="address of Kubeflow Pipelines; None for this machine")
-    champion: str | None = Field(description="fingerprint of the present champion")
-    generation: int = Field(description="the present champion's; 0 for none")
-    compared_on: tuple[str, ...] = Field(description="held-out experiments that the challenger would be compared on")
-    remarks: tuple[str, ...] = Field(description="why others are left out")
-    last_run: str | None
-    last_model: str | None
-    last_promoted: bool | None
-    last_reason: str | None
 
 
 @dataclass(frozen=True)
@@ -92,17 +72,19 @@ class RetrainReporter:
             why = "nothing has changed; deciding again"
         self.say(f"fingerprint {digest[:SHORT]}: {why}")
 
-    def plan(self, plan: RetrainPlan) -> None:
+    def plan(self, endpoint: str | None, champion: ModelManifest | None, found: Comparable) -> None:
         """What would be done."""
-        where = f"at {plan.endpoint}" if plan.endpoint else "on this machine"
-        lines = [f"would train a challenger {where}"]
-        if plan.champion is None:
-            lines.append("there is no champion yet, so it would be promoted as the first model")
-        elif plan.compared_on:
-            lines.append(f"would compare it with champion {plan.champion[:SHORT]} on {', '.join(plan.compared_on)}")
+        if champion is None:
+            then = "there is no champion yet, so it would be promoted as the first model"
+        elif found.experiments:
+            then = f"would compare it with champion {champion.short} on {', '.join(found.experiments)}"
         else:
-            lines.append("would promote it without a comparison (--allow-no-holdout)")
-        lines += plan.remarks
+            then = "would promote it without a comparison (--allow-no-holdout)"
+        lines = [
+            f"would train a challenger {f'at {endpoint}' if endpoint else 'on this machine'}",
+            then,
+            *found.remarks,
+        ]
         for line in lines:
             self.say(line)
         self.say("nothing was started (--dry-run)")

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 
 from components.core.config import RunConfig
-from components.core.errors import InputError, StepError
+from components.core.errors import InputError
 from components.core.files import locked
 from components.core.learning.step_settings import library_versions
 from components.core.registry.champion import CHAMPION, Champion, current_user, promote, read_champion
@@ -31,18 +31,14 @@ from components.core.screen.wells import Screen
 from components.core.storage.digests import digest_text
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import cache_folder, open_store
-from pipelines.checks import check_screen, screen_source
+from pipelines.checks import check_screen, screen_source, truth_file
 from pipelines.cluster.checks import check_cluster
 from pipelines.cluster.compile import images_of
-from pipelines.retrain.challenge import Challenge, RetrainRequest
-from pipelines.retrain.comparable import Comparable, check_plates, comparable
+from pipelines.retrain.challenge import Challenge, Comparable, RetrainRequest, check_plates, comparable
 from pipelines.retrain.fingerprint import Fingerprint, changes, fingerprint_of
 from pipelines.retrain.records import RetrainingOutcome, fix_config, read_latest, with_champions_folds, write_outcome
-from pipelines.retrain.report import RetrainPlan, RetrainReporter
+from pipelines.retrain.report import RetrainReporter
 from pipelines.run.containers import check_images
-
-ROUNDS = 20
-"""Comparisons with champions that are promoted during the comparison, before giving up."""
 
 Result = Literal["promoted", "not promoted", "unchanged"]
 
@@ -70,49 +66,35 @@ def retrain(config: RunConfig, request: RetrainRequest, console: Console) -> Res
         return "promoted" if outcome.promoted else "not promoted"
 
 
-def plan(config: RunConfig, request: RetrainRequest, console: Console) -> RetrainPlan:
-    """Reports what `retrain` would do; writes nothing to the store. Raises as retrain."""
+def plan(config: RunConfig, request: RetrainRequest, console: Console) -> dict[str, Any]:
+    """Reports what `retrain` would do, and returns it in plain values; writes nothing to the store. Raises as retrain."""
     report = RetrainReporter(console, request.summary)
     with report.failures():
         work = _Retraining.prepare(config, request, report, dry_run=True)
         train = work.has_to_train()
         found = work.comparable if train else Comparable()
         latest, champion = work.latest, work.champion
-        result = RetrainPlan(
-            name=config.name,
-            fingerprint=work.fingerprint.digest,
-            changes=work.changes,
-            action="train" if train else "nothing",
-            endpoint=request.endpoint,
-            champion=champion.fingerprint if champion else None,
-            generation=_generation(work.promotions),
-            compared_on=found.experiments if champion else (),
-            remarks=found.remarks,
-            last_run=latest.run if latest else None,
-            last_model=latest.model if latest else None,
-            last_promoted=latest.promoted if latest else None,
-            last_reason=latest.reason if latest else None,
-        )
         if train:
-            report.plan(result)
-        return result
+            report.plan(request.endpoint, champion, found)
+        return {
+            "name": config.name,
+            "fingerprint": work.fingerprint.digest,
+            "changes": work.changes,
+            "action": "train" if train else "nothing",
+            "endpoint": request.endpoint,
+            "champion": champion.fingerprint if champion else None,
+            "generation": _generation(work.promotions),
+            "compared_on": found.experiments if champion else (),
+            "remarks": found.remarks,
+            **{f"last_{name}": getattr(latest, name, None) for name in ("run", "model", "promoted", "reason")},
+        }
 
 
 @dataclass(frozen=True)
 class _Retraining:
-    """A retraining of one fingerprint.
+    """A retraining of one fingerprint. `looked` is when the screen was in its state, `latest` the last retraining's outcome.
 
-    Attributes:
-        config: the user's configuration.
-        request: where the challenger is trained, and what may be decided.
-        store: of registry and runs.
-        source: the screen.
-        fingerprint: the present one.
-        looked: when the screen was in its state.
-        latest: the outcome of this configuration for the latest state of the screen.
-        promotions: champion.json at the start; None if no model was promoted.
-        champion: its model.
-        report: shows progress.
+    `promotions` (champion.json) and `champion` (its model) are those at the start; None if no model was promoted.
     """
 
     config: RunConfig
@@ -149,11 +131,7 @@ class _Retraining:
         return changes(self.latest.fingerprint, self.fingerprint) if self.latest else None
 
     def has_to_train(self) -> bool:
-        """Reports what changed; False if this fingerprint was retrained last, and the registry still has its result.
-
-        Raises:
-            InputError: as _check.
-        """
+        """Reports what changed; False if this fingerprint was retrained last, and the registry still has its result."""
         latest = None if self.request.again else self.latest
         lost = latest is not None and latest.promoted and self.promotions is None
         if latest is not None and latest.fingerprint == self.fingerprint and not lost:
@@ -164,11 +142,7 @@ class _Retraining:
         return True
 
     def _check(self) -> None:
-        """Rejects a retraining that cannot end in a decision, before anything is started.
-
-        Raises:
-            InputError: bad input; images that the champion cannot classify; or no experiment to compare on, unless allowed.
-        """
+        """Rejects a retraining that cannot end in a decision, before anything is started."""
         champion, found = self.champion, self.comparable
         if champion is not None:
             champion.check_images(self.config.screen.image_size, f"--screen {self.request.screen}")
@@ -225,12 +199,9 @@ class _Retraining:
             challenge.predict(self.champion, self.comparable.experiments)
         run = challenge.train()
         challenger = publish(self.store, run).model
-        for _ in range(ROUNDS):
-            if (outcome := self._decide(challenge, run, challenger)) is not None:
-                return outcome
-        raise StepError(
-            f"{ROUNDS} other models were promoted while model {challenger.short} was compared; run the same command again"
-        )
+        while (outcome := self._decide(challenge, run, challenger)) is None:
+            pass  # another model was promoted during the comparison
+        return outcome
 
     def _decide(self, challenge: Challenge, run: str, challenger: ModelManifest) -> RetrainingOutcome | None:
         """One comparison and its outcome; None if another model was promoted during it."""
@@ -279,7 +250,7 @@ class _Retraining:
     @cached_property
     def _screen(self) -> Screen:
         """The screen's tables, checked."""
-        truth = Path(self.request.truth) if self.request.truth and not self.request.endpoint else None
+        truth = None if self.request.endpoint else truth_file(self.request.truth)
         return check_screen(self.config, self.source, truth)
 
     @cached_property
@@ -290,11 +261,7 @@ class _Retraining:
 
 
 def _read_champion(store: ObjectStore) -> tuple[Champion | None, ModelManifest | None]:
-    """champion.json and the champion's manifest; None if no model was promoted.
-
-    Raises:
-        InputError: either is damaged, or the champion's model is missing.
-    """
+    """champion.json and the champion's manifest; None if no model was promoted."""
     promotions = read_champion(store)
     if promotions is None:
         return None, None

@@ -79,7 +79,6 @@ def read_champion(store: ObjectStore) -> Champion | None:
 
 
 def _read_versioned(store: ObjectStore) -> tuple[Champion | None, str | None]:
-    """The champion, and the version of champion.json."""
     try:
         content, version = store.get_versioned(CHAMPION)
     except MissingObjectError:
@@ -94,7 +93,7 @@ def promote(
 
     Args:
         store: the registry.
-        fingerprint: the model's.
+        fingerprint: the model's fingerprint.
         why: the reason, for the history.
         by: the user; None takes it from the environment.
         expected: generation that the decision was based on, 0 for no champion; None for the present one.
@@ -114,11 +113,7 @@ def promote(
 
 
 def rollback(store: ObjectStore, why: str, by: str | None = None, expected: int | None = None) -> PromotionResult:
-    """Makes the champion before the present one the champion again; parameters and errors are those of promote.
-
-    Raises:
-        InputError: also if there is no champion before the present one.
-    """
+    """Makes the champion before the present one the champion again. Parameters and errors are those of promote."""
     found, version = _read_versioned(store)
     if found is None:
         raise InputError(f"{store.uri(CHAMPION)}: there is no champion to go back from; promote a model first")

@@ -24,13 +24,7 @@ _STAGES = {
 
 
 def model_card(model: ModelManifest, metrics: Mapping[str, Any], screen: Manifest) -> str:
-    """The whole card.
-
-    Args:
-        model: the model; `files` may still be empty.
-        metrics: content of the run's metrics.json.
-        screen: the training screen's manifest.
-    """
+    """The whole card, from the model, the run's metrics.json and the training screen's manifest."""
     from components.core.evaluation.page import environment  # imports Matplotlib, which only publishing needs
 
     cell_types = []

@@ -116,11 +116,7 @@ class ModelManifest(StoredRecord):
         return f"{MODELS}/{self.fingerprint}/{self.attempt}/{path}"
 
     def run_config(self) -> RunConfig:
-        """The run's configuration.
-
-        Raises:
-            InputError: it is of another version of cellsignal.
-        """
+        """The run's configuration; InputError if it is of another version of cellsignal."""
         return parse(RunConfig, self.config, source=f"model {self.short}: configuration")
 
     def score(self, score: str, stage: str, part: str = "overall") -> float | None:
@@ -137,14 +133,10 @@ class ModelManifest(StoredRecord):
         return tuple(sorted({network.fold for network in self.networks}))
 
     def check_images(self, image_size: int, source_name: str = "screen") -> None:
-        """Refuses images that the networks cannot classify.
-
-        Args:
-            image_size: side of the images, pixels.
-            source_name: what errors call the screen.
+        """Refuses images of another size (pixels) or number of channels.
 
         Raises:
-            InputError: another image size, or another number of channels.
+            InputError: the networks cannot classify them; names the screen as `source_name`.
         """
         for what, own, other in (
             ("channels", self.channels, len(CHANNELS)),
@@ -159,15 +151,10 @@ class ModelManifest(StoredRecord):
     def check_cell_types(
         self, cell_types: Collection[str], source_name: str = "screen", any_cell_type: bool = False
     ) -> None:
-        """Refuses cell types that the networks cannot classify.
-
-        Args:
-            cell_types: the screen's.
-            source_name: what errors call the screen.
-            any_cell_type: whether networks that learned all cell types may classify wells of another one.
+        """Refuses cell types that no network learned; with `any_cell_type` networks that learned all others may classify them.
 
         Raises:
-            InputError: a cell type without networks.
+            InputError: a cell type without networks; names the screen as `source_name`.
         """
         unknown = sorted(set(cell_types) - self.folds.keys())
         if not unknown:

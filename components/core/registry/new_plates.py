@@ -29,17 +29,10 @@ def plates_for(
     any_cell_type: bool,
     source_name: str = "screen",
 ) -> tuple[Plate, ...]:
-    """The plates to predict, from the tables; no label is read.
-
-    Args:
-        model: the model that predicts.
-        source: the screen.
-        experiments: those to predict; empty for all.
-        any_cell_type: whether networks that learned all cell types may classify another one.
-        source_name: what errors call the screen.
+    """The plates of some experiments (empty: of all) from the tables; no label is read.
 
     Raises:
-        InputError: as read_new_plates, or a cell type that the model does not know.
+        InputError: as read_new_plates, or a cell type that the model does not know; names the screen as `source_name`.
     """
     plates = read_new_plates(source, experiments)
     model.check_cell_types({plate.cell_type for plate in plates}, source_name, any_cell_type)
@@ -54,7 +47,7 @@ def check_first_image(
     Args:
         model: the model that predicts.
         source: the screen.
-        plates: its plates, at least one.
+        plates: its plates; at least one.
         sites: largest number of sites per well.
         source_name: what errors call the screen.
 
@@ -120,7 +113,7 @@ def reference_of(
 
     Args:
         model: the model that predicts.
-        plates: those that its networks were trained on.
+        plates: the plates that its networks were trained on.
         address: the model's address.
         store: address of the store that receives the new plates.
         codec: how they are packed.

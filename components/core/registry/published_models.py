@@ -65,11 +65,7 @@ def read_model(store: ObjectStore, fingerprint: str) -> ModelManifest:
 
 
 def resolve_fingerprint(store: ObjectStore, name: str) -> str:
-    """The whole fingerprint of a model.
-
-    Args:
-        store: the registry.
-        name: `champion`, or the first digits of a fingerprint.
+    """The whole fingerprint of a model, by `champion` or its first digits.
 
     Raises:
         InputError: no champion, no such model, or several.
@@ -122,11 +118,7 @@ def model_address(address: str) -> tuple[str, str]:
 
 
 def find_model(own: ObjectStore, name: str) -> tuple[ObjectStore, ModelManifest]:
-    """A model, and the store that it is in.
-
-    Args:
-        own: store to search if the name is no address.
-        name: `champion`, the first digits of a fingerprint, or the address of either.
+    """A model, by `champion`, its first digits or its address, and the store that it is in: `own` unless it has an address.
 
     Raises:
         InputError: no such model, it cannot be read, or the environment has no credentials for its bucket.
@@ -141,15 +133,8 @@ def download_networks(
 ) -> dict[str, Path]:
     """Downloads the networks of one fold that classify wells of one cell type, and compares them with their digests.
 
-    Args:
-        store: the registry.
-        model: the model.
-        fold: the networks' fold.
-        cell_type: the wells' cell type.
-        folder: receives the files; created if missing.
-
     Returns:
-        safetensors files by backbone; empty if the model has none.
+        safetensors files in `folder`, by backbone; empty if the model has none.
 
     Raises:
         InputError: a file is missing or damaged, or the folder cannot be written.

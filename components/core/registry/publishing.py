@@ -212,47 +212,38 @@ class _FinishedRun:
         They are one per fold, cell type and backbone; if training ended with pretrain, one per fold and backbone.
         """
         networks, learned = [], Learned()
-        config, weights = self.config, self.config.predict.weights
+        config, key = self.config, self.record.key
         for fold in sorted({number for numbers in self.fold_numbers.values() for number in numbers}):
             for backbone in config.backbones:
-                pretrained = self._task("pretrain", fold, backbone=backbone.name)
-                learned |= pretrained.learned
+                task = read_task(self.store, key, self.screen, "pretrain", fold, backbone=backbone.name)
+                learned |= task.learned
                 if not config.mean_teacher.enabled:
-                    networks.append(self._copy(prefix, pretrained, "weights.safetensors", fold, None, backbone.name))
+                    networks.append(self._copy(prefix, task, "weights.safetensors", backbone.name))
         if config.mean_teacher.enabled:
-            for cell_type, records in self.folds.items():
-                for record in records:
-                    fold = record.fold
-                    trained = record if config.has_pseudo_labels else self._task("finetune", fold, cell_type)
-                    for backbone in config.backbones:
-                        file = f"{backbone.name}.{weights}.safetensors"
-                        networks.append(self._copy(prefix, trained, file, fold, cell_type, backbone.name))
+            for task in (record for records in self.folds.values() for record in records):
+                if not config.has_pseudo_labels:  # the task that predicted is infer's, which has no weights
+                    task = read_task(self.store, key, self.screen, "finetune", task.fold, task.cell_type)
+                for backbone in config.backbones:
+                    file = f"{backbone.name}.{config.predict.weights}.safetensors"
+                    networks.append(self._copy(prefix, task, file, backbone.name))
         return networks, learned
 
-    def _task(self, step: str, fold: int, cell_type: str | None = None, backbone: str | None = None) -> TaskRecord:
-        return read_task(self.store, self.record.key, self.screen, step, fold, cell_type, backbone)
-
-    def _copy(
-        self, prefix: str, trained: TaskRecord, file: str, fold: int, cell_type: str | None, backbone: str
-    ) -> NetworkFile:
-        """Copies one network, so that the local disk holds no more than one."""
-        path = "/".join(part for part in (OUTPUT, str(fold), cell_type, f"{backbone}.safetensors") if part)
+    def _copy(self, prefix: str, task: TaskRecord, file: str, backbone: str) -> NetworkFile:
+        """Copies one network of a task, so that the local disk holds no more than one."""
+        parts = (OUTPUT, str(task.fold), task.cell_type, f"{backbone}.safetensors")
+        path = "/".join(part for part in parts if part)
         progress.note(f"publishing {path}")
         local = self.work / "network.safetensors"
-        (stored,) = fetch_finished(self.store, trained.prefix, {f"{OUTPUT}/{file}": local})
+        (stored,) = fetch_finished(self.store, task.prefix, {f"{OUTPUT}/{file}": local})
         self.store.upload_file(local, f"{prefix}/{path}")
         local.unlink()
         return NetworkFile(
-            fold=fold, cell_type=cell_type, backbone=backbone, path=path, size=stored.size, sha256=stored.sha256
+            fold=task.fold, cell_type=task.cell_type, backbone=backbone, path=path, size=stored.size, sha256=stored.sha256
         )
 
 
 def _metrics(store: ObjectStore, key: str, screen: Manifest) -> dict[str, Any]:
-    """The metrics of a run's report.
-
-    Raises:
-        InputError: there is no report, or it is of an earlier screen.
-    """
+    """The metrics of a run's report; InputError if there is none, or it is of an earlier screen."""
     prefix = f"{RUNS}/{key}/{RESULTS}"
     try:
         lineage = json.loads(store.get(f"{prefix}/lineage.json"))

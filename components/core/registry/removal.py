@@ -29,12 +29,9 @@ _FORMS = {
 
 
 def removable_models(store: ObjectStore, keep: int, cutoff: datetime) -> list[StoredGroup]:
-    """Models and unused copies to remove. Without a champion it is unknown which models are needed, and complete ones stay.
+    """Models and unused copies to remove; without a champion it is unknown which models are needed, and complete ones stay.
 
-    Args:
-        store: the registry.
-        keep: how many champions before the present one stay.
-        cutoff: younger models stay, as do those that a prediction has used since.
+    The last `keep` champions before the present one stay, models younger than `cutoff`, and those that a prediction has used since.
 
     Raises:
         InputError: champion.json is damaged.

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 from rich.console import Console
+from typer.testing import CliRunner
 
 from components.core.config import RunConfig
 from components.core.registry.champion import Champion, promote, read_champion
@@ -22,9 +23,9 @@ from components.core.registry.publishing import publish
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import FailureRecord
 from components.core.storage.runs import record_results
+from pipelines.cli import app
 from pipelines.images.record import ImageRecord
 from pipelines.retrain.challenge import RetrainRequest
-from pipelines.retrain.report import RetrainPlan
 from pipelines.retrain.retrain import plan, retrain
 from tests.components.core.registry.finished_run import CONFIG, KEY, METRICS, RUN, FinishedRun
 from tests.pipelines.cluster.kfp_server import KfpServer
@@ -118,7 +119,14 @@ class ClusterLab:
         settings = self.config.model_copy(update=dict(config or {}))
         return retrain(settings, self._request(**more), self._console())
 
-    def plan(self, **more: Any) -> RetrainPlan:
+    def command(self, *more: str) -> int:
+        """The exit code of the command in this process."""
+        file = self.folder / "tiny.yaml"
+        file.write_text(self.config.dump())
+        usual = ("--screen", self.store.uri("screen"), "--endpoint", self.server.url, "--images", "tags")
+        return CliRunner().invoke(app, ["retrain", "--config", str(file), *usual, *more]).exit_code
+
+    def plan(self, **more: Any) -> dict[str, Any]:
         """A dry run in this process; the output is in `shown`."""
         return plan(self.config, self._request(**more), self._console())
 

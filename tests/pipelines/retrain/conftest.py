@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.components.core.registry.finished_run import template
+from tests.components.core.registry.finished_run import model, published, template
 
-__all__ = ["template"]
+__all__ = ["model", "published", "template"]

@@ -1,4 +1,4 @@
-"""A challenger's predictions are those of the networks that were published."""
+"""The leakage rules of a comparison: no experiment that a model was trained on; predictions of the published networks."""
 
 from __future__ import annotations
 
@@ -8,20 +8,64 @@ import pytest
 from rich.console import Console
 
 from components.core.registry.model_manifest import ModelManifest
-from components.core.registry.publishing import publish
 from components.core.storage.object_store import ObjectStore
-from pipelines.retrain.challenge import Challenge, RetrainRequest
+from components.core.storage.run_records import Learned
+from pipelines.retrain.challenge import Challenge, Comparable, RetrainRequest, comparable, without_twins
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 
+HELD_OUT = Comparable(("HUVEC-04",), ("RPE-09 is left out: why",))
 
-def test_another_runs_networks_predict_again(
-    template: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+
+def test_experiments_trained_on_under_another_name_are_left_out(template: FinishedRun) -> None:
+    trained = template.screen.plates
+    assert without_twins(HELD_OUT, template.holdout, trained, "the champion") == HELD_OUT
+    first, *others = template.holdout.plates
+    twin = next(plate for plate in template.screen.plates if plate.experiment == "HUVEC-02")
+    plates = (first.model_copy(update={"histograms": twin.histograms}), *others)
+    found = without_twins(HELD_OUT, template.holdout.model_copy(update={"plates": plates}), trained, "the champion")
+    assert found.experiments == ()
+    assert found.remarks == (
+        *HELD_OUT.remarks,
+        "HUVEC-04 is left out: the champion was trained on the same images as HUVEC-02",
+    )
+
+
+def test_only_experiments_that_neither_model_saw_and_both_know_are_compared(model: ModelManifest) -> None:
+    holdout = [
+        ("HUVEC-04", "HUVEC"),
+        ("HUVEC-01", "HUVEC"),
+        ("HUVEC-03", "HUVEC"),
+        ("U2OS-01", "U2OS"),
+        ("RPE-07", "RPE"),
+    ]
+    found = comparable(holdout, model)
+    assert found.experiments == ("HUVEC-04", "RPE-07")
+    assert [remark.partition(":")[0] for remark in found.remarks] == [
+        "HUVEC-01 is left out", "HUVEC-03 is left out", "U2OS-01 is left out",
+    ]  # fmt: skip
+    assert found.remarks[1] == f"HUVEC-03 is left out: the champion {model.short} was trained with it"  # its images
+    assert found.remarks[2] == f"U2OS-01 is left out: the champion {model.short} does not know U2OS"
+    learned = Learned(experiments=("RPE-07",), wells=("HUVEC-04_1_B03",))
+    challenger = model.model_copy(update={"taught": learned})
+    both = comparable(holdout, model, challenger)
+    assert both.experiments == ()
+
+
+def test_experiments_of_untrained_folds_count_as_seen(template: FinishedRun, model: ModelManifest) -> None:
+    """Their labels taught no network, but they selected checkpoints and are in the plate design."""
+    taught = Learned(experiments=tuple(name for name, fold in template.screen.folds.items() if fold != 0))
+    partial = model.model_copy(update={"folds": {"HUVEC": (0,), "RPE": (0,)}, "taught": taught})
+    of_fold_0 = [(name, name.partition("-")[0]) for name, fold in template.screen.folds.items() if fold == 0]
+    assert of_fold_0
+    assert comparable(of_fold_0, partial).experiments == ()
+
+
+def test_a_challenger_that_another_run_trained_predicts_again(
+    template: FinishedRun, model: ModelManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = template.copy_to(ObjectStore(tmp_path / "store"))
-    model = publish(run.store, KEY).model
-    request = RetrainRequest(screen="screen")
-    challenge = Challenge(run.config, request, run.store, [("HUVEC-04", "HUVEC")], tmp_path, Console(), 0.0)
-    run.store.put(f"runs/{KEY}/results/predictions_holdout.csv", b"of the run")
+    store, request = ObjectStore(tmp_path / "store"), RetrainRequest(screen="screen")
+    challenge = Challenge(template.config, request, store, [("HUVEC-04", "HUVEC")], tmp_path, Console(), 0.0)
+    store.put(f"runs/{KEY}/results/predictions_holdout.csv", b"of the run")
     own = challenge.challengers_predictions(KEY, model, tmp_path, ["HUVEC-04"])
     assert own.read_bytes() == b"of the run"
     predicted: list[tuple[str, list[str]]] = []

@@ -10,7 +10,6 @@ import pytest
 from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.registry.model_manifest import ModelManifest
-from components.core.registry.publishing import publish
 from components.core.storage.object_store import ObjectStore
 from pipelines.retrain.fingerprint import Fingerprint
 from pipelines.retrain.records import (
@@ -21,17 +20,16 @@ from pipelines.retrain.records import (
     with_champions_folds,
     write_outcome,
 )
-from tests.components.core.registry.finished_run import KEY, FinishedRun
+from tests.components.core.registry.finished_run import FinishedRun
 
 LABELLED = {"HUVEC": ["HUVEC-01", "HUVEC-02"], "RPE": ["RPE-01", "RPE-02"]}
 DEALT = {"HUVEC-01": 1, "HUVEC-02": 0, "RPE-01": 1, "RPE-02": 0}
 """Other folds than this run would assign itself."""
 
 
-@pytest.fixture(scope="module")
-def champion(template: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> ModelManifest:
-    run = template.copy_to(ObjectStore(tmp_path_factory.mktemp("store")))
-    return publish(run.store, KEY).model.model_copy(update={"experiment_folds": DEALT})
+@pytest.fixture
+def champion(model: ModelManifest) -> ModelManifest:
+    return model.model_copy(update={"experiment_folds": DEALT})
 
 
 def folds(config: RunConfig, **changes: object) -> RunConfig:
@@ -47,26 +45,22 @@ def test_known_experiments_keep_the_champions_folds(template: FinishedRun, champ
     assert fewer.folds.known == {name: fold for name, fold in DEALT.items() if name != "RPE-01"}
 
 
-def test_the_same_data_make_the_same_model(template: FinishedRun, champion: ModelManifest) -> None:
-    natural = champion.model_copy(update={"experiment_folds": {"HUVEC-01": 0, "HUVEC-02": 1, "RPE-01": 0, "RPE-02": 1}})
-    assert with_champions_folds(template.config, natural, LABELLED) == template.config
-
-
-def test_other_kinds_of_folds_stay(template: FinishedRun, champion: ModelManifest) -> None:
-    own = folds(template.config, known={"HUVEC-01": 1})
-    for config, known in ((own, champion), (folds(template.config, count=3), champion), (template.config, None)):
-        assert with_champions_folds(config, known, LABELLED) == config
-    of_wells = folds(template.config, split="well")
-    assert with_champions_folds(of_wells, champion, LABELLED) == of_wells
-
-
-def test_the_champions_folds_are_not_kept_if_they_leave_nothing_to_train_on(
+def test_the_configuration_stays_if_the_champions_folds_do_not_fit(
     template: FinishedRun, champion: ModelManifest
 ) -> None:
-    together = champion.model_copy(update={"experiment_folds": {**DEALT, "RPE-02": 1}})
-    assert with_champions_folds(template.config, together, LABELLED) == template.config
-    one_fold = champion.model_copy(update={"experiment_folds": dict.fromkeys(DEALT, 0)})
-    assert with_champions_folds(template.config, one_fold, LABELLED) == template.config
+    own, other, of_wells = (
+        folds(template.config, **changes) for changes in ({"known": {"HUVEC-01": 1}}, {"count": 3}, {"split": "well"})
+    )
+    for config in (own, other, of_wells):
+        assert with_champions_folds(config, champion, LABELLED) == config
+    assert with_champions_folds(template.config, None, LABELLED) == template.config
+    for dealt in (
+        {"HUVEC-01": 0, "HUVEC-02": 1, "RPE-01": 0, "RPE-02": 1},  # the same folds as without it
+        {**DEALT, "RPE-02": 1},  # nothing to train on
+        dict.fromkeys(DEALT, 0),
+    ):
+        model = champion.model_copy(update={"experiment_folds": dealt})
+        assert with_champions_folds(template.config, model, LABELLED) == template.config
 
 
 def test_the_first_attempt_fixes_the_configuration_but_not_where_it_runs(

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -93,11 +92,13 @@ def compare(
 ) -> Comparison:
     """Compares two models on the same wells. Overall is over wells, so a cell type counts by its held-out wells.
 
+    The same wells, settings and seed make the same decision.
+
     Args:
-        wells: from paired_wells, at least one.
+        wells: from paired_wells; at least one.
         settings: the stage, the margins and the bootstrap.
-        seed: of the bootstrap; the same wells, settings and seed make the same decision.
-        cell_types: the screen's, in the order of the rows.
+        seed: the bootstrap's seed.
+        cell_types: the screen's cell types, in the order of the rows.
     """
     assert len(wells)
     present = list(dict.fromkeys(wells["cell_type"]))
@@ -153,14 +154,10 @@ def _rows(
     return (row(OVERALL, order), *(row(name, [name]) for name in order))
 
 
-@dataclass(frozen=True)
-class Resamples:
-    """Resamples of a cell type's plates.
+class Resamples(NamedTuple):
+    """Resamples of a cell type's P plates, arrays of shape (R,), int64.
 
-    Attributes:
-        gained_R: wells that the challenger gets right less those that the champion does, shape (R,), int64.
-        wells_R: wells drawn, shape (R,), int64; plates differ in size, so resamples do too.
-        plates: P.
+    `gained_R`: wells that the challenger gets right less those that the champion does; `wells_R`: wells drawn.
     """
 
     gained_R: NDArray[np.int64]
@@ -168,14 +165,10 @@ class Resamples:
     plates: int
 
 
-@dataclass(frozen=True)
-class DifferenceInterval:
-    """Interval of the difference in well top-1, challenger less champion; each end is a one-sided bound of the given confidence.
+class DifferenceInterval(NamedTuple):
+    """Interval of the difference in well top-1, challenger less champion; each end is a one-sided bound.
 
-    Attributes:
-        low: lower end.
-        high: upper end.
-        at_least_as_good: share of resamples in which the challenger is not worse.
+    `at_least_as_good` is the share of resamples in which the challenger is not worse.
     """
 
     low: float
@@ -186,7 +179,7 @@ class DifferenceInterval:
 def resample(counts: pd.DataFrame, name: str, resamples: int, seed: int) -> Resamples:
     """Draws P of a cell type's P plates with replacement, R times.
 
-    Each half of the draws is dealt to the plates in one of two orders, both by the plates' counts: ascending by the champion's,
+    Each half of the draws is assigned to the plates in one of two orders, both by the plates' counts: ascending by the champion's,
     then by the challenger's, and the other way round. So neither the names nor the order of the plates matter, and with champion
     and challenger exchanged the resamples are the same with the opposite sign.
 
@@ -237,23 +230,13 @@ def interval(cell_types: Sequence[Resamples], confidence: float) -> DifferenceIn
 
 
 def tail(confidence: float, plates: int, strata: int) -> float:
-    """The share of resamples beyond a one-sided bound.
-
-    Args:
-        confidence: the bound's, above 0.5.
-        plates: number of plates in all strata.
-        strata: number of cell types, less than plates.
-    """
+    """The share of resamples beyond a one-sided bound, for plates of several strata (cell types), fewer than plates."""
     free = plates - strata
     return float(ndtr(-stdtrit(free, confidence) * math.sqrt(plates / free)))
 
 
 def verdict(rows: Sequence[ComparisonRow], settings: PromotionConfig) -> tuple[bool, str]:
     """Applies the promotion rules: not worse overall by more than a margin (non-inferiority), no cell type measured much worse.
-
-    Args:
-        rows: overall first, then each cell type, at the stage that decides.
-        settings: the margins.
 
     Returns:
         The decision, and a line with every rule that refused, or with all that the challenger passed.

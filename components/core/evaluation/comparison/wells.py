@@ -33,9 +33,9 @@ def paired_wells(
     Args:
         plates: manifest with the plates of the experiments.
         truth: their labels, id_code,sirna, as normalize writes holdout_labels.csv.
-        champion: predictions.csv of new plates.
-        challenger: predictions_holdout.csv of its run.
-        experiments: those that neither model saw; at least one.
+        champion: the champion's predictions.csv.
+        challenger: the challenger's predictions_holdout.csv.
+        experiments: experiments that neither model saw; at least one.
         champion_knows: treatments of the champion's vocabulary.
 
     Returns:
@@ -85,11 +85,7 @@ def paired_wells(
 
 
 def count_plates(wells: pd.DataFrame, stage: ComparedStage) -> pd.DataFrame:
-    """Counts wells by plate: all that the comparison needs.
-
-    Args:
-        wells: from paired_wells.
-        stage: whose predictions count.
+    """Counts the wells of paired_wells by plate, with the predictions of one stage.
 
     Returns:
         A row per plate: cell_type, experiment, plate, and numbers of wells (wells), of those that each model gets right

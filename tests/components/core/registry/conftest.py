@@ -1,4 +1,4 @@
-"""Fixtures of this folder: one run for all tests, and copies of it."""
+"""Fixtures of this folder: one finished run and its published model for all tests, and copies of them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 
 from components.core.storage.object_store import ObjectStore
-from tests.components.core.registry.finished_run import FinishedRun, template
+from tests.components.core.registry.finished_run import FinishedRun, model, published, template
 
-__all__ = ["run", "run_in_either", "template"]
+__all__ = ["model", "published", "run", "run_in_either", "template"]
 
 
 @pytest.fixture
 def run(template: FinishedRun, tmp_path: Path) -> FinishedRun:
     """A finished run in a folder store."""
-    (tmp_path / "store").mkdir()
     return template.copy_to(ObjectStore(tmp_path / "store"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ import torch
 from components.core.config import HeadConfig, RunConfig
 from components.core.learning.network import Classifier
 from components.core.learning.weight_files import save_weights
+from components.core.registry.model_manifest import ModelManifest
+from components.core.registry.publishing import publish
 from components.core.storage.finished import run_once
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
@@ -160,9 +163,32 @@ def hash_of(*parts: object) -> int:
     return sum(ord(letter) * 31**n for n, letter in enumerate(repr(parts))) % 2**31
 
 
+@functools.cache
+def _only_run(folder: Path) -> FinishedRun:
+    (folder / "finished-run" / "store").mkdir(parents=True)
+    return FinishedRun(folder / "finished-run", ObjectStore(folder / "finished-run" / "store"))
+
+
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """A finished run that tests copy and never change."""
-    folder = tmp_path_factory.mktemp("template")
-    (folder / "store").mkdir()
-    return FinishedRun(folder, ObjectStore(folder / "store"))
+    """A finished run that tests copy and never change; one for all folders of tests that import this fixture."""
+    return _only_run(tmp_path_factory.getbasetemp())
+
+
+@functools.cache
+def _published_run(base: Path, template: FinishedRun) -> FinishedRun:
+    run = template.copy_to(ObjectStore(base / "published-run"))
+    assert publish(run.store, KEY).new
+    return run
+
+
+@pytest.fixture(scope="session")
+def published(template: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """A published run that tests never change; one for all folders of tests that import this fixture."""
+    return _published_run(tmp_path_factory.getbasetemp(), template)
+
+
+@pytest.fixture(scope="session")
+def model(published: FinishedRun) -> ModelManifest:
+    """The model of the published run."""
+    return publish(published.store, KEY).model

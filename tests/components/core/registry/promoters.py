@@ -8,33 +8,11 @@ from collections.abc import Mapping
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
-from components.core.registry.champion import promote, read_champion
+from components.core.registry.champion import promote
 from components.core.storage.opening import open_store
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["components.core.registry.champion", "components.core.storage.object_store"])
-
-
-def in_rounds(
-    address: str,
-    environment: Mapping[str, str],
-    number: int,
-    fingerprint: str,
-    rounds: int,
-    barrier: Barrier,
-    results: Any,
-) -> None:
-    """Promotes its model once per round, expecting the champion that all promoters read at the round's beginning."""
-    os.environ.update(environment)
-    store = open_store(address)
-    for n in range(rounds):
-        barrier.wait(120)
-        seen = read_champion(store)
-        barrier.wait(120)
-        generation = seen.now.generation if seen else 0
-        change = promote(store, fingerprint, f"round {n}", by=f"promoter {number}", expected=generation)
-        results.put((n, number, change.outcome, change.champion.now.by))
-        barrier.wait(120)
 
 
 def until_promoted(
@@ -49,11 +27,8 @@ def until_promoted(
     results.put(number)
 
 
-def until_killed(
-    address: str, environment: Mapping[str, str], number: int, fingerprints: tuple[str, ...], ready: Any
-) -> None:
+def until_killed(address: str, number: int, fingerprints: tuple[str, ...], ready: Any) -> None:
     """Promotes its models in turn until it is killed."""
-    os.environ.update(environment)
     store = open_store(address)
     n = 0
     while True:

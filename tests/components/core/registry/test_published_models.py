@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from components.core.errors import InputError
-from components.core.registry.champion import CHAMPION, promote
+from components.core.registry.champion import promote
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.published_models import download_networks, find_model
-from components.core.registry.publishing import publish
 from components.core.storage.object_store import ObjectStore
-from tests.components.core.registry.finished_run import CELL_TYPES, KEY, FinishedRun
+from tests.components.core.registry.finished_run import CELL_TYPES, FinishedRun
 from tests.components.core.registry.small_models import put_model, small_model
 
+Spoil = Callable[[ObjectStore, ModelManifest], object]
 
-@pytest.fixture
-def model(run: FinishedRun) -> ModelManifest:
-    return publish(run.store, KEY).model
+
+def manifest(model: ModelManifest) -> str:
+    return f"models/{model.fingerprint}/manifest.json"
 
 
 def everything(store: Any) -> dict[str, bytes]:
@@ -76,52 +77,22 @@ def test_rejects_digits_of_several_models(tmp_path: Path) -> None:
         find_model(store, "1234")
 
 
-def _rewritten(run: FinishedRun, model: ModelManifest, **changes: Any) -> None:
-    path = f"models/{model.fingerprint}/manifest.json"
-    run.store.put(path, json.dumps({**json.loads(run.store.get(path)), **changes}).encode())
+def rewrite(**changes: Any) -> Spoil:
+    def spoil(store: ObjectStore, model: ModelManifest) -> None:
+        store.put(manifest(model), json.dumps({**json.loads(store.get(manifest(model))), **changes}).encode())
+
+    return spoil
 
 
-def _newer(run: FinishedRun, model: ModelManifest) -> None:
-    _rewritten(run, model, schema_version=2, a_field_to_come=1)
+def put(content: bytes) -> Spoil:
+    return lambda store, model: store.put(manifest(model), content)
 
 
-def _unknown_field(run: FinishedRun, model: ModelManifest) -> None:
-    _rewritten(run, model, a_field_to_come=1)
-
-
-def _not_json(run: FinishedRun, model: ModelManifest) -> None:
-    run.store.put(f"models/{model.fingerprint}/manifest.json", b"{")
-
-
-def _of_another(run: FinishedRun, model: ModelManifest) -> None:
-    run.store.put(f"models/{model.fingerprint}/manifest.json", small_model(1).model_dump_json().encode())
-
-
-def _leads_out(run: FinishedRun, model: ModelManifest) -> None:
-    _rewritten(run, model, files=[{"path": "../../escaped", "size": 1, "sha256": "0"}])
-
-
-def _missing_weights(run: FinishedRun, model: ModelManifest) -> None:
-    run.store.delete(model.key(model.networks[3].path))
-
-
-def _damaged_weights(run: FinishedRun, model: ModelManifest) -> None:
+def damage_weights(store: ObjectStore, model: ModelManifest) -> None:
     key = model.key(model.networks[3].path)
-    content = bytearray(run.store.get(key))
+    content = bytearray(store.get(key))
     content[-1] ^= 1
-    run.store.put(key, bytes(content))
-
-
-def _lost_champion(run: FinishedRun, model: ModelManifest) -> None:
-    run.store.delete(CHAMPION)
-
-
-def _damaged_champion(run: FinishedRun, model: ModelManifest) -> None:
-    run.store.put(CHAMPION, b"[]")
-
-
-def _removed_champion(run: FinishedRun, model: ModelManifest) -> None:
-    run.store.delete_prefix(f"models/{model.fingerprint}/")
+    store.put(key, bytes(content))
 
 
 def download_champion(store: ObjectStore, folder: Path) -> None:
@@ -134,30 +105,33 @@ def download_champion(store: ObjectStore, folder: Path) -> None:
     ("spoil", "message"),
     [
         (
-            _newer,
+            rewrite(schema_version=2, a_field_to_come=1),
             r"manifest.json: model's manifest of schema 2, newer than this version reads \(1\); upgrade cellsignal",
         ),
-        (_unknown_field, r"damaged, not a model's manifest \(a_field_to_come"),
-        (_not_json, "damaged, not a model's manifest"),
-        (_of_another, "damaged, it is the manifest of model"),
-        (_leads_out, "impossible path '../../escaped'"),
-        (_missing_weights, "safetensors is missing; `cellsignal models publish tiny-0123456789ab --anew`"),
-        (_damaged_weights, "safetensors has other content than was written; `cellsignal models publish"),
-        (_lost_champion, "no model has been promoted yet"),
-        (_damaged_champion, "damaged, not a champion's record"),
-        (_removed_champion, "there is no such model"),
+        (rewrite(a_field_to_come=1), r"damaged, not a model's manifest \(a_field_to_come"),
+        (put(b"{"), "damaged, not a model's manifest"),
+        (put(small_model(1).to_json()), "damaged, it is the manifest of model"),
+        (rewrite(files=[{"path": "../../escaped", "size": 1, "sha256": "0"}]), "impossible path '../../escaped'"),
+        (
+            lambda store, model: store.delete(model.key(model.networks[3].path)),
+            "safetensors is missing; `cellsignal models publish tiny-0123456789ab --anew`",
+        ),
+        (damage_weights, "safetensors has other content than was written; `cellsignal models publish"),
+        (lambda store, model: store.delete_prefix(f"models/{model.fingerprint}/"), "there is no such model"),
     ],
 )
-def test_rejects_an_incomplete_champion_in_one_line(
-    run: FinishedRun, model: ModelManifest, tmp_path: Path, spoil: Any, message: str
+def test_rejects_a_damaged_champion_in_one_line(
+    published: FinishedRun, model: ModelManifest, tmp_path: Path, spoil: Spoil, message: str
 ) -> None:
-    promote(run.store, model.fingerprint, "x")
-    spoil(run, model)
-    before = everything(run.store)
+    store = ObjectStore(tmp_path / "store")
+    store.put_many((key, published.store.get(key)) for key in published.store.list("models/"))
+    promote(store, model.fingerprint, "x")
+    spoil(store, model)
+    before = everything(store)
     with pytest.raises(InputError, match=message) as raised:
-        download_champion(run.store, tmp_path / "here")
+        download_champion(store, tmp_path / "here")
     assert "\n" not in str(raised.value)
-    assert everything(run.store) == before
+    assert everything(store) == before
     assert not (tmp_path / "escaped").exists()
 
 
@@ -173,14 +147,12 @@ def test_rejects_a_screen_that_the_networks_cannot_classify() -> None:
         model.check_cell_types(["RPE", "U2OS"], "plates.csv")
 
 
-def test_rejects_a_folder_that_cannot_be_written(run: FinishedRun, model: ModelManifest, tmp_path: Path) -> None:
+def test_only_the_requested_networks_are_downloaded(
+    published: FinishedRun, model: ModelManifest, tmp_path: Path
+) -> None:
+    files = download_networks(published.store, model, 1, "HUVEC", tmp_path / "here")
+    assert set(files) == {"small", "slim"}
+    assert {*(tmp_path / "here").rglob("*.safetensors")} == {*files.values()}
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file.*cannot be written"):
-        download_networks(run.store, model, 0, "RPE", tmp_path / "file")
-
-
-def test_only_the_requested_networks_are_downloaded(run: FinishedRun, model: ModelManifest, tmp_path: Path) -> None:
-    files = download_networks(run.store, model, 1, "HUVEC", tmp_path)
-    assert set(files) == {"small", "slim"}
-    downloaded = {path for path in tmp_path.rglob("*.safetensors") if "store" not in path.relative_to(tmp_path).parts}
-    assert downloaded == set(files.values())
+        download_networks(published.store, model, 0, "RPE", tmp_path / "file")

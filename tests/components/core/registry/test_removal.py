@@ -54,17 +54,14 @@ def test_keeps_the_champion_and_the_last_before_it(store: ObjectStore) -> None:
     assert {fingerprint_of(group) for group in found(store)} == {c, d}
 
 
-def test_keeps_young_models_and_copies(store: ObjectStore) -> None:
-    promote(store, put_model(store, 1), "x")
+def test_keeps_what_is_young_and_complete_models_while_none_is_promoted(store: ObjectStore) -> None:
+    model = put_model(store, 1)
     put_model(store, 2)
+    assert found(store) == []
+    promote(store, model, "x")
     store.put(f"{OTHER}/weights/0/HUVEC/a.safetensors", b"x")
     assert found(store, age=DAY) == []
     assert len(found(store)) == 2
-
-
-def test_keeps_complete_models_while_none_is_promoted(store: ObjectStore) -> None:
-    put_model(store, 1)
-    assert found(store) == []
 
 
 def test_keeps_every_copy_of_a_model_with_a_damaged_manifest_until_the_model_goes(store: ObjectStore) -> None:
@@ -125,15 +122,21 @@ def test_keeps_a_model_that_a_recent_prediction_uses(store: ObjectStore) -> None
     assert found(store, age=DAY) == []
 
 
-def test_removes_unused_copies_and_leaves_other_objects(store: ObjectStore) -> None:
-    kept = put_model(store, 1)
+def test_removes_whole_models_and_unused_copies_and_leaves_other_objects(store: ObjectStore) -> None:
+    kept, old = put_model(store, 1), put_model(store, 2)
     promote(store, kept, "x")
-    for key in ("models/README.md", f"models/{kept}/notes.txt", "models/short/manifest.json"):
+    for key in (
+        "models/README.md",
+        f"models/{kept}/notes.txt",
+        "models/short/manifest.json",
+        f"models/{old}0/notes.txt",
+    ):
         store.put(key, b"theirs")
-    before = set(store.list("models/"))
+    left = {key for key in store.list("models/") if not key.startswith(f"models/{old}/")}
+    store.put(f"models/{old}/notes.txt", b"below a model that is removed")
     store.put(f"models/{kept}/{'b' * 32}/card.md", b"of a second publication")
     store.put(f"{OTHER}/weights/0/a.safetensors", b"of one that was killed")
     shown = found(store)
-    assert [group.kind for group in shown] == ["unused copy", "unused copy"]
-    assert remove(store, shown) == (2, 0)
-    assert set(store.list("models/")) == before
+    assert sorted(group.kind for group in shown) == ["model", "unused copy", "unused copy"]
+    assert remove(store, shown) == (5, 0)
+    assert set(store.list("models/")) == left
