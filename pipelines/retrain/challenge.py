@@ -168,7 +168,7 @@ class Challenge:
                 fetch_run(self.store, run, work, "run")
                 plates = Manifest.read(work / HOLDOUT)
                 for label, model in (("challenger", challenger), ("champion", champion)):
-                    found = without_twins(
+                    found = without_same_images(
                         found, plates, trained_plates(self.store, model), f"the {label} {model.short}"
                     )
             if not found.experiments:
@@ -249,7 +249,7 @@ def comparable(
     return Comparable(tuple(kept), tuple(remarks))
 
 
-def without_twins(found: Comparable, plates: Manifest, trained: Iterable[TrainedPlate], label: str) -> Comparable:
+def without_same_images(found: Comparable, plates: Manifest, trained: Iterable[TrainedPlate], label: str) -> Comparable:
     """Leaves out experiments that a model was trained on under another name: a plate has exactly the same pixel counts.
 
     Args:
@@ -259,12 +259,12 @@ def without_twins(found: Comparable, plates: Manifest, trained: Iterable[Trained
         label: what remarks call the model.
     """
     known = {plate.histograms: plate.experiment for plate in trained}
-    twins = {plate.experiment: known[plate.histograms] for plate in plates.plates if plate.histograms in known}
-    kept = tuple(name for name in found.experiments if name not in twins)
+    same = {plate.experiment: known[plate.histograms] for plate in plates.plates if plate.histograms in known}
+    kept = tuple(name for name in found.experiments if name not in same)
     more = tuple(
-        f"{name} is left out: {label} was trained on the same images as {twins[name]}"
+        f"{name} is left out: {label} was trained on the same images as {same[name]}"
         for name in found.experiments
-        if name in twins
+        if name in same
     )
     return Comparable(kept, (*found.remarks, *more))
 

@@ -42,7 +42,7 @@ class RetrainingOutcome(StoredRecord):
     generation: int = Field(description="of the champion afterwards; 0 for none")
     promoted: bool = Field(description="whether the challenger became the champion")
     reason: str = Field(description="one line")
-    looked: AwareDatetime = Field(description="when the screen was in the state of the fingerprint")
+    observed: AwareDatetime = Field(description="when the screen was in the state of the fingerprint")
     at: AwareDatetime = Field(description="when it was decided")
     by: str
 
@@ -59,7 +59,7 @@ def read_latest(store: ObjectStore, name: str) -> RetrainingOutcome | None:
 
 def write_outcome(store: ObjectStore, outcome: RetrainingOutcome) -> None:
     """Adds an outcome."""
-    time = f"{outcome.looked.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}"
+    time = f"{outcome.observed.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}"
     store.put(f"{RETRAININGS}/{outcome.name}/{OUTCOMES}/{time}-{outcome.fingerprint.digest}.json", outcome.to_json())
 
 

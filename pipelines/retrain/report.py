@@ -105,7 +105,7 @@ class RetrainReporter:
         """
         text = decision_markdown(decision) + "".join(f"\n- {escaped(remark)}" for remark in remarks)
         if decision.promote and not outcome.promoted:
-            text += f"\n\n**Not promoted nevertheless: {escaped(outcome.reason)}**"
+            text += f"\n\n**Not promoted: {escaped(outcome.reason)}**"
         after = "is the champion" if outcome.promoted else "is published and not promoted; the champion stays"
         text += f"\n\nModel `{outcome.model[:SHORT]}` {after}: run `{outcome.run}`, generation {outcome.generation}.\n"
         self.console.print(Markdown(text))

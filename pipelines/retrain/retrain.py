@@ -92,7 +92,7 @@ def plan(config: RunConfig, request: RetrainRequest, console: Console) -> dict[s
 
 @dataclass(frozen=True)
 class _Retraining:
-    """A retraining of one fingerprint. `looked` is when the screen was in its state, `latest` the last retraining's outcome.
+    """A retraining of one fingerprint. `observed` is when the screen was in its state, `latest` the last retraining's outcome.
 
     `promotions` (champion.json) and `champion` (its model) are those at the start; None if no model was promoted.
     """
@@ -102,7 +102,7 @@ class _Retraining:
     store: ObjectStore
     source: ScreenSource
     fingerprint: Fingerprint
-    looked: datetime
+    observed: datetime
     latest: RetrainingOutcome | None
     promotions: Champion | None
     champion: ModelManifest | None
@@ -120,10 +120,10 @@ class _Retraining:
         store = open_store(config.store.bucket, config.store.prefix)
         if not (dry_run and store.root):  # the check would create the folder
             store.check()
-        champion, looked = _read_champion(store), datetime.now(UTC)
+        champion, observed = _read_champion(store), datetime.now(UTC)
         fingerprint = fingerprint_of(source, config, _images(request), store)
         latest = read_latest(store, config.name)
-        return cls(config, request, store, source, fingerprint, looked, latest, *champion, report)
+        return cls(config, request, store, source, fingerprint, observed, latest, *champion, report)
 
     @property
     def changes(self) -> tuple[str, ...] | None:
@@ -215,7 +215,7 @@ class _Retraining:
             reason = promotions.now.why
             compared_with = next((promotion.fingerprint for promotion in promotions.history), None)
         latest = read_latest(self.store, self.config.name) if decision.promote else None
-        if latest and latest.looked > self.looked and latest.fingerprint != self.fingerprint:
+        if latest and latest.observed > self.observed and latest.fingerprint != self.fingerprint:
             reason = (
                 f"a later state of the screen has been retrained since (run {latest.run}), whose outcome an earlier state does "
                 "not replace; --again decides by the present state"
@@ -239,7 +239,7 @@ class _Retraining:
             generation=generation,
             promoted=promoted,
             reason=reason,
-            looked=self.looked,
+            observed=self.observed,
             at=datetime.now(UTC),
             by=current_user(),
         )

@@ -52,14 +52,14 @@ class Published(NamedTuple):
     new: bool
 
 
-def publish(store: ObjectStore, run: str, anew: bool = False) -> Published:
+def publish(store: ObjectStore, run: str, replace: bool = False) -> Published:
     """Publishes a run; publishing it again does nothing.
 
     Args:
         store: the store of the run, and the registry.
         run: the run's key.
-        anew: whether to write the files of a published model again, if some are damaged, and to replace its manifest; `cellsignal
-            models gc` removes the old files.
+        replace: whether to write the files of a published model again, if some are damaged, and to replace its manifest;
+            `cellsignal models gc` removes the old files.
 
     Raises:
         InputError: no such run, it is not finished, or its outputs are missing or damaged.
@@ -69,7 +69,7 @@ def publish(store: ObjectStore, run: str, anew: bool = False) -> Published:
         source = _FinishedRun.read(store, run, Path(folder))
         fingerprint = source.fingerprint
         manifest, attempt = f"{MODELS}/{fingerprint}/{MANIFEST}", uuid.uuid4().hex
-        if not anew and store.exists(manifest):
+        if not replace and store.exists(manifest):
             return Published(read_model(store, fingerprint), False)
         try:
             model = source.upload(attempt)
@@ -77,7 +77,7 @@ def publish(store: ObjectStore, run: str, anew: bool = False) -> Published:
             _discard(store, f"{MODELS}/{fingerprint}/{attempt}/")
             raise
         # If a write of the manifest fails without an answer, the store may have it: then the files must stay.
-        if anew:
+        if replace:
             store.put(manifest, model.to_json())
         elif not store.put_if_absent(manifest, model.to_json()):
             _discard(store, model.key(""))
@@ -238,7 +238,12 @@ class _FinishedRun:
         self.store.upload_file(local, f"{prefix}/{path}")
         local.unlink()
         return NetworkFile(
-            fold=task.fold, cell_type=task.cell_type, backbone=backbone, path=path, size=stored.size, sha256=stored.sha256
+            fold=task.fold,
+            cell_type=task.cell_type,
+            backbone=backbone,
+            path=path,
+            size=stored.size,
+            sha256=stored.sha256,
         )
 
 

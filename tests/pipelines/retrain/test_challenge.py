@@ -10,7 +10,7 @@ from rich.console import Console
 from components.core.registry.model_manifest import ModelManifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import Learned
-from pipelines.retrain.challenge import Challenge, Comparable, RetrainRequest, comparable, without_twins
+from pipelines.retrain.challenge import Challenge, Comparable, RetrainRequest, comparable, without_same_images
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 
 HELD_OUT = Comparable(("HUVEC-04",), ("RPE-09 is left out: why",))
@@ -18,11 +18,13 @@ HELD_OUT = Comparable(("HUVEC-04",), ("RPE-09 is left out: why",))
 
 def test_experiments_trained_on_under_another_name_are_left_out(template: FinishedRun) -> None:
     trained = template.screen.plates
-    assert without_twins(HELD_OUT, template.holdout, trained, "the champion") == HELD_OUT
+    assert without_same_images(HELD_OUT, template.holdout, trained, "the champion") == HELD_OUT
     first, *others = template.holdout.plates
     twin = next(plate for plate in template.screen.plates if plate.experiment == "HUVEC-02")
     plates = (first.model_copy(update={"histograms": twin.histograms}), *others)
-    found = without_twins(HELD_OUT, template.holdout.model_copy(update={"plates": plates}), trained, "the champion")
+    found = without_same_images(
+        HELD_OUT, template.holdout.model_copy(update={"plates": plates}), trained, "the champion"
+    )
     assert found.experiments == ()
     assert found.remarks == (
         *HELD_OUT.remarks,

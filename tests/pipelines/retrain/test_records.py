@@ -82,7 +82,7 @@ def test_the_first_attempt_fixes_the_configuration_but_not_where_it_runs(
 DAY = datetime(2026, 1, 2, tzinfo=UTC)
 
 
-def outcome(sources: str, looked: datetime = DAY) -> RetrainingOutcome:
+def outcome(sources: str, observed: datetime = DAY) -> RetrainingOutcome:
     return RetrainingOutcome(
         name="tiny",
         fingerprint=Fingerprint(tables={}, experiments={}, files={}, sources=sources, images={}, config={}),
@@ -92,7 +92,7 @@ def outcome(sources: str, looked: datetime = DAY) -> RetrainingOutcome:
         generation=1,
         promoted=True,
         reason="better",
-        looked=looked,
+        observed=observed,
         at=DAY + timedelta(days=9),
         by="ada",
     )

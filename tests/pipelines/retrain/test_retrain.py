@@ -211,7 +211,7 @@ def test_a_failure_is_in_the_summary_and_ends_with_2(lab: Lab, cellsignal: Cells
 def outcome(fingerprint: Fingerprint) -> RetrainingOutcome:
     return RetrainingOutcome.model_validate({
         "name": "tiny", "run": KEY, "model": "a" * 64, "champion": None, "generation": 1, "promoted": False,
-        "reason": "worse", "at": "2026-01-02T03:04:05Z", "looked": "2026-01-02T01:00:00Z", "by": "ada",
+        "reason": "worse", "at": "2026-01-02T03:04:05Z", "observed": "2026-01-02T01:00:00Z", "by": "ada",
         "fingerprint": fingerprint,
     })  # fmt: skip
 

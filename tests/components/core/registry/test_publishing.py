@@ -71,13 +71,13 @@ def test_publishing_anew_repairs_a_model(run_in_either: FinishedRun, tmp_path: P
     assert not publish(store, KEY).new, "the manifest is there"
     with pytest.raises(InputError, match=f"`cellsignal models publish {KEY} --anew`"):
         complete(store, first, tmp_path / "damaged")
-    again = publish(store, KEY, anew=True)
+    again = publish(store, KEY, replace=True)
     assert again.new
     assert (again.model.fingerprint, again.model.attempt == first.attempt) == (first.fingerprint, False)
     assert complete(store, again.model, tmp_path / "repaired")
     assert [file.sha256 for file in again.model.networks] == [file.sha256 for file in first.networks]
     store.put(f"models/{first.fingerprint}/manifest.json", b"{")
-    assert publish(store, KEY, anew=True).new, "a damaged manifest is replaced, too"
+    assert publish(store, KEY, replace=True).new, "a damaged manifest is replaced, too"
 
 
 def test_the_manifest_describes_data_and_scores(published: FinishedRun, model: ModelManifest) -> None:
