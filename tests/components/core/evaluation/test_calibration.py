@@ -54,6 +54,7 @@ def test_rejects_wells_without_a_known_class():
 WELLS = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60)
 
 
+@settings(deadline=None)
 @given(WELLS)
 def test_calibration_error_agrees_with_a_plain_loop(wells: list[tuple[float, bool]]) -> None:
     bins: dict[int, list[tuple[float, bool]]] = {}
