@@ -31,9 +31,11 @@ from components.core.storage.run_records import HOLDOUT, HOLDOUT_LABELS, MANIFES
 from components.core.storage.runs import fetch_run, finished_folds, record_results
 from components.ensemble.step import run as ensemble
 from components.report.step import run as report
+from pipelines.dag import OUTPUTS, DagTask, training_graph
 from pipelines.images.code_version import code_version
 from pipelines.run.folder import EMBEDDINGS, check_results_folder, find_run, join_embeddings
 
+MANIFESTS = {"screen": MANIFEST, "holdout": HOLDOUT, "holdout_labels": HOLDOUT_LABELS}
 LINEAGE = "lineage.json"
 
 
@@ -124,33 +126,27 @@ def _compute(
     """Writes the results into `making`; returns the metrics and the missing folds by cell type."""
     record = fetch_run(store, key, work)
     config = parse(RunConfig, record.config, source=f"run {key}")
-    trained, cell_types = config.folds.trained, config.screen.cell_types
-    screen, holdout = work / MANIFEST, work / HOLDOUT
-    found = finished_folds(store, key, Manifest.read(screen), Manifest.read(holdout))
-    listed = {cell_type: [task.fold for task in found.get(cell_type, [])] for cell_type in cell_types}
-    _check_quorum(key, listed, trained, quorum)  # before anything is fetched
-    present = {
-        cell_type: [task.fold for task in found[cell_type] if _fetched(store, cell_type, task, work, console)]
-        for cell_type in cell_types
+    screen, holdout = Manifest.read(work / MANIFEST), Manifest.read(work / HOLDOUT)
+    found = finished_folds(store, key, screen, holdout)
+    folds = {cell_type: found.get(cell_type, []) for cell_type in config.screen.cell_types}
+    _check_quorum(key, _numbers(folds), config.folds.trained, quorum)  # before anything is fetched
+    folds = {
+        cell_type: [f for f in of_type if _fetched(store, cell_type, f, work, console)]
+        for cell_type, of_type in folds.items()
     }
-    _check_quorum(key, present, trained, quorum)
-    missing = {cell_type: [fold for fold in trained if fold not in there] for cell_type, there in present.items()}
+    present = _numbers(folds)
+    _check_quorum(key, present, config.folds.trained, quorum)
+    missing = {
+        cell_type: [fold for fold in config.folds.trained if fold not in there] for cell_type, there in present.items()
+    }
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     lineage: dict[str, Any] = {**record.lineage, "finished": {"code_version": code_version(), "at": now}}
     if any(missing.values()):
         lineage["partial"] = {"quorum": quorum, "folds": present, "missing": missing}
     embeddings = join_embeddings(sorted((work / EMBEDDINGS).glob("*/*")), making / EMBEDDINGS)
     lineage["embeddings"] = [f"{EMBEDDINGS}/{name}" for name in embeddings]
-    predictions = []
-    for cell_type, folds in present.items():
-        console.print(f"{cell_type}: {_folds(folds)} of {len(trained)}", highlight=False)
-        averaged, predicted = work / "averaged" / cell_type, work / "predictions" / cell_type
-        ensemble([work / "logits" / cell_type / str(fold) for fold in folds], averaged)
-        assign(config.section(AssignConfig), screen, holdout, averaged, predicted)
-        predictions.append(str(predicted))
-    results = work / "results"
-    metrics = report(config, screen, holdout, work / HOLDOUT_LABELS, truth, predictions, results, lineage, store=store)
-    for file in results.iterdir():
+    metrics = _rest(config, present, work, truth, lineage, store, console)
+    for file in (work / "results").iterdir():
         file.rename(making / file.name)
     return metrics, missing
 
@@ -166,6 +162,10 @@ def _check_quorum(key: str, present: Mapping[str, Sequence[int]], trained: Seque
         raise InputError(f"--quorum {quorum} of {len(trained)} folds is not reached: {have}; run {key} again, {advice}")
 
 
+def _numbers(folds: Mapping[str, Sequence[TaskRecord]]) -> dict[str, list[int]]:
+    return {cell_type: [record.fold for record in of_type] for cell_type, of_type in folds.items()}
+
+
 def _fetched(store: ObjectStore, cell_type: str, record: TaskRecord, work: Path, console: Console) -> bool:
     """Fetches a fold's logits and embeddings; a damaged one counts as missing, with a warning."""
     outputs = {name: work / name / cell_type / str(record.fold) for name in ("logits", EMBEDDINGS)}
@@ -179,6 +179,46 @@ def _fetched(store: ObjectStore, cell_type: str, record: TaskRecord, work: Path,
             shutil.rmtree(path, ignore_errors=True)
         return False
     return True
+
+
+def _rest(
+    config: RunConfig,
+    present: Mapping[str, Sequence[int]],
+    work: Path,
+    truth: Path | None,
+    lineage: Mapping[str, Any],
+    store: ObjectStore,
+    console: Console,
+) -> dict[str, Any]:
+    """Runs the tasks of the DAG that follow the folds, on the outputs that there are; returns the report's metrics."""
+    paths: dict[tuple[DagTask, str], Path] = {}
+    metrics: dict[str, Any] = {}
+
+    def read(task: DagTask, *names: str) -> list[Path]:
+        values = [task.inputs[name] for name in names]
+        outputs = [each for value in values for each in (value if isinstance(value, tuple) else (value,))]
+        return [paths[each.task, each.name] for each in outputs if (each.task, each.name) in paths]
+
+    for task in training_graph(config).tasks:
+        cell_type = str(task.cell_type)
+        for name in OUTPUTS[task.step]:
+            if task.step == "normalize":
+                paths[task, name] = work / MANIFESTS[name]
+            elif task.fold is None:
+                paths[task, name] = work / name / cell_type
+            elif name == "logits" and task.fold in present[cell_type]:
+                paths[task, name] = work / name / cell_type / str(task.fold)
+        if task.step == "ensemble":
+            console.print(f"{cell_type}: {_folds(present[cell_type])} of {len(config.folds.trained)}", highlight=False)
+            ensemble(read(task, "logits"), paths[task, "averaged"])
+        elif task.step == "assign":
+            screen, holdout, logits = read(task, "screen", "holdout", "logits")
+            assign(config.section(AssignConfig), screen, holdout, logits, paths[task, "predictions"])
+        elif task.step == "report":
+            screen, holdout, labels = read(task, "screen", "holdout", "holdout_labels")
+            uris = [str(path) for path in read(task, "uris")]
+            metrics = report(config, screen, holdout, labels, truth, uris, work / "results", lineage, store=store)
+    return metrics
 
 
 def _folds(folds: Sequence[int]) -> str:
