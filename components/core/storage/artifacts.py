@@ -78,9 +78,16 @@ def source_store(own: ObjectStore, init_from: str) -> tuple[ObjectStore, str]:
 
 @contextmanager
 def local_file(uri: str | None) -> Iterator[Path | None]:
-    """The file at an address, on this machine inside the block; None if there is no address. Raises as `local_copy`."""
+    """The file at an address, on this machine inside the block; None if there is no address. Raises as `local_copy`.
+
+    Errors of the block give the address in place of the copy's path.
+    """
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
-        yield local_copy(uri, Path(folder)) if uri else None
+        path = local_copy(uri, Path(folder)) if uri else None
+        try:
+            yield path
+        except (InputError, StepError) as error:
+            raise type(error)(str(error).replace(str(path), uri or "")) from None
 
 
 class StepFiles:

@@ -145,6 +145,13 @@ def test_rejects_bad_options(submitting: Submitting, server: KfpServer, change: 
     assert server.requests == []
 
 
+def test_rejects_a_truth_in_a_bucket_by_its_address(submitting: Submitting, server: KfpServer, store):
+    store.put("truth.csv", b"id_code\n")
+    with pytest.raises(InputError, match=rf"--truth {store.uri('truth.csv')}"):
+        submitting(truth=store.uri("truth.csv"))
+    assert server.requests == []
+
+
 def test_rejects_an_image_that_its_registry_lacks(submitting: Submitting, server: KfpServer, registry, tmp_path: Path):
     """A pod would wait for it until the deadline."""
     host, statuses = registry
