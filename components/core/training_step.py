@@ -31,8 +31,7 @@ from components.core.learning.device import arithmetic, pick_device
 from components.core.learning.step_settings import library_versions
 from components.core.learning.team import Team, is_started_by_torchrun, joined
 from components.core.processes import dies_with_parent, end_with_parent, stop
-from components.core.storage.checkpoints import CheckpointStore
-from components.core.storage.finished import run_once, work_key
+from components.core.storage.finished import CheckpointStore, run_once, work_key
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_store

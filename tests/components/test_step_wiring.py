@@ -15,7 +15,7 @@ from components.core.learning import fold_data
 from components.core.learning.fold_data import FoldData, open_fold
 from components.core.learning.images import Images, open_images
 from components.core.learning.step_settings import LearningSettings, MeanTeacherSettings, PretrainSettings
-from components.core.screen.site_table import TREATMENT
+from components.core.screen.packed import TREATMENT
 from components.core.storage.manifest import Manifest
 from tests.components.core.learning.tiny_networks import CPU, RUN
 from tests.tiny_screen import MemoryStore

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from components.core.errors import InputError
-from components.core.screen.site_table import TREATMENT, SiteTable
+from components.core.screen.packed import TREATMENT, SiteTable
 
 BatchDomain = Literal["none", "cell_type", "experiment", "plate"]
 

@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 from components.core.errors import StepError
 from components.core.learning.team import ALONE, Slots, Team
 from components.core.progress import note, warn
-from components.core.storage.checkpoints import CheckpointStore
+from components.core.storage.finished import CheckpointStore
 
 State = Mapping[str, Any]
 

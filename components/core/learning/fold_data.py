@@ -23,7 +23,7 @@ from components.core.learning.step_settings import LearningSettings
 from components.core.learning.team import ALONE, Team
 from components.core.prior.plate_groups import PlateGroups, labelled_treatments, learn_groups
 from components.core.progress import warn
-from components.core.screen.site_table import TREATMENT, SiteTable
+from components.core.screen.packed import TREATMENT, SiteTable
 from components.core.storage.manifest import Manifest
 
 Selection = Literal["balanced", "group", "raw", "last"]

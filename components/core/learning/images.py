@@ -24,8 +24,7 @@ from components.core.learning.loader import SiteLoader, Upload
 from components.core.learning.step_settings import LearningSettings
 from components.core.learning.team import ALONE, Team
 from components.core.screen.histograms import domain_statistics
-from components.core.screen.packed import CORES, SiteReader
-from components.core.screen.site_table import SiteTable
+from components.core.screen.packed import CORES, SiteReader, SiteTable
 from components.core.storage.manifest import Manifest
 from components.core.storage.node_cache import NodeCache
 

@@ -25,7 +25,7 @@ from components.core.learning.mean_teacher import Pair
 from components.core.learning.network import Classifier
 from components.core.learning.step_settings import InferSettings, LearningSettings
 from components.core.learning.team import ALONE, Team
-from components.core.screen.site_table import TREATMENT, WELL_TYPES, SiteTable
+from components.core.screen.packed import TREATMENT, WELL_TYPES, SiteTable
 from components.core.storage.arrays import (
     EmbeddedWells,
     LogitsDirectory,

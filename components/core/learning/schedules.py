@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.config import MeanTeacherConfig
-from components.core.screen.site_table import SiteTable
+from components.core.screen.packed import SiteTable
 
 
 def step_rate(epoch: int, rates: Sequence[float], milestones: Sequence[int]) -> float:

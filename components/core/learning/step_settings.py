@@ -31,7 +31,6 @@ TRAINING_CODE = (
     "components.core.screen.ome_zarr",
     "components.core.screen.histograms",
     "components.core.screen.packed",
-    "components.core.screen.site_table",
     "components.core.storage.arrays",
     "components.core.storage.manifest",
 )

@@ -4,44 +4,51 @@ A plate is packed in batches of a few sites (batches.py), many at a time, and no
 however large plate and screen are. Large screens are packed by worker processes, small ones by threads. The batches of the
 next plates are queued before a plate is finished, so that the workers never wait for its metadata.
 
-A packed plate is immutable, and its record is written last (plate_record.py). The run after a killed one writes the same
-chunks to the same keys.
+A packed plate is immutable. The run after a killed one writes the same chunks to the same keys:
+
+    plates/EXPERIMENT_PlateP-DIGEST/plate.json  the record, written last: a prefix without it holds no plate
+    fingerprints/DIGEST.json                    the plate last used for files of this listing
+    copies/DIGEST.json                          the plate last packed from files of these names and sizes
+
+DIGEST is computed from a listing: names, sizes and versions of the plate's files, and the packing settings. Unlike a digest
+of the pixels it is known before the first image is read, so that chunks can be written as they are made.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pickle
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, ValidationError
 
-from components.core.config import CHANNELS
-from components.core.errors import InputError, StepError
+from components.core.config import CHANNELS, FrozenModel
+from components.core.errors import InputError, MissingObjectError, StepError
 from components.core.processes import cores, worker_processes
 from components.core.screen import ome_zarr
 from components.core.screen.batches import Batch, BatchPacker, PackedBatch, Packing, batches
 from components.core.screen.histograms import BINS, percentile
 from components.core.screen.images import PlateFiles, list_plate
-from components.core.screen.plate_record import (
-    PackedPlate,
-    PackedWell,
-    PlateKeys,
-    find_record,
-    follow_pointer,
-    images_digest,
-    write_pointer,
-)
 from components.core.screen.wells import Plate
 from components.core.storage.manifest import SiteRecord
+
+if TYPE_CHECKING:
+    from components.core.storage.object_store import ObjectStore
+
+PACKING_VERSION = 2
+"""Version of what is written under a plate's prefix; part of every digest, so that a change packs all plates again."""
 
 PLATES = 2
 """Plates whose batches are queued: one that is being finished, and the next."""
@@ -53,6 +60,44 @@ PROCESSES_FROM = 2e8
 """Pixels of a screen from which on worker processes pay for their start, if there are two cores or more."""
 
 _DISPLAY_PERCENTILES = (1.0, 99.9)
+
+
+class PackedWell(FrozenModel):
+    """The packed sites of a well."""
+
+    well: str
+    sites: tuple[SiteRecord, ...]
+
+
+class PackedPlate(FrozenModel):
+    """The record of a packed plate: everything about it that does not depend on the tables."""
+
+    packing: int = PACKING_VERSION
+    experiment: str
+    plate: int
+    image_size: int
+    images: str = Field(description="images_digest of its image files")
+    histograms: tuple[tuple[int, ...], ...] = Field(description="(channels, 256) pixel counts over all its sites")
+    wells: tuple[PackedWell, ...]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlateKeys:
+    """The keys of a plate whose files are listed."""
+
+    prefix: str  # of the plate, if it is packed from these very files
+    fingerprint: str  # of the pointer from these files; each use of the plate renews it
+    copies: str  # of the pointer from files of the same names and sizes
+
+    @classmethod
+    def of(cls, plate: Plate, files: PlateFiles, packing: Packing) -> PlateKeys:
+        """The keys that follow from a listing and the settings."""
+        settings = [PACKING_VERSION, packing.image_size, packing.pack.model_dump(), plate.experiment, plate.plate]
+        exact = _digest([settings, files.facts])
+        similar = _digest([settings, [(file.name, file.size) for file in files.facts]])
+        prefix = f"plates/{plate.experiment}_Plate{plate.plate}-{exact[:32]}"
+        return cls(prefix, f"fingerprints/{exact}.json", f"copies/{similar}.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,3 +286,46 @@ class _PlatePacker:
             # An error of the store here would hide the first one; without a record there is no plate anyway.
             with suppress(InputError, StepError):
                 self._store.delete_prefix(f"{task.keys.prefix}/")
+
+
+def images_digest(checksums: Iterable[tuple[str, str]]) -> str:
+    """The digest that two plates share if their images are the same, given equal names and sizes.
+
+    Args:
+        checksums: name and `read_image` result of each file, in any order.
+    """
+    return _digest(sorted(checksums))
+
+
+def find_record(store: ObjectStore, prefix: str) -> PackedPlate | None:
+    """The record of the plate under a prefix; None if there is none.
+
+    Raises:
+        StepError: the object is not a record.
+    """
+    key = f"{prefix}/plate.json"
+    try:
+        return PackedPlate.model_validate_json(store.get(key))
+    except MissingObjectError:
+        return None
+    except ValidationError:
+        raise StepError(f"{store.uri(key)}: not the record of a packed plate; delete the plate and run again") from None
+
+
+def follow_pointer(store: ObjectStore, key: str) -> tuple[str, PackedPlate] | None:
+    """Prefix and record of the plate that the pointer at a key leads to; None without pointer or plate."""
+    try:
+        prefix = json.loads(store.get(key))["prefix"]
+    except (MissingObjectError, ValueError, TypeError, KeyError):  # a power cut may leave half a file in a folder
+        return None
+    found = find_record(store, prefix)
+    return None if found is None else (prefix, found)
+
+
+def write_pointer(store: ObjectStore, key: str, prefix: str) -> None:
+    """Makes a key point to a plate."""
+    store.put(key, json.dumps({"prefix": prefix}).encode())
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,7 +1,7 @@
 """Garbage collection of a store: removes plates, finished outputs and checkpoints that no recorded run needs.
 
     plates/NAME_PlateN-DIGEST/...                  a plate; plate.json is written last
-    fingerprints/DIGEST.json, copies/DIGEST.json   point from a screen's files to a plate: see core.screen.plate_record
+    fingerprints/DIGEST.json, copies/DIGEST.json   point from a screen's files to a plate: see core.screen.packing
     finished/STEP/KEY/...                          a finished output; done.json is written last
     checkpoints/STEP/KEY/...                       state of an unfinished step
     uploads that a killed process left unfinished: parts in a bucket, temporary files in a folder

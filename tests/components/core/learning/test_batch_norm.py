@@ -14,7 +14,7 @@ from components.core.learning.augmentation import dihedral
 from components.core.learning.batch_norm import adapted, domain_of_wells, statistics_wells
 from components.core.learning.images import Images
 from components.core.learning.inference import well_logits, well_outputs
-from components.core.screen.site_table import TREATMENT
+from components.core.screen.packed import TREATMENT
 from tests.components.core.learning.tiny_networks import classifier, same, weights_of
 
 K = 8

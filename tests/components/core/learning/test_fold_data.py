@@ -11,7 +11,7 @@ from components.core.config import PriorConfig
 from components.core.errors import InputError
 from components.core.learning.fold_data import fold_wells, groups_of_fold, validation_score
 from components.core.learning.images import Images
-from components.core.screen.site_table import TREATMENT
+from components.core.screen.packed import TREATMENT
 from tests.tiny_screen import TREATMENTS
 
 

@@ -18,7 +18,7 @@ from components.core.learning.pseudo_labeller import PseudoLabeller
 from components.core.learning.step_settings import MeanTeacherSettings
 from components.core.learning.team import Team
 from components.core.prior.plate_groups import PlateGroups
-from components.core.screen.site_table import TREATMENT, SiteTable
+from components.core.screen.packed import TREATMENT, SiteTable
 from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, WellRecord
 from tests.components.core.learning.tiny_networks import MEAN_TEACHER
 

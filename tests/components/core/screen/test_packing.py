@@ -16,8 +16,7 @@ from components.core.screen.batches import Packing
 from components.core.screen.histograms import histogram
 from components.core.screen.layouts import read_screen
 from components.core.screen.ome_zarr import decode_chunk
-from components.core.screen.packing import PackResult, pack_plates
-from components.core.screen.plate_record import PackedPlate
+from components.core.screen.packing import PackedPlate, PackResult, pack_plates
 from components.core.screen.screen_source import ScreenDirectory
 from tests.tiny_screen import CONFIG, SIZE, MemoryStore, TinyScreen, raw_png
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.core.screen.site_table import WELL_TYPES, SiteTable
+from components.core.screen.packed import WELL_TYPES, SiteTable
 
 
 def test_the_arrays_agree_with_the_manifest(screen):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import StepError
-from components.core.storage.checkpoints import CheckpointStore
+from components.core.storage.finished import CheckpointStore
 from components.core.storage.object_store import ObjectStore
 
 
