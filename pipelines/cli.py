@@ -283,9 +283,9 @@ def plan(
     json: Json = False,
     set: Changes = None,
 ) -> None:
-    """Estimates a run's pods, GPU-hours, bytes, requests, hours on N GPUs and cost. Starts nothing.
+    """Estimates a run's pods, GPU-hours, hours on N GPUs, storage and cost. Starts nothing.
 
-    Rates come from data sheets unless measured ones are given; every line shows which.
+    Rates were measured on an H200 and are scaled to other GPUs, unless you give your own; every line shows its basis.
     """
     from rich.console import Console
 
