@@ -1,9 +1,13 @@
-"""Cores that a process may use, worker processes, and processes that end with their parent."""
+"""Cores that a process may use, worker processes, and processes that end with their parent.
+
+`python -m components.core.processes JOB` is one of a training step's processes, started by torchrun.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import json
 import math
 import multiprocessing
 import os
@@ -12,10 +16,14 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
+
+from components.core.errors import InputError, StepError
 
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -118,3 +126,22 @@ def stop(process: subprocess.Popen[bytes], seconds: float) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def run_job(job: Path) -> None:
+    """Runs the step of a job file in this process."""
+    end_with_parent(seconds=0.2)  # before the step's imports, which take seconds
+    parsed = json.loads(job.read_text(encoding="utf-8"))
+    try:
+        import_module(f"components.{parsed['step']}.step").main(**parsed["arguments"])
+    except BaseException as error:
+        if not isinstance(error, InputError | StepError):  # the process that started this one reports those
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Exits at once: destroying the process group would wait for work of the other processes that will never come.
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    run_job(Path(sys.argv[1]))

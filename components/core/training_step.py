@@ -1,7 +1,7 @@
 """The frame of every training step: it uses all GPUs of its pod, reuses finished outputs, and resumes after a kill.
 
 A step's `main` calls `start_processes` first; if that starts several processes, each runs the same `main` and this one is done.
-`python -m components.core.training_step JOB` is one of them, started by torchrun.
+torchrun starts each of them as `python -m components.core.processes JOB`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,7 @@ from components.core.learning.checkpoints import Checkpoints
 from components.core.learning.device import arithmetic, pick_device
 from components.core.learning.step_settings import library_versions
 from components.core.learning.team import Team, is_started_by_torchrun, joined
-from components.core.processes import dies_with_parent, end_with_parent, stop
+from components.core.processes import dies_with_parent, stop
 from components.core.storage.finished import CheckpointStore, run_once, work_key
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
@@ -171,7 +169,7 @@ def start_processes(step: str, config: str, arguments: Mapping[str, Any]) -> boo
         job.write_text(json.dumps({"step": step, "arguments": dict(arguments)}), encoding="utf-8")
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         process = subprocess.Popen(
-            [sys.executable, *torchrun, "-m", "components.core.training_step", str(job)],
+            [sys.executable, *torchrun, "-m", "components.core.processes", str(job)],
             env={**os.environ, ERRORS_VARIABLE: folder, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
             stdin=subprocess.DEVNULL,
             preexec_fn=dies_with_parent(signal.SIGTERM),
@@ -220,22 +218,3 @@ def _saved_errors() -> Iterator[None]:
             }
             write_atomically(Path(folder, f"error-{os.environ['RANK']}.json"), json.dumps(found))
         raise
-
-
-def _run_job(job: Path) -> None:
-    """Runs the step of a job file in this process."""
-    end_with_parent(seconds=0.2)
-    parsed = json.loads(job.read_text(encoding="utf-8"))
-    try:
-        import_module(f"components.{parsed['step']}.step").main(**parsed["arguments"])
-    except BaseException as error:
-        if not isinstance(error, InputError | StepError):  # the process that started this one reports those
-            traceback.print_exc()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # Exits at once: destroying the process group would wait for work of the other processes that will never come.
-        os._exit(1)
-
-
-if __name__ == "__main__":
-    _run_job(Path(sys.argv[1]))

@@ -54,7 +54,7 @@ def step_jobs(config: RunConfig, record: ImageRecord | None) -> dict[str, list[d
         record: images to pin; None for tags.
     """
     text = config.dump()
-    # Each configuration has a ConfigMap of its own, so that the Jobs of several can run in a namespace.
+    # Each configuration has a ConfigMap of its own, so that a running Job keeps its configuration.
     name = f"cellsignal-config-{digest_text(text)[:8]}"
     metadata = {"name": name, "namespace": config.cluster.namespace}
     files: dict[str, list[dict[str, Any]]] = {

@@ -167,7 +167,7 @@ def _run(run: LocalRun, store: ObjectStore, out: Path, console: Console) -> Path
             command = ["-m", "components.simulate", "--config", str(folder.config), "--out", str(folder.simulated)]
             follow(command, environment, events, display, log)
         try:
-            follow(["-m", "pipelines.run.worker", str(folder.out)], environment, events, display, log)
+            follow(["-m", "pipelines.run.worker", str(folder.out), str(os.getpid())], environment, events, display, log)
         except StepError as error:
             hint = "" if run.prediction else finish_hint(run.config, folder)
             raise StepError(f"{error}{hint}") from None

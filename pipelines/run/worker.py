@@ -93,11 +93,11 @@ def _end_session(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def main(out: Path) -> int:
-    """Runs the pipeline of the run in a folder; returns the process's exit code."""
+def main(out: Path, parent: int) -> int:
+    """Runs the pipeline of the run in a folder, but not without the parent process; returns the exit code."""
     folder = RunFolder(out)
     run = parse(LocalRun, json.loads(folder.run.read_text(encoding="utf-8")), source=str(folder.run))
-    end_with_parent(end=lambda: _end_tasks(run, folder))
+    end_with_parent(parent, end=lambda: _end_tasks(run, folder))
     from kfp import local
 
     from pipelines.kfp_pipeline import local_pipeline
@@ -132,4 +132,4 @@ def _end_tasks(run: LocalRun, folder: RunFolder) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

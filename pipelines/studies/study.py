@@ -174,7 +174,9 @@ class Study:
     ) -> StudyTask:
         """Adds a task, unless an equal one was added before; `decisive` and all arguments but `config` decide its result."""
         own = {key: value for key, value in arguments.items() if key != "config"}
-        digest = digest_text(json.dumps([self.code, step, decisive, own], sort_keys=True))[:16]
+        text = json.dumps([self.code, step, decisive, own], sort_keys=True)
+        # Without the folder's address, so that a moved folder keeps its finished tasks.
+        digest = digest_text(text.replace(json.dumps(str(self.folder))[1:-1], "."))[:16]
         task = StudyTask(step, name, self.folder / "tasks" / digest, dict(arguments), needs)
         task.arguments.update({output: str(task.path(output)) for output in outputs})
         return self.tasks.setdefault(digest, task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from difflib import get_close_matches
 from itertools import groupby
 from operator import itemgetter
@@ -128,8 +129,13 @@ def read_yaml(path: Path) -> Any:
     return {} if data is None else data
 
 
-def apply_change(data: Any, change: str) -> None:
-    """Applies one KEY=VALUE to a dumped configuration, in place; the value is YAML, list items are addressed by index.
+def apply_change(data: Any, change: str, defaults: Any = None) -> None:
+    """Applies one KEY=VALUE to plain data, in place; the value is YAML, list items are addressed by index.
+
+    Args:
+        data: a dumped configuration, or content of a file, which may leave fields out.
+        change: KEY=VALUE.
+        defaults: a dumped configuration: a change inside a list or mapping that the file leaves out keeps the rest of it.
 
     Raises:
         InputError: not KEY=VALUE, a value that is not YAML, or a field inside something that has no fields.
@@ -144,8 +150,9 @@ def apply_change(data: Any, change: str) -> None:
         raise InputError(f"--set {change!r}: the value is not valid YAML") from None
     node = data
     for name in parents:
-        if isinstance(node, dict):
-            node[name] = {} if node.get(name) is None else node[name]
+        defaults = _child(defaults, name)
+        if isinstance(node, dict) and node.get(name) is None:
+            node[name] = deepcopy(defaults) or {}
         node = _child(node, name)
         if not isinstance(node, dict | list):
             raise InputError(f"--set {change!r}: {name} has no fields")
@@ -161,7 +168,7 @@ def _child(node: Any, name: str) -> Any:
     """A part of plain data; None if it does not exist."""
     if isinstance(node, list):
         return node[int(name)] if name.isdigit() and int(name) < len(node) else None
-    return node.get(name)
+    return node.get(name) if isinstance(node, dict) else None
 
 
 def differences(earlier: Any, now: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:

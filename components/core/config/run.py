@@ -356,11 +356,11 @@ class RunConfig(FrozenModel):
         Raises:
             InputError: no such file, not YAML, an unknown key, a wrong type or an invalid combination.
         """
-        path, changes = find_config(name_or_file), tuple(changes)
+        path = find_config(name_or_file)
         data = read_yaml(path)
         _name_backbones(data, _known_backbones(data), str(path))
-        config = parse(cls, data, source=str(path))
-        return config.changed(changes, str(path)) if changes else config
+        # Validated after the changes, which may repair or complete the file.
+        return _changed(data, tuple(changes), str(path), cls().model_dump(mode="json"))
 
     def changed(self, changes: Sequence[str], source: str) -> RunConfig:
         """The configuration after `KEY=VALUE` changes.
@@ -372,12 +372,7 @@ class RunConfig(FrozenModel):
         Raises:
             InputError: an unknown key, a wrong type or an invalid combination.
         """
-        data = self.model_dump(mode="json")
-        known = _known_backbones(data)
-        for change in changes:
-            apply_change(data, change)
-            _name_backbones(data, known, f"--set {change}")
-        return parse(RunConfig, data, source=source, changes=changes)
+        return _changed(self.model_dump(mode="json"), changes, source)
 
     def dump(self) -> str:
         """The configuration as YAML; `load` reads it back to an equal one."""
@@ -387,6 +382,14 @@ class RunConfig(FrozenModel):
 def result_config(config: RunConfig) -> str:
     """The sections that affect results, as JSON: equal for two runs that compute the same."""
     return config.model_dump_json(exclude=set(NO_EFFECT_ON_RESULTS))
+
+
+def _changed(data: Any, changes: Sequence[str], source: str, defaults: Any = None) -> RunConfig:
+    known = _known_backbones(data)
+    for change in changes:
+        apply_change(data, change, defaults)
+        _name_backbones(data, known, f"--set {change}")
+    return parse(RunConfig, data, source=source, changes=changes)
 
 
 def _known_backbones(data: Any) -> dict[str, Any]:

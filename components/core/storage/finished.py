@@ -11,11 +11,11 @@ checkpoints may be the newest; each deletes only those that it wrote itself or r
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -85,22 +85,22 @@ def run_once(
     """
     prefix = f"finished/{step}/{work_key(step, inputs, outputs)}"
     with _replaced(outputs) as paths:
-        found = True
-        try:
-            _fetch(store, prefix, paths)
-        except MissingObjectError:
-            found = False
-        except DamagedError as damage:
-            warn(f"{step}: finished output is damaged in the store ({damage}); working again")
-            found = False
-            store.delete_prefix(f"{prefix}/")
-            _remove(paths.values())
+        found, damaged = False, b""
+        with contextlib.suppress(MissingObjectError):
+            content = store.get(f"{prefix}/done.json")
+            try:
+                _fetch(store, prefix, content, paths)
+                found = True
+            except DamagedError as damage:
+                warn(f"{step}: finished output is damaged in the store ({damage}); working again")
+                damaged = content
+                _remove(paths.values())
         if not found:
             work(paths)
             for name, path in paths.items():
                 if not path.exists():
                     raise StepError(f"{step}: its output {name!r} was not written")
-            _record(store, prefix, paths)
+            _record(store, prefix, paths, damaged)
         finished(prefix)
     return found
 
@@ -117,7 +117,7 @@ def fetch_finished(store: ObjectStore, prefix: str, targets: Mapping[str, Path])
         InputError: they are gone or damaged.
     """
     try:
-        return _fetch(store, prefix, targets)
+        return _fetch(store, prefix, store.get(f"{prefix}/done.json"), targets)
     except MissingObjectError:
         problem = "gone"
     except DamagedError as damage:
@@ -135,10 +135,10 @@ def download_checked(store: ObjectStore, key: str, file: StoredFile, target: Pat
         raise DamagedError(f"{store.uri(key)} has other content than was written")
 
 
-def _fetch(store: ObjectStore, prefix: str, targets: Mapping[str, Path]) -> list[StoredFile]:
-    """As fetch_finished; raises MissingObjectError without a record, and DamagedError."""
+def _fetch(store: ObjectStore, prefix: str, record: bytes, targets: Mapping[str, Path]) -> list[StoredFile]:
+    """As fetch_finished, by the content of done.json; raises DamagedError."""
     try:
-        done = DoneRecord.model_validate_json(store.get(f"{prefix}/done.json"))
+        done = DoneRecord.model_validate_json(record)
     except ValidationError:
         raise DamagedError("done.json cannot be read") from None
     fetched = []
@@ -158,8 +158,8 @@ def _fetch(store: ObjectStore, prefix: str, targets: Mapping[str, Path]) -> list
     return fetched
 
 
-def _record(store: ObjectStore, prefix: str, paths: Mapping[str, Path]) -> None:
-    """Uploads the outputs as a new attempt, then makes it the finished one unless there is another."""
+def _record(store: ObjectStore, prefix: str, paths: Mapping[str, Path], damaged: bytes) -> None:
+    """Uploads the outputs as a new attempt, then makes it the finished one unless there is another but the damaged one."""
     attempt, files, recorded = uuid.uuid4().hex, [], False
     try:
         for name, path in paths.items():
@@ -167,17 +167,33 @@ def _record(store: ObjectStore, prefix: str, paths: Mapping[str, Path]) -> None:
                 source, stored = path / below, f"{name}/{below}".rstrip("/")
                 store.upload_file(source, f"{prefix}/{attempt}/{stored}")
                 files.append(StoredFile(path=stored, size=source.stat().st_size, sha256=digest_file(source)))
+        if damaged:
+            _discard(store, prefix, damaged)
         done = DoneRecord(attempt=attempt, outputs=tuple(paths), files=tuple(files))
+        recorded = True  # if the answer is lost, the store may have accepted the record
         recorded = store.put_if_absent(f"{prefix}/done.json", done.model_dump_json(indent=1).encode())
     finally:
         if not recorded:
-            try:
-                store.delete_prefix(f"{prefix}/{attempt}/")
-            except (InputError, StepError) as error:
-                warn(f"an unused attempt stays in the store ({error})")
+            _delete_attempt(store, prefix, attempt)
 
 
-@contextmanager
+def _discard(store: ObjectStore, prefix: str, damaged: bytes) -> None:
+    """Deletes a damaged record and its files, unless another run has replaced it."""
+    with contextlib.suppress(MissingObjectError):
+        if store.get(f"{prefix}/done.json") == damaged:
+            store.delete(f"{prefix}/done.json")
+            with contextlib.suppress(ValidationError):  # its attempt is unknown, and stays
+                _delete_attempt(store, prefix, DoneRecord.model_validate_json(damaged).attempt)
+
+
+def _delete_attempt(store: ObjectStore, prefix: str, attempt: str) -> None:
+    try:
+        store.delete_prefix(f"{prefix}/{attempt}/")
+    except (InputError, StepError) as error:
+        warn(f"an unused attempt stays in the store ({error})")
+
+
+@contextlib.contextmanager
 def _replaced(outputs: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
     """Hidden paths beside the outputs, which replace them when the block ends, and are removed if it raises."""
     mark = uuid.uuid4().hex[:8]

@@ -228,14 +228,18 @@ def _endpoint() -> tuple[str | None, str]:
             region = os.environ.get("AWS_REGION") or session.region_name or "us-east-1"
             # A client is the public way to resolve the endpoint; its keys keep it from fetching credentials.
             client = session.client("s3", region_name=region, aws_access_key_id="-", aws_secret_access_key="-")
+        found = client.meta.endpoint_url
+        address = urlsplit(found)
+        if address.scheme not in ("http", "https"):
+            raise ValueError(f"Invalid endpoint: {found}")
+        _ = address.port  # ValueError unless it is a number; boto3 accepts it, obstore would panic
     except (BotoCoreError, ValueError) as error:
         name = _endpoint_variable()
         advice = "correct AWS_PROFILE and its files"
         if isinstance(error, ValueError) and os.environ.get(name):  # boto3 says "Invalid endpoint"
             advice = f"write {name} as http://HOST:PORT or https://HOST"
         raise InputError(f"object store: {_one_line(str(error))}; {advice}") from None
-    found = client.meta.endpoint_url
-    amazon = (urlsplit(found).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
+    amazon = (address.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
     return None if amazon else found, region
 
 
