@@ -12,6 +12,16 @@ from tests.pipelines.tiny_run import CONFIG, Cellsignal, only_huvec
 from tests.tiny_screen import TinyScreen
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _quick_kfp() -> Iterator[None]:
+    """KFP looks up its caller's name by inspect.stack() at each setting of a task: with pytest's stack and modules, 100 ms each."""
+    from kfp.dsl.pipeline_task import PipelineTask
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(PipelineTask, "_ensure_container_spec_exists", lambda self: None)
+        yield
+
+
 @pytest.fixture
 def cellsignal(tmp_path: Path) -> Cellsignal:
     return Cellsignal(tmp_path)

@@ -50,6 +50,7 @@ RUNS = ("store", "runs")
         (RUNS, {"AWS_PROFILE": "unknown"}, r"profile \(unknown\) could not be found; correct AWS_PROFILE"),
         (RUNS, {"AWS_ENDPOINT_URL_S3": DEAD}, r"no answer from http://127.0.0.1:9 .*correct AWS_ENDPOINT_URL_S3"),
         (RUNS, {"AWS_ENDPOINT_URL": "http://store.invalid", **PROXIES}, "correct HTTPS_PROXY and HTTP_PROXY"),
+        (RUNS, {"AWS_ENDPOINT_URL": "http://store:port"}, r"'port'; write AWS_ENDPOINT_URL as http://HOST:PORT"),
         (
             ("run", "--config", "demo", "--out", "out"),
             {"AWS_ENDPOINT_URL_S3": "nonsense"},

@@ -63,6 +63,7 @@ def difference(one: Path, other: Path) -> float:
     return max(float((left[name].double() - right[name].double()).abs().max()) for name in left)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_that_accumulates_two_parts(trained, tmp_path, monkeypatch):
     events = tmp_path / "events.jsonl"
     monkeypatch.setenv(EVENTS_VARIABLE, str(events))

@@ -18,7 +18,8 @@ LIMITS = ["cluster.steps.pretrain.memory_gib=1", "cluster.steps.pretrain.shm_gib
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "nowhere"))  # no default store, which would be mounted
     for name in ("run/simulated/screen", "screen", "store", "other store/runs/KEY", "cache"):
         (tmp_path / name).mkdir(parents=True)
     for name in ("w.pt", "fused.csv", "truth.csv", "ca.pem", "run/simulated/truth.csv"):

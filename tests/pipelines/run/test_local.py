@@ -147,7 +147,9 @@ def test_the_same_command_reuses_the_finished_steps(interrupted: Interrupted):
     worked = {e["fold"] for e in events(interrupted.run.out) if e["step"] == "pretrain" and e["event"] == "epoch"}
     # A task that was killed between storing its outputs and its last event is fetched as well.
     assert worked <= {0, 1} - before
-    assert "6 reused" in "".join(e["message"] for e in events(interrupted.run.out) if e["event"] == "note")
+    assert "0 plates packed, 8 reused" in "".join(
+        e["message"] for e in events(interrupted.run.out) if e["event"] == "note"
+    )
     assert processes_naming(interrupted.run.cellsignal.folder) == []
 
 

@@ -174,7 +174,7 @@ SECTIONS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=SECTIONS)
 def test_a_dump_loads_as_an_equal_configuration(tmp_path_factory, data):
     config = RunConfig.model_validate(data)
@@ -290,3 +290,10 @@ def test_differences_have_dotted_names_and_both_values():
 def test_the_first_difference_is_the_first_by_name():
     assert first_difference({"a": {"b": 1}}, {"a": {"b": 1}}) == ""
     assert first_difference({"z": 1, "a": {"b": 1, "c": 2}}, {"a": {"b": 1, "d": 2}}) == "a.c"
+
+
+def test_changes_may_complete_a_file(tmp_path):
+    path = write(tmp_path, "folds: {split: well}\n")
+    with pytest.raises(InputError, match="prior.enabled false"):
+        RunConfig.load(path)
+    assert RunConfig.load(path, ["prior.enabled=false"]).folds.split == "well"

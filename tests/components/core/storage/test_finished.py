@@ -141,6 +141,33 @@ def test_a_damaged_output_is_made_again(
     assert not (tmp_path.parent / "escaped").exists()
 
 
+def test_a_record_whose_answer_is_lost_keeps_its_outputs(store: ObjectStore, tmp_path: Path, monkeypatch) -> None:
+    put = ObjectStore.put_if_absent
+
+    def lose_the_answer(store: ObjectStore, key: str, data: bytes) -> bool:
+        put(store, key, data)
+        raise StepError("no answer")
+
+    with monkeypatch.context() as patched, pytest.raises(StepError, match="no answer"):
+        patched.setattr(ObjectStore, "put_if_absent", lose_the_answer)
+        run_once(store, "finetune", INPUTS, _outputs(tmp_path / "one"), Work())
+    assert run_once(store, "finetune", INPUTS, _outputs(tmp_path / "two"), Work()) is True
+
+
+def test_two_runs_that_find_the_same_damage_keep_one_complete_result(store: ObjectStore, tmp_path: Path) -> None:
+    run_once(store, "finetune", INPUTS, _outputs(tmp_path / "zero"), Work())
+    _delete_file(store)
+
+    def work(paths: Mapping[str, Path]) -> None:
+        run_once(store, "finetune", INPUTS, _outputs(tmp_path / "one"), Work("one"))  # has found the damage as well
+        Work("two")(paths)
+
+    assert run_once(store, "finetune", INPUTS, _outputs(tmp_path / "two"), work) is False
+    assert run_once(store, "finetune", INPUTS, _outputs(tmp_path / "later"), Work()) is True
+    assert (tmp_path / "later" / "model").read_text() == "one"
+    assert len(store.list("finished/")) == 4
+
+
 def test_two_runs_side_by_side_record_one_complete_result(store: ObjectStore, tmp_path: Path) -> None:
     together = Barrier(2)
 
