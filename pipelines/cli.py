@@ -155,8 +155,9 @@ def predict(
 ) -> None:
     """Predicts the wells of new plates with a published model, and checks the quality of the plates.
 
-    Plates are packed once, in the store (the model's own, unless another is chosen). Of --config only store, loader, compute, local, cluster, pack and embeddings
-    are used. The same command with the same --out resumes; on a cluster, a run of the same content in progress is followed.
+    Plates are packed once, in the store (the model's own, unless another is chosen). Of --config only store, loader, compute,
+    local, cluster, pack and embeddings are used. The same command with the same --out resumes; on a cluster, a run of the same
+    content in progress is followed.
     --wait, --resubmit and --timeout go with --endpoint; logins and exit codes are those of submit.
     """
     from rich.console import Console

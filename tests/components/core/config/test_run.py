@@ -294,6 +294,6 @@ def test_the_first_difference_is_the_first_by_name():
 
 def test_changes_may_complete_a_file(tmp_path):
     path = write(tmp_path, "folds: {split: well}\n")
-    with pytest.raises(InputError, match="prior.enabled false"):
+    with pytest.raises(InputError, match=r"prior\.enabled false"):
         RunConfig.load(path)
     assert RunConfig.load(path, ["prior.enabled=false"]).folds.split == "well"
