@@ -74,6 +74,7 @@ def grown(command):
     return before, done, json.loads((command.out / "growth.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_file_lists_all_rungs_in_order(grown):
     _, done, content = grown
     assert [rung["name"] for rung in content["rungs"]] == RUNGS
@@ -99,6 +100,7 @@ def test_the_file_lists_all_rungs_in_order(grown):
     assert "folds, assigned" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_killed_growth_resumes_from_its_finished_tasks(command, grown):
     before, _, _ = grown
     after = command.done()
@@ -106,6 +108,7 @@ def test_a_killed_growth_resumes_from_its_finished_tasks(command, grown):
     assert {name: after[name] for name in before} == before
 
 
+@pytest.mark.slow
 def test_rungs_share_equal_tasks(command, grown):
     steps: dict[str, int] = {}
     for file in command.out.glob("work/tasks/*/done.json"):
@@ -119,12 +122,14 @@ def test_rungs_share_equal_tasks(command, grown):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_chart_is_a_picture(command, grown):
     image = cv2.imread(str(command.out / "growth.png"))
     assert image.shape == (800, 1600, 3)
     assert image.std() > 10
 
 
+@pytest.mark.slow
 def test_the_same_command_again_reuses_everything(command, grown):
     before = command.done()
     written = json.loads((command.out / "growth.json").read_text())
@@ -133,18 +138,20 @@ def test_the_same_command_again_reuses_everything(command, grown):
     assert command.done() == before
     again = json.loads((command.out / "growth.json").read_text())
     assert again["rungs"] == written["rungs"]
+    done = command("--set", "pretrain.epochs=2")
+    assert done.returncode == 2
+    assert "holds results of another pretrain.epochs; use a new folder" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--set", "pretrain.epochs=2"), "holds results of another pretrain.epochs; use a new folder"),
         (("--seeds", "1,x"), "--seeds x: expected whole numbers from 0"),
         (("--seeds", "7"), "--seeds: different numbers are expected, got [7, 7]"),
         (("--set", "head.kind=softmax"), "the configuration must be the last rung, with head.kind arcface"),
     ],
 )
-def test_bad_input_is_one_line(command, grown, arguments, message):
+def test_bad_input_is_one_line(command, arguments, message):
     done = command(*arguments)
     assert done.returncode == 2
     assert message in done.stderr

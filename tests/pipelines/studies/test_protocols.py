@@ -53,6 +53,7 @@ def first(command):
     return done, command.content()
 
 
+@pytest.mark.slow
 def test_both_protocols_are_measured_on_wells_that_they_hold_out(command, first):
     done, content = first
     assert command.trained() == 2
@@ -75,7 +76,7 @@ def test_both_protocols_are_measured_on_wells_that_they_hold_out(command, first)
     assert str(command.out / "protocols.json") in done.stdout
 
 
-@pytest.mark.slow  # starts everything again
+@pytest.mark.slow
 def test_more_repeats_of_one_protocol_train_only_new_ones_and_keep_the_other(command, first):
     _, before = first
     done = command("--repeats", "2", "--protocol", "batch")
@@ -89,6 +90,7 @@ def test_more_repeats_of_one_protocol_train_only_new_ones_and_keep_the_other(com
     assert after["protocols"]["batch"]["overall"]["sd"] is not None
 
 
+@pytest.mark.slow
 def test_another_configuration_in_the_same_folder_is_refused(command, first):
     done = command("--repeats", "1", "--set", "pretrain.batch_size=4")
     assert done.returncode == 2
