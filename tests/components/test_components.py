@@ -6,18 +6,17 @@ The sources are read, not imported: importing a training step costs seconds of t
 from __future__ import annotations
 
 import ast
+import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2] / "components"
 STEPS = sorted(path.parent.name for path in ROOT.glob("*/component.py"))
-# Keywords of main that come from component parameters of other names.
-RENAMED = {
-    ("finetune", "bases"): {"base", "second_base"},
-    ("infer", "bases"): {"base", "second_base"},
-}
-
+# The keyword of main that comes from component parameters of other names.
+RENAMED = {"bases": {"base", "second_base"}}
 
 each_component = pytest.mark.parametrize("step", STEPS)
 
@@ -38,23 +37,33 @@ def names_in(node: ast.AST) -> set[str]:
     return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
 
 
-def call_of_main(component: ast.FunctionDef) -> ast.Call:
-    (call,) = (
-        node
-        for node in ast.walk(component)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "main"
-    )
-    return call
-
-
 def test_every_step_of_the_dag_is_here():
     assert STEPS == ["assign", "ensemble", "finetune", "infer", "normalize", "pretrain", "pseudo_label", "report"]
+
+
+@pytest.mark.parametrize("step", ["simulate", *STEPS])
+def test_every_step_has_a_command_line(step, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [step, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"components.{step}", run_name="__main__")
+    assert not ended.value.code
+    assert capsys.readouterr().out.startswith("Usage")
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
+    flags = ("--config", "demo", "--set", "pretrain.epoch=3", "--fold", "0", "--backbone", "x")
+    command = [sys.executable, "-m", "components.pretrain", *flags, "--screen", str(tmp_path), "--weights", "w"]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT.parent, env=environment, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "pretrain.epoch: unknown key" in done.stderr
 
 
 @each_component
 def test_main_gets_every_parameter_under_its_own_name(step: str):
     component = function(tree(step, "component.py"), step)
-    call = call_of_main(component)
+    (call,) = (node for node in ast.walk(component) if isinstance(node, ast.Call) and names_in(node.func) == {"main"})
     assert call.args == []
     assert [keyword.arg for keyword in call.keywords] == parameters(function(tree(step, "step.py"), "main"))
     assigned = {
@@ -65,7 +74,7 @@ def test_main_gets_every_parameter_under_its_own_name(step: str):
     for keyword in call.keywords:
         assert keyword.arg is not None
         value = assigned[keyword.value.id] if getattr(keyword.value, "id", None) in assigned else keyword.value  # type: ignore[attr-defined]
-        expected = RENAMED.get((step, keyword.arg), {keyword.arg})
+        expected = RENAMED.get(keyword.arg, {keyword.arg})
         assert names_in(value) & set(parameters(component)) == expected, keyword.arg
     used = set().union(*(names_in(statement) for statement in component.body))
     assert set(parameters(component)) <= used

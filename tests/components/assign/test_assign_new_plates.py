@@ -28,16 +28,15 @@ class NewPlates:
         self.logits = {id_code: logits.take([id_code])[0] for id_code in logits.ids_W}
 
     def assign(
-        self, temperatures: dict[str, dict[str, float]] = FITTED, with_design: bool = True, plus: int = 0, **prior: Any
+        self, temperatures: dict[str, dict[str, float]] = FITTED, with_design: bool = True, **prior: Any
     ) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
-        """Predicts the plates, with plate numbers that are larger by `plus`, by a model with these temperatures."""
+        """Predicts the plates by a model with these temperatures."""
         design = design_of(self.trained, PriorConfig()) if with_design else None
         model = ReferenceModel(
             fingerprint="0" * 64, address="s3://x/models/0", design=design, temperatures=temperatures
         )
         bare = [plate.model_copy(update={"wells": ()}) for plate in self.trained.plates]
-        new = [plate.model_copy(update={"plate": plate.plate + plus}) for plate in self.plates]
-        self.case.write_manifests(manifest(bare, model=model), manifest(new))
+        self.case.write_manifests(manifest(bare, model=model), manifest(self.plates))
         self.case.write_logits({role: self.logits if role == "holdout" else {} for role in ROLES})
         return self.case.run(**prior)
 
@@ -56,17 +55,14 @@ def test_new_plates_get_exactly_the_predictions_of_the_training_run(case: Case) 
     assert again["experiments"] == [{**of_training, "role": "holdout"}]
 
 
-def test_each_temperature_changes_its_own_confidence(case: Case) -> None:
+def test_each_temperature_changes_its_own_confidence_and_without_any_they_are_uncalibrated(case: Case) -> None:
     new, usual = NewPlates(case), {"raw": 1.0, "group": 1.0, "balanced": 1.0}
     before = new.assign({"HUVEC": usual})[0]["holdout"]
     columns = {"raw": "raw_confidence", "group": "group_confidence", "balanced": "confidence"}
     for name, column in columns.items():
         after = new.assign({"HUVEC": {**usual, name: 2.0}})[0]["holdout"]
         assert {each for each in before if not before[each].equals(after[each])} - {"margin"} == {column}
-
-
-def test_a_cell_type_without_temperatures_is_uncalibrated(case: Case) -> None:
-    _, summary = NewPlates(case).assign({"RPE": FITTED["HUVEC"]})
+    _, summary = new.assign({"RPE": usual})
     (warning,) = summary["warnings"]
     assert warning.startswith("confidences are not calibrated: the model has no temperatures of cell type HUVEC")
     assert set(summary["temperature"].values()) == {1.0}
@@ -85,11 +81,3 @@ def test_a_model_without_design_predicts_without_the_prior(case: Case) -> None:
     assert quiet["warnings"] == []
     with pytest.raises(InputError, match=r"the model has no plate design; set prior.enabled to false"):
         new.assign(with_design=False, on_low_margin="refuse")
-
-
-def test_unknown_plates_are_predicted_among_all_treatments(case: Case) -> None:
-    """A screen of another plate design: its wells may hold any siRNA."""
-    _, summary = NewPlates(case).assign(plus=6)
-    (warning,) = summary["warnings"]
-    assert "has a plate 7, but labelled experiments have plates 1, 2, 3, 4" in warning
-    assert warning.endswith("its wells are predicted among all treatments")

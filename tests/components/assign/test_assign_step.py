@@ -1,19 +1,16 @@
 import numpy as np
 import pytest
 
-from components.assign.step import AssignConfig, main
-from components.core.config import PriorConfig, ScreenConfig
 from components.core.errors import InputError
 from components.core.storage.manifest import Manifest
-from tests.components.assign.conftest import HELD, ROLE, SIZE, TREATMENTS
+from tests.components.assign.conftest import FOLDS, HELD, MISSING, ROLE, SIZE, TREATMENTS, of_experiment
 
 
 def change_plates(case, change):
     """Rewrites the screen's manifest with each plate changed."""
-    manifest = Manifest.read(case.screen)
-    case.write_manifests(
-        manifest.model_copy(update={"plates": tuple(map(change, manifest.plates))}), Manifest.read(case.holdout)
-    )
+    screen = Manifest.read(case.screen)
+    changed = screen.model_copy(update={"plates": tuple(map(change, screen.plates))})
+    case.write_manifests(changed, Manifest.read(case.holdout))
 
 
 def test_each_stage_is_more_accurate_in_every_role(case):
@@ -42,21 +39,10 @@ def test_a_plate_holds_each_sirna_once_and_confidences_are_probabilities(case):
         assert (top5.str[0] == table["raw_sirna"]).all()
         assert top5.map(lambda labels: len(set(labels))).eq(5).all()
     # Calibration: raw confidence comes close to accuracy.
-    oof, accuracy = tables["oof"], case.accuracy(tables["oof"], "raw_sirna")
-    calibrated, before = (
-        abs(oof[column].mean() - accuracy) for column in ("raw_confidence", "raw_confidence_uncalibrated")
-    )
+    error = (tables["oof"].filter(like="raw_confidence").mean() - case.accuracy(tables["oof"], "raw_sirna")).abs()
+    calibrated, before = error["raw_confidence"], error["raw_confidence_uncalibrated"]
     assert summary["temperature"]["raw"] != 1.0
     assert calibrated < max(before, 0.1)
-
-
-def test_predictions_without_the_prior_are_raw(case):
-    tables, summary = case.write().run(enabled=False)
-    assert summary["prior_enabled"] is False
-    assert summary["experiments"] == []
-    for table in tables.values():
-        assert table["sirna"].equals(table["raw_sirna"])
-        assert table["group_sirna"].equals(table["raw_sirna"])
 
 
 def test_an_unclear_arrangement_is_assigned_among_all_treatments_or_rejected(case, tmp_path):
@@ -80,13 +66,6 @@ def test_warns_that_confidences_are_not_calibrated_without_out_of_fold_wells(cas
     assert case.accuracy(tables["unlabelled"]) > 0.9
     assert set(summary["temperature"].values()) == {1.0}
     assert any("not calibrated" in warning for warning in summary["warnings"])
-
-
-def test_main_copies_meta(case, tmp_path):
-    case.write()
-    config = AssignConfig(screen=ScreenConfig(), prior=PriorConfig()).model_dump_json()
-    main(config, str(case.screen), str(case.holdout), str(case.logits), str(tmp_path / "out"))
-    assert (tmp_path / "out" / "meta.json").read_bytes() == (case.logits / "meta.json").read_bytes()
 
 
 def test_rejects_logits_of_another_screen(case):
@@ -122,12 +101,8 @@ def test_out_of_fold_labels_change_confidences_but_no_prediction(case, shift):
 
 def test_an_experiment_with_an_unknown_plate_is_predicted_among_all_treatments_or_rejected(case):
     case.write()
-    change_plates(
-        case,
-        lambda plate: (
-            plate.model_copy(update={"plate": 9}) if (plate.experiment, plate.plate) == ("HUVEC-03", 4) else plate
-        ),
-    )
+    fourth = ("HUVEC-03", 4)
+    change_plates(case, lambda p: p.model_copy(update={"plate": 9}) if (p.experiment, p.plate) == fourth else p)
     tables, summary = case.run()
     assert len(tables["unlabelled"]) == 4 * SIZE - 1
     assert tables["unlabelled"]["sirna"].is_unique, "one to one over the whole experiment"
@@ -138,3 +113,68 @@ def test_an_experiment_with_an_unknown_plate_is_predicted_among_all_treatments_o
     assert warning.startswith("experiment HUVEC-03 has a plate 9, but labelled experiments have plates 1, 2, 3, 4")
     with pytest.raises(InputError, match="experiment HUVEC-03 has a plate 9"):
         case.run(on_low_margin="refuse")
+
+
+# Any lead is accepted, so that labels cannot act through the calibration of the margin.
+ACCEPTING = {"min_margin": 0.0, "min_separation": 0.0}
+
+
+def test_a_folds_own_labels_do_not_change_its_predictions(case):
+    """The other folds leave every cycle of groups open; the fold's own labels, true or not, would leave one."""
+    alike = {"HUVEC-02": (0, 1, 2, 3), "RPE-01": (0, 1, 2, 3), "RPE-02": (0, 1, 2, 3)}
+    held = {**HELD, **alike, "HUVEC-01": (1, 2, 3, 0)}
+    true = of_experiment(case.write(held).run(**ACCEPTING)[0], "HUVEC-01")
+    assert case.accuracy(true, "raw_sirna") < case.accuracy(true, "group_sirna")
+    assert case.accuracy(true) > 0.9
+    # A cycle without the wells' own arrangement.
+    other = of_experiment(case.write(held, claimed={"HUVEC-01": (2, 0, 3, 1)}).run(**ACCEPTING)[0], "HUVEC-01")
+    columns = ["id_code", "raw_sirna", "group_sirna", "sirna"]
+    assert other[columns].equals(true[columns])
+
+
+def lacking(experiment):
+    """One siRNA of each of two groups is in this experiment alone, so the others do not show their group."""
+    return {other: {TREATMENTS[0], TREATMENTS[SIZE]} for other in FOLDS if other != experiment}
+
+
+def test_a_fold_without_groups_in_the_other_folds_is_predicted_without_the_prior_or_rejected(case, tmp_path):
+    case.write(absent=lacking("HUVEC-01"))
+    with pytest.raises(InputError, match="sirna_0 is on no labelled plate"):
+        case.run(on_low_margin="refuse")
+    assert not (tmp_path / "out").exists()
+    tables, summary = case.run(on_low_margin="all_classes")
+    (found,) = [warning for warning in summary["warnings"] if "predicted without the prior" in warning]
+    assert found.startswith(
+        "out-of-fold wells of fold 0 are predicted without the prior: sirna_0 is on no labelled plate"
+    )
+    assert summary["prior_enabled"] is True
+    assert {entry["experiment"] for entry in summary["experiments"]} == {"HUVEC-02", "HUVEC-03", "HUVEC-04"}
+    own = of_experiment(tables, "HUVEC-01")
+    assert own["sirna"].equals(own["raw_sirna"])
+    assert own["group_sirna"].equals(own["raw_sirna"])
+    for experiment in ("HUVEC-02", "HUVEC-03", "HUVEC-04"):
+        table = of_experiment(tables, experiment)
+        assert case.accuracy(table) > case.accuracy(table, "raw_sirna")
+
+
+def test_a_screen_without_plate_design_is_rejected_or_predicted_without_the_prior(case, tmp_path):
+    case.write(scattered=True)
+    with pytest.raises(InputError, match=r"no plate groups.*set prior\.enabled to false"):
+        case.run(on_low_margin="refuse")
+    assert not (tmp_path / "out").exists()
+    tables, summary = case.run(on_low_margin="all_classes")
+    assert summary["prior_enabled"] is False
+    assert any("no plate groups" in warning for warning in summary["warnings"])
+    assert all(table["sirna"].equals(table["raw_sirna"]) for table in tables.values())
+
+
+@pytest.mark.parametrize(("permutations", "found"), [("all", True), ("cyclic", False)])
+def test_only_the_configured_permutations_are_considered(case, permutations, found):
+    """An unlabelled experiment that is no rotation of the labelled ones is predicted correctly among all permutations only."""
+    held = {**HELD, "HUVEC-03": (1, 0, 3, 2)}
+    tables, summary = case.write(held, absent=MISSING).run(permutations=permutations, **ACCEPTING)
+    groups = {entry["experiment"]: tuple(entry["groups"]) for entry in summary["experiments"]}
+    assert (groups["HUVEC-03"] == held["HUVEC-03"]) == found
+    assert (case.accuracy(of_experiment(tables, "HUVEC-03")) > 0.8) == found
+    for rotated in ("HUVEC-01", "HUVEC-02", "HUVEC-04"):
+        assert groups[rotated] == held[rotated]

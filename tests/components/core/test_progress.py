@@ -55,16 +55,6 @@ def test_a_failure_is_reported_by_kind_and_raised_again(events, capsys):
     assert not any(e["event"] == "finish" for e in events())
 
 
-def test_an_epoch_is_one_line_and_one_record(events, capsys):
-    record = {"backbone": "small", "epoch": 2, "epochs": 9, "loss": 1.25, "accuracy": 0.5, "sites_per_s": 71.4}
-    progress.epoch(**record, seconds=1.0, seconds_left=12.3)
-    line = capsys.readouterr().out
-    assert line.count("\n") == 1
-    for part in ("small", "epoch 2/9", "loss 1.250", "validation accuracy 0.500", "71 sites/s", "12 s left"):
-        assert part in line
-    assert events()[0].items() >= record.items()
-
-
 def emit_many(path: str, label: int) -> None:
     os.environ[progress.EVENTS_VARIABLE] = path
     for n in range(200):
@@ -88,14 +78,6 @@ def test_parallel_steps_do_not_mix_their_lines_in_one_file(tmp_path: Path):
 def test_events_of_other_kinds_and_lines_cut_short_are_skipped(tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
     done = {"event": "finish", "step": "infer", "fold": 1, "seconds": 2.0}
-    lines = [
-        b"{}",
-        b"[1]",
-        b"7",
-        b"\xff\xfe",
-        b'{"event": "invented", "x": 1}',
-        json.dumps(done).encode(),
-        b'{"event": "fini',
-    ]
-    file.write_bytes(b"\n".join(lines))
+    odd = [b"{}", b"[1]", b"7", b"\xff\xfe", b'{"event": "invented", "x": 1}']
+    file.write_bytes(b"\n".join([*odd, json.dumps(done).encode(), b'{"event": "fini']))
     assert progress.finished_tasks(file) == [{"step": "infer", "fold": 1, "seconds": 2.0}]

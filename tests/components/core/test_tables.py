@@ -53,31 +53,26 @@ def test_rejects_a_missing_file(tmp_path):
         read_table_file(tmp_path / "absent.csv", COLUMNS)
 
 
-def test_reports_the_number_of_faults_and_the_first_five_by_line():
+def test_faults_name_file_line_well_and_field_and_the_first_five_of_many_are_listed():
+    def message(faults):
+        with pytest.raises(InputError) as caught:
+            faults.check()
+        return str(caught.value)
+
+    faults = TableFaults("t.csv", read_table(b"id_code,sirna\na,s1\nb,s2\n", "t.csv", COLUMNS))
+    faults.require_one_of(["sirna"], {"s1"}, "not a treatment")
+    assert message(faults) == "t.csv line 3 (b): field sirna is 's2'; not a treatment"
+
     rows = "".join(f"w{n},,2\n" for n in range(7)) + "w0,s,x\n"
-    table = read_table(f"id_code,sirna,p\n{rows}".encode(), "t.csv", (*COLUMNS, "p"))
-    faults = TableFaults("t.csv", table)
+    faults = TableFaults("t.csv", read_table(f"id_code,sirna,p\n{rows}".encode(), "t.csv", (*COLUMNS, "p")))
     faults.require_unique("id_code")
     faults.numbers("p")
     faults.require(COLUMNS)
-    with pytest.raises(InputError) as caught:
-        faults.check()
-    message = str(caught.value)
-    assert message.startswith(
-        "t.csv: 16 faults: line 2 (w0): field p is '2'; expected a number from 0 to 1 | line 2 (w0): "
-    )
-    assert message.endswith(" | and 11 more")
-    assert message.count("|") == 5
-    assert "\n" not in message
-
-
-def test_a_single_fault_names_file_line_well_and_field():
-    table = read_table(b"id_code,sirna\na,s1\nb,s2\n", "t.csv", COLUMNS)
-    faults = TableFaults("t.csv", table)
-    faults.require_one_of(["sirna"], {"s1"}, "not a treatment")
-    with pytest.raises(InputError) as caught:
-        faults.check()
-    assert str(caught.value) == "t.csv line 3 (b): field sirna is 's2'; not a treatment"
+    lead = "t.csv: 16 faults: line 2 (w0): field p is '2'; expected a number from 0 to 1 | line 2 (w0): "
+    assert message(faults).startswith(lead)
+    assert message(faults).endswith(" | and 11 more")
+    assert message(faults).count("|") == 5
+    assert "\n" not in message(faults)
 
 
 def test_written_and_read_again(tmp_path):

@@ -15,7 +15,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from components.core.config import ComputeConfig
 from components.core.errors import InputError
 from components.core.progress import EVENTS_VARIABLE
 from components.core.storage.object_store import ObjectStore
@@ -31,15 +30,8 @@ def trained(store: ObjectStore, tmp_path: Path):
     def make(name: str, **compute: Any) -> TrainingRun:
         # Each has its own prefix in the store: with a shared one, equal settings would reuse finished outputs.
         run = TrainingRun(tmp_path / name, f"{store.prefix}/{name}")
-        configured = ComputeConfig(**compute).model_dump(mode="json")
-        for field in ("pretrain_json", "mean_teacher_json"):
-            settings = {**json.loads(getattr(run, field)), "compute": configured}
-            # A quarter of a batch is four images.
-            if "pretrain" in settings:
-                settings["pretrain"]["batch_size"] = 16
-            else:
-                settings["mean_teacher"].update(labelled_batch=16, unlabelled_batch=16)
-            setattr(run, field, json.dumps(settings))
+        batches = {"labelled_batch": 16, "unlabelled_batch": 16}  # a quarter of a batch is four images
+        run.change(compute=compute, pretrain={"batch_size": 16}, mean_teacher=batches)
         run.normalize(tmp_path / "screen")
         return run
 
@@ -104,8 +96,7 @@ def test_bad_input_in_a_team_is_one_line(trained, store):
     # Only one process reads the bad site; the other one waits for it.
     key = next(key for key in store.list("run/plates/") if "/c" in key)
     store.put(key, store.get(key)[:-1])
-    settings = json.loads(run.pretrain_json)
-    run.pretrain_json = json.dumps({**settings, "pretrain": {**settings["pretrain"], "epochs": 30}})
+    run.change(pretrain={"epochs": 30})
     with pytest.raises(InputError, match=r"plate \d, well \w\d\d, site \d: its chunk .* has \d+ bytes"):
         run.pretrain("slim")
 
@@ -118,13 +109,9 @@ def test_rejects_more_processes_than_gpus(trained, monkeypatch):
 
 @pytest.mark.slow
 def test_a_killed_team_resumes_from_its_checkpoint(trained, store, tmp_path):
-    run, whole = (
-        trained("run", processes=2, checkpoint_seconds=0),
-        trained("whole", processes=2, checkpoint_seconds=1e9),
-    )
+    run, whole = (trained(name, processes=2, checkpoint_seconds=s) for name, s in (("run", 0), ("whole", 1e9)))
     for each in (run, whole):  # long enough to be killed during training
-        settings = json.loads(each.pretrain_json)
-        each.pretrain_json = json.dumps({**settings, "pretrain": {**settings["pretrain"], "epochs": 16}})
+        each.change(pretrain={"epochs": 16})
     program = "import sys, json; from components.pretrain.step import main; main(**json.loads(sys.argv[1]))"
     arguments = {
         "config": run.pretrain_json, "screen": str(run.screen), "fold": 0, "backbone": "slim", "weights": str(run.base("slim")),

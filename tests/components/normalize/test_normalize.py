@@ -1,11 +1,14 @@
-"""normalize from tables and PNGs to manifests: what the outputs hold, what a second run does, and the command line."""
+"""normalize from tables and PNGs to manifests: the outputs, a second and a killed run, records, and bad screens."""
 
 from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
+import multiprocessing
+import os
+import shutil
+import signal
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -42,9 +45,10 @@ def normalize(
         return summary, Manifest.read(paths[0]), Manifest.read(paths[1]), list(csv.reader(file))
 
 
-def stored_in(store: ObjectStore, config: NormalizeConfig = CONFIG) -> NormalizeConfig:
-    bucket = store.uri("").rstrip("/")
-    return config.model_copy(update={"store": config.store.model_copy(update={"bucket": bucket})})
+def stored_in(store: ObjectStore, config: NormalizeConfig = CONFIG) -> str:
+    """The configuration with this store, as JSON."""
+    own = config.store.model_copy(update={"bucket": store.uri("").rstrip("/")})
+    return config.model_copy(update={"store": own}).model_dump_json()
 
 
 @pytest.fixture
@@ -57,7 +61,7 @@ def holding_out(*experiments: str) -> NormalizeConfig:
     return CONFIG.model_copy(update={"screen": screen})
 
 
-def test_the_manifest_describes_the_whole_screen(tiny: TinyScreen):
+def test_the_manifest_describes_the_whole_screen_and_a_second_run_packs_nothing(tiny: TinyScreen):
     store = MemoryStore()
     summary, screen, holdout, labels = normalize(tiny, store)
     assert (summary.packed, summary.reused) == (8, 0)
@@ -66,11 +70,37 @@ def test_the_manifest_describes_the_whole_screen(tiny: TinyScreen):
     assert len(screen.plates) == 8
     assert set(screen.folds) == set(LABELLED)
     assert set(screen.folds.values()) == {0, 1}
-    assert screen.warnings == ()
-    assert holdout.plates == ()
-    assert labels == [["id_code", "sirna"]]
+    assert (screen.warnings, holdout.plates, labels) == ((), (), [["id_code", "sirna"]])
     hidden = {w.id_code for p in screen.plates for w in p.wells if w.sirna is None}
     assert hidden == {f"HUVEC-03_{plate}_{well}" for plate in (1, 2) for well in ("B03", "B04", "C02")}
+    objects = dict(store.objects)
+    store.puts.clear()
+    summary, again, *_ = normalize(tiny, store, out="again")
+    assert (summary.packed, summary.reused) == (0, 8)
+    assert again.digest() == screen.digest()
+    pointers = {key: store.objects.pop(key) for key in store.puts}
+    assert all(key.startswith("fingerprints/") for key in pointers)
+    prefixes = sorted(plate.prefix for plate in screen.plates)
+    assert sorted(json.loads(pointer)["prefix"] for pointer in pointers.values()) == prefixes
+    assert store.objects == objects
+
+
+def test_wells_instead_of_experiments_are_dealt_to_folds(tiny: TinyScreen):
+    store, config = MemoryStore(), holding_out("HUVEC-02")
+    deals = [
+        normalize(tiny, store, config.model_copy(update={"folds": FoldsConfig(count=2, split="well", seed=seed)}), name)
+        for seed, name in ((0, "a"), (0, "b"), (1, "c"))
+    ]  # fmt: skip
+    (_, screen, holdout, _), (_, again, *_), (_, other, *_) = deals
+    assert (screen.split, screen.folds) == ("well", {})
+    plates = [plate for plate in screen.plates if plate.labelled]
+    assert len(plates) == 4
+    for plate in plates:
+        dealt = [w.well_type for w, fold in zip(plate.wells, plate.well_folds, strict=True) if fold >= 0]
+        assert dealt == ["treatment"] * 3
+    assert sorted(fold for plate in plates for fold in plate.well_folds if fold >= 0) == [0] * 6 + [1] * 6
+    assert all(plate.well_folds == () for plate in (*holdout.plates, *screen.plates) if not plate.labelled)
+    assert again.digest() == screen.digest() != other.digest()
 
 
 def test_held_out_experiments_are_in_their_own_manifest_without_treatment_labels(tiny: TinyScreen):
@@ -87,21 +117,6 @@ def test_held_out_experiments_are_in_their_own_manifest_without_treatment_labels
     assert labels == [["id_code", "sirna"], *([well, truth[well]] for well in wells)]
 
 
-def test_the_same_screen_makes_the_same_manifest_and_packs_nothing(tiny: TinyScreen):
-    store = MemoryStore()
-    _, first, *_ = normalize(tiny, store)
-    objects = dict(store.objects)
-    store.puts.clear()
-    summary, second, *_ = normalize(tiny, store, out="again")
-    assert (summary.packed, summary.reused) == (0, 8)
-    assert second.digest() == first.digest()
-    pointers = {key: store.objects.pop(key) for key in store.puts}
-    assert all(key.startswith("fingerprints/") for key in pointers)
-    prefixes = sorted(plate.prefix for plate in first.plates)
-    assert sorted(json.loads(pointer)["prefix"] for pointer in pointers.values()) == prefixes
-    assert store.objects == objects
-
-
 def test_a_new_experiment_packs_its_own_plates_only(tiny: TinyScreen):
     store = MemoryStore()
     smaller = {name: (tiny.root / name).read_text() for name in ("train.csv", "train_controls.csv")}
@@ -114,34 +129,6 @@ def test_a_new_experiment_packs_its_own_plates_only(tiny: TinyScreen):
     assert (summary.packed, summary.reused) == (2, 6)
     assert before.folds.items() <= after.folds.items()
     assert set(before.plates) <= set(after.plates)
-
-
-def test_wells_instead_of_experiments_are_dealt_to_folds(tiny: TinyScreen):
-    store = MemoryStore()
-    config = holding_out("HUVEC-02")
-    _, by_experiment, *_ = normalize(tiny, store, config)
-    deals = [
-        normalize(tiny, store, config.model_copy(update={"folds": FoldsConfig(count=2, split="well", seed=seed)}), name)
-        for seed, name in ((0, "a"), (0, "b"), (1, "c"))
-    ]
-    (_, screen, holdout, _), (_, again, *_), (_, other, *_) = deals
-    assert (by_experiment.split, screen.split, screen.folds) == ("experiment", "well", {})
-    folds = {
-        well.id_code: fold
-        for plate in screen.plates
-        if plate.labelled
-        for well, fold in zip(plate.wells, plate.well_folds, strict=True)
-    }
-    assert {id_code for id_code, fold in folds.items() if fold < 0} == {
-        f"{experiment}_{plate}_{well}"
-        for experiment in ("HUVEC-01", "RPE-01")
-        for plate in (1, 2)
-        for well in ("B02", "C03")
-    }
-    assert sorted(fold for fold in folds.values() if fold >= 0) == [0] * 6 + [1] * 6
-    assert all(plate.well_folds == () for plate in (*holdout.plates, *screen.plates) if not plate.labelled)
-    assert again.digest() == screen.digest()
-    assert len({screen.digest(), other.digest(), by_experiment.digest()}) == 3
 
 
 def test_oddities_are_warnings_in_the_manifest_of_their_plates(tiny: TinyScreen, capsys: pytest.CaptureFixture[str]):
@@ -162,37 +149,6 @@ def test_oddities_are_warnings_in_the_manifest_of_their_plates(tiny: TinyScreen,
     assert holdout.warnings == ("HUVEC-01 plate 1: B03_s1_w2.png (ER) is all black",)
 
 
-def test_the_real_store_gives_the_pixels_back(tiny: TinyScreen, store: ObjectStore, tmp_path: Path):
-    config = stored_in(store)
-    outputs = [str(tmp_path / name) for name in ("screen.json", "holdout.json", "labels.csv")]
-    summary = main(config.model_dump_json(), str(tiny.root), *outputs)
-    assert (summary.packed, summary.reused) == (8, 0)
-    manifest = Manifest.read(tmp_path / "screen.json")
-    assert manifest.store == f"s3://{store.bucket}/{store.prefix}"
-    reader = SiteReader(store, manifest, verify=True)
-    table = reader.table
-    for site, pixels in enumerate(reader.read(range(table.sites))):
-        well = table.well_S[site]
-        plate = manifest.plates[table.plate_W[well]]
-        expected = tiny.pixels(plate.experiment, plate.plate, str(table.well_W[well]), int(table.site_S[site]))
-        assert np.array_equal(pixels, expected)
-    assert main(config.model_dump_json(), str(tiny.root), *outputs).reused == 8
-
-
-def test_the_command_line_exits_with_2_and_one_line(tiny: TinyScreen, tmp_path: Path):
-    tiny.edit("train.csv", "HUVEC-02_1_B03,HUVEC-02,1", "HUVEC-02_1_B03,HUVEC-02,one")
-    config = tmp_path / "run.yaml"
-    config.write_text(CONFIG.model_dump_json())  # JSON is YAML
-    options = {"config": config, "source": tiny.root, "set": f"store.bucket={tmp_path.as_uri()}"}
-    options |= {name: tmp_path / f"{name}.out" for name in ("screen", "holdout", "holdout-labels")}
-    command = [sys.executable, "-m", "components.normalize", *(f"--{name}={value}" for name, value in options.items())]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], check=False)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "(HUVEC-02_1_B03): field plate is 'one'" in done.stderr
-    assert not list(tmp_path.glob("*.out"))
-
-
 def test_the_plate_design_is_checked_against_the_runs_configuration_before_an_image_is_read(
     tmp_path: Path, folder_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ):
@@ -206,10 +162,14 @@ def test_the_plate_design_is_checked_against_the_runs_configuration_before_an_im
     without_images = TinyScreen(tmp_path / "screen", imaged=(), more=("HUVEC-04",))
     held_out = holding_out("HUVEC-04")
     whole = RunConfig(screen=held_out.screen, folds=CONFIG.folds, prior=PriorConfig(min_margin=7))
-    section = stored_in(folder_store, held_out)
     outputs = [str(tmp_path / "out" / name) for name in ("a", "b", "c")]
     with pytest.raises(InputError, match="no rotations"):
-        main(section.model_dump_json(), str(without_images.root), *outputs, whole_config=whole.model_dump_json())
+        main(
+            stored_in(folder_store, held_out),
+            str(without_images.root),
+            *outputs,
+            whole_config=whole.model_dump_json(),
+        )
     ((wells, prior),) = seen
     assert prior.min_margin == 7
     assert {well.experiment for well in wells} == set(LABELLED), "the held-out experiment's labels are not read"
@@ -218,12 +178,11 @@ def test_the_plate_design_is_checked_against_the_runs_configuration_before_an_im
 
 
 @pytest.fixture
-def step(tmp_path: Path, folder_store: ObjectStore) -> Callable[..., Summary]:
+def step(tiny: TinyScreen, tmp_path: Path, folder_store: ObjectStore) -> Callable[..., Summary]:
     """The step with the configuration of a whole run; outputs are in `out`."""
-    tiny, whole = TinyScreen(tmp_path / "screen"), RunConfig(screen=CONFIG.screen, folds=CONFIG.folds)
     outputs = [str(tmp_path / "out" / name) for name in ("screen.json", "holdout.json", "holdout_labels.csv")]
-    section = stored_in(folder_store).model_dump_json()
-    return partial(main, section, str(tiny.root), *outputs, whole_config=whole.model_dump_json())
+    whole = RunConfig(screen=CONFIG.screen, folds=CONFIG.folds).model_dump_json()
+    return partial(main, stored_in(folder_store), str(tiny.root), *outputs, whole_config=whole)
 
 
 def test_a_run_is_recorded_under_its_key(step: Callable[..., Summary], tmp_path: Path, folder_store: ObjectStore):
@@ -238,9 +197,8 @@ def test_a_run_is_recorded_under_its_key(step: Callable[..., Summary], tmp_path:
     assert [Manifest.read(path).run for path in manifests] == ["tiny-1", "tiny-1"]
     step()
     assert Manifest.read(manifests[0]).run == ""
-    assert folder_store.list("runs/") == [
-        f"runs/tiny-1/{name}" for name in sorted(["run.json", *(path.name for path in outputs)])
-    ]
+    names = sorted(["run.json", *(path.name for path in outputs)])
+    assert folder_store.list("runs/") == [f"runs/tiny-1/{name}" for name in names]
 
 
 def test_on_a_cluster_the_key_is_derived_from_recipe_and_data(
@@ -258,8 +216,111 @@ def test_on_a_cluster_the_key_is_derived_from_recipe_and_data(
     assert lineage_of(folder_store, "another") == {}
 
 
-@pytest.mark.parametrize("lineage", ["{", '{"run": "../up"}'])
-def test_rejects_a_lineage_that_cannot_be_recorded(step: Callable[..., Summary], tmp_path: Path, lineage: str):
-    with pytest.raises(InputError, match="lineage: JSON is expected, with `run` of letters"):
-        step(lineage=lineage)
+def test_rejects_a_lineage_that_cannot_be_recorded(step: Callable[..., Summary], tmp_path: Path):
+    for lineage in ("{", '{"run": "../up"}'):
+        with pytest.raises(InputError, match="lineage: JSON is expected, with `run` of letters"):
+            step(lineage=lineage)
     assert not (tmp_path / "out").exists()
+
+
+class SlowStore(ObjectStore):
+    """Writes chunks slowly, so that a test can kill its process among them."""
+
+    def put(self, key: str, data: bytes) -> None:
+        if "/c." in key:
+            time.sleep(0.05)
+        super().put(key, data)
+
+
+def _normalize_slowly(root: Path, folder: Path, out: Path) -> None:
+    run(CONFIG, root, SlowStore(folder), out / "screen.json", out / "holdout.json", out / "labels.csv")
+
+
+def test_a_killed_run_resumes(tiny: TinyScreen, folder_store: ObjectStore, tmp_path: Path):
+    """No incomplete plate is used, and no complete plate is packed twice."""
+    store, finished = folder_store, 3
+    process = multiprocessing.get_context("spawn").Process(
+        target=_normalize_slowly, args=(tiny.root, store.root, tmp_path / "out")
+    )
+    process.start()
+
+    def records() -> list[str]:
+        return [key for key in store.list("plates/") if key.endswith("/plate.json")]
+
+    deadline = time.monotonic() + 60
+    while len(records()) < finished or not any("/c." in key for key in store.list("plates/")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join(timeout=60)
+    whole = records()
+    assert finished <= len(whole) < 8, "killed among the plates"
+    before = {key: ((store.root / key).stat().st_ino, store.get(key)) for key in whole}
+
+    summary, manifest, *_ = normalize(tiny, store)
+    assert (summary.packed, summary.reused) == (8 - len(whole), len(whole))
+    assert {key: ((store.root / key).stat().st_ino, store.get(key)) for key in whole} == before
+    assert len(SiteReader(store, manifest, verify=True).read(range(80))) == 80
+    undisturbed = ObjectStore(tmp_path / "undisturbed")
+    assert normalize(tiny, undisturbed, out="other")[1].digest() == manifest.digest()
+    assert store.list("plates/") == undisturbed.list("plates/"), "the same keys, and none besides"
+
+
+def rejected(tiny: TinyScreen, message: str, config: NormalizeConfig = CONFIG) -> MemoryStore:
+    """Runs normalize, expects the message on one line and no output; returns the store as it was left."""
+    store = MemoryStore()
+    with pytest.raises(InputError, match=message) as caught:
+        normalize(tiny, store, config)
+    assert "\n" not in str(caught.value)
+    assert not (tiny.root.parent / "out").exists()
+    return store
+
+
+SCREENS: dict[str, tuple[Callable[[TinyScreen], object], str]] = {
+    "a bad table": (lambda tiny: tiny.edit("train.csv", "HUVEC-01,1,B03,", "HUVEC-01,1,B3,"),
+                    r"train\.csv line 2 \(HUVEC-01_1_B03\): field well is 'B3'"),
+    "no plate folder": (lambda tiny: shutil.rmtree(tiny.root / "train/RPE-01/Plate2"),
+                        r"RPE-01/Plate2: cannot list the images of RPE-01 plate 2 \(No such file"),
+    "one channel missing": (lambda tiny: tiny.image("RPE-01", 2, "C02", 1, 5).unlink(),
+                            r"RPE-01/Plate2: C02_s1_w5\.png is missing: site 1 of well C02 lacks channel w5 \(mitoch"),
+    "many wells without images": (
+        lambda tiny: [tiny.image("RPE-01", 2, w, s, c).unlink() for w in ("B04", "C02") for s in (1, 2) for c in range(1, 7)],
+        r"RPE-01/Plate2: 2 faults: well B04 has no images .* \| well C02 has no images"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SCREENS)
+def test_rejects_bad_tables_and_missing_images_before_any_plate_is_packed(tiny: TinyScreen, case: str):
+    damage, message = SCREENS[case]
+    damage(tiny)
+    assert rejected(tiny, message).puts == []
+
+
+@pytest.mark.parametrize(
+    ("update", "folds", "message"),
+    [
+        ({"holdout_experiments": ("HUVEC-99",)}, 2, r"screen\.holdout_experiments: 'HUVEC-99' is not a labelled exp"),
+        ({"holdout_experiments": ("RPE-01",)}, 3, r"folds\.count is 3, but the screen has 2 labelled experiments"),
+        ({"sites": 1}, 2, r"Plate1: 30 faults: B02_s2_w1\.png is unexpected: well B02 has sites 1-1 \(screen\.sites\)"),
+    ],
+)
+def test_rejects_a_configuration_that_disagrees_with_the_screen(tiny: TinyScreen, update, folds, message):
+    config = NormalizeConfig(screen=CONFIG.screen.model_copy(update=update), folds=FoldsConfig(count=folds))
+    assert rejected(tiny, message, config).puts == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "truncated"),
+        (lambda path: write_png(path, np.zeros((32, 24), np.uint8)), "expected 16x16 pixels, found 24x32"),
+    ],
+    ids=["truncated", "another size"],
+)
+def test_rejects_a_bad_image_and_deletes_its_plate(tiny: TinyScreen, damage, message: str):
+    damage(tiny.image("HUVEC-01", 2, "B04", 2, 3))
+    place = r"HUVEC-01/Plate2/B04_s2_w3\.png: channel w3 \(actin\) of well B04, site 2: "
+    store = rejected(tiny, place + ".*" + message)
+    # Only the plate before it is in the store, for the next run.
+    assert {key.split("-")[1] for key in store.objects if key.startswith("plates/")} == {"01_Plate1"}
+    assert len([key for key in store.objects if key.startswith("copies/")]) == 1

@@ -1,33 +1,184 @@
+"""pretrain from initial weights and from those of an earlier run: the first weights, the key, and unsuitable ones."""
+
+from __future__ import annotations
+
 import json
+from pathlib import Path
 
+import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from components.core.config import FoldsConfig, RunConfig
+from components.core.errors import InputError
 from components.core.learning.network import Classifier
 from components.core.learning.step_settings import PretrainSettings
-from components.core.learning.weight_files import load_weights, save_weights
+from components.core.learning.weight_files import save_weights
 from components.core.progress import EVENTS_VARIABLE
 from components.core.storage.digests import digest_file
-from components.pretrain.step import run
-from tests.components.core.learning.tiny_networks import PRETRAIN
-from tests.components.pretrain.training_run import TrainingRun, epochs_trained, files, weights
-from tests.tiny_screen import TinyScreen
+from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.run_records import TaskRecord
+from components.normalize.config import NormalizeConfig
+from components.normalize.step import main as normalize
+from components.pretrain import step
+from components.pretrain.step import main as pretrain
+from tests.components.core.learning.tiny_networks import PRETRAIN, RUN, SLIM
+from tests.components.pretrain.training_run import epochs_trained, normalized, weights
+from tests.tiny_screen import LABELLED, UNLABELLED, TinyScreen
+
+IMAGED = (*LABELLED, *UNLABELLED, "HUVEC-04")
 
 
-def test_writes_weights_history_and_meta(screen, tmp_path):
-    store, manifest = screen
-    run(PRETRAIN, store, manifest, 1, "slim", tmp_path / "w")
-    assert set(files(tmp_path / "w")) == {"weights.safetensors", "history.json", "meta.json"}
-    meta = json.loads((tmp_path / "w" / "meta.json").read_text())
-    assert meta == {"step": "pretrain", "fold": 1, "cell_type": None, "backbone": "slim", "validated": True}
-    history = json.loads((tmp_path / "w" / "history.json").read_text())
-    assert [record["epoch"] for record in history] == [1, 2]
-    for record in history:
-        assert record.items() >= {"step": "pretrain", "fold": 1, "backbone": "slim", "epochs": 2}.items()
-        assert 0.0 <= record["accuracy"] <= 1.0
-    network = Classifier(PRETRAIN.backbone("slim"), PRETRAIN.head, len(manifest.vocabulary.classes))
-    load_weights(network, tmp_path / "w" / "weights.safetensors")
-    assert all(torch.isfinite(tensor).all() for tensor in network.state_dict().values())
+class Trained:
+    """A run of one backbone: normalize, and pretrain of a fold."""
+
+    def __init__(self, store: ObjectStore, folder: Path, key: str, source: Path, **changes: object) -> None:
+        self.store, self.folder, self.key, self.source = store, folder / key, key, source
+        # The tiny plates are no groups that a new siRNA could join.
+        prior = RUN.prior.model_copy(update={"enabled": False})
+        own = RUN.store.model_copy(update={"bucket": store.uri("")})
+        settings = {"backbones": (SLIM,), "store": own, "prior": prior, **changes}
+        self.config = RunConfig.model_validate(RUN.model_copy(update=settings).model_dump())
+        self.screen, self.weights = self.folder / "screen.json", self.folder / "weights"
+
+    def normalize(self) -> Trained:
+        others = [str(self.folder / name) for name in ("holdout.json", "labels.csv")]
+        part = self.config.section(NormalizeConfig).model_dump_json()
+        lineage = json.dumps({"run": self.key})
+        whole = self.config.model_dump_json()
+        normalize(part, str(self.source), str(self.screen), *others, whole_config=whole, lineage=lineage)
+        return self
+
+    def pretrain(self, fold: int = 0) -> Trained:
+        part = self.config.section(PretrainSettings).model_dump_json()
+        pretrain(part, str(self.screen), fold, "slim", str(self.weights))
+        return self
+
+    def record(self, fold: int = 0) -> TaskRecord:
+        return TaskRecord.model_validate_json(self.store.get(f"runs/{self.key}/tasks/pretrain/{fold}/slim.json"))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return TinyScreen(tmp_path / "screen").root
+
+
+@pytest.fixture
+def old(store: ObjectStore, tmp_path: Path, source: Path) -> Trained:
+    """HUVEC-01 and RPE-01 are of fold 0, which is trained; HUVEC-02 of fold 1."""
+    run = Trained(store, tmp_path, "old-1", source).normalize().pretrain()
+    assert Manifest.read(run.screen).folds == {"HUVEC-01": 0, "HUVEC-02": 1, "RPE-01": 0}
+    return run
+
+
+@pytest.fixture
+def larger(tmp_path: Path) -> Path:
+    """The same screen with an experiment more, and another siRNA in two of its wells."""
+    screen = TinyScreen(tmp_path / "larger", imaged=IMAGED, more=["HUVEC-04"])
+    screen.edit("train.csv", "HUVEC-04_1_B04,HUVEC-04,1,B04,sirna_30", "HUVEC-04_1_B04,HUVEC-04,1,B04,sirna_99")
+    screen.edit("train.csv", "HUVEC-04_2_B04,HUVEC-04,2,B04,sirna_11", "HUVEC-04_2_B04,HUVEC-04,2,B04,sirna_99")
+    return screen.root
+
+
+KNOWN = FoldsConfig(count=2, known={"HUVEC-01": 0, "HUVEC-02": 1, "RPE-01": 0}, train=(0,))
+
+
+def test_a_new_run_starts_with_the_weights_of_its_fold(
+    old: Trained, store: ObjectStore, tmp_path: Path, larger: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    new = Trained(store, tmp_path, "new-1", larger, init_from="old-1", folds=KNOWN, seed=9).normalize()
+    with monkeypatch.context() as patch:
+        patch.setattr(step.SupervisedTraining, "run", lambda *_: None)
+        new.pretrain()
+    then, now = (load_file(str(run.weights / "weights.safetensors")) for run in (old, new))
+    classes_then, classes_now = (Manifest.read(run.screen).vocabulary.classes for run in (old, new))
+    assert all((then[name] == now[name]).all() for name in then if name != "head.weight")
+    rows = [classes_now.index(label) for label in classes_then]
+    assert (now["head.weight"][rows] == then["head.weight"]).all()
+    assert set(classes_now) - set(classes_then) == {"sirna_99"}
+    output = capsys.readouterr().out
+    assert "from fold 0 of run old-1; 8 classes keep their rows of the head, 1 start at random (sirna_99)" in output
+    assert json.loads((new.weights / "meta.json").read_text())["init_from"] == {
+        "run": "old-1", "fold": 0, "backbone": "slim", "sha256": digest_file(old.weights / "weights.safetensors"),
+        "known_classes": 8, "new_classes": ["sirna_99"], "left_out_classes": [],
+    }  # fmt: skip
+
+
+def test_the_content_of_the_weights_is_part_of_the_key_and_their_address_is_not(
+    old: Trained, store: ObjectStore, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+):
+    events = tmp_path / "events.jsonl"
+    monkeypatch.setenv(EVENTS_VARIABLE, str(events))
+    folds = FoldsConfig(count=2, train=(0,))
+    results = []
+    for key, init_from in (("new-1", "old-1"), ("new-2", store.uri("runs/old-1")), ("new-3", None)):
+        run = Trained(store, tmp_path, key, source, init_from=init_from, folds=folds, seed=9).normalize().pretrain()
+        results.append((epochs_trained(events), weights(run.weights)))
+    assert [epochs for epochs, _ in results] == [2, 2, 4]
+    assert results[0][1] == results[1][1] != results[2][1]
+    other = Trained(store, tmp_path, "old-2", source, seed=77).normalize().pretrain()
+    begun = epochs_trained(events)
+    run = Trained(store, tmp_path, "new-4", source, init_from="old-2", folds=folds, seed=9).normalize().pretrain()
+    assert epochs_trained(events) == begun + 2
+    assert weights(run.weights) not in [result for _, result in results]
+    assert other.record().learned.experiments == ("HUVEC-02",)
+
+
+def test_a_chain_of_runs_records_all_learned_labels(old: Trained, store: ObjectStore, tmp_path: Path, larger: Path):
+    """HUVEC-02 taught the first run, is gone from the second, and may not validate in the third."""
+    tables = {name: (larger / name).read_text() for name in ("train.csv", "train_controls.csv")}
+    for name, text in tables.items():
+        (larger / name).write_text("".join(r for r in text.splitlines(keepends=True) if not r.startswith("HUVEC-02")))
+    folds = FoldsConfig(count=2, known={"HUVEC-01": 0, "RPE-01": 0, "HUVEC-04": 1}, train=(0,))
+    second = Trained(store, tmp_path, "new-1", larger, init_from="old-1", folds=folds).normalize().pretrain()
+    assert second.record().learned.experiments == ("HUVEC-02", "HUVEC-04")
+    for name, text in tables.items():
+        (larger / name).write_text(text)
+    folds = FoldsConfig(count=2, known={"HUVEC-01": 0, "RPE-01": 1, "HUVEC-04": 1, "HUVEC-02": 0}, train=(0,))
+    third = Trained(store, tmp_path, "new-2", larger, init_from="new-1", folds=folds)
+    with pytest.raises(InputError, match=r"HUVEC-02 validates in fold 0 now, .* or a run that it started from has"):
+        third.normalize()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"folds": FoldsConfig(count=2, known={"HUVEC-02": 0}, train=(0,))}, r"HUVEC-02 validates in fold 0 now, .*folds\.known"),
+        ({"folds": FoldsConfig(count=2)}, r"no pretrained weights of fold 1 and slim \(it has slim of fold 0\)"),
+    ],
+)  # fmt: skip
+def test_normalize_and_pretrain_both_reject_an_unsuitable_earlier_run(
+    old: Trained, store: ObjectStore, tmp_path: Path, larger: Path, changes, message
+):
+    before = set(store.list())
+    new = Trained(store, tmp_path, "new-1", larger, init_from="old-1", **changes)
+    with pytest.raises(InputError, match=message):
+        new.normalize()
+    assert set(store.list()) == before
+    refused = new.config
+    new.config = refused.model_copy(update={"init_from": None})
+    new.normalize()
+    new.config = refused
+    with pytest.raises(InputError, match=message):
+        new.pretrain(1 if "fold 1" in message else 0)
+    assert not new.weights.exists()
+
+
+def test_rejects_missing_weights_and_a_changed_screen(old: Trained, store: ObjectStore, tmp_path: Path, source: Path):
+    folds = FoldsConfig(count=2, train=(0,))
+    new = Trained(store, tmp_path, "new-1", source, init_from="old-1", folds=folds).normalize()
+    store.delete_prefix(old.record().prefix)
+    with pytest.raises(InputError, match="slim of fold 0 of run old-1 is gone or damaged; repeat that run, or leave"):
+        new.pretrain()
+    table = source / "test.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
+    old.normalize()
+    with pytest.raises(InputError, match="slim of fold 0 of run old-1 was trained with an earlier screen"):
+        new.pretrain()
+    store.delete("runs/old-1/screen.json")
+    with pytest.raises(InputError, match=r"runs/old-1/screen.json is missing, so the labels that run old-1 has learn"):
+        new.pretrain()
 
 
 def starting_from(path: str) -> str:
@@ -44,15 +195,12 @@ def test_starts_from_initial_weights_and_records_them(screen, tmp_path, capsys):
     start = Classifier(PRETRAIN.backbone("slim"), PRETRAIN.head, 3, channels=3).backbone
     save_weights(start, path)
     settings = PretrainSettings.model_validate_json(starting_from(str(path)))
-    run(PRETRAIN, store, manifest, 0, "slim", tmp_path / "random")
-    run(settings, store, manifest, 0, "slim", tmp_path / "started", path)
+    step.run(PRETRAIN, store, manifest, 0, "slim", tmp_path / "random")
+    step.run(settings, store, manifest, 0, "slim", tmp_path / "started", path)
     assert weights(tmp_path / "random") != weights(tmp_path / "started")
     output = capsys.readouterr().out
     names = start.state_dict().keys()
-    assert (
-        f"slim: {len(names)} of {len(names)} tensors start from {path}; adapted to its channels: stem.0.weight\n"
-        in output
-    )
+    assert f"{len(names)} of {len(names)} tensors start from {path}; adapted to its channels: stem.0.weight\n" in output
     assert "warning" not in output
     record = json.loads((tmp_path / "started" / "meta.json").read_text())["initial_weights"]
     assert record["sha256"] == digest_file(path)
@@ -60,16 +208,14 @@ def test_starts_from_initial_weights_and_records_them(screen, tmp_path, capsys):
     # Weights of half a network may be intended, but the user is warned.
     some = {name: tensor for name, tensor in start.state_dict().items() if not name.startswith("exit.")}
     save_file(some, str(path))
-    run(settings, store, manifest, 0, "slim", tmp_path / "half", path)
+    step.run(settings, store, manifest, 0, "slim", tmp_path / "half", path)
     assert f"warning: slim: {len(some)} of " in capsys.readouterr().out
 
 
 def test_initial_weights_of_other_content_repeat_the_work_wherever_they_are(store, tmp_path, monkeypatch):
     events = tmp_path / "events.jsonl"
     monkeypatch.setenv(EVENTS_VARIABLE, str(events))
-    TinyScreen(tmp_path / "screen")
-    one = TrainingRun(tmp_path / "one", store.prefix)
-    one.normalize(tmp_path / "screen")
+    one = normalized(tmp_path, store.prefix)
     path, results = tmp_path / "initial.safetensors", []
     stored = store.uri("models/w.safetensors")
     for seed, address, trained in ((1, str(path), 2), (1, stored, 2), (2, str(path), 4)):

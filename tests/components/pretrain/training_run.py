@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from components.core.storage.manifest import Manifest
 from components.finetune.step import main as finetune
@@ -12,7 +13,7 @@ from components.normalize.step import main as normalize
 from components.pretrain.step import main as pretrain
 from components.pseudo_label.step import main as pseudo_label
 from tests.components.core.learning.tiny_networks import MEAN_TEACHER, PRETRAIN, RUN
-from tests.tiny_screen import CONFIG
+from tests.tiny_screen import CONFIG, TinyScreen
 
 BACKBONES = [backbone.name for backbone in PRETRAIN.backbones]
 
@@ -27,6 +28,15 @@ class TrainingRun:
         self.screen, self.holdout = out / "screen.json", out / "holdout.json"
         self.finetuned, self.weights, self.logits = out / "finetuned", out / "weights", out / "logits"
         self.embeddings = out / "embeddings"
+
+    def change(self, **sections: dict[str, Any]) -> None:
+        """Other fields in sections of the steps' settings, where they have the section."""
+        for name in ("pretrain_json", "mean_teacher_json"):
+            settings = json.loads(getattr(self, name))
+            changed = {
+                section: settings[section] | fields for section, fields in sections.items() if section in settings
+            }
+            setattr(self, name, json.dumps(settings | changed))
 
     def normalize(self, source: Path, holdout: Sequence[str] = (), run: str | None = None) -> Manifest:
         config = CONFIG.model_copy(
@@ -61,6 +71,14 @@ class TrainingRun:
             self.pretrain(backbone)
         self.finetune()
         self.pseudo_label()
+
+
+def normalized(folder: Path, prefix: str, run: str | None = None) -> TrainingRun:
+    """The tiny screen in `screen`, normalised, and its run in `run`, without training."""
+    TinyScreen(folder / "screen")
+    made = TrainingRun(folder / "run", prefix)
+    made.normalize(folder / "screen", run=run)
+    return made
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -38,23 +38,17 @@ VOCABULARY = Vocabulary(
 )
 CONTROLS = [*((sirna, "positive_control") for sirna in VOCABULARY.positives), ("EMPTY", "negative_control")]
 POSITIONS = [f"{row}{column:02d}" for row in "BCD" for column in range(2, 9)]
-CONFIG = RunConfig.model_validate(
-    {
-        "name": "synthetic",
-        "folds": {"count": FOLDS},
-        "screen": {"image_size": SIDE, "sites": 2},
-        "mean_teacher": {"cycle_epochs": 8},
-        "pretrain": {"epochs": EPOCHS, "milestones": [2, 3]},
-    }
-)
+CONFIG = RunConfig.model_validate({
+    "name": "synthetic", "folds": {"count": FOLDS}, "screen": {"image_size": SIDE, "sites": 2},
+    "mean_teacher": {"cycle_epochs": 8}, "pretrain": {"epochs": EPOCHS, "milestones": [2, 3]},
+})  # fmt: skip
 TEMPERATURE = {"raw": 1.31, "group": 1.12, "balanced": 0.94}
 LINEAGE = {
     "code_version": "0.1.0+g3f2a91c",
     "seeds": {"run": 0},
     "started": "2026-11-22T20:10:04Z",
     "steps": [
-        {"step": step, "labels": {}, "seconds": seconds}
-        for step, seconds in (("normalize", 21.4), ("pretrain", 260.0), ("pretrain", 269.0), ("assign", 6.2))
+        {"step": step, "labels": {}, "seconds": 21.4} for step in ("normalize", "pretrain", "pretrain", "assign")
     ],
     "image_digests": {"gpu": "sha256:" + "ab12" * 16},
 }
@@ -68,26 +62,22 @@ class SyntheticRun:
     store: MemoryStore = field(default_factory=MemoryStore)
     labels: dict[str, str] = field(default_factory=dict)
     """the true siRNA of every treatment well"""
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
     def arguments(self, out: Path) -> dict[str, Any]:
         """Arguments of `report.step.run`."""
+        files = ("screen.json", "holdout.json", "holdout_labels.csv", "truth.csv")
+        uris = [str(self.folder / f"assign-{cell_type}") for cell_type in SKILL]
         return {
-            "config": CONFIG,
-            "screen": self.folder / "screen.json",
-            "holdout": self.folder / "holdout.json",
-            "holdout_labels": self.folder / "holdout_labels.csv",
-            "truth": self.folder / "truth.csv",
-            "uris": [str(self.folder / f"assign-{cell_type}") for cell_type in SKILL],
-            "out": out,
-            "lineage": LINEAGE,
-            "store": self.store,
-        }
+            **{name.split(".")[0]: self.folder / name for name in files},
+            "config": CONFIG, "uris": uris, "out": out, "lineage": LINEAGE, "store": self.store,
+        }  # fmt: skip
 
 
 def make_run(folder: Path) -> SyntheticRun:
     """Writes a run of three cell types."""
-    rng, run = np.random.default_rng(0), SyntheticRun(folder)
-    picture = _picture(rng)
+    run = SyntheticRun(folder)
+    rng, picture = run.rng, _picture(run.rng)
     plates: dict[str, list[PlateRecord]] = {"oof": [], "unlabelled": [], "holdout": []}
     folds = {}
     for cell_type, roles in ROLES.items():
@@ -99,7 +89,7 @@ def make_run(folder: Path) -> SyntheticRun:
             for plate in range(1, 5):
                 pictures = picture * (light_C * np.exp(rng.normal(0, 0.07, 6)))[:, None, None]
                 group = (plate - 1 + turn) % 4
-                plates[role].append(_plate(run, experiment, plate, group, role == "oof", pictures, rng))
+                plates[role].append(_plate(run, experiment, plate, group, role == "oof", pictures))
     warnings = (
         "HUVEC-01 plate 2, well C05, site 1, channel 6: every pixel is 0",
         "RPE-02 plate 3: no negative control",
@@ -116,7 +106,7 @@ def make_run(folder: Path) -> SyntheticRun:
         table = pd.DataFrame({"id_code": ids, "sirna": [run.labels[id_code] for id_code in ids]})
         table.to_csv(folder / f"{name}.csv", index=False)
     for cell_type in SKILL:
-        _write_assigned(run, cell_type, plates, folds, rng)
+        _write_assigned(run, cell_type, plates, folds)
     return run
 
 
@@ -137,15 +127,10 @@ def _picture(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _plate(
-    run: SyntheticRun,
-    experiment: str,
-    number: int,
-    group: int,
-    labelled: bool,
-    picture: NDArray[np.float64],
-    rng: np.random.Generator,
+    run: SyntheticRun, experiment: str, number: int, group: int, labelled: bool, picture: NDArray[np.float64]
 ) -> PlateRecord:
     """Packs a plate whose wells all show the picture, with noise."""
+    rng = run.rng
     treatments = rng.permutation(VOCABULARY.treatments[group * GROUP :][:GROUP]).tolist()
     labels = [*((sirna, "treatment") for sirna in treatments), *CONTROLS]
     wells, counts_C256 = [], np.zeros((6, 256), np.int64)
@@ -169,19 +154,15 @@ def _plate(
 
 
 def _write_assigned(
-    run: SyntheticRun,
-    cell_type: str,
-    plates: dict[str, list[PlateRecord]],
-    folds: dict[str, int],
-    rng: np.random.Generator,
+    run: SyntheticRun, cell_type: str, plates: dict[str, list[PlateRecord]], folds: dict[str, int]
 ) -> None:
     """Writes the output of assign for one cell type."""
-    output = run.folder / f"assign-{cell_type}"
+    rng, output = run.rng, run.folder / f"assign-{cell_type}"
     output.mkdir()
     experiments, warnings = [], []
     for role, members in plates.items():
         own = [plate for plate in members if plate.cell_type == cell_type]
-        rows = [row for plate in own for row in _predicted(treated(plate), run.labels, SKILL[cell_type], rng)]
+        rows = [row for plate in own for row in _predicted(run, treated(plate), SKILL[cell_type])]
         pd.DataFrame(rows, columns=list(TABLE)).to_csv(output / f"{role}.csv", index=False, float_format="%.5f")
         for experiment in dict.fromkeys(plate.experiment for plate in own):
             refused = experiment == "U2OS-02"
@@ -207,10 +188,9 @@ def _write_assigned(
     (output / "meta.json").write_text(json.dumps(meta))
 
 
-def _predicted(
-    wells: Sequence[str], truth: dict[str, str], skill: float, rng: np.random.Generator
-) -> list[tuple[object, ...]]:
+def _predicted(run: SyntheticRun, wells: Sequence[str], skill: float) -> list[tuple[object, ...]]:
     """The rows of a plate's wells; every 17th siRNA or so is hard everywhere, so that the confusion table has rows."""
+    rng, truth = run.rng, run.labels
     group = sorted({truth[well] for well in wells})
     rows = []
     for well in wells:

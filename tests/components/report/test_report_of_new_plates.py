@@ -2,24 +2,109 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 
-from components.core.config import RunConfig
+from components.core.config import CHANNELS, PackConfig, RunConfig
 from components.core.errors import InputError
+from components.core.evaluation.quality import by_channel, focus, nuclear_fraction, otsu_threshold, saturated
 from components.core.evaluation.scores import UNSURE
-from components.core.storage.object_store import ObjectStore
-from components.report.step import main, run
-from tests.components.report.conftest import TEMPERATURE, SyntheticRun
-from tests.components.report.new_plates_run import MODEL, NewPlates, make_new_plates
+from components.core.screen.histograms import histogram
+from components.core.screen.ome_zarr import encode_chunk
+from components.core.screen.packed import SiteReader
+from components.core.storage.manifest import Manifest, PlateRecord, ReferenceModel
+from components.report.quality import QUALITY_COLUMNS, measure_wells
+from components.report.step import run
+from tests.components.core.evaluation.predicted import predictions
+from tests.components.report.conftest import TEMPERATURE, SyntheticRun, treated
 from tests.components.report.page import check_page
 from tests.components.report.test_report_step import COLUMNS, read_metrics
+from tests.tiny_screen import MemoryStore
 
 FILES = {"predictions.csv", "qc.csv", "metrics.json", "lineage.json", "config.yaml", "report.html"}
+MODEL = ReferenceModel(
+    fingerprint="4c30" * 16, address="s3://cellsignal/models/" + "4c30" * 16, design=None, temperatures={}
+)
+NEW = {"HUVEC-04": "holdout", "RPE-03": "unlabelled"}
+"""The new experiments, and their role in the synthetic run."""
+
+
+@dataclass
+class NewPlates:
+    """The arguments of `report.step.run`, on disk, and their plates."""
+
+    arguments: dict[str, Any]
+    plates: Manifest
+    labels: dict[str, str]
+    store: MemoryStore
+
+    def write(self) -> None:
+        self.arguments["holdout"].write_text(self.plates.model_dump_json())
+
+    def truth(self, labels: Mapping[str, str]) -> None:
+        """Writes a table of labels and passes it to the report."""
+        path = self.arguments["truth"] = self.arguments["screen"].parent / "truth.csv"
+        path.write_text("".join(f"{id_code},{sirna}\n" for id_code, sirna in {"id_code": "sirna", **labels}.items()))
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """All sites in the manifest's order."""
+        reader = SiteReader(self.store, self.plates)
+        return reader.read(np.arange(reader.table.sites))
+
+    def replace_site(self, plate: int, well: int, pixels_CSS: NDArray[np.uint8]) -> str:
+        """Replaces the pixels of a well's first site; plate and well count from 0. Returns the well's id_code."""
+        chunk = encode_chunk(pixels_CSS, PackConfig())
+        content = self.plates.model_dump()
+        of_plate = content["plates"][plate]
+        of_site = of_plate["wells"][well]["sites"][0]
+        of_site |= {"size": len(chunk), "sha256": hashlib.sha256(chunk).hexdigest()}
+        self.store.put(f"{of_plate['prefix']}/{of_site['key']}", chunk)
+        self.plates = Manifest.model_validate(content)
+        return str(of_plate["wells"][well]["id_code"])
+
+
+def without_labels(plate: PlateRecord) -> PlateRecord:
+    return plate.model_copy(update={"wells": tuple(well.model_copy(update={"sirna": None}) for well in plate.wells)})
+
+
+def make_new_plates(finished: SyntheticRun, folder: Path) -> NewPlates:
+    """Inputs of a prediction of one HUVEC and one RPE experiment: no label in their manifest, no well in the reference."""
+    usual = finished.arguments(folder / "out")
+    screen, holdout = Manifest.read(usual["screen"]), Manifest.read(usual["holdout"])
+    shown = [plate for plate in (*holdout.plates, *screen.plates) if plate.experiment in NEW]
+    of_plates = {"warnings": ("HUVEC-05 plate 2: no negative control",), "plates": tuple(map(without_labels, shown))}
+    bare = tuple(plate.model_copy(update={"wells": ()}) for plate in screen.plates)
+    reference = screen.model_copy(update={"folds": {}, "warnings": (), "model": MODEL, "plates": bare})
+    (folder / "reference.json").write_text(reference.model_dump_json())
+    uris = []
+    for experiment, role in NEW.items():
+        out = folder / f"assign-{experiment.split('-')[0]}"
+        shutil.copytree(finished.folder / out.name, out)
+        predicted = (out / f"{role}.csv").read_text()
+        header = predicted.splitlines(keepends=True)[0]
+        for name, content in (("oof", header), ("unlabelled", header), ("holdout", predicted)):
+            (out / f"{name}.csv").write_text(content)
+        uris.append(str(out))
+    arguments = {
+        "config": usual["config"], "screen": folder / "reference.json", "holdout": folder / "plates.json",
+        "holdout_labels": None, "truth": None, "uris": uris, "out": folder / "out", "store": copy.deepcopy(finished.store),
+        "lineage": {"code_version": "0.1.0", "model": {"name": "lab", "run": "lab-1", "generation": 3}},
+    }  # fmt: skip
+    labels = {id_code: finished.labels[id_code] for plate in shown for id_code in treated(plate)}
+    made = NewPlates(arguments, screen.model_copy(update={"folds": {}, **of_plates}), labels, arguments["store"])
+    made.write()
+    return made
 
 
 @pytest.fixture
@@ -46,17 +131,14 @@ def assigned(new: NewPlates) -> pd.DataFrame:
     return pd.concat([pd.read_csv(Path(uri) / "holdout.csv") for uri in new.arguments["uris"]], ignore_index=True)
 
 
-def test_predictions_are_those_of_assign(report: Path, finished: NewPlates) -> None:
+def test_predictions_and_metrics_are_those_of_assign(report: Path, finished: NewPlates) -> None:
     assert {path.name for path in report.iterdir()} == FILES
     table, expected = pd.read_csv(report / "predictions.csv"), assigned(finished)
     assert list(table) == ["id_code", "sirna", "confidence", "margin", "raw_sirna", "raw_confidence", "top5"]
     pd.testing.assert_frame_equal(table, expected[list(table)], atol=1e-5)
     assert set(table["id_code"]) == set(finished.labels)
-
-
-def test_metrics_agree_with_the_tables(report: Path, finished: NewPlates) -> None:
     metrics = read_metrics(report)
-    assert metrics["quality"]["unsure"] == (assigned(finished)["confidence"] < UNSURE).sum()
+    assert metrics["quality"]["unsure"] == (expected["confidence"] < UNSURE).sum()
     assert metrics["quality"]["wells_to_look_at"] == pd.read_csv(report / "qc.csv")["look_at"].notna().sum()
     assert metrics["temperatures"] == {"HUVEC": TEMPERATURE, "RPE": TEMPERATURE}
 
@@ -65,11 +147,14 @@ def test_the_page_without_truth_has_no_score(report: Path, finished: NewPlates) 
     text = (report / "report.html").read_text()
     check_page(text)
     assert text.count('<svg class="plate" role="img"') == len(finished.plates.plates)
-    assert f"below {UNSURE}" in text
-    assert "HUVEC-05 plate 2: no negative control" in text  # of the manifest
-    assert MODEL.fingerprint in text
-    assert "champion of generation 3" in text
-    assert "no truth was given" in text
+    for part in (
+        f"below {UNSURE}",
+        "HUVEC-05 plate 2: no negative control",  # of the manifest
+        MODEL.fingerprint,
+        "champion of generation 3",
+        "no truth was given",
+    ):
+        assert part in text
     assert "holdout" not in read_metrics(report)
     assert 'id="accuracy"' not in text
     assert "wrong prediction" not in text
@@ -83,8 +168,8 @@ def test_lineage_holds_the_model_and_the_plates(report: Path, finished: NewPlate
     assert RunConfig.load(str(report / "config.yaml")) == finished.arguments["config"]
 
 
-def test_truth_adds_a_score_and_changes_no_prediction(report: Path, new: NewPlates, tmp_path: Path) -> None:
-    new.truth(tmp_path / "truth.csv")
+def test_truth_adds_a_score_and_changes_no_prediction(report: Path, new: NewPlates) -> None:
+    new.truth(new.labels)
     out = new.arguments["out"]
     metrics, table = run(**new.arguments), assigned(new)
     cell_type, truth = table["id_code"].str.split("-").str[0], table["id_code"].map(new.labels)
@@ -97,86 +182,101 @@ def test_truth_adds_a_score_and_changes_no_prediction(report: Path, new: NewPlat
     assert f"<b>{100 * metrics['holdout']['assigned']['overall']:.1f} %</b>" in (out / "report.html").read_text()
 
 
-def test_a_truth_of_some_wells_or_of_other_experiments_is_a_warning(new: NewPlates, tmp_path: Path) -> None:
-    page, path = new.arguments["out"] / "report.html", tmp_path / "truth.csv"
-    new.truth(path, {"U2OS-01_1_B02": "sirna_1", **dict(list(new.labels.items())[:5])})
-    assert run(**new.arguments)["wells"]["holdout"]["overall"] == 5
-    assert f"the truth has 5 of {len(new.labels)} wells; the score is of those" in page.read_text()
-    new.truth(path, {"U2OS-01_1_B02": "sirna_1"})
-    assert "holdout" not in run(**new.arguments)
-    assert f"the truth has 0 of {len(new.labels)} wells; there is no score" in page.read_text()
-
-
-def test_a_cell_type_without_an_output_of_assign_is_a_warning(new: NewPlates) -> None:
-    del new.arguments["uris"][1]
-    run(**new.arguments)
+def test_a_partial_truth_or_a_cell_type_without_an_output_is_a_warning(new: NewPlates) -> None:
     out = new.arguments["out"]
+    other = {"U2OS-01_1_B02": "sirna_1"}
+    new.truth({**other, **dict(list(new.labels.items())[:5])})
+    assert run(**new.arguments)["wells"]["holdout"]["overall"] == 5
+    assert f"the truth has 5 of {len(new.labels)} wells; the score is of those" in (out / "report.html").read_text()
+    new.truth(other)
+    del new.arguments["uris"][1]
+    assert "holdout" not in run(**new.arguments)
+    page = (out / "report.html").read_text()
+    assert f"the truth has 0 of {len(new.labels)} wells; there is no score" in page
+    assert "no output of assign was given for RPE; it is not in the predictions" in page
     assert set(pd.read_csv(out / "predictions.csv")["id_code"].str.split("-").str[0]) == {"HUVEC"}
-    assert "no output of assign was given for RPE; it is not in the predictions" in (out / "report.html").read_text()
     # Its plates are measured nevertheless.
     assert set(pd.read_csv(out / "qc.csv")["experiment"]) == {"HUVEC-04", "RPE-03"}
 
 
-def test_main_writes_the_same_report_from_the_manifests_own_store(report: Path, new: NewPlates, tmp_path: Path) -> None:
-    store = ObjectStore(tmp_path / "store")
-    store.put_many(new.store.objects.items())
-    new.plates = new.plates.model_copy(update={"store": store.uri("")})
-    new.write()
-    (tmp_path / "labels.csv").write_text("id_code,sirna\n")
-    files = [str(path) for path in (new.arguments["screen"], new.arguments["holdout"], tmp_path / "labels.csv")]
-    config, out = new.arguments["config"].model_dump_json(), tmp_path / "strings"
-    main(config, *files, "", new.arguments["uris"], "{}", str(out))
-    for name in ("predictions.csv", "qc.csv", "metrics.json", "config.yaml"):
-        assert (out / name).read_bytes() == (report / name).read_bytes()
-
-
-def foreign_well(new: NewPlates, folder: Path) -> None:
-    new.truth(folder / "truth.csv", {"HUVEC-04_1_Z99": "sirna_1"})
-
-
-def no_output(new: NewPlates, folder: Path) -> None:
-    new.arguments["uris"] = []
-
-
-def missing_output(new: NewPlates, folder: Path) -> None:
-    (folder / "assign-RPE" / "assign.json").unlink()
-
-
-def output_twice(new: NewPlates, folder: Path) -> None:
-    new.arguments["uris"].append(new.arguments["uris"][0])
-
-
-def missing_row(new: NewPlates, folder: Path) -> None:
-    table = folder / "assign-HUVEC" / "holdout.csv"
+def drop_row(table: Path) -> None:
     table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
 
 
-def other_plates(new: NewPlates, folder: Path) -> None:
+def other_plates(new: NewPlates, _: Path) -> None:
     new.plates = new.plates.model_copy(update={"plates": new.plates.plates[1:]})
     new.write()
 
 
-def missing_site(new: NewPlates, folder: Path) -> None:
+def missing_site(new: NewPlates, _: Path) -> None:
     plate = new.plates.plates[3]
     del new.store.objects[f"{plate.prefix}/{plate.wells[2].sites[1].key}"]
 
 
-BAD: dict[Callable[[NewPlates, Path], None], str] = {
-    foreign_well: r"truth\.csv line 2 \(HUVEC-04_1_Z99\): field id_code .* not a treatment well of a held-out experiment",
-    no_output: r"^--uri: no output of assign was given; give one a cell type",
-    missing_output: r"assign-RPE/assign\.json: cannot be read .*; is this an output of assign\?",
-    output_twice: r"^--uri: two outputs of assign are of HUVEC; give one a cell type",
-    missing_row: r"assign-HUVEC/holdout\.csv: 1 wells of HUVEC have no row, first HUVEC-04_4_\w+; run assign again",
-    other_plates: r"holdout\.csv: \d+ faults: line 2 \(\S+\): field id_code .* not a treatment well of this screen's holdout wells",
-    missing_site: r"plate 4.*well \w+.*site 2",
-}
-
-
-@pytest.mark.parametrize("spoil", BAD, ids=lambda spoil: spoil.__name__)
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda new, _: new.truth({"HUVEC-04_1_Z99": "sirna_1"}),
+         r"truth\.csv line 2 \(HUVEC-04_1_Z99\): field id_code .* not a treatment well of a held-out experiment"),
+        (lambda new, _: new.arguments["uris"].clear(), r"^--uri: no output of assign was given; give one a cell type"),
+        (lambda _, folder: (folder / "assign-RPE" / "assign.json").unlink(),
+         r"assign-RPE/assign\.json: cannot be read .*; is this an output of assign\?"),
+        (lambda new, _: new.arguments["uris"].append(new.arguments["uris"][0]),
+         r"^--uri: two outputs of assign are of HUVEC; give one a cell type"),
+        (lambda _, folder: drop_row(folder / "assign-HUVEC" / "holdout.csv"),
+         r"assign-HUVEC/holdout\.csv: 1 wells of HUVEC have no row, first HUVEC-04_4_\w+; run assign again"),
+        (other_plates, r"holdout\.csv: \d+ faults: line 2 \(\S+\): field id_code .* not a treatment well of this screen's"),
+        (missing_site, r"plate 4.*well \w+.*site 2"),
+    ],
+    ids=["foreign well", "no output", "no file", "output twice", "no row", "other plates", "no site"],
+)  # fmt: skip
 def test_rejects_inputs_that_do_not_match(
-    new: NewPlates, tmp_path: Path, spoil: Callable[[NewPlates, Path], None]
+    new: NewPlates, tmp_path: Path, spoil: Callable[[NewPlates, Path], None], message: str
 ) -> None:
     spoil(new, tmp_path)
-    with pytest.raises(InputError, match=BAD[spoil]):
+    with pytest.raises(InputError, match=message):
         run(**new.arguments)
     assert not new.arguments["out"].exists()
+
+
+def measured(new: NewPlates) -> pd.DataFrame:
+    return measure_wells(new.plates, predictions([{}])[:0], new.store).set_index("id_code", drop=False)
+
+
+def test_each_well_has_the_measures_of_its_own_sites(new: NewPlates) -> None:
+    """Threads and batches must not mix up wells."""
+    table, sites = measured(new), iter(new.pixels())
+    assert table["id_code"].tolist() == [well.id_code for plate in new.plates.plates for well in plate.wells]
+    assert set(QUALITY_COLUMNS) <= set(table)
+    for plate in new.plates.plates:
+        threshold = otsu_threshold(np.array(plate.histograms[0]))
+        for well in plate.wells:
+            own = [next(sites) for _ in well.sites]
+            found = table.loc[[well.id_code]]
+            expected = {
+                "focus": np.min([focus(site) for site in own], axis=0),
+                "noisiest": np.max([focus(site) for site in own], axis=0),
+                "saturated": np.max([saturated(histogram(site)) for site in own], axis=0),
+            }
+            for name, values in expected.items():
+                assert by_channel(found, name, CHANNELS).iloc[0].tolist() == pytest.approx(values)
+            shares = [nuclear_fraction(histogram(site)[0], threshold) for site in own]
+            assert found["nuclei_share"].item() == pytest.approx(np.mean(shares))
+            assert (found["well"].item(), found["well_type"].item()) == (well.well, well.well_type)
+    assert next(sites, None) is None
+
+
+def test_flags_exactly_the_spoiled_wells(new: NewPlates) -> None:
+    before = measured(new)["look_at"]
+    pixels, first = new.pixels(), 2 * sum(len(plate.wells) for plate in new.plates.plates[:5])
+    black, bright = np.zeros_like(pixels[0]), pixels[first + 2 * 4]
+    bright[2] = np.clip(bright[2] * 40.0, 0, 255)
+    spoiled = {
+        new.replace_site(5, 7, black): "constant: all channels",
+        new.replace_site(5, 4, bright): "saturated: actin",
+    }
+    after = measured(new)["look_at"]
+    for id_code, reason in spoiled.items():
+        assert reason in after[id_code]
+    others = before.index.difference(list(spoiled))
+    assert after[others].tolist() == before[others].tolist()

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,25 +60,35 @@ def test_scores_agree_with_counting(report: Path, finished_run: SyntheticRun) ->
     assert metrics["temperatures"] == dict.fromkeys(SKILL, TEMPERATURE)
 
 
-def test_predictions_hold_every_unlabelled_treatment_well_and_no_control(
-    report: Path, finished_run: SyntheticRun
-) -> None:
-    plates = Manifest.read(finished_run.folder / "screen.json").plates
-    expected = [id_code for plate in plates if not plate.labelled for id_code in treated(plate)]
+def test_predictions_lineage_and_configuration_are_written(report: Path, finished_run: SyntheticRun) -> None:
+    screen = Manifest.read(finished_run.folder / "screen.json")
+    expected = [id_code for plate in screen.plates if not plate.labelled for id_code in treated(plate)]
     table = pd.read_csv(report / "predictions.csv")
     assert list(table) == ["id_code", "sirna", "confidence", "margin", "raw_sirna", "raw_confidence", "top5"]
-    assert sorted(table["id_code"]) == sorted(expected)
+    assert sorted(table["id_code"]) == sorted(expected), "every unlabelled treatment well, and no control"
+    lineage = json.loads((report / "lineage.json").read_text())
+    assert (lineage["manifest_digest"], lineage["steps"]) == (screen.digest(), LINEAGE["steps"])
+    assert RunConfig.load(str(report / "config.yaml")) == finished_run.arguments(report)["config"]
 
 
-def test_truth_changes_scores_and_nothing_else(report: Path, finished_run: SyntheticRun, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    metrics = run(**{**finished_run.arguments(out), "truth": None})
+def test_truth_and_a_start_from_an_earlier_run_change_no_prediction_and_are_reported(
+    report: Path, finished_run: SyntheticRun, tmp_path: Path
+) -> None:
+    arguments = {**finished_run.arguments(tmp_path / "out"), "truth": None}
+    config = arguments["config"]
+    teacher = config.mean_teacher.model_copy(update={"fused_labels": "first/predictions.csv"})
+    arguments["config"] = config.model_copy(update={"mean_teacher": teacher, "init_from": "s3://b/runs/old-1"})
+    metrics = run(**arguments)
     assert "unlabelled" not in metrics
     assert metrics["out_of_fold"] == read_metrics(report)["out_of_fold"]
+    assert metrics["fused_labels"] == "first/predictions.csv"
+    assert json.loads((tmp_path / "out" / "lineage.json").read_text())["init_from"] == "s3://b/runs/old-1"
     for name in TABLES:
-        assert (out / name).read_bytes() == (report / name).read_bytes()
-    assert "Unlabelled (transductive)" in (report / "report.html").read_text()
-    assert "Unlabelled (transductive)" not in (out / "report.html").read_text()
+        assert (tmp_path / "out" / name).read_bytes() == (report / name).read_bytes()
+    page, other = ((folder / "report.html").read_text() for folder in (report, tmp_path / "out"))
+    assert ("Unlabelled (transductive)" in page, "Unlabelled (transductive)" in other) == (True, False)
+    for part in ("on the predictions of first/predictions.csv", "<dt>pretrained from</dt><dd><code>s3://b/runs/old-1<"):
+        assert (part in page, part in other) == (False, True)
 
 
 def test_the_page_shows_warnings_pictures_and_accuracy(report: Path, tmp_path: Path) -> None:
@@ -96,13 +105,6 @@ def test_the_page_shows_warnings_pictures_and_accuracy(report: Path, tmp_path: P
     assert (tmp_path / "kfp" / "page").read_text() == text
     assert logged["unlabelled_assigned"] == accuracy
     assert len(logged) == 9
-
-
-def test_lineage_and_config_are_written(report: Path, finished_run: SyntheticRun) -> None:
-    lineage = json.loads((report / "lineage.json").read_text())
-    assert lineage["manifest_digest"] == Manifest.read(finished_run.folder / "screen.json").digest()
-    assert lineage["steps"] == LINEAGE["steps"]
-    assert RunConfig.load(str(report / "config.yaml")) == finished_run.arguments(report)["config"]
 
 
 def test_a_report_replaces_an_earlier_one_and_reports_what_is_missing(changed: dict[str, Any]) -> None:
@@ -124,37 +126,24 @@ def test_a_report_replaces_an_earlier_one_and_reports_what_is_missing(changed: d
     assert re.search(r"The images could not be read: .* is missing", text)
 
 
-def edited(name: str, row: int, column: str, value: str) -> Callable[[Path], None]:
-    def edit(folder: Path) -> None:
-        table = pd.read_csv(folder / name, dtype=str)
-        table.loc[row, column] = value
-        table.to_csv(folder / name, index=False)
-
-    return edit
-
-
-def without_last_row(folder: Path) -> None:
-    path = folder / "assign-RPE" / "unlabelled.csv"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-
-
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("name", "row", "column", "value", "message"),
     [
-        (edited("truth.csv", 0, "sirna", "sirna_99"), r"truth\.csv line 2 \(HUVEC-\w+\): field sirna is 'sirna_99'; it is not a"),
-        (edited("truth.csv", 0, "sirna", "NaN"), r"truth\.csv line 2 \(HUVEC-\w+\): field sirna is 'NaN'; it is empty"),
-        (edited("truth.csv", 0, "id_code", "HUVEC-99_1_B02"),
-         r"truth\.csv line 2 \(HUVEC-99_1_B02\): field id_code .* not a treatment well of an unlabelled"),
-        (edited("assign-HUVEC/holdout.csv", 4, "confidence", "nan"),
-         r"holdout\.csv line 6 \(\S+\): field confidence is 'nan'; expected a number from 0 to 1"),
-        (without_last_row, r"1 wells of RPE have no row, first RPE-03_4_\w+"),
+        ("truth", 0, "sirna", "sirna_99", r"truth\.csv line 2 \(HUVEC-\w+\): field sirna is 'sirna_99'; it is not a"),
+        ("truth", 0, "sirna", "NaN", r"truth\.csv line 2 \(HUVEC-\w+\): field sirna is 'NaN'; it is empty"),
+        ("truth", 0, "id_code", "HUVEC-99_1_B02", r"field id_code .* not a treatment well of an unlabelled"),
+        ("assign-HUVEC/holdout", 4, "confidence", "nan", "line 6 .* field confidence is 'nan'; expected a number"),
+        ("assign-RPE/unlabelled", -1, "", "", r"1 wells of RPE have no row, first RPE-03_4_\w+"),
     ],
-    ids=["siRNA", "empty", "well", "confidence", "no row"],
-)  # fmt: skip
+)
 def test_rejects_bad_tables_and_writes_nothing(
-    changed: dict[str, Any], spoil: Callable[[Path], None], message: str
+    changed: dict[str, Any], name: str, row: int, column: str, value: str, message: str
 ) -> None:
-    spoil(changed["truth"].parent)
+    path = changed["truth"].parent / f"{name}.csv"
+    table = pd.read_csv(path, dtype=str)
+    if column:
+        table.loc[row, column] = value
+    (table if column else table[:-1]).to_csv(path, index=False)
     with pytest.raises(InputError, match=message):
         run(**changed)
     assert [path.name for path in changed["out"].parent.iterdir()] == ["in"]
@@ -174,15 +163,10 @@ def test_main_writes_the_same_report_and_records_it_under_the_run(
     store.put("runs/synthetic-1/run.json", record.model_dump_json().encode())
     compiled = {"recipe": "1a2b", "code_version": "0.1.0", "warnings": ["compiled from a tree that is not committed"]}
     main(
-        config=arguments["config"].model_dump_json(),
-        screen=str(tmp_path / "screen.json"),
-        holdout=str(tmp_path / "holdout.json"),
-        holdout_labels=str(arguments["holdout_labels"]),
-        truth=str(arguments["truth"]),
-        uris=arguments["uris"][::-1],
-        lineage=json.dumps(compiled),
-        results=str(tmp_path / "out"),
-    )
+        config=arguments["config"].model_dump_json(), screen=str(tmp_path / "screen.json"), holdout=str(tmp_path / "holdout.json"),
+        holdout_labels=str(arguments["holdout_labels"]), truth=str(arguments["truth"]), uris=arguments["uris"][::-1],
+        lineage=json.dumps(compiled), results=str(tmp_path / "out"),
+    )  # fmt: skip
     for name in FILES - {"report.html", "lineage.json"}:
         assert (tmp_path / "out" / name).read_bytes() == (report / name).read_bytes(), name
     assert json.loads((tmp_path / "out" / "lineage.json").read_text()).items() >= {**compiled, **known}.items()
@@ -191,19 +175,3 @@ def test_main_writes_the_same_report_and_records_it_under_the_run(
     assert "compiled from a tree that is not committed" in page
     for name in FILES:
         assert store.get(f"runs/synthetic-1/results/{name}") == (tmp_path / "out" / name).read_bytes(), name
-
-
-def test_a_run_from_earlier_weights_or_predictions_reports_them(
-    finished_run: SyntheticRun, report: Path, tmp_path: Path
-) -> None:
-    arguments = finished_run.arguments(tmp_path / "out")
-    config = arguments["config"]
-    teacher = config.mean_teacher.model_copy(update={"fused_labels": "first/predictions.csv"})
-    changed = config.model_copy(update={"mean_teacher": teacher, "init_from": "s3://b/runs/old-1"})
-    metrics = run(**{**arguments, "config": changed})
-    assert metrics["fused_labels"] == "first/predictions.csv"
-    assert json.loads((tmp_path / "out" / "lineage.json").read_text())["init_from"] == "s3://b/runs/old-1"
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert "a further round on the predictions of first/predictions.csv" in page
-    assert "<dt>pretrained from</dt><dd><code>s3://b/runs/old-1</code></dd>" in page
-    assert "pretrained from" not in (report / "report.html").read_text()

@@ -58,27 +58,22 @@ class FinishedRun:
         kind: Kind = "pseudo_label",
         key: str = KEY,
         weights: str = "student",
-        code: str = "0.1.0 (sources 0123456789abcdef)",
         **config: Any,
     ) -> None:
         self.folder, self.store, self.kind, self.key = folder, store, kind, key
-        self.config = RunConfig.model_validate(
-            {
-                **RUN.model_dump(),
-                "name": "tiny",
-                "screen": {**CONFIG.screen.model_dump(), "holdout_experiments": ("HUVEC-04",)},
-                "mean_teacher": {**RUN.mean_teacher.model_dump(), **TEACHING[kind]},
-                "predict": {**RUN.predict.model_dump(), "weights": weights},
-                "store": {"bucket": store.uri("")},
-                **config,
-            }
-        )
+        own = {
+            "screen": {**CONFIG.screen.model_dump(), "holdout_experiments": ("HUVEC-04",)},
+            "mean_teacher": {**RUN.mean_teacher.model_dump(), **TEACHING[kind]},
+            "predict": {**RUN.predict.model_dump(), "weights": weights},
+        }
+        given = {**RUN.model_dump(), "name": "tiny", "store": {"bucket": store.uri("")}, **own, **config}
+        self.config = RunConfig.model_validate(given)
         source = folder / "screen"
         if not source.exists():
             imaged = (*LABELLED, *UNLABELLED, "RPE-02", "HUVEC-04")
             TinyScreen(source, imaged, more=("RPE-02", "HUVEC-04"))
         paths = [str(folder / name) for name in ("screen.json", "holdout.json", "labels.csv")]
-        lineage = json.dumps({"run": key, "code_version": code, "screen": "/data/tiny"})
+        lineage = json.dumps({"run": key, "code_version": "0.1.0 (sources 0123456789abcdef)", "screen": "/data/tiny"})
         section = self.config.section(NormalizeConfig).model_dump_json()
         normalize(section, str(source), *paths, whole_config=self.config.model_dump_json(), lineage=lineage)
         self.screen, self.holdout = (Manifest.read(Path(path)) for path in paths[:2])
@@ -104,20 +99,18 @@ class FinishedRun:
 
     def seed(self, fold: int, cell_type: str, backbone: int, role: str) -> int:
         """The seed of the network that predicts."""
-        return hash_of(fold, cell_type if self.kind != "pretrain" else "", backbone, role)
+        parts = (fold, cell_type if self.kind != "pretrain" else "", backbone, role)
+        return sum(ord(letter) * 31**n for n, letter in enumerate(repr(parts))) % 2**31
 
     def pretrain(self, fold: int, name: str) -> None:
         number = [backbone.name for backbone in self.config.backbones].index(name)
+        training = tuple(experiment for experiment, own in self.screen.folds.items() if own != fold)
 
         def work(out: Mapping[str, Path]) -> None:
-            save_weights(
-                self.network(self.seed(fold, "", number, "pretrained"), number), out["weights"] / "weights.safetensors"
-            )
+            network = self.network(self.seed(fold, "", number, "pretrained"), number)
+            save_weights(network, out["weights"] / "weights.safetensors")
 
-        training = [experiment for experiment, own in self.screen.folds.items() if own != fold]
-        self._once("pretrain", f"{fold}{name}", work, lambda prefix: record_task(
-            self.store, self.screen, prefix, "pretrain", fold, backbone=name, learned=Learned(experiments=tuple(training))
-        ))  # fmt: skip
+        self._once("pretrain", fold, work, backbone=name, learned=Learned(experiments=training))
 
     def train(self, cell_type: str, fold: int) -> None:
         """The steps after pretrain, and the fold's record."""
@@ -131,19 +124,12 @@ class FinishedRun:
         def logits(out: Mapping[str, Path]) -> None:
             out["weights"].mkdir()  # in place of logits, which publishing does not read
 
-        def of_fold(prefix: str) -> None:
-            step = "pseudo_label" if self.kind == "pseudo_label" else "infer"
-            record_task(self.store, self.screen, prefix, step, fold, cell_type, holdout=self.holdout)
-
-        name = f"{cell_type}{fold}"
-        if self.kind == "finetune":
-            self._once("finetune", name, pairs, lambda prefix: record_task(
-                self.store, self.screen, prefix, "finetune", fold, cell_type
-            ))  # fmt: skip
         if self.kind == "pseudo_label":
-            self._once("pseudo_label", name, pairs, of_fold)
-        else:
-            self._once("infer", name, logits, of_fold)
+            self._once("pseudo_label", fold, pairs, cell_type=cell_type, holdout=self.holdout)
+            return
+        if self.kind == "finetune":
+            self._once("finetune", fold, pairs, cell_type=cell_type)
+        self._once("infer", fold, logits, cell_type=cell_type, holdout=self.holdout)
 
     def report(self, **changes: Any) -> None:
         """Writes results under the run's key; `changes` go into metrics.json."""
@@ -152,15 +138,13 @@ class FinishedRun:
         lineage = {"run": self.key, "manifest_digest": self.screen.digest()}
         self.store.put(f"{prefix}/lineage.json", json.dumps(lineage).encode())
 
-    def _once(self, step: str, name: str, work: Any, finished: Any) -> None:
+    def _once(self, step: str, fold: int, work: Any, **record: Any) -> None:
+        """A step's output, and the record of its task."""
+        name = f"{record.get('cell_type') or record['backbone']}{fold}"
         out = self.folder / "work" / self.key / step / name / "weights"
         inputs = {"key": self.key, "name": name, "kind": self.kind}
+        finished = functools.partial(record_task, self.store, self.screen, step=step, fold=fold, **record)
         run_once(self.store, step, inputs, {"weights": out}, work, finished=finished)
-
-
-def hash_of(*parts: object) -> int:
-    """A different seed for each network."""
-    return sum(ord(letter) * 31**n for n, letter in enumerate(repr(parts))) % 2**31
 
 
 @functools.cache

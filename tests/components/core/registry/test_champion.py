@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import queue
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,12 @@ import pytest
 from components.core.errors import InputError, StepError
 from components.core.registry.champion import CHAMPION, Champion, current_user, promote, read_champion, rollback
 from components.core.storage.object_store import ObjectStore
-from tests.components.core.registry.promoters import CONTEXT, until_killed, until_promoted
+from components.core.storage.opening import open_store
 from tests.components.core.registry.small_models import put_model
 
 PROMOTERS = 5
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([__name__])
 
 
 @pytest.fixture
@@ -32,6 +36,29 @@ def champion_of(store: ObjectStore) -> Champion:
     found = read_champion(store)
     assert found is not None
     return found
+
+
+def until_promoted(
+    address: str, environment: Mapping[str, str], number: int, fingerprint: str, barrier: Barrier, results: Any
+) -> None:
+    """Promotes its model once, trying again while others come first."""
+    os.environ.update(environment)
+    store = open_store(address)
+    barrier.wait(120)
+    while promote(store, fingerprint, "mine", by=f"promoter {number}").outcome == "overtaken":
+        pass
+    results.put(number)
+
+
+def until_killed(address: str, number: int, fingerprints: tuple[str, ...], ready: Any) -> None:
+    """Promotes its models in turn until it is killed."""
+    store = open_store(address)
+    n = 0
+    while True:
+        promote(store, fingerprints[n % len(fingerprints)], "in turn", by=f"promoter {number}")
+        if n == 3:
+            ready.release()
+        n += 1
 
 
 def started(target: Callable[..., None], arguments: Iterable[tuple[Any, ...]]) -> list[ForkServerProcess]:
@@ -97,18 +124,6 @@ def test_killed_promoters_leave_a_readable_champion_and_block_no_other(store: Ob
         assert (change.outcome, change.champion.now.generation) == ("promoted", before.now.generation + 1)
 
 
-def test_a_promotion_based_on_an_earlier_champion_changes_nothing(store: ObjectStore) -> None:
-    first, second, third = (put_model(store, number) for number in range(3))
-    assert promote(store, first, "first", expected=0).outcome == "promoted"
-    assert promote(store, second, "second", expected=1).outcome == "promoted"
-    before = store.get(CHAMPION)
-    late = promote(store, third, "late", expected=1)
-    assert (late.outcome, late.champion.now.fingerprint) == ("overtaken", second)
-    assert promote(store, third, "late", expected=0).outcome == "overtaken"
-    assert promote(store, second, "again").outcome == "already"
-    assert store.get(CHAMPION) == before
-
-
 def test_a_write_without_an_answer_is_found_in_the_history(
     either_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,21 +156,12 @@ def test_rollbacks_go_back_one_champion_each_and_stop_at_the_first(store: Object
         rollback(store, "no more")
     promote(store, d, "better")
     assert rollback(store, "worse", expected=champion_of(store).now.generation).champion.now.fingerprint == a
+    before = store.get(CHAMPION)
     assert rollback(store, "too late", expected=1).outcome == "overtaken"
+    assert promote(store, c, "too late", expected=1).outcome == "overtaken"
+    assert promote(store, a, "again").outcome == "already"
+    assert store.get(CHAMPION) == before
     assert [promotion.fingerprint for promotion in champion_of(store).promotions] == [a, d, a, b, c, b, a]
-
-
-def test_without_a_champion_or_model_nothing_is_written(store: ObjectStore) -> None:
-    model = put_model(store, 1)
-    assert read_champion(store) is None
-    for call, message in (
-        (lambda: rollback(store, "x"), "there is no champion to go back from"),
-        (lambda: promote(store, model, "x", expected=3), "there is no champion, but generation 3 is expected"),
-        (lambda: promote(store, "0" * 64, "x"), "there is no such model; publish its run"),
-    ):
-        with pytest.raises(InputError, match=message):
-            call()
-    assert not store.exists(CHAMPION)
 
 
 def test_rejects_a_rollback_to_a_removed_model(store: ObjectStore) -> None:
@@ -172,11 +178,7 @@ def test_rejects_a_rollback_to_a_removed_model(store: ObjectStore) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (
-            b"{",
-            "damaged, not a champion's record .*; restore an earlier version of this object, or delete it and promote",
-        ),
-        (b"[]", "damaged"),
+        (b"{", "damaged, not a champion's record .*; restore an earlier version of this object, or delete it and prom"),
         (b'{"schema_version": 2, "new": 1}', r"champion's record of schema 2, newer than this version reads \(1\)"),
     ],
 )
@@ -184,9 +186,8 @@ def test_rejects_a_damaged_champion_and_leaves_it(store: ObjectStore, content: b
     model = put_model(store, 1)
     store.put(CHAMPION, content)
     for call in (lambda: read_champion(store), lambda: promote(store, model, "x"), lambda: rollback(store, "x")):
-        with pytest.raises(InputError, match=rf"models/champion.json: {message}") as raised:
+        with pytest.raises(InputError, match=rf"models/champion.json: {message}"):
             call()
-        assert "\n" not in str(raised.value)
     assert store.get(CHAMPION) == content
 
 

@@ -9,18 +9,8 @@ from components.core.errors import InputError
 from components.core.storage.arrays import ROW_GROUP, EmbeddedWells, write_embeddings
 from components.image import VERSION
 
-COLUMNS = {
-    "id_code": pa.string(),
-    "experiment": pa.string(),
-    "plate": pa.int32(),
-    "well": pa.string(),
-    "cell_type": pa.string(),
-    "well_type": pa.string(),
-    "sirna": pa.string(),
-    "role": pa.string(),
-    "fold": pa.int32(),
-    "backbone": pa.string(),
-}
+NAMES = ("id_code", "experiment", "plate", "well", "cell_type", "well_type", "sirna", "role", "fold", "backbone")
+COLUMNS = {name: pa.int32() if name in ("plate", "fold") else pa.string() for name in NAMES}
 HOW = {"views": 4, "weights": "teacher", "screen": "5f0c"}
 
 
@@ -52,13 +42,8 @@ def test_every_value_is_read_back_from_its_column(tmp_path):
         expected = {"experiment": "HUVEC-01", "plate": 1, "cell_type": "HUVEC", "fold": 1, "backbone": "slim"}
         assert row.items() >= {**expected, "well_type": "treatment", "role": "training"}.items()
     assert np.array_equal(np.array([row["embedding"] for row in rows], np.float32), given.embedding_WE)
-    assert {key.decode(): value.decode() for key, value in table.schema.metadata.items()} == {
-        "cellsignal.schema": "1",
-        "cellsignal.version": VERSION,
-        "cellsignal.views": "4",
-        "cellsignal.weights": "teacher",
-        "cellsignal.screen": "5f0c",
-    }
+    metadata = {"schema": "1", "version": VERSION, "views": "4", "weights": "teacher", "screen": "5f0c"}
+    assert table.schema.metadata == {f"cellsignal.{key}".encode(): value.encode() for key, value in metadata.items()}
 
 
 def test_the_same_wells_give_the_same_bytes_in_compressed_row_groups(tmp_path):

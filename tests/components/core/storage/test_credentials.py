@@ -93,14 +93,10 @@ def keys(s3_server: S3Server) -> tuple[str, str]:
     return known["AWS_ACCESS_KEY_ID"], known["AWS_SECRET_ACCESS_KEY"]
 
 
-def profile(tmp_path: Path, key: str, secret: str) -> str:
-    file = tmp_path / "credentials"
-    file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n")
-    return str(file)
-
-
 def test_a_credentials_file_serves_every_client(elsewhere: Callable[..., str], keys, tmp_path: Path):
-    assert elsewhere(AWS_SHARED_CREDENTIALS_FILE=profile(tmp_path, *keys)) == "all well in us-east-1"
+    file = tmp_path / "credentials"
+    file.write_text("[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n".format(*keys))
+    assert elsewhere(AWS_SHARED_CREDENTIALS_FILE=str(file)) == "all well in us-east-1"
 
 
 def test_eks_pod_identity_gives_credentials(elsewhere: Callable[..., str], keys, tmp_path: Path):
@@ -144,20 +140,13 @@ def test_a_service_account_takes_its_role_by_token(elsewhere: Callable[..., str]
     assert "correct AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE" in line
 
 
-@pytest.mark.parametrize(
-    ("variables", "output"),
-    [
-        ({"AWS_ROLE_ARN": "arn:aws:iam::1:role/r", "AWS_WEB_IDENTITY_TOKEN_FILE": "none"}, "No such file"),
-        ({"AWS_SHARED_CREDENTIALS_FILE": "none"}, "there are none"),
-    ],
-)
-def test_missing_credentials_are_reported_in_one_line(
-    elsewhere: Callable[..., str], variables: dict[str, str], output: str
-):
-    line = elsewhere(**variables)
-    assert line.startswith(f"InputError object store: no credentials by {' and '.join(variables)} (")
-    assert output in line
-    assert "\n" not in line
+def test_missing_credentials_are_reported_in_one_line(elsewhere: Callable[..., str]):
+    role = {"AWS_ROLE_ARN": "arn:aws:iam::1:role/r", "AWS_WEB_IDENTITY_TOKEN_FILE": "none"}
+    for variables, reason in ((role, "No such file"), ({"AWS_SHARED_CREDENTIALS_FILE": "none"}, "there are none")):
+        line = elsewhere(**variables)
+        assert line.startswith(f"InputError object store: no credentials by {' and '.join(variables)} (")
+        assert reason in line
+        assert "\n" not in line
 
 
 def test_the_chain_is_used_only_without_keys_and_if_a_variable_asks_for_it(monkeypatch: pytest.MonkeyPatch):
@@ -177,22 +166,17 @@ def test_the_chain_is_used_only_without_keys_and_if_a_variable_asks_for_it(monke
 def test_endpoint_and_region_have_boto3s_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-
-    def endpoint() -> tuple[str | None, str]:
-        bucket = S3Bucket("lab")
-        return bucket.url, bucket.region
-
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
-    assert endpoint() == (None, "us-east-1")
     (tmp_path / "config").write_text("[profile lab]\nendpoint_url = http://profile:1\nregion = eu-north-1\n")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    monkeypatch.setenv("AWS_PROFILE", "lab")
-    assert endpoint() == ("http://profile:1", "eu-north-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://general:2")
-    assert endpoint() == ("http://general:2", "eu-north-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://service:3")
-    assert endpoint() == ("http://service:3", "eu-north-1")
+    for variables, url, region in (
+        ({"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}, None, "us-east-1"),
+        ({"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_PROFILE": "lab"}, "http://profile:1", "eu-north-1"),
+        ({"AWS_ENDPOINT_URL": "http://general:2"}, "http://general:2", "eu-north-1"),
+        ({"AWS_ENDPOINT_URL_S3": "http://service:3"}, "http://service:3", "eu-north-1"),
+    ):  # each beside those before it
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        bucket = S3Bucket("lab")
+        assert (bucket.url, bucket.region) == (url, region)
     monkeypatch.setenv("AWS_PROFILE", "unknown")
     with pytest.raises(InputError, match=r"^object store: .*unknown.* could not be found; correct AWS_PROFILE"):
-        endpoint()
+        S3Bucket("lab")

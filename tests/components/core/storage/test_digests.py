@@ -45,12 +45,10 @@ def test_a_folders_digest_follows_names_and_contents_only(files: dict[str, bytes
 
 def test_a_file_counts_by_its_bytes_wherever_it_is(tmp_path: Path) -> None:
     assert _write(tmp_path / "a", [("x", b"12"), ("y", b"3")]) != _write(tmp_path / "b", [("x", b"1"), ("y", b"23")])
-    one, other = tmp_path / "one", tmp_path / "other"
-    one.write_bytes(b"same")
-    other.write_bytes(b"same")
-    assert digest_path(one) == digest_path(other)
-    other.write_bytes(b"else")
-    assert digest_path(one) != digest_path(other)
+    for name, content in (("one", b"same"), ("other", b"same"), ("third", b"else")):
+        (tmp_path / name).write_bytes(content)
+    one, other, third = (digest_path(tmp_path / name) for name in ("one", "other", "third"))
+    assert one == other != third
     with pytest.raises(InputError, match=r"gone: no such file or folder"):
         digest_path(tmp_path / "gone")
 
@@ -68,14 +66,10 @@ def test_code_digest_follows_sources_and_nothing_else(tmp_path: Path) -> None:
     assert changed != digest
     (package / "inner" / "model.py").rename(package / "inner" / "net.py")
     assert code_digest(str(package)) not in (digest, changed)
-
-
-def test_code_digest_of_modules_is_a_set_and_imports_nothing() -> None:
     module = "components.core.storage.opening"
     loaded = module in sys.modules
     both = code_digest(module, "components.core.prior")
-    assert both == code_digest("components.core.prior", module, module)
-    assert both != code_digest(module)
-    assert (module in sys.modules) == loaded
+    assert both == code_digest("components.core.prior", module, module) != code_digest(module)
+    assert (module in sys.modules) == loaded, "nothing is imported"
     with pytest.raises(InputError, match=r"components\.core\.no_such_room"):
         code_digest("components.core.no_such_room")

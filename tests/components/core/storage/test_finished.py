@@ -1,8 +1,7 @@
-"""Finished outputs: work is done once, damaged outputs are made again, and nothing half-written is ever seen."""
+"""Finished outputs and checkpoints: work is done once, damaged objects are replaced, and nothing half-written is seen."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from components.core.errors import InputError, StepError
 from components.core.storage.digests import digest_path
-from components.core.storage.finished import fetch_finished, run_once
+from components.core.storage.finished import CheckpointStore, fetch_finished, run_once
 from components.core.storage.object_store import ObjectStore
 
 INPUTS = {"config": '{"epochs": 2}', "screen": "5f0c", "code": "77aa"}
@@ -55,19 +54,18 @@ def test_the_same_inputs_are_worked_on_once(store: ObjectStore, tmp_path: Path) 
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["logits", "model"]
 
 
-@pytest.mark.parametrize("change", ["config", "screen", "code", "step", "outputs"])
-def test_a_change_of_anything_means_new_work(store: ObjectStore, tmp_path: Path, change: str) -> None:
-    run_once(store, "finetune", INPUTS, _outputs(tmp_path), Work())
-    inputs = {**INPUTS, change: "other"} if change in INPUTS else INPUTS
-    outputs = _outputs(tmp_path) | ({"third": tmp_path / "third"} if change == "outputs" else {})
-
+def test_a_change_of_anything_means_new_work(store: ObjectStore, tmp_path: Path) -> None:
     def work(paths: Mapping[str, Path]) -> None:
-        Work("new")(paths)
+        Work()(paths)
         if "third" in paths:
             paths["third"].write_text("3")
 
-    assert run_once(store, "pretrain" if change == "step" else "finetune", inputs, outputs, work) is False
-    assert (tmp_path / "model").read_text() == "new"
+    outputs = _outputs(tmp_path)
+    run_once(store, "finetune", INPUTS, outputs, work)
+    for change in INPUTS:
+        assert run_once(store, "finetune", {**INPUTS, change: "other"}, outputs, work) is False
+    assert run_once(store, "pretrain", INPUTS, outputs, work) is False
+    assert run_once(store, "finetune", INPUTS, outputs | {"third": tmp_path / "third"}, work) is False
 
 
 def test_outputs_replace_what_is_at_their_paths(store: ObjectStore, tmp_path: Path) -> None:
@@ -84,7 +82,9 @@ def test_outputs_replace_what_is_at_their_paths(store: ObjectStore, tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["logits", "model"]
 
 
-def test_a_crash_keeps_the_earlier_output_and_leaves_nothing_else(store: ObjectStore, tmp_path: Path) -> None:
+def test_failed_or_incomplete_work_keeps_the_earlier_output_and_leaves_nothing_else(
+    store: ObjectStore, tmp_path: Path
+) -> None:
     outputs = _outputs(tmp_path)
     outputs["model"].write_text("earlier")
 
@@ -96,43 +96,37 @@ def test_a_crash_keeps_the_earlier_output_and_leaves_nothing_else(store: ObjectS
         run_once(store, "finetune", INPUTS, outputs, crash)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert outputs["model"].read_text() == "earlier"
-    assert store.list() == []
-
-
-def test_reports_an_output_that_was_not_written(store: ObjectStore, tmp_path: Path) -> None:
     with pytest.raises(StepError, match="finetune: its output 'logits' was not written"):
-        run_once(store, "finetune", INPUTS, _outputs(tmp_path), lambda paths: paths["model"].touch())
-    assert list(tmp_path.iterdir()) == []
+        run_once(store, "finetune", INPUTS, outputs, lambda paths: paths["model"].touch())
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert store.list() == []
 
 
-def _replace_content(store: ObjectStore) -> None:
-    store.put(_stored(store, "/model"), b"Weights")  # same size
-
-
-def _delete_file(store: ObjectStore) -> None:
-    store.delete(_stored(store, "/logits.npz"))
-
-
-def _cut_record(store: ObjectStore) -> None:
-    key = _stored(store, "/done.json")
-    store.put(key, store.get(key)[:50])
-
-
-def _escape(store: ObjectStore) -> None:
-    key = _stored(store, "/done.json")
-    record = json.loads(store.get(key))
-    record["files"][0]["path"] = "logits/../../escaped"
-    store.put(key, json.dumps(record).encode())
-
-
-@pytest.mark.parametrize("damage", [_replace_content, _delete_file, _cut_record, _escape])
+@pytest.mark.parametrize(
+    ("suffix", "damage"),
+    [
+        ("/model", lambda _: b"Weights"),  # same size
+        ("/logits.npz", None),
+        ("/done.json", lambda record: record[:50]),
+        ("/done.json", lambda record: record.replace(b"logits/logits.npz", b"logits/../../escaped")),
+    ],
+    ids=["other content", "missing file", "truncated record", "path outside"],
+)
 def test_a_damaged_output_is_made_again(
-    store: ObjectStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[ObjectStore], None]
+    store: ObjectStore,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    suffix: str,
+    damage: Callable[[bytes], bytes] | None,
 ) -> None:
     work = Work()
     run_once(store, "finetune", INPUTS, _outputs(tmp_path / "one"), work)
-    damage(store)
+    key = _stored(store, suffix)
+    before = store.get(key)
+    store.delete(key)
+    if damage:
+        store.put(key, damage(before))
+        assert store.get(key) != before
     assert run_once(store, "finetune", INPUTS, _outputs(tmp_path / "two"), work) is False
     assert "warning: finetune: finished output is damaged in the store" in capsys.readouterr().out
     assert run_once(store, "finetune", INPUTS, _outputs(tmp_path / "three"), work) is True
@@ -157,7 +151,7 @@ def test_a_record_whose_answer_is_lost_keeps_its_outputs(store: ObjectStore, tmp
 
 def test_two_runs_that_find_the_same_damage_keep_one_complete_result(store: ObjectStore, tmp_path: Path) -> None:
     run_once(store, "finetune", INPUTS, _outputs(tmp_path / "zero"), Work())
-    _delete_file(store)
+    store.delete(_stored(store, "/logits.npz"))
 
     def work(paths: Mapping[str, Path]) -> None:
         run_once(store, "finetune", INPUTS, _outputs(tmp_path / "one"), Work("one"))  # has found the damage as well
@@ -200,9 +194,97 @@ def test_single_outputs_and_files_are_fetched(store: ObjectStore, tmp_path: Path
     assert (file.path, file.size, (tmp_path / "one.npz").stat().st_size) == ("logits/logits.npz", 1000, 1000)
     with pytest.raises(InputError, match=r"the finished outputs are damaged \(done.json has no embeddings\)"):
         fetch_finished(store, prefixes[0], {"embeddings": tmp_path / "embeddings"})
-    _delete_file(store)
+    store.delete(_stored(store, "/logits.npz"))
     with pytest.raises(InputError, match=r"the finished outputs are damaged .* is missing"):
         fetch_finished(store, prefixes[0], {"logits": tmp_path / "again"})
     store.delete_prefix(prefixes[0])
     with pytest.raises(InputError, match="the finished outputs are gone"):
         fetch_finished(store, prefixes[0], {"logits": tmp_path / "more"})
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "in.pt"
+
+
+def checkpoints(store: ObjectStore, key: str = "abc") -> CheckpointStore:
+    return CheckpointStore(store, "pretrain", key)
+
+
+def read(store: ObjectStore, tmp_path: Path, key: str = "abc") -> bytes | None:
+    target = tmp_path / "out.pt"
+    target.unlink(missing_ok=True)
+    return target.read_bytes() if checkpoints(store, key).read(target) else None
+
+
+def test_only_the_newest_checkpoint_is_kept(store, file, tmp_path):
+    assert read(store, tmp_path) is None
+    ours = checkpoints(store)
+    for content in (b"first", b"second"):
+        file.write_bytes(content)
+        ours.write(file)
+        assert read(store, tmp_path) == content
+        assert len(store.list("checkpoints/pretrain/abc/")) == 2
+    assert read(store, tmp_path, "other") is None
+    ours.clear()
+    assert read(store, tmp_path) is None
+    assert store.list("checkpoints/") == []
+
+
+def test_a_step_replaces_the_checkpoint_it_resumed_from_and_leaves_those_of_others(store, file, tmp_path):
+    file.write_bytes(b"of a run that was killed")
+    checkpoints(store).write(file)
+    second, other = checkpoints(store), checkpoints(store)
+    assert second.read(tmp_path / "found.pt")
+    file.write_bytes(b"of another run at the same key")
+    other.write(file)
+    file.write_bytes(b"second")
+    second.write(file)
+    assert read(store, tmp_path) == b"second"
+    left = [key for key in store.list("checkpoints/pretrain/abc/") if key.endswith(".pt")]
+    assert sorted(store.get(key) for key in left) == [b"of another run at the same key", b"second"]
+
+
+def test_a_failed_upload_keeps_the_earlier_checkpoint(store, file, tmp_path, monkeypatch):
+    ours = checkpoints(store)
+    file.write_bytes(b"first")
+    ours.write(file)
+    file.write_bytes(b"second")
+
+    def broken(*_: object) -> None:
+        raise StepError("full")
+
+    for method in ("upload_file", "put"):
+        with monkeypatch.context() as patched:
+            patched.setattr(store, method, broken)
+            with pytest.raises(StepError):
+                ours.write(file)
+        assert read(store, tmp_path) == b"first"
+
+
+@pytest.mark.parametrize(("end", "content"), [(".pt", b"f1rst"), (".pt", None), ("latest.json", b"{")])
+def test_ignores_a_damaged_checkpoint(store, file, tmp_path, capsys, end, content):
+    file.write_bytes(b"first")
+    checkpoints(store).write(file)
+    (key,) = [key for key in store.list("checkpoints/") if key.endswith(end)]
+    store.delete(key)
+    if content:
+        store.put(key, content)
+    assert read(store, tmp_path) is None
+    assert "starting from the beginning" in capsys.readouterr().out
+
+
+def test_reads_the_newer_checkpoint_if_it_is_replaced_while_reading(store, file, tmp_path, monkeypatch):
+    other = checkpoints(store)
+    file.write_bytes(b"first")
+    other.write(file)
+    download = store.download_file
+
+    def overtaken(key: str, path: Path) -> None:
+        monkeypatch.setattr(store, "download_file", download)
+        file.write_bytes(b"second")
+        other.write(file)
+        download(key, path)
+
+    monkeypatch.setattr(store, "download_file", overtaken)
+    assert read(store, tmp_path) == b"second"

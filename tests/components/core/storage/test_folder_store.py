@@ -33,16 +33,13 @@ def test_an_object_is_a_file_at_its_key(store: ObjectStore):
     assert pickle.loads(pickle.dumps(store)).list("plates/") == ["plates/a/zarr.json"]
 
 
-@pytest.mark.parametrize("address", ["file://", "file:///", "file://server/folder", "file:relative"])
-def test_rejects_an_address_of_no_folder(address: str):
-    with pytest.raises(InputError, match="write file:///FOLDER"):
-        ObjectStore(address)
-
-
-@pytest.mark.parametrize("key", ["", "/etc/passwd", "../up", "a/../b", "a//b", "a/.", "a\tb"])
-def test_rejects_a_key_that_is_no_path_in_the_folder(store: ObjectStore, key: str):
-    with pytest.raises(InputError, match="cannot be the key of an object"):
-        store.put(key, b"")
+def test_rejects_an_address_of_no_folder_and_a_key_that_is_no_path_in_it(store: ObjectStore):
+    for address in ("file://", "file:///", "file://server/folder", "file:relative"):
+        with pytest.raises(InputError, match="write file:///FOLDER"):
+            ObjectStore(address)
+    for key in ("", "/etc/passwd", "../up", "a/../b", "a//b", "a/.", "a\tb"):
+        with pytest.raises(InputError, match="cannot be the key of an object"):
+            store.put(key, b"")
     assert not store.root.exists()
 
 
@@ -84,27 +81,6 @@ def test_a_killed_writer_leaves_whole_objects_and_nothing_else_that_is_listed(st
         assert list(store.root.iterdir()) == []
 
 
-def _count_up(root: Path, times: int) -> None:
-    store = ObjectStore(root)
-    for _ in range(times):
-        while True:
-            content, version = store.get_versioned("models/count")
-            if store.put_if_version("models/count", b"%d" % (int(content) + 1), version):
-                break
-
-
-def test_no_change_of_several_processes_is_lost(store: ObjectStore):
-    store.put("models/count", b"0")
-    writers = [multiprocessing.get_context("spawn").Process(target=_count_up, args=(store.root, 25)) for _ in range(2)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join(60)
-        assert writer.exitcode == 0
-    assert store.get("models/count") == b"50"
-    assert store.list() == ["models/count"]
-
-
 def test_writers_and_deleters_of_one_prefix_do_not_disturb_each_other(store: ObjectStore):
     def write(n: int) -> None:
         for i in range(20):
@@ -116,15 +92,20 @@ def test_writers_and_deleters_of_one_prefix_do_not_disturb_each_other(store: Obj
     assert store.list() == []
 
 
-def test_a_folder_is_no_object(store: ObjectStore):
+def test_rejects_keys_that_the_file_system_cannot_take(store: ObjectStore):
     store.put("a/b", b"1")
-    assert not store.exists("a")
+    assert not store.exists("a"), "a folder is no object"
     with pytest.raises(MissingObjectError, match=r"/a.$"):
         store.get("a")
     with pytest.raises(InputError, match=r"/a/b/c: put refused \(Not a directory\)"):
         store.put("a/b/c", b"1")
     with pytest.raises(InputError, match=r"put refused \(File name too long\)"):
         store.put("x" * 300, b"1")
+    if os.geteuid():  # root may write everywhere
+        (store.root / "a").chmod(0o500)
+        with pytest.raises(InputError, match=r"a/c: put refused \(Permission denied\); correct the folder or its"):
+            store.put("a/c", b"1")
+        (store.root / "a").chmod(0o700)
 
 
 def test_check_names_a_folder_that_cannot_be_used(tmp_path: Path):
@@ -138,17 +119,9 @@ def test_check_names_a_folder_that_cannot_be_used(tmp_path: Path):
             ObjectStore(root).check()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_rights_is_named(store: ObjectStore):
-    store.put("a/b", b"1")
-    (store.root / "a").chmod(0o500)
-    with pytest.raises(InputError, match=r"a/c: put refused \(Permission denied\); correct the folder or its rights"):
-        store.put("a/c", b"1")
-    (store.root / "a").chmod(0o700)
-
-
-def test_a_download_that_fills_the_disk_names_the_local_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = ObjectStore(tmp_path / "store")
+def test_a_download_that_fills_the_disk_names_the_local_file(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.put("a", b"1")
 
     def full(*_: object) -> None:

@@ -78,24 +78,18 @@ def test_the_limit_holds_for_files_of_any_size(tmp_path: Path):
     assert total(tmp_path) > 4000
 
 
-def test_a_lost_count_is_recomputed(tmp_path: Path):
-    add(NodeCache(tmp_path, 5000), 0, 1, 2, 3)
-    (tmp_path / ".lock").write_text("not digits")
-    cache = NodeCache(tmp_path, 5000)
-    add(cache, 4, 5)
-    assert total(tmp_path) <= 5000
-    assert has(cache, 5)
-
-
-def test_files_that_are_not_its_own_stay(tmp_path: Path):
+def test_files_that_are_not_its_own_stay_and_a_lost_count_is_recomputed(tmp_path: Path):
     (tmp_path / "ab").mkdir()
     foreign = [tmp_path / "notes.txt", tmp_path / "ab" / "notes.txt"]
     for path in foreign:
         path.write_text("x" * 5000)
+    add(NodeCache(tmp_path, 2000), *range(10))
+    (tmp_path / ".lock").write_text("not digits")
     cache = NodeCache(tmp_path, 2000)
-    add(cache, *range(10))
+    add(cache, 10, 11)
     assert all(path.exists() for path in foreign)
-    assert has(cache, 9)
+    assert total(tmp_path) <= 2 * 5000 + 2000
+    assert has(cache, 11)
 
 
 def _use(folder: Path, seed: int) -> None:
