@@ -1,13 +1,12 @@
 import numpy as np
 import pytest
 
-from components.core.config import PackConfig
 from components.core.errors import InputError
 from components.core.storage.arrays import LogitsDirectory, WellLogits, read_logits, write_logits
-from components.core.storage.manifest import Manifest, Vocabulary
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import read_failures
 from components.ensemble.step import main, run
+from tests.components.core.storage.test_runs import manifest
 
 K = 5
 
@@ -58,9 +57,7 @@ def test_joins_out_of_fold_wells_and_averages_the_others_by_id_in_any_order(fold
 def screen(tmp_path):
     """Manifest of a run whose store is a folder."""
     path = tmp_path / "screen.json"
-    classes = Vocabulary(treatments=tuple("abc"), positives=("p",), negatives=("n",))
-    of_store = {"store": f"file://{tmp_path}/store", "run": "tiny-1"}
-    of_run = Manifest(channels=6, image_size=8, codec=PackConfig(), vocabulary=classes, folds={}, plates=(), **of_store)
+    of_run = manifest(run="tiny-1").model_copy(update={"store": f"file://{tmp_path}/store"})
     path.write_text(of_run.model_dump_json())
     return path
 

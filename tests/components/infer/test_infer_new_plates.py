@@ -134,10 +134,8 @@ def test_rejects_an_unknown_cell_type_unless_networks_learned_all(tmp_path: Path
             path.write_text(path.read_text().replace("HUVEC-03", "K562-03"))
         (tables.root / "test" / "HUVEC-03").rename(tables.root / "test" / "K562-03")
         prediction.source = tables.root
-        lead = rf"other: cell type K562, but model {prediction.model.short} knows only HUVEC, RPE"
-        with pytest.raises(
-            InputError, match=lead + r"; leave its experiments out, train|" + lead + "; leave its experiments out, or"
-        ):
+        lead = f"other: cell type K562, but model {prediction.model.short} knows only HUVEC, RPE"
+        with pytest.raises(InputError, match=f"{lead}; leave its experiments out, (train|or)"):
             prediction.normalize(("K562-03",))
         if name == "pseudo_label":
             with pytest.raises(InputError, match=lead + r", with networks for each of them but none for all; leave"):
@@ -161,7 +159,7 @@ def test_warns_of_trained_experiments_and_rejects_images_of_another_size(tmp_pat
     image = prediction.source / "test" / "HUVEC-03" / "Plate1" / "B02_s1_w1.png"
     cv2.imwrite(str(image), np.zeros((32, 32), np.uint8))
     with pytest.raises(
-        InputError, match=rf"image size 32, but model {prediction.model.short} was trained with 16; give images"
+        InputError, match=f"image size 32, but model {prediction.model.short} was trained with 16; give"
     ):
         prediction.normalize()
     assert prediction.plates.read_bytes() == before

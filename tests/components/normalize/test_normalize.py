@@ -163,13 +163,9 @@ def test_the_plate_design_is_checked_against_the_runs_configuration_before_an_im
     held_out = holding_out("HUVEC-04")
     whole = RunConfig(screen=held_out.screen, folds=CONFIG.folds, prior=PriorConfig(min_margin=7))
     outputs = [str(tmp_path / "out" / name) for name in ("a", "b", "c")]
+    section, source = stored_in(folder_store, held_out), str(without_images.root)
     with pytest.raises(InputError, match="no rotations"):
-        main(
-            stored_in(folder_store, held_out),
-            str(without_images.root),
-            *outputs,
-            whole_config=whole.model_dump_json(),
-        )
+        main(section, source, *outputs, whole_config=whole.model_dump_json())
     ((wells, prior),) = seen
     assert prior.min_margin == 7
     assert {well.experiment for well in wells} == set(LABELLED), "the held-out experiment's labels are not read"

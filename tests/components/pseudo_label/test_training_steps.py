@@ -1,10 +1,10 @@
 """normalize, pretrain, finetune and pseudo_label as the pipeline calls them, with a real store."""
 
-import csv
 import json
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -71,12 +71,10 @@ def test_trains_from_plates_to_logits_and_reuses_finished_outputs(run: TrainingR
         assert table.schema.metadata[b"cellsignal.weights"] == b"student"
         assert table.num_rows == 3 * len(PLATES) * (len(TREATED_WELLS) + 2), "controls as well"
 
-    with (run.weights / "pseudo_labels.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert {row["id_code"] for row in rows} == {*ids("HUVEC-01"), *ids("HUVEC-03")}
-    assert len(rows) == 12
-    assert {row["sirna"] for row in rows} <= {*TREATMENTS[1], *TREATMENTS[2]}
-    assert all(0.0 < float(row["confidence"]) <= 1.0 for row in rows)
+    rows = pd.read_csv(run.weights / "pseudo_labels.csv")
+    assert sorted(rows["id_code"]) == sorted([*ids("HUVEC-01"), *ids("HUVEC-03")])
+    assert set(rows["sirna"]) <= {*TREATMENTS[1], *TREATMENTS[2]}
+    assert rows["confidence"].between(0, 1, inclusive="right").all()
 
     # The same inputs again are fetched, also to other paths: no epoch is trained, and every byte is the same.
     made = {key.removesuffix("/done.json") for key in store.list("finished/") if key.endswith("/done.json")}
@@ -125,8 +123,8 @@ def test_a_further_round_trains_on_an_earlier_runs_predictions_and_on_no_weights
     table.write_text("\n".join(["id_code,sirna,confidence", *rows]) + "\n")
     run.change(mean_teacher={"fused_labels": str(table)})
     run.pseudo_label()
-    with (run.weights / "pseudo_labels.csv").open(newline="") as file:
-        labels = {row["id_code"]: row for row in csv.DictReader(file)}
-    assert {id_code: labels[id_code]["sirna"] for id_code in labels_of} == labels_of
-    assert [float(labels[id_code]["confidence"]) for id_code in labels_of] == [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
-    assert set(labels) - set(labels_of) == set(ids("HUVEC-01")), "validation wells keep their own"
+    labels = pd.read_csv(run.weights / "pseudo_labels.csv", index_col="id_code")
+    given = labels.loc[list(labels_of)]
+    assert given["sirna"].to_dict() == labels_of
+    assert given["confidence"].tolist() == [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
+    assert set(labels.index) - set(labels_of) == set(ids("HUVEC-01")), "validation wells keep their own"

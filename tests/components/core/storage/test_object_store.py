@@ -101,21 +101,16 @@ def test_a_dead_or_silent_endpoint_is_reported_in_seconds(store: ObjectStore, mo
             assert "ssword" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("url", "problem"),
-    [
+def test_rejects_an_endpoint_that_is_no_address(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for url, problem in (
         ("localhost:9000", "Invalid endpoint: localhost:9000"),
         ("http://[::1", "Invalid IPv6 URL"),
         ("http://user:password@a_b:9000", "Invalid endpoint: http://a_b:9000"),
-    ],
-)
-def test_rejects_an_endpoint_that_is_no_address(
-    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, url: str, problem: str
-) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-    message = f"object store: {problem}; write AWS_ENDPOINT_URL as http://HOST:PORT or https://HOST"
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        ObjectStore("cellsignal")
+    ):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        message = f"object store: {problem}; write AWS_ENDPOINT_URL as http://HOST:PORT or https://HOST"
+        with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+            ObjectStore("cellsignal")
 
 
 def test_a_conditional_write_whose_answer_was_lost_is_recognised_by_its_data(store: ObjectStore) -> None:
