@@ -1,15 +1,11 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from components.core.config import (
-    CHANNELS,
     XCEPTION,
     XCEPTION_LARGE,
     BackboneConfig,
@@ -25,8 +21,6 @@ from components.core.errors import InputError
 from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
 from components.core.screen.simulation.plate_design import SimulationSettings
 from components.normalize.config import NormalizeConfig
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def write(tmp_path: Path, text: str) -> str:
@@ -49,11 +43,8 @@ def error(tmp_path: Path, text: str, *changes: str) -> str:
         ("pretrian: {epochs: 3}", "pretrian: unknown key; did you mean pretrain?"),
         ("backbones: [{name: a, middle_block: 3}]", "backbones.0.middle_block: unknown key; did you mean middle_bloc"),
         ("backbones: [{name: a, width: 3}]", "backbones.0.width: unknown key; remove it or correct its spelling"),
-        ("pretrain: {epochs: many}", "pretrain.epochs: input should be a valid integer, unable to parse string as an"),
         ("pretrain: {epochs: 0}", "pretrain.epochs: input should be greater than or equal to 1, got 0"),
-        ("pretrain: 5", "pretrain: input should be a valid dictionary or instance of PretrainConfig, got 5"),
         ("standardise: {domain: well}", "standardise.domain: input should be 'none', 'global', 'cell_type', 'experi"),
-        ("head: {scale: .inf}", "head.scale: input should be a finite number, got inf"),
         ("augment: {crop: [0.9, 0.5]}", "augment: crop must be (low, high), got (0.9, 0.5)"),
         ("folds: {split: well, known: {A-01: 0}}", "folds: known assigns whole experiments to folds; leave it out"),
         ("folds: {split: well}", "folds.split well needs prior.enabled false: wells of one plate are on both sides"),
@@ -67,7 +58,6 @@ def error(tmp_path: Path, text: str, *changes: str) -> str:
         ),
         ("backbones: [{name: a, model: b}]", "backbones.0: backbone a: kind timm needs `model`, other kinds take none"),
         ("{init_from: old, backbones: [{name: a, weights: w.pt}]}", "init_from sets the initial weights of every"),
-        ("backbones: [{stem: 3}]", "backbones.0.name: field required"),
         ("backbones: [{name: ../a}]", "backbones.0.name: string should match pattern"),
         ("pretrain: {milestones: [5]}", "pretrain: learning_rates must have one more entry than milestones, got 3"),
         ("pretrain: {milestones: [9, 5]}", "pretrain: milestones must increase, got [9, 5]"),
@@ -76,7 +66,6 @@ def error(tmp_path: Path, text: str, *changes: str) -> str:
         ("mean_teacher: {ema_epochs: [1]}", "mean_teacher: ema_decays must have one more entry than ema_epochs"),
         ("mean_teacher: {fused_labels: a.csv, enabled: false}", "mean_teacher: fused_labels are pseudo-labels; set"),
         ("mean_teacher: {finetune_cycles: 4, final_epochs: 0}", "mean_teacher: finetune_cycles 4 of 4 cycles leaves"),
-        ("mean_teacher: {ratio: {RPE: 0}}", "mean_teacher.ratio.RPE: input should be greater than 0, got 0"),
         ("backbones: [resnet]", "backbones.0: there is no backbone 'resnet'; known names are xception, xception_large"),
         ("screen: {cell_types: [A, A]}", "screen: cell_types must be different, got ['A', 'A']"),
         ("- 1\n- 2", "expected a mapping of sections, got list"),
@@ -110,11 +99,7 @@ def test_an_empty_file_is_the_default(tmp_path):
 def test_changes_apply_in_order_and_reach_lists_and_new_sections(tmp_path):
     text = "backbones: [{name: a}, {name: b}]\npretrain: {learning_rates: [0.1, 0.01], milestones: [5]}"
     changes = ["seed=3", "seed=4", "backbones.1.stem=7", "pretrain.learning_rates.0=0.5", "head.kind=softmax"]
-    changes += [
-        "simulate.labelled.RPE=9",
-        "screen.holdout_experiments=[HUVEC-01, RPE-02]",
-        "name=ab",
-    ]
+    changes += ["name=ab", "simulate.labelled.RPE=9", "screen.holdout_experiments=[HUVEC-01, RPE-02]"]
     config = RunConfig.load(write(tmp_path, text), changes)
     assert (config.seed, config.name, config.head.kind) == (4, "ab", "softmax")
     assert [b.stem for b in config.backbones] == [32, 7]
@@ -136,7 +121,6 @@ def test_changes_apply_in_order_and_reach_lists_and_new_sections(tmp_path):
         ("backbones.1=1", "--set 'backbones.1=1': backbones.1 does not exist"),
         ("seeds=1", "seeds: unknown key"),
         ("backbones.0.stems=1", "backbones.0.stems: unknown key"),
-        ("pretrain.epochs=few", "pretrain.epochs: input should be a valid integer"),
         ("pretrain.epochs=", "pretrain.epochs: input should be a valid integer, got None"),
     ],
 )
@@ -194,41 +178,11 @@ def test_shipped_configurations_load_by_name_and_survive_a_dump(path, tmp_path):
 def test_a_section_has_the_fields_of_the_step_only(kind):
     config = RunConfig.load("demo")
     part = config.section(kind)
-    assert set(type(part).model_fields) <= set(RunConfig.model_fields)
-    for name in type(part).model_fields:
-        assert getattr(part, name) == getattr(config, name)
-    for name in set(RunConfig.model_fields) - set(kind.model_fields):
-        assert not hasattr(part, name)
+    whole = config.model_dump(mode="json")
+    assert part.model_dump(mode="json") == {name: whole[name] for name in kind.model_fields}
     assert parse(kind, part.model_dump(mode="json"), "x") == part
     changed = config.model_copy(update={"local": config.local.model_copy(update={"threads": 7})})
     assert changed.section(kind) == part, "a change elsewhere changes no step"
-
-
-def test_memory_limits_do_not_repeat_training():
-    demo, pretrain = RunConfig.load("demo"), RunConfig.load("demo").section(PretrainSettings)
-    roomier = RunConfig.load("demo", ["loader.cache_gib=9"]).section(PretrainSettings)
-    assert roomier != pretrain
-    assert roomier.fingerprint() == pretrain.fingerprint()
-    for change in ("seed=9", "pretrain.epochs=2", "standardise.domain=none", "backbones.0.stem=8", "head.margin=0.2"):
-        assert RunConfig.load("demo", [change]).section(PretrainSettings).fingerprint() != pretrain.fingerprint()
-    assert demo.section(MeanTeacherSettings).fingerprint() != pretrain.fingerprint()
-
-
-def test_configurations_cannot_be_changed():
-    with pytest.raises(ValidationError, match="frozen"):
-        RunConfig().seed = 3  # type: ignore[misc]
-    with pytest.raises(ValidationError, match="frozen"):
-        RunConfig().pretrain.epochs = 3  # type: ignore[misc]
-
-
-def test_the_defaults_are_the_published_settings():
-    config = RunConfig()
-    assert (config.head.scale, config.head.margin) == (30.0, 0.1)
-    assert (config.pretrain.epochs, config.pretrain.batch_size, config.pretrain.weight_decay) == (160, 64, 2e-4)
-    assert (config.folds.count, config.predict.views, config.standardise.domain) == (5, 8, "plate")
-    assert [b.name for b in config.backbones] == ["xception", "xception_large"]
-    assert XCEPTION.entry == (64, 128, 256, 728)
-    assert len(CHANNELS) == 6
 
 
 def test_every_field_has_a_description():
@@ -242,29 +196,14 @@ def test_every_field_has_a_description():
     assert bare == []
 
 
-def test_reading_a_configuration_loads_neither_torch_nor_kfp():
-    code = (
-        "import sys, components.core.config as c; c.RunConfig.load('demo'); print({'torch', 'kfp'} & set(sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True, timeout=120
-    )
-    assert done.stdout.strip() == "set()"
-
-
 def test_backbones_may_be_given_by_name():
-    demo = RunConfig.load("demo")
-    assert RunConfig.load("demo", ["backbones=[xception_slim]"]).backbones == demo.backbones[1:]
-    assert RunConfig.load("demo", ["backbones=[xception_large, xception_slim]"]).backbones == (
-        XCEPTION_LARGE,
-        demo.backbones[1],
-    )
-    assert RunConfig.load("rxrx1", ["backbones=[xception]"]).backbones == (XCEPTION,)
-    changed = RunConfig.load("demo", ["backbones.1.stem=9", "backbones=[xception_slim]"])
-    assert changed.backbones[0].stem == 9
+    _, slim = RunConfig.load("demo").backbones
+    found = RunConfig.load("demo", ["backbones=[xception_large, xception_slim]"]).backbones
+    assert found == (XCEPTION_LARGE, slim)
+    (changed,) = RunConfig.load("demo", ["backbones.1.stem=9", "backbones=[xception_slim]"]).backbones
+    assert changed.stem == 9
     after = RunConfig.load("rxrx1", ["backbones=[xception]", "backbones.0.stem=24"])
-    assert [(backbone.name, backbone.stem) for backbone in after.backbones] == [("xception", 24)]
-    assert XCEPTION.stem == 32
+    assert after.backbones == (XCEPTION.model_copy(update={"stem": 24}),)
 
 
 def test_a_change_inside_an_omitted_section_keeps_its_other_defaults(tmp_path: Path):
@@ -285,9 +224,6 @@ def test_a_change_inside_an_omitted_section_keeps_its_other_defaults(tmp_path: P
 def test_differences_have_dotted_names_and_both_values():
     assert differences({"a": {"b": 1}, "c": [1]}, {"a": {"b": 1}, "c": [1]}) == {}
     assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "d": 2}}) == {"a.c": (2, None), "a.d": (None, 2)}
-
-
-def test_the_first_difference_is_the_first_by_name():
     assert first_difference({"a": {"b": 1}}, {"a": {"b": 1}}) == ""
     assert first_difference({"z": 1, "a": {"b": 1, "c": 2}}, {"a": {"b": 1, "d": 2}}) == "a.c"
 

@@ -21,13 +21,6 @@ def drawn(rng, wells: int, classes: int):
     return logits, truth
 
 
-@settings(max_examples=10, deadline=None)
-@given(st.floats(0.3, 5.0), st.integers(0, 1000))
-def test_finds_the_temperature_that_logits_were_scaled_by(temperature, seed):
-    logits, truth = drawn(np.random.default_rng(seed), 4000, 8)
-    assert fit_temperature([temperature * logits], [truth]) == pytest.approx(temperature, rel=0.12)
-
-
 def test_is_the_minimum_of_the_negative_log_likelihood():
     rng = np.random.default_rng(5)
     blocks = [drawn(rng, 60, 6), drawn(rng, 40, 9)]

@@ -65,13 +65,6 @@ def test_brightness_flips_and_turns_do_not_change_focus(site, changed) -> None:
     assert focus(changed(site)) == pytest.approx(focus(site))
 
 
-def test_rejects_too_few_pixels() -> None:
-    with pytest.raises(ValueError, match="3 x 3 pixels, got 2 x 5"):
-        focus(np.zeros((1, 2, 5), np.uint8))
-    with pytest.raises(ValueError, match="without pixels"):
-        otsu_threshold(np.zeros(256, int))
-
-
 def test_saturated_counts_the_brightest_pixels() -> None:
     site_CHW = np.random.default_rng(1).integers(0, 256, (2, 40, 30), np.uint8)
     assert saturated(histogram(site_CHW)) == pytest.approx((site_CHW == 255).mean(axis=(1, 2)))
@@ -117,17 +110,10 @@ def test_outliers_do_not_hide_each_other() -> None:
     assert (((values - values.mean()) / values.std())[90:].abs() < 4).all()  # of plain scores
 
 
-def test_robust_scores_of_mostly_equal_values() -> None:
-    found = robust_scores(pd.Series([0.0] * 30 + [0.2]))
-    assert (found[:30] == 0).all()
-    assert found[30] == pytest.approx(31 / 1.2533)
+def test_robust_scores_of_mostly_equal_values_and_nan() -> None:
+    found = robust_scores(pd.Series([0.0] * 30 + [0.2, np.nan]))
+    assert found.tolist() == pytest.approx([0] * 30 + [31 / 1.2533, np.nan], nan_ok=True)
     assert (robust_scores(pd.Series([3.0] * 5)) == 0).all()
-
-
-def test_a_nan_changes_no_other_robust_score() -> None:
-    values = [1.0, 2.0, 4.0, 9.0]
-    found = robust_scores(pd.Series([*values, np.nan])).tolist()
-    assert found == pytest.approx([*robust_scores(pd.Series(values)), np.nan], nan_ok=True)
     assert robust_scores(pd.Series([np.nan])).isna().all()
 
 
@@ -171,21 +157,6 @@ def test_finds_each_spoiled_well_with_its_reason_and_no_other(plate) -> None:
     }
 
 
-def test_wells_of_a_blurred_plate_are_not_flagged(plate) -> None:
-    blurred = np.array([[[cv2.GaussianBlur(c, (0, 0), 3) for c in site] for site in well] for well in plate])
-    assert reasons(blurred) == [""] * WELLS
-
-
 def test_all_wells_of_a_plate_without_a_stain_are_flagged(plate) -> None:
     plate[:, :, 1] = np.random.default_rng(2).integers(5, 15, plate[:, :, 1].shape, np.uint8)
     assert reasons(plate) == ["little but noise: actin"] * WELLS
-
-
-def test_a_well_has_the_focus_of_its_worst_site_and_the_mean_share_of_nuclei() -> None:
-    sites = np.array([[0.5, np.nan, 0.0, 0.1, 0.2], [0.3, 0.4, 0.2, 0.0, 0.4], [0.7, 0.6, 0.0, 0.0, 0.1]])
-    found = well_quality(sites, np.array([0, 0, 1]), CHANNELS)
-    assert found["focus_nuclei"].tolist() == [0.3, 0.7]
-    assert found["noisiest_nuclei"].tolist() == [0.5, 0.7]
-    assert found["focus_actin"].tolist() == pytest.approx([np.nan, 0.6], nan_ok=True)
-    assert found["saturated_nuclei"].tolist() == [0.2, 0.0]
-    assert found["nuclei_share"].tolist() == pytest.approx([0.3, 0.1])

@@ -10,12 +10,7 @@ from torch.nn import functional
 
 from components.core.config import AugmentConfig
 from components.core.learning import augmentation
-from components.core.learning.augmentation import (
-    dihedral,
-    easy_view,
-    hard_view,
-    normal_view,
-)
+from components.core.learning.augmentation import dihedral, easy_view, hard_view, normal_view
 from components.core.learning.images import Standardiser
 from components.core.learning.loader import Upload
 from tests.components.core.learning.tiny_networks import STILL

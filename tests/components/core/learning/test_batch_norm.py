@@ -13,7 +13,7 @@ from components.core.errors import InputError
 from components.core.learning.augmentation import dihedral
 from components.core.learning.batch_norm import adapted, domain_of_wells, statistics_wells
 from components.core.learning.images import Images
-from components.core.learning.inference import well_logits, well_outputs
+from components.core.learning.inference import well_logits
 from components.core.screen.packed import TREATMENT
 from tests.components.core.learning.tiny_networks import classifier, same, weights_of
 
@@ -130,22 +130,6 @@ def test_wells_are_predicted_with_the_statistics_of_their_own_domain(images: Ima
         with adapted(network, [pixels_of(images, sources)]):
             expected = torch.stack([network(dihedral(x, view)) for view in range(2)]).mean((0, 1))
         np.testing.assert_allclose(got_WK[row], expected, atol=1e-4)
-
-
-def test_embeddings_are_what_the_head_sees(images: Images):
-    network, wells = classifier(K, kind="softmax"), np.array([3, 17])
-    for source in (images, by_domain(images, "experiment")):
-        both_WK, embedding_WE = well_outputs(network, source, wells, 4, 2, 8, K)
-        assert embedding_WE.shape == (2, 16)
-        assert embedding_WE.dtype == np.float32
-        # A linear head commutes with the mean over sites and views.
-        logits_WK = network.head(torch.from_numpy(embedding_WE)).detach().numpy()
-        np.testing.assert_allclose(logits_WK, well_logits(network, source, wells, 2, 8, K), atol=1e-4)
-        # The same pass gives the logits, here of more views than the embedding's.
-        np.testing.assert_allclose(both_WK, well_logits(network, source, wells, 4, 8, K), atol=1e-5)
-        no_logits, alone_WE = well_outputs(network, source, wells, 0, 2, 8, K)
-        assert no_logits.shape == (2, 0)
-        np.testing.assert_allclose(alone_WE, embedding_WE, atol=1e-5)
 
 
 def test_rejects_controls_statistics_for_a_domain_without_controls(images: Images):

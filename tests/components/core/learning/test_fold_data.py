@@ -19,25 +19,6 @@ def experiments(table, wells) -> set[str]:
     return {table.experiments[e] for e in table.experiment_W[wells]}
 
 
-@pytest.mark.parametrize("controls", ["all", "training"])
-def test_wells_of_a_fold_of_experiments(images: Images, controls):
-    table = images.table  # folds {HUVEC-01: 0, HUVEC-02: 1, RPE-01: 0}; HUVEC-03 has no labels
-    wells = fold_wells(table, 0, controls)
-    treatment_W = table.well_type_W == TREATMENT
-    training_treatments = wells.training[treatment_W[wells.training]]
-    training_controls = wells.training[~treatment_W[wells.training]]
-    assert experiments(table, training_treatments) == {"HUVEC-02"}
-    assert len(training_treatments) == 2 * 3
-    everywhere = {"HUVEC-01", "HUVEC-02", "HUVEC-03", "RPE-01"}
-    assert experiments(table, training_controls) == (everywhere if controls == "all" else {"HUVEC-02"})
-    assert len(training_controls) == (16 if controls == "all" else 4)
-    assert experiments(table, wells.validation) == {"HUVEC-01", "RPE-01"}
-    assert len(wells.validation) == 12
-    assert experiments(table, wells.unlabelled) == {"HUVEC-03"}
-    assert treatment_W[wells.validation].all()
-    assert treatment_W[wells.unlabelled].all()
-
-
 def test_wells_of_a_fold_of_wells(images: Images):
     """Every second treatment well of labelled experiments is held out; experiments are on both sides."""
     table = images.table
@@ -89,54 +70,23 @@ def test_hidden_labels_never_train(images: Images, data):
         assert (changed.fold_W[wells.training] > 0).all()
 
 
-@pytest.mark.parametrize(
-    ("cell_type", "message"),
-    [
-        ("RPE", "fold 0: no labelled treatment wells to train on for cell type RPE; use fewer folds"),
-        ("U2OS", r"cell type 'U2OS' has no plates in the screen; it holds \['HUVEC', 'RPE'\]"),
-    ],
-)
-def test_rejects_a_fold_without_training_wells(images: Images, cell_type, message):
-    with pytest.raises(InputError, match=message):
-        fold_wells(images.table, 0, "all", cell_type)
+def test_rejects_a_cell_type_without_plates(images: Images):
+    with pytest.raises(InputError, match=r"cell type 'U2OS' has no plates in the screen; it holds \['HUVEC', 'RPE'\]"):
+        fold_wells(images.table, 0, "all", "U2OS")
 
 
 PRIOR = PriorConfig()
-
-
-def relabelled(manifest, experiment, change):
-    """The manifest with other siRNAs on one experiment's treatment wells."""
-    plates = tuple(
-        plate
-        if plate.experiment != experiment
-        else plate.model_copy(
-            update={
-                "wells": tuple(
-                    well.model_copy(update={"sirna": change(well)}) if well.well_type == "treatment" else well
-                    for well in plate.wells
-                )
-            }
-        )
-        for plate in manifest.plates
-    )
-    return manifest.model_copy(update={"plates": plates})
-
-
-@pytest.mark.parametrize("fold", [0, 1])
-def test_groups_are_learned_from_the_training_experiments(screen, fold):
-    manifest = screen[1]
-    groups = groups_of_fold(manifest, fold, PRIOR)
-    assert set(groups.arrangements) == {e for e, own in manifest.folds.items() if own != fold}
-    names = manifest.vocabulary.treatments
-    assert [{names[k] for k in members} for members in groups.members] == [set(TREATMENTS[1]), set(TREATMENTS[2])]
 
 
 def test_no_groups_without_prior_or_plate_design(screen, capsys):
     manifest = screen[1]
     assert groups_of_fold(manifest, 0, PriorConfig(enabled=False)) is None
     assert capsys.readouterr().out == ""
-    same_everywhere = relabelled(manifest, "HUVEC-02", lambda _: manifest.vocabulary.treatments[0])
-    assert groups_of_fold(same_everywhere, 0, PRIOR) is None
+    # HUVEC-02, the training experiment, with one siRNA in all its wells.
+    same = [well.model_copy(update={"sirna": TREATMENTS[1][0]}) for well in manifest.plates[2].wells]
+    plates = [plate.model_copy(update={"wells": tuple(same)}) if plate.experiment == "HUVEC-02" else plate
+              for plate in manifest.plates]  # fmt: skip
+    assert groups_of_fold(manifest.model_copy(update={"plates": tuple(plates)}), 0, PRIOR) is None
     assert capsys.readouterr().out.startswith("warning: fold 0: training without the plate design (")
 
 

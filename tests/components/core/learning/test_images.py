@@ -9,13 +9,6 @@ from components.core.learning.images import SMALLEST_STD, Standardiser, open_ima
 from tests.components.core.learning.tiny_networks import CPU, RUN
 from tests.tiny_screen import TinyScreen
 
-P, C = 3, 2
-MEAN_PC, STD_PC = torch.rand(P, C) * 20 + 1, torch.rand(P, C) * 10 + 1
-
-
-def pixels(b: int = 4) -> torch.Tensor:
-    return torch.randint(0, 256, (b, C, 5, 5), dtype=torch.uint8)
-
 
 def standardised_by(domain, jitter=0.0):
     return RUN.model_copy(update={"standardise": StandardiseConfig(domain=domain, jitter=jitter)})
@@ -35,13 +28,8 @@ def test_a_screens_images_are_standardised_by_their_domain(screen, domain):
     }[domain]
 
     def source(plate):
-        return np.stack(
-            [
-                TinyScreen.pixels(plate.experiment, plate.plate, well.well, site.site)
-                for well in plate.wells
-                for site in well.sites
-            ]
-        )
+        sites = [(well.well, site.site) for well in plate.wells for site in well.sites]
+        return np.stack([TinyScreen.pixels(plate.experiment, plate.plate, *site) for site in sites])
 
     for row in (0, 3, 5, 6):
         plate = manifest.plates[row]

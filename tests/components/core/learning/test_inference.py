@@ -140,28 +140,17 @@ def test_prediction_leaves_running_statistics_and_mode(images: Images, network, 
     assert same(before, weights_of(network))
 
 
-def batches_of(images, domain: str, batch_size: int, in_plate_order: bool = False) -> list[list[int]]:
-    """The wells of every batch, of all wells in plate order or in any."""
-    wells = np.random.default_rng(4).permutation(images.table.wells)
-    if in_plate_order:
-        wells = wells[np.argsort(images.table.plate_W[wells], kind="stable")]
-    network = classifier(K, backbone=SLIM)
-    passes = recorded(network)
-    generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
-    adaptive_logits(network, numbered(images, domain), wells, 2, batch_size, K, generator, rng)
-    assert all(one.training for one in passes), "each batch is normalised by itself"
-    assert max(len(one.wells) for one in passes) <= batch_size
-    seen = [well for one in passes for well in one.wells]
-    for part in np.array_split(seen, 2):
-        assert sorted(part) == list(range(images.table.wells)), "every well once a pass"
-    return [one.wells for one in passes]
-
-
 @pytest.mark.parametrize("domain", ["plate", "experiment", "cell_type"])
 @pytest.mark.parametrize("batch_size", [4, 40])
 def test_a_batch_holds_one_domain_if_one_is_configured(images, domain, batch_size):
+    network = classifier(K, backbone=SLIM)
+    passes = recorded(network)
+    wells = np.random.default_rng(4).permutation(images.table.wells)
+    adapted(network, numbered(images, domain), wells, passes=2, batch_size=batch_size)
     of_W = domain_of_wells(images.table, domain)
-    domains = [set(of_W[batch]) for batch in batches_of(images, domain, batch_size)]
-    assert {len(found) for found in domains} == {1}
-    if batch_size == 40:  # and is all of it, if a batch has room
-        assert len(domains) == 2 * len(np.unique(of_W))
+    assert all(one.training and len(set(of_W[one.wells])) == 1 for one in passes)
+    assert max(len(one.wells) for one in passes) <= batch_size
+    for part in np.array_split([well for one in passes for well in one.wells], 2):
+        assert sorted(part) == list(range(images.table.wells)), "every well once a pass"
+    if batch_size == 40:
+        assert len(passes) == 2 * len(np.unique(of_W)), "a batch is all of its domain if it has room"

@@ -11,10 +11,7 @@ from torch import nn
 
 from components.core.config import XCEPTION, BackboneConfig
 from components.core.errors import InputError
-from components.core.learning.initial_weights import (
-    copy_pretrained,
-    load_initial_weights,
-)
+from components.core.learning.initial_weights import copy_pretrained, load_initial_weights
 from components.core.learning.network import Classifier
 from components.core.learning.weight_files import read_tensors, save_weights
 from components.core.learning.xception import Xception
@@ -104,10 +101,6 @@ def test_adapts_the_first_convolution_of_a_three_channel_network(tmp_path, confi
     torch.testing.assert_close(six, three, rtol=1e-4, atol=1e-5)
 
 
-class Opaque:
-    """What a pickle may hold beside tensors."""
-
-
 BAD = {
     "other shape": (lambda: {**weights_of(backbone()), "entry.0.body.1.weight": torch.zeros(5)},
                     r"tensor entry\.0\.body\.1\.weight has shape \(5,\), but backbone small needs \(\d+,\)"),
@@ -115,7 +108,6 @@ BAD = {
                    r"tensor exit\.2\.bias has a value that is not finite"),
     "other network": (lambda: timm.create_model("test_resnet").state_dict(),
                       r"no tensor has a name of backbone small \(stem\.0\.weight, .*: give weights of the same"),
-    "an object": (lambda: {"stem.0.weight": Opaque()}, "not a file of plain tensors"),
     "a whole module": (lambda: nn.Linear(2, 2), "not a file of plain tensors"),
     "numbers": (lambda: {"epoch": 3, "loss": 0.5}, "contains no state dict"),
 }  # fmt: skip
@@ -164,18 +156,10 @@ def test_a_damaged_file_is_one_line(tmp_path, name, damage):
 THEN, NOW = ("a", "b", "c", "d"), ("d", "x", "b", "a", "y")
 
 
-@pytest.fixture(params=["arcface", "softmax"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def file(tmp_path: Path, kind: str) -> Path:
-    save_weights(classifier(len(THEN), 1, SLIM, kind=kind), tmp_path / "w.safetensors")
-    return tmp_path / "w.safetensors"
-
-
-def test_copies_the_whole_backbone_and_the_heads_rows_by_label(file: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["arcface", "softmax"])
+def test_copies_the_whole_backbone_and_the_heads_rows_by_label_or_nothing(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "w.safetensors"
+    save_weights(classifier(len(THEN), 1, SLIM, kind=kind), file)
     then, network = load_file(str(file)), classifier(len(NOW), 2, SLIM, kind=kind)
     before = weights_of(network)
     taken = copy_pretrained(network, file, THEN, NOW, "fold 0 of run old-1")
@@ -188,12 +172,6 @@ def test_copies_the_whole_backbone_and_the_heads_rows_by_label(file: Path, kind:
             expected = then[name][THEN.index(label)] if label in THEN else before[name][k]
             assert torch.equal(tensor[k], expected)
     assert (taken.known, taken.new, taken.left_out) == (("d", "b", "a"), ("x", "y"), ("c",))
-
-
-@pytest.mark.parametrize(("config", "then"), [(SMALL, THEN), (SLIM, THEN[:-1])], ids=["backbone", "classes"])
-def test_rejects_another_architecture_and_changes_nothing(file: Path, kind: str, config, then) -> None:
-    network = classifier(len(NOW), 2, config, kind=kind)
-    before = weights_of(network)
     with pytest.raises(InputError, match=r"weights of another architecture \("):
-        copy_pretrained(network, file, then, NOW, "it")
-    assert same(weights_of(network), before)
+        copy_pretrained(network, file, THEN[:-1], NOW, "it")
+    assert same(weights_of(network), after)

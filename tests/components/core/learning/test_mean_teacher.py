@@ -13,10 +13,11 @@ from components.core.learning import mean_teacher
 from components.core.learning.batch_norm import domain_of_wells
 from components.core.learning.fold_data import FoldWells, fold_wells
 from components.core.learning.images import Images
-from components.core.learning.mean_teacher import Pair, pseudo_label_loss
+from components.core.learning.mean_teacher import Pair, PairEpoch, pseudo_label_loss
 from components.core.learning.schedules import CycleSchedule
+from components.core.learning.team import Replica, Slots
 from tests.components.core.learning.recorded_passes import leave_views_out, mark_views, numbered, recorded
-from tests.components.core.learning.tiny_networks import MEAN_TEACHER, SLIM, classifier, train_epoch, weights_of
+from tests.components.core.learning.tiny_networks import MEAN_TEACHER, SLIM, classifier, weights_of
 
 CONFIG = MEAN_TEACHER.mean_teacher.model_copy(update={"labelled_batch": 6, "unlabelled_batch": 5})
 K = 8  # six treatments, a positive and a negative control
@@ -36,8 +37,10 @@ def pair_of(step: int = 0) -> Pair:
 
 
 def epoch(pair, images, wells, config=CONFIG, epoch=0, pseudo_W=None):
-    schedule = CycleSchedule.of(config, "HUVEC")
-    return train_epoch(pair, images, wells, config, schedule, epoch, pseudo_W, seed=5)
+    """An epoch in a single process; returns its measures."""
+    slots, schedule = Slots(images.team), CycleSchedule.of(config, "HUVEC")
+    replica = Replica(pair.student, slots)
+    return PairEpoch(pair, replica, images, wells, config, schedule, epoch, pseudo_W, 5, slots).run()
 
 
 def passes_of(images, wells):
@@ -125,7 +128,7 @@ def test_learning_rate_and_weight_decay_reach_the_optimiser(images, wells, monke
 
 @pytest.mark.parametrize(
     ("step", "number", "decay"),
-    [(10_000, 0, 0.5), (10_000, 1, 0.9), (10_000, 20, 0.999), (0, 20, 1 / 2), (48, 20, 49 / 50)],
+    [(10_000, 0, 0.5), (10_000, 1, 0.9), (10_000, 9, 0.9), (10_000, 10, 0.99), (10_000, 20, 0.999), (48, 20, 49 / 50)],
 )
 def test_the_teachers_decay_grows_with_steps_and_epochs(images, wells, step, number, decay):
     """After one step the teacher is decay x what it was + (1 - decay) x what the student has become."""
@@ -140,6 +143,27 @@ def test_the_teachers_decay_grows_with_steps_and_epochs(images, wells, step, num
         assert not torch.equal(student[name], before[name])
         expected = decay * was.double() + (1.0 - decay) * student[name].detach().double()
         torch.testing.assert_close(moved[name].double(), expected, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("labelled", "unlabelled"), [(5, 3), (3, 30)])
+def test_an_epoch_has_every_labelled_well_once_and_unlabelled_wells_in_rounds(
+    images, wells, labelled, unlabelled, monkeypatch
+):
+    leave_views_out(monkeypatch, mean_teacher)
+    config = CONFIG.model_copy(update={"labelled_batch": labelled, "unlabelled_batch": unlabelled})
+    pair = pair_of()
+    passes = recorded(pair.teacher)
+    epoch(pair, numbered(images), wells, config)
+    steps = max(1, round(len(wells.training) / labelled))
+    assert pair.step == steps == len(passes)
+    for one in passes:  # labelled first
+        assert set(one.wells[:-unlabelled]) <= set(wells.training)
+        assert set(one.wells[-unlabelled:]) <= set(wells.hidden)
+    times_W = np.bincount([well for one in passes for well in one.wells], minlength=images.table.wells)
+    assert (times_W[wells.training] == 1).all()
+    rounds = times_W[wells.hidden]
+    assert rounds.max() - rounds.min() <= 1
+    assert rounds.sum() == steps * unlabelled
 
 
 class Recorder:
@@ -157,27 +181,6 @@ class Recorder:
         return self._inner.batches(orders)
 
 
-@pytest.mark.parametrize(("labelled", "unlabelled"), [(5, 3), (3, 30)])
-def test_an_epoch_has_every_labelled_well_once_and_unlabelled_wells_in_rounds(images, wells, labelled, unlabelled):
-    config = CONFIG.model_copy(update={"labelled_batch": labelled, "unlabelled_batch": unlabelled})
-    recorder = Recorder(images)
-    pair = pair_of()
-    epoch(pair, recorder.images, wells, config)
-    steps = max(1, round(len(wells.training) / labelled))
-    assert pair.step == steps == len(recorder.batches_of_sites)
-    seen = [images.table.well_S[sites] for sites in recorder.batches_of_sites]
-    is_labelled_W = np.isin(np.arange(images.table.wells), wells.training)
-    assert sorted(np.concatenate([w[is_labelled_W[w]] for w in seen])) == sorted(wells.training)
-    for w in seen:  # labelled first
-        count = int(is_labelled_W[w].sum())
-        assert is_labelled_W[w[:count]].all()
-        assert len(w) - count == unlabelled
-    others = np.bincount(np.concatenate([w[~is_labelled_W[w]] for w in seen]), minlength=images.table.wells)
-    rounds = others[wells.hidden]
-    assert rounds.max() - rounds.min() <= 1
-    assert rounds.sum() == steps * unlabelled == others.sum()
-
-
 def test_the_pseudo_label_term_uses_the_given_classes_with_its_weight(images, wells, monkeypatch):
     """One step without augmentation: the loss computed from the three passes of an untouched copy."""
     config = CONFIG.model_copy(
@@ -188,9 +191,7 @@ def test_the_pseudo_label_term_uses_the_given_classes_with_its_weight(images, we
     student, teacher = deepcopy(pair.student).train(), deepcopy(pair.teacher).train()
     pseudo_W = torch.full((images.table.wells,), -1, dtype=torch.long)
     pseudo_W[torch.from_numpy(wells.hidden)] = torch.arange(len(wells.hidden)) % 6
-    # Symmetries are always on, so the views themselves are taken away.
-    for name in ("normal_view", "easy_view", "hard_view"):
-        monkeypatch.setattr(mean_teacher, name, lambda x, *_: x)
+    leave_views_out(monkeypatch, mean_teacher)
     measured = epoch(pair, recorder.images, wells, config, epoch=2, pseudo_W=pseudo_W)
     (sites,) = recorder.batches_of_sites
     ((_, x),) = images.batches([sites])

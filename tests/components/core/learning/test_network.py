@@ -58,21 +58,21 @@ def test_auto_precision_is_bfloat16_only_on_gpus_that_support_it(monkeypatch):
 @pytest.mark.parametrize("head", ["arcface", "softmax"])
 def test_the_backbone_computes_in_bfloat16_and_the_head_in_float32(head):
     network = classifier(5, kind=head).eval()
-    x = torch.randn(3, 6, 32, 32, generator=torch.Generator().manual_seed(1))
+    x, target_B = torch.randn(3, 6, 32, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 4, 1])
     seen: dict[str, torch.dtype] = {}
     convolution = next(module for module in network.backbone.modules() if isinstance(module, nn.Conv2d))
     convolution.register_forward_hook(lambda _module, _inputs, out: seen.update(convolution=out.dtype))
     network.head.register_forward_pre_hook(lambda _module, inputs: seen.update(head=inputs[0].dtype))
     prepare(network, ComputeConfig(), CPU)
     with torch.no_grad():
-        exact_BK = network(x)
+        exact_BK = network(x, target_B)
         prepare(network, ComputeConfig(precision="bfloat16"), CPU)
-        rough_BK = network(x)
+        rough_BK = network(x, target_B)
         assert seen == {"convolution": torch.bfloat16, "head": torch.float32}
         assert rough_BK.dtype == torch.float32
         assert 0 < float((rough_BK - exact_BK).abs().max()) < 0.1 * float(exact_BK.abs().max())
         prepare(network, ComputeConfig(), CPU)
-        assert torch.equal(network(x), exact_BK)
+        assert torch.equal(network(x, target_B), exact_BK)
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
 
 

@@ -3,20 +3,17 @@
 from dataclasses import replace
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from components.core.config import EmbeddingsConfig
 from components.core.learning.fold_data import fold_wells
-from components.core.learning.mean_teacher import Pair
-from components.core.learning.prediction import fold_meta, held_out_images, predict_fold, predicting_networks
+from components.core.learning.prediction import held_out_images, predict_fold
 from components.core.learning.step_settings import InferSettings
-from components.core.storage.arrays import read_logits
 from components.core.storage.manifest import Manifest
 from components.normalize.step import run as normalize
-from tests.components.core.learning.tiny_networks import CPU, MEAN_TEACHER, RUN, SLIM, SMALL, classifier, images_of
-from tests.tiny_screen import CONFIG, LABELLED, UNLABELLED, MemoryStore, TinyScreen
+from tests.components.core.learning.tiny_networks import CPU, RUN, SLIM, SMALL, classifier, images_of
+from tests.tiny_screen import CONFIG, MemoryStore, TinyScreen
 
 SETTINGS = RUN.section(InferSettings).model_copy(update={"embeddings": EmbeddingsConfig(views=4)})
 
@@ -75,6 +72,7 @@ def test_every_well_of_the_cell_type_is_embedded_with_its_metadata(screens):
         assert known["HUVEC-01_1_B03"] == ("training", "treatment", "sirna_7")
         assert known["HUVEC-03_2_C02"] == ("unlabelled", "treatment", None)
         assert known["HUVEC-02_1_B04"] == ("holdout", "treatment", None)
+        assert {sirna for role, _, sirna in known.values() if role in ("unlabelled", "holdout")} == {None}
         for experiment in ("HUVEC-01", "HUVEC-02", "HUVEC-03"):
             assert known[f"{experiment}_2_B02"] == ("control", "negative_control", "UNTREATED")
             assert known[f"{experiment}_1_C03"] == ("control", "positive_control", "sirna_5")
@@ -101,29 +99,3 @@ def test_an_embedding_is_the_backbones_mean_output_and_logits_are_the_networks_m
         mean_WK = np.mean([one.logits[role].logits_WK for one in each], axis=0)
         np.testing.assert_allclose(wells.logits_WK, mean_WK, rtol=1e-5, atol=1e-6)
     assert found.logits["holdout"].ids_W == tuple(f"HUVEC-02_{p}_{w}" for p in (1, 2) for w in ("B03", "B04", "C02"))
-
-
-def test_the_files_hold_the_prediction(screens, tmp_path):
-    found = predicted(screens)
-    found.write(tmp_path / "l", tmp_path / "e", fold_meta("HUVEC", 1, False, []), SETTINGS, "teacher")
-    files = sorted(path.relative_to(tmp_path / "e").as_posix() for path in (tmp_path / "e").rglob("*.parquet"))
-    assert files == ["slim/HUVEC/fold_1.parquet", "small/HUVEC/fold_1.parquet"]
-    table = pq.read_table(tmp_path / "e" / files[1])
-    assert np.array_equal(np.stack(table["embedding"].to_numpy()), found.embeddings["small"].embedding_WE)
-    assert table.schema.metadata[b"cellsignal.views"] == b"4"
-    assert table.schema.metadata[b"cellsignal.weights"] == b"teacher"
-    # No label of a held-out or unlabelled treatment is anywhere in the table.
-    for row in table.drop_columns("embedding").to_pylist():
-        if row["experiment"] in ("HUVEC-02", *UNLABELLED) and row["well_type"] == "treatment":
-            assert row["sirna"] is None
-        else:
-            assert row["experiment"] in (*LABELLED, *UNLABELLED)
-            assert row["sirna"] is not None
-    assert read_logits(tmp_path / "l").meta["fold"] == 1
-
-
-@pytest.mark.parametrize("which", ["student", "teacher"])
-def test_the_configured_weights_predict(which):
-    pairs = [Pair(b.name, classifier(5, 1, b), classifier(5, 2, b), step=0) for b in (SMALL, SLIM)]
-    settings = MEAN_TEACHER.model_copy(update={"predict": MEAN_TEACHER.predict.model_copy(update={"weights": which})})
-    assert predicting_networks(pairs, settings) == {pair.name: getattr(pair, which) for pair in pairs}

@@ -1,6 +1,7 @@
 """PseudoLabeller: the logits it uses, how refreshes blend, and the labels that training gets."""
 
 import inspect
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,134 +11,74 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from components.core.config import PackConfig, PriorConfig
 from components.core.learning import pseudo_labeller as labelling
 from components.core.learning.inference import adaptive_logits
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.pseudo_labeller import PseudoLabeller
-from components.core.learning.step_settings import MeanTeacherSettings
 from components.core.learning.team import Team
-from components.core.prior.plate_groups import PlateGroups
 from components.core.screen.packed import TREATMENT, SiteTable
-from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, WellRecord
 from tests.components.core.learning.tiny_networks import MEAN_TEACHER
+from tests.components.core.manifests import manifest, plate_record
 
-SIZE = 4
-TREATMENTS = tuple(f"sirna_{n}" for n in range(4 * SIZE))
-# The group on each plate. The labelled ones are rotations, the unlabelled one is none.
-HELD = {
-    "HUVEC-01": (0, 1, 2, 3), "HUVEC-02": (1, 2, 3, 0), "HUVEC-03": (2, 3, 0, 1), "HUVEC-04": (1, 0, 3, 2),
-    "RPE-01": (0, 1, 2, 3),
-}  # fmt: skip
-FOLDS = {"HUVEC-01": 0, "HUVEC-02": 1, "HUVEC-03": 1, "RPE-01": 0}
-TRUTH = {
-    f"{experiment}_{plate}_{slot}": group * SIZE + slot
-    for experiment, held in HELD.items()
-    for plate, group in enumerate(held, start=1)
-    for slot in range(SIZE)
-}
-"""Treatment class by id_code, also of the unlabelled experiment."""
-
-
-def _plate(experiment: str, plate: int) -> PlateRecord:
-    def well(name: str, kind: Any, sirna: str | None) -> WellRecord:
-        return WellRecord(id_code=f"{experiment}_{plate}_{name}", well=name, well_type=kind, sirna=sirna, sites=())
-
-    labelled = experiment in FOLDS
-    ids = [f"{experiment}_{plate}_{slot}" for slot in range(SIZE)]
-    treated = [well(str(slot), "treatment", TREATMENTS[TRUTH[ids[slot]]] if labelled else None) for slot in range(SIZE)]
-    controls = [well("positive", "positive_control", "pos"), well("negative", "negative_control", "UNTREATED")]
-    return PlateRecord(
-        experiment=experiment, plate=plate, cell_type=experiment.split("-")[0], labelled=labelled, prefix="p",
-        histograms=(), wells=(*treated, *controls),
-    )  # fmt: skip
-
-
-SCREEN = Manifest(
-    store="s3://x", channels=6, image_size=8, codec=PackConfig(), folds=FOLDS,
-    vocabulary=Vocabulary(treatments=TREATMENTS, positives=("pos",), negatives=("UNTREATED",)),
-    plates=tuple(_plate(experiment, plate) for experiment in HELD for plate in (1, 2, 3, 4)),
-)  # fmt: skip
+TREATMENTS = tuple(f"sirna_{n}" for n in range(16))
+WELLS = {f"B{n:02d}": ("treatment", None) for n in range(2, 6)}
+CONTROLS = {"C02": ("positive_control", "pos"), "C03": ("negative_control", "neg")}
+EXPERIMENTS = ("HUVEC-01", "HUVEC-02", "HUVEC-04")
+SCREEN = manifest(
+    [plate_record(name, plate, {**WELLS, **CONTROLS}) for name in EXPERIMENTS for plate in (1, 2, 3, 4)], TREATMENTS
+)
 TABLE = SiteTable.of(SCREEN)
-CLASSES = len(SCREEN.vocabulary.classes)
+K, CLASSES = len(TREATMENTS), len(SCREEN.vocabulary.classes)
+# Out of plate order, and of two experiments: a row must find its well again.
+UNLABELLED = np.random.default_rng(0).permutation(
+    np.flatnonzero((TABLE.experiment_W != EXPERIMENTS.index("HUVEC-02")) & (TABLE.well_type_W == TREATMENT))
+)
 IMAGES: Any = SimpleNamespace(table=TABLE, device=torch.device("cpu"), team=Team())
 PAIRS: Any = [Pair(name, f"{name}.student", f"{name}.teacher") for name in ("a", "b")]  # type: ignore[arg-type]
 """Two backbones with their names in place of networks, for the stand-in below."""
 
 
-def wells_of(*experiments: str) -> NDArray[np.intp]:
-    """Treatment wells, rows of the well table."""
-    chosen = [TABLE.experiments.index(experiment) for experiment in experiments]
-    return np.flatnonzero(np.isin(TABLE.experiment_W, chosen) & (TABLE.well_type_W == TREATMENT))
-
-
-def logits(seed: int, shift: float = 0.0) -> NDArray[np.float32]:
-    """Random logits of every well, the true treatment's higher by `shift`; controls win every row."""
+def logits(seed: int) -> NDArray[np.float32]:
+    """Random logits of every well; controls win every row."""
     found = np.random.default_rng(seed).standard_normal((TABLE.wells, CLASSES)).astype(np.float32)
-    for well, id_code in enumerate(TABLE.id_code_W):
-        if str(id_code) in TRUTH:
-            found[well, TRUTH[str(id_code)]] += shift
-    found[:, len(TREATMENTS) :] += 20.0
+    found[:, K:] += 20.0
     return found
 
 
-def settings(prior: PriorConfig | None = None, **mean_teacher: Any) -> MeanTeacherSettings:
-    """Settings with some of the mean teacher's changed."""
-    changed = MEAN_TEACHER.mean_teacher.model_copy(update=mean_teacher)
-    return MEAN_TEACHER.model_copy(update={"mean_teacher": changed, "prior": prior or PriorConfig()})
-
-
 class PreparedLogits:
-    """Stands for `adaptive_logits`: returns prepared logits and records its calls.
+    """Stands for `adaptive_logits`: four networks with other logits of every well at each refresh.
 
     Attributes:
-        logits: of every well by network, one array (W, K) a refresh.
-        calls: the network and the passes of each call.
+        logits: by network, one array (W, K) a refresh.
         draws: a number of each call's generator of sites and of its generator of views.
     """
 
-    def __init__(self, **logits: list[NDArray[np.float32]]) -> None:
-        self.logits = {name.replace("_", "."): of_refreshes for name, of_refreshes in logits.items()}
-        self.calls: list[tuple[str, int]] = []
+    def __init__(self, refreshes: int = 1) -> None:
+        names = ("a.teacher", "b.teacher", "a.student", "b.student")
+        self.logits = {name: [logits(10 * n + k) for k in range(refreshes)] for n, name in enumerate(names)}
         self.draws: list[tuple[int, int]] = []
+        self._calls: Counter[str] = Counter()
 
     def __call__(self, *args: Any, **kwargs: Any) -> NDArray[np.float32]:
         arguments = inspect.signature(adaptive_logits).bind(*args, **kwargs).arguments
         network = arguments["network"]
-        call = sum(name == network for name, _ in self.calls)
-        self.calls.append((network, arguments["passes"]))
         views = int(torch.randint(2**31, (1,), generator=arguments["generator"]))
         self.draws.append((int(arguments["rng"].integers(2**31)), views))
-        return self.logits[network][call][arguments["wells"]]
-
-
-K = len(TREATMENTS)
-# Out of plate order, and of two experiments: a row must find its well again.
-UNLABELLED = np.random.default_rng(0).permutation(wells_of("HUVEC-01", "HUVEC-04"))
-OTHERS = np.setdiff1d(np.arange(TABLE.wells), UNLABELLED)
+        self._calls[network] += 1
+        return self.logits[network][self._calls[network] - 1][arguments["wells"]]
 
 
 @pytest.fixture
 def labeller(monkeypatch):
-    """Makes a labeller of the unlabelled wells over two backbones with prepared logits."""
+    """Makes a labeller of the unlabelled wells over two backbones with prepared logits, without plate groups."""
 
-    def make(
-        prepared: PreparedLogits,
-        groups: PlateGroups | None = None,
-        prior: PriorConfig | None = None,
-        seed: int = 5,
-        **config: Any,
-    ) -> PseudoLabeller:
+    def make(prepared: PreparedLogits, seed: int = 5, **changes: Any) -> PseudoLabeller:
         monkeypatch.setattr(labelling, "adaptive_logits", prepared)
-        return PseudoLabeller(PAIRS, IMAGES, UNLABELLED, SCREEN, groups, settings(prior, **config), seed)
+        changed = MEAN_TEACHER.mean_teacher.model_copy(update=changes)
+        settings = MEAN_TEACHER.model_copy(update={"mean_teacher": changed})
+        return PseudoLabeller(PAIRS, IMAGES, UNLABELLED, SCREEN, None, settings, seed)
 
     return make
-
-
-def four_networks(refreshes: int = 1) -> PreparedLogits:
-    """Four networks with different logits at every refresh."""
-    names = ("a_teacher", "b_teacher", "a_student", "b_student")
-    return PreparedLogits(**{name: [logits(10 * n + k) for k in range(refreshes)] for n, name in enumerate(names)})
 
 
 def mean_of_teachers(prepared: PreparedLogits, refresh: int = 0) -> NDArray[np.float64]:
@@ -147,7 +88,7 @@ def mean_of_teachers(prepared: PreparedLogits, refresh: int = 0) -> NDArray[np.f
 
 
 def test_labels_come_from_the_mean_of_the_teachers_and_are_never_controls(labeller):
-    prepared = four_networks()
+    prepared = PreparedLogits()
     label_W = labeller(prepared)(1).numpy()
     expected_W = mean_of_teachers(prepared).argmax(axis=1)
     assert (label_W[UNLABELLED] == expected_W[UNLABELLED]).all()
@@ -157,7 +98,7 @@ def test_labels_come_from_the_mean_of_the_teachers_and_are_never_controls(labell
 
 
 def test_the_first_refresh_is_all_new_and_later_ones_blend_with_the_last_blend(labeller):
-    prepared = four_networks(refreshes=3)
+    prepared = PreparedLogits(refreshes=3)
     refresh = labeller(prepared, pseudo_label_blend=0.6)
     new = [mean_of_teachers(prepared, k) for k in range(3)]
     blended = [new[0], 0.6 * new[1] + 0.4 * new[0]]
@@ -171,7 +112,7 @@ def test_the_first_refresh_is_all_new_and_later_ones_blend_with_the_last_blend(l
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 def test_each_refresh_labels_its_configured_fraction(labeller, kind):
-    refresh = labeller(four_networks(refreshes=4), confident_fractions=(0.25, 0.5), pseudo_labels=kind)
+    refresh = labeller(PreparedLogits(refreshes=4), confident_fractions=(0.25, 0.5), pseudo_labels=kind)
     counts = []
     for epoch in range(4):
         pseudo = refresh(epoch).numpy()
@@ -185,8 +126,8 @@ def test_each_refresh_labels_its_configured_fraction(labeller, kind):
 
 
 def test_soft_labels_are_probabilities_of_treatments_and_hard_ones_their_most_probable(labeller):
-    hard_W = labeller(four_networks(), confident_fractions=(0.5,))(1).numpy()
-    prepared = four_networks()
+    hard_W = labeller(PreparedLogits(), confident_fractions=(0.5,))(1).numpy()
+    prepared = PreparedLogits()
     soft_WK = labeller(prepared, confident_fractions=(0.5,), pseudo_labels="soft")(1).numpy()
     labelled_W = hard_W >= 0
     assert labelled_W.sum() == len(UNLABELLED) / 2
@@ -200,7 +141,7 @@ def test_soft_labels_are_probabilities_of_treatments_and_hard_ones_their_most_pr
 def test_wells_are_in_plate_order_and_an_epochs_views_depend_on_seed_and_epoch_alone(labeller):
     draws = []
     for seed, epochs in ((5, (1, 4)), (5, (4,)), (6, (4,))):
-        prepared = four_networks(refreshes=2)
+        prepared = PreparedLogits(refreshes=2)
         refresh = labeller(prepared, seed=seed)
         for epoch in epochs:
             refresh(epoch)

@@ -9,35 +9,9 @@ from hypothesis import strategies as st
 
 from components.core.config import MeanTeacherConfig
 from components.core.learning.images import Images
-from components.core.learning.schedules import (
-    CycleSchedule,
-    ema_decay,
-    ramp,
-    random_sites,
-    well_batches,
-)
+from components.core.learning.schedules import CycleSchedule, ramp, random_sites, well_batches
 
 REFERENCE = MeanTeacherConfig()
-
-
-@pytest.mark.parametrize(
-    ("step", "epoch", "decay"),
-    [
-        (1, 1, 0.5),
-        (7, 1, 0.5),
-        (1, 2, 0.5),  # 1 - 1/2
-        (3, 2, 0.75),  # 1 - 1/4
-        (9, 10, 0.9),
-        (500, 10, 0.9),
-        (49, 11, 0.98),  # 1 - 1/50
-        (5000, 11, 0.99),
-        (5000, 20, 0.99),
-        (499, 21, 0.998),
-        (10**6, 21, 0.999),
-    ],
-)
-def test_ema_decay_values(step, epoch, decay):
-    assert ema_decay(step, epoch, REFERENCE.ema_decays, REFERENCE.ema_epochs) == pytest.approx(decay, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -62,17 +36,6 @@ def test_a_cycle_has_at_least_one_epoch_and_the_cut_is_config():
     half_way = MeanTeacherConfig(finetune_cycles=0.5)
     assert [CycleSchedule.of(half_way, cell_type).cut for cell_type in ("U2OS", "HUVEC")] == [20, 5]
     assert CycleSchedule.of(half_way.model_copy(update={"cycle_epochs": 1}), "U2OS").cut == 1
-
-
-def test_cosine_cycles_then_the_tail():
-    schedule = CycleSchedule.of(REFERENCE, "RPE")
-    for cycle in range(4):
-        assert schedule.rate(20 * cycle) == pytest.approx(0.1)
-        assert schedule.rate(20 * cycle + 10) == pytest.approx((0.1 + 1e-3) / 2)
-        assert schedule.rate(20 * cycle + 5) == pytest.approx(1e-3 + 0.099 * (1 + math.sqrt(0.5)) / 2)
-        assert schedule.rate(20 * (cycle + 1) - 1e-6) == pytest.approx(1e-3, rel=1e-6)
-    assert {schedule.rate(epoch) for epoch in (80, 80.5, 84.999)} == {1e-4}
-    assert schedule.total == 85
 
 
 domains = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(lambda values: np.array(values, dtype=np.intp))

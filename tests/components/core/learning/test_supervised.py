@@ -14,16 +14,7 @@ from components.core.learning.inference import well_logits
 from components.core.learning.loader import SiteLoader
 from components.core.learning.supervised import SupervisedTraining
 from tests.components.core.learning.recorded_passes import leave_views_out, mark_views, numbered, recorded
-from tests.components.core.learning.tiny_networks import (
-    EMPTY,
-    SLIM,
-    classifier,
-    data_of,
-    pixels_of,
-    same,
-    weights_of,
-    with_classes,
-)
+from tests.components.core.learning.tiny_networks import EMPTY, SLIM, classifier, data_of, pixels_of, same, weights_of
 
 CONFIG = PretrainConfig(epochs=3, batch_size=8, learning_rates=(3e-3,), milestones=())
 K = 3
@@ -101,7 +92,8 @@ PASSES_CONFIG = PretrainConfig(epochs=2, batch_size=4, learning_rates=(1e-3,), m
 @pytest.fixture
 def labelled(images: Images) -> Images:
     """Every well has a class."""
-    return with_classes(images, (np.arange(images.table.wells) * 3 % 8).astype(np.int32))
+    class_W = (np.arange(images.table.wells) * 3 % 8).astype(np.int32)
+    return replace(images, table=replace(images.table, class_W=class_W))
 
 
 def passes_of(images, wells):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,11 +22,8 @@ from components.core.config import (
 )
 from components.core.learning.fold_data import FoldData, FoldWells, Validation
 from components.core.learning.images import Images, open_images
-from components.core.learning.mean_teacher import Pair, PairEpoch
 from components.core.learning.network import Classifier
-from components.core.learning.schedules import CycleSchedule
 from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
-from components.core.learning.team import Replica, Slots
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from tests.tiny_screen import CONFIG
@@ -43,26 +39,19 @@ RUN = RunConfig(
     backbones=(SMALL, SLIM),
     pretrain=PretrainConfig(epochs=2, batch_size=8, learning_rates=(3e-3, 1e-3), milestones=(1,)),
     mean_teacher=MeanTeacherConfig(
-        labelled_batch=8,
-        unlabelled_batch=8,
-        learning_rate=0.03,
-        cycle_epochs=1,
-        ratio={},
-        cycles=3,
-        final_epochs=0,
-        ramp_epochs=1,
-        pseudo_label_weight=0.3,
-        pseudo_label_passes=2,
+        labelled_batch=8, unlabelled_batch=8, learning_rate=0.03, cycle_epochs=1, ratio={}, cycles=3, final_epochs=0,
+        ramp_epochs=1, pseudo_label_weight=0.3, pseudo_label_passes=2,
     ),
     predict=PredictConfig(views=2, batch_size=16),
-)
+)  # fmt: skip
 PRETRAIN = RUN.section(PretrainSettings)
 MEAN_TEACHER = RUN.section(MeanTeacherSettings)
 
 
-def images_of(screen: tuple[ObjectStore, Manifest], augment: AugmentConfig = STILL, jitter: float = 0.0) -> Images:
+def images_of(screen: tuple[ObjectStore, Manifest]) -> Images:
+    """A screen's images without augmentation and jitter."""
     store, manifest = screen
-    settings = RUN.model_copy(update={"standardise": StandardiseConfig(jitter=jitter), "augment": augment})
+    settings = RUN.model_copy(update={"standardise": StandardiseConfig(jitter=0.0), "augment": STILL})
     return open_images(settings, manifest, store, CPU)
 
 
@@ -75,21 +64,15 @@ def data_of(
     validation: NDArray[np.intp] = EMPTY,
     score: Callable[[NDArray[np.float32]], float] = lambda _: 0.0,
     classes: int = 2,
-    batch_size: int = 16,
 ) -> FoldData:
     """Any wells as a fold, without plate groups."""
     wells = FoldWells(training, validation, EMPTY)
-    return FoldData(images, wells, None, Validation(validation, score, batch_size, classes))
+    return FoldData(images, wells, None, Validation(validation, score, 16, classes))
 
 
 def pixels_of(images: Images, sites: NDArray[np.intp]) -> NDArray[np.uint8]:
     """Decoded sites, (B, C, H, W)."""
     return next(images.loader.batches([sites])).numpy()
-
-
-def with_classes(images: Images, class_W: NDArray[np.int32]) -> Images:
-    """The same images under other labels."""
-    return replace(images, table=replace(images.table, class_W=class_W))
 
 
 def classifier(classes: int, seed: int = 0, backbone: BackboneConfig = SMALL, **head: Any) -> Classifier:
@@ -105,19 +88,3 @@ def weights_of(network: nn.Module) -> dict[str, Tensor]:
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     """Whether two sets of weights agree bit for bit."""
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-
-
-def train_epoch(
-    pair: Pair,
-    images: Images,
-    wells: FoldWells,
-    config: MeanTeacherConfig,
-    schedule: CycleSchedule,
-    epoch: int,
-    pseudo_W: Tensor | None,
-    seed: int,
-) -> dict[str, float]:
-    """One epoch of a pair by a process alone."""
-    slots = Slots(images.team)
-    replica = Replica(pair.student, slots)
-    return PairEpoch(pair, replica, images, wells, config, schedule, epoch, pseudo_W, seed, slots).run()

@@ -47,15 +47,6 @@ def test_a_negative_margin_marks_wells_overruled_by_the_assignment(logits):
     assert ((found.margin_W[:6] < 0) == (prob.argmax(axis=1) != column)).all()
 
 
-def test_without_competitions_the_three_predictions_agree(logits):
-    found = predict_wells(logits, [], Temperatures(raw=2.0), PRIOR)
-    assert (found.sirna_W == found.raw_W).all()
-    assert (found.group_W == found.raw_W).all()
-    np.testing.assert_allclose(found.confidence_W, softmax(logits / 2, axis=1).max(axis=1))
-    np.testing.assert_allclose(found.raw_uncalibrated_W, softmax(logits, axis=1).max(axis=1))
-    assert (found.margin_W >= 0).all()
-
-
 def test_a_plate_with_missing_wells_is_assigned_by_the_plain_balance():
     # Eight of twelve wells: sharp column scalings would change many predictions.
     logits = 2 * np.random.default_rng(3).standard_normal((40, 8, 12))

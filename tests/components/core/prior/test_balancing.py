@@ -28,18 +28,6 @@ def plain_log_domain(logits, sweeps: int):
     return log_prob
 
 
-@settings(max_examples=80, deadline=None)
-@given(shapes)
-def test_rows_sum_to_one_and_columns_to_wells_over_sirnas(case):
-    wells, sirnas, seed, scale = case
-    logits = scale * np.random.default_rng(seed).standard_normal((wells, sirnas))
-    found = sinkhorn(logits, 5000, 1e-6)
-    prob = np.exp(found.log_prob_WK)
-    assert prob.sum(axis=1) == pytest.approx(1.0)
-    assert np.abs(prob.sum(axis=0) - wells / sirnas).max() == pytest.approx(found.error, abs=1e-12)
-    assert found.error <= 1e-6 or found.iterations == 5000
-
-
 @settings(max_examples=12, deadline=None)
 @given(shapes)
 def test_agrees_with_plain_sweeps_in_the_log_domain(case):
@@ -62,15 +50,16 @@ def test_agrees_with_the_assignment_on_sure_wells_if_plain_exponentials_vanish()
 
 
 @settings(max_examples=60, deadline=None)
-@given(shapes, st.sampled_from([50.0, 400.0, 3000.0]), st.sampled_from([0, 1, 5, 200]))
-def test_logits_of_hundreds_of_nats_do_not_overflow(case, scale, sweeps):
+@given(shapes, st.sampled_from([1.0, 50.0, 400.0, 3000.0]), st.sampled_from([0, 1, 5, 200, 5000]))
+def test_rows_sum_to_one_and_columns_to_wells_over_sirnas_without_overflow(case, scale, sweeps):
     wells, sirnas, seed, _ = case
     rng = np.random.default_rng(seed)
     logits = scale * (rng.standard_normal((wells, sirnas)) + rng.standard_normal(sirnas))
     with np.errstate(divide="raise", over="raise", invalid="raise"):
-        found = sinkhorn(logits, sweeps, 1e-300)
+        found = sinkhorn(logits, sweeps, 1e-6)
     assert np.isfinite(found.log_prob_WK).all()
     assert found.iterations <= sweeps
+    assert found.error <= 1e-6 or found.iterations == sweeps
     prob = np.exp(found.log_prob_WK)
     np.testing.assert_allclose(prob.sum(axis=1), 1.0, atol=1e-9)
     assert np.abs(prob.sum(axis=0) - wells / sirnas).max() == pytest.approx(found.error, abs=1e-9)
@@ -115,41 +104,17 @@ def test_greedy_search_reaches_a_similar_balance():
     assert correct[1] >= correct[0] - 0.05
 
 
-plates = st.tuples(st.integers(1, 7), st.integers(0, 3), st.integers(0, 2**32 - 1))
-
-
-def scores(plate):
-    wells, spare, seed = plate
-    return np.random.default_rng(seed).standard_normal((wells, wells + spare))
-
-
-@settings(max_examples=60, deadline=None)
-@given(plates)
-def test_assignment_follows_shuffled_wells(plate):
-    log_prob = scores(plate)
-    order = np.random.default_rng(plate[2]).permutation(len(log_prob))
-    assert (assign_plate(log_prob[order]) == assign_plate(log_prob)[order]).all()
-
-
 @settings(max_examples=40, deadline=None)
 @given(st.tuples(st.integers(1, 6), st.integers(0, 1), st.integers(0, 2**32 - 1)))
 def test_assignment_agrees_with_trying_every_permutation(plate):
-    log_prob = scores(plate)
-    wells, sirnas = log_prob.shape
+    wells, spare, seed = plate
+    sirnas = wells + spare
+    log_prob = np.random.default_rng(seed).standard_normal((wells, sirnas))
     every = np.array(list(permutations(range(sirnas), wells)))
     best = log_prob[np.arange(wells), every].sum(axis=1).max()
     assigned = assign_plate(log_prob)
     assert len(set(assigned.tolist())) == wells
     assert log_prob[np.arange(wells), assigned].sum() == pytest.approx(best)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.tuples(st.integers(2, 7), st.just(0), st.integers(0, 2**32 - 1)))
-def test_row_and_column_constants_do_not_change_a_square_plate(plate):
-    log_prob = scores(plate)
-    rng = np.random.default_rng(plate[2])
-    shifted = log_prob + rng.normal(size=(len(log_prob), 1)) * 5 + rng.normal(size=len(log_prob)) * 5
-    assert (assign_plate(shifted) == assign_plate(log_prob)).all()
 
 
 def test_the_configuration_chooses_the_method():

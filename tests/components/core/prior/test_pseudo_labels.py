@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from scipy.special import softmax
 
 from components.core.config import PriorConfig
 from components.core.prior.balancing import balanced
@@ -35,42 +34,11 @@ def test_the_prior_raises_accuracy_and_keeps_plates_in_their_group():
     assert ((found.confidence_W > 0) & (found.confidence_W <= 1)).all()
 
 
-@pytest.mark.parametrize(("groups", "prior"), [(None, PriorConfig()), (GROUPS, PriorConfig(enabled=False))])
-def test_without_the_prior_labels_are_the_plain_arg_max(groups, prior):
-    logits, _ = wells(1, 1.0)
-    found = select(logits, EXPERIMENTS, PLATES, groups, prior)
-    assert (found.class_W == logits.argmax(axis=1)).all()
-    np.testing.assert_allclose(found.confidence_W, softmax(logits, axis=1).max(axis=1), rtol=1e-5)
-    assert found.arrangements == {}
-
-
 def test_an_unclear_arrangement_allows_all_treatments_if_final_predictions_are_refused():
     logits, _ = wells(2, 0.0)
     prior = PriorConfig(min_margin=1e6, on_low_margin="refuse")
     found = select(logits, EXPERIMENTS, PLATES, GROUPS, prior)
     assert len(set(GROUPS.group_of_class()[found.class_W[:SIZE]].tolist())) > 1
-
-
-def test_new_logits_are_blended_with_the_last_ones():
-    new, truth = wells(3, 5.0)
-    old, _ = wells(4, 5.0)
-    found = select(new, EXPERIMENTS, PLATES, GROUPS, PriorConfig(), previous_WK=old, blend=0.9)
-    np.testing.assert_allclose(found.logits_WK, 0.9 * new + 0.1 * old, rtol=1e-5, atol=1e-5)
-    kept = select(new, EXPERIMENTS, PLATES, GROUPS, PriorConfig(), previous_WK=old, blend=0.0)
-    alone = select(old, EXPERIMENTS, PLATES, GROUPS, PriorConfig())
-    assert (kept.class_W == alone.class_W).all()
-    assert (found.class_W == truth).mean() > 0.9
-
-
-def test_rejects_wrong_shapes_and_nan():
-    logits, _ = wells(6, 1.0)
-    with pytest.raises(ValueError, match="60 rows of logits but 59 experiments"):
-        select(logits, EXPERIMENTS[1:], PLATES, GROUPS, PriorConfig())
-    with pytest.raises(ValueError, match="previous logits have shape"):
-        select(logits, EXPERIMENTS, PLATES, GROUPS, PriorConfig(), previous_WK=logits[1:])
-    logits[3, 3] = np.nan
-    with pytest.raises(ValueError, match="finite"):
-        select(logits, EXPERIMENTS, PLATES, GROUPS, PriorConfig())
 
 
 @pytest.mark.parametrize("fraction", [0.2, 0.5, 1.0])

@@ -10,10 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.core.config import ScreenConfig
 from components.core.errors import InputError
-from components.core.screen.folds import DealtWell, assign_folds, deal_wells, dealt_wells
-from components.core.screen.layouts import read_screen
+from components.core.screen.folds import DealtWell, assign_folds, deal_wells
 from components.core.screen.wells import natural_key
 
 sizes = st.dictionaries(st.sampled_from(["HEPG2", "HUVEC", "RPE", "U2OS"]), st.integers(1, 12), min_size=1)
@@ -114,17 +112,3 @@ def test_the_order_of_the_wells_does_not_matter(shuffler):
     other = list(wells)
     shuffler.shuffle(other)
     assert list(deal_wells(wells, 3, 4).items()) == list(deal_wells(other, 3, 4).items())
-
-
-def test_rejects_fewer_wells_than_folds():
-    wells = screen_of(1, 3, 0.0, 0)[:3]
-    with pytest.raises(InputError, match=r"folds\.count is 4, but the screen has only 3 labelled treatment wells"):
-        deal_wells(wells, 4, 0)
-
-
-def test_wells_of_held_out_and_unlabelled_experiments_and_controls_are_not_dealt(tiny):
-    config = ScreenConfig(cell_types=("HUVEC", "RPE"), image_size=16, holdout_experiments=("HUVEC-02",))
-    wells = dealt_wells(read_screen(tiny.root, config).training_plates)
-    assert {well.experiment for well in wells} == {"HUVEC-01", "RPE-01"}
-    assert len(wells) == 2 * 2 * 3
-    assert {(well.cell_type, well.sirna) for well in wells if well.id_code == "RPE-01_2_C02"} == {("RPE", "sirna_9")}

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from components.core.screen import histograms
-from components.core.screen.histograms import domain_statistics, histogram, mean_std, percentile
-from components.core.screen.packed import SiteReader
+from components.core.screen.histograms import histogram, mean_std, percentile
 
 images = arrays(np.uint8, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)))
 
@@ -50,36 +49,3 @@ def test_counts_of_large_images_are_exact(monkeypatch):
     small = histogram(pixels_CHW)
     monkeypatch.setattr(histograms, "_EXACT_IN_FLOAT32", 1)
     assert np.array_equal(histogram(pixels_CHW), small)
-
-
-@pytest.mark.parametrize("domain", ["global", "cell_type", "experiment", "plate"])
-def test_domain_statistics_are_those_of_all_the_domains_pixels(screen, domain):
-    store, manifest = screen
-    reader = SiteReader(store, manifest)
-    table = reader.table
-    pixels = reader.read(range(table.sites))
-    keys = {
-        "global": lambda e, p: 0,
-        "cell_type": lambda e, p: e.split("-")[0],
-        "experiment": lambda e, p: e,
-        "plate": lambda e, p: (e, p),
-    }
-    plates = [(plate.experiment, plate.plate) for plate in manifest.plates]
-    plate_S = table.plate_W[table.well_S]
-    statistics = domain_statistics(manifest, domain)
-    assert set(statistics) == set(plates)
-    for key, (mean, std) in statistics.items():
-        members = [i for i, other in enumerate(plates) if keys[domain](*other) == keys[domain](*key)]
-        chosen = pixels[np.isin(plate_S, members)].transpose(1, 0, 2, 3).reshape(6, -1)
-        assert np.array_equal(mean, chosen.mean(1))
-        np.testing.assert_allclose(std, chosen.std(1), rtol=1e-12)
-
-
-def test_a_constant_channel_does_not_divide_by_zero(screen):
-    _, manifest = screen
-    plate = manifest.plates[0]
-    black = (256, *[0] * 255)
-    dark = manifest.model_copy(update={"plates": (plate.model_copy(update={"histograms": (black,) * 6}),)})
-    mean, std = domain_statistics(dark, "plate")[plate.experiment, plate.plate]
-    assert np.array_equal(mean, np.zeros(6))
-    assert np.array_equal(std, np.ones(6))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from components.core.errors import InputError
-from components.core.screen.images import list_plate, read_image, read_sites
+from components.core.screen.images import list_plate, read_sites
 from components.core.screen.layouts import read_screen
 from components.core.screen.screen_source import ScreenDirectory
 from components.core.screen.wells import Plate
@@ -16,30 +16,6 @@ from tests.tiny_screen import CONFIG, SIZE, TinyScreen, write_png
 @pytest.fixture
 def plate(tiny: TinyScreen) -> Plate:
     return read_screen(tiny.root, CONFIG.screen).plates[0]
-
-
-def test_sites_are_listed_well_by_well_and_read_to_the_pixels_in_channel_order(tiny: TinyScreen, plate: Plate):
-    source = ScreenDirectory(tiny.root)
-    files = list_plate(source, plate, 2)
-    assert [(s.well, s.site, s.field) for s in files.sites] == [
-        (well, site, site - 1) for well in ("B02", "B03", "B04", "C02", "C03") for site in (1, 2)
-    ]
-    assert files.warnings == ()
-    for site in files.sites:
-        expected = tiny.pixels("HUVEC-01", 1, site.well, site.site)
-        pixels = np.empty_like(expected)
-        (contents,) = read_sites(source, files.folder, [site])
-        for channel, content in enumerate(contents):
-            read_image(source, files.folder, site, channel, content, SIZE, pixels[channel])
-        assert np.array_equal(pixels, expected)
-
-
-def test_a_missing_site_is_a_warning_that_names_the_well(tiny: TinyScreen, plate: Plate):
-    for channel in range(1, 7):
-        tiny.image("HUVEC-01", 1, "B04", 1, channel).unlink()
-    files = list_plate(ScreenDirectory(tiny.root), plate, 2)
-    assert [(s.site, s.field) for s in files.sites if s.well == "B04"] == [(2, 0)]
-    assert files.warnings == ("HUVEC-01 plate 1: site 1 is missing in well B04",)
 
 
 def test_images_of_unlisted_wells_are_left_out_with_a_warning(tiny: TinyScreen, plate: Plate):

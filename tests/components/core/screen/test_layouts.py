@@ -75,14 +75,6 @@ def test_encoding_details_row_order_and_further_columns_change_nothing(tiny: Tin
     assert read_screen(tiny.root, CONFIG.screen) == before
 
 
-def test_truth_in_the_test_table_is_not_read(tiny: TinyScreen):
-    before = read_screen(tiny.root, CONFIG.screen)
-    path = tiny.root / "test.csv"
-    header, *rows = path.read_text().splitlines()
-    path.write_text("\n".join([f"{header},sirna", *(f"{row},sirna_7" for row in rows)]))
-    assert read_screen(tiny.root, CONFIG.screen) == before
-
-
 def test_a_screen_without_unlabelled_experiments_is_read(tiny: TinyScreen):
     (tiny.root / "test.csv").unlink()
     (tiny.root / "test_controls.csv").unlink()

@@ -156,6 +156,3 @@ def test_workers_end_with_their_killed_parent_and_a_rerun_finishes(tiny: TinyScr
     wait_for(lambda: not any(map(running, workers)), f"{workers} outlive their parent")
     gate.unlink()
     assert len(pack(tiny.root, store)) == 8
-    undisturbed = ObjectStore(tmp_path / "undisturbed")
-    pack(tiny.root, undisturbed)
-    assert store.list("plates/") == undisturbed.list("plates/")

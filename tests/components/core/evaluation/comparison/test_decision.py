@@ -11,14 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from components.core.config import PromotionConfig
-from components.core.evaluation.comparison.decision import (
-    Comparison,
-    ComparisonRow,
-    Decision,
-    compare,
-    verdict,
-)
-from tests.components.core.evaluation.comparison.screens import QUICK, compared, decided, screen_wells
+from components.core.evaluation.comparison.decision import ComparisonRow, compare, verdict
+from tests.components.core.evaluation.comparison.screens import QUICK, decided, screen_wells
 
 SCREEN = {
     "HUVEC-05": [(26, 24, 25), (26, 25, 25), (25, 25, 24), (26, 24, 26)],
@@ -33,10 +27,6 @@ SCREENS = st.fixed_dictionaries(
 few_examples = settings(max_examples=40, deadline=None)
 LENIENT = PromotionConfig(resamples=1000, min_plates=2)
 DEFAULTS = PromotionConfig()
-
-
-def row_of(comparison: Comparison, name: str) -> ComparisonRow:
-    return next(each for each in comparison.rows if each.name == name)
 
 
 def exchanged(wells: pd.DataFrame) -> pd.DataFrame:
@@ -71,11 +61,6 @@ def test_only_the_configured_stage_decides():
     assert not raw.promote
     assert [each.difference for each in raw.rows] == [-1, -1, -1]
     assert raw.stages == assigned.stages
-
-
-def test_a_decision_is_written_and_read_back():
-    found = compared(decided(SCREEN))
-    assert Decision.model_validate_json(found.model_dump_json()) == found
 
 
 @few_examples
@@ -128,16 +113,13 @@ def test_a_further_cell_type_changes_no_other_row(screen, plates):
     assert after.rows[-1].name == "HEPG2"
 
 
+SOME_RIGHT = st.integers(5, 30).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n)))
+NAMES = st.sampled_from(["HUVEC-1", "RPE-1", "U2OS-1", "RPE-2"])
+
+
 @few_examples
 @given(
-    st.dictionaries(
-        st.sampled_from(["HUVEC-1", "RPE-1", "U2OS-1", "RPE-2"]),
-        st.lists(
-            st.integers(5, 30).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))), min_size=2, max_size=4
-        ),
-        min_size=1,
-    ),
-    st.sampled_from([0.0, 0.01, 0.03]),
+    st.dictionaries(NAMES, st.lists(SOME_RIGHT, min_size=2, max_size=4), min_size=1), st.sampled_from([0.0, 0.01, 0.03])
 )
 def test_a_challenger_that_is_worse_on_every_plate_never_passes(screen, margin):
     # One well of 30 or fewer is more than every margin here.
@@ -162,10 +144,9 @@ def test_wells_of_sirnas_unknown_to_the_champion_count_and_are_shown_apart():
 
 def test_a_cell_type_of_one_plate_has_no_interval():
     found = decided({**SCREEN, "U2OS-1": [(26, 20, 20)]})
-    single = row_of(found, "U2OS")
-    assert single.low is single.high is single.at_least_as_good is None
-    assert found.rows[0].low is None
-    assert row_of(found, "HUVEC") == row_of(decided(SCREEN), "HUVEC")
+    overall, huvec, _, single = found.rows
+    assert single.low is single.high is single.at_least_as_good is overall.low is None
+    assert huvec == decided(SCREEN).rows[1]
 
 
 def row(
@@ -185,19 +166,6 @@ def test_the_lower_bound_must_be_above_the_margin():
     strict = PromotionConfig(margin=0)
     for difference, half, passes in ((0.0, 0.0, False), (0.004, 0.005, False), (0.006, 0.005, True)):
         assert verdict([row(difference=difference, half=half), row("RPE")], strict)[0] is passes
-
-
-def test_the_reason_distinguishes_is_worse_from_may_be_worse():
-    assert verdict([row(difference=0.012, half=0.016), row("RPE", -0.02)], DEFAULTS) == (
-        True,
-        "overall +1.20 (90 % interval -0.40 to +2.80 points) is not worse by more than 1 point, and no cell type by more than "
-        "3 points",
-    )
-    assert verdict([row(difference=-0.002, half=0.014), row("RPE")], DEFAULTS) == (
-        False,
-        "overall -0.20 (90 % interval -1.60 to +1.20 points) may be worse by more than 1 point",
-    )
-    assert verdict([row(difference=-0.02), row("RPE")], DEFAULTS)[1].endswith("is worse by more than 1 point")
 
 
 def test_a_gain_elsewhere_does_not_make_up_for_a_worse_cell_type():
@@ -224,9 +192,8 @@ def test_settings_decide():
     screen = {"HUVEC-1": [(100, 90, 88), (100, 90, 89), (100, 90, 90)], "RPE-1": [(100, 90, 86), (100, 90, 88)]}
     lenient = {"margin": 0.06, "cell_type_margin": 0.04}
     assert decided(screen, QUICK.model_copy(update=lenient)).promote
-    assert not decided(screen, QUICK.model_copy(update={**lenient, "margin": 0.02})).promote
-    assert not decided(screen, QUICK.model_copy(update={**lenient, "cell_type_margin": 0.02})).promote
-    assert not decided(screen, QUICK.model_copy(update={**lenient, "min_plates": 6})).promote
+    for strict in ({"margin": 0.02}, {"cell_type_margin": 0.02}, {"min_plates": 6}):
+        assert not decided(screen, QUICK.model_copy(update={**lenient, **strict})).promote
     wide, narrow = (
         decided(screen, QUICK.model_copy(update={"confidence": confidence})).rows[0] for confidence in (0.95, 0.7)
     )

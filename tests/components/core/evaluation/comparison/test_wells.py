@@ -8,43 +8,20 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from components.core.config import PackConfig
 from components.core.errors import InputError
-from components.core.evaluation.comparison.wells import count_plates, paired_wells
+from components.core.evaluation.comparison.wells import paired_wells
 from components.core.evaluation.scores import SAVED
-from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, WellRecord
 from components.core.tables import write_table
 from tests.components.core.evaluation import predicted
-from tests.components.core.evaluation.comparison.screens import screen_wells
+from tests.components.core.manifests import manifest, plate_record
 
 SIRNAS = ("sirna_1", "sirna_2", "sirna_3")
 EXPERIMENTS = ("HUVEC-05", "RPE-04")
 
 
-def plate(experiment: str, number: int) -> PlateRecord:
-    wells = [(f"B{n:02d}", "treatment") for n in range(2, 5)] + [("C02", "positive_control")]
-    return PlateRecord(
-        experiment=experiment,
-        plate=number,
-        cell_type=experiment.partition("-")[0],
-        labelled=False,
-        prefix="",
-        histograms=(),
-        wells=tuple(
-            WellRecord(id_code=f"{experiment}_{number}_{well}", well=well, well_type=kind, sirna=None, sites=())  # type: ignore[arg-type]
-            for well, kind in wells
-        ),
-    )
-
-
-MANIFEST = Manifest(
-    store="s3://bucket",
-    channels=6,
-    image_size=64,
-    codec=PackConfig(),
-    vocabulary=Vocabulary(treatments=SIRNAS, positives=(), negatives=()),
-    folds={},
-    plates=tuple(plate(experiment, number) for experiment in ("HUVEC-05", "HUVEC-99", "RPE-04") for number in (1, 2)),
+KINDS = {**dict.fromkeys(("B02", "B03", "B04"), ("treatment", None)), "C02": ("positive_control", None)}
+MANIFEST = manifest(
+    [plate_record(name, number, KINDS) for name in ("HUVEC-05", "HUVEC-99", "RPE-04") for number in (1, 2)], SIRNAS
 )
 WELLS = [well.id_code for each in MANIFEST.plates for well in each.wells if well.well_type == "treatment"]
 
@@ -95,16 +72,6 @@ def test_wells_are_paired_in_the_manifests_order(tables):
     pd.testing.assert_frame_equal(only, wells[wells["experiment"] == "RPE-04"].reset_index(drop=True))
 
 
-def test_plates_are_counted():
-    wells = screen_wells({"RPE-1": [(26, 20, 22), (25, 19, 19)], "HUVEC-1": [(7, 0, 7)]})
-    wells["challenger_raw"] = "b"
-    wells.loc[:2, "champion_knows"] = False
-    counts = count_plates(wells, "assigned").set_index(["cell_type", "experiment", "plate"])
-    assert counts.loc["RPE", "RPE-1", 1].to_dict() == {"wells": 26, "champion": 20, "challenger": 22, "unknown": 3}
-    assert counts.loc["HUVEC", "HUVEC-1", 1].to_dict() == {"wells": 7, "champion": 0, "challenger": 7, "unknown": 0}
-    assert list(count_plates(wells, "raw")["challenger"]) == [0, 0, 0]
-
-
 def test_rows_may_come_in_any_order_and_wells_without_label_are_left_out(tables):
     expected = read(tables)
     for path in tables.values():
@@ -128,17 +95,13 @@ def test_rejects_predictions_that_lack_a_well(tables):
         tables[name].write_text(text)
 
 
-def test_rejects_an_experiment_without_plates_or_labels(tables):
+def test_rejects_an_experiment_without_plates_or_labels_and_a_label_of_no_treatment_well(tables):
     assert error(tables, ["HUVEC-05", "U2OS-01"]).startswith(
         "held-out experiment U2OS-01: the manifest has no treatment well of it"
     )
-    kept = [line for line in tables["truth"].read_text().splitlines(True) if not line.startswith("RPE")]
-    tables["truth"].write_text("".join(kept))
-    assert error(tables).startswith(f"{tables['truth']}: no label of held-out experiment RPE-04")
-
-
-def test_rejects_a_label_of_no_treatment_well(tables):
     text = tables["truth"].read_text()
+    tables["truth"].write_text("".join(line for line in text.splitlines(True) if not line.startswith("RPE")))
+    assert error(tables).startswith(f"{tables['truth']}: no label of held-out experiment RPE-04")
     for stray in ("RPE-04_1_C02", "RPE-04_9_B02"):
         tables["truth"].write_text(f"{text}{stray},sirna_1\n")
         assert error(tables).startswith(f"{tables['truth']} ({stray}): the manifest has no such treatment well")

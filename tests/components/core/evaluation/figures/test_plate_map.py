@@ -3,31 +3,17 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 from components.core.evaluation.figures.plate_map import draw, plate_extent
-from components.core.storage.manifest import PlateRecord, WellRecord
 from tests.components.core.evaluation.predicted import predictions
-
-
-def record(wells: dict[str, str]) -> PlateRecord:
-    return PlateRecord(
-        experiment="RPE-01",
-        plate=2,
-        cell_type="RPE",
-        labelled=False,
-        prefix="p",
-        histograms=(),
-        wells=tuple(
-            WellRecord(id_code=well, well=well, well_type=kind, sirna=None, sites=()) for well, kind in wells.items()
-        ),
-    )
+from tests.components.core.manifests import plate_record
 
 
 def test_wells_are_drawn_at_their_positions() -> None:
-    plate = record({"B02": "treatment", "D05": "treatment", "O23": "positive_control", "C03": "treatment"})
-    table = predictions([
-        {"id_code": "B02", "sirna": "<a>", "confidence": 0.1, "truth": None},
-        {"id_code": "D05", "sirna": "<a>", "confidence": 0.97, "truth": "c"},
-        {"id_code": "C03", "sirna": "<a>", "confidence": 0.7, "truth": "<a>"},
-    ])  # fmt: skip
+    kinds = {"B02": "treatment", "D05": "treatment", "O23": "positive_control", "C03": "treatment", "C04": "treatment"}
+    plate = plate_record("RPE-01", 2, {well: (kind, None) for well, kind in kinds.items()})
+    rows = [("B02", 0.1, None), ("D05", 0.97, "c"), ("C03", 0.7, "<a>")]  # none of C04
+    table = predictions(
+        [{"id_code": f"RPE-01_2_{well}", "sirna": "<a>", "confidence": p, "truth": truth} for well, p, truth in rows]
+    )
     wells = {row.id_code: row for row in table.itertuples(index=False)}
     extent = plate_extent([plate])
     assert extent == ("B", "O", 2, 23)
@@ -40,9 +26,5 @@ def test_wells_are_drawn_at_their_positions() -> None:
     # Only the wrong prediction is crossed out, and its tooltip gives the truth.
     assert len(list(svg.iter("path"))) == 1
     assert [t.text for t in svg.iter("title")][1] == "D05 <a> 0.97, truly c"
+    assert [r.get("class") for r in svg.iter("rect")].count("e") == 1, "a well without a prediction is empty"
     assert "3 wells, 1 with confidence below 0.6" in svg.get("aria-label")
-
-
-def test_draws_a_well_without_a_prediction_empty() -> None:
-    svg = ElementTree.fromstring(draw(record({"B02": "treatment"}), {}, ("B", "B", 2, 2)))
-    assert [r.get("class") for r in svg.iter("rect")] == ["e"]

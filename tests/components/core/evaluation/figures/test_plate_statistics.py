@@ -3,32 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.core.config import PackConfig
 from components.core.evaluation.figures.plate_statistics import channel_spread, plate_statistics
-from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary
+from components.core.storage.manifest import Manifest
+from tests.components.core.manifests import manifest, plate_record
 
 
-def manifest(pixels: dict[tuple[str, int], np.ndarray]) -> Manifest:
-    plates = tuple(
-        PlateRecord(
-            experiment=experiment,
-            plate=number,
-            cell_type=experiment.split("-")[0],
-            labelled=True,
-            prefix="p",
-            histograms=tuple(tuple(np.bincount(row, minlength=256).tolist()) for row in pixels_CN),
-            wells=(),
-        )
-        for (experiment, number), pixels_CN in pixels.items()
-    )
-    return Manifest(
-        store="s3://bucket",
-        channels=6,
-        image_size=64,
-        codec=PackConfig(),
-        vocabulary=Vocabulary(treatments=("a",), positives=(), negatives=()),
-        folds={},
-        plates=plates,
+def screen_of(pixels: dict[tuple[str, int], np.ndarray]) -> Manifest:
+    return manifest(
+        plate_record(*key, histograms=tuple(tuple(np.bincount(row, minlength=256).tolist()) for row in pixels_CN))
+        for key, pixels_CN in pixels.items()
     )
 
 
@@ -50,7 +33,7 @@ def test_agrees_with_standardising_the_pixels(pixels: dict, domain: str) -> None
         "experiment": lambda k: k[0],
         "plate": lambda k: k,
     }.get(domain)
-    imaged, standardised = plate_statistics(manifest(pixels), domain)  # type: ignore[arg-type]
+    imaged, standardised = plate_statistics(screen_of(pixels), domain)  # type: ignore[arg-type]
     for p, (key, values) in enumerate(pixels.items()):
         if name is None:
             expected = values / 255
@@ -63,7 +46,7 @@ def test_agrees_with_standardising_the_pixels(pixels: dict, domain: str) -> None
 
 
 def test_spread_is_the_deviation_of_log_means(pixels: dict) -> None:
-    screen = manifest(pixels)
+    screen = screen_of(pixels)
     found = channel_spread(screen.plates, plate_statistics(screen, "plate")[0][0], ["U2OS", "RPE"])
     assert list(found.index) == [
         (name, between)

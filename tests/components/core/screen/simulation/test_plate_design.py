@@ -7,12 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.config import ScreenConfig, SimulateConfig
-from components.core.screen.simulation.plate_design import (
-    USED_WELLS,
-    SimulationSettings,
-    design_screen,
-    label_sirnas,
-)
+from components.core.screen.simulation.plate_design import USED_WELLS, SimulationSettings, design_screen, label_sirnas
 
 
 def screen(seed=0, sites=2, **fields):

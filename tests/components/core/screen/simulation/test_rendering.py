@@ -5,9 +5,9 @@ import pytest
 
 from components.core.config import ScreenConfig, SimulateConfig
 from components.core.screen.simulation.batch_effects import plate_effect
-from components.core.screen.simulation.cells import TRAITS, grow, sirna_shifts
+from components.core.screen.simulation.cells import sirna_shifts
 from components.core.screen.simulation.plate_design import SimulationSettings, design_screen
-from components.core.screen.simulation.rendering import draw, render_site
+from components.core.screen.simulation.rendering import render_site
 
 
 def settings_of(size=64, **fields):
@@ -22,25 +22,6 @@ def test_a_site_is_the_same_each_time_and_sites_and_seeds_differ():
     assert (first != render_site(settings, plate, plate.wells[1], 2)).mean() > 0.2
     other = settings.model_copy(update={"seed": 1})
     assert (first != render_site(other, plate, plate.wells[1], 1)).mean() > 0.2
-
-
-def test_the_number_of_cells_grows_with_the_area():
-    traits_T = np.zeros(len(TRAITS), dtype=np.float32)
-
-    def covered(size):
-        cells = [grow(np.random.default_rng(s), "RPE", traits_T, size, 20.0, 0.7) for s in range(20)]
-        inside = [((c.y_N >= 0) & (c.y_N < size) & (c.x_N >= 0) & (c.x_N < size)).sum() for c in cells]
-        return np.mean(inside) * np.pi * 100.0 / size**2
-
-    assert covered(100) == pytest.approx(0.7 * 1.05, rel=0.2)
-    assert covered(400) == pytest.approx(0.7 * 1.05, rel=0.2)
-
-
-def test_a_cell_partly_outside_is_the_same_as_in_a_larger_image():
-    cells = grow(np.random.default_rng(3), "HUVEC", np.zeros(len(TRAITS), dtype=np.float32), 60, 20.0, 0.8)
-    small = draw(np.random.default_rng(4), cells, 60, 20.0)
-    large = draw(np.random.default_rng(4), cells, 90, 20.0)
-    np.testing.assert_allclose(large[:, :60, :60], small, rtol=1e-5, atol=1e-5)
 
 
 def test_shifts_share_the_configured_part_between_cell_types():

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,7 +14,6 @@ from components.core.screen.simulation.plate_design import SimulationSettings, d
 from components.core.screen.simulation.rendering import render_site
 from components.core.screen.simulation.writer import simulate
 
-REAL = Path(__file__).resolve().parents[5] / ".." / "shared" / "rxrx1"
 SMALL = SimulationSettings(
     seed=7,
     screen=ScreenConfig(image_size=24),
