@@ -28,13 +28,7 @@ MARK = 1000
 
 @dataclass(frozen=True)
 class Pass:
-    """One call of a network.
-
-    Attributes:
-        x_BC: the value of each image's channels.
-        target_B: the targets; None without.
-        training: whether the network was in train mode.
-    """
+    """One call of a network: the value of each image's channels, the targets, and whether it was in train mode."""
 
     x_BC: NDArray[np.float32]
     target_B: list[int] | None

@@ -6,7 +6,7 @@ import torch
 
 from components.core.config import RunConfig
 from components.core.learning.network import build_backbone
-from components.core.learning.network_size import measure_size, network_sizes
+from components.core.learning.network_size import measure_size
 
 
 def test_published_networks():
@@ -34,9 +34,3 @@ def test_parameters_and_activations_of_a_real_network():
     weights = {p.untyped_storage().data_ptr() for p in (*network.parameters(), *network.buffers())}
     real = sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in weights)
     assert abs(2 * size.activation_bytes / real - 1) < 0.05
-
-
-def test_networks_are_sized_in_another_process():
-    config = RunConfig.load("demo")
-    expected = {each.name: measure_size(each, config.screen.image_size) for each in config.backbones}
-    assert network_sizes(config) == expected
