@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from components.core.config import RunConfig
@@ -28,7 +30,7 @@ from components.normalize.step import run as normalize
 from components.pretrain.step import run as pretrain
 from components.pseudo_label.step import run as pseudo_label
 from tests.components.core.learning.tiny_networks import RUN, SLIM
-from tests.tiny_screen import PLATES, TREATED_WELLS, MemoryStore, TinyScreen, write_png
+from tests.tiny_screen import LABELLED, PLATES, TREATED_WELLS, UNLABELLED, MemoryStore, TinyScreen, write_png
 
 HELD_OUT = "HUVEC-04"
 FOLD, CELL_TYPE = 0, "HUVEC"
@@ -64,9 +66,7 @@ class Screen:
 
 def packed(folder: Path, config: RunConfig, change: Callable[[TinyScreen], None] = lambda _: None) -> Screen:
     """Writes the tiny screen with a fourth labelled HUVEC experiment, changes something, and normalises it."""
-    tiny = TinyScreen(
-        folder / "screen", imaged=("HUVEC-01", "HUVEC-02", "HUVEC-03", "RPE-01", HELD_OUT), more=[HELD_OUT]
-    )
+    tiny = TinyScreen(folder / "screen", imaged=(*LABELLED, *UNLABELLED, HELD_OUT), more=[HELD_OUT])
     change(tiny)
     store = MemoryStore()
     paths = [folder / name for name in ("screen.json", "holdout.json", "labels.csv")]
@@ -102,9 +102,7 @@ def train(folder: Path, config: RunConfig, screen: Screen, epochs: int | None = 
     if config.mean_teacher.enabled:
         settings, tuned, final = config.section(MeanTeacherSettings), folder / "tuned", folder / "final"
         finetune(settings, screen.store, screen.training, bases, *part, tuned)
-        pseudo_label(
-            settings, screen.store, screen.training, screen.holdout, tuned, *part, final, logits, embeddings
-        )  # fmt: skip
+        pseudo_label(settings, screen.store, screen.training, screen.holdout, tuned, *part, final, logits, embeddings)
     else:
         settings = config.section(InferSettings)
         infer(settings, screen.store, screen.training, screen.holdout, bases, *part, logits, embeddings)
@@ -123,22 +121,17 @@ def train(folder: Path, config: RunConfig, screen: Screen, epochs: int | None = 
 def relabelled(manifest: Manifest, picked: Callable[[PlateRecord, int], bool], seed: int = 0) -> Manifest:
     """The manifest with other labels on the treatment wells for which `picked(plate, index)` is true."""
     rng = np.random.default_rng(seed)
-    names = manifest.vocabulary.treatments
 
     def well_of(plate: PlateRecord, n: int, well: WellRecord) -> WellRecord:
         if well.well_type != "treatment" or not picked(plate, n):
             return well
-        others = [name for name in names if name != well.sirna]
+        others = [name for name in manifest.vocabulary.treatments if name != well.sirna]
         return well.model_copy(update={"sirna": str(rng.choice(others))})
 
-    return manifest.model_copy(
-        update={
-            "plates": tuple(
-                plate.model_copy(update={"wells": tuple(well_of(plate, n, w) for n, w in enumerate(plate.wells))})
-                for plate in manifest.plates
-            )
-        }
-    )
+    def plate_of(plate: PlateRecord) -> PlateRecord:
+        return plate.model_copy(update={"wells": tuple(well_of(plate, n, w) for n, w in enumerate(plate.wells))})
+
+    return manifest.model_copy(update={"plates": tuple(map(plate_of, manifest.plates))})
 
 
 def validates(manifest: Manifest) -> Callable[[PlateRecord, int], bool]:
@@ -159,11 +152,7 @@ def trains(manifest: Manifest) -> Callable[[PlateRecord, int], bool]:
 SUPERVISED = changed(LAST, mean_teacher={"enabled": False})
 
 
-@pytest.mark.parametrize(
-    "config",
-    [LAST, WELLS, SUPERVISED],
-    ids=["experiments", "wells", "experiments, supervised"],
-)
+@pytest.mark.parametrize("config", [LAST, WELLS, SUPERVISED], ids=["experiments", "wells", "experiments, supervised"])
 def test_labels_of_validation_and_unlabelled_wells_change_no_weight_and_no_prediction(tmp_path, screens, config):
     screen = screens[config.folds.split]
     true = train(tmp_path / "true", config, screen)
@@ -233,37 +222,25 @@ def test_validation_labels_do_not_change_mean_teacher_epochs_without_pseudo_labe
 def test_the_truth_of_unlabelled_wells_is_not_even_read(tmp_path):
     """Two screens that differ in the siRNAs of test.csv have the same manifest."""
 
-    def with_sirnas(order: int) -> Callable[[TinyScreen], None]:
-        def change(tiny: TinyScreen) -> None:
-            path = tiny.root / "test.csv"
-            header, *rows = path.read_text().splitlines()
-            sirnas = ["sirna_7", "sirna_30", "sirna_2", "sirna_100", "sirna_11", "sirna_9"][::order]
-            labelled = [f"{row},{sirna}" for row, sirna in zip(rows, sirnas, strict=True)]
-            path.write_text("\n".join([f"{header},sirna", *labelled]) + "\n")
+    def with_sirnas(tiny: TinyScreen, order: int) -> None:
+        table = pd.read_csv(tiny.root / "test.csv")
+        sirnas = ["sirna_7", "sirna_30", "sirna_2", "sirna_100", "sirna_11", "sirna_9"][::order]
+        table.assign(sirna=sirnas).to_csv(tiny.root / "test.csv", index=False)
 
-        return change
-
-    one, two = (packed(tmp_path / str(order), LAST, with_sirnas(order)) for order in (1, -1))
+    one, two = (packed(tmp_path / str(order), LAST, partial(with_sirnas, order=order)) for order in (1, -1))
     assert one.training.digest() == two.training.digest()
-    assert all(
-        well.sirna is None
-        for p in one.training.plates
-        if not p.labelled
-        for well in p.wells
-        if well.well_type == "treatment"
-    )
+    hidden = [well for plate in one.training.plates if not plate.labelled for well in plate.wells]
+    assert {well.sirna for well in hidden if well.well_type == "treatment"} == {None}
 
 
 def permute_held_out_labels(tiny: TinyScreen) -> None:
     """Within each plate, so that the plate design stays intact."""
-    path = tiny.root / "train.csv"
-    rows = [row.split(",") for row in path.read_text().splitlines()]
+    table = pd.read_csv(tiny.root / "train.csv")
     for plate in PLATES:
-        own = [row for row in rows if row[1:3] == [HELD_OUT, str(plate)]]
-        assert len(own) == len(TREATED_WELLS)
-        for row, sirna in zip(own, [row[4] for row in own[1:] + own[:1]], strict=True):
-            row[4] = sirna
-    path.write_text("".join(",".join(row) + "\n" for row in rows))
+        own = (table["experiment"] == HELD_OUT) & (table["plate"] == plate)
+        assert own.sum() == len(TREATED_WELLS)
+        table.loc[own, "sirna"] = np.roll(table.loc[own, "sirna"], 1)
+    table.to_csv(tiny.root / "train.csv", index=False)
 
 
 def replace_held_out_images(tiny: TinyScreen) -> None:

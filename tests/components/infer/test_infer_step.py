@@ -19,9 +19,8 @@ from components.core.storage.runs import finished_folds
 from components.finetune.step import main as finetune
 from components.infer.step import main as infer
 from tests.components.core.learning.tiny_networks import RUN
-from tests.components.pretrain.training_run import BACKBONES, TrainingRun, files
+from tests.components.pretrain.training_run import BACKBONES, TrainingRun, files, normalized
 from tests.seaweedfs import BUCKET, S3Server
-from tests.tiny_screen import TinyScreen
 
 WITHOUT = RUN.model_copy(update={"mean_teacher": RUN.mean_teacher.model_copy(update={"pseudo_labels": "none"})})
 SETTINGS = RUN.section(InferSettings)
@@ -38,10 +37,7 @@ def store(s3_server: S3Server) -> Iterator[ObjectStore]:
 @pytest.fixture(scope="module")
 def pretrained(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
     """Fold 0, pretrained."""
-    folder = tmp_path_factory.mktemp("pretrained")
-    TinyScreen(folder / "screen")
-    run = TrainingRun(folder / "run", store.prefix)
-    run.normalize(folder / "screen", run="tiny-1")
+    run = normalized(tmp_path_factory.mktemp("pretrained"), store.prefix, run="tiny-1")
     for backbone in BACKBONES:
         run.pretrain(backbone)
     return run
@@ -117,18 +113,20 @@ def test_finetuned_pairs_predict_without_pseudo_labels(run, tmp_path):
 def test_rejects_weights_that_do_not_match(run, tmp_path):
     bases = [run.base(name) for name in BACKBONES]
     run.finetune()
-    with pytest.raises(InputError, match=r"pretrained-small: finetune's output holds all backbones; give it alone"):
-        predict(run, [run.finetuned, bases[0]], tmp_path / "out")
-    with pytest.raises(InputError, match=r"finetuned: not one backbone's weights"):
-        predict(run, [bases[0], run.finetuned], tmp_path / "out")
-    with pytest.raises(InputError, match=r"pretrained backbones \['small'\] do not match"):
-        predict(run, bases[:1], tmp_path / "out")
-    run.fold = 1
-    with pytest.raises(InputError, match=r"pretrained-small: weights of fold 0, expected fold 1"):
-        predict(run, bases, tmp_path / "out")
-    run.fold, run.cell_type = 0, "RPE"
-    with pytest.raises(InputError, match=r"finetuned: weights of fold 0 and HUVEC, expected fold 0 and RPE"):
-        predict(run, [run.finetuned], tmp_path / "out")
-    with pytest.raises(InputError, match=r"meta\.json: cannot be read; give an output folder of pretrain or finetune"):
-        predict(run, [tmp_path], tmp_path / "out")
+    for given, fold, cell_type, message in (
+        (
+            [run.finetuned, bases[0]],
+            0,
+            "HUVEC",
+            r"pretrained-small: finetune's output holds all backbones; give it alone",
+        ),
+        ([bases[0], run.finetuned], 0, "HUVEC", "finetuned: not one backbone's weights"),
+        (bases[:1], 0, "HUVEC", r"pretrained backbones \['small'\] do not match"),
+        (bases, 1, "HUVEC", "pretrained-small: weights of fold 0, expected fold 1"),
+        ([run.finetuned], 0, "RPE", "finetuned: weights of fold 0 and HUVEC, expected fold 0 and RPE"),
+        ([tmp_path], 0, "RPE", r"meta\.json: cannot be read; give an output folder of pretrain or finetune"),
+    ):
+        run.fold, run.cell_type = fold, cell_type
+        with pytest.raises(InputError, match=message):
+            predict(run, given, tmp_path / "out")
     assert not (tmp_path / "out" / "logits").exists()

@@ -1,11 +1,10 @@
 """normalize, pretrain, finetune and pseudo_label as the pipeline calls them, with a real store."""
 
-import csv
 import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -17,8 +16,8 @@ from components.core.storage.garbage import find_garbage, list_groups, needed_by
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import finished_folds, read_runs
-from tests.components.pretrain.training_run import BACKBONES, TrainingRun, epochs_trained, files, weights
-from tests.tiny_screen import PLATES, TREATED_WELLS, TREATMENTS, TinyScreen
+from tests.components.pretrain.training_run import BACKBONES, TrainingRun, epochs_trained, files, normalized
+from tests.tiny_screen import PLATES, TREATED_WELLS, TREATMENTS
 
 
 def ids(experiment: str) -> tuple[str, ...]:
@@ -29,10 +28,7 @@ def ids(experiment: str) -> tuple[str, ...]:
 def run(tmp_path: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> TrainingRun:
     """A normalised screen without training; events go to events.jsonl in the test's folder."""
     monkeypatch.setenv(EVENTS_VARIABLE, str(tmp_path / "events.jsonl"))
-    TinyScreen(tmp_path / "screen")
-    run = TrainingRun(tmp_path / "run", store.prefix)
-    run.normalize(tmp_path / "screen", run="tiny-1")
-    return run
+    return normalized(tmp_path, store.prefix, run="tiny-1")
 
 
 def test_trains_from_plates_to_logits_and_reuses_finished_outputs(run: TrainingRun, tmp_path: Path, store: ObjectStore):
@@ -75,12 +71,10 @@ def test_trains_from_plates_to_logits_and_reuses_finished_outputs(run: TrainingR
         assert table.schema.metadata[b"cellsignal.weights"] == b"student"
         assert table.num_rows == 3 * len(PLATES) * (len(TREATED_WELLS) + 2), "controls as well"
 
-    with (run.weights / "pseudo_labels.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert {row["id_code"] for row in rows} == {*ids("HUVEC-01"), *ids("HUVEC-03")}
-    assert len(rows) == 12
-    assert {row["sirna"] for row in rows} <= {*TREATMENTS[1], *TREATMENTS[2]}
-    assert all(0.0 < float(row["confidence"]) <= 1.0 for row in rows)
+    rows = pd.read_csv(run.weights / "pseudo_labels.csv")
+    assert sorted(rows["id_code"]) == sorted([*ids("HUVEC-01"), *ids("HUVEC-03")])
+    assert set(rows["sirna"]) <= {*TREATMENTS[1], *TREATMENTS[2]}
+    assert rows["confidence"].between(0, 1, inclusive="right").all()
 
     # The same inputs again are fetched, also to other paths: no epoch is trained, and every byte is the same.
     made = {key.removesuffix("/done.json") for key in store.list("finished/") if key.endswith("/done.json")}
@@ -98,33 +92,6 @@ def test_trains_from_plates_to_logits_and_reuses_finished_outputs(run: TrainingR
         assert [len(each.tasks), len(each.record.plates)] == [4, 8]
     assert find_garbage(list_groups(store), needed_by(recorded), datetime.now(UTC)) == []
 
-    # The same work done again from the same seed, instead of fetched, gives the same bits.
-    store.delete_prefix("finished")
-    again = TrainingRun(tmp_path / "again", store.prefix)
-    again.normalize(tmp_path / "screen")
-    again.train()
-    assert epochs_trained(events) == 2 * trained
-    assert weights(again.weights) == weights(run.weights)
-    assert files(again.embeddings) == files(run.embeddings)
-    assert (again.weights / "pseudo_labels.csv").read_bytes() == (run.weights / "pseudo_labels.csv").read_bytes()
-    for role, wells in read_logits(again.logits).wells.items():
-        assert np.array_equal(wells.logits_WK, logits.wells[role].logits_WK)
-
-
-def test_rejects_weights_of_another_fold_or_cell_type(run: TrainingRun):
-    """They may have learned the labels that this fold validates on."""
-    for backbone in BACKBONES:
-        run.pretrain(backbone)
-    run.finetune()
-    for fold, cell_type in ((1, "HUVEC"), (0, "RPE")):
-        run.fold, run.cell_type = fold, cell_type
-        with pytest.raises(
-            InputError, match=rf"finetuned: weights of fold 0 and HUVEC, expected fold {fold} and {cell_type}"
-        ):
-            run.pseudo_label()
-    assert not run.weights.exists()
-    assert not run.logits.exists()
-
 
 def test_a_fold_without_validation_wells_of_a_cell_type_still_predicts(run: TrainingRun):
     run.fold, run.cell_type = 1, "RPE"
@@ -135,22 +102,29 @@ def test_a_fold_without_validation_wells_of_a_cell_type_still_predicts(run: Trai
     assert (run.weights / "pseudo_labels.csv").read_text().split() == ["id_code,sirna,confidence"]
 
 
-def test_a_further_round_trains_on_the_predictions_of_an_earlier_run(
+def test_a_further_round_trains_on_an_earlier_runs_predictions_and_on_no_weights_of_another_fold(
     run: TrainingRun, tmp_path: Path, store: ObjectStore
 ):
     for backbone in BACKBONES:
         run.pretrain(backbone)
     run.finetune()
+    # Weights of another fold or cell type may have learned the labels that this fold validates on.
+    for fold, cell_type in ((1, "HUVEC"), (0, "RPE")):
+        run.fold, run.cell_type = fold, cell_type
+        message = f"finetuned: weights of fold 0 and HUVEC, expected fold {fold} and {cell_type}"
+        with pytest.raises(InputError, match=message):
+            run.pseudo_label()
+    assert not run.weights.exists()
+    assert not run.logits.exists()
+    run.fold, run.cell_type = 0, "HUVEC"
     labels_of = dict(zip(ids("HUVEC-03"), [*TREATMENTS[2], *TREATMENTS[1]], strict=True))
     table = tmp_path / "predictions.csv"
     rows = [f"{id_code},{sirna},{0.9 - 0.1 * k:.1f}" for k, (id_code, sirna) in enumerate(labels_of.items())]
     table.write_text("\n".join(["id_code,sirna,confidence", *rows]) + "\n")
-    settings = json.loads(run.mean_teacher_json)
-    settings["mean_teacher"]["fused_labels"] = str(table)
-    run.mean_teacher_json = json.dumps(settings)
+    run.change(mean_teacher={"fused_labels": str(table)})
     run.pseudo_label()
-    with (run.weights / "pseudo_labels.csv").open(newline="") as file:
-        labels = {row["id_code"]: row for row in csv.DictReader(file)}
-    assert {id_code: labels[id_code]["sirna"] for id_code in labels_of} == labels_of
-    assert [float(labels[id_code]["confidence"]) for id_code in labels_of] == [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
-    assert set(labels) - set(labels_of) == set(ids("HUVEC-01")), "validation wells keep their own"
+    labels = pd.read_csv(run.weights / "pseudo_labels.csv", index_col="id_code")
+    given = labels.loc[list(labels_of)]
+    assert given["sirna"].to_dict() == labels_of
+    assert given["confidence"].tolist() == [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
+    assert set(labels.index) - set(labels_of) == set(ids("HUVEC-01")), "validation wells keep their own"
