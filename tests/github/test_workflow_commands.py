@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -27,6 +28,7 @@ SETTINGS = {
     "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/cellsignal",
     "AWS_REGION": "eu-central-1",
 }
+GITHUB = {"GITHUB_REPOSITORY": "Lab/cellsignal", "GITHUB_REPOSITORY_OWNER": "Lab", "GITHUB_SHA": COMMIT}
 WITHOUT_TOKEN = dict.fromkeys(("KFP_AUDIENCE", "KFP_TOKEN", "DRY_RUN", "ALLOW_NO_HOLDOUT"), "")
 WITHOUT_TOKEN |= {"TIMEOUT": "4", "IMAGES": "i.json"}
 
@@ -40,21 +42,16 @@ with open({log!r}, "a") as log:
 
 @dataclass(frozen=True)
 class Ran:
-    """What a script did.
-
-    Attributes:
-        code: its exit code.
-        out: what it printed.
-        calls: arguments of the stand-ins, in order.
-        outputs: the step's outputs.
-        summary: the job's summary.
-    """
+    """What a script printed, the arguments of the stand-ins in order, the step's outputs and the job's summary."""
 
     code: int
     out: str
     calls: list[list[str]]
     outputs: dict[str, str]
     summary: str
+
+    def cellsignal(self) -> list[list[str]]:
+        return [call[1:] for call in self.calls if call[0] == "cellsignal"]
 
 
 class Machine:
@@ -74,16 +71,9 @@ class Machine:
 
     def run(self, script: str, environment: Mapping[str, str]) -> Ran:
         """Runs a script as GitHub does."""
-        given = {
-            "PATH": f"{self.bin}:{os.environ['PATH']}",
-            "GITHUB_OUTPUT": str(self.folder / "outputs"),
-            "GITHUB_STEP_SUMMARY": str(self.folder / "summary.md"),
-            "GITHUB_REPOSITORY": "Lab/cellsignal",
-            "GITHUB_REPOSITORY_OWNER": "Lab",
-            "GITHUB_SHA": COMMIT,
-            "RUNNER_TEMP": str(self.folder),
-            **environment,
-        }
+        files = {"GITHUB_OUTPUT": f"{self.folder}/outputs", "GITHUB_STEP_SUMMARY": f"{self.folder}/summary.md"}
+        given = {**GITHUB, **files, "PATH": f"{self.bin}:{os.environ['PATH']}", "RUNNER_TEMP": str(self.folder)}
+        given |= environment
         (self.folder / "script").write_text(script)
         for name in ("calls", "outputs", "summary.md"):
             (self.folder / name).write_text("")
@@ -105,11 +95,15 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
+def step(workflow: str, name: str) -> dict[str, Any]:
+    """A step of images.yml or retrain.yml, whose only job has the workflow's name."""
+    return job(f"{workflow}.yml", workflow).step(name)
+
+
 def retraining(machine: Machine, exits: int = 0, does: str = "", **environment: str) -> Ran:
     """Runs the step `Retrain` with a stand-in that exits with `exits`."""
     machine.stand_in("../.venv/bin/cellsignal", f"{does}\nsys.exit({exits})")
-    script = job("retrain.yml", "retrain").step("Retrain")["run"]
-    return machine.run(script, {**SETTINGS, **WITHOUT_TOKEN, **environment})
+    return machine.run(step("retrain", "Retrain")["run"], {**SETTINGS, **WITHOUT_TOKEN, **environment})
 
 
 def check_parses(arguments: list[str]) -> None:
@@ -124,42 +118,32 @@ def check_parses(arguments: list[str]) -> None:
         )
 
 
-def cellsignal_calls(ran: Ran) -> list[list[str]]:
-    return [call[1:] for call in ran.calls if call[0] == "cellsignal"]
-
-
 def test_images_are_built_and_pushed_by_existing_commands(machine: Machine):
-    images = job("images.yml", "images")
     machine.stand_in("python")
     machine.stand_in("git", "print('0123456789ab')")
     machine.stand_in("cellsignal")
-    built = machine.run(images.step("Build")["run"], {})
+    built = machine.run(step("images", "Build")["run"], {})
     assert built.code == 0, built.out
-    assert cellsignal_calls(built) == [["images", "build"]]
+    assert built.cellsignal() == [["images", "build"]]
     assert built.outputs == {"tag": "0123456789ab"}
     digest = f"sha256:{'a' * 64}"
-    references = {target: f"ghcr.io/lab/cellsignal-{target}@{digest}" for target in ("cpu", "gpu")}
-    record = ImageRecord(
-        schema=1, version=VERSION, commit=COMMIT[:12],
-        images={target: Image(reference=reference, tag=COMMIT[:12]) for target, reference in references.items()},  # type: ignore[misc]
-    )  # fmt: skip
+    names = {target: f"ghcr.io/lab/cellsignal-{target}" for target in ("cpu", "gpu")}
+    images = {target: Image(reference=f"{name}@{digest}", tag=COMMIT[:12]) for target, name in names.items()}
+    record = ImageRecord(schema=1, version=VERSION, commit=COMMIT[:12], images=images)  # type: ignore[arg-type]
     write_images(record, machine.folder / "images.json")
-    pushed = machine.run(images.step("Push")["run"], {})
+    pushed = machine.run(step("images", "Push")["run"], {})
     assert pushed.code == 0, pushed.out
-    assert cellsignal_calls(pushed) == [["images", "push", "--registry", "ghcr.io/lab", "--record", "images.json"]]
-    assert pushed.outputs == {
-        f"{target}-{part}": value
-        for target in references
-        for part, value in (("name", f"ghcr.io/lab/cellsignal-{target}"), ("digest", digest))
-    }
-    for call in cellsignal_calls(built) + cellsignal_calls(pushed):
+    assert pushed.cellsignal() == [["images", "push", "--registry", "ghcr.io/lab", "--record", "images.json"]]
+    digests = {f"{target}-digest": digest for target in names}
+    assert pushed.outputs == {f"{target}-name": name for target, name in names.items()} | digests
+    for call in built.cellsignal() + pushed.cellsignal():
         check_parses(call)
 
 
 @pytest.mark.parametrize("found", ["", "77"])
 def test_a_commit_with_images_is_not_built_again(machine: Machine, found: str):
     machine.stand_in("gh", f"if sys.argv[2] == 'list': print({found!r})")
-    ran = machine.run(job("images.yml", "images").step("Images that were pushed of this commit")["run"], {})
+    ran = machine.run(step("images", "Images that were pushed of this commit")["run"], {})
     assert ran.code == 0, ran.out
     assert ran.outputs == ({"record": "images.json"} if found else {})
     assert COMMIT in ran.calls[0]
@@ -168,7 +152,7 @@ def test_a_commit_with_images_is_not_built_again(machine: Machine, found: str):
 
 @pytest.mark.parametrize("missing", SETTINGS)
 def test_a_missing_setting_is_one_line(machine: Machine, missing: str):
-    script = job("retrain.yml", "retrain").step("Settings")["run"]
+    script = step("retrain", "Settings")["run"]
     assert machine.run(script, SETTINGS).code == 0
     ran = machine.run(script, {**SETTINGS, missing: ""})
     assert ran.code == 2
@@ -185,7 +169,7 @@ def test_nothing_starts_automatically_without_settings():
 
 def test_the_newest_images_of_main_are_used(machine: Machine):
     machine.stand_in("gh", f"if sys.argv[2] == 'list': print('77 {COMMIT}')")
-    ran = machine.run(job("retrain.yml", "retrain").step("Images")["run"], {})
+    ran = machine.run(step("retrain", "Images")["run"], {})
     assert ran.code == 0, ran.out
     folder = machine.folder / "images-77"
     assert ran.outputs == {"commit": COMMIT, "record": str(folder / "images.json")}
@@ -201,7 +185,7 @@ def test_the_newest_images_of_main_are_used(machine: Machine):
 )
 def test_missing_images_are_one_line(machine: Machine, does: str, message: str):
     machine.stand_in("gh", does)
-    ran = machine.run(job("retrain.yml", "retrain").step("Images")["run"], {})
+    ran = machine.run(step("retrain", "Images")["run"], {})
     assert ran.code == 2
     assert message in ran.out
     assert "start" in ran.out
@@ -211,7 +195,7 @@ def test_missing_images_are_one_line(machine: Machine, does: str, message: str):
 def test_settings_reach_the_command_unchanged(machine: Machine):
     ran = retraining(machine)
     assert ran.code == 0, ran.out
-    (arguments,) = cellsignal_calls(ran)
+    (arguments,) = ran.cellsignal()
     assert arguments == [
         "retrain", "--config", SETTINGS["CELLSIGNAL_CONFIG"], "--screen", SETTINGS["CELLSIGNAL_SCREEN"],
         "--endpoint", SETTINGS["KF_PIPELINES_ENDPOINT"], "--images", "i.json", "--timeout", "4",
@@ -222,7 +206,7 @@ def test_settings_reach_the_command_unchanged(machine: Machine):
         ({"DRY_RUN": "true"}, ["--dry-run"]),
         ({"ALLOW_NO_HOLDOUT": "true", "DRY_RUN": "false"}, ["--allow-no-holdout"]),
     ):
-        (changed,) = cellsignal_calls(retraining(machine, **inputs))
+        (changed,) = retraining(machine, **inputs).cellsignal()
         assert changed == [*arguments, *options]
 
 
@@ -239,12 +223,9 @@ def test_exit_codes_decide_whether_a_job_fails(machine: Machine, exits: int, end
 
 def test_following_ends_before_github_ends_the_job():
     retrain = job("retrain.yml", "retrain").content
-    hours = float(job("retrain.yml", "retrain").step("Retrain")["env"]["TIMEOUT"])
-    (session,) = (
-        step["with"]["role-duration-seconds"]
-        for step in retrain["steps"]
-        if "role-duration-seconds" in step.get("with", {})
-    )
+    hours = float(step("retrain", "Retrain")["env"]["TIMEOUT"])
+    duration = "role-duration-seconds"
+    (session,) = (each["with"][duration] for each in retrain["steps"] if duration in each.get("with", {}))
     assert hours * 60 + 60 <= retrain["timeout-minutes"] < 6 * 60
     assert session >= retrain["timeout-minutes"] * 60
 
@@ -279,4 +260,4 @@ def test_a_refused_token_fails_the_job_before_anything_starts(machine: Machine):
     request = {"ACTIONS_ID_TOKEN_REQUEST_TOKEN": "s", "ACTIONS_ID_TOKEN_REQUEST_URL": "https://t.example.org/?a=b"}
     ran = retraining(machine, KFP_AUDIENCE="kubeflow", **request)
     assert ran.code != 0
-    assert cellsignal_calls(ran) == []
+    assert ran.cellsignal() == []

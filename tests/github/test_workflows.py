@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -20,6 +21,10 @@ SCRIPTS = dict(scripts())
 
 every_job = pytest.mark.parametrize("each", JOBS.values(), ids=JOBS.keys())
 every_file = pytest.mark.parametrize("file", FILES, ids=[file.name for file in FILES])
+
+
+def steps_of(file: Path) -> list[dict[str, Any]]:
+    return [step for each in jobs() if each.workflow == file.name for step in each.content["steps"]]
 
 
 def of_schema(name: str, content: object) -> list[str]:
@@ -55,21 +60,9 @@ def test_zizmor_finds_nothing():
 @every_file
 def test_actions_are_pinned_to_a_commit_with_a_version(file: Path):
     lines = [line for line in file.read_text().splitlines() if re.match(r"\s*(- )?uses:", line)]
-    used = [
-        step["uses"]
-        for each in jobs()
-        if each.workflow == file.name
-        for step in each.content["steps"]
-        if "uses" in step
-    ]
-    assert len(lines) == len(used) > 0
+    assert len(lines) == sum("uses" in step for step in steps_of(file)) > 0
     for line in lines:
         assert re.fullmatch(r"\s*(- )?uses: [\w.-]+(/[\w.-]+)+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
-
-
-@every_file
-def test_workflows_have_read_access_only(file: Path):
-    assert load(file)["permissions"] == {"contents": "read"}
 
 
 @every_job
@@ -89,6 +82,7 @@ def test_write_permissions_are_used_by_a_step(each: Job):
 @every_job
 def test_jobs_have_a_timeout_and_keep_no_token(each: Job):
     assert isinstance(each.content["timeout-minutes"], int)
+    assert not re.search(r"secrets\.|github\.token", json.dumps(each.content.get("env", {}))), "steps alone get them"
     for step in each.content["steps"]:
         if step.get("uses", "").startswith("actions/checkout@"):
             assert step["with"]["persist-credentials"] is False
@@ -104,11 +98,10 @@ def test_jobs_of_one_kind_are_serialised(each: Job):
 
 
 @every_file
-def test_scripts_stop_at_the_first_failure(file: Path):
+def test_workflows_have_read_access_only_and_scripts_stop_at_the_first_failure(file: Path):
+    assert load(file)["permissions"] == {"contents": "read"}
     assert load(file)["defaults"]["run"]["shell"] == " ".join([*SHELL, "{0}"])
-    assert not [
-        step for each in jobs() if each.workflow == file.name for step in each.content["steps"] if "shell" in step
-    ]
+    assert not any("shell" in step for step in steps_of(file))
 
 
 @pytest.mark.parametrize("where", SCRIPTS)
@@ -124,12 +117,6 @@ def test_no_secret_is_an_argument(where: str):
     for line in SCRIPTS[where].replace("\\\n", " ").splitlines():
         if re.search(r"\$\{?\w*(TOKEN|SECRET|PASSWORD|COOKIE)\b", line):
             assert line.split()[0] in ("printf", "unset", "export"), line
-
-
-@every_job
-def test_secrets_reach_single_steps_only(each: Job):
-    assert "secrets." not in json.dumps(each.content.get("env", {}))
-    assert "github.token" not in json.dumps(each.content.get("env", {}))
 
 
 def test_ci_run_and_the_workflow_run_the_same_commands():
@@ -150,10 +137,8 @@ def test_nothing_is_pushed_before_it_is_scanned():
     steps = job("images.yml", "images").content["steps"]
     order = [step.get("uses", "").partition("@")[0] or step.get("name") for step in steps]
     scans = [number for number, name in enumerate(order) if name == "anchore/scan-action"]
-    assert [steps[number]["with"]["image"].partition(":")[0] for number in scans] == [
-        "cellsignal-cpu",
-        "cellsignal-gpu",
-    ]
+    images = [steps[number]["with"]["image"].partition(":")[0] for number in scans]
+    assert images == ["cellsignal-cpu", "cellsignal-gpu"]
     for number in scans:
         assert {**steps[number]["with"], "image": "", "output-file": ""} == {
             "image": "", "output-file": "", "output-format": "sarif",

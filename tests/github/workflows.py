@@ -17,13 +17,7 @@ SHELL = ["bash", "-euo", "pipefail"]
 
 @dataclass(frozen=True)
 class Job:
-    """One job.
-
-    Attributes:
-        workflow: name of the file.
-        name: of the job.
-        content: of the job.
-    """
+    """One job: the name of its file, its own, and its content."""
 
     workflow: str
     name: str

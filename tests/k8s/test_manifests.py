@@ -90,11 +90,8 @@ def test_names_are_those_of_the_configuration(overlay: str):
     for account in (CLUSTER.service_account, ACCOUNT):
         one(objects, "ServiceAccount", account)
     reference = yaml.safe_load(launcher(overlay)["providers"])["s3"]["default"]["credentials"]["secretRef"]
-    assert reference == {
-        "secretName": CLUSTER.store_secret,
-        "accessKeyKey": "AWS_ACCESS_KEY_ID",
-        "secretKeyKey": "AWS_SECRET_ACCESS_KEY",
-    }
+    keys = {"accessKeyKey": "AWS_ACCESS_KEY_ID", "secretKeyKey": "AWS_SECRET_ACCESS_KEY"}
+    assert reference == {"secretName": CLUSTER.store_secret, **keys}
     root = launcher(overlay).get("defaultPipelineRoot")
     assert root is None if overlay == SINGLE_USER else root.startswith(f"s3://{CLUSTER_BUCKET}/")
 
@@ -124,10 +121,8 @@ def test_no_manifest_contains_a_secret_and_all_refer_to_the_users(which: str):
     for document in documents(which):
         assert document["kind"] != "Secret"
         for pod in pods(document):
-            for container in pod["containers"]:
-                for variable in container["env"]:
-                    if "KEY" in variable["name"]:
-                        assert variable["valueFrom"]["secretKeyRef"]["name"] == CLUSTER.store_secret
+            keys = [v for container in pod["containers"] for v in container["env"] if "KEY" in v["name"]]
+            assert all(key["valueFrom"]["secretKeyRef"]["name"] == CLUSTER.store_secret for key in keys)
             accounts = {d["metadata"]["name"] for d in built("base") if d["kind"] == "ServiceAccount"}
             assert pod.get("serviceAccountName", ACCOUNT) in accounts
 
@@ -158,10 +153,8 @@ def test_the_queue_covers_gpus(overlay: str):
     kueue = [d for d in objects if d["apiVersion"] == KUEUE]
     assert [d["kind"] for d in kueue] == ["ClusterQueue", "LocalQueue", "ResourceFlavor"]
     cluster_queue, local, flavor = kueue
-    assert (local["metadata"]["name"], local["spec"]) == (
-        CLUSTER.queue,
-        {"clusterQueue": cluster_queue["metadata"]["name"]},
-    )
+    assert local["metadata"]["name"] == CLUSTER.queue
+    assert local["spec"] == {"clusterQueue": cluster_queue["metadata"]["name"]}
     namespace = "kubeflow" if overlay == SINGLE_USER else CLUSTER.namespace
     assert local["metadata"]["namespace"] == namespace
     assert not {"namespace"} & (cluster_queue["metadata"].keys() | flavor["metadata"].keys()), "of the cluster"
@@ -181,9 +174,7 @@ def test_the_queue_covers_gpus(overlay: str):
 def test_the_development_overlay_needs_neither_kueue_nor_gpus_nor_another_store():
     objects = built("overlays/dev")
     assert not [d for d in objects if d["apiVersion"] == KUEUE]
-    endpoint = yaml.safe_load(one(objects, "ConfigMap", "kfp-launcher")["data"]["providers"])["s3"]["default"][
-        "endpoint"
-    ]
+    endpoint = yaml.safe_load(launcher("overlays/dev")["providers"])["s3"]["default"]["endpoint"]
     service = one(objects, "Service", "seaweedfs")
     assert endpoint == f"seaweedfs.{CLUSTER.namespace}.svc:{service['spec']['ports'][0]['port']}"
     server = one(objects, "StatefulSet", "seaweedfs")

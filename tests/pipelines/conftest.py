@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.components.core.registry.finished_run import model, published, template
 from tests.pipelines.images.registry_server import serve_registry
 from tests.pipelines.tiny_run import CONFIG, Cellsignal, only_huvec
 from tests.tiny_screen import TinyScreen
+
+__all__ = ["model", "published", "template"]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,7 +13,7 @@ from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.storage.object_store import ObjectStore
 from pipelines.checks import check_input, local_files
-from tests.pipelines.tiny_run import CONFIG, truth_of, write_truth
+from tests.pipelines.tiny_run import CONFIG, only_huvec, truth_of, write_truth
 from tests.tiny_screen import TinyScreen
 
 
@@ -39,14 +39,9 @@ def test_a_screen_in_a_bucket_is_checked_like_one_in_a_folder(
     check_input(config, tables.root.as_uri(), None)
     tables.edit("train.csv", "HUVEC-01_1_B03,HUVEC-01,1", "HUVEC-01_1_B03,HUVEC-01,one")
     store.put("screen/train.csv", (tables.root / "train.csv").read_bytes())
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=rf"^{address}/train\.csv line 2 \(HUVEC-01_1_B03\): field plate is 'one'"):
         check_input(config, address, None)
-    assert str(caught.value) == (
-        f"{address}/train.csv line 2 (HUVEC-01_1_B03): field plate is 'one'; expected a whole number from 1"
-    )
-    with pytest.raises(
-        InputError, match=r"screens: holds no file; give the address of the folder that holds train\.csv"
-    ):
+    with pytest.raises(InputError, match=r"screens: holds no file; give the address of the folder"):
         check_input(config, f"{address}s", None)
 
 
@@ -54,9 +49,7 @@ def test_a_screen_in_a_bucket_needs_credentials(config: RunConfig, monkeypatch: 
     monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
     with pytest.raises(InputError, match=r"^--screen s3://lab/screen: object store: AWS_ACCESS_KEY_ID is not set"):
         check_input(config, "s3://lab/screen", None)
-    with pytest.raises(
-        InputError, match=r"^--screen ftp://lab/screen: ftp://lab/screen: a screen is a directory or at"
-    ):
+    with pytest.raises(InputError, match=r"^--screen ftp://lab/screen: ftp://lab/screen: a screen is a directory or"):
         check_input(config, "ftp://lab/screen", None)
 
 
@@ -65,7 +58,6 @@ TRUTH = {
     "another encoding": ("id_code,sirna\nHUVEC-03_1_B03,7\n", r"sirna is '7'; .* use the encoding of train\.csv"),
     "control siRNA": ("id_code,sirna\nHUVEC-03_1_B03,sirna_5\n", "sirna is 'sirna_5'; it is not a treatment"),
     "empty siRNA": ("id_code,sirna\nHUVEC-03_1_B03,\n", "line 2"),
-    "short row": ("id_code,sirna\nHUVEC-03_1_B03\n", "line 2"),
     "labelled well": ("id_code,sirna\nHUVEC-01_1_B03,sirna_7\n", "'HUVEC-01_1_B03'; it is not a treatment well of an"),
     "control well": ("id_code,sirna\nHUVEC-03_1_B02,sirna_7\n", "id_code is 'HUVEC-03_1_B02'; it is not"),
     "well twice": ("id_code,sirna\n" + 2 * "HUVEC-03_1_B03,sirna_7\n", r"line 3 \(HUVEC-03_1_B03\): .* appears twice"),
@@ -87,41 +79,36 @@ def test_a_mistake_in_the_truth_is_found_before_training(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "address", ["{}.pt", "{}.safetensors", "file://{}.pt", "s3://bucket/w.pt", "minio://bucket/w.pt"]
-)
-def test_initial_weights_that_are_there_or_in_a_store_pass(tables: TinyScreen, tmp_path: Path, address: str):
+def test_initial_weights_that_are_there_or_in_a_store_pass(tables: TinyScreen, tmp_path: Path):
     (tmp_path / "w.pt").write_bytes(b"PK\x03\x04")
     save_file({"w": np.zeros(3)}, tmp_path / "w.safetensors")
-    check_input(started_from(tmp_path, address.format(tmp_path / "w")), str(tables.root), None)
+    for address in ("{}.pt", "{}.safetensors", "file://{}.pt", "s3://bucket/w.pt", "minio://bucket/w.pt"):
+        check_input(started_from(tmp_path, address.format(tmp_path / "w")), str(tables.root), None)
 
 
-@pytest.mark.parametrize(
-    ("address", "message"),
-    [
-        ("{}/none.pt", r"there is no file /.*/none\.pt; correct the path, or leave it out to start at random"),
-        ("file://{}/none.pt", "there is no file file:///"),
-        ("{}", "there is no file"),
-        ("https://example.org/w.pt", "https://example.org/w.pt is neither a file nor an s3:// address"),
-    ],
-)
-def test_missing_initial_weights_are_found_before_anything_starts(
-    tables: TinyScreen, tmp_path: Path, address: str, message: str
-):
-    config = started_from(tmp_path, address.format(tmp_path))
+EMPTY = ("w.yaml", "zip.safetensors", "empty.safetensors", "empty.pt")
+NO_WEIGHTS = [
+    ("none.pt", r"there is no file /.*/none\.pt; correct the path, or leave it out to start at random"),
+    ("file://{}/none.pt", "there is no file file:///"),
+    ("", "there is no file"),
+    ("https://example.org/w.pt", "https://example.org/w.pt is neither a file nor an s3:// address"),
+    *(
+        (name, rf".*{name} holds no weights; give a file of")
+        for name in ("w.yaml", "zip.safetensors", "empty.safetensors", "empty.pt")
+    ),
+]
+
+
+@pytest.mark.parametrize(("address", "message"), NO_WEIGHTS)
+def test_rejects_weights_that_are_missing_or_none(tables: TinyScreen, tmp_path: Path, address: str, message: str):
+    (tmp_path / "w.yaml").write_text("name: tiny")
+    (tmp_path / "zip.safetensors").write_bytes(b"PK\x03\x04")
+    for name in ("empty.safetensors", "empty.pt"):
+        (tmp_path / name).touch()
+    config = started_from(tmp_path, address.format(tmp_path) if "://" in address else str(tmp_path / address))
     for screen in (None, str(tables.root)):
         with pytest.raises(InputError, match=r"^backbones\[0\]\.weights: " + message):
             check_input(config, screen, None)
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [("w.yaml", b"name: tiny"), ("w.safetensors", b"PK\x03\x04"), ("w.safetensors", b""), ("w.pt", b"")],
-)
-def test_initial_weights_that_are_none_are_found_too(tables: TinyScreen, tmp_path: Path, name: str, content: bytes):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=rf"^backbones\[0\]\.weights: .*{name} holds no weights; give a file of"):
-        check_input(started_from(tmp_path, str(tmp_path / name)), str(tables.root), None)
 
 
 def started_from(folder: Path, weights: str) -> RunConfig:
@@ -140,34 +127,37 @@ def test_a_truth_that_cannot_be_read(config: RunConfig, tables: TinyScreen, tmp_
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("change", "message"),
     [
-        (["folds.known={HUVEC-01: 0, HUVEC-02: 0}"], r"folds\.known leaves fold 1 without experiments"),
-        (["screen.cell_types=[HUVEC, U2OS]"], r"screen\.cell_types: U2OS has no labelled experiment"),
-        (["screen.cell_types=[HUVEC, RPE]"], r"validates on all labelled experiments of RPE \(RPE-01\)"),
+        ("folds.known={HUVEC-01: 0, HUVEC-02: 0}", r"folds\.known leaves fold 1 without experiments"),
+        ("screen.cell_types=[HUVEC, U2OS]", r"screen\.cell_types: U2OS has no labelled experiment"),
+        ("screen.cell_types=[HUVEC, RPE]", r"validates on all labelled experiments of RPE \(RPE-01\)"),
     ],
 )
-def test_a_screen_that_the_configuration_does_not_fit(
-    config_file: Path, tables: TinyScreen, tmp_path: Path, changes: list[str], message: str
-):
-    screen = TinyScreen(tmp_path / "both", imaged=()) if "RPE" in changes[0] else tables
+def test_a_screen_that_the_configuration_does_not_fit(config_file: Path, tmp_path: Path, change: str, message: str):
+    screen = TinyScreen(tmp_path / "screen", imaged=())
+    if "RPE" not in change:
+        only_huvec(screen)
     with pytest.raises(InputError, match=message):
-        check_input(RunConfig.load(str(config_file), changes), str(screen.root), None)
+        check_input(RunConfig.load(str(config_file), [change]), str(screen.root), None)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("change", "message"),
     [
-        (["folds.count=16"], r"folds\.count is 16, but the screen has 13 labelled experiments that are not held out"),
-        (["screen.holdout_experiments=[HUVEC-09]"], "HUVEC-09 is not a labelled experiment of the simulated screen"),
-        (["simulate.labelled.HeLa=2"], r"simulate\.labelled names 'HeLa', which is not in screen\.cell_types"),
-        (["simulate.unlabelled.HeLa=2"], r"simulate\.unlabelled names 'HeLa', which is not in screen\.cell_types"),
-        (["mean_teacher.ratio.HELA=0.5"], r"mean_teacher\.ratio names 'HELA', which is not in screen\.cell_types"),
+        ("folds.count=16", r"folds\.count is 16, but the screen has 13 labelled experiments that are not held out"),
+        ("screen.holdout_experiments=[HUVEC-09]", "HUVEC-09 is not a labelled experiment of the simulated screen"),
+        ("simulate.labelled.HeLa=2", r"simulate\.labelled names 'HeLa', which is not in screen\.cell_types"),
+        ("simulate.unlabelled.HeLa=2", r"simulate\.unlabelled names 'HeLa', which is not in screen\.cell_types"),
+        ("mean_teacher.ratio.HELA=0.5", r"mean_teacher\.ratio names 'HELA', which is not in screen\.cell_types"),
+        ("name=python3-x", r"^name.*kfp\.local cannot take a value with 'python3' in it"),
+        ("store.prefix=opt/python3.11", r"^store\.prefix.*kfp\.local cannot take a value with 'python3' in it"),
+        ("screen.cell_types=[python3]", r"kfp\.local cannot take a value with 'python3' in it"),
     ],
 )
-def test_a_simulated_screen_that_the_configuration_does_not_fit(changes: list[str], message: str):
+def test_rejects_a_configuration_before_a_screen_is_simulated(change: str, message: str):
     with pytest.raises(InputError, match=message):
-        check_input(RunConfig.load("demo", changes), None, None)
+        check_input(RunConfig.load("demo", [change]), None, None)
 
 
 def test_a_fold_that_is_not_trained_may_hold_all_experiments_of_a_cell_type():
@@ -190,22 +180,12 @@ def test_folds_of_wells_need_as_many_wells_as_folds_and_one_experiment(config: R
         check_input(dealt(7), str(tables.root), None)
 
 
-@pytest.mark.parametrize(
-    ("change", "field"),
-    [("name=python3-x", "name"), ("store.prefix=opt/python3.11", "store.prefix"), ("screen.cell_types=[python3]", "")],
-)
-def test_a_value_that_kfp_would_mangle_is_refused(change: str, field: str):
-    with pytest.raises(InputError, match=rf"^{field}.*kfp\.local cannot take a value with 'python3' in it"):
-        check_input(RunConfig.load("demo", [change]), None, None)
-
-
 def test_fused_labels_are_read_before_anything_starts(config: RunConfig, tables: TinyScreen, tmp_path: Path):
     table = tmp_path / "predictions.csv"
 
     def fused(address: str) -> RunConfig:
-        return config.model_copy(
-            update={"mean_teacher": config.mean_teacher.model_copy(update={"fused_labels": address})}
-        )
+        section = config.mean_teacher.model_copy(update={"fused_labels": address})
+        return config.model_copy(update={"mean_teacher": section})
 
     rows = [f"{id_code},{sirna},0.5" for id_code, sirna in truth_of(tables).items()]
     table.write_text("\n".join(["id_code,sirna,confidence", *rows]) + "\n")
@@ -220,7 +200,5 @@ def test_fused_labels_are_read_before_anything_starts(config: RunConfig, tables:
 
 
 def test_a_forgotten_screen_is_not_simulated_at_the_real_ones_size():
-    with pytest.raises(
-        InputError, match=r"--screen is missing: a simulated screen of this configuration has 198 GB of pi"
-    ):
+    with pytest.raises(InputError, match=r"--screen is missing: a simulated screen of this configuration has 198 GB"):
         check_input(RunConfig.load("rxrx1"), None, None)

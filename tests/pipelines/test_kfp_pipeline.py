@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from components.assign.step import AssignConfig
 from components.core.config import RunConfig, parse
 from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
 from components.normalize.config import NormalizeConfig
-from pipelines.dag import GPU_STEPS, DagNode, prediction_graph, step_configs, training_graph
+from pipelines.dag import GPU_STEPS, DagNode, step_configs, training_graph
 from pipelines.kfp_pipeline import local_pipeline
 
 ARGO_LIMIT = 128 * 1024
@@ -72,10 +71,6 @@ def compiled(tmp_path_factory: pytest.TempPathFactory):
 
 def constant(task: Mapping[str, Any], name: str) -> Any:
     return task["inputs"]["parameters"][name]["runtimeValue"]["constant"]
-
-
-def by_step(names: Iterable[str]) -> Counter[str]:
-    return Counter(re.sub(r"-\d+$", "", name).replace("-", "_") for name in names)
 
 
 FIVE_FOLDS = ("folds.count=5", "folds.train=[1, 3, 4]", "local.parallel_folds=2")
@@ -189,25 +184,3 @@ def test_a_change_reaches_the_steps_that_read_it_and_no_other(change: str, steps
     before, after = step_configs(RunConfig.load("demo")), step_configs(RunConfig.load("demo", [change]))
     # The report shows the whole configuration, so it sees every change.
     assert {step for step in before if before[step] != after[step]} == steps | {"report"}
-
-
-FOLDS = {"HUVEC": [0, 1, 2], "RPE": [1]}
-
-
-def test_new_plates_have_a_loop_of_each_cell_types_own_folds_and_no_training(tmp_path: Path):
-    file = tmp_path / "prediction.yaml"
-    compiler.Compiler().compile(
-        local_pipeline(RunConfig.load("demo"), prediction_graph(FOLDS), predicts=True), str(file)
-    )
-    spec = next(yaml.load_all(file.read_text(encoding="utf-8"), yaml.CSafeLoader))
-    root = spec["root"]["dag"]["tasks"]
-    loops = {name: task for name, task in root.items() if "parameterIterator" in task}
-    found = {}
-    for task in loops.values():
-        ((name, infer),) = spec["components"][task["componentRef"]["name"]]["dag"]["tasks"].items()
-        assert name.startswith("infer")
-        assert not {"base", "second_base"} & set(infer["inputs"]["artifacts"])
-        found[constant(infer, "cell_type")] = yaml.safe_load(task["parameterIterator"]["items"]["raw"])
-    assert found == {cell_type: [{"fold": fold} for fold in folds] for cell_type, folds in FOLDS.items()}
-    outside = by_step(name for name in root if name not in loops)
-    assert outside == {"normalize": 1, "ensemble": 2, "assign": 2, "report": 1}

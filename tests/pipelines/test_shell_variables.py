@@ -13,10 +13,8 @@ from tests.pipelines.tiny_run import Cellsignal
 from tests.seaweedfs import S3Server
 
 DEAD = "http://127.0.0.1:9"
-PROXIES = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), DEAD) | {
-    "NO_PROXY": "",
-    "no_proxy": "",
-}
+PROXIES = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), DEAD)
+PROXIES |= {"NO_PROXY": "", "no_proxy": ""}
 HOSTILE = {"AWS_ENDPOINT_URL": "nonsense", "AWS_ENDPOINT_URL_S3": DEAD, "AWS_PROFILE": "unknown", **PROXIES}
 USE = """
 import sys
@@ -41,7 +39,7 @@ def test_a_folder_store_ignores_all_variables(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-RUNS = ("store", "runs")
+RUNS, RUN = ("store", "runs"), ("run", "--config", "demo", "--out", "out")
 
 
 @pytest.mark.parametrize(
@@ -51,11 +49,7 @@ RUNS = ("store", "runs")
         (RUNS, {"AWS_ENDPOINT_URL_S3": DEAD}, r"no answer from http://127.0.0.1:9 .*correct AWS_ENDPOINT_URL_S3"),
         (RUNS, {"AWS_ENDPOINT_URL": "http://store.invalid", **PROXIES}, "correct HTTPS_PROXY and HTTP_PROXY"),
         (RUNS, {"AWS_ENDPOINT_URL": "http://store:port"}, r"'port'; write AWS_ENDPOINT_URL as http://HOST:PORT"),
-        (
-            ("run", "--config", "demo", "--out", "out"),
-            {"AWS_ENDPOINT_URL_S3": "nonsense"},
-            "Invalid endpoint: nonsense; write AWS_ENDPOINT_URL_S3 as http://HOST:PORT",
-        ),
+        (RUN, {"AWS_ENDPOINT_URL_S3": "nonsense"}, "Invalid endpoint: nonsense; write AWS_ENDPOINT_URL_S3 as"),
     ],
 )
 def test_an_unusable_variable_of_a_bucket_is_reported_at_once(

@@ -8,7 +8,7 @@ import pty
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from components.core.storage.run_records import RunRecord
 from components.core.storage.runs import record_task, write_run
 from pipelines.cli import app
 from pipelines.options import duration
-from pipelines.store.tables import shown_age
 from tests.pipelines.tiny_run import ROOT, Cellsignal
 from tests.seaweedfs import S3Server
 
@@ -145,9 +144,7 @@ def test_json_is_one_document_on_stdout(filled: ObjectStore) -> None:
 def test_a_damaged_record_stops_gc_until_its_run_is_forgotten(filled: ObjectStore) -> None:
     filled.put("runs/next-2/run.json", b"{")
     assert "next-2 unknown (damaged record)" in " ".join(invoke(filled, "runs").output.split())
-    with pytest.raises(
-        InputError, match=r"runs/next-2/run.json: damaged.*`cellsignal store forget`.*what run next-2 needs"
-    ):
+    with pytest.raises(InputError, match=r"runs/next-2/run.json: damaged.*`cellsignal store forget`.*run next-2 needs"):
         invoke(filled, "gc", "--older-than", "0m", "--yes")
     invoke(filled, "forget", "next-2", "--yes")
     invoke(filled, "gc", "--older-than", "0m", "--yes")
@@ -203,9 +200,8 @@ def test_rejects_bad_usage(cellsignal: Cellsignal, tmp_path: Path, monkeypatch: 
         (["gc", "--bucket", "file://lab"], "write file:///FOLDER"),
     ):
         assert message in rejected(*arguments), arguments
-    assert "nowhere: there is no object store; correct --store" in cellsignal.refused(
-        "store", "gc", "--store", "nowhere"
-    )
+    line = cellsignal.refused("store", "gc", "--store", "nowhere")
+    assert "nowhere: there is no object store; correct --store" in line
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -215,9 +211,7 @@ def test_rejects_a_missing_bucket_or_run(s3_server: S3Server, monkeypatch: pytes
     line = rejected("forget", "none-1", "--store", "s3://cellsignal/empty")
     assert "none-1: no such run below s3://cellsignal/empty (there are no runs)" in line
     assert "no such bucket" in rejected("gc", "--bucket", "elsewhere")
-    assert (
-        "s3://cellsignal/empty: nothing to remove" in invoke(ObjectStore("cellsignal", "empty"), "gc", "--yes").output
-    )
+    assert "cellsignal/empty: nothing to remove" in invoke(ObjectStore("cellsignal", "empty"), "gc", "--yes").output
 
 
 def test_the_option_wins_over_the_environment_and_that_over_the_configuration(
@@ -257,10 +251,3 @@ def test_durations() -> None:
     for text in ("", "2", "d", "-1d", "2 days", "1e9d", "9999999d"):
         with pytest.raises(InputError, match="for example 36h or 14d"):
             duration(text)
-
-
-def test_ages_are_shown_in_their_largest_unit() -> None:
-    now = datetime.now(UTC)
-    assert [shown_age(now - timedelta(seconds=age)) for age in (-5, 50, 60, 7190, 7200, 172790, 172800)] == [
-        "a moment", "a moment", "1 minute", "119 minutes", "2 hours", "47 hours", "2 days",
-    ]  # fmt: skip

@@ -101,11 +101,16 @@ def test_rxrx1_with_every_setting_stays_below_argos_limit(pipeline: Callable[...
     assert len(whole.text.encode()) < LIMIT
 
 
-def test_each_cell_type_of_a_prediction_has_a_loop_over_its_own_folds():
+def test_each_cell_type_of_a_prediction_has_a_loop_over_its_own_folds_and_no_training():
     whole = prediction(*ALL_FIELDS)
-    assert [json.loads(loop["parameterIterator"]["items"]["raw"]) for loop in whole.loops] == [
-        [{"fold": fold} for fold in folds] for folds in FOLDS.values()
-    ]
+    found = {}
+    for loop in whole.loops:
+        ((name, infer),) = whole.spec["components"][loop["componentRef"]["name"]]["dag"]["tasks"].items()
+        assert step_of(name) == "infer"
+        assert not {"base", "second_base"} & infer["inputs"]["artifacts"].keys()
+        cell_type = infer["inputs"]["parameters"]["cell_type"]["runtimeValue"]["constant"]
+        found[cell_type] = json.loads(loop["parameterIterator"]["items"]["raw"])
+    assert found == {cell_type: [{"fold": fold} for fold in folds] for cell_type, folds in FOLDS.items()}
     assert {loop["iteratorPolicy"]["parallelismLimit"] for loop in whole.loops} == {whole.config.cluster.parallel_folds}
 
 
@@ -282,13 +287,11 @@ def test_the_recipe_of_a_prediction_depends_on_the_model_and_the_request_only():
 
 
 REFUSED = [
-    (["--images", "missing.json"], "--images missing.json: cannot be read (No such file or directory); `cellsignal images push`"),
     (["--images", "broken.json"], "--images broken.json: not a record of images; `cellsignal images push` rewrites it; or give"),
     (["--out", "none/pipeline.yaml"], "none/pipeline.yaml: No such file or directory"),
     (["--out", "pipeline.json"], "--out pipeline.json: Kubeflow requires a file name that ends in .yaml"),
     (["--set", "cluster.steps.pretrain.shm_gib=64"], "cluster.steps.pretrain.shm_gib: 64 GiB lie in the pod's memory"),
     (["--set", "compute.processes=4"], "compute.processes is 4, but cluster.steps.pretrain.gpus 1"),
-    (["--set", "store.bucket=file:///data"], "store.bucket: file:///data is a folder, which the pods of a cluster do not share"),
     (["--set", "loader.node_cache=cache"], "loader.node_cache: cache is mounted into pods as an empty folder; give an absolute"),
     (["--set", "backbones.0.weights=w.pt"], "backbones[0].weights: w.pt is a file of this machine; upload it"),
     (["--set", "init_from=folder.yaml"], "init_from: folder.yaml is a folder of this machine; give the run's key"),

@@ -7,7 +7,7 @@ import pytest
 from components.core.config import RunConfig
 from components.core.config.cluster import StepsConfig
 from pipelines.cluster.checks import check_cluster
-from pipelines.cluster.pod_settings import Resources, cpu_quantity, memory_quantity, resources_of
+from pipelines.cluster.pod_settings import Resources, resources_of
 from pipelines.dag import GPU_STEPS, STEPS
 
 
@@ -21,12 +21,6 @@ def test_every_step_has_default_resources_and_only_networks_get_gpus():
         assert resources(step).own.gpus == (1 if step in GPU_STEPS else 0)
         assert bool(resources(step).queue_label) == (step in GPU_STEPS)
     assert check_cluster(RunConfig.load("rxrx1")) == check_cluster(RunConfig.load("demo")) == []
-
-
-def test_a_partly_configured_step_keeps_its_other_defaults():
-    changed = StepsConfig.model_validate({"pretrain": {"memory_gib": 64}})
-    assert changed.pretrain == StepsConfig().pretrain.model_copy(update={"memory_gib": 64.0})
-    assert changed.model_copy(update={"pretrain": StepsConfig().pretrain}) == StepsConfig()
 
 
 def test_any_step_with_a_gpu_gets_the_settings_of_gpu_nodes():
@@ -78,11 +72,6 @@ def test_threads_are_shared_among_the_processes_of_a_step():
 def test_settings_that_do_not_fit_together_get_a_remark(changes: list[str], remark_start: str):
     found = check_cluster(RunConfig.load("rxrx1", changes))
     assert any(remark.startswith(remark_start) for remark in found), found
-
-
-def test_quantities():
-    assert [cpu_quantity(cores) for cores in (8.0, 0.5, 12.5)] == ["8", "500m", "12500m"]
-    assert [memory_quantity(gib) for gib in (32.0, 0.5, 1.5)] == ["32Gi", "512Mi", "1536Mi"]
 
 
 def test_only_the_steps_that_run_are_checked():

@@ -22,6 +22,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from components.assign.step import main as assign
+from components.core.config import RunConfig
 from components.core.errors import InputError, StepError
 from components.core.registry.champion import promote
 from components.core.registry.model_manifest import ModelManifest
@@ -34,10 +35,11 @@ from components.infer.step import main as infer
 from components.normalize.step import main as normalize
 from components.report.step import main as report
 from pipelines.cli import app
+from pipelines.cluster.compile import compiled
 from pipelines.cluster.submit import SubmitRequest, submit
 from pipelines.run.predict_request import PredictRequest
 from tests.components.core.registry.finished_run import KEY, FinishedRun
-from tests.pipelines.cluster.conftest import QUICK
+from tests.pipelines.cluster.conftest import QUICK, key_of
 from tests.pipelines.cluster.kfp_server import KfpServer
 from tests.seaweedfs import BUCKET, S3Server
 
@@ -98,9 +100,8 @@ class Predicting:
         return self.shown.getvalue()
 
     def fail(self, run: dict[str, Any], kind: str, message: str) -> None:
-        record = FailureRecord(
-            step="infer", fold=1, cell_type="HUVEC", kind=kind, message=message, at=datetime.now(UTC)
-        )  # type: ignore[arg-type]
+        content = {"step": "infer", "fold": 1, "cell_type": "HUVEC", "at": datetime.now(UTC)}
+        record = FailureRecord(kind=kind, message=message, **content)  # type: ignore[arg-type]
         self.store.put(f"runs/{key_of(run)}/failed/a.json", record.model_dump_json().encode())
 
 
@@ -109,8 +110,21 @@ def predicting(server: KfpServer, lab: Lab, store: ObjectStore) -> Predicting:
     return Predicting(server, lab, store)
 
 
-def key_of(run: dict[str, Any]) -> str:
-    return str(run["display_name"].split(" ")[0])
+COMPILED: dict[Any, tuple[str, str]] = {}
+
+
+@pytest.fixture
+def _compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiles the pipeline once; for a test with another store, that store's prefix replaces the first one."""
+
+    def once(config: RunConfig, record: Any, lineage: Any, folds: Any) -> str:
+        key = (config.model_dump_json(exclude={"store"}), repr(folds))
+        if key not in COMPILED:
+            COMPILED[key] = compiled(config, record, lineage, folds), config.store.prefix
+        text, prefix = COMPILED[key]
+        return text.replace(prefix, config.store.prefix)
+
+    monkeypatch.setattr("pipelines.cluster.submit.compiled", once)
 
 
 class Pods:
@@ -126,11 +140,9 @@ class Pods:
         self.folder = folder
         root = spec["root"]["dag"]["tasks"]
         self.tasks = {name: task for name, task in root.items() if "parameterIterator" not in task}
-        self.loops = [
-            (spec["components"][task["componentRef"]["name"]]["dag"]["tasks"], task)
-            for task in root.values()
-            if "parameterIterator" in task
-        ]
+        loops = [task for task in root.values() if "parameterIterator" in task]
+        self.loops = [(spec["components"][loop["componentRef"]["name"]]["dag"]["tasks"], loop) for loop in loops]
+        self.name = spec["pipelineInfo"]["name"]
 
     def inputs(self, task: dict[str, Any]) -> dict[str, Any]:
         found = {}
@@ -141,9 +153,6 @@ class Pods:
                 parameter = value["componentInputParameter"].removeprefix("pipelinechannel--")
                 found[name] = self.parameters.get(parameter)
         return found
-
-    def config(self) -> dict[str, Any]:
-        return dict(json.loads(self.inputs(self.tasks["report"])["config"]))
 
     def normalize(self) -> dict[str, str]:
         files = {name: str(self.folder / name) for name in ("screen", "holdout", "holdout_labels")}
@@ -163,6 +172,7 @@ class Pods:
         return logits
 
     def whole(self) -> None:
+        assert self.name == "cellsignal-tiny-predict"
         files, uris = self.normalize(), []
         config = self.inputs(self.tasks["assign"])["config"]
         for cell_type, logits in self.infer().items():
@@ -179,6 +189,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.usefixtures("_compiled")
 def test_new_plates_are_predicted_by_the_champion_and_the_results_fetched(
     predicting: Predicting, server: KfpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,8 +248,6 @@ def test_names_are_those_of_a_prediction_and_the_same_content_is_followed(
     server.script = [["RUNNING"]]
     shown = predicting()
     assert [each["display_name"] for each in server.pipelines] == ["cellsignal-tiny-predict"]
-    (version,) = [each["display_name"] for each in server.versions if each["display_name"] != "cellsignal-tiny-predict"]
-    assert next(yaml.safe_load_all(server.uploaded[version]))["pipelineInfo"]["name"] == "cellsignal-tiny-predict"
     (run,) = server.runs
     assert re.fullmatch(r"tiny-predict-[0-9a-f]{12}", key_of(run))
     assert "the same command with --wait" in shown
@@ -251,6 +260,7 @@ def test_names_are_those_of_a_prediction_and_the_same_content_is_followed(
     assert len({key_of(each) for each in server.runs}) == len(server.runs) == 4
 
 
+@pytest.mark.usefixtures("_compiled")
 def test_a_failed_prediction_reports_the_message_and_the_finished_folds(
     predicting: Predicting, server: KfpServer, tmp_path: Path
 ) -> None:
@@ -268,6 +278,7 @@ def test_a_failed_prediction_reports_the_message_and_the_finished_folds(
     assert not Path("runs").exists()
 
 
+@pytest.mark.usefixtures("_compiled")
 def test_bad_input_found_by_a_pod_is_recorded_under_the_runs_key(
     predicting: Predicting, server: KfpServer, tmp_path: Path
 ) -> None:
@@ -283,7 +294,6 @@ def test_bad_input_found_by_a_pod_is_recorded_under_the_runs_key(
 
 
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
-    ({}, {"truth": "truth.csv"}, r"--truth truth\.csv: is not an address in a bucket"),
     ({}, {"truth": "TRUTH"}, r"--truth s3://.*/truth\.csv line 2 \(HUVEC-01_1_Z99\): field id_code is .*; it is not a tr"),
     ({"model": "file:///data/models/champion"}, {}, r"--model file:///data/models/champion: is in a folder of this machine"),
     ({"changes": ["store.bucket=file:///data"]}, {}, r"store\.bucket: file:///data is a folder, which the pods of a cluster"),
@@ -305,21 +315,19 @@ def test_bad_input_is_one_line_before_anything_is_sent_or_written(
     assert predicting.store.list("") == before
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            ["--endpoint", "http://127.0.0.1:9", "--runner", "docker"],
-            "--runner applies to this machine; leave it out, or",
-        ),
-        (["--endpoint", "http://127.0.0.1:9", "--store", "here"], "--store applies to this machine"),
-        (["--wait"], "--wait applies to a cluster; give --endpoint as well, or leave it out"),
-        (["--images", "tags"], "--images applies to a cluster"),
-        (["--resubmit", "1"], "--resubmit applies to a cluster"),
-        (["--timeout", "3"], "--timeout applies to a cluster"),
-        ([], "--out is missing: give the folder of the results"),
-    ],
-)
+CLUSTER = ["--endpoint", "http://127.0.0.1:9"]
+OTHER_PLACE = [
+    ([*CLUSTER, "--runner", "docker"], "--runner applies to this machine; leave it out, or"),
+    ([*CLUSTER, "--store", "here"], "--store applies to this machine"),
+    (["--wait"], "--wait applies to a cluster; give --endpoint as well, or leave it out"),
+    (["--images", "tags"], "--images applies to a cluster"),
+    (["--resubmit", "1"], "--resubmit applies to a cluster"),
+    (["--timeout", "3"], "--timeout applies to a cluster"),
+    ([], "--out is missing: give the folder of the results"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), OTHER_PLACE)
 def test_rejects_options_of_the_other_place(arguments: list[str], message: str) -> None:
     done = CliRunner().invoke(app, ["predict", "--screen", "s3://lab/plates", *arguments])
     assert isinstance(done.exception, InputError)

@@ -86,15 +86,9 @@ def test_rejects_an_engine_without_access_for_this_user(tmp_path: Path) -> None:
             "os.geteuid() or os.setuid(65534)\n"
             "try:\n    connect()\nexcept ValueError as error:\n    print(error)"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=ROOT,
-            env={**os.environ, "DOCKER_HOST": f"unix://{path}", "PYTHONPATH": str(ROOT), "HOME": "/nonexistent"},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        )
+        environment = {**os.environ, "DOCKER_HOST": f"unix://{path}", "PYTHONPATH": str(ROOT), "HOME": "/nonexistent"}
+        command, how = [sys.executable, "-c", program], {"capture_output": True, "text": True, "check": True}
+        done = subprocess.run(command, cwd=ROOT, env=environment, timeout=60, **how)
     assert "this user may not use it; join the group docker" in done.stdout
 
 

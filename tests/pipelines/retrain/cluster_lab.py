@@ -24,10 +24,10 @@ from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import FailureRecord
 from components.core.storage.runs import record_results
 from pipelines.cli import app
-from pipelines.images.record import ImageRecord
 from pipelines.retrain.challenge import RetrainRequest
 from pipelines.retrain.retrain import plan, retrain
 from tests.components.core.registry.finished_run import CONFIG, KEY, METRICS, RUN, FinishedRun
+from tests.pipelines.cluster.conftest import key_of
 from tests.pipelines.cluster.kfp_server import KfpServer
 from tests.tiny_screen import TinyScreen
 
@@ -75,15 +75,10 @@ def images(screen: Path, experiments: tuple[str, ...]) -> list[Path]:
 
 @dataclass
 class ClusterLab:
-    """The lab.
+    """The lab: the folder that `prepare` has filled, the test's own, the store of screen and registry, and Kubeflow.
 
-    Attributes:
-        prepared: folder that `prepare` has filled.
-        folder: of this test.
-        store: of screen and registry.
-        server: Kubeflow.
-        accurate: models that classify all held-out wells correctly: `champion`, `challenger`.
-        after: called with a run after its results have been written.
+    Of the models, those in `accurate` classify all held-out wells correctly. `after` is called with a run after its results
+    have been written.
     """
 
     prepared: Path
@@ -226,16 +221,6 @@ class ClusterLab:
         self.store.put(f"runs/{key_of(run)}/failed/a.json", record.model_dump_json().encode())
 
 
-def key_of(run: Mapping[str, Any]) -> str:
-    """A run's key in the object store."""
-    return str(run["display_name"]).split(" ")[0]
-
-
 def predicts(run: Mapping[str, Any]) -> bool:
     """Whether it is a prediction."""
     return key_of(run).startswith("tiny-predict-")
-
-
-def as_configuration(config: RunConfig, *_: Mapping[str, Any] | ImageRecord | None) -> str:
-    """In place of the compiled pipeline."""
-    return config.dump()

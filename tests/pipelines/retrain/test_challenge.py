@@ -22,24 +22,15 @@ def test_experiments_trained_on_under_another_name_are_left_out(template: Finish
     first, *others = template.holdout.plates
     twin = next(plate for plate in template.screen.plates if plate.experiment == "HUVEC-02")
     plates = (first.model_copy(update={"histograms": twin.histograms}), *others)
-    found = without_same_images(
-        HELD_OUT, template.holdout.model_copy(update={"plates": plates}), trained, "the champion"
-    )
+    holdout = template.holdout.model_copy(update={"plates": plates})
+    found = without_same_images(HELD_OUT, holdout, trained, "the champion")
     assert found.experiments == ()
-    assert found.remarks == (
-        *HELD_OUT.remarks,
-        "HUVEC-04 is left out: the champion was trained on the same images as HUVEC-02",
-    )
+    remark = "HUVEC-04 is left out: the champion was trained on the same images as HUVEC-02"
+    assert found.remarks == (*HELD_OUT.remarks, remark)
 
 
 def test_only_experiments_that_neither_model_saw_and_both_know_are_compared(model: ModelManifest) -> None:
-    holdout = [
-        ("HUVEC-04", "HUVEC"),
-        ("HUVEC-01", "HUVEC"),
-        ("HUVEC-03", "HUVEC"),
-        ("U2OS-01", "U2OS"),
-        ("RPE-07", "RPE"),
-    ]
+    holdout = [(name, name.split("-")[0]) for name in ("HUVEC-04", "HUVEC-01", "HUVEC-03", "U2OS-01", "RPE-07")]
     found = comparable(holdout, model)
     assert found.experiments == ("HUVEC-04", "RPE-07")
     assert [remark.partition(":")[0] for remark in found.remarks] == [

@@ -34,15 +34,9 @@ def mounted(config: RunConfig, folder: Path, source: str, truth: str = "", **env
 
 def test_all_files_of_a_configuration_are_mounted_and_only_outputs_writable(folder: Path, monkeypatch):
     monkeypatch.chdir(folder)
-    config = RunConfig.load(
-        "demo",
-        [
-            "backbones.0.weights=w.pt",
-            f"mean_teacher.fused_labels=file://{folder}/fused.csv",
-            f"store.bucket=file://{folder}/store",
-            f"loader.node_cache={folder}/cache",
-        ],
-    )
+    changes = ["backbones.0.weights=w.pt", f"mean_teacher.fused_labels=file://{folder}/fused.csv"]
+    changes += [f"store.bucket=file://{folder}/store", f"loader.node_cache={folder}/cache"]
+    config = RunConfig.load("demo", changes)
     found = mounted(config, folder, f"{folder}/screen", f"{folder}/truth.csv", AWS_CA_BUNDLE=f"{folder}/ca.pem")
     assert found == {
         "ca.pem": False, "fused.csv": False, "screen": False, "truth.csv": False, "w.pt": False,
@@ -50,27 +44,16 @@ def test_all_files_of_a_configuration_are_mounted_and_only_outputs_writable(fold
     }  # fmt: skip
 
 
-def test_the_store_of_an_earlier_run_is_readable(folder: Path):
-    config = RunConfig.load("demo", [f"init_from=file://{folder}/other%20store/runs/KEY"])
-    assert mounted(config, folder, f"file://{folder}/screen") == {"other store": False, "run": True, "screen": False}
-
-
-def test_a_path_inside_a_mounted_folder_is_not_mounted_again(folder: Path):
-    simulated = folder / "run" / "simulated"
-    assert mounted(RunConfig.load("demo"), folder, str(simulated / "screen"), str(simulated / "truth.csv")) == {
-        "run": True
-    }
-
-
-def test_a_writable_folder_inside_of_a_readable_one_stays_writable(folder: Path):
-    (folder / "screen" / "store").mkdir()
-    config = RunConfig.load("demo", [f"store.bucket=file://{folder}/screen/store"])
-    assert mounted(config, folder, f"{folder}/screen") == {"run": True, "screen": False, "screen/store": True}
-
-
-def test_addresses_in_object_storage_need_no_mount(folder: Path):
+def test_nested_folders_are_mounted_once_and_addresses_in_object_storage_not_at_all(folder: Path):
+    demo, simulated, run = RunConfig.load("demo"), folder / "run" / "simulated", {"run": True}
+    assert mounted(demo, folder, str(simulated / "screen"), str(simulated / "truth.csv")) == run
     config = RunConfig.load("demo", ["backbones.0.weights=s3://bucket/w.pt", "init_from=null"])
-    assert mounted(config, folder, "s3://bucket/screen") == {"run": True}
+    assert mounted(config, folder, "s3://bucket/screen") == run
+    earlier = RunConfig.load("demo", [f"init_from=file://{folder}/other%20store/runs/KEY"])
+    assert mounted(earlier, folder, f"file://{folder}/screen") == {**run, "other store": False, "screen": False}
+    (folder / "screen" / "store").mkdir()
+    inside = RunConfig.load("demo", [f"store.bucket=file://{folder}/screen/store"])
+    assert mounted(inside, folder, f"{folder}/screen") == {**run, "screen": False, "screen/store": True}
 
 
 def test_a_container_gets_only_variables_that_a_step_needs(monkeypatch, tmp_path: Path):
@@ -79,18 +62,9 @@ def test_a_container_gets_only_variables_that_a_step_needs(monkeypatch, tmp_path
         "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_REGION": "r",
         "CELLSIGNAL_EVENTS": "/e", "OMP_NUM_THREADS": "1", "NO_PROXY": "x", "https_proxy": "y", "PYTHONSAFEPATH": "1",
     }  # fmt: skip
-    shell = {
-        "PATH": "/bin",
-        "HOME": "/root",
-        "PYTHONPATH": "/src",
-        "GITHUB_TOKEN": "t",
-        "LD_PRELOAD": "l",
-        "AWS_PROFILE": "p",
-    }
-    assert container_environment({**own, **shell, "SSL_CERT_FILE": "ca.pem"}) == {
-        **own,
-        "SSL_CERT_FILE": f"{tmp_path}/ca.pem",
-    }
+    shell = dict.fromkeys(("PATH", "HOME", "PYTHONPATH", "GITHUB_TOKEN", "LD_PRELOAD", "AWS_PROFILE"), "x")
+    found = container_environment({**own, **shell, "SSL_CERT_FILE": "ca.pem"})
+    assert found == {**own, "SSL_CERT_FILE": f"{tmp_path}/ca.pem"}
 
 
 def test_credentials_in_files_are_refused():
@@ -98,9 +72,7 @@ def test_credentials_in_files_are_refused():
     role = {"AWS_ROLE_ARN": "r", "AWS_WEB_IDENTITY_TOKEN_FILE": "/token"}
     for variables in ({"AWS_PROFILE": "p"}, {"AWS_SHARED_CREDENTIALS_FILE": "/c"}, role):
         check_credentials(StoreConfig(), variables)  # a folder needs none
-        with pytest.raises(
-            InputError, match="--runner docker: containers see no files of credentials; set AWS_ACCESS_KEY_ID"
-        ):
+        with pytest.raises(InputError, match="containers see no files of credentials; set AWS_ACCESS_KEY_ID"):
             check_credentials(bucket, variables)
     for variables in ({}, {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_PROFILE": "p"}):
         check_credentials(bucket, variables)

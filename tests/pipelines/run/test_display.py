@@ -13,7 +13,7 @@ from rich.console import Console
 
 from components.core.config import RunConfig
 from pipelines.dag import training_graph
-from pipelines.run.display import TaskDisplay, event_name, expected_work
+from pipelines.run.display import TaskDisplay, expected_work
 
 CONFIG = RunConfig.load("demo")
 COUNTS = training_graph(CONFIG).counts()
@@ -23,27 +23,16 @@ PRETRAIN = {"step": "pretrain", "fold": 0, "backbone": "xception_slim"}
 LONG = "RPE: experiment RPE-01 (oof): " + "the arrangement of plate groups is not clear; " * 4 + "its end"
 
 
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Screenful:
-    """A display that writes to memory."""
+    """A display that writes to memory, on a clock that events move."""
 
     def __init__(self, *, terminal: bool = False, width: int = 80) -> None:
-        self.clock = Clock()
-        self.file = io.StringIO()
+        self.now, self.file = 100.0, io.StringIO()
         console = Console(file=self.file, force_terminal=terminal, width=width, color_system=None, height=30)
-        self.display = TaskDisplay(CONFIG, COUNTS, console, clock=self.clock)
+        self.display = TaskDisplay(CONFIG, COUNTS, console, clock=lambda: self.now)
 
     def event(self, event: str, after: float = 0.0, **fields: Any) -> None:
-        self.clock.now += after
+        self.now += after
         self.display.event({"event": event, **fields})
 
     def lines(self) -> list[str]:
@@ -58,21 +47,6 @@ class Screenful:
 
 def epoch(number: int, **more: Any) -> dict[str, Any]:
     return {"epoch": number, "epochs": 4, "loss": 1.25, "sites_per_s": 210.4, "seconds_left": 65.0, **more}
-
-
-@pytest.mark.parametrize(
-    ("event", "name"),
-    [
-        ({"event": "start", "step": "normalize"}, "normalize"),
-        ({"event": "start", **PRETRAIN}, "pretrain fold 0 xception_slim"),
-        ({"event": "epoch", **PRETRAIN}, "pretrain fold 0 xception_slim"),
-        ({"event": "start", **FINETUNE}, "finetune fold 1 RPE"),
-        ({"event": "epoch", **FINETUNE, "backbone": "xception_slim"}, "finetune fold 1 RPE"),
-        ({"event": "finish", "step": "assign", "cell_type": "RPE"}, "assign RPE"),
-    ],
-)
-def test_a_task_has_one_name_whatever_its_event(event: dict[str, Any], name: str):
-    assert event_name(event) == name
 
 
 def test_the_lines_of_a_recorded_run():
@@ -142,6 +116,7 @@ def test_at_a_constant_pace_the_time_left_falls_to_nothing(pace: float):
     assert all(now <= before + 1e-6 * total for before, now in pairwise(left))
     assert 0.9 * total < left[0] < total
     assert left[-1] == pytest.approx(0.0, abs=1e-6 * total)
+    assert screen.drawn()[0].rstrip().endswith("elapsed"), "no time is left"
 
 
 def test_fetched_results_shorten_what_is_left_but_do_not_speed_up_the_pace():
@@ -191,12 +166,6 @@ def test_only_the_first_warnings_push_a_live_table_up():
             screen.event("warning", step="assign", message=f"number {n}")
     assert screen.file.getvalue().count("warning: number") == 5
     assert screen.drawn()[1] == " 9 warnings, listed in the report"
-
-
-def test_a_finished_run_shows_no_time_left():
-    screen = Screenful()
-    feed_whole_run(screen, 1.0)
-    assert screen.drawn()[0].rstrip().endswith("elapsed")
 
 
 def test_equal_tasks_of_many_configurations_are_distinguished():

@@ -8,33 +8,42 @@ from typing import Any
 
 import pytest
 
-from components.core.learning.weight_files import save_weights
 from components.core.registry.model_manifest import ModelManifest
-from components.core.registry.publishing import publish
-from components.core.storage.digests import digest_file
 from components.core.storage.object_store import ObjectStore
-from tests.components.core.registry.finished_run import KEY, FinishedRun
+from tests.components.core.registry.finished_run import FinishedRun
 from tests.pipelines.tiny_run import Cellsignal
 
 
-def everything(store: ObjectStore) -> dict[str, bytes]:
-    return {key: store.get(key) for key in store.list("")}
+class Lab:
+    """A store with a published model of random networks, the screen that it learned, and the command."""
+
+    def __init__(self, published: FinishedRun, model: ModelManifest, cellsignal: Cellsignal) -> None:
+        self.store = published.copy_to(ObjectStore(cellsignal.folder / "store")).store
+        self.model, self.cellsignal, self.out = model, cellsignal, cellsignal.folder / "out"
+        self.usual = {"--screen": published.folder / "screen", "--model": self.address(model.short), "--out": self.out}
+
+    def address(self, name: str) -> str:
+        return self.store.uri(f"models/{name}")
+
+    def everything(self) -> dict[str, bytes]:
+        return {key: self.store.get(key) for key in self.store.list("")}
+
+    def refused(self, *more: str) -> str:
+        given = [word for name, value in self.usual.items() if name not in more for word in (name, value)]
+        before = self.everything()
+        line = self.cellsignal.refused("predict", *given, *more)
+        assert not self.out.exists()
+        assert self.everything() == before
+        return line
+
+    def spoil_manifest(self, **changes: Any) -> None:
+        key = f"models/{self.model.fingerprint}/manifest.json"
+        self.store.put(key, json.dumps({**json.loads(self.store.get(key)), **changes}).encode())
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> FinishedRun:
-    """A run with random networks, in a store of its own."""
-    (tmp_path / "store").mkdir()
-    return FinishedRun(tmp_path, ObjectStore(tmp_path / "store"))
-
-
-@pytest.fixture
-def model(lab: FinishedRun) -> ModelManifest:
-    return publish(lab.store, KEY).model
-
-
-def address(lab: FinishedRun, name: str = "champion") -> str:
-    return lab.store.uri(f"models/{name}")
+def lab(published: FinishedRun, model: ModelManifest, cellsignal: Cellsignal) -> Lab:
+    return Lab(published, model, cellsignal)
 
 
 WRONG = [
@@ -48,71 +57,37 @@ WRONG = [
 ]  # fmt: skip
 
 
-def test_rejects_a_wrong_option_and_leaves_nothing(
-    cellsignal: Cellsignal, lab: FinishedRun, model: ModelManifest, tmp_path: Path
-) -> None:
+def test_rejects_a_wrong_option_and_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "truth.csv").write_text("id_code,sirna\nHUVEC-03_1_B99,sirna_7\n")
-    before = everything(lab.store)
-    usual = {"--screen": str(tmp_path / "screen"), "--model": address(lab, model.short), "--out": str(tmp_path / "out")}
     for more, message in WRONG:
-        given = [word for name, value in usual.items() if name not in more for word in (name, value)]
-        more = [word.replace("MODELS", lab.store.uri("models")) for word in more]
-        assert message in cellsignal.refused("predict", *given, *more)
+        assert message in lab.refused(*[word.replace("MODELS", lab.store.uri("models")) for word in more])
     lab.store.put("models/champion.json", b"{}")
-    usual["--model"] = address(lab)
-    line = cellsignal.refused("predict", *[word for option in usual.items() for word in option])
-    assert "damaged, not a champion's record" in line
-    lab.store.delete("models/champion.json")
-    assert not (tmp_path / "out").exists()
-    assert everything(lab.store) == before
-
-
-def spoil_manifest(lab: FinishedRun, model: ModelManifest, **changes: Any) -> None:
-    key = f"models/{model.fingerprint}/manifest.json"
-    lab.store.put(key, json.dumps({**json.loads(lab.store.get(key)), **changes}).encode())
-
-
-def other_architecture(lab: FinishedRun, model: ModelManifest, tmp_path: Path) -> None:
-    """The network of another backbone, with a manifest that fits the file."""
-    network = model.networks[0]
-    save_weights(lab.network(1, 0, stem=8), tmp_path / "other.safetensors")
-    lab.store.put(model.key(network.path), (tmp_path / "other.safetensors").read_bytes())
-    changed = network.model_copy(
-        update={
-            "sha256": digest_file(tmp_path / "other.safetensors"),
-            "size": (tmp_path / "other.safetensors").stat().st_size,
-        }
-    )
-    networks = [json.loads(each.model_dump_json()) for each in (changed, *model.networks[1:])]
-    spoil_manifest(lab, model, networks=networks)
+    assert "damaged, not a champion's record" in lab.refused("--model", lab.address("champion"))
 
 
 SPOILED = {
-    "a newer schema": (lambda lab, model, _: spoil_manifest(lab, model, schema_version=99), "schema 99, newer than"),
-    "no manifest": (
-        lambda lab, model, _: lab.store.put(f"models/{model.fingerprint}/manifest.json", b"{"), "damaged, not a model's manifest",
-    ),
-    "a missing network": (lambda lab, model, _: lab.store.delete(model.key(model.networks[0].path)), "is missing, so that model"),
-    "a damaged network": (
-        lambda lab, model, _: lab.store.put(model.key(model.networks[0].path), b"x"),
-        "`cellsignal models publish tiny-0123456789ab --anew`",
-    ),
-    "another architecture": (other_architecture, "another architecture"),
-    "other channels": (lambda lab, model, _: spoil_manifest(lab, model, channels=5), "channels"),
+    "a newer schema": (lambda lab, _: lab.spoil_manifest(schema_version=99), "schema 99, newer than"),
+    "no manifest": (lambda lab, _: lab.store.put(f"models/{lab.model.fingerprint}/manifest.json", b"{"), "damaged, not a model's"),
+    "a missing network": (lambda lab, key: lab.store.delete(key), "is missing, so that model"),
+    "other channels": (lambda lab, _: lab.spoil_manifest(channels=5), "channels"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("how", SPOILED)
-def test_rejects_a_spoiled_model_and_leaves_nothing(
-    cellsignal: Cellsignal, lab: FinishedRun, model: ModelManifest, tmp_path: Path, how: str
-) -> None:
+def test_rejects_a_spoiled_model_and_leaves_nothing(lab: Lab, how: str) -> None:
     spoil, message = SPOILED[how]
-    spoil(lab, model, tmp_path)
-    before = {key: data for key, data in everything(lab.store).items() if key.startswith(("models/", "runs/"))}
-    line = cellsignal.refused(
-        "predict", "--screen", tmp_path / "screen", "--model", address(lab, model.short), "--out", tmp_path / "out",
-        "--experiments", "HUVEC-03",
-    )  # fmt: skip
-    assert message in line
-    assert not (tmp_path / "out").exists()
-    assert {key: data for key, data in everything(lab.store).items() if key.startswith(("models/", "runs/"))} == before
+    spoil(lab, lab.model.key(lab.model.networks[0].path))
+    assert message in lab.refused("--experiments", "HUVEC-03")
+
+
+def test_rejects_a_damaged_network_once_it_is_read(lab: Lab) -> None:
+    lab.store.put(lab.model.key(lab.model.networks[0].path), b"x")
+
+    def kept() -> dict[str, bytes]:
+        return {key: data for key, data in lab.everything().items() if key.startswith(("models/", "runs/"))}
+
+    before, usual = kept(), [word for option in lab.usual.items() for word in option]
+    line = lab.cellsignal.refused("predict", *usual, "--experiments", "HUVEC-03")
+    assert f"`cellsignal models publish {lab.model.run} --anew`" in line
+    assert not lab.out.exists()
+    assert kept() == before

