@@ -6,7 +6,6 @@ arithmetic in place, interpolation only for images that a view moves. H height, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -14,9 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from components.core.config import AugmentConfig
+
+Pixels = NDArray[np.float32]
 
 
 class PngSites(Dataset[Tensor]):
@@ -31,12 +32,7 @@ class PngSites(Dataset[Tensor]):
     """
 
     def __init__(
-        self,
-        sites: list[tuple[Path, ...]],
-        mean_C: NDArray[np.float32],
-        std_C: NDArray[np.float32],
-        jitter: float,
-        augment: AugmentConfig,
+        self, sites: list[tuple[Path, ...]], mean_C: Pixels, std_C: Pixels, jitter: float, augment: AugmentConfig
     ) -> None:
         self._sites = [tuple(map(str, paths)) for paths in sites]
         self._mean_C, self._std_C, self._jitter = mean_C, std_C, jitter
@@ -54,7 +50,7 @@ class PngSites(Dataset[Tensor]):
         """Decoded channels, (H, W, C)."""
         return np.stack([cv2.imread(path, cv2.IMREAD_GRAYSCALE) for path in self._sites[index]], axis=-1)
 
-    def standardised(self, pixels_HWC: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float32]:
+    def standardised(self, pixels_HWC: NDArray[np.uint8], rng: np.random.Generator) -> Pixels:
         """(x - mean) / std with jitter."""
         factor_2C = (1.0 + rng.uniform(-self._jitter, self._jitter, (2, len(self._mean_C)))).astype(np.float32)
         x_HWC = pixels_HWC.astype(np.float32)
@@ -62,7 +58,7 @@ class PngSites(Dataset[Tensor]):
         x_HWC /= self._std_C * factor_2C[1]
         return x_HWC
 
-    def augmented(self, x_HWC: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    def augmented(self, x_HWC: Pixels, rng: np.random.Generator) -> Pixels:
         """Flips and turns, shift/scale/aspect in some, random erasing in some."""
         config, (h, w, _) = self._augment, x_HWC.shape
         if rng.random() < 0.5:
@@ -83,22 +79,10 @@ class PngSites(Dataset[Tensor]):
         return x_HWC
 
 
-class _ForEver(Sampler[int]):
-    """Permutations without end."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def __iter__(self) -> Iterator[int]:
-        while True:
-            yield from torch.randperm(self._count).tolist()
-
-
 def endless(dataset: PngSites, batch_size: int, workers: int) -> DataLoader[Tensor]:
     """A DataLoader whose batches never end, so that workers start once."""
-    return DataLoader(
-        dataset, batch_size, sampler=_ForEver(len(dataset)), num_workers=workers, worker_init_fn=_one_thread
-    )
+    sampler = RandomSampler(dataset, num_samples=2**40)
+    return DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, worker_init_fn=_one_thread)
 
 
 def _one_thread(_worker: int) -> None:

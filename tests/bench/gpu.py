@@ -106,11 +106,7 @@ def _variants(images: Images, config: RunConfig, backbone: BackboneConfig) -> It
 
 
 def ready_rate(
-    images: Images,
-    network: Classifier,
-    batch: int,
-    compute: ComputeConfig | None = None,
-    deterministic: bool = True,
+    images: Images, network: Classifier, batch: int, compute: ComputeConfig | None = None, deterministic: bool = True
 ) -> float:
     """Sites a second of training steps on pixels of the device: standardised, viewed, forward, backward, Adam.
 

@@ -94,18 +94,11 @@ def _costs(sources: Sources) -> list[Row]:
         "loader_node_cache": ("node", "from the node's cache, sites of an object store"),
         "loader_s3": ("s3", "from SeaweedFS on loopback, the client's part"),
     }
-    found = [
-        Row(
-            name,
-            ms[key],
-            "CPU ms/site",
-            ms["png"],
-            ms["png"] / ms[key],
-            f"host work if a GPU does the arithmetic: uint8 batches {note}; {_spread(timed[key])}; {theirs}; "
-            f"{SIZE} px {origin()}",
-        )
-        for name, (key, note) in sources_of.items()
-    ]
+    found = []
+    for name, (key, origin_of) in sources_of.items():
+        note = f"host work if a GPU does the arithmetic: uint8 batches {origin_of}; {_spread(timed[key])}; {theirs}; "
+        note += f"{SIZE} px {origin()}"
+        found.append(Row(name, ms[key], "CPU ms/site", ms["png"], ms["png"] / ms[key], note))
     rate, rate_png = 1e3 / ms["cpu"], 1e3 / ms["png"]
     note = f"everything on the CPU, to augmented float32 batches; {_spread(timed['cpu'])}; {theirs}"
     return [*found, Row("loader_cpu", rate, "sites/CPU s", rate_png, rate / rate_png, note)]
@@ -125,19 +118,14 @@ def _rates(sources: Sources) -> list[Row]:
                 found[name].append(highest_rate(feed, guess * cores()))
         del feeds
     rate = {name: statistics.median(rates) for name, rates in found.items()}
-    note = f"waits under {WAIT:.0%}, batches of {BATCH}; {cores()} cores"
     between = {name: f"{min(rates):.0f} to {max(rates):.0f}" for name, rates in found.items()}
-    return [
-        Row(
-            f"feed_rate, {name}",
-            rate[name],
-            "sites/s",
-            rate["png"],
-            rate[name] / rate["png"],
-            f"{note}; {between[name]}; baseline: DataLoader of {cores()} workers, {between['png']}",
-        )
-        for name in ("local", "s3")
-    ]
+
+    def row(name: str) -> Row:
+        note = f"waits under {WAIT:.0%}, batches of {BATCH}; {cores()} cores; {between[name]}; "
+        note += f"baseline: DataLoader of {cores()} workers, {between['png']}"
+        return Row(f"feed_rate, {name}", rate[name], "sites/s", rate["png"], rate[name] / rate["png"], note)
+
+    return [row("local"), row("s3")]
 
 
 def highest_rate(feed: Iterator[object], guess: float) -> float:
@@ -240,9 +228,8 @@ def _sources() -> Iterator[Sources]:
         folder = Path(name)
         source = write_screen(folder / "screen", PLATES, WELLS)
         packed = ObjectStore(folder / "packed")
-        config = NormalizeConfig(
-            screen=ScreenConfig(cell_types=("HUVEC",), image_size=SIZE, sites=1), folds=FoldsConfig(count=2)
-        )
+        screen = ScreenConfig(cell_types=("HUVEC",), image_size=SIZE, sites=1)
+        config = NormalizeConfig(screen=screen, folds=FoldsConfig(count=2))
         normalize(config, source, packed, folder / "screen.json", folder / "holdout.json", folder / "holdout.csv")
         manifest = Manifest.read(folder / "screen.json")
 
@@ -256,13 +243,8 @@ def _sources() -> Iterator[Sources]:
         share_CG = histograms / histograms.sum(1, keepdims=True)
         mean_C = (share_CG * np.arange(256)).sum(1)
         std_C = np.sqrt((share_CG * (np.arange(256) - mean_C[:, None]) ** 2).sum(1))
-        png = PngSites(
-            [tuple(pngs[k : k + 6]) for k in range(0, len(pngs), 6)],
-            mean_C.astype(np.float32),
-            std_C.astype(np.float32),
-            STANDARDISE.jitter,
-            AUGMENT,
-        )
+        sites = [tuple(pngs[k : k + 6]) for k in range(0, len(pngs), 6)]
+        png = PngSites(sites, mean_C.astype(np.float32), std_C.astype(np.float32), STANDARDISE.jitter, AUGMENT)
         with s3_server(folder / "objects") as server:
             os.environ.update(server.environment())
             store = ObjectStore(BUCKET)

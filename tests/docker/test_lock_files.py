@@ -52,10 +52,8 @@ def test_torch_and_its_dependencies_are_in_the_gpu_lock_only():
 
 
 def test_versions_are_those_that_the_project_is_tested_with():
-    tested = dict(
-        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
-    )
-    tested = {plain(name): version for name, version in tested.items()}
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    tested = {plain(name): version for name, version in (line.split("==") for line in lines)}
     for lock in ("cpu", "gpu"):
         for name, version in (line.split("==") for line in requirements(lock)):
             assert tested.get(plain(name), version) == version, name
@@ -71,14 +69,9 @@ def test_every_dependency_is_locked():
 
 def test_the_folder_does_not_hide_the_docker_package():
     assert not list((ROOT / "docker").rglob("__init__.py"))
-    done = subprocess.run(
-        [sys.executable, "-c", "import sys; sys.path.insert(0, '.'); import docker; print(docker.DockerClient)"],
-        cwd=ROOT,
-        env={},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    program = "import sys; sys.path.insert(0, '.'); import docker; print(docker.DockerClient)"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, env={}, capture_output=True, text=True, check=True)
     assert "docker.client.DockerClient" in done.stdout
 
 

@@ -101,11 +101,8 @@ def test_tasks_read_what_the_nodes_of_the_dag_read(compiled, changes):
             assert all(constant(dag.tasks[task], name) == value for name, value in labels.items() if value)
         read = {}
         for name, value in node.inputs.items():
-            for key, output in zip(
-                ("base", "second_base") if name == "bases" else (name,),
-                value if isinstance(value, tuple) else (value,),
-                strict=False,
-            ):
+            keys = ("base", "second_base") if name == "bases" else (name,)
+            for key, output in zip(keys, value if isinstance(value, tuple) else (value,), strict=False):
                 read[key] = names[output.node], output.name
         listed = read.pop("uris", None)
         artifacts = dag.tasks[task]["inputs"].get("artifacts", {})
@@ -122,9 +119,8 @@ def test_the_truth_reaches_the_report_alone(compiled):
 def test_one_loop_has_the_folds_to_train_side_by_side_as_configured(compiled):
     for changes, folds, parallel in ((FIVE_FOLDS, [1, 3, 4], 2), (ONE_BACKBONE, [0, 1], 1)):
         dag = compiled(*changes)
-        assert dag.spec["root"]["inputDefinitions"]["parameters"]["jobs"]["defaultValue"] == [
-            {"fold": f} for f in folds
-        ]
+        jobs = dag.spec["root"]["inputDefinitions"]["parameters"]["jobs"]["defaultValue"]
+        assert jobs == [{"fold": fold} for fold in folds]
         assert dag.root[dag.loop]["iteratorPolicy"]["parallelismLimit"] == parallel
         for name, task in dag.fold.items():
             fold = task["inputs"]["parameters"]["fold"]

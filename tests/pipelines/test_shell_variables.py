@@ -33,7 +33,7 @@ def test_a_folder_store_ignores_all_variables(tmp_path: Path) -> None:
     cellsignal = Cellsignal(tmp_path)
     store = tmp_path / "store"
     (tmp_path / "use.py").write_text(USE)
-    done = cellsignal.python("use.py", store.as_uri(), "use.py", environment=HOSTILE)
+    done = cellsignal("use.py", store.as_uri(), "use.py", environment=HOSTILE, script=True)
     assert (done.returncode, done.stderr) == (0, "")
     done = cellsignal("store", "gc", "--store", store, environment=HOSTILE)
     assert (done.returncode, done.stderr) == (0, "")

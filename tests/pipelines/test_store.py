@@ -214,9 +214,7 @@ def test_rejects_a_missing_bucket_or_run(s3_server: S3Server, monkeypatch: pytes
     assert "cellsignal/empty: nothing to remove" in invoke(ObjectStore("cellsignal", "empty"), "gc", "--yes").output
 
 
-def test_the_option_wins_over_the_environment_and_that_over_the_configuration(
-    s3_server: S3Server, tmp_path: Path
-) -> None:
+def test_the_option_wins_over_the_environment_and_that_over_the_configuration(s3_server: S3Server, tmp_path: Path):
     for name in ("option", "environment", "configured", "usual/cellsignal/store"):
         (tmp_path / name).mkdir(parents=True)
     known = {"XDG_CACHE_HOME": str(tmp_path / "usual"), "CELLSIGNAL_STORE": str(tmp_path / "environment")}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,34 +38,20 @@ class Cellsignal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def start(self, *arguments: str | Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        return self._start("-m", "pipelines.cli", *arguments, environment=environment)
-
-    def python(
-        self, *arguments: str | Path, environment: Mapping[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        """Runs a script, as `__call__` does a command."""
-        return self._end(self._start(*arguments, environment=environment))
-
-    def _start(self, *arguments: str | Path, environment: Mapping[str, str] | None) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str | Path, environment: Mapping[str, str] | None = None, script: bool = False
+    ) -> subprocess.Popen[str]:
+        """Starts a command, or a script with its arguments."""
         known = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        pipe = subprocess.PIPE
         return subprocess.Popen(
-            [sys.executable, *map(str, arguments)],
-            cwd=self.folder,
+            [sys.executable, *(() if script else ("-m", "pipelines.cli")), *map(str, arguments)], cwd=self.folder,
             env={**known, "PYTHONPATH": str(ROOT), **(environment or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+            stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True,
+        )  # fmt: skip
 
-    def __call__(
-        self, *arguments: str | Path, environment: Mapping[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        return self._end(self.start(*arguments, environment=environment))
-
-    @staticmethod
-    def _end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, **options)
         out, errors = process.communicate(timeout=300)
         return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 

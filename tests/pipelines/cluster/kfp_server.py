@@ -212,13 +212,8 @@ def serve(server: KfpServer) -> Iterator[KfpServer]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
-            self._handle("GET")
-
-        def do_POST(self) -> None:
-            self._handle("POST")
-
-        def _handle(self, method: str) -> None:
+        def _handle(self) -> None:
+            method = self.command
             parts = urlsplit(self.path)
             query = {key: values[0] for key, values in parse_qs(parts.query).items()}
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -245,6 +240,8 @@ def serve(server: KfpServer) -> Iterator[KfpServer]:
             except RefusedError as refused:
                 error = {"error": refused.message, "code": refused.code, "message": refused.message, "details": []}
                 self._send(refused.status, json.dumps(error).encode(), "application/json")
+
+        do_GET = do_POST = _handle
 
         def _send(self, status: int, body: bytes, kind: str) -> None:
             self.send_response(status)

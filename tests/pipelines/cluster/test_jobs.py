@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +29,12 @@ RECORD = ImageRecord(
 STEPS = ["simulate", "normalize", "pretrain", "finetune", "pseudo-label", "ensemble", "assign", "report"]
 
 
-def command_of(step: str) -> Callable[..., Any]:
-    """The function behind `python -m components.STEP`."""
-    function: Callable[..., Any] = getattr(importlib.import_module(f"components.{step}.__main__"), step)
-    return function
-
-
 def parsed(container: dict[str, Any]) -> dict[str, Any]:
     """The container's arguments as the step's own command line parses them."""
     python, module, name = container["command"]
     assert (python, module) == ("python", "-m")
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command()(command_of(name.removeprefix("components.")))
+    app.command()(getattr(importlib.import_module(f"{name}.__main__"), name.removeprefix("components.")))
     return typer.main.get_command(app).make_context(name, list(container["args"])).params
 
 
@@ -134,9 +127,8 @@ def test_the_command_writes_the_configuration_and_a_file_for_each_step(config_fi
     (config_map,) = yaml.safe_load_all((tmp_path / "jobs" / "config.yaml").read_text())
     config = tmp_path / "read-back.yaml"
     config.write_text(config_map["data"]["run.yaml"])
-    assert RunConfig.load(str(config)) == RunConfig.load(
-        str(config_file), ["pretrain.epochs=3", "store.bucket=cellsignal"]
-    )
+    expected = RunConfig.load(str(config_file), ["pretrain.epochs=3", "store.bucket=cellsignal"])
+    assert RunConfig.load(str(config)) == expected
     (job,) = yaml.safe_load_all((tmp_path / "jobs" / "normalize.yaml").read_text())
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]

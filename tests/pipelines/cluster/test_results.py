@@ -1,4 +1,4 @@
-"""Results of a run, and the partial report of a failed one."""
+"""The partial report of a failed run."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import pytest
 from rich.console import Console
 
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.runs import record_results
-from pipelines.cluster.results import fetch, report_of_failed
+from pipelines.cluster.results import report_of_failed
 from tests.pipelines.run.test_finish import KEY, FoldedRun
 
 
@@ -40,21 +39,3 @@ def test_finished_folds_get_a_partial_report(failed: FoldedRun, tmp_path: Path):
     assert report(failed, out) == f"its report is {out / 'report.html'}"
     assert json.loads((out / "metrics.json").read_text())["partial"]["missing"]["RPE"] == [0]
     assert "<html" in (out / "report.html").read_text()
-
-
-def test_results_are_fetched_with_the_embeddings_of_all_folds(failed: FoldedRun, tmp_path: Path):
-    failed.train("HUVEC", 0)
-    failed.train("RPE", 1)
-    made = tmp_path / "made"
-    made.mkdir()
-    (made / "lineage.json").write_text(json.dumps({"run": KEY}))
-    (made / "metrics.json").write_text("{}")
-    record_results(failed.store, KEY, made)
-    out = tmp_path / "out"
-    fetch(failed.store, KEY, failed.config, out, Console(file=io.StringIO()), predicts=True)
-    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()) == [
-        "embeddings/net/HUVEC/fold_0.parquet",
-        "embeddings/net/RPE/fold_1.parquet",
-        "lineage.json",
-        "metrics.json",
-    ]

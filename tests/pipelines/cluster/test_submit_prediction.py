@@ -242,9 +242,7 @@ def test_new_plates_are_predicted_by_the_champion_and_the_results_fetched(
     predicting(again, wait=True, out=Path("results"), truth=store.uri("truth.csv"))  # the same run's folder is accepted
 
 
-def test_names_are_those_of_a_prediction_and_the_same_content_is_followed(
-    predicting: Predicting, server: KfpServer
-) -> None:
+def test_names_are_those_of_a_prediction_and_the_same_content_is_followed(predicting: Predicting, server: KfpServer):
     server.script = [["RUNNING"]]
     shown = predicting()
     assert [each["display_name"] for each in server.pipelines] == ["cellsignal-tiny-predict"]

@@ -57,9 +57,7 @@ def test_an_option_replaces_the_file_of_the_checkout(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [("images", "build"), ("images", "push", "--registry", "localhost:1")])
-def test_rejects_an_engine_that_does_not_run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: tuple[str, ...]
-) -> None:
+def test_rejects_an_engine_that_does_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: tuple[str, ...]):
     monkeypatch.chdir(tmp_path)
     address = f"unix://{tmp_path}/none.sock"
     monkeypatch.setenv("DOCKER_HOST", address)

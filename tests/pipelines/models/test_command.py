@@ -77,19 +77,14 @@ def test_json_is_one_document(published: FinishedRun, tmp_path: Path) -> None:
 
 
 def test_tables_fit_the_terminal(tmp_path: Path) -> None:
-    store, width = ObjectStore(tmp_path), 80
-    four = ("HUVEC", "RPE", "HEPG2", "U2OS")
+    store, key = ObjectStore(tmp_path), "weekly-plates-2026-nov-0123456789ab"
     best = {stage: {"overall": 1.0} for stage in ("raw", "assigned")}
-    scores = {"out_of_fold": best, "holdout": best}
-    key = "weekly-plates-2026-nov-0123456789ab"
+    four, scores = ("HUVEC", "RPE", "HEPG2", "U2OS"), {"out_of_fold": best, "holdout": best}
     first = put_model(store, 1, run=key, cell_types=four, scores=scores, partial=True)
-    promote(
-        store, first, "better on [both] of the experiments that were held out", by="octocat (GitHub run 1234567890)"
-    )
-    listed = invoke(store, "list", width=width).output
-    assert listed.count("100.0→100.0") == 2
-    assert max(map(len, listed.splitlines())) <= width
-    lines = listed.splitlines()
+    promote(store, first, "better on [both] of the held-out experiments", by="octocat (GitHub run 1234567890)")
+    lines = invoke(store, "list", width=80).output.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "".join(lines).count("100.0→100.0") == 2
     begin = next(line for line in lines if "created" in line).index("run")
     # The run's key is folded into its column, and nothing of it is lost.
     column = "".join(line[begin : begin + 37].split("  ")[0].strip() for line in lines[3:8])

@@ -45,9 +45,7 @@ def test_known_experiments_keep_the_champions_folds(template: FinishedRun, champ
     assert fewer.folds.known == {name: fold for name, fold in DEALT.items() if name != "RPE-01"}
 
 
-def test_the_configuration_stays_if_the_champions_folds_do_not_fit(
-    template: FinishedRun, champion: ModelManifest
-) -> None:
+def test_the_configuration_stays_if_the_champions_folds_do_not_fit(template: FinishedRun, champion: ModelManifest):
     own, other, of_wells = (
         folds(template.config, **changes) for changes in ({"known": {"HUVEC-01": 1}}, {"count": 3}, {"split": "well"})
     )

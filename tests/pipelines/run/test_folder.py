@@ -19,12 +19,6 @@ from tests.seaweedfs import S3Server
 from tests.tiny_screen import CONFIG, MemoryStore, TinyScreen
 
 
-@pytest.fixture
-def started(tmp_path: Path) -> Path:
-    """The folder of a run as `cellsignal run` leaves it."""
-    return leave_run(tmp_path, "store.bucket=mine", "store.prefix=team/a")
-
-
 def leave_run(tmp_path: Path, *changes: str) -> Path:
     folder = tmp_path / "runs" / "demo"
     run = LocalRun(config=RunConfig.load("demo", list(changes)), screen=None, truth=None, lineage={"run": "demo-1a2b"})
@@ -36,22 +30,19 @@ def address(given: str, *changes: str) -> str | None:
     return with_address(RunConfig.load("demo", [f"init_from={given}", *changes])).init_from
 
 
-def test_a_folder_becomes_the_address_of_its_run(started: Path) -> None:
-    assert address(str(started)) == "s3://mine/team/a/runs/demo-1a2b"
-
-
-@pytest.mark.parametrize("prefix", ["", "team/a"])
-def test_the_store_of_a_folders_run_may_be_a_folder(tmp_path: Path, prefix: str) -> None:
+def test_a_folder_becomes_the_address_of_its_run_in_either_store(tmp_path: Path) -> None:
+    assert address(str(leave_run(tmp_path / "bucket", "store.bucket=mine", "store.prefix=team/a"))) == (
+        "s3://mine/team/a/runs/demo-1a2b"
+    )
     lab = (tmp_path / "lab data").as_uri()
-    run = leave_run(tmp_path, f"store.bucket={lab}", f"store.prefix='{prefix}'")
-    expected = f"{lab}/{prefix}/runs/demo-1a2b" if prefix else f"{lab}/runs/demo-1a2b"
-    assert address(str(run)) == expected
-    assert address(str(run), f"store.bucket={lab}") == expected
+    for prefix, expected in (("", f"{lab}/runs/demo-1a2b"), ("team/a", f"{lab}/team/a/runs/demo-1a2b")):
+        run = leave_run(tmp_path / f"folder {prefix}", f"store.bucket={lab}", f"store.prefix='{prefix}'")
+        assert address(str(run)) == address(str(run), f"store.bucket={lab}") == expected
 
 
-@pytest.mark.parametrize("given", ["demo-1a2b", "s3://bucket/runs/demo-1a2b", "file:///lab/runs/demo-1a2b"])
-def test_keys_and_addresses_stay(given: str) -> None:
-    assert address(given) == given
+def test_keys_and_addresses_stay() -> None:
+    for given in ("demo-1a2b", "s3://bucket/runs/demo-1a2b", "file:///lab/runs/demo-1a2b"):
+        assert address(given) == given
     assert with_address(RunConfig.load("demo")).init_from is None
 
 
@@ -62,11 +53,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_that_cannot_start_is_refused_before_anything_is_made(
-    cellsignal: Cellsignal,
-    config_file: Path,
-    either_store: ObjectStore,
-    s3_server: S3Server,
-    tmp_path: Path,
+    cellsignal: Cellsignal, config_file: Path, either_store: ObjectStore, s3_server: S3Server, tmp_path: Path
 ) -> None:
     """No --screen: it would be simulated first, which takes longer than to look at the other run."""
     store, config = either_store, RunConfig.load(str(config_file))
@@ -88,12 +75,9 @@ def test_a_run_that_cannot_start_is_refused_before_anything_is_made(
     nowhere = (tmp_path / "nowhere").as_uri()
     assert f"run old-1: no such run below {nowhere} (there are no runs)" in refused(f"init_from={nowhere}/runs/old-1")
     assert "file:///FOLDER/runs/KEY" in refused(f"init_from={nowhere}")
-    assert "init_from: run old-1 has no pretrained weights of fold 0 and tiny (it has none)" in refused(
-        "init_from=old-1"
-    )
-    assert "backbone tiny has stem 8, but 4 in run old-1" in refused("init_from=old-1", "backbones.0.stem=8")
-    assert "init_from sets the initial weights of every backbone" in refused(
-        "init_from=old-1", "backbones.0.weights=w.pt"
-    )
+    old = "init_from=old-1"
+    assert "init_from: run old-1 has no pretrained weights of fold 0 and tiny (it has none)" in refused(old)
+    assert "backbone tiny has stem 8, but 4 in run old-1" in refused(old, "backbones.0.stem=8")
+    assert "init_from sets the initial weights of every backbone" in refused(old, "backbones.0.weights=w.pt")
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "nowhere").exists()

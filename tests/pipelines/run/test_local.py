@@ -35,7 +35,6 @@ from pipelines.run.worker import follow
 from pipelines.store.tables import run_row
 from tests.pipelines import tiny_run
 from tests.pipelines.tiny_run import CONFIG, ROOT, Cellsignal, processes_naming, results
-from tests.seaweedfs import S3Server
 from tests.tiny_screen import TinyScreen
 
 COLUMNS = ["id_code", "sirna", "confidence", "margin", "raw_sirna", "raw_confidence", "top5"]
@@ -430,27 +429,3 @@ def test_a_run_key_changes_with_everything_that_affects_results(tmp_path: Path):
     weights.write_bytes(b"two")
     keys.add(run_key(config, "/screen", tmp_path / "out"))
     assert len(keys) == 5
-
-
-@pytest.mark.slow
-def test_a_run_from_a_bucket_into_a_folder(tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch):
-    run, address = prepare(tmp_path / "run", integers=False), "s3://cellsignal/whole-run/screen"
-    environment = s3_server.environment()
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    bucket = ObjectStore("cellsignal", "whole-run/screen")
-    root = run.screen
-    bucket.put_many((p.relative_to(root).as_posix(), p.read_bytes()) for p in root.rglob("*") if p.is_file())
-    arguments = [address if argument == root else argument for argument in run.arguments]
-    arguments = [tmp_path / "folder" if argument == run.store else argument for argument in arguments]
-    done = run.cellsignal(*arguments, environment=environment)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads((run.out / "lineage.json").read_text())["screen"] == address
-    assert not run.store.exists()
-    finished = list((tmp_path / "folder").glob("finished/*/*/done.json"))
-    assert len(finished) >= 4, "pretraining, finetuning and pseudo-labels of two folds"
-    from_address = f"{(tmp_path / 'folder').as_uri()}/runs/{json.loads((run.out / 'lineage.json').read_text())['run']}"
-    again = run.cellsignal("finish", "--run", from_address, "--quorum", 2, "--out", tmp_path / "finished")
-    assert (again.returncode, again.stderr) == (0, "")
-    for name in PREDICTIONS:
-        assert (tmp_path / "finished" / name).read_bytes() == (run.out / name).read_bytes()

@@ -13,7 +13,7 @@ from components.core.errors import StepError
 from components.core.storage.arrays import LogitsDirectory, WellLogits, write_logits
 from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, WellRecord
 from pipelines.studies.protocols import ProtocolResults, held_out_accuracy
-from tests.pipelines.tiny_run import CONFIG, Cellsignal, error_line, only_huvec
+from tests.pipelines.tiny_run import CONFIG, Cellsignal, only_huvec
 from tests.tiny_screen import TinyScreen
 
 
@@ -21,13 +21,14 @@ class Command:
     """`cellsignal protocols` on the tiny screen, in the session's store."""
 
     def __init__(self, folder: Path) -> None:
-        self.out, self._cellsignal = folder / "out", Cellsignal(folder)
+        self.out, self.cellsignal = folder / "out", Cellsignal(folder)
         (folder / "tiny.yaml").write_text(CONFIG)
-        self.screen = only_huvec(TinyScreen(folder / "screen", imaged=("HUVEC-01", "HUVEC-02", "HUVEC-03")))
+        screen = only_huvec(TinyScreen(folder / "screen", imaged=("HUVEC-01", "HUVEC-02", "HUVEC-03"))).root
+        options = ("--config", "tiny.yaml", "--screen", screen, "--out", self.out, "--store", "store")
+        self.arguments = ("protocols", *options)
 
     def __call__(self, *arguments: str):
-        options = ["--config", "tiny.yaml", "--screen", self.screen.root, "--out", self.out, "--store", "store"]
-        return self._cellsignal("protocols", *options, *arguments)
+        return self.cellsignal(*self.arguments, *arguments)
 
     def content(self) -> dict:
         return json.loads((self.out / "protocols.json").read_text())
@@ -90,9 +91,8 @@ def test_more_repeats_of_one_protocol_train_only_new_ones_and_keep_the_other(com
 
 @pytest.mark.slow
 def test_another_configuration_in_the_same_folder_is_refused(command, first):
-    done = command("--repeats", "1", "--set", "pretrain.batch_size=4")
-    assert done.returncode == 2
-    assert "holds results of another config.pretrain.batch_size; use a new folder" in error_line(done)
+    line = command.cellsignal.refused(*command.arguments, "--repeats", "1", "--set", "pretrain.batch_size=4")
+    assert "holds results of another config.pretrain.batch_size; use a new folder" in line
 
 
 @pytest.mark.parametrize(
@@ -162,21 +162,15 @@ VOCABULARY = Vocabulary(treatments=("a", "b", "c", "d"), positives=("p",), negat
 
 @pytest.fixture
 def manifest() -> Manifest:
+    usual = {"plate": 1, "labelled": True, "prefix": "x", "histograms": ()}
+    well = {"well": "B03", "well_type": "treatment", "sites": ()}
     plates = tuple(
         PlateRecord(
-            experiment=experiment,
-            plate=1,
-            cell_type=experiment.split("-")[0],
-            labelled=True,
-            prefix="x",
-            histograms=(),
-            wells=tuple(
-                WellRecord(id_code=f"{experiment}_1_{label}", well="B03", well_type="treatment", sirna=label, sites=())
-                for label in labels
-            ),
+            experiment=name, cell_type=name.split("-")[0], **usual,
+            wells=tuple(WellRecord(id_code=f"{name}_1_{label}", sirna=label, **well) for label in labels),
         )
-        for experiment, labels in LABELS.items()
-    )
+        for name, labels in LABELS.items()
+    )  # fmt: skip
     folds = {"HUVEC-01": 0, "HUVEC-02": 1, "RPE-01": 0}
     return Manifest(store="s3://x", channels=6, image_size=8, codec=PackConfig(), vocabulary=VOCABULARY, folds=folds,
                     plates=plates)  # fmt: skip
@@ -198,11 +192,8 @@ def logits(folder, cell_type, predicted: dict[str, str]):
 def test_overall_is_over_wells_and_not_over_cell_types(tmp_path, manifest):
     huvec = {f"HUVEC-01_1_{label}": predicted for label, predicted in zip("dcba", "dcca", strict=True)}
     rpe = {"RPE-01_1_b": "a", "RPE-01_1_a": "b"}
-    found = held_out_accuracy(
-        manifest,
-        0,
-        {"HUVEC": logits(tmp_path / "h", "HUVEC", huvec), "RPE": logits(tmp_path / "r", "RPE", rpe)},
-    )
+    folders = {"HUVEC": logits(tmp_path / "h", "HUVEC", huvec), "RPE": logits(tmp_path / "r", "RPE", rpe)}
+    found = held_out_accuracy(manifest, 0, folders)
     assert found == {"overall": 0.5, "HUVEC": 0.75, "RPE": 0.0}
 
 
