@@ -191,16 +191,6 @@ def test_normalize_gets_the_runs_source_and_fingerprint():
     assert parameters["truth"]["defaultValue"] == ""
 
 
-def test_other_resources_are_the_same_run_and_other_images_another():
-    recipes = {
-        known_lineage(RunConfig.load("rxrx1", changes), RECORD)[RECIPE]
-        for changes in ([], ["cluster.steps.finetune.gpus=8"], ["local.threads=2"])
-    }
-    assert len(recipes) == 1
-    assert known_lineage(RunConfig.load("rxrx1", ["seed=3"]), RECORD)[RECIPE] not in recipes
-    assert known_lineage(RunConfig.load("rxrx1"), None)[RECIPE] not in recipes
-
-
 def test_secrets_and_queues_have_the_names_in_the_manifests():
     whole, objects = training(*ALL_FIELDS), built("base")
     role = one(objects, "Role", whole.config.cluster.service_account)
@@ -271,19 +261,18 @@ def test_uncommitted_changes_are_a_warning_in_the_lineage(monkeypatch):
         assert not warned or "uncommitted" in found["warnings"][0]
 
 
-def test_the_recipe_of_a_prediction_depends_on_the_model_and_the_request_only():
-    def recipe(decides: dict[str, Any], *changes: str, record: Any = RECORD) -> str:
+def test_a_recipe_depends_on_what_affects_results_and_a_predictions_on_model_and_request():
+    def recipe(*changes: str, record: Any = RECORD, **decides: Any) -> str:
         return str(known_lineage(RunConfig.load("rxrx1", changes), record, decides)[RECIPE])
 
+    elsewhere = ("cluster.steps.finetune.gpus=8", "cluster.parallel_folds=1", "local.threads=2")
+    assert recipe() == recipe(*elsewhere)
     usual = {"model": "a" * 64, "experiments": [], "any_cell_type": False}
-    assert recipe(usual) == recipe(usual, "cluster.parallel_folds=1", "local.threads=2")
-    others = [
-        recipe({**usual, "model": "b" * 64}),
-        recipe({**usual, "experiments": ["HUVEC-25"]}),
-        recipe(usual, "predict.views=1"),
-        recipe(usual, record=None),
-    ]
-    assert len({recipe(usual), *others}) == 5
+    assert recipe(**usual) == recipe(*elsewhere, **usual)
+    trainings = [recipe(), recipe("seed=3"), recipe(record=None)]
+    predictions = [recipe(**usual), recipe("predict.views=1", **usual), recipe(record=None, **usual)]
+    predictions += [recipe(**{**usual, **other}) for other in ({"model": "b" * 64}, {"experiments": ["HUVEC-25"]})]
+    assert len({*trainings, *predictions}) == 8
 
 
 REFUSED = [

@@ -26,7 +26,6 @@ from components.core.config import RunConfig
 from components.core.errors import InputError, StepError
 from components.core.registry.champion import promote
 from components.core.registry.model_manifest import ModelManifest
-from components.core.registry.publishing import publish
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import RECIPE, FailureRecord, RunRecord, cluster_run_key
 from components.core.storage.runs import read_runs
@@ -49,9 +48,9 @@ NEW = ("HUVEC-03", "HUVEC-04")
 
 @dataclass(frozen=True)
 class Lab:
-    """A published model and a screen, each below a prefix of its own of the tests' bucket."""
+    """A published model and its screen, in a folder and below a prefix of its own of the tests' bucket, as the model."""
 
-    run: FinishedRun
+    folder: Path
     model: ModelManifest
     store: ObjectStore
     screen: str
@@ -62,19 +61,17 @@ class Lab:
 
 
 @pytest.fixture(scope="module")
-def lab(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    folder = tmp_path_factory.mktemp("lab")
+def lab(s3_server: S3Server, published: FinishedRun, model: ModelManifest) -> Iterator[Lab]:
     with pytest.MonkeyPatch.context() as patched:
         for name, value in s3_server.environment().items():
             patched.setenv(name, value)
-        store = ObjectStore(BUCKET, f"lab-{uuid.uuid4().hex}")
-        run = FinishedRun(folder, store)
-        model = publish(store, KEY).model
+        store, screen = (ObjectStore(BUCKET, f"{name}-{uuid.uuid4().hex}") for name in ("lab", "screen"))
+        published.copy_to(store)
         promote(store, model.fingerprint, "the first")
-        screen = ObjectStore(BUCKET, f"screen-{uuid.uuid4().hex}")
-        files = [path for path in (folder / "screen").rglob("*") if path.is_file()]
-        screen.put_many((path.relative_to(folder / "screen").as_posix(), path.read_bytes()) for path in files)
-        yield Lab(run, model, store, screen.uri("").rstrip("/"))
+        folder = published.folder / "screen"
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        screen.put_many((path.relative_to(folder).as_posix(), path.read_bytes()) for path in files)
+        yield Lab(folder, model, store, screen.uri("").rstrip("/"))
 
 
 @dataclass
@@ -91,12 +88,10 @@ class Predicting:
         arguments = {"model": self.lab.address, "experiments": list(NEW), **more}
         return PredictRequest(**{**arguments, "changes": [*changes, *arguments.get("changes", ())]})
 
-    def order(self, **more: Any) -> SubmitRequest:
-        return SubmitRequest(**{"endpoint": self.server.url, "screen": self.lab.screen, "images": "tags", **more})
-
     def __call__(self, wanted: PredictRequest | None = None, **more: Any) -> str:
         self.shown = io.StringIO()
-        submit(wanted or self.request(), self.order(**more), Console(file=self.shown, width=300), pace=QUICK)
+        order = SubmitRequest(**{"endpoint": self.server.url, "screen": self.lab.screen, "images": "tags", **more})
+        submit(wanted or self.request(), order, Console(file=self.shown, width=300), pace=QUICK)
         return self.shown.getvalue()
 
     def fail(self, run: dict[str, Any], kind: str, message: str) -> None:
@@ -197,7 +192,7 @@ def test_new_plates_are_predicted_by_the_champion_and_the_results_fetched(
     server.script = [["RUNNING", "SUCCEEDED"]]
     server.on_end = lambda run: Pods(server, run, tmp_path / "pods").whole()
     (tmp_path / "pods").mkdir()
-    labels = [row for row in rows(lab.run.folder / "screen" / "train.csv") if row["experiment"] == "HUVEC-04"]
+    labels = [row for row in rows(lab.folder / "train.csv") if row["experiment"] == "HUVEC-04"]
     table = "id_code,sirna\n" + "".join(f"{row['id_code']},{row['sirna']}\n" for row in labels)
     store.put("truth.csv", table.encode())
     monkeypatch.setattr("pipelines.cluster.submit.Pace", lambda: QUICK)

@@ -57,9 +57,7 @@ def test_tables_fit_into_a_hundred_columns(capsys: pytest.CaptureFixture[str]):
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= WIDTH
     assert "…" not in shown, "no number may be cut off"
-    text = " ".join(shown.split())
-    assert "GB of GPU memory (estimated from its layers), l4 has 24: set compute.accumulate to" in text
-    assert "no rate was measured on l4" in text
+    assert "l4 has 24: set compute.accumulate to" in " ".join(shown.split())
 
 
 def test_counts_the_tables_of_a_screen(planned: Callable[..., dict[str, Any]], config_file: Path, tables: TinyScreen):

@@ -114,15 +114,6 @@ def test_controls_can_be_limited_to_training_experiments():
     assert training.validation == everywhere.validation
 
 
-def test_tables_are_counted_by_experiment(tmp_path: Path):
-    screen = TinyScreen(tmp_path / "screen", more=("HUVEC-04",), imaged=("HUVEC-01",))
-    wells = screen_wells(RUN, screen.root)
-    experiments = wells.experiments.set_index("experiment")
-    assert {*map(tuple, experiments[["plates", "treatments", "controls"]].to_numpy())} == {(2, 6, 4)}
-    assert wells.count() == 50
-    assert experiments.labelled.to_dict() == {name: name != "HUVEC-03" for name in EXPERIMENTS}
-
-
 def test_a_fold_without_training_wells_is_refused():
     config = RunConfig.load(
         "rxrx1",

@@ -135,44 +135,34 @@ def single_plate(lab: Lab) -> None:
         table.write_text("".join(rows + more))
 
 
-def broken_tables(lab: Lab) -> None:
-    table = lab.folder / "screen" / "train.csv"
-    table.write_text(table.read_text().replace("HUVEC-01_1_B03,HUVEC-01,1,B03", "HUVEC-01_1_B03,HUVEC-01,one,B03"))
+BAD: list[tuple[Spoil | None, Any, str]] = [
+    (damage, [], "champion.json: damaged, not a champion's record"),
+    (rewrite(lambda lab: CHAMPION, schema_version=9), [], "champion.json: champion's record of schema 9, newer than"),
+    (lambda lab: lab.store.delete(manifest(lab)), [], "champion.json names a champion that cannot be read ("),
+    (rewrite(manifest, channels=5), MARGIN, "channels 6, but model"),
+    (without_network, MARGIN, "is missing, so that model"),
+    (None, ["--screen", "nowhere"], "--screen nowhere: no such folder"),
+    (None, ["--set", "screen.image_size=32", *MARGIN], "image size 32, but model"),
+    (None, ["--set", "screen.holdout_experiments=[]"], "screen.holdout_experiments is empty"),
+    (None, [], "2 plates (HUVEC-04), but fewer than 5 (promotion.min_plates) show nothing; hold out more"),
+    (None, ["--set", "screen.holdout_experiments=[HUVEC-02]"], "HUVEC-02 is left out: the champion"),
+    (integers, MARGIN, "knows none of their siRNAs (it knows, for example, sirna_2)"),
+    (
+        single_plate,
+        ["--set", "screen.holdout_experiments=[HUVEC-04,RPE-03]", *MARGIN],
+        "RPE would have a single held-out",
+    ),
+    (None, ["--endpoint", "http://127.0.0.1:9", "--runner", "docker"], "give one of them"),
+    (None, ["--json"], "--json goes with --dry-run"),
+    (None, ["--resubmit", "2"], "--resubmit goes with --endpoint"),
+    (None, ["--summary", "."], "--summary .: is a folder; give the name of a file in it"),
+    (None, ["--out", "/proc/nowhere", *MARGIN], "/proc/nowhere"),
+    (None, ["--summary", "nowhere/summary.md"], "--summary nowhere/summary.md: there is no folder nowhere"),
+    (None, ["--truth", "nowhere.csv", *MARGIN], "--truth nowhere.csv: cannot be read"),
+]
 
 
-@pytest.mark.parametrize(
-    ("spoil", "more", "message"),
-    [
-        (damage, [], "champion.json: damaged, not a champion's record"),
-        (
-            rewrite(lambda lab: CHAMPION, schema_version=9),
-            [],
-            "champion.json: champion's record of schema 9, newer than",
-        ),
-        (lambda lab: lab.store.delete(manifest(lab)), [], "champion.json names a champion that cannot be read ("),
-        (rewrite(manifest, channels=5), MARGIN, "channels 6, but model"),
-        (without_network, MARGIN, "is missing, so that model"),
-        (broken_tables, [], "train.csv line 2 (HUVEC-01_1_B03): field plate is 'one'"),
-        (None, ["--screen", "nowhere"], "--screen nowhere: no such folder"),
-        (None, ["--set", "screen.image_size=32", *MARGIN], "image size 32, but model"),
-        (None, ["--set", "screen.holdout_experiments=[]"], "screen.holdout_experiments is empty"),
-        (None, [], "2 plates (HUVEC-04), but fewer than 5 (promotion.min_plates) show nothing; hold out more"),
-        (None, ["--set", "screen.holdout_experiments=[HUVEC-02]"], "HUVEC-02 is left out: the champion"),
-        (integers, MARGIN, "knows none of their siRNAs (it knows, for example, sirna_2)"),
-        (
-            single_plate,
-            ["--set", "screen.holdout_experiments=[HUVEC-04,RPE-03]", *MARGIN],
-            "RPE would have a single held-out",
-        ),
-        (None, ["--endpoint", "http://127.0.0.1:9", "--runner", "docker"], "give one of them"),
-        (None, ["--json"], "--json goes with --dry-run"),
-        (None, ["--resubmit", "2"], "--resubmit goes with --endpoint"),
-        (None, ["--summary", "."], "--summary .: is a folder; give the name of a file in it"),
-        (None, ["--out", "/proc/nowhere", *MARGIN], "/proc/nowhere"),
-        (None, ["--summary", "nowhere/summary.md"], "--summary nowhere/summary.md: there is no folder nowhere"),
-        (None, ["--truth", "nowhere.csv", *MARGIN], "--truth nowhere.csv: cannot be read"),
-    ],
-)
+@pytest.mark.parametrize(("spoil", "more", "message"), BAD)
 def test_rejects_bad_input_in_one_line_and_leaves_the_store(
     lab: Lab, spoil: Spoil | None, more: list[str], message: str
 ) -> None:

@@ -217,8 +217,5 @@ def test_every_rung_is_scored_by_its_own_predictions_before_the_prior(scored, la
                 "overall": share(hits, seed, name, "raw_sirna"),
                 **{kind: share(hits, seed, name, "raw_sirna", [kind]) for kind in CELL_TYPES},
             }
-
-
-def test_the_assigned_point_is_the_last_rungs_accuracy_after_assignment(scored):
-    content, hits = scored
+    # The assigned point is the last rung's accuracy after assignment.
     assert content["assigned"]["per_seed"] == {str(seed): share(hits, seed, "folds", "sirna") for seed in SEEDS}
