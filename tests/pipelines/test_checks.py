@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -113,15 +112,6 @@ def started_from(folder: Path, weights: str) -> RunConfig:
     file = folder / "started.yaml"
     file.write_text(CONFIG.replace("{name: tiny,", f"{{name: tiny, weights: '{weights}',"))
     return RunConfig.load(str(file))
-
-
-def test_a_truth_that_cannot_be_read(config: RunConfig, tables: TinyScreen, tmp_path: Path):
-    os.mkfifo(tmp_path / "pipe.csv")
-    (tmp_path / "binary.csv").write_bytes(b"id_code,sirna\n\xff\xfe,1\n")
-    for name in ("nowhere.csv", "pipe.csv", "binary.csv", "screen"):
-        with pytest.raises(InputError, match=rf"^--truth {tmp_path / name}") as caught:
-            check_input(config, str(tables.root), tmp_path / name)
-        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

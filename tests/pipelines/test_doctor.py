@@ -12,13 +12,10 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
 from components.core.config import RunConfig
-from components.core.errors import InputError
 from components.core.storage.object_store import ObjectStore
 from pipelines import doctor
-from pipelines.cli import app
 from tests.pipelines.cluster.kfp_server import Fault, KfpServer, serve
 from tests.pipelines.images.registry_server import record_at
 
@@ -66,11 +63,6 @@ def test_a_missing_folder_is_tried_and_not_left_behind(no_torch: RunConfig, tmp_
     levels = {line[8:30].strip(): line.split()[0] for line in shown.splitlines()}
     assert {levels[what] for what in (*OPERATIONS, "kfp", "python")} == {"ok"}
     assert list(tmp_path.iterdir()) == []
-
-
-def test_rejects_a_change_without_a_configuration() -> None:
-    with pytest.raises(InputError, match="--set changes a configuration"):
-        CliRunner().invoke(app, ["doctor", "--set", "store.bucket=file:///tmp"], catch_exceptions=False)
 
 
 def test_finds_a_store_that_ignores_conditions_or_loses_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

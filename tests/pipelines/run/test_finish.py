@@ -199,15 +199,20 @@ def test_a_quorum_that_is_not_reached_or_impossible_writes_nothing(run: FoldedRu
     assert not (run.folder / "out").exists()
 
 
+def test_a_cell_type_without_any_fold_cannot_be_finished(run: FoldedRun) -> None:
+    for fold in (0, 1):
+        run.store.delete(f"runs/{KEY}/tasks/infer/{fold}/RPE.json")
+    with pytest.raises(InputError, match=rf"RPE has none; run {KEY} again, until each cell type has a fold"):
+        run.finish(1)
+
+
 def test_folds_of_a_screen_that_changed_do_not_count(run: FoldedRun) -> None:
     source = run.folder / "screen"
     table = source / "test.csv"
     lines = table.read_text().splitlines()
     table.write_text("\n".join(lines[:-1]) + "\n")
     run.normalize(source)
-    with pytest.raises(
-        InputError, match=rf"HUVEC has none; RPE has none; run {KEY} again, until each cell type has a fold"
-    ):
+    with pytest.raises(InputError, match=r"HUVEC has none; RPE has none"):
         run.finish(1)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from components.core.config import FoldsConfig, RunConfig
-from components.core.errors import InputError
 from components.core.screen.manifests import dealt_again
 from components.core.storage.manifest import Manifest
 from components.normalize.step import run
@@ -87,9 +86,3 @@ def test_nothing_in_a_protocols_training_uses_the_scored_wells():
         assert own.pretrain.epochs == config.pretrain.epochs
         assert (own.standardise, own.head) == (config.standardise, config.head)
     assert protocol_config(config, "batch", 1, backbones=2).backbones == config.backbones
-
-
-def test_rejects_another_number_of_backbones():
-    for backbones in (0, 3):
-        with pytest.raises(InputError, match=rf"--backbones {backbones}: the configuration has 2; use 1 to 2"):
-            protocol_config(RunConfig.load("demo"), "batch", 1, backbones)
