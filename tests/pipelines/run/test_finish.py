@@ -89,12 +89,9 @@ class FoldedRun:
             ),
         )  # fmt: skip
 
-    def finish(
-        self, quorum: int, out: str = "out", key: str = KEY, truth: Path | None = None
-    ) -> tuple[Mapping[str, Any], Path, str]:
-        output = io.StringIO()
-        path = self.folder / out
-        metrics = finish(self.store, key, quorum, path, truth, Console(file=output, width=200))
+    def finish(self, quorum: int, out: str = "out", truth: Path | None = None) -> tuple[Mapping[str, Any], Path, str]:
+        output, path = io.StringIO(), self.folder / out
+        metrics = finish(self.store, KEY, quorum, path, truth, Console(file=output, width=200))
         return metrics, path, output.getvalue()
 
     def expected(self, cell_type: str, folds: Sequence[int], role: str = "unlabelled") -> dict[str, str]:
@@ -227,11 +224,6 @@ def test_the_same_run_replaces_its_results_and_nothing_else_is_touched(run: Fold
     with pytest.raises(InputError, match=r"--out .*other: not empty, and not results of run"):
         run.finish(1, out="other")
     assert [path.name for path in other.iterdir()] == ["notes.txt"]
-
-
-def test_an_unknown_key_is_refused_with_the_known_ones(run: FoldedRun) -> None:
-    with pytest.raises(InputError, match=rf"--run other: no such run below file:.*/lab%20data \(runs there: {KEY}\)"):
-        run.finish(1, key="other")
 
 
 def test_a_fold_damaged_in_the_store_counts_as_missing_with_a_warning(run: FoldedRun) -> None:
