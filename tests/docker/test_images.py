@@ -15,9 +15,13 @@ from tests.container_engine import engine_or_skip, images_or_skip
 pytestmark = pytest.mark.docker
 TARGETS = ("cpu", "gpu")
 RESTRICTED: dict[str, Any] = {
-    "read_only": True, "tmpfs": {"/tmp": ""}, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges"],
-    "network_disabled": True, "remove": True,
-}  # fmt: skip
+    "read_only": True,
+    "tmpfs": {"/tmp": ""},
+    "cap_drop": ["ALL"],
+    "security_opt": ["no-new-privileges"],
+    "network_disabled": True,
+    "remove": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +37,15 @@ def run(image: str, *command: str, **more: Any) -> str:
 def test_the_command_line_runs_as_any_user_on_a_read_only_root(images, target: str):
     assert engine_or_skip().images.get(images[target]).attrs["Config"]["User"] == "10001:10001"
     assert run(images[target], "id", "-u").strip() == "10001"
-    program = (
-        "import matplotlib.pyplot, getpass, tempfile, components.report.step, components.normalize.step, kfp.dsl\n"
-        "matplotlib.pyplot.figure().savefig(tempfile.mkdtemp() + '/a.png'); print(getpass.getuser())"
-    )
     for user in ("10001:10001", "4711:4712"):
-        output = run(images[target], "python3", "-c", program, user=user)
+        output = run(
+            images[target],
+            "python3",
+            "-c",
+            "import matplotlib.pyplot, getpass, tempfile, components.report.step, components.normalize.step, kfp.dsl\n"
+            "matplotlib.pyplot.figure().savefig(tempfile.mkdtemp() + '/a.png'); print(getpass.getuser())",
+            user=user,
+        )
         assert output.splitlines()[-1] == "cellsignal"
     assert run(images[target], "cellsignal", "--version") == f"cellsignal {VERSION}\n"
 

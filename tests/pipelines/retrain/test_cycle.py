@@ -15,7 +15,6 @@ import pytest
 from components.core.registry.champion import read_champion
 from components.core.registry.published_models import fingerprints
 from components.core.storage.object_store import ObjectStore
-from tests.pipelines.retrain.cluster_lab import images, tables
 from tests.pipelines.tiny_run import CONFIG, ROOT, Cellsignal, error_line
 from tests.seaweedfs import S3Server
 
@@ -48,10 +47,12 @@ class Lab:
     def add(self, *experiments: str) -> None:
         """Adds experiments to the screen: their images, then the tables of all."""
         self.experiments += experiments
-        files = images(self.screen, experiments)
-        self.store.put_many((f"screen/{path.relative_to(self.screen)}", path.read_bytes()) for path in files)
-        for name, content in tables(self.screen, tuple(self.experiments)).items():
-            self.store.put(f"screen/{name}", content)
+        images = [path for path in self.screen.rglob("*.png") if path.parts[-3] in experiments]
+        self.store.put_many((f"screen/{path.relative_to(self.screen)}", path.read_bytes()) for path in images)
+        for table in self.screen.glob("*.csv"):
+            head, *rows = table.read_text().splitlines(keepends=True)
+            kept = [row for row in rows if row.split(",")[1] in self.experiments]
+            self.store.put(f"screen/{table.name}", "".join([head, *kept]).encode())
 
     def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self.command(*arguments, environment=self.environment)
@@ -93,8 +94,10 @@ def test_cycle_of_new_experiments_retraining_promotion_and_prediction(
     second = lab.retrain(*SETTLED)
     assert second.returncode == 0, second.stderr
     assert f"experiments new: {SECOND}; tables: " in second.stdout
-    # The champion's prediction, then the challenger's run.
-    assert lab.packed()[1:] == [(0, 2 * PLATES), (PLATES, 5 * PLATES)]
+    assert lab.packed()[1:] == [
+        (0, 2 * PLATES),
+        (PLATES, 5 * PLATES),
+    ]  # the champion's prediction, the challenger's run
     champion = read_champion(registry)
     assert champion is not None
     assert champion.now.generation == 2

@@ -81,8 +81,11 @@ def test_a_dry_run_reports_the_plan_and_writes_nothing(lab: Lab) -> None:
     done = lab("--dry-run", "--summary", str(summary), *MARGIN)
     champion = json.loads(lab.store.get(CHAMPION))["now"]["fingerprint"]
     compared = f"would compare it with champion {champion[:12]} on HUVEC-04"
-    lines = ["would train a challenger on this machine", compared, "nothing was started (--dry-run)"]
-    assert done.stdout.splitlines()[1:] == lines
+    assert done.stdout.splitlines()[1:] == [
+        "would train a challenger on this machine",
+        compared,
+        "nothing was started (--dry-run)",
+    ]
     assert "nothing was retrained before under this name" in done.stdout
     text = summary.read_text()
     assert text.startswith("### Retraining, dry run")
@@ -123,7 +126,8 @@ def without_network(lab: Lab) -> None:
 
 
 def integers(lab: Lab) -> None:
-    for table in (lab.folder / "screen").glob("*.csv"):
+    for name in ("train.csv", "train_controls.csv", "test_controls.csv"):
+        table = lab.folder / "screen" / name
         table.write_text(table.read_text().replace("sirna_", ""))
 
 
@@ -135,34 +139,46 @@ def single_plate(lab: Lab) -> None:
         table.write_text("".join(rows + more))
 
 
-BAD: list[tuple[Spoil | None, Any, str]] = [
-    (damage, [], "champion.json: damaged, not a champion's record"),
-    (rewrite(lambda lab: CHAMPION, schema_version=9), [], "champion.json: champion's record of schema 9, newer than"),
-    (lambda lab: lab.store.delete(manifest(lab)), [], "champion.json names a champion that cannot be read ("),
-    (rewrite(manifest, channels=5), MARGIN, "channels 6, but model"),
-    (without_network, MARGIN, "is missing, so that model"),
-    (None, ["--screen", "nowhere"], "--screen nowhere: no such folder"),
-    (None, ["--set", "screen.image_size=32", *MARGIN], "image size 32, but model"),
-    (None, ["--set", "screen.holdout_experiments=[]"], "screen.holdout_experiments is empty"),
-    (None, [], "2 plates (HUVEC-04), but fewer than 5 (promotion.min_plates) show nothing; hold out more"),
-    (None, ["--set", "screen.holdout_experiments=[HUVEC-02]"], "HUVEC-02 is left out: the champion"),
-    (integers, MARGIN, "knows none of their siRNAs (it knows, for example, sirna_2)"),
-    (
-        single_plate,
-        ["--set", "screen.holdout_experiments=[HUVEC-04,RPE-03]", *MARGIN],
-        "RPE would have a single held-out",
-    ),
-    (None, ["--endpoint", "http://127.0.0.1:9", "--runner", "docker"], "give one of them"),
-    (None, ["--json"], "--json goes with --dry-run"),
-    (None, ["--resubmit", "2"], "--resubmit goes with --endpoint"),
-    (None, ["--summary", "."], "--summary .: is a folder; give the name of a file in it"),
-    (None, ["--out", "/proc/nowhere", *MARGIN], "/proc/nowhere"),
-    (None, ["--summary", "nowhere/summary.md"], "--summary nowhere/summary.md: there is no folder nowhere"),
-    (None, ["--truth", "nowhere.csv", *MARGIN], "--truth nowhere.csv: cannot be read"),
-]
+def broken_tables(lab: Lab) -> None:
+    table = lab.folder / "screen" / "train.csv"
+    table.write_text(table.read_text().replace("HUVEC-01_1_B03,HUVEC-01,1,B03", "HUVEC-01_1_B03,HUVEC-01,one,B03"))
 
 
-@pytest.mark.parametrize(("spoil", "more", "message"), BAD)
+@pytest.mark.parametrize(
+    ("spoil", "more", "message"),
+    [
+        (damage, [], "champion.json: damaged, not a champion's record"),
+        (
+            rewrite(lambda lab: CHAMPION, schema_version=9),
+            [],
+            "champion.json: champion's record of schema 9, newer than this version reads (1); upgrade cellsignal",
+        ),
+        (lambda lab: lab.store.delete(manifest(lab)), [], "champion.json names a champion that cannot be read ("),
+        (rewrite(manifest, channels=5), MARGIN, "channels 6, but model"),
+        (without_network, MARGIN, "is missing, so that model"),
+        (broken_tables, [], "train.csv line 2 (HUVEC-01_1_B03): field plate is 'one'"),
+        (None, ["--screen", "nowhere"], "--screen nowhere: no such folder"),
+        (None, ["--set", "screen.image_size=32", *MARGIN], "image size 32, but model"),
+        (None, ["--set", "screen.holdout_experiments=[]"], "screen.holdout_experiments is empty"),
+        (None, [], "2 plates (HUVEC-04), but fewer than 5 (promotion.min_plates) show nothing; hold out more"),
+        (None, ["--set", "screen.holdout_experiments=[HUVEC-02]"], "HUVEC-02 is left out: the champion"),
+        (integers, MARGIN, "knows none of their siRNAs (it knows, for example, sirna_2)"),
+        (
+            single_plate,
+            ["--set", "screen.holdout_experiments=[HUVEC-04,RPE-03]", *MARGIN],
+            "screen.holdout_experiments: RPE would have a single held-out plate",
+        ),
+        (None, ["--endpoint", "http://127.0.0.1:9", "--runner", "docker"], "give one of them"),
+        (None, ["--json"], "--json goes with --dry-run"),
+        (None, ["--resubmit", "2"], "--resubmit goes with --endpoint"),
+        (None, ["--timeout", "3"], "--timeout goes with --endpoint"),
+        (None, ["--images", "tags"], "--images goes with --endpoint"),
+        (None, ["--summary", "."], "--summary .: is a folder; give the name of a file in it"),
+        (None, ["--out", "/proc/nowhere", *MARGIN], "/proc/nowhere"),
+        (None, ["--summary", "nowhere/summary.md"], "--summary nowhere/summary.md: there is no folder nowhere"),
+        (None, ["--truth", "nowhere.csv", *MARGIN], "--truth nowhere.csv: cannot be read"),
+    ],
+)
 def test_rejects_bad_input_in_one_line_and_leaves_the_store(
     lab: Lab, spoil: Spoil | None, more: list[str], message: str
 ) -> None:

@@ -182,7 +182,7 @@ def test_an_image_of_other_sources_is_refused(tmp_path: Path, images, monkeypatc
 
     monkeypatch.setattr("pipelines.run.containers.sources_digest", lambda: "0" * 16)
     with pytest.raises(
-        InputError, match=r"^cellsignal-cpu:\S+: contains other sources than .*`cellsignal images build`$"
+        InputError, match=r"^cellsignal-cpu:\S+: contains other sources than .*; run `cellsignal images build`$"
     ):
         check_images()
     monkeypatch.setattr("pipelines.run.containers.CURRENT", {"cpu": "cellsignal-cpu:none"})
@@ -213,8 +213,14 @@ def test_predictions_of_new_plates_are_those_of_processes(
     assert {path.stat().st_uid for path in out.rglob("*")} == {os.getuid()}
     assert containers(out) == []
     recorded = ObjectStore(tmp_path / "other").list(f"runs/{lineage['run']}/results/")
-    names = {"predictions.csv", "qc.csv", "metrics.json", "report.html", "config.yaml", "lineage.json"}
-    assert {key.rpartition("/")[2] for key in recorded} == names
+    assert {key.rpartition("/")[2] for key in recorded} == {
+        "predictions.csv",
+        "qc.csv",
+        "metrics.json",
+        "report.html",
+        "config.yaml",
+        "lineage.json",
+    }
     assert {key: run.store.get(key) for key in run.store.list("")} == before, "the model's store is read alone"
 
     refused = cellsignal(*usual, *elsewhere, "--set", "prior.enabled=false")

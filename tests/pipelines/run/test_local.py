@@ -33,8 +33,17 @@ from pipelines.run.folder import RunFolder
 from pipelines.run.local import finish_hint, run_key
 from pipelines.run.worker import follow
 from pipelines.store.tables import run_row
-from tests.pipelines import tiny_run
-from tests.pipelines.tiny_run import CONFIG, ROOT, Cellsignal, processes_naming, results
+from tests.pipelines.tiny_run import (
+    CONFIG,
+    ROOT,
+    Cellsignal,
+    only_huvec,
+    processes_naming,
+    results,
+    truth_of,
+    write_truth,
+)
+from tests.seaweedfs import S3Server
 from tests.tiny_screen import TinyScreen
 
 COLUMNS = ["id_code", "sirna", "confidence", "margin", "raw_sirna", "raw_confidence", "top5"]
@@ -73,12 +82,12 @@ def prepare(folder: Path, *, integers: bool) -> Run:
     """A screen, its truth and a configuration in a new folder; labels as the release writes them, or as numbers."""
     folder.mkdir()
     imaged = ("HUVEC-01", "HUVEC-02", "HUVEC-03", HOLDOUT)
-    screen = tiny_run.only_huvec(TinyScreen(folder / "screen", imaged, more=[HOLDOUT]))
+    screen = only_huvec(TinyScreen(folder / "screen", imaged, more=[HOLDOUT]))
     if integers:
         for name in ("train.csv", "train_controls.csv", "test_controls.csv"):
             path = screen.root / name
             path.write_text(path.read_text().replace("sirna_", ""))
-    truth = tiny_run.write_truth(folder / "truth.csv", tiny_run.truth_of(screen))
+    truth = write_truth(folder / "truth.csv", truth_of(screen))
     config = folder / "tiny.yaml"
     held_out = CONFIG.replace("image_size: 16", f"image_size: 16, holdout_experiments: [{HOLDOUT}]")
     config.write_text(f"{held_out}loader: {{node_cache: {json.dumps(str(folder / 'node'))}}}\n")
@@ -138,8 +147,9 @@ def test_the_same_command_reuses_the_finished_steps(interrupted: Interrupted):
     worked = {e["fold"] for e in events(interrupted.run.out) if e["step"] == "pretrain" and e["event"] == "epoch"}
     # A task that was killed between storing its outputs and its last event is fetched as well.
     assert worked <= {0, 1} - before
-    notes = [e["message"] for e in events(interrupted.run.out) if e["event"] == "note"]
-    assert "0 plates packed, 8 reused" in "".join(notes)
+    assert "0 plates packed, 8 reused" in "".join(
+        e["message"] for e in events(interrupted.run.out) if e["event"] == "note"
+    )
     assert processes_naming(interrupted.run.cellsignal.folder) == []
 
 
@@ -185,9 +195,18 @@ def test_the_metrics_are_shares_of_correctly_predicted_wells(interrupted: Interr
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["schema"] == 1
     assert {"out_of_fold", "unlabelled", "holdout", "folds", "throughput"} <= metrics.keys()
-    labels = [row for name in ("screen/train.csv", "truth.csv") for row in table(out.parent / name)]
-    truth = {row["id_code"]: row["sirna"] for row in labels}
-    for score, name in zip(("unlabelled", "out_of_fold", "holdout"), PREDICTIONS, strict=True):
+    labels = {
+        "out_of_fold": (
+            "predictions_oof.csv",
+            {r["id_code"]: r["sirna"] for r in table(out.parent / "screen/train.csv")},
+        ),
+        "holdout": (
+            "predictions_holdout.csv",
+            {r["id_code"]: r["sirna"] for r in table(out.parent / "screen/train.csv")},
+        ),
+        "unlabelled": ("predictions.csv", {r["id_code"]: r["sirna"] for r in table(out.parent / "truth.csv")}),
+    }
+    for score, (name, truth) in labels.items():
         rows = table(out / name)
         for stage, column in (("raw", "raw_sirna"), ("assigned", "sirna")):
             right = sum(row[column] == truth[row["id_code"]] for row in rows) / len(rows)
@@ -219,6 +238,8 @@ def test_the_output_ends_with_the_table_and_the_reports_path(interrupted: Interr
     assert any("out of fold" in line for line in lines[-12:])
     assert lines[0] == "[0/10 steps] normalize: started"
     assert any(line.startswith("[10/10 steps] report: done in ") for line in lines)
+    progress = lines[: next(n for n, line in enumerate(lines) if line.startswith("Well top-1 accuracy, %"))]
+    assert all(line.startswith(("[", "warning: HUVEC: ")) for line in progress), progress
 
 
 def test_a_finished_run_becomes_a_model_whose_networks_load(interrupted: Interrupted):
@@ -250,7 +271,7 @@ def test_new_plates_are_predicted_as_by_the_training_run(interrupted: Interrupte
     shutil.rmtree(run.out.parent / "node")  # a folder of the training's machine, which predictions must not create
     shutil.copytree(run.screen, screen)
     labels = {row["id_code"]: row["sirna"] for row in table(screen / "train.csv")}  # of other experiments, too
-    tiny_run.write_truth(truth, labels)
+    write_truth(truth, labels)
     for name in ("train.csv", "train_controls.csv", "test_controls.csv"):  # no label is left that could be read
         head, *lines = [line.split(",") for line in (screen / name).read_text().splitlines()]
         rows = [[*line[:4], "hidden", *line[5:]] for line in lines]
@@ -260,7 +281,7 @@ def test_new_plates_are_predicted_as_by_the_training_run(interrupted: Interrupte
     done = run.cellsignal(*usual, "--experiments", f"HUVEC-03,{HOLDOUT}", "--out", out)
     assert done.returncode == 0, done.stderr + (out / "run" / "log.txt").read_text()
     assert not (run.out.parent / "node").exists()
-    names = {
+    names = [
         "predictions.csv",
         "qc.csv",
         "metrics.json",
@@ -269,8 +290,8 @@ def test_new_plates_are_predicted_as_by_the_training_run(interrupted: Interrupte
         "lineage.json",
         "embeddings",
         "run",
-    }
-    assert {path.name for path in out.iterdir()} == names
+    ]
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
 
     expected = table(run.out / "predictions.csv") + table(run.out / "predictions_holdout.csv")
     found = {row["id_code"]: row for row in table(out / "predictions.csv")}
@@ -298,8 +319,9 @@ def test_new_plates_are_predicted_as_by_the_training_run(interrupted: Interrupte
     check_record(ObjectStore(run.store), lineage)
 
     refused, address = run.cellsignal.refused, f"{run.store.as_uri()}/runs/{lineage['run']}"
-    by = lineage["model"]["fingerprint"][:12]
-    what = f"run {lineage['run']}: is a prediction by model {by}, which trains nothing"
+    what = (
+        f"run {lineage['run']}: is a prediction by model {lineage['model']['fingerprint'][:12]}, which trains nothing"
+    )
     started = [tmp_path / "next" if argument == run.out else argument for argument in run.arguments]
     assert f"--{what}" in refused("finish", "--run", address, "--quorum", "1")
     assert what in refused("models", "publish", address)
@@ -429,3 +451,27 @@ def test_a_run_key_changes_with_everything_that_affects_results(tmp_path: Path):
     weights.write_bytes(b"two")
     keys.add(run_key(config, "/screen", tmp_path / "out"))
     assert len(keys) == 5
+
+
+@pytest.mark.slow
+def test_a_run_from_a_bucket_into_a_folder(tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch):
+    run, address = prepare(tmp_path / "run", integers=False), "s3://cellsignal/whole-run/screen"
+    environment = s3_server.environment()
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = ObjectStore("cellsignal", "whole-run/screen")
+    root = run.screen
+    bucket.put_many((p.relative_to(root).as_posix(), p.read_bytes()) for p in root.rglob("*") if p.is_file())
+    arguments = [address if argument == root else argument for argument in run.arguments]
+    arguments = [tmp_path / "folder" if argument == run.store else argument for argument in arguments]
+    done = run.cellsignal(*arguments, environment=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((run.out / "lineage.json").read_text())["screen"] == address
+    assert not run.store.exists()
+    finished = list((tmp_path / "folder").glob("finished/*/*/done.json"))
+    assert len(finished) >= 4, "pretraining, finetuning and pseudo-labels of two folds"
+    from_address = f"{(tmp_path / 'folder').as_uri()}/runs/{json.loads((run.out / 'lineage.json').read_text())['run']}"
+    again = run.cellsignal("finish", "--run", from_address, "--quorum", 2, "--out", tmp_path / "finished")
+    assert (again.returncode, again.stderr) == (0, "")
+    for name in PREDICTIONS:
+        assert (tmp_path / "finished" / name).read_bytes() == (run.out / name).read_bytes()
