@@ -148,6 +148,11 @@ def test_finds_each_spoiled_well_with_its_reason_and_no_other(plate) -> None:
     }
 
 
+def test_wells_of_a_blurred_plate_are_not_flagged(plate) -> None:
+    blurred = np.array([[[cv2.GaussianBlur(c, (0, 0), 3) for c in site] for site in well] for well in plate])
+    assert reasons(blurred) == [""] * WELLS
+
+
 def test_all_wells_of_a_plate_without_a_stain_are_flagged(plate) -> None:
     plate[:, :, 1] = np.random.default_rng(2).integers(5, 15, plate[:, :, 1].shape, np.uint8)
     assert reasons(plate) == ["little but noise: actin"] * WELLS
