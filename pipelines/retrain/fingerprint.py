@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from components.core.config import FrozenModel, RunConfig, differences, result_config
-from components.core.errors import InputError, MissingObjectError
+from components.core.errors import InputError, MissingObjectError, shortened
 from components.core.screen.layouts import FOLDERS, TABLES
 from components.core.screen.screen_source import FileFacts, ScreenSource, UnreadableError
 from components.core.screen.wells import natural_key
@@ -128,6 +128,4 @@ def _digest(files: Iterable[FileFacts]) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    found = sorted(names, key=natural_key)
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return f"{', '.join(found[:_SHOWN])}{more}"
+    return shortened(sorted(names, key=natural_key), _SHOWN)
