@@ -20,7 +20,6 @@ from components.core.screen.folds import assign_folds, screen_folds
 from components.core.screen.layouts import read_screen
 from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Plate, Screen
-from components.core.storage.artifacts import source_store
 from components.core.storage.opening import is_bucket, open_screen, open_store
 from components.core.storage.runs import read_source
 from components.core.tables import TableFaults, read_table_file
@@ -92,9 +91,8 @@ def check_start(config: RunConfig) -> None:
     """
     if not config.init_from:
         return
-    own = open_store(config.store.bucket, config.store.prefix)
-    store, key = source_store(own, config.init_from)
-    check_networks(read_source(store, key), config.backbones, config.head, config.folds.trained)
+    _, source = read_source(open_store(config.store.bucket, config.store.prefix), config.init_from)
+    check_networks(source, config.backbones, config.head, config.folds.trained)
 
 
 def _check_ratio(config: RunConfig) -> None:

@@ -1,8 +1,9 @@
-"""Files and folders that appear complete or not at all, and locks between processes. Local disks only."""
+"""Files and folders that appear complete or not at all, locks between processes, the cache folder. Local disks only."""
 
 from __future__ import annotations
 
 import glob
+import os
 import shutil
 import tempfile
 import uuid
@@ -11,6 +12,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+
+def cache_folder() -> Path:
+    """This program's part of the user's cache folder, absolute; may be missing."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.path.abspath(cache)) / "cellsignal"  # noqa: PTH100 - links stay as the user made them
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -35,11 +42,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 @contextmanager
-def atomic_directory(out: Path) -> Iterator[Path]:
-    """Yields an empty folder that becomes `out` when the block ends, and is removed if the block raises.
+def atomic_path(out: Path) -> Iterator[Path]:
+    """Yields a free path; the file or folder that the block makes there becomes `out` when the block ends.
 
-    An earlier `out` stays unchanged until the new one is complete, then is replaced. Temporary folders are hidden siblings of
-    `out`; the next call removes the temporary folders of killed processes.
+    An earlier `out` stays unchanged until then, and if the block raises. Temporary folders are hidden siblings of `out`; the next
+    call removes those of killed processes.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     for lock in out.parent.glob(f".{glob.escape(out.name)}.*.partial/lock"):
@@ -49,13 +56,20 @@ def atomic_directory(out: Path) -> Iterator[Path]:
     with locked(work / "lock"):
         try:
             new = work / "new"
-            new.mkdir()
             yield new
-            if out.exists():  # a rename does not replace a folder that has files
+            if out.exists():  # a rename replaces neither a folder that has files, nor a file by a folder
                 out.replace(work / "old")
             new.replace(out)
         finally:
             _clear(work, out)
+
+
+@contextmanager
+def atomic_directory(out: Path) -> Iterator[Path]:
+    """As `atomic_path`, for a folder, which is there and empty."""
+    with atomic_path(out) as new:
+        new.mkdir()
+        yield new
 
 
 def _clear(work: Path, out: Path) -> None:

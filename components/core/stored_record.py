@@ -29,25 +29,12 @@ class StoredRecord(FrozenModel):
 
     @classmethod
     def load(cls, store: ObjectStore, key: str) -> Self:
-        """Reads a record from a store.
-
-        Raises:
-            MissingObjectError: there is none.
-            InputError: it is damaged, or of a newer version.
-        """
+        """Reads a record from a store; MissingObjectError if there is none, otherwise as `parse`."""
         return cls.parse(store.get(key), store.uri(key))
 
     @classmethod
     def parse(cls, content: bytes, address: str) -> Self:
-        """Parses a record.
-
-        Args:
-            content: JSON in UTF-8.
-            address: the record's address, for errors.
-
-        Raises:
-            InputError: the record is damaged, or of a newer version.
-        """
+        """A record from its JSON; InputError, which gives its address, if it is damaged, or of a newer version."""
         try:
             record = cls.model_validate_json(content)
         except ValidationError as error:

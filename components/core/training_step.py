@@ -33,7 +33,8 @@ from components.core.storage.finished import CheckpointStore, run_once, work_key
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_store
-from components.core.storage.runs import report_failures
+from components.core.storage.run_records import Learned
+from components.core.storage.runs import record_task, report_failures
 
 ERRORS_VARIABLE = "CELLSIGNAL_TEAM_ERRORS"
 """Folder in which a process of a team saves the error that ended it."""
@@ -66,17 +67,20 @@ class TrainingStep:
         inputs: Mapping[str, str],
         outputs: Mapping[str, str],
         work: Work,
-        finished: Callable[[str], None] = lambda _: None,
+        *,
+        holdout: Manifest | None = None,
+        learned: Learned | None = None,
     ) -> None:
         """Puts the step's outputs at their paths: copied from the store if finished before, else computed.
 
-        Computing resumes from the last checkpoint if there is one.
+        Computing resumes from the last checkpoint if there is one. The task is recorded under the screen's run.
 
         Args:
             inputs: everything that the outputs depend on besides labels, libraries and arithmetic, as text by name.
             outputs: path of each output, by name.
             work: writes the outputs to its paths; saves to the checkpoints.
-            finished: called with the prefix under which the store keeps the outputs.
+            holdout: manifest of the held-out plates, if the step predicts.
+            learned: labels that the weights have learned, if they may start another run.
         """
         key_inputs = {
             **inputs,
@@ -109,7 +113,8 @@ class TrainingStep:
                 checkpoints.close()
 
         paths = {name: Path(path) for name, path in outputs.items()}
-        run_once(self.store, self.name, key_inputs, paths, lead, finished)
+        prefix = run_once(self.store, self.name, key_inputs, paths, lead)
+        record_task(self.store, self.screen, prefix, self.name, holdout=holdout, learned=learned, **self.labels)
         if not worked:
             self.team.agreed(False)
         try:

@@ -21,7 +21,6 @@ from components.core.learning.weight_files import load_pretrained, save_pairs, w
 from components.core.storage.digests import code_digest
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.runs import record_task
 from components.core.training_step import start_processes, training_step
 
 
@@ -84,5 +83,4 @@ def main(config: str, screen: str, bases: Sequence[str], fold: int, cell_type: s
             lambda out, checkpoints: run(
                 settings, step.store, step.screen, folders, fold, cell_type, out["weights"], checkpoints, step.team
             ),
-            lambda prefix: record_task(step.store, step.screen, prefix, "finetune", fold, cell_type),
         )

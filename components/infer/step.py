@@ -45,7 +45,6 @@ from components.core.registry.published_models import download_networks, find_mo
 from components.core.storage.digests import code_digest
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.runs import record_task
 from components.core.training_step import start_processes, training_step
 
 
@@ -240,5 +239,5 @@ def main(
                 step.team,
                 published,
             ),
-            lambda prefix: record_task(step.store, manifest, prefix, "infer", fold, cell_type, holdout=held_out),
+            holdout=held_out,
         )

@@ -32,7 +32,6 @@ from components.core.screen.manifests import build_manifest, controls_warnings, 
 from components.core.screen.packing import PackResult, pack_plates
 from components.core.screen.screen_source import ScreenSource, source_of
 from components.core.screen.wells import Screen
-from components.core.storage.artifacts import source_store
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import join_address, open_screen, open_store
 from components.core.storage.run_records import RECIPE, PredictionRecord, RunRecord, cluster_run_key, predicting_name
@@ -221,8 +220,7 @@ def _write(outputs: Mapping[Path, bytes]) -> None:
 
 def _check_start(config: RunConfig, own: ObjectStore, scored: Sequence[Scored]) -> None:
     """Raises, before anything is packed, if pretrain could not start from the configured weights."""
-    store, key = source_store(own, config.init_from or "")
-    source = read_source(store, key)
+    store, source = read_source(own, config.init_from or "")
     check_networks(source, config.backbones, config.head, config.folds.trained)
     names = [backbone.name for backbone in config.backbones]
     for remark in check_labels(source, read_source_screen(store, source), scored, config.folds.trained, names):

@@ -13,7 +13,6 @@ from components.core import progress
 from components.core.errors import InputError
 from components.core.learning.step_settings import PretrainSettings
 from components.core.learning.warm_start import AT_RANDOM, check_labels, check_networks, scored_by
-from components.core.storage.artifacts import source_store
 from components.core.storage.digests import digest_file, digest_text
 from components.core.storage.finished import fetch_finished
 from components.core.storage.manifest import Manifest
@@ -49,8 +48,7 @@ def open_start(
     if not settings.init_from:
         yield None
         return
-    store, key = source_store(own, settings.init_from)
-    source = read_source(store, key)
+    store, source = read_source(own, settings.init_from)
     check_networks(source, [settings.backbone(backbone)], settings.head, [fold])
     theirs = read_source_screen(store, source)
     scored = scored_by(screen, settings.screen.holdout_experiments)
@@ -58,7 +56,7 @@ def open_start(
         progress.warn(remark)
     record = source.weights[fold, backbone]
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
-        label = f"fold {fold} of run {key}"
+        label = f"fold {fold} of run {source.key}"
         try:
             fetch_finished(store, record.prefix, {"weights": Path(folder) / "weights"})
         except InputError:
@@ -66,4 +64,4 @@ def open_start(
                 f"{OPTION}: {store.uri(record.prefix)}: {backbone} of {label} is gone or damaged; repeat that run, or {AT_RANDOM}"
             ) from None
         file = Path(folder) / "weights" / "weights.safetensors"
-        yield Start(key, label, file, theirs.vocabulary.classes, record.learned)
+        yield Start(source.key, label, file, theirs.vocabulary.classes, record.learned)

@@ -26,7 +26,6 @@ from components.core.storage.digests import code_digest, digest_file
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import Learned
-from components.core.storage.runs import record_task
 from components.core.training_step import start_processes, training_step
 from components.pretrain.start import Start, open_start
 
@@ -119,7 +118,5 @@ def main(config: str, screen: str, fold: int, backbone: str, weights: str) -> No
                 step.team,
                 start,
             ),
-            lambda prefix: record_task(
-                step.store, step.screen, prefix, "pretrain", fold, backbone=backbone, learned=learned
-            ),
+            learned=learned,
         )

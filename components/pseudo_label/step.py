@@ -26,7 +26,6 @@ from components.core.storage.artifacts import local_file
 from components.core.storage.digests import code_digest, digest_file
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.runs import record_task
 from components.core.training_step import start_processes, training_step
 
 
@@ -157,7 +156,5 @@ def main(
                 checkpoints,
                 step.team,
             ),
-            lambda prefix: record_task(
-                step.store, step.screen, prefix, "pseudo_label", fold, cell_type, holdout=held_out
-            ),
+            holdout=held_out,
         )

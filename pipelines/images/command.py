@@ -37,7 +37,7 @@ def build(
     """Builds images of this checkout, tagged with its commit; the tag says so if there are uncommitted changes."""
     from rich.console import Console
 
-    from components.core.storage.opening import cache_folder
+    from components.core.files import cache_folder
     from pipelines.images import build_and_push
 
     names = {*list_items("--target", target or ["all"])}

@@ -18,7 +18,6 @@ from components.core.errors import InputError, MissingObjectError, shortened
 from components.core.screen.layouts import FOLDERS, TABLES
 from components.core.screen.screen_source import FileFacts, ScreenSource, UnreadableError
 from components.core.screen.wells import natural_key
-from components.core.storage.artifacts import source_store
 from components.core.storage.digests import digest_file, digest_text
 from components.core.storage.object_store import ObjectStore, parse_uri
 from components.core.storage.run_records import OPTION
@@ -117,7 +116,7 @@ def _files(config: RunConfig, store: ObjectStore) -> dict[str, str]:
             raise InputError(f"{field}: there is no object {address}; correct the address") from None
         found[field] = _digest([FileFacts(key, there.size, there.version)])
     if config.init_from:
-        source = read_source(*source_store(store, config.init_from))
+        _, source = read_source(store, config.init_from)
         weights = sorted((*network, record.prefix) for network, record in source.weights.items())
         found[OPTION] = digest_text(json.dumps(weights))
     return found

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from components.core.config import RunConfig
 from components.core.errors import InputError
-from components.core.files import locked
+from components.core.files import cache_folder, locked
 from components.core.learning.step_settings import library_versions
 from components.core.registry.champion import CHAMPION, Champion, current_user, promote, read_champion
 from components.core.registry.model_manifest import ModelManifest
@@ -30,7 +30,7 @@ from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Screen
 from components.core.storage.digests import digest_text
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import cache_folder, open_store
+from components.core.storage.opening import open_store
 from pipelines.checks import check_screen, screen_source, truth_file
 from pipelines.cluster.checks import check_cluster
 from pipelines.cluster.compile import images_of

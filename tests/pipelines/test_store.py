@@ -137,11 +137,26 @@ def test_json_is_one_document_on_stdout(filled: ObjectStore) -> None:
     assert document("forget", "mine-1", "--yes")["forgotten"] == ["mine-1"]
 
 
-def test_a_damaged_record_stops_gc_until_its_run_is_forgotten(filled: ObjectStore) -> None:
-    filled.put("runs/next-2/run.json", b"{")
-    assert "next-2 unknown (damaged record)" in " ".join(invoke(filled, "runs").output.split())
-    with pytest.raises(InputError, match=r"runs/next-2/run.json: damaged.*`cellsignal store forget`.*run next-2 needs"):
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("run.json", b"{", r"damaged, not a run's record .*`cellsignal store forget`"),
+        ("run.json", None, "missing"),
+        ("tasks/pretrain/0/a.json", b"[]", "damaged, not a task's record"),
+    ],
+)
+def test_a_record_that_cannot_be_read_stops_gc_until_its_run_is_forgotten(
+    filled: ObjectStore, name: str, content: bytes | None, message: str
+) -> None:
+    filled.delete(f"runs/next-2/{name}")
+    if content:
+        filled.put(f"runs/next-2/{name}", content)
+    shown = " ".join(invoke(filled, "runs").output.split())
+    assert ("next-2 unknown (damaged record)" in shown) == (name == "run.json")
+    before = filled.list()
+    with pytest.raises(InputError, match=f"runs/next-2/{name}: {message}.*it is not known what run next-2 needs"):
         invoke(filled, "gc", "--older-than", "0m", "--yes")
+    assert filled.list() == before
     invoke(filled, "forget", "next-2", "--yes")
     invoke(filled, "gc", "--older-than", "0m", "--yes")
     assert groups(filled) == {PLATE, OUTPUT, "runs/mine-1"}
@@ -227,7 +242,7 @@ def test_the_option_wins_over_the_environment_and_that_over_the_configuration(s3
         assert (done.exit_code, done.stdout) == (0, f"{used}: no runs\n")
 
 
-def test_reading_a_configured_folder_creates_nothing(tmp_path: Path) -> None:
+def test_reading_creates_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "lab data"
     folder.mkdir()
     configured = ("--config", "demo", "--set", f"store.bucket={folder.as_uri()}", "--set", "store.prefix=team")
@@ -237,6 +252,10 @@ def test_reading_a_configured_folder_creates_nothing(tmp_path: Path) -> None:
     line = rejected("gc", "--bucket", f"{folder.as_uri()}/unmounted")
     assert "unmounted: there is no object store; correct --store or CELLSIGNAL_STORE, or mount its file system" in line
     assert list(folder.iterdir()) == []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("CELLSIGNAL_STORE", raising=False)
+    assert "cache/cellsignal/store: there is no object store" in rejected("runs")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_durations() -> None:

@@ -42,10 +42,8 @@ Controls are a role of their own, wherever they are."""
 class WellLogits:
     """Logits of treatment wells of one role."""
 
-    ids_W: tuple[str, ...]
-    """id_codes, all different"""
-    logits_WK: NDArray[np.float32]
-    """logits over all classes of the vocabulary, (W, K)"""
+    ids_W: tuple[str, ...]  # id_codes, all different
+    logits_WK: NDArray[np.float32]  # over all classes of the vocabulary
 
     def take(self, ids: tuple[str, ...]) -> NDArray[np.float32]:
         """The logits in the order of `ids`; a well without logits is a bug."""
@@ -57,10 +55,8 @@ class WellLogits:
 class LogitsDirectory:
     """The content of a logits folder."""
 
-    wells: Mapping[str, WellLogits]
-    """by role: oof, unlabelled, holdout"""
-    meta: Mapping[str, Any]
-    """cell_type, folds, history, and fold if it is one fold's"""
+    wells: Mapping[str, WellLogits]  # by role: oof, unlabelled, holdout
+    meta: Mapping[str, Any]  # cell_type, folds, history, and fold if it is one fold's
 
     @property
     def cell_type(self) -> str:

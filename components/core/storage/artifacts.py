@@ -13,11 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from components.core.errors import InputError, StepError
-from components.core.files import atomic_directory
 from components.core.storage.digests import digest_text, file_names
 from components.core.storage.object_store import ObjectStore, parse_folder, parse_uri
-from components.core.storage.opening import is_bucket, is_folder, open_store
-from components.core.storage.run_records import OPTION, run_address
+from components.core.storage.opening import is_bucket, is_folder
 
 UNFINISHED = ".unfinished"
 _TRANSFERS = 8  # files under way at a time
@@ -53,55 +51,34 @@ def local_copy(uri: str, into: Path) -> Path:
             raise InputError(f"{uri}: there is neither an object nor a folder of this name in the store")
         if f"{key}/{UNFINISHED}" in below:
             raise InputError(f"{uri}: is unfinished; wait for the step that writes it, or run that step again")
-        with atomic_directory(target) as folder:
-            copies = {each: folder / each[len(key) + 1 :] for each in below}
-            for each, copy in copies.items():
-                if ".." in copy.parts or not copy.is_relative_to(folder):
-                    raise InputError(f"{store.uri(each)}: its name leads out of the folder; rename it")
-                copy.parent.mkdir(parents=True, exist_ok=True)
-            with ThreadPoolExecutor(_TRANSFERS) as pool:
-                list(pool.map(store.download_file, copies, copies.values()))
+        copies = {each: target / each[len(key) + 1 :] for each in below}
+        for each, copy in copies.items():
+            if ".." in copy.parts or not copy.is_relative_to(target):
+                raise InputError(f"{store.uri(each)}: its name leads out of the folder; rename it")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(_TRANSFERS) as pool:
+            list(pool.map(store.download_file, copies, copies.values()))
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror})") from None
     return target
 
 
-def source_store(own: ObjectStore, init_from: str) -> tuple[ObjectStore, str]:
-    """Store and key of the run that another starts from: `init_from` is its address, or its key in the run's own store."""
-    try:
-        address, key = run_address(init_from)
-    except InputError as error:
-        folder = "; `cellsignal run` also takes its folder" if Path(init_from).is_dir() else ""
-        raise InputError(f"{OPTION}: {error}{folder}") from None
-    return (open_store(address) if address else own), key
-
-
-@contextmanager
-def local_file(uri: str | None) -> Iterator[Path | None]:
-    """The file at an address, on this machine inside the block; None if there is no address. Raises as `local_copy`.
-
-    Errors of the block give the address in place of the copy's path.
-    """
-    with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
-        path = local_copy(uri, Path(folder)) if uri else None
-        try:
-            yield path
-        except (InputError, StepError) as error:
-            raise type(error)(str(error).replace(str(path), uri or "")) from None
-
-
 class StepFiles:
-    """Local paths of a step's inputs and outputs that the user gave by address."""
+    """Local paths of a step's inputs and outputs that the user gave by address.
+
+    Attributes:
+        addresses: the user's address of each path.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._addresses: dict[Path, str] = {}
+        self.addresses: dict[Path, str] = {}
         self._outputs: dict[Path, tuple[ObjectStore, str]] = {}
 
     def input(self, uri: str) -> str:
         """The local path of an input, downloaded if it is in a bucket. Raises as `local_copy`."""
         path = local_copy(uri, self._folder / "inputs")
-        self._addresses[path] = uri
+        self.addresses[path] = uri
         return str(path)
 
     def output(self, uri: str) -> str:
@@ -116,46 +93,53 @@ class StepFiles:
         store.check("create it, or correct the output's address")  # before the work, not after it
         path = self._folder / "outputs" / digest_text(uri)[:12] / key.rpartition("/")[2]
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._addresses[path] = uri
+        self.addresses[path] = uri
         self._outputs[path] = store, key
         return str(path)
 
     def upload(self) -> None:
-        """Uploads the outputs; StepError if one was not written."""
+        """Uploads the outputs; StepError if one was not written.
+
+        Before that, it marks folders as unfinished and deletes earlier objects, so that a kill leaves no mixture of old and new.
+        """
         for path in self._outputs:
             if not path.exists():
-                raise StepError(f"{self._addresses[path]}: the step has not written it")
-        folders = [(store, f"{key}/") for path, (store, key) in self._outputs.items() if path.is_dir()]
-        for store, folder in folders:  # none is complete before all are
-            store.put(folder + UNFINISHED, b"")
-            store.delete_many([each for each in store.list(folder) if each != folder + UNFINISHED])
-        uploads = [
-            (store, path / name, f"{key}/{name}".rstrip("/"))
-            for path, (store, key) in self._outputs.items()
-            for name in (file_names(path) if path.is_dir() else [""])
-        ]
+                raise StepError(f"{self.addresses[path]}: the step has not written it")
+        marks = [(store, f"{key}/{UNFINISHED}") for path, (store, key) in self._outputs.items() if path.is_dir()]
+        for store, mark in marks:  # no folder is complete before all outputs are
+            store.put(mark, b"")
+        uploads = []
+        for path, (store, key) in self._outputs.items():
+            names = [f"/{name}" for name in file_names(path)] if path.is_dir() else [""]
+            uploads += [(store, Path(f"{path}{name}"), f"{key}{name}") for name in names]
+            earlier = store.list(f"{key}/") if path.is_dir() else [key]
+            store.delete_many([each for each in earlier if (store, each) not in marks])
         with ThreadPoolExecutor(_TRANSFERS) as pool:
             list(pool.map(lambda upload: upload[0].upload_file(*upload[1:]), uploads))
-        for store, folder in folders:
-            store.delete(folder + UNFINISHED)
-
-    def with_addresses(self, message: str) -> str:
-        """A message with the user's addresses in place of temporary paths."""
-        for path, uri in self._addresses.items():
-            message = message.replace(str(path), uri)
-        return message
+        for store, mark in marks:
+            store.delete(mark)
 
 
 @contextmanager
 def step_files() -> Iterator[StepFiles]:
-    """Inputs are local inside the block, outputs are uploaded if it does not raise. Errors name the user's addresses."""
+    """Inputs are local inside the block, outputs are uploaded if it does not raise. Errors give the user's addresses."""
     with tempfile.TemporaryDirectory(prefix="cellsignal-", ignore_cleanup_errors=True) as folder:
         files = StepFiles(Path(folder))
         try:
             yield files
             files.upload()
         except (InputError, StepError) as error:
-            raise type(error)(files.with_addresses(str(error))) from None
+            message = str(error)
+            for path, uri in files.addresses.items():
+                message = message.replace(str(path), uri)
+            raise type(error)(message) from None
+
+
+@contextmanager
+def local_file(uri: str | None) -> Iterator[Path | None]:
+    """The file at an address, on this machine inside the block; None if there is no address. Raises as `local_copy`."""
+    with step_files() as files:
+        yield Path(files.input(uri)) if uri else None
 
 
 def _stored(uri: str, lacking: str) -> tuple[ObjectStore, str]:

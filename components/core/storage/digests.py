@@ -31,7 +31,7 @@ def digest_path(path: Path) -> str:
 
 def digest_text(text: str) -> str:
     """SHA-256 of a text as UTF-8, in hexadecimal."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest_bytes(text.encode())
 
 
 def digest_bytes(data: bytes) -> str:
@@ -44,25 +44,18 @@ def file_names(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
 
 
-def code_digest(*packages_or_paths: str) -> str:
-    """SHA-256 of Python sources, so that a step runs again when its code has changed. Imports nothing.
+def code_digest(*modules: str) -> str:
+    """SHA-256 of the sources of modules, so that a step runs again when its code has changed. Imports nothing.
 
     Args:
-        packages_or_paths: modules or packages of this distribution (`components.core.learning`), or paths of a file
-            or folder. A package counts with all modules below it, by name and content. InputError if there is none.
+        modules: modules or packages of this distribution (`components.core.learning`); a package counts with all modules below it,
+            by name and content. InputError if there is none.
     """
-    return digest_text(json.dumps(sorted(_sources(name) for name in set(packages_or_paths))))
+    return digest_text(json.dumps(sorted(_sources(module) for module in set(modules))))
 
 
-def _sources(package_or_path: str) -> list[list[str]]:
-    """Name and digest of each source file; of a path outside the package only the last part counts."""
-    module = _ROOT.joinpath(*package_or_path.split("."))
-    file = module.with_name(f"{module.name}.py")
-    outside = Path(package_or_path)
-    for path, name in ((module, package_or_path), (file, package_or_path), (outside, outside.name)):
-        if path.is_dir():
-            sources = sorted(path.rglob("*.py"))
-            return [[f"{name}/{source.relative_to(path).as_posix()}", digest_file(source)] for source in sources]
-        if path.is_file():
-            return [[name, digest_file(path)]]
-    raise InputError(f"code digest: {package_or_path!r} is neither a module of this package nor a file or folder")
+def _sources(module: str) -> list[list[str]]:
+    """Name and digest of each source file."""
+    path = _ROOT.joinpath(*module.split("."))
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    return [[file.relative_to(_ROOT).as_posix(), digest_file(file)] for file in files]

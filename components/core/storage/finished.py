@@ -11,11 +11,10 @@ checkpoints may be the newest; each deletes only those that it wrote itself or r
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from pydantic import Field, ValidationError
 
 from components.core.config import FrozenModel
 from components.core.errors import InputError, MissingObjectError, StepError
+from components.core.files import atomic_path
 from components.core.progress import warn
 from components.core.storage.digests import digest_file, digest_text, file_names
 
@@ -61,8 +61,7 @@ def run_once(
     inputs: Mapping[str, str],
     outputs: Mapping[str, Path],
     work: Callable[[Mapping[str, Path]], None],
-    finished: Callable[[str], None] = lambda _: None,
-) -> bool:
+) -> str:
     """Puts a step's outputs at their paths: from the store if these inputs were worked on before, else by working.
 
     Outputs appear complete or not at all, and replace what is at their paths. Runs of the same key side by side are safe:
@@ -73,36 +72,34 @@ def run_once(
         step: the step's name, part of the key.
         inputs: everything the outputs depend on, as text by name: configuration, digests of inputs and code.
         outputs: path of each output by name; a file or a folder, as `work` makes it.
-        work: writes the outputs to the paths it receives (siblings of the final ones, whose parents exist).
-        finished: called with the key prefix of the stored outputs, for `fetch_finished`, before they are at their paths.
+        work: writes the outputs to the paths it receives, which are free.
 
     Returns:
-        True if the outputs came from the store, False if `work` made them.
+        The key prefix of the stored outputs, for `fetch_finished`.
 
     Raises:
         StepError: `work` did not write an output, or the store failed.
-        InputError: an output's path cannot be written, or the store refuses the credentials.
+        InputError: the store refuses the credentials.
     """
     prefix = f"finished/{step}/{work_key(step, inputs, outputs)}"
-    with _replaced(outputs) as paths:
-        found, damaged = False, b""
-        with contextlib.suppress(MissingObjectError):
-            content = store.get(f"{prefix}/done.json")
-            try:
-                _fetch(store, prefix, content, paths)
-                found = True
-            except DamagedError as damage:
-                warn(f"{step}: finished output is damaged in the store ({damage}); working again")
-                damaged = content
-                _remove(paths.values())
-        if not found:
-            work(paths)
-            for name, path in paths.items():
-                if not path.exists():
-                    raise StepError(f"{step}: its output {name!r} was not written")
-            _record(store, prefix, paths, damaged)
-        finished(prefix)
-    return found
+    damaged = ""  # version of a record that cannot be used
+    try:
+        record, damaged = store.get_versioned(f"{prefix}/done.json")
+        with _atomic_paths(outputs) as paths:
+            _fetch(store, prefix, record, paths)
+    except MissingObjectError:
+        pass
+    except DamagedError as damage:
+        warn(f"{step}: finished output is damaged in the store ({damage}); working again")
+    else:
+        return prefix
+    with _atomic_paths(outputs) as paths:
+        work(paths)
+        for name, path in paths.items():
+            if not path.exists():
+                raise StepError(f"{step}: its output {name!r} was not written")
+        _record(store, prefix, paths, damaged)
+    return prefix
 
 
 def fetch_finished(store: ObjectStore, prefix: str, targets: Mapping[str, Path]) -> list[StoredFile]:
@@ -110,7 +107,7 @@ def fetch_finished(store: ObjectStore, prefix: str, targets: Mapping[str, Path])
 
     Args:
         store: where finished outputs are kept.
-        prefix: the key prefix that `run_once` reported.
+        prefix: the key prefix that `run_once` returned.
         targets: path of each output by name, or of a single file by OUTPUT/FILE.
 
     Raises:
@@ -144,9 +141,9 @@ def _fetch(store: ObjectStore, prefix: str, record: bytes, targets: Mapping[str,
     fetched = []
     for name, target in targets.items():
         files = [file for file in done.files if file.path == name or file.path.startswith(f"{name}/")]
-        if not files and name not in done.outputs:
-            raise DamagedError(f"done.json has no {name}")
-        if name in done.outputs and name not in (file.path for file in files):
+        if not files:
+            if name not in done.outputs:
+                raise DamagedError(f"done.json has no {name}")
             target.mkdir()
         for file in files:
             if ".." in PurePosixPath(file.path).parts:
@@ -158,8 +155,8 @@ def _fetch(store: ObjectStore, prefix: str, record: bytes, targets: Mapping[str,
     return fetched
 
 
-def _record(store: ObjectStore, prefix: str, paths: Mapping[str, Path], damaged: bytes) -> None:
-    """Uploads the outputs as a new attempt, then makes it the finished one unless there is another but the damaged one."""
+def _record(store: ObjectStore, prefix: str, paths: Mapping[str, Path], damaged: str) -> None:
+    """Uploads the outputs as a new attempt, then makes it the finished one unless another has become that meanwhile."""
     attempt, files, recorded = uuid.uuid4().hex, [], False
     try:
         for name, path in paths.items():
@@ -167,60 +164,24 @@ def _record(store: ObjectStore, prefix: str, paths: Mapping[str, Path], damaged:
                 source, stored = path / below, f"{name}/{below}".rstrip("/")
                 store.upload_file(source, f"{prefix}/{attempt}/{stored}")
                 files.append(StoredFile(path=stored, size=source.stat().st_size, sha256=digest_file(source)))
-        if damaged:
-            _discard(store, prefix, damaged)
         done = DoneRecord(attempt=attempt, outputs=tuple(paths), files=tuple(files))
+        key, content = f"{prefix}/done.json", done.model_dump_json(indent=1).encode()
         recorded = True  # if the answer is lost, the store may have accepted the record
-        recorded = store.put_if_absent(f"{prefix}/done.json", done.model_dump_json(indent=1).encode())
+        replaced = bool(damaged) and store.put_if_version(key, content, damaged)
+        recorded = replaced or store.put_if_absent(key, content)
     finally:
         if not recorded:
-            _delete_attempt(store, prefix, attempt)
+            try:
+                store.delete_prefix(f"{prefix}/{attempt}/")
+            except (InputError, StepError) as error:
+                warn(f"an unused attempt stays in the store ({error})")
 
 
-def _discard(store: ObjectStore, prefix: str, damaged: bytes) -> None:
-    """Deletes a damaged record and its files, unless another run has replaced it."""
-    with contextlib.suppress(MissingObjectError):
-        if store.get(f"{prefix}/done.json") == damaged:
-            store.delete(f"{prefix}/done.json")
-            with contextlib.suppress(ValidationError):  # its attempt is unknown, and stays
-                _delete_attempt(store, prefix, DoneRecord.model_validate_json(damaged).attempt)
-
-
-def _delete_attempt(store: ObjectStore, prefix: str, attempt: str) -> None:
-    try:
-        store.delete_prefix(f"{prefix}/{attempt}/")
-    except (InputError, StepError) as error:
-        warn(f"an unused attempt stays in the store ({error})")
-
-
-@contextlib.contextmanager
-def _replaced(outputs: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
-    """Hidden paths beside the outputs, which replace them when the block ends, and are removed if it raises."""
-    mark = uuid.uuid4().hex[:8]
-    paths = {name: path.with_name(f".{path.name}.{mark}.partial") for name, path in outputs.items()}
-    try:
-        for path in outputs.values():
-            path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{error.filename}: cannot be created ({error.strerror})") from None
-    try:
-        yield paths
-        for name, path in outputs.items():
-            earlier = paths[name].with_suffix(".old")
-            if path.is_dir():  # a rename does not replace a folder
-                path.rename(earlier)
-            paths[name].replace(path)
-            _remove([earlier])
-    finally:
-        _remove(paths.values())
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+@contextmanager
+def _atomic_paths(outputs: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
+    """As `atomic_path`, for several outputs."""
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(atomic_path(path)) for name, path in outputs.items()}
 
 
 class CheckpointStore:

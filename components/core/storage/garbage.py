@@ -14,6 +14,7 @@ a group complete is removed first, so the next collection can finish an interrup
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -40,31 +41,23 @@ _VALID = 30.0  # seconds for which a sweep trusts what it found
 
 @dataclass
 class StoredGroup:
-    """Objects that are removed together.
+    """Objects that are removed together."""
 
-    Attributes:
-        kind: for example `plate`.
-        prefix: the beginning of their keys up to a slash; a pointer's whole key.
-        newest: time of the youngest.
-        objects: how many.
-        size: bytes.
-        belongs_to: of a pointer, the plate that it points to; of a model, the run that trained it. Empty if not known.
-        upload: the unfinished upload, which is no object; its prefix is its key and id.
-    """
-
-    kind: str
-    prefix: str
-    newest: datetime
+    kind: str  # for example `plate`
+    prefix: str  # of their keys, up to a slash; a pointer's whole key, an unfinished upload's key and id
+    newest: datetime  # time of the youngest
     objects: int = 0
-    size: int = 0
-    belongs_to: str = ""
-    upload: StoredObject | None = None
+    size: int = 0  # bytes
+    belongs_to: str = (
+        ""  # of a pointer, the plate that it points to; of a model, the run that trained it; empty if not known
+    )
+    upload: StoredObject | None = None  # the unfinished upload, which is no object
 
 
 def group_objects(
     objects: Iterable[StoredObject], forms: Mapping[str, re.Pattern[str]] = _FORMS
 ) -> dict[str, StoredGroup]:
-    """Groups by prefix, which is the first group of a kind's form. Objects that match no form are left out."""
+    """Groups by prefix, which a kind's form matches first. Objects that match no form are left out."""
     groups: dict[str, StoredGroup] = {}
     for found in objects:
         for kind, form in forms.items():
@@ -128,36 +121,34 @@ def sweep(
 ) -> tuple[int, int]:
     """Removes garbage that was shown to the user, except for what has come into use or has young objects since.
 
-    `find` finds the garbage again; it is called now, and again during a long removal.
-
-    Returns:
-        How many objects were removed, and how many groups stay.
+    `find` finds the garbage again; it is called first, and again during a long removal. Returns how many objects were removed, and
+    how many groups stay.
     """
-    still = {group.prefix for group in find()}
-    found_at = time.monotonic()
+    still: set[str] = set()
+    valid_until = -math.inf
     removed = stay = 0
     for group in shown:
-        if time.monotonic() - found_at > _VALID:
+        if time.monotonic() > valid_until:
             still = {found.prefix for found in find()}
-            found_at = time.monotonic()
-        if group.upload:
-            if group.prefix in still:
-                store.give_up_upload(group.upload)
-                removed += 1
-            continue
+            valid_until = time.monotonic() + _VALID
         found = _objects_of(store, group)
         if group.prefix not in still or any(each.modified > cutoff for each in found):
             stay += 1
+            continue
+        removed += len(found)
+        if group.upload:
+            store.give_up_upload(group.upload)
             continue
         keys = [each.key for each in found]
         first = [key for key in keys if key.removeprefix(f"{group.prefix}/") in _LAST_WRITTEN]
         store.delete_many(first)
         store.delete_many([key for key in keys if key not in first])
-        removed += len(keys)
     return removed, stay
 
 
 def _objects_of(store: ObjectStore, group: StoredGroup) -> list[StoredObject]:
+    if group.upload:
+        return [group.upload]
     if group.kind != POINTER:
         return list(store.scan(f"{group.prefix}/"))
     try:

@@ -7,9 +7,9 @@ table that only the report reads.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from components.core.config import FrozenModel, PackConfig
 from components.core.errors import InputError
@@ -51,14 +51,6 @@ class PlateRecord(FrozenModel):
     well_folds: tuple[int, ...] = Field(
         (), description="folds of the wells, in their order, -1 for none; empty unless folds hold out wells"
     )
-
-    @model_validator(mode="after")
-    def _fold_of_each_well(self) -> Self:
-        if self.well_folds and len(self.well_folds) != len(self.wells):
-            raise ValueError(
-                f"{self.experiment} plate {self.plate} has {len(self.wells)} wells but {len(self.well_folds)} folds of them"
-            )
-        return self
 
 
 class Vocabulary(FrozenModel):
@@ -137,11 +129,7 @@ class Manifest(StoredRecord):
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
-        """Reads a manifest file.
-
-        Raises:
-            InputError: no such file, not a manifest, or one with a newer schema.
-        """
+        """Reads a manifest file; InputError if it is missing, damaged or has a newer schema."""
         try:
             content = path.read_bytes()
         except OSError as error:

@@ -1,9 +1,8 @@
 """Packed sites as files on the node's own disk, up to a total size, shared by the processes of the node. Local files only.
 
-A file's name is the SHA-256 of its content, so a file may be damaged but never out of date. Files are written under a lock and
-appear by a rename; the next eviction removes the temporary file of a killed process. The size in use is a number in the lock file,
-raised before a file is written, so a crash can only leave it too large; an eviction counts again. The least recently read files are
-evicted first.
+A file's name is the SHA-256 of its content, so a file may be damaged but never out of date. Files are written under a lock, all to
+one temporary name, and appear by a rename. The size in use is a number in the lock file, raised before a file is written, so a
+crash can only leave it too large; an eviction counts again. The least recently read files are evicted first.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import contextlib
 import fcntl
 import os
 import threading
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +19,6 @@ from components.core import progress
 
 _LOCK = ".lock"
 """Locked with flock(2) itself: filelock polls, and a loader adds hundreds of files a second."""
-_PARTIAL = ".partial"
-_DIGEST = 64  # letters of a SHA-256
 _KEPT = 0.95
 """Share of the limit that an eviction leaves in use, so that the folder is listed once in many additions."""
 
@@ -54,16 +50,14 @@ class NodeCache:
         """
         try:
             descriptor = os.open(self._path(digest), os.O_RDONLY)
+            try:
+                count = os.readv(descriptor, [buffer])
+                os.utime(descriptor)
+                return count
+            finally:
+                os.close(descriptor)
         except OSError:
             return -1
-        try:
-            count = os.readv(descriptor, [buffer])
-            os.utime(descriptor)
-        except OSError:
-            return -1
-        finally:
-            os.close(descriptor)
-        return count
 
     def add(self, digest: str, data: Buffer) -> None:
         """Keeps a file whose content the caller has verified, unless it is larger than the limit."""
@@ -75,9 +69,15 @@ class NodeCache:
             with self._locked() as lock:
                 if not os.path.exists(path) and self._make_room(lock, size):  # noqa: PTH110
                     os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
-                    _write(path, data)
+                    with open(f"{self._folder}/.partial", "wb") as file:
+                        file.write(data)
+                    os.rename(file.name, path)  # noqa: PTH104 - a Path costs more than the rename
         except OSError as error:
-            self._give_up(error)
+            with self._lock:
+                first, self._writes = self._writes, False
+            if first:
+                advice = f"cannot be written ({error.strerror}); going on without adding to it"
+                progress.warn(f"loader.node_cache {self._folder}: {advice}")
 
     def drop(self, digest: str) -> None:
         """Removes a damaged file."""
@@ -86,14 +86,6 @@ class NodeCache:
 
     def _path(self, digest: str) -> str:
         return f"{self._folder}/{digest[:2]}/{digest}"
-
-    def _give_up(self, error: OSError) -> None:
-        with self._lock:
-            warned, self._writes = not self._writes, False
-        if not warned:
-            progress.warn(
-                f"loader.node_cache {self._folder}: cannot be written ({error.strerror}); going on without adding to it"
-            )
 
     def _make_room(self, lock: int, size: int) -> bool:
         """Counts a file in, evicting others if necessary; False if there is no room for it."""
@@ -126,7 +118,7 @@ class NodeCache:
         found = sorted(_files(self._folder))
         used = sum(size for _, size, _ in found)
         for _, size, path in found:
-            if used > target or path.endswith(_PARTIAL):  # of a killed process, since this one holds the lock
+            if used > target:
                 with contextlib.suppress(OSError):
                     os.unlink(path)  # noqa: PTH108
                     used -= size
@@ -138,19 +130,7 @@ def _files(folder: str) -> Iterator[tuple[int, int, str]]:
     for one in os.scandir(folder):
         if len(one.name) == 2 and one.is_dir(follow_symlinks=False):
             for entry in os.scandir(one.path):
-                if entry.name.startswith(one.name) and len(entry.name) >= _DIGEST:
+                if entry.name.startswith(one.name) and len(entry.name) == 64:
                     with contextlib.suppress(OSError):
                         facts = entry.stat(follow_symlinks=False)
                         yield facts.st_mtime_ns, facts.st_size, entry.path
-
-
-def _write(path: str, data: Buffer) -> None:
-    partial = f"{path}.{uuid.uuid4().hex}{_PARTIAL}"
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-        os.rename(partial, path)  # noqa: PTH104 - a Path costs more than the rename
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(partial)  # noqa: PTH108
-        raise

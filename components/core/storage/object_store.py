@@ -27,7 +27,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import LocalStore
 
 from components.core.errors import NO_ROOM, InputError, MissingObjectError, StepError
-from components.core.files import locked
+from components.core.files import cache_folder, locked
 from components.core.storage.digests import digest_bytes
 
 if TYPE_CHECKING:
@@ -36,10 +36,11 @@ if TYPE_CHECKING:
 
     from components.core.storage.s3 import S3Bucket
 
-PAGE = 1000  # objects that one request lists
+READS = ("get", "head", "download")
+"""Actions that miss an object if there is none."""
 _REQUESTS_IN_FLIGHT, _FILES_IN_FLIGHT = 32, 16  # a network file system has latency, too
 _TEMPORARY = re.compile(r".+#\d+")  # obstore's name of a file that it is writing
-_LOCK = ".lock#0"  # for conditional writes in its folder; obstore lists no such names
+_LOCK = ".lock#0"  # for conditional writes; obstore lists no such names
 _ATTEMPTS = 20
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, *_NO_FILE}
@@ -65,8 +66,8 @@ class ObjectStore:
 
     Attributes:
         root: the folder, absolute, in which each object is the file at its key; None for a bucket.
-        bucket: name of the bucket; empty for a folder.
-        prefix: prefix of every key in the bucket, without slashes at its ends; may be empty.
+        bucket: its name; empty for a folder.
+        prefix: of every key in the bucket, without slashes at its ends; may be empty.
     """
 
     def __init__(self, address: str | Path, prefix: str = "") -> None:
@@ -116,9 +117,9 @@ class ObjectStore:
         return f"s3://{self.bucket}/{self._base}{key}".rstrip("/")
 
     def check(self, instead: str = "create it, or correct --store or store.bucket") -> None:
-        """Checks within seconds that the store can be used. A missing folder is created, unless the one above it is missing, too.
+        """Checks within seconds that the store can be used; `instead` is the advice if there is no such bucket.
 
-        `instead` is the advice if there is no such bucket.
+        A missing folder is created, unless the one above it is missing, too, and is not in the user's cache.
         """
         if self._s3:
             self._s3.check(self.prefix, instead)
@@ -126,8 +127,8 @@ class ObjectStore:
         assert self.root is not None, "a store is a bucket or a folder"
         probe = self.root / f".{uuid.uuid4().hex}#0"
         try:
-            # No deeper: a file system that is not mounted must not be replaced by folders on another disk.
-            self._known.mkdir(exist_ok=True)
+            # No deeper elsewhere: a file system that is not mounted must not be replaced by folders on another disk.
+            self._known.mkdir(parents=self._known.is_relative_to(cache_folder()), exist_ok=True)
             self.root.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"x")
         except OSError as error:
@@ -161,10 +162,10 @@ class ObjectStore:
             self._put(key, data, use_multipart=False)
 
     def put_many(self, items: Iterable[tuple[str, bytes]]) -> None:
-        """Writes objects with many requests in flight; returns when all are acknowledged.
+        """Writes objects with many requests in flight, and no more items of a generator than those in memory.
 
-        A generator is drawn as requests finish, so no more items than those are in memory. The first error, of a request or of the
-        generator, stops the rest; it is raised once no request is in flight, so nothing is written after the caller has cleaned up.
+        Returns when all are acknowledged. The first error, of a request or of the generator, stops the rest; it is raised once no
+        request is in flight, so nothing is written after the caller has cleaned up.
         """
         window: deque[Future[None]] = deque()
         try:
@@ -237,7 +238,7 @@ class ObjectStore:
         if self.root and not (self.root / folder).is_dir():
             return
         with self._errors(prefix, "list"):
-            for page in obstore.list(self._objects, f"{self._base}{folder}", chunk_size=PAGE):
+            for page in obstore.list(self._objects, f"{self._base}{folder}", chunk_size=1000):
                 yield from self._listed(page, prefix)
 
     def list_level(self, prefix: str) -> tuple[Sequence[StoredObject], Sequence[str]]:
@@ -268,33 +269,32 @@ class ObjectStore:
 
     def delete_many(self, keys: Sequence[str]) -> None:
         """Deletes objects; missing ones are no error. Folders that this empties are deleted, too."""
-        if self.root is None:
+        if self._s3:
             with self._errors(keys[0] if keys else "", "delete"):
                 obstore.delete(self._objects, [self._path(key) for key in keys])
             return
         list(self._pool.map(self._delete_file, keys))
         for folder in sorted({folder for key in keys for folder in Path(key).parents if folder.name}, reverse=True):
-            path = self._file(folder.as_posix())
             with contextlib.suppress(OSError):  # not empty
-                if os.listdir(path) == [_LOCK]:  # noqa: PTH208
-                    (path / _LOCK).unlink()
-                path.rmdir()
+                self._file(folder.as_posix()).rmdir()
 
     def unfinished_uploads(self, prefix: str) -> Iterator[StoredObject]:
-        """Uploads in parts that have neither ended nor been aborted, if the server lists them; temporary files of a folder."""
+        """Uploads in parts that have neither ended nor been aborted, if the server lists them; temporary files of a folder.
+
+        The prefix is empty or ends in a slash.
+        """
         with self._errors(prefix, "list uploads"):
-            if self.root is None:
-                assert self._s3 is not None, "a store is a bucket or a folder"
+            if self._s3:
                 for upload in self._s3.unfinished_uploads(f"{self._base}{prefix}"):
                     yield upload._replace(key=upload.key[len(self._base) :])
                 return
-            for directory, _, names in os.walk(self.root / prefix.rpartition("/")[0]):
+            assert self.root is not None, "a store is a bucket or a folder"
+            for directory, _, names in os.walk(self.root / prefix):
                 for file in (Path(directory, name) for name in names if _TEMPORARY.fullmatch(name) and name != _LOCK):
-                    key = file.relative_to(self.root).as_posix()
-                    if key.startswith(prefix):
-                        with contextlib.suppress(FileNotFoundError):
-                            facts = file.stat()
-                            yield StoredObject(key, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
+                    with contextlib.suppress(FileNotFoundError):
+                        facts = file.stat()
+                        modified = datetime.fromtimestamp(facts.st_mtime, UTC)
+                        yield StoredObject(file.relative_to(self.root).as_posix(), facts.st_size, modified)
 
     def give_up_upload(self, upload: StoredObject) -> None:
         """Frees the space of an unfinished upload; if it has ended, that is no error."""
@@ -317,28 +317,23 @@ class ObjectStore:
                 self._put(key, path, use_multipart=True)
 
     def download_file(self, key: str, path: Path) -> None:
-        """Reads an object of any size into a file, which appears complete or not at all.
+        """Reads an object of any size into a file; not atomic, which is left to the caller.
 
         Raises:
             MissingObjectError: there is no such object.
             InputError: the file cannot be written.
             StepError: the file's disk is full.
         """
-        partial = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.partial")
         try:
-            with self._errors(key, "download", own=partial):
+            with self._errors(key, "download", own=path):
                 if self._s3:
-                    self._s3.download(self._path(key), partial)
+                    self._s3.download(self._path(key), path)
                 else:
-                    shutil.copyfile(self._file(key), partial)
-            partial.replace(path)
+                    shutil.copyfile(self._file(key), path)
         except OSError as error:
             if error.errno in NO_ROOM:
                 raise StepError(f"{path}: {error.strerror}; make room and run the same command again") from None
             raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
 
     def _put(self, key: str, data: bytes | Path, **options: Any) -> None:
         """Writes an object; in a folder again, if another process deleted the directory in between."""
@@ -351,18 +346,13 @@ class ObjectStore:
                     raise
 
     def _replace_file(self, key: str, data: bytes, version: str) -> bool:
-        """Compare-and-swap of a file among processes, under a lock in its folder."""
-        path = self._file(key)
-        if not path.is_file():
-            return False
-        with locked(path.with_name(_LOCK)):
-            try:
-                if digest_bytes(path.read_bytes()) != version:
-                    return False
-            except FileNotFoundError:
-                return False
-            self._put(key, data, use_multipart=False)
-            return True
+        """Compare-and-swap of a file among processes, under the lock of the whole folder."""
+        assert self.root is not None, "a bucket has its own"
+        with contextlib.suppress(FileNotFoundError), locked(self.root / _LOCK):
+            if digest_bytes(self._file(key).read_bytes()) == version:
+                self._put(key, data, use_multipart=False)
+                return True
+        return False
 
     def _delete_file(self, key: str) -> None:
         with self._errors(key, "delete"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -404,7 +394,7 @@ class ObjectStore:
     def _file_error(self, error: Exception, uri: str, action: str) -> Exception:
         """What a command reports of an error of the file system."""
         number = _errno(error)
-        if action in ("get", "head", "download") and (number in _NO_FILE or isinstance(error, FileNotFoundError)):
+        if action in READS and (number in _NO_FILE or isinstance(error, FileNotFoundError)):
             return MissingObjectError(uri)
         reason = os.strerror(number) if number else " ".join(str(error).partition("Debug source")[0].split())
         if number in _REFUSED:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.core.errors import InputError
+from components.core.files import cache_folder
 from components.core.screen.screen_source import ScreenBucket, ScreenDirectory, ScreenSource
 from components.core.storage.object_store import ObjectStore, parse_folder
 
 if TYPE_CHECKING:
     from components.core.config import StoreConfig
 
-FOLDER = "file://"
 STORE_VARIABLE = "CELLSIGNAL_STORE"
 CLUSTER_BUCKET = "cellsignal"
-
-
-def cache_folder() -> Path:
-    """This program's part of the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cellsignal"
 
 
 def choose_store(store: StoreConfig, option: str | None = None) -> StoreConfig:
@@ -41,11 +35,7 @@ def choose_store(store: StoreConfig, option: str | None = None) -> StoreConfig:
 
 
 def cluster_store(store: StoreConfig) -> StoreConfig:
-    """The store of a run on a cluster: null means the bucket `cellsignal`.
-
-    Raises:
-        InputError: it is a folder.
-    """
+    """The store of a run on a cluster: null means the bucket `cellsignal`. InputError if it is a folder."""
     if store.bucket and is_folder(store.bucket):
         raise InputError(
             f"store.bucket: {store.bucket} is a folder, which the pods of a cluster do not share; give an S3 bucket"
@@ -55,33 +45,33 @@ def cluster_store(store: StoreConfig) -> StoreConfig:
 
 def default_address() -> str:
     """Address of the folder in the user's cache that is the store unless another is chosen."""
-    return (cache_folder() / "store").absolute().as_uri()
+    return (cache_folder() / "store").as_uri()
 
 
 def is_folder(address: str) -> bool:
     """Whether the address names a folder, which needs neither a server nor credentials."""
-    return address.startswith(FOLDER)
+    return address.startswith("file://")
+
+
+def is_bucket(address: str) -> bool:
+    """Whether the address names a bucket, which needs an endpoint and credentials."""
+    return address.startswith(("s3://", "minio://"))
 
 
 def open_store(address: str | None, prefix: str = "") -> ObjectStore:
     """As ObjectStore; the default folder if there is no address."""
-    address = address or default_address()
-    if address == default_address():
-        with contextlib.suppress(OSError):  # `check` reports why
-            cache_folder().mkdir(parents=True, exist_ok=True)
-    return ObjectStore(address, prefix)
+    return ObjectStore(address or default_address(), prefix)
 
 
 def open_existing(address: str | None, prefix: str = "") -> ObjectStore:
     """As open_store, for a command that reads: InputError unless the store exists and answers. The prefix may be missing."""
     address = address or default_address()
-    if is_folder(address) and not parse_folder(address).is_dir():
-        raise InputError(
-            f"{address}: there is no object store; correct --store or {STORE_VARIABLE}, or mount its file system"
-        )
     store = open_store(address, prefix)
     if not is_folder(address):
         store.check()
+    elif not parse_folder(address).is_dir():
+        advice = f"correct --store or {STORE_VARIABLE}, or mount its file system"
+        raise InputError(f"{address}: there is no object store; {advice}")
     return store
 
 
@@ -90,11 +80,6 @@ def join_address(bucket: str | None, prefix: str) -> str:
     bucket = bucket or default_address()
     address = bucket if "://" in bucket else f"s3://{bucket}"
     return "/".join(part for part in (address.rstrip("/"), prefix.strip("/")) if part)
-
-
-def is_bucket(address: str) -> bool:
-    """Whether the address names a bucket, which needs an endpoint and credentials."""
-    return address.startswith(("s3://", "minio://"))
 
 
 def open_screen(address: str) -> ScreenSource:

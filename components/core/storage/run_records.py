@@ -115,19 +115,12 @@ class FailureRecord(FrozenModel):
 
 @dataclass(frozen=True)
 class SourceRun:
-    """A recorded run whose pretrained weights may start another one; no weight has been fetched.
-
-    Attributes:
-        key: the run's key.
-        backbones: its networks by name.
-        head: its classifier.
-        weights: records of its pretrained weights by fold and backbone.
-    """
+    """A recorded run whose pretrained weights may start another one; no weight has been fetched."""
 
     key: str
-    backbones: Mapping[str, BackboneConfig]
+    backbones: Mapping[str, BackboneConfig]  # by name
     head: HeadConfig
-    weights: Mapping[tuple[int, str], TaskRecord]
+    weights: Mapping[tuple[int, str], TaskRecord]  # by fold and backbone
 
 
 def run_file(run: str, name: str) -> str:
@@ -141,11 +134,7 @@ def task_key(run: str, step: str, fold: int, cell_type: str | None = None, backb
 
 
 def run_address(text: str) -> tuple[str, str]:
-    """Store and key of a run's address, ADDRESS_OF_STORE/runs/KEY; the store is empty for a key alone.
-
-    Raises:
-        InputError: neither a key nor an address.
-    """
+    """Store and key of a run's address, ADDRESS_OF_STORE/runs/KEY; no store for a key alone. InputError for anything else."""
     store, _, key = text.rstrip("/").rpartition("/")
     if not store and re.fullmatch(KEY, key):
         return "", key

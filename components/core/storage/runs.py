@@ -34,6 +34,7 @@ from components.core.storage.run_records import (
     RunRecord,
     SourceRun,
     TaskRecord,
+    run_address,
     run_file,
     task_key,
 )
@@ -72,8 +73,8 @@ def record_task(
 ) -> None:
     """Records a finished task under the run of its screen's manifest; does nothing if that has none (a step started by hand).
 
-    `prefix` is the key prefix of its outputs, from `run_once`. A task that predicts gives its held-out plates' manifest, one whose
-    weights may start another run the labels that they have learned.
+    `prefix` is the key prefix of its outputs, from `run_once`; `holdout` the manifest of the held-out plates that it predicts;
+    `learned` what its weights have learned, if they may start another run.
     """
     if not screen.run:
         return
@@ -169,12 +170,21 @@ def read_task(
     return record
 
 
-def read_source(store: ObjectStore, key: str) -> SourceRun:
-    """A run's configuration and where its pretrained weights are. Raises as `read_run`."""
-    label = f"{OPTION}: run"
+def read_source(own: ObjectStore, init_from: str) -> tuple[ObjectStore, SourceRun]:
+    """The run that another starts from, and its store; `init_from` is its address, or its key in the run's own store.
+
+    Raises:
+        InputError: neither an address nor a key, or as `read_run`.
+    """
+    try:
+        address, key = run_address(init_from)
+    except InputError as error:
+        folder = "; `cellsignal run` also takes its folder" if Path(init_from).is_dir() else ""
+        raise InputError(f"{OPTION}: {error}{folder}") from None
+    store, label = open_store(address) if address else own, f"{OPTION}: run"
     record = read_run(store, key, label)
     backbones = [parse(BackboneConfig, each, f"{label} {key}") for each in record.config.get("backbones") or ()]
-    return SourceRun(
+    return store, SourceRun(
         key,
         {backbone.name: backbone for backbone in backbones},
         parse(HeadConfig, record.config.get("head"), f"{label} {key}"),
@@ -254,21 +264,13 @@ def fetch_results(store: ObjectStore, run: str, into: Path) -> Sequence[str]:
 
 @dataclass
 class RecordedRun:
-    """A run and its records.
-
-    Attributes:
-        key: the run's key.
-        active: time of its newest object.
-        record: content of run.json; None if that is missing or cannot be read.
-        tasks: its finished tasks.
-        problem: the message about a record that cannot be read; empty if there is none.
-    """
+    """A run and its records."""
 
     key: str
-    active: datetime
-    record: RunRecord | None = None
+    active: datetime  # time of its newest object
+    record: RunRecord | None = None  # None if it is missing or cannot be read
     tasks: list[TaskRecord] = field(default_factory=list)
-    problem: str = ""
+    problem: str = ""  # message about a record that cannot be read
 
     @property
     def needs(self) -> frozenset[str]:

@@ -26,7 +26,7 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from components.core.errors import InputError, MissingObjectError, StepError
-from components.core.storage.object_store import StoredObject
+from components.core.storage.object_store import READS, StoredObject
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
@@ -104,22 +104,16 @@ class S3Bucket:
 
     def check(self, prefix: str, instead: str) -> None:
         """See ObjectStore.check."""
-        store, endpoint = f"s3://{self.bucket}", self._address
+        uri = f"s3://{self.bucket}"
         try:
             self._control_client(_IMPATIENT).list_objects_v2(Bucket=self.bucket, Prefix=prefix, MaxKeys=1)
         except ClientError as error:
-            code = _code(error)
-            if code == "NoSuchBucket":
-                raise InputError(f"{store}: {endpoint} has no such bucket; {instead}") from None
-            if code in _REFUSED:
-                advice = f"correct {' and '.join(_variables())}, or let them list this bucket"
-                raise InputError(f"{store}: {endpoint} refused the credentials ({code}); {advice}") from None
-            raise InputError(f"{store}: {endpoint} cannot be used ({self._detail(error)})") from None
+            raise InputError(str(self.translated(error, uri, "list", instead))) from None
         except (BotoCoreError, ValueError) as error:
             advice = f"start the store or correct {_endpoint_variable()}"
             if isinstance(error, ProxyConnectionError):
                 advice = f"correct HTTPS_PROXY and HTTP_PROXY, or add the host to NO_PROXY ({self._detail(error)})"
-            raise InputError(f"{store}: no answer from {endpoint} ({type(error).__name__}); {advice}") from None
+            raise InputError(f"{uri}: no answer from {self._address} ({type(error).__name__}); {advice}") from None
 
     def unfinished_uploads(self, prefix: str) -> Iterator[StoredObject]:
         """Uploads in parts that have neither ended nor been aborted; none if the server does not list them."""
@@ -148,15 +142,15 @@ class S3Bucket:
         """Reads an object of any size into a file, in parallel parts."""
         self.control.download_file(self.bucket, key, str(path), Config=TRANSFER)
 
-    def translated(self, error: Exception, uri: str, action: str) -> Exception:
-        """The error of either client as this package's, in one line."""
+    def translated(self, error: Exception, uri: str, action: str, instead: str = "create it") -> Exception:
+        """The error of either client as this package's, in one line; `instead` is the advice if there is no such bucket."""
         code = _code(error) if isinstance(error, ClientError) else _quoted_code(str(error))
         if code == "NoSuchBucket":
-            return InputError(f"{uri}: {action} failed, {self._address} has no bucket {self.bucket}; create it")
+            return InputError(f"{uri}: {self._address} has no such bucket; {instead}")
         if code in _REFUSED:
-            advice = f"correct {' and '.join(_variables())} or the rights of that user"
-            return InputError(f"{uri}: {action} refused by {self._address} ({code}); {advice}")
-        if code in _MISSING_KEY or isinstance(error, FileNotFoundError):
+            advice = f"correct {' and '.join(_variables())}, or the rights of that user"
+            return InputError(f"{uri}: {self._address} refused the credentials ({code}) for {action}; {advice}")
+        if action in READS and (code in _MISSING_KEY or isinstance(error, FileNotFoundError)):
             return MissingObjectError(uri)
         return StepError(f"{uri}: {action} failed at {self._address} ({self._detail(error)})")
 

@@ -82,12 +82,9 @@ class FoldedRun:
             (out["weights"] / "large").write_text("not wanted")
 
         outputs = {name: self.folder / f"{cell_type}{fold}" / name for name in ("logits", "embeddings", "weights")}
-        run_once(
-            self.store, "pseudo_label", {"cell_type": cell_type, "fold": str(fold)}, outputs, work,
-            finished=lambda prefix: record_task(
-                self.store, self.screen, prefix, "infer", fold, cell_type, holdout=self.holdout
-            ),
-        )  # fmt: skip
+        inputs = {"cell_type": cell_type, "fold": str(fold)}
+        prefix = run_once(self.store, "pseudo_label", inputs, outputs, work)
+        record_task(self.store, self.screen, prefix, "infer", fold, cell_type, holdout=self.holdout)
 
     def finish(self, quorum: int, out: str = "out", truth: Path | None = None) -> tuple[Mapping[str, Any], Path, str]:
         output, path = io.StringIO(), self.folder / out

@@ -143,8 +143,8 @@ class FinishedRun:
         name = f"{record.get('cell_type') or record['backbone']}{fold}"
         out = self.folder / "work" / self.key / step / name / "weights"
         inputs = {"key": self.key, "name": name, "kind": self.kind}
-        finished = functools.partial(record_task, self.store, self.screen, step=step, fold=fold, **record)
-        run_once(self.store, step, inputs, {"weights": out}, work, finished=finished)
+        prefix = run_once(self.store, step, inputs, {"weights": out}, work)
+        record_task(self.store, self.screen, prefix, step, fold, **record)
 
 
 @functools.cache

@@ -60,20 +60,23 @@ def test_a_failing_step_leaves_no_output(store: ObjectStore):
     assert store.list("") == []
 
 
-def test_if_an_upload_fails_every_output_folder_is_refused_until_it_is_written_again(
+def test_if_an_upload_fails_no_folder_is_complete_and_no_earlier_file_stays(
     store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     upload = ObjectStore.upload_file
+    for name in ("holdout.json", "second/a"):
+        store.put(name, b"earlier")
 
     def broken(self: ObjectStore, path: Path, key: str) -> None:
-        if key.endswith("/second/a"):
+        if key.endswith(("/second/a", "/holdout.json")):
             raise StepError("the store went away")
         upload(self, path, key)
 
     with monkeypatch.context() as patched:
         patched.setattr(ObjectStore, "upload_file", broken)
         with pytest.raises(StepError, match="went away"):
-            step(store.uri("first"), store.uri("second"))
+            step(store.uri("first"), store.uri("second"), store.uri("screen.json"), store.uri("holdout.json"))
+    assert not store.exists("holdout.json"), "beside a new screen.json"
     for name in ("first", "second"):
         with pytest.raises(InputError, match=f"/{name}: is unfinished; wait for the step that writes it"):
             local_copy(store.uri(name), tmp_path)
@@ -98,7 +101,8 @@ def test_stored_objects_and_folders_are_copied_as_they_are_now(store: ObjectStor
     assert local_copy(f"{base}/RPE/named/oof.csv", tmp_path).read_bytes() == b"RPE"
     store.put("RPE/named/new.csv", b"2")
     store.delete("RPE/named/oof.csv")
-    assert files_of(local_copy(f"{base}/RPE/named", tmp_path)) == {"new.csv": b"2", "deep/meta.json": b"{}"}
+    again = local_copy(f"{base}/RPE/named", tmp_path / "again")
+    assert files_of(again) == {"new.csv": b"2", "deep/meta.json": b"{}"}
 
 
 def test_rejects_missing_inputs_and_outputs_that_cannot_be_written_before_the_work(store: ObjectStore, tmp_path: Path):

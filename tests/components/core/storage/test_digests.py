@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import InputError
+from components.core.storage import digests
 from components.core.storage.digests import code_digest, digest_path
 
 names = st.text("abcdefgh", min_size=1, max_size=4)
@@ -53,23 +54,23 @@ def test_a_file_counts_by_its_bytes_wherever_it_is(tmp_path: Path) -> None:
         digest_path(tmp_path / "gone")
 
 
-def test_code_digest_follows_sources_and_nothing_else(tmp_path: Path) -> None:
-    package = tmp_path / "package"
-    (package / "inner").mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    (package / "inner" / "model.py").write_text("WIDTH = 1\n")
-    digest = code_digest(str(package))
-    (package / "notes.txt").write_text("not code")
-    assert code_digest(str(package)) == digest
-    (package / "inner" / "model.py").write_text("WIDTH = 2\n")
-    changed = code_digest(str(package))
-    assert changed != digest
-    (package / "inner" / "model.py").rename(package / "inner" / "net.py")
-    assert code_digest(str(package)) not in (digest, changed)
+def test_code_digest_follows_sources_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = "components.core.storage.opening"
     loaded = module in sys.modules
     both = code_digest(module, "components.core.prior")
     assert both == code_digest("components.core.prior", module, module) != code_digest(module)
     assert (module in sys.modules) == loaded, "nothing is imported"
-    with pytest.raises(InputError, match=r"components\.core\.no_such_room"):
+    with pytest.raises(InputError, match=r"components/core/no_such_room\.py: cannot be read"):
         code_digest("components.core.no_such_room")
+    monkeypatch.setattr(digests, "_ROOT", tmp_path)
+    package = tmp_path / "package"
+    (package / "inner").mkdir(parents=True)
+    (package / "inner" / "model.py").write_text("WIDTH = 1\n")
+    digest = code_digest("package")
+    (package / "notes.txt").write_text("not code")
+    assert code_digest("package") == digest
+    (package / "inner" / "model.py").write_text("WIDTH = 2\n")
+    changed = code_digest("package")
+    assert changed != digest
+    (package / "inner" / "model.py").rename(package / "inner" / "net.py")
+    assert code_digest("package") not in (digest, changed)

@@ -18,8 +18,8 @@ INPUTS = {"config": '{"epochs": 2}', "screen": "5f0c", "code": "77aa"}
 
 
 @pytest.fixture
-def store(either_store: ObjectStore) -> ObjectStore:
-    return either_store
+def store(tmp_path_factory: pytest.TempPathFactory) -> ObjectStore:
+    return ObjectStore(tmp_path_factory.mktemp("store"))
 
 
 class Work:
@@ -35,37 +35,40 @@ class Work:
         (outputs["logits"] / "deep").mkdir(parents=True)
         (outputs["logits"] / "deep" / "meta.json").write_text("{}")
         (outputs["logits"] / "logits.npz").write_bytes(b"\0" * 1000)
+        if "third" in outputs:
+            outputs["third"].mkdir()
 
 
 def _outputs(folder: Path) -> dict[str, Path]:
     return {"model": folder / "model", "logits": folder / "logits"}
 
 
+def _reused(
+    store: ObjectStore, folder: Path, work: Work, step: str = "finetune", more: str = "", **changes: str
+) -> bool:
+    """Runs the step; whether its outputs came from the store."""
+    before = work.calls
+    outputs = _outputs(folder) | ({more: folder / more} if more else {})
+    run_once(store, step, {**changes, **{name: INPUTS[name] for name in INPUTS.keys() - changes.keys()}}, outputs, work)
+    return work.calls == before
+
+
 def _stored(store: ObjectStore, suffix: str) -> str:
     return next(key for key in store.list("finished/") if key.endswith(suffix))
 
 
-def test_the_same_inputs_are_worked_on_once(store: ObjectStore, tmp_path: Path) -> None:
+def test_the_same_inputs_are_worked_on_once(either_store: ObjectStore, tmp_path: Path) -> None:
     work = Work()
-    assert run_once(store, "finetune", INPUTS, _outputs(tmp_path / "one"), work) is False
-    assert run_once(store, "finetune", dict(reversed(INPUTS.items())), _outputs(tmp_path / "two"), work) is True
-    assert work.calls == 1
+    assert [_reused(either_store, tmp_path / name, work) for name in ("one", "two")] == [False, True]
     assert digest_path(tmp_path / "one") == digest_path(tmp_path / "two")
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["logits", "model"]
 
 
 def test_a_change_of_anything_means_new_work(store: ObjectStore, tmp_path: Path) -> None:
-    def work(paths: Mapping[str, Path]) -> None:
-        Work()(paths)
-        if "third" in paths:
-            paths["third"].write_text("3")
-
-    outputs = _outputs(tmp_path)
-    run_once(store, "finetune", INPUTS, outputs, work)
-    for change in INPUTS:
-        assert run_once(store, "finetune", {**INPUTS, change: "other"}, outputs, work) is False
-    assert run_once(store, "pretrain", INPUTS, outputs, work) is False
-    assert run_once(store, "finetune", INPUTS, outputs | {"third": tmp_path / "third"}, work) is False
+    work = Work()
+    changes = [{}, {"step": "pretrain"}, {"more": "third"}, *({name: "other"} for name in INPUTS)]
+    for reused in (False, True):
+        assert [_reused(store, tmp_path, work, **change) for change in changes] == [reused] * len(changes)
 
 
 def test_outputs_replace_what_is_at_their_paths(store: ObjectStore, tmp_path: Path) -> None:
@@ -94,11 +97,10 @@ def test_failed_or_incomplete_work_keeps_the_earlier_output_and_leaves_nothing_e
 
     with pytest.raises(ValueError, match="loss is not finite"):
         run_once(store, "finetune", INPUTS, outputs, crash)
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    assert outputs["model"].read_text() == "earlier"
     with pytest.raises(StepError, match="finetune: its output 'logits' was not written"):
         run_once(store, "finetune", INPUTS, outputs, lambda paths: paths["model"].touch())
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert outputs["model"].read_text() == "earlier"
     assert store.list() == []
 
 
@@ -120,17 +122,16 @@ def test_a_damaged_output_is_made_again(
     damage: Callable[[bytes], bytes] | None,
 ) -> None:
     work = Work()
-    run_once(store, "finetune", INPUTS, _outputs(tmp_path / "one"), work)
+    _reused(store, tmp_path / "one", work)
     key = _stored(store, suffix)
     before = store.get(key)
     store.delete(key)
     if damage:
         store.put(key, damage(before))
         assert store.get(key) != before
-    assert run_once(store, "finetune", INPUTS, _outputs(tmp_path / "two"), work) is False
+    assert not _reused(store, tmp_path / "two", work)
     assert "warning: finetune: finished output is damaged in the store" in capsys.readouterr().out
-    assert run_once(store, "finetune", INPUTS, _outputs(tmp_path / "three"), work) is True
-    assert work.calls == 2
+    assert _reused(store, tmp_path / "three", work)
     assert digest_path(tmp_path / "one") == digest_path(tmp_path / "two") == digest_path(tmp_path / "three")
     assert not (tmp_path.parent / "escaped").exists()
 
@@ -145,61 +146,59 @@ def test_a_record_whose_answer_is_lost_keeps_its_outputs(store: ObjectStore, tmp
     with monkeypatch.context() as patched:
         patched.setattr(ObjectStore, "put_if_absent", lose_the_answer)
         with pytest.raises(StepError, match="no answer"):
-            run_once(store, "finetune", INPUTS, _outputs(tmp_path / "one"), Work())
-    assert run_once(store, "finetune", INPUTS, _outputs(tmp_path / "two"), Work()) is True
+            _reused(store, tmp_path / "one", Work())
+    assert _reused(store, tmp_path / "two", Work())
 
 
 def test_two_runs_that_find_the_same_damage_keep_one_complete_result(store: ObjectStore, tmp_path: Path) -> None:
-    run_once(store, "finetune", INPUTS, _outputs(tmp_path / "zero"), Work())
+    _reused(store, tmp_path / "zero", Work())
     store.delete(_stored(store, "/logits.npz"))
 
     def work(paths: Mapping[str, Path]) -> None:
-        run_once(store, "finetune", INPUTS, _outputs(tmp_path / "one"), Work("one"))  # has found the damage as well
+        _reused(store, tmp_path / "one", Work("one"))  # has found the damage as well
         Work("two")(paths)
 
-    assert run_once(store, "finetune", INPUTS, _outputs(tmp_path / "two"), work) is False
-    assert run_once(store, "finetune", INPUTS, _outputs(tmp_path / "later"), Work()) is True
+    run_once(store, "finetune", INPUTS, _outputs(tmp_path / "two"), work)
+    assert (tmp_path / "two" / "model").read_text() == "two"
+    assert _reused(store, tmp_path / "later", Work())
     assert (tmp_path / "later" / "model").read_text() == "one"
-    assert len(store.list("finished/")) == 4
+    assert b"two" not in [store.get(key) for key in store.list("finished/")]
 
 
 def test_two_runs_side_by_side_record_one_complete_result(store: ObjectStore, tmp_path: Path) -> None:
     together = Barrier(2)
 
-    def run(name: str) -> bool:
+    def run(name: str) -> None:
         def work(paths: Mapping[str, Path]) -> None:
             together.wait(timeout=30)
             Work(name)(paths)
 
-        return run_once(store, "finetune", INPUTS, _outputs(tmp_path / name), work)
+        run_once(store, "finetune", INPUTS, _outputs(tmp_path / name), work)
 
     with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(run, ["one", "two"])) == [False, False]
+        list(pool.map(run, ["one", "two"]))
     assert [(tmp_path / name / "model").read_text() for name in ("one", "two")] == ["one", "two"]
     assert len(store.list("finished/")) == 4  # the loser's three files are gone
-    assert run_once(store, "finetune", INPUTS, _outputs(tmp_path / "later"), Work()) is True
+    assert _reused(store, tmp_path / "later", Work())
     assert digest_path(tmp_path / "later") in (digest_path(tmp_path / "one"), digest_path(tmp_path / "two"))
 
 
 def test_single_outputs_and_files_are_fetched(store: ObjectStore, tmp_path: Path) -> None:
-    prefixes: list[str] = []
-    for name in ("one", "two"):  # by work, then from the store
-        run_once(store, "finetune", INPUTS, _outputs(tmp_path / name), Work(), finished=prefixes.append)
-    assert len(prefixes) == 2
-    assert prefixes[0] == prefixes[1]
-    fetch_finished(store, prefixes[0], {"logits": tmp_path / "logits"})
+    prefix, again = (run_once(store, "finetune", INPUTS, _outputs(tmp_path / name), Work()) for name in ("one", "two"))
+    assert prefix == again
+    fetch_finished(store, prefix, {"logits": tmp_path / "logits"})
     assert digest_path(tmp_path / "logits") == digest_path(tmp_path / "one" / "logits")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["logits", "one", "two"]
-    (file,) = fetch_finished(store, prefixes[0], {"logits/logits.npz": tmp_path / "one.npz"})
+    (file,) = fetch_finished(store, prefix, {"logits/logits.npz": tmp_path / "one.npz"})
     assert (file.path, file.size, (tmp_path / "one.npz").stat().st_size) == ("logits/logits.npz", 1000, 1000)
     with pytest.raises(InputError, match=r"the finished outputs are damaged \(done.json has no embeddings\)"):
-        fetch_finished(store, prefixes[0], {"embeddings": tmp_path / "embeddings"})
+        fetch_finished(store, prefix, {"embeddings": tmp_path / "embeddings"})
     store.delete(_stored(store, "/logits.npz"))
     with pytest.raises(InputError, match=r"the finished outputs are damaged .* is missing"):
-        fetch_finished(store, prefixes[0], {"logits": tmp_path / "again"})
-    store.delete_prefix(prefixes[0])
+        fetch_finished(store, prefix, {"logits": tmp_path / "again"})
+    store.delete_prefix(prefix)
     with pytest.raises(InputError, match="the finished outputs are gone"):
-        fetch_finished(store, prefixes[0], {"logits": tmp_path / "more"})
+        fetch_finished(store, prefix, {"logits": tmp_path / "more"})
 
 
 @pytest.fixture
@@ -213,33 +212,33 @@ def checkpoints(store: ObjectStore, key: str = "abc") -> CheckpointStore:
 
 def read(store: ObjectStore, tmp_path: Path, key: str = "abc") -> bytes | None:
     target = tmp_path / "out.pt"
-    target.unlink(missing_ok=True)
     return target.read_bytes() if checkpoints(store, key).read(target) else None
 
 
-def test_only_the_newest_checkpoint_is_kept(store, file, tmp_path):
-    assert read(store, tmp_path) is None
-    ours = checkpoints(store)
+def write(ours: CheckpointStore, file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    ours.write(file)
+
+
+def test_only_the_newest_checkpoint_is_kept(either_store, file, tmp_path):
+    assert read(either_store, tmp_path) is None
+    ours = checkpoints(either_store)
     for content in (b"first", b"second"):
-        file.write_bytes(content)
-        ours.write(file)
-        assert read(store, tmp_path) == content
-        assert len(store.list("checkpoints/pretrain/abc/")) == 2
-    assert read(store, tmp_path, "other") is None
+        write(ours, file, content)
+        assert read(either_store, tmp_path) == content
+        assert len(either_store.list("checkpoints/pretrain/abc/")) == 2
+    assert read(either_store, tmp_path, "other") is None
     ours.clear()
-    assert read(store, tmp_path) is None
-    assert store.list("checkpoints/") == []
+    assert read(either_store, tmp_path) is None
+    assert either_store.list("checkpoints/") == []
 
 
 def test_a_step_replaces_the_checkpoint_it_resumed_from_and_leaves_those_of_others(store, file, tmp_path):
-    file.write_bytes(b"of a run that was killed")
-    checkpoints(store).write(file)
+    write(checkpoints(store), file, b"of a run that was killed")
     second, other = checkpoints(store), checkpoints(store)
     assert second.read(tmp_path / "found.pt")
-    file.write_bytes(b"of another run at the same key")
-    other.write(file)
-    file.write_bytes(b"second")
-    second.write(file)
+    write(other, file, b"of another run at the same key")
+    write(second, file, b"second")
     assert read(store, tmp_path) == b"second"
     left = [key for key in store.list("checkpoints/pretrain/abc/") if key.endswith(".pt")]
     assert sorted(store.get(key) for key in left) == [b"of another run at the same key", b"second"]
@@ -247,9 +246,7 @@ def test_a_step_replaces_the_checkpoint_it_resumed_from_and_leaves_those_of_othe
 
 def test_a_failed_upload_keeps_the_earlier_checkpoint(store, file, tmp_path, monkeypatch):
     ours = checkpoints(store)
-    file.write_bytes(b"first")
-    ours.write(file)
-    file.write_bytes(b"second")
+    write(ours, file, b"first")
 
     def broken(*_: object) -> None:
         raise StepError("full")
@@ -258,14 +255,13 @@ def test_a_failed_upload_keeps_the_earlier_checkpoint(store, file, tmp_path, mon
         with monkeypatch.context() as patched:
             patched.setattr(store, method, broken)
             with pytest.raises(StepError):
-                ours.write(file)
+                write(ours, file, b"second")
         assert read(store, tmp_path) == b"first"
 
 
 @pytest.mark.parametrize(("end", "content"), [(".pt", b"f1rst"), (".pt", None), ("latest.json", b"{")])
 def test_ignores_a_damaged_checkpoint(store, file, tmp_path, capsys, end, content):
-    file.write_bytes(b"first")
-    checkpoints(store).write(file)
+    write(checkpoints(store), file, b"first")
     (key,) = [key for key in store.list("checkpoints/") if key.endswith(end)]
     store.delete(key)
     if content:
@@ -276,14 +272,12 @@ def test_ignores_a_damaged_checkpoint(store, file, tmp_path, capsys, end, conten
 
 def test_reads_the_newer_checkpoint_if_it_is_replaced_while_reading(store, file, tmp_path, monkeypatch):
     other = checkpoints(store)
-    file.write_bytes(b"first")
-    other.write(file)
+    write(other, file, b"first")
     download = store.download_file
 
     def overtaken(key: str, path: Path) -> None:
         monkeypatch.setattr(store, "download_file", download)
-        file.write_bytes(b"second")
-        other.write(file)
+        write(other, file, b"second")
         download(key, path)
 
     monkeypatch.setattr(store, "download_file", overtaken)

@@ -108,9 +108,16 @@ def test_rejects_keys_that_the_file_system_cannot_take(store: ObjectStore):
         (store.root / "a").chmod(0o700)
 
 
-def test_check_names_a_folder_that_cannot_be_used(tmp_path: Path):
+def test_check_names_a_folder_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ObjectStore(tmp_path / "new").check()
     assert list((tmp_path / "new").iterdir()) == []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a" / "cache"))
+    default = open_store(None)
+    assert default.list() == []
+    assert not (tmp_path / "a").exists(), "only reading"
+    default.check()
+    assert default.root == tmp_path / "a" / "cache" / "cellsignal" / "store"
+    assert default.root.is_dir()
     (tmp_path / "file").touch()
     for root, reason in ((tmp_path / "not" / "mounted", "No such file"), (tmp_path / "file", "File exists")):
         with pytest.raises(
