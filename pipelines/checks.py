@@ -210,6 +210,15 @@ def _check_simulated(config: RunConfig) -> None:
             f"--screen is missing: a simulated screen of this configuration has {gigabytes:.0f} GB of pixels (at most "
             f"{MOST_SIMULATED_GB}); give --screen, or make screen.image_size or the numbers under simulate smaller"
         )
+    check_folds(config, simulated_experiments(config))
+
+
+def simulated_experiments(config: RunConfig) -> dict[str, list[str]]:
+    """The labelled experiments of a simulated screen that are not held out, by cell type.
+
+    Raises:
+        InputError: a cell type or an experiment that the rest of the configuration does not fit; names the field.
+    """
     for split, table in (("labelled", config.simulate.labelled), ("unlabelled", config.simulate.unlabelled)):
         for cell_type in table:
             if cell_type not in config.screen.cell_types:
@@ -228,15 +237,18 @@ def _check_simulated(config: RunConfig) -> None:
                 f"screen.holdout_experiments: {experiment} is not a labelled experiment of the simulated screen; "
                 f"those are {', '.join(sorted(known))}"
             )
-    check_folds(config, {c: [n for n in names if n not in held_out] for c, names in labelled.items()})
+    return {cell_type: [name for name in names if name not in held_out] for cell_type, names in labelled.items()}
 
 
-def check_folds(config: RunConfig, experiments: Mapping[str, Sequence[str]]) -> None:
+def check_folds(config: RunConfig, experiments: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Checks that every trained fold leaves labelled experiments of every cell type to train on.
 
     Args:
         config: the run's configuration.
         experiments: labelled experiments that are not held out, by cell type.
+
+    Returns:
+        The fold that validates on each experiment; empty if folds hold out wells.
 
     Raises:
         InputError: names the fold and the cell type.
@@ -258,6 +270,7 @@ def check_folds(config: RunConfig, experiments: Mapping[str, Sequence[str]]) -> 
                 f"fold {of_type.pop()} validates on all labelled experiments of {cell_type} ({', '.join(names)}) and "
                 "has none to train on; add an experiment, or remove the cell type from the screen and screen.cell_types"
             )
+    return folds
 
 
 def check_truth(

@@ -22,8 +22,8 @@ from components.normalize.component import normalize
 from components.pretrain.component import pretrain
 from components.pseudo_label.component import pseudo_label
 from components.report.component import report
-from pipelines.cluster.pod_settings import apply_pod_settings, resources_of
-from pipelines.dag import GPU_STEPS, DagNode, NodeOutput, TaskGraph, step_configs
+from pipelines.cluster.pod_settings import apply_pod_settings, pipeline_name, resources_of
+from pipelines.dag import GPU_STEPS, DagNode, NodeOutput, TaskGraph, step_configs, task_name
 
 COMPONENTS: Mapping[str, Callable[..., dsl.PipelineTask]] = {
     "normalize": normalize,
@@ -39,17 +39,10 @@ TaskSettings = Callable[[dsl.PipelineTask, DagNode], object]
 """Applies the settings of the machine or cluster to a task."""
 
 
-def local_pipeline(config: RunConfig, graph: TaskGraph, predicts: bool = False) -> BaseComponent:
-    """The pipeline for this machine.
+def local_pipeline(config: RunConfig, graph: TaskGraph) -> BaseComponent:
+    """The pipeline of a run's DAG for this machine.
 
-    Args:
-        config: the run's configuration.
-        graph: its DAG.
-        predicts: whether it predicts new plates.
-
-    Returns:
-        A pipeline with the parameters source, fingerprint, truth and lineage; with model, experiments and any_cell_type if it
-        predicts new plates.
+    Its parameters are source, fingerprint, truth and lineage; with model, experiments and any_cell_type if it predicts new plates.
     """
 
     def uncached(task: dsl.PipelineTask, node: DagNode) -> None:
@@ -58,12 +51,10 @@ def local_pipeline(config: RunConfig, graph: TaskGraph, predicts: bool = False) 
             task.set_caching_options(enable_caching=False)
 
     whole = step_configs(config)["report"]
-    return _pipeline(config, graph, predicts, "{}", whole, config.local.parallel_folds, uncached)
+    return _pipeline(config, graph, "{}", whole, config.local.parallel_folds, uncached)
 
 
-def cluster_pipeline(
-    config: RunConfig, graph: TaskGraph, images: Mapping[str, str], lineage: str, predicts: bool = False
-) -> BaseComponent:
+def cluster_pipeline(config: RunConfig, graph: TaskGraph, images: Mapping[str, str], lineage: str) -> BaseComponent:
     """The pipeline for a cluster: images, resources and secrets on every task.
 
     Args:
@@ -71,7 +62,6 @@ def cluster_pipeline(
         graph: its DAG.
         images: references with digests, by target; empty keeps the tags, and KFP then caches nothing, since a tag may be moved.
         lineage: JSON, the default of the parameter `lineage`.
-        predicts: whether it predicts new plates.
 
     Returns:
         A pipeline with the parameters of `local_pipeline`. KFP skips normalize unless `fingerprint` changes, as it must if images
@@ -84,26 +74,15 @@ def cluster_pipeline(
         # The truth that report reads may change under its address.
         cached = config.cluster.caching and image is not None and node.step != "report"
         task.set_caching_options(enable_caching=cached)
-        task.set_display_name(" ".join(part for part in (node.step, node.cell_type, node.backbone) if part))
+        task.set_display_name(task_name(node.step, None, node.cell_type, node.backbone))
 
-    return _pipeline(config, graph, predicts, lineage, result_config(config), config.cluster.parallel_folds, settings)
-
-
-def pipeline_name(name: str) -> str:
-    """KFP's name for the pipeline of a run of this name."""
-    return f"cellsignal-{name.lower().replace('_', '-').replace('.', '-')}"
+    return _pipeline(config, graph, lineage, result_config(config), config.cluster.parallel_folds, settings)
 
 
 def _pipeline(
-    config: RunConfig,
-    graph: TaskGraph,
-    predicts: bool,
-    known: str,
-    whole: str,
-    parallel: int,
-    settings: TaskSettings,
+    config: RunConfig, graph: TaskGraph, known: str, whole: str, parallel: int, settings: TaskSettings
 ) -> BaseComponent:
-    """The pipeline of a training, or of a prediction.
+    """The pipeline of a training, or of a prediction, whose graph pretrains nothing.
 
     Configurations of steps with several tasks are parameters, so each is in the file once; users leave their defaults.
     """
@@ -111,7 +90,7 @@ def _pipeline(
     last = "pseudo_label" if config.has_pseudo_labels else "infer"
     folds = [{"fold": fold} for fold in config.folds.trained]
 
-    if predicts:
+    if "pretrain" not in graph.counts():
 
         @dsl.pipeline(name=pipeline_name(predicting_name(config.name)))
         def prediction(
@@ -164,13 +143,8 @@ def _add_tasks(
 ) -> None:
     """Adds a graph's tasks to the pipeline that is being defined.
 
-    Args:
-        graph: the DAG.
-        configs: each step's configuration.
-        more: further arguments by step.
-        jobs: pipeline parameter with the folds of the only loop; None for the folds in the graph.
-        parallel: folds that run in parallel.
-        settings: called with each task.
+    `configs` and `more` are each step's configuration and further arguments; `jobs` is the pipeline parameter with the folds of the
+    only loop, or None for the folds in the graph.
     """
     made: dict[DagNode, dsl.PipelineTask] = {}
 

@@ -41,14 +41,13 @@ def check_cluster(config: RunConfig, steps: Sequence[str] = (), resubmits: bool 
     """Refuses a configuration whose pods cannot work; returns warnings, a sentence each.
 
     Args:
-        config: the run's configuration.
+        config: the run's configuration, from `on_cluster`.
         steps: the steps that run; empty for those of a training.
         resubmits: whether a failed run is submitted again, so that a pod taken from its node is no concern.
 
     Raises:
         InputError: names the field, and what to do.
     """
-    cluster_store(config.store)  # refuses a folder
     for field, path in local_files(config).items():
         raise InputError(f"{field}: {path} is a file of this machine; upload it and give its s3:// address")
     start = config.init_from
@@ -114,15 +113,8 @@ def check_addresses(screen: str | None, truth: str | None) -> None:
 def fingerprint(source: ScreenSource, screen: Screen, sites: int) -> str:
     """Digest of names, sizes and ETags of a screen's tables and images; it changes if any of them is rewritten.
 
-    Lists as normalize does, so a missing image is found before any pod starts. A plate takes two to four requests.
-
-    Args:
-        source: the screen.
-        screen: content of its tables.
-        sites: largest number of sites per well.
-
-    Raises:
-        InputError: an image that the tables list is missing.
+    Lists up to `sites` sites a well as normalize does, so a missing image is found before any pod starts: InputError. A plate
+    takes two to four requests.
     """
     with ThreadPoolExecutor(LISTINGS, thread_name_prefix="list") as pool:
         listed = pool.map(lambda plate: list_plate(source, plate, sites), screen.plates)

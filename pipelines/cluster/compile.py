@@ -42,10 +42,15 @@ def run_compile(config: RunConfig, out: Path, images: str, console: Console) -> 
         InputError: a configuration that no cluster can run, or no record of images.
         OSError: the file cannot be written.
     """
-    config = on_cluster(config)
-    remarks = check_cluster(config)
     if out.suffix not in (".yaml", ".yml"):
         raise InputError(f"--out {out}: Kubeflow requires a file name that ends in .yaml")
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        reason = (
+            "is a folder; give the name of a file in it" if out.is_dir() else "its folder does not exist; create it"
+        )
+        raise InputError(f"--out {out}: {reason}")
+    config = on_cluster(config)
+    remarks = check_cluster(config)
     record = images_of(images)
     lineage = known_lineage(config, record)
     text = compiled(config, record, lineage)
@@ -76,12 +81,7 @@ def known_lineage(
     """The lineage of a run before it is submitted: recipe, code version, image digests, seeds and warnings.
 
     It contains no time, so the same configuration, code and images compile to the same bytes. normalize adds the run's key,
-    the screen and the start time.
-
-    Args:
-        config: the run's configuration.
-        record: images to pin; None for tags.
-        prediction: what identifies a prediction besides its configuration; None for a training.
+    the screen and the start time. `prediction` is what identifies a prediction besides its configuration.
     """
     references = record.references if record else {}
     version = code_version()
@@ -114,7 +114,7 @@ def compiled(
     """The pipeline as YAML: its specification, and its settings for Kubernetes.
 
     Args:
-        config: the run's configuration; for a prediction the model's, with the changes that a prediction may make.
+        config: the run's configuration.
         record: images to pin; None for tags.
         lineage: default of the parameter of that name.
         folds: the model's folds that predict, by cell type of the new plates; None for a training.
@@ -125,7 +125,7 @@ def compiled(
 
     graph = training_graph(config) if folds is None else prediction_graph(folds)
     text = json.dumps(lineage, sort_keys=True)
-    pipeline = cluster_pipeline(config, graph, record.references if record else {}, text, predicts=folds is not None)
+    pipeline = cluster_pipeline(config, graph, record.references if record else {}, text)
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         file = Path(folder) / "pipeline.yaml"

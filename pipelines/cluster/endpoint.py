@@ -5,8 +5,6 @@ Imports kfp only to connect.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import warnings
@@ -43,19 +41,14 @@ class EndpointError(InputError):
 
     Attributes:
         status: HTTP status; 0 without a response.
+        passing: whether a retry may help.
         missing: whether Kubeflow itself reports that the requested object does not exist.
     """
 
     def __init__(self, message: str, status: int = 0, missing: bool = False) -> None:
         """Takes the line that the user reads."""
         super().__init__(message)
-        self.status = status
-        self.missing = missing
-
-    @property
-    def passing(self) -> bool:
-        """Whether a retry may help."""
-        return self.status in PASSING
+        self.status, self.passing, self.missing = status, status in PASSING, missing
 
 
 @dataclass(frozen=True)
@@ -68,7 +61,7 @@ class Login:
     ca_file: Path | None = None
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ, pod_token: Path = POD_TOKEN) -> Login:
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Login:
         """Reads KFP_TOKEN, KFP_TOKEN_FILE, KFP_COOKIE and KFP_CA_CERT; in a pod, its service account's token.
 
         Raises:
@@ -83,8 +76,8 @@ class Login:
         if token and environment.get(TOKEN_FILE, "").strip():
             raise InputError(f"{TOKEN} and {TOKEN_FILE} are both set; unset one")
         token_file = None if token else _file(environment, TOKEN_FILE) or _file(environment, POD_TOKEN_VARIABLE)
-        if not token and token_file is None and pod_token.is_file():
-            token_file = pod_token
+        if not token and token_file is None and POD_TOKEN.is_file():
+            token_file = POD_TOKEN
         return cls(token, token_file, cookie, _file(environment, CA_FILE))
 
     @property
@@ -96,14 +89,15 @@ class Login:
 
     def arguments(self) -> dict[str, Any]:
         """Arguments for kfp.Client."""
-        arguments: dict[str, Any] = {"existing_token": self.token, "cookies": self.cookie}
-        if self.token_file is not None:
-            from kfp.client import ServiceAccountTokenVolumeCredentials
+        from kfp.client import ServiceAccountTokenVolumeCredentials
 
-            arguments["credentials"] = ServiceAccountTokenVolumeCredentials(path=str(self.token_file))
-        if self.ca_file is not None:
-            arguments["ssl_ca_cert"] = str(self.ca_file)
-        return arguments
+        path = self.token_file and str(self.token_file)
+        return {
+            "existing_token": self.token,
+            "cookies": self.cookie,
+            "credentials": ServiceAccountTokenVolumeCredentials(path=path) if path else None,
+            "ssl_ca_cert": self.ca_file and str(self.ca_file),
+        }
 
     def conceal(self, text: str) -> str:
         """The text on one line, with asterisks for secrets that a server quotes."""
@@ -121,15 +115,11 @@ class KfpEndpoint:
     Attributes:
         client: kfp.Client, whose requests have time limits and raise EndpointError.
         namespace: that of experiments and runs; None if the installation is for a single user.
+        version: the server's.
     """
 
     def __init__(self, url: str, login: Login, namespace: str) -> None:
-        """Connects and reads the server's version.
-
-        Args:
-            url: http(s)://HOST[:PORT][/PATH].
-            login: credentials.
-            namespace: that of the configuration; an installation for a single user has none.
+        """Connects to http(s)://HOST[:PORT][/PATH] and reads the server's version.
 
         Raises:
             EndpointError: no connection, no permission, or not Kubeflow Pipelines.
@@ -166,13 +156,11 @@ class KfpEndpoint:
     ) -> Iterator[Any]:
         """All items of a list method of kfp.Client whose display name matches, page by page."""
         predicate = {"operation": operation, "key": "display_name", "string_value": name}
-        token = ""
-        while True:
+        token: str | None = ""
+        while token is not None:
             page = list_items(page_token=token, page_size=PAGE, filter=json.dumps({"predicates": [predicate]}), **scope)
             yield from getattr(page, items) or []
-            token = page.next_page_token or ""
-            if not token:
-                return
+            token = page.next_page_token or None
 
     def _checked_request(self, *arguments: Any, **named: Any) -> Any:
         """The request of kfp with time limits; the response must be JSON, not the page of a proxy or a login."""
@@ -181,14 +169,11 @@ class KfpEndpoint:
 
         try:
             response = self._request(*arguments, **{**named, "_request_timeout": TIMEOUTS})
+            json.loads(_text(response.data))
         except ApiException as error:
-            if error.status:
-                raise self._refusal(int(error.status), _text(error.body)) from None
-            raise self._no_answer(error.reason) from None
+            raise self._refusal(error) if error.status else self._no_answer(error.reason) from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise self._no_answer(getattr(error, "reason", None) or error) from None
-        try:
-            json.loads(_text(response.data))
         except ValueError:
             raise EndpointError(
                 f"--endpoint {self.url}: the answer is not JSON, perhaps a login page (used {self._login.how}); {HINT}, or "
@@ -203,9 +188,9 @@ class KfpEndpoint:
             "its port with `kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80`"
         )
 
-    def _refusal(self, status: int, body: str) -> EndpointError:
+    def _refusal(self, error: Any) -> EndpointError:
         """The error of a response, with the server's message if it is not a web page."""
-        missing = False
+        status, body, missing = int(error.status), _text(error.body), False
         try:
             content = json.loads(body)
             body = str(content.get("message") or content.get("error") or content.get("error_message") or "")
@@ -218,13 +203,6 @@ class KfpEndpoint:
         why = f": {self._login.conceal(body)[:300]}" if body else ""
         message = f"--endpoint {self.url}: {what} ({status}, used {self._login.how}){why}; {advice}"
         return EndpointError(message, status, missing)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps kfp.Client from printing links."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
 
 
 def _text(content: Any) -> str:

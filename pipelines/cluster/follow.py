@@ -7,16 +7,17 @@ workflow above 1 MB, which KFP does not read), and kfp's wait_for_run_completion
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from rich.console import Console
-from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from components.core.errors import ContactError, InputError, StepError
 from components.core.storage.object_store import ObjectStore
@@ -28,38 +29,22 @@ from pipelines.run.display import duration
 
 DONE = frozenset({"SUCCEEDED", "SKIPPED"})
 ENDED = DONE | {"FAILED", "CANCELED"}
+POLL = 10.0
+"""Seconds between two requests for a run's state."""
+OUTAGE = 900.0
+"""Seconds without an answer until contact counts as lost."""
+TERMINATE = 300.0
+"""Seconds until a terminated run is left to end by itself."""
 _Answer = TypeVar("_Answer")
 
 
-@dataclass(frozen=True)
-class Pace:
-    """Intervals of following a run, in seconds.
-
-    Attributes:
-        poll: between two requests for the run's state.
-        settle: after a start, before looking for a run that another process started at the same moment.
-        outage: without an answer until contact counts as lost.
-        terminate: until a terminated run is left to end by itself.
-    """
-
-    poll: float = 10.0
-    settle: float = 2.0
-    outage: float = 900.0
-    terminate: float = 300.0
-
-
-@dataclass(frozen=True)
+@dataclass
 class Contact:
-    """Requests to an endpoint that are repeated while it does not answer.
+    """Requests to an endpoint that are repeated while it does not answer, up to the deadline by time.monotonic().
 
-    Attributes:
-        pace: intervals.
-        deadline: when to give up, by time.monotonic().
-        console: where an outage is reported.
-        advice: what the user can do once contact is lost.
+    `advice` is what the user can do once contact is lost; it changes as the run proceeds.
     """
 
-    pace: Pace
     deadline: float
     console: Console
     advice: str
@@ -70,7 +55,7 @@ class Contact:
         """The result of a request, repeated while its error may pass.
 
         Raises:
-            ContactError: no answer for `pace.outage`, the deadline has passed, or a signal.
+            ContactError: no answer for OUTAGE, or the deadline has passed.
             EndpointError: it refuses.
         """
 
@@ -78,17 +63,15 @@ class Contact:
             if state.attempt_number == 1 and state.outcome:
                 warn(self.console, f"{state.outcome.exception()}; trying again")
 
-        patience = min(self.pace.outage, self.deadline - time.monotonic())
         retrying = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, EndpointError) and passing(error)),
-            wait=wait_exponential(self.pace.poll / 5, max=6 * self.pace.poll),
-            stop=lambda state: (state.seconds_since_start or 0.0) >= patience,
+            wait=wait_exponential(POLL / 5, max=6 * POLL),
+            stop=stop_after_delay(min(OUTAGE, self.deadline - time.monotonic())),
             before_sleep=report,
             reraise=True,
         )
         try:
-            with interruptible(self.advice):
-                answer = retrying(request)
+            answer = retrying(request)
         except EndpointError as error:
             if passing(error):
                 raise ContactError(f"{error}; {self.advice}") from None
@@ -100,40 +83,34 @@ class Contact:
 
 @dataclass
 class Follower:
-    """Follows one attempt of a run, whose key in the store is `key`; `failures` are those that its tasks recorded, by time."""
+    """Follows one attempt of a run; `failures` are those that its tasks recorded, by their keys in the store."""
 
     endpoint: KfpEndpoint
     store: ObjectStore
     key: str
     contact: Contact
-    failures: list[FailureRecord] = field(default_factory=list)
-    _read: set[str] = field(default_factory=set)
-    _store_answers: bool = True
+    failures: dict[str, FailureRecord] = field(default_factory=dict)
+    _warned: set[str] = field(default_factory=set)
 
     @property
     def bad_input(self) -> FailureRecord | None:
         """The first failure that every retry would repeat."""
-        return next((failure for failure in self.failures if failure.kind == "input"), None)
+        return next((failure for failure in self.failures.values() if failure.kind == "input"), None)
 
     def follow(self, run: Any) -> Any:
-        """Waits until a run ends, or terminates it once a task has failed of bad input.
-
-        Args:
-            run: the run, as the API returns it.
-
-        Returns:
-            The run in its last known state. One that was terminated has ended by then, or takes more than five minutes to end.
+        """Waits until a run ends, or terminates it once a task has failed of bad input; returns it in its last known state.
 
         Raises:
-            ContactError: no contact for too long, the deadline has passed, or a signal; the run may continue.
+            ContactError: no contact for too long, or the deadline has passed; the run may continue.
             StepError: the run was deleted.
         """
-        run_id, console, pace = run.run_id, self.contact.console, self.contact.pace
+        run_id, console, contact = run.run_id, self.contact.console, self.contact
         page = self.endpoint.run_page(run_id)
-        again = f"run {run_id} may go on: the same command follows it again; to end it, use Terminate at {page}"
-        contact = replace(self.contact, advice=again)
-        shown, terminated = "", None
-        with interruptible(again), console.status("") as status:
+        contact.advice = (
+            f"run {run_id} may go on: the same command follows it again; to end it, use Terminate at {page}"
+        )
+        shown, terminating, give_up = "", False, math.inf
+        with console.status("") as status:
             while True:
                 try:
                     # A login proxy that restarts refuses, too.
@@ -150,17 +127,16 @@ class Follower:
                 shown = state
                 if state not in DONE:
                     self._read_failures()
-                if state in ENDED:
+                if state in ENDED or time.monotonic() >= give_up:
                     return run
-                if self.bad_input and terminated is None:
-                    terminated = self._terminate(run_id, self.bad_input, page)
-                    give_up = time.monotonic() + pace.terminate
-                if terminated and time.monotonic() >= give_up:
-                    return run
-                left = self.contact.deadline - time.monotonic()
+                if self.bad_input and not terminating:
+                    terminating = True
+                    if self._terminate(run_id, self.bad_input):
+                        give_up = time.monotonic() + TERMINATE
+                left = contact.deadline - time.monotonic()
                 if left <= 0:
-                    raise ContactError(f"the deadline of --timeout has passed; {again}")
-                time.sleep(min(pace.poll, left))
+                    raise ContactError(f"the deadline of --timeout has passed; {contact.advice}")
+                time.sleep(min(POLL, left))
 
     def explanation(self, run: Any) -> str:
         """Why a run ended without results: the message of the failed task, else that of the API.
@@ -169,9 +145,8 @@ class Follower:
         up its retries. Bad input comes first, for other tasks may have failed because of it.
         """
         if self.failures:
-            attempts = Counter(failure.task for failure in self.failures)
-            often = max(self.failures, key=lambda failure: attempts[failure.task])
-            failure = self.bad_input or often
+            attempts = Counter(failure.task for failure in self.failures.values())
+            failure = self.bad_input or max(self.failures.values(), key=lambda failure: attempts[failure.task])
             return f"{failure.task} failed: {failure.message}"
         error = " ".join(str(run.error.message).split()) if run.error and run.error.message else ""
         return (
@@ -179,32 +154,31 @@ class Follower:
         )
 
     def _read_failures(self) -> None:
-        """Reads the failures recorded since the last time, and prints them, each task's message once."""
+        """Reads the failures recorded since the last time, and prints them."""
         try:
-            new = read_failures(self.store, self.key, self._read)
+            new = read_failures(self.store, self.key, self.failures)
         except (InputError, StepError) as error:
-            if self._store_answers:
-                warn(self.contact.console, f"failures of tasks cannot be read ({error}); the run is still followed")
-            self._store_answers = False
+            self._warn_once(f"failures of tasks cannot be read ({error}); the run is still followed")
             return
-        self._store_answers = True
-        self._read.update(new)
-        for record in sorted(new.values(), key=lambda record: record.at):
-            if (record.task, record.message) not in {(known.task, known.message) for known in self.failures}:
-                warn(self.contact.console, f"{record.task} failed: {record.message}")
-            self.failures.append(record)
+        for key, record in sorted(new.items(), key=lambda item: item[1].at):
+            self._warn_once(f"{record.task} failed: {record.message}")
+            self.failures[key] = record
 
-    def _terminate(self, run_id: str, failure: FailureRecord, page: str) -> bool:
+    def _terminate(self, run_id: str, failure: FailureRecord) -> bool:
         """Terminates the run; False if that is refused."""
         failed = f"{failure.task} failed of bad input"
-        by_hand = f"to end the run, use Terminate at {page}"
         try:
-            replace(self.contact, advice=by_hand).answered(lambda: self.endpoint.client.terminate_run(run_id))
+            self.contact.answered(lambda: self.endpoint.client.terminate_run(run_id))
         except EndpointError as error:
-            warn(self.contact.console, f"{failed}, but the run cannot be terminated ({error}); {by_hand}")
+            warn(self.contact.console, f"{failed}, but the run cannot be terminated ({error}); {self.contact.advice}")
             return False
         warn(self.contact.console, f"{failed}; the run is being terminated")
         return True
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            warn(self.contact.console, text)
 
 
 def warn(console: Console, text: str) -> None:
@@ -213,11 +187,11 @@ def warn(console: Console, text: str) -> None:
 
 
 @contextlib.contextmanager
-def interruptible(advice: str) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the waiting, never the run."""
+def interruptible(contact: Contact) -> Iterator[None]:
+    """Ctrl-C and SIGTERM raise ContactError: they end the waiting, never the run."""
 
     def leave(_signal: int, _frame: object) -> None:
-        raise ContactError(f"no longer followed; {advice}")
+        raise ContactError(f"no longer followed; {contact.advice}")
 
     earlier = {each: signal.signal(each, leave) for each in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -6,7 +6,7 @@ Names, resources and security are those of the configuration's section `cluster`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,10 @@ CONFIG_MOUNT = "/etc/cellsignal"
 CONFIG_FILE = "run.yaml"
 BAD_INPUT = 2  # the exit code that no retry changes
 ROOT_GIB = 1.0  # ephemeral storage besides the mounted folders: the log
-
-
 HEAD = """\
 # Written by `cellsignal jobs`. kubectl apply -f THIS_FILE; kubectl -n NAMESPACE logs -f job/NAME
-# A Job cannot be changed: kubectl delete -f THIS_FILE before you apply it again, also to run it a second time.
+# A Job cannot be changed: kubectl delete -f THIS_FILE before you apply it again, also to run it a second time. The names contain
+# the configuration's digest, so that the Jobs of another configuration can be applied beside them.
 """
 
 
@@ -54,16 +53,16 @@ def step_jobs(config: RunConfig, record: ImageRecord | None) -> dict[str, list[d
         record: images to pin; None for tags.
     """
     text = config.dump()
-    # Each configuration has a ConfigMap of its own, so that a running Job keeps its configuration.
-    name = f"cellsignal-config-{digest_text(text)[:8]}"
-    metadata = {"name": name, "namespace": config.cluster.namespace}
+    digest = digest_text(text)[:8]
+    metadata = {"name": f"cellsignal-config-{digest}", "namespace": config.cluster.namespace}
     files: dict[str, list[dict[str, Any]]] = {
         "config": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {CONFIG_FILE: text}}]
     }
     for step, tasks in _arguments(config).items():
+        name = step.replace("_", "-")
         numbers = [f"-{n + 1}" for n in range(len(tasks))] if len(tasks) > 1 else [""]
-        files[step.replace("_", "-")] = [
-            _job(config, step, number, name, arguments, record)
+        files[name] = [
+            _job(config, step, f"cellsignal-{name}{number}-{digest}", metadata["name"], arguments, record)
             for number, arguments in zip(numbers, tasks, strict=True)
         ]
     return files
@@ -96,16 +95,18 @@ def _arguments(config: RunConfig) -> dict[str, list[list[str]]]:
     for node in training_graph(config).nodes:
         if node.cell_type not in (None, cell_type):
             continue
-        arguments = [] if node.step == "ensemble" else [*option]
+        files = {name: value if isinstance(value, tuple) else (value,) for name, value in node.inputs.items()}
+        files |= {name: (node.output(name),) for name in OUTPUTS[node.step]}
+        arguments = [*option]
+        if node.step == "ensemble":  # in a pipeline it compares the digests of manifests
+            del files["screen"]
+            arguments = []
         if node.step == "normalize":
             arguments += ["--source", f"{prefix}/simulated/screen"]
         if node.loop:
-            arguments += ["--fold", str(fold), *(["--cell-type", node.cell_type] if node.cell_type else [])]
-            arguments += ["--backbone", node.backbone] if node.backbone else []
-        read = {name: value if isinstance(value, tuple) else (value,) for name, value in node.inputs.items()}
-        if node.step == "ensemble":
-            del read["screen"]  # compares the digests of manifests in a pipeline
-        for name, outputs in (*read.items(), *((name, (node.output(name),)) for name in OUTPUTS[node.step])):
+            labels = {"--fold": str(fold), "--cell-type": node.cell_type, "--backbone": node.backbone}
+            arguments += [text for flag, value in labels.items() if value for text in (flag, value)]
+        for name, outputs in files.items():
             for output in outputs:
                 if output.node.cell_type in (None, cell_type):
                     arguments += [f"--{FLAGS.get(name, name.replace('_', '-'))}", address(output)]
@@ -114,48 +115,43 @@ def _arguments(config: RunConfig) -> dict[str, list[list[str]]]:
 
 
 def _job(
-    config: RunConfig, step: str, number: str, config_map: str, arguments: list[str], record: ImageRecord | None
+    config: RunConfig, step: str, name: str, config_map: str, arguments: list[str], record: ImageRecord | None
 ) -> dict[str, Any]:
     # simulate needs what normalize needs.
     resources = resources_of(config, "normalize" if step == "simulate" else step)
     labels = {**resources.labels, "app.kubernetes.io/component": step.replace("_", "-")}
     target: Target = "gpu" if step in GPU_STEPS else "cpu"
-    container = {
+    command = {
         "name": "step",
         "image": record.images[target].reference if record else CURRENT[target],
         "command": ["python", "-m", f"components.{step}"],
         "args": arguments,
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
     }
     exit_codes = {"containerName": "step", "operator": "In", "values": [BAD_INPUT]}
+    rules = [
+        {"action": "FailJob", "onExitCodes": exit_codes},
+        # A preempted pod, or one whose node is removed, does not count as a failed attempt.
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    ]
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": f"cellsignal-{step.replace('_', '-')}{number}",
+            "name": name,
             "namespace": config.cluster.namespace,
             "labels": {**labels, **resources.queue_label},
         },
         "spec": {
             "backoffLimit": resources.own.retries,
-            "podFailurePolicy": {
-                "rules": [
-                    {"action": "FailJob", "onExitCodes": exit_codes},
-                    # A preempted pod, or one whose node is removed, does not count as a failed attempt.
-                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                ]
-            },
-            "template": {"metadata": {"labels": labels}, "spec": _pod(config, resources, container, config_map)},
+            "podFailurePolicy": {"rules": rules},
+            "template": {"metadata": {"labels": labels}, "spec": _pod(config, resources, command, config_map)},
         },
     }
 
 
-def _pod(config: RunConfig, resources: Resources, container: dict[str, Any], config_map: str) -> dict[str, Any]:
-    own = resources.own
+def _pod(config: RunConfig, resources: Resources, command: dict[str, Any], config_map: str) -> dict[str, Any]:
+    """The pod around a step's image and command."""
+    own, secret = resources.own, config.cluster.store_secret
     volumes: list[dict[str, Any]] = [{"name": "config", "configMap": {"name": config_map}}]
     mounts: list[dict[str, Any]] = [{"name": "config", "mountPath": CONFIG_MOUNT, "readOnly": True}]
     for folder in resources.folders:
@@ -169,29 +165,33 @@ def _pod(config: RunConfig, resources: Resources, container: dict[str, Any], con
         "ephemeral-storage": memory_quantity(math.ceil(on_disk + ROOT_GIB)),
         **({config.cluster.gpu_resource: str(own.gpus)} if own.gpus else {}),
     }
-    environment = [
-        *({"name": name, "value": value} for name, value in resources.environment.items()),
-        *(_from_secret(config.cluster.store_secret) if config.cluster.store_secret else ()),
-    ]
-    optional = {
+    environment: list[dict[str, Any]] = [{"name": key, "value": value} for key, value in resources.environment.items()]
+    for key in (*REQUIRED_KEYS, *OPTIONAL_KEYS) if secret else ():
+        optional = {"optional": True} if key in OPTIONAL_KEYS else {}
+        environment.append({"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, **optional}}})
+    scheduling = {
         "nodeSelector": resources.node_selector,
         "tolerations": resources.tolerations,
         "imagePullSecrets": [{"name": name} for name in config.cluster.image_pull_secrets],
     }
-    limits = {"requests": requests, "limits": dict(requests)}
+    container = {
+        **command,
+        "env": environment,
+        "resources": {"requests": requests, "limits": dict(requests)},
+        "volumeMounts": mounts,
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
     return {
         "serviceAccountName": ACCOUNT,
         "automountServiceAccountToken": False,
         "restartPolicy": "Never",
         "activeDeadlineSeconds": resources.timeout_s,
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-        **{name: value for name, value in optional.items() if value},
-        "containers": [{**container, "env": environment, "resources": limits, "volumeMounts": mounts}],
+        **{key: value for key, value in scheduling.items() if value},
+        "containers": [container],
         "volumes": volumes,
     }
-
-
-def _from_secret(secret: str) -> Iterator[dict[str, Any]]:
-    for keys, optional in ((REQUIRED_KEYS, {}), (OPTIONAL_KEYS, {"optional": True})):
-        for key in keys:
-            yield {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, **optional}}}

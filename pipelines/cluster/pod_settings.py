@@ -8,6 +8,7 @@ task's own service account: k8s/base covers the last two with a LimitRange and t
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +24,6 @@ REQUIRED_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 OPTIONAL_KEYS = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_SESSION_TOKEN")
 """Keys that may be missing: Amazon S3 needs no endpoint, permanent keys need no token."""
 SCRATCH = "/tmp"
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 RETRY: dict[str, Any] = {
     "backoff_duration": "120s",
     "backoff_factor": 1.0,
@@ -47,22 +47,11 @@ class EmptyDir(NamedTuple):
 class Resources:
     """What a step's pod requests: the step's own section, and what the sections `cluster` and `loader` add.
 
-    Attributes:
-        step: the step's name.
-        own: the configuration's cluster.steps.STEP.
-        timeout_s: seconds after which the pod is stopped.
-        spot: whether it may run on spot nodes.
-        folders: its writable folders.
-        node_selector: required labels of its node.
-        tolerations: tolerated taints, in Kubernetes' form.
-        labels: labels of every pod of the step.
-        queue_label: label of the object that Kueue admits: the pod, or the Job around it.
-        environment: variables, none of them secret.
+    `queue_label` is the label of the object that Kueue admits: the pod, or the Job around it. No variable is secret.
     """
 
     step: str
     own: StepResources
-    timeout_s: int
     spot: bool
     folders: tuple[EmptyDir, ...]
     node_selector: dict[str, str]
@@ -70,6 +59,11 @@ class Resources:
     labels: dict[str, str]
     queue_label: dict[str, str]
     environment: dict[str, str]
+
+    @property
+    def timeout_s(self) -> int:
+        """Seconds after which the pod is stopped."""
+        return round(self.own.timeout_hours * 3600)
 
 
 def resources_of(config: RunConfig, step: str) -> Resources:
@@ -95,13 +89,12 @@ def resources_of(config: RunConfig, step: str) -> Resources:
     return Resources(
         step=step,
         own=own,
-        timeout_s=round(own.timeout_hours * 3600),
         spot=spot,
         folders=tuple(folders),
         node_selector=dict(nodes),
         tolerations=[each.model_dump(exclude_none=True) for each in dict.fromkeys(tolerations)],
         labels={"app.kubernetes.io/name": "cellsignal", "app.kubernetes.io/component": step.replace("_", "-")},
-        queue_label={QUEUE_LABEL: cluster.queue} if cluster.queue and on_gpu else {},
+        queue_label={"kueue.x-k8s.io/queue-name": cluster.queue} if cluster.queue and on_gpu else {},
         environment={"OMP_NUM_THREADS": str(max(1, math.floor(own.cpu / max(1, own.gpus))))},
     )
 
@@ -135,6 +128,16 @@ def apply_pod_settings(task: PipelineTask, resources: Resources, cluster: Cluste
         kubernetes.add_toleration(task, **toleration)
     if cluster.image_pull_secrets:
         kubernetes.set_image_pull_secrets(task, list(cluster.image_pull_secrets))
+
+
+def pipeline_name(name: str) -> str:
+    """KFP's name for the pipeline of a run of this name."""
+    return f"cellsignal-{name_part(name)}"
+
+
+def name_part(text: str) -> str:
+    """Text as a part of a Kubernetes name: lower-case letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def cpu_quantity(cores: float) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -20,25 +22,46 @@ from components.core.storage.artifacts import local_file
 from components.core.storage.finished import fetch_finished
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.run_records import HOLDOUT, MANIFEST, RESULTS, RUNS, TaskRecord
+from components.core.storage.run_records import HOLDOUT, MANIFEST, RESULTS, TaskRecord, run_file
 from components.core.storage.runs import fetch_results, finished_folds
+from pipelines.images.record import ImageRecord
 from pipelines.options import print_line
-from pipelines.run.folder import EMBEDDINGS, join_embeddings
-
-Folds = Mapping[str, Sequence[int]]
-"""The model's folds that predict, by cell type of the new plates."""
+from pipelines.run.folder import EMBEDDINGS, join_embeddings, read_metrics
 
 
-def has_results(store: ObjectStore, key: str) -> bool:
-    """Whether all results of a complete run are in the store; those of one that lacks folds do not count."""
+@dataclass(frozen=True)
+class ClusterRun:
+    """A training or a prediction on a cluster, whose input has been checked.
+
+    Attributes:
+        name: name of its pipeline, and the beginning of its key.
+        key: its key in the store, and the beginning of its name in KFP.
+        images: images to pin; None for tags.
+        folds: the model's folds that predict, by cell type of the new plates; None for a training.
+        lineage: what is known of the run before it starts, warnings included.
+        parameters: of its pipeline, all but the lineage; `truth` is the address of labels, or empty.
+    """
+
+    config: RunConfig
+    name: str
+    key: str
+    store: ObjectStore
+    images: ImageRecord | None
+    folds: Mapping[str, Sequence[int]] | None
+    lineage: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+
+
+def has_results(run: ClusterRun) -> bool:
+    """Whether all results of the complete run are in the store; those of one that lacks folds do not count."""
     try:
-        lineage = json.loads(store.get(f"{RUNS}/{key}/{RESULTS}/lineage.json"))  # written last
-        return lineage.get("run") == key and not lineage.get("partial")
+        lineage = json.loads(run.store.get(run_file(run.key, f"{RESULTS}/lineage.json")))  # written last
+        return lineage.get("run") == run.key and not lineage.get("partial")
     except (MissingObjectError, ValueError, AttributeError):
         return False
 
 
-def fetch(store: ObjectStore, key: str, config: RunConfig, out: Path, console: Console, predicts: bool = False) -> None:
+def fetch(run: ClusterRun, out: Path, console: Console) -> None:
     """Downloads the results of a run into a folder, atomically, and shows them; earlier results of the run are replaced.
 
     Raises:
@@ -47,13 +70,13 @@ def fetch(store: ObjectStore, key: str, config: RunConfig, out: Path, console: C
     """
     try:
         with atomic_directory(out) as folder:
-            names = list(fetch_results(store, key, folder))
-            if config.embeddings.enabled:
-                names += _fetch_embeddings(store, key, folder)
+            names = list(fetch_results(run.store, run.key, folder))
+            if run.config.embeddings.enabled:
+                names += _fetch_embeddings(run, folder)
     except OSError as error:
         raise StepError(f"{error.filename or out}: cannot be written ({error.strerror}); make room") from None
-    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    if not predicts:
+    metrics = read_metrics(out)
+    if run.folds is None:
         console.print(accuracy_table(metrics))
     elif "holdout" in metrics:
         console.print(accuracy_table(metrics, holdout="new plates"))
@@ -61,46 +84,38 @@ def fetch(store: ObjectStore, key: str, config: RunConfig, out: Path, console: C
     print_line(console, f"report: {(out / 'report.html').resolve()}")
 
 
-def _fetch_embeddings(store: ObjectStore, key: str, folder: Path) -> list[str]:
+def _fetch_embeddings(run: ClusterRun, folder: Path) -> list[str]:
     """Joins the folds' embeddings, as a local run does."""
     with tempfile.TemporaryDirectory(dir=folder) as work:
         parts = []
-        for cell_type, records in _recorded_folds(store, key).items():
+        for cell_type, records in _recorded_folds(run).items():
             for record in records:
                 parts.append(Path(work) / cell_type / str(record.fold))
                 parts[-1].parent.mkdir(parents=True, exist_ok=True)
-                fetch_finished(store, record.prefix, {EMBEDDINGS: parts[-1]})
+                fetch_finished(run.store, record.prefix, {EMBEDDINGS: parts[-1]})
         return [f"{EMBEDDINGS}/{name}" for name in join_embeddings(parts, folder / EMBEDDINGS)]
 
 
-def report_of_failed(
-    store: ObjectStore,
-    key: str,
-    config: RunConfig,
-    folds: Folds | None,
-    truth: str | None,
-    out: Path,
-    console: Console,
-) -> str:
+def report_of_failed(run: ClusterRun, out: Path, console: Console) -> str:
     """Writes the report of a failed training from its finished folds; returns a sentence about it, or why there is none.
 
-    A failed prediction, whose `folds` are given, gets none: an ensemble of fewer folds would be another model.
+    A failed prediction gets none: an ensemble of fewer folds would be another model.
     """
     from pipelines.run.finish import finish  # loads pandas and the report
 
     try:
-        done = {cell_type: len(records) for cell_type, records in _recorded_folds(store, key).items()}
-        if folds is not None:
-            total = sum(map(len, folds.values()))
+        done = {cell_type: len(records) for cell_type, records in _recorded_folds(run).items()}
+        if run.folds is not None:
+            total = sum(map(len, run.folds.values()))
             return f"no report: {sum(done.values())} of {total} folds have predicted, and the same command resumes"
-        counts = {cell_type: done.get(cell_type, 0) for cell_type in config.screen.cell_types}
-        common, total = min(counts.values()), len(config.folds.trained)
+        counts = {cell_type: done.get(cell_type, 0) for cell_type in run.config.screen.cell_types}
+        common, total = min(counts.values()), len(run.config.folds.trained)
         if not common:
             have = ", ".join(f"{cell_type} {count}" for cell_type, count in counts.items())
             return f"no report: every cell type needs a finished fold, and there are {have} of {total}"
         print_line(console, f"the report of its finished folds ({common} of {total}):")
-        with local_file(truth) as labels:
-            finish(store, key, common, out, labels, console)
+        with local_file(run.parameters["truth"] or None) as labels:
+            finish(run.store, run.key, common, out, labels, console)
     except MissingObjectError:
         return "no report: the run failed before the plates were packed"
     except Exception as error:  # whatever it is, the run's own failure must be reported
@@ -108,7 +123,7 @@ def report_of_failed(
     return f"its report is {out / 'report.html'}"
 
 
-def _recorded_folds(store: ObjectStore, key: str) -> dict[str, list[TaskRecord]]:
+def _recorded_folds(run: ClusterRun) -> dict[str, list[TaskRecord]]:
     """Finished folds by cell type; MissingObjectError if the run has no record."""
-    screen, holdout = (Manifest.load(store, f"{RUNS}/{key}/{name}") for name in (MANIFEST, HOLDOUT))
-    return finished_folds(store, key, screen, holdout)
+    screen, holdout = (Manifest.load(run.store, run_file(run.key, name)) for name in (MANIFEST, HOLDOUT))
+    return finished_folds(run.store, run.key, screen, holdout)

@@ -7,11 +7,11 @@ version  PIPELINE-COMMIT-DIGEST: the uploaded pipeline, by the digest of the com
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import re
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,18 +32,21 @@ from components.core.storage.runs import lineage_of
 from pipelines.checks import check_screen, check_start, screen_source
 from pipelines.cluster.checks import check_addresses, check_cluster, fingerprint, on_cluster
 from pipelines.cluster.compile import compiled, images_of, known_lineage
-from pipelines.cluster.endpoint import EndpointError, KfpEndpoint, Login, quiet
-from pipelines.cluster.follow import DONE, ENDED, Contact, Follower, Pace, warn
-from pipelines.cluster.results import Folds, fetch, has_results, report_of_failed
+from pipelines.cluster.endpoint import EndpointError, KfpEndpoint, Login
+from pipelines.cluster.follow import DONE, ENDED, Contact, Follower, interruptible, warn
+from pipelines.cluster.pod_settings import name_part, pipeline_name
+from pipelines.cluster.results import ClusterRun, fetch, has_results, report_of_failed
 from pipelines.dag import prediction_graph
 from pipelines.images.code_version import code_commit
-from pipelines.images.record import RECORD, ImageRecord, check_pushed
+from pipelines.images.record import RECORD, check_pushed
 from pipelines.options import HOURS, print_line
 from pipelines.run.folder import check_results_folder
 from pipelines.run.predict_request import PredictRequest, check_prediction
 
 KFP_FOLDER = "kfp"
 """Prefix in the run's store under which Kubeflow keeps the artifacts that it passes from task to task."""
+SETTLE = 2.0
+"""Seconds after a start, before looking for a run that another process started at the same moment."""
 
 
 @dataclass(frozen=True)
@@ -69,39 +72,7 @@ class SubmitRequest:
     reuse_results: bool = False
 
 
-@dataclass(frozen=True)
-class ClusterRun:
-    """A training or a prediction whose input has been checked.
-
-    Attributes:
-        name: name of its pipeline, and the beginning of its key.
-        source: address of the screen.
-        fingerprint: digest of the screen's files.
-        lineage: what is known of the run before it starts, warnings included.
-        images: images to pin; None for tags.
-        folds: the model's folds that predict, by cell type; None for a training.
-        parameters: parameters of a prediction's pipeline that a training lacks.
-    """
-
-    config: RunConfig
-    name: str
-    store: ObjectStore
-    source: str
-    fingerprint: str
-    lineage: Mapping[str, Any]
-    images: ImageRecord | None
-    folds: Folds | None
-    parameters: Mapping[str, Any]
-
-    @property
-    def key(self) -> str:
-        """The run's key."""
-        return cluster_run_key(self.name, self.lineage[RECIPE], self.source, self.fingerprint)
-
-
-def submit(
-    wanted: RunConfig | PredictRequest, request: SubmitRequest, console: Console, pace: Pace | None = None
-) -> Path | None:
+def submit(wanted: RunConfig | PredictRequest, request: SubmitRequest, console: Console) -> Path | None:
     """Starts a run unless one with the same content is in progress, and follows it if that is requested.
 
     Args:
@@ -109,7 +80,6 @@ def submit(
             training screen, whose labels are not read.
         request: where, on which data, and how it is followed.
         console: where progress is printed.
-        pace: intervals of following.
 
     Returns:
         The folder of the results; None if the run is not followed.
@@ -119,54 +89,44 @@ def submit(
         StepError: the run failed or was cancelled.
         ContactError: contact or the deadline was lost; the run may continue.
     """
-    pace = pace or Pace()
     run, remarks = _checked_run(wanted, request)
-    config, key, predicts = run.config, run.key, run.folds is not None
-    out = request.out or Path("runs") / key
+    out = request.out or Path("runs") / run.key
     if request.wait:
-        check_results_folder(out, key)
-    if request.reuse_results and not request.truth and has_results(run.store, key):  # a truth changes the report
-        print_line(console, f"run {key} has finished before, so nothing is started")
-        fetch(run.store, key, config, out, console, predicts)
+        check_results_folder(out, run.key)
+    if request.reuse_results and not request.truth and has_results(run):  # a truth changes the report
+        print_line(console, f"run {run.key} has finished before, so nothing is started")
+        fetch(run, out, console)
         return out
     for remark in (*remarks, *run.lineage["warnings"]):
         warn(console, remark)
-    advice = f"whether run {key} has started is unknown: the same command follows it if it has"
-    contact = Contact(pace, time.monotonic() + request.timeout, console, advice)
-    login = Login.from_environment()
-    endpoint = contact.answered(
-        lambda: KfpEndpoint(request.endpoint, login, config.cluster.namespace),
-        lambda error: error.passing and error.status != 0,  # without any response, the address may be wrong
-    )
-    if endpoint.namespace is None:
-        warn(
-            console,
-            f"this Kubeflow Pipelines {endpoint.version} has no namespaces: pods start in its own, where service account "
-            f"{config.cluster.service_account} and {config.cluster.credentials} must be",
-        )
-    text = compiled(config, run.images, run.lineage, run.folds)
-    submission = contact.answered(lambda: _Submission(run, text, endpoint, request.truth or "", console))
+    advice = f"whether run {run.key} has started is unknown: the same command follows it if it has"
+    contact = Contact(time.monotonic() + request.timeout, console, advice)
     resubmissions = request.resubmit
-    while True:
-        started = contact.answered(lambda: submission.start(pace.settle))
-        if not request.wait:
-            print_line(console, "to follow it and fetch its results: the same command with --wait")
-            return None
-        follower = Follower(endpoint, run.store, key, contact)
-        ended = follower.follow(started)
-        if str(ended.state) in DONE:
-            fetch(run.store, key, config, out, console, predicts)
-            return out
-        cancelled = str(ended.state) == "CANCELED" and not follower.bad_input
-        message = f"run {ended.run_id} was cancelled" if cancelled else follower.explanation(ended)
-        if not resubmissions or follower.bad_input or cancelled:
-            break
-        resubmissions -= 1
-        warn(console, f"{message}; submitted again under the same key ({resubmissions} more if it fails again)")
+    with interruptible(contact):
+        endpoint = _connected(run, request.endpoint, contact)
+        text = compiled(run.config, run.images, run.lineage, run.folds)
+        submission = contact.answered(lambda: _Submission(run, text, endpoint, console))
+        while True:
+            started = contact.answered(submission.start)
+            if not request.wait:
+                print_line(console, "to follow it and fetch its results: the same command with --wait")
+                return None
+            follower = Follower(endpoint, run.store, run.key, contact)
+            ended = follower.follow(started)
+            if str(ended.state) in DONE:
+                break
+            cancelled = str(ended.state) == "CANCELED" and not follower.bad_input
+            message = f"run {ended.run_id} was cancelled" if cancelled else follower.explanation(ended)
+            if not resubmissions or follower.bad_input or cancelled:
+                break
+            resubmissions -= 1
+            warn(console, f"{message}; submitted again under the same key ({resubmissions} more if it fails again)")
+    if str(ended.state) in DONE:
+        fetch(run, out, console)
+        return out
     if follower.bad_input:
         message += "; not submitted again, because it would fail again"
-    left = report_of_failed(run.store, key, config, run.folds, request.truth, out, console)
-    message += f"; {left}; see {endpoint.run_page(ended.run_id)}"
+    message += f"; {report_of_failed(run, out, console)}; see {endpoint.run_page(ended.run_id)}"
     raise InputError(message) if follower.bad_input else StepError(message)
 
 
@@ -210,9 +170,10 @@ def _checked_run(wanted: RunConfig | PredictRequest, request: SubmitRequest) -> 
         tables = Screen(checked.plates, checked.model.vocabulary)
         decides = {**checked.params.model_dump(mode="json"), "model": checked.model.fingerprint}  # at whatever address
         lineage = {**known_lineage(config, images, decides), "model": dict(checked.model_info)}
-    digest = fingerprint(source, tables, config.screen.sites)
-    address = request.screen.rstrip("/")
-    return ClusterRun(config, name, store, address, digest, lineage, images, folds, parameters), remarks
+    address, digest = request.screen.rstrip("/"), fingerprint(source, tables, config.screen.sites)
+    key = cluster_run_key(name, lineage[RECIPE], address, digest)
+    parameters = {**parameters, "source": address, "fingerprint": digest, "truth": request.truth or ""}
+    return ClusterRun(config, name, key, store, images, folds, lineage, parameters), remarks
 
 
 def _opened(chosen: StoreConfig) -> ObjectStore:
@@ -221,23 +182,39 @@ def _opened(chosen: StoreConfig) -> ObjectStore:
     return store
 
 
+def _connected(run: ClusterRun, url: str, contact: Contact) -> KfpEndpoint:
+    """Connects to the endpoint; warns if it starts pods in a namespace of its own."""
+    login, cluster = Login.from_environment(), run.config.cluster
+    endpoint = contact.answered(
+        lambda: KfpEndpoint(url, login, cluster.namespace),
+        lambda error: error.passing and error.status != 0,  # without any response, the address may be wrong
+    )
+    if endpoint.namespace is None:
+        warn(
+            contact.console,
+            f"this Kubeflow Pipelines {endpoint.version} has no namespaces: pods start in its own, where service account "
+            f"{cluster.service_account} and {cluster.credentials} must be",
+        )
+    return endpoint
+
+
 class _Submission:
     """Pipeline, version and experiment at an endpoint, each created unless it exists, and the runs of the same content."""
 
-    def __init__(self, run: ClusterRun, text: str, endpoint: KfpEndpoint, truth: str, console: Console) -> None:
+    def __init__(self, run: ClusterRun, text: str, endpoint: KfpEndpoint, console: Console) -> None:
         """Uploads the compiled pipeline; InputError if the experiment is archived, so that no run can be started in it."""
         self.run, self.endpoint, self.console = run, endpoint, console
         commit = run.images.commit if run.images else code_commit()
         self.name = f"{run.key} {commit or 'no commit'}"
         # KFP may keep versions as Kubernetes objects, whose names have letters, digits, dots and hyphens only.
-        pipeline_name = f"cellsignal-{_label(run.name)}"
-        version_name = f"{pipeline_name}-{_label(commit) or 'no-commit'}-{digest_text(text)[:12]}"
+        uploaded = pipeline_name(run.name)
+        version_name = f"{uploaded}-{name_part(commit) or 'no-commit'}-{digest_text(text)[:12]}"
         client, own, experiment = endpoint.client, {"namespace": endpoint.namespace}, run.config.cluster.experiment
-        with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder, quiet():
+        with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder, _without_links():
             file = Path(folder) / "pipeline.yaml"
             file.write_text(text, encoding="utf-8")
-            pipeline = endpoint.find(client.list_pipelines, "pipelines", pipeline_name, **own)
-            pipeline = pipeline or client.upload_pipeline(str(file), pipeline_name, **own)
+            pipeline = endpoint.find(client.list_pipelines, "pipelines", uploaded, **own)
+            pipeline = pipeline or client.upload_pipeline(str(file), uploaded, **own)
             parent = {"pipeline_id": pipeline.pipeline_id}
             version = endpoint.find(client.list_pipeline_versions, "pipeline_versions", version_name, **parent)
             version = version or client.upload_pipeline_version(str(file), version_name, **parent)
@@ -247,60 +224,56 @@ class _Submission:
                 f"cluster.experiment: {experiment} is archived at {endpoint.url}; unarchive it in the UI (Experiments, Archived), "
                 "or give another one"
             )
-        print_line(console, f"pipeline {pipeline_name}, version {version_name}")
+        print_line(console, f"pipeline {uploaded}, version {version_name}")
         self.ids = {
             "experiment_id": found.experiment_id,
             "pipeline_id": pipeline.pipeline_id,
             "version_id": version.pipeline_version_id,
         }
-        self.parameters = {
-            **run.parameters,
-            "source": run.source,
-            "fingerprint": run.fingerprint,
-            "truth": truth,
-            "lineage": self._lineage(version_name),
-        }
+        self.parameters = {**run.parameters, "lineage": self._lineage(version_name)}
 
-    def start(self, settle: float) -> Any:
+    def start(self) -> Any:
         """The run in progress with the same content, else a new one; ContactError if it is unknown whether it has started.
 
-        If another process starts the same run within `settle` seconds, the older one stays.
+        If another process starts the same run at the same moment, the older one stays.
         """
-        run, mine = self._in_progress(), None
+        run = self._in_progress()
         if run is not None:
-            state = "is in progress with the same content, so no second one is started"
             earlier = (run.runtime_config.parameters or {}) if run.runtime_config else self.parameters
             if earlier.get("truth", "") != self.parameters["truth"]:
                 warn(self.console, "the run in progress was given another --truth, which its report will score by")
-        else:
-            self.run.store.delete_prefix(run_file(self.run.key, f"{FAILED}/"))  # of earlier attempts
-            store = self.run.config.store
-            try:
-                with quiet():
-                    mine = self.endpoint.client.run_pipeline(
-                        job_name=self.name,
-                        params=dict(self.parameters),
-                        # A namespace's default root may be another bucket, for which the pods have no credentials.
-                        pipeline_root=f"{join_address(store.bucket, store.prefix)}/{KFP_FOLDER}",
-                        service_account=self.run.config.cluster.service_account,
-                        **self.ids,
-                    )
-            except EndpointError as error:
-                if not error.passing:
-                    raise
-                warn(self.console, f"{error}; looking whether the run has started")
-            time.sleep(settle)
-            run, state = self._in_progress() or mine, "started"
-            if run is None:  # a second start might make two
-                raise ContactError(
-                    f"whether run {self.name} has started is unknown: the same command follows it if it has, else starts it"
+            return self._shown(run, "is in progress with the same content, so no second one is started")
+        self.run.store.delete_prefix(run_file(self.run.key, f"{FAILED}/"))  # of earlier attempts
+        mine = self._new_run()
+        time.sleep(SETTLE)
+        run = self._in_progress() or mine
+        if run is None:  # a second start might make two
+            raise ContactError(
+                f"whether run {self.name} has started is unknown: the same command follows it if it has, else starts it"
+            )
+        if mine is not None and run.run_id != mine.run_id:
+            self.endpoint.client.terminate_run(mine.run_id)
+            return self._shown(run, "was started by another process at the same moment")
+        return self._shown(run, "started")
+
+    def _new_run(self) -> Any | None:
+        """Starts a run; None if the endpoint does not answer whether it has."""
+        store = self.run.config.store
+        try:
+            with _without_links():
+                return self.endpoint.client.run_pipeline(
+                    job_name=self.name,
+                    params=dict(self.parameters),
+                    # A namespace's default root may be another bucket, for which the pods have no credentials.
+                    pipeline_root=f"{join_address(store.bucket, store.prefix)}/{KFP_FOLDER}",
+                    service_account=self.run.config.cluster.service_account,
+                    **self.ids,
                 )
-            if mine is not None and run.run_id != mine.run_id:
-                self.endpoint.client.terminate_run(mine.run_id)
-                state = "was started by another process at the same moment"
-        print_line(self.console, f"run {self.name} {state}")
-        print_line(self.console, self.endpoint.run_page(run.run_id))
-        return run
+        except EndpointError as error:
+            if not error.passing:
+                raise
+            warn(self.console, f"{error}; looking whether the run has started")
+            return None
 
     def _in_progress(self) -> Any | None:
         """The oldest run of the same content that has not ended; None if there is none."""
@@ -314,6 +287,11 @@ class _Submission:
         ]
         return min(running, key=lambda run: (run.created_at, run.run_id), default=None)
 
+    def _shown(self, run: Any, state: str) -> Any:
+        print_line(self.console, f"run {self.name} {state}")
+        print_line(self.console, self.endpoint.run_page(run.run_id))
+        return run
+
     def _lineage(self, version: str) -> str:
         """The parameter `lineage`. Kubeflow's cache recognises no task if it has the time of this attempt."""
         earlier = lineage_of(self.run.store, self.run.key)
@@ -323,5 +301,6 @@ class _Submission:
         return json.dumps({**self.run.lineage, "submitted": submitted}, sort_keys=True)
 
 
-def _label(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+def _without_links() -> contextlib.AbstractContextManager[Any]:
+    """Keeps kfp.Client from printing links."""
+    return contextlib.redirect_stdout(io.StringIO())

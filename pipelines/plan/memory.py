@@ -48,20 +48,24 @@ def gpu_memory_warnings(
     two moments in pretrain; student, gradient and teacher after it.
     """
     teacher, share = config.mean_teacher, 1.0 if config.compute.precision == "float32" else 0.5
+
+    def needed(size: NetworkSize, images: int, copies: int, accumulate: int) -> float:
+        per_pass = math.ceil(images / (max(1, config.compute.processes) * accumulate))
+        return (per_pass * size.activation_bytes * share + copies * 4 * size.parameters) / 1e9
+
     steps = {"pretrain": (config.pretrain.batch_size, 4)}
     if teacher.enabled:
         steps["finetune"] = 2 * teacher.labelled_batch + teacher.unlabelled_batch, 3
     for step, (images, copies) in steps.items():
-
-        def needed(size: NetworkSize, accumulate: int, images: int = images, copies: int = copies) -> float:
-            per_pass = math.ceil(images / (max(1, config.compute.processes) * accumulate))
-            return (per_pass * size.activation_bytes * share + copies * 4 * size.parameters) / 1e9
-
-        size = max(sizes.values(), key=lambda size: needed(size, config.compute.accumulate))
-        if (most := needed(size, config.compute.accumulate)) > MEMORY_SHARE * memory_gb:
-            enough = next((k for k in range(2, 65) if needed(size, k) <= MEMORY_SHARE * memory_gb), None)
-            advice = f"set compute.accumulate to {enough}" if enough else "use smaller batches"
-            yield (
-                f"{step} of {size.backbone} needs about {most:.0f} GB of GPU memory (estimated from its layers), "
-                f"{gpu} has {memory_gb:.0f}: {advice}, or another GPU"
-            )
+        most, name = max(
+            (needed(size, images, copies, config.compute.accumulate), name) for name, size in sizes.items()
+        )
+        if most <= MEMORY_SHARE * memory_gb:
+            continue
+        fits = (k for k in range(2, 65) if needed(sizes[name], images, copies, k) <= MEMORY_SHARE * memory_gb)
+        enough = next(fits, None)
+        advice = f"set compute.accumulate to {enough}" if enough else "use smaller batches"
+        yield (
+            f"{step} of {name} needs about {most:.0f} GB of GPU memory (estimated from its layers), {gpu} has {memory_gb:.0f}: "
+            f"{advice}, or another GPU"
+        )

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
 from components.core.command import number_items
 from components.core.config import RunConfig
 from components.core.errors import InputError
-from components.core.learning.network_size import NetworkSize
 from pipelines.dag import STEPS
-from pipelines.plan.estimate import RunPlan, TaskEstimate, make_plan, pod_gpus
+from pipelines.plan.estimate import RunPlan, TaskEstimate
 from pipelines.plan.rates import read_rates, weakest
 from pipelines.plan.work import packed_bytes
+from pipelines.run.display import duration
 
 WIDTH = 100
 USUAL_GPUS = (1, 4, 8, 20)
-SCHEMA = 2
+SCHEMA = 3
 
 
 def run_plan(
@@ -46,10 +47,10 @@ def run_plan(
     if screen is not None and not Path(screen).is_dir():
         reason = "a local folder is expected; its tables are enough" if "://" in screen else "no such folder"
         raise InputError(f"--screen {screen}: {reason}")
-    least = pod_gpus(config)
+    least = max(1, config.compute.processes)
     if counts and counts[0] < least:
         raise InputError(f"--gpus {counts[0]}: a task takes {least} GPUs (compute.processes); give at least those")
-    plan = make_plan(config, Path(screen) if screen else None, read_rates(throughput, gpu), measured)
+    plan = RunPlan(config, Path(screen) if screen else None, read_rates(throughput, gpu), measured)
     counts = counts or sorted({least, *(count for count in USUAL_GPUS if count > least), plan.enough_gpus})
     if as_json:
         print(json.dumps(plan_data(plan, counts), indent=1))  # noqa: T201
@@ -57,7 +58,7 @@ def run_plan(
     if not console.is_terminal:
         console.width = WIDTH
     for part in (_summary(plan), _steps(plan), _wall(plan, counts), Text(), *_notes(plan)):
-        console.print(part, width=min(WIDTH, console.width), highlight=False)
+        console.print(part, highlight=False)
 
 
 def plan_data(plan: RunPlan, gpus: Sequence[int]) -> dict[str, Any]:
@@ -75,29 +76,27 @@ def plan_data(plan: RunPlan, gpus: Sequence[int]) -> dict[str, Any]:
         },
         "gpu": plan.rates.gpu,
         "basis": plan.basis,
-        "gpus_of_a_pod": pod_gpus(plan.config),
+        "gpus_of_a_pod": plan.pod_gpus,
         "gpu_hours": plan.gpu_hours,
         "gpu_hours_range": list(plan.gpu_hours_range),
         "networks": [asdict(size) for size in plan.sizes.values()],
-        "wall": [
-            {"gpus": count, "hours": (done := plan.on(count)).seconds / 3600, "gpus_at_work": done.busy}
-            for count in gpus
-        ],
+        "wall": [{"gpus": count, "hours": plan.seconds_on(count) / 3600} for count in gpus],
         "enough_gpus": plan.enough_gpus,
-        "critical_path": [{"task": plan.dag[n].name, "hours": plan.seconds[n] / 3600} for n in plan.critical_path],
-        "stored_bytes": round(plan.stored_bytes),
+        "critical_path": [
+            {"task": plan.tasks[n].task.name, "hours": plan.seconds[n] / 3600} for n in plan.critical_path
+        ],
+        "stored_bytes": round(plan.stored),
         "cost": {"currency": plan.rates.prices.currency, "prices": plan.rates.prices.note, **plan.cost},
         "warnings": plan.warnings,
         "tasks": [
             {
-                **{key: getattr(e.task, key) for key in ("step", "fold", "cell_type", "backbone", "needs")},
-                "seconds": e.seconds,
-                "computing_seconds": e.computing,
-                "basis": e.basis,
-                "passes": {name: asdict(passes) for name, passes in e.work.items()},
-                "stored_bytes": round(e.stored),
+                **{key: getattr(each.task, key) for key in ("step", "fold", "cell_type", "backbone", "needs")},
+                "seconds": each.seconds,
+                "basis": each.basis,
+                "passes": {name: asdict(passes) for name, passes in each.work.items()},
+                "stored_bytes": round(each.stored),
             }
-            for e in plan.tasks
+            for each in plan.tasks
         ],
     }
 
@@ -105,21 +104,19 @@ def plan_data(plan: RunPlan, gpus: Sequence[int]) -> dict[str, Any]:
 def _summary(plan: RunPlan) -> Text:
     wells, cost, prices = plan.wells, plan.cost, plan.rates.prices
     low, high = plan.gpu_hours_range
-    path = ", ".join(f"{plan.dag[n].name} {_duration(plan.seconds[n])}" for n in plan.critical_path)
-    networks = (
-        f"{name} {size.macs / 1e9:.3g} GMAC a site, {_quantity(size.parameters)} parameters{_speed(plan, size)}"
-        for name, size in plan.sizes.items()
-    )
-    hourly = plan.rates.gpus[plan.rates.gpu].price_per_hour
+    shortest = sum(plan.seconds[n] for n in plan.critical_path)
+    path = ", ".join(f"{plan.tasks[n].task.name} {duration(plan.seconds[n])}" for n in plan.critical_path)
+    packed = decimal(round(packed_bytes(wells, plan.rates)))
     lines = {
-        "sizes": f"{wells.source}; {_bytes(wells.pixel_bytes)} of pixels, {_bytes(packed_bytes(wells, plan.rates))} packed",
+        "sizes": f"{wells.source}; {decimal(wells.pixel_bytes)} of pixels, {packed} packed",
         "rates": f"the run in {plan.measured}" if plan.measured else f"one {plan.rates.gpu}, {plan.basis}",
-        "networks": "; ".join(networks),
-        "range": f"{_number(low)} to {_number(high)} GPU-hours: rates may be wrong by a factor of {high / plan.gpu_hours:.3g}",
-        "path": f"{_duration(plan.shortest)} at least: {path}",
-        "cost": f"{_number(cost['total'])} {prices.currency}, {_number(cost['total_spot'])} on spot GPUs ({prices.note}): "
-        f"{plan.gpu_hours:,.1f} GPU-hours at {hourly:g}, {plan.core_hours:,.1f} core-hours at {prices.cpu_core_hour:g}, "
-        f"{_bytes(plan.stored_bytes)} stored for a month; the same for any number of GPUs, because pods release theirs",
+        "networks": "; ".join(_network(plan, name) for name in plan.sizes),
+        "range": f"{low:,.1f} to {high:,.1f} GPU-hours: rates may be wrong by a factor of {high / plan.gpu_hours:.3g}",
+        "path": f"{duration(shortest)} at least: {path}",
+        "cost": f"{cost['total']:,.2f} {prices.currency}, {cost['total_spot']:,.2f} on spot GPUs ({prices.note}): "
+        f"{plan.gpu_hours:,.1f} GPU-hours at {plan.rates.gpus[plan.rates.gpu].price_per_hour:g}, "
+        f"{plan.core_hours:,.1f} core-hours at {prices.cpu_core_hour:g}, {decimal(round(plan.stored))} stored for a month; "
+        "the same for any number of GPUs, because pods release theirs",
     }
     return Text.assemble(
         (f"Plan of {plan.config.name}", "bold"),
@@ -129,47 +126,54 @@ def _summary(plan: RunPlan) -> Text:
     )
 
 
-def _speed(plan: RunPlan, size: NetworkSize) -> str:
-    """Rates of a network, unless those of a finished run are used."""
+def _network(plan: RunPlan, name: str) -> str:
+    """A network's size, and its rates unless those of a finished run are used."""
+    size = plan.sizes[name]
+    text = f"{name} {size.macs / 1e9:.3g} GMAC a site, {size.parameters / 1e6:.3g} M parameters"
     if plan.measured:
-        return ""
-    training, basis = plan.rates.pass_seconds(size, plan.config.screen.image_size, "training")
-    forward, _ = plan.rates.pass_seconds(size, plan.config.screen.image_size, "forward")
-    return f", {1 / training:,.0f} sites/s in training, {1 / forward:,.0f} forward ({basis})"
+        return text
+    training, forward, basis = plan.site_seconds(name)
+    return f"{text}, {1 / training:,.0f} sites/s in training, {1 / forward:,.0f} forward ({basis})"
 
 
 def _steps(plan: RunPlan) -> Table:
-    table = _table("Work by step", "step", "pods", "GPU h", "a pod takes", "passes", "stored", "basis")
+    table = _table("Work by step", "step", "pods", "GPU h", "a pod takes", "million passes", "stored", "basis")
 
-    def add(name: str, found: Sequence[TaskEstimate], basis: str, style: str | None = None) -> None:
-        hours = sum(each.gpus * each.seconds for each in found) / 3600
+    def add(name: str, found: Sequence[TaskEstimate], takes: str, basis: str, style: str | None = None) -> None:
+        hours = plan.pod_gpus * sum(each.seconds for each in found if each.task.on_gpu) / 3600
         passes = sum(work.training + work.forward for each in found for work in each.work.values())
-        durations = dict.fromkeys(_duration(pick(each.seconds for each in found)) for pick in (min, max))
-        stored = _bytes(sum(each.stored for each in found))
-        takes = " - ".join(durations) if basis else ""
-        hours_text = _number(hours) if hours else "-"
-        table.add_row(name, str(len(found)), hours_text, takes, _quantity(passes), stored, basis, style=style)
+        stored = decimal(round(sum(each.stored for each in found)))
+        table.add_row(name, str(len(found)), f"{hours:,.2f}", takes, f"{passes / 1e6:,.2f}", stored, basis, style=style)
 
     for step in STEPS:
         if found := [each for each in plan.tasks if each.task.step == step]:
-            add(step, found, weakest(each.basis for each in found))
+            takes = dict.fromkeys(duration(pick(each.seconds for each in found)) for pick in (min, max))
+            add(step, found, " - ".join(takes), weakest(each.basis for each in found))
     table.add_section()
-    add("total", plan.tasks, "", "bold")
+    add("total", plan.tasks, "", "", "bold")
     return table
 
 
 def _wall(plan: RunPlan, gpus: Sequence[int]) -> Table:
-    table = _table("Wall time", "GPUs", "the run takes", "no schedule beats", "GPUs at work", "")
+    table = _table("Wall time", "GPUs", "the run takes", "GPUs at work", "")
     for count in gpus:
-        done = plan.on(count)
-        least = max(plan.shortest, plan.gpu_hours * 3600 / count)
+        seconds = plan.seconds_on(count)
         remark = "more do not help" if count == plan.enough_gpus else ""
-        table.add_row(str(count), _duration(done.seconds), _duration(least), f"{done.busy:.0%}", remark)
+        table.add_row(str(count), duration(seconds), f"{plan.gpu_hours * 3600 / (count * seconds):.0%}", remark)
     return table
 
 
-def _notes(plan: RunPlan) -> list[Text]:
-    gpus = pod_gpus(plan.config)
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=f"\n{title}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, name in enumerate(columns):
+        left = number == 0 or name in ("basis", "")
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
+    return table
+
+
+def _notes(plan: RunPlan) -> Iterator[Text]:
+    for text in plan.warnings:
+        yield Text.assemble(("warning: ", "bold yellow"), text)
     notes = [
         f"CPU rates: {plan.rates.cpu.source}; a pod takes {plan.rates.pods.start_s:g} s to start (assumed)",
         "a packed screen is not packed again: normalize then takes seconds",
@@ -183,49 +187,6 @@ def _notes(plan: RunPlan) -> list[Text]:
         notes.append("scaled: measured on another network, image size, precision or number of cores")
     if plan.measured:
         notes.append("a run's rates are those of its machine under the load of that time")
-    if gpus > 1:
-        notes.append(f"{gpus} GPUs of a pod are assumed to be {gpus} times as fast")
-    return [
-        *(Text.assemble(("warning: ", "bold yellow"), text) for text in plan.warnings),
-        *(Text.assemble(("note: ", "bold"), text) for text in notes),
-    ]
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(
-        title=f"\n{title}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
-        padding=(0, 1, 0, 0), header_style="dim",
-    )  # fmt: skip
-    for number, name in enumerate(columns):
-        left = number == 0 or name in ("basis", "")
-        table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=number == 0)
-    return table
-
-
-def _number(value: float) -> str:
-    """Three digits at most before a thousand."""
-    return f"{value:,.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.95 else f"{value:.2f}"
-
-
-def _duration(seconds: float) -> str:
-    """In hours, minutes or seconds."""
-    if seconds >= 3600:
-        return f"{_number(seconds / 3600)} h"
-    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
-
-
-def _bytes(size: float) -> str:
-    """With a decimal unit."""
-    return _scaled(size, {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3}, " B")
-
-
-def _quantity(count: float) -> str:
-    """In thousands, millions or billions."""
-    return _scaled(count, {"G": 1e9, "M": 1e6, "k": 1e3}, "")
-
-
-def _scaled(value: float, units: Mapping[str, float], unit: str) -> str:
-    for name, factor in units.items():
-        if value >= factor:
-            return f"{value / factor:.3g} {name}" if value < 999.5 * factor else f"{value / factor:,.0f} {name}"
-    return f"{value:.0f}{unit}" if value else "-"
+    if plan.pod_gpus > 1:
+        notes.append(f"{plan.pod_gpus} GPUs of a pod are assumed to be {plan.pod_gpus} times as fast")
+    yield from (Text.assemble(("note: ", "bold"), text) for text in notes)

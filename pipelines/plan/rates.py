@@ -88,18 +88,13 @@ class Rates(FrozenModel):
 
     @model_validator(mode="after")
     def _known_gpus(self) -> Self:
-        used = {"gpu": self.gpu} | {f"measured.{n}.gpu": rate.gpu for n, rate in enumerate(self.measured)}
-        for field, name in used.items():
+        for name in (self.gpu, *(rate.gpu for rate in self.measured)):
             if name not in self.gpus:
-                raise ValueError(
-                    f"{field}: there is no {name!r}; known are {', '.join(self.gpus)}, or add it under gpus"
-                )
+                raise ValueError(f"gpu {name}: unknown; known are {', '.join(self.gpus)}, or add it under gpus")
         return self
 
-    def pass_seconds(
-        self, network: NetworkSize, image_size: int, kind: Literal["training", "forward"]
-    ) -> tuple[float, Basis]:
-        """Seconds of one pass of one site on the planned GPU, and their basis.
+    def site_seconds(self, network: NetworkSize, image_size: int) -> tuple[float, float, Basis]:
+        """Seconds of one pass of one site on the planned GPU, in training and without gradients, and their basis.
 
         The nearest measured rate is scaled by multiply-accumulates to the network and image size (`scaled`), and by memory
         bandwidth to the GPU if none was measured on it (`assumed`).
@@ -109,12 +104,13 @@ class Rates(FrozenModel):
             return rate.gpu != self.gpu, rate.backbone != network.backbone, rate.image_size != image_size
 
         rate = min(self.measured, key=distance)
-        size = network.macs / (rate.gmacs * 1e9)
-        seconds = size / getattr(rate, kind)
-        other_gpu, other_network, other_size = distance(rate)
-        if other_gpu:
-            return seconds * self.gpus[rate.gpu].gigabytes_per_s / self.gpus[self.gpu].gigabytes_per_s, "assumed"
-        return seconds, "scaled" if other_network or other_size or abs(size - 1) >= 0.01 else "measured"
+        factor, basis = network.macs / (rate.gmacs * 1e9), BASES[0]
+        if any(distance(rate)) or abs(factor - 1) >= 0.01:
+            basis = "scaled"
+        if rate.gpu != self.gpu:
+            factor *= self.gpus[rate.gpu].gigabytes_per_s / self.gpus[self.gpu].gigabytes_per_s
+            basis = "assumed"
+        return factor / rate.training, factor / rate.forward, basis
 
 
 def read_rates(file: Path | None = None, gpu: str | None = None) -> Rates:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
 from pipelines.dag import DagTask
@@ -16,27 +15,7 @@ ENOUGH = 1.01
 """More pods no longer help once the schedule is within this factor of the critical path."""
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """A schedule.
-
-    Attributes:
-        start: seconds at which each task starts.
-        end: seconds at which each task ends.
-        busy: share of the pods' time, from the first GPU task's start to the last one's end, in which they work.
-    """
-
-    start: tuple[float, ...]
-    end: tuple[float, ...]
-    busy: float
-
-    @property
-    def seconds(self) -> float:
-        """From the first start to the last end."""
-        return max(self.end)
-
-
-def schedule(tasks: Sequence[DagTask], seconds: Sequence[float], pods: int) -> Schedule:
+def schedule(tasks: Sequence[DagTask], seconds: Sequence[float], pods: int) -> list[float]:
     """Gives every free GPU pod the ready task with the longest remaining path.
 
     Args:
@@ -44,19 +23,22 @@ def schedule(tasks: Sequence[DagTask], seconds: Sequence[float], pods: int) -> S
         seconds: duration of each task.
         pods: GPU pods in parallel, at least one.
 
+    Returns:
+        Seconds from the run's start to the end of each task.
+
     Source: critical-path list scheduling (Graham 1969): at most twice as long as the best schedule.
     """
     assert pods >= 1
     remaining = remaining_paths(tasks, seconds)
     left = TopologicalSorter({task.number: task.needs for task in tasks})
     left.prepare()
-    start, end = [0.0] * len(tasks), [0.0] * len(tasks)
+    end = [0.0] * len(tasks)
     queue: list[tuple[float, int]] = []  # GPU tasks that wait for a pod
     running: list[tuple[float, int]] = []
     free, now = pods, 0.0
 
     def begin(number: int) -> None:
-        start[number], end[number] = now, now + seconds[number]
+        end[number] = now + seconds[number]
         heapq.heappush(running, (end[number], number))
 
     while left.is_active():
@@ -71,10 +53,7 @@ def schedule(tasks: Sequence[DagTask], seconds: Sequence[float], pods: int) -> S
         now, number = heapq.heappop(running)
         free += tasks[number].on_gpu
         left.done(number)
-    on_gpu = [task.number for task in tasks if task.on_gpu]
-    span = max((end[n] for n in on_gpu), default=0.0) - min((start[n] for n in on_gpu), default=0.0)
-    work = sum(seconds[n] for n in on_gpu)
-    return Schedule(tuple(start), tuple(end), work / (span * pods) if span else 0.0)
+    return end
 
 
 def remaining_paths(tasks: Sequence[DagTask], seconds: Sequence[float]) -> list[float]:
@@ -99,4 +78,4 @@ def enough_pods(tasks: Sequence[DagTask], seconds: Sequence[float]) -> int:
     """The smallest number of GPU pods beyond which more do not help."""
     shortest = max(remaining_paths(tasks, seconds), default=0.0)
     most = max(1, sum(task.on_gpu for task in tasks))
-    return next((n for n in range(1, most) if schedule(tasks, seconds, n).seconds <= ENOUGH * shortest), most)
+    return next((n for n in range(1, most) if max(schedule(tasks, seconds, n)) <= ENOUGH * shortest), most)

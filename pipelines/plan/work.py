@@ -15,15 +15,16 @@ from typing import NamedTuple
 import pandas as pd
 
 from components.core.config import RunConfig
-from components.core.errors import InputError
 from components.core.learning.network_size import NetworkSize
 from components.core.learning.schedules import CycleSchedule
-from components.core.screen.folds import assign_folds
 from components.core.screen.layouts import read_screen
 from components.core.screen.simulation.plate_design import PLATES
+from pipelines.checks import check_folds, simulated_experiments
 from pipelines.dag import DagTask
 from pipelines.plan.memory import site_bytes
 from pipelines.plan.rates import Rates
+
+EXPERIMENT = ["experiment", "cell_type", "labelled", "holdout"]
 
 
 class FoldCounts(NamedTuple):
@@ -53,8 +54,7 @@ class ScreenWells:
 
     def count(self, cell_type: str | None = None) -> int:
         """Number of wells, of one cell type or all."""
-        found = self._of_type(cell_type)
-        return int(found.treatments.sum() + found.controls.sum())
+        return int(self._of_type(cell_type)[["treatments", "controls"]].to_numpy().sum())
 
     @property
     def sites(self) -> int:
@@ -72,28 +72,15 @@ class ScreenWells:
         return counts.validation + counts.unlabelled + int(found.treatments[found.holdout].sum())
 
     def fold(self, fold: int, cell_type: str | None = None) -> FoldCounts:
-        """Splits the wells for one fold, as core.learning.fold_data does.
-
-        Raises:
-            InputError: there is nothing to train on.
-        """
+        """Splits the wells for one fold, as core.learning.fold_data does."""
         read = self._of_type(cell_type).query("not holdout")
         labelled = read[read.labelled]
-        if self.config.folds.split == "well":
-            trains, total = labelled, int(labelled.treatments.sum())
-            validation = round(total / self.config.folds.count)
-            supervised = total - validation
-        else:
-            trains = labelled[labelled.fold != fold]
-            supervised = int(trains.treatments.sum())
-            validation = int(labelled.treatments.sum()) - supervised
-        if not supervised:
-            suffix = f" for cell type {cell_type}" if cell_type else ""
-            raise InputError(
-                f"fold {fold}: no labelled treatment wells to train on{suffix}; use fewer folds or more labelled experiments"
-            )
+        trains, total = labelled[labelled.fold != fold], int(labelled.treatments.sum())
+        by_well = self.config.folds.split == "well"
+        supervised = total - round(total / self.config.folds.count) if by_well else int(trains.treatments.sum())
         controls = (read if self.config.screen.controls == "all" else trains).controls.sum()
-        return FoldCounts(supervised + int(controls), validation, int(read.treatments[~read.labelled].sum()))
+        unlabelled = read.treatments[~read.labelled].sum()
+        return FoldCounts(supervised + int(controls), total - supervised, int(unlabelled))
 
     def _of_type(self, cell_type: str | None) -> pd.DataFrame:
         return self.experiments if cell_type is None else self.experiments[self.experiments.cell_type == cell_type]
@@ -110,51 +97,36 @@ def screen_wells(config: RunConfig, folder: Path | None) -> ScreenWells:
         InputError: the tables are wrong, or do not fit the folds.
     """
     if folder is None:
-        found, classes = _simulated_experiments(config)
-        source = "the sizes under simulate, no well missing (no --screen)"
+        simulate, source = config.simulate, "the sizes under simulate, no well missing (no --screen)"
+        folds = check_folds(config, simulated_experiments(config))
+        classes = PLATES * simulate.treatments_per_group + simulate.positive_controls + 1
+        rows = _simulated_rows(config)
     else:
         screen, source = read_screen(folder, config.screen), f"the tables in {folder}"
-        wells = pd.DataFrame(
-            [
-                (p.experiment, p.cell_type, p.labelled, p.holdout, p.plate, treatment := w.well_type == "treatment", not treatment)
-                for p in screen.plates
-                for w in p.wells
-            ],
-            columns=["experiment", "cell_type", "labelled", "holdout", "plate", "treatment", "control"],
-        )  # fmt: skip
-        by_experiment = wells.groupby(["experiment", "cell_type", "labelled", "holdout"], sort=False)
-        found = by_experiment.agg(
-            plates=("plate", "nunique"), treatments=("treatment", "sum"), controls=("control", "sum")
-        ).reset_index()
-        classes = len(screen.vocabulary.classes)
-    if missing := [each for each in config.screen.cell_types if each not in {*found.cell_type}]:
-        raise InputError(f"screen.cell_types: the screen has no {', '.join(missing)}; remove it, or add experiments")
+        folds, classes = check_folds(config, screen.training_experiments()), len(screen.vocabulary.classes)
+        rows = []
+        for plate in screen.plates:
+            treatments = sum(well.well_type == "treatment" for well in plate.wells)
+            counts = (1, treatments, len(plate.wells) - treatments)
+            rows.append((plate.experiment, plate.cell_type, plate.labelled, plate.holdout, *counts))
+    plates = pd.DataFrame(rows, columns=[*EXPERIMENT, "plates", "treatments", "controls"])
+    found = plates.groupby(EXPERIMENT, sort=False).sum().reset_index()
     found["labelled"] &= ~found.holdout
-    folds: dict[str, int] = {}
-    if config.folds.split == "experiment":
-        trained: dict[str, list[str]] = {}
-        for name, cell_type in found.loc[found.labelled, ["experiment", "cell_type"]].itertuples(index=False):
-            trained.setdefault(cell_type, []).append(name)
-        folds = assign_folds(trained, config.folds.count, config.folds.known, config.folds.seed)
     found["fold"] = [folds.get(name, -1) for name in found.experiment]
     return ScreenWells(config, source, found, classes)
 
 
-def _simulated_experiments(config: RunConfig) -> tuple[pd.DataFrame, int]:
-    """Experiments of a simulated screen without missing wells, and its number of classes."""
-    simulate, held_out = config.simulate, config.screen.holdout_experiments
-    treatments, controls = PLATES * simulate.treatments_per_group, PLATES * (simulate.positive_controls + 1)
-    rows = []
+def _simulated_rows(config: RunConfig) -> list[tuple[object, ...]]:
+    """The experiments of a simulated screen without missing wells, as rows of ScreenWells."""
+    simulate = config.simulate
+    rows: list[tuple[object, ...]] = []
     for cell_type in sorted({*simulate.labelled, *simulate.unlabelled}):
         labelled = simulate.labelled.get(cell_type, 0)
-        for number in range(1, labelled + simulate.unlabelled.get(cell_type, 0) + 1):
-            name = f"{cell_type}-{number:02d}"
-            rows.append((name, cell_type, number <= labelled, name in held_out, PLATES, treatments, controls))
-    columns = ["experiment", "cell_type", "labelled", "holdout", "plates", "treatments", "controls"]
-    found = pd.DataFrame(rows, columns=columns).astype({"labelled": bool, "holdout": bool})
-    if unknown := {*held_out} - {*found.experiment}:
-        raise InputError(f"screen.holdout_experiments: the simulated screen has no {', '.join(sorted(unknown))}")
-    return found, treatments + simulate.positive_controls + 1
+        for number in range(labelled + simulate.unlabelled.get(cell_type, 0)):
+            name = f"{cell_type}-{number + 1:02d}"
+            counts = (PLATES, PLATES * simulate.treatments_per_group, PLATES * (simulate.positive_controls + 1))
+            rows.append((name, cell_type, number < labelled, name in config.screen.holdout_experiments, *counts))
+    return rows
 
 
 @dataclass(frozen=True)
@@ -164,18 +136,9 @@ class NetworkWork:
     training: int = 0
     forward: int = 0
 
-    @property
-    def forward_equivalents(self) -> int:
-        """Work in forward passes: a backward pass costs two."""
-        return 3 * self.training + self.forward
-
 
 def task_work(wells: ScreenWells, task: DagTask) -> dict[str, NetworkWork]:
-    """Site passes of a task by backbone; empty for a step without networks.
-
-    Raises:
-        InputError: a fold without wells to train on.
-    """
+    """Site passes of a task by backbone; empty for a step without networks."""
     if task.fold is None:
         return {}
     config, counts = wells.config, wells.fold(task.fold, task.cell_type)
@@ -197,7 +160,7 @@ def task_work(wells: ScreenWells, task: DagTask) -> dict[str, NetworkWork]:
         training = epochs * (counts.training + batch)  # the student sees labelled wells in two views
         forward = epochs * batch + 2 * validations * validated  # the teacher; validation of both
         if task.step == "pseudo_label" and others:
-            forward += round(expected_refreshes(config, schedule, validations) * teacher.pseudo_label_passes * others)
+            forward += round(_expected_refreshes(config, schedule, validations) * teacher.pseudo_label_passes * others)
     if task.step in ("pseudo_label", "infer"):
         # Logits of the predicted wells, and embeddings of all wells of the cell type.
         views = config.embeddings.views if config.embeddings.enabled else 0
@@ -208,7 +171,7 @@ def task_work(wells: ScreenWells, task: DagTask) -> dict[str, NetworkWork]:
     return {backbone.name: NetworkWork(training, forward) for backbone in config.backbones}
 
 
-def expected_refreshes(config: RunConfig, schedule: CycleSchedule, validations: int) -> float:
+def _expected_refreshes(config: RunConfig, schedule: CycleSchedule, validations: int) -> float:
     """How often pseudo_label computes its labels: at its start, and at every new best validation score or fixed epochs.
 
     n validations bring a new best at least H(n + 1) - 1 times, as among equals in random order, at most n times; this takes the
@@ -232,11 +195,11 @@ def stored_bytes(wells: ScreenWells, rates: Rates, sizes: Mapping[str, NetworkSi
         return packed_bytes(wells, rates)
     if task.fold is None:
         return 0.0
-    names = [task.backbone] if task.backbone else list(sizes)
-    weights = sum(sizes[name].weight_bytes(wells.classes) for name in names)
-    written = {"pretrain": weights, "finetune": 2 * weights, "pseudo_label": 2 * weights}.get(task.step, 0)
+    networks = [sizes[task.backbone]] if task.backbone else list(sizes.values())
+    copies = {"pretrain": 1, "finetune": 2, "pseudo_label": 2}.get(task.step, 0)  # student and teacher
+    written = copies * sum(size.weight_bytes(wells.classes) for size in networks)
     if task.step in ("pseudo_label", "infer"):
-        predicted = wells.predicted(task.fold, str(task.cell_type))
-        embedded = sum(size.embedding for size in sizes.values()) if wells.config.embeddings.enabled else 0
-        written += 4 * (predicted * wells.classes + wells.count(task.cell_type) * embedded)
+        written += 4 * wells.predicted(task.fold, str(task.cell_type)) * wells.classes
+        if wells.config.embeddings.enabled:
+            written += 4 * wells.count(task.cell_type) * sum(size.embedding for size in networks)
     return 2.0 * written

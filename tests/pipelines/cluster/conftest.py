@@ -17,14 +17,12 @@ from components.core.config import RunConfig
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_store
 from components.core.storage.runs import record_results
-from pipelines.cluster.follow import Pace
 from pipelines.cluster.submit import SubmitRequest, submit
 from tests.pipelines.cluster.kfp_server import KfpServer, serve
 from tests.pipelines.tiny_run import only_huvec
 from tests.seaweedfs import BUCKET, S3Server
 from tests.tiny_screen import TinyScreen
 
-QUICK = Pace(poll=0.01, settle=0.0, outage=0.3, terminate=10.0)
 METRICS = {"out_of_fold": {stage: {"overall": 0.5, "HUVEC": 0.5} for stage in ("raw", "group", "assigned")}}
 LOGINS = (
     "KFP_TOKEN",
@@ -38,10 +36,11 @@ LOGINS = (
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No login from the environment, and an empty working directory."""
+    """No login from the environment, an empty working directory, and no long waits."""
     for name in LOGINS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
+    be_quick(monkeypatch)
 
 
 @pytest.fixture
@@ -65,6 +64,12 @@ def screen(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> str
     return store.uri("")
 
 
+def be_quick(patch: pytest.MonkeyPatch) -> None:
+    """Follows runs without long waits."""
+    for name, seconds in {"follow.POLL": 0.01, "follow.OUTAGE": 20.0, "submit.SETTLE": 0.0}.items():
+        patch.setattr(f"pipelines.cluster.{name}", seconds)
+
+
 def key_of(run: Mapping[str, Any]) -> str:
     """A run's key in the object store."""
     return str(run["display_name"]).split(" ")[0]
@@ -79,12 +84,12 @@ class Submitting:
     screen: str
     store: ObjectStore
 
-    def __call__(self, pace: Pace = QUICK, **more: Any) -> str:
+    def __call__(self, **more: Any) -> str:
         """Submits in this process; returns the console's text."""
         console = io.StringIO()
         request = SubmitRequest(**{"endpoint": self.server.url, "screen": self.screen, "images": "tags", **more})
         self.shown = console
-        submit(self.config, request, Console(file=console, width=300), pace)
+        submit(self.config, request, Console(file=console, width=300))
         return console.getvalue()
 
     def results_of(self, run: dict[str, Any]) -> None:

@@ -66,7 +66,7 @@ def test_secrets_quoted_by_the_server_are_concealed(server: KfpServer):
         connect(server, KFP_TOKEN=SECRET, KFP_COOKIE="sid=abc123")
 
 
-def test_a_token_file_is_read_for_every_request(server: KfpServer, tmp_path: Path):
+def test_a_token_file_is_read_for_every_request(server: KfpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     server.token = SECRET
     connect(server, KFP_TOKEN=SECRET)
     file = tmp_path / "token"
@@ -77,7 +77,8 @@ def test_a_token_file_is_read_for_every_request(server: KfpServer, tmp_path: Pat
         endpoint.client.list_runs()
     file.write_text("renewed\n")
     endpoint.client.list_runs()
-    KfpEndpoint(server.url, Login.from_environment({}, pod_token=file), "cellsignal")  # of a pod's service account
+    monkeypatch.setattr("pipelines.cluster.endpoint.POD_TOKEN", file)
+    connect(server)  # as in a pod
 
 
 def test_a_cookie_reaches_the_server(server: KfpServer):

@@ -277,7 +277,7 @@ def test_a_recipe_depends_on_what_affects_results_and_a_predictions_on_model_and
 
 REFUSED = [
     (["--images", "broken.json"], "--images broken.json: not a record of images; `cellsignal images push` rewrites it; or give"),
-    (["--out", "none/pipeline.yaml"], "none/pipeline.yaml: No such file or directory"),
+    (["--images", "broken.json", "--out", "none/pipeline.yaml"], "--out none/pipeline.yaml: its folder does not exist; create it"),
     (["--out", "pipeline.json"], "--out pipeline.json: Kubeflow requires a file name that ends in .yaml"),
     (["--set", "cluster.steps.pretrain.shm_gib=64"], "cluster.steps.pretrain.shm_gib: 64 GiB lie in the pod's memory"),
     (["--set", "compute.processes=4"], "compute.processes is 4, but cluster.steps.pretrain.gpus 1"),

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from components.core.storage.object_store import ObjectStore
-from pipelines.cluster.results import report_of_failed
+from pipelines.cluster.results import ClusterRun, report_of_failed
 from tests.pipelines.run.test_finish import KEY, FoldedRun
 
 
@@ -20,7 +20,8 @@ def failed(tmp_path: Path, store: ObjectStore) -> FoldedRun:
 
 
 def report(failed: FoldedRun, out: Path) -> str:
-    return report_of_failed(failed.store, KEY, failed.config, None, None, out, Console(file=io.StringIO()))
+    run = ClusterRun(failed.config, "tiny", KEY, failed.store, None, None, {}, {"truth": ""})
+    return report_of_failed(run, out, Console(file=io.StringIO()))
 
 
 def test_no_report_without_a_fold_of_every_cell_type(failed: FoldedRun, tmp_path: Path):

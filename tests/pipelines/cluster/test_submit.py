@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from components.core.errors import ContactError, InputError, StepError
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import RECIPE, FailureRecord, RunRecord, cluster_run_key
 from pipelines.cluster import follow
-from tests.pipelines.cluster.conftest import QUICK, Submitting, key_of
+from tests.pipelines.cluster.conftest import Submitting, key_of
 from tests.pipelines.cluster.kfp_server import Fault, KfpServer
 
 
@@ -87,14 +86,14 @@ def test_a_run_that_has_ended_is_not_followed(submitting: Submitting, server: Kf
 def test_names_that_another_process_takes_at_the_same_time_are_used(submitting: Submitting, server: KfpServer):
     for path in ("/upload_version", "/upload", "/experiments"):
         server.faults.append(Fault(409, path=path, method="POST", body='{"error_message": "taken"}', after=True))
-    submitting(pace=dataclasses.replace(QUICK, outage=20))
+    submitting()
     assert (len(server.versions), len(server.runs)) == (2, 1)
 
 
 def test_a_run_whose_start_was_not_answered_is_found_and_not_started_twice(submitting: Submitting, server: KfpServer):
     server.script = [["RUNNING"]]
     server.faults.append(Fault(503, path="/runs", method="POST", after=True))
-    shown = submitting(pace=dataclasses.replace(QUICK, outage=20))
+    shown = submitting()
     assert len(server.runs) == 1
     assert server.runs[0]["run_id"] in shown
 
@@ -106,7 +105,7 @@ def test_a_start_that_fails_is_not_repeated(
     """Kubeflow answers 500 to what it can never serve; after a gateway's 504, a second request might start a second run."""
     server.faults.append(Fault(status, times=100, path="/runs", method="POST"))
     with pytest.raises(error):
-        submitting(pace=dataclasses.replace(QUICK, outage=20))
+        submitting()
     assert len(server.asked("POST", "/runs")) == 1
 
 
@@ -235,7 +234,7 @@ def test_a_run_is_terminated_once_a_task_fails_of_bad_input(
     server.on_look = looked
     line = r"^pretrain fold 1 tiny failed: train\.csv row 7: no such well; not submitted again, .*; no report: .*/#/runs/details/"
     with pytest.raises(InputError, match=line):
-        submitting(wait=True, resubmit=3, timeout=60, pace=dataclasses.replace(QUICK, outage=20))
+        submitting(wait=True, resubmit=3, timeout=60)
     assert (len(server.asked("POST", ":terminate")), len(server.runs)) == (2, 1)
     assert server.runs[0]["state"] == "CANCELED"
     assert "pretrain fold 1 tiny failed of bad input; the run is being terminated" in submitting.shown.getvalue()
@@ -272,13 +271,16 @@ def test_short_outages_are_waited_out(submitting: Submitting, server: KfpServer)
         Fault(404, path="/runs/", body="<html>nginx</html>"),  # of a proxy, as the next
         Fault(404, path="/runs/", body='{"error": "no such service"}'),
     ]
-    shown = submitting(wait=True, out=Path("results"), pace=dataclasses.replace(QUICK, outage=20))
+    shown = submitting(wait=True, out=Path("results"))
     assert shown.count("trying again") == 1
     assert "the endpoint answers again" in shown
 
 
 @pytest.mark.parametrize(("status", "message"), [(503, "503"), (0, "no answer"), (401, "401")])
-def test_lost_contact_is_an_error_of_its_own(submitting: Submitting, server: KfpServer, status: int, message: str):
+def test_lost_contact_is_an_error_of_its_own(
+    submitting: Submitting, server: KfpServer, monkeypatch: pytest.MonkeyPatch, status: int, message: str
+):
+    monkeypatch.setattr(follow, "OUTAGE", 0.3)
     server.script = [["RUNNING"]]
     server.faults.append(Fault(status, times=10_000, path="/runs/"))
     line = rf"{message}.*may go on: the same command follows it again.*/#/runs/details/"
@@ -295,11 +297,16 @@ def test_following_has_a_deadline(submitting: Submitting, server: KfpServer):
 
 @pytest.mark.parametrize(("times", "error"), [(3, None), (10_000, ContactError)])
 def test_an_endpoint_that_is_down_at_first_is_waited_for(
-    submitting: Submitting, server: KfpServer, times: int, error: type[Exception] | None
+    submitting: Submitting,
+    server: KfpServer,
+    monkeypatch: pytest.MonkeyPatch,
+    times: int,
+    error: type[Exception] | None,
 ):
+    monkeypatch.setattr(follow, "OUTAGE", 0.5 if error else 20.0)
     server.faults.append(Fault(503, times=times, path="/healthz"))
     with pytest.raises(error, match="the same command follows it") if error else contextlib.nullcontext():
-        submitting(pace=dataclasses.replace(QUICK, outage=0.5 if error else 20))
+        submitting()
     assert len(server.runs) == (0 if error else 1)
 
 

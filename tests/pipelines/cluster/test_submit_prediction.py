@@ -38,7 +38,7 @@ from pipelines.cluster.compile import compiled
 from pipelines.cluster.submit import SubmitRequest, submit
 from pipelines.run.predict_request import PredictRequest
 from tests.components.core.registry.finished_run import KEY, FinishedRun
-from tests.pipelines.cluster.conftest import QUICK, key_of
+from tests.pipelines.cluster.conftest import key_of
 from tests.pipelines.cluster.kfp_server import KfpServer
 from tests.seaweedfs import BUCKET, S3Server
 
@@ -91,7 +91,7 @@ class Predicting:
     def __call__(self, wanted: PredictRequest | None = None, **more: Any) -> str:
         self.shown = io.StringIO()
         order = SubmitRequest(**{"endpoint": self.server.url, "screen": self.lab.screen, "images": "tags", **more})
-        submit(wanted or self.request(), order, Console(file=self.shown, width=300), pace=QUICK)
+        submit(wanted or self.request(), order, Console(file=self.shown, width=300))
         return self.shown.getvalue()
 
     def fail(self, run: dict[str, Any], kind: str, message: str) -> None:
@@ -195,7 +195,6 @@ def test_new_plates_are_predicted_by_the_champion_and_the_results_fetched(
     labels = [row for row in rows(lab.folder / "train.csv") if row["experiment"] == "HUVEC-04"]
     table = "id_code,sirna\n" + "".join(f"{row['id_code']},{row['sirna']}\n" for row in labels)
     store.put("truth.csv", table.encode())
-    monkeypatch.setattr("pipelines.cluster.submit.Pace", lambda: QUICK)
     changes = [word for change in predicting.request().changes for word in ("--set", change)]
     command = [
         "predict", "--screen", lab.screen, "--model", lab.store.uri("models/champion"), "--experiments", ",".join(NEW),

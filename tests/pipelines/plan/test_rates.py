@@ -17,20 +17,21 @@ XCEPTION = NetworkSize("xception", 24_480_000_000, 20_800_000, 2048, 700_000_000
 
 
 def test_a_measured_rate_is_used_unchanged():
-    seconds, basis = read_rates(gpu="H200").pass_seconds(XCEPTION, 512, "training")
-    assert (seconds, basis) == (pytest.approx(1 / 586), "measured")
+    seconds = read_rates(gpu="H200").site_seconds(XCEPTION, 512)
+    assert seconds == (pytest.approx(1 / 586), pytest.approx(1 / 1556), "measured")
 
 
 def test_another_size_of_image_is_scaled_by_multiply_accumulates():
     rates = read_rates(gpu="h200")
     quarter = replace(XCEPTION, macs=XCEPTION.macs // 4)
-    assert rates.pass_seconds(quarter, 256, "forward") == (pytest.approx(1 / 1556 / 4), "scaled")
+    assert rates.site_seconds(quarter, 256)[1:] == (pytest.approx(1 / 1556 / 4), "scaled")
 
 
 def test_another_gpu_is_scaled_by_memory_bandwidth():
     rates = read_rates(gpu="h100")
     ratio = rates.gpus["h200"].gigabytes_per_s / rates.gpus["h100"].gigabytes_per_s
-    assert rates.pass_seconds(XCEPTION, 512, "training") == (pytest.approx(ratio / 586), "assumed")
+    training, _, basis = rates.site_seconds(XCEPTION, 512)
+    assert (training, basis) == (pytest.approx(ratio / 586), "assumed")
 
 
 def test_a_file_replaces_single_fields(tmp_path: Path):
@@ -43,7 +44,11 @@ def test_a_file_replaces_single_fields(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [("gpu: tpu", "there is no 'tpu'"), ("pods: {start: 5}", "pods.start"), ("[1]", "a mapping was expected")],
+    [
+        ("gpu: tpu", "gpu tpu: unknown; known are l4"),
+        ("pods: {start: 5}", "pods.start"),
+        ("[1]", "a mapping was expected"),
+    ],
 )
 def test_a_wrong_file_is_one_line(tmp_path: Path, content: str, problem: str):
     file = tmp_path / "mine.yaml"

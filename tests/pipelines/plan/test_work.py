@@ -25,7 +25,7 @@ from tests.components.core.learning.tiny_networks import RUN, SLIM, SMALL
 from tests.tiny_screen import MemoryStore, TinyScreen
 
 WIDTH = {SMALL.name: SMALL.exit[-1], SLIM.name: SLIM.exit[-1]}
-EXPERIMENTS = ("HUVEC-01", "HUVEC-02", "HUVEC-03", "HUVEC-04", "RPE-01")
+EXPERIMENTS = ("HUVEC-01", "HUVEC-02", "HUVEC-03", "HUVEC-04", "RPE-01", "RPE-02")
 WITHIN = 0.2
 """The plan does not count the incomplete and filled-up batches of the tiny screen."""
 
@@ -54,7 +54,7 @@ class CountedScreen:
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
         self.folder, self.config, self.store = folder, config, MemoryStore()
-        TinyScreen(folder / "screen", more=("HUVEC-04",), imaged=EXPERIMENTS)
+        TinyScreen(folder / "screen", more=("HUVEC-04", "RPE-02"), imaged=EXPERIMENTS)
         paths = [folder / name for name in ("screen.json", "holdout.json", "labels.csv")]
         normalize(config.section(NormalizeConfig), folder / "screen", self.store, *paths)
         self.screen, self.holdout = Manifest.read(paths[0]), Manifest.read(paths[1])
@@ -115,10 +115,10 @@ def test_controls_can_be_limited_to_training_experiments():
 
 
 def test_a_fold_without_training_wells_is_refused():
-    config = RunConfig.load(
-        "rxrx1",
-        ["simulate.labelled={HUVEC: 2, RPE: 1, HEPG2: 1, U2OS: 1}", "folds.count=2", "screen.holdout_experiments=[]"],
-    )
-    wells = screen_wells(config, None)
-    with pytest.raises(InputError, match="no labelled treatment wells to train on for cell type"):
-        [wells.fold(fold, cell_type) for fold in range(2) for cell_type in config.screen.cell_types]
+    changes = [
+        "simulate.labelled={HUVEC: 2, RPE: 1, HEPG2: 1, U2OS: 1}",
+        "screen.holdout_experiments=[]",
+        "folds.count=2",
+    ]
+    with pytest.raises(InputError, match=r"fold \d validates on all labelled experiments of RPE"):
+        screen_wells(RunConfig.load("rxrx1", changes), None)

@@ -25,7 +25,7 @@ from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import record_results
 from pipelines.retrain.records import read_latest, write_outcome
 from tests.components.core.registry.finished_run import FinishedRun
-from tests.pipelines.cluster.conftest import LOGINS, QUICK, as_configuration, key_of
+from tests.pipelines.cluster.conftest import LOGINS, as_configuration, be_quick, key_of
 from tests.pipelines.cluster.kfp_server import Fault, KfpServer, serve
 from tests.pipelines.retrain.cluster_lab import FIRST, HELD_OUT, NEW, ClusterLab, predicts, prepare
 
@@ -50,7 +50,7 @@ def lab(
     for name in LOGINS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipelines.cluster.submit.Pace", lambda: QUICK)
+    be_quick(monkeypatch)
     monkeypatch.setattr("pipelines.cluster.submit.compiled", as_configuration)
     lab = ClusterLab(prepared, tmp_path, store, server)
     lab.add(*FIRST)
@@ -237,9 +237,7 @@ def test_two_at_once_share_the_runs_and_promote_once(
     """Like two machines, with different folders; in threads, which cannot catch signals."""
     champion = lab.with_champion()
     lab.add(NEW)
-    monkeypatch.setattr("pipelines.cluster.follow.interruptible", lambda again: contextlib.nullcontext())
-    # One may be refused a name that the other has just taken, and tries again.
-    monkeypatch.setattr("pipelines.cluster.submit.Pace", lambda: dataclasses.replace(QUICK, outage=30.0))
+    monkeypatch.setattr("pipelines.cluster.submit.interruptible", lambda contact: contextlib.nullcontext())
     server.script = [["RUNNING"] * 40 + ["SUCCEEDED"]]
     both = threading.Barrier(2, timeout=60)
 
