@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from pipelines.images.command import images_app
 from pipelines.models.command import models_app
 from pipelines.options import (
     Changes,
+    ClusterImages,
     Config,
     Endpoint,
     Images,
@@ -27,6 +27,7 @@ from pipelines.options import (
     Timeout,
     Truth,
     Wait,
+    refuse_elsewhere,
     timeout_seconds,
     with_store,
 )
@@ -144,9 +145,7 @@ def predict(
         str | None,
         typer.Option(help="predict on a cluster: address of Kubeflow Pipelines, as for submit; all data in buckets"),
     ] = None,
-    images: Annotated[
-        str | None, typer.Option(help="with --endpoint: file written by `images push` (default images.json), or `tags`")
-    ] = None,
+    images: ClusterImages = None,
     wait: Wait = False,
     resubmit: Resubmit = 0,
     timeout: Timeout = None,
@@ -166,8 +165,9 @@ def predict(
 
     names = list_items("--experiments", experiments or [])
     request, console = PredictRequest(model, config, set or [], names, any_cell_type), Console()
+    on_cluster = {"--images": images, "--wait": wait, "--resubmit": resubmit, "--timeout": timeout is not None}
+    refuse_elsewhere(endpoint, {"--runner": runner, "--store": store}, on_cluster)
     if endpoint is not None:
-        _refuse({"--runner": runner, "--store": store}, "applies to this machine; leave it out, or --endpoint")
         from pipelines.cluster.submit import SubmitRequest
         from pipelines.cluster.submit import submit as submit_run
 
@@ -175,8 +175,6 @@ def predict(
         order = SubmitRequest(endpoint, screen, truth, images or "images.json", out, wait, resubmit, seconds)
         submit_run(request, order, console)
         return
-    on_cluster = {"--images": images, "--wait": wait, "--resubmit": resubmit, "--timeout": timeout is not None}
-    _refuse(on_cluster, "applies to a cluster; give --endpoint as well, or leave it out")
     if out is None:
         raise InputError("--out is missing: give the folder of the results")
     from components.core.evaluation.table import accuracy_table
@@ -189,13 +187,6 @@ def predict(
     if "holdout" in metrics:
         console.print(accuracy_table(metrics, holdout="new plates"))
     console.print(f"report: {(out / 'report.html').resolve()}", soft_wrap=True, highlight=False)
-
-
-def _refuse(given: Mapping[str, object], why: str) -> None:
-    """Refuses the first given option, because it does not apply."""
-    for option, value in given.items():
-        if value:
-            raise InputError(f"{option} {why}")
 
 
 app.command()(retrain)

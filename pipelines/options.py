@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import wraps
@@ -68,6 +68,10 @@ Images = Annotated[
         "for which Kubeflow caches nothing"
     ),
 ]
+ClusterImages = Annotated[
+    str | None,
+    typer.Option("--images", help="with --endpoint: file written by `images push` (default images.json), or `tags`"),
+]
 Wait = Annotated[bool, typer.Option("--wait", help="follow the run, then fetch its results")]
 Resubmit = Annotated[
     int, typer.Option(min=0, help="how many times a failed run is submitted again; finished work is reused")
@@ -108,6 +112,21 @@ def timeout_seconds(hours: float | None) -> float:
     if not hours > 0:  # nan is not either
         raise InputError(f"--timeout {hours:g}: give hours above 0")
     return hours * 3600
+
+
+def refuse_elsewhere(endpoint: str | None, here: Mapping[str, object], on_cluster: Mapping[str, object]) -> None:
+    """Refuses the options of this machine that are given with --endpoint, and those of a cluster that are given without it.
+
+    Both are the values of options by name.
+
+    Raises:
+        InputError: names the first one.
+    """
+    for option, value in (here if endpoint else on_cluster).items():
+        if value and endpoint:
+            raise InputError(f"{option} applies to this machine; leave it out, or --endpoint")
+        if value:
+            raise InputError(f"{option} applies to a cluster; give --endpoint as well, or leave it out")
 
 
 def console_of_terminal(as_json: bool = False) -> Console:

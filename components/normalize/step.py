@@ -21,7 +21,7 @@ from components.core.files import write_atomically
 from components.core.learning.warm_start import Scored, check_labels, check_networks, scored_by_tables
 from components.core.prior.plate_groups import check_design, labelled_treatments
 from components.core.registry.model_manifest import ModelManifest, TrainedPlate
-from components.core.registry.new_plates import check_first_image, plates_for, reference_of, seen_before
+from components.core.registry.new_plates import plates_for, reference_of, seen_before
 from components.core.registry.published_models import find_model, trained_plates
 from components.core.screen.batches import Packing
 from components.core.screen.folds import screen_folds
@@ -150,7 +150,6 @@ def run_new_plates(
     """
     key = record.key if record else ""
     plates = plates_for(model, source, experiments, any_cell_type, source.address())
-    check_first_image(model, source, plates, config.screen.sites, source.address())
     check_files(source, plates, config.screen.sites)
 
     screen = Screen(plates, model.vocabulary)

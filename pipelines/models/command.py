@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -165,10 +166,10 @@ def promote(
     Exits with 4 if another model was promoted in between; nothing is changed then.
     """
     from components.core.registry.champion import promote as promote_model
-    from components.core.registry.published_models import is_fingerprint, resolve_fingerprint
+    from components.core.registry.published_models import DIGITS, resolve_fingerprint
 
     reason = _checked_reason(reason)
-    if is_fingerprint(model):
+    if re.fullmatch(DIGITS, model):
         opened = options.open()
         fingerprint = resolve_fingerprint(opened, model)
     else:
@@ -205,7 +206,7 @@ def gc(
 
     Shows them first. While no model has been promoted, complete models stay.
     """
-    from components.core.registry.removal import removable_models
+    from components.core.registry.published_models import removable_models
     from pipelines.models.tables import removable_table
 
     console, cutoff = console_of_terminal(), datetime.now(UTC) - duration(older_than)

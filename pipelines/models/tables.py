@@ -13,7 +13,7 @@ from rich.table import Table
 
 from components.core.registry.champion import Champion
 from components.core.registry.model_manifest import SHORT, ModelManifest
-from components.core.registry.removal import fingerprint_of
+from components.core.registry.published_models import fingerprint_of
 from components.core.storage.garbage import StoredGroup
 from pipelines.store.tables import shown_age
 

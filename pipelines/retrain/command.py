@@ -11,6 +11,7 @@ from components.core.errors import InputError
 from pipelines.models.command import NOT_PROMOTED
 from pipelines.options import (
     Changes,
+    ClusterImages,
     Config,
     Json,
     Resubmit,
@@ -19,6 +20,7 @@ from pipelines.options import (
     Timeout,
     Truth,
     print_json,
+    refuse_elsewhere,
     timeout_seconds,
     with_store,
 )
@@ -48,9 +50,7 @@ def retrain(
     summary: Annotated[
         Path | None, typer.Option(help="Markdown file to append the decision to, for example $GITHUB_STEP_SUMMARY")
     ] = None,
-    images: Annotated[
-        str | None, typer.Option(help="with --endpoint: file written by `images push` (default images.json), or `tags`")
-    ] = None,
+    images: ClusterImages = None,
     resubmit: Resubmit = 0,
     timeout: Timeout = None,
     out: Annotated[Path, typer.Option(help="folder of the results, with one folder per fingerprint")] = Path(
@@ -77,24 +77,15 @@ def retrain(
     from pipelines.retrain.retrain import retrain as retrain_model
     from pipelines.run.folder import with_address
 
-    if endpoint and runner is not None:
-        raise InputError("--runner goes with this machine, --endpoint with a cluster; give one of them")
-    if not endpoint and (images is not None or timeout is not None):
-        raise InputError(
-            f"--{'images' if images is not None else 'timeout'} goes with --endpoint; leave it out, or give --endpoint as well"
-        )
+    on_cluster_only = {"--images": images, "--resubmit": resubmit, "--timeout": timeout is not None}
+    refuse_elsewhere(endpoint, {"--runner": runner, "--store": store}, on_cluster_only)
     if json and not dry_run:
         raise InputError("--json goes with --dry-run; comparison.json has the decision of a retraining")
-    if endpoint and store is not None:
-        raise InputError(
-            "--store applies to this machine; set the bucket by --set store.bucket, or leave out --endpoint"
-        )
     settings = RunConfig.load(config, set or [])
     settings = on_cluster(settings) if endpoint else with_address(with_store(settings, store))
     request = RetrainRequest(
-        screen=screen, endpoint=endpoint, containers=runner is Runner.DOCKER, truth=truth, images=images or "images.json", out=out,
-        summary=summary, allow_no_holdout=allow_no_holdout, again=again, resubmit=resubmit,
-        timeout=timeout_seconds(timeout),
+        endpoint or "", screen, truth, images or "images.json", out, resubmit=resubmit, timeout=timeout_seconds(timeout),
+        containers=runner is Runner.DOCKER, summary=summary, allow_no_holdout=allow_no_holdout, again=again,
     )  # fmt: skip
     if dry_run:
         found = plan(settings, request, Console(stderr=json))

@@ -48,11 +48,7 @@ class RetrainingOutcome(StoredRecord):
 
 
 def read_latest(store: ObjectStore, name: str) -> RetrainingOutcome | None:
-    """The outcome of a configuration for the latest state of the screen; None if there is none.
-
-    Raises:
-        InputError: it is damaged, or of a newer version.
-    """
+    """The outcome of a configuration for the latest state of the screen; None if there is none. InputError if it is damaged."""
     keys = store.list(f"{RETRAININGS}/{name}/{OUTCOMES}/")
     return RetrainingOutcome.load(store, max(keys)) if keys else None
 
@@ -77,9 +73,7 @@ def fix_config(store: ObjectStore, digest: str, config: RunConfig) -> RunConfig:
     """The configuration of every attempt of a retraining: the first attempt's, even if the champion changes in between.
 
     So an attempt that resumes finds the same run under the same key. `config` is this attempt's, `digest` the fingerprint's.
-
-    Raises:
-        InputError: the stored configuration cannot be read.
+    InputError if the stored configuration cannot be read.
     """
     path = f"{RETRAININGS}/{config.name}/{digest}/config.json"
     if store.put_if_absent(path, config.model_dump_json(indent=1).encode()):
@@ -99,11 +93,7 @@ def with_champions_folds(
 
     Unchanged if it would assign the same folds anyway, so that the same data make the same model; if it sets `folds.known`, or has
     another number or kind of folds than the champion; and if the champion's would leave a fold nothing to train or validate on.
-
-    Args:
-        config: the user's configuration.
-        champion: the model whose folds are kept, if there is one.
-        experiments: the experiments that this run trains with labels, by cell type.
+    `experiments` are those that this run trains with labels, by cell type.
     """
     if champion is None or config.folds.known or config.folds.split != "experiment":
         return config

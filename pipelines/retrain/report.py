@@ -17,6 +17,7 @@ from components.core.evaluation.table import escaped
 from components.core.files import write_atomically
 from components.core.registry.champion import Champion
 from components.core.registry.model_manifest import SHORT, ModelManifest
+from pipelines.options import print_line
 from pipelines.retrain.challenge import Comparable
 from pipelines.retrain.records import RetrainingOutcome
 
@@ -30,20 +31,23 @@ class RetrainReporter:
 
     def say(self, line: str) -> None:
         """Prints a line."""
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        print_line(self.console, line)
 
     def warn(self, line: str) -> None:
         """Prints a warning."""
-        self.console.print(f"warning: {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        print_line(self.console, f"warning: {line}", "yellow")
 
     @contextlib.contextmanager
     def failures(self) -> Iterator[None]:
-        """Appends an error that ends this block to the summary."""
+        """Appends an error that ends this block to the summary; InputError if that cannot be a file."""
+        if self.summary and self.summary.is_dir():
+            raise InputError(f"--summary {self.summary}: is a folder; give the name of a file in it")
+        if self.summary and not self.summary.absolute().parent.is_dir():
+            raise InputError(f"--summary {self.summary}: there is no folder {self.summary.parent}; create it")
         try:
             yield
         except (InputError, StepError, ContactError) as error:
-            heading = "Contact lost" if isinstance(error, ContactError) else "Retraining failed"
-            self._append(f"### {heading}\n\n{escaped(' '.join(str(error).split()))}\n")
+            self._append("Contact lost" if isinstance(error, ContactError) else "Retraining failed", str(error))
             raise
 
     def unchanged(self, latest: RetrainingOutcome, champion: Champion | None) -> None:
@@ -60,7 +64,7 @@ class RetrainReporter:
             f"{latest.run}, whose model {latest.model[:SHORT]} {state}"
         )
         self.say(line)
-        self._append(f"### Nothing to retrain\n\n{escaped(line)}\n")
+        self._append("Nothing to retrain", line)
 
     def changed(self, clauses: Sequence[str] | None, digest: str) -> None:
         """The reason for a retraining."""
@@ -72,7 +76,7 @@ class RetrainReporter:
             why = "nothing has changed; deciding again"
         self.say(f"fingerprint {digest[:SHORT]}: {why}")
 
-    def plan(self, endpoint: str | None, champion: ModelManifest | None, found: Comparable) -> None:
+    def plan(self, endpoint: str, champion: ModelManifest | None, found: Comparable) -> None:
         """What would be done."""
         if champion is None:
             then = "there is no champion yet, so it would be promoted as the first model"
@@ -84,26 +88,26 @@ class RetrainReporter:
             f"would train a challenger {f'at {endpoint}' if endpoint else 'on this machine'}",
             then,
             *found.remarks,
+            "nothing was started (--dry-run)",
         ]
         for line in lines:
             self.say(line)
-        self.say("nothing was started (--dry-run)")
-        self._append("### Retraining, dry run\n\n" + "".join(f"- {escaped(line)}\n" for line in lines))
+        self._append("Retraining, dry run", *lines)
 
     def followed(self, outcome: RetrainingOutcome) -> None:
         """The outcome of the same retraining by another process."""
         what = "is the champion" if outcome.promoted else "was not promoted"
         line = f"model {outcome.model[:SHORT]} of run {outcome.run} {what}: {outcome.reason}"
         self.say(line)
-        self._append(f"### Retrained by another process\n\n{escaped(line)}\n")
+        self._append("Retrained by another process", line)
 
-    def decided(self, decision: Decision, outcome: RetrainingOutcome, remarks: Sequence[str], folder: Path) -> None:
+    def decided(self, decision: Decision, outcome: RetrainingOutcome, folder: Path) -> None:
         """The decision, with its comparison.
 
         Raises:
             StepError: a file cannot be written; the decision stands.
         """
-        text = decision_markdown(decision) + "".join(f"\n- {escaped(remark)}" for remark in remarks)
+        text = decision_markdown(decision)
         if decision.promote and not outcome.promoted:
             text += f"\n\n**Not promoted: {escaped(outcome.reason)}**"
         after = "is the champion" if outcome.promoted else "is published and not promoted; the champion stays"
@@ -117,9 +121,13 @@ class RetrainReporter:
             raise StepError(f"{folder}: cannot be written ({error.strerror}); the decision stands") from None
         self.say(f"report: {(folder / 'challenger' / 'report.html').resolve()}")
         self.say(f"comparison: {(folder / 'comparison.md').resolve()}")
-        self._append(text)
+        self._write(text)
 
-    def _append(self, markdown: str) -> None:
+    def _append(self, heading: str, *lines: str) -> None:
+        """Appends a section to the summary: a paragraph for each line."""
+        self._write("\n\n".join((f"### {heading}", *map(escaped, lines))) + "\n")
+
+    def _write(self, markdown: str) -> None:
         if self.summary is None:
             return
         try:

@@ -26,8 +26,8 @@ from components.core.config import NO_EFFECT_ON_RESULTS, FrozenModel, RunConfig,
 from components.core.errors import InputError, StepError
 from components.core.files import atomic_directory, locked, write_atomically
 from components.core.progress import finished_tasks
-from components.core.storage.opening import is_bucket, is_folder, join_address
-from components.core.storage.run_records import OPTION, RUNS
+from components.core.storage.opening import join_address, split_address
+from components.core.storage.run_records import KEY, OPTION, RUNS
 from pipelines.checks import refuse_interpreter
 from pipelines.dag import TaskGraph, prediction_graph, training_graph
 from pipelines.run.predict_request import PredictParams
@@ -279,7 +279,11 @@ def find_run(name: str, option: str = "--run") -> KnownRun:
         InputError: a folder without a run or with a prediction, or an address that is no run's.
     """
     if "://" in name:
-        return _run_at(name.rstrip("/"), f"{option} {name}")
+        try:
+            store, key = split_address(name, RUNS, KEY, "a run's key")
+        except InputError as error:
+            raise InputError(f"{option} {error}") from None
+        return KnownRun(key, StoreConfig(bucket=store))
     out = Path(name)
     if not out.is_dir():
         if "/" in name:
@@ -295,15 +299,6 @@ def find_run(name: str, option: str = "--run") -> KnownRun:
     if run.prediction:
         raise InputError(f"{option} {name}: the folder of a prediction, which trains nothing; give that of a training")
     return KnownRun(run.lineage["run"], run.config.store, RunFolder(out).truth(run))
-
-
-def _run_at(address: str, option: str) -> KnownRun:
-    store, _, key = address.rpartition(f"/{RUNS}/")
-    if not (is_folder(store) or is_bucket(store)) or "/" in key:
-        raise InputError(
-            f"{option}: an address looks like s3://BUCKET[/PREFIX]/{RUNS}/KEY or file:///FOLDER/{RUNS}/KEY"
-        )
-    return KnownRun(key, StoreConfig(bucket=store))
 
 
 def with_address(config: RunConfig) -> RunConfig:

@@ -152,7 +152,7 @@ def check_prediction(
     plates = plates_for(model, source, request.experiments, request.any_cell_type, source_name)
     cell_types = list(dict.fromkeys(plate.cell_type for plate in plates))
     config = prediction_config(model, request.user_config(), chosen, request.changes, cell_types)
-    check_first_image(model, source, plates, config.screen.sites, source_name)
+    check_first_image(model, source, plates, config.screen.sites)
     if truth is not None:
         others = read_new_plates(source) if request.experiments else ()
         others = tuple(plate for plate in others if plate.experiment not in request.experiments)

@@ -70,11 +70,7 @@ class PromotionResult(NamedTuple):
 
 
 def read_champion(store: ObjectStore) -> Champion | None:
-    """The champion; None if no model was ever promoted.
-
-    Raises:
-        InputError: champion.json is damaged, or of a newer version.
-    """
+    """The champion, None if no model was ever promoted; InputError if champion.json is damaged, or of a newer version."""
     return _read_versioned(store)[0]
 
 
@@ -86,21 +82,18 @@ def _read_versioned(store: ObjectStore) -> tuple[Champion | None, str | None]:
     return Champion.parse(content, store.uri(CHAMPION)), version
 
 
-def promote(
-    store: ObjectStore, fingerprint: str, why: str, by: str | None = None, expected: int | None = None
-) -> PromotionResult:
+def promote(store: ObjectStore, fingerprint: str, why: str, expected: int | None = None) -> PromotionResult:
     """Makes a published model the champion, unless another is promoted at the same time.
 
     Args:
         store: the registry.
         fingerprint: the model's fingerprint.
         why: the reason, for the history.
-        by: the user; None takes it from the environment.
         expected: generation that the decision was based on, 0 for no champion; None for the present one.
 
     Raises:
         InputError: no such model, or champion.json is damaged.
-        StepError: the store failed, or the model was removed during the promotion.
+        StepError: the model was removed during the promotion.
     """
     found, version = _read_versioned(store)
     if found is None and expected:
@@ -109,10 +102,10 @@ def promote(
         return PromotionResult("overtaken", found)
     if found and found.now.fingerprint == fingerprint:
         return PromotionResult("already", found)
-    return _replace(store, found, version, fingerprint, why, by)
+    return _replace(store, found, version, fingerprint, why)
 
 
-def rollback(store: ObjectStore, why: str, by: str | None = None, expected: int | None = None) -> PromotionResult:
+def rollback(store: ObjectStore, why: str, expected: int | None = None) -> PromotionResult:
     """Makes the champion before the present one the champion again. Parameters and errors are those of promote."""
     found, version = _read_versioned(store)
     if found is None:
@@ -122,7 +115,7 @@ def rollback(store: ObjectStore, why: str, by: str | None = None, expected: int 
     earlier = found.before()
     if earlier is None:
         raise InputError(f"{store.uri(CHAMPION)}: there is no champion before this one; promote another model instead")
-    return _replace(store, found, version, earlier.fingerprint, why, by, earlier.generation)
+    return _replace(store, found, version, earlier.fingerprint, why, restores=earlier.generation)
 
 
 def current_user(environment: Mapping[str, str] = os.environ) -> str:
@@ -142,7 +135,6 @@ def _replace(
     version: str | None,
     fingerprint: str,
     why: str,
-    by: str | None,
     restores: int | None = None,
 ) -> PromotionResult:
     """Writes the next generation unless champion.json has another version by now."""
@@ -150,17 +142,16 @@ def _replace(
     manifest = f"{MODELS}/{fingerprint}/{MANIFEST}"
     if not store.exists(manifest):
         raise InputError(f"{model}: there is no such model; publish its run")
-    earlier = found.promotions if found else ()
     promotion = Promotion(
-        generation=earlier[0].generation + 1 if earlier else 1,
+        generation=found.now.generation + 1 if found else 1,
         fingerprint=fingerprint,
         at=datetime.now(UTC),
         why=why,
-        by=by or current_user(),
+        by=current_user(),
         change=uuid.uuid4().hex,
         restores=restores,
     )
-    champion = Champion(now=promotion, history=earlier)
+    champion = Champion(now=promotion, history=found.promotions if found else ())
     content = champion.to_json()
     if store.put_if_version(CHAMPION, content, version) if version else store.put_if_absent(CHAMPION, content):
         if not store.exists(manifest):  # a garbage collection that did not know of this promotion
@@ -168,7 +159,7 @@ def _replace(
                 f"{model}: was removed while it was promoted, so the champion has no model; promote another model"
             )
         return PromotionResult("promoted", champion)
-    found, _ = _read_versioned(store)
+    found = read_champion(store)
     if found is None:
         raise InputError(f"{store.uri(CHAMPION)}: was deleted just now; check the store, then promote again")
     # If the store's answer was lost, the change is there, and others may have followed.

@@ -9,16 +9,14 @@ The manifest names the ATTEMPT of the publisher that finished first.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.core.config import CHANNELS, RunConfig, parse
+from components.core.config import RunConfig, parse
 from components.core.config.file import FrozenModel
-from components.core.errors import InputError
 from components.core.screen.wells import experiment_of
 from components.core.storage.finished import StoredFile
 from components.core.storage.manifest import PlateDesign, Vocabulary
@@ -131,40 +129,3 @@ class ModelManifest(StoredRecord):
         if cell_type in self.folds or any(network.cell_type is not None for network in self.networks):
             return self.folds.get(cell_type, ())
         return tuple(sorted({network.fold for network in self.networks}))
-
-    def check_images(self, image_size: int, source_name: str = "screen") -> None:
-        """Refuses images of another size (pixels) or number of channels.
-
-        Raises:
-            InputError: the networks cannot classify them; names the screen as `source_name`.
-        """
-        for what, own, other in (
-            ("channels", self.channels, len(CHANNELS)),
-            ("image size", self.image_size, image_size),
-        ):
-            if own != other:
-                raise InputError(
-                    f"{source_name}: {what} {other}, but model {self.short} was trained with {own}; give images of that kind, or "
-                    "train a model on these"
-                )
-
-    def check_cell_types(
-        self, cell_types: Collection[str], source_name: str = "screen", any_cell_type: bool = False
-    ) -> None:
-        """Refuses cell types that no network learned; with `any_cell_type` networks that learned all others may classify them.
-
-        Raises:
-            InputError: a cell type without networks; names the screen as `source_name`.
-        """
-        unknown = sorted(set(cell_types) - self.folds.keys())
-        if not unknown:
-            return
-        lead = f"{source_name}: cell type {unknown[0]}, but model {self.short} knows only {', '.join(self.folds)}"
-        if not self.folds_of(unknown[0]):
-            each = ", with networks for each of them but none for all" if any_cell_type else ""
-            raise InputError(f"{lead}{each}; leave its experiments out, or train a model with them")
-        if not any_cell_type:
-            raise InputError(
-                f"{lead}; leave its experiments out, train a model with them, or use its networks, which learned all of those, "
-                "anyway (--any-cell-type)"
-            )

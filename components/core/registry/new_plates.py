@@ -2,64 +2,54 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 
 import numpy as np
 
 from components.core.config import PackConfig, PriorConfig
-from components.core.errors import shortened
+from components.core.errors import InputError, shortened
 from components.core.prior.plate_groups import NoPlateDesignError, PlateGroups, labelled_treatments, learn_groups
 from components.core.registry.model_manifest import ModelManifest, TrainedPlate
-from components.core.screen.images import list_plate, read_sites
+from components.core.screen.images import list_plate, read_image, read_sites
 from components.core.screen.layouts import read_new_plates
 from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Plate
 from components.core.storage.manifest import Manifest, PlateDesign, PlateRecord, ReferenceModel
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_SIZE_AT = 16
-"""Offset of width and height in a PNG file."""
-
 
 def plates_for(
-    model: ModelManifest,
-    source: ScreenSource,
-    experiments: Sequence[str],
-    any_cell_type: bool,
-    source_name: str = "screen",
+    model: ModelManifest, source: ScreenSource, experiments: Sequence[str], any_cell_type: bool, source_name: str
 ) -> tuple[Plate, ...]:
     """The plates of some experiments (empty: of all) from the tables; no label is read.
 
-    Raises:
-        InputError: as read_new_plates, or a cell type that the model does not know; names the screen as `source_name`.
+    With `any_cell_type`, networks that learned all of the model's cell types may classify other ones.
+    InputError as read_new_plates, and for a cell type without networks, which calls the screen `source_name`.
     """
     plates = read_new_plates(source, experiments)
-    model.check_cell_types({plate.cell_type for plate in plates}, source_name, any_cell_type)
+    unknown = sorted({plate.cell_type for plate in plates} - model.folds.keys())
+    if not unknown:
+        return plates
+    lead = f"{source_name}: cell type {unknown[0]}, but model {model.short} knows only {', '.join(model.folds)}"
+    if not model.folds_of(unknown[0]):
+        each = ", with networks for each of them but none for all" if any_cell_type else ""
+        raise InputError(f"{lead}{each}; leave its experiments out, or train a model with them")
+    if not any_cell_type:
+        raise InputError(
+            f"{lead}; leave its experiments out, train a model with them, or use its networks, which learned all of those, "
+            "anyway (--any-cell-type)"
+        )
     return plates
 
 
-def check_first_image(
-    model: ModelManifest, source: ScreenSource, plates: Sequence[Plate], sites: int, source_name: str = "screen"
-) -> None:
+def check_first_image(model: ModelManifest, source: ScreenSource, plates: Sequence[Plate], sites: int) -> None:
     """Refuses images of another size before all of them are listed; packing checks each image.
 
-    Args:
-        model: the model that predicts.
-        source: the screen.
-        plates: its plates; at least one.
-        sites: largest number of sites per well.
-        source_name: what errors call the screen.
-
-    Raises:
-        InputError: the first image cannot be read, or has another size than those that the model was trained with.
+    `sites` is the largest number of sites per well; there is at least one plate. InputError if the first image cannot be read, or
+    has another size than those that the model was trained with.
     """
     files = list_plate(source, plates[0], sites)
-    image = read_sites(source, files.folder, files.sites[:1])[0][0]
-    if image.startswith(_PNG) and len(image) >= _SIZE_AT + 8:
-        width, height = struct.unpack_from(">II", image, _SIZE_AT)
-        if width == height:  # otherwise packing reports what is wrong with the file
-            model.check_images(width, source_name)
+    (contents,) = read_sites(source, files.folder, files.sites[:1])
+    read_image(source, files.folder, files.sites[0], 0, contents[0], model.image_size)
 
 
 def seen_before(model: ModelManifest, plates: Sequence[Plate]) -> list[str]:
@@ -78,11 +68,7 @@ def seen_before(model: ModelManifest, plates: Sequence[Plate]) -> list[str]:
 
 
 def design_of(screen: Manifest, prior: PriorConfig) -> PlateDesign | None:
-    """The plate design of a screen's labelled plates; None if they have none, or the prior is off.
-
-    Raises:
-        InputError: a design with a mistake in it.
-    """
+    """The plate design of a screen's labelled plates; None if they have none, or the prior is off. InputError for a faulty one."""
     if not prior.enabled:
         return None
     treatments = screen.vocabulary.treatments
@@ -111,13 +97,8 @@ def reference_of(
 
     So the prediction of new plates reads no label and no image of a training well.
 
-    Args:
-        model: the model that predicts.
-        plates: the plates that its networks were trained on.
-        address: the model's address.
-        store: address of the store that receives the new plates.
-        codec: how they are packed.
-        run: key of the run that packs them; may be empty.
+    `plates` are those that the networks were trained on, `address` is the model's; `store` receives the new plates, in `codec`,
+    and `run` is the key of the run that packs them.
     """
     return Manifest(
         store=store,

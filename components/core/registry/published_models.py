@@ -1,9 +1,18 @@
-"""Reads the published models of a registry: a list, one model by any of its names, and its files with their digests checked."""
+"""The published models of a registry: a list, one model by any of its names, its files, and which models to remove.
+
+    models/FINGERPRINT/manifest.json, ATTEMPT/...   a model; attempts other than its manifest's are unused copies
+    models/FINGERPRINT/ATTEMPT/...                  without a manifest: of an interrupted publication, or one in progress
+
+Objects younger than an age are never removed. A model's manifest is removed first, so an interrupted removal leaves an unused
+copy, which the next one removes.
+"""
 
 from __future__ import annotations
 
 import re
 import tempfile
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -20,12 +29,19 @@ from components.core.registry.model_manifest import (
     TrainedPlate,
 )
 from components.core.storage.finished import DamagedError, StoredFile, download_checked
+from components.core.storage.garbage import StoredGroup, group_objects
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import open_store
+from components.core.storage.opening import open_store, split_address
+from components.core.storage.runs import read_runs
 
 THE_CHAMPION = "champion"
-_FEWEST = 4
-"""Least digits of an abbreviated fingerprint."""
+DIGITS = r"[0-9a-f]{4,64}"
+"""The pattern of a fingerprint, or of its first digits."""
+MODEL, COPY = "model", "unused copy"
+_FORMS = {
+    MODEL: re.compile(rf"({MODELS}/{FINGERPRINT})/(?:{MANIFEST}|[0-9a-f]{{32}}/.+)"),
+    COPY: re.compile(rf"({MODELS}/{FINGERPRINT}/[0-9a-f]{{32}})/.+"),
+}
 _PLATES = TypeAdapter(tuple[TrainedPlate, ...])
 
 
@@ -47,11 +63,7 @@ def list_models(store: ObjectStore) -> tuple[list[ModelManifest], dict[str, str]
 
 
 def read_model(store: ObjectStore, fingerprint: str) -> ModelManifest:
-    """One model's manifest.
-
-    Raises:
-        InputError: no such model, or its manifest is damaged or of a newer version.
-    """
+    """One model's manifest; InputError if there is no such model, or its manifest is damaged or of a newer version."""
     path = f"{MODELS}/{fingerprint}/{MANIFEST}"
     try:
         model = ModelManifest.load(store, path)
@@ -65,11 +77,7 @@ def read_model(store: ObjectStore, fingerprint: str) -> ModelManifest:
 
 
 def resolve_fingerprint(store: ObjectStore, name: str) -> str:
-    """The whole fingerprint of a model, by `champion` or its first digits.
-
-    Raises:
-        InputError: no champion, no such model, or several.
-    """
+    """The whole fingerprint of a model, by `champion` or its first digits; InputError if there is none, or several."""
     if name == THE_CHAMPION:
         champion = read_champion(store)
         if champion is None:
@@ -77,10 +85,6 @@ def resolve_fingerprint(store: ObjectStore, name: str) -> str:
                 f"{store.uri(CHAMPION)}: no model has been promoted yet; promote one with `cellsignal models promote`"
             )
         return champion.now.fingerprint
-    if not is_fingerprint(name):
-        raise InputError(
-            f"{name}: neither `{THE_CHAMPION}` nor the first digits of a model's fingerprint (at least {_FEWEST})"
-        )
     known = fingerprints(store)
     found = [each for each in known if each.startswith(name)]
     if len(found) == 1:
@@ -93,28 +97,12 @@ def resolve_fingerprint(store: ObjectStore, name: str) -> str:
     )
 
 
-def is_fingerprint(name: str) -> bool:
-    """Whether this may be a fingerprint, or the first digits of one."""
-    return re.fullmatch(rf"[0-9a-f]{{{_FEWEST},64}}", name) is not None
-
-
 def model_address(address: str) -> tuple[str, str]:
-    """Splits a model's address, ADDRESS_OF_STORE/models/NAME, into store and name; the store is empty for a name alone.
-
-    Raises:
-        InputError: not such an address.
-    """
-    if "://" not in address:
-        return "", address
-    store, _, name = address.rstrip("/").rpartition("/")
-    store, _, folder = store.rpartition("/")
-    name = name.removesuffix(".json")  # models/champion.json is what a bucket shows
-    if folder != MODELS or store.endswith(("/", ":")) or not (name == THE_CHAMPION or is_fingerprint(name)):
-        raise InputError(
-            f"{address}: not a model's address, which looks like s3://BUCKET[/PREFIX]/{MODELS}/FINGERPRINT, "
-            f"file:///FOLDER/{MODELS}/FINGERPRINT, or ends in {MODELS}/{THE_CHAMPION}"
-        )
-    return store, name
+    """Store and name of a model's address, ADDRESS_OF_STORE/models/NAME, or of a name alone; see split_address."""
+    names = rf"{THE_CHAMPION}(\.json)?|{DIGITS}"  # champion.json is what a bucket shows
+    expected = f"`{THE_CHAMPION}` nor the first digits of a model's fingerprint (at least 4)"
+    store, name = split_address(address, MODELS, names, expected)
+    return store, name.removesuffix(".json")
 
 
 def find_model(own: ObjectStore, name: str) -> tuple[ObjectStore, ModelManifest]:
@@ -133,12 +121,7 @@ def download_networks(
 ) -> dict[str, Path]:
     """Downloads the networks of one fold that classify wells of one cell type, and compares them with their digests.
 
-    Returns:
-        safetensors files in `folder`, by backbone; empty if the model has none.
-
-    Raises:
-        InputError: a file is missing or damaged, or the folder cannot be written.
-        StepError: the store failed.
+    Returns safetensors files in `folder`, by backbone; InputError if one is missing or damaged, or the folder cannot be written.
     """
     if fold not in model.folds_of(cell_type):
         return {}
@@ -150,11 +133,7 @@ def download_networks(
 
 
 def read_file(store: ObjectStore, model: ModelManifest, name: str) -> bytes:
-    """A model's metrics.json, config.yaml, card.md or plates.json, compared with its digest.
-
-    Raises:
-        InputError: it is missing or damaged.
-    """
+    """A model's metrics.json, config.yaml, card.md or plates.json; InputError if it is missing or damaged."""
     for file in model.files:
         if file.path == name:
             with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
@@ -163,11 +142,7 @@ def read_file(store: ObjectStore, model: ModelManifest, name: str) -> bytes:
 
 
 def trained_plates(store: ObjectStore, model: ModelManifest) -> tuple[TrainedPlate, ...]:
-    """The plates that a model's networks were trained on, for statistics, drift and comparisons.
-
-    Raises:
-        InputError: their file is missing, damaged or of another version.
-    """
+    """The plates that a model's networks were trained on; InputError if their file is missing, damaged or of another version."""
     try:
         return _PLATES.validate_json(read_file(store, model, PLATES))
     except ValidationError as error:
@@ -185,3 +160,41 @@ def _download(store: ObjectStore, model: ModelManifest, file: StoredFile, folder
     except OSError as error:
         raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
     return target
+
+
+def removable_models(store: ObjectStore, keep: int, cutoff: datetime) -> list[StoredGroup]:
+    """Models and unused copies to remove; without a champion it is unknown which models are needed, and complete ones stay.
+
+    The last `keep` champions before the present one stay, models younger than `cutoff`, and those that a prediction has used since.
+    InputError if champion.json is damaged.
+    """
+    champion = read_champion(store)
+    champions = dict.fromkeys(each.fingerprint for each in champion.promotions) if champion else {}
+    kept = {*list(champions)[: keep + 1]}
+    for run in read_runs(store):
+        if run.active > cutoff and run.record and run.record.prediction:
+            kept.add(run.record.prediction.model)
+    objects = list(store.scan(f"{MODELS}/"))
+    keys = {found.key for found in objects}
+    groups = group_objects(objects, _FORMS)
+    removed, in_use = [], set()
+    for model in groups.values():
+        if model.kind != MODEL or f"{model.prefix}/{MANIFEST}" not in keys:
+            continue
+        own = model.prefix  # if its manifest is damaged, it is not known which copy is unused
+        with suppress(InputError):
+            manifest = read_model(store, fingerprint_of(model))
+            model.belongs_to, own = manifest.run, manifest.key("").rstrip("/")
+        if champion and fingerprint_of(model) not in kept and model.newest <= cutoff:
+            removed.append(model)
+            own = model.prefix
+        in_use.add(own)
+    for copy in groups.values():
+        if copy.kind == COPY and copy.newest <= cutoff and not in_use & {copy.prefix, copy.prefix.rpartition("/")[0]}:
+            removed.append(copy)
+    return removed
+
+
+def fingerprint_of(group: StoredGroup) -> str:
+    """Fingerprint of the model that a group belongs to."""
+    return group.prefix.split("/")[1]

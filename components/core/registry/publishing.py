@@ -1,6 +1,7 @@
 """Publishes a finished run as a model: copies its networks and describes them, completely or not at all.
 
-A model does not depend on its run: the run's records and outputs may be removed afterwards.
+A model does not depend on its run: the run's records and outputs may be removed afterwards. Its card, for people, has its data,
+method, scores and limits (Mitchell et al. 2019, arXiv:1810.03993); the text is model_card.md.j2.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 from components.core import progress
 from components.core.config import RunConfig, parse, result_config
 from components.core.errors import InputError, MissingObjectError, StepError
-from components.core.registry.model_card import model_card
+from components.core.evaluation.table import SCORE_NAMES, accuracy_table
 from components.core.registry.model_manifest import (
     CARD,
     CONFIG,
@@ -36,11 +37,10 @@ from components.core.storage.digests import digest_bytes, digest_text
 from components.core.storage.finished import StoredFile, fetch_finished
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.run_records import HOLDOUT, RESULTS, RUNS, Learned, RunRecord, TaskRecord
+from components.core.storage.run_records import HOLDOUT, RESULTS, RUNS, Learned, TaskRecord
 from components.core.storage.run_records import MANIFEST as SCREEN
 from components.core.storage.runs import fetch_run, finished_folds, read_task
 
-SCORES = ("out_of_fold", "unlabelled", "holdout")
 OUTPUT = "weights"
 """The output of pretrain, finetune and pseudo_label that holds their networks."""
 
@@ -53,49 +53,41 @@ class Published(NamedTuple):
 
 
 def publish(store: ObjectStore, run: str, replace: bool = False) -> Published:
-    """Publishes a run; publishing it again does nothing.
+    """Publishes a run in its store; publishing it again does nothing.
 
-    Args:
-        store: the store of the run, and the registry.
-        run: the run's key.
-        replace: whether to write the files of a published model again, if some are damaged, and to replace its manifest;
-            `cellsignal models gc` removes the old files.
+    With `replace`, the files of a published model are written again, for some may be damaged, and its manifest is replaced;
+    `cellsignal models gc` removes the old files.
 
     Raises:
         InputError: no such run, it is not finished, or its outputs are missing or damaged.
-        StepError: the store failed.
     """
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
-        source = _FinishedRun.read(store, run, Path(folder))
-        fingerprint = source.fingerprint
-        manifest, attempt = f"{MODELS}/{fingerprint}/{MANIFEST}", uuid.uuid4().hex
-        if not replace and store.exists(manifest):
-            return Published(read_model(store, fingerprint), False)
+        source = _FinishedRun(store, run, Path(folder))
+        manifest, attempt, version = f"{MODELS}/{source.fingerprint}/{MANIFEST}", uuid.uuid4().hex, ""
+        with suppress(MissingObjectError):
+            _, version = store.get_versioned(manifest)
+        if version and not replace:
+            return Published(read_model(store, source.fingerprint), False)
         try:
             model = source.upload(attempt)
         except BaseException:
-            _discard(store, f"{MODELS}/{fingerprint}/{attempt}/")
+            _discard(store, f"{MODELS}/{source.fingerprint}/{attempt}/")
             raise
         # If a write of the manifest fails without an answer, the store may have it: then the files must stay.
-        if replace:
-            store.put(manifest, model.to_json())
-        elif not store.put_if_absent(manifest, model.to_json()):
-            _discard(store, model.key(""))
-            return Published(read_model(store, fingerprint), False)
-        return Published(model, True)
+        content = model.to_json()
+        if store.put_if_version(manifest, content, version) if version else store.put_if_absent(manifest, content):
+            return Published(model, True)
+        _discard(store, model.key(""))
+        return Published(read_model(store, model.fingerprint), False)
 
 
 def model_fingerprint(
     config: RunConfig, screen: str, holdout: str, code_version: str, folds: Mapping[str, Sequence[int]]
 ) -> str:
-    """Digest of what determines a model: configuration, screen, code and folds; not where and when it was trained.
+    """Digest of what determines a model: configuration, manifests, code and folds; not where and when it was trained.
 
-    Args:
-        config: the run's configuration.
-        screen: digest of the training screen's manifest.
-        holdout: digest of the held-out experiments' manifest.
-        code_version: as in the lineage; if it has a digest of the sources, only that counts.
-        folds: those that have networks, by cell type.
+    `screen` and `holdout` are digests of the run's manifests, `folds` those that have networks by cell type. If the code version
+    has a digest of the sources, only that counts.
     """
     sources = re.search(r"sources ([0-9a-f]+)", code_version)
     content = {
@@ -108,63 +100,42 @@ def model_fingerprint(
     return digest_text(json.dumps(content, sort_keys=True))
 
 
-@dataclass(frozen=True)
 class _FinishedRun:
     """A run with everything that publishing reads of it; `work` is a temporary folder.
 
-    `folds` are the records of the tasks that predicted, by cell type: one per fold that has networks.
+    `tasks` are the records of the tasks that predicted, by cell type: one per fold that has networks.
     """
 
-    store: ObjectStore
-    work: Path
-    record: RunRecord
-    config: RunConfig
-    screen: Manifest
-    holdout: Manifest
-    metrics: dict[str, Any]
-    folds: Mapping[str, Sequence[TaskRecord]]
-
-    @classmethod
-    def read(cls, store: ObjectStore, key: str, work: Path) -> _FinishedRun:
-        record = fetch_run(store, key, work, "run")
-        config = parse(RunConfig, record.config, source=f"run {key}")
-        screen, holdout = Manifest.read(work / SCREEN), Manifest.read(work / HOLDOUT)
-        metrics = _metrics(store, key, screen)
-        finished = finished_folds(store, key, screen, holdout)
-        scored = metrics.get("partial", {}).get("folds", {})  # if the run was ended without its missing folds
-        folds = {}
-        for cell_type in config.screen.cell_types:
-            wanted = scored.get(cell_type, config.folds.trained)
-            folds[cell_type] = [each for each in finished.get(cell_type, []) if each.fold in wanted]
-            missing = sorted({*wanted} - {each.fold for each in folds[cell_type]})
-            if missing:
+    def __init__(self, store: ObjectStore, key: str, work: Path) -> None:
+        self.store, self.work = store, work
+        self.record = fetch_run(store, key, work, "run")
+        self.config = parse(RunConfig, self.record.config, source=f"run {key}")
+        self.screen, self.holdout = Manifest.read(work / SCREEN), Manifest.read(work / HOLDOUT)
+        self.metrics = _metrics(store, key, self.screen)
+        finished = finished_folds(store, key, self.screen, self.holdout)
+        scored = self.metrics.get("partial", {}).get("folds", {})  # if the run was ended without its missing folds
+        self.tasks: dict[str, list[TaskRecord]] = {}
+        for cell_type in self.config.screen.cell_types:
+            wanted = scored.get(cell_type, self.config.folds.trained)
+            found = [each for each in finished.get(cell_type, []) if each.fold in wanted]
+            if missing := sorted({*wanted} - {each.fold for each in found}):
                 raise InputError(
                     f"run {key}: fold {missing[0]} of {cell_type} has no networks for the run's present screen; run it again "
                     "to its end first"
                 )
-        return cls(store, work, record, config, screen, holdout, metrics, folds)
-
-    @property
-    def fold_numbers(self) -> dict[str, tuple[int, ...]]:
-        return {cell_type: tuple(record.fold for record in records) for cell_type, records in self.folds.items()}
-
-    @property
-    def code_version(self) -> str:
-        return str(self.record.lineage.get("code_version", ""))
-
-    @property
-    def fingerprint(self) -> str:
-        return model_fingerprint(
-            self.config, self.screen.digest(), self.holdout.digest(), self.code_version, self.fold_numbers
-        )
+            self.tasks[cell_type] = found
+        self.folds = {cell_type: tuple(task.fold for task in found) for cell_type, found in self.tasks.items()}
+        self.code_version = str(self.record.lineage.get("code_version", ""))
+        digests = self.screen.digest(), self.holdout.digest()
+        self.fingerprint = model_fingerprint(self.config, *digests, self.code_version, self.folds)
 
     def upload(self, attempt: str) -> ModelManifest:
         """Writes everything but the manifest into the store; returns the manifest."""
-        fingerprint, config, screen = self.fingerprint, self.config, self.screen
-        networks, learned = self._upload_networks(f"{MODELS}/{fingerprint}/{attempt}")
+        config, screen = self.config, self.screen
+        networks, learned = self._upload_networks(f"{MODELS}/{self.fingerprint}/{attempt}")
         labelled = {plate.experiment for plate in screen.plates if plate.labelled}
         model = ModelManifest(
-            fingerprint=fingerprint,
+            fingerprint=self.fingerprint,
             attempt=attempt,
             name=config.name,
             created=datetime.now(UTC),
@@ -177,7 +148,7 @@ class _FinishedRun:
             channels=screen.channels,
             image_size=screen.image_size,
             cell_types=config.screen.cell_types,
-            folds=self.fold_numbers,
+            folds=self.folds,
             backbones=tuple(backbone.name for backbone in config.backbones),
             predicted_by=config.predict.weights if config.mean_teacher.enabled else "pretrained",
             vocabulary=screen.vocabulary,
@@ -188,7 +159,7 @@ class _FinishedRun:
             unlabelled=tuple(sorted({plate.experiment for plate in screen.plates} - labelled)),
             held_out=tuple(sorted({plate.experiment for plate in self.holdout.plates})),
             partial=bool(self.metrics.get("partial")),
-            scores={name: self.metrics[name] for name in SCORES if name in self.metrics},
+            scores={name: self.metrics[name] for name in SCORE_NAMES if name in self.metrics},
             files=(),
             networks=tuple(networks),
         )
@@ -196,7 +167,7 @@ class _FinishedRun:
         contents = {
             METRICS: json.dumps(self.metrics, indent=2) + "\n",
             CONFIG: config.dump(),
-            CARD: model_card(model, self.metrics, screen),
+            CARD: _card(model, self.metrics, screen),
             PLATES: json.dumps([plate.model_dump(include=columns) for plate in screen.plates]),
         }
         files = []
@@ -213,14 +184,14 @@ class _FinishedRun:
         """
         networks, learned = [], Learned()
         config, key = self.config, self.record.key
-        for fold in sorted({number for numbers in self.fold_numbers.values() for number in numbers}):
+        for fold in sorted({number for numbers in self.folds.values() for number in numbers}):
             for backbone in config.backbones:
                 task = read_task(self.store, key, self.screen, "pretrain", fold, backbone=backbone.name)
                 learned |= task.learned
                 if not config.mean_teacher.enabled:
                     networks.append(self._copy(prefix, task, "weights.safetensors", backbone.name))
         if config.mean_teacher.enabled:
-            for task in (record for records in self.folds.values() for record in records):
+            for task in (task for tasks in self.tasks.values() for task in tasks):
                 if not config.has_pseudo_labels:  # the task that predicted is infer's, which has no weights
                     task = read_task(self.store, key, self.screen, "finetune", task.fold, task.cell_type)
                 for backbone in config.backbones:
@@ -237,14 +208,29 @@ class _FinishedRun:
         (stored,) = fetch_finished(self.store, task.prefix, {f"{OUTPUT}/{file}": local})
         self.store.upload_file(local, f"{prefix}/{path}")
         local.unlink()
-        return NetworkFile(
-            fold=task.fold,
-            cell_type=task.cell_type,
-            backbone=backbone,
-            path=path,
-            size=stored.size,
-            sha256=stored.sha256,
-        )
+        file_of = stored.model_dump() | {"path": path}
+        return NetworkFile(fold=task.fold, cell_type=task.cell_type, backbone=backbone, **file_of)
+
+
+def _card(model: ModelManifest, metrics: Mapping[str, Any], screen: Manifest) -> str:
+    """The model's card, Markdown."""
+    from components.core.evaluation import page  # imports Matplotlib, which only publishing needs
+
+    cell_types = []
+    for cell_type in model.cell_types:
+        plates = [plate for plate in screen.plates if plate.cell_type == cell_type]
+        labelled = {plate.experiment for plate in plates if plate.labelled}
+        others = {plate.experiment for plate in plates} - labelled
+        cell_types.append((cell_type, len(labelled), len(others), len(plates)))
+    template = page.environment("components.core.registry").get_template("model_card.md.j2")
+    return template.render(
+        model=model,
+        config=model.run_config(),
+        vocabulary=model.vocabulary,
+        cell_types=cell_types,
+        accuracy=accuracy_table(metrics).markup,
+        scores=[(SCORE_NAMES[name], name in metrics, text) for name, text in page.EXPLANATIONS.items()],
+    )
 
 
 def _metrics(store: ObjectStore, key: str, screen: Manifest) -> dict[str, Any]:

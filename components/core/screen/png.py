@@ -82,7 +82,9 @@ def _check_header(header: bytes, size: int) -> None:
             "export the channel as 8-bit grey"
         )
     if (width, height) != (size, size):
-        raise BadPngError(f"expected {size}x{size} pixels, found {width}x{height}; set screen.image_size or resize it")
+        raise BadPngError(
+            f"expected {size}x{size} pixels, found {width}x{height}; resize it, or to train set screen.image_size"
+        )
 
 
 def decode_png(data: bytes, out_HW: NDArray[np.uint8]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,6 +81,29 @@ def join_address(bucket: str | None, prefix: str) -> str:
     bucket = bucket or default_address()
     address = bucket if "://" in bucket else f"s3://{bucket}"
     return "/".join(part for part in (address.rstrip("/"), prefix.strip("/")) if part)
+
+
+def split_address(address: str, folder: str, names: str, expected: str) -> tuple[str, str]:
+    """Store and name of ADDRESS_OF_STORE/FOLDER/NAME; the store is empty for a name alone.
+
+    Args:
+        address: an address, or a name.
+        folder: the folder of such names in a store.
+        names: the pattern of a name.
+        expected: what errors call a name.
+
+    Raises:
+        InputError: neither a name nor such an address.
+    """
+    whole = address.rstrip("/")
+    store, _, name = whole.rpartition(f"/{folder}/")
+    in_store = (is_folder(store) or is_bucket(store)) and not store.endswith("/")
+    if not re.fullmatch(names, name) or not (in_store or name == whole):
+        raise InputError(
+            f"{address}: neither {expected} nor its address, which looks like s3://BUCKET[/PREFIX]/{folder}/NAME or "
+            f"file:///FOLDER/{folder}/NAME"
+        )
+    return store, name
 
 
 def open_screen(address: str) -> ScreenSource:

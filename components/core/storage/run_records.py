@@ -14,7 +14,6 @@ plates and outputs that records point to.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,7 +21,6 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, Field
 
 from components.core.config import BackboneConfig, FrozenModel, HeadConfig
-from components.core.errors import InputError
 from components.core.storage.digests import digest_text
 from components.core.stored_record import StoredRecord
 
@@ -131,20 +129,6 @@ def run_file(run: str, name: str) -> str:
 def task_key(run: str, step: str, fold: int, cell_type: str | None = None, backbone: str | None = None) -> str:
     """The store's key of a task's record."""
     return run_file(run, "/".join(part for part in ("tasks", step, str(fold), cell_type, backbone) if part) + ".json")
-
-
-def run_address(text: str) -> tuple[str, str]:
-    """Store and key of a run's address, ADDRESS_OF_STORE/runs/KEY; no store for a key alone. InputError for anything else."""
-    store, _, key = text.rstrip("/").rpartition("/")
-    if not store and re.fullmatch(KEY, key):
-        return "", key
-    store, _, folder = store.rpartition("/")
-    if "://" not in text or folder != RUNS or store.endswith(("/", ":")) or not re.fullmatch(KEY, key):
-        raise InputError(
-            f"{text}: neither a run's key nor its address, which looks like s3://BUCKET[/PREFIX]/{RUNS}/KEY or "
-            f"file:///FOLDER/{RUNS}/KEY"
-        )
-    return store, key
 
 
 def cluster_run_key(name: str, recipe: str, source: str, fingerprint: str) -> str:

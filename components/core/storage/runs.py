@@ -18,11 +18,12 @@ from components.core.config import BackboneConfig, HeadConfig, parse
 from components.core.errors import InputError, MissingObjectError, StepError
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import open_store
+from components.core.storage.opening import open_store, split_address
 from components.core.storage.run_records import (
     FAILED,
     HOLDOUT,
     HOLDOUT_LABELS,
+    KEY,
     MANIFEST,
     OPTION,
     PREDICTING_STEPS,
@@ -34,7 +35,6 @@ from components.core.storage.run_records import (
     RunRecord,
     SourceRun,
     TaskRecord,
-    run_address,
     run_file,
     task_key,
 )
@@ -177,7 +177,7 @@ def read_source(own: ObjectStore, init_from: str) -> tuple[ObjectStore, SourceRu
         InputError: neither an address nor a key, or as `read_run`.
     """
     try:
-        address, key = run_address(init_from)
+        address, key = split_address(init_from, RUNS, KEY, "a run's key")
     except InputError as error:
         folder = "; `cellsignal run` also takes its folder" if Path(init_from).is_dir() else ""
         raise InputError(f"{OPTION}: {error}{folder}") from None

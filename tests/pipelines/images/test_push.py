@@ -93,9 +93,7 @@ def test_the_record_has_the_digests_of_the_registry(small, registry, tmp_path: P
     kind, host = registry
     record = tmp_path / "images.json"
     if kind == "closed":
-        with pytest.raises(
-            InputError, match=rf"^{host}/lab/cellsignal-small-cpu:\S+: the registry refuses .*docker login"
-        ):
+        with pytest.raises(InputError, match=rf"^{host}/lab/cellsignal-small-cpu:\S+: the registry refuses .*login"):
             push(f"{host}/lab", record, quiet())
         assert not record.exists()
         return
@@ -116,9 +114,7 @@ def test_rejects_images_of_other_sources_and_missing_ones(small, tmp_path: Path)
     with pytest.raises(InputError, match=r"cellsignal-small-gpu:\S+: contains other sources than this checkout"):
         push("127.0.0.1:1", tmp_path / "images.json", quiet())
     engine_or_skip().images.remove(small[0], force=True)
-    with pytest.raises(
-        InputError, match=r"cellsignal-small-cpu:\S+: there is no such image .* `cellsignal images build`"
-    ):
+    with pytest.raises(InputError, match=r"cellsignal-small-cpu:\S+: there is no such image .*cellsignal images build"):
         push("127.0.0.1:1", tmp_path / "images.json", quiet())
 
 

@@ -25,7 +25,7 @@ from components.core.storage.run_records import FailureRecord
 from components.core.storage.runs import record_results
 from pipelines.cli import app
 from pipelines.retrain.challenge import RetrainRequest
-from pipelines.retrain.retrain import plan, retrain
+from pipelines.retrain.retrain import retrain
 from tests.components.core.registry.finished_run import CONFIG, KEY, METRICS, RUN, FinishedRun
 from tests.pipelines.cluster.conftest import key_of
 from tests.pipelines.cluster.kfp_server import KfpServer
@@ -56,7 +56,7 @@ def prepare(folder: Path) -> None:
     (folder / "store").mkdir()
     store = ObjectStore(folder / "store")
     FinishedRun(folder / "first", store, **BASE)
-    promote(store, publish(store, KEY).model.fingerprint, "the first", by="ada")
+    promote(store, publish(store, KEY).model.fingerprint, "the first")
 
 
 def tables(screen: Path, experiments: tuple[str, ...]) -> dict[str, bytes]:
@@ -112,7 +112,12 @@ class ClusterLab:
     def __call__(self, config: Mapping[str, Any] | None = None, **more: Any) -> str:
         """Retrains in this process; the output is in `shown`."""
         settings = self.config.model_copy(update=dict(config or {}))
-        return retrain(settings, self._request(**more), self._console())
+        defaults = {
+            "screen": self.store.uri("screen"), "endpoint": self.server.url, "images": "tags", "timeout": 120.0,
+            "out": self.folder / "runs",
+        }  # fmt: skip
+        self.output = io.StringIO()
+        return retrain(settings, RetrainRequest(**{**defaults, **more}), Console(file=self.output, width=400))
 
     def command(self, *more: str) -> int:
         """The exit code of the command in this process."""
@@ -120,21 +125,6 @@ class ClusterLab:
         file.write_text(self.config.dump())
         usual = ("--screen", self.store.uri("screen"), "--endpoint", self.server.url, "--images", "tags")
         return CliRunner().invoke(app, ["retrain", "--config", str(file), *usual, *more]).exit_code
-
-    def plan(self, **more: Any) -> dict[str, Any]:
-        """A dry run in this process; the output is in `shown`."""
-        return plan(self.config, self._request(**more), self._console())
-
-    def _request(self, **more: Any) -> RetrainRequest:
-        defaults = {
-            "screen": self.store.uri("screen"), "endpoint": self.server.url, "images": "tags", "timeout": 120.0,
-            "out": self.folder / "runs",
-        }  # fmt: skip
-        return RetrainRequest(**{**defaults, **more})
-
-    def _console(self) -> Console:
-        self.output = io.StringIO()
-        return Console(file=self.output, width=400)
 
     @property
     def shown(self) -> str:

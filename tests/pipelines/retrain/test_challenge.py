@@ -10,28 +10,27 @@ from rich.console import Console
 from components.core.registry.model_manifest import ModelManifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import Learned
-from pipelines.retrain.challenge import Challenge, Comparable, RetrainRequest, comparable, without_same_images
+from pipelines.retrain.challenge import Challenge, Comparable, RetrainRequest, comparable, same_images
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 
-HELD_OUT = Comparable(("HUVEC-04",), ("RPE-09 is left out: why",))
+HOLDOUT = {"HUVEC-04": "HUVEC"}
 
 
 def test_experiments_trained_on_under_another_name_are_left_out(template: FinishedRun) -> None:
     trained = template.screen.plates
-    assert without_same_images(HELD_OUT, template.holdout, trained, "the champion") == HELD_OUT
+    assert same_images(template.holdout, trained, "the champion") == {}
     first, *others = template.holdout.plates
     twin = next(plate for plate in template.screen.plates if plate.experiment == "HUVEC-02")
     plates = (first.model_copy(update={"histograms": twin.histograms}), *others)
-    holdout = template.holdout.model_copy(update={"plates": plates})
-    found = without_same_images(HELD_OUT, holdout, trained, "the champion")
-    assert found.experiments == ()
-    remark = "HUVEC-04 is left out: the champion was trained on the same images as HUVEC-02"
-    assert found.remarks == (*HELD_OUT.remarks, remark)
+    found = same_images(template.holdout.model_copy(update={"plates": plates}), trained, "the champion")
+    assert Comparable(("HUVEC-04",), ("RPE-09 is left out: why",)).without(found) == Comparable(
+        (), ("RPE-09 is left out: why", "HUVEC-04 is left out: the champion was trained on the same images as HUVEC-02")
+    )
 
 
 def test_only_experiments_that_neither_model_saw_and_both_know_are_compared(model: ModelManifest) -> None:
-    holdout = [(name, name.split("-")[0]) for name in ("HUVEC-04", "HUVEC-01", "HUVEC-03", "U2OS-01", "RPE-07")]
-    found = comparable(holdout, model)
+    holdout = {name: name.split("-")[0] for name in ("HUVEC-04", "HUVEC-01", "HUVEC-03", "U2OS-01", "RPE-07")}
+    found = comparable(holdout, {"champion": model})
     assert found.experiments == ("HUVEC-04", "RPE-07")
     assert [remark.partition(":")[0] for remark in found.remarks] == [
         "HUVEC-01 is left out", "HUVEC-03 is left out", "U2OS-01 is left out",
@@ -40,26 +39,25 @@ def test_only_experiments_that_neither_model_saw_and_both_know_are_compared(mode
     assert found.remarks[2] == f"U2OS-01 is left out: the champion {model.short} does not know U2OS"
     learned = Learned(experiments=("RPE-07",), wells=("HUVEC-04_1_B03",))
     challenger = model.model_copy(update={"taught": learned})
-    both = comparable(holdout, model, challenger)
-    assert both.experiments == ()
+    assert comparable(holdout, {"champion": model, "challenger": challenger}).experiments == ()
 
 
 def test_experiments_of_untrained_folds_count_as_seen(template: FinishedRun, model: ModelManifest) -> None:
     """Their labels taught no network, but they selected checkpoints and are in the plate design."""
     taught = Learned(experiments=tuple(name for name, fold in template.screen.folds.items() if fold != 0))
     partial = model.model_copy(update={"folds": {"HUVEC": (0,), "RPE": (0,)}, "taught": taught})
-    of_fold_0 = [(name, name.partition("-")[0]) for name, fold in template.screen.folds.items() if fold == 0]
+    of_fold_0 = {name: name.partition("-")[0] for name, fold in template.screen.folds.items() if fold == 0}
     assert of_fold_0
-    assert comparable(of_fold_0, partial).experiments == ()
+    assert comparable(of_fold_0, {"champion": partial}).experiments == ()
 
 
 def test_a_challenger_that_another_run_trained_predicts_again(
     template: FinishedRun, model: ModelManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, request = ObjectStore(tmp_path / "store"), RetrainRequest(screen="screen")
-    challenge = Challenge(template.config, request, store, [("HUVEC-04", "HUVEC")], tmp_path, Console(), 0.0)
+    store, request = ObjectStore(tmp_path / "store"), RetrainRequest(endpoint="", screen="screen")
+    challenge = Challenge(template.config, request, store, HOLDOUT, tmp_path, Console(), 0.0)
     store.put(f"runs/{KEY}/results/predictions_holdout.csv", b"of the run")
-    own = challenge.challengers_predictions(KEY, model, tmp_path, ["HUVEC-04"])
+    own = challenge.predictions_of_challenger(KEY, model, tmp_path, ["HUVEC-04"])
     assert own.read_bytes() == b"of the run"
     predicted: list[tuple[str, list[str]]] = []
 
@@ -68,6 +66,6 @@ def test_a_challenger_that_another_run_trained_predicts_again(
         return tmp_path / "new.csv"
 
     monkeypatch.setattr(Challenge, "predict", predict)
-    other = challenge.challengers_predictions("tiny-of-another-machine", model, tmp_path, ["HUVEC-04"])
+    other = challenge.predictions_of_challenger("tiny-of-another-machine", model, tmp_path, ["HUVEC-04"])
     assert other == tmp_path / "new.csv"
     assert predicted == [(model.fingerprint, ["HUVEC-04"])]

@@ -26,7 +26,6 @@ from components.core.storage.object_store import ObjectStore
 from pipelines.cli import app
 from pipelines.retrain.fingerprint import Fingerprint, fingerprint_of
 from pipelines.retrain.records import RetrainingOutcome, write_outcome
-from pipelines.retrain.retrain import lock_file
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 from tests.pipelines.tiny_run import Cellsignal
 
@@ -81,15 +80,12 @@ def test_a_dry_run_reports_the_plan_and_writes_nothing(lab: Lab) -> None:
     done = lab("--dry-run", "--summary", str(summary), *MARGIN)
     champion = json.loads(lab.store.get(CHAMPION))["now"]["fingerprint"]
     compared = f"would compare it with champion {champion[:12]} on HUVEC-04"
-    assert done.stdout.splitlines()[1:] == [
-        "would train a challenger on this machine",
-        compared,
-        "nothing was started (--dry-run)",
-    ]
+    lines = ["would train a challenger on this machine", compared, "nothing was started (--dry-run)"]
+    assert done.stdout.splitlines()[1:] == lines
     assert "nothing was retrained before under this name" in done.stdout
     text = summary.read_text()
     assert text.startswith("### Retraining, dry run")
-    assert f"- {compared}" in text.replace("\\", "")
+    assert compared in text.replace("\\", "")
     shown = lab("--dry-run", "--json", *MARGIN)
     plan = json.loads(shown.stdout)
     assert (plan["action"], plan["champion"], plan["compared_on"]) == ("train", champion, ["HUVEC-04"])
@@ -112,11 +108,6 @@ def manifest(lab: Lab) -> str:
     return key
 
 
-def rewrite(key: Callable[[Lab], str], **changes: Any) -> Spoil:
-    """Changes fields of a JSON record."""
-    return lambda lab: lab.store.put(key(lab), json.dumps({**json.loads(lab.store.get(key(lab))), **changes}).encode())
-
-
 def damage(lab: Lab) -> None:
     lab.store.put(CHAMPION, b'{"schema_version": 1, "now": ')
 
@@ -126,8 +117,7 @@ def without_network(lab: Lab) -> None:
 
 
 def integers(lab: Lab) -> None:
-    for name in ("train.csv", "train_controls.csv", "test_controls.csv"):
-        table = lab.folder / "screen" / name
+    for table in (lab.folder / "screen").glob("*.csv"):
         table.write_text(table.read_text().replace("sirna_", ""))
 
 
@@ -139,73 +129,44 @@ def single_plate(lab: Lab) -> None:
         table.write_text("".join(rows + more))
 
 
-def broken_tables(lab: Lab) -> None:
-    table = lab.folder / "screen" / "train.csv"
-    table.write_text(table.read_text().replace("HUVEC-01_1_B03,HUVEC-01,1,B03", "HUVEC-01_1_B03,HUVEC-01,one,B03"))
+BAD: list[tuple[Spoil | None, Any, str]] = [
+    (damage, [], "champion.json: damaged, not a champion's record"),
+    (lambda lab: lab.store.delete(manifest(lab)), [], "champion.json names a champion that cannot be read ("),
+    (without_network, MARGIN, "is missing, so that model"),
+    (None, ["--screen", "nowhere"], "--screen nowhere: no such folder"),
+    (None, ["--set", "screen.image_size=32", *MARGIN], "screen.image_size is 32, but champion"),
+    (None, ["--set", "screen.holdout_experiments=[]"], "screen.holdout_experiments is empty"),
+    (None, [], "(HUVEC-04): 2 held-out plates: fewer than 5 (promotion.min_plates) show nothing; hold out more"),
+    (None, ["--set", "screen.holdout_experiments=[HUVEC-02]"], "HUVEC-02 is left out: the champion"),
+    (integers, MARGIN, "knows none of their siRNAs (it knows, for example, sirna_2)"),
+    (
+        single_plate,
+        [*MARGIN, "--set", "screen.holdout_experiments=[HUVEC-04,RPE-03]"],
+        "RPE with a single held-out plate",
+    ),
+    (None, ["--endpoint", "http://127.0.0.1:9", "--runner", "docker"], "--runner applies to this machine"),
+    (None, ["--json"], "--json goes with --dry-run"),
+    (None, ["--resubmit", "2"], "--resubmit applies to a cluster"),
+    (None, ["--summary", "."], "--summary .: is a folder"),
+    (None, ["--summary", "nowhere/summary.md"], "--summary nowhere/summary.md: there is no folder nowhere"),
+    (None, ["--out", "/proc/nowhere", *MARGIN], "--out /proc/nowhere: cannot be written"),
+    (None, ["--truth", "nowhere.csv", *MARGIN], "--truth nowhere.csv: cannot be read"),
+]
 
 
-@pytest.mark.parametrize(
-    ("spoil", "more", "message"),
-    [
-        (damage, [], "champion.json: damaged, not a champion's record"),
-        (
-            rewrite(lambda lab: CHAMPION, schema_version=9),
-            [],
-            "champion.json: champion's record of schema 9, newer than this version reads (1); upgrade cellsignal",
-        ),
-        (lambda lab: lab.store.delete(manifest(lab)), [], "champion.json names a champion that cannot be read ("),
-        (rewrite(manifest, channels=5), MARGIN, "channels 6, but model"),
-        (without_network, MARGIN, "is missing, so that model"),
-        (broken_tables, [], "train.csv line 2 (HUVEC-01_1_B03): field plate is 'one'"),
-        (None, ["--screen", "nowhere"], "--screen nowhere: no such folder"),
-        (None, ["--set", "screen.image_size=32", *MARGIN], "image size 32, but model"),
-        (None, ["--set", "screen.holdout_experiments=[]"], "screen.holdout_experiments is empty"),
-        (None, [], "2 plates (HUVEC-04), but fewer than 5 (promotion.min_plates) show nothing; hold out more"),
-        (None, ["--set", "screen.holdout_experiments=[HUVEC-02]"], "HUVEC-02 is left out: the champion"),
-        (integers, MARGIN, "knows none of their siRNAs (it knows, for example, sirna_2)"),
-        (
-            single_plate,
-            ["--set", "screen.holdout_experiments=[HUVEC-04,RPE-03]", *MARGIN],
-            "screen.holdout_experiments: RPE would have a single held-out plate",
-        ),
-        (None, ["--endpoint", "http://127.0.0.1:9", "--runner", "docker"], "give one of them"),
-        (None, ["--json"], "--json goes with --dry-run"),
-        (None, ["--resubmit", "2"], "--resubmit goes with --endpoint"),
-        (None, ["--timeout", "3"], "--timeout goes with --endpoint"),
-        (None, ["--images", "tags"], "--images goes with --endpoint"),
-        (None, ["--summary", "."], "--summary .: is a folder; give the name of a file in it"),
-        (None, ["--out", "/proc/nowhere", *MARGIN], "/proc/nowhere"),
-        (None, ["--summary", "nowhere/summary.md"], "--summary nowhere/summary.md: there is no folder nowhere"),
-        (None, ["--truth", "nowhere.csv", *MARGIN], "--truth nowhere.csv: cannot be read"),
-    ],
-)
+@pytest.mark.parametrize(("spoil", "more", "message"), BAD)
 def test_rejects_bad_input_in_one_line_and_leaves_the_store(
     lab: Lab, spoil: Spoil | None, more: list[str], message: str
 ) -> None:
     if spoil is not None:
         spoil(lab)
     before = lab.everything()
-    with pytest.raises((InputError, OSError), match=re.escape(message)) as raised:
+    with pytest.raises(InputError, match=re.escape(message)) as raised:
         lab(*more)
     assert "\n" not in str(raised.value)
     kept = {key: data for key, data in lab.everything().items() if not key.startswith("retrainings/")}
     assert kept == before
     assert not any(path.is_file() for path in (lab.folder / "runs").rglob("report.html"))
-
-
-def test_rejects_a_bucket_without_credentials(lab: Lab) -> None:
-    bucket = ("--set", "store.bucket=lab")
-    for more in ((), ("--screen", "s3://lab/screen", "--endpoint", "http://127.0.0.1:9", "--images", "tags")):
-        with pytest.raises(InputError, match="AWS_ACCESS_KEY_ID is not set"):
-            lab(*bucket, *more)
-
-
-def test_a_failure_is_in_the_summary_and_ends_with_2(lab: Lab, cellsignal: Cellsignal) -> None:
-    summary = lab.folder / "summary.md"
-    summary.write_text("# Earlier\n")
-    damage(lab)
-    assert "damaged" in cellsignal.refused(*lab.arguments("--summary", str(summary)))
-    assert summary.read_text().startswith("# Earlier\n### Retraining failed\n")
 
 
 def outcome(fingerprint: Fingerprint) -> RetrainingOutcome:
@@ -247,8 +208,8 @@ with locked(Path(sys.argv[1])):
 
 def test_a_second_retraining_waits_and_the_lock_of_a_killed_one_is_free(lab: Lab, cellsignal: Cellsignal) -> None:
     present = fingerprint(lab)
-    lock = lock_file(lab.store.uri(""), "tiny", present.digest)
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock = lab.folder / "runs" / "retrain" / present.digest[:12] / "lock"
+    lock.parent.mkdir(parents=True)
     holder = subprocess.Popen([sys.executable, "-c", HOLDING, str(lock)], stdout=subprocess.PIPE, text=True)
     second = None
     try:

@@ -10,7 +10,7 @@ to draw from. The interval is about other plates of these experiments, not about
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -85,6 +85,7 @@ class Decision(FrozenModel):
     challenger: str = Field(description="short fingerprint")
     champion: str | None = Field(description="short fingerprint; None if there is none")
     comparison: Comparison | None = Field(None, description="if the models were compared")
+    left_out: tuple[str, ...] = Field((), description="why other held-out experiments were not compared")
 
 
 def compare(
@@ -242,17 +243,7 @@ def verdict(rows: Sequence[ComparisonRow], settings: PromotionConfig) -> tuple[b
         The decision, and a line with every rule that refused, or with all that the challenger passed.
     """
     overall, *cell_types = rows
-    refusals = []
-    if overall.plates < settings.min_plates:
-        refusals.append(
-            f"{overall.plates} held-out plate{'' if overall.plates == 1 else 's'}: fewer than {settings.min_plates} "
-            "(promotion.min_plates) show nothing; hold out more experiments"
-        )
-    if single := [row.name for row in cell_types if row.plates == 1]:
-        refusals.append(
-            f"{' and '.join(single)} with a single held-out plate, which does not show how plates differ; hold out two or more, "
-            "or none"
-        )
+    refusals = too_few_plates({row.name: row.plates for row in cell_types}, settings)
     margin, measured = points(settings.margin), ""
     if not refusals:
         assert overall.low is not None
@@ -268,6 +259,22 @@ def verdict(rows: Sequence[ComparisonRow], settings: PromotionConfig) -> tuple[b
     if refusals:
         return False, "; ".join(refusals)
     return True, f"{measured} is not worse by more than {margin}, and no cell type by more than {points(allowed)}"
+
+
+def too_few_plates(plates: Mapping[str, int], settings: PromotionConfig) -> list[str]:
+    """Why so many held-out plates, by cell type, cannot show whether a challenger is worse; empty if they can."""
+    total, refusals = sum(plates.values()), []
+    if total < settings.min_plates:
+        refusals.append(
+            f"{total} held-out plate{'' if total == 1 else 's'}: fewer than {settings.min_plates} (promotion.min_plates) show "
+            "nothing; hold out more experiments"
+        )
+    if single := [cell_type for cell_type, count in plates.items() if count == 1]:
+        refusals.append(
+            f"{' and '.join(single)} with a single held-out plate, which does not show how plates differ; hold out two or more, "
+            "or none"
+        )
+    return refusals
 
 
 def interval_name(settings: PromotionConfig) -> str:

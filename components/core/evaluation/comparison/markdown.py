@@ -27,7 +27,7 @@ def decision_markdown(decision: Decision) -> str:
         for stage in sorted(comparison.stages, key=lambda stage: stage != deciding):
             blocks.append(f"{_STAGES[stage]}{'' if stage == deciding else ' (does not decide)'}")
             blocks.append(_table(comparison, stage))
-        blocks.append("\n".join(f"- {escaped(note)}" for note in _notes(comparison)))
+        blocks.append("\n".join(f"- {escaped(note)}" for note in (*_notes(comparison), *decision.left_out)))
     return "\n\n".join(blocks) + "\n"
 
 

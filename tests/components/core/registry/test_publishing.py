@@ -80,6 +80,24 @@ def test_publishing_anew_repairs_a_model(run_in_either: FinishedRun, tmp_path: P
     assert publish(store, KEY, replace=True).new, "a damaged manifest is replaced, too"
 
 
+def test_a_repair_that_another_overtakes_leaves_the_others_files(
+    run: FinishedRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store, upload, others = run.store, ObjectStore.upload_file, []
+    first = publish(store, KEY).model
+
+    def overtaken(self: ObjectStore, path: Path, key: str) -> None:
+        upload(self, path, key)
+        monkeypatch.undo()
+        others.append(publish(store, KEY, replace=True).model)
+
+    monkeypatch.setattr(ObjectStore, "upload_file", overtaken)
+    late = publish(store, KEY, replace=True)
+    assert (late.new, late.model) == (False, others[0])
+    assert complete(store, late.model, tmp_path / "here")
+    assert {key.split("/")[1] for key in below_models(store)} == {"manifest.json", first.attempt, others[0].attempt}
+
+
 def test_the_manifest_describes_data_and_scores(published: FinishedRun, model: ModelManifest) -> None:
     run = published
     assert (model.run, model.name, model.channels, model.image_size) == (KEY, "tiny", 6, 16)
@@ -116,8 +134,8 @@ def test_the_card_has_scores_limits_and_a_licence_that_is_not_in_the_fingerprint
 ) -> None:
     card = read_file(published.store, model, "card.md").decode()
     for part in (
-        "| raw (without the prior) | 50.0 % | 25.0 % | 75.0 % |",
-        "labels were never seen: not scored.",
+        "| out of fold | raw | 50.0 | 25.0 | 75.0 | 24 |",
+        "unlabelled (transductive): not scored.",
         "labels learned from: HUVEC-01, HUVEC-02, RPE-01, RPE-02",
         "not stated (`card.data_licence` in the configuration)",
         "held out: HUVEC-04",
@@ -213,7 +231,6 @@ def changed(path: str, content: bytes | None = None) -> Spoil:
         (changed("tasks/pretrain/1/slim.json"), "tasks/pretrain/1/slim.json: missing; run"),
         (lambda run: run.store.delete_prefix("finished/pseudo_label/"), "the finished outputs are gone"),
         (damage_weights, "the finished outputs are damaged"),
-        (changed("run.json", b'{"schema_version": 2}'), "run's record of schema 2, newer than this version reads"),
     ],
 )
 def test_rejects_an_incomplete_run_and_publishes_nothing(run: FinishedRun, spoil: Spoil, message: str) -> None:

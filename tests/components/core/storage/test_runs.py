@@ -13,7 +13,9 @@ from components.core.config import PackConfig
 from components.core.errors import InputError, StepError
 from components.core.storage.manifest import Manifest, Vocabulary
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.run_records import Learned, PredictionRecord, RunRecord, TaskRecord, run_address
+from components.core.storage.opening import split_address
+from components.core.storage.run_records import KEY as PATTERN
+from components.core.storage.run_records import RUNS, Learned, PredictionRecord, RunRecord, TaskRecord
 from components.core.storage.runs import (
     fetch_results,
     fetch_run,
@@ -117,11 +119,11 @@ def test_every_task_of_a_run_has_its_own_record(written: MemoryStore) -> None:
 
 
 def test_a_run_is_named_by_key_or_address_and_by_nothing_else() -> None:
-    assert run_address("demo-1a2b") == ("", "demo-1a2b")
-    assert run_address("s3://bucket/team/a/runs/demo-1a2b/") == ("s3://bucket/team/a", "demo-1a2b")
+    for text, store in ((KEY, ""), (f"file:///data/team/runs/{KEY}/", "file:///data/team")):
+        assert split_address(text, RUNS, PATTERN, "a run's key") == (store, KEY)
     for text in ("", "runs/demo", "s3://runs/demo", "s3://bucket/demo", "s3://bucket/runs/", "../a", "s3://b/runs/a b"):
-        with pytest.raises(InputError, match=r"neither a run's key nor its address, .* s3://BUCKET.*/runs/KEY"):
-            run_address(text)
+        with pytest.raises(InputError, match=r"neither a run's key nor its address, .* s3://BUCKET.*/runs/NAME"):
+            read_source(MemoryStore(), text)
 
 
 def failing(error: Exception, address: str, run: str, step: str, **labels: Any) -> None:
