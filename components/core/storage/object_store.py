@@ -239,21 +239,22 @@ class ObjectStore:
             return
         with self._errors(prefix, "list"):
             for page in obstore.list(self._objects, f"{self._base}{folder}", chunk_size=1000):
-                yield from self._listed(page, prefix)
+                found = self._listed(page, prefix)
+                # obstore drops the slash of an empty object "a/", which consoles create as a folder.
+                empty = [] if self.root else [each.key for each in found if not each.size]
+                there = dict(zip(empty, self._pool.map(self.exists, empty), strict=True))
+                yield from (each for each in found if there.get(each.key, True))
 
     def list_level(self, prefix: str) -> tuple[Sequence[StoredObject], Sequence[str]]:
         """The objects and the names of the folders directly below a prefix, which is empty or ends in a slash."""
         with self._errors(prefix, "list"):
             found = obstore.list_with_delimiter(self._objects, f"{self._base}{prefix}".rstrip("/"))
             folders = sorted(path[len(f"{self._base}{prefix}") :] for path in found["common_prefixes"])
-            return list(self._listed(found["objects"], prefix)), folders
+            return self._listed(found["objects"], prefix), folders
 
-    def _listed(self, page: Iterable[ObjectMeta], prefix: str) -> Iterator[StoredObject]:
-        for found in page:
-            key = found["path"][len(self._base) :]
-            # obstore drops the slash of an empty object "a/", which consoles create as a folder.
-            if key and key.startswith(prefix) and (found["size"] or self.root or self.exists(key)):
-                yield _stored(key, found)
+    def _listed(self, page: Iterable[ObjectMeta], prefix: str) -> Sequence[StoredObject]:
+        found = ((each["path"][len(self._base) :], each) for each in page)
+        return [_stored(key, each) for key, each in found if key and key.startswith(prefix)]
 
     def delete(self, key: str) -> None:
         """Deletes one object; a missing one is no error."""
