@@ -29,7 +29,7 @@ from components.core.learning.device import arithmetic, pick_device
 from components.core.learning.step_settings import library_versions
 from components.core.learning.team import Team, is_started_by_torchrun, joined
 from components.core.processes import dies_with_parent, stop
-from components.core.storage.finished import CheckpointStore, run_once, work_key
+from components.core.storage.finished import run_once, work_key
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_store
@@ -88,18 +88,20 @@ class TrainingStep:
             "libraries": library_versions(),
             "arithmetic": arithmetic(self.compute, pick_device(), self.team.size),
         }
-        saved = CheckpointStore(self.store, self.name, work_key(self.name, key_inputs, outputs))
+        saved = f"checkpoints/{self.name}/{work_key(self.name, key_inputs, outputs)}/latest.pt"
         if not self.team.leads:
             if self.team.agreed(False):
                 with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
-                    work({name: Path(folder) / name for name in outputs}, Checkpoints(saved, team=self.team))
+                    work(
+                        {name: Path(folder) / name for name in outputs}, Checkpoints(self.store, saved, team=self.team)
+                    )
             return
         worked = False
 
         def lead(paths: Mapping[str, Path]) -> None:
             nonlocal worked
             worked = self.team.agreed(True)
-            checkpoints = Checkpoints(saved, self.compute.checkpoint_seconds, self.team)
+            checkpoints = Checkpoints(self.store, saved, self.compute.checkpoint_seconds, self.team)
             try:
                 work(paths, checkpoints)
             except OSError as error:
@@ -118,7 +120,7 @@ class TrainingStep:
         if not worked:
             self.team.agreed(False)
         try:
-            saved.clear()
+            self.store.delete(saved)
         except (InputError, StepError) as error:
             progress.warn(f"the checkpoint of finished work stays in the store ({error})")
 

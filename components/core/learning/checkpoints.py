@@ -1,6 +1,7 @@
 """Saves the whole state of a training by time, random numbers included, and resumes from it after a kill. torch only.
 
-A state is plain data: numbers, strings, lists, dictionaries and tensors, so that reading it runs no code.
+A state is plain data: numbers, strings, lists, dictionaries and tensors, so that reading it runs no code. A step has one
+checkpoint, an object that is complete or absent. Steps of one key side by side compute the same, so any of them may write it.
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
-from zipfile import is_zipfile
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from components.core.errors import StepError
+from components.core.errors import MissingObjectError, StepError
 from components.core.learning.team import ALONE, Slots, Team
 from components.core.progress import note, warn
-from components.core.storage.finished import CheckpointStore
+
+if TYPE_CHECKING:
+    from components.core.storage.object_store import ObjectStore
 
 State = Mapping[str, Any]
 
@@ -31,12 +34,15 @@ class Checkpoints:
 
     Args:
         store: None keeps none.
+        key: the checkpoint's key in the store.
         seconds: time between two checkpoints; 0 saves at every opportunity.
         team: the processes that share the step.
     """
 
-    def __init__(self, store: CheckpointStore | None = None, seconds: float = 300.0, team: Team = ALONE) -> None:
-        self._store, self._seconds, self._team = store, seconds, team
+    def __init__(
+        self, store: ObjectStore | None = None, key: str = "", seconds: float = 300.0, team: Team = ALONE
+    ) -> None:
+        self._store, self._key, self._seconds, self._team = store, key, seconds, team
         self._saved = time.monotonic()
         self._writer: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
@@ -66,7 +72,7 @@ class Checkpoints:
         self._wait()
         if self._writer is None:
             self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._writing = self._writer.submit(self._write, self._store, _snapshot(state))
+        self._writing = self._writer.submit(self._write, self._store, self._key, _snapshot(state))
 
     def save_if_due(self, state: Callable[[], State]) -> None:
         """Saves if it is time; every process must call it."""
@@ -86,12 +92,12 @@ class Checkpoints:
             self._writing = None
 
     @staticmethod
-    def _write(store: CheckpointStore, state: State) -> None:
+    def _write(store: ObjectStore, key: str, state: State) -> None:
         try:
             with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
                 file = Path(folder) / "checkpoint.pt"
                 torch.save(state, file)
-                store.write(file)
+                store.upload_file(file, key)
         except Exception as error:
             # Any error (torch reports a full disk as a RuntimeError of its zip writer): the training is worth more.
             reason = " ".join(str(error).split())[:300]
@@ -102,15 +108,17 @@ class Checkpoints:
         try:
             with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
                 file = Path(folder) / "checkpoint.pt"
-                if not self._store.read(file):
-                    return None
-                if not is_zipfile(file):
-                    raise UnpicklingError
+                self._store.download_file(self._key, file)
+                with ZipFile(file) as archive:  # torch does not compare checksums
+                    if archive.testzip():
+                        raise BadZipFile
                 state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        except MissingObjectError:
+            return None
         except OSError as error:
             raise StepError(f"the checkpoint cannot be read ({error.strerror}); make room and run again") from None
-        except UnpicklingError:
-            warn("the checkpoint is not a torch file; starting from the beginning")
+        except (BadZipFile, UnpicklingError):
+            warn(f"{self._store.uri(self._key)}: damaged; starting from the beginning")
             return None
         note("resuming from the last checkpoint")
         return state

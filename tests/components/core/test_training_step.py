@@ -118,7 +118,7 @@ def test_a_killed_team_resumes_from_its_checkpoint(trained, store, tmp_path):
     }  # fmt: skip
     process = subprocess.Popen([sys.executable, "-c", program, json.dumps(arguments)], start_new_session=True)
     deadline = time.monotonic() + 120
-    while not any(key.endswith("latest.json") for key in store.list("run/checkpoints/")):
+    while not any(key.endswith("latest.pt") for key in store.list("run/checkpoints/")):
         assert process.poll() is None, "it ended before the kill"
         assert time.monotonic() < deadline
         time.sleep(0.02)

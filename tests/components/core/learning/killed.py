@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from components.core.learning.checkpoints import Checkpoints
+from components.core.storage.object_store import ObjectStore
+
+KEY = "newest.pt"
 
 
 class KilledError(Exception):
     """Simulates the end of the process."""
-
-
-class LocalCheckpoint:
-    """Keeps the newest checkpoint as a file."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "newest.pt"
-
-    def write(self, file: Path) -> None:
-        shutil.copyfile(file, self._file)
-
-    def read(self, file: Path) -> bool:
-        if self._file.exists():
-            shutil.copyfile(self._file, file)
-        return self._file.exists()
 
 
 class KilledAt(Checkpoints):
@@ -36,7 +23,7 @@ class KilledAt(Checkpoints):
     """
 
     def __init__(self, folder: Path, saves: int | None = None) -> None:
-        super().__init__(LocalCheckpoint(folder), 0.0)
+        super().__init__(ObjectStore(folder), KEY, 0.0)
         self._last = saves
         self.saves = 0
 

@@ -10,18 +10,19 @@ import torch
 
 from components.core.learning import checkpoints as module
 from components.core.learning.checkpoints import Checkpoints
-from tests.components.core.learning.killed import LocalCheckpoint
+from components.core.storage.object_store import ObjectStore
+from tests.components.core.learning.killed import KEY
 
 
 def test_saves_when_the_interval_has_passed_unless_the_last_is_still_being_written(tmp_path, monkeypatch):
     now, may_write = 100.0, threading.Event()
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
 
-    class Slow(LocalCheckpoint):
-        def write(self, file: Path) -> None:
+    class Slow(ObjectStore):
+        def upload_file(self, path: Path, key: str) -> None:
             may_write.wait(10)
 
-    checkpoints, saved = Checkpoints(Slow(tmp_path), 300), []
+    checkpoints, saved = Checkpoints(Slow(tmp_path), KEY, 300), []
     for now in (100.0, 399.0, 400.0, 401.0, 699.0, 700.5):
         checkpoints.save_if_due(lambda now=now: saved.append(now) or {})
     assert saved == [400.0]
@@ -43,19 +44,19 @@ def test_a_checkpoint_is_a_snapshot_of_the_moment_it_is_saved(tmp_path, monkeypa
     monkeypatch.setattr(module.torch, "save", slow)
     weights = torch.arange(4.0)
     state = {"weights": weights, "nested": [{"x": weights}], "step": 3, "none": None, "pair": (0.9, 0.999)}
-    checkpoints = Checkpoints(LocalCheckpoint(tmp_path), 0)
+    checkpoints = Checkpoints(ObjectStore(tmp_path), KEY, 0)
     checkpoints.save(state)
     weights += 100
     may_write.set()
     checkpoints.close()
-    found = Checkpoints(LocalCheckpoint(tmp_path)).resume()
+    found = Checkpoints(ObjectStore(tmp_path), KEY).resume()
     assert found is not None
     assert found["weights"].tolist() == found["nested"][0]["x"].tolist() == [0, 1, 2, 3]
     assert (found["step"], found["none"], found["pair"]) == (3, None, (0.9, 0.999))
 
 
 def test_a_full_disk_is_a_warning_and_keeps_the_previous_checkpoint(tmp_path, capsys, monkeypatch):
-    checkpoints = Checkpoints(LocalCheckpoint(tmp_path), 0)
+    checkpoints = Checkpoints(ObjectStore(tmp_path), KEY, 0)
     checkpoints.save({"step": 1})
     checkpoints.close()
 
@@ -67,13 +68,18 @@ def test_a_full_disk_is_a_warning_and_keeps_the_previous_checkpoint(tmp_path, ca
         checkpoints.save({"step": 2})
         checkpoints.close()
     assert "could not be saved" in capsys.readouterr().out
-    assert Checkpoints(LocalCheckpoint(tmp_path)).resume() == {"step": 1}
+    assert Checkpoints(ObjectStore(tmp_path), KEY).resume() == {"step": 1}
 
 
 def test_a_damaged_checkpoint_is_a_warning_and_training_starts_over(tmp_path, capsys):
-    (tmp_path / "newest.pt").write_bytes(b"something else")
-    assert Checkpoints(LocalCheckpoint(tmp_path)).resume() is None
-    assert "starting from the beginning" in capsys.readouterr().out
+    torch.save({"weights": torch.arange(1000.0)}, tmp_path / KEY)
+    whole = (tmp_path / KEY).read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for damaged in (b"something else", whole[: len(whole) // 2], bytes(flipped)):
+        (tmp_path / KEY).write_bytes(damaged)
+        assert Checkpoints(ObjectStore(tmp_path), KEY).resume() is None
+        assert f"{KEY}: damaged; starting from the beginning" in capsys.readouterr().out
 
 
 def test_reading_a_checkpoint_runs_no_code(tmp_path, capsys):
@@ -81,7 +87,7 @@ def test_reading_a_checkpoint_runs_no_code(tmp_path, capsys):
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.mkdir, (str(tmp_path / "sprung"),)
 
-    torch.save({"step": Trap()}, tmp_path / "newest.pt")
-    assert Checkpoints(LocalCheckpoint(tmp_path)).resume() is None
+    torch.save({"step": Trap()}, tmp_path / KEY)
+    assert Checkpoints(ObjectStore(tmp_path), KEY).resume() is None
     assert not (tmp_path / "sprung").exists()
     assert "starting from the beginning" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Finished outputs and checkpoints: work is done once, damaged objects are replaced, and nothing half-written is seen."""
+"""Finished outputs: work is done once, damaged objects are replaced, and nothing half-written is seen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from components.core.errors import InputError, StepError
 from components.core.storage.digests import digest_path
-from components.core.storage.finished import CheckpointStore, fetch_finished, run_once
+from components.core.storage.finished import fetch_finished, run_once
 from components.core.storage.object_store import ObjectStore
 
 INPUTS = {"config": '{"epochs": 2}', "screen": "5f0c", "code": "77aa"}
@@ -199,86 +199,3 @@ def test_single_outputs_and_files_are_fetched(store: ObjectStore, tmp_path: Path
     store.delete_prefix(prefix)
     with pytest.raises(InputError, match="the finished outputs are gone"):
         fetch_finished(store, prefix, {"logits": tmp_path / "more"})
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "in.pt"
-
-
-def checkpoints(store: ObjectStore, key: str = "abc") -> CheckpointStore:
-    return CheckpointStore(store, "pretrain", key)
-
-
-def read(store: ObjectStore, tmp_path: Path, key: str = "abc") -> bytes | None:
-    target = tmp_path / "out.pt"
-    return target.read_bytes() if checkpoints(store, key).read(target) else None
-
-
-def write(ours: CheckpointStore, file: Path, content: bytes) -> None:
-    file.write_bytes(content)
-    ours.write(file)
-
-
-def test_only_the_newest_checkpoint_is_kept(either_store, file, tmp_path):
-    assert read(either_store, tmp_path) is None
-    ours = checkpoints(either_store)
-    for content in (b"first", b"second"):
-        write(ours, file, content)
-        assert read(either_store, tmp_path) == content
-        assert len(either_store.list("checkpoints/pretrain/abc/")) == 2
-    assert read(either_store, tmp_path, "other") is None
-    ours.clear()
-    assert read(either_store, tmp_path) is None
-    assert either_store.list("checkpoints/") == []
-
-
-def test_a_step_replaces_the_checkpoint_it_resumed_from_and_leaves_those_of_others(store, file, tmp_path):
-    write(checkpoints(store), file, b"of a run that was killed")
-    second, other = checkpoints(store), checkpoints(store)
-    assert second.read(tmp_path / "found.pt")
-    write(other, file, b"of another run at the same key")
-    write(second, file, b"second")
-    assert read(store, tmp_path) == b"second"
-    left = [key for key in store.list("checkpoints/pretrain/abc/") if key.endswith(".pt")]
-    assert sorted(store.get(key) for key in left) == [b"of another run at the same key", b"second"]
-
-
-def test_a_failed_upload_keeps_the_earlier_checkpoint(store, file, tmp_path, monkeypatch):
-    ours = checkpoints(store)
-    write(ours, file, b"first")
-
-    def broken(*_: object) -> None:
-        raise StepError("full")
-
-    for method in ("upload_file", "put"):
-        with monkeypatch.context() as patched:
-            patched.setattr(store, method, broken)
-            with pytest.raises(StepError):
-                write(ours, file, b"second")
-        assert read(store, tmp_path) == b"first"
-
-
-@pytest.mark.parametrize(("end", "content"), [(".pt", b"f1rst"), (".pt", None), ("latest.json", b"{")])
-def test_ignores_a_damaged_checkpoint(store, file, tmp_path, capsys, end, content):
-    write(checkpoints(store), file, b"first")
-    (key,) = [key for key in store.list("checkpoints/") if key.endswith(end)]
-    store.delete(key)
-    if content:
-        store.put(key, content)
-    assert read(store, tmp_path) is None
-    assert "starting from the beginning" in capsys.readouterr().out
-
-
-def test_reads_the_newer_checkpoint_if_it_is_replaced_while_reading(store, file, tmp_path, monkeypatch):
-    other = checkpoints(store)
-    write(other, file, b"first")
-    download = store.download_file
-
-    def overtaken(key: str, path: Path) -> None:
-        monkeypatch.setattr(store, "download_file", download)
-        write(other, file, b"second")
-        download(key, path)
-
-    monkeypatch.setattr(store, "download_file", overtaken)
-    assert read(store, tmp_path) == b"second"
