@@ -240,7 +240,7 @@ def check_store(store: ObjectStore) -> Iterator[Finding]:
             yield _tried("put, get", _put_and_get, store, prefix)
             yield _tried("multipart", _multipart, store, prefix)
             yield _tried("conditional put", _conditional_put, store, prefix)
-            # A warning: runs replace nothing, only promotions of models do.
+            # A warning: only promotions of models, and repairs of damaged outputs, replace objects.
             yield _tried("conditional replace", _conditional_replace, store, prefix, "warning")
             yield _tried("list, delete", _list_and_delete, store, prefix)
         finally:

@@ -15,7 +15,7 @@ import shutil
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -178,15 +178,12 @@ class ObjectStore:
         finally:
             for future in window:
                 future.cancel()
-            for future in window:
-                with contextlib.suppress(BaseException):
-                    future.result()
+            wait(window)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Writes the object only if there is none; of several writers one gets True.
+        """Writes the object only if there is none; of several writers of different data one gets True.
 
-        An object that holds exactly these data counts as written, by an earlier attempt whose answer was lost. So writers that must
-        know which of them came first write different data.
+        An object that holds exactly these data counts as written, by an earlier attempt whose answer was lost.
         """
         with self._errors(key, "conditional put"):
             try:
@@ -217,11 +214,10 @@ class ObjectStore:
 
     def exists(self, key: str) -> bool:
         """Whether there is an object at the key."""
-        try:
+        with contextlib.suppress(MissingObjectError):
             self.head(key)
-        except MissingObjectError:
-            return False
-        return True
+            return True
+        return False
 
     def head(self, key: str) -> StoredObject:
         """Size, time and version of one object; MissingObjectError if there is none."""
@@ -361,10 +357,9 @@ class ObjectStore:
 
     def _holds(self, key: str, data: bytes) -> bool:
         """Whether the object holds exactly these data."""
-        try:
+        with contextlib.suppress(MissingObjectError):
             return self.get(key) == data
-        except MissingObjectError:
-            return False
+        return False
 
     def _path(self, key: str) -> str:
         """The key as obstore takes it."""

@@ -141,9 +141,10 @@ def lineage_of(store: ObjectStore, key: str) -> dict[str, Any]:
 def finished_folds(store: ObjectStore, key: str, screen: Manifest, holdout: Manifest) -> dict[str, list[TaskRecord]]:
     """The tasks that have predicted with these manifests, by cell type, ascending by fold."""
     found: dict[str, list[TaskRecord]] = {}
+    digests = screen.digest(), holdout.digest()
     tasks = [record for step in PREDICTING_STEPS for record in _tasks(store, key, step)]
     for record in sorted(tasks, key=lambda record: record.fold):
-        if (record.screen, record.holdout) == (screen.digest(), holdout.digest()) and record.cell_type:
+        if (record.screen, record.holdout) == digests and record.cell_type:
             found.setdefault(record.cell_type, []).append(record)
     return found
 

@@ -124,11 +124,13 @@ def test_a_scan_has_the_keys_of_a_list_with_sizes_and_times(store: ObjectStore) 
     sizes = {"plates/a/zarr.json": 2, "plates/a/B/03/c.0": 3000, "plates/ab": 0, "other": 5}
     store.put_many((key, b"x" * size) for key, size in sizes.items())
     begin_upload(store, "plates/a/B/03/c.1")
-    for prefix in ("", "plates/", "plates/a", "plates/a/", "plates/a/zarr.json", "nothing/"):
+    for prefix in ("", "pl", "plates/", "plates/a", "plates/a/", "plates/a/zarr.json", "plates/ab/deeper", "nothing/"):
         found = {object.key: object for object in store.scan(prefix)}
         assert sorted(found) == store.list(prefix) == sorted(key for key in sizes if key.startswith(prefix))
         assert {key: object.size for key, object in found.items()} == {key: sizes[key] for key in found}
         assert all(begun <= object.modified <= datetime.now(UTC) for object in found.values())
+    assert store.delete_prefix("plates/a/z") == store.delete_prefix("plates/ab") == 1
+    assert store.list() == ["other", "plates/a/B/03/c.0"]
 
 
 def test_many_are_listed_read_in_order_and_deleted_and_a_missing_one_is_no_error(store: ObjectStore) -> None:
@@ -147,21 +149,3 @@ def test_many_are_listed_read_in_order_and_deleted_and_a_missing_one_is_no_error
     assert store.delete_prefix("r") == store.delete_prefix("plates") == 1
     if store.root:
         assert [path.name for path in store.root.iterdir()] == [".lock#0"]
-
-
-def test_unfinished_uploads_are_no_objects_and_can_be_given_up(store: ObjectStore) -> None:
-    begun = datetime.now(UTC) - timedelta(seconds=1)
-    store.put("finished/a/whole", b"x")
-    for key in ("finished/a/weights", "finished/b/weights", "other"):
-        begin_upload(store, key)
-    assert store.list() == ["finished/a/whole"]
-    assert len(list(store.unfinished_uploads(""))) == 3
-    assert len(list(store.unfinished_uploads("finished/"))) == 2
-    (upload,) = store.unfinished_uploads("finished/a/")
-    assert upload.key.startswith("finished/a/")
-    assert begun <= upload.modified <= datetime.now(UTC)
-    for _ in range(2):  # the second time it is gone
-        store.give_up_upload(upload)
-        assert list(store.unfinished_uploads("finished/a/")) == []
-    assert store.list() == ["finished/a/whole"]
-    assert len(list(store.unfinished_uploads(""))) == 2

@@ -43,19 +43,6 @@ def test_rejects_an_address_of_no_folder_and_a_key_that_is_no_path_in_it(store: 
     assert not store.root.exists()
 
 
-def test_a_prefix_may_end_inside_a_name_as_in_a_bucket(store: ObjectStore):
-    keys = ["runs/a-1/x", "runs/a-2/y", "runs/a-1.json", "runs/b/a-1", "plates/z"]
-    store.put_many((key, b"") for key in keys)
-    assert store.list("runs/a-1") == ["runs/a-1.json", "runs/a-1/x"]
-    assert store.list("runs/a-1/") == ["runs/a-1/x"]
-    assert store.list("ru") == ["runs/a-1.json", "runs/a-1/x", "runs/a-2/y", "runs/b/a-1"]
-    assert store.list("nothing/here") == store.list("plates/z/deeper/") == []
-    assert store.delete_prefix("runs/a-") == 3
-    assert sorted(path.name for path in store.root.rglob("*")) == ["a-1", "b", "plates", "runs", "z"]
-    with pytest.raises(InputError, match="refusing to delete the whole store"):
-        store.delete_prefix("")
-
-
 def _write_forever(root: Path) -> None:
     store = ObjectStore(root)
     while True:

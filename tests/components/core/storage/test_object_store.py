@@ -44,8 +44,9 @@ def test_addresses_prefixes_and_a_pickled_store_name_the_same_object(store: Obje
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         assert os.environ[name].encode() not in pickled
         assert os.environ[name] not in repr(store)
-    with pytest.raises(InputError, match="refusing to delete the whole store"):
-        ObjectStore(store.bucket).delete_prefix("")
+    for whole in (ObjectStore(store.bucket), ObjectStore(Path("/somewhere"))):
+        with pytest.raises(InputError, match="refusing to delete the whole store"):
+            whole.delete_prefix("")
     for uri in ("", "gs://bucket/x", "s3://", "s3://[bucket/x", "bucket/with/slash"):
         with pytest.raises(InputError, match="write"):
             ObjectStore(uri)
