@@ -1,4 +1,4 @@
-"""Fails where the demo's results are incomplete or below what the README promises."""
+"""Fails if the demo's results are incomplete or below what the README promises."""
 
 import json
 import sys

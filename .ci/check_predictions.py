@@ -1,61 +1,55 @@
-"""Fails where the demo's published model names the demo's own plates otherwise than the demo did.
+"""Fails if the demo's published model predicts the demo's own plates differently than the demo did.
 
 `check_predictions.py DEMO OUT`: publishes and promotes the model of the finished demo in folder DEMO, predicts its unlabelled and
-its held-out experiments from their tables alone into OUT, and compares names, confidences and scores.
+its held-out experiments from their tables alone into OUT, and compares classes, confidences and scores.
 """
 
-import csv
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
+
 demo, out = Path(sys.argv[1]), Path(sys.argv[2])
 screen = demo / "run" / "simulated" / "screen"
-SAME = ("sirna", "raw_sirna", "top5")
+SAME = ["sirna", "raw_sirna", "top5"]
 # Other batches round logits in the sixth digit, and balancing stops within prior.sinkhorn_tolerance.
-ABOUT = {"raw_confidence": 1e-5, "confidence": 1e-3, "margin": 1e-3}
+LARGEST = {"raw_confidence": 1e-5, "confidence": 1e-3, "margin": 1e-3}
 
 
-def cellsignal(*words: object) -> None:
-    command = [sys.executable, "-m", "pipelines.cli", *map(str, words)]
+def cellsignal(*arguments: object) -> None:
+    command = [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
     if code := subprocess.run(command, check=False).returncode:
         sys.exit(f"{' '.join(command)} ended with {code}")
 
 
-def rows(path: Path) -> dict[str, dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row["id_code"]: row for row in csv.DictReader(file)}
+def table(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, index_col="id_code").sort_index()
 
 
-def check(score: str, table: str, labels: dict[str, str]) -> None:
-    """Predicts the plates of a table of the demo and compares all that is said of them."""
-    own, folder = rows(demo / table), out / score
-    truth = out / f"{score}.csv"
-    truth.write_text("id_code,sirna\n" + "".join(f"{well},{labels[well]}\n" for well in own))
-    experiments = ",".join(sorted({well.split("_")[0] for well in own}))
+def check(score: str, predictions: str, labels: pd.Series) -> None:
+    """Predicts the plates of one of the demo's tables and compares the results."""
+    expected, folder, truth = table(demo / predictions), out / score, out / f"{score}.csv"
+    labels[expected.index].to_csv(truth)
+    experiments = ",".join(sorted(set(expected.index.str.partition("_").get_level_values(0))))
     cellsignal("predict", "--screen", screen, "--experiments", experiments, "--truth", truth, "--out", folder)
-    new = rows(folder / "predictions.csv")
-    if not own or new.keys() != own.keys():
-        sys.exit(f"{score}: {len(new)} wells are named, the demo named {len(own)}")
-    apart = dict.fromkeys(ABOUT, 0.0)
-    for well, row in own.items():
-        for column in SAME:
-            if new[well][column] != row[column]:
-                sys.exit(f"{score}: {column} of {well} is {new[well][column]}, the demo said {row[column]}")
-        for column in ABOUT:
-            apart[column] = max(apart[column], abs(float(new[well][column]) - float(row[column])))
-    if far := [column for column, most in ABOUT.items() if apart[column] > most]:
-        sys.exit(f"{score}: {far} are farther from the demo's than {ABOUT}: {apart}")
-    found = json.loads((folder / "metrics.json").read_text())["holdout"]
-    expected = json.loads((demo / "metrics.json").read_text())[score]
-    if found != expected:
-        sys.exit(f"{score}: scores {found}, the demo's were {expected}")
-    print(f"{score}: {len(own)} wells named as by the demo, largest differences {apart}, score {found['assigned']}")
+    found = table(folder / "predictions.csv")
+    if expected.empty or not found.index.equals(expected.index):
+        sys.exit(f"{score}: predicts {len(found)} wells, the demo predicted {len(expected)}")
+    if different := int((found[SAME] != expected[SAME]).any(axis=1).sum()):
+        sys.exit(f"{score}: {different} of {len(found)} wells are classified differently than by the demo")
+    differences = {column: (found[column] - expected[column]).abs().max() for column in LARGEST}
+    if any(differences[column] > largest for column, largest in LARGEST.items()):
+        sys.exit(f"{score}: largest differences from the demo are {differences}, allowed are {LARGEST}")
+    scores, known = (json.loads((where / "metrics.json").read_text()) for where in (folder, demo))
+    if scores["holdout"] != known[score]:
+        sys.exit(f"{score}: scores {scores['holdout']}, the demo's were {known[score]}")
+    print(f"{score}: {len(found)} wells classified as by the demo; largest differences {differences}")
 
 
 out.mkdir(parents=True)
-known = {**rows(screen / "train.csv"), **rows(demo / "run" / "simulated" / "truth.csv")}
+known_labels = pd.concat([table(screen / "train.csv"), table(demo / "run" / "simulated" / "truth.csv")])["sirna"]
 cellsignal("models", "promote", demo, "--reason", "the demo's check")
-for each, where in (("unlabelled", "predictions.csv"), ("holdout", "predictions_holdout.csv")):
-    check(each, where, {well: row["sirna"] for well, row in known.items()})
+check("unlabelled", "predictions.csv", known_labels)
+check("holdout", "predictions_holdout.csv", known_labels)

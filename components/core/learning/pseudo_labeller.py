@@ -5,12 +5,12 @@ W wells, K treatment classes.
 
 from __future__ import annotations
 
-import csv
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -23,6 +23,7 @@ from components.core.learning.step_settings import MeanTeacherSettings
 from components.core.prior.plate_groups import PlateGroups
 from components.core.prior.pseudo_labels import FusedLabels, PseudoLabels, read_fused_labels, select
 from components.core.storage.manifest import Manifest
+from components.core.tables import write_table
 
 _STREAM = zlib.crc32(b"pseudo-labels")
 """Distinguishes these random numbers from those of a training epoch with the same seed."""
@@ -128,14 +129,15 @@ class PseudoLabeller:
 
     def write(self, path: Path) -> None:
         """Writes the last pseudo-labels as CSV: id_code, sirna (empty without a label), confidence."""
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["id_code", "sirna", "confidence"])
-            if self.last is None:
-                return
-            for well, label, confidence in zip(self.wells, self.last.class_W, self.last.confidence_W, strict=True):
-                sirna = self._screen.vocabulary.treatments[label] if label >= 0 else ""
-                writer.writerow([self._images.table.id_code_W[well], sirna, f"{confidence:.6f}"])
+        columns: dict[str, Any] = {"id_code": [], "sirna": [], "confidence": []}
+        if self.last is not None:
+            treatments = self._screen.vocabulary.treatments
+            columns = {
+                "id_code": self._images.table.id_code_W[self.wells],
+                "sirna": [treatments[label] if label >= 0 else "" for label in self.last.class_W],
+                "confidence": self.last.confidence_W,
+            }
+        write_table(path, pd.DataFrame(columns))
 
     def state(self) -> dict[str, Any]:
         """What the next refresh and the table of pseudo-labels need of the last one, as plain data."""

@@ -410,17 +410,6 @@ def test_a_finished_run_repeats_without_work_and_byte_for_byte(interrupted: Inte
     assert not [e for e in events(out) if e["event"] == "epoch"]
 
 
-@pytest.mark.slow
-def test_interruption_and_label_encoding_change_no_prediction(interrupted: Interrupted, tmp_path: Path):
-    fresh = prepare(tmp_path / "fresh", integers=False)
-    done = fresh.cellsignal(*fresh.arguments)
-    assert (done.returncode, done.stderr) == (0, "")
-    for name in PREDICTIONS:
-        text = (fresh.out / name).read_text()
-        assert text.count("sirna_") == 7 * (len(text.splitlines()) - 1)
-        assert text.replace("sirna_", "") == (interrupted.run.out / name).read_text()
-
-
 def test_a_killed_step_is_reported_by_name(tmp_path: Path):
     events = tmp_path / "events.jsonl"
     events.touch()
@@ -454,7 +443,9 @@ def test_a_run_key_changes_with_everything_that_affects_results(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_run_from_a_bucket_into_a_folder(tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch):
+def test_interruption_label_encoding_and_a_screen_in_a_bucket_change_no_prediction(
+    interrupted: Interrupted, tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+):
     run, address = prepare(tmp_path / "run", integers=False), "s3://cellsignal/whole-run/screen"
     environment = s3_server.environment()
     for name, value in environment.items():
@@ -462,15 +453,19 @@ def test_a_run_from_a_bucket_into_a_folder(tmp_path: Path, s3_server: S3Server, 
     bucket = ObjectStore("cellsignal", "whole-run/screen")
     root = run.screen
     bucket.put_many((p.relative_to(root).as_posix(), p.read_bytes()) for p in root.rglob("*") if p.is_file())
-    arguments = [address if argument == root else argument for argument in run.arguments]
-    arguments = [tmp_path / "folder" if argument == run.store else argument for argument in arguments]
-    done = run.cellsignal(*arguments, environment=environment)
+    done = run.cellsignal(
+        *(address if argument == root else argument for argument in run.arguments), environment=environment
+    )
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads((run.out / "lineage.json").read_text())["screen"] == address
-    assert not run.store.exists()
-    finished = list((tmp_path / "folder").glob("finished/*/*/done.json"))
+    lineage = json.loads((run.out / "lineage.json").read_text())
+    assert lineage["screen"] == address
+    finished = list(run.store.glob("finished/*/*/done.json"))
     assert len(finished) >= 4, "pretraining, finetuning and pseudo-labels of two folds"
-    from_address = f"{(tmp_path / 'folder').as_uri()}/runs/{json.loads((run.out / 'lineage.json').read_text())['run']}"
+    for name in PREDICTIONS:
+        text = (run.out / name).read_text()
+        assert text.count("sirna_") == 7 * (len(text.splitlines()) - 1)
+        assert text.replace("sirna_", "") == (interrupted.run.out / name).read_text()
+    from_address = f"{run.store.as_uri()}/runs/{lineage['run']}"
     again = run.cellsignal("finish", "--run", from_address, "--quorum", 2, "--out", tmp_path / "finished")
     assert (again.returncode, again.stderr) == (0, "")
     for name in PREDICTIONS:
