@@ -29,7 +29,7 @@ def trained(store: ObjectStore, tmp_path: Path):
 
     def make(name: str, **compute: Any) -> TrainingRun:
         # Each has its own prefix in the store: with a shared one, equal settings would reuse finished outputs.
-        run = TrainingRun(tmp_path / name, f"{store.prefix}/{name}")
+        run = TrainingRun(tmp_path / name, store.uri(name))
         batches = {"labelled_batch": 16, "unlabelled_batch": 16}  # a quarter of a batch is four images
         run.change(compute=compute, pretrain={"batch_size": 16}, mean_teacher=batches)
         run.normalize(tmp_path / "screen")

@@ -6,15 +6,23 @@ import torch
 from components.core.errors import InputError
 from components.core.learning.weight_files import load_pairs
 from components.core.storage.manifest import Manifest
+from components.core.storage.object_store import ObjectStore
 from components.finetune.step import run as run_step
 from tests.components.core.learning.tiny_networks import CPU, MEAN_TEACHER
 from tests.components.pretrain.training_run import BACKBONES, TrainingRun, normalized, weights
 
 
 @pytest.fixture
+def store(tmp_path) -> ObjectStore:
+    store = ObjectStore(tmp_path / "store")
+    store.check()
+    return store
+
+
+@pytest.fixture
 def run(tmp_path, store) -> TrainingRun:
     """Fold 0, pretrained."""
-    run = normalized(tmp_path, store.prefix)
+    run = normalized(tmp_path, store.uri(""))
     for backbone in BACKBONES:
         run.pretrain(backbone)
     return run

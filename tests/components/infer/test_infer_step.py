@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,24 +19,20 @@ from components.finetune.step import main as finetune
 from components.infer.step import main as infer
 from tests.components.core.learning.tiny_networks import RUN
 from tests.components.pretrain.training_run import BACKBONES, TrainingRun, files, normalized
-from tests.seaweedfs import BUCKET, S3Server
 
 WITHOUT = RUN.model_copy(update={"mean_teacher": RUN.mean_teacher.model_copy(update={"pseudo_labels": "none"})})
 SETTINGS = RUN.section(InferSettings)
 
 
 @pytest.fixture(scope="module")
-def store(s3_server: S3Server) -> Iterator[ObjectStore]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in s3_server.environment().items():
-            patch.setenv(name, value)
-        yield ObjectStore(BUCKET, "test-infer")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ObjectStore:
+    return ObjectStore(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")
 def pretrained(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
     """Fold 0, pretrained."""
-    run = normalized(tmp_path_factory.mktemp("pretrained"), store.prefix, run="tiny-1")
+    run = normalized(tmp_path_factory.mktemp("pretrained"), store.uri(""), run="tiny-1")
     for backbone in BACKBONES:
         run.pretrain(backbone)
     return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,16 +60,35 @@ class Trained:
         return TaskRecord.model_validate_json(self.store.get(f"runs/{self.key}/tasks/pretrain/{fold}/slim.json"))
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return TinyScreen(tmp_path / "screen").root
-
-
-@pytest.fixture
-def old(store: ObjectStore, tmp_path: Path, source: Path) -> Trained:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """HUVEC-01 and RPE-01 are of fold 0, which is trained; HUVEC-02 of fold 1."""
-    run = Trained(store, tmp_path, "old-1", source).normalize().pretrain()
+    folder = tmp_path_factory.mktemp("trained")
+    store = ObjectStore(folder / "store")
+    store.check()
+    run = Trained(store, folder, "old-1", TinyScreen(folder / "screen").root).normalize().pretrain()
     assert Manifest.read(run.screen).folds == {"HUVEC-01": 0, "HUVEC-02": 1, "RPE-01": 0}
+    return run
+
+
+@pytest.fixture
+def store(trained: Trained, tmp_path: Path) -> ObjectStore:
+    """A store of the test's own with the trained run."""
+    shutil.copytree(trained.folder.parent / "store", tmp_path / "store")
+    return ObjectStore(tmp_path / "store")
+
+
+@pytest.fixture
+def source(trained: Trained, tmp_path: Path) -> Path:
+    shutil.copytree(trained.source, tmp_path / "screen")
+    return tmp_path / "screen"
+
+
+@pytest.fixture
+def old(trained: Trained, store: ObjectStore, tmp_path: Path, source: Path) -> Trained:
+    """The trained run in the test's own store."""
+    run = Trained(store, tmp_path, "old-1", source)
+    shutil.copytree(trained.folder, run.folder)
     return run
 
 
@@ -215,7 +235,7 @@ def test_starts_from_initial_weights_and_records_them(screen, tmp_path, capsys):
 def test_initial_weights_of_other_content_repeat_the_work_wherever_they_are(store, tmp_path, monkeypatch):
     events = tmp_path / "events.jsonl"
     monkeypatch.setenv(EVENTS_VARIABLE, str(events))
-    one = normalized(tmp_path, store.prefix)
+    one = normalized(tmp_path, store.uri(""))
     path, results = tmp_path / "initial.safetensors", []
     stored = store.uri("models/w.safetensors")
     for seed, address, trained in ((1, str(path), 2), (1, stored, 2), (2, str(path), 4)):

@@ -19,10 +19,10 @@ BACKBONES = [backbone.name for backbone in PRETRAIN.backbones]
 
 
 class TrainingRun:
-    """Paths and calls of one run; every step writes below `out`."""
+    """Paths and calls of one run; every step writes below `out`, and keeps its outputs in the store at an address."""
 
-    def __init__(self, out: Path, prefix: str, fold: int = 0, cell_type: str = "HUVEC", seed: int = 3) -> None:
-        self.out, self.prefix, self.fold, self.cell_type = out, prefix, fold, cell_type
+    def __init__(self, out: Path, store: str, fold: int = 0, cell_type: str = "HUVEC", seed: int = 3) -> None:
+        self.out, self.store, self.fold, self.cell_type = out, store, fold, cell_type
         self.pretrain_json = PRETRAIN.model_copy(update={"seed": seed}).model_dump_json()
         self.mean_teacher_json = MEAN_TEACHER.model_copy(update={"seed": seed}).model_dump_json()
         self.screen, self.holdout = out / "screen.json", out / "holdout.json"
@@ -41,7 +41,7 @@ class TrainingRun:
     def normalize(self, source: Path, holdout: Sequence[str] = (), run: str | None = None) -> Manifest:
         config = CONFIG.model_copy(
             update={
-                "store": CONFIG.store.model_copy(update={"bucket": "cellsignal", "prefix": self.prefix}),
+                "store": CONFIG.store.model_copy(update={"bucket": self.store}),
                 "screen": CONFIG.screen.model_copy(update={"holdout_experiments": tuple(holdout)}),
             }
         )
@@ -73,10 +73,10 @@ class TrainingRun:
         self.pseudo_label()
 
 
-def normalized(folder: Path, prefix: str, run: str | None = None) -> TrainingRun:
+def normalized(folder: Path, store: str, run: str | None = None) -> TrainingRun:
     """The tiny screen in `screen`, normalised, and its run in `run`, without training."""
     TinyScreen(folder / "screen")
-    made = TrainingRun(folder / "run", prefix)
+    made = TrainingRun(folder / "run", store)
     made.normalize(folder / "screen", run=run)
     return made
 

@@ -28,7 +28,7 @@ def ids(experiment: str) -> tuple[str, ...]:
 def run(tmp_path: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> TrainingRun:
     """A normalised screen without training; events go to events.jsonl in the test's folder."""
     monkeypatch.setenv(EVENTS_VARIABLE, str(tmp_path / "events.jsonl"))
-    return normalized(tmp_path, store.prefix, run="tiny-1")
+    return normalized(tmp_path, store.uri(""), run="tiny-1")
 
 
 def test_trains_from_plates_to_logits_and_reuses_finished_outputs(run: TrainingRun, tmp_path: Path, store: ObjectStore):
@@ -78,7 +78,7 @@ def test_trains_from_plates_to_logits_and_reuses_finished_outputs(run: TrainingR
 
     # The same inputs again are fetched, also to other paths: no epoch is trained, and every byte is the same.
     made = {key.removesuffix("/done.json") for key in store.list("finished/") if key.endswith("/done.json")}
-    other = TrainingRun(tmp_path / "other", store.prefix)
+    other = TrainingRun(tmp_path / "other", store.uri(""))
     other.normalize(tmp_path / "screen", run="tiny-2")
     other.train()
     assert epochs_trained(events) == trained

@@ -266,6 +266,7 @@ def test_a_finished_run_becomes_a_model_whose_networks_load(interrupted: Interru
     load_weights(network, files[0])
 
 
+@pytest.mark.slow
 def test_new_plates_are_predicted_as_by_the_training_run(interrupted: Interrupted, tmp_path: Path) -> None:
     run, screen, truth = interrupted.run, tmp_path / "plates", tmp_path / "truth.csv"
     shutil.rmtree(run.out.parent / "node")  # a folder of the training's machine, which predictions must not create

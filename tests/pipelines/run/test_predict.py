@@ -80,6 +80,7 @@ def test_rejects_a_spoiled_model_and_leaves_nothing(lab: Lab, how: str) -> None:
     assert message in lab.refused("--experiments", "HUVEC-03")
 
 
+@pytest.mark.slow
 def test_rejects_a_damaged_network_once_it_is_read(lab: Lab) -> None:
     lab.store.put(lab.model.key(lab.model.networks[0].path), b"x")
 
