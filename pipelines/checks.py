@@ -30,12 +30,7 @@ MOST_SIMULATED_GB = 50
 
 
 def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> None:
-    """Checks the input of `cellsignal run`.
-
-    Args:
-        config: the run's configuration.
-        screen: directory of a screen or its address in a bucket; None to simulate one.
-        truth: labels of its unlabelled wells.
+    """Checks the input of `cellsignal run`: a directory of a screen or its address in a bucket, or None to simulate one.
 
     Raises:
         InputError: names the option, file, row or field, and what to do.
@@ -54,12 +49,7 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
 
 
 def check_screen(config: RunConfig, source: ScreenSource, truth: Path | None) -> Screen:
-    """Reads a screen's tables and checks them against the configuration.
-
-    Args:
-        config: the run's configuration.
-        source: the screen.
-        truth: labels of its unlabelled wells, or None.
+    """Reads a screen's tables and checks them, and the labels of its unlabelled wells, against the configuration.
 
     Raises:
         InputError: names the option, file, row or field, and what to do.
@@ -82,9 +72,6 @@ def check_start(config: RunConfig) -> None:
     """Checks the run whose weights a new run starts from: it exists, and has the same networks and folds.
 
     normalize and pretrain, which read the screen's tables, check whether the new run may use what it learned.
-
-    Args:
-        config: the new run's configuration.
 
     Raises:
         InputError: names the run, and the backbone, field or fold.
@@ -253,10 +240,9 @@ def check_folds(config: RunConfig, experiments: Mapping[str, Sequence[str]]) -> 
     Raises:
         InputError: names the fold and the cell type.
     """
-    by_experiment = config.folds.split == "experiment"
-    folds = (
-        assign_folds(experiments, config.folds.count, config.folds.known, config.folds.seed) if by_experiment else {}
-    )
+    folds: dict[str, int] = {}
+    if config.folds.split == "experiment":
+        folds = assign_folds(experiments, config.folds.count, config.folds.known, config.folds.seed)
     for cell_type in config.screen.cell_types:
         names = experiments.get(cell_type, ())
         if not names:

@@ -54,13 +54,7 @@ print(json.dumps({
 
 @dataclass(frozen=True)
 class Finding:
-    """One result.
-
-    Attributes:
-        subject: what was checked.
-        level: ok; warning if a run works without it; failed if none does.
-        message: what is there, or what to do.
-    """
+    """One result: ok, a warning if a run works without it, failed if none does. The message is what is there, or what to do."""
 
     subject: str
     level: Level
@@ -70,14 +64,14 @@ class Finding:
 def run_doctor(
     config: RunConfig, endpoint: str | None, images: Path | None, console: Console, *, as_json: bool = False
 ) -> int:
-    """Prints the findings; returns the exit code.
+    """Prints the findings as lines or as one JSON object; returns the exit code.
 
     Args:
         config: has the object store and the namespace.
         endpoint: address of Kubeflow Pipelines; None to check none.
         images: record of the images; None for images.json, if it exists.
         console: where to print.
-        as_json: whether to print one JSON object instead of lines.
+        as_json: whether to print JSON.
     """
     findings = []
     for finding in _findings(config, endpoint, images):
@@ -185,14 +179,7 @@ def check_shared_memory(path: Path = Path("/dev/shm")) -> Iterator[Finding]:
 
 
 def work_folders(store: Path | None) -> dict[str, Path]:
-    """The folders that a run here writes to, by purpose.
-
-    Args:
-        store: folder of the object store; None for a bucket.
-
-    Raises:
-        InputError: no folder for temporary files is writable.
-    """
+    """The folders that a run here writes to, by purpose; InputError if no folder for temporary files is writable."""
     try:
         work = Path(tempfile.gettempdir())
     except FileNotFoundError:
@@ -237,34 +224,20 @@ def check_store(store: ObjectStore) -> Iterator[Finding]:
         yield Finding("object store", "ok", address)
         prefix = f"doctor-{uuid.uuid4().hex}"
         try:
-            yield _tried("put, get", _put_and_get, store, prefix)
-            yield _tried("multipart", _multipart, store, prefix)
-            yield _tried("conditional put", _conditional_put, store, prefix)
-            # A warning: only promotions of models, and repairs of damaged outputs, replace objects.
-            yield _tried("conditional replace", _conditional_replace, store, prefix, "warning")
-            yield _tried("list, delete", _list_and_delete, store, prefix)
+            for subject, attempt in OPERATIONS.items():
+                started = time.monotonic()
+                try:
+                    problem = attempt(store, prefix)
+                except (InputError, StepError, KeyError) as error:
+                    problem = " ".join(str(error).split())
+                # Only promotions of models, and repairs of damaged outputs, replace objects.
+                level: Level = "ok" if not problem else "warning" if subject == "conditional replace" else "failed"
+                yield Finding(subject, level, problem or f"{(time.monotonic() - started) * 1000:.0f} ms")
         finally:
             try:
                 store.delete_prefix(f"{prefix}/")
             except (InputError, StepError) as error:
                 yield Finding("temporary objects", "warning", f"{store.uri(prefix)} could not be deleted ({error})")
-
-
-def _tried(
-    subject: str,
-    attempt: Callable[[ObjectStore, str], str],
-    store: ObjectStore,
-    prefix: str,
-    otherwise: Level = "failed",
-) -> Finding:
-    started = time.monotonic()
-    try:
-        problem = attempt(store, prefix)
-    except (InputError, StepError, KeyError) as error:
-        problem = " ".join(str(error).split())
-    if problem:
-        return Finding(subject, otherwise, problem)
-    return Finding(subject, "ok", f"{(time.monotonic() - started) * 1000:.0f} ms")
 
 
 def _put_and_get(store: ObjectStore, prefix: str) -> str:
@@ -316,6 +289,16 @@ def _list_and_delete(store: ObjectStore, prefix: str) -> str:
     store.delete(keys[0])
     store.delete_prefix(f"{prefix}/listed/")
     return "deleted objects are still listed; use a consistent store" if store.list(f"{prefix}/listed/") else ""
+
+
+OPERATIONS: dict[str, Callable[[ObjectStore, str], str]] = {
+    "put, get": _put_and_get,
+    "multipart": _multipart,
+    "conditional put": _conditional_put,
+    "conditional replace": _conditional_replace,
+    "list, delete": _list_and_delete,
+}
+"""What a store must be able to do; each returns the problem, or nothing."""
 
 
 def check_images(record: Path) -> Iterator[Finding]:

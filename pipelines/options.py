@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import wraps
 from inspect import Signature, signature
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -100,6 +101,14 @@ def duration(text: str) -> timedelta:
         raise InputError(f"--older-than {text!r}: a number and m, h, d or w is expected, for example 36h or 14d")
     # At most a century: datetime has no time before the year 1.
     return min(timedelta(**{_UNITS[found[2]]: float(found[1])}), timedelta(days=36_500))
+
+
+def check_new_file(option: str, path: Path) -> None:
+    """InputError unless a file can be written at the path: it is a folder, or its folder is missing."""
+    if path.is_dir():
+        raise InputError(f"{option} {path}: is a folder; give the name of a file in it")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{option} {path}: there is no folder {path.parent}; create it")
 
 
 def timeout_seconds(hours: float | None) -> float:

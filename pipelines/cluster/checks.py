@@ -29,11 +29,7 @@ LISTINGS = 16
 
 
 def on_cluster(config: RunConfig) -> RunConfig:
-    """The configuration with an explicit store: pods share no folder, so null means the bucket `cellsignal`.
-
-    Raises:
-        InputError: the store is a folder.
-    """
+    """The configuration with an explicit store: null means the bucket `cellsignal`. InputError if it is a folder."""
     return config.model_copy(update={"store": cluster_store(config.store)})
 
 
@@ -97,11 +93,7 @@ def _remarks(config: RunConfig, step: str, own: StepResources) -> Iterator[str]:
 
 
 def check_addresses(screen: str | None, truth: str | None) -> None:
-    """Refuses values of --screen and --truth that pods cannot read.
-
-    Raises:
-        InputError: an address is not in a bucket.
-    """
+    """Refuses values of --screen and --truth that pods cannot read: InputError unless they are in a bucket."""
     for option, address in (("--screen", screen), ("--truth", truth)):
         if address is not None and not is_bucket(address):
             raise InputError(

@@ -22,7 +22,7 @@ from pipelines.cluster.checks import check_cluster, on_cluster
 from pipelines.dag import prediction_graph, training_graph
 from pipelines.images.code_version import UNCOMMITTED, code_version
 from pipelines.images.record import ImageRecord, read_images
-from pipelines.options import print_line
+from pipelines.options import check_new_file, print_line
 
 TAGS = "tags"
 """Value of --images for images by tag, which the cluster's nodes already have."""
@@ -36,19 +36,14 @@ HEAD = """\
 
 
 def run_compile(config: RunConfig, out: Path, images: str, console: Console) -> None:
-    """Compiles a configuration into a file, which is written atomically; images: the file of their record, or TAGS.
+    """Compiles a configuration into a file, which is written atomically; `images` is the file of their record, or TAGS.
 
     Raises:
-        InputError: a configuration that no cluster can run, or no record of images.
-        OSError: the file cannot be written.
+        InputError: a bad path, a configuration that no cluster can run, or no record of images.
     """
     if out.suffix not in (".yaml", ".yml"):
         raise InputError(f"--out {out}: Kubeflow requires a file name that ends in .yaml")
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        reason = (
-            "is a folder; give the name of a file in it" if out.is_dir() else "its folder does not exist; create it"
-        )
-        raise InputError(f"--out {out}: {reason}")
+    check_new_file("--out", out)
     config = on_cluster(config)
     remarks = check_cluster(config)
     record = images_of(images)
@@ -62,11 +57,7 @@ def run_compile(config: RunConfig, out: Path, images: str, console: Console) -> 
 
 
 def images_of(option: str) -> ImageRecord | None:
-    """The record of the images to pin, by the value of --images; None for TAGS.
-
-    Raises:
-        InputError: no such file, or not a record of both images.
-    """
+    """The record of the images to pin, by the value of --images; None for TAGS. Raises as read_images."""
     if option == TAGS:
         return None
     try:

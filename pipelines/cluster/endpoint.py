@@ -53,7 +53,7 @@ class EndpointError(InputError):
 
 @dataclass(frozen=True)
 class Login:
-    """Credentials for an endpoint; the secrets stay out of the repr. The file with a token is read for every request."""
+    """Credentials for an endpoint; a token comes before a file with one, which is read for every request."""
 
     token: str | None = field(default=None, repr=False)
     token_file: Path | None = None
@@ -73,8 +73,6 @@ class Login:
                 raise InputError(f"{name} has a line break inside; set it to the secret alone")
         if cookie and "=" not in cookie:
             raise InputError(f"{COOKIE} must be NAME=VALUE, for example authservice_session=...")
-        if token and environment.get(TOKEN_FILE, "").strip():
-            raise InputError(f"{TOKEN} and {TOKEN_FILE} are both set; unset one")
         token_file = None if token else _file(environment, TOKEN_FILE) or _file(environment, POD_TOKEN_VARIABLE)
         if not token and token_file is None and POD_TOKEN.is_file():
             token_file = POD_TOKEN

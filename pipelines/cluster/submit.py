@@ -72,7 +72,7 @@ class SubmitRequest:
     reuse_results: bool = False
 
 
-def submit(wanted: RunConfig | PredictRequest, request: SubmitRequest, console: Console) -> Path | None:
+def submit(wanted: RunConfig | PredictRequest, request: SubmitRequest, console: Console) -> None:
     """Starts a run unless one with the same content is in progress, and follows it if that is requested.
 
     Args:
@@ -80,9 +80,6 @@ def submit(wanted: RunConfig | PredictRequest, request: SubmitRequest, console: 
             training screen, whose labels are not read.
         request: where, on which data, and how it is followed.
         console: where progress is printed.
-
-    Returns:
-        The folder of the results; None if the run is not followed.
 
     Raises:
         InputError: bad input, the endpoint refuses, or a task failed of bad input.
@@ -96,34 +93,32 @@ def submit(wanted: RunConfig | PredictRequest, request: SubmitRequest, console: 
     if request.reuse_results and not request.truth and has_results(run):  # a truth changes the report
         print_line(console, f"run {run.key} has finished before, so nothing is started")
         fetch(run, out, console)
-        return out
+        return
     for remark in (*remarks, *run.lineage["warnings"]):
         warn(console, remark)
     advice = f"whether run {run.key} has started is unknown: the same command follows it if it has"
     contact = Contact(time.monotonic() + request.timeout, console, advice)
-    resubmissions = request.resubmit
     with interruptible(contact):
         endpoint = _connected(run, request.endpoint, contact)
         text = compiled(run.config, run.images, run.lineage, run.folds)
         submission = contact.answered(lambda: _Submission(run, text, endpoint, console))
-        while True:
+        for left in range(request.resubmit, -1, -1):
             started = contact.answered(submission.start)
             if not request.wait:
                 print_line(console, "to follow it and fetch its results: the same command with --wait")
-                return None
+                return
             follower = Follower(endpoint, run.store, run.key, contact)
             ended = follower.follow(started)
             if str(ended.state) in DONE:
                 break
             cancelled = str(ended.state) == "CANCELED" and not follower.bad_input
             message = f"run {ended.run_id} was cancelled" if cancelled else follower.explanation(ended)
-            if not resubmissions or follower.bad_input or cancelled:
+            if not left or follower.bad_input or cancelled:
                 break
-            resubmissions -= 1
-            warn(console, f"{message}; submitted again under the same key ({resubmissions} more if it fails again)")
+            warn(console, f"{message}; submitted again under the same key ({left - 1} more if it fails again)")
     if str(ended.state) in DONE:
         fetch(run, out, console)
-        return out
+        return
     if follower.bad_input:
         message += "; not submitted again, because it would fail again"
     message += f"; {report_of_failed(run, out, console)}; see {endpoint.run_page(ended.run_id)}"
@@ -135,7 +130,7 @@ def _checked_run(wanted: RunConfig | PredictRequest, request: SubmitRequest) -> 
     if request.resubmit and not request.wait:
         raise InputError("--resubmit needs --wait, which notices that the run failed")
     images = images_of(request.images)
-    for _, reference in sorted(images.references.items()) if images else ():
+    for reference in images.references.values() if images else ():
         check_pushed(reference)
     if request.screen is None:
         raise InputError(

@@ -17,7 +17,7 @@ from components.core.evaluation.table import escaped
 from components.core.files import write_atomically
 from components.core.registry.champion import Champion
 from components.core.registry.model_manifest import SHORT, ModelManifest
-from pipelines.options import print_line
+from pipelines.options import check_new_file, print_line
 from pipelines.retrain.challenge import Comparable
 from pipelines.retrain.records import RetrainingOutcome
 
@@ -40,10 +40,8 @@ class RetrainReporter:
     @contextlib.contextmanager
     def failures(self) -> Iterator[None]:
         """Appends an error that ends this block to the summary; InputError if that cannot be a file."""
-        if self.summary and self.summary.is_dir():
-            raise InputError(f"--summary {self.summary}: is a folder; give the name of a file in it")
-        if self.summary and not self.summary.absolute().parent.is_dir():
-            raise InputError(f"--summary {self.summary}: there is no folder {self.summary.parent}; create it")
+        if self.summary:
+            check_new_file("--summary", self.summary)
         try:
             yield
         except (InputError, StepError, ContactError) as error:

@@ -13,30 +13,15 @@ import pytest
 import yaml
 from kfp import compiler
 
-from components.assign.step import AssignConfig
-from components.core.config import RunConfig, parse
-from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
-from components.normalize.config import NormalizeConfig
+from components.core.config import RunConfig
 from pipelines.dag import GPU_STEPS, DagNode, step_configs, training_graph
 from pipelines.kfp_pipeline import local_pipeline
-
-ARGO_LIMIT = 128 * 1024
-PARSERS = {
-    "normalize": NormalizeConfig,
-    "pretrain": PretrainSettings,
-    "finetune": MeanTeacherSettings,
-    "pseudo_label": MeanTeacherSettings,
-    "infer": InferSettings,
-    "assign": AssignConfig,
-    "report": RunConfig,
-}
 
 
 class Compiled:
     """A compiled pipeline, read back from its YAML."""
 
     def __init__(self, file: Path) -> None:
-        self.size = file.stat().st_size
         self.spec = next(yaml.load_all(file.read_text(encoding="utf-8"), yaml.CSafeLoader))
         self.root: dict[str, Any] = self.spec["root"]["dag"]["tasks"]
         (self.loop,) = (name for name, task in self.root.items() if "parameterIterator" in task)
@@ -127,30 +112,8 @@ def test_one_loop_has_the_folds_to_train_side_by_side_as_configured(compiled):
             assert fold["parameterExpressionSelector"] == 'parseJson(string_value)["fold"]', name
 
 
-def test_a_fold_more_is_an_entry_of_a_list_and_not_a_copy_of_its_tasks(compiled):
-    assert compiled(*FIVE_FOLDS).size < ARGO_LIMIT
-    assert abs(compiled(*FIVE_FOLDS).size - compiled().size) < 200
-
-
-def test_no_task_installs_anything_and_every_step_has_its_image(compiled):
-    executors = compiled().spec["deploymentSpec"]["executors"]
-    for name, executor in executors.items():
-        container = executor["container"]
-        assert "pip" not in " ".join(container["command"]), name
-        trains = re.match(r"exec-(pretrain|finetune|pseudo-label|infer)", name)
-        assert container["image"].startswith("cellsignal-gpu:" if trains else "cellsignal-cpu:"), name
-
-
 def test_a_name_with_capitals_dots_and_underscores_compiles(compiled):
     assert compiled(*ONE_BACKBONE).spec["pipelineInfo"]["name"] == "cellsignal-screen-2-b"
-
-
-@pytest.mark.parametrize("step", PARSERS)
-def test_a_steps_section_is_what_its_parser_takes_and_says_the_same_as_the_run(step: str):
-    config = RunConfig.load("demo")
-    read = parse(PARSERS[step], json.loads(step_configs(config)[step]), source=step)
-    for field in type(read).model_fields:
-        assert getattr(read, field) == getattr(config, field)
 
 
 TRAIN = {"pretrain", "finetune", "pseudo_label", "infer"}

@@ -104,13 +104,6 @@ def test_rejects_invalid_logins(variables: dict[str, str], message: str):
     assert SECRET not in str(raised.value)
 
 
-def test_rejects_a_namespace_without_access(submitting: Submitting, server: KfpServer):
-    server.multi_user, server.namespaces = True, ("other",)
-    with pytest.raises(EndpointError, match=r"forbidden.*Namespace:cellsignal.*correct cluster.namespace"):
-        submitting()
-    assert server.runs == []
-
-
 OPTIONS = [
     ({"screen": None}, "--screen is missing, and a cluster does not simulate"),
     ({"screen": "."}, r"--screen \.: is not an address in a bucket, .* copy it there"),
@@ -159,12 +152,5 @@ def test_rejects_configurations_that_only_work_on_this_machine(
 ):
     submitting.config = RunConfig.load(str(config_file), [f"store.prefix={store.prefix}", change])
     with pytest.raises(InputError, match=message):
-        submitting()
-    assert server.requests == []
-
-
-def test_rejects_missing_credentials(submitting: Submitting, server: KfpServer, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(InputError, match=r"AWS_SECRET_ACCESS_KEY is not set"):
         submitting()
     assert server.requests == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -62,18 +61,6 @@ def test_runs_and_versions_are_found_on_later_pages(submitting: Submitting, serv
     submitting()
     assert len(server.runs) == 6
     assert len(server.asked("POST", "upload")) == 2
-
-
-def test_other_content_starts_another_run_and_other_resources_do_not(submitting: Submitting, server: KfpServer):
-    server.script = [["RUNNING"]]
-    submitting()
-    cluster = submitting.config.cluster.model_copy(update={"parallel_folds": 2})
-    submitting.config = submitting.config.model_copy(update={"cluster": cluster})
-    submitting()
-    assert len(server.runs) == 1
-    submitting.config = submitting.config.model_copy(update={"seed": 5})
-    submitting()
-    assert len(server.runs) == 2
 
 
 def test_a_run_that_has_ended_is_not_followed(submitting: Submitting, server: KfpServer):
@@ -295,19 +282,10 @@ def test_following_has_a_deadline(submitting: Submitting, server: KfpServer):
         submitting(wait=True, timeout=0.2)
 
 
-@pytest.mark.parametrize(("times", "error"), [(3, None), (10_000, ContactError)])
-def test_an_endpoint_that_is_down_at_first_is_waited_for(
-    submitting: Submitting,
-    server: KfpServer,
-    monkeypatch: pytest.MonkeyPatch,
-    times: int,
-    error: type[Exception] | None,
-):
-    monkeypatch.setattr(follow, "OUTAGE", 0.5 if error else 20.0)
-    server.faults.append(Fault(503, times=times, path="/healthz"))
-    with pytest.raises(error, match="the same command follows it") if error else contextlib.nullcontext():
-        submitting()
-    assert len(server.runs) == (0 if error else 1)
+def test_an_endpoint_that_is_down_at_first_is_waited_for(submitting: Submitting, server: KfpServer):
+    server.faults.append(Fault(503, times=3, path="/healthz"))
+    submitting()
+    assert len(server.runs) == 1
 
 
 def test_a_deleted_run_ends_following(submitting: Submitting, server: KfpServer):
