@@ -30,7 +30,6 @@ from components.core.errors import InputError, StepError
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_store
 from pipelines.images.code_version import code_version
-from pipelines.images.engine import connect, one_line
 from pipelines.images.record import RECORD, missing_image, read_images, request_status, split_reference
 
 Level = Literal["ok", "warning", "failed"]
@@ -39,7 +38,7 @@ FAILED = 2
 GIB = 1 << 30
 LITTLE_GIB, NONE_GIB = 20, 1
 """Free space below which there is a warning, and below which no run works."""
-TORCH_SECONDS, ENGINE_SECONDS = 120, 10
+TORCH_SECONDS = 120
 PARTS_MIB = 33
 """A little more than one part of an upload, so that there are two."""
 DRIVER = Path("/proc/driver/nvidia/version")
@@ -302,12 +301,11 @@ OPERATIONS: dict[str, Callable[[ObjectStore, str], str]] = {
 
 
 def check_images(record: Path) -> Iterator[Finding]:
-    """Looks for each image of a record in its registry and in this machine's engine."""
+    """Looks for each image of a record in its registry."""
     found = read_images(record)
     yield Finding("images", "ok", f"{record}: version {found.version}, commit {found.commit}")
     for target, image in sorted(found.images.items()):
-        yield Finding(f"{target} image, registry", *_in_registry(image.reference))
-        yield Finding(f"{target} image, engine", *_in_engine(image.reference))
+        yield Finding(f"{target} image", *_in_registry(image.reference))
 
 
 def _in_registry(reference: str) -> tuple[Level, str]:
@@ -324,24 +322,6 @@ def _in_registry(reference: str) -> tuple[Level, str]:
     if status in (401, 403):
         return "warning", f"not checked: {registry} requires a login for {name} ({status})"
     return "warning", f"{registry} answers {status} to a request for {name}"
-
-
-def _in_engine(reference: str) -> tuple[Level, str]:
-    needed = "only `run --runner docker` needs it"
-    try:
-        client = connect(ENGINE_SECONDS)
-    except InputError as error:
-        return "warning", f"not checked, {needed}: {error}"
-    from docker.errors import DockerException, ImageNotFound
-
-    try:
-        with contextlib.closing(client):
-            client.images.get(reference)
-    except ImageNotFound:
-        return "warning", f"not pulled, {needed}: docker pull {reference}"
-    except (DockerException, OSError) as error:
-        return "warning", f"not checked, {needed}: the container engine failed ({one_line(error)})"
-    return "ok", "is there"
 
 
 def check_endpoint(url: str, config: ClusterConfig) -> Iterator[Finding]:

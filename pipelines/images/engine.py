@@ -14,14 +14,11 @@ if TYPE_CHECKING:
 SOURCES_LABEL = "cellsignal.sources"
 """Label of an image: digest of the sources in it."""
 PATIENCE = 60
-"""Seconds that an answer may take by default; a build sends many."""
+"""Seconds that an answer may take; a build sends many."""
 
 
-def connect(seconds: int = PATIENCE) -> DockerClient:
+def connect() -> DockerClient:
     """A client of the engine at DOCKER_HOST, or at the usual socket.
-
-    Args:
-        seconds: how long an answer may take.
 
     Raises:
         InputError: the docker package is missing, no engine listens, or this user has no access to it.
@@ -33,7 +30,7 @@ def connect(seconds: int = PATIENCE) -> DockerClient:
             "the Python package docker is missing; install it with pip install 'cellsignal[docker]'"
         ) from None
     try:
-        return docker.from_env(timeout=seconds)  # asks the engine for its version
+        return docker.from_env(timeout=PATIENCE)  # asks the engine for its version
     except (docker.errors.DockerException, ValueError) as error:  # ValueError: not an address
         raise InputError(_refusal(error)) from None
 
