@@ -158,7 +158,7 @@ def _published(
             except InputError as error:
                 reason = str(error).replace(f"{folder}/", "")
                 raise InputError(
-                    f"model {model.short}: {reason}; `cellsignal models publish {model.run} --anew`"
+                    f"model {model.short}: {reason}; `cellsignal models publish {model.run} --repair`"
                 ) from None
     return FoldNetworks(networks, model.predicted_by, [])
 

@@ -136,14 +136,15 @@ def show(
 @with_store_options
 def publish(
     run: Run,
-    anew: Annotated[
-        bool, typer.Option("--anew", help="write the files of a published model again, if some are missing or damaged")
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="rewrite the files of a published model, some of which are missing or damaged"),
     ] = False,
     *,
     options: StoreOptions,
 ) -> None:
     """Publishes a finished run as a model: its networks, scores, configuration and a card. A second time does nothing."""
-    _publish(*_store_of_run(run, options), anew)
+    _publish(*_store_of_run(run, options), repair)
 
 
 @models_app.command()
@@ -233,11 +234,11 @@ def _store_of_run(run: str, options: StoreOptions) -> tuple[ObjectStore, str]:
     return options.open(), known.key
 
 
-def _publish(store: ObjectStore, key: str, anew: bool = False) -> str:
+def _publish(store: ObjectStore, key: str, repair: bool = False) -> str:
     """Publishes a run; returns the model's fingerprint."""
     from components.core.registry.publishing import publish as publish_run
 
-    model, new = publish_run(store, key, anew)
+    model, new = publish_run(store, key, repair)
     done = "published" if new else f"was published{'' if model.run == key else f' as run {model.run}'} before"
     print_line(console_of_terminal(), f"model {model.short} {done}: {store.uri(f'models/{model.fingerprint}')}")
     return model.fingerprint

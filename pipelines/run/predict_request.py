@@ -212,5 +212,5 @@ def _check_networks(registry: ObjectStore, model: ModelManifest, cell_types: Col
         if network.cell_type in (None, *cell_types) and not registry.exists(key):
             raise InputError(
                 f"{registry.uri(key)}: is missing, so that model {model.short} cannot predict; "
-                f"`cellsignal models publish {model.run} --anew`"
+                f"`cellsignal models publish {model.run} --repair`"
             )

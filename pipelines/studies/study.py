@@ -60,7 +60,7 @@ class StudyTask:
         step: the step's name; its module is components.STEP.step.
         name: the task's name in messages.
         folder: its outputs, and done.json once it is finished; the folder's name is the task's digest.
-        arguments: of `main`.
+        arguments: arguments of `main`.
         needs: the tasks whose outputs it reads.
     """
 
@@ -104,7 +104,7 @@ class Study:
         workers: processes in parallel, of one torch thread each.
         console: where progress is shown.
         code: decides all results: digest of the code, versions of libraries.
-        tasks: by digest.
+        tasks: the tasks by digest.
     """
 
     folder: Path

@@ -156,7 +156,7 @@ def predict_fold(
     """Logits of a fold's wells by role, averaged over sites, views and backbones, and embeddings of all wells.
 
     Args:
-        networks: by backbone, on the images' device.
+        networks: the networks by backbone, on the images' device.
         screen: the manifest; held-out experiments have its vocabulary.
         images: images of the training screen.
         wells: wells of the fold and cell type.

@@ -55,7 +55,7 @@ def competitions(
     Args:
         experiments_W: the experiment of each well.
         plates_W: the plate number of each well.
-        arrangements: of every experiment among the wells.
+        arrangements: the arrangement of every experiment among the wells.
         groups: the groups learned from labelled plates.
         prior: the margin and separation to accept.
     """

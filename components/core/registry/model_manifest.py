@@ -53,7 +53,7 @@ class ModelManifest(StoredRecord):
     """One model: the networks of all folds and cell types of a run."""
 
     KIND = "model's manifest"
-    IF_DAMAGED = "publish its run again (`cellsignal models publish RUN --anew`)"
+    IF_DAMAGED = "publish its run again (`cellsignal models publish RUN --repair`)"
 
     fingerprint: str = Field(pattern=f"^{FINGERPRINT}$", description="digest of all that determines the model")
     attempt: str = Field(pattern=r"^[0-9a-f]{32}$", description="folder of its files")

@@ -156,7 +156,7 @@ def _download(store: ObjectStore, model: ModelManifest, file: StoredFile, folder
         target.parent.mkdir(parents=True, exist_ok=True)
         download_checked(store, model.key(file.path), file, target)
     except DamagedError as damage:
-        raise InputError(f"model {model.short}: {damage}; `cellsignal models publish {model.run} --anew`") from None
+        raise InputError(f"model {model.short}: {damage}; `cellsignal models publish {model.run} --repair`") from None
     except OSError as error:
         raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
     return target

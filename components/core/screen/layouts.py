@@ -277,8 +277,8 @@ class _Checks:
     Args:
         layout: the screen's form.
         source: the screen.
-        faults: of each file.
-        wells: of all files, with the columns `file`, position among the files, and `line`.
+        faults: the faults of each file.
+        wells: the wells of all files, with the columns `file`, position among the files, and `line`.
     """
 
     def __init__(

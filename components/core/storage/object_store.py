@@ -67,7 +67,7 @@ class ObjectStore:
     Attributes:
         root: the folder, absolute, in which each object is the file at its key; None for a bucket.
         bucket: its name; empty for a folder.
-        prefix: of every key in the bucket, without slashes at its ends; may be empty.
+        prefix: start of every key in the bucket, without slashes at its ends; may be empty.
     """
 
     def __init__(self, address: str | Path, prefix: str = "") -> None:

@@ -89,6 +89,6 @@ def test_rejects_a_damaged_network_once_it_is_read(lab: Lab) -> None:
 
     before, usual = kept(), [word for option in lab.usual.items() for word in option]
     line = lab.cellsignal.refused("predict", *usual, "--experiments", "HUVEC-03")
-    assert f"`cellsignal models publish {lab.model.run} --anew`" in line
+    assert f"`cellsignal models publish {lab.model.run} --repair`" in line
     assert not lab.out.exists()
     assert kept() == before

@@ -99,7 +99,7 @@ def download_champion(store: ObjectStore, folder: Path) -> None:
         (rewrite(files=[{"path": "../../escaped", "size": 1, "sha256": "0"}]), "impossible path '../../escaped'"),
         (
             lambda store, model: store.delete(model.key(model.networks[3].path)),
-            "safetensors is missing; `cellsignal models publish tiny-0123456789ab --anew`",
+            "safetensors is missing; `cellsignal models publish tiny-0123456789ab --repair`",
         ),
         (damage_weights, "safetensors has other content than was written; `cellsignal models publish"),
         (lambda store, model: store.delete_prefix(f"models/{model.fingerprint}/"), "there is no such model"),

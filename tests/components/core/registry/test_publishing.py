@@ -64,12 +64,12 @@ def complete(store: ObjectStore, model: ModelManifest, folder: Path) -> bool:
     return read_model(store, model.fingerprint) == model
 
 
-def test_publishing_anew_repairs_a_model(run_in_either: FinishedRun, tmp_path: Path) -> None:
+def test_publish_repairs_a_model(run_in_either: FinishedRun, tmp_path: Path) -> None:
     store = run_in_either.store
     first = publish(store, KEY).model
     store.delete(first.key(first.networks[0].path))
     assert not publish(store, KEY).new, "the manifest is there"
-    with pytest.raises(InputError, match=f"`cellsignal models publish {KEY} --anew`"):
+    with pytest.raises(InputError, match=f"`cellsignal models publish {KEY} --repair`"):
         complete(store, first, tmp_path / "damaged")
     again = publish(store, KEY, replace=True)
     assert again.new
