@@ -31,6 +31,7 @@ from components.core.storage.run_records import HOLDOUT, HOLDOUT_LABELS, RESULTS
 from components.core.storage.runs import fetch_run
 from pipelines.checks import truth_file
 from pipelines.cluster.submit import SubmitRequest, submit
+from pipelines.options import print_line
 from pipelines.run.folder import find_run
 from pipelines.run.predict_request import PredictRequest
 
@@ -93,10 +94,11 @@ class Challenge:
         if request.endpoint:
             submit(self.config, self._submission(out, request.truth), self.console)
             return str(json.loads((out / "lineage.json").read_text(encoding="utf-8"))["run"])
-        from pipelines.run.local import run_here
+        if request.truth or not self._finished_here(out):  # a truth changes the report
+            from pipelines.run.local import run_here
 
-        truth = truth_file(request.truth)
-        run_here(self.config, out, request.screen, truth, self.console, containers=request.containers)
+            truth = truth_file(request.truth)
+            run_here(self.config, out, request.screen, truth, self.console, containers=request.containers)
         return find_run(str(out)).key
 
     def predict(self, model: ModelManifest, experiments: Sequence[str]) -> Path:
@@ -113,7 +115,7 @@ class Challenge:
         )
         if request.endpoint:
             submit(prediction, self._submission(out, None), self.console)
-        else:
+        elif not self._finished_here(out):
             from pipelines.run.local import predict_here
 
             own = join_address(self.config.store.bucket, self.config.store.prefix)
@@ -173,6 +175,17 @@ class Challenge:
                 self.store.download_file(f"{RUNS}/{run}/{RESULTS}/{PREDICTIONS}", path)
                 return path
         return self.predict(challenger, experiments)
+
+    def _finished_here(self, out: Path) -> bool:
+        """Whether a run of this fingerprint has its results in a folder, and still in the store."""
+        try:
+            run = json.loads((out / "lineage.json").read_text(encoding="utf-8"))["run"]
+        except (OSError, ValueError, KeyError):
+            return False
+        finished = self.store.exists(f"{RUNS}/{run}/{RESULTS}/lineage.json")
+        if finished:
+            print_line(self.console, f"run {run} has finished before, so nothing is started")
+        return finished
 
     def _submission(self, out: Path, truth: str | None) -> SubmitRequest:
         """A run on a cluster, within the time left."""
