@@ -129,7 +129,7 @@ def show(
     console.print(accuracy_table(metrics))
     if champion is not None:
         console.print("Champions", highlight=False)
-        console.print(history_table(champion), highlight=False)
+        console.print(history_table(champion))
 
 
 @models_app.command()

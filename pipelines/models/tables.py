@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.filesize import decimal
+from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
 
+from components.core.evaluation.table import escaped, markdown_table
 from components.core.registry.champion import Champion
 from components.core.registry.model_manifest import SHORT, ModelManifest
 from components.core.registry.published_models import fingerprint_of
 from components.core.storage.garbage import StoredGroup
 from pipelines.store.tables import shown_age
 
-_PLAIN: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}
 LEGEND = "well top-1, %: raw→assigned, that is without→with the prior; * champion"
 
 
@@ -32,7 +32,7 @@ def models_table(models: Sequence[ModelManifest], unreadable: Iterable[str], cha
         mark = "*" if champion and champion.now.fingerprint == fingerprint else " "
         return f"{mark}{fingerprint[:SHORT]}"
 
-    table = Table(**_PLAIN)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column(" model", no_wrap=True)
     table.add_column("created", no_wrap=True)
     table.add_column("run", overflow="fold", min_width=10)
@@ -93,36 +93,24 @@ def facts_table(model: ModelManifest, champion: Champion | None) -> Table:
     return table
 
 
-def history_table(champion: Champion) -> Table:
+def history_table(champion: Champion) -> Markdown:
     """All champions, the present one first."""
-    table = Table(**_PLAIN)
-    table.add_column("generation", justify="right", no_wrap=True)
-    table.add_column("model", no_wrap=True)
-    table.add_column("promoted (UTC)", no_wrap=True)
-    table.add_column("by", overflow="fold")
-    table.add_column("why", overflow="fold", min_width=16)
+    rows = []
     for each in champion.promotions:
         back = f"(back to {each.restores}) " if each.restores is not None else ""
         at = f"{each.at.astimezone(UTC):%Y-%m-%d %H:%M}"
-        table.add_row(str(each.generation), each.fingerprint[:SHORT], at, escape(each.by), escape(f"{back}{each.why}"))
-    return table
-
-
-def removable_table(items: Sequence[StoredGroup]) -> Table:
-    """What would be removed."""
-    table = Table(**_PLAIN)
-    table.add_column("what", no_wrap=True)
-    table.add_column("model", no_wrap=True)
-    table.add_column("run", overflow="fold")
-    for name in ("objects", "size", "age"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for item in items:
-        table.add_row(
-            item.kind,
-            fingerprint_of(item)[:SHORT],
-            item.belongs_to or "–",
-            f"{item.objects:,}",
-            decimal(item.size),
-            shown_age(item.newest),
+        rows.append(
+            [str(each.generation), each.fingerprint[:SHORT], at, escaped(each.by), escaped(f"{back}{each.why}")]
         )
-    return table
+    header = ("generation", "model", "promoted (UTC)", "by", "why")
+    return Markdown(markdown_table(header, rows, labels=len(header)))
+
+
+def removable_table(items: Sequence[StoredGroup]) -> Markdown:
+    """What would be removed."""
+    rows = [
+        (item.kind, fingerprint_of(item)[:SHORT], escaped(item.belongs_to) or "–",
+         f"{item.objects:,}", decimal(item.size), shown_age(item.newest))
+        for item in items
+    ]  # fmt: skip
+    return Markdown(markdown_table(("what", "model", "run", "objects", "size", "age"), rows, labels=3))

@@ -118,14 +118,3 @@ def test_rejects_a_damaged_champion_in_one_line(
     assert "\n" not in str(raised.value)
     assert everything(store) == before
     assert not (tmp_path / "escaped").exists()
-
-
-def test_only_the_requested_networks_are_downloaded(
-    published: FinishedRun, model: ModelManifest, tmp_path: Path
-) -> None:
-    files = download_networks(published.store, model, 1, "HUVEC", tmp_path / "here")
-    assert set(files) == {"small", "slim"}
-    assert {*(tmp_path / "here").rglob("*.safetensors")} == {*files.values()}
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file.*cannot be written"):
-        download_networks(published.store, model, 0, "RPE", tmp_path / "file")
