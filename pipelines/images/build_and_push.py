@@ -37,13 +37,8 @@ def build(
 ) -> None:
     """Builds images of the checkout, tags them with its commit, and prints their names.
 
-    Args:
-        targets: the images to build.
-        base: image to build on; None for the Dockerfile's.
-        network: the build's network (`host` if a proxy or a package index listens on this machine); None for the engine's.
-        extra: files by name in the build context that only the build sees; None for the checkout's own file, if there is one.
-        log_path: file for the output of the build.
-        console: where progress and results are shown.
+    `base` is an image instead of the Dockerfile's, `network` the build's (`host` if a proxy or package index is on this machine).
+    `extra` are files by name that only the build sees (None: the checkout's own file, if any); its output goes to `log_path`.
 
     Raises:
         InputError: no checkout, no engine, a missing file, or no such base image.
@@ -100,12 +95,7 @@ def pack_context(root: Path, extra: Mapping[str, str]) -> IO[bytes]:
 
 
 def push(registry: str, record: Path, console: Console) -> None:
-    """Pushes both images of the checkout's commit, records their digests, and prints them.
-
-    Args:
-        registry: HOST[:PORT][/PATH], the beginning of the images' names.
-        record: file to write.
-        console: where progress and results are shown.
+    """Pushes both images of the checkout's commit to HOST[:PORT][/PATH], records their digests in a file, and prints them.
 
     Raises:
         InputError: no checkout, no engine, an image that is missing or contains other sources, or the registry refuses.
@@ -116,9 +106,9 @@ def push(registry: str, record: Path, console: Console) -> None:
     if not record.resolve().parent.is_dir():
         raise InputError(f"--record {record}: there is no such folder; create it first")
     _, commit = checkout()
-    tag, client, sources = tag_of(commit), connect(), sources_digest()
+    tag, client = tag_of(commit), connect()
     for target in TARGETS:
-        check_image(client, f"{repository(target)}:{tag}", sources, "this checkout")
+        check_image(client, f"{repository(target)}:{tag}")
     _warn_of_changes(commit, f"{tag}: the images contain uncommitted changes", console)
     images: dict[Target, Image] = {}
     for target in TARGETS:

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from components.core.errors import InputError
+from pipelines.images.code_version import sources_digest
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -35,26 +36,16 @@ def connect() -> DockerClient:
         raise InputError(_refusal(error)) from None
 
 
-def check_image(client: DockerClient, name: str, sources: str, expected: str) -> Image:
-    """An image of this engine, if it contains the expected sources.
-
-    Args:
-        client: the engine.
-        name: the image's name.
-        sources: digest of the expected sources.
-        expected: where these are, for the message.
-
-    Raises:
-        InputError: no such image, or one with other sources.
-    """
+def check_image(client: DockerClient, name: str) -> Image:
+    """An image of this engine; InputError if there is none, or it contains other sources than this package."""
     from docker.errors import ImageNotFound
 
     try:
         image = client.images.get(name)
     except ImageNotFound:
         raise InputError(f"{name}: there is no such image on this machine; run `cellsignal images build`") from None
-    if image.labels.get(SOURCES_LABEL) != sources:
-        raise InputError(f"{name}: contains other sources than {expected}; run `cellsignal images build`")
+    if image.labels.get(SOURCES_LABEL) != sources_digest():
+        raise InputError(f"{name}: contains other sources than this package; run `cellsignal images build`")
     return image
 
 

@@ -109,14 +109,8 @@ def missing_image(reference: str) -> str:
 
 
 def split_reference(reference: str) -> tuple[str, str, str]:
-    """Registry, repository and digest of REGISTRY/NAME@sha256:DIGEST, as engines read it.
-
-    Raises:
-        InputError: no digest.
-    """
-    name, at, digest = reference.partition("@")
-    if not at:
-        raise InputError(f"{reference}: an image by digest is expected")
+    """Registry, repository and digest of REGISTRY/NAME@sha256:DIGEST, as engines read it."""
+    name, _, digest = reference.partition("@")
     first, slash, rest = name.partition("/")
     if slash and ("." in first or ":" in first or first == "localhost"):
         return first, rest, digest

@@ -20,7 +20,7 @@ from components.core.errors import InputError
 from components.core.progress import emit
 from components.core.storage.opening import is_bucket, is_folder, join_address
 from pipelines.checks import local_files
-from pipelines.images.code_version import CURRENT, Target, sources_digest
+from pipelines.images.code_version import CURRENT, Target
 from pipelines.images.engine import check_image, connect, container_user, one_line
 from pipelines.run.folder import LocalRun, RunFolder
 
@@ -41,11 +41,8 @@ def check_images() -> dict[Target, str]:
     Raises:
         InputError: no engine, an image that is missing or contains other sources than this package.
     """
-    client, sources = connect(), sources_digest()
-    return {
-        target: check_image(client, name, sources, "the package that starts the run").id
-        for target, name in CURRENT.items()
-    }
+    client = connect()
+    return {target: check_image(client, name).id for target, name in CURRENT.items()}
 
 
 def check_credentials(store: StoreConfig, variables: Mapping[str, str] = os.environ) -> None:

@@ -111,7 +111,7 @@ def test_the_record_has_the_digests_of_the_registry(small, registry, tmp_path: P
 
 def test_rejects_images_of_other_sources_and_missing_ones(small, tmp_path: Path):
     build_small(small[1], "0" * 16)
-    with pytest.raises(InputError, match=r"cellsignal-small-gpu:\S+: contains other sources than this checkout"):
+    with pytest.raises(InputError, match=r"cellsignal-small-gpu:\S+: contains other sources than this package"):
         push("127.0.0.1:1", tmp_path / "images.json", quiet())
     engine_or_skip().images.remove(small[0], force=True)
     with pytest.raises(InputError, match=r"cellsignal-small-cpu:\S+: there is no such image .*cellsignal images build"):

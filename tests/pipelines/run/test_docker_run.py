@@ -180,7 +180,7 @@ def test_an_image_of_other_sources_is_refused(tmp_path: Path, images, monkeypatc
     from components.core.errors import InputError
     from pipelines.run.containers import check_images
 
-    monkeypatch.setattr("pipelines.run.containers.sources_digest", lambda: "0" * 16)
+    monkeypatch.setattr("pipelines.images.engine.sources_digest", lambda: "0" * 16)
     with pytest.raises(
         InputError, match=r"^cellsignal-cpu:\S+: contains other sources than .*; run `cellsignal images build`$"
     ):
