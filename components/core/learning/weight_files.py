@@ -18,7 +18,7 @@ from components.core.files import write_atomically
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.network import Classifier
 from components.core.learning.step_settings import LearningSettings
-from components.core.storage.digests import digest_path
+from components.core.storage.digests import digest_file
 
 CONTAINERS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema")
 """Keys under which training programs save a state dict next to other data."""
@@ -163,7 +163,7 @@ def weights_digest(folder: Path) -> str:
     """Digest of a folder's weights and meta.json, without its history, which contains timings."""
     read_meta(folder)
     files = sorted([*folder.glob("*.safetensors"), folder / "meta.json"])
-    return " ".join(f"{path.name}={digest_path(path)}" for path in files)
+    return " ".join(f"{path.name}={digest_file(path)}" for path in files)
 
 
 def save_pairs(pairs: Sequence[Pair], folder: Path, epoch: int, history: list[dict[str, Any]], **meta: Any) -> None:

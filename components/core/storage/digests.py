@@ -1,4 +1,4 @@
-"""SHA-256 of files, folders and source code, by which inputs count as the same. Reads local files only."""
+"""SHA-256 of files, texts and source code, by which inputs count as the same. Reads local files only."""
 
 from __future__ import annotations
 
@@ -18,15 +18,6 @@ def digest_file(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def digest_path(path: Path) -> str:
-    """SHA-256 of a file's bytes, or of a folder's file names and bytes, whatever its own name; InputError if there is none."""
-    if path.is_dir():
-        return digest_text(json.dumps([[name, digest_file(path / name)] for name in file_names(path)]))
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
-    return digest_text(f"file {digest_file(path)}")
 
 
 def digest_text(text: str) -> str:

@@ -375,8 +375,6 @@ class ObjectStore:
         """Turns errors of the clients and of the store's files into this package's; errors of the caller's `own` file pass."""
         try:
             yield
-        except (InputError, StepError, MissingObjectError):
-            raise
         except self._failures as error:
             if (
                 own is not None

@@ -10,7 +10,7 @@ from threading import Barrier
 import pytest
 
 from components.core.errors import InputError, StepError
-from components.core.storage.digests import digest_path
+from components.core.storage.digests import file_names
 from components.core.storage.finished import fetch_finished, run_once
 from components.core.storage.object_store import ObjectStore
 
@@ -43,6 +43,10 @@ def _outputs(folder: Path) -> dict[str, Path]:
     return {"model": folder / "model", "logits": folder / "logits"}
 
 
+def _content(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in file_names(folder)}
+
+
 def _reused(
     store: ObjectStore, folder: Path, work: Work, step: str = "finetune", more: str = "", **changes: str
 ) -> bool:
@@ -60,7 +64,7 @@ def _stored(store: ObjectStore, suffix: str) -> str:
 def test_the_same_inputs_are_worked_on_once(either_store: ObjectStore, tmp_path: Path) -> None:
     work = Work()
     assert [_reused(either_store, tmp_path / name, work) for name in ("one", "two")] == [False, True]
-    assert digest_path(tmp_path / "one") == digest_path(tmp_path / "two")
+    assert _content(tmp_path / "one") == _content(tmp_path / "two")
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["logits", "model"]
 
 
@@ -132,7 +136,7 @@ def test_a_damaged_output_is_made_again(
     assert not _reused(store, tmp_path / "two", work)
     assert "warning: finetune: finished output is damaged in the store" in capsys.readouterr().out
     assert _reused(store, tmp_path / "three", work)
-    assert digest_path(tmp_path / "one") == digest_path(tmp_path / "two") == digest_path(tmp_path / "three")
+    assert _content(tmp_path / "one") == _content(tmp_path / "two") == _content(tmp_path / "three")
     assert not (tmp_path.parent / "escaped").exists()
 
 
@@ -180,14 +184,14 @@ def test_two_runs_side_by_side_record_one_complete_result(store: ObjectStore, tm
     assert [(tmp_path / name / "model").read_text() for name in ("one", "two")] == ["one", "two"]
     assert len(store.list("finished/")) == 4  # the loser's three files are gone
     assert _reused(store, tmp_path / "later", Work())
-    assert digest_path(tmp_path / "later") in (digest_path(tmp_path / "one"), digest_path(tmp_path / "two"))
+    assert _content(tmp_path / "later") in (_content(tmp_path / "one"), _content(tmp_path / "two"))
 
 
 def test_single_outputs_and_files_are_fetched(store: ObjectStore, tmp_path: Path) -> None:
     prefix, again = (run_once(store, "finetune", INPUTS, _outputs(tmp_path / name), Work()) for name in ("one", "two"))
     assert prefix == again
     fetch_finished(store, prefix, {"logits": tmp_path / "logits"})
-    assert digest_path(tmp_path / "logits") == digest_path(tmp_path / "one" / "logits")
+    assert _content(tmp_path / "logits") == _content(tmp_path / "one" / "logits")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["logits", "one", "two"]
     (file,) = fetch_finished(store, prefix, {"logits/logits.npz": tmp_path / "one.npz"})
     assert (file.path, file.size, (tmp_path / "one.npz").stat().st_size) == ("logits/logits.npz", 1000, 1000)
