@@ -292,8 +292,9 @@ class _Submission:
         earlier = lineage_of(self.run.store, self.run.key)
         # The first submission that the store has a record of. Without the record, what Kubeflow's cache refers to is gone too.
         begun = str(earlier.get("submitted", {}).get("begun", "")) if earlier else datetime.now(UTC).isoformat()
-        submitted = {"pipeline_version": version, "namespace": self.endpoint.namespace or "", "begun": begun}
-        return json.dumps({**self.run.lineage, "submitted": submitted}, sort_keys=True)
+        return json.dumps(
+            {**self.run.lineage, "submitted": {"pipeline_version": version, "begun": begun}}, sort_keys=True
+        )
 
 
 def _without_links() -> contextlib.AbstractContextManager[Any]:

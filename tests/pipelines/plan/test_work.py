@@ -96,6 +96,13 @@ def test_steps_take_about_the_planned_passes(tmp_path: Path):
     screen.run("infer", [tuned], "HUVEC")
 
 
+def test_counts_the_tables_of_a_screen(config_file: Path, tables: TinyScreen):
+    wells = screen_wells(RunConfig.load(str(config_file)), tables.root)
+    assert len(wells.experiments) == 3
+    assert wells.experiments.plates.sum() == 6
+    assert (wells.count(), wells.sites, wells.pixel_bytes) == (30, 60, 60 * 6 * 16 * 16)
+
+
 def test_every_labelled_well_validates_in_one_fold():
     config = RunConfig.load("rxrx1")
     wells = screen_wells(config, None)
