@@ -25,7 +25,8 @@ def models_table(models: Sequence[ModelManifest], unreadable: Iterable[str], cha
     """Models, one per line, with their scores without and with the prior; first those whose manifest cannot be read."""
 
     def both(model: ModelManifest, score: str) -> str:
-        found = [model.score(score, stage) for stage in ("raw", "assigned")]
+        stages = model.scores.get(score, {})
+        found = [stages.get(stage, {}).get("overall") for stage in ("raw", "assigned")]
         return "→".join(f"{100 * value:.1f}" for value in found if value is not None) or "–"
 
     def marked(fingerprint: str) -> str:

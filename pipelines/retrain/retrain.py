@@ -1,8 +1,8 @@
 """cellsignal retrain: from a screen, a configuration and a champion to a decision. Imports neither torch nor kfp.
 
 Checks whether anything changed; predicts the held-out plates with the champion; trains the challenger; compares; promotes or not.
-The champion predicts first, so that one that cannot is found before hours of training. Every part reuses what an earlier attempt
-finished, so the same command resumes an interrupted retraining.
+The champion predicts first, so that a champion that cannot is found before hours of training. Every part reuses what an
+earlier attempt finished, so the same command resumes an interrupted retraining.
 """
 
 from __future__ import annotations

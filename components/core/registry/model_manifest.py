@@ -117,10 +117,6 @@ class ModelManifest(StoredRecord):
         """The run's configuration; InputError if it is of another version of cellsignal."""
         return parse(RunConfig, self.config, source=f"model {self.short}: configuration")
 
-    def score(self, score: str, stage: str, part: str = "overall") -> float | None:
-        """Well top-1; None if the run has no such score."""
-        return self.scores.get(score, {}).get(stage, {}).get(part)
-
     def folds_of(self, cell_type: str) -> tuple[int, ...]:
         """The folds whose networks can classify wells of a cell type, ascending; empty if none can.
 

@@ -53,7 +53,7 @@ def check_first_image(model: ModelManifest, source: ScreenSource, plates: Sequen
 
 
 def seen_before(model: ModelManifest, plates: Sequence[Plate]) -> list[str]:
-    """Warnings about plates whose experiment has the name of one that the networks were trained on."""
+    """Warnings about plates of an experiment that has the same name as a trained one."""
     labelled = "these predictions do not show how well it classifies new plates"
     unlabelled = "these are not predictions of plates that it never saw"
     messages = []

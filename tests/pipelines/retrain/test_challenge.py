@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from components.core.errors import InputError
 from components.core.registry.model_manifest import ModelManifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import Learned
@@ -69,3 +70,22 @@ def test_a_challenger_that_another_run_trained_predicts_again(
     other = challenge.predictions_of_challenger("tiny-of-another-machine", model, tmp_path, ["HUVEC-04"])
     assert other == tmp_path / "new.csv"
     assert predicted == [(model.fingerprint, ["HUVEC-04"])]
+
+
+def test_a_finished_run_of_an_earlier_attempt_is_reused_while_the_store_has_its_results(
+    template: FinishedRun, model: ModelManifest, tmp_path: Path
+) -> None:
+    store, request = ObjectStore(tmp_path / "store"), RetrainRequest(endpoint="", screen="nowhere")
+    config = template.config.model_copy(
+        update={"store": template.config.store.model_copy(update={"bucket": store.uri("")})}
+    )
+    challenge, out = (
+        Challenge(config, request, store, HOLDOUT, tmp_path, Console(), 0.0),
+        tmp_path / f"predictions-{model.short}",
+    )
+    out.mkdir()
+    (out / "lineage.json").write_text('{"run": "tiny-1"}')
+    with pytest.raises(InputError, match="--screen nowhere: no such folder"):
+        challenge.predict(model, ["HUVEC-04"])
+    store.put("runs/tiny-1/results/lineage.json", b"{}")
+    assert challenge.predict(model, ["HUVEC-04"]) == out / "predictions.csv"
