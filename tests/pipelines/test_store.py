@@ -216,15 +216,6 @@ def test_rejects_bad_usage(cellsignal: Cellsignal, tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_rejects_a_missing_bucket_or_run(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in s3_server.environment().items():
-        monkeypatch.setenv(name, value)
-    line = rejected("forget", "none-1", "--store", "s3://cellsignal/empty")
-    assert "none-1: no such run below s3://cellsignal/empty (there are no runs)" in line
-    assert "no such bucket" in rejected("gc", "--bucket", "elsewhere")
-    assert "cellsignal/empty: nothing to remove" in invoke(ObjectStore("cellsignal", "empty"), "gc", "--yes").output
-
-
 def test_the_option_wins_over_the_environment_and_that_over_the_configuration(s3_server: S3Server, tmp_path: Path):
     for name in ("option", "environment", "configured", "usual/cellsignal/store"):
         (tmp_path / name).mkdir(parents=True)

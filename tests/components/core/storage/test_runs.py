@@ -62,15 +62,10 @@ def test_a_run_reads_back_with_its_files(written: MemoryStore, tmp_path: Path) -
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == FILES
 
 
-def test_rejects_a_damaged_newer_or_missing_record(written: MemoryStore, tmp_path: Path) -> None:
-    for content, message in (
-        (b"[]", "not a run's record"),
-        (b'{"key": "demo-1a2b"}', "not a run's record"),
-        (json.dumps({**RECORD.model_dump(), "schema_version": 2}).encode(), "newer than this version"),
-        (b'{"schema_version": 2, "unknown": 1}', "newer than this version"),
-    ):
-        written.put(f"runs/{KEY}/run.json", content)
-        with pytest.raises(InputError, match=rf"runs/{KEY}/run.json: .*{message}"):
+def test_rejects_a_newer_or_missing_record(written: MemoryStore, tmp_path: Path) -> None:
+    for content in (json.dumps({**RECORD.model_dump(), "schema_version": 2}), '{"schema_version": 2, "unknown": 1}'):
+        written.put(f"runs/{KEY}/run.json", content.encode())
+        with pytest.raises(InputError, match=rf"runs/{KEY}/run.json: .*newer than this version"):
             fetch_run(written, KEY, tmp_path)
     with pytest.raises(InputError, match=r"--run demo-1a: no such run .* \(runs there: demo-1a2b\)"):
         fetch_run(written, "demo-1a", tmp_path)
