@@ -189,7 +189,7 @@ def work_folders(store: Path | None) -> dict[str, Path]:
 
 
 def check_room(folders: dict[str, Path]) -> Iterator[Finding]:
-    """Free space in folders; of one that does not exist yet, in the nearest one above it."""
+    """Free space in folders. For a folder that does not exist yet, the nearest existing one above it is checked."""
     for subject, folder in folders.items():
         existing = _existing(folder)
         free = shutil.disk_usage(existing).free / GIB

@@ -38,7 +38,7 @@ def check_cluster(config: RunConfig, steps: Sequence[str] = (), resubmits: bool 
 
     Args:
         config: the run's configuration, from `on_cluster`.
-        steps: the steps that run; empty for those of a training.
+        steps: the steps that run; empty for the steps of a training.
         resubmits: whether a failed run is submitted again, so that a pod taken from its node is no concern.
 
     Raises:

@@ -112,7 +112,7 @@ class KfpEndpoint:
 
     Attributes:
         client: kfp.Client, whose requests have time limits and raise EndpointError.
-        namespace: that of experiments and runs; None if the installation is for a single user.
+        namespace: the namespace of experiments and runs; None if the installation is for a single user.
         version: the server's.
     """
 

@@ -139,10 +139,10 @@ class Follower:
                 time.sleep(min(POLL, left))
 
     def explanation(self, run: Any) -> str:
-        """Why a run ended without results: the message of the failed task, else that of the API.
+        """Why a run ended without results: the failed task's message, else the API's.
 
-        Every attempt at a task is recorded, even if a later one succeeded: the task that failed most often is the one that used
-        up its retries. Bad input comes first, for other tasks may have failed because of it.
+        Every attempt at a task is recorded, even if a later one succeeded: the task that failed most often used up its
+        retries. Bad input comes first, because other tasks may have failed because of it.
         """
         if self.failures:
             attempts = Counter(failure.task for failure in self.failures.values())

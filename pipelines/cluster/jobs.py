@@ -1,6 +1,6 @@
 """A plain Kubernetes Job for each step, reading and writing s3:// addresses: to debug a step on a cluster without KFP.
 
-Names, resources and security are those of the configuration's section `cluster`.
+Names, resources and security come from the configuration's section `cluster`.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class ClusterRun:
 
 
 def has_results(run: ClusterRun) -> bool:
-    """Whether all results of the complete run are in the store; those of one that lacks folds do not count."""
+    """Whether all results of the run are in the store; partial results, which lack folds, do not count."""
     try:
         lineage = json.loads(run.store.get(run_file(run.key, f"{RESULTS}/lineage.json")))  # written last
         return lineage.get("run") == run.key and not lineage.get("partial")

@@ -55,7 +55,7 @@ class RunPlan:
         tasks: in the order of the DAG.
         seconds: duration of each task.
         core_hours: of the pods without a GPU.
-        basis: basis of the GPU-hours: that of their least certain part.
+        basis: basis of the least certain part of the GPU-hours.
         critical_path: numbers of the chain of tasks that the run cannot be shorter than.
         enough_gpus: the number of GPUs beyond which more do not help.
         stored: bytes that the run leaves in object storage.
