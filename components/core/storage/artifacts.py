@@ -39,7 +39,7 @@ def local_copy(uri: str, into: Path) -> Path:
         if not path.exists():
             raise InputError(f"{uri}: no such file or folder")
         return path
-    store, key = _stored(uri, "the artifact's key")
+    store, key = _stored(uri)
     target = into / digest_text(uri)[:12] / key.rpartition("/")[2]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ class StepFiles:
             if "://" in uri:
                 raise InputError(f"{uri}: an output goes to a path, file:// or s3://BUCKET/KEY")
             return uri
-        store, key = _stored(uri, "a key for the output")
+        store, key = _stored(uri)
         store.check("create it, or correct the output's address")  # before the work, not after it
         path = self._folder / "outputs" / digest_text(uri)[:12] / key.rpartition("/")[2]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,10 +142,10 @@ def local_file(uri: str | None) -> Iterator[Path | None]:
         yield Path(files.input(uri)) if uri else None
 
 
-def _stored(uri: str, lacking: str) -> tuple[ObjectStore, str]:
+def _stored(uri: str) -> tuple[ObjectStore, str]:
     """The store and key of an artifact in a bucket."""
     bucket, key = parse_uri(uri)
     key = key.rstrip("/")
     if not key:
-        raise InputError(f"{uri}: names a whole bucket; add {lacking}")
+        raise InputError(f"{uri}: names a whole bucket; add a key")
     return ObjectStore(bucket), key
