@@ -98,9 +98,9 @@ def submit(wanted: RunConfig | PredictRequest, request: SubmitRequest, console: 
         warn(console, remark)
     advice = f"whether run {run.key} has started is unknown: the same command follows it if it has"
     contact = Contact(time.monotonic() + request.timeout, console, advice)
+    endpoint = _connected(run, request.endpoint, contact)
+    text = compiled(run.config, run.images, run.lineage, run.folds)
     with interruptible(contact):
-        endpoint = _connected(run, request.endpoint, contact)
-        text = compiled(run.config, run.images, run.lineage, run.folds)
         submission = contact.answered(lambda: _Submission(run, text, endpoint, console))
         for left in range(request.resubmit, -1, -1):
             started = contact.answered(submission.start)
