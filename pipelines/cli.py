@@ -271,7 +271,9 @@ def plan(
     throughput: Annotated[
         Path | None, typer.Option(help="YAML with your rates, pod times and prices, instead of the shipped examples")
     ] = None,
-    measured: Annotated[Path | None, typer.Option(help="folder of a finished run, whose rates are used")] = None,
+    measured: Annotated[
+        Path | None, typer.Option(help="folder of a finished run, whose durations correct the plan")
+    ] = None,
     json: Json = False,
     set: Changes = None,
 ) -> None:

@@ -53,7 +53,7 @@ class EndpointError(InputError):
 
 @dataclass(frozen=True)
 class Login:
-    """Credentials for an endpoint; a token comes before a file with one, which is read for every request."""
+    """Credentials for an endpoint; a file with a token is read for every request."""
 
     token: str | None = field(default=None, repr=False)
     token_file: Path | None = None
@@ -71,6 +71,8 @@ class Login:
         for name, value in ((TOKEN, token), (COOKIE, cookie)):
             if value and len(value.splitlines()) > 1:  # http.client would quote the secret in its error
                 raise InputError(f"{name} has a line break inside; set it to the secret alone")
+        if token and environment.get(TOKEN_FILE):
+            raise InputError(f"{TOKEN} and {TOKEN_FILE} are both set; unset one of them")
         if cookie and "=" not in cookie:
             raise InputError(f"{COOKIE} must be NAME=VALUE, for example authservice_session=...")
         token_file = None if token else _file(environment, TOKEN_FILE) or _file(environment, POD_TOKEN_VARIABLE)

@@ -103,6 +103,7 @@ def submit(wanted: RunConfig | PredictRequest, request: SubmitRequest, console: 
     with interruptible(contact):
         submission = contact.answered(lambda: _Submission(run, text, endpoint, console))
         for left in range(request.resubmit, -1, -1):
+            contact.advice = advice  # following changed it
             started = contact.answered(submission.start)
             if not request.wait:
                 print_line(console, "to follow it and fetch its results: the same command with --wait")

@@ -50,6 +50,19 @@ def test_every_pod_is_restricted(which: str):
             assert container["resources"]["limits"].keys() >= {"cpu", "memory"}
 
 
+def test_our_check_of_the_restricted_standard_rejects_violations():
+    (pod,) = pods(demo_jobs()["normalize"][0])
+    for change, message in (
+        ({"hostNetwork": True}, "hostNetwork is set"),
+        ({"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}, "volume v is a hostPath"),
+        ({"securityContext": {"runAsNonRoot": True}}, "step has no seccomp profile"),
+        ({"securityContext": {"seccompProfile": {"type": "RuntimeDefault"}}}, "step may run as root"),
+        ({"containers": [{"name": "step"}]}, "step keeps capabilities"),
+        ({"containers": [{"name": "step"}]}, "step may escalate privileges"),
+    ):
+        assert message in violations({**pod, **change})
+
+
 def test_the_namespace_enforces_the_restricted_standard():
     for overlay in OWN:
         labels = one(built(overlay), "Namespace", CLUSTER.namespace)["metadata"]["labels"]

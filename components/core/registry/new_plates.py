@@ -49,7 +49,11 @@ def check_first_image(model: ModelManifest, source: ScreenSource, plates: Sequen
     """
     files = list_plate(source, plates[0], sites)
     (contents,) = read_sites(source, files.folder, files.sites[:1])
-    read_image(source, files.folder, files.sites[0], 0, contents[0], model.image_size)
+    try:
+        read_image(source, files.folder, files.sites[0], 0, contents[0], model.image_size)
+    except InputError as error:
+        size = f"{model.image_size}x{model.image_size}"
+        raise InputError(f"{error}; model {model.short} was trained with 8-bit grey images of {size} pixels") from None
 
 
 def seen_before(model: ModelManifest, plates: Sequence[Plate]) -> list[str]:

@@ -83,7 +83,7 @@ def _check_header(header: bytes, size: int) -> None:
         )
     if (width, height) != (size, size):
         raise BadPngError(
-            f"expected {size}x{size} pixels, found {width}x{height}; resize it, or to train set screen.image_size"
+            f"expected {size}x{size} pixels, found {width}x{height}; resize the images, or train with another screen.image_size"
         )
 
 

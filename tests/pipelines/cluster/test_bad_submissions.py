@@ -93,6 +93,7 @@ def test_a_cookie_reaches_the_server(server: KfpServer):
     [
         ({"KFP_TOKEN": f"{SECRET}\ntwice"}, "KFP_TOKEN has a line break"),
         ({"KFP_COOKIE": SECRET}, "KFP_COOKIE must be NAME=VALUE"),
+        ({"KFP_TOKEN": SECRET, "KFP_TOKEN_FILE": "/nowhere/token"}, "KFP_TOKEN and KFP_TOKEN_FILE are both set"),
         ({"KFP_TOKEN_FILE": "/nowhere/token"}, "KFP_TOKEN_FILE: /nowhere/token cannot be read"),
         ({"KFP_CA_CERT": "/nowhere/ca"}, "KFP_CA_CERT: /nowhere/ca cannot be read"),
         ({"KF_PIPELINES_SA_TOKEN_PATH": "/nowhere/sa"}, "KF_PIPELINES_SA_TOKEN_PATH: /nowhere/sa cannot be read"),

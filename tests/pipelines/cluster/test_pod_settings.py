@@ -54,6 +54,12 @@ def test_spot_nodes_are_for_steps_with_gpus_unless_a_step_overrides_it(step: str
     assert check_cluster(config, resubmits=True) == []
 
 
+def test_threads_are_shared_among_the_processes_of_a_step():
+    assert resources("pretrain").environment["OMP_NUM_THREADS"] == "8"
+    assert resources("pretrain", "cluster.steps.pretrain.gpus=4").environment["OMP_NUM_THREADS"] == "2"
+    assert resources("pretrain", "cluster.steps.pretrain.cpu=0.5").environment["OMP_NUM_THREADS"] == "1"
+
+
 @pytest.mark.parametrize(
     ("changes", "remark_start"),
     [

@@ -191,6 +191,17 @@ def test_resubmit_resumes_under_the_same_key_until_it_succeeds(submitting: Submi
     assert store.list(f"runs/{key_of(server.runs[0])}/failed/") == []  # failures of earlier attempts are forgotten
 
 
+def test_contact_lost_while_resubmitting_does_not_advise_about_the_failed_run(
+    submitting: Submitting, server: KfpServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(follow, "OUTAGE", 0.3)
+    server.script = [["FAILED"]]
+    server.on_end = lambda _: server.faults.append(Fault(503, times=10_000, path="/runs", method="GET"))
+    with pytest.raises(ContactError, match=r"whether run .* has started is unknown: the same command follows it"):
+        submitting(wait=True, resubmit=1)
+    assert len(server.runs) == 1
+
+
 def test_resubmit_stops_at_its_number_and_at_bad_input(submitting: Submitting, server: KfpServer, store: ObjectStore):
     server.script = [["FAILED"]]
     with pytest.raises(StepError):
@@ -282,10 +293,18 @@ def test_following_has_a_deadline(submitting: Submitting, server: KfpServer):
         submitting(wait=True, timeout=0.2)
 
 
-def test_an_endpoint_that_is_down_at_first_is_waited_for(submitting: Submitting, server: KfpServer):
-    server.faults.append(Fault(503, times=3, path="/healthz"))
-    submitting()
-    assert len(server.runs) == 1
+@pytest.mark.parametrize("down", [3, 10_000])
+def test_an_endpoint_that_is_down_at_first_is_waited_for(
+    submitting: Submitting, server: KfpServer, monkeypatch: pytest.MonkeyPatch, down: int
+):
+    server.faults.append(Fault(503, times=down, path="/healthz"))
+    if down == 3:
+        submitting()
+    else:
+        monkeypatch.setattr(follow, "OUTAGE", 0.3)
+        with pytest.raises(ContactError, match=r"whether run .* has started is unknown: the same command follows it"):
+            submitting()
+    assert len(server.runs) == (1 if down == 3 else 0)
 
 
 def test_a_deleted_run_ends_following(submitting: Submitting, server: KfpServer):
