@@ -5,7 +5,6 @@ The steps from ensemble to report of a failed training are computed here, from i
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from components.core.storage.artifacts import local_file
 from components.core.storage.finished import fetch_finished
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.run_records import HOLDOUT, MANIFEST, RESULTS, TaskRecord, run_file
+from components.core.storage.run_records import HOLDOUT, MANIFEST, TaskRecord, run_file
 from components.core.storage.runs import fetch_results, finished_folds
 from pipelines.images.record import ImageRecord
 from pipelines.options import print_line
@@ -50,15 +49,6 @@ class ClusterRun:
     folds: Mapping[str, Sequence[int]] | None
     lineage: Mapping[str, Any]
     parameters: Mapping[str, Any]
-
-
-def has_results(run: ClusterRun) -> bool:
-    """Whether all results of the run are in the store; partial results, which lack folds, do not count."""
-    try:
-        lineage = json.loads(run.store.get(run_file(run.key, f"{RESULTS}/lineage.json")))  # written last
-        return lineage.get("run") == run.key and not lineage.get("partial")
-    except (MissingObjectError, ValueError, AttributeError):
-        return False
 
 
 def fetch(run: ClusterRun, out: Path, console: Console) -> None:

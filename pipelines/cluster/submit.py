@@ -28,14 +28,14 @@ from components.core.storage.digests import digest_text
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import cluster_store, is_folder, join_address, open_store
 from components.core.storage.run_records import FAILED, RECIPE, cluster_run_key, predicting_name, run_file
-from components.core.storage.runs import lineage_of
+from components.core.storage.runs import has_results, lineage_of
 from pipelines.checks import check_screen, check_start, screen_source
 from pipelines.cluster.checks import check_addresses, check_cluster, fingerprint, on_cluster
 from pipelines.cluster.compile import compiled, images_of, known_lineage
 from pipelines.cluster.endpoint import EndpointError, KfpEndpoint, Login
 from pipelines.cluster.follow import DONE, ENDED, Contact, Follower, interruptible, warn
 from pipelines.cluster.pod_settings import name_part, pipeline_name
-from pipelines.cluster.results import ClusterRun, fetch, has_results, report_of_failed
+from pipelines.cluster.results import ClusterRun, fetch, report_of_failed
 from pipelines.dag import prediction_graph
 from pipelines.images.code_version import code_commit
 from pipelines.images.record import RECORD, check_pushed
@@ -90,7 +90,7 @@ def submit(wanted: RunConfig | PredictRequest, request: SubmitRequest, console: 
     out = request.out or Path("runs") / run.key
     if request.wait:
         check_results_folder(out, run.key)
-    if request.reuse_results and not request.truth and has_results(run):  # a truth changes the report
+    if request.reuse_results and not request.truth and has_results(run.store, run.key):  # a truth changes the report
         print_line(console, f"run {run.key} has finished before, so nothing is started")
         fetch(run, out, console)
         return

@@ -207,7 +207,7 @@ def gc(
 
     Shows them first. While no model has been promoted, complete models stay.
     """
-    from components.core.registry.published_models import removable_models
+    from components.core.registry.removal import removable_models
     from pipelines.models.tables import removable_table
 
     console, cutoff = console_of_terminal(), datetime.now(UTC) - duration(older_than)

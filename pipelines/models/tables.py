@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.filesize import decimal
@@ -14,10 +15,11 @@ from rich.table import Table
 from components.core.evaluation.table import escaped, markdown_table
 from components.core.registry.champion import Champion
 from components.core.registry.model_manifest import SHORT, ModelManifest
-from components.core.registry.published_models import fingerprint_of
+from components.core.registry.removal import fingerprint_of
 from components.core.storage.garbage import StoredGroup
 from pipelines.store.tables import shown_age
 
+_PLAIN: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}
 LEGEND = "well top-1, %: raw→assigned, that is without→with the prior; * champion"
 
 
@@ -33,7 +35,7 @@ def models_table(models: Sequence[ModelManifest], unreadable: Iterable[str], cha
         mark = "*" if champion and champion.now.fingerprint == fingerprint else " "
         return f"{mark}{fingerprint[:SHORT]}"
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(**_PLAIN)
     table.add_column(" model", no_wrap=True)
     table.add_column("created", no_wrap=True)
     table.add_column("run", overflow="fold", min_width=10)
@@ -107,11 +109,21 @@ def history_table(champion: Champion) -> Markdown:
     return Markdown(markdown_table(header, rows, labels=len(header)))
 
 
-def removable_table(items: Sequence[StoredGroup]) -> Markdown:
+def removable_table(items: Sequence[StoredGroup]) -> Table:
     """What would be removed."""
-    rows = [
-        (item.kind, fingerprint_of(item)[:SHORT], escaped(item.belongs_to) or "–",
-         f"{item.objects:,}", decimal(item.size), shown_age(item.newest))
-        for item in items
-    ]  # fmt: skip
-    return Markdown(markdown_table(("what", "model", "run", "objects", "size", "age"), rows, labels=3))
+    table = Table(**_PLAIN)
+    table.add_column("what", no_wrap=True)
+    table.add_column("model", no_wrap=True)
+    table.add_column("run", overflow="fold")
+    for name in ("objects", "size", "age"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for item in items:
+        table.add_row(
+            item.kind,
+            fingerprint_of(item)[:SHORT],
+            item.belongs_to or "–",
+            f"{item.objects:,}",
+            decimal(item.size),
+            shown_age(item.newest),
+        )
+    return table

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,16 +19,17 @@ from typing import NamedTuple
 from rich.console import Console
 
 from components.core.config import RunConfig
-from components.core.errors import ContactError, MissingObjectError
+from components.core.errors import ContactError, InputError, MissingObjectError
 from components.core.evaluation.comparison.decision import Decision, compare
 from components.core.evaluation.comparison.wells import paired_wells
 from components.core.registry.model_manifest import MODELS, ModelManifest, TrainedPlate
 from components.core.registry.published_models import trained_plates
+from components.core.registry.publishing import publish
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import join_address
 from components.core.storage.run_records import HOLDOUT, HOLDOUT_LABELS, RESULTS, RUNS
-from components.core.storage.runs import fetch_run
+from components.core.storage.runs import fetch_run, has_results
 from pipelines.checks import truth_file
 from pipelines.cluster.submit import SubmitRequest, submit
 from pipelines.options import print_line
@@ -82,27 +83,37 @@ class Challenge:
     deadline: float
     _predicted: dict[str, Path] = field(default_factory=dict)
 
-    def train(self) -> str:
-        """Trains the challenger; returns the key of its run.
+    def train(self) -> tuple[str, ModelManifest]:
+        """Trains and publishes the challenger; returns the key of its run and its manifest.
 
         Raises:
-            InputError: bad input.
+            InputError: bad input, or the run cannot be published.
             StepError: a step failed.
             ContactError: contact was lost or the deadline has passed; a run on a cluster may go on.
         """
         out, request = self.folder / "challenger", self.request
         if request.endpoint:
             submit(self.config, self._submission(out, request.truth), self.console)
-            return str(json.loads((out / "lineage.json").read_text(encoding="utf-8"))["run"])
-        if request.truth or not self._finished_here(out):  # a truth changes the report
-            from pipelines.run.local import run_here
+            run = str(json.loads((out / "lineage.json").read_text(encoding="utf-8"))["run"])
+            return run, publish(self.store, run).model
+        if not request.truth and (finished := self._finished_here(out)):  # a truth changes the report
+            try:
+                return finished, publish(self.store, finished).model
+            except InputError as error:
+                why = f"it cannot be published ({error})"
+                print_line(self.console, f"warning: run {finished} is repeated, because {why}", "yellow")
+        from pipelines.run.local import run_here
 
-            truth = truth_file(request.truth)
-            run_here(self.config, out, request.screen, truth, self.console, containers=request.containers)
-        return find_run(str(out)).key
+        truth = truth_file(request.truth)
+        run_here(self.config, out, request.screen, truth, self.console, containers=request.containers)
+        run = find_run(str(out)).key
+        return run, publish(self.store, run).model
 
-    def predict(self, model: ModelManifest, experiments: Sequence[str]) -> Path:
-        """Predicts held-out experiments with a model, once per model; returns its predictions.csv. Raises as train."""
+    def predict(self, model: ModelManifest) -> Path:
+        """Predicts the held-out experiments that a model did not see, whatever it is compared with; once per model.
+
+        Returns the model's predictions.csv; raises as train.
+        """
         if model.fingerprint in self._predicted:
             return self._predicted[model.fingerprint]
         request, out = self.request, self.folder / f"predictions-{model.short}"
@@ -111,7 +122,7 @@ class Challenge:
             model=self.store.uri(f"{MODELS}/{model.fingerprint}"),
             config=self.config,
             changes=("embeddings.enabled=false",),
-            experiments=tuple(experiments),
+            experiments=comparable(self.holdout, {"model": model}).experiments,
         )
         if request.endpoint:
             submit(prediction, self._submission(out, None), self.console)
@@ -122,8 +133,10 @@ class Challenge:
             predict_here(prediction, request.screen, out, None, own, self.console, containers=request.containers)
         return self._predicted.setdefault(model.fingerprint, out / "predictions.csv")
 
-    def decide(self, run: str, challenger: ModelManifest, champion: ModelManifest | None) -> Decision:
-        """The decision about the challenger of a run.
+    def decide(
+        self, run: str, challenger: ModelManifest, champion: ModelManifest | None, promotion_reason: str
+    ) -> Decision:
+        """The decision about the challenger of a run; `promotion_reason` is that of the champion.
 
         Raises:
             InputError: predictions of either model are missing or damaged, or the champion cannot classify the plates.
@@ -135,8 +148,8 @@ class Challenge:
             reason = "the first model: there is no champion to compare with"
             return decision(outcome="first_model", promote=True, reason=reason)
         if champion.fingerprint == challenger.fingerprint:
-            reason = "the challenger is the champion: the same data, configuration and code"
-            return decision(outcome="same_model", promote=False, reason=reason)
+            # Promoted by an attempt that was killed before it recorded the outcome, or by another process.
+            return decision(outcome="same_model", promote=False, reason=promotion_reason)
         models = {"champion": champion, "challenger": challenger}
         found = comparable(self.holdout, models)
         with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
@@ -155,8 +168,8 @@ class Challenge:
             wells = paired_wells(
                 plates,
                 work / HOLDOUT_LABELS,
-                self.predict(champion, comparable(self.holdout, {"champion": champion}).experiments),
-                self.predictions_of_challenger(run, challenger, work, found.experiments),
+                self.predict(champion),
+                self.predictions_of_challenger(run, challenger, work),
                 found.experiments,
                 champion_knows=champion.vocabulary.treatments,
             )
@@ -165,27 +178,28 @@ class Challenge:
             outcome="compared", promote=result.promote, reason=result.reason, comparison=result, left_out=found.remarks
         )
 
-    def predictions_of_challenger(
-        self, run: str, challenger: ModelManifest, folder: Path, experiments: Sequence[str]
-    ) -> Path:
-        """The published networks' predictions: their run's, or new ones if another run of the same content trained them."""
+    def predictions_of_challenger(self, run: str, challenger: ModelManifest, folder: Path) -> Path:
+        """The published networks' predictions: their run's, from the store.
+
+        They predict again if another run of the same content trained them, or if the store has no predictions of the run.
+        """
         if challenger.run == run:
             path = folder / PREDICTIONS
             with suppress(MissingObjectError):
                 self.store.download_file(f"{RUNS}/{run}/{RESULTS}/{PREDICTIONS}", path)
                 return path
-        return self.predict(challenger, experiments)
+        return self.predict(challenger)
 
-    def _finished_here(self, out: Path) -> bool:
-        """Whether a run of this fingerprint has its results in a folder, and still in the store."""
+    def _finished_here(self, out: Path) -> str | None:
+        """The key of the run of this fingerprint that has its results in a folder, and all of them still in the store."""
         try:
-            run = json.loads((out / "lineage.json").read_text(encoding="utf-8"))["run"]
-        except (OSError, ValueError, KeyError):
-            return False
-        finished = self.store.exists(f"{RUNS}/{run}/{RESULTS}/lineage.json")
-        if finished:
-            print_line(self.console, f"run {run} has finished before, so nothing is started")
-        return finished
+            run = str(json.loads((out / "lineage.json").read_text(encoding="utf-8"))["run"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if not has_results(self.store, run):
+            return None
+        print_line(self.console, f"run {run} has finished before, so nothing is started")
+        return run
 
     def _submission(self, out: Path, truth: str | None) -> SubmitRequest:
         """A run on a cluster, within the time left."""

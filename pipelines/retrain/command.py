@@ -62,8 +62,8 @@ def retrain(
     """Trains a challenger if data, code or configuration changed, and promotes it unless it is worse than the champion.
 
     Both predict the held-out experiments, which neither saw; `promotion` in the configuration sets how much worse is too much.
-    If nothing has changed, nothing is started. If the same retraining is in progress, it is followed. --resubmit and --timeout
-    go with --endpoint; the timeout covers all runs together.
+    If nothing has changed, nothing is started. If the same retraining is in progress on a cluster, or on this machine with the same
+    --out, it is followed. --resubmit and --timeout go with --endpoint; the timeout covers all runs together.
 
     Exits with 0 if the challenger was promoted or nothing has changed, 2 on bad input, 3 if a step failed, 4 if it was not
     promoted, 5 if contact or the deadline was lost: the run on the cluster may go on, and the same command follows it.

@@ -38,7 +38,7 @@ class RetrainingOutcome(StoredRecord):
     fingerprint: Fingerprint
     run: str = Field(description="key of the challenger's run")
     model: str = Field(description="fingerprint of the challenger")
-    champion: str | None = Field(description="fingerprint of the model that it was compared with")
+    champion: str | None = Field(description="fingerprint of the model that it was compared with, or that it replaced")
     generation: int = Field(description="of the champion afterwards; 0 for none")
     promoted: bool = Field(description="whether the challenger became the champion")
     reason: str = Field(description="one line")

@@ -26,7 +26,6 @@ from components.core.learning.step_settings import library_versions
 from components.core.registry.champion import CHAMPION, Champion, current_user, promote, read_champion
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.published_models import read_model
-from components.core.registry.publishing import publish
 from components.core.screen.wells import Screen
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_store
@@ -189,9 +188,8 @@ class _Retraining:
         console = self.report.console
         challenge = Challenge(config, self.request, self.store, self._holdout, self.folder, console, deadline)
         if self.champion is not None and self.comparable.experiments:
-            challenge.predict(self.champion, self.comparable.experiments)
-        run = challenge.train()
-        challenger = publish(self.store, run).model
+            challenge.predict(self.champion)
+        run, challenger = challenge.train()
         while (outcome := self._decide(challenge, run, challenger)) is None:
             pass  # another model was promoted during the comparison
         return outcome
@@ -199,9 +197,12 @@ class _Retraining:
     def _decide(self, challenge: Challenge, run: str, challenger: ModelManifest) -> RetrainingOutcome | None:
         """One comparison and its outcome; None if another model was promoted during it."""
         promotions, champion = _read_champion(self.store)
-        decision = challenge.decide(run, challenger, champion)
+        decision = challenge.decide(run, challenger, champion, promotions.now.why if promotions else "")
         reason, generation = decision.reason, _generation(promotions)
+        compared_with = champion.fingerprint if champion and decision.comparison else None
         promoted = decision.outcome == "same_model"
+        if promotions and promoted:  # as the process that promoted it has decided
+            compared_with = next((each.fingerprint for each in promotions.history), None)
         latest = read_latest(self.store, self.config.name) if decision.promote else None
         if latest and latest.observed > self.observed and latest.fingerprint != self.fingerprint:
             reason = (
@@ -223,7 +224,7 @@ class _Retraining:
             fingerprint=self.fingerprint,
             run=run,
             model=challenger.fingerprint,
-            champion=champion.fingerprint if champion and decision.comparison else None,
+            champion=compared_with,
             generation=generation,
             promoted=promoted,
             reason=reason,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -246,6 +247,15 @@ def record_results(store: ObjectStore, run: str, folder: Path) -> None:
     for file in sorted(folder.iterdir(), key=lambda file: (file.name == "lineage.json", file.name)):
         if file.is_file():
             store.upload_file(file, f"{prefix}/{file.name}")
+
+
+def has_results(store: ObjectStore, run: str) -> bool:
+    """Whether all results of a run are in the store; partial results, which lack folds, do not count."""
+    try:
+        lineage = json.loads(store.get(run_file(run, f"{RESULTS}/lineage.json")))  # written last
+        return lineage.get("run") == run and not lineage.get("partial")
+    except (MissingObjectError, ValueError, AttributeError):
+        return False
 
 
 def fetch_results(store: ObjectStore, run: str, into: Path) -> Sequence[str]:

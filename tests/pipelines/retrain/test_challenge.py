@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from components.core.registry.model_manifest import ModelManifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import Learned
 from pipelines.retrain.challenge import Challenge, Comparable, RetrainRequest, comparable, same_images
+from pipelines.run.folder import LocalRun
+from pipelines.run.predict_request import PredictRequest
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 
 HOLDOUT = {"HUVEC-04": "HUVEC"}
@@ -56,20 +59,17 @@ def test_a_challenger_that_another_run_trained_predicts_again(
     template: FinishedRun, model: ModelManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, request = ObjectStore(tmp_path / "store"), RetrainRequest(endpoint="", screen="screen")
-    challenge = Challenge(template.config, request, store, HOLDOUT, tmp_path, Console(), 0.0)
+    holdout = {**HOLDOUT, "HUVEC-01": "HUVEC", "RPE-07": "RPE"}  # it was trained on HUVEC-01
+    challenge = Challenge(template.config, request, store, holdout, tmp_path, Console(), 0.0)
     store.put(f"runs/{KEY}/results/predictions_holdout.csv", b"of the run")
-    own = challenge.predictions_of_challenger(KEY, model, tmp_path, ["HUVEC-04"])
-    assert own.read_bytes() == b"of the run"
-    predicted: list[tuple[str, list[str]]] = []
-
-    def predict(_self: Challenge, model: ModelManifest, experiments: list[str]) -> Path:
-        predicted.append((model.fingerprint, list(experiments)))
-        return tmp_path / "new.csv"
-
-    monkeypatch.setattr(Challenge, "predict", predict)
-    other = challenge.predictions_of_challenger("tiny-of-another-machine", model, tmp_path, ["HUVEC-04"])
-    assert other == tmp_path / "new.csv"
-    assert predicted == [(model.fingerprint, ["HUVEC-04"])]
+    assert challenge.predictions_of_challenger(KEY, model, tmp_path).read_bytes() == b"of the run"
+    predicted: list[PredictRequest] = []
+    monkeypatch.setattr("pipelines.run.local.predict_here", lambda request, *_, **__: predicted.append(request))
+    path = challenge.predictions_of_challenger("tiny-of-another-machine", model, tmp_path)
+    assert path == tmp_path / f"predictions-{model.short}" / "predictions.csv"
+    ((address, experiments),) = ((each.model, each.experiments) for each in predicted)
+    assert address.endswith(model.fingerprint)
+    assert experiments == ("HUVEC-04", "RPE-07")  # all that any champion may be compared on
 
 
 def test_a_finished_run_of_an_earlier_attempt_is_reused_while_the_store_has_its_results(
@@ -85,7 +85,38 @@ def test_a_finished_run_of_an_earlier_attempt_is_reused_while_the_store_has_its_
     )
     out.mkdir()
     (out / "lineage.json").write_text('{"run": "tiny-1"}')
-    with pytest.raises(InputError, match="--screen nowhere: no such folder"):
-        challenge.predict(model, ["HUVEC-04"])
-    store.put("runs/tiny-1/results/lineage.json", b"{}")
-    assert challenge.predict(model, ["HUVEC-04"]) == out / "predictions.csv"
+    results = "runs/tiny-1/results/lineage.json"
+    for lineage in (b'{"run": "tiny-1", "partial": {"quorum": 1}}', b'{"run": "tiny-2"}', b"[]", None):
+        store.put(results, lineage) if lineage else store.delete(results)
+        with pytest.raises(InputError, match="--screen nowhere: no such folder"):
+            challenge.predict(model)
+    store.put(results, b'{"run": "tiny-1"}')
+    assert challenge.predict(model) == out / "predictions.csv"
+
+
+def test_a_finished_run_with_damaged_outputs_is_run_again_and_published(
+    template: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, console = template.copy_to(ObjectStore(tmp_path / "store")), Console(file=io.StringIO(), width=400)
+    request = RetrainRequest(endpoint="", screen="screen")
+    challenge = Challenge(template.config, request, run.store, HOLDOUT, tmp_path, console, 0.0)
+    out = tmp_path / "challenger"
+    out.mkdir()
+    (out / "lineage.json").write_bytes(run.store.get(f"runs/{KEY}/results/lineage.json"))
+    network = next(key for key in run.store.list("finished/") if key.endswith("student.safetensors"))
+    whole = run.store.get(network)
+    run.store.put(network, b"damaged")
+
+    def run_here(*_: object, **__: object) -> None:
+        run.store.put(network, whole)
+        (out / "run").mkdir()
+        record = LocalRun(config=template.config, screen="screen", truth=None, lineage={"run": KEY})
+        (out / "run" / "run.json").write_text(record.model_dump_json())
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.run.local.run_here", run_here)
+        key, model = challenge.train()
+    assert (key, model.run) == (KEY, KEY)
+    assert "the finished outputs are damaged" in console.file.getvalue()  # type: ignore[attr-defined]
+    monkeypatch.setattr("pipelines.run.local.run_here", lambda *_, **__: pytest.fail("was run again"))
+    assert challenge.train() == (KEY, model)

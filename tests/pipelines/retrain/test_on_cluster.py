@@ -266,6 +266,10 @@ def test_two_at_once_share_the_runs_and_promote_once(
     latest = read_latest(lab.store, "tiny")
     assert latest is not None
     assert (latest.model, latest.generation, latest.promoted) == (now.now.fingerprint, 2, True)
+    # The second records the decision of the first, not a comparison of the model with itself.
+    assert (latest.reason, latest.champion) == (now.now.why, champion.now.fingerprint)
+    reports = [json.loads(path.read_text()) for each in labs for path in each.folder.glob("runs/*/comparison.json")]
+    assert [report["reason"] for report in reports] == [now.now.why] * 2
 
 
 @pytest.mark.parametrize(

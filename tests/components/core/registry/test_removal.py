@@ -10,7 +10,7 @@ import pytest
 
 from components.core.errors import InputError, StepError
 from components.core.registry.champion import CHAMPION, promote, rollback
-from components.core.registry.published_models import fingerprint_of, removable_models
+from components.core.registry.removal import fingerprint_of, removable_models
 from components.core.storage.garbage import StoredGroup, sweep
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import PredictionRecord, RunRecord

@@ -36,10 +36,12 @@ def test_the_decision_and_its_reason_come_first_and_the_table_of_the_deciding_st
 def test_unknown_sirnas_and_absent_cell_types_are_noted():
     wells = screen_wells(SCREEN)
     wells["champion_knows"] = [n >= 30 for n in range(len(wells))]
-    page = html(decision_markdown(compared(compare(wells, QUICK, cell_types=["HUVEC", "RPE", "U2OS"]))))
+    decision = compared(compare(wells, QUICK, cell_types=["HUVEC", "RPE", "U2OS"]))
+    page = html(decision_markdown(decision.model_copy(update={"left_out": ("RPE-09 is left out: the reason",)})))
     assert "30 of 208 wells hold a siRNA that the champion does not know" in page
     assert re.search(r"Wells of siRNAs that the champion knows \(178\): champion \d", page)
     assert "Not compared, as none of their wells is held out: U2OS." in page
+    assert "<li>RPE-09 is left out: the reason</li>" in page
 
 
 def test_decisions_without_a_comparison_have_a_heading_and_a_reason():
