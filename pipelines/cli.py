@@ -26,7 +26,10 @@ from pipelines.options import (
     Store,
     Timeout,
     Truth,
+    TruthAddress,
+    TruthFile,
     Wait,
+    console_of_terminal,
     refuse_elsewhere,
     timeout_seconds,
     with_store,
@@ -79,7 +82,7 @@ def simulate(
 def run(
     config: Config,
     screen: SimulatedScreen = None,
-    truth: Truth = None,
+    truth: TruthFile = None,
     out: Annotated[Path | None, typer.Option(help="folder of the results; default: runs/NAME")] = None,
     store: Store = None,
     runner: Annotated[
@@ -91,8 +94,6 @@ def run(
 
     The same command with the same --out resumes. A store in S3 takes endpoint and credentials from the usual AWS variables.
     """
-    from rich.console import Console
-
     from components.core.config import RunConfig
     from components.core.evaluation.table import accuracy_table
     from pipelines.checks import truth_file
@@ -101,10 +102,11 @@ def run(
 
     settings = with_address(with_store(RunConfig.load(config, set or []), store))
     folder = out or Path("runs") / settings.name
-    console = Console()
+    console = console_of_terminal()
     run_here(settings, folder, screen, truth_file(truth), console, containers=runner is Runner.DOCKER)
     console.print(accuracy_table(read_metrics(folder)))
-    console.print(f"start another run from its weights: --set init_from={folder}", soft_wrap=True, highlight=False)
+    start = f"to start another run from its weights, give it --set init_from={folder}"
+    console.print(start, soft_wrap=True, highlight=False)
     console.print(f"report: {(folder / 'report.html').resolve()}", soft_wrap=True, highlight=False)
 
 
@@ -125,7 +127,8 @@ def predict(
     ] = "champion",
     truth: Truth = None,
     experiments: Annotated[
-        list[str] | None, typer.Option(help="experiments to predict, for example HUVEC-25,RPE-12; default: all")
+        list[str] | None,
+        typer.Option(metavar="A,B", help="experiments to predict, for example HUVEC-25,RPE-12; default: all"),
     ] = None,
     any_cell_type: Annotated[
         bool,
@@ -159,12 +162,10 @@ def predict(
     content in progress is followed.
     --wait, --resubmit and --timeout go with --endpoint; logins and exit codes are those of submit.
     """
-    from rich.console import Console
-
     from pipelines.run.predict_request import PredictRequest
 
     names = list_items("--experiments", experiments or [])
-    request, console = PredictRequest(model, config, set or [], names, any_cell_type), Console()
+    request, console = PredictRequest(model, config, set or [], names, any_cell_type), console_of_terminal()
     on_cluster = {"--images": images, "--wait": wait, "--resubmit": resubmit, "--timeout": timeout is not None}
     refuse_elsewhere(endpoint, {"--runner": runner, "--store": store}, on_cluster)
     if endpoint is not None:
@@ -197,18 +198,16 @@ def finish(
     run: Annotated[
         str, typer.Option(help="a run's key, s3://BUCKET[/PREFIX]/runs/KEY, file:///FOLDER/runs/KEY, or its folder")
     ],
-    quorum: Annotated[int, typer.Option(help="number of finished folds that every cell type needs")],
-    truth: Truth = None,
+    quorum: Annotated[int, typer.Option(metavar="N", help="number of finished folds that every cell type needs")],
+    truth: TruthFile = None,
     out: Annotated[Path | None, typer.Option(help="folder of the results; default: runs/KEY")] = None,
     store: Store = None,
 ) -> None:
     """Completes a run from its finished folds if the others failed; its results are marked as partial."""
-    from rich.console import Console
-
     from pipelines.checks import truth_file
     from pipelines.run.finish import run_finish
 
-    run_finish(run, quorum, out, truth_file(truth), store, Console())
+    run_finish(run, quorum, out, truth_file(truth), store, console_of_terminal())
 
 
 @app.command()
@@ -217,7 +216,8 @@ def growth(
     config: Annotated[str, typer.Option(help="shipped configuration or YAML file")] = "growth",
     out: Annotated[Path, typer.Option(help="folder of growth.json and growth.png")] = Path("runs/growth"),
     seeds: Annotated[
-        list[str] | None, typer.Option(help="seeds of the simulated screens and of training; default: 1,2,3")
+        list[str] | None,
+        typer.Option(metavar="N,N", help="seeds of the simulated screens and of training; default: 1,2,3"),
     ] = None,
     store: Store = None,
     set: Changes = None,
@@ -239,8 +239,8 @@ def protocols(
     protocol: Annotated[
         ProtocolChoice, typer.Option(help="batch: hold out whole experiments; random: hold out random wells; or both")
     ] = ProtocolChoice.BOTH,
-    repeats: Annotated[int, typer.Option(min=1, help="number of random splits per protocol")] = 3,
-    backbones: Annotated[int, typer.Option(help="number of configured backbones in the ensemble")] = 1,
+    repeats: Annotated[int, typer.Option(metavar="N", min=1, help="number of random splits per protocol")] = 3,
+    backbones: Annotated[int, typer.Option(metavar="N", help="number of configured backbones in the ensemble")] = 1,
     out: Annotated[Path | None, typer.Option(help="folder of protocols.json; default: runs/NAME-protocols")] = None,
     store: Store = None,
     set: Changes = None,
@@ -265,7 +265,7 @@ def plan(
         str | None, typer.Option(help="directory of a screen, whose tables are read; default: the sizes under simulate")
     ] = None,
     gpus: Annotated[
-        list[str] | None, typer.Option(help="numbers of GPUs, for example 1,4,8; default: common ones")
+        list[str] | None, typer.Option(metavar="N,N", help="numbers of GPUs, for example 1,4,8; default: common ones")
     ] = None,
     gpu: Annotated[str | None, typer.Option(help="GPU type: l4, a10, l40s, a100-80gb, h100, h200, or your own")] = None,
     throughput: Annotated[
@@ -281,12 +281,12 @@ def plan(
 
     Rates were measured on an H200 and are scaled to other GPUs, unless you give your own; every line shows its basis.
     """
-    from rich.console import Console
-
     from components.core.config import RunConfig
     from pipelines.plan.output import run_plan
 
-    run_plan(RunConfig.load(config, set or []), screen, gpus or [], gpu, throughput, measured, json, Console())
+    run_plan(
+        RunConfig.load(config, set or []), screen, gpus or [], gpu, throughput, measured, json, console_of_terminal()
+    )
 
 
 @app.command(name="compile")
@@ -301,12 +301,10 @@ def compile_(
     Pipeline parameters: source (s3:// address of the screen), fingerprint (change it when the screen's files change) and truth
     (s3:// address of labels, or empty). The same configuration, code and images compile to the same bytes.
     """
-    from rich.console import Console
-
     from components.core.config import RunConfig
     from pipelines.cluster.compile import run_compile
 
-    run_compile(RunConfig.load(config, set or []), out, images, Console())
+    run_compile(RunConfig.load(config, set or []), out, images, console_of_terminal())
 
 
 @app.command()
@@ -314,7 +312,7 @@ def submit(
     config: Config,
     endpoint: Endpoint,
     screen: Annotated[str | None, typer.Option(help="s3://BUCKET/PREFIX of the screen")] = None,
-    truth: Truth = None,
+    truth: TruthAddress = None,
     images: Images = "images.json",
     wait: Wait = False,
     resubmit: Resubmit = 0,
@@ -327,16 +325,15 @@ def submit(
     The login comes from the environment: KFP_TOKEN, KFP_TOKEN_FILE or KFP_COOKIE; in a pod, its service account's token.
     KFP_CA_CERT is a file of trusted certificates. The screen is listed with the credentials in the AWS variables.
 
-    Exit codes: 0 done, 2 bad input, 3 the run failed or was cancelled, 5 contact or the deadline was lost (the run may continue).
+    Exit codes: 0 done, 2 bad input, 3 the run failed or was cancelled, 5 contact was lost or the deadline passed: the run may
+    continue.
     """
-    from rich.console import Console
-
     from components.core.config import RunConfig
     from pipelines.cluster.submit import SubmitRequest
     from pipelines.cluster.submit import submit as submit_run
 
     request = SubmitRequest(endpoint, screen, truth, images, out, wait, resubmit, timeout_seconds(timeout))
-    submit_run(RunConfig.load(config, set or []), request, Console())
+    submit_run(RunConfig.load(config, set or []), request, console_of_terminal())
 
 
 @app.command()
@@ -356,15 +353,13 @@ def doctor(
 
     Object store, images, Kubeflow Pipelines, GPU, versions, disk space. Exits with 2 if a required check fails.
     """
-    from rich.console import Console
-
     from components.core.config import RunConfig
     from pipelines.doctor import run_doctor
 
     if set and config is None:
         raise InputError("--set changes a configuration; give --config as well")
     settings = RunConfig.load(config, set or []) if config else RunConfig()
-    raise typer.Exit(run_doctor(with_store(settings, store), endpoint, images, Console(), as_json=json))
+    raise typer.Exit(run_doctor(with_store(settings, store), endpoint, images, console_of_terminal(), as_json=json))
 
 
 @app.command()

@@ -151,7 +151,7 @@ def check_gpu() -> Iterator[Finding]:
     elif driver:
         yield Finding("GPU", "failed", f"driver {driver} is there, but torch is built for CPUs; install its CUDA build")
     else:
-        yield Finding("GPU", "warning", "none: training runs on the CPU, which is fast enough for the demo only")
+        yield Finding("GPU", "warning", "none: training runs on the CPU, which is fast enough only for the demo")
 
 
 def _driver() -> str:

@@ -38,16 +38,16 @@ OptionalConfig = Annotated[
 ]
 Changes = Annotated[
     list[str] | None,
-    typer.Option("--set", help="KEY=VALUE changes one field of the configuration, for example pretrain.epochs=4"),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="changes one field of the configuration, for example pretrain.epochs=4"
+    ),
 ]
 Screen = Annotated[str, typer.Option(help=_SCREEN)]
 SimulatedScreen = Annotated[str | None, typer.Option(help=f"{_SCREEN}; default: simulate a screen")]
-Truth = Annotated[
-    str | None,
-    typer.Option(
-        help="CSV of labels (id_code,sirna), read only to score the report: a file, or on a cluster s3://BUCKET/KEY"
-    ),
-]
+_TRUTH = "CSV of labels (id_code,sirna), read only to score the report"
+TruthFile = Annotated[str | None, typer.Option(metavar="FILE", help=_TRUTH)]
+TruthAddress = Annotated[str | None, typer.Option(metavar="s3://BUCKET/KEY", help=_TRUTH)]
+Truth = Annotated[str | None, typer.Option(help=f"{_TRUTH}: a file, or on a cluster s3://BUCKET/KEY")]
 Bucket = Annotated[str | None, typer.Option(help="bucket or file:///FOLDER, instead of the configuration's")]
 Prefix = Annotated[str | None, typer.Option(help="key prefix in the bucket or folder, instead of the configuration's")]
 Store = Annotated[
@@ -75,11 +75,12 @@ ClusterImages = Annotated[
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="follow the run, then fetch its results")]
 Resubmit = Annotated[
-    int, typer.Option(min=0, help="how many times a failed run is submitted again; finished work is reused")
+    int,
+    typer.Option(metavar="N", min=0, help="how many times a failed run is submitted again; finished work is reused"),
 ]
 Timeout = Annotated[
     float | None,
-    typer.Option(help="hours after which following ends, default 72; the run continues"),
+    typer.Option(metavar="HOURS", help="hours after which following ends, default 72; the run continues"),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="do not ask for confirmation, for scripts")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on stdout; everything else goes to stderr")]
@@ -87,6 +88,8 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="only show what would be
 
 HOURS = 72.0
 """Default of --timeout."""
+FULL_WIDTH = 1000
+"""Columns of output that no terminal shows, so that no table is cut."""
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -98,7 +101,7 @@ def duration(text: str) -> timedelta:
     """
     found = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)([mhdw])", text.strip())
     if not found:
-        raise InputError(f"--older-than {text!r}: a number and m, h, d or w is expected, for example 36h or 14d")
+        raise InputError(f"--older-than {text!r}: expected a number followed by m, h, d or w, for example 36h or 14d")
     # At most a century: datetime has no time before the year 1.
     return min(timedelta(**{_UNITS[found[2]]: float(found[1])}), timedelta(days=36_500))
 
@@ -139,10 +142,13 @@ def refuse_elsewhere(endpoint: str | None, here: Mapping[str, object], on_cluste
 
 
 def console_of_terminal(as_json: bool = False) -> Console:
-    """The console for a command's output; with JSON on stdout, it writes to stderr."""
+    """The console for a command's output: as wide as the terminal, or as any table; with JSON on stdout, it writes to stderr."""
     from rich.console import Console
 
-    return Console(stderr=as_json)
+    console = Console(stderr=as_json)
+    if not console.file.isatty():
+        console.width = FULL_WIDTH
+    return console
 
 
 def print_json(**document: Any) -> None:
@@ -237,15 +243,14 @@ def remove_shown(
 
 
 def agreed(console: Console, question: str, yes: bool, dry_run: bool) -> bool:
-    """Asks for confirmation; False without a terminal."""
+    """Asks for confirmation. InputError if nothing would answer, since there is no terminal."""
     if dry_run:
         console.print("nothing was removed (--dry-run)")
         return False
     if yes:
         return True
     if not sys.stdin.isatty():
-        console.print("nothing was removed: there is no terminal to confirm on; give --yes to remove", soft_wrap=True)
-        return False
+        raise InputError("nothing was removed: there is no terminal to confirm on; give --yes to remove")
     if typer.confirm(question, err=console.stderr):
         return True
     console.print("nothing was removed")

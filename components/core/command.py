@@ -39,7 +39,9 @@ LogitsOption = Annotated[str, typer.Option(help="folder to write, path or s3://:
 EmbeddingsOption = Annotated[
     str, typer.Option(help="folder to write, path or s3://: embeddings of all wells, as Parquet")
 ]
-SetOption = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, changes a field of the configuration")]
+SetOption = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="changes a field of the configuration")
+]
 
 
 def cancel_on_signals(advice: str) -> None:

@@ -11,7 +11,10 @@ from components.ensemble.step import run
 
 
 def ensemble(
-    logits: Annotated[list[str], Option(help="logits of a fold, directory or s3://; give one a fold")], out: OutOption
+    logits: Annotated[
+        list[str], Option(metavar="FOLDER", help="logits of a fold, directory or s3://; give one a fold")
+    ],
+    out: OutOption,
 ) -> None:
     """Joins the folds of one cell type."""
     with step_files() as files:

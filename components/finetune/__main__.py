@@ -13,7 +13,9 @@ from components.core.storage.artifacts import step_files
 def finetune(
     config: ConfigOption,
     screen: ScreenOption,
-    base: Annotated[list[str], Option(help="output of pretrain: a path, or s3://BUCKET/KEY; once per backbone")],
+    base: Annotated[
+        list[str], Option(metavar="FOLDER", help="output of pretrain: a path, or s3://BUCKET/KEY; once per backbone")
+    ],
     fold: Annotated[int, Option(help="the fold whose experiments validate")],
     cell_type: Annotated[str, Option(help="the cell type to train on")],
     weights: OutOption,

@@ -29,8 +29,9 @@ def infer(
     base: Annotated[
         list[str],
         Option(
+            metavar="FOLDER",
             help="output of finetune, or of pretrain for each backbone: path or s3://; none for new plates, which the model "
-            "of --screen predicts"
+            "of --screen predicts",
         ),
     ] = [],  # noqa: B006
     changes: SetOption = [],  # noqa: B006

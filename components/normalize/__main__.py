@@ -38,7 +38,8 @@ def normalize(
         typer.Option(help="the model that predicts new plates: champion, a fingerprint's first digits, or an address"),
     ] = None,
     experiments: Annotated[
-        list[str] | None, typer.Option(help="with --model: experiments to predict, for example A,B; default: all")
+        list[str] | None,
+        typer.Option(metavar="A,B", help="with --model: experiments to predict, for example A,B; default: all"),
     ] = None,
     any_cell_type: Annotated[
         bool,

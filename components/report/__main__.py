@@ -17,7 +17,7 @@ def report(
     config: ConfigOption,
     screen: ScreenOption,
     holdout: HoldoutOption,
-    uri: Annotated[list[str], Option(help="output of assign, path or s3://; once a cell type")],
+    uri: Annotated[list[str], Option(metavar="FOLDER", help="output of assign, path or s3://; once a cell type")],
     out: OutOption,
     holdout_labels: Annotated[
         str | None, Option(help="labels of the held-out wells, id_code,sirna, path or s3://; new plates have none")

@@ -18,7 +18,8 @@ images_app = typer.Typer(
 @images_app.command()
 def build(
     target: Annotated[
-        list[str] | None, typer.Option(help="cpu (without torch), gpu or all, or several; default: all")
+        list[str] | None,
+        typer.Option(metavar="TARGET", help="cpu (without torch), gpu or all, or several; default: all"),
     ] = None,
     base_image: Annotated[
         str | None, typer.Option(help="a Debian or Ubuntu with Python 3.11 instead of the Dockerfile's")

@@ -41,6 +41,7 @@ Reason = Annotated[str, typer.Option(help="why, for the champion's history")]
 Expected = Annotated[
     int | None,
     typer.Option(
+        metavar="N",
         min=0,
         help="generation of the champion that the decision was based on (see `models show`), 0 for none: if another was promoted "
         "since, nothing is changed and the exit code is 4",
@@ -58,11 +59,7 @@ def list_(json: Json = False, *, options: StoreOptions) -> None:
     from pipelines.models.tables import LEGEND, models_table
 
     console, opened = console_of_terminal(json), options.open()
-    (models, unreadable), champion, damaged = list_models(opened), None, None
-    try:
-        champion = read_champion(opened)
-    except InputError as error:
-        damaged = error  # the models are shown anyway, since one of them has to be promoted
+    champion, (models, unreadable) = read_champion(opened), list_models(opened)
     problems = list(unreadable.values())
     if champion is not None and champion.now.fingerprint not in {*unreadable, *(each.fingerprint for each in models)}:
         problems.append(
@@ -85,8 +82,6 @@ def list_(json: Json = False, *, options: StoreOptions) -> None:
             print_line(console, f"{opened.uri('')}: no models")
         for problem in problems:
             print_line(console, problem, style="yellow")
-    if damaged is not None:
-        raise damaged
     if models and champion is None:
         print_line(console, "no model has been promoted yet")
 
@@ -194,9 +189,12 @@ def rollback(reason: Reason, expect: Expected = None, *, options: StoreOptions) 
 @models_app.command()
 @with_store_options
 def gc(
-    keep: Annotated[int, typer.Option(min=0, help="champions before the present one to keep, for rollbacks")] = 3,
+    keep: Annotated[
+        int, typer.Option(metavar="N", min=0, help="champions before the present one to keep, for rollbacks")
+    ] = 3,
     older_than: Annotated[
-        str, typer.Option(help="keep what is younger, for example 36h, 14d; longer than publishing takes")
+        str,
+        typer.Option(metavar="AGE", help="keep what is younger, for example 36h, 14d; longer than publishing takes"),
     ] = "30d",
     yes: Yes = False,
     dry_run: DryRun = False,

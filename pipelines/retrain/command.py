@@ -66,7 +66,7 @@ def retrain(
     --out, it is followed. --resubmit and --timeout go with --endpoint; the timeout covers all runs together.
 
     Exits with 0 if the challenger was promoted or nothing has changed, 2 on bad input, 3 if a step failed, 4 if it was not
-    promoted, 5 if contact or the deadline was lost: the run on the cluster may go on, and the same command follows it.
+    promoted, 5 if contact was lost or the deadline passed: the run on the cluster may go on, and the same command follows it.
     """
     from rich.console import Console
 

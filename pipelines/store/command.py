@@ -38,8 +38,9 @@ def gc(
     older_than: Annotated[
         str,
         typer.Option(
+            metavar="AGE",
             help="keep everything younger, for example 36h, 14d; give more than any packing takes, since a run that packs has "
-            "no record yet"
+            "no record yet",
         ),
     ] = "2d",
     yes: Yes = False,
@@ -117,7 +118,7 @@ def runs(
         sized = [{**row, **({"bytes_alone": alone[row["key"]]} if sizes else {})} for row in rows]
         print_json(store=opened.uri(""), runs=sized)
     elif rows:
-        console.print(runs_table(rows, alone))
+        console.print(runs_table(rows, alone, console.width))
     else:
         print_line(console, f"{opened.uri('')}: no runs")
 
@@ -149,7 +150,7 @@ def forget(
             raise InputError(f"{key}: no such run below {opened.uri('')} ({known_runs(found)})")
     chosen = [run for run in found.values() if run.key in keys]
     alone = sizes_alone(list(found.values()), list_groups(opened))
-    console.print(runs_table([run_row(run) for run in chosen], alone))
+    console.print(runs_table([run_row(run) for run in chosen], alone, console.width))
     for line in caution_lines(chosen, found.values()):
         print_line(console, line, style="yellow")
     agree = agreed(console, f"Forget {len(chosen)} run{'s' if len(chosen) > 1 else ''}?", yes, dry_run)

@@ -9,13 +9,15 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 
 from components.core.storage.garbage import StoredGroup
 from components.core.storage.run_records import PREDICTING_STEPS, RunRecord
 from components.core.storage.runs import RecordedRun
 
-LONGEST_PATH = 26
+WRAPPED = 15
+"""Columns that the kind of a run needs if it is wrapped: `by`, and a model."""
 RECENT = timedelta(hours=1)
 """A run that was active within this time may still be running."""
 
@@ -90,36 +92,53 @@ def _folds(record: RunRecord | None) -> int | None:
     return len(folds.get("train") or range(folds.get("count") or 0)) * len(screen.get("cell_types") or ())
 
 
-def runs_table(rows: Sequence[Mapping[str, Any]], alone: Mapping[str, int]) -> Table:
+def runs_table(rows: Sequence[Mapping[str, Any]], alone: Mapping[str, int], width: int) -> Table:
     """Runs, one per line.
 
     Args:
         rows: from run_row, in their order.
         alone: from sizes_alone; empty to leave the sizes out.
+        width: columns of the console. Keys, times and sizes are never cut: if they do not fit, other columns are left out.
     """
+    each = [_cells(row, alone, width) for row in rows]
+    cells = {name: [own[name] for own in each] for name in each[0]}
+    if all(row["key"].startswith(row["name"]) for row in rows):  # as usual
+        del cells["name"]
+
+    def needed() -> int:
+        least = {name: max(map(len, (name, *values))) for name, values in cells.items()}
+        return sum(2 + (min(WRAPPED, size) if name == "kind" else size) for name, size in least.items())
+
+    for name in ("screen", "name", "folds", "kind"):
+        if needed() > width:
+            cells.pop(name, None)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    # A key usually begins with the name, and a terminal has room for little more.
-    with_names = any(not row["key"].startswith(row["name"]) for row in rows)
-    for column in ("run", "kind", *(["name"] if with_names else []), "started (UTC)"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("screen", overflow="fold", min_width=8)
-    for column in ("folds", "idle for", *(["alone"] if alone else [])):
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        screen = row["screen"] if len(row["screen"]) <= LONGEST_PATH else f"…{row['screen'][1 - LONGEST_PATH :]}"
-        if row["kind"] == "unknown":
-            screen = "(damaged record)" if row["problem"] else "(incomplete record)"
-        table.add_row(
-            row["key"],
-            f"prediction by {row['model'][:12]}" if row["model"] else row["kind"],
-            *([row["name"]] if with_names else []),
-            row["started"][:16].replace("T", " "),
-            screen,
-            f"{row['finished_folds']}/{row['folds']}" if row["folds"] else str(row["finished_folds"]),
-            shown_age(datetime.fromisoformat(row["last_active"])),
-            *([decimal(alone[row["key"]])] if alone else []),
-        )
+    for name in cells:
+        wraps = name == "kind" or (name == "run" and needed() > width)
+        right = name in ("folds", "idle for", "alone")
+        table.add_column(name, overflow="fold", no_wrap=not wraps, justify="right" if right else "left")
+    for line in zip(*cells.values(), strict=True):
+        table.add_row(*map(escape, line))
     return table
+
+
+def _cells(row: Mapping[str, Any], alone: Mapping[str, int], width: int) -> dict[str, str]:
+    """A run's cells by column; of a long path the end."""
+    screen, longest = row["screen"], max(16, width // 5)
+    if row["kind"] == "unknown":
+        screen = "(damaged record)" if row["problem"] else "(incomplete record)"
+    elif len(screen) > longest:
+        screen = f"…{screen[1 - longest :]}"
+    return {
+        "run": row["key"],
+        "kind": f"prediction by {row['model'][:12]}" if row["model"] else row["kind"],
+        "name": row["name"],
+        "started (UTC)": row["started"][:16].replace("T", " "),
+        "screen": screen,
+        "folds": f"{row['finished_folds']}/{row['folds']}" if row["folds"] else str(row["finished_folds"]),
+        "idle for": shown_age(datetime.fromisoformat(row["last_active"])),
+        **({"alone": decimal(alone[row["key"]])} if alone else {}),
+    }
 
 
 def caution_lines(chosen: Sequence[RecordedRun], runs: Iterable[RecordedRun]) -> list[str]:

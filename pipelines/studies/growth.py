@@ -11,7 +11,6 @@ import io
 import json
 import math
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from components.core.files import write_atomically
 from components.core.storage.opening import open_store
 from pipelines.dag import training_graph
 from pipelines.images.code_version import code_version
+from pipelines.options import console_of_terminal
 from pipelines.studies.rungs import Rung, rungs
 from pipelines.studies.study import Scores, Study, StudyTask, opened_study, summary
 
@@ -50,7 +50,7 @@ def run_growth(config: RunConfig, seeds: Sequence[str], out: Path) -> None:
     """Runs the rungs of the growth chart and prints their scores. Raises as `grow`, and if the object store cannot be used."""
     numbers = number_items("--seeds", seeds, 0)
     open_store(config.store.bucket, config.store.prefix).check()
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = console_of_terminal()
     growth = grow(config, numbers, out, os.cpu_count() or 1, console)
     console.print(growth.table())
     for pair, gains in growth.gains().items():

@@ -28,6 +28,7 @@ from components.core.storage.opening import open_store, whole_address
 from pipelines.checks import check_input
 from pipelines.dag import training_graph
 from pipelines.images.code_version import code_version
+from pipelines.options import console_of_terminal
 from pipelines.studies.splits import (
     Protocol,
     held_out_experiments,
@@ -73,7 +74,7 @@ def run_protocols(
         for repeat in range(1, repeats + 1):
             check_input(protocol_config(config, protocol, repeat, backbones), screen, None)
     open_store(config.store.bucket, config.store.prefix).check()
-    console, basic = Console(), protocol_config(config, "batch", 0, backbones)
+    console, basic = console_of_terminal(), protocol_config(config, "batch", 0, backbones)
     # A second process would only share the GPU.
     workers = 1 if any(Path("/dev").glob("nvidia[0-9]*")) else os.cpu_count() or 1
     results = measure(basic, protocols, repeats, screen, out, workers, console)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from components.core.config import PackConfig
@@ -21,9 +23,10 @@ from components.core.storage.manifest import Manifest, Vocabulary
 from components.core.storage.object_store import ObjectStore, StoredObject
 from components.core.storage.opening import open_store
 from components.core.storage.run_records import RunRecord
-from components.core.storage.runs import record_task, write_run
+from components.core.storage.runs import read_runs, record_task, write_run
 from pipelines.cli import app
-from pipelines.options import duration
+from pipelines.options import FULL_WIDTH, duration
+from pipelines.store.tables import run_row, runs_table
 from tests.pipelines.tiny_run import ROOT, Cellsignal
 from tests.seaweedfs import S3Server
 
@@ -41,6 +44,14 @@ def invoke(store: ObjectStore, *arguments: str) -> Result:
     if isinstance(done.exception, InputError):
         raise done.exception
     assert done.exit_code == 0, done.output
+    return done
+
+
+def unconfirmed(store: ObjectStore, *arguments: str) -> Result:
+    """A removal without --yes and without a terminal."""
+    done = CliRunner().invoke(app, [*arguments, "--store", store.uri("")])
+    assert isinstance(done.exception, InputError)
+    assert str(done.exception) == "nothing was removed: there is no terminal to confirm on; give --yes to remove"
     return done
 
 
@@ -81,10 +92,10 @@ def test_gc_shows_garbage_and_removes_it_only_with_yes_and_if_it_is_old(filled: 
     young = invoke(filled, "gc", "--yes").output
     assert "nothing to remove" in young
     assert "of these, 4 objects, 2.0 kB are in no run's record, but younger than 2d" in young
-    shown = invoke(filled, "gc", "--older-than", "0m")
+    assert unconfirmed(filled, "store", "gc", "--older-than", "0m", "--json").stdout == ""
+    shown = unconfirmed(filled, "store", "gc", "--older-than", "0m")
     assert {"plates 1 2 1.0 kB", "finished outputs 1 2 1.1 kB", "total 2 4 2.0 kB"} <= {*rows_of(shown)}
     assert "kept: 8 objects, 4.1 kB (2 recorded runs)" in shown.output
-    assert "nothing was removed: there is no terminal to confirm on; give --yes to remove" in shown.output
     assert "nothing was removed (--dry-run)" in invoke(filled, "gc", "--older-than", "0m", "--yes", "--dry-run").output
     assert groups(filled) == EVERYTHING
     assert "removed 4 objects" in invoke(filled, "gc", "--older-than", "0m", "--yes").output
@@ -118,6 +129,22 @@ def test_runs_are_listed_with_their_kind_and_what_each_alone_keeps(filled: Objec
     assert "mine-1 training mine 2026-11-20 08:30 /data/screen 1/2 a moment 0 bytes" in rows
     assert "next-2 prediction by abababababab next 2026-11-20 08:30 /data/screen 1/4 a moment 2.0 kB" in rows
     assert "else-9 training elsewhere 2026-11-20 08:30 /data/screen 1/2 a moment 0 bytes" in rows
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140, FULL_WIDTH])
+@pytest.mark.parametrize("sized", [True, False])
+def test_keys_times_and_sizes_are_whole_at_any_width(filled: ObjectStore, width: int, sized: bool) -> None:
+    keys = ["experiment-123456789abc", "b-2"]
+    filled.delete_prefix("runs/")
+    for key in keys:
+        write_records(filled, key, PLATE, OUTPUT, name="another name")
+    rows = [{**run_row(run), "screen": "/data/" + "screen/" * 20} for run in read_runs(filled)]
+    console = Console(file=io.StringIO(), width=width)
+    console.print(runs_table(rows, dict.fromkeys(keys, 123_400_000) if sized else {}, width))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    for text in (*(keys if width > 60 else ["b-2"]), "2026-11-20 08:30", "a moment", *(["123.4 MB"] if sized else [])):
+        assert text in shown
+    assert ("/data/screen/" in shown) == (width == FULL_WIDTH)
 
 
 def test_json_is_one_document_on_stdout(filled: ObjectStore) -> None:
@@ -165,7 +192,7 @@ def test_a_record_that_cannot_be_read_stops_gc_until_its_run_is_forgotten(
 def test_forget_removes_the_record_and_gc_the_rest(filled: ObjectStore) -> None:
     with pytest.raises(InputError, match=r"other: no such run below .* \(runs there: mine-1, next-2\)"):
         invoke(filled, "forget", "mine-1", "other", "--yes")
-    shown = invoke(filled, "forget", "mine-1").output
+    shown = unconfirmed(filled, "store", "forget", "mine-1").output
     assert "mine-1 was active a moment ago; if it is still running, leave it alone" in shown
     assert "next-2 starts from the weights of mine-1 (init_from), and could not be run again" in shown
     assert groups(filled) == EVERYTHING
@@ -205,7 +232,7 @@ def test_rejects_bad_usage(cellsignal: Cellsignal, tmp_path: Path, monkeypatch: 
     for arguments, message in (
         (["runs", "--store", "file"], "file: there is no object store"),
         (["runs", "--store", "gs://lab"], "write s3://BUCKET[/PREFIX], file:///FOLDER or a directory"),
-        (["gc", "--older-than", "soon"], "--older-than 'soon': a number and m, h, d or w is expected"),
+        (["gc", "--older-than", "soon"], "--older-than 'soon': expected a number followed by m, h, d or w"),
         (["gc", "--set", "store.bucket=abc"], "--set changes a configuration; give --config as well"),
         (["gc", "--bucket", "b"], "--bucket, --prefix: bucket: string should have at least 3 characters, got 'b'"),
         (["gc", "--bucket", "file://lab"], "write file:///FOLDER"),
@@ -245,7 +272,7 @@ def test_reading_creates_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert list(folder.iterdir()) == []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("CELLSIGNAL_STORE", raising=False)
-    assert "cache/cellsignal/store: there is no object store" in rejected("runs")
+    assert "cache/cellsignal/store: nothing has been stored yet; start with `cellsignal run`" in rejected("runs")
     assert not (tmp_path / "cache").exists()
 
 

@@ -37,7 +37,8 @@ def accuracy_table(metrics: Mapping[str, Any], holdout: str = SCORE_NAMES["holdo
             first = stage == "raw"
             rows.append([names[score] if first else "", title, *values, wells if first else ""])
     header = ["score", "stage", *map(escaped, columns), "wells"]
-    return Markdown("Well top-1 accuracy, %\n\n" + markdown_table(header, rows, labels=2))
+    text = "Well top-1 accuracy, %\n\n" + markdown_table(header, rows, labels=2)
+    return Markdown(text, justify="default")  # the default of paragraphs pads them to the console's width
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], labels: int = 1) -> str:

@@ -56,10 +56,11 @@ def assign_folds(
         InputError: more folds than experiments, a known fold that does not exist, or a fold left without experiments.
     """
     cell_type_of = {name: cell_type for cell_type, names in experiments_by_cell_type.items() for name in names}
-    if count > len(cell_type_of):
+    if count > (found := len(cell_type_of)):
+        experiments = "experiment that is" if found == 1 else "experiments that are"
         raise InputError(
-            f"folds.count is {count}, but the screen has {len(cell_type_of)} labelled experiments that are not held "
-            f"out; {f'set it to {len(cell_type_of)} or less, or ' if len(cell_type_of) > 1 else ''}add experiments"
+            f"folds.count is {count}, but the screen has {found} labelled {experiments} not held out; "
+            f"{f'set it to {found} or less, or ' if found > 1 else ''}add experiments"
         )
     folds: dict[str, int] = {}
     for name, fold in known.items():

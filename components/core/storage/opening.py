@@ -71,6 +71,8 @@ def open_existing(address: str | None, prefix: str = "") -> ObjectStore:
     if not is_folder(address):
         store.check()
     elif not parse_folder(address).is_dir():
+        if address == default_address():
+            raise InputError(f"{address}: nothing has been stored yet; start with `cellsignal run`")
         advice = f"correct --store or {STORE_VARIABLE}, or mount its file system"
         raise InputError(f"{address}: there is no object store; {advice}")
     return store
