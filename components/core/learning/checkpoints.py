@@ -6,14 +6,14 @@ checkpoint, an object that is complete or absent. Steps of one key side by side 
 
 from __future__ import annotations
 
+import errno
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -109,19 +109,30 @@ class Checkpoints:
             with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
                 file = Path(folder) / "checkpoint.pt"
                 self._store.download_file(self._key, file)
-                with ZipFile(file) as archive:  # torch does not compare checksums
-                    if archive.testzip():
-                        raise BadZipFile
-                state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+                state = _load(file)
         except MissingObjectError:
             return None
         except OSError as error:
             raise StepError(f"the checkpoint cannot be read ({error.strerror}); make room and run again") from None
-        except (BadZipFile, UnpicklingError):
+        if state is None:
             warn(f"{self._store.uri(self._key)}: damaged; starting from the beginning")
-            return None
-        note("resuming from the last checkpoint")
+        else:
+            note("resuming from the last checkpoint")
         return state
+
+
+def _load(file: Path) -> dict[str, Any] | None:
+    """The state in a file; None if it is damaged, which zipfile and torch report by errors of many types."""
+    try:
+        with ZipFile(file) as archive:  # torch does not compare checksums
+            if archive.testzip():
+                return None
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which a damaged offset is
+            raise
+        return None
+    return state
 
 
 def _snapshot(value: Any) -> Any:

@@ -6,8 +6,10 @@ import os
 import threading
 from pathlib import Path
 
+import pytest
 import torch
 
+from components.core.errors import StepError
 from components.core.learning import checkpoints as module
 from components.core.learning.checkpoints import Checkpoints
 from components.core.storage.object_store import ObjectStore
@@ -55,16 +57,25 @@ def test_a_checkpoint_is_a_snapshot_of_the_moment_it_is_saved(tmp_path, monkeypa
     assert (found["step"], found["none"], found["pair"]) == (3, None, (0.9, 0.999))
 
 
-def test_a_full_disk_is_a_warning_and_keeps_the_previous_checkpoint(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("owner", "function", "error"),
+    [
+        (torch, "save", RuntimeError("file write failed: no space left")),  # so torch reports a full disk
+        (ObjectStore, "upload_file", StepError("upload failed")),
+    ],
+)
+def test_a_failure_to_save_is_a_warning_and_keeps_the_previous_checkpoint(
+    tmp_path, capsys, monkeypatch, owner, function, error
+):
     checkpoints = Checkpoints(ObjectStore(tmp_path), KEY, 0)
     checkpoints.save({"step": 1})
     checkpoints.close()
 
-    def full(*_: object) -> None:
-        raise RuntimeError("file write failed: no space left")  # so torch reports a full disk
+    def fail(*_: object) -> None:
+        raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(module.torch, "save", full)
+        patched.setattr(owner, function, fail)
         checkpoints.save({"step": 2})
         checkpoints.close()
     assert "could not be saved" in capsys.readouterr().out
@@ -74,10 +85,15 @@ def test_a_full_disk_is_a_warning_and_keeps_the_previous_checkpoint(tmp_path, ca
 def test_a_damaged_checkpoint_is_a_warning_and_training_starts_over(tmp_path, capsys):
     torch.save({"weights": torch.arange(1000.0)}, tmp_path / KEY)
     whole = (tmp_path / KEY).read_bytes()
-    flipped = bytearray(whole)
-    flipped[len(whole) // 2] ^= 1
-    for damaged in (b"something else", whole[: len(whole) // 2], bytes(flipped)):
-        (tmp_path / KEY).write_bytes(damaged)
+    damaged = [b"something else", whole[: len(whole) // 2]]
+    directory, end = whole.index(b"PK\x01\x02"), whole.index(b"PK\x06\x06")
+    # The data; an entry's version, encryption and length of its name in the directory; the directory's position.
+    for at, bit in ((len(whole) // 2, 0), (directory + 6, 6), (directory + 8, 0), (directory + 28, 5), (end + 48, 0)):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << bit
+        damaged.append(bytes(flipped))
+    for content in damaged:
+        (tmp_path / KEY).write_bytes(content)
         assert Checkpoints(ObjectStore(tmp_path), KEY).resume() is None
         assert f"{KEY}: damaged; starting from the beginning" in capsys.readouterr().out
 
