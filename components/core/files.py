@@ -45,8 +45,9 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def atomic_path(out: Path) -> Iterator[Path]:
     """Yields a free path; the file or folder that the block makes there becomes `out` when the block ends.
 
-    An earlier `out` stays unchanged until then, and if the block raises. Temporary folders are hidden siblings of `out`; the next
-    call removes those of killed processes.
+    An earlier `out` stays unchanged until then, and if the block raises. A file replaces a file in one rename; a folder, or a file
+    that a folder replaces, is moved away first, so that `out` is missing for a moment. Temporary folders are hidden siblings of
+    `out`; the next call removes those of killed processes, and puts back what they had moved away.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     for lock in out.parent.glob(f".{glob.escape(out.name)}.*.partial/lock"):
@@ -57,7 +58,8 @@ def atomic_path(out: Path) -> Iterator[Path]:
         try:
             new = work / "new"
             yield new
-            if out.exists():  # a rename replaces neither a folder that has files, nor a file by a folder
+            # A rename replaces neither a folder that has files, nor a file by a folder.
+            if out.is_dir() or (new.is_dir() and out.exists()):
                 out.replace(work / "old")
             new.replace(out)
         finally:
@@ -83,11 +85,13 @@ def _clear(work: Path, out: Path) -> None:
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Holds a lock file against other processes and threads; the lock of a killed process is free. The file stays.
 
+    Whoever may write to its folder may lock it, whatever the umask of the user who creates it.
+
     Raises:
         BlockingIOError: another holds it, and `wait` is false.
         OSError: the file cannot be created.
     """
-    lock = FileLock(path)
+    lock = FileLock(path, mode=path.parent.stat().st_mode & 0o666)
     try:
         lock.acquire(blocking=wait)
     except Timeout:

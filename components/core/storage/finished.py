@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -152,7 +152,7 @@ def _fetch(store: ObjectStore, prefix: str, record: bytes, targets: Mapping[str,
 
 
 def _record(store: ObjectStore, prefix: str, paths: Mapping[str, Path], damaged: str) -> None:
-    """Uploads the outputs as a new attempt, then makes it the finished one unless another has become that meanwhile."""
+    """Uploads the outputs as a new attempt, then makes it the finished one unless another has become that in between."""
     attempt, files, recorded = uuid.uuid4().hex, [], False
     try:
         for name, path in paths.items():
@@ -171,6 +171,10 @@ def _record(store: ObjectStore, prefix: str, paths: Mapping[str, Path], damaged:
                 store.delete_prefix(f"{prefix}/{attempt}/")
             except (InputError, StepError) as error:
                 warn(f"an unused attempt stays in the store ({error})")
+    if replaced:  # the damaged attempt's files would stay as long as a run needs this key
+        with suppress(InputError, StepError):
+            stored = store.list(f"{prefix}/")
+            store.delete_many([each for each in stored if each != key and not each.startswith(f"{prefix}/{attempt}/")])
 
 
 @contextmanager

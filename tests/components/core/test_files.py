@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from components.core.files import atomic_directory, locked, write_atomically
+from components.core.files import atomic_directory, atomic_path, locked, write_atomically
 
 
 def test_a_file_is_replaced_and_a_failed_write_keeps_the_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -27,6 +28,18 @@ def test_a_file_is_replaced_and_a_failed_write_keeps_the_earlier_one(tmp_path: P
         write_atomically(file, "later")
     assert file.read_text() == "Zellzahl ≥ 3\n"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_file_replaces_a_file_in_one_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    out, renamed, rename = tmp_path / "model", [], Path.replace
+    out.write_text("earlier")
+    monkeypatch.setattr(Path, "replace", lambda path, target: renamed.append((path, target)) or rename(path, target))
+    with atomic_path(out) as new:
+        new.write_text("later")
+        assert out.read_text() == "earlier"
+    assert renamed == [(new, out)]
+    assert out.read_text() == "later"
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path):
@@ -92,3 +105,14 @@ def test_a_lock_is_exclusive_until_it_is_released(tmp_path: Path):
         pass
     with locked(file, wait=False):
         pass
+
+
+def test_a_lock_may_be_taken_by_all_who_may_write_to_its_folder(tmp_path: Path):
+    umask = os.umask(0o077)
+    try:
+        for folder, file in ((0o770, 0o660), (0o755, 0o644), (0o700, 0o600)):
+            tmp_path.chmod(folder)
+            with locked(tmp_path / f"{folder:o}"):
+                assert (tmp_path / f"{folder:o}").stat().st_mode & 0o777 == file
+    finally:
+        os.umask(umask)

@@ -138,6 +138,7 @@ def test_a_damaged_output_is_made_again(
     assert _reused(store, tmp_path / "three", work)
     assert _content(tmp_path / "one") == _content(tmp_path / "two") == _content(tmp_path / "three")
     assert not (tmp_path.parent / "escaped").exists()
+    assert len(store.list("finished/")) == 4, "the damaged output's files are gone"
 
 
 def test_a_record_whose_answer_is_lost_keeps_its_outputs(store: ObjectStore, tmp_path: Path, monkeypatch) -> None:
