@@ -66,7 +66,7 @@ def test_its_user_is_that_of_the_secret_and_its_bucket_is_there(tmp_path: Path, 
         for wrong in ({"AWS_SECRET_ACCESS_KEY": "guessed"}, {"AWS_ACCESS_KEY_ID": "another"}):
             for name, value in {**credentials, **wrong}.items():
                 monkeypatch.setenv(name, value)
-            with pytest.raises(InputError, match="refused the credentials"):
+            with pytest.raises(InputError, match="refused to list"):
                 ObjectStore("cellsignal").check()
     finally:
         stop(weed, 3.0)

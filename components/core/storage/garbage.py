@@ -48,9 +48,8 @@ class StoredGroup:
     newest: datetime  # time of the youngest
     objects: int = 0
     size: int = 0  # bytes
-    belongs_to: str = (
-        ""  # of a pointer, the plate that it points to; of a model, the run that trained it; empty if not known
-    )
+    # Of a pointer, the plate that it points to; of a model, the run that trained it; empty if not known.
+    belongs_to: str = ""
     upload: StoredObject | None = None  # the unfinished upload, which is no object
 
 

@@ -185,7 +185,7 @@ class ObjectStore:
 
         An object that holds exactly these data counts as written, by an earlier attempt whose answer was lost.
         """
-        with self._errors(key, "conditional put"):
+        with self._errors(key, "put"):
             try:
                 self._put(key, data, mode="create")
             except AlreadyExistsError:
@@ -201,7 +201,7 @@ class ObjectStore:
 
     def put_if_version(self, key: str, data: bytes, version: str) -> bool:
         """Replaces the object only if it still has this version; of several writers one gets True. As put_if_absent otherwise."""
-        with self._errors(key, "conditional put"):
+        with self._errors(key, "put"):
             if self.root:
                 return self._replace_file(key, data, version)
             try:

@@ -24,6 +24,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ProxyConnectionError
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
+from s3transfer.exceptions import S3DownloadFailedError
+from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
 from components.core.errors import InputError, MissingObjectError, StepError
 from components.core.storage.object_store import READS, StoredObject
@@ -77,7 +79,7 @@ class S3Bucket:
         FAILURES: what boto3's clients raise.
     """
 
-    FAILURES = (ClientError, BotoCoreError, Boto3Error)
+    FAILURES = (ClientError, BotoCoreError, Boto3Error, S3DownloadFailedError)
 
     def __init__(self, bucket: str) -> None:
         """Makes the clients, without a request to the store.
@@ -138,8 +140,9 @@ class S3Bucket:
         """Writes a file of any size, in parallel parts."""
         self.control.upload_file(str(path), self.bucket, key, Config=TRANSFER)
 
+    @retry(retry=retry_if_exception_type(S3DownloadFailedError), stop=stop_after_attempt(5), reraise=True)
     def download(self, key: str, path: Path) -> None:
-        """Reads an object of any size into a file, in parallel parts."""
+        """Reads an object of any size into a file, in parallel parts; again if it is replaced between two of them."""
         self.control.download_file(self.bucket, key, str(path), Config=TRANSFER)
 
     def translated(self, error: Exception, uri: str, action: str, instead: str = "create it") -> Exception:
@@ -149,7 +152,7 @@ class S3Bucket:
             return InputError(f"{uri}: {self._address} has no such bucket; {instead}")
         if code in _REFUSED:
             advice = f"correct {' and '.join(_variables())}, or the rights of that user"
-            return InputError(f"{uri}: {self._address} refused the credentials ({code}) for {action}; {advice}")
+            return InputError(f"{uri}: {self._address} refused to {action} ({code}); {advice}")
         if action in READS and (code in _MISSING_KEY or isinstance(error, FileNotFoundError)):
             return MissingObjectError(uri)
         return StepError(f"{uri}: {action} failed at {self._address} ({self._detail(error)})")

@@ -119,7 +119,7 @@ def test_rejects_a_missing_bucket_and_wrong_credentials(
     for address, secret, message in (
         ("s3://no-such-bucket/screen", os.environ["AWS_SECRET_ACCESS_KEY"], missing),
         ("gs://bucket/screen", "", "^gs://bucket/screen: a screen is a directory or at s3://BUCKET/PREFIX$"),
-        (store.uri("screen"), "wrong", "refused the credentials .*correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_K"),
+        (store.uri("screen"), "wrong", r"refused to list \(.*correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
     ):
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
         with pytest.raises(InputError, match=message):

@@ -108,7 +108,7 @@ def test_a_service_account_takes_its_role_by_token(elsewhere: Callable[..., str]
         )
     assert requests
     assert all("WebIdentityToken=of-this-account" in body and "role%2Fcellsignal" in body for body in requests)
-    assert "refused the credentials" in line
+    assert " refused to list (" in line
     assert "correct AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE" in line
 
 

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from boto3.s3.transfer import TransferConfig
 from obstore.store import MemoryStore
 
 from components.core.errors import InputError, StepError
+from components.core.storage import s3
 from components.core.storage.object_store import ObjectStore
 
 OPERATIONS: dict[str, Callable[[ObjectStore, Path], object]] = {
@@ -62,6 +64,7 @@ def test_folder_markers_are_no_objects_and_a_name_may_be_a_folder_too(
     objects, folders = store.list_level("")
     assert (list(objects), folders) == ([], ["empty", "full"])
     assert [found.key for found in store.list_level("full/")[0]] == ["full/empty.txt"]
+    assert store.list_level("empty/") == ([], [])
     monkeypatch.setattr(store, "_objects", MemoryStore())  # SeaweedFS has either a file or a folder of one name
     store.put_many([("a", b"1"), ("a/b", b"2")])
     assert store.list() == ["a", "a/b"]
@@ -78,7 +81,7 @@ def test_every_operation_reports_refused_credentials_and_a_missing_bucket_in_one
         stranger, message = ObjectStore("no-such-bucket"), r"no-such-bucket.* (no such|has no) bucket.*create it"
     else:
         monkeypatch.setenv(wrong, "wrong-credential")
-        stranger, message = ObjectStore("cellsignal", store.prefix), r"refused .*correct AWS_ACCESS_KEY_ID"
+        stranger, message = ObjectStore("cellsignal", store.prefix), r"refused to \w+ \(.*correct AWS_ACCESS_KEY_ID"
     for name, action in OPERATIONS.items():
         if (wrong, name) == ("bucket", "put_if_version"):  # SeaweedFS compares the version first
             continue
@@ -128,3 +131,30 @@ def test_a_server_failure_is_a_step_error_that_names_the_key(store: ObjectStore)
     too_long = uuid.uuid4().hex * 20  # the server refuses path segments over 255 bytes
     with pytest.raises(StepError, match=f"s3://cellsignal/{store.prefix}/{too_long[:50]}.*put failed"):
         store.put(too_long, b"1")
+
+
+def test_a_large_object_that_is_replaced_during_its_download_is_downloaded_again(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "TRANSFER", TransferConfig(multipart_threshold=s3.MIB, multipart_chunksize=s3.MIB))
+    size, requests = 2 * s3.MIB, 0
+    store.put("latest.pt", b"1" * size)
+
+    def replace_before_the_second_part(**_: object) -> None:
+        nonlocal requests
+        requests += 1
+        if requests == 2:
+            store.put("latest.pt", b"2" * size)
+
+    def require_another_version(params: dict[str, str], **_: object) -> None:
+        params["IfMatch"] = '"0"'
+
+    events = store._s3.control.meta.events
+    events.register("before-parameter-build.s3.GetObject", replace_before_the_second_part)
+    store.download_file("latest.pt", tmp_path / "latest.pt")
+    assert (tmp_path / "latest.pt").read_bytes() == b"2" * size
+    assert requests == 4, "two parts, twice"
+    events.register("before-parameter-build.s3.GetObject", require_another_version)
+    with pytest.raises(StepError, match=r"/latest\.pt: download failed at .*did not match expected ETag") as caught:
+        store.download_file("latest.pt", tmp_path / "latest.pt")
+    assert "\n" not in str(caught.value)
