@@ -64,7 +64,8 @@ def check_networks(
 
 def scored_by(screen: Manifest, held_out: Iterable[str]) -> list[Scored]:
     """The wells that score a run, from its packed screen; `held_out` names the experiments that the manifest lacks."""
-    well_folds = {w.id_code: fold for p in screen.plates for w, fold in zip(p.wells, p.well_folds, strict=False)}
+    dealt = [plate for plate in screen.plates if plate.well_folds]
+    well_folds = {w.id_code: fold for p in dealt for w, fold in zip(p.wells, p.well_folds, strict=True)}
     return _scored(screen.plates, held_out, screen.folds, well_folds)
 
 
