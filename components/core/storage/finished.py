@@ -173,8 +173,8 @@ def _record(store: ObjectStore, prefix: str, paths: Mapping[str, Path], damaged:
                 warn(f"an unused attempt stays in the store ({error})")
     if replaced:  # the damaged attempt's files would stay as long as a run needs this key
         with suppress(InputError, StepError):
-            stored = store.list(f"{prefix}/")
-            store.delete_many([each for each in stored if each != key and not each.startswith(f"{prefix}/{attempt}/")])
+            older = [each for each in store.list(f"{prefix}/") if not each.startswith((key, f"{prefix}/{attempt}/"))]
+            store.delete_many(older)
 
 
 @contextmanager
