@@ -118,7 +118,8 @@ def task(step: str, **labels: Any) -> Iterator[None]:
         raise
     except BaseException as error:
         _failed("step", " ".join(f"{type(error).__name__}: {error}".split()))
-        traceback.print_exc(file=sys.stderr)
+        if not isinstance(error, OSError):  # whose path and reason say all
+            traceback.print_exc(file=sys.stderr)
         raise
     emit("finish", seconds=round(time.monotonic() - begun, 3))
     _labels.clear()

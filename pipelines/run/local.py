@@ -21,6 +21,7 @@ from rich.console import Console
 
 from components.core.config import RunConfig, result_config
 from components.core.errors import InputError, StepError
+from components.core.learning.network_size import network_sizes
 from components.core.learning.step_settings import library_versions
 from components.core.progress import EVENTS_VARIABLE, finished_tasks
 from components.core.storage.digests import code_digest, digest_file, digest_text
@@ -64,6 +65,8 @@ def run_here(
         StepError: a step failed; finished steps are kept.
     """
     check_input(config, screen, truth)
+    if not containers and any(backbone.kind == "timm" for backbone in config.backbones):
+        network_sizes(config)  # a model that timm does not have is found before plates are packed
     # The store first: wrong credentials or a missing bucket must not leave a folder behind.
     store = open_store(config.store.bucket, config.store.prefix)
     store.check()

@@ -14,7 +14,7 @@ from components.core.config import RunConfig
 from components.image import VERSION
 from pipelines.cli import app
 from pipelines.run.folder import LocalRun, opened_folder
-from tests.pipelines.tiny_run import ROOT, Cellsignal, processes_naming, results, truth_of, write_truth
+from tests.pipelines.tiny_run import ROOT, Cellsignal, error_line, processes_naming, results, truth_of, write_truth
 from tests.seaweedfs import BUCKET, S3Server
 from tests.tiny_screen import TinyScreen
 
@@ -113,6 +113,22 @@ def test_a_bad_table_and_a_bad_truth(cellsignal: Cellsignal, config_file: Path, 
     assert str(tables.root / "test.csv") in line
     assert "HUVEC-03_1_B03'; the well appe" in line
     assert not (cellsignal.folder / "store").exists()
+
+
+def test_an_unknown_model_of_timm_is_found_before_plates_are_packed(
+    cellsignal: Cellsignal, config_file: Path, tables: TinyScreen
+):
+    change = "backbones=[{name: a, kind: timm, model: nosuchnet}]"
+    line = refuse_input(cellsignal, config_file, tables.root, "--set", change)
+    assert "backbones.a.model: Unknown model (nosuchnet)" in line
+    assert not (cellsignal.folder / "store").exists()
+
+
+def test_simulate_reports_a_folder_that_cannot_be_written_in_one_line(cellsignal: Cellsignal, config_file: Path):
+    out = config_file / "screen"
+    done = cellsignal("simulate", "--config", config_file, "--out", out)
+    assert done.returncode == 2
+    assert f"{out}: cannot be written (" in error_line(done)
 
 
 def test_a_bad_image(cellsignal: Cellsignal, config_file: Path, tiny_screen: TinyScreen, s3_server: S3Server):

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from yaml.error import MarkedYAMLError
 
 from components.core.errors import InputError
 
@@ -68,20 +69,25 @@ def parse(cls: type[S], data: Any, source: str, changes: Sequence[str] = ()) -> 
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        found = [(_origin(e["loc"], source, changes), _explain(e, cls)) for e in error.errors()]
+        errors = error.errors()
+        # A list whose only items are wrong counts as too short as well.
+        lists = {each["loc"][: depth + 1] for each in errors for depth in range(len(each["loc"]) - 1)}
+        errors = [each for each in errors if each["type"] != "too_short" or each["loc"] not in lists]
+        found = [(_origin(e["loc"], source, changes), _explain(e, cls)) for e in errors]
         # Consecutive mistakes of one source are listed under one name.
         groups = [(origin, [text for _, text in group]) for origin, group in groupby(found, key=itemgetter(0))]
         raise InputError("; ".join(f"{origin}: {'; '.join(texts)}" for origin, texts in groups)) from None
 
 
 def _origin(location: Sequence[int | str], source: str, changes: Sequence[str]) -> str:
-    """The last change that set a field or a parent of it, else the source."""
+    """The last change that set a field or a parent of it, else the source; with the last change inside the field, if any."""
     field = [str(part) for part in location]
-    for change in reversed(changes):
-        key = change.partition("=")[0].split(".")
+    keys = [(change, change.partition("=")[0].split(".")) for change in reversed(changes)]
+    for change, key in keys:
         if field[: len(key)] == key:
             return f"--set {change}"
-    return source
+    inside = [f" with --set {change}" for change, key in keys if field and key[: len(field)] == field]
+    return source + "".join(inside[:1])
 
 
 def _explain(error: Any, cls: type[BaseModel]) -> str:
@@ -116,6 +122,19 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in get_args(annotation) for model in _models(part)]
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that appears twice in a mapping: YAML forbids it, and PyYAML would keep the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As SafeLoader's."""
+        keys = set()
+        for key, _ in node.value:
+            if key.value in keys:
+                raise MarkedYAMLError(problem=f"{key.value} appears twice", problem_mark=key.start_mark)
+            keys.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file; an empty file is an empty mapping.
 
@@ -123,8 +142,13 @@ def read_yaml(path: Path) -> Any:
         InputError: not YAML, or not text.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        data = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text") from None
+    except MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{path}{line}: not valid YAML ({error.problem})") from None
+    except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     return {} if data is None else data
 
@@ -145,29 +169,33 @@ def apply_change(data: Any, change: str, defaults: Any = None) -> None:
         raise InputError(f"--set {change!r}: expected KEY=VALUE, for example pretrain.epochs=4")
     *parents, last = key.split(".")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = yaml.load(value, _UniqueKeys)
     except yaml.YAMLError:
         raise InputError(f"--set {change!r}: the value is not valid YAML") from None
     node = data
-    for name in parents:
+    for depth, name in enumerate(parents):
         defaults = _child(defaults, name)
         if isinstance(node, dict) and node.get(name) is None:
             node[name] = deepcopy(defaults) or {}
+        _check_index(node, name, change, parents[:depth])
         node = _child(node, name)
         if not isinstance(node, dict | list):
-            raise InputError(f"--set {change!r}: {name} has no fields")
-    if isinstance(node, dict):
-        node[last] = parsed
-    elif _child(node, last) is not None:
-        node[int(last)] = parsed
-    else:
-        raise InputError(f"--set {change!r}: {key} does not exist")
+            raise InputError(f"--set {change!r}: {'.'.join(parents[: depth + 1])} has no fields")
+    _check_index(node, last, change, parents)
+    node[int(last) if isinstance(node, list) else last] = parsed
+
+
+def _check_index(node: Any, name: str, change: str, path: Sequence[str]) -> None:
+    """Refuses a name that is no index of a list."""
+    if isinstance(node, list) and _child(node, name) is None:
+        items = f"{len(node)} item{'' if len(node) == 1 else 's'}"
+        raise InputError(f"--set {change!r}: {'.'.join(path)} has {items}, counted from 0; got {name}")
 
 
 def _child(node: Any, name: str) -> Any:
     """A part of plain data; None if it does not exist."""
     if isinstance(node, list):
-        return node[int(name)] if name.isdigit() and int(name) < len(node) else None
+        return node[int(name)] if name in map(str, range(len(node))) else None
     return node.get(name) if isinstance(node, dict) else None
 
 

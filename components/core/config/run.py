@@ -85,7 +85,7 @@ class FoldsConfig(FrozenModel):
     split: Literal["experiment", "well"] = Field(
         "experiment", description="what a fold holds out: whole experiments, or random treatment wells"
     )
-    seed: Annotated[int, Field(ge=0)] = Field(
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
         0,
         description="seed of the assignment of experiments or wells to folds; 0 takes experiments in order",
     )
@@ -288,7 +288,7 @@ class RunConfig(FrozenModel):
         max_length=40,
         description="name of the run in keys and reports",
     )
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of the simulated screen and of training")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="seed of the simulated screen and of training")
     init_from: str | None = Field(
         None,
         min_length=1,

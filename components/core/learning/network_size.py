@@ -7,8 +7,10 @@ of its networks as JSON; `network_sizes` calls it, for callers that must not imp
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict, dataclass
 from functools import cache
 
@@ -44,7 +46,15 @@ def network_sizes(config: RunConfig) -> dict[str, NetworkSize]:
 @cache  # a plan by the rates of a run sizes the networks of both, which are often the same
 def _sizes_in_a_process(config: str) -> dict[str, NetworkSize]:
     """Sizes of the networks of a configuration, JSON with `backbones` and `screen.image_size`."""
-    done = subprocess.run([sys.executable, "-m", __name__], input=config, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:  # counting makes torch create a folder
+        done = subprocess.run(
+            [sys.executable, "-m", __name__],
+            input=config,
+            env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": folder},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         raise InputError(f"the networks cannot be sized: {last[0].removeprefix('error: ')}")

@@ -69,13 +69,17 @@ def error(tmp_path: Path, text: str, *changes: str) -> str:
         ("backbones: [resnet]", "backbones.0: there is no backbone 'resnet'; known names are xception, xception_large"),
         ("screen: {cell_types: [A, A]}", "screen: cell_types must be different, got ['A', 'A']"),
         ("- 1\n- 2", "expected a mapping of sections, got list"),
-        ("a: [1", "not valid YAML ("),
+        ("seed: -1\nscreen: {}\nseed: 2", "run.yaml line 3: not valid YAML (seed appears twice)"),
+        ("a: [1", "run.yaml line 1: not valid YAML ("),
+        ("backbones: [{stem: 1}]", "backbones.0.name: field required"),
+        ("seed: 4294967296", "seed: input should be less than 4294967296"),
     ],
 )
 def test_an_error_is_one_line_that_names_file_and_field(tmp_path, text, message):
     found = error(tmp_path, text)
-    assert found.startswith(f"{tmp_path / 'run.yaml'}: ")
+    assert found.startswith(str(tmp_path / "run.yaml"))
     assert message in found
+    assert "after validation" not in found  # a list with wrong items alone is not called empty, too
 
 
 def test_reports_all_mistakes_at_once(tmp_path):
@@ -86,7 +90,7 @@ def test_reports_all_mistakes_at_once(tmp_path):
 
 def test_rejects_a_file_that_is_not_text_or_missing(tmp_path):
     (tmp_path / "run.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="not valid YAML"):
+    with pytest.raises(InputError, match=r"run\.yaml: not UTF-8 text"):
         RunConfig.load(str(tmp_path / "run.yaml"))
     with pytest.raises(InputError, match=r"config 'nowhere': no such file, nor one of .* \(demo, "):
         find_config("nowhere")
@@ -113,12 +117,13 @@ def test_changes_apply_in_order_and_reach_lists_and_new_sections(tmp_path):
     [
         ("seed", "--set 'seed': expected KEY=VALUE, for example pretrain.epochs=4"),
         ("=3", "--set '=3': expected KEY=VALUE"),
+        ("pretrain.milestones=[1]", "run.yaml with --set pretrain.milestones=[1]: pretrain: learning_rates must have"),
         ("seed=[1", "--set 'seed=[1': the value is not valid YAML"),
         ("seed.x=1", "--set 'seed.x=1': seed has no fields"),
-        ("backbones.2.stem=1", "--set 'backbones.2.stem=1': 2 has no fields"),
-        ("backbones.first.stem=1", "--set 'backbones.first.stem=1': first has no fields"),
-        ("backbones.-1.stem=1", "--set 'backbones.-1.stem=1': -1 has no fields"),
-        ("backbones.1=1", "--set 'backbones.1=1': backbones.1 does not exist"),
+        ("backbones.2.stem=1", "--set 'backbones.2.stem=1': backbones has 1 item, counted from 0; got 2"),
+        ("backbones.first.stem=1", "--set 'backbones.first.stem=1': backbones has 1 item, counted from 0; got first"),
+        ("backbones.-1.stem=1", "--set 'backbones.-1.stem=1': backbones has 1 item, counted from 0; got -1"),
+        ("backbones.1=1", "--set 'backbones.1=1': backbones has 1 item, counted from 0; got 1"),
         ("seeds=1", "seeds: unknown key"),
         ("backbones.0.stems=1", "backbones.0.stems: unknown key"),
         ("pretrain.epochs=", "pretrain.epochs: input should be a valid integer, got None"),
