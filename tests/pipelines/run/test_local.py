@@ -30,8 +30,7 @@ from components.core.storage.runs import finished_folds, read_runs
 from pipelines.dag import training_graph
 from pipelines.run.display import TaskDisplay
 from pipelines.run.folder import RunFolder
-from pipelines.run.local import finish_hint, run_key
-from pipelines.run.worker import follow
+from pipelines.run.local import finish_hint, follow, run_key
 from pipelines.store.tables import run_row
 from tests.pipelines.tiny_run import (
     CONFIG,
