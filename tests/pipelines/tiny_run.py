@@ -52,7 +52,7 @@ class Cellsignal:
 
     def __call__(self, *arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments, **options)
-        out, errors = process.communicate(timeout=300)
+        out, errors = process.communicate(timeout=600)
         return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
     def refused(self, *arguments: str | Path, environment: Mapping[str, str] | None = None) -> str:

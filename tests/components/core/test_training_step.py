@@ -127,7 +127,7 @@ def test_a_killed_team_resumes_from_its_checkpoint(trained, store, tmp_path):
     time.sleep(1)
     assert not run.base("slim").exists()
     resumed = subprocess.run(
-        [sys.executable, "-c", program, json.dumps(arguments)], check=True, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", program, json.dumps(arguments)], check=True, capture_output=True, text=True, timeout=600
     )
     assert "resuming from the last checkpoint" in resumed.stdout
     whole.pretrain("slim")

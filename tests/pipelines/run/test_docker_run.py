@@ -39,7 +39,7 @@ def containers(out: Path) -> list[Any]:
     return engine_or_skip().containers.list(all=True, ignore_removed=True, filters={"label": label})
 
 
-def wait_for(happened, process: subprocess.Popen[str], seconds: float = 180) -> Any:
+def wait_for(happened, process: subprocess.Popen[str], seconds: float = 300) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := happened()):
         assert process.poll() is None, process.communicate()

@@ -118,7 +118,7 @@ class Interrupted:
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
     run = prepare(tmp_path_factory.mktemp("local") / "run", integers=True)
     process = run.cellsignal.start(*run.arguments)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not any(e["event"] == "finish" and e["step"] == "pretrain" for e in events(run.out)):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
