@@ -42,6 +42,8 @@ TABLE = (
     "group_sirna", "group_confidence", "top5", "raw_confidence_uncalibrated",
 )  # fmt: skip
 """Columns of the tables of predictions, which the report reads."""
+ROLE_NAMES = {"oof": "out of fold", "unlabelled": "unlabelled", "holdout": "holdout"}
+"""Roles of wells in messages."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ def run(config: AssignConfig, screen: Path, holdout: Path, logits: Path, out: Pa
     experiments: list[dict[str, Any]] = []
     parts: dict[str, list[Competition]] = {role: [] for role in ROLES}
     if groups is not None:
+        role_names = {**ROLE_NAMES, **({"holdout": "new plates"} if manifest.model else {})}
         for role in ROLES:
             for chosen_w, known in _wells_and_groups(role, wells[role], groups, manifest, prior, warnings):
                 experiments_w = [wells[role].experiments_W[w] for w in chosen_w]
@@ -109,7 +112,7 @@ def run(config: AssignConfig, screen: Path, holdout: Path, logits: Path, out: Pa
                     wells[role].logits_WK[chosen_w], experiments_w, plates_w, known, prior.permutations
                 )
                 for experiment, arrangement in found.items():
-                    _check_arrangement(prior, role, experiment, arrangement, warnings)
+                    _check_arrangement(prior, role_names[role], experiment, arrangement, warnings)
                     experiments.append(_summary(role, experiment, renumbered(arrangement, known, groups), prior))
                 for part in competitions(experiments_w, plates_w, found, known, prior):
                     parts[role].append(replace(part, wells_w=chosen_w[part.wells_w]))
@@ -130,7 +133,7 @@ def run(config: AssignConfig, screen: Path, holdout: Path, logits: Path, out: Pa
             write_table(folder / f"{role}.csv", table)
         (folder / "assign.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         shutil.copyfile(logits / META_FILE, folder / META_FILE)
-    _note_accuracy(content.cell_type, wells["oof"], predicted["oof"])
+    _note_accuracy(wells["oof"], predicted["oof"])
 
 
 def predictions_table(ids_W: Sequence[str], found: WellPredictions, treatments: Sequence[str]) -> pd.DataFrame:
@@ -281,9 +284,7 @@ def _summary(role: str, experiment: str, arrangement: Arrangement, prior: PriorC
     }
 
 
-def _note_accuracy(cell_type: str, oof: RoleWells, found: WellPredictions) -> None:
+def _note_accuracy(oof: RoleWells, found: WellPredictions) -> None:
     if len(oof.ids_W):
         raw, group, assigned = ((each == oof.truth_W).mean() for each in (found.raw_W, found.group_W, found.sirna_W))
-        progress.note(
-            f"{cell_type}: out-of-fold top-1 {raw:.3f} raw, {group:.3f} in its group, {assigned:.3f} assigned"
-        )
+        progress.note(f"out-of-fold top-1 {raw:.3f} raw, {group:.3f} in its group, {assigned:.3f} assigned")

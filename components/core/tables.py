@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from components.core.errors import InputError, one_line
+from components.core.errors import SHOWN, InputError, one_line
 
 ABSENT = frozenset({"", "nan", "na", "n/a", "null"})
 """Texts for a missing value in spreadsheets and data frames, in lower case."""
@@ -99,7 +99,7 @@ class TableFaults:
 
     def __init__(self, name: str, table: pd.DataFrame, id_column: str = "id_code") -> None:
         self.name, self._table, self._id_column = name, table, id_column
-        self._found: dict[tuple[int, str], str] = {}
+        self._found: dict[tuple[int, str], tuple[str, str]] = {}
 
     def add(self, field: str, wrong: pd.Series[bool], advice: str | pd.Series[str]) -> None:
         """Records a fault of `field` in every row that `wrong` marks, unless the row has one of this field already.
@@ -111,7 +111,7 @@ class TableFaults:
 
     def add_at(self, line: int, field: str, advice: str) -> None:
         """Records a fault of one row, unless its field has one already."""
-        self._found.setdefault((line, field), f"field {field} is {self._table.at[line, field]!r}; {advice}")
+        self._found.setdefault((line, field), (f"field {field} is {self._table.at[line, field]!r}", advice))
 
     def require(self, fields: Sequence[str]) -> None:
         """Records the rows in which one of the fields is empty, or a text for a missing value."""
@@ -138,14 +138,20 @@ class TableFaults:
         return values.clip(low, high)
 
     def check(self) -> None:
-        """Raises InputError with the number of faults and the first five, by line; returns if there are none."""
+        """Raises InputError with the number of faults and the first five, by line; returns if there are none.
+
+        Advice that those five share is given once, at the end.
+        """
         rows = self._table[self._id_column]
         found = sorted(self._found.items(), key=lambda item: item[0][0])
-        texts = [f"line {line} ({rows[line]}): {fault}" for (line, _), fault in found]
-        raise_faults(self.name, texts)
+        faults = [f"line {line} ({rows[line]}): {fault}" for (line, _), (fault, _) in found]
+        advice = [each for _, (_, each) in found]
+        if len(set(advice[:SHOWN])) == 1:
+            raise_faults(self.name, faults, f"; {advice[0]}")
+        raise_faults(self.name, [f"{fault}; {each}" for fault, each in zip(faults, advice, strict=True)])
 
 
-def raise_faults(name: str, faults: Sequence[str]) -> None:
+def raise_faults(name: str, faults: Sequence[str], end: str = "") -> None:
     """Raises InputError for a table's faults: their number and the first five, in one line; returns if there are none."""
     if faults:
-        raise InputError(f"{name}{':' if len(faults) > 1 else ''} {one_line(faults)}")
+        raise InputError(f"{name}{':' if len(faults) > 1 else ''} {one_line(faults)}{end}")

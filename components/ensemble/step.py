@@ -49,8 +49,8 @@ def run(folds: Sequence[Path], out: Path) -> None:
     merged = LogitsDirectory(wells, _merged_meta(parts))
     with atomic_directory(out) as folder:
         write_logits(folder, merged)
-    counts = ", ".join(f"{len(content.ids_W)} {role}" for role, content in wells.items())
-    progress.note(f"{merged.cell_type}: {len(parts)} folds, {counts} wells")
+    joined, averaged = len(wells["oof"].ids_W), sum(len(wells[role].ids_W) for role in ("unlabelled", "holdout"))
+    progress.note(f"{len(parts)} folds: {joined:,} out-of-fold wells joined, {averaged:,} other wells averaged")
 
 
 Part = tuple[Path, LogitsDirectory]

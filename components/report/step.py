@@ -95,7 +95,7 @@ def run(
     lineage = {"code_version": VERSION, **lineage}
     notices = _notices(config, known, held_out, wells, outputs, predictions, lineage)
     if truth and labelled < (count := int((predictions["score"] == of_truth).sum())):
-        effect = "the score is of those" if labelled else "there is no score"
+        effect = "only those are scored" if labelled else "there is no score"
         kind = "" if new_plates else "unlabelled "
         notices.append(("report", f"the truth has {labelled:,} of {count:,} {kind}wells; {effect}"))
     report = Report(
@@ -125,7 +125,7 @@ def run(
             (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         (folder / "config.yaml").write_text(config.dump(), encoding="utf-8")
         (folder / "report.html").write_text(page, encoding="utf-8")
-    progress.note(f"report: {out / 'report.html'} ({max(1, round(len(page) / 1e3)):,} kB)")
+    progress.note(f"the page has {max(1, round(len(page) / 1e3)):,} kB")
     return dict(report.metrics)
 
 

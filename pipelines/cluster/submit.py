@@ -84,7 +84,7 @@ def submit(wanted: RunConfig | PredictRequest, request: SubmitRequest, console: 
     Raises:
         InputError: bad input, the endpoint refuses, or a task failed of bad input.
         StepError: the run failed or was cancelled.
-        ContactError: contact or the deadline was lost; the run may continue.
+        ContactError: contact was lost or the deadline passed; the run may continue.
     """
     run, remarks = _checked_run(wanted, request)
     out = request.out or Path("runs") / run.key

@@ -53,6 +53,8 @@ def test_new_plates_get_exactly_the_predictions_of_the_training_run(case: Case) 
     assert again["warnings"] == []
     (of_training,) = (entry for entry in summary["experiments"] if entry["experiment"] == "HUVEC-03")
     assert again["experiments"] == [{**of_training, "role": "holdout"}]
+    (warning,) = new.assign(min_margin=1e6)[1]["warnings"]
+    assert warning.startswith("experiment HUVEC-03 (new plates): ")
 
 
 def test_each_temperature_changes_its_own_confidence_and_without_any_they_are_uncalibrated(case: Case) -> None:

@@ -47,7 +47,9 @@ def test_a_plate_holds_each_sirna_once_and_confidences_are_probabilities(case):
 
 def test_an_unclear_arrangement_is_assigned_among_all_treatments_or_rejected(case, tmp_path):
     case.write()
-    with pytest.raises(InputError, match=r"experiment HUVEC-01 \(oof\).*leads by [0-9.]+ nats.*below 1e\+06") as caught:
+    with pytest.raises(
+        InputError, match=r"experiment HUVEC-01 \(out of fold\).*leads by [0-9.]+ nats.*below 1e\+06"
+    ) as caught:
         case.run(min_margin=1e6, on_low_margin="refuse")
     assert "\n" not in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["holdout.json", "logits", "screen.json"]

@@ -63,6 +63,11 @@ def test_faults_name_file_line_well_and_field_and_the_first_five_of_many_are_lis
     faults.require_one_of(["sirna"], {"s1"}, "not a treatment")
     assert message(faults) == "t.csv line 3 (b): field sirna is 's2'; not a treatment"
 
+    faults.require_one_of(["id_code"], {"a"}, "not a treatment")
+    assert message(faults) == (
+        "t.csv: 2 faults: line 3 (b): field sirna is 's2' | line 3 (b): field id_code is 'b'; not a treatment"
+    )
+
     rows = "".join(f"w{n},,2\n" for n in range(7)) + "w0,s,x\n"
     faults = TableFaults("t.csv", read_table(f"id_code,sirna,p\n{rows}".encode(), "t.csv", (*COLUMNS, "p")))
     faults.require_unique("id_code")

@@ -187,7 +187,7 @@ def test_a_partial_truth_or_a_cell_type_without_an_output_is_a_warning(new: NewP
     other = {"U2OS-01_1_B02": "sirna_1"}
     new.truth({**other, **dict(list(new.labels.items())[:5])})
     assert run(**new.arguments)["wells"]["holdout"]["overall"] == 5
-    assert f"the truth has 5 of {len(new.labels)} wells; the score is of those" in (out / "report.html").read_text()
+    assert f"the truth has 5 of {len(new.labels)} wells; only those are scored" in (out / "report.html").read_text()
     new.truth(other)
     del new.arguments["uris"][1]
     assert "holdout" not in run(**new.arguments)

@@ -20,7 +20,7 @@ COUNTS = training_graph(CONFIG).counts()
 TOTAL = sum(COUNTS.values())
 FINETUNE = {"step": "finetune", "fold": 1, "cell_type": "RPE"}
 PRETRAIN = {"step": "pretrain", "fold": 0, "backbone": "xception_slim"}
-LONG = "RPE: experiment RPE-01 (oof): " + "the arrangement of plate groups is not clear; " * 4 + "its end"
+LONG = "RPE: experiment RPE-01 (out of fold): " + "the arrangement of plate groups is not clear; " * 4 + "its end"
 
 
 class Screenful:
