@@ -16,8 +16,8 @@ from tests.components.core.registry.finished_run import KEY, FinishedRun
 from tests.components.core.registry.small_models import put_model
 
 
-def invoke(store: ObjectStore, *arguments: str, code: int = 0, width: int = 200) -> Result:
-    done = CliRunner().invoke(app, ["models", *arguments, "--store", store.uri("")], env={"COLUMNS": str(width)})
+def invoke(store: ObjectStore, *arguments: str, code: int = 0) -> Result:
+    done = CliRunner().invoke(app, ["models", *arguments, "--store", store.uri("")], env={"COLUMNS": "200"})
     if isinstance(done.exception, InputError):
         raise done.exception
     assert done.exit_code == code, done.output
@@ -76,12 +76,13 @@ def test_json_is_one_document(published: FinishedRun, tmp_path: Path) -> None:
     assert any(line.endswith("– (cannot be read)") for line in rows(invoke(store, "list")))
 
 
-def test_tables_fit_the_terminal_with_whole_keys(tmp_path: Path) -> None:
+def test_tables_fit_the_terminal_with_whole_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.options.FULL_WIDTH", 80)  # that of the output here, which is no terminal
     store, key = ObjectStore(tmp_path), "weekly-plates-2026-november-of-the-lab-0123456789ab"
     promote(store, put_model(store, 1), "the first")
     old = put_model(store, 2, run=key, cell_types=("HUVEC", "RPE", "HEPG2", "U2OS"))
-    for arguments in (["list"], ["gc", "--older-than", "0m"]):
-        lines = invoke(store, *arguments, width=80).output.splitlines()
+    for arguments in (["list"], ["gc", "--older-than", "0m", "--dry-run"]):
+        lines = invoke(store, *arguments).output.splitlines()
         assert any(old[:12] in line for line in lines)
         header = next(number for number, line in enumerate(lines) if "model" in line and "run" in line)
         begin = lines[header].index("run")
