@@ -59,10 +59,10 @@ def _draw(name: str, records: pd.DataFrame, column: str, what: str) -> str:
                     line = own[(own["fold"] == fold) & (own["backbone"] == backbone)].sort_values("epoch")
                     known = line.dropna(subset="accuracy")
                     look = {"color": series_colour(i), "linestyle": DASHES[b % 2] if dashed else "-"}
-                    loss_ax.plot(line["epoch"], line["loss"], **look)
-                    # With few validations, mark the points: a single one would be invisible.
-                    marker = "o" if len(known) <= 12 else None
-                    accuracy_ax.plot(known["epoch"], known["accuracy"], **look, marker=marker, markersize=2.5)
+                    for ax, points, value in ((loss_ax, line, "loss"), (accuracy_ax, known, "accuracy")):
+                        # A single point without a mark would be invisible.
+                        marker = "o" if len(points) <= 12 else None
+                        ax.plot(points["epoch"], points[value], **look, marker=marker, markersize=2.5)
             loss_ax.set_title(panel)
             accuracy_ax.set_ylim(0, 1)
             accuracy_ax.set_xlabel("epoch")
