@@ -219,6 +219,7 @@ def _predict(
     """Mean logits of the requested wells and embeddings of all wells; a requested well passes through a backbone once."""
     predict, table, classes = settings.predict, images.table, screen.vocabulary.classes
     views = settings.embeddings.views if settings.embeddings.enabled else 0
+    role_names = {**_ROLE_NAMES, **({"holdout": "new"} if screen.model else {})}
     wells = np.flatnonzero(_of_type(table, cell_type))
     others = np.setdiff1d(wells, np.concatenate(list(requested.values())))
     total = {role: np.zeros((len(of), len(classes)), dtype=np.float64) for role, of in requested.items()}
@@ -231,7 +232,7 @@ def _predict(
 
         embedding_WE = np.empty((table.wells, network.embedding_size if views else 0), dtype=np.float32)
         for role, of in requested.items():
-            progress.note(f"predicting {len(of)} {_ROLE_NAMES[role]} wells by {name}")
+            progress.note(f"predicting {len(of)} {role_names[role]} wells by {name}")
             if len(of):
                 both = pieces.of_wells(f"{role} by {name}", of, partial(compute, predict.views))
                 total[role] += both[:, : len(classes)]
