@@ -39,7 +39,7 @@ def check(score: str, predictions: str, labels: pd.Series) -> None:
         sys.exit(f"{score}: predicts {len(found)} wells, the demo predicted {len(expected)}")
     if different := int((found[SAME] != expected[SAME]).any(axis=1).sum()):
         sys.exit(f"{score}: {different} of {len(found)} wells are classified differently than by the demo")
-    differences = {column: (found[column] - expected[column]).abs().max() for column in LARGEST}
+    differences = {column: float((found[column] - expected[column]).abs().max()) for column in LARGEST}
     if any(differences[column] > largest for column, largest in LARGEST.items()):
         sys.exit(f"{score}: largest differences from the demo are {differences}, allowed are {LARGEST}")
     scores, known = (json.loads((where / "metrics.json").read_text()) for where in (folder, demo))
