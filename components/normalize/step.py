@@ -16,11 +16,11 @@ import pandas as pd
 
 from components.core import progress
 from components.core.config import PriorConfig, RunConfig, parse
-from components.core.errors import InputError
+from components.core.errors import InputError, StepError
 from components.core.files import write_atomically
 from components.core.learning.warm_start import Scored, check_labels, check_networks, scored_by_tables
 from components.core.prior.plate_groups import check_design, labelled_treatments
-from components.core.registry.model_manifest import ModelManifest
+from components.core.registry.model_manifest import ModelManifest, TrainedPlate
 from components.core.registry.new_plates import plates_for, reference_of, seen_before
 from components.core.registry.published_models import find_model, trained_plates
 from components.core.screen.batches import Packing
@@ -32,7 +32,6 @@ from components.core.screen.manifests import build_manifest, controls_warnings, 
 from components.core.screen.packing import PackResult, pack_plates
 from components.core.screen.screen_source import ScreenSource, source_of
 from components.core.screen.wells import Screen
-from components.core.storage.manifest import PlateRecord
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import join_address, open_screen, open_store
 from components.core.storage.run_records import RECIPE, PredictionRecord, RunRecord, cluster_run_key, predicting_name
@@ -119,7 +118,7 @@ def run(
 def run_new_plates(
     config: NormalizeConfig,
     model: ModelManifest,
-    trained: Sequence[PlateRecord],
+    trained: Sequence[TrainedPlate],
     address: str,
     source: ScreenSource,
     experiments: Sequence[str],
@@ -150,7 +149,7 @@ def run_new_plates(
         InputError: something is wrong with the plates, or the model cannot predict them; names the file, the well, the field.
     """
     key = record.key if record else ""
-    plates = plates_for(model, source, experiments, any_cell_type, source.address())
+    plates = plates_for(model, source, experiments, any_cell_type)
     check_files(source, plates, config.screen.sites)
 
     screen = Screen(plates, model.vocabulary)
@@ -211,8 +210,11 @@ def _csv(table: pd.DataFrame) -> bytes:
 def _write(outputs: Mapping[Path, bytes]) -> None:
     """Writes files atomically, one after the other."""
     for path, content in outputs.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, content)
+        except OSError as error:  # a full disk names no file
+            raise StepError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def _check_start(config: RunConfig, own: ObjectStore, scored: Sequence[Scored]) -> None:

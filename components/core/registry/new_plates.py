@@ -9,7 +9,7 @@ import numpy as np
 from components.core.config import PackConfig, PriorConfig
 from components.core.errors import InputError, shortened
 from components.core.prior.plate_groups import NoPlateDesignError, PlateGroups, labelled_treatments, learn_groups
-from components.core.registry.model_manifest import ModelManifest
+from components.core.registry.model_manifest import ModelManifest, TrainedPlate
 from components.core.screen.images import list_plate, read_image, read_sites
 from components.core.screen.layouts import read_new_plates
 from components.core.screen.screen_source import ScreenSource
@@ -18,18 +18,18 @@ from components.core.storage.manifest import Manifest, PlateDesign, PlateRecord,
 
 
 def plates_for(
-    model: ModelManifest, source: ScreenSource, experiments: Sequence[str], any_cell_type: bool, source_name: str
+    model: ModelManifest, source: ScreenSource, experiments: Sequence[str], any_cell_type: bool
 ) -> tuple[Plate, ...]:
     """The plates of some experiments (empty: of all) from the tables; no label is read.
 
     With `any_cell_type`, networks that learned all of the model's cell types may classify other ones.
-    InputError as read_new_plates, and for a cell type without networks, which calls the screen `source_name`.
+    InputError as read_new_plates, and for a cell type without networks.
     """
     plates = read_new_plates(source, experiments)
     unknown = sorted({plate.cell_type for plate in plates} - model.folds.keys())
     if not unknown:
         return plates
-    lead = f"{source_name}: cell type {unknown[0]}, but model {model.short} knows only {', '.join(model.folds)}"
+    lead = f"{source.address()}: cell type {unknown[0]}, but model {model.short} knows only {', '.join(model.folds)}"
     if not model.folds_of(unknown[0]):
         each = ", with networks for each of them but none for all" if any_cell_type else ""
         raise InputError(f"{lead}{each}; leave its experiments out, or train a model with them")
@@ -95,13 +95,13 @@ def groups_of(design: PlateDesign, treatments: Sequence[str]) -> PlateGroups:
 
 
 def reference_of(
-    model: ModelManifest, plates: Sequence[PlateRecord], address: str, store: str, codec: PackConfig, run: str = ""
+    model: ModelManifest, plates: Sequence[TrainedPlate], address: str, store: str, codec: PackConfig, run: str = ""
 ) -> Manifest:
     """A manifest in place of the training screen's: vocabulary, pixel histograms and plate design, and no wells.
 
     So the prediction of new plates reads no label and no image of a training well.
 
-    `plates` are the model's `trained_plates`, `address` is the model's; `store` receives the new plates, in `codec`,
+    `plates` are those that the networks were trained on, `address` is the model's; `store` receives the new plates, in `codec`,
     and `run` is the key of the run that packs them.
     """
     return Manifest(
@@ -111,7 +111,7 @@ def reference_of(
         codec=codec,
         vocabulary=model.vocabulary,
         folds={},
-        plates=tuple(plates),
+        plates=tuple(PlateRecord(**plate.model_dump(), prefix="", wells=()) for plate in plates),
         run=run,
         model=ReferenceModel(
             fingerprint=model.fingerprint, address=address, design=model.design, temperatures=model.temperatures

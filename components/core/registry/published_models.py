@@ -10,16 +10,23 @@ from pydantic import TypeAdapter, ValidationError
 
 from components.core.errors import InputError, MissingObjectError
 from components.core.registry.champion import CHAMPION, read_champion
-from components.core.registry.model_manifest import FINGERPRINT, MANIFEST, MODELS, PLATES, SHORT, ModelManifest
+from components.core.registry.model_manifest import (
+    FINGERPRINT,
+    MANIFEST,
+    MODELS,
+    PLATES,
+    SHORT,
+    ModelManifest,
+    TrainedPlate,
+)
 from components.core.storage.finished import DamagedError, StoredFile, download_checked
-from components.core.storage.manifest import PlateRecord
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_store, split_address
 
 THE_CHAMPION = "champion"
 DIGITS = r"[0-9a-f]{4,64}"
 """The pattern of a fingerprint, or of its first digits."""
-_PLATES = TypeAdapter(tuple[PlateRecord, ...])
+_PLATES = TypeAdapter(tuple[TrainedPlate, ...])
 
 
 def fingerprints(store: ObjectStore) -> list[str]:
@@ -98,7 +105,7 @@ def download_networks(
 ) -> dict[str, Path]:
     """Downloads the networks of one fold that classify wells of one cell type, and compares them with their digests.
 
-    Returns safetensors files in `folder`, by backbone; InputError if one is missing or damaged.
+    Returns safetensors files in `folder`, by backbone; InputError if one is missing or damaged, or the folder cannot be written.
     """
     if fold not in model.folds_of(cell_type):
         return {}
@@ -118,8 +125,8 @@ def read_file(store: ObjectStore, model: ModelManifest, name: str) -> bytes:
     raise InputError(f"model {model.short}: has no {name}; its manifest is damaged")
 
 
-def trained_plates(store: ObjectStore, model: ModelManifest) -> tuple[PlateRecord, ...]:
-    """The plates that a model's networks saw, without wells; InputError if their file is missing, damaged or of another version."""
+def trained_plates(store: ObjectStore, model: ModelManifest) -> tuple[TrainedPlate, ...]:
+    """The plates that a model's networks were trained on; InputError if their file is missing, damaged or of another version."""
     try:
         return _PLATES.validate_json(read_file(store, model, PLATES))
     except ValidationError as error:
@@ -129,9 +136,11 @@ def trained_plates(store: ObjectStore, model: ModelManifest) -> tuple[PlateRecor
 
 def _download(store: ObjectStore, model: ModelManifest, file: StoredFile, folder: Path) -> Path:
     target = folder / file.path
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         download_checked(store, model.key(file.path), file, target)
     except DamagedError as damage:
         raise InputError(f"model {model.short}: {damage}; `cellsignal models publish {model.run} --repair`") from None
+    except OSError as error:
+        raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
     return target

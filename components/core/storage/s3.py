@@ -60,11 +60,12 @@ _IMPATIENT = Config(connect_timeout=2, read_timeout=5, retries={"mode": "standar
 _session_lock = threading.Lock()  # a boto3 session is not thread-safe, its clients are
 
 
-def credential_variables(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The variables that lead to the environment's credentials; empty if there are none."""
-    # One key without the other is a mistake, and not a request for the chain.
-    ways = (KEYS,) if any(environment.get(name) for name in KEYS) else CHAIN
-    return next((names for names in ways if all(environment.get(name) for name in names)), ())
+def has_keys(environment: Mapping[str, str]) -> bool:
+    """Whether the environment holds keys, or leads to some by a variable of CHAIN."""
+    held = [bool(environment.get(name)) for name in KEYS]
+    if any(held):  # one key without the other is a mistake, and not a request for the chain
+        return all(held)
+    return any(all(environment.get(name) for name in names) for names in CHAIN)
 
 
 class S3Bucket:
@@ -87,7 +88,7 @@ class S3Bucket:
             InputError: no credentials, an unknown profile, or an endpoint that is not an http(s) address.
         """
         self.bucket = bucket
-        if not credential_variables(os.environ):
+        if not has_keys(os.environ):
             missing = next(name for name in KEYS if not os.environ.get(name))
             raise InputError(
                 f"object store: {missing} is not set; set {' and '.join(KEYS)}, and AWS_ENDPOINT_URL unless the store is Amazon "
@@ -103,13 +104,13 @@ class S3Bucket:
         except (BotoCoreError, BaseError, ValueError) as error:
             raise InputError(f"s3://{bucket}: {self._detail(error)}; correct the AWS and proxy variables") from None
 
-    def check(self, prefix: str) -> None:
+    def check(self, prefix: str, instead: str) -> None:
         """See ObjectStore.check."""
         uri = f"s3://{self.bucket}"
         try:
             self._control_client(_IMPATIENT).list_objects_v2(Bucket=self.bucket, Prefix=prefix, MaxKeys=1)
         except ClientError as error:
-            raise InputError(str(self.translated(error, uri, "list"))) from None
+            raise InputError(str(self.translated(error, uri, "list", instead))) from None
         except (BotoCoreError, ValueError) as error:
             advice = f"start the store or correct {_endpoint_variable()}"
             if isinstance(error, ProxyConnectionError):
@@ -144,13 +145,13 @@ class S3Bucket:
         """Reads an object of any size into a file, in parallel parts; again if it is replaced between two of them."""
         self.control.download_file(self.bucket, key, str(path), Config=TRANSFER)
 
-    def translated(self, error: Exception, uri: str, action: str) -> Exception:
-        """The error of either client as this package's, in one line."""
+    def translated(self, error: Exception, uri: str, action: str, instead: str = "create it") -> Exception:
+        """The error of either client as this package's, in one line; `instead` is the advice if there is no such bucket."""
         code = _code(error) if isinstance(error, ClientError) else _quoted_code(str(error))
         if code == "NoSuchBucket":
-            return InputError(f"{uri}: {self._address} has no such bucket; create it, or correct its name")
+            return InputError(f"{uri}: {self._address} has no such bucket; {instead}")
         if code in _REFUSED:
-            advice = f"correct {' and '.join(credential_variables(os.environ))}, or the rights of that user"
+            advice = f"correct {' and '.join(_variables())}, or the rights of that user"
             return InputError(f"{uri}: {self._address} refused to {action} ({code}); {advice}")
         if action in READS and (code in _MISSING_KEY or isinstance(error, FileNotFoundError)):
             return MissingObjectError(uri)
@@ -215,7 +216,8 @@ class S3Bucket:
 def _endpoint() -> tuple[str | None, str]:
     """URL and region that variables and files configure, in boto3's order; None for Amazon S3, us-east-1 if there is no region.
 
-    InputError for an unknown profile, or a URL that is no http(s) address.
+    Raises:
+        InputError: an unknown profile, or a URL that is no http(s) address.
     """
     try:
         with _session_lock:
@@ -239,7 +241,11 @@ def _endpoint() -> tuple[str | None, str]:
 
 
 def _credentials() -> Credentials:
-    """What boto3's chain finds, which renews itself before it expires; InputError if that is nothing, or cannot be fetched."""
+    """What boto3's chain finds, which renews itself before it expires; thread-safe.
+
+    Raises:
+        InputError: nothing, or it cannot be fetched.
+    """
     try:
         with _session_lock:
             found = _session().get_credentials()
@@ -250,8 +256,8 @@ def _credentials() -> Credentials:
     except _UNAVAILABLE as error:
         reason = _one_line(str(error))
     raise InputError(
-        f"object store: no credentials by {' and '.join(credential_variables(os.environ))} ({reason}); correct it, let this "
-        f"service account take the role, or set {' and '.join(KEYS)}"
+        f"object store: no credentials by {' and '.join(_variables())} ({reason}); correct it, let this service account take "
+        f"the role, or set {' and '.join(KEYS)}"
     )
 
 
@@ -266,6 +272,11 @@ def _session_of(_variables: tuple[tuple[str, str], ...]) -> boto3.session.Sessio
     # Also of the clients that fetch credentials: a role's service that does not answer must not hold a command for minutes.
     session._session.set_default_client_config(_IMPATIENT)
     return session
+
+
+def _variables() -> tuple[str, ...]:
+    """The variables that lead to the credentials."""
+    return next((names for names in (KEYS, *CHAIN) if all(os.environ.get(name) for name in names)), KEYS)
 
 
 def _endpoint_variable() -> str:

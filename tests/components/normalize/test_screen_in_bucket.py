@@ -115,7 +115,7 @@ def test_rejects_a_missing_bucket_and_wrong_credentials(
 ):
     outputs = [str(tmp_path / "out" / name) for name in "abc"]
     section = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"bucket": tmp_path.as_uri()})})
-    missing = "^s3://no-such-bucket: .* has no such bucket; create it, or correct its name$"
+    missing = "^s3://no-such-bucket: .* has no such bucket; correct the address of the screen$"
     for address, secret, message in (
         ("s3://no-such-bucket/screen", os.environ["AWS_SECRET_ACCESS_KEY"], missing),
         ("gs://bucket/screen", "", "^gs://bucket/screen: a screen is a directory or at s3://BUCKET/PREFIX$"),
