@@ -50,24 +50,27 @@ def test_from_a_screen_to_its_report_by_uri_alone_with_two_folds_of_three(
     tiny = TinyScreen(tmp_path / "screen", imaged=imaged, more=["HUVEC-04"])
     for table in ("train.csv", "train_controls.csv"):
         tiny.drop_wells(table, "RPE")
-    for file in tiny.root.rglob("*"):
-        if file.is_file():
-            store.upload_file(file, f"input/{file.relative_to(tiny.root).as_posix()}")
+    files = (file for file in tiny.root.rglob("*") if file.is_file())
+    store.put_many((f"input/{file.relative_to(tiny.root).as_posix()}", file.read_bytes()) for file in files)
     at, read = store.uri, ("--config", config, "--set", "folds.count=3", "--set", "folds.train=[0, 2]")
     manifests = ("--screen", at("o/screen.json"), "--holdout", at("o/holdout.json"))
     labels = ("--holdout-labels", at("o/labels.csv"))
     call("normalize", *read, "--source", at("input"), *manifests, *labels)
     logits = []
     for fold in ("0", "2"):
-        here, one = f"o/{fold}", ("--fold", fold)
-        cell = (*one, "--cell-type", "HUVEC")
-        call("pretrain", *read, *manifests[:2], *one, "--backbone", "tiny", "--weights", at(f"{here}/pretrained"))
-        base = ("--base", at(f"{here}/pretrained"))
-        call("finetune", *read, *manifests[:2], *base, *cell, "--weights", at(f"{here}/tuned"))
-        base = ("--base", at(f"{here}/tuned"))
-        results = ("--logits", at(f"{here}/logits"), "--embeddings", at(f"{here}/e"))
-        call("pseudo_label", *read, *manifests, *base, *cell, "--weights", at(f"{here}/weights"), *results)
-        logits += ["--logits", at(f"{here}/logits")]
+        here, cell = f"o/{fold}", ("--fold", fold, "--cell-type", "HUVEC")
+        call("pretrain", *read, *manifests[:2], *cell[:2], "--backbone", "tiny", "--weights", at(f"{here}/pretrained"))
+        base, results = (
+            ("--base", at(f"{here}/pretrained")),
+            ("--logits", at(f"{here}/logits"), "--embeddings", at(f"{here}/e")),
+        )
+        if fold == "2":  # the other end of the chain
+            call("infer", *read, *manifests, *base, *cell, *results)
+        else:
+            call("finetune", *read, *manifests[:2], *base, *cell, "--weights", at(f"{here}/tuned"))
+            weights = ("--base", at(f"{here}/tuned"), "--weights", at(f"{here}/weights"))
+            call("pseudo_label", *read, *manifests, *weights, *cell, *results)
+        logits += results[:2]
     call("ensemble", *logits, "--out", at("o/averaged"))
     call("assign", *read, *manifests, "--logits", at("o/averaged"), "--out", at("o/assigned"))
     call("report", *read, *manifests, *labels, "--uri", at("o/assigned"), "--out", at("o/report"))
@@ -82,12 +85,6 @@ def test_from_a_screen_to_its_report_by_uri_alone_with_two_folds_of_three(
     assert "6 labelled wells of HUVEC have no out-of-fold prediction" in (report / "report.html").read_text()
     assert [key for key in store.list("o/") if UNFINISHED in key] == []
 
-    # infer is another end of the same chain.
-    cell = ("--fold", "0", "--cell-type", "HUVEC")
-    results = ("--logits", at("o/inferred"), "--embeddings", at("o/inferred-e"))
-    call("infer", *read, *manifests, "--base", at("o/0/tuned"), *cell, *results)
-    assert {key.rpartition("/")[2] for key in store.list("o/inferred/")} == {"logits.npz", "meta.json"}
-
 
 def test_bad_input_names_the_address_and_leaves_nothing(store: ObjectStore, config: str):
     store.put("o/screen.json", b"{}")
@@ -98,7 +95,8 @@ def test_bad_input_names_the_address_and_leaves_nothing(store: ObjectStore, conf
 
 
 def test_a_simulated_screen_with_changed_settings_goes_to_a_bucket(store: ObjectStore, config: str):
-    changes = ("--set", "simulate.treatments_per_group=2", "--set", "seed=4")
+    small = ("treatments_per_group=2", "positive_controls=1", "labelled.HUVEC=1")
+    changes = [word for each in small for word in ("--set", f"simulate.{each}")] + ["--set", "seed=4"]
     call("simulate", "--config", config, *changes, "--out", store.uri("simulated"))
     assert json.loads(store.get("simulated/simulation.json"))["seed"] == 4
     there = store.list("simulated/")
@@ -155,7 +153,7 @@ def test_from_new_plates_to_their_report_by_uri_alone(lab: Lab, tmp_path: Path) 
     assert json.loads((report / "lineage.json").read_text())["model"]["fingerprint"] == first
 
 
-def test_rejects_options_that_do_not_fit(lab: Lab, tmp_path: Path) -> None:
+def test_rejects_options_and_configurations_that_do_not_fit(lab: Lab, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^--holdout-labels is missing; give a path for them, or for new plates the"):
         lab.normalize()
     with pytest.raises(InputError, match=r"^--experiments and --any-cell-type are for new plates; give the --model"):
@@ -165,22 +163,17 @@ def test_rejects_options_that_do_not_fit(lab: Lab, tmp_path: Path) -> None:
     assert lab.store.list("o/") == []
 
     lab.normalize("--model", lab.model.short, "--experiments", NEW[0])
-    with pytest.raises(InputError, match=r"names a model, whose networks predict; leave the weights .* out"):
-        lab.infer(0, "--base", str(tmp_path))
-    lab.manifests = ("--screen", str(tmp_path / "screen.json"), *lab.manifests[2:])
-    with pytest.raises(
-        InputError, match=r"^no networks: give trained weights, or as screen a manifest that names a mod"
-    ):
-        lab.infer()
-    with pytest.raises(InputError, match=r"^--holdout-labels is missing; give the labels that normalize wrote, or"):
-        call("report", *lab.read, *lab.manifests, "--uri", str(tmp_path), "--out", str(tmp_path / "report"))
-    assert lab.store.list("o/0") == []
-
-
-def test_rejects_a_configuration_that_is_not_the_models(lab: Lab) -> None:
-    lab.normalize("--model", lab.model.short, "--experiments", NEW[0])
     for change in ("standardise.domain=global", "batch_norm.domain=plate", "backbones.0.stem=8"):
         part = change.split(".")[0]
         with pytest.raises(InputError, match=rf"^config: {part} is not as model {lab.model.short} was trained; give"):
             lab.infer(0, "--set", change)
-    assert lab.infer(0, "--set", "predict.views=1", "--set", "backbones.0.weights=elsewhere.safetensors")
+    with pytest.raises(InputError, match=r"names a model, whose networks predict; leave the weights .* out"):
+        lab.infer(0, "--base", str(tmp_path))
+    assert lab.store.list("o/0") == []
+    lab.infer(0, "--set", "predict.views=1", "--set", "backbones.0.weights=elsewhere.safetensors")
+    assert lab.store.list("o/0/")
+    lab.manifests = ("--screen", str(tmp_path / "screen.json"), *lab.manifests[2:])
+    with pytest.raises(InputError, match=r"^no networks: give trained weights, or as screen a manifest that names a"):
+        lab.infer()
+    with pytest.raises(InputError, match=r"^--holdout-labels is missing; give the labels that normalize wrote, or"):
+        call("report", *lab.read, *lab.manifests, "--uri", str(tmp_path), "--out", str(tmp_path / "report"))

@@ -13,9 +13,11 @@ import pandas as pd
 import pytest
 
 from components.assign.step import AssignConfig, run
-from components.core.config import PackConfig, PriorConfig, ScreenConfig
+from components.core.config import PriorConfig, ScreenConfig
 from components.core.storage.arrays import ROLES, LogitsDirectory, WellLogits, write_logits
-from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, WellRecord
+from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary
+from tests.components.core.manifests import manifest as manifest_of
+from tests.components.core.manifests import plate_record
 
 SIZE = 16
 TREATMENTS = tuple(f"sirna_{7 * n % 101}" for n in range(4 * SIZE))
@@ -70,7 +72,7 @@ class Case:
             rng, role = np.random.default_rng(zlib.crc32(experiment.encode())), ROLE.get(experiment)
             slots = rng.permutation(4 * SIZE) if scattered else np.arange(4 * SIZE)
             for plate in range(4):
-                records = []
+                own: dict[str, tuple[str, str | None]] = {}
                 for n in range(SIZE):
                     true, label = (
                         TREATMENTS[slots[of[plate] * SIZE + n]] for of in (groups, claimed.get(experiment, groups))
@@ -85,16 +87,10 @@ class Case:
                     self.truth[id_code] = true
                     if role in roles:
                         wells[str(role)][id_code] = (2 * x).astype(np.float32)
-                    sirna = label if experiment in FOLDS else None
-                    records.append(
-                        WellRecord(id_code=id_code, well=position, well_type="treatment", sirna=sirna, sites=())
-                    )
-                control = {"id_code": f"{experiment}_{plate + 1}_O23", "well": "O23", "well_type": "positive_control"}
-                records.append(WellRecord(**control, sirna="pos_1", sites=()))
-                plates["holdout" if role == "holdout" else "screen"].append(
-                    PlateRecord(experiment=experiment, plate=plate + 1, cell_type=experiment.split("-")[0],
-                                labelled=experiment in FOLDS, prefix="p", histograms=(), wells=tuple(records))
-                )  # fmt: skip
+                    own[position] = "treatment", label if experiment in FOLDS else None
+                own["O23"] = "positive_control", "pos_1"
+                record = plate_record(experiment, plate + 1, own, labelled=experiment in FOLDS)
+                plates["holdout" if role == "holdout" else "screen"].append(record)
         self.write_manifests(manifest(plates["screen"], folds=FOLDS), manifest(plates["holdout"]))
         self.write_logits(wells)
         return self
@@ -124,8 +120,7 @@ class Case:
 
 
 def manifest(plates: list[PlateRecord], **more: Any) -> Manifest:
-    fixed = {"store": "s3://x", "channels": 6, "image_size": 8, "codec": PackConfig(), "vocabulary": VOCABULARY}
-    return Manifest(**{**fixed, "folds": {}, "plates": tuple(plates), **more})
+    return manifest_of(plates, vocabulary=VOCABULARY, **more)
 
 
 def of_experiment(tables: dict[str, pd.DataFrame], experiment: str) -> pd.DataFrame:

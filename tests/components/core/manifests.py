@@ -24,5 +24,12 @@ def plate_record(
 def manifest(plates: Iterable[PlateRecord], treatments: Iterable[str] = ("a",), **fields: Any) -> Manifest:
     """A manifest of the plates, with the positive control `pos` and the negative control `neg`."""
     vocabulary = Vocabulary(treatments=tuple(treatments), positives=("pos",), negatives=("neg",))
-    usual = {"store": "s3://b", "channels": 6, "image_size": 8, "codec": PackConfig(), "folds": {}}
-    return Manifest(plates=tuple(plates), vocabulary=vocabulary, **{**usual, **fields})
+    usual = {
+        "store": "s3://b",
+        "channels": 6,
+        "image_size": 8,
+        "codec": PackConfig(),
+        "vocabulary": vocabulary,
+        "folds": {},
+    }
+    return Manifest(plates=tuple(plates), **{**usual, **fields})

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,40 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from components.core.errors import InputError
+from components.core.errors import InputError, StepError
 from components.core.progress import EVENTS_VARIABLE
 from components.core.storage.object_store import ObjectStore
 from tests.components.pretrain.training_run import TrainingRun, epochs_trained
 from tests.tiny_screen import TinyScreen
 
+TEAM = {"processes": 2, "accumulate": 2}
+Make = Callable[..., TrainingRun]
 
-@pytest.fixture
-def trained(store: ObjectStore, tmp_path: Path):
-    """Creates runs with their own `compute` on the same screen and store."""
-    TinyScreen(tmp_path / "screen")
 
-    def make(name: str, **compute: Any) -> TrainingRun:
-        # Each has its own prefix in the store: with a shared one, equal settings would reuse finished outputs.
-        run = TrainingRun(tmp_path / name, store.uri(name))
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Creates runs of the same screen with their own `compute`."""
+    folder = tmp_path_factory.mktemp("team")
+    source = TinyScreen(folder / "screen").root
+
+    def made(name: str, **compute: Any) -> TrainingRun:
+        # Each has its own store: in a shared one, equal settings would reuse finished outputs.
+        run = TrainingRun(folder / name, (folder / f"{name} store").as_uri())
         batches = {"labelled_batch": 16, "unlabelled_batch": 16}  # a quarter of a batch is four images
-        run.change(compute=compute, pretrain={"batch_size": 16}, mean_teacher=batches)
-        run.normalize(tmp_path / "screen")
+        # Epochs enough to be killed among them.
+        run.change(compute=compute, pretrain={"batch_size": 16, "epochs": 8}, mean_teacher=batches)
+        run.normalize(source)
         return run
 
-    return make
+    return made
+
+
+@pytest.fixture(scope="module")
+def together(make: Make) -> TrainingRun:
+    """A run of two processes, which have pretrained one backbone."""
+    run = make("together", **TEAM)
+    run.pretrain("slim")
+    return run
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -56,34 +70,32 @@ def difference(one: Path, other: Path) -> float:
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_that_accumulates_two_parts(trained, tmp_path, monkeypatch):
-    events = tmp_path / "events.jsonl"
-    monkeypatch.setenv(EVENTS_VARIABLE, str(events))
-    together, alone = trained("together", processes=2, accumulate=2), trained("alone", processes=1, accumulate=4)
-    for run in (together, alone):
-        run.pretrain("small")
+def test_two_processes_equal_one_that_accumulates_two_parts(
+    make: Make, together: TrainingRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    alone, undivided = make("alone", processes=1, accumulate=4), make("undivided", processes=1)
+    for run in (alone, undivided):
         run.pretrain("slim")
-    assert epochs_trained(events) == 2 * 2 * 2  # only the leader reports its epochs
     # Adam turns rounding errors of tiny gradients into whole steps, so weights drift apart; an undivided batch, whose BatchNorm
     # sees all images, drifts much further.
-    undivided = trained("undivided", processes=1)
-    undivided.pretrain("slim")
     apart = difference(undivided.base("slim"), alone.base("slim"))
-    for backbone in ("small", "slim"):
-        assert difference(together.base(backbone), alone.base(backbone)) < 0.05 * apart
+    assert difference(together.base("slim"), alone.base("slim")) < 0.05 * apart
     losses = [
         [record["loss"] for record in json.loads((run.base("slim") / "history.json").read_text())]
         for run in (together, alone)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     # From the same pretrained weights, the mean teacher's pairs, running statistics included.
-    for backbone in ("small", "slim"):
-        alone.base(backbone).rename(tmp_path / f"kept-{backbone}")
-        together.base(backbone).rename(alone.base(backbone))
-        together.base(backbone).symlink_to(alone.base(backbone))
+    alone.pretrain("small")
+    together.base("small").symlink_to(alone.base("small"))
+    shutil.rmtree(alone.base("slim"))
+    alone.base("slim").symlink_to(together.base("slim"))
+    events = tmp_path / "events.jsonl"
+    monkeypatch.setenv(EVENTS_VARIABLE, str(events))
     together.finetune()
     alone.finetune()
     assert difference(together.finetuned, alone.finetuned) < 2e-5
+    assert epochs_trained(events) == 2 * 2, "of each backbone one, which only the leader reports"
     # In prediction each process has a share of the wells, and the leader all logits.
     together.pseudo_label()
     assert (together.logits / "logits.npz").exists()
@@ -91,45 +103,49 @@ def test_two_processes_equal_one_that_accumulates_two_parts(trained, tmp_path, m
 
 
 @pytest.mark.slow
-def test_bad_input_in_a_team_is_one_line(trained, store):
-    run = trained("run", processes=2)
+def test_bad_input_in_a_team_is_one_line(make: Make):
+    run = make("bad", processes=2)
     # Only one process reads the bad site; the other one waits for it.
-    key = next(key for key in store.list("run/plates/") if "/c" in key)
+    store = ObjectStore(run.store)
+    key = next(key for key in store.list("plates/") if "/c" in key)
     store.put(key, store.get(key)[:-1])
-    run.change(pretrain={"epochs": 30})
     with pytest.raises(InputError, match=r"plate \d, well \w\d\d, site \d: its chunk .* has \d+ bytes"):
         run.pretrain("slim")
 
 
-def test_rejects_more_processes_than_gpus(trained, monkeypatch):
+def test_rejects_more_processes_than_gpus(make: Make, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError, match=r"compute.processes is 3, but there are 2 GPUs"):
-        trained("run", processes=3).pretrain("slim")
+        make("many", processes=3).pretrain("slim")
+
+
+def torchrun() -> int:
+    """The process id of torchrun, a child of this process."""
+    children = [pid for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()]
+    (found,) = (pid for pid in children if b"torch.distributed.run" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    return int(found)
 
 
 @pytest.mark.slow
-def test_a_killed_team_resumes_from_its_checkpoint(trained, store, tmp_path):
-    run, whole = (trained(name, processes=2, checkpoint_seconds=s) for name, s in (("run", 0), ("whole", 1e9)))
-    for each in (run, whole):  # long enough to be killed during training
-        each.change(pretrain={"epochs": 16})
-    program = "import sys, json; from components.pretrain.step import main; main(**json.loads(sys.argv[1]))"
-    arguments = {
-        "config": run.pretrain_json, "screen": str(run.screen), "fold": 0, "backbone": "slim", "weights": str(run.base("slim")),
-    }  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-c", program, json.dumps(arguments)], start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not any(key.endswith("latest.pt") for key in store.list("run/checkpoints/")):
-        assert process.poll() is None, "it ended before the kill"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)  # torchrun too; its processes end when it is gone
-    process.wait(timeout=60)
+def test_a_killed_team_resumes_from_its_checkpoint(
+    make: Make, together: TrainingRun, capfd: pytest.CaptureFixture[str]
+):
+    run = make("killed", **TEAM, checkpoint_seconds=0)
+    store = ObjectStore(run.store)
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(run.pretrain, "slim")
+        deadline = time.monotonic() + 120
+        while not any(key.endswith("latest.pt") for key in store.list("checkpoints/")):
+            assert not training.done(), "it ended before the kill"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(torchrun(), signal.SIGKILL)  # its processes end when it is gone
+        with pytest.raises(StepError, match=r"pretrain: a process was killed .*; run again to resume"):
+            training.result(60)
     time.sleep(1)
     assert not run.base("slim").exists()
-    resumed = subprocess.run(
-        [sys.executable, "-c", program, json.dumps(arguments)], check=True, capture_output=True, text=True, timeout=600
-    )
-    assert "resuming from the last checkpoint" in resumed.stdout
-    whole.pretrain("slim")
-    assert difference(run.base("slim"), whole.base("slim")) == 0
-    assert store.list("run/checkpoints/") == []
+    capfd.readouterr()
+    run.pretrain("slim")
+    assert "resuming from the last checkpoint" in capfd.readouterr().out
+    assert difference(run.base("slim"), together.base("slim")) == 0
+    assert store.list("checkpoints/") == []

@@ -5,32 +5,14 @@ import torch
 
 from components.core.errors import InputError
 from components.core.learning.weight_files import load_pairs
-from components.core.storage.manifest import Manifest
-from components.core.storage.object_store import ObjectStore
 from components.finetune.step import run as run_step
 from tests.components.core.learning.tiny_networks import CPU, MEAN_TEACHER
-from tests.components.pretrain.training_run import BACKBONES, TrainingRun, normalized, weights
+from tests.components.pretrain.training_run import BACKBONES, weights
 
 
-@pytest.fixture
-def store(tmp_path) -> ObjectStore:
-    store = ObjectStore(tmp_path / "store")
-    store.check()
-    return store
-
-
-@pytest.fixture
-def run(tmp_path, store) -> TrainingRun:
-    """Fold 0, pretrained."""
-    run = normalized(tmp_path, store.uri(""))
-    for backbone in BACKBONES:
-        run.pretrain(backbone)
-    return run
-
-
-def test_pairs_start_from_the_pretrained_weights_in_any_order(run, store, tmp_path):
-    manifest = Manifest.read(run.screen)
-    bases = [run.base(name) for name in BACKBONES]
+def test_pairs_start_from_the_pretrained_weights_in_any_order(pretrained, screen, tmp_path):
+    store, manifest = screen
+    bases = [pretrained.base(name) for name in BACKBONES]
     for name, order in (("one", bases), ("two", bases[::-1])):
         run_step(MEAN_TEACHER, store, manifest, order, 0, "HUVEC", tmp_path / name)
     assert weights(tmp_path / "one") == weights(tmp_path / "two")
@@ -50,7 +32,8 @@ def test_pairs_start_from_the_pretrained_weights_in_any_order(run, store, tmp_pa
         assert any(not torch.equal(teacher[name], student[name]) for name in teacher)
 
 
-def test_rejects_weights_of_another_fold_or_backbone_and_writes_nothing(run):
+def test_rejects_weights_of_another_fold_or_backbone_and_writes_nothing(pretrained):
+    run = pretrained
     small, slim = (run.base(name) for name in BACKBONES)
     run.fold = 1
     with pytest.raises(InputError, match=r"pretrained-small: weights of fold 0, expected fold 1"):

@@ -1,6 +1,5 @@
 """infer as the pipeline calls it: after pretrain alone, and after finetune without pseudo-labels."""
 
-import copy
 import json
 from pathlib import Path
 
@@ -18,32 +17,10 @@ from components.core.storage.runs import finished_folds
 from components.finetune.step import main as finetune
 from components.infer.step import main as infer
 from tests.components.core.learning.tiny_networks import RUN
-from tests.components.pretrain.training_run import BACKBONES, TrainingRun, files, normalized
+from tests.components.pretrain.training_run import BACKBONES, TrainingRun, files
 
 WITHOUT = RUN.model_copy(update={"mean_teacher": RUN.mean_teacher.model_copy(update={"pseudo_labels": "none"})})
 SETTINGS = RUN.section(InferSettings)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ObjectStore:
-    return ObjectStore(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(scope="module")
-def pretrained(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
-    """Fold 0, pretrained."""
-    run = normalized(tmp_path_factory.mktemp("pretrained"), store.uri(""), run="tiny-1")
-    for backbone in BACKBONES:
-        run.pretrain(backbone)
-    return run
-
-
-@pytest.fixture
-def run(pretrained: TrainingRun, tmp_path: Path) -> TrainingRun:
-    """The pretrained run, with a folder of its own for finetuned networks."""
-    run = copy.copy(pretrained)
-    run.finetuned = tmp_path / "finetuned"
-    return run
 
 
 def predict(run: TrainingRun, bases: list[Path], out: Path, settings: InferSettings = SETTINGS) -> Path:
@@ -59,7 +36,8 @@ def embedded(out: Path, backbone: str) -> dict[str, list[float]]:
     return dict(zip(table["id_code"].to_pylist(), table["embedding"].to_pylist(), strict=True))
 
 
-def test_pretrained_backbones_predict_in_any_order_and_outputs_are_reused(run, store, tmp_path, capsys):
+def test_pretrained_backbones_predict_in_any_order_and_outputs_are_reused(pretrained, tmp_path, capsys):
+    run, store = pretrained, ObjectStore(pretrained.store)
     bases = [run.base(name) for name in BACKBONES]
     one = predict(run, bases, tmp_path / "one")
     logits = read_logits(one / "logits")
@@ -76,7 +54,8 @@ def test_pretrained_backbones_predict_in_any_order_and_outputs_are_reused(run, s
     two = predict(run, bases[::-1], tmp_path / "two")
     assert "predicting" not in capsys.readouterr().out
     assert files(one) == files(two)
-    (fold,) = finished_folds(store, "tiny-1", Manifest.read(run.screen), Manifest.read(run.holdout))["HUVEC"]
+    manifest = Manifest.read(run.screen)
+    (fold,) = finished_folds(store, manifest.run, manifest, Manifest.read(run.holdout))["HUVEC"]
     assert fold.fold == 0
     fetch_finished(store, fold.prefix, {"logits": tmp_path / "fetched"})
     assert files(tmp_path / "fetched") == files(one / "logits")
@@ -87,7 +66,8 @@ def test_pretrained_backbones_predict_in_any_order_and_outputs_are_reused(run, s
     assert files(one) == files(three)
 
 
-def test_finetuned_pairs_predict_without_pseudo_labels(run, tmp_path):
+def test_finetuned_pairs_predict_without_pseudo_labels(pretrained, tmp_path):
+    run = pretrained
     bases = [str(run.base(name)) for name in BACKBONES]
     settings = WITHOUT.section(MeanTeacherSettings)
     finetune(settings.model_dump_json(), str(run.screen), bases, run.fold, run.cell_type, str(run.finetuned))
@@ -105,7 +85,8 @@ def test_finetuned_pairs_predict_without_pseudo_labels(run, tmp_path):
     assert len([r for r in student.meta["history"] if r["step"] == "finetune"]) == 3 * len(BACKBONES)
 
 
-def test_rejects_weights_that_do_not_match(run, tmp_path):
+def test_rejects_weights_that_do_not_match(pretrained, tmp_path):
+    run = pretrained
     bases = [run.base(name) for name in BACKBONES]
     run.finetune()
     for given, fold, cell_type, message in (
@@ -113,7 +94,7 @@ def test_rejects_weights_that_do_not_match(run, tmp_path):
             [run.finetuned, bases[0]],
             0,
             "HUVEC",
-            r"pretrained-small: finetune's output holds all backbones; give it alone",
+            "pretrained-small: finetune's output holds all backbones; give it alone",
         ),
         ([bases[0], run.finetuned], 0, "HUVEC", "finetuned: not one backbone's weights"),
         (bases[:1], 0, "HUVEC", r"pretrained backbones \['small'\] do not match"),

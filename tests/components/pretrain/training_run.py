@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Sequence
+import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from components.normalize.step import main as normalize
 from components.pretrain.step import main as pretrain
 from components.pseudo_label.step import main as pseudo_label
 from tests.components.core.learning.tiny_networks import MEAN_TEACHER, PRETRAIN, RUN
-from tests.tiny_screen import CONFIG, TinyScreen
+from tests.tiny_screen import CONFIG
 
 BACKBONES = [backbone.name for backbone in PRETRAIN.backbones]
 
@@ -21,13 +23,24 @@ BACKBONES = [backbone.name for backbone in PRETRAIN.backbones]
 class TrainingRun:
     """Paths and calls of one run; every step writes below `out`, and keeps its outputs in the store at an address."""
 
-    def __init__(self, out: Path, store: str, fold: int = 0, cell_type: str = "HUVEC", seed: int = 3) -> None:
-        self.out, self.store, self.fold, self.cell_type = out, store, fold, cell_type
-        self.pretrain_json = PRETRAIN.model_copy(update={"seed": seed}).model_dump_json()
-        self.mean_teacher_json = MEAN_TEACHER.model_copy(update={"seed": seed}).model_dump_json()
-        self.screen, self.holdout = out / "screen.json", out / "holdout.json"
+    def __init__(self, out: Path, store: str) -> None:
+        self.store, self.fold, self.cell_type = store, 0, "HUVEC"
+        self.pretrain_json, self.mean_teacher_json = PRETRAIN.model_dump_json(), MEAN_TEACHER.model_dump_json()
+        self._write_below(out)
+
+    def _write_below(self, out: Path) -> None:
+        self.out, self.screen, self.holdout = out, out / "screen.json", out / "holdout.json"
         self.finetuned, self.weights, self.logits = out / "finetuned", out / "weights", out / "logits"
         self.embeddings = out / "embeddings"
+
+    def copy_to(self, out: Path) -> TrainingRun:
+        """The outputs so far in another folder, of a run with a key of its own in the same store."""
+        shutil.copytree(self.out, out)
+        other, key = copy.copy(self), f"tiny-{uuid.uuid4().hex[:12]}"
+        other._write_below(out)
+        for path in (other.screen, other.holdout):
+            path.write_text(Manifest.read(path).model_copy(update={"run": key}).model_dump_json())
+        return other
 
     def change(self, **sections: dict[str, Any]) -> None:
         """Other fields in sections of the steps' settings, where they have the section."""
@@ -38,17 +51,12 @@ class TrainingRun:
             }
             setattr(self, name, json.dumps(settings | changed))
 
-    def normalize(self, source: Path, holdout: Sequence[str] = (), run: str | None = None) -> Manifest:
-        config = CONFIG.model_copy(
-            update={
-                "store": CONFIG.store.model_copy(update={"bucket": self.store}),
-                "screen": CONFIG.screen.model_copy(update={"holdout_experiments": tuple(holdout)}),
-            }
-        )
+    def normalize(self, source: Path, run: str | None = None) -> None:
+        """Packs a screen, and records the run if it has a key."""
+        config = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"bucket": self.store})})
         labels = str(self.out / "labels.csv")
         record = {"whole_config": RUN.model_dump_json(), "lineage": json.dumps({"run": run})} if run else {}
         normalize(config.model_dump_json(), str(source), str(self.screen), str(self.holdout), labels, **record)
-        return Manifest.read(self.screen)
 
     def base(self, backbone: str) -> Path:
         return self.out / f"pretrained-{backbone}"
@@ -71,14 +79,6 @@ class TrainingRun:
             self.pretrain(backbone)
         self.finetune()
         self.pseudo_label()
-
-
-def normalized(folder: Path, store: str, run: str | None = None) -> TrainingRun:
-    """The tiny screen in `screen`, normalised, and its run in `run`, without training."""
-    TinyScreen(folder / "screen")
-    made = TrainingRun(folder / "run", store)
-    made.normalize(folder / "screen", run=run)
-    return made
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""normalize, pretrain, finetune and pseudo_label as the pipeline calls them, with a real store."""
+"""normalize, pretrain, finetune and pseudo_label as the pipeline calls them, in a folder store."""
 
 import json
 from datetime import UTC, datetime
@@ -16,23 +16,21 @@ from components.core.storage.garbage import find_garbage, list_groups, needed_by
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import finished_folds, read_runs
-from tests.components.pretrain.training_run import BACKBONES, TrainingRun, epochs_trained, files, normalized
-from tests.tiny_screen import PLATES, TREATED_WELLS, TREATMENTS
+from tests.components.pretrain.training_run import BACKBONES, TrainingRun, epochs_trained, files
+from tests.tiny_screen import PLATES, TREATED_WELLS, TREATMENTS, TinyScreen
 
 
 def ids(experiment: str) -> tuple[str, ...]:
     return tuple(f"{experiment}_{plate}_{well}" for plate in PLATES for well in TREATED_WELLS)
 
 
-@pytest.fixture
-def run(tmp_path: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> TrainingRun:
-    """A normalised screen without training; events go to events.jsonl in the test's folder."""
-    monkeypatch.setenv(EVENTS_VARIABLE, str(tmp_path / "events.jsonl"))
-    return normalized(tmp_path, store.uri(""), run="tiny-1")
-
-
-def test_trains_from_plates_to_logits_and_reuses_finished_outputs(run: TrainingRun, tmp_path: Path, store: ObjectStore):
-    events = tmp_path / "events.jsonl"
+def test_trains_from_plates_to_logits_and_reuses_finished_outputs(
+    tiny: TinyScreen, tmp_path: Path, folder_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+):
+    store, events = folder_store, tmp_path / "events.jsonl"
+    monkeypatch.setenv(EVENTS_VARIABLE, str(events))
+    run, other = (TrainingRun(tmp_path / name, store.uri("")) for name in ("run", "other"))
+    run.normalize(tiny.root, "tiny-1")
     run.train()
     trained = epochs_trained(events)
     assert trained == 2 * 2 + 2 * 1 + 2 * 2, "two backbones: two epochs of pretraining, three cycles of one epoch"
@@ -78,8 +76,7 @@ def test_trains_from_plates_to_logits_and_reuses_finished_outputs(run: TrainingR
 
     # The same inputs again are fetched, also to other paths: no epoch is trained, and every byte is the same.
     made = {key.removesuffix("/done.json") for key in store.list("finished/") if key.endswith("/done.json")}
-    other = TrainingRun(tmp_path / "other", store.uri(""))
-    other.normalize(tmp_path / "screen", run="tiny-2")
+    other.normalize(tiny.root, "tiny-2")
     other.train()
     assert epochs_trained(events) == trained
     for folder in ("finetuned", "weights", "logits", "embeddings"):
@@ -93,7 +90,8 @@ def test_trains_from_plates_to_logits_and_reuses_finished_outputs(run: TrainingR
     assert find_garbage(list_groups(store), needed_by(recorded), datetime.now(UTC)) == []
 
 
-def test_a_fold_without_validation_wells_of_a_cell_type_still_predicts(run: TrainingRun):
+def test_a_fold_without_validation_wells_of_a_cell_type_still_predicts(pretrained: TrainingRun):
+    run = pretrained
     run.fold, run.cell_type = 1, "RPE"
     run.train()
     logits = read_logits(run.logits)
@@ -103,10 +101,9 @@ def test_a_fold_without_validation_wells_of_a_cell_type_still_predicts(run: Trai
 
 
 def test_a_further_round_trains_on_an_earlier_runs_predictions_and_on_no_weights_of_another_fold(
-    run: TrainingRun, tmp_path: Path, store: ObjectStore
+    pretrained: TrainingRun, tmp_path: Path
 ):
-    for backbone in BACKBONES:
-        run.pretrain(backbone)
+    run = pretrained
     run.finetune()
     # Weights of another fold or cell type may have learned the labels that this fold validates on.
     for fold, cell_type in ((1, "HUVEC"), (0, "RPE")):

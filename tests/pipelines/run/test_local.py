@@ -32,6 +32,7 @@ from pipelines.run.display import TaskDisplay
 from pipelines.run.folder import RunFolder
 from pipelines.run.local import finish_hint, follow, run_key
 from pipelines.store.tables import run_row
+from pipelines.studies.study import Study
 from tests.pipelines.tiny_run import (
     CONFIG,
     ROOT,
@@ -42,7 +43,6 @@ from tests.pipelines.tiny_run import (
     truth_of,
     write_truth,
 )
-from tests.seaweedfs import S3Server
 from tests.tiny_screen import TinyScreen
 
 COLUMNS = ["id_code", "sirna", "confidence", "margin", "raw_sirna", "raw_confidence", "top5"]
@@ -265,7 +265,6 @@ def test_a_finished_run_becomes_a_model_whose_networks_load(interrupted: Interru
     load_weights(network, files[0])
 
 
-@pytest.mark.slow
 def test_new_plates_are_predicted_as_by_the_training_run(interrupted: Interrupted, tmp_path: Path) -> None:
     run, screen, truth = interrupted.run, tmp_path / "plates", tmp_path / "truth.csv"
     shutil.rmtree(run.out.parent / "node")  # a folder of the training's machine, which predictions must not create
@@ -402,16 +401,6 @@ def test_a_failed_run_suggests_to_finish_without_the_missing_folds(tmp_path: Pat
     assert finish_hint(config, folder) == ""
 
 
-@pytest.mark.slow
-def test_a_finished_run_repeats_without_work_and_byte_for_byte(interrupted: Interrupted):
-    out = interrupted.run.out
-    before = {name: (out / name).read_bytes() for name in (*PREDICTIONS, "config.yaml")}
-    again = interrupted.run.cellsignal(*interrupted.run.arguments)
-    assert (again.returncode, again.stderr) == (0, "")
-    assert {name: (out / name).read_bytes() for name in before} == before
-    assert not [e for e in events(out) if e["event"] == "epoch"]
-
-
 def test_a_killed_step_is_reported_by_name(tmp_path: Path):
     events = tmp_path / "events.jsonl"
     events.touch()
@@ -444,31 +433,20 @@ def test_a_run_key_changes_with_everything_that_affects_results(tmp_path: Path):
     assert len(keys) == 5
 
 
-@pytest.mark.slow
 def test_interruption_label_encoding_and_a_screen_in_a_bucket_change_no_prediction(
-    interrupted: Interrupted, tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+    interrupted: Interrupted, tmp_path: Path, store: ObjectStore
 ):
-    run, address = prepare(tmp_path / "run", integers=False), "s3://cellsignal/whole-run/screen"
-    environment = s3_server.environment()
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    bucket = ObjectStore("cellsignal", "whole-run/screen")
-    root = run.screen
-    bucket.put_many((p.relative_to(root).as_posix(), p.read_bytes()) for p in root.rglob("*") if p.is_file())
-    done = run.cellsignal(
-        *(address if argument == root else argument for argument in run.arguments), environment=environment
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    lineage = json.loads((run.out / "lineage.json").read_text())
-    assert lineage["screen"] == address
-    finished = list(run.store.glob("finished/*/*/done.json"))
-    assert len(finished) >= 4, "pretraining, finetuning and pseudo-labels of two folds"
+    """The reference: tasks of the same settings without interruption, in one process, for string labels in a bucket."""
+    root, work = prepare(tmp_path / "run", integers=False).screen, tmp_path / "study"
+    store.put_many((p.relative_to(root).as_posix(), p.read_bytes()) for p in root.rglob("*") if p.is_file())
+    work.mkdir()
+    config = RunConfig.load(str(tmp_path / "run" / "tiny.yaml"), [f"store.bucket={(work / 'store').as_uri()}"])
+    study = Study(work, 1, Console(file=io.StringIO()))
+    tasks = study.add_graph(config, training_graph(config), store.uri(""), included=lambda _: True)
+    (report,) = (task for task in tasks.values() if task.step == "report")
+    report.arguments.update(truth=str(tmp_path / "run" / "truth.csv"), lineage="{}")
+    study.run(config)
     for name in PREDICTIONS:
-        text = (run.out / name).read_text()
+        text = (report.path("results") / name).read_text()
         assert text.count("sirna_") == 7 * (len(text.splitlines()) - 1)
         assert text.replace("sirna_", "") == (interrupted.run.out / name).read_text()
-    from_address = f"{run.store.as_uri()}/runs/{lineage['run']}"
-    again = run.cellsignal("finish", "--run", from_address, "--quorum", 2, "--out", tmp_path / "finished")
-    assert (again.returncode, again.stderr) == (0, "")
-    for name in PREDICTIONS:
-        assert (tmp_path / "finished" / name).read_bytes() == (run.out / name).read_bytes()
