@@ -37,7 +37,6 @@ def check_input(config: RunConfig, screen: str | None, truth: Path | None) -> No
     """
     _check_files(config)
     refuse_interpreter(config.model_dump(mode="json"))
-    _check_ratio(config)
     if screen is None:
         if truth is not None:
             raise InputError(
@@ -188,6 +187,7 @@ def _check_fused(source: str, path: Path, screen: Screen) -> None:
 
 
 def _check_simulated(config: RunConfig) -> None:
+    _check_ratio(config)
     simulate, screen = config.simulate, config.screen
     plates = 4 * (sum(simulate.labelled.values()) + sum(simulate.unlabelled.values()))
     wells = simulate.treatments_per_group + simulate.positive_controls + 1
@@ -230,12 +230,8 @@ def simulated_experiments(config: RunConfig) -> dict[str, list[str]]:
 def check_folds(config: RunConfig, experiments: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Checks that every trained fold leaves labelled experiments of every cell type to train on.
 
-    Args:
-        config: the run's configuration.
-        experiments: labelled experiments that are not held out, by cell type.
-
-    Returns:
-        The fold that validates on each experiment; empty if folds hold out wells.
+    `experiments` are the labelled ones that are not held out, by cell type. Returns the fold that validates on each of them; empty
+    if folds hold out wells.
 
     Raises:
         InputError: names the fold and the cell type.
@@ -266,14 +262,9 @@ def check_truth(
     of: str = "an unlabelled experiment of this screen",
     others: Iterable[Plate] = (),
 ) -> None:
-    """Checks the labels that the report scores by, before anything is trained or predicted.
+    """Checks the labels that the report scores by, a table id_code,sirna, before anything is trained or predicted.
 
-    Args:
-        truth: table id_code,sirna.
-        plates: plates whose treatment wells are scored.
-        treatments: all treatment siRNAs.
-        of: name of those plates in errors.
-        others: plates whose wells may be in the table but are not scored.
+    The treatment wells of `plates`, which errors call `of`, are scored; those of `others` may be in the table.
 
     Raises:
         InputError: it cannot be read, or has an unknown well or siRNA, or a duplicate well.

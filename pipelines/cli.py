@@ -35,7 +35,7 @@ from pipelines.options import (
     with_store,
 )
 from pipelines.retrain.command import retrain
-from pipelines.run import Runner
+from pipelines.run import RESUME, Runner
 from pipelines.store.command import store_app
 from pipelines.studies import ProtocolChoice
 
@@ -387,7 +387,7 @@ def jobs(
 
 def main() -> None:
     """Runs the command line."""
-    cancel_on_signals("run the same command again to resume from the finished steps")
+    cancel_on_signals(RESUME)
     run_app(app)
 
 

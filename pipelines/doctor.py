@@ -17,6 +17,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -104,14 +105,23 @@ def _findings(config: RunConfig, endpoint: str | None, images: Path | None) -> I
         checks["images"] = lambda: check_images(record)
     if endpoint is not None:
         checks["Kubeflow Pipelines"] = lambda: check_endpoint(endpoint, config.cluster)
-    for subject, check in checks.items():
-        try:
-            yield from check()
-        except (InputError, StepError) as error:
-            yield Finding(subject, "failed", " ".join(str(error).split()))
-        except OSError as error:  # a disk that is full or not writable is what doctor looks for
-            message = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror or error)
-            yield Finding(subject, "failed", message)
+    with ThreadPoolExecutor(len(checks)) as pool:  # together they take as long as the slowest
+        for findings in pool.map(_findings_of, checks, checks.values()):
+            yield from findings
+
+
+def _findings_of(subject: str, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    """The findings of one check; an error is the last one."""
+    found = []
+    try:
+        for finding in check():
+            found.append(finding)  # those before an error stay
+    except (InputError, StepError) as error:
+        found.append(Finding(subject, "failed", " ".join(str(error).split())))
+    except OSError as error:  # a disk that is full or not writable is what doctor looks for
+        message = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror or error)
+        found.append(Finding(subject, "failed", message))
+    return found
 
 
 def check_versions() -> Iterator[Finding]:
@@ -304,8 +314,9 @@ def check_images(record: Path) -> Iterator[Finding]:
     """Looks for each image of a record in its registry."""
     found = read_images(record)
     yield Finding("images", "ok", f"{record}: version {found.version}, commit {found.commit}")
-    for target, image in sorted(found.images.items()):
-        yield Finding(f"{target} image", *_in_registry(image.reference))
+    with ThreadPoolExecutor() as pool:
+        for target, result in zip(found.references, pool.map(_in_registry, found.references.values()), strict=True):
+            yield Finding(f"{target} image", *result)
 
 
 def _in_registry(reference: str) -> tuple[Level, str]:

@@ -149,7 +149,7 @@ def run_new_plates(
         InputError: something is wrong with the plates, or the model cannot predict them; names the file, the well, the field.
     """
     key = record.key if record else ""
-    plates = plates_for(model, source, experiments, any_cell_type, source.address())
+    plates = plates_for(model, source, experiments, any_cell_type)
     check_files(source, plates, config.screen.sites)
 
     screen = Screen(plates, model.vocabulary)

@@ -34,12 +34,9 @@ def on_cluster(config: RunConfig) -> RunConfig:
 
 
 def check_cluster(config: RunConfig, steps: Sequence[str] = (), resubmits: bool = False) -> list[str]:
-    """Refuses a configuration whose pods cannot work; returns warnings, a sentence each.
+    """Refuses a configuration, from `on_cluster`, whose pods cannot work; returns warnings, a sentence each.
 
-    Args:
-        config: the run's configuration, from `on_cluster`.
-        steps: the steps that run; empty for the steps of a training.
-        resubmits: whether a failed run is submitted again, so that a pod taken from its node is no concern.
+    `steps` are those that run; empty for a training's. If a failed run is submitted again, a pod taken from its node is no concern.
 
     Raises:
         InputError: names the field, and what to do.

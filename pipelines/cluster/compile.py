@@ -104,11 +104,7 @@ def compiled(
 ) -> str:
     """The pipeline as YAML: its specification, and its settings for Kubernetes.
 
-    Args:
-        config: the run's configuration.
-        record: images to pin; None for tags.
-        lineage: default of the parameter of that name.
-        folds: the model's folds that predict, by cell type of the new plates; None for a training.
+    `folds` are the model's folds that predict, by cell type of the new plates; None for a training.
     """
     from kfp import compiler
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from components.core.errors import InputError
 TIMEOUTS = (5.0, 30.0)
 """Seconds to connect, and between two parts of a response."""
 PAGE = 100
+"""Items that a request lists at most; names are unique but for runs, of which the newest are listed."""
 TOKEN, TOKEN_FILE, COOKIE, CA_FILE = "KFP_TOKEN", "KFP_TOKEN_FILE", "KFP_COOKIE", "KFP_CA_CERT"
 POD_TOKEN_VARIABLE = "KF_PIPELINES_SA_TOKEN_PATH"
 POD_TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")
@@ -129,12 +130,15 @@ class KfpEndpoint:
         self._login = login
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            import urllib3
             from kfp import client
 
             # With a namespace, the constructor sends no request of its own, which would have no time limit. It takes the
             # namespace `kubeflow` for none given, hence the space; the real one is set below.
             self.client = client.Client(host=self.url, namespace=f"{namespace} ", **login.arguments())
         api = self.client._run_api.api_client
+        # By default urllib3 makes four attempts of each request, and a dead endpoint takes four times as long.
+        api.rest_client.pool_manager.connection_pool_kw["retries"] = urllib3.Retry(3, connect=0, read=0)
         self._request = api.rest_client.request
         api.rest_client.request = self._checked_request
         health = self.client.get_kfp_healthz()
@@ -147,20 +151,13 @@ class KfpEndpoint:
         """Address of a run's page in the UI."""
         return f"{self.client._get_url_prefix().rstrip('/')}/#/runs/details/{run_id}"
 
-    def find(self, list_items: Callable[..., Any], items: str, name: str, **scope: Any) -> Any | None:
-        """The item with this display name, or None."""
-        return next(self.matching(list_items, items, "EQUALS", name, **scope), None)
-
-    def matching(
-        self, list_items: Callable[..., Any], items: str, operation: str, name: str, **scope: Any
-    ) -> Iterator[Any]:
-        """All items of a list method of kfp.Client whose display name matches, page by page."""
+    def listed(self, items: str, name: str, operation: str = "EQUALS", **scope: Any) -> list[Any]:
+        """The newest `pipelines`, `pipeline_versions` or `runs` whose display name matches."""
         predicate = {"operation": operation, "key": "display_name", "string_value": name}
-        token: str | None = ""
-        while token is not None:
-            page = list_items(page_token=token, page_size=PAGE, filter=json.dumps({"predicates": [predicate]}), **scope)
-            yield from getattr(page, items) or []
-            token = page.next_page_token or None
+        list_items = getattr(self.client, f"list_{items}")
+        filter_ = json.dumps({"predicates": [predicate]})
+        page = list_items(page_size=PAGE, sort_by="created_at desc", filter=filter_, **scope)
+        return getattr(page, items) or []
 
     def _checked_request(self, *arguments: Any, **named: Any) -> Any:
         """The request of kfp with time limits; the response must be JSON, not the page of a proxy or a login."""

@@ -7,7 +7,6 @@ workflow above 1 MB, which KFP does not read), and kfp's wait_for_run_completion
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 import time
 from collections import Counter
@@ -33,8 +32,6 @@ POLL = 10.0
 """Seconds between two requests for a run's state."""
 OUTAGE = 900.0
 """Seconds without an answer until contact counts as lost."""
-TERMINATE = 300.0
-"""Seconds until a terminated run is left to end by itself."""
 _Answer = TypeVar("_Answer")
 
 
@@ -98,18 +95,17 @@ class Follower:
         return next((failure for failure in self.failures.values() if failure.kind == "input"), None)
 
     def follow(self, run: Any) -> Any:
-        """Waits until a run ends, or terminates it once a task has failed of bad input; returns it in its last known state.
+        """Waits until a run ends or is terminated, since a task has failed of bad input; returns it in its last known state.
 
         Raises:
             ContactError: no contact for too long, or the deadline has passed; the run may continue.
             StepError: the run was deleted.
         """
-        run_id, console, contact = run.run_id, self.contact.console, self.contact
+        run_id, console, contact, shown = run.run_id, self.contact.console, self.contact, ""
         page = self.endpoint.run_page(run_id)
         contact.advice = (
             f"run {run_id} may go on: the same command follows it again; to end it, use Terminate at {page}"
         )
-        shown, terminating, give_up = "", False, math.inf
         with console.status("") as status:
             while True:
                 try:
@@ -127,12 +123,11 @@ class Follower:
                 shown = state
                 if state not in DONE:
                     self._read_failures()
-                if state in ENDED or time.monotonic() >= give_up:
+                if state in ENDED:
                     return run
-                if self.bad_input and not terminating:
-                    terminating = True
-                    if self._terminate(run_id, self.bad_input):
-                        give_up = time.monotonic() + TERMINATE
+                if self.bad_input:
+                    self._terminate(run_id, self.bad_input.task)
+                    return run
                 left = contact.deadline - time.monotonic()
                 if left <= 0:
                     raise ContactError(f"the deadline of --timeout has passed; {contact.advice}")
@@ -164,16 +159,14 @@ class Follower:
             self._warn_once(f"{record.task} failed: {record.message}")
             self.failures[key] = record
 
-    def _terminate(self, run_id: str, failure: FailureRecord) -> bool:
-        """Terminates the run; False if that is refused."""
-        failed = f"{failure.task} failed of bad input"
+    def _terminate(self, run_id: str, task: str) -> None:
+        """Terminates the run because a task failed of bad input; only warns if that is refused."""
+        result = "; the run is being terminated"
         try:
             self.contact.answered(lambda: self.endpoint.client.terminate_run(run_id))
         except EndpointError as error:
-            warn(self.contact.console, f"{failed}, but the run cannot be terminated ({error}); {self.contact.advice}")
-            return False
-        warn(self.contact.console, f"{failed}; the run is being terminated")
-        return True
+            result = f", but the run cannot be terminated ({error}); {self.contact.advice}"
+        warn(self.contact.console, f"{task} failed of bad input{result}")
 
     def _warn_once(self, text: str) -> None:
         if text not in self._warned:

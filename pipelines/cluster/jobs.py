@@ -24,7 +24,7 @@ from pipelines.cluster.pod_settings import (
     memory_quantity,
     resources_of,
 )
-from pipelines.dag import GPU_STEPS, OUTPUTS, NodeOutput, training_graph
+from pipelines.dag import GPU_STEPS, OUTPUTS, TaskOutput, training_graph
 from pipelines.images.code_version import CURRENT, Target
 from pipelines.images.record import ImageRecord
 
@@ -47,10 +47,6 @@ def step_jobs(config: RunConfig, record: ImageRecord | None) -> dict[str, list[d
     """Manifests by file name: one file for the configuration, as a ConfigMap, and one for each step of the DAG.
 
     The tasks are those of the first fold and cell type; with a simulated screen at the beginning, they form a chain.
-
-    Args:
-        config: the run's configuration, with the store of a cluster.
-        record: images to pin; None for tags.
     """
     text = config.dump()
     digest = digest_text(text)[:8]
@@ -83,35 +79,36 @@ def as_text(documents: Sequence[Mapping[str, Any]]) -> str:
 def _arguments(config: RunConfig) -> dict[str, list[list[str]]]:
     """Arguments of every step's tasks; each reads what the steps before it wrote."""
     prefix = f"{join_address(config.store.bucket, config.store.prefix)}/by-hand/{config.name}"
-    fold, cell_type = config.folds.trained[0], config.screen.cell_types[0]
+    folds = config.folds.model_copy(update={"train": config.folds.trained[:1]})
+    screen = config.screen.model_copy(update={"cell_types": config.screen.cell_types[:1]})
     option = ["--config", f"{CONFIG_MOUNT}/{CONFIG_FILE}"]
 
-    def address(output: NodeOutput) -> str:
-        node = output.node
-        parts = (f"fold-{fold}" if node.loop else "", node.cell_type or "", node.step, node.backbone or "", output.name)
-        return "/".join(part for part in (prefix, *parts) if part)
+    def address(output: TaskOutput) -> str:
+        task = output.task
+        fold = None if task.fold is None else f"fold-{task.fold}"
+        parts = (prefix, fold, task.cell_type, task.step, task.backbone, output.name)
+        return "/".join(part for part in parts if part)
 
     found = {"simulate": [[*option, "--out", f"{prefix}/simulated"]]}
-    for node in training_graph(config).nodes:
-        if node.cell_type not in (None, cell_type):
-            continue
-        files = {name: value if isinstance(value, tuple) else (value,) for name, value in node.inputs.items()}
-        files |= {name: (node.output(name),) for name in OUTPUTS[node.step]}
+    for task in training_graph(config.model_copy(update={"folds": folds, "screen": screen})).tasks:
+        files = {**task.inputs, **{name: TaskOutput(task, name) for name in OUTPUTS[task.step]}}
         arguments = [*option]
-        if node.step == "ensemble":  # in a pipeline it compares the digests of manifests
+        if task.step == "ensemble":  # in a pipeline it compares the digests of manifests
             del files["screen"]
             arguments = []
-        if node.step == "normalize":
+        if task.step == "normalize":
             arguments += ["--source", f"{prefix}/simulated/screen"]
-        if node.loop:
-            labels = {"--fold": str(fold), "--cell-type": node.cell_type, "--backbone": node.backbone}
-            arguments += [text for flag, value in labels.items() if value for text in (flag, value)]
-        for name, outputs in files.items():
-            for output in outputs:
-                if output.node.cell_type in (None, cell_type):
-                    arguments += [f"--{FLAGS.get(name, name.replace('_', '-'))}", address(output)]
-        found.setdefault(node.step, []).append(arguments)
+        if task.on_gpu:
+            arguments += [text for name, value in task.labels.items() for text in (_flag(name), str(value))]
+        for name, value in files.items():
+            for output in value if isinstance(value, tuple) else (value,):
+                arguments += [_flag(FLAGS.get(name, name)), address(output)]
+        found.setdefault(task.step, []).append(arguments)
     return found
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _job(

@@ -35,7 +35,6 @@ class ClusterRun:
     Attributes:
         name: name of its pipeline, and the beginning of its key.
         key: its key in the store, and the beginning of its name in KFP.
-        images: images to pin; None for tags.
         folds: the model's folds that predict, by cell type of the new plates; None for a training.
         lineage: what is known of the run before it starts, warnings included.
         parameters: of its pipeline, all but the lineage; `truth` is the address of labels, or empty.

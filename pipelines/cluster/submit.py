@@ -75,11 +75,8 @@ class SubmitRequest:
 def submit(wanted: RunConfig | PredictRequest, request: SubmitRequest, console: Console) -> None:
     """Starts a run unless one with the same content is in progress, and follows it if that is requested.
 
-    Args:
-        wanted: the configuration of a training, or a prediction of new plates. The experiments of a prediction may be of a
-            training screen, whose labels are not read.
-        request: where, on which data, and how it is followed.
-        console: where progress is printed.
+    `wanted` is the configuration of a training, or a prediction of new plates. The experiments of a prediction may be of a training
+    screen, whose labels are not read.
 
     Raises:
         InputError: bad input, the endpoint refuses, or a task failed of bad input.
@@ -159,7 +156,7 @@ def _checked_run(wanted: RunConfig | PredictRequest, request: SubmitRequest) -> 
         chosen = cluster_store(wanted.store())
         store = _opened(chosen)
         with local_file(request.truth) as labels:
-            checked = check_prediction(wanted, chosen, store, source, labels, f"--screen {request.screen}")
+            checked = check_prediction(wanted, chosen, store, source, labels)
         config, folds, parameters = checked.config, checked.folds, checked.params.parameters()
         steps = tuple(prediction_graph(folds).counts())
         name, remarks = predicting_name(config.name), check_cluster(config, steps, request.resubmit > 0)
@@ -205,16 +202,16 @@ class _Submission:
         # KFP may keep versions as Kubernetes objects, whose names have letters, digits, dots and hyphens only.
         uploaded = pipeline_name(run.name)
         version_name = f"{uploaded}-{name_part(commit) or 'no-commit'}-{digest_text(text)[:12]}"
-        client, own, experiment = endpoint.client, {"namespace": endpoint.namespace}, run.config.cluster.experiment
+        client, namespace, experiment = endpoint.client, endpoint.namespace, run.config.cluster.experiment
         with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder, _without_links():
             file = Path(folder) / "pipeline.yaml"
             file.write_text(text, encoding="utf-8")
-            pipeline = endpoint.find(client.list_pipelines, "pipelines", uploaded, **own)
-            pipeline = pipeline or client.upload_pipeline(str(file), uploaded, **own)
-            parent = {"pipeline_id": pipeline.pipeline_id}
-            version = endpoint.find(client.list_pipeline_versions, "pipeline_versions", version_name, **parent)
-            version = version or client.upload_pipeline_version(str(file), version_name, **parent)
-            found = client.create_experiment(experiment, **own)  # or the existing one
+            known = endpoint.listed("pipelines", uploaded, namespace=namespace)
+            pipeline = known[0] if known else client.upload_pipeline(str(file), uploaded, namespace=namespace)
+            pipeline_id = pipeline.pipeline_id
+            known = endpoint.listed("pipeline_versions", version_name, pipeline_id=pipeline_id)
+            version = known[0] if known else client.upload_pipeline_version(str(file), version_name, pipeline_id)
+            found = client.create_experiment(experiment, namespace=namespace)  # or the existing one
         if str(found.storage_state) == "ARCHIVED":
             raise InputError(
                 f"cluster.experiment: {experiment} is archived at {endpoint.url}; unarchive it in the UI (Experiments, Archived), "
@@ -223,7 +220,7 @@ class _Submission:
         print_line(console, f"pipeline {uploaded}, version {version_name}")
         self.ids = {
             "experiment_id": found.experiment_id,
-            "pipeline_id": pipeline.pipeline_id,
+            "pipeline_id": pipeline_id,
             "version_id": version.pipeline_version_id,
         }
         self.parameters = {**run.parameters, "lineage": self._lineage(version_name)}
@@ -274,11 +271,10 @@ class _Submission:
     def _in_progress(self) -> Any | None:
         """The oldest run of the same content that has not ended; None if there is none."""
         # The server can only search for a substring.
-        list_runs, experiment = self.endpoint.client.list_runs, self.ids["experiment_id"]
-        found = self.endpoint.matching(list_runs, "runs", "IS_SUBSTRING", self.run.key, experiment_id=experiment)
+        experiment = self.ids["experiment_id"]
         running = [
             run
-            for run in found
+            for run in self.endpoint.listed("runs", self.run.key, "IS_SUBSTRING", experiment_id=experiment)
             if run.display_name.split(" ")[0] == self.run.key and str(run.state) not in ENDED | {"CANCELING"}
         ]
         return min(running, key=lambda run: (run.created_at, run.run_id), default=None)

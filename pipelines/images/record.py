@@ -22,7 +22,7 @@ from pipelines.images.code_version import Target
 
 RECORD = Path("images.json")
 """Default file of the record."""
-SECONDS = 10
+SECONDS = 5
 DOCKER_HUB = "registry-1.docker.io"
 _ACCEPT = ", ".join(
     f"application/vnd.{kind}+json"

@@ -27,15 +27,7 @@ ASSUMED_FACTOR = 2.0
 
 @dataclass(frozen=True)
 class TaskEstimate:
-    """One task.
-
-    Attributes:
-        task: the task.
-        work: its site passes by backbone.
-        seconds: duration of its pod: the start, and the work that the pod's GPUs share.
-        basis: basis of the work's duration.
-        stored: bytes that it leaves in object storage.
-    """
+    """One task: its site passes by backbone, seconds of its pod from the start, and bytes that it leaves in object storage."""
 
     task: DagTask
     work: Mapping[str, NetworkWork]
@@ -45,22 +37,17 @@ class TaskEstimate:
 
 
 class RunPlan:
-    """The plan of a run.
+    """The plan of a run; tasks and seconds are in the order of the DAG.
 
     Attributes:
         measured: the folder of the run whose durations it uses; None for `rates` alone.
-        wells: the wells of its screen.
-        sizes: its networks by name.
         pod_gpus: GPUs of a pod of a GPU step.
-        tasks: in the order of the DAG.
-        seconds: duration of each task.
         core_hours: of the pods without a GPU.
-        basis: basis of the least certain part of the GPU-hours.
+        basis: that of the least certain part of the GPU-hours.
         critical_path: numbers of the chain of tasks that the run cannot be shorter than.
         enough_gpus: the number of GPUs beyond which more do not help.
         stored: bytes that the run leaves in object storage.
         cost: by item, in prices.currency; pods release their GPU, so that the number of GPUs makes no difference.
-        warnings: the limits of memory that the run exceeds.
     """
 
     def __init__(self, config: RunConfig, screen: Path | None, rates: Rates, measured: Path | None = None) -> None:
@@ -77,9 +64,9 @@ class RunPlan:
         self.tasks = [self._estimate(task) for task in self._dag]
         self.seconds = [each.seconds for each in self.tasks]
         on_gpu = [each for each in self.tasks if each.task.on_gpu]
-        cores = {step: getattr(config.cluster.steps, step).cpu for step in training_graph(config).counts()}
+        on_cpu = [(each, getattr(config.cluster.steps, each.task.step)) for each in self.tasks if not each.task.on_gpu]
         self.gpu_hours = self.pod_gpus * sum(each.seconds for each in on_gpu) / 3600
-        self.core_hours = sum(e.seconds * cores[e.task.step] for e in self.tasks if not e.task.on_gpu) / 3600
+        self.core_hours = sum(each.seconds * own.cpu for each, own in on_cpu) / 3600
         self.basis = weakest(each.basis for each in on_gpu)
         self.critical_path = critical_path(self._dag, self.seconds)
         self.enough_gpus = self.pod_gpus * enough_pods(self._dag, self.seconds)
@@ -144,9 +131,8 @@ class RunPlan:
 
     def _warnings(self) -> list[str]:
         """Limits of memory that the run exceeds; of the pods with GPUs, the one with least memory."""
-        steps = {task.step for task in self._dag if task.on_gpu}
+        steps, gpu = {task.step for task in self._dag if task.on_gpu}, self.rates.gpu
         least = min(sorted(steps), key=lambda step: float(getattr(self.config.cluster.steps, step).memory_gib))
-        gpu = self.rates.gpu
         on_gpu = gpu_memory_warnings(self.config, self.sizes, gpu, self.rates.gpus[gpu].memory_gb)
         return [*on_gpu, *pod_memory_warnings(self.config, least)]
 

@@ -114,11 +114,7 @@ class Rates(FrozenModel):
 
 
 def read_rates(file: Path | None = None, gpu: str | None = None) -> Rates:
-    """The shipped rates, with a file's fields over them.
-
-    Args:
-        file: YAML with any of the fields; mappings are merged, lists replaced.
-        gpu: the kind to plan for; None for the file's.
+    """The shipped rates, with the fields of a YAML file over them: mappings are merged, lists replaced; `gpu` is planned for.
 
     Raises:
         InputError: no such file, an unknown field, a value out of range, or an unknown GPU.
@@ -128,10 +124,7 @@ def read_rates(file: Path | None = None, gpu: str | None = None) -> Rates:
         source = f"--throughput {file}"
         if not file.is_file():
             raise InputError(f"{source}: no such file")
-        changes = read_yaml(file)
-        if not isinstance(changes, Mapping):
-            raise InputError(f"{source}: a mapping was expected, got {type(changes).__name__}")
-        data = _merged(data, changes)
+        data = _merged(data, read_yaml(file))
     rates = parse(Rates, data, source)
     if gpu is None:
         return rates
@@ -143,10 +136,8 @@ def read_rates(file: Path | None = None, gpu: str | None = None) -> Rates:
     return rates.model_copy(update={"gpu": known[gpu.lower()]})
 
 
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    both = {
-        key: _merged(base[key], value)
-        for key, value in changes.items()
-        if isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
-    }
-    return {**base, **changes, **both}
+def _merged(base: Any, changes: Any) -> Any:
+    """Plain data with changes; mappings are merged, everything else is replaced."""
+    if not (isinstance(base, Mapping) and isinstance(changes, Mapping)):
+        return changes
+    return {**base, **{key: _merged(base.get(key), value) for key, value in changes.items()}}

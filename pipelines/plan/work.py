@@ -40,7 +40,6 @@ class ScreenWells:
     """The wells of a run's screen.
 
     Attributes:
-        config: the run.
         source: where the numbers come from, as text.
         experiments: a row an experiment: `experiment`, `cell_type`, `labelled` (and not held out), `holdout`, `fold` (the one
             that validates on it; -1 if none) and the numbers of its `plates`, `treatments` and `controls`.
@@ -87,11 +86,7 @@ class ScreenWells:
 
 
 def screen_wells(config: RunConfig, folder: Path | None) -> ScreenWells:
-    """The wells that a run works on.
-
-    Args:
-        config: the run.
-        folder: a screen, for its tables; None for the sizes under `simulate`.
+    """The wells that a run works on, by the tables of the screen in a folder; without one, by the sizes under `simulate`.
 
     Raises:
         InputError: the tables are wrong, or do not fit the folds.

@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+RESUME = "run the same command again to resume from the finished steps"
+
 
 class Runner(StrEnum):
     """How tasks of a local run are started."""

@@ -95,13 +95,7 @@ def mounts_of(
 ) -> dict[str, bool]:
     """The paths of this machine that a run's containers see, and whether they may write to them.
 
-    Args:
-        config: the run's configuration.
-        work: its working folder.
-        source: address of the screen.
-        truth: file of labels.
-        environment: variables of the containers.
-        model: address of the model that predicts.
+    `work` is the run's working folder, `source` and `model` are addresses, `environment` are the containers' variables.
     """
     read = _folder(source) if "://" in source else [Path(source)]
     read += [truth] if truth else []
@@ -185,12 +179,7 @@ def docker_runner(run: LocalRun, folder: RunFolder) -> DockerRunner:
 def run_task(client: DockerClient, image: str, command: Sequence[str], config: RunConfig, **arguments: Any) -> int:
     """Runs one task to its end within the limits of its pod on a cluster, but with all GPUs of this machine; prints its output.
 
-    Args:
-        client: the engine's client.
-        image: the image's name.
-        command: kfp's executor and its arguments.
-        config: the run's configuration.
-        **arguments: the container's arguments, as docker-py names them.
+    `command` is kfp's executor with its arguments; `arguments` are the container's, as docker-py names them.
 
     Returns:
         Its exit code; not 0 if an output is missing, or it was killed or did not start.

@@ -31,26 +31,16 @@ from components.core.storage.run_records import HOLDOUT, HOLDOUT_LABELS, MANIFES
 from components.core.storage.runs import fetch_run, finished_folds, record_results
 from components.ensemble.step import run as ensemble
 from components.report.step import run as report
-from pipelines.dag import OUTPUTS, DagTask, training_graph
 from pipelines.images.code_version import code_version
 from pipelines.run.folder import EMBEDDINGS, check_results_folder, find_run, join_embeddings
 
-MANIFESTS = {"screen": MANIFEST, "holdout": HOLDOUT, "holdout_labels": HOLDOUT_LABELS}
 LINEAGE = "lineage.json"
 
 
 def run_finish(
     run: str, quorum: int, out: Path | None, truth: Path | None, store: str | None, console: Console
 ) -> None:
-    """Ends a run from its finished folds.
-
-    Args:
-        run: the run's key, address or folder.
-        quorum: folds that every cell type must have.
-        out: folder of the results; None for runs/KEY.
-        truth: labels of the unlabelled wells; None for those that the run's folder names, if any.
-        store: value of --store, for a run given by its key; None for the default.
-        console: where progress is shown.
+    """Ends a run, by its key, address or folder, from its finished folds; the arguments are those of the command line.
 
     Raises:
         InputError: no such run or folder, an object store that cannot be used, or as `finish`.
@@ -85,18 +75,15 @@ def finish(
     """
     check_results_folder(out, key)
     with atomic_directory(out) as making:
-        # Inputs are fetched into a folder beside the results, on the disk that has room for them.
-        work = making / "work"
-        work.mkdir()
         console.file = console.file  # stays the terminal while the steps' output is held back
         with contextlib.redirect_stdout(io.StringIO()) as output:  # it has paths in the temporary folder
-            metrics, missing = _compute(store, key, quorum, making, work, truth, console)
-        shutil.rmtree(work)
+            metrics = _compute(store, key, quorum, making, truth, console)
     _record(store, key, out)
     for line in output.getvalue().splitlines():
         if line.startswith("warning: "):
             console.print(line, style="yellow", soft_wrap=True, markup=False, highlight=False)
     console.print(accuracy_table(metrics))
+    missing = metrics.get("partial", {}).get("missing", {})
     lacking = "; ".join(f"{cell_type} lacks {_folds(gone)}" for cell_type, gone in missing.items() if gone)
     console.print(f"partial: {lacking}" if lacking else "all folds are there", highlight=False, soft_wrap=True)
     console.print(f"report: {(out / 'report.html').resolve()}", soft_wrap=True, highlight=False)
@@ -115,19 +102,14 @@ def _record(store: ObjectStore, key: str, out: Path) -> None:
 
 
 def _compute(
-    store: ObjectStore,
-    key: str,
-    quorum: int,
-    making: Path,
-    work: Path,
-    truth: Path | None,
-    console: Console,
-) -> tuple[dict[str, Any], dict[str, list[int]]]:
-    """Writes the results into `making`; returns the metrics and the missing folds by cell type."""
+    store: ObjectStore, key: str, quorum: int, making: Path, truth: Path | None, console: Console
+) -> dict[str, Any]:
+    """Writes the results into `making`; returns the metrics."""
+    work = making / "work"  # beside the results, on the disk that has room for them
+    work.mkdir()
     record = fetch_run(store, key, work)
     config = parse(RunConfig, record.config, source=f"run {key}")
-    screen, holdout = Manifest.read(work / MANIFEST), Manifest.read(work / HOLDOUT)
-    found = finished_folds(store, key, screen, holdout)
+    found = finished_folds(store, key, Manifest.read(work / MANIFEST), Manifest.read(work / HOLDOUT))
     folds = {cell_type: found.get(cell_type, []) for cell_type in config.screen.cell_types}
     _check_quorum(key, _numbers(folds), config.folds.trained, quorum)  # before anything is fetched
     folds = {
@@ -145,10 +127,19 @@ def _compute(
         lineage["partial"] = {"quorum": quorum, "folds": present, "missing": missing}
     embeddings = join_embeddings(sorted((work / EMBEDDINGS).glob("*/*")), making / EMBEDDINGS)
     lineage["embeddings"] = [f"{EMBEDDINGS}/{name}" for name in embeddings]
-    metrics = _rest(config, present, work, truth, lineage, store, console)
+    screen, holdout, labels = (work / name for name in (MANIFEST, HOLDOUT, HOLDOUT_LABELS))
+    uris = []
+    for cell_type, there in present.items():
+        console.print(f"{cell_type}: {_folds(there)} of {len(config.folds.trained)}", highlight=False)
+        averaged, predictions = (work / name / cell_type for name in ("averaged", "predictions"))
+        ensemble([work / "logits" / cell_type / str(fold) for fold in there], averaged)
+        assign(config.section(AssignConfig), screen, holdout, averaged, predictions)
+        uris.append(str(predictions))
+    metrics = report(config, screen, holdout, labels, truth, uris, work / "results", lineage, store=store)
     for file in (work / "results").iterdir():
         file.rename(making / file.name)
-    return metrics, missing
+    shutil.rmtree(work)
+    return metrics
 
 
 def _check_quorum(key: str, present: Mapping[str, Sequence[int]], trained: Sequence[int], quorum: int) -> None:
@@ -179,46 +170,6 @@ def _fetched(store: ObjectStore, cell_type: str, record: TaskRecord, work: Path,
             shutil.rmtree(path, ignore_errors=True)
         return False
     return True
-
-
-def _rest(
-    config: RunConfig,
-    present: Mapping[str, Sequence[int]],
-    work: Path,
-    truth: Path | None,
-    lineage: Mapping[str, Any],
-    store: ObjectStore,
-    console: Console,
-) -> dict[str, Any]:
-    """Runs the tasks of the DAG that follow the folds, on the outputs that there are; returns the report's metrics."""
-    paths: dict[tuple[DagTask, str], Path] = {}
-    metrics: dict[str, Any] = {}
-
-    def read(task: DagTask, *names: str) -> list[Path]:
-        values = [task.inputs[name] for name in names]
-        outputs = [each for value in values for each in (value if isinstance(value, tuple) else (value,))]
-        return [paths[each.task, each.name] for each in outputs if (each.task, each.name) in paths]
-
-    for task in training_graph(config).tasks:
-        cell_type = str(task.cell_type)
-        for name in OUTPUTS[task.step]:
-            if task.step == "normalize":
-                paths[task, name] = work / MANIFESTS[name]
-            elif task.fold is None:
-                paths[task, name] = work / name / cell_type
-            elif name == "logits" and task.fold in present[cell_type]:
-                paths[task, name] = work / name / cell_type / str(task.fold)
-        if task.step == "ensemble":
-            console.print(f"{cell_type}: {_folds(present[cell_type])} of {len(config.folds.trained)}", highlight=False)
-            ensemble(read(task, "logits"), paths[task, "averaged"])
-        elif task.step == "assign":
-            screen, holdout, logits = read(task, "screen", "holdout", "logits")
-            assign(config.section(AssignConfig), screen, holdout, logits, paths[task, "predictions"])
-        elif task.step == "report":
-            screen, holdout, labels = read(task, "screen", "holdout", "holdout_labels")
-            uris = [str(path) for path in read(task, "uris")]
-            metrics = report(config, screen, holdout, labels, truth, uris, work / "results", lineage, store=store)
-    return metrics
 
 
 def _folds(folds: Sequence[int]) -> str:

@@ -74,19 +74,7 @@ class LocalRun(FrozenModel):
 
 
 class RunFolder:
-    """The paths of a run's folder.
-
-    Attributes:
-        out: folder of the results.
-        work: the working folder, absolute.
-        run: what the folder's run is.
-        config: the configuration.
-        events: progress of the tasks.
-        log: what tasks print.
-        tmp: temporary files of tasks: beside the artifacts, since a checkpoint should not lie in memory as /tmp may.
-        artifacts: the tasks' artifacts, written by kfp.local.
-        simulated: the simulated screen, and truth.csv beside it.
-    """
+    """The paths of a run's folder; `work` is the working folder, absolute."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -95,7 +83,7 @@ class RunFolder:
         self.config = self.work / "config.yaml"
         self.events = self.work / "events.jsonl"
         self.log = self.work / "log.txt"
-        self.tmp = self.work / "tmp"
+        self.tmp = self.work / "tmp"  # beside the artifacts: a checkpoint should not lie in memory, as /tmp may
         self.artifacts = self.work / "kfp"
         self.simulated = self.work / "simulated"
 
@@ -214,15 +202,9 @@ def collect_results(folder: RunFolder) -> None:
 def join_embeddings(
     parts: Iterable[Path], joined: Path, transfer: Callable[[Path, Path], object] = shutil.move
 ) -> list[str]:
-    """Joins the embeddings of folds and cell types in one folder; each part has some files of the same tree.
+    """Joins the embeddings of folds and cell types, folders of BACKBONE/CELL_TYPE/fold_N.parquet, in one such folder.
 
-    Args:
-        parts: folders of BACKBONE/CELL_TYPE/fold_N.parquet.
-        joined: folder that gets all of them.
-        transfer: moves or copies a file.
-
-    Returns:
-        The files, relative to `joined`.
+    `transfer` moves or copies a file. Returns the files, relative to `joined`.
     """
     files = {file.relative_to(part): file for part in parts for file in part.rglob("*.parquet")}
     for name, file in files.items():
@@ -255,13 +237,7 @@ def check_results_folder(out: Path, key: str) -> None:
 
 @dataclass(frozen=True)
 class KnownRun:
-    """Where the records of an earlier run are.
-
-    Attributes:
-        key: the run's key in its store.
-        store: bucket and prefix.
-        truth: labels that the run was scored with; None if not known.
-    """
+    """Where the records of an earlier run are, and the labels that it was scored with, if known."""
 
     key: str
     store: StoreConfig
@@ -269,11 +245,7 @@ class KnownRun:
 
 
 def find_run(name: str, option: str = "--run") -> KnownRun:
-    """Finds a run by its key, its address in an object store, or the folder of `cellsignal run --out`.
-
-    Args:
-        name: any of these.
-        option: the option that gives it, for errors.
+    """Finds a run by its key, its address in an object store, or the folder of `cellsignal run --out`; `option` gave it.
 
     Raises:
         InputError: a folder without a run or with a prediction, or an address that is no run's.

@@ -39,6 +39,7 @@ from components.core.storage.run_records import RUNS
 from pipelines.checks import check_input, check_start, local_files, screen_source
 from pipelines.dag import OUTPUTS, training_graph
 from pipelines.images.code_version import code_version
+from pipelines.run import RESUME
 from pipelines.run.containers import check_credentials, check_images, containers_removed
 from pipelines.run.display import TaskDisplay, event_name
 from pipelines.run.folder import LocalRun, RunFolder, collect_results, opened_folder
@@ -46,7 +47,6 @@ from pipelines.run.predict_request import CheckedPrediction, PredictParams, Pred
 
 STOP_SECONDS = 10.0
 POLL_SECONDS = 0.2
-RESUME = "run the same command again to resume from the finished steps"
 
 
 def run_here(
@@ -57,19 +57,11 @@ def run_here(
     console: Console,
     *,
     containers: bool = False,
-) -> Path:
-    """Runs the training DAG on this machine.
+) -> None:
+    """Runs the training DAG on this machine, as processes or containers; a run of the same configuration in `out` is resumed.
 
-    Args:
-        config: the run's configuration.
-        out: folder of the results; a run of the same configuration in it is resumed.
-        screen: directory of a screen, or its address in a bucket; None simulates one first.
-        truth: labels of the unlabelled wells, for the report's scoring alone.
-        console: where progress is shown.
-        containers: whether each task is a container of its step's image.
-
-    Returns:
-        The folder of the results.
+    `screen` is a directory or an address in a bucket; None simulates one first. `truth` are labels of the unlabelled wells, for the
+    report's scoring alone.
 
     Raises:
         InputError: bad input, found here or by a step.
@@ -82,8 +74,7 @@ def run_here(
     store = open_store(config.store.bucket, config.store.prefix)
     store.check()
     check_start(config)
-    run = _prepared(config, screen, truth, out, containers)
-    return _run(run, store, out, console)
+    _run(_prepared(config, screen, truth, out, containers), store, out, console)
 
 
 def predict_here(
@@ -95,20 +86,11 @@ def predict_here(
     console: Console,
     *,
     containers: bool = False,
-) -> Path:
-    """Predicts new plates on this machine.
+) -> None:
+    """Predicts new plates on this machine, as processes or containers; the same prediction in `out` is resumed.
 
-    Args:
-        request: the prediction.
-        screen: directory of the new plates, or their address in a bucket.
-        out: folder of the results; the same prediction in it is resumed.
-        truth: labels of their treatment wells, for the report's scoring alone.
-        store: value of --store; None for the model's own store.
-        console: where progress is shown.
-        containers: whether each task is a container of its step's image.
-
-    Returns:
-        The folder of the results.
+    `screen` is a directory or an address in a bucket; `truth` are labels of its treatment wells, for the report's scoring alone;
+    `store` is the value of --store, None for the model's own store.
 
     Raises:
         InputError: bad input, found here or by a step; then nothing stays in `out`.
@@ -118,9 +100,8 @@ def predict_here(
     source = screen_source(screen)
     source.check()
     own = open_existing(chosen.bucket, chosen.prefix)
-    checked = check_prediction(request, chosen, own, source, truth, f"--screen {screen}")
-    run = _prepared(checked.config, screen, truth, out, containers, checked)
-    return _run(run, own, out, console)
+    checked = check_prediction(request, chosen, own, source, truth)
+    _run(_prepared(checked.config, screen, truth, out, containers, checked), own, out, console)
 
 
 def _prepared(
@@ -131,11 +112,7 @@ def _prepared(
     containers: bool,
     prediction: CheckedPrediction | None = None,
 ) -> LocalRun:
-    """The run, with its key and lineage.
-
-    Raises:
-        InputError: containers cannot be started.
-    """
+    """The run, with its key and lineage; InputError if containers cannot be started."""
     if containers:
         check_credentials(config.store)
     images = check_images() if containers else {}
@@ -160,8 +137,8 @@ def _prepared(
     )
 
 
-def _run(run: LocalRun, store: ObjectStore, out: Path, console: Console) -> Path:
-    """Runs the pipeline, after simulating the screen if there is none, each in a process; returns the folder of the results."""
+def _run(run: LocalRun, store: ObjectStore, out: Path, console: Console) -> None:
+    """Runs the pipeline, after simulating the screen if there is none, each in a process."""
     with contextlib.ExitStack() as held:
         folder = held.enter_context(opened_folder(out, run))
         if run.prediction:
@@ -186,7 +163,6 @@ def _run(run: LocalRun, store: ObjectStore, out: Path, console: Console) -> Path
             hint = "" if run.prediction else finish_hint(run.config, folder)
             raise StepError(f"{error}{hint}") from None
         collect_results(folder)
-    return out
 
 
 def finish_hint(config: RunConfig, folder: RunFolder) -> str:
@@ -241,13 +217,8 @@ def _unrecorded_if_refused(store: ObjectStore, key: str) -> Iterator[None]:
 def run_key(config: RunConfig, source: str, out: Path, prediction: PredictParams | None = None) -> str:
     """A run's key in the object store: the same as long as a folder's run would compute the same.
 
-    Files that the configuration names count by content, those in an object store by address.
-
-    Args:
-        config: the run's configuration.
-        source: address of the screen.
-        out: folder of the results; with the machine's name it distinguishes the runs of a shared store.
-        prediction: parameters of a prediction; None for a training.
+    Files that the configuration names count by content, those in an object store by address. `out` and the machine's name
+    distinguish the runs of a shared store.
     """
     content = [
         result_config(config),
@@ -265,14 +236,7 @@ def run_key(config: RunConfig, source: str, out: Path, prediction: PredictParams
 def follow(
     arguments: list[str], environment: Mapping[str, str], events: TextIO, display: TaskDisplay, log: Any
 ) -> None:
-    """Runs a Python process in a session of its own, shows its events, and explains its failure.
-
-    Args:
-        arguments: the interpreter's arguments.
-        environment: all variables of the process.
-        events: the events file, which the process and its tasks append to.
-        display: shows the events.
-        log: gets what the process prints.
+    """Runs a Python process in a session of its own, and shows what it and its tasks append to the events file.
 
     Raises:
         InputError: a task found bad input.

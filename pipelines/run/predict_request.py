@@ -127,31 +127,20 @@ class CheckedPrediction:
 
 
 def check_prediction(
-    request: PredictRequest,
-    chosen: StoreConfig,
-    store: ObjectStore,
-    source: ScreenSource,
-    truth: Path | None,
-    source_name: str,
+    request: PredictRequest, chosen: StoreConfig, store: ObjectStore, source: ScreenSource, truth: Path | None
 ) -> CheckedPrediction:
-    """Checks a prediction's input.
+    """Checks a prediction's input: the new plates, the labels of their wells, and the model.
 
-    Args:
-        request: the prediction.
-        chosen: the store of new plates.
-        store: the same, opened.
-        source: the new plates.
-        truth: labels of their treatment wells, for the report's scoring alone.
-        source_name: how errors call the new plates.
+    `store` is the opened store of new plates, `chosen`.
 
     Raises:
         InputError: a model that does not exist or lacks a network; tables or images that are wrong, or that it cannot predict; a
             truth of other plates.
     """
     registry, model = find_model(store, request.model)
-    plates = plates_for(model, source, request.experiments, request.any_cell_type, source_name)
+    plates = plates_for(model, source, request.experiments, request.any_cell_type)
     cell_types = list(dict.fromkeys(plate.cell_type for plate in plates))
-    config = prediction_config(model, request.user_config(), chosen, request.changes, cell_types)
+    config = _steps_config(model, request, chosen, cell_types)
     check_first_image(model, source, plates, config.screen.sites)
     if truth is not None:
         others = read_new_plates(source) if request.experiments else ()
@@ -180,28 +169,22 @@ def check_prediction(
     )
 
 
-def prediction_config(
-    model: ModelManifest, user: RunConfig, store: StoreConfig, changes: Sequence[str], cell_types: Sequence[str]
+def _steps_config(
+    model: ModelManifest, request: PredictRequest, store: StoreConfig, cell_types: Sequence[str]
 ) -> RunConfig:
     """The configuration of a prediction's steps.
-
-    Args:
-        model: the model.
-        user: the user's configuration, for the sections FROM_THE_USER.
-        store: the store of new plates.
-        changes: KEY=VALUE, checked.
-        cell_types: the cell types of the new plates.
 
     Raises:
         InputError: the model's configuration is of another version, or a change is impossible.
     """
-    data, own, users = (each.model_dump(mode="json") for each in (RunConfig(), model.run_config(), user))
+    configs = (RunConfig(), model.run_config(), request.user_config())
+    data, own, users = (each.model_dump(mode="json") for each in configs)
     data |= {name: own[name] for name in FROM_THE_MODEL} | {name: users[name] for name in FROM_THE_USER}
     # Weights that training started from are not read again, and new plates hold out nothing.
     data["backbones"] = [{**backbone, "weights": None} for backbone in data["backbones"]]
     data["screen"] |= {"cell_types": list(cell_types), "holdout_experiments": []}
     source = f"model {model.short}"
-    found = parse(RunConfig, data, source=source).changed(changes, source)
+    found = parse(RunConfig, data, source=source).changed(request.changes, source)
     return found.model_copy(update={"store": store})
 
 

@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from pipelines.dag import training_graph
 from pipelines.images.code_version import code_version
 from pipelines.options import console_of_terminal
 from pipelines.studies.rungs import Rung, rungs
-from pipelines.studies.study import Scores, Study, StudyTask, opened_study, summary
+from pipelines.studies.study import Scores, Study, StudyCase, StudyTask, opened_study, summary
 
 SCHEMA = 1
 LAST = "folds"
@@ -64,8 +65,6 @@ class RungRun:
     """One rung with one seed.
 
     Attributes:
-        rung: the rung.
-        seed: the seed.
         truth: truth.csv of the simulated screen.
         predictions: output folder of assign by cell type.
         tasks: all tasks of the run.
@@ -188,18 +187,14 @@ def grow(config: RunConfig, seeds: Sequence[int], out: Path, workers: int, conso
     del described["seed"]  # the rungs have seeds of their own, and more of them may be added
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     growth = Growth(config, seeds, ladder, {"code_version": code_version(), "started": started})
+
+    def scored(run: RungRun) -> None:
+        _score(growth, run, console)
+        growth.write(out)
+
     with opened_study(out, described, workers, console) as study:
         runs = [run for seed in seeds for run in _rung_runs(study, ladder, seed)]
-        seconds: dict[StudyTask, float] = {}
-
-        def finished(task: StudyTask, taken: float) -> None:
-            seconds[task] = taken
-            for run in runs:
-                if task in run.tasks and run.tasks <= seconds.keys():
-                    _score(growth, run, math.fsum(seconds[each] for each in run.added), console)
-                    growth.write(out)
-
-        study.run(config, finished, growth.table)
+        study.run(config, [StudyCase(run.tasks, partial(scored, run)) for run in runs], growth.table)
     return growth
 
 
@@ -220,10 +215,10 @@ def _rung_runs(study: Study, ladder: Sequence[Rung], seed: int) -> list[RungRun]
     return found
 
 
-def _score(growth: Growth, run: RungRun, seconds: float, console: Console) -> None:
+def _score(growth: Growth, run: RungRun, console: Console) -> None:
     raw = accuracy(run.predictions, run.truth, "raw_sirna")
     scores = growth.scores.row(run.rung.name, run.seed)
-    scores |= {**raw, "seconds": seconds}
+    scores |= {**raw, "seconds": math.fsum(task.seconds() or 0.0 for task in run.added)}
     text = f"seed {run.seed}  {run.rung.title}: {raw['overall']:.3f}"
     if run.rung.name == LAST:
         scores[ASSIGNED] = accuracy(run.predictions, run.truth, "sirna")["overall"]

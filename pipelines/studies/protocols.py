@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from pipelines.studies.splits import (
     protocol_config,
     split_screen,
 )
-from pipelines.studies.study import Scores, Study, StudyTask, opened_study, summary
+from pipelines.studies.study import Scores, Study, StudyCase, StudyTask, opened_study, summary
 
 RESULTS = "protocols.json"
 SCHEMA = 1
@@ -146,15 +147,9 @@ class ProtocolResults:
 
 @dataclass
 class ProtocolSplit:
-    """One repeat of a protocol.
+    """One repeat of a protocol, whose number is the seed of its folds: the split screen, and the fold that is held out.
 
-    Attributes:
-        protocol: the protocol.
-        config: with the repeat's number as seed of its folds, trained for the held-out fold only.
-        manifest: the split screen.
-        fold: the one that is held out.
-        predicting: the tasks that predict the held-out wells, by cell type.
-        missing: those of them that are not finished.
+    `predicting` are the tasks that predict the held-out wells, by cell type.
     """
 
     protocol: Protocol
@@ -162,7 +157,6 @@ class ProtocolSplit:
     manifest: Manifest
     fold: int
     predicting: Mapping[str, StudyTask]
-    missing: set[StudyTask]
 
     @property
     def repeat(self) -> int:
@@ -207,15 +201,12 @@ def measure(
             for protocol in protocols
         ]
 
-        def finished(task: StudyTask, _seconds: float) -> None:
-            for split in splits:
-                if task in split.missing:
-                    split.missing.remove(task)
-                    if not split.missing:
-                        _score(split, results, console)
-                        write_atomically(out / RESULTS, json.dumps(results.as_json(lineage, earlier), indent=1) + "\n")
+        def scored(split: ProtocolSplit) -> None:
+            _score(split, results, console)
+            write_atomically(out / RESULTS, json.dumps(results.as_json(lineage, earlier), indent=1) + "\n")
 
-        study.run(config, finished, results.table)
+        cases = [StudyCase(split.predicting.values(), partial(scored, split)) for split in splits]
+        study.run(config, cases, results.table)
     return results
 
 
@@ -258,7 +249,7 @@ def _add_split(study: Study, config: RunConfig, protocol: Protocol, whole: Manif
         content=manifest.digest(),
     )
     predicting = {str(task.cell_type): own for task, own in made.items() if task.step == "infer"}
-    return ProtocolSplit(protocol, config, manifest, fold, predicting, {*predicting.values()})
+    return ProtocolSplit(protocol, config, manifest, fold, predicting)
 
 
 def _score(split: ProtocolSplit, results: ProtocolResults, console: Console) -> None:

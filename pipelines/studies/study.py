@@ -18,14 +18,14 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -54,15 +54,7 @@ FILES = {"screen": "screen.json", "holdout": "holdout.json", "holdout_labels": "
 
 @dataclass(frozen=True, eq=False)
 class StudyTask:
-    """One call of a step's `main`.
-
-    Attributes:
-        step: the step's name; its module is components.STEP.step.
-        name: the task's name in messages.
-        folder: its outputs, and done.json once it is finished; the folder's name is the task's digest.
-        arguments: arguments of `main`.
-        needs: the tasks whose outputs it reads.
-    """
+    """One call of a step's `main`, after the tasks that it needs; `folder` is named by the task's digest."""
 
     step: str
     name: str
@@ -93,6 +85,13 @@ class StudyTask:
     def forget(self) -> None:
         """Makes a finished task run again, for one with inputs that its digest does not cover."""
         (self.folder / "done.json").unlink(missing_ok=True)
+
+
+class StudyCase(NamedTuple):
+    """What is scored once its tasks are finished."""
+
+    tasks: Collection[StudyTask]
+    score: Callable[[], object]
 
 
 @dataclass
@@ -181,32 +180,28 @@ class Study:
         task.arguments.update({output: str(task.path(output)) for output in outputs})
         return self.tasks.setdefault(digest, task)
 
-    def run(
-        self,
-        config: RunConfig,
-        finished: Callable[[StudyTask, float], None] = lambda *_: None,
-        table: Callable[[], Table] | None = None,
-    ) -> None:
+    def run(self, config: RunConfig, cases: Iterable[StudyCase] = (), table: Callable[[], Table] | None = None) -> None:
         """Runs the tasks that are not finished yet, earlier ones first, as many in parallel as there are workers.
 
         Args:
             config: decides how the tasks' work compares, for the time left.
-            finished: called with every task and its seconds, also with those that an earlier run finished.
+            cases: each is scored once, also if an earlier run finished its tasks.
             table: the results so far, for a live display.
 
         Raises:
             InputError: a task found bad input.
             StepError: a task failed, or its process died; finished tasks are kept.
         """
-        done: set[StudyTask] = set()
-        left = []
-        for task in self.tasks.values():
-            seconds = task.seconds()
-            if seconds is None:
-                left.append(task)
-            else:
-                done.add(task)
-                finished(task, seconds)
+        done = {task for task in self.tasks.values() if task.seconds() is not None}
+        left = [task for task in self.tasks.values() if task not in done]
+        waiting = [*cases]
+
+        def score_finished() -> None:
+            for case in [case for case in waiting if done.issuperset(case.tasks)]:
+                waiting.remove(case)
+                case.score()
+
+        score_finished()
         if earlier := done - self._ran:
             self.console.print(f"{len(earlier)} tasks were finished before", highlight=False)
         if not left:
@@ -228,22 +223,15 @@ class Study:
                 display.read(lines)
                 for future in ended:
                     task = running.pop(future)
-                    seconds = _seconds(future, task, log)
-                    task.finish(seconds)
+                    task.finish(_seconds(future, task, log))
                     done.add(task)
                     self._ran.add(task)
-                    finished(task, seconds)
+                    score_finished()
 
 
 @contextmanager
 def opened_study(out: Path, described: Mapping[str, Any], workers: int, console: Console) -> Iterator[Study]:
-    """Locks a study's output folder for this process.
-
-    Args:
-        out: created if it does not exist.
-        described: what decides the folder's content; the same for every run in it.
-        workers: processes in parallel.
-        console: where progress is shown.
+    """Locks a study's output folder for this process; `described` decides its content, and is the same for every run in it.
 
     Raises:
         InputError: the folder cannot be written, another process works in it, or it belongs to another description.

@@ -18,18 +18,18 @@ from components.core.storage.manifest import Manifest, PlateDesign, PlateRecord,
 
 
 def plates_for(
-    model: ModelManifest, source: ScreenSource, experiments: Sequence[str], any_cell_type: bool, source_name: str
+    model: ModelManifest, source: ScreenSource, experiments: Sequence[str], any_cell_type: bool
 ) -> tuple[Plate, ...]:
     """The plates of some experiments (empty: of all) from the tables; no label is read.
 
     With `any_cell_type`, networks that learned all of the model's cell types may classify other ones.
-    InputError as read_new_plates, and for a cell type without networks, which calls the screen `source_name`.
+    InputError as read_new_plates, and for a cell type without networks.
     """
     plates = read_new_plates(source, experiments)
     unknown = sorted({plate.cell_type for plate in plates} - model.folds.keys())
     if not unknown:
         return plates
-    lead = f"{source_name}: cell type {unknown[0]}, but model {model.short} knows only {', '.join(model.folds)}"
+    lead = f"{source.address()}: cell type {unknown[0]}, but model {model.short} knows only {', '.join(model.folds)}"
     if not model.folds_of(unknown[0]):
         each = ", with networks for each of them but none for all" if any_cell_type else ""
         raise InputError(f"{lead}{each}; leave its experiments out, or train a model with them")

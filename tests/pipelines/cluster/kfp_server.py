@@ -1,6 +1,6 @@
 """A small Kubeflow Pipelines server on loopback: the part of the v2beta1 API that submit speaks, with its paths, JSON and errors.
 
-As the real one: names in snake case, lists in pages that the server cuts shorter than asked, filters as JSON in the query,
+As the real one: names in snake case, filters as JSON in the query,
 uploads as multipart forms with the names in the query, 409 for a name that is taken, errors as {"error", "code", "message"},
 namespaces required by a multi-user deployment and refused by a single-user one.
 """
@@ -19,7 +19,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-PAGE = 2
 API = "/apis/v2beta1"
 LOGIN_PAGE = "<!DOCTYPE html><html><body>Log in to Your Account</body></html>"
 
@@ -86,12 +85,6 @@ class KfpServer:
     def asked(self, method: str, path: str) -> list[Request]:
         """Requests of a method whose path matches."""
         return [each for each in self.requests if each.method == method and re.search(path, each.path)]
-
-    def add_run(self, name: str, state: str, experiment: str = "") -> dict[str, Any]:
-        """A run that another process has started."""
-        run = self._new_run({"display_name": name, "experiment_id": experiment}, [state])
-        run["state"] = state
-        return run
 
     def answer(self, request: Request) -> Any:
         """The JSON of an answer."""
@@ -195,10 +188,7 @@ def _page(name: str, items: list[dict[str, Any]], query: Mapping[str, str]) -> d
         wanted = predicate.get("string_value") or predicate["stringValue"]  # both are accepted
         part = predicate["operation"] == "IS_SUBSTRING"
         items = [item for item in items if (value := item[predicate["key"]]) == wanted or (part and wanted in value)]
-    begin = int(query.get("page_token") or 0)
-    end = begin + min(PAGE, int(query.get("page_size") or 10))
-    more = {"next_page_token": str(end)} if end < len(items) else {}
-    return {name: items[begin:end], "total_size": len(items), **more}
+    return {name: items[: int(query.get("page_size") or 10)], "total_size": len(items)}
 
 
 def _now() -> str:

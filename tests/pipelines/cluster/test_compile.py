@@ -60,15 +60,6 @@ class Pipeline:
         for loop in self.loops:
             self.tasks |= self.spec["components"][loop["componentRef"]["name"]]["dag"]["tasks"]
 
-    def of(self, step: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """Container and Kubernetes settings of every task of a step."""
-        names = [name for name in self.executors if step_of(name.removeprefix("exec-")) == step]
-        return [(self.executors[name]["container"], self.kubernetes[name]) for name in names]
-
-    def retries(self, step: str) -> list[dict[str, Any]]:
-        """Retry policy of every task of a step."""
-        return [task["retryPolicy"] for name, task in self.tasks.items() if step_of(name) == step]
-
 
 def step_of(name: str) -> str:
     return re.sub(r"-\d+$", "", name).replace("-", "_")
@@ -114,38 +105,24 @@ def test_each_cell_type_of_a_prediction_has_a_loop_over_its_own_folds_and_no_tra
     assert {loop["iteratorPolicy"]["parallelismLimit"] for loop in whole.loops} == {whole.config.cluster.parallel_folds}
 
 
-TRAINS = ("pretrain", "finetune", "pseudo_label")
-TASKS = [(training, step) for step in ("normalize", *TRAINS, "ensemble", "assign", "report")]
-TASKS += [(prediction, step) for step in ("normalize", "infer", "ensemble", "assign", "report")]
-
-
-@pytest.mark.parametrize(("pipeline", "step"), TASKS)
-def test_every_task_gets_its_steps_pod_settings(pipeline: Callable[..., Pipeline], step: str):
+@pytest.mark.parametrize("pipeline", [training, prediction])
+def test_every_task_gets_its_steps_pod_settings(pipeline: Callable[..., Pipeline]):
+    """The golden file has every field."""
     whole = pipeline(*ALL_FIELDS)
-    settings, on_gpu = resources_of(whole.config, step), step in (*TRAINS, "infer")
-    labels = {**settings.labels, **settings.queue_label}
-    tasks = whole.of(step)
-    assert tasks
-    for container, kubernetes in tasks:  # the golden file has every field
-        resources = container["resources"]
-        assert resources["resourceCpuLimit"] == resources["resourceCpuRequest"] == f"{settings.own.cpu:g}"
-        gpu = {"resourceType": "nvidia.com/gpu", "resourceCount": "1"}
-        assert resources.get("accelerator", {}).items() >= (gpu.items() if on_gpu else set())
-        assert ("accelerator" in resources) == on_gpu
-        assert int(kubernetes["activeDeadlineSeconds"]) == settings.timeout_s
-        assert kubernetes["podMetadata"]["labels"] == labels
-        sizes = {m["mountPath"]: (m.get("medium"), m["sizeLimit"]) for m in kubernetes["emptyDirMounts"]}
-        assert sizes["/tmp"] == (None, f"{settings.own.scratch_gib:g}Gi")
-        assert container["image"] == f"registry.example/cellsignal-{'gpu' if on_gpu else 'cpu'}@{DIGEST}"
+    for name, task in whole.tasks.items():
+        settings = resources_of(whole.config, step_of(name))
+        container, kubernetes = whole.executors[f"exec-{name}"]["container"], whole.kubernetes[f"exec-{name}"]
+        assert container["resources"]["resourceCpuLimit"] == f"{settings.own.cpu:g}"
+        assert ("accelerator" in container["resources"]) == (settings.own.gpus > 0)
+        assert kubernetes["podMetadata"]["labels"] == {**settings.labels, **settings.queue_label}
+        assert container["image"] == f"registry.example/cellsignal-{'gpu' if settings.own.gpus else 'cpu'}@{DIGEST}"
         assert violations(kfp_pod(container, kubernetes)) == []
         assert violations(kfp_pod(container, {**kubernetes, "securityContext": {}})) == ["main may run as root"]
-    assert whole.retries(step)
-    for policy in whole.retries(step):
         # Argo retries nothing after backoffMaxDuration has passed since the first attempt began, so it covers all attempts.
-        assert policy["maxRetryCount"] == settings.own.retries
+        policy, retries = task["retryPolicy"], settings.own.retries
         wait, longest = (int(policy[f"backoff{name}"].rstrip("s")) for name in ("Duration", "MaxDuration"))
-        assert (wait, policy["backoffFactor"]) == (120, 1.0)
-        assert longest > (settings.own.retries + 1) * settings.timeout_s + settings.own.retries * wait + 30 * 24 * 3600
+        assert (policy["maxRetryCount"], wait, policy["backoffFactor"]) == (retries, 120, 1.0)
+        assert longest > (retries + 1) * settings.timeout_s + retries * wait + 30 * 24 * 3600
 
 
 def test_tasks_are_cached_only_with_pinned_images():

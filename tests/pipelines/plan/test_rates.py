@@ -47,7 +47,7 @@ def test_a_file_replaces_single_fields(tmp_path: Path):
     [
         ("gpu: tpu", "gpu tpu: unknown; known are l4"),
         ("pods: {start: 5}", "pods.start"),
-        ("[1]", "a mapping was expected"),
+        ("[1]", "expected a mapping"),
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path: Path, content: str, problem: str):

@@ -172,7 +172,7 @@ def scored(ladder, tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(columns).to_csv(path, index=False)
 
-    def run_tasks(study, config, finished, table):
+    def run_tasks(study, config, cases, table):
         for run in runs:
             right = f"sirna_{run.seed}"
             wells = {kind: [f"{kind}_{n}" for n in range(WELLS[kind])] for kind in CELL_TYPES}
@@ -183,8 +183,8 @@ def scored(ladder, tmp_path, monkeypatch):
                 counts = {column: hits[run.seed, run.rung.name, column][kind] for column in COLUMNS}
                 predicted = {c: [right] * n + ["sirna_0"] * (WELLS[kind] - n) for c, n in counts.items()}
                 write(folder / "unlabelled.csv", {"id_code": wells[kind], **predicted})
-        for task in study.tasks.values():
-            finished(task, 1.0)
+        for case in cases:
+            case.score()
 
     real = growing._rung_runs
     monkeypatch.setattr(growing, "_rung_runs", rung_runs)
