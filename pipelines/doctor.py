@@ -271,9 +271,9 @@ def _multipart(store: ObjectStore, prefix: str) -> str:
 
 def _conditional_put(store: ObjectStore, prefix: str) -> str:
     key = f"{prefix}/once"
-    if not store.put_if_absent(key, b"first"):
+    if not store.put_if_version(key, b"first"):
         return "a conditional put (If-None-Match: *) of a new object was refused; update the store"
-    if store.put_if_absent(key, b"second") or store.get(key) != b"first":
+    if store.put_if_version(key, b"second") or store.get(key) != b"first":
         return "conditional puts are ignored, so that two pods could overwrite each other; use a store that honours If-None-Match"
     return ""
 

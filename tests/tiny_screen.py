@@ -154,6 +154,9 @@ class MemoryStore:
     def get_many(self, keys: Sequence[str]) -> list[bytes]:
         return [self.get(key) for key in keys]
 
+    def get_present(self, keys: Sequence[str]) -> dict[str, bytes]:
+        return {key: self.objects[key] for key in keys if key in self.objects}
+
     def put(self, key: str, data: bytes) -> None:
         self.puts.append(key)
         self.objects[key] = bytes(data)

@@ -116,7 +116,8 @@ class TrainingStep:
 
         paths = {name: Path(path) for name, path in outputs.items()}
         prefix = run_once(self.store, self.name, key_inputs, paths, lead)
-        record_task(self.store, self.screen, prefix, self.name, holdout=holdout, learned=learned, **self.labels)
+        fields = {**self.labels, "learned": learned or Learned()}
+        record_task(self.store, self.screen, prefix, self.name, holdout=holdout, **fields)
         if not worked:
             self.team.agreed(False)
         try:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from components.core import progress
 from components.core.config import PriorConfig, RunConfig, parse
-from components.core.errors import InputError, StepError
+from components.core.errors import InputError
 from components.core.files import write_atomically
 from components.core.learning.warm_start import Scored, check_labels, check_networks, scored_by_tables
 from components.core.prior.plate_groups import check_design, labelled_treatments
@@ -210,11 +210,8 @@ def _csv(table: pd.DataFrame) -> bytes:
 def _write(outputs: Mapping[Path, bytes]) -> None:
     """Writes files atomically, one after the other."""
     for path, content in outputs.items():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, content)
-        except OSError as error:  # a full disk names no file
-            raise StepError(f"{path}: cannot be written ({error.strerror})") from None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
 
 
 def _check_start(config: RunConfig, own: ObjectStore, scored: Sequence[Scored]) -> None:

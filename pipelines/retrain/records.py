@@ -20,7 +20,6 @@ from components.core.errors import InputError, MissingObjectError
 from components.core.registry.model_manifest import ModelManifest
 from components.core.screen.folds import assign_folds
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.runs import get_present
 from components.core.stored_record import StoredRecord
 from pipelines.checks import check_folds
 from pipelines.retrain.fingerprint import Fingerprint
@@ -63,7 +62,7 @@ def retrained_runs(store: ObjectStore) -> set[str]:
     """Keys of the challengers' runs; records that cannot be read are left out."""
     keys = [key for key in store.list(f"{RETRAININGS}/") if f"/{OUTCOMES}/" in key]
     found = set()
-    for key, content in get_present(store, keys).items():
+    for key, content in store.get_present(keys).items():
         with suppress(InputError):
             found.add(RetrainingOutcome.parse(content, store.uri(key)).run)
     return found
@@ -76,7 +75,7 @@ def fix_config(store: ObjectStore, digest: str, config: RunConfig) -> RunConfig:
     InputError if the stored configuration cannot be read.
     """
     path = f"{RETRAININGS}/{config.name}/{digest}/config.json"
-    if store.put_if_absent(path, config.model_dump_json(indent=1).encode()):
+    if store.put_if_version(path, config.model_dump_json(indent=1).encode()):
         return config
     try:
         fixed = parse(RunConfig, json.loads(store.get(path)), source=store.uri(path))

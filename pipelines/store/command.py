@@ -139,7 +139,7 @@ def forget(
     """
     from components.core.storage.garbage import list_groups
     from components.core.storage.run_records import RUN, run_file
-    from components.core.storage.runs import known_runs, read_runs
+    from components.core.storage.runs import read_runs
     from pipelines.store.tables import caution_lines, run_row, runs_table, sizes_alone
 
     console = console_of_terminal(as_json)
@@ -147,7 +147,7 @@ def forget(
     found = {run.key: run for run in read_runs(opened)}
     for key in keys:
         if key not in found:
-            raise InputError(f"{key}: no such run below {opened.uri('')} ({known_runs(found)})")
+            raise InputError(f"{key}: no such run below {opened.uri('')} (`cellsignal store runs` lists those there)")
     chosen = [run for run in found.values() if run.key in keys]
     alone = sizes_alone(list(found.values()), list_groups(opened))
     console.print(runs_table([run_row(run) for run in chosen], alone, console.width))

@@ -22,7 +22,7 @@ from pathlib import Path
 from components.core.storage.opening import open_existing, open_store
 store = open_store(sys.argv[1])
 store.check()
-assert store.put_if_absent("a", b"1") and store.put_if_version("a", b"2", store.get_versioned("a")[1])
+assert store.put_if_version("a", b"1") and store.put_if_version("a", b"2", store.get_versioned("a")[1])
 store.upload_file(Path(sys.argv[2]), "b")
 assert open_existing(sys.argv[1]).list() == ["a", "b"]
 assert "boto3" not in sys.modules

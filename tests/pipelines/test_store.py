@@ -64,8 +64,8 @@ def write_records(store: ObjectStore, key: str, plate: str, output: str, **confi
     lineage = {"run": key, "started": "2026-11-20T08:30:00+00:00", "screen": "/data/screen"}
     record = RunRecord(key=key, config={"name": key[:-2], **folds, **config}, lineage=lineage)
     screen = SCREEN.model_copy(update={"run": key})
-    record_task(store, screen, output, "pretrain", 0, backbone="a")
-    record_task(store, screen, output, "infer", 0, "HUVEC", holdout=screen)
+    record_task(store, screen, output, "pretrain", fold=0, backbone="a")
+    record_task(store, screen, output, "infer", fold=0, cell_type="HUVEC", holdout=screen)
     write_run(store, record, b"{}", b"{}", None, [plate])
 
 
@@ -190,7 +190,7 @@ def test_a_record_that_cannot_be_read_stops_gc_until_its_run_is_forgotten(
 
 
 def test_forget_removes_the_record_and_gc_the_rest(filled: ObjectStore) -> None:
-    with pytest.raises(InputError, match=r"other: no such run below .* \(runs there: mine-1, next-2\)"):
+    with pytest.raises(InputError, match=r"other: no such run below .*`cellsignal store runs`"):
         invoke(filled, "forget", "mine-1", "other", "--yes")
     shown = unconfirmed(filled, "store", "forget", "mine-1").output
     assert "mine-1 was active a moment ago; if it is still running, leave it alone" in shown

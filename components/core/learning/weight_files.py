@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from components.core.config import BackboneConfig
-from components.core.errors import InputError, StepError
+from components.core.errors import InputError
 from components.core.files import write_atomically
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.network import Classifier
@@ -25,17 +25,10 @@ CONTAINERS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "mode
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
-    """Writes parameters and buffers as safetensors, atomically.
-
-    Raises:
-        StepError: the file cannot be written.
-    """
+    """Writes parameters and buffers as safetensors, atomically; OSError if the file cannot be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
-    try:
-        write_atomically(path, save(tensors))
-    except OSError as error:
-        raise StepError(f"{path}: cannot be written ({error.strerror}); make room and run again") from None
+    write_atomically(path, save(tensors))
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

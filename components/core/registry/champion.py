@@ -74,11 +74,11 @@ def read_champion(store: ObjectStore) -> Champion | None:
     return _read_versioned(store)[0]
 
 
-def _read_versioned(store: ObjectStore) -> tuple[Champion | None, str | None]:
+def _read_versioned(store: ObjectStore) -> tuple[Champion | None, str]:
     try:
         content, version = store.get_versioned(CHAMPION)
     except MissingObjectError:
-        return None, None
+        return None, ""
     return Champion.parse(content, store.uri(CHAMPION)), version
 
 
@@ -130,12 +130,7 @@ def current_user(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def _replace(
-    store: ObjectStore,
-    found: Champion | None,
-    version: str | None,
-    fingerprint: str,
-    why: str,
-    restores: int | None = None,
+    store: ObjectStore, found: Champion | None, version: str, fingerprint: str, why: str, restores: int | None = None
 ) -> PromotionResult:
     """Writes the next generation unless champion.json has another version by now."""
     model = store.uri(f"{MODELS}/{fingerprint}")
@@ -152,8 +147,7 @@ def _replace(
         restores=restores,
     )
     champion = Champion(now=promotion, history=found.promotions if found else ())
-    content = champion.to_json()
-    if store.put_if_version(CHAMPION, content, version) if version else store.put_if_absent(CHAMPION, content):
+    if store.put_if_version(CHAMPION, champion.to_json(), version):
         if not store.exists(manifest):  # a garbage collection that did not know of this promotion
             raise StepError(
                 f"{model}: was removed while it was promoted, so the champion has no model; promote another model"

@@ -105,7 +105,7 @@ def download_networks(
 ) -> dict[str, Path]:
     """Downloads the networks of one fold that classify wells of one cell type, and compares them with their digests.
 
-    Returns safetensors files in `folder`, by backbone; InputError if one is missing or damaged, or the folder cannot be written.
+    Returns safetensors files in `folder`, by backbone; InputError if one is missing or damaged.
     """
     if fold not in model.folds_of(cell_type):
         return {}
@@ -136,11 +136,9 @@ def trained_plates(store: ObjectStore, model: ModelManifest) -> tuple[TrainedPla
 
 def _download(store: ObjectStore, model: ModelManifest, file: StoredFile, folder: Path) -> Path:
     target = folder / file.path
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         download_checked(store, model.key(file.path), file, target)
     except DamagedError as damage:
         raise InputError(f"model {model.short}: {damage}; `cellsignal models publish {model.run} --repair`") from None
-    except OSError as error:
-        raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
     return target

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 
 from components.core import progress
 from components.core.config import RunConfig, parse, result_config
-from components.core.errors import InputError, MissingObjectError, StepError
+from components.core.errors import InputError, MissingObjectError
 from components.core.evaluation.table import SCORE_NAMES, accuracy_table
 from components.core.registry.model_manifest import (
     CARD,
@@ -34,12 +33,12 @@ from components.core.registry.model_manifest import (
 from components.core.registry.new_plates import design_of
 from components.core.registry.published_models import read_model
 from components.core.storage.digests import digest_bytes, digest_text
-from components.core.storage.finished import StoredFile, fetch_finished
+from components.core.storage.finished import StoredFile, fetch_finished, write_attempt
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import HOLDOUT, RESULTS, RUNS, Learned, TaskRecord
 from components.core.storage.run_records import MANIFEST as SCREEN
-from components.core.storage.runs import fetch_run, finished_folds, read_task
+from components.core.storage.runs import fetch_run, finished_folds, read_tasks
 
 OUTPUT = "weights"
 """The output of pretrain, finetune and pseudo_label that holds their networks."""
@@ -63,22 +62,12 @@ def publish(store: ObjectStore, run: str, replace: bool = False) -> Published:
     """
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
         source = _FinishedRun(store, run, Path(folder))
-        manifest, attempt, version = f"{MODELS}/{source.fingerprint}/{MANIFEST}", uuid.uuid4().hex, ""
+        prefix, version, attempt = f"{MODELS}/{source.fingerprint}", "", ""
         with suppress(MissingObjectError):
-            _, version = store.get_versioned(manifest)
-        if version and not replace:
-            return Published(read_model(store, source.fingerprint), False)
-        try:
-            model = source.upload(attempt)
-        except BaseException:
-            _discard(store, f"{MODELS}/{source.fingerprint}/{attempt}/")
-            raise
-        # If a write of the manifest fails without an answer, the store may have it: then the files must stay.
-        content = model.to_json()
-        if store.put_if_version(manifest, content, version) if version else store.put_if_absent(manifest, content):
-            return Published(model, True)
-        _discard(store, model.key(""))
-        return Published(read_model(store, model.fingerprint), False)
+            _, version = store.get_versioned(f"{prefix}/{MANIFEST}")
+        if replace or not version:
+            attempt = write_attempt(store, prefix, f"{prefix}/{MANIFEST}", version, source.upload)
+        return Published(read_model(store, source.fingerprint), bool(attempt))
 
 
 def model_fingerprint(
@@ -112,25 +101,25 @@ class _FinishedRun:
         self.config = parse(RunConfig, self.record.config, source=f"run {key}")
         self.screen, self.holdout = Manifest.read(work / SCREEN), Manifest.read(work / HOLDOUT)
         self.metrics = _metrics(store, key, self.screen)
-        finished = finished_folds(store, key, self.screen, self.holdout)
+        digest, trained = self.screen.digest(), read_tasks(store, key, "pretrain", "finetune")
+        self._known = {
+            (each.step, each.fold, each.cell_type or each.backbone): each for each in trained if each.screen == digest
+        }
+        for cell_type, predicted in finished_folds(store, key, self.screen, self.holdout).items():
+            self._known |= {("", each.fold, cell_type): each for each in predicted}
         scored = self.metrics.get("partial", {}).get("folds", {})  # if the run was ended without its missing folds
-        self.tasks: dict[str, list[TaskRecord]] = {}
-        for cell_type in self.config.screen.cell_types:
-            wanted = scored.get(cell_type, self.config.folds.trained)
-            found = [each for each in finished.get(cell_type, []) if each.fold in wanted]
-            if missing := sorted({*wanted} - {each.fold for each in found}):
-                raise InputError(
-                    f"run {key}: fold {missing[0]} of {cell_type} has no networks for the run's present screen; run it again "
-                    "to its end first"
-                )
-            self.tasks[cell_type] = found
+        self.tasks = {
+            cell_type: [
+                self._task("", fold, cell_type) for fold in sorted(scored.get(cell_type, self.config.folds.trained))
+            ]
+            for cell_type in self.config.screen.cell_types
+        }
         self.folds = {cell_type: tuple(task.fold for task in found) for cell_type, found in self.tasks.items()}
         self.code_version = str(self.record.lineage.get("code_version", ""))
-        digests = self.screen.digest(), self.holdout.digest()
-        self.fingerprint = model_fingerprint(self.config, *digests, self.code_version, self.folds)
+        self.fingerprint = model_fingerprint(self.config, digest, self.holdout.digest(), self.code_version, self.folds)
 
-    def upload(self, attempt: str) -> ModelManifest:
-        """Writes everything but the manifest into the store; returns the manifest."""
+    def upload(self, attempt: str) -> bytes:
+        """Writes everything but the manifest into the store; returns the manifest's content."""
         config, screen = self.config, self.screen
         networks, learned = self._upload_networks(f"{MODELS}/{self.fingerprint}/{attempt}")
         labelled = {plate.experiment for plate in screen.plates if plate.labelled}
@@ -175,7 +164,7 @@ class _FinishedRun:
             data = text.encode()
             self.store.put(model.key(name), data)
             files.append(StoredFile(path=name, size=len(data), sha256=digest_bytes(data)))
-        return model.model_copy(update={"files": tuple(files)})
+        return model.model_copy(update={"files": tuple(files)}).to_json()
 
     def _upload_networks(self, prefix: str) -> tuple[list[NetworkFile], Learned]:
         """Copies the networks that predict; returns them, and the labels that any of them learned, also in earlier runs.
@@ -183,21 +172,30 @@ class _FinishedRun:
         They are one per fold, cell type and backbone; if training ended with pretrain, one per fold and backbone.
         """
         networks, learned = [], Learned()
-        config, key = self.config, self.record.key
+        config = self.config
         for fold in sorted({number for numbers in self.folds.values() for number in numbers}):
             for backbone in config.backbones:
-                task = read_task(self.store, key, self.screen, "pretrain", fold, backbone=backbone.name)
+                task = self._task("pretrain", fold, backbone.name)
                 learned |= task.learned
                 if not config.mean_teacher.enabled:
                     networks.append(self._copy(prefix, task, "weights.safetensors", backbone.name))
         if config.mean_teacher.enabled:
             for task in (task for tasks in self.tasks.values() for task in tasks):
                 if not config.has_pseudo_labels:  # the task that predicted is infer's, which has no weights
-                    task = read_task(self.store, key, self.screen, "finetune", task.fold, task.cell_type)
+                    task = self._task("finetune", task.fold, task.cell_type)
                 for backbone in config.backbones:
                     file = f"{backbone.name}.{config.predict.weights}.safetensors"
                     networks.append(self._copy(prefix, task, file, backbone.name))
         return networks, learned
+
+    def _task(self, step: str, fold: int, of: str | None) -> TaskRecord:
+        """The record of pretrain's task of a backbone, of finetune's of a cell type, or (empty step) of the one that predicted."""
+        if (step, fold, of) not in self._known:
+            raise InputError(
+                f"run {self.record.key}: fold {fold} of {of} has no networks for the run's present screen; run it again to its "
+                "end first"
+            )
+        return self._known[step, fold, of]
 
     def _copy(self, prefix: str, task: TaskRecord, file: str, backbone: str) -> NetworkFile:
         """Copies one network of a task, so that the local disk holds no more than one."""
@@ -251,10 +249,3 @@ def _metrics(store: ObjectStore, key: str, screen: Manifest) -> dict[str, Any]:
             f"{store.uri(prefix)}: the report is of an earlier screen than the run's present one; run {key} again to its end"
         )
     return metrics
-
-
-def _discard(store: ObjectStore, prefix: str) -> None:
-    try:
-        store.delete_prefix(prefix)
-    except (InputError, StepError) as error:
-        progress.warn(f"an unfinished model stays in the store until `cellsignal models gc` ({error})")

@@ -133,7 +133,7 @@ class ScreenBucket:
 
     def check(self) -> None:
         """See ScreenSource.check; also if the store cannot be used."""
-        self._store.check(instead="correct the address of the screen")
+        self._store.check()
         if not self._store.list_level("")[0]:
             raise InputError(
                 f"{self.address()}: holds no file; give the address of the folder that holds train.csv or metadata.csv"

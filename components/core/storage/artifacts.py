@@ -32,7 +32,7 @@ def local_copy(uri: str, into: Path) -> Path:
         A local artifact's own path; for a stored one the path of its complete copy below `into`.
 
     Raises:
-        InputError: nothing is there, it is unfinished, the address is of another kind, or the copy cannot be written.
+        InputError: nothing is there, it is unfinished, or the address is of another kind.
     """
     if is_folder(uri) or "://" not in uri:
         path = parse_folder(uri) if is_folder(uri) else Path(uri)
@@ -41,25 +41,22 @@ def local_copy(uri: str, into: Path) -> Path:
         return path
     store, key = _stored(uri)
     target = into / digest_text(uri)[:12] / key.rpartition("/")[2]
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if store.exists(key):
-            store.download_file(key, target)
-            return target
-        below = store.list(f"{key}/")
-        if not below:
-            raise InputError(f"{uri}: there is neither an object nor a folder of this name in the store")
-        if f"{key}/{UNFINISHED}" in below:
-            raise InputError(f"{uri}: is unfinished; wait for the step that writes it, or run that step again")
-        copies = {each: target / each[len(key) + 1 :] for each in below}
-        for each, copy in copies.items():
-            if ".." in copy.parts or not copy.is_relative_to(target):
-                raise InputError(f"{store.uri(each)}: its name leads out of the folder; rename it")
-            copy.parent.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(_TRANSFERS) as pool:
-            list(pool.map(store.download_file, copies, copies.values()))
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror})") from None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if store.exists(key):
+        store.download_file(key, target)
+        return target
+    below = store.list(f"{key}/")
+    if not below:
+        raise InputError(f"{uri}: there is neither an object nor a folder of this name in the store")
+    if f"{key}/{UNFINISHED}" in below:
+        raise InputError(f"{uri}: is unfinished; wait for the step that writes it, or run that step again")
+    copies = {each: target / each[len(key) + 1 :] for each in below}
+    for each, copy in copies.items():
+        if ".." in copy.parts or not copy.is_relative_to(target):
+            raise InputError(f"{store.uri(each)}: its name leads out of the folder; rename it")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(_TRANSFERS) as pool:
+        list(pool.map(store.download_file, copies, copies.values()))
     return target
 
 
@@ -90,7 +87,7 @@ class StepFiles:
                 raise InputError(f"{uri}: an output goes to a path, file:// or s3://BUCKET/KEY")
             return uri
         store, key = _stored(uri)
-        store.check("create it, or correct the output's address")  # before the work, not after it
+        store.check()  # before the work, not after it
         path = self._folder / "outputs" / digest_text(uri)[:12] / key.rpartition("/")[2]
         path.parent.mkdir(parents=True, exist_ok=True)
         self.addresses[path] = uri

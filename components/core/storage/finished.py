@@ -68,14 +68,10 @@ def run_once(
         step: the step's name, part of the key.
         inputs: everything the outputs depend on, as text by name: configuration, digests of inputs and code.
         outputs: path of each output by name; a file or a folder, as `work` makes it.
-        work: writes the outputs to the paths it receives, which are free.
+        work: writes the outputs to the paths it receives, which are free; StepError if it leaves one out.
 
     Returns:
         The key prefix of the stored outputs, for `fetch_finished`.
-
-    Raises:
-        StepError: `work` did not write an output, or the store failed.
-        InputError: the store refuses the credentials.
     """
     prefix = f"finished/{step}/{work_key(step, inputs, outputs)}"
     damaged = ""  # version of a record that cannot be used
@@ -101,13 +97,8 @@ def run_once(
 def fetch_finished(store: ObjectStore, prefix: str, targets: Mapping[str, Path]) -> list[StoredFile]:
     """Downloads outputs of a finished step to free paths; returns the records of their files.
 
-    Args:
-        store: where finished outputs are kept.
-        prefix: the key prefix that `run_once` returned.
-        targets: path of each output by name, or of a single file by OUTPUT/FILE.
-
-    Raises:
-        InputError: they are gone or damaged.
+    `prefix` comes from `run_once`; `targets` are paths by name of an output, or by OUTPUT/FILE. InputError if they are gone or
+    damaged.
     """
     try:
         return _fetch(store, prefix, store.get(f"{prefix}/done.json"), targets)
@@ -116,6 +107,34 @@ def fetch_finished(store: ObjectStore, prefix: str, targets: Mapping[str, Path])
     except DamagedError as damage:
         problem = f"damaged ({damage})"
     raise InputError(f"{store.uri(prefix)}: the finished outputs are {problem}; run the same command again")
+
+
+def write_attempt(store: ObjectStore, prefix: str, key: str, version: str, upload: Callable[[str], bytes]) -> str:
+    """Uploads files as a new attempt, then writes the record of the attempt that counts unless another does in between.
+
+    Args:
+        store: receives both.
+        prefix: key prefix of all attempts.
+        key: the record's.
+        version: of a record that is to be replaced; empty if there is none.
+        upload: uploads below PREFIX/ATTEMPT for the attempt that it receives, and returns the record.
+
+    Returns:
+        The attempt; empty if another one counts, and this one's files are removed.
+    """
+    attempt, recorded = uuid.uuid4().hex, False
+    try:
+        content = upload(attempt)
+        recorded = True  # if the answer is lost, the store may have accepted the record
+        replaced = bool(version) and store.put_if_version(key, content, version)
+        recorded = replaced or store.put_if_version(key, content)
+    finally:
+        if not recorded:
+            try:
+                store.delete_prefix(f"{prefix}/{attempt}/")
+            except (InputError, StepError) as error:
+                warn(f"an unused attempt stays in the store ({error})")
+    return attempt if recorded else ""
 
 
 def download_checked(store: ObjectStore, key: str, file: StoredFile, target: Path) -> None:
@@ -152,26 +171,20 @@ def _fetch(store: ObjectStore, prefix: str, record: bytes, targets: Mapping[str,
 
 
 def _record(store: ObjectStore, prefix: str, paths: Mapping[str, Path], damaged: str) -> None:
-    """Uploads the outputs as a new attempt, then makes it the finished one unless another has become that in between."""
-    attempt, files, recorded = uuid.uuid4().hex, [], False
-    try:
+    """Uploads the outputs as a new attempt, which replaces a damaged one."""
+
+    def upload(attempt: str) -> bytes:
+        files = []
         for name, path in paths.items():
             for below in file_names(path) if path.is_dir() else [""]:
                 source, stored = path / below, f"{name}/{below}".rstrip("/")
                 store.upload_file(source, f"{prefix}/{attempt}/{stored}")
                 files.append(StoredFile(path=stored, size=source.stat().st_size, sha256=digest_file(source)))
-        done = DoneRecord(attempt=attempt, outputs=tuple(paths), files=tuple(files))
-        key, content = f"{prefix}/done.json", done.model_dump_json(indent=1).encode()
-        recorded = True  # if the answer is lost, the store may have accepted the record
-        replaced = bool(damaged) and store.put_if_version(key, content, damaged)
-        recorded = replaced or store.put_if_absent(key, content)
-    finally:
-        if not recorded:
-            try:
-                store.delete_prefix(f"{prefix}/{attempt}/")
-            except (InputError, StepError) as error:
-                warn(f"an unused attempt stays in the store ({error})")
-    if replaced:  # the damaged attempt's files would stay as long as a run needs this key
+        return DoneRecord(attempt=attempt, outputs=tuple(paths), files=tuple(files)).model_dump_json(indent=1).encode()
+
+    key = f"{prefix}/done.json"
+    attempt = write_attempt(store, prefix, key, damaged, upload)
+    if attempt and damaged:  # whose files would stay as long as a run needs this key
         with suppress(InputError, StepError):
             older = [each for each in store.list(f"{prefix}/") if not each.startswith((key, f"{prefix}/{attempt}/"))]
             store.delete_many(older)

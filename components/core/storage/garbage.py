@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 
 from components.core.errors import InputError, MissingObjectError
 from components.core.storage.object_store import ObjectStore, StoredObject
-from components.core.storage.runs import RecordedRun, get_present
+from components.core.storage.runs import RecordedRun
 
 PLATE, OUTPUT, CHECKPOINT, POINTER = "plate", "finished output", "checkpoint", "plate pointer"
 UPLOAD = "unfinished upload"
@@ -72,7 +72,7 @@ def list_groups(store: ObjectStore) -> list[StoredGroup]:
     """The store's groups; of millions of objects only sums are kept."""
     groups = group_objects(found for folder in _FOLDERS for found in store.scan(folder))
     pointers = [group.prefix for group in groups.values() if group.kind == POINTER]
-    for key, content in get_present(store, pointers).items():
+    for key, content in store.get_present(pointers).items():
         try:
             groups[key].belongs_to = str(json.loads(content)["prefix"])
         except (ValueError, KeyError, TypeError):

@@ -116,13 +116,13 @@ class ObjectStore:
             return (self.root / key).as_uri() if key else self.root.as_uri()
         return f"s3://{self.bucket}/{self._base}{key}".rstrip("/")
 
-    def check(self, instead: str = "create it, or correct --store or store.bucket") -> None:
-        """Checks within seconds that the store can be used; `instead` is the advice if there is no such bucket.
+    def check(self) -> None:
+        """Checks within seconds that the store can be used.
 
         A missing folder is created, unless the one above it is missing, too, and is not in the user's cache.
         """
         if self._s3:
-            self._s3.check(self.prefix, instead)
+            self._s3.check(self.prefix)
             return
         assert self.root is not None, "a store is a bucket or a folder"
         probe = self.root / f".{uuid.uuid4().hex}#0"
@@ -156,6 +156,17 @@ class ObjectStore:
         # Threads, because awaiting obstore costs the client five times the processor time of waiting for it.
         return list(self._pool.map(self.get, keys))
 
+    def get_present(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """As `get_many`, by key, of the objects that exist."""
+
+        def get(key: str) -> bytes | None:
+            with contextlib.suppress(MissingObjectError):
+                return self.get(key)
+            return None
+
+        found = zip(keys, self._pool.map(get, keys), strict=True)
+        return {key: content for key, content in found if content is not None}
+
     def put(self, key: str, data: bytes) -> None:
         """Writes the object, replacing an earlier one; readers see the earlier or the complete new one."""
         with self._errors(key, "put"):
@@ -180,18 +191,6 @@ class ObjectStore:
                 future.cancel()
             wait(window)
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Writes the object only if there is none; of several writers of different data one gets True.
-
-        An object that holds exactly these data counts as written, by an earlier attempt whose answer was lost.
-        """
-        with self._errors(key, "put"):
-            try:
-                self._put(key, data, mode="create")
-            except AlreadyExistsError:
-                return self._holds(key, data)
-            return True
-
     def get_versioned(self, key: str) -> tuple[bytes, str]:
         """The object's bytes and their version: the ETag, or in a folder the digest; MissingObjectError if there is none."""
         with self._errors(key, "get"):
@@ -199,15 +198,19 @@ class ObjectStore:
             content = bytes(found.bytes())
             return content, digest_bytes(content) if self.root else found.meta["e_tag"] or ""
 
-    def put_if_version(self, key: str, data: bytes, version: str) -> bool:
-        """Replaces the object only if it still has this version; of several writers one gets True. As put_if_absent otherwise."""
+    def put_if_version(self, key: str, data: bytes, version: str = "") -> bool:
+        """Writes the object only if it still has this version, or if there is none for an empty one.
+
+        Of several writers of different data one gets True. An object that holds exactly these data counts as written, by an earlier
+        attempt whose answer was lost.
+        """
         with self._errors(key, "put"):
-            if self.root:
+            if self.root and version:
                 return self._replace_file(key, data, version)
             try:
-                obstore.put(self._objects, self._path(key), data, mode={"e_tag": version})
+                self._put(key, data, mode={"e_tag": version} if version else "create")
             except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
-                if isinstance(error, FileNotFoundError) and "NoSuchBucket" in str(error):
+                if isinstance(error, FileNotFoundError) and (self.root or "NoSuchBucket" in str(error)):
                     raise
                 return self._holds(key, data)
             return True
@@ -318,19 +321,13 @@ class ObjectStore:
 
         Raises:
             MissingObjectError: there is no such object.
-            InputError: the file cannot be written.
-            StepError: the file's disk is full.
+            OSError: the file, which the error names, cannot be written.
         """
-        try:
-            with self._errors(key, "download", own=path):
-                if self._s3:
-                    self._s3.download(self._path(key), path)
-                else:
-                    shutil.copyfile(self._file(key), path)
-        except OSError as error:
-            if error.errno in NO_ROOM:
-                raise StepError(f"{path}: {error.strerror}; make room and run the same command again") from None
-            raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+        with self._errors(key, "download", own=path):
+            if self._s3:
+                self._s3.download(self._path(key), path)
+            else:
+                shutil.copyfile(self._file(key), path)
 
     def _put(self, key: str, data: bytes | Path, **options: Any) -> None:
         """Writes an object; in a folder again, if another process deleted the directory in between."""
@@ -372,16 +369,16 @@ class ObjectStore:
 
     @contextmanager
     def _errors(self, key: str, action: str, own: Path | None = None) -> Iterator[None]:
-        """Turns errors of the clients and of the store's files into this package's; errors of the caller's `own` file pass."""
+        """Turns errors of the clients and of the store's files into this package's; those of the caller's `own` file stay."""
         try:
             yield
         except self._failures as error:
             if (
-                own is not None
+                own
                 and isinstance(error, OSError)
-                and (error.errno in NO_ROOM or str(error.filename).startswith(str(own)))  # a full disk names no file
+                and (error.errno in NO_ROOM or str(error.filename).startswith(str(own)))
             ):
-                raise
+                raise OSError(error.errno, error.strerror, str(own)) from None  # a full disk names no file
             translated = self._s3.translated if self._s3 else self._file_error
             raise translated(error, self.uri(key), action) from None
 

@@ -92,6 +92,11 @@ class TaskRecord(StoredRecord):
     prefix: str = Field(pattern=r"^finished/", description="key prefix of its outputs, for fetch_finished")
     learned: Learned = Field(Learned(), description="by pretrain's weights, for runs that start from them")
 
+    def key(self, run: str) -> str:
+        """Its key in the store."""
+        parts = ("tasks", self.step, str(self.fold), self.cell_type, self.backbone)
+        return f"{run_file(run, '/'.join(part for part in parts if part))}.json"
+
 
 class FailureRecord(FrozenModel):
     """A task that failed."""
@@ -124,11 +129,6 @@ class SourceRun:
 def run_file(run: str, name: str) -> str:
     """The store's key of a file of a run; an empty name gives the prefix of all of them."""
     return f"{RUNS}/{run}/{name}"
-
-
-def task_key(run: str, step: str, fold: int, cell_type: str | None = None, backbone: str | None = None) -> str:
-    """The store's key of a task's record."""
-    return run_file(run, "/".join(part for part in ("tasks", step, str(fold), cell_type, backbone) if part) + ".json")
 
 
 def cluster_run_key(name: str, recipe: str, source: str, fingerprint: str) -> str:

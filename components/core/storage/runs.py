@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,12 +31,10 @@ from components.core.storage.run_records import (
     RUN,
     RUNS,
     FailureRecord,
-    Learned,
     RunRecord,
     SourceRun,
     TaskRecord,
     run_file,
-    task_key,
 )
 
 
@@ -61,50 +58,27 @@ def write_run(
 
 
 def record_task(
-    store: ObjectStore,
-    screen: Manifest,
-    prefix: str,
-    step: str,
-    fold: int,
-    cell_type: str | None = None,
-    backbone: str | None = None,
-    *,
-    holdout: Manifest | None = None,
-    learned: Learned | None = None,
+    store: ObjectStore, screen: Manifest, prefix: str, step: str, *, holdout: Manifest | None = None, **fields: Any
 ) -> None:
     """Records a finished task under the run of its screen's manifest; does nothing if that has none (a step started by hand).
 
-    `prefix` is the key prefix of its outputs, from `run_once`; `holdout` the manifest of the held-out plates that it predicts;
-    `learned` what its weights have learned, if they may start another run.
+    `prefix` is the key prefix of its outputs, from `run_once`, `holdout` the manifest of the held-out plates that it predicts;
+    `fields` are further ones of TaskRecord.
     """
-    if not screen.run:
-        return
-    record = TaskRecord(
-        step=step,
-        fold=fold,
-        cell_type=cell_type,
-        backbone=backbone,
-        screen=screen.digest(),
-        holdout=holdout.digest() if holdout else None,
-        prefix=prefix,
-        learned=learned or Learned(),
-    )
-    store.put(task_key(screen.run, step, fold, cell_type, backbone), record.to_json())
+    if screen.run:
+        digest = holdout.digest() if holdout else None
+        record = TaskRecord(step=step, prefix=prefix, screen=screen.digest(), holdout=digest, **fields)
+        store.put(record.key(screen.run), record.to_json())
 
 
 def read_run(store: ObjectStore, key: str, label: str) -> RunRecord:
-    """A training's record; `label` is the option that names the run, for errors.
-
-    Raises:
-        InputError: there is no such run, it is a prediction, or its record cannot be read.
-    """
+    """A training's record; InputError, which calls the run `label`, if there is none, it is a prediction or cannot be read."""
     try:
         record = RunRecord.load(store, run_file(key, RUN))
     except MissingObjectError:
-        known = known_runs({name.split("/")[1] for name in store.list(f"{RUNS}/")})
         raise InputError(
-            f"{label} {key}: no such run below {store.uri('')} ({known}); one in another store is "
-            f"s3://BUCKET/PREFIX/{RUNS}/KEY or file:///FOLDER/{RUNS}/KEY"
+            f"{label} {key}: no such run below {store.uri('')} (`cellsignal store runs` lists those there); one in another store "
+            f"is s3://BUCKET/PREFIX/{RUNS}/KEY or file:///FOLDER/{RUNS}/KEY"
         ) from None
     if record.prediction is not None:
         raise InputError(
@@ -112,12 +86,6 @@ def read_run(store: ObjectStore, key: str, label: str) -> RunRecord:
             "training (`cellsignal store runs` shows the kind of each run)"
         )
     return record
-
-
-def known_runs(keys: Iterable[str]) -> str:
-    """The keys of the runs in a store, for messages."""
-    known = sorted(keys)
-    return f"runs there: {', '.join(known)}" if known else "there are no runs"
 
 
 def fetch_run(store: ObjectStore, key: str, folder: Path, label: str = "--run") -> RunRecord:
@@ -143,33 +111,17 @@ def finished_folds(store: ObjectStore, key: str, screen: Manifest, holdout: Mani
     """The tasks that have predicted with these manifests, by cell type, ascending by fold."""
     found: dict[str, list[TaskRecord]] = {}
     digests = screen.digest(), holdout.digest()
-    tasks = [record for step in PREDICTING_STEPS for record in _tasks(store, key, step)]
-    for record in sorted(tasks, key=lambda record: record.fold):
+    for record in read_tasks(store, key, *PREDICTING_STEPS):
         if (record.screen, record.holdout) == digests and record.cell_type:
             found.setdefault(record.cell_type, []).append(record)
     return found
 
 
-def read_task(
-    store: ObjectStore,
-    run: str,
-    screen: Manifest,
-    step: str,
-    fold: int,
-    cell_type: str | None = None,
-    backbone: str | None = None,
-) -> TaskRecord:
-    """One task's record; InputError if it is missing, or of another screen than the run's present one."""
-    key = task_key(run, step, fold, cell_type, backbone)
-    try:
-        record = TaskRecord.load(store, key)
-    except MissingObjectError:
-        raise InputError(f"{store.uri(key)}: missing; run {run} again") from None
-    if record.screen != screen.digest():
-        raise InputError(
-            f"{store.uri(key)}: of an earlier screen than the run's present one; run {run} again to its end"
-        )
-    return record
+def read_tasks(store: ObjectStore, key: str, *steps: str) -> list[TaskRecord]:
+    """The records of the finished tasks of some steps, ascending by fold; InputError if one is damaged."""
+    paths = [path for step in steps for path in store.list(run_file(key, f"tasks/{step}/")) if path.endswith(".json")]
+    found = store.get_present(paths).items()
+    return sorted((TaskRecord.parse(content, store.uri(path)) for path, content in found), key=lambda task: task.fold)
 
 
 def read_source(own: ObjectStore, init_from: str) -> tuple[ObjectStore, SourceRun]:
@@ -190,7 +142,7 @@ def read_source(own: ObjectStore, init_from: str) -> tuple[ObjectStore, SourceRu
         key,
         {backbone.name: backbone for backbone in backbones},
         parse(HeadConfig, record.config.get("head"), f"{label} {key}"),
-        {(task.fold, task.backbone or ""): task for task in _tasks(store, key, "pretrain")},
+        {(task.fold, task.backbone or ""): task for task in read_tasks(store, key, "pretrain")},
     )
 
 
@@ -234,7 +186,7 @@ def read_failures(store: ObjectStore, run: str, known: Collection[str] = ()) -> 
     """A run's recorded failures by key, except those known; objects that are no such record are left out."""
     keys = [key for key in store.list(run_file(run, f"{FAILED}/")) if key not in known]
     found = {}
-    for key, content in get_present(store, keys).items():
+    for key, content in store.get_present(keys).items():
         with suppress(ValidationError):
             found[key] = FailureRecord.model_validate_json(content)
     return found
@@ -303,7 +255,7 @@ def read_runs(store: ObjectStore) -> list[RecordedRun]:
             started.add(key)
         if name == RUN or (name.startswith("tasks/") and name.endswith(".json")):
             records.append(found.key)
-    for path, content in get_present(store, records).items():
+    for path, content in store.get_present(records).items():
         run = runs[path.split("/")[1]]
         try:
             if path.endswith(f"/{RUN}"):
@@ -316,21 +268,3 @@ def read_runs(store: ObjectStore) -> list[RecordedRun]:
         if runs[key].record is None and not runs[key].problem:
             runs[key].problem = f"{store.uri(run_file(key, RUN))}: missing; {RunRecord.IF_DAMAGED}"
     return sorted(runs.values(), key=lambda run: (run.active, run.key))
-
-
-def get_present(store: ObjectStore, keys: Sequence[str]) -> dict[str, bytes]:
-    """The objects that still exist, by key."""
-
-    def get(key: str) -> bytes | None:
-        try:
-            return store.get(key)
-        except MissingObjectError:
-            return None
-
-    with ThreadPoolExecutor(16) as pool:
-        return {key: content for key, content in zip(keys, pool.map(get, keys), strict=True) if content is not None}
-
-
-def _tasks(store: ObjectStore, key: str, step: str) -> list[TaskRecord]:
-    keys = [path for path in store.list(run_file(key, f"tasks/{step}/")) if path.endswith(".json")]
-    return [TaskRecord.parse(content, store.uri(path)) for path, content in get_present(store, keys).items()]

@@ -104,13 +104,13 @@ class S3Bucket:
         except (BotoCoreError, BaseError, ValueError) as error:
             raise InputError(f"s3://{bucket}: {self._detail(error)}; correct the AWS and proxy variables") from None
 
-    def check(self, prefix: str, instead: str) -> None:
+    def check(self, prefix: str) -> None:
         """See ObjectStore.check."""
         uri = f"s3://{self.bucket}"
         try:
             self._control_client(_IMPATIENT).list_objects_v2(Bucket=self.bucket, Prefix=prefix, MaxKeys=1)
         except ClientError as error:
-            raise InputError(str(self.translated(error, uri, "list", instead))) from None
+            raise InputError(str(self.translated(error, uri, "list"))) from None
         except (BotoCoreError, ValueError) as error:
             advice = f"start the store or correct {_endpoint_variable()}"
             if isinstance(error, ProxyConnectionError):
@@ -145,11 +145,11 @@ class S3Bucket:
         """Reads an object of any size into a file, in parallel parts; again if it is replaced between two of them."""
         self.control.download_file(self.bucket, key, str(path), Config=TRANSFER)
 
-    def translated(self, error: Exception, uri: str, action: str, instead: str = "create it") -> Exception:
-        """The error of either client as this package's, in one line; `instead` is the advice if there is no such bucket."""
+    def translated(self, error: Exception, uri: str, action: str) -> Exception:
+        """The error of either client as this package's, in one line."""
         code = _code(error) if isinstance(error, ClientError) else _quoted_code(str(error))
         if code == "NoSuchBucket":
-            return InputError(f"{uri}: {self._address} has no such bucket; {instead}")
+            return InputError(f"{uri}: {self._address} has no such bucket; create it, or correct its name")
         if code in _REFUSED:
             advice = f"correct {' and '.join(_variables())}, or the rights of that user"
             return InputError(f"{uri}: {self._address} refused to {action} ({code}); {advice}")
@@ -216,8 +216,7 @@ class S3Bucket:
 def _endpoint() -> tuple[str | None, str]:
     """URL and region that variables and files configure, in boto3's order; None for Amazon S3, us-east-1 if there is no region.
 
-    Raises:
-        InputError: an unknown profile, or a URL that is no http(s) address.
+    InputError for an unknown profile, or a URL that is no http(s) address.
     """
     try:
         with _session_lock:
@@ -241,11 +240,7 @@ def _endpoint() -> tuple[str | None, str]:
 
 
 def _credentials() -> Credentials:
-    """What boto3's chain finds, which renews itself before it expires; thread-safe.
-
-    Raises:
-        InputError: nothing, or it cannot be fetched.
-    """
+    """What boto3's chain finds, which renews itself before it expires; InputError if that is nothing, or cannot be fetched."""
     try:
         with _session_lock:
             found = _session().get_credentials()

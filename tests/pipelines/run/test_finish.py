@@ -84,7 +84,7 @@ class FoldedRun:
         outputs = {name: self.folder / f"{cell_type}{fold}" / name for name in ("logits", "embeddings", "weights")}
         inputs = {"cell_type": cell_type, "fold": str(fold)}
         prefix = run_once(self.store, "pseudo_label", inputs, outputs, work)
-        record_task(self.store, self.screen, prefix, "infer", fold, cell_type, holdout=self.holdout)
+        record_task(self.store, self.screen, prefix, "infer", fold=fold, cell_type=cell_type, holdout=self.holdout)
 
     def finish(self, quorum: int, out: str = "out", truth: Path | None = None) -> tuple[Mapping[str, Any], Path, str]:
         output, path = io.StringIO(), self.folder / out

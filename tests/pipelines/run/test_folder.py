@@ -70,10 +70,15 @@ def test_a_run_that_cannot_start_is_refused_before_anything_is_made(
         given = [part for change in (here, *changes) for part in ("--set", change)]
         return cellsignal.refused("run", "--config", config_file, "--out", "out", *given, environment=environment)
 
-    assert f"init_from: run old-2: no such run below {store.uri('')} (runs there: old-1)" in refused("init_from=old-2")
+    assert (
+        f"init_from: run old-2: no such run below {store.uri('')} (`cellsignal store runs` lists those there)"
+        in refused("init_from=old-2")
+    )
     assert "has no pretrained weights of fold 0" in refused(f"init_from={store.uri('runs/old-1')}")
     nowhere = (tmp_path / "nowhere").as_uri()
-    assert f"run old-1: no such run below {nowhere} (there are no runs)" in refused(f"init_from={nowhere}/runs/old-1")
+    assert f"run old-1: no such run below {nowhere} (`cellsignal store runs` lists those there)" in refused(
+        f"init_from={nowhere}/runs/old-1"
+    )
     assert "file:///FOLDER/runs/NAME" in refused(f"init_from={nowhere}")
     old = "init_from=old-1"
     assert "init_from: run old-1 has no pretrained weights of fold 0 and tiny (it has none)" in refused(old)

@@ -144,7 +144,7 @@ class FinishedRun:
         out = self.folder / "work" / self.key / step / name / "weights"
         inputs = {"key": self.key, "name": name, "kind": self.kind}
         prefix = run_once(self.store, step, inputs, {"weights": out}, work)
-        record_task(self.store, self.screen, prefix, step, fold, **record)
+        record_task(self.store, self.screen, prefix, step, fold=fold, **record)
 
 
 @functools.cache

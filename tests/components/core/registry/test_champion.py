@@ -71,13 +71,13 @@ def started(target: Callable[..., None], arguments: Iterable[tuple[Any, ...]]) -
 def test_a_model_that_is_removed_while_it_is_promoted_is_reported(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, write = put_model(store, 1), store.put_if_absent
+    model, write = put_model(store, 1), store.put_if_version
 
-    def collected(key: str, data: bytes) -> bool:
+    def collected(key: str, data: bytes, version: str) -> bool:
         store.delete_prefix(f"models/{model}/")
-        return write(key, data)
+        return write(key, data, version)
 
-    monkeypatch.setattr(store, "put_if_absent", collected)
+    monkeypatch.setattr(store, "put_if_version", collected)
     with pytest.raises(StepError, match=f"{model}: was removed while it was promoted"):
         promote(store, model, "because")
 

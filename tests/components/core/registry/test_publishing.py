@@ -221,7 +221,7 @@ def changed(path: str, content: bytes | None = None) -> Spoil:
         (changed("results/metrics.json", b"[1"), f"damaged; run {KEY} again to its end"),
         (changed("tasks/pseudo_label/1/RPE.json"), "fold 1 of RPE has no networks for the run's present screen"),
         (lose_scored_fold, f"run {KEY}: fold 1 of HUVEC has no networks for the run's present screen"),
-        (changed("tasks/pretrain/1/slim.json"), "tasks/pretrain/1/slim.json: missing; run"),
+        (changed("tasks/pretrain/1/slim.json"), "fold 1 of slim has no networks for the run's present screen"),
         (lambda run: run.store.delete_prefix("finished/pseudo_label/"), "the finished outputs are gone"),
         (damage_weights, "the finished outputs are damaged"),
     ],

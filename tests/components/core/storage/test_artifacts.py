@@ -116,7 +116,7 @@ def test_rejects_missing_inputs_and_outputs_that_cannot_be_written_before_the_wo
     for address, message in (
         ("gs://bucket/key", "gs://bucket/key: an output goes to a path, file:// or s3://BUCKET/KEY"),
         ("s3://cellsignal", "s3://cellsignal: names a whole bucket"),
-        ("s3://no-such-bucket/key", "has no such bucket; create it, or correct the output's address"),
+        ("s3://no-such-bucket/key", "has no such bucket; create it, or correct its name"),
     ):
         with step_files() as files, pytest.raises(InputError, match=message):
             files.output(address)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import pytest
 
@@ -142,14 +143,14 @@ def test_a_damaged_output_is_made_again(
 
 
 def test_a_record_whose_answer_is_lost_keeps_its_outputs(store: ObjectStore, tmp_path: Path, monkeypatch) -> None:
-    put = ObjectStore.put_if_absent
+    put = ObjectStore.put_if_version
 
-    def lose_the_answer(store: ObjectStore, key: str, data: bytes) -> bool:
-        put(store, key, data)
+    def lose_the_answer(*arguments: Any) -> bool:
+        put(*arguments)
         raise StepError("no answer")
 
     with monkeypatch.context() as patched:
-        patched.setattr(ObjectStore, "put_if_absent", lose_the_answer)
+        patched.setattr(ObjectStore, "put_if_version", lose_the_answer)
         with pytest.raises(StepError, match="no answer"):
             _reused(store, tmp_path / "one", Work())
     assert _reused(store, tmp_path / "two", Work())

@@ -146,7 +146,7 @@ def needed(folder: ObjectStore) -> set[str]:
         fill(folder, prefix)
     point(folder, POINTERS[0], PLATES[0])
     write_run(folder, RunRecord(key="mine-1", config={}, lineage={}), b"{}", b"{}", b"", [PLATES[0]])
-    record_task(folder, SCREEN, OUTPUTS[0], "pretrain", 0, backbone="a")
+    record_task(folder, SCREEN, OUTPUTS[0], "pretrain", fold=0, backbone="a")
     for key in FOREIGN:
         folder.put(key, b"theirs")
     needed = set(folder.list(""))
@@ -178,7 +178,7 @@ def test_keeps_objects_that_come_into_use_after_they_were_found(folder: ObjectSt
     aged, cutoff = AgedStore(folder), datetime.now(UTC) - timedelta(days=2)
     garbage = find(aged, cutoff)
     assert len(garbage) == 4
-    record_task(aged, SCREEN, OUTPUTS[1], "pretrain", 1, backbone="a")
+    record_task(aged, SCREEN, OUTPUTS[1], "pretrain", fold=1, backbone="a")
     point(aged, POINTERS[1], PLATES[1])  # packing reuses the plate
     aged.put(f"{CHECKPOINTS[0]}/state.pt", b"newer")
     before = folder.list("")

@@ -25,9 +25,9 @@ OPERATIONS: dict[str, Callable[[ObjectStore, Path], object]] = {
     "get_many": lambda store, _: store.get_many(["a"]),
     "put": lambda store, _: store.put("a", b"1"),
     "put_many": lambda store, _: store.put_many([("a", b"1")]),
-    "put_if_absent": lambda store, _: store.put_if_absent("a", b"1"),
+    "put_if_version": lambda store, _: store.put_if_version("a", b"1"),
     "get_versioned": lambda store, _: store.get_versioned("a"),
-    "put_if_version": lambda store, _: store.put_if_version("a", b"1", '"0"'),
+    "replace": lambda store, _: store.put_if_version("a", b"1", '"0"'),
     "list": lambda store, _: store.list(),
     "delete": lambda store, _: store.delete("a"),
     "upload_file": lambda store, path: store.upload_file(path, "a"),
@@ -83,7 +83,7 @@ def test_every_operation_reports_refused_credentials_and_a_missing_bucket_in_one
         monkeypatch.setenv(wrong, "wrong-credential")
         stranger, message = ObjectStore("cellsignal", store.prefix), r"refused to \w+ \(.*correct AWS_ACCESS_KEY_ID"
     for name, action in OPERATIONS.items():
-        if (wrong, name) == ("bucket", "put_if_version"):  # SeaweedFS compares the version first
+        if (wrong, name) == ("bucket", "replace"):  # SeaweedFS compares the version first
             continue
         with pytest.raises(InputError, match=message) as caught:
             action(stranger, tmp_path / "file")
@@ -121,9 +121,9 @@ def test_a_conditional_write_whose_answer_was_lost_is_recognised_by_its_data(sto
     store.put("a", b"first")
     _, version = store.get_versioned("a")
     for _ in range(2):  # the second attempt finds what the first one wrote
-        assert store.put_if_absent("b", b"mine")
+        assert store.put_if_version("b", b"mine")
         assert store.put_if_version("a", b"mine", version)
-    assert not store.put_if_absent("b", b"other")
+    assert not store.put_if_version("b", b"other")
     assert not store.put_if_version("a", b"other", version)
 
 
