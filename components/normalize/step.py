@@ -20,7 +20,7 @@ from components.core.errors import InputError
 from components.core.files import write_atomically
 from components.core.learning.warm_start import Scored, check_labels, check_networks, scored_by_tables
 from components.core.prior.plate_groups import check_design, labelled_treatments
-from components.core.registry.model_manifest import ModelManifest, TrainedPlate
+from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.new_plates import plates_for, reference_of, seen_before
 from components.core.registry.published_models import find_model, trained_plates
 from components.core.screen.batches import Packing
@@ -32,6 +32,7 @@ from components.core.screen.manifests import build_manifest, controls_warnings, 
 from components.core.screen.packing import PackResult, pack_plates
 from components.core.screen.screen_source import ScreenSource, source_of
 from components.core.screen.wells import Screen
+from components.core.storage.manifest import PlateRecord
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import join_address, open_screen, open_store
 from components.core.storage.run_records import RECIPE, PredictionRecord, RunRecord, cluster_run_key, predicting_name
@@ -118,7 +119,7 @@ def run(
 def run_new_plates(
     config: NormalizeConfig,
     model: ModelManifest,
-    trained: Sequence[TrainedPlate],
+    trained: Sequence[PlateRecord],
     address: str,
     source: ScreenSource,
     experiments: Sequence[str],

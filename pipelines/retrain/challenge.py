@@ -22,10 +22,10 @@ from components.core.config import RunConfig
 from components.core.errors import ContactError, InputError, MissingObjectError
 from components.core.evaluation.comparison.decision import Decision, compare
 from components.core.evaluation.comparison.wells import paired_wells
-from components.core.registry.model_manifest import MODELS, ModelManifest, TrainedPlate
+from components.core.registry.model_manifest import MODELS, ModelManifest
 from components.core.registry.published_models import trained_plates
 from components.core.registry.publishing import publish
-from components.core.storage.manifest import Manifest
+from components.core.storage.manifest import Manifest, PlateRecord
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import join_address
 from components.core.storage.run_records import HOLDOUT, HOLDOUT_LABELS, RESULTS, RUNS
@@ -33,7 +33,6 @@ from components.core.storage.runs import fetch_run, has_results
 from pipelines.checks import truth_file
 from pipelines.cluster.submit import SubmitRequest, submit
 from pipelines.options import print_line
-from pipelines.run.folder import find_run
 from pipelines.run.predict_request import PredictRequest
 
 PREDICTIONS = "predictions_holdout.csv"
@@ -84,36 +83,26 @@ class Challenge:
     _predicted: dict[str, Path] = field(default_factory=dict)
 
     def train(self) -> tuple[str, ModelManifest]:
-        """Trains and publishes the challenger; returns the key of its run and its manifest.
-
-        Raises:
-            InputError: bad input, or the run cannot be published.
-            StepError: a step failed.
-            ContactError: contact was lost or the deadline has passed; a run on a cluster may go on.
-        """
+        """Trains and publishes the challenger; returns the key of its run and its manifest. Raises as `submit` or `run_here`."""
         out, request = self.folder / "challenger", self.request
         if request.endpoint:
             submit(self.config, self._submission(out, request.truth), self.console)
-            run = str(json.loads((out / "lineage.json").read_text(encoding="utf-8"))["run"])
-            return run, publish(self.store, run).model
-        if not request.truth and (finished := self._finished_here(out)):  # a truth changes the report
-            try:
-                return finished, publish(self.store, finished).model
-            except InputError as error:
-                why = f"it cannot be published ({error})"
-                print_line(self.console, f"warning: run {finished} is repeated, because {why}", "yellow")
-        from pipelines.run.local import run_here
+        else:
+            if not request.truth and (finished := self._finished_here(out)):  # a truth changes the report
+                try:
+                    return finished, publish(self.store, finished).model
+                except InputError as error:
+                    why = f"it cannot be published ({error})"
+                    print_line(self.console, f"warning: run {finished} is repeated, because {why}", "yellow")
+            from pipelines.run.local import run_here
 
-        truth = truth_file(request.truth)
-        run_here(self.config, out, request.screen, truth, self.console, containers=request.containers)
-        run = find_run(str(out)).key
+            truth = truth_file(request.truth)
+            run_here(self.config, out, request.screen, truth, self.console, containers=request.containers)
+        run = _run_of(out)
         return run, publish(self.store, run).model
 
     def predict(self, model: ModelManifest) -> Path:
-        """Predicts the held-out experiments that a model did not see, whatever it is compared with; once per model.
-
-        Returns the model's predictions.csv; raises as train.
-        """
+        """The predictions.csv of held-out experiments that a model did not see, whatever it is compared with; raises as train."""
         if model.fingerprint in self._predicted:
             return self._predicted[model.fingerprint]
         request, out = self.request, self.folder / f"predictions-{model.short}"
@@ -136,12 +125,9 @@ class Challenge:
     def decide(
         self, run: str, challenger: ModelManifest, champion: ModelManifest | None, promotion_reason: str
     ) -> Decision:
-        """The decision about the challenger of a run; `promotion_reason` is that of the champion.
+        """The decision about the challenger of a run; `promotion_reason` is that of the champion. Raises as predict.
 
-        Raises:
-            InputError: predictions of either model are missing or damaged, or the champion cannot classify the plates.
-            StepError: a step of the champion's prediction failed, or the store did.
-            ContactError: contact with the cluster was lost.
+        InputError also if predictions of either model are damaged, or the champion cannot classify the plates.
         """
         decision = partial(Decision, challenger=challenger.short, champion=champion.short if champion else None)
         if champion is None:
@@ -193,7 +179,7 @@ class Challenge:
     def _finished_here(self, out: Path) -> str | None:
         """The key of the run of this fingerprint that has its results in a folder, and all of them still in the store."""
         try:
-            run = str(json.loads((out / "lineage.json").read_text(encoding="utf-8"))["run"])
+            run = _run_of(out)
         except (OSError, ValueError, KeyError, TypeError):
             return None
         if not has_results(self.store, run):
@@ -207,6 +193,11 @@ class Challenge:
         if left <= 0:
             raise ContactError("the deadline of --timeout has passed; the same command resumes here")
         return replace(self.request, out=out, truth=truth, timeout=left)
+
+
+def _run_of(out: Path) -> str:
+    """The key of the run whose results are in a folder."""
+    return str(json.loads((out / "lineage.json").read_text(encoding="utf-8"))["run"])
 
 
 class Comparable(NamedTuple):
@@ -234,7 +225,7 @@ def comparable(holdout: Mapping[str, str], models: Mapping[str, ModelManifest]) 
     return Comparable(tuple(holdout)).without(reasons)
 
 
-def same_images(plates: Manifest, trained: Iterable[TrainedPlate], label: str) -> dict[str, str]:
+def same_images(plates: Manifest, trained: Iterable[PlateRecord], label: str) -> dict[str, str]:
     """By experiment, that model `label` was trained on it under another name: a plate has exactly the same pixel counts."""
     known = {plate.histograms: plate.experiment for plate in trained}
     return {

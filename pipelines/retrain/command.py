@@ -19,6 +19,7 @@ from pipelines.options import (
     Store,
     Timeout,
     Truth,
+    console_of_terminal,
     print_json,
     refuse_elsewhere,
     timeout_seconds,
@@ -68,8 +69,6 @@ def retrain(
     Exits with 0 if the challenger was promoted or nothing has changed, 2 on bad input, 3 if a step failed, 4 if it was not
     promoted, 5 if contact was lost or the deadline passed: the run on the cluster may go on, and the same command follows it.
     """
-    from rich.console import Console
-
     from components.core.config import RunConfig
     from pipelines.cluster.checks import on_cluster
     from pipelines.retrain.challenge import RetrainRequest
@@ -87,9 +86,10 @@ def retrain(
         endpoint or "", screen, truth, images or "images.json", out, resubmit=resubmit, timeout=timeout_seconds(timeout),
         containers=runner is Runner.DOCKER, summary=summary, allow_no_holdout=allow_no_holdout, again=again,
     )  # fmt: skip
+    console = console_of_terminal(json)
     if dry_run:
-        found = plan(settings, request, Console(stderr=json))
+        found = plan(settings, request, console)
         if json:
             print_json(**found)
-    elif retrain_model(settings, request, Console()) == "not promoted":
+    elif retrain_model(settings, request, console) == "not promoted":
         raise typer.Exit(NOT_PROMOTED)

@@ -44,7 +44,7 @@ class RetrainReporter:
             check_new_file("--summary", self.summary)
         try:
             yield
-        except (InputError, StepError, ContactError) as error:
+        except (InputError, StepError, ContactError, OSError) as error:
             self._append("Contact lost" if isinstance(error, ContactError) else "Retraining failed", str(error))
             raise
 

@@ -278,8 +278,6 @@ def _lock(work: _Retraining) -> Iterator[None]:
             except BlockingIOError:
                 work.report.say("another process retrains the same; waiting for its outcome")
                 held.enter_context(locked(path))
-            except OSError as error:
-                raise InputError(f"--out {work.request.out}: cannot be written ({error.strerror})") from None
         yield
 
 

@@ -51,10 +51,10 @@ def check_credentials(store: StoreConfig, variables: Mapping[str, str] = os.envi
     Raises:
         InputError: they do.
     """
-    from components.core.storage.s3 import has_keys  # loads boto3
+    from components.core.storage.s3 import credential_variables  # loads boto3
 
     in_bucket = is_bucket(join_address(store.bucket, store.prefix))
-    if in_bucket and has_keys(variables) and not has_keys(container_environment(variables)):
+    if in_bucket and credential_variables(variables) and not credential_variables(container_environment(variables)):
         raise InputError(
             "--runner docker: containers see no files of credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (a profile's "
             "are shown by `aws configure export-credentials --format env`)"

@@ -2,7 +2,8 @@
 
 models/FINGERPRINT/manifest.json          written last: the model is complete
 models/FINGERPRINT/ATTEMPT/weights/...    networks, safetensors
-models/FINGERPRINT/ATTEMPT/metrics.json, config.yaml, card.md, plates.json
+models/FINGERPRINT/ATTEMPT/metrics.json, config.yaml, card.md
+models/FINGERPRINT/ATTEMPT/plates.json    the plates that the networks saw, without their wells
 
 The manifest names the ATTEMPT of the publisher that finished first.
 """
@@ -16,7 +17,6 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from components.core.config import RunConfig, parse
-from components.core.config.file import FrozenModel
 from components.core.screen.wells import experiment_of
 from components.core.storage.finished import StoredFile
 from components.core.storage.manifest import PlateDesign, Vocabulary
@@ -29,16 +29,6 @@ METRICS, CONFIG, CARD, PLATES = "metrics.json", "config.yaml", "card.md", "plate
 FINGERPRINT = r"[0-9a-f]{64}"
 SHORT = 12
 """Digits of a fingerprint that people are shown."""
-
-
-class TrainedPlate(FrozenModel):
-    """A plate that the networks saw, labelled or not; plates.json is a list of these."""
-
-    experiment: str
-    plate: int
-    cell_type: str
-    labelled: bool
-    histograms: tuple[tuple[int, ...], ...] = Field(description="(channels, 256) pixel counts over all its sites")
 
 
 class NetworkFile(StoredFile):

@@ -9,7 +9,7 @@ import numpy as np
 from components.core.config import PackConfig, PriorConfig
 from components.core.errors import InputError, shortened
 from components.core.prior.plate_groups import NoPlateDesignError, PlateGroups, labelled_treatments, learn_groups
-from components.core.registry.model_manifest import ModelManifest, TrainedPlate
+from components.core.registry.model_manifest import ModelManifest
 from components.core.screen.images import list_plate, read_image, read_sites
 from components.core.screen.layouts import read_new_plates
 from components.core.screen.screen_source import ScreenSource
@@ -95,13 +95,13 @@ def groups_of(design: PlateDesign, treatments: Sequence[str]) -> PlateGroups:
 
 
 def reference_of(
-    model: ModelManifest, plates: Sequence[TrainedPlate], address: str, store: str, codec: PackConfig, run: str = ""
+    model: ModelManifest, plates: Sequence[PlateRecord], address: str, store: str, codec: PackConfig, run: str = ""
 ) -> Manifest:
     """A manifest in place of the training screen's: vocabulary, pixel histograms and plate design, and no wells.
 
     So the prediction of new plates reads no label and no image of a training well.
 
-    `plates` are those that the networks were trained on, `address` is the model's; `store` receives the new plates, in `codec`,
+    `plates` are the model's `trained_plates`, `address` is the model's; `store` receives the new plates, in `codec`,
     and `run` is the key of the run that packs them.
     """
     return Manifest(
@@ -111,7 +111,7 @@ def reference_of(
         codec=codec,
         vocabulary=model.vocabulary,
         folds={},
-        plates=tuple(PlateRecord(**plate.model_dump(), prefix="", wells=()) for plate in plates),
+        plates=tuple(plates),
         run=run,
         model=ReferenceModel(
             fingerprint=model.fingerprint, address=address, design=model.design, temperatures=model.temperatures

@@ -10,23 +10,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from components.core.errors import InputError, MissingObjectError
 from components.core.registry.champion import CHAMPION, read_champion
-from components.core.registry.model_manifest import (
-    FINGERPRINT,
-    MANIFEST,
-    MODELS,
-    PLATES,
-    SHORT,
-    ModelManifest,
-    TrainedPlate,
-)
+from components.core.registry.model_manifest import FINGERPRINT, MANIFEST, MODELS, PLATES, SHORT, ModelManifest
 from components.core.storage.finished import DamagedError, StoredFile, download_checked
+from components.core.storage.manifest import PlateRecord
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import open_store, split_address
 
 THE_CHAMPION = "champion"
 DIGITS = r"[0-9a-f]{4,64}"
 """The pattern of a fingerprint, or of its first digits."""
-_PLATES = TypeAdapter(tuple[TrainedPlate, ...])
+_PLATES = TypeAdapter(tuple[PlateRecord, ...])
 
 
 def fingerprints(store: ObjectStore) -> list[str]:
@@ -125,8 +118,8 @@ def read_file(store: ObjectStore, model: ModelManifest, name: str) -> bytes:
     raise InputError(f"model {model.short}: has no {name}; its manifest is damaged")
 
 
-def trained_plates(store: ObjectStore, model: ModelManifest) -> tuple[TrainedPlate, ...]:
-    """The plates that a model's networks were trained on; InputError if their file is missing, damaged or of another version."""
+def trained_plates(store: ObjectStore, model: ModelManifest) -> tuple[PlateRecord, ...]:
+    """The plates that a model's networks saw, without wells; InputError if their file is missing, damaged or of another version."""
     try:
         return _PLATES.validate_json(read_file(store, model, PLATES))
     except ValidationError as error:

@@ -28,7 +28,6 @@ from components.core.registry.model_manifest import (
     PLATES,
     ModelManifest,
     NetworkFile,
-    TrainedPlate,
 )
 from components.core.registry.new_plates import design_of
 from components.core.registry.published_models import read_model
@@ -152,12 +151,12 @@ class _FinishedRun:
             files=(),
             networks=tuple(networks),
         )
-        columns = set(TrainedPlate.model_fields)
+        nothing = {"prefix": "", "wells": (), "well_folds": ()}
         contents = {
             METRICS: json.dumps(self.metrics, indent=2) + "\n",
             CONFIG: config.dump(),
             CARD: _card(model, self.metrics, screen),
-            PLATES: json.dumps([plate.model_dump(include=columns) for plate in screen.plates]),
+            PLATES: json.dumps([plate.model_copy(update=nothing).model_dump() for plate in screen.plates]),
         }
         files = []
         for name, text in contents.items():

@@ -83,8 +83,7 @@ def read_logits(directory: Path) -> LogitsDirectory:
     """Reads and checks a logits folder.
 
     Raises:
-        InputError: a file is missing, damaged or incomplete, shapes disagree, a value is not finite, or a well is
-            there twice.
+        InputError: a file is missing, damaged or incomplete, or a value is not finite.
     """
     try:
         meta = json.loads((directory / META_FILE).read_text(encoding="utf-8"))
@@ -97,12 +96,15 @@ def read_logits(directory: Path) -> LogitsDirectory:
         raise InputError(
             f"{directory}: damaged, or of another version ({error}); run the step that wrote it again"
         ) from None
-    wells = {role: _checked(directory, role, *arrays[role]) for role in ROLES}
-    widths = {role: content.logits_WK.shape[1] for role, content in wells.items()}
-    if len(set(widths.values())) != 1:
-        raise InputError(
-            f"{directory}: roles have different numbers of classes ({widths}); run the step that wrote it again"
-        )
+    wells = {}
+    for role, (ids_W, logits_WK) in arrays.items():
+        ids, bad_W = tuple(map(str, ids_W)), ~np.isfinite(logits_WK).all(axis=1)
+        if bad_W.any():
+            raise InputError(
+                f"{directory / LOGITS_FILE}: {role} well {ids[int(bad_W.argmax())]} has a logit that is not finite; training "
+                "diverged, lower its learning rate"
+            )
+        wells[role] = WellLogits(ids, logits_WK.astype(np.float32))
     return LogitsDirectory(wells, meta)
 
 
@@ -177,20 +179,3 @@ def write_embeddings(
         use_dictionary=list(columns),  # words repeat, embeddings never do
     )
     return path
-
-
-def _checked(directory: Path, role: str, ids_W: NDArray[Any], logits_WK: NDArray[Any]) -> WellLogits:
-    source = f"{directory / LOGITS_FILE}: {role}"
-    if logits_WK.ndim != 2 or ids_W.shape != logits_WK.shape[:1]:
-        raise InputError(f"{source} has ids of shape {ids_W.shape} and logits of shape {logits_WK.shape}")
-    ids = tuple(str(id_code) for id_code in ids_W)
-    if len(set(ids)) != len(ids):
-        twice = next(id_code for n, id_code in enumerate(ids) if id_code in ids[:n])
-        raise InputError(f"{source} well {twice} appears twice; run the step that wrote it again")
-    bad_W = ~np.isfinite(logits_WK).all(axis=1)
-    if bad_W.any():
-        well = ids[int(bad_W.argmax())]
-        raise InputError(
-            f"{source} well {well} has a logit that is not finite; training diverged, lower its learning rate"
-        )
-    return WellLogits(ids, logits_WK.astype(np.float32))

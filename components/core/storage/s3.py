@@ -60,12 +60,11 @@ _IMPATIENT = Config(connect_timeout=2, read_timeout=5, retries={"mode": "standar
 _session_lock = threading.Lock()  # a boto3 session is not thread-safe, its clients are
 
 
-def has_keys(environment: Mapping[str, str]) -> bool:
-    """Whether the environment holds keys, or leads to some by a variable of CHAIN."""
-    held = [bool(environment.get(name)) for name in KEYS]
-    if any(held):  # one key without the other is a mistake, and not a request for the chain
-        return all(held)
-    return any(all(environment.get(name) for name in names) for names in CHAIN)
+def credential_variables(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The variables that lead to the environment's credentials; empty if there are none."""
+    # One key without the other is a mistake, and not a request for the chain.
+    ways = (KEYS,) if any(environment.get(name) for name in KEYS) else CHAIN
+    return next((names for names in ways if all(environment.get(name) for name in names)), ())
 
 
 class S3Bucket:
@@ -88,7 +87,7 @@ class S3Bucket:
             InputError: no credentials, an unknown profile, or an endpoint that is not an http(s) address.
         """
         self.bucket = bucket
-        if not has_keys(os.environ):
+        if not credential_variables(os.environ):
             missing = next(name for name in KEYS if not os.environ.get(name))
             raise InputError(
                 f"object store: {missing} is not set; set {' and '.join(KEYS)}, and AWS_ENDPOINT_URL unless the store is Amazon "
@@ -151,7 +150,7 @@ class S3Bucket:
         if code == "NoSuchBucket":
             return InputError(f"{uri}: {self._address} has no such bucket; create it, or correct its name")
         if code in _REFUSED:
-            advice = f"correct {' and '.join(_variables())}, or the rights of that user"
+            advice = f"correct {' and '.join(credential_variables(os.environ))}, or the rights of that user"
             return InputError(f"{uri}: {self._address} refused to {action} ({code}); {advice}")
         if action in READS and (code in _MISSING_KEY or isinstance(error, FileNotFoundError)):
             return MissingObjectError(uri)
@@ -251,8 +250,8 @@ def _credentials() -> Credentials:
     except _UNAVAILABLE as error:
         reason = _one_line(str(error))
     raise InputError(
-        f"object store: no credentials by {' and '.join(_variables())} ({reason}); correct it, let this service account take "
-        f"the role, or set {' and '.join(KEYS)}"
+        f"object store: no credentials by {' and '.join(credential_variables(os.environ))} ({reason}); correct it, let this "
+        f"service account take the role, or set {' and '.join(KEYS)}"
     )
 
 
@@ -267,11 +266,6 @@ def _session_of(_variables: tuple[tuple[str, str], ...]) -> boto3.session.Sessio
     # Also of the clients that fetch credentials: a role's service that does not answer must not hold a command for minutes.
     session._session.set_default_client_config(_IMPATIENT)
     return session
-
-
-def _variables() -> tuple[str, ...]:
-    """The variables that lead to the credentials."""
-    return next((names for names in (KEYS, *CHAIN) if all(os.environ.get(name) for name in names)), KEYS)
 
 
 def _endpoint_variable() -> str:

@@ -13,7 +13,6 @@ from components.core.registry.model_manifest import ModelManifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import Learned
 from pipelines.retrain.challenge import Challenge, Comparable, RetrainRequest, comparable, same_images
-from pipelines.run.folder import LocalRun
 from pipelines.run.predict_request import PredictRequest
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 
@@ -109,9 +108,6 @@ def test_a_finished_run_with_damaged_outputs_is_run_again_and_published(
 
     def run_here(*_: object, **__: object) -> None:
         run.store.put(network, whole)
-        (out / "run").mkdir()
-        record = LocalRun(config=template.config, screen="screen", truth=None, lineage={"run": KEY})
-        (out / "run" / "run.json").write_text(record.model_dump_json())
 
     with monkeypatch.context() as patch:
         patch.setattr("pipelines.run.local.run_here", run_here)

@@ -149,7 +149,6 @@ BAD: list[tuple[Spoil | None, Any, str]] = [
     (None, ["--resubmit", "2"], "--resubmit applies to a cluster"),
     (None, ["--summary", "."], "--summary .: is a folder"),
     (None, ["--summary", "nowhere/summary.md"], "--summary nowhere/summary.md: there is no folder nowhere"),
-    (None, ["--out", "/proc/nowhere", *MARGIN], "--out /proc/nowhere: cannot be written"),
     (None, ["--truth", "nowhere.csv", *MARGIN], "--truth nowhere.csv: cannot be read"),
 ]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import InputError
-from components.core.storage.s3 import S3Bucket, has_keys
+from components.core.storage.s3 import S3Bucket, credential_variables
 from tests.seaweedfs import S3Server
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -125,9 +125,9 @@ def test_the_chain_is_used_only_without_keys_and_if_a_variable_asks_for_it(monke
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     role = {"AWS_ROLE_ARN": "r", "AWS_WEB_IDENTITY_TOKEN_FILE": "f"}
-    assert has_keys(role)
+    assert credential_variables(role) == (*role,)
     for variables in ({}, {"AWS_ROLE_ARN": "r"}, {**role, "AWS_ACCESS_KEY_ID": "k"}):
-        assert not has_keys(variables)
+        assert not credential_variables(variables)
         with monkeypatch.context() as given:
             for name, value in variables.items():
                 given.setenv(name, value)
