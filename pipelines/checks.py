@@ -20,7 +20,8 @@ from components.core.screen.folds import assign_folds, screen_folds
 from components.core.screen.layouts import read_screen
 from components.core.screen.screen_source import ScreenSource
 from components.core.screen.wells import Plate, Screen
-from components.core.storage.opening import is_bucket, open_screen, open_store
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.opening import is_bucket, open_screen
 from components.core.storage.runs import read_source
 from components.core.tables import TableFaults, read_table_file
 
@@ -77,7 +78,7 @@ def check_start(config: RunConfig) -> None:
     """
     if not config.init_from:
         return
-    _, source = read_source(open_store(config.store.bucket, config.store.prefix), config.init_from)
+    _, source = read_source(ObjectStore(config.store.address), config.init_from)
     check_networks(source, config.backbones, config.head, config.folds.trained)
 
 

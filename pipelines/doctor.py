@@ -29,7 +29,6 @@ from rich.text import Text
 from components.core.config import ClusterConfig, RunConfig
 from components.core.errors import InputError, StepError
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import open_store
 from pipelines.images.code_version import code_version
 from pipelines.images.record import RECORD, missing_image, read_images, request_status, split_reference
 
@@ -92,7 +91,7 @@ def run_doctor(
 
 
 def _findings(config: RunConfig, endpoint: str | None, images: Path | None) -> Iterator[Finding]:
-    store = open_store(config.store.bucket, config.store.prefix)
+    store = ObjectStore(config.store.address)
     record = images or (RECORD if RECORD.is_file() else None)
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "versions": check_versions,

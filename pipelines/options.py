@@ -186,7 +186,7 @@ class StoreOptions:
         chosen = parse(StoreConfig, {**chosen.model_dump(), **parts}, source="--bucket, --prefix")
         if not parts:
             chosen = choose_store(chosen, self.store)
-        return open_existing(chosen.bucket, chosen.prefix)
+        return open_existing(chosen.address)
 
 
 def with_store_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -49,7 +49,7 @@ def store(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     """An empty store: a prefix of its own in the session's bucket, the AWS variables set for this test."""
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
-    return ObjectStore(BUCKET, f"test-{uuid.uuid4().hex}")
+    return ObjectStore(f"s3://{BUCKET}/test-{uuid.uuid4().hex}")
 
 
 @pytest.fixture(params=["s3", "folder"])

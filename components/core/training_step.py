@@ -32,7 +32,6 @@ from components.core.processes import dies_with_parent, stop
 from components.core.storage.finished import run_once, work_key
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import open_store
 from components.core.storage.run_records import Learned
 from components.core.storage.runs import record_task, report_failures
 
@@ -143,7 +142,7 @@ def training_step(name: str, compute: ComputeConfig, screen: str, **labels: Any)
         with progress.task(name, **labels):
             manifest = Manifest.read(Path(screen))
             report_failures(manifest.store, manifest.run)
-            yield TrainingStep(name, labels, compute, team, manifest, open_store(manifest.store))
+            yield TrainingStep(name, labels, compute, team, manifest, ObjectStore(manifest.store))
 
 
 def start_processes(step: str, config: str, arguments: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from components.core.errors import InputError
 from components.core.registry.model_manifest import MODELS
 from components.core.registry.published_models import find_model
 from components.core.storage.artifacts import step_files
-from components.core.storage.opening import open_store
+from components.core.storage.object_store import ObjectStore
 from components.normalize.config import NormalizeConfig
 from components.normalize.step import main
 
@@ -62,7 +62,7 @@ def normalize(
 
 def _address(store: StoreConfig, model: str) -> str:
     """The model's address with its full fingerprint, so that a later promotion changes nothing."""
-    registry, found = find_model(open_store(store.bucket, store.prefix), model)
+    registry, found = find_model(ObjectStore(store.address), model)
     return registry.uri(f"{MODELS}/{found.fingerprint}")
 
 

@@ -34,7 +34,7 @@ from components.core.screen.screen_source import ScreenSource, source_of
 from components.core.screen.wells import Screen
 from components.core.storage.manifest import PlateRecord
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import join_address, open_screen, open_store
+from components.core.storage.opening import open_screen
 from components.core.storage.run_records import RECIPE, PredictionRecord, RunRecord, cluster_run_key, predicting_name
 from components.core.storage.runs import read_source, read_source_screen, report_failures, write_run
 from components.normalize.config import NormalizeConfig
@@ -284,10 +284,10 @@ def main(
         settings = parse(NormalizeConfig, json.loads(config), source="normalize")
         whole = parse(RunConfig, json.loads(whole_config), source="normalize") if whole_config else None
         record = _record_of(whole, lineage, source, fingerprint, predicts=bool(model))
-        at = join_address(settings.store.bucket, settings.store.prefix)
+        at = settings.store.address
         report_failures(at, record.key if record and _is_waited_for(record) else "")
         opened = open_screen(source)
-        store = open_store(settings.store.bucket, settings.store.prefix)
+        store = ObjectStore(settings.store.address)
         store.check()
         outputs = (Path(screen), Path(holdout))
         if model:

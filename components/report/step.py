@@ -28,7 +28,6 @@ from components.core.screen.packed import SiteReader
 from components.core.storage.artifacts import local_copy
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import join_address, open_store
 from components.core.storage.run_records import RECIPE
 from components.core.storage.runs import lineage_of, record_results, report_failures
 from components.core.tables import write_table
@@ -159,7 +158,7 @@ def _of_new_plates(
     """Completes the report of new plates by metrics and lineage; also returns its page and the content of qc.csv."""
     plates, model, predictions = report.holdout, report.screen.model, report.predictions
     assert model is not None
-    wells = measure_wells(plates, predictions, store if store is not None else open_store(plates.store))
+    wells = measure_wells(plates, predictions, store if store is not None else ObjectStore(plates.store))
     quality = plate_quality(plates.plates, report.screen.plates, wells, predictions, CHANNELS)
     scores = build_metrics(predictions, [output.cell_type for output in outputs], [], {})
     metrics: dict[str, Any] = {
@@ -189,10 +188,10 @@ def main(
         known = json_object(lineage, "lineage")
         if RECIPE in known and "run" not in known and manifest.run:
             # On a cluster key, screen and start of the run are not known at submission.
-            known |= {"run": manifest.run, **lineage_of(open_store(manifest.store), manifest.run)}
+            known |= {"run": manifest.run, **lineage_of(ObjectStore(manifest.store), manifest.run)}
         if steps := progress.finished_tasks():
             known["steps"] = steps
-        report_failures(join_address(settings.store.bucket, settings.store.prefix), str(known.get("run", "")))
+        report_failures(settings.store.address, str(known.get("run", "")))
         run(
             settings,
             Path(screen),
@@ -205,7 +204,7 @@ def main(
         )
         if manifest.run:
             # A process that waits on another machine cannot read a pod's files, and a published model needs its scores.
-            record_results(open_store(manifest.store), manifest.run, Path(results))
+            record_results(ObjectStore(manifest.store), manifest.run, Path(results))
 
 
 def _pictures(report: Report, store: ObjectStore | None) -> tuple[Score | None, list[tuple[Any, bytes]], str | None]:
@@ -216,7 +215,7 @@ def _pictures(report: Report, store: ObjectStore | None) -> tuple[Score | None, 
     manifest = report.holdout if score == "holdout" else report.screen
     chosen = list(table.itertuples(index=False))
     try:
-        reader = SiteReader(store if store is not None else open_store(manifest.store), manifest)
+        reader = SiteReader(store if store is not None else ObjectStore(manifest.store), manifest)
         sites = reader.table
         row = {str(id_code): w for w, id_code in enumerate(sites.id_code_W)}
         rows = [row[str(well.id_code)] for well in chosen]

@@ -15,7 +15,6 @@ import yaml
 from components.core.config import RunConfig
 from components.core.files import write_atomically
 from components.core.storage.digests import digest_text
-from components.core.storage.opening import join_address
 from pipelines.cluster.pod_settings import (
     OPTIONAL_KEYS,
     REQUIRED_KEYS,
@@ -78,7 +77,7 @@ def as_text(documents: Sequence[Mapping[str, Any]]) -> str:
 
 def _arguments(config: RunConfig) -> dict[str, list[list[str]]]:
     """Arguments of every step's tasks; each reads what the steps before it wrote."""
-    prefix = f"{join_address(config.store.bucket, config.store.prefix)}/by-hand/{config.name}"
+    prefix = f"{config.store.address}/by-hand/{config.name}"
     folds = config.folds.model_copy(update={"train": config.folds.trained[:1]})
     screen = config.screen.model_copy(update={"cell_types": config.screen.cell_types[:1]})
     option = ["--config", f"{CONFIG_MOUNT}/{CONFIG_FILE}"]

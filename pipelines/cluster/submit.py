@@ -26,7 +26,7 @@ from components.core.screen.wells import Screen
 from components.core.storage.artifacts import local_file
 from components.core.storage.digests import digest_text
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import cluster_store, is_folder, join_address, open_store
+from components.core.storage.opening import cluster_store, is_folder
 from components.core.storage.run_records import FAILED, RECIPE, cluster_run_key, predicting_name, run_file
 from components.core.storage.runs import has_results, lineage_of
 from pipelines.checks import check_screen, check_start, screen_source
@@ -170,7 +170,7 @@ def _checked_run(wanted: RunConfig | PredictRequest, request: SubmitRequest) -> 
 
 
 def _opened(chosen: StoreConfig) -> ObjectStore:
-    store = open_store(chosen.bucket, chosen.prefix)
+    store = ObjectStore(chosen.address)
     store.check()
     return store
 
@@ -258,7 +258,7 @@ class _Submission:
                     job_name=self.name,
                     params=dict(self.parameters),
                     # A namespace's default root may be another bucket, for which the pods have no credentials.
-                    pipeline_root=f"{join_address(store.bucket, store.prefix)}/{KFP_FOLDER}",
+                    pipeline_root=f"{store.address}/{KFP_FOLDER}",
                     service_account=self.run.config.cluster.service_account,
                     **self.ids,
                 )

@@ -228,7 +228,7 @@ def _store_of_run(run: str, options: StoreOptions) -> tuple[ObjectStore, str]:
         if options.bucket is not None or options.prefix is not None:
             raise InputError(f"run {run}: is the address of a run in its own store; leave --bucket and --prefix out")
         if options.store is None:
-            options = replace(options, bucket=known.store.bucket, prefix=known.store.prefix)
+            options = replace(options, store=known.store.address)
     return options.open(), known.key
 
 

@@ -27,7 +27,6 @@ from components.core.registry.published_models import trained_plates
 from components.core.registry.publishing import publish
 from components.core.storage.manifest import Manifest, PlateRecord
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import join_address
 from components.core.storage.run_records import HOLDOUT, HOLDOUT_LABELS, RESULTS, RUNS
 from components.core.storage.runs import fetch_run, has_results
 from pipelines.checks import truth_file
@@ -118,7 +117,7 @@ class Challenge:
         elif not self._finished_here(out):
             from pipelines.run.local import predict_here
 
-            own = join_address(self.config.store.bucket, self.config.store.prefix)
+            own = self.config.store.address
             predict_here(prediction, request.screen, out, None, own, self.console, containers=request.containers)
         return self._predicted.setdefault(model.fingerprint, out / "predictions.csv")
 

@@ -111,7 +111,7 @@ def _files(config: RunConfig, store: ObjectStore) -> dict[str, str]:
     for field, address in stored_files(config).items():
         bucket, key = parse_uri(address)
         try:
-            there = ObjectStore(bucket).head(key)
+            there = ObjectStore(f"s3://{bucket}").head(key)
         except MissingObjectError:
             raise InputError(f"{field}: there is no object {address}; correct the address") from None
         found[field] = _digest([FileFacts(key, there.size, there.version)])

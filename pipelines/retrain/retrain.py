@@ -28,7 +28,6 @@ from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.published_models import read_model
 from components.core.screen.wells import Screen
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import open_store
 from pipelines.checks import check_screen, screen_source, truth_file
 from pipelines.cluster.checks import check_addresses, check_cluster
 from pipelines.cluster.compile import images_of
@@ -99,7 +98,7 @@ class _Retraining:
         self.config, self.request, self.report = config, request, report
         self.truth = None if request.endpoint else truth_file(request.truth)
         self.source = screen_source(request.screen)
-        self.store = open_store(config.store.bucket, config.store.prefix)
+        self.store = ObjectStore(config.store.address)
         if not (dry_run and self.store.root):  # the check would create the folder
             self.store.check()
         self.promotions, self.champion = _read_champion(self.store)

@@ -18,7 +18,7 @@ from components.core.config import RunConfig, StoreConfig
 from components.core.config.cluster import StepResources
 from components.core.errors import InputError
 from components.core.progress import emit
-from components.core.storage.opening import is_bucket, is_folder, join_address
+from components.core.storage.opening import is_bucket, is_folder
 from pipelines.checks import local_files
 from pipelines.images.code_version import CURRENT, Target
 from pipelines.images.engine import check_image, connect, container_user, one_line
@@ -53,7 +53,7 @@ def check_credentials(store: StoreConfig, variables: Mapping[str, str] = os.envi
     """
     from components.core.storage.s3 import credential_variables  # loads boto3
 
-    in_bucket = is_bucket(join_address(store.bucket, store.prefix))
+    in_bucket = is_bucket(store.address)
     if in_bucket and credential_variables(variables) and not credential_variables(container_environment(variables)):
         raise InputError(
             "--runner docker: containers see no files of credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (a profile's "
@@ -103,7 +103,7 @@ def mounts_of(
     read += _folder((config.init_from or "").partition("/runs/")[0])
     read += _folder(model)
     read += [Path(environment[name]) for name in CERTIFICATES if environment.get(name)]
-    write = [work, *_folder(join_address(config.store.bucket, ""))]
+    write = [work, *_folder(config.store.address)]
     write += [Path(config.loader.node_cache).absolute()] if config.loader.node_cache else []
     writable = {str(path): False for path in read if path.exists()}
     writable |= {str(path): True for path in write if path.exists()}

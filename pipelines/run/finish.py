@@ -50,7 +50,7 @@ def run_finish(
     if truth is not None and not truth.is_file():
         raise InputError(f"--truth {truth}: no such file")
     chosen = choose_store(known.store, store) if known.key == run or store else known.store
-    opened = open_existing(chosen.bucket, chosen.prefix)
+    opened = open_existing(chosen.address)
     finish(opened, known.key, quorum, out or Path("runs") / known.key, truth, console)
 
 

@@ -26,7 +26,7 @@ from components.core.config import NO_EFFECT_ON_RESULTS, FrozenModel, RunConfig,
 from components.core.errors import InputError, StepError
 from components.core.files import atomic_directory, locked, write_atomically
 from components.core.progress import finished_tasks
-from components.core.storage.opening import join_address, split_address
+from components.core.storage.opening import split_address
 from components.core.storage.run_records import KEY, OPTION, RUNS
 from pipelines.checks import refuse_interpreter
 from pipelines.dag import TaskGraph, prediction_graph, training_graph
@@ -287,5 +287,5 @@ def with_address(config: RunConfig) -> RunConfig:
         found = find_run(config.init_from)
     except InputError as error:
         raise InputError(f"{OPTION}: {str(error).removeprefix('--run ')}") from None
-    address = join_address(found.store.bucket, found.store.prefix)
+    address = found.store.address
     return config.model_copy(update={"init_from": f"{address}/{RUNS}/{found.key}"})

@@ -34,7 +34,7 @@ from components.core.processes import end_with_parent
 from components.core.progress import EVENTS_VARIABLE, finished_tasks
 from components.core.storage.digests import code_digest, digest_file, digest_text
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import choose_store, open_existing, open_store, whole_address
+from components.core.storage.opening import choose_store, open_existing, whole_address
 from components.core.storage.run_records import RUNS
 from pipelines.checks import check_input, check_start, local_files, screen_source
 from pipelines.dag import OUTPUTS, training_graph
@@ -71,7 +71,7 @@ def run_here(
     if not containers and any(backbone.kind == "timm" for backbone in config.backbones):
         network_sizes(config)  # a model that timm does not have is found before plates are packed
     # The store first: wrong credentials or a missing bucket must not leave a folder behind.
-    store = open_store(config.store.bucket, config.store.prefix)
+    store = ObjectStore(config.store.address)
     store.check()
     check_start(config)
     _run(_prepared(config, screen, truth, out, containers), store, out, console)
@@ -99,7 +99,7 @@ def predict_here(
     chosen = choose_store(request.store(), store)
     source = screen_source(screen)
     source.check()
-    own = open_existing(chosen.bucket, chosen.prefix)
+    own = open_existing(chosen.address)
     checked = check_prediction(request, chosen, own, source, truth)
     _run(_prepared(checked.config, screen, truth, out, containers, checked), own, out, console)
 

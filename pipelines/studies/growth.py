@@ -26,7 +26,7 @@ from components.core.config import RunConfig
 from components.core.errors import InputError
 from components.core.evaluation.figures.growth_chart import Point, draw_growth
 from components.core.files import write_atomically
-from components.core.storage.opening import open_store
+from components.core.storage.object_store import ObjectStore
 from pipelines.dag import training_graph
 from pipelines.images.code_version import code_version
 from pipelines.options import console_of_terminal
@@ -50,7 +50,7 @@ PAIRS = {
 def run_growth(config: RunConfig, seeds: Sequence[str], out: Path) -> None:
     """Runs the rungs of the growth chart and prints their scores. Raises as `grow`, and if the object store cannot be used."""
     numbers = number_items("--seeds", seeds, 0)
-    open_store(config.store.bucket, config.store.prefix).check()
+    ObjectStore(config.store.address).check()
     console = console_of_terminal()
     growth = grow(config, numbers, out, os.cpu_count() or 1, console)
     console.print(growth.table())

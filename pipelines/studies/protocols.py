@@ -25,7 +25,8 @@ from components.core.files import write_atomically
 from components.core.storage.arrays import read_logits
 from components.core.storage.digests import digest_text
 from components.core.storage.manifest import Manifest
-from components.core.storage.opening import open_store, whole_address
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.opening import whole_address
 from pipelines.checks import check_input
 from pipelines.dag import training_graph
 from pipelines.images.code_version import code_version
@@ -74,7 +75,7 @@ def run_protocols(
     for protocol in protocols:
         for repeat in range(1, repeats + 1):
             check_input(protocol_config(config, protocol, repeat, backbones), screen, None)
-    open_store(config.store.bucket, config.store.prefix).check()
+    ObjectStore(config.store.address).check()
     console, basic = console_of_terminal(), protocol_config(config, "batch", 0, backbones)
     # A second process would only share the GPU.
     workers = 1 if any(Path("/dev").glob("nvidia[0-9]*")) else os.cpu_count() or 1

@@ -247,7 +247,7 @@ def _sources() -> Iterator[Sources]:
         png = PngSites(sites, mean_C.astype(np.float32), std_C.astype(np.float32), STANDARDISE.jitter, AUGMENT)
         with s3_server(folder / "objects") as server:
             os.environ.update(server.environment())
-            store = ObjectStore(BUCKET)
+            store = ObjectStore(f"s3://{BUCKET}")
             store.put_many((key, packed.get(key)) for key in packed.list())
             node = images(store, node_cache=str(folder / "node"))
             yield Sources(png, images(packed), node, images(store), lambda: images(packed))

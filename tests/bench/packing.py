@@ -27,7 +27,8 @@ import numpy as np
 from components.core.config import FoldsConfig, PackConfig, ScreenConfig
 from components.core.processes import cores
 from components.core.screen.ome_zarr import decode_chunk, encode_chunk
-from components.core.storage.opening import open_screen, open_store
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.opening import open_screen
 from components.normalize.config import NormalizeConfig
 from components.normalize.step import run
 from tests.bench.measure import Row, children, cpu_seconds, in_child, interleaved, report, slope
@@ -57,7 +58,7 @@ def decode_all() -> None:
 def pack(source: str, store: str, out: Path) -> int:
     """Packs a screen from one address to another; returns the objects written."""
     outputs = (out / name for name in ("screen.json", "holdout.json", "labels.csv"))
-    return run(CONFIG, open_screen(source), open_store(store), *outputs).written
+    return run(CONFIG, open_screen(source), ObjectStore(store), *outputs).written
 
 
 def rows() -> list[Row]:
@@ -103,7 +104,7 @@ def _bucket(folder: Path, source: Path) -> Iterator[str]:
         os.environ.update(server.environment())
         try:
             files = [path for path in source.rglob("*") if path.is_file()]
-            open_store(f"s3://{BUCKET}/screen").put_many(
+            ObjectStore(f"s3://{BUCKET}/screen").put_many(
                 (p.relative_to(source).as_posix(), p.read_bytes()) for p in files
             )
             yield f"s3://{BUCKET}"
@@ -156,7 +157,7 @@ def _child(source: str, store: str, out: str) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     begun = cpu_seconds()
-    run(config, open_screen(source), open_store(store), *outputs)
+    run(config, open_screen(source), ObjectStore(store), *outputs)
     cpu = cpu_seconds() - begun
     ended.set()
     watcher.join()

@@ -54,7 +54,7 @@ def test_its_user_is_that_of_the_secret_and_its_bucket_is_there(tmp_path: Path, 
             time.sleep(0.2)
         for name, value in {"AWS_ENDPOINT_URL": url, **credentials}.items():
             monkeypatch.setenv(name, value)
-        store = ObjectStore("cellsignal")
+        store = ObjectStore("s3://cellsignal")
         while True:
             try:
                 store.put("key", b"content")
@@ -67,7 +67,7 @@ def test_its_user_is_that_of_the_secret_and_its_bucket_is_there(tmp_path: Path, 
             for name, value in {**credentials, **wrong}.items():
                 monkeypatch.setenv(name, value)
             with pytest.raises(InputError, match="refused to list"):
-                ObjectStore("cellsignal").check()
+                ObjectStore("s3://cellsignal").check()
     finally:
         stop(weed, 3.0)
         ports.remove_sockets()

@@ -19,8 +19,9 @@ HOSTILE = {"AWS_ENDPOINT_URL": "nonsense", "AWS_ENDPOINT_URL_S3": DEAD, "AWS_PRO
 USE = """
 import sys
 from pathlib import Path
-from components.core.storage.opening import open_existing, open_store
-store = open_store(sys.argv[1])
+from components.core.storage.object_store import ObjectStore
+from components.core.storage.opening import open_existing
+store = ObjectStore(sys.argv[1])
 store.check()
 assert store.put_if_version("a", b"1") and store.put_if_version("a", b"2", store.get_versioned("a")[1])
 store.upload_file(Path(sys.argv[2]), "b")

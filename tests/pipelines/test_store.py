@@ -21,7 +21,6 @@ from components.core.config import PackConfig
 from components.core.errors import InputError
 from components.core.storage.manifest import Manifest, Vocabulary
 from components.core.storage.object_store import ObjectStore, StoredObject
-from components.core.storage.opening import open_store
 from components.core.storage.run_records import RunRecord
 from components.core.storage.runs import read_runs, record_task, write_run
 from pipelines.cli import app
@@ -72,7 +71,7 @@ def write_records(store: ObjectStore, key: str, plate: str, output: str, **confi
 @pytest.fixture
 def filled(tmp_path: Path) -> ObjectStore:
     """Two runs that share nothing, and a plate and an output that neither needs."""
-    store = open_store((tmp_path / "store").as_uri())
+    store = ObjectStore((tmp_path / "store").as_uri())
     (tmp_path / "store").mkdir()
     for plate in (PLATE, OTHER_PLATE, OLD_PLATE):
         store.put_many((f"{plate}/{name}", b"x" * 500) for name in ("plate.json", "B/03/0/c"))
@@ -264,9 +263,12 @@ def test_reading_creates_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     folder = tmp_path / "lab data"
     folder.mkdir()
     configured = ("--config", "demo", "--set", f"store.bucket={folder.as_uri()}", "--set", "store.prefix=team")
+    assert "/team: there is no object store" in rejected("gc", *configured)
+    (folder / "team").mkdir()
     for command, message in (("runs", "no runs"), ("gc", "nothing to remove")):
         done = CliRunner().invoke(app, ["store", command, *configured], catch_exceptions=False)
         assert f"{folder.as_uri()}/team: {message}" in done.stdout
+    (folder / "team").rmdir()
     line = rejected("gc", "--bucket", f"{folder.as_uri()}/unmounted")
     assert "unmounted: there is no object store; correct --store or CELLSIGNAL_STORE, or mount its file system" in line
     assert list(folder.iterdir()) == []

@@ -41,6 +41,7 @@ from components.core.config.method import (
     StandardiseConfig,
 )
 from components.core.errors import InputError
+from components.core.files import cache_folder
 
 CHANNELS = ("nuclei", "ER", "actin", "nucleoli", "mitochondria", "Golgi")
 """The six stains, in the order w1..w6 of the file names (RxRx1)."""
@@ -159,6 +160,13 @@ class StoreConfig(FrozenModel):
         "and the bucket `cellsignal` on a cluster",
     )
     prefix: str = Field("", description="key prefix inside the bucket, without a leading slash")
+
+    @property
+    def address(self) -> str:
+        """Both in one text: s3://BUCKET[/PREFIX] or file:///FOLDER; of null the folder in the user's cache."""
+        bucket = self.bucket or (cache_folder() / "store").as_uri()
+        address = bucket if "://" in bucket else f"s3://{bucket}"
+        return "/".join(part for part in (address.rstrip("/"), self.prefix.strip("/")) if part)
 
 
 class LocalConfig(FrozenModel):

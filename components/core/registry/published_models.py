@@ -14,7 +14,7 @@ from components.core.registry.model_manifest import FINGERPRINT, MANIFEST, MODEL
 from components.core.storage.finished import DamagedError, StoredFile, download_checked
 from components.core.storage.manifest import PlateRecord
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import open_store, split_address
+from components.core.storage.opening import split_address
 
 THE_CHAMPION = "champion"
 DIGITS = r"[0-9a-f]{4,64}"
@@ -89,7 +89,7 @@ def find_model(own: ObjectStore, name: str) -> tuple[ObjectStore, ModelManifest]
         InputError: no such model, it cannot be read, or the environment has no credentials for its bucket.
     """
     address, name = model_address(name)
-    store = open_store(address) if address else own
+    store = ObjectStore(address) if address else own
     return store, read_model(store, resolve_fingerprint(store, name))
 
 

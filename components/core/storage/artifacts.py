@@ -145,4 +145,4 @@ def _stored(uri: str) -> tuple[ObjectStore, str]:
     key = key.rstrip("/")
     if not key:
         raise InputError(f"{uri}: names a whole bucket; add a key")
-    return ObjectStore(bucket), key
+    return ObjectStore(f"s3://{bucket}"), key

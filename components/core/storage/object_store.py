@@ -70,30 +70,23 @@ class ObjectStore:
         prefix: start of every key in the bucket, without slashes at its ends; may be empty.
     """
 
-    def __init__(self, address: str | Path, prefix: str = "") -> None:
+    def __init__(self, address: str | Path) -> None:
         """Opens a store without any request; `check` reports whether it can be used.
 
-        Args:
-            address: a folder's path or file:///FOLDER; `bucket`, `s3://bucket[/prefix]` or, as KFP writes it, `minio://...`.
-            prefix: further prefix below that of the address.
-
-        Raises:
-            InputError: not such an address, or no usable credentials for a bucket.
+        The address is a folder's path or file:///FOLDER; `s3://bucket[/prefix]` or, as KFP writes it, `minio://...`. InputError if
+        it is none of these, or there are no usable credentials for a bucket.
         """
         self.root: Path | None = None
-        self.bucket, self.prefix = "", prefix.strip("/")
+        self.bucket = self.prefix = ""
         self._objects: LocalStore | S3Store
         self._s3: S3Bucket | None = None
         if isinstance(address, Path) or address.startswith("file:"):
             # Not resolved: a link to a mounted disk stays as the user wrote it.
-            self._known = parse_folder(address) if isinstance(address, str) else Path(os.path.abspath(address))  # noqa: PTH100
-            self.root = self._known / self.prefix
+            self.root = parse_folder(address) if isinstance(address, str) else Path(os.path.abspath(address))  # noqa: PTH100
             self._base, self._objects = f"{self.root.as_posix()[1:]}/", LocalStore()
         else:
-            self.bucket, inner = parse_uri(address) if "://" in address else (address, "")
-            if not self.bucket or "/" in self.bucket:
-                raise InputError(f"object store {address!r}: write a bucket name or s3://BUCKET/PREFIX")
-            self.prefix = "/".join(part for part in (inner.strip("/"), self.prefix) if part)
+            self.bucket, inner = parse_uri(address)
+            self.prefix = inner.strip("/")
             self._base = f"{self.prefix}/" if self.prefix else ""
             from components.core.storage.s3 import S3Bucket  # loads boto3
 
@@ -106,9 +99,9 @@ class ObjectStore:
     def __repr__(self) -> str:
         return f"ObjectStore({self.uri('')!r})"
 
-    def __reduce__(self) -> tuple[Callable[..., ObjectStore], tuple[str | Path, str]]:
+    def __reduce__(self) -> tuple[Callable[..., ObjectStore], tuple[str]]:
         # Credentials never travel in a pickle.
-        return type(self), (self.root or self.bucket, "" if self.root else self.prefix)
+        return type(self), (self.uri(""),)
 
     def uri(self, key: str) -> str:
         """The object's address, s3://bucket/key or file:///folder/key."""
@@ -128,8 +121,7 @@ class ObjectStore:
         probe = self.root / f".{uuid.uuid4().hex}#0"
         try:
             # No deeper elsewhere: a file system that is not mounted must not be replaced by folders on another disk.
-            self._known.mkdir(parents=self._known.is_relative_to(cache_folder()), exist_ok=True)
-            self.root.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(parents=self.root.is_relative_to(cache_folder()), exist_ok=True)
             probe.write_bytes(b"x")
         except OSError as error:
             if error.errno not in _REFUSED:

@@ -5,15 +5,11 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from components.core.config import StoreConfig
 from components.core.errors import InputError
-from components.core.files import cache_folder
 from components.core.screen.screen_source import ScreenBucket, ScreenDirectory, ScreenSource
 from components.core.storage.object_store import ObjectStore, parse_folder
-
-if TYPE_CHECKING:
-    from components.core.config import StoreConfig
 
 STORE_VARIABLE = "CELLSIGNAL_STORE"
 CLUSTER_BUCKET = "cellsignal"
@@ -31,8 +27,8 @@ def choose_store(store: StoreConfig, option: str | None = None) -> StoreConfig:
                 address = Path(address).expanduser().absolute().as_uri()
             elif not (is_folder(address) or is_bucket(address)):
                 raise InputError(f"{source} {address}: write s3://BUCKET[/PREFIX], file:///FOLDER or a directory")
-            return store.model_copy(update={"bucket": address, "prefix": ""})
-    return store if store.bucket else store.model_copy(update={"bucket": default_address()})
+            return StoreConfig(bucket=address)
+    return store if store.bucket else StoreConfig(bucket=store.address)
 
 
 def cluster_store(store: StoreConfig) -> StoreConfig:
@@ -42,11 +38,6 @@ def cluster_store(store: StoreConfig) -> StoreConfig:
             f"store.bucket: {store.bucket} is a folder, which the pods of a cluster do not share; give an S3 bucket"
         )
     return store if store.bucket else store.model_copy(update={"bucket": CLUSTER_BUCKET})
-
-
-def default_address() -> str:
-    """Address of the folder in the user's cache that is the store unless another is chosen."""
-    return (cache_folder() / "store").as_uri()
 
 
 def is_folder(address: str) -> bool:
@@ -59,30 +50,17 @@ def is_bucket(address: str) -> bool:
     return address.startswith(("s3://", "minio://"))
 
 
-def open_store(address: str | None, prefix: str = "") -> ObjectStore:
-    """As ObjectStore; the default folder if there is no address."""
-    return ObjectStore(address or default_address(), prefix)
-
-
-def open_existing(address: str | None, prefix: str = "") -> ObjectStore:
-    """As open_store, for a command that reads: InputError unless the store exists and answers. The prefix may be missing."""
-    address = address or default_address()
-    store = open_store(address, prefix)
-    if not is_folder(address):
+def open_existing(address: str) -> ObjectStore:
+    """Opens a store for a command that reads: InputError unless it exists and answers. A prefix in a bucket may be missing."""
+    store = ObjectStore(address)
+    if store.root is None:
         store.check()
-    elif not parse_folder(address).is_dir():
-        if address == default_address():
+    elif not store.root.is_dir():
+        if address == StoreConfig().address:
             raise InputError(f"{address}: nothing has been stored yet; start with `cellsignal run`")
         advice = f"correct --store or {STORE_VARIABLE}, or mount its file system"
         raise InputError(f"{address}: there is no object store; {advice}")
     return store
-
-
-def join_address(bucket: str | None, prefix: str) -> str:
-    """The address of a prefix of `store.bucket`, as one text."""
-    bucket = bucket or default_address()
-    address = bucket if "://" in bucket else f"s3://{bucket}"
-    return "/".join(part for part in (address.rstrip("/"), prefix.strip("/")) if part)
 
 
 def split_address(address: str, folder: str, names: str, expected: str) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from components.core.config import BackboneConfig, HeadConfig, parse
 from components.core.errors import InputError, MissingObjectError, StepError
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import open_store, split_address
+from components.core.storage.opening import split_address
 from components.core.storage.run_records import (
     FAILED,
     HOLDOUT,
@@ -135,7 +135,7 @@ def read_source(own: ObjectStore, init_from: str) -> tuple[ObjectStore, SourceRu
     except InputError as error:
         folder = "; `cellsignal run` also takes its folder" if Path(init_from).is_dir() else ""
         raise InputError(f"{OPTION}: {error}{folder}") from None
-    store, label = open_store(address) if address else own, f"{OPTION}: run"
+    store, label = ObjectStore(address) if address else own, f"{OPTION}: run"
     record = read_run(store, key, label)
     backbones = [parse(BackboneConfig, each, f"{label} {key}") for each in record.config.get("backbones") or ()]
     return store, SourceRun(
@@ -175,7 +175,7 @@ def report_failures(address: str, run: str) -> None:
         record = FailureRecord(**{name: failure[name] for name in names}, at=datetime.now(UTC))
         try:
             content = record.model_dump_json(indent=1).encode()
-            open_store(address).put(run_file(run, f"{FAILED}/{uuid.uuid4().hex}.json"), content)
+            ObjectStore(address).put(run_file(run, f"{FAILED}/{uuid.uuid4().hex}.json"), content)
         except (InputError, StepError) as error:
             progress.warn(f"the failure could not be recorded in the store ({error})")
 

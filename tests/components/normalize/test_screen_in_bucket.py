@@ -14,7 +14,7 @@ from components.core.screen.packed import SiteReader
 from components.core.screen.screen_source import ScreenDirectory, ScreenSource
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import open_screen, open_store
+from components.core.storage.opening import open_screen
 from components.normalize.step import Summary, main, run
 from tests.rxrx_screen import to_rxrx
 from tests.tiny_screen import CONFIG, MemoryStore, TinyScreen
@@ -47,12 +47,12 @@ def test_the_same_screen_has_the_same_manifest_and_pixels_from_a_disk_and_from_a
 ):
     root = to_rxrx(small) if layout == "rxrx" else small.root
     address, in_folder = upload(root, store), ObjectStore(tmp_path / "folder")
-    summary, in_bucket = normalize(open_screen(address), open_store(store.uri("packed")), tmp_path / "a")
+    summary, in_bucket = normalize(open_screen(address), ObjectStore(store.uri("packed")), tmp_path / "a")
     _, on_disk = normalize(ScreenDirectory(root), in_folder, tmp_path / "b")
     assert (summary.packed, summary.reused) == (6, 0)
     assert in_bucket.digest() == on_disk.digest()
     assert in_bucket.store == store.uri("packed") != on_disk.store == (tmp_path / "folder").as_uri()
-    reader = SiteReader(open_store(in_bucket.store), in_bucket, verify=True)
+    reader = SiteReader(ObjectStore(in_bucket.store), in_bucket, verify=True)
     found, table = reader.read(range(60)), reader.table
     assert np.array_equal(found, SiteReader(in_folder, on_disk, verify=True).read(range(60)))
     for site, well in enumerate(table.well_S):

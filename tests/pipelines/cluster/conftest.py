@@ -15,7 +15,6 @@ from rich.console import Console
 
 from components.core.config import RunConfig
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import open_store
 from components.core.storage.runs import record_results
 from pipelines.cluster.submit import SubmitRequest, submit
 from tests.pipelines.cluster.kfp_server import KfpServer, serve
@@ -58,7 +57,7 @@ def screen(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> str
     with pytest.MonkeyPatch.context() as patched:
         for name, value in s3_server.environment().items():
             patched.setenv(name, value)
-        store = open_store(BUCKET, f"screen-{uuid.uuid4().hex}")
+        store = ObjectStore(f"s3://{BUCKET}/screen-{uuid.uuid4().hex}")
     files = [path for path in tiny.root.rglob("*") if path.is_file()]
     store.put_many((path.relative_to(tiny.root).as_posix(), path.read_bytes()) for path in files)
     return store.uri("")

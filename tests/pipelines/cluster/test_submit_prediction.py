@@ -65,7 +65,7 @@ def lab(s3_server: S3Server, published: FinishedRun, model: ModelManifest) -> It
     with pytest.MonkeyPatch.context() as patched:
         for name, value in s3_server.environment().items():
             patched.setenv(name, value)
-        store, screen = (ObjectStore(BUCKET, f"{name}-{uuid.uuid4().hex}") for name in ("lab", "screen"))
+        store, screen = (ObjectStore(f"s3://{BUCKET}/{name}-{uuid.uuid4().hex}") for name in ("lab", "screen"))
         published.copy_to(store)
         promote(store, model.fingerprint, "the first")
         folder = published.folder / "screen"

@@ -77,8 +77,8 @@ def test_cycle_of_new_experiments_retraining_and_promotion(
     environment = s3_server.environment()
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    lab = Lab(tmp_path, ObjectStore(BUCKET), environment)
-    registry = ObjectStore(BUCKET, "cs")
+    lab = Lab(tmp_path, ObjectStore(f"s3://{BUCKET}"), environment)
+    registry = ObjectStore(f"s3://{BUCKET}/cs")
 
     lab.add(*HOLDOUT, *FIRST, UNLABELLED)
     first = lab.retrain()

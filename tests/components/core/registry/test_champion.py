@@ -19,7 +19,6 @@ import pytest
 from components.core.errors import InputError, StepError
 from components.core.registry.champion import CHAMPION, Champion, current_user, promote, read_champion, rollback
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import open_store
 from tests.components.core.registry.small_models import put_model
 
 PROMOTERS = 5
@@ -43,7 +42,7 @@ def until_promoted(
 ) -> None:
     """Promotes its model once, trying again while others come first."""
     os.environ.update(environment)
-    store = open_store(address)
+    store = ObjectStore(address)
     barrier.wait(120)
     while promote(store, fingerprint, "mine").outcome == "overtaken":
         pass
@@ -52,7 +51,7 @@ def until_promoted(
 
 def until_killed(address: str, fingerprints: tuple[str, ...], ready: Any) -> None:
     """Promotes its models in turn until it is killed."""
-    store = open_store(address)
+    store = ObjectStore(address)
     n = 0
     while True:
         promote(store, fingerprints[n % len(fingerprints)], "in turn")

@@ -24,7 +24,7 @@ from pathlib import Path
 from components.core.storage.object_store import ObjectStore
 assert "AWS_ACCESS_KEY_ID" not in os.environ
 try:
-    store = pickle.loads(pickle.dumps(ObjectStore("cellsignal", sys.argv[1])))
+    store = pickle.loads(pickle.dumps(ObjectStore(f"s3://cellsignal/{sys.argv[1]}")))
     store.check()
     store.put("a", b"1")
     assert store.get_many(["a", "a"]) == [b"1", b"1"]

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from components.core.config import StoreConfig
 from components.core.errors import InputError, MissingObjectError
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.opening import join_address, open_store
 
 
 @pytest.fixture
@@ -27,9 +27,8 @@ def test_an_object_is_a_file_at_its_key(store: ObjectStore):
     store.put("plates/a/zarr.json", b"{}")
     assert (store.root / "plates/a/zarr.json").read_bytes() == b"{}"
     assert store.uri("plates/a") == f"file://{store.root.parent}/lab%20data/plates/a"
-    assert open_store(store.uri("")).get("plates/a/zarr.json") == b"{}"
-    assert open_store(store.uri(""), "plates/").get("a/zarr.json") == b"{}"
-    assert open_store(join_address(store.uri(""), "plates")).list() == ["a/zarr.json"]
+    assert ObjectStore(store.uri("")).get("plates/a/zarr.json") == b"{}"
+    assert ObjectStore(StoreConfig(bucket=store.uri(""), prefix="plates/").address).list() == ["a/zarr.json"]
     assert pickle.loads(pickle.dumps(store)).list("plates/") == ["plates/a/zarr.json"]
 
 
@@ -99,7 +98,7 @@ def test_check_names_a_folder_that_cannot_be_used(tmp_path: Path, monkeypatch: p
     ObjectStore(tmp_path / "new").check()
     assert list((tmp_path / "new").iterdir()) == []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a" / "cache"))
-    default = open_store(None)
+    default = ObjectStore(StoreConfig().address)
     assert default.list() == []
     assert not (tmp_path / "a").exists(), "only reading"
     default.check()

@@ -39,14 +39,14 @@ def test_addresses_prefixes_and_a_pickled_store_name_the_same_object(store: Obje
     store.check()
     store.put("deep/key", b"1")
     assert store.uri("deep/key") == f"s3://cellsignal/{store.prefix}/deep/key"
-    assert ObjectStore(f"s3://cellsignal/{store.prefix}/", "/deep").get("key") == b"1"
+    assert ObjectStore(f"s3://cellsignal/{store.prefix}/deep/").get("key") == b"1"
     assert ObjectStore(f"minio://cellsignal/{store.prefix}").get("deep/key") == b"1"
     pickled = pickle.dumps(store)
     assert pickle.loads(pickled).get("deep/key") == b"1"
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         assert os.environ[name].encode() not in pickled
         assert os.environ[name] not in repr(store)
-    for whole in (ObjectStore(store.bucket), ObjectStore(Path("/somewhere"))):
+    for whole in (ObjectStore("s3://cellsignal"), ObjectStore(Path("/somewhere"))):
         with pytest.raises(InputError, match="refusing to delete the whole store"):
             whole.delete_prefix("")
     for uri in ("", "gs://bucket/x", "s3://", "s3://[bucket/x", "bucket/with/slash"):
@@ -78,10 +78,10 @@ def test_every_operation_reports_refused_credentials_and_a_missing_bucket_in_one
 ) -> None:
     (tmp_path / "file").write_bytes(b"content")
     if wrong == "bucket":
-        stranger, message = ObjectStore("no-such-bucket"), r"no-such-bucket.* (no such|has no) bucket.*create it"
+        stranger, message = ObjectStore("s3://no-such-bucket"), r"no-such-bucket.* (no such|has no) bucket.*create it"
     else:
         monkeypatch.setenv(wrong, "wrong-credential")
-        stranger, message = ObjectStore("cellsignal", store.prefix), r"refused to \w+ \(.*correct AWS_ACCESS_KEY_ID"
+        stranger, message = ObjectStore(store.uri("")), r"refused to \w+ \(.*correct AWS_ACCESS_KEY_ID"
     for name, action in OPERATIONS.items():
         if (wrong, name) == ("bucket", "replace"):  # SeaweedFS compares the version first
             continue
@@ -100,7 +100,7 @@ def test_a_dead_or_silent_endpoint_is_reported_in_seconds(store: ObjectStore, mo
             monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:p@ssword@127.0.0.1:{each.getsockname()[1]}")
             begun = time.monotonic()
             with pytest.raises(InputError, match=r"no answer from http://127.0.0.1:\d+ .*start the store") as caught:
-                ObjectStore("cellsignal").check()
+                ObjectStore("s3://cellsignal").check()
             assert time.monotonic() - begun < 40, "the client waits 60 s by default, and retries"
             assert "ssword" not in str(caught.value)
 
@@ -114,7 +114,7 @@ def test_rejects_an_endpoint_that_is_no_address(store: ObjectStore, monkeypatch:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         message = f"object store: {problem}; write AWS_ENDPOINT_URL as http://HOST:PORT or https://HOST"
         with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-            ObjectStore("cellsignal")
+            ObjectStore("s3://cellsignal")
 
 
 def test_a_conditional_write_whose_answer_was_lost_is_recognised_by_its_data(store: ObjectStore) -> None:
