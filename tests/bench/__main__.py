@@ -42,11 +42,7 @@ def machine() -> dict[str, str | int | None]:
 
 
 def main(chosen: list[str]) -> None:
-    """Measures the chosen modules, or all; prints each module's table when it is done.
-
-    Args:
-        chosen: names of MODULES, separated by spaces or commas.
-    """
+    """Measures the chosen of MODULES, separated by spaces or commas, or all; prints each module's table when it is done."""
     os.environ.update(THREADS)
     names = [name for part in chosen for name in part.split(",") if name] or list(MODULES)
     if unknown := [name for name in names if name not in MODULES]:
@@ -54,7 +50,7 @@ def main(chosen: list[str]) -> None:
     here, console, rows = machine(), Console(width=None if sys.stdout.isatty() else 200), []
     for number, name in enumerate(names, 1):
         report(f"[{number}/{len(names)}] {name}")
-        found = import_module(f"tests.bench.{name}").rows()
+        found = list(import_module(f"tests.bench.{name}").rows())
         rows += found
         table = Table("row", "value", "baseline", "unit", "ratio", "note", title=f"{name}: {here['cpu']}, 1 thread")
         for column in table.columns[1:3]:

@@ -1,7 +1,7 @@
 """A GPU with RxRx1's networks and image size: training from packed sites beside training on tensors in GPU memory.
 
-`python -m tests.bench.gpu profile` prints a profile instead, and `python -m tests.bench.gpu rates KIND` writes
-the rates of this GPU into pipelines/plan/rates.yaml, from which `cellsignal plan` takes them.
+`python -m tests.bench.gpu rates KIND` writes the rates of this GPU into pipelines/plan/rates.yaml instead, from which
+`cellsignal plan` takes them.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import yaml
 from torch.nn import functional as F
-from torch.profiler import ProfilerActivity, profile
 
 from components.core import progress
 from components.core.config import BackboneConfig, ComputeConfig, LoaderConfig, PackConfig, RunConfig
@@ -45,24 +44,17 @@ CLASSES = 1139
 VIEWS = 8
 
 
-@dataclass(frozen=True)
-class Trained:
+class Trained(NamedTuple):
     """Epochs from packed sites: medians over all but the first."""
 
     sites_per_s: float
     wait: float
     peak_gib: float
-    cpu_ms: float
-    """of this process, a site"""
+    cpu_ms: float  # of this process, a site
 
 
-def rows() -> list[Row]:
-    """Both networks; none without a GPU."""
-    return list(measured())
-
-
-def measured() -> Iterator[Row]:
-    """Rows as they are measured."""
+def rows() -> Iterator[Row]:
+    """Both networks, each row as it is measured; none without a GPU."""
     if not torch.cuda.is_available():
         return
     config = RunConfig.load("rxrx1")
@@ -110,44 +102,29 @@ def ready_rate(
 ) -> float:
     """Sites a second of training steps on pixels of the device: standardised, viewed, forward, backward, Adam.
 
-    Args:
-        images: the pixels, and how they are standardised and viewed.
-        network: on the GPU; it is trained.
-        batch: sites a step.
-        compute: precision and compilation.
-        deterministic: as training is; otherwise cuDNN tries which convolution is fastest.
+    Unless `deterministic`, as training is, cuDNN tries which convolution is fastest.
     """
     prepare(network, compute or ComputeConfig(), images.device)
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, not deterministic
-    step = _step(images, network, batch)
-    try:
-        for _ in range(WARM):
-            step()
-        torch.cuda.synchronize()
-        begun = time.perf_counter()
-        for _ in range(STEPS):
-            step()
-        torch.cuda.synchronize()
-        return STEPS * batch / (time.perf_counter() - begun)
-    finally:
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-
-
-def _step(images: Images, network: Classifier, batch: int) -> Callable[[], None]:
     pixels_BCHW = next(images.loader.batches([np.arange(batch)])).to(images.device)
     plate_B = torch.from_numpy(images.table.plate_W[np.arange(batch)])
     target_B = torch.arange(batch, device=images.device)
     generator = torch.Generator().manual_seed(1)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, not deterministic
     network.train()
-
-    def step() -> None:
-        optimiser.zero_grad(set_to_none=True)
-        x_BCHW = normal_view(images.standardise(pixels_BCHW, plate_B, generator), images.augment, generator)
-        F.cross_entropy(network(x_BCHW, target_B), target_B).backward()
-        optimiser.step()
-
-    return step
+    try:
+        for step in range(WARM + STEPS):
+            if step == WARM:
+                torch.cuda.synchronize()
+                begun = time.perf_counter()
+            optimiser.zero_grad(set_to_none=True)
+            x_BCHW = normal_view(images.standardise(pixels_BCHW, plate_B, generator), images.augment, generator)
+            F.cross_entropy(network(x_BCHW, target_B), target_B).backward()
+            optimiser.step()
+        torch.cuda.synchronize()
+        return STEPS * batch / (time.perf_counter() - begun)
+    finally:
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
 
 def _epochs(images: Images, network: Classifier, batch: int) -> Trained:
@@ -214,33 +191,11 @@ def with_rates(text: str, entries: Sequence[Mapping[str, object]]) -> str:
     return text[: text.index("\nmeasured:") + 1] + yaml.safe_dump({"measured": [*entries]}, sort_keys=False)
 
 
-def print_profile() -> None:
-    """Prints the GPU's and the host's time of a training step, by kernel and by operation."""
-    config = RunConfig.load("rxrx1")
-    with _images(config) as images:
-        for backbone in config.backbones:
-            network = _network(images, backbone)
-            prepare(network, ComputeConfig(), images.device)
-            step = _step(images, network, config.pretrain.batch_size)
-            for _ in range(WARM):
-                step()
-            with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
-                for _ in range(STEPS):
-                    step()
-                torch.cuda.synchronize()
-            averages = recorded.key_averages()
-            print(backbone.name)  # noqa: T201
-            for by in ("self_device_time_total", "self_cpu_time_total"):
-                print(averages.table(sort_by=by, row_limit=18, max_name_column_width=80))  # noqa: T201
-
-
 if __name__ == "__main__":
     progress.silence()
-    if sys.argv[1:] == ["profile"]:
-        print_profile()
-    elif sys.argv[1:2] == ["rates"] and len(sys.argv) == 3:
+    if sys.argv[1:2] == ["rates"] and len(sys.argv) == 3:
         write_rates(sys.argv[2])
     else:
-        for row in measured():
+        for row in rows():
             text = f"{row.name}: {row.value:.1f} {row.unit}, {row.baseline:.1f}, {row.ratio:.3f}; {row.note}"
             print(text, flush=True)  # noqa: T201

@@ -76,9 +76,9 @@ def rows() -> list[Row]:
 
 
 def _costs(sources: Sources) -> list[Row]:
-    first = [_cpu_of(lambda: _read(sources.first_folder())) / sources.sites * 1e3 for _ in range(3)]
     timed = interleaved(
         {
+            "first": lambda: _read(sources.first_folder()),
             "png": lambda: _drain(iter(endless(sources.png, BATCH, 0)), sources.sites),
             "local": lambda: _read(sources.folder),
             "node": lambda: _read(sources.node),
@@ -90,7 +90,7 @@ def _costs(sources: Sources) -> list[Row]:
     ms = {name: timing.cpu / sources.sites * 1e3 for name, timing in timed.items()}
     theirs = _spread(timed["png"], "baseline")
     sources_of = {
-        "loader_local": ("local", f"from a folder; hashed, as in a first epoch: {statistics.median(first):.2f} ms"),
+        "loader_local": ("local", f"from a folder; hashed, as in a first epoch: {ms['first']:.2f} ms"),
         "loader_node_cache": ("node", "from the node's cache, sites of an object store"),
         "loader_s3": ("s3", "from SeaweedFS on loopback, the client's part"),
     }
@@ -131,9 +131,7 @@ def _rates(sources: Sources) -> list[Row]:
 def highest_rate(feed: Iterator[object], guess: float) -> float:
     """The highest rate, sites a second, at which a consumer of batches waits less than WAIT of its time.
 
-    Args:
-        feed: batches without end.
-        guess: start of the search: halving and doubling find an interval, then bisection.
+    From a guess, halving and doubling find an interval, then bisection.
     """
     low = guess
     while waiting(feed, low) >= WAIT:
@@ -210,12 +208,6 @@ def _augmented(images: Images) -> None:
 def _drain(batches: Iterator[torch.Tensor], sites: int) -> None:
     while sites > 0:
         sites -= len(next(batches))
-
-
-def _cpu_of(work: Callable[[], object]) -> float:
-    begun = time.process_time()
-    work()
-    return time.process_time() - begun
 
 
 def _spread(timing: Timing, what: str = "") -> str:

@@ -18,8 +18,9 @@ from components.core.config import PackConfig, ScreenConfig
 from components.core.screen.ome_zarr import encode_chunk
 from components.core.screen.simulation.plate_design import USED_WELLS, SimulationSettings, design_screen
 from components.core.screen.simulation.rendering import render_site
-from components.core.storage.manifest import Manifest, PlateRecord, SiteRecord, Vocabulary, WellRecord
+from components.core.storage.manifest import Manifest, SiteRecord, WellRecord
 from components.core.storage.object_store import ObjectStore
+from tests.components.core.manifests import manifest, plate_record
 
 SIZE = 512
 CHANNELS = 6
@@ -55,14 +56,7 @@ def origin() -> str:
 
 
 def write_screen(root: Path, plates: int, wells: int = 16, sites: int = 1) -> Path:
-    """A labelled screen in the Kaggle layout that repeats the sites; its plates are of different experiments.
-
-    Args:
-        root: folder to create.
-        plates: plates, of HUVEC.
-        wells: treatment wells of a plate, at most 308.
-        sites: sites of a well.
-    """
+    """A labelled screen in the Kaggle layout that repeats the sites; its plates, of HUVEC, are of different experiments."""
     pngs = png_sites()
     rows = ["id_code,experiment,plate,well,sirna"]
     count = 0
@@ -83,15 +77,7 @@ def write_screen(root: Path, plates: int, wells: int = 16, sites: int = 1) -> Pa
 def packed_screen(
     folder: Path, image_size: int, plates: int, wells: int, chunks: Iterator[bytes] | None = None
 ) -> tuple[ObjectStore, Manifest]:
-    """A packed screen in a folder: treatment wells of one site each.
-
-    Args:
-        folder: the store's folder.
-        image_size: side, pixels.
-        plates: plates.
-        wells: wells of a plate, at most 308.
-        chunks: packed sites, one a well; None for noise.
-    """
+    """A packed screen in a folder: plates of `wells` treatment wells of one site each; `chunks` are packed sites, else noise."""
     store, chunks, records = ObjectStore(folder), chunks or _noise(image_size), []
     for p in range(plates):
         own = []
@@ -101,19 +87,10 @@ def packed_screen(
             site = SiteRecord(site=1, key=key, size=len(chunk), sha256=hashlib.sha256(chunk).hexdigest())
             name = f"HUVEC-{p}_1_{well}"
             own.append(WellRecord(id_code=name, well=well, well_type="treatment", sirna=f"s{w}", sites=(site,)))
-        histograms = tuple(tuple([1] * 60 + [0] * 196) for _ in range(CHANNELS))
-        records.append(
-            PlateRecord(
-                experiment=f"HUVEC-{p}", plate=1, cell_type="HUVEC", labelled=True, prefix=f"plates/{p}", histograms=histograms,
-                wells=tuple(own),
-            )
-        )  # fmt: skip
-    vocabulary = Vocabulary(treatments=tuple(f"s{w}" for w in range(wells)), positives=(), negatives=())
-    manifest = Manifest(
-        store="s3://memory", channels=CHANNELS, image_size=image_size, codec=PackConfig(), vocabulary=vocabulary, folds={},
-        plates=tuple(records),
-    )  # fmt: skip
-    return store, manifest
+        histograms = (tuple([1] * 60 + [0] * 196),) * CHANNELS
+        fields = {"labelled": True, "prefix": f"plates/{p}", "histograms": histograms, "wells": tuple(own)}
+        records.append(plate_record(f"HUVEC-{p}", 1, **fields))
+    return store, manifest(records, (f"s{w}" for w in range(wells)), image_size=image_size)
 
 
 def _noise(size: int) -> Iterator[bytes]:

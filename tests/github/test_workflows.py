@@ -57,14 +57,6 @@ def test_zizmor_finds_nothing():
     assert (done.returncode, json.loads(done.stdout)) == (0, []), done.stdout + done.stderr
 
 
-@every_file
-def test_actions_are_pinned_to_a_commit_with_a_version(file: Path):
-    lines = [line for line in file.read_text().splitlines() if re.match(r"\s*(- )?uses:", line)]
-    assert len(lines) == sum("uses" in step for step in steps_of(file)) > 0
-    for line in lines:
-        assert re.fullmatch(r"\s*(- )?uses: [\w.-]+(/[\w.-]+)+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
-
-
 @every_job
 def test_write_permissions_are_used_by_a_step(each: Job):
     needed = {

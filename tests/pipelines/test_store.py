@@ -17,25 +17,20 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from components.core.config import PackConfig
 from components.core.errors import InputError
-from components.core.storage.manifest import Manifest, Vocabulary
 from components.core.storage.object_store import ObjectStore, StoredObject
 from components.core.storage.run_records import RunRecord
 from components.core.storage.runs import read_runs, record_task, write_run
 from pipelines.cli import app
 from pipelines.options import FULL_WIDTH, duration
 from pipelines.store.tables import run_row, runs_table
+from tests.components.core.manifests import manifest
 from tests.pipelines.tiny_run import ROOT, Cellsignal
 from tests.seaweedfs import S3Server
 
 PLATE, OTHER_PLATE, OLD_PLATE = (f"plates/HUVEC-0{n}_Plate1-{n:032x}" for n in (1, 2, 3))
 OUTPUT, OTHER_OUTPUT, OLD_OUTPUT = (f"finished/pretrain/{n:064x}" for n in (1, 2, 3))
 EVERYTHING = {PLATE, OTHER_PLATE, OLD_PLATE, OUTPUT, OTHER_OUTPUT, OLD_OUTPUT, "runs/mine-1", "runs/next-2"}
-SCREEN = Manifest(
-    store="s3://x", channels=6, image_size=8, codec=PackConfig(), folds={}, plates=(),
-    vocabulary=Vocabulary(treatments=("a",), positives=(), negatives=()),
-)  # fmt: skip
 
 
 def invoke(store: ObjectStore, *arguments: str) -> Result:
@@ -62,7 +57,7 @@ def write_records(store: ObjectStore, key: str, plate: str, output: str, **confi
     folds = {"folds": {"count": 5, "train": [0, 1]}, "screen": {"cell_types": ["HUVEC"]}}
     lineage = {"run": key, "started": "2026-11-20T08:30:00+00:00", "screen": "/data/screen"}
     record = RunRecord(key=key, config={"name": key[:-2], **folds, **config}, lineage=lineage)
-    screen = SCREEN.model_copy(update={"run": key})
+    screen = manifest([], run=key)
     record_task(store, screen, output, "pretrain", fold=0, backbone="a")
     record_task(store, screen, output, "infer", fold=0, cell_type="HUVEC", holdout=screen)
     write_run(store, record, b"{}", b"{}", None, [plate])

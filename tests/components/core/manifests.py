@@ -17,8 +17,14 @@ def plate_record(
         WellRecord(id_code=f"{experiment}_{plate}_{name}", well=name, well_type=kind, sirna=sirna, sites=())  # type: ignore[arg-type]
         for name, (kind, sirna) in (wells or {}).items()
     )
-    usual = {"cell_type": experiment.split("-")[0], "labelled": False, "prefix": "p", "histograms": ()}
-    return PlateRecord(experiment=experiment, plate=plate, wells=records, **{**usual, **fields})
+    usual = {
+        "cell_type": experiment.split("-")[0],
+        "labelled": False,
+        "prefix": "p",
+        "histograms": (),
+        "wells": records,
+    }
+    return PlateRecord(experiment=experiment, plate=plate, **{**usual, **fields})
 
 
 def manifest(plates: Iterable[PlateRecord], treatments: Iterable[str] = ("a",), **fields: Any) -> Manifest:

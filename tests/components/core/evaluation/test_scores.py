@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from components.core.evaluation.metrics import top1, top1_by_cell_type
 from components.core.evaluation.scores import Accuracy, choose_examples, recall_by_sirna, throughput, worst_sirnas
 from tests.components.core.evaluation.predicted import predictions
 
@@ -54,3 +56,13 @@ def test_examples_alternate_over_cell_types_the_most_confident_first() -> None:
     assert score == "out_of_fold"
     expected = [("RPE", 0.99), ("U2OS", 0.4), ("RPE", 0.98), ("RPE", 0.6)]
     assert list(zip(chosen["cell_type"], chosen["confidence"], strict=True)) == expected
+
+
+def test_top1_by_cell_type_weighs_wells_not_cell_types():
+    predicted, truth = np.array([0, 1, 2, 3]), np.array([0, 1, 2, 0])
+    assert top1_by_cell_type(predicted, truth, ["A", "A", "A", "B"]) == {"overall": 0.75, "A": 1.0, "B": 0.0}
+
+
+def test_rejects_no_wells():
+    with pytest.raises(ValueError, match="at least one"):
+        top1(np.array([], dtype=np.intp), np.array([], dtype=np.intp))

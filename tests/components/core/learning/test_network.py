@@ -1,14 +1,18 @@
+"""Networks and their sizes: channels and image sizes, precision, published counts."""
+
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import nn
 
-from components.core.config import BackboneConfig, ComputeConfig, HeadConfig
+from components.core.config import BackboneConfig, ComputeConfig, HeadConfig, RunConfig
 from components.core.errors import InputError
 from components.core.learning.device import uses_bfloat16
-from components.core.learning.network import Classifier, prepare
-from tests.components.core.learning.tiny_networks import CPU, classifier
+from components.core.learning.network import Classifier, build_backbone, prepare
+from components.core.learning.network_size import measure_size
+from components.core.learning.xception import Xception
+from tests.components.core.learning.tiny_networks import CPU, SMALL, classifier
 
 
 # Vision transformers are built for one image size, convolutional networks are not; both must embed the screen's.
@@ -79,6 +83,46 @@ def test_the_backbone_computes_in_bfloat16_and_the_head_in_float32(head):
 def test_compiling_needs_a_gpu():
     with pytest.raises(InputError, match=r"compute\.compile: there is no GPU here"):
         prepare(classifier(3), ComputeConfig(compile=True), CPU)
+
+
+def test_no_relu_after_the_last_batch_norm():
+    torch.manual_seed(0)
+    network = Xception(SMALL)
+    assert isinstance(network.exit[-1], nn.BatchNorm2d)
+    seen = []
+    network.exit.register_forward_hook(lambda _m, _i, out: seen.append(out))
+    embedding_BE = network(torch.randn(8, 6, 32, 32))
+    assert (seen[0] < 0).float().mean() == pytest.approx(0.5, abs=0.15)
+    assert (embedding_BE < 0).any()
+    torch.testing.assert_close(embedding_BE, seen[0].flatten(2).mean(2))
+
+
+def test_sizes_of_published_networks():
+    """Counted on the meta device."""
+    first, second = RunConfig.load("rxrx1").backbones
+    sizes = [measure_size(backbone, 512) for backbone in (first, second)]
+    # 24.48 and 53.55 GMAC with the head's 2048 x 1139.
+    assert [round((size.macs + 2048 * 1139) / 1e9, 2) for size in sizes] == [24.48, 53.55]
+    # The reference's 23,148,168 and 38,122,880 parameters count a bias-free head of 1,139 classes.
+    assert [size.parameters + 2048 * 1139 for size in sizes] == [23_140_776 + 7392, 38_122_880]
+
+
+def test_parameters_and_activations_of_a_real_network():
+    backbone = RunConfig.load("demo").backbones[0]
+    size = measure_size(backbone, 64)
+    network, embedding = build_backbone(backbone, 6, 64)
+    assert (size.parameters, size.embedding) == (sum(p.numel() for p in network.parameters()), embedding)
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(torch.zeros(2, 6, 64, 64))
+    weights = {p.untyped_storage().data_ptr() for p in (*network.parameters(), *network.buffers())}
+    real = sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in weights)
+    assert abs(2 * size.activation_bytes / real - 1) < 0.05
 
 
 @pytest.mark.gpu
