@@ -19,7 +19,7 @@ from components.core.errors import InputError
 TIMEOUTS = (5.0, 30.0)
 """Seconds to connect, and between two parts of a response."""
 PAGE = 100
-"""Items that a request lists at most; names are unique but for runs, of which the newest are listed."""
+"""Items that a request lists at most."""
 TOKEN, TOKEN_FILE, COOKIE, CA_FILE = "KFP_TOKEN", "KFP_TOKEN_FILE", "KFP_COOKIE", "KFP_CA_CERT"
 POD_TOKEN_VARIABLE = "KF_PIPELINES_SA_TOKEN_PATH"
 POD_TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")
@@ -63,7 +63,7 @@ class Login:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Login:
-        """Reads KFP_TOKEN, KFP_TOKEN_FILE, KFP_COOKIE and KFP_CA_CERT; in a pod, its service account's token.
+        """Reads KFP_TOKEN, else KFP_TOKEN_FILE, KFP_COOKIE and KFP_CA_CERT; in a pod, its service account's token.
 
         Raises:
             InputError: an invalid value, or a file that cannot be read.
@@ -72,8 +72,6 @@ class Login:
         for name, value in ((TOKEN, token), (COOKIE, cookie)):
             if value and len(value.splitlines()) > 1:  # http.client would quote the secret in its error
                 raise InputError(f"{name} has a line break inside; set it to the secret alone")
-        if token and environment.get(TOKEN_FILE):
-            raise InputError(f"{TOKEN} and {TOKEN_FILE} are both set; unset one of them")
         if cookie and "=" not in cookie:
             raise InputError(f"{COOKIE} must be NAME=VALUE, for example authservice_session=...")
         token_file = None if token else _file(environment, TOKEN_FILE) or _file(environment, POD_TOKEN_VARIABLE)
@@ -152,11 +150,10 @@ class KfpEndpoint:
         return f"{self.client._get_url_prefix().rstrip('/')}/#/runs/details/{run_id}"
 
     def listed(self, items: str, name: str, operation: str = "EQUALS", **scope: Any) -> list[Any]:
-        """The newest `pipelines`, `pipeline_versions` or `runs` whose display name matches."""
+        """The `pipelines`, `pipeline_versions` or `runs` whose display name matches, one page of them."""
         predicate = {"operation": operation, "key": "display_name", "string_value": name}
         list_items = getattr(self.client, f"list_{items}")
-        filter_ = json.dumps({"predicates": [predicate]})
-        page = list_items(page_size=PAGE, sort_by="created_at desc", filter=filter_, **scope)
+        page = list_items(page_size=PAGE, filter=json.dumps({"predicates": [predicate]}), **scope)
         return getattr(page, items) or []
 
     def _checked_request(self, *arguments: Any, **named: Any) -> Any:

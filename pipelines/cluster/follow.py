@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rich.console import Console
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
@@ -78,6 +78,14 @@ class Contact:
         return answer
 
 
+class RunFailure(NamedTuple):
+    """Why a run ended without results: the message, the kind of error, and whether another attempt would end alike."""
+
+    message: str
+    error: type[InputError] | type[StepError]
+    final: bool
+
+
 @dataclass
 class Follower:
     """Follows one attempt of a run; `failures` are those that its tasks recorded, by their keys in the store."""
@@ -89,13 +97,8 @@ class Follower:
     failures: dict[str, FailureRecord] = field(default_factory=dict)
     _warned: set[str] = field(default_factory=set)
 
-    @property
-    def bad_input(self) -> FailureRecord | None:
-        """The first failure that every retry would repeat."""
-        return next((failure for failure in self.failures.values() if failure.kind == "input"), None)
-
-    def follow(self, run: Any) -> Any:
-        """Waits until a run ends or is terminated, since a task has failed of bad input; returns it in its last known state.
+    def follow(self, run: Any) -> RunFailure | None:
+        """Waits until a run ends, and terminates it once a task has failed of bad input; returns None if it succeeded.
 
         Raises:
             ContactError: no contact for too long, or the deadline has passed; the run may continue.
@@ -121,27 +124,33 @@ class Follower:
                 if state != shown and not console.is_terminal:
                     console.print(line, highlight=False)
                 shown = state
-                if state not in DONE:
-                    self._read_failures()
+                if state in DONE:
+                    return None
+                self._read_failures()
+                # First, because other tasks may have failed because of it.
+                bad_input = next((each for each in self.failures.values() if each.kind == "input"), None)
+                if bad_input:
+                    if state not in ENDED:
+                        self._terminate(run_id, bad_input.task)
+                    failed = f"{bad_input.task} failed: {bad_input.message}"
+                    return RunFailure(f"{failed}; not submitted again, because it would fail again", InputError, True)
+                if state == "CANCELED":
+                    return RunFailure(f"run {run_id} was cancelled", StepError, True)
                 if state in ENDED:
-                    return run
-                if self.bad_input:
-                    self._terminate(run_id, self.bad_input.task)
-                    return run
+                    return RunFailure(self._explanation(run), StepError, False)
                 left = contact.deadline - time.monotonic()
                 if left <= 0:
                     raise ContactError(f"the deadline of --timeout has passed; {contact.advice}")
                 time.sleep(min(POLL, left))
 
-    def explanation(self, run: Any) -> str:
-        """Why a run ended without results: the failed task's message, else the API's.
+    def _explanation(self, run: Any) -> str:
+        """The message of the failed task, else the API's.
 
-        Every attempt at a task is recorded, even if a later one succeeded: the task that failed most often used up its
-        retries. Bad input comes first, because other tasks may have failed because of it.
+        Every attempt at a task is recorded, even if a later one succeeded: the task that failed most often used up its retries.
         """
         if self.failures:
             attempts = Counter(failure.task for failure in self.failures.values())
-            failure = self.bad_input or max(self.failures.values(), key=lambda failure: attempts[failure.task])
+            failure = max(self.failures.values(), key=lambda failure: attempts[failure.task])
             return f"{failure.task} failed: {failure.message}"
         error = " ".join(str(run.error.message).split()) if run.error and run.error.message else ""
         return (

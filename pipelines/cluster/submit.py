@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from components.core.config import RunConfig, StoreConfig
-from components.core.errors import ContactError, InputError, StepError
+from components.core.errors import ContactError, InputError
 from components.core.registry.published_models import model_address
 from components.core.screen.wells import Screen
 from components.core.storage.artifacts import local_file
@@ -33,7 +33,7 @@ from pipelines.checks import check_screen, check_start, screen_source
 from pipelines.cluster.checks import check_addresses, check_cluster, fingerprint, on_cluster
 from pipelines.cluster.compile import compiled, images_of, known_lineage
 from pipelines.cluster.endpoint import EndpointError, KfpEndpoint, Login
-from pipelines.cluster.follow import DONE, ENDED, Contact, Follower, interruptible, warn
+from pipelines.cluster.follow import ENDED, Contact, Follower, interruptible, warn
 from pipelines.cluster.pod_settings import name_part, pipeline_name
 from pipelines.cluster.results import ClusterRun, fetch, report_of_failed
 from pipelines.dag import prediction_graph
@@ -105,22 +105,15 @@ def submit(wanted: RunConfig | PredictRequest, request: SubmitRequest, console: 
             if not request.wait:
                 print_line(console, "to follow it and fetch its results: the same command with --wait")
                 return
-            follower = Follower(endpoint, run.store, run.key, contact)
-            ended = follower.follow(started)
-            if str(ended.state) in DONE:
+            failure = Follower(endpoint, run.store, run.key, contact).follow(started)
+            if failure is None or failure.final or not left:
                 break
-            cancelled = str(ended.state) == "CANCELED" and not follower.bad_input
-            message = f"run {ended.run_id} was cancelled" if cancelled else follower.explanation(ended)
-            if not left or follower.bad_input or cancelled:
-                break
-            warn(console, f"{message}; submitted again under the same key ({left - 1} more if it fails again)")
-    if str(ended.state) in DONE:
+            warn(console, f"{failure.message}; submitted again under the same key ({left - 1} more if it fails again)")
+    if failure is None:
         fetch(run, out, console)
         return
-    if follower.bad_input:
-        message += "; not submitted again, because it would fail again"
-    message += f"; {report_of_failed(run, out, console)}; see {endpoint.run_page(ended.run_id)}"
-    raise InputError(message) if follower.bad_input else StepError(message)
+    report = report_of_failed(run, out, console)
+    raise failure.error(f"{failure.message}; {report}; see {endpoint.run_page(started.run_id)}")
 
 
 def _checked_run(wanted: RunConfig | PredictRequest, request: SubmitRequest) -> tuple[ClusterRun, list[str]]:
@@ -271,10 +264,10 @@ class _Submission:
     def _in_progress(self) -> Any | None:
         """The oldest run of the same content that has not ended; None if there is none."""
         # The server can only search for a substring.
-        experiment = self.ids["experiment_id"]
+        scope = {"experiment_id": self.ids["experiment_id"], "sort_by": "created_at desc"}
         running = [
             run
-            for run in self.endpoint.listed("runs", self.run.key, "IS_SUBSTRING", experiment_id=experiment)
+            for run in self.endpoint.listed("runs", self.run.key, operation="IS_SUBSTRING", **scope)
             if run.display_name.split(" ")[0] == self.run.key and str(run.state) not in ENDED | {"CANCELING"}
         ]
         return min(running, key=lambda run: (run.created_at, run.run_id), default=None)

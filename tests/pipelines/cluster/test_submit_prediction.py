@@ -287,7 +287,6 @@ def test_bad_input_found_by_a_pod_is_recorded_under_the_runs_key(
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"truth": "TRUTH"}, r"--truth s3://.*/truth\.csv line 2 \(HUVEC-01_1_Z99\): field id_code is .*; it is not a tr"),
     ({"model": "file:///data/models/champion"}, {}, r"--model file:///data/models/champion: is in a folder of this machine"),
-    ({"changes": ["store.bucket=file:///data"]}, {}, r"store\.bucket: file:///data is a folder, which the pods of a cluster"),
     ({"changes": ["cluster.steps.infer.shm_gib=64"]}, {}, r"cluster\.steps\.infer\.shm_gib: 64 GiB lie in the pod's memory"),
 ]  # fmt: skip
 
