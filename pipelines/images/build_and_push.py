@@ -52,7 +52,8 @@ def build(
     arguments = {"VERSION": VERSION, "COMMIT": commit, "SOURCES": sources_digest()}
     if base:
         arguments["BASE_IMAGE"] = base
-    with _open_log(log_path) as log:
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("w", encoding="utf-8") as log:
         for target in targets:
             started = time.monotonic()
             name = f"{repository(target)}:{tag}"
@@ -185,16 +186,6 @@ def _build_error(name: str, message: str, base: str | None, log: Path) -> Except
             f"{which}: the engine has no such image and cannot pull it ({line}); give another with --base-image"
         )
     return StepError(f"{name}: the build failed ({line}); its output is in {log}")
-
-
-def _open_log(path: Path) -> TextIO:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("w", encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to another folder"
-        ) from None
 
 
 def _read(path: Path) -> str:

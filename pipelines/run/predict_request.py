@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.core.config import FrozenModel, RunConfig, StoreConfig
-from components.core.config.file import apply_change, parse
+from components.core.config import FrozenModel, RunConfig, StoreConfig, parse
 from components.core.errors import InputError
 from components.core.registry.champion import read_champion
 from components.core.registry.model_manifest import MODELS, ModelManifest
@@ -80,11 +79,8 @@ class PredictRequest:
         if self.config is not None or not address:
             return config.store
         bucket, prefix = (address, "") if is_folder(address) else parse_uri(address)
-        data = {"store": {"bucket": bucket, "prefix": prefix}}
-        for change in self.changes:
-            if change.startswith("store."):
-                apply_change(data, change)
-        return parse(StoreConfig, data["store"], source="--set store")
+        start = RunConfig(store=StoreConfig(bucket=bucket, prefix=prefix))
+        return start.changed(self.changes, "--set").store
 
 
 class PredictParams(FrozenModel):

@@ -89,18 +89,13 @@ class Growth:
     lineage: Mapping[str, Any]
     scores: Scores = field(default_factory=Scores)
 
-    def of(self, rung: str, score: str = "overall") -> dict[int, float]:
-        """One score of a rung by seed, in the order of the seeds."""
-        found = self.scores.of(rung, score)
-        return {seed: found[seed] for seed in self.seeds if seed in found}
-
     def route(self, name: str) -> list[Rung]:
         """The rungs of a route, in order."""
         return [rung for rung in self.ladder if rung.route == name]
 
     def gains(self) -> dict[str, dict[str, float]]:
         """Paired gains by seed, if both rungs are known."""
-        pairs = {pair: (self.of(after), self.of(before)) for pair, (after, before) in PAIRS.items()}
+        pairs = {pair: (self.scores.of(after), self.scores.of(before)) for pair, (after, before) in PAIRS.items()}
         return {
             pair: {str(seed): late[seed] - early[seed] for seed in self.seeds if seed in late and seed in early}
             for pair, (late, early) in pairs.items()
@@ -113,28 +108,31 @@ class Growth:
             "rungs": [self._entry(rung) for rung in self.route("standardise")],
             "adabn": [self._entry(rung) for rung in self.route("adabn")],
             "asides": [self._entry(rung) for rung in self.route("aside")],
-            "assigned": summary(self.of(LAST, ASSIGNED), "seed"),
+            "assigned": summary(self.scores.of(LAST, ASSIGNED), "seed"),
             "paired_gains": self.gains(),
             "seeds": list(self.seeds),
             "config": json.loads(self.config.model_dump_json()),
             **self.lineage,
         }
         write_atomically(out / "growth.json", json.dumps(content, indent=1) + "\n")
-        if all(self.of(rung.name) for rung in self.ladder):
+        if all(self.scores.of(rung.name) for rung in self.ladder):
             chart, adabn = (
-                [Point(rung.label, list(self.of(rung.name).values()), rung.published) for rung in self.route(name)]
+                [
+                    Point(rung.label, list(self.scores.of(rung.name).values()), rung.published)
+                    for rung in self.route(name)
+                ]
                 for name in ("standardise", "adabn")
             )
-            end = Point("folds +\nassignment", list(self.of(LAST, ASSIGNED).values()), PUBLISHED_END)
+            end = Point("folds +\nassignment", list(self.scores.of(LAST, ASSIGNED).values()), PUBLISHED_END)
             picture = io.BytesIO()
             draw_growth(chart, adabn, end).savefig(picture, dpi=160, metadata={"Software": None})
             write_atomically(out / "growth.png", picture.getvalue())
 
     def _entry(self, rung: Rung) -> dict[str, Any]:
-        rows = {seed: self.scores.row(rung.name, seed) for seed in self.of(rung.name)}
+        rows = {seed: self.scores.row(rung.name, seed) for seed in self.scores.of(rung.name)}
         return {
             "name": rung.name,
-            **summary(self.of(rung.name), "seed"),
+            **summary(self.scores.of(rung.name), "seed"),
             "cell_types": {
                 str(seed): {name: value for name, value in row.items() if name not in (ASSIGNED, "seconds")}
                 for seed, row in rows.items()
@@ -159,10 +157,10 @@ class Growth:
         for rung in self.ladder:
             if rung.route != "standardise" and rung is self.route(rung.route)[0]:
                 table.add_section()
-            seconds = sum(self.of(rung.name, "seconds").values())
-            add(rung.title, self.of(rung.name), rung.published, f"{seconds / 60:.1f}" if seconds else "")
+            seconds = sum(self.scores.of(rung.name, "seconds").values())
+            add(rung.title, self.scores.of(rung.name), rung.published, f"{seconds / 60:.1f}" if seconds else "")
         table.add_section()
-        add("folds, assigned", self.of(LAST, ASSIGNED), PUBLISHED_END, "")
+        add("folds, assigned", self.scores.of(LAST, ASSIGNED), PUBLISHED_END, "")
         return table
 
 

@@ -232,8 +232,6 @@ def test_the_lineage_has_the_inputs_and_the_duration_of_each_task(interrupted: I
 def test_the_output_ends_with_the_table_and_the_reports_path(interrupted: Interrupted):
     lines = interrupted.again.stdout.splitlines()
     assert lines[-1] == f"report: {(interrupted.run.out / 'report.html').resolve()}"
-    assert lines[-2] == f"to start another run from its weights, give it --set init_from={interrupted.run.out}"
-    assert lines[-4].split()[0] == "assigned"
     assert any("out of fold" in line for line in lines[-12:])
     assert lines[0] == "[0/10 steps] normalize: started"
     assert any(line.startswith("[10/10 steps] report: done in ") for line in lines)
