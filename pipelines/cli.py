@@ -380,7 +380,7 @@ def jobs(
 
     settings = on_cluster(RunConfig.load(config, set or []))
     check_cluster(settings)
-    manifests = step_jobs(settings, images_of(images))
+    manifests = step_jobs(settings, images_of(images).references)
     write_jobs(manifests, out)
     typer.echo(f"{out}: {', '.join(manifests)}")
 

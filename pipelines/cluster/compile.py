@@ -20,7 +20,7 @@ from components.core.storage.run_records import RECIPE
 from components.image import VERSION
 from pipelines.cluster.checks import check_cluster, on_cluster
 from pipelines.dag import prediction_graph, training_graph
-from pipelines.images.code_version import UNCOMMITTED, code_version
+from pipelines.images.code_version import UNCOMMITTED, code_commit, code_version
 from pipelines.images.record import ImageRecord, read_images
 from pipelines.options import check_new_file, print_line
 
@@ -48,7 +48,7 @@ def run_compile(config: RunConfig, out: Path, images: str, console: Console) -> 
     remarks = check_cluster(config)
     record = images_of(images)
     lineage = known_lineage(config, record)
-    text = compiled(config, record, lineage)
+    text = compiled(config, record.references, lineage)
     write_atomically(out, text)
     for remark in (*remarks, *lineage["warnings"]):
         print_line(console, f"warning: {remark}", "yellow")
@@ -56,10 +56,10 @@ def run_compile(config: RunConfig, out: Path, images: str, console: Console) -> 
     print_line(console, f"{out}: {size:.0f} KiB, recipe {lineage[RECIPE][:12]}")
 
 
-def images_of(option: str) -> ImageRecord | None:
-    """The record of the images to pin, by the value of --images; None for TAGS. Raises as read_images."""
+def images_of(option: str) -> ImageRecord:
+    """The images to pin, by the value of --images; none for TAGS. Raises as read_images."""
     if option == TAGS:
-        return None
+        return ImageRecord(schema=1, version=VERSION, commit=code_commit(), images={})
     try:
         return read_images(Path(option))
     except InputError as error:
@@ -67,19 +67,18 @@ def images_of(option: str) -> ImageRecord | None:
 
 
 def known_lineage(
-    config: RunConfig, record: ImageRecord | None, prediction: Mapping[str, Any] | None = None
+    config: RunConfig, record: ImageRecord, prediction: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """The lineage of a run before it is submitted: recipe, code version, image digests, seeds and warnings.
 
     It contains no time, so the same configuration, code and images compile to the same bytes. normalize adds the run's key,
     the screen and the start time. `prediction` is what identifies a prediction besides its configuration.
     """
-    references = record.references if record else {}
-    version = code_version()
+    references, version = record.references, code_version()
     found = []
     if UNCOMMITTED in version:
         found.append("compiled from a tree with uncommitted changes: no commit identifies the code")
-    if record is None:
+    if not references:
         found.append(
             f"images are named by the tag {VERSION}, which may be moved: nothing is pinned, and KFP caches nothing"
         )
@@ -98,13 +97,14 @@ def known_lineage(
 
 def compiled(
     config: RunConfig,
-    record: ImageRecord | None,
+    references: Mapping[str, str],
     lineage: Mapping[str, Any],
     folds: Mapping[str, Sequence[int]] | None = None,
 ) -> str:
     """The pipeline as YAML: its specification, and its settings for Kubernetes.
 
-    `folds` are the model's folds that predict, by cell type of the new plates; None for a training.
+    `references` are those of the images by target; empty for tags. `folds` are the model's folds that predict, by cell type of the
+    new plates; None for a training.
     """
     from kfp import compiler
 
@@ -112,7 +112,7 @@ def compiled(
 
     graph = training_graph(config) if folds is None else prediction_graph(folds)
     text = json.dumps(lineage, sort_keys=True)
-    pipeline = cluster_pipeline(config, graph, record.references if record else {}, text)
+    pipeline = cluster_pipeline(config, graph, references, text)
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         file = Path(folder) / "pipeline.yaml"

@@ -25,7 +25,6 @@ from pipelines.cluster.pod_settings import (
 )
 from pipelines.dag import GPU_STEPS, OUTPUTS, TaskOutput, training_graph
 from pipelines.images.code_version import CURRENT, Target
-from pipelines.images.record import ImageRecord
 
 FLAGS = {"bases": "base", "uris": "uri", "averaged": "out", "predictions": "out", "results": "out"}
 """The steps' options whose names differ from those of inputs and outputs in the DAG."""
@@ -42,8 +41,10 @@ HEAD = """\
 """
 
 
-def step_jobs(config: RunConfig, record: ImageRecord | None) -> dict[str, list[dict[str, Any]]]:
+def step_jobs(config: RunConfig, references: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
     """Manifests by file name: one file for the configuration, as a ConfigMap, and one for each step of the DAG.
+
+    `references` are those of the images by target; empty for tags.
 
     The tasks are those of the first fold and cell type; with a simulated screen at the beginning, they form a chain.
     """
@@ -57,7 +58,7 @@ def step_jobs(config: RunConfig, record: ImageRecord | None) -> dict[str, list[d
         name = step.replace("_", "-")
         numbers = [f"-{n + 1}" for n in range(len(tasks))] if len(tasks) > 1 else [""]
         files[name] = [
-            _job(config, step, f"cellsignal-{name}{number}-{digest}", metadata["name"], arguments, record)
+            _job(config, step, f"cellsignal-{name}{number}-{digest}", metadata["name"], arguments, references)
             for number, arguments in zip(numbers, tasks, strict=True)
         ]
     return files
@@ -111,7 +112,7 @@ def _flag(name: str) -> str:
 
 
 def _job(
-    config: RunConfig, step: str, name: str, config_map: str, arguments: list[str], record: ImageRecord | None
+    config: RunConfig, step: str, name: str, config_map: str, arguments: list[str], references: Mapping[str, str]
 ) -> dict[str, Any]:
     # simulate needs what normalize needs.
     resources = resources_of(config, "normalize" if step == "simulate" else step)
@@ -119,7 +120,7 @@ def _job(
     target: Target = "gpu" if step in GPU_STEPS else "cpu"
     command = {
         "name": "step",
-        "image": record.images[target].reference if record else CURRENT[target],
+        "image": references.get(target, CURRENT[target]),
         "command": ["python", "-m", f"components.{step}"],
         "args": arguments,
     }

@@ -44,7 +44,7 @@ class ClusterRun:
     name: str
     key: str
     store: ObjectStore
-    images: ImageRecord | None
+    images: ImageRecord
     folds: Mapping[str, Sequence[int]] | None
     lineage: Mapping[str, Any]
     parameters: Mapping[str, Any]

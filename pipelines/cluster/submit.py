@@ -37,7 +37,6 @@ from pipelines.cluster.follow import ENDED, Contact, Follower, interruptible, wa
 from pipelines.cluster.pod_settings import name_part, pipeline_name
 from pipelines.cluster.results import ClusterRun, fetch, report_of_failed
 from pipelines.dag import prediction_graph
-from pipelines.images.code_version import code_commit
 from pipelines.images.record import RECORD, check_pushed
 from pipelines.options import HOURS, print_line
 from pipelines.run.folder import check_results_folder
@@ -96,7 +95,7 @@ def submit(wanted: RunConfig | PredictRequest, request: SubmitRequest, console: 
     advice = f"whether run {run.key} has started is unknown: the same command follows it if it has"
     contact = Contact(time.monotonic() + request.timeout, console, advice)
     endpoint = _connected(run, request.endpoint, contact)
-    text = compiled(run.config, run.images, run.lineage, run.folds)
+    text = compiled(run.config, run.images.references, run.lineage, run.folds)
     with interruptible(contact):
         submission = contact.answered(lambda: _Submission(run, text, endpoint, console))
         for left in range(request.resubmit, -1, -1):
@@ -121,7 +120,7 @@ def _checked_run(wanted: RunConfig | PredictRequest, request: SubmitRequest) -> 
     if request.resubmit and not request.wait:
         raise InputError("--resubmit needs --wait, which notices that the run failed")
     images = images_of(request.images)
-    for reference in images.references.values() if images else ():
+    for reference in images.references.values():
         check_pushed(reference)
     if request.screen is None:
         raise InputError(
@@ -190,7 +189,7 @@ class _Submission:
     def __init__(self, run: ClusterRun, text: str, endpoint: KfpEndpoint, console: Console) -> None:
         """Uploads the compiled pipeline; InputError if the experiment is archived, so that no run can be started in it."""
         self.run, self.endpoint, self.console = run, endpoint, console
-        commit = run.images.commit if run.images else code_commit()
+        commit = run.images.commit
         self.name = f"{run.key} {commit or 'no commit'}"
         # KFP may keep versions as Kubernetes objects, whose names have letters, digits, dots and hyphens only.
         uploaded = pipeline_name(run.name)

@@ -283,6 +283,5 @@ def _lock(work: _Retraining) -> Iterator[None]:
 def _images(request: RetrainRequest) -> Mapping[str, str]:
     """The steps' container images, or the libraries' versions."""
     if request.endpoint:
-        record = images_of(request.images)
-        return record.references if record else {"tags": "unpinned"}
+        return images_of(request.images).references or {"tags": "unpinned"}
     return dict[str, str](**check_images()) if request.containers else {"libraries": library_versions()}

@@ -40,7 +40,7 @@ def one(documents: tuple[Document, ...], kind: str, name: str) -> Document:
 @cache
 def demo_jobs() -> dict[str, list[Document]]:
     """The Jobs that `cellsignal jobs --config demo` writes, by file name, as YAML reads them."""
-    files = step_jobs(on_cluster(RunConfig.load("demo")), None)
+    files = step_jobs(on_cluster(RunConfig.load("demo")), {})
     return {name: list(yaml.safe_load_all(as_text(files[name]))) for name in sorted(files)}
 
 

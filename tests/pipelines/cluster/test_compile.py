@@ -21,7 +21,7 @@ from components.core.storage.run_records import RECIPE
 from pipelines.cli import app, main
 from pipelines.cluster import compile as compiling
 from pipelines.cluster.checks import on_cluster
-from pipelines.cluster.compile import compiled, known_lineage
+from pipelines.cluster.compile import TAGS, compiled, images_of, known_lineage
 from pipelines.cluster.pod_settings import OPTIONAL_KEYS, REQUIRED_KEYS, resources_of
 from pipelines.images.record import write_images
 from tests.k8s.manifests import built, one
@@ -42,7 +42,7 @@ ALL_FIELDS = (
 
 def golden_text() -> str:
     file = GOLDEN.with_name("tiny.yaml")
-    return compiled(on_cluster(RunConfig.load(str(file))), RECORD, LINEAGE)
+    return compiled(on_cluster(RunConfig.load(str(file))), RECORD.references, LINEAGE)
 
 
 class Pipeline:
@@ -50,7 +50,7 @@ class Pipeline:
 
     def __init__(self, *changes: str, record: Any = RECORD, folds: Any = None) -> None:
         self.config = RunConfig.load("rxrx1", changes)
-        self.text = compiled(self.config, record, LINEAGE, folds)
+        self.text = compiled(self.config, record.references, LINEAGE, folds)
         self.spec, self.platform = yaml.load_all(self.text, yaml.CSafeLoader)
         self.executors: dict[str, Any] = self.spec["deploymentSpec"]["executors"]
         self.kubernetes: dict[str, Any] = self.platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
@@ -129,7 +129,7 @@ def test_tasks_are_cached_only_with_pinned_images():
     def cached(whole: Pipeline) -> set[str]:
         return {name for name, task in whole.tasks.items() if task["cachingOptions"].get("enableCache")}
 
-    whole, unpinned = training(*ALL_FIELDS), Pipeline(*SMALL, record=None)
+    whole, unpinned = training(*ALL_FIELDS), Pipeline(*SMALL, record=images_of(TAGS))
     assert cached(whole) == whole.tasks.keys() - {"report"}, "the truth that report reads may change under its name"
     assert cached(unpinned) == set()
     assert cached(training(*SMALL, "cluster.caching=false", "cluster.store_secret=null")) == set()
@@ -214,8 +214,9 @@ def test_a_recipe_depends_on_what_affects_results_and_a_predictions_on_model_and
     assert recipe() == recipe(*elsewhere)
     usual = {"model": "a" * 64, "experiments": [], "any_cell_type": False}
     assert recipe(**usual) == recipe(*elsewhere, **usual)
-    trainings = [recipe(), recipe("seed=3"), recipe(record=None)]
-    predictions = [recipe(**usual), recipe("predict.views=1", **usual), recipe(record=None, **usual)]
+    tags = images_of(TAGS)
+    trainings = [recipe(), recipe("seed=3"), recipe(record=tags)]
+    predictions = [recipe(**usual), recipe("predict.views=1", **usual), recipe(record=tags, **usual)]
     predictions += [recipe(**{**usual, **other}) for other in ({"model": "b" * 64}, {"experiments": ["HUVEC-25"]})]
     assert len({*trainings, *predictions}) == 8
 

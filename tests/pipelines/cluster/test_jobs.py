@@ -76,7 +76,7 @@ def test_resources_and_names_are_those_of_the_configuration():
         "cluster.gpu_nodes={nvidia.com/gpu.product: A100}", "cluster.store_secret=keys", "cluster.namespace=screens",
         "cluster.image_pull_secrets=[registry]", "loader.node_cache=/node-cache", "loader.node_cache_gib=100",
     ]  # fmt: skip
-    files = step_jobs(on_cluster(RunConfig.load("rxrx1", changes)), RECORD)
+    files = step_jobs(on_cluster(RunConfig.load("rxrx1", changes)), RECORD.references)
     first, _ = files["pretrain"]
     pod = first["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -105,7 +105,7 @@ def test_two_configurations_can_be_applied_side_by_side():
     """A Job cannot be changed, so that no object of one may have the name of another's."""
     names: list[str] = []
     for changes in ([], ["pretrain.epochs=3"]):
-        files = step_jobs(on_cluster(RunConfig.load("demo", changes)), None)
+        files = step_jobs(on_cluster(RunConfig.load("demo", changes)), {})
         names += [document["metadata"]["name"] for documents in files.values() for document in documents]
         volumes = [volume for job in files["assign"] for volume in job["spec"]["template"]["spec"]["volumes"]]
         assert [each["configMap"]["name"] for each in volumes if "configMap" in each] == [
@@ -116,7 +116,7 @@ def test_two_configurations_can_be_applied_side_by_side():
 
 
 def test_without_a_secret_pods_have_no_credentials_of_their_own():
-    files = step_jobs(on_cluster(RunConfig.load("demo", ["cluster.store_secret=null"])), None)
+    files = step_jobs(on_cluster(RunConfig.load("demo", ["cluster.store_secret=null"])), {})
     found = [container for documents in files.values() for container in containers(documents)]
     assert len(found) == 9
     assert {variable["name"] for container in found for variable in container["env"]} == {"OMP_NUM_THREADS"}
