@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -14,10 +13,8 @@ import torch
 from components.core.config import AugmentConfig
 from components.core.prior.balancing import greedy_balance
 from components.core.storage.object_store import ObjectStore
-from tests.bench import __main__ as bench
 from tests.bench import balancing, loading, packing
 from tests.bench.baseline import PngSites
-from tests.bench.measure import Row
 from tests.bench.sites import write_screen
 from tests.tiny_screen import write_png
 
@@ -91,19 +88,3 @@ def test_the_plain_greedy_search_agrees_with_the_incremental_one(step: float, it
     weight_K = greedy_balance(log_prob_WK, step, iterations)
     assert weight_K.min() < 0
     np.testing.assert_allclose(balancing.searched(log_prob_WK, step, iterations), log_prob_WK + weight_K, atol=1e-9)
-
-
-def test_rows_are_written_with_their_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bench, "THREADS", {})  # keep those of the tests
-    monkeypatch.setattr(bench, "MODULES", ("balancing",))
-    monkeypatch.setattr("tests.bench.balancing.rows", lambda: [Row("a figure", 2.0, "ms", 6.0, 3.0, "a note")])
-    bench.main([])
-    written = json.loads((tmp_path / "bench.json").read_text())
-    assert written["rows"] == [
-        {"name": "a figure", "value": 2.0, "unit": "ms", "baseline": 6.0, "ratio": 3.0, "note": "a note"}
-    ]
-    assert {"cpu", "cores", "python", "numpy", "scipy"} <= written["machine"].keys()
-    assert "a figure" in capsys.readouterr().out

@@ -100,13 +100,6 @@ def refuse_input(cellsignal: Cellsignal, config: Path, screen: Path, *more: str 
     return line
 
 
-def test_a_bad_truth(cellsignal: Cellsignal, config_file: Path, tables: TinyScreen, tmp_path: Path):
-    truth = write_truth(tmp_path / "truth.csv", {**truth_of(tables), "HUVEC-03_2_B04": "sirna_12"})
-    line = refuse_input(cellsignal, config_file, tables.root, "--truth", truth)
-    assert f"--truth {truth} line 6 (HUVEC-03_2_B04): field sirna is 'sirna_12'" in line
-    assert not (cellsignal.folder / "store").exists()
-
-
 def test_an_unknown_model_of_timm_is_found_before_plates_are_packed(
     cellsignal: Cellsignal, config_file: Path, tables: TinyScreen
 ):

@@ -6,21 +6,23 @@ import csv
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from components.core.config import RunConfig
 from components.core.registry.champion import read_champion
 from components.core.registry.published_models import fingerprints
+from components.core.screen.simulation.plate_design import SimulationSettings
+from components.core.screen.simulation.writer import simulate
 from components.core.storage.object_store import ObjectStore
 from tests.pipelines.retrain.cluster_lab import images, tables
-from tests.pipelines.tiny_run import CONFIG, ROOT, Cellsignal
+from tests.pipelines.tiny_run import CONFIG, Cellsignal
 from tests.seaweedfs import S3Server
 
 BUCKET = "lab"
-SIMULATED = "simulate: {labelled: {HUVEC: 5}, unlabelled: {HUVEC: 1}, treatments_per_group: 6, positive_controls: 1}"
+SIMULATED = "simulate: {labelled: {HUVEC: 5}, unlabelled: {HUVEC: 1}, treatments_per_group: 3, positive_controls: 1}"
 HOLDOUT = ("HUVEC-01", "HUVEC-02")
 FIRST, SECOND = ("HUVEC-03", "HUVEC-04"), "HUVEC-05"
 UNLABELLED = "HUVEC-06"
@@ -41,8 +43,7 @@ class Lab:
         text = text.replace("mean_teacher: {", "mean_teacher: {enabled: false, ")
         held = f"image_size: 16, sites: 1, holdout_experiments: [{', '.join(HOLDOUT)}]"
         self.config.write_text(f"{text.replace('image_size: 16', held)}embeddings: {{enabled: false}}\n")
-        arguments = ["--config", str(self.config), "--out", str(folder / "simulated")]
-        subprocess.run([sys.executable, "-m", "components.simulate", *arguments], check=True, cwd=ROOT)
+        simulate(RunConfig.load(str(self.config)).section(SimulationSettings), folder / "simulated")
         self.screen = folder / "simulated" / "screen"
         self.experiments: list[str] = []
 

@@ -4,14 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.core.config import PriorConfig
+from components.core.config import AugmentConfig, BatchNormConfig, PriorConfig, StandardiseConfig
 from components.core.errors import InputError
-from components.core.learning.fold_data import fold_wells, groups_of_fold, validation_score
-from components.core.learning.images import Images
+from components.core.learning import fold_data
+from components.core.learning.fold_data import fold_wells, groups_of_fold, open_fold, validation_score
+from components.core.learning.images import Images, open_images
+from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
 from components.core.screen.packed import TREATMENT
+from tests.components.core.learning.tiny_networks import CPU, RUN
 from tests.tiny_screen import TREATMENTS
 
 
@@ -128,3 +132,41 @@ def test_scores_compare_with_the_wells_own_labels(screen, images: Images):
         leaning_WK[:, members[0]] += 5.5
     assert score("group", leaning_WK) == pytest.approx(1 / 3)
     assert score("balanced", leaning_WK) == 1.0
+
+
+UNUSUAL = RUN.model_copy(
+    update={
+        "screen": RUN.screen.model_copy(update={"controls": "training"}),
+        "standardise": StandardiseConfig(domain="global", jitter=0.05),
+        "batch_norm": BatchNormConfig(domain="experiment", statistics="controls"),
+        "augment": AugmentConfig(scale=0.3, erase_probability=0.2),
+    }
+)
+
+
+def inputs(images: Images) -> torch.Tensor:
+    """A few grey levels on every plate, standardised and jittered."""
+    plates = len(images.table.plate_number_P)
+    pixels = torch.arange(plates * 6 * 4).remainder(251).to(torch.uint8).reshape(plates, 6, 2, 2)
+    return images.standardise(pixels, torch.arange(plates), torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(("section", "cell_type"), [(PretrainSettings, None), (MeanTeacherSettings, "HUVEC")])
+def test_a_step_opens_its_fold_as_configured(section, cell_type, screen, monkeypatch):
+    """HUVEC-01 and RPE-01 validate in fold 0, HUVEC-02 trains, HUVEC-03 has no labels."""
+    monkeypatch.setattr(fold_data, "pick_device", lambda: CPU)
+    store, manifest = screen
+    for config, other in ((RUN, UNUSUAL), (UNUSUAL, RUN)):
+        data = open_fold(config.section(section), manifest, store, 0, "group", cell_type)
+        images, table = data.images, data.images.table
+        expected = fold_wells(table, 0, config.screen.controls, cell_type)
+        for role in ("training", "validation", "unlabelled"):
+            assert np.array_equal(getattr(data.wells, role), getattr(expected, role))
+        others = {"RPE-01"} if cell_type is None else set()
+        assert experiments(table, data.wells.hidden) == {"HUVEC-01", "HUVEC-03"} | others
+        assert experiments(table, data.validation.wells) == {"HUVEC-01"} | others
+        as_configured, otherwise = (open_images(c.section(section), manifest, store, CPU) for c in (config, other))
+        assert images.batch_norm == config.batch_norm != other.batch_norm
+        assert images.augment == config.augment != other.augment
+        assert torch.equal(inputs(images), inputs(as_configured))
+        assert not torch.allclose(inputs(images), inputs(otherwise), atol=1e-3)

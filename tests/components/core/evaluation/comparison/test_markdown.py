@@ -7,7 +7,7 @@ import re
 import pytest
 from markdown_it import MarkdownIt
 
-from components.core.evaluation.comparison.decision import Decision, compare
+from components.core.evaluation.comparison.decision import compare
 from components.core.evaluation.comparison.markdown import decision_markdown
 from components.core.evaluation.table import escaped
 from tests.components.core.evaluation.comparison.screens import QUICK, compared, decided, screen_wells
@@ -42,14 +42,6 @@ def test_unknown_sirnas_and_absent_cell_types_are_noted():
     assert re.search(r"Wells of siRNAs that the champion knows \(178\): champion \d", page)
     assert "Not compared, as none of their wells is held out: U2OS." in page
     assert "<li>RPE-09 is left out: the reason</li>" in page
-
-
-def test_decisions_without_a_comparison_have_a_heading_and_a_reason():
-    for outcome, promote in (("first_model", True), ("same_model", False)):
-        found = Decision(outcome=outcome, promote=promote, reason="the reason", challenger="new", champion="old")
-        page = html(decision_markdown(found))
-        assert page.endswith("</h3>\n<p><strong>the reason</strong></p>\n")
-        assert (": promote" in page) is promote
 
 
 @pytest.mark.parametrize(
