@@ -51,9 +51,7 @@ def fingerprint_of(
 ) -> Fingerprint:
     """The present fingerprint; `images` are container images by target, or the libraries' versions.
 
-    Raises:
-        InputError: no screen there, or a file, object or run that the configuration names is missing.
-        StepError: a store failed.
+    InputError if there is no screen, or a file, object or run that the configuration names is missing.
     """
     source.check()
     try:

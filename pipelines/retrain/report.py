@@ -45,7 +45,8 @@ class RetrainReporter:
         try:
             yield
         except (InputError, StepError, ContactError, OSError) as error:
-            self._append("Contact lost" if isinstance(error, ContactError) else "Retraining failed", str(error))
+            heading = "Contact lost" if isinstance(error, ContactError) else "Retraining failed"
+            self._append(f"### {heading}", escaped(str(error)))
             raise
 
     def unchanged(self, latest: RetrainingOutcome, champion: Champion | None) -> None:
@@ -61,8 +62,7 @@ class RetrainReporter:
             f"nothing has changed since {latest.at:%Y-%m-%d %H:%M} UTC: data, code and configuration are those of run "
             f"{latest.run}, whose model {latest.model[:SHORT]} {state}"
         )
-        self.say(line)
-        self._append("Nothing to retrain", line)
+        self._report("Nothing to retrain", line)
 
     def changed(self, clauses: Sequence[str] | None, digest: str) -> None:
         """The reason for a retraining."""
@@ -82,22 +82,15 @@ class RetrainReporter:
             then = f"would compare it with champion {champion.short} on {', '.join(found.experiments)}"
         else:
             then = "would promote it without a comparison (--allow-no-holdout)"
-        lines = [
-            f"would train a challenger {f'at {endpoint}' if endpoint else 'on this machine'}",
-            then,
-            *found.remarks,
-            "nothing was started (--dry-run)",
-        ]
-        for line in lines:
-            self.say(line)
-        self._append("Retraining, dry run", *lines)
+        where = f"at {endpoint}" if endpoint else "on this machine"
+        nothing = "nothing was started (--dry-run)"
+        self._report("Retraining, dry run", f"would train a challenger {where}", then, *found.remarks, nothing)
 
     def followed(self, outcome: RetrainingOutcome) -> None:
         """The outcome of the same retraining by another process."""
         what = "is the champion" if outcome.promoted else "was not promoted"
         line = f"model {outcome.model[:SHORT]} of run {outcome.run} {what}: {outcome.reason}"
-        self.say(line)
-        self._append("Retrained by another process", line)
+        self._report("Retrained by another process", line)
 
     def decided(self, decision: Decision, outcome: RetrainingOutcome, folder: Path) -> None:
         """The decision, with its comparison.
@@ -109,27 +102,29 @@ class RetrainReporter:
         if decision.promote and not outcome.promoted:
             text += f"\n\n**Not promoted: {escaped(outcome.reason)}**"
         after = "is the champion" if outcome.promoted else "is published and not promoted; the champion stays"
-        text += f"\n\nModel `{outcome.model[:SHORT]}` {after}: run `{outcome.run}`, generation {outcome.generation}.\n"
+        text += f"\n\nModel `{outcome.model[:SHORT]}` {after}: run `{outcome.run}`, generation {outcome.generation}."
         self.console.print(Markdown(text))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / "comparison.json", decision.model_dump_json(indent=1) + "\n")
-            write_atomically(folder / "comparison.md", text)
+            write_atomically(folder / "comparison.md", f"{text}\n")
         except OSError as error:
             raise StepError(f"{folder}: cannot be written ({error.strerror}); the decision stands") from None
         self.say(f"report: {(folder / 'challenger' / 'report.html').resolve()}")
         self.say(f"comparison: {(folder / 'comparison.md').resolve()}")
-        self._write(text)
+        self._append(text)
 
-    def _append(self, heading: str, *lines: str) -> None:
-        """Appends a section to the summary: a paragraph for each line."""
-        self._write("\n\n".join((f"### {heading}", *map(escaped, lines))) + "\n")
+    def _report(self, heading: str, *lines: str) -> None:
+        """Prints lines, and appends them to the summary."""
+        for line in lines:
+            self.say(line)
+        self._append(f"### {heading}", *map(escaped, lines))
 
-    def _write(self, markdown: str) -> None:
+    def _append(self, *paragraphs: str) -> None:
         if self.summary is None:
             return
         try:
             with self.summary.open("a", encoding="utf-8") as file:
-                file.write(f"{markdown}\n")
+                file.write("\n\n".join(paragraphs) + "\n\n")
         except OSError as error:
             self.say(f"--summary {self.summary}: cannot be written ({error.strerror})")

@@ -46,7 +46,7 @@ def retrain(config: RunConfig, request: RetrainRequest, console: Console) -> Res
     Raises:
         InputError: bad input, or a registry that cannot be read; the registry is unchanged.
         StepError: a step failed.
-        ContactError: contact was lost or the deadline has passed; a run on a cluster may go on.
+        ContactError: contact was lost or the deadline has passed; a run on a cluster may continue.
     """
     report = RetrainReporter(console, request.summary)
     with report.failures():

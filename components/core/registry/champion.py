@@ -83,13 +83,9 @@ def _read_versioned(store: ObjectStore) -> tuple[Champion | None, str]:
 
 
 def promote(store: ObjectStore, fingerprint: str, why: str, expected: int | None = None) -> PromotionResult:
-    """Makes a published model the champion, unless another is promoted at the same time.
+    """Makes a published model the champion, unless another is promoted at the same time; `why` is for the history.
 
-    Args:
-        store: the registry.
-        fingerprint: the model's fingerprint.
-        why: the reason, for the history.
-        expected: generation that the decision was based on, 0 for no champion; None for the present one.
+    `expected` is the generation that the decision was based on, 0 for no champion; None for the present one.
 
     Raises:
         InputError: no such model, or champion.json is damaged.
@@ -106,7 +102,7 @@ def promote(store: ObjectStore, fingerprint: str, why: str, expected: int | None
 
 
 def rollback(store: ObjectStore, why: str, expected: int | None = None) -> PromotionResult:
-    """Makes the champion before the present one the champion again. Parameters and errors are those of promote."""
+    """Makes the champion before the present one the champion again; otherwise as `promote`."""
     found, version = _read_versioned(store)
     if found is None:
         raise InputError(f"{store.uri(CHAMPION)}: there is no champion to go back from; promote a model first")

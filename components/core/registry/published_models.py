@@ -85,8 +85,7 @@ def model_address(address: str) -> tuple[str, str]:
 def find_model(own: ObjectStore, name: str) -> tuple[ObjectStore, ModelManifest]:
     """A model, by `champion`, its first digits or its address, and the store that it is in: `own` unless it has an address.
 
-    Raises:
-        InputError: no such model, it cannot be read, or the environment has no credentials for its bucket.
+    InputError if there is no such model, it cannot be read, or the environment has no credentials for its bucket.
     """
     address, name = model_address(name)
     store = ObjectStore(address) if address else own

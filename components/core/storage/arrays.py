@@ -80,11 +80,7 @@ def write_logits(directory: Path, content: LogitsDirectory) -> None:
 
 
 def read_logits(directory: Path) -> LogitsDirectory:
-    """Reads and checks a logits folder.
-
-    Raises:
-        InputError: a file is missing, damaged or incomplete, or a value is not finite.
-    """
+    """Reads a logits folder; InputError if a file is missing, damaged or incomplete, or a value is not finite."""
     try:
         meta = json.loads((directory / META_FILE).read_text(encoding="utf-8"))
         with np.load(directory / LOGITS_FILE, allow_pickle=False) as archive:
@@ -144,10 +140,7 @@ def write_embeddings(
     """Writes the file of a backbone, cell type and fold; returns its path. The same wells and values give the same bytes.
 
     Not atomic, which is left to the caller. The file's metadata holds the dihedral views averaged, the weights (student, teacher or
-    pretrained), and the digest of the screen's manifest.
-
-    Raises:
-        InputError: a value is not finite.
+    pretrained), and the digest of the screen's manifest. InputError if a value is not finite.
     """
     bad_W = ~np.isfinite(embedded.embedding_WE).all(axis=1)
     if bad_W.any():

@@ -22,17 +22,10 @@ _TRANSFERS = 8  # files under way at a time
 
 
 def local_copy(uri: str, into: Path) -> Path:
-    """The artifact as a local file or folder.
+    """A local artifact's own path; for one in a bucket, an object or a folder, the path of its complete copy below `into`.
 
-    Args:
-        uri: a local path, `file://`, `s3://bucket/key` or `minio://bucket/key`; the key is an object or a folder.
-        into: a folder for copies, created if missing. Artifacts of the same name do not overwrite each other.
-
-    Returns:
-        A local artifact's own path; for a stored one the path of its complete copy below `into`.
-
-    Raises:
-        InputError: nothing is there, it is unfinished, or the address is of another kind.
+    Artifacts of the same name do not overwrite each other. InputError if nothing is there, it is unfinished, or the address is of
+    another kind.
     """
     if is_folder(uri) or "://" not in uri:
         path = parse_folder(uri) if is_folder(uri) else Path(uri)

@@ -100,12 +100,9 @@ def needed_by(runs: Sequence[RecordedRun]) -> frozenset[str]:
 def find_garbage(
     groups: Sequence[StoredGroup], needed: Collection[str], cutoff: datetime | None = None
 ) -> list[StoredGroup]:
-    """The groups to remove, plates before the pointers to them.
+    """The groups of a store to remove, plates before the pointers to them; `needed` are the prefixes that recorded runs need.
 
-    Args:
-        groups: all of the store.
-        needed: prefixes that recorded runs need.
-        cutoff: younger groups stay, as do plates that a younger pointer points to; None for now.
+    Groups younger than `cutoff` (None for now) stay, and plates that a younger pointer points to.
     """
     cutoff = cutoff or datetime.now(UTC)
     kept = {*needed, *(group.belongs_to for group in groups if group.newest > cutoff)}
@@ -120,8 +117,7 @@ def sweep(
 ) -> tuple[int, int]:
     """Removes garbage that was shown to the user, except for what has come into use or has young objects since.
 
-    `find` finds the garbage again; it is called first, and again during a long removal. Returns how many objects were removed, and
-    how many groups stay.
+    `find` finds the garbage again, first and during a long removal. Returns how many objects were removed and how many groups stay.
     """
     still: set[str] = set()
     valid_until = -math.inf

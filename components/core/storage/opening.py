@@ -66,14 +66,7 @@ def open_existing(address: str) -> ObjectStore:
 def split_address(address: str, folder: str, names: str, expected: str) -> tuple[str, str]:
     """Store and name of ADDRESS_OF_STORE/FOLDER/NAME; the store is empty for a name alone.
 
-    Args:
-        address: an address, or a name.
-        folder: the folder of such names in a store.
-        names: the pattern of a name.
-        expected: what errors call a name.
-
-    Raises:
-        InputError: neither a name nor such an address.
+    `names` is the pattern of a name, `expected` what the InputError for anything else calls one.
     """
     whole = address.rstrip("/")
     store, _, name = whole.rpartition(f"/{folder}/")
@@ -89,8 +82,7 @@ def split_address(address: str, folder: str, names: str, expected: str) -> tuple
 def open_screen(address: str) -> ScreenSource:
     """Opens a screen without any request, by a directory, `file:///DIRECTORY`, `s3://bucket[/prefix]` or `minio://...`.
 
-    Raises:
-        InputError: an address of another kind, or no credentials in the environment for a bucket.
+    InputError for an address of another kind, or without credentials for a bucket.
     """
     if is_bucket(address):
         return ScreenBucket(ObjectStore(address))

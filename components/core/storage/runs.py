@@ -127,8 +127,7 @@ def read_tasks(store: ObjectStore, key: str, *steps: str) -> list[TaskRecord]:
 def read_source(own: ObjectStore, init_from: str) -> tuple[ObjectStore, SourceRun]:
     """The run that another starts from, and its store; `init_from` is its address, or its key in the run's own store.
 
-    Raises:
-        InputError: neither an address nor a key, or as `read_run`.
+    InputError for anything else, or as `read_run`.
     """
     try:
         address, key = split_address(init_from, RUNS, KEY, "a run's key")

@@ -16,7 +16,6 @@ from typing import Any
 import obstore
 import pytest
 
-from components.core.config import StoreConfig
 from components.core.errors import ContactError, InputError, StepError
 from components.core.registry.champion import promote
 from components.core.registry.published_models import fingerprints, read_model
@@ -281,11 +280,6 @@ def test_two_at_once_share_the_runs_and_promote_once(
     ("change", "message"),
     [
         ({"screen": "."}, r"--screen \.: is not an address in a bucket"),
-        ({"images": "nowhere.json"}, r"--images nowhere\.json: cannot be read.*or give --images tags"),
-        (
-            {"config": {"store": StoreConfig(bucket="file:///data")}},
-            r"store\.bucket: file:.* is a folder, which the pods",
-        ),
         ({"endpoint": "http://127.0.0.1:9"}, r"--endpoint http://127\.0\.0\.1:9: no answer"),
     ],
 )
