@@ -21,6 +21,7 @@ from functools import cached_property
 from components.assign.config import AssignConfig
 from components.core.config import RunConfig
 from components.core.learning.step_settings import InferSettings, MeanTeacherSettings, PretrainSettings
+from components.core.storage.run_records import task_name
 from components.normalize.config import NormalizeConfig
 
 GPU_STEPS = ("pretrain", "finetune", "pseudo_label", "infer")
@@ -232,12 +233,6 @@ def _report(packed: DagNode, predictions: Sequence[NodeOutput]) -> DagNode:
     return DagNode(
         "report", {**{name: packed.output(name) for name in OUTPUTS["normalize"]}, "uris": tuple(predictions)}
     )
-
-
-def task_name(step: str, fold: object = None, cell_type: object = None, backbone: object = None) -> str:
-    """A task's name for people: `finetune fold 0 HUVEC`."""
-    parts = [step, "" if fold is None else f"fold {fold}", cell_type or "", backbone or ""]
-    return " ".join(str(part) for part in parts if part)
 
 
 def step_configs(config: RunConfig) -> dict[str, str]:

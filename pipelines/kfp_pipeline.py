@@ -14,7 +14,7 @@ from kfp.dsl.base_component import BaseComponent
 
 from components.assign.component import assign
 from components.core.config import RunConfig, result_config
-from components.core.storage.run_records import predicting_name
+from components.core.storage.run_records import predicting_name, task_name
 from components.ensemble.component import ensemble
 from components.finetune.component import finetune
 from components.infer.component import infer
@@ -23,7 +23,7 @@ from components.pretrain.component import pretrain
 from components.pseudo_label.component import pseudo_label
 from components.report.component import report
 from pipelines.cluster.pod_settings import apply_pod_settings, pipeline_name, resources_of
-from pipelines.dag import GPU_STEPS, DagNode, NodeOutput, TaskGraph, step_configs, task_name
+from pipelines.dag import GPU_STEPS, DagNode, NodeOutput, TaskGraph, step_configs
 
 COMPONENTS: Mapping[str, Callable[..., dsl.PipelineTask]] = {
     "normalize": normalize,

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from components.core.config import RunConfig
 from components.core.progress import parse_events
-from pipelines.dag import task_name
+from components.core.storage.run_records import task_name
 
 QUIET_SECONDS = 10.0
 """Between two plain lines about the same task."""

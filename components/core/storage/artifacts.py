@@ -15,7 +15,7 @@ from pathlib import Path
 from components.core.errors import InputError, StepError
 from components.core.storage.digests import digest_text, file_names
 from components.core.storage.object_store import ObjectStore, parse_folder, parse_uri
-from components.core.storage.opening import is_bucket, is_folder
+from components.core.storage.opening import is_folder
 
 UNFINISHED = ".unfinished"
 _TRANSFERS = 8  # files under way at a time
@@ -27,8 +27,7 @@ def local_copy(uri: str, into: Path) -> Path:
     Artifacts of the same name do not overwrite each other. InputError if nothing is there, it is unfinished, or the address is of
     another kind.
     """
-    if is_folder(uri) or "://" not in uri:
-        path = parse_folder(uri) if is_folder(uri) else Path(uri)
+    if path := _local(uri):
         if not path.exists():
             raise InputError(f"{uri}: no such file or folder")
         return path
@@ -73,12 +72,8 @@ class StepFiles:
 
     def output(self, uri: str) -> str:
         """The local path where a step writes an output; InputError if the address or its store cannot be used."""
-        if is_folder(uri):
-            return str(parse_folder(uri))
-        if not is_bucket(uri):
-            if "://" in uri:
-                raise InputError(f"{uri}: an output goes to a path, file:// or s3://BUCKET/KEY")
-            return uri
+        if path := _local(uri):
+            return str(path)
         store, key = _stored(uri)
         store.check()  # before the work, not after it
         path = self._folder / "outputs" / digest_text(uri)[:12] / key.rpartition("/")[2]
@@ -130,6 +125,13 @@ def local_file(uri: str | None) -> Iterator[Path | None]:
     """The file at an address, on this machine inside the block; None if there is no address. Raises as `local_copy`."""
     with step_files() as files:
         yield Path(files.input(uri)) if uri else None
+
+
+def _local(uri: str) -> Path | None:
+    """The path of an artifact on this machine."""
+    if is_folder(uri):
+        return parse_folder(uri)
+    return None if "://" in uri else Path(uri)
 
 
 def _stored(uri: str) -> tuple[ObjectStore, str]:

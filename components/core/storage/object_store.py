@@ -12,7 +12,6 @@ import errno
 import os
 import re
 import shutil
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -118,21 +117,17 @@ class ObjectStore:
             self._s3.check(self.prefix)
             return
         assert self.root is not None, "a store is a bucket or a folder"
-        probe = self.root / f".{uuid.uuid4().hex}#0"
         try:
             # No deeper elsewhere: a file system that is not mounted must not be replaced by folders on another disk.
             self.root.mkdir(parents=self.root.is_relative_to(cache_folder()), exist_ok=True)
-            probe.write_bytes(b"x")
+            reason = "" if os.access(self.root, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
         except OSError as error:
-            if error.errno not in _REFUSED:
-                raise self._file_error(error, self.uri(""), "write") from None
+            reason = str(error.strerror)
+        if reason:
             raise InputError(
-                f"{self.uri('')}: the object store cannot be written here ({error.strerror}); create the folder, or choose another "
-                "with --store"
-            ) from None
-        finally:
-            with contextlib.suppress(OSError):
-                probe.unlink(missing_ok=True)
+                f"{self.uri('')}: the object store cannot be written here ({reason}); create the folder, or choose another with "
+                "--store"
+            )
 
     def get(self, key: str) -> bytes:
         """The object's bytes; MissingObjectError if there is none."""

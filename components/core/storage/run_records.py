@@ -111,9 +111,8 @@ class FailureRecord(FrozenModel):
 
     @property
     def task(self) -> str:
-        """The task's name in messages."""
-        fold = None if self.fold is None else f"fold {self.fold}"
-        return " ".join(part for part in (self.step, fold, self.cell_type, self.backbone) if part)
+        """The task's name."""
+        return task_name(self.step, self.fold, self.cell_type, self.backbone)
 
 
 @dataclass(frozen=True)
@@ -124,6 +123,12 @@ class SourceRun:
     backbones: Mapping[str, BackboneConfig]  # by name
     head: HeadConfig
     weights: Mapping[tuple[int, str], TaskRecord]  # by fold and backbone
+
+
+def task_name(step: str, fold: object = None, cell_type: object = None, backbone: object = None) -> str:
+    """A task's name for people: `finetune fold 0 HUVEC`."""
+    parts = [step, "" if fold is None else f"fold {fold}", cell_type or "", backbone or ""]
+    return " ".join(str(part) for part in parts if part)
 
 
 def run_file(run: str, name: str) -> str:

@@ -114,7 +114,7 @@ def test_rejects_missing_inputs_and_outputs_that_cannot_be_written_before_the_wo
         with pytest.raises(InputError, match=message):
             local_copy(address, tmp_path)
     for address, message in (
-        ("gs://bucket/key", "gs://bucket/key: an output goes to a path, file:// or s3://BUCKET/KEY"),
+        ("gs://bucket/key", "gs://bucket/key: not an object store address"),
         ("s3://cellsignal", "s3://cellsignal: names a whole bucket"),
         ("s3://no-such-bucket/key", "has no such bucket; create it, or correct its name"),
     ):
