@@ -85,7 +85,7 @@ def worker_processes(count: int, modules: Sequence[str]) -> ProcessPoolExecutor:
     They are forked from a server process without threads; this process may have threads of torch or of a store's client.
 
     Args:
-        count: workers at most; they start with the first tasks.
+        count: workers, all started at once.
         modules: modules that the tasks use, imported once for all workers.
     """
     context = multiprocessing.get_context("forkserver")
@@ -93,7 +93,10 @@ def worker_processes(count: int, modules: Sequence[str]) -> ProcessPoolExecutor:
     main = getattr(sys.modules["__main__"], "__spec__", None)
     own = [main.name] if main is not None and main.name.rpartition(".")[2] != "__main__" else []
     context.set_forkserver_preload([*modules, *own])
-    return ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker)
+    # A pool that starts workers one by one, with the first tasks, may wait forever if one is killed while another starts.
+    pool._launch_processes()  # type: ignore[attr-defined]  # private, and the same in Python 3.11 to 3.13
+    return pool
 
 
 def _start_worker() -> None:
