@@ -8,12 +8,11 @@ listed for orientation.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.special import log_softmax
@@ -105,34 +104,36 @@ def _rows(name: str, shift: float) -> list[Row]:
     for label, (step, most) in (("shipped", (prior.greedy_step, prior.greedy_iterations)), ("best", chosen)):
         methods[f"greedy, {label}: {step} nats x {most}"] = partial(searched, step=step, iterations=most)
     methods["linear assignment"] = assigned
-    table = measured([plate(seed, shift) for seed in EVALUATION_SEEDS], methods)
-    ours = table.loc["Sinkhorn"]
+    plates = [plate(seed, shift) for seed in EVALUATION_SEEDS]
+    # In turn, so that a busy machine affects all alike.
+    taken: dict[str, list[Measured]] = {method: [] for method in methods}
+    for log_prob_WK in plates:
+        for method, of_method in methods.items():
+            taken[method].append(measured(of_method, log_prob_WK))
+    right, ms, error = ({name: np.array([each[k] for each in of]) for name, of in taken.items()} for k in range(3))
     found = []
-    for method, of_method in table.groupby(level="method", sort=False):
-        difference = ours.right.to_numpy() - of_method.right.to_numpy()
-        error = difference.std(ddof=1) / np.sqrt(len(difference))
-        note = (
-            f"{of_method.ms.mean():.3g} CPU ms; Sinkhorn {difference.mean():+.4f} ± {error:.4f} (paired standard error)"
+    for method in methods:
+        difference = right["Sinkhorn"] - right[method]
+        deviation = difference.std(ddof=1) / np.sqrt(len(difference))
+        note = f"{ms[method].mean():.3g} CPU ms; Sinkhorn {difference.mean():+.4f} ± {deviation:.4f} (paired standard error), "
+        note += (
+            f"{ms[method].mean() / ms['Sinkhorn'].mean():.3g} x as fast; largest column error {error[method].max():.1e}"
         )
-        ratio = of_method.ms.mean() / ours.ms.mean()
-        note += f", {ratio:.3g} x as fast; largest column error {of_method.error.max():.1e}"
-        right, of_sinkhorn = float(of_method.right.mean()), float(ours.right.mean())
-        found.append(Row(f"{name}: {method}", right, "accuracy", of_sinkhorn, right / of_sinkhorn, note))
+        own, of_sinkhorn = float(right[method].mean()), float(right["Sinkhorn"].mean())
+        found.append(Row(f"{name}: {method}", own, "accuracy", of_sinkhorn, own / of_sinkhorn, note))
     return found
 
 
-def measured(plates: Sequence[NDArray[np.float64]], methods: Mapping[str, Method]) -> pd.DataFrame:
-    """By `method` and `plate`: share of correct wells, CPU milliseconds, largest distance of a column sum from 1."""
-    found = {}
-    for n, log_prob_WK in enumerate(plates):
-        for name, method in methods.items():
-            taken = []
-            for _ in range(REPEATS):
-                begun = time.process_time()
-                values_WK = method(log_prob_WK)
-                taken.append(1e3 * (time.process_time() - begun))
-            error = np.abs(np.exp(log_softmax(values_WK, axis=1)).sum(axis=0) - 1).max()
-            found[name, n] = {"right": accuracy(values_WK), "ms": np.median(taken), "error": float(error)}
-    table = pd.DataFrame.from_dict(found, orient="index")
-    table.index.names = ["method", "plate"]
-    return table
+Measured = tuple[float, float, float]
+"""Share of correct wells, CPU milliseconds, largest distance of a column sum from 1."""
+
+
+def measured(method: Method, log_prob_WK: NDArray[np.float64]) -> Measured:
+    """A method on one plate; the time is the median of REPEATS."""
+    taken = []
+    for _ in range(REPEATS):
+        begun = time.process_time()
+        values_WK = method(log_prob_WK)
+        taken.append(1e3 * (time.process_time() - begun))
+    error = np.abs(np.exp(log_softmax(values_WK, axis=1)).sum(axis=0) - 1).max()
+    return accuracy(values_WK), float(np.median(taken)), float(error)

@@ -99,18 +99,12 @@ def _speed(folder: Path) -> list[Row]:
 @contextmanager
 def _bucket(folder: Path, source: Path) -> Iterator[str]:
     """A server with the screen in it, for this process."""
-    before = dict(os.environ)
     with s3_server(folder / "server") as server:
         os.environ.update(server.environment())
-        try:
-            files = [path for path in source.rglob("*") if path.is_file()]
-            ObjectStore(f"s3://{BUCKET}/screen").put_many(
-                (p.relative_to(source).as_posix(), p.read_bytes()) for p in files
-            )
-            yield f"s3://{BUCKET}"
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+        files = [path for path in source.rglob("*") if path.is_file()]
+        screen = ObjectStore(f"s3://{BUCKET}/screen")
+        screen.put_many((path.relative_to(source).as_posix(), path.read_bytes()) for path in files)
+        yield f"s3://{BUCKET}"
 
 
 def _growth(folder: Path) -> list[Row]:

@@ -88,8 +88,7 @@ def packed_screen(
             name = f"HUVEC-{p}_1_{well}"
             own.append(WellRecord(id_code=name, well=well, well_type="treatment", sirna=f"s{w}", sites=(site,)))
         histograms = (tuple([1] * 60 + [0] * 196),) * CHANNELS
-        fields = {"labelled": True, "prefix": f"plates/{p}", "histograms": histograms, "wells": tuple(own)}
-        records.append(plate_record(f"HUVEC-{p}", 1, **fields))
+        records.append(plate_record(f"HUVEC-{p}", 1, own, True, f"plates/{p}", histograms=histograms))
     return store, manifest(records, (f"s{w}" for w in range(wells)), image_size=image_size)
 
 

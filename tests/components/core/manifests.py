@@ -1,4 +1,4 @@
-"""Small manifests of plates without images. For tests."""
+"""Small manifests of plates, most without images. For tests."""
 
 from __future__ import annotations
 
@@ -10,32 +10,25 @@ from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, 
 
 
 def plate_record(
-    experiment: str, plate: int, wells: Mapping[str, tuple[str, str | None]] | None = None, **fields: Any
+    experiment: str,
+    plate: int,
+    wells: Mapping[str, tuple[str, str | None]] | Iterable[WellRecord] = (),
+    labelled: bool = False,
+    prefix: str = "p",
+    **fields: Any,
 ) -> PlateRecord:
-    """An unlabelled plate of the experiment's cell type; types and siRNAs of its wells by name."""
-    records = tuple(
-        WellRecord(id_code=f"{experiment}_{plate}_{name}", well=name, well_type=kind, sirna=sirna, sites=())  # type: ignore[arg-type]
-        for name, (kind, sirna) in (wells or {}).items()
-    )
-    usual = {
-        "cell_type": experiment.split("-")[0],
-        "labelled": False,
-        "prefix": "p",
-        "histograms": (),
-        "wells": records,
-    }
-    return PlateRecord(experiment=experiment, plate=plate, **{**usual, **fields})
+    """A plate of the experiment's cell type with the wells' records, or types and siRNAs of its wells by name."""
+    if isinstance(wells, Mapping):
+        wells = [
+            WellRecord(id_code=f"{experiment}_{plate}_{name}", well=name, well_type=kind, sirna=sirna, sites=())  # type: ignore[arg-type]
+            for name, (kind, sirna) in wells.items()
+        ]
+    known = {"experiment": experiment, "plate": plate, "cell_type": experiment.split("-")[0], "labelled": labelled}
+    return PlateRecord(**{**known, "prefix": prefix, "histograms": (), "wells": tuple(wells), **fields})
 
 
 def manifest(plates: Iterable[PlateRecord], treatments: Iterable[str] = ("a",), **fields: Any) -> Manifest:
     """A manifest of the plates, with the positive control `pos` and the negative control `neg`."""
     vocabulary = Vocabulary(treatments=tuple(treatments), positives=("pos",), negatives=("neg",))
-    usual = {
-        "store": "s3://b",
-        "channels": 6,
-        "image_size": 8,
-        "codec": PackConfig(),
-        "vocabulary": vocabulary,
-        "folds": {},
-    }
-    return Manifest(plates=tuple(plates), **{**usual, **fields})
+    usual = {"store": "s3://b", "channels": 6, "image_size": 8, "codec": PackConfig(), "folds": {}}
+    return Manifest(**{**usual, "vocabulary": vocabulary, "plates": tuple(plates), **fields})

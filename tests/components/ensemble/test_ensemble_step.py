@@ -6,7 +6,7 @@ from components.core.storage.arrays import LogitsDirectory, WellLogits, read_log
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import read_failures
 from components.ensemble.step import main, run
-from tests.components.core.storage.test_runs import manifest
+from tests.components.core.manifests import manifest
 
 K = 5
 
@@ -57,8 +57,7 @@ def test_joins_out_of_fold_wells_and_averages_the_others_by_id_in_any_order(fold
 def screen(tmp_path):
     """Manifest of a run whose store is a folder."""
     path = tmp_path / "screen.json"
-    of_run = manifest(run="tiny-1").model_copy(update={"store": f"file://{tmp_path}/store"})
-    path.write_text(of_run.model_dump_json())
+    path.write_text(manifest([], run="tiny-1", store=f"file://{tmp_path}/store").model_dump_json())
     return path
 
 

@@ -18,8 +18,9 @@ from components.assign.step import TABLE
 from components.core.config import PackConfig, RunConfig
 from components.core.screen.histograms import histogram
 from components.core.screen.ome_zarr import encode_chunk
-from components.core.storage.manifest import Manifest, PlateRecord, SiteRecord, Vocabulary, WellRecord
+from components.core.storage.manifest import PlateRecord, SiteRecord, Vocabulary, WellRecord
 from components.report.step import run as write_report
+from tests.components.core.manifests import manifest, plate_record
 from tests.tiny_screen import MemoryStore
 
 SKILL = {"HUVEC": 0.95, "RPE": 0.85, "U2OS": 0.6}
@@ -94,13 +95,10 @@ def make_run(folder: Path) -> SyntheticRun:
         "HUVEC-01 plate 2, well C05, site 1, channel 6: every pixel is 0",
         "RPE-02 plate 3: no negative control",
     )
-    same = {"store": "s3://cellsignal/plates", "channels": 6, "image_size": SIDE, "codec": PackConfig()}
-    screen = Manifest(
-        **same, vocabulary=VOCABULARY, folds=folds, plates=(*plates["oof"], *plates["unlabelled"]), warnings=warnings
-    )
+    same: dict[str, Any] = {"image_size": SIDE, "vocabulary": VOCABULARY}
+    screen = manifest([*plates["oof"], *plates["unlabelled"]], folds=folds, warnings=warnings, **same)
     (folder / "screen.json").write_text(screen.model_dump_json())
-    holdout = Manifest(**same, vocabulary=VOCABULARY, folds={}, plates=tuple(plates["holdout"]))
-    (folder / "holdout.json").write_text(holdout.model_dump_json())
+    (folder / "holdout.json").write_text(manifest(plates["holdout"], **same).model_dump_json())
     for name, role in (("truth", "unlabelled"), ("holdout_labels", "holdout")):
         ids = [id_code for plate in plates[role] for id_code in treated(plate)]
         table = pd.DataFrame({"id_code": ids, "sirna": [run.labels[id_code] for id_code in ids]})
@@ -147,10 +145,8 @@ def _plate(
             run.labels[id_code] = sirna
         shown = sirna if labelled or kind != "treatment" else None
         wells.append(WellRecord(id_code=id_code, well=well, well_type=kind, sirna=shown, sites=tuple(sites)))
-    return PlateRecord(
-        experiment=experiment, plate=number, cell_type=experiment.split("-")[0], labelled=labelled,
-        prefix=f"{experiment}/{number}", histograms=tuple(map(tuple, counts_C256.tolist())), wells=tuple(wells),
-    )  # fmt: skip
+    histograms = counts_C256.tolist()
+    return plate_record(experiment, number, wells, labelled, f"{experiment}/{number}", histograms=histograms)
 
 
 def _write_assigned(
