@@ -35,9 +35,9 @@ from components.core.storage.digests import digest_bytes, digest_text
 from components.core.storage.finished import StoredFile, fetch_finished, write_attempt
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from components.core.storage.run_records import HOLDOUT, RESULTS, RUNS, Learned, TaskRecord
+from components.core.storage.run_records import HOLDOUT, PREDICTING_STEPS, RESULTS, RUNS, Learned, TaskRecord
 from components.core.storage.run_records import MANIFEST as SCREEN
-from components.core.storage.runs import fetch_run, finished_folds, read_tasks
+from components.core.storage.runs import fetch_run, read_tasks
 
 OUTPUT = "weights"
 """The output of pretrain, finetune and pseudo_label that holds their networks."""
@@ -89,10 +89,7 @@ def model_fingerprint(
 
 
 class _FinishedRun:
-    """A run with everything that publishing reads of it; `work` is a temporary folder.
-
-    `tasks` are the records of the tasks that predicted, by cell type: one per fold that has networks.
-    """
+    """A run with everything that publishing reads of it; `work` is a temporary folder, `folds` have networks, by cell type."""
 
     def __init__(self, store: ObjectStore, key: str, work: Path) -> None:
         self.store, self.work = store, work
@@ -100,22 +97,20 @@ class _FinishedRun:
         self.config = parse(RunConfig, self.record.config, source=f"run {key}")
         self.screen, self.holdout = Manifest.read(work / SCREEN), Manifest.read(work / HOLDOUT)
         self.metrics = _metrics(store, key, self.screen)
-        digest, trained = self.screen.digest(), read_tasks(store, key, "pretrain", "finetune")
-        self._known = {
-            (each.step, each.fold, each.cell_type or each.backbone): each for each in trained if each.screen == digest
+        digests = self.screen.digest(), self.holdout.digest()
+        self._tasks = {
+            (task.step, task.fold, task.cell_type or task.backbone): task
+            for task in read_tasks(store, key, "pretrain", "finetune", *PREDICTING_STEPS)
+            if (task.screen, task.holdout or digests[1]) == digests
         }
-        for cell_type, predicted in finished_folds(store, key, self.screen, self.holdout).items():
-            self._known |= {("", each.fold, cell_type): each for each in predicted}
+        trained = self.config.folds.trained
         scored = self.metrics.get("partial", {}).get("folds", {})  # if the run was ended without its missing folds
-        self.tasks = {
-            cell_type: [
-                self._task("", fold, cell_type) for fold in sorted(scored.get(cell_type, self.config.folds.trained))
-            ]
-            for cell_type in self.config.screen.cell_types
-        }
-        self.folds = {cell_type: tuple(task.fold for task in found) for cell_type, found in self.tasks.items()}
+        self.folds = {name: tuple(sorted(scored.get(name, trained))) for name in self.config.screen.cell_types}
+        for cell_type, folds in self.folds.items():
+            for fold in folds:
+                self._task("pseudo_label" if self.config.has_pseudo_labels else "infer", fold, cell_type)
         self.code_version = str(self.record.lineage.get("code_version", ""))
-        self.fingerprint = model_fingerprint(self.config, digest, self.holdout.digest(), self.code_version, self.folds)
+        self.fingerprint = model_fingerprint(self.config, *digests, self.code_version, self.folds)
 
     def upload(self, attempt: str) -> bytes:
         """Writes everything but the manifest into the store; returns the manifest's content."""
@@ -179,22 +174,21 @@ class _FinishedRun:
                 if not config.mean_teacher.enabled:
                     networks.append(self._copy(prefix, task, "weights.safetensors", backbone.name))
         if config.mean_teacher.enabled:
-            for task in (task for tasks in self.tasks.values() for task in tasks):
-                if not config.has_pseudo_labels:  # the task that predicted is infer's, which has no weights
-                    task = self._task("finetune", task.fold, task.cell_type)
+            step = "pseudo_label" if config.has_pseudo_labels else "finetune"
+            for task in (self._task(step, fold, name) for name, folds in self.folds.items() for fold in folds):
                 for backbone in config.backbones:
                     file = f"{backbone.name}.{config.predict.weights}.safetensors"
                     networks.append(self._copy(prefix, task, file, backbone.name))
         return networks, learned
 
-    def _task(self, step: str, fold: int, of: str | None) -> TaskRecord:
-        """The record of pretrain's task of a backbone, of finetune's of a cell type, or (empty step) of the one that predicted."""
-        if (step, fold, of) not in self._known:
+    def _task(self, step: str, fold: int, of: str) -> TaskRecord:
+        """The record of a task of a backbone or cell type; InputError unless it is of the run's present screen."""
+        if (step, fold, of) not in self._tasks:
             raise InputError(
                 f"run {self.record.key}: fold {fold} of {of} has no networks for the run's present screen; run it again to its "
                 "end first"
             )
-        return self._known[step, fold, of]
+        return self._tasks[step, fold, of]
 
     def _copy(self, prefix: str, task: TaskRecord, file: str, backbone: str) -> NetworkFile:
         """Copies one network of a task, so that the local disk holds no more than one."""
