@@ -86,9 +86,7 @@ def read_logits(directory: Path) -> LogitsDirectory:
         with np.load(directory / LOGITS_FILE, allow_pickle=False) as archive:
             arrays = {role: (archive[f"{role}_ids"], archive[f"{role}_logits"]) for role in ROLES}
         _ = [meta[name] for name in ("cell_type", "folds", "history")]
-    except OSError as error:
-        raise InputError(f"{error.filename or directory}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{directory}: damaged, or of another version ({error}); run the step that wrote it again"
         ) from None

@@ -6,18 +6,13 @@ import hashlib
 import json
 from pathlib import Path
 
-from components.core.errors import InputError
-
 _ROOT = Path(__file__).resolve().parents[3]
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal; InputError if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_text(text: str) -> str:
@@ -40,7 +35,7 @@ def code_digest(*modules: str) -> str:
 
     Args:
         modules: modules or packages of this distribution (`components.core.learning`); a package counts with all modules below it,
-            by name and content. InputError if there is none.
+            by name and content.
     """
     return digest_text(json.dumps(sorted(_sources(module) for module in set(modules))))
 

@@ -12,7 +12,6 @@ from typing import Literal
 from pydantic import Field
 
 from components.core.config import FrozenModel, PackConfig
-from components.core.errors import InputError
 from components.core.storage.digests import digest_text
 from components.core.stored_record import StoredRecord
 
@@ -129,9 +128,5 @@ class Manifest(StoredRecord):
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
-        """Reads a manifest file; InputError if it is missing, damaged or has a newer schema."""
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{path}: cannot read the manifest ({error.strerror})") from None
-        return cls.parse(content, str(path))
+        """Reads a manifest file; InputError if it is damaged or has a newer schema."""
+        return cls.parse(path.read_bytes(), str(path))

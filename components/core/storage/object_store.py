@@ -292,11 +292,8 @@ class ObjectStore:
             self._s3.give_up_upload(self._path(upload.key), upload.version)
 
     def upload_file(self, path: Path, key: str) -> None:
-        """Writes a file of any size; the object appears complete. InputError if the file cannot be read."""
-        try:
-            path.open("rb").close()
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read for upload ({error.strerror})") from None
+        """Writes a file of any size; the object appears complete. OSError if the file cannot be read."""
+        path.open("rb").close()  # what fails later is the store
         with self._errors(key, "upload"):
             if self._s3:
                 self._s3.upload(path, self._path(key))

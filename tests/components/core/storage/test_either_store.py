@@ -110,7 +110,7 @@ def test_a_missing_object_or_local_file_is_named_and_leaves_no_file(store: Objec
     assert list(tmp_path.iterdir()) == []
     store.put("a", b"1")
     missing = tmp_path / "no-folder" / "file"
-    with pytest.raises(InputError, match="no-folder/file: cannot be read"):
+    with pytest.raises(FileNotFoundError, match=f"{missing}"):
         store.upload_file(missing, "b")
     with pytest.raises(FileNotFoundError, match=f"{missing}"):
         store.download_file("a", missing)
