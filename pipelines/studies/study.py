@@ -45,6 +45,7 @@ from components.core.screen.simulation.plate_design import SimulationSettings
 from components.core.storage.digests import code_digest, digest_text
 from components.normalize.config import NormalizeConfig
 from pipelines.dag import OUTPUTS, DagTask, TaskGraph, TaskOutput, step_configs
+from pipelines.run import RESUME
 from pipelines.run.display import TaskDisplay
 
 POLL_SECONDS = 0.2
@@ -280,7 +281,7 @@ def _seconds(future: Future[float], task: StudyTask, log: Path) -> float:
         return round(future.result(), 3)
     except BrokenProcessPool:
         raise StepError(
-            f"{task.name}: its process was killed, perhaps for memory (see {log}); run the same command again to resume"
+            f"{task.name}: its process was killed, perhaps for lack of memory (see {log}); {RESUME}"
         ) from None
     except (InputError, StepError):
         raise
