@@ -6,17 +6,16 @@ new plates:  normalize -> (cell type: [fold: infer] -> ensemble -> assign) -> re
 
 Without pseudo-labels, `infer` follows finetune; without a mean teacher, it follows pretrain.
 
-A node inside of a loop stands for one task a fold. It reads the outputs of its own fold alone; a node after the loop reads
-those of all folds. So no fold can reach another one's labels before `ensemble`. The KFP pipeline (kfp_pipeline), task counts,
-studies, the plan and the Kubernetes Jobs are derived from these nodes.
+A task of a fold reads the outputs of its own fold alone, and `ensemble` those of all folds. So no fold can reach another one's
+labels before `ensemble`. The KFP pipeline (kfp_pipeline), task counts, studies, the plan and the Kubernetes Jobs are derived from
+these tasks.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from components.assign.config import AssignConfig
 from components.core.config import RunConfig
@@ -41,45 +40,6 @@ OUTPUTS: Mapping[str, tuple[str, ...]] = {
 """What each step writes, by the parameters of its `main`."""
 
 
-@dataclass(frozen=True, eq=False)
-class FoldLoop:
-    """Nodes that share a loop run once for each of its folds."""
-
-    folds: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class NodeOutput:
-    """An output of a node."""
-
-    node: DagNode
-    name: str
-
-
-@dataclass(frozen=True, eq=False)
-class DagNode:
-    """A step for one cell type or backbone, for all folds of its loop.
-
-    Attributes:
-        step: the step's name.
-        inputs: by parameter of the step's `main`; a tuple is a list of one output each.
-        loop: the folds that it runs for; None if it runs once.
-        cell_type: None if it handles all cell types.
-        backbone: None if it handles all backbones.
-    """
-
-    step: str
-    inputs: Mapping[str, NodeOutput | tuple[NodeOutput, ...]]
-    loop: FoldLoop | None = None
-    cell_type: str | None = None
-    backbone: str | None = None
-
-    def output(self, name: str) -> NodeOutput:
-        """One of its outputs."""
-        assert name in OUTPUTS[self.step], f"{self.step} has no output {name}"
-        return NodeOutput(self, name)
-
-
 @dataclass(frozen=True)
 class TaskOutput:
     """An output of a task."""
@@ -98,7 +58,7 @@ class DagTask:
         fold: None if it handles all folds.
         cell_type: None if it handles all cell types.
         backbone: None if it handles all backbones.
-        inputs: as of its node; what all folds of a loop wrote is a tuple.
+        inputs: by parameter of the step's `main`; a tuple is a list of one output each.
     """
 
     number: int
@@ -107,6 +67,11 @@ class DagTask:
     cell_type: str | None = None
     backbone: str | None = None
     inputs: Mapping[str, TaskOutput | tuple[TaskOutput, ...]] = field(default_factory=dict)
+
+    def output(self, name: str) -> TaskOutput:
+        """One of its outputs."""
+        assert name in OUTPUTS[self.step], f"{self.step} has no output {name}"
+        return TaskOutput(self, name)
 
     @property
     def needs(self) -> tuple[int, ...]:
@@ -131,33 +96,23 @@ class DagTask:
         return self.step in GPU_STEPS
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class TaskGraph:
-    """The nodes of a run, each after what it reads; those of a loop are neighbours."""
+    """The tasks of a run, each after what it reads. Consecutive tasks of folds are a loop, whose folds have the same ones."""
 
-    nodes: tuple[DagNode, ...]
+    tasks: list[DagTask] = field(default_factory=list)
 
-    @cached_property
-    def tasks(self) -> tuple[DagTask, ...]:
-        """The tasks of all folds, each after what it reads."""
-        made: dict[tuple[DagNode, int | None], DagTask] = {}
-
-        def outputs(node: DagNode, fold: int | None, value: NodeOutput) -> TaskOutput | tuple[TaskOutput, ...]:
-            loop = value.node.loop
-            if loop is None or loop is node.loop:
-                return TaskOutput(made[value.node, fold if loop else None], value.name)
-            return tuple(TaskOutput(made[value.node, each], value.name) for each in loop.folds)
-
-        for node, fold in _expanded(self.nodes):
-            inputs: dict[str, TaskOutput | tuple[TaskOutput, ...]] = {}
-            for name, value in node.inputs.items():
-                if isinstance(value, NodeOutput):
-                    inputs[name] = outputs(node, fold, value)
-                else:
-                    single = [outputs(node, fold, each) for each in value]
-                    inputs[name] = tuple(each for each in single if isinstance(each, TaskOutput))
-            made[node, fold] = DagTask(len(made), node.step, fold, node.cell_type, node.backbone, inputs)
-        return tuple(made.values())
+    def add(
+        self,
+        step: str,
+        inputs: Mapping[str, TaskOutput | tuple[TaskOutput, ...]],
+        fold: int | None = None,
+        cell_type: str | None = None,
+        backbone: str | None = None,
+    ) -> DagTask:
+        """Adds a task after those that it reads."""
+        self.tasks.append(DagTask(len(self.tasks), step, fold, cell_type, backbone, inputs))
+        return self.tasks[-1]
 
     def counts(self) -> dict[str, int]:
         """Number of tasks by step, in the order of the DAG; steps without tasks are left out."""
@@ -165,74 +120,58 @@ class TaskGraph:
         return {step: found[step] for step in STEPS if found[step]}
 
 
-def _expanded(nodes: Sequence[DagNode]) -> Iterator[tuple[DagNode, int | None]]:
-    """Nodes with their folds, fold by fold within a loop."""
-    done: set[FoldLoop] = set()
-    for node in nodes:
-        if node.loop is None:
-            yield node, None
-        elif node.loop not in done:
-            done.add(node.loop)
-            for fold in node.loop.folds:
-                yield from ((each, fold) for each in nodes if each.loop is node.loop)
-
-
 def training_graph(config: RunConfig) -> TaskGraph:
     """The DAG of a training run."""
-    packed = DagNode("normalize", {})
-    screen, holdout = packed.output("screen"), packed.output("holdout")
-    loop = FoldLoop(config.folds.trained)
-    nodes = [DagNode("pretrain", {"screen": screen}, loop, backbone=each.name) for each in config.backbones]
-    pretrained = tuple(node.output("weights") for node in nodes)
-    nodes.insert(0, packed)
-    last: dict[str, DagNode] = {}
-    for cell_type in config.screen.cell_types:
-        networks = pretrained
-        if config.mean_teacher.enabled:
-            nodes.append(DagNode("finetune", {"screen": screen, "bases": pretrained}, loop, cell_type))
-            networks = (nodes[-1].output("weights"),)
-        manifests = {"screen": screen, "holdout": holdout}
-        if config.has_pseudo_labels:
-            last[cell_type] = DagNode("pseudo_label", {**manifests, "base": networks[0]}, loop, cell_type)
-        else:
-            last[cell_type] = DagNode("infer", {**manifests, "bases": networks}, loop, cell_type)
-        nodes.append(last[cell_type])
-    predictions = []
-    for cell_type, node in last.items():
-        nodes += _prediction_nodes(packed, node, cell_type)
-        predictions.append(nodes[-1].output("predictions"))
-    return TaskGraph((*nodes, _report(packed, predictions)))
+    graph = TaskGraph()
+    packed = graph.add("normalize", {})
+    screen = {"screen": packed.output("screen")}
+    manifests = {**screen, "holdout": packed.output("holdout")}
+    logits: dict[str, list[TaskOutput]] = {cell_type: [] for cell_type in config.screen.cell_types}
+    for fold in config.folds.trained:
+        networks = [graph.add("pretrain", screen, fold, backbone=each.name) for each in config.backbones]
+        pretrained = tuple(network.output("weights") for network in networks)
+        for cell_type in config.screen.cell_types:
+            bases = pretrained
+            if config.mean_teacher.enabled:
+                bases = (graph.add("finetune", {**screen, "bases": pretrained}, fold, cell_type).output("weights"),)
+            if config.has_pseudo_labels:
+                last = graph.add("pseudo_label", {**manifests, "base": bases[0]}, fold, cell_type)
+            else:
+                last = graph.add("infer", {**manifests, "bases": bases}, fold, cell_type)
+            logits[cell_type].append(last.output("logits"))
+    _add_report(graph, [_add_prediction(graph, cell_type, tuple(folds)) for cell_type, folds in logits.items()])
+    return graph
 
 
 def prediction_graph(folds: Mapping[str, Sequence[int]]) -> TaskGraph:
     """The DAG that predicts new plates with a published model.
 
     Args:
-        folds: the model's folds that predict, by cell type of the new plates. A model of a partial run may have different ones,
-            so that each cell type has its own loop.
+        folds: the model's folds that predict, by cell type of the new plates. A model of a partial run may have different ones.
     """
-    packed = DagNode("normalize", {})
-    nodes, predictions = [packed], []
+    graph = TaskGraph()
+    packed = graph.add("normalize", {})
     manifests = {"screen": packed.output("screen"), "holdout": packed.output("holdout")}
+    predictions = []
     for cell_type, numbers in folds.items():
-        nodes.append(DagNode("infer", manifests, FoldLoop(tuple(numbers)), cell_type))
-        nodes += _prediction_nodes(packed, nodes[-1], cell_type)
-        predictions.append(nodes[-1].output("predictions"))
-    return TaskGraph((*nodes, _report(packed, predictions)))
+        logits = tuple(graph.add("infer", manifests, fold, cell_type).output("logits") for fold in numbers)
+        predictions.append(_add_prediction(graph, cell_type, logits))
+    _add_report(graph, predictions)
+    return graph
 
 
-def _prediction_nodes(packed: DagNode, last: DagNode, cell_type: str) -> list[DagNode]:
-    """The nodes from the folds' logits of a cell type to the predictions of its wells."""
+def _add_prediction(graph: TaskGraph, cell_type: str, logits: tuple[TaskOutput, ...]) -> TaskOutput:
+    """Adds the tasks from the folds' logits of a cell type to the predictions of its wells."""
+    packed = graph.tasks[0]
     screen, holdout = packed.output("screen"), packed.output("holdout")
-    mean = DagNode("ensemble", {"screen": screen, "logits": last.output("logits")}, cell_type=cell_type)
+    mean = graph.add("ensemble", {"screen": screen, "logits": logits}, cell_type=cell_type)
     read = {"screen": screen, "holdout": holdout, "logits": mean.output("averaged")}
-    return [mean, DagNode("assign", read, cell_type=cell_type)]
+    return graph.add("assign", read, cell_type=cell_type).output("predictions")
 
 
-def _report(packed: DagNode, predictions: Sequence[NodeOutput]) -> DagNode:
-    return DagNode(
-        "report", {**{name: packed.output(name) for name in OUTPUTS["normalize"]}, "uris": tuple(predictions)}
-    )
+def _add_report(graph: TaskGraph, predictions: Sequence[TaskOutput]) -> None:
+    manifests = {name: graph.tasks[0].output(name) for name in OUTPUTS["normalize"]}
+    graph.add("report", {**manifests, "uris": tuple(predictions)})
 
 
 def step_configs(config: RunConfig) -> dict[str, str]:

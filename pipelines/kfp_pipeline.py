@@ -1,6 +1,6 @@
 """The DAG as a KFP pipeline, for this machine and for a cluster. Imports kfp, never torch.
 
-The nodes of a loop become one ParallelFor over its folds, cell types and backbones are unrolled, and one Collected per cell
+The tasks of all folds become one ParallelFor over the folds, cell types and backbones are unrolled, and one Collected per cell
 type feeds ensemble: kfp.local and clusters both run this shape. KFP reads the annotations of the pipelines below, so this module
 must not use `from __future__ import annotations`.
 """
@@ -23,7 +23,7 @@ from components.pretrain.component import pretrain
 from components.pseudo_label.component import pseudo_label
 from components.report.component import report
 from pipelines.cluster.pod_settings import apply_pod_settings, pipeline_name, resources_of
-from pipelines.dag import GPU_STEPS, DagNode, NodeOutput, TaskGraph, step_configs
+from pipelines.dag import DagTask, TaskGraph, TaskOutput, step_configs
 
 COMPONENTS: Mapping[str, Callable[..., dsl.PipelineTask]] = {
     "normalize": normalize,
@@ -35,7 +35,7 @@ COMPONENTS: Mapping[str, Callable[..., dsl.PipelineTask]] = {
     "assign": assign,
     "report": report,
 }
-TaskSettings = Callable[[dsl.PipelineTask, DagNode], object]
+TaskSettings = Callable[[dsl.PipelineTask, DagTask], object]
 """Applies the settings of the machine or cluster to a task."""
 
 
@@ -45,10 +45,10 @@ def local_pipeline(config: RunConfig, graph: TaskGraph) -> BaseComponent:
     Its parameters are source, fingerprint, truth and lineage; with model, experiments and any_cell_type if it predicts new plates.
     """
 
-    def uncached(task: dsl.PipelineTask, node: DagNode) -> None:
+    def uncached(made: dsl.PipelineTask, task: DagTask) -> None:
         # Only the step itself can check whether images under the same name have changed.
-        if node.step in ("normalize", "report"):
-            task.set_caching_options(enable_caching=False)
+        if task.step in ("normalize", "report"):
+            made.set_caching_options(enable_caching=False)
 
     whole = step_configs(config)["report"]
     return _pipeline(config, graph, "{}", whole, config.local.parallel_folds, uncached)
@@ -68,13 +68,13 @@ def cluster_pipeline(config: RunConfig, graph: TaskGraph, images: Mapping[str, s
         or tables change.
     """
 
-    def settings(task: dsl.PipelineTask, node: DagNode) -> None:
-        image = images.get("gpu" if node.step in GPU_STEPS else "cpu")
-        apply_pod_settings(task, resources_of(config, node.step), config.cluster, image)
+    def settings(made: dsl.PipelineTask, task: DagTask) -> None:
+        image = images.get("gpu" if task.on_gpu else "cpu")
+        apply_pod_settings(made, resources_of(config, task.step), config.cluster, image)
         # The truth that report reads may change under its address.
-        cached = config.cluster.caching and image is not None and node.step != "report"
-        task.set_caching_options(enable_caching=cached)
-        task.set_display_name(task_name(node.step, None, node.cell_type, node.backbone))
+        cached = config.cluster.caching and image is not None and task.step != "report"
+        made.set_caching_options(enable_caching=cached)
+        made.set_display_name(task_name(task.step, None, task.cell_type, task.backbone))
 
     return _pipeline(config, graph, lineage, result_config(config), config.cluster.parallel_folds, settings)
 
@@ -146,42 +146,42 @@ def _add_tasks(
     `configs` and `more` are each step's configuration and further arguments; `jobs` is the pipeline parameter with the folds of the
     only loop, or None for the folds in the graph.
     """
-    made: dict[DagNode, dsl.PipelineTask] = {}
+    made: dict[DagTask, dsl.PipelineTask] = {}
 
-    def add(node: DagNode, fold: Any = None) -> None:
-        arguments = {"config": configs[node.step]} if node.step in configs else {}
-        labels = {"fold": fold, "cell_type": node.cell_type, "backbone": node.backbone}
-        if node.step in GPU_STEPS:
-            arguments |= {name: value for name, value in labels.items() if value is not None}
-        made[node] = COMPONENTS[node.step](**arguments, **_inputs(node, made), **more.get(node.step, {}))
-        settings(made[node], node)
+    def add(task: DagTask, fold: Any = None) -> None:
+        arguments = {"config": configs[task.step]} if task.step in configs else {}
+        if task.on_gpu:
+            arguments |= {**task.labels, "fold": fold}
+        made[task] = COMPONENTS[task.step](**arguments, **_inputs(task, made), **more.get(task.step, {}))
+        settings(made[task], task)
 
-    for loop, nodes in groupby(graph.nodes, key=lambda node: node.loop):
-        if loop is None:
-            for node in nodes:
-                add(node)
+    for of_folds, tasks in groupby(graph.tasks, key=lambda task: task.fold is not None):
+        if not of_folds:
+            for task in tasks:
+                add(task)
             continue
-        items = jobs if jobs is not None else [{"fold": fold} for fold in loop.folds]
+        by_fold = {fold: [*each] for fold, each in groupby(tasks, key=lambda task: task.fold)}
+        items = jobs if jobs is not None else [{"fold": fold} for fold in by_fold]
         with dsl.ParallelFor(items, parallelism=parallel) as job:
-            for node in nodes:
-                add(node, job.fold)
+            for task in next(iter(by_fold.values())):
+                add(task, job.fold)
 
 
-def _inputs(node: DagNode, made: Mapping[DagNode, dsl.PipelineTask]) -> dict[str, Any]:
-    """A node's inputs as its component takes them.
+def _inputs(task: DagTask, made: Mapping[DagTask, dsl.PipelineTask]) -> dict[str, Any]:
+    """A task's inputs as its component takes them; in `made`, the tasks of the first fold stand for a loop's.
 
     KFP has no list of artifacts from unrolled tasks: the networks of two backbones are two arguments, and the predictions of
     all cell types are a list of addresses, which assign returns.
     """
     found: dict[str, Any] = {}
-    for name, value in node.inputs.items():
-        if name == "bases":
-            assert isinstance(value, tuple)
+    for name, value in task.inputs.items():
+        if isinstance(value, TaskOutput):
+            found[name] = made[value.task].outputs[value.name]
+        elif name == "bases":
             for argument, each in zip(("base", "second_base"), value, strict=False):
-                found[argument] = made[each.node].outputs[each.name]
-        elif isinstance(value, NodeOutput):
-            output = made[value.node].outputs[value.name]
-            found[name] = output if value.node.loop is node.loop or value.node.loop is None else dsl.Collected(output)
+                found[argument] = made[each.task].outputs[each.name]
+        elif name == "logits":
+            found[name] = dsl.Collected(made[value[0].task].outputs[value[0].name])
         else:
-            found[name] = [made[each.node].outputs["Output"] for each in value]
+            found[name] = [made[each.task].outputs["Output"] for each in value]
     return found

@@ -91,7 +91,7 @@ def _arguments(config: RunConfig) -> dict[str, list[list[str]]]:
 
     found = {"simulate": [[*option, "--out", f"{prefix}/simulated"]]}
     for task in training_graph(config.model_copy(update={"folds": folds, "screen": screen})).tasks:
-        files = {**task.inputs, **{name: TaskOutput(task, name) for name in OUTPUTS[task.step]}}
+        files = {**task.inputs, **{name: task.output(name) for name in OUTPUTS[task.step]}}
         arguments = [*option]
         if task.step == "ensemble":  # in a pipeline it compares the digests of manifests
             del files["screen"]

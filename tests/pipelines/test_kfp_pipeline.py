@@ -14,7 +14,7 @@ import yaml
 from kfp import compiler
 
 from components.core.config import RunConfig
-from pipelines.dag import GPU_STEPS, DagNode, step_configs, training_graph
+from pipelines.dag import DagTask, TaskOutput, step_configs, training_graph
 from pipelines.kfp_pipeline import local_pipeline
 
 
@@ -72,29 +72,30 @@ SHAPES = [(), ONE_BACKBONE, ("mean_teacher.enabled=false",), ("mean_teacher.pseu
 
 
 @pytest.mark.parametrize("changes", SHAPES)
-def test_tasks_read_what_the_nodes_of_the_dag_read(compiled, changes):
-    dag, graph = compiled(*changes), training_graph(RunConfig.load("demo", changes))
-    names: dict[DagNode, str] = {}
-    for node in graph.nodes:
-        number = sum(each.step == node.step for each in names)
-        names[node] = node.step.replace("_", "-") + (f"-{number + 1}" if number else "")
+def test_tasks_read_what_the_tasks_of_the_dag_read(compiled, changes):
+    config = RunConfig.load("demo", changes)
+    dag, names = compiled(*changes), dict[DagTask, str]()
+    for task in training_graph(config).tasks:
+        if task.fold in (None, config.folds.trained[0]):  # which stands for all in the loop
+            number = sum(each.step == task.step for each in names)
+            names[task] = task.step.replace("_", "-") + (f"-{number + 1}" if number else "")
     assert set(names.values()) == dag.tasks.keys()
-    for node, task in names.items():
-        assert (task in dag.fold) == (node.loop is not None)
-        if node.step in GPU_STEPS:
-            labels = {"cell_type": node.cell_type, "backbone": node.backbone}
-            assert all(constant(dag.tasks[task], name) == value for name, value in labels.items() if value)
+    for task, compiled_name in names.items():
+        assert (compiled_name in dag.fold) == (task.fold is not None)
+        if task.on_gpu:
+            labels = {"cell_type": task.cell_type, "backbone": task.backbone}
+            assert all(constant(dag.tasks[compiled_name], name) == value for name, value in labels.items() if value)
         read = {}
-        for name, value in node.inputs.items():
+        for name, value in task.inputs.items():
             keys = ("base", "second_base") if name == "bases" else (name,)
-            for key, output in zip(keys, value if isinstance(value, tuple) else (value,), strict=False):
-                read[key] = names[output.node], output.name
+            for key, output in zip(keys, (value,) if isinstance(value, TaskOutput) else value, strict=False):
+                read[key] = names[output.task], output.name
         listed = read.pop("uris", None)
-        artifacts = dag.tasks[task]["inputs"].get("artifacts", {})
-        assert {name: dag.source(task, name) for name in artifacts} == read
-        assert (listed is not None) == (node.step == "report")
+        artifacts = dag.tasks[compiled_name]["inputs"].get("artifacts", {})
+        assert {name: dag.source(compiled_name, name) for name in artifacts} == read
+        assert (listed is not None) == (task.step == "report")
     answers = [re.search(r"(assign(-\d+)?)-Output", item).group(1) for item in constant(dag.root["report"], "uris")]  # type: ignore[union-attr]
-    assert answers == [name for node, name in names.items() if node.step == "assign"]
+    assert answers == [name for task, name in names.items() if task.step == "assign"]
 
 
 def test_the_truth_reaches_the_report_alone(compiled):
