@@ -15,7 +15,7 @@ CONTROL_IDS = {"UNTREATED": 1138, "sirna_5": 1108}
 def to_rxrx(tiny: TinyScreen) -> Path:
     """Turns the screen's tables and folders into those of the other layout, in place.
 
-    Treatments of unlabelled wells get a label too, as the release tells it: 7777, which no labelled well has.
+    Treatments of unlabelled wells have a label too, as in the release: 7777, which no labelled well has.
     """
     root, rows = tiny.root, [HEADER]
     for split in ("train", "test"):

@@ -12,7 +12,6 @@ from typing import Any
 
 import jsonschema
 import pytest
-import yaml
 
 from tests.github.workflows import FILES, FOLDER, ROOT, SHELL, Job, job, jobs, load, scripts
 
@@ -39,14 +38,6 @@ def test_workflows_fit_githubs_schema(file: Path):
     broken = load(file)
     broken["jobs"]["extra"] = {"runs-on": "ubuntu-24.04", "steps": [{"script": "true"}]}
     assert of_schema("github-workflows", broken)
-
-
-def test_dependabots_configuration_fits_its_schema():
-    content = yaml.safe_load((FOLDER.parent / "dependabot.yml").read_text())
-    assert of_schema("dependabot", content) == []
-    assert {update["schedule"]["interval"] for update in content["updates"]} == {"weekly"}
-    for update in content["updates"]:
-        assert (ROOT / update["directory"].strip("/")).is_dir()
 
 
 def test_zizmor_finds_nothing():

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from components.core.errors import InputError, StepError
 from components.core.progress import EVENTS_VARIABLE
 from components.core.storage.object_store import ObjectStore
+from tests.bench.measure import children
 from tests.components.pretrain.training_run import TrainingRun, epochs_trained
 from tests.tiny_screen import TinyScreen
 
@@ -121,9 +122,10 @@ def test_rejects_more_processes_than_gpus(make: Make, monkeypatch: pytest.Monkey
 
 def torchrun() -> int:
     """The process id of torchrun, a child of this process."""
-    children = [pid for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()]
-    (found,) = (pid for pid in children if b"torch.distributed.run" in Path(f"/proc/{pid}/cmdline").read_bytes())
-    return int(found)
+    (found,) = (
+        pid for pid in children(os.getpid()) if b"torch.distributed.run" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+    return found
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ from components.core.errors import StepError
 from components.core.learning import checkpoints as module
 from components.core.learning.checkpoints import Checkpoints
 from components.core.storage.object_store import ObjectStore
-from tests.components.core.learning.killed import KEY
+
+KEY = "newest.pt"
 
 
 def test_saves_when_the_interval_has_passed_unless_the_last_is_still_being_written(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import math
 from copy import deepcopy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -166,34 +167,25 @@ def test_an_epoch_has_every_labelled_well_once_and_unlabelled_wells_in_rounds(
     assert rounds.sum() == steps * unlabelled
 
 
-class Recorder:
-    """A loader that records the requested site batches, and the images that read through it."""
-
-    waited = 0.0
-
-    def __init__(self, images: Images) -> None:
-        self.batches_of_sites: list[np.ndarray] = []
-        self._inner = images.loader
-        self.images = replace(images, loader=self)
-
-    def batches(self, orders):
-        self.batches_of_sites += list(orders)
-        return self._inner.batches(orders)
-
-
 def test_the_pseudo_label_term_uses_the_given_classes_with_its_weight(images, wells, monkeypatch):
     """One step without augmentation: the loss computed from the three passes of an untouched copy."""
     config = CONFIG.model_copy(
         update={"labelled_batch": 100, "unlabelled_batch": 6, "ramp_epochs": 5.0, "consistency_weight": 40.0}
     )
-    recorder = Recorder(images)
+    read: list[np.ndarray] = []
+
+    def batches(orders):
+        read.extend(orders := list(orders))
+        return images.loader.batches(orders)
+
+    recording = replace(images, loader=SimpleNamespace(batches=batches, waited=0.0))
     pair = pair_of()
     student, teacher = deepcopy(pair.student).train(), deepcopy(pair.teacher).train()
     pseudo_W = torch.full((images.table.wells,), -1, dtype=torch.long)
     pseudo_W[torch.from_numpy(wells.hidden)] = torch.arange(len(wells.hidden)) % 6
     leave_views_out(monkeypatch, mean_teacher)
-    measured = epoch(pair, recorder.images, wells, config, epoch=2, pseudo_W=pseudo_W)
-    (sites,) = recorder.batches_of_sites
+    measured = epoch(pair, recording, wells, config, epoch=2, pseudo_W=pseudo_W)
+    (sites,) = read
     ((_, x),) = images.batches([sites])
     well_B = images.table.well_S[sites]
     count = len(wells.training)

@@ -29,13 +29,12 @@ def pairs(*backbones):
     return [Pair.start(b.name, classifier(K, 1 + n, b), keep_classifier=True) for n, b in enumerate(backbones)]
 
 
-def run(images: Images, own, score, epochs, refresh=None, validation=None, keep_best=None, **changes):
+def run(images: Images, own, score, epochs, refresh, validation=None, **changes):
     wells = fold_wells(images.table, 0, "all", "HUVEC")
     settings = MEAN_TEACHER.model_copy(update={"mean_teacher": MEAN_TEACHER.mean_teacher.model_copy(update=changes)})
     measured = Validation(wells.validation if validation is None else validation, score, 16, K)
     data = FoldData(images, wells, None, measured)
-    keep_best = refresh is not None if keep_best is None else keep_best
-    training = MeanTeacherTraining(own, data, settings, epochs, "HUVEC", 0, refresh, keep_best)
+    training = MeanTeacherTraining(own, data, settings, epochs, "HUVEC", 0, refresh, True)
     training.run()
     return training
 

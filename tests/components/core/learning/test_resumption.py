@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from components.core.config import AugmentConfig, ComputeConfig, StandardiseConfig
+from components.core.learning.checkpoints import Checkpoints
 from components.core.learning.network import Classifier
 from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
+from components.core.storage.object_store import ObjectStore
 from components.finetune.step import run as finetune
 from components.pretrain.step import run as pretrain
 from components.pseudo_label.step import run as pseudo_label
-from tests.components.core.learning.killed import KilledAt, KilledError
 from tests.components.core.learning.tiny_networks import MEAN_TEACHER, PRETRAIN
 from tests.components.pretrain.training_run import files
 
@@ -29,6 +30,30 @@ TEACHING: MeanTeacherSettings = MEAN_TEACHER.model_copy(
         "mean_teacher": MEAN_TEACHER.mean_teacher.model_copy(update={"pseudo_labels": "soft", "labelled_batch": 12}),
     }
 )
+
+
+class KilledError(Exception):
+    """Simulates the end of the process."""
+
+
+class KilledAt(Checkpoints):
+    """Saves at every opportunity, and raises KilledError after a number of saves; None never does.
+
+    Attributes:
+        saves: number of saves so far.
+    """
+
+    def __init__(self, folder: Path, saves: int | None = None) -> None:
+        super().__init__(ObjectStore(folder), "newest.pt", 0.0)
+        self._last = saves
+        self.saves = 0
+
+    def save(self, state: Any) -> None:
+        super().save(state)
+        self.saves += 1
+        if self.saves == self._last:
+            self.close()
+            raise KilledError
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,7 @@ from components.core.screen.layouts import read_screen
 from components.core.screen.packing import PackResult, pack_plates
 from components.core.screen.screen_source import ScreenDirectory
 from components.core.storage.object_store import ObjectStore
+from tests.bench.measure import children
 from tests.tiny_screen import CONFIG, SIZE, TinyScreen, raw_png
 
 ROOT = Path(__file__).parents[4]
@@ -66,17 +67,7 @@ def main(root: str, store: str) -> None:
 
 def workers_of(parent: int) -> list[int]:
     """Process ids of the workers, which a server process forks."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            state, above = (process / "stat").read_text().rpartition(")")[2].split()[:2]
-            command = (process / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if state != "Z" and b"multiprocessing.forkserver" in command:
-            found.append((int(process.name), int(above)))
-    servers = {pid for pid, above in found if above == parent}
-    return [pid for pid, above in found if above in servers]
+    return [worker for server in children(parent) for worker in children(server)]
 
 
 def running(pid: int) -> bool:
