@@ -377,9 +377,10 @@ def jobs(
     from pipelines.cluster.checks import check_cluster, on_cluster
     from pipelines.cluster.compile import images_of
     from pipelines.cluster.jobs import step_jobs, write_jobs
+    from pipelines.dag import training_graph
 
     settings = on_cluster(RunConfig.load(config, set or []))
-    check_cluster(settings)
+    check_cluster(settings, training_graph(settings))
     manifests = step_jobs(settings, images_of(images).references)
     write_jobs(manifests, out)
     typer.echo(f"{out}: {', '.join(manifests)}")

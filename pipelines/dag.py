@@ -114,6 +114,11 @@ class TaskGraph:
         self.tasks.append(DagTask(len(self.tasks), step, fold, cell_type, backbone, inputs))
         return self.tasks[-1]
 
+    @property
+    def trains(self) -> bool:
+        """Whether it is a training's, and not that of a prediction of new plates."""
+        return any(task.step == "pretrain" for task in self.tasks)
+
     def counts(self) -> dict[str, int]:
         """Number of tasks by step, in the order of the DAG; steps without tasks are left out."""
         found = Counter(task.step for task in self.tasks)

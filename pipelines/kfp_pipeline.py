@@ -82,7 +82,7 @@ def cluster_pipeline(config: RunConfig, graph: TaskGraph, images: Mapping[str, s
 def _pipeline(
     config: RunConfig, graph: TaskGraph, known: str, whole: str, parallel: int, settings: TaskSettings
 ) -> BaseComponent:
-    """The pipeline of a training, or of a prediction, whose graph pretrains nothing.
+    """The pipeline of a training or a prediction.
 
     Configurations of steps with several tasks are parameters, so each is in the file once; users leave their defaults.
     """
@@ -90,7 +90,7 @@ def _pipeline(
     last = "pseudo_label" if config.has_pseudo_labels else "infer"
     folds = [{"fold": fold} for fold in config.folds.trained]
 
-    if "pretrain" not in graph.counts():
+    if not graph.trains:
 
         @dsl.pipeline(name=pipeline_name(predicting_name(config.name)))
         def prediction(

@@ -6,7 +6,7 @@ Tables are read and images are listed; no image is read. Imports neither torch n
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
@@ -21,7 +21,7 @@ from components.core.storage.digests import digest_text
 from components.core.storage.opening import cluster_store, is_bucket
 from pipelines.checks import local_files
 from pipelines.cluster.pod_settings import SCRATCH, resources_of
-from pipelines.dag import GPU_STEPS, training_graph
+from pipelines.dag import GPU_STEPS, TaskGraph
 from pipelines.plan.memory import pod_memory_warnings
 
 LISTINGS = 16
@@ -33,10 +33,10 @@ def on_cluster(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"store": cluster_store(config.store)})
 
 
-def check_cluster(config: RunConfig, steps: Sequence[str] = (), resubmits: bool = False) -> list[str]:
+def check_cluster(config: RunConfig, graph: TaskGraph, resubmits: bool = False) -> list[str]:
     """Refuses a configuration, from `on_cluster`, whose pods cannot work; returns warnings, a sentence each.
 
-    `steps` are those that run; empty for a training's. If a failed run is submitted again, a pod taken from its node is no concern.
+    If a failed run is submitted again, a pod that is taken from its node is no concern.
 
     Raises:
         InputError: names the field, and what to do.
@@ -54,7 +54,7 @@ def check_cluster(config: RunConfig, steps: Sequence[str] = (), resubmits: bool 
             f"loader.node_cache: {cache} is mounted into pods as an empty folder; give an absolute path of its own, for example "
             "/node-cache, or null"
         )
-    pods = [resources_of(config, step) for step in steps or training_graph(config).counts()]
+    pods = [resources_of(config, step) for step in graph.counts()]
     remarks = [remark for pod in pods for remark in _remarks(config, pod.step, pod.own)]
     spot = [pod.step for pod in pods if pod.spot]
     if spot and not resubmits:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import dropwhile
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from components.core.storage.digests import code_digest, digest_text
 from components.core.storage.run_records import RECIPE
 from components.image import VERSION
 from pipelines.cluster.checks import check_cluster, on_cluster
-from pipelines.dag import prediction_graph, training_graph
+from pipelines.dag import TaskGraph, training_graph
 from pipelines.images.code_version import UNCOMMITTED, code_commit, code_version
 from pipelines.images.record import ImageRecord, read_images
 from pipelines.options import check_new_file, print_line
@@ -45,10 +45,11 @@ def run_compile(config: RunConfig, out: Path, images: str, console: Console) -> 
         raise InputError(f"--out {out}: Kubeflow requires a file name that ends in .yaml")
     check_new_file("--out", out)
     config = on_cluster(config)
-    remarks = check_cluster(config)
+    graph = training_graph(config)
+    remarks = check_cluster(config, graph)
     record = images_of(images)
     lineage = known_lineage(config, record)
-    text = compiled(config, record.references, lineage)
+    text = compiled(config, graph, record.references, lineage)
     write_atomically(out, text)
     for remark in (*remarks, *lineage["warnings"]):
         print_line(console, f"warning: {remark}", "yellow")
@@ -95,22 +96,15 @@ def known_lineage(
     }
 
 
-def compiled(
-    config: RunConfig,
-    references: Mapping[str, str],
-    lineage: Mapping[str, Any],
-    folds: Mapping[str, Sequence[int]] | None = None,
-) -> str:
+def compiled(config: RunConfig, graph: TaskGraph, references: Mapping[str, str], lineage: Mapping[str, Any]) -> str:
     """The pipeline as YAML: its specification, and its settings for Kubernetes.
 
-    `references` are those of the images by target; empty for tags. `folds` are the model's folds that predict, by cell type of the
-    new plates; None for a training.
+    `references` are those of the images by target; empty for tags.
     """
     from kfp import compiler
 
     from pipelines.kfp_pipeline import cluster_pipeline
 
-    graph = training_graph(config) if folds is None else prediction_graph(folds)
     text = json.dumps(lineage, sort_keys=True)
     pipeline = cluster_pipeline(config, graph, references, text)
     with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder, warnings.catch_warnings():

@@ -6,7 +6,7 @@ The steps from ensemble to report of a failed training are computed here, from i
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import HOLDOUT, MANIFEST, TaskRecord, run_file
 from components.core.storage.runs import fetch_results, finished_folds
+from pipelines.dag import TaskGraph
 from pipelines.images.record import ImageRecord
 from pipelines.options import print_line
 from pipelines.run.folder import EMBEDDINGS, join_embeddings, read_metrics
@@ -35,7 +36,6 @@ class ClusterRun:
     Attributes:
         name: name of its pipeline, and the beginning of its key.
         key: its key in the store, and the beginning of its name in KFP.
-        folds: the model's folds that predict, by cell type of the new plates; None for a training.
         lineage: what is known of the run before it starts, warnings included.
         parameters: of its pipeline, all but the lineage; `truth` is the address of labels, or empty.
     """
@@ -45,7 +45,7 @@ class ClusterRun:
     key: str
     store: ObjectStore
     images: ImageRecord
-    folds: Mapping[str, Sequence[int]] | None
+    graph: TaskGraph
     lineage: Mapping[str, Any]
     parameters: Mapping[str, Any]
 
@@ -65,7 +65,7 @@ def fetch(run: ClusterRun, out: Path, console: Console) -> None:
     except OSError as error:
         raise StepError(f"{error.filename or out}: cannot be written ({error.strerror}); make room") from None
     metrics = read_metrics(out)
-    if run.folds is None:
+    if run.graph.trains:
         console.print(accuracy_table(metrics))
     elif "holdout" in metrics:
         console.print(accuracy_table(metrics, holdout="new plates"))
@@ -94,8 +94,8 @@ def report_of_failed(run: ClusterRun, out: Path, console: Console) -> str:
 
     try:
         done = {cell_type: len(records) for cell_type, records in _recorded_folds(run).items()}
-        if run.folds is not None:
-            total = sum(map(len, run.folds.values()))
+        if not run.graph.trains:
+            total = run.graph.counts()["infer"]
             return f"no report: {sum(done.values())} of {total} folds have predicted, and the same command resumes"
         counts = {cell_type: done.get(cell_type, 0) for cell_type in run.config.screen.cell_types}
         common, total = min(counts.values()), len(run.config.folds.trained)

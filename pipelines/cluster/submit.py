@@ -36,7 +36,7 @@ from pipelines.cluster.endpoint import EndpointError, KfpEndpoint, Login
 from pipelines.cluster.follow import ENDED, Contact, Follower, interruptible, warn
 from pipelines.cluster.pod_settings import name_part, pipeline_name
 from pipelines.cluster.results import ClusterRun, fetch, report_of_failed
-from pipelines.dag import prediction_graph
+from pipelines.dag import prediction_graph, training_graph
 from pipelines.images.record import RECORD, check_pushed
 from pipelines.options import HOURS, print_line
 from pipelines.run.folder import check_results_folder
@@ -95,7 +95,7 @@ def submit(wanted: RunConfig | PredictRequest, request: SubmitRequest, console: 
     advice = f"whether run {run.key} has started is unknown: the same command follows it if it has"
     contact = Contact(time.monotonic() + request.timeout, console, advice)
     endpoint = _connected(run, request.endpoint, contact)
-    text = compiled(run.config, run.images.references, run.lineage, run.folds)
+    text = compiled(run.config, run.graph, run.images.references, run.lineage)
     with interruptible(contact):
         submission = contact.answered(lambda: _Submission(run, text, endpoint, console))
         for left in range(request.resubmit, -1, -1):
@@ -130,10 +130,11 @@ def _checked_run(wanted: RunConfig | PredictRequest, request: SubmitRequest) -> 
     check_addresses(request.screen, request.truth)
     source = screen_source(request.screen)
     source.check()
-    folds, parameters = None, {}
+    parameters: dict[str, Any] = {}
     if isinstance(wanted, RunConfig):
         config = on_cluster(wanted)
-        name, remarks = config.name, check_cluster(config, resubmits=request.resubmit > 0)
+        graph = training_graph(config)
+        name, remarks = config.name, check_cluster(config, graph, request.resubmit > 0)
         store = _opened(config.store)
         with local_file(request.truth) as labels:
             tables = check_screen(config, source, labels)
@@ -149,16 +150,15 @@ def _checked_run(wanted: RunConfig | PredictRequest, request: SubmitRequest) -> 
         store = _opened(chosen)
         with local_file(request.truth) as labels:
             checked = check_prediction(wanted, chosen, store, source, labels)
-        config, folds, parameters = checked.config, checked.folds, checked.params.parameters()
-        steps = tuple(prediction_graph(folds).counts())
-        name, remarks = predicting_name(config.name), check_cluster(config, steps, request.resubmit > 0)
+        config, graph, parameters = checked.config, prediction_graph(checked.folds), checked.params.parameters()
+        name, remarks = predicting_name(config.name), check_cluster(config, graph, request.resubmit > 0)
         tables = Screen(checked.plates, checked.model.vocabulary)
         decides = {**checked.params.model_dump(mode="json"), "model": checked.model.fingerprint}  # at whatever address
         lineage = {**known_lineage(config, images, decides), "model": dict(checked.model_info)}
     address, digest = request.screen.rstrip("/"), fingerprint(source, tables, config.screen.sites)
     key = cluster_run_key(name, lineage[RECIPE], address, digest)
     parameters = {**parameters, "source": address, "fingerprint": digest, "truth": request.truth or ""}
-    return ClusterRun(config, name, key, store, images, folds, lineage, parameters), remarks
+    return ClusterRun(config, name, key, store, images, graph, lineage, parameters), remarks
 
 
 def _opened(chosen: StoreConfig) -> ObjectStore:

@@ -23,6 +23,7 @@ from pipelines.cluster import compile as compiling
 from pipelines.cluster.checks import on_cluster
 from pipelines.cluster.compile import TAGS, compiled, images_of, known_lineage
 from pipelines.cluster.pod_settings import OPTIONAL_KEYS, REQUIRED_KEYS, resources_of
+from pipelines.dag import prediction_graph, training_graph
 from pipelines.images.record import write_images
 from tests.k8s.manifests import built, one
 from tests.k8s.pod_security import violations
@@ -42,7 +43,8 @@ ALL_FIELDS = (
 
 def golden_text() -> str:
     file = GOLDEN.with_name("tiny.yaml")
-    return compiled(on_cluster(RunConfig.load(str(file))), RECORD.references, LINEAGE)
+    config = on_cluster(RunConfig.load(str(file)))
+    return compiled(config, training_graph(config), RECORD.references, LINEAGE)
 
 
 class Pipeline:
@@ -50,7 +52,8 @@ class Pipeline:
 
     def __init__(self, *changes: str, record: Any = RECORD, folds: Any = None) -> None:
         self.config = RunConfig.load("rxrx1", changes)
-        self.text = compiled(self.config, record.references, LINEAGE, folds)
+        graph = prediction_graph(folds) if folds else training_graph(self.config)
+        self.text = compiled(self.config, graph, record.references, LINEAGE)
         self.spec, self.platform = yaml.load_all(self.text, yaml.CSafeLoader)
         self.executors: dict[str, Any] = self.spec["deploymentSpec"]["executors"]
         self.kubernetes: dict[str, Any] = self.platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]

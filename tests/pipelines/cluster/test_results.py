@@ -11,6 +11,7 @@ from rich.console import Console
 
 from components.core.storage.object_store import ObjectStore
 from pipelines.cluster.results import ClusterRun, report_of_failed
+from pipelines.dag import training_graph
 from tests.pipelines.cluster.test_jobs import RECORD
 from tests.pipelines.run.test_finish import KEY, FoldedRun
 
@@ -21,7 +22,7 @@ def failed(tmp_path: Path, store: ObjectStore) -> FoldedRun:
 
 
 def report(failed: FoldedRun, out: Path) -> str:
-    run = ClusterRun(failed.config, "tiny", KEY, failed.store, RECORD, None, {}, {"truth": ""})
+    run = ClusterRun(failed.config, "tiny", KEY, failed.store, RECORD, training_graph(failed.config), {}, {"truth": ""})
     return report_of_failed(run, out, Console(file=io.StringIO()))
 
 

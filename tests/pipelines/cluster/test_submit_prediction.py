@@ -36,6 +36,7 @@ from components.report.step import main as report
 from pipelines.cli import app
 from pipelines.cluster.compile import compiled
 from pipelines.cluster.submit import SubmitRequest, submit
+from pipelines.dag import TaskGraph
 from pipelines.run.predict_request import PredictRequest
 from tests.components.core.registry.finished_run import KEY, FinishedRun
 from tests.pipelines.cluster.conftest import key_of
@@ -112,10 +113,10 @@ COMPILED: dict[Any, tuple[str, str]] = {}
 def _compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiles the pipeline once; for a test with another store, that store's prefix replaces the first one."""
 
-    def once(config: RunConfig, record: Any, lineage: Any, folds: Any) -> str:
-        key = (config.model_dump_json(exclude={"store"}), repr(folds))
+    def once(config: RunConfig, graph: TaskGraph, *rest: Any) -> str:
+        key = (config.model_dump_json(exclude={"store"}), repr([task.name for task in graph.tasks]))
         if key not in COMPILED:
-            COMPILED[key] = compiled(config, record, lineage, folds), config.store.prefix
+            COMPILED[key] = compiled(config, graph, *rest), config.store.prefix
         text, prefix = COMPILED[key]
         return text.replace(prefix, config.store.prefix)
 
