@@ -6,7 +6,6 @@ The sources are read, not imported: importing a training step costs seconds of t
 from __future__ import annotations
 
 import ast
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +16,6 @@ ROOT = Path(__file__).resolve().parents[2] / "components"
 STEPS = sorted(path.parent.name for path in ROOT.glob("*/component.py"))
 # The keyword of main that comes from component parameters of other names.
 RENAMED = {"bases": {"base", "second_base"}}
-
-each_component = pytest.mark.parametrize("step", STEPS)
 
 
 def tree(step: str, file: str) -> ast.Module:
@@ -37,15 +34,6 @@ def names_in(node: ast.AST) -> set[str]:
     return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
 
 
-@pytest.mark.parametrize("step", ["simulate", *STEPS])
-def test_every_step_has_a_command_line(step, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [step, "--help"])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_module(f"components.{step}", run_name="__main__")
-    assert not ended.value.code
-    assert capsys.readouterr().out.startswith("Usage")
-
-
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
     flags = ("--config", "demo", "--set", "pretrain.epoch=3", "--fold", "0", "--backbone", "x")
     command = [sys.executable, "-m", "components.pretrain", *flags, "--screen", str(tmp_path), "--weights", "w"]
@@ -56,7 +44,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
     assert "pretrain.epoch: unknown key" in done.stderr
 
 
-@each_component
+@pytest.mark.parametrize("step", STEPS)
 def test_main_gets_every_parameter_under_its_own_name(step: str):
     component = function(tree(step, "component.py"), step)
     (call,) = (node for node in ast.walk(component) if isinstance(node, ast.Call) and names_in(node.func) == {"main"})
@@ -74,22 +62,3 @@ def test_main_gets_every_parameter_under_its_own_name(step: str):
         assert names_in(value) & set(parameters(component)) == expected, keyword.arg
     used = set().union(*(names_in(statement) for statement in component.body))
     assert set(parameters(component)) <= used
-
-
-@each_component
-def test_a_component_is_a_signature_a_few_imports_and_a_call(step: str):
-    """KFP ships the function's source alone: what it uses it must import inside, and its module imports only kfp."""
-    module = tree(step, "component.py")
-    outer = [node for node in module.body if isinstance(node, ast.ImportFrom | ast.Import)]
-    # Not __future__: KFP reads the annotations as objects.
-    assert {getattr(node, "module", None) for node in outer} <= {"kfp", "components.image", "typing"}
-    component = function(module, step)
-    imported = {
-        alias.name
-        for node in ast.walk(component)
-        if isinstance(node, ast.ImportFrom | ast.Import)
-        for alias in node.names
-    }
-    stored = {n.id for n in ast.walk(component) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    body = set().union(*(names_in(statement) for statement in component.body))
-    assert body <= imported | stored | set(parameters(component)) | {"int"}

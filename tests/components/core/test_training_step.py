@@ -17,9 +17,14 @@ import torch
 from safetensors.torch import load_file
 
 from components.core.errors import InputError, StepError
+from components.core.learning.step_settings import InferSettings
 from components.core.progress import EVENTS_VARIABLE
+from components.core.storage.arrays import read_logits
+from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
+from components.infer.step import run as infer
 from tests.bench.measure import children
+from tests.components.core.learning.tiny_networks import RUN
 from tests.components.pretrain.training_run import TrainingRun, epochs_trained
 from tests.tiny_screen import TinyScreen
 
@@ -99,7 +104,16 @@ def test_two_processes_equal_one_that_accumulates_two_parts(
     assert epochs_trained(events) == 2 * 2, "of each backbone one, which only the leader reports"
     # In prediction each process has a share of the wells, and the leader all logits.
     together.pseudo_label()
-    assert (together.logits / "logits.npz").exists()
+    store, manifests = (
+        ObjectStore(together.store),
+        (Manifest.read(path) for path in (together.screen, together.holdout)),
+    )
+    outputs = tmp_path / "logits", tmp_path / "embeddings"
+    infer(RUN.section(InferSettings), store, *manifests, [together.weights], 0, "HUVEC", *outputs)
+    for role in ("oof", "unlabelled"):
+        of_team, of_one = (read_logits(folder).wells[role] for folder in (together.logits, outputs[0]))
+        assert of_team.ids_W == of_one.ids_W != ()
+        assert of_team.logits_WK == pytest.approx(of_one.logits_WK, abs=1e-4)
     assert len(list(together.embeddings.rglob("*.parquet"))) == 2
 
 
