@@ -283,9 +283,5 @@ def with_address(config: RunConfig) -> RunConfig:
         return config
     if not Path(config.init_from).is_dir() and "/" not in config.init_from:
         return config
-    try:
-        found = find_run(config.init_from)
-    except InputError as error:
-        raise InputError(f"{OPTION}: {str(error).removeprefix('--run ')}") from None
-    address = found.store.address
-    return config.model_copy(update={"init_from": f"{address}/{RUNS}/{found.key}"})
+    found = find_run(config.init_from, f"{OPTION}:")
+    return config.model_copy(update={"init_from": f"{found.store.address}/{RUNS}/{found.key}"})

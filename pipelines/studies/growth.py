@@ -27,7 +27,6 @@ from components.core.errors import InputError
 from components.core.evaluation.figures.growth_chart import Point, draw_growth
 from components.core.files import write_atomically
 from components.core.storage.object_store import ObjectStore
-from pipelines.dag import training_graph
 from pipelines.images.code_version import code_version
 from pipelines.options import console_of_terminal
 from pipelines.studies.rungs import Rung, rungs
@@ -203,7 +202,7 @@ def _rung_runs(study: Study, ladder: Sequence[Rung], seed: int) -> list[RungRun]
     for rung in ladder:
         label, config = f"seed {seed}, {rung.name}: ", rung.config.model_copy(update={"seed": seed})
         simulated = study.simulate(config, label)
-        made = study.add_graph(config, training_graph(config), simulated, label)
+        made = study.add_training(config, simulated, label)
         predictions = {
             str(task.cell_type): own.path("predictions") for task, own in made.items() if task.step == "assign"
         }

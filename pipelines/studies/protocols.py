@@ -28,7 +28,6 @@ from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import whole_address
 from pipelines.checks import check_input
-from pipelines.dag import training_graph
 from pipelines.images.code_version import code_version
 from pipelines.options import console_of_terminal
 from pipelines.studies.splits import (
@@ -214,8 +213,7 @@ def measure(
 def _packed(study: Study, config: RunConfig, screen: str | None) -> Manifest:
     """The manifest of the whole screen, which is simulated first if `screen` is None."""
     source = study.simulate(config) if screen is None else whole_address(screen)
-    graph = training_graph(config)
-    (packed,) = study.add_graph(config, graph, source, included=lambda task: task.step == "normalize").values()
+    (packed,) = study.add_training(config, source, included=lambda task: task.step == "normalize").values()
     packed.forget()  # only the step itself can tell whether its images are unchanged, and in the store
     study.run(config)
     return Manifest.read(packed.path("screen"))
@@ -241,9 +239,8 @@ def _add_split(study: Study, config: RunConfig, protocol: Protocol, whole: Manif
         files[output] = study.folder / "splits" / name / f"{output}.json"
         files[output].parent.mkdir(parents=True, exist_ok=True)
         files[output].write_text(content.model_dump_json(), encoding="utf-8")
-    made = study.add_graph(
+    made = study.add_training(
         config,
-        training_graph(config),
         label=f"{name}: ",
         included=lambda task: task.step == "pretrain" or (task.step == "infer" and task.cell_type in cell_types),
         files=files,

@@ -44,7 +44,7 @@ from components.core.progress import EVENTS_VARIABLE, TASK_VARIABLE
 from components.core.screen.simulation.plate_design import SimulationSettings
 from components.core.storage.digests import code_digest, digest_text
 from components.normalize.config import NormalizeConfig
-from pipelines.dag import OUTPUTS, DagTask, TaskGraph, TaskOutput, step_configs
+from pipelines.dag import OUTPUTS, DagTask, TaskOutput, step_configs, training_graph
 from pipelines.run import RESUME
 from pipelines.run.display import TaskDisplay
 
@@ -120,21 +120,19 @@ class Study:
         settings = config.section(SimulationSettings).model_dump_json()
         return self._add("simulate", f"{label}simulate", settings, {"config": settings}, [], ["out"])
 
-    def add_graph(
+    def add_training(
         self,
         config: RunConfig,
-        graph: TaskGraph,
         source: StudyTask | str = "",
         label: str = "",
         included: Callable[[DagTask], bool] = lambda task: task.step != "report",
         files: Mapping[str, Path] | None = None,
         content: str = "",
     ) -> dict[DagTask, StudyTask]:
-        """Adds tasks of a configuration's DAG, except those that equal ones of an earlier configuration.
+        """Adds tasks of a configuration's training, except those that equal ones of an earlier configuration.
 
         Args:
             config: the configuration.
-            graph: its DAG.
             source: the screen that normalize reads: its address, or its simulation.
             label: put before the names of the tasks.
             included: which tasks to add; `files` replace the outputs of the others.
@@ -147,7 +145,7 @@ class Study:
             known = made.get(output.task)
             return str(known.path(output.name) if known else (files or {})[output.name])
 
-        for task in filter(included, graph.tasks):
+        for task in filter(included, training_graph(config).tasks):
             arguments: dict[str, Any] = {"config": configs[task.step]} if task.step in configs else {}
             needs = [made[each] for each in made if each.number in task.needs]
             if task.on_gpu:

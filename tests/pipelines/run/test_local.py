@@ -440,7 +440,7 @@ def test_interruption_label_encoding_and_a_screen_in_a_bucket_change_no_predicti
     work.mkdir()
     config = RunConfig.load(str(tmp_path / "run" / "tiny.yaml"), [f"store.bucket={(work / 'store').as_uri()}"])
     study = Study(work, 1, Console(file=io.StringIO()))
-    tasks = study.add_graph(config, training_graph(config), store.uri(""), included=lambda _: True)
+    tasks = study.add_training(config, store.uri(""), included=lambda _: True)
     (report,) = (task for task in tasks.values() if task.step == "report")
     report.arguments.update(truth=str(tmp_path / "run" / "truth.csv"), lineage="{}")
     study.run(config)

@@ -11,7 +11,6 @@ from rich.console import Console
 
 from components.core.config import RunConfig
 from components.core.errors import InputError
-from pipelines.dag import training_graph
 from pipelines.studies.study import Study, opened_study
 
 
@@ -19,7 +18,7 @@ def digests(study: Study, *changes: str) -> dict[str, set[str]]:
     """Digests by step of a configuration's tasks, which are added."""
     config = RunConfig.load("growth", changes)
     simulated = study.simulate(config)
-    made = study.add_graph(config, training_graph(config), simulated)
+    made = study.add_training(config, simulated)
     found: dict[str, set[str]] = {}
     for task in (simulated, *made.values()):
         found.setdefault(task.step, set()).add(task.digest)
