@@ -60,7 +60,7 @@ def run_compile(config: RunConfig, out: Path, images: str, console: Console) -> 
 def images_of(option: str) -> ImageRecord:
     """The images to pin, by the value of --images; none for TAGS. Raises as read_images."""
     if option == TAGS:
-        return ImageRecord(schema=1, version=VERSION, commit=code_commit(), images={})
+        return ImageRecord(schema=2, version=VERSION, commit=code_commit(), references={})
     try:
         return read_images(Path(option))
     except InputError as error:

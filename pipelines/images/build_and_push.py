@@ -14,7 +14,7 @@ from components.core.errors import InputError, StepError
 from components.image import VERSION
 from pipelines.images.code_version import CURRENT, UNCOMMITTED, Target, checkout, repository, sources_digest, tag_of
 from pipelines.images.engine import check_image, connect, one_line
-from pipelines.images.record import Image, ImageRecord, write_images
+from pipelines.images.record import ImageRecord, write_images
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -111,19 +111,19 @@ def push(registry: str, record: Path, console: Console) -> None:
     for target in TARGETS:
         check_image(client, f"{repository(target)}:{tag}")
     _warn_of_changes(commit, f"{tag}: the images contain uncommitted changes", console)
-    images: dict[Target, Image] = {}
+    references: dict[str, str] = {}
     for target in TARGETS:
         remote = f"{registry.strip('/')}/{repository(target)}"
         with console.status(f"{remote}:{tag}: pushing"):
             digest = _push(client, f"{repository(target)}:{tag}", remote, tag)
-        images[target] = Image(reference=f"{remote}@{digest}", tag=tag)
+        references[target] = f"{remote}@{digest}"
     try:
-        write_images(ImageRecord(schema=1, version=VERSION, commit=commit, images=images), record)
+        write_images(ImageRecord(schema=2, version=VERSION, commit=commit, references=references), record)
     except OSError as error:
         raise InputError(
             f"--record {record}: cannot be written ({error.strerror}), though both images are pushed; give another file"
         ) from None
-    for line in (*(image.reference for image in images.values()), f"recorded in {record}"):
+    for line in (*references.values(), f"recorded in {record}"):
         console.print(line, highlight=False, soft_wrap=True)
 
 

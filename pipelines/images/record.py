@@ -1,6 +1,6 @@
 """The built images by digest, which `images push` records and `compile` pins, and whether their registry has them.
 
-{"schema": 1, "version": "0.1.0", "commit": "1a2b3c…", "images": {"cpu": {"reference": "registry/cellsignal-cpu@sha256:…", …}}}
+{"schema": 2, "version": "0.1.0", "commit": "1a2b3c…", "references": {"cpu": "registry/cellsignal-cpu@sha256:…", "gpu": …}}
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from components.core.config import FrozenModel
 from components.core.errors import InputError
 from components.core.files import write_atomically
-from pipelines.images.code_version import Target
 
 RECORD = Path("images.json")
 """Default file of the record."""
@@ -35,27 +34,15 @@ _ACCEPT = ", ".join(
 )
 
 
-class Image(FrozenModel):
-    """One image in a registry."""
-
-    reference: str = Field(
-        pattern=r"^[^@\s]+@sha256:[0-9a-f]{64}$", description="REGISTRY/NAME@sha256:DIGEST, which no later push changes"
-    )
-    tag: str = Field(description="the tag that was pushed: the git commit")
-
-
 class ImageRecord(FrozenModel):
-    """Both images of one build."""
+    """Both images of one build, or none: then they are named by their tags."""
 
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[2] = Field(2, alias="schema")
     version: str = Field(description="version of the package")
     commit: str = Field(description="git commit; +changes if there were uncommitted changes")
-    images: dict[Target, Image] = Field(description="by target")
-
-    @property
-    def references(self) -> dict[str, str]:
-        """References with digests, by target."""
-        return {target: image.reference for target, image in sorted(self.images.items())}
+    references: dict[str, Annotated[str, Field(pattern=r"^[^@\s]+@sha256:[0-9a-f]{64}$")]] = Field(
+        description="REGISTRY/NAME@sha256:DIGEST by target, which no later push changes"
+    )
 
 
 def read_images(path: Path) -> ImageRecord:
@@ -72,7 +59,7 @@ def read_images(path: Path) -> ImageRecord:
         raise InputError(f"{path}: cannot be read ({error.strerror}); `cellsignal images push` writes it") from None
     except ValueError:
         raise InputError(f"{path}: not a record of images; `cellsignal images push` rewrites it") from None
-    missing = {"cpu", "gpu"} - record.images.keys()
+    missing = {"cpu", "gpu"} - record.references.keys()
     if missing:
         raise InputError(f"{path}: without the {sorted(missing)[0]} image; `cellsignal images push` rewrites it")
     return record

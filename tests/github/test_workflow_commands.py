@@ -17,7 +17,7 @@ import typer
 
 from components.image import VERSION
 from pipelines.cli import app
-from pipelines.images.record import Image, ImageRecord, write_images
+from pipelines.images.record import ImageRecord, write_images
 from tests.github.workflows import SHELL, job
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -128,8 +128,8 @@ def test_images_are_built_and_pushed_by_existing_commands(machine: Machine):
     assert built.outputs == {"tag": "0123456789ab"}
     digest = f"sha256:{'a' * 64}"
     names = {target: f"ghcr.io/lab/cellsignal-{target}" for target in ("cpu", "gpu")}
-    images = {target: Image(reference=f"{name}@{digest}", tag=COMMIT[:12]) for target, name in names.items()}
-    record = ImageRecord(schema=1, version=VERSION, commit=COMMIT[:12], images=images)  # type: ignore[arg-type]
+    references = {target: f"{name}@{digest}" for target, name in names.items()}
+    record = ImageRecord(schema=2, version=VERSION, commit=COMMIT[:12], references=references)
     write_images(record, machine.folder / "images.json")
     pushed = machine.run(step("images", "Push")["run"], {})
     assert pushed.code == 0, pushed.out

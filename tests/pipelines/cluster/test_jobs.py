@@ -16,15 +16,16 @@ from pipelines.cli import app
 from pipelines.cluster.checks import on_cluster
 from pipelines.cluster.jobs import step_jobs
 from pipelines.cluster.pod_settings import resources_of
-from pipelines.images.record import Image, ImageRecord, write_images
+from pipelines.images.record import ImageRecord, write_images
 from tests.k8s.manifests import demo_jobs
 from tests.k8s.pod_security import violations
 
 DIGEST = "sha256:" + "5" * 64
 RECORD = ImageRecord(
+    schema=2,
     version="0.1.0",
     commit="0" * 40,
-    images={t: Image(reference=f"registry.example/cellsignal-{t}@{DIGEST}", tag="0") for t in ("cpu", "gpu")},  # type: ignore[misc]
+    references={target: f"registry.example/cellsignal-{target}@{DIGEST}" for target in ("cpu", "gpu")},
 )
 STEPS = ["simulate", "normalize", "pretrain", "finetune", "pseudo-label", "ensemble", "assign", "report"]
 

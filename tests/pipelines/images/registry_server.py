@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
-from pipelines.images.record import Image, ImageRecord, write_images
+from pipelines.images.record import ImageRecord, write_images
 
 DIGEST = f"sha256:{'0123456789abcdef' * 4}"
 
@@ -40,7 +40,7 @@ def serve_registry() -> Iterator[tuple[str, dict[str, int]]]:
 
 def record_at(host: str, folder: Path) -> Path:
     """Writes a record of both images at a registry."""
-    images = {t: Image(reference=f"{host}/cellsignal-{t}@{DIGEST}", tag="abc") for t in ("cpu", "gpu")}
+    references = {target: f"{host}/cellsignal-{target}@{DIGEST}" for target in ("cpu", "gpu")}
     path = folder / "images.json"
-    write_images(ImageRecord(version="0.1.0", commit="abc", images=images), path)  # type: ignore[arg-type]
+    write_images(ImageRecord(schema=2, version="0.1.0", commit="abc", references=references), path)
     return path

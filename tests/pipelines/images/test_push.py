@@ -100,13 +100,12 @@ def test_the_record_has_the_digests_of_the_registry(small, registry, tmp_path: P
     push(f"{host}/lab", record, quiet())
     found = read_images(record)
     assert found.commit == code_commit()
-    assert found.images.keys() == {"cpu", "gpu"}
-    for target, image in found.images.items():
-        name, _, digest = image.reference.partition("@")
+    assert found.references.keys() == {"cpu", "gpu"}
+    for target, reference in found.references.items():
+        name, _, digest = reference.partition("@")
         assert name == f"{host}/lab/cellsignal-small-{target}"
-        assert image.tag == tag_of(code_commit())
-        assert engine_or_skip().images.get_registry_data(f"{name}:{image.tag}").id == digest
-        assert engine_or_skip().images.get_registry_data(image.reference).id == digest
+        assert engine_or_skip().images.get_registry_data(f"{name}:{tag_of(code_commit())}").id == digest
+        assert engine_or_skip().images.get_registry_data(reference).id == digest
 
 
 def test_rejects_images_of_other_sources_and_missing_ones(small, tmp_path: Path):
