@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -80,24 +79,6 @@ def test_publish_repairs_a_model(run_in_either: FinishedRun, tmp_path: Path) -> 
     assert publish(store, KEY, replace=True).new, "a damaged manifest is replaced, too"
 
 
-def test_a_repair_that_another_overtakes_leaves_the_others_files(
-    run: FinishedRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    store, upload, others = run.store, ObjectStore.upload_file, []
-    first = publish(store, KEY).model
-
-    def overtaken(self: ObjectStore, path: Path, key: str) -> None:
-        upload(self, path, key)
-        monkeypatch.undo()
-        others.append(publish(store, KEY, replace=True).model)
-
-    monkeypatch.setattr(ObjectStore, "upload_file", overtaken)
-    late = publish(store, KEY, replace=True)
-    assert (late.new, late.model) == (False, others[0])
-    assert complete(store, late.model, tmp_path / "here")
-    assert {key.split("/")[1] for key in below_models(store)} == {"manifest.json", first.attempt, others[0].attempt}
-
-
 def test_the_manifest_describes_data_and_scores(published: FinishedRun, model: ModelManifest) -> None:
     assert model.run_config() == published.config
     assert model.folds == dict.fromkeys(CELL_TYPES, (0, 1))
@@ -141,19 +122,6 @@ def test_the_card_has_scores_limits_and_a_licence_that_is_not_in_the_fingerprint
     licensed = publish(store, KEY).model
     assert licensed.fingerprint == model.fingerprint
     assert "## Licence of the data\n\nCC BY 4.0" in read_file(store, licensed, "card.md").decode()
-
-
-def test_of_concurrent_publishers_one_leaves_its_files(run_in_either: FinishedRun, tmp_path: Path) -> None:
-    store = run_in_either.store
-    with ThreadPoolExecutor(3) as pool:
-        published = list(pool.map(lambda _: publish(store, KEY), range(3)))
-    assert sum(each.new for each in published) == 1
-    assert len({each.model.attempt for each in published}) == 1
-    model = published[0].model
-    expected = {f"{model.fingerprint}/manifest.json"}
-    expected |= {model.key(file.path).partition("/")[2] for file in (*model.files, *model.networks)}
-    assert set(below_models(store)) == expected
-    assert complete(store, model, tmp_path / "here")
 
 
 def test_a_failed_publisher_leaves_nothing(run: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
