@@ -179,10 +179,3 @@ class MemoryStore:
 
     def uri(self, key: str) -> str:
         return f"s3://memory/{key}"
-
-    def dump(self, folder: Path) -> None:
-        """Writes all objects as files."""
-        for key, data in self.objects.items():
-            path = folder / key
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)

@@ -25,8 +25,8 @@ def ancestors(task: DagTask, graph: TaskGraph) -> set[DagTask]:
     return found.union(*(ancestors(each, graph) for each in found))
 
 
-def graph_of(changes: tuple[str, ...], name: str = "rxrx1") -> TaskGraph:
-    return training_graph(RunConfig.load(name, changes))
+def graph_of(changes: tuple[str, ...]) -> TaskGraph:
+    return training_graph(RunConfig.load("rxrx1", changes))
 
 
 @shapes

@@ -57,8 +57,8 @@ class Trained:
         pretrain(part, str(self.screen), fold, "slim", str(self.weights))
         return self
 
-    def record(self, fold: int = 0) -> TaskRecord:
-        return TaskRecord.model_validate_json(self.store.get(f"runs/{self.key}/tasks/pretrain/{fold}/slim.json"))
+    def record(self) -> TaskRecord:
+        return TaskRecord.model_validate_json(self.store.get(f"runs/{self.key}/tasks/pretrain/0/slim.json"))
 
 
 @pytest.fixture(scope="module")

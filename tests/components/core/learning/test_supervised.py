@@ -35,10 +35,10 @@ def toy(images: Images) -> Images:
     return replace(images, table=table, loader=SiteLoader(Brightened(), table.sites, (6, 16, 16), 1e9))
 
 
-def train(images, config=CONFIG, wells=None, validation=EMPTY, score=lambda _: 0.0, seed=1, report=lambda *_: None):
+def train(images, config=CONFIG, wells=None, validation=EMPTY, score=lambda _: 0.0, report=lambda *_: None):
     network = classifier(K)
     data = data_of(images, np.arange(images.table.wells) if wells is None else wells, validation, score, K)
-    training = SupervisedTraining(network, data, config, seed, ComputeConfig())
+    training = SupervisedTraining(network, data, config, 1, ComputeConfig())
     training.run(lambda _: report(network))
     return network, training.history
 

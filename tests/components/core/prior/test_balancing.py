@@ -13,10 +13,10 @@ from components.core.prior.balancing import assign_plate, balanced, greedy_balan
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32 - 1), st.sampled_from([0.1, 1.0, 5.0]))
 
 
-def biased_plate(rng, size: int, shift: float = 3.0):
+def biased_plate(rng, size: int):
     """Logits of a plate where some siRNAs look like everything: a column bias over noise and the true diagonal."""
     logits = rng.standard_normal((size, size)) + rng.standard_normal(size)
-    return 1.5 * (logits + shift * np.eye(size))
+    return 1.5 * (logits + 3.0 * np.eye(size))
 
 
 def plain_log_domain(logits, sweeps: int):

@@ -14,14 +14,13 @@ RXRX1 = Path(__file__).resolve().parents[4] / ".." / "shared" / "rxrx1"
 TREATMENTS = [f"siRNA-{letter}{n}" for letter in "PQRS" for n in range(12)]
 
 
-def screen(turns: dict[str, int], treatments: list[str] = TREATMENTS, plates: int = 4) -> list[LabelledWell]:
+def screen(turns: dict[str, int]) -> list[LabelledWell]:
     """Labelled wells of experiments whose plate p (from 1) holds group (p - 1 + turn) of contiguous groups."""
-    size = len(treatments) // plates
     return [
         LabelledWell(experiment, plate + 1, sirna)
         for experiment, turn in turns.items()
-        for plate in range(plates)
-        for sirna in treatments[((plate + turn) % plates) * size :][:size]
+        for plate in range(4)
+        for sirna in TREATMENTS[(plate + turn) % 4 * 12 :][:12]
     ]
 
 

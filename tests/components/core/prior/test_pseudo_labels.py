@@ -17,9 +17,9 @@ PLATES = np.repeat([1, 2, 3, 4], SIZE).tolist()
 HELD = (3, 0, 1, 2)
 
 
-def wells(seed: int, shift: float, held: tuple[int, ...] = HELD):
+def wells(seed: int, shift: float):
     rng = np.random.default_rng(seed)
-    truth = np.concatenate([rng.permutation(GROUPS.members[group]) for group in held])
+    truth = np.concatenate([rng.permutation(GROUPS.members[group]) for group in HELD])
     logits = 2 * (rng.standard_normal((4 * SIZE, 4 * SIZE)) + 0.7 * rng.standard_normal(4 * SIZE))
     logits[np.arange(len(truth)), truth] += 2 * shift
     return logits, truth

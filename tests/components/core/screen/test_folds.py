@@ -62,11 +62,11 @@ def test_rejects_impossible_folds(experiments, count, known, message):
         assign_folds({"HUVEC": [f"HUVEC-{n + 1}" for n in range(experiments)]}, count, known)
 
 
-def screen_of(experiments: int, sirnas: int, missing: float, seed: int, plates: int = 4) -> list[DealtWell]:
+def screen_of(experiments: int, sirnas: int, missing: float, seed: int) -> list[DealtWell]:
     """Two cell types; each experiment holds every siRNA once, but for the missing wells."""
     rng = random.Random(seed)
     return [
-        DealtWell(f"{name}_{k % plates}_{k}", name, k % plates, cell_type, f"sirna_{k}")
+        DealtWell(f"{name}_{k % 4}_{k}", name, k % 4, cell_type, f"sirna_{k}")
         for cell_type, count in (("HUVEC", experiments), ("U2OS", max(1, experiments // 2)))
         for name in (f"{cell_type}-{n}" for n in range(count))
         for k in rng.sample(range(sirnas), sirnas)

@@ -36,8 +36,8 @@ def screen_wells(experiments: Mapping[str, Sequence[Plate]]) -> pd.DataFrame:
     )
 
 
-def decided(experiments: Mapping[str, Sequence[Plate]], settings: PromotionConfig = QUICK, seed: int = 0) -> Comparison:
-    return compare(screen_wells(experiments), settings, seed)
+def decided(experiments: Mapping[str, Sequence[Plate]], settings: PromotionConfig = QUICK) -> Comparison:
+    return compare(screen_wells(experiments), settings)
 
 
 def compared(comparison: Comparison) -> Decision:

@@ -10,8 +10,8 @@ from components.core.config import ScreenConfig, SimulateConfig
 from components.core.screen.simulation.plate_design import USED_WELLS, SimulationSettings, design_screen, label_sirnas
 
 
-def screen(seed=0, sites=2, **fields):
-    return SimulationSettings(seed=seed, screen=ScreenConfig(sites=sites), simulate=SimulateConfig(**fields))
+def screen(seed=0, **fields):
+    return SimulationSettings(seed=seed, screen=ScreenConfig(sites=2), simulate=SimulateConfig(**fields))
 
 
 @settings(max_examples=6, deadline=None)

@@ -10,8 +10,8 @@ from components.core.screen.simulation.plate_design import SimulationSettings, d
 from components.core.screen.simulation.rendering import render_site
 
 
-def settings_of(size=64, **fields):
-    return SimulationSettings(seed=0, screen=ScreenConfig(image_size=size), simulate=SimulateConfig(**fields))
+def settings_of(**fields):
+    return SimulationSettings(seed=0, screen=ScreenConfig(image_size=64), simulate=SimulateConfig(**fields))
 
 
 def test_a_site_is_the_same_each_time_and_sites_and_seeds_differ():
