@@ -143,12 +143,6 @@ def validates(manifest: Manifest) -> Callable[[PlateRecord, int], bool]:
     return own
 
 
-def trains(manifest: Manifest) -> Callable[[PlateRecord, int], bool]:
-    """Whether the fold trains on a well."""
-    own = validates(manifest)
-    return lambda plate, n: plate.labelled and not own(plate, n)
-
-
 SUPERVISED = changed(LAST, mean_teacher={"enabled": False})
 
 
@@ -168,7 +162,7 @@ def test_labels_of_validation_and_unlabelled_wells_change_no_weight_and_no_predi
     assert blind.losses == true.losses
     assert None not in blind.accuracies, "validation used the other labels"
     # Labels of training wells do change everything.
-    seen = relabelled(screen.training, trains(screen.training))
+    seen = relabelled(screen.training, lambda plate, n: plate.labelled and not own(plate, n))
     other = train(tmp_path / "seen", config, Screen(screen.store, seen, screen.holdout))
     assert all(other.weights[name] != true.weights[name] for name in true.weights)
     assert all(other.logits[role] != true.logits[role] for role in ROLES)
@@ -270,12 +264,8 @@ def test_nothing_before_prediction_reads_a_held_out_plate(tmp_path, screens):
     prefixes = tuple(plate.prefix for plate in screen.holdout.plates)
     assert prefixes
 
-    class Without(MemoryStore):
-        def __init__(self, whole: MemoryStore) -> None:
-            super().__init__()
-            self.objects = {key: data for key, data in whole.objects.items() if not key.startswith(prefixes)}
-
-    store = Without(screen.store)
+    store = MemoryStore()
+    store.put_many((key, data) for key, data in screen.store.objects.items() if not key.startswith(prefixes))
     assert len(store.objects) < len(screen.store.objects)
     with pytest.raises(Exception, match=HELD_OUT):
         train(tmp_path, LAST, Screen(store, screen.training, screen.holdout))

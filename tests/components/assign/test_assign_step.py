@@ -134,13 +134,9 @@ def test_a_folds_own_labels_do_not_change_its_predictions(case):
     assert other[columns].equals(true[columns])
 
 
-def lacking(experiment):
-    """One siRNA of each of two groups is in this experiment alone, so the others do not show their group."""
-    return {other: {TREATMENTS[0], TREATMENTS[SIZE]} for other in FOLDS if other != experiment}
-
-
 def test_a_fold_without_groups_in_the_other_folds_is_predicted_without_the_prior_or_rejected(case, tmp_path):
-    case.write(absent=lacking("HUVEC-01"))
+    # One siRNA of each of two groups is in this experiment alone, so the others do not show their group.
+    case.write(absent={other: {TREATMENTS[0], TREATMENTS[SIZE]} for other in FOLDS if other != "HUVEC-01"})
     with pytest.raises(InputError, match="sirna_0 is on no labelled plate"):
         case.run(on_low_margin="refuse")
     assert not (tmp_path / "out").exists()

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from numpy.typing import NDArray
 
 from components.core.config import CHANNELS, RunConfig
 from components.core.errors import InputError
@@ -61,11 +60,6 @@ class NewPlates:
         """Writes a table of labels and passes it to the report."""
         path = self.arguments["truth"] = self.arguments["screen"].parent / "truth.csv"
         path.write_text("".join(f"{id_code},{sirna}\n" for id_code, sirna in {"id_code": "sirna", **labels}.items()))
-
-    def pixels(self) -> NDArray[np.uint8]:
-        """All sites in the manifest's order."""
-        reader = SiteReader(self.store, self.plates)
-        return reader.read(np.arange(reader.table.sites))
 
 
 def without_labels(plate: PlateRecord) -> PlateRecord:
@@ -232,7 +226,8 @@ def test_each_well_has_the_measures_of_its_own_sites_and_their_reasons_to_look(f
     """Threads and batches must not mix up wells."""
     new = finished
     measured = measure_wells(new.plates, predictions([{}])[:0], new.store)
-    table, sites = measured.set_index("id_code", drop=False), iter(new.pixels())
+    reader = SiteReader(new.store, new.plates)
+    table, sites = measured.set_index("id_code", drop=False), iter(reader.read(np.arange(reader.table.sites)))
     assert table["id_code"].tolist() == [well.id_code for plate in new.plates.plates for well in plate.wells]
     assert set(QUALITY_COLUMNS) <= set(table)
     for plate in new.plates.plates:

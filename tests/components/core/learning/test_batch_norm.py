@@ -105,10 +105,6 @@ def test_the_network_is_unchanged_afterwards(plain, domain):
     assert same(weights_of(plain), before)
 
 
-def by_domain(images: Images, domain: str, statistics: str = "all") -> Images:
-    return replace(images, batch_norm=BatchNormConfig(domain=domain, statistics=statistics))
-
-
 def pixels_of(images: Images, wells):
     ((_, x),) = images.batches([images.table.sites_of(np.asarray(wells)).astype(np.intp)])
     return x
@@ -120,7 +116,8 @@ def test_wells_are_predicted_with_the_statistics_of_their_own_domain(images: Ima
     network = classifier(K)
     table = images.table
     wells = np.array([31, 0, 12])
-    got_WK = well_logits(network, by_domain(images, domain, statistics), wells, 2, 999, K)
+    adapting = replace(images, batch_norm=BatchNormConfig(domain=domain, statistics=statistics))
+    got_WK = well_logits(network, adapting, wells, 2, 999, K)
     domain_W = domain_of_wells(table, domain)
     for row, well in enumerate(wells):
         sources = np.flatnonzero(domain_W == domain_W[well])

@@ -10,15 +10,12 @@ from tests.components.core.learning.tiny_networks import CPU, RUN
 from tests.tiny_screen import TinyScreen
 
 
-def standardised_by(domain, jitter=0.0):
-    return RUN.model_copy(update={"standardise": StandardiseConfig(domain=domain, jitter=jitter)})
-
-
 @pytest.mark.parametrize("domain", ["none", "global", "cell_type", "experiment", "plate"])
 def test_a_screens_images_are_standardised_by_their_domain(screen, domain):
     """Against NumPy over the source pixels of all plates of the domain, four of the eight plates' first sites."""
     store, manifest = screen
-    images = open_images(standardised_by(domain, 0.1), manifest, store, CPU)
+    config = RUN.model_copy(update={"standardise": StandardiseConfig(domain=domain, jitter=0.1)})
+    images = open_images(config, manifest, store, CPU)
     key_of = {
         "none": lambda p: "none",
         "global": lambda p: "all",

@@ -30,15 +30,12 @@ def test_rejects_another_architecture_naming_the_tensor(tmp_path, network, messa
     assert same(before, weights_of(other))
 
 
-def pairs(classes: int = 5) -> list[Pair]:
-    return [
-        Pair(b.name, classifier(classes, seed, b), classifier(classes, seed + 10, b), step=40 + seed)
+def test_pairs_round_trip_with_steps_and_history(tmp_path):
+    history = [{"epoch": 1, "loss": 2.5, "accuracy": None}]
+    saved = [
+        Pair(b.name, classifier(5, seed, b), classifier(5, seed + 10, b), step=40 + seed)
         for seed, b in enumerate((SMALL, SLIM))
     ]
-
-
-def test_pairs_round_trip_with_steps_and_history(tmp_path):
-    saved, history = pairs(), [{"epoch": 1, "loss": 2.5, "accuracy": None}]
     save_pairs(saved, tmp_path / "out", 3, history, fold=1, cell_type="HUVEC")
     loaded, records = load_pairs(tmp_path / "out", MEAN_TEACHER, 5, 6, CPU)
     assert records == history

@@ -37,7 +37,7 @@ def test_the_record_is_written_after_everything_it_describes(tiny: TinyScreen):
 def test_a_damaged_pointer_is_written_again(tiny: TinyScreen):
     store = MemoryStore()
     first = pack(tiny, store)
-    for path in first_plate_images(tiny):
+    for path in (tiny.root / "train" / "HUVEC-01" / "Plate1").glob("*.png"):
         os.utime(path, ns=(1, 1))
     copied = pack(tiny, store)
     (fingerprint,) = store.list("fingerprints/")
@@ -97,7 +97,3 @@ def test_memory_holds_a_few_sites_however_many_there_are(tiny: TinyScreen, monke
     results = list(pack_plates(Packing(Source(tiny.root), 2, SIZE, CONFIG.pack, Store()), plates))
     assert sum(len(well.sites) for result in results for well in result.packed.wells) == 20 == read
     assert most <= 2, "one a thread; half of a plate would be five"
-
-
-def first_plate_images(tiny: TinyScreen):
-    return sorted((tiny.root / "train" / "HUVEC-01" / "Plate1").glob("*.png"))

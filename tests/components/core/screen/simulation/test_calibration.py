@@ -32,14 +32,6 @@ def simulated():
     return found
 
 
-def between(mean_EPC):
-    return np.log(mean_EPC).mean(1).std(0, ddof=1)
-
-
-def within(mean_EPC):
-    return np.sqrt(np.log(mean_EPC).var(1, ddof=1).mean(0))
-
-
 def test_channel_means_and_deviations_are_those_of_rxrx1(simulated):
     mean_C = np.mean([means.mean((0, 1)) for means, _ in simulated.values()], axis=0)
     std_C = np.mean([deviations.mean((0, 1)) for _, deviations in simulated.values()], axis=0)
@@ -50,13 +42,14 @@ def test_channel_means_and_deviations_are_those_of_rxrx1(simulated):
 @pytest.mark.parametrize("cell_type", CELL_TYPES)
 def test_experiments_and_their_plates_differ_as_those_of_rxrx1(simulated, cell_type):
     low, high = BETWEEN[cell_type]
-    spread_C = between(simulated[cell_type][0])
+    log_mean_EPC = np.log(simulated[cell_type][0])
+    spread_C = log_mean_EPC.mean(1).std(0, ddof=1)
     # Six experiments estimate a deviation to about a third of it.
     assert spread_C.min() > low * 0.67
     assert spread_C.max() < high * 1.33
     assert low < spread_C.mean() < high
     low, high = WITHIN
-    spread_C = within(simulated[cell_type][0])
+    spread_C = np.sqrt(log_mean_EPC.var(1, ddof=1).mean(0))
     assert low * 0.8 < spread_C.min()
     # Ten wells a plate, against 308: their siRNAs and cell counts add to what plates differ by.
     assert spread_C.max() < high * 1.5
