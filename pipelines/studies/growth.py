@@ -1,7 +1,7 @@
 """The growth chart: accuracy of every rung on a simulated screen, beside the method's published curve.
 
-`grow` trains the rungs, seed by seed, and writes growth.json and growth.png. The truth of a simulated screen is read in this
-module and in no step.
+`run_growth` trains the rungs, seed by seed, and writes growth.json and growth.png. The truth of a simulated screen is read in
+this module and in no step.
 """
 
 from __future__ import annotations
@@ -44,19 +44,6 @@ PAIRS = {
     "mean teacher and pseudo-labels over ArcFace": ("pseudo_labels", "arcface"),
     "second backbone over one": ("dual_pseudo_labels", "pseudo_labels"),
 }
-
-
-def run_growth(config: RunConfig, seeds: Sequence[str], out: Path) -> None:
-    """Runs the rungs of the growth chart and prints their scores. Raises as `grow`, and if the object store cannot be used."""
-    numbers = number_items("--seeds", seeds, 0)
-    ObjectStore(config.store.address).check()
-    console = console_of_terminal()
-    growth = grow(config, numbers, out, os.cpu_count() or 1, console)
-    console.print(growth.table())
-    for pair, gains in growth.gains().items():
-        shown = ", ".join(f"{gain:+.3f} (seed {seed})" for seed, gain in gains.items())
-        console.print(f"{pair}: {shown}", highlight=False, soft_wrap=True)
-    console.print(f"chart: {(out / 'growth.png').resolve()}", soft_wrap=True, highlight=False)
 
 
 @dataclass(frozen=True)
@@ -163,36 +150,39 @@ class Growth:
         return table
 
 
-def grow(config: RunConfig, seeds: Sequence[int], out: Path, workers: int, console: Console) -> Growth:
-    """Trains and scores every rung for every seed; finished tasks below `out` are reused.
+def run_growth(config: RunConfig, seeds: Sequence[str], out: Path) -> None:
+    """Trains and scores every rung for every seed, and prints the scores; finished tasks below `out` are reused.
 
     Args:
         config: with everything on, the last rung.
-        seeds: each changes the simulated screen and the training.
+        seeds: values of --seeds; each changes the simulated screen and the training.
         out: folder of growth.json, growth.png and the work.
-        workers: processes in parallel.
-        console: where progress is shown.
 
     Raises:
-        InputError: a configuration without a part that a rung adds, or a folder of another one.
+        InputError: a configuration without a part that a rung adds, a folder of another one, or no object store.
         StepError: a task failed; finished tasks are kept.
     """
-    ladder = rungs(config)
-    if not seeds or len(set(seeds)) != len(seeds):
-        raise InputError(f"--seeds: different numbers are expected, got {list(seeds)}")
-    described = json.loads(config.model_dump_json())
+    numbers, ladder = number_items("--seeds", seeds, 0), rungs(config)
+    if len(set(numbers)) != len(numbers):
+        raise InputError(f"--seeds: different numbers are expected, got {numbers}")
+    ObjectStore(config.store.address).check()
+    console, described = console_of_terminal(), json.loads(config.model_dump_json())
     del described["seed"]  # the rungs have seeds of their own, and more of them may be added
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    growth = Growth(config, seeds, ladder, {"code_version": code_version(), "started": started})
+    growth = Growth(config, numbers, ladder, {"code_version": code_version(), "started": started})
 
     def scored(run: RungRun) -> None:
         _score(growth, run, console)
         growth.write(out)
 
-    with opened_study(out, described, workers, console) as study:
-        runs = [run for seed in seeds for run in _rung_runs(study, ladder, seed)]
+    with opened_study(out, described, os.cpu_count() or 1, console) as study:
+        runs = [run for seed in numbers for run in _rung_runs(study, ladder, seed)]
         study.run(config, [StudyCase(run.tasks, partial(scored, run)) for run in runs], growth.table)
-    return growth
+    console.print(growth.table())
+    for pair, gains in growth.gains().items():
+        shown = ", ".join(f"{gain:+.3f} (seed {seed})" for seed, gain in gains.items())
+        console.print(f"{pair}: {shown}", highlight=False, soft_wrap=True)
+    console.print(f"chart: {(out / 'growth.png').resolve()}", soft_wrap=True, highlight=False)
 
 
 def _rung_runs(study: Study, ladder: Sequence[Rung], seed: int) -> list[RungRun]:

@@ -62,27 +62,6 @@ ORGANISERS: dict[Protocol, dict[str, tuple[float, float | None]]] = {
 SOURCE = "organisers' baseline on the real RxRx1, 1,108 siRNAs"
 
 
-def run_protocols(
-    config: RunConfig, screen: str | None, protocols: Sequence[Protocol], repeats: int, backbones: int, out: Path
-) -> None:
-    """Scores a configuration by the organisers' protocols and prints the scores.
-
-    Raises:
-        InputError: a wrong configuration or screen, or an object store that cannot be used.
-        StepError: a task failed; finished tasks are kept.
-    """
-    for protocol in protocols:
-        for repeat in range(1, repeats + 1):
-            check_input(protocol_config(config, protocol, repeat, backbones), screen, None)
-    ObjectStore(config.store.address).check()
-    console, basic = console_of_terminal(), protocol_config(config, "batch", 0, backbones)
-    # A second process would only share the GPU.
-    workers = 1 if any(Path("/dev").glob("nvidia[0-9]*")) else os.cpu_count() or 1
-    results = measure(basic, protocols, repeats, screen, out, workers, console)
-    console.print(results.table())
-    console.print(f"results: {(out / RESULTS).resolve()}", soft_wrap=True, highlight=False)
-
-
 @dataclass
 class ProtocolResults:
     """The scores of protocols: `overall` and cell types; a repeat that holds out no well of a cell type lacks its score.
@@ -164,30 +143,30 @@ class ProtocolSplit:
         return self.config.folds.seed
 
 
-def measure(
-    config: RunConfig,
-    protocols: Sequence[Protocol],
-    repeats: int,
-    screen: str | None,
-    out: Path,
-    workers: int,
-    console: Console,
-) -> ProtocolResults:
-    """Trains and scores; finished results below `out` and in the object store are reused.
+def run_protocols(
+    config: RunConfig, screen: str | None, protocols: Sequence[Protocol], repeats: int, backbones: int, out: Path
+) -> None:
+    """Trains and scores repeats of the protocols, and prints the scores; finished results are reused.
 
     Args:
-        config: the configuration that all repeats share (`protocol_config`).
+        config: the networks and their training.
+        screen: directory of a screen or its address in a bucket; None simulates the configured one.
         protocols: the protocols to measure.
         repeats: repeats of each; the first has the seed 1.
-        screen: directory of a screen or its address in a bucket; None simulates the configured one.
+        backbones: number of configured networks in the ensemble.
         out: folder of protocols.json and the work.
-        workers: processes in parallel.
-        console: where progress is shown.
 
     Raises:
-        InputError: bad input, or a folder of another configuration or screen.
+        InputError: bad input, a folder of another configuration or screen, or an object store that cannot be used.
         StepError: a task failed; finished tasks are kept.
     """
+    deals = [(each, protocol_config(config, each, n + 1, backbones)) for n in range(repeats) for each in protocols]
+    for _, dealt in deals:
+        check_input(dealt, screen, None)
+    ObjectStore(config.store.address).check()
+    console, config = console_of_terminal(), protocol_config(config, "batch", 0, backbones)
+    # A second process would only share the GPU.
+    workers = 1 if any(Path("/dev").glob("nvidia[0-9]*")) else os.cpu_count() or 1
     described = {"config": json.loads(config.model_dump_json()), "screen": whole_address(screen) if screen else None}
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     with opened_study(out, described, workers, console) as study:
@@ -195,19 +174,16 @@ def measure(
         lineage = {"code_version": code_version(), "started": started, "code": digest_text(study.code)}
         lineage |= {"screen": whole.digest(), "config": described["config"]}
         earlier, results = _earlier(out / RESULTS, lineage), ProtocolResults(config.screen.cell_types, protocols)
-        splits = [
-            _add_split(study, protocol_config(config, protocol, number, len(config.backbones)), protocol, whole)
-            for number in range(1, repeats + 1)
-            for protocol in protocols
-        ]
 
         def scored(split: ProtocolSplit) -> None:
             _score(split, results, console)
             write_atomically(out / RESULTS, json.dumps(results.as_json(lineage, earlier), indent=1) + "\n")
 
+        splits = [_add_split(study, dealt, protocol, whole) for protocol, dealt in deals]
         cases = [StudyCase(split.predicting.values(), partial(scored, split)) for split in splits]
         study.run(config, cases, results.table)
-    return results
+    console.print(results.table())
+    console.print(f"results: {(out / RESULTS).resolve()}", soft_wrap=True, highlight=False)
 
 
 def _packed(study: Study, config: RunConfig, screen: str | None) -> Manifest:

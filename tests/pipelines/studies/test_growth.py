@@ -1,6 +1,5 @@
 """The growth chart on a screen and networks so small that rungs take a second, in a real store; and its scores."""
 
-import io
 import itertools
 import json
 import subprocess
@@ -10,7 +9,6 @@ from pathlib import Path
 import cv2
 import pandas as pd
 import pytest
-from rich.console import Console
 
 from components.core.config import RunConfig
 from pipelines.studies import growth as growing
@@ -191,7 +189,8 @@ def scored(ladder, tmp_path, monkeypatch):
     monkeypatch.setattr(Study, "run", run_tasks)
     monkeypatch.setattr(growing, "draw_growth", lambda *_: Picture())
     full = next(rung.config for rung in ladder if rung.name == "folds")
-    growing.grow(full, SEEDS, tmp_path, 1, Console(file=io.StringIO()))
+    store = full.store.model_copy(update={"bucket": tmp_path.as_uri()})
+    growing.run_growth(full.model_copy(update={"store": store}), [*map(str, SEEDS)], tmp_path)
     return json.loads((tmp_path / "growth.json").read_text()), hits
 
 
