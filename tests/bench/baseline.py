@@ -21,15 +21,7 @@ Pixels = NDArray[np.float32]
 
 
 class PngSites(Dataset[Tensor]):
-    """Sites of six PNGs each, as standardised and augmented float32 tensors.
-
-    Args:
-        sites: the files of each site, in channel order.
-        mean_C: mean of the pixels; one domain for all sites is enough here.
-        std_C: their standard deviation.
-        jitter: relative change of both, by image and channel.
-        augment: strengths of the normal view, as in the product.
-    """
+    """Sites of six PNGs each, as standardised and augmented float32 tensors; all sites are one domain."""
 
     def __init__(
         self, sites: list[tuple[Path, ...]], mean_C: Pixels, std_C: Pixels, jitter: float, augment: AugmentConfig

@@ -3,7 +3,6 @@ import pytest
 
 from components.core.errors import InputError
 from components.core.storage.arrays import LogitsDirectory, WellLogits, read_logits, write_logits
-from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import read_failures
 from components.ensemble.step import main, run
 from tests.components.core.manifests import manifest
@@ -53,16 +52,9 @@ def test_joins_out_of_fold_wells_and_averages_the_others_by_id_in_any_order(fold
         np.testing.assert_array_equal(wells.logits_WK, again.wells[role].take(wells.ids_W))
 
 
-@pytest.fixture
-def screen(tmp_path):
-    """Manifest of a run whose store is a folder."""
-    path = tmp_path / "screen.json"
-    path.write_text(manifest([], run="tiny-1", store=f"file://{tmp_path}/store").model_dump_json())
-    return path
-
-
-def test_a_damaged_or_missing_file_is_named_and_recorded_under_the_run(folds, screen, tmp_path):
-    store, inputs = ObjectStore(tmp_path / "store"), [str(path) for path in folds]
+def test_a_damaged_or_missing_file_is_named_and_recorded_under_the_run(folds, folder_store, tmp_path):
+    store, screen, inputs = folder_store, tmp_path / "screen.json", [str(path) for path in folds]
+    screen.write_text(manifest([], run="tiny-1", store=store.uri("")).model_dump_json())
     main(str(screen), inputs, str(tmp_path / "out"))
     assert read_failures(store, "tiny-1") == {}
     content = (folds[1] / "logits.npz").read_bytes()

@@ -19,7 +19,7 @@ from components.finetune.step import run as finetune
 from components.pretrain.step import run as pretrain
 from components.pseudo_label.step import run as pseudo_label
 from tests.components.core.learning.tiny_networks import MEAN_TEACHER, PRETRAIN
-from tests.components.pretrain.training_run import files
+from tests.components.pretrain.training_run import BACKBONES, files
 
 # Everything that draws random numbers is on.
 RANDOM: dict[str, Any] = {"augment": AugmentConfig(), "standardise": StandardiseConfig(jitter=0.1)}
@@ -129,18 +129,9 @@ def test_pretrain_in_parts(screen, tmp_path):
     assert run_to_the_end(work, tmp_path / "twice", [1, saves // 2]) == whole
 
 
-@pytest.fixture(scope="module")
-def bases(screen, tmp_path_factory) -> list[Path]:
-    """Both backbones, pretrained."""
+def test_finetune_and_pseudo_label(screen, pretrained, tmp_path):
     store, manifest = screen
-    folder = tmp_path_factory.mktemp("bases")
-    for name in ("small", "slim"):
-        pretrain(PRETRAINING, store, manifest, 0, name, folder / name)
-    return [folder / "small", folder / "slim"]
-
-
-def test_finetune_and_pseudo_label(screen, bases, tmp_path):
-    store, manifest = screen
+    bases = [pretrained.base(name) for name in BACKBONES]
     holdout = manifest.model_copy(update={"plates": ()})
 
     def tune(out: Path, checkpoints: Any) -> None:
