@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, TextIO
 from rich.console import Console
 
 from components.core.errors import InputError, StepError
+from components.core.files import cache_folder
 from components.image import VERSION
 from pipelines.images.code_version import CURRENT, UNCOMMITTED, Target, checkout, repository, sources_digest, tag_of
 from pipelines.images.engine import check_image, connect, one_line
@@ -28,17 +29,12 @@ _LOGIN_NEEDED = ("denied", "unauthorized", "authentication required", "no basic 
 
 
 def build(
-    targets: Sequence[Target],
-    base: str | None,
-    network: str | None,
-    extra: Mapping[str, Path | None],
-    log_path: Path,
-    console: Console,
+    targets: Sequence[Target], base: str | None, network: str | None, extra: Mapping[str, Path | None], console: Console
 ) -> None:
     """Builds images of the checkout, tags them with its commit, and prints their names.
 
     `base` is an image instead of the Dockerfile's, `network` the build's (`host` if a proxy or package index is on this machine).
-    `extra` are files by name that only the build sees (None: the checkout's own file, if any); its output goes to `log_path`.
+    `extra` are files by name that only the build sees (None: the checkout's own file, if any). Its output is in the user's cache.
 
     Raises:
         InputError: no checkout, no engine, a missing file, or no such base image.
@@ -52,6 +48,7 @@ def build(
     arguments = {"VERSION": VERSION, "COMMIT": commit, "SOURCES": sources_digest()}
     if base:
         arguments["BASE_IMAGE"] = base
+    log_path = cache_folder() / "images-build.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("w", encoding="utf-8") as log:
         for target in targets:

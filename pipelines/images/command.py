@@ -38,7 +38,6 @@ def build(
     """Builds images of this checkout, tagged with its commit; the tag says so if there are uncommitted changes."""
     from rich.console import Console
 
-    from components.core.files import cache_folder
     from pipelines.images import build_and_push
 
     names = {*list_items("--target", target or ["all"])}
@@ -46,7 +45,7 @@ def build(
         raise InputError(f"--target {name}: give cpu, gpu or all")
     targets = [each for each in build_and_push.TARGETS if names & {"all", each}]
     extra = {"docker/pip.conf": pip_conf, "docker/ca.crt": ca_certificate}
-    build_and_push.build(targets, base_image, network, extra, cache_folder() / "images-build.log", Console())
+    build_and_push.build(targets, base_image, network, extra, Console())
 
 
 @images_app.command()

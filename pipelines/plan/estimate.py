@@ -37,14 +37,14 @@ class TaskEstimate:
 
 
 class RunPlan:
-    """The plan of a run; tasks and seconds are in the order of the DAG.
+    """The plan of a run; tasks are in the order of the DAG.
 
     Attributes:
         measured: the folder of the run whose durations it uses; None for `rates` alone.
         pod_gpus: GPUs of a pod of a GPU step.
         core_hours: of the pods without a GPU.
         basis: that of the least certain part of the GPU-hours.
-        critical_path: numbers of the chain of tasks that the run cannot be shorter than.
+        critical_path: the chain of tasks that the run cannot be shorter than.
         enough_gpus: the number of GPUs beyond which more do not help.
         stored: bytes that the run leaves in object storage.
         cost: by item, in prices.currency; pods release their GPU, so that the number of GPUs makes no difference.
@@ -62,14 +62,14 @@ class RunPlan:
         self.pod_gpus = max(1, config.compute.processes)
         self._dag = training_graph(config).tasks
         self.tasks = [self._estimate(task) for task in self._dag]
-        self.seconds = [each.seconds for each in self.tasks]
+        self._seconds = [each.seconds for each in self.tasks]
         on_gpu = [each for each in self.tasks if each.task.on_gpu]
         on_cpu = [(each, getattr(config.cluster.steps, each.task.step)) for each in self.tasks if not each.task.on_gpu]
         self.gpu_hours = self.pod_gpus * sum(each.seconds for each in on_gpu) / 3600
         self.core_hours = sum(each.seconds * own.cpu for each, own in on_cpu) / 3600
         self.basis = weakest(each.basis for each in on_gpu)
-        self.critical_path = critical_path(self._dag, self.seconds)
-        self.enough_gpus = self.pod_gpus * enough_pods(self._dag, self.seconds)
+        self.critical_path = [self.tasks[n] for n in critical_path(self._dag, self._seconds)]
+        self.enough_gpus = self.pod_gpus * enough_pods(self._dag, self._seconds)
         self.stored = sum(each.stored for each in self.tasks)
         self.cost = self._cost()
         self.warnings = self._warnings()
@@ -82,7 +82,7 @@ class RunPlan:
 
     def seconds_on(self, gpus: int) -> float:
         """Duration of the run on a number of GPUs, at least those of a pod."""
-        return max(schedule(self._dag, self.seconds, gpus // self.pod_gpus))
+        return max(schedule(self._dag, self._seconds, gpus // self.pod_gpus))
 
     def site_seconds(self, network: str) -> tuple[float, float, Basis]:
         """As Rates.site_seconds, at the run's precision. Rates are of bfloat16: half the bytes and operations of float32."""

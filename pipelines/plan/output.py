@@ -82,9 +82,7 @@ def plan_data(plan: RunPlan, gpus: Sequence[int]) -> dict[str, Any]:
         "networks": [asdict(size) for size in plan.sizes.values()],
         "wall": [{"gpus": count, "hours": plan.seconds_on(count) / 3600} for count in gpus],
         "enough_gpus": plan.enough_gpus,
-        "critical_path": [
-            {"task": plan.tasks[n].task.name, "hours": plan.seconds[n] / 3600} for n in plan.critical_path
-        ],
+        "critical_path": [{"task": each.task.name, "hours": each.seconds / 3600} for each in plan.critical_path],
         "stored_bytes": round(plan.stored),
         "cost": {"currency": plan.rates.prices.currency, "prices": plan.rates.prices.note, **plan.cost},
         "warnings": plan.warnings,
@@ -104,8 +102,8 @@ def plan_data(plan: RunPlan, gpus: Sequence[int]) -> dict[str, Any]:
 def _summary(plan: RunPlan) -> Text:
     wells, cost, prices = plan.wells, plan.cost, plan.rates.prices
     low, high = plan.gpu_hours_range
-    shortest = sum(plan.seconds[n] for n in plan.critical_path)
-    path = ", ".join(f"{plan.tasks[n].task.name} {duration(plan.seconds[n])}" for n in plan.critical_path)
+    shortest = sum(each.seconds for each in plan.critical_path)
+    path = ", ".join(f"{each.task.name} {duration(each.seconds)}" for each in plan.critical_path)
     packed = decimal(round(packed_bytes(wells, plan.rates)))
     lines = {
         "sizes": f"{wells.source}; {decimal(wells.pixel_bytes)} of pixels, {packed} packed",
