@@ -5,7 +5,6 @@ B batch, C channel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -18,8 +17,7 @@ from torch import nn
 
 from components.core.config import BatchNormConfig
 from components.core.learning.images import Images, Standardiser
-from components.core.learning.loader import SiteLoader
-from tests.components.core.learning.tiny_networks import CPU
+from tests.components.core.learning.tiny_networks import CPU, reading
 
 VIEWS = ("none", "easy_view", "normal_view", "hard_view")
 MARK = 1000
@@ -49,16 +47,9 @@ def numbered(images: Images, domain: str = "none", jitter: float = 0.0) -> Image
     """Every pixel of well w is w + 1, which standardisation changes only by the factor of the jitter."""
     table = images.table
     assert table.wells < MARK
-
-    class Numbers:
-        def read_into(self, sites: NDArray[np.intp], out: Sequence[NDArray[np.uint8]]) -> None:
-            for site, pixels in zip(sites, out, strict=True):
-                pixels[:] = table.well_S[site] + 1
-
     plates = len(table.plate_number_P)
     return replace(
-        images,
-        loader=SiteLoader(Numbers(), table.sites, (6, 16, 16), 0),
+        reading(images, lambda sites: table.well_S[sites] + 1),
         standardise=Standardiser(torch.zeros(plates, 6), torch.ones(plates, 6), jitter, CPU),
         batch_norm=BatchNormConfig(domain=domain),
     )

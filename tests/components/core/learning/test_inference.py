@@ -12,9 +12,8 @@ from components.core.learning.augmentation import dihedral
 from components.core.learning.batch_norm import domain_of_wells
 from components.core.learning.images import Images
 from components.core.learning.inference import adaptive_logits, well_logits
-from components.core.learning.loader import SiteLoader
 from tests.components.core.learning.recorded_passes import numbered, recorded
-from tests.components.core.learning.tiny_networks import SLIM, classifier, pixels_of, same, weights_of
+from tests.components.core.learning.tiny_networks import SLIM, classifier, pixels_of, reading, same, weights_of
 
 K = 9
 
@@ -52,13 +51,7 @@ def test_wells_may_have_different_numbers_of_sites(images: Images, network):
     first[1:] -= 1
     kept = np.arange(table.sites) != 1
     cut = replace(table, first_site_W=first, well_S=table.well_S[kept], key_S=table.key_S[:1] + table.key_S[2:])
-
-    class Moved:
-        def read_into(self, sites, out):
-            for into, pixels in zip(out, pixels_of(images, np.flatnonzero(kept)[sites]), strict=True):
-                into[:] = pixels
-
-    fewer = replace(images, table=cut, loader=SiteLoader(Moved(), cut.sites, (6, 16, 16), 0))
+    fewer = reading(replace(images, table=cut), lambda sites: pixels_of(images, np.flatnonzero(kept)[sites]))
     ((_, x),) = images.batches([np.array([0])])
     one = well_logits(network, fewer, np.array([0, 1]), 1, 8, K)
     np.testing.assert_allclose(one[0], network.eval()(x)[0].detach(), atol=1e-4)
@@ -97,14 +90,8 @@ def with_explicit_norm(module: nn.Module) -> nn.Module:
 
 def one_site_a_well(images: Images) -> Images:
     """Every well's first site stands for both, so that no draw of sites matters."""
-
-    class First:
-        def read_into(self, sites, out):
-            first = images.table.first_site_W[images.table.well_S[sites]]
-            for into, pixels in zip(out, pixels_of(images, first), strict=True):
-                into[:] = pixels
-
-    return replace(images, loader=SiteLoader(First(), images.table.sites, (6, 16, 16), 0))
+    table = images.table
+    return reading(images, lambda sites: pixels_of(images, table.first_site_W[table.well_S[sites]]))
 
 
 def adapted(network, images, wells, passes=1, batch_size=16):

@@ -11,10 +11,18 @@ from components.core.learning import supervised
 from components.core.learning.batch_norm import domain_of_wells
 from components.core.learning.images import Images
 from components.core.learning.inference import well_logits
-from components.core.learning.loader import SiteLoader
 from components.core.learning.supervised import SupervisedTraining
 from tests.components.core.learning.recorded_passes import leave_views_out, mark_views, numbered, recorded
-from tests.components.core.learning.tiny_networks import EMPTY, SLIM, classifier, data_of, pixels_of, same, weights_of
+from tests.components.core.learning.tiny_networks import (
+    EMPTY,
+    SLIM,
+    classifier,
+    data_of,
+    pixels_of,
+    reading,
+    same,
+    weights_of,
+)
 
 CONFIG = PretrainConfig(epochs=3, batch_size=8, learning_rates=(3e-3,), milestones=())
 K = 3
@@ -25,14 +33,12 @@ def toy(images: Images) -> Images:
     """Three classes, each of which brightens a channel of its own."""
     class_W = (np.arange(images.table.wells) % K).astype(np.int32)
 
-    class Brightened:
-        def read_into(self, sites, out):
-            for site, pixels, into in zip(sites, pixels_of(images, sites) // 2, out, strict=True):
-                pixels[class_W[images.table.well_S[site]]] += 110
-                into[:] = pixels
+    def brightened(sites):
+        pixels_BCHW = pixels_of(images, sites) // 2
+        pixels_BCHW[np.arange(len(sites)), class_W[images.table.well_S[sites]]] += 110
+        return pixels_BCHW
 
-    table = replace(images.table, class_W=class_W)
-    return replace(images, table=table, loader=SiteLoader(Brightened(), table.sites, (6, 16, 16), 1e9))
+    return reading(replace(images, table=replace(images.table, class_W=class_W)), brightened)
 
 
 def train(images, config=CONFIG, wells=None, validation=EMPTY, score=lambda _: 0.0, report=lambda *_: None):

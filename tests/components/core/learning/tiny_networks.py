@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,12 @@ from components.core.config import (
 )
 from components.core.learning.fold_data import FoldData, FoldWells, Validation
 from components.core.learning.images import Images, open_images
+from components.core.learning.loader import SiteLoader
 from components.core.learning.network import Classifier
 from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
-from tests.tiny_screen import CONFIG
+from tests.tiny_screen import CONFIG, SIZE
 
 CPU = torch.device("cpu")
 SMALL = BackboneConfig(name="small", stem=4, entry=(6, 8), middle_blocks=1, exit=(8, 12, 16))
@@ -73,6 +75,17 @@ def data_of(
 def pixels_of(images: Images, sites: NDArray[np.intp]) -> NDArray[np.uint8]:
     """Decoded sites, (B, C, H, W)."""
     return next(images.loader.batches([sites])).numpy()
+
+
+def reading(images: Images, pixels: Callable[[NDArray[np.intp]], Iterable[Any]]) -> Images:
+    """The images with the pixels that a function returns for sites of their table."""
+
+    class Reader:
+        def read_into(self, sites: NDArray[np.intp], out: Sequence[NDArray[np.uint8]]) -> None:
+            for into, values in zip(out, pixels(sites), strict=True):
+                into[:] = values
+
+    return replace(images, loader=SiteLoader(Reader(), images.table.sites, (6, SIZE, SIZE), 0))
 
 
 def classifier(classes: int, seed: int = 0, backbone: BackboneConfig = SMALL, **head: Any) -> Classifier:

@@ -13,7 +13,7 @@ from components.core.errors import InputError
 from components.core.screen.packed import SiteReader
 from components.core.storage.node_cache import NodeCache
 from components.core.storage.object_store import ObjectStore
-from tests.tiny_screen import SIZE, TinyScreen
+from tests.tiny_screen import SIZE, MemoryStore, TinyScreen
 
 INDICES = st.lists(st.integers(0, 79), max_size=12)
 
@@ -71,24 +71,16 @@ def test_a_changed_pixel_is_noticed_if_digests_are_verified(screen):
         SiteReader(*other, verify=True).read([0])
 
 
-class Counted:
-    """A store that records requests."""
-
-    root = None
+class Counted(MemoryStore):
+    """A copy of a store that records the keys requested of it."""
 
     def __init__(self, store):
-        self.requested = []
-        self._store = store
+        super().__init__()
+        self.objects, self.requested = store.objects, []
 
     def get(self, key):
         self.requested.append(key)
-        return self._store.get(key)
-
-    def view(self, key):
-        return memoryview(self.get(key))
-
-    def get_many(self, keys):
-        return [self.get(key) for key in keys]
+        return super().get(key)
 
 
 @pytest.fixture
