@@ -25,8 +25,6 @@ from components.normalize.config import NormalizeConfig
 
 GPU_STEPS = ("pretrain", "finetune", "pseudo_label", "infer")
 """Steps that run networks; the others need CPUs alone."""
-STEPS = ("normalize", *GPU_STEPS, "ensemble", "assign", "report")
-"""In the order of the DAG."""
 OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "normalize": ("screen", "holdout", "holdout_labels"),
     "pretrain": ("weights",),
@@ -38,6 +36,8 @@ OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "report": ("results",),
 }
 """What each step writes, by the parameters of its `main`."""
+STEPS = tuple(OUTPUTS)
+"""In the order of the DAG."""
 
 
 @dataclass(frozen=True)
