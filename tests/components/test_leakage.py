@@ -7,11 +7,10 @@ configuration; with selection `last` they decide nothing at all.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,18 +28,12 @@ from components.normalize.config import NormalizeConfig
 from components.normalize.step import run as normalize
 from components.pretrain.step import run as pretrain
 from components.pseudo_label.step import run as pseudo_label
-from tests.components.core.learning.tiny_networks import RUN, SLIM
+from tests.components.core.learning.tiny_networks import RUN, SLIM, changed
 from tests.tiny_screen import LABELLED, PLATES, TREATED_WELLS, UNLABELLED, MemoryStore, TinyScreen, write_png
 
 HELD_OUT = "HUVEC-04"
 FOLD, CELL_TYPE = 0, "HUVEC"
 """Folds {HUVEC-01: 0, HUVEC-02: 1, RPE-01: 0}: HUVEC-01 validates, HUVEC-02 trains, HUVEC-03 has no labels."""
-
-
-def changed(config: RunConfig, **sections: Mapping[str, Any]) -> RunConfig:
-    """A configuration with other fields in some sections."""
-    update = {name: getattr(config, name).model_copy(update=dict(fields)) for name, fields in sections.items()}
-    return RunConfig.model_validate(config.model_copy(update=update).model_dump())
 
 
 LAST = changed(

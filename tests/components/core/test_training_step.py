@@ -24,7 +24,7 @@ from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.infer.step import run as infer
 from tests.bench.measure import children
-from tests.components.core.learning.tiny_networks import RUN
+from tests.components.core.learning.tiny_networks import RUN, changed
 from tests.components.pretrain.training_run import TrainingRun, epochs_trained
 from tests.tiny_screen import TinyScreen
 
@@ -40,10 +40,10 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
     def made(name: str, **compute: Any) -> TrainingRun:
         # Each has its own store: in a shared one, equal settings would reuse finished outputs.
-        run = TrainingRun(folder / name, (folder / f"{name} store").as_uri())
         batches = {"labelled_batch": 16, "unlabelled_batch": 16}  # a quarter of a batch is four images
         # Epochs enough to be killed among them.
-        run.change(compute=compute, pretrain={"batch_size": 16, "epochs": 8}, mean_teacher=batches)
+        config = changed(RUN, compute=compute, pretrain={"batch_size": 16, "epochs": 8}, mean_teacher=batches)
+        run = TrainingRun(folder / name, (folder / f"{name} store").as_uri(), config)
         run.normalize(source)
         return run
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,78 +20,37 @@ from components.core.storage.digests import digest_file
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.run_records import TaskRecord
-from components.normalize.config import NormalizeConfig
-from components.normalize.step import main as normalize
 from components.pretrain import step
-from components.pretrain.step import main as pretrain
-from tests.components.core.learning.tiny_networks import PRETRAIN, RUN, SLIM
+from tests.components.core.learning.tiny_networks import RUN, SLIM, SMALL, changed
 from tests.components.pretrain.training_run import TrainingRun, epochs_trained, weights
 from tests.tiny_screen import LABELLED, UNLABELLED, MemoryStore, TinyScreen
 
 IMAGED = (*LABELLED, *UNLABELLED, "HUVEC-04")
 
 
-class Trained:
-    """A run of one backbone: normalize, and pretrain of a fold."""
-
-    def __init__(self, store: ObjectStore, folder: Path, key: str, source: Path, **changes: object) -> None:
-        self.store, self.folder, self.key, self.source = store, folder / key, key, source
-        # The tiny plates are no groups that a new siRNA could join.
-        prior = RUN.prior.model_copy(update={"enabled": False})
-        own = RUN.store.model_copy(update={"bucket": store.uri("")})
-        settings = {"backbones": (SLIM,), "store": own, "prior": prior, **changes}
-        self.config = RunConfig.model_validate(RUN.model_copy(update=settings).model_dump())
-        self.screen, self.weights = self.folder / "screen.json", self.folder / "weights"
-
-    def normalize(self) -> Trained:
-        others = [str(self.folder / name) for name in ("holdout.json", "labels.csv")]
-        part = self.config.section(NormalizeConfig).model_dump_json()
-        lineage = json.dumps({"run": self.key})
-        whole = self.config.model_dump_json()
-        normalize(part, str(self.source), str(self.screen), *others, whole_config=whole, lineage=lineage)
-        return self
-
-    def pretrain(self, fold: int = 0) -> Trained:
-        part = self.config.section(PretrainSettings).model_dump_json()
-        pretrain(part, str(self.screen), fold, "slim", str(self.weights))
-        return self
-
-    def record(self) -> TaskRecord:
-        return TaskRecord.model_validate_json(self.store.get(f"runs/{self.key}/tasks/pretrain/0/slim.json"))
+def run_of(out: Path, store: ObjectStore, **changes: Any) -> TrainingRun:
+    """A run of one backbone; its folder's name is its key."""
+    # The tiny plates are no groups that a new siRNA could join.
+    config = changed(RUN.model_copy(update={"backbones": (SLIM,), **changes}), prior={"enabled": False})
+    return TrainingRun(out, store.uri(""), config)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """HUVEC-01 and RPE-01 are of fold 0, which is trained; HUVEC-02 of fold 1."""
-    folder = tmp_path_factory.mktemp("trained")
-    run = (
-        Trained(ObjectStore(folder / "store"), folder, "old-1", TinyScreen(folder / "screen").root)
-        .normalize()
-        .pretrain()
-    )
-    assert Manifest.read(run.screen).folds == {"HUVEC-01": 0, "HUVEC-02": 1, "RPE-01": 0}
+def trained(out: Path, store: ObjectStore, source: Path, **changes: Any) -> TrainingRun:
+    run = run_of(out, store, **changes)
+    run.normalize(source, out.name)
+    run.pretrain("slim")
     return run
 
 
-@pytest.fixture
-def store(trained: Trained, tmp_path: Path) -> ObjectStore:
-    """A store of the test's own with the trained run."""
-    # Objects are replaced and deleted, never changed in place, so links do as well as copies.
-    shutil.copytree(trained.store.root, tmp_path / "store", copy_function=os.link)
-    return ObjectStore(tmp_path / "store")
+def recorded(store: ObjectStore, key: str) -> TaskRecord:
+    return TaskRecord.model_validate_json(store.get(f"runs/{key}/tasks/pretrain/0/slim.json"))
 
 
 @pytest.fixture
-def source(trained: Trained, tmp_path: Path) -> Path:
-    shutil.copytree(trained.source, tmp_path / "screen")
-    return tmp_path / "screen"
-
-
-@pytest.fixture
-def old(trained: Trained, store: ObjectStore, tmp_path: Path, source: Path) -> Trained:
-    """The trained run in the test's own store."""
-    run = Trained(store, tmp_path, "old-1", source)
-    shutil.copytree(trained.folder, run.folder)
+def old(folder_store: ObjectStore, tmp_path: Path, tiny: TinyScreen) -> TrainingRun:
+    """HUVEC-01 and RPE-01 are of fold 0, which is trained; HUVEC-02 of fold 1."""
+    run = trained(tmp_path / "old-1", folder_store, tiny.root)
+    assert Manifest.read(run.screen).folds == {"HUVEC-01": 0, "HUVEC-02": 1, "RPE-01": 0}
     return run
 
 
@@ -115,10 +73,11 @@ KNOWN = FoldsConfig(count=2, known={"HUVEC-01": 0, "HUVEC-02": 1, "RPE-01": 0}, 
 
 
 def test_a_new_run_starts_with_the_weights_of_its_fold(
-    old: Trained, store: ObjectStore, tmp_path: Path, larger: Path, untrained: None, capsys: pytest.CaptureFixture[str]
+    old: TrainingRun, folder_store: ObjectStore, tmp_path: Path, larger: Path, untrained: None, capsys
 ):
-    new = Trained(store, tmp_path, "new-1", larger, init_from="old-1", folds=KNOWN, seed=9).normalize().pretrain()
-    then, now = (load_file(str(run.weights / "weights.safetensors")) for run in (old, new))
+    new = trained(tmp_path / "new-1", folder_store, larger, init_from="old-1", folds=KNOWN, seed=9)
+    files = [run.base("slim") / "weights.safetensors" for run in (old, new)]
+    then, now = (load_file(str(file)) for file in files)
     classes_then, classes_now = (Manifest.read(run.screen).vocabulary.classes for run in (old, new))
     assert all((then[name] == now[name]).all() for name in then if name != "head.weight")
     rows = [classes_now.index(label) for label in classes_then]
@@ -126,93 +85,85 @@ def test_a_new_run_starts_with_the_weights_of_its_fold(
     assert set(classes_now) - set(classes_then) == {"sirna_99"}
     output = capsys.readouterr().out
     assert "from fold 0 of run old-1; 8 classes keep their rows of the head, 1 start at random (sirna_99)" in output
-    assert json.loads((new.weights / "meta.json").read_text())["init_from"] == {
-        "run": "old-1", "fold": 0, "backbone": "slim", "sha256": digest_file(old.weights / "weights.safetensors"),
+    assert json.loads((new.base("slim") / "meta.json").read_text())["init_from"] == {
+        "run": "old-1", "fold": 0, "backbone": "slim", "sha256": digest_file(files[0]),
         "known_classes": 8, "new_classes": ["sirna_99"], "left_out_classes": [],
     }  # fmt: skip
 
 
+FIRST = FoldsConfig(count=2, train=(0,))
+
+
 def test_the_content_of_the_weights_is_part_of_the_key_and_their_address_is_not(
-    old: Trained, store: ObjectStore, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+    old: TrainingRun, folder_store: ObjectStore, tmp_path: Path, tiny: TinyScreen, monkeypatch: pytest.MonkeyPatch
 ):
-    events = tmp_path / "events.jsonl"
+    events, results = tmp_path / "events.jsonl", []
     monkeypatch.setenv(EVENTS_VARIABLE, str(events))
-    folds = FoldsConfig(count=2, train=(0,))
-    results = []
     # The last starts from weights of the first, which are of another content than those of old-1.
-    for key, init_from in (("new-1", "old-1"), ("new-2", store.uri("runs/old-1")), ("new-3", "new-1")):
-        run = Trained(store, tmp_path, key, source, init_from=init_from, folds=folds, seed=9).normalize().pretrain()
-        results.append((epochs_trained(events), weights(run.weights)))
+    for key, init_from in (("new-1", "old-1"), ("new-2", folder_store.uri("runs/old-1")), ("new-3", "new-1")):
+        run = trained(tmp_path / key, folder_store, tiny.root, init_from=init_from, folds=FIRST, seed=9)
+        results.append((epochs_trained(events), weights(run.base("slim"))))
     assert [epochs for epochs, _ in results] == [2, 2, 4]
     assert results[0][1] == results[1][1] != results[2][1]
 
 
 def test_a_chain_of_runs_records_all_learned_labels(
-    old: Trained, store: ObjectStore, tmp_path: Path, larger: Path, untrained: None
+    old: TrainingRun, folder_store: ObjectStore, tmp_path: Path, larger: Path, untrained: None
 ):
     """HUVEC-02 taught the first run, is gone from the second, and may not validate in the third."""
-    assert old.record().learned.experiments == ("HUVEC-02",)
+    assert recorded(folder_store, "old-1").learned.experiments == ("HUVEC-02",)
     tables = {name: (larger / name).read_text() for name in ("train.csv", "train_controls.csv")}
     for name, text in tables.items():
         (larger / name).write_text("".join(r for r in text.splitlines(keepends=True) if not r.startswith("HUVEC-02")))
     folds = FoldsConfig(count=2, known={"HUVEC-01": 0, "RPE-01": 0, "HUVEC-04": 1}, train=(0,))
-    second = Trained(store, tmp_path, "new-1", larger, init_from="old-1", folds=folds).normalize().pretrain()
-    assert second.record().learned.experiments == ("HUVEC-02", "HUVEC-04")
+    trained(tmp_path / "new-1", folder_store, larger, init_from="old-1", folds=folds)
+    assert recorded(folder_store, "new-1").learned.experiments == ("HUVEC-02", "HUVEC-04")
     for name, text in tables.items():
         (larger / name).write_text(text)
     folds = FoldsConfig(count=2, known={"HUVEC-01": 0, "RPE-01": 1, "HUVEC-04": 1, "HUVEC-02": 0}, train=(0,))
-    third = Trained(store, tmp_path, "new-2", larger, init_from="new-1", folds=folds)
     with pytest.raises(InputError, match=r"HUVEC-02 validates in fold 0 now, .* or a run that it started from has"):
-        third.normalize()
+        trained(tmp_path / "new-2", folder_store, larger, init_from="new-1", folds=folds)
 
 
 def test_normalize_and_pretrain_both_reject_an_unsuitable_earlier_run(
-    old: Trained, store: ObjectStore, tmp_path: Path, larger: Path
+    old: TrainingRun, folder_store: ObjectStore, tmp_path: Path, larger: Path
 ):
-    learned, absent = (
-        r"HUVEC-02 validates in fold 0 now, .*folds\.known",
-        r"no pretrained weights of fold 1 and slim \(it has",
-    )
-    before = set(store.list())
-    for folds, message in (
-        (FoldsConfig(count=2), absent),
-        (FoldsConfig(count=2, known={"HUVEC-02": 0}, train=(0,)), learned),
-    ):
-        new = Trained(store, tmp_path, "new-1", larger, init_from="old-1", folds=folds)
+    learned = FoldsConfig(count=2, known={"HUVEC-02": 0}, train=(0,))
+    messages = r"HUVEC-02 validates in fold 0 now, .*folds\.known", r"no pretrained weights of fold 1 and slim \(it has"
+    before = set(folder_store.list())
+    for folds, message in zip((learned, FoldsConfig(count=2)), messages, strict=True):
         with pytest.raises(InputError, match=message):
-            new.normalize()
-        assert set(store.list()) == before
-    refused = new.config
-    new.config = refused.model_copy(update={"init_from": None})
-    new.normalize()
-    new.config = refused
-    for fold, message in ((0, learned), (1, absent)):
+            run_of(tmp_path / "new-1", folder_store, init_from="old-1", folds=folds).normalize(larger, "new-1")
+        assert set(folder_store.list()) == before
+    run_of(tmp_path / "new-1", folder_store, folds=learned).normalize(larger, "new-1")
+    new = run_of(tmp_path / "new-1", folder_store, init_from="old-1", folds=learned)
+    for new.fold, message in enumerate(messages):
         with pytest.raises(InputError, match=message):
-            new.pretrain(fold)
-    assert not new.weights.exists()
+            new.pretrain("slim")
+    assert not new.base("slim").exists()
 
 
-def test_rejects_missing_weights_and_a_changed_screen(old: Trained, store: ObjectStore, tmp_path: Path, source: Path):
-    folds = FoldsConfig(count=2, train=(0,))
-    new = Trained(store, tmp_path, "new-1", source, init_from="old-1", folds=folds).normalize()
-    store.delete_prefix(old.record().prefix)
+def test_rejects_missing_weights_and_a_changed_screen(
+    old: TrainingRun, folder_store: ObjectStore, tmp_path: Path, tiny: TinyScreen
+):
+    new = run_of(tmp_path / "new-1", folder_store, init_from="old-1", folds=FIRST)
+    new.normalize(tiny.root, "new-1")
+    folder_store.delete_prefix(recorded(folder_store, "old-1").prefix)
     with pytest.raises(InputError, match="slim of fold 0 of run old-1 is gone or damaged; repeat that run, or leave"):
-        new.pretrain()
-    table = source / "test.csv"
+        new.pretrain("slim")
+    table = tiny.root / "test.csv"
     table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
-    old.normalize()
+    old.normalize(tiny.root, "old-1")
     with pytest.raises(InputError, match="slim of fold 0 of run old-1 was trained with an earlier screen"):
-        new.pretrain()
-    store.delete("runs/old-1/screen.json")
+        new.pretrain("slim")
+    folder_store.delete("runs/old-1/screen.json")
     with pytest.raises(InputError, match=r"runs/old-1/screen.json is missing, so the labels that run old-1 has learn"):
-        new.pretrain()
+        new.pretrain("slim")
 
 
-def starting_from(path: str) -> str:
-    """The settings as JSON, where `slim` starts from a file."""
-    slim = PRETRAIN.backbone("slim").model_copy(update={"weights": path})
-    settings = PRETRAIN.model_copy(update={"backbones": (PRETRAIN.backbone("small"), slim)})
-    return settings.model_dump_json()
+def starting_from(config: RunConfig, path: str) -> RunConfig:
+    """The configuration with weights of `slim` from a file."""
+    return config.model_copy(update={"backbones": (SMALL, SLIM.model_copy(update={"weights": path}))})
 
 
 def test_starts_from_initial_weights_and_records_them(
@@ -220,9 +171,9 @@ def test_starts_from_initial_weights_and_records_them(
 ):
     path = tmp_path / "initial.safetensors"
     torch.manual_seed(77)
-    start = Classifier(PRETRAIN.backbone("slim"), PRETRAIN.head, 3, channels=3).backbone.state_dict()
+    start = Classifier(SLIM, RUN.head, 3, channels=3).backbone.state_dict()
     save_file(start, str(path))
-    settings = PretrainSettings.model_validate_json(starting_from(str(path)))
+    settings = starting_from(RUN, str(path)).section(PretrainSettings)
     step.run(settings, *screen, 0, "slim", tmp_path / "started", path)
     started = load_file(str(tmp_path / "started" / "weights.safetensors"))
     for name, tensor in start.items():
@@ -248,13 +199,13 @@ def test_initial_weights_of_other_content_repeat_the_work_wherever_they_are(
     monkeypatch.setenv(EVENTS_VARIABLE, str(events))
     store = ObjectStore(pretrained.store)
     stored = store.uri("models/w.safetensors")
-    for seed, address, trained in ((1, str(path), 2), (1, stored, 2), (2, str(path), 4)):
+    for seed, address, epochs in ((1, str(path), 2), (1, stored, 2), (2, str(path), 4)):
         torch.manual_seed(seed)
-        save_weights(Classifier(PRETRAIN.backbone("slim"), PRETRAIN.head, 3).backbone, path)
+        save_weights(Classifier(SLIM, RUN.head, 3).backbone, path)
         store.upload_file(path, "models/w.safetensors")
-        pretrained.pretrain_json = starting_from(address)
+        pretrained.config = starting_from(pretrained.config, address)
         pretrained.pretrain("slim")
-        assert epochs_trained(events) == trained
+        assert epochs_trained(events) == epochs
         results.append(weights(pretrained.base("slim")))
     assert results[0] == results[1] != results[2]
     pretrained.pretrain("small")

@@ -7,25 +7,26 @@ import json
 import shutil
 import uuid
 from pathlib import Path
-from typing import Any
 
+from components.core.config import FrozenModel, RunConfig
+from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
 from components.core.storage.manifest import Manifest
 from components.finetune.step import main as finetune
+from components.normalize.config import NormalizeConfig
 from components.normalize.step import main as normalize
 from components.pretrain.step import main as pretrain
 from components.pseudo_label.step import main as pseudo_label
-from tests.components.core.learning.tiny_networks import MEAN_TEACHER, PRETRAIN, RUN
-from tests.tiny_screen import CONFIG
+from tests.components.core.learning.tiny_networks import RUN, changed
 
-BACKBONES = [backbone.name for backbone in PRETRAIN.backbones]
+BACKBONES = [backbone.name for backbone in RUN.backbones]
 
 
 class TrainingRun:
-    """Paths and calls of one run; every step writes below `out`, and keeps its outputs in the store at an address."""
+    """A configuration, paths and calls of its steps, which write below `out` and keep their outputs in the store at an address."""
 
-    def __init__(self, out: Path, store: str) -> None:
+    def __init__(self, out: Path, store: str, config: RunConfig = RUN) -> None:
         self.store, self.fold, self.cell_type = store, 0, "HUVEC"
-        self.pretrain_json, self.mean_teacher_json = PRETRAIN.model_dump_json(), MEAN_TEACHER.model_dump_json()
+        self.config = changed(config, store={"bucket": store})
         self._write_below(out)
 
     def _write_below(self, out: Path) -> None:
@@ -42,37 +43,31 @@ class TrainingRun:
             path.write_text(Manifest.read(path).model_copy(update={"run": key}).model_dump_json())
         return other
 
-    def change(self, **sections: dict[str, Any]) -> None:
-        """Other fields in sections of the steps' settings, where they have the section."""
-        for name in ("pretrain_json", "mean_teacher_json"):
-            settings = json.loads(getattr(self, name))
-            changed = {
-                section: settings[section] | fields for section, fields in sections.items() if section in settings
-            }
-            setattr(self, name, json.dumps(settings | changed))
-
     def normalize(self, source: Path, run: str | None = None) -> None:
         """Packs a screen, and records the run if it has a key."""
-        config = CONFIG.model_copy(update={"store": CONFIG.store.model_copy(update={"bucket": self.store})})
-        labels = str(self.out / "labels.csv")
-        record = {"whole_config": RUN.model_dump_json(), "lineage": json.dumps({"run": run})} if run else {}
-        normalize(config.model_dump_json(), str(source), str(self.screen), str(self.holdout), labels, **record)
+        record = {"whole_config": self.config.model_dump_json(), "lineage": json.dumps({"run": run})} if run else {}
+        outputs = (str(path) for path in (self.screen, self.holdout, self.out / "labels.csv"))
+        normalize(self._section(NormalizeConfig), str(source), *outputs, **record)
 
     def base(self, backbone: str) -> Path:
         return self.out / f"pretrained-{backbone}"
 
     def pretrain(self, backbone: str) -> None:
-        pretrain(self.pretrain_json, str(self.screen), self.fold, backbone, str(self.base(backbone)))
+        settings = self._section(PretrainSettings)
+        pretrain(settings, str(self.screen), self.fold, backbone, str(self.base(backbone)))
 
     def finetune(self) -> None:
-        bases = [str(self.base(name)) for name in BACKBONES]
-        finetune(self.mean_teacher_json, str(self.screen), bases, self.fold, self.cell_type, str(self.finetuned))
+        bases, settings = [str(self.base(name)) for name in BACKBONES], self._section(MeanTeacherSettings)
+        finetune(settings, str(self.screen), bases, self.fold, self.cell_type, str(self.finetuned))
 
     def pseudo_label(self) -> None:
         pseudo_label(
-            self.mean_teacher_json, str(self.screen), str(self.holdout), str(self.finetuned), self.fold,
+            self._section(MeanTeacherSettings), str(self.screen), str(self.holdout), str(self.finetuned), self.fold,
             self.cell_type, str(self.weights), str(self.logits), str(self.embeddings),
         )  # fmt: skip
+
+    def _section(self, kind: type[FrozenModel]) -> str:
+        return self.config.section(kind).model_dump_json()
 
     def train(self) -> None:
         for backbone in BACKBONES:

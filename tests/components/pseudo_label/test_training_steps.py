@@ -16,6 +16,7 @@ from components.core.storage.garbage import find_garbage, list_groups, needed_by
 from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import finished_folds, read_runs
+from tests.components.core.learning.tiny_networks import changed
 from tests.components.pretrain.training_run import BACKBONES, TrainingRun, epochs_trained, files
 from tests.tiny_screen import PLATES, TREATED_WELLS, TREATMENTS, TinyScreen
 
@@ -118,7 +119,7 @@ def test_a_further_round_trains_on_an_earlier_runs_predictions_and_on_no_weights
     table = tmp_path / "predictions.csv"
     rows = [f"{id_code},{sirna},{0.9 - 0.1 * k:.1f}" for k, (id_code, sirna) in enumerate(labels_of.items())]
     table.write_text("\n".join(["id_code,sirna,confidence", *rows]) + "\n")
-    run.change(mean_teacher={"fused_labels": str(table)})
+    run.config = changed(run.config, mean_teacher={"fused_labels": str(table)})
     run.pseudo_label()
     labels = pd.read_csv(run.weights / "pseudo_labels.csv", index_col="id_code")
     given = labels.loc[list(labels_of)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,6 +48,12 @@ RUN = RunConfig(
 )  # fmt: skip
 PRETRAIN = RUN.section(PretrainSettings)
 MEAN_TEACHER = RUN.section(MeanTeacherSettings)
+
+
+def changed(config: RunConfig, **sections: Mapping[str, Any]) -> RunConfig:
+    """A configuration with other fields in some sections."""
+    update = {name: getattr(config, name).model_copy(update=dict(fields)) for name, fields in sections.items()}
+    return RunConfig.model_validate(config.model_copy(update=update).model_dump())
 
 
 def images_of(screen: tuple[ObjectStore, Manifest]) -> Images:
