@@ -37,13 +37,11 @@ class RetrainingOutcome(StoredRecord):
     fingerprint: Fingerprint
     run: str = Field(description="key of the challenger's run")
     model: str = Field(description="fingerprint of the challenger")
-    champion: str | None = Field(description="fingerprint of the model that it was compared with, or that it replaced")
     generation: int = Field(description="of the champion afterwards; 0 for none")
     promoted: bool = Field(description="whether the challenger became the champion")
     reason: str = Field(description="one line")
     observed: AwareDatetime = Field(description="when the screen was in the state of the fingerprint")
     at: AwareDatetime = Field(description="when it was decided")
-    by: str
 
 
 def read_latest(store: ObjectStore, name: str) -> RetrainingOutcome | None:

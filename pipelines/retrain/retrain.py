@@ -23,7 +23,7 @@ from components.core.errors import InputError
 from components.core.evaluation.comparison.decision import too_few_plates
 from components.core.files import locked
 from components.core.learning.step_settings import library_versions
-from components.core.registry.champion import CHAMPION, Champion, current_user, promote, read_champion
+from components.core.registry.champion import CHAMPION, Champion, promote, read_champion
 from components.core.registry.model_manifest import ModelManifest
 from components.core.registry.published_models import read_model
 from components.core.screen.wells import Screen
@@ -198,11 +198,7 @@ class _Retraining:
         """One comparison and its outcome; None if another model was promoted during it."""
         promotions, champion = _read_champion(self.store)
         decision = challenge.decide(run, challenger, champion, promotions.now.why if promotions else "")
-        reason, generation = decision.reason, _generation(promotions)
-        compared_with = champion.fingerprint if champion and decision.comparison else None
-        promoted = decision.outcome == "same_model"
-        if promotions and promoted:  # as the process that promoted it has decided
-            compared_with = next((each.fingerprint for each in promotions.history), None)
+        reason, generation, promoted = decision.reason, _generation(promotions), decision.outcome == "same_model"
         latest = read_latest(self.store, self.config.name) if decision.promote else None
         if latest and latest.observed > self.observed and latest.fingerprint != self.fingerprint:
             reason = (
@@ -224,13 +220,11 @@ class _Retraining:
             fingerprint=self.fingerprint,
             run=run,
             model=challenger.fingerprint,
-            champion=compared_with,
             generation=generation,
             promoted=promoted,
             reason=reason,
             observed=self.observed,
             at=datetime.now(UTC),
-            by=current_user(),
         )
         write_outcome(self.store, outcome)
         self.report.decided(decision, outcome, self.folder)

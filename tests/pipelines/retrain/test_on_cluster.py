@@ -121,7 +121,7 @@ def test_a_new_experiment_is_trained_on_and_the_models_compared_on_the_holdout(l
     assert (row["champion"], row["challenger"]) == (pytest.approx(4 / 6), 1.0)
     latest = read_latest(lab.store, "tiny")
     assert latest is not None
-    assert (latest.champion, latest.promoted, latest.reason) == (champion.fingerprint, True, decided["reason"])
+    assert (latest.promoted, latest.reason) == (True, decided["reason"])
 
 
 def test_a_worse_challenger_is_published_and_not_promoted(lab: ClusterLab, server: KfpServer) -> None:
@@ -187,9 +187,6 @@ def test_after_lost_contact_the_same_command_follows_the_run(
     models = [json.loads(json.dumps(run["runtime_config"]["parameters"]["model"])) for run in lab.predictions]
     assert models == [lab.store.uri(f"models/{name}") for name in (first.now.fingerprint, other)]
     assert [promotion.generation for promotion in lab.champion.promotions] == [3, 2, 1]
-    latest = read_latest(lab.store, "tiny")
-    assert latest is not None
-    assert latest.champion == other
 
 
 def another_champion(lab: ClusterLab) -> str:
@@ -271,7 +268,7 @@ def test_two_at_once_share_the_runs_and_promote_once(
     assert latest is not None
     assert (latest.model, latest.generation, latest.promoted) == (now.now.fingerprint, 2, True)
     # The second records the decision of the first, not a comparison of the model with itself.
-    assert (latest.reason, latest.champion) == (now.now.why, champion.now.fingerprint)
+    assert latest.reason == now.now.why
     reports = [json.loads(path.read_text()) for each in labs for path in each.folder.glob("runs/*/comparison.json")]
     assert [report["reason"] for report in reports] == [now.now.why] * 2
 

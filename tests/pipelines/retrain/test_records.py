@@ -86,13 +86,11 @@ def outcome(sources: str, observed: datetime = DAY) -> RetrainingOutcome:
         fingerprint=Fingerprint(tables={}, experiments={}, files={}, sources=sources, images={}, config={}),
         run=f"tiny-{sources}",
         model="a" * 64,
-        champion=None,
         generation=1,
         promoted=True,
         reason="better",
         observed=observed,
         at=DAY + timedelta(days=9),
-        by="ada",
     )
 
 

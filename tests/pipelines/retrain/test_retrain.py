@@ -170,8 +170,8 @@ def test_rejects_bad_input_in_one_line_and_leaves_the_store(
 
 def outcome(fingerprint: Fingerprint) -> RetrainingOutcome:
     return RetrainingOutcome.model_validate({
-        "name": "tiny", "run": KEY, "model": "a" * 64, "champion": None, "generation": 1, "promoted": False,
-        "reason": "worse", "at": "2026-01-02T03:04:05Z", "observed": "2026-01-02T01:00:00Z", "by": "ada",
+        "name": "tiny", "run": KEY, "model": "a" * 64, "generation": 1, "promoted": False,
+        "reason": "worse", "at": "2026-01-02T03:04:05Z", "observed": "2026-01-02T01:00:00Z",
         "fingerprint": fingerprint,
     })  # fmt: skip
 
