@@ -169,16 +169,13 @@ def run_new_plates(
         warnings=[*seen, *warnings[False]],
         run=key,
     )
-    reference = reference_of(model, trained, address, described.store, config.pack, key)
+    reference = reference_of(model, trained, address, described.store, key)
     outputs = {holdout_labels_out: _csv(holdout_labels(screen))} if holdout_labels_out else {}
     for path, manifest in ((holdout_out, described), (screen_out, reference)):
         outputs[path] = manifest.model_dump_json().encode()
     if record:
         prediction = PredictionRecord(
             model=model.fingerprint,
-            address=address,
-            experiments=tuple(experiments),
-            any_cell_type=any_cell_type,
             folds={plate.cell_type: model.folds_of(plate.cell_type) for plate in plates},
         )
         record = record.model_copy(update={"prediction": prediction})

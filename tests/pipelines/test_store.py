@@ -114,10 +114,7 @@ def test_gc_continues_without_the_right_to_list_unfinished_uploads(
 def test_runs_are_listed_with_their_kind_and_what_each_alone_keeps(filled: ObjectStore) -> None:
     write_records(filled, "else-9", PLATE, OUTPUT, name="elsewhere")
     key = "runs/next-2/run.json"
-    predicted = {
-        "model": "ab" * 32, "address": "s3://x", "experiments": [], "any_cell_type": False,
-        "folds": {"HUVEC": [0, 1, 2], "RPE": [1]},
-    }  # fmt: skip
+    predicted = {"model": "ab" * 32, "folds": {"HUVEC": [0, 1, 2], "RPE": [1]}}
     filled.put(key, json.dumps({**json.loads(filled.get(key)), "prediction": predicted}).encode())
     rows = rows_of(invoke(filled, "runs", "--sizes"))
     assert "mine-1 training mine 2026-11-20 08:30 /data/screen 1/2 a moment 0 bytes" in rows

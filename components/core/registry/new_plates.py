@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from components.core.config import PackConfig, PriorConfig
+from components.core.config import PriorConfig
 from components.core.errors import InputError, shortened
 from components.core.prior.plate_groups import NoPlateDesignError, PlateGroups, labelled_treatments, learn_groups
 from components.core.registry.model_manifest import ModelManifest
@@ -95,20 +95,19 @@ def groups_of(design: PlateDesign, treatments: Sequence[str]) -> PlateGroups:
 
 
 def reference_of(
-    model: ModelManifest, plates: Sequence[PlateRecord], address: str, store: str, codec: PackConfig, run: str = ""
+    model: ModelManifest, plates: Sequence[PlateRecord], address: str, store: str, run: str = ""
 ) -> Manifest:
     """A manifest in place of the training screen's: vocabulary, pixel histograms and plate design, and no wells.
 
     So the prediction of new plates reads no label and no image of a training well.
 
-    `plates` are the model's `trained_plates`, `address` is the model's; `store` receives the new plates, in `codec`,
-    and `run` is the key of the run that packs them.
+    `plates` are the model's `trained_plates`, `address` is the model's; `store` receives the new plates, `run` is the key of the
+    run that packs them.
     """
     return Manifest(
         store=store,
         channels=model.channels,
         image_size=model.image_size,
-        codec=codec,
         vocabulary=model.vocabulary,
         folds={},
         plates=tuple(plates),

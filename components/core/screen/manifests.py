@@ -51,7 +51,6 @@ def build_manifest(
         store=packing.store.uri("").rstrip("/"),
         channels=len(CHANNELS),
         image_size=packing.image_size,
-        codec=packing.pack,
         vocabulary=screen.vocabulary,
         folds={} if holdout else dict(folds),
         plates=tuple(plates),

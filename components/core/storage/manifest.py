@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from components.core.config import FrozenModel, PackConfig
+from components.core.config import FrozenModel
 from components.core.storage.digests import digest_text
 from components.core.stored_record import StoredRecord
 
@@ -97,7 +97,6 @@ class Manifest(StoredRecord):
     store: str = Field(description="s3://bucket[/prefix] that the plates' prefixes are relative to")
     channels: int
     image_size: int
-    codec: PackConfig
     vocabulary: Vocabulary
     folds: dict[str, int] = Field(
         description="fold by labelled experiment, the one that validates on it; empty if folds hold out wells"

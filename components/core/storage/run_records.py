@@ -40,11 +40,6 @@ class PredictionRecord(FrozenModel):
     """What makes a run a prediction: trained networks classify new plates."""
 
     model: str = Field(description="fingerprint of the model that predicts")
-    address: str = Field(description="where it is published")
-    experiments: tuple[str, ...] = Field(description="the requested ones; empty for all")
-    any_cell_type: bool = Field(
-        description="whether wells of a cell type that the model was not trained on are classified"
-    )
     folds: dict[str, tuple[int, ...]] = Field(
         description="the model's folds that predict, by cell type of the new plates"
     )

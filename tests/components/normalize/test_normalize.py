@@ -56,7 +56,7 @@ def test_the_manifest_describes_the_whole_screen_and_a_second_run_packs_nothing(
     summary, screen, holdout, labels = normalize(tiny, store)
     assert (summary.packed, summary.reused) == (8, 0)
     assert summary.written <= len(store.puts)
-    assert (screen.store, screen.channels, screen.image_size, screen.codec) == ("s3://memory", 6, SIZE, CONFIG.pack)
+    assert (screen.store, screen.channels, screen.image_size) == ("s3://memory", 6, SIZE)
     assert len(screen.plates) == 8
     assert set(screen.folds) == set(LABELLED)
     assert set(screen.folds.values()) == {0, 1}

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.core.config import PackConfig
 from components.core.errors import StepError
 from components.core.storage.arrays import LogitsDirectory, WellLogits, write_logits
 from components.core.storage.manifest import Manifest, PlateRecord, Vocabulary, WellRecord
@@ -172,7 +171,7 @@ def manifest() -> Manifest:
         for name, labels in LABELS.items()
     )  # fmt: skip
     folds = {"HUVEC-01": 0, "HUVEC-02": 1, "RPE-01": 0}
-    return Manifest(store="s3://x", channels=6, image_size=8, codec=PackConfig(), vocabulary=VOCABULARY, folds=folds,
+    return Manifest(store="s3://x", channels=6, image_size=8, vocabulary=VOCABULARY, folds=folds,
                     plates=plates)  # fmt: skip
 
 

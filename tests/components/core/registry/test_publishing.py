@@ -95,7 +95,7 @@ def test_plate_design_and_statistics_are_restored(published: FinishedRun, model:
     found = groups_of(design, treatments)
     assert (found.plates, found.arrangements) == (expected.plates, expected.arrangements)
     assert all(np.array_equal(a, b) for a, b in zip(found.members, expected.members, strict=True))
-    reference = reference_of(model, plates, "a", "s", published.config.pack)
+    reference = reference_of(model, plates, "a", "s")
     for domain in ("global", "cell_type", "plate"):
         known, again = (domain_statistics(manifest, domain) for manifest in (screen, reference))
         assert known.keys() == again.keys()

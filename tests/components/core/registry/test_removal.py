@@ -103,7 +103,7 @@ def test_an_interrupted_removal_leaves_no_damaged_model_and_is_finished_by_the_n
 def test_keeps_a_model_that_a_recent_prediction_uses(store: ObjectStore) -> None:
     promote(store, put_model(store, 1), "x")
     used = put_model(store, 2)
-    prediction = PredictionRecord(model=used, address="s3://x", experiments=(), any_cell_type=False, folds={})
+    prediction = PredictionRecord(model=used, folds={})
     write_run(store, RunRecord(key="new-1", config={}, lineage={}, prediction=prediction), b"{}", b"{}", None, [])
     assert [fingerprint_of(group) for group in found(store)] == [used]  # the prediction is older than that
     assert found(store, age=DAY) == []

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from components.core import progress
-from components.core.config import PackConfig
 from components.core.errors import InputError, StepError
 from components.core.storage.manifest import Manifest, Vocabulary
 from components.core.storage.object_store import ObjectStore
@@ -33,15 +32,13 @@ KEY = "demo-1a2b"
 PLATES = ("plates/a", "plates/b")
 RECORD = RunRecord(key=KEY, config={"name": "demo"}, lineage={"run": KEY, "seeds": {"run": 1}})
 FILES = {"screen.json": b"screen", "holdout.json": b"holdout", "holdout_labels.csv": b"id_code,sirna\n"}
-PREDICTION = PredictionRecord(
-    model="ab" * 32, address="s3://x/models/ab", experiments=(), any_cell_type=False, folds={"HUVEC": (0, 2)}
-)
+PREDICTION = PredictionRecord(model="ab" * 32, folds={"HUVEC": (0, 2)})
 
 
 def manifest(warning: str = "", run: str = KEY) -> Manifest:
     vocabulary = Vocabulary(treatments=("a",), positives=(), negatives=())
     return Manifest(
-        store="s3://x", channels=6, image_size=8, codec=PackConfig(), vocabulary=vocabulary, folds={}, plates=(),
+        store="s3://x", channels=6, image_size=8, vocabulary=vocabulary, folds={}, plates=(),
         warnings=(warning,), run=run,
     )  # fmt: skip
 
