@@ -85,25 +85,16 @@ def remove_containers(client: DockerClient, work: Path) -> None:
                 container.remove(force=True, v=True)
 
 
-def mounts_of(
-    config: RunConfig,
-    work: Path,
-    source: str,
-    truth: Path | None,
-    environment: Mapping[str, str],
-    model: str = "",
-) -> dict[str, bool]:
-    """The paths of this machine that a run's containers see, and whether they may write to them.
-
-    `work` is the run's working folder, `source` and `model` are addresses, `environment` are the containers' variables.
-    """
+def mounts_of(run: LocalRun, folder: RunFolder, environment: Mapping[str, str]) -> dict[str, bool]:
+    """The paths of this machine that a run's containers see, and whether they may write to them; `environment` is theirs."""
+    config, source, truth = run.config, folder.source(run.screen), folder.truth(run)
     read = _folder(source) if "://" in source else [Path(source)]
     read += [truth] if truth else []
     read += [path.resolve() for path in local_files(config).values()]
     read += _folder((config.init_from or "").partition("/runs/")[0])
-    read += _folder(model)
+    read += _folder(run.prediction.model) if run.prediction else []
     read += [Path(environment[name]) for name in CERTIFICATES if environment.get(name)]
-    write = [work, *_folder(config.store.address)]
+    write = [folder.work, *_folder(config.store.address)]
     write += [Path(config.loader.node_cache).absolute()] if config.loader.node_cache else []
     writable = {str(path): False for path in read if path.exists()}
     writable |= {str(path): True for path in write if path.exists()}
@@ -152,8 +143,8 @@ def docker_runner(run: LocalRun, folder: RunFolder) -> DockerRunner:
     if run.config.loader.node_cache:
         with contextlib.suppress(OSError):  # without it the steps work too, and warn
             Path(run.config.loader.node_cache).mkdir(parents=True, exist_ok=True)
-    environment, model = container_environment(os.environ), run.prediction.model if run.prediction else ""
-    mounts = mounts_of(run.config, folder.work, folder.source(run.screen), folder.truth(run), environment, model)
+    environment = container_environment(os.environ)
+    mounts = mounts_of(run, folder, environment)
 
     # `volumes` is the pipeline's root, which lies in the run's folder; a path with a colon could not be written as one.
     def run_container(client: DockerClient, image: str, command: Sequence[str], volumes: Any, **rest: Any) -> int:

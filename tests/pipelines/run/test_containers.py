@@ -12,6 +12,7 @@ from components.core.config import RunConfig, StoreConfig
 from components.core.errors import InputError
 from components.core.progress import EVENTS_VARIABLE
 from pipelines.run.containers import check_credentials, container_environment, mounts_of, run_task
+from pipelines.run.folder import LocalRun, RunFolder
 from tests.container_engine import engine_or_skip, images_or_skip
 
 LIMITS = ["cluster.steps.pretrain.memory_gib=1", "cluster.steps.pretrain.shm_gib=0.25", "cluster.steps.pretrain.gpus=0"]
@@ -27,8 +28,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def mounted(config: RunConfig, folder: Path, source: str, truth: str = "", **environment: str) -> dict[str, bool]:
-    found = mounts_of(config, folder / "run", source, Path(truth) if truth else None, environment)
+def mounted(
+    config: RunConfig, folder: Path, screen: str | None, truth: str = "", **environment: str
+) -> dict[str, bool]:
+    run = LocalRun(config=config, screen=screen, truth=Path(truth) if truth else None, lineage={})
+    found = mounts_of(run, RunFolder(folder), environment)
     return {path.removeprefix(f"{folder}/"): write for path, write in found.items()}
 
 
@@ -45,8 +49,8 @@ def test_all_files_of_a_configuration_are_mounted_and_only_outputs_writable(fold
 
 
 def test_nested_folders_are_mounted_once_and_addresses_in_object_storage_not_at_all(folder: Path):
-    demo, simulated, run = RunConfig.load("demo"), folder / "run" / "simulated", {"run": True}
-    assert mounted(demo, folder, str(simulated / "screen"), str(simulated / "truth.csv")) == run
+    run = {"run": True}
+    assert mounted(RunConfig.load("demo"), folder, None) == run, "the simulated screen and its truth are in it"
     config = RunConfig.load("demo", ["backbones.0.weights=s3://bucket/w.pt", "init_from=null"])
     assert mounted(config, folder, "s3://bucket/screen") == run
     earlier = RunConfig.load("demo", [f"init_from=file://{folder}/other%20store/runs/KEY"])
