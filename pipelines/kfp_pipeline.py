@@ -14,7 +14,7 @@ from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
 from components.core.config import RunConfig, result_config
-from components.core.storage.run_records import predicting_name, task_name
+from components.core.storage.run_records import task_name
 from pipelines.cluster.pod_settings import apply_pod_settings, pipeline_name, resources_of
 from pipelines.dag import STEPS, DagTask, TaskGraph, TaskOutput, step_configs
 
@@ -78,7 +78,7 @@ def _pipeline(
 
     if not graph.trains:
 
-        @dsl.pipeline(name=pipeline_name(predicting_name(config.name)))
+        @dsl.pipeline(name=pipeline_name(config, graph))
         def prediction(
             source: str,
             fingerprint: str,
@@ -98,7 +98,7 @@ def _pipeline(
 
         return prediction
 
-    @dsl.pipeline(name=pipeline_name(config.name))
+    @dsl.pipeline(name=pipeline_name(config, graph))
     def training(
         source: str,
         fingerprint: str,

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from components.core.config import RunConfig
 from components.core.config.cluster import ClusterConfig, StepResources
-from pipelines.dag import GPU_STEPS
+from components.core.storage.run_records import predicting_name
+from pipelines.dag import GPU_STEPS, TaskGraph
 
 if TYPE_CHECKING:
     from kfp.dsl import PipelineTask
@@ -130,9 +131,9 @@ def apply_pod_settings(task: PipelineTask, resources: Resources, cluster: Cluste
         kubernetes.set_image_pull_secrets(task, list(cluster.image_pull_secrets))
 
 
-def pipeline_name(name: str) -> str:
-    """KFP's name for the pipeline of a run of this name."""
-    return f"cellsignal-{name_part(name)}"
+def pipeline_name(config: RunConfig, graph: TaskGraph) -> str:
+    """KFP's name for the pipeline of a training, or of a prediction."""
+    return f"cellsignal-{name_part(config.name if graph.trains else predicting_name(config.name))}"
 
 
 def name_part(text: str) -> str:

@@ -34,14 +34,12 @@ class ClusterRun:
     """A training or a prediction on a cluster, whose input has been checked.
 
     Attributes:
-        name: name of its pipeline, and the beginning of its key.
         key: its key in the store, and the beginning of its name in KFP.
         lineage: what is known of the run before it starts, warnings included.
         parameters: of its pipeline, all but the lineage; `truth` is the address of labels, or empty.
     """
 
     config: RunConfig
-    name: str
     key: str
     store: ObjectStore
     images: ImageRecord

@@ -158,7 +158,7 @@ def _checked_run(wanted: RunConfig | PredictRequest, request: SubmitRequest) -> 
     address, digest = request.screen.rstrip("/"), fingerprint(source, tables, config.screen.sites)
     key = cluster_run_key(name, lineage[RECIPE], address, digest)
     parameters = {**parameters, "source": address, "fingerprint": digest, "truth": request.truth or ""}
-    return ClusterRun(config, name, key, store, images, graph, lineage, parameters), remarks
+    return ClusterRun(config, key, store, images, graph, lineage, parameters), remarks
 
 
 def _opened(chosen: StoreConfig) -> ObjectStore:
@@ -192,7 +192,7 @@ class _Submission:
         commit = run.images.commit
         self.name = f"{run.key} {commit or 'no commit'}"
         # KFP may keep versions as Kubernetes objects, whose names have letters, digits, dots and hyphens only.
-        uploaded = pipeline_name(run.name)
+        uploaded = pipeline_name(run.config, run.graph)
         version_name = f"{uploaded}-{name_part(commit) or 'no-commit'}-{digest_text(text)[:12]}"
         client, namespace, experiment = endpoint.client, endpoint.namespace, run.config.cluster.experiment
         with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder, _without_links():

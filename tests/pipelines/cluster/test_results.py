@@ -22,7 +22,7 @@ def failed(tmp_path: Path, store: ObjectStore) -> FoldedRun:
 
 
 def report(failed: FoldedRun, out: Path) -> str:
-    run = ClusterRun(failed.config, "tiny", KEY, failed.store, RECORD, training_graph(failed.config), {}, {"truth": ""})
+    run = ClusterRun(failed.config, KEY, failed.store, RECORD, training_graph(failed.config), {}, {"truth": ""})
     return report_of_failed(run, out, Console(file=io.StringIO()))
 
 
