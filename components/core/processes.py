@@ -96,6 +96,7 @@ def worker_processes(count: int, modules: Sequence[str]) -> ProcessPoolExecutor:
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker)
     # A pool that starts workers one by one, with the first tasks, may wait forever if one is killed while another starts.
     pool._launch_processes()  # type: ignore[attr-defined]  # private, and the same in Python 3.11 to 3.13
+    pool.submit(int)  # the first task starts the thread that ends the workers
     return pool
 
 

@@ -65,3 +65,8 @@ def test_worker_processes_end_by_sigterm_even_if_their_parent_ignores_it():
     )
     output = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, timeout=60, check=True).stdout
     assert output.split() == [b"SIG_IGN", b"SIG_DFL"]
+
+
+def test_worker_processes_end_without_a_task():
+    program = "import time\nfrom components.core.processes import worker_processes\nwith worker_processes(2, []): time.sleep(1)"
+    subprocess.run([sys.executable, "-c", program], timeout=60, check=True)
