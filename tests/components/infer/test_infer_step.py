@@ -16,10 +16,9 @@ from components.core.storage.object_store import ObjectStore
 from components.core.storage.runs import finished_folds
 from components.finetune.step import main as finetune
 from components.infer.step import main as infer
-from tests.components.core.learning.tiny_networks import RUN
+from tests.components.core.learning.tiny_networks import RUN, changed
 from tests.components.pretrain.training_run import BACKBONES, TrainingRun, files
 
-WITHOUT = RUN.model_copy(update={"mean_teacher": RUN.mean_teacher.model_copy(update={"pseudo_labels": "none"})})
 SETTINGS = RUN.section(InferSettings)
 
 
@@ -69,12 +68,12 @@ def test_pretrained_backbones_predict_in_any_order_and_outputs_are_reused(pretra
 def test_finetuned_pairs_predict_without_pseudo_labels(pretrained, tmp_path):
     run = pretrained
     bases = [str(run.base(name)) for name in BACKBONES]
-    settings = WITHOUT.section(MeanTeacherSettings)
+    settings = changed(RUN, mean_teacher={"pseudo_labels": "none"}).section(MeanTeacherSettings)
     finetune(settings.model_dump_json(), str(run.screen), bases, run.fold, run.cell_type, str(run.finetuned))
     assert json.loads((run.finetuned / "meta.json").read_text())["epoch"] == 3
     out = {}
     for which in ("student", "teacher"):
-        chosen = SETTINGS.model_copy(update={"predict": SETTINGS.predict.model_copy(update={"weights": which})})
+        chosen = changed(RUN, predict={"weights": which}).section(InferSettings)
         out[which] = predict(run, [run.finetuned], tmp_path / which, chosen)
         schema = pq.read_schema(out[which] / "embeddings" / "slim" / "HUVEC" / "fold_0.parquet")
         assert schema.metadata[b"cellsignal.weights"] == which.encode()

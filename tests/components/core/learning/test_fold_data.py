@@ -8,14 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.core.config import AugmentConfig, BatchNormConfig, PriorConfig, StandardiseConfig
+from components.core.config import PriorConfig
 from components.core.errors import InputError
 from components.core.learning import fold_data
 from components.core.learning.fold_data import fold_wells, groups_of_fold, open_fold, validation_score
 from components.core.learning.images import Images, open_images
 from components.core.learning.step_settings import MeanTeacherSettings, PretrainSettings
 from components.core.screen.packed import TREATMENT
-from tests.components.core.learning.tiny_networks import CPU, RUN
+from tests.components.core.learning.tiny_networks import CPU, RUN, changed
 from tests.tiny_screen import TREATMENTS
 
 
@@ -48,7 +48,7 @@ def test_hidden_labels_never_train(images: Images, data):
     fold_E = np.array(data.draw(st.lists(st.integers(-1, 2), min_size=4, max_size=4)))
     labelled_E = np.array(data.draw(st.lists(st.booleans(), min_size=4, max_size=4)))
     known_W = np.array(data.draw(st.lists(st.booleans(), min_size=table.wells, max_size=table.wells)))
-    changed = replace(
+    drawn = replace(
         table,
         fold_W=fold_E[table.experiment_W].astype(np.int32),
         labelled_W=labelled_E[table.experiment_W],
@@ -57,21 +57,21 @@ def test_hidden_labels_never_train(images: Images, data):
     )
     controls = data.draw(st.sampled_from(["all", "training"]))
     try:
-        wells = fold_wells(changed, 0, controls)
+        wells = fold_wells(drawn, 0, controls)
     except InputError:
-        treatment_W = (changed.well_type_W == TREATMENT) & changed.labelled_W & (changed.class_W >= 0)
-        assert not (treatment_W & (changed.fold_W > 0)).any()
+        treatment_W = (drawn.well_type_W == TREATMENT) & drawn.labelled_W & (drawn.class_W >= 0)
+        assert not (treatment_W & (drawn.fold_W > 0)).any()
         return
     roles = [set(getattr(wells, role).tolist()) for role in ("training", "validation", "unlabelled")]
     assert sum(map(len, roles)) == len(set.union(*roles))
-    assert (changed.class_W[wells.training] >= 0).all()
-    treatments = wells.training[changed.well_type_W[wells.training] == TREATMENT]
-    assert changed.labelled_W[treatments].all()
-    assert (changed.fold_W[treatments] > 0).all()
-    assert (changed.fold_W[wells.validation] == 0).all()
-    assert not changed.labelled_W[wells.unlabelled].any()
+    assert (drawn.class_W[wells.training] >= 0).all()
+    treatments = wells.training[drawn.well_type_W[wells.training] == TREATMENT]
+    assert drawn.labelled_W[treatments].all()
+    assert (drawn.fold_W[treatments] > 0).all()
+    assert (drawn.fold_W[wells.validation] == 0).all()
+    assert not drawn.labelled_W[wells.unlabelled].any()
     if controls == "training":
-        assert (changed.fold_W[wells.training] > 0).all()
+        assert (drawn.fold_W[wells.training] > 0).all()
 
 
 def test_rejects_a_cell_type_without_plates(images: Images):
@@ -134,13 +134,12 @@ def test_scores_compare_with_the_wells_own_labels(screen, images: Images):
     assert score("balanced", leaning_WK) == 1.0
 
 
-UNUSUAL = RUN.model_copy(
-    update={
-        "screen": RUN.screen.model_copy(update={"controls": "training"}),
-        "standardise": StandardiseConfig(domain="global", jitter=0.05),
-        "batch_norm": BatchNormConfig(domain="experiment", statistics="controls"),
-        "augment": AugmentConfig(scale=0.3, erase_probability=0.2),
-    }
+UNUSUAL = changed(
+    RUN,
+    screen={"controls": "training"},
+    standardise={"domain": "global", "jitter": 0.05},
+    batch_norm={"domain": "experiment", "statistics": "controls"},
+    augment={"scale": 0.3, "erase_probability": 0.2},
 )
 
 

@@ -8,7 +8,8 @@ from components.core.learning.fold_data import FoldData, Validation, fold_wells
 from components.core.learning.images import Images
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.mean_teacher_run import MeanTeacherTraining
-from tests.components.core.learning.tiny_networks import MEAN_TEACHER, SLIM, SMALL, classifier, same, weights_of
+from components.core.learning.step_settings import MeanTeacherSettings
+from tests.components.core.learning.tiny_networks import RUN, SLIM, SMALL, changed, classifier, same, weights_of
 
 K = 8
 
@@ -31,7 +32,7 @@ def pairs(*backbones):
 
 def run(images: Images, own, score, epochs, refresh, validation=None, **changes):
     wells = fold_wells(images.table, 0, "all", "HUVEC")
-    settings = MEAN_TEACHER.model_copy(update={"mean_teacher": MEAN_TEACHER.mean_teacher.model_copy(update=changes)})
+    settings = changed(RUN, mean_teacher=changes).section(MeanTeacherSettings)
     measured = Validation(wells.validation if validation is None else validation, score, 16, K)
     data = FoldData(images, wells, None, measured)
     training = MeanTeacherTraining(own, data, settings, epochs, "HUVEC", 0, refresh, True)

@@ -15,9 +15,10 @@ from components.core.learning import pseudo_labeller as labelling
 from components.core.learning.inference import adaptive_logits
 from components.core.learning.mean_teacher import Pair
 from components.core.learning.pseudo_labeller import PseudoLabeller
+from components.core.learning.step_settings import MeanTeacherSettings
 from components.core.learning.team import Team
 from components.core.screen.packed import TREATMENT, SiteTable
-from tests.components.core.learning.tiny_networks import MEAN_TEACHER
+from tests.components.core.learning.tiny_networks import RUN, changed
 from tests.components.core.manifests import manifest, plate_record
 
 TREATMENTS = tuple(f"sirna_{n}" for n in range(16))
@@ -74,8 +75,7 @@ def labeller(monkeypatch):
 
     def make(prepared: PreparedLogits, seed: int = 5, **changes: Any) -> PseudoLabeller:
         monkeypatch.setattr(labelling, "adaptive_logits", prepared)
-        changed = MEAN_TEACHER.mean_teacher.model_copy(update=changes)
-        settings = MEAN_TEACHER.model_copy(update={"mean_teacher": changed})
+        settings = changed(RUN, mean_teacher=changes).section(MeanTeacherSettings)
         return PseudoLabeller(PAIRS, IMAGES, UNLABELLED, SCREEN, None, settings, seed)
 
     return make

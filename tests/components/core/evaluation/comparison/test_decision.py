@@ -24,7 +24,7 @@ SCREENS = st.fixed_dictionaries(
     {name: st.lists(PLATE, min_size=2, max_size=5) for name in ("HUVEC-1", "RPE-1")},
     optional={name: st.lists(PLATE, min_size=1, max_size=4) for name in ("HUVEC-2", "U2OS-1")},
 )
-few_examples = settings(max_examples=40, deadline=None)
+few_examples = settings(max_examples=25, deadline=None)
 LENIENT = PromotionConfig(resamples=1000, min_plates=2)
 DEFAULTS = PromotionConfig()
 
