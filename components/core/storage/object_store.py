@@ -199,7 +199,7 @@ class ObjectStore:
             except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
                 if isinstance(error, FileNotFoundError) and (self.root or "NoSuchBucket" in str(error)):
                     raise
-                return self._holds(key, data)
+                return self.get_present([key]) == {key: data}
             return True
 
     def exists(self, key: str) -> bool:
@@ -335,12 +335,6 @@ class ObjectStore:
     def _delete_file(self, key: str) -> None:
         with self._errors(key, "delete"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             self._file(key).unlink()
-
-    def _holds(self, key: str, data: bytes) -> bool:
-        """Whether the object holds exactly these data."""
-        with contextlib.suppress(MissingObjectError):
-            return self.get(key) == data
-        return False
 
     def _path(self, key: str) -> str:
         """The key as obstore takes it."""
