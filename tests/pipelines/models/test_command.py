@@ -110,6 +110,8 @@ def test_models_are_listed_if_the_champion_is_gone(tmp_path: Path) -> None:
     listed = invoke(store, "list").output
     assert second[:12] in listed
     assert f"the champion {first[:12]} (generation 1) is not there any more" in listed
+    store.put(CHAMPION, b"{")
+    assert CliRunner().invoke(app, ["models", "list", "--store", store.uri("")]).output == ""
 
 
 def test_gc_shows_what_it_removes_and_keeps_champions(tmp_path: Path) -> None:
