@@ -339,7 +339,6 @@ def check_record(store: ObjectStore, lineage: dict[str, Any]) -> None:
     assert record.lineage["model"] == {**record.lineage["model"], "name": "tiny", "generation": 1}
     assert record.prediction is not None
     assert record.prediction.model == lineage["model"]["fingerprint"]
-    assert record.prediction.experiments == ("HUVEC-03", HOLDOUT)
     assert record.prediction.folds == {"HUVEC": (0, 1)}
     reference, plates = (
         Manifest.model_validate_json(store.get(f"runs/{key}/{name}.json")) for name in ("screen", "holdout")
