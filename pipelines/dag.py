@@ -98,7 +98,7 @@ class DagTask:
 
 @dataclass(eq=False)
 class TaskGraph:
-    """The tasks of a run, each after what it reads. Consecutive tasks of folds are a loop, whose folds have the same ones."""
+    """The tasks of a run, each after what it reads. Consecutive tasks with a fold form a loop; all folds have the same tasks."""
 
     tasks: list[DagTask] = field(default_factory=list)
 
@@ -116,7 +116,7 @@ class TaskGraph:
 
     @property
     def trains(self) -> bool:
-        """Whether it is a training's, and not that of a prediction of new plates."""
+        """Whether this is a training rather than a prediction of new plates."""
         return any(task.step == "pretrain" for task in self.tasks)
 
     def counts(self) -> dict[str, int]:

@@ -6,20 +6,34 @@ must not use `from __future__ import annotations`.
 """
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from itertools import groupby
 from typing import Any
 
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
+from components.assign.component import assign
 from components.core.config import RunConfig, result_config
 from components.core.storage.run_records import task_name
+from components.ensemble.component import ensemble
+from components.finetune.component import finetune
+from components.infer.component import infer
+from components.normalize.component import normalize
+from components.pretrain.component import pretrain
+from components.pseudo_label.component import pseudo_label
+from components.report.component import report
 from pipelines.cluster.pod_settings import apply_pod_settings, pipeline_name, resources_of
-from pipelines.dag import STEPS, DagTask, TaskGraph, TaskOutput, step_configs
+from pipelines.dag import DagTask, TaskGraph, TaskOutput, step_configs
 
 COMPONENTS: Mapping[str, Callable[..., dsl.PipelineTask]] = {
-    step: getattr(import_module(f"components.{step}.component"), step) for step in STEPS
+    "normalize": normalize,
+    "pretrain": pretrain,
+    "finetune": finetune,
+    "pseudo_label": pseudo_label,
+    "infer": infer,
+    "ensemble": ensemble,
+    "assign": assign,
+    "report": report,
 }
 TaskSettings = Callable[[dsl.PipelineTask, DagTask], object]
 """Applies the settings of the machine or cluster to a task."""

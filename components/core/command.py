@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from components.core.errors import ContactError, InputError, StepError
-
-DISK_ERRORS = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the quota is used up",
-    errno.EFBIG: "the limit on the size of a file is reached",
-    errno.EIO: "the disk fails",
-}
-
+from components.core.errors import ContactError, InputError, StepError, known_error
 
 # Options that the command lines of several steps share.
 ConfigOption = Annotated[
@@ -114,23 +103,11 @@ def describe_error(error: Exception) -> tuple[int, str]:
             return 3, str(error)
         case ContactError():
             return 5, str(error)
-        case OSError(errno=number) if number in DISK_ERRORS:
-            disk = f" (mounted at {_mount_point(error.filename)})" if error.filename else ""
-            advice = "make room, then run the same command again"
-            return 3, f"{error.filename or 'a file'}: {DISK_ERRORS[number]}{disk}; {advice}"
-        case OSError(filename=str() | bytes() | Path()):
-            return 2, f"{os.fsdecode(error.filename)}: {error.strerror}; give another path, or change its permissions"
+        case OSError() if known := known_error(error):
+            return describe_error(known)
         case ValueError() if "null byte" in str(error):
             return 2, "a path holds a null byte; correct it"
     return 3, f"{type(error).__name__}: {str(error)[:200]} (unexpected; the traceback is in {_write_traceback(error)})"
-
-
-def _mount_point(path: Any) -> Path:
-    """Mount point of a path's disk."""
-    found = Path(os.fsdecode(path)).absolute()
-    while not os.path.ismount(found):
-        found = found.parent
-    return found
 
 
 def _write_traceback(error: Exception) -> str:

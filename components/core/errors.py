@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 SHOWN = 5
 """Faults that a message quotes."""
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Errors of the operating system that go away with more room: a full disk, a quota, a limit on the size of a file."""
+_DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "the limit on the size of a file is reached",
+    errno.EIO: "the disk fails",
+}
 
 
 class InputError(ValueError):
@@ -39,3 +48,23 @@ def one_line(faults: Sequence[str]) -> str:
         return faults[0]
     more = f" | and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
     return f"{len(faults)} faults: {' | '.join(faults[:SHOWN])}{more}"
+
+
+def known_error(error: OSError) -> InputError | StepError | None:
+    """An error of the operating system that names a path, as bad input; a full or failing disk as the failure of a step."""
+    if error.errno in _DISK_ERRORS:
+        disk = f" (mounted at {_mount_point(error.filename)})" if error.filename else ""
+        reason = _DISK_ERRORS[error.errno]
+        return StepError(f"{error.filename or 'a file'}: {reason}{disk}; make room, then run the same command again")
+    if isinstance(error.filename, str | bytes | Path):
+        path = os.fsdecode(error.filename)
+        return InputError(f"{path}: {error.strerror}; give another path, or change its permissions")
+    return None
+
+
+def _mount_point(path: Any) -> Path:
+    """Mount point of a path's disk."""
+    found = Path(os.fsdecode(path)).absolute()
+    while not os.path.ismount(found):
+        found = found.parent
+    return found

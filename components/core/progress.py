@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.core.errors import InputError, StepError
+from components.core.errors import InputError, StepError, known_error
 
 EVENTS_VARIABLE = "CELLSIGNAL_EVENTS"
 TASK_VARIABLE = "CELLSIGNAL_TASK"
@@ -117,9 +117,11 @@ def task(step: str, **labels: Any) -> Iterator[None]:
         _failed("input" if isinstance(error, InputError) else "step", str(error))
         raise
     except BaseException as error:
+        if isinstance(error, OSError) and (known := known_error(error)):
+            _failed("input" if isinstance(known, InputError) else "step", str(known))
+            raise known from None
         _failed("step", " ".join(f"{type(error).__name__}: {error}".split()))
-        if not isinstance(error, OSError):  # whose path and reason say all
-            traceback.print_exc(file=sys.stderr)
+        traceback.print_exc(file=sys.stderr)
         raise
     emit("finish", seconds=round(time.monotonic() - begun, 3))
     _labels.clear()

@@ -106,9 +106,8 @@ class Follower:
         """
         run_id, console, contact, shown = run.run_id, self.contact.console, self.contact, ""
         page = self.endpoint.run_page(run_id)
-        contact.advice = (
-            f"run {run_id} may go on: the same command follows it again; to end it, use Terminate at {page}"
-        )
+        to_end = f"to end it, use Terminate at {page}"
+        contact.advice = f"run {run_id} may go on: the same command follows it again; {to_end}"
         with console.status("") as status:
             while True:
                 try:
@@ -126,12 +125,12 @@ class Follower:
                 shown = state
                 if state in DONE:
                     return None
-                self._read_failures()
+                self._read_failures(run.created_at)
                 # First, because other tasks may have failed because of it.
                 bad_input = next((each for each in self.failures.values() if each.kind == "input"), None)
                 if bad_input:
                     if state not in ENDED:
-                        self._terminate(run_id, bad_input.task)
+                        self._terminate(run_id, bad_input.task, to_end)
                     failed = f"{bad_input.task} failed: {bad_input.message}"
                     return RunFailure(f"{failed}; not submitted again, because it would fail again", InputError, True)
                 if state == "CANCELED":
@@ -157,24 +156,28 @@ class Follower:
             f"run {run.run_id} failed: {error or 'no task left a message, as when a pod is evicted or out of memory'}"
         )
 
-    def _read_failures(self) -> None:
-        """Reads the failures recorded since the last time, and prints them."""
+    def _read_failures(self, since: datetime) -> None:
+        """Reads the failures recorded since the last time, and prints those of this attempt, which began at a time.
+
+        Tasks of an attempt that was terminated may record theirs until they are gone.
+        """
         try:
             new = read_failures(self.store, self.key, self.failures)
         except (InputError, StepError) as error:
             self._warn_once(f"failures of tasks cannot be read ({error}); the run is still followed")
             return
         for key, record in sorted(new.items(), key=lambda item: item[1].at):
-            self._warn_once(f"{record.task} failed: {record.message}")
-            self.failures[key] = record
+            if record.at >= since:
+                self._warn_once(f"{record.task} failed: {record.message}")
+                self.failures[key] = record
 
-    def _terminate(self, run_id: str, task: str) -> None:
+    def _terminate(self, run_id: str, task: str, to_end: str) -> None:
         """Terminates the run because a task failed of bad input; only warns if that is refused."""
         result = "; the run is being terminated"
         try:
             self.contact.answered(lambda: self.endpoint.client.terminate_run(run_id))
         except EndpointError as error:
-            result = f", but the run cannot be terminated ({error}); {self.contact.advice}"
+            result = f", but the run cannot be terminated ({error}); {to_end}"
         warn(self.contact.console, f"{task} failed of bad input{result}")
 
     def _warn_once(self, text: str) -> None:

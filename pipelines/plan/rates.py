@@ -114,7 +114,7 @@ class Rates(FrozenModel):
 
 
 def read_rates(file: Path | None = None, gpu: str | None = None) -> Rates:
-    """The shipped rates, with the fields of a YAML file over them: mappings are merged, lists replaced; `gpu` is planned for.
+    """The shipped rates, with the fields of a YAML file over them (mappings merged, lists replaced); `gpu` is the GPU to plan for.
 
     Raises:
         InputError: no such file, an unknown field, a value out of range, or an unknown GPU.

@@ -245,7 +245,7 @@ class KnownRun:
 
 
 def find_run(name: str, option: str = "--run") -> KnownRun:
-    """Finds a run by its key, its address in an object store, or the folder of `cellsignal run --out`; `option` gave it.
+    """Finds a run by its key, its address in an object store, or the folder of `cellsignal run --out`; errors name `option`.
 
     Raises:
         InputError: a folder without a run or with a prediction, or an address that is no run's.

@@ -147,7 +147,9 @@ def forget(
     found = {run.key: run for run in read_runs(opened)}
     for key in keys:
         if key not in found:
-            raise InputError(f"{key}: no such run below {opened.uri('')} (`cellsignal store runs` lists those there)")
+            raise InputError(
+                f"{key}: no such run below {opened.uri('')} (`cellsignal store runs` lists the runs there)"
+            )
     chosen = [run for run in found.values() if run.key in keys]
     alone = sizes_alone(list(found.values()), list_groups(opened))
     console.print(runs_table([run_row(run) for run in chosen], alone, console.width))

@@ -17,7 +17,7 @@ from pipelines.cli import app
 from pipelines.options import timeout_seconds
 from pipelines.run.folder import LocalRun, opened_folder
 from tests.pipelines.tiny_run import ROOT, Cellsignal, error_line, processes_naming, results, truth_of, write_truth
-from tests.seaweedfs import S3Server
+from tests.seaweedfs import BUCKET, S3Server
 from tests.tiny_screen import TinyScreen
 
 
@@ -125,6 +125,19 @@ def test_a_bad_image(cellsignal: Cellsignal, config_file: Path, tiny_screen: Tin
     assert not (cellsignal.folder / "out").exists(), "bad input leaves nothing behind"
 
 
+def test_credentials_that_are_missing_or_refused_are_not_repeated(
+    cellsignal: Cellsignal, config_file: Path, tables: TinyScreen, s3_server: S3Server
+):
+    known = s3_server.environment()
+    secret = "not-the-secret-of-this-server"
+    line = refuse_input(cellsignal, config_file, tables.root, **{**known, "AWS_SECRET_ACCESS_KEY": secret})
+    assert f"s3://{BUCKET}: {known['AWS_ENDPOINT_URL']} refused to list (" in line
+    assert secret not in line
+    assert not (cellsignal.folder / "out").exists()
+    del known["AWS_SECRET_ACCESS_KEY"]
+    assert "AWS_SECRET_ACCESS_KEY is not set" in refuse_input(cellsignal, config_file, tables.root, **known)
+
+
 def local_run(config: Path, screen: TinyScreen, *changes: str) -> LocalRun:
     return LocalRun(config=RunConfig.load(str(config), changes), screen=str(screen.root), truth=None, lineage={})
 
@@ -183,7 +196,7 @@ def test_finishing_from_a_folder_finds_no_run_there_and_makes_none(cellsignal: C
     lab = cellsignal.folder / "lab data"
     lab.mkdir()
     for folder, message in (
-        (lab, f"--run none-1: no such run below {lab.as_uri()} (`cellsignal store runs` lists those there)"),
+        (lab, f"--run none-1: no such run below {lab.as_uri()} (`cellsignal store runs` lists the runs there)"),
         (lab / "unmounted", f"{lab.as_uri()}/unmounted: there is no object store"),
     ):
         line = cellsignal.refused("finish", "--run", f"{folder.as_uri()}/runs/none-1", "--quorum", "1")

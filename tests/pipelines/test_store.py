@@ -226,7 +226,7 @@ def test_rejects_bad_usage(cellsignal: Cellsignal, tmp_path: Path, monkeypatch: 
         (["gc", "--older-than", "soon"], "--older-than 'soon': expected a number followed by m, h, d or w"),
         (["gc", "--set", "store.bucket=abc"], "--set changes a configuration; give --config as well"),
         (["gc", "--bucket", "b"], "--bucket, --prefix: bucket: string should have at least 3 characters, got 'b'"),
-        (["gc", "--bucket", "file://lab"], "write file:///FOLDER"),
+        (["gc", "--bucket", "file://lab"], "or file:///FOLDER"),
     ):
         assert message in rejected(*arguments), arguments
     line = cellsignal.refused("store", "gc", "--store", "nowhere")

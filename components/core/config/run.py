@@ -7,11 +7,12 @@ the sections that it reads (`RunConfig.section`), so that a change elsewhere doe
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from components.core.config.cluster import ClusterConfig
 from components.core.config.file import (
@@ -159,11 +160,20 @@ class StoreConfig(FrozenModel):
         description="S3 bucket or s3://BUCKET/PREFIX, which must exist; or file:///FOLDER; null is a folder in the user's cache, "
         "and the bucket `cellsignal` on a cluster",
     )
-    prefix: str = Field("", description="key prefix inside the bucket, without a leading slash")
+    prefix: str = Field(
+        "", description="key prefix inside the bucket, without a leading slash; of a folder, a folder in it"
+    )
+
+    @field_validator("bucket")
+    @classmethod
+    def _is_a_name_or_an_address(cls, bucket: str | None) -> str | None:
+        if bucket and not re.fullmatch(r"[^/:]+|(s3|minio)://[^/]+.*|file:///.*", bucket):
+            raise ValueError(f"{bucket!r}: write a bucket's name, s3://BUCKET/PREFIX or file:///FOLDER")
+        return bucket
 
     @property
     def address(self) -> str:
-        """Both in one text: s3://BUCKET[/PREFIX] or file:///FOLDER; of null the folder in the user's cache."""
+        """Both as one address, s3://BUCKET[/PREFIX] or file:///FOLDER; without a bucket, the folder in the user's cache."""
         bucket = self.bucket or (cache_folder() / "store").as_uri()
         address = bucket if "://" in bucket else f"s3://{bucket}"
         return "/".join(part for part in (address.rstrip("/"), self.prefix.strip("/")) if part)

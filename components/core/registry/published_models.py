@@ -123,7 +123,9 @@ def trained_plates(store: ObjectStore, model: ModelManifest) -> tuple[PlateRecor
         return _PLATES.validate_json(read_file(store, model, PLATES))
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise InputError(f"model {model.short}, {PLATES}: cannot be read ({reason}); publish the run again") from None
+        raise InputError(
+            f"model {model.short}, {PLATES}: cannot be read ({reason}); `cellsignal models publish {model.run} --repair`"
+        ) from None
 
 
 def _download(store: ObjectStore, model: ModelManifest, file: StoredFile, folder: Path) -> Path:

@@ -86,6 +86,9 @@ def read_logits(directory: Path) -> LogitsDirectory:
         with np.load(directory / LOGITS_FILE, allow_pickle=False) as archive:
             arrays = {role: (archive[f"{role}_ids"], archive[f"{role}_logits"]) for role in ROLES}
         _ = [meta[name] for name in ("cell_type", "folds", "history")]
+        shapes = [(len(ids_W), logits_WK.shape) for ids_W, logits_WK in arrays.values()]
+        if any(shape != (wells, shapes[0][1][-1]) for wells, shape in shapes):
+            raise ValueError(f"number of ids and shape of logits by role: {shapes}")
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{directory}: damaged, or of another version ({error}); run the step that wrote it again"

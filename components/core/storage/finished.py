@@ -110,7 +110,7 @@ def fetch_finished(store: ObjectStore, prefix: str, targets: Mapping[str, Path])
 
 
 def write_attempt(store: ObjectStore, prefix: str, key: str, version: str, upload: Callable[[str], bytes]) -> str:
-    """Uploads files as a new attempt, then writes the record of the attempt that counts unless another does in between.
+    """Uploads files as a new attempt, then records it, unless another attempt was recorded in the meantime.
 
     Args:
         store: receives both.

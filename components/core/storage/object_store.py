@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import shutil
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -120,14 +121,16 @@ class ObjectStore:
         try:
             # No deeper elsewhere: a file system that is not mounted must not be replaced by folders on another disk.
             self.root.mkdir(parents=self.root.is_relative_to(cache_folder()), exist_ok=True)
-            reason = "" if os.access(self.root, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+            with tempfile.TemporaryFile(dir=self.root) as probe:
+                probe.write(b"x")
+                probe.flush()
         except OSError as error:
-            reason = str(error.strerror)
-        if reason:
+            if error.errno in NO_ROOM:
+                raise OSError(error.errno, error.strerror, str(self.root)) from None
             raise InputError(
-                f"{self.uri('')}: the object store cannot be written here ({reason}); create the folder, or choose another with "
-                "--store"
-            )
+                f"{self.uri('')}: the object store cannot be written here ({error.strerror}); create the folder, or choose another "
+                "with --store"
+            ) from None
 
     def get(self, key: str) -> bytes:
         """The object's bytes; MissingObjectError if there is none."""

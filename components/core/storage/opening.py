@@ -51,7 +51,7 @@ def is_bucket(address: str) -> bool:
 
 
 def open_existing(address: str) -> ObjectStore:
-    """Opens a store for a command that reads: InputError unless it exists and answers. A prefix in a bucket may be missing."""
+    """Opens a store for a command that reads: InputError unless it exists and answers. A prefix in a bucket need not exist."""
     store = ObjectStore(address)
     if store.root is None:
         store.check()

@@ -77,8 +77,8 @@ def read_run(store: ObjectStore, key: str, label: str) -> RunRecord:
         record = RunRecord.load(store, run_file(key, RUN))
     except MissingObjectError:
         raise InputError(
-            f"{label} {key}: no such run below {store.uri('')} (`cellsignal store runs` lists those there); one in another store "
-            f"is s3://BUCKET/PREFIX/{RUNS}/KEY or file:///FOLDER/{RUNS}/KEY"
+            f"{label} {key}: no such run below {store.uri('')} (`cellsignal store runs` lists the runs there); one in another "
+            f"store is s3://BUCKET/PREFIX/{RUNS}/KEY or file:///FOLDER/{RUNS}/KEY"
         ) from None
     if record.prediction is not None:
         raise InputError(

@@ -3,7 +3,7 @@ import pytest
 
 from components.core.errors import InputError
 from components.core.storage.manifest import Manifest
-from tests.components.assign.conftest import FOLDS, HELD, ROLE, SIZE, TREATMENTS, of_experiment
+from tests.components.assign.conftest import FOLDS, HELD, MISSING, ROLE, SIZE, TREATMENTS, of_experiment
 
 
 def change_plates(case, change):
@@ -164,3 +164,15 @@ def test_a_screen_without_plate_design_is_rejected_or_predicted_without_the_prio
     assert summary["prior_enabled"] is False
     assert any("no plate groups" in warning for warning in summary["warnings"])
     assert all(table["sirna"].equals(table["raw_sirna"]) for table in tables.values())
+
+
+@pytest.mark.parametrize(("permutations", "found"), [("all", True), ("cyclic", False)])
+def test_only_the_configured_permutations_are_considered(case, permutations, found):
+    """An unlabelled experiment that is no rotation of the labelled ones is predicted correctly among all permutations only."""
+    held = {**HELD, "HUVEC-03": (1, 0, 3, 2)}
+    tables, summary = case.write(held, absent=MISSING).run(permutations=permutations, **ACCEPTING)
+    groups = {entry["experiment"]: tuple(entry["groups"]) for entry in summary["experiments"]}
+    assert (groups["HUVEC-03"] == held["HUVEC-03"]) == found
+    assert (case.accuracy(of_experiment(tables, "HUVEC-03")) > 0.8) == found
+    for rotated in ("HUVEC-01", "HUVEC-02", "HUVEC-04"):
+        assert groups[rotated] == held[rotated]

@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import os
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.core import progress
-from components.core.errors import InputError
+from components.core.errors import InputError, StepError
 
 
 @pytest.fixture
@@ -81,3 +82,30 @@ def test_events_of_other_kinds_and_lines_cut_short_are_skipped(tmp_path: Path) -
     odd = [b"{}", b"[1]", b"7", b"\xff\xfe", b'{"event": "invented", "x": 1}']
     file.write_bytes(b"\n".join([*odd, json.dumps(done).encode(), b'{"event": "fini']))
     assert progress.finished_tasks(file) == [{"step": "infer", "fold": 1, "seconds": 2.0}]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (
+            FileNotFoundError(errno.ENOENT, "No such file or directory", "/x/w.bin"),
+            "input",
+            "/x/w.bin: No such file or",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/x/w.bin"),
+            "step",
+            "/x/w.bin: the disk is full (mounted at /)",
+        ),
+        (OSError(errno.EPIPE, "Broken pipe"), "step", "BrokenPipeError: [Errno 32] Broken pipe"),
+    ],
+)
+def test_an_error_of_the_system_is_reported_as_the_command_line_words_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, kind: str, message: str
+):
+    monkeypatch.setenv(progress.EVENTS_VARIABLE, str(tmp_path / "events"))
+    with pytest.raises((OSError, InputError, StepError)), progress.task("pretrain"):
+        raise error
+    failed = json.loads((tmp_path / "events").read_text().splitlines()[-1])
+    assert (failed["event"], failed["kind"]) == ("failed", kind)
+    assert failed["message"].startswith(message)

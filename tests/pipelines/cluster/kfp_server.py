@@ -103,7 +103,13 @@ class KfpServer:
                     return _page("pipeline_versions", mine, query)
                 case "GET", "runs":
                     mine = [run for run in self.runs if run["experiment_id"] == query.get("experiment_id")]
-                    return _page("runs", sorted(mine, key=lambda run: run["created_at"], reverse=True), query)
+                    return _page(
+                        "runs",
+                        sorted(
+                            mine, key=lambda run: run["created_at"], reverse=query.get("sort_by") == "created_at desc"
+                        ),
+                        query,
+                    )
                 case "GET", "runs", run_id:
                     return self._look(self._run(run_id))
                 case "POST", "pipelines", "upload":

@@ -181,6 +181,28 @@ def test_resubmit_resumes_under_the_same_key_until_it_succeeds(submitting: Submi
     assert store.list(f"runs/{key_of(server.runs[0])}/failed/") == []  # failures of earlier attempts are forgotten
 
 
+def test_contact_lost_while_resubmitting_does_not_advise_about_the_failed_run(
+    submitting: Submitting, server: KfpServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(follow, "OUTAGE", 0.3)
+    server.script = [["FAILED"]]
+    server.on_end = lambda _: server.faults.append(Fault(503, times=10_000, path="/runs", method="GET"))
+    with pytest.raises(ContactError, match=r"whether run .* has started is unknown: the same command follows it"):
+        submitting(wait=True, resubmit=1)
+    assert len(server.runs) == 1
+
+
+def test_a_failure_that_an_earlier_attempt_records_late_does_not_count(
+    submitting: Submitting, server: KfpServer, store
+):
+    server.script = [["RUNNING"] * 2 + ["SUCCEEDED"]]
+    before = datetime.now(UTC) - timedelta(hours=2)
+    server.on_look = lambda run: fail(store, key_of(run), "input", "no such well", at=before)
+    server.on_end = submitting.results_of
+    assert "no such well" not in submitting(wait=True)
+    assert server.asked("POST", ":terminate") == []
+
+
 def test_resubmit_stops_at_its_number_and_at_bad_input(submitting: Submitting, server: KfpServer, store: ObjectStore):
     server.script = [["FAILED"]]
     with pytest.raises(StepError):
@@ -217,7 +239,7 @@ def test_a_run_is_terminated_once_a_task_fails_of_bad_input(
     assert "pretrain fold 1 tiny failed of bad input; the run is being terminated" in submitting.shown.getvalue()
 
 
-def test_bad_input_ends_following_also_if_the_run_cannot_be_terminated(
+def test_bad_input_ends_following_even_if_the_run_cannot_be_terminated(
     submitting: Submitting, server: KfpServer, store
 ):
     server.script = [["RUNNING"]]

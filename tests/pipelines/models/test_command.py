@@ -102,7 +102,7 @@ def test_exits_with_4_if_another_model_was_promoted_since(tmp_path: Path) -> Non
     assert store.get(CHAMPION) == before
 
 
-def test_models_are_listed_if_the_champion_is_gone(tmp_path: Path) -> None:
+def test_models_are_listed_if_the_champion_is_gone_but_not_if_its_record_is_damaged(tmp_path: Path) -> None:
     store = ObjectStore(tmp_path)
     first, second = put_model(store, 1), put_model(store, 2)
     promote(store, first, "the first")
@@ -111,7 +111,10 @@ def test_models_are_listed_if_the_champion_is_gone(tmp_path: Path) -> None:
     assert second[:12] in listed
     assert f"the champion {first[:12]} (generation 1) is not there any more" in listed
     store.put(CHAMPION, b"{")
-    assert CliRunner().invoke(app, ["models", "list", "--store", store.uri("")]).output == ""
+    for arguments in ([], ["--json"]):
+        done = CliRunner().invoke(app, ["models", "list", *arguments, "--store", store.uri("")])
+        assert done.output == ""
+        assert "champion.json: damaged, not a champion's record" in str(done.exception)
 
 
 def test_gc_shows_what_it_removes_and_keeps_champions(tmp_path: Path) -> None:

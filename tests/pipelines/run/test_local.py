@@ -447,3 +447,13 @@ def test_interruption_label_encoding_and_a_screen_in_a_bucket_change_no_predicti
         text = (report.path("results") / name).read_text()
         assert text.count("sirna_") == 7 * (len(text.splitlines()) - 1)
         assert text.replace("sirna_", "") == (interrupted.run.out / name).read_text()
+
+
+@pytest.mark.slow
+def test_a_finished_run_repeats_without_work_and_byte_for_byte(interrupted: Interrupted):
+    out = interrupted.run.out
+    before = {name: (out / name).read_bytes() for name in (*PREDICTIONS, "config.yaml")}
+    again = interrupted.run.cellsignal(*interrupted.run.arguments)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert not [e for e in events(out) if e["event"] == "epoch"]

@@ -234,3 +234,11 @@ def test_changes_may_complete_a_file(tmp_path):
     with pytest.raises(InputError, match=r"prior\.enabled false"):
         RunConfig.load(path)
     assert RunConfig.load(path, ["prior.enabled=false"]).folds.split == "well"
+
+
+@pytest.mark.parametrize("bucket", ["data/store", "/data/store", "~/store", "s3:/data", "file://host"])
+def test_rejects_a_store_that_is_neither_a_bucket_nor_an_address(bucket: str):
+    with pytest.raises(
+        InputError, match=r"store\.bucket: .*write a bucket's name, s3://BUCKET/PREFIX or file:///FOLDER"
+    ):
+        RunConfig.load("demo", [f"store.bucket={bucket}"])

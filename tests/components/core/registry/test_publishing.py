@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,37 @@ def test_a_failed_publisher_leaves_nothing(run: FinishedRun, monkeypatch: pytest
     assert len(calls) == 5
     assert below_models(store) == []
     assert publish(store, KEY).new
+
+
+def test_a_repair_that_another_overtakes_leaves_the_others_files(
+    run: FinishedRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store, upload, others = run.store, ObjectStore.upload_file, []
+    first = publish(store, KEY).model
+
+    def overtaken(self: ObjectStore, path: Path, key: str) -> None:
+        upload(self, path, key)
+        monkeypatch.undo()
+        others.append(publish(store, KEY, replace=True).model)
+
+    monkeypatch.setattr(ObjectStore, "upload_file", overtaken)
+    late = publish(store, KEY, replace=True)
+    assert (late.new, late.model) == (False, others[0])
+    assert complete(store, late.model, tmp_path / "here")
+    assert {key.split("/")[1] for key in below_models(store)} == {"manifest.json", first.attempt, others[0].attempt}
+
+
+def test_of_concurrent_publishers_one_leaves_its_files(run_in_either: FinishedRun, tmp_path: Path) -> None:
+    store = run_in_either.store
+    with ThreadPoolExecutor(3) as pool:
+        published = list(pool.map(lambda _: publish(store, KEY), range(3)))
+    assert sum(each.new for each in published) == 1
+    assert len({each.model.attempt for each in published}) == 1
+    model = published[0].model
+    expected = {f"{model.fingerprint}/manifest.json"}
+    expected |= {model.key(file.path).partition("/")[2] for file in (*model.files, *model.networks)}
+    assert set(below_models(store)) == expected
+    assert complete(store, model, tmp_path / "here")
 
 
 def test_the_fingerprint_covers_only_what_determines_the_model(run: FinishedRun) -> None:
