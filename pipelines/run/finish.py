@@ -31,6 +31,7 @@ from components.core.storage.run_records import HOLDOUT, HOLDOUT_LABELS, MANIFES
 from components.core.storage.runs import fetch_run, finished_folds, record_results
 from components.ensemble.step import run as ensemble
 from components.report.step import run as report
+from pipelines.dag import OUTPUTS, DagTask, TaskOutput, prediction_graph
 from pipelines.images.code_version import code_version
 from pipelines.run.folder import EMBEDDINGS, check_results_folder, find_run, join_embeddings
 
@@ -127,19 +128,38 @@ def _compute(
         lineage["partial"] = {"quorum": quorum, "folds": present, "missing": missing}
     embeddings = join_embeddings(sorted((work / EMBEDDINGS).glob("*/*")), making / EMBEDDINGS)
     lineage["embeddings"] = [f"{EMBEDDINGS}/{name}" for name in embeddings]
-    screen, holdout, labels = (work / name for name in (MANIFEST, HOLDOUT, HOLDOUT_LABELS))
-    uris = []
-    for cell_type, there in present.items():
-        console.print(f"{cell_type}: {_folds(there)} of {len(config.folds.trained)}", highlight=False)
-        averaged, predictions = (work / name / cell_type for name in ("averaged", "predictions"))
-        ensemble([work / "logits" / cell_type / str(fold) for fold in there], averaged)
-        assign(config.section(AssignConfig), screen, holdout, averaged, predictions)
-        uris.append(str(predictions))
-    metrics = report(config, screen, holdout, labels, truth, uris, work / "results", lineage, store=store)
+    metrics: dict[str, Any] = {}
+    for task in prediction_graph(present).tasks:  # after the folds, it has the same tasks as a training
+        written = _path(work, task.output(OUTPUTS[task.step][-1]))
+        if task.step == "ensemble":
+            there = present[str(task.cell_type)]
+            console.print(f"{task.cell_type}: {_folds(there)} of {len(config.folds.trained)}", highlight=False)
+            ensemble(_read(work, task, "logits"), written)
+        elif task.step == "assign":
+            screen, holdout, logits = (_read(work, task, name)[0] for name in ("screen", "holdout", "logits"))
+            assign(config.section(AssignConfig), screen, holdout, logits, written)
+        elif task.step == "report":
+            screen, holdout, labels = (_read(work, task, name)[0] for name in ("screen", "holdout", "holdout_labels"))
+            uris = [str(path) for path in _read(work, task, "uris")]
+            metrics = report(config, screen, holdout, labels, truth, uris, written, lineage, store=store)
     for file in (work / "results").iterdir():
         file.rename(making / file.name)
     shutil.rmtree(work)
     return metrics
+
+
+def _read(work: Path, task: DagTask, name: str) -> list[Path]:
+    """Where an input of a task is; several if it is a list."""
+    value = task.inputs[name]
+    return [_path(work, output) for output in (value if isinstance(value, tuple) else (value,))]
+
+
+def _path(work: Path, output: TaskOutput) -> Path:
+    """Where an output of a task is below `work`, by its name, cell type and fold."""
+    task = output.task
+    if task.step == "normalize":
+        return work / {"screen": MANIFEST, "holdout": HOLDOUT, "holdout_labels": HOLDOUT_LABELS}[output.name]
+    return work.joinpath(output.name, *(str(label) for label in (task.cell_type, task.fold) if label is not None))
 
 
 def _check_quorum(key: str, present: Mapping[str, Sequence[int]], trained: Sequence[int], quorum: int) -> None:
