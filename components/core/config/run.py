@@ -151,6 +151,10 @@ class PackConfig(FrozenModel):
     shuffle: Literal["noshuffle", "shuffle", "bitshuffle"] = Field("bitshuffle", description="filter of Blosc")
 
 
+STORE_ADDRESS = r"(s3|minio)://[^/]+.*|file:///.+"
+"""The pattern of a store's address."""
+
+
 class StoreConfig(FrozenModel):
     """Where plates, checkpoints and logits go. A bucket's endpoint and credentials come from the AWS environment variables."""
 
@@ -167,7 +171,7 @@ class StoreConfig(FrozenModel):
     @field_validator("bucket")
     @classmethod
     def _is_a_name_or_an_address(cls, bucket: str | None) -> str | None:
-        if bucket and not re.fullmatch(r"[^/:]+|(s3|minio)://[^/]+.*|file:///.*", bucket):
+        if bucket and not re.fullmatch(rf"[^/:]+|{STORE_ADDRESS}", bucket):
             raise ValueError(f"{bucket!r}: write a bucket's name, s3://BUCKET/PREFIX or file:///FOLDER")
         return bucket
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from components.core.config import StoreConfig
+from components.core.config.run import STORE_ADDRESS
 from components.core.errors import InputError
 from components.core.screen.screen_source import ScreenBucket, ScreenDirectory, ScreenSource
 from components.core.storage.object_store import ObjectStore, parse_folder
@@ -25,7 +26,7 @@ def choose_store(store: StoreConfig, option: str | None = None) -> StoreConfig:
         if address:
             if "://" not in address:
                 address = Path(address).expanduser().absolute().as_uri()
-            elif not (is_folder(address) or is_bucket(address)):
+            elif not re.fullmatch(STORE_ADDRESS, address):
                 raise InputError(f"{source} {address}: write s3://BUCKET[/PREFIX], file:///FOLDER or a directory")
             return StoreConfig(bucket=address)
     return store if store.bucket else StoreConfig(bucket=store.address)
@@ -70,7 +71,7 @@ def split_address(address: str, folder: str, names: str, expected: str) -> tuple
     """
     whole = address.rstrip("/")
     store, _, name = whole.rpartition(f"/{folder}/")
-    in_store = (is_folder(store) or is_bucket(store)) and not store.endswith("/")
+    in_store = re.fullmatch(STORE_ADDRESS, store) and not store.endswith("/")
     if not re.fullmatch(names, name) or not (in_store or name == whole):
         raise InputError(
             f"{address}: neither {expected} nor its address, which looks like s3://BUCKET[/PREFIX]/{folder}/NAME or "
