@@ -28,7 +28,7 @@ from components.core.storage.manifest import Manifest
 from components.core.storage.object_store import ObjectStore
 from components.core.storage.opening import choose_store, open_existing
 from components.core.storage.run_records import HOLDOUT, HOLDOUT_LABELS, MANIFEST, RESULTS, RUNS, TaskRecord
-from components.core.storage.runs import fetch_run, finished_folds, record_results
+from components.core.storage.runs import fetch_run, finished_folds, read_run, record_results
 from components.ensemble.step import run as ensemble
 from components.report.step import run as report
 from pipelines.dag import OUTPUTS, DagTask, TaskOutput, prediction_graph
@@ -75,6 +75,7 @@ def finish(
         InputError: no such run, a quorum that is not reached or impossible, or a folder of something else.
     """
     check_results_folder(out, key)
+    read_run(store, key, "--run")  # before the folder of the results is made
     with atomic_directory(out) as making:
         console.file = console.file  # stays the terminal while the steps' output is held back
         with contextlib.redirect_stdout(io.StringIO()) as output:  # it has paths in the temporary folder

@@ -201,4 +201,5 @@ def test_finishing_from_a_folder_finds_no_run_there_and_makes_none(cellsignal: C
     ):
         line = cellsignal.refused("finish", "--run", f"{folder.as_uri()}/runs/none-1", "--quorum", "1")
         assert message in line
+        assert not (cellsignal.folder / "runs").exists()
     assert list(lab.iterdir()) == []
