@@ -7,8 +7,8 @@ new plates:  normalize -> (cell type: [fold: infer] -> ensemble -> assign) -> re
 Without pseudo-labels, `infer` follows finetune; without a mean teacher, it follows pretrain.
 
 A task of a fold reads the outputs of its own fold alone, and `ensemble` those of all folds. So no fold can reach another one's
-labels before `ensemble`. The KFP pipeline (kfp_pipeline), task counts, studies, the plan and the Kubernetes Jobs are derived from
-these tasks.
+labels before `ensemble`. The KFP pipeline (kfp_pipeline), task counts, studies, the plan, `finish` and the Kubernetes Jobs are
+derived from these tasks.
 """
 
 from __future__ import annotations

@@ -10,14 +10,14 @@ from typing import Any
 
 SHOWN = 5
 """Faults that a message quotes."""
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Errors of the operating system that go away with more room: a full disk, a quota, a limit on the size of a file."""
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the quota is used up",
     errno.EFBIG: "the limit on the size of a file is reached",
     errno.EIO: "the disk fails",
 }
+NO_ROOM = frozenset(_DISK_ERRORS) - {errno.EIO}
+"""Errors of the operating system that go away with more room."""
 
 
 class InputError(ValueError):

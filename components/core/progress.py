@@ -113,11 +113,9 @@ def task(step: str, **labels: Any) -> Iterator[None]:
     emit("start")
     try:
         yield
-    except (InputError, StepError) as error:
-        _failed("input" if isinstance(error, InputError) else "step", str(error))
-        raise
     except BaseException as error:
-        if isinstance(error, OSError) and (known := known_error(error)):
+        known = known_error(error) if isinstance(error, OSError) else error
+        if isinstance(known, InputError | StepError):
             _failed("input" if isinstance(known, InputError) else "step", str(known))
             raise known from None
         _failed("step", " ".join(f"{type(error).__name__}: {error}".split()))

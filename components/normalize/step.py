@@ -284,7 +284,7 @@ def main(
         at = settings.store.address
         report_failures(at, record.key if record and _is_waited_for(record) else "")
         opened = open_screen(source)
-        store = ObjectStore(settings.store.address)
+        store = ObjectStore(at)
         store.check()
         outputs = (Path(screen), Path(holdout))
         if model:

@@ -125,8 +125,8 @@ class ObjectStore:
                 probe.write(b"x")
                 probe.flush()
         except OSError as error:
-            if error.errno in NO_ROOM:
-                raise OSError(error.errno, error.strerror, str(self.root)) from None
+            if error.errno not in _REFUSED:
+                raise self._file_error(error, self.uri(""), "write") from None
             raise InputError(
                 f"{self.uri('')}: the object store cannot be written here ({error.strerror}); create the folder, or choose another "
                 "with --store"
